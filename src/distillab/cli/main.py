@@ -1,0 +1,68 @@
+"""The command line. Heavy imports stand inside the commands, so that --help answers at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import typer
+
+from distillab import __version__
+from distillab.cli import check, compare, data, demo, report, train
+from distillab.errors import DistillabError
+
+app = typer.Typer(
+    name="distillab",
+    help="Distil large language models into small ones, and know why it works or does not.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        typer.echo(f"distillab {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Print the version."),
+    debug: bool = typer.Option(False, "--debug", help="Show tracebacks of expected errors too."),
+) -> None:
+    if debug:
+        os.environ["DISTILLAB_DEBUG"] = "1"
+
+
+for module in (check, data, train, compare, report, demo):
+    name = module.__name__.rpartition(".")[2]
+    app.command(name)(getattr(module, f"{name}_command"))
+
+
+def main() -> None:
+    """Run the command line. Exit codes: 0 done, 1 a finding or a failed run, 2 wrong usage."""
+    # A closed pipe (`distillab … | head`) ends the program quietly, like other Unix tools.
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        app()
+    except DistillabError as error:
+        if os.environ.get("DISTILLAB_DEBUG"):
+            raise
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(2 if type(error).__name__ == "ConfigError" else 1)
+    except OSError as error:
+        if os.environ.get("DISTILLAB_DEBUG"):
+            raise
+        print(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("Interrupted. What was finished is kept; the same command resumes.", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

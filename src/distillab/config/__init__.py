@@ -1,0 +1,7 @@
+"""Strict recipes: what a user may write, and how it is read."""
+
+from distillab.config.loader import apply_overrides, load_recipe
+from distillab.config.methods import METHODS, Method, TermConfig
+from distillab.config.models import RunRecipe, StudyRecipe
+
+__all__ = ["METHODS", "Method", "RunRecipe", "StudyRecipe", "TermConfig", "apply_overrides", "load_recipe"]

@@ -1,0 +1,187 @@
+"""Reads a recipe: YAML 1.2, environment variables, dotted overrides, errors with the path and near names."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from distillab.config.models import RunRecipe, StudyRecipe
+from distillab.errors import ConfigError, near_names
+
+_Recipe = TypeVar("_Recipe", RunRecipe, StudyRecipe)
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+
+
+def load_recipe(kind: type[_Recipe], path: Path, overrides: Sequence[str] = ()) -> _Recipe:
+    """Read a recipe file and apply `key.sub=value` overrides.
+
+    `${NAME}` and `${NAME:-default}` in any text are replaced from the environment. Relative paths
+    are relative to the current directory.
+
+    Raises:
+        ConfigError: unreadable file, broken YAML, duplicate key, unknown key (with its path and near
+            names), wrong value, unset variable.
+    """
+    values = _read_yaml(path)
+    values = apply_overrides(values, overrides)
+    values = _expand(values, where=str(path))
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise _readable(error, kind, str(path)) from error
+
+
+def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return a copy of `values` with each `key.sub=value` set; the value is read as YAML.
+
+    >>> apply_overrides({"training": {"steps": 10}}, ["training.steps=20", "seeds=[1, 2]"])
+    {'training': {'steps': 20}, 'seeds': [1, 2]}
+    """
+    result = _copy(values)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError("An override is written key.sub=value.", facts=[f"got: {override}"])
+        *parents, last = key.strip().split(".")
+        place: Any = result
+        for depth, part in enumerate(parents):
+            place = _step(place, part, ".".join(parents[:depth]), create=True)
+        if isinstance(place, list):
+            place[_index(place, last, key)] = _yaml_value(text, override)
+        elif isinstance(place, dict):
+            place[last] = _yaml_value(text, override)
+        else:
+            raise ConfigError(f'"{".".join(parents)}" is a single value and has no keys.', facts=[f"got: {override}"])
+    return result
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _copy(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_copy(item) for item in value]
+    return value
+
+
+def _step(place: Any, part: str, above: str, *, create: bool) -> Any:
+    if isinstance(place, list):
+        return place[_index(place, part, above)]
+    if not isinstance(place, dict):
+        raise ConfigError(f'"{above}" is a single value and has no key "{part}".')
+    if create and not isinstance(place.get(part), dict | list):
+        place[part] = {}
+    return place[part]
+
+
+def _index(place: list[Any], part: str, above: str) -> int:
+    if not part.isdigit() or int(part) >= len(place):
+        raise ConfigError(f'"{above}" is a list of {len(place)}; use a number from 0.', facts=[f"got: {part}"])
+    return int(part)
+
+
+def _yaml() -> YAML:
+    yaml = YAML(typ="safe", pure=True)
+    yaml.version = "1.2"
+    return yaml
+
+
+def _yaml_value(text: str, override: str) -> Any:
+    try:
+        return _yaml().load(text)
+    except YAMLError as error:
+        raise ConfigError("The value of an override is not YAML.", facts=[f"got: {override}"]) from error
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"The recipe cannot be read: {error.strerror}.", where=str(path)) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError("The recipe is not UTF-8.", where=f"{path}, byte {error.start}") from error
+    try:
+        values = _yaml().load(text)
+    except DuplicateKeyError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 0
+        problem = (error.problem or "").split(" with value")[0]
+        raise ConfigError(
+            "A key stands twice in the recipe.", where=f"{path}, line {line}", facts=[problem], fix="keep one of them"
+        ) from error
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 0
+        raise ConfigError("The recipe is not YAML.", where=f"{path}, line {line}", facts=[str(error.problem)]) from error
+    if not isinstance(values, dict):
+        raise ConfigError("A recipe is a mapping of keys to values.", where=str(path))
+    return values
+
+
+def _expand(value: Any, where: str) -> Any:
+    """Replace ${NAME} and ${NAME:-default} in every text."""
+    if isinstance(value, dict):
+        return {key: _expand(item, where) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_expand(item, where) for item in value]
+    if not isinstance(value, str):
+        return value
+
+    def replace(match: re.Match[str]) -> str:
+        found = os.environ.get(match[1], match[2])
+        if found is None:
+            raise ConfigError(
+                f"The recipe uses the environment variable {match[1]}, which is not set.",
+                where=where,
+                facts=[f"text: {value}"],
+                fix=f"export {match[1]}=…, or write ${{{match[1]}:-default}}",
+            )
+        return found
+
+    return _VARIABLE.sub(replace, value)
+
+
+def _readable(error: ValidationError, kind: type[BaseModel], where: str) -> ConfigError:
+    facts = []
+    for item in error.errors():
+        path = [part for part in item["loc"] if part not in ("cross_entropy", "token_divergence")]
+        key = ".".join(str(part) for part in path)
+        if item["type"] == "extra_forbidden":
+            names = _fields_at(kind, list(item["loc"][:-1]))
+            facts.append(f"{key}: no such key; {near_names(str(item['loc'][-1]), names)}")
+        elif item["type"] == "missing":
+            facts.append(f"{key}: is missing")
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            facts.append(f"{key}: {message}" + ("" if item["type"] == "value_error" else f" (got {item['input']!r})"))
+    return ConfigError("The recipe has settings that cannot be used.", where=where, facts=facts)
+
+
+def _fields_at(kind: Any, path: list[int | str]) -> list[str]:
+    """Names that are allowed at a path of a nested model."""
+    models = _models_in(kind)
+    for part in path:
+        deeper: list[Any] = []
+        for model in models:
+            if isinstance(part, str) and part in model.model_fields:
+                deeper.extend(_models_in(model.model_fields[part].annotation))
+        if deeper:
+            models = deeper
+        elif isinstance(part, str):
+            models = [m for m in models if "kind" in m.model_fields and m.model_fields["kind"].default == part] or models
+    return sorted({name for model in models for name in model.model_fields})
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The pydantic models inside an annotation such as `tuple[A | B, ...] | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if get_origin(annotation) in (Union, UnionType, tuple, list) or get_args(annotation):
+        return [model for part in get_args(annotation) for model in _models_in(part)]
+    return []

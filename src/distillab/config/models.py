@@ -1,0 +1,293 @@
+"""The settings of a run and of a study. Unknown keys are errors; every key changes something."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from distillab.config.methods import METHODS, Answers, Method, TermConfig
+from distillab.errors import near_names
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+class Settings(BaseModel):
+    """Base: strict names, immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StudentConfig(Settings):
+    """The small model that learns."""
+
+    path: str = Field(description="folder or hub id of the model")
+    tokenizer: str | None = Field(default=None, description="folder or hub id, where it is not the model's")
+    revision: str | None = None
+    init: Literal["pretrained", "random"] = Field(
+        default="pretrained", description="random: only config.json is used, weights are drawn from the run's seed"
+    )
+    dtype: Dtype = "float32"
+
+
+class TeacherConfig(Settings):
+    """The large model that is learned from."""
+
+    path: str
+    tokenizer: str | None = None
+    revision: str | None = None
+    dtype: Dtype = "auto"
+    device: str = Field(default="auto", description="auto: the student's device; or cpu, cuda, cuda:1, …")
+
+
+class ColumnsConfig(Settings):
+    """Explicit columns, for files whose shape is not recognised."""
+
+    prompt: str | None = None
+    answer: str | None = None
+    text: str | None = None
+
+    @model_validator(mode="after")
+    def _either_pair_or_text(self) -> ColumnsConfig:
+        pair = self.prompt is not None and self.answer is not None
+        alone = self.text is not None and self.prompt is None and self.answer is None
+        if not (pair or alone):
+            raise ValueError("name both prompt and answer, or text alone")
+        return self
+
+
+class SourceConfig(Settings):
+    """One file, saved dataset folder or hub id."""
+
+    path: str
+    split: str | None = Field(default=None, description="split of a saved dataset or of a hub id")
+    columns: ColumnsConfig | None = None
+    limit: int | None = Field(default=None, ge=1, description="take the first rows only")
+
+
+class HeldOutConfig(Settings):
+    """Where the held-out rows come from: a file, a fraction of the training rows, or a column."""
+
+    path: str | None = None
+    split: str | None = None
+    columns: ColumnsConfig | None = None
+    fraction: float | None = Field(default=None, gt=0, lt=1, description="seeded share of the training rows")
+    column: str | None = Field(default=None, description="column of the training file that names the split")
+    value: str | None = Field(default=None, description="its value for held-out rows")
+    limit: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _exactly_one_way(self) -> HeldOutConfig:
+        ways = [self.path is not None, self.fraction is not None, self.column is not None]
+        if sum(ways) != 1:
+            raise ValueError("give exactly one of path, fraction, column (with value)")
+        if (self.column is None) != (self.value is None):
+            raise ValueError("column and value belong together")
+        if self.path is None and (self.split is not None or self.columns is not None):
+            raise ValueError("split and columns belong to path")
+        return self
+
+
+class DataConfig(Settings):
+    """Rows, their text form and their length."""
+
+    train: SourceConfig
+    held_out: HeldOutConfig = HeldOutConfig(fraction=0.1)
+    template: str = Field(
+        default="auto",
+        description="auto, plain, chat, alpaca, turns, or your own text that contains {prompt}",
+    )
+    prompt_share: float = Field(
+        default=0.25, gt=0, lt=1, description="plain text only: the share that is the prompt when generating"
+    )
+    max_tokens: int = Field(default=512, ge=4, description="longest sequence; answers are cut there")
+    seed: int = Field(default=0, description="of the held-out fraction")
+
+    @field_validator("template")
+    @classmethod
+    def _known_template(cls, value: str) -> str:
+        names = ("auto", "plain", "chat", "alpaca", "turns")
+        if value in names or "{prompt}" in value:
+            return value
+        raise ValueError(f'no such template: "{value}"; {near_names(value, names)}, or a text with {{prompt}}')
+
+
+class TeacherAnswersConfig(Settings):
+    """How the teacher answers the prompts for sequence-level KD."""
+
+    answers_per_prompt: int = Field(default=1, ge=1)
+    sample: bool = Field(default=False, description="false: greedy")
+    temperature: float = Field(default=1.0, gt=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_new_tokens: int = Field(default=128, ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    seed: int = 0
+    keep_cut_off: bool = Field(default=False, description="keep answers that do not end by themselves")
+
+    @model_validator(mode="after")
+    def _sampling_settings_need_sampling(self) -> TeacherAnswersConfig:
+        if not self.sample:
+            if self.answers_per_prompt > 1:
+                raise ValueError("several answers a prompt need sample: true; greedy answers are all the same")
+            if self.temperature != 1.0 or self.top_p != 1.0:
+                raise ValueError("temperature and top_p have no effect without sample: true")
+        return self
+
+
+class TrainingConfig(Settings):
+    """The budget and the optimizer (AdamW)."""
+
+    steps: int = Field(default=300, ge=1, description="optimizer steps")
+    batch_size: int = Field(default=32, ge=1, description="sequences an optimizer step, over all processes")
+    microbatch_size: int | None = Field(
+        default=None, ge=1, description="sequences a forward pass a process; default: batch_size / processes"
+    )
+    learning_rate: float = Field(default=5e-4, gt=0)
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup_steps: int = Field(default=0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    adam_beta2: float = Field(default=0.999, gt=0, lt=1)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    precision: Literal["float32", "bfloat16"] = Field(default="float32", description="bfloat16: autocast")
+    gradient_checkpointing: bool = False
+    padding_side: Literal["right", "left"] = "right"
+    evaluate_every: int | None = Field(default=None, ge=1, description="steps; default: a tenth of the budget")
+    checkpoint_every: int | None = Field(default=None, ge=1, description="steps; default: a quarter of the budget")
+    device: Literal["auto", "cpu"] = "auto"
+
+    @model_validator(mode="after")
+    def _warmup_fits(self) -> TrainingConfig:
+        if self.warmup_steps > self.steps:
+            raise ValueError(f"warmup_steps {self.warmup_steps} is larger than steps {self.steps}")
+        return self
+
+
+class EvaluationConfig(Settings):
+    """The protocol that every model of a study is judged by."""
+
+    rows: int = Field(default=200, ge=1, description="held-out rows for likelihood")
+    curve_rows: int = Field(default=64, ge=1, description="held-out rows at each point of the learning curve")
+    generate_rows: int = Field(default=100, ge=0, description="held-out rows answered greedily; 0: none")
+    max_new_tokens: int = Field(default=128, ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    value_pattern: str | None = Field(
+        default=None,
+        description="regular expression with one group that captures the value of an answer, e.g. '#### (.+)'",
+    )
+
+    @field_validator("value_pattern")
+    @classmethod
+    def _pattern_has_one_group(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                groups = re.compile(value).groups
+            except re.error as error:
+                raise ValueError(f"not a regular expression: {error}") from error
+            if groups != 1:
+                raise ValueError(f"needs exactly one group, has {groups}")
+        return value
+
+
+def _known_method(name: str) -> str:
+    if name not in METHODS:
+        raise ValueError(f'no such method: "{name}"; {near_names(name, METHODS)}')
+    return name
+
+
+class _Objective(Settings):
+    """A method by its name, whose two choices may be replaced."""
+
+    method: str
+    answers: Answers | None = Field(default=None, description="replaces the method's choice")
+    terms: tuple[TermConfig, ...] | None = Field(default=None, min_length=1, description="replaces the method's terms")
+
+    @field_validator("method")
+    @classmethod
+    def _method_exists(cls, value: str) -> str:
+        return _known_method(value)
+
+    def resolved(self) -> Method:
+        """The method with its replacements applied."""
+        preset = METHODS[self.method]
+        return Method(self.answers or preset.answers, self.terms or preset.terms, preset.summary)
+
+
+class ArmConfig(_Objective):
+    """One arm of a study."""
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", description="also a folder name")
+    teacher: TeacherConfig | None = Field(default=None, description="default: the study's teacher")
+    teacher_answers: TeacherAnswersConfig | None = Field(default=None, description="default: the study's")
+
+
+class RunRecipe(_Objective):
+    """`distillab train`: one student, one method, one seed."""
+
+    name: str = "run"
+    student: StudentConfig
+    teacher: TeacherConfig | None = None
+    data: DataConfig
+    method: str = "sft"
+    teacher_answers: TeacherAnswersConfig = TeacherAnswersConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    seed: int = 0
+    output: str = "runs/run"
+
+    @model_validator(mode="after")
+    def _teacher_is_there(self) -> RunRecipe:
+        if self.resolved().access != "none" and self.teacher is None:
+            raise ValueError(f"method {self.method} learns from a teacher: add teacher: {{path: …}}")
+        return self
+
+
+class StudyRecipe(Settings):
+    """`distillab compare`: arms × seeds under one budget."""
+
+    title: str = "What does each level of access to the teacher buy?"
+    student: StudentConfig
+    teacher: TeacherConfig
+    data: DataConfig
+    arms: tuple[ArmConfig, ...] = Field(default=("sft", "seqkd", "logits"), validate_default=True)
+    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    teacher_answers: TeacherAnswersConfig = TeacherAnswersConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    output: str = "runs/study"
+
+    @field_validator("arms", mode="before")
+    @classmethod
+    def _bare_method_names(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return [{"name": item, "method": item} if isinstance(item, str) else item for item in value]
+        return value
+
+    @model_validator(mode="after")
+    def _arms_are_complete(self) -> StudyRecipe:
+        names = [arm.name for arm in self.arms]
+        if len(set(names)) != len(names):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            raise ValueError(f"two arms have the same name: {', '.join(twice)}")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("the same seed stands twice in seeds")
+        if "sft" not in names:
+            raise ValueError("a study needs the arm sft: every method is held against it")
+        return self
+
+    def run_recipe(self, arm: ArmConfig, seed: int, output: str) -> RunRecipe:
+        """The recipe of one run of this study."""
+        return RunRecipe(
+            name=f"{arm.name}-seed{seed}",
+            student=self.student,
+            teacher=arm.teacher or self.teacher,
+            data=self.data,
+            method=arm.method,
+            answers=arm.answers,
+            terms=arm.terms,
+            teacher_answers=arm.teacher_answers or self.teacher_answers,
+            training=self.training,
+            evaluation=self.evaluation,
+            seed=seed,
+            output=output,
+        )

@@ -1,0 +1,101 @@
+"""Every error that distillab raises on purpose.
+
+    DistillabError
+    ├── ConfigError          a recipe or an option is wrong
+    ├── ShapeError           two tensors do not fit together
+    ├── TokenizerMismatch    teacher and student tokens do not mean the same
+    ├── DataError            a file, a row or an encoding is unusable
+    ├── TeacherError         the teacher cannot be loaded or cannot give what is needed
+    ├── CacheError           stored teacher outputs
+    │   ├── CacheCorrupt     the bytes are damaged or missing
+    │   └── CacheMismatch    the bytes are fine, but they belong to something else
+    └── NumericsError        a loss or a gradient is not finite
+
+A message has up to four parts: the rule that is broken, the facts of both sides, the context that
+only the caller knows, and what to write instead. The command line prints them without a traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class DistillabError(Exception):
+    """A broken rule, with its facts and its remedy.
+
+    Args:
+        rule: the rule that is broken, one sentence.
+        facts: what was seen, one line a fact; where two sides disagree, one line a side.
+        where: the file, key, row or step concerned.
+        fix: what to write or do instead.
+    """
+
+    def __init__(
+        self, rule: str, *, facts: Sequence[str] = (), where: str | None = None, fix: str | None = None
+    ) -> None:
+        super().__init__(rule)
+        self.rule = rule
+        self.facts = tuple(facts)
+        self.where = where
+        self.fix = fix
+
+    def __str__(self) -> str:
+        lines = [self.rule]
+        if self.where:
+            lines.append(f"  where: {self.where}")
+        lines.extend(f"  seen:  {fact}" for fact in self.facts)
+        if self.fix:
+            lines.append(f"  do:    {self.fix}")
+        return "\n".join(lines)
+
+
+class ConfigError(DistillabError):
+    """A recipe or an option is wrong."""
+
+
+class ShapeError(DistillabError):
+    """Two tensors do not fit together."""
+
+
+class TokenizerMismatch(DistillabError):
+    """Teacher and student tokens do not mean the same, and the method needs that they do."""
+
+
+class DataError(DistillabError):
+    """A file, a row or an encoding is unusable."""
+
+
+class TeacherError(DistillabError):
+    """The teacher cannot be loaded, or cannot give what the method needs."""
+
+
+class CacheError(DistillabError):
+    """Stored teacher outputs cannot be used."""
+
+
+class CacheCorrupt(CacheError):
+    """Stored bytes are damaged or missing."""
+
+
+class CacheMismatch(CacheError):
+    """Stored bytes are sound, but belong to another teacher, data set or setting."""
+
+
+class NumericsError(DistillabError):
+    """A loss or a gradient is not finite."""
+
+
+def near_names(name: str, known: Iterable[str]) -> str:
+    """Text that lists the names nearest to a mistyped one, else all known names.
+
+    >>> near_names("loggits", ["logits", "sft"])
+    'did you mean "logits"?'
+    >>> near_names("zzz", ["sft", "logits"])
+    'known: logits, sft'
+    """
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    if near:
+        return "did you mean " + " or ".join(f'"{n}"' for n in near) + "?"
+    return "known: " + ", ".join(known)

@@ -1,0 +1,77 @@
+"""One way to show that a long step is alive: a bar on a terminal, plain lines elsewhere, nothing under two seconds."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Self, TypeVar
+
+from tqdm import tqdm
+
+_T = TypeVar("_T")
+_QUIET_S = 2.0
+_PLAIN_EVERY_S = 10.0
+
+
+class Progress:
+    """Counts units of work and shows count, rate and time left on standard error.
+
+    Args:
+        label: what is being done.
+        total: how many units there are in all.
+        unit: name of a unit.
+        done: units that an earlier, interrupted run has done already.
+    """
+
+    def __init__(self, label: str, *, total: int, unit: str, done: int = 0) -> None:
+        self.label, self.total, self.unit, self.done = label, total, unit, done
+        self._first = done
+        self._start = self._last = time.monotonic()
+        self._bar: tqdm | None = None
+        self._shown = False
+        self._terminal = sys.stderr.isatty()
+
+    def __enter__(self) -> Self:
+        if self._terminal:
+            self._bar = tqdm(
+                total=self.total, initial=self.done, desc=self.label, unit=f" {self.unit}", delay=_QUIET_S, leave=True
+            )
+        return self
+
+    def advance(self, units: int = 1, note: str = "") -> None:
+        """Say that `units` more are done; `note` is shown beside the count."""
+        self.done += units
+        if self._bar is not None:
+            if note:
+                self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update(units)
+            return
+        now = time.monotonic()
+        if now - self._last >= (_PLAIN_EVERY_S if self._shown else _QUIET_S):
+            self._line(now, note)
+
+    def _line(self, now: float, note: str) -> None:
+        rate = (self.done - self._first) / max(now - self._start, 1e-9)
+        left = (self.total - self.done) / rate if rate else 0.0
+        text = f"{self.label}: {self.done}/{self.total} {self.unit}, {rate:.3g} {self.unit}/s, {left:.0f} s left"
+        print(text + (f", {note}" if note else ""), file=sys.stderr, flush=True)
+        self._last, self._shown = now, True
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        elif self._shown and error is None:
+            took = time.monotonic() - self._start
+            print(f"{self.label}: {self.done} {self.unit} in {took:.1f} s", file=sys.stderr, flush=True)
+
+
+def track(items: Iterable[_T], label: str, *, total: int, unit: str) -> Iterator[_T]:
+    """Yield the items and show the progress through them."""
+    with Progress(label, total=total, unit=unit) as progress:
+        for item in items:
+            yield item
+            progress.advance()

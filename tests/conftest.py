@@ -1,0 +1,19 @@
+"""Shared fixtures: the materials folder, and tiny real models."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def materials() -> Path:
+    """Folder with real tokenizers, models and text; the test is skipped where it is absent."""
+    folder = Path(os.environ.get("DISTILLAB_MATERIALS", ROOT / ".." / "shared" / "data")).resolve()
+    if not folder.is_dir():
+        pytest.skip(f"DISTILLAB_MATERIALS: no such folder: {folder}")
+    return folder
