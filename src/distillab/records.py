@@ -92,6 +92,9 @@ class TokenizerContract(Record):
     )
     data: DataOverlap | None = None
     notes: tuple[str, ...] = Field(default=(), description="warnings that do not change the verdict")
+    would_train: tuple[str, ...] = Field(
+        default=(), description="different only: what a loss that compares by id would teach, on the example"
+    )
 
 
 class MethodAdmission(Record):
@@ -328,3 +331,11 @@ def read_record(kind: type[_R], path: Path) -> _R:
         raise DataError(
             f"The file is no {kind.__name__} of schema version {SCHEMA_VERSION}.", where=str(path), facts=facts
         ) from error
+
+
+def write_record(record: Record, path: Path) -> None:
+    """Write one record as JSON, whole or not at all: to a temporary name, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)

@@ -9,7 +9,12 @@ import sys
 import typer
 
 from distillab import __version__
-from distillab.cli import check, compare, data, demo, report, train
+from distillab.cli.check import check_command
+from distillab.cli.compare import compare_command
+from distillab.cli.data import data_command
+from distillab.cli.demo import demo_command
+from distillab.cli.report import report_command
+from distillab.cli.train import train_command
 from distillab.errors import DistillabError
 
 app = typer.Typer(
@@ -37,9 +42,12 @@ def _root(
         os.environ["DISTILLAB_DEBUG"] = "1"
 
 
-for module in (check, data, train, compare, report, demo):
-    name = module.__name__.rpartition(".")[2]
-    app.command(name)(getattr(module, f"{name}_command"))
+app.command("check")(check_command)
+app.command("data")(data_command)
+app.command("train")(train_command)
+app.command("compare")(compare_command)
+app.command("report")(report_command)
+app.command("demo")(demo_command)
 
 
 def main() -> None:

@@ -31,13 +31,22 @@ def load_recipe(kind: type[_Recipe], path: Path, overrides: Sequence[str] = ()) 
         ConfigError: unreadable file, broken YAML, duplicate key, unknown key (with its path and near
             names), wrong value, unset variable.
     """
-    values = _read_yaml(path)
-    values = apply_overrides(values, overrides)
-    values = _expand(values, where=str(path))
+    return build_recipe(kind, _read_yaml(path), overrides, where=str(path))
+
+
+def build_recipe(kind: type[_Recipe], values: Mapping[str, Any], overrides: Sequence[str], *, where: str) -> _Recipe:
+    """Make a recipe of values that do not come from a file; overrides and variables as in `load_recipe`.
+
+    Args:
+        where: what the values come from, for messages.
+    Raises:
+        ConfigError: as `load_recipe`.
+    """
+    expanded = _expand(apply_overrides(values, overrides), where=where)
     try:
-        return kind.model_validate(values)
+        return kind.model_validate(expanded)
     except ValidationError as error:
-        raise _readable(error, kind, str(path)) from error
+        raise _readable(error, kind, where) from error
 
 
 def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

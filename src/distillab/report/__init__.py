@@ -1,0 +1,13 @@
+"""The report of a study: two files, made from its records alone.
+
+    results.json ─ read_results ─> StudyResults ─ write_report ─> report.html + report.md
+
+Nothing here measures anything: the values come from `records.StudyResults`, and all that is computed
+is the mean and the spread over seeds. Reading order: `entries` (what is compared), `columns` and
+`table` (the main table), `sections` (the rest), `drawing` and `scales` (SVG by hand, so that figures
+follow the reader's light or dark setting), `figure_arms` and `figure_curves`, `build`.
+"""
+
+from distillab.report.build import read_results, write_report
+
+__all__ = ["read_results", "write_report"]

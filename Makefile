@@ -1,0 +1,64 @@
+# distillab: the targets that README.md, CONTRIBUTING.md and .ci/run use. `make help` lists them.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PINS := constraints/setup.txt
+STAMP := $(VENV)/.setup-done
+PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
+# Options for pytest, for instance: make test ARGS="-k border -x"
+ARGS ?=
+
+# pip's advice against root is about system Pythons; this one is ours alone.
+export PIP_ROOT_USER_ACTION := ignore
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo real test check format clean
+
+help: ## list the targets (the default)
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: $(STAMP) ## create .venv and install the pinned packages; nothing is done twice
+	@echo "Ready: $(BIN)/distillab --help"
+
+# torch goes first: were it last, another package could pull a build that the pins do not mean.
+$(STAMP): pyproject.toml $(PINS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "distillab needs Python 3.11 or newer, and \"$(PYTHON)\" is" \
+			"$$($(PYTHON) --version 2>&1 || echo missing)." >&2; \
+		echo "  do: make setup PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "\"$(PYTHON)\" lacks the module venv or ensurepip, by which the environment is made." >&2; \
+		echo "  do: install it (Debian, Ubuntu: apt-get install python3-venv), or make setup PYTHON=…" >&2; exit 2; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
+		echo "Creating $(VENV) with $$($(PYTHON) --version)"; $(PYTHON) -m venv --clear $(VENV); }
+	@echo "Installing torch"
+	@$(PIP) install "torch==$$(sed -n 's/^torch==//p' $(PINS))" -c $(PINS)
+	@echo "Installing distillab and what it needs (a few minutes the first time)"
+	@$(PIP) install -c $(PINS) -e ".[dev]"
+	@touch $@
+
+demo: $(STAMP) ## the main job on a toy world: train, compare, write the report (about 8 minutes on 2 cores)
+	@$(BIN)/distillab demo
+
+real: $(STAMP) ## the same on a real pretrained pair and real text (needs the materials: DISTILLAB_MATERIALS)
+	@$(BIN)/distillab compare recipes/real-small.yaml
+
+test: $(STAMP) ## all tests (ARGS="-k name" for some)
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP) ## ruff, types, import layers, doctests, links in the docs
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/python -m pytest --doctest-modules src --quiet
+	@$(BIN)/python scripts/check_links.py
+
+format: $(STAMP) ## let ruff format the code and mend what it can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean: ## remove caches and build output (.venv and runs stay)
+	@rm -rf build dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
+	@find . -path ./.venv -prune -o -path ./.git -prune -o -type d -name __pycache__ -exec rm -rf {} +

@@ -1,0 +1,163 @@
+"""`distillab check`: may this student learn from this teacher, and how?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from distillab.records import DataOverlap, PairJudgement, TokenizerContract, TokenizerSide
+
+_STYLE = {"identical": "bold green", "padded": "bold green", "extended": "bold yellow", "different": "bold red"}
+
+
+def check_command(
+    teacher: Annotated[str, typer.Argument(help="Folder or hub id of the teacher, or of its tokenizer.")],
+    student: Annotated[str, typer.Argument(help="Folder or hub id of the student, or of its tokenizer.")],
+    data: Annotated[
+        Path | None, typer.Option("--data", help="File with rows: measure the overlap on this text too.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the judgement as JSON and nothing else.")] = False,
+) -> None:
+    """Judge a pair from its two tokenizers and configs; weights are not needed.
+
+    Exit code 0: every method is valid; 1: some method is refused.
+    """
+    from distillab.pairing.admission import judgement
+    from distillab.pairing.contract import judge
+    from distillab.pairing.loading import load_tokenizer, logits_width
+
+    texts, source = _texts(data) if data is not None else ([], "")
+    contract = judge(
+        load_tokenizer(teacher),
+        load_tokenizer(student),
+        teacher_width=logits_width(teacher),
+        student_width=logits_width(student),
+        texts=texts,
+        source=source,
+    )
+    judged = judgement(contract)
+    if as_json:
+        typer.echo(judged.model_dump_json(indent=2))
+    else:
+        _show(judged)
+    if any(not method.admitted for method in judged.methods):
+        raise typer.Exit(1)
+
+
+def _texts(data: Path) -> tuple[list[str], str]:
+    """The rows' texts that are measured, and what they are."""
+    from distillab.config.models import SourceConfig
+    from distillab.data.shapes import to_examples
+    from distillab.data.sources import read_rows
+    from distillab.errors import DataError
+    from distillab.pairing.overlap import MAX_TEXTS
+
+    rows = read_rows(SourceConfig(path=str(data)))
+    examples = to_examples(rows, columns=None, prompt_share=0.5)
+    texts = [text for text in (example.prompt + example.answer for example in examples) if text]
+    if not texts:
+        raise DataError("There is no text to measure.", where=str(data), facts=[f"{len(rows)} rows, all empty"])
+    if len(texts) > MAX_TEXTS:
+        return texts[:MAX_TEXTS], f"{data.name} (the first {MAX_TEXTS:,} of {len(texts):,} rows)"
+    return texts, data.name
+
+
+def _show(judged: PairJudgement) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    contract = judged.contract
+    console.print(f"verdict: {contract.verdict}", style=_STYLE[contract.verdict])
+    console.print(contract.reason)
+    _show_sides(console, contract)
+    _show_ids(console, contract)
+    _show_texts(console, contract)
+    if contract.data is not None:
+        _show_data(console, contract.data)
+    if contract.notes:
+        _title(console, "Notes")
+        for note in contract.notes:
+            console.print(f"  - {note}", style="yellow")
+    _title(console, "Methods")
+    for method in judged.methods:
+        word, style = ("valid  ", "green") if method.admitted else ("refused", "red")
+        console.print(f"  {word}  {method.method:<10}  access: {method.access:<9}  {method.reason}", style=style)
+    if contract.would_train:
+        _title(console, "What a refused method would train")
+        for sentence in contract.would_train:
+            console.print(f"  - {sentence}")
+    if judged.ways_out:
+        _title(console, "Ways out")
+        for way in judged.ways_out:
+            console.print(f"  - {way}")
+
+
+def _title(console: Console, text: str) -> None:
+    console.print()
+    console.print(text, style="bold")
+
+
+def _show_sides(console: Console, contract: TokenizerContract) -> None:
+    _title(console, "The two tokenizers")
+    for who, side in (("teacher", contract.teacher), ("student", contract.student)):
+        width = "not known (no config.json)" if side.logits_width is None else f"{side.logits_width:,}"
+        console.print(f"  {who}  {side.name}: {side.family}, {side.tokens:,} tokens, logits width {width}")
+        console.print(f"           special tokens by role: {_roles(side)}")
+        for note in side.loading_notes:
+            console.print(f"           loading: {note}", style="yellow")
+
+
+def _roles(side: TokenizerSide) -> str:
+    return ", ".join(f"{role} {id_}" for role, id_ in side.roles.items()) or "none"
+
+
+def _show_ids(console: Console, contract: TokenizerContract) -> None:
+    teacher, student = contract.teacher.tokens, contract.student.tokens
+    _title(console, "Vocabularies")
+    for count, what in (
+        (contract.equal_ids, "ids that mean the same"),
+        (contract.equal_strings, "token strings in both, whatever their ids"),
+        (contract.equal_bytes, "byte strings that both can say in one token"),
+    ):
+        shares = f"{count / teacher:.1%} of the teacher's tokens, {count / student:.1%} of the student's"
+        console.print(f"  {count:>9,}  {what}: {shares}")
+    if contract.verdict != "different":
+        console.print(f"  {contract.shared_width:>9,}  ids, from 0 on, that a loss by id may compare")
+    if contract.extra_tokens:
+        console.print(f"  on one side only: {' '.join(map(repr, contract.extra_tokens))}")
+
+
+def _show_texts(console: Console, contract: TokenizerContract) -> None:
+    from distillab.pairing.admission import ids_line, tokens_line
+
+    shown = [("The first sentence in both, as the models see it", contract.example)]
+    if contract.verdict != "different":
+        shown += [("A text that the two split differently", text) for text in contract.probes_differ]
+    for title, text in shown:
+        _title(console, title)
+        console.print(f"  {text.text!r}")
+        console.print(f"  teacher  {ids_line(text.teacher_ids)}")
+        console.print(f"           {tokens_line(text.teacher_tokens)}")
+        console.print(f"  student  {ids_line(text.student_ids)}")
+        console.print(f"           {tokens_line(text.student_tokens)}")
+
+
+def _show_data(console: Console, data: DataOverlap) -> None:
+    _title(console, f"On {data.source}: {data.rows:,} rows")
+    console.print(f"  {data.teacher_tokens:,} teacher tokens, {data.student_tokens:,} student tokens")
+    console.print(
+        f"  boundaries that the other has too: teacher {data.teacher_boundaries_shared:.1%}, "
+        f"student {data.student_boundaries_shared:.1%}"
+    )
+    console.print(
+        f"  tokens with the same bytes at the same place: teacher {data.teacher_tokens_identical:.1%}, "
+        f"student {data.student_tokens_identical:.1%}"
+    )
+    console.print(f"  positions at which a loss by index would compare equal ids: {data.equal_ids_by_position:.1%}")
+    if data.rows_not_comparable:
+        console.print(f"  {data.rows_not_comparable:,} rows could not be compared: their bytes differ", style="yellow")

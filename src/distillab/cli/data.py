@@ -1,0 +1,128 @@
+"""`distillab data`: rows as the model reads them, and what became of all rows."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from distillab.config import RunRecipe, StudyRecipe
+    from distillab.records import EncodingCounts
+
+_RECIPE_ENDINGS = (".yaml", ".yml")
+
+
+def data_command(
+    source: Annotated[
+        str, typer.Argument(help="Recipe (YAML); or a data file, saved data set or hub id, with --tokenizer.")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Changes: data.template=alpaca data.max_tokens=256 …")
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option("--tokenizer", help="Folder or hub id; default: the recipe's student.")
+    ] = None,
+    show: Annotated[int, typer.Option("--show", min=0, help="How many rows to print.")] = 3,
+) -> None:
+    """Print rows with the supervised tokens marked, and count rows, drops and tokens."""
+    from distillab.cli.console import quiet_libraries
+    from distillab.errors import ConfigError
+
+    whole_file = not source.endswith(_RECIPE_ENDINGS)
+    if whole_file and tokenizer is None:
+        raise ConfigError(
+            "A data file needs a tokenizer to be shown with.",
+            where=source,
+            fix="add --tokenizer FOLDER, or give a recipe",
+        )
+    recipe = _recipe(source, overrides or [], tokenizer, whole_file)
+    quiet_libraries()
+    _show(recipe, show, whole_file=whole_file)
+
+
+def _recipe(source: str, overrides: list[str], tokenizer: str | None, whole_file: bool) -> RunRecipe | StudyRecipe:
+    from distillab.config import RunRecipe, StudyRecipe, load_recipe
+    from distillab.config.loader import build_recipe
+
+    if whole_file:
+        values = {"student": {"path": tokenizer}, "data": {"train": {"path": source}}}
+        return build_recipe(RunRecipe, values, overrides, where="the command line")
+    if tokenizer is not None:
+        overrides = [*overrides, f"student.tokenizer={tokenizer}"]
+    path = Path(source)
+    is_study = path.is_file() and re.search(rb"^(arms|seeds|title)\s*:", path.read_bytes(), re.MULTILINE)
+    if is_study:
+        return load_recipe(StudyRecipe, path, overrides)
+    return load_recipe(RunRecipe, path, overrides)
+
+
+def _show(recipe: RunRecipe | StudyRecipe, show: int, *, whole_file: bool) -> None:
+    from rich.console import Console
+
+    from distillab.data.encoding import Encoder
+    from distillab.data.shapes import recognise, to_examples
+    from distillab.data.sources import read_rows
+    from distillab.data.splits import load_examples
+    from distillab.data.templates import resolve_template
+    from distillab.data.view import coloured, marked
+    from distillab.pairing.loading import load_tokenizer
+    from distillab.pairing.token_bytes import token_meanings
+
+    config = recipe.data
+    # Only the recipe's revision of the model belongs to its own tokenizer.
+    own = recipe.student.tokenizer is None
+    loaded = load_tokenizer(
+        recipe.student.tokenizer or recipe.student.path, revision=recipe.student.revision if own else None
+    )
+    overlap = None
+    if whole_file:
+        rows = read_rows(config.train)
+        shape = recognise(rows, config.train.columns)
+        examples = to_examples(rows, columns=config.train.columns, prompt_share=config.prompt_share)
+        parts = [(config.train.path, examples)]
+    else:
+        splits = load_examples(config)
+        shape, overlap = splits.shape, splits.overlap
+        parts = list(zip(splits.sources, (splits.train, splits.held_out), strict=True))
+    template = resolve_template(config.template, loaded.tokenizer, shape.kind)
+    encoder = Encoder(loaded.tokenizer, template, config.max_tokens)
+    encoded = [encoder.encode_all(examples, source=name) for name, examples in parts]
+
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    meanings = token_meanings(loaded.tokenizer)
+    shown = list(zip(encoded[0].rows, encoded[0].examples, strict=True))[:show]
+    for row, example in shown:
+        mark = ", cut at max_tokens" if row.truncated else ""
+        console.print(
+            f"{example.origin}  ({len(row)} tokens, {int(row.answer_mask.sum())} supervised{mark})", style="bold"
+        )
+        console.print(
+            coloured(row, meanings) if console.is_terminal and not console.no_color else marked(row, meanings)
+        )
+        console.print()
+    console.print(f"tokenizer {loaded.name}   rows {shape}   template {template.name} {template.sha256[:12]}")
+    for note in loaded.notes:
+        console.print(f"note: {note}")
+    for split in encoded:
+        console.print(_counts(split.counts))
+    if overlap is not None:
+        console.print(f"held-out rows whose prompt and answer are also in the training part: {overlap}")
+
+
+def _counts(counts: EncodingCounts) -> str:
+    lines = [
+        counts.source,
+        f"  rows               {counts.rows:>9,}",
+        f"  kept               {counts.kept:>9,}",
+        f"  dropped            {counts.rows - counts.kept:>9,}  "
+        f"(empty answer {counts.dropped_empty_answer:,}, no room for an answer {counts.dropped_no_room:,})",
+        f"  truncated          {counts.truncated:>9,}  (answer cut at max_tokens, its EOS is lost)",
+        f"  special in text    {counts.special_in_text:>9,}  (spell a special token; read as plain text)",
+        f"  tokens             {counts.tokens:>9,}",
+        f"  supervised tokens  {counts.supervised_tokens:>9,}",
+        f"  share of the prompt {counts.prompt_share:>8.1%}",
+    ]
+    return "\n".join(lines)

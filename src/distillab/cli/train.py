@@ -1,0 +1,29 @@
+"""`distillab train`: one student, one method, one seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+
+def train_command(
+    recipe: Path = typer.Argument(help="Recipe file (YAML); see recipes/."),
+    overrides: list[str] = typer.Argument(None, help="Changes to the recipe: key.sub=value …"),
+    demonstrate_mismatch: bool = typer.Option(
+        False,
+        "--demonstrate-mismatch",
+        help="Let a loss run that compares unrelated tokens by index, to show the failure; every record is marked.",
+    ),
+) -> None:
+    """Train one student from a recipe; the same command resumes a run that was interrupted."""
+    from distillab.cli.console import quiet_libraries, show_run
+    from distillab.config import RunRecipe, load_recipe
+
+    loaded = load_recipe(RunRecipe, recipe, overrides or [])
+    quiet_libraries()
+    from distillab.study.prepare import prepare
+    from distillab.study.run import execute
+
+    prepared = prepare(loaded)
+    show_run(execute(loaded, prepared=prepared, demonstrate_mismatch=demonstrate_mismatch), prepared)

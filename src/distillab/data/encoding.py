@@ -1,0 +1,232 @@
+"""Examples as ids: one sequence [prompt, answer, eos], and which of its tokens are learned.
+
+`answer_mask` marks the tokens that are *predicted*: the trainer scores logits at position t against
+the id at t + 1, where that is marked. The first token of a sequence has no context and is never marked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from transformers import PreTrainedTokenizerFast
+
+from distillab.data.border import BorderEncoder, Piece
+from distillab.data.examples import Example
+from distillab.data.rendering import RenderedSegment, Template
+from distillab.errors import DataError
+from distillab.progress import track
+from distillab.records import EncodingCounts
+
+DropReason = Literal["empty_answer", "no_room"]
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedRow:
+    """One sequence.
+
+    Attributes:
+        key: `Example.key`.
+        input_ids: (L,) int32.
+        answer_mask: (L,) bool, True where the token is supervised; never at 0.
+        prompt_length: tokens before the last answer that has any token left.
+        truncated: the sequence was cut at max_tokens.
+        special_in_text: the row's own text spells a special token (which is not read as one).
+    """
+
+    key: str
+    input_ids: npt.NDArray[np.int32]
+    answer_mask: npt.NDArray[np.bool_]
+    prompt_length: int
+    truncated: bool = False
+    special_in_text: bool = False
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A row that cannot be learned from: an answer is empty, or no token of an answer fits."""
+
+    key: str
+    reason: DropReason
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedSplit:
+    """The rows that were kept, the example of each (same order), and what became of all."""
+
+    rows: list[EncodedRow]
+    examples: list[Example]
+    counts: EncodingCounts
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+class Encoder:
+    """Encodes examples of one kind for one tokenizer.
+
+    A begin token stands first where the tokenizer itself adds one to a text, never twice; a chat
+    template is the whole text and decides by itself. EOS ends every answer, supervised, unless the
+    template closes the answer by a special token of its own.
+
+    Args:
+        tokenizer: of the `tokenizers` library.
+        template: from `resolve_template`.
+        max_tokens: longest sequence; longer ones are cut there and lose their EOS.
+    Raises:
+        DataError: the tokenizer has no EOS, or is written in Python.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, template: Template, max_tokens: int) -> None:
+        if tokenizer.eos_token_id is None:
+            raise DataError(
+                "The tokenizer has no EOS token, so a model could not learn where an answer ends.",
+                where=str(tokenizer.name_or_path),
+                fix="name eos_token in its tokenizer_config.json",
+            )
+        self.template = template
+        self.max_tokens = max_tokens
+        self.eos_id: int = tokenizer.eos_token_id
+        self._borders = BorderEncoder(tokenizer)
+        self._begin = [] if template.complete else begin_ids(tokenizer)
+        end = template.end_of_turn
+        self._end_of_turn_id = None if end is None else _id_of(tokenizer, end)
+        self._pad_id = tokenizer.pad_token_id
+
+    @property
+    def pad_id(self) -> int:
+        """The tokenizer's padding id; EOS where it has none. Masks go by length, so either is right."""
+        return self.eos_id if self._pad_id is None else int(self._pad_id)
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Ids at which a generated answer ends: EOS, and the template's end-of-turn token."""
+        ends = {self.eos_id} if self._end_of_turn_id is None else {self.eos_id, self._end_of_turn_id}
+        return tuple(sorted(ends))
+
+    def encode_prompt(self, example: Example) -> list[int]:
+        """What generation starts from: exactly the ids that stand before the final answer in `encode`."""
+        segments = self.template.prompt_segments(example)
+        ids = [
+            part
+            for piece, segment in zip(self._pieces(segments), segments, strict=True)
+            for part in self._closed(piece, segment)
+        ]
+        return self._begun(ids)
+
+    def encode(self, example: Example) -> EncodedRow | Dropped:
+        """One row, or why there is none.
+
+        Raises:
+            DataError: the chat template refuses the conversation.
+        """
+        if not all(answer.strip() for answer in example.answers):
+            return Dropped(example.key, "empty_answer")
+        segments = self.template.render(example)
+        ids: list[int] = []
+        mask: list[bool] = []
+        starts: list[int] = []
+        for piece, segment in zip(self._pieces(segments), segments, strict=True):
+            if segment.ends_answer:
+                starts.append(len(ids))
+            piece = self._closed(piece, segment)
+            ids.extend(piece)
+            mask.extend([segment.supervised] * len(piece))
+        whole = self._begun(ids)
+        begin = len(whole) - len(ids)
+        mask = [False] * begin + mask
+        mask[0] = False
+        kept_mask = np.asarray(mask[: self.max_tokens], dtype=np.bool_)
+        if not kept_mask.any():
+            return Dropped(example.key, "no_room")
+        room = len(kept_mask)
+        begun = [begin + start for start in starts if begin + start < room]
+        return EncodedRow(
+            key=example.key,
+            input_ids=np.asarray(whole[:room], dtype=np.int32),
+            answer_mask=kept_mask,
+            prompt_length=begun[-1] if begun else room,
+            truncated=len(whole) > room,
+            special_in_text=any(self._borders.added.special_strings(text) for text in example.texts),
+        )
+
+    def encode_all(self, examples: Sequence[Example], *, source: str) -> EncodedSplit:
+        """Encode a split and count what becomes of its rows.
+
+        Args:
+            examples: at least one.
+            source: name of the split, for the counts and messages.
+        Raises:
+            DataError: nothing is left to learn from.
+        """
+        rows: list[EncodedRow] = []
+        kept: list[Example] = []
+        dropped: dict[DropReason, int] = {"empty_answer": 0, "no_room": 0}
+        for example in track(examples, f"encoding {source}", total=len(examples), unit="rows"):
+            encoded = self.encode(example)
+            if isinstance(encoded, Dropped):
+                dropped[encoded.reason] += 1
+            else:
+                rows.append(encoded)
+                kept.append(example)
+        counts = EncodingCounts(
+            source=source,
+            rows=len(examples),
+            kept=len(rows),
+            dropped_empty_answer=dropped["empty_answer"],
+            dropped_no_room=dropped["no_room"],
+            truncated=sum(row.truncated for row in rows),
+            special_in_text=sum(row.special_in_text for row in rows),
+            tokens=sum(len(row) for row in rows),
+            supervised_tokens=sum(int(row.answer_mask.sum()) for row in rows),
+        )
+        if not rows:
+            raise _nothing_left(counts, self.max_tokens)
+        return EncodedSplit(rows, kept, counts)
+
+    def _pieces(self, segments: Sequence[RenderedSegment]) -> list[list[int]]:
+        return self._borders.encode([Piece(segment.text, segment.literal) for segment in segments])
+
+    def _closed(self, ids: list[int], segment: RenderedSegment) -> list[int]:
+        closes = (self.eos_id, self._end_of_turn_id)
+        # Text of the data never makes these ids, so a last id among them was put there by the template.
+        return ids if not segment.ends_answer or (ids and ids[-1] in closes) else [*ids, self.eos_id]
+
+    def _begun(self, ids: list[int]) -> list[int]:
+        return ids if ids[: len(self._begin)] == self._begin else self._begin + ids
+
+
+def _id_of(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+    number = tokenizer.convert_tokens_to_ids(token)
+    if not isinstance(number, int):
+        raise DataError(f"The token {token!r} has no single id.", where=str(tokenizer.name_or_path))
+    return number
+
+
+def begin_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """Ids that the tokenizer itself puts before a text (BOS, or nothing for GPT-2)."""
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    full = tokenizer("a", add_special_tokens=True)["input_ids"]
+    for start in range(len(full) - len(bare) + 1):
+        if full[start : start + len(bare)] == bare:
+            return [int(number) for number in full[:start]]
+    raise DataError(
+        "The tokenizer encodes a text otherwise when it adds its special tokens.",
+        where=str(tokenizer.name_or_path),
+        facts=[f"without: {bare}", f"with:    {full}"],
+    )
+
+
+def _nothing_left(counts: EncodingCounts, max_tokens: int) -> DataError:
+    if not counts.rows:
+        return DataError("The split has no rows.", where=counts.source)
+    facts = [f"{counts.rows} rows, {counts.dropped_empty_answer} dropped for an empty answer"]
+    facts.append(f"{counts.dropped_no_room} dropped because the prompt alone fills max_tokens = {max_tokens}")
+    fix = "raise max_tokens" if counts.dropped_no_room else "check that the answer column is the right one"
+    return DataError("No supervised token is left.", where=counts.source, facts=facts, fix=fix)

@@ -1,0 +1,39 @@
+"""One model's way of reading rows: its tokenizer and the encoder with its template."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerFast
+
+from distillab.data.collation import Collator, PaddingSide
+from distillab.data.encoding import Encoder
+from distillab.data.examples import Kind
+from distillab.data.templates import resolve_template
+from distillab.pairing.loading import LoadedTokenizer, load_tokenizer
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A tokenizer, as it was loaded, and the encoder built on it."""
+
+    loaded: LoadedTokenizer
+    encoder: Encoder
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        return self.loaded.tokenizer
+
+    def collator(self, padding_side: PaddingSide = "right") -> Collator:
+        """Rows -> batches for this tokenizer."""
+        return Collator(self.encoder.pad_id, padding_side)
+
+
+def load_reader(path: str, *, revision: str | None, template: str, kind: Kind, max_tokens: int) -> Reader:
+    """The reader of the model at `path` for examples of one kind.
+
+    Raises:
+        TokenizerMismatch, DataError, ConfigError: see `load_tokenizer`, `Encoder`, `resolve_template`.
+    """
+    loaded = load_tokenizer(path, revision=revision)
+    return Reader(loaded, Encoder(loaded.tokenizer, resolve_template(template, loaded.tokenizer, kind), max_tokens))

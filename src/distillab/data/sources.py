@@ -1,0 +1,194 @@
+"""Where rows come from: a file, a folder saved by `datasets`, or a hub id. Every row gets a stable key."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distillab.config.models import SourceConfig
+from distillab.data.textfiles import read_csv, read_json, read_json_lines
+from distillab.errors import DataError, near_names
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_Origins = list[tuple[str, dict[str, Any]]]
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_KEY_CHARACTERS = 16
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row as it stands in its source.
+
+    `key` is the row's content (sha256 of its canonical JSON, 16 characters) and its occurrence among
+    equal rows, so that it is the same in any order. `origin` names the place for messages: `file:line`.
+    """
+
+    key: str
+    values: dict[str, Any]
+    origin: str
+
+
+def read_rows(source: SourceConfig) -> list[Row]:
+    """Read all rows of a source, or its first `limit`.
+
+    A path that exists is read by its ending (.jsonl, .ndjson, .json, .parquet, .csv) or as a folder
+    written by `datasets.save_to_disk`. What does not exist and looks like a file name is an error;
+    anything else is taken for a hub id.
+
+    Raises:
+        DataError: missing, empty, unreadable or broken source; unknown ending; unknown split; a split
+            asked of a file; a hub id that cannot be reached.
+    """
+    path = Path(source.path).expanduser()
+    if path.is_dir():
+        found = _saved_folder(path, source)
+    elif path.exists():
+        found = _file(path, source)
+    elif _looks_local(source.path):
+        raise _missing(path)
+    else:
+        found = _hub(source)
+    if not found:
+        raise DataError("The source holds no rows.", where=source.path, fix="check the path and how the file was made")
+    return _with_keys(found)
+
+
+def content_hash(value: Any) -> str:
+    """Sixteen hexadecimal characters of the sha256 of a value's canonical JSON."""
+    # Parquet holds dates and bytes, for which JSON has no form; only the key needs one.
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=repr)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()[:_KEY_CHARACTERS]
+
+
+def _with_keys(found: _Origins) -> list[Row]:
+    seen: Counter[str] = Counter()
+    rows = []
+    for origin, values in found:
+        digest = content_hash(values)
+        rows.append(Row(f"{digest}-{seen[digest]}", values, origin))
+        seen[digest] += 1
+    return rows
+
+
+def _file(path: Path, source: SourceConfig) -> _Origins:
+    if source.split is not None:
+        raise DataError(
+            "A file has no splits.",
+            where=source.path,
+            facts=[f'split: "{source.split}"'],
+            fix="leave split out, or select held-out rows by held_out: {column: …, value: …}",
+        )
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise DataError(
+            f'Files ending in "{path.suffix}" cannot be read.' if path.suffix else "The file's name has no ending.",
+            where=str(path),
+            fix=f"use one of {', '.join(_READERS)}",
+        )
+    try:
+        if path.stat().st_size == 0:
+            raise DataError("The file is empty.", where=str(path), facts=["0 bytes"])
+        return reader(path, source.limit)
+    except OSError as error:
+        raise DataError(f"The file cannot be read: {error.strerror or error}.", where=str(path)) from error
+
+
+def _read_parquet(path: Path, limit: int | None) -> _Origins:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            values: list[dict[str, Any]] = []
+            for batch in file.iter_batches():
+                values.extend(batch.to_pylist())
+                if limit is not None and len(values) >= limit:
+                    break
+    except pyarrow.ArrowException as error:
+        raise DataError("The file is not readable Parquet.", where=str(path), facts=[str(error)]) from error
+    return [(f"{path}, row {n}", value) for n, value in enumerate(values[:limit], start=1)]
+
+
+_READERS: dict[str, Callable[[Path, int | None], _Origins]] = {
+    ".jsonl": read_json_lines,
+    ".ndjson": read_json_lines,
+    ".json": read_json,
+    ".parquet": _read_parquet,
+    ".csv": read_csv,
+}
+
+
+def _looks_local(path: str) -> bool:
+    return Path(path).suffix.lower() in _READERS or not _HUB_ID.fullmatch(path)
+
+
+def _missing(path: Path) -> DataError:
+    parent = path.parent
+    if not parent.is_dir():
+        return DataError("There is no such file.", where=str(path), facts=[f"nor is there a folder {parent}"])
+    names = [entry.name for entry in parent.iterdir()]
+    fix = near_names(path.name, names) if names and len(names) <= 50 else None
+    return DataError("There is no such file.", where=str(path), fix=fix)
+
+
+def _saved_folder(path: Path, source: SourceConfig) -> _Origins:
+    import pyarrow
+    from datasets import DatasetDict, load_from_disk
+
+    if not any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
+        names = sorted(entry.name for entry in path.iterdir())[:5]
+        raise DataError(
+            "The folder was not written by datasets.save_to_disk.",
+            where=str(path),
+            facts=[f"holds: {', '.join(names) or 'nothing'}"],
+            fix="name a file in it, or a folder that has state.json or dataset_dict.json",
+        )
+    try:
+        loaded = load_from_disk(str(path))
+    except (OSError, ValueError, KeyError, pyarrow.ArrowException) as error:
+        raise DataError("The saved data set is damaged.", where=str(path), facts=[str(error)]) from error
+    if isinstance(loaded, DatasetDict):
+        splits = [str(name) for name in loaded]
+        wanted = source.split or ("train" if "train" in splits else None)
+        if wanted not in splits:
+            raise DataError(
+                f'The data set has no split "{wanted}".' if wanted else "The data set has several splits.",
+                where=str(path),
+                facts=[f"splits: {', '.join(splits)}"],
+                fix="write split: …",
+            )
+        return _from_dataset(loaded[wanted], f"{path}, {wanted}", source.limit)
+    if source.split is not None:
+        raise DataError("The saved data set has no splits.", where=str(path), fix=f'leave out split: "{source.split}"')
+    return _from_dataset(loaded, str(path), source.limit)
+
+
+def _hub(source: SourceConfig) -> _Origins:
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub.errors import HfHubHTTPError
+
+    split = source.split or "train"
+    try:
+        loaded = load_dataset(source.path, split=split)
+    except (OSError, ValueError, DatasetsError, HfHubHTTPError) as error:
+        raise DataError(
+            "There is no such file or folder, and no such data set can be fetched from the hub.",
+            where=source.path,
+            facts=[f"split: {split}", f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"],
+            fix="for a file, check the path; for a hub id, check the name, the split and the network",
+        ) from error
+    return _from_dataset(loaded, f"{source.path}, {split}", source.limit)
+
+
+def _from_dataset(data: Dataset, name: str, limit: int | None) -> _Origins:
+    count = len(data) if limit is None else min(limit, len(data))
+    return [(f"{name}, row {number}", dict(data[number - 1])) for number in range(1, count + 1)]

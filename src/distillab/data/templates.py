@@ -1,0 +1,58 @@
+"""Which template a recipe's name means."""
+
+from __future__ import annotations
+
+from transformers import PreTrainedTokenizerFast
+
+from distillab.data.chat import Chat
+from distillab.data.examples import Kind
+from distillab.data.rendering import Alpaca, Custom, PlainPair, PlainText, RenderedSegment, Template, Turns
+from distillab.errors import ConfigError, near_names
+
+__all__ = ["TEMPLATE_NAMES", "RenderedSegment", "Template", "resolve_template"]
+
+TEMPLATE_NAMES = ("auto", "plain", "chat", "alpaca", "turns")
+
+
+def resolve_template(name: str, tokenizer: PreTrainedTokenizerFast, kind: Kind) -> Template:
+    """The template that a recipe's name means for examples of one kind.
+
+    auto: conversations and pairs take the tokenizer's chat template; without one, pairs are plain.
+    Text is always plain.
+
+    Args:
+        name: auto, plain, chat, alpaca, turns, or a text that contains {prompt}.
+        tokenizer: whose chat template is used.
+        kind: pair, messages or text.
+    Raises:
+        ConfigError: an unknown name, a template that does not fit the kind, no chat template.
+    """
+    has_chat = tokenizer.chat_template is not None
+    if name == "auto":
+        name = "plain" if kind == "text" or (kind == "pair" and not has_chat) else "chat"
+    fits = {"text": ("plain",), "pair": ("plain", "chat", "alpaca", "turns", "custom"), "messages": ("chat", "turns")}
+    short = "custom" if "{prompt}" in name else name
+    if short != "custom" and short not in TEMPLATE_NAMES:
+        raise ConfigError(f'There is no template "{name}".', fix=near_names(name, TEMPLATE_NAMES))
+    if short not in fits[kind]:
+        raise ConfigError(
+            f"The template {short} does not fit rows of the kind {kind}.", fix=f"use {' or '.join(fits[kind])}"
+        )
+    if short == "chat":
+        if not has_chat:
+            others = "turns" if kind == "messages" else "plain, alpaca or turns"
+            raise ConfigError("The tokenizer has no chat template.", fix=f"template: {others}")
+        return Chat(tokenizer)
+    if short == "custom":
+        if "{answer}" in name:
+            raise ConfigError(
+                "A template of your own ends where the answer begins.",
+                facts=[f"template: {name!r}"],
+                fix="leave {answer} out; EOS follows the answer by itself",
+            )
+        return Custom(name)
+    if kind == "text":
+        return PlainText()
+    if short == "plain":
+        return PlainPair()
+    return Alpaca() if short == "alpaca" else Turns()

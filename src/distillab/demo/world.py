@@ -1,0 +1,133 @@
+"""Writes the demo world: a large labelled set for the teachers, a small one for the students, held-out rows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from distillab.demo.tasks import ANSWER_WEIGHTS, OPENERS, TASKS, Task
+from distillab.errors import ConfigError, DataError
+
+VALUE_PATTERN = r"(\S+)\.\s*$"
+"""Captures the value of an answer: its last word, without the full stop."""
+
+Split = Literal["teacher", "train", "held_out"]
+
+_HELD_OUT_SHARE = 5
+"""One prompt of this many is held out."""
+_PATIENCE = 200
+"""Draws a row before the world is called exhausted."""
+
+
+@dataclass(frozen=True)
+class WorldFiles:
+    """The three files of a world; every row has the columns `prompt` and `answer`."""
+
+    teacher: Path
+    train: Path
+    held_out: Path
+
+
+def draw_row(task: Task, rng: random.Random, *, labelled_facts_only: bool) -> dict[str, str]:
+    """Draw one question of a kind and one of the answers it may get.
+
+    Args:
+        task: the kind of question.
+        rng: where the chances come from.
+        labelled_facts_only: draw facts only from the part that the small labelled set may contain.
+    Returns:
+        a row with `prompt` and `answer`.
+    """
+    fields, value = task.draw(rng, labelled_facts_only)
+    which = rng.randrange(len(task.questions))
+    # Rotating the weights makes the likely answer wording depend on the question wording.
+    turn = which % len(ANSWER_WEIGHTS)
+    weights = ANSWER_WEIGHTS[-turn:] + ANSWER_WEIGHTS[:-turn]
+    body = rng.choices(task.answers, weights=weights)[0].format(value=value)
+    opener = rng.choices([text for text, _ in OPENERS], weights=[weight for _, weight in OPENERS])[0]
+    answer = opener + body
+    return {"prompt": task.questions[which].format_map(fields), "answer": answer[0].upper() + answer[1:]}
+
+
+def is_held_out(prompt: str, seed: int) -> bool:
+    """Whether a prompt belongs to the held-out rows: decided by a hash, so that no prompt is on both sides."""
+    digest = hashlib.sha256(f"{seed}\n{prompt}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") % _HELD_OUT_SHARE == 0
+
+
+def draw_rows(split: Split, count: int, *, seed: int) -> list[dict[str, str]]:
+    """Draw the rows of one split; every kind of question is equally likely until it has no new one left.
+
+    Prompts of `train` and `held_out` do not repeat; those of `teacher` may, with other answer wordings, and they
+    include prompts of `train`. A held-out prompt stands in no other split, but its fact, or its sum, may be asked
+    there in other words: for facts that is the only way in which anybody could know the answer.
+
+    Args:
+        split: which rows.
+        count: how many.
+        seed: of the world; another seed gives other rows and another border between the splits.
+    Raises:
+        ConfigError: `count` is below 1.
+        DataError: there are not enough different prompts for `count` rows.
+    """
+    if count < 1:
+        raise ConfigError("A split of the demo world needs at least one row.", facts=[f"{split}: {count} rows"])
+    rng = random.Random(f"{seed}/{split}")
+    rows: list[dict[str, str]] = []
+    seen: set[str] = set()
+    for _ in range(count):
+        for _ in range(_PATIENCE):
+            row = draw_row(rng.choice(TASKS), rng, labelled_facts_only=split == "train")
+            prompt = row["prompt"]
+            if is_held_out(prompt, seed) == (split == "held_out") and (split == "teacher" or prompt not in seen):
+                break
+        else:
+            raise DataError(
+                f"The demo world has too few different questions for {count} {split} rows.",
+                facts=[f"rows drawn so far: {len(rows)}"],
+                fix="ask for fewer rows",
+            )
+        seen.add(prompt)
+        rows.append(row)
+    return rows
+
+
+def write_world(folder: Path, *, seed: int, teacher_rows: int, student_rows: int, held_out_rows: int) -> WorldFiles:
+    """Write `teacher.jsonl`, `train.jsonl` and `held_out.jsonl`; the same arguments give the same bytes.
+
+    Args:
+        folder: where to; made if absent.
+        seed: of the world.
+        teacher_rows: size of the teachers' set, in rows.
+        student_rows: size of the students' small labelled set.
+        held_out_rows: size of the set that all are judged by.
+    Raises:
+        ConfigError: a size is below 1.
+        DataError: a split asks for more different prompts than there are.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    files = WorldFiles(folder / "teacher.jsonl", folder / "train.jsonl", folder / "held_out.jsonl")
+    sizes: tuple[tuple[Split, Path, int], ...] = (
+        ("teacher", files.teacher, teacher_rows),
+        ("train", files.train, student_rows),
+        ("held_out", files.held_out, held_out_rows),
+    )
+    for split, path, count in sizes:
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in draw_rows(split, count, seed=seed)]
+        path.write_text("".join(lines), encoding="utf-8")
+    return files
+
+
+def value_of(answer: str) -> str | None:
+    """The value of an answer, or None where it has none.
+
+    >>> value_of("Sure, that makes 12.")
+    '12'
+    """
+    found = re.search(VALUE_PATTERN, answer)
+    return found.group(1) if found else None

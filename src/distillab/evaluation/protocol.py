@@ -1,0 +1,126 @@
+"""The held-out rows and how every model is judged on them: the same rows, the same decoding, the same metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel
+
+from distillab.config.models import EvaluationConfig
+from distillab.data.encoding import EncodedRow
+from distillab.data.reading import Reader
+from distillab.errors import ConfigError
+from distillab.evaluation.likelihood import RowScores, SharedTeacher, score_rows, summarise
+from distillab.evaluation.text_match import generation_metrics
+from distillab.models.generation import Decoding, continuation_text, generate_batches
+from distillab.progress import Progress
+from distillab.records import EvaluationRecord, GenerationMetrics
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Held-out rows as one tokenizer reads them. All fields have one entry a row, in the same order."""
+
+    rows: tuple[EncodedRow, ...]
+    prompt_ids: tuple[tuple[int, ...], ...]
+    prompts: tuple[str, ...]
+    references: tuple[str, ...]
+    answer_bytes: tuple[int, ...]
+
+    def first(self, n: int) -> HeldOut:
+        """The first n rows."""
+        return HeldOut(
+            self.rows[:n], self.prompt_ids[:n], self.prompts[:n], self.references[:n], self.answer_bytes[:n]
+        )
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An evaluation with its raw material."""
+
+    record: EvaluationRecord
+    scores: RowScores
+    answers: tuple[str, ...]
+
+
+def evaluate(
+    model: PreTrainedModel,
+    held_out: HeldOut,
+    settings: EvaluationConfig,
+    *,
+    reader: Reader,
+    shared: SharedTeacher | None,
+    label: str,
+) -> Judged:
+    """Likelihood over `settings.rows` rows, greedy generations over `settings.generate_rows` rows.
+
+    Args:
+        shared: the teacher to compare distributions with, where the tokenizer contract allows it.
+        label: whose evaluation this is, for the progress line.
+    """
+    scored = held_out.first(settings.rows)
+    asked = held_out.first(settings.generate_rows)
+    total = len(scored.rows) + len(asked.rows)
+    with Progress(f"evaluating {label}", total=total, unit="rows") as progress:
+        scores = score_rows(
+            model,
+            scored.rows,
+            collator=reader.collator(),
+            batch_size=settings.batch_size,
+            shared=shared,
+            after_batch=progress.advance,
+        )
+        generation, answers = _generate(model, asked, settings, reader, progress)
+    likelihood = summarise(scores, answer_bytes=sum(scored.answer_bytes))
+    return Judged(EvaluationRecord(likelihood=likelihood, generation=generation), scores, answers)
+
+
+def _generate(
+    model: PreTrainedModel,
+    asked: HeldOut,
+    settings: EvaluationConfig,
+    reader: Reader,
+    progress: Progress,
+) -> tuple[GenerationMetrics | None, tuple[str, ...]]:
+    if not asked.rows:
+        return None, ()
+    require_room(model, asked.prompt_ids, settings.max_new_tokens)
+    outputs = []
+    for batch in generate_batches(
+        model,
+        asked.prompt_ids,
+        decoding=Decoding(settings.max_new_tokens),
+        stop_ids=reader.encoder.stop_ids,
+        batch_size=settings.batch_size,
+    ):
+        outputs.extend(batch)
+        progress.advance(len(batch))
+    answers = tuple(
+        continuation_text(reader.tokenizer, prompt, output.ids)
+        for prompt, output in zip(asked.prompt_ids, outputs, strict=True)
+    )
+    metrics = generation_metrics(
+        answers,
+        asked.references,
+        stopped=[output.stopped for output in outputs],
+        lengths=[len(output.ids) for output in outputs],
+        value_pattern=settings.value_pattern,
+    )
+    return metrics, answers
+
+
+def require_room(model: PreTrainedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+    """Check that the longest prompt and its answer fit into the model's context.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    context = getattr(model.config, "max_position_embeddings", None)
+    longest = max(len(prompt) for prompt in prompts)
+    if context is not None and longest + max_new_tokens > context:
+        raise ConfigError(
+            "The longest held-out prompt and evaluation.max_new_tokens do not fit into the model's context.",
+            facts=[f"longest prompt {longest} tokens", f"max_new_tokens {max_new_tokens}", f"context {context}"],
+            fix="lower evaluation.max_new_tokens or data.max_tokens",
+        )

@@ -1,0 +1,35 @@
+"""Values against which a loss can be judged: what a model reaches that knows nothing, or next to nothing."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+from distillab.data.encoding import EncodedRow
+from distillab.records import ReferenceLines
+
+
+def reference_lines(train: Sequence[EncodedRow], held_out: Sequence[EncodedRow], *, vocabulary: int) -> ReferenceLines:
+    """log V, and the nats a token of the unigram model of the training answers on the held-out answers.
+
+    The unigram model counts every supervised token (EOS too) and adds one to every count, so that a token
+    unseen in training has some probability.
+
+    Args:
+        vocabulary: number of ids that the tokenizer knows.
+    """
+    counts: Counter[int] = Counter()
+    for row in train:
+        counts.update(_answer_ids(row))
+    total = sum(counts.values()) + vocabulary
+    nats = tokens = 0.0
+    for row in held_out:
+        for token in _answer_ids(row):
+            nats -= math.log((counts[token] + 1) / total)
+            tokens += 1
+    return ReferenceLines(uniform_nats=math.log(vocabulary), unigram_nats=nats / tokens)
+
+
+def _answer_ids(row: EncodedRow) -> list[int]:
+    return [int(token) for token, scored in zip(row.input_ids, row.answer_mask, strict=True) if scored]

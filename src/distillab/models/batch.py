@@ -1,0 +1,27 @@
+"""What a model reads and what is scored, as tensors.
+
+Shapes: B sequences, L positions of the longest one.
+"""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from torch import Tensor
+
+
+class TokenBatch(TypedDict):
+    """Padded sequences.
+
+    input_ids: (B, L) int64. attention_mask: (B, L) int64, 1 at tokens and 0 at padding.
+    position_ids: (B, L) int64, counted from the first token on either padding side; 0 at padding.
+    labels: (B, L) int64, input_ids where supervised and -100 elsewhere, not shifted.
+    answer_mask: (B, L) bool, True where labels are not -100. rows: (B,) int64, index in the split.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    position_ids: Tensor
+    labels: Tensor
+    answer_mask: Tensor
+    rows: Tensor

@@ -1,0 +1,113 @@
+"""Batched generation, the same for teachers that answer and for students that are judged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How tokens are chosen. Greedy unless `sample`."""
+
+    max_new_tokens: int
+    sample: bool = False
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One continuation: its tokens without the stop token, and why it ended."""
+
+    ids: tuple[int, ...]
+    stopped: bool  # True: ended by itself; False: cut at max_new_tokens
+
+
+def all_stop_ids(model: PreTrainedModel, stop_ids: Sequence[int]) -> list[int]:
+    """Every id that ends an answer: those given, and those of the model's generation config."""
+    configured = model.generation_config.eos_token_id if model.generation_config is not None else None
+    listed = configured if isinstance(configured, list) else [configured]
+    return sorted({*stop_ids, *(int(i) for i in listed if i is not None)})
+
+
+def generate_batches(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    *,
+    decoding: Decoding,
+    stop_ids: Sequence[int],
+    batch_size: int,
+) -> Iterator[list[Generated]]:
+    """Continue each prompt, batch by batch, in the order given (left-padded, eval mode, no gradients).
+
+    Every setting stands in `decoding`: the model's own generation config is not consulted but for its stop
+    ids, so a repetition penalty or a sampling default shipped with a model cannot change what is measured.
+    """
+    was_training = model.training
+    model.eval()
+    stops = all_stop_ids(model, stop_ids)
+    # top_k=0 turns off the library's own default of 50
+    config = GenerationConfig(
+        max_new_tokens=decoding.max_new_tokens,
+        do_sample=decoding.sample,
+        temperature=decoding.temperature if decoding.sample else None,
+        top_p=decoding.top_p if decoding.sample else None,
+        top_k=0 if decoding.sample else None,
+        eos_token_id=stops,
+        pad_token_id=stops[0],
+        use_cache=True,
+    )
+    try:
+        for start in range(0, len(prompts), batch_size):
+            yield _one_batch(model, prompts[start : start + batch_size], config, stops[0], set(stops))
+    finally:
+        model.train(was_training)
+
+
+@torch.no_grad()
+def _one_batch(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], config: GenerationConfig, pad_id: int, stops: set[int]
+) -> list[Generated]:
+    width = max(len(prompt) for prompt in prompts)
+    input_ids = torch.full((len(prompts), width), pad_id, dtype=torch.long)
+    attention_mask = torch.zeros_like(input_ids)
+    for row, prompt in enumerate(prompts):
+        input_ids[row, width - len(prompt) :] = torch.tensor(prompt)
+        attention_mask[row, width - len(prompt) :] = 1
+    generator: Any = model  # torch types every attribute of a module as a tensor
+    output = generator.generate(
+        input_ids=input_ids.to(model.device),
+        attention_mask=attention_mask.to(model.device),
+        generation_config=config,
+    )
+    return [_until_stop(ids, stops) for ids in output[:, width:].tolist()]
+
+
+def _until_stop(ids: list[int], stops: set[int]) -> Generated:
+    for place, token in enumerate(ids):
+        if token in stops:
+            return Generated(tuple(ids[:place]), stopped=True)
+    return Generated(tuple(ids), stopped=False)
+
+
+def continuation_text(tokenizer: PreTrainedTokenizerBase, prompt_ids: Sequence[int], ids: Sequence[int]) -> str:
+    """The text that `ids` add after the prompt.
+
+    Both are decoded together and the prompt's text is cut off, because many tokenizers drop the leading
+    space of whatever they decode first.
+    """
+    before = _decode(tokenizer, list(prompt_ids))
+    whole = _decode(tokenizer, [*prompt_ids, *ids])
+    # a prompt that ends within a character decodes to a replacement sign that the answer then completes
+    return whole[len(before) :] if whole.startswith(before) else _decode(tokenizer, list(ids))
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    assert isinstance(text, str)
+    return text

@@ -1,0 +1,105 @@
+"""Loads causal language models, and says plainly what is missing when it cannot."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from distillab.errors import ConfigError, TeacherError
+
+_WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
+
+
+def is_local(path: str) -> bool:
+    """True where a path means a folder on this machine, never a hub id."""
+    return Path(path).exists() or path.startswith((".", "/", "~"))
+
+
+def require_weights(path: str, *, role: str) -> None:
+    """Check before any work that a model folder holds what loading will need.
+
+    Raises:
+        TeacherError: (role "teacher") or ConfigError: no such folder, no config.json, no weights.
+    """
+    if not is_local(path):
+        return  # a hub id: only the hub can tell
+    folder = Path(path)
+    error = TeacherError if role == "teacher" else ConfigError
+    if not folder.is_dir():
+        raise error(f"The {role}'s folder does not exist.", where=path)
+    files = sorted(file.name for file in folder.iterdir())
+    shown = ", ".join(files[:12]) or "nothing"
+    if "config.json" not in files:
+        raise error(f"The {role}'s folder has no config.json.", where=path, facts=[f"it holds: {shown}"])
+    if not any(any(folder.glob(pattern)) for pattern in _WEIGHT_FILES):
+        raise error(
+            f"The {role}'s folder has no weights.",
+            where=path,
+            facts=[f"it holds: {shown}", "needed: model.safetensors, or a sharded model-0000x-of-0000y.safetensors"],
+            fix="download the model's weight files too, or point to the folder that has them",
+        )
+
+
+def load_model(path: str, *, dtype: str, device: torch.device, revision: str | None, role: str) -> PreTrainedModel:
+    """A causal language model with its pretrained weights, in eval mode.
+
+    Args:
+        dtype: "auto" (what config.json says), or float32, bfloat16, float16.
+        role: "teacher" or "student", for messages.
+    Raises:
+        TeacherError or ConfigError: the weights are missing or do not fit the configuration.
+    """
+    require_weights(path, role=role)
+    error = TeacherError if role == "teacher" else ConfigError
+    wanted = dtype if dtype == "auto" else getattr(torch, dtype)
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path, dtype=wanted, revision=revision, output_loading_info=True, use_safetensors=_prefers_safetensors(path)
+        )
+    except (OSError, ValueError) as problem:
+        raise error(f"The {role} cannot be loaded.", where=path, facts=[str(problem).splitlines()[0]]) from problem
+    model, info = loaded
+    missing = sorted(info.get("missing_keys", []))
+    if missing:
+        raise error(
+            f"The {role}'s weight files lack parameters, which would be left random.",
+            where=path,
+            facts=[f"{len(missing)} missing, e.g. {', '.join(missing[:3])}"],
+            fix="use the folder of a causal language model whose weights are complete",
+        )
+    return cast(PreTrainedModel, model.to(device).eval())
+
+
+def _prefers_safetensors(path: str) -> bool | None:
+    # A .bin file is loaded with weights_only=True by transformers; safetensors is taken where it exists.
+    return True if is_local(path) and any(Path(path).glob("*.safetensors")) else None
+
+
+def random_model(path: str, *, seed: int, dtype: str, device: torch.device, revision: str | None) -> PreTrainedModel:
+    """A causal language model of the shape that config.json describes, with weights drawn from `seed`."""
+    if is_local(path) and not (Path(path) / "config.json").is_file():
+        raise ConfigError("A random student needs a folder with config.json.", where=path)
+    config = AutoConfig.from_pretrained(path, revision=revision)
+    torch.manual_seed(seed)
+    wanted = torch.float32 if dtype == "auto" else getattr(torch, dtype)
+    return AutoModelForCausalLM.from_config(config, dtype=wanted).to(device).eval()
+
+
+def weights_sha256(path: str) -> str:
+    """Hash over the bytes of a folder's weight files and config, in name order; "hub" ids hash their name."""
+    digest = hashlib.sha256()
+    folder = Path(path)
+    if not folder.is_dir():
+        digest.update(path.encode())
+        return digest.hexdigest()
+    names = sorted({file for pattern in (*_WEIGHT_FILES, "config.json") for file in folder.glob(pattern)})
+    for file in names:
+        digest.update(file.name.encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()

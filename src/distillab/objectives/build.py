@@ -1,0 +1,28 @@
+"""Settings of terms -> terms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from distillab.config.methods import CrossEntropyConfig, TermConfig, TokenDivergenceConfig
+from distillab.objectives.cross_entropy import CrossEntropy
+from distillab.objectives.term import Objective, Term, WeightedTerm
+from distillab.objectives.token_divergence import TokenDivergence
+
+
+def build_objective(settings: Sequence[TermConfig], *, shared_width: int) -> Objective:
+    """The objective of a run.
+
+    Args:
+        settings: the terms of the recipe.
+        shared_width: ids that mean the same on both sides; 0 where the method compares none.
+    """
+    return Objective(tuple(WeightedTerm(_term(item, shared_width), item.weight) for item in settings))
+
+
+def _term(settings: TermConfig, shared_width: int) -> Term:
+    match settings:
+        case CrossEntropyConfig():
+            return CrossEntropy()
+        case TokenDivergenceConfig():
+            return TokenDivergence(settings, shared_width=shared_width)

@@ -1,0 +1,269 @@
+"""Load a tokenizer so that its ids are the ids that the model was trained on.
+
+transformers may rebuild a tokenizer from its settings instead of reading `tokenizer.json`, and then gives
+other ids (5.23 does so for TinyLlama on text with leading spaces). So what was loaded is compared with the
+file on probe texts. Weights are never looked at.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers.utils import cached_file
+from transformers.utils import logging as transformers_logging
+
+from distillab.errors import ConfigError, DataError, TokenizerMismatch
+from distillab.pairing.probes import PROBES
+
+_OTHER_FORMS = (("vocab.json", "merges.txt"), ("vocab.txt",))
+_SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+
+
+@dataclass(frozen=True)
+class LoadedTokenizer:
+    """A tokenizer as it will be used.
+
+    Args:
+        tokenizer: transformers' fast tokenizer; its ids are the model's.
+        name: last part of the folder's name, or the hub id.
+        path: what was asked for.
+        notes: what had to be done so that the ids are the model's; empty where nothing.
+    """
+
+    tokenizer: PreTrainedTokenizerFast
+    name: str
+    path: str
+    notes: tuple[str, ...]
+
+
+def load_tokenizer(path: str, *, revision: str | None = None) -> LoadedTokenizer:
+    """Load a tokenizer and check it against its own `tokenizer.json`.
+
+    Segmentation must agree exactly. The special tokens around a text are taken as transformers puts them, and it is
+    noted where `add_bos_token` or `add_eos_token` of tokenizer_config.json say something else (5.23 follows
+    tokenizer.json there).
+
+    Args:
+        path: folder or hub id. What exists, starts with `.`, `/` or `~`, or has two slashes is never sought on the hub.
+        revision: commit, tag or branch of a hub id.
+    Raises:
+        ConfigError: the folder does not exist, or is a file.
+        DataError: tokenizer files are missing or damaged, or the hub does not give them.
+        TokenizerMismatch: no way of loading gives the ids of `tokenizer.json`.
+    """
+    name = _name(path)
+    with _quiet():
+        file = find_file(path, "tokenizer.json", revision)
+        if file is None:
+            _require_other_form(path, revision)
+            tokenizer = _from_pretrained(AutoTokenizer, path, revision)
+            note = "there is no tokenizer.json: it was built from the vocabulary files and could not be checked"
+            return LoadedTokenizer(tokenizer, name, path, (note,))
+        reference = _read_reference(file)
+        notes: list[str] = []
+        tokenizer = _from_pretrained(AutoTokenizer, path, revision)
+        wrong = _disagreements(tokenizer, reference)
+        if wrong:
+            rebuilt_as = type(tokenizer).__name__
+            tokenizer = _from_pretrained(PreTrainedTokenizerFast, path, revision)
+            still_wrong = _disagreements(tokenizer, reference)
+            if still_wrong:
+                text, loaded_ids, file_ids = still_wrong[0]
+                raise TokenizerMismatch(
+                    "The loaded tokenizer does not give the ids of its own tokenizer.json.",
+                    where=path,
+                    facts=[
+                        f"{len(still_wrong)} of {len(PROBES)} probe texts differ, first {text!r}",
+                        f"loaded:         {loaded_ids}",
+                        f"tokenizer.json: {file_ids}",
+                    ],
+                    fix="find out which of tokenizer.json and tokenizer_config.json belongs to the weights, "
+                    "and remove what the other changes",
+                )
+            text, loaded_ids, file_ids = min(wrong, key=lambda w: len(w[0]))
+            notes.append(
+                f"AutoTokenizer builds {rebuilt_as} with other ids than tokenizer.json on {len(wrong)} of "
+                f"{len(PROBES)} probe texts, e.g. {text!r}: {loaded_ids} instead of {file_ids}; "
+                "loaded with PreTrainedTokenizerFast, which agrees"
+            )
+        notes.extend(_unheeded_settings(tokenizer, path, revision))
+    return LoadedTokenizer(tokenizer, name, path, tuple(notes))
+
+
+def logits_width(path: str, revision: str | None = None) -> int | None:
+    """Rows of the model's output layer as `config.json` states them (`vocab_size`); None where it does not say.
+
+    Raises:
+        ConfigError: the folder does not exist.
+        DataError: config.json is not JSON, its `vocab_size` is no count, or the hub does not give it.
+    """
+    with _quiet():
+        file = find_file(path, "config.json", revision)
+    if file is None:
+        return None
+    config = _read_json(file)
+    width = config.get("vocab_size")
+    if width is None and isinstance(config.get("text_config"), dict):
+        width = config["text_config"].get("vocab_size")
+    if width is not None and (not isinstance(width, int) or isinstance(width, bool) or width < 1):
+        raise DataError("vocab_size is no count of tokens.", where=str(file), facts=[f"vocab_size: {width!r}"])
+    return width
+
+
+def find_file(path: str, filename: str, revision: str | None) -> Path | None:
+    """The file in the folder or in the hub's repository; None where the place exists but the file does not."""
+    if _is_local(path):
+        folder = Path(path).expanduser()
+        if folder.is_file():
+            raise ConfigError("A tokenizer or model is named by its folder, not by a file.", where=path)
+        if not folder.is_dir():
+            raise ConfigError(
+                "There is no such folder.",
+                where=path,
+                facts=[f"nearest existing folder: {_nearest(folder)}"],
+                fix="give the folder that holds tokenizer.json and config.json, or a hub id",
+            )
+        file = folder / filename
+        return file if file.is_file() else None
+    try:
+        found = cached_file(path, filename, revision=revision, _raise_exceptions_for_missing_entries=False)
+    except OSError as error:
+        raise DataError(
+            "It is no folder here, and the hub does not give it.",
+            where=path if revision is None else f"{path} (revision {revision})",
+            facts=[str(error).split("\n")[0]],
+            fix="give an existing folder (starting with ./ or /), or check the hub id, its access and the connection",
+        ) from error
+    return Path(found) if found is not None else None
+
+
+def _is_local(path: str) -> bool:
+    return path.startswith((".", "/", "~")) or path.count("/") > 1 or Path(path).exists()
+
+
+def _nearest(folder: Path) -> Path:
+    return next(parent for parent in (*folder.parents, Path("/")) if parent.is_dir())
+
+
+def _name(path: str) -> str:
+    return Path(path).expanduser().resolve().name if _is_local(path) else path
+
+
+def _require_other_form(path: str, revision: str | None) -> None:
+    """Without tokenizer.json: accept vocabulary files that convert exactly, refuse the rest.
+
+    AutoTokenizer itself does not refuse: of a folder with tokenizer_config.json alone it makes a tokenizer of
+    three tokens, and of a SentencePiece file one whose merges are in another order.
+    """
+    if any(all(find_file(path, name, revision) for name in form) for form in _OTHER_FORMS):
+        return
+    pieces = [name for name in _SENTENCEPIECE_FILES if find_file(path, name, revision)]
+    if pieces:
+        raise DataError(
+            "A tokenizer with a fast backend is needed: tokenizer.json is missing.",
+            where=path,
+            facts=[f"found {pieces[0]}, whose conversion is known to give other ids on some texts"],
+            fix="take tokenizer.json from the model's own repository and put it into the folder",
+        )
+    raise DataError(
+        "There are no tokenizer files.",
+        where=path,
+        facts=[
+            "missing: tokenizer.json (or vocab.json with merges.txt, or vocab.txt)",
+            *([f"the folder holds: {_listing(Path(path).expanduser())}"] if _is_local(path) else []),
+        ],
+        fix="put tokenizer.json and tokenizer_config.json of the model into the folder, "
+        "or name the tokenizer by itself (tokenizer: … in the recipe)",
+    )
+
+
+def _listing(folder: Path) -> str:
+    names = sorted(entry.name for entry in folder.iterdir())
+    return (", ".join(names[:8]) + (f", … ({len(names)} in all)" if len(names) > 8 else "")) or "nothing"
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
+        raise DataError("The file is not JSON.", where=str(file), facts=[str(error)]) from error
+    if not isinstance(content, dict):
+        raise DataError("The file is no JSON object.", where=str(file))
+    return content
+
+
+def _read_reference(file: Path) -> Tokenizer:
+    _read_json(file)
+    try:
+        reference = Tokenizer.from_file(str(file))
+    except Exception as error:  # the Rust side raises nothing narrower than Exception
+        raise DataError("The file is no tokenizer.", where=str(file), facts=[str(error)]) from error
+    reference.no_truncation()
+    reference.no_padding()
+    return reference
+
+
+def _from_pretrained(kind: Any, path: str, revision: str | None) -> PreTrainedTokenizerFast:
+    source = str(Path(path).expanduser()) if _is_local(path) else path
+    try:
+        tokenizer = kind.from_pretrained(source, revision=revision or "main")
+    except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            "transformers cannot load the tokenizer.",
+            where=path,
+            facts=[f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"],
+            fix="check tokenizer_config.json; tokenizers that need code of their own are not supported",
+        ) from error
+    if not tokenizer.is_fast:
+        raise DataError(
+            "A tokenizer with a fast backend is needed.",
+            where=path,
+            facts=[f"{type(tokenizer).__name__} is written in Python"],
+            fix="use a model that ships tokenizer.json",
+        )
+    fast: PreTrainedTokenizerFast = tokenizer
+    return fast
+
+
+def _disagreements(tokenizer: PreTrainedTokenizerFast, reference: Tokenizer) -> list[tuple[str, list[int], list[int]]]:
+    """Probe texts with both id lists where they differ."""
+    loaded = tokenizer(list(PROBES), add_special_tokens=False)["input_ids"]
+    in_file = [encoding.ids for encoding in reference.encode_batch(list(PROBES), add_special_tokens=False)]
+    return [(t, a, b) for t, a, b in zip(PROBES, loaded, in_file, strict=True) if a != b]
+
+
+def _unheeded_settings(tokenizer: PreTrainedTokenizerFast, path: str, revision: str | None) -> list[str]:
+    """Notes on settings of tokenizer_config.json that the loaded tokenizer does not follow."""
+    file = find_file(path, "tokenizer_config.json", revision)
+    if file is None:
+        return []
+    config, ids = _read_json(file), tokenizer("hello")["input_ids"]
+    adds = {"add_bos_token": ids[0] == tokenizer.bos_token_id, "add_eos_token": ids[-1] == tokenizer.eos_token_id}
+    return [
+        f"tokenizer_config.json says {key}: {str(config[key]).lower()}, but tokenizer.json does otherwise and is "
+        f"followed: 'hello' is {ids}"
+        for key, done in adds.items()
+        if isinstance(config.get(key), bool) and config[key] != done
+    ]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence log lines of loading: what matters in them is checked here, and said in the notes."""
+    hub = logging.getLogger("huggingface_hub")
+    before, hub_before = transformers_logging.get_verbosity(), hub.level
+    transformers_logging.set_verbosity(logging.CRITICAL)
+    hub.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
+        hub.setLevel(hub_before)

@@ -1,0 +1,115 @@
+"""Do two tokenizers split texts alike? Normalisers, prefix spaces, merges and special tokens around a text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast
+
+from distillab.pairing.probes import PROBES
+from distillab.pairing.token_bytes import TokenMeaning, role_ids
+from distillab.records import SideBySide
+
+_MAX_SHOWN = 5
+_DATA_PROBES = 100
+_RULE_PROBES = 200
+
+
+def side_by_side(teacher: PreTrainedTokenizerFast, student: PreTrainedTokenizerFast, text: str) -> SideBySide:
+    """One text in both tokenizers as the models see it: with the special tokens that each puts around it."""
+    teacher_ids, student_ids = teacher(text)["input_ids"], student(text)["input_ids"]
+    return SideBySide(
+        text=text,
+        teacher_ids=tuple(teacher_ids),
+        student_ids=tuple(student_ids),
+        teacher_tokens=tuple(teacher.convert_ids_to_tokens(teacher_ids)),
+        student_tokens=tuple(student.convert_ids_to_tokens(student_ids)),
+    )
+
+
+def compare_segmentation(
+    teacher: PreTrainedTokenizerFast,
+    student: PreTrainedTokenizerFast,
+    teacher_meanings: Sequence[TokenMeaning],
+    student_meanings: Sequence[TokenMeaning],
+    texts: Sequence[str],
+    *,
+    same_ids: bool,
+) -> tuple[tuple[SideBySide, ...], tuple[str, ...]]:
+    """Probe texts that the two split differently (at most 5, the shortest), and notes.
+
+    Besides the fixed probes, the first 100 texts of the data and, where the ids are the same but the merges or scores
+    are not, texts made from those are tried: few texts show a rule that stands late in the list.
+    """
+    rule_texts, rule_note = _rule_probes(teacher, student) if same_ids else ((), ())
+    tried = list(dict.fromkeys((*PROBES, *(t for t in texts[:_DATA_PROBES] if t), *rule_texts)))
+    ours, theirs = _split(teacher, teacher_meanings, tried), _split(student, student_meanings, tried)
+    differ = [text for text, a, b in zip(tried, ours, theirs, strict=True) if a != b]
+    notes = list(rule_note)
+    if differ and same_ids:
+        notes.append(
+            f"the same ids, but {len(differ)} of {len(tried)} probe texts are split differently, e.g. "
+            f"{min(differ, key=len)!r}: the normaliser, the prefix space or the merges are not the same"
+        )
+    notes.extend(_around_notes(teacher, student))
+    shown = sorted(differ, key=len)[:_MAX_SHOWN]
+    return tuple(side_by_side(teacher, student, text) for text in shown), tuple(notes)
+
+
+def _split(
+    tokenizer: PreTrainedTokenizerFast, meanings: Sequence[TokenMeaning], texts: Sequence[str]
+) -> list[list[tuple[str, bytes]]]:
+    encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    return [[(meanings[i].kind, meanings[i].data) for i in ids] for ids in encoded]
+
+
+def _rule_probes(
+    teacher: PreTrainedTokenizerFast, student: PreTrainedTokenizerFast
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Texts made from the first merges or scored pieces that differ, and a note."""
+    ours, theirs = _rules(teacher), _rules(student)
+    if ours == theirs:
+        return (), ()
+    first = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
+    window = [*ours[first : first + _RULE_PROBES], *theirs[first : first + _RULE_PROBES]]
+    decoded = (
+        tokenizer.backend_tokenizer.decoder.decode([pieces]).strip()
+        for tokenizer in (teacher, student)
+        if tokenizer.backend_tokenizer.decoder is not None
+        for pieces, _ in window
+    )
+    note = (
+        f"the lists of merges or scores differ: {len(ours):,} and {len(theirs):,} rules, the first difference at "
+        f"rule {first}"
+    )
+    return tuple(text for text in decoded if text), (note,)
+
+
+def _rules(tokenizer: PreTrainedTokenizerFast) -> list[tuple[str, Any]]:
+    """What decides between the pieces: merges of BPE in order, scores of Unigram; the piece itself first."""
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    if model["type"] == "BPE":
+        pairs = [tuple(m.split(" ", 1)) if isinstance(m, str) else tuple(m) for m in model["merges"]]
+        return [("".join(pair), pair) for pair in pairs]
+    if model["type"] == "Unigram":
+        return [(piece, score) for piece, score in model["vocab"]]
+    return []
+
+
+def _around_notes(teacher: PreTrainedTokenizerFast, student: PreTrainedTokenizerFast) -> tuple[str, ...]:
+    """BOS in front or EOS behind a text on one side only."""
+    notes: list[str] = []
+    for role, position in (("bos", 0), ("eos", -1)):
+        adds = [
+            (ids := tokenizer("hello")["input_ids"])[position : position + 1 or None] == [role_ids(tokenizer).get(role)]
+            and len(ids) > 1
+            for tokenizer in (teacher, student)
+        ]
+        if adds[0] != adds[1]:
+            notes.append(
+                f"only the {'teacher' if adds[0] else 'student'}'s tokenizer puts {role.upper()} "
+                f"{'in front of' if role == 'bos' else 'behind'} a text"
+            )
+    return tuple(notes)

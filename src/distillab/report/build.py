@@ -1,0 +1,122 @@
+"""Records in, two files out. Written to a temporary name and renamed, so a full disk leaves no half page."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup, escape
+
+from distillab.errors import DataError
+from distillab.records import SCHEMA_VERSION, StudyResults, read_record
+from distillab.report.page import page_of
+from distillab.report.safety import Markdown, markdown_block, markdown_inline, visible
+
+_REMAKE = "run the study again with `distillab compare`: finished runs are kept"
+
+
+def read_results(path: Path) -> StudyResults:
+    """Read `results.json`.
+
+    Raises:
+        DataError: the file is missing, is not JSON in UTF-8, was written by a newer distillab, or is no
+            record of a study.
+    """
+    try:
+        value: Any = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"The results cannot be read: {error.strerror}.", where=str(path), fix=_REMAKE) from error
+    except (ValueError, RecursionError) as error:
+        raise DataError("The results are no JSON in UTF-8.", where=str(path), facts=[str(error)]) from error
+    version = value.get("schema_version") if isinstance(value, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise DataError(
+            "The results were written by a newer distillab.",
+            where=str(path),
+            facts=[f"schema version of the file: {version}", f"newest that this one reads: {SCHEMA_VERSION}"],
+            fix="upgrade distillab, or make the report with the version that made the study",
+        )
+    return read_record(StudyResults, path)
+
+
+def write_report(results: StudyResults, folder: Path) -> tuple[Path, Path]:
+    """Write `report.md` and `report.html` from the results alone; equal results give equal bytes.
+
+    Args:
+        results: the study.
+        folder: where the two files go; it is made where it is missing.
+    Returns:
+        the paths of report.md and report.html.
+    Raises:
+        DataError: the parts of the results contradict each other.
+        OSError: the folder cannot be written.
+    """
+    page = page_of(results)
+    texts = {
+        "report.md": _template("report.md.j2").render(page=page),
+        "report.html": _template("report.html.j2").render(page=page, style=Markup(_style())),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        _write_whole(folder / name, text)
+    return folder / "report.md", folder / "report.html"
+
+
+@cache
+def _template(name: str) -> Template:
+    is_html = name.endswith(".html.j2")
+    return _environment(_finalize_html if is_html else _finalize_markdown, autoescape=is_html).get_template(name)
+
+
+def _environment(finalize: Callable[[Any], Any], *, autoescape: bool) -> Environment:
+    environment = Environment(
+        loader=PackageLoader("distillab.report"),
+        autoescape=autoescape,
+        finalize=finalize,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["breakable"] = _breakable
+    environment.filters["block"] = markdown_block
+    environment.filters["markdown"] = Markdown
+    return environment
+
+
+def _finalize_html(value: Any) -> Any:
+    """Applied to every printed value before jinja2 escapes it."""
+    if value is None:
+        raise TypeError("a template prints None")
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _finalize_markdown(value: Any) -> Any:
+    """Applied to every printed value: what is not Markdown already becomes harmless text."""
+    if value is None:
+        raise TypeError("a template prints None")
+    return markdown_inline(value) if isinstance(value, str) and not isinstance(value, Markdown) else value
+
+
+def _breakable(name: str) -> Markup:
+    """A name that may be broken after an underscore rather than anywhere."""
+    return Markup(escape(visible(name)).replace("_", Markup("_<wbr>")))
+
+
+def _style() -> str:
+    return resources.files("distillab.report").joinpath("templates", "style.css").read_text(encoding="utf-8")
+
+
+def _write_whole(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

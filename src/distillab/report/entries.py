@@ -1,0 +1,158 @@
+"""What a report compares: end points and arms as one kind of thing, in the order in which they are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from distillab.errors import DataError
+from distillab.records import (
+    ACCESS_ORDER,
+    AccessLevel,
+    ArmResult,
+    CurvePoint,
+    EndPoint,
+    EvaluationRecord,
+    Interval,
+    RunCost,
+    StudyResults,
+)
+
+Kind = Literal["undistilled", "arm", "teacher", "demonstration"]
+_KIND_ORDER: tuple[Kind, ...] = ("undistilled", "arm", "teacher", "demonstration")
+_MARKERS = ("circle", "square", "triangle", "diamond", "down")
+_COLOURS = 6
+
+ACCESS_MEANING: dict[AccessLevel, str] = {
+    "none": "the data set’s own answers; no teacher",
+    "text": "the teacher’s written answers",
+    "top_k": "the teacher’s k most likely next tokens with their probabilities",
+    "logits": "the teacher’s full next-token distribution",
+    "internals": "the teacher’s hidden states or attention",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model or arm of the study.
+
+    `comparable` is False where nats a token cannot be compared with the student's, because the model
+    splits the held-out text into other tokens. `colour` and `marker` are how figures draw it: the
+    marker alone tells entries apart.
+    """
+
+    name: str
+    kind: Kind
+    access: AccessLevel | None
+    method: str | None
+    teacher: str | None
+    demonstrates: str | None
+    note: str | None
+    seeds: tuple[int, ...]
+    evaluations: tuple[EvaluationRecord, ...]
+    curves: tuple[tuple[CurvePoint, ...], ...]
+    costs: tuple[RunCost, ...]
+    against_sft: Interval | None
+    comparable: bool
+    colour: str
+    marker: str
+
+    @property
+    def held_out_nats(self) -> tuple[float, ...]:
+        """Held-out nats a token, one value a seed."""
+        return tuple(evaluation.likelihood.nats_per_token for evaluation in self.evaluations)
+
+
+def entries(results: StudyResults) -> tuple[Entry, ...]:
+    """All end points and arms: undistilled student, arms by access level, teachers, demonstrations.
+
+    Raises:
+        DataError: an arm has not one evaluation, curve and cost for each seed, or a name stands twice.
+    """
+    for arm in results.arms:
+        _check_lengths(arm)
+    names = [point.name for point in results.end_points] + [arm.name for arm in results.arms]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError("Every end point and arm of a study has a name of its own.", facts=[f"twice: {twice}"])
+    other_tokens = _models_with_other_tokens(results)
+    found = [_of_end_point(point, point.name not in other_tokens) for point in results.end_points]
+    arms = sorted(results.arms, key=lambda arm: ACCESS_ORDER.index(arm.access))
+    trained = [arm for arm in arms if arm.demonstrates is None]
+    shown = [arm for arm in arms if arm.demonstrates is not None]
+    found += [_of_arm(arm, f"c{i % _COLOURS}", _MARKERS[i % len(_MARKERS)]) for i, arm in enumerate(trained)]
+    found += [_of_arm(arm, "warn", ("cross", "plus", "star")[i % 3]) for i, arm in enumerate(shown)]
+    return tuple(sorted(found, key=lambda entry: _KIND_ORDER.index(entry.kind)))
+
+
+def _check_lengths(arm: ArmResult) -> None:
+    lengths = {"evaluations": len(arm.evaluations), "curves": len(arm.curves), "costs": len(arm.costs)}
+    wrong = [f"{name}: {length}" for name, length in lengths.items() if length != len(arm.seeds)]
+    if wrong:
+        raise DataError(
+            "An arm has one evaluation, one curve and one cost for each seed.",
+            facts=[f"seeds: {len(arm.seeds)}", *wrong],
+            where=f"arm {arm.name}",
+        )
+
+
+def _models_with_other_tokens(results: StudyResults) -> set[str]:
+    """Teachers whose nats a token are in another vocabulary than the student's.
+
+    Two signs in the record: the contract's verdict, and another number of scored tokens on the same rows.
+    """
+    different = {contract.teacher.name for contract in results.contracts if contract.verdict == "different"}
+    of_student = {(e.likelihood.n, e.likelihood.tokens) for arm in results.arms for e in arm.evaluations}
+    for point in results.end_points:
+        likelihood = point.evaluation.likelihood
+        same_rows = [tokens for n, tokens in of_student if n == likelihood.n]
+        if point.role == "teacher" and same_rows and likelihood.tokens not in same_rows:
+            different.add(point.name)
+    return different
+
+
+def _of_end_point(point: EndPoint, comparable: bool) -> Entry:
+    is_teacher = point.role == "teacher"
+    return Entry(
+        name=point.name,
+        kind="teacher" if is_teacher else "undistilled",
+        access=None,
+        method=None,
+        teacher=None,
+        demonstrates=None,
+        note=point.note,
+        seeds=(),
+        evaluations=(point.evaluation,),
+        curves=(),
+        costs=(),
+        against_sft=None,
+        comparable=comparable or not is_teacher,
+        colour="ink" if is_teacher else "muted",
+        marker="star" if is_teacher else "ring",
+    )
+
+
+def _of_arm(arm: ArmResult, colour: str, marker: str) -> Entry:
+    return Entry(
+        name=arm.name,
+        kind="arm" if arm.demonstrates is None else "demonstration",
+        access=arm.access,
+        method=arm.method,
+        teacher=arm.teacher,
+        demonstrates=arm.demonstrates,
+        note=None,
+        seeds=arm.seeds,
+        evaluations=arm.evaluations,
+        curves=arm.curves,
+        costs=arm.costs,
+        against_sft=arm.against_sft,
+        comparable=True,
+        colour=colour,
+        marker=marker,
+    )
+
+
+def of_kind(found: Sequence[Entry], *kinds: Kind) -> tuple[Entry, ...]:
+    """The entries of the given kinds, in their order."""
+    return tuple(entry for entry in found if entry.kind in kinds)

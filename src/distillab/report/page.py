@@ -1,0 +1,162 @@
+"""The whole page as plain values: what the HTML and the Markdown template print."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from distillab.records import AccessLevel, StudyResults
+from distillab.report import sections
+from distillab.report.columns import GLOSSARY
+from distillab.report.drawing import legend_marker
+from distillab.report.entries import ACCESS_MEANING, Entry, entries, of_kind
+from distillab.report.figure_arms import figure_arms
+from distillab.report.figure_curves import Panel, closer_panel, held_out_panel, held_out_series, training_panel
+from distillab.report.numbers import MISSING, count, count_range, duration, fixed
+from distillab.report.table import Table, main_table
+
+
+@dataclass(frozen=True)
+class Legend:
+    """One name of the curves' legend."""
+
+    name: str
+    mark: Markup
+    failure: bool
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything that a report shows, in its order."""
+
+    title: str
+    question: str
+    verdict: str
+    facts: tuple[tuple[str, str], ...]
+    failures: tuple[Entry, ...]
+    table: Table
+    references: tuple[tuple[str, str, str], ...]
+    access_meaning: dict[AccessLevel, str]
+    arms_figure: tuple[Markup, ...]
+    not_drawn: tuple[str, ...]
+    panels: tuple[Panel, ...]
+    curves_not_drawn: tuple[str, ...]
+    legend: tuple[Legend, ...]
+    curve_table: sections.Grid | None
+    samples: tuple[sections.Sample, ...]
+    samples_in_all: int
+    contracts: tuple[sections.Contract, ...]
+    data: sections.Grid
+    stores: sections.Grid | None
+    costs: sections.Grid
+    budget: str
+    reproduce: str
+    environment: dict[str, str]
+    wall: str
+    glossary: tuple[tuple[str, str], ...]
+
+
+def page_of(results: StudyResults) -> Page:
+    """The page of a study.
+
+    Raises:
+        DataError: the parts of the results contradict each other (see `entries`).
+    """
+    found = entries(results)
+    trained = of_kind(found, "arm", "demonstration")
+    panels = (held_out_panel(found, results.references), training_panel(found), closer_panel(found))
+    return Page(
+        title=results.title,
+        question=results.question,
+        verdict=results.verdict,
+        facts=_facts(results, found),
+        failures=of_kind(found, "demonstration"),
+        table=main_table(found),
+        references=_references(results, found),
+        access_meaning=ACCESS_MEANING,
+        arms_figure=figure_arms(found, results.references),
+        not_drawn=_not_drawn(found),
+        panels=tuple(panel for panel in panels if panel is not None),
+        curves_not_drawn=_curves_not_drawn(found),
+        legend=tuple(Legend(e.name, legend_marker(e.marker, e.colour), e.demonstrates is not None) for e in trained),
+        curve_table=_curve_table(found),
+        samples=sections.samples(results, found),
+        samples_in_all=len(results.samples),
+        contracts=tuple(sections.contract(record) for record in results.contracts),
+        data=sections.data_counts(results.train_counts, results.held_out_counts),
+        stores=sections.answer_stores(results.answer_stores) if results.answer_stores else None,
+        costs=sections.costs(found),
+        budget=results.budget,
+        reproduce=results.reproduce,
+        environment=results.environment,
+        wall=duration(results.wall_s),
+        glossary=GLOSSARY,
+    )
+
+
+def _facts(results: StudyResults, found: Sequence[Entry]) -> tuple[tuple[str, str], ...]:
+    arms, failures = of_kind(found, "arm"), of_kind(found, "demonstration")
+    rows = [e.likelihood.n for entry in found for e in entry.evaluations]
+    tokens = [e.likelihood.tokens for entry in (*arms, *failures) for e in entry.evaluations]
+    shown = f" + {len(failures)} shown failure{'s' if len(failures) > 1 else ''}" if failures else ""
+    return (
+        ("arms", f"{len(arms)}{shown}"),
+        ("seeds an arm", count_range([len(entry.seeds) for entry in (*arms, *failures)])),
+        ("held-out rows", count_range(rows)),
+        ("held-out tokens scored", count_range(tokens)),
+        ("budget an arm", results.budget),
+        ("time in all", duration(results.wall_s)),
+    )
+
+
+def _references(results: StudyResults, found: Sequence[Entry]) -> tuple[tuple[str, str, str], ...]:
+    """Reference lines as (name, value, meaning)."""
+    lines = [
+        ("log V", fixed(results.references.uniform_nats), "knows nothing: every token equally likely"),
+        ("unigram", fixed(results.references.unigram_nats), "knows only how often each token occurs"),
+    ]
+    untrained = of_kind(found, "undistilled")
+    lines += [("undistilled student", fixed(e.held_out_nats[0]), "the student as it was given") for e in untrained]
+    return tuple(lines)
+
+
+def _not_drawn(found: Sequence[Entry]) -> tuple[str, ...]:
+    """Why a model is missing in the figures, a sentence each."""
+    reasons = []
+    for entry in found:
+        broken = sum(1 for value in entry.held_out_nats if not math.isfinite(value))
+        if not entry.comparable:
+            reasons.append(f"{entry.name} is not drawn: its nats are a token of another tokenizer.")
+        elif broken:
+            reasons.append(f"{entry.name}: {broken} of {len(entry.evaluations)} values are not finite and not drawn.")
+        elif not entry.evaluations:
+            reasons.append(f"{entry.name} is not drawn: it has no finished run.")
+    return tuple(reasons)
+
+
+def _curves_not_drawn(found: Sequence[Entry]) -> tuple[str, ...]:
+    """Which arms have curve points that no line can show, a sentence each."""
+    reasons = []
+    for entry in found:
+        values = [
+            v for curve in entry.curves for p in curve for v in (p.held_out_nats_per_token, *p.train_nats.values())
+        ]
+        broken = sum(1 for value in values if not math.isfinite(value))
+        if broken:
+            reasons.append(f"{entry.name}: {broken} values of its curves are not finite and not drawn.")
+    return tuple(reasons)
+
+
+def _curve_table(found: Sequence[Entry]) -> sections.Grid | None:
+    """The held-out curves as numbers, for those who cannot see the figure."""
+    series = held_out_series(found)
+    if not series:
+        return None
+    steps = sorted({step for s in series for step in s.steps})
+    values = [dict(zip(s.steps, s.mean, strict=True)) for s in series]
+    rows = tuple((count(step), *(fixed(v[step]) if step in v else MISSING for v in values)) for step in steps)
+    names = tuple(f"{s.entry.name} (shown failure)" if s.entry.demonstrates else s.entry.name for s in series)
+    return sections.Grid("Held-out nats/token by step, mean over seeds", ("step", *names), rows)

@@ -1,0 +1,89 @@
+"""Hostile text made harmless: invisible characters are shown, Markdown is escaped.
+
+Escaping for HTML is jinja2's; here is what HTML escaping leaves: characters that reverse, hide or
+overwrite text (terminal codes, right-to-left overrides), and the signs that Markdown reads as markup.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+# Joiners shape letters in Persian, Indic scripts and emoji; they hide nothing by themselves.
+_HARMLESS = frozenset("\n\t\u200c\u200d")
+_MARKDOWN_SIGNS = re.compile(r"([\\`*_{}\[\]<>#|~&$@]|:(?=//))")
+_LINE_START = re.compile(r"^(\s*)([-+](?!\d)|[=>]|\d+(?=[.)](?:\s|$)))")
+LONGEST_SHOWN = 2000
+
+
+def visible(text: str) -> str:
+    """The text with every invisible or order-changing character shown as a sign.
+
+    Line feed, tab and the two joiners stay. C0 controls become control pictures, all other characters
+    of the Unicode categories Cc, Cf, Cs, Zl and Zp become `⟨U+…⟩`.
+
+    >>> visible("a\\x1b[31mb\\u202ec")
+    'a␛[31mb⟨U+202E⟩c'
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_visible_character(character) for character in text)
+
+
+def _visible_character(character: str) -> str:
+    if character in _HARMLESS:
+        return character
+    code = ord(character)
+    if code < 0x20:
+        return chr(0x2400 + code)
+    if code == 0x7F:
+        return "␡"
+    if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
+        return f"⟨U+{code:04X}⟩"
+    return character
+
+
+def shortened(text: str, longest: int = LONGEST_SHOWN) -> str:
+    """The text, cut at `longest` characters with a note that says how many are left out.
+
+    >>> shortened("abcdef", 4)
+    'abcd … (2 more characters in results.json)'
+    """
+    left_out = len(text) - longest
+    return text if left_out <= 0 else f"{text[:longest]} … ({left_out} more characters in results.json)"
+
+
+class Markdown(str):
+    """Text that is Markdown already and must not be escaped again."""
+
+    __slots__ = ()
+
+
+def markdown_inline(text: str) -> Markdown:
+    """One line of Markdown that reads as the plain text, also inside a table cell.
+
+    >>> markdown_inline("a|b <i>")
+    'a\\\\|b \\\\<i\\\\>'
+    """
+    line = " ".join(visible(text).split())
+    line = _MARKDOWN_SIGNS.sub(r"\\\1", line)
+    start = _LINE_START.match(line)
+    if start is not None:
+        # A backslash before a digit is no escape in Markdown; the sign behind the digits takes it.
+        cut = start.end() if start.group(2).isdigit() else start.start(2)
+        line = f"{line[:cut]}\\{line[cut:]}"
+    return Markdown(line)
+
+
+def markdown_block(text: str) -> Markdown:
+    """A fenced code block whose fence is longer than any run of backticks in the text.
+
+    >>> print(markdown_block("x"))
+    ```text
+    x
+    ```
+    """
+    shown = visible(text)
+    longest = max((len(run) for run in re.findall(r"`+", shown)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return Markdown(f"{fence}text\n{shown}\n{fence}")

@@ -1,0 +1,256 @@
+"""What stands below the main table: samples, contracts, data counts, answer stores, costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+
+from distillab.records import (
+    AnswerStoreCounts,
+    DataOverlap,
+    EncodingCounts,
+    GenerationSample,
+    SideBySide,
+    StudyResults,
+    TokenizerContract,
+    TokenizerSide,
+    Verdict,
+)
+from distillab.report.entries import Entry
+from distillab.report.numbers import MISSING, count, duration, percent, size, spread
+from distillab.report.safety import shortened
+
+SAMPLES_SHOWN = 10
+
+VERDICT_MEANING: dict[Verdict, str] = {
+    "identical": "every id means the same bytes: all methods are valid",
+    "padded": "identical up to unused rows of the logits: all methods are valid on the shared rows",
+    "extended": "one vocabulary contains the other: all methods are valid on the shared ids",
+    "different": "ids mean different bytes: only text methods and cross-tokenizer methods are valid",
+}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A plain table: the first column names the row, the others are figures or short texts."""
+
+    caption: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    footnote: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One model's answer to a sample prompt."""
+
+    name: str
+    text: str
+    entry: Entry | None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One held-out prompt with its reference and all answers."""
+
+    prompt: str
+    reference: str
+    answers: tuple[Answer, ...]
+
+
+@dataclass(frozen=True)
+class TokenLine:
+    """One text as one tokenizer splits it: (token, id) in order."""
+
+    side: str
+    name: str
+    tokens: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One text in both tokenizers."""
+
+    text: str
+    lines: tuple[TokenLine, TokenLine]
+
+
+@dataclass(frozen=True)
+class Contract:
+    """One tokenizer contract, ready to print."""
+
+    verdict: Verdict
+    meaning: str
+    reason: str
+    sides: Grid
+    facts: tuple[tuple[str, str], ...]
+    example: Example
+    probes: tuple[Example, ...]
+    would_train: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def samples(results: StudyResults, found: Sequence[Entry]) -> tuple[Sample, ...]:
+    """The first ten samples, their answers in the order of the entries; names that are no entry come last."""
+    return tuple(_sample(sample, found) for sample in results.samples[:SAMPLES_SHOWN])
+
+
+def _sample(sample: GenerationSample, found: Sequence[Entry]) -> Sample:
+    by_name = {entry.name: entry for entry in found}
+    ordered = [name for name in by_name if name in sample.answers]
+    ordered += [name for name in sample.answers if name not in by_name]
+    answers = tuple(Answer(name, shortened(sample.answers[name]), by_name.get(name)) for name in ordered)
+    return Sample(shortened(sample.prompt), shortened(sample.reference), answers)
+
+
+def contract(record: TokenizerContract) -> Contract:
+    """One tokenizer contract: verdict, both sides, figures, examples."""
+    widest = max(record.teacher.tokens, record.student.tokens)
+    facts = [
+        (
+            "ids that mean the same",
+            f"{count(record.equal_ids)} of {count(widest)} ({_share(record.equal_ids, widest)})",
+        ),
+        ("token strings in both", f"{count(record.equal_strings)} ({_share(record.equal_strings, widest)})"),
+        ("byte strings that both can say", count(record.equal_bytes)),
+        ("shared rows of the logits", count(record.shared_width) if record.shared_width else "none"),
+    ]
+    if record.extra_tokens:
+        facts.append(("tokens of one side only (first 20)", " ".join(record.extra_tokens)))
+    if record.data is not None:
+        facts += _overlap_facts(record.data)
+    loading = [f"{side.name}: {note}" for side in (record.teacher, record.student) for note in side.loading_notes]
+    return Contract(
+        verdict=record.verdict,
+        meaning=VERDICT_MEANING[record.verdict],
+        reason=record.reason,
+        sides=_sides(record.teacher, record.student),
+        facts=tuple(facts),
+        example=_example(record.example, record),
+        probes=tuple(_example(probe, record) for probe in record.probes_differ),
+        would_train=record.would_train,
+        notes=(*record.notes, *loading),
+    )
+
+
+def _share(part: int, whole: int) -> str:
+    return percent(part / whole) if whole else MISSING
+
+
+def _sides(teacher: TokenizerSide, student: TokenizerSide) -> Grid:
+    def column(side: TokenizerSide) -> tuple[str, ...]:
+        return (
+            side.name,
+            side.family,
+            count(side.tokens),
+            "unknown: no config.json" if side.logits_width is None else count(side.logits_width),
+            ", ".join(f"{role} {token_id}" for role, token_id in side.roles.items()) or "none",
+            side.fingerprint[:16],
+            "none" if side.chat_template_sha256 is None else side.chat_template_sha256[:16],
+        )
+
+    labels = ("name", "family", "tokens", "logits width", "special ids", "fingerprint", "chat template")
+    rows = tuple(zip(labels, column(teacher), column(student), strict=True))
+    return Grid("The two tokenizers", ("", "teacher", "student"), rows)
+
+
+def _overlap_facts(data: DataOverlap) -> list[tuple[str, str]]:
+    of_data = f"on {data.source}, {count(data.rows)} rows"
+    return [
+        (f"teacher tokens / student tokens {of_data}", f"{count(data.teacher_tokens)} / {count(data.student_tokens)}"),
+        (
+            "token borders that the other has too, teacher / student",
+            f"{percent(data.teacher_boundaries_shared)} / {percent(data.student_boundaries_shared)}",
+        ),
+        (
+            "tokens with the same bytes at the same place, teacher / student",
+            f"{percent(data.teacher_tokens_identical)} / {percent(data.student_tokens_identical)}",
+        ),
+        ("positions at which a loss by index would compare the same id", percent(data.equal_ids_by_position)),
+        ("rows whose normalised bytes differ", count(data.rows_not_comparable)),
+    ]
+
+
+def _example(record: SideBySide, pair: TokenizerContract) -> Example:
+    def line(side: str, name: str, tokens: Sequence[str], ids: Sequence[int]) -> TokenLine:
+        return TokenLine(side, name, tuple(zip_longest(tokens, map(str, ids), fillvalue=MISSING)))
+
+    return Example(
+        shortened(record.text),
+        (
+            line("teacher", pair.teacher.name, record.teacher_tokens, record.teacher_ids),
+            line("student", pair.student.name, record.student_tokens, record.student_ids),
+        ),
+    )
+
+
+def data_counts(train: Sequence[EncodingCounts], held_out: EncodingCounts) -> Grid:
+    """What happened to the rows of every split."""
+
+    def row(split: str, counts: EncodingCounts) -> tuple[str, ...]:
+        return (
+            f"{split}: {counts.source}",
+            *(count(n) for n in (counts.rows, counts.kept, counts.dropped_empty_answer, counts.dropped_no_room)),
+            *(count(n) for n in (counts.truncated, counts.special_in_text, counts.tokens, counts.supervised_tokens)),
+            percent(counts.prompt_share) if counts.tokens else MISSING,
+        )
+
+    headings = (
+        *("split", "rows", "kept", "dropped: empty answer", "dropped: no room", "answers cut (EOS lost)"),
+        *("special token in text", "tokens", "supervised tokens", "share of the prompt"),
+    )
+    return Grid("Rows and tokens", headings, (*(row("train", counts) for counts in train), row("held out", held_out)))
+
+
+def answer_stores(stores: Sequence[AnswerStoreCounts]) -> Grid:
+    """What became of the answers that teachers wrote."""
+    headings = ("store", "prompts", "generated", "kept", "dropped: empty", "dropped: cut off", "dropped: duplicate")
+    rows = tuple(
+        (
+            store.path,
+            *(count(n) for n in (store.prompts, store.generated, store.kept)),
+            *(count(n) for n in (store.dropped_empty, store.dropped_cut_off, store.dropped_duplicate)),
+        )
+        for store in stores
+    )
+    return Grid("Answers written by teachers", headings, rows)
+
+
+def costs(found: Sequence[Entry]) -> Grid:
+    """What one run of each arm used, as the mean over its seeds."""
+    rows: list[tuple[str, ...]] = []
+    for entry in found:
+        if not entry.costs:
+            continue
+        wall = spread([cost.wall_s for cost in entry.costs])
+        assert wall is not None  # there is at least one cost
+        label = f"{entry.name} (shown failure)" if entry.demonstrates else entry.name
+        rows.append(
+            (
+                label,
+                str(len(entry.costs)),
+                _mean([cost.steps for cost in entry.costs]),
+                _mean([cost.supervised_tokens for cost in entry.costs]),
+                _mean([cost.student_tokens for cost in entry.costs]),
+                _mean([cost.teacher_tokens for cost in entry.costs]),
+                duration(wall.mean),
+                size(max(cost.peak_rss_bytes for cost in entry.costs)),
+            )
+        )
+    headings = (
+        "arm",
+        "runs",
+        "steps",
+        "supervised tokens",
+        "student tokens",
+        "teacher tokens",
+        "wall time",
+        "peak RSS",
+    )
+    footnote = "Mean of one run over the seeds; peak memory: the highest of them."
+    return Grid("What one run used", headings, tuple(rows), footnote)
+
+
+def _mean(values: Sequence[int]) -> str:
+    return count(sum(values) / len(values))

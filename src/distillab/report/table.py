@@ -1,0 +1,179 @@
+"""The main table: a row for each end point and arm, grouped by what access to the teacher it needs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from distillab.records import ACCESS_ORDER, Interval
+from distillab.report.columns import COLUMNS, HELD_OUT, Column
+from distillab.report.entries import ACCESS_MEANING, Entry, of_kind
+from distillab.report.numbers import BROKEN, MISSING, Spread, count_range, fixed, signed, spread
+
+Tone = Literal["", "best", "missing", "broken", "good", "bad", "even"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One value: the figure, smaller lines under it, how it is marked."""
+
+    main: str
+    subs: tuple[str, ...] = ()
+    tone: Tone = ""
+
+
+@dataclass(frozen=True)
+class Heading:
+    """One column of the table. `better` in words, `arrow` as a sign."""
+
+    key: str
+    text: str
+    unit: str
+    arrow: str = ""
+    better: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One end point or arm."""
+
+    entry: Entry
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows under one heading."""
+
+    title: str
+    meaning: str
+    rows: tuple[Row, ...]
+    failures: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """The main table and the notes that its signs need."""
+
+    headings: tuple[Heading, ...]
+    groups: tuple[Group, ...]
+    notes: tuple[str, ...]
+
+
+def main_table(found: Sequence[Entry]) -> Table:
+    """The table of all entries; a metric that no entry has is left out."""
+    columns = [column for column in COLUMNS if any(_values(column, e) for e in found)]
+    best = {column.key: _best_mean(column, of_kind(found, "arm")) for column in columns}
+    headings: list[Heading] = []
+    for column in columns:
+        headings.append(Heading(column.key, column.heading, column.unit, column.arrow, column.better_words))
+        if column is HELD_OUT:
+            headings.append(Heading("delta", "Δ to SFT", "nats/token [95 %]", "↓", "lower is better"))
+    headings += [
+        Heading("n", "rows scored", "n"),
+        Heading("generations", "generations", "n"),
+        Heading("seeds", "seeds", "n"),
+    ]
+    if not any(e.generation for entry in found for e in entry.evaluations):
+        headings = [heading for heading in headings if heading.key != "generations"]
+    keys = [heading.key for heading in headings]
+
+    def rows(chosen: Sequence[Entry]) -> tuple[Row, ...]:
+        return tuple(Row(entry, tuple(_cell(key, entry, columns, best) for key in keys)) for entry in chosen)
+
+    groups = [Group("Not trained here", "the student as it was given", rows(of_kind(found, "undistilled")))]
+    for access in ACCESS_ORDER:
+        arms = [entry for entry in of_kind(found, "arm") if entry.access == access]
+        groups.append(Group(f"Access: {access}", ACCESS_MEANING[access], rows(arms)))
+    groups.append(Group("Teachers", "the models that were learnt from", rows(of_kind(found, "teacher"))))
+    shown = rows(of_kind(found, "demonstration"))
+    groups.append(Group("Shown failures", "not results: made to fail on purpose", shown, failures=True))
+    kept = tuple(group for group in groups if group.rows)
+    return Table(tuple(headings), kept, _notes(found, kept))
+
+
+def _values(column: Column, entry: Entry) -> list[float]:
+    return [value for e in entry.evaluations if (value := column.read(e)) is not None]
+
+
+def _spread_of(column: Column, entry: Entry) -> Spread | None:
+    """Mean and spread over the entry's seeds, in the printed unit."""
+    values = [column.read(evaluation) for evaluation in entry.evaluations]
+    return spread([None if value is None else value * column.scale for value in values])
+
+
+def _best_mean(column: Column, arms: Sequence[Entry]) -> float | None:
+    """The best mean among the trained students; None where there is no direction or nothing to choose from."""
+    spreads = [_spread_of(column, arm) for arm in arms]
+    means = [found.mean for found in spreads if found is not None and math.isfinite(found.mean)]
+    if column.better is None or len(means) < 2:
+        return None
+    return min(means) if column.better == "lower" else max(means)
+
+
+def _cell(key: str, entry: Entry, columns: Sequence[Column], best: dict[str, float | None]) -> Cell:
+    if key == "delta":
+        return _delta_cell(entry)
+    if key == "n":
+        return Cell(count_range([e.likelihood.n for e in entry.evaluations]))
+    if key == "generations":
+        return Cell(count_range([e.generation.n for e in entry.evaluations if e.generation is not None]))
+    if key == "seeds":
+        return Cell(str(len(entry.seeds))) if entry.seeds else Cell(MISSING, tone="missing")
+    column = next(column for column in columns if column.key == key)
+    of_seeds = _spread_of(column, entry)
+    if of_seeds is None:
+        return Cell(MISSING, tone="missing")
+    is_best = entry.kind == "arm" and of_seeds.mean == best[key]
+    return _spread_cell(of_seeds, column, is_best, entry)
+
+
+def _spread_cell(of_seeds: Spread, column: Column, is_best: bool, entry: Entry) -> Cell:
+    main = fixed(of_seeds.mean, column.decimals)
+    if main == BROKEN:
+        return Cell(main, tone="broken")
+    subs = [] if of_seeds.sd is None else [f"± {fixed(of_seeds.sd, column.decimals)}"]
+    if of_seeds.missing:
+        subs.append(f"{of_seeds.n} of {of_seeds.n + of_seeds.missing} seeds")
+    if column is HELD_OUT and not entry.comparable:
+        main += " †"
+    return Cell(main, tuple(subs), "best" if is_best else "")
+
+
+def _delta_cell(entry: Entry) -> Cell:
+    if entry.method == "sft" and entry.against_sft is None and entry.kind == "arm":
+        return Cell("baseline", tone="even")
+    if entry.against_sft is None:
+        return Cell(MISSING, tone="missing")
+    interval = entry.against_sft
+    if not all(math.isfinite(value) for value in (interval.mean, interval.low, interval.high)):
+        return Cell(BROKEN, tone="broken")
+    tone = interval_tone(interval)
+    word = {"good": "better", "bad": "worse", "even": "not told apart"}[tone]
+    return Cell(signed(interval.mean), (f"[{signed(interval.low)}, {signed(interval.high)}]", word), tone)
+
+
+def interval_tone(interval: Interval) -> Literal["good", "bad", "even"]:
+    """good: the whole interval is below zero; bad: above; even: it holds zero."""
+    if interval.high < 0:
+        return "good"
+    return "bad" if interval.low > 0 else "even"
+
+
+def _notes(found: Sequence[Entry], groups: Sequence[Group]) -> tuple[str, ...]:
+    cells = [cell for group in groups for row in group.rows for cell in row.cells]
+    notes = ["± is the standard deviation over seeds. ↓ lower is better, ↑ higher is better."]
+    if any(cell.tone == "best" for cell in cells):
+        notes.append("Bold: the best mean among the trained students; read it together with its spread.")
+    if any(not entry.comparable for entry in found):
+        notes.append(
+            "† in the tokens of another tokenizer, so not comparable with the other rows: compare bits/byte instead."
+        )
+    if any(cell.tone == "missing" for cell in cells):
+        notes.append("– not measured, or not defined for this model (KL and agreement need shared tokens).")
+    if any(cell.tone == "broken" for cell in cells):
+        notes.append("“not finite”: the record holds NaN or infinity there; such values are not drawn in the figures.")
+    notes += [f"{entry.name}: {entry.note}" for entry in found if entry.note]
+    return tuple(notes)

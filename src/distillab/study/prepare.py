@@ -1,0 +1,164 @@
+"""Everything about a run that can be known before any weight is loaded: contract, rows, admission."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformers import AutoConfig
+
+from distillab.config.models import RunRecipe, TeacherConfig
+from distillab.data.encoding import EncodedSplit
+from distillab.data.examples import Example
+from distillab.data.reading import Reader, load_reader
+from distillab.data.splits import Splits, load_examples
+from distillab.errors import ConfigError, DataError
+from distillab.evaluation.protocol import HeldOut
+from distillab.models.loading import require_weights
+from distillab.pairing.admission import require_admitted
+from distillab.pairing.contract import judge
+from distillab.pairing.loading import logits_width
+from distillab.records import EncodingCounts, TokenizerContract
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a run needs, checked."""
+
+    splits: Splits
+    student: Reader
+    teacher: Reader | None
+    contract: TokenizerContract | None
+    train: EncodedSplit
+    held_out_examples: tuple[Example, ...]
+    held_out: HeldOut
+    held_out_counts: EncodingCounts
+
+    @property
+    def shared_width(self) -> int:
+        """Ids that mean the same on both sides; 0 where there is no teacher or the tokens differ."""
+        return self.contract.shared_width if self.contract is not None else 0
+
+
+def prepare(recipe: RunRecipe) -> Prepared:
+    """Load the tokenizers and the rows of a recipe, judge the pair, encode.
+
+    Raises:
+        TeacherError, ConfigError: a model folder lacks what loading will need.
+        DataError: no row is usable.
+    """
+    if recipe.student.init == "pretrained":
+        require_weights(recipe.student.path, role="student")
+    if recipe.teacher is not None:
+        require_weights(recipe.teacher.path, role="teacher")
+    splits = load_examples(recipe.data)
+    student = _reader(recipe.student.tokenizer or recipe.student.path, recipe.student.revision, recipe, splits)
+    teacher = contract = None
+    if recipe.teacher is not None:
+        teacher = _reader(_tokenizer_path(recipe.teacher), recipe.teacher.revision, recipe, splits)
+        contract = _judge(recipe, student, teacher, splits)
+    train = student.encoder.encode_all(splits.train, source=splits.sources[0])
+    readers = [student] if teacher is None else [student, teacher]
+    examples, counts = _fitting(splits, readers)
+    _require_context(recipe)
+    return Prepared(
+        splits=splits,
+        student=student,
+        teacher=teacher,
+        contract=contract,
+        train=train,
+        held_out_examples=examples,
+        held_out=held_out_for(student, examples),
+        held_out_counts=counts,
+    )
+
+
+def admit(recipe: RunRecipe, prepared: Prepared, *, demonstrate_mismatch: bool) -> bool:
+    """Refuse a method that the pair does not allow.
+
+    Returns:
+        True where the run goes on only because it demonstrates a mismatch.
+    Raises:
+        TokenizerMismatch: the method compares tokens by id, and the ids do not mean the same.
+    """
+    method = recipe.resolved()
+    if prepared.contract is None:
+        return False
+    require_admitted(prepared.contract, recipe.method, method, demonstrate_mismatch=demonstrate_mismatch)
+    return method.tokens == "shared" and prepared.contract.verdict == "different"
+
+
+def held_out_for(reader: Reader, examples: tuple[Example, ...]) -> HeldOut:
+    """Held-out rows as `reader`'s tokenizer reads them."""
+    return HeldOut(
+        rows=tuple(reader.encoder.encode_all(examples, source="held-out rows").rows),
+        prompt_ids=tuple(tuple(reader.encoder.encode_prompt(example)) for example in examples),
+        prompts=tuple(example.prompt for example in examples),
+        references=tuple(example.answer for example in examples),
+        answer_bytes=tuple(sum(len(text.encode()) for text in example.answers) for example in examples),
+    )
+
+
+def _reader(path: str, revision: str | None, recipe: RunRecipe, splits: Splits) -> Reader:
+    data = recipe.data
+    return load_reader(
+        path, revision=revision, template=data.template, kind=splits.shape.kind, max_tokens=data.max_tokens
+    )
+
+
+def _tokenizer_path(teacher: TeacherConfig) -> str:
+    return teacher.tokenizer or teacher.path
+
+
+def _judge(recipe: RunRecipe, student: Reader, teacher: Reader, splits: Splits) -> TokenizerContract:
+    assert recipe.teacher is not None
+    texts = [text for example in splits.train[:500] for text in example.texts]
+    return judge(
+        teacher.loaded,
+        student.loaded,
+        teacher_width=logits_width(recipe.teacher.path, revision=recipe.teacher.revision),
+        student_width=logits_width(recipe.student.path, revision=recipe.student.revision),
+        texts=texts,
+        source=splits.sources[0],
+    )
+
+
+def _fitting(splits: Splits, readers: list[Reader]) -> tuple[tuple[Example, ...], EncodingCounts]:
+    """Held-out rows that every tokenizer of the pair reads whole, so that all models are judged on the same text."""
+    encoded = [reader.encoder.encode_all(splits.held_out, source=splits.sources[1]) for reader in readers]
+    keys = set.intersection(*({row.key for row in split.rows if not row.truncated} for split in encoded))
+    examples = tuple(example for example in splits.held_out if example.key in keys)
+    if not examples:
+        raise DataError(
+            "No held-out row fits whole into data.max_tokens.",
+            where=splits.sources[1],
+            facts=[f"held-out rows: {len(splits.held_out)}"],
+            fix="raise data.max_tokens, or hold out shorter rows",
+        )
+    counts = readers[0].encoder.encode_all(examples, source=splits.sources[1]).counts
+    left_out = len(splits.held_out) - len(examples)
+    # here `truncated` counts the rows that would have been cut, and are left out instead
+    return examples, counts.model_copy(update={"rows": len(splits.held_out), "truncated": left_out})
+
+
+def _require_context(recipe: RunRecipe) -> None:
+    """data.max_tokens must fit into both models' contexts."""
+    models = [("student", recipe.student.path, recipe.student.revision)]
+    if recipe.teacher is not None:
+        models.append(("teacher", recipe.teacher.path, recipe.teacher.revision))
+    for role, path, revision in models:
+        context = getattr(AutoConfig.from_pretrained(path, revision=revision), "max_position_embeddings", None)
+        if context is not None and recipe.data.max_tokens > context:
+            raise ConfigError(
+                f"data.max_tokens is longer than the {role}'s context.",
+                where=path,
+                facts=[f"data.max_tokens {recipe.data.max_tokens}", f"context {context}"],
+                fix=f"set data.max_tokens to {context} or less",
+            )
+
+
+def pick_device(wanted: str) -> torch.device:
+    """The device that a setting of auto, cpu, cuda, … means on this machine."""
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(wanted)

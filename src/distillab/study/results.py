@@ -1,0 +1,164 @@
+"""Records of runs -> the results of a study. Pure bookkeeping: nothing here touches a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distillab.config.models import StudyRecipe
+from distillab.evaluation.references import reference_lines
+from distillab.records import (
+    ACCESS_ORDER,
+    AnswerStoreCounts,
+    ArmResult,
+    EncodingCounts,
+    EndPoint,
+    GenerationSample,
+    Interval,
+    RunRecord,
+    StudyResults,
+    TokenizerContract,
+)
+from distillab.study.environment import environment
+from distillab.study.folder import read_held_out
+from distillab.study.prepare import Prepared
+from distillab.study.statistics import paired_interval
+
+_SAMPLES = 10
+_Counts = TypeVar("_Counts", EncodingCounts, AnswerStoreCounts)
+
+
+def assemble(
+    recipe: StudyRecipe,
+    prepared: Prepared,
+    *,
+    end_points: Sequence[EndPoint],
+    records: Sequence[RunRecord],
+    contracts: Sequence[TokenizerContract],
+    reproduce: str,
+    wall_s: float,
+) -> StudyResults:
+    """The whole of a study, from its finished runs."""
+    folder = Path(recipe.output)
+    by_arm = {arm.name: [record for record in records if record.arm == arm.name] for arm in recipe.arms}
+    arms = tuple(_arm(folder, name, runs, by_arm["sft"]) for name, runs in by_arm.items())
+    vocabulary = len(prepared.student.tokenizer)
+    return StudyResults(
+        title=recipe.title,
+        question="Given this teacher and this student, what does each level of access to the teacher buy?",
+        verdict=verdict(arms),
+        budget=_budget(recipe),
+        references=reference_lines(
+            prepared.train.rows, prepared.held_out.first(recipe.evaluation.rows).rows, vocabulary=vocabulary
+        ),
+        end_points=tuple(end_points),
+        arms=arms,
+        samples=_samples(folder, recipe, prepared, end_points),
+        contracts=tuple(contracts),
+        train_counts=_distinct([record.train_counts for record in records]),
+        held_out_counts=prepared.held_out_counts,
+        answer_stores=_distinct([record.answers for record in records if record.answers is not None]),
+        reproduce=reproduce,
+        environment=environment(),
+        wall_s=wall_s,
+    )
+
+
+def verdict(arms: Sequence[ArmResult]) -> str:
+    """One sentence an access level, from none upwards, each held against SFT with its interval."""
+    sentences = []
+    real = [arm for arm in arms if arm.demonstrates is None and arm.against_sft is not None]
+    for arm in sorted(real, key=lambda arm: ACCESS_ORDER.index(arm.access)):
+        assert arm.against_sft is not None
+        sentences.append(f"{arm.name} ({arm.access}) {_compared(arm.against_sft)}")
+    if not sentences:
+        return "The study has no arm beside SFT, so there is nothing to compare."
+    text = "Held against SFT on the same rows: " + "; ".join(sentences) + "."
+    shown = [arm.name for arm in arms if arm.demonstrates is not None]
+    if shown:
+        text += f" Shown as failures, not as results: {', '.join(shown)}."
+    return text
+
+
+def _compared(difference: Interval) -> str:
+    interval = f"95 % interval {difference.low:+.3f} to {difference.high:+.3f}"
+    if difference.high < 0:
+        return f"is better by {-difference.mean:.3f} nats a token ({interval})"
+    if difference.low > 0:
+        return f"is worse by {difference.mean:.3f} nats a token ({interval})"
+    return f"cannot be told from SFT: {difference.mean:+.3f} nats a token ({interval})"
+
+
+def _arm(folder: Path, name: str, runs: Sequence[RunRecord], sft: Sequence[RunRecord]) -> ArmResult:
+    first = runs[0]
+    return ArmResult(
+        name=name,
+        method=first.method,
+        access=first.access,
+        teacher=first.teacher.name if first.teacher is not None and first.access != "none" else None,
+        demonstrates=first.demonstrates,
+        seeds=tuple(run.seed for run in runs),
+        evaluations=tuple(run.evaluation for run in runs),
+        curves=tuple(run.curve for run in runs),
+        costs=tuple(run.cost for run in runs),
+        against_sft=None if name == "sft" else _against(folder, runs, sft),
+    )
+
+
+def _against(folder: Path, runs: Sequence[RunRecord], sft: Sequence[RunRecord]) -> Interval:
+    arm = [_row_nats(folder, run) for run in runs]
+    base = [_row_nats(folder, run) for run in sft]
+    return paired_interval([nats for nats, _ in arm], [nats for nats, _ in base], arm[0][1])
+
+
+def _row_nats(folder: Path, run: RunRecord) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    lines = [line for line in _held_out_lines(folder, run.arm, run.seed) if "nats" in line]
+    return np.array([line["nats"] for line in lines]), np.array([line["tokens"] for line in lines], dtype=np.float64)
+
+
+def _held_out_lines(folder: Path, arm: str, seed: int) -> list[dict[str, object]]:
+    return read_held_out(folder / "runs" / arm / f"seed{seed}" / "held_out.jsonl")
+
+
+def _samples(
+    folder: Path, recipe: StudyRecipe, prepared: Prepared, end_points: Sequence[EndPoint]
+) -> tuple[GenerationSample, ...]:
+    """The first ten generated answers of every model; arms with their first seed."""
+    answers: dict[str, list[str]] = {}
+    for point in end_points:
+        stem = "undistilled" if point.role == "undistilled student" else f"teacher-{point.name}"
+        answers[point.name] = _answers(read_held_out(folder / "end_points" / f"{stem}.jsonl"))
+    for arm in recipe.arms:
+        answers[arm.name] = _answers(_held_out_lines(folder, arm.name, recipe.seeds[0]))
+    n = min(_SAMPLES, recipe.evaluation.generate_rows, len(prepared.held_out.rows))
+    return tuple(
+        GenerationSample(
+            prompt=prepared.held_out.prompts[index],
+            reference=prepared.held_out.references[index],
+            answers={name: given[index] for name, given in answers.items()},
+        )
+        for index in range(n)
+    )
+
+
+def _answers(lines: Sequence[dict[str, object]]) -> list[str]:
+    return [str(line["answer"]) for line in lines if "answer" in line]
+
+
+def _budget(recipe: StudyRecipe) -> str:
+    training = recipe.training
+    return (
+        f"{training.steps} optimizer steps of {training.batch_size} sequences, learning rate "
+        f"{training.learning_rate:g} ({training.schedule}), the same for every arm; {len(recipe.seeds)} seeds"
+    )
+
+
+def _distinct(records: Sequence[_Counts]) -> tuple[_Counts, ...]:
+    seen: dict[str, _Counts] = {}
+    for record in records:
+        seen.setdefault(record.model_dump_json(), record)
+    return tuple(seen.values())

@@ -1,0 +1,269 @@
+"""One run: one student, one method, one seed, one folder that explains it.
+
+    folder/
+      recipe.json      the resolved recipe
+      metrics.jsonl    every step, and the learning curve
+      checkpoints/     for resuming; removed when the run is finished
+      answers/         the teacher's answers (sequence-level KD), unless a study shares them
+      student/         the trained model and its tokenizer
+      held_out.jsonl   nats of every held-out row, and the generated answers
+      run.json         the record; written last, so a folder without it is not finished
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from transformers import PreTrainedModel
+from transformers.trainer_utils import get_last_checkpoint
+
+from distillab.config.models import RunRecipe
+from distillab.data.collation import TokenDataset
+from distillab.data.encoding import EncodedSplit
+from distillab.errors import ConfigError
+from distillab.evaluation.likelihood import SharedTeacher, score_rows, summarise
+from distillab.evaluation.protocol import Judged, evaluate
+from distillab.models.loading import load_model, random_model, weights_sha256
+from distillab.objectives.build import build_objective
+from distillab.progress import Progress
+from distillab.records import (
+    AnswerStoreCounts,
+    LikelihoodMetrics,
+    RunCost,
+    RunRecord,
+    TeacherProvenance,
+    write_record,
+)
+from distillab.study.environment import environment, peak_rss_bytes
+from distillab.study.folder import claim, write_held_out
+from distillab.study.journal import Journal, read_curve, read_totals
+from distillab.study.prepare import Prepared, admit, pick_device, prepare
+from distillab.teachers.answers import Prompt, generate_store, keep_usable, store_provenance
+from distillab.teachers.local import LocalTeacher
+from distillab.training.arguments import training_arguments
+from distillab.training.trainer import DistillationTrainer
+
+
+def execute(
+    recipe: RunRecipe,
+    *,
+    prepared: Prepared | None = None,
+    answers_folder: Path | None = None,
+    arm: str = "",
+    demonstrate_mismatch: bool = False,
+    demonstrates: str | None = None,
+    train_rows: EncodedSplit | None = None,
+) -> RunRecord:
+    """Run a recipe to its end, or go on where an earlier try stopped, or return what is finished.
+
+    Args:
+        prepared: the checked tokenizers and rows, where a study has them already.
+        answers_folder: where the teacher's answers are kept; default: inside the run's folder.
+        arm: name of the arm in its study; default: the method.
+        demonstrate_mismatch: let an index-by-index loss run on tokens that do not mean the same, and
+            mark the record.
+        demonstrates: what failure this run shows, where the caller planted one.
+        train_rows: rows to train on instead of the recipe's (the demo's broken encoding).
+    Raises:
+        TokenizerMismatch: the pair does not allow the method; raised before any weight is loaded.
+        ConfigError: the folder holds a run of another recipe.
+    """
+    folder = Path(recipe.output)
+    processes = PartialState(cpu=recipe.training.device == "cpu")
+    prepared = prepared or prepare(recipe)
+    mismatch = admit(recipe, prepared, demonstrate_mismatch=demonstrate_mismatch)
+    if mismatch:
+        demonstrates = "logit KD by index between tokens that do not mean the same (--demonstrate-mismatch)"
+    with processes.main_process_first():
+        finished = claim(folder, recipe, demonstrates)
+    if finished is not None:
+        return finished
+    start = time.perf_counter()
+    device = pick_device(recipe.training.device)
+    teacher = _load_teacher(recipe, prepared, device)
+    with processes.main_process_first():
+        split, answer_counts = _training_rows(recipe, prepared, teacher, answers_folder or folder / "answers")
+    if train_rows is not None:
+        split = train_rows
+    # for a demonstration the ids are compared all the same, up to the smaller vocabulary
+    width = _index_width(prepared) if mismatch else prepared.shared_width
+    student = load_student(recipe, device)
+    if recipe.training.gradient_checkpointing:
+        student.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    _train(recipe, prepared, student, teacher, split, shared_width=width, writes=processes.is_main_process)
+    shared = shared_teacher(prepared, teacher)
+    judged = evaluate(
+        student,
+        prepared.held_out,
+        recipe.evaluation,
+        reader=prepared.student,
+        shared=shared,
+        label=recipe.name,
+    )
+    supervised, tokens = read_totals(folder / "metrics.jsonl")
+    record = RunRecord(
+        name=recipe.name,
+        arm=arm or recipe.method,
+        method=recipe.method,
+        access=recipe.resolved().access,
+        seed=recipe.seed,
+        demonstrates=demonstrates,
+        config=recipe.model_dump(mode="json"),
+        contract=prepared.contract,
+        teacher=None if teacher is None else teacher.capabilities.provenance,
+        answers=answer_counts,
+        train_counts=split.counts,
+        held_out_counts=prepared.held_out_counts,
+        evaluation=judged.record,
+        curve=read_curve(folder / "metrics.jsonl"),
+        cost=RunCost(
+            steps=recipe.training.steps,
+            supervised_tokens=supervised,
+            student_tokens=tokens,
+            teacher_tokens=0 if teacher is None else teacher.tokens_read,
+            wall_s=time.perf_counter() - start,
+            peak_rss_bytes=peak_rss_bytes(),
+        ),
+        environment=environment(),
+    )
+    if processes.is_main_process:
+        _save(folder, student, prepared, judged, record)
+    return record
+
+
+def load_student(recipe: RunRecipe, device: torch.device) -> PreTrainedModel:
+    """The student before training: its pretrained weights, or weights drawn from the run's seed."""
+    settings = recipe.student
+    torch.manual_seed(recipe.seed)
+    if settings.init == "random":
+        return random_model(
+            settings.path, seed=recipe.seed, dtype=settings.dtype, device=device, revision=settings.revision
+        )
+    return load_model(settings.path, dtype=settings.dtype, device=device, revision=settings.revision, role="student")
+
+
+def shared_teacher(prepared: Prepared, teacher: LocalTeacher | None) -> SharedTeacher | None:
+    """The teacher as a yardstick of distributions, where the contract says that ids mean the same."""
+    if teacher is None or prepared.shared_width == 0:
+        return None
+    return SharedTeacher(teacher, prepared.shared_width)
+
+
+def _load_teacher(recipe: RunRecipe, prepared: Prepared, device: torch.device) -> LocalTeacher | None:
+    settings = recipe.teacher
+    if settings is None or prepared.teacher is None:
+        return None
+    if recipe.resolved().access == "none" and prepared.shared_width == 0:
+        return None  # neither trained on nor compared with
+    place = device if settings.device == "auto" else pick_device(settings.device)
+    model = load_model(settings.path, dtype=settings.dtype, device=place, revision=settings.revision, role="teacher")
+    provenance = TeacherProvenance(
+        name=Path(settings.path).name,
+        weights_sha256=weights_sha256(settings.path),
+        parameters=sum(p.numel() for p in model.parameters()),
+        dtype=str(model.dtype).removeprefix("torch."),
+        template_sha256=prepared.teacher.encoder.template.sha256,
+    )
+    return LocalTeacher(model, provenance)
+
+
+def _training_rows(
+    recipe: RunRecipe, prepared: Prepared, teacher: LocalTeacher | None, answers_folder: Path
+) -> tuple[EncodedSplit, AnswerStoreCounts | None]:
+    """The data set's own answers, or the teacher's."""
+    if recipe.resolved().answers == "dataset":
+        return prepared.train, None
+    if teacher is None or prepared.teacher is None:
+        raise ConfigError("Sequence-level KD needs a teacher.", fix="add teacher: {path: …}")
+    asked = prepared.train.examples
+    reader = prepared.teacher
+    prompts = [Prompt(example.key, tuple(reader.encoder.encode_prompt(example))) for example in asked]
+    settings = recipe.teacher_answers
+    provenance = store_provenance(
+        teacher.capabilities.provenance, _fingerprint(prepared), prompts, settings
+    )
+    answers = generate_store(
+        answers_folder,
+        model=teacher.model,
+        tokenizer=reader.tokenizer,
+        stop_ids=reader.encoder.stop_ids,
+        prompts=prompts,
+        settings=settings,
+        provenance=provenance,
+    )
+    kept, counts = keep_usable(answers, path=answers_folder / "answers.jsonl", keep_cut_off=settings.keep_cut_off)
+    examples = [
+        replace(example.with_answer(answer), key=f"{example.key}/{number}")
+        for example in asked
+        for number, answer in enumerate(kept.get(example.key, []))
+    ]
+    return prepared.student.encoder.encode_all(examples, source=counts.path), counts
+
+
+def _fingerprint(prepared: Prepared) -> str:
+    assert prepared.contract is not None
+    return prepared.contract.teacher.fingerprint
+
+
+def _index_width(prepared: Prepared) -> int:
+    assert prepared.contract is not None
+    sides = (prepared.contract.teacher, prepared.contract.student)
+    return min(width for side in sides for width in (side.tokens, side.logits_width) if width is not None)
+
+
+def _train(
+    recipe: RunRecipe,
+    prepared: Prepared,
+    student: PreTrainedModel,
+    teacher: LocalTeacher | None,
+    split: EncodedSplit,
+    *,
+    shared_width: int,
+    writes: bool,
+) -> None:
+    settings = recipe.training
+    folder = Path(recipe.output)
+    checkpoints = folder / "checkpoints"
+    last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
+    resumed_at = int(Path(last).name.partition("-")[2]) if last else 0
+    collator = prepared.student.collator(settings.padding_side)
+    curve = prepared.held_out.first(recipe.evaluation.curve_rows)
+
+    def measure() -> LikelihoodMetrics:
+        scores = score_rows(student, curve.rows, collator=collator, batch_size=recipe.evaluation.batch_size)
+        return summarise(scores, answer_bytes=sum(curve.answer_bytes))
+
+    with Progress(f"training {recipe.name}", total=settings.steps, unit="steps", done=resumed_at) as progress:
+        journal = Journal(
+            folder / "metrics.jsonl" if writes else None,
+            steps=settings.steps,
+            resumed_at=resumed_at,
+            evaluate_every=settings.evaluate_every or max(1, settings.steps // 10),
+            measure=measure,
+            progress=progress,
+        )
+        trainer = DistillationTrainer(
+            model=student,
+            args=training_arguments(settings, folder=checkpoints, seed=recipe.seed),
+            rows=TokenDataset(split),
+            collator=collator,
+            objective=build_objective(recipe.resolved().terms, shared_width=shared_width),
+            teacher=teacher,
+            row_names=[f"{example.origin} (key {example.key})" for example in split.examples],
+            batch_size=settings.batch_size,
+            on_step=journal.step,
+        )
+        trainer.train(resume_from_checkpoint=last)
+
+
+def _save(folder: Path, student: PreTrainedModel, prepared: Prepared, judged: Judged, record: RunRecord) -> None:
+    student.save_pretrained(folder / "student")
+    prepared.student.tokenizer.save_pretrained(folder / "student")
+    write_held_out(folder / "held_out.jsonl", judged)
+    write_record(record, folder / "run.json")
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)

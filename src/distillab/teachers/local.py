@@ -1,0 +1,59 @@
+"""A teacher whose weights are in this process."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from distillab.models.batch import TokenBatch
+from distillab.errors import TeacherError
+from distillab.models.scoring import scored_logits
+from distillab.records import TeacherProvenance
+from distillab.teachers.protocol import TeacherCapabilities
+from distillab.teachers.signals import FullLogits
+
+
+class LocalTeacher:
+    """Runs a model in eval mode, without gradients, outside of the student's module tree.
+
+    The signal is made under `no_grad`, not `inference_mode`: an inference tensor cannot be saved for the
+    student's backward pass.
+    """
+
+    def __init__(self, model: PreTrainedModel, provenance: TeacherProvenance) -> None:
+        # A list keeps the model out of any module tree that this object might become part of.
+        self._model = [model.eval().requires_grad_(False)]
+        self._capabilities = TeacherCapabilities(access="internals", provenance=provenance)
+        self.tokens_read = 0
+
+    @property
+    def model(self) -> PreTrainedModel:
+        return self._model[0]
+
+    @property
+    def capabilities(self) -> TeacherCapabilities:
+        return self._capabilities
+
+    @torch.no_grad()
+    def signal(self, batch: TokenBatch) -> FullLogits:
+        """Full logits at the scored positions.
+
+        Raises:
+            TeacherError: the batch holds ids that the teacher has no embedding for.
+        """
+        model = self.model
+        if model.training:
+            model.eval()  # a wrapper may have switched dropout on
+        width = cast(Tensor, model.get_input_embeddings().weight).shape[0]
+        top = int(batch["input_ids"].max())
+        if top >= width:
+            raise TeacherError(
+                "The batch holds a token id that the teacher has no embedding for.",
+                facts=[f"largest id {top}", f"teacher embeddings {width}"],
+            )
+        self.tokens_read += int(batch["attention_mask"].sum())
+        logits = scored_logits(model, batch)
+        return FullLogits(logits.to(batch["input_ids"].device))

@@ -1,0 +1,29 @@
+"""The seam between who asks for a teacher's signal and who gives it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from distillab.models.batch import TokenBatch
+from distillab.records import AccessLevel, TeacherProvenance
+from distillab.teachers.signals import TeacherSignal
+
+
+@dataclass(frozen=True)
+class TeacherCapabilities:
+    """What a teacher can give; compared with what the terms need when a run is built."""
+
+    access: AccessLevel
+    provenance: TeacherProvenance
+
+
+class Teacher(Protocol):
+    """A local model, and whatever else gives the same kind of signal."""
+
+    @property
+    def capabilities(self) -> TeacherCapabilities: ...
+
+    def signal(self, batch: TokenBatch) -> TeacherSignal:
+        """The signal at the scored positions of `batch`, on the batch's device, without gradients."""
+        ...

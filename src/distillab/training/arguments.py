@@ -1,0 +1,72 @@
+"""Our settings -> transformers' TrainingArguments."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from transformers import TrainingArguments
+
+from distillab.config.models import TrainingConfig
+from distillab.errors import ConfigError
+
+_SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
+
+
+def training_arguments(settings: TrainingConfig, *, folder: Path, seed: int) -> TrainingArguments:
+    """Arguments of one run.
+
+    Raises:
+        ConfigError: batch_size is no multiple of microbatch_size × processes, or one process would see
+            several GPUs (transformers would then split batches by DataParallel and lose our counts).
+    """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if settings.device == "auto" and processes == 1 and torch.cuda.device_count() > 1:
+        raise ConfigError(
+            "One process sees several GPUs.",
+            facts=[f"visible GPUs: {torch.cuda.device_count()}"],
+            fix="start with torchrun --nproc_per_node N, or set CUDA_VISIBLE_DEVICES to one",
+        )
+    microbatch = microbatch_size(settings, processes)
+    checkpoint_every = settings.checkpoint_every or max(1, settings.steps // 4)
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=settings.steps,
+        per_device_train_batch_size=microbatch,
+        gradient_accumulation_steps=settings.batch_size // (microbatch * processes),
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=_SCHEDULES[settings.schedule],
+        warmup_steps=settings.warmup_steps,
+        weight_decay=settings.weight_decay,
+        adam_beta2=settings.adam_beta2,
+        max_grad_norm=settings.max_grad_norm,
+        optim="adamw_torch",
+        bf16=settings.precision == "bfloat16",
+        use_cpu=settings.device == "cpu",
+        seed=seed,
+        data_seed=seed,
+        logging_strategy="steps",
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        save_steps=checkpoint_every,
+        save_total_limit=1,
+        eval_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available() and settings.device == "auto",
+        ddp_find_unused_parameters=False,
+    )
+
+
+def microbatch_size(settings: TrainingConfig, processes: int) -> int:
+    """Sequences in one forward pass of one process."""
+    microbatch = settings.microbatch_size or max(1, settings.batch_size // processes)
+    if settings.batch_size % (microbatch * processes):
+        raise ConfigError(
+            "training.batch_size must be a multiple of training.microbatch_size × processes.",
+            facts=[f"batch_size {settings.batch_size}", f"microbatch_size {microbatch} × {processes} processes"],
+        )
+    return microbatch

@@ -1,0 +1,104 @@
+"""`distillab check` from the outside: output, JSON, exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from distillab.cli.check import check_command
+from distillab.errors import ConfigError, DataError
+from distillab.records import PairJudgement
+
+
+@pytest.fixture(scope="module")
+def app() -> typer.Typer:
+    app = typer.Typer()
+    app.command()(check_command)
+    return app
+
+
+def run(app: typer.Typer, *arguments: object):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_pair_that_cannot_share_tokens(app: typer.Typer, materials: Path, tmp_path: Path) -> None:
+    data = tmp_path / "rows.jsonl"
+    data.write_text('{"question": "How many [b]foxes[/b] are there?", "answer": "Two."}\n' * 3, encoding="utf-8")
+    tokenizers = materials / "tokenizers"
+    result = run(app, tokenizers / "mistral-7b-v0.1", tokenizers / "tinyllama-1.1b", "--data", data)
+    assert result.exit_code == 1
+    for part in (
+        "verdict: different",
+        "270  ids that mean the same: 0.8%",
+        "24,184  token strings in both, whatever their ids: 75.6%",
+        "How many [b]foxes[/b] are there?",
+        "On rows.jsonl: 3 rows",
+        "loading: AutoTokenizer builds",
+        "valid    seqkd",
+        "refused  logits",
+        "path C",
+    ):
+        assert part in result.output
+    assert "\x1b[" not in result.output
+
+
+def test_example_without_data(app: typer.Typer, materials: Path) -> None:
+    tokenizers = materials / "tokenizers"
+    result = run(app, tokenizers / "mistral-7b-v0.1", tokenizers / "tinyllama-1.1b")
+    assert "teacher  1, 415, 2936, 9060," in result.output
+    assert "student  1, 450, 4996, 17354," in result.output
+    assert not any(line.startswith("On ") for line in result.output.splitlines())
+
+
+def test_pair_that_can(app: typer.Typer, materials: Path) -> None:
+    models = materials / "models"
+    result = run(app, models / "bitllama-3M-tok512", models / "stories260K-tok512")
+    assert result.exit_code == 0, result.output
+    assert "verdict: identical" in result.output
+    assert "refused" not in result.output
+    assert "Ways out" not in result.output
+
+
+def test_json_and_nothing_else(app: typer.Typer, materials: Path) -> None:
+    tokenizers = materials / "tokenizers"
+    result = run(app, tokenizers / "tok512", tokenizers / "tok105", "--json")
+    assert result.exit_code == 1
+    judged = PairJudgement.model_validate_json(result.stdout)
+    assert judged.contract.verdict == "different"
+    assert json.loads(result.stdout)["schema_version"] == 1
+
+
+def test_weights_are_not_needed(app: typer.Typer, materials: Path, tmp_path: Path) -> None:
+    import shutil
+
+    for file in (materials / "models" / "stories260K-tok512").iterdir():
+        if file.suffix == ".json":
+            shutil.copy(file, tmp_path)
+    result = run(app, materials / "models" / "bitllama-3M-tok512", tmp_path)
+    assert result.exit_code == 0
+    assert "512 tokens, logits width 512" in result.output
+
+
+def test_bad_input_keeps_its_message(app: typer.Typer, materials: Path, tmp_path: Path) -> None:
+    tok512 = materials / "tokenizers" / "tok512"
+    assert isinstance(run(app, tok512, tmp_path / "nope").exception, ConfigError)
+    assert isinstance(run(app, tok512, tmp_path).exception, DataError)
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("")
+    assert isinstance(run(app, tok512, tok512, "--data", empty).exception, DataError)
+    assert isinstance(run(app, tok512, tok512, "--data", tmp_path / "none.jsonl").exception, DataError)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, distillab.cli.check; "
+        "print([m for m in ('torch', 'transformers', 'datasets', 'numpy', 'tokenizers') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

@@ -1,0 +1,98 @@
+"""Methods that a pair allows: computed from what a method needs, whatever its name."""
+
+from __future__ import annotations
+
+import pytest
+
+from distillab.config.methods import METHODS, CrossEntropyConfig, Method, TokenDivergenceConfig
+from distillab.errors import TokenizerMismatch
+from distillab.pairing.admission import admit, judgement, require_admitted
+from distillab.pairing.contract import judge
+from distillab.pairing.known import teachers_with_tokenizer
+from distillab.records import PairJudgement, TokenizerContract
+
+VERDICTS = ("identical", "padded", "extended", "different")
+
+
+@pytest.fixture(scope="session")
+def investigated(real) -> TokenizerContract:
+    return judge(real("mistral-7b-v0.1"), real("tinyllama-1.1b"), teacher_width=32_000, student_width=32_000)
+
+
+@pytest.mark.parametrize("verdict", VERDICTS)
+@pytest.mark.parametrize("name", METHODS)
+def test_only_a_loss_by_id_on_a_different_pair_is_refused(
+    investigated: TokenizerContract, name: str, verdict: str
+) -> None:
+    contract = investigated.model_copy(update={"verdict": verdict})
+    admission = admit(contract, name, METHODS[name])
+    by_id = any(isinstance(term, TokenDivergenceConfig) for term in METHODS[name].terms)
+    assert admission.admitted == (not by_id or verdict != "different")
+    assert admission.access == METHODS[name].access
+    assert admission.reason
+
+
+def test_the_name_decides_nothing(investigated: TokenizerContract) -> None:
+    by_id = Method("teacher", (CrossEntropyConfig(), TokenDivergenceConfig()), "x")
+    harmless = Method("dataset", (CrossEntropyConfig(),), "x")
+    assert not admit(investigated, "seqkd", by_id).admitted
+    assert admit(investigated, "logits", harmless).admitted
+    with pytest.raises(TokenizerMismatch):
+        require_admitted(investigated, "sft", by_id)
+    require_admitted(investigated, "logits", harmless)
+
+
+def test_refusal_says_what_why_and_the_ways_out(investigated: TokenizerContract) -> None:
+    with pytest.raises(TokenizerMismatch) as caught:
+        require_admitted(investigated, "logits", METHODS["logits"])
+    text = str(caught.value)
+    for part in (
+        "Method logits is not valid for this pair",
+        "teacher mistral-7b-v0.1, student tinyllama-1.1b",
+        "only 270 (0.8%) mean the same",
+        "'The quick brown fox jumps over the lazy dog.' in both",
+        "teacher 1, 415, 2936, 9060,",
+        "student 1, 450, 4996, 17354,",
+        "position 1: the student's token ' The' would be pushed towards the teacher's token",
+        "because both have id 450",
+        "path A: a teacher with the student's tokenizer. For tinyllama-1.1b that is e.g. meta-llama/Llama-2-7b-hf",
+        "path B: sequence-level KD (method: seqkd)",
+        "path C: a method made for two tokenizers; this version has none yet",
+    ):
+        assert part in text
+
+
+def test_demonstration_passes(investigated: TokenizerContract) -> None:
+    require_admitted(investigated, "logits", METHODS["logits"], demonstrate_mismatch=True)
+
+
+def test_judgement(investigated: TokenizerContract, real) -> None:
+    judged = judgement(investigated)
+    assert [method.method for method in judged.methods] == list(METHODS)
+    assert len(judged.ways_out) == 3
+    assert PairJudgement.model_validate_json(judged.model_dump_json()) == judged
+    same = judge(real("tok512"), real("tok512"), teacher_width=None, student_width=None)
+    assert judgement(same).ways_out == ()
+    assert all(method.admitted for method in judgement(same).methods)
+
+
+def test_way_out_for_a_tokenizer_that_nobody_knows(toy, wrap, merges) -> None:
+    contract = judge(
+        wrap(toy(merges), name="one"), wrap(toy(merges[::-1]), name="two"), teacher_width=None, student_width=None
+    )
+    (first, *_) = judgement(contract).ways_out
+    assert "larger models of two's own family" in first
+    assert "meta-llama" not in first
+
+
+@pytest.mark.parametrize(
+    ("name", "teacher"),
+    [
+        ("tinyllama-1.1b", "meta-llama/Llama-2-7b-hf"),
+        ("mistral-7b-v0.1", "mistralai/Mistral-7B-v0.1"),
+        ("gpt2", "openai-community/gpt2-xl"),
+    ],
+)
+def test_known_fingerprints_are_those_of_the_real_tokenizers(real, name: str, teacher: str) -> None:
+    contract = judge(real(name), real(name), teacher_width=None, student_width=None)
+    assert teacher in teachers_with_tokenizer(contract.student.fingerprint)

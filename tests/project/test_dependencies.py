@@ -1,0 +1,56 @@
+"""What the package imports is what it declares: nothing undeclared, nothing declared in vain."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Where the name of the module is not the name of the package.
+PACKAGE_OF = {"rouge_score": "rouge-score", "ruamel": "ruamel.yaml", "huggingface_hub": "huggingface-hub"}
+# Needed by transformers.Trainer, which imports it for us.
+NOT_IMPORTED_BY_US = {"accelerate"}
+
+
+def imported() -> dict[str, Path]:
+    """Top-level module -> one file that imports it, also inside functions."""
+    found: dict[str, Path] = {}
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                names = [node.module]
+            for name in names:
+                found.setdefault(name.split(".")[0], path)
+    return {name: path for name, path in found.items() if name not in sys.stdlib_module_names and name != "distillab"}
+
+
+def declared() -> dict[str, str]:
+    """Package -> requirement of pyproject.toml."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return {re.split(r"[<>=!~\[ ;]", item)[0]: item for item in project["dependencies"]}
+
+
+def test_every_import_is_declared() -> None:
+    undeclared = {
+        name: str(path.relative_to(ROOT))
+        for name, path in imported().items()
+        if PACKAGE_OF.get(name, name) not in declared()
+    }
+    assert not undeclared
+
+
+def test_nothing_is_declared_in_vain() -> None:
+    used = {PACKAGE_OF.get(name, name) for name in imported()}
+    assert set(declared()) - used <= NOT_IMPORTED_BY_US
+
+
+def test_bounds_are_lower_bounds() -> None:
+    for package, requirement in declared().items():
+        assert re.fullmatch(re.escape(package) + r">=[0-9][0-9.]*", requirement), requirement

@@ -1,0 +1,110 @@
+"""A tiny real model and ragged rows for the trainer's tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from distillab.config.methods import METHODS
+from distillab.config.models import TrainingConfig
+from distillab.data.collation import Collator, TokenDataset
+from distillab.data.encoding import EncodedRow, EncodedSplit
+from distillab.data.examples import Example
+from distillab.objectives import build_objective
+from distillab.records import EncodingCounts, TeacherProvenance
+from distillab.teachers import LocalTeacher
+from distillab.training.arguments import training_arguments
+from distillab.training.trainer import DistillationTrainer, StepReport
+
+VOCABULARY = 48
+
+
+def tiny_llama(seed: int, layers: int = 2) -> LlamaForCausalLM:
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=layers,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=64,
+            bos_token_id=1,
+            eos_token_id=2,
+        )
+    )
+
+
+def ragged_split(rows: int, seed: int = 0) -> EncodedSplit:
+    """Rows of very different lengths and prompt shares."""
+    generator = np.random.default_rng(seed)
+    encoded, examples = [], []
+    for index in range(rows):
+        length = int(generator.integers(4, 30))
+        prompt = int(generator.integers(1, length - 1))
+        mask = np.zeros(length, dtype=np.bool_)
+        mask[prompt:] = True
+        ids = generator.integers(3, VOCABULARY, size=length).astype(np.int32)
+        encoded.append(EncodedRow(f"row{index}", ids, mask, prompt))
+        examples.append(Example(f"row{index}", f"rows.jsonl:{index + 1}", "pair", "p", "a"))
+    supervised = sum(int(row.answer_mask.sum()) for row in encoded)
+    counts = EncodingCounts(
+        source="rows", rows=rows, kept=rows, tokens=sum(map(len, encoded)), supervised_tokens=supervised
+    )
+    return EncodedSplit(encoded, examples, counts)
+
+
+def teacher(seed: int = 99) -> LocalTeacher:
+    provenance = TeacherProvenance(name="t", weights_sha256="0", parameters=1, dtype="float32", template_sha256="0")
+    return LocalTeacher(tiny_llama(seed, layers=3), provenance)
+
+
+Train = Callable[..., tuple[LlamaForCausalLM, list[StepReport]]]
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Train:
+    """Train a tiny student for some steps and give it back with its step reports."""
+
+    def run(
+        *,
+        method: str = "logits",
+        split: EncodedSplit | None = None,
+        student: LlamaForCausalLM | None = None,
+        folder: Path | None = None,
+        resume: str | None = None,
+        stop_after: int | None = None,
+        **settings: Any,
+    ) -> tuple[LlamaForCausalLM, list[StepReport]]:
+        config = TrainingConfig(**{"steps": 1, "batch_size": 8, "learning_rate": 1e-2, "device": "cpu", **settings})
+        split = split or ragged_split(8)
+        student = student or tiny_llama(0)
+        reports: list[StepReport] = []
+
+        def on_step(report: StepReport) -> None:
+            reports.append(report)
+            if stop_after is not None and report.step == stop_after:
+                raise KeyboardInterrupt
+
+        trainer = DistillationTrainer(
+            model=student,
+            args=training_arguments(config, folder=folder or tmp_path / "checkpoints", seed=0),
+            rows=TokenDataset(split),
+            collator=Collator(0, config.padding_side),
+            objective=build_objective(METHODS[method].terms, shared_width=VOCABULARY),
+            teacher=teacher() if METHODS[method].access == "logits" else None,
+            row_names=[example.origin for example in split.examples],
+            batch_size=config.batch_size,
+            on_step=on_step,
+        )
+        trainer.train(resume_from_checkpoint=resume)
+        return student, reports
+
+    return run

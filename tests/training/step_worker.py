@@ -1,0 +1,46 @@
+"""Run by torchrun in `test_processes`: two optimizer steps of the tiny model; process 0 writes what it measured."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+from distillab.config.methods import METHODS
+from distillab.config.models import TrainingConfig
+from distillab.data.collation import Collator, TokenDataset
+from distillab.objectives import build_objective
+from distillab.training.arguments import training_arguments
+from distillab.training.trainer import DistillationTrainer, StepReport
+from tests.training.conftest import VOCABULARY, ragged_split, teacher, tiny_llama
+
+
+def main(folder: Path, microbatch: int) -> None:
+    settings = TrainingConfig(steps=2, batch_size=8, microbatch_size=microbatch, learning_rate=1e-2, device="cpu")
+    split = ragged_split(12)
+    reports: list[StepReport] = []
+    student = tiny_llama(0)
+    trainer = DistillationTrainer(
+        model=student,
+        args=training_arguments(settings, folder=folder / "checkpoints", seed=0),
+        rows=TokenDataset(split),
+        collator=Collator(0),
+        objective=build_objective(METHODS["logits"].terms, shared_width=VOCABULARY),
+        teacher=teacher(),
+        row_names=[example.origin for example in split.examples],
+        batch_size=8,
+        on_step=reports.append,
+    )
+    trainer.train()
+    if trainer.is_world_process_zero():
+        result = {
+            "world": trainer.args.world_size,
+            "reports": [dataclasses.asdict(report) for report in reports],
+            "parameters": [float(p.detach().double().sum()) for p in student.parameters()],
+        }
+        (folder / "result.json").write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))
