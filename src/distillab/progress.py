@@ -13,6 +13,13 @@ from tqdm import tqdm
 _T = TypeVar("_T")
 _QUIET_S = 2.0
 _PLAIN_EVERY_S = 10.0
+_plain = False
+
+
+def plain_lines() -> None:
+    """Print plain lines from now on, also on a terminal."""
+    global _plain
+    _plain = True
 
 
 class Progress:
@@ -31,7 +38,7 @@ class Progress:
         self._start = self._last = time.monotonic()
         self._bar: tqdm | None = None
         self._shown = False
-        self._terminal = sys.stderr.isatty()
+        self._terminal = sys.stderr.isatty() and not _plain
 
     def __enter__(self) -> Self:
         if self._terminal:

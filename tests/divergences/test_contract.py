@@ -75,7 +75,9 @@ def test_equals_the_naive_reference(name: str, pair: tuple[list[float], list[flo
 
 @each_member
 @given(pair=distributions())
-def test_is_not_negative_and_zero_only_for_equal_distributions(name: str, pair: tuple[list[float], list[float]]) -> None:
+def test_is_not_negative_and_zero_only_for_equal_distributions(
+    name: str, pair: tuple[list[float], list[float]]
+) -> None:
     divergence, _ = MEMBERS[name]
     p, q = pair
     different = divergence(student_logp=_logp(q), teacher_logp=_logp(p)).item()

@@ -17,7 +17,7 @@ from distillab.records import TokenizerContract
 Load = Callable[[str], LoadedTokenizer]
 
 
-def contract(teacher: LoadedTokenizer, student: LoadedTokenizer, **widths: int | None) -> TokenizerContract:
+def contract(teacher: LoadedTokenizer, student: LoadedTokenizer, /, **widths: int | None) -> TokenizerContract:
     return judge(teacher, student, teacher_width=widths.get("teacher"), student_width=widths.get("student"))
 
 

@@ -54,7 +54,10 @@ def test_the_loss_is_the_naive_sum_over_the_naive_count(train: Train) -> None:
         for position in range(1, len(row)):
             if row.answer_mask[position]:
                 ce -= q[position - 1, row.input_ids[position]].item()
-                kl += sum((p[position - 1, v].exp() * (p[position - 1, v] - q[position - 1, v])).item() for v in range(VOCABULARY))
+                kl += sum(
+                    (p[position - 1, v].exp() * (p[position - 1, v] - q[position - 1, v])).item()
+                    for v in range(VOCABULARY)
+                )
                 count += 1
     _, (report,) = train(split=split, microbatch_size=2)
     assert report.terms["cross_entropy"][1] == report.terms["token_divergence"][1] == count

@@ -127,7 +127,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         ) from error
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
-        raise ConfigError("The recipe is not YAML.", where=f"{path}, line {line}", facts=[str(error.problem)]) from error
+        raise ConfigError(
+            "The recipe is not YAML.", where=f"{path}, line {line}", facts=[str(error.problem)]
+        ) from error
     if not isinstance(values, dict):
         raise ConfigError("A recipe is a mapping of keys to values.", where=str(path))
     return values
@@ -168,7 +170,7 @@ def _readable(error: ValidationError, kind: type[BaseModel], where: str) -> Conf
             facts.append(f"{key}: is missing")
         else:
             message = item["msg"].removeprefix("Value error, ")
-            facts.append(f"{key}: {message}" + ("" if item["type"] == "value_error" else f" (got {item['input']!r})"))
+            facts.append((f"{key}: " if key else "") + message + ("" if item["type"] == "value_error" else f" (got {item['input']!r})"))
     return ConfigError("The recipe has settings that cannot be used.", where=where, facts=facts)
 
 
@@ -183,7 +185,9 @@ def _fields_at(kind: Any, path: list[int | str]) -> list[str]:
         if deeper:
             models = deeper
         elif isinstance(part, str):
-            models = [m for m in models if "kind" in m.model_fields and m.model_fields["kind"].default == part] or models
+            models = [
+                m for m in models if "kind" in m.model_fields and m.model_fields["kind"].default == part
+            ] or models
     return sorted({name for model in models for name in model.model_fields})
 
 

@@ -254,6 +254,7 @@ class StudyRecipe(Settings):
     teacher_answers: TeacherAnswersConfig = TeacherAnswersConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    workers: int = Field(default=1, ge=1, description="runs at the same time, each in a process of its own")
     output: str = "runs/study"
 
     @field_validator("arms", mode="before")

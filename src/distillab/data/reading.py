@@ -22,6 +22,7 @@ class Reader:
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerFast:
+        """The transformers tokenizer."""
         return self.loaded.tokenizer
 
     def collator(self, padding_side: PaddingSide = "right") -> Collator:

@@ -59,7 +59,9 @@ def score_rows(
     """
     was_training = model.training
     model.eval()
-    columns = {name: torch.zeros(len(rows), dtype=torch.float64) for name in ("nats", "tokens", "correct", "kl", "agree")}
+    columns = {
+        name: torch.zeros(len(rows), dtype=torch.float64) for name in ("nats", "tokens", "correct", "kl", "agree")
+    }
     # rows of like length share a batch; results are put back by row index
     order = sorted(range(len(rows)), key=lambda index: len(rows[index].input_ids))
     for start in range(0, len(order), batch_size):

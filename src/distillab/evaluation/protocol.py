@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedModel
@@ -10,10 +9,9 @@ from transformers import PreTrainedModel
 from distillab.config.models import EvaluationConfig
 from distillab.data.encoding import EncodedRow
 from distillab.data.reading import Reader
-from distillab.errors import ConfigError
 from distillab.evaluation.likelihood import RowScores, SharedTeacher, score_rows, summarise
 from distillab.evaluation.text_match import generation_metrics
-from distillab.models.generation import Decoding, continuation_text, generate_batches
+from distillab.models.generation import Decoding, continuation_text, generate_batches, require_room
 from distillab.progress import Progress
 from distillab.records import EvaluationRecord, GenerationMetrics
 
@@ -30,9 +28,7 @@ class HeldOut:
 
     def first(self, n: int) -> HeldOut:
         """The first n rows."""
-        return HeldOut(
-            self.rows[:n], self.prompt_ids[:n], self.prompts[:n], self.references[:n], self.answer_bytes[:n]
-        )
+        return HeldOut(self.rows[:n], self.prompt_ids[:n], self.prompts[:n], self.references[:n], self.answer_bytes[:n])
 
 
 @dataclass(frozen=True)
@@ -85,7 +81,7 @@ def _generate(
 ) -> tuple[GenerationMetrics | None, tuple[str, ...]]:
     if not asked.rows:
         return None, ()
-    require_room(model, asked.prompt_ids, settings.max_new_tokens)
+    require_room(model, asked.prompt_ids, settings.max_new_tokens, setting="evaluation.max_new_tokens")
     outputs = []
     for batch in generate_batches(
         model,
@@ -108,19 +104,3 @@ def _generate(
         value_pattern=settings.value_pattern,
     )
     return metrics, answers
-
-
-def require_room(model: PreTrainedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
-    """Check that the longest prompt and its answer fit into the model's context.
-
-    Raises:
-        ConfigError: they do not.
-    """
-    context = getattr(model.config, "max_position_embeddings", None)
-    longest = max(len(prompt) for prompt in prompts)
-    if context is not None and longest + max_new_tokens > context:
-        raise ConfigError(
-            "The longest held-out prompt and evaluation.max_new_tokens do not fit into the model's context.",
-            facts=[f"longest prompt {longest} tokens", f"max_new_tokens {max_new_tokens}", f"context {context}"],
-            fix="lower evaluation.max_new_tokens or data.max_tokens",
-        )

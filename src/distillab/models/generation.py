@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from distillab.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class Decoding:
@@ -93,6 +95,26 @@ def _until_stop(ids: list[int], stops: set[int]) -> Generated:
         if token in stops:
             return Generated(tuple(ids[:place]), stopped=True)
     return Generated(tuple(ids), stopped=False)
+
+
+def require_room(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int, *, setting: str
+) -> None:
+    """Check that the longest prompt and its answer fit into the model's context.
+
+    Args:
+        setting: the recipe's key of max_new_tokens, for the message.
+    Raises:
+        ConfigError: they do not.
+    """
+    context = getattr(model.config, "max_position_embeddings", None)
+    longest = max(len(prompt) for prompt in prompts)
+    if context is not None and longest + max_new_tokens > context:
+        raise ConfigError(
+            f"The longest prompt and {setting} do not fit into the model's context.",
+            facts=[f"longest prompt {longest} tokens", f"max_new_tokens {max_new_tokens}", f"context {context}"],
+            fix=f"lower {setting} or data.max_tokens",
+        )
 
 
 def continuation_text(tokenizer: PreTrainedTokenizerBase, prompt_ids: Sequence[int], ids: Sequence[int]) -> str:

@@ -89,6 +89,12 @@ def random_model(path: str, *, seed: int, dtype: str, device: torch.device, revi
     return AutoModelForCausalLM.from_config(config, dtype=wanted).to(device).eval()
 
 
+def model_name(path: str) -> str:
+    """What a model is called in records: its folder's name; for the student of a run, the run's name."""
+    place = Path(path)
+    return place.parent.name if place.name == "student" and place.parent.name else place.name
+
+
 def weights_sha256(path: str) -> str:
     """Hash over the bytes of a folder's weight files and config, in name order; "hub" ids hash their name."""
     digest = hashlib.sha256()

@@ -1,12 +1,12 @@
 """A study: methods × seeds on the same rows, under one budget, judged by one protocol.
 
-    folder/
-      study.json       the resolved recipe
-      answers/         the teachers' answers, one store a teacher and decoding
-      end_points/      the undistilled student, the teachers
-      runs/ARM/seedN/  one run each (see `run`)
-      results.json     the records of all, from which the report is made
-      report.md, report.html
+folder/
+  study.json       the resolved recipe
+  answers/         the teachers' answers, one store a teacher and decoding
+  end_points/      the undistilled student, the teachers
+  runs/ARM/seedN/  one run each (see `run`)
+  results.json     the records of all, from which the report is made
+  report.md, report.html
 """
 
 from __future__ import annotations
@@ -14,28 +14,34 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from distillab.config.models import ArmConfig, RunRecipe, StudyRecipe, TeacherConfig
-from distillab.data.encoding import EncodedSplit
+from distillab.data.collation import Collator
+from distillab.errors import ConfigError
 from distillab.evaluation.protocol import Judged, evaluate
-from distillab.models.loading import load_model
+from distillab.models.loading import load_model, model_name
 from distillab.records import EndPoint, EvaluationRecord, RunRecord, StudyResults, read_record, write_record
 from distillab.study.folder import claim_study, write_held_out
+from distillab.study.parallel import run_jobs
 from distillab.study.prepare import Prepared, admit, held_out_for, pick_device, prepare
 from distillab.study.results import assemble
-from distillab.study.run import execute, load_student
-
-BreakRows = Callable[[Prepared], EncodedSplit]
+from distillab.study.run import execute, load_student, load_teacher, shared_teacher, training_rows
 
 
 @dataclass(frozen=True)
 class PlantedFailure:
-    """A failure that a demonstration plants into one arm: what it shows, and how its rows are broken."""
+    """A failure that a demonstration plants into one arm.
+
+    Attributes:
+        shows: what it shows; every record of the arm is marked with it.
+        collator: given the padding id, makes the broken batches.
+    """
 
     shows: str
-    rows: BreakRows
+    collator: Callable[[int], Collator]
 
 
 @dataclass
@@ -60,25 +66,31 @@ class Study:
 
         Raises:
             TokenizerMismatch: an arm's method is not admitted; raised before any weight is loaded.
-            ConfigError: the folder holds another study.
+            ConfigError: the folder holds another study, or two teachers have one name.
         """
         start = time.perf_counter()
         folder = Path(self.recipe.output)
         for arm in self.recipe.arms:
-            prepared = self._prepare(arm)
-            admit(self._run_recipe(arm, 0), prepared, demonstrate_mismatch=self.demonstrate_mismatch)
+            admit(self._run_recipe(arm, 0), self._prepare(arm), demonstrate_mismatch=self.demonstrate_mismatch)
+        self._require_distinct_teachers()
         claim_study(folder, self.recipe)
-        end_points = [self._undistilled(), *self._teachers()]
-        records: list[RunRecord] = []
+        # what runs share comes first, so that no two processes make the same thing
+        shared = [partial(_in_worker, self._bare(), "end_point", arm.name) for arm in self._arm_of_each_teacher()]
+        shared.append(partial(_in_worker, self._bare(), "undistilled", self.recipe.arms[0].name))
+        shared.extend(partial(_in_worker, self._bare(), "answers", arm.name) for arm in self._arm_of_each_store())
+        run_jobs(shared, workers=self.recipe.workers)
         # seed by seed, so that an interrupted study has whole comparisons to look at
-        for seed in self.recipe.seeds:
-            for arm in self.recipe.arms:
-                records.append(self._execute(arm, seed))
+        runs = [(arm, seed) for seed in self.recipe.seeds for arm in self.recipe.arms]
+        unfinished = [(arm, seed) for arm, seed in runs if not self._folder(arm, seed).joinpath("run.json").exists()]
+        run_jobs(
+            [partial(_in_worker, self._bare(), "run", arm.name, seed) for arm, seed in unfinished],
+            workers=self.recipe.workers,
+        )
         results = assemble(
             self.recipe,
             self._prepare(self.recipe.arms[0]),
-            end_points=end_points,
-            records=records,
+            end_points=[self.undistilled(), *(self.teacher_point(arm) for arm in self._arm_of_each_teacher())],
+            records=[self.execute(arm, seed) for arm, seed in runs],
             contracts=[p.contract for p in self._prepared.values() if p.contract is not None],
             reproduce=self.reproduce,
             wall_s=time.perf_counter() - start,
@@ -86,50 +98,92 @@ class Study:
         write_record(results, folder / "results.json")
         return results
 
-    def _execute(self, arm: ArmConfig, seed: int) -> RunRecord:
-        prepared = self._prepare(arm)
+    def execute(self, arm: ArmConfig, seed: int) -> RunRecord:
+        """One run, or its record where it is finished."""
         failure = self.planted.get(arm.name)
         return execute(
             self._run_recipe(arm, seed),
-            prepared=prepared,
+            prepared=self._prepare(arm),
             answers_folder=self._answers_folder(arm),
             arm=arm.name,
             demonstrate_mismatch=self.demonstrate_mismatch,
             demonstrates=failure.shows if failure else None,
-            train_rows=failure.rows(prepared) if failure else None,
+            collator=failure.collator if failure else None,
         )
 
+    def answers(self, arm: ArmConfig) -> None:
+        """Let the arm's teacher answer every prompt, into the store that all seeds share."""
+        recipe = self._run_recipe(arm, self.recipe.seeds[0])
+        prepared = self._prepare(arm)
+        teacher = load_teacher(recipe, prepared, pick_device(recipe.training.device))
+        training_rows(recipe, prepared, teacher, self._answers_folder(arm))
+
+    def _bare(self) -> Study:
+        """This study without what it has loaded, to send to a process."""
+        return replace(self, _prepared={})
+
+    def _folder(self, arm: ArmConfig, seed: int) -> Path:
+        return Path(self.recipe.output) / "runs" / arm.name / f"seed{seed}"
+
+    def _teacher_of(self, arm: ArmConfig) -> TeacherConfig:
+        return arm.teacher or self.recipe.teacher
+
+    def _arm_of_each_teacher(self) -> list[ArmConfig]:
+        """One arm for each teacher of the study, in their order."""
+        first: dict[str, ArmConfig] = {}
+        for arm in self.recipe.arms:
+            first.setdefault(self._teacher_of(arm).path, arm)
+        return list(first.values())
+
+    def _arm_of_each_store(self) -> list[ArmConfig]:
+        first: dict[Path, ArmConfig] = {}
+        for arm in self.recipe.arms:
+            if arm.resolved().answers == "teacher":
+                first.setdefault(self._answers_folder(arm), arm)
+        return list(first.values())
+
+    def _require_distinct_teachers(self) -> None:
+        paths = [self._teacher_of(arm).path for arm in self._arm_of_each_teacher()]
+        names = [model_name(path) for path in paths]
+        if len(set(names)) != len(names):
+            raise ConfigError(
+                "Two teachers of the study have the same name, so their results could not be told apart.",
+                facts=[f"{name}: {path}" for name, path in zip(names, paths, strict=True)],
+                fix="rename one of the folders",
+            )
+
     def _run_recipe(self, arm: ArmConfig, seed: int) -> RunRecipe:
-        return self.recipe.run_recipe(arm, seed, str(Path(self.recipe.output) / "runs" / arm.name / f"seed{seed}"))
+        return self.recipe.run_recipe(arm, seed, str(self._folder(arm, seed)))
 
     def _prepare(self, arm: ArmConfig) -> Prepared:
         """Tokenizers and rows of an arm: the same for all arms with the same teacher."""
-        teacher = arm.teacher or self.recipe.teacher
+        teacher = self._teacher_of(arm)
         key = teacher.model_dump_json(include={"path", "tokenizer", "revision"})
         if key not in self._prepared:
             self._prepared[key] = prepare(self._run_recipe(arm, 0))
         return self._prepared[key]
 
     def _answers_folder(self, arm: ArmConfig) -> Path:
-        teacher = arm.teacher or self.recipe.teacher
+        teacher = self._teacher_of(arm)
         settings = arm.teacher_answers or self.recipe.teacher_answers
         text = teacher.model_dump_json() + settings.model_dump_json(exclude={"keep_cut_off"})
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-        return Path(self.recipe.output) / "answers" / f"{Path(teacher.path).name}-{digest}"
+        return Path(self.recipe.output) / "answers" / f"{model_name(teacher.path)}-{digest}"
 
-    def _undistilled(self) -> EndPoint:
+    def undistilled(self) -> EndPoint:
         """The student as it is before any training (a random one: with the first seed)."""
         arm = self.recipe.arms[0]
         prepared = self._prepare(arm)
         recipe = self._run_recipe(arm, self.recipe.seeds[0])
+        device = pick_device(recipe.training.device)
 
         def measure() -> Judged:
             return evaluate(
-                load_student(recipe, pick_device(recipe.training.device)),
+                load_student(recipe, device),
                 prepared.held_out,
                 recipe.evaluation,
                 reader=prepared.student,
-                shared=None,
+                shared=shared_teacher(prepared, load_teacher(recipe, prepared, device)),
                 label="the undistilled student",
             )
 
@@ -138,38 +192,29 @@ class Study:
             name="undistilled", role="undistilled student", evaluation=self._kept("undistilled", measure), note=note
         )
 
-    def _teachers(self) -> list[EndPoint]:
-        """Every teacher of the study, judged on the same text with its own tokenizer."""
-        points: list[EndPoint] = []
-        for arm in self.recipe.arms:
-            settings = arm.teacher or self.recipe.teacher
-            name = Path(settings.path).name
-            if any(point.name == name for point in points):
-                continue
-            prepared = self._prepare(arm)
+    def teacher_point(self, arm: ArmConfig) -> EndPoint:
+        """The arm's teacher, judged on the same text with its own tokenizer."""
+        settings, prepared = self._teacher_of(arm), self._prepare(arm)
+        name = model_name(settings.path)
+        reader = prepared.teacher
+        assert reader is not None  # a study always has a teacher
 
-            def measure(
-                settings: TeacherConfig = settings, prepared: Prepared = prepared, name: str = name
-            ) -> Judged:
-                assert prepared.teacher is not None
-                device = pick_device(self.recipe.training.device if settings.device == "auto" else settings.device)
-                return evaluate(
-                    load_model(
-                        settings.path, dtype=settings.dtype, device=device, revision=settings.revision, role="teacher"
-                    ),
-                    held_out_for(prepared.teacher, prepared.held_out_examples),
-                    self.recipe.evaluation,
-                    reader=prepared.teacher,
-                    shared=None,
-                    label=f"the teacher {name}",
-                )
-
-            assert prepared.contract is not None
-            note = "its tokens are not the student's: compare bits per byte" if prepared.shared_width == 0 else None
-            points.append(
-                EndPoint(name=name, role="teacher", evaluation=self._kept(f"teacher-{name}", measure), note=note)
+        def measure() -> Judged:
+            device = pick_device(self.recipe.training.device if settings.device == "auto" else settings.device)
+            model = load_model(
+                settings.path, dtype=settings.dtype, device=device, revision=settings.revision, role="teacher"
             )
-        return points
+            return evaluate(
+                model,
+                held_out_for(reader, prepared.held_out_examples),
+                self.recipe.evaluation,
+                reader=reader,
+                shared=None,
+                label=f"the teacher {name}",
+            )
+
+        note = "its tokens are not the student's: compare bits per byte" if prepared.shared_width == 0 else None
+        return EndPoint(name=name, role="teacher", evaluation=self._kept(f"teacher-{name}", measure), note=note)
 
     def _kept(self, name: str, measure: Callable[[], Judged]) -> EvaluationRecord:
         """An end point's evaluation, made once."""
@@ -181,3 +226,21 @@ class Study:
         write_held_out(folder / f"{name}.jsonl", judged)
         write_record(judged.record, path)
         return judged.record
+
+
+_studies: dict[str, Study] = {}
+
+
+def _in_worker(study: Study, work: str, arm_name: str, seed: int = 0) -> None:
+    """One job. A process keeps the study of its first job, and so the rows and tokenizers that it has loaded."""
+    study = _studies.setdefault(study.recipe.model_dump_json(), study)
+    arm = next(arm for arm in study.recipe.arms if arm.name == arm_name)
+    match work:
+        case "end_point":
+            study.teacher_point(arm)
+        case "undistilled":
+            study.undistilled()
+        case "answers":
+            study.answers(arm)
+        case "run":
+            study.execute(arm, seed)

@@ -69,9 +69,7 @@ class Journal:
         )
         shown = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
         share = supervised / report.tokens if report.tokens else 0.0
-        self._progress.advance(
-            note=f"{shown} nats; {report.tokens / elapsed:.0f} tokens/s, {share:.0%} supervised"
-        )
+        self._progress.advance(note=f"{shown} nats; {report.tokens / elapsed:.0f} tokens/s, {share:.0%} supervised")
         if report.step % self._every == 0 or report.step == self._steps:
             self._held_out(report.step)
 

@@ -1,19 +1,20 @@
 """One run: one student, one method, one seed, one folder that explains it.
 
-    folder/
-      recipe.json      the resolved recipe
-      metrics.jsonl    every step, and the learning curve
-      checkpoints/     for resuming; removed when the run is finished
-      answers/         the teacher's answers (sequence-level KD), unless a study shares them
-      student/         the trained model and its tokenizer
-      held_out.jsonl   nats of every held-out row, and the generated answers
-      run.json         the record; written last, so a folder without it is not finished
+folder/
+  recipe.json      the resolved recipe
+  metrics.jsonl    every step, and the learning curve
+  checkpoints/     for resuming; removed when the run is finished
+  answers/         the teacher's answers (sequence-level KD), unless a study shares them
+  student/         the trained model and its tokenizer
+  held_out.jsonl   nats of every held-out row, and the generated answers
+  run.json         the record; written last, so a folder without it is not finished
 """
 
 from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,12 +24,12 @@ from transformers import PreTrainedModel
 from transformers.trainer_utils import get_last_checkpoint
 
 from distillab.config.models import RunRecipe
-from distillab.data.collation import TokenDataset
+from distillab.data.collation import Collator, TokenDataset
 from distillab.data.encoding import EncodedSplit
 from distillab.errors import ConfigError
 from distillab.evaluation.likelihood import SharedTeacher, score_rows, summarise
 from distillab.evaluation.protocol import Judged, evaluate
-from distillab.models.loading import load_model, random_model, weights_sha256
+from distillab.models.loading import load_model, model_name, random_model, weights_sha256
 from distillab.objectives.build import build_objective
 from distillab.progress import Progress
 from distillab.records import (
@@ -57,7 +58,7 @@ def execute(
     arm: str = "",
     demonstrate_mismatch: bool = False,
     demonstrates: str | None = None,
-    train_rows: EncodedSplit | None = None,
+    collator: Callable[[int], Collator] | None = None,
 ) -> RunRecord:
     """Run a recipe to its end, or go on where an earlier try stopped, or return what is finished.
 
@@ -68,7 +69,8 @@ def execute(
         demonstrate_mismatch: let an index-by-index loss run on tokens that do not mean the same, and
             mark the record.
         demonstrates: what failure this run shows, where the caller planted one.
-        train_rows: rows to train on instead of the recipe's (the demo's broken encoding).
+        collator: makes the training batches instead of the usual one (the demo's broken ones); given the
+            padding id.
     Raises:
         TokenizerMismatch: the pair does not allow the method; raised before any weight is loaded.
         ConfigError: the folder holds a run of another recipe.
@@ -85,17 +87,17 @@ def execute(
         return finished
     start = time.perf_counter()
     device = pick_device(recipe.training.device)
-    teacher = _load_teacher(recipe, prepared, device)
+    teacher = load_teacher(recipe, prepared, device)
     with processes.main_process_first():
-        split, answer_counts = _training_rows(recipe, prepared, teacher, answers_folder or folder / "answers")
-    if train_rows is not None:
-        split = train_rows
+        split, answer_counts = training_rows(recipe, prepared, teacher, answers_folder or folder / "answers")
     # for a demonstration the ids are compared all the same, up to the smaller vocabulary
     width = _index_width(prepared) if mismatch else prepared.shared_width
     student = load_student(recipe, device)
     if recipe.training.gradient_checkpointing:
         student.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    _train(recipe, prepared, student, teacher, split, shared_width=width, writes=processes.is_main_process)
+    _train(
+        recipe, prepared, student, teacher, split, shared_width=width, writes=processes.is_main_process, broken=collator
+    )
     shared = shared_teacher(prepared, teacher)
     judged = evaluate(
         student,
@@ -154,16 +156,17 @@ def shared_teacher(prepared: Prepared, teacher: LocalTeacher | None) -> SharedTe
     return SharedTeacher(teacher, prepared.shared_width)
 
 
-def _load_teacher(recipe: RunRecipe, prepared: Prepared, device: torch.device) -> LocalTeacher | None:
+def load_teacher(recipe: RunRecipe, prepared: Prepared, device: torch.device) -> LocalTeacher | None:
+    """The recipe's teacher; None where it is neither trained on nor comparable with the student."""
     settings = recipe.teacher
     if settings is None or prepared.teacher is None:
         return None
     if recipe.resolved().access == "none" and prepared.shared_width == 0:
-        return None  # neither trained on nor compared with
+        return None
     place = device if settings.device == "auto" else pick_device(settings.device)
     model = load_model(settings.path, dtype=settings.dtype, device=place, revision=settings.revision, role="teacher")
     provenance = TeacherProvenance(
-        name=Path(settings.path).name,
+        name=model_name(settings.path),
         weights_sha256=weights_sha256(settings.path),
         parameters=sum(p.numel() for p in model.parameters()),
         dtype=str(model.dtype).removeprefix("torch."),
@@ -172,10 +175,10 @@ def _load_teacher(recipe: RunRecipe, prepared: Prepared, device: torch.device) -
     return LocalTeacher(model, provenance)
 
 
-def _training_rows(
+def training_rows(
     recipe: RunRecipe, prepared: Prepared, teacher: LocalTeacher | None, answers_folder: Path
 ) -> tuple[EncodedSplit, AnswerStoreCounts | None]:
-    """The data set's own answers, or the teacher's."""
+    """The rows a run trains on: the data set's own answers, or the teacher's, made now where they are missing."""
     if recipe.resolved().answers == "dataset":
         return prepared.train, None
     if teacher is None or prepared.teacher is None:
@@ -184,9 +187,7 @@ def _training_rows(
     reader = prepared.teacher
     prompts = [Prompt(example.key, tuple(reader.encoder.encode_prompt(example))) for example in asked]
     settings = recipe.teacher_answers
-    provenance = store_provenance(
-        teacher.capabilities.provenance, _fingerprint(prepared), prompts, settings
-    )
+    provenance = store_provenance(teacher.capabilities.provenance, _fingerprint(prepared), prompts, settings)
     answers = generate_store(
         answers_folder,
         model=teacher.model,
@@ -225,6 +226,7 @@ def _train(
     *,
     shared_width: int,
     writes: bool,
+    broken: Callable[[int], Collator] | None,
 ) -> None:
     settings = recipe.training
     folder = Path(recipe.output)
@@ -251,7 +253,7 @@ def _train(
             model=student,
             args=training_arguments(settings, folder=checkpoints, seed=recipe.seed),
             rows=TokenDataset(split),
-            collator=collator,
+            collator=broken(prepared.student.encoder.pad_id) if broken else collator,
             objective=build_objective(recipe.resolved().terms, shared_width=shared_width),
             teacher=teacher,
             row_names=[f"{example.origin} (key {example.key})" for example in split.examples],

@@ -19,8 +19,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distillab.config.models import TeacherAnswersConfig
-from distillab.errors import CacheCorrupt, CacheMismatch, ConfigError, DataError
-from distillab.models.generation import Decoding, continuation_text, generate_batches
+from distillab.errors import CacheCorrupt, CacheMismatch, DataError
+from distillab.models.generation import Decoding, continuation_text, generate_batches, require_room
 from distillab.progress import Progress
 from distillab.records import AnswerStoreCounts, TeacherProvenance
 
@@ -87,7 +87,9 @@ def generate_store(
     wanted = [(prompt.key, number) for prompt, number in jobs]
     missing = sum(key not in have for key in wanted)
     if missing:
-        _require_room(model, prompts, settings)
+        require_room(
+            model, [prompt.ids for prompt in prompts], settings.max_new_tokens, setting="teacher_answers.max_new_tokens"
+        )
         _generate(path, model, tokenizer, stop_ids, jobs, settings, have, missing)
     return [have[key] for key in wanted]
 
@@ -125,7 +127,7 @@ def keep_usable(
             "No answer of the teacher can be used.",
             where=str(path),
             facts=[f"generated {len(answers)}", f"empty {empty}", f"cut off at max_new_tokens {cut}"],
-            fix="raise teacher_answers.max_new_tokens, set teacher_answers.keep_cut_off, or look at the prompts' template",
+            fix="raise teacher_answers.max_new_tokens, set its keep_cut_off, or look at the template of the prompts",
         )
     return kept, counts
 
@@ -167,7 +169,9 @@ def _read(path: Path) -> dict[tuple[str, int], Answer]:
             answer = Answer(**json.loads(line))
         except (ValueError, TypeError) as error:
             raise CacheCorrupt(
-                "A stored answer is damaged.", where=f"{path}, line {number}", fix="delete this line; it will be made again"
+                "A stored answer is damaged.",
+                where=f"{path}, line {number}",
+                fix="delete this line; it will be made again",
             ) from error
         have[(answer.key, answer.number)] = answer
     return have
@@ -219,14 +223,3 @@ def _generate(
                 progress.advance()
             stream.flush()
             os.fsync(stream.fileno())
-
-
-def _require_room(model: PreTrainedModel, prompts: Sequence[Prompt], settings: TeacherAnswersConfig) -> None:
-    context = getattr(model.config, "max_position_embeddings", None)
-    longest = max(len(prompt.ids) for prompt in prompts)
-    if context is not None and longest + settings.max_new_tokens > context:
-        raise ConfigError(
-            "The longest prompt and teacher_answers.max_new_tokens do not fit into the teacher's context.",
-            facts=[f"longest prompt {longest} tokens", f"max_new_tokens {settings.max_new_tokens}", f"context {context}"],
-            fix="lower teacher_answers.max_new_tokens or data.max_tokens",
-        )

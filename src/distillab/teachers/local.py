@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from distillab.models.batch import TokenBatch
 from distillab.errors import TeacherError
+from distillab.models.batch import TokenBatch
 from distillab.models.scoring import scored_logits
 from distillab.records import TeacherProvenance
 from distillab.teachers.protocol import TeacherCapabilities
@@ -31,10 +31,12 @@ class LocalTeacher:
 
     @property
     def model(self) -> PreTrainedModel:
+        """The weights, in eval mode and without gradients."""
         return self._model[0]
 
     @property
     def capabilities(self) -> TeacherCapabilities:
+        """Everything: a model in this process hides nothing."""
         return self._capabilities
 
     @torch.no_grad()

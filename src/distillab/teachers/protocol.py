@@ -22,7 +22,9 @@ class Teacher(Protocol):
     """A local model, and whatever else gives the same kind of signal."""
 
     @property
-    def capabilities(self) -> TeacherCapabilities: ...
+    def capabilities(self) -> TeacherCapabilities:
+        """What it can give."""
+        ...
 
     def signal(self, batch: TokenBatch) -> TeacherSignal:
         """The signal at the scored positions of `batch`, on the batch's device, without gradients."""

@@ -40,7 +40,9 @@ def nonfinite_loss(
         if student_bad
         else "look at the rows named above and at the teacher's dtype"
     )
-    return NumericsError(f"The loss is not finite ({term}), so training stopped.", where=f"step {step}", facts=facts, fix=fix)
+    return NumericsError(
+        f"The loss is not finite ({term}), so training stopped.", where=f"step {step}", facts=facts, fix=fix
+    )
 
 
 def require_finite_gradients(model: torch.nn.Module, *, step: int) -> None:

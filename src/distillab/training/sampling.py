@@ -25,6 +25,5 @@ class StepSampler(Sampler[int]):
         generator = torch.Generator().manual_seed(self.seed)
         left = self.draws
         while left > 0:
-            for index in torch.randperm(self.rows, generator=generator)[:left].tolist():
-                yield index
+            yield from torch.randperm(self.rows, generator=generator)[:left].tolist()
             left -= self.rows

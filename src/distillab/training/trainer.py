@@ -145,9 +145,7 @@ class DistillationTrainer(Trainer):
             loss = loss + weighted.weight * total / counts[name].clamp(min=1)
         return loss * self.args.world_size
 
-    def training_step(
-        self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
-    ) -> Tensor:
+    def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """One microbatch; after the last of a step, its gradients are checked before anything uses them."""
         loss = super().training_step(model, inputs, num_items_in_batch=num_items_in_batch)
         if self.accelerator.sync_gradients:

@@ -1,0 +1,147 @@
+"""The investigation, replayed: two teachers, one student, both errors, and every way that is valid.
+
+All settings of the demo stand here. Killed at any instant, it resumes.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from distillab.config.models import (
+    ArmConfig,
+    DataConfig,
+    EvaluationConfig,
+    HeldOutConfig,
+    RunRecipe,
+    SourceConfig,
+    StudentConfig,
+    StudyRecipe,
+    TeacherAnswersConfig,
+    TeacherConfig,
+    TrainingConfig,
+)
+from distillab.demo.failures import PromptPositions
+from distillab.demo.models import MAX_POSITIONS, build_model
+from distillab.demo.tokenizers import train_tokenizers
+from distillab.demo.world import VALUE_PATTERN, WorldFiles, write_world
+from distillab.records import StudyResults
+from distillab.study.compare import PlantedFailure, Study
+from distillab.study.parallel import run_jobs
+from distillab.study.run import execute
+
+VOCABULARY = 640
+TEACHER_ROWS, STUDENT_ROWS, HELD_OUT_ROWS = 24_000, 800, 400
+WORKERS = 2
+SEEDS = (0, 1, 2)
+
+_TEACHER_TRAINING = TrainingConfig(
+    steps=1600, batch_size=32, learning_rate=3e-3, warmup_steps=50, adam_beta2=0.99, device="cpu"
+)
+_STUDENT_TRAINING = TrainingConfig(
+    steps=400, batch_size=32, learning_rate=3e-3, warmup_steps=20, adam_beta2=0.99, device="cpu"
+)
+_EVALUATION = EvaluationConfig(
+    rows=HELD_OUT_ROWS,
+    curve_rows=100,
+    generate_rows=200,
+    max_new_tokens=32,
+    batch_size=100,
+    value_pattern=VALUE_PATTERN,
+)
+_ANSWERS = TeacherAnswersConfig(answers_per_prompt=4, sample=True, max_new_tokens=32, batch_size=100)
+
+POSITIONS, WRONG_TOKENS = "prompt-positions", "logits-wrong-tokens"
+
+
+def replay(output: Path) -> StudyResults:
+    """Build the world, train the teachers, run the study.
+
+    Args:
+        output: folder of everything that the demo makes.
+    """
+    world = write_world(
+        output / "world", seed=0, teacher_rows=TEACHER_ROWS, student_rows=STUDENT_ROWS, held_out_rows=HELD_OUT_ROWS
+    )
+    same, other = _tokenizers(world, output)
+    run_jobs(
+        [
+            partial(_train_teacher, output, world, "teacher", same, seed=1),
+            partial(_train_teacher, output, world, "teacher-other-tokens", other, seed=1),
+        ],
+        workers=WORKERS,
+    )
+    _student_shape(output, same)
+    return Study(
+        _study(output, world),
+        reproduce=f"distillab demo --output {output}",
+        demonstrate_mismatch=True,
+        planted={
+            POSITIONS: PlantedFailure("predicts the answer's n-th token at the prompt's n-th position", PromptPositions)
+        },
+    ).run()
+
+
+def _tokenizers(world: WorldFiles, output: Path) -> tuple[Path, Path]:
+    import json
+
+    rows = [json.loads(line) for line in world.teacher.read_text(encoding="utf-8").splitlines()]
+    return train_tokenizers(
+        [f"{row['prompt']}\n{row['answer']}" for row in rows], size=VOCABULARY, folder=output / "tokenizers"
+    )
+
+
+def _train_teacher(output: Path, world: WorldFiles, name: str, tokenizer: Path, *, seed: int) -> None:
+    shape = output / "shapes" / "teacher"
+    if not (shape / "config.json").exists():
+        build_model("teacher", VOCABULARY, seed).config.save_pretrained(shape)
+    execute(
+        RunRecipe(
+            name=name,
+            student=StudentConfig(path=str(shape), tokenizer=str(tokenizer), init="random"),
+            data=_data(world.teacher, world),
+            method="sft",
+            training=_TEACHER_TRAINING,
+            evaluation=_EVALUATION.model_copy(update={"generate_rows": 0}),
+            seed=seed,
+            output=str(output / name),
+        )
+    )
+
+
+def _student_shape(output: Path, tokenizer: Path) -> None:
+    shape = output / "shapes" / "student"
+    if not (shape / "config.json").exists():
+        build_model("student", VOCABULARY, 0).config.save_pretrained(shape)
+
+
+def _data(train: Path, world: WorldFiles) -> DataConfig:
+    return DataConfig(
+        train=SourceConfig(path=str(train)), held_out=HeldOutConfig(path=str(world.held_out)), max_tokens=MAX_POSITIONS
+    )
+
+
+def _study(output: Path, world: WorldFiles) -> StudyRecipe:
+    other = TeacherConfig(path=str(output / "teacher-other-tokens" / "student"))
+    return StudyRecipe(
+        title="The investigation, replayed on a toy world",
+        student=StudentConfig(
+            path=str(output / "shapes" / "student"), tokenizer=str(output / "tokenizers" / "tokenizer-a"), init="random"
+        ),
+        teacher=TeacherConfig(path=str(output / "teacher" / "student")),
+        data=_data(world.train, world),
+        arms=(
+            ArmConfig(name=POSITIONS, method="sft"),
+            ArmConfig(name=WRONG_TOKENS, method="logits", teacher=other),
+            ArmConfig(name="sft", method="sft"),
+            ArmConfig(name="seqkd", method="seqkd"),
+            ArmConfig(name="seqkd-other-tokens", method="seqkd", teacher=other),
+            ArmConfig(name="logits", method="logits"),
+        ),
+        seeds=SEEDS,
+        teacher_answers=_ANSWERS,
+        training=_STUDENT_TRAINING,
+        evaluation=_EVALUATION,
+        workers=WORKERS,
+        output=str(output / "study"),
+    )

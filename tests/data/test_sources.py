@@ -1,0 +1,170 @@
+"""Every kind of source, and every broken one, named by file and line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from datasets import Dataset, DatasetDict
+
+from distillab.config.models import SourceConfig
+from distillab.data.sources import read_rows
+from distillab.errors import DataError
+
+ROWS = [{"prompt": "a", "answer": "1"}, {"prompt": "b", "answer": "2"}, {"prompt": "c", "answer": "3"}]
+
+
+def source(path, **settings):
+    return SourceConfig(path=str(path), **settings)
+
+
+def write(path, text):
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def lines(rows):
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+@pytest.fixture
+def every_form(tmp_path):
+    write(tmp_path / "rows.jsonl", lines(ROWS))
+    write(tmp_path / "lines.json", lines(ROWS))
+    write(tmp_path / "list.json", json.dumps(ROWS, indent=1))
+    write(tmp_path / "rows.csv", "prompt,answer\na,1\nb,2\nc,3\n")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "rows.parquet")
+    Dataset.from_list(ROWS).save_to_disk(str(tmp_path / "saved"))
+    parts = DatasetDict({"train": Dataset.from_list(ROWS), "test": Dataset.from_list(ROWS[:1])})
+    parts.save_to_disk(str(tmp_path / "parts"))
+    return tmp_path
+
+
+FORMS = ["rows.jsonl", "lines.json", "list.json", "rows.csv", "rows.parquet", "saved", "parts"]
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_gives_the_same_rows_and_keys(every_form, name):
+    rows = read_rows(source(every_form / name))
+    assert [row.values for row in rows] == ROWS
+    assert [row.key for row in rows] == [row.key for row in read_rows(source(every_form / "rows.jsonl"))]
+    assert all(str(every_form) in row.origin for row in rows)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_limit_takes_the_first_rows(every_form, name):
+    assert [row.values for row in read_rows(source(every_form / name, limit=2))] == ROWS[:2]
+
+
+def test_keys_do_not_depend_on_order_and_duplicates_are_told_apart(tmp_path):
+    twice = [*ROWS, ROWS[0]]
+    forward = read_rows(source(write(tmp_path / "a.jsonl", lines(twice))))
+    backward = read_rows(source(write(tmp_path / "b.jsonl", lines(twice[::-1]))))
+    assert {row.key for row in forward} == {row.key for row in backward}
+    assert len({row.key for row in forward}) == 4
+
+
+def test_a_split_is_chosen_from_a_saved_data_set(every_form):
+    assert len(read_rows(source(every_form / "parts", split="test"))) == 1
+    with pytest.raises(DataError, match=r'no split "dev"(.|\n)*train, test'):
+        read_rows(source(every_form / "parts", split="dev"))
+    with pytest.raises(DataError, match="has no splits"):
+        read_rows(source(every_form / "saved", split="train"))
+    with pytest.raises(DataError, match="A file has no splits"):
+        read_rows(source(every_form / "rows.jsonl", split="train"))
+
+
+def test_missing_file_names_the_near_one(every_form):
+    with pytest.raises(DataError, match=r'no such file(.|\n)*did you mean "rows\.jsonl"'):
+        read_rows(source(every_form / "row.jsonl"))
+    with pytest.raises(DataError, match="nor is there a folder"):
+        read_rows(source(every_form / "nowhere" / "row.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("empty.jsonl", "", "The file is empty"),
+        ("blank.jsonl", "\n\n", "holds no rows"),
+        ("header.csv", "prompt,answer\n", "holds no rows"),
+        ("rows.txt", "hello", r'ending in "\.txt"(.|\n)*\.jsonl'),
+        ("rows", "hello", "no ending"),
+        ("bad.parquet", "hello", "not readable Parquet"),
+        ("bad.json", '[{"a": 1},', r"not JSON(.|\n)*bad\.json:1"),
+        ("item.json", '[{"a": 1}, 2]', "item 2: a JSON int"),
+        ("twice.csv", "a,a\n1,2\n", "stands twice in the header"),
+        ("fields.csv", "a,b\n1,2\n1,2,3\n4\n", r"2 lines(.|\n)*line 3: 3 fields(.|\n)*line 4: 1 field"),
+        ("quote.csv", 'a,b\n1,"2\n', "line 2|line 3"),
+        ("latin.csv", b"a,b\n1,2\n\xe9,3\n", r"not UTF-8(.|\n)*latin\.csv:3(.|\n)*byte 8 of the file is 0xe9"),
+        ("latin.json", b'[{"a":\n"\xe9"}]', r"latin\.json:2"),
+    ],
+)
+def test_unusable_files_say_why(tmp_path, name, content, message):
+    with pytest.raises(DataError, match=message):
+        read_rows(source(write(tmp_path / name, content)))
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ('{"prompt": "a", ', r"line 2: not JSON \("),
+        ("[1, 2]", "line 2: a JSON list, not an object"),
+        ('"text"', "line 2: a JSON str, not an object"),
+        ('{"a": 1, "a": 2}', "line 2: key stands twice: a"),
+        ('{"a": NaN}', "line 2: NaN is not JSON"),
+        ("[" * 100_000, "line 2: JSON nested too deeply"),
+    ],
+)
+def test_one_broken_line_among_good_ones_is_named(tmp_path, broken, message):
+    good = json.dumps(ROWS[0])
+    path = write(tmp_path / "rows.jsonl", f"{good}\n{broken}\n{good}\n")
+    with pytest.raises(DataError, match=message) as caught:
+        read_rows(source(path))
+    assert caught.value.rule == "1 line of the file cannot be read."
+
+
+def test_not_utf8_is_named_by_line_and_byte(tmp_path):
+    path = write(tmp_path / "rows.jsonl", b'\xef\xbb\xbf{"a": "x"}\n{"a": "caf\xe9"}\n')
+    with pytest.raises(DataError, match=rf"line 2: not UTF-8 \(byte {14 + 10} of the file is 0xe9\)"):
+        read_rows(source(path))
+    assert path.read_bytes()[24] == 0xE9
+
+
+def test_many_broken_lines_are_counted_and_five_shown(tmp_path):
+    path = write(tmp_path / "rows.jsonl", "{\n" * 12)
+    with pytest.raises(DataError) as caught:
+        read_rows(source(path))
+    assert caught.value.rule.startswith("12 lines")
+    assert len(caught.value.facts) == 6
+    assert caught.value.facts[-1] == "… and 7 more"
+
+
+def test_a_folder_that_is_no_saved_data_set(tmp_path):
+    write(tmp_path / "x.jsonl", "{}")
+    with pytest.raises(DataError, match=r"not written by datasets\.save_to_disk(.|\n)*x\.jsonl"):
+        read_rows(source(tmp_path))
+
+
+def test_a_damaged_saved_data_set(every_form):
+    (every_form / "saved" / "state.json").write_text("{}")
+    with pytest.raises(DataError, match="damaged"):
+        read_rows(source(every_form / "saved"))
+
+
+def test_an_unreachable_hub_id_says_so():
+    code = (
+        "from distillab.config.models import SourceConfig\n"
+        "from distillab.data.sources import read_rows\n"
+        "from distillab.errors import DataError\n"
+        "try: read_rows(SourceConfig(path='nobody/no-such-data'))\n"
+        "except DataError as error: print(error)\n"
+    )
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert "no such file or folder, and no such data set" in done.stdout
+    assert "nobody/no-such-data" in done.stdout
