@@ -153,7 +153,8 @@ def test_a_template_without_end_of_turn_gets_eos(make):
 def test_a_template_that_rewrites_earlier_turns_is_refused(make):
     tokenizer = make["fast"](make["byte_level"](), eos_token="<|end|>")
     tokenizer.chat_template = (
-        "{% for m in messages %}{{ m['role'] + ': ' + (m['content'] if loop.last or m['role'] != 'assistant' else '…') }}{% endfor %}"
+        "{% for m in messages %}{% set kept = loop.last or m['role'] != 'assistant' %}"
+        "{{ m['role'] + ': ' + (m['content'] if kept else '…') }}{% endfor %}"
         "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
     )
     template = resolve_template("chat", tokenizer, "messages")

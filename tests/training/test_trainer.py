@@ -8,14 +8,13 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from distillab.config.methods import METHODS
 from distillab.data.collation import Collator, IndexedRow
 from distillab.data.encoding import EncodedSplit
 from distillab.errors import ConfigError, NumericsError, TeacherError
 from distillab.models.scoring import scored_logits, scored_targets
 from distillab.objectives import build_objective
-from distillab.config.methods import METHODS
 from distillab.training.sampling import StepSampler
-
 from tests.training.conftest import VOCABULARY, Train, ragged_split, teacher, tiny_llama
 
 

@@ -170,7 +170,8 @@ def _readable(error: ValidationError, kind: type[BaseModel], where: str) -> Conf
             facts.append(f"{key}: is missing")
         else:
             message = item["msg"].removeprefix("Value error, ")
-            facts.append((f"{key}: " if key else "") + message + ("" if item["type"] == "value_error" else f" (got {item['input']!r})"))
+            got = "" if item["type"] == "value_error" else f" (got {item['input']!r})"
+            facts.append((f"{key}: " if key else "") + message + got)
     return ConfigError("The recipe has settings that cannot be used.", where=where, facts=facts)
 
 

@@ -15,13 +15,19 @@ from distillab.records import GenerationMetrics
 def normalised(text: str) -> str:
     """Lower case, no punctuation at the ends of words, no articles, single spaces.
 
-    The SQuAD convention (Rajpurkar et al. 2016), but punctuation inside a word stays: "3.5" is not "35".
+    The SQuAD convention (Rajpurkar et al. 2016), but numbers keep their meaning: "3.5" is not "35", "-4" not "4".
 
-    >>> normalised(" The  answer: 3.5. ")
-    'answer 3.5'
+    >>> normalised(" The  answer: -3.5. ")
+    'answer -3.5'
     """
-    words = (word.strip(string.punctuation) for word in text.lower().split())
+    words = (_bare(word) for word in text.lower().split())
     return " ".join(word for word in words if word and word not in ("a", "an", "the"))
+
+
+def _bare(word: str) -> str:
+    bare = word.strip(string.punctuation)
+    before = word[: word.find(bare)]
+    return f"-{bare}" if before.endswith("-") and bare[:1].isdigit() else bare
 
 
 def captured(text: str, pattern: str) -> str | None:

@@ -1,0 +1,194 @@
+"""Figures of the evaluation against naive ones, on a real small model and real text."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from distillab.config.models import DataConfig, HeldOutConfig, SourceConfig
+from distillab.data.encoding import EncodedRow
+from distillab.data.reading import Reader, load_reader
+from distillab.data.splits import load_examples
+from distillab.evaluation.likelihood import SharedTeacher, score_rows, summarise
+from distillab.evaluation.references import reference_lines
+from distillab.evaluation.text_match import captured, generation_metrics, normalised
+from distillab.models.generation import Decoding, continuation_text, generate_batches
+from distillab.records import TeacherProvenance
+from distillab.teachers import LocalTeacher
+
+PROVENANCE = TeacherProvenance(name="t", weights_sha256="0", parameters=1, dtype="float32", template_sha256="0")
+
+
+@pytest.fixture(scope="module")
+def reader(materials: Path) -> Reader:
+    path = str(materials / "models" / "stories260K-tok512")
+    return load_reader(path, revision=None, template="auto", kind="text", max_tokens=96)
+
+
+@pytest.fixture(scope="module")
+def rows(materials: Path, reader: Reader) -> list[EncodedRow]:
+    source = SourceConfig(path=str(materials / "text" / "tinystories" / "stories_dev.jsonl"), limit=20)
+    splits = load_examples(DataConfig(train=source, held_out=HeldOutConfig(fraction=0.5)))
+    return reader.encoder.encode_all(splits.train[:7], source="x").rows
+
+
+def _model(materials: Path, name: str) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(materials / "models" / name, dtype=torch.float32).eval()
+
+
+def test_figures_equal_a_naive_loop(materials: Path, reader: Reader, rows: list[EncodedRow]) -> None:
+    student, source = _model(materials, "llama2xs-tok512"), _model(materials, "stories260K-tok512")
+    shared = SharedTeacher(LocalTeacher(source, PROVENANCE), 512)
+    scores = score_rows(student, rows, collator=reader.collator(), batch_size=3, shared=shared)
+    assert scores.kl is not None and scores.agree is not None
+    for index, row in enumerate(rows):
+        ids = torch.tensor(row.input_ids[None].astype(np.int64))
+        with torch.no_grad():
+            q = student(input_ids=ids).logits[0].double().log_softmax(-1)
+            p = source(input_ids=ids).logits[0].double().log_softmax(-1)
+        at = [t - 1 for t in range(1, len(row)) if row.answer_mask[t]]
+        gold = [int(row.input_ids[t + 1]) for t in at]
+        assert float(scores.nats[index]) == pytest.approx(
+            -sum(q[t, g].item() for t, g in zip(at, gold, strict=True)), rel=1e-4
+        )
+        assert int(scores.tokens[index]) == len(at)
+        assert int(scores.correct[index]) == sum(int(q[t].argmax()) == g for t, g in zip(at, gold, strict=True))
+        assert float(scores.kl[index]) == pytest.approx((p[at].exp() * (p[at] - q[at])).sum().item(), rel=1e-3)
+        assert int(scores.agree[index]) == int((p[at].argmax(-1) == q[at].argmax(-1)).sum())
+
+
+def test_batch_size_order_and_padding_side_change_nothing(
+    materials: Path, reader: Reader, rows: list[EncodedRow]
+) -> None:
+    model = _model(materials, "stories260K-tok512")
+    one = score_rows(model, rows, collator=reader.collator(), batch_size=1)
+    many = score_rows(model, rows, collator=reader.collator("left"), batch_size=7)
+    back = score_rows(model, rows[::-1], collator=reader.collator(), batch_size=4)
+    torch.testing.assert_close(one.nats, many.nats, atol=1e-3, rtol=1e-5)
+    torch.testing.assert_close(one.nats, back.nats.flip(0), atol=1e-3, rtol=1e-5)
+
+
+def test_a_model_has_no_divergence_from_itself(materials: Path, reader: Reader, rows: list[EncodedRow]) -> None:
+    model = _model(materials, "stories260K-tok512")
+    shared = SharedTeacher(LocalTeacher(_model(materials, "stories260K-tok512"), PROVENANCE), 512)
+    summary = summarise(
+        score_rows(model, rows, collator=reader.collator(), batch_size=4, shared=shared), answer_bytes=100
+    )
+    assert summary.kl_from_teacher_nats == pytest.approx(0.0, abs=1e-5)
+    assert summary.top1_agreement == 1.0
+
+
+def test_evaluation_changes_with_the_weights(materials: Path, reader: Reader, rows: list[EncodedRow]) -> None:
+    """A peer's evaluation loss stays 0, another's loader is never used."""
+    model = _model(materials, "stories260K-tok512")
+    before = score_rows(model, rows, collator=reader.collator(), batch_size=4)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    after = score_rows(model, rows, collator=reader.collator(), batch_size=4)
+    assert float((after.nats - before.nats).abs().min()) > 0.1
+
+
+def test_a_model_in_training_is_left_in_training(materials: Path, reader: Reader, rows: list[EncodedRow]) -> None:
+    model = _model(materials, "stories260K-tok512").train()
+    score_rows(model, rows[:2], collator=reader.collator(), batch_size=2)
+    assert model.training
+
+
+def test_bits_per_byte_is_nats_over_ln2_over_bytes(materials: Path, reader: Reader, rows: list[EncodedRow]) -> None:
+    scores = score_rows(_model(materials, "stories260K-tok512"), rows, collator=reader.collator(), batch_size=4)
+    summary = summarise(scores, answer_bytes=1234)
+    assert summary.bits_per_byte == pytest.approx(float(scores.nats.sum()) / math.log(2) / 1234)
+
+
+def _row(ids: list[int], mask: list[bool]) -> EncodedRow:
+    return EncodedRow("k", np.array(ids, dtype=np.int32), np.array(mask), 1)
+
+
+def test_reference_lines_by_hand() -> None:
+    # training answers hold token 1 twice and token 2 once; vocabulary 4: P(1) = 3/7, P(2) = 2/7, P(3) = 1/7
+    train = [_row([0, 1, 1, 2], [False, True, True, True])]
+    held_out = [_row([0, 1, 3], [False, True, True])]
+    lines = reference_lines(train, held_out, vocabulary=4)
+    assert lines.uniform_nats == pytest.approx(math.log(4))
+    assert lines.unigram_nats == pytest.approx(-(math.log(3 / 7) + math.log(1 / 7)) / 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("  The Cat. ", "cat"),
+        ("3.5", "3.5"),
+        ("-4", "-4"),
+        ("$-4!", "-4"),
+        ("well-4", "well-4"),
+        ("(4)", "4"),
+        ("A  an the", ""),
+        ("don't!", "don't"),
+        ("$1,000.", "1,000"),
+    ],
+)
+def test_normalisation(text: str, expected: str) -> None:
+    assert normalised(text) == expected
+
+
+def test_the_last_match_is_the_captured_value() -> None:
+    assert captured("#### 3 ... #### 4", r"#### (\d+)") == "4"
+    assert captured("nothing", r"#### (\d+)") is None
+
+
+def test_generation_metrics_by_hand() -> None:
+    metrics = generation_metrics(
+        ["It is 4.", "it is 5", "no"],
+        ["It is 4.", "It is 5.", "It is 6."],
+        stopped=[True, True, False],
+        lengths=[3, 3, 9],
+        value_pattern=r"(\d+)\.?$",
+    )
+    assert (metrics.n, metrics.mean_tokens) == (3, 5.0)
+    assert metrics.exact_match == pytest.approx(1 / 3)
+    assert metrics.normalised_match == pytest.approx(2 / 3)
+    assert metrics.value_match == pytest.approx(2 / 3)
+    assert metrics.stopped_by_eos == pytest.approx(2 / 3)
+    assert metrics.rouge_l == pytest.approx(2 / 3)
+
+
+def test_a_wrong_reference_value_is_a_miss_even_if_the_answer_has_none_either() -> None:
+    metrics = generation_metrics(["x"], ["y"], stopped=[True], lengths=[1], value_pattern=r"(\d+)")
+    assert metrics.value_match == 0.0
+
+
+def test_left_padding_does_not_change_greedy_answers(materials: Path, reader: Reader) -> None:
+    model = _model(materials, "stories260K-tok512")
+    prompts = [reader.tokenizer(text)["input_ids"] for text in ("Once", "Lily and Tom went to the park", "The dog")]
+    settings = {"decoding": Decoding(20), "stop_ids": reader.encoder.stop_ids}
+    together = next(generate_batches(model, prompts, batch_size=3, **settings))
+    alone = [next(generate_batches(model, [prompt], batch_size=1, **settings))[0] for prompt in prompts]
+    assert together == alone
+
+
+def test_a_stop_token_ends_an_answer_and_is_not_part_of_it(materials: Path, reader: Reader) -> None:
+    model = _model(materials, "stories260K-tok512")
+    prompt = reader.tokenizer("Once upon a time")["input_ids"]
+    plain = next(generate_batches(model, [prompt], decoding=Decoding(12), stop_ids=[2], batch_size=1))[0]
+    assert not plain.stopped and len(plain.ids) == 12
+    stop = plain.ids[5]
+    cut = next(generate_batches(model, [prompt], decoding=Decoding(12), stop_ids=[stop], batch_size=1))[0]
+    assert cut.stopped and cut.ids == plain.ids[: plain.ids.index(stop)]
+
+
+@pytest.mark.parametrize("name", ["tinyllama-1.1b", "mistral-7b-v0.1", "gpt2", "tok512"])
+def test_a_continuation_keeps_its_leading_space(materials: Path, name: str) -> None:
+    reader = load_reader(
+        str(materials / "tokenizers" / name), revision=None, template="auto", kind="text", max_tokens=64
+    )
+    tokenizer = reader.tokenizer
+    whole = tokenizer("The quick brown fox", add_special_tokens=False)["input_ids"]
+    for cut in range(1, len(whole)):
+        before = tokenizer.decode(whole[:cut])
+        assert before + continuation_text(tokenizer, whole[:cut], whole[cut:]) == tokenizer.decode(whole)
