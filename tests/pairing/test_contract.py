@@ -169,6 +169,18 @@ def test_unused_ids_on_one_side_shorten_what_is_shared(toy, wrap, merges) -> Non
     assert contract(theirs, ours).shared_width == gone
 
 
+def test_each_side_lacks_another_token(wrap) -> None:
+    """No id clashes, but neither vocabulary contains the other."""
+    from tokenizers import Tokenizer, models
+
+    ours, theirs = (
+        wrap(Tokenizer(models.BPE(vocab=vocab, merges=[])), eos=None, bos=None, unk=None)
+        for vocab in ({"a": 0, "b": 1, "d": 3}, {"a": 0, "c": 2, "d": 3})
+    )
+    result = contract(ours, theirs)
+    assert (result.verdict, result.equal_ids, result.shared_width) == ("different", 2, 0)
+
+
 # ---------------------------------------------------------------- same size, same family, other tokens
 
 

@@ -1,0 +1,220 @@
+"""Whole studies on a tiny world, with real files, real training and real interruptions."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from distillab.config.models import RunRecipe, StudyRecipe
+from distillab.errors import CacheMismatch, ConfigError, NumericsError, TeacherError, TokenizerMismatch
+from distillab.records import RunRecord, StudyResults, read_record
+from distillab.study.compare import Study
+from distillab.study.run import execute
+
+
+def _run(values: dict[str, Any], output: Path, **changes: Any) -> RunRecipe:
+    base = {key: value for key, value in values.items() if key != "seeds"}
+    return RunRecipe(**{**base, "output": str(output), **changes})
+
+
+def _study(recipe: StudyRecipe, **changes: Any) -> Study:
+    return Study(recipe.model_copy(update=changes), reproduce="distillab compare x.yaml")
+
+
+def _weights(folder: Path) -> torch.Tensor:
+    tensors = load_file(folder / "student" / "model.safetensors")
+    return torch.cat([tensors[name].flatten() for name in sorted(tensors)])
+
+
+def _same_but_for_time(a: RunRecord, b: RunRecord) -> bool:
+    out = {"cost", "config"}
+    return a.model_dump(exclude=out) == b.model_dump(exclude=out)
+
+
+def test_a_study_holds_every_arm_seed_end_point_and_reference(study_recipe: StudyRecipe) -> None:
+    results = _study(study_recipe).run()
+    assert [arm.name for arm in results.arms] == ["sft", "seqkd", "logits"]
+    assert all(arm.seeds == (0, 1) and len(arm.evaluations) == 2 for arm in results.arms)
+    assert {point.role for point in results.end_points} == {"undistilled student", "teacher"}
+    assert results.references.uniform_nats == pytest.approx(np.log(400))
+    assert 0 < results.references.unigram_nats < results.references.uniform_nats
+    by_name = {arm.name: arm for arm in results.arms}
+    assert by_name["sft"].against_sft is None and by_name["sft"].teacher is None
+    assert by_name["logits"].against_sft is not None and by_name["logits"].access == "logits"
+    assert all(e.likelihood.kl_from_teacher_nats is not None for arm in results.arms for e in arm.evaluations)
+    assert [point.step for point in by_name["sft"].curves[0]] == [0, 2, 4]
+    assert len(results.samples) == 6
+    assert set(results.samples[0].answers) == {"undistilled", "teacher", "sft", "seqkd", "logits"}
+    written = read_record(StudyResults, Path(study_recipe.output) / "results.json")
+    assert written == results
+
+
+def test_the_record_of_a_run_explains_it(study_recipe: StudyRecipe) -> None:
+    _study(study_recipe).run()
+    folder = Path(study_recipe.output) / "runs" / "logits" / "seed1"
+    record = read_record(RunRecord, folder / "run.json")
+    assert record.contract is not None and record.contract.verdict == "identical"
+    assert record.teacher is not None and len(record.teacher.weights_sha256) == 64
+    assert record.config["training"]["steps"] == 4
+    assert record.cost.student_tokens > record.cost.supervised_tokens > 0
+    assert record.cost.teacher_tokens > 0
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
+    assert set(lines[1]["terms"]) == {"cross_entropy", "token_divergence"}
+    assert not (folder / "checkpoints").exists()
+
+
+def test_a_second_call_redoes_no_finished_run(study_recipe: StudyRecipe) -> None:
+    first = _study(study_recipe).run()
+    folder = Path(study_recipe.output)
+    stamps = {path: path.stat().st_mtime_ns for path in folder.rglob("run.json")}
+    second = _study(study_recipe).run()
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("run.json")} == stamps
+    assert first.model_copy(update={"wall_s": 0.0}) == second.model_copy(update={"wall_s": 0.0})
+
+
+def test_an_interrupted_study_resumes_to_the_same_numbers(study_recipe: StudyRecipe, tmp_path: Path) -> None:
+    whole = _study(study_recipe).run()
+    copy = study_recipe.model_copy(update={"output": str(tmp_path / "copy")})
+    _study(copy).run()
+    for lost in ("logits/seed0", "seqkd/seed1"):  # as after a kill: some runs are missing, and the results
+        shutil.rmtree(tmp_path / "copy" / "runs" / lost)
+    (tmp_path / "copy" / "results.json").unlink()
+    resumed = _study(copy).run()
+    for a, b in zip(whole.arms, resumed.arms, strict=True):
+        assert a.evaluations == b.evaluations
+        assert a.against_sft == b.against_sft
+
+
+def test_two_processes_give_the_numbers_of_one(study_recipe: StudyRecipe, tmp_path: Path) -> None:
+    changes = {"arms": study_recipe.arms[:2], "seeds": (0,)}
+    torch.set_num_threads(1)  # as in the worker processes: sums depend on the number of threads
+    one = _study(study_recipe, **changes).run()
+    two = _study(study_recipe, **changes, workers=2, output=str(tmp_path / "two")).run()
+    for a, b in zip(one.arms, two.arms, strict=True):
+        for x, y in zip(a.evaluations, b.evaluations, strict=True):
+            assert x.likelihood.nats_per_token == pytest.approx(y.likelihood.nats_per_token, abs=1e-5)
+
+
+def test_a_folder_of_another_study_is_refused_with_the_difference(study_recipe: StudyRecipe) -> None:
+    _study(study_recipe, arms=study_recipe.arms[:1], seeds=(0,)).run()
+    with pytest.raises(ConfigError, match=r"seeds: there \[0\], now \[1\]"):
+        _study(study_recipe, arms=study_recipe.arms[:1], seeds=(1,)).run()
+
+
+def test_a_folder_that_is_not_ours_is_left_alone(study_recipe: StudyRecipe) -> None:
+    folder = Path(study_recipe.output)
+    folder.mkdir()
+    (folder / "thesis.tex").write_text("years of work")
+    with pytest.raises(ConfigError, match="not empty"):
+        _study(study_recipe).run()
+    assert [path.name for path in folder.iterdir()] == ["thesis.tex"]
+
+
+def test_arms_of_one_seed_start_from_the_same_weights_and_rows(tiny_world: dict[str, Any], tmp_path: Path) -> None:
+    """With the divergence's weight near nothing, logit KD must end where SFT ends."""
+    sft = _run(tiny_world, tmp_path / "sft", method="sft")
+    near = [{"kind": "cross_entropy"}, {"kind": "token_divergence", "weight": 1e-9}]
+    logits = _run(tiny_world, tmp_path / "logits", method="logits", terms=near)
+    execute(sft)
+    execute(logits)
+    torch.testing.assert_close(_weights(tmp_path / "logits"), _weights(tmp_path / "sft"), atol=1e-5, rtol=0)
+
+
+def test_a_mismatched_pair_is_refused_before_any_weight_is_loaded(
+    tiny_world: dict[str, Any], stranger: str, tmp_path: Path
+) -> None:
+    blind = tmp_path / "no-weights"
+    shutil.copytree(stranger, blind)
+    (blind / "model.safetensors").write_bytes(b"these are no weights")
+    recipe = _run(tiny_world, tmp_path / "run", method="logits", teacher={"path": str(blind)})
+    with pytest.raises(TokenizerMismatch) as error:
+        execute(recipe)
+    assert "seqkd" in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_study_with_one_refused_arm_does_nothing_at_all(
+    study_recipe: StudyRecipe, tiny_world: dict[str, Any], stranger: str
+) -> None:
+    values = {**tiny_world, "arms": ["sft", {"name": "bad", "method": "logits", "teacher": {"path": stranger}}]}
+    with pytest.raises(TokenizerMismatch):
+        Study(StudyRecipe(**values, output=study_recipe.output), reproduce="x").run()
+    assert not Path(study_recipe.output).exists()
+
+
+def test_a_demonstration_is_marked_in_every_record(tiny_world: dict[str, Any], stranger: str, tmp_path: Path) -> None:
+    recipe = _run(tiny_world, tmp_path / "run", method="logits", teacher={"path": stranger})
+    record = execute(recipe, demonstrate_mismatch=True)
+    assert record.demonstrates is not None and "--demonstrate-mismatch" in record.demonstrates
+    assert record.evaluation.likelihood.kl_from_teacher_nats is None
+    assert json.loads((tmp_path / "run" / "recipe.json").read_text())["demonstrates"] == record.demonstrates
+
+
+def test_the_flag_alone_marks_nothing_on_a_sound_pair(tiny_world: dict[str, Any], tmp_path: Path) -> None:
+    record = execute(_run(tiny_world, tmp_path / "run", method="logits"), demonstrate_mismatch=True)
+    assert record.demonstrates is None
+
+
+def test_sequence_level_kd_works_across_tokenizers(tiny_world: dict[str, Any], stranger: str, tmp_path: Path) -> None:
+    record = execute(_run(tiny_world, tmp_path / "run", method="seqkd", teacher={"path": stranger}))
+    assert record.answers is not None and record.answers.generated == 60
+    assert record.train_counts.kept > 0
+    assert record.contract is not None and record.contract.verdict == "different"
+
+
+def test_answers_of_another_teacher_are_not_taken_for_this_one(
+    tiny_world: dict[str, Any], stranger: str, tmp_path: Path
+) -> None:
+    answers = tmp_path / "answers"
+    execute(_run(tiny_world, tmp_path / "a", method="seqkd"), answers_folder=answers)
+    with pytest.raises(CacheMismatch):
+        execute(_run(tiny_world, tmp_path / "b", method="seqkd", teacher={"path": stranger}), answers_folder=answers)
+
+
+@pytest.mark.parametrize("role", ["teacher", "student"])
+def test_a_model_folder_without_weights_is_refused_by_name(
+    tiny_world: dict[str, Any], tmp_path: Path, role: str
+) -> None:
+    empty = tmp_path / "weightless"
+    shutil.copytree(tiny_world[role]["path"], empty)
+    (empty / "model.safetensors").unlink()
+    recipe = _run(tiny_world, tmp_path / "run", method="logits", **{role: {"path": str(empty)}})
+    with pytest.raises(TeacherError if role == "teacher" else ConfigError, match=f"{role}'s folder has no weights"):
+        execute(recipe)
+
+
+def test_weights_that_lack_a_parameter_are_refused(tiny_world: dict[str, Any], tmp_path: Path) -> None:
+    """transformers draws missing parameters at random and goes on."""
+    short = tmp_path / "short"
+    shutil.copytree(tiny_world["teacher"]["path"], short)
+    tensors = load_file(short / "model.safetensors")
+    del tensors["model.norm.weight"]
+    save_file(tensors, short / "model.safetensors", metadata={"format": "pt"})
+    recipe = _run(tiny_world, tmp_path / "run", method="logits", teacher={"path": str(short)})
+    with pytest.raises(TeacherError, match=r"(?s)left random.*model\.norm\.weight"):
+        execute(recipe)
+
+
+def test_a_teacher_that_says_nan_stops_the_run_and_is_named(tiny_world: dict[str, Any], tmp_path: Path) -> None:
+    sick = tmp_path / "sick"
+    shutil.copytree(tiny_world["teacher"]["path"], sick)
+    tensors = load_file(sick / "model.safetensors")
+    tensors["model.norm.weight"][0] = torch.nan
+    save_file(tensors, sick / "model.safetensors", metadata={"format": "pt"})
+    recipe = _run(tiny_world, tmp_path / "run", method="logits", teacher={"path": str(sick)})
+    with pytest.raises(NumericsError, match=r"(?s)step 1.*train\.jsonl:\d+.*the teacher's logits are NaN"):
+        execute(recipe)
+
+
+def test_max_tokens_beyond_a_context_is_refused(tiny_world: dict[str, Any], tmp_path: Path) -> None:
+    data = {**tiny_world["data"], "max_tokens": 256}
+    with pytest.raises(ConfigError, match=r"(?s)student's context.*context 128"):
+        execute(_run(tiny_world, tmp_path / "run", data=data))
