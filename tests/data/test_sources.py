@@ -65,7 +65,7 @@ def test_keys_do_not_depend_on_order_and_duplicates_are_told_apart(tmp_path):
     twice = [*ROWS, ROWS[0]]
     forward = read_rows(source(write(tmp_path / "a.jsonl", lines(twice))))
     backward = read_rows(source(write(tmp_path / "b.jsonl", lines(twice[::-1]))))
-    assert {row.key for row in forward} == {row.key for row in backward}
+    assert {row.key: row.values for row in forward} == {row.key: row.values for row in backward}
     assert len({row.key for row in forward}) == 4
 
 
