@@ -33,7 +33,7 @@ def pairs(materials, file, prompt, answer, count):
 def test_real_rows_decode_to_their_joint_text(materials, real_tokenizer, name, file, prompt, answer):
     tokenizer = real_tokenizer(name)
     encoder = BorderEncoder(tokenizer)
-    for question, reply in pairs(materials, file, prompt, answer, 150):
+    for question, reply in pairs(materials, file, prompt, answer, 60):
         asked, said = joined(encoder, question, reply)
         together = tokenizer(question + reply, add_special_tokens=False)["input_ids"]
         if name == "tok105" and tokenizer.unk_token_id == said[0]:
@@ -47,7 +47,7 @@ def test_where_the_joint_encoding_has_a_boundary_at_the_border_it_is_ours(materi
     tokenizer = real_tokenizer(name)
     encoder = BorderEncoder(tokenizer)
     compared = 0
-    for question, reply in pairs(materials, "gsm8k/train.jsonl", "question", "answer", 150):
+    for question, reply in pairs(materials, "gsm8k/train.jsonl", "question", "answer", 60):
         for cut in (len(question), len(question) // 2, len(question) + 3):
             text = question + reply
             joint = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
@@ -57,7 +57,7 @@ def test_where_the_joint_encoding_has_a_boundary_at_the_border_it_is_ours(materi
                 asked, said = joined(encoder, text[:cut], text[cut:])
                 assert asked + said == joint["input_ids"]
                 compared += 1
-    assert compared > 150
+    assert compared > 60
 
 
 @pytest.mark.parametrize("name", ["tinyllama-1.1b", "mistral-7b-v0.1", "tok512", "tok105"])

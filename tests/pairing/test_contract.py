@@ -166,7 +166,9 @@ def test_unused_ids_on_one_side_shorten_what_is_shared(toy, wrap, merges) -> Non
     assert result.verdict == "extended"
     assert result.shared_width == gone
     assert result.extra_tokens == ("h",)
-    assert contract(theirs, ours).shared_width == gone
+    back = contract(theirs, ours)
+    assert (back.shared_width, back.equal_ids) == (gone, result.equal_ids)
+    assert result.equal_ids == len(spec["model"]["vocab"])
 
 
 def test_each_side_lacks_another_token(wrap) -> None:
@@ -220,15 +222,15 @@ def test_merges_differ_with_the_same_vocabulary(toy, wrap, merges) -> None:
 
 
 def test_merges_that_no_fixed_probe_shows(toy, wrap) -> None:
-    """'xj' then 'jx' decide how 'xjx' is split; such a text is made from the merges themselves."""
-    pairs = [("x", "j"), ("j", "x"), ("x", "jx"), ("xj", "x")]
+    """'xj' before 'jx' makes 'xjxj', else 'x jx j'; such a text is made from the merges themselves."""
+    pairs = [("x", "j"), ("j", "x"), ("xj", "xj")]
     ours = toy(pairs)
     spec = json.loads(ours.to_str())
-    spec["model"]["merges"] = [list(pair) for pair in (pairs[1], pairs[0], pairs[2], pairs[3])]
-    spec["model"]["vocab"]["xjx"] = ours.token_to_id("xjx")
+    spec["model"]["merges"] = [list(pair) for pair in (pairs[1], pairs[0], pairs[2])]
     result = contract(wrap(ours), wrap(type(ours).from_str(json.dumps(spec))))
     assert result.verdict == "identical"
-    assert any("merges or scores differ" in note for note in result.notes)
+    assert any("merges or scores differ" in note and "at rule 0" in note for note in result.notes)
+    assert [probe.text for probe in result.probes_differ] == ["xjxj"]
 
 
 def test_normaliser_differs(toy, wrap, merges) -> None:
