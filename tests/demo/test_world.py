@@ -244,7 +244,7 @@ def test_models_are_seeded_and_leave_the_global_random_state_alone() -> None:
 
 def test_models_have_the_tokenizers_width_and_the_teacher_is_the_larger() -> None:
     sizes = Counter({kind: build_model(kind, SIZE, 0).num_parameters() for kind in ("teacher", "student")})
-    assert sizes["teacher"] > 3 * sizes["student"]
+    assert sizes["teacher"] > 2.5 * sizes["student"]
     logits = build_model("student", SIZE, 0)(torch.tensor([[1, 5, 2]])).logits
     assert logits.shape == (1, 3, SIZE)
     # A fresh model knows nothing: its loss is near log V.

@@ -5,9 +5,11 @@ All settings of the demo stand here. Killed at any instant, it resumes.
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 
+from distillab.config.methods import TokenDivergenceConfig
 from distillab.config.models import (
     ArmConfig,
     DataConfig,
@@ -31,16 +33,13 @@ from distillab.study.parallel import run_jobs
 from distillab.study.run import execute
 
 VOCABULARY = 640
-TEACHER_ROWS, STUDENT_ROWS, HELD_OUT_ROWS = 24_000, 800, 400
+TEACHER_ROWS, STUDENT_ROWS, HELD_OUT_ROWS = 30_000, 1_000, 420
+TOKENIZER_ROWS = 6_000
 WORKERS = 2
 SEEDS = (0, 1, 2)
 
-_TEACHER_TRAINING = TrainingConfig(
-    steps=1600, batch_size=32, learning_rate=3e-3, warmup_steps=50, adam_beta2=0.99, device="cpu"
-)
-_STUDENT_TRAINING = TrainingConfig(
-    steps=400, batch_size=32, learning_rate=3e-3, warmup_steps=20, adam_beta2=0.99, device="cpu"
-)
+_TEACHER_TRAINING = TrainingConfig(steps=1600, batch_size=32, learning_rate=5e-3, warmup_steps=50, device="cpu")
+_STUDENT_TRAINING = TrainingConfig(steps=600, batch_size=16, learning_rate=4.5e-3, device="cpu")
 _EVALUATION = EvaluationConfig(
     rows=HELD_OUT_ROWS,
     curve_rows=100,
@@ -50,6 +49,9 @@ _EVALUATION = EvaluationConfig(
     value_pattern=VALUE_PATTERN,
 )
 _ANSWERS = TeacherAnswersConfig(answers_per_prompt=4, sample=True, max_new_tokens=32, batch_size=100)
+
+# The divergence alone, for both teachers: then the tokens are all that differs between the two arms.
+_KL_ALONE = (TokenDivergenceConfig(),)
 
 POSITIONS, WRONG_TOKENS = "prompt-positions", "logits-wrong-tokens"
 
@@ -83,12 +85,11 @@ def replay(output: Path) -> StudyResults:
 
 
 def _tokenizers(world: WorldFiles, output: Path) -> tuple[Path, Path]:
-    import json
-
-    rows = [json.loads(line) for line in world.teacher.read_text(encoding="utf-8").splitlines()]
-    return train_tokenizers(
-        [f"{row['prompt']}\n{row['answer']}" for row in rows], size=VOCABULARY, folder=output / "tokenizers"
-    )
+    lines = world.teacher.read_text(encoding="utf-8").splitlines()[:TOKENIZER_ROWS]
+    rows = [json.loads(line) for line in lines]
+    # prompt and answer apart: a token must not learn to span the line between them
+    texts = [text for row in rows for text in (row["prompt"], row["answer"])]
+    return train_tokenizers(texts, size=VOCABULARY, folder=output / "tokenizers")
 
 
 def _train_teacher(output: Path, world: WorldFiles, name: str, tokenizer: Path, *, seed: int) -> None:
@@ -132,11 +133,11 @@ def _study(output: Path, world: WorldFiles) -> StudyRecipe:
         data=_data(world.train, world),
         arms=(
             ArmConfig(name=POSITIONS, method="sft"),
-            ArmConfig(name=WRONG_TOKENS, method="logits", teacher=other),
+            ArmConfig(name=WRONG_TOKENS, method="logits", teacher=other, terms=_KL_ALONE),
             ArmConfig(name="sft", method="sft"),
             ArmConfig(name="seqkd", method="seqkd"),
             ArmConfig(name="seqkd-other-tokens", method="seqkd", teacher=other),
-            ArmConfig(name="logits", method="logits"),
+            ArmConfig(name="logits", method="logits", terms=_KL_ALONE),
         ),
         seeds=SEEDS,
         teacher_answers=_ANSWERS,
