@@ -7,16 +7,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from distillab.errors import ConfigError, TeacherError
+from distillab.places import is_local, local_path
 
 _WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
-
-
-def is_local(path: str) -> bool:
-    """True where a path means a folder on this machine, never a hub id."""
-    return Path(path).exists() or path.startswith((".", "/", "~"))
 
 
 def require_weights(path: str, *, role: str) -> None:
@@ -27,7 +23,7 @@ def require_weights(path: str, *, role: str) -> None:
     """
     if not is_local(path):
         return  # a hub id: only the hub can tell
-    folder = Path(path)
+    folder = local_path(path)
     error = TeacherError if role == "teacher" else ConfigError
     if not folder.is_dir():
         raise error(f"The {role}'s folder does not exist.", where=path)
@@ -58,7 +54,7 @@ def load_model(path: str, *, dtype: str, device: torch.device, revision: str | N
     wanted = dtype if dtype == "auto" else getattr(torch, dtype)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path, dtype=wanted, revision=revision, output_loading_info=True, use_safetensors=_prefers_safetensors(path)
+            _source(path), dtype=wanted, revision=revision, output_loading_info=True, use_safetensors=_safetensors(path)
         )
     except (OSError, ValueError) as problem:
         raise error(f"The {role} cannot be loaded.", where=path, facts=[str(problem).splitlines()[0]]) from problem
@@ -74,19 +70,35 @@ def load_model(path: str, *, dtype: str, device: torch.device, revision: str | N
     return cast(PreTrainedModel, model.to(device).eval())
 
 
-def _prefers_safetensors(path: str) -> bool | None:
+def _source(path: str) -> str:
+    return str(local_path(path)) if is_local(path) else path
+
+
+def _safetensors(path: str) -> bool | None:
     # A .bin file is loaded with weights_only=True by transformers; safetensors is taken where it exists.
-    return True if is_local(path) and any(Path(path).glob("*.safetensors")) else None
+    return True if is_local(path) and any(local_path(path).glob("*.safetensors")) else None
 
 
 def random_model(path: str, *, seed: int, dtype: str, device: torch.device, revision: str | None) -> PreTrainedModel:
     """A causal language model of the shape that config.json describes, with weights drawn from `seed`."""
-    if is_local(path) and not (Path(path) / "config.json").is_file():
-        raise ConfigError("A random student needs a folder with config.json.", where=path)
-    config = AutoConfig.from_pretrained(path, revision=revision)
+    config = load_config(path, revision=revision)
     torch.manual_seed(seed)
     wanted = torch.float32 if dtype == "auto" else getattr(torch, dtype)
     return AutoModelForCausalLM.from_config(config, dtype=wanted).to(device).eval()
+
+
+def load_config(path: str, *, revision: str | None) -> PretrainedConfig:
+    """A model's config.json.
+
+    Raises:
+        ConfigError: there is none, or it is not readable.
+    """
+    if is_local(path) and not (local_path(path) / "config.json").is_file():
+        raise ConfigError("The model's folder has no config.json.", where=path)
+    try:
+        return AutoConfig.from_pretrained(_source(path), revision=revision)
+    except (OSError, ValueError) as problem:
+        raise ConfigError("The config.json cannot be used.", where=path, facts=[str(problem)[:300]]) from problem
 
 
 def model_name(path: str) -> str:
@@ -98,7 +110,7 @@ def model_name(path: str) -> str:
 def weights_sha256(path: str) -> str:
     """Hash over the bytes of a folder's weight files and config, in name order; "hub" ids hash their name."""
     digest = hashlib.sha256()
-    folder = Path(path)
+    folder = local_path(path)
     if not folder.is_dir():
         digest.update(path.encode())
         return digest.hexdigest()

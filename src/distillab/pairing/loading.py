@@ -22,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 
 from distillab.errors import ConfigError, DataError, TokenizerMismatch
 from distillab.pairing.probes import PROBES
+from distillab.places import is_local, local_path
 
 _OTHER_FORMS = (("vocab.json", "merges.txt"), ("vocab.txt",))
 _SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
@@ -120,8 +121,8 @@ def logits_width(path: str, revision: str | None = None) -> int | None:
 
 def find_file(path: str, filename: str, revision: str | None) -> Path | None:
     """The file in the folder or in the hub's repository; None where the place exists but the file does not."""
-    if _is_local(path):
-        folder = Path(path).expanduser()
+    if is_local(path):
+        folder = local_path(path)
         if folder.is_file():
             raise ConfigError("A tokenizer or model is named by its folder, not by a file.", where=path)
         if not folder.is_dir():
@@ -145,16 +146,12 @@ def find_file(path: str, filename: str, revision: str | None) -> Path | None:
     return Path(found) if found is not None else None
 
 
-def _is_local(path: str) -> bool:
-    return path.startswith((".", "/", "~")) or path.count("/") > 1 or Path(path).exists()
-
-
 def _nearest(folder: Path) -> Path:
     return next(parent for parent in (*folder.parents, Path("/")) if parent.is_dir())
 
 
 def _name(path: str) -> str:
-    return Path(path).expanduser().resolve().name if _is_local(path) else path
+    return local_path(path).resolve().name if is_local(path) else path
 
 
 def _require_other_form(path: str, revision: str | None) -> None:
@@ -178,7 +175,7 @@ def _require_other_form(path: str, revision: str | None) -> None:
         where=path,
         facts=[
             "missing: tokenizer.json (or vocab.json with merges.txt, or vocab.txt)",
-            *([f"the folder holds: {_listing(Path(path).expanduser())}"] if _is_local(path) else []),
+            *([f"the folder holds: {_listing(local_path(path))}"] if is_local(path) else []),
         ],
         fix="put tokenizer.json and tokenizer_config.json of the model into the folder, "
         "or name the tokenizer by itself (tokenizer: … in the recipe)",
@@ -212,7 +209,7 @@ def _read_reference(file: Path) -> Tokenizer:
 
 
 def _from_pretrained(kind: Any, path: str, revision: str | None) -> PreTrainedTokenizerFast:
-    source = str(Path(path).expanduser()) if _is_local(path) else path
+    source = str(local_path(path)) if is_local(path) else path
     try:
         tokenizer = kind.from_pretrained(source, revision=revision or "main")
     except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from transformers import AutoConfig
 
 from distillab.config.models import RunRecipe, TeacherConfig
 from distillab.data.encoding import EncodedSplit
@@ -14,7 +13,7 @@ from distillab.data.reading import Reader, load_reader
 from distillab.data.splits import Splits, load_examples
 from distillab.errors import ConfigError, DataError
 from distillab.evaluation.protocol import HeldOut
-from distillab.models.loading import require_weights
+from distillab.models.loading import load_config, require_weights
 from distillab.pairing.admission import require_admitted
 from distillab.pairing.contract import judge
 from distillab.pairing.loading import logits_width
@@ -147,7 +146,7 @@ def _require_context(recipe: RunRecipe) -> None:
     if recipe.teacher is not None:
         models.append(("teacher", recipe.teacher.path, recipe.teacher.revision))
     for role, path, revision in models:
-        context = getattr(AutoConfig.from_pretrained(path, revision=revision), "max_position_embeddings", None)
+        context = getattr(load_config(path, revision=revision), "max_position_embeddings", None)
         if context is not None and recipe.data.max_tokens > context:
             raise ConfigError(
                 f"data.max_tokens is longer than the {role}'s context.",
