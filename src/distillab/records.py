@@ -204,6 +204,13 @@ class CurvePoint(Record):
     supervised_tokens: int
 
 
+class ReferenceLines(Record):
+    """Values against which a loss can be judged, in nats a token of the student's vocabulary."""
+
+    uniform_nats: float = Field(description="log V: knows nothing")
+    unigram_nats: float = Field(description="knows only how often each token occurs in the training answers")
+
+
 class RunCost(Record):
     """What a run used."""
 
@@ -233,6 +240,7 @@ class RunRecord(Record):
     answers: AnswerStoreCounts | None = None
     train_counts: EncodingCounts
     held_out_counts: EncodingCounts
+    references: ReferenceLines
     evaluation: EvaluationRecord
     curve: tuple[CurvePoint, ...]
     cost: RunCost
@@ -248,13 +256,6 @@ class Interval(Record):
     mean: float
     low: float
     high: float
-
-
-class ReferenceLines(Record):
-    """Values against which a loss can be judged, in nats a token of the student's vocabulary."""
-
-    uniform_nats: float = Field(description="log V: knows nothing")
-    unigram_nats: float = Field(description="knows only how often each token occurs in the training answers")
 
 
 class EndPoint(Record):

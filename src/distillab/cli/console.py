@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from distillab.records import EvaluationRecord, RunRecord, StudyResults
-    from distillab.study.prepare import Prepared
 
 
 def quiet_libraries() -> None:
@@ -23,12 +22,9 @@ def quiet_libraries() -> None:
     logging.disable_progress_bar()
 
 
-def show_run(record: RunRecord, prepared: Prepared) -> None:
+def show_run(record: RunRecord) -> None:
     """Print a finished run: its figures, beside the lines that they can be judged by."""
-    from distillab.evaluation.references import reference_lines
-
-    vocabulary = len(prepared.student.tokenizer)
-    lines = reference_lines(prepared.train.rows, prepared.held_out.rows, vocabulary=vocabulary)
+    lines = record.references
     first = record.curve[0].held_out_nats_per_token
     if record.demonstrates:
         print(f"NOT A RESULT. This run demonstrates: {record.demonstrates}")

@@ -22,8 +22,6 @@ def train_command(
 
     loaded = load_recipe(RunRecipe, recipe, overrides or [])
     quiet_libraries()
-    from distillab.study.prepare import prepare
     from distillab.study.run import execute
 
-    prepared = prepare(loaded)
-    show_run(execute(loaded, prepared=prepared, demonstrate_mismatch=demonstrate_mismatch), prepared)
+    show_run(execute(loaded, demonstrate_mismatch=demonstrate_mismatch))

@@ -14,7 +14,7 @@ from typing import Any
 
 from distillab.errors import DataError
 from distillab.progress import Progress
-from distillab.records import CurvePoint, LikelihoodMetrics
+from distillab.records import CurvePoint, LikelihoodMetrics, ReferenceLines
 from distillab.training.trainer import StepReport
 
 
@@ -28,6 +28,7 @@ class Journal:
             be done again, and are removed.
         evaluate_every: steps between two points of the learning curve; step 0 and the last always are.
         measure: gives held-out figures of the student as it is now.
+        references: the lines that a held-out figure is shown beside.
         progress: shows the run.
     """
 
@@ -39,10 +40,13 @@ class Journal:
         resumed_at: int,
         evaluate_every: int,
         measure: Callable[[], LikelihoodMetrics],
+        references: ReferenceLines,
         progress: Progress,
     ) -> None:
         self._path, self._steps, self._every = path, steps, evaluate_every
         self._measure, self._progress = measure, progress
+        self._lines = f"unigram {references.unigram_nats:.2f}, log V {references.uniform_nats:.2f}"
+        self._shown = ""
         self._last = time.perf_counter()
         if path is not None:
             _cut_after(path, resumed_at)
@@ -69,12 +73,15 @@ class Journal:
         )
         shown = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
         share = supervised / report.tokens if report.tokens else 0.0
-        self._progress.advance(note=f"{shown} nats; {report.tokens / elapsed:.0f} tokens/s, {share:.0%} supervised")
+        self._progress.advance(
+            note=f"{shown}{self._shown} nats; {report.tokens / elapsed:.0f} tokens/s, {share:.0%} supervised"
+        )
         if report.step % self._every == 0 or report.step == self._steps:
             self._held_out(report.step)
 
     def _held_out(self, step: int) -> None:
         measured = self._measure()
+        self._shown = f", held-out {measured.nats_per_token:.3f} ({self._lines})"
         self._write(
             {
                 "step": step,

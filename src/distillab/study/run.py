@@ -21,20 +21,18 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from transformers import PreTrainedModel
-from transformers.trainer_utils import get_last_checkpoint
 
 from distillab.config.models import RunRecipe
-from distillab.data.collation import Collator, TokenDataset
+from distillab.data.collation import Collator
 from distillab.data.encoding import EncodedSplit
 from distillab.errors import ConfigError
-from distillab.evaluation.likelihood import SharedTeacher, score_rows, summarise
+from distillab.evaluation.likelihood import SharedTeacher
 from distillab.evaluation.protocol import Judged, evaluate
+from distillab.evaluation.references import reference_lines
 from distillab.models.loading import load_model, model_name, random_model, weights_sha256
 from distillab.objectives.build import build_objective
-from distillab.progress import Progress
 from distillab.records import (
     AnswerStoreCounts,
-    LikelihoodMetrics,
     RunCost,
     RunRecord,
     TeacherProvenance,
@@ -42,12 +40,11 @@ from distillab.records import (
 )
 from distillab.study.environment import environment, peak_rss_bytes
 from distillab.study.folder import claim, write_held_out
-from distillab.study.journal import Journal, read_curve, read_totals
+from distillab.study.journal import read_curve, read_totals
+from distillab.study.learning import Watched, train_student
 from distillab.study.prepare import Prepared, admit, pick_device, prepare
 from distillab.teachers.answers import Prompt, generate_store, keep_usable, store_provenance
 from distillab.teachers.local import LocalTeacher
-from distillab.training.arguments import training_arguments
-from distillab.training.trainer import DistillationTrainer
 
 
 def execute(
@@ -95,8 +92,21 @@ def execute(
     student = load_student(recipe, device)
     if recipe.training.gradient_checkpointing:
         student.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    _train(
-        recipe, prepared, student, teacher, split, shared_width=width, writes=processes.is_main_process, broken=collator
+    references = reference_lines(
+        split.rows,
+        prepared.held_out.first(recipe.evaluation.rows).rows,
+        vocabulary=len(prepared.student.tokenizer),
+    )
+    usual = prepared.student.collator(recipe.training.padding_side)
+    train_student(
+        recipe,
+        student,
+        teacher,
+        split,
+        objective=build_objective(recipe.resolved().terms, shared_width=width),
+        collator=collator(prepared.student.encoder.pad_id) if collator else usual,
+        watched=Watched(prepared.held_out.first(recipe.evaluation.curve_rows), usual, references),
+        writes=processes.is_main_process,
     )
     shared = shared_teacher(prepared, teacher)
     judged = evaluate(
@@ -121,6 +131,7 @@ def execute(
         answers=answer_counts,
         train_counts=split.counts,
         held_out_counts=prepared.held_out_counts,
+        references=references,
         evaluation=judged.record,
         curve=read_curve(folder / "metrics.jsonl"),
         cost=RunCost(
@@ -215,52 +226,6 @@ def _index_width(prepared: Prepared) -> int:
     assert prepared.contract is not None
     sides = (prepared.contract.teacher, prepared.contract.student)
     return min(width for side in sides for width in (side.tokens, side.logits_width) if width is not None)
-
-
-def _train(
-    recipe: RunRecipe,
-    prepared: Prepared,
-    student: PreTrainedModel,
-    teacher: LocalTeacher | None,
-    split: EncodedSplit,
-    *,
-    shared_width: int,
-    writes: bool,
-    broken: Callable[[int], Collator] | None,
-) -> None:
-    settings = recipe.training
-    folder = Path(recipe.output)
-    checkpoints = folder / "checkpoints"
-    last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
-    resumed_at = int(Path(last).name.partition("-")[2]) if last else 0
-    collator = prepared.student.collator(settings.padding_side)
-    curve = prepared.held_out.first(recipe.evaluation.curve_rows)
-
-    def measure() -> LikelihoodMetrics:
-        scores = score_rows(student, curve.rows, collator=collator, batch_size=recipe.evaluation.batch_size)
-        return summarise(scores, answer_bytes=sum(curve.answer_bytes))
-
-    with Progress(f"training {recipe.name}", total=settings.steps, unit="steps", done=resumed_at) as progress:
-        journal = Journal(
-            folder / "metrics.jsonl" if writes else None,
-            steps=settings.steps,
-            resumed_at=resumed_at,
-            evaluate_every=settings.evaluate_every or max(1, settings.steps // 10),
-            measure=measure,
-            progress=progress,
-        )
-        trainer = DistillationTrainer(
-            model=student,
-            args=training_arguments(settings, folder=checkpoints, seed=recipe.seed),
-            rows=TokenDataset(split),
-            collator=broken(prepared.student.encoder.pad_id) if broken else collator,
-            objective=build_objective(recipe.resolved().terms, shared_width=shared_width),
-            teacher=teacher,
-            row_names=[f"{example.origin} (key {example.key})" for example in split.examples],
-            batch_size=settings.batch_size,
-            on_step=journal.step,
-        )
-        trainer.train(resume_from_checkpoint=last)
 
 
 def _save(folder: Path, student: PreTrainedModel, prepared: Prepared, judged: Judged, record: RunRecord) -> None:

@@ -1,0 +1,83 @@
+"""The training part of a run: from a fresh student, or from the last checkpoint, to the end of the budget."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from distillab.config.models import RunRecipe
+from distillab.data.collation import Collator, TokenDataset
+from distillab.data.encoding import EncodedSplit
+from distillab.evaluation.likelihood import score_rows, summarise
+from distillab.evaluation.protocol import HeldOut
+from distillab.objectives.term import Objective
+from distillab.progress import Progress
+from distillab.records import LikelihoodMetrics, ReferenceLines
+from distillab.study.journal import Journal
+from distillab.teachers.local import LocalTeacher
+from distillab.training.arguments import training_arguments
+from distillab.training.checkpoints import last_whole_checkpoint
+from distillab.training.trainer import DistillationTrainer
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What the learning curve measures: held-out rows, how they are batched, the lines to show beside them."""
+
+    held_out: HeldOut
+    collator: Collator
+    references: ReferenceLines
+
+
+def train_student(
+    recipe: RunRecipe,
+    student: PreTrainedModel,
+    teacher: LocalTeacher | None,
+    split: EncodedSplit,
+    *,
+    objective: Objective,
+    collator: Collator,
+    watched: Watched,
+    writes: bool,
+) -> None:
+    """Train in place; checkpoints and measurements go to the run's folder.
+
+    Args:
+        collator: makes the training batches.
+        writes: False on all processes but the first.
+    """
+    settings = recipe.training
+    folder = Path(recipe.output)
+    checkpoints = folder / "checkpoints"
+    last = last_whole_checkpoint(checkpoints)
+    resumed_at = last[1] if last else 0
+
+    def measure() -> LikelihoodMetrics:
+        rows, batch_size = watched.held_out.rows, recipe.evaluation.batch_size
+        scores = score_rows(student, rows, collator=watched.collator, batch_size=batch_size)
+        return summarise(scores, answer_bytes=sum(watched.held_out.answer_bytes))
+
+    with Progress(f"training {recipe.name}", total=settings.steps, unit="steps", done=resumed_at) as progress:
+        journal = Journal(
+            folder / "metrics.jsonl" if writes else None,
+            steps=settings.steps,
+            resumed_at=resumed_at,
+            evaluate_every=settings.evaluate_every or max(1, settings.steps // 10),
+            measure=measure,
+            references=watched.references,
+            progress=progress,
+        )
+        trainer = DistillationTrainer(
+            model=student,
+            args=training_arguments(settings, folder=checkpoints, seed=recipe.seed),
+            rows=TokenDataset(split),
+            collator=collator,
+            objective=objective,
+            teacher=teacher,
+            row_names=[f"{example.origin} (key {example.key})" for example in split.examples],
+            batch_size=settings.batch_size,
+            on_step=journal.step,
+        )
+        trainer.train(resume_from_checkpoint=str(last[0]) if last else None)
