@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# every test may use the tiny world
+pytest_plugins = ["tests.tiny_world"]
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

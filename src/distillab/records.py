@@ -157,6 +157,7 @@ class AnswerStoreCounts(Record):
     dropped_empty: int = 0
     dropped_cut_off: int = 0
     dropped_duplicate: int = 0
+    not_asked: int = Field(default=0, description="prompts that leave no room for an answer in the teacher's context")
 
 
 # ---------------------------------------------------------------- runs
@@ -235,6 +236,7 @@ class RunRecord(Record):
         default=None, description="set where the run shows a failure on purpose; such a run is no result"
     )
     config: dict[str, Any]
+    fingerprints: dict[str, str] = Field(description="sha256 of rows and weights")
     contract: TokenizerContract | None
     teacher: TeacherProvenance | None
     answers: AnswerStoreCounts | None = None

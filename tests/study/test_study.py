@@ -218,3 +218,15 @@ def test_max_tokens_beyond_a_context_is_refused(tiny_world: dict[str, Any], tmp_
     data = {**tiny_world["data"], "max_tokens": 256}
     with pytest.raises(ConfigError, match=r"(?s)student's context.*context 128"):
         execute(_run(tiny_world, tmp_path / "run", data=data))
+
+
+def test_a_file_that_changed_since_is_noticed(study_recipe: StudyRecipe, tmp_path: Path) -> None:
+    changing = tmp_path / "train.jsonl"
+    shutil.copy(study_recipe.data.train.path, changing)
+    data = study_recipe.data.model_copy(
+        update={"train": study_recipe.data.train.model_copy(update={"path": str(changing)})}
+    )
+    _study(study_recipe, arms=study_recipe.arms[:1], seeds=(0,), data=data).run()
+    changing.write_text("".join(changing.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(ConfigError, match=r"(?s)files that have changed.*fingerprints\.sft\.train_rows"):
+        _study(study_recipe, arms=study_recipe.arms[:1], seeds=(0,), data=data).run()

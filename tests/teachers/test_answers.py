@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from distillab.errors import CacheCorrupt, CacheMismatch, ConfigError, DataError
-from distillab.teachers.answers import Answer, keep_usable
+from distillab.teachers.answers import Answer, Prompt, askable, keep_usable
 from tests.teachers.answers_worker import SETTINGS, TEXTS, fill
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,9 +90,12 @@ def test_a_damaged_line_is_named(model_path: Path, tmp_path: Path) -> None:
         fill(tmp_path / "s", model_path, SETTINGS)
 
 
-def test_an_answer_that_cannot_fit_is_refused_before_generating(model_path: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="context 512"):
-        fill(tmp_path / "s", model_path, SETTINGS.model_copy(update={"max_new_tokens": 510}))
+def test_prompts_without_room_for_an_answer_are_not_asked() -> None:
+    prompts = [Prompt("short", (1,) * 10), Prompt("long", (1,) * 60)]
+    assert askable(prompts, context=64, max_new_tokens=54) == prompts[:1]
+    assert askable(prompts, context=None, max_new_tokens=54) == prompts
+    with pytest.raises(ConfigError, match=r"(?s)shortest prompt 10.*context 64"):
+        askable(prompts, context=64, max_new_tokens=60)
 
 
 def test_greedy_answers_do_not_depend_on_the_batch(model_path: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from distillab.config.models import (
 from distillab.demo.failures import PromptPositions
 from distillab.demo.models import MAX_POSITIONS, build_model
 from distillab.demo.tokenizers import train_tokenizers
-from distillab.demo.world import VALUE_PATTERN, WorldFiles, write_world
+from distillab.demo.world import VALUE_PATTERN, WorldFiles, world_files, write_world
 from distillab.records import StudyResults
 from distillab.study.compare import PlantedFailure, Study
 from distillab.study.parallel import run_jobs
@@ -62,10 +62,7 @@ def replay(output: Path) -> StudyResults:
     Args:
         output: folder of everything that the demo makes.
     """
-    world = write_world(
-        output / "world", seed=0, teacher_rows=TEACHER_ROWS, student_rows=STUDENT_ROWS, held_out_rows=HELD_OUT_ROWS
-    )
-    same, other = _tokenizers(world, output)
+    world, same, other = _world(output)
     run_jobs(
         [
             partial(_train_teacher, output, world, "teacher", same, seed=1),
@@ -73,7 +70,7 @@ def replay(output: Path) -> StudyResults:
         ],
         workers=WORKERS,
     )
-    _student_shape(output, same)
+    _student_shape(output)
     return Study(
         _study(output, world),
         reproduce=f"distillab demo --output {output}",
@@ -84,15 +81,31 @@ def replay(output: Path) -> StudyResults:
     ).run()
 
 
-def _tokenizers(world: WorldFiles, output: Path) -> tuple[Path, Path]:
+def _world(output: Path) -> tuple[WorldFiles, Path, Path]:
+    """The world's files and the two tokenizers; those of an earlier call are taken as they are."""
+    rows = {"teacher_rows": TEACHER_ROWS, "student_rows": STUDENT_ROWS, "held_out_rows": HELD_OUT_ROWS}
+    made = output / "world" / "made.json"  # written last
+    settings = {**rows, "vocabulary": VOCABULARY, "tokenizer_rows": TOKENIZER_ROWS}
+    tokenizers = output / "tokenizers"
+    if made.exists() and json.loads(made.read_text(encoding="utf-8")) == settings:
+        return world_files(output / "world"), tokenizers / "tokenizer-a", tokenizers / "tokenizer-b"
+    world = write_world(output / "world", seed=0, **rows)
+    same, other = _tokenizers(world, tokenizers)
+    made.write_text(json.dumps(settings) + "\n", encoding="utf-8")
+    return world, same, other
+
+
+def _tokenizers(world: WorldFiles, folder: Path) -> tuple[Path, Path]:
     lines = world.teacher.read_text(encoding="utf-8").splitlines()[:TOKENIZER_ROWS]
     rows = [json.loads(line) for line in lines]
     # prompt and answer apart: a token must not learn to span the line between them
     texts = [text for row in rows for text in (row["prompt"], row["answer"])]
-    return train_tokenizers(texts, size=VOCABULARY, folder=output / "tokenizers")
+    return train_tokenizers(texts, size=VOCABULARY, folder=folder)
 
 
 def _train_teacher(output: Path, world: WorldFiles, name: str, tokenizer: Path, *, seed: int) -> None:
+    if (output / name / "run.json").exists():
+        return  # the run is finished; reading its 30,000 rows again would tell nothing
     shape = output / "shapes" / "teacher"
     if not (shape / "config.json").exists():
         build_model("teacher", VOCABULARY, seed).config.save_pretrained(shape)
@@ -110,7 +123,7 @@ def _train_teacher(output: Path, world: WorldFiles, name: str, tokenizer: Path, 
     )
 
 
-def _student_shape(output: Path, tokenizer: Path) -> None:
+def _student_shape(output: Path) -> None:
     shape = output / "shapes" / "student"
     if not (shape / "config.json").exists():
         build_model("student", VOCABULARY, 0).config.save_pretrained(shape)

@@ -97,6 +97,11 @@ def draw_rows(split: Split, count: int, *, seed: int) -> list[dict[str, str]]:
     return rows
 
 
+def world_files(folder: Path) -> WorldFiles:
+    """The files of the world in `folder`."""
+    return WorldFiles(folder / "teacher.jsonl", folder / "train.jsonl", folder / "held_out.jsonl")
+
+
 def write_world(folder: Path, *, seed: int, teacher_rows: int, student_rows: int, held_out_rows: int) -> WorldFiles:
     """Write `teacher.jsonl`, `train.jsonl` and `held_out.jsonl`; the same arguments give the same bytes.
 
@@ -111,7 +116,7 @@ def write_world(folder: Path, *, seed: int, teacher_rows: int, student_rows: int
         DataError: a split asks for more different prompts than there are.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    files = WorldFiles(folder / "teacher.jsonl", folder / "train.jsonl", folder / "held_out.jsonl")
+    files = world_files(folder)
     sizes: tuple[tuple[Split, Path, int], ...] = (
         ("teacher", files.teacher, teacher_rows),
         ("train", files.train, student_rows),

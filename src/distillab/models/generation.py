@@ -10,6 +10,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from distillab.errors import ConfigError
+from distillab.models.loading import context_length
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def require_room(
     Raises:
         ConfigError: they do not.
     """
-    context = getattr(model.config, "max_position_embeddings", None)
+    context = context_length(model.config)
     longest = max(len(prompt) for prompt in prompts)
     if context is not None and longest + max_new_tokens > context:
         raise ConfigError(

@@ -101,6 +101,12 @@ def load_config(path: str, *, revision: str | None) -> PretrainedConfig:
         raise ConfigError("The config.json cannot be used.", where=path, facts=[str(problem)[:300]]) from problem
 
 
+def context_length(config: PretrainedConfig) -> int | None:
+    """Positions that a model was built for; None where its configuration does not say."""
+    found = getattr(config, "max_position_embeddings", None)
+    return int(found) if found is not None else None
+
+
 def model_name(path: str) -> str:
     """What a model is called in records: its folder's name; for the student of a run, the run's name."""
     place = Path(path)

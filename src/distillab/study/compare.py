@@ -26,7 +26,7 @@ from distillab.models.loading import load_model, model_name
 from distillab.records import EndPoint, EvaluationRecord, RunRecord, StudyResults, read_record, write_record
 from distillab.study.folder import claim_study, write_held_out
 from distillab.study.parallel import run_jobs
-from distillab.study.prepare import Prepared, admit, held_out_for, pick_device, prepare
+from distillab.study.prepare import Prepared, admit, fingerprints, held_out_for, pick_device, prepare
 from distillab.study.results import assemble
 from distillab.study.run import execute, load_student, load_teacher, shared_teacher, training_rows
 
@@ -73,7 +73,8 @@ class Study:
         for arm in self.recipe.arms:
             admit(self._run_recipe(arm, 0), self._prepare(arm), demonstrate_mismatch=self.demonstrate_mismatch)
         self._require_distinct_teachers()
-        claim_study(folder, self.recipe)
+        files = {arm.name: fingerprints(self._run_recipe(arm, 0), self._prepare(arm)) for arm in self.recipe.arms}
+        claim_study(folder, self.recipe, fingerprints=files)
         # what runs share comes first, so that no two processes make the same thing
         shared = [partial(_in_worker, self._bare(), "end_point", arm.name) for arm in self._arm_of_each_teacher()]
         shared.append(partial(_in_worker, self._bare(), "undistilled", self.recipe.arms[0].name))

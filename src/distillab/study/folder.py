@@ -12,24 +12,32 @@ from distillab.evaluation.protocol import Judged
 from distillab.records import RunRecord, read_record
 
 
-def claim(folder: Path, recipe: RunRecipe, demonstrates: str | None) -> RunRecord | None:
+def claim(
+    folder: Path, recipe: RunRecipe, *, fingerprints: dict[str, str], demonstrates: str | None
+) -> RunRecord | None:
     """Take a folder for one run. Returns the record where the run is finished already.
 
+    Args:
+        fingerprints: of the rows and weights behind the recipe's paths, so that a file that has changed since
+            is noticed.
     Raises:
-        ConfigError: the folder holds a run of another recipe, or something else.
+        ConfigError: the folder holds a run of another recipe, of other files, or something else.
     """
-    _take(folder, "recipe.json", json.loads(recipe.model_dump_json()) | {"demonstrates": demonstrates})
+    facts = {"fingerprints": fingerprints, "demonstrates": demonstrates}
+    _take(folder, "recipe.json", json.loads(recipe.model_dump_json()) | facts)
     finished = folder / "run.json"
     return read_record(RunRecord, finished) if finished.exists() else None
 
 
-def claim_study(folder: Path, recipe: StudyRecipe) -> None:
+def claim_study(folder: Path, recipe: StudyRecipe, *, fingerprints: dict[str, dict[str, str]]) -> None:
     """Take a folder for one study, or go on with the same one.
 
+    Args:
+        fingerprints: of the files behind every arm.
     Raises:
-        ConfigError: the folder holds another study, or something else.
+        ConfigError: the folder holds another study, the same of other files, or something else.
     """
-    _take(folder, "study.json", json.loads(recipe.model_dump_json()))
+    _take(folder, "study.json", json.loads(recipe.model_dump_json()) | {"fingerprints": fingerprints})
 
 
 def _take(folder: Path, name: str, mine: dict[str, Any]) -> None:
@@ -39,7 +47,7 @@ def _take(folder: Path, name: str, mine: dict[str, Any]) -> None:
         differing = sorted(_differences(there, mine))
         if differing:
             raise ConfigError(
-                "The output folder holds the work of another recipe.",
+                "The output folder holds the work of another recipe, or of files that have changed since.",
                 where=str(folder),
                 facts=differing[:8],
                 fix="set another output, or delete this folder",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +15,7 @@ from distillab.data.reading import Reader, load_reader
 from distillab.data.splits import Splits, load_examples
 from distillab.errors import ConfigError, DataError
 from distillab.evaluation.protocol import HeldOut
-from distillab.models.loading import load_config, require_weights
+from distillab.models.loading import context_length, load_config, require_weights, weights_sha256
 from distillab.pairing.admission import require_admitted
 from distillab.pairing.contract import judge
 from distillab.pairing.loading import logits_width
@@ -56,10 +58,11 @@ def prepare(recipe: RunRecipe) -> Prepared:
     if recipe.teacher is not None:
         teacher = _reader(_tokenizer_path(recipe.teacher), recipe.teacher.revision, recipe, splits)
         contract = _judge(recipe, student, teacher, splits)
+    contexts = _contexts(recipe)
     train = student.encoder.encode_all(splits.train, source=splits.sources[0])
     readers = [student] if teacher is None else [student, teacher]
-    examples, counts = _fitting(splits, readers)
-    _require_context(recipe)
+    answer = recipe.evaluation.max_new_tokens if recipe.evaluation.generate_rows else 0
+    examples, counts = _fitting(splits, readers, [None if c is None else c - answer for c in contexts])
     return Prepared(
         splits=splits,
         student=student,
@@ -85,6 +88,22 @@ def admit(recipe: RunRecipe, prepared: Prepared, *, demonstrate_mismatch: bool) 
         return False
     require_admitted(prepared.contract, recipe.method, method, demonstrate_mismatch=demonstrate_mismatch)
     return method.tokens == "shared" and prepared.contract.verdict == "different"
+
+
+def fingerprints(recipe: RunRecipe, prepared: Prepared) -> dict[str, str]:
+    """sha256 of what stands behind a recipe's paths: the rows of both splits, and the weight files."""
+    found = {
+        "train_rows": _content_sha256(prepared.splits.train),
+        "held_out_rows": _content_sha256(prepared.splits.held_out),
+        "student": weights_sha256(recipe.student.path),
+    }
+    if recipe.teacher is not None:
+        found["teacher"] = weights_sha256(recipe.teacher.path)
+    return found
+
+
+def _content_sha256(examples: Sequence[Example]) -> str:
+    return hashlib.sha256("\n".join(example.content for example in examples).encode()).hexdigest()
 
 
 def held_out_for(reader: Reader, examples: tuple[Example, ...]) -> HeldOut:
@@ -122,31 +141,43 @@ def _judge(recipe: RunRecipe, student: Reader, teacher: Reader, splits: Splits) 
     )
 
 
-def _fitting(splits: Splits, readers: list[Reader]) -> tuple[tuple[Example, ...], EncodingCounts]:
-    """Held-out rows that every tokenizer of the pair reads whole, so that all models are judged on the same text."""
-    encoded = [reader.encoder.encode_all(splits.held_out, source=splits.sources[1]) for reader in readers]
-    keys = set.intersection(*({row.key for row in split.rows if not row.truncated} for split in encoded))
-    examples = tuple(example for example in splits.held_out if example.key in keys)
+def _fitting(
+    splits: Splits, readers: list[Reader], longest_prompts: list[int | None]
+) -> tuple[tuple[Example, ...], EncodingCounts]:
+    """Held-out rows that every tokenizer of the pair reads whole, and whose prompt leaves room for an answer.
+
+    So all models are judged on the same text. In the counts, `truncated` are the rows that are left out.
+    """
+    keys: set[str] | None = None
+    for reader, longest in zip(readers, longest_prompts, strict=True):
+        split = reader.encoder.encode_all(splits.held_out, source=splits.sources[1])
+        fit = {
+            row.key
+            for row, example in zip(split.rows, split.examples, strict=True)
+            if not row.truncated and (longest is None or len(reader.encoder.encode_prompt(example)) <= longest)
+        }
+        keys = fit if keys is None else keys & fit
+    examples = tuple(example for example in splits.held_out if example.key in (keys or ()))
     if not examples:
         raise DataError(
-            "No held-out row fits whole into data.max_tokens.",
+            "No held-out row fits whole into data.max_tokens and leaves room for evaluation.max_new_tokens.",
             where=splits.sources[1],
             facts=[f"held-out rows: {len(splits.held_out)}"],
-            fix="raise data.max_tokens, or hold out shorter rows",
+            fix="raise data.max_tokens, lower evaluation.max_new_tokens, or hold out shorter rows",
         )
     counts = readers[0].encoder.encode_all(examples, source=splits.sources[1]).counts
     left_out = len(splits.held_out) - len(examples)
-    # here `truncated` counts the rows that would have been cut, and are left out instead
     return examples, counts.model_copy(update={"rows": len(splits.held_out), "truncated": left_out})
 
 
-def _require_context(recipe: RunRecipe) -> None:
-    """data.max_tokens must fit into both models' contexts."""
+def _contexts(recipe: RunRecipe) -> list[int | None]:
+    """Context of the student, and of the teacher where there is one; data.max_tokens must fit into both."""
     models = [("student", recipe.student.path, recipe.student.revision)]
     if recipe.teacher is not None:
         models.append(("teacher", recipe.teacher.path, recipe.teacher.revision))
+    contexts = []
     for role, path, revision in models:
-        context = getattr(load_config(path, revision=revision), "max_position_embeddings", None)
+        context = context_length(load_config(path, revision=revision))
         if context is not None and recipe.data.max_tokens > context:
             raise ConfigError(
                 f"data.max_tokens is longer than the {role}'s context.",
@@ -154,6 +185,8 @@ def _require_context(recipe: RunRecipe) -> None:
                 facts=[f"data.max_tokens {recipe.data.max_tokens}", f"context {context}"],
                 fix=f"set data.max_tokens to {context} or less",
             )
+        contexts.append(context)
+    return contexts
 
 
 def pick_device(wanted: str) -> torch.device:

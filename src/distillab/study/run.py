@@ -29,7 +29,7 @@ from distillab.errors import ConfigError
 from distillab.evaluation.likelihood import SharedTeacher
 from distillab.evaluation.protocol import Judged, evaluate
 from distillab.evaluation.references import reference_lines
-from distillab.models.loading import load_model, model_name, random_model, weights_sha256
+from distillab.models.loading import context_length, load_model, model_name, random_model, weights_sha256
 from distillab.objectives.build import build_objective
 from distillab.records import (
     AnswerStoreCounts,
@@ -42,8 +42,8 @@ from distillab.study.environment import environment, peak_rss_bytes
 from distillab.study.folder import claim, write_held_out
 from distillab.study.journal import read_curve, read_totals
 from distillab.study.learning import Watched, train_student
-from distillab.study.prepare import Prepared, admit, pick_device, prepare
-from distillab.teachers.answers import Prompt, generate_store, keep_usable, store_provenance
+from distillab.study.prepare import Prepared, admit, fingerprints, pick_device, prepare
+from distillab.teachers.answers import Prompt, askable, generate_store, keep_usable, store_provenance
 from distillab.teachers.local import LocalTeacher
 
 
@@ -70,7 +70,7 @@ def execute(
             padding id.
     Raises:
         TokenizerMismatch: the pair does not allow the method; raised before any weight is loaded.
-        ConfigError: the folder holds a run of another recipe.
+        ConfigError: the folder holds a run of another recipe, or of files that have changed since.
     """
     folder = Path(recipe.output)
     processes = PartialState(cpu=recipe.training.device == "cpu")
@@ -79,7 +79,8 @@ def execute(
     if mismatch:
         demonstrates = "logit KD by index between tokens that do not mean the same (--demonstrate-mismatch)"
     with processes.main_process_first():
-        finished = claim(folder, recipe, demonstrates)
+        files = fingerprints(recipe, prepared)
+        finished = claim(folder, recipe, fingerprints=files, demonstrates=demonstrates)
     if finished is not None:
         return finished
     start = time.perf_counter()
@@ -126,6 +127,7 @@ def execute(
         seed=recipe.seed,
         demonstrates=demonstrates,
         config=recipe.model_dump(mode="json"),
+        fingerprints=files,
         contract=prepared.contract,
         teacher=None if teacher is None else teacher.capabilities.provenance,
         answers=answer_counts,
@@ -196,8 +198,10 @@ def training_rows(
         raise ConfigError("Sequence-level KD needs a teacher.", fix="add teacher: {path: …}")
     asked = prepared.train.examples
     reader = prepared.teacher
-    prompts = [Prompt(example.key, tuple(reader.encoder.encode_prompt(example))) for example in asked]
     settings = recipe.teacher_answers
+    everything = [Prompt(example.key, tuple(reader.encoder.encode_prompt(example))) for example in asked]
+    context = context_length(teacher.model.config)
+    prompts = askable(everything, context=context, max_new_tokens=settings.max_new_tokens)
     provenance = store_provenance(teacher.capabilities.provenance, _fingerprint(prepared), prompts, settings)
     answers = generate_store(
         answers_folder,
@@ -208,7 +212,12 @@ def training_rows(
         settings=settings,
         provenance=provenance,
     )
-    kept, counts = keep_usable(answers, path=answers_folder / "answers.jsonl", keep_cut_off=settings.keep_cut_off)
+    kept, counts = keep_usable(
+        answers,
+        path=answers_folder / "answers.jsonl",
+        keep_cut_off=settings.keep_cut_off,
+        not_asked=len(everything) - len(prompts),
+    )
     examples = [
         replace(example.with_answer(answer), key=f"{example.key}/{number}")
         for example in asked

@@ -19,8 +19,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distillab.config.models import TeacherAnswersConfig
-from distillab.errors import CacheCorrupt, CacheMismatch, DataError
-from distillab.models.generation import Decoding, continuation_text, generate_batches, require_room
+from distillab.errors import CacheCorrupt, CacheMismatch, ConfigError, DataError
+from distillab.models.generation import Decoding, continuation_text, generate_batches
 from distillab.progress import Progress
 from distillab.records import AnswerStoreCounts, TeacherProvenance
 
@@ -78,7 +78,6 @@ def generate_store(
     Raises:
         CacheMismatch: the folder holds answers of another teacher, other prompts or other settings.
         CacheCorrupt: a finished line is damaged.
-        ConfigError: prompt and answer do not fit into the teacher's context.
     """
     _claim(folder, provenance)
     path = folder / "answers.jsonl"
@@ -87,18 +86,39 @@ def generate_store(
     wanted = [(prompt.key, number) for prompt, number in jobs]
     missing = sum(key not in have for key in wanted)
     if missing:
-        require_room(
-            model, [prompt.ids for prompt in prompts], settings.max_new_tokens, setting="teacher_answers.max_new_tokens"
-        )
         _generate(path, model, tokenizer, stop_ids, jobs, settings, have, missing)
     return [have[key] for key in wanted]
 
 
+def askable(prompts: Sequence[Prompt], *, context: int | None, max_new_tokens: int) -> list[Prompt]:
+    """The prompts that leave room for an answer in the teacher's context.
+
+    Raises:
+        ConfigError: none does.
+    """
+    if context is None:
+        return list(prompts)
+    kept = [prompt for prompt in prompts if len(prompt.ids) + max_new_tokens <= context]
+    if not kept:
+        raise ConfigError(
+            "No prompt leaves room for an answer in the teacher's context.",
+            facts=[
+                f"shortest prompt {min(len(prompt.ids) for prompt in prompts)} tokens",
+                f"teacher_answers.max_new_tokens {max_new_tokens}",
+                f"context {context}",
+            ],
+            fix="lower teacher_answers.max_new_tokens",
+        )
+    return kept
+
+
 def keep_usable(
-    answers: Sequence[Answer], *, path: Path, keep_cut_off: bool
+    answers: Sequence[Answer], *, path: Path, keep_cut_off: bool, not_asked: int = 0
 ) -> tuple[dict[str, list[str]], AnswerStoreCounts]:
     """The answers worth learning from, by row key, and what was dropped: empty, cut off, said twice for one prompt.
 
+    Args:
+        not_asked: prompts that were left out before (see `askable`), for the counts.
     Raises:
         DataError: no answer is left.
     """
@@ -121,6 +141,7 @@ def keep_usable(
         dropped_empty=empty,
         dropped_cut_off=cut,
         dropped_duplicate=twice,
+        not_asked=not_asked,
     )
     if not kept:
         raise DataError(
