@@ -9,6 +9,7 @@
     ├── CacheError           stored teacher outputs
     │   ├── CacheCorrupt     the bytes are damaged or missing
     │   └── CacheMismatch    the bytes are fine, but they belong to something else
+    ├── StorageError         the disk is full
     └── NumericsError        a loss or a gradient is not finite
 
 A message has up to four parts: the rule that is broken, the facts of both sides, the context that
@@ -80,6 +81,10 @@ class CacheCorrupt(CacheError):
 
 class CacheMismatch(CacheError):
     """Stored bytes are sound, but belong to another teacher, data set or setting."""
+
+
+class StorageError(DistillabError):
+    """The disk is full."""
 
 
 class NumericsError(DistillabError):

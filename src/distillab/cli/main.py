@@ -17,6 +17,8 @@ from distillab.cli.report import report_command
 from distillab.cli.train import train_command
 from distillab.errors import DistillabError
 
+_INTERRUPTED = 130
+
 app = typer.Typer(
     name="distillab",
     help="Distil large language models into small ones, and know why it works or does not.",
@@ -67,9 +69,10 @@ def main() -> None:
             raise
         print(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("Interrupted. What was finished is kept; the same command resumes.", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == _INTERRUPTED:  # typer's exit code after Ctrl-C
+            print("Interrupted. What was finished is kept; the same command resumes.", file=sys.stderr)
+        raise
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from distillab.evaluation.protocol import Judged, evaluate
 from distillab.evaluation.references import reference_lines
 from distillab.models.loading import context_length, load_model, model_name, random_model, weights_sha256
 from distillab.objectives.build import build_objective
+from distillab.places import require_space
 from distillab.records import (
     AnswerStoreCounts,
     RunCost,
@@ -238,6 +239,8 @@ def _index_width(prepared: Prepared) -> int:
 
 
 def _save(folder: Path, student: PreTrainedModel, prepared: Prepared, judged: Judged, record: RunRecord) -> None:
+    weights = sum(p.numel() * p.element_size() for p in student.parameters())
+    require_space(folder, weights + (1 << 22), what="the trained student")
     student.save_pretrained(folder / "student")
     prepared.student.tokenizer.save_pretrained(folder / "student")
     write_held_out(folder / "held_out.jsonl", judged)

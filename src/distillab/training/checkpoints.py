@@ -6,6 +6,9 @@ import json
 import re
 from pathlib import Path
 
+import torch
+
+_MARGIN_BYTES = 1 << 20
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -23,6 +26,13 @@ def last_whole_checkpoint(folder: Path) -> tuple[Path, int] | None:
         return None
     step, path = max(found)
     return path, step
+
+
+def checkpoint_bytes(model: torch.nn.Module) -> int:
+    """What a checkpoint takes: the weights, AdamW's two moments of those that learn, and some small files."""
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    learning = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    return weights + 2 * learning + _MARGIN_BYTES
 
 
 def _is_whole(state: Path) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -20,7 +21,9 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from distillab.models.batch import TokenBatch
 from distillab.models.scoring import scored_logits, scored_rows, scored_targets
 from distillab.objectives.term import Objective, StudentScores
+from distillab.places import require_space
 from distillab.teachers.protocol import Teacher
+from distillab.training.checkpoints import checkpoint_bytes
 from distillab.training.numerics import nonfinite_loss, require_finite_gradients
 from distillab.training.sampling import StepSampler
 
@@ -168,6 +171,11 @@ class DistillationTrainer(Trainer):
                 tokens=int(self._step_tokens),
             )
         )
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        # torch reports a full disk by an error that does not say so, and leaves half a checkpoint
+        require_space(Path(str(self.args.output_dir)), checkpoint_bytes(model), what="the next checkpoint")
+        super()._save_checkpoint(model, trial)
 
     def _over_processes(self, values: Tensor) -> Tensor:
         if self.args.world_size == 1:
