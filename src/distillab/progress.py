@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -39,9 +40,11 @@ class Progress:
         self._bar: tqdm | None = None
         self._shown = False
         self._terminal = sys.stderr.isatty() and not _plain
+        # of several processes that do the same work, the first one speaks
+        self._silent = os.environ.get("RANK", "0") != "0"
 
     def __enter__(self) -> Self:
-        if self._terminal:
+        if self._terminal and not self._silent:
             self._bar = tqdm(
                 total=self.total, initial=self.done, desc=self.label, unit=f" {self.unit}", delay=_QUIET_S, leave=True
             )
@@ -60,6 +63,8 @@ class Progress:
             self._line(now, note)
 
     def _line(self, now: float, note: str) -> None:
+        if self._silent:
+            return
         rate = (self.done - self._first) / max(now - self._start, 1e-9)
         left = (self.total - self.done) / rate if rate else 0.0
         text = f"{self.label}: {self.done}/{self.total} {self.unit}, {rate:.3g} {self.unit}/s, {left:.0f} s left"

@@ -154,6 +154,7 @@ class AnswerStoreCounts(Record):
     prompts: int
     generated: int
     kept: int
+    teacher_tokens: int = Field(description="tokens that the teacher read and wrote for them")
     dropped_empty: int = 0
     dropped_cut_off: int = 0
     dropped_duplicate: int = 0
@@ -217,10 +218,10 @@ class RunCost(Record):
 
     steps: int
     supervised_tokens: int
-    student_tokens: int
-    teacher_tokens: int
-    wall_s: float
-    peak_rss_bytes: int
+    student_tokens: int = Field(description="read in training, prompts included")
+    teacher_tokens: int = Field(description="read in training, or read and written for its answers")
+    wall_s: float = Field(description="of the last session, where a run was resumed")
+    peak_rss_bytes: int = Field(description="of the process, which may have done other runs before")
 
 
 class RunRecord(Record):

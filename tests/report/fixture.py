@@ -281,13 +281,19 @@ def study() -> StudyResults:
         ),
         answer_stores=(
             AnswerStoreCounts(
-                path="answers/imaginary-teacher-M.jsonl", prompts=3000, generated=3000, kept=2942, dropped_cut_off=58
+                path="answers/imaginary-teacher-M.jsonl",
+                prompts=3000,
+                generated=3000,
+                kept=2942,
+                teacher_tokens=180_000,
+                dropped_cut_off=58,
             ),
             AnswerStoreCounts(
                 path="answers/imaginary-teacher-X.jsonl",
                 prompts=3000,
                 generated=3000,
                 kept=2907,
+                teacher_tokens=190_000,
                 dropped_empty=3,
                 dropped_cut_off=90,
             ),

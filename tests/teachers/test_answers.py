@@ -118,14 +118,17 @@ def test_empty_cut_off_and_repeated_answers_are_dropped_and_counted() -> None:
         _answer("c", "never ends", finish="length"),
         _answer("d", "good"),  # the same text for another prompt is no repetition
     ]
-    kept, counts = keep_usable(answers, path=Path("x"), keep_cut_off=False)
+    kept, counts = keep_usable(answers, path=Path("x"), keep_cut_off=False, prompt_tokens=7)
+    assert counts.teacher_tokens == 7 + sum(answer.tokens for answer in answers)
     assert kept == {"a": ["good", "other"], "d": ["good"]}
     dropped = (counts.dropped_empty, counts.dropped_cut_off, counts.dropped_duplicate)
     assert (counts.prompts, counts.generated, counts.kept, *dropped) == (4, 6, 3, 1, 1, 1)
-    kept, counts = keep_usable(answers, path=Path("x"), keep_cut_off=True)
+    kept, counts = keep_usable(answers, path=Path("x"), keep_cut_off=True, prompt_tokens=7)
     assert kept["c"] == ["never ends"] and counts.dropped_cut_off == 0
 
 
 def test_no_usable_answer_is_an_error_with_the_counts() -> None:
     with pytest.raises(DataError, match=r"(?s)generated 2.*cut off at max_new_tokens 1"):
-        keep_usable([_answer("a", ""), _answer("b", "x", finish="length")], path=Path("x"), keep_cut_off=False)
+        keep_usable(
+            [_answer("a", ""), _answer("b", "x", finish="length")], path=Path("x"), keep_cut_off=False, prompt_tokens=0
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import typer
@@ -24,4 +25,6 @@ def train_command(
     quiet_libraries()
     from distillab.study.run import execute
 
-    show_run(execute(loaded, demonstrate_mismatch=demonstrate_mismatch))
+    record = execute(loaded, demonstrate_mismatch=demonstrate_mismatch)
+    if os.environ.get("RANK", "0") == "0":
+        show_run(record)

@@ -39,6 +39,15 @@ class TeacherConfig(Settings):
     revision: str | None = None
     dtype: Dtype = "auto"
     device: str = Field(default="auto", description="auto: the student's device; or cpu, cuda, cuda:1, …")
+    device_map: Literal["auto", "balanced", "sequential"] | None = Field(
+        default=None, description="spread a teacher that is too large for one device, as accelerate does"
+    )
+
+    @model_validator(mode="after")
+    def _device_or_map(self) -> TeacherConfig:
+        if self.device_map is not None and self.device != "auto":
+            raise ValueError(f"device_map {self.device_map} chooses the devices; device {self.device} has no effect")
+        return self
 
 
 class ColumnsConfig(Settings):

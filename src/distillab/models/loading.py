@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,11 +41,20 @@ def require_weights(path: str, *, role: str) -> None:
         )
 
 
-def load_model(path: str, *, dtype: str, device: torch.device, revision: str | None, role: str) -> PreTrainedModel:
+def load_model(
+    path: str,
+    *,
+    dtype: str,
+    device: torch.device,
+    revision: str | None,
+    role: str,
+    device_map: str | None = None,
+) -> PreTrainedModel:
     """A causal language model with its pretrained weights, in eval mode.
 
     Args:
         dtype: "auto" (what config.json says), or float32, bfloat16, float16.
+        device: where the model goes, unless `device_map` spreads it.
         role: "teacher" or "student", for messages.
     Raises:
         TeacherError or ConfigError: the weights are missing or do not fit the configuration.
@@ -54,7 +64,12 @@ def load_model(path: str, *, dtype: str, device: torch.device, revision: str | N
     wanted = dtype if dtype == "auto" else getattr(torch, dtype)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            _source(path), dtype=wanted, revision=revision, output_loading_info=True, use_safetensors=_safetensors(path)
+            _source(path),
+            dtype=wanted,
+            device_map=device_map,
+            revision=revision,
+            output_loading_info=True,
+            use_safetensors=_safetensors(path),
         )
     except (OSError, ValueError) as problem:
         raise error(f"The {role} cannot be loaded.", where=path, facts=[str(problem).splitlines()[0]]) from problem
@@ -67,7 +82,7 @@ def load_model(path: str, *, dtype: str, device: torch.device, revision: str | N
             facts=[f"{len(missing)} missing, e.g. {', '.join(missing[:3])}"],
             fix="use the folder of a causal language model whose weights are complete",
         )
-    return cast(PreTrainedModel, model.to(device).eval())
+    return cast(PreTrainedModel, (model if device_map else model.to(device)).eval())
 
 
 def _source(path: str) -> str:
@@ -105,6 +120,14 @@ def context_length(config: PretrainedConfig) -> int | None:
     """Positions that a model was built for; None where its configuration does not say."""
     found = getattr(config, "max_position_embeddings", None)
     return int(found) if found is not None else None
+
+
+def pick_device(wanted: str) -> torch.device:
+    """The device that a setting of auto, cpu, cuda, … means on this machine; auto: a GPU of its own a process."""
+    if wanted == "auto":
+        gpu = int(os.environ.get("LOCAL_RANK", "0"))
+        return torch.device("cuda", gpu) if torch.cuda.is_available() else torch.device("cpu")
+    return torch.device(wanted)
 
 
 def model_name(path: str) -> str:

@@ -22,13 +22,14 @@ from distillab.config.models import ArmConfig, RunRecipe, StudyRecipe, TeacherCo
 from distillab.data.collation import Collator
 from distillab.errors import ConfigError
 from distillab.evaluation.protocol import Judged, evaluate
-from distillab.models.loading import load_model, model_name
+from distillab.models.loading import model_name, pick_device
 from distillab.records import EndPoint, EvaluationRecord, RunRecord, StudyResults, read_record, write_record
 from distillab.study.folder import claim_study, write_held_out
 from distillab.study.parallel import run_jobs
-from distillab.study.prepare import Prepared, admit, fingerprints, held_out_for, pick_device, prepare
+from distillab.study.prepare import Prepared, admit, fingerprints, held_out_for, prepare
 from distillab.study.results import assemble
 from distillab.study.run import execute, load_student, load_teacher, shared_teacher, training_rows
+from distillab.teachers.local import load_local
 
 
 @dataclass(frozen=True)
@@ -201,12 +202,10 @@ class Study:
         assert reader is not None  # a study always has a teacher
 
         def measure() -> Judged:
-            device = pick_device(self.recipe.training.device if settings.device == "auto" else settings.device)
-            model = load_model(
-                settings.path, dtype=settings.dtype, device=device, revision=settings.revision, role="teacher"
-            )
+            device = pick_device(self.recipe.training.device)
+            teacher = load_local(settings, student_device=device, template_sha256=reader.encoder.template.sha256)
             return evaluate(
-                model,
+                teacher.model,
                 held_out_for(reader, prepared.held_out_examples),
                 self.recipe.evaluation,
                 reader=reader,

@@ -6,8 +6,6 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from distillab.config.models import RunRecipe, TeacherConfig
 from distillab.data.encoding import EncodedSplit
 from distillab.data.examples import Example
@@ -187,10 +185,3 @@ def _contexts(recipe: RunRecipe) -> list[int | None]:
             )
         contexts.append(context)
     return contexts
-
-
-def pick_device(wanted: str) -> torch.device:
-    """The device that a setting of auto, cpu, cuda, … means on this machine."""
-    if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(wanted)

@@ -29,23 +29,22 @@ from distillab.errors import ConfigError
 from distillab.evaluation.likelihood import SharedTeacher
 from distillab.evaluation.protocol import Judged, evaluate
 from distillab.evaluation.references import reference_lines
-from distillab.models.loading import context_length, load_model, model_name, random_model, weights_sha256
+from distillab.models.loading import context_length, load_model, pick_device, random_model
 from distillab.objectives.build import build_objective
 from distillab.places import require_space
 from distillab.records import (
     AnswerStoreCounts,
     RunCost,
     RunRecord,
-    TeacherProvenance,
     write_record,
 )
 from distillab.study.environment import environment, peak_rss_bytes
 from distillab.study.folder import claim, write_held_out
 from distillab.study.journal import read_curve, read_totals
 from distillab.study.learning import Watched, train_student
-from distillab.study.prepare import Prepared, admit, fingerprints, pick_device, prepare
+from distillab.study.prepare import Prepared, admit, fingerprints, prepare
 from distillab.teachers.answers import Prompt, askable, generate_store, keep_usable, store_provenance
-from distillab.teachers.local import LocalTeacher
+from distillab.teachers.local import LocalTeacher, load_local
 
 
 def execute(
@@ -99,13 +98,14 @@ def execute(
         prepared.held_out.first(recipe.evaluation.rows).rows,
         vocabulary=len(prepared.student.tokenizer),
     )
+    objective = build_objective(recipe.resolved().terms, shared_width=width)
     usual = prepared.student.collator(recipe.training.padding_side)
     train_student(
         recipe,
         student,
         teacher,
         split,
-        objective=build_objective(recipe.resolved().terms, shared_width=width),
+        objective=objective,
         collator=collator(prepared.student.encoder.pad_id) if collator else usual,
         watched=Watched(prepared.held_out.first(recipe.evaluation.curve_rows), usual, references),
         writes=processes.is_main_process,
@@ -119,6 +119,7 @@ def execute(
         shared=shared,
         label=recipe.name,
     )
+    asked = answer_counts.teacher_tokens if answer_counts is not None else 0
     supervised, tokens = read_totals(folder / "metrics.jsonl")
     record = RunRecord(
         name=recipe.name,
@@ -141,7 +142,7 @@ def execute(
             steps=recipe.training.steps,
             supervised_tokens=supervised,
             student_tokens=tokens,
-            teacher_tokens=0 if teacher is None else teacher.tokens_read,
+            teacher_tokens=asked + (tokens if objective.needs_signal else 0),
             wall_s=time.perf_counter() - start,
             peak_rss_bytes=peak_rss_bytes(),
         ),
@@ -177,16 +178,7 @@ def load_teacher(recipe: RunRecipe, prepared: Prepared, device: torch.device) ->
         return None
     if recipe.resolved().access == "none" and prepared.shared_width == 0:
         return None
-    place = device if settings.device == "auto" else pick_device(settings.device)
-    model = load_model(settings.path, dtype=settings.dtype, device=place, revision=settings.revision, role="teacher")
-    provenance = TeacherProvenance(
-        name=model_name(settings.path),
-        weights_sha256=weights_sha256(settings.path),
-        parameters=sum(p.numel() for p in model.parameters()),
-        dtype=str(model.dtype).removeprefix("torch."),
-        template_sha256=prepared.teacher.encoder.template.sha256,
-    )
-    return LocalTeacher(model, provenance)
+    return load_local(settings, student_device=device, template_sha256=prepared.teacher.encoder.template.sha256)
 
 
 def training_rows(
@@ -217,6 +209,7 @@ def training_rows(
         answers,
         path=answers_folder / "answers.jsonl",
         keep_cut_off=settings.keep_cut_off,
+        prompt_tokens=settings.answers_per_prompt * sum(len(prompt.ids) for prompt in prompts),
         not_asked=len(everything) - len(prompts),
     )
     examples = [

@@ -113,11 +113,12 @@ def askable(prompts: Sequence[Prompt], *, context: int | None, max_new_tokens: i
 
 
 def keep_usable(
-    answers: Sequence[Answer], *, path: Path, keep_cut_off: bool, not_asked: int = 0
+    answers: Sequence[Answer], *, path: Path, keep_cut_off: bool, prompt_tokens: int, not_asked: int = 0
 ) -> tuple[dict[str, list[str]], AnswerStoreCounts]:
     """The answers worth learning from, by row key, and what was dropped: empty, cut off, said twice for one prompt.
 
     Args:
+        prompt_tokens: that the teacher read for all answers.
         not_asked: prompts that were left out before (see `askable`), for the counts.
     Raises:
         DataError: no answer is left.
@@ -138,6 +139,7 @@ def keep_usable(
         prompts=len({item.key for item in answers}),
         generated=len(answers),
         kept=sum(map(len, kept.values())),
+        teacher_tokens=prompt_tokens + sum(item.tokens for item in answers),
         dropped_empty=empty,
         dropped_cut_off=cut,
         dropped_duplicate=twice,

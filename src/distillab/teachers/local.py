@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from distillab.config.models import TeacherConfig
 from distillab.errors import TeacherError
 from distillab.models.batch import TokenBatch
+from distillab.models.loading import load_model, model_name, pick_device, weights_sha256
 from distillab.models.scoring import scored_logits
 from distillab.records import TeacherProvenance
 from distillab.teachers.protocol import TeacherCapabilities
@@ -27,7 +29,6 @@ class LocalTeacher:
         # A list keeps the model out of any module tree that this object might become part of.
         self._model = [model.eval().requires_grad_(False)]
         self._capabilities = TeacherCapabilities(access="internals", provenance=provenance)
-        self.tokens_read = 0
 
     @property
     def model(self) -> PreTrainedModel:
@@ -56,6 +57,32 @@ class LocalTeacher:
                 "The batch holds a token id that the teacher has no embedding for.",
                 facts=[f"largest id {top}", f"teacher embeddings {width}"],
             )
-        self.tokens_read += int(batch["attention_mask"].sum())
         logits = scored_logits(model, batch)
         return FullLogits(logits.to(batch["input_ids"].device))
+
+
+def load_local(settings: TeacherConfig, *, student_device: torch.device, template_sha256: str) -> LocalTeacher:
+    """A teacher from its folder or hub id.
+
+    Args:
+        student_device: where it goes unless the settings say otherwise.
+        template_sha256: of the template by which it reads rows, for its provenance.
+    Raises:
+        TeacherError: the weights are missing or do not fit the configuration.
+    """
+    model = load_model(
+        settings.path,
+        dtype=settings.dtype,
+        device=student_device if settings.device == "auto" else pick_device(settings.device),
+        device_map=settings.device_map,
+        revision=settings.revision,
+        role="teacher",
+    )
+    provenance = TeacherProvenance(
+        name=model_name(settings.path),
+        weights_sha256=weights_sha256(settings.path),
+        parameters=sum(p.numel() for p in model.parameters()),
+        dtype=str(model.dtype).removeprefix("torch."),
+        template_sha256=template_sha256,
+    )
+    return LocalTeacher(model, provenance)
