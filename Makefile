@@ -13,7 +13,7 @@ ARGS ?=
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo real test check format clean
+.PHONY: help setup demo real test check prove format clean
 
 help: ## list the targets (the default)
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -54,6 +54,9 @@ check: $(STAMP) ## ruff, types, import layers, doctests, links in the docs
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python -m pytest --doctest-modules src --quiet
 	@$(BIN)/python scripts/check_links.py
+
+prove: $(STAMP) ## wrong versions of the code, each of which a named test must catch (about 5 minutes)
+	@$(BIN)/python scripts/mutants.py
 
 format: $(STAMP) ## let ruff format the code and mend what it can
 	@$(BIN)/ruff check --fix .

@@ -230,3 +230,10 @@ def test_a_file_that_changed_since_is_noticed(study_recipe: StudyRecipe, tmp_pat
     changing.write_text("".join(changing.read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(ConfigError, match=r"(?s)files that have changed.*fingerprints\.sft\.train_rows"):
         _study(study_recipe, arms=study_recipe.arms[:1], seeds=(0,), data=data).run()
+
+
+def test_a_teacher_spread_by_a_device_map_says_the_same(tiny_world: dict[str, Any], tmp_path: Path) -> None:
+    plain = execute(_run(tiny_world, tmp_path / "plain", method="logits"))
+    spread = {**tiny_world["teacher"], "device_map": "auto"}
+    mapped = execute(_run(tiny_world, tmp_path / "mapped", method="logits", teacher=spread))
+    assert mapped.evaluation.likelihood == plain.evaluation.likelihood

@@ -16,6 +16,8 @@ from distillab.teachers.answers import Answer, Prompt, askable, keep_usable
 from tests.teachers.answers_worker import SETTINGS, TEXTS, fill
 
 ROOT = Path(__file__).resolve().parents[2]
+# what this process searches first: a wrong copy of the package, where one is on trial
+SEARCHED = [path for path in [os.environ.get("PYTHONPATH", "")] if path]
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +49,7 @@ def test_a_killed_store_resumes_to_what_an_uninterrupted_one_holds(
     whole: list[Answer], model_path: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "killed"
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")])}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([*SEARCHED, str(ROOT)])}
     command = [sys.executable, "-m", "tests.teachers.answers_worker", str(folder), str(model_path)]
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+# what this process searches first: a wrong copy of the package, where one is on trial
+SEARCHED = [path for path in [os.environ.get("PYTHONPATH", "")] if path]
 
 
 def _torchrun(folder: Path, processes: int, microbatch: int) -> dict[str, Any]:
@@ -20,7 +22,7 @@ def _torchrun(folder: Path, processes: int, microbatch: int) -> dict[str, Any]:
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"),
         *("-m", "tests.training.step_worker", str(folder), str(microbatch)),
     ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")])}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([*SEARCHED, str(ROOT)])}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     result: dict[str, Any] = json.loads((folder / "result.json").read_text())

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import statistics
+import textwrap
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+_LINE = 110
+
 if TYPE_CHECKING:
-    from distillab.records import EvaluationRecord, RunRecord, StudyResults
+    from distillab.records import EvaluationRecord, Interval, RunRecord, StudyResults
 
 
 def quiet_libraries() -> None:
@@ -53,40 +58,63 @@ def show_study(results: StudyResults, folder: Path) -> None:
     from distillab.report.build import write_report
 
     markdown, html = write_report(results, folder)
-    print(results.title)
-    print(results.verdict)
+    rows = [["model", "nats/token", "against SFT [95 %]", "bits/byte", "KL", "value", "ROUGE-L", "by EOS"]]
     for point in results.end_points:
-        print(f"  {point.name:28} {_figures(point.evaluation)}")
+        rows.append([point.name, *_cells((point.evaluation,), None)])
     for arm in results.arms:
-        mark = "  NOT A RESULT" if arm.demonstrates else ""
-        print(f"  {arm.name:28} {_means(arm.evaluations)}{mark}")
+        rows.append([arm.name, *_cells(arm.evaluations, arm.against_sft)])
+    marks = {arm.name: "  a shown failure, no result" for arm in results.arms if arm.demonstrates}
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    print(results.title)
+    print(textwrap.fill(results.verdict, _LINE))
+    for row in rows:
+        cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        print("  ".join([row[0].ljust(widths[0]), *cells]) + marks.get(row[0], ""))
     lines = results.references
-    print(f"  to judge by, nats a token: unigram {lines.unigram_nats:.3f}, log V {lines.uniform_nats:.3f}")
+    print(
+        f"To judge nats/token by: log V {lines.uniform_nats:.3f} knows nothing; unigram {lines.unigram_nats:.3f} knows "
+        "how often tokens occur."
+    )
     print(f"Report: {html}\n        {markdown}")
 
 
-def _figures(evaluation: EvaluationRecord) -> str:
-    return _means((evaluation,))
-
-
-def _means(evaluations: tuple[EvaluationRecord, ...]) -> str:
-    """Means over seeds, as one line."""
-    n = len(evaluations)
+def _cells(evaluations: tuple[EvaluationRecord, ...], difference: Interval | None) -> list[str]:
+    """One row of the table: means over seeds, with the standard deviation of what is compared."""
     likelihoods = [evaluation.likelihood for evaluation in evaluations]
-    parts = [
-        f"{sum(item.nats_per_token for item in likelihoods) / n:.3f} nats/token",
-        f"{sum(item.bits_per_byte for item in likelihoods) / n:.3f} bits/byte",
-        f"accuracy {sum(item.token_accuracy for item in likelihoods) / n:.3f}",
-    ]
-    divergences = [item.kl_from_teacher_nats for item in likelihoods if item.kl_from_teacher_nats is not None]
-    if divergences:
-        parts.append(f"KL from teacher {sum(divergences) / n:.3f}")
     generations = [evaluation.generation for evaluation in evaluations if evaluation.generation is not None]
-    values = [item.value_match for item in generations if item.value_match is not None]
-    if values:
-        parts.append(f"value match {sum(values) / n:.3f}")
-    if generations:
-        parts.append(f"ROUGE-L {sum(item.rouge_l for item in generations) / n:.3f}")
-        parts.append(f"ends by EOS {sum(item.stopped_by_eos for item in generations) / n:.2f}")
-    rows = likelihoods[0].n
-    return ", ".join(parts) + f" (n={rows}{f', {n} seeds' if n > 1 else ''})"
+    interval = f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]" if difference else ""
+    return [
+        _mean([item.nats_per_token for item in likelihoods], spread=True),
+        interval,
+        _mean([item.bits_per_byte for item in likelihoods]),
+        _mean([item.kl_from_teacher_nats for item in likelihoods]),
+        _mean([item.value_match for item in generations]),
+        _mean([item.rouge_l for item in generations]),
+        _mean([item.stopped_by_eos for item in generations]),
+    ]
+
+
+def _mean(values: Sequence[float | None], *, spread: bool = False) -> str:
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
+        return "–"
+    text = f"{statistics.fmean(known):.3f}"
+    return f"{text} ± {statistics.stdev(known):.3f}" if spread and len(known) > 1 else text
+
+
+def _figures(evaluation: EvaluationRecord) -> str:
+    """One model's figures as a line."""
+    likelihood, generation = evaluation.likelihood, evaluation.generation
+    parts = [
+        f"{likelihood.nats_per_token:.3f} nats/token",
+        f"{likelihood.bits_per_byte:.3f} bits/byte",
+        f"token accuracy {likelihood.token_accuracy:.3f}",
+    ]
+    if likelihood.kl_from_teacher_nats is not None:
+        parts.append(f"KL from teacher {likelihood.kl_from_teacher_nats:.3f}")
+    if generation is not None and generation.value_match is not None:
+        parts.append(f"value match {generation.value_match:.3f}")
+    if generation is not None:
+        parts.append(f"ROUGE-L {generation.rouge_l:.3f}")
+        parts.append(f"ends by EOS {generation.stopped_by_eos:.2f}")
+    return ", ".join(parts) + f" (n={likelihood.n})"

@@ -75,5 +75,5 @@ def wide_pair(student_logp: Tensor, teacher_logp: Tensor) -> tuple[Tensor, Tenso
 def _kl(p_logp: Tensor, q_logp: Tensor) -> Tensor:
     """Σ_v p (log p − log q), with 0 · (−inf − anything) = 0 in value and gradient."""
     absent = p_logp == -torch.inf
-    difference = (p_logp.masked_fill(absent, 0.0) - q_logp.masked_fill(absent, 0.0)).masked_fill(absent, 0.0)
+    difference = (p_logp - q_logp).masked_fill(absent, 0.0)
     return (p_logp.exp() * difference).sum(dim=-1)
