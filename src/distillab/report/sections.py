@@ -192,12 +192,14 @@ def data_counts(train: Sequence[EncodingCounts], held_out: EncodingCounts) -> Gr
         return (
             f"{split}: {counts.source}",
             *(count(n) for n in (counts.rows, counts.kept, counts.dropped_empty_answer, counts.dropped_no_room)),
-            *(count(n) for n in (counts.truncated, counts.special_in_text, counts.tokens, counts.supervised_tokens)),
+            *(count(n) for n in (counts.truncated, counts.left_out, counts.special_in_text)),
+            *(count(n) for n in (counts.tokens, counts.supervised_tokens)),
             percent(counts.prompt_share) if counts.tokens else MISSING,
         )
 
     headings = (
         *("split", "rows", "kept", "dropped: empty answer", "dropped: no room", "answers cut (EOS lost)"),
+        "not judged: too long",
         *("special token in text", "tokens", "supervised tokens", "share of the prompt"),
     )
     return Grid("Rows and tokens", headings, (*(row("train", counts) for counts in train), row("held out", held_out)))
@@ -205,11 +207,14 @@ def data_counts(train: Sequence[EncodingCounts], held_out: EncodingCounts) -> Gr
 
 def answer_stores(stores: Sequence[AnswerStoreCounts]) -> Grid:
     """What became of the answers that teachers wrote."""
-    headings = ("store", "prompts", "generated", "kept", "dropped: empty", "dropped: cut off", "dropped: duplicate")
+    headings = (
+        *("store", "prompts", "not asked: no room", "generated", "kept"),
+        *("dropped: empty", "dropped: cut off", "dropped: duplicate"),
+    )
     rows = tuple(
         (
             store.path,
-            *(count(n) for n in (store.prompts, store.generated, store.kept)),
+            *(count(n) for n in (store.prompts, store.not_asked, store.generated, store.kept)),
             *(count(n) for n in (store.dropped_empty, store.dropped_cut_off, store.dropped_duplicate)),
         )
         for store in stores

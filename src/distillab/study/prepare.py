@@ -144,7 +144,7 @@ def _fitting(
 ) -> tuple[tuple[Example, ...], EncodingCounts]:
     """Held-out rows that every tokenizer of the pair reads whole, and whose prompt leaves room for an answer.
 
-    So all models are judged on the same text. In the counts, `truncated` are the rows that are left out.
+    So all models are judged on the same text; the rows that are left out are counted.
     """
     keys: set[str] | None = None
     for reader, longest in zip(readers, longest_prompts, strict=True):
@@ -165,7 +165,7 @@ def _fitting(
         )
     counts = readers[0].encoder.encode_all(examples, source=splits.sources[1]).counts
     left_out = len(splits.held_out) - len(examples)
-    return examples, counts.model_copy(update={"rows": len(splits.held_out), "truncated": left_out})
+    return examples, counts.model_copy(update={"rows": len(splits.held_out), "left_out": left_out})
 
 
 def _contexts(recipe: RunRecipe) -> list[int | None]:

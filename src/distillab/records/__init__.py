@@ -1,0 +1,59 @@
+"""What runs, studies and judgements write to disk: plain values, no torch.
+
+A report is made from these records alone. Every file that holds one carries `schema_version`.
+Units are in the names: `_nats`, `_s`, `_bytes`, `_tokens`; shares are fractions between 0 and 1.
+"""
+
+from distillab.records.access import ACCESS_ORDER, AccessLevel
+from distillab.records.base import SCHEMA_VERSION, Record, read_record, write_record
+from distillab.records.pairing import (
+    DataOverlap,
+    MethodAdmission,
+    PairJudgement,
+    SideBySide,
+    TokenizerContract,
+    TokenizerSide,
+    Verdict,
+)
+from distillab.records.runs import (
+    CurvePoint,
+    EvaluationRecord,
+    GenerationMetrics,
+    LikelihoodMetrics,
+    ReferenceLines,
+    RunCost,
+    RunRecord,
+)
+from distillab.records.sources import AnswerStoreCounts, EncodingCounts, TeacherProvenance
+from distillab.records.studies import ArmResult, EndPoint, GenerationSample, Interval, StudyResults
+
+__all__ = [
+    "ACCESS_ORDER",
+    "SCHEMA_VERSION",
+    "AccessLevel",
+    "AnswerStoreCounts",
+    "ArmResult",
+    "CurvePoint",
+    "DataOverlap",
+    "EncodingCounts",
+    "EndPoint",
+    "EvaluationRecord",
+    "GenerationMetrics",
+    "GenerationSample",
+    "Interval",
+    "LikelihoodMetrics",
+    "MethodAdmission",
+    "PairJudgement",
+    "Record",
+    "ReferenceLines",
+    "RunCost",
+    "RunRecord",
+    "SideBySide",
+    "StudyResults",
+    "TeacherProvenance",
+    "TokenizerContract",
+    "TokenizerSide",
+    "Verdict",
+    "read_record",
+    "write_record",
+]

@@ -1,0 +1,46 @@
+"""What every record is, and how it reaches the disk and comes back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from distillab.errors import DataError
+
+SCHEMA_VERSION = 1
+
+
+class Record(BaseModel):
+    """Base of all records: strict names, immutable, JSON on disk."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+_R = TypeVar("_R", bound=Record)
+
+
+def read_record(kind: type[_R], path: Path) -> _R:
+    """Read one record from a JSON file.
+
+    Raises:
+        DataError: the file is missing, is not JSON, or does not have the fields of `kind`.
+    """
+    try:
+        return kind.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"The record cannot be read: {error.strerror}.", where=str(path)) from error
+    except ValidationError as error:
+        facts = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5]]
+        raise DataError(
+            f"The file is no {kind.__name__} of schema version {SCHEMA_VERSION}.", where=str(path), facts=facts
+        ) from error
+
+
+def write_record(record: Record, path: Path) -> None:
+    """Write one record as JSON, whole or not at all: to a temporary name, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)

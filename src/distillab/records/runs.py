@@ -1,0 +1,98 @@
+"""What one run leaves behind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from distillab.records.access import AccessLevel
+from distillab.records.base import SCHEMA_VERSION, Record
+from distillab.records.pairing import TokenizerContract
+from distillab.records.sources import AnswerStoreCounts, EncodingCounts, TeacherProvenance
+
+
+class LikelihoodMetrics(Record):
+    """Teacher-forced figures over held-out answers. `n` counts rows, `tokens` scored tokens."""
+
+    n: int
+    tokens: int
+    nats_per_token: float
+    bits_per_byte: float
+    token_accuracy: float
+    kl_from_teacher_nats: float | None = Field(
+        default=None, description="KL(teacher ‖ student) a token; None where tokens are not shared"
+    )
+    top1_agreement: float | None = None
+
+
+class GenerationMetrics(Record):
+    """Figures over greedy generations."""
+
+    n: int
+    exact_match: float
+    normalised_match: float
+    value_match: float | None = Field(default=None, description="match of the part that value_pattern captures")
+    rouge_l: float
+    stopped_by_eos: float
+    mean_tokens: float
+
+
+class EvaluationRecord(Record):
+    """One model, judged by the shared protocol."""
+
+    likelihood: LikelihoodMetrics
+    generation: GenerationMetrics | None = None
+
+
+class CurvePoint(Record):
+    """One held-out measurement during training, and the training loss around it."""
+
+    step: int
+    train_nats: dict[str, float] = Field(description="mean of each term since the last point, in its own unit")
+    held_out_nats_per_token: float
+    supervised_tokens: int
+
+
+class ReferenceLines(Record):
+    """Values against which a loss can be judged, in nats a token of the student's vocabulary."""
+
+    uniform_nats: float = Field(description="log V: knows nothing")
+    unigram_nats: float = Field(description="knows only how often each token occurs in the training answers")
+
+
+class RunCost(Record):
+    """What a run used."""
+
+    steps: int
+    supervised_tokens: int
+    student_tokens: int = Field(description="read in training, prompts included")
+    teacher_tokens: int = Field(description="read in training, or read and written for its answers")
+    wall_s: float = Field(description="of the last session, where a run was resumed")
+    peak_rss_bytes: int = Field(description="of the process, which may have done other runs before")
+
+
+class RunRecord(Record):
+    """One finished run: `run.json` of its folder."""
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    arm: str
+    method: str
+    access: AccessLevel
+    seed: int
+    demonstrates: str | None = Field(
+        default=None, description="set where the run shows a failure on purpose; such a run is no result"
+    )
+    config: dict[str, Any]
+    fingerprints: dict[str, str] = Field(description="sha256 of rows and weights")
+    contract: TokenizerContract | None
+    teacher: TeacherProvenance | None
+    answers: AnswerStoreCounts | None = None
+    train_counts: EncodingCounts
+    held_out_counts: EncodingCounts
+    references: ReferenceLines
+    evaluation: EvaluationRecord
+    curve: tuple[CurvePoint, ...]
+    cost: RunCost
+    environment: dict[str, str]

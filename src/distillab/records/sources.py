@@ -1,0 +1,51 @@
+"""Where rows and signals came from, and what became of them."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from distillab.records.base import Record
+
+
+class EncodingCounts(Record):
+    """What happened to the rows of one split."""
+
+    source: str
+    rows: int
+    kept: int
+    dropped_empty_answer: int = 0
+    dropped_no_room: int = Field(default=0, description="the prompt alone fills max_tokens")
+    truncated: int = Field(default=0, description="answers cut at max_tokens; their EOS is lost")
+    left_out: int = Field(default=0, description="held-out rows not judged: too long for a model of the pair")
+    special_in_text: int = Field(default=0, description="rows whose own text contains a special token")
+    tokens: int = 0
+    supervised_tokens: int = 0
+
+    @property
+    def prompt_share(self) -> float:
+        """Share of the tokens that are not supervised."""
+        return 1 - self.supervised_tokens / self.tokens if self.tokens else 0.0
+
+
+class TeacherProvenance(Record):
+    """Where the teacher's signal came from."""
+
+    name: str
+    weights_sha256: str
+    parameters: int
+    dtype: str
+    template_sha256: str
+
+
+class AnswerStoreCounts(Record):
+    """What became of the answers that a teacher generated."""
+
+    path: str
+    prompts: int
+    generated: int
+    kept: int
+    teacher_tokens: int = Field(description="tokens that the teacher read and wrote for them")
+    dropped_empty: int = 0
+    dropped_cut_off: int = 0
+    dropped_duplicate: int = 0
+    not_asked: int = Field(default=0, description="prompts that leave no room for an answer in the teacher's context")

@@ -1,0 +1,77 @@
+"""What a study leaves behind: the report is made from this alone."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from distillab.records.access import AccessLevel
+from distillab.records.base import SCHEMA_VERSION, Record
+from distillab.records.pairing import TokenizerContract
+from distillab.records.runs import CurvePoint, EvaluationRecord, ReferenceLines, RunCost
+from distillab.records.sources import AnswerStoreCounts, EncodingCounts
+
+
+class Interval(Record):
+    """A paired difference with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class EndPoint(Record):
+    """A model that was not trained in this study: the undistilled student, a teacher."""
+
+    name: str
+    role: Literal["undistilled student", "teacher"]
+    evaluation: EvaluationRecord
+    note: str | None = None
+
+
+class ArmResult(Record):
+    """One arm over its seeds."""
+
+    name: str
+    method: str
+    access: AccessLevel
+    teacher: str | None
+    demonstrates: str | None = None
+    seeds: tuple[int, ...]
+    evaluations: tuple[EvaluationRecord, ...]
+    curves: tuple[tuple[CurvePoint, ...], ...]
+    costs: tuple[RunCost, ...]
+    against_sft: Interval | None = Field(
+        default=None,
+        description="held-out nats a token minus SFT's, paired over seeds and rows; negative is better",
+    )
+
+
+class GenerationSample(Record):
+    """One held-out prompt and what each model answers."""
+
+    prompt: str
+    reference: str
+    answers: dict[str, str]
+
+
+class StudyResults(Record):
+    """The whole of a study: `results.json`. The report is made from this file alone."""
+
+    schema_version: int = SCHEMA_VERSION
+    title: str
+    question: str
+    verdict: str
+    budget: str
+    references: ReferenceLines
+    end_points: tuple[EndPoint, ...]
+    arms: tuple[ArmResult, ...]
+    samples: tuple[GenerationSample, ...]
+    contracts: tuple[TokenizerContract, ...]
+    train_counts: tuple[EncodingCounts, ...]
+    held_out_counts: EncodingCounts
+    answer_stores: tuple[AnswerStoreCounts, ...] = ()
+    reproduce: str
+    environment: dict[str, str]
+    wall_s: float
