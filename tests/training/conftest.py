@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from distillab.config.methods import METHODS
+from distillab.config.methods import METHODS, TermConfig
 from distillab.config.models import TrainingConfig
 from distillab.data.collation import Collator, TokenDataset
 from distillab.data.encoding import EncodedRow, EncodedSplit
@@ -81,6 +81,7 @@ def train(tmp_path: Path) -> Train:
         folder: Path | None = None,
         resume: str | None = None,
         stop_after: int | None = None,
+        terms: Sequence[TermConfig] | None = None,
         **settings: Any,
     ) -> tuple[LlamaForCausalLM, list[StepReport]]:
         config = TrainingConfig(**{"steps": 1, "batch_size": 8, "learning_rate": 1e-2, "device": "cpu", **settings})
@@ -98,7 +99,7 @@ def train(tmp_path: Path) -> Train:
             args=training_arguments(config, folder=folder or tmp_path / "checkpoints", seed=0),
             rows=TokenDataset(split),
             collator=Collator(0, config.padding_side),
-            objective=build_objective(METHODS[method].terms, shared_width=VOCABULARY),
+            objective=build_objective(terms or METHODS[method].terms, shared_width=VOCABULARY),
             teacher=teacher() if METHODS[method].access == "logits" else None,
             row_names=[example.origin for example in split.examples],
             batch_size=config.batch_size,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from distillab.config.methods import METHODS
+from distillab.config.methods import METHODS, TokenDivergenceConfig
 from distillab.data.collation import Collator, IndexedRow
 from distillab.data.encoding import EncodedSplit
 from distillab.errors import ConfigError, NumericsError, TeacherError
@@ -172,6 +172,17 @@ def test_a_diverging_run_stops_instead_of_reporting_zero(train: Train) -> None:
     """transformers prints loss 0.0 for NaN by default (logging_nan_inf_filter)."""
     with pytest.raises(NumericsError):
         train(method="sft", steps=300, learning_rate=1e30, max_grad_norm=1e30)
+
+
+def test_a_term_may_stand_twice(train: Train) -> None:
+    """Forward and reverse KL together: each has its own sum, and the loss is the sum of both."""
+    kinds = ("forward_kl", "reverse_kl")
+    together = tuple(TokenDivergenceConfig(divergence=kind, weight=0.5) for kind in kinds)
+    _, (both,) = train(terms=together)
+    assert set(both.terms) == {"token_divergence_1", "token_divergence_2"}
+    alone = [train(terms=(TokenDivergenceConfig(divergence=kind),))[1][0].loss for kind in kinds]
+    assert alone[0] != pytest.approx(alone[1], rel=1e-4)
+    assert both.loss == pytest.approx(sum(alone) / 2, rel=1e-5)
 
 
 def test_rows_are_drawn_evenly_when_they_do_not_divide_by_the_batch(train: Train) -> None:

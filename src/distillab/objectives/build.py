@@ -17,7 +17,17 @@ def build_objective(settings: Sequence[TermConfig], *, shared_width: int) -> Obj
         settings: the terms of the recipe.
         shared_width: ids that mean the same on both sides; 0 where the method compares none.
     """
-    return Objective(tuple(WeightedTerm(_term(item, shared_width), item.weight) for item in settings))
+    kinds = [item.kind for item in settings]
+    names = [
+        kind if kinds.count(kind) == 1 else f"{kind}_{kinds[: place + 1].count(kind)}"
+        for place, kind in enumerate(kinds)
+    ]
+    return Objective(
+        tuple(
+            WeightedTerm(name, _term(item, shared_width), item.weight)
+            for name, item in zip(names, settings, strict=True)
+        )
+    )
 
 
 def _term(settings: TermConfig, shared_width: int) -> Term:

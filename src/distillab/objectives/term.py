@@ -53,8 +53,9 @@ class TokenTerm:
 
 @dataclass(frozen=True)
 class WeightedTerm:
-    """A term and its factor in the sum."""
+    """A term and its factor in the sum. `name` is the term's own, numbered where the term occurs more than once."""
 
+    name: str
     term: Term
     weight: float
 
@@ -81,10 +82,10 @@ class Objective:
             if term.access == "none":
                 continue
             if teacher is None:
-                raise TeacherError(f"The term {term.name} needs a teacher, and there is none.")
+                raise TeacherError(f"The term {weighted.name} needs a teacher, and there is none.")
             given = teacher.capabilities.access
             if ACCESS_ORDER.index(given) < ACCESS_ORDER.index(term.access):
                 raise TeacherError(
-                    f"The teacher cannot give what the term {term.name} needs.",
+                    f"The teacher cannot give what the term {weighted.name} needs.",
                     facts=[f"needed: {term.access}", f"given: {given}"],
                 )

@@ -31,6 +31,8 @@ from distillab.study.results import assemble
 from distillab.study.run import execute, load_student, load_teacher, shared_teacher, training_rows
 from distillab.teachers.local import load_local
 
+_Work = tuple[str, str, int]  # kind of work, name of the arm, seed
+
 
 @dataclass(frozen=True)
 class PlantedFailure:
@@ -77,17 +79,14 @@ class Study:
         files = {arm.name: fingerprints(self._run_recipe(arm, 0), self._prepare(arm)) for arm in self.recipe.arms}
         claim_study(folder, self.recipe, fingerprints=files)
         # what runs share comes first, so that no two processes make the same thing
-        shared = [partial(_in_worker, self._bare(), "end_point", arm.name) for arm in self._arm_of_each_teacher()]
-        shared.append(partial(_in_worker, self._bare(), "undistilled", self.recipe.arms[0].name))
-        shared.extend(partial(_in_worker, self._bare(), "answers", arm.name) for arm in self._arm_of_each_store())
-        run_jobs(shared, workers=self.recipe.workers)
+        shared: list[_Work] = [("end_point", arm.name, 0) for arm in self._arm_of_each_teacher()]
+        shared.append(("undistilled", self.recipe.arms[0].name, 0))
+        shared.extend(("answers", arm.name, 0) for arm in self._arm_of_each_store())
+        self._do_all(shared)
         # seed by seed, so that an interrupted study has whole comparisons to look at
         runs = [(arm, seed) for seed in self.recipe.seeds for arm in self.recipe.arms]
         unfinished = [(arm, seed) for arm, seed in runs if not self._folder(arm, seed).joinpath("run.json").exists()]
-        run_jobs(
-            [partial(_in_worker, self._bare(), "run", arm.name, seed) for arm, seed in unfinished],
-            workers=self.recipe.workers,
-        )
+        self._do_all([("run", arm.name, seed) for arm, seed in unfinished])
         results = assemble(
             self.recipe,
             self._prepare(self.recipe.arms[0]),
@@ -120,9 +119,26 @@ class Study:
         teacher = load_teacher(recipe, prepared, pick_device(recipe.training.device))
         training_rows(recipe, prepared, teacher, self._answers_folder(arm))
 
-    def _bare(self) -> Study:
-        """This study without what it has loaded, to send to a process."""
-        return replace(self, _prepared={})
+    def do(self, kind: str, arm_name: str, seed: int) -> None:
+        """One piece of the study; its result is on disk."""
+        arm = next(arm for arm in self.recipe.arms if arm.name == arm_name)
+        match kind:
+            case "end_point":
+                self.teacher_point(arm)
+            case "undistilled":
+                self.undistilled()
+            case "answers":
+                self.answers(arm)
+            case "run":
+                self.execute(arm, seed)
+
+    def _do_all(self, work: list[_Work]) -> None:
+        if self.recipe.workers == 1 or len(work) < 2:
+            for item in work:
+                self.do(*item)
+            return
+        bare = replace(self, _prepared={})  # what is loaded here need not travel
+        run_jobs([partial(_in_worker, bare, *item) for item in work], workers=self.recipe.workers)
 
     def _folder(self, arm: ArmConfig, seed: int) -> Path:
         return Path(self.recipe.output) / "runs" / arm.name / f"seed{seed}"
@@ -231,16 +247,6 @@ class Study:
 _studies: dict[str, Study] = {}
 
 
-def _in_worker(study: Study, work: str, arm_name: str, seed: int = 0) -> None:
-    """One job. A process keeps the study of its first job, and so the rows and tokenizers that it has loaded."""
-    study = _studies.setdefault(study.recipe.model_dump_json(), study)
-    arm = next(arm for arm in study.recipe.arms if arm.name == arm_name)
-    match work:
-        case "end_point":
-            study.teacher_point(arm)
-        case "undistilled":
-            study.undistilled()
-        case "answers":
-            study.answers(arm)
-        case "run":
-            study.execute(arm, seed)
+def _in_worker(study: Study, kind: str, arm_name: str, seed: int) -> None:
+    """One piece in a process of its own, which keeps the study of its first piece, and so what that has loaded."""
+    _studies.setdefault("the study", study).do(kind, arm_name, seed)

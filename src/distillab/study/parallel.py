@@ -19,17 +19,13 @@ Job = Callable[[], None]
 
 
 def run_jobs(jobs: Sequence[Job], *, workers: int) -> None:
-    """Run all jobs; with one worker here, one after another, else in `workers` fresh processes.
+    """Run all jobs in `workers` fresh processes.
 
     Args:
-        jobs: picklable for several workers (a `functools.partial` of a module's function).
+        jobs: picklable (a `functools.partial` of a module's function).
     Raises:
         The first error of any job; the others are not started any more.
     """
-    if workers == 1 or len(jobs) < 2:
-        for job in jobs:
-            job()
-        return
     threads = max(1, (os.cpu_count() or 1) // workers)
     # spawn: a forked process would inherit torch's thread pools in an undefined state
     context = multiprocessing.get_context("spawn")

@@ -104,7 +104,7 @@ class DistillationTrainer(Trainer):
     ) -> tuple[list[Any], Any]:
         """The microbatches of one optimizer step, and each term's count over them and all processes."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        names = [weighted.term.name for weighted in self.objective.terms]
+        names = [weighted.name for weighted in self.objective.terms]
         local = [sum(weighted.term.count(batch) for batch in batches) for weighted in self.objective.terms]
         tokens = sum(int(batch["attention_mask"].sum()) for batch in batches)
         totals = self._over_processes(torch.tensor([*local, tokens], dtype=torch.long, device=device))
@@ -130,7 +130,7 @@ class DistillationTrainer(Trainer):
         student = StudentScores(scored_logits(model, batch), scored_targets(batch))
         loss = torch.zeros((), device=student.logits_NV.device)
         for weighted in self.objective.terms:
-            name = weighted.term.name
+            name = weighted.name
             values = weighted.term.per_position(student, signal)
             total = values.sum()
             if not bool(torch.isfinite(total)):
