@@ -50,6 +50,8 @@ def train_student(
     """
     settings = recipe.training
     folder = Path(recipe.output)
+    if settings.gradient_checkpointing:
+        student.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     checkpoints = folder / "checkpoints"
     last = last_whole_checkpoint(checkpoints)
     resumed_at = last[1] if last else 0

@@ -31,6 +31,7 @@ from distillab.evaluation.protocol import Judged, evaluate
 from distillab.evaluation.references import reference_lines
 from distillab.models.loading import context_length, load_model, pick_device, random_model
 from distillab.objectives.build import build_objective
+from distillab.objectives.term import Objective
 from distillab.places import require_space
 from distillab.records import (
     AnswerStoreCounts,
@@ -90,15 +91,11 @@ def execute(
         split, answer_counts = training_rows(recipe, prepared, teacher, answers_folder or folder / "answers")
     # for a demonstration the ids are compared all the same, up to the smaller vocabulary
     width = _index_width(prepared) if mismatch else prepared.shared_width
-    student = load_student(recipe, device)
-    if recipe.training.gradient_checkpointing:
-        student.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    references = reference_lines(
-        split.rows,
-        prepared.held_out.first(recipe.evaluation.rows).rows,
-        vocabulary=len(prepared.student.tokenizer),
-    )
     objective = build_objective(recipe.resolved().terms, shared_width=width)
+    references = reference_lines(
+        split.rows, prepared.held_out.first(recipe.evaluation.rows).rows, vocabulary=len(prepared.student.tokenizer)
+    )
+    student = load_student(recipe, device)
     usual = prepared.student.collator(recipe.training.padding_side)
     train_student(
         recipe,
@@ -110,17 +107,14 @@ def execute(
         watched=Watched(prepared.held_out.first(recipe.evaluation.curve_rows), usual, references),
         writes=processes.is_main_process,
     )
-    shared = shared_teacher(prepared, teacher)
     judged = evaluate(
         student,
         prepared.held_out,
         recipe.evaluation,
         reader=prepared.student,
-        shared=shared,
+        shared=shared_teacher(prepared, teacher),
         label=recipe.name,
     )
-    asked = answer_counts.teacher_tokens if answer_counts is not None else 0
-    supervised, tokens = read_totals(folder / "metrics.jsonl")
     record = RunRecord(
         name=recipe.name,
         arm=arm or recipe.method,
@@ -138,19 +132,26 @@ def execute(
         references=references,
         evaluation=judged.record,
         curve=read_curve(folder / "metrics.jsonl"),
-        cost=RunCost(
-            steps=recipe.training.steps,
-            supervised_tokens=supervised,
-            student_tokens=tokens,
-            teacher_tokens=asked + (tokens if objective.needs_signal else 0),
-            wall_s=time.perf_counter() - start,
-            peak_rss_bytes=peak_rss_bytes(),
-        ),
+        cost=_cost(recipe, objective, answer_counts, wall_s=time.perf_counter() - start),
         environment=environment(),
     )
     if processes.is_main_process:
         _save(folder, student, prepared, judged, record)
     return record
+
+
+def _cost(recipe: RunRecipe, objective: Objective, answers: AnswerStoreCounts | None, *, wall_s: float) -> RunCost:
+    """What the run used; tokens are counted from its metrics, so that they are right for a resumed run too."""
+    supervised, tokens = read_totals(Path(recipe.output) / "metrics.jsonl")
+    written = answers.teacher_tokens if answers is not None else 0
+    return RunCost(
+        steps=recipe.training.steps,
+        supervised_tokens=supervised,
+        student_tokens=tokens,
+        teacher_tokens=written + (tokens if objective.needs_signal else 0),
+        wall_s=wall_s,
+        peak_rss_bytes=peak_rss_bytes(),
+    )
 
 
 def load_student(recipe: RunRecipe, device: torch.device) -> PreTrainedModel:
