@@ -51,7 +51,7 @@ def train_student(
     settings = recipe.training
     folder = Path(recipe.output)
     if settings.gradient_checkpointing:
-        student.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        _recompute_activations(student)
     checkpoints = folder / "checkpoints"
     last = last_whole_checkpoint(checkpoints)
     resumed_at = last[1] if last else 0
@@ -83,3 +83,13 @@ def train_student(
             on_step=journal.step,
         )
         trainer.train(resume_from_checkpoint=str(last[0]) if last else None)
+
+
+def _recompute_activations(student: PreTrainedModel) -> None:
+    """Keep no activations of a layer, but compute them again in the backward pass."""
+    settings = {"use_reentrant": False}
+    # transformers gives the method another name in newer versions, and removes the first one in version 6
+    if hasattr(student, "activation_checkpointing_enable"):
+        student.activation_checkpointing_enable(activation_checkpointing_kwargs=settings)
+    else:
+        student.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)

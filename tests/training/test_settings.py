@@ -1,0 +1,68 @@
+"""Every training setting changes something, or provably nothing but cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from distillab.config.models import RunRecipe, TrainingConfig
+from distillab.study.run import execute
+from tests.training.conftest import Train, ragged_split
+
+# settings that only say where, how often or how much at once
+_COST_ONLY = {
+    "microbatch_size",
+    "gradient_checkpointing",
+    "padding_side",
+    "evaluate_every",
+    "checkpoint_every",
+    "device",
+}
+_CHANGES: dict[str, Any] = {
+    "steps": 4,
+    "batch_size": 4,
+    "learning_rate": 3e-3,
+    "schedule": "cosine",
+    "warmup_steps": 2,
+    "weight_decay": 0.5,
+    "adam_beta2": 0.5,
+    "max_grad_norm": 1e-3,
+    "precision": "bfloat16",
+}
+
+
+def _parameters(model: LlamaForCausalLM) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_no_setting_is_missing_here() -> None:
+    assert set(TrainingConfig.model_fields) == _COST_ONLY | set(_CHANGES)
+
+
+@pytest.mark.parametrize("name", sorted(_CHANGES))
+def test_the_setting_changes_the_student(train: Train, name: str, tmp_path: Path) -> None:
+    base = {"method": "sft", "steps": 3, "split": ragged_split(8)}
+    plain, _ = train(**base, folder=tmp_path / "plain")
+    changed, _ = train(**(base | {name: _CHANGES[name]}), folder=tmp_path / "changed")
+    difference = float((_parameters(plain) - _parameters(changed)).abs().max())
+    assert difference > 1e-5
+
+
+def test_bfloat16_trains_nearly_as_float32(train: Train, tmp_path: Path) -> None:
+    _, plain = train(steps=3, folder=tmp_path / "plain")
+    _, low = train(steps=3, precision="bfloat16", folder=tmp_path / "low")
+    assert [r.loss for r in low] == pytest.approx([r.loss for r in plain], rel=0.02)
+    assert [r.loss for r in low] != [r.loss for r in plain]
+
+
+def test_gradient_checkpointing_changes_no_number(tiny_world: dict[str, Any], tmp_path: Path) -> None:
+    values = {key: value for key, value in tiny_world.items() if key != "seeds"}
+    plain = execute(RunRecipe(**values, method="logits", output=str(tmp_path / "plain")))
+    training = {**tiny_world["training"], "gradient_checkpointing": True}
+    saving = execute(RunRecipe(**(values | {"training": training}), method="logits", output=str(tmp_path / "saving")))
+    a, b = plain.evaluation.likelihood.nats_per_token, saving.evaluation.likelihood.nats_per_token
+    assert a == pytest.approx(b, abs=1e-5)
