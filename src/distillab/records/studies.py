@@ -74,4 +74,4 @@ class StudyResults(Record):
     answer_stores: tuple[AnswerStoreCounts, ...] = ()
     reproduce: str
     environment: dict[str, str]
-    wall_s: float
+    wall_s: float = Field(description="sum over the runs, some of which may have run side by side")

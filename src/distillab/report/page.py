@@ -108,7 +108,7 @@ def _facts(results: StudyResults, found: Sequence[Entry]) -> tuple[tuple[str, st
         ("held-out rows", count_range(rows)),
         ("held-out tokens scored", count_range(tokens)),
         ("budget an arm", results.budget),
-        ("time in all", duration(results.wall_s)),
+        ("time of all runs", duration(results.wall_s)),
     )
 
 

@@ -12,7 +12,6 @@ folder/
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -71,7 +70,6 @@ class Study:
             TokenizerMismatch: an arm's method is not admitted; raised before any weight is loaded.
             ConfigError: the folder holds another study, or two teachers have one name.
         """
-        start = time.perf_counter()
         folder = Path(self.recipe.output)
         for arm in self.recipe.arms:
             admit(self._run_recipe(arm, 0), self._prepare(arm), demonstrate_mismatch=self.demonstrate_mismatch)
@@ -94,7 +92,6 @@ class Study:
             records=[self.execute(arm, seed) for arm, seed in runs],
             contracts=[p.contract for p in self._prepared.values() if p.contract is not None],
             reproduce=self.reproduce,
-            wall_s=time.perf_counter() - start,
         )
         write_record(results, folder / "results.json")
         return results

@@ -40,7 +40,6 @@ def assemble(
     records: Sequence[RunRecord],
     contracts: Sequence[TokenizerContract],
     reproduce: str,
-    wall_s: float,
 ) -> StudyResults:
     """The whole of a study, from its finished runs."""
     folder = Path(recipe.output)
@@ -64,7 +63,7 @@ def assemble(
         answer_stores=_distinct([record.answers for record in records if record.answers is not None]),
         reproduce=reproduce,
         environment=environment(),
-        wall_s=wall_s,
+        wall_s=sum(record.cost.wall_s for record in records),
     )
 
 
