@@ -31,6 +31,7 @@ from distillab.study.run import execute, load_student, load_teacher, shared_teac
 from distillab.teachers.local import load_local
 
 _Work = tuple[str, str, int]  # kind of work, name of the arm, seed
+_UNDISTILLED = "undistilled"
 
 
 @dataclass(frozen=True)
@@ -76,14 +77,11 @@ class Study:
         self._require_distinct_teachers()
         files = {arm.name: fingerprints(self._run_recipe(arm, 0), self._prepare(arm)) for arm in self.recipe.arms}
         claim_study(folder, self.recipe, fingerprints=files)
-        # what runs share comes first, so that no two processes make the same thing
-        shared: list[_Work] = [("end_point", arm.name, 0) for arm in self._arm_of_each_teacher()]
-        shared.append(("undistilled", self.recipe.arms[0].name, 0))
-        shared.extend(("answers", arm.name, 0) for arm in self._arm_of_each_store())
-        self._do_all(shared)
         # seed by seed, so that an interrupted study has whole comparisons to look at
         runs = [(arm, seed) for seed in self.recipe.seeds for arm in self.recipe.arms]
         unfinished = [(arm, seed) for arm, seed in runs if not self._folder(arm, seed).joinpath("run.json").exists()]
+        # what runs share comes first, so that no two processes make the same thing
+        self._do_all([*self._missing_end_points(), *self._missing_answers([arm for arm, _ in unfinished])])
         self._do_all([("run", arm.name, seed) for arm, seed in unfinished])
         results = assemble(
             self.recipe,
@@ -150,12 +148,25 @@ class Study:
             first.setdefault(self._teacher_of(arm).path, arm)
         return list(first.values())
 
-    def _arm_of_each_store(self) -> list[ArmConfig]:
+    def _missing_end_points(self) -> list[_Work]:
+        work: list[_Work] = []
+        if not self._end_point_path(_UNDISTILLED).exists():
+            work.append(("undistilled", self.recipe.arms[0].name, 0))
+        for arm in self._arm_of_each_teacher():
+            if not self._end_point_path(_teacher_stem(self._teacher_of(arm).path)).exists():
+                work.append(("end_point", arm.name, 0))
+        return work
+
+    def _missing_answers(self, arms: list[ArmConfig]) -> list[_Work]:
+        """One piece a store that unfinished arms need; a store that is complete is seen to be so at once."""
         first: dict[Path, ArmConfig] = {}
-        for arm in self.recipe.arms:
+        for arm in arms:
             if arm.resolved().answers == "teacher":
                 first.setdefault(self._answers_folder(arm), arm)
-        return list(first.values())
+        return [("answers", arm.name, 0) for arm in first.values()]
+
+    def _end_point_path(self, stem: str) -> Path:
+        return Path(self.recipe.output) / "end_points" / f"{stem}.json"
 
     def _require_distinct_teachers(self) -> None:
         paths = [self._teacher_of(arm).path for arm in self._arm_of_each_teacher()]
@@ -204,7 +215,7 @@ class Study:
 
         note = "random weights" if recipe.student.init == "random" else None
         return EndPoint(
-            name="undistilled", role="undistilled student", evaluation=self._kept("undistilled", measure), note=note
+            name="undistilled", role="undistilled student", evaluation=self._kept(_UNDISTILLED, measure), note=note
         )
 
     def teacher_point(self, arm: ArmConfig) -> EndPoint:
@@ -227,18 +238,23 @@ class Study:
             )
 
         note = "its tokens are not the student's: compare bits per byte" if prepared.shared_width == 0 else None
-        return EndPoint(name=name, role="teacher", evaluation=self._kept(f"teacher-{name}", measure), note=note)
+        return EndPoint(
+            name=name, role="teacher", evaluation=self._kept(_teacher_stem(settings.path), measure), note=note
+        )
 
-    def _kept(self, name: str, measure: Callable[[], Judged]) -> EvaluationRecord:
+    def _kept(self, stem: str, measure: Callable[[], Judged]) -> EvaluationRecord:
         """An end point's evaluation, made once."""
-        folder = Path(self.recipe.output) / "end_points"
-        path = folder / f"{name}.json"
+        path = self._end_point_path(stem)
         if path.exists():
             return read_record(EvaluationRecord, path)
         judged = measure()
-        write_held_out(folder / f"{name}.jsonl", judged)
+        write_held_out(path.with_suffix(".jsonl"), judged)
         write_record(judged.record, path)
         return judged.record
+
+
+def _teacher_stem(path: str) -> str:
+    return f"teacher-{model_name(path)}"
 
 
 _studies: dict[str, Study] = {}

@@ -26,6 +26,8 @@ def run_jobs(jobs: Sequence[Job], *, workers: int) -> None:
     Raises:
         The first error of any job; the others are not started any more.
     """
+    if not jobs:
+        return
     threads = max(1, (os.cpu_count() or 1) // workers)
     # spawn: a forked process would inherit torch's thread pools in an undefined state
     context = multiprocessing.get_context("spawn")
