@@ -63,6 +63,8 @@ def test_refusal_says_what_why_and_the_ways_out(investigated: TokenizerContract)
 
 
 def test_demonstration_passes(investigated: TokenizerContract) -> None:
+    with pytest.raises(TokenizerMismatch):
+        require_admitted(investigated, "logits", METHODS["logits"])
     require_admitted(investigated, "logits", METHODS["logits"], demonstrate_mismatch=True)
 
 

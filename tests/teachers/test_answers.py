@@ -79,8 +79,8 @@ def test_other_settings_are_refused_with_both_sides(model_path: Path, tmp_path: 
 
 
 def test_what_is_kept_later_is_no_matter_of_the_store(model_path: Path, tmp_path: Path) -> None:
-    fill(tmp_path / "s", model_path, SETTINGS)
-    fill(tmp_path / "s", model_path, SETTINGS.model_copy(update={"keep_cut_off": True}))
+    first = fill(tmp_path / "s", model_path, SETTINGS)
+    assert fill(tmp_path / "s", model_path, SETTINGS.model_copy(update={"keep_cut_off": True})) == first
 
 
 def test_a_damaged_line_is_named(model_path: Path, tmp_path: Path) -> None:
