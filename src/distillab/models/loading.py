@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -137,14 +138,22 @@ def model_name(path: str) -> str:
 
 
 def weights_sha256(path: str) -> str:
-    """Hash over the bytes of a folder's weight files and config, in name order; "hub" ids hash their name."""
-    digest = hashlib.sha256()
+    """Hash over the bytes of a folder's weight files and config, in name order; a hub id hashes its name.
+
+    A file that has neither another size nor another time of change is not read a second time.
+    """
     folder = local_path(path)
     if not folder.is_dir():
-        digest.update(path.encode())
-        return digest.hexdigest()
+        return hashlib.sha256(path.encode()).hexdigest()
     names = sorted({file for pattern in (*_WEIGHT_FILES, "config.json") for file in folder.glob(pattern)})
-    for file in names:
+    stats = [(file, file.stat()) for file in names]
+    return _files_sha256(tuple((file, stat.st_size, stat.st_mtime_ns) for file, stat in stats))
+
+
+@cache
+def _files_sha256(files: tuple[tuple[Path, int, int], ...]) -> str:
+    digest = hashlib.sha256()
+    for file, _, _ in files:
         digest.update(file.name.encode())
         with file.open("rb") as stream:
             while block := stream.read(1 << 22):
