@@ -16,6 +16,8 @@ from distillab.config.models import RunRecipe, StudyRecipe
 from distillab.errors import CacheMismatch, ConfigError, NumericsError, TeacherError, TokenizerMismatch
 from distillab.records import RunRecord, StudyResults, read_record
 from distillab.study.compare import Study
+from distillab.study.folder import read_held_out
+from distillab.study.prepare import prepare
 from distillab.study.run import execute
 
 
@@ -237,3 +239,22 @@ def test_a_teacher_spread_by_a_device_map_says_the_same(tiny_world: dict[str, An
     spread = {**tiny_world["teacher"], "device_map": "auto"}
     mapped = execute(_run(tiny_world, tmp_path / "mapped", method="logits", teacher=spread))
     assert mapped.evaluation.likelihood == plain.evaluation.likelihood
+
+
+def test_arms_with_different_teachers_are_judged_on_the_same_rows(
+    study_recipe: StudyRecipe, tiny_world: dict[str, Any], stranger: str
+) -> None:
+    """A row that is too long for one teacher's tokenizer is left out for all arms."""
+    arms = ["sft", {"name": "other", "method": "seqkd", "teacher": {"path": stranger}}]
+    evaluation = {**tiny_world["evaluation"], "rows": 30, "generate_rows": 0}
+    data = {**tiny_world["data"], "max_tokens": 28}
+    values = {**tiny_world, "arms": arms, "seeds": [0], "data": data, "evaluation": evaluation}
+    recipe = StudyRecipe(**values, output=study_recipe.output)
+    alone = [prepare(recipe.run_recipe(arm, 0, "unused")).held_out_keys for arm in recipe.arms]
+    assert alone[0] != alone[1]  # each pair by itself would be judged on other rows
+    results = Study(recipe, reproduce="x").run()
+    common = alone[0] & alone[1]
+    for arm in ("sft", "other"):
+        lines = read_held_out(Path(recipe.output) / "runs" / arm / "seed0" / "held_out.jsonl")
+        assert {line["key"] for line in lines} == common
+    assert (results.held_out_counts.kept, results.held_out_counts.left_out) == (len(common), 30 - len(common))

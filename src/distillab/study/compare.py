@@ -182,12 +182,22 @@ class Study:
         return self.recipe.run_recipe(arm, seed, str(self._folder(arm, seed)))
 
     def _prepare(self, arm: ArmConfig) -> Prepared:
-        """Tokenizers and rows of an arm: the same for all arms with the same teacher."""
-        teacher = self._teacher_of(arm)
-        key = teacher.model_dump_json(include={"path", "tokenizer", "revision"})
-        if key not in self._prepared:
-            self._prepared[key] = prepare(self._run_recipe(arm, 0))
-        return self._prepared[key]
+        """Tokenizers and rows of an arm: the same for all arms with the same teacher.
+
+        All arms are judged on the same held-out rows: those that fit whole for every teacher of the study.
+        """
+        if not self._prepared:
+            pairs: dict[str, Prepared] = {}
+            for other in self.recipe.arms:
+                key = self._teacher_key(other)
+                if key not in pairs:
+                    pairs[key] = prepare(self._run_recipe(other, 0))
+            common = set.intersection(*(prepared.held_out_keys for prepared in pairs.values()))
+            self._prepared = {key: prepared.judged_on(common) for key, prepared in pairs.items()}
+        return self._prepared[self._teacher_key(arm)]
+
+    def _teacher_key(self, arm: ArmConfig) -> str:
+        return self._teacher_of(arm).model_dump_json(include={"path", "tokenizer", "revision"})
 
     def _answers_folder(self, arm: ArmConfig) -> Path:
         teacher = self._teacher_of(arm)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from distillab.config.models import RunRecipe, TeacherConfig
 from distillab.data.encoding import EncodedSplit
@@ -38,6 +38,23 @@ class Prepared:
         """Ids that mean the same on both sides; 0 where there is no teacher or the tokens differ."""
         return self.contract.shared_width if self.contract is not None else 0
 
+    @property
+    def held_out_keys(self) -> set[str]:
+        """Keys of the held-out rows that are judged."""
+        return {example.key for example in self.held_out_examples}
+
+    def judged_on(self, keys: set[str]) -> Prepared:
+        """The same with fewer held-out rows.
+
+        Raises:
+            DataError: none of them is left.
+        """
+        if keys == self.held_out_keys:
+            return self
+        examples = tuple(example for example in self.held_out_examples if example.key in keys)
+        held_out, counts = _judged(self.student, self.splits, examples)
+        return replace(self, held_out_examples=examples, held_out=held_out, held_out_counts=counts)
+
 
 def prepare(recipe: RunRecipe) -> Prepared:
     """Load the tokenizers and the rows of a recipe, judge the pair, encode.
@@ -60,7 +77,8 @@ def prepare(recipe: RunRecipe) -> Prepared:
     train = student.encoder.encode_all(splits.train, source=splits.sources[0])
     readers = [student] if teacher is None else [student, teacher]
     answer = recipe.evaluation.max_new_tokens if recipe.evaluation.generate_rows else 0
-    examples, counts = _fitting(splits, readers, [None if c is None else c - answer for c in contexts])
+    examples = _fitting(splits, readers, [None if c is None else c - answer for c in contexts])
+    held_out, counts = _judged(student, splits, examples)
     return Prepared(
         splits=splits,
         student=student,
@@ -68,7 +86,7 @@ def prepare(recipe: RunRecipe) -> Prepared:
         contract=contract,
         train=train,
         held_out_examples=examples,
-        held_out=held_out_for(student, examples),
+        held_out=held_out,
         held_out_counts=counts,
     )
 
@@ -106,13 +124,7 @@ def _content_sha256(examples: Sequence[Example]) -> str:
 
 def held_out_for(reader: Reader, examples: tuple[Example, ...]) -> HeldOut:
     """Held-out rows as `reader`'s tokenizer reads them."""
-    return HeldOut(
-        rows=tuple(reader.encoder.encode_all(examples, source="held-out rows").rows),
-        prompt_ids=tuple(tuple(reader.encoder.encode_prompt(example)) for example in examples),
-        prompts=tuple(example.prompt for example in examples),
-        references=tuple(example.answer for example in examples),
-        answer_bytes=tuple(sum(len(text.encode()) for text in example.answers) for example in examples),
-    )
+    return _read(reader, examples, source="held-out rows")[0]
 
 
 def _reader(path: str, revision: str | None, recipe: RunRecipe, splits: Splits) -> Reader:
@@ -139,12 +151,10 @@ def _judge(recipe: RunRecipe, student: Reader, teacher: Reader, splits: Splits) 
     )
 
 
-def _fitting(
-    splits: Splits, readers: list[Reader], longest_prompts: list[int | None]
-) -> tuple[tuple[Example, ...], EncodingCounts]:
+def _fitting(splits: Splits, readers: list[Reader], longest_prompts: list[int | None]) -> tuple[Example, ...]:
     """Held-out rows that every tokenizer of the pair reads whole, and whose prompt leaves room for an answer.
 
-    So all models are judged on the same text; the rows that are left out are counted.
+    So all models are judged on the same text.
     """
     keys: set[str] | None = None
     for reader, longest in zip(readers, longest_prompts, strict=True):
@@ -155,7 +165,11 @@ def _fitting(
             if not row.truncated and (longest is None or len(reader.encoder.encode_prompt(example)) <= longest)
         }
         keys = fit if keys is None else keys & fit
-    examples = tuple(example for example in splits.held_out if example.key in (keys or ()))
+    return tuple(example for example in splits.held_out if example.key in (keys or ()))
+
+
+def _judged(student: Reader, splits: Splits, examples: tuple[Example, ...]) -> tuple[HeldOut, EncodingCounts]:
+    """The held-out rows that are judged, and their counts with the number that is left out."""
     if not examples:
         raise DataError(
             "No held-out row fits whole into data.max_tokens and leaves room for evaluation.max_new_tokens.",
@@ -163,9 +177,21 @@ def _fitting(
             facts=[f"held-out rows: {len(splits.held_out)}"],
             fix="raise data.max_tokens, lower evaluation.max_new_tokens, or hold out shorter rows",
         )
-    counts = readers[0].encoder.encode_all(examples, source=splits.sources[1]).counts
+    held_out, counts = _read(student, examples, source=splits.sources[1])
     left_out = len(splits.held_out) - len(examples)
-    return examples, counts.model_copy(update={"rows": len(splits.held_out), "left_out": left_out})
+    return held_out, counts.model_copy(update={"rows": len(splits.held_out), "left_out": left_out})
+
+
+def _read(reader: Reader, examples: tuple[Example, ...], *, source: str) -> tuple[HeldOut, EncodingCounts]:
+    encoded = reader.encoder.encode_all(examples, source=source)
+    held_out = HeldOut(
+        rows=tuple(encoded.rows),
+        prompt_ids=tuple(tuple(reader.encoder.encode_prompt(example)) for example in examples),
+        prompts=tuple(example.prompt for example in examples),
+        references=tuple(example.answer for example in examples),
+        answer_bytes=tuple(sum(len(text.encode()) for text in example.answers) for example in examples),
+    )
+    return held_out, encoded.counts
 
 
 def _contexts(recipe: RunRecipe) -> list[int | None]:
