@@ -4,19 +4,20 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PINS := constraints/setup.txt
+PEERS := bench/.venv-peers
 STAMP := $(VENV)/.setup-done
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
-# Options for pytest, for instance: make test ARGS="-k border -x"
+# Options for pytest or the benchmarks, for instance: make test ARGS="-k border -x"
 ARGS ?=
 
 # pip's advice against root is about system Pythons; this one is ours alone.
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo real test check prove format clean
+.PHONY: help setup demo real test check prove bench bench-peers format clean
 
 help: ## list the targets (the default)
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(STAMP) ## create .venv and install the pinned packages; nothing is done twice
 	@echo "Ready: $(BIN)/distillab --help"
@@ -55,8 +56,23 @@ check: $(STAMP) ## ruff, types, import layers, doctests, links in the docs
 	@$(BIN)/python -m pytest --doctest-modules src --quiet
 	@$(BIN)/python scripts/check_links.py
 
-prove: $(STAMP) ## wrong versions of the code, each of which a named test must catch (about 5 minutes)
+prove: $(STAMP) ## wrong versions of the code, each of which a named test must catch (about 15 minutes)
 	@$(BIN)/python scripts/mutants.py
+
+bench: $(STAMP) ## what a training step costs, beside its floor (about 12 minutes; ARGS="--block WORD" for a part)
+	@$(BIN)/python -m bench run $(ARGS)
+
+# As above: torch first, at the version that our own pins name; TRL's needs then leave it alone.
+$(PEERS)/.setup-done: bench/peers.txt $(PINS) | $(STAMP)
+	@$(BIN)/python -m venv --clear $(PEERS)
+	@echo "Installing torch, transformers and TRL into $(PEERS)"
+	@$(PEERS)/bin/python -m pip -qq --disable-pip-version-check --no-input install \
+		"torch==$$(sed -n 's/^torch==//p' $(PINS))" -c $(PINS)
+	@$(PEERS)/bin/python -m pip -qq --disable-pip-version-check --no-input install -r bench/peers.txt -c $(PINS)
+	@touch $@
+
+bench-peers: $(PEERS)/.setup-done ## the same step through TRL, in an environment of its own (about 10 minutes)
+	@$(BIN)/python -m bench peers $(ARGS)
 
 format: $(STAMP) ## let ruff format the code and mend what it can
 	@$(BIN)/ruff check --fix .
@@ -64,4 +80,4 @@ format: $(STAMP) ## let ruff format the code and mend what it can
 
 clean: ## remove caches and build output (.venv and runs stay)
 	@rm -rf build dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
-	@find . -path ./.venv -prune -o -path ./.git -prune -o -type d -name __pycache__ -exec rm -rf {} +
+	@find . -path ./.venv -prune -o -path ./$(PEERS) -prune -o -path ./.git -prune -o -type d -name __pycache__ -exec rm -rf {} +

@@ -41,7 +41,7 @@ def test_batch_is_laid_out_by_hand(side):
         assert batch["attention_mask"].tolist() == [[0, 0, 1, 1, 1], [1] * 5]
         assert batch["position_ids"].tolist() == [[0, 0, 0, 1, 2], [0, 1, 2, 3, 4]]
     assert batch["answer_mask"].tolist() == (batch["labels"] != pad).tolist()
-    assert batch["rows"].tolist() == [7, 3]
+    assert batch["rows"].tolist() == [[7, 7, 7, -1, -1] if side == "right" else [-1, -1, 7, 7, 7], [3] * 5]
     for name in ("input_ids", "attention_mask", "position_ids", "labels", "rows"):
         assert batch[name].dtype == torch.int64
 
@@ -55,6 +55,13 @@ def test_eos_is_learned_also_where_it_is_the_padding():
 def test_collator_travels_to_worker_processes():
     again = pickle.loads(pickle.dumps(Collator(2, "left")))  # noqa: S301 - our own bytes
     assert again(ROWS)["input_ids"].tolist() == Collator(2, "left")(ROWS)["input_ids"].tolist()
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_supervised_first_token_is_refused(side):
+    """Under left padding it would be scored against the logits of padding."""
+    with pytest.raises(DataError, match="first token of a row is supervised"):
+        Collator(0, side)([*ROWS, IndexedRow(1, row([5, 6], {0, 1}))])
 
 
 def test_an_empty_batch_is_refused():

@@ -8,26 +8,47 @@ from typing import get_args
 import pytest
 import torch
 
-from distillab.config.methods import METHODS, CrossEntropyConfig, TermConfig, TokenDivergenceConfig
+from distillab.config.methods import METHODS
+from distillab.config.terms import (
+    AttentionMapsConfig,
+    AttentionRelationsConfig,
+    CrossEntropyConfig,
+    HiddenStatesConfig,
+    SampledDivergenceConfig,
+    TermConfig,
+    TokenDivergenceConfig,
+    TopKDivergenceConfig,
+)
 from distillab.errors import ShapeError, TeacherError
 from distillab.objectives import StudentScores, build_objective
-from distillab.objectives.term import Term
+from distillab.objectives.term import TokenTerm
 from distillab.teachers import FullLogits
 
 V = 11
-SETTINGS: list[CrossEntropyConfig | TokenDivergenceConfig] = [
+SETTINGS: list[TermConfig] = [
     CrossEntropyConfig(),
     TokenDivergenceConfig(),
     TokenDivergenceConfig(divergence="reverse_kl", temperature=2.0),
     TokenDivergenceConfig(
         divergence="jensen_shannon", teacher_weight=0.3, temperature=3.0, rescale_by_temperature_squared=True
     ),
+    TopKDivergenceConfig(k=4),
+    SampledDivergenceConfig(samples=5),
 ]
+# these compare inner states, and have suites of their own: test_hidden_states.py, test_attention.py
+INNER = {HiddenStatesConfig, AttentionRelationsConfig, AttentionMapsConfig}
 each_setting = pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: f"{s.kind}-{getattr(s, 'divergence', '')}")
 
 
-def _term(settings: TermConfig, width: int = V) -> Term:
-    return build_objective([settings], shared_width=width).terms[0].term
+def _term(settings: TermConfig, width: int = V) -> TokenTerm:
+    term = build_objective([settings], shared_width=width).terms[0].term
+    assert isinstance(term, TokenTerm)
+    return term
+
+
+def _values(settings: TermConfig, student: StudentScores, signal: FullLogits | None) -> torch.Tensor:
+    torch.manual_seed(0)  # of the sampled term's draws
+    return _term(settings).per_position(student, signal)
 
 
 def _scores(seed: int = 0, n: int = 6, width: int = V) -> tuple[StudentScores, FullLogits]:
@@ -39,7 +60,7 @@ def _scores(seed: int = 0, n: int = 6, width: int = V) -> tuple[StudentScores, F
 
 def test_no_kind_of_term_is_missing_from_the_suite() -> None:
     union = get_args(TermConfig)[0]
-    assert {type(settings) for settings in SETTINGS} == set(get_args(union))
+    assert {type(settings) for settings in SETTINGS} | INNER == set(get_args(union))
 
 
 @each_setting
@@ -54,9 +75,8 @@ def test_gives_one_value_a_position_and_agrees_with_its_settings_on_needs(settin
 def test_invariant_to_a_shift_of_the_logits(settings: TermConfig) -> None:
     student, signal = _scores()
     shifted = StudentScores(student.logits_NV + 3.0, student.targets_N)
-    term = _term(settings)
     torch.testing.assert_close(
-        term.per_position(shifted, FullLogits(signal.logits_NW - 2.0)), term.per_position(student, signal)
+        _values(settings, shifted, FullLogits(signal.logits_NW - 2.0)), _values(settings, student, signal)
     )
 
 
@@ -108,11 +128,8 @@ def test_padded_rows_of_either_side_get_no_probability() -> None:
     wide_teacher = torch.cat([signal.logits_NW, torch.full((6, 5), 9.0)], dim=1)
     wide_student = torch.cat([student.logits_NV, torch.full((6, 2), 7.0)], dim=1)
     for settings in SETTINGS[1:]:
-        term = _term(settings)
-        torch.testing.assert_close(
-            term.per_position(StudentScores(wide_student, student.targets_N), FullLogits(wide_teacher)),
-            term.per_position(student, signal),
-        )
+        wide = _values(settings, StudentScores(wide_student, student.targets_N), FullLogits(wide_teacher))
+        torch.testing.assert_close(wide, _values(settings, student, signal))
 
 
 def test_signals_that_do_not_fit_are_refused() -> None:
@@ -138,4 +155,7 @@ def test_needs_of_a_method_come_from_its_terms_and_answers() -> None:
         ("sft", "none", "any"),
         ("seqkd", "text", "any"),
         ("logits", "logits", "shared"),
+        ("hidden_states", "internals", "shared"),
+        ("attention", "internals", "shared"),
+        ("white_box", "internals", "shared"),
     ]

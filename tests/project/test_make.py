@@ -35,7 +35,7 @@ def test_plain_make_is_help() -> None:
 def test_help_lists_every_target_with_a_sentence() -> None:
     done = make("help")
     assert done.returncode == 0, done.stderr
-    listed = dict(re.findall(r"^  make ([a-z]+) +(\S.*)$", done.stdout, flags=re.MULTILINE))
+    listed = dict(re.findall(r"^  make ([a-z-]+) +(\S.*)$", done.stdout, flags=re.MULTILINE))
     assert set(listed) == targets()
 
 
@@ -45,7 +45,9 @@ def test_every_target_that_the_documents_name_exists() -> None:
         name
         for page in pages
         if page.is_file()
-        for name in re.findall(r"^make ([a-z]+)|[`$\"] ?make ([a-z]+)", page.read_text(encoding="utf-8"), re.MULTILINE)
+        for name in re.findall(
+            r"^make ([a-z-]+)|[`$\"] ?make ([a-z-]+)", page.read_text(encoding="utf-8"), re.MULTILINE
+        )
         for name in name
         if name
     }

@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from distillab.config.methods import METHODS, TermConfig
+from distillab.config.methods import METHODS
 from distillab.config.models import TrainingConfig
+from distillab.config.terms import TermConfig
 from distillab.data.collation import Collator, TokenDataset
 from distillab.data.encoding import EncodedRow, EncodedSplit
 from distillab.data.examples import Example
+from distillab.models.structure import model_shape
 from distillab.objectives import build_objective
 from distillab.records import EncodingCounts, TeacherProvenance
 from distillab.teachers import LocalTeacher
@@ -23,6 +25,7 @@ from distillab.training.arguments import training_arguments
 from distillab.training.trainer import DistillationTrainer, StepReport
 
 VOCABULARY = 48
+PACKED_TOKENS = 64
 
 
 def tiny_llama(seed: int, layers: int = 2) -> LlamaForCausalLM:
@@ -61,9 +64,9 @@ def ragged_split(rows: int, seed: int = 0) -> EncodedSplit:
     return EncodedSplit(encoded, examples, counts)
 
 
-def teacher(seed: int = 99) -> LocalTeacher:
+def teacher(model: PreTrainedModel | None = None) -> LocalTeacher:
     provenance = TeacherProvenance(name="t", weights_sha256="0", parameters=1, dtype="float32", template_sha256="0")
-    return LocalTeacher(tiny_llama(seed, layers=3), provenance)
+    return LocalTeacher(model or tiny_llama(99, layers=3), provenance)
 
 
 Train = Callable[..., tuple[LlamaForCausalLM, list[StepReport]]]
@@ -87,6 +90,7 @@ def train(tmp_path: Path) -> Train:
         config = TrainingConfig(**{"steps": 1, "batch_size": 8, "learning_rate": 1e-2, "device": "cpu", **settings})
         split = split or ragged_split(8)
         student = student or tiny_llama(0)
+        source = teacher()
         reports: list[StepReport] = []
 
         def on_step(report: StepReport) -> None:
@@ -98,12 +102,19 @@ def train(tmp_path: Path) -> Train:
             model=student,
             args=training_arguments(config, folder=folder or tmp_path / "checkpoints", seed=0),
             rows=TokenDataset(split),
-            collator=Collator(0, config.padding_side),
-            objective=build_objective(terms or METHODS[method].terms, shared_width=VOCABULARY),
-            teacher=teacher() if METHODS[method].access == "logits" else None,
+            collator=Collator(0, config.padding_side, PACKED_TOKENS if config.packing else None),
+            objective=build_objective(
+                terms or METHODS[method].terms,
+                shared_width=VOCABULARY,
+                student=model_shape(student),
+                teacher=model_shape(source.model),
+            ),
+            teacher=None if METHODS[method].access in ("none", "text") else source,
             row_names=[example.origin for example in split.examples],
             batch_size=config.batch_size,
             on_step=on_step,
+            gradient_shares_every=config.gradient_shares_every,
+            lengths=[len(row) for row in split.rows] if config.group_by_length else None,
         )
         trainer.train(resume_from_checkpoint=resume)
         return student, reports

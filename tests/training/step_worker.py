@@ -7,27 +7,43 @@ import json
 import sys
 from pathlib import Path
 
-from distillab.config.methods import METHODS
 from distillab.config.models import TrainingConfig
+from distillab.config.terms import (
+    AttentionRelationsConfig,
+    CrossEntropyConfig,
+    HiddenStatesConfig,
+    TokenDivergenceConfig,
+    Weight,
+)
 from distillab.data.collation import Collator, TokenDataset
+from distillab.models.structure import model_shape
 from distillab.objectives import build_objective
 from distillab.training.arguments import training_arguments
 from distillab.training.trainer import DistillationTrainer, StepReport
 from tests.training.conftest import VOCABULARY, ragged_split, teacher, tiny_llama
 
 
-def main(folder: Path, microbatch: int) -> None:
+def main(folder: Path, microbatch: int, weight: Weight) -> None:
+    # every kind of term, with a projector that learns
+    terms = (
+        CrossEntropyConfig(weight=0.5),
+        TokenDivergenceConfig(weight=0.5),
+        HiddenStatesConfig(projector="linear"),
+        AttentionRelationsConfig(weight=weight),
+    )
     settings = TrainingConfig(steps=2, batch_size=8, microbatch_size=microbatch, learning_rate=1e-2, device="cpu")
     split = ragged_split(12)
     reports: list[StepReport] = []
-    student = tiny_llama(0)
+    student, source = tiny_llama(0), teacher()
     trainer = DistillationTrainer(
         model=student,
         args=training_arguments(settings, folder=folder / "checkpoints", seed=0),
         rows=TokenDataset(split),
         collator=Collator(0),
-        objective=build_objective(METHODS["logits"].terms, shared_width=VOCABULARY),
-        teacher=teacher(),
+        objective=build_objective(
+            terms, shared_width=VOCABULARY, student=model_shape(student), teacher=model_shape(source.model)
+        ),
+        teacher=source,
         row_names=[example.origin for example in split.examples],
         batch_size=8,
         on_step=reports.append,
@@ -43,4 +59,4 @@ def main(folder: Path, microbatch: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), "balanced" if sys.argv[3] == "balanced" else float(sys.argv[3]))

@@ -10,6 +10,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from distillab.config.models import RunRecipe, TrainingConfig
+from distillab.config.terms import CrossEntropyConfig, TokenDivergenceConfig
 from distillab.study.run import execute
 from tests.training.conftest import Train, ragged_split
 
@@ -18,6 +19,7 @@ _COST_ONLY = {
     "microbatch_size",
     "gradient_checkpointing",
     "padding_side",
+    "packing",
     "evaluate_every",
     "checkpoint_every",
     "device",
@@ -32,6 +34,16 @@ _CHANGES: dict[str, Any] = {
     "adam_beta2": 0.5,
     "max_grad_norm": 1e-3,
     "precision": "bfloat16",
+    "group_by_length": True,
+    "gradient_shares_every": 2,
+}
+# what a setting needs to have an effect
+_BASES: dict[str, dict[str, Any]] = {
+    "group_by_length": {"batch_size": 2},
+    "gradient_shares_every": {
+        "method": "logits",
+        "terms": (CrossEntropyConfig(), TokenDivergenceConfig(weight="balanced")),
+    },
 }
 
 
@@ -45,7 +57,7 @@ def test_no_setting_is_missing_here() -> None:
 
 @pytest.mark.parametrize("name", sorted(_CHANGES))
 def test_the_setting_changes_the_student(train: Train, name: str, tmp_path: Path) -> None:
-    base = {"method": "sft", "steps": 3, "split": ragged_split(8)}
+    base = {"method": "sft", "steps": 3, "split": ragged_split(8), **_BASES.get(name, {})}
     plain, _ = train(**base, folder=tmp_path / "plain")
     changed, _ = train(**(base | {name: _CHANGES[name]}), folder=tmp_path / "changed")
     difference = float((_parameters(plain) - _parameters(changed)).abs().max())

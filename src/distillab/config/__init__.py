@@ -1,7 +1,8 @@
 """Strict recipes: what a user may write, and how it is read."""
 
 from distillab.config.loader import apply_overrides, load_recipe
-from distillab.config.methods import METHODS, Method, TermConfig
+from distillab.config.methods import METHODS, Method
 from distillab.config.models import RunRecipe, StudyRecipe
+from distillab.config.terms import TermConfig
 
 __all__ = ["METHODS", "Method", "RunRecipe", "StudyRecipe", "TermConfig", "apply_overrides", "load_recipe"]

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from distillab.config.methods import METHODS, Answers, Method, TermConfig
+from distillab.config.methods import METHODS, Answers, Method
+from distillab.config.terms import TermConfig
 from distillab.errors import near_names
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -161,8 +162,23 @@ class TrainingConfig(Settings):
     precision: Literal["float32", "bfloat16"] = Field(default="float32", description="bfloat16: autocast")
     gradient_checkpointing: bool = False
     padding_side: Literal["right", "left"] = "right"
+    packing: bool = Field(
+        default=False,
+        description="put the rows of a microbatch into as few sequences of at most data.max_tokens as fit, so that "
+        "little is padding; the samples do not read each other, and the loss is the same",
+    )
+    group_by_length: bool = Field(
+        default=False,
+        description="rows of like length share a step: the same seeded rows within every 32 steps, in another order",
+    )
     evaluate_every: int | None = Field(default=None, ge=1, description="steps; default: a tenth of the budget")
     checkpoint_every: int | None = Field(default=None, ge=1, description="steps; default: a quarter of the budget")
+    gradient_shares_every: int | None = Field(
+        default=None,
+        ge=1,
+        description="steps between two measurements of each term's share of the gradient, by which balanced weights "
+        "are set; default: a tenth of the budget, at most 50; from the first step on, where there are several terms",
+    )
     device: Literal["auto", "cpu"] = "auto"
 
     @model_validator(mode="after")

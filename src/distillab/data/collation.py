@@ -1,4 +1,4 @@
-"""Rows as padded tensors.
+"""Rows as tensors, padded or packed.
 
 Shapes: B sequences, L positions of the longest one.
 """
@@ -13,11 +13,13 @@ import torch
 from torch.utils.data import Dataset
 
 from distillab.data.encoding import EncodedRow, EncodedSplit
+from distillab.data.packing import pack
 from distillab.errors import DataError
 from distillab.models.batch import TokenBatch
 
 PaddingSide = Literal["right", "left"]
 UNSUPERVISED = -100
+NO_ROW = -1
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,45 +44,69 @@ class TokenDataset(Dataset[IndexedRow]):
 
 
 class Collator:
-    """Pads rows to the longest of them.
+    """Pads rows to the longest of them, or packs them into few sequences first.
 
     Padding is known by length alone: `pad_id` may be any id, EOS too.
 
     Args:
         pad_id: what stands in the padding.
         padding_side: right or left; a model that reads position_ids gives the same numbers for both.
+        capacity: rows are packed into sequences of at most so many tokens; None: one row a sequence.
     """
 
-    def __init__(self, pad_id: int, padding_side: PaddingSide = "right") -> None:
+    def __init__(self, pad_id: int, padding_side: PaddingSide = "right", capacity: int | None = None) -> None:
         self.pad_id = pad_id
         self.padding_side = padding_side
+        self.capacity = capacity
 
     def __call__(self, rows: Sequence[IndexedRow]) -> TokenBatch:
-        """One batch.
+        """One batch, of all of these rows.
 
         Raises:
-            DataError: no rows.
+            DataError: no rows; a row's first token is supervised, although nothing stands before it that could
+                predict it; a row is longer than the capacity.
         """
         if not rows:
             raise DataError("A batch needs at least one row.")
-        size, longest = len(rows), max(len(item.row) for item in rows)
+        for item in rows:
+            _require_first_token_given(item.row)
+        sequences = self._sequences(rows)
+        size, longest = len(sequences), max(sum(len(item.row) for item in sequence) for sequence in sequences)
         input_ids_BL = torch.full((size, longest), self.pad_id, dtype=torch.int64)
         attention_BL = torch.zeros((size, longest), dtype=torch.int64)
         position_BL = torch.zeros((size, longest), dtype=torch.int64)
         answer_BL = torch.zeros((size, longest), dtype=torch.bool)
-        for place, item in enumerate(rows):
-            row = item.row
-            start = 0 if self.padding_side == "right" else longest - len(row)
-            here = slice(start, start + len(row))
-            input_ids_BL[place, here] = torch.from_numpy(row.input_ids).long()
-            attention_BL[place, here] = 1
-            position_BL[place, here] = torch.arange(len(row))
-            answer_BL[place, here] = torch.from_numpy(row.answer_mask)
+        rows_BL = torch.full((size, longest), NO_ROW, dtype=torch.int64)
+        for place, sequence in enumerate(sequences):
+            tokens = sum(len(item.row) for item in sequence)
+            start = 0 if self.padding_side == "right" else longest - tokens
+            attention_BL[place, start : start + tokens] = 1
+            for item in sequence:
+                here = slice(start, start + len(item.row))
+                input_ids_BL[place, here] = torch.from_numpy(item.row.input_ids).long()
+                position_BL[place, here] = torch.arange(len(item.row))
+                answer_BL[place, here] = torch.from_numpy(item.row.answer_mask)
+                rows_BL[place, here] = item.index
+                start = here.stop
         return TokenBatch(
             input_ids=input_ids_BL,
             attention_mask=attention_BL,
             position_ids=position_BL,
             labels=input_ids_BL.masked_fill(~answer_BL, UNSUPERVISED),
             answer_mask=answer_BL,
-            rows=torch.tensor([item.index for item in rows], dtype=torch.int64),
+            rows=rows_BL,
+        )
+
+    def _sequences(self, rows: Sequence[IndexedRow]) -> list[list[IndexedRow]]:
+        if self.capacity is None:
+            return [[item] for item in rows]
+        return [[rows[place] for place in places] for places in pack([len(item.row) for item in rows], self.capacity)]
+
+
+def _require_first_token_given(row: EncodedRow) -> None:
+    # in a packed sequence it would be predicted from the sample before, under left padding from padding
+    if row.answer_mask[:1].any():
+        raise DataError(
+            "The first token of a row is supervised, but nothing stands before it that could predict it.",
+            where=f"row with key {row.key}",
         )

@@ -25,9 +25,13 @@ class Reader:
         """The transformers tokenizer."""
         return self.loaded.tokenizer
 
-    def collator(self, padding_side: PaddingSide = "right") -> Collator:
-        """Rows -> batches for this tokenizer."""
-        return Collator(self.encoder.pad_id, padding_side)
+    def collator(self, padding_side: PaddingSide = "right", *, packing: bool = False) -> Collator:
+        """Rows -> batches for this tokenizer.
+
+        Args:
+            packing: several rows in one sequence, of at most as many tokens as the encoder lets a row have.
+        """
+        return Collator(self.encoder.pad_id, padding_side, self.encoder.max_tokens if packing else None)
 
 
 def load_reader(path: str, *, revision: str | None, template: str, kind: Kind, max_tokens: int) -> Reader:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from distillab.data.collation import UNSUPERVISED, Collator, IndexedRow
+from distillab.data.collation import NO_ROW, UNSUPERVISED, Collator, IndexedRow
 from distillab.models.batch import TokenBatch
 
 
@@ -19,24 +19,25 @@ class PromptPositions(Collator):
 
     def __call__(self, rows: Sequence[IndexedRow]) -> TokenBatch:
         """(B, L) with L the longest prompt; labels[t+1] is the answer's token t, so position t is scored with it."""
-        batch = super().__call__(rows)
         longest = max(item.row.prompt_length for item in rows)
         shape = (len(rows), longest)
         input_ids = torch.full(shape, self.pad_id, dtype=torch.int64)
         attention_mask = torch.zeros(shape, dtype=torch.int64)
         labels = torch.full(shape, UNSUPERVISED, dtype=torch.int64)
+        numbers = torch.full(shape, NO_ROW, dtype=torch.int64)
         for place, item in enumerate(rows):
             ids = torch.from_numpy(item.row.input_ids).long()
             prompt, answer = ids[: item.row.prompt_length], ids[item.row.prompt_length :]
             input_ids[place, : len(prompt)] = prompt
             attention_mask[place, : len(prompt)] = 1
+            numbers[place, : len(prompt)] = item.index
             scored = min(len(prompt) - 1, len(answer))
             labels[place, 1 : 1 + scored] = answer[:scored]
         return TokenBatch(
             input_ids=input_ids,
             attention_mask=attention_mask,
-            position_ids=torch.arange(longest).expand(shape).clone(),
+            position_ids=torch.arange(longest) * attention_mask,
             labels=labels,
             answer_mask=labels != UNSUPERVISED,
-            rows=batch["rows"],
+            rows=numbers,
         )

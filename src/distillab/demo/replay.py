@@ -9,7 +9,6 @@ import json
 from functools import partial
 from pathlib import Path
 
-from distillab.config.methods import TokenDivergenceConfig
 from distillab.config.models import (
     ArmConfig,
     DataConfig,
@@ -23,6 +22,7 @@ from distillab.config.models import (
     TeacherConfig,
     TrainingConfig,
 )
+from distillab.config.terms import TokenDivergenceConfig
 from distillab.demo.failures import PromptPositions
 from distillab.demo.models import MAX_POSITIONS, build_model
 from distillab.demo.tokenizers import train_tokenizers

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from distillab.divergences.kl import forward_kl, wide_pair
+from distillab.divergences.fused import evaluate, nothing_from_no_mass_
 
 
 def jensen_shannon(*, student_logp: Tensor, teacher_logp: Tensor, teacher_weight: float) -> Tensor:
@@ -21,13 +21,13 @@ def jensen_shannon(*, student_logp: Tensor, teacher_logp: Tensor, teacher_weight
 
     Args:
         student_logp: (N, V) natural-log probabilities, rows sum to one, any float dtype.
-        teacher_logp: (N, V) the same vocabulary order; −inf means exactly no mass.
+        teacher_logp: (N, V) the same vocabulary order, a constant; −inf means exactly no mass.
         teacher_weight: w, 0 < w < 1; 0.5 is the symmetric divergence.
     Returns:
         (N,) float32 nats (float64 for float64 inputs), between 0 and H(w) = −w·log w − (1−w)·log(1−w).
     Raises:
         ShapeError: the shapes differ (map the vocabularies first).
-        ValueError: w is not strictly between 0 and 1.
+        ValueError: w is not strictly between 0 and 1, or teacher_logp requires a gradient.
     Source: Agarwal et al. 2023, GKD (arXiv:2306.13649), eq. 1 with β = w.
 
     >>> p = torch.tensor([[1.0, 0.0]]).log(); q = torch.tensor([[0.0, 1.0]]).log()
@@ -36,14 +36,100 @@ def jensen_shannon(*, student_logp: Tensor, teacher_logp: Tensor, teacher_weight
     """
     if not 0.0 < teacher_weight < 1.0:
         raise ValueError(f"teacher_weight must lie strictly between 0 and 1, got {teacher_weight}")
-    student, teacher = wide_pair(student_logp, teacher_logp)
-    mixture = _log_mixture(teacher + math.log(teacher_weight), student + math.log1p(-teacher_weight))
-    from_teacher = forward_kl(student_logp=mixture, teacher_logp=teacher)
-    from_student = forward_kl(student_logp=mixture, teacher_logp=student)
-    return teacher_weight * from_teacher + (1.0 - teacher_weight) * from_student
+    return evaluate(partial(_jensen_shannon, w=teacher_weight), student_logp, teacher_logp)
 
 
-def _log_mixture(a: Tensor, b: Tensor) -> Tensor:
-    """log(eᵃ + eᵇ); where both are −inf the result is −inf with zero gradient (logaddexp gives NaN there)."""
-    absent = (a == -torch.inf) & (b == -torch.inf)
-    return torch.logaddexp(a.masked_fill(absent, 0.0), b.masked_fill(absent, 0.0)).masked_fill(absent, -torch.inf)
+def skewed_forward_kl(*, student_logp: Tensor, teacher_logp: Tensor, skew: float) -> Tensor:
+    """Skewed forward KL per position, KL(teacher ‖ α·teacher + (1−α)·student), in nats.
+
+    Forward KL for α → 0. The teacher's share in the mixture bounds it, so that a token that the student gives
+    hardly any mass does not rule the gradient.
+
+    Args:
+        student_logp: (N, V) natural-log probabilities, rows sum to one, any float dtype.
+        teacher_logp: (N, V) the same vocabulary order, a constant; −inf means exactly no mass.
+        skew: α, 0 < α < 1; the authors use 0.1.
+    Returns:
+        (N,) float32 nats (float64 for float64 inputs), between 0 and −log α. The authors' code drops the teacher's
+        entropy from the value; here it is the true divergence.
+    Raises:
+        ShapeError: the shapes differ (map the vocabularies first).
+        ValueError: α is not strictly between 0 and 1, or teacher_logp requires a gradient.
+    Source: Ko et al. 2024, DistiLLM (arXiv:2402.03898).
+
+    >>> p = torch.tensor([[1.0, 0.0]]).log(); q = torch.tensor([[0.0, 1.0]]).log()
+    >>> round(skewed_forward_kl(student_logp=q, teacher_logp=p, skew=0.5).item(), 4)
+    0.6931
+    """
+    _require_inside(skew)
+    return evaluate(partial(_skewed_forward, skew=skew), student_logp, teacher_logp)
+
+
+def skewed_reverse_kl(*, student_logp: Tensor, teacher_logp: Tensor, skew: float) -> Tensor:
+    """Skewed reverse KL per position, KL(student ‖ (1−α)·teacher + α·student), in nats.
+
+    Reverse KL for α → 0. The gradient also flows through the student's share in the mixture, as in DistiLLM;
+    DistiLLM-2 (arXiv:2503.07067) cuts it there, which is another gradient of the same value.
+
+    Args:
+        student_logp: (N, V) natural-log probabilities, rows sum to one, any float dtype.
+        teacher_logp: (N, V) the same vocabulary order, a constant; −inf means exactly no mass.
+        skew: α, 0 < α < 1; the authors use 0.1.
+    Returns:
+        (N,) float32 nats (float64 for float64 inputs), between 0 and −log α.
+    Raises:
+        ShapeError: the shapes differ (map the vocabularies first).
+        ValueError: α is not strictly between 0 and 1, or teacher_logp requires a gradient.
+    Source: Ko et al. 2024, DistiLLM (arXiv:2402.03898).
+
+    >>> p = torch.tensor([[1.0, 0.0]]).log(); q = torch.tensor([[0.0, 1.0]]).log()
+    >>> round(skewed_reverse_kl(student_logp=q, teacher_logp=p, skew=0.5).item(), 4)
+    0.6931
+    """
+    _require_inside(skew)
+    return evaluate(partial(_skewed_reverse, skew=skew), student_logp, teacher_logp)
+
+
+def _jensen_shannon(student: Tensor, teacher: Tensor, *, w: float) -> tuple[Tensor, Tensor]:
+    p, q = teacher.exp(), student.exp()
+    mixture_logp = torch.lerp(q, p, w).log_()
+    # p and its mixture underflow together; what is lost then has no mass in this precision
+    from_teacher = nothing_from_no_mass_(p.mul_(teacher - mixture_logp)).sum(dim=-1)
+    # ∂D/∂s = (1−w)·q·(s − log M): the shares of both KLs that come from M itself cancel
+    terms = nothing_from_no_mass_(torch.sub(student, mixture_logp, out=mixture_logp).mul_(q))
+    value = w * from_teacher + (1.0 - w) * terms.sum(dim=-1)
+    return value, terms.mul_(1.0 - w)
+
+
+def _skewed_forward(student: Tensor, teacher: Tensor, *, skew: float) -> tuple[Tensor, Tensor]:
+    p, q = teacher.exp(), student.exp()
+    ratio = _share(p, torch.lerp(q, p, skew))
+    slope = q.mul_(ratio).mul_(skew - 1.0)
+    return _summed(p, ratio), slope
+
+
+def _skewed_reverse(student: Tensor, teacher: Tensor, *, skew: float) -> tuple[Tensor, Tensor]:
+    p, q = teacher.exp(), student.exp()
+    ratio = _share(q, torch.lerp(p, q, skew))
+    # ∂/∂s of q·log(q/M) with ∂M/∂s = α·q
+    slope = torch.mul(ratio, -skew).add_(1.0).mul_(q)
+    terms = nothing_from_no_mass_(ratio.log_().mul_(q))
+    return terms.sum(dim=-1), slope.add_(terms)
+
+
+def _share(first: Tensor, mixture: Tensor) -> Tensor:
+    """first / mixture, in place of the mixture.
+
+    It lies between 0 and 1/α; 0/0, and a mixture that underflows before its part does, stand for no mass.
+    """
+    return torch.div(first, mixture, out=mixture).nan_to_num_(nan=0.0, posinf=0.0)
+
+
+def _summed(first: Tensor, ratio: Tensor) -> Tensor:
+    """Σ_v first · log ratio, in place of both."""
+    return nothing_from_no_mass_(ratio.log_().mul_(first)).sum(dim=-1)
+
+
+def _require_inside(skew: float) -> None:
+    if not 0.0 < skew < 1.0:
+        raise ValueError(f"skew must lie strictly between 0 and 1, got {skew}")

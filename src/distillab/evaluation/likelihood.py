@@ -17,9 +17,14 @@ from distillab.data.collation import Collator, IndexedRow
 from distillab.data.encoding import EncodedRow
 from distillab.divergences import forward_kl
 from distillab.models.batch import TokenBatch
-from distillab.models.scoring import scored_logits, scored_rows, scored_targets
+from distillab.models.heads import OutputHead, at_head
+from distillab.models.scoring import at_scored, scored_rows, scored_targets
+from distillab.objectives.cross_entropy import CrossEntropy
+from distillab.objectives.head_pass import tiles
+from distillab.objectives.term import StudentScores
 from distillab.records import LikelihoodMetrics
 from distillab.teachers.local import LocalTeacher
+from distillab.teachers.signals import FullLogits, SignalRequest, TeacherSignal
 
 
 @dataclass(frozen=True)
@@ -83,18 +88,36 @@ def score_rows(
 
 
 def _batch_values(model: PreTrainedModel, batch: TokenBatch, shared: SharedTeacher | None) -> dict[str, Tensor]:
-    logits_NV = scored_logits(model, batch).float()
-    targets_N = scored_targets(batch).to(logits_NV.device)
+    """Name -> (N,) values, on the model's device."""
+    device = next(model.parameters()).device
+    targets_N = scored_targets(batch).to(device)
+    signal = TeacherSignal() if shared is None else shared.teacher.signal(batch, SignalRequest(scores=True))
+    found: list[dict[str, Tensor]] = []
+
+    def read(hidden_BLD: Tensor, head: OutputHead) -> Tensor:
+        hidden_ND = at_scored(hidden_BLD, batch)
+        # a tile of rows at a time: nothing of size tokens × vocabulary is made
+        for here in tiles(hidden_ND.shape[0], head.weight_VD.shape[0], device):
+            student = StudentScores(head.logits(hidden_ND[here]), targets_N[here])
+            teacher = None if signal.scores is None else signal.scores.tile(here, device)
+            found.append(_tile_values(student, teacher, shared.shared_width if shared else 0))
+        return hidden_ND
+
+    at_head(model, batch, read, device=device)
+    return {name: torch.cat([values[name] for values in found]) for name in (found[0] if found else ())}
+
+
+def _tile_values(student: StudentScores, teacher: FullLogits | None, width: int) -> dict[str, Tensor]:
+    targets_N = student.targets_N
     values = {
-        "nats": torch.nn.functional.cross_entropy(logits_NV, targets_N, reduction="none"),
-        "correct": (logits_NV.argmax(dim=-1) == targets_N).float(),
+        "nats": CrossEntropy().per_position(student, None),
+        "correct": (student.logits_NV.argmax(dim=-1) == targets_N).float(),
         "tokens": torch.ones_like(targets_N, dtype=torch.float32),
     }
-    if shared is not None:
-        student = logits_NV[:, : shared.shared_width]
-        teacher = shared.teacher.signal(batch).logits_NW[:, : shared.shared_width].float().to(student.device)
-        values["kl"] = forward_kl(student_logp=student.log_softmax(-1), teacher_logp=teacher.log_softmax(-1))
-        values["agree"] = (student.argmax(dim=-1) == teacher.argmax(dim=-1)).float()
+    if teacher is not None:
+        values["kl"] = forward_kl(student_logp=student.logp(width, 1.0), teacher_logp=teacher.logp(width, 1.0))
+        agree = student.logits_NV[:, :width].argmax(dim=-1) == teacher.logits_NW[:, :width].argmax(dim=-1)
+        values["agree"] = agree.float()
     return values
 
 

@@ -11,12 +11,13 @@ from torch import Tensor
 
 
 class TokenBatch(TypedDict):
-    """Padded sequences.
+    """Padded sequences. One holds one sample; with packing it holds several, one after another.
 
     input_ids: (B, L) int64. attention_mask: (B, L) int64, 1 at tokens and 0 at padding.
-    position_ids: (B, L) int64, counted from the first token on either padding side; 0 at padding.
+    position_ids: (B, L) int64, counted from the first token of each sample; 0 at padding.
     labels: (B, L) int64, input_ids where supervised and -100 elsewhere, not shifted.
-    answer_mask: (B, L) bool, True where labels are not -100. rows: (B,) int64, index in the split.
+    answer_mask: (B, L) bool, True where labels are not -100; never at the first token of a sample.
+    rows: (B, L) int64, the row's index in its split; -1 at padding.
     """
 
     input_ids: Tensor

@@ -117,6 +117,16 @@ def load_config(path: str, *, revision: str | None) -> PretrainedConfig:
         raise ConfigError("The config.json cannot be used.", where=path, facts=[str(problem)[:300]]) from problem
 
 
+def recompute_activations(model: PreTrainedModel) -> None:
+    """Keep no activations of a block, but compute them again in the backward pass."""
+    settings = {"use_reentrant": False}
+    # transformers gives the method another name in newer versions, and removes the first one in version 6
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=settings)
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
+
+
 def context_length(config: PretrainedConfig) -> int | None:
     """Positions that a model was built for; None where its configuration does not say."""
     found = getattr(config, "max_position_embeddings", None)

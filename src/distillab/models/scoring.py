@@ -5,7 +5,6 @@ Shape letters: B sequences, L positions, N flattened scored positions, V vocabul
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from distillab.models.batch import TokenBatch
@@ -23,8 +22,7 @@ def scored_targets(batch: TokenBatch) -> Tensor:
 
 def scored_rows(batch: TokenBatch) -> Tensor:
     """(N,) the row index, in its split, of each scored position."""
-    mask = scored_positions(batch)
-    return batch["rows"][:, None].expand_as(mask)[mask]
+    return batch["rows"][:, 1:][scored_positions(batch)]
 
 
 def scored_count(batch: TokenBatch) -> int:
@@ -32,17 +30,6 @@ def scored_count(batch: TokenBatch) -> int:
     return int(scored_positions(batch).sum())
 
 
-def scored_logits(model: torch.nn.Module, batch: TokenBatch) -> Tensor:
-    """(N, V) a model's logits at the scored positions of a batch, on the model's device.
-
-    Args:
-        batch: input_ids, attention_mask, position_ids, answer_mask; each (B, L).
-    """
-    device = next(model.parameters()).device
-    output = model(
-        input_ids=batch["input_ids"].to(device),
-        attention_mask=batch["attention_mask"].to(device),
-        position_ids=batch["position_ids"].to(device),
-        use_cache=False,
-    )
-    return output.logits[:, :-1][scored_positions(batch).to(device)]
+def at_scored(states_BLD: Tensor, batch: TokenBatch) -> Tensor:
+    """(N, D) what stands at the scored positions, row by row; (B, L, D) may be on any device."""
+    return states_BLD[:, :-1][scored_positions(batch).to(states_BLD.device)]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from distillab.config.methods import CrossEntropyConfig, TokenNeed
+from distillab.config.terms import CrossEntropyConfig, TokenNeed
 from distillab.objectives.term import StudentScores, TokenTerm
 from distillab.records import AccessLevel
-from distillab.teachers.signals import TeacherSignal
+from distillab.teachers.signals import FullLogits
 
 
 class CrossEntropy(TokenTerm):
@@ -18,6 +17,8 @@ class CrossEntropy(TokenTerm):
     access: AccessLevel = CrossEntropyConfig.access
     tokens: TokenNeed = CrossEntropyConfig.tokens
 
-    def per_position(self, student: StudentScores, signal: TeacherSignal | None) -> Tensor:
+    def per_position(self, student: StudentScores, signal: FullLogits | None) -> Tensor:
         """(N,) nats over the student's whole vocabulary; the teacher is not read."""
-        return torch.nn.functional.cross_entropy(student.logits_NV.float(), student.targets_N, reduction="none")
+        # the log-probabilities are those that a divergence reads too: each logit is read once
+        logp_NV = student.logp(student.logits_NV.shape[1], 1.0)
+        return -logp_NV.gather(1, student.targets_N[:, None])[:, 0]

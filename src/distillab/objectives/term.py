@@ -1,34 +1,50 @@
 """What a term is, and the weighted sum of terms that a run trains on.
 
-Shape letters: N flattened scored positions, V student vocabulary.
+A term is of one of two kinds: a `TokenTerm` gives a value for every scored token from the two models' logits there; an
+`InnerTerm` gives one sum from what happens inside of them.
+
+Shape letters: N flattened scored positions (all, or those of one tile), V student vocabulary.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from operator import or_
+from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
-from distillab.config.methods import TokenNeed
+from distillab.config.terms import TokenNeed, Weight
 from distillab.errors import TeacherError
 from distillab.models.batch import TokenBatch
+from distillab.models.capture import Captured, Inner
 from distillab.models.scoring import scored_count
 from distillab.records import ACCESS_ORDER, AccessLevel
 from distillab.teachers.protocol import Teacher
-from distillab.teachers.signals import TeacherSignal
+from distillab.teachers.signals import FullLogits, SignalRequest, log_probabilities
 
 
 @dataclass(frozen=True)
 class StudentScores:
-    """The student's side of one microbatch."""
+    """The student's logits at some scored positions, and the tokens that they predict."""
 
     logits_NV: Tensor
     targets_N: Tensor
+    _logp: dict[tuple[int, float], Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    def logp(self, width: int, temperature: float) -> Tensor:
+        """(N, width) float32 log-probabilities over the first `width` ids; made once for all terms."""
+        key = (width, temperature)
+        if key not in self._logp:
+            self._logp[key] = log_probabilities(self.logits_NV, width, temperature)
+        return self._logp[key]
 
 
-class Term(Protocol):
-    """One summand of an objective."""
+class _Needs(Protocol):
+    """What every term says of itself."""
 
     name: str
     access: AccessLevel
@@ -38,17 +54,48 @@ class Term(Protocol):
         """How many units this microbatch adds to the normaliser; known before the forward pass."""
         ...
 
-    def per_position(self, student: StudentScores, signal: TeacherSignal | None) -> Tensor:
-        """(N,) nats; their sum is the term's value on this microbatch."""
-        ...
-
 
 class TokenTerm:
     """Base of the terms that give one value for each scored token."""
 
+    name: str
+    access: AccessLevel
+    tokens: TokenNeed
+
     def count(self, batch: TokenBatch) -> int:
         """Scored tokens of the microbatch."""
         return scored_count(batch)
+
+    def per_position(self, student: StudentScores, signal: FullLogits | None) -> Tensor:
+        """(N,) nats; their sum over all tiles is the term's value on the microbatch."""
+        raise NotImplementedError
+
+
+@runtime_checkable
+class InnerTerm(_Needs, Protocol):
+    """A term on inner states.
+
+    Attributes:
+        student_inner, teacher_inner: what is captured of either model.
+        projector: learns beside the student, and is no part of it; None where nothing is projected.
+        projector_learning_rate: None where it is the student's.
+    """
+
+    student_inner: Inner
+    teacher_inner: Inner
+    projector: torch.nn.Module | None
+    projector_learning_rate: float | None
+
+    def initialise(self, student: Captured, teacher: Captured, batch: TokenBatch) -> None:
+        """Called once before training, on one batch."""
+        ...
+
+    def total(self, student: Captured, teacher: Captured, batch: TokenBatch) -> Tensor:
+        """The sum over the microbatch's units, in the term's unit."""
+        ...
+
+
+Term = TokenTerm | InnerTerm
 
 
 @dataclass(frozen=True)
@@ -57,7 +104,7 @@ class WeightedTerm:
 
     name: str
     term: Term
-    weight: float
+    weight: Weight
 
 
 @dataclass(frozen=True)
@@ -67,9 +114,35 @@ class Objective:
     terms: tuple[WeightedTerm, ...]
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The terms' names, in their order."""
+        return tuple(weighted.name for weighted in self.terms)
+
+    @property
+    def token_terms(self) -> dict[str, TokenTerm]:
+        """The terms that read logits, by name."""
+        return {item.name: item.term for item in self.terms if isinstance(item.term, TokenTerm)}
+
+    @property
+    def inner_terms(self) -> dict[str, InnerTerm]:
+        """The terms that read inner states, by name."""
+        return {item.name: item.term for item in self.terms if not isinstance(item.term, TokenTerm)}
+
+    @property
+    def student_inner(self) -> Inner:
+        """What is captured of the student."""
+        return _union([term.student_inner for term in self.inner_terms.values()])
+
+    @property
+    def request(self) -> SignalRequest:
+        """What the terms read of the teacher; empty where they read nothing."""
+        scores = any(term.access != "none" for term in self.token_terms.values())
+        return SignalRequest(scores, _union([term.teacher_inner for term in self.inner_terms.values()]))
+
+    @property
     def needs_signal(self) -> bool:
         """True where any term reads the teacher."""
-        return any(weighted.term.access != "none" for weighted in self.terms)
+        return bool(self.request)
 
     def require(self, teacher: Teacher | None) -> None:
         """Check, when the run is built, that the teacher can give what the terms need.
@@ -89,3 +162,7 @@ class Objective:
                     f"The teacher cannot give what the term {weighted.name} needs.",
                     facts=[f"needed: {term.access}", f"given: {given}"],
                 )
+
+
+def _union(parts: Sequence[Inner]) -> Inner:
+    return reduce(or_, parts, Inner())

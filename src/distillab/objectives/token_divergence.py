@@ -5,15 +5,14 @@ Shape letters: N scored positions, V student vocabulary, W teacher vocabulary.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from distillab.config.methods import TokenDivergenceConfig, TokenNeed
-from distillab.divergences import forward_kl, jensen_shannon, reverse_kl
-from distillab.errors import ShapeError, TeacherError
+from distillab.config.terms import TokenDivergenceConfig, TokenNeed
+from distillab.divergences.by_name import divergence
+from distillab.objectives.shared_ids import require_fitting
 from distillab.objectives.term import StudentScores, TokenTerm
 from distillab.records import AccessLevel
-from distillab.teachers.signals import FullLogits, TeacherSignal
+from distillab.teachers.signals import FullLogits
 
 
 class TokenDivergence(TokenTerm):
@@ -35,46 +34,19 @@ class TokenDivergence(TokenTerm):
     def __init__(self, settings: TokenDivergenceConfig, *, shared_width: int) -> None:
         self.settings = settings
         self.shared_width = shared_width
+        self._divergence = divergence(settings.divergence, settings.parameters)
 
-    def per_position(self, student: StudentScores, signal: TeacherSignal | None) -> Tensor:
+    def per_position(self, student: StudentScores, signal: FullLogits | None) -> Tensor:
         """(N,) nats (times T² where the settings say so).
 
         Raises:
-            TeacherError: there is no full-logits signal.
+            TeacherError: there are no full logits.
             ShapeError: the signal has another number of positions, or fewer ids than are shared.
         """
-        if not isinstance(signal, FullLogits):
-            raise TeacherError("The term token_divergence reads full logits.", facts=[f"got: {type(signal).__name__}"])
-        self._check(student.logits_NV, signal.logits_NW)
-        student_logp = self._logp(student.logits_NV)
-        teacher_logp = self._logp(signal.logits_NW)
-        value = self._divergence(student_logp, teacher_logp)
-        if self.settings.rescale_by_temperature_squared:
-            value = value * self.settings.temperature**2
-        return value
-
-    def _divergence(self, student_logp: Tensor, teacher_logp: Tensor) -> Tensor:
-        if self.settings.divergence == "forward_kl":
-            return forward_kl(student_logp=student_logp, teacher_logp=teacher_logp)
-        if self.settings.divergence == "reverse_kl":
-            return reverse_kl(student_logp=student_logp, teacher_logp=teacher_logp)
-        assert self.settings.teacher_weight is not None  # the settings were validated
-        return jensen_shannon(
-            student_logp=student_logp, teacher_logp=teacher_logp, teacher_weight=self.settings.teacher_weight
+        teacher = require_fitting(student, signal, width=self.shared_width, term=self.name)
+        temperature = self.settings.temperature
+        value = self._divergence(
+            student_logp=student.logp(self.shared_width, temperature),
+            teacher_logp=teacher.logp(self.shared_width, temperature),
         )
-
-    def _logp(self, logits: Tensor) -> Tensor:
-        # float32 before the softmax: bfloat16 log-probabilities have three significant digits
-        return torch.log_softmax(logits[:, : self.shared_width].float() / self.settings.temperature, dim=-1)
-
-    def _check(self, student_logits: Tensor, teacher_logits: Tensor) -> None:
-        same_positions = student_logits.shape[0] == teacher_logits.shape[0]
-        if not same_positions or min(student_logits.shape[1], teacher_logits.shape[1]) < self.shared_width:
-            raise ShapeError(
-                "Teacher and student scores do not fit together.",
-                facts=[
-                    f"student {tuple(student_logits.shape)}",
-                    f"teacher {tuple(teacher_logits.shape)}",
-                    f"shared ids {self.shared_width}",
-                ],
-            )
+        return value * temperature**2 if self.settings.rescale_by_temperature_squared else value

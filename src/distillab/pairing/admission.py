@@ -73,6 +73,11 @@ def tokens_line(tokens: tuple[str, ...]) -> str:
 def _reason(contract: TokenizerContract, method: Method, admitted: bool) -> str:
     if method.tokens == "any":
         return _FROM_TEACHER[method.access]
+    ids = any(term.access != "internals" and term.tokens == "shared" for term in method.terms)
+    if not ids and not admitted:
+        return "it compares both models' states position by position, and in this pair they read different tokens there"
+    if not ids:
+        return "compares both models' states position by position, and both read the same tokens"
     if not admitted:
         return "it compares token ids with the teacher's, and in this pair equal ids mean different tokens"
     if contract.verdict == "identical":

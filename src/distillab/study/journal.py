@@ -1,6 +1,7 @@
 """What happens during a run, line by line on disk: `metrics.jsonl`, the progress line, the learning curve.
 
-A step line: step, terms (nats a unit), counts, loss, grad_norm, learning_rate, tokens, tokens_per_s.
+A step line: step, terms (each in its unit, nats for most), counts, weights, gradient_shares (at the steps where they
+are measured), loss, grad_norm, learning_rate, supervised_tokens, tokens, tokens_per_s.
 A held-out line: step, held_out_nats_per_token, held_out_bits_per_byte, held_out_token_accuracy.
 """
 
@@ -58,21 +59,23 @@ class Journal:
         now = time.perf_counter()
         elapsed, self._last = now - self._last, now
         means = {name: total / count if count else 0.0 for name, (total, count) in report.terms.items()}
-        supervised = max((count for _, count in report.terms.values()), default=0)
         self._write(
             {
                 "step": report.step,
                 "terms": means,
                 "counts": {name: count for name, (_, count) in report.terms.items()},
+                "weights": report.weights,
+                **({"gradient_shares": report.gradient_shares} if report.gradient_shares else {}),
                 "loss": report.loss,
                 "grad_norm": report.grad_norm,
                 "learning_rate": report.learning_rate,
+                "supervised_tokens": report.supervised_tokens,
                 "tokens": report.tokens,
                 "tokens_per_s": report.tokens / elapsed,
             }
         )
         shown = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
-        share = supervised / report.tokens if report.tokens else 0.0
+        share = report.supervised_tokens / report.tokens if report.tokens else 0.0
         self._progress.advance(
             note=f"{shown}{self._shown} nats; {report.tokens / elapsed:.0f} tokens/s, {share:.0%} supervised"
         )
@@ -110,7 +113,7 @@ def read_curve(path: Path) -> tuple[CurvePoint, ...]:
                 count = line["counts"][name]
                 sums[name] = sums.get(name, 0.0) + mean * count
                 counts[name] = counts.get(name, 0) + count
-            supervised += max(line["counts"].values(), default=0)
+            supervised += line["supervised_tokens"]
         else:
             points.append(
                 CurvePoint(
@@ -127,8 +130,7 @@ def read_curve(path: Path) -> tuple[CurvePoint, ...]:
 def read_totals(path: Path) -> tuple[int, int]:
     """(supervised tokens, tokens read) over all steps of a run."""
     steps = [line for line in _lines(path) if "terms" in line]
-    supervised = sum(max(line["counts"].values(), default=0) for line in steps)
-    return supervised, sum(line["tokens"] for line in steps)
+    return sum(line["supervised_tokens"] for line in steps), sum(line["tokens"] for line in steps)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -12,6 +12,12 @@ from distillab.data.collation import Collator, TokenDataset
 from distillab.data.encoding import EncodedSplit
 from distillab.evaluation.likelihood import score_rows, summarise
 from distillab.evaluation.protocol import HeldOut
+from distillab.models.attention import require_maps
+from distillab.models.loading import recompute_activations
+from distillab.models.packable import require_packable
+from distillab.models.projections import require_projections
+from distillab.models.structure import model_shape
+from distillab.objectives.build import build_objective
 from distillab.objectives.term import Objective
 from distillab.progress import Progress
 from distillab.records import LikelihoodMetrics, ReferenceLines
@@ -19,6 +25,7 @@ from distillab.study.journal import Journal
 from distillab.teachers.local import LocalTeacher
 from distillab.training.arguments import training_arguments
 from distillab.training.checkpoints import last_whole_checkpoint
+from distillab.training.projectors import detach
 from distillab.training.trainer import DistillationTrainer
 
 
@@ -29,6 +36,34 @@ class Watched:
     held_out: HeldOut
     collator: Collator
     references: ReferenceLines
+
+
+def objective_for(
+    recipe: RunRecipe, student: PreTrainedModel, teacher: LocalTeacher | None, *, shared_width: int
+) -> Objective:
+    """The recipe's objective, after both models were made ready for it.
+
+    Args:
+        shared_width: ids that are compared.
+    Raises:
+        ConfigError: a term does not fit the two models, or they cannot give what it reads; samples are to be packed
+            and would read each other.
+    """
+    objective = build_objective(
+        recipe.resolved().terms,
+        shared_width=shared_width,
+        student=model_shape(student),
+        teacher=None if teacher is None else model_shape(teacher.model),
+    )
+    readers = [("student", student, objective.student_inner)]
+    if teacher is not None and objective.needs_signal:
+        readers.append(("teacher", teacher.model, objective.request.inner))
+    for role, model, inner in readers:
+        require_maps(model, inner.maps)
+        require_projections(model, inner.projections)
+        if recipe.training.packing:
+            require_packable(model, role=role)
+    return objective
 
 
 def train_student(
@@ -51,7 +86,7 @@ def train_student(
     settings = recipe.training
     folder = Path(recipe.output)
     if settings.gradient_checkpointing:
-        _recompute_activations(student)
+        recompute_activations(student)
     checkpoints = folder / "checkpoints"
     last = last_whole_checkpoint(checkpoints)
     resumed_at = last[1] if last else 0
@@ -81,15 +116,8 @@ def train_student(
             row_names=[f"{example.origin} (key {example.key})" for example in split.examples],
             batch_size=settings.batch_size,
             on_step=journal.step,
+            lengths=[len(row) for row in split.rows] if settings.group_by_length else None,
+            gradient_shares_every=settings.gradient_shares_every,
         )
         trainer.train(resume_from_checkpoint=str(last[0]) if last else None)
-
-
-def _recompute_activations(student: PreTrainedModel) -> None:
-    """Keep no activations of a layer, but compute them again in the backward pass."""
-    settings = {"use_reentrant": False}
-    # transformers gives the method another name in newer versions, and removes the first one in version 6
-    if hasattr(student, "activation_checkpointing_enable"):
-        student.activation_checkpointing_enable(activation_checkpointing_kwargs=settings)
-    else:
-        student.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
+        detach(student, folder=folder if writes else None)

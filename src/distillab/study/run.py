@@ -5,6 +5,7 @@ folder/
   metrics.jsonl    every step, and the learning curve
   checkpoints/     for resuming; removed when the run is finished
   answers/         the teacher's answers (sequence-level KD), unless a study shares them
+  projectors.safetensors  what learned beside the student (hidden_states), where there was such
   student/         the trained model and its tokenizer
   held_out.jsonl   nats of every held-out row, and the generated answers
   run.json         the record; written last, so a folder without it is not finished
@@ -30,7 +31,6 @@ from distillab.evaluation.likelihood import SharedTeacher
 from distillab.evaluation.protocol import Judged, evaluate
 from distillab.evaluation.references import reference_lines
 from distillab.models.loading import context_length, load_model, pick_device, random_model
-from distillab.objectives.build import build_objective
 from distillab.objectives.term import Objective
 from distillab.places import require_space
 from distillab.records import (
@@ -42,7 +42,7 @@ from distillab.records import (
 from distillab.study.environment import environment, peak_rss_bytes
 from distillab.study.folder import claim, write_held_out
 from distillab.study.journal import read_curve, read_totals
-from distillab.study.learning import Watched, train_student
+from distillab.study.learning import Watched, objective_for, train_student
 from distillab.study.prepare import Prepared, admit, fingerprints, prepare
 from distillab.teachers.answers import Prompt, askable, generate_store, keep_usable, store_provenance
 from distillab.teachers.local import LocalTeacher, load_local
@@ -91,12 +91,13 @@ def execute(
         split, answer_counts = training_rows(recipe, prepared, teacher, answers_folder or folder / "answers")
     # for a demonstration the ids are compared all the same, up to the smaller vocabulary
     width = _index_width(prepared) if mismatch else prepared.shared_width
-    objective = build_objective(recipe.resolved().terms, shared_width=width)
+    student = load_student(recipe, device)
+    objective = objective_for(recipe, student, teacher, shared_width=width)
     references = reference_lines(
         split.rows, prepared.held_out.first(recipe.evaluation.rows).rows, vocabulary=len(prepared.student.tokenizer)
     )
-    student = load_student(recipe, device)
-    usual = prepared.student.collator(recipe.training.padding_side)
+    training = recipe.training
+    usual = prepared.student.collator(training.padding_side, packing=training.packing)
     train_student(
         recipe,
         student,
@@ -104,7 +105,11 @@ def execute(
         split,
         objective=objective,
         collator=collator(prepared.student.encoder.pad_id) if collator else usual,
-        watched=Watched(prepared.held_out.first(recipe.evaluation.curve_rows), usual, references),
+        watched=Watched(
+            prepared.held_out.first(recipe.evaluation.curve_rows),
+            prepared.student.collator(training.padding_side),
+            references,
+        ),
         writes=processes.is_main_process,
     )
     judged = evaluate(

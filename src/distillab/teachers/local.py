@@ -11,11 +11,13 @@ from transformers import PreTrainedModel
 from distillab.config.models import TeacherConfig
 from distillab.errors import TeacherError
 from distillab.models.batch import TokenBatch
+from distillab.models.capture import capture
+from distillab.models.heads import OutputHead, at_head, require_separable_head
 from distillab.models.loading import load_model, model_name, pick_device, weights_sha256
-from distillab.models.scoring import scored_logits
+from distillab.models.scoring import at_scored
 from distillab.records import TeacherProvenance
 from distillab.teachers.protocol import TeacherCapabilities
-from distillab.teachers.signals import FullLogits
+from distillab.teachers.signals import HeadInputs, SignalRequest, TeacherSignal
 
 
 class LocalTeacher:
@@ -41,8 +43,8 @@ class LocalTeacher:
         return self._capabilities
 
     @torch.no_grad()
-    def signal(self, batch: TokenBatch) -> FullLogits:
-        """Full logits at the scored positions.
+    def signal(self, batch: TokenBatch, request: SignalRequest) -> TeacherSignal:
+        """Last hidden states at the scored positions with the head, and the inner states that are asked for.
 
         Raises:
             TeacherError: the batch holds ids that the teacher has no embedding for.
@@ -50,15 +52,25 @@ class LocalTeacher:
         model = self.model
         if model.training:
             model.eval()  # a wrapper may have switched dropout on
-        width = cast(Tensor, model.get_input_embeddings().weight).shape[0]
+        embeddings = cast(Tensor, model.get_input_embeddings().weight)
         top = int(batch["input_ids"].max())
-        if top >= width:
+        if top >= embeddings.shape[0]:
             raise TeacherError(
                 "The batch holds a token id that the teacher has no embedding for.",
-                facts=[f"largest id {top}", f"teacher embeddings {width}"],
+                facts=[f"largest id {top}", f"teacher embeddings {embeddings.shape[0]}"],
             )
-        logits = scored_logits(model, batch)
-        return FullLogits(logits.to(batch["input_ids"].device))
+        heads: list[OutputHead] = []
+
+        def keep(hidden_BLD: Tensor, head: OutputHead) -> Tensor:
+            heads.append(head)
+            return at_scored(hidden_BLD, batch)
+
+        with capture(model, request.inner) as inner:
+            hidden_ND = at_head(model, batch, keep, device=embeddings.device)
+        return TeacherSignal(
+            scores=HeadInputs(hidden_ND, heads[0]) if request.scores else None,
+            inner=inner if request.inner else None,
+        )
 
 
 def load_local(settings: TeacherConfig, *, student_device: torch.device, template_sha256: str) -> LocalTeacher:
@@ -85,4 +97,5 @@ def load_local(settings: TeacherConfig, *, student_device: torch.device, templat
         dtype=str(model.dtype).removeprefix("torch."),
         template_sha256=template_sha256,
     )
+    require_separable_head(model, role="teacher")
     return LocalTeacher(model, provenance)

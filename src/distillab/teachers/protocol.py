@@ -7,7 +7,7 @@ from typing import Protocol
 
 from distillab.models.batch import TokenBatch
 from distillab.records import AccessLevel, TeacherProvenance
-from distillab.teachers.signals import TeacherSignal
+from distillab.teachers.signals import SignalRequest, TeacherSignal
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,6 @@ class Teacher(Protocol):
         """What it can give."""
         ...
 
-    def signal(self, batch: TokenBatch) -> TeacherSignal:
-        """The signal at the scored positions of `batch`, on the batch's device, without gradients."""
+    def signal(self, batch: TokenBatch, request: SignalRequest) -> TeacherSignal:
+        """What is asked for about `batch`, without gradients."""
         ...

@@ -11,30 +11,41 @@ import torch
 from torch import Tensor
 
 from distillab.errors import NumericsError
-from distillab.objectives.term import StudentScores
-from distillab.teachers.signals import TeacherSignal
+from distillab.models.batch import TokenBatch
+from distillab.models.scoring import scored_rows
+from distillab.objectives.step import Measured
+
+_LOOKED_AT = 64  # bad positions whose logits are made again, to say which side is at fault
 
 
 def nonfinite_loss(
-    term: str,
-    per_position_N: Tensor,
-    *,
-    step: int,
-    rows_N: Tensor,
-    row_names: Sequence[str],
-    student: StudentScores,
-    signal: TeacherSignal | None,
-) -> NumericsError:
-    """The error for a term whose sum is not finite: step, rows and the first tensor at fault."""
-    bad = ~torch.isfinite(per_position_N)
-    rows = sorted({int(row) for row in rows_N[bad.to(rows_N.device)]})
+    measured: Measured, batch: TokenBatch, *, step: int, row_names: Sequence[str]
+) -> NumericsError | None:
+    """The error for a microbatch with a term whose sum is not finite: step, rows and the first tensor at fault."""
+    finite = torch.isfinite(torch.stack([total.float() for total in measured.sums.values()])).tolist()
+    bad_terms = [name for name, good in zip(measured.sums, finite, strict=True) if not good]
+    if not bad_terms:
+        return None
+    term = bad_terms[0]
+    facts: list[str] = []
+    culprits: list[str] = []
+    if term in measured.values:
+        per_position = measured.values[term]
+        bad = ~torch.isfinite(per_position)
+        rows = sorted({int(row) for row in scored_rows(batch)[bad.to(batch["rows"].device)]})
+        facts.append(f"{int(bad.sum())} of {bad.numel()} positions are {_kinds(per_position)}")
+        student, teacher = measured.scores(bad.nonzero()[:_LOOKED_AT, 0], batch)
+        tensors = [("the student's logits", student.logits_NV)]
+        tensors += [("the teacher's logits", teacher.logits_NW)] if teacher is not None else []
+        culprits = [f"{name} are {_kinds(value)}" for name, value in tensors if _kinds(value)]
+        student_bad = bool(_kinds(student.logits_NV))
+    else:
+        rows = sorted({int(row) for row in batch["rows"].unique() if row >= 0})
+        student_bad = bool(_kinds(measured.hidden_ND))
+        culprits = [f"the student's hidden states are {_kinds(measured.hidden_ND)}"] if student_bad else []
     names = ", ".join(row_names[row] for row in rows[:5]) + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
-    facts = [f"{int(bad.sum())} of {bad.numel()} positions are {_kinds(per_position_N)}", f"rows: {names}"]
-    teacher_logits = getattr(signal, "logits_NW", None)
-    tensors = [("the student's logits", student.logits_NV), ("the teacher's logits", teacher_logits)]
-    culprits = [f"{name} are {_kinds(value)}" for name, value in tensors if value is not None and _kinds(value)]
+    facts.append(f"rows: {names}")
     facts.append(f"tensor: {'; '.join(culprits) if culprits else f'{term} itself (all logits are finite)'}")
-    student_bad = bool(_kinds(student.logits_NV))
     fix = (
         "lower training.learning_rate, or use float32; the last checkpoint is sound"
         if student_bad

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch.utils.data import Sampler
+
+GROUPED_STEPS = 32
+# The order of steps is drawn apart from the rows, so that grouping cannot change which rows are drawn.
+_STEP_ORDER_SEED = 0x57E9
 
 
 class StepSampler(Sampler[int]):
@@ -13,17 +17,58 @@ class StepSampler(Sampler[int]):
 
     Every optimizer step so has exactly its batch size, also where the rows do not divide by it, and two
     arms of a study with the same rows and seed read the same rows in the same order.
+
+    With `lengths`, the rows of every 32 whole steps of one permutation are put into other steps: rows of like length
+    into the same one, longest first, and the steps into a drawn order. A step that holds the end of one permutation
+    and the start of the next keeps its rows, because a row could otherwise meet itself.
+
+    Args:
+        rows: how many there are.
+        draws: indices to yield; a multiple of batch_size.
+        seed: decides everything.
+        batch_size: indices an optimizer step, over all processes.
+        lengths: tokens of each row, to group by; None: no grouping.
     """
 
-    def __init__(self, *, rows: int, draws: int, seed: int) -> None:
+    def __init__(
+        self, *, rows: int, draws: int, seed: int, batch_size: int, lengths: Sequence[int] | None = None
+    ) -> None:
+        if draws % batch_size:
+            raise ValueError(f"draws {draws} is no multiple of batch_size {batch_size}")
+        if lengths is not None and len(lengths) != rows:
+            raise ValueError(f"{len(lengths)} lengths for {rows} rows")
         self.rows, self.draws, self.seed = rows, draws, seed
+        self.batch_size = batch_size
+        self.lengths = lengths
 
     def __len__(self) -> int:
         return self.draws
 
     def __iter__(self) -> Iterator[int]:
+        if self.lengths is None:
+            yield from self._drawn()
+        else:
+            for step in self._grouped(self.lengths):
+                yield from step
+
+    def _drawn(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed)
         left = self.draws
         while left > 0:
             yield from torch.randperm(self.rows, generator=generator)[:left].tolist()
             left -= self.rows
+
+    def _grouped(self, lengths: Sequence[int]) -> Iterator[list[int]]:
+        generator = torch.Generator().manual_seed(self.seed + _STEP_ORDER_SEED)
+        drawn = self._drawn()
+        done = 0
+        while done < self.draws:
+            whole_steps = min(self._left_of_permutation(done), self.draws - done) // self.batch_size
+            steps = min(max(1, whole_steps), GROUPED_STEPS)
+            window = sorted((next(drawn) for _ in range(steps * self.batch_size)), key=lambda row: -lengths[row])
+            for place in torch.randperm(steps, generator=generator).tolist():
+                yield window[place * self.batch_size : (place + 1) * self.batch_size]
+            done += len(window)
+
+    def _left_of_permutation(self, done: int) -> int:
+        return self.rows - done % self.rows

@@ -7,6 +7,7 @@ accumulation cannot change the result.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +20,22 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from distillab.models.batch import TokenBatch
-from distillab.models.scoring import scored_logits, scored_rows, scored_targets
-from distillab.objectives.term import Objective, StudentScores
+from distillab.models.heads import require_separable_head
+from distillab.models.scoring import scored_count
+from distillab.objectives.step import measure
+from distillab.objectives.term import Objective
 from distillab.places import require_space
 from distillab.teachers.protocol import Teacher
+from distillab.teachers.signals import TeacherSignal
 from distillab.training.checkpoints import checkpoint_bytes
 from distillab.training.numerics import nonfinite_loss, require_finite_gradients
+from distillab.training.projectors import attach, give_own_learning_rates
 from distillab.training.sampling import StepSampler
+from distillab.training.warm_up import initialise
+from distillab.training.weighting import Weighting
 
-StepCounts = dict[str, Tensor]
+StepCounts = dict[str, int]
+_WEIGHTS_FILE = "weights.json"  # balanced weights, beside a checkpoint's other files
 
 
 @dataclass(frozen=True)
@@ -36,18 +44,24 @@ class StepReport:
 
     Attributes:
         step: number of the step, from 1.
-        terms: term -> (sum in nats, count).
+        terms: term -> (sum in its unit, count).
+        weights: term -> its factor at this step.
+        gradient_shares: term -> its share of the gradient norm; None at steps where it is not measured.
         loss: the weighted objective.
         grad_norm: before clipping.
         learning_rate: that the step used.
+        supervised_tokens: tokens that are predicted and scored.
         tokens: tokens read, prompts included.
     """
 
     step: int
     terms: dict[str, tuple[float, int]]
+    weights: dict[str, float]
+    gradient_shares: dict[str, float] | None
     loss: float
     grad_norm: float
     learning_rate: float
+    supervised_tokens: int
     tokens: int
 
 
@@ -64,6 +78,8 @@ class DistillationTrainer(Trainer):
         row_names: a name for each row, for messages.
         batch_size: sequences an optimizer step over all processes; decides how many rows are drawn.
         on_step: called after every optimizer step with its measurements (see `StepReport`).
+        lengths: tokens of each row, where rows of like length are to share a step.
+        gradient_shares_every: steps between two measurements of the terms' gradients; None: see `Weighting`.
     """
 
     def __init__(
@@ -78,8 +94,12 @@ class DistillationTrainer(Trainer):
         row_names: Sequence[str],
         batch_size: int,
         on_step: Callable[[StepReport], None],
+        lengths: Sequence[int] | None = None,
+        gradient_shares_every: int | None = None,
     ) -> None:
         objective.require(teacher)
+        require_separable_head(model, role="student")
+        attach(objective, model)
         super().__init__(model=model, args=args, train_dataset=rows, data_collator=cast(Any, collator))
         # Our loss is divided by the count over the whole step; the Trainer must not divide again.
         self.loss_is_scaled_for_ga = True
@@ -87,30 +107,52 @@ class DistillationTrainer(Trainer):
         self.objective: Objective = objective
         self.row_names = row_names
         self._teacher = [teacher]  # in a list: never a submodule of anything
+        self.weighting = Weighting(objective, steps=args.max_steps, every=gradient_shares_every)
         self._batch_size = batch_size
+        self._lengths = lengths
         self._on_step = on_step
         self._sums: dict[str, Tensor] = {}
         self._counts: StepCounts = {}
-        self._step_tokens = torch.zeros(2, dtype=torch.long)
+        self._supervised_tokens = self._step_tokens = 0
+        self._weights: dict[str, float] = {}  # of the step that is under way; empty before its first microbatch
+        self._shares: dict[str, float] | None = None
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
+        if teacher is not None and objective.inner_terms:
+            size = min(batch_size, len(cast(Any, rows)))
+            batch = collator([rows[index] for index in range(size)])
+            initialise(objective, model, teacher, batch, device=args.device)
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW; a projector that has a learning rate of its own gets a parameter group of its own."""
+        optimizer = super().create_optimizer(model)
+        give_own_learning_rates(optimizer, self.objective, cast(torch.nn.Module, self.model))
+        return optimizer
 
     def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> Sampler[int]:
         rows = cast(Any, train_dataset if train_dataset is not None else self.train_dataset)
-        return StepSampler(rows=len(rows), draws=self.args.max_steps * self._batch_size, seed=self.args.seed)
+        return StepSampler(
+            rows=len(rows),
+            draws=self.args.max_steps * self._batch_size,
+            seed=self.args.seed,
+            batch_size=self._batch_size,
+            lengths=self._lengths,
+        )
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Any]:
         """The microbatches of one optimizer step, and each term's count over them and all processes."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        names = [weighted.name for weighted in self.objective.terms]
+        names = self.objective.names
         local = [sum(weighted.term.count(batch) for batch in batches) for weighted in self.objective.terms]
+        supervised = sum(scored_count(batch) for batch in batches)
         tokens = sum(int(batch["attention_mask"].sum()) for batch in batches)
-        totals = self._over_processes(torch.tensor([*local, tokens], dtype=torch.long, device=device))
-        self._counts = dict(zip(names, totals[:-1], strict=True))
-        self._step_tokens = totals[-1]
+        totals = self._over_processes(torch.tensor([*local, supervised, tokens], dtype=torch.long, device=device))
+        *counts, self._supervised_tokens, self._step_tokens = totals.tolist()
+        self._counts = dict(zip(names, counts, strict=True))
         self._sums = {name: torch.zeros((), device=device) for name in names}
+        self._weights, self._shares = {}, None
         return batches, self._counts
 
     def compute_loss(
@@ -125,28 +167,37 @@ class DistillationTrainer(Trainer):
         if counts is None:
             raise ValueError("compute_loss needs the counts of the step; evaluate with distillab.evaluation instead")
         batch = cast(TokenBatch, inputs)
-        teacher = self._teacher[0]
-        signal = teacher.signal(batch) if teacher is not None and self.objective.needs_signal else None
-        student = StudentScores(scored_logits(model, batch), scored_targets(batch))
-        loss = torch.zeros((), device=student.logits_NV.device)
-        for weighted in self.objective.terms:
-            name = weighted.name
-            values = weighted.term.per_position(student, signal)
-            total = values.sum()
-            if not bool(torch.isfinite(total)):
-                raise nonfinite_loss(
-                    name,
-                    values.detach(),
-                    step=self.state.global_step + 1,
-                    rows_N=scored_rows(batch),
-                    row_names=self.row_names,
-                    student=student,
-                    signal=signal,
-                )
-            self._sums[name] += total.detach()
+        teacher, request = self._teacher[0], self.objective.request
+        signal = teacher.signal(batch, request) if teacher is not None and request else TeacherSignal()
+        # the gradients of the terms are looked at one by one, on the first microbatch of a step
+        step, first = self.state.global_step + 1, not self._weights
+        apart = first and self.weighting.due(step)
+        if first:
+            self._weights = self.weighting.weights(step)
+        measured = measure(
+            model,
+            batch,
+            self.objective,
+            signal,
             # a step may have no scored token at all: its sum is zero, and so is its loss
-            loss = loss + weighted.weight * total / counts[name].clamp(min=1)
-        return loss * self.args.world_size
+            factors={name: (1.0 if apart else self._weights[name]) / max(1, count) for name, count in counts.items()},
+            device=self.args.device,
+            apart=apart,
+        )
+        problem = nonfinite_loss(measured, batch, step=step, row_names=self.row_names)
+        if problem is not None:
+            raise problem
+        for name, total in measured.sums.items():
+            self._sums[name] += total
+        losses = list(measured.losses.values())
+        if apart:
+            student = self.accelerator.unwrap_model(model)
+            self._shares = self.weighting.measure(
+                measured.losses, student, step=step, over_processes=self._over_processes
+            )
+            self._weights = self.weighting.weights(step)
+            losses = [self._weights[name] * loss for name, loss in measured.losses.items()]
+        return torch.stack(losses).sum() * self.args.world_size
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """One microbatch; after the last of a step, its gradients are checked before anything uses them."""
@@ -164,11 +215,14 @@ class DistillationTrainer(Trainer):
         self._on_step(
             StepReport(
                 step=self.state.global_step,
-                terms={name: (float(value), int(self._counts[name])) for name, value in zip(names, sums, strict=True)},
+                terms={name: (float(value), self._counts[name]) for name, value in zip(names, sums, strict=True)},
+                weights=dict(self._weights),
+                gradient_shares=self._shares,
                 loss=logs["loss"],
                 grad_norm=logs["grad_norm"],
                 learning_rate=logs["learning_rate"],
-                tokens=int(self._step_tokens),
+                supervised_tokens=self._supervised_tokens,
+                tokens=self._step_tokens,
             )
         )
 
@@ -176,6 +230,15 @@ class DistillationTrainer(Trainer):
         # torch reports a full disk by an error that does not say so, and leaves half a checkpoint
         require_space(Path(str(self.args.output_dir)), checkpoint_bytes(model), what="the next checkpoint")
         super()._save_checkpoint(model, trial)
+        if self.weighting.balanced and self.args.should_save:
+            folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+            (folder / _WEIGHTS_FILE).write_text(json.dumps(self.weighting.balanced), encoding="utf-8")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        path = Path(resume_from_checkpoint) / _WEIGHTS_FILE
+        if path.exists():
+            self.weighting.balanced = json.loads(path.read_text(encoding="utf-8"))
 
     def _over_processes(self, values: Tensor) -> Tensor:
         if self.args.world_size == 1:

@@ -1,0 +1,144 @@
+"""Our side: whole optimizer steps of the real trainer, from one `on_step` to the next."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bench.measure import Finished, Probe
+from bench.pair import answer_mask, digest, student_of, teacher_of, token_ids
+from bench.settings import LEARNING_RATE, SEED, WITHOUT_TEACHER, Run, Size
+from distillab.config.models import TrainingConfig
+from distillab.config.terms import (
+    AttentionRelationsConfig,
+    CrossEntropyConfig,
+    HiddenStatesConfig,
+    TermConfig,
+    TokenDivergenceConfig,
+)
+from distillab.data.collation import Collator, TokenDataset
+from distillab.data.encoding import EncodedRow, EncodedSplit
+from distillab.data.examples import Example
+from distillab.models.structure import model_shape
+from distillab.objectives import build_objective
+from distillab.records import EncodingCounts, TeacherProvenance
+from distillab.teachers import LocalTeacher
+from distillab.training.arguments import training_arguments
+from distillab.training.trainer import DistillationTrainer, StepReport
+
+# Steps between two measurements of the terms' gradients: beyond all that we time, after the first one. What a
+# measuring step costs is a case of its own.
+_NEVER_AGAIN = 10_000
+_MEASURES_GRADIENTS = "logits+gradient_shares"
+
+_HALVES: tuple[TermConfig, ...] = (CrossEntropyConfig(weight=0.5), TokenDivergenceConfig(weight=0.5))
+
+TERMS: dict[str, tuple[TermConfig, ...]] = {
+    "sft": (CrossEntropyConfig(),),
+    "forward_kl": (TokenDivergenceConfig(),),
+    "reverse_kl": (TokenDivergenceConfig(divergence="reverse_kl"),),
+    "jensen_shannon": (TokenDivergenceConfig(divergence="jensen_shannon", teacher_weight=0.5),),
+    "skewed_forward_kl": (TokenDivergenceConfig(divergence="skewed_forward_kl", skew=0.1),),
+    "skewed_reverse_kl": (TokenDivergenceConfig(divergence="skewed_reverse_kl", skew=0.1),),
+    "adaptive_kl": (TokenDivergenceConfig(divergence="adaptive_kl", head_mass=0.5),),
+    "total_variation": (TokenDivergenceConfig(divergence="total_variation"),),
+    "alpha_beta": (TokenDivergenceConfig(divergence="alpha_beta", alpha=0.2, beta=0.7),),
+    "logits": _HALVES,
+    "logits+hidden_states": (*_HALVES, HiddenStatesConfig()),
+    "logits+attention_relations": (*_HALVES, AttentionRelationsConfig()),
+    _MEASURES_GRADIENTS: _HALVES,
+    "white_box": (*_HALVES, HiddenStatesConfig(), AttentionRelationsConfig()),
+}
+
+
+def train(run: Run, probe: Probe) -> None:
+    """Steps of `DistillationTrainer` on the terms that the case names."""
+    size = run.shape
+    teacher = None if run.case in WITHOUT_TEACHER else teacher_of(size, run.device)
+    student = student_of(size, run.device)
+    if run.device == "cpu":
+        models = [student] if teacher is None else [teacher, student]
+        probe.facts["digest"] = [digest(model, token_ids(size)) for model in models]
+    split = split_of(size)
+    # one step for a profile and one in reserve: the probe ends the loop before the trainer would save
+    settings = training_config(run, steps=run.warmup + run.steps + 2)
+
+    def on_step(report: StepReport) -> None:
+        probe.tick(report.loss)
+
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = training_arguments(settings, folder=Path(folder), seed=SEED)
+        probe.facts["optimizer"] = str(arguments.optim)
+        trainer = DistillationTrainer(
+            model=student,
+            args=arguments,
+            rows=TokenDataset(split),
+            collator=Collator(0, settings.padding_side, size.length if settings.packing else None),
+            objective=build_objective(
+                TERMS[run.case],
+                shared_width=size.vocabulary,
+                student=model_shape(student),
+                teacher=None if teacher is None else model_shape(teacher),
+            ),
+            teacher=None if teacher is None else LocalTeacher(teacher, _provenance()),
+            row_names=[example.origin for example in split.examples],
+            batch_size=settings.batch_size,
+            on_step=on_step,
+            gradient_shares_every=1 if run.case == _MEASURES_GRADIENTS else _NEVER_AGAIN,
+        )
+        probe.start()
+        try:
+            trainer.train()
+        except Finished:
+            return
+
+
+def training_config(run: Run, *, steps: int) -> TrainingConfig:
+    """What a recipe would say."""
+    return TrainingConfig(
+        steps=steps,
+        batch_size=run.shape.rows,
+        packing=run.shape.packed is not None,
+        learning_rate=LEARNING_RATE,
+        schedule="constant",
+        precision="bfloat16" if run.device == "cuda" else "float32",
+        checkpoint_every=steps,
+        device="auto" if run.device == "cuda" else "cpu",
+    )
+
+
+def split_of(size: Size) -> EncodedSplit:
+    """The rows of `pair.py` as the data layer would give them."""
+    ids_BL, mask_BL = token_ids(size), answer_mask(size)
+    rows = [
+        EncodedRow(
+            f"row{index}",
+            ids_BL[index].to(torch.int32).numpy(),
+            mask_BL[index].numpy(),
+            int(np.argmax(mask_BL[index].numpy())),
+        )
+        for index in range(size.rows)
+    ]
+    return EncodedSplit(rows, _examples(rows), _counts(rows))
+
+
+def _examples(rows: Sequence[EncodedRow]) -> list[Example]:
+    return [Example(row.key, f"{row.key}.jsonl:1", "pair", "prompt", "answer") for row in rows]
+
+
+def _counts(rows: Sequence[EncodedRow]) -> EncodingCounts:
+    return EncodingCounts(
+        source="random",
+        rows=len(rows),
+        kept=len(rows),
+        tokens=sum(map(len, rows)),
+        supervised_tokens=sum(int(row.answer_mask.sum()) for row in rows),
+    )
+
+
+def _provenance() -> TeacherProvenance:
+    return TeacherProvenance(name="random", weights_sha256="0", parameters=0, dtype="float32", template_sha256="0")

@@ -1,0 +1,217 @@
+"""The settings of each objective term, and what each needs of the pair: said here, once."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from distillab.records import AccessLevel
+
+TokenNeed = Literal["shared", "any"]
+Divergence = Literal[
+    "forward_kl",
+    "reverse_kl",
+    "jensen_shannon",
+    "skewed_forward_kl",
+    "skewed_reverse_kl",
+    "adaptive_kl",
+    "total_variation",
+    "alpha_beta",
+]
+Relation = Literal["query", "key", "value"]
+Positions = Literal["answer", "all"]
+
+# Which setting belongs to which divergence; every other combination is refused.
+_PARAMETERS: dict[str, tuple[str, ...]] = {
+    "jensen_shannon": ("teacher_weight",),
+    "skewed_forward_kl": ("skew",),
+    "skewed_reverse_kl": ("skew",),
+    "adaptive_kl": ("head_mass",),
+    "alpha_beta": ("alpha", "beta"),
+}
+
+
+class LinearWeight(BaseModel):
+    """A factor that goes from `start` to `end` in a straight line over the run's optimizer steps."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    start: float = Field(ge=0)
+    end: float = Field(ge=0)
+
+
+Weight = Annotated[float, Field(gt=0)] | LinearWeight | Literal["balanced"]
+
+
+class Term(BaseModel):
+    """Base of the term settings. `access` and `tokens` say what the term needs of the pair."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    access: ClassVar[AccessLevel] = "none"
+    tokens: ClassVar[TokenNeed] = "any"
+    weight: Weight = Field(
+        default=1.0,
+        description="factor of this term in the sum: a number, {start, end}, or balanced (its gradient is kept as "
+        "large as that of the terms whose weight is a number)",
+    )
+
+
+class CrossEntropyConfig(Term):
+    """Next-token cross-entropy against the tokens of the answer."""
+
+    kind: Literal["cross_entropy"] = "cross_entropy"
+
+
+class _Divergence(Term):
+    """Base of the terms that compare two next-token distributions."""
+
+    divergence: Divergence = "forward_kl"
+    teacher_weight: float | None = Field(
+        default=None, gt=0, lt=1, description="w of jensen_shannon, M = w·teacher + (1-w)·student"
+    )
+    skew: float | None = Field(
+        default=None, gt=0, lt=1, description="of skewed_*_kl: the share of the first distribution in the second"
+    )
+    head_mass: float | None = Field(
+        default=None, gt=0, lt=1, description="of adaptive_kl: teacher probability that the head holds at least"
+    )
+    alpha: float | None = Field(default=None, description="of alpha_beta: power of the teacher's probability")
+    beta: float | None = Field(default=None, description="of alpha_beta: power of the student's probability")
+    temperature: float = Field(default=1.0, gt=0, description="both sides' logits are divided by it")
+    rescale_by_temperature_squared: bool = Field(
+        default=False, description="multiply by temperature² (Hinton et al. 2015)"
+    )
+
+    @model_validator(mode="after")
+    def _parameters_belong_to_the_divergence(self) -> _Divergence:
+        wanted = _PARAMETERS.get(self.divergence, ())
+        for name in ("teacher_weight", "skew", "head_mass", "alpha", "beta"):
+            given = getattr(self, name) is not None
+            if given and name not in wanted:
+                owners = [owner for owner, names in _PARAMETERS.items() if name in names]
+                raise ValueError(f"{name} belongs to {' and '.join(owners)}; {self.divergence} has no such setting")
+            if not given and name in wanted:
+                raise ValueError(f"{self.divergence} needs {name}")
+        return self
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """The settings that belong to the divergence alone, by their names."""
+        return {name: getattr(self, name) for name in _PARAMETERS.get(self.divergence, ())}
+
+
+class TokenDivergenceConfig(_Divergence):
+    """Divergence between the teacher's and the student's next-token distributions, index by index."""
+
+    access: ClassVar[AccessLevel] = "logits"
+    tokens: ClassVar[TokenNeed] = "shared"
+    kind: Literal["token_divergence"] = "token_divergence"
+
+
+class TopKDivergenceConfig(_Divergence):
+    """The same where the teacher says its k most likely tokens only, as APIs and small caches do."""
+
+    access: ClassVar[AccessLevel] = "top_k"
+    tokens: ClassVar[TokenNeed] = "shared"
+    kind: Literal["top_k_divergence"] = "top_k_divergence"
+    k: int = Field(default=32, ge=1, description="tokens that the teacher tells a position")
+    tail: Literal["cell", "renormalise", "drop_tail"] = Field(
+        default="cell",
+        description="cell: all other tokens are one further outcome; renormalise: the kept ones are made to sum to "
+        "one; drop_tail: the rest is left out of the sum (both biased: the student becomes over-confident)",
+    )
+
+
+class SampledDivergenceConfig(Term):
+    """Forward KL estimated without bias from tokens that are drawn from the teacher's distribution."""
+
+    access: ClassVar[AccessLevel] = "logits"
+    tokens: ClassVar[TokenNeed] = "shared"
+    kind: Literal["sampled_divergence"] = "sampled_divergence"
+    samples: int = Field(default=50, ge=1, description="draws a position, with replacement; their counts are target")
+    temperature: float = Field(default=1.0, gt=0, description="both sides' logits are divided by it")
+
+
+class _Inner(Term):
+    """Base of the terms that compare what happens inside of the two models, position by position."""
+
+    access: ClassVar[AccessLevel] = "internals"
+    tokens: ClassVar[TokenNeed] = "shared"
+    positions: Positions = Field(default="answer", description="answer: where the answer is predicted; or all")
+
+
+LayerMap = Literal["last", "uniform", "embeddings"] | tuple[tuple[int, int], ...]
+
+
+class HiddenStatesConfig(_Inner):
+    """Distance between hidden states of mapped layers."""
+
+    kind: Literal["hidden_states"] = "hidden_states"
+    layers: LayerMap = Field(
+        default="last",
+        description="last, uniform, embeddings, or pairs [student, teacher]; 0 is the embeddings, n the n-th block",
+    )
+    loss: Literal["mse", "cosine", "cka"] = "mse"
+    projector: Literal["auto", "linear", "none"] = Field(
+        default="auto", description="student width -> teacher width; auto: linear where the widths differ"
+    )
+    projector_init: Literal["least_squares", "orthogonal"] = "least_squares"
+    projector_learning_rate: float | None = Field(
+        default=None, gt=0, description="default: training.learning_rate; it follows the same schedule"
+    )
+
+    @model_validator(mode="after")
+    def _cka_needs_no_projector(self) -> HiddenStatesConfig:
+        if self.loss == "cka" and self.projector == "linear":
+            raise ValueError("cka compares layers of any width without a projector; leave projector at auto")
+        return self
+
+
+class AttentionRelationsConfig(_Inner):
+    """Divergence between self-attention relations of queries, keys and values (MiniLMv2)."""
+
+    kind: Literal["attention_relations"] = "attention_relations"
+    layers: LayerMap = Field(default="last", description="last, uniform, or pairs [student, teacher] of blocks from 1")
+    relations: tuple[Relation, ...] = Field(default=("query", "key", "value"), min_length=1)
+    heads: int | None = Field(
+        default=None, ge=1, description="relation heads; default: the most that divide all compared widths, at most 16"
+    )
+
+    @model_validator(mode="after")
+    def _blocks_only(self) -> AttentionRelationsConfig:
+        _require_blocks(self.layers)
+        if len(set(self.relations)) != len(self.relations):
+            raise ValueError("the same relation stands twice")
+        return self
+
+
+class AttentionMapsConfig(_Inner):
+    """Divergence between attention distributions; needs eager attention in both models."""
+
+    kind: Literal["attention_maps"] = "attention_maps"
+    layers: LayerMap = Field(default="last", description="last, uniform, or pairs [student, teacher] of blocks from 1")
+    heads: Literal["matched", "mean"] = Field(
+        default="matched", description="matched: head by head, needs equal counts; mean: the mean over the heads"
+    )
+
+    @model_validator(mode="after")
+    def _blocks_only(self) -> AttentionMapsConfig:
+        _require_blocks(self.layers)
+        return self
+
+
+def _require_blocks(layers: LayerMap) -> None:
+    if layers == "embeddings" or (not isinstance(layers, str) and any(0 in pair for pair in layers)):
+        raise ValueError("embeddings have no attention: map blocks, which count from 1")
+
+
+TermConfig = Annotated[
+    CrossEntropyConfig
+    | TokenDivergenceConfig
+    | TopKDivergenceConfig
+    | SampledDivergenceConfig
+    | HiddenStatesConfig
+    | AttentionRelationsConfig
+    | AttentionMapsConfig,
+    Field(discriminator="kind"),
+]

@@ -1,0 +1,151 @@
+"""What to do where the teacher says its most likely tokens only.
+
+Each function brings both sides to the same outcomes, so that any divergence can then be applied to them; there is no
+second formula for truncated teachers.
+
+Shape letters: N scored positions, V student vocabulary (of the shared ids), K kept entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from distillab.errors import ShapeError
+
+
+def with_tail_cell(
+    *, student_logp: Tensor, kept_ids: Tensor, kept_logp: Tensor, tail_logmass: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Both sides over K + 1 outcomes: the kept tokens, and all others as one.
+
+    Merging outcomes never raises an f-divergence (the data-processing inequality), so forward and reverse KL, the
+    skewed ones, Jensen-Shannon and total variation are lower bounds of their dense values, grow with K, and are equal
+    to them at K = V. Nothing is said of how the student's tail should be spread, and nothing wrong about it either.
+
+    Args:
+        student_logp: (N, V) natural-log probabilities, rows sum to one, float32 or float64.
+        kept_ids: (N, K) int64, no id twice in a row.
+        kept_logp: (N, K) the teacher's true log-probabilities of those, not renormalised; a constant.
+        tail_logmass: (N,) the teacher's log-probability of all other tokens together: `logmass_outside` where its
+            whole distribution is known, `logmass_left` where the kept tokens are all that is.
+    Returns:
+        (N, K+1) student and (N, K+1) teacher log-probabilities; the tail stands last, −inf where it is empty.
+    Raises:
+        ShapeError: the shapes do not fit together.
+    Source: the "ghost token" of Anshumann et al. 2025 (arXiv:2503.16870), section on remedies of top-k.
+    """
+    _check(student_logp, kept_ids, kept_logp)
+    if tail_logmass.shape != kept_logp.shape[:1]:
+        raise ShapeError(
+            "The tail is one number a position.",
+            facts=[f"kept_logp {tuple(kept_logp.shape)}", f"tail_logmass {tuple(tail_logmass.shape)}"],
+        )
+    return _cells(student_logp, kept_ids), torch.cat([kept_logp, tail_logmass.unsqueeze(-1)], dim=-1)
+
+
+def renormalised(*, student_logp: Tensor, kept_ids: Tensor, kept_logp: Tensor) -> tuple[Tensor, Tensor]:
+    """Both sides over the kept tokens alone, each made to sum to one there.
+
+    Biased: it only asks that the kept tokens have the right *ratios*, and is zero for a student that gives all of
+    them together next to nothing. Any divergence is one on the K outcomes.
+
+    Args and raises: as `with_tail_cell`.
+    Returns:
+        (N, K) student and (N, K) teacher log-probabilities, rows sum to one.
+    """
+    _check(student_logp, kept_ids, kept_logp)
+    return student_logp.gather(1, kept_ids).log_softmax(dim=-1), kept_logp.log_softmax(dim=-1)
+
+
+def drop_tail(*, student_logp: Tensor, kept_ids: Tensor, kept_logp: Tensor) -> tuple[Tensor, Tensor]:
+    """Both sides' true log-probabilities of the kept tokens; for forward KL alone: Σ_K t (log t − log q).
+
+    Biased: its smallest value is where the student gives the kept tokens t/Σt and all others nothing, so it drives
+    the student to be over-confident by 1/Σt. What is left of the sum is no divergence: it can be negative, down to
+    Σt·log Σt, and other divergences lose their meaning on rows that do not sum to one.
+
+    Args and raises: as `with_tail_cell`.
+    Returns:
+        (N, K) student and (N, K) teacher log-probabilities; rows sum to less than one.
+    """
+    _check(student_logp, kept_ids, kept_logp)
+    return student_logp.gather(1, kept_ids), kept_logp
+
+
+def logmass_outside(*, logp: Tensor, kept_ids: Tensor) -> Tensor:
+    """(N,) log-probability of all tokens that are not kept, of a distribution that is known in full.
+
+    Summed from its own members, so it is exact however small it is; −inf where nothing is left.
+
+    Args:
+        logp: (N, V) natural-log probabilities.
+        kept_ids: (N, K) int64, no id twice in a row.
+    """
+    return _cells(logp, kept_ids)[:, -1]
+
+
+def logmass_left(kept_logp: Tensor) -> Tensor:
+    """(N,) log(1 − Σ_K exp(kept)), the log-probability of all tokens that are not kept, from the kept ones alone.
+
+    The tail is known to the rounding of the kept ones only. Within 16 units of rounding of their type (2·10⁻⁶ in
+    float32) it cannot be told from nothing, and is nothing: −inf. With such a tail a divergence that is infinite
+    where the teacher has no mass (reverse KL) is infinite for every student that has a tail. A sum that is larger
+    than one by more than that is no probability, and gives NaN.
+
+    Args:
+        kept_logp: (N, K) natural-log probabilities, float32 or float64.
+    """
+    left = 1.0 - kept_logp.double().exp().sum(dim=-1)
+    rounding = 16 * torch.finfo(kept_logp.dtype).eps
+    return torch.where(left.abs() <= rounding, 0.0, left).log().to(kept_logp.dtype)
+
+
+class _Cells(torch.autograd.Function):
+    """(N, V) log-probabilities -> (N, K+1): those of the kept ids, and that of all others together."""
+
+    @staticmethod
+    def forward(ctx: Any, logp_NV: Tensor, kept_ids: Tensor) -> Tensor:
+        rest = logp_NV.scatter(1, kept_ids, -torch.inf)
+        top = rest.amax(dim=-1, keepdim=True)
+        # an empty tail: nothing to scale by
+        top = torch.where(top == -torch.inf, 0.0, top)
+        total = rest.sub_(top).exp_().sum(dim=-1, keepdim=True)
+        ctx.save_for_backward(rest, total, kept_ids)
+        return torch.cat([logp_NV.gather(1, kept_ids), total.log() + top], dim=-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *outputs: Any) -> tuple[Tensor, None]:
+        rest, total, kept_ids = ctx.saved_tensors
+        (gradient,) = outputs
+        # of the tail: its members' shares in it; an empty one has no members
+        towards = rest * torch.where(total > 0, gradient[:, -1:] / total, 0.0)
+        return towards.scatter_(1, kept_ids, gradient[:, :-1]), None
+
+
+# torch does not type `apply`
+_cells = cast(Callable[[Tensor, Tensor], Tensor], _Cells.apply)
+
+
+def _check(student_logp: Tensor, kept_ids: Tensor, kept_logp: Tensor) -> None:
+    fits = (
+        student_logp.dim() == 2
+        and kept_ids.shape == kept_logp.shape
+        and kept_ids.dim() == 2
+        and kept_ids.shape[0] == student_logp.shape[0]
+        and kept_ids.shape[1] <= student_logp.shape[1]
+    )
+    if not fits:
+        raise ShapeError(
+            "A truncated teacher gives (N, K) ids and (N, K) log-probabilities for (N, V) of the student, K ≤ V.",
+            facts=[
+                f"student_logp {tuple(student_logp.shape)}",
+                f"kept_ids {tuple(kept_ids.shape)}",
+                f"kept_logp {tuple(kept_logp.shape)}",
+            ],
+        )

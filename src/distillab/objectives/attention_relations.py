@@ -1,0 +1,198 @@
+"""Relations between the queries, the keys and the values of mapped blocks.
+
+Shape letters: B sequences, L positions, E width of a projection, A relation heads, n rows of a tile, m its keys.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from distillab.config.terms import AttentionRelationsConfig, Relation, TokenNeed
+from distillab.divergences import forward_kl
+from distillab.errors import ConfigError
+from distillab.models.batch import TokenBatch
+from distillab.models.capture import Captured, Inner
+from distillab.models.structure import ModelShape
+from distillab.models.visibility import visible
+from distillab.objectives.layer_maps import layer_pairs
+from distillab.objectives.positions import chosen_positions
+from distillab.records import AccessLevel
+
+_MOST_HEADS = 16
+# Entries of a tile, A · n · m: small enough for a core's cache, large enough to keep a GPU busy.
+_TILE_ENTRIES = {"cpu": 2**18}
+_TILE_ENTRIES_ELSEWHERE = 2**24
+
+
+class AttentionRelations:
+    """The student's relations between positions are drawn to the teacher's, whatever either's heads are.
+
+        R_X(a, t, ·) = softmax_s( x_at · x_as / √d ),   over the positions s that t may read
+        value(t) = mean over blocks, relations X and relation heads a of KL(R_X^teacher(a, t, ·) ‖ R_X^student(a, t, ·))
+
+    x are the queries, keys or values of a block before rotary embeddings, all heads side by side, cut anew into A
+    relation heads of width d = E / A. E and d may differ between the models; A is the same. The unit is a chosen
+    position, the value in nats.
+
+    Args:
+        settings: layers, relations, relation heads and positions.
+        student: sizes of the student.
+        teacher: sizes of the teacher.
+    Raises:
+        ConfigError: a block that a model does not have; a number of relation heads that does not divide the widths.
+    Source: Wang et al. 2021, MiniLMv2 (arXiv:2012.15828), for encoders; the causal mask is ours.
+    """
+
+    name: str = "attention_relations"
+    access: AccessLevel = AttentionRelationsConfig.access
+    tokens: TokenNeed = AttentionRelationsConfig.tokens
+    projector: torch.nn.Module | None = None
+    projector_learning_rate: float | None = None
+
+    def __init__(self, settings: AttentionRelationsConfig, *, student: ModelShape, teacher: ModelShape) -> None:
+        self.settings = settings
+        self.pairs = layer_pairs(settings.layers, student_blocks=student.blocks, teacher_blocks=teacher.blocks)
+        self.heads = _relation_heads(settings, student, teacher)
+        self.student_inner = Inner(projections=frozenset(pair[0] for pair in self.pairs))
+        self.teacher_inner = Inner(projections=frozenset(pair[1] for pair in self.pairs))
+
+    def count(self, batch: TokenBatch) -> int:
+        """Chosen positions of the microbatch."""
+        return int(chosen_positions(batch, self.settings.positions).sum())
+
+    def initialise(self, student: Captured, teacher: Captured, batch: TokenBatch) -> None:
+        """Nothing is to initialise."""
+
+    def total(self, student: Captured, teacher: Captured, batch: TokenBatch) -> Tensor:
+        """() the sum over the chosen positions, in nats, float32.
+
+        Args:
+            student: projections at `student_inner`, with their graph.
+            teacher: projections at `teacher_inner`, on any device and in any dtype.
+            batch: what both have read.
+        """
+        sums: list[Tensor] = []
+        tiles: list[_Tile] | None = None
+        for student_block, teacher_block in self.pairs:
+            for relation in self.settings.relations:
+                student_BLE = getattr(student.projections[student_block], relation)
+                teacher_BLE = getattr(teacher.projections[teacher_block], relation).detach()
+                if tiles is None:
+                    chosen_BL = chosen_positions(batch, self.settings.positions)
+                    tiles = _tiles(chosen_BL, visible(batch), heads=self.heads, device=student_BLE.device)
+                sums.append(_relation_sum(student_BLE, teacher_BLE.to(student_BLE.device), self.heads, tiles))
+        return torch.stack(sums).sum() / (len(sums) * self.heads)
+
+
+def _relation_heads(settings: AttentionRelationsConfig, student: ModelShape, teacher: ModelShape) -> int:
+    widths = [_width(shape, relation) for shape in (student, teacher) for relation in settings.relations]
+    common = math.gcd(*widths)
+    if settings.heads is None:
+        return max(heads for heads in range(1, _MOST_HEADS + 1) if common % heads == 0)
+    if common % settings.heads:
+        raise ConfigError(
+            "The number of relation heads must divide every width that is compared.",
+            where=f"attention_relations, heads: {settings.heads}",
+            facts=[
+                f"{name} {relation}: {_width(shape, relation)}"
+                for name, shape in (("student", student), ("teacher", teacher))
+                for relation in settings.relations
+            ],
+            fix=f"leave heads out, or take a divisor of {common}",
+        )
+    return settings.heads
+
+
+def _width(shape: ModelShape, relation: Relation) -> int:
+    return (shape.heads if relation == "query" else shape.key_value_heads) * shape.head_width
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """Some chosen rows of one sequence, and the stretch of keys that any of them may read.
+
+    rows: (n,) counted from `first`. hidden: (n, m) bool, True where the row must not read the key.
+    """
+
+    sequence: int
+    first: int
+    end: int
+    rows: Tensor
+    hidden: Tensor
+
+
+def _tiles(chosen_BL: Tensor, visible_BLL: Tensor, *, heads: int, device: torch.device) -> list[_Tile]:
+    """The chosen rows in tiles of bounded size. What no row reads (later tokens, padding, other samples) is cut off."""
+    # the plan is made on the CPU, so that a GPU is waited for once and not once a tile
+    chosen_BL, visible_BLL = chosen_BL.cpu(), visible_BLL.cpu()
+    budget = _TILE_ENTRIES.get(device.type, _TILE_ENTRIES_ELSEWHERE)
+    tiles: list[_Tile] = []
+    for sequence in range(chosen_BL.shape[0]):
+        places = chosen_BL[sequence].nonzero()[:, 0]
+        for rows in places.split(max(1, budget // (heads * chosen_BL.shape[1]))):
+            readable = visible_BLL[sequence, rows]
+            if rows.numel() == 0:
+                continue
+            end = int(rows[-1]) + 1
+            first = int(readable.any(dim=0).nonzero()[0])
+            hidden = ~readable[:, first:end]
+            tiles.append(_Tile(sequence, first, end, (rows - first).to(device), hidden.to(device)))
+    return tiles
+
+
+class _RelationSum(torch.autograd.Function):
+    """Σ over tiles, relation heads and rows of the KL; the gradient is formed tile by tile in the forward pass.
+
+    So one tile's relations are alive at a time, and nothing of size A · L² is.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, student_BLE: Tensor, teacher_BLE: Tensor, heads: int, tiles: list[_Tile]) -> Tensor:
+        learns = ctx.needs_input_grad[0]
+        total = torch.zeros((), device=student_BLE.device)
+        gradient_BLE = torch.zeros(student_BLE.shape, device=student_BLE.device) if learns else None
+        # autocast would multiply in half precision what was made float32 on purpose
+        with torch.autocast(student_BLE.device.type, enabled=False):
+            for tile in tiles:
+                stretch = (tile.sequence, slice(tile.first, tile.end))
+                teacher_logp = _relation_logp(_by_head(teacher_BLE[stretch], heads), tile)
+                leaf = _by_head(student_BLE[stretch], heads).requires_grad_(learns)
+                with torch.set_grad_enabled(learns):
+                    student_logp = _relation_logp(leaf, tile)
+                    value = forward_kl(student_logp=student_logp, teacher_logp=teacher_logp).sum()
+                total += value.detach()
+                if gradient_BLE is not None:
+                    (gradient,) = torch.autograd.grad(value, leaf)
+                    gradient_BLE[stretch] += gradient.transpose(0, 1).flatten(1)
+        if gradient_BLE is not None:
+            ctx.save_for_backward(gradient_BLE.to(student_BLE.dtype))
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None]:
+        (gradient_BLE,) = ctx.saved_tensors
+        return gradient_BLE * grad_output.to(gradient_BLE.dtype), None, None, None
+
+
+def _relation_sum(student_BLE: Tensor, teacher_BLE: Tensor, heads: int, tiles: list[_Tile]) -> Tensor:
+    return cast(Tensor, cast(Any, _RelationSum).apply(student_BLE, teacher_BLE, heads, tiles))
+
+
+def _by_head(stretch: Tensor, heads: int) -> Tensor:
+    """(m, E) -> a new (A, m, d) in float32, outside of any graph."""
+    return stretch.detach().float().unflatten(-1, (heads, -1)).transpose(0, 1).clone()
+
+
+def _relation_logp(x_Amd: Tensor, tile: _Tile) -> Tensor:
+    """(A · n, m) log-probabilities; −inf where the row must not read."""
+    rows_And = x_Amd[:, tile.rows] / math.sqrt(x_Amd.shape[-1])
+    scores_Anm = rows_And @ x_Amd.transpose(1, 2)
+    # before the softmax: what may not be read gets no probability, and takes none from the rest
+    return torch.log_softmax(scores_Anm.masked_fill(tile.hidden, -math.inf), dim=-1).flatten(0, 1)

@@ -1,0 +1,124 @@
+"""The student's head and everything that reads its logits, tile by tile, with the gradient made on the way.
+
+The logits of a tile of rows are made, every term is applied to them, the gradient of the weighted sum is taken with
+respect to them, multiplied into the gradients of the hidden states and of the head, and forgotten. So no tensor of size
+tokens × vocabulary is ever alive, and the backward pass through the head is a multiplication by one number. The
+terms' own formulas are used as they stand: torch differentiates them within the tile.
+
+Shape letters: N scored positions of the microbatch, D student width, V student vocabulary.
+Source: the idea of making the gradient in the forward is that of Liger-Kernel's fused linear losses (Hsu et al. 2024,
+arXiv:2410.10989); here for any sum of terms, and the teacher's head is applied in the same tiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from distillab.models.heads import OutputHead
+from distillab.objectives.term import StudentScores, TokenTerm
+from distillab.teachers.signals import TeacherScores
+
+# Bytes of one tile of float32 logits. Measured: see docs/performance.md.
+_TILE_BYTES = {"cpu": 16 << 20}
+_TILE_BYTES_GPU = 256 << 20
+
+
+@dataclass
+class HeadPass:
+    """One pass over the scored positions of a microbatch.
+
+    Attributes:
+        head: the student's.
+        targets_N: the tokens that are predicted.
+        teacher: its scores at the same positions; None where no term reads them.
+        terms: name -> term.
+        factors: name -> what one nat of the term is multiplied by in the loss.
+        values: name -> (N,) nats of every position; filled by the pass.
+    """
+
+    head: OutputHead
+    targets_N: Tensor
+    teacher: TeacherScores | None
+    terms: Mapping[str, TokenTerm]
+    factors: Mapping[str, float]
+    values: dict[str, Tensor] = field(default_factory=dict)
+
+    def loss(self, hidden_ND: Tensor) -> Tensor:
+        """Σ factor · nats over all terms and positions, a scalar that gradients flow back from."""
+        return cast(Any, _Pass).apply(hidden_ND, self.head.weight_VD, self.head.bias_V, self)
+
+    def scores(self, hidden_ND: Tensor, here: slice | Tensor) -> StudentScores:
+        """The student's scores at some of the positions, without gradients: for looking at them."""
+        with torch.no_grad():
+            return StudentScores(self.head.logits(hidden_ND[here]), self.targets_N[here])
+
+
+class _Pass(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, work: HeadPass) -> Tensor:
+        device = hidden_ND.device
+        autocast = torch.is_autocast_enabled(device.type)
+        dtype = torch.get_autocast_dtype(device.type) if autocast else weight_VD.dtype
+        hidden, weight = hidden_ND.to(dtype), weight_VD.to(dtype)
+        bias = None if bias_V is None else bias_V.to(dtype)
+        head = OutputHead(weight, bias, work.head.multiplier, work.head.cap)
+        wants_hidden, wants_weight, wants_bias, _ = ctx.needs_input_grad
+        # sums over many tiles are kept in float32, whatever the products are made in
+        hidden_grad = torch.empty_like(hidden_ND) if wants_hidden else None
+        weight_grad = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
+        bias_grad = torch.zeros_like(bias, dtype=torch.float32) if wants_bias and bias is not None else None
+        values: dict[str, list[Tensor]] = {name: [] for name in work.terms}
+        loss = torch.zeros((), device=device)
+        with torch.autocast(device.type, enabled=False):
+            for here in tiles(hidden.shape[0], weight.shape[0], device):
+                product = head.product(hidden[here]).detach().requires_grad_()
+                with torch.enable_grad():
+                    student = StudentScores(head.finish(product), work.targets_N[here])
+                    teacher = None if work.teacher is None else work.teacher.tile(here, device)
+                    part = torch.zeros((), device=device)
+                    for name, term in work.terms.items():
+                        nats = term.per_position(student, teacher)
+                        values[name].append(nats.detach())
+                        part = part + work.factors[name] * nats.sum()
+                    (gradient,) = torch.autograd.grad(part, product)
+                loss += part.detach()
+                if hidden_grad is not None:
+                    hidden_grad[here] = gradient @ weight
+                if weight_grad is not None:
+                    _add_product(weight_grad, gradient, hidden[here])
+                if bias_grad is not None:
+                    bias_grad += gradient.sum(dim=0, dtype=torch.float32)
+        empty = torch.zeros(0, device=device)
+        work.values = {name: torch.cat(parts) if parts else empty for name, parts in values.items()}
+        ctx.gradients = (
+            hidden_grad,
+            None if weight_grad is None else weight_grad.to(weight_VD.dtype),
+            None if bias_grad is None or bias_V is None else bias_grad.to(bias_V.dtype),
+        )
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Any) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        scale: Tensor = outputs[0]
+        hidden, weight, bias = (
+            None if gradient is None else gradient * scale.to(gradient.dtype) for gradient in ctx.gradients
+        )
+        return hidden, weight, bias, None
+
+
+def tiles(rows: int, vocabulary: int, device: torch.device) -> list[slice]:
+    """The rows in pieces whose float32 logits stay within the device's tile size."""
+    size = max(1, _TILE_BYTES.get(device.type, _TILE_BYTES_GPU) // (4 * vocabulary))
+    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
+
+
+def _add_product(total_VD: Tensor, gradient_NV: Tensor, hidden_ND: Tensor) -> None:
+    if gradient_NV.dtype == total_VD.dtype:
+        total_VD.addmm_(gradient_NV.T, hidden_ND)
+    else:
+        total_VD += gradient_NV.T @ hidden_ND

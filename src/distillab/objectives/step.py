@@ -1,0 +1,105 @@
+"""One microbatch through the student: all terms, summed with their factors.
+
+Shape letters: N scored positions of the microbatch, B sequences, L positions, D student width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from distillab.models.batch import TokenBatch
+from distillab.models.capture import Captured, capture
+from distillab.models.heads import OutputHead, at_head
+from distillab.models.scoring import at_scored, scored_targets
+from distillab.objectives.head_pass import HeadPass
+from distillab.objectives.term import Objective, StudentScores
+from distillab.teachers.signals import FullLogits, TeacherSignal
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one microbatch gave.
+
+    Attributes:
+        losses: name -> factor · sum of the term, with gradients; terms whose gradients were made in one pass stand
+            together under the names joined by "+".
+        sums: name -> sum over the term's units, without gradients.
+        values: name -> (N,) nats a position, of the terms that have such.
+        hidden_ND: the student's last hidden states at the scored positions, without gradients.
+        head: the student's.
+        signal: the teacher's.
+    """
+
+    losses: dict[str, Tensor]
+    sums: dict[str, Tensor]
+    values: dict[str, Tensor]
+    hidden_ND: Tensor
+    head: OutputHead
+    signal: TeacherSignal
+
+    def scores(self, here: Tensor, batch: TokenBatch) -> tuple[StudentScores, FullLogits | None]:
+        """Both sides' logits at some scored positions, made again: for looking at them."""
+        with torch.no_grad():
+            student = StudentScores(self.head.logits(self.hidden_ND[here]), scored_targets(batch)[here])
+            teacher = None if self.signal.scores is None else self.signal.scores.tile(here, self.hidden_ND.device)
+        return student, teacher
+
+
+def measure(
+    model: torch.nn.Module,
+    batch: TokenBatch,
+    objective: Objective,
+    signal: TeacherSignal,
+    *,
+    factors: Mapping[str, float],
+    device: torch.device,
+    apart: bool = False,
+) -> Measured:
+    """Run the student on a microbatch and apply every term.
+
+    Args:
+        model: the student, maybe wrapped.
+        signal: what the teacher said about the same batch.
+        factors: name -> factor of the term's sum in the loss.
+        device: the student's.
+        apart: give each term a loss of its own (the head is applied once for each term that reads logits), so that
+            their gradients can be looked at one by one.
+    """
+    targets_N = scored_targets(batch).to(device)
+    names = list(objective.token_terms)
+    groups = [[name] for name in names] if apart or not names else [names]
+    losses: dict[str, Tensor] = {}
+    values: dict[str, Tensor] = {}
+    kept: list[tuple[Tensor, OutputHead]] = []
+
+    def read(hidden_BLD: Tensor, head: OutputHead) -> Tensor:
+        hidden_ND = at_scored(hidden_BLD, batch)
+        kept.append((hidden_ND.detach(), head))
+        total = torch.zeros((), device=device)
+        for group in groups:
+            work = HeadPass(
+                head=head,
+                targets_N=targets_N,
+                teacher=signal.scores,
+                terms={name: objective.token_terms[name] for name in group},
+                factors={name: factors[name] for name in group},
+            )
+            loss = work.loss(hidden_ND)
+            losses["+".join(group)] = loss
+            values.update(work.values)
+            total = total + loss
+        # without a term that reads logits the model's output still has to lead back to its hidden states
+        return total if groups else hidden_ND
+
+    with capture(model, objective.student_inner) as inner:
+        at_head(model, batch, read, device=device)
+    sums = {name: per_position.sum() for name, per_position in values.items()}
+    for name, term in objective.inner_terms.items():
+        total = term.total(inner, signal.inner or Captured(), batch)
+        sums[name] = total.detach()
+        losses[name] = factors[name] * total
+    return Measured(losses, sums, values, *kept[0], signal)

@@ -1,0 +1,87 @@
+"""Divergence from a teacher that says its k most likely tokens only.
+
+Shape letters: N scored positions, V student vocabulary, W teacher vocabulary, K kept entries.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from distillab.config.terms import TokenNeed, TopKDivergenceConfig
+from distillab.divergences.by_name import divergence
+from distillab.divergences.truncated import drop_tail, logmass_outside, renormalised, with_tail_cell
+from distillab.errors import ConfigError
+from distillab.objectives.shared_ids import require_fitting
+from distillab.objectives.term import StudentScores, TokenTerm
+from distillab.records import AccessLevel
+from distillab.teachers.signals import FullLogits
+
+
+class TopKDivergence(TokenTerm):
+    """D(teacher, student) over the teacher's k most likely tokens of each position, and what is done about the rest.
+
+    Both sides are cut to the shared ids and divided by the temperature before the softmax, as in `TokenDivergence`;
+    the k tokens, and their true probabilities, are those of the teacher at that temperature. A teacher with full
+    logits is asked for no more than one that tells k tokens could say, so the term shows what that access buys.
+
+    Args:
+        settings: k, the policy for the tail, divergence, temperature and rescaling.
+        shared_width: ids 0 … shared_width−1 mean the same on both sides (from the tokenizer contract).
+    Raises:
+        ConfigError: k is larger than the number of shared ids, or the policy is `drop_tail` and the divergence not
+            forward KL.
+    """
+
+    name: str = "top_k_divergence"
+    access: AccessLevel = TopKDivergenceConfig.access
+    tokens: TokenNeed = TopKDivergenceConfig.tokens
+
+    def __init__(self, settings: TopKDivergenceConfig, *, shared_width: int) -> None:
+        if settings.k > shared_width:
+            raise ConfigError(
+                "The teacher cannot tell more tokens than both sides share.",
+                facts=[f"k {settings.k}", f"shared ids {shared_width}"],
+                where="top_k_divergence: k",
+                fix="a smaller k, or token_divergence, which reads all of them",
+            )
+        if settings.tail == "drop_tail" and settings.divergence != "forward_kl":
+            raise ConfigError(
+                "Without its tail a distribution does not sum to one, and only forward KL still has a meaning then.",
+                facts=[f"tail {settings.tail}", f"divergence {settings.divergence}"],
+                where="top_k_divergence: tail",
+                fix="tail: cell (unbiased in what it says), or divergence: forward_kl",
+            )
+        self.settings = settings
+        self.shared_width = shared_width
+        self._divergence = divergence(settings.divergence, settings.parameters)
+
+    def per_position(self, student: StudentScores, signal: FullLogits | None) -> Tensor:
+        """(N,) nats (times T² where the settings say so).
+
+        Raises:
+            TeacherError: there are no full logits.
+            ShapeError: the signal has another number of positions, or fewer ids than are shared.
+        """
+        teacher = require_fitting(student, signal, width=self.shared_width, term=self.name)
+        temperature = self.settings.temperature
+        student_logp, teacher_logp = self._outcomes(
+            student.logp(self.shared_width, temperature), teacher.logp(self.shared_width, temperature)
+        )
+        value = self._divergence(student_logp=student_logp, teacher_logp=teacher_logp)
+        return value * temperature**2 if self.settings.rescale_by_temperature_squared else value
+
+    def _outcomes(self, student_logp: Tensor, teacher_logp: Tensor) -> tuple[Tensor, Tensor]:
+        """Both sides over the outcomes that are compared: the kept tokens, with `cell` and what is outside of them."""
+        kept_logp, kept_ids = teacher_logp.topk(self.settings.k, dim=-1)
+        match self.settings.tail:
+            case "cell":
+                return with_tail_cell(
+                    student_logp=student_logp,
+                    kept_ids=kept_ids,
+                    kept_logp=kept_logp,
+                    tail_logmass=logmass_outside(logp=teacher_logp, kept_ids=kept_ids),
+                )
+            case "renormalise":
+                return renormalised(student_logp=student_logp, kept_ids=kept_ids, kept_logp=kept_logp)
+            case "drop_tail":
+                return drop_tail(student_logp=student_logp, kept_ids=kept_ids, kept_logp=kept_logp)

@@ -1,0 +1,59 @@
+"""What learns beside the student and is no part of it: the projectors of terms on inner states.
+
+During training they stand in the student's module tree, so that they are synchronised, clipped, checkpointed and
+resumed with it; before the student is exported they are taken out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from distillab.objectives.term import Objective
+
+_PLACE = "distillab_projectors"
+FILE = "projectors.safetensors"
+
+
+def attach(objective: Objective, student: torch.nn.Module) -> None:
+    """Put the objective's projectors into the student's module tree, on its device."""
+    found = {name: term.projector for name, term in objective.inner_terms.items() if term.projector is not None}
+    if found:
+        device = next(student.parameters()).device
+        student.add_module(_PLACE, torch.nn.ModuleDict(found).to(device))
+
+
+def attached(student: torch.nn.Module) -> Mapping[str, torch.nn.Module]:
+    """Name of the term -> its projector."""
+    place = getattr(student, _PLACE, None)
+    return dict(place.items()) if isinstance(place, torch.nn.ModuleDict) else {}
+
+
+def detach(student: torch.nn.Module, *, folder: Path | None) -> None:
+    """Take the projectors out of the student; does nothing where there are none.
+
+    Args:
+        folder: where they are saved; None on all processes but the first.
+    """
+    place = getattr(student, _PLACE, None)
+    if isinstance(place, torch.nn.ModuleDict):
+        if folder is not None:
+            tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in place.state_dict().items()}
+            save_file(tensors, folder / FILE)
+        delattr(student, _PLACE)
+
+
+def give_own_learning_rates(optimizer: torch.optim.Optimizer, objective: Objective, student: torch.nn.Module) -> None:
+    """Move projectors that have a learning rate of their own into parameter groups of their own."""
+    for name, projector in attached(student).items():
+        rate = objective.inner_terms[name].projector_learning_rate
+        if rate is None:
+            continue
+        chosen = list(projector.parameters())
+        ids = {id(parameter) for parameter in chosen}
+        for group in optimizer.param_groups:
+            group["params"] = [parameter for parameter in group["params"] if id(parameter) not in ids]
+        optimizer.add_param_group({"params": chosen, "lr": rate, "weight_decay": 0.0})

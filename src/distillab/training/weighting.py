@@ -1,0 +1,128 @@
+"""The factor of each term at each step: constant, on a straight line, or balanced by gradient norms.
+
+A gradient is looked at where all terms reach the student: at the parameters of the highest decoder block that each of
+them passes on its way back (the embeddings, where a term compares those alone).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from distillab.config.terms import LinearWeight
+from distillab.errors import ConfigError
+from distillab.models.structure import bare_model, decoder_blocks, model_shape
+from distillab.objectives.term import InnerTerm, Objective, TokenTerm
+
+DEFAULT_EVERY = 50
+
+
+@dataclass
+class Weighting:
+    """Weights of an objective's terms.
+
+    Args:
+        objective: the terms with their settings.
+        steps: optimizer steps of the run.
+        every: steps between two measurements of the gradient; None: a tenth of the run, at most 50.
+        balanced: name -> weight as it was last set; 1 before the first measurement.
+    """
+
+    objective: Objective
+    steps: int
+    every: int | None
+    balanced: dict[str, float] = field(default_factory=dict)
+
+    def due(self, step: int) -> bool:
+        """Whether gradients are measured at this step (from 1): the first one, and every so many after it."""
+        if len(self.objective.terms) < 2:
+            return False
+        every = self.every or min(DEFAULT_EVERY, max(1, self.steps // 10))
+        return (step - 1) % every == 0
+
+    def weights(self, step: int) -> dict[str, float]:
+        """Name -> weight at this step."""
+        done = (step - 1) / max(1, self.steps - 1)
+        found = {}
+        for item in self.objective.terms:
+            match item.weight:
+                case LinearWeight():
+                    found[item.name] = item.weight.start + (item.weight.end - item.weight.start) * done
+                case "balanced":
+                    found[item.name] = self.balanced.get(item.name, 1.0)
+                case _:
+                    found[item.name] = item.weight
+        return found
+
+    def measure(
+        self,
+        losses: Mapping[str, Tensor],
+        model: torch.nn.Module,
+        *,
+        step: int,
+        over_processes: Callable[[Tensor], Tensor],
+    ) -> dict[str, float]:
+        """Set the balanced weights, and give each term's share of the gradient at its weight.
+
+        Args:
+            losses: name -> unweighted loss of one microbatch, with gradients, of every term.
+            model: the student.
+            over_processes: sums a tensor over all processes.
+        Returns:
+            name -> weight · ‖gradient‖ / Σ over the terms of the same; zeros where no term has any gradient.
+        """
+        parameters = shared_parameters(self.objective, model)
+        gradients = {name: over_processes(_gradient(loss, parameters)) for name, loss in losses.items()}
+        weights = self.weights(step)
+        settled = [item.name for item in self.objective.terms if item.weight != "balanced"]
+        reference = torch.stack([weights[name] * gradients[name] for name in settled]).sum(dim=0).norm()
+        for item in self.objective.terms:
+            size = gradients[item.name].norm()
+            if item.weight == "balanced" and bool(size > 0):
+                self.balanced[item.name] = float(reference / size)
+        weights = self.weights(step)
+        sizes = {name: weights[name] * float(gradient.norm()) for name, gradient in gradients.items()}
+        total = sum(sizes.values())
+        return {name: size / total if total else 0.0 for name, size in sizes.items()}
+
+
+def shared_parameters(objective: Objective, model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """The learning parameters of the highest block that every term's gradient passes.
+
+    Raises:
+        ConfigError: none of them learns, or they are sharded, so that a gradient cannot be taken for each term alone.
+    """
+    blocks = model_shape(model).blocks
+    lowest = min(_reach(item.term, blocks) for item in objective.terms)
+    part = decoder_blocks(model)[lowest - 1] if lowest else bare_model(model).get_input_embeddings()
+    found = [p for p in part.parameters() if p.requires_grad]
+    if not found or any(isinstance(p, DTensor) for p in found):
+        raise ConfigError(
+            "The terms' shares of the gradient cannot be measured on this student.",
+            facts=[f"block {lowest}: " + ("its parameters are sharded" if found else "none of its parameters learns")],
+            fix="give every term a number or {start, end} as weight, and raise training.gradient_shares_every above "
+            "training.steps",
+        )
+    return found
+
+
+def _reach(term: TokenTerm | InnerTerm, blocks: int) -> int:
+    """The highest block that the term's gradient enters; 0 is the embeddings."""
+    if isinstance(term, TokenTerm):
+        return blocks
+    inner = term.student_inner
+    return max(inner.hidden | inner.projections | inner.maps)
+
+
+def _gradient(loss: Tensor, parameters: list[torch.nn.Parameter]) -> Tensor:
+    found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+    return torch.cat(
+        [
+            (torch.zeros_like(p) if gradient is None else gradient).float().flatten()
+            for p, gradient in zip(parameters, found, strict=True)
+        ]
+    )
