@@ -26,7 +26,7 @@ def scores(n: int) -> tuple[StudentScores, FullLogits]:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
-def test_the_mean_gradient_is_that_of_forward_kl(temperature: float) -> None:
+def test_mean_value_and_gradient_are_those_of_forward_kl(temperature: float) -> None:
     """20,000 positions of 3 draws each. A mean of n draws with deviation d is within 5·d/√n but once in a million."""
     torch.manual_seed(1)
     n, draws = 20_000, 3
@@ -46,7 +46,7 @@ def test_the_mean_gradient_is_that_of_forward_kl(temperature: float) -> None:
         mean = gradient[:, v].double().mean().item()
         assert abs(mean - (q[v] - p[v]) / temperature) < 5 * deviation / math.sqrt(n)
     assert bool((gradient[:, V:] == 0).all())
-    # the value's expectation: forward KL
+    # and so is the mean value, whose single draws are log p − log q
     expected = sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
     spread = math.sqrt(sum(a * (math.log(a / b) - expected) ** 2 for a, b in zip(p, q, strict=True)) / draws)
     assert abs(values.double().mean().item() - expected) < 5 * spread / math.sqrt(n)
@@ -97,11 +97,12 @@ def test_a_tail_of_tokens_that_are_each_rare_is_drawn_as_often_as_it_should_be()
 
 def test_a_teacher_that_is_no_number_is_not_hidden() -> None:
     student, signal = scores(2)
-    logits = signal.logits_NW.clone()
-    logits[0, 1] = math.nan
-    term = SampledDivergence(SampledDivergenceConfig(samples=4), shared_width=V)
-    values = term.per_position(student, FullLogits(logits))
-    assert bool(values[0].isnan()) and bool(values[1].isfinite())
+    for wrong in (math.nan, math.inf):
+        logits = signal.logits_NW.clone()
+        logits[0, 1] = wrong
+        term = SampledDivergence(SampledDivergenceConfig(samples=4), shared_width=V)
+        values = term.per_position(student, FullLogits(logits))
+        assert bool(values[0].isnan()) and bool(values[1].isfinite())
 
 
 def test_signals_that_do_not_fit_are_refused() -> None:

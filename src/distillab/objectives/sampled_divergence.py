@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from distillab.config.terms import SampledDivergenceConfig, TokenNeed
-from distillab.divergences.fused import zero_or_nan
 from distillab.divergences.sampled import sampled_cross_entropy
 from distillab.objectives.shared_ids import require_fitting
 from distillab.objectives.term import StudentScores, TokenTerm
@@ -57,7 +56,7 @@ class SampledDivergence(TokenTerm):
         student_logp = student.logp(self.shared_width, temperature)
         nats = sampled_cross_entropy(student_logp=student_logp, drawn_ids=drawn_ids)
         own = sampled_cross_entropy(student_logp=teacher_logp, drawn_ids=drawn_ids)
-        return nats - own + zero_or_nan(teacher_logp)
+        return nats - own
 
 
 @torch.no_grad()
@@ -75,5 +74,5 @@ def draw(logp_NV: Tensor, samples: int) -> Tensor:
     reached = logp_NV.exp().cumsum(dim=-1, dtype=torch.float64)
     # scaled by what the row really sums to, which they stay below
     points = torch.rand(logp_NV.shape[0], samples, dtype=torch.float64, device=logp_NV.device) * reached[:, -1:]
-    # from a row that holds NaN nothing is found, and V is no id
+    # in a row of NaN, as the softmax makes it of a single one, nothing is found, and V is no id
     return torch.searchsorted(reached, points, right=True).clamp_(max=logp_NV.shape[1] - 1)
