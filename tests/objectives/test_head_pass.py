@@ -27,10 +27,17 @@ CPU = torch.device("cpu")
 BOTH: tuple[TermConfig, ...] = (CrossEntropyConfig(weight=0.3), TokenDivergenceConfig(weight=0.7))
 
 
+def small_tiles(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    """Tiles of so many rows, read in pieces of a third of that."""
+    monkeypatch.setattr(head_pass, "_LEAST_ROWS", 1)
+    monkeypatch.setitem(head_pass._TILE_BYTES, "cpu", rows * 4 * VOCABULARY)
+    monkeypatch.setitem(head_pass._PIECE_BYTES, "cpu", max(1, rows // 3) * 4 * VOCABULARY)
+
+
 @pytest.fixture(params=[1, 7, 1000], ids=lambda rows: f"tiles of {rows}")
 def tile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Rows of a tile: one, some, all."""
-    monkeypatch.setitem(head_pass._TILE_BYTES, "cpu", request.param * 4 * VOCABULARY)
+    small_tiles(monkeypatch, request.param)
     return int(request.param)
 
 
@@ -181,7 +188,7 @@ class _Logits(TorchDispatchMode):
 
 
 def test_no_tensor_of_size_tokens_by_vocabulary_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(head_pass._TILE_BYTES, "cpu", 3 * 4 * VOCABULARY)
+    small_tiles(monkeypatch, 3)
     batch, student, teacher = _batch(), tiny_model("untied"), local_teacher(tiny_model("untied", seed=9))
     objective = build_objective(BOTH, shared_width=VOCABULARY)
     assert int(scored_positions(batch).sum()) > 10 and student.config.hidden_size < VOCABULARY

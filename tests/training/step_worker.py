@@ -13,7 +13,6 @@ from distillab.config.terms import (
     CrossEntropyConfig,
     HiddenStatesConfig,
     TokenDivergenceConfig,
-    Weight,
 )
 from distillab.data.collation import Collator, TokenDataset
 from distillab.models.structure import model_shape
@@ -23,13 +22,13 @@ from distillab.training.trainer import DistillationTrainer, StepReport
 from tests.training.conftest import VOCABULARY, ragged_split, teacher, tiny_llama
 
 
-def main(folder: Path, microbatch: int, weight: Weight) -> None:
-    # every kind of term, with a projector that learns
+def main(folder: Path, microbatch: int) -> None:
+    # every kind of term, with a projector that learns and a weight that is measured
     terms = (
         CrossEntropyConfig(weight=0.5),
         TokenDivergenceConfig(weight=0.5),
         HiddenStatesConfig(projector="linear"),
-        AttentionRelationsConfig(weight=weight),
+        AttentionRelationsConfig(weight="balanced"),
     )
     settings = TrainingConfig(steps=2, batch_size=8, microbatch_size=microbatch, learning_rate=1e-2, device="cpu")
     split = ragged_split(12)
@@ -59,4 +58,4 @@ def main(folder: Path, microbatch: int, weight: Weight) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), "balanced" if sys.argv[3] == "balanced" else float(sys.argv[3]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

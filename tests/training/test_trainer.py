@@ -26,12 +26,16 @@ def _parameters(model: LlamaForCausalLM) -> torch.Tensor:
 
 @pytest.mark.parametrize("method", sorted(set(METHODS) - {"seqkd"}))
 def test_batch_split_does_not_change_the_update(train: Train, method: str) -> None:
+    start = _parameters(tiny_llama(0))
     whole, (report,) = train(method=method, microbatch_size=8)
+    moved = _parameters(whole) - start
     for microbatch in (4, 2, 1):
         model, (other,) = train(method=method, microbatch_size=microbatch)
-        torch.testing.assert_close(_parameters(model), _parameters(whole), atol=1e-5, rtol=0)
-        assert other.loss == pytest.approx(report.loss, abs=1e-5)
+        # of the whole update: where a gradient is next to nothing, Adam makes a full step of its rounding
+        assert (_parameters(model) - start - moved).norm() < 1e-4 * moved.norm()
+        assert other.loss == pytest.approx(report.loss, rel=1e-5)
         assert other.grad_norm == pytest.approx(report.grad_norm, rel=1e-4)
+        assert other.weights == pytest.approx(report.weights, rel=1e-4)
 
 
 def test_padding_side_does_not_change_the_update(train: Train) -> None:

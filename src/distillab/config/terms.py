@@ -38,6 +38,9 @@ class LinearWeight(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     start: float = Field(ge=0)
     end: float = Field(ge=0)
+    balanced: bool = Field(
+        default=False, description="the line is a multiple of the balanced weight instead of the weight itself"
+    )
 
 
 Weight = Annotated[float, Field(gt=0)] | LinearWeight | Literal["balanced"]
@@ -52,7 +55,7 @@ class Term(BaseModel):
     weight: Weight = Field(
         default=1.0,
         description="factor of this term in the sum: a number, {start, end}, or balanced (its gradient is kept as "
-        "large as that of the terms whose weight is a number)",
+        "large as that of the terms that are not balanced); {start, end, balanced: true} is a line of balanced weights",
     )
 
 

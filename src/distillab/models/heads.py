@@ -31,9 +31,18 @@ class OutputHead:
     multiplier: float = 1.0
     cap: float | None = None
 
-    def product(self, hidden_ND: Tensor) -> Tensor:
-        """(N, V) h Wᵀ + b, in the dtype of both; on the head's device."""
-        return torch.nn.functional.linear(hidden_ND, self.weight_VD, self.bias_V)
+    def product(self, hidden_ND: Tensor, out: Tensor | None = None) -> Tensor:
+        """(N, V) h Wᵀ + b, in the dtype of both; on the head's device.
+
+        Args:
+            out: (N, V) memory to write into, without gradients; a new tensor for every tile would cost as much as the
+                product itself where the system has to find and clear its pages each time.
+        """
+        if out is None:
+            return torch.nn.functional.linear(hidden_ND, self.weight_VD, self.bias_V)
+        if self.bias_V is None:
+            return torch.mm(hidden_ND, self.weight_VD.T, out=out)
+        return torch.addmm(self.bias_V, hidden_ND, self.weight_VD.T, out=out)
 
     def finish(self, product_NV: Tensor) -> Tensor:
         """(N, V) logits of a product; the product itself where the model does nothing more."""
@@ -43,9 +52,9 @@ class OutputHead:
             product_NV = torch.tanh(product_NV / self.cap) * self.cap
         return product_NV
 
-    def logits(self, hidden_ND: Tensor) -> Tensor:
-        """(N, V) on the head's device."""
-        return self.finish(self.product(hidden_ND.to(self.weight_VD.device)))
+    def logits(self, hidden_ND: Tensor, out: Tensor | None = None) -> Tensor:
+        """(N, V) on the head's device; `out`: as for `product`."""
+        return self.finish(self.product(hidden_ND.to(self.weight_VD.device), out))
 
 
 def output_head(model: torch.nn.Module) -> OutputHead:

@@ -40,17 +40,23 @@ class HeadInputs:
 
     hidden_ND: Tensor
     head: OutputHead
+    _memory: list[Tensor] = field(default_factory=list, repr=False, compare=False)
 
+    @torch.no_grad()
     def tile(self, here: slice | Tensor, device: torch.device) -> FullLogits:
-        """Full logits at some of the positions."""
-        return FullLogits(self.head.logits(self.hidden_ND[here]).to(device))
+        """Full logits at some of the positions, valid until the next call: all tiles use the same memory."""
+        hidden_ND = self.hidden_ND[here]
+        rows, width = hidden_ND.shape[0], self.head.weight_VD.shape[0]
+        if not self._memory or self._memory[0].shape[0] < rows:
+            self._memory[:] = [self.head.weight_VD.new_empty(rows, width)]
+        return FullLogits(self.head.logits(hidden_ND, out=self._memory[0][:rows]).to(device))
 
 
 class TeacherScores(Protocol):
     """A teacher's word on the next token at the N scored positions of a batch."""
 
     def tile(self, here: slice | Tensor, device: torch.device) -> FullLogits:
-        """What it says at the positions `here` of the N, on the device where it is compared."""
+        """What it says at the positions `here` of the N, on the device where it is compared; until the next call."""
         ...
 
 

@@ -41,7 +41,7 @@ def training_arguments(settings: TrainingConfig, *, folder: Path, seed: int) -> 
         weight_decay=settings.weight_decay,
         adam_beta2=settings.adam_beta2,
         max_grad_norm=settings.max_grad_norm,
-        optim="adamw_torch",
+        optim="adamw_torch_fused",
         bf16=settings.precision == "bfloat16",
         use_cpu=settings.device == "cpu",
         seed=seed,

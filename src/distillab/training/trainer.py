@@ -32,7 +32,7 @@ from distillab.training.numerics import nonfinite_loss, require_finite_gradients
 from distillab.training.projectors import attach, give_own_learning_rates
 from distillab.training.sampling import StepSampler
 from distillab.training.warm_up import initialise
-from distillab.training.weighting import Weighting
+from distillab.training.weighting import Weighting, gradient_at, shared_parameters
 
 StepCounts = dict[str, int]
 _WEIGHTS_FILE = "weights.json"  # balanced weights, beside a checkpoint's other files
@@ -114,7 +114,7 @@ class DistillationTrainer(Trainer):
         self._sums: dict[str, Tensor] = {}
         self._counts: StepCounts = {}
         self._supervised_tokens = self._step_tokens = 0
-        self._weights: dict[str, float] = {}  # of the step that is under way; empty before its first microbatch
+        self._weights: dict[str, float] = {}
         self._shares: dict[str, float] | None = None
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
@@ -152,7 +152,9 @@ class DistillationTrainer(Trainer):
         *counts, self._supervised_tokens, self._step_tokens = totals.tolist()
         self._counts = dict(zip(names, counts, strict=True))
         self._sums = {name: torch.zeros((), device=device) for name in names}
-        self._weights, self._shares = {}, None
+        step = self.state.global_step + 1
+        self._shares = self._look_at_gradients(batches, step) if self.weighting.due(step) else None
+        self._weights = self.weighting.weights(step)
         return batches, self._counts
 
     def compute_loss(
@@ -167,37 +169,51 @@ class DistillationTrainer(Trainer):
         if counts is None:
             raise ValueError("compute_loss needs the counts of the step; evaluate with distillab.evaluation instead")
         batch = cast(TokenBatch, inputs)
-        teacher, request = self._teacher[0], self.objective.request
-        signal = teacher.signal(batch, request) if teacher is not None and request else TeacherSignal()
-        # the gradients of the terms are looked at one by one, on the first microbatch of a step
-        step, first = self.state.global_step + 1, not self._weights
-        apart = first and self.weighting.due(step)
-        if first:
-            self._weights = self.weighting.weights(step)
         measured = measure(
             model,
             batch,
             self.objective,
-            signal,
+            self._signal(batch),
             # a step may have no scored token at all: its sum is zero, and so is its loss
-            factors={name: (1.0 if apart else self._weights[name]) / max(1, count) for name, count in counts.items()},
+            factors={name: self._weights[name] / max(1, count) for name, count in counts.items()},
             device=self.args.device,
-            apart=apart,
         )
-        problem = nonfinite_loss(measured, batch, step=step, row_names=self.row_names)
+        problem = nonfinite_loss(measured, batch, step=self.state.global_step + 1, row_names=self.row_names)
         if problem is not None:
             raise problem
         for name, total in measured.sums.items():
             self._sums[name] += total
-        losses = list(measured.losses.values())
-        if apart:
-            student = self.accelerator.unwrap_model(model)
-            self._shares = self.weighting.measure(
-                measured.losses, student, step=step, over_processes=self._over_processes
-            )
-            self._weights = self.weighting.weights(step)
-            losses = [self._weights[name] * loss for name, loss in measured.losses.items()]
-        return torch.stack(losses).sum() * self.args.world_size
+        return torch.stack(list(measured.losses.values())).sum() * self.args.world_size
+
+    def _look_at_gradients(self, batches: Sequence[TokenBatch], step: int) -> dict[str, float]:
+        """Each term's share of the gradient over all microbatches of a step; balanced weights are set by it.
+
+        A pass of its own, so that the weights of the step are known before its first microbatch, and do not depend on
+        how the step is split.
+        """
+        student = self.accelerator.unwrap_model(self.model_wrapped)
+        student.train()
+        parameters = shared_parameters(self.objective, student)
+        total: dict[str, Tensor] = {}
+        for batch in batches:
+            with self.compute_loss_context_manager():
+                measured = measure(
+                    student,
+                    batch,
+                    self.objective,
+                    self._signal(batch),
+                    factors={name: 1.0 / max(1, count) for name, count in self._counts.items()},
+                    device=self.args.device,
+                    apart=True,
+                )
+            for name, loss in measured.losses.items():
+                part = gradient_at(parameters, loss)
+                total[name] = total[name] + part if name in total else part
+        return self.weighting.balance({name: self._over_processes(part) for name, part in total.items()}, step=step)
+
+    def _signal(self, batch: TokenBatch) -> TeacherSignal:
+        teacher, request = self._teacher[0], self.objective.request
+        return teacher.signal(batch, request) if teacher is not None and request else TeacherSignal()
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """One microbatch; after the last of a step, its gradients are checked before anything uses them."""

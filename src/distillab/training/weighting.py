@@ -6,7 +6,7 @@ them passes on its way back (the embeddings, where a term compares those alone).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -51,38 +51,28 @@ class Weighting:
         for item in self.objective.terms:
             match item.weight:
                 case LinearWeight():
-                    found[item.name] = item.weight.start + (item.weight.end - item.weight.start) * done
+                    factor = item.weight.start + (item.weight.end - item.weight.start) * done
                 case "balanced":
-                    found[item.name] = self.balanced.get(item.name, 1.0)
+                    factor = 1.0
                 case _:
-                    found[item.name] = item.weight
+                    factor = item.weight
+            found[item.name] = factor * (self.balanced.get(item.name, 1.0) if item.is_balanced else 1.0)
         return found
 
-    def measure(
-        self,
-        losses: Mapping[str, Tensor],
-        model: torch.nn.Module,
-        *,
-        step: int,
-        over_processes: Callable[[Tensor], Tensor],
-    ) -> dict[str, float]:
+    def balance(self, gradients: Mapping[str, Tensor], *, step: int) -> dict[str, float]:
         """Set the balanced weights, and give each term's share of the gradient at its weight.
 
         Args:
-            losses: name -> unweighted loss of one microbatch, with gradients, of every term.
-            model: the student.
-            over_processes: sums a tensor over all processes.
+            gradients: name -> gradient of the term's unweighted loss over the whole step and all processes, flat.
         Returns:
             name -> weight · ‖gradient‖ / Σ over the terms of the same; zeros where no term has any gradient.
         """
-        parameters = shared_parameters(self.objective, model)
-        gradients = {name: over_processes(_gradient(loss, parameters)) for name, loss in losses.items()}
         weights = self.weights(step)
-        settled = [item.name for item in self.objective.terms if item.weight != "balanced"]
+        settled = [item.name for item in self.objective.terms if not item.is_balanced]
         reference = torch.stack([weights[name] * gradients[name] for name in settled]).sum(dim=0).norm()
         for item in self.objective.terms:
             size = gradients[item.name].norm()
-            if item.weight == "balanced" and bool(size > 0):
+            if item.is_balanced and bool(size > 0):
                 self.balanced[item.name] = float(reference / size)
         weights = self.weights(step)
         sizes = {name: weights[name] * float(gradient.norm()) for name, gradient in gradients.items()}
@@ -118,8 +108,9 @@ def _reach(term: TokenTerm | InnerTerm, blocks: int) -> int:
     return max(inner.hidden | inner.projections | inner.maps)
 
 
-def _gradient(loss: Tensor, parameters: list[torch.nn.Parameter]) -> Tensor:
-    found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+def gradient_at(parameters: Sequence[torch.nn.Parameter], loss: Tensor) -> Tensor:
+    """The loss's gradient at these parameters, flat and float32; the graph stays, and no `.grad` is touched."""
+    found = torch.autograd.grad(loss, list(parameters), retain_graph=True, allow_unused=True)
     return torch.cat(
         [
             (torch.zeros_like(p) if gradient is None else gradient).float().flatten()
