@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from distillab.config.models import RunRecipe
 from distillab.config.terms import (
     AttentionRelationsConfig,
     CrossEntropyConfig,
@@ -16,6 +17,7 @@ from distillab.config.terms import (
     LinearWeight,
     TermConfig,
     TokenDivergenceConfig,
+    Weight,
 )
 from distillab.data.collation import Collator, IndexedRow
 from distillab.errors import ConfigError
@@ -135,3 +137,30 @@ def test_a_resumed_run_goes_on_with_its_balanced_weights(train: Train, tmp_path:
     assert [r.weights for r in rest] == [r.weights for r in reports[4:]]
     for ours, theirs in zip(resumed.parameters(), straight.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_a_line_of_balanced_weights_is_the_line_times_the_balanced_weight(train: Train) -> None:
+    def terms(weight: Weight) -> tuple[TermConfig, ...]:
+        return CrossEntropyConfig(weight=0.5), TokenDivergenceConfig(weight=weight)
+
+    settings: dict[str, Any] = {"split": ragged_split(4), "batch_size": 4, "steps": 1}
+    _, (whole,) = train(terms=terms("balanced"), **settings)
+    _, (part,) = train(terms=terms(LinearWeight(start=0.2, end=0.0, balanced=True)), **settings)
+    assert part.weights["token_divergence"] == pytest.approx(0.2 * whole.weights["token_divergence"], rel=1e-5)
+    assert part.gradient_shares == pytest.approx({"cross_entropy": 1 / 1.2, "token_divergence": 0.2 / 1.2}, rel=1e-4)
+
+
+def test_gradients_are_never_measured_where_that_is_asked_for(tiny_world: dict[str, Any], train: Train) -> None:
+    _, reports = train(method="logits", steps=2, gradient_shares_every=0)
+    assert [report.gradient_shares for report in reports] == [None, None]
+    values = {key: value for key, value in tiny_world.items() if key != "seeds"}
+    training = {**values.pop("training"), "gradient_shares_every": 0}
+    with pytest.raises(ValueError, match="measured gradients"):
+        RunRecipe(**values, method="attention", training=training)
+
+
+@pytest.mark.parametrize("weight", ["balanced", {"start": 1, "end": 0, "balanced": True}])
+def test_a_sum_of_balanced_terms_alone_is_refused(tiny_world: dict[str, Any], weight: Any) -> None:
+    values = {key: value for key, value in tiny_world.items() if key != "seeds"}
+    with pytest.raises(ValueError, match="at least one term"):
+        RunRecipe(**values, method="logits", terms=[{"kind": "token_divergence", "weight": weight}])

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from distillab.config.methods import METHODS, Answers, Method
-from distillab.config.terms import TermConfig
+from distillab.config.terms import TermConfig, is_balanced
 from distillab.errors import near_names
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -175,9 +175,10 @@ class TrainingConfig(Settings):
     checkpoint_every: int | None = Field(default=None, ge=1, description="steps; default: a quarter of the budget")
     gradient_shares_every: int | None = Field(
         default=None,
-        ge=1,
+        ge=0,
         description="steps between two measurements of each term's share of the gradient, by which balanced weights "
-        "are set; default: a tenth of the budget, at most 50; from the first step on, where there are several terms",
+        "are set, from the first step on where there are several terms; default: a tenth of the budget, at most 50; "
+        "0: never",
     )
     device: Literal["auto", "cpu"] = "auto"
 
@@ -232,6 +233,12 @@ class _Objective(Settings):
     def _method_exists(cls, value: str) -> str:
         return _known_method(value)
 
+    @model_validator(mode="after")
+    def _something_to_balance_against(self) -> _Objective:
+        if all(is_balanced(term.weight) for term in self.resolved().terms):
+            raise ValueError("at least one term needs a weight that is not balanced, to be measured against")
+        return self
+
     def resolved(self) -> Method:
         """The method with its replacements applied."""
         preset = METHODS[self.method]
@@ -264,6 +271,13 @@ class RunRecipe(_Objective):
     def _teacher_is_there(self) -> RunRecipe:
         if self.resolved().access != "none" and self.teacher is None:
             raise ValueError(f"method {self.method} learns from a teacher: add teacher: {{path: …}}")
+        return self
+
+    @model_validator(mode="after")
+    def _balanced_weights_are_measured(self) -> RunRecipe:
+        balanced = [term.kind for term in self.resolved().terms if is_balanced(term.weight)]
+        if balanced and self.training.gradient_shares_every == 0:
+            raise ValueError(f"the balanced weight of {balanced[0]} is set by measured gradients; 0 measures none")
         return self
 
 

@@ -46,6 +46,11 @@ class LinearWeight(BaseModel):
 Weight = Annotated[float, Field(gt=0)] | LinearWeight | Literal["balanced"]
 
 
+def is_balanced(weight: Weight) -> bool:
+    """Whether a weight is set by measured gradients."""
+    return weight == "balanced" or (isinstance(weight, LinearWeight) and weight.balanced)
+
+
 class Term(BaseModel):
     """Base of the term settings. `access` and `tokens` say what the term needs of the pair."""
 

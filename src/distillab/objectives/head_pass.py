@@ -61,12 +61,12 @@ class HeadPass:
         product_nV: Tensor,
         targets_n: Tensor,
         teacher: FullLogits | None,
-        values: dict[str, list[Tensor]],
+        values: Mapping[str, Tensor],
     ) -> Tensor:
         """Apply the terms to some rows of a tile: their weighted sum, a scalar.
 
-        The rows' product with the head is overwritten by the gradient of that sum with respect to it. Each term's nats
-        are added to `values`.
+        The rows' product with the head is overwritten by the gradient of that sum with respect to it, and `values` by
+        each term's nats.
         """
         leaf = product_nV.detach().requires_grad_()
         with torch.enable_grad():
@@ -74,16 +74,11 @@ class HeadPass:
             total = torch.zeros((), device=leaf.device)
             for name, term in self.terms.items():
                 nats = term.per_position(student, teacher)
-                values[name].append(nats.detach())
+                values[name].copy_(nats.detach())
                 total = total + self.factors[name] * nats.sum()
             (gradient,) = torch.autograd.grad(total, leaf)
         product_nV.copy_(gradient)
         return total.detach()
-
-    def scores(self, hidden_ND: Tensor, here: slice | Tensor) -> StudentScores:
-        """The student's scores at some of the positions, without gradients: for looking at them."""
-        with torch.no_grad():
-            return StudentScores(self.head.logits(hidden_ND[here]), self.targets_N[here])
 
 
 class _Pass(torch.autograd.Function):
@@ -100,7 +95,10 @@ class _Pass(torch.autograd.Function):
         hidden_grad = torch.empty_like(hidden_ND) if wants_hidden else None
         weight_grad = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
         bias_grad = torch.zeros_like(bias, dtype=torch.float32) if wants_bias and bias is not None else None
-        values: dict[str, list[Tensor]] = {name: [] for name in work.terms}
+        # made before the loop: a small tensor that stays, allocated between large ones that go, would keep the
+        # allocator from using their place again
+        kind = torch.float64 if dtype == torch.float64 else torch.float32
+        work.values = {name: torch.empty(hidden.shape[0], dtype=kind, device=device) for name in work.terms}
         loss = torch.zeros((), device=device)
         with torch.autocast(device.type, enabled=False):
             memory: Tensor | None = None
@@ -112,6 +110,7 @@ class _Pass(torch.autograd.Function):
                 teacher = None if work.teacher is None else work.teacher.tile(here, device)
                 for piece in pieces(tile.shape[0], weight.shape[0], device):
                     scores = None if teacher is None else FullLogits(teacher.logits_NW[piece])
+                    values = {name: nats_N[here][piece] for name, nats_N in work.values.items()}
                     loss += work.piece(head, tile[piece], work.targets_N[here][piece], scores, values)
                 # the tile holds the gradient of its logits now
                 if hidden_grad is not None:
@@ -120,8 +119,6 @@ class _Pass(torch.autograd.Function):
                     _add_product(weight_grad, tile, hidden_TD)
                 if bias_grad is not None:
                     bias_grad += tile.sum(dim=0, dtype=torch.float32)
-        empty = torch.zeros(0, device=device)
-        work.values = {name: torch.cat(parts) if parts else empty for name, parts in values.items()}
         ctx.gradients = (
             hidden_grad,
             None if weight_grad is None else weight_grad.to(weight_VD.dtype),

@@ -17,7 +17,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from distillab.config.terms import LinearWeight, TokenNeed, Weight
+from distillab.config.terms import TokenNeed, Weight
 from distillab.errors import TeacherError
 from distillab.models.batch import TokenBatch
 from distillab.models.capture import Captured, Inner
@@ -105,11 +105,6 @@ class WeightedTerm:
     name: str
     term: Term
     weight: Weight
-
-    @property
-    def is_balanced(self) -> bool:
-        """Whether the factor is set by measured gradients."""
-        return self.weight == "balanced" or (isinstance(self.weight, LinearWeight) and self.weight.balanced)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from distillab.records import (
 Kind = Literal["undistilled", "arm", "teacher", "demonstration"]
 _KIND_ORDER: tuple[Kind, ...] = ("undistilled", "arm", "teacher", "demonstration")
 _MARKERS = ("circle", "square", "triangle", "diamond", "down")
-_COLOURS = 6
+_COLOURS = 8
 
 ACCESS_MEANING: dict[AccessLevel, str] = {
     "none": "the data set’s own answers; no teacher",

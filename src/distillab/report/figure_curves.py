@@ -117,7 +117,7 @@ def training_panel(found: Sequence[Entry]) -> Panel | None:
     return Panel(
         "Training loss: what the log shows",
         _draw("fig2b", "Training loss by training step", series, [], y, dashes),
-        f"Each term in nats, unweighted{_scale_words(y)}; {said}.",
+        f"Each term in its own unit, unweighted{_scale_words(y)}; {said}.",
     )
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from distillab.config.terms import LinearWeight
+from distillab.config.terms import LinearWeight, is_balanced
 from distillab.errors import ConfigError
 from distillab.models.structure import bare_model, decoder_blocks, model_shape
 from distillab.objectives.term import InnerTerm, Objective, TokenTerm
@@ -28,7 +28,7 @@ class Weighting:
     Args:
         objective: the terms with their settings.
         steps: optimizer steps of the run.
-        every: steps between two measurements of the gradient; None: a tenth of the run, at most 50.
+        every: steps between two measurements of the gradient; None: a tenth of the run, at most 50; 0: never.
         balanced: name -> weight as it was last set; 1 before the first measurement.
     """
 
@@ -39,7 +39,7 @@ class Weighting:
 
     def due(self, step: int) -> bool:
         """Whether gradients are measured at this step (from 1): the first one, and every so many after it."""
-        if len(self.objective.terms) < 2:
+        if len(self.objective.terms) < 2 or self.every == 0:
             return False
         every = self.every or min(DEFAULT_EVERY, max(1, self.steps // 10))
         return (step - 1) % every == 0
@@ -56,7 +56,7 @@ class Weighting:
                     factor = 1.0
                 case _:
                     factor = item.weight
-            found[item.name] = factor * (self.balanced.get(item.name, 1.0) if item.is_balanced else 1.0)
+            found[item.name] = factor * (self.balanced.get(item.name, 1.0) if is_balanced(item.weight) else 1.0)
         return found
 
     def balance(self, gradients: Mapping[str, Tensor], *, step: int) -> dict[str, float]:
@@ -68,11 +68,11 @@ class Weighting:
             name -> weight · ‖gradient‖ / Σ over the terms of the same; zeros where no term has any gradient.
         """
         weights = self.weights(step)
-        settled = [item.name for item in self.objective.terms if not item.is_balanced]
+        settled = [item.name for item in self.objective.terms if not is_balanced(item.weight)]
         reference = torch.stack([weights[name] * gradients[name] for name in settled]).sum(dim=0).norm()
         for item in self.objective.terms:
             size = gradients[item.name].norm()
-            if item.is_balanced and bool(size > 0):
+            if is_balanced(item.weight) and bool(size > 0):
                 self.balanced[item.name] = float(reference / size)
         weights = self.weights(step)
         sizes = {name: weights[name] * float(gradient.norm()) for name, gradient in gradients.items()}
@@ -94,8 +94,7 @@ def shared_parameters(objective: Objective, model: torch.nn.Module) -> list[torc
         raise ConfigError(
             "The terms' shares of the gradient cannot be measured on this student.",
             facts=[f"block {lowest}: " + ("its parameters are sharded" if found else "none of its parameters learns")],
-            fix="give every term a number or {start, end} as weight, and raise training.gradient_shares_every above "
-            "training.steps",
+            fix="set training.gradient_shares_every: 0, with a number or {start, end} as the weight of every term",
         )
     return found
 
