@@ -164,3 +164,26 @@ def test_a_sum_of_balanced_terms_alone_is_refused(tiny_world: dict[str, Any], we
     values = {key: value for key, value in tiny_world.items() if key != "seeds"}
     with pytest.raises(ValueError, match="at least one term"):
         RunRecipe(**values, method="logits", terms=[{"kind": "token_divergence", "weight": weight}])
+
+
+def test_a_term_is_measured_by_its_own_count(train: Train) -> None:
+    """Hidden states at all positions have more units than cross-entropy has scored tokens."""
+    split, student, source = ragged_split(4), tiny_llama(0), teacher()
+    batch = Collator(0)([IndexedRow(index, row) for index, row in enumerate(split.rows)])
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids")}
+    tokens, scored = batch["attention_mask"].bool(), batch["answer_mask"][:, 1:]
+    output = student(**inputs, output_hidden_states=True)
+    ours = output.hidden_states[-1][tokens]
+    with torch.no_grad():
+        theirs = source.model(**inputs, output_hidden_states=True).hidden_states[-1][tokens]
+    hidden = 2 * (1 - functional.cosine_similarity(ours, theirs, dim=-1)).mean()  # mse without a projector
+    ce = functional.cross_entropy(output.logits[:, :-1][scored], batch["input_ids"][:, 1:][scored])
+    parameters = list(student.model.layers[-1].parameters())
+    sizes = [
+        torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters, retain_graph=True)]).norm()
+        for loss in (ce, hidden)
+    ]
+    terms = (CrossEntropyConfig(), HiddenStatesConfig(positions="all", weight="balanced"))
+    _, (report,) = train(terms=terms, method="white_box", split=split, student=tiny_llama(0), batch_size=4)
+    assert report.terms["hidden_states"][1] == int(tokens.sum()) > report.terms["cross_entropy"][1]
+    assert report.weights["hidden_states"] == pytest.approx(float(sizes[0] / sizes[1]), rel=1e-3)
