@@ -3,8 +3,7 @@
     python scripts/mutants.py [WORD …]      all, or those whose file or text holds a word
 
 They are listed in scripts/mutants/*.toml. Each changes one place in a copy of the package and runs one test against
-the copy. Exit code 1 where a
-mutant survives, or where its line is no longer in the code.
+the copy. Exit code 1 where a mutant survives, or where its line is no longer in the code.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from distillab.config.terms import TokenDivergenceConfig, TokenNeed
+from distillab.config.terms import TokenDivergenceConfig, TokenNeed, TopKDivergenceConfig
 from distillab.divergences.by_name import divergence
 from distillab.objectives.shared_ids import require_fitting
 from distillab.objectives.term import StudentScores, TokenTerm
@@ -31,7 +31,7 @@ class TokenDivergence(TokenTerm):
     access: AccessLevel = TokenDivergenceConfig.access
     tokens: TokenNeed = TokenDivergenceConfig.tokens
 
-    def __init__(self, settings: TokenDivergenceConfig, *, shared_width: int) -> None:
+    def __init__(self, settings: TokenDivergenceConfig | TopKDivergenceConfig, *, shared_width: int) -> None:
         self.settings = settings
         self.shared_width = shared_width
         self._divergence = divergence(settings.divergence, settings.parameters)
@@ -45,8 +45,13 @@ class TokenDivergence(TokenTerm):
         """
         teacher = require_fitting(student, signal, width=self.shared_width, term=self.name)
         temperature = self.settings.temperature
-        value = self._divergence(
+        student_logp, teacher_logp = self.outcomes(
             student_logp=student.logp(self.shared_width, temperature),
             teacher_logp=teacher.logp(self.shared_width, temperature),
         )
+        value = self._divergence(student_logp=student_logp, teacher_logp=teacher_logp)
         return value * temperature**2 if self.settings.rescale_by_temperature_squared else value
+
+    def outcomes(self, *, student_logp: Tensor, teacher_logp: Tensor) -> tuple[Tensor, Tensor]:
+        """Both sides over what is compared: here the (N, shared ids) log-probabilities as they are."""
+        return student_logp, teacher_logp

@@ -8,16 +8,13 @@ from __future__ import annotations
 from torch import Tensor
 
 from distillab.config.terms import TokenNeed, TopKDivergenceConfig
-from distillab.divergences.by_name import divergence
 from distillab.divergences.truncated import drop_tail, logmass_outside, renormalised, with_tail_cell
 from distillab.errors import ConfigError
-from distillab.objectives.shared_ids import require_fitting
-from distillab.objectives.term import StudentScores, TokenTerm
+from distillab.objectives.token_divergence import TokenDivergence
 from distillab.records import AccessLevel
-from distillab.teachers.signals import FullLogits
 
 
-class TopKDivergence(TokenTerm):
+class TopKDivergence(TokenDivergence):
     """D(teacher, student) over the teacher's k most likely tokens of each position, and what is done about the rest.
 
     Both sides are cut to the shared ids and divided by the temperature before the softmax, as in `TokenDivergence`;
@@ -51,29 +48,13 @@ class TopKDivergence(TokenTerm):
                 where="top_k_divergence: tail",
                 fix="tail: cell (unbiased in what it says), or divergence: forward_kl",
             )
-        self.settings = settings
-        self.shared_width = shared_width
-        self._divergence = divergence(settings.divergence, settings.parameters)
+        super().__init__(settings, shared_width=shared_width)
+        self._k, self._tail = settings.k, settings.tail
 
-    def per_position(self, student: StudentScores, signal: FullLogits | None) -> Tensor:
-        """(N,) nats (times T² where the settings say so).
-
-        Raises:
-            TeacherError: there are no full logits.
-            ShapeError: the signal has another number of positions, or fewer ids than are shared.
-        """
-        teacher = require_fitting(student, signal, width=self.shared_width, term=self.name)
-        temperature = self.settings.temperature
-        student_logp, teacher_logp = self._outcomes(
-            student.logp(self.shared_width, temperature), teacher.logp(self.shared_width, temperature)
-        )
-        value = self._divergence(student_logp=student_logp, teacher_logp=teacher_logp)
-        return value * temperature**2 if self.settings.rescale_by_temperature_squared else value
-
-    def _outcomes(self, student_logp: Tensor, teacher_logp: Tensor) -> tuple[Tensor, Tensor]:
+    def outcomes(self, *, student_logp: Tensor, teacher_logp: Tensor) -> tuple[Tensor, Tensor]:
         """Both sides over the outcomes that are compared: the kept tokens, with `cell` and what is outside of them."""
-        kept_logp, kept_ids = teacher_logp.topk(self.settings.k, dim=-1)
-        match self.settings.tail:
+        kept_logp, kept_ids = teacher_logp.topk(self._k, dim=-1)
+        match self._tail:
             case "cell":
                 return with_tail_cell(
                     student_logp=student_logp,
