@@ -15,7 +15,7 @@ from distillab.data.encoding import EncodedSplit
 from distillab.errors import ConfigError, NumericsError, TeacherError
 from distillab.models.scoring import at_scored, scored_targets
 from distillab.objectives import build_objective
-from distillab.teachers.signals import SignalRequest
+from distillab.teachers.signals import Distribution, SignalRequest
 from distillab.training.sampling import StepSampler
 from tests.training.conftest import VOCABULARY, Train, ragged_split, teacher, tiny_llama
 
@@ -130,7 +130,8 @@ def test_the_teacher_is_untouched_and_outside_of_the_student(train: Train) -> No
 def test_a_teacher_in_train_mode_is_put_back(train: Train) -> None:
     source = teacher()
     source.model.train()
-    source.signal(Collator(0)([IndexedRow(0, ragged_split(1).rows[0])]), SignalRequest(scores=True))
+    request = SignalRequest(scores=frozenset({Distribution(64)}))
+    source.signal(Collator(0)([IndexedRow(0, ragged_split(1).rows[0])]), request)
     assert not source.model.training
 
 

@@ -23,15 +23,15 @@ from distillab.objectives.cross_entropy import CrossEntropy
 from distillab.objectives.head_pass import tiles
 from distillab.objectives.term import StudentScores
 from distillab.records import LikelihoodMetrics
-from distillab.teachers.local import LocalTeacher
-from distillab.teachers.signals import FullLogits, SignalRequest, TeacherSignal
+from distillab.teachers.protocol import Teacher
+from distillab.teachers.signals import Distribution, NextTokens, SignalRequest, TeacherSignal
 
 
 @dataclass(frozen=True)
 class SharedTeacher:
     """A teacher whose distribution may be compared with the student's, id by id."""
 
-    teacher: LocalTeacher
+    teacher: Teacher
     shared_width: int
 
 
@@ -91,7 +91,7 @@ def _batch_values(model: PreTrainedModel, batch: TokenBatch, shared: SharedTeach
     """Name -> (N,) values, on the model's device."""
     device = next(model.parameters()).device
     targets_N = scored_targets(batch).to(device)
-    signal = TeacherSignal() if shared is None else shared.teacher.signal(batch, SignalRequest(scores=True))
+    signal = TeacherSignal() if shared is None else shared.teacher.signal(batch, _whole(shared))
     found: list[dict[str, Tensor]] = []
 
     def read(hidden_BLD: Tensor, head: OutputHead) -> Tensor:
@@ -107,7 +107,11 @@ def _batch_values(model: PreTrainedModel, batch: TokenBatch, shared: SharedTeach
     return {name: torch.cat([values[name] for values in found]) for name in (found[0] if found else ())}
 
 
-def _tile_values(student: StudentScores, teacher: FullLogits | None, width: int) -> dict[str, Tensor]:
+def _whole(shared: SharedTeacher) -> SignalRequest:
+    return SignalRequest(scores=frozenset({Distribution(shared.shared_width)}))
+
+
+def _tile_values(student: StudentScores, teacher: NextTokens | None, width: int) -> dict[str, Tensor]:
     targets_N = student.targets_N
     values = {
         "nats": CrossEntropy().per_position(student, None),
@@ -116,7 +120,7 @@ def _tile_values(student: StudentScores, teacher: FullLogits | None, width: int)
     }
     if teacher is not None:
         values["kl"] = forward_kl(student_logp=student.logp(width, 1.0), teacher_logp=teacher.logp(width, 1.0))
-        agree = student.logits_NV[:, :width].argmax(dim=-1) == teacher.logits_NW[:, :width].argmax(dim=-1)
+        agree = student.logits_NV[:, :width].argmax(dim=-1) == teacher.logp(width, 1.0).argmax(dim=-1)
         values["agree"] = agree.float()
     return values
 

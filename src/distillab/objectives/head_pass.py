@@ -21,7 +21,7 @@ from torch import Tensor
 
 from distillab.models.heads import OutputHead
 from distillab.objectives.term import StudentScores, TokenTerm
-from distillab.teachers.signals import FullLogits, TeacherScores
+from distillab.teachers.signals import NextTokens, TeacherScores
 
 # Rows are multiplied with the head in tiles of at most so many float32 bytes, but at least so many rows: products of
 # few rows are slow. The terms read a tile in pieces that stay in a core's cache. Measured: see docs/performance.md.
@@ -60,7 +60,7 @@ class HeadPass:
         head: OutputHead,
         product_nV: Tensor,
         targets_n: Tensor,
-        teacher: FullLogits | None,
+        teacher: NextTokens | None,
         values: Mapping[str, Tensor],
     ) -> Tensor:
         """Apply the terms to some rows of a tile: their weighted sum, a scalar.
@@ -109,7 +109,7 @@ class _Pass(torch.autograd.Function):
                 tile = head.product(hidden_TD, out=memory[: hidden_TD.shape[0]])
                 teacher = None if work.teacher is None else work.teacher.tile(here, device)
                 for piece in pieces(tile.shape[0], weight.shape[0], device):
-                    scores = None if teacher is None else FullLogits(teacher.logits_NW[piece])
+                    scores = None if teacher is None else teacher.rows(piece)
                     values = {name: nats_N[here][piece] for name, nats_N in work.values.items()}
                     loss += work.piece(head, tile[piece], work.targets_N[here][piece], scores, values)
                 # the tile holds the gradient of its logits now

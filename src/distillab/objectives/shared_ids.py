@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from distillab.errors import ShapeError, TeacherError
 from distillab.objectives.term import StudentScores
-from distillab.teachers.signals import FullLogits
+from distillab.teachers.signals import NextTokens
 
 
-def require_fitting(student: StudentScores, signal: FullLogits | None, *, width: int, term: str) -> FullLogits:
-    """The teacher's logits, checked against the student's.
+def require_fitting(student: StudentScores, signal: NextTokens | None, *, width: int, term: str) -> NextTokens:
+    """The teacher's word, checked against the student's logits.
 
     Args:
         width: ids 0 … width−1 mean the same on both sides.
         term: who asks, for the message.
     Raises:
-        TeacherError: there are no full logits.
+        TeacherError: there is none.
         ShapeError: the two have another number of positions, or fewer ids than are shared.
     """
     if signal is None:
-        raise TeacherError(f"The term {term} reads full logits, and there are none.")
-    ours, theirs = student.logits_NV.shape, signal.logits_NW.shape
+        raise TeacherError(f"The term {term} reads the teacher's next-token distribution, and there is none.")
+    ours, theirs = student.logits_NV.shape, (signal.positions, signal.width)
     if ours[0] != theirs[0] or min(ours[1], theirs[1]) < width:
         raise ShapeError(
             "Teacher and student scores do not fit together.",
-            facts=[f"student {tuple(ours)}", f"teacher {tuple(theirs)}", f"shared ids {width}"],
+            facts=[f"student {tuple(ours)}", f"teacher {theirs}", f"shared ids {width}"],
         )
     return signal

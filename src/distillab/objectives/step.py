@@ -17,7 +17,7 @@ from distillab.models.heads import OutputHead, at_head
 from distillab.models.scoring import at_scored, scored_targets
 from distillab.objectives.head_pass import HeadPass
 from distillab.objectives.term import Objective, StudentScores
-from distillab.teachers.signals import FullLogits, TeacherSignal
+from distillab.teachers.signals import NextTokens, TeacherSignal
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Measured:
     head: OutputHead
     signal: TeacherSignal
 
-    def scores(self, here: Tensor, batch: TokenBatch) -> tuple[StudentScores, FullLogits | None]:
+    def scores(self, here: Tensor, batch: TokenBatch) -> tuple[StudentScores, NextTokens | None]:
         """Both sides' logits at some scored positions, made again: for looking at them."""
         with torch.no_grad():
             student = StudentScores(self.head.logits(self.hidden_ND[here]), scored_targets(batch)[here])

@@ -24,7 +24,7 @@ from distillab.models.capture import Captured, Inner
 from distillab.models.scoring import scored_count
 from distillab.records import ACCESS_ORDER, AccessLevel
 from distillab.teachers.protocol import Teacher
-from distillab.teachers.signals import FullLogits, SignalRequest, log_probabilities
+from distillab.teachers.signals import NextTokens, ScoreNeed, SignalRequest, log_probabilities
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,13 @@ class TokenTerm:
     name: str
     access: AccessLevel
     tokens: TokenNeed
+    need: ScoreNeed | None = None  # what it reads of the teacher
 
     def count(self, batch: TokenBatch) -> int:
         """Scored tokens of the microbatch."""
         return scored_count(batch)
 
-    def per_position(self, student: StudentScores, signal: FullLogits | None) -> Tensor:
+    def per_position(self, student: StudentScores, signal: NextTokens | None) -> Tensor:
         """(N,) nats; their sum over all tiles is the term's value on the microbatch."""
         raise NotImplementedError
 
@@ -136,7 +137,7 @@ class Objective:
     @property
     def request(self) -> SignalRequest:
         """What the terms read of the teacher; empty where they read nothing."""
-        scores = any(term.access != "none" for term in self.token_terms.values())
+        scores = frozenset(term.need for term in self.token_terms.values() if term.need is not None)
         return SignalRequest(scores, _union([term.teacher_inner for term in self.inner_terms.values()]))
 
     @property

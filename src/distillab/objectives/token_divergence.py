@@ -12,7 +12,7 @@ from distillab.divergences.by_name import divergence
 from distillab.objectives.shared_ids import require_fitting
 from distillab.objectives.term import StudentScores, TokenTerm
 from distillab.records import AccessLevel
-from distillab.teachers.signals import FullLogits
+from distillab.teachers.signals import Distribution, NextTokens, ScoreNeed
 
 
 class TokenDivergence(TokenTerm):
@@ -35,23 +35,21 @@ class TokenDivergence(TokenTerm):
         self.settings = settings
         self.shared_width = shared_width
         self._divergence = divergence(settings.divergence, settings.parameters)
+        self.need: ScoreNeed = Distribution(shared_width, settings.temperature)
 
-    def per_position(self, student: StudentScores, signal: FullLogits | None) -> Tensor:
+    def per_position(self, student: StudentScores, signal: NextTokens | None) -> Tensor:
         """(N,) nats (times T² where the settings say so).
 
         Raises:
-            TeacherError: there are no full logits.
+            TeacherError: there is no teacher, or it does not say what is asked.
             ShapeError: the signal has another number of positions, or fewer ids than are shared.
         """
         teacher = require_fitting(student, signal, width=self.shared_width, term=self.name)
         temperature = self.settings.temperature
-        student_logp, teacher_logp = self.outcomes(
-            student_logp=student.logp(self.shared_width, temperature),
-            teacher_logp=teacher.logp(self.shared_width, temperature),
-        )
+        student_logp, teacher_logp = self.outcomes(student.logp(self.shared_width, temperature), teacher)
         value = self._divergence(student_logp=student_logp, teacher_logp=teacher_logp)
         return value * temperature**2 if self.settings.rescale_by_temperature_squared else value
 
-    def outcomes(self, *, student_logp: Tensor, teacher_logp: Tensor) -> tuple[Tensor, Tensor]:
+    def outcomes(self, student_logp: Tensor, teacher: NextTokens) -> tuple[Tensor, Tensor]:
         """Both sides over what is compared: here the (N, shared ids) log-probabilities as they are."""
-        return student_logp, teacher_logp
+        return student_logp, teacher.logp(self.shared_width, self.settings.temperature)

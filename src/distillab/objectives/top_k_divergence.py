@@ -8,10 +8,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from distillab.config.terms import TokenNeed, TopKDivergenceConfig
-from distillab.divergences.truncated import drop_tail, logmass_outside, renormalised, with_tail_cell
+from distillab.divergences.truncated import drop_tail, renormalised, with_tail_cell
 from distillab.errors import ConfigError
 from distillab.objectives.token_divergence import TokenDivergence
 from distillab.records import AccessLevel
+from distillab.teachers.signals import NextTokens, Top
 
 
 class TopKDivergence(TokenDivergence):
@@ -50,19 +51,17 @@ class TopKDivergence(TokenDivergence):
             )
         super().__init__(settings, shared_width=shared_width)
         self._k, self._tail = settings.k, settings.tail
+        self.need = Top(settings.k, shared_width, settings.temperature)
 
-    def outcomes(self, *, student_logp: Tensor, teacher_logp: Tensor) -> tuple[Tensor, Tensor]:
+    def outcomes(self, student_logp: Tensor, teacher: NextTokens) -> tuple[Tensor, Tensor]:
         """Both sides over the outcomes that are compared: the kept tokens, with `cell` and what is outside of them."""
-        kept_logp, kept_ids = teacher_logp.topk(self._k, dim=-1)
+        top = teacher.top(self._k, self.shared_width, self.settings.temperature)
         match self._tail:
             case "cell":
                 return with_tail_cell(
-                    student_logp=student_logp,
-                    kept_ids=kept_ids,
-                    kept_logp=kept_logp,
-                    tail_logmass=logmass_outside(logp=teacher_logp, kept_ids=kept_ids),
+                    student_logp=student_logp, kept_ids=top.ids, kept_logp=top.logp, tail_logmass=top.tail_logmass
                 )
             case "renormalise":
-                return renormalised(student_logp=student_logp, kept_ids=kept_ids, kept_logp=kept_logp)
+                return renormalised(student_logp=student_logp, kept_ids=top.ids, kept_logp=top.logp)
             case "drop_tail":
-                return drop_tail(student_logp=student_logp, kept_ids=kept_ids, kept_logp=kept_logp)
+                return drop_tail(student_logp=student_logp, kept_ids=top.ids, kept_logp=top.logp)

@@ -22,7 +22,7 @@ from distillab.objectives.term import Objective
 from distillab.progress import Progress
 from distillab.records import LikelihoodMetrics, ReferenceLines
 from distillab.study.journal import Journal
-from distillab.teachers.local import LocalTeacher
+from distillab.teachers.protocol import Teacher
 from distillab.training.arguments import training_arguments
 from distillab.training.checkpoints import last_whole_checkpoint
 from distillab.training.projectors import detach
@@ -39,7 +39,7 @@ class Watched:
 
 
 def objective_for(
-    recipe: RunRecipe, student: PreTrainedModel, teacher: LocalTeacher | None, *, shared_width: int
+    recipe: RunRecipe, student: PreTrainedModel, teacher: Teacher | None, *, shared_width: int
 ) -> Objective:
     """The recipe's objective, after both models were made ready for it.
 
@@ -53,23 +53,21 @@ def objective_for(
         recipe.resolved().terms,
         shared_width=shared_width,
         student=model_shape(student),
-        teacher=None if teacher is None else model_shape(teacher.model),
+        teacher=None if teacher is None else teacher.shape,
     )
-    readers = [("student", student, objective.student_inner)]
+    require_maps(student, objective.student_inner.maps)
+    require_projections(student, objective.student_inner.projections)
+    if recipe.training.packing:
+        require_packable(student, role="student")
     if teacher is not None and objective.needs_signal:
-        readers.append(("teacher", teacher.model, objective.request.inner))
-    for role, model, inner in readers:
-        require_maps(model, inner.maps)
-        require_projections(model, inner.projections)
-        if recipe.training.packing:
-            require_packable(model, role=role)
+        teacher.require(objective.request, packing=recipe.training.packing)
     return objective
 
 
 def train_student(
     recipe: RunRecipe,
     student: PreTrainedModel,
-    teacher: LocalTeacher | None,
+    teacher: Teacher | None,
     split: EncodedSplit,
     *,
     objective: Objective,

@@ -10,11 +10,15 @@ from transformers import PreTrainedModel
 
 from distillab.config.models import TeacherConfig
 from distillab.errors import TeacherError
+from distillab.models.attention import require_maps
 from distillab.models.batch import TokenBatch
 from distillab.models.capture import capture
 from distillab.models.heads import OutputHead, at_head, require_separable_head
 from distillab.models.loading import load_model, model_name, pick_device, weights_sha256
+from distillab.models.packable import require_packable
+from distillab.models.projections import require_projections
 from distillab.models.scoring import at_scored
+from distillab.models.structure import ModelShape, model_shape
 from distillab.records import TeacherProvenance
 from distillab.teachers.protocol import TeacherCapabilities
 from distillab.teachers.signals import HeadInputs, SignalRequest, TeacherSignal
@@ -41,6 +45,22 @@ class LocalTeacher:
     def capabilities(self) -> TeacherCapabilities:
         """Everything: a model in this process hides nothing."""
         return self._capabilities
+
+    @property
+    def shape(self) -> ModelShape:
+        """Sizes of the model."""
+        return model_shape(self.model)
+
+    def require(self, request: SignalRequest, *, packing: bool) -> None:
+        """Check that the model gives its inner states, and keeps packed samples apart.
+
+        Raises:
+            ConfigError: it does not.
+        """
+        require_maps(self.model, request.inner.maps)
+        require_projections(self.model, request.inner.projections)
+        if packing:
+            require_packable(self.model, role="teacher")
 
     @torch.no_grad()
     def signal(self, batch: TokenBatch, request: SignalRequest) -> TeacherSignal:

@@ -1,6 +1,7 @@
 """What a teacher says about a batch: small frozen classes, each with exactly its own fields.
 
-Shape letters: N flattened scored positions of the batch, in row order; W teacher vocabulary; D teacher width.
+Shape letters: N flattened scored positions of the batch, in row order; W teacher vocabulary; D teacher width; K kept
+tokens or draws.
 """
 
 from __future__ import annotations
@@ -11,8 +12,102 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from distillab.divergences.sampled import sampled_cross_entropy
+from distillab.divergences.truncated import logmass_outside
 from distillab.models.capture import Captured, Inner
 from distillab.models.heads import OutputHead
+from distillab.teachers.drawing import draw
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """A need: the whole distribution over the first `width` ids, at a temperature."""
+
+    width: int
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class Top:
+    """A need: the k most likely of the first `width` ids, at a temperature."""
+
+    k: int
+    width: int
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class Draws:
+    """A need: so many draws from the distribution over the first `width` ids, at a temperature."""
+
+    samples: int
+    width: int
+    temperature: float = 1.0
+
+
+ScoreNeed = Distribution | Top | Draws
+
+
+@dataclass(frozen=True)
+class TopTokens:
+    """The most likely tokens of each position.
+
+    ids: (N, K) int64, likeliest first. logp: (N, K) float32, their true natural-log probabilities, not renormalised.
+    tail_logmass: (N,) float32, log-probability of all other tokens together.
+    """
+
+    ids: Tensor
+    logp: Tensor
+    tail_logmass: Tensor
+
+
+@dataclass(frozen=True)
+class DrawnTokens:
+    """Tokens drawn from the teacher, independently and with replacement.
+
+    ids: (N, K) int64, an id as often as it was drawn. own_nats: (N,) float32, −1/K Σ log p of the draws.
+    """
+
+    ids: Tensor
+    own_nats: Tensor
+
+
+class NextTokens(Protocol):
+    """What a teacher says of the next token at some positions.
+
+    A term asks for what it needs in one of three forms; `SignalRequest` said so before. A teacher that does not have
+    a form raises TeacherError.
+    """
+
+    @property
+    def positions(self) -> int:
+        """N."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Ids that it can speak of."""
+        ...
+
+    def rows(self, here: slice) -> NextTokens:
+        """The same at some of the positions."""
+        ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What it consists of, by a name for messages."""
+        ...
+
+    def logp(self, width: int, temperature: float) -> Tensor:
+        """(N, width) float32 log-probabilities over the first `width` ids."""
+        ...
+
+    def top(self, k: int, width: int, temperature: float) -> TopTokens:
+        """The k most likely of the first `width` ids."""
+        ...
+
+    def drawn(self, samples: int, width: int, temperature: float) -> DrawnTokens:
+        """Draws from the distribution over the first `width` ids."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -22,12 +117,42 @@ class FullLogits:
     logits_NW: Tensor
     _logp: dict[tuple[int, float], Tensor] = field(default_factory=dict, repr=False, compare=False)
 
+    @property
+    def positions(self) -> int:
+        """N."""
+        return self.logits_NW.shape[0]
+
+    @property
+    def width(self) -> int:
+        """W."""
+        return self.logits_NW.shape[1]
+
+    def rows(self, here: slice) -> FullLogits:
+        """The same at some of the positions."""
+        return FullLogits(self.logits_NW[here])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The logits."""
+        return {"the teacher's logits": self.logits_NW}
+
     def logp(self, width: int, temperature: float) -> Tensor:
         """(N, width) float32 log-probabilities over the first `width` ids; made once for all terms."""
         key = (width, temperature)
         if key not in self._logp:
             self._logp[key] = log_probabilities(self.logits_NW, width, temperature)
         return self._logp[key]
+
+    def top(self, k: int, width: int, temperature: float) -> TopTokens:
+        """The k most likely of the first `width` ids, and what all others have together."""
+        logp = self.logp(width, temperature)
+        kept_logp, kept_ids = logp.topk(k, dim=-1)
+        return TopTokens(kept_ids, kept_logp, logmass_outside(logp=logp, kept_ids=kept_ids))
+
+    def drawn(self, samples: int, width: int, temperature: float) -> DrawnTokens:
+        """New draws, from torch's own random state of the device where the logits are."""
+        logp = self.logp(width, temperature)
+        ids = draw(logp, samples)
+        return DrawnTokens(ids, sampled_cross_entropy(student_logp=logp, drawn_ids=ids))
 
     def tile(self, here: slice | Tensor, device: torch.device) -> FullLogits:
         """The same at some of the positions."""
@@ -55,7 +180,7 @@ class HeadInputs:
 class TeacherScores(Protocol):
     """A teacher's word on the next token at the N scored positions of a batch."""
 
-    def tile(self, here: slice | Tensor, device: torch.device) -> FullLogits:
+    def tile(self, here: slice | Tensor, device: torch.device) -> NextTokens:
         """What it says at the positions `here` of the N, on the device where it is compared; until the next call."""
         ...
 
@@ -64,11 +189,11 @@ class TeacherScores(Protocol):
 class SignalRequest:
     """What a run's terms read of the teacher."""
 
-    scores: bool = False
+    scores: frozenset[ScoreNeed] = frozenset()
     inner: Inner = field(default_factory=Inner)
 
     def __bool__(self) -> bool:
-        return self.scores or bool(self.inner)
+        return bool(self.scores or self.inner)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def nonfinite_loss(
         facts.append(f"{int(bad.sum())} of {bad.numel()} positions are {_kinds(per_position)}")
         student, teacher = measured.scores(bad.nonzero()[:_LOOKED_AT, 0], batch)
         tensors = [("the student's logits", student.logits_NV)]
-        tensors += [("the teacher's logits", teacher.logits_NW)] if teacher is not None else []
+        tensors += [] if teacher is None else list(teacher.tensors().items())
         culprits = [f"{name} are {_kinds(value)}" for name, value in tensors if _kinds(value)]
         student_bad = bool(_kinds(student.logits_NV))
     else:

@@ -1,0 +1,114 @@
+"""The settings of a teacher cache: which kinds of signal are stored, and how small."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from distillab.config.terms import Positions
+
+Kind = Literal["text", "top_k", "sampled", "full", "hidden_states", "attention_inputs"]
+StateStore = Literal["exact", "bfloat16", "int8"]
+
+
+class _Kind(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TopKKind(_Kind):
+    """The teacher's k most likely tokens of every scored position, all others as one, and the actual token."""
+
+    kind: Literal["top_k"] = "top_k"
+    k: int = Field(default=64, ge=1, le=65535, description="tokens kept a position")
+    temperature: float = Field(default=1.0, gt=0, description="the teacher's logits are divided by it")
+    values: Literal["companded8", "float16"] = Field(
+        default="companded8",
+        description="how a log-probability is stored: one byte, finer near 0 where it weighs most; or two bytes",
+    )
+
+
+class SampledKind(_Kind):
+    """Tokens drawn from the teacher's distribution, with their counts: unbiased, and the smallest."""
+
+    kind: Literal["sampled"] = "sampled"
+    draws: int = Field(default=50, ge=1, le=65535, description="draws a position, with replacement")
+    temperature: float = Field(default=1.0, gt=0, description="the teacher's logits are divided by it")
+
+
+class FullKind(_Kind):
+    """The whole next-token distribution: what the teacher's head reads, and the head itself, once.
+
+    A row of the head's input is as long as the teacher is wide, where its logits are as long as the vocabulary.
+    """
+
+    kind: Literal["full"] = "full"
+    store: Literal["exact", "bfloat16"] = Field(default="exact", description="exact: in the teacher's own dtype")
+
+
+class HiddenStatesKind(_Kind):
+    """Hidden states of chosen teacher layers; 0 is the embeddings, n the n-th block, the last after the final norm."""
+
+    kind: Literal["hidden_states"] = "hidden_states"
+    layers: tuple[int, ...] = Field(min_length=1)
+    positions: Positions = Field(default="answer", description="answer: where the answer is predicted; or all")
+    store: StateStore = Field(
+        default="bfloat16", description="exact: in the teacher's own dtype; int8: with one scale a row"
+    )
+
+    @field_validator("layers")
+    @classmethod
+    def _layers_once(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        return _each_once(value, least=0)
+
+
+class AttentionInputsKind(_Kind):
+    """Queries, keys and values of chosen teacher blocks (from 1) at every token, for attention relations."""
+
+    kind: Literal["attention_inputs"] = "attention_inputs"
+    blocks: tuple[int, ...] = Field(min_length=1)
+    store: StateStore = Field(default="bfloat16", description="as for hidden_states")
+
+    @field_validator("blocks")
+    @classmethod
+    def _blocks_once(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        return _each_once(value, least=1)
+
+
+class TextKind(_Kind):
+    """The teacher's own answers to every prompt (sequence-level KD); how it answers: teacher_answers."""
+
+    kind: Literal["text"] = "text"
+
+
+KindConfig = Annotated[
+    TopKKind | SampledKind | FullKind | HiddenStatesKind | AttentionInputsKind | TextKind, Field(discriminator="kind")
+]
+
+
+class CacheConfig(BaseModel):
+    """What `distillab cache build` stores, and where."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    folder: str | None = Field(default=None, description="default: cache inside the recipe's output")
+    kinds: tuple[KindConfig, ...] | None = Field(
+        default=None, min_length=1, description="default: what the recipe's methods read of the teacher"
+    )
+    seed: int = Field(default=0, description="of the draws")
+    rows_per_shard: int = Field(default=256, ge=1, description="rows a file; what a kill can cost")
+    batch_size: int = Field(default=32, ge=1, description="rows the teacher reads at once")
+    compression: Literal["none", "zstd"] = Field(default="none", description="zstd needs the extra distillab[zstd]")
+
+    @model_validator(mode="after")
+    def _each_kind_once(self) -> CacheConfig:
+        kinds = [item.kind for item in self.kinds or ()]
+        twice = sorted({kind for kind in kinds if kinds.count(kind) > 1})
+        if twice:
+            raise ValueError(f"the same kind stands twice: {', '.join(twice)}; use two caches")
+        return self
+
+
+def _each_once(value: tuple[int, ...], *, least: int) -> tuple[int, ...]:
+    if len(set(value)) != len(value) or min(value) < least:
+        raise ValueError(f"each once, from {least} upwards")
+    return tuple(sorted(value))
