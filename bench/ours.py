@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from bench.measure import Finished, Probe
 from bench.pair import answer_mask, digest, student_of, teacher_of, token_ids
@@ -27,6 +28,7 @@ from distillab.models.structure import model_shape
 from distillab.objectives import build_objective
 from distillab.records import EncodingCounts, TeacherProvenance
 from distillab.teachers import LocalTeacher
+from distillab.teachers.protocol import Teacher
 from distillab.training.arguments import training_arguments
 from distillab.training.trainer import DistillationTrainer, StepReport
 
@@ -56,13 +58,22 @@ TERMS: dict[str, tuple[TermConfig, ...]] = {
 
 
 def train(run: Run, probe: Probe) -> None:
-    """Steps of `DistillationTrainer` on the terms that the case names."""
+    """Steps of `DistillationTrainer` on the terms that the case names, with the teacher in this process."""
     size = run.shape
     teacher = None if run.case in WITHOUT_TEACHER else teacher_of(size, run.device)
     student = student_of(size, run.device)
     if run.device == "cpu":
         models = [student] if teacher is None else [teacher, student]
         probe.facts["digest"] = [digest(model, token_ids(size)) for model in models]
+    live = None if teacher is None else LocalTeacher(teacher, provenance())
+    take_steps(run, probe, student=student, teacher=live, terms=TERMS[run.case])
+
+
+def take_steps(
+    run: Run, probe: Probe, *, student: PreTrainedModel, teacher: Teacher | None, terms: Sequence[TermConfig]
+) -> None:
+    """Train until the probe has seen enough, whoever the teacher is."""
+    size = run.shape
     split = split_of(size)
     # one step for a profile and one in reserve: the probe ends the loop before the trainer would save
     settings = training_config(run, steps=run.warmup + run.steps + 2)
@@ -79,12 +90,12 @@ def train(run: Run, probe: Probe) -> None:
             rows=TokenDataset(split),
             collator=Collator(0, settings.padding_side, size.length if settings.packing else None),
             objective=build_objective(
-                TERMS[run.case],
+                terms,
                 shared_width=size.vocabulary,
                 student=model_shape(student),
-                teacher=None if teacher is None else model_shape(teacher),
+                teacher=None if teacher is None else teacher.shape,
             ),
-            teacher=None if teacher is None else LocalTeacher(teacher, _provenance()),
+            teacher=teacher,
             row_names=[example.origin for example in split.examples],
             batch_size=settings.batch_size,
             on_step=on_step,
@@ -140,5 +151,6 @@ def _counts(rows: Sequence[EncodedRow]) -> EncodingCounts:
     )
 
 
-def _provenance() -> TeacherProvenance:
+def provenance() -> TeacherProvenance:
+    """Of the random teacher."""
     return TeacherProvenance(name="random", weights_sha256="0", parameters=0, dtype="float32", template_sha256="0")

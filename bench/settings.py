@@ -126,6 +126,9 @@ DIVERGENCES = (
     "alpha_beta",
 )
 
+# The student's step where the teacher's word comes from a cache (bench/cache_steps.py).
+OFFLINE = ("offline_top_k", "offline_sampled", "offline_full")
+
 # What can be measured: case -> where its function is. Imported only in the process that measures it, because the
 # environment of the peers has no distillab, and ours has no TRL.
 CASES: dict[str, str] = {
@@ -145,6 +148,7 @@ CASES: dict[str, str] = {
         ),
         "bench.ours:train",
     ),
+    **dict.fromkeys(OFFLINE, "bench.cache_steps:train_offline"),
     "loss_memory": "bench.loss_memory:loss_memory",
     "trl_gkd": "bench.trl_gkd:trl_gkd",
 }
@@ -167,7 +171,7 @@ _CORE = (
 )
 _PAIR = ("floor", "floor_sft", "sft", "forward_kl")
 
-# `make bench`: about 12 minutes on two quiet cores.
+# `make bench`: about 14 minutes on two quiet cores.
 SUITE: tuple[Block, ...] = (
     Block("Small pair, 1 thread", tuple(Run(case) for case in _CORE), rounds=2),
     Block(
@@ -190,6 +194,11 @@ SUITE: tuple[Block, ...] = (
         "Larger pair, 1 thread",
         tuple(Run(case, size="large", warmup=1, steps=2) for case in ("floor", "hand_kl", "forward_kl")),
         rounds=1,
+    ),
+    Block(
+        "Steps from a teacher cache, small pair, 1 thread",
+        tuple(Run(case) for case in ("floor", "sft", *OFFLINE, "forward_kl")),
+        rounds=2,
     ),
     Block(
         "Memory of the loss alone",
@@ -240,6 +249,7 @@ TARGETS = (
     Target("forward_kl", "floor", "cpu", 1.10),
     Target("logits+hidden_states", "logits", "cpu", 1.10),
     Target("logits+attention_relations", "logits", "cpu", 1.25),
+    *(Target(case, "sft", "cpu", 1.10) for case in OFFLINE),
     Target("forward_kl", "trl_gkd", "cpu", 0.40),
     Target("forward_kl", "trl_gkd", "cpu", 0.65, allocator="raised"),
     Target("forward_kl", "trl_gkd", "memory", 0.25),

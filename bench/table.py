@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from bench.measure import MIB, percentile, summary
-from bench.settings import TARGETS, WITHOUT_TEACHER, Target
+from bench.settings import OFFLINE, TARGETS, WITHOUT_TEACHER, Target
 
 Record = dict[str, Any]
 
@@ -136,10 +136,11 @@ def _times(own: Sequence[Record]) -> list[str]:
 def _ratios(records: Sequence[Record], case: str) -> list[str]:
     base = "floor_sft" if case in WITHOUT_TEACHER else "floor"
     over_floor = ratio(records, case, base, _median_cpu)
-    added = ratio(records, case, "logits", _median_cpu) if case.startswith("logits+") else None
+    beside = "logits" if case.startswith("logits+") else "sft" if case in OFFLINE else None
+    added = None if beside is None else ratio(records, case, beside, _median_cpu)
     return [
         "" if over_floor is None else f"{over_floor:.2f}",
-        "" if added is None else f"logits {100 * (added - 1):+.0f} %",
+        "" if added is None else f"{beside} {100 * (added - 1):+.0f} %",
     ]
 
 

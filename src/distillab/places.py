@@ -22,12 +22,13 @@ def local_path(path: str) -> Path:
     return Path(path).expanduser()
 
 
-def require_space(folder: Path, needed_bytes: int, *, what: str) -> None:
+def require_space(folder: Path, needed_bytes: int, *, what: str, otherwise: str | None = None) -> None:
     """Check that a disk has room, before something large is written.
 
     Args:
         folder: where it will be written; it need not exist yet.
         what: what will be written, for the message.
+        otherwise: a way out beside more space, for the message.
     Raises:
         StorageError: it has not.
     """
@@ -38,5 +39,6 @@ def require_space(folder: Path, needed_bytes: int, *, what: str) -> None:
             f"The disk has no room for {what}.",
             where=str(folder),
             facts=[f"needed {needed_bytes / 2**20:.1f} MiB", f"free {free / 2**20:.1f} MiB"],
-            fix="free some space, then give the same command again: it resumes",
+            fix="free some space, then give the same command again: it resumes"
+            + (f"; or {otherwise}" if otherwise else ""),
         )

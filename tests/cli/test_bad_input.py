@@ -4,50 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ruamel.yaml import YAML
 
-from distillab.cli.main import main
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command line in this process; returns exit code, standard output and standard error."""
-
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["distillab", *words])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
-
-
-@pytest.fixture
-def recipe(tiny_world: dict[str, Any], tmp_path: Path) -> Callable[..., str]:
-    """Write a recipe of the tiny world with changes, and return its path."""
-
-    def write(**changes: Any) -> str:
-        values = {key: value for key, value in tiny_world.items() if key != "seeds"}
-        values |= {"method": "sft", "output": str(tmp_path / "run"), **changes}
-        path = tmp_path / "recipe.yaml"
-        with path.open("w") as stream:
-            YAML(typ="safe", pure=True).dump(values, stream)
-        return str(path)
-
-    return write
-
+from tests.cli.conftest import Run
 
 GOOD = {"prompt": "What is 1 plus 1?", "answer": "It is 2."}
 

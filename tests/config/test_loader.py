@@ -71,6 +71,12 @@ def test_a_key_that_stands_twice_is_refused_with_its_line(recipe: Path) -> None:
         (STUDY + "method: logits\nterms: [{kind: token_divergence, divergence: jensen_shannon}]\n", "teacher_weight"),
         ("student: {path: s}\ndata: {train: {path: d}, held_out: {fraction: 0.1, path: x}}\n", "exactly one"),
         ("student: {path: s}\ndata: {train: {path: d}, template: chatt}\n", 'did you mean "chat"'),
+        (RUN + "teacher: {tokenizer: t}\n", "path (its weights), cache (what it said), or both"),
+        (RUN + "teacher: {cache: c, dtype: float16}\n", "dtype: of no effect on a cache alone"),
+        (RUN + "teacher: {cache: c, revision: x, tokenizer: t}\n", "tokenizer and revision: of no effect"),
+        (RUN + "teacher: {cache: c, device: cuda}\n", "device: of no effect"),
+        (RUN + "teacher: {cache: c, device_map: auto}\n", "device_map: of no effect"),
+        (RUN + "cache: {kinds: [{kind: full}, {kind: full}]}\n", "the same kind stands twice: full"),
         ("student: {path: s}\ndata: {train: {path: d, columns: {prompt: q}}}\n", "both prompt and answer"),
     ],
 )
@@ -143,3 +149,25 @@ def test_every_recipe_that_users_copy_is_valid() -> None:
     for path in recipes:
         text = path.read_text(encoding="utf-8")
         load_recipe(StudyRecipe if "# distillab compare" in text else RunRecipe, path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ("teacher: {cache: c}\n", "end point: add path beside c"),
+        ("arms: [sft, {name: x, method: logits, teacher: {cache: c}}]\n", "end point: add path beside c"),
+        ("teacher: {path: t, cache: c}\nteacher_signals: online\n", "online never reads the cache c"),
+        ("cache: {kinds: [{kind: text}]}\n", "leave text out"),
+        ("teacher_signals: online\ncache: {seed: 1}\n", "settings under cache have no effect"),
+    ],
+)
+def test_a_study_that_contradicts_itself_about_its_cache_is_refused(recipe: Path, changes: str, expected: str) -> None:
+    text = RUN + ("" if "teacher: {" in changes.splitlines()[0] and "arms" not in changes else "teacher: {path: t}\n")
+    assert expected in _error(recipe, text + changes, StudyRecipe)
+
+
+def test_a_cache_alone_is_a_teacher(recipe: Path) -> None:
+    recipe.write_text(RUN + "teacher: {cache: s3://bucket/name}\nmethod: logits\n", encoding="utf-8")
+    teacher = load_recipe(RunRecipe, recipe).teacher
+    assert teacher is not None
+    assert (teacher.path, teacher.place) == (None, "s3://bucket/name")

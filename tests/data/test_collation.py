@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from distillab.config.models import SourceConfig
+from distillab.config.data import SourceConfig
 from distillab.data.collation import Collator, IndexedRow, TokenDataset
 from distillab.data.encoding import EncodedRow, Encoder
 from distillab.data.shapes import to_examples

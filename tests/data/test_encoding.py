@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from distillab.config.models import SourceConfig
+from distillab.config.data import SourceConfig
 from distillab.data.encoding import Dropped, Encoder, begin_ids
 from distillab.data.examples import Message, conversation_example, pair_example, text_example
 from distillab.data.shapes import to_examples

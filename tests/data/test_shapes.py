@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from distillab.config.models import ColumnsConfig, SourceConfig
+from distillab.config.data import ColumnsConfig, SourceConfig
 from distillab.data.shapes import recognise, to_examples
 from distillab.data.sources import Row, read_rows
 from distillab.errors import DataError

@@ -12,7 +12,7 @@ import pyarrow.parquet
 import pytest
 from datasets import Dataset, DatasetDict
 
-from distillab.config.models import SourceConfig
+from distillab.config.data import SourceConfig
 from distillab.data.sources import read_rows
 from distillab.errors import DataError
 
@@ -158,7 +158,7 @@ def test_a_damaged_saved_data_set(every_form):
 
 def test_an_unreachable_hub_id_says_so():
     code = (
-        "from distillab.config.models import SourceConfig\n"
+        "from distillab.config.data import SourceConfig\n"
         "from distillab.data.sources import read_rows\n"
         "from distillab.errors import DataError\n"
         "try: read_rows(SourceConfig(path='nobody/no-such-data'))\n"

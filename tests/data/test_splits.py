@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from distillab.config.models import DataConfig
+from distillab.config.data import DataConfig
 from distillab.data.splits import load_examples
 from distillab.errors import DataError
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from distillab.config.models import DataConfig, HeldOutConfig, SourceConfig
+from distillab.config.data import DataConfig, HeldOutConfig, SourceConfig
 from distillab.data.encoding import EncodedRow
 from distillab.data.reading import Reader, load_reader
 from distillab.data.splits import load_examples

@@ -37,13 +37,36 @@ def declared() -> dict[str, str]:
     return {re.split(r"[<>=!~\[ ;]", item)[0]: item for item in project["dependencies"]}
 
 
+def extras() -> dict[str, str]:
+    """Package -> requirement, of what a user may add: distillab[zstd]."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    groups = project["optional-dependencies"]
+    return {re.split(r"[<>=!~\[ ;]", item)[0]: item for name in groups if name != "dev" for item in groups[name]}
+
+
+def imported_with_the_module() -> set[str]:
+    """Names of the imports that stand outside functions: without those packages the module cannot be imported."""
+    found: set[str] = set()
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found.add(node.module.split(".")[0])
+    return found
+
+
 def test_every_import_is_declared() -> None:
     undeclared = {
         name: str(path.relative_to(ROOT))
         for name, path in imported().items()
-        if PACKAGE_OF.get(name, name) not in declared()
+        if PACKAGE_OF.get(name, name) not in declared() | extras()
     }
     assert not undeclared
+
+
+def test_what_is_optional_is_imported_only_where_it_is_used() -> None:
+    assert not imported_with_the_module() & (set(extras()) - set(declared()))
 
 
 def test_nothing_is_declared_in_vain() -> None:
@@ -52,5 +75,5 @@ def test_nothing_is_declared_in_vain() -> None:
 
 
 def test_bounds_are_lower_bounds() -> None:
-    for package, requirement in declared().items():
+    for package, requirement in (declared() | extras()).items():
         assert re.fullmatch(re.escape(package) + r">=[0-9][0-9.]*", requirement), requirement

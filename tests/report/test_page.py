@@ -117,6 +117,7 @@ def test_sections_come_in_order(study: StudyResults, tmp_path: Path) -> None:
         "Do teacher and student speak the same tokens?",
         "Rows and tokens",
         "Answers written by teachers",
+        "What teachers said once, for all runs",
         "What one run used",
         study.reproduce,
         "Terms",
@@ -283,10 +284,19 @@ def test_the_contract_alone_marks_a_teacher_with_other_tokens(study: StudyResult
     assert row(without, "imaginary-teacher-X")["held-out"] == "1.421"
 
 
+def test_a_cache_is_shown_with_what_it_cost_once(study: StudyResults, tmp_path: Path) -> None:
+    markdown, html = pages(study, tmp_path)
+    assert "cache/imaginary-teacher-M" in html
+    lines = [line for line in markdown.splitlines() if line.startswith(("| cache/imaginary", "| s3"))]
+    figures = [cell.strip() for cell in lines[0].split("|")[5:10]]
+    assert figures == ["2,991", "104,310", "59,211", "3 MiB", "12.5 s"]
+    assert [cell.strip() for cell in lines[1].split("|")[8:10]] == ["–", "–"]  # made elsewhere
+
+
 def test_a_bare_study_still_gives_a_page(study: StudyResults, tmp_path: Path) -> None:
     arm = next(arm for arm in study.arms if arm.name == "sft")
     bare = arm.model_copy(update={"curves": ((),) * 3})
-    changes = {"arms": (bare,), "end_points": (), "samples": (), "contracts": (), "answer_stores": ()}
+    changes = {"arms": (bare,), "end_points": (), "samples": (), "contracts": (), "answer_stores": (), "caches": ()}
     markdown, html = pages(study.model_copy(update=changes), tmp_path)
     assert "The record holds no samples." in html
     assert "The record holds no samples." in markdown

@@ -84,16 +84,19 @@ def test_kill_9_while_the_teacher_answers_loses_nothing(tiny_world: dict[str, An
     _finish(whole)
     broken = _write(tiny_world, tmp_path, "broken", method="seqkd", teacher_answers=answers)
     process = _start(broken)
-    store = tmp_path / "broken" / "answers" / "answers.jsonl"
-    _wait_for(process, lambda: store.exists() and store.read_bytes().count(b"\n") > 10)
+    journal = tmp_path / "broken" / "answers" / "journals" / "0-of-1.jsonl"
+    _wait_for(process, lambda: journal.exists() and journal.read_bytes().count(b"\n") > 0)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=LIMIT_S)
+    assert journal.read_bytes().count(b"\n") < 4, "the teacher had finished before it was killed"
     _finish(broken)
 
-    def sorted_lines(name: str) -> list[str]:
-        return sorted((tmp_path / name / "answers" / "answers.jsonl").read_text().splitlines())
+    def stored(name: str) -> dict[str, bytes]:
+        folder = tmp_path / name / "answers" / "shards"
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
 
-    assert sorted_lines("broken") == sorted_lines("whole")
+    assert len(stored("whole")) == 4
+    assert stored("broken") == stored("whole")
     assert torch.equal(_weights(tmp_path / "broken"), _weights(tmp_path / "whole"))
 
 

@@ -9,31 +9,57 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from distillab.config.models import TeacherAnswersConfig
 from distillab.records import TeacherProvenance
-from distillab.teachers.answers import Answer, Prompt, generate_store, store_provenance
+from distillab.teachers import LocalTeacher
+from distillab.teachers.answer_identity import Prompt, answers_identity
+from distillab.teachers.answers import Answer, generate_store, read_store
 
-TEXTS = [
-    f"Once upon a time there was a {word}" for word in ("cat", "dog", "bird", "boy", "girl", "tree", "fish", "bee")
-]
+WORDS = ("cat", "dog", "bird", "boy", "girl", "tree", "fish", "bee")
 TEACHER = TeacherProvenance(name="t", weights_sha256="0", parameters=1, dtype="float32", template_sha256="0")
-
-
-def fill(folder: Path, model_path: Path, settings: TeacherAnswersConfig) -> list[Answer]:
-    """All answers of the store."""
-    model = AutoModelForCausalLM.from_pretrained(model_path)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(model_path)
-    prompts = [Prompt(f"key{index}", tuple(tokenizer(text)["input_ids"])) for index, text in enumerate(TEXTS)]
-    return generate_store(
-        folder,
-        model=model,
-        tokenizer=tokenizer,
-        stop_ids=[tokenizer.eos_token_id],
-        prompts=prompts,
-        settings=settings,
-        provenance=store_provenance(TEACHER, "tokens", prompts, settings),
-    )
-
-
 SETTINGS = TeacherAnswersConfig(sample=True, answers_per_prompt=3, max_new_tokens=48, batch_size=3, seed=5)
+
+
+def fill(
+    folder: Path, model_path: Path, settings: TeacherAnswersConfig, *, worker: int = 0, workers: int = 1
+) -> PreTrainedTokenizerFast:
+    """Make a worker's share of the store, a batch a shard; the default is all of it."""
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(model_path)
+    teacher = LocalTeacher(AutoModelForCausalLM.from_pretrained(model_path), TEACHER)
+    asked = prompts(tokenizer)
+    stop_ids = [tokenizer.eos_token_id]
+    generate_store(
+        folder,
+        teacher=teacher,
+        tokenizer=tokenizer,
+        stop_ids=stop_ids,
+        prompts=asked,
+        settings=settings,
+        identity=answers_identity(
+            teacher,
+            revision=None,
+            tokenizer="tokens",
+            stop_ids=stop_ids,
+            prompts=asked,
+            settings=settings,
+            source="prompts",
+            rows_per_shard=1,
+        ),
+        worker=worker,
+        workers=workers,
+    )
+    return tokenizer
+
+
+def answers(folder: Path, tokenizer: PreTrainedTokenizerFast, settings: TeacherAnswersConfig) -> tuple[Answer, ...]:
+    """All answers of the store."""
+    return read_store(
+        folder, prompts=prompts(tokenizer), settings=settings, tokenizer="tokens", weights_sha256=TEACHER.weights_sha256
+    ).answers
+
+
+def prompts(tokenizer: PreTrainedTokenizerFast) -> list[Prompt]:
+    texts = [f"Once upon a time there was a {word}" for word in WORDS]
+    return [Prompt(f"key{index}", tuple(tokenizer(text)["input_ids"])) for index, text in enumerate(texts)]
+
 
 if __name__ == "__main__":
     fill(Path(sys.argv[1]), Path(sys.argv[2]), SETTINGS)

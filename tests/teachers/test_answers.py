@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -9,11 +10,19 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from distillab.cache.reader import CacheReader
+from distillab.cache.rows import Text
+from distillab.cache.verify import verify
+from distillab.config.models import TeacherAnswersConfig
 from distillab.errors import CacheCorrupt, CacheMismatch, ConfigError, DataError
-from distillab.teachers.answers import Answer, Prompt, askable, keep_usable
-from tests.teachers.answers_worker import SETTINGS, TEXTS, fill
+from distillab.teachers import LocalTeacher
+from distillab.teachers.answer_identity import Prompt, answers_identity
+from distillab.teachers.answers import Answer, askable, generate_store, keep_usable, read_store, store_is_complete
+from tests.teachers.answers_worker import SETTINGS, TEACHER, WORDS, answers, fill, prompts
 
 ROOT = Path(__file__).resolve().parents[2]
 # what this process searches first: a wrong copy of the package, where one is on trial
@@ -26,70 +35,240 @@ def model_path(materials: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Answer]:
+def tokenizer(model_path: Path) -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast.from_pretrained(model_path)
+
+
+@pytest.fixture(scope="module")
+def whole(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An uninterrupted store."""
-    return fill(tmp_path_factory.mktemp("store") / "whole", model_path, SETTINGS)
+    folder = tmp_path_factory.mktemp("store") / "whole"
+    fill(folder, model_path, SETTINGS)
+    return folder
 
 
-def _lines(folder: Path) -> int:
-    path = folder / "answers.jsonl"
-    return path.read_bytes().count(b"\n") if path.exists() else 0
+def _shards(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (folder / "shards").iterdir()}
 
 
-def test_every_prompt_is_answered_with_real_text(whole: list[Answer]) -> None:
-    assert len(whole) == 3 * len(TEXTS)
-    assert {answer.finish for answer in whole} <= {"stop", "length"}
-    assert all(answer.tokens <= 48 for answer in whole)
+def _lines(folder: Path) -> list[str]:
+    return [line for path in (folder / "journals").glob("*.jsonl") for line in path.read_text().splitlines()]
+
+
+def _same(folder: Path, whole: Path) -> bool:
+    names = {"identity.json", "shards", "journals"}
+    return (
+        _shards(folder) == _shards(whole)
+        and sorted(_lines(folder)) == sorted(_lines(whole))
+        and {path.name for path in folder.iterdir()} == names
+        and (folder / "identity.json").read_bytes() == (whole / "identity.json").read_bytes()
+    )
+
+
+def test_every_prompt_is_answered_with_real_text(whole: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    made = answers(whole, tokenizer, SETTINGS)
+    assert [(answer.key, answer.number) for answer in made] == [
+        (f"key{index}", number) for index in range(len(WORDS)) for number in range(3)
+    ]
+    assert {answer.finish for answer in made} <= {"stop", "length"}
+    assert all(answer.tokens == 48 if answer.finish == "length" else answer.tokens < 48 for answer in made)
     # the text goes on after the prompt, with its leading space kept
-    assert sum(answer.answer.startswith((" ", ",", ".")) for answer in whole) > len(whole) / 2
-    assert len({answer.answer for answer in whole}) > 20  # sampled, so the three answers differ
+    assert sum(answer.answer.startswith((" ", ",", ".")) for answer in made) > len(made) / 2
+    assert len({answer.answer for answer in made}) > 20  # sampled, so the three answers differ
+
+
+def test_a_row_is_the_prompt_and_all_that_was_written_after_it(whole: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    asked = {prompt.key: prompt.ids for prompt in prompts(tokenizer)}
+    reader = CacheReader(whole)
+    rows = reader.read(range(len(reader)), ["text"])
+    assert len(rows) == 3 * len(WORDS)
+    lengths = [len(asked[row.key.split("/")[0]]) for row in rows]
+    assert lengths == sorted(lengths)  # like lengths together
+    for row, length in zip(rows, lengths, strict=True):
+        assert tuple(row.input_ids[:length]) == asked[row.key.split("/")[0]]
+        assert not row.answer_mask[:length].any() and row.answer_mask[length:].all()
+        text = row.sections["text"]
+        assert isinstance(text, Text)
+        before, after = (
+            tokenizer.decode(ids, skip_special_tokens=True) for ids in (row.input_ids[:length], row.input_ids)
+        )
+        assert before + text.answer == after
+        assert (row.input_ids[-1] == tokenizer.eos_token_id) == (text.finish == "stop")
 
 
 def test_a_killed_store_resumes_to_what_an_uninterrupted_one_holds(
-    whole: list[Answer], model_path: Path, tmp_path: Path
+    whole: Path, model_path: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "killed"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([*SEARCHED, str(ROOT)])}
     command = [sys.executable, "-m", "tests.teachers.answers_worker", str(folder), str(model_path)]
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while _lines(folder) < 6 and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
+    while len(_lines(folder)) < 2 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert _lines(folder) > 0, "the process was killed before its first answer"
-    with (folder / "answers.jsonl").open("ab") as stream:
-        stream.write(b'{"key": "key0", "number": 0, "ans')  # a line that the kill cut
-    assert fill(folder, model_path, SETTINGS) == whole
+    assert process.returncode == -signal.SIGKILL, "the process had finished before it was killed"
+    assert 0 < len(_lines(folder)) < len(_lines(whole)), "the process was killed before or after all of its work"
+    with (folder / "journals" / "0-of-1.jsonl").open("ab") as stream:
+        stream.write(b'{"shard": 7, "file": "shar')  # a line that the kill cut
+    assert not store_is_complete(folder)
+    fill(folder, model_path, SETTINGS)
+    assert store_is_complete(folder)
+    assert _same(folder, whole)
+    assert verify(folder).complete
+
+
+def test_two_workers_make_the_store_of_one(
+    whole: Path, model_path: Path, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    folder = tmp_path / "shared"
+    fill(folder, model_path, SETTINGS, worker=1, workers=2)
+    assert not store_is_complete(folder)
+    with pytest.raises(CacheMismatch, match="not complete"):
+        answers(folder, tokenizer, SETTINGS)
+    fill(folder, model_path, SETTINGS, worker=0, workers=2)
+    assert _shards(folder) == _shards(whole)
+    assert answers(folder, tokenizer, SETTINGS) == answers(whole, tokenizer, SETTINGS)
 
 
 def test_a_finished_store_is_not_generated_again(model_path: Path, tmp_path: Path) -> None:
-    fill(tmp_path / "s", model_path, SETTINGS)
-    before = (tmp_path / "s" / "answers.jsonl").stat()
-    fill(tmp_path / "s", model_path, SETTINGS)
-    after = (tmp_path / "s" / "answers.jsonl").stat()
-    assert (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns)
+    folder = tmp_path / "s"
+    fill(folder, model_path, SETTINGS)
+
+    def times() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+    before = times()
+    fill(folder, model_path, SETTINGS)
+    assert times() == before
 
 
-def test_other_settings_are_refused_with_both_sides(model_path: Path, tmp_path: Path) -> None:
-    fill(tmp_path / "s", model_path, SETTINGS)
+def test_other_settings_are_refused_with_both_sides(
+    whole: Path, model_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
     other = SETTINGS.model_copy(update={"temperature": 0.5})
-    with pytest.raises(CacheMismatch, match=r"(?s)decoding: stored .*1\.0.*this run .*0\.5"):
-        fill(tmp_path / "s", model_path, other)
+    both = r"decoding\.temperature: the cache 1\.0, this run 0\.5"
+    with pytest.raises(CacheMismatch, match=both):
+        fill(whole, model_path, other)
+    with pytest.raises(CacheMismatch, match=both):
+        answers(whole, tokenizer, other)
 
 
-def test_what_is_kept_later_is_no_matter_of_the_store(model_path: Path, tmp_path: Path) -> None:
-    first = fill(tmp_path / "s", model_path, SETTINGS)
-    assert fill(tmp_path / "s", model_path, SETTINGS.model_copy(update={"keep_cut_off": True})) == first
+def test_a_store_of_other_prompts_or_another_teacher_is_not_read(
+    whole: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    asked = prompts(tokenizer)
+    swapped = [Prompt(asked[1].key, asked[0].ids), Prompt(asked[0].key, asked[1].ids), *asked[2:]]
+    with pytest.raises(CacheMismatch, match="prompts: the cache"):
+        read_store(whole, prompts=swapped, settings=SETTINGS, tokenizer="tokens", weights_sha256="0")
+    with pytest.raises(CacheMismatch, match="tokenizer: the cache tokens, this run others"):
+        read_store(whole, prompts=asked, settings=SETTINGS, tokenizer="others", weights_sha256="0")
+    with pytest.raises(CacheMismatch, match="weights: the cache 0, this run 1"):
+        read_store(whole, prompts=asked, settings=SETTINGS, tokenizer="tokens", weights_sha256="1")
+    made = read_store(whole, prompts=asked, settings=SETTINGS, tokenizer="tokens", weights_sha256=None)
+    assert len(made.answers) == 3 * len(asked)
 
 
-def test_a_damaged_line_is_named(model_path: Path, tmp_path: Path) -> None:
-    fill(tmp_path / "s", model_path, SETTINGS)
-    path = tmp_path / "s" / "answers.jsonl"
-    lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join([*lines[:2], b"{broken\n", *lines[3:]]))
-    with pytest.raises(CacheCorrupt, match="line 3"):
-        fill(tmp_path / "s", model_path, SETTINGS)
+def test_what_is_kept_later_is_no_matter_of_the_store(
+    whole: Path, model_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    later = SETTINGS.model_copy(update={"keep_cut_off": True})
+    fill(whole, model_path, later)
+    assert answers(whole, tokenizer, later) == answers(whole, tokenizer, SETTINGS)
+
+
+def test_a_damaged_answer_is_never_read(
+    whole: Path, model_path: Path, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    folder = tmp_path / "s"
+    fill(folder, model_path, SETTINGS)
+    shard = sorted((folder / "shards").iterdir())[2]
+    data = bytearray(shard.read_bytes())
+    text = answers(whole, tokenizer, SETTINGS)
+    stored = next(answer.answer.encode() for answer in text if answer.answer.encode() in data)
+    data[data.index(stored) + 3] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(CacheCorrupt, match=shard.name):
+        answers(folder, tokenizer, SETTINGS)
+
+
+@pytest.mark.parametrize("name", ["answers.jsonl", "provenance.json"])
+def test_answers_of_version_0_1_are_refused_with_what_to_do(
+    model_path: Path, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, name: str
+) -> None:
+    folder = tmp_path / "old"
+    folder.mkdir()
+    (folder / name).write_text(json.dumps({"key": "key0", "number": 0, "answer": "x", "finish": "stop", "tokens": 1}))
+    for use in (
+        lambda: fill(folder, model_path, SETTINGS),
+        lambda: answers(folder, tokenizer, SETTINGS),
+        lambda: store_is_complete(folder),
+    ):
+        with pytest.raises(CacheMismatch, match=rf"(?s)distillab 0\.1.*{name}.*another folder, or delete"):
+            use()
+    assert [path.name for path in folder.iterdir()] == [name]
+
+
+def test_an_answer_without_a_token_is_kept_as_one(
+    model_path: Path, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    """Every id ends the answer, so the teacher says nothing; two keys ask the same."""
+    teacher = LocalTeacher(AutoModelForCausalLM.from_pretrained(model_path), TEACHER)
+    settings = TeacherAnswersConfig(max_new_tokens=4, batch_size=2)
+    asked = [Prompt("a", (1, 5)), Prompt("b/c", (1, 5)), Prompt("d", (1, 5, 9))]
+    identity = answers_identity(
+        teacher,
+        revision=None,
+        tokenizer="tokens",
+        stop_ids=range(512),
+        prompts=asked,
+        settings=settings,
+        source="prompts",
+    )
+    generate_store(
+        tmp_path / "s",
+        teacher=teacher,
+        tokenizer=tokenizer,
+        stop_ids=range(512),
+        prompts=asked,
+        settings=settings,
+        identity=identity,
+    )
+    made = read_store(tmp_path / "s", prompts=asked, settings=settings, tokenizer="tokens", weights_sha256="0")
+    assert list(made.answers) == [Answer(prompt.key, 0, "", "stop", 0) for prompt in asked]
+    rows = CacheReader(tmp_path / "s").read(range(3), [])
+    assert [int(np.sum(row.answer_mask)) for row in rows] == [1, 1, 1]
+
+
+def test_a_prompt_without_a_token_is_refused(model_path: Path) -> None:
+    teacher = LocalTeacher(AutoModelForCausalLM.from_pretrained(model_path), TEACHER)
+    with pytest.raises(DataError, match="row empty"):
+        answers_identity(
+            teacher,
+            revision=None,
+            tokenizer="tokens",
+            stop_ids=[2],
+            prompts=[Prompt("empty", ())],
+            settings=SETTINGS,
+            source="prompts",
+        )
+
+
+@pytest.mark.parametrize(("asked", "batch", "rows"), [(1, 3, 3), (3, 3, 3), (4, 3, 6), (32, 100, 100), (256, 32, 256)])
+def test_shards_hold_whole_batches(model_path: Path, asked: int, batch: int, rows: int) -> None:
+    teacher = LocalTeacher(AutoModelForCausalLM.from_pretrained(model_path), TEACHER)
+    identity = answers_identity(
+        teacher,
+        revision=None,
+        tokenizer="tokens",
+        stop_ids=[2],
+        prompts=[Prompt("a", (1,))],
+        settings=SETTINGS.model_copy(update={"batch_size": batch}),
+        source="prompts",
+        rows_per_shard=asked,
+    )
+    assert identity.rows_per_shard == rows
 
 
 def test_prompts_without_room_for_an_answer_are_not_asked() -> None:
@@ -100,11 +279,16 @@ def test_prompts_without_room_for_an_answer_are_not_asked() -> None:
         askable(prompts, context=64, max_new_tokens=60)
 
 
-def test_greedy_answers_do_not_depend_on_the_batch(model_path: Path, tmp_path: Path) -> None:
-    greedy = {"sample": False, "answers_per_prompt": 1, "temperature": 1.0}
-    one = fill(tmp_path / "a", model_path, SETTINGS.model_copy(update={**greedy, "batch_size": 1}))
-    many = fill(tmp_path / "b", model_path, SETTINGS.model_copy(update={**greedy, "batch_size": 8}))
-    assert [a.answer for a in one] == [a.answer for a in many]
+def test_greedy_answers_do_not_depend_on_the_batch(
+    model_path: Path, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    texts = []
+    for batch_size in (1, 8):
+        settings = TeacherAnswersConfig(max_new_tokens=48, batch_size=batch_size)
+        folder = tmp_path / str(batch_size)
+        fill(folder, model_path, settings)
+        texts.append([answer.answer for answer in answers(folder, tokenizer, settings)])
+    assert texts[0] == texts[1]
 
 
 def _answer(key: str, text: str, finish: str = "stop", number: int = 0) -> Answer:
@@ -120,17 +304,17 @@ def test_empty_cut_off_and_repeated_answers_are_dropped_and_counted() -> None:
         _answer("c", "never ends", finish="length"),
         _answer("d", "good"),  # the same text for another prompt is no repetition
     ]
-    kept, counts = keep_usable(answers, path=Path("x"), keep_cut_off=False, prompt_tokens=7)
+    kept, counts = keep_usable(answers, path="x", keep_cut_off=False, prompt_tokens=7)
     assert counts.teacher_tokens == 7 + sum(answer.tokens for answer in answers)
     assert kept == {"a": ["good", "other"], "d": ["good"]}
     dropped = (counts.dropped_empty, counts.dropped_cut_off, counts.dropped_duplicate)
     assert (counts.prompts, counts.generated, counts.kept, *dropped) == (4, 6, 3, 1, 1, 1)
-    kept, counts = keep_usable(answers, path=Path("x"), keep_cut_off=True, prompt_tokens=7)
+    kept, counts = keep_usable(answers, path="x", keep_cut_off=True, prompt_tokens=7)
     assert kept["c"] == ["never ends"] and counts.dropped_cut_off == 0
 
 
 def test_no_usable_answer_is_an_error_with_the_counts() -> None:
     with pytest.raises(DataError, match=r"(?s)generated 2.*cut off at max_new_tokens 1"):
         keep_usable(
-            [_answer("a", ""), _answer("b", "x", finish="length")], path=Path("x"), keep_cut_off=False, prompt_tokens=0
+            [_answer("a", ""), _answer("b", "x", finish="length")], path="x", keep_cut_off=False, prompt_tokens=0
         )

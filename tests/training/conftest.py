@@ -20,7 +20,7 @@ from distillab.data.examples import Example
 from distillab.models.structure import model_shape
 from distillab.objectives import build_objective
 from distillab.records import EncodingCounts, TeacherProvenance
-from distillab.teachers import LocalTeacher
+from distillab.teachers import LocalTeacher, Teacher
 from distillab.training.arguments import training_arguments
 from distillab.training.trainer import DistillationTrainer, StepReport
 
@@ -85,12 +85,13 @@ def train(tmp_path: Path) -> Train:
         resume: str | None = None,
         stop_after: int | None = None,
         terms: Sequence[TermConfig] | None = None,
+        source: Teacher | None = None,
         **settings: Any,
     ) -> tuple[LlamaForCausalLM, list[StepReport]]:
         config = TrainingConfig(**{"steps": 1, "batch_size": 8, "learning_rate": 1e-2, "device": "cpu", **settings})
         split = split or ragged_split(8)
         student = student or tiny_llama(0)
-        source = teacher()
+        source = source or teacher()
         reports: list[StepReport] = []
 
         def on_step(report: StepReport) -> None:
@@ -107,7 +108,7 @@ def train(tmp_path: Path) -> Train:
                 terms or METHODS[method].terms,
                 shared_width=VOCABULARY,
                 student=model_shape(student),
-                teacher=model_shape(source.model),
+                teacher=source.shape,
             ),
             teacher=None if METHODS[method].access in ("none", "text") else source,
             row_names=[example.origin for example in split.examples],

@@ -33,7 +33,9 @@ class CacheIdentity(Record):
     width: int = Field(description="ids 0 … width-1 that the teacher's distribution is over")
     source: str = Field(description="name of the rows, for messages")
     rows: int
-    rows_sha256: str = Field(description="over the digests of all rows in their order")
+    rows_sha256: str = Field(
+        description="over the digests of all rows in their order; kind text: over the keys and ids of all prompts"
+    )
     tokens: TokensLayout
     layouts: tuple[Layout, ...]
     compression: str

@@ -21,16 +21,29 @@ def check_command(
     data: Annotated[
         Path | None, typer.Option("--data", help="File with rows: measure the overlap on this text too.")
     ] = None,
+    tokens: Annotated[
+        str | None,
+        typer.Option(
+            "--tokens", help="A text: show only its tokens side by side, and what each teacher token becomes."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the judgement as JSON and nothing else.")] = False,
 ) -> None:
     """Judge a pair from its two tokenizers and configs; weights are not needed.
 
-    Exit code 0: every method is valid; 1: some method is refused.
+    Exit code 0: every method is valid; 1: some method is refused. With --tokens nothing is judged.
     """
+    from distillab.cli.check_tokens import show_tokens
+    from distillab.errors import ConfigError
     from distillab.pairing.admission import judgement
     from distillab.pairing.contract import judge
     from distillab.pairing.loading import load_tokenizer, logits_width
 
+    if tokens is not None:
+        if data is not None or as_json:
+            raise ConfigError("--tokens is shown by itself.", fix="leave out --data and --json, or --tokens")
+        show_tokens(load_tokenizer(teacher), load_tokenizer(student), tokens)
+        return
     texts, source = _texts(data) if data is not None else ([], "")
     contract = judge(
         load_tokenizer(teacher),
@@ -51,7 +64,7 @@ def check_command(
 
 def _texts(data: Path) -> tuple[list[str], str]:
     """The rows' texts that are measured, and what they are."""
-    from distillab.config.models import SourceConfig
+    from distillab.config.data import SourceConfig
     from distillab.data.shapes import to_examples
     from distillab.data.sources import read_rows
     from distillab.errors import DataError

@@ -49,6 +49,10 @@ def show_run(record: RunRecord) -> None:
         f"  rows: {counts.kept} of {counts.rows} used; dropped {counts.dropped_empty_answer} empty, "
         f"{counts.dropped_no_room} without room; {counts.truncated} truncated"
     )
+    for use in record.caches:
+        print(f"  {use.source}: the teacher's {', '.join(use.kinds)} from {use.path}")
+    for note in record.notes:
+        print(f"  {note}")
     output = record.config["output"]
     print(f"  student: {output}/student   record: {output}/run.json")
 

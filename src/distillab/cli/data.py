@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,7 +43,8 @@ def data_command(
 
 
 def _recipe(source: str, overrides: list[str], tokenizer: str | None, whole_file: bool) -> RunRecipe | StudyRecipe:
-    from distillab.config import RunRecipe, StudyRecipe, load_recipe
+    from distillab.cli.recipes import load_any
+    from distillab.config import RunRecipe
     from distillab.config.loader import build_recipe
 
     if whole_file:
@@ -52,11 +52,7 @@ def _recipe(source: str, overrides: list[str], tokenizer: str | None, whole_file
         return build_recipe(RunRecipe, values, overrides, where="the command line")
     if tokenizer is not None:
         overrides = [*overrides, f"student.tokenizer={tokenizer}"]
-    path = Path(source)
-    is_study = path.is_file() and re.search(rb"^(arms|seeds|title)\s*:", path.read_bytes(), re.MULTILINE)
-    if is_study:
-        return load_recipe(StudyRecipe, path, overrides)
-    return load_recipe(RunRecipe, path, overrides)
+    return load_any(Path(source), overrides)
 
 
 def _show(recipe: RunRecipe | StudyRecipe, show: int, *, whole_file: bool) -> None:

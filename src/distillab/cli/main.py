@@ -9,6 +9,7 @@ import sys
 import typer
 
 from distillab import __version__
+from distillab.cli.cache import cache_app
 from distillab.cli.check import check_command
 from distillab.cli.compare import compare_command
 from distillab.cli.data import data_command
@@ -48,6 +49,7 @@ app.command("check")(check_command)
 app.command("data")(data_command)
 app.command("train")(train_command)
 app.command("compare")(compare_command)
+app.add_typer(cache_app)
 app.command("report")(report_command)
 app.command("demo")(demo_command)
 

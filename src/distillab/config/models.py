@@ -5,19 +5,16 @@ from __future__ import annotations
 import re
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from distillab.config.base import Settings
+from distillab.config.cache import CacheConfig
+from distillab.config.data import DataConfig
 from distillab.config.methods import METHODS, Answers, Method
 from distillab.config.terms import TermConfig, is_balanced
 from distillab.errors import near_names
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-
-
-class Settings(BaseModel):
-    """Base: strict names, immutable."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class StudentConfig(Settings):
@@ -35,8 +32,13 @@ class StudentConfig(Settings):
 class TeacherConfig(Settings):
     """The large model that is learned from."""
 
-    path: str
-    tokenizer: str | None = None
+    path: str | None = Field(default=None, description="folder or hub id of the model")
+    cache: str | None = Field(
+        default=None,
+        description="folder or URL (s3://bucket/name, …) of what it said once, made by `distillab cache build`; its "
+        "signals are read from there. With path as well, the weights are loaded only for what the cache does not hold",
+    )
+    tokenizer: str | None = Field(default=None, description="folder or hub id, where it is not the model's")
     revision: str | None = None
     dtype: Dtype = "auto"
     device: str = Field(default="auto", description="auto: the student's device; or cpu, cuda, cuda:1, …")
@@ -45,82 +47,28 @@ class TeacherConfig(Settings):
     )
 
     @model_validator(mode="after")
+    def _something_to_read(self) -> TeacherConfig:
+        if self.path is None and self.cache is None:
+            raise ValueError("a teacher needs path (its weights), cache (what it said), or both")
+        if self.path is None:
+            about_weights = ("tokenizer", "revision", "dtype", "device", "device_map")
+            idle = [name for name in about_weights if getattr(self, name) != type(self).model_fields[name].default]
+            if idle:
+                raise ValueError(f"{' and '.join(idle)}: of no effect on a cache alone; add path, or leave it out")
+        return self
+
+    @property
+    def place(self) -> str:
+        """Where it is: of its weights, else of its cache."""
+        place = self.path or self.cache
+        assert place is not None
+        return place
+
+    @model_validator(mode="after")
     def _device_or_map(self) -> TeacherConfig:
         if self.device_map is not None and self.device != "auto":
             raise ValueError(f"device_map {self.device_map} chooses the devices; device {self.device} has no effect")
         return self
-
-
-class ColumnsConfig(Settings):
-    """Explicit columns, for files whose shape is not recognised."""
-
-    prompt: str | None = None
-    answer: str | None = None
-    text: str | None = None
-
-    @model_validator(mode="after")
-    def _either_pair_or_text(self) -> ColumnsConfig:
-        pair = self.prompt is not None and self.answer is not None
-        alone = self.text is not None and self.prompt is None and self.answer is None
-        if not (pair or alone):
-            raise ValueError("name both prompt and answer, or text alone")
-        return self
-
-
-class SourceConfig(Settings):
-    """One file, saved dataset folder or hub id."""
-
-    path: str
-    split: str | None = Field(default=None, description="split of a saved dataset or of a hub id")
-    columns: ColumnsConfig | None = None
-    limit: int | None = Field(default=None, ge=1, description="take the first rows only")
-
-
-class HeldOutConfig(Settings):
-    """Where the held-out rows come from: a file, a fraction of the training rows, or a column."""
-
-    path: str | None = None
-    split: str | None = None
-    columns: ColumnsConfig | None = None
-    fraction: float | None = Field(default=None, gt=0, lt=1, description="seeded share of the training rows")
-    column: str | None = Field(default=None, description="column of the training file that names the split")
-    value: str | None = Field(default=None, description="its value for held-out rows")
-    limit: int | None = Field(default=None, ge=1)
-
-    @model_validator(mode="after")
-    def _exactly_one_way(self) -> HeldOutConfig:
-        ways = [self.path is not None, self.fraction is not None, self.column is not None]
-        if sum(ways) != 1:
-            raise ValueError("give exactly one of path, fraction, column (with value)")
-        if (self.column is None) != (self.value is None):
-            raise ValueError("column and value belong together")
-        if self.path is None and (self.split is not None or self.columns is not None):
-            raise ValueError("split and columns belong to path")
-        return self
-
-
-class DataConfig(Settings):
-    """Rows, their text form and their length."""
-
-    train: SourceConfig
-    held_out: HeldOutConfig = HeldOutConfig(fraction=0.1)
-    template: str = Field(
-        default="auto",
-        description="auto, plain, chat, alpaca, turns, or your own text that contains {prompt}",
-    )
-    prompt_share: float = Field(
-        default=0.25, gt=0, lt=1, description="plain text only: the share that is the prompt when generating"
-    )
-    max_tokens: int = Field(default=512, ge=4, description="longest sequence; answers are cut there")
-    seed: int = Field(default=0, description="of the held-out fraction")
-
-    @field_validator("template")
-    @classmethod
-    def _known_template(cls, value: str) -> str:
-        names = ("auto", "plain", "chat", "alpaca", "turns")
-        if value in names or "{prompt}" in value:
-            return value
-        raise ValueError(f'no such template: "{value}"; {near_names(value, names)}, or a text with {{prompt}}')
 
 
 class TeacherAnswersConfig(Settings):
@@ -264,13 +212,16 @@ class RunRecipe(_Objective):
     teacher_answers: TeacherAnswersConfig = TeacherAnswersConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    cache: CacheConfig | None = Field(
+        default=None, description="of `distillab cache build`; training reads teacher.cache"
+    )
     seed: int = 0
     output: str = "runs/run"
 
     @model_validator(mode="after")
     def _teacher_is_there(self) -> RunRecipe:
         if self.resolved().access != "none" and self.teacher is None:
-            raise ValueError(f"method {self.method} learns from a teacher: add teacher: {{path: …}}")
+            raise ValueError(f"method {self.method} learns from a teacher: add teacher: {{path: …}} or {{cache: …}}")
         return self
 
     @model_validator(mode="after")
@@ -293,6 +244,12 @@ class StudyRecipe(Settings):
     teacher_answers: TeacherAnswersConfig = TeacherAnswersConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    teacher_signals: Literal["cached", "online"] = Field(
+        default="cached",
+        description="cached: each teacher reads the rows once, and all runs read what it said; online: every run loads "
+        "the teacher and asks it at every step",
+    )
+    cache: CacheConfig = Field(default=CacheConfig(), description="how what the teachers said is stored")
     workers: int = Field(default=1, ge=1, description="runs at the same time, each in a process of its own")
     output: str = "runs/study"
 
@@ -313,6 +270,25 @@ class StudyRecipe(Settings):
             raise ValueError("the same seed stands twice in seeds")
         if "sft" not in names:
             raise ValueError("a study needs the arm sft: every method is held against it")
+        return self
+
+    @model_validator(mode="after")
+    def _teachers_have_weights(self) -> StudyRecipe:
+        for teacher in (self.teacher, *(arm.teacher for arm in self.arms if arm.teacher is not None)):
+            if teacher.path is None:
+                raise ValueError(f"a study judges the teacher itself as an end point: add path beside {teacher.cache}")
+            if teacher.cache is not None and self.teacher_signals == "online":
+                raise ValueError(
+                    f"teacher_signals: online never reads the cache {teacher.cache}; leave one of them out"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _cache_settings_are_read(self) -> StudyRecipe:
+        if self.teacher_signals == "online" and self.cache != CacheConfig():
+            raise ValueError("teacher_signals: online makes no cache, so the settings under cache have no effect")
+        if any(kind.kind == "text" for kind in self.cache.kinds or ()):
+            raise ValueError("cache.kinds: a study keeps the answers that its arms train on anyway; leave text out")
         return self
 
     def run_recipe(self, arm: ArmConfig, seed: int, output: str) -> RunRecipe:

@@ -213,6 +213,8 @@ def _require_blocks(layers: LayerMap) -> None:
         raise ValueError("embeddings have no attention: map blocks, which count from 1")
 
 
+InnerTermConfig = HiddenStatesConfig | AttentionRelationsConfig | AttentionMapsConfig
+
 TermConfig = Annotated[
     CrossEntropyConfig
     | TokenDivergenceConfig

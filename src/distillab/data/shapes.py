@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from distillab.config.models import ColumnsConfig
+from distillab.config.data import ColumnsConfig
 from distillab.data.examples import Example, Kind, Message, Role, conversation_example, pair_example, text_example
 from distillab.data.sources import Row
 from distillab.errors import ConfigError, DataError, near_names

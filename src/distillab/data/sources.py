@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distillab.config.models import SourceConfig
+from distillab.config.data import SourceConfig
 from distillab.data.textfiles import read_csv, read_json, read_json_lines
 from distillab.errors import DataError, near_names
 

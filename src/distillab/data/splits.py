@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from distillab.config.models import DataConfig, SourceConfig
+from distillab.config.data import DataConfig, SourceConfig
 from distillab.data.examples import Example
 from distillab.data.shapes import Shape, recognise, to_examples
 from distillab.data.sources import Row, read_rows

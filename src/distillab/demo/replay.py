@@ -9,13 +9,11 @@ import json
 from functools import partial
 from pathlib import Path
 
+from distillab.config.data import DataConfig, HeldOutConfig, SourceConfig
 from distillab.config.models import (
     ArmConfig,
-    DataConfig,
     EvaluationConfig,
-    HeldOutConfig,
     RunRecipe,
-    SourceConfig,
     StudentConfig,
     StudyRecipe,
     TeacherAnswersConfig,

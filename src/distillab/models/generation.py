@@ -25,10 +25,15 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Generated:
-    """One continuation: its tokens without the stop token, and why it ended."""
+    """One continuation: its tokens without the stop token, and the stop token; None: cut at max_new_tokens."""
 
     ids: tuple[int, ...]
-    stopped: bool  # True: ended by itself; False: cut at max_new_tokens
+    stop_id: int | None
+
+    @property
+    def stopped(self) -> bool:
+        """It ended by itself."""
+        return self.stop_id is not None
 
 
 def all_stop_ids(model: PreTrainedModel, stop_ids: Sequence[int]) -> list[int]:
@@ -94,8 +99,8 @@ def _one_batch(
 def _until_stop(ids: list[int], stops: set[int]) -> Generated:
     for place, token in enumerate(ids):
         if token in stops:
-            return Generated(tuple(ids[:place]), stopped=True)
-    return Generated(tuple(ids), stopped=False)
+            return Generated(tuple(ids[:place]), stop_id=token)
+    return Generated(tuple(ids), stop_id=None)
 
 
 def require_room(

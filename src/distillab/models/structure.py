@@ -46,7 +46,12 @@ def bare_model(model: torch.nn.Module) -> PreTrainedModel:
 
 def model_shape(model: torch.nn.Module) -> ModelShape:
     """The sizes of a model, from its configuration."""
-    config = bare_model(model).config.get_text_config()
+    return config_shape(bare_model(model).config)
+
+
+def config_shape(config: PreTrainedConfig) -> ModelShape:
+    """The sizes of the model that a configuration describes; no weights are needed."""
+    config = config.get_text_config()
     heads = int(config.num_attention_heads)
     return ModelShape(
         blocks=int(config.num_hidden_layers),

@@ -17,7 +17,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from distillab.config.terms import TokenNeed, Weight
+from distillab.config.terms import InnerTermConfig, TokenNeed, Weight
 from distillab.errors import TeacherError
 from distillab.models.batch import TokenBatch
 from distillab.models.capture import Captured, Inner
@@ -82,6 +82,11 @@ class InnerTerm(_Needs, Protocol):
         projector_learning_rate: None where it is the student's.
     """
 
+    @property
+    def settings(self) -> InnerTermConfig:
+        """As they stand in the recipe."""
+        ...
+
     student_inner: Inner
     teacher_inner: Inner
     projector: torch.nn.Module | None
@@ -138,7 +143,9 @@ class Objective:
     def request(self) -> SignalRequest:
         """What the terms read of the teacher; empty where they read nothing."""
         scores = frozenset(term.need for term in self.token_terms.values() if term.need is not None)
-        return SignalRequest(scores, _union([term.teacher_inner for term in self.inner_terms.values()]))
+        inner = list(self.inner_terms.values())
+        hidden_at = frozenset(term.settings.positions for term in inner if term.teacher_inner.hidden)
+        return SignalRequest(scores, _union([term.teacher_inner for term in inner]), hidden_at)
 
     @property
     def needs_signal(self) -> bool:

@@ -24,7 +24,7 @@ from distillab.records.runs import (
     RunCost,
     RunRecord,
 )
-from distillab.records.sources import AnswerStoreCounts, EncodingCounts, TeacherProvenance
+from distillab.records.sources import AnswerStoreCounts, CacheUse, EncodingCounts, TeacherProvenance
 from distillab.records.studies import ArmResult, EndPoint, GenerationSample, Interval, StudyResults
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "AccessLevel",
     "AnswerStoreCounts",
     "ArmResult",
+    "CacheUse",
     "CurvePoint",
     "DataOverlap",
     "EncodingCounts",

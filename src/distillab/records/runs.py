@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
 from distillab.records.access import AccessLevel
 from distillab.records.base import SCHEMA_VERSION, Record
 from distillab.records.pairing import TokenizerContract
-from distillab.records.sources import AnswerStoreCounts, EncodingCounts, TeacherProvenance
+from distillab.records.sources import AnswerStoreCounts, CacheUse, EncodingCounts, TeacherProvenance
 
 
 class LikelihoodMetrics(Record):
@@ -67,7 +67,9 @@ class RunCost(Record):
     steps: int
     supervised_tokens: int
     student_tokens: int = Field(description="read in training, prompts included")
-    teacher_tokens: int = Field(description="read in training, or read and written for its answers")
+    teacher_tokens: int = Field(
+        description="read in training, or read and written for its answers; 0 where training read a cache"
+    )
     wall_s: float = Field(description="of the last session, where a run was resumed")
     peak_rss_bytes: int = Field(description="of the process, which may have done other runs before")
 
@@ -89,6 +91,11 @@ class RunRecord(Record):
     contract: TokenizerContract | None
     teacher: TeacherProvenance | None
     answers: AnswerStoreCounts | None = None
+    teacher_signals: Literal["none", "online", "cached"] = Field(
+        default="online", description="what training read of the teacher: nothing, itself, or what it once said"
+    )
+    caches: tuple[CacheUse, ...] = ()
+    notes: tuple[str, ...] = Field(default=(), description="what was left out, and why")
     train_counts: EncodingCounts
     held_out_counts: EncodingCounts
     references: ReferenceLines

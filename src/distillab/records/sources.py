@@ -49,3 +49,20 @@ class AnswerStoreCounts(Record):
     dropped_cut_off: int = 0
     dropped_duplicate: int = 0
     not_asked: int = Field(default=0, description="prompts that leave no room for an answer in the teacher's context")
+
+
+class CacheUse(Record):
+    """A stored teacher, as a run or a study reads it."""
+
+    path: str
+    fingerprint: str = Field(description="of the cache's identity: whatever decides its content")
+    teacher: str
+    source: str = Field(description="name of the rows")
+    kinds: tuple[str, ...]
+    rows: int
+    tokens: int = Field(description="that the teacher read for it")
+    scored_tokens: int
+    stored_bytes: int | None = Field(default=None, description="on the disk; None where the run did not make it")
+    teacher_s: float | None = Field(
+        default=None, description="to make it, in the last session where it was resumed; None where made elsewhere"
+    )

@@ -10,7 +10,7 @@ from distillab.records.access import AccessLevel
 from distillab.records.base import SCHEMA_VERSION, Record
 from distillab.records.pairing import TokenizerContract
 from distillab.records.runs import CurvePoint, EvaluationRecord, ReferenceLines, RunCost
-from distillab.records.sources import AnswerStoreCounts, EncodingCounts
+from distillab.records.sources import AnswerStoreCounts, CacheUse, EncodingCounts
 
 
 class Interval(Record):
@@ -72,6 +72,7 @@ class StudyResults(Record):
     train_counts: tuple[EncodingCounts, ...]
     held_out_counts: EncodingCounts
     answer_stores: tuple[AnswerStoreCounts, ...] = ()
+    caches: tuple[CacheUse, ...] = Field(default=(), description="what teachers said once, for all runs")
     reproduce: str
     environment: dict[str, str]
     wall_s: float = Field(description="sum over the runs, some of which may have run side by side")

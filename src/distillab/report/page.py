@@ -51,6 +51,7 @@ class Page:
     contracts: tuple[sections.Contract, ...]
     data: sections.Grid
     stores: sections.Grid | None
+    caches: sections.Grid | None
     costs: sections.Grid
     budget: str
     reproduce: str
@@ -88,6 +89,7 @@ def page_of(results: StudyResults) -> Page:
         contracts=tuple(sections.contract(record) for record in results.contracts),
         data=sections.data_counts(results.train_counts, results.held_out_counts),
         stores=sections.answer_stores(results.answer_stores) if results.answer_stores else None,
+        caches=sections.caches(results.caches) if results.caches else None,
         costs=sections.costs(found),
         budget=results.budget,
         reproduce=results.reproduce,

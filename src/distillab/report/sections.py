@@ -8,6 +8,7 @@ from itertools import zip_longest
 
 from distillab.records import (
     AnswerStoreCounts,
+    CacheUse,
     DataOverlap,
     EncodingCounts,
     GenerationSample,
@@ -220,6 +221,28 @@ def answer_stores(stores: Sequence[AnswerStoreCounts]) -> Grid:
         for store in stores
     )
     return Grid("Answers written by teachers", headings, rows)
+
+
+def caches(found: Sequence[CacheUse]) -> Grid:
+    """What teachers said once, and all runs read."""
+    headings = (
+        *("cache", "teacher", "rows of", "kinds", "rows", "teacher tokens", "scored tokens"),
+        *("size", "time to make"),
+    )
+    rows = tuple(
+        (
+            use.path,
+            use.teacher,
+            use.source,
+            ", ".join(use.kinds),
+            *(count(n) for n in (use.rows, use.tokens, use.scored_tokens)),
+            MISSING if use.stored_bytes is None else size(use.stored_bytes),
+            MISSING if use.teacher_s is None else duration(use.teacher_s),
+        )
+        for use in found
+    )
+    footnote = "Each teacher read its rows once. A run that reads a cache has no teacher tokens of its own."
+    return Grid("What teachers said once, for all runs", headings, rows, footnote)
 
 
 def costs(found: Sequence[Entry]) -> Grid:

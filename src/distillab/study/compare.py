@@ -3,6 +3,7 @@
 folder/
   study.json       the resolved recipe
   answers/         the teachers' answers, one store a teacher and decoding
+  cache/           what the teachers say of the rows, one location a teacher (see `caches`)
   end_points/      the undistilled student, the teachers
   runs/ARM/seedN/  one run each (see `run`)
   results.json     the records of all, from which the report is made
@@ -19,19 +20,24 @@ from pathlib import Path
 
 from distillab.config.models import ArmConfig, RunRecipe, StudyRecipe, TeacherConfig
 from distillab.data.collation import Collator
+from distillab.data.encoding import EncodedSplit
 from distillab.errors import ConfigError
-from distillab.evaluation.protocol import Judged, evaluate
 from distillab.models.loading import model_name, pick_device
-from distillab.records import EndPoint, EvaluationRecord, RunRecord, StudyResults, read_record, write_record
-from distillab.study.folder import claim_study, write_held_out
+from distillab.records import EndPoint, RunRecord, StudyResults, write_record
+from distillab.study.answers import training_rows
+from distillab.study.caches import OTHERWISE, StudyCaches
+from distillab.study.end_points import UNDISTILLED, EndPoints, teacher_stem
+from distillab.study.folder import claim_study
 from distillab.study.parallel import run_jobs
-from distillab.study.prepare import Prepared, admit, fingerprints, held_out_for, prepare
+from distillab.study.prepare import Prepared, admit, fingerprints, prepare
 from distillab.study.results import assemble
-from distillab.study.run import execute, load_student, load_teacher, shared_teacher, training_rows
-from distillab.teachers.local import load_local
+from distillab.study.run import execute
+from distillab.study.run_teacher import RunTeacher, StoredSignals
+from distillab.study.signals import build_cache
+from distillab.teachers.cache_parts import Part
 
 _Work = tuple[str, str, int]  # kind of work, name of the arm, seed
-_UNDISTILLED = "undistilled"
+_PART_OF: dict[str, Part] = {"cache_train": "train", "cache_held_out": "held_out", "cache_answers": "answers"}
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,7 @@ class Study:
     demonstrate_mismatch: bool = False
     planted: dict[str, PlantedFailure] = field(default_factory=dict)
     _prepared: dict[str, Prepared] = field(default_factory=dict)
+    _caches: StudyCaches | None = None
 
     def run(self) -> StudyResults:
         """Run what is not finished yet, and assemble the results.
@@ -77,17 +84,17 @@ class Study:
         self._require_distinct_teachers()
         files = {arm.name: fingerprints(self._run_recipe(arm, 0), self._prepare(arm)) for arm in self.recipe.arms}
         claim_study(folder, self.recipe, fingerprints=files)
+        self._make_what_is_shared()
         # seed by seed, so that an interrupted study has whole comparisons to look at
         runs = [(arm, seed) for seed in self.recipe.seeds for arm in self.recipe.arms]
-        unfinished = [(arm, seed) for arm, seed in runs if not self._folder(arm, seed).joinpath("run.json").exists()]
-        # what runs share comes first, so that no two processes make the same thing
-        self._do_all([*self._missing_end_points(), *self._missing_answers([arm for arm, _ in unfinished])])
-        self._do_all([("run", arm.name, seed) for arm, seed in unfinished])
+        self._do_all([*self._missing_undistilled(), *(("run", arm.name, seed) for arm, seed in self._unfinished())])
+        records = [self.execute(arm, seed) for arm, seed in runs]
         results = assemble(
             self.recipe,
             self._prepare(self.recipe.arms[0]),
             end_points=[self.undistilled(), *(self.teacher_point(arm) for arm in self._arm_of_each_teacher())],
-            records=[self.execute(arm, seed) for arm, seed in runs],
+            records=records,
+            caches=self.caches.used(records),
             contracts=[p.contract for p in self._prepared.values() if p.contract is not None],
             reproduce=self.reproduce,
         )
@@ -105,14 +112,53 @@ class Study:
             demonstrate_mismatch=self.demonstrate_mismatch,
             demonstrates=failure.shows if failure else None,
             collator=failure.collator if failure else None,
+            stored=self.caches.stored(arm),
         )
 
-    def answers(self, arm: ArmConfig) -> None:
-        """Let the arm's teacher answer every prompt, into the store that all seeds share."""
+    def undistilled(self) -> EndPoint:
+        """The student as it is before any training (a random one: with the first seed)."""
+        arm = self.recipe.arms[0]
+        recipe = self._run_recipe(arm, self.recipe.seeds[0])
+        return self._end_points.undistilled(recipe, self._prepare(arm), self._teacher(arm, self.caches.stored(arm)))
+
+    def teacher_point(self, arm: ArmConfig) -> EndPoint:
+        """The arm's teacher."""
+        recipe = self._run_recipe(arm, self.recipe.seeds[0])
+        return self._end_points.teacher(recipe, self._prepare(arm), self._teacher(arm, StoredSignals()))
+
+    def answers(self, arm: ArmConfig) -> EncodedSplit:
+        """The rows with the answers of the arm's teacher, which answers what it has not answered yet.
+
+        They go into the store that all seeds share.
+        """
         recipe = self._run_recipe(arm, self.recipe.seeds[0])
         prepared = self._prepare(arm)
-        teacher = load_teacher(recipe, prepared, pick_device(recipe.training.device))
-        training_rows(recipe, prepared, teacher, self._answers_folder(arm))
+        return training_rows(recipe, prepared, self._teacher(arm, StoredSignals()), self._answers_folder(arm))[0]
+
+    def build(self, arm: ArmConfig, part: Part) -> None:
+        """Record what the arm's teacher says of some rows, for all runs that read it."""
+        rows = self.answers(arm).rows if part == "answers" else ()
+        build_cache(
+            self.caches.recording(arm, part, rows),
+            teacher=self._teacher(arm, StoredSignals()).local(),
+            prepared=self._prepare(arm),
+            settings=self.recipe.cache,
+            revision=self._teacher_of(arm).revision,
+            otherwise=OTHERWISE,
+        )
+
+    @property
+    def caches(self) -> StudyCaches:
+        """What the runs share of their teachers' signals."""
+        if self._caches is None:
+            self._caches = StudyCaches(
+                self.recipe, self._prepare, lambda arm: self._run_recipe(arm, 0), frozenset(self.planted)
+            )
+        return self._caches
+
+    @property
+    def _end_points(self) -> EndPoints:
+        return EndPoints(Path(self.recipe.output) / "end_points")
 
     def do(self, kind: str, arm_name: str, seed: int) -> None:
         """One piece of the study; its result is on disk."""
@@ -126,13 +172,36 @@ class Study:
                 self.answers(arm)
             case "run":
                 self.execute(arm, seed)
+            case _:
+                self.build(arm, _PART_OF[kind])
+
+    def _make_what_is_shared(self) -> None:
+        """End points, answers and caches, so that no two runs make the same thing."""
+        arms = [arm for arm in self.recipe.arms if any(arm == other for other, _ in self._unfinished())]
+        judged = arms if arms or not self._missing_undistilled() else [self.recipe.arms[0]]
+        first = [("cache_train", arm) for arm in self.caches.missing("train", arms)]
+        first += [("cache_held_out", arm) for arm in self.caches.missing("held_out", judged)]
+        second = [("cache_answers", arm) for arm in self.caches.missing("answers", arms)]
+        self.caches.require_space([(arm, _PART_OF[kind]) for kind, arm in (*first, *second)])
+        shared = [*self._missing_end_points(), *self._missing_answers(arms)]
+        self._do_all([*shared, *((kind, arm.name, 0) for kind, arm in first)])
+        # the rows of these have the answers that were just given
+        self._do_all([(kind, arm.name, 0) for kind, arm in second])
+
+    def _unfinished(self) -> list[tuple[ArmConfig, int]]:
+        runs = [(arm, seed) for seed in self.recipe.seeds for arm in self.recipe.arms]
+        return [(arm, seed) for arm, seed in runs if not self._folder(arm, seed).joinpath("run.json").exists()]
+
+    def _teacher(self, arm: ArmConfig, stored: StoredSignals) -> RunTeacher:
+        recipe = self._run_recipe(arm, self.recipe.seeds[0])
+        return RunTeacher(recipe, self._prepare(arm), device=pick_device(recipe.training.device), stored=stored)
 
     def _do_all(self, work: list[_Work]) -> None:
         if self.recipe.workers == 1 or len(work) < 2:
             for item in work:
                 self.do(*item)
             return
-        bare = replace(self, _prepared={})  # what is loaded here need not travel
+        bare = replace(self, _prepared={}, _caches=None)  # what is loaded here need not travel
         run_jobs([partial(_in_worker, bare, *item) for item in work], workers=self.recipe.workers)
 
     def _folder(self, arm: ArmConfig, seed: int) -> Path:
@@ -141,21 +210,25 @@ class Study:
     def _teacher_of(self, arm: ArmConfig) -> TeacherConfig:
         return arm.teacher or self.recipe.teacher
 
+    def _teacher_path(self, arm: ArmConfig) -> str:
+        path = self._teacher_of(arm).path
+        assert path is not None  # the recipe says so
+        return path
+
     def _arm_of_each_teacher(self) -> list[ArmConfig]:
         """One arm for each teacher of the study, in their order."""
         first: dict[str, ArmConfig] = {}
         for arm in self.recipe.arms:
-            first.setdefault(self._teacher_of(arm).path, arm)
+            first.setdefault(self._teacher_path(arm), arm)
         return list(first.values())
 
+    def _missing_undistilled(self) -> list[_Work]:
+        return [] if self._end_points.has(UNDISTILLED) else [("undistilled", self.recipe.arms[0].name, 0)]
+
     def _missing_end_points(self) -> list[_Work]:
-        work: list[_Work] = []
-        if not self._end_point_path(_UNDISTILLED).exists():
-            work.append(("undistilled", self.recipe.arms[0].name, 0))
-        for arm in self._arm_of_each_teacher():
-            if not self._end_point_path(_teacher_stem(self._teacher_of(arm).path)).exists():
-                work.append(("end_point", arm.name, 0))
-        return work
+        arms = self._arm_of_each_teacher()
+        missing = [arm for arm in arms if not self._end_points.has(teacher_stem(model_name(self._teacher_path(arm))))]
+        return [("end_point", arm.name, 0) for arm in missing]
 
     def _missing_answers(self, arms: list[ArmConfig]) -> list[_Work]:
         """One piece a store that unfinished arms need; a store that is complete is seen to be so at once."""
@@ -165,11 +238,8 @@ class Study:
                 first.setdefault(self._answers_folder(arm), arm)
         return [("answers", arm.name, 0) for arm in first.values()]
 
-    def _end_point_path(self, stem: str) -> Path:
-        return Path(self.recipe.output) / "end_points" / f"{stem}.json"
-
     def _require_distinct_teachers(self) -> None:
-        paths = [self._teacher_of(arm).path for arm in self._arm_of_each_teacher()]
+        paths = [self._teacher_path(arm) for arm in self._arm_of_each_teacher()]
         names = [model_name(path) for path in paths]
         if len(set(names)) != len(names):
             raise ConfigError(
@@ -197,74 +267,14 @@ class Study:
         return self._prepared[self._teacher_key(arm)]
 
     def _teacher_key(self, arm: ArmConfig) -> str:
-        return self._teacher_of(arm).model_dump_json(include={"path", "tokenizer", "revision"})
+        return self._teacher_of(arm).model_dump_json(include={"path", "cache", "tokenizer", "revision", "dtype"})
 
     def _answers_folder(self, arm: ArmConfig) -> Path:
         teacher = self._teacher_of(arm)
         settings = arm.teacher_answers or self.recipe.teacher_answers
         text = teacher.model_dump_json() + settings.model_dump_json(exclude={"keep_cut_off"})
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-        return Path(self.recipe.output) / "answers" / f"{model_name(teacher.path)}-{digest}"
-
-    def undistilled(self) -> EndPoint:
-        """The student as it is before any training (a random one: with the first seed)."""
-        arm = self.recipe.arms[0]
-        prepared = self._prepare(arm)
-        recipe = self._run_recipe(arm, self.recipe.seeds[0])
-        device = pick_device(recipe.training.device)
-
-        def measure() -> Judged:
-            return evaluate(
-                load_student(recipe, device),
-                prepared.held_out,
-                recipe.evaluation,
-                reader=prepared.student,
-                shared=shared_teacher(prepared, load_teacher(recipe, prepared, device)),
-                label="the undistilled student",
-            )
-
-        note = "random weights" if recipe.student.init == "random" else None
-        return EndPoint(
-            name="undistilled", role="undistilled student", evaluation=self._kept(_UNDISTILLED, measure), note=note
-        )
-
-    def teacher_point(self, arm: ArmConfig) -> EndPoint:
-        """The arm's teacher, judged on the same text with its own tokenizer."""
-        settings, prepared = self._teacher_of(arm), self._prepare(arm)
-        name = model_name(settings.path)
-        reader = prepared.teacher
-        assert reader is not None  # a study always has a teacher
-
-        def measure() -> Judged:
-            device = pick_device(self.recipe.training.device)
-            teacher = load_local(settings, student_device=device, template_sha256=reader.encoder.template.sha256)
-            return evaluate(
-                teacher.model,
-                held_out_for(reader, prepared.held_out_examples),
-                self.recipe.evaluation,
-                reader=reader,
-                shared=None,
-                label=f"the teacher {name}",
-            )
-
-        note = "its tokens are not the student's: compare bits per byte" if prepared.shared_width == 0 else None
-        return EndPoint(
-            name=name, role="teacher", evaluation=self._kept(_teacher_stem(settings.path), measure), note=note
-        )
-
-    def _kept(self, stem: str, measure: Callable[[], Judged]) -> EvaluationRecord:
-        """An end point's evaluation, made once."""
-        path = self._end_point_path(stem)
-        if path.exists():
-            return read_record(EvaluationRecord, path)
-        judged = measure()
-        write_held_out(path.with_suffix(".jsonl"), judged)
-        write_record(judged.record, path)
-        return judged.record
-
-
-def _teacher_stem(path: str) -> str:
-    return f"teacher-{model_name(path)}"
+        return Path(self.recipe.output) / "answers" / f"{model_name(teacher.place)}-{digest}"
 
 
 _studies: dict[str, Study] = {}

@@ -53,7 +53,8 @@ def _take(folder: Path, name: str, mine: dict[str, Any]) -> None:
                 fix="set another output, or delete this folder",
             )
         return
-    if folder.is_dir() and any(folder.iterdir()):
+    # a cache may have been built there before (`distillab cache build` of the same recipe)
+    if folder.is_dir() and any(item.name != "cache" for item in folder.iterdir()):
         raise ConfigError(
             "The output folder is not empty, and distillab did not make it.",
             where=str(folder),

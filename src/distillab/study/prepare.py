@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from distillab.config.models import RunRecipe, TeacherConfig
+from distillab.config.models import RunRecipe
 from distillab.data.encoding import EncodedSplit
 from distillab.data.examples import Example
 from distillab.data.reading import Reader, load_reader
@@ -18,6 +18,7 @@ from distillab.pairing.admission import require_admitted
 from distillab.pairing.contract import judge
 from distillab.pairing.loading import logits_width
 from distillab.records import EncodingCounts, TokenizerContract
+from distillab.study.teacher_place import TeacherPlace, find_teacher
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,23 @@ class Prepared:
     held_out_examples: tuple[Example, ...]
     held_out: HeldOut
     held_out_counts: EncodingCounts
+    place: TeacherPlace | None
 
     @property
     def shared_width(self) -> int:
         """Ids that mean the same on both sides; 0 where there is no teacher or the tokens differ."""
         return self.contract.shared_width if self.contract is not None else 0
+
+    def compared_width(self, recipe: RunRecipe) -> int:
+        """Ids that a recipe's terms compare: those that mean the same on both sides.
+
+        Where none do and the recipe compares by index all the same, to demonstrate it, those of the smaller vocabulary.
+        """
+        if not compares_unrelated(recipe, self):
+            return self.shared_width
+        assert self.contract is not None
+        sides = (self.contract.teacher, self.contract.student)
+        return min(width for side in sides for width in (side.tokens, side.logits_width) if width is not None)
 
     @property
     def held_out_keys(self) -> set[str]:
@@ -61,19 +74,19 @@ def prepare(recipe: RunRecipe) -> Prepared:
 
     Raises:
         TeacherError, ConfigError: a model folder lacks what loading will need.
+        CacheMismatch, CacheCorrupt: the teacher's cache is not usable, or is of another teacher.
         DataError: no row is usable.
     """
     if recipe.student.init == "pretrained":
         require_weights(recipe.student.path, role="student")
-    if recipe.teacher is not None:
-        require_weights(recipe.teacher.path, role="teacher")
+    place = None if recipe.teacher is None else find_teacher(recipe.teacher)
     splits = load_examples(recipe.data)
     student = _reader(recipe.student.tokenizer or recipe.student.path, recipe.student.revision, recipe, splits)
     teacher = contract = None
-    if recipe.teacher is not None:
-        teacher = _reader(_tokenizer_path(recipe.teacher), recipe.teacher.revision, recipe, splits)
-        contract = _judge(recipe, student, teacher, splits)
-    contexts = _contexts(recipe)
+    if place is not None:
+        teacher = _teacher_reader(place, recipe, splits)
+        contract = _judge(recipe, student, teacher, place, splits)
+    contexts = _contexts(recipe, place)
     train = student.encoder.encode_all(splits.train, source=splits.sources[0])
     readers = [student] if teacher is None else [student, teacher]
     answer = recipe.evaluation.max_new_tokens if recipe.evaluation.generate_rows else 0
@@ -88,7 +101,14 @@ def prepare(recipe: RunRecipe) -> Prepared:
         held_out_examples=examples,
         held_out=held_out,
         held_out_counts=counts,
+        place=place,
     )
+
+
+def compares_unrelated(recipe: RunRecipe, prepared: Prepared) -> bool:
+    """True where the recipe compares tokens by their ids, and the ids do not mean the same."""
+    different = prepared.contract is not None and prepared.contract.verdict == "different"
+    return different and recipe.resolved().tokens == "shared"
 
 
 def admit(recipe: RunRecipe, prepared: Prepared, *, demonstrate_mismatch: bool) -> bool:
@@ -103,19 +123,17 @@ def admit(recipe: RunRecipe, prepared: Prepared, *, demonstrate_mismatch: bool) 
     if prepared.contract is None:
         return False
     require_admitted(prepared.contract, recipe.method, method, demonstrate_mismatch=demonstrate_mismatch)
-    return method.tokens == "shared" and prepared.contract.verdict == "different"
+    return compares_unrelated(recipe, prepared)
 
 
 def fingerprints(recipe: RunRecipe, prepared: Prepared) -> dict[str, str]:
-    """sha256 of what stands behind a recipe's paths: the rows of both splits, and the weight files."""
+    """sha256 of what stands behind a recipe's paths: the rows of both splits, the weight files, the cache."""
     found = {
         "train_rows": _content_sha256(prepared.splits.train),
         "held_out_rows": _content_sha256(prepared.splits.held_out),
         "student": weights_sha256(recipe.student.path),
     }
-    if recipe.teacher is not None:
-        found["teacher"] = weights_sha256(recipe.teacher.path)
-    return found
+    return found if prepared.place is None else found | prepared.place.fingerprints
 
 
 def _content_sha256(examples: Sequence[Example]) -> str:
@@ -134,17 +152,21 @@ def _reader(path: str, revision: str | None, recipe: RunRecipe, splits: Splits) 
     )
 
 
-def _tokenizer_path(teacher: TeacherConfig) -> str:
-    return teacher.tokenizer or teacher.path
+def _teacher_reader(place: TeacherPlace, recipe: RunRecipe, splits: Splits) -> Reader:
+    reader = _reader(place.tokenizer, place.revision, recipe, splits)
+    alone = recipe.teacher is not None and recipe.teacher.path is None
+    # the folder of a cache's tokenizer is called tokenizer, whosoever it is
+    return replace(reader, loaded=replace(reader.loaded, name=place.name)) if alone else reader
 
 
-def _judge(recipe: RunRecipe, student: Reader, teacher: Reader, splits: Splits) -> TokenizerContract:
-    assert recipe.teacher is not None
+def _judge(
+    recipe: RunRecipe, student: Reader, teacher: Reader, place: TeacherPlace, splits: Splits
+) -> TokenizerContract:
     texts = [text for example in splits.train[:500] for text in example.texts]
     return judge(
         teacher.loaded,
         student.loaded,
-        teacher_width=logits_width(recipe.teacher.path, revision=recipe.teacher.revision),
+        teacher_width=logits_width(place.config, revision=place.revision),
         student_width=logits_width(recipe.student.path, revision=recipe.student.revision),
         texts=texts,
         source=splits.sources[0],
@@ -194,11 +216,11 @@ def _read(reader: Reader, examples: tuple[Example, ...], *, source: str) -> tupl
     return held_out, encoded.counts
 
 
-def _contexts(recipe: RunRecipe) -> list[int | None]:
+def _contexts(recipe: RunRecipe, place: TeacherPlace | None) -> list[int | None]:
     """Context of the student, and of the teacher where there is one; data.max_tokens must fit into both."""
     models = [("student", recipe.student.path, recipe.student.revision)]
-    if recipe.teacher is not None:
-        models.append(("teacher", recipe.teacher.path, recipe.teacher.revision))
+    if place is not None:
+        models.append(("teacher", place.config, place.revision))
     contexts = []
     for role, path, revision in models:
         context = context_length(load_config(path, revision=revision))

@@ -15,6 +15,7 @@ from distillab.records import (
     ACCESS_ORDER,
     AnswerStoreCounts,
     ArmResult,
+    CacheUse,
     EncodingCounts,
     EndPoint,
     GenerationSample,
@@ -39,6 +40,7 @@ def assemble(
     end_points: Sequence[EndPoint],
     records: Sequence[RunRecord],
     contracts: Sequence[TokenizerContract],
+    caches: Sequence[CacheUse],
     reproduce: str,
 ) -> StudyResults:
     """The whole of a study, from its finished runs."""
@@ -61,6 +63,7 @@ def assemble(
         train_counts=_distinct([record.train_counts for record in records]),
         held_out_counts=prepared.held_out_counts,
         answer_stores=_distinct([record.answers for record in records if record.answers is not None]),
+        caches=tuple(caches),
         reproduce=reproduce,
         environment=environment(),
         wall_s=sum(record.cost.wall_s for record in records),

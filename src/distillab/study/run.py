@@ -16,8 +16,9 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from accelerate import PartialState
@@ -26,26 +27,25 @@ from transformers import PreTrainedModel
 from distillab.config.models import RunRecipe
 from distillab.data.collation import Collator
 from distillab.data.encoding import EncodedSplit
-from distillab.errors import ConfigError
-from distillab.evaluation.likelihood import SharedTeacher
 from distillab.evaluation.protocol import Judged, evaluate
 from distillab.evaluation.references import reference_lines
-from distillab.models.loading import context_length, load_model, pick_device, random_model
-from distillab.objectives.term import Objective
+from distillab.models.loading import load_model, pick_device, random_model
 from distillab.places import require_space
 from distillab.records import (
     AnswerStoreCounts,
+    ReferenceLines,
     RunCost,
     RunRecord,
     write_record,
 )
+from distillab.study.answers import training_rows
 from distillab.study.environment import environment, peak_rss_bytes
 from distillab.study.folder import claim, write_held_out
 from distillab.study.journal import read_curve, read_totals
 from distillab.study.learning import Watched, objective_for, train_student
 from distillab.study.prepare import Prepared, admit, fingerprints, prepare
-from distillab.teachers.answers import Prompt, askable, generate_store, keep_usable, store_provenance
-from distillab.teachers.local import LocalTeacher, load_local
+from distillab.study.run_teacher import RunTeacher, StoredSignals, stored_signals
+from distillab.teachers.cached import CachedTeacher
 
 
 def execute(
@@ -57,6 +57,7 @@ def execute(
     demonstrate_mismatch: bool = False,
     demonstrates: str | None = None,
     collator: Callable[[int], Collator] | None = None,
+    stored: StoredSignals | None = None,
 ) -> RunRecord:
     """Run a recipe to its end, or go on where an earlier try stopped, or return what is finished.
 
@@ -69,9 +70,11 @@ def execute(
         demonstrates: what failure this run shows, where the caller planted one.
         collator: makes the training batches instead of the usual one (the demo's broken ones); given the
             padding id.
+        stored: where what the teacher said is stored; default: where the recipe's teacher.cache says.
     Raises:
         TokenizerMismatch: the pair does not allow the method; raised before any weight is loaded.
         ConfigError: the folder holds a run of another recipe, or of files that have changed since.
+        CacheMismatch, CacheCorrupt: the cache is of another teacher or other rows, or is damaged.
     """
     folder = Path(recipe.output)
     processes = PartialState(cpu=recipe.training.device == "cpu")
@@ -86,40 +89,19 @@ def execute(
         return finished
     start = time.perf_counter()
     device = pick_device(recipe.training.device)
-    teacher = load_teacher(recipe, prepared, device)
+    teacher = RunTeacher(recipe, prepared, device=device, stored=stored or stored_signals(recipe, prepared))
     with processes.main_process_first():
-        split, answer_counts = training_rows(recipe, prepared, teacher, answers_folder or folder / "answers")
-    # for a demonstration the ids are compared all the same, up to the smaller vocabulary
-    width = _index_width(prepared) if mismatch else prepared.shared_width
-    student = load_student(recipe, device)
-    objective = objective_for(recipe, student, teacher, shared_width=width)
-    references = reference_lines(
-        split.rows, prepared.held_out.first(recipe.evaluation.rows).rows, vocabulary=len(prepared.student.tokenizer)
-    )
-    training = recipe.training
-    usual = prepared.student.collator(training.padding_side, packing=training.packing)
-    train_student(
-        recipe,
-        student,
-        teacher,
-        split,
-        objective=objective,
-        collator=collator(prepared.student.encoder.pad_id) if collator else usual,
-        watched=Watched(
-            prepared.held_out.first(recipe.evaluation.curve_rows),
-            prepared.student.collator(training.padding_side),
-            references,
-        ),
-        writes=processes.is_main_process,
-    )
+        split, answers = training_rows(recipe, prepared, teacher, answers_folder or folder / "answers")
+    trained = _train(recipe, prepared, teacher, split, collator=collator, writes=processes.is_main_process)
     judged = evaluate(
-        student,
+        trained.student,
         prepared.held_out,
         recipe.evaluation,
         reader=prepared.student,
-        shared=shared_teacher(prepared, teacher),
+        shared=teacher.for_evaluation(),
         label=recipe.name,
     )
+    online = trained.signals == "online"
     record = RunRecord(
         name=recipe.name,
         arm=arm or recipe.method,
@@ -130,22 +112,71 @@ def execute(
         config=recipe.model_dump(mode="json"),
         fingerprints=files,
         contract=prepared.contract,
-        teacher=None if teacher is None else teacher.capabilities.provenance,
-        answers=answer_counts,
+        teacher=teacher.provenance,
+        answers=answers,
+        teacher_signals=trained.signals,
+        caches=tuple(teacher.uses),
+        notes=tuple(teacher.notes),
         train_counts=split.counts,
         held_out_counts=prepared.held_out_counts,
-        references=references,
+        references=trained.references,
         evaluation=judged.record,
         curve=read_curve(folder / "metrics.jsonl"),
-        cost=_cost(recipe, objective, answer_counts, wall_s=time.perf_counter() - start),
+        cost=_cost(recipe, answers, online=online, wall_s=time.perf_counter() - start),
         environment=environment(),
     )
     if processes.is_main_process:
-        _save(folder, student, prepared, judged, record)
+        _save(folder, trained.student, prepared, judged, record)
     return record
 
 
-def _cost(recipe: RunRecipe, objective: Objective, answers: AnswerStoreCounts | None, *, wall_s: float) -> RunCost:
+@dataclass(frozen=True)
+class _Trained:
+    """What training leaves, and what it read of the teacher."""
+
+    student: PreTrainedModel
+    references: ReferenceLines
+    signals: Literal["none", "online", "cached"]
+
+
+def _train(
+    recipe: RunRecipe,
+    prepared: Prepared,
+    teacher: RunTeacher,
+    split: EncodedSplit,
+    *,
+    collator: Callable[[int], Collator] | None,
+    writes: bool,
+) -> _Trained:
+    """The student after its budget."""
+    signals = teacher.for_terms(split)
+    student = load_student(recipe, pick_device(recipe.training.device))
+    objective = objective_for(recipe, student, signals, shared_width=prepared.compared_width(recipe))
+    references = reference_lines(
+        split.rows, prepared.held_out.first(recipe.evaluation.rows).rows, vocabulary=len(prepared.student.tokenizer)
+    )
+    training = recipe.training
+    usual = prepared.student.collator(training.padding_side, packing=training.packing)
+    train_student(
+        recipe,
+        student,
+        signals,
+        split,
+        objective=objective,
+        collator=collator(prepared.student.encoder.pad_id) if collator else usual,
+        watched=Watched(
+            prepared.held_out.first(recipe.evaluation.curve_rows),
+            prepared.student.collator(training.padding_side),
+            references,
+        ),
+        writes=writes,
+    )
+    if signals is None:
+        return _Trained(student, references, "none")
+    return _Trained(student, references, "cached" if isinstance(signals, CachedTeacher) else "online")
+
+
+def _cost(recipe: RunRecipe, answers: AnswerStoreCounts | None, *, online: bool, wall_s: float) -> RunCost:
     """What the run used; tokens are counted from its metrics, so that they are right for a resumed run too."""
     supervised, tokens = read_totals(Path(recipe.output) / "metrics.jsonl")
     written = answers.teacher_tokens if answers is not None else 0
@@ -153,7 +184,7 @@ def _cost(recipe: RunRecipe, objective: Objective, answers: AnswerStoreCounts | 
         steps=recipe.training.steps,
         supervised_tokens=supervised,
         student_tokens=tokens,
-        teacher_tokens=written + (tokens if objective.needs_signal else 0),
+        teacher_tokens=written + (tokens if online else 0),
         wall_s=wall_s,
         peak_rss_bytes=peak_rss_bytes(),
     )
@@ -168,73 +199,6 @@ def load_student(recipe: RunRecipe, device: torch.device) -> PreTrainedModel:
             settings.path, seed=recipe.seed, dtype=settings.dtype, device=device, revision=settings.revision
         )
     return load_model(settings.path, dtype=settings.dtype, device=device, revision=settings.revision, role="student")
-
-
-def shared_teacher(prepared: Prepared, teacher: LocalTeacher | None) -> SharedTeacher | None:
-    """The teacher as a yardstick of distributions, where the contract says that ids mean the same."""
-    if teacher is None or prepared.shared_width == 0:
-        return None
-    return SharedTeacher(teacher, prepared.shared_width)
-
-
-def load_teacher(recipe: RunRecipe, prepared: Prepared, device: torch.device) -> LocalTeacher | None:
-    """The recipe's teacher; None where it is neither trained on nor comparable with the student."""
-    settings = recipe.teacher
-    if settings is None or prepared.teacher is None:
-        return None
-    if recipe.resolved().access == "none" and prepared.shared_width == 0:
-        return None
-    return load_local(settings, student_device=device, template_sha256=prepared.teacher.encoder.template.sha256)
-
-
-def training_rows(
-    recipe: RunRecipe, prepared: Prepared, teacher: LocalTeacher | None, answers_folder: Path
-) -> tuple[EncodedSplit, AnswerStoreCounts | None]:
-    """The rows a run trains on: the data set's own answers, or the teacher's, made now where they are missing."""
-    if recipe.resolved().answers == "dataset":
-        return prepared.train, None
-    if teacher is None or prepared.teacher is None:
-        raise ConfigError("Sequence-level KD needs a teacher.", fix="add teacher: {path: …}")
-    asked = prepared.train.examples
-    reader = prepared.teacher
-    settings = recipe.teacher_answers
-    everything = [Prompt(example.key, tuple(reader.encoder.encode_prompt(example))) for example in asked]
-    context = context_length(teacher.model.config)
-    prompts = askable(everything, context=context, max_new_tokens=settings.max_new_tokens)
-    provenance = store_provenance(teacher.capabilities.provenance, _fingerprint(prepared), prompts, settings)
-    answers = generate_store(
-        answers_folder,
-        model=teacher.model,
-        tokenizer=reader.tokenizer,
-        stop_ids=reader.encoder.stop_ids,
-        prompts=prompts,
-        settings=settings,
-        provenance=provenance,
-    )
-    kept, counts = keep_usable(
-        answers,
-        path=answers_folder / "answers.jsonl",
-        keep_cut_off=settings.keep_cut_off,
-        prompt_tokens=settings.answers_per_prompt * sum(len(prompt.ids) for prompt in prompts),
-        not_asked=len(everything) - len(prompts),
-    )
-    examples = [
-        replace(example.with_answer(answer), key=f"{example.key}/{number}")
-        for example in asked
-        for number, answer in enumerate(kept.get(example.key, []))
-    ]
-    return prepared.student.encoder.encode_all(examples, source=counts.path), counts
-
-
-def _fingerprint(prepared: Prepared) -> str:
-    assert prepared.contract is not None
-    return prepared.contract.teacher.fingerprint
-
-
-def _index_width(prepared: Prepared) -> int:
-    assert prepared.contract is not None
-    sides = (prepared.contract.teacher, prepared.contract.student)
-    return min(width for side in sides for width in (side.tokens, side.logits_width) if width is not None)
 
 
 def _save(folder: Path, student: PreTrainedModel, prepared: Prepared, judged: Judged, record: RunRecord) -> None:

@@ -1,33 +1,46 @@
-"""Sequence-level KD: the teacher answers every prompt, once, into a file that a kill cannot spoil.
+"""Sequence-level KD: the teacher answers every prompt, once, into a cache that a kill cannot spoil.
 
-A store is a folder with `provenance.json` (who answered what, and how) and `answers.jsonl` (one line an
-answer). Batches are the same however often the work is interrupted, and sampling is seeded by batch, so a
-resumed store equals an uninterrupted one.
+A store is a cache folder of kind `text`: a row is a prompt with what the teacher wrote after it. Batches are the same
+however often the work is interrupted, and sampling is seeded by batch, so a resumed store equals an uninterrupted one.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
+from distillab.cache.identity import CacheIdentity
+from distillab.cache.reader import CacheReader
+from distillab.cache.rows import CachedRow, Text
+from distillab.cache.writer import CacheWriter
 from distillab.config.models import TeacherAnswersConfig
-from distillab.errors import CacheCorrupt, CacheMismatch, ConfigError, DataError
-from distillab.models.generation import Decoding, continuation_text, generate_batches
+from distillab.errors import CacheMismatch, ConfigError, DataError
+from distillab.models.generation import Decoding, Generated, continuation_text, generate_batches
 from distillab.progress import Progress
-from distillab.records import AnswerStoreCounts, TeacherProvenance
+from distillab.records import AnswerStoreCounts
+from distillab.teachers.answer_identity import Prompt, require_answers_to
+from distillab.teachers.local import LocalTeacher
+
+_READ_ROWS = 1024
+_OLD_FILES = ("answers.jsonl", "provenance.json")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One line of a store. `finish` is "stop" (ended by itself) or "length" (cut at max_new_tokens)."""
+    """What the teacher wrote after a prompt.
+
+    Attributes:
+        key: of the prompt.
+        number: of the answer, among those to its prompt.
+        answer: the text.
+        finish: "stop" (ended by itself) or "length" (cut at max_new_tokens).
+        tokens: that were written, without the one that ended it.
+    """
 
     key: str
     number: int
@@ -37,57 +50,110 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Prompt:
-    """What is asked: the row's key and the prompt as the teacher reads it."""
+class AnswerStore:
+    """The answers of a complete store, in the order of the prompts and of their numbers, and what decided them."""
 
-    key: str
-    ids: tuple[int, ...]
-
-
-def store_provenance(
-    teacher: TeacherProvenance, tokenizer_fingerprint: str, prompts: Sequence[Prompt], settings: TeacherAnswersConfig
-) -> dict[str, Any]:
-    """Everything that decides the answers. Two stores with equal provenance hold equal answers."""
-    digest = hashlib.sha256()
-    for prompt in prompts:
-        digest.update(json.dumps([prompt.key, list(prompt.ids)]).encode())
-    # keep_cut_off decides what is kept later, not what is generated
-    decoding = settings.model_dump(exclude={"keep_cut_off"})
-    return {
-        "schema_version": 1,
-        "teacher": teacher.model_dump(),
-        "tokenizer": tokenizer_fingerprint,
-        "prompts": len(prompts),
-        "prompts_sha256": digest.hexdigest(),
-        "decoding": decoding,
-    }
+    answers: tuple[Answer, ...]
+    identity: CacheIdentity
 
 
 def generate_store(
     folder: Path,
     *,
-    model: PreTrainedModel,
+    teacher: LocalTeacher,
     tokenizer: PreTrainedTokenizerBase,
     stop_ids: Sequence[int],
     prompts: Sequence[Prompt],
     settings: TeacherAnswersConfig,
-    provenance: Mapping[str, Any],
-) -> list[Answer]:
-    """All answers of the store, generating those that are not there yet.
+    identity: CacheIdentity,
+    worker: int = 0,
+    workers: int = 1,
+) -> None:
+    """Make the answers that are not there yet; of several workers, this one's share of them.
+
+    Args:
+        identity: of these prompts and settings, from `answers_identity`.
+        worker: makes the shards whose number leaves this rest when divided by `workers`.
+    Raises:
+        CacheMismatch: the folder holds answers of another teacher, other prompts or other settings, or is of an
+            older version of distillab.
+        CacheCorrupt: what is there is damaged.
+    """
+    _refuse_old(folder)
+    writer = CacheWriter(folder, identity, worker=worker, workers=workers)
+    jobs = _jobs(prompts, settings)
+    size = identity.rows_per_shard
+    share = [jobs[start : start + size] for start in range(0, len(jobs), size)]
+    todo = writer.todo()
+    total = sum(map(len, share[worker::workers]))
+    missing = sum(len(share[number]) for number in todo)
+    with Progress("teacher answers", total=total, unit="answers", done=total - missing) as progress:
+        for number in todo:
+            rows: list[CachedRow] = []
+            for start in range(number * size, number * size + len(share[number]), settings.batch_size):
+                batch = jobs[start : start + settings.batch_size]
+                torch.manual_seed(settings.seed * 1_000_003 + start)
+                rows.extend(_answered(teacher, tokenizer, stop_ids, batch, settings))
+                progress.advance(len(batch))
+            writer.write(number, rows)
+
+
+def store_is_complete(folder: Path) -> bool:
+    """True where every answer of the store in `folder` is there; False also where there is no store.
 
     Raises:
-        CacheMismatch: the folder holds answers of another teacher, other prompts or other settings.
-        CacheCorrupt: a finished line is damaged.
+        CacheMismatch: the store is of an older version of distillab.
+        CacheCorrupt: what is there is damaged.
     """
-    _claim(folder, provenance)
-    path = folder / "answers.jsonl"
-    have = _read(path)
-    jobs = [(prompt, number) for prompt in prompts for number in range(settings.answers_per_prompt)]
-    wanted = [(prompt.key, number) for prompt, number in jobs]
-    missing = sum(key not in have for key in wanted)
-    if missing:
-        _generate(path, model, tokenizer, stop_ids, jobs, settings, have, missing)
-    return [have[key] for key in wanted]
+    _refuse_old(folder)
+    return (folder / "identity.json").exists() and CacheReader(folder).complete
+
+
+def read_store(
+    location: str | Path,
+    *,
+    prompts: Sequence[Prompt],
+    settings: TeacherAnswersConfig,
+    tokenizer: str,
+    weights_sha256: str | None,
+) -> AnswerStore:
+    """All answers of a store.
+
+    Args:
+        location: folder, or fsspec URL.
+        tokenizer: fingerprint of the tokenizer that made the prompts' ids.
+        weights_sha256: of the teacher that should have answered; None: of any.
+    Raises:
+        CacheMismatch: the store answers other prompts, or otherwise, or is not complete.
+        CacheCorrupt: what is there is damaged.
+    """
+    _refuse_old(location)
+    reader = CacheReader(location)
+    require_answers_to(
+        reader.identity,
+        prompts=prompts,
+        settings=settings,
+        tokenizer=tokenizer,
+        weights_sha256=weights_sha256,
+        where=str(location),
+    )
+    if not reader.complete:
+        missing = reader.missing_shards()
+        raise CacheMismatch(
+            "The store of answers is not complete.",
+            where=str(location),
+            facts=[f"{len(missing)} shards are missing, the first is {missing[0]}"],
+            fix="let the same teacher answer into the same folder: it goes on where it stopped",
+        )
+    jobs = _jobs(prompts, settings)
+    answers: dict[tuple[str, int], Answer] = {}
+    for start in range(0, len(jobs), _READ_ROWS):
+        here = range(start, min(start + _READ_ROWS, len(jobs)))
+        for place, row in zip(here, reader.read(here, ["text"]), strict=True):
+            prompt, number = jobs[place]
+            answers[prompt.key, number] = _answer_of(row, prompt, number, where=str(location))
+    wanted = [(prompt.key, number) for prompt in prompts for number in range(settings.answers_per_prompt)]
+    return AnswerStore(tuple(answers[key] for key in wanted), reader.identity)
 
 
 def askable(prompts: Sequence[Prompt], *, context: int | None, max_new_tokens: int) -> list[Prompt]:
@@ -113,7 +179,7 @@ def askable(prompts: Sequence[Prompt], *, context: int | None, max_new_tokens: i
 
 
 def keep_usable(
-    answers: Sequence[Answer], *, path: Path, keep_cut_off: bool, prompt_tokens: int, not_asked: int = 0
+    answers: Sequence[Answer], *, path: str, keep_cut_off: bool, prompt_tokens: int, not_asked: int = 0
 ) -> tuple[dict[str, list[str]], AnswerStoreCounts]:
     """The answers worth learning from, by row key, and what was dropped: empty, cut off, said twice for one prompt.
 
@@ -135,7 +201,7 @@ def keep_usable(
         else:
             kept.setdefault(item.key, []).append(item.answer)
     counts = AnswerStoreCounts(
-        path=str(path),
+        path=path,
         prompts=len({item.key for item in answers}),
         generated=len(answers),
         kept=sum(map(len, kept.values())),
@@ -148,101 +214,77 @@ def keep_usable(
     if not kept:
         raise DataError(
             "No answer of the teacher can be used.",
-            where=str(path),
+            where=path,
             facts=[f"generated {len(answers)}", f"empty {empty}", f"cut off at max_new_tokens {cut}"],
             fix="raise teacher_answers.max_new_tokens, set its keep_cut_off, or look at the template of the prompts",
         )
     return kept, counts
 
 
-def _claim(folder: Path, provenance: Mapping[str, Any]) -> None:
-    """Write the provenance of a new store, or compare it with the one that is there."""
-    path = folder / "provenance.json"
-    text = json.dumps(provenance, indent=2, sort_keys=True)
-    if path.exists():
-        there = json.loads(path.read_text(encoding="utf-8"))
-        differing = [key for key in sorted({*there, *provenance}) if there.get(key) != json.loads(text).get(key)]
-        if differing:
-            facts = [f"{key}: stored {there.get(key)}; this run {provenance.get(key)}" for key in differing]
-            raise CacheMismatch(
-                "The stored answers belong to another teacher, other prompts or other settings.",
-                where=str(folder),
-                facts=facts,
-                fix="use another output folder, or delete this one",
-            )
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(path)
+def _refuse_old(location: str | Path) -> None:
+    """Version 0.1 kept answers in two files of its own; what decided them was written otherwise, so none is taken."""
+    there = [name for name in _OLD_FILES if (Path(location) / name).exists()]
+    if there:
+        raise CacheMismatch(
+            "The folder holds answers that distillab 0.1 stored; this version reads caches.",
+            where=str(location),
+            facts=[f"there is {' and '.join(there)}"],
+            fix="use another folder, or delete this one and let the teacher answer again",
+        )
 
 
-def _read(path: Path) -> dict[tuple[str, int], Answer]:
-    """Finished lines by (key, number). A last line without its newline was being written when the process died."""
-    if not path.exists():
-        return {}
-    data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if len(whole) != len(data):
-        with path.open("r+b") as stream:
-            stream.truncate(len(whole))
-    have = {}
-    for number, line in enumerate(whole.splitlines(), start=1):
-        try:
-            answer = Answer(**json.loads(line))
-        except (ValueError, TypeError) as error:
-            raise CacheCorrupt(
-                "A stored answer is damaged.",
-                where=f"{path}, line {number}",
-                fix="delete this line; it will be made again",
-            ) from error
-        have[(answer.key, answer.number)] = answer
-    return have
+def _jobs(prompts: Sequence[Prompt], settings: TeacherAnswersConfig) -> list[tuple[Prompt, int]]:
+    """What the rows of a store answer: like lengths together; ties by key, so that batches are always the same."""
+    jobs = [(prompt, number) for prompt in prompts for number in range(settings.answers_per_prompt)]
+    return sorted(jobs, key=lambda job: (len(job[0].ids), job[0].key, job[1]))
 
 
-def _generate(
-    path: Path,
-    model: PreTrainedModel,
+def _answered(
+    teacher: LocalTeacher,
     tokenizer: PreTrainedTokenizerBase,
     stop_ids: Sequence[int],
-    jobs: Sequence[tuple[Prompt, int]],
+    batch: Sequence[tuple[Prompt, int]],
     settings: TeacherAnswersConfig,
-    have: dict[tuple[str, int], Answer],
-    missing: int,
-) -> None:
+) -> list[CachedRow]:
+    """One batch, answered."""
     decoding = Decoding(settings.max_new_tokens, settings.sample, settings.temperature, settings.top_p)
-    # like lengths together; ties by key, so that batches never depend on what is there already
-    jobs = sorted(jobs, key=lambda job: (len(job[0].ids), job[0].key, job[1]))
-    with (
-        path.open("ab") as stream,
-        Progress("teacher answers", total=len(jobs), unit="answers", done=len(jobs) - missing) as progress,
-    ):
-        for start in range(0, len(jobs), settings.batch_size):
-            batch = jobs[start : start + settings.batch_size]
-            if all((prompt.key, number) in have for prompt, number in batch):
-                continue
-            torch.manual_seed(settings.seed * 1_000_003 + start)
-            generated = next(
-                generate_batches(
-                    model,
-                    [prompt.ids for prompt, _ in batch],
-                    decoding=decoding,
-                    stop_ids=stop_ids,
-                    batch_size=len(batch),
-                )
-            )
-            for (prompt, number), output in zip(batch, generated, strict=True):
-                if (prompt.key, number) in have:
-                    continue
-                answer = Answer(
-                    key=prompt.key,
-                    number=number,
-                    answer=continuation_text(tokenizer, prompt.ids, output.ids),
-                    finish="stop" if output.stopped else "length",
-                    tokens=len(output.ids),
-                )
-                stream.write(json.dumps(asdict(answer), ensure_ascii=False).encode() + b"\n")
-                have[(prompt.key, number)] = answer
-                progress.advance()
-            stream.flush()
-            os.fsync(stream.fileno())
+    asked = [prompt.ids for prompt, _ in batch]
+    generated = next(
+        generate_batches(teacher.model, asked, decoding=decoding, stop_ids=stop_ids, batch_size=len(batch))
+    )
+    return [
+        _row(prompt, number, output, continuation_text(tokenizer, prompt.ids, output.ids))
+        for (prompt, number), output in zip(batch, generated, strict=True)
+    ]
+
+
+def _row(prompt: Prompt, number: int, output: Generated, answer: str) -> CachedRow:
+    # the stop token is what the teacher wrote too, so an answer of no other token is a row like any other
+    written = output.ids if output.stop_id is None else (*output.ids, output.stop_id)
+    mask = np.zeros(len(prompt.ids) + len(written), dtype=np.bool_)
+    mask[len(prompt.ids) :] = True
+    return CachedRow(
+        key=_key(prompt, number),
+        input_ids=np.asarray([*prompt.ids, *written], dtype=np.int32),
+        answer_mask=mask,
+        sections={"text": Text(answer, "length" if output.stop_id is None else "stop")},
+    )
+
+
+def _answer_of(row: CachedRow, prompt: Prompt, number: int, *, where: str) -> Answer:
+    asked = row.input_ids[: len(prompt.ids)]
+    if row.key != _key(prompt, number) or not np.array_equal(asked, prompt.ids):
+        raise CacheMismatch(
+            "A stored answer is to another prompt.",
+            where=where,
+            facts=[f"stored {row.key}: {asked.tolist()[:20]}", f"this run {_key(prompt, number)}: {prompt.ids[:20]}"],
+            fix="use another folder, or delete this one",
+        )
+    text = row.sections["text"]
+    assert isinstance(text, Text)
+    tokens = int(row.answer_mask.sum()) - (text.finish == "stop")
+    return Answer(key=prompt.key, number=number, answer=text.answer, finish=text.finish, tokens=tokens)
+
+
+def _key(prompt: Prompt, number: int) -> str:
+    return f"{prompt.key}/{number}"

@@ -100,10 +100,17 @@ def load_local(settings: TeacherConfig, *, student_device: torch.device, templat
         student_device: where it goes unless the settings say otherwise.
         template_sha256: of the template by which it reads rows, for its provenance.
     Raises:
-        TeacherError: the weights are missing or do not fit the configuration.
+        TeacherError: no weights are named, or they are missing or do not fit the configuration.
     """
+    path = settings.path
+    if path is None:
+        raise TeacherError(
+            "This needs the teacher's weights, and the recipe names a cache alone.",
+            where=f"teacher.cache: {settings.cache}",
+            fix="add the teacher's folder: teacher: {path: …, cache: …}",
+        )
     model = load_model(
-        settings.path,
+        path,
         dtype=settings.dtype,
         device=student_device if settings.device == "auto" else pick_device(settings.device),
         device_map=settings.device_map,
@@ -111,8 +118,8 @@ def load_local(settings: TeacherConfig, *, student_device: torch.device, templat
         role="teacher",
     )
     provenance = TeacherProvenance(
-        name=model_name(settings.path),
-        weights_sha256=weights_sha256(settings.path),
+        name=model_name(path),
+        weights_sha256=weights_sha256(path),
         parameters=sum(p.numel() for p in model.parameters()),
         dtype=str(model.dtype).removeprefix("torch."),
         template_sha256=template_sha256,

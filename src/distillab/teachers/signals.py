@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from distillab.config.terms import Positions
 from distillab.divergences.sampled import sampled_cross_entropy
 from distillab.divergences.truncated import logmass_outside
 from distillab.models.capture import Captured, Inner
@@ -148,10 +149,10 @@ class FullLogits:
         kept_logp, kept_ids = logp.topk(k, dim=-1)
         return TopTokens(kept_ids, kept_logp, logmass_outside(logp=logp, kept_ids=kept_ids))
 
-    def drawn(self, samples: int, width: int, temperature: float) -> DrawnTokens:
-        """New draws, from torch's own random state of the device where the logits are."""
+    def drawn(self, samples: int, width: int, temperature: float, *, points: Tensor | None = None) -> DrawnTokens:
+        """New draws, from torch's own random state of the device where the logits are, or by given points (`draw`)."""
         logp = self.logp(width, temperature)
-        ids = draw(logp, samples)
+        ids = draw(logp, samples, points=points)
         return DrawnTokens(ids, sampled_cross_entropy(student_logp=logp, drawn_ids=ids))
 
     def tile(self, here: slice | Tensor, device: torch.device) -> FullLogits:
@@ -187,10 +188,15 @@ class TeacherScores(Protocol):
 
 @dataclass(frozen=True)
 class SignalRequest:
-    """What a run's terms read of the teacher."""
+    """What a run's terms read of the teacher.
+
+    hidden_at: at which positions the terms read hidden states; empty means all. A model gives them everywhere, a
+    cache may hold those of the answer alone.
+    """
 
     scores: frozenset[ScoreNeed] = frozenset()
     inner: Inner = field(default_factory=Inner)
+    hidden_at: frozenset[Positions] = frozenset()
 
     def __bool__(self) -> bool:
         return bool(self.scores or self.inner)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from distillab.models.batch import TokenBatch
@@ -9,7 +11,6 @@ from distillab.models.capture import Captured, capture
 from distillab.models.heads import at_head
 from distillab.objectives.term import Objective
 from distillab.teachers.protocol import Teacher
-from distillab.teachers.signals import SignalRequest
 
 
 @torch.no_grad()
@@ -23,7 +24,7 @@ def initialise(
     """
     was_training = student.training
     student.eval()
-    signal = teacher.signal(batch, SignalRequest(inner=objective.request.inner))
+    signal = teacher.signal(batch, replace(objective.request, scores=frozenset()))
     with capture(student, objective.student_inner) as inner:
         at_head(student, batch, lambda hidden_BLD, head: hidden_BLD, device=device)
     for term in objective.inner_terms.values():

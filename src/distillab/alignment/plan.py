@@ -1,0 +1,101 @@
+"""The plan of a row: which tokens of the student stand for the same bytes as which tokens of the teacher."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distillab.errors import ShapeError
+
+
+class LeftOut(NamedTuple):
+    """Tokens of one side that are in no span, by reason.
+
+    Args:
+        one_sided: special tokens (or a prefix space that is a token by itself) that the other side does not have, and
+            tokens inside of which the other side has one.
+        differing: a normaliser changed the bytes, or `unk` hides them.
+        cut: behind the end of the other side, which was cut.
+    """
+
+    one_sided: int = 0
+    differing: int = 0
+    cut: int = 0
+
+
+_NOTHING = LeftOut()
+
+
+@dataclass(frozen=True, eq=False)
+class SpanPlan:
+    """S minimal spans of one row, in the order of the text.
+
+    Attributes:
+        student: (S, 2) int32, half-open range of student tokens of each span; never empty.
+        teacher: (S, 2) int32, the same of the teacher.
+        n_bytes: (S,) int32, bytes of the span's text; 0 where the span is a pair of special tokens.
+        student_left_out: the student's tokens that are in no span.
+        teacher_left_out: the teacher's.
+    """
+
+    student: NDArray[np.int32]
+    teacher: NDArray[np.int32]
+    n_bytes: NDArray[np.int32]
+    student_left_out: LeftOut = _NOTHING
+    teacher_left_out: LeftOut = _NOTHING
+
+    def __len__(self) -> int:
+        return len(self.n_bytes)
+
+    def swapped(self) -> SpanPlan:
+        """The plan with the sides exchanged."""
+        return SpanPlan(self.teacher, self.student, self.n_bytes, self.teacher_left_out, self.student_left_out)
+
+
+class AnswerSpans(NamedTuple):
+    """What a loss may use of a plan.
+
+    Args:
+        plan: the spans whose tokens are all scored, on both sides.
+        straddling: spans that have scored tokens and others; they are not in `plan`.
+    """
+
+    plan: SpanPlan
+    straddling: int
+
+
+def answer_spans(plan: SpanPlan, *, student_mask: NDArray[np.bool_], teacher_mask: NDArray[np.bool_]) -> AnswerSpans:
+    """The spans that lie wholly in the answer on both sides.
+
+    The tokens that the plan left out stay left out, and `student_left_out`, `teacher_left_out` go on counting the row.
+
+    Args:
+        student_mask: (L,) bool, `EncodedRow.answer_mask`: True where the token is scored.
+        teacher_mask: (M,) bool, the same of the teacher's row.
+    Raises:
+        ShapeError: a mask is shorter than the row that the plan was made for.
+    """
+    ours, our_lengths = _scored(plan.student, student_mask, "student_mask")
+    theirs, their_lengths = _scored(plan.teacher, teacher_mask, "teacher_mask")
+    whole = (ours == our_lengths) & (theirs == their_lengths)
+    kept = SpanPlan(
+        plan.student[whole], plan.teacher[whole], plan.n_bytes[whole], plan.student_left_out, plan.teacher_left_out
+    )
+    return AnswerSpans(kept, int(((ours + theirs > 0) & ~whole).sum()))
+
+
+def _scored(
+    ranges: NDArray[np.int32], mask: NDArray[np.bool_], name: str
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Scored tokens and all tokens of each range."""
+    end = int(ranges[-1, 1]) if len(ranges) else 0
+    if mask.ndim != 1 or len(mask) < end:
+        raise ShapeError(
+            "A mask has one entry a token of the row.",
+            facts=[f"{name}: {mask.shape}", f"the last span ends at token {end}"],
+        )
+    before = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(mask, dtype=np.int64)])
+    return before[ranges[:, 1]] - before[ranges[:, 0]], (ranges[:, 1] - ranges[:, 0]).astype(np.int64)

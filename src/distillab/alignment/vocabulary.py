@@ -1,0 +1,189 @@
+"""What each token of the teacher is in the student's vocabulary.
+
+Both models stand at the same place of a text and say what comes next. Where the student has a token of the same bytes,
+that is what comes next for it too. Where it has none, the next student token is the first of the pieces into which the
+student's tokenizer cuts those bytes; exactly so if texts are cut as the tokenizer itself cuts them and what follows
+does not change that cut. Special tokens go by content, then by role. The rest is unmapped, and its mass is reported.
+
+Bytes that are part of a character, in a vocabulary that has whole characters: the next token is a byte token if no text
+token begins with those bytes; else it depends on which character it becomes, and the token is unmapped.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from distillab.alignment.projection import HOWS, How, VocabularyProjection
+from distillab.alignment.tables import Meaning
+from distillab.errors import DataError, ShapeError
+
+Pieces = Callable[[Sequence[bytes]], Sequence[Sequence[int]]]
+_ROLES = ("eos", "bos", "sep", "cls", "mask", "pad", "unk")
+
+
+def project_vocabulary(
+    *,
+    teacher: Sequence[Meaning],
+    student: Sequence[Meaning],
+    pieces: Pieces,
+    teacher_fingerprint: str,
+    student_fingerprint: str,
+    teacher_width: int | None = None,
+    student_width: int | None = None,
+) -> VocabularyProjection:
+    """The projection of a pair. Each teacher id has one student id, of weight 1, or none.
+
+    Args:
+        teacher, student: what every id means.
+        pieces: the student's own ids of some byte strings, in the middle of a text; an empty list where it has none.
+        teacher_fingerprint, student_fingerprint: of the two tokenizers; stored, and compared when a file is read.
+        teacher_width: columns of the teacher's logits; None: as many as ids. student_width: the same of the student.
+    Raises:
+        ShapeError: logits that are narrower than the vocabulary.
+        DataError: `pieces` gives ids that do not spell what was asked for.
+    """
+    widths = [
+        _width(name, given, len(meanings))
+        for name, given, meanings in (("teacher", teacher_width, teacher), ("student", student_width, student))
+    ]
+    ask = _Asked(pieces, student)
+    by_bytes = _by_bytes(student, ask)
+    missing = {m.data for m in teacher if m.kind in ("text", "byte") and m.data not in by_bytes and m.data}
+    by_pieces = _first_pieces(missing, student, by_bytes, ask)
+    by_content, by_role = _specials(student)
+    spellings = Counter(m.data for m in teacher if m.kind in ("text", "byte"))
+    targets = np.full(widths[0], -1, dtype=np.int64)
+    how = np.full(widths[0], HOWS.index("unused"), dtype=np.uint8)
+    for id_, meaning in enumerate(teacher):
+        found: tuple[How, int | None]
+        if meaning.kind == "unused":
+            continue
+        if meaning.kind == "special":
+            role = next((by_role[name] for name in _ROLES if name in meaning.roles and name in by_role), None)
+            # The other side may have the same marker as an ordinary added token.
+            found = ("role", by_content.get(meaning.data, by_bytes.get(meaning.data, role)))
+        elif spellings[meaning.data] > 1 and id_ < len(student) and student[id_] == meaning:
+            # Several ids of the same bytes on both sides ("a" and "<0x61>"): each is itself, so that one and the same
+            # tokenizer gives the identity.
+            found = ("exact", id_)
+        elif meaning.data in by_bytes:
+            found = ("exact", by_bytes[meaning.data])
+        elif meaning.data in by_content:
+            found = ("role", by_content[meaning.data])
+        else:
+            found = ("pieces", by_pieces.get(meaning.data))
+        rule, target = found
+        how[id_] = HOWS.index(rule if target is not None else "unmapped")
+        targets[id_] = -1 if target is None else target
+    mapped = targets >= 0
+    return VocabularyProjection(
+        row_ends=np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(mapped)]),
+        student_ids=targets[mapped],
+        weights=np.ones(int(mapped.sum()), dtype=np.float32),
+        how=how,
+        student_width=widths[1],
+        teacher_fingerprint=teacher_fingerprint,
+        student_fingerprint=student_fingerprint,
+    )
+
+
+def _width(name: str, given: int | None, tokens: int) -> int:
+    if given is not None and given < tokens:
+        raise ShapeError("Logits have a column for every token.", facts=[f"{name}: {given} columns, {tokens} tokens"])
+    return tokens if given is None else given
+
+
+class _Asked:
+    """The tokenizer's own pieces, checked: they must spell what was asked for."""
+
+    def __init__(self, pieces: Pieces, student: Sequence[Meaning]) -> None:
+        self._pieces, self._student = pieces, student
+
+    def __call__(self, many: Sequence[bytes]) -> dict[bytes, list[int]]:
+        """The pieces of those byte strings that have any."""
+        answers = self._pieces(many)
+        found = {data: list(ids) for data, ids in zip(many, answers, strict=True) if len(ids)}
+        for data, ids in found.items():
+            spelled = b"".join(self._student[id_].data for id_ in ids)
+            if spelled != data:
+                raise DataError(
+                    "Pieces spell the bytes that were asked for.",
+                    facts=[f"asked for: {data!r}", f"got:       {spelled!r}, ids {ids}"],
+                    fix="leave out what the tokenizer's normaliser changes, and the prefix space",
+                )
+        return found
+
+
+def _by_bytes(student: Sequence[Meaning], ask: _Asked) -> dict[bytes, int]:
+    """The one student id of each byte string: a regular token before a byte token, the tokenizer's own of several."""
+    texts: dict[bytes, list[int]] = {}
+    singles: dict[bytes, int] = {}
+    for id_, meaning in enumerate(student):
+        if meaning.kind == "text" and meaning.data:
+            texts.setdefault(meaning.data, []).append(id_)
+        elif meaning.kind == "byte":
+            singles.setdefault(meaning.data, id_)
+    own = ask([data for data, ids in texts.items() if len(ids) > 1])
+    chosen = {data: ids[0] for data, ids in texts.items()}
+    chosen.update({data: ids[0] for data, ids in own.items() if len(ids) == 1 and ids[0] in texts[data]})
+    return singles | chosen
+
+
+def _first_pieces(
+    missing: set[bytes], student: Sequence[Meaning], by_bytes: dict[bytes, int], ask: _Asked
+) -> dict[bytes, int]:
+    """The first piece of each byte string that the student has no token of."""
+    found = ask(sorted(missing))
+    # Bytes that end inside of a character: what comes first is decided by the whole characters before.
+    heads = {data: head for data in missing - found.keys() if (head := _whole_characters(data)) and head != data}
+    own = ask(sorted({head for head in heads.values() if head not in by_bytes}))
+    first = {data: ids[0] for data, ids in found.items()}
+    for data, head in heads.items():
+        if head in by_bytes:
+            first[data] = by_bytes[head]
+        elif head in own:
+            first[data] = own[head][0]
+    texts = sorted(meaning.data for meaning in student if meaning.kind == "text")
+    for data in missing - first.keys():
+        part = _part_of_character(data)
+        if part and part[:1] in by_bytes and not _any_begins_with(texts, part):
+            first[data] = by_bytes[part[:1]]
+    return first
+
+
+def _whole_characters(data: bytes) -> bytes:
+    """The whole UTF-8 characters with which the bytes begin."""
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return data[: error.start]
+    return data
+
+
+def _part_of_character(data: bytes) -> bytes:
+    """The bytes before the next character begins, where they begin with no whole one; else nothing."""
+    if _whole_characters(data):
+        return b""
+    end = next((place for place in range(1, len(data)) if data[place] & 0xC0 != 0x80), len(data))
+    return data[:end]
+
+
+def _any_begins_with(ordered: Sequence[bytes], part: bytes) -> bool:
+    place = bisect.bisect_left(ordered, part)
+    return place < len(ordered) and ordered[place].startswith(part)
+
+
+def _specials(student: Sequence[Meaning]) -> tuple[dict[bytes, int], dict[str, int]]:
+    """Student ids of special tokens by content and by role; of several with one role the first."""
+    by_content: dict[bytes, int] = {}
+    by_role: dict[str, int] = {}
+    for id_, meaning in enumerate(student):
+        if meaning.kind == "special":
+            by_content.setdefault(meaning.data, id_)
+            for role in meaning.roles:
+                by_role.setdefault(role, id_)
+    return by_content, by_role

@@ -1,0 +1,207 @@
+"""Reads a cache: rows by what the teacher read, in any order; every byte is checked before it becomes a number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from distillab.cache.compression import check_compression, decompress
+from distillab.cache.finding import RowFinder
+from distillab.cache.folder import read_identity, rows_of, shards_of, within
+from distillab.cache.head import StoredHead, read_head
+from distillab.cache.identity import CacheIdentity
+from distillab.cache.journals import read_listing
+from distillab.cache.layout import Layout, TextLayout
+from distillab.cache.opened import OpenShards
+from distillab.cache.rows import CachedRow, Section
+from distillab.cache.sections import decode, decode_tokens, positions_of, split
+from distillab.cache.shards import TOKENS, Raw
+from distillab.cache.sources import open_source
+from distillab.cache.streams import Stored
+from distillab.errors import CacheCorrupt, CacheMismatch, ShapeError, near_names
+
+
+class CacheReader:
+    """A cache, opened. Row i is row i of the data set that it was built of; rows are found by `row_digest`.
+
+    It can be pickled, and used after a fork: open files are dropped and opened again.
+
+    Args:
+        location: a local folder, or a URL that fsspec knows, such as s3://bucket/cache.
+    Raises:
+        CacheCorrupt: there is no cache, or its identity, a journal or a shard's index is damaged.
+        CacheMismatch: a shard or a journal belongs to another cache, or the format is newer.
+        ConfigError: a package that the place or the compression needs is not installed.
+    """
+
+    def __init__(self, location: str | Path) -> None:
+        self._source = open_source(location)
+        self.identity: CacheIdentity = read_identity(self._source)
+        listing = read_listing(self._source, self.identity)
+        listing.require_sound()
+        with within(self.location):
+            check_compression(self.identity.compression)
+        self._head_entry = listing.head
+        self._shards = OpenShards(self._source, self.identity, listing.shards)
+        self._finder = RowFinder(self._shards)
+        self._layouts: dict[str, Layout] = {layout.kind: layout for layout in self.identity.layouts}
+
+    def __len__(self) -> int:
+        """Rows of the complete cache."""
+        return self.identity.rows
+
+    @property
+    def location(self) -> str:
+        """The folder or URL."""
+        return self._source.location
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What is stored of each row."""
+        return tuple(self._layouts)
+
+    @property
+    def complete(self) -> bool:
+        """All rows are there (and, of kind full, whoever needs the head reads it)."""
+        return len(self._shards.entries) == shards_of(self.identity)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of all shards."""
+        return sum(entry.bytes for entry in self._shards.entries.values())
+
+    def missing_shards(self) -> list[int]:
+        """Numbers of the shards that nobody has finished."""
+        return [number for number in range(shards_of(self.identity)) if number not in self._shards.entries]
+
+    def present_rows(self) -> npt.NDArray[np.int64]:
+        """(rows that are there,) their numbers, rising."""
+        found = [np.asarray(rows_of(self.identity, number)) for number in sorted(self._shards.entries)]
+        return np.concatenate(found, dtype=np.int64) if found else np.zeros(0, np.int64)
+
+    def keys(self) -> list[str]:
+        """The key of every row of a complete cache, in the order of the rows.
+
+        Raises:
+            CacheCorrupt: shards are missing.
+        """
+        if not self.complete:
+            raise self._missing(self.missing_shards()[0])
+        return [key for number in sorted(self._shards.entries) for key in self._shards.index(number).row_keys()]
+
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """(rows that are there, 2): tokens L and scored positions N of each, in the order of `present_rows`."""
+        found = [self._shards.index(number).lengths for number in sorted(self._shards.entries)]
+        return np.concatenate(found) if found else np.zeros((0, 2), np.int64)
+
+    def find(self, digest: bytes) -> int | None:
+        """The number of the row with this `row_digest`, the first of several; None where there is none."""
+        return self._finder.find([digest])[0]
+
+    def find_many(self, digests: Sequence[bytes]) -> list[int | None]:
+        """`find` of each."""
+        return self._finder.find(digests)
+
+    def read(self, rows: Sequence[int], kinds: Sequence[str]) -> list[CachedRow]:
+        """Rows with their tokens and the sections asked for.
+
+        Args:
+            rows: numbers, in any order, also twice.
+            kinds: of this cache; none: the tokens alone.
+        Raises:
+            CacheCorrupt: a record is damaged, or a row is not there.
+            CacheMismatch: a kind is not stored.
+        """
+        if not len(rows):
+            return []
+        places = [self._place(row) for row in rows]
+        layouts = {kind: self._layout(kind) for kind in kinds}
+        records = self._shards.records(places, [TOKENS, *layouts])
+        lengths = [self._shards.index(number).lengths[row].tolist() for number, row in places]
+        tokens = [length for length, _ in lengths]
+        with within(self.location):
+            input_ids, answer_mask = decode_tokens(self._content(records[TOKENS]), tokens, self.identity.tokens)
+            sections = {kind: self._split(records[kind], lengths, layout) for kind, layout in layouts.items()}
+        ends = np.cumsum(tokens).tolist()
+        return [
+            CachedRow(
+                key=self._shards.index(number).row_key(row),
+                input_ids=input_ids[end - length : end],
+                answer_mask=answer_mask[end - length : end],
+                sections={kind: found[i] for kind, found in sections.items()},
+            )
+            for i, ((number, row), length, end) in enumerate(zip(places, tokens, ends, strict=True))
+        ]
+
+    def read_flat(self, rows: Sequence[int], kind: str) -> Section:
+        """One section of many rows, joined along N, M or P and decoded in one go: the fast path of training.
+
+        Args:
+            rows: numbers, at least one, in any order.
+            kind: of this cache, not text.
+        Raises:
+            CacheCorrupt, CacheMismatch: as `read`.
+            ShapeError: no rows, or kind text.
+        """
+        layout = self._layout(kind)
+        places = [self._place(row) for row in rows]
+        records = self._shards.records(places, [kind])[kind]
+        lengths = [self._shards.index(number).lengths[row].tolist() for number, row in places]
+        with within(self.location):
+            return decode(self._content(records), _positions(lengths, layout), layout)
+
+    def head(self) -> StoredHead:
+        """The teacher's head (kind full).
+
+        Raises:
+            CacheCorrupt: it is missing or damaged.
+            CacheMismatch: it belongs to another cache.
+        """
+        return read_head(self._source, self.identity.fingerprint, self._head_entry)
+
+    def _split(self, records: Sequence[Raw], lengths: Sequence[list[int]], layout: Layout) -> list[Section]:
+        content, positions = self._content(records), _positions(lengths, layout)
+        if isinstance(layout, TextLayout):
+            return [decode([one], [count], layout) for one, count in zip(content, positions, strict=True)]
+        return split(decode(content, positions, layout), positions)
+
+    def _content(self, records: Sequence[Raw]) -> Sequence[Stored]:
+        if self.identity.compression == "none":
+            return records
+        return [decompress(record, self.identity.compression) for record in records]
+
+    def _place(self, row: int) -> tuple[int, int]:
+        if not 0 <= row < self.identity.rows:
+            raise ShapeError("There is no such row.", where=self.location, facts=[f"row {row} of {len(self):,}"])
+        number, place = divmod(int(row), self.identity.rows_per_shard)
+        if number not in self._shards.entries:
+            raise self._missing(number)
+        return number, place
+
+    def _layout(self, kind: str) -> Layout:
+        if kind not in self._layouts:
+            raise CacheMismatch(
+                f'This cache does not store "{kind}".',
+                where=self.location,
+                facts=[near_names(kind, self._layouts)],
+                fix="build a cache with this kind",
+            )
+        return self._layouts[kind]
+
+    def _missing(self, number: int) -> CacheCorrupt:
+        return CacheCorrupt(
+            "The cache is not complete.",
+            where=self.location,
+            facts=[
+                f"{len(self.missing_shards()):,} of {shards_of(self.identity):,} shards are missing",
+                f"shard {number}",
+            ],
+            fix="give the same `distillab cache build` again: it makes what is missing",
+        )
+
+
+def _positions(lengths: Sequence[list[int]], layout: Layout) -> list[int]:
+    return [positions_of(layout, tokens=tokens, scored=scored) for tokens, scored in lengths]

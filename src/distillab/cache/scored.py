@@ -1,0 +1,211 @@
+"""Records of what the teacher says of the next token: `top_k` and `sampled`.
+
+N scored positions of a row (of all rows together after decoding), K kept tokens, M distinct drawn tokens of all
+positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from distillab.cache.bits import bits_for
+from distillab.cache.layout import SampledLayout, TopKLayout
+from distillab.cache.rows import Floats, Sampled, TopK
+from distillab.cache.streams import Cursor, Stored, packed
+from distillab.cache.values import COMPANDED_LOGP, check_logp, companded_codes, float16_logp, float16_nats
+from distillab.errors import CacheCorrupt, NumericsError, ShapeError
+
+MASS_SLACK = 1e-3
+"""How far a position's masses may be from one when they are stored: more than a softmax in float32 rounds."""
+
+
+def encode_top_k(row: TopK, layout: TopKLayout) -> bytes:
+    """The record of one row.
+
+    Streams: tail_logmass (N float16), actual_logp (N float16), logp (N·K, one byte or float16 each), ids (N·K packed
+    at id_bits); N·K runs through the tokens of the first position, then of the second.
+
+    Raises:
+        ShapeError: the arrays do not fit together, or hold another K.
+        NumericsError: NaN or +inf, values that do not fall along K, masses that do not sum to one.
+        CacheMismatch: an id does not fit.
+    """
+    _check_top_k(row, layout)
+    values = companded_codes(row.logp) if layout.values == "companded8" else float16_logp(row.logp)
+    return b"".join(
+        (
+            float16_logp(row.tail_logmass).tobytes(),
+            float16_logp(row.actual_logp).tobytes(),
+            values.tobytes(),
+            packed(row.ids.reshape(-1), layout.id_bits, "token ids"),
+        )
+    )
+
+
+def decode_top_k(records: Sequence[Stored], lengths: Sequence[int], layout: TopKLayout) -> TopK:
+    """The rows one after another.
+
+    Each position's masses are made to sum to one again: log Σ exp(logp) + exp(tail_logmass) is taken off all of them.
+    Rounded values sum to a little more or less, and a teacher of another total mass is a bias: the divergence of two
+    equal distributions would not be zero. `actual_logp` is not part of the sum and stays as it was stored.
+
+    Args:
+        records: one a row.
+        lengths: N of each row.
+    Raises:
+        CacheCorrupt: a record is not as long as the layout says, or its masses are far from one.
+    """
+    cursor = Cursor(records, layout.kind)
+    entries = [n * layout.k for n in lengths]
+    tail_N = cursor.numbers(lengths, "<f2").astype(np.float32)
+    actual_N = cursor.numbers(lengths, "<f2").astype(np.float32)
+    if layout.values == "companded8":
+        logp = np.take(COMPANDED_LOGP, cursor.numbers(entries, "u1"))
+    else:
+        logp = cursor.numbers(entries, "<f2").astype(np.float32)
+    ids = cursor.integers(entries, layout.id_bits)
+    cursor.end()
+    logp_NK = logp.reshape(-1, layout.k)
+    mass_N = _mass(logp_NK, tail_N)
+    # rounding moves a position's mass by less than a sixth, see `companded_codes`
+    if not ((mass_N > 0.5) & (mass_N < 2)).all():
+        raise CacheCorrupt(
+            "The stored probabilities of a position do not sum to about one.",
+            facts=(f"sums from {mass_N.min():.4g} to {mass_N.max():.4g}",),
+            fix="`distillab cache verify` finds what is damaged",
+        )
+    log_mass_N = np.log(mass_N)
+    logp_NK -= log_mass_N[:, None]
+    return TopK(ids.reshape(-1, layout.k), logp_NK, tail_N - log_mass_N, actual_N)
+
+
+def encode_sampled(row: Sampled, layout: SampledLayout) -> bytes:
+    """The record of one row.
+
+    Streams: own_nats (N float16), distinct - 1 (N packed at count_bits), ids (M packed at id_bits), count - 1 of every
+    id but the last of its position (M - N packed at count_bits): a position's last count is what the others leave of
+    its draws.
+
+    Raises:
+        ShapeError: the arrays do not fit together, a position's counts do not sum to the draws, or count_bits is
+            too few for the draws (`bits_for(draws)` are enough).
+        NumericsError: own_nats are not finite.
+        CacheMismatch: an id does not fit.
+    """
+    _check_sampled(row, layout)
+    last = np.zeros(len(row.counts), np.bool_)
+    last[np.cumsum(row.distinct) - 1] = True
+    return b"".join(
+        (
+            float16_nats(row.own_nats).tobytes(),
+            packed(row.distinct - 1, layout.count_bits, "numbers of distinct tokens"),
+            packed(row.ids, layout.id_bits, "token ids"),
+            packed(row.counts[~last] - 1, layout.count_bits, "counts of drawn tokens"),
+        )
+    )
+
+
+def decode_sampled(records: Sequence[Stored], lengths: Sequence[int], layout: SampledLayout) -> Sampled:
+    """The rows one after another.
+
+    Args:
+        records: one a row.
+        lengths: N of each row.
+    Raises:
+        CacheCorrupt: a record is not as long as the layout and its own counts say, or it has too many draws.
+    """
+    cursor = Cursor(records, layout.kind)
+    own_nats_N = cursor.numbers(lengths, "<f2").astype(np.float32)
+    distinct_N = cursor.integers(lengths, layout.count_bits) + 1
+    rows_N = np.asarray(lengths, np.int64)
+    row_starts = np.cumsum(rows_N) - rows_N
+    drawn = np.add.reduceat(distinct_N, row_starts).tolist()
+    ids_M = cursor.integers(drawn, layout.id_bits)
+    others = cursor.integers([m - n for m, n in zip(drawn, lengths, strict=True)], layout.count_bits) + 1
+    cursor.end()
+    last = np.cumsum(distinct_N) - 1
+    counts_M = np.zeros(len(ids_M), np.int32)
+    is_last = np.zeros(len(ids_M), np.bool_)
+    is_last[last] = True
+    counts_M[~is_last] = others
+    counts_M[last] = layout.draws - np.add.reduceat(counts_M, last + 1 - distinct_N)
+    if counts_M[last].min() < 1:
+        raise CacheCorrupt(
+            "The stored counts of a position are more than its draws.",
+            facts=(f"draws: {layout.draws}", f"left for the last token: {counts_M[last].min()}"),
+            fix="`distillab cache verify` finds what is damaged",
+        )
+    return Sampled(distinct_N, ids_M, counts_M, own_nats_N)
+
+
+def _mass(logp_NK: Floats, tail_N: Floats) -> Floats:
+    mass_N: Floats = np.exp(logp_NK).sum(axis=1) + np.exp(tail_N)
+    return mass_N
+
+
+def _check_top_k(row: TopK, layout: TopKLayout) -> None:
+    positions = row.tail_logmass.shape[0]
+    wanted = (positions, layout.k)
+    if not (row.ids.shape == row.logp.shape == wanted and row.actual_logp.shape == row.tail_logmass.shape):
+        raise ShapeError(
+            "A row's top_k arrays do not fit together or to the cache's k.",
+            facts=(
+                f"ids {row.ids.shape}, logp {row.logp.shape}, tail_logmass {row.tail_logmass.shape}, "
+                f"actual_logp {row.actual_logp.shape}",
+                f"wanted: (N, {layout.k}) twice and (N,) twice",
+            ),
+        )
+    for name, logp in (("logp", row.logp), ("tail_logmass", row.tail_logmass), ("actual_logp", row.actual_logp)):
+        check_logp(name, logp)
+    if (row.logp[:, 1:] > row.logp[:, :-1]).any():
+        raise NumericsError(
+            "The kept log-probabilities of a position must fall: the likeliest token stands first.",
+            facts=(f"rise by up to {np.nanmax(np.diff(row.logp, axis=1)):.4g} nats",),
+            fix="sort ids and logp together before they are stored",
+        )
+    mass_N = _mass(row.logp, row.tail_logmass)
+    if (np.abs(mass_N - 1) > MASS_SLACK).any():
+        worst = int(np.argmax(np.abs(mass_N - 1)))
+        raise NumericsError(
+            "The kept probabilities of a position and the mass of all others must sum to one.",
+            facts=(f"they sum to {mass_N[worst]:.6g} at scored position {worst} of the row",),
+            fix="store true log-probabilities, not renormalised ones, and the tail of the same distribution",
+        )
+
+
+def _check_sampled(row: Sampled, layout: SampledLayout) -> None:
+    positions, drawn = row.distinct.shape[0], int(row.distinct.sum())
+    sound = (
+        row.own_nats.shape == (positions,)
+        and row.ids.shape == row.counts.shape == (drawn,)
+        and positions > 0
+        and row.distinct.min() >= 1
+        and row.counts.min() >= 1
+        and layout.count_bits >= bits_for(layout.draws)
+        and (_draws(row) == layout.draws).all()
+    )
+    if not sound:
+        raise ShapeError(
+            "A row's drawn tokens do not fit together or to the cache's draws.",
+            facts=(
+                f"distinct {row.distinct.shape} that sum to {drawn}, ids {row.ids.shape}, counts {row.counts.shape}, "
+                f"own_nats {row.own_nats.shape}",
+                f"wanted: counts of at least 1 that sum to {layout.draws} at each position",
+                f"count_bits {layout.count_bits}, {layout.draws} draws need {bits_for(layout.draws)}",
+            ),
+        )
+    check_logp("-own_nats", -row.own_nats)
+    if not np.isfinite(row.own_nats).all():
+        raise NumericsError(
+            "A drawn token has no probability: −mean log p of the draws is infinite.",
+            facts=(f"at scored position {int(np.argmax(~np.isfinite(row.own_nats)))} of the row",),
+            fix="draw from the same log-probabilities that own_nats is computed from",
+        )
+
+
+def _draws(row: Sampled) -> npt.NDArray[np.int64]:
+    total: npt.NDArray[np.int64] = np.add.reduceat(row.counts.astype(np.int64), np.cumsum(row.distinct) - row.distinct)
+    return total

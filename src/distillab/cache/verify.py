@@ -1,0 +1,188 @@
+"""Reads every byte of a cache and says what is wrong; takes damaged shards out where it is asked to."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from distillab.cache.compression import check_compression, decompress
+from distillab.cache.folder import HEAD, HEAD_FACTS, read_identity, rows_of, shards_of, within
+from distillab.cache.head import read_head, read_head_entry
+from distillab.cache.identity import CacheIdentity
+from distillab.cache.journals import HeadEntry, ShardEntry, keep_entries, read_listing
+from distillab.cache.layout import Layout, TokensLayout
+from distillab.cache.opened import OpenShards
+from distillab.cache.rows import row_digest
+from distillab.cache.sections import decode, decode_tokens, positions_of
+from distillab.cache.shards import TOKENS
+from distillab.cache.sources import Source, open_source
+from distillab.errors import CacheError, CacheMismatch, ConfigError
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What stands in a cache.
+
+    Attributes:
+        location: the folder or URL.
+        identity: what the cache is of.
+        shards: how many are finished, sound or not.
+        rows: of the sound ones.
+        stored_bytes: of the sound ones.
+        missing: shards that nobody has finished; building goes on with them.
+        damaged: shard -> what is wrong, with the file. A shard file that is missing is damage.
+        lists: damaged journal lines and manifests.
+        head: what is wrong with the head; None: nothing, or the cache has none.
+        order: the rows are not those of the identity, although every shard is sound; None: they are, or cannot be told.
+    """
+
+    location: str
+    identity: CacheIdentity
+    shards: int
+    rows: int
+    stored_bytes: int
+    missing: tuple[int, ...]
+    damaged: dict[int, CacheError]
+    lists: tuple[str, ...]
+    head: CacheError | None
+    order: str | None
+
+    @property
+    def sound(self) -> bool:
+        """Nothing is damaged; shards may still be missing."""
+        return not (self.damaged or self.lists or self.head or self.order)
+
+    @property
+    def complete(self) -> bool:
+        """Nothing is damaged and nothing is missing."""
+        return self.sound and not self.missing
+
+
+def verify(location: str | Path, *, on_shard: Callable[[int], None] | None = None) -> VerifyReport:
+    """Read and check every byte: hashes of files, checksums of records, digests of rows, completeness.
+
+    Args:
+        location: a local folder or a URL.
+        on_shard: told after every shard how many are done.
+    Raises:
+        CacheCorrupt: identity.json is missing or damaged.
+        CacheMismatch: the format is newer, or a journal or manifest belongs to another cache.
+    """
+    source = open_source(location)
+    identity = read_identity(source)
+    listing = read_listing(source, identity)
+    with within(source.location):
+        check_compression(identity.compression)
+    shards = OpenShards(source, identity, listing.shards)
+    digests: dict[int, bytes] = {}
+    damaged: dict[int, CacheError] = {}
+    for done, number in enumerate(sorted(listing.shards), start=1):
+        try:
+            with within(source.place(listing.shards[number].file)):
+                digests[number] = _check_shard(shards, number)
+        except CacheError as error:
+            damaged[number] = error
+        if on_shard is not None:
+            on_shard(done)
+    missing = tuple(number for number in range(shards_of(identity)) if number not in listing.shards)
+    order = None
+    # answers are not known before they are given: of kind text the identity has the prompts, which their reader checks
+    if not damaged and not missing and not listing.damaged and identity.decoding is None:
+        found = hashlib.sha256(b"".join(digests[number] for number in sorted(digests))).hexdigest()
+        if found != identity.rows_sha256:
+            order = f"identity.json: rows_sha256 {identity.rows_sha256}; the stored rows: {found}"
+    return VerifyReport(
+        location=source.location,
+        identity=identity,
+        shards=len(listing.shards),
+        rows=sum(len(rows_of(identity, number)) for number in digests),
+        stored_bytes=sum(listing.shards[number].bytes for number in digests),
+        missing=missing,
+        damaged=damaged,
+        lists=tuple(listing.damaged),
+        head=_check_head(source, identity, listing.head, wanted=bool(listing.shards)),
+        order=order,
+    )
+
+
+def discard_damaged(folder: Path) -> VerifyReport:
+    """Take what is damaged out of the folder, so that the same build makes it again.
+
+    Damaged shards and their journal lines, lines that cannot be read, and a damaged head go. Files of other folders
+    (of a merged cache) are taken out of the manifest and left where they are.
+
+    Returns:
+        what was found before.
+    Raises:
+        CacheCorrupt, CacheMismatch: as `verify`; nothing was changed.
+        ConfigError: the place is not a local folder.
+    """
+    if "://" in str(folder):
+        raise ConfigError("Only a local folder can be repaired.", where=str(folder), fix="copy it here, then back")
+    report = verify(folder)
+    if report.sound:
+        return report
+    if report.order is not None:
+        raise CacheMismatch(
+            "Every shard of the cache is sound, but its rows are not those of its identity.",
+            where=report.location,
+            facts=[report.order],
+            fix="identity.json was changed or belongs to another cache: bring the right one back",
+        )
+
+    def keep(entry: ShardEntry) -> bool:
+        if entry.shard not in report.damaged:
+            return True
+        if not entry.file.startswith(".."):
+            (folder / entry.file).unlink(missing_ok=True)
+        return False
+
+    keep_entries(folder, keep, keep_head=report.head is None)
+    if report.head is not None:
+        for name in (HEAD_FACTS, HEAD):
+            (folder / name).unlink(missing_ok=True)
+    return report
+
+
+def _check_shard(shards: OpenShards, number: int) -> bytes:
+    """The digests of the shard's rows, one after another."""
+    entry, identity = shards.entries[number], shards.identity
+    index = shards.index(number)
+    (content,) = shards.source.read([(entry.file, 0, entry.bytes)])
+    if hashlib.sha256(content).hexdigest() != entry.sha256:
+        # the checksums of the records below would not see a change between them
+        shards.records([(number, row) for row in range(len(index))], shards.sections)
+        raise shards.damaged(number, "its sha256 is not that of its journal line")
+    layouts: list[Layout] = [identity.tokens, *identity.layouts]
+    for row in range(len(index)):
+        records = shards.records([(number, row)], shards.sections)
+        tokens, scored = index.lengths[row].tolist()
+        for layout in layouts:
+            name = TOKENS if isinstance(layout, TokensLayout) else layout.kind
+            record = decompress(records[name][0], identity.compression)
+            if isinstance(layout, TokensLayout):
+                input_ids, answer_mask = decode_tokens([record], [tokens], layout)
+                digest = row_digest(input_ids, answer_mask)
+                if digest != index.digests[row].tobytes() or int(answer_mask.sum()) != scored:
+                    raise shards.damaged(number, f"row {row} of the shard: its digest is not that of its tokens")
+            else:
+                decode([record], [positions_of(layout, tokens=tokens, scored=scored)], layout)
+    return index.digests.tobytes()
+
+
+def _check_head(
+    source: Source, identity: CacheIdentity, listed: HeadEntry | None, *, wanted: bool
+) -> CacheError | None:
+    if not wanted or not any(layout.kind == "full" for layout in identity.layouts):
+        return None
+    try:
+        read_head(source, identity.fingerprint, listed)
+        entry = listed or read_head_entry(source)
+        (content,) = source.read([(entry.file, 0, entry.bytes)])
+    except CacheError as error:
+        return error
+    if hashlib.sha256(content).hexdigest() != entry.sha256:
+        return CacheMismatch("The head's sha256 is not that of its entry.", where=source.place(entry.file))
+    return None

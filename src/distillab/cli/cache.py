@@ -1,0 +1,173 @@
+"""`distillab cache`: what a teacher said, stored once for every run that learns from it."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from distillab.errors import ConfigError
+
+if TYPE_CHECKING:
+    from distillab.config import RunRecipe, StudyRecipe
+
+cache_app = typer.Typer(
+    name="cache",
+    help="What a teacher said, stored once for every run that learns from it.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+_RECIPE = typer.Argument(help="Recipe of a run or of a study (YAML).")
+_OVERRIDES = typer.Argument(help="Changes: cache.folder=caches/mine cache.rows_per_shard=512 …")
+_LOCATION = typer.Argument(help="Folder, or an address such as s3://bucket/name.")
+
+
+@cache_app.command("build")
+def build_command(
+    recipe: Annotated[Path, _RECIPE],
+    overrides: Annotated[list[str] | None, _OVERRIDES] = None,
+    worker: Annotated[
+        str | None,
+        typer.Option(
+            "--worker",
+            help="i/n: make every n-th shard; i counts from 0, so 0/2 and 1/2 are two workers. Default: torchrun's "
+            "RANK and WORLD_SIZE, else 0/1.",
+        ),
+    ] = None,
+) -> None:
+    """Store what the recipe's methods read of the teacher; the same command goes on after an interruption."""
+    number, workers = _share(worker)
+    loaded = _load(recipe, overrides)
+    from distillab.cli.cache_console import show_built
+    from distillab.study.building import build, plan, require_room
+
+    plans = plan(loaded)
+    require_room(plans)
+    for item in plans:
+        build(item, worker=number, workers=workers)
+    # of torchrun's processes the first speaks
+    if worker is not None or number == 0:
+        show_built(plans, study=hasattr(loaded, "arms"))
+
+
+@cache_app.command("estimate")
+def estimate_command(
+    recipe: Annotated[Path, _RECIPE], overrides: Annotated[list[str] | None, _OVERRIDES] = None
+) -> None:
+    """Say what `build` would cost: rows, tokens, bytes, the teacher's seconds, free disk. Nothing is written.
+
+    Exit code 1: the disk has no room.
+    """
+    loaded = _load(recipe, overrides)
+    from distillab.cli.cache_console import show_estimate
+    from distillab.study.building import plan
+    from distillab.study.estimate import estimate
+
+    plans = plan(loaded)
+    if not show_estimate([(item, estimate(item)) for item in plans]):
+        raise typer.Exit(1)
+
+
+@cache_app.command("info")
+def info_command(location: Annotated[str, _LOCATION]) -> None:
+    """Say what a cache is and what it holds."""
+    from distillab.cli.cache_console import show_info
+    from distillab.teachers.cache_parts import require_location
+
+    require_location(location)
+    show_info(location)
+
+
+@cache_app.command("verify")
+def verify_command(
+    location: Annotated[str, _LOCATION],
+    discard: Annotated[
+        bool, typer.Option("--discard", help="Take damaged shards out, so that the next build makes them again.")
+    ] = False,
+) -> None:
+    """Read every byte of a cache and check it. Exit code 1: something is damaged or missing."""
+    from distillab.cli.cache_console import show_verified
+    from distillab.teachers.cache_parts import require_location
+
+    if discard and "://" in location:
+        raise ConfigError(
+            "Only a cache on this machine can be repaired.", where=location, fix="copy it here, then back"
+        )
+    require_location(location)
+    if not show_verified(location, discard=discard):
+        raise typer.Exit(1)
+
+
+@cache_app.command("merge")
+def merge_command(
+    into: Annotated[Path, typer.Argument(help="Folder of the joined cache.")],
+    parts: Annotated[list[Path], typer.Argument(metavar="FROM...", help="Folders that workers have built.")],
+) -> None:
+    """Join caches of one identity. Nothing is copied: the joined cache points to the other folders."""
+    from distillab.cli.cache_console import show_info
+    from distillab.teachers.cache_merging import merge_locations
+
+    merge_locations(into, parts)
+    show_info(str(into))
+
+
+@cache_app.command("export")
+def export_command(
+    location: Annotated[str, _LOCATION],
+    to: Annotated[Literal["parquet"], typer.Option("--to", help="Format.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", help="File; default: beside the folder, with the format as its ending.")
+    ] = None,
+) -> None:
+    """Write a cache as one table for whatever else reads tables."""
+    from distillab.cache.export import export_parquet
+    from distillab.cache.reader import CacheReader
+    from distillab.progress import Progress
+    from distillab.teachers.cache_parts import PARTS, has_part, part_of, require_location
+
+    require_location(location)
+    if not has_part(location, "train"):
+        parts = [part_of(location, part) for part in PARTS if has_part(location, part)]
+        raise ConfigError("Say which part of the cache is meant.", where=location, facts=parts, fix="give one of these")
+    if output is None:
+        if "://" in location:
+            raise ConfigError("A cache that is not on this machine has no folder beside it.", fix="add --output FILE")
+        folder = Path(location).expanduser()
+        output = folder.with_name(f"{folder.resolve().name}.{to}")
+    reader = CacheReader(location)
+    with Progress("exporting", total=len(reader), unit="rows") as progress:
+        export_parquet(reader, output, on_rows=progress.advance)
+    print(f"{output}: {len(reader):,} rows, {output.stat().st_size:,} bytes")
+
+
+def _load(recipe: Path, overrides: list[str] | None) -> RunRecipe | StudyRecipe:
+    from distillab.cli.console import quiet_libraries
+    from distillab.cli.recipes import load_any
+
+    loaded = load_any(recipe, overrides or [])
+    quiet_libraries()
+    return loaded
+
+
+def _share(text: str | None) -> tuple[int, int]:
+    """Which worker this is, of how many.
+
+    Raises:
+        ConfigError: not i/n with 0 ≤ i < n.
+    """
+    where = "--worker"
+    if text is None:
+        where, text = "RANK, WORLD_SIZE", f"{os.environ.get('RANK', '0')}/{os.environ.get('WORLD_SIZE', '1')}"
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if found is None or not int(found[1]) < int(found[2]):
+        raise ConfigError(
+            "A worker is i/n, and i counts from 0 to n - 1.",
+            where=where,
+            facts=[f"got: {text}"],
+            fix="e.g. 0/2 and 1/2",
+        )
+    return int(found[1]), int(found[2])

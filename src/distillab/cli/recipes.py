@@ -1,0 +1,24 @@
+"""A recipe file of either kind: of one run, or of a study."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from distillab.config import RunRecipe, StudyRecipe
+
+
+def load_any(path: Path, overrides: Sequence[str]) -> RunRecipe | StudyRecipe:
+    """Read a recipe; it is a study's where `arms`, `seeds` or `title` stands in it.
+
+    Raises:
+        ConfigError: see `load_recipe`.
+    """
+    from distillab.config import RunRecipe, StudyRecipe, load_recipe
+
+    if path.is_file() and re.search(rb"^(arms|seeds|title)\s*:", path.read_bytes(), re.MULTILINE):
+        return load_recipe(StudyRecipe, path, overrides)
+    return load_recipe(RunRecipe, path, overrides)

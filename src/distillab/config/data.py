@@ -1,0 +1,80 @@
+"""The settings of rows: where they come from, their text form and their length."""
+
+from __future__ import annotations
+
+from pydantic import Field, field_validator, model_validator
+
+from distillab.config.base import Settings
+from distillab.errors import near_names
+
+
+class ColumnsConfig(Settings):
+    """Explicit columns, for files whose shape is not recognised."""
+
+    prompt: str | None = None
+    answer: str | None = None
+    text: str | None = None
+
+    @model_validator(mode="after")
+    def _either_pair_or_text(self) -> ColumnsConfig:
+        pair = self.prompt is not None and self.answer is not None
+        alone = self.text is not None and self.prompt is None and self.answer is None
+        if not (pair or alone):
+            raise ValueError("name both prompt and answer, or text alone")
+        return self
+
+
+class SourceConfig(Settings):
+    """One file, saved dataset folder or hub id."""
+
+    path: str
+    split: str | None = Field(default=None, description="split of a saved dataset or of a hub id")
+    columns: ColumnsConfig | None = None
+    limit: int | None = Field(default=None, ge=1, description="take the first rows only")
+
+
+class HeldOutConfig(Settings):
+    """Where the held-out rows come from: a file, a fraction of the training rows, or a column."""
+
+    path: str | None = None
+    split: str | None = None
+    columns: ColumnsConfig | None = None
+    fraction: float | None = Field(default=None, gt=0, lt=1, description="seeded share of the training rows")
+    column: str | None = Field(default=None, description="column of the training file that names the split")
+    value: str | None = Field(default=None, description="its value for held-out rows")
+    limit: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _exactly_one_way(self) -> HeldOutConfig:
+        ways = [self.path is not None, self.fraction is not None, self.column is not None]
+        if sum(ways) != 1:
+            raise ValueError("give exactly one of path, fraction, column (with value)")
+        if (self.column is None) != (self.value is None):
+            raise ValueError("column and value belong together")
+        if self.path is None and (self.split is not None or self.columns is not None):
+            raise ValueError("split and columns belong to path")
+        return self
+
+
+class DataConfig(Settings):
+    """Rows, their text form and their length."""
+
+    train: SourceConfig
+    held_out: HeldOutConfig = HeldOutConfig(fraction=0.1)
+    template: str = Field(
+        default="auto",
+        description="auto, plain, chat, alpaca, turns, or your own text that contains {prompt}",
+    )
+    prompt_share: float = Field(
+        default=0.25, gt=0, lt=1, description="plain text only: the share that is the prompt when generating"
+    )
+    max_tokens: int = Field(default=512, ge=4, description="longest sequence; answers are cut there")
+    seed: int = Field(default=0, description="of the held-out fraction")
+
+    @field_validator("template")
+    @classmethod
+    def _known_template(cls, value: str) -> str:
+        names = ("auto", "plain", "chat", "alpaca", "turns")
+        if value in names or "{prompt}" in value:
+            return value
+        raise ValueError(f'no such template: "{value}"; {near_names(value, names)}, or a text with {{prompt}}')

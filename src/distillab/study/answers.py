@@ -1,0 +1,132 @@
+"""The rows that a run trains on: the data set's own answers, or the teacher's (sequence-level KD)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from distillab.config.models import RunRecipe
+from distillab.data.encoding import EncodedSplit
+from distillab.errors import ConfigError
+from distillab.models.loading import context_length, load_config
+from distillab.records import AnswerStoreCounts
+from distillab.study.prepare import Prepared
+from distillab.study.run_teacher import RunTeacher
+from distillab.teachers.answer_identity import Prompt, answers_identity
+from distillab.teachers.answers import askable, generate_store, keep_usable, read_store, store_is_complete
+from distillab.teachers.local import LocalTeacher
+
+
+def training_rows(
+    recipe: RunRecipe, prepared: Prepared, teacher: RunTeacher, answers_folder: Path
+) -> tuple[EncodedSplit, AnswerStoreCounts | None]:
+    """The rows a run trains on; the teacher's answers are made now where they are missing.
+
+    A store that is complete is read without the teacher's weights.
+
+    Args:
+        answers_folder: where the teacher's answers are kept, unless the recipe's own cache holds them.
+    Raises:
+        ConfigError: the method reads answers of a teacher, and there is none; or no prompt leaves room for one.
+        CacheMismatch: the stored answers belong to another teacher, other prompts or other settings.
+        CacheCorrupt: they are damaged.
+        DataError: no answer can be used.
+    """
+    if recipe.resolved().answers == "dataset":
+        return prepared.train, None
+    if prepared.place is None:
+        raise ConfigError("Sequence-level KD needs a teacher.", fix="add teacher: {path: …}")
+    if teacher.text is None and not store_is_complete(answers_folder):
+        make_answers(recipe, prepared, teacher.local(), answers_folder)
+    location = teacher.text or str(answers_folder)
+    prompts = prompts_of(recipe, prepared)
+    settings = recipe.teacher_answers
+    store = read_store(
+        location,
+        prompts=prompts,
+        settings=settings,
+        tokenizer=_fingerprint(prepared),
+        weights_sha256=prepared.place.weights_sha256,
+    )
+    teacher.provenance = store.identity.teacher
+    asked = prepared.train.examples
+    kept, counts = keep_usable(
+        store.answers,
+        path=location,
+        keep_cut_off=settings.keep_cut_off,
+        prompt_tokens=settings.answers_per_prompt * sum(len(prompt.ids) for prompt in prompts),
+        not_asked=len(asked) - len(prompts),
+    )
+    examples = [
+        replace(example.with_answer(answer), key=f"{example.key}/{number}")
+        for example in asked
+        for number, answer in enumerate(kept.get(example.key, []))
+    ]
+    return prepared.student.encoder.encode_all(examples, source=counts.path), counts
+
+
+def make_answers(
+    recipe: RunRecipe,
+    prepared: Prepared,
+    teacher: LocalTeacher,
+    folder: Path,
+    *,
+    rows_per_shard: int = 32,
+    compression: str = "none",
+    worker: int = 0,
+    workers: int = 1,
+) -> None:
+    """Let the teacher answer what it has not answered yet. Killed at any instant, it resumes.
+
+    Args:
+        rows_per_shard: answers a file, at least; what a kill can cost.
+        compression: of the stored answers: none or zstd.
+        worker, workers: this process makes the shards with number % workers == worker.
+    Raises:
+        As `training_rows`.
+    """
+    assert prepared.teacher is not None  # there are weights, so there is a tokenizer
+    assert prepared.place is not None
+    prompts = prompts_of(recipe, prepared)
+    stop_ids = prepared.teacher.encoder.stop_ids
+    identity = answers_identity(
+        teacher,
+        revision=prepared.place.revision,
+        tokenizer=_fingerprint(prepared),
+        stop_ids=stop_ids,
+        prompts=prompts,
+        settings=recipe.teacher_answers,
+        source=f"the prompts of {prepared.splits.sources[0]}",
+        rows_per_shard=rows_per_shard,
+        compression=compression,
+    )
+    generate_store(
+        folder,
+        teacher=teacher,
+        tokenizer=prepared.teacher.tokenizer,
+        stop_ids=stop_ids,
+        prompts=prompts,
+        settings=recipe.teacher_answers,
+        identity=identity,
+        worker=worker,
+        workers=workers,
+    )
+
+
+def prompts_of(recipe: RunRecipe, prepared: Prepared) -> list[Prompt]:
+    """The prompts of the training rows that leave room for an answer, as the teacher reads them.
+
+    Raises:
+        ConfigError: none does.
+    """
+    assert prepared.teacher is not None
+    assert prepared.place is not None
+    encoder = prepared.teacher.encoder
+    prompts = [Prompt(example.key, tuple(encoder.encode_prompt(example))) for example in prepared.train.examples]
+    context = context_length(load_config(prepared.place.config, revision=prepared.place.revision))
+    return askable(prompts, context=context, max_new_tokens=recipe.teacher_answers.max_new_tokens)
+
+
+def _fingerprint(prepared: Prepared) -> str:
+    assert prepared.contract is not None
+    return prepared.contract.teacher.fingerprint

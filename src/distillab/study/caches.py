@@ -1,0 +1,170 @@
+"""The caches that the runs of a study share: one location a teacher, each part made once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from distillab.cache.rows import row_digest
+from distillab.config.cache import KindConfig
+from distillab.config.models import ArmConfig, RunRecipe, StudyRecipe, TeacherConfig
+from distillab.data.encoding import EncodedRow
+from distillab.models.loading import model_name
+from distillab.places import require_space
+from distillab.records import CacheUse, RunRecord, read_record
+from distillab.study.prepare import Prepared
+from distillab.study.run_teacher import StoredSignals, stored_signals
+from distillab.study.signals import (
+    Recording,
+    arms_kinds,
+    bytes_before_loading,
+    can_be_cached,
+    held_out_kinds,
+    reads_signals,
+)
+from distillab.teachers.cache_parts import Part, part_of
+
+OTHERWISE = "set teacher_signals: online, which asks the teachers again in every run"
+_Shared = Literal["train", "answers"]
+
+
+@dataclass
+class StudyCaches:
+    """Which run of a study reads which cache.
+
+    Args:
+        recipe: the study.
+        prepared: tokenizers and rows of an arm.
+        run_recipe: the recipe of an arm, of any seed.
+        planted: names of the arms whose batches are broken on purpose; their rows are in no cache.
+    """
+
+    recipe: StudyRecipe
+    prepared: Callable[[ArmConfig], Prepared]
+    run_recipe: Callable[[ArmConfig], RunRecipe]
+    planted: frozenset[str]
+    _locations: dict[str, Path] = field(default_factory=dict)
+
+    def stored(self, arm: ArmConfig) -> StoredSignals:
+        """Where the runs of an arm find what their teacher said."""
+        if self.recipe.teacher_signals == "online":
+            return StoredSignals()
+        prepared = self.prepared(arm)
+        if self._teacher(arm).cache is not None:
+            given = stored_signals(self.run_recipe(arm), prepared)
+            return given if self._reads(arm) else replace(given, train=None)
+        train = part_of(str(self._location(arm, self._part(arm))), self._part(arm))
+        held_out = part_of(str(self._location(arm, "held_out")), "held_out")
+        return StoredSignals(
+            train=train if self._reads(arm) else None,
+            held_out=held_out if prepared.shared_width else None,
+        )
+
+    def missing(self, part: Part, arms: Sequence[ArmConfig]) -> list[ArmConfig]:
+        """One arm for each cache that these arms will read and that is not made yet.
+
+        Args:
+            part: train, held_out or answers.
+        """
+        first: dict[Path, ArmConfig] = {}
+        for arm in arms:
+            if self.recipe.teacher_signals == "cached" and self._teacher(arm).cache is None and self._wants(arm, part):
+                first.setdefault(self._location(arm, part), arm)
+        return [arm for arm in first.values() if not self.recording(arm, part).built.is_file()]
+
+    def recording(self, arm: ArmConfig, part: Part, rows: Sequence[EncodedRow] = ()) -> Recording:
+        """What is to be recorded for an arm and all that share its cache.
+
+        Args:
+            rows: of the part answers: the rows with the teacher's answers.
+        """
+        prepared = self.prepared(arm)
+        train, held_out = prepared.splits.sources
+        width = prepared.compared_width(self.run_recipe(arm))
+        source = f"the teacher's answers to {train}"
+        if part == "held_out":
+            rows, source, width = self._judged_rows(prepared), held_out, prepared.shared_width
+        elif part == "train":
+            rows, source = prepared.train.rows, train
+        return Recording(self._location(arm, part), part, self._kinds(arm, part), rows, source, width)
+
+    def require_space(self, work: Sequence[tuple[ArmConfig, Part]]) -> None:
+        """Check that all caches that are to be made fit onto the disk.
+
+        Raises:
+            StorageError: they do not.
+        """
+        needed = 0
+        for arm, part in work:
+            recording = self.recording(arm, part)
+            needed += bytes_before_loading(recording, self.prepared(arm), dtype=self._teacher(arm).dtype)
+        if needed:
+            require_space(self._root, needed, what="what the teachers say", otherwise=OTHERWISE)
+
+    def used(self, records: Sequence[RunRecord]) -> tuple[CacheUse, ...]:
+        """The caches that runs have read, each once; of those that the study made, as they were made."""
+        uses: dict[str, CacheUse] = {}
+        for use in (use for record in records for use in record.caches):
+            built = Path(use.path) / "built.json"
+            uses.setdefault(use.path, read_record(CacheUse, built) if built.is_file() else use)
+        return tuple(uses.values())
+
+    @property
+    def _root(self) -> Path:
+        folder = self.recipe.cache.folder
+        return Path(folder).expanduser() if folder else Path(self.recipe.output) / "cache"
+
+    def _teacher(self, arm: ArmConfig) -> TeacherConfig:
+        return arm.teacher or self.recipe.teacher
+
+    def _part(self, arm: ArmConfig) -> _Shared:
+        return "answers" if arm.resolved().answers == "teacher" else "train"
+
+    def _reads(self, arm: ArmConfig) -> bool:
+        recipe = self.run_recipe(arm)
+        return reads_signals(recipe) and can_be_cached(recipe) and arm.name not in self.planted
+
+    def _wants(self, arm: ArmConfig, part: Part) -> bool:
+        if part == "held_out":
+            return self.prepared(arm).shared_width > 0
+        return self._reads(arm) and self._part(arm) == part
+
+    def _kinds(self, arm: ArmConfig, part: Part) -> tuple[KindConfig, ...]:
+        """What all arms that share a part read of it; as the recipe says, where it says so."""
+        if part == "held_out":
+            return held_out_kinds(self.prepared(arm))
+        sharing = [
+            self.run_recipe(other)
+            for other in self.recipe.arms
+            if self._key(other, part) == self._key(arm, part) and self._wants(other, part)
+        ]
+        if self.recipe.cache.kinds is not None and sharing:
+            return self.recipe.cache.kinds
+        return arms_kinds(sharing, self.prepared(arm))
+
+    def _key(self, arm: ArmConfig, part: Part) -> str:
+        """Arms of one key share a location."""
+        key = self._teacher(arm).model_dump_json()
+        if part == "answers":
+            key += (arm.teacher_answers or self.recipe.teacher_answers).model_dump_json()
+        return key
+
+    def _judged_rows(self, prepared: Prepared) -> Sequence[EncodedRow]:
+        return prepared.held_out.first(self.recipe.evaluation.rows).rows
+
+    def _location(self, arm: ArmConfig, part: Part) -> Path:
+        """Named by all that decides what is in it, so that nothing else is ever found there."""
+        key = self._key(arm, part)
+        if key not in self._locations:
+            prepared = self.prepared(arm)
+            digest = hashlib.sha256(key.encode())
+            digest.update(self.recipe.cache.model_dump_json(exclude={"folder", "kinds"}).encode())
+            digest.update(repr(self._kinds(arm, "answers" if part == "answers" else "train")).encode())
+            for row in (*prepared.train.rows, *self._judged_rows(prepared)):
+                digest.update(row_digest(row.input_ids, row.answer_mask))
+            name = f"{model_name(self._teacher(arm).place)}-{digest.hexdigest()[:12]}"
+            self._locations[key] = self._root / name
+        return self._locations[key]

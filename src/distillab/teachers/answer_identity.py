@@ -1,0 +1,135 @@
+"""What decides a teacher's answers, as the identity of the cache that holds them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from torch import Tensor
+
+from distillab.cache.bits import bits_for
+from distillab.cache.identity import CacheIdentity
+from distillab.cache.layout import TextLayout, TokensLayout
+from distillab.config.models import TeacherAnswersConfig
+from distillab.errors import CacheMismatch, DataError
+from distillab.models.generation import all_stop_ids
+from distillab.teachers.layouts import engine, teacher_sizes
+from distillab.teachers.local import LocalTeacher
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What is asked: the row's key and the prompt as the teacher reads it."""
+
+    key: str
+    ids: tuple[int, ...]
+
+
+def answers_identity(
+    teacher: LocalTeacher,
+    *,
+    revision: str | None,
+    tokenizer: str,
+    stop_ids: Sequence[int],
+    prompts: Sequence[Prompt],
+    settings: TeacherAnswersConfig,
+    source: str,
+    rows_per_shard: int = 32,
+    compression: str = "none",
+) -> CacheIdentity:
+    """Everything that decides the answers. Two stores of equal identity hold equal answers.
+
+    Args:
+        revision: of the teacher, where it came from a hub.
+        tokenizer: fingerprint of the tokenizer that made the prompts' ids.
+        stop_ids: ids at which an answer ends, beside those of the model's own generation config.
+        source: name of the prompts, for messages.
+        rows_per_shard: answers a file, at least: filled up to whole batches, because a batch is answered at once.
+        compression: of the stored answers: none or zstd.
+    Raises:
+        DataError: a prompt has no token, so there is nothing to go on from.
+    """
+    for prompt in prompts:
+        if not prompt.ids:
+            raise DataError(
+                "A prompt has no token, so the teacher cannot be asked.", where=f"{source}, row {prompt.key}"
+            )
+    model = teacher.model
+    provenance = teacher.capabilities.provenance
+    width = int(model.config.get_text_config().vocab_size)
+    embeddings = cast(Tensor, model.get_input_embeddings().weight).shape[0]
+    batches = -(-rows_per_shard // settings.batch_size)
+    return CacheIdentity(
+        teacher=provenance,
+        revision=revision,
+        sizes=teacher_sizes(teacher.shape),
+        tokenizer=tokenizer,
+        template_sha256=provenance.template_sha256,
+        width=width,
+        source=source,
+        rows=len(prompts) * settings.answers_per_prompt,
+        rows_sha256=prompts_sha256(prompts),
+        tokens=TokensLayout(id_bits=bits_for(max(width, embeddings))),
+        layouts=(TextLayout(),),
+        compression=compression,
+        seed=settings.seed,
+        rows_per_shard=batches * settings.batch_size,
+        batch_size=settings.batch_size,
+        decoding={**_decoding(settings), "stop_ids": all_stop_ids(model, stop_ids)},
+        engine=engine(teacher),
+    )
+
+
+def require_answers_to(
+    identity: CacheIdentity,
+    *,
+    prompts: Sequence[Prompt],
+    settings: TeacherAnswersConfig,
+    tokenizer: str,
+    weights_sha256: str | None,
+    where: str,
+) -> None:
+    """Check that a store answers these prompts in this way, without the teacher's weights at hand.
+
+    What the run cannot choose does not count: how the shards are cut, and on which engine the answers were made.
+
+    Raises:
+        CacheMismatch: it does not; every difference, with both sides.
+    """
+    stored, asked = identity.decoding or {}, _decoding(settings)
+    sides: list[tuple[str, object, object]] = [
+        ("kind", [layout.kind for layout in identity.layouts], ["text"]),
+        ("tokenizer", identity.tokenizer, tokenizer),
+        ("prompts", identity.rows_sha256, prompts_sha256(prompts)),
+        ("answers", identity.rows, len(prompts) * settings.answers_per_prompt),
+        # without the stop ids: they are the template's and the model's, which are compared themselves
+        *((f"decoding.{name}", stored.get(name), value) for name, value in asked.items()),
+        ("seed", identity.seed, settings.seed),
+        ("batch_size", identity.batch_size, settings.batch_size),
+    ]
+    if weights_sha256 is not None:
+        sides.append(("teacher's weights", identity.teacher.weights_sha256, weights_sha256))
+    facts = [f"{name}: the cache {there}, this run {here}" for name, there, here in sides if there != here]
+    if facts:
+        raise CacheMismatch(
+            "The stored answers belong to another teacher, other prompts or other settings.",
+            where=where,
+            facts=facts,
+            fix="use another folder, or delete this one",
+        )
+
+
+def prompts_sha256(prompts: Sequence[Prompt]) -> str:
+    """Over keys and ids, in their order."""
+    digest = hashlib.sha256()
+    for prompt in prompts:
+        digest.update(json.dumps([prompt.key, list(prompt.ids)]).encode())
+    return digest.hexdigest()
+
+
+def _decoding(settings: TeacherAnswersConfig) -> dict[str, object]:
+    # seed and batch_size stand in the identity by themselves; keep_cut_off decides what is kept later
+    return settings.model_dump(exclude={"seed", "batch_size", "keep_cut_off"})

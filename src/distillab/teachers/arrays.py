@@ -1,0 +1,25 @@
+"""Stored numbers as tensors, and back."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+
+def as_tensor(array: npt.NDArray[np.generic], device: torch.device) -> Tensor:
+    """The same numbers; an array of uint16 holds the bits of bfloat16, which numpy does not know."""
+    if not array.flags.writeable:
+        array = array.copy()  # torch would warn: it cannot keep a tensor from being written to
+    if array.dtype == np.uint16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).to(device)
+    return torch.from_numpy(array).to(device)
+
+
+def as_array(tensor: Tensor) -> npt.NDArray[np.generic]:
+    """The same numbers on the CPU; those of bfloat16 as their bits."""
+    tensor = tensor.detach().contiguous().cpu()
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(np.uint16)
+    return tensor.numpy()

@@ -1,0 +1,51 @@
+"""Joins whole cache locations: every part that any of them has, and the teacher's tokenizer."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from distillab.cache.merge import merge
+from distillab.errors import CacheMismatch
+from distillab.teachers.cache_parts import PARTS, TOKENIZER, has_part, part_of, require_location
+
+
+def merge_locations(into: Path, locations: Sequence[Path]) -> None:
+    """Make `into` a cache location that holds what the others hold. Only the tokenizer, which is small, is copied.
+
+    Raises:
+        CacheMismatch: a location is no cache, parts of one name are of different identities, or the tokenizers differ.
+        CacheCorrupt: the lists of a part are damaged.
+    """
+    for location in locations:
+        require_location(str(location))
+    for part in PARTS:
+        folders = [Path(part_of(str(place), part)) for place in locations if has_part(str(place), part)]
+        if folders:
+            merge(Path(part_of(str(into), part)), folders)
+    for location in locations:
+        _take_tokenizer(into / TOKENIZER, location / TOKENIZER)
+
+
+def _take_tokenizer(there: Path, given: Path) -> None:
+    if not given.is_dir():
+        return
+    if not there.exists():
+        with tempfile.TemporaryDirectory(prefix=".tokenizer-", dir=there.parent) as made:
+            shutil.copytree(given, Path(made) / TOKENIZER).rename(there)
+        return
+    ours, theirs = _contents(there), _contents(given)
+    if ours != theirs:
+        differing = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
+        raise CacheMismatch(
+            "The two caches have different tokenizers of their teacher.",
+            where=str(given),
+            facts=[f"not the same file in {there}: {name}" for name in differing],
+            fix="build both with the same teacher and the same version of transformers",
+        )
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}

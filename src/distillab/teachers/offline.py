@@ -1,0 +1,224 @@
+"""A cache as a torch data set, for any trainer and any plain loop. See docs/cache/offline-loop.md.
+
+Shape letters: B rows of a batch, L tokens of a row (of the longest one in a batch), N scored positions, K kept tokens,
+D width, P positions at which states are stored (N or L).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from distillab.cache.reader import CacheReader
+from distillab.cache.rows import CachedRow, Sampled, Section, States, TopK
+from distillab.data.collation import UNSUPERVISED
+from distillab.errors import CacheMismatch, DataError, ShapeError, near_names
+from distillab.models.heads import OutputHead
+from distillab.teachers.arrays import as_tensor
+from distillab.teachers.cached import CachedTeacher
+
+_PADDED = ("input_ids", "labels", "attention_mask", "scored")
+
+
+class OfflineDistillationDataset(Dataset[dict[str, Tensor]]):
+    """The rows of a cache with what the teacher said of them.
+
+    Signals leave this class only beside `scored` of the row they were stored with, one for each position that it
+    marks, so they cannot be laid against a sequence position by position from its first prompt token on: a mistake
+    that trains without any error, and teaches the student what the teacher said somewhere else.
+
+    An item holds (`scored` is True at t where the logits of t are scored against the token of t+1):
+
+    * `input_ids` (L,) int64, `[prompt, answer]`; `labels` (L,) int64, the same with -100 where nothing is learned, not
+      shifted; `attention_mask` (L,) int64, all 1; `scored` (L,) bool with N True;
+    * top_k: `top_k_ids` (N, K) int64, likeliest first, `top_k_logp` (N, K) their true log-probabilities, `top_k_tail`
+      (N,) log-probability of all other tokens together, `actual_logp` (N,) of the token that follows;
+    * sampled: `sampled_ids` (N, draws) int64, an id as often as it was drawn, `sampled_own_nats` (N,) −mean log p;
+    * hidden_states: `hidden.4` (P, D) for each stored layer, P = N where the answer's positions are stored, else L;
+    * full: `head_input` (N, D); attention_inputs: `block.4.query`, `.key`, `.value` (L, D).
+
+    Log-probabilities and nats are float32, natural logs. States are in the dtype in which they are stored; int8 comes
+    as float32.
+
+    Args:
+        location: folder of the cache, or an fsspec URL such as s3://bucket/cache.
+        kinds: what is read of each row; a kind that is not named costs nothing. () reads tokens and masks alone.
+        keys: the rows to take, in this order; default: all, in the cache's order.
+        pad_id: what stands in `input_ids` after a row that is shorter than its batch; masks go by length, so any id
+            that the student knows is right.
+    Raises:
+        CacheMismatch: a kind or a key is not in the cache, or the cache is not complete.
+        CacheCorrupt: bytes are damaged or missing (also when an item is read).
+    """
+
+    def __init__(
+        self,
+        location: str | Path,
+        *,
+        kinds: Sequence[str] = ("top_k",),
+        keys: Sequence[str] | None = None,
+        pad_id: int = 0,
+    ) -> None:
+        self._reader = CacheReader(location)
+        self.location = str(location)
+        self.kinds = tuple(kinds)
+        self.pad_id = pad_id
+        self._require_kinds(self.kinds)
+        self._require_complete()
+        self._rows = range(len(self._reader)) if keys is None else self._rows_of(keys)
+
+    @property
+    def width(self) -> int:
+        """The teacher's distribution is over the ids 0 … width−1; cut the student's logits there before the softmax."""
+        return self._reader.identity.width
+
+    def head(self) -> OutputHead:
+        """The teacher's head (kind full): its `logits` turns rows of `head_input` into the teacher's logits.
+
+        Raises:
+            CacheMismatch: the cache does not hold it.
+            CacheCorrupt: it is damaged.
+        """
+        self._require_kinds(["full"])
+        return CachedTeacher(self._reader, device=torch.device("cpu")).head
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Tensor]]:
+        """Several items at once, as DataLoader asks for them: one read for all of their rows."""
+        rows = self._reader.read([self._rows[index] for index in indices], self.kinds)
+        return [_item(row) for row in rows]
+
+    def collate(self, items: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """One batch: tokens padded on the right to (B, L), signals of all items one after another.
+
+        Signals stand in the order of `batch["scored"]`: row n of `batch["top_k_ids"]` is about row n of
+        `logits[batch["scored"]]`, where `logits` (B, L, V) are the student's of the batch. States of all tokens stand
+        in the order of `batch["attention_mask"].bool()`.
+
+        Raises:
+            DataError: no items.
+            ShapeError: an item's signals were changed and no longer stand for each of its positions.
+        """
+        if not items:
+            raise DataError("A batch needs at least one row.")
+        longest = max(len(item["input_ids"]) for item in items)
+        filling = {"input_ids": self.pad_id, "labels": UNSUPERVISED, "attention_mask": 0, "scored": 0}
+        batch = {name: torch.stack([_padded(item[name], longest, filling[name]) for item in items]) for name in _PADDED}
+        for item in items:
+            _require_aligned(item)
+        for name in items[0]:
+            if name not in _PADDED:
+                batch[name] = torch.cat([item[name] for item in items])
+        return batch
+
+    def _require_kinds(self, kinds: Sequence[str]) -> None:
+        stored = {layout.kind for layout in self._reader.identity.layouts} - {"text"}
+        for kind in kinds:
+            if kind not in stored:
+                holds = ", ".join(sorted(stored)) or "tokens alone"
+                raise CacheMismatch(
+                    f'The cache holds no signals of the kind "{kind}".',
+                    where=self.location,
+                    facts=[f"it holds: {holds}"],
+                    fix="name one of these, kinds=() for tokens alone, or build a cache with that kind",
+                )
+
+    def _require_complete(self) -> None:
+        missing = self._reader.missing_shards()
+        if missing:
+            raise CacheMismatch(
+                "The cache is not complete.",
+                where=self.location,
+                facts=[f"{len(missing)} shards are missing, the first is {missing[0]}"],
+                fix="give the command that builds it again: it goes on where it stopped",
+            )
+
+    def _rows_of(self, keys: Sequence[str]) -> list[int]:
+        wanted = set(keys)
+        rows: dict[str, list[int]] = {}
+        for row, key in enumerate(self._reader.keys()):
+            if key in wanted:
+                rows.setdefault(key, []).append(row)
+        absent = [key for key in keys if key not in rows]
+        if absent:
+            raise CacheMismatch(
+                f"{len(absent)} of {len(keys)} keys are not in the cache.",
+                where=self.location,
+                facts=[f'no row has the key "{key}"' for key in absent[:3]],
+                fix=near_names(absent[0], [*self._reader.keys()][:10_000]),
+            )
+        several = [key for key in keys if len(rows[key]) > 1]
+        if several:
+            raise CacheMismatch(
+                "A key stands for several rows of the cache.",
+                where=self.location,
+                facts=[f'"{key}": {len(rows[key])} rows' for key in several[:3]],
+                fix="leave keys out and choose among the items by torch.utils.data.Subset",
+            )
+        return [rows[key][0] for key in keys]
+
+
+def _item(row: CachedRow) -> dict[str, Tensor]:
+    input_ids = _tensor(row.input_ids).long()
+    answer_mask = _tensor(row.answer_mask)
+    item = {
+        "input_ids": input_ids,
+        "labels": input_ids.masked_fill(~answer_mask, UNSUPERVISED),
+        "attention_mask": torch.ones_like(input_ids),
+        # logits stand one position before the token that they predict
+        "scored": torch.cat([answer_mask[1:], answer_mask.new_zeros(1)]),
+    }
+    for section in row.sections.values():
+        item |= _signals(section)
+    return item
+
+
+def _signals(section: Section) -> dict[str, Tensor]:
+    match section:
+        case TopK():
+            return {
+                "top_k_ids": _tensor(section.ids).long(),
+                "top_k_logp": _tensor(section.logp),
+                "top_k_tail": _tensor(section.tail_logmass),
+                "actual_logp": _tensor(section.actual_logp),
+            }
+        case Sampled():
+            drawn = np.repeat(section.ids, section.counts).reshape(len(section.distinct), -1)
+            return {"sampled_ids": _tensor(drawn).long(), "sampled_own_nats": _tensor(section.own_nats)}
+        case States():
+            return {_plain(name): _tensor(array) for name, array in section.arrays.items()}
+    raise AssertionError(section)
+
+
+def _tensor(array: npt.NDArray[np.generic]) -> Tensor:
+    return as_tensor(array, torch.device("cpu"))
+
+
+def _plain(name: str) -> str:
+    return name.replace("layer.", "hidden.")
+
+
+def _padded(row: Tensor, length: int, filling: int) -> Tensor:
+    return torch.cat([row, row.new_full((length - len(row),), filling)])
+
+
+def _require_aligned(item: dict[str, Tensor]) -> None:
+    scored, tokens = int(item["scored"].sum()), len(item["input_ids"])
+    for name, tensor in item.items():
+        if name not in _PADDED and len(tensor) not in (scored, tokens):
+            raise ShapeError(
+                f"{name} does not stand for each position of its row.",
+                facts=[f"{len(tensor)} positions of {name}", f"{scored} scored positions", f"{tokens} tokens"],
+                fix="change whole items, not one part of them",
+            )

@@ -1,0 +1,201 @@
+"""Runs a teacher over rows once and writes what it says into a cache, so that it need not be run again.
+
+A shard's batches are made from the shard's own rows, like lengths together, whatever is in the folder already: a
+recording that was killed and resumed, or shared by several workers, holds the same bytes as an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import cast
+
+from torch import Tensor
+
+from distillab.cache.bits import bits_for
+from distillab.cache.head import StoredHead
+from distillab.cache.identity import CacheIdentity
+from distillab.cache.layout import TokensLayout
+from distillab.cache.rows import CachedRow, row_digest
+from distillab.cache.writer import CacheWriter
+from distillab.config.cache import CacheConfig, KindConfig
+from distillab.data.collation import Collator
+from distillab.data.encoding import EncodedRow
+from distillab.errors import CacheMismatch
+from distillab.models.heads import OutputHead
+from distillab.models.structure import head_module
+from distillab.progress import Progress
+from distillab.teachers.arrays import as_array
+from distillab.teachers.layouts import engine, resolve_layouts, teacher_sizes
+from distillab.teachers.local import LocalTeacher
+from distillab.teachers.row_making import RowMaker
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What one call of `record` did.
+
+    rows, tokens, scored_tokens: that the teacher read. teacher_s: seconds that it needed, with its head and the
+    choice of tokens; encoding and writing happen beside it. wall_s: in all.
+    """
+
+    rows: int
+    tokens: int
+    scored_tokens: int
+    teacher_s: float
+    wall_s: float
+
+
+def identity_of(
+    teacher: LocalTeacher,
+    rows: Sequence[EncodedRow],
+    settings: CacheConfig,
+    *,
+    kinds: Sequence[KindConfig],
+    width: int,
+    tokenizer: str,
+    source: str,
+    revision: str | None,
+) -> CacheIdentity:
+    """Everything that decides what `record` will write.
+
+    Args:
+        rows: all rows of the cache, in their order.
+        settings: seed, rows a shard, batch size and compression; its kinds may be unresolved, `kinds` counts.
+        kinds: what is stored.
+        width: the distribution is over the ids 0 … width-1.
+        tokenizer: fingerprint of the tokenizer that made the rows' ids.
+        source: name of the rows, for messages.
+        revision: of the teacher, where it came from a hub.
+    Raises:
+        ConfigError: a kind does not fit the teacher.
+    """
+    model = teacher.model
+    provenance = teacher.capabilities.provenance
+    embeddings = cast(Tensor, model.get_input_embeddings().weight).shape[0]
+    layouts = resolve_layouts(
+        kinds,
+        shape=teacher.shape,
+        dtype=str(model.dtype).removeprefix("torch."),
+        width=width,
+        head_inputs=cast(Tensor, head_module(model).weight).shape[1],
+    )
+    return CacheIdentity(
+        teacher=provenance,
+        revision=revision,
+        sizes=teacher_sizes(teacher.shape),
+        tokenizer=tokenizer,
+        template_sha256=provenance.template_sha256,
+        width=width,
+        source=source,
+        rows=len(rows),
+        rows_sha256=rows_sha256(rows),
+        tokens=TokensLayout(id_bits=bits_for(embeddings)),
+        layouts=layouts,
+        compression=settings.compression,
+        seed=settings.seed,
+        rows_per_shard=settings.rows_per_shard,
+        batch_size=settings.batch_size,
+        decoding=None,
+        engine=engine(teacher),
+    )
+
+
+def rows_sha256(rows: Sequence[EncodedRow]) -> str:
+    """Over the digests of all rows, in their order."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(row_digest(row.input_ids, row.answer_mask))
+    return digest.hexdigest()
+
+
+def record(
+    teacher: LocalTeacher,
+    rows: Sequence[EncodedRow],
+    *,
+    collator: Collator,
+    identity: CacheIdentity,
+    writer: CacheWriter,
+) -> Recorded:
+    """Make every shard that is still to be made by this writer.
+
+    While one shard is encoded and written by a thread, the teacher goes on with the next; so up to two shards are in
+    memory.
+
+    Args:
+        rows: all rows of the cache, in their order; only those of missing shards are read.
+        collator: pads a batch.
+        identity: of these rows (`identity_of`).
+        writer: of the same identity.
+    Raises:
+        CacheMismatch: the rows are not those of the identity.
+        NumericsError: the teacher's numbers are not finite; the shards before are kept.
+        StorageError: the disk is full.
+    """
+    _require_same_rows(rows, identity)
+    maker = RowMaker(teacher, identity, collator)
+    todo = writer.todo()
+    begun = time.perf_counter()
+    size = identity.rows_per_shard
+    shares = {number: rows[number * size : (number + 1) * size] for number in todo}
+    total, teacher_s, head_written = sum(map(len, shares.values())), 0.0, False
+    with (
+        ThreadPoolExecutor(max_workers=1) as thread,
+        Progress(f"teacher on {identity.source}", total=total, unit="rows") as progress,
+    ):
+        writing: Future[None] | None = None
+        for number, share in shares.items():
+            made: list[CachedRow | None] = [None] * len(share)
+            for places in batches([len(row) for row in share], identity.batch_size):
+                since = time.perf_counter()
+                for place, row in zip(places, maker.rows([share[place] for place in places]), strict=True):
+                    made[place] = row
+                teacher_s += time.perf_counter() - since
+                progress.advance(len(places))
+            if maker.head is not None and not head_written and _stores_full(identity):
+                writer.write_head(_stored_head(maker.head))
+                head_written = True
+            if writing is not None:
+                writing.result()
+            writing = thread.submit(writer.write, number, cast(list[CachedRow], made))
+        if writing is not None:
+            writing.result()
+    return Recorded(
+        rows=total,
+        tokens=sum(len(row) for share in shares.values() for row in share),
+        scored_tokens=sum(int(row.answer_mask.sum()) for share in shares.values() for row in share),
+        teacher_s=teacher_s,
+        wall_s=time.perf_counter() - begun,
+    )
+
+
+def batches(lengths: Sequence[int], size: int) -> list[list[int]]:
+    """The places of a shard's rows, like lengths together: little is padding, and nothing but the lengths decides."""
+    places = sorted(range(len(lengths)), key=lambda place: (lengths[place], place))
+    return [places[start : start + size] for start in range(0, len(places), size)]
+
+
+def _stores_full(identity: CacheIdentity) -> bool:
+    return any(layout.kind == "full" for layout in identity.layouts)
+
+
+def _stored_head(head: OutputHead) -> StoredHead:
+    bias = None if head.bias_V is None else as_array(head.bias_V)
+    return StoredHead(as_array(head.weight_VD), bias, head.multiplier, head.cap)
+
+
+def _require_same_rows(rows: Sequence[EncodedRow], identity: CacheIdentity) -> None:
+    found = rows_sha256(rows)
+    if (len(rows), found) != (identity.rows, identity.rows_sha256):
+        raise CacheMismatch(
+            "The rows to record are not those of the cache.",
+            where=identity.source,
+            facts=[
+                f"the cache: {identity.rows} rows, sha256 {identity.rows_sha256[:16]}…",
+                f"given: {len(rows)} rows, sha256 {found[:16]}…",
+            ],
+            fix="make the identity from the same rows",
+        )

@@ -1,0 +1,48 @@
+"""zstd a record, and what is said where its package is absent."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from distillab.cache.compression import check_compression, compress, decompress
+from distillab.errors import CacheCorrupt, CacheMismatch, ConfigError
+
+
+@pytest.mark.parametrize("name", ["none", "zstd"])
+@pytest.mark.parametrize("record", [b"", b"s", b"Once upon a time " * 100, bytes(range(256))])
+def test_a_record_comes_back(name: str, record: bytes) -> None:
+    stored = compress(record, name)
+    assert bytes(decompress(stored, name)) == record
+    assert stored == compress(record, name)
+
+
+def test_a_text_shrinks() -> None:
+    text = b"Once upon a time there was a little girl. " * 50
+    assert len(compress(text, "zstd")) < len(text) / 10
+    assert compress(text, "none") == text
+
+
+def test_a_memory_view_is_enough() -> None:
+    stored = memoryview(b"!" + compress(b"story", "zstd"))[1:]
+    assert bytes(decompress(stored, "zstd")) == b"story"
+
+
+def test_what_is_no_frame_is_damage() -> None:
+    for damaged in (b"", b"no frame", compress(b"a story that is long enough", "zstd")[:-5]):
+        with pytest.raises(CacheCorrupt, match="decompressed"):
+            decompress(damaged, "zstd")
+
+
+def test_a_compression_of_later_versions_is_refused() -> None:
+    for call in (lambda: check_compression("brotli"), lambda: compress(b"", "brotli"), lambda: decompress(b"", "zst")):
+        with pytest.raises(CacheMismatch, match=r"known: none, zstd|did you mean"):
+            call()
+
+
+def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    with pytest.raises(ConfigError, match=r"pip install 'distillab\[zstd\]'"):
+        check_compression("zstd")
+    check_compression("none")

@@ -1,0 +1,202 @@
+"""Caches in other places: an S3-compatible store, and a web server that gives ranges; both real, both on loopback."""
+
+from __future__ import annotations
+
+import http.server
+import pickle
+import re
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+from distillab.cache.merge import merge
+from distillab.cache.reader import CacheReader
+from distillab.cache.rows import row_digest
+from distillab.cache.verify import verify
+from distillab.errors import CacheCorrupt, CacheError, ConfigError
+from tests.cache.cache_samples import ALL, build, numbers, sample_identity, sample_rows, tree
+
+ROWS = sample_rows(7)
+Store = Callable[[Path], str]
+"""Puts a folder into the store as it is now; the folder's URL there."""
+
+
+class _Ranges(http.server.SimpleHTTPRequestHandler):
+    """Files, listings, and ranges of files, of the folder `root`."""
+
+    root: Path
+    asked: list[str]
+
+    def do_GET(self) -> None:
+        path = Path(self.translate_path(self.path))
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range") or "")
+        self.asked.append(f"{path.name} {self.headers.get('Range')}")
+        if wanted is None or not path.is_file():
+            super().do_GET()
+            return
+        content, start = path.read_bytes(), int(wanted[1])
+        part = content[start : int(wanted[2]) + 1]
+        if not part:
+            self.send_error(416)
+            return
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {start}-{start + len(part) - 1}/{len(content)}")
+        self.send_header("Content-Length", str(len(part)))
+        self.end_headers()
+        self.wfile.write(part)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[Store]:
+    pytest.importorskip("aiohttp")
+    root = tmp_path / "web"
+    root.mkdir()
+    handler = type("Handler", (_Ranges,), {"asked": [], "root": root})
+
+    class Server(http.server.ThreadingHTTPServer):
+        def finish_request(self, request: Any, client_address: Any) -> None:
+            handler(request, client_address, self, directory=str(root))  # type: ignore[call-arg]
+
+    server = Server(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+
+    def put(folder: Path) -> str:
+        shutil.copytree(folder, root / folder.name, dirs_exist_ok=True)
+        return f"http://127.0.0.1:{server.server_port}/{folder.name}"
+
+    yield put
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    pytest.importorskip("s3fs")
+    moto_server = pytest.importorskip("moto.server")
+    server = moto_server.ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    _, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test-only")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    store = fsspec.filesystem("s3")
+    store.mkdir("bucket")
+
+    def put(folder: Path) -> str:
+        for name, content in tree(folder).items():
+            store.pipe_file(f"bucket/{folder.name}/{name}", content)
+        return f"s3://bucket/{folder.name}"
+
+    yield put
+    server.stop()
+
+
+@pytest.fixture(params=["web", "bucket"])
+def store(request: pytest.FixtureRequest) -> Store:
+    found: Store = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    build(tmp_path / "c", ROWS, sample_identity(ROWS))
+    return tmp_path / "c"
+
+
+def test_a_cache_is_read_from_a_store(cache: Path, store: Store) -> None:
+    reader = CacheReader(store(cache))
+    near = CacheReader(cache)
+    assert reader.complete
+    assert reader.identity == near.identity
+    assert reader.keys() == [row.key for row in ROWS]
+    order = reader.find_many([row_digest(row.input_ids, row.answer_mask) for row in ROWS[::-1]])
+    assert order == list(range(7))[::-1]
+    for far, here in zip(reader.read([6, 0, 3], ALL), near.read([6, 0, 3], ALL), strict=True):
+        assert far.input_ids.tolist() == here.input_ids.tolist()
+        assert {kind: numbers(far.sections[kind]) for kind in ALL} == {
+            kind: numbers(here.sections[kind]) for kind in ALL
+        }
+    assert numbers(reader.read_flat([5, 1], "top_k")) == numbers(near.read_flat([5, 1], "top_k"))
+    assert reader.head().weight.tolist() == near.head().weight.tolist()
+    again = pickle.loads(pickle.dumps(reader))  # noqa: S301
+    assert again.read([4], ["text"])[0].key == ROWS[4].key
+    assert verify(reader.location).complete
+
+
+def test_damage_in_a_store_is_seen(cache: Path, store: Store) -> None:
+    path = cache / "shards" / "shard-00001.safetensors"
+    content = path.read_bytes()
+    wrong = bytearray(content)
+    wrong[-1] ^= 1
+    path.write_bytes(wrong)
+    reader = CacheReader(store(cache))
+    assert reader.read([2], ["text"])[0].key == ROWS[2].key
+    with pytest.raises(CacheCorrupt, match=r"(?s)://.*shard-00001.*row 3"):
+        reader.read([3], ["text"])
+    # cut off in the records, then in the index
+    path.write_bytes(content[:-10])
+    reader = CacheReader(store(cache))
+    with pytest.raises(CacheCorrupt, match=r"(?s)too short.*://.*shard-00001"):
+        reader.read([3], ["text"])
+    path.write_bytes(content[:-200])
+    reader = CacheReader(store(cache))
+    with pytest.raises(CacheCorrupt, match=r"(?s)too short.*://.*shard-00001"):
+        reader.read([3], ["text"])
+    path.write_bytes(content[:100])
+    with pytest.raises(CacheCorrupt, match=r"(?s)too short.*://.*shard-00001"):
+        CacheReader(store(cache))
+
+
+def test_a_missing_file_in_a_store(cache: Path, store: Store, tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    path = cache / "shards" / "shard-00002.safetensors"
+    path.unlink()
+    with pytest.raises(CacheCorrupt, match=r"(?s)missing.*://.*shard-00002"):
+        CacheReader(store(cache))
+    url = store(cache)
+    with pytest.raises(CacheCorrupt, match=r"(?s)no cache here.*://.*nowhere/identity.json"):
+        CacheReader(url.rpartition("/")[0] + "/nowhere")
+
+
+def test_a_merged_cache_in_a_store(store: Store, tmp_path: Path) -> None:
+    for i in range(2):
+        build(tmp_path / f"part{i}", ROWS, sample_identity(ROWS), worker=i, workers=2)
+        store(tmp_path / f"part{i}")
+    merge(tmp_path / "merged", [tmp_path / "part0", tmp_path / "part1"])
+    reader = CacheReader(store(tmp_path / "merged"))
+    assert reader.keys() == [row.key for row in ROWS]
+    assert reader.head().cap == 30.0
+
+
+def test_a_store_that_does_not_answer(web: Store, cache: Path) -> None:
+    reader = CacheReader(web(cache))
+    # a port that nothing listens on
+    url = re.sub(r":\d+/", ":1/", reader.location)
+    with pytest.raises(CacheError, match=r"(?s)cannot be read from its place.*http://127.0.0.1:1/c/identity.json"):
+        CacheReader(url)
+
+
+def test_credentials_stand_in_no_file(bucket: Store, cache: Path) -> None:
+    CacheReader(bucket(cache))
+    assert not any(b"test-only" in content for content in tree(cache).values())
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    # what fsspec has loaded before
+    monkeypatch.setattr(sys.modules["fsspec.registry"], "_registry", {})
+    with pytest.raises(ConfigError, match=r"(?s)s3:// is not installed.*distillab\[s3\]"):
+        CacheReader("s3://bucket/cache")

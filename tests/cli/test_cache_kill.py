@@ -1,0 +1,89 @@
+"""Builds of a cache that die by `kill -9` at any instant, and builds by two processes: always the same bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from distillab.cache.verify import verify
+
+ROOT = Path(__file__).resolve().parents[2]
+CHAINS, KILLS = 5, 4  # caches, and how often the build of each is killed: 20 instants
+KINDS = [
+    {"kind": "top_k", "k": 8},
+    {"kind": "sampled", "draws": 20},
+    {"kind": "full"},
+    {"kind": "hidden_states", "layers": [0, 1]},
+]
+
+
+@pytest.fixture(scope="module")
+def built(tiny_world: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("builds")
+    values = {key: value for key, value in tiny_world.items() if key != "seeds"}
+    values |= {"method": "logits", "cache": {"kinds": KINDS, "rows_per_shard": 5, "batch_size": 3}}
+    recipe = folder / "recipe.yaml"
+    with recipe.open("w") as stream:
+        YAML(typ="safe", pure=True).dump(values, stream)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    command = [sys.executable, "-m", "tests.cli.cache_builds", str(recipe), str(folder), str(CHAINS), str(KILLS)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder, json.loads(done.stdout.splitlines()[-1])
+
+
+def contents(location: Path) -> dict[str, bytes | list[bytes]]:
+    """Every file below a location; a journal as its sorted lines, and all workers' journals of a part as one."""
+    found: dict[str, bytes | list[bytes]] = {}
+    for file in sorted(path for path in location.rglob("*") if path.is_file()):
+        name = file.relative_to(location)
+        if file.name == "built.json":  # says how long it took
+            continue
+        if name.parent.name == "journals":
+            lines = found.setdefault(str(name.parent), [])
+            assert isinstance(lines, list)
+            lines[:] = sorted([*lines, *file.read_bytes().splitlines()])
+        else:
+            found[str(name)] = file.read_bytes()
+    return found
+
+
+def test_kills_hit_every_part_of_a_build(built: tuple[Path, dict[str, Any]]) -> None:
+    """Else the tests below would show nothing."""
+    seen = built[1]["seen"]
+    assert len(seen) == CHAINS * KILLS
+    assert sum(item["killed"] for item in seen) >= CHAINS * KILLS * 3 // 4
+    middle = {item["finished"] for item in seen if item["killed"]}
+    assert len(middle) >= 5, middle
+
+
+@pytest.mark.parametrize("chain", range(CHAINS))
+def test_a_build_killed_at_random_instants_and_resumed_is_byte_for_byte_the_same(
+    built: tuple[Path, dict[str, Any]], chain: int
+) -> None:
+    folder, _ = built
+    resumed, whole = contents(folder / f"killed{chain}"), contents(folder / "whole")
+    assert resumed.keys() == whole.keys()
+    assert [name for name in whole if resumed[name] != whole[name]] == []
+
+
+def test_two_processes_at_once_make_what_one_makes(built: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = built
+    journals = sorted(file.name for file in (folder / "two" / "journals").iterdir())
+    assert journals == ["0-of-2.jsonl", "1-of-2.jsonl"]
+    assert contents(folder / "two") == contents(folder / "whole")
+
+
+def test_what_all_are_compared_with_is_sound_and_whole(built: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = built
+    for location in (folder / "whole", folder / "whole" / "held_out"):
+        report = verify(location)
+        assert report.complete
+    assert verify(folder / "whole").shards == 12
