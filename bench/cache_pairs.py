@@ -35,7 +35,8 @@ class Pair:
         teacher, student: folders; of the student only config.json is read, its weights are drawn from a seed.
         held_out_rows: how many of the held-out rows are judged.
         training: the budget of every student.
-        partly: steps of that budget after which gradients are compared.
+        partly: steps after which gradients are compared: on the way, at the full rate. A student at the end of its
+            budget has next to no gradient left, and whatever is biased points anywhere then.
         batches: scored tokens over which a gradient is summed, rising; fewer where the rows have fewer.
     """
 
@@ -103,7 +104,7 @@ def demo(folder: Path, *, steps: int = 600) -> Pair:
         ),
         held_out_rows=420,
         training=TrainingConfig(steps=steps, batch_size=16, learning_rate=4.5e-3, device="cpu"),
-        partly=min(steps, 200),
+        partly=max(1, steps // 3),
     )
 
 
@@ -118,11 +119,11 @@ def real(materials: Path, *, steps: int = 300) -> Pair:
         training=TrainingConfig(
             steps=steps, batch_size=4, learning_rate=4e-3, warmup_steps=min(30, steps // 4), device="cpu"
         ),
-        partly=min(steps, 150),
+        partly=max(1, steps // 2),
     )
 
 
-def wide(materials: Path, scratch: Path, *, steps: int = 60) -> Pair:
+def wide(materials: Path, scratch: Path, *, steps: int = 180) -> Pair:
     """A vocabulary of 32,000: the size of real ones, with the smallest teacher that has learned it."""
     shape = scratch / "wide-student"
     LlamaConfig(
@@ -145,7 +146,7 @@ def wide(materials: Path, scratch: Path, *, steps: int = 60) -> Pair:
         data=_stories(materials, max_tokens=256, limit=150),
         held_out_rows=10,
         training=TrainingConfig(steps=steps, batch_size=8, learning_rate=4e-3, warmup_steps=10, device="cpu"),
-        partly=steps,
+        partly=max(1, steps // 3),
     )
 
 

@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         RecordedPair(pair, folder / "caches").record()
         jobs = [] if (folder / "signals.json").exists() else [partial(signals_job, pair, folder)]
         if not options.no_students:
-            wanted = [(way.name, seed) for seed in options.seeds for way in ways()]
+            wanted = [(name, seed) for seed in options.seeds for name in options.only]
             jobs += [partial(student_job, pair, folder, *run) for run in wanted if not _result(folder, *run).exists()]
         run_jobs(jobs, workers=options.workers)
         print(tables(pair.name, read(folder)), flush=True)
@@ -137,6 +137,8 @@ def _parser() -> argparse.ArgumentParser:
         default=Path(os.environ.get("DISTILLAB_MATERIALS", "../shared/data")),
         metavar="FOLDER",
     )
+    names = [way.name for way in ways()]
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="WAY", help="; ".join(names))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, help="of every student, instead of the pair's budget")
     parser.add_argument("--no-students", action="store_true", help="bytes, distributions and gradients alone")

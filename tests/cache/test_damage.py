@@ -164,7 +164,7 @@ def test_a_shard_that_is_cut_off_while_it_is_read(cache: Path) -> None:
     reader._source._maps.clear()  # type: ignore[attr-defined]
     path = cache / SHARD
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(CacheCorrupt, match=SHARD):
+    with pytest.raises(CacheCorrupt, match=rf"(?s)too short.*{SHARD}"):
         reader.read([2, 3], ALL)
 
 

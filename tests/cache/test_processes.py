@@ -94,5 +94,7 @@ def test_a_full_disk(tmp_path: Path, whole: dict[str, bytes], limit: int, met_by
     assert (done > 0) == (met_by == "journals")
     assert verify(tmp_path / "c").sound
     assert not list((tmp_path / "c").rglob("*.tmp"))
+    # what did not fit of a line is gone: a process that is told may go on
+    assert all(path.read_bytes().endswith(b"\n") for path in (tmp_path / "c" / "journals").iterdir() if done)
     build(tmp_path / "c", ROWS, IDENTITY)
     assert tree(tmp_path / "c") == whole

@@ -312,3 +312,8 @@ def test_kinds_that_do_not_serve_an_arm_are_refused(tiny_world: dict[str, Any], 
     )
     with pytest.raises(TeacherError, match=r"(?s)needed: the whole distribution.*stored: the 4 most likely"):
         Study(recipe, reproduce="x").run()
+
+
+def test_a_cache_built_before_its_run_does_not_stand_in_the_way(tiny_world: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "run" / "cache").mkdir(parents=True)
+    assert execute(_run(tiny_world, tmp_path / "run", method="sft")).teacher_signals == "none"

@@ -66,7 +66,9 @@ def test_the_record_of_a_run_explains_it(study_recipe: StudyRecipe) -> None:
     assert record.teacher is not None and len(record.teacher.weights_sha256) == 64
     assert record.config["training"]["steps"] == 4
     assert record.cost.student_tokens > record.cost.supervised_tokens > 0
-    assert record.cost.teacher_tokens > 0
+    # the teacher read the rows once, for all runs
+    assert (record.teacher_signals, record.cost.teacher_tokens) == ("cached", 0)
+    assert [use.kinds for use in record.caches] == [("full",), ("full",)]
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
     assert set(lines[1]["terms"]) == {"cross_entropy", "token_divergence"}

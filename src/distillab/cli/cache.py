@@ -43,6 +43,7 @@ def build_command(
     number, workers = _share(worker)
     loaded = _load(recipe, overrides)
     from distillab.cli.cache_console import show_built
+    from distillab.config import StudyRecipe
     from distillab.study.building import build, plan, require_room
 
     plans = plan(loaded)
@@ -51,7 +52,7 @@ def build_command(
         build(item, worker=number, workers=workers)
     # of torchrun's processes the first speaks
     if worker is not None or number == 0:
-        show_built(plans, study=hasattr(loaded, "arms"))
+        show_built(plans, study=isinstance(loaded, StudyRecipe))
 
 
 @cache_app.command("estimate")

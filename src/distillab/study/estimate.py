@@ -24,7 +24,9 @@ from distillab.teachers.local import LocalTeacher
 from distillab.teachers.recording import batches
 from distillab.teachers.row_making import RowMaker
 
-_BATCHES = 4  # that the teacher reads for an estimate, after one that is not timed
+_BATCHES = 4  # that the teacher reads for an estimate, at most
+_LONG_S = 15.0  # after so many seconds no further batch is begun
+_WARM_ROWS = 2  # that it reads before, untimed: the first ones of a process are slower
 
 
 @dataclass(frozen=True)
@@ -83,10 +85,14 @@ def _estimate(plan: Plan, recording: Recording, teacher: LocalTeacher) -> PartEs
     )
     maker = RowMaker(teacher, identity, plan.prepared.student.collator())
     sample = _sample(recording.rows, identity.batch_size)
-    maker.rows(sample[len(sample) // 2])  # the first batch of a process is slower
+    maker.rows(sample[0][:_WARM_ROWS])
+    read: list[CachedRow] = []
     since = time.perf_counter()
-    read = [row for batch in sample for row in maker.rows(batch)]
-    elapsed = time.perf_counter() - since
+    for batch in sample:
+        read += maker.rows(batch)
+        elapsed = time.perf_counter() - since
+        if elapsed > _LONG_S:
+            break
     tokens = sum(len(row) for row in recording.rows)
     sizes = _kind_bytes(identity, recording.rows, read)
     keys = [row.key for row in recording.rows]
@@ -110,10 +116,13 @@ def _estimate(plan: Plan, recording: Recording, teacher: LocalTeacher) -> PartEs
 
 
 def _sample(rows: Sequence[EncodedRow], size: int) -> list[list[EncodedRow]]:
-    """Batches of rows from all over the data, like lengths together, as they will be recorded."""
-    drawn = random.Random(0).sample(range(len(rows)), min(len(rows), size * _BATCHES))
+    """Batches of rows from all over the data, like lengths together, as they will be recorded; in any order."""
+    chance = random.Random(0)
+    drawn = chance.sample(range(len(rows)), min(len(rows), size * _BATCHES))
     chosen = [rows[number] for number in sorted(drawn)]
-    return [[chosen[place] for place in places] for places in batches([len(row) for row in chosen], size)]
+    found = [[chosen[place] for place in places] for places in batches([len(row) for row in chosen], size)]
+    chance.shuffle(found)
+    return found
 
 
 def _kind_bytes(identity: CacheIdentity, rows: Sequence[EncodedRow], read: Sequence[CachedRow]) -> dict[str, int]:

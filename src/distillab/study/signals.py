@@ -34,7 +34,7 @@ from distillab.models.loading import load_config
 from distillab.models.structure import ModelShape, config_shape
 from distillab.objectives.build import build_objective
 from distillab.places import require_space
-from distillab.records import CacheUse, write_record
+from distillab.records import CacheUse, read_record, write_record
 from distillab.study.prepare import Prepared
 from distillab.teachers.cache_parts import Part, keep_tokenizer, part_of
 from distillab.teachers.layouts import resolve_layouts
@@ -94,19 +94,17 @@ def held_out_kinds(prepared: Prepared) -> tuple[KindConfig, ...]:
 
 
 def arms_kinds(recipes: Sequence[RunRecipe], prepared: Prepared) -> tuple[KindConfig, ...]:
-    """The kinds that several recipes with one pair of models read; none where they read nothing that can be stored."""
-    terms = [
-        term
-        for recipe in recipes
-        if reads_signals(recipe) and can_be_cached(recipe)
-        for term in recipe.resolved().terms
-    ]
-    if not terms:
+    """The kinds that several recipes with one pair of models read; none where they read nothing.
+
+    Args:
+        recipes: those whose signals can be stored (`can_be_cached`).
+    """
+    if not recipes:
         return ()
     recipe = recipes[0]
     assert prepared.place is not None
     return kinds_needed(
-        terms,
+        [term for recipe in recipes for term in recipe.resolved().terms],
         width=prepared.compared_width(recipe),
         student=config_shape(load_config(recipe.student.path, revision=recipe.student.revision)),
         teacher=config_shape(load_config(prepared.place.config, revision=prepared.place.revision)),
@@ -239,6 +237,8 @@ def build_cache(
     made = CacheReader(folder)
     if not made.complete:
         return None
+    if not done.rows and recording.built.is_file():
+        return read_record(CacheUse, recording.built)  # which knows how long it took
     use = CacheUse(
         path=str(folder),
         fingerprint=identity.fingerprint,
