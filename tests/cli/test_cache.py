@@ -6,11 +6,7 @@ import json
 import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -143,6 +139,14 @@ def test_two_workers_and_a_merge_make_what_one_makes(
         one, other = a.sections["top_k"], b.sections["top_k"]
         assert isinstance(one, TopK) and isinstance(other, TopK)
         assert a.key == b.key and np.array_equal(one.logp, other.logp)
+
+
+def test_different_caches_are_not_merged(run: Run, recipe: Recipe, built: Built, tmp_path: Path) -> None:
+    path, location, _ = built
+    other = tmp_path / "other"
+    assert run("cache", "build", path, f"cache.folder={other}", "cache.seed=3")[0] == 0
+    code, _, err = run("cache", "merge", str(tmp_path / "both"), str(location), str(other))
+    assert code == 1 and "CacheMismatch" in err and "seed" in err and "Traceback" not in err
 
 
 # ---------------------------------------------------------------- verify
@@ -323,94 +327,3 @@ def test_a_study_finds_what_was_built_for_it(run: Run, tiny_world: dict[str, Any
     caches = Study(StudyRecipe(**values), reproduce="").caches
     for part in ("train", "held_out"):
         assert caches.missing(part, caches.recipe.arms) == []  # type: ignore[arg-type]
-
-
-# ---------------------------------------------------------------- refusals
-
-
-class Refusal(NamedTuple):
-    changes: dict[str, Any]
-    words: list[str]
-    code: int
-    expected: list[str]
-
-
-REFUSALS = {
-    "worker-out-of-range": Refusal({}, ["--worker", "2/2"], 2, ["counts from 0", "got: 2/2"]),
-    "worker-not-a-share": Refusal({}, ["--worker", "second"], 2, ["got: second"]),
-    "nothing-to-store": Refusal({"method": "sft"}, [], 2, ["reads nothing of a teacher", "cache: {kinds:"]),
-    "no-weights": Refusal({"teacher": {"cache": "nowhere"}}, [], 2, ["names no weights", "teacher: {path: …}"]),
-    "no-such-layer": Refusal({}, ["cache.kinds=[{kind: hidden_states, layers: [7]}]"], 2, ["7", "0 to 1"]),
-    "no-such-kind": Refusal({}, ["cache.kinds=[{kind: topk}]"], 2, ["cache.kinds"]),
-    "kind-twice": Refusal({}, ["cache.kinds=[{kind: top_k, k: 4}, {kind: top_k, k: 8}]"], 2, ["stands twice"]),
-    "attention-maps": Refusal(
-        {"terms": [{"kind": "cross_entropy"}, {"kind": "attention_maps"}]}, [], 2, ["Attention maps cannot be stored"]
-    ),
-    "signals-without-answers": Refusal({"method": "seqkd"}, ["cache.kinds=[{kind: full}]"], 2, ["add {kind: text}"]),
-}
-
-
-@pytest.mark.parametrize("name", REFUSALS)
-def test_what_cannot_be_built_is_said(run: Run, recipe: Recipe, tmp_path: Path, name: str) -> None:
-    changes, words, code, expected = REFUSALS[name]
-    got, out, err = run("cache", "build", recipe(**{"method": "logits"} | changes), *words)
-    assert got == code, err
-    assert all(text in err for text in expected), err
-    assert "Traceback" not in out + err
-    assert not (tmp_path / "run").exists()
-
-
-def test_signals_of_a_teacher_with_other_tokens_are_refused(run: Run, recipe: Recipe, stranger: str) -> None:
-    path = recipe(method="sft", teacher={"path": stranger})
-    code, _, err = run("cache", "build", path, "cache.kinds=[{kind: top_k, k: 4}]")
-    assert code == 1 and "TokenizerMismatch" in err and "kind: text" in err and "Traceback" not in err
-
-
-@pytest.mark.parametrize("command", ["info", "verify", "export"])
-def test_a_folder_that_is_no_cache(run: Run, tmp_path: Path, command: str) -> None:
-    code, _, err = run("cache", command, str(tmp_path), *(["--to", "parquet"] if command == "export" else []))
-    assert code == 1 and "This is no teacher cache" in err and "Traceback" not in err
-
-
-def test_different_caches_are_not_merged(run: Run, recipe: Recipe, built: Built, tmp_path: Path) -> None:
-    path, location, _ = built
-    other = tmp_path / "other"
-    assert run("cache", "build", path, f"cache.folder={other}", "cache.seed=3")[0] == 0
-    code, _, err = run("cache", "merge", str(tmp_path / "both"), str(location), str(other))
-    assert code == 1 and "CacheMismatch" in err and "seed" in err and "Traceback" not in err
-
-
-# ---------------------------------------------------------------- Ctrl-C
-
-
-@pytest.fixture
-def started(recipe: Recipe, tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """A build in a process of its own, which has written a shard or two of many."""
-    path = recipe(method="logits", cache={"kinds": KINDS, "rows_per_shard": 2, "batch_size": 2})
-    command = [sys.executable, "-m", "distillab.cli.main", "cache", "build", path]
-    process = subprocess.Popen(
-        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 120
-    while len(list(tmp_path.glob("run/cache/shards/*.safetensors"))) < 2:
-        assert process.poll() is None, process.communicate()[1][-2000:]
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    yield path, process
-    process.kill()
-    process.communicate()
-
-
-def test_ctrl_c_says_that_the_same_command_goes_on_and_it_does(
-    run: Run, started: tuple[str, subprocess.Popen[str]], tmp_path: Path
-) -> None:
-    path, process = started
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and "the same command resumes" in err and "Traceback" not in err, err
-    before = shard_bytes(tmp_path / "run" / "cache")
-    assert 0 < len(before) < 40
-    code, _, err = run("cache", "build", path)
-    assert code == 0, err
-    after = shard_bytes(tmp_path / "run" / "cache")
-    assert len(after) == 40 and before.items() <= after.items()

@@ -1,11 +1,14 @@
-"""Builds of a cache that die by `kill -9` at any instant, and builds by two processes: always the same bytes."""
+"""Builds that die by `kill -9` at any instant or by Ctrl-C, and builds by two processes: always the same bytes."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from distillab.cache.verify import verify
+from tests.cli.conftest import Run
 
 ROOT = Path(__file__).resolve().parents[2]
 CHAINS, KILLS = 5, 4  # caches, and how often the build of each is killed: 20 instants
@@ -87,3 +91,40 @@ def test_what_all_are_compared_with_is_sound_and_whole(built: tuple[Path, dict[s
         report = verify(location)
         assert report.complete
     assert verify(folder / "whole").shards == 12
+
+
+def shards(location: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(location)): file.read_bytes() for file in sorted(location.rglob("shards/*"))}
+
+
+@pytest.fixture
+def started(recipe: Callable[..., str], tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A build in a process of its own, which has written a shard or two of many."""
+    path = recipe(method="logits", cache={"kinds": KINDS, "rows_per_shard": 2, "batch_size": 2})
+    command = [sys.executable, "-m", "distillab.cli.main", "cache", "build", path]
+    process = subprocess.Popen(
+        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while len(list(tmp_path.glob("run/cache/shards/*.safetensors"))) < 2:
+        assert process.poll() is None, process.communicate()[1][-2000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    yield path, process
+    process.kill()
+    process.communicate()
+
+
+def test_ctrl_c_says_that_the_same_command_goes_on_and_it_does(
+    run: Run, started: tuple[str, subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    path, process = started
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "the same command resumes" in err and "Traceback" not in err, err
+    before = shards(tmp_path / "run" / "cache")
+    assert 0 < len(before) < 40
+    code, _, err = run("cache", "build", path)
+    assert code == 0, err
+    after = shards(tmp_path / "run" / "cache")
+    assert len(after) == 40 and before.items() <= after.items()
