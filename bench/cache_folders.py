@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from distillab.cache.reader import CacheReader
-from distillab.cache.writer import CacheWriter
 from safetensors import safe_open
 
 from bench.cache_pairs import CPU, Pair
 from bench.cache_signals import Way, ways
+from distillab.cache.reader import CacheReader
+from distillab.cache.writer import CacheWriter
 from distillab.config.cache import CacheConfig, KindConfig
 from distillab.teachers.cached import CachedTeacher
 from distillab.teachers.recording import identity_of, record

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from distillab.cache.reader import CacheReader
-from distillab.cache.writer import CacheWriter
 
 from bench.cache_rows import identity_of_rows, rows_of, sampled_layout, top_k_layout
 from bench.measure import percentile
 from distillab.cache.layout import Layout, StateArray, StatesLayout
+from distillab.cache.reader import CacheReader
 from distillab.cache.rows import CachedRow, States, row_digest
+from distillab.cache.writer import CacheWriter
 
 _AT_ONCE = 32
 _CALLS = 40

@@ -11,13 +11,13 @@ import tempfile
 from pathlib import Path
 
 import torch
-from distillab.cache.reader import CacheReader
-from distillab.cache.writer import CacheWriter
 
 from bench.measure import Probe
 from bench.ours import provenance, split_of, take_steps
 from bench.pair import student_of, teacher_of
 from bench.settings import Run
+from distillab.cache.reader import CacheReader
+from distillab.cache.writer import CacheWriter
 from distillab.config.cache import CacheConfig, FullKind, KindConfig, SampledKind, TopKKind
 from distillab.config.terms import SampledDivergenceConfig, TermConfig, TokenDivergenceConfig, TopKDivergenceConfig
 from distillab.data.collation import Collator

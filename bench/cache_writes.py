@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from distillab.cache.writer import CacheWriter
 
 from bench.cache_pairs import CPU, real, wide
 from bench.cache_reads import clocks
 from bench.ours import provenance, split_of
 from bench.pair import teacher_of
 from bench.settings import SIZES
+from distillab.cache.writer import CacheWriter
 from distillab.config.cache import CacheConfig, FullKind, KindConfig, SampledKind, TopKKind
 from distillab.data.collation import Collator, IndexedRow
 from distillab.data.encoding import EncodedRow
