@@ -126,7 +126,8 @@ class TopKDivergenceConfig(_Divergence):
     tail: Literal["cell", "renormalise", "drop_tail"] = Field(
         default="cell",
         description="cell: all other tokens are one further outcome; renormalise: the kept ones are made to sum to "
-        "one; drop_tail: the rest is left out of the sum (both biased: the student becomes over-confident)",
+        "one; drop_tail: the rest is left out of the sum (both biased: the first leaves the mass of all others to "
+        "chance, the second makes the student over-confident)",
     )
 
 
