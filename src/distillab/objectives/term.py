@@ -23,8 +23,11 @@ from distillab.models.batch import TokenBatch
 from distillab.models.capture import Captured, Inner
 from distillab.models.scoring import scored_count
 from distillab.records import ACCESS_ORDER, AccessLevel
+from distillab.teachers.aligned import AlignedTokens
 from distillab.teachers.protocol import Teacher
-from distillab.teachers.signals import NextTokens, ScoreNeed, SignalRequest, log_probabilities
+from distillab.teachers.signals import NextTokens, ScoreNeed, SignalRequest, TeacherSignal, log_probabilities
+
+Said = NextTokens | AlignedTokens
 
 
 @dataclass(frozen=True)
@@ -62,14 +65,36 @@ class TokenTerm:
     access: AccessLevel
     tokens: TokenNeed
     need: ScoreNeed | None = None  # what it reads of the teacher
+    ordinal: bool = False  # whether it reads the teacher's n-th token of an answer at the student's n-th
 
     def count(self, batch: TokenBatch) -> int:
         """Scored tokens of the microbatch."""
         return scored_count(batch)
 
-    def per_position(self, student: StudentScores, signal: NextTokens | None) -> Tensor:
+    def per_position(self, student: StudentScores, signal: Said | None) -> Tensor:
         """(N,) nats; their sum over all tiles is the term's value on the microbatch."""
         raise NotImplementedError
+
+
+class SpanTerm(TokenTerm):
+    """Base of the terms whose value is a function of several positions' numbers together.
+
+    The head is applied twice: first each position's C numbers are observed without gradients, and `settle` makes the
+    values of them and, differentiated, the slope by which each number counts; then the gradient is made tile by tile
+    as for every other term.
+    """
+
+    def observe(self, student: StudentScores) -> Tensor:
+        """(n, C) float32, of some positions by themselves, with gradients to the logits."""
+        raise NotImplementedError
+
+    def settle(self, observed_NC: Tensor, batch: TokenBatch, signal: TeacherSignal) -> Tensor:
+        """(N,) the term's values from all positions' numbers, differentiable; where a value stands is free."""
+        raise NotImplementedError
+
+    def per_position(self, student: StudentScores, signal: Said | None) -> Tensor:
+        """Not defined: a position has no value by itself."""
+        raise TypeError(f"{self.name} is settled over several positions")
 
 
 @runtime_checkable

@@ -21,6 +21,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from distillab.models.batch import TokenBatch
 from distillab.models.heads import require_separable_head
+from distillab.models.meetings import teacher_batch
 from distillab.models.scoring import scored_count
 from distillab.objectives.step import measure
 from distillab.objectives.term import Objective
@@ -213,7 +214,7 @@ class DistillationTrainer(Trainer):
 
     def _signal(self, batch: TokenBatch) -> TeacherSignal:
         teacher, request = self._teacher[0], self.objective.request
-        return teacher.signal(batch, request) if teacher is not None and request else TeacherSignal()
+        return teacher.signal(teacher_batch(batch), request) if teacher is not None and request else TeacherSignal()
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """One microbatch; after the last of a step, its gradients are checked before anything uses them."""

@@ -7,6 +7,7 @@ import torch
 from distillab.models.batch import TokenBatch
 from distillab.models.capture import Captured, capture
 from distillab.models.heads import at_head
+from distillab.models.meetings import teacher_batch
 from distillab.objectives.term import Objective
 from distillab.teachers.protocol import Teacher
 from distillab.teachers.signals import SignalRequest
@@ -23,7 +24,7 @@ def initialise(
     """
     was_training = student.training
     student.eval()
-    signal = teacher.signal(batch, SignalRequest(inner=objective.request.inner))
+    signal = teacher.signal(teacher_batch(batch), SignalRequest(inner=objective.request.inner))
     with capture(student, objective.student_inner) as inner:
         at_head(student, batch, lambda hidden_BLD, head: hidden_BLD, device=device)
     for term in objective.inner_terms.values():
