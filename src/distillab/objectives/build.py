@@ -18,6 +18,7 @@ from distillab.config.terms import (
     TopKDivergenceConfig,
     VocabularyProjectionConfig,
 )
+from distillab.data.vocabularies import Vocabularies
 from distillab.errors import TeacherError
 from distillab.models.structure import ModelShape
 from distillab.objectives.attention_maps import AttentionMaps
@@ -30,7 +31,6 @@ from distillab.objectives.span_likelihood import SpanLikelihood
 from distillab.objectives.term import Objective, Term, WeightedTerm
 from distillab.objectives.token_divergence import TokenDivergence
 from distillab.objectives.top_k_divergence import TopKDivergence
-from distillab.objectives.vocabularies import Vocabularies
 from distillab.objectives.vocabulary_projection import VocabularyProjection
 
 
@@ -111,11 +111,11 @@ def _aligned_term(settings: TermConfig, sides: _Sides) -> Term:
     """A term on two tokenisations of the same text."""
     match settings:
         case VocabularyProjectionConfig():
-            return VocabularyProjection(settings, vocabularies=sides.both_vocabularies(settings.kind).map)
+            return VocabularyProjection(settings, vocabularies=sides.both_vocabularies(settings.kind))
         case SpanLikelihoodConfig():
             both = sides.both_vocabularies(settings.kind)
             return SpanLikelihood(settings, student_starts=both.student_starts, teacher_starts=both.teacher_starts)
         case SortedProbabilitiesConfig():
-            widths = sides.both_vocabularies(settings.kind).map
+            widths = sides.both_vocabularies(settings.kind)
             return SortedProbabilities(settings, student_width=widths.student_width, teacher_width=widths.teacher_width)
     raise AssertionError(settings.kind)

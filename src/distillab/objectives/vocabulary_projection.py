@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from distillab.config.terms import TokenNeed, VocabularyProjectionConfig
+from distillab.data.vocabularies import Vocabularies
 from distillab.divergences.by_name import divergence
 from distillab.errors import ConfigError, TeacherError
 from distillab.models.batch import TokenBatch
 from distillab.models.meetings import partners
 from distillab.objectives.term import Said, StudentScores, TokenTerm
-from distillab.objectives.vocabularies import VocabularyMap
 from distillab.records import AccessLevel
 from distillab.teachers.aligned import AlignedTokens
 from distillab.teachers.signals import Distribution
@@ -54,7 +54,7 @@ class VocabularyProjection(TokenTerm):
     access: AccessLevel = VocabularyProjectionConfig.access
     tokens: TokenNeed = VocabularyProjectionConfig.tokens
 
-    def __init__(self, settings: VocabularyProjectionConfig, *, vocabularies: VocabularyMap) -> None:
+    def __init__(self, settings: VocabularyProjectionConfig, *, vocabularies: Vocabularies) -> None:
         if settings.form == "projected" and settings.divergence in _NEEDS_FULL_SUPPORT:
             raise ConfigError(
                 "A projected distribution is 0 for tokens that no teacher token leads to, where this divergence is "
