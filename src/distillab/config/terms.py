@@ -150,8 +150,8 @@ class VocabularyProjectionConfig(_Divergence):
     kind: Literal["vocabulary_projection"] = "vocabulary_projection"
     form: Literal["projected", "common"] = Field(
         default="projected",
-        description="projected: the teacher's distribution is carried over to the student's vocabulary; common: both "
-        "are compared on the tokens that both vocabularies have, all others being one further outcome",
+        description="projected: tokens are compared in groups, each with the one by which the other side would begin "
+        "its text; common: only the tokens that both vocabularies have, made to sum to one over them on both sides",
     )
 
 
@@ -184,7 +184,7 @@ class SortedProbabilitiesConfig(Term):
 
 
 class MergedSpansConfig(_Divergence):
-    """Divergence between distributions merged over a span by the chain rule, matched tokens and sorted rest (GOLD)."""
+    """Divergence between distributions merged over spans by the chain rule; tokens of one side alone sorted (GOLD)."""
 
     access: ClassVar[AccessLevel] = "logits"
     tokens: ClassVar[TokenNeed] = "aligned"
@@ -192,7 +192,9 @@ class MergedSpansConfig(_Divergence):
     unmatched_weight: float | None = Field(
         default=None,
         ge=0,
-        description="of the sorted rest against the matched tokens; default: the rest's share of the teacher's ids",
+        lt=1,
+        description="u of (1 - u) · divergence + u · distance of the sorted tokens that only one side has; default: "
+        "their share of the teacher's ids",
     )
 
 
@@ -216,7 +218,9 @@ class ContrastiveConfig(Term):
     kind: Literal["contrastive"] = "contrastive"
     layers: LayerMap = Field(default="last", description="as for hidden_states")
     width: int = Field(default=128, ge=1, description="of the space that both sides are projected to")
-    temperature: float | Literal["learned"] = Field(default=0.07, description="of the similarities")
+    temperature: Annotated[float, Field(gt=0)] | Literal["learned"] = Field(
+        default=0.07, description="the similarities are divided by it; learned: from 0.07 on, between 0.01 and 1"
+    )
     queue: int = Field(default=4096, ge=0, description="spans of the teacher kept from earlier steps as negatives")
     projector_learning_rate: float | None = Field(
         default=None, gt=0, description="default: training.learning_rate; it follows the same schedule"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,6 +14,7 @@ from distillab.alignment.projection import HOWS, VocabularyProjection
 from distillab.alignment.vocabulary import project_vocabulary
 from distillab.data.pieces import canonical_pieces
 from distillab.data.reading import Reader
+from distillab.data.token_groups import TokenGroups, common_groups, groups_by_beginning
 from distillab.pairing.contract import fingerprint
 from distillab.pairing.token_bytes import TokenMeaning, token_meanings
 
@@ -25,11 +27,14 @@ class Vocabularies:
         projection: from the teacher's to the student's; every teacher id has one student id, or none.
         student_starts: (V,) bool, whether a token begins a word, or ends the text.
         teacher_starts: (W,) bool, the same.
+        student_paths: (V) the teacher's tokens by which it spells each student token, empty where it cannot; None
+            where nobody asked.
     """
 
     projection: VocabularyProjection
     student_starts: Tensor
     teacher_starts: Tensor
+    student_paths: tuple[tuple[int, ...], ...] | None = None
 
     @property
     def student_width(self) -> int:
@@ -55,12 +60,26 @@ class Vocabularies:
 
         Where several teacher ids mean one student id (`a` and `<0x61>`), the first of them is taken.
         """
-        same = np.isin(self.projection.how, [HOWS.index("exact"), HOWS.index("role")])
-        theirs = np.flatnonzero(same)
+        theirs = np.flatnonzero(self._same.numpy())
         ours = self.first_ids.numpy()[theirs]
         _, first = np.unique(ours, return_index=True)
         first.sort()
         return torch.from_numpy(theirs[first]), torch.from_numpy(ours[first])
+
+    @cached_property
+    def _same(self) -> Tensor:
+        """(W,) bool, whether the student has the same token."""
+        return torch.from_numpy(np.isin(self.projection.how, [HOWS.index("exact"), HOWS.index("role")]))
+
+    @cached_property
+    def by_common(self) -> TokenGroups:
+        """Each token that both have by itself, the others in no group."""
+        return common_groups(self.first_ids, self._same, student_width=self.student_width)
+
+    @cached_property
+    def by_beginning(self) -> TokenGroups | None:
+        """Tokens that begin alike; None where the paths are not known."""
+        return None if self.student_paths is None else groups_by_beginning(self.first_ids, self.student_paths)
 
 
 def vocabularies(student: Reader, teacher: Reader, *, student_width: int, teacher_width: int) -> Vocabularies:
@@ -79,7 +98,48 @@ def vocabularies(student: Reader, teacher: Reader, *, student_width: int, teache
         teacher_width=teacher_width,
         student_width=student_width,
     )
-    return Vocabularies(projection, _starts(ours, student_width), _starts(theirs, teacher_width))
+    return Vocabularies(
+        projection,
+        _starts(ours, student_width),
+        _starts(theirs, teacher_width),
+        _paths(student, teacher, ours, theirs, student_width=student_width, teacher_width=teacher_width),
+    )
+
+
+def _paths(
+    student: Reader,
+    teacher: Reader,
+    ours: Sequence[TokenMeaning],
+    theirs: Sequence[TokenMeaning],
+    *,
+    student_width: int,
+    teacher_width: int,
+) -> tuple[tuple[int, ...], ...]:
+    """(V) the teacher's tokens that spell each student token: one where it has the same, else its own pieces."""
+    cut = canonical_pieces(teacher.tokenizer, theirs)
+    known: dict[bytes, list[int]] = {}
+
+    def remembered(many: Sequence[bytes]) -> list[list[int]]:
+        found = cut(many)
+        known.update(zip(many, found, strict=True))
+        return found
+
+    back = project_vocabulary(
+        teacher=ours,
+        student=theirs,
+        pieces=remembered,
+        teacher_fingerprint=fingerprint(student.loaded, ours),
+        student_fingerprint=fingerprint(teacher.loaded, theirs),
+        teacher_width=student_width,
+        student_width=teacher_width,
+    )
+    paths: list[tuple[int, ...]] = []
+    for number in range(student_width):
+        first = tuple(mapped.student_id for mapped in back.describe(number))
+        pieces = tuple(known.get(ours[number].data, ())) if back.how[number] == HOWS.index("pieces") else ()
+        # of bytes that end inside of a character the first piece alone is known
+        paths.append(pieces if pieces[:1] == first else first)
+    return tuple(paths)
 
 
 def _starts(meanings: list[TokenMeaning], width: int) -> Tensor:

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from distillab.config.terms import (
     AttentionMapsConfig,
     AttentionRelationsConfig,
+    ContrastiveConfig,
     CrossEntropyConfig,
     HiddenStatesConfig,
+    MergedSpansConfig,
     SampledDivergenceConfig,
     SortedProbabilitiesConfig,
+    SpanHiddenStatesConfig,
     SpanLikelihoodConfig,
     TermConfig,
     TokenDivergenceConfig,
@@ -23,10 +26,13 @@ from distillab.errors import TeacherError
 from distillab.models.structure import ModelShape
 from distillab.objectives.attention_maps import AttentionMaps
 from distillab.objectives.attention_relations import AttentionRelations
+from distillab.objectives.contrastive import Contrastive
 from distillab.objectives.cross_entropy import CrossEntropy
 from distillab.objectives.hidden_states import HiddenStates
+from distillab.objectives.merged_spans import MergedSpans
 from distillab.objectives.sampled_divergence import SampledDivergence
 from distillab.objectives.sorted_probabilities import SortedProbabilities
+from distillab.objectives.span_hidden_states import SpanHiddenStates
 from distillab.objectives.span_likelihood import SpanLikelihood
 from distillab.objectives.term import Objective, Term, WeightedTerm
 from distillab.objectives.token_divergence import TokenDivergence
@@ -118,4 +124,12 @@ def _aligned_term(settings: TermConfig, sides: _Sides) -> Term:
         case SortedProbabilitiesConfig():
             widths = sides.both_vocabularies(settings.kind)
             return SortedProbabilities(settings, student_width=widths.student_width, teacher_width=widths.teacher_width)
+        case MergedSpansConfig():
+            return MergedSpans(settings, vocabularies=sides.both_vocabularies(settings.kind))
+        case SpanHiddenStatesConfig():
+            student, teacher = sides.shapes(settings.kind)
+            return SpanHiddenStates(settings, student=student, teacher=teacher)
+        case ContrastiveConfig():
+            student, teacher = sides.shapes(settings.kind)
+            return Contrastive(settings, student=student, teacher=teacher)
     raise AssertionError(settings.kind)

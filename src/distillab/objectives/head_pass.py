@@ -79,6 +79,10 @@ class HeadPass:
             for name, term in self.terms.items():
                 if isinstance(term, SpanTerm):
                     total = total + self.factors[name] * (term.observe(student) * slopes[name]).sum()
+                    own = term.own_values(student, teacher)
+                    if own is not None:
+                        values[name].add_(own.detach())
+                        total = total + self.factors[name] * own.sum()
                     continue
                 nats = term.per_position(student, teacher)
                 values[name].copy_(nats.detach())
@@ -94,7 +98,8 @@ class HeadPass:
             name of a `SpanTerm` -> (N, C), the derivative of its summed values by each number observed.
         """
         observed: dict[str, list[Tensor]] = {name: [] for name in self.settle}
-        for here in tiles(hidden_ND.shape[0], head.weight_VD.shape[0], hidden_ND.device) if observed else ():
+        rows = tiles(hidden_ND.shape[0], head.weight_VD.shape[0], hidden_ND.device) or [slice(0, 0)]
+        for here in rows if observed else ():
             student = StudentScores(head.logits(hidden_ND[here]), self.targets_N[here])
             for name, parts in observed.items():
                 parts.append(cast(SpanTerm, self.terms[name]).observe(student))

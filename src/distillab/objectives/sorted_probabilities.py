@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from distillab.config.terms import SortedProbabilitiesConfig, TokenNeed
+from distillab.errors import TeacherError
 from distillab.models.batch import TokenBatch
 from distillab.models.meetings import ordinal_partners, partners
 from distillab.objectives.term import Said, StudentScores, TokenTerm
@@ -54,7 +55,12 @@ class SortedProbabilities(TokenTerm):
             TeacherError: the teacher's word is not aligned with the student's positions.
         """
         aligned = require_aligned(signal, term=self.name)
-        pair = aligned.by_order if self.ordinal and aligned.by_order is not None else aligned
+        pair = aligned.by_order if self.ordinal else aligned
+        if pair is None:
+            raise TeacherError(
+                f"The term {self.name} compares the n-th tokens of both answers, and the teacher's were not looked up.",
+                fix="align(…, ordinal=True)",
+            )
         temperature = self.settings.temperature
         ours = student.logp(self.student_width, temperature)[pair.has].exp()
         theirs = pair.teacher.logp(self.teacher_width, temperature).exp()

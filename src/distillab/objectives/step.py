@@ -72,7 +72,7 @@ def measure(
             their gradients can be looked at one by one.
     """
     targets_N = scored_targets(batch).to(device)
-    teacher = _read_by_student(signal, batch, objective)
+    teacher = _read_by_student(signal, batch, objective, device)
     names = list(objective.token_terms)
     groups = [[name] for name in names] if apart or not names else [names]
     losses: dict[str, Tensor] = {}
@@ -114,7 +114,7 @@ def measure(
 
 
 def _read_by_student(
-    signal: TeacherSignal, batch: TokenBatch, objective: Objective
+    signal: TeacherSignal, batch: TokenBatch, objective: Objective, device: torch.device
 ) -> TeacherScores | AlignedScores | None:
     """The teacher's scores at the student's positions, or, where it has read other tokens, aligned with them."""
     if signal.scores is None or "teacher" not in batch:
@@ -124,4 +124,5 @@ def _read_by_student(
         batch,
         width=max(need.width for need in objective.request.scores),
         ordinal=any(term.ordinal for term in objective.token_terms.values()),
+        device=device,
     )

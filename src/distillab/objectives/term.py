@@ -8,7 +8,7 @@ Shape letters: N flattened scored positions (all, or those of one tile), V stude
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import or_
@@ -92,6 +92,10 @@ class SpanTerm(TokenTerm):
         """(N,) the term's values from all positions' numbers, differentiable; where a value stands is free."""
         raise NotImplementedError
 
+    def own_values(self, student: StudentScores, signal: Said | None) -> Tensor | None:
+        """(n,) what positions add by themselves, beside what is settled; None where nothing does."""
+        return None
+
     def per_position(self, student: StudentScores, signal: Said | None) -> Tensor:
         """Not defined: a position has no value by itself."""
         raise TypeError(f"{self.name} is settled over several positions")
@@ -118,6 +122,19 @@ class InnerTerm(_Needs, Protocol):
 
     def total(self, student: Captured, teacher: Captured, batch: TokenBatch) -> Tensor:
         """The sum over the microbatch's units, in the term's unit."""
+        ...
+
+
+@runtime_checkable
+class RemembersSteps(Protocol):
+    """What a term has beside the rest if it keeps something from one optimizer step to the next."""
+
+    def end_step(self, gather: Callable[[Tensor], Tensor]) -> None:
+        """Called after the last microbatch of every optimizer step, before the optimizer.
+
+        Args:
+            gather: (n, …) of each process -> those of all processes, one after another; n may differ.
+        """
         ...
 
 
@@ -153,6 +170,11 @@ class Objective:
     def inner_terms(self) -> dict[str, InnerTerm]:
         """The terms that read inner states, by name."""
         return {item.name: item.term for item in self.terms if not isinstance(item.term, TokenTerm)}
+
+    @property
+    def remembering_terms(self) -> list[RemembersSteps]:
+        """The terms that are told when a step is over."""
+        return [item.term for item in self.terms if isinstance(item.term, RemembersSteps)]
 
     @property
     def student_inner(self) -> Inner:

@@ -1,7 +1,6 @@
 """Divergence between next-token distributions of two vocabularies, where both tokenisations begin a token.
 
-Shape letters: n student positions, k those with a partner, V student vocabulary, W teacher vocabulary, C tokens that
-both have.
+Shape letters: n student positions, k those with a partner, V student vocabulary, W teacher vocabulary, G groups.
 """
 
 from __future__ import annotations
@@ -10,44 +9,59 @@ import torch
 from torch import Tensor
 
 from distillab.config.terms import TokenNeed, VocabularyProjectionConfig
+from distillab.data.token_groups import Spelled, TokenGroups
 from distillab.data.vocabularies import Vocabularies
 from distillab.divergences.by_name import divergence
-from distillab.errors import ConfigError, TeacherError
+from distillab.errors import TeacherError
 from distillab.models.batch import TokenBatch
 from distillab.models.meetings import partners
+from distillab.objectives.grouped import Grouping, grouped
 from distillab.objectives.term import Said, StudentScores, TokenTerm
 from distillab.records import AccessLevel
 from distillab.teachers.aligned import AlignedTokens
 from distillab.teachers.signals import Distribution
 
-# Infinite where the teacher's side is 0, as it is for every student token that no teacher token leads to.
-_NEEDS_FULL_SUPPORT = ("reverse_kl", "adaptive_kl", "alpha_beta")
+# What float32 cannot tell from certainty: so much of a token's mass always stays where it was.
+_ROUNDING = 2.0**-24
 
 
 class VocabularyProjection(TokenTerm):
-    """D(teacher, student) over one vocabulary, at the positions from which both predict the same text.
+    """D(teacher, student) over groups of tokens, at the positions from which both predict the same text.
 
     Only there do the two distributions speak of the same thing: what either model has read ends at the same byte.
+    Tokens are put into groups g that mean the same on both sides, so that P(g) = Σ p(w), Q(g) = Σ q(v) are two
+    distributions over the same outcomes, and the value is D(P, Q).
 
-        projected   p̂(v) = Σ p(w) over the teacher tokens w whose text a student would begin with v
-        common      both over the C tokens that both vocabularies have, and all others together as one outcome
+        projected   every token stands with the one by which the other side would begin its text: the student's `1`,
+                    `12`, `13` with a teacher's `1`; the teacher's `London` with a student's `Lon`
+        common      each token that both vocabularies have by itself; nothing is said of all others
 
-    The teacher may need several tokens for what is one token of the student's (`Lon` `don`, `London`). Then a part of
-    what it gives to its first piece belongs to the student's token: p(Lon) · p(don | Lon), by the chain rule, is
-    carried over, and only the rest stays with `Lon`. Without that the student would be taught to take words apart.
+    Where tokens are in no group, both sides are made to sum to one over the others, and the value is multiplied by the
+    mass that the teacher gives to these: of KL(p ‖ q) that is the part that lies within them.
 
-    Mass of teacher tokens that mean nothing to the student (special tokens without a counterpart) is left out, and the
-    rest made to sum to one. No token of the student is suppressed because the teacher does not have it: in the
-    common form it is part of the last outcome.
+    The chain rule says more of the text that really follows. Let w be the teacher's next token, s the span that it
+    begins, and e = p(w) · Π p(further tokens of s | before): so likely does the teacher find that text. If the
+    student's next token v is the whole of s, and the teacher has to spell it (`12` as `1` `2`), then v is an outcome of
+    its own, apart from its group: P(v) = e + Σ p(w') over the w' that a student would begin with v. Longer student
+    tokens that the teacher spells with the same beginning (`123`) belong to that outcome too, on the student's side.
+    If w and v are not in one group (a text that is not cut as it would be by itself; the common form's `1` and `12`), e
+    is taken from w's and given to v's, where v is in one.
+
+    No token of the student is suppressed because the teacher does not have it: in the projected form a student that
+    says in its own tokens exactly what the teacher says has the value 0; the common form does not touch such tokens at
+    all. (But it takes the rest of the teacher's `1` for the student's `1`, although some of it is `13` to the student.)
 
     Args:
-        settings: form, divergence, temperature and rescaling.
+        settings: form, divergence, temperature and rescaling. The chain rule is applied at temperature 1 to the further
+            tokens of a span.
         vocabularies: the map between both.
     Raises:
-        ConfigError: projected, with a divergence that is infinite where p̂ is 0.
-    Source: the projection by first pieces and the chain rule are those of X-Token (arXiv:2605.21699), whose weights on
-        later pieces we do not take over (those pieces are not next tokens); the common form is that of GOLD (Patiño et
-        al. 2025) with the outcome "any other" added, without which every other token is pushed down.
+        TeacherError: projected, and the map does not say how the teacher spells the student's tokens.
+    Source: X-Token (arXiv:2605.21699): KL(p ‖ Wᵀ q) with the student carried to the teacher's tokens by first pieces,
+        and the chain rule within a span. Here pieces are followed in both directions, later pieces have no weight
+        (they are not next tokens), W is not learned, and the chain rule makes an outcome of its own. The common form
+        is that of GOLD (Patiño et al. 2025) on distributions that sum to one; theirs do not, so that every other token
+        is pushed down at every position.
     """
 
     name: str = "vocabulary_projection"
@@ -55,16 +69,18 @@ class VocabularyProjection(TokenTerm):
     tokens: TokenNeed = VocabularyProjectionConfig.tokens
 
     def __init__(self, settings: VocabularyProjectionConfig, *, vocabularies: Vocabularies) -> None:
-        if settings.form == "projected" and settings.divergence in _NEEDS_FULL_SUPPORT:
-            raise ConfigError(
-                "A projected distribution is 0 for tokens that no teacher token leads to, where this divergence is "
-                "infinite.",
-                where=f"vocabulary_projection: divergence {settings.divergence}",
-                fix="divergence: forward_kl or jensen_shannon, or form: common",
+        if settings.form == "projected" and vocabularies.by_beginning is None:
+            raise TeacherError(
+                "The projected form needs to know how the teacher spells the student's tokens.",
+                fix="make the map with `vocabularies`, or give Vocabularies the paths",
             )
         self.settings = settings
-        self.map = vocabularies
-        self.need = Distribution(vocabularies.teacher_width, settings.temperature)
+        self.student_width, self.teacher_width = vocabularies.student_width, vocabularies.teacher_width
+        self.need = Distribution(self.teacher_width, settings.temperature)
+        self._first_ids = vocabularies.first_ids
+        groups = vocabularies.by_beginning if settings.form == "projected" else None
+        self._on_cpu = groups or vocabularies.by_common
+        self._on: dict[torch.device, _Groups] = {}
         self._divergence = divergence(settings.divergence, settings.parameters)
 
     def count(self, batch: TokenBatch) -> int:
@@ -79,56 +95,93 @@ class VocabularyProjection(TokenTerm):
         """
         aligned = require_aligned(signal, term=self.name)
         temperature = self.settings.temperature
-        student_logp = student.logp(self.map.student_width, temperature)[aligned.has]
-        teacher_p = aligned.teacher.logp(self.map.teacher_width, temperature).exp()
-        moved = _carried_over(teacher_p, aligned)
-        if self.settings.form == "projected":
-            targets = student.targets_N[aligned.has]
-            teacher_logp = self._projected(teacher_p, moved, aligned, targets)
-        else:
-            student_logp, teacher_logp = self._common(student_logp, teacher_p, moved, aligned)
-        value = self._divergence(student_logp=student_logp, teacher_logp=teacher_logp)
+        ours = student.logp(self.student_width, temperature)
+        every = bool(aligned.has.all())
+        ours = ours if every else ours[aligned.has]
+        targets = student.targets_N[aligned.has]
+        theirs = aligned.teacher.logp(self.teacher_width, temperature)
+        value = self._values(ours, theirs, targets, aligned)
         if self.settings.rescale_by_temperature_squared:
             value = value * temperature**2
-        nats = torch.zeros(aligned.has.shape, dtype=value.dtype, device=value.device)
-        return nats.masked_scatter(aligned.has, value)
+        return value if every else value.new_zeros(aligned.has.shape).masked_scatter(aligned.has, value)
 
-    def _projected(self, teacher_p: Tensor, moved: Tensor, aligned: AlignedTokens, targets: Tensor) -> Tensor:
-        """(k, V) log p̂."""
-        first = self.map.first_ids.to(teacher_p.device)
-        mapped = first >= 0
-        projected = teacher_p.new_zeros(teacher_p.shape[0], self.map.student_width)
-        projected.index_add_(1, first[mapped], teacher_p[:, mapped])
-        rows = torch.arange(projected.shape[0], device=projected.device)
-        source = first[aligned.teacher_ids]
-        moved = moved * (source >= 0)
-        projected[rows, source.clamp(min=0)] -= moved
-        projected[rows, targets] += moved
-        # a difference of almost equal numbers may end a rounding below nothing
-        projected = projected.clamp(min=0.0)
-        return (projected / projected.sum(dim=-1, keepdim=True)).log()
+    def _values(self, ours: Tensor, theirs: Tensor, targets: Tensor, aligned: AlignedTokens) -> Tensor:
+        """(k,) of (k, V) and (k, W) log-probabilities."""
+        groups = self._groups(ours.device)
+        continuation = aligned.continuation_logp.clamp(max=-_ROUNDING)
+        event = theirs.gather(1, aligned.teacher_ids[:, None])[:, 0] + aligned.continuation_logp
+        group_w, group_v = groups.teacher.of[aligned.teacher_ids], groups.student.of[targets]
+        apart = torch.zeros_like(aligned.whole)
+        if groups.spelled is not None:
+            apart = aligned.whole & groups.spelled.separable[targets]
+        taken = apart | (group_v != group_w)
+        moved = taken & ~apart & (group_v >= 0)
+        changed = taken.nonzero()[:, 0]
+        if changed.numel():
+            theirs = theirs.clone()
+            stays = torch.log(-torch.expm1(continuation[changed]))
+            theirs[changed, aligned.teacher_ids[changed]] += stays
+        value = self._compared(ours, theirs, event, group_v, moved)
+        alone = apart.nonzero()[:, 0]
+        if not alone.numel():
+            return value
+        # few rows, made twice: to leave them out of the many costs a copy of all
+        return value.index_copy(0, alone, self._apart(ours[alone], theirs[alone], event[alone], targets[alone]))
 
-    def _common(
-        self, student_logp: Tensor, teacher_p: Tensor, moved: Tensor, aligned: AlignedTokens
-    ) -> tuple[Tensor, Tensor]:
-        """(k, C + 1) of both; (k, C) where neither has another token."""
-        theirs, ours = (ids.to(teacher_p.device) for ids in self.map.common)
-        rows = torch.arange(teacher_p.shape[0], device=teacher_p.device)
-        teacher_p = teacher_p.clone()
-        teacher_p[rows, aligned.teacher_ids] -= moved
-        kept_p = teacher_p[:, theirs].clamp(min=0.0)
-        other_ours = torch.ones(student_logp.shape[1], dtype=torch.bool, device=ours.device)
-        other_ours[ours] = False
-        other_theirs = torch.ones(teacher_p.shape[1], dtype=torch.bool, device=theirs.device)
-        other_theirs[theirs] = False
-        if not bool(other_ours.any()) and not bool(other_theirs.any()):
-            return student_logp[:, ours], kept_p.log()
-        rest_p = (teacher_p[:, other_theirs].sum(dim=-1) + moved).clamp(min=0.0)
-        student_rest = student_logp[:, other_ours].logsumexp(dim=-1, keepdim=True)
-        return (
-            torch.cat([student_logp[:, ours], student_rest], dim=-1),
-            torch.cat([kept_p, rest_p[:, None]], dim=-1).log(),
+    def _compared(self, ours: Tensor, theirs: Tensor, event: Tensor, group_v: Tensor, moved: Tensor) -> Tensor:
+        """(k,) over the groups; where `moved`, the event is carried over to the group of the student's token."""
+        groups = self._groups(ours.device)
+        teacher_logp, student_logp = grouped(theirs, groups.teacher), grouped(ours, groups.student)
+        rows = moved.nonzero()[:, 0]
+        if rows.numel():
+            if teacher_logp is theirs:
+                teacher_logp = theirs.clone()
+            places = (rows, group_v[rows])
+            teacher_logp[places] = torch.logaddexp(teacher_logp[places], event[rows])
+        return self._weighed(student_logp, teacher_logp, groups)
+
+    def _apart(self, ours: Tensor, theirs: Tensor, event: Tensor, targets: Tensor) -> Tensor:
+        """(k,) over the groups and one outcome more: the student's token that follows."""
+        groups = self._groups(ours.device)
+        assert groups.spelled is not None
+        start, end = groups.spelled.start[targets][:, None], groups.spelled.end[targets][:, None]
+        rank_V, rank_W = groups.spelled.rank, groups.rank_of_first
+        inside_V = (rank_V >= start) & (rank_V < end)
+        inside_W = (rank_W >= start) & (rank_W < end)
+        student_one = ours.masked_fill(~inside_V, -torch.inf).logsumexp(dim=-1, keepdim=True)
+        teacher_one = torch.logaddexp(
+            theirs.masked_fill(~inside_W, -torch.inf).logsumexp(dim=-1, keepdim=True), event[:, None]
         )
+        student_logp = grouped(ours.masked_fill(inside_V, -torch.inf), groups.student)
+        teacher_logp = grouped(theirs.masked_fill(inside_W, -torch.inf), groups.teacher)
+        student_logp = torch.cat([student_logp, student_one], dim=-1)
+        return self._weighed(student_logp, torch.cat([teacher_logp, teacher_one], dim=-1), groups)
+
+    def _weighed(self, student_logp: Tensor, teacher_logp: Tensor, groups: _Groups) -> Tensor:
+        """(k,) the divergence, of both sides made to sum to one, times the teacher's mass before that."""
+        if groups.student.complete and groups.teacher.complete:
+            return self._divergence(student_logp=student_logp, teacher_logp=teacher_logp)
+        total = teacher_logp.logsumexp(dim=-1, keepdim=True)
+        value = self._divergence(student_logp=student_logp.log_softmax(dim=-1), teacher_logp=teacher_logp - total)
+        return value * total[:, 0].exp()
+
+    def _groups(self, device: torch.device) -> _Groups:
+        if device not in self._on:
+            self._on[device] = _Groups(self._on_cpu, self._first_ids, device)
+        return self._on[device]
+
+
+class _Groups:
+    """Both sides' groups on a device."""
+
+    def __init__(self, groups: TokenGroups, first_ids: Tensor, device: torch.device) -> None:
+        self.student, self.teacher = Grouping(groups.student.to(device)), Grouping(groups.teacher.to(device))
+        self.spelled: Spelled | None = None
+        self.rank_of_first = torch.full_like(self.teacher.of, -1)
+        if (found := groups.spelled) is not None:
+            self.spelled = Spelled(*(part.to(device) for part in (found.rank, found.start, found.end, found.separable)))
+            first = first_ids.to(device)
+            self.rank_of_first = torch.where(first >= 0, self.spelled.rank[first.clamp(min=0)], -1)
 
 
 def require_aligned(signal: Said | None, *, term: str) -> AlignedTokens:
@@ -143,13 +196,3 @@ def require_aligned(signal: Said | None, *, term: str) -> AlignedTokens:
             fix="make batches with a PairedCollator",
         )
     return signal
-
-
-def _carried_over(teacher_p: Tensor, aligned: AlignedTokens) -> Tensor:
-    """(k,) mass that belongs to the student's one token where the teacher needs several; 0 elsewhere.
-
-    The chain rule is applied at temperature 1 to the further tokens.
-    """
-    actual = teacher_p.gather(1, aligned.teacher_ids[:, None])[:, 0]
-    further = aligned.whole & (aligned.continuation_logp < 0)
-    return torch.where(further, actual * aligned.continuation_logp.exp(), 0.0)

@@ -43,7 +43,7 @@ class AlignedTokens(PartnerTokens):
     Attributes:
         teacher_ids: (k,) int64, the teacher's token that really follows there.
         continuation_logp: (k,) float32, log-probability, by the teacher, of the further tokens of the span that this
-            token begins; 0 where it is the whole span.
+            token begins; 0 where it is the whole span, or where the teacher is sure of them in float32.
         whole: (k,) bool, True where the student's next token is the whole span.
         by_order: partners by their number in the answer, where a term asks for these.
     """
@@ -116,10 +116,13 @@ class AlignedScores:
 
 
 @torch.no_grad()
-def align(scores: TeacherScores, batch: TokenBatch, *, width: int, ordinal: bool) -> AlignedScores:
+def align(
+    scores: TeacherScores, batch: TokenBatch, *, width: int, ordinal: bool, device: torch.device
+) -> AlignedScores:
     """The scores of `batch["teacher"]`, to be read from the student's positions.
 
     Args:
+        device: where the two are compared: the student's, whichever the batch is on.
         width: ids that the teacher's tokenizer has; further rows of its logits get no probability.
         ordinal: find partners by their number in the answer as well.
     """
@@ -131,7 +134,9 @@ def align(scores: TeacherScores, batch: TokenBatch, *, width: int, ordinal: bool
     further_M = inside_M & ~first_of_span(theirs) & shared[spans_M.clamp(min=0)]
     continuation_S = torch.zeros(shared.shape, dtype=torch.float32, device=shared.device)
     continuation_S.index_add_(
-        0, spans_M[further_M], actual_logp(scores, further_M.nonzero()[:, 0], target_M, width=width)
+        0,
+        spans_M[further_M],
+        actual_logp(scores, further_M.nonzero()[:, 0], target_M, width=width, device=device).to(shared.device),
     )
     spans_N = scored_spans(batch)
     tokens_S = torch.bincount(spans_N[spans_N >= 0], minlength=shared.shape[0])
@@ -142,7 +147,7 @@ def align(scores: TeacherScores, batch: TokenBatch, *, width: int, ordinal: bool
         partner_N,
         ordinal_partners(batch) if ordinal else None,
         target_M,
-        continuation_S[span_N] * has_N,
+        torch.where(has_N, continuation_S[span_N], 0.0),
         (tokens_S[span_N] == 1) & has_N,
     )
 
@@ -154,16 +159,24 @@ def _among(has: Tensor, here: slice) -> slice:
 
 
 @torch.no_grad()
-def actual_logp(scores: TeacherScores, places: Tensor, target_M: Tensor, *, width: int) -> Tensor:
+def actual_logp(
+    scores: TeacherScores,
+    places: Tensor,
+    target_M: Tensor,
+    *,
+    width: int,
+    device: torch.device,
+    temperature: float = 1.0,
+) -> Tensor:
     """(len(places),) float32 log-probabilities of the teacher's own next tokens at some of its positions.
 
     Args:
         places: indices into the M positions.
-        width: see `align`.
+        width, device: see `align`; the result is there.
+        temperature: the teacher's logits are divided by it.
     """
-    device = target_M.device
     found = [torch.zeros(0, device=device)]
     for here in places.split(_TILE_ROWS):
-        logp = scores.tile(here, device).logp(width, 1.0)
-        found.append(logp.gather(1, target_M[here][:, None])[:, 0])
+        logp = scores.tile(here, device).logp(width, temperature)
+        found.append(logp.gather(1, target_M[here].to(device)[:, None])[:, 0])
     return torch.cat(found)

@@ -221,6 +221,8 @@ class DistillationTrainer(Trainer):
         loss = super().training_step(model, inputs, num_items_in_batch=num_items_in_batch)
         if self.accelerator.sync_gradients:
             require_finite_gradients(model, step=self.state.global_step + 1)
+            for term in self.objective.remembering_terms:
+                term.end_step(self._joined)
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -262,3 +264,13 @@ class DistillationTrainer(Trainer):
             return values
         gathered = cast(Tensor, self.accelerator.gather(values[None]))
         return gathered.sum(dim=0)
+
+    def _joined(self, values: Tensor) -> Tensor:
+        """(n, …) of each process, one after another in the order of the processes; n may differ."""
+        if self.args.world_size == 1:
+            return values
+        sizes = cast(Tensor, self.accelerator.gather(torch.tensor([values.shape[0]], device=values.device))).tolist()
+        padded = values.new_zeros(max(sizes), *values.shape[1:])
+        padded[: values.shape[0]] = values
+        gathered = cast(Tensor, self.accelerator.gather(padded))
+        return torch.cat([part[:size] for part, size in zip(gathered.split(max(1, max(sizes))), sizes, strict=False)])
