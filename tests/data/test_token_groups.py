@@ -25,7 +25,8 @@ def _together(student: torch.Tensor, teacher: torch.Tensor) -> set[tuple[frozens
 
 
 def test_tokens_stand_with_the_one_that_the_other_side_begins_with() -> None:
-    # student: 0 "1", 1 "12", 2 "123", 3 "a", 4 without a counterpart, 5 "11"; teacher: 0 "2", 1 "1", 2 "ab", 3 none, 4 "a"
+    # student: 0 "1", 1 "12", 2 "123", 3 "a", 4 without a counterpart, 5 "11";
+    # teacher: 0 "2", 1 "1", 2 "ab", 3 none, 4 "a"
     groups = groups_by_beginning(torch.tensor([-1, 0, 3, -1, 3]), [(1,), (1, 0), (1, 0, 5), (4,), (), (1, 1)])
     assert _together(groups.student, groups.teacher) == {
         (frozenset({0, 1, 2, 5}), frozenset({1})),
