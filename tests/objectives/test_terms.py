@@ -12,12 +12,19 @@ from distillab.config.methods import METHODS
 from distillab.config.terms import (
     AttentionMapsConfig,
     AttentionRelationsConfig,
+    ContrastiveConfig,
     CrossEntropyConfig,
+    DualSpaceConfig,
     HiddenStatesConfig,
+    MergedSpansConfig,
     SampledDivergenceConfig,
+    SortedProbabilitiesConfig,
+    SpanHiddenStatesConfig,
+    SpanLikelihoodConfig,
     TermConfig,
     TokenDivergenceConfig,
     TopKDivergenceConfig,
+    VocabularyProjectionConfig,
 )
 from distillab.errors import ShapeError, TeacherError
 from distillab.objectives import StudentScores, build_objective
@@ -37,6 +44,16 @@ SETTINGS: list[TermConfig] = [
 ]
 # these compare inner states, and have suites of their own: test_hidden_states.py, test_attention.py
 INNER = {HiddenStatesConfig, AttentionRelationsConfig, AttentionMapsConfig}
+# these read two tokenisations side by side, and have suites of their own: test_span_terms.py and one a term
+ALIGNED = {
+    VocabularyProjectionConfig,
+    SpanLikelihoodConfig,
+    SortedProbabilitiesConfig,
+    MergedSpansConfig,
+    SpanHiddenStatesConfig,
+    ContrastiveConfig,
+    DualSpaceConfig,
+}
 each_setting = pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: f"{s.kind}-{getattr(s, 'divergence', '')}")
 
 
@@ -60,7 +77,7 @@ def _scores(seed: int = 0, n: int = 6, width: int = V) -> tuple[StudentScores, F
 
 def test_no_kind_of_term_is_missing_from_the_suite() -> None:
     union = get_args(TermConfig)[0]
-    assert {type(settings) for settings in SETTINGS} | INNER == set(get_args(union))
+    assert {type(settings) for settings in SETTINGS} | INNER | ALIGNED == set(get_args(union))
 
 
 @each_setting

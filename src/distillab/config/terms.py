@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from distillab.records import AccessLevel
 
-TokenNeed = Literal["shared", "any"]
+# shared: the ids of both sides mean the same. aligned: two tokenisations of the same text are read side by side.
+TokenNeed = Literal["shared", "aligned", "any"]
 Divergence = Literal[
     "forward_kl",
     "reverse_kl",
@@ -21,6 +22,7 @@ Divergence = Literal[
 ]
 Relation = Literal["query", "key", "value"]
 Positions = Literal["answer", "all"]
+LayerMap = Literal["last", "uniform", "embeddings"] | tuple[tuple[int, int], ...]
 
 # Which setting belongs to which divergence; every other combination is refused.
 _PARAMETERS: dict[str, tuple[str, ...]] = {
@@ -141,15 +143,97 @@ class SampledDivergenceConfig(Term):
     temperature: float = Field(default=1.0, gt=0, description="both sides' logits are divided by it")
 
 
+class VocabularyProjectionConfig(_Divergence):
+    """Divergence between next-token distributions of two vocabularies, where both tokenisations begin a token."""
+
+    access: ClassVar[AccessLevel] = "logits"
+    tokens: ClassVar[TokenNeed] = "aligned"
+    kind: Literal["vocabulary_projection"] = "vocabulary_projection"
+    form: Literal["projected", "common"] = Field(
+        default="projected",
+        description="projected: tokens are compared in groups, each with the one by which the other side would begin "
+        "its text; common: only the tokens that both vocabularies have, made to sum to one over them on both sides",
+    )
+
+
+class SpanLikelihoodConfig(Term):
+    """Likelihood of spans of text that both tokenisations have in common (ALM, Minixhofer et al. 2025)."""
+
+    access: ClassVar[AccessLevel] = "logits"
+    tokens: ClassVar[TokenNeed] = "aligned"
+    kind: Literal["span_likelihood"] = "span_likelihood"
+    temperature: float = Field(default=100.0, gt=0, description="likelihoods are raised to the power of 1 / it")
+    debias: bool = Field(
+        default=True,
+        description="multiply a span's likelihood by the probability that the next token begins a new word, so that "
+        "a token that may go on is not taken for one that ends there",
+    )
+
+
+class SortedProbabilitiesConfig(Term):
+    """Distance between sorted next-token probabilities (ULD, Boizard et al. 2024): looks at no token at all."""
+
+    access: ClassVar[AccessLevel] = "logits"
+    tokens: ClassVar[TokenNeed] = "aligned"
+    kind: Literal["sorted_probabilities"] = "sorted_probabilities"
+    positions: Literal["ordinal", "boundaries"] = Field(
+        default="ordinal",
+        description="ordinal: the n-th token of the answer with the n-th, as published; boundaries: where both "
+        "tokenisations begin a token",
+    )
+    temperature: float = Field(default=1.0, gt=0, description="both sides' logits are divided by it")
+
+
+class MergedSpansConfig(_Divergence):
+    """Divergence between distributions merged over spans by the chain rule; tokens of one side alone sorted (GOLD)."""
+
+    access: ClassVar[AccessLevel] = "logits"
+    tokens: ClassVar[TokenNeed] = "aligned"
+    kind: Literal["merged_spans"] = "merged_spans"
+    unmatched_weight: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="u of (1 - u) · divergence + u · distance of the sorted tokens that only one side has; default: "
+        "their share of the teacher's ids",
+    )
+
+
+class DualSpaceConfig(Term):
+    """Distributions in each other's space, by projected hidden states and cross-model attention (DSKD)."""
+
+    access: ClassVar[AccessLevel] = "internals"
+    tokens: ClassVar[TokenNeed] = "aligned"
+    kind: Literal["dual_space"] = "dual_space"
+    temperature: float = Field(default=2.0, gt=0, description="of both divergences")
+    projector_learning_rate: float | None = Field(
+        default=None, gt=0, description="default: training.learning_rate; it follows the same schedule"
+    )
+
+
+class ContrastiveConfig(Term):
+    """Hidden states of the same span in both models are to find each other among those of other spans (InfoNCE)."""
+
+    access: ClassVar[AccessLevel] = "internals"
+    tokens: ClassVar[TokenNeed] = "aligned"
+    kind: Literal["contrastive"] = "contrastive"
+    layers: LayerMap = Field(default="last", description="as for hidden_states")
+    width: int = Field(default=128, ge=1, description="of the space that both sides are projected to")
+    temperature: Annotated[float, Field(gt=0)] | Literal["learned"] = Field(
+        default=0.07, description="the similarities are divided by it; learned: from 0.07 on, between 0.01 and 1"
+    )
+    queue: int = Field(default=4096, ge=0, description="spans of the teacher kept from earlier steps as negatives")
+    projector_learning_rate: float | None = Field(
+        default=None, gt=0, description="default: training.learning_rate; it follows the same schedule"
+    )
+
+
 class _Inner(Term):
     """Base of the terms that compare what happens inside of the two models, position by position."""
 
     access: ClassVar[AccessLevel] = "internals"
     tokens: ClassVar[TokenNeed] = "shared"
     positions: Positions = Field(default="answer", description="answer: where the answer is predicted; or all")
-
-
-LayerMap = Literal["last", "uniform", "embeddings"] | tuple[tuple[int, int], ...]
 
 
 class HiddenStatesConfig(_Inner):
@@ -174,6 +258,22 @@ class HiddenStatesConfig(_Inner):
         if self.loss == "cka" and self.projector == "linear":
             raise ValueError("cka compares layers of any width without a projector; leave projector at auto")
         return self
+
+
+class SpanHiddenStatesConfig(Term):
+    """The same for two tokenisations: states are averaged over the spans that both have in common."""
+
+    access: ClassVar[AccessLevel] = "internals"
+    tokens: ClassVar[TokenNeed] = "aligned"
+    kind: Literal["span_hidden_states"] = "span_hidden_states"
+    layers: LayerMap = Field(default="last", description="as for hidden_states")
+    loss: Literal["mse", "cosine"] = "mse"
+    pooling: Literal["mean", "last"] = Field(default="mean", description="of a span's tokens; last: its last one")
+    projector: Literal["auto", "linear", "none"] = Field(default="auto", description="as for hidden_states")
+    projector_init: Literal["least_squares", "orthogonal"] = "least_squares"
+    projector_learning_rate: float | None = Field(
+        default=None, gt=0, description="default: training.learning_rate; it follows the same schedule"
+    )
 
 
 class AttentionRelationsConfig(_Inner):
@@ -214,8 +314,6 @@ def _require_blocks(layers: LayerMap) -> None:
         raise ValueError("embeddings have no attention: map blocks, which count from 1")
 
 
-InnerTermConfig = HiddenStatesConfig | AttentionRelationsConfig | AttentionMapsConfig
-
 TermConfig = Annotated[
     CrossEntropyConfig
     | TokenDivergenceConfig
@@ -223,6 +321,13 @@ TermConfig = Annotated[
     | SampledDivergenceConfig
     | HiddenStatesConfig
     | AttentionRelationsConfig
-    | AttentionMapsConfig,
+    | AttentionMapsConfig
+    | VocabularyProjectionConfig
+    | SpanLikelihoodConfig
+    | SortedProbabilitiesConfig
+    | MergedSpansConfig
+    | DualSpaceConfig
+    | ContrastiveConfig
+    | SpanHiddenStatesConfig,
     Field(discriminator="kind"),
 ]

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
@@ -20,14 +22,20 @@ from distillab.models.batch import TokenBatch
 PaddingSide = Literal["right", "left"]
 UNSUPERVISED = -100
 NO_ROW = -1
+NO_SPAN = -1
 
 
 @dataclass(frozen=True, eq=False)
 class IndexedRow:
-    """A row and its index in its split."""
+    """A row and its index in its split.
+
+    Attributes:
+        spans: (L,) int64, the number of the span that each token lies in, where two tokenisations are aligned.
+    """
 
     index: int
     row: EncodedRow
+    spans: npt.NDArray[np.int64] | None = None
 
 
 class TokenDataset(Dataset[IndexedRow]):
@@ -77,6 +85,7 @@ class Collator:
         position_BL = torch.zeros((size, longest), dtype=torch.int64)
         answer_BL = torch.zeros((size, longest), dtype=torch.bool)
         rows_BL = torch.full((size, longest), NO_ROW, dtype=torch.int64)
+        spans_BL = torch.full((size, longest), NO_SPAN, dtype=torch.int64)
         for place, sequence in enumerate(sequences):
             tokens = sum(len(item.row) for item in sequence)
             start = 0 if self.padding_side == "right" else longest - tokens
@@ -87,8 +96,10 @@ class Collator:
                 position_BL[place, here] = torch.arange(len(item.row))
                 answer_BL[place, here] = torch.from_numpy(item.row.answer_mask)
                 rows_BL[place, here] = item.index
+                if item.spans is not None:
+                    spans_BL[place, here] = torch.from_numpy(item.spans)
                 start = here.stop
-        return TokenBatch(
+        batch = TokenBatch(
             input_ids=input_ids_BL,
             attention_mask=attention_BL,
             position_ids=position_BL,
@@ -96,6 +107,9 @@ class Collator:
             answer_mask=answer_BL,
             rows=rows_BL,
         )
+        if any(item.spans is not None for item in rows):
+            batch["spans"] = spans_BL
+        return batch
 
     def _sequences(self, rows: Sequence[IndexedRow]) -> list[list[IndexedRow]]:
         if self.capacity is None:

@@ -54,13 +54,14 @@ class AttentionMaps:
                 fix="write heads: mean, or use attention_relations",
             )
         self.settings = settings
+        self.positions = settings.positions
         self.pairs = layer_pairs(settings.layers, student_blocks=student.blocks, teacher_blocks=teacher.blocks)
         self.student_inner = Inner(maps=frozenset(pair[0] for pair in self.pairs))
         self.teacher_inner = Inner(maps=frozenset(pair[1] for pair in self.pairs))
 
     def count(self, batch: TokenBatch) -> int:
         """Chosen positions of the microbatch."""
-        return int(chosen_positions(batch, self.settings.positions).sum())
+        return int(chosen_positions(batch, self.positions).sum())
 
     def initialise(self, student: Captured, teacher: Captured, batch: TokenBatch) -> None:
         """Nothing is to initialise."""
@@ -74,7 +75,7 @@ class AttentionMaps:
             batch: what both have read.
         """
         device = student.maps[self.pairs[0][0]].device
-        chosen_BL = chosen_positions(batch, self.settings.positions).to(device)
+        chosen_BL = chosen_positions(batch, self.positions).to(device)
         hidden_NL = ~visible(batch).to(device)[chosen_BL]
         sums: list[Tensor] = []
         for student_block, teacher_block in self.pairs:

@@ -57,6 +57,7 @@ class AttentionRelations:
 
     def __init__(self, settings: AttentionRelationsConfig, *, student: ModelShape, teacher: ModelShape) -> None:
         self.settings = settings
+        self.positions = settings.positions
         self.pairs = layer_pairs(settings.layers, student_blocks=student.blocks, teacher_blocks=teacher.blocks)
         self.heads = _relation_heads(settings, student, teacher)
         self.student_inner = Inner(projections=frozenset(pair[0] for pair in self.pairs))
@@ -64,7 +65,7 @@ class AttentionRelations:
 
     def count(self, batch: TokenBatch) -> int:
         """Chosen positions of the microbatch."""
-        return int(chosen_positions(batch, self.settings.positions).sum())
+        return int(chosen_positions(batch, self.positions).sum())
 
     def initialise(self, student: Captured, teacher: Captured, batch: TokenBatch) -> None:
         """Nothing is to initialise."""
@@ -84,7 +85,7 @@ class AttentionRelations:
                 student_BLE = getattr(student.projections[student_block], relation)
                 teacher_BLE = getattr(teacher.projections[teacher_block], relation).detach()
                 if tiles is None:
-                    chosen_BL = chosen_positions(batch, self.settings.positions)
+                    chosen_BL = chosen_positions(batch, self.positions)
                     tiles = _tiles(chosen_BL, visible(batch), heads=self.heads, device=student_BLE.device)
                 sums.append(_relation_sum(student_BLE, teacher_BLE.to(student_BLE.device), self.heads, tiles))
         return torch.stack(sums).sum() / (len(sums) * self.heads)

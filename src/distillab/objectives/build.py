@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from distillab.config.terms import (
     AttentionMapsConfig,
     AttentionRelationsConfig,
+    ContrastiveConfig,
     CrossEntropyConfig,
     HiddenStatesConfig,
+    MergedSpansConfig,
     SampledDivergenceConfig,
+    SortedProbabilitiesConfig,
+    SpanHiddenStatesConfig,
+    SpanLikelihoodConfig,
     TermConfig,
     TokenDivergenceConfig,
     TopKDivergenceConfig,
+    VocabularyProjectionConfig,
 )
+from distillab.data.vocabularies import Vocabularies
 from distillab.errors import TeacherError
 from distillab.models.structure import ModelShape
 from distillab.objectives.attention_maps import AttentionMaps
 from distillab.objectives.attention_relations import AttentionRelations
+from distillab.objectives.contrastive import Contrastive
 from distillab.objectives.cross_entropy import CrossEntropy
 from distillab.objectives.hidden_states import HiddenStates
+from distillab.objectives.merged_spans import MergedSpans
 from distillab.objectives.sampled_divergence import SampledDivergence
-from distillab.objectives.term import InnerTerm, Objective, Term, WeightedTerm
+from distillab.objectives.sorted_probabilities import SortedProbabilities
+from distillab.objectives.span_hidden_states import SpanHiddenStates
+from distillab.objectives.span_likelihood import SpanLikelihood
+from distillab.objectives.term import Objective, Term, WeightedTerm
 from distillab.objectives.token_divergence import TokenDivergence
 from distillab.objectives.top_k_divergence import TopKDivergence
+from distillab.objectives.vocabulary_projection import VocabularyProjection
 
 
 def build_objective(
@@ -32,6 +46,7 @@ def build_objective(
     shared_width: int,
     student: ModelShape | None = None,
     teacher: ModelShape | None = None,
+    vocabularies: Vocabularies | None = None,
 ) -> Objective:
     """The objective of a run.
 
@@ -39,44 +54,55 @@ def build_objective(
         settings: the terms of the recipe.
         shared_width: ids that mean the same on both sides; 0 where the method compares none.
         student, teacher: sizes of the two models, for terms on inner states.
+        vocabularies: both, for terms on two tokenisations.
     Raises:
-        ConfigError: a term on inner states does not fit the two models.
-        TeacherError: a term on inner states, and no teacher.
+        ConfigError: a term does not fit the two models.
+        TeacherError: a term on inner states or on two tokenisations, and no teacher.
     """
     kinds = [item.kind for item in settings]
     names = [
         kind if kinds.count(kind) == 1 else f"{kind}_{kinds[: place + 1].count(kind)}"
         for place, kind in enumerate(kinds)
     ]
+    sides = _Sides(shared_width, student, teacher, vocabularies)
     return Objective(
-        tuple(
-            WeightedTerm(name, _term(item, shared_width, student, teacher), item.weight)
-            for name, item in zip(names, settings, strict=True)
-        )
+        tuple(WeightedTerm(name, _term(item, sides), item.weight) for name, item in zip(names, settings, strict=True))
     )
 
 
-def _term(settings: TermConfig, shared_width: int, student: ModelShape | None, teacher: ModelShape | None) -> Term:
+@dataclass(frozen=True)
+class _Sides:
+    """What is known of both models."""
+
+    shared_width: int
+    student: ModelShape | None
+    teacher: ModelShape | None
+    vocabularies: Vocabularies | None
+
+    def shapes(self, kind: str) -> tuple[ModelShape, ModelShape]:
+        if self.student is None or self.teacher is None:
+            raise TeacherError(f"The term {kind} needs a teacher model, and there is none.")
+        return self.student, self.teacher
+
+    def both_vocabularies(self, kind: str) -> Vocabularies:
+        if self.vocabularies is None:
+            raise TeacherError(f"The term {kind} needs the vocabularies of both tokenizers.")
+        return self.vocabularies
+
+
+def _term(settings: TermConfig, sides: _Sides) -> Term:
+    if settings.tokens == "aligned":
+        return _aligned_term(settings, sides)
     match settings:
         case CrossEntropyConfig():
             return CrossEntropy()
         case TokenDivergenceConfig():
-            return TokenDivergence(settings, shared_width=shared_width)
+            return TokenDivergence(settings, shared_width=sides.shared_width)
         case TopKDivergenceConfig():
-            return TopKDivergence(settings, shared_width=shared_width)
+            return TopKDivergence(settings, shared_width=sides.shared_width)
         case SampledDivergenceConfig():
-            return SampledDivergence(settings, shared_width=shared_width)
-        case _:
-            if student is None or teacher is None:
-                raise TeacherError(f"The term {settings.kind} needs a teacher model, and there is none.")
-            return _inner_term(settings, student, teacher)
-
-
-def _inner_term(
-    settings: HiddenStatesConfig | AttentionRelationsConfig | AttentionMapsConfig,
-    student: ModelShape,
-    teacher: ModelShape,
-) -> InnerTerm:
+            return SampledDivergence(settings, shared_width=sides.shared_width)
+    student, teacher = sides.shapes(settings.kind)
     match settings:
         case HiddenStatesConfig():
             return HiddenStates(settings, student=student, teacher=teacher)
@@ -84,3 +110,26 @@ def _inner_term(
             return AttentionRelations(settings, student=student, teacher=teacher)
         case AttentionMapsConfig():
             return AttentionMaps(settings, student=student, teacher=teacher)
+    raise AssertionError(settings.kind)
+
+
+def _aligned_term(settings: TermConfig, sides: _Sides) -> Term:
+    """A term on two tokenisations of the same text."""
+    match settings:
+        case VocabularyProjectionConfig():
+            return VocabularyProjection(settings, vocabularies=sides.both_vocabularies(settings.kind))
+        case SpanLikelihoodConfig():
+            both = sides.both_vocabularies(settings.kind)
+            return SpanLikelihood(settings, student_starts=both.student_starts, teacher_starts=both.teacher_starts)
+        case SortedProbabilitiesConfig():
+            widths = sides.both_vocabularies(settings.kind)
+            return SortedProbabilities(settings, student_width=widths.student_width, teacher_width=widths.teacher_width)
+        case MergedSpansConfig():
+            return MergedSpans(settings, vocabularies=sides.both_vocabularies(settings.kind))
+        case SpanHiddenStatesConfig():
+            student, teacher = sides.shapes(settings.kind)
+            return SpanHiddenStates(settings, student=student, teacher=teacher)
+        case ContrastiveConfig():
+            student, teacher = sides.shapes(settings.kind)
+            return Contrastive(settings, student=student, teacher=teacher)
+    raise AssertionError(settings.kind)

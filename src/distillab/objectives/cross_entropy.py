@@ -5,9 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from distillab.config.terms import CrossEntropyConfig, TokenNeed
-from distillab.objectives.term import StudentScores, TokenTerm
+from distillab.objectives.term import Said, StudentScores, TokenTerm
 from distillab.records import AccessLevel
-from distillab.teachers.signals import NextTokens
 
 
 class CrossEntropy(TokenTerm):
@@ -17,7 +16,7 @@ class CrossEntropy(TokenTerm):
     access: AccessLevel = CrossEntropyConfig.access
     tokens: TokenNeed = CrossEntropyConfig.tokens
 
-    def per_position(self, student: StudentScores, signal: NextTokens | None) -> Tensor:
+    def per_position(self, student: StudentScores, signal: Said | None) -> Tensor:
         """(N,) nats over the student's whole vocabulary; the teacher is not read."""
         # the log-probabilities are those that a divergence reads too: each logit is read once
         logp_NV = student.logp(student.logits_NV.shape[1], 1.0)

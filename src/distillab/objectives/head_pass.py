@@ -12,7 +12,7 @@ arXiv:2410.10989); here for any sum of terms, and the teacher's head is applied 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from distillab.models.heads import OutputHead
-from distillab.objectives.term import StudentScores, TokenTerm
-from distillab.teachers.signals import NextTokens, TeacherScores
+from distillab.objectives.term import Said, SpanTerm, StudentScores, TokenTerm
+from distillab.teachers.aligned import AlignedScores
+from distillab.teachers.signals import TeacherScores
 
 # Rows are multiplied with the head in tiles of at most so many float32 bytes, but at least so many rows: products of
 # few rows are slow. The terms read a tile in pieces that stay in a core's cache. Measured: see docs/performance.md.
@@ -42,14 +43,16 @@ class HeadPass:
         terms: name -> term.
         factors: name -> what one nat of the term is multiplied by in the loss.
         values: name -> (N,) nats of every position; filled by the pass.
+        settle: name of a `SpanTerm` -> its values from the (N, C) numbers that it observes.
     """
 
     head: OutputHead
     targets_N: Tensor
-    teacher: TeacherScores | None
+    teacher: TeacherScores | AlignedScores | None
     terms: Mapping[str, TokenTerm]
     factors: Mapping[str, float]
     values: dict[str, Tensor] = field(default_factory=dict)
+    settle: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
 
     def loss(self, hidden_ND: Tensor) -> Tensor:
         """Σ factor · nats over all terms and positions, a scalar that gradients flow back from."""
@@ -60,25 +63,54 @@ class HeadPass:
         head: OutputHead,
         product_nV: Tensor,
         targets_n: Tensor,
-        teacher: NextTokens | None,
+        teacher: Said | None,
         values: Mapping[str, Tensor],
+        slopes: Mapping[str, Tensor],
     ) -> Tensor:
         """Apply the terms to some rows of a tile: their weighted sum, a scalar.
 
         The rows' product with the head is overwritten by the gradient of that sum with respect to it, and `values` by
-        each term's nats.
+        each term's nats; those of a `SpanTerm` stand there already, and its gradient follows from its slopes.
         """
         leaf = product_nV.detach().requires_grad_()
         with torch.enable_grad():
             student = StudentScores(head.finish(leaf), targets_n)
             total = torch.zeros((), device=leaf.device)
             for name, term in self.terms.items():
+                if isinstance(term, SpanTerm):
+                    total = total + self.factors[name] * (term.observe(student) * slopes[name]).sum()
+                    own = term.own_values(student, teacher)
+                    if own is not None:
+                        values[name].add_(own.detach())
+                        total = total + self.factors[name] * own.sum()
+                    continue
                 nats = term.per_position(student, teacher)
                 values[name].copy_(nats.detach())
                 total = total + self.factors[name] * nats.sum()
             (gradient,) = torch.autograd.grad(total, leaf)
         product_nV.copy_(gradient)
-        return total.detach()
+        return torch.stack([self.factors[name] * nats.sum() for name, nats in values.items()]).sum()
+
+    def settled(self, head: OutputHead, hidden_ND: Tensor) -> dict[str, Tensor]:
+        """Observe every position for the terms that need several together: fills their values, gives their slopes.
+
+        Returns:
+            name of a `SpanTerm` -> (N, C), the derivative of its summed values by each number observed.
+        """
+        observed: dict[str, list[Tensor]] = {name: [] for name in self.settle}
+        rows = tiles(hidden_ND.shape[0], head.weight_VD.shape[0], hidden_ND.device) or [slice(0, 0)]
+        for here in rows if observed else ():
+            student = StudentScores(head.logits(hidden_ND[here]), self.targets_N[here])
+            for name, parts in observed.items():
+                parts.append(cast(SpanTerm, self.terms[name]).observe(student))
+        slopes = {}
+        for name, parts in observed.items():
+            leaf = torch.cat(parts).requires_grad_()
+            with torch.enable_grad():
+                nats = self.settle[name](leaf)
+                (slopes[name],) = torch.autograd.grad(nats.sum(), leaf)
+            self.values[name].copy_(nats.detach())
+        return slopes
 
 
 class _Pass(torch.autograd.Function):
@@ -101,6 +133,7 @@ class _Pass(torch.autograd.Function):
         work.values = {name: torch.empty(hidden.shape[0], dtype=kind, device=device) for name in work.terms}
         loss = torch.zeros((), device=device)
         with torch.autocast(device.type, enabled=False):
+            slopes = work.settled(head, hidden)
             memory: Tensor | None = None
             for here in tiles(hidden.shape[0], weight.shape[0], device):
                 hidden_TD = hidden[here]
@@ -111,7 +144,8 @@ class _Pass(torch.autograd.Function):
                 for piece in pieces(tile.shape[0], weight.shape[0], device):
                     scores = None if teacher is None else teacher.rows(piece)
                     values = {name: nats_N[here][piece] for name, nats_N in work.values.items()}
-                    loss += work.piece(head, tile[piece], work.targets_N[here][piece], scores, values)
+                    slope = {name: slope_NC[here][piece] for name, slope_NC in slopes.items()}
+                    loss += work.piece(head, tile[piece], work.targets_N[here][piece], scores, values, slope)
                 # the tile holds the gradient of its logits now
                 if hidden_grad is not None:
                     hidden_grad[here] = tile @ weight

@@ -9,19 +9,18 @@ import torch
 from torch import Tensor
 
 from distillab.config.terms import HiddenStatesConfig, TokenNeed
-from distillab.errors import ConfigError, ShapeError
+from distillab.errors import ShapeError
 from distillab.models.batch import TokenBatch
-from distillab.models.capture import Captured, Inner
+from distillab.models.capture import Captured
 from distillab.models.structure import ModelShape
 from distillab.models.visibility import sample_numbers
-from distillab.objectives.layer_maps import layer_pairs
+from distillab.objectives.layer_states import LayerStatesTerm
 from distillab.objectives.positions import chosen_positions
-from distillab.objectives.projector import build_projector, least_squares, pair_weight
-from distillab.objectives.similarity import FEWEST_FOR_CKA, cosine_distance, debiased_cka, mean_squared_error, unit_rms
+from distillab.objectives.similarity import FEWEST_FOR_CKA, debiased_cka
 from distillab.records import AccessLevel
 
 
-class HiddenStates:
+class HiddenStates(LayerStatesTerm):
     """The student's states are drawn to the teacher's at the chosen positions of the mapped layers.
 
         mse     Σ_t ‖P ĥ_s(t) − ĥ_t(t)‖² / E,   ĥ = h / rms(h),   E the teacher's width
@@ -53,78 +52,28 @@ class HiddenStates:
     tokens: TokenNeed = HiddenStatesConfig.tokens
 
     def __init__(self, settings: HiddenStatesConfig, *, student: ModelShape, teacher: ModelShape) -> None:
+        super().__init__(settings, student=student, teacher=teacher)
         self.settings = settings
-        self.pairs = layer_pairs(settings.layers, student_blocks=student.blocks, teacher_blocks=teacher.blocks)
-        self.student_inner = Inner(hidden=frozenset(pair[0] for pair in self.pairs))
-        self.teacher_inner = Inner(hidden=frozenset(pair[1] for pair in self.pairs))
-        self.projector: torch.nn.Module | None = None
-        self.projector_learning_rate = settings.projector_learning_rate
-        if settings.loss != "cka":
-            self.projector = build_projector(
-                settings.projector, self.pairs, student_width=student.width, teacher_width=teacher.width
-            )
-        if self.projector is None and settings.projector_learning_rate is not None:
-            raise ConfigError(
-                "There is no projector, so its learning rate would have no effect.",
-                where=f"projector_learning_rate: {settings.projector_learning_rate}",
-                facts=[f"loss {settings.loss}", f"student width {student.width}", f"teacher width {teacher.width}"],
-                fix="leave projector_learning_rate out, or write projector: linear (not with cka)",
-            )
+        self.positions = settings.positions
 
     def count(self, batch: TokenBatch) -> int:
         """Chosen positions; for cka those of samples that have at least 4 of them."""
         if self.settings.loss != "cka":
-            return int(chosen_positions(batch, self.settings.positions).sum())
+            return int(chosen_positions(batch, self.positions).sum())
         return sum(size for size in self._sample_sizes(batch) if size >= FEWEST_FOR_CKA)
 
-    def total(self, student: Captured, teacher: Captured, batch: TokenBatch) -> Tensor:
-        """() the sum over the units of a microbatch, float32; connected to the student also where there is none.
+    def pair_total(self, pair: tuple[int, int], student_ND: Tensor, teacher_NE: Tensor, batch: TokenBatch) -> Tensor:
+        """() the sum over the units for one pair of layers."""
+        if self.loss == "cka":
+            return _cka_total(student_ND, teacher_NE, self._sample_sizes(batch))
+        return super().pair_total(pair, student_ND, teacher_NE, batch)
 
-        Args:
-            student: hidden states at `student_inner`, (B, L, D) each, with their graph.
-            teacher: hidden states at `teacher_inner`, (B, L, E) each, on any device and in any dtype.
-            batch: what both have read.
-        Raises:
-            ShapeError: the states do not belong to the batch, or the widths are not those of the sizes given before.
-        """
-        sizes = self._sample_sizes(batch) if self.settings.loss == "cka" else []
-        parts = [self._pair_total(pair, *self._states(pair, student, teacher, batch), sizes) for pair in self.pairs]
-        return torch.stack(parts).mean()
-
-    @torch.no_grad()
-    def initialise(self, student: Captured, teacher: Captured, batch: TokenBatch) -> None:
-        """Fit the projector to one batch, where the settings say least_squares; else nothing is to be done.
-
-        The squares are those of the loss mse; cosine starts from the same.
-
-        Raises:
-            NumericsError: the batch has no chosen position, or states that cannot be fitted.
-        """
-        if self.projector is None or self.settings.projector_init == "orthogonal":
-            return
-        for pair in self.pairs:
-            student_ND, teacher_NE = (unit_rms(states) for states in self._states(pair, student, teacher, batch))
-            pair_weight(self.projector, pair).copy_(least_squares(student_ND=student_ND, teacher_NE=teacher_NE))
-
-    def _pair_total(
-        self, pair: tuple[int, int], student_ND: Tensor, teacher_NE: Tensor, sample_sizes: list[int]
-    ) -> Tensor:
-        # bfloat16 autocast would round the differences that are measured here
-        with torch.autocast(student_ND.device.type, enabled=False):
-            if self.settings.loss == "cka":
-                return _cka_total(student_ND, teacher_NE, sample_sizes)
-            student_ND, teacher_NE = unit_rms(student_ND), unit_rms(teacher_NE)
-            if self.projector is not None:
-                student_ND = student_ND @ pair_weight(self.projector, pair).float().T
-            loss = mean_squared_error if self.settings.loss == "mse" else cosine_distance
-            return loss(student_ND=student_ND, teacher_ND=teacher_NE).sum()
-
-    def _states(
+    def states(
         self, pair: tuple[int, int], student: Captured, teacher: Captured, batch: TokenBatch
     ) -> tuple[Tensor, Tensor]:
         """(N, D) and (N, E) float32 at the chosen positions, on the student's device; the teacher's detached."""
         student_BLD, teacher_BLE = student.hidden[pair[0]], teacher.hidden[pair[1]]
-        chosen_BL = chosen_positions(batch, self.settings.positions)
+        chosen_BL = chosen_positions(batch, self.positions)
         if student_BLD.shape[:2] != chosen_BL.shape or teacher_BLE.shape[:2] != chosen_BL.shape:
             raise ShapeError(
                 "Hidden states and batch do not fit together.",
@@ -147,7 +96,7 @@ class HiddenStates:
         # numbered through the batch: a sequence has no more samples than positions
         sample_BL = sample_BL + length * torch.arange(size, device=sample_BL.device)[:, None]
         _, sizes = torch.unique_consecutive(
-            sample_BL[chosen_positions(batch, self.settings.positions)], return_counts=True
+            sample_BL[chosen_positions(batch, self.positions)], return_counts=True
         )
         return sizes.tolist()
 

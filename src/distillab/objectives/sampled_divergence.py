@@ -10,9 +10,9 @@ from torch import Tensor
 from distillab.config.terms import SampledDivergenceConfig, TokenNeed
 from distillab.divergences.sampled import sampled_cross_entropy
 from distillab.objectives.shared_ids import require_fitting
-from distillab.objectives.term import StudentScores, TokenTerm
+from distillab.objectives.term import Said, StudentScores, TokenTerm
 from distillab.records import AccessLevel
-from distillab.teachers.signals import Draws, NextTokens
+from distillab.teachers.signals import Draws
 
 
 class SampledDivergence(TokenTerm):
@@ -43,7 +43,7 @@ class SampledDivergence(TokenTerm):
         self.samples, self.temperature = settings.samples, settings.temperature
         self.need = Draws(settings.samples, shared_width, settings.temperature)
 
-    def per_position(self, student: StudentScores, signal: NextTokens | None) -> Tensor:
+    def per_position(self, student: StudentScores, signal: Said | None) -> Tensor:
         """(N,) nats; a random variable.
 
         Raises:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from distillab.errors import ShapeError, TeacherError
-from distillab.objectives.term import StudentScores
+from distillab.objectives.term import Said, StudentScores
+from distillab.teachers.aligned import AlignedTokens
 from distillab.teachers.signals import NextTokens
 
 
-def require_fitting(student: StudentScores, signal: NextTokens | None, *, width: int, term: str) -> NextTokens:
+def require_fitting(student: StudentScores, signal: Said | None, *, width: int, term: str) -> NextTokens:
     """The teacher's word, checked against the student's logits.
 
     Args:
         width: ids 0 … width−1 mean the same on both sides.
         term: who asks, for the message.
     Raises:
-        TeacherError: there is none.
+        TeacherError: there is none, or it has read other tokens.
         ShapeError: the two have another number of positions, or fewer ids than are shared.
     """
     if signal is None:
         raise TeacherError(f"The term {term} reads the teacher's next-token distribution, and there is none.")
+    if isinstance(signal, AlignedTokens):
+        raise TeacherError(
+            f"The term {term} compares tokens by their ids, and the teacher has read other tokens.",
+            fix="vocabulary_projection, or another term that is made for two tokenizers",
+        )
     ours, theirs = student.logits_NV.shape, (signal.positions, signal.width)
     if ours[0] != theirs[0] or min(ours[1], theirs[1]) < width:
         raise ShapeError(

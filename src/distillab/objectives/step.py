@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,8 +17,9 @@ from distillab.models.capture import Captured, capture
 from distillab.models.heads import OutputHead, at_head
 from distillab.models.scoring import at_scored, scored_targets
 from distillab.objectives.head_pass import HeadPass
-from distillab.objectives.term import Objective, StudentScores
-from distillab.teachers.signals import NextTokens, TeacherSignal
+from distillab.objectives.term import Objective, Said, SpanTerm, StudentScores
+from distillab.teachers.aligned import AlignedScores, align
+from distillab.teachers.signals import TeacherScores, TeacherSignal
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Measured:
         values: name -> (N,) nats a position, of the terms that have such.
         hidden_ND: the student's last hidden states at the scored positions, without gradients.
         head: the student's.
-        signal: the teacher's.
+        teacher: its scores, as the terms read them.
     """
 
     losses: dict[str, Tensor]
@@ -39,13 +41,13 @@ class Measured:
     values: dict[str, Tensor]
     hidden_ND: Tensor
     head: OutputHead
-    signal: TeacherSignal
+    teacher: TeacherScores | AlignedScores | None
 
-    def scores(self, here: Tensor, batch: TokenBatch) -> tuple[StudentScores, NextTokens | None]:
+    def scores(self, here: Tensor, batch: TokenBatch) -> tuple[StudentScores, Said | None]:
         """Both sides' logits at some scored positions, made again: for looking at them."""
         with torch.no_grad():
             student = StudentScores(self.head.logits(self.hidden_ND[here]), scored_targets(batch)[here])
-            teacher = None if self.signal.scores is None else self.signal.scores.tile(here, self.hidden_ND.device)
+            teacher = None if self.teacher is None else self.teacher.tile(here, self.hidden_ND.device)
         return student, teacher
 
 
@@ -70,6 +72,7 @@ def measure(
             their gradients can be looked at one by one.
     """
     targets_N = scored_targets(batch).to(device)
+    teacher = _read_by_student(signal, batch, objective, device)
     names = list(objective.token_terms)
     groups = [[name] for name in names] if apart or not names else [names]
     losses: dict[str, Tensor] = {}
@@ -84,9 +87,14 @@ def measure(
             work = HeadPass(
                 head=head,
                 targets_N=targets_N,
-                teacher=signal.scores,
+                teacher=teacher,
                 terms={name: objective.token_terms[name] for name in group},
                 factors={name: factors[name] for name in group},
+                settle={
+                    name: partial(term.settle, batch=batch, signal=signal)
+                    for name in group
+                    if isinstance(term := objective.token_terms[name], SpanTerm)
+                },
             )
             loss = work.loss(hidden_ND)
             losses["+".join(group)] = loss
@@ -102,4 +110,19 @@ def measure(
         total = term.total(inner, signal.inner or Captured(), batch)
         sums[name] = total.detach()
         losses[name] = factors[name] * total
-    return Measured(losses, sums, values, *kept[0], signal)
+    return Measured(losses, sums, values, *kept[0], teacher)
+
+
+def _read_by_student(
+    signal: TeacherSignal, batch: TokenBatch, objective: Objective, device: torch.device
+) -> TeacherScores | AlignedScores | None:
+    """The teacher's scores at the student's positions, or, where it has read other tokens, aligned with them."""
+    if signal.scores is None or "teacher" not in batch:
+        return signal.scores
+    return align(
+        signal.scores,
+        batch,
+        width=max(need.width for need in objective.request.scores),
+        ordinal=any(term.ordinal for term in objective.token_terms.values()),
+        device=device,
+    )

@@ -8,7 +8,7 @@ Shape letters: N flattened scored positions (all, or those of one tile), V stude
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import or_
@@ -17,14 +17,17 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from distillab.config.terms import InnerTermConfig, TokenNeed, Weight
+from distillab.config.terms import Positions, TokenNeed, Weight
 from distillab.errors import TeacherError
 from distillab.models.batch import TokenBatch
 from distillab.models.capture import Captured, Inner
 from distillab.models.scoring import scored_count
 from distillab.records import ACCESS_ORDER, AccessLevel
+from distillab.teachers.aligned import AlignedTokens
 from distillab.teachers.protocol import Teacher
-from distillab.teachers.signals import NextTokens, ScoreNeed, SignalRequest, log_probabilities
+from distillab.teachers.signals import NextTokens, ScoreNeed, SignalRequest, TeacherSignal, log_probabilities
+
+Said = NextTokens | AlignedTokens
 
 
 @dataclass(frozen=True)
@@ -62,14 +65,40 @@ class TokenTerm:
     access: AccessLevel
     tokens: TokenNeed
     need: ScoreNeed | None = None  # what it reads of the teacher
+    ordinal: bool = False  # whether it reads the teacher's n-th token of an answer at the student's n-th
 
     def count(self, batch: TokenBatch) -> int:
         """Scored tokens of the microbatch."""
         return scored_count(batch)
 
-    def per_position(self, student: StudentScores, signal: NextTokens | None) -> Tensor:
+    def per_position(self, student: StudentScores, signal: Said | None) -> Tensor:
         """(N,) nats; their sum over all tiles is the term's value on the microbatch."""
         raise NotImplementedError
+
+
+class SpanTerm(TokenTerm):
+    """Base of the terms whose value is a function of several positions' numbers together.
+
+    The head is applied twice: first each position's C numbers are observed without gradients, and `settle` makes the
+    values of them and, differentiated, the slope by which each number counts; then the gradient is made tile by tile
+    as for every other term.
+    """
+
+    def observe(self, student: StudentScores) -> Tensor:
+        """(n, C) float32, of some positions by themselves, with gradients to the logits."""
+        raise NotImplementedError
+
+    def settle(self, observed_NC: Tensor, batch: TokenBatch, signal: TeacherSignal) -> Tensor:
+        """(N,) the term's values from all positions' numbers, differentiable; where a value stands is free."""
+        raise NotImplementedError
+
+    def own_values(self, student: StudentScores, signal: Said | None) -> Tensor | None:
+        """(n,) what positions add by themselves, beside what is settled; None where nothing does."""
+        return None
+
+    def per_position(self, student: StudentScores, signal: Said | None) -> Tensor:
+        """Not defined: a position has no value by itself."""
+        raise TypeError(f"{self.name} is settled over several positions")
 
 
 @runtime_checkable
@@ -77,16 +106,13 @@ class InnerTerm(_Needs, Protocol):
     """A term on inner states.
 
     Attributes:
+        positions: where the teacher's hidden states are read.
         student_inner, teacher_inner: what is captured of either model.
         projector: learns beside the student, and is no part of it; None where nothing is projected.
         projector_learning_rate: None where it is the student's.
     """
 
-    @property
-    def settings(self) -> InnerTermConfig:
-        """As they stand in the recipe."""
-        ...
-
+    positions: Positions
     student_inner: Inner
     teacher_inner: Inner
     projector: torch.nn.Module | None
@@ -98,6 +124,19 @@ class InnerTerm(_Needs, Protocol):
 
     def total(self, student: Captured, teacher: Captured, batch: TokenBatch) -> Tensor:
         """The sum over the microbatch's units, in the term's unit."""
+        ...
+
+
+@runtime_checkable
+class RemembersSteps(Protocol):
+    """What a term has beside the rest if it keeps something from one optimizer step to the next."""
+
+    def end_step(self, gather: Callable[[Tensor], Tensor]) -> None:
+        """Called after the last microbatch of every optimizer step, before the optimizer.
+
+        Args:
+            gather: (n, …) of each process -> those of all processes, one after another; n may differ.
+        """
         ...
 
 
@@ -135,6 +174,11 @@ class Objective:
         return {item.name: item.term for item in self.terms if not isinstance(item.term, TokenTerm)}
 
     @property
+    def remembering_terms(self) -> list[RemembersSteps]:
+        """The terms that are told when a step is over."""
+        return [item.term for item in self.terms if isinstance(item.term, RemembersSteps)]
+
+    @property
     def student_inner(self) -> Inner:
         """What is captured of the student."""
         return _union([term.student_inner for term in self.inner_terms.values()])
@@ -144,7 +188,7 @@ class Objective:
         """What the terms read of the teacher; empty where they read nothing."""
         scores = frozenset(term.need for term in self.token_terms.values() if term.need is not None)
         inner = list(self.inner_terms.values())
-        hidden_at = frozenset(term.settings.positions for term in inner if term.teacher_inner.hidden)
+        hidden_at = frozenset(term.positions for term in inner if term.teacher_inner.hidden)
         return SignalRequest(scores, _union([term.teacher_inner for term in inner]), hidden_at)
 
     @property

@@ -30,7 +30,7 @@ def last_whole_checkpoint(folder: Path) -> tuple[Path, int] | None:
 
 def checkpoint_bytes(model: torch.nn.Module) -> int:
     """What a checkpoint takes: the weights, AdamW's two moments of those that learn, and some small files."""
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    weights = sum(p.numel() * p.element_size() for p in (*model.parameters(), *model.buffers()))
     learning = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     return weights + 2 * learning + _MARGIN_BYTES
 

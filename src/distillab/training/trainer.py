@@ -21,6 +21,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from distillab.models.batch import TokenBatch
 from distillab.models.heads import require_separable_head
+from distillab.models.meetings import teacher_batch
 from distillab.models.scoring import scored_count
 from distillab.objectives.step import measure
 from distillab.objectives.term import Objective
@@ -213,13 +214,15 @@ class DistillationTrainer(Trainer):
 
     def _signal(self, batch: TokenBatch) -> TeacherSignal:
         teacher, request = self._teacher[0], self.objective.request
-        return teacher.signal(batch, request) if teacher is not None and request else TeacherSignal()
+        return teacher.signal(teacher_batch(batch), request) if teacher is not None and request else TeacherSignal()
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """One microbatch; after the last of a step, its gradients are checked before anything uses them."""
         loss = super().training_step(model, inputs, num_items_in_batch=num_items_in_batch)
         if self.accelerator.sync_gradients:
             require_finite_gradients(model, step=self.state.global_step + 1)
+            for term in self.objective.remembering_terms:
+                term.end_step(self._joined)
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -261,3 +264,13 @@ class DistillationTrainer(Trainer):
             return values
         gathered = cast(Tensor, self.accelerator.gather(values[None]))
         return gathered.sum(dim=0)
+
+    def _joined(self, values: Tensor) -> Tensor:
+        """(n, …) of each process, one after another in the order of the processes; n may differ."""
+        if self.args.world_size == 1:
+            return values
+        sizes = cast(Tensor, self.accelerator.gather(torch.tensor([values.shape[0]], device=values.device))).tolist()
+        padded = values.new_zeros(max(sizes), *values.shape[1:])
+        padded[: values.shape[0]] = values
+        gathered = cast(Tensor, self.accelerator.gather(padded))
+        return torch.cat([part[:size] for part, size in zip(gathered.split(max(1, max(sizes))), sizes, strict=False)])

@@ -9,6 +9,7 @@ import torch
 from distillab.models.batch import TokenBatch
 from distillab.models.capture import Captured, capture
 from distillab.models.heads import at_head
+from distillab.models.meetings import teacher_batch
 from distillab.objectives.term import Objective
 from distillab.teachers.protocol import Teacher
 
@@ -24,7 +25,7 @@ def initialise(
     """
     was_training = student.training
     student.eval()
-    signal = teacher.signal(batch, replace(objective.request, scores=frozenset()))
+    signal = teacher.signal(teacher_batch(batch), replace(objective.request, scores=frozenset()))
     with capture(student, objective.student_inner) as inner:
         at_head(student, batch, lambda hidden_BLD, head: hidden_BLD, device=device)
     for term in objective.inner_terms.values():

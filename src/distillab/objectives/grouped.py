@@ -1,0 +1,107 @@
+"""Log-probabilities of tokens -> log-probabilities of groups of tokens.
+
+Shape letters: N positions, V ids, G groups, K groups of several ids, E ids of those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+@dataclass(frozen=True, eq=False)
+class Grouping:
+    """Which group each id of a vocabulary belongs to.
+
+    Attributes:
+        of: (V,) int64, from 0 on, each group with an id at least; -1 for ids that are in none.
+    """
+
+    of: Tensor
+
+    @cached_property
+    def first(self) -> Tensor:
+        """(G,) the lowest id of each group."""
+        size = int(self.of.max()) + 1
+        ids = torch.arange(self.of.shape[0], device=self.of.device)
+        first = torch.full((size,), self.of.shape[0], dtype=torch.int64, device=self.of.device)
+        inside = self.of >= 0
+        return first.scatter_reduce(0, self.of[inside], ids[inside], "amin")
+
+    @cached_property
+    def shared(self) -> Tensor:
+        """(K,) the groups of several ids."""
+        sizes = torch.bincount(self.of[self.of >= 0], minlength=self.first.shape[0])
+        return (sizes > 1).nonzero()[:, 0]
+
+    @cached_property
+    def members(self) -> tuple[Tensor, Tensor]:
+        """(E,) the ids of those groups, and (E,) the place of each one's group among them."""
+        place = torch.full_like(self.first, -1)
+        place[self.shared] = torch.arange(self.shared.shape[0], device=self.of.device)
+        of = torch.where(self.of >= 0, place[self.of.clamp(min=0)], -1)
+        ids = (of >= 0).nonzero()[:, 0]
+        return ids, of[ids]
+
+    @cached_property
+    def complete(self) -> bool:
+        """Whether every id is in a group."""
+        return bool((self.of >= 0).all())
+
+    @cached_property
+    def trivial(self) -> bool:
+        """Whether the groups are the ids themselves."""
+        return torch.equal(self.of, torch.arange(self.of.shape[0], device=self.of.device))
+
+
+def grouped(logp_NV: Tensor, grouping: Grouping) -> Tensor:
+    """(N, G) log Σ exp over the ids of each group, differentiable once; −inf where none has any mass.
+
+    Ids in no group are left out; the rest is not made to sum to one.
+    """
+    return logp_NV if grouping.trivial else _grouped(logp_NV, grouping)
+
+
+class _Grouped(torch.autograd.Function):
+    """Groups of one id are looked up; sums are made for the others alone."""
+
+    @staticmethod
+    def forward(ctx: Any, logp_NV: Tensor, grouping: Grouping) -> Tensor:
+        total_NG = logp_NV.index_select(1, grouping.first)
+        ctx.grouping = grouping
+        if not grouping.shared.numel():
+            return total_NG
+        ids, groups = grouping.members
+        members_NE = logp_NV.index_select(1, ids)
+        top_NK = total_NG.index_select(1, grouping.shared)
+        top_NK.scatter_reduce_(1, groups.expand_as(members_NE), members_NE, "amax")
+        top_NK.masked_fill_(top_NK == -torch.inf, 0.0)  # no mass at all: nothing to scale by
+        shares_NE = members_NE.sub_(top_NK.index_select(1, groups)).exp_()
+        sums_NK = torch.zeros_like(top_NK).index_add_(1, groups, shares_NE)
+        # each id's share in its group; an empty group has no members to share
+        shares_NE.div_(sums_NK.index_select(1, groups)).nan_to_num_(nan=0.0)
+        ctx.save_for_backward(shares_NE)
+        return total_NG.index_copy_(1, grouping.shared, sums_NK.log_().add_(top_NK))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *outputs: Any) -> tuple[Tensor, None]:
+        grouping: Grouping = ctx.grouping
+        (gradient,) = outputs
+        slope = gradient.new_zeros(gradient.shape[0], grouping.of.shape[0])
+        slope.index_copy_(1, grouping.first, gradient)
+        if grouping.shared.numel():
+            (shares_NE,) = ctx.saved_tensors
+            ids, groups = grouping.members
+            slope.index_copy_(1, ids, gradient.index_select(1, grouping.shared[groups]) * shares_NE)
+        return slope, None
+
+
+# torch does not type `apply`
+_grouped = cast(Callable[[Tensor, Grouping], Tensor], _Grouped.apply)

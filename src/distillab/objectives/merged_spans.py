@@ -1,0 +1,214 @@
+"""Divergence between distributions that are merged over spans by the chain rule.
+
+Shape letters: N scored positions of the student, n those of a tile, k of these that have a partner, M scored positions
+of the teacher, S spans of the batch, U those that both sides score, V student vocabulary, W teacher vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from distillab.config.terms import MergedSpansConfig, TokenNeed
+from distillab.data.vocabularies import Vocabularies
+from distillab.divergences.by_name import divergence
+from distillab.errors import ConfigError, TeacherError
+from distillab.models.batch import TokenBatch
+from distillab.models.meetings import first_positions, scored_spans, shared_spans
+from distillab.models.scoring import scored_targets
+from distillab.objectives.grouped import Grouping, grouped
+from distillab.objectives.sorted_probabilities import sorted_distance
+from distillab.objectives.span_likelihood import SMALLEST, log1mexp
+from distillab.objectives.term import Said, SpanTerm, StudentScores
+from distillab.objectives.vocabulary_projection import require_aligned
+from distillab.records import AccessLevel
+from distillab.teachers.aligned import actual_logp
+from distillab.teachers.signals import Distribution, TeacherSignal
+
+
+class MergedSpans(SpanTerm):
+    """D(teacher, student) of the texts that may stand where a span stands.
+
+    A span is s_1 … s_a for the student and t_1 … t_b for the teacher. Each side is merged by the chain rule, at the
+    span's last token, where y may be any token:
+
+        Q(y) = q(s_1) · … · q(s_{a−1} | …) · q(y | s_1 … s_{a−1}),   and P(y) likewise over t_1 … t_{b−1}
+
+    Both sum to the probability of the earlier tokens. What is missing to one, the texts that left the path before its
+    last token, belongs to the outcomes as well: without it the divergence of two rows that do not sum to one may be
+    negative, and falls when the student takes the whole path from its tokens. Outcomes are compared by their text:
+
+        one token on both sides    nothing is merged. D over the C tokens that both vocabularies have, both sides made
+                                   to sum to one over these, times the probability that the teacher gives to them; and
+                                   all other tokens by the sorted distance Σ_i | sort(q)_i − sort(p)_i |
+        more on a side             D over two outcomes: the span itself, and every other text
+
+        value = (1 − u) · D + u · sorted distance,   summed over spans
+
+    In a longer span nothing else can be matched. The last tokens of the two sides begin at different bytes there, or
+    the span would have been cut between them, so that one token y is two different texts: after `Lon` the teacher's
+    `don` ends "London", the student's, from the start, is the text "don". Nor are the others sorted there, since they
+    are mixed with texts that left the path on one side only.
+
+    With one tokenisation every span is one token, there are no others, and this *is* `token_divergence`. Where only
+    one side has other tokens they have nothing to be compared with, and nothing is sorted. Made to sum to one, the C
+    do not push the student's other tokens down: of KL(p ‖ q) the part that lies within the C is taken. How much mass
+    the others have is said by the sorted distance alone.
+
+    The gradient reaches all of the student's tokens of a span. All probabilities are taken at the temperature, those
+    of earlier tokens too; T² rescales D and not the sorted distance.
+
+    Args:
+        settings: divergence, temperature, rescaling, and u = `unmatched_weight`; by default the share of the teacher's
+            ids that the student does not have, as published.
+        vocabularies: which tokens both have.
+    Raises:
+        ConfigError: u is set, and one side has no other tokens.
+    Source: General On-Policy Logit Distillation (Patiño et al. 2025), as in TRL with "bayesian" merging: the full
+        distribution at the span's last token times the probabilities of the earlier ones. (Their default, "observed",
+        takes the distribution at the first token times the probabilities of the later ones and reads it one position
+        late.) They compare rows that do not sum to one, by raw token strings, and also in longer spans, by the last
+        token alone; sums of one, the outcome "left the path", and matching by text are ours.
+    """
+
+    name: str = "merged_spans"
+    access: AccessLevel = MergedSpansConfig.access
+    tokens: TokenNeed = MergedSpansConfig.tokens
+
+    def __init__(self, settings: MergedSpansConfig, *, vocabularies: Vocabularies) -> None:
+        self.settings = settings
+        self.student_width, self.teacher_width = vocabularies.student_width, vocabularies.teacher_width
+        self.need = Distribution(self.teacher_width, settings.temperature)
+        groups = vocabularies.by_common
+        self._on_cpu = _Sides(groups.student, groups.teacher)
+        self._on: dict[torch.device, _Sides] = {}
+        self._divergence = divergence(settings.divergence, settings.parameters)
+        others = [self._on_cpu.student_others.numel(), self._on_cpu.teacher_others.numel()]
+        if settings.unmatched_weight is not None and not all(others):
+            raise ConfigError(
+                "Only tokens that the other side does not have are sorted, and there are none on one side.",
+                where=f"merged_spans: unmatched_weight {settings.unmatched_weight}",
+                facts=[
+                    f"of the student alone: {others[0]} of {self.student_width} ids",
+                    f"of the teacher alone: {others[1]} of {self.teacher_width}",
+                ],
+                fix="leave unmatched_weight out",
+            )
+        share = others[1] / self.teacher_width if all(others) else 0.0
+        self.unmatched_weight = share if settings.unmatched_weight is None else settings.unmatched_weight
+
+    def count(self, batch: TokenBatch) -> int:
+        """Spans that both sides score."""
+        return int(shared_spans(batch).sum())
+
+    def observe(self, student: StudentScores) -> Tensor:
+        """(n, 1) float32: log q of the token that follows."""
+        return student.logp(self.student_width, self.settings.temperature).gather(1, student.targets_N[:, None])
+
+    def own_values(self, student: StudentScores, signal: Said | None) -> Tensor:
+        """(n,) nats of the spans that are one token on both sides; 0 elsewhere.
+
+        Raises:
+            TeacherError: the teacher's word is not aligned with the student's positions.
+        """
+        aligned = require_aligned(signal, term=self.name)
+        temperature, sides = self.settings.temperature, self._sides(student.logits_NV.device)
+        alone_k = sides.same(student.targets_N[aligned.has], aligned.teacher_ids)
+        ours = student.logp(self.student_width, temperature)
+        theirs = aligned.teacher.logp(self.teacher_width, temperature)
+        theirs = theirs if bool(alone_k.all()) else theirs[alone_k]
+        alone_n = aligned.has.clone()
+        alone_n[aligned.has] = alone_k
+        every = bool(alone_n.all())
+        value = self._one_token(ours if every else ours[alone_n], theirs, sides)
+        return value if every else value.new_zeros(alone_n.shape).masked_scatter(alone_n, value)
+
+    def settle(self, observed_NC: Tensor, batch: TokenBatch, signal: TeacherSignal) -> Tensor:
+        """(N,) nats of the longer spans, at the first token of each.
+
+        Raises:
+            TeacherError: the teacher gives no scores.
+        """
+        if signal.scores is None:
+            raise TeacherError(f"The term {self.name} needs the teacher's distribution, and there is none.")
+        device, theirs = observed_NC.device, batch["teacher"]
+        longer_S = self._longer(batch)
+        ours_U = _span_sums(observed_NC[:, 0], scored_spans(batch).to(device), longer_S.to(device))
+        spans_M = scored_spans(theirs)
+        places = ((spans_M >= 0) & longer_S[spans_M.clamp(min=0)]).nonzero()[:, 0]
+        logp = actual_logp(
+            signal.scores,
+            places,
+            scored_targets(theirs),
+            width=self.teacher_width,
+            device=device,
+            temperature=self.settings.temperature,
+        )
+        theirs_U = _span_sums(logp, spans_M[places].to(device), longer_S.to(device))
+        value_U = self._distance(_span_or_not(ours_U), _span_or_not(theirs_U)) * (1.0 - self.unmatched_weight)
+        place_U = first_positions(batch, longer_S).to(device)
+        return torch.zeros_like(observed_NC[:, 0]).index_add(0, place_U, value_U)
+
+    def _longer(self, batch: TokenBatch) -> Tensor:
+        """(S,) bool: spans that both sides score, and that are not the same one token on both."""
+        shared, theirs = shared_spans(batch), batch["teacher"]
+        ours_U = scored_targets(batch)[first_positions(batch, shared)]
+        theirs_U = scored_targets(theirs)[first_positions(theirs, shared)]
+        longer_S = shared.clone()
+        # were there more of the span after a token that begins it on both sides, it would have been cut there
+        longer_S[shared] = ~self._sides(shared.device).same(ours_U, theirs_U)
+        return longer_S
+
+    def _one_token(self, ours: Tensor, theirs: Tensor, sides: _Sides) -> Tensor:
+        """(n',) of (n', V) and (n', W) log-probabilities."""
+        student_logp, teacher_logp = grouped(ours, sides.student), grouped(theirs, sides.teacher)
+        if not sides.student.complete:
+            student_logp = student_logp.log_softmax(dim=-1)
+        if sides.teacher.complete:
+            value = self._distance(student_logp, teacher_logp)
+        else:
+            mass = teacher_logp.logsumexp(dim=-1, keepdim=True)
+            value = self._distance(student_logp, teacher_logp - mass) * mass[:, 0].exp()
+        if self.unmatched_weight == 0.0:
+            return value
+        rest = sorted_distance(
+            ours.index_select(1, sides.student_others).exp(), theirs.index_select(1, sides.teacher_others).exp()
+        )
+        return (1.0 - self.unmatched_weight) * value + self.unmatched_weight * rest
+
+    def _distance(self, student_logp: Tensor, teacher_logp: Tensor) -> Tensor:
+        value = self._divergence(student_logp=student_logp, teacher_logp=teacher_logp)
+        return value * self.settings.temperature**2 if self.settings.rescale_by_temperature_squared else value
+
+    def _sides(self, device: torch.device) -> _Sides:
+        if device not in self._on:
+            on_cpu = self._on_cpu
+            self._on[device] = _Sides(on_cpu.student.of.to(device), on_cpu.teacher.of.to(device))
+        return self._on[device]
+
+
+class _Sides:
+    """Both vocabularies on a device: (V,) and (W,) the number of the common token, -1 for any other one."""
+
+    def __init__(self, student_of: Tensor, teacher_of: Tensor) -> None:
+        self.student, self.teacher = Grouping(student_of), Grouping(teacher_of)
+        self.student_others = (student_of < 0).nonzero()[:, 0]
+        self.teacher_others = (teacher_of < 0).nonzero()[:, 0]
+
+    def same(self, student_ids: Tensor, teacher_ids: Tensor) -> Tensor:
+        """bool, whether two ids are one token."""
+        ours, theirs = self.student.of[student_ids], self.teacher.of[teacher_ids]
+        return (ours == theirs) & (ours >= 0)
+
+
+def _span_or_not(logp_U: Tensor) -> Tensor:
+    """(U, 2) log-probabilities of a span and of every other text, kept off certainty as `span_likelihood` does."""
+    logp_U = logp_U.clamp(max=0.0) - SMALLEST
+    return torch.stack([logp_U, log1mexp(logp_U)], dim=-1)
+
+
+def _span_sums(logp: Tensor, spans: Tensor, wanted_S: Tensor) -> Tensor:
+    """(U,) sums over the tokens of each wanted span, of log-probabilities at positions in these and other spans."""
+    number_S = wanted_S.cumsum(0) - 1
+    inside = (spans >= 0) & wanted_S[spans.clamp(min=0)]
+    return logp.new_zeros(int(wanted_S.sum())).index_add(0, number_S[spans[inside]], logp[inside])

@@ -1,0 +1,77 @@
+"""Distance between sorted next-token probabilities: the tokens themselves are not looked at.
+
+Shape letters: n student positions, k those with a partner, V student vocabulary, W teacher vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from distillab.config.terms import SortedProbabilitiesConfig, TokenNeed
+from distillab.errors import TeacherError
+from distillab.models.batch import TokenBatch
+from distillab.models.meetings import ordinal_partners, partners
+from distillab.objectives.term import Said, StudentScores, TokenTerm
+from distillab.objectives.vocabulary_projection import require_aligned
+from distillab.records import AccessLevel
+from distillab.teachers.signals import Distribution
+
+
+class SortedProbabilities(TokenTerm):
+    """Σ_i | sort(q)_i − sort(p)_i | per position, the shorter vocabulary padded with zeros.
+
+    The Wasserstein distance between two distributions if every token were as far from every other one: equal for
+    distributions of the same shape, whatever their tokens are. It is 0 for a student that is as sure as the teacher of
+    quite another word, which is why it helps so little (docs/experiments.md).
+
+    Args:
+        settings: which positions are compared, and the temperature.
+        student_width, teacher_width: ids of either tokenizer.
+    Source: Universal Logit Distillation (Boizard et al. 2024, arXiv:2402.12030), eq. 4; positions as in their code,
+        that is shifted: logits that predict the n-th answer token with logits that predict the n-th.
+    """
+
+    name: str = "sorted_probabilities"
+    access: AccessLevel = SortedProbabilitiesConfig.access
+    tokens: TokenNeed = SortedProbabilitiesConfig.tokens
+
+    def __init__(self, settings: SortedProbabilitiesConfig, *, student_width: int, teacher_width: int) -> None:
+        self.settings = settings
+        self.student_width = student_width
+        self.teacher_width = teacher_width
+        self.need = Distribution(teacher_width, settings.temperature)
+        self.ordinal = settings.positions == "ordinal"
+
+    def count(self, batch: TokenBatch) -> int:
+        """Positions that are compared."""
+        found = ordinal_partners(batch) if self.ordinal else partners(batch)
+        return int((found >= 0).sum())
+
+    def per_position(self, student: StudentScores, signal: Said | None) -> Tensor:
+        """(n,) between 0 and 2; 0 where there is no partner.
+
+        Raises:
+            TeacherError: the teacher's word is not aligned with the student's positions.
+        """
+        aligned = require_aligned(signal, term=self.name)
+        pair = aligned.by_order if self.ordinal else aligned
+        if pair is None:
+            raise TeacherError(
+                f"The term {self.name} compares the n-th tokens of both answers, and the teacher's were not looked up.",
+                fix="align(…, ordinal=True)",
+            )
+        temperature = self.settings.temperature
+        ours = student.logp(self.student_width, temperature)[pair.has].exp()
+        theirs = pair.teacher.logp(self.teacher_width, temperature).exp()
+        value = sorted_distance(ours, theirs)
+        spread = torch.zeros(pair.has.shape, dtype=value.dtype, device=value.device)
+        return spread.masked_scatter(pair.has, value)
+
+
+def sorted_distance(student_p: Tensor, teacher_p: Tensor) -> Tensor:
+    """(k,) of (k, V) and (k, W) probabilities."""
+    ours, theirs = (p.sort(dim=-1, descending=True).values for p in (student_p, teacher_p))
+    width = max(ours.shape[1], theirs.shape[1])
+    ours, theirs = (torch.nn.functional.pad(p, (0, width - p.shape[1])) for p in (ours, theirs))
+    return (ours - theirs).abs().sum(dim=-1)

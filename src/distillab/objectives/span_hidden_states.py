@@ -1,0 +1,104 @@
+"""Distance between the hidden states of mapped layers, span by span, for two tokenisations of the same text.
+
+Shape letters: B sequences, L positions of a side, S spans of the batch, U those that both sides score, D and E widths
+of student and teacher.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from distillab.config.terms import Positions, SpanHiddenStatesConfig, TokenNeed
+from distillab.errors import ShapeError
+from distillab.models.batch import TokenBatch
+from distillab.models.capture import Captured
+from distillab.models.meetings import shared_spans
+from distillab.models.structure import ModelShape
+from distillab.objectives.layer_states import LayerStatesTerm
+from distillab.objectives.similarity import unit_rms
+from distillab.records import AccessLevel
+
+
+class SpanHiddenStates(LayerStatesTerm):
+    """The student's state of a span is drawn to the teacher's state of the same span, at mapped layers.
+
+        h(c) = mean of ĥ(t) over the tokens t of the span c,   or ĥ of its last token;   ĥ = h / rms(h)
+
+    compared by the losses of `hidden_states` (see there), averaged over the mapped pairs. The unit is a span of bytes
+    that both tokenisations share the borders of and whose tokens are in the answer, all of them, on both sides.
+
+    A state stands at its own token: h(t) has read t, so both sides have read the text up to the span's end where the
+    last token is taken, and the span's text piece by piece where the mean is. (`hidden_states` reads the states that
+    *predict* an answer token, one place before. Here the last token of the answer counts and the last one of the
+    prompt does not.) Tokens are brought to one size before they are averaged, since a token with a huge state would
+    be the mean; the mean is brought to that size again.
+
+    Args:
+        settings: layers, loss, pooling and projector.
+        student, teacher: sizes of the two models.
+    Raises:
+        ConfigError: see `LayerStatesTerm`.
+    Source: ours, for spans; losses and projector as in `hidden_states`. Minixhofer et al. 2025 (arXiv:2503.20083)
+        compare states of aligned chunks too, at the last byte of each, through a projector that starts at random.
+    """
+
+    name: str = "span_hidden_states"
+    access: AccessLevel = SpanHiddenStatesConfig.access
+    tokens: TokenNeed = SpanHiddenStatesConfig.tokens
+    positions: Positions = "all"  # a state stands at its own token, not where that is predicted
+
+    def __init__(self, settings: SpanHiddenStatesConfig, *, student: ModelShape, teacher: ModelShape) -> None:
+        super().__init__(settings, student=student, teacher=teacher)
+        self.pooling = settings.pooling
+
+    def count(self, batch: TokenBatch) -> int:
+        """Spans that both sides score."""
+        return int(shared_spans(batch).sum())
+
+    def states(
+        self, pair: tuple[int, int], student: Captured, teacher: Captured, batch: TokenBatch
+    ) -> tuple[Tensor, Tensor]:
+        """(U, D) and (U, E) float32 of the spans, on the student's device; the teacher's detached.
+
+        Raises:
+            ShapeError: the states do not belong to the batch.
+        """
+        shared = shared_spans(batch)
+        student_BLD, teacher_BLE = student.hidden[pair[0]], teacher.hidden[pair[1]].detach()
+        ours = pooled(student_BLD, batch, shared, pooling=self.pooling)
+        theirs = pooled(teacher_BLE, batch["teacher"], shared, pooling=self.pooling)
+        return ours, theirs.to(ours.device)
+
+
+def pooled(states_BLD: Tensor, side: TokenBatch, shared: Tensor, *, pooling: Literal["mean", "last"]) -> Tensor:
+    """(U, D) one state for each of the spans that are wanted, in the order of their numbers, float32.
+
+    Every token's state is divided by its root mean square first. Padding and other tokens are not read.
+
+    Args:
+        states_BLD: (B, L, D) at the tokens of one side, on any device.
+        side: the batch as that side reads it.
+        shared: (S,) bool, the wanted spans, from `shared_spans`.
+        pooling: the mean over a span's tokens, or its last one.
+    Raises:
+        ShapeError: the states do not belong to the batch.
+    """
+    spans_BL = side["spans"]
+    if states_BLD.shape[:2] != spans_BL.shape:
+        raise ShapeError(
+            "Hidden states and batch do not fit together.",
+            facts=[f"states {tuple(states_BLD.shape)}", f"batch {tuple(spans_BL.shape)}"],
+        )
+    wanted_BL = (spans_BL >= 0) & shared[spans_BL.clamp(min=0)]
+    if pooling == "last":
+        following_BL = torch.nn.functional.pad(spans_BL[:, 1:], (0, 1), value=-1)
+        wanted_BL = wanted_BL & (spans_BL != following_BL)
+    place_S = shared.cumsum(0) - 1
+    place_T = place_S[spans_BL[wanted_BL]].to(states_BLD.device)
+    states_TD = unit_rms(states_BLD[wanted_BL.to(states_BLD.device)].float())
+    sums_UD = states_TD.new_zeros(int(shared.sum()), states_TD.shape[1]).index_add(0, place_T, states_TD)
+    tokens_U = torch.bincount(place_T, minlength=sums_UD.shape[0])
+    return sums_UD / tokens_U[:, None]

@@ -1,0 +1,143 @@
+"""Likelihood of the spans of text that both tokenisations have in common.
+
+Shape letters: N scored positions of the student, M of the teacher, S shared spans, V vocabulary of either.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from distillab.config.terms import SpanLikelihoodConfig, TokenNeed
+from distillab.errors import ConfigError, TeacherError
+from distillab.models.batch import TokenBatch
+from distillab.models.meetings import after_spans, first_of_span, scored_spans, shared_spans
+from distillab.models.scoring import scored_targets
+from distillab.objectives.term import SpanTerm, StudentScores
+from distillab.records import AccessLevel
+from distillab.teachers.signals import Distribution, TeacherSignal
+
+# How far below certainty the log-likelihood of a span is kept.
+SMALLEST = 1e-6
+_TILE_ROWS = 128
+
+
+class SpanLikelihood(SpanTerm):
+    """Binary cross-entropy between the likelihoods that both models give to a span, less its smallest value.
+
+        P_c = Π p(token | before) over the span's tokens,  Q_c = Π q(token | before)
+        value_c = KL( Bernoulli(P_c^(1/τ)) ‖ Bernoulli(Q_c^(1/τ)) )
+
+    The one thing that two models with different tokens both say of a text is how likely a stretch of it is. It is 0
+    where both say the same, at every τ; the gradient reaches the student's likelihood alone. With τ = 100, as
+    published, all likelihoods come near 1 and the value is nearly a squared difference of log-likelihoods.
+
+    debias: a model whose tokens are short says "Lon" also for texts that go on with "don", one with the token `London`
+    does not. So both likelihoods are multiplied by the probability that the next token begins with a byte that begins
+    a word (space, punctuation, line end), or ends the text: then both speak of the same outcome. A span behind which
+    one side or both do not score the next span (the answer ends, a token of one side alone stands there) is compared
+    without that factor, on both sides.
+
+    Args:
+        settings: temperature τ and debiasing.
+        student_starts, teacher_starts: (V,) bool, of either vocabulary: whether the token begins a word.
+    Raises:
+        ConfigError: debias, and a vocabulary in which no token begins a word.
+    Source: Minixhofer et al. 2025, Approximate Likelihood Matching (arXiv:2503.20083), eq. 6-9, "append_space". We
+        subtract the entropy of the teacher's side, so that equal models have the value 0, and do not merge spans
+        ("merge_by_space_prob").
+    """
+
+    name: str = "span_likelihood"
+    access: AccessLevel = SpanLikelihoodConfig.access
+    tokens: TokenNeed = SpanLikelihoodConfig.tokens
+
+    def __init__(self, settings: SpanLikelihoodConfig, *, student_starts: Tensor, teacher_starts: Tensor) -> None:
+        for side, starts in (("student", student_starts), ("teacher", teacher_starts)):
+            if settings.debias and not bool(starts.any()):
+                raise ConfigError(
+                    "No token begins a word, so that the probability of a word's end would always be 0.",
+                    where=f"span_likelihood: the {side}'s vocabulary",
+                    fix="debias: false",
+                )
+        self.settings = settings
+        self.need = Distribution(teacher_starts.shape[0])
+        self._student_starts, self._teacher_starts = student_starts, teacher_starts
+
+    def count(self, batch: TokenBatch) -> int:
+        """Spans that both sides score."""
+        return int(shared_spans(batch).sum())
+
+    def observe(self, student: StudentScores) -> Tensor:
+        """(n, 2) float32: log q of the token that follows; log of the mass of all tokens that begin a word."""
+        return _numbers(student.logp(self._student_starts.shape[0], 1.0), student.targets_N, self._student_starts)
+
+    def settle(self, observed_NC: Tensor, batch: TokenBatch, signal: TeacherSignal) -> Tensor:
+        """(N,) nats; a span's value stands at its first token.
+
+        Raises:
+            TeacherError: the teacher gives no scores.
+        """
+        device = observed_NC.device
+        shared = shared_spans(batch)
+        sides = (batch, batch["teacher"])
+        after = [after_spans(side, shared.shape[0]) for side in sides]
+        debiased = shared & (after[0] >= 0) & (after[1] >= 0) & self.settings.debias
+        numbers = (observed_NC, self._teacher_numbers(signal, sides[1], device))
+        ours, theirs = (
+            _span_logp(numbers_N2, scored_spans(side).to(device), where.to(device), debiased.to(device))[shared]
+            for numbers_N2, side, where in zip(numbers, sides, after, strict=True)
+        )
+        tau = self.settings.temperature
+        nats_S = bernoulli_kl(teacher_logp=theirs / tau, student_logp=ours / tau)
+        spans_N = scored_spans(batch)
+        first_N = first_of_span(batch) & shared[spans_N.clamp(min=0)]
+        place_S = torch.zeros(shared.shape, dtype=torch.int64, device=shared.device)
+        place_S[spans_N[first_N]] = first_N.nonzero()[:, 0]
+        return torch.zeros_like(observed_NC[:, 0]).index_add(0, place_S[shared].to(device), nats_S)
+
+    def _teacher_numbers(self, signal: TeacherSignal, batch: TokenBatch, device: torch.device) -> Tensor:
+        if signal.scores is None:
+            raise TeacherError(f"The term {self.name} needs the teacher's distribution, and there is none.")
+        targets_M = scored_targets(batch).to(device)
+        starts = self._teacher_starts.to(device)
+        found = [torch.zeros(0, 2, device=device)]
+        for start in range(0, targets_M.shape[0], _TILE_ROWS):
+            here = slice(start, start + _TILE_ROWS)
+            logp = signal.scores.tile(here, device).logp(starts.shape[0], 1.0)
+            found.append(_numbers(logp, targets_M[here], starts))
+        return torch.cat(found)
+
+
+def _span_logp(numbers_N2: Tensor, spans_N: Tensor, after_S: Tensor, debiased_S: Tensor) -> Tensor:
+    """(S,) log-likelihoods of one side; those of spans that are not shared mean nothing."""
+    inside_N = spans_N >= 0
+    total_S = numbers_N2.new_zeros(debiased_S.shape).index_add(0, spans_N[inside_N], numbers_N2[inside_N, 0])
+    if not bool(debiased_S.any()):
+        return total_S
+    ends_S = numbers_N2[:, 1][after_S[debiased_S]]
+    return total_S.index_add(0, debiased_S.nonzero()[:, 0], ends_S)
+
+
+def bernoulli_kl(*, teacher_logp: Tensor, student_logp: Tensor) -> Tensor:
+    """KL between two coins of which the logarithms of the probability of heads are known. Nats, ≥ 0.
+
+    Both are kept 10⁻⁶ below 0: the other side of a certain coin has no logarithm.
+    """
+    teacher, student = (logp.clamp(max=0.0) - SMALLEST for logp in (teacher_logp, student_logp))
+    teacher_other, student_other = log1mexp(teacher), log1mexp(student)
+    heads = teacher.exp() * (teacher - student)
+    return heads + teacher_other.exp() * (teacher_other - student_other)
+
+
+def log1mexp(logp: Tensor) -> Tensor:
+    """log(1 − e^x) for x < 0, accurate at both ends (Mächler 2012)."""
+    near = torch.log(-torch.expm1(logp.clamp(min=-0.7)))
+    far = torch.log1p(-torch.exp(logp.clamp(max=-0.69)))
+    return torch.where(logp > -0.693147, near, far)
+
+
+def _numbers(logp_nV: Tensor, targets_n: Tensor, starts_V: Tensor) -> Tensor:
+    actual = logp_nV.gather(1, targets_n[:, None])
+    starts = logp_nV[:, starts_V.to(logp_nV.device)].logsumexp(dim=-1, keepdim=True)
+    return torch.cat([actual, starts], dim=1)

@@ -1,0 +1,198 @@
+"""Divergence between next-token distributions of two vocabularies, where both tokenisations begin a token.
+
+Shape letters: n student positions, k those with a partner, V student vocabulary, W teacher vocabulary, G groups.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from distillab.config.terms import TokenNeed, VocabularyProjectionConfig
+from distillab.data.token_groups import Spelled, TokenGroups
+from distillab.data.vocabularies import Vocabularies
+from distillab.divergences.by_name import divergence
+from distillab.errors import TeacherError
+from distillab.models.batch import TokenBatch
+from distillab.models.meetings import partners
+from distillab.objectives.grouped import Grouping, grouped
+from distillab.objectives.term import Said, StudentScores, TokenTerm
+from distillab.records import AccessLevel
+from distillab.teachers.aligned import AlignedTokens
+from distillab.teachers.signals import Distribution
+
+# What float32 cannot tell from certainty: so much of a token's mass always stays where it was.
+_ROUNDING = 2.0**-24
+
+
+class VocabularyProjection(TokenTerm):
+    """D(teacher, student) over groups of tokens, at the positions from which both predict the same text.
+
+    Only there do the two distributions speak of the same thing: what either model has read ends at the same byte.
+    Tokens are put into groups g that mean the same on both sides, so that P(g) = Σ p(w), Q(g) = Σ q(v) are two
+    distributions over the same outcomes, and the value is D(P, Q).
+
+        projected   every token stands with the one by which the other side would begin its text: the student's `1`,
+                    `12`, `13` with a teacher's `1`; the teacher's `London` with a student's `Lon`
+        common      each token that both vocabularies have by itself; nothing is said of all others
+
+    Where tokens are in no group, both sides are made to sum to one over the others, and the value is multiplied by the
+    mass that the teacher gives to these: of KL(p ‖ q) that is the part that lies within them.
+
+    The chain rule says more of the text that really follows. Let w be the teacher's next token, s the span that it
+    begins, and e = p(w) · Π p(further tokens of s | before): so likely does the teacher find that text. If the
+    student's next token v is the whole of s, and the teacher has to spell it (`12` as `1` `2`), then v is an outcome of
+    its own, apart from its group: P(v) = e + Σ p(w') over the w' that a student would begin with v. Longer student
+    tokens that the teacher spells with the same beginning (`123`) belong to that outcome too, on the student's side.
+    If w and v are not in one group (a text that is not cut as it would be by itself; the common form's `1` and `12`), e
+    is taken from w's and given to v's, where v is in one.
+
+    No token of the student is suppressed because the teacher does not have it: in the projected form a student that
+    says in its own tokens exactly what the teacher says has the value 0; the common form does not touch such tokens at
+    all. (But it takes the rest of the teacher's `1` for the student's `1`, although some of it is `13` to the student.)
+
+    Args:
+        settings: form, divergence, temperature and rescaling. The chain rule is applied at temperature 1 to the further
+            tokens of a span.
+        vocabularies: the map between both.
+    Raises:
+        TeacherError: projected, and the map does not say how the teacher spells the student's tokens.
+    Source: X-Token (arXiv:2605.21699): KL(p ‖ Wᵀ q) with the student carried to the teacher's tokens by first pieces,
+        and the chain rule within a span. Here pieces are followed in both directions, later pieces have no weight
+        (they are not next tokens), W is not learned, and the chain rule makes an outcome of its own. The common form
+        is that of GOLD (Patiño et al. 2025) on distributions that sum to one; theirs do not, so that every other token
+        is pushed down at every position.
+    """
+
+    name: str = "vocabulary_projection"
+    access: AccessLevel = VocabularyProjectionConfig.access
+    tokens: TokenNeed = VocabularyProjectionConfig.tokens
+
+    def __init__(self, settings: VocabularyProjectionConfig, *, vocabularies: Vocabularies) -> None:
+        if settings.form == "projected" and vocabularies.by_beginning is None:
+            raise TeacherError(
+                "The projected form needs to know how the teacher spells the student's tokens.",
+                fix="make the map with `vocabularies`, or give Vocabularies the paths",
+            )
+        self.settings = settings
+        self.student_width, self.teacher_width = vocabularies.student_width, vocabularies.teacher_width
+        self.need = Distribution(self.teacher_width, settings.temperature)
+        self._first_ids = vocabularies.first_ids
+        groups = vocabularies.by_beginning if settings.form == "projected" else None
+        self._on_cpu = groups or vocabularies.by_common
+        self._on: dict[torch.device, _Groups] = {}
+        self._divergence = divergence(settings.divergence, settings.parameters)
+
+    def count(self, batch: TokenBatch) -> int:
+        """Scored positions that have a partner."""
+        return int((partners(batch) >= 0).sum())
+
+    def per_position(self, student: StudentScores, signal: Said | None) -> Tensor:
+        """(n,) nats (times T² where the settings say so); 0 where there is no partner.
+
+        Raises:
+            TeacherError: the teacher's word is not aligned with the student's positions.
+        """
+        aligned = require_aligned(signal, term=self.name)
+        temperature = self.settings.temperature
+        ours = student.logp(self.student_width, temperature)
+        every = bool(aligned.has.all())
+        ours = ours if every else ours[aligned.has]
+        targets = student.targets_N[aligned.has]
+        theirs = aligned.teacher.logp(self.teacher_width, temperature)
+        value = self._values(ours, theirs, targets, aligned)
+        if self.settings.rescale_by_temperature_squared:
+            value = value * temperature**2
+        return value if every else value.new_zeros(aligned.has.shape).masked_scatter(aligned.has, value)
+
+    def _values(self, ours: Tensor, theirs: Tensor, targets: Tensor, aligned: AlignedTokens) -> Tensor:
+        """(k,) of (k, V) and (k, W) log-probabilities."""
+        groups = self._groups(ours.device)
+        continuation = aligned.continuation_logp.clamp(max=-_ROUNDING)
+        event = theirs.gather(1, aligned.teacher_ids[:, None])[:, 0] + aligned.continuation_logp
+        group_w, group_v = groups.teacher.of[aligned.teacher_ids], groups.student.of[targets]
+        apart = torch.zeros_like(aligned.whole)
+        if groups.spelled is not None:
+            apart = aligned.whole & groups.spelled.separable[targets]
+        taken = apart | (group_v != group_w)
+        moved = taken & ~apart & (group_v >= 0)
+        changed = taken.nonzero()[:, 0]
+        if changed.numel():
+            theirs = theirs.clone()
+            stays = torch.log(-torch.expm1(continuation[changed]))
+            theirs[changed, aligned.teacher_ids[changed]] += stays
+        value = self._compared(ours, theirs, event, group_v, moved)
+        alone = apart.nonzero()[:, 0]
+        if not alone.numel():
+            return value
+        # few rows, made twice: to leave them out of the many costs a copy of all
+        return value.index_copy(0, alone, self._apart(ours[alone], theirs[alone], event[alone], targets[alone]))
+
+    def _compared(self, ours: Tensor, theirs: Tensor, event: Tensor, group_v: Tensor, moved: Tensor) -> Tensor:
+        """(k,) over the groups; where `moved`, the event is carried over to the group of the student's token."""
+        groups = self._groups(ours.device)
+        teacher_logp, student_logp = grouped(theirs, groups.teacher), grouped(ours, groups.student)
+        rows = moved.nonzero()[:, 0]
+        if rows.numel():
+            if teacher_logp is theirs:
+                teacher_logp = theirs.clone()
+            places = (rows, group_v[rows])
+            teacher_logp[places] = torch.logaddexp(teacher_logp[places], event[rows])
+        return self._weighed(student_logp, teacher_logp, groups)
+
+    def _apart(self, ours: Tensor, theirs: Tensor, event: Tensor, targets: Tensor) -> Tensor:
+        """(k,) over the groups and one outcome more: the student's token that follows."""
+        groups = self._groups(ours.device)
+        assert groups.spelled is not None
+        start, end = groups.spelled.start[targets][:, None], groups.spelled.end[targets][:, None]
+        rank_V, rank_W = groups.spelled.rank, groups.rank_of_first
+        inside_V = (rank_V >= start) & (rank_V < end)
+        inside_W = (rank_W >= start) & (rank_W < end)
+        student_one = ours.masked_fill(~inside_V, -torch.inf).logsumexp(dim=-1, keepdim=True)
+        teacher_one = torch.logaddexp(
+            theirs.masked_fill(~inside_W, -torch.inf).logsumexp(dim=-1, keepdim=True), event[:, None]
+        )
+        student_logp = grouped(ours.masked_fill(inside_V, -torch.inf), groups.student)
+        teacher_logp = grouped(theirs.masked_fill(inside_W, -torch.inf), groups.teacher)
+        student_logp = torch.cat([student_logp, student_one], dim=-1)
+        return self._weighed(student_logp, torch.cat([teacher_logp, teacher_one], dim=-1), groups)
+
+    def _weighed(self, student_logp: Tensor, teacher_logp: Tensor, groups: _Groups) -> Tensor:
+        """(k,) the divergence, of both sides made to sum to one, times the teacher's mass before that."""
+        if groups.student.complete and groups.teacher.complete:
+            return self._divergence(student_logp=student_logp, teacher_logp=teacher_logp)
+        total = teacher_logp.logsumexp(dim=-1, keepdim=True)
+        value = self._divergence(student_logp=student_logp.log_softmax(dim=-1), teacher_logp=teacher_logp - total)
+        return value * total[:, 0].exp()
+
+    def _groups(self, device: torch.device) -> _Groups:
+        if device not in self._on:
+            self._on[device] = _Groups(self._on_cpu, self._first_ids, device)
+        return self._on[device]
+
+
+class _Groups:
+    """Both sides' groups on a device."""
+
+    def __init__(self, groups: TokenGroups, first_ids: Tensor, device: torch.device) -> None:
+        self.student, self.teacher = Grouping(groups.student.to(device)), Grouping(groups.teacher.to(device))
+        self.spelled: Spelled | None = None
+        self.rank_of_first = torch.full_like(self.teacher.of, -1)
+        if (found := groups.spelled) is not None:
+            self.spelled = Spelled(*(part.to(device) for part in (found.rank, found.start, found.end, found.separable)))
+            first = first_ids.to(device)
+            self.rank_of_first = torch.where(first >= 0, self.spelled.rank[first.clamp(min=0)], -1)
+
+
+def require_aligned(signal: Said | None, *, term: str) -> AlignedTokens:
+    """The teacher's word at the partners of the student's positions.
+
+    Raises:
+        TeacherError: there is none, or the batch was made for one tokenizer alone.
+    """
+    if not isinstance(signal, AlignedTokens):
+        raise TeacherError(
+            f"The term {term} reads two tokenisations side by side, and the batch holds one.",
+            fix="make batches with a PairedCollator",
+        )
+    return signal
