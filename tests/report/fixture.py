@@ -22,6 +22,7 @@ from distillab.records import (
     ReferenceLines,
     RunCost,
     SideBySide,
+    SpanCounts,
     StudyResults,
     TokenizerContract,
     TokenizerSide,
@@ -108,6 +109,7 @@ def arm(
         method=method,
         access=access,
         teacher=teacher,
+        across_tokenizers=teacher == OTHER,
         demonstrates=demonstrates,
         seeds=SEEDS,
         evaluations=tuple(
@@ -279,6 +281,20 @@ def study() -> StudyResults:
         ),
         held_out_counts=EncodingCounts(
             source="world/held_out.jsonl", rows=400, kept=400, tokens=14_022, supervised_tokens=9120
+        ),
+        spans=(
+            SpanCounts(
+                source="world/train.jsonl, and imaginary-teacher-X",
+                rows=2991,
+                teacher_lacks=3,
+                student_tokens=59_211,
+                teacher_tokens=61_002,
+                student_in_spans=59_000,
+                teacher_in_spans=60_900,
+                spans=48_000,
+                one_to_one=41_000,
+                straddling=2,
+            ),
         ),
         answer_stores=(
             AnswerStoreCounts(

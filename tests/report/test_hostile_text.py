@@ -87,6 +87,7 @@ def poisoned(study: StudyResults, text: str) -> StudyResults:
             "contracts": (contract.model_copy(update=poison),),
             "held_out_counts": study.held_out_counts.model_copy(update={"source": text}),
             "caches": tuple(c.model_copy(update={"path": text, "teacher": text, "source": text}) for c in study.caches),
+            "spans": tuple(counts.model_copy(update={"source": text}) for counts in study.spans),
             "answer_stores": tuple(s.model_copy(update={"path": text}) for s in study.answer_stores),
         }
     )

@@ -116,6 +116,7 @@ def test_sections_come_in_order(study: StudyResults, tmp_path: Path) -> None:
         "What they answer",
         "Do teacher and student speak the same tokens?",
         "Rows and tokens",
+        "How the two tokenisations meet",
         "Answers written by teachers",
         "What teachers said once, for all runs",
         "What one run used",
@@ -134,8 +135,8 @@ def test_rows_are_ordered_by_access(study: StudyResults, tmp_path: Path) -> None
         "undistilled student",
         "sft",
         "seqkd",
-        "seqkd_other_teacher",
         "logits",
+        "seqkd_other_teacher",
         "imaginary-teacher-M",
         "imaginary-teacher-X",
         *DEMONSTRATIONS,
@@ -293,10 +294,26 @@ def test_a_cache_is_shown_with_what_it_cost_once(study: StudyResults, tmp_path: 
     assert [cell.strip() for cell in lines[1].split("|")[8:10]] == ["–", "–"]  # made elsewhere
 
 
+def test_the_meeting_of_two_tokenisations_is_counted(study: StudyResults, tmp_path: Path) -> None:
+    markdown, _ = pages(study, tmp_path)
+    (line,) = [line for line in markdown.splitlines() if line.startswith("| world/train.jsonl, and imaginary")]
+    figures = [cell.strip() for cell in line.split("|")[2:9]]
+    assert figures == ["2,991", "3", "59,211 / 61,002", "99.6 % / 99.8 %", "48,000", "85.4 %", "2"]
+
+
+def test_arms_across_tokenizers_stand_by_themselves(study: StudyResults, tmp_path: Path) -> None:
+    markdown, html = pages(study, tmp_path)
+    marked = [line for line in markdown.splitlines() if "(other tokens)" in line]
+    assert len(marked) == 2 and sum("seqkd" in line and "shown failure" not in line for line in marked) == 1
+    own, across = html.index("<strong>Access: text</strong>"), html.index("Across tokenizers, access: text")
+    assert own < html.index("Access: logits") < across < html.index("<strong>Teachers</strong>")
+
+
 def test_a_bare_study_still_gives_a_page(study: StudyResults, tmp_path: Path) -> None:
     arm = next(arm for arm in study.arms if arm.name == "sft")
     bare = arm.model_copy(update={"curves": ((),) * 3})
-    changes = {"arms": (bare,), "end_points": (), "samples": (), "contracts": (), "answer_stores": (), "caches": ()}
+    changes = {"arms": (bare,), "end_points": (), "samples": (), "contracts": (), "answer_stores": ()}
+    changes |= {"caches": (), "spans": ()}
     markdown, html = pages(study.model_copy(update=changes), tmp_path)
     assert "The record holds no samples." in html
     assert "The record holds no samples." in markdown

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -16,33 +15,18 @@ from distillab.data.paired import PairedRow
 from distillab.data.reading import Reader
 from distillab.errors import DataError
 from distillab.pairing.token_bytes import token_meanings
+from distillab.records import SpanCounts
 
 _ROWS_AT_ONCE = 512
-
-
-@dataclass(frozen=True)
-class PairingCounts:
-    """What became of the rows and tokens of a split that two tokenizers read.
-
-    Attributes:
-        rows: rows that the student keeps.
-        teacher_lacks: of these, rows that the teacher's tokenizer had no room for.
-        student_tokens, teacher_tokens: answer tokens of either side.
-        student_in_spans, teacher_in_spans: those of them that lie in a span that both sides score.
-        spans: such spans.
-        one_to_one: spans that are one token on both sides.
-        straddling: spans with scored tokens and others, which no loss uses.
-    """
-
-    rows: int
-    teacher_lacks: int
-    student_tokens: int
-    teacher_tokens: int
-    student_in_spans: int
-    teacher_in_spans: int
-    spans: int
-    one_to_one: int
-    straddling: int
+_COUNTED = (
+    "student_tokens",
+    "teacher_tokens",
+    "student_in_spans",
+    "teacher_in_spans",
+    "spans",
+    "one_to_one",
+    "straddling",
+)
 
 
 def span_aligner(student: Reader, teacher: Reader) -> SpanAligner:
@@ -52,12 +36,13 @@ def span_aligner(student: Reader, teacher: Reader) -> SpanAligner:
 
 
 def pair_rows(
-    student: Sequence[EncodedRow], teacher: Sequence[EncodedRow], *, aligner: SpanAligner
-) -> tuple[list[PairedRow], PairingCounts]:
+    student: Sequence[EncodedRow], teacher: Sequence[EncodedRow], *, aligner: SpanAligner, source: str = ""
+) -> tuple[list[PairedRow], SpanCounts]:
     """Every row of the student's that the teacher has too, found by its key.
 
     Args:
         student, teacher: rows of the same examples; their order need not be the same.
+        source: name of the rows, for the counts.
     Raises:
         DataError: no row is left.
     """
@@ -69,7 +54,7 @@ def pair_rows(
             facts=[f"student: {len(student)} rows", f"teacher: {len(teacher)} rows"],
         )
     found: list[PairedRow] = []
-    totals = np.zeros(7, dtype=np.int64)
+    totals = np.zeros(len(_COUNTED), dtype=np.int64)
     for start in range(0, len(pairs), _ROWS_AT_ONCE):
         some = pairs[start : start + _ROWS_AT_ONCE]
         plans = aligner.rows(
@@ -83,8 +68,8 @@ def pair_rows(
             row = PairedRow(index, ours, theirs, _numbers(plan.student, len(ours)), _numbers(plan.teacher, len(theirs)))
             found.append(row)
             totals += _counted(row, plan)
-    counts = PairingCounts(len(student), len(student) - len(pairs), *totals.tolist())
-    return found, counts
+    counted = dict(zip(_COUNTED, totals.tolist(), strict=True))
+    return found, SpanCounts(source=source, rows=len(student), teacher_lacks=len(student) - len(pairs), **counted)
 
 
 def _numbers(ranges: npt.NDArray[np.int32], tokens: int) -> npt.NDArray[np.int64]:
@@ -98,7 +83,7 @@ def _numbers(ranges: npt.NDArray[np.int32], tokens: int) -> npt.NDArray[np.int64
 
 
 def _counted(row: PairedRow, plan: SpanPlan) -> npt.NDArray[np.int64]:
-    """The fields of `PairingCounts` from student_tokens on, of one row."""
+    """The numbers of one row, in the order of `_COUNTED`."""
     scored = []
     for numbers, mask in ((row.student_spans, row.student.answer_mask), (row.teacher_spans, row.teacher.answer_mask)):
         inside = numbers >= 0

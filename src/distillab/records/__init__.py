@@ -10,6 +10,7 @@ from distillab.records.pairing import (
     DataOverlap,
     MethodAdmission,
     PairJudgement,
+    Recommendation,
     SideBySide,
     TokenizerContract,
     TokenizerSide,
@@ -24,7 +25,7 @@ from distillab.records.runs import (
     RunCost,
     RunRecord,
 )
-from distillab.records.sources import AnswerStoreCounts, CacheUse, EncodingCounts, TeacherProvenance
+from distillab.records.sources import AnswerStoreCounts, CacheUse, EncodingCounts, SpanCounts, TeacherProvenance
 from distillab.records.studies import ArmResult, EndPoint, GenerationSample, Interval, StudyResults
 
 __all__ = [
@@ -45,11 +46,13 @@ __all__ = [
     "LikelihoodMetrics",
     "MethodAdmission",
     "PairJudgement",
+    "Recommendation",
     "Record",
     "ReferenceLines",
     "RunCost",
     "RunRecord",
     "SideBySide",
+    "SpanCounts",
     "StudyResults",
     "TeacherProvenance",
     "TokenizerContract",

@@ -51,6 +51,10 @@ class DataOverlap(Record):
         description="share of the teacher's tokens with a student token of the same bytes at the same place"
     )
     student_tokens_identical: float
+    teacher_tokens_known: float | None = Field(
+        default=None,
+        description="share of the teacher's tokens that the student has too, wherever it cuts; None in older records",
+    )
     equal_ids_by_position: float = Field(
         description="share of positions at which an index-by-index loss would compare the same id"
     )
@@ -89,10 +93,20 @@ class MethodAdmission(Record):
     reason: str
 
 
+class Recommendation(Record):
+    """The method to begin with."""
+
+    method: str
+    because: tuple[str, ...] = Field(
+        description="what the pair has in common for it, what was passed over, where the order was measured"
+    )
+
+
 class PairJudgement(Record):
     """The answer of `distillab check`."""
 
     schema_version: int = SCHEMA_VERSION
     contract: TokenizerContract
     methods: tuple[MethodAdmission, ...]
+    recommended: Recommendation
     ways_out: tuple[str, ...] = Field(description="empty where every method is admitted")

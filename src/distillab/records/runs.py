@@ -9,7 +9,7 @@ from pydantic import Field
 from distillab.records.access import AccessLevel
 from distillab.records.base import SCHEMA_VERSION, Record
 from distillab.records.pairing import TokenizerContract
-from distillab.records.sources import AnswerStoreCounts, CacheUse, EncodingCounts, TeacherProvenance
+from distillab.records.sources import AnswerStoreCounts, CacheUse, EncodingCounts, SpanCounts, TeacherProvenance
 
 
 class LikelihoodMetrics(Record):
@@ -97,6 +97,7 @@ class RunRecord(Record):
     caches: tuple[CacheUse, ...] = ()
     notes: tuple[str, ...] = Field(default=(), description="what was left out, and why")
     train_counts: EncodingCounts
+    spans: SpanCounts | None = Field(default=None, description="how two tokenisations meet, for methods that read both")
     held_out_counts: EncodingCounts
     references: ReferenceLines
     evaluation: EvaluationRecord

@@ -27,6 +27,25 @@ class EncodingCounts(Record):
         return 1 - self.supervised_tokens / self.tokens if self.tokens else 0.0
 
 
+class SpanCounts(Record):
+    """What became of the rows and tokens of a split that two tokenizers read.
+
+    Spans are the smallest pieces of text that both tokenisations cut out; they are counted where both sides score all
+    of their tokens.
+    """
+
+    source: str = Field(default="", description="whose rows, and which teacher reads them")
+    rows: int = Field(description="that the student keeps")
+    teacher_lacks: int = Field(description="of these, rows that the teacher's tokenizer had no room for")
+    student_tokens: int = Field(description="of the answers")
+    teacher_tokens: int = Field(description="of the answers")
+    student_in_spans: int
+    teacher_in_spans: int
+    spans: int
+    one_to_one: int = Field(description="spans that are one token on both sides")
+    straddling: int = Field(description="spans with scored tokens and others, which no loss uses")
+
+
 class TeacherProvenance(Record):
     """Where the teacher's signal came from."""
 

@@ -10,7 +10,7 @@ from distillab.records.access import AccessLevel
 from distillab.records.base import SCHEMA_VERSION, Record
 from distillab.records.pairing import TokenizerContract
 from distillab.records.runs import CurvePoint, EvaluationRecord, ReferenceLines, RunCost
-from distillab.records.sources import AnswerStoreCounts, CacheUse, EncodingCounts
+from distillab.records.sources import AnswerStoreCounts, CacheUse, EncodingCounts, SpanCounts
 
 
 class Interval(Record):
@@ -37,6 +37,7 @@ class ArmResult(Record):
     method: str
     access: AccessLevel
     teacher: str | None
+    across_tokenizers: bool = Field(default=False, description="its teacher's ids mean other tokens than the student's")
     demonstrates: str | None = None
     seeds: tuple[int, ...]
     evaluations: tuple[EvaluationRecord, ...]
@@ -71,6 +72,7 @@ class StudyResults(Record):
     contracts: tuple[TokenizerContract, ...]
     train_counts: tuple[EncodingCounts, ...]
     held_out_counts: EncodingCounts
+    spans: tuple[SpanCounts, ...] = Field(default=(), description="how two tokenisations of the training rows meet")
     answer_stores: tuple[AnswerStoreCounts, ...] = ()
     caches: tuple[CacheUse, ...] = Field(default=(), description="what teachers said once, for all runs")
     reproduce: str

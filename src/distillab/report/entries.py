@@ -38,8 +38,8 @@ class Entry:
     """One model or arm of the study.
 
     `comparable` is False where nats a token cannot be compared with the student's, because the model
-    splits the held-out text into other tokens. `colour` and `marker` are how figures draw it: the
-    marker alone tells entries apart.
+    splits the held-out text into other tokens; `across_tokenizers` is True where an arm's teacher does.
+    `colour` and `marker` are how figures draw it: the marker alone tells entries apart.
     """
 
     name: str
@@ -47,6 +47,7 @@ class Entry:
     access: AccessLevel | None
     method: str | None
     teacher: str | None
+    across_tokenizers: bool
     demonstrates: str | None
     note: str | None
     seeds: tuple[int, ...]
@@ -67,6 +68,8 @@ class Entry:
 def entries(results: StudyResults) -> tuple[Entry, ...]:
     """All end points and arms: undistilled student, arms by access level, teachers, demonstrations.
 
+    Arms whose teacher has other tokens come after those whose teacher has the student's.
+
     Raises:
         DataError: an arm has not one evaluation, curve and cost for each seed, or a name stands twice.
     """
@@ -78,7 +81,7 @@ def entries(results: StudyResults) -> tuple[Entry, ...]:
         raise DataError("Every end point and arm of a study has a name of its own.", facts=[f"twice: {twice}"])
     other_tokens = _models_with_other_tokens(results)
     found = [_of_end_point(point, point.name not in other_tokens) for point in results.end_points]
-    arms = sorted(results.arms, key=lambda arm: ACCESS_ORDER.index(arm.access))
+    arms = sorted(results.arms, key=lambda arm: (arm.across_tokenizers, ACCESS_ORDER.index(arm.access)))
     trained = [arm for arm in arms if arm.demonstrates is None]
     shown = [arm for arm in arms if arm.demonstrates is not None]
     found += [_of_arm(arm, f"c{i % _COLOURS}", _MARKERS[i % len(_MARKERS)]) for i, arm in enumerate(trained)]
@@ -120,6 +123,7 @@ def _of_end_point(point: EndPoint, comparable: bool) -> Entry:
         access=None,
         method=None,
         teacher=None,
+        across_tokenizers=False,
         demonstrates=None,
         note=point.note,
         seeds=(),
@@ -140,6 +144,7 @@ def _of_arm(arm: ArmResult, colour: str, marker: str) -> Entry:
         access=arm.access,
         method=arm.method,
         teacher=arm.teacher,
+        across_tokenizers=arm.across_tokenizers,
         demonstrates=arm.demonstrates,
         note=None,
         seeds=arm.seeds,

@@ -50,6 +50,7 @@ class Page:
     samples_in_all: int
     contracts: tuple[sections.Contract, ...]
     data: sections.Grid
+    spans: sections.Grid | None
     stores: sections.Grid | None
     caches: sections.Grid | None
     costs: sections.Grid
@@ -88,6 +89,7 @@ def page_of(results: StudyResults) -> Page:
         samples_in_all=len(results.samples),
         contracts=tuple(sections.contract(record) for record in results.contracts),
         data=sections.data_counts(results.train_counts, results.held_out_counts),
+        spans=sections.spans(results.spans) if results.spans else None,
         stores=sections.answer_stores(results.answer_stores) if results.answer_stores else None,
         caches=sections.caches(results.caches) if results.caches else None,
         costs=sections.costs(found),

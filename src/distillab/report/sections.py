@@ -13,6 +13,7 @@ from distillab.records import (
     EncodingCounts,
     GenerationSample,
     SideBySide,
+    SpanCounts,
     StudyResults,
     TokenizerContract,
     TokenizerSide,
@@ -204,6 +205,30 @@ def data_counts(train: Sequence[EncodingCounts], held_out: EncodingCounts) -> Gr
         *("special token in text", "tokens", "supervised tokens", "share of the prompt"),
     )
     return Grid("Rows and tokens", headings, (*(row("train", counts) for counts in train), row("held out", held_out)))
+
+
+def spans(found: Sequence[SpanCounts]) -> Grid:
+    """How two tokenisations of the same rows meet."""
+    headings = (
+        *("training rows, and teacher", "rows", "teacher had no room", "answer tokens, student / teacher"),
+        *("in shared spans, student / teacher", "spans", "of them one token on both sides", "half scored, not used"),
+    )
+    rows = tuple(
+        (
+            record.source,
+            count(record.rows),
+            count(record.teacher_lacks),
+            f"{count(record.student_tokens)} / {count(record.teacher_tokens)}",
+            f"{_share(record.student_in_spans, record.student_tokens)}"
+            f" / {_share(record.teacher_in_spans, record.teacher_tokens)}",
+            count(record.spans),
+            _share(record.one_to_one, record.spans),
+            count(record.straddling),
+        )
+        for record in found
+    )
+    footnote = "A span is the smallest piece of text that both tokenisations cut out; terms compare what is said there."
+    return Grid("How the two tokenisations meet", headings, rows, footnote)
 
 
 def answer_stores(stores: Sequence[AnswerStoreCounts]) -> Grid:

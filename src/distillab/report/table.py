@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from distillab.records import ACCESS_ORDER, Interval
+from distillab.records import ACCESS_ORDER, AccessLevel, Interval
 from distillab.report.columns import COLUMNS, HELD_OUT, Column
 from distillab.report.entries import ACCESS_MEANING, Entry, of_kind
 from distillab.report.numbers import BROKEN, MISSING, Spread, count_range, fixed, signed, spread
@@ -84,14 +84,21 @@ def main_table(found: Sequence[Entry]) -> Table:
         return tuple(Row(entry, tuple(_cell(key, entry, columns, best) for key in keys)) for entry in chosen)
 
     groups = [Group("Not trained here", "the student as it was given", rows(of_kind(found, "undistilled")))]
-    for access in ACCESS_ORDER:
-        arms = [entry for entry in of_kind(found, "arm") if entry.access == access]
-        groups.append(Group(f"Access: {access}", ACCESS_MEANING[access], rows(arms)))
+    for across in (False, True):
+        for access in ACCESS_ORDER:
+            arms = [e for e in of_kind(found, "arm") if e.access == access and e.across_tokenizers is across]
+            groups.append(_access_group(access, rows(arms), across=across))
     groups.append(Group("Teachers", "the models that were learnt from", rows(of_kind(found, "teacher"))))
     shown = rows(of_kind(found, "demonstration"))
     groups.append(Group("Shown failures", "not results: made to fail on purpose", shown, failures=True))
     kept = tuple(group for group in groups if group.rows)
     return Table(tuple(headings), kept, _notes(found, kept))
+
+
+def _access_group(access: AccessLevel, rows: tuple[Row, ...], *, across: bool) -> Group:
+    if across:
+        return Group(f"Across tokenizers, access: {access}", f"{ACCESS_MEANING[access]}, in other tokens", rows)
+    return Group(f"Access: {access}", ACCESS_MEANING[access], rows)
 
 
 def _values(column: Column, entry: Entry) -> list[float]:

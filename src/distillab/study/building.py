@@ -16,6 +16,7 @@ from distillab.study.answers import make_answers, training_rows
 from distillab.study.compare import Study
 from distillab.study.prepare import Prepared, admit, prepare
 from distillab.study.run_teacher import RunTeacher, StoredSignals
+from distillab.study.sides import asked_rows, asked_side, judging_side, reads_own_tokens
 from distillab.study.signals import (
     Recording,
     arms_kinds,
@@ -109,10 +110,11 @@ def _plan_run(recipe: RunRecipe) -> Plan:
     admit(recipe, prepared, demonstrate_mismatch=False)
     if kinds is None:
         kinds = arms_kinds([recipe], prepared)
-    if kinds and prepared.shared_width == 0:
+    own = reads_own_tokens(recipe)
+    if kinds and prepared.shared_width == 0 and not own:
         raise _other_tokens(prepared)
-    recordings = [] if asks or not kinds else [_train_rows(location, kinds, prepared)]
-    if kinds:
+    recordings = [] if asks or not kinds else [_train_rows(location, kinds, recipe, prepared)]
+    if kinds and prepared.shared_width and not own:
         recordings.append(_held_out_rows(location, recipe, prepared))
     return Plan(recipe, prepared, settings, location, tuple(recordings), text, kinds if asks else ())
 
@@ -204,7 +206,8 @@ def _build_text(item: Plan, teacher: RunTeacher, *, worker: int, workers: int) -
         return True
     split, _ = training_rows(item.asking, item.prepared, teacher, text)
     source = f"the teacher's answers to {item.prepared.splits.sources[0]}"
-    part = Recording(item.location, "answers", item.answers, split.rows, source, item.prepared.shared_width)
+    rows, side = asked_rows(item.asking, item.prepared, split), asked_side(item.asking, item.prepared)
+    part = Recording(item.location, "answers", item.answers, rows, source, side)
     return _record(item, part, teacher.local(), worker=worker, workers=workers)
 
 
@@ -223,15 +226,16 @@ def _record(item: Plan, recording: Recording, teacher: LocalTeacher, *, worker: 
     return done is not None
 
 
-def _train_rows(location: Path, kinds: tuple[KindConfig, ...], prepared: Prepared) -> Recording:
+def _train_rows(location: Path, kinds: tuple[KindConfig, ...], recipe: RunRecipe, prepared: Prepared) -> Recording:
     source = prepared.splits.sources[0]
-    return Recording(location, "train", kinds, prepared.train.rows, source, prepared.shared_width)
+    rows = asked_rows(recipe, prepared, prepared.train)
+    return Recording(location, "train", kinds, rows, source, asked_side(recipe, prepared))
 
 
 def _held_out_rows(location: Path, recipe: RunRecipe, prepared: Prepared) -> Recording:
     rows: Sequence[EncodedRow] = prepared.held_out.first(recipe.evaluation.rows).rows
     source = prepared.splits.sources[1]
-    return Recording(location, "held_out", held_out_kinds(prepared), rows, source, prepared.shared_width)
+    return Recording(location, "held_out", held_out_kinds(prepared), rows, source, judging_side(prepared))
 
 
 def _with_weights(teacher: TeacherConfig | None) -> TeacherConfig:

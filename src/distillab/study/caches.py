@@ -17,6 +17,7 @@ from distillab.places import require_space
 from distillab.records import CacheUse, RunRecord, read_record
 from distillab.study.prepare import Prepared
 from distillab.study.run_teacher import StoredSignals, stored_signals
+from distillab.study.sides import asked_rows, asked_side, judging_side, reads_own_tokens
 from distillab.study.signals import (
     Recording,
     arms_kinds,
@@ -79,17 +80,16 @@ class StudyCaches:
         """What is to be recorded for an arm and all that share its cache.
 
         Args:
-            rows: of the part answers: the rows with the teacher's answers.
+            rows: of the part answers: the rows with the teacher's answers, as the teacher is asked about them.
         """
-        prepared = self.prepared(arm)
+        prepared, recipe = self.prepared(arm), self.run_recipe(arm)
         train, held_out = prepared.splits.sources
-        width = prepared.compared_width(self.run_recipe(arm))
-        source = f"the teacher's answers to {train}"
+        side, source = asked_side(recipe, prepared), f"the teacher's answers to {train}"
         if part == "held_out":
-            rows, source, width = self._judged_rows(prepared), held_out, prepared.shared_width
+            rows, source, side = self._judged_rows(prepared), held_out, judging_side(prepared)
         elif part == "train":
-            rows, source = prepared.train.rows, train
-        return Recording(self._location(arm, part), part, self._kinds(arm, part), rows, source, width)
+            rows, source = asked_rows(recipe, prepared, prepared.train), train
+        return Recording(self._location(arm, part), part, self._kinds(arm, part), rows, source, side)
 
     def require_space(self, work: Sequence[tuple[ArmConfig, Part]]) -> None:
         """Check that all caches that are to be made fit onto the disk.
@@ -136,10 +136,13 @@ class StudyCaches:
         """What all arms that share a part read of it; as the recipe says, where it says so."""
         if part == "held_out":
             return held_out_kinds(self.prepared(arm))
+        return self._kinds_at(self._key(arm, part), arm, "answers" if part == "answers" else "train")
+
+    def _kinds_at(self, key: str, arm: ArmConfig, part: _Shared) -> tuple[KindConfig, ...]:
         sharing = [
             self.run_recipe(other)
             for other in self.recipe.arms
-            if self._key(other, part) == self._key(arm, part) and self._wants(other, part)
+            if self._key(other, part) == key and self._wants(other, part)
         ]
         if self.recipe.cache.kinds is not None and sharing:
             return self.recipe.cache.kinds
@@ -148,6 +151,8 @@ class StudyCaches:
     def _key(self, arm: ArmConfig, part: Part) -> str:
         """Arms of one key share a location."""
         key = self._teacher(arm).model_dump_json()
+        if part != "held_out" and reads_own_tokens(self.run_recipe(arm)):
+            key += "its own tokens"
         if part == "answers":
             key += (arm.teacher_answers or self.recipe.teacher_answers).model_dump_json()
         return key
@@ -159,11 +164,12 @@ class StudyCaches:
         """Named by all that decides what is in it, so that nothing else is ever found there."""
         key = self._key(arm, part)
         if key not in self._locations:
-            prepared = self.prepared(arm)
+            prepared, recipe = self.prepared(arm), self.run_recipe(arm)
+            train = prepared.train.rows if part == "held_out" else asked_rows(recipe, prepared, prepared.train)
             digest = hashlib.sha256(key.encode())
             digest.update(self.recipe.cache.model_dump_json(exclude={"folder", "kinds"}).encode())
-            digest.update(repr(self._kinds(arm, "answers" if part == "answers" else "train")).encode())
-            for row in (*prepared.train.rows, *self._judged_rows(prepared)):
+            digest.update(repr(self._kinds_at(key, arm, "answers" if part == "answers" else "train")).encode())
+            for row in (*train, *self._judged_rows(prepared)):
                 digest.update(row_digest(row.input_ids, row.answer_mask))
             name = f"{model_name(self._teacher(arm).place)}-{digest.hexdigest()[:12]}"
             self._locations[key] = self._root / name

@@ -33,6 +33,7 @@ from distillab.study.prepare import Prepared, admit, fingerprints, prepare
 from distillab.study.results import assemble
 from distillab.study.run import execute
 from distillab.study.run_teacher import RunTeacher, StoredSignals
+from distillab.study.sides import asked_rows
 from distillab.study.signals import build_cache
 from distillab.teachers.cache_parts import Part
 
@@ -137,11 +138,12 @@ class Study:
 
     def build(self, arm: ArmConfig, part: Part) -> None:
         """Record what the arm's teacher says of some rows, for all runs that read it."""
-        rows = self.answers(arm).rows if part == "answers" else ()
+        recipe, prepared = self._run_recipe(arm, 0), self._prepare(arm)
+        rows = asked_rows(recipe, prepared, self.answers(arm)) if part == "answers" else ()
         build_cache(
             self.caches.recording(arm, part, rows),
             teacher=self._teacher(arm, StoredSignals()).local(),
-            prepared=self._prepare(arm),
+            prepared=prepared,
             settings=self.recipe.cache,
             revision=self._teacher_of(arm).revision,
             otherwise=OTHERWISE,

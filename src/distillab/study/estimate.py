@@ -79,11 +79,10 @@ def _estimate(plan: Plan, recording: Recording, teacher: LocalTeacher) -> PartEs
     identity = identity_for(
         recording,
         teacher=teacher,
-        prepared=plan.prepared,
         settings=plan.settings,
         revision=plan.recipe.teacher.revision,
     )
-    maker = RowMaker(teacher, identity, plan.prepared.student.collator())
+    maker = RowMaker(teacher, identity, recording.side.reader.collator())
     sample = _sample(recording.rows, identity.batch_size)
     maker.rows(sample[0][:_WARM_ROWS])
     read: list[CachedRow] = []

@@ -71,6 +71,7 @@ class Journal:
                 "learning_rate": report.learning_rate,
                 "supervised_tokens": report.supervised_tokens,
                 "tokens": report.tokens,
+                "teacher_tokens": report.teacher_tokens,
                 "tokens_per_s": report.tokens / elapsed,
             }
         )
@@ -127,10 +128,12 @@ def read_curve(path: Path) -> tuple[CurvePoint, ...]:
     return tuple(points)
 
 
-def read_totals(path: Path) -> tuple[int, int]:
-    """(supervised tokens, tokens read) over all steps of a run."""
+def read_totals(path: Path) -> tuple[int, int, int]:
+    """(supervised tokens, tokens of the student, of the same text by the teacher) over all steps of a run."""
     steps = [line for line in _lines(path) if "terms" in line]
-    return sum(line["supervised_tokens"] for line in steps), sum(line["tokens"] for line in steps)
+    # a run that an earlier version began has lines without the teacher's: both read the same tokens there
+    theirs = [line.get("teacher_tokens", line["tokens"]) for line in steps]
+    return sum(line["supervised_tokens"] for line in steps), sum(line["tokens"] for line in steps), sum(theirs)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -8,8 +8,8 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from distillab.config.models import RunRecipe
-from distillab.data.collation import Collator, TokenDataset
-from distillab.data.encoding import EncodedSplit
+from distillab.data.collation import Collator
+from distillab.data.vocabularies import Vocabularies
 from distillab.evaluation.likelihood import score_rows, summarise
 from distillab.evaluation.protocol import HeldOut
 from distillab.models.attention import require_maps
@@ -22,6 +22,7 @@ from distillab.objectives.term import Objective
 from distillab.progress import Progress
 from distillab.records import LikelihoodMetrics, ReferenceLines
 from distillab.study.journal import Journal
+from distillab.study.training_data import TrainingData
 from distillab.teachers.protocol import Teacher
 from distillab.training.arguments import training_arguments
 from distillab.training.checkpoints import last_whole_checkpoint
@@ -39,12 +40,18 @@ class Watched:
 
 
 def objective_for(
-    recipe: RunRecipe, student: PreTrainedModel, teacher: Teacher | None, *, shared_width: int
+    recipe: RunRecipe,
+    student: PreTrainedModel,
+    teacher: Teacher | None,
+    *,
+    shared_width: int,
+    vocabularies: Vocabularies | None,
 ) -> Objective:
     """The recipe's objective, after both models were made ready for it.
 
     Args:
         shared_width: ids that are compared.
+        vocabularies: both, for terms on two tokenisations.
     Raises:
         ConfigError: a term does not fit the two models, or they cannot give what it reads; samples are to be packed
             and would read each other.
@@ -54,6 +61,7 @@ def objective_for(
         shared_width=shared_width,
         student=model_shape(student),
         teacher=None if teacher is None else teacher.shape,
+        vocabularies=vocabularies,
     )
     require_maps(student, objective.student_inner.maps)
     require_projections(student, objective.student_inner.projections)
@@ -68,17 +76,16 @@ def train_student(
     recipe: RunRecipe,
     student: PreTrainedModel,
     teacher: Teacher | None,
-    split: EncodedSplit,
+    data: TrainingData,
     *,
     objective: Objective,
-    collator: Collator,
     watched: Watched,
     writes: bool,
 ) -> None:
     """Train in place; checkpoints and measurements go to the run's folder.
 
     Args:
-        collator: makes the training batches.
+        data: the training rows and their batches.
         writes: False on all processes but the first.
     """
     settings = recipe.training
@@ -107,14 +114,14 @@ def train_student(
         trainer = DistillationTrainer(
             model=student,
             args=training_arguments(settings, folder=checkpoints, seed=recipe.seed),
-            rows=TokenDataset(split),
-            collator=collator,
+            rows=data.rows,
+            collator=data.collator,
             objective=objective,
             teacher=teacher,
-            row_names=[f"{example.origin} (key {example.key})" for example in split.examples],
+            row_names=data.row_names,
             batch_size=settings.batch_size,
             on_step=journal.step,
-            lengths=[len(row) for row in split.rows] if settings.group_by_length else None,
+            lengths=data.lengths if settings.group_by_length else None,
             gradient_shares_every=settings.gradient_shares_every,
         )
         trainer.train(resume_from_checkpoint=str(last[0]) if last else None)

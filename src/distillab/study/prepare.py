@@ -5,19 +5,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from distillab.config.models import RunRecipe
 from distillab.data.encoding import EncodedSplit
 from distillab.data.examples import Example
 from distillab.data.reading import Reader, load_reader
 from distillab.data.splits import Splits, load_examples
+from distillab.data.vocabularies import Vocabularies, vocabularies
 from distillab.errors import ConfigError, DataError
 from distillab.evaluation.protocol import HeldOut
 from distillab.models.loading import context_length, load_config, require_weights, weights_sha256
 from distillab.pairing.admission import require_admitted
 from distillab.pairing.contract import judge
 from distillab.pairing.loading import logits_width
-from distillab.records import EncodingCounts, TokenizerContract
+from distillab.records import EncodingCounts, TokenizerContract, TokenizerSide
 from distillab.study.teacher_place import TeacherPlace, find_teacher
 
 
@@ -48,8 +50,31 @@ class Prepared:
         if not compares_unrelated(recipe, self):
             return self.shared_width
         assert self.contract is not None
-        sides = (self.contract.teacher, self.contract.student)
-        return min(width for side in sides for width in (side.tokens, side.logits_width) if width is not None)
+        return min(own_width(side) for side in (self.contract.teacher, self.contract.student))
+
+    def teacher_split(self, split: EncodedSplit) -> EncodedSplit:
+        """The examples of a split as the teacher's tokenizer reads them; the training rows are read once."""
+        return self._teacher_train if split is self.train else self._read_by_teacher(split)
+
+    @cached_property
+    def vocabularies(self) -> Vocabularies:
+        """Both vocabularies side by side, for the terms on two tokenisations."""
+        assert self.teacher is not None
+        assert self.contract is not None
+        return vocabularies(
+            self.student,
+            self.teacher,
+            student_width=own_width(self.contract.student),
+            teacher_width=own_width(self.contract.teacher),
+        )
+
+    @cached_property
+    def _teacher_train(self) -> EncodedSplit:
+        return self._read_by_teacher(self.train)
+
+    def _read_by_teacher(self, split: EncodedSplit) -> EncodedSplit:
+        assert self.teacher is not None
+        return self.teacher.encoder.encode_all(split.examples, source=split.counts.source)
 
     @property
     def held_out_keys(self) -> set[str]:
@@ -67,6 +92,11 @@ class Prepared:
         examples = tuple(example for example in self.held_out_examples if example.key in keys)
         held_out, counts = _judged(self.student, self.splits, examples)
         return replace(self, held_out_examples=examples, held_out=held_out, held_out_counts=counts)
+
+
+def own_width(side: TokenizerSide) -> int:
+    """Ids that a tokenizer has and its model has logits for."""
+    return min(width for width in (side.tokens, side.logits_width) if width is not None)
 
 
 def prepare(recipe: RunRecipe) -> Prepared:

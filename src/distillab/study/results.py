@@ -21,6 +21,7 @@ from distillab.records import (
     GenerationSample,
     Interval,
     RunRecord,
+    SpanCounts,
     StudyResults,
     TokenizerContract,
 )
@@ -30,7 +31,7 @@ from distillab.study.prepare import Prepared
 from distillab.study.statistics import paired_interval
 
 _SAMPLES = 10
-_Counts = TypeVar("_Counts", EncodingCounts, AnswerStoreCounts)
+_Counts = TypeVar("_Counts", EncodingCounts, AnswerStoreCounts, SpanCounts)
 
 
 def assemble(
@@ -62,6 +63,7 @@ def assemble(
         contracts=tuple(contracts),
         train_counts=_distinct([record.train_counts for record in records]),
         held_out_counts=prepared.held_out_counts,
+        spans=_distinct([record.spans for record in records if record.spans is not None]),
         answer_stores=_distinct([record.answers for record in records if record.answers is not None]),
         caches=tuple(caches),
         reproduce=reproduce,
@@ -72,18 +74,25 @@ def assemble(
 
 def verdict(arms: Sequence[ArmResult]) -> str:
     """One sentence an access level, from none upwards, each held against SFT with its interval."""
-    sentences = []
     real = [arm for arm in arms if arm.demonstrates is None and arm.against_sft is not None]
-    for arm in sorted(real, key=lambda arm: ACCESS_ORDER.index(arm.access)):
-        assert arm.against_sft is not None
-        sentences.append(f"{arm.name} ({arm.access}) {_compared(arm.against_sft)}")
-    if not sentences:
+    if not real:
         return "The study has no arm beside SFT, so there is nothing to compare."
-    text = "Held against SFT on the same rows: " + "; ".join(sentences) + "."
+    same, other = (_each([arm for arm in real if arm.across_tokenizers is across]) for across in (False, True))
+    text = f"Held against SFT on the same rows: {same}." if same else ""
+    if other:
+        joined = " Across" if same else "Held against SFT on the same rows, across"
+        text += f"{joined} tokenizers, from a teacher with other tokens: {other}."
     shown = [arm.name for arm in arms if arm.demonstrates is not None]
     if shown:
         text += f" Shown as failures, not as results: {', '.join(shown)}."
     return text
+
+
+def _each(arms: Sequence[ArmResult]) -> str:
+    ordered = sorted(arms, key=lambda arm: ACCESS_ORDER.index(arm.access))
+    return "; ".join(
+        f"{arm.name} ({arm.access}) {_compared(arm.against_sft)}" for arm in ordered if arm.against_sft is not None
+    )
 
 
 def _compared(difference: Interval) -> str:
@@ -102,6 +111,7 @@ def _arm(folder: Path, name: str, runs: Sequence[RunRecord], sft: Sequence[RunRe
         method=first.method,
         access=first.access,
         teacher=first.teacher.name if first.teacher is not None and first.access != "none" else None,
+        across_tokenizers=_across(first),
         demonstrates=first.demonstrates,
         seeds=tuple(run.seed for run in runs),
         evaluations=tuple(run.evaluation for run in runs),
@@ -109,6 +119,10 @@ def _arm(folder: Path, name: str, runs: Sequence[RunRecord], sft: Sequence[RunRe
         costs=tuple(run.cost for run in runs),
         against_sft=None if name == "sft" else _against(folder, runs, sft),
     )
+
+
+def _across(run: RunRecord) -> bool:
+    return run.access != "none" and run.contract is not None and run.contract.verdict == "different"
 
 
 def _against(folder: Path, runs: Sequence[RunRecord], sft: Sequence[RunRecord]) -> Interval:

@@ -36,6 +36,7 @@ from distillab.records import (
     ReferenceLines,
     RunCost,
     RunRecord,
+    SpanCounts,
     write_record,
 )
 from distillab.study.answers import training_rows
@@ -45,6 +46,8 @@ from distillab.study.journal import read_curve, read_totals
 from distillab.study.learning import Watched, objective_for, train_student
 from distillab.study.prepare import Prepared, admit, fingerprints, prepare
 from distillab.study.run_teacher import RunTeacher, StoredSignals, stored_signals
+from distillab.study.sides import reads_own_tokens
+from distillab.study.training_data import training_data
 from distillab.teachers.cached import CachedTeacher
 
 
@@ -118,6 +121,7 @@ def execute(
         caches=tuple(teacher.uses),
         notes=tuple(teacher.notes),
         train_counts=split.counts,
+        spans=trained.spans,
         held_out_counts=prepared.held_out_counts,
         references=trained.references,
         evaluation=judged.record,
@@ -137,6 +141,7 @@ class _Trained:
     student: PreTrainedModel
     references: ReferenceLines
     signals: Literal["none", "online", "cached"]
+    spans: SpanCounts | None
 
 
 def _train(
@@ -151,40 +156,44 @@ def _train(
     """The student after its budget."""
     signals = teacher.for_terms(split)
     student = load_student(recipe, pick_device(recipe.training.device))
-    objective = objective_for(recipe, student, signals, shared_width=prepared.compared_width(recipe))
+    objective = objective_for(
+        recipe,
+        student,
+        signals,
+        shared_width=prepared.compared_width(recipe),
+        vocabularies=prepared.vocabularies if reads_own_tokens(recipe) else None,
+    )
+    data = training_data(recipe, prepared, split, collator=collator)
     references = reference_lines(
         split.rows, prepared.held_out.first(recipe.evaluation.rows).rows, vocabulary=len(prepared.student.tokenizer)
     )
-    training = recipe.training
-    usual = prepared.student.collator(training.padding_side, packing=training.packing)
     train_student(
         recipe,
         student,
         signals,
-        split,
+        data,
         objective=objective,
-        collator=collator(prepared.student.encoder.pad_id) if collator else usual,
         watched=Watched(
             prepared.held_out.first(recipe.evaluation.curve_rows),
-            prepared.student.collator(training.padding_side),
+            prepared.student.collator(recipe.training.padding_side),
             references,
         ),
         writes=writes,
     )
     if signals is None:
-        return _Trained(student, references, "none")
-    return _Trained(student, references, "cached" if isinstance(signals, CachedTeacher) else "online")
+        return _Trained(student, references, "none", data.spans)
+    return _Trained(student, references, "cached" if isinstance(signals, CachedTeacher) else "online", data.spans)
 
 
 def _cost(recipe: RunRecipe, answers: AnswerStoreCounts | None, *, online: bool, wall_s: float) -> RunCost:
     """What the run used; tokens are counted from its metrics, so that they are right for a resumed run too."""
-    supervised, tokens = read_totals(Path(recipe.output) / "metrics.jsonl")
+    supervised, tokens, theirs = read_totals(Path(recipe.output) / "metrics.jsonl")
     written = answers.teacher_tokens if answers is not None else 0
     return RunCost(
         steps=recipe.training.steps,
         supervised_tokens=supervised,
         student_tokens=tokens,
-        teacher_tokens=written + (tokens if online else 0),
+        teacher_tokens=written + (theirs if online else 0),
         wall_s=wall_s,
         peak_rss_bytes=peak_rss_bytes(),
     )

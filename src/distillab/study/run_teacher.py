@@ -15,6 +15,7 @@ from distillab.errors import CacheMismatch, TeacherError
 from distillab.evaluation.likelihood import SharedTeacher
 from distillab.records import CacheUse, TeacherProvenance
 from distillab.study.prepare import Prepared
+from distillab.study.sides import Side, asked_rows, asked_side, judging_side
 from distillab.study.signals import reads_signals
 from distillab.teachers.cache_parts import Part, part_of
 from distillab.teachers.cached import CachedTeacher, load_cached
@@ -130,8 +131,9 @@ class RunTeacher:
             return None
         if self._stored.train is None:
             return self.local()
-        width = self._prepared.compared_width(self._recipe)
-        return self._cached(self._stored.train, split.rows, width=width, what="the training rows")
+        rows = asked_rows(self._recipe, self._prepared, split)
+        side = asked_side(self._recipe, self._prepared)
+        return self._cached(self._stored.train, rows, side=side, what="the training rows")
 
     def for_evaluation(self) -> SharedTeacher | None:
         """The teacher as a yardstick of distributions; None where ids do not mean the same, or it cannot be asked."""
@@ -140,9 +142,8 @@ class RunTeacher:
             return None
         if self._stored.held_out is not None:
             rows = self._prepared.held_out.first(recipe.evaluation.rows).rows
-            return SharedTeacher(
-                self._cached(self._stored.held_out, rows, width=width, what="the held-out rows"), width
-            )
+            side = judging_side(self._prepared)
+            return SharedTeacher(self._cached(self._stored.held_out, rows, side=side, what="the held-out rows"), width)
         if recipe.teacher.path is None:
             self.notes.append(
                 "KL from the teacher and agreement with it were not measured: the cache does not hold the held-out "
@@ -151,16 +152,14 @@ class RunTeacher:
             return None
         return SharedTeacher(self.local(), width)
 
-    def _cached(self, location: str, rows: Sequence[EncodedRow], *, width: int, what: str) -> CachedTeacher:
+    def _cached(self, location: str, rows: Sequence[EncodedRow], *, side: Side, what: str) -> CachedTeacher:
         if location not in self._opened:
-            side = self._prepared.contract
-            assert side is not None  # there is a teacher, so the pair was judged
             self._opened[location] = load_cached(
                 location,
                 device=self._device,
-                tokenizer_fingerprint=side.student.fingerprint,
-                template_sha256=self._prepared.student.encoder.template.sha256,
-                width=width,
+                tokenizer_fingerprint=side.fingerprint,
+                template_sha256=side.reader.encoder.template.sha256,
+                width=side.width,
             )
         teacher = self._opened[location]
         teacher.require_rows(rows, what=what)

@@ -30,12 +30,14 @@ from distillab.config.cache import (
 from distillab.config.models import RunRecipe
 from distillab.config.terms import AttentionMapsConfig, Positions, TermConfig
 from distillab.data.encoding import EncodedRow
+from distillab.data.vocabularies import Vocabularies
 from distillab.models.loading import load_config
 from distillab.models.structure import ModelShape, config_shape
 from distillab.objectives.build import build_objective
 from distillab.places import require_space
 from distillab.records import CacheUse, read_record, write_record
 from distillab.study.prepare import Prepared
+from distillab.study.sides import Side, asked_side, reads_own_tokens
 from distillab.teachers.cache_parts import Part, keep_tokenizer, part_of
 from distillab.teachers.layouts import resolve_layouts
 from distillab.teachers.local import LocalTeacher
@@ -58,7 +60,12 @@ def can_be_cached(recipe: RunRecipe) -> bool:
 
 
 def kinds_needed(
-    terms: Sequence[TermConfig], *, width: int, student: ModelShape, teacher: ModelShape
+    terms: Sequence[TermConfig],
+    *,
+    width: int,
+    student: ModelShape,
+    teacher: ModelShape,
+    vocabularies: Vocabularies | None = None,
 ) -> tuple[KindConfig, ...]:
     """The kinds from which all of these terms read the same numbers as from the teacher itself, or nearly so.
 
@@ -69,10 +76,12 @@ def kinds_needed(
         terms: of all arms that share a teacher; no attention maps.
         width: ids that are compared.
         student, teacher: sizes, by which named layer maps are resolved.
+        vocabularies: both, for terms on two tokenisations.
     Raises:
         ConfigError: a term does not fit the two models.
     """
-    request = build_objective(terms, shared_width=width, student=student, teacher=teacher).request
+    objective = build_objective(terms, shared_width=width, student=student, teacher=teacher, vocabularies=vocabularies)
+    request = objective.request
     kinds: list[KindConfig] = []
     tops = [need for need in request.scores if isinstance(need, Top)]
     if len(tops) == len(request.scores) and len({need.temperature for need in tops}) == 1:
@@ -97,7 +106,7 @@ def arms_kinds(recipes: Sequence[RunRecipe], prepared: Prepared) -> tuple[KindCo
     """The kinds that several recipes with one pair of models read; none where they read nothing.
 
     Args:
-        recipes: those whose signals can be stored (`can_be_cached`).
+        recipes: those whose signals can be stored (`can_be_cached`), whose teacher reads the same tokens.
     """
     if not recipes:
         return ()
@@ -105,9 +114,10 @@ def arms_kinds(recipes: Sequence[RunRecipe], prepared: Prepared) -> tuple[KindCo
     assert prepared.place is not None
     return kinds_needed(
         [term for recipe in recipes for term in recipe.resolved().terms],
-        width=prepared.compared_width(recipe),
+        width=asked_side(recipe, prepared).width,
         student=config_shape(load_config(recipe.student.path, revision=recipe.student.revision)),
         teacher=config_shape(load_config(prepared.place.config, revision=prepared.place.revision)),
+        vocabularies=prepared.vocabularies if reads_own_tokens(recipe) else None,
     )
 
 
@@ -119,9 +129,9 @@ class Recording:
         location: the cache location.
         part: which part of it.
         kinds: what is recorded.
-        rows: of which rows, as the student's tokenizer reads them.
+        rows: of which rows, as the side's tokenizer reads them.
         source: name of the rows, for messages.
-        width: ids that are compared.
+        side: whose tokens the teacher is asked about.
     """
 
     location: Path
@@ -129,7 +139,7 @@ class Recording:
     kinds: tuple[KindConfig, ...]
     rows: Sequence[EncodedRow]
     source: str
-    width: int
+    side: Side
 
     @property
     def folder(self) -> Path:
@@ -152,7 +162,7 @@ def bytes_before_loading(recording: Recording, prepared: Prepared, *, dtype: str
     config = load_config(prepared.place.config, revision=prepared.place.revision)
     if dtype == "auto":
         dtype = str(config.dtype or "float32").removeprefix("torch.")
-    layouts = resolve_layouts(recording.kinds, shape=config_shape(config), dtype=dtype, width=recording.width)
+    layouts = resolve_layouts(recording.kinds, shape=config_shape(config), dtype=dtype, width=recording.side.width)
     return bytes_needed(layouts, recording.rows, vocabulary=_vocabulary(config))
 
 
@@ -173,26 +183,24 @@ def bytes_needed(layouts: Sequence[Layout], rows: Sequence[EncodedRow], *, vocab
 
 
 def identity_for(
-    recording: Recording, *, teacher: LocalTeacher, prepared: Prepared, settings: CacheConfig, revision: str | None
+    recording: Recording, *, teacher: LocalTeacher, settings: CacheConfig, revision: str | None
 ) -> CacheIdentity:
     """Everything that decides what a recording holds; the arguments as in `build_cache`.
 
     Raises:
         ConfigError: a layer or block that the teacher does not have.
     """
-    assert prepared.contract is not None
-    identity = identity_of(
+    return identity_of(
         teacher,
         recording.rows,
         settings,
         kinds=recording.kinds,
-        width=recording.width,
-        tokenizer=prepared.contract.student.fingerprint,
+        width=recording.side.width,
+        tokenizer=recording.side.fingerprint,
+        template_sha256=recording.side.reader.encoder.template.sha256,
         source=recording.source,
         revision=revision,
     )
-    # the rows' text comes from the student's template; the teacher's own stands in its provenance
-    return identity.model_copy(update={"template_sha256": prepared.student.encoder.template.sha256})
 
 
 def build_cache(
@@ -224,7 +232,7 @@ def build_cache(
         ConfigError: a layer or block that the teacher does not have.
     """
     assert prepared.teacher is not None
-    identity = identity_for(recording, teacher=teacher, prepared=prepared, settings=settings, revision=revision)
+    identity = identity_for(recording, teacher=teacher, settings=settings, revision=revision)
     folder = recording.folder
     writer = CacheWriter(folder, identity, worker=worker, workers=workers)
     shards = -(-identity.rows // identity.rows_per_shard)
@@ -233,7 +241,7 @@ def build_cache(
     missing = math.ceil(needed * len(writer.todo()) / shards)
     require_space(folder, missing, what=f"what the teacher says of {recording.source}", otherwise=otherwise)
     keep_tokenizer(recording.location, prepared.teacher.tokenizer, teacher.model.config)
-    done = record(teacher, recording.rows, collator=prepared.student.collator(), identity=identity, writer=writer)
+    done = record(teacher, recording.rows, collator=recording.side.reader.collator(), identity=identity, writer=writer)
     made = CacheReader(folder)
     if not made.complete:
         return None

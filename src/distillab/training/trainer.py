@@ -52,7 +52,8 @@ class StepReport:
         grad_norm: before clipping.
         learning_rate: that the step used.
         supervised_tokens: tokens that are predicted and scored.
-        tokens: tokens read, prompts included.
+        tokens: tokens that the student reads, prompts included.
+        teacher_tokens: tokens of the same text as the teacher reads it.
     """
 
     step: int
@@ -64,6 +65,7 @@ class StepReport:
     learning_rate: float
     supervised_tokens: int
     tokens: int
+    teacher_tokens: int
 
 
 class DistillationTrainer(Trainer):
@@ -114,12 +116,12 @@ class DistillationTrainer(Trainer):
         self._on_step = on_step
         self._sums: dict[str, Tensor] = {}
         self._counts: StepCounts = {}
-        self._supervised_tokens = self._step_tokens = 0
+        self._supervised_tokens = self._step_tokens = self._teacher_tokens = 0
         self._weights: dict[str, float] = {}
         self._shares: dict[str, float] | None = None
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
-        if teacher is not None and objective.inner_terms:
+        if teacher is not None and objective.state_terms:
             size = min(batch_size, len(cast(Any, rows)))
             batch = collator([rows[index] for index in range(size)])
             initialise(objective, model, teacher, batch, device=args.device)
@@ -149,8 +151,10 @@ class DistillationTrainer(Trainer):
         local = [sum(weighted.term.count(batch) for batch in batches) for weighted in self.objective.terms]
         supervised = sum(scored_count(batch) for batch in batches)
         tokens = sum(int(batch["attention_mask"].sum()) for batch in batches)
-        totals = self._over_processes(torch.tensor([*local, supervised, tokens], dtype=torch.long, device=device))
-        *counts, self._supervised_tokens, self._step_tokens = totals.tolist()
+        theirs = sum(int(teacher_batch(batch)["attention_mask"].sum()) for batch in batches)
+        local += [supervised, tokens, theirs]
+        totals = self._over_processes(torch.tensor(local, dtype=torch.long, device=device))
+        *counts, self._supervised_tokens, self._step_tokens, self._teacher_tokens = totals.tolist()
         self._counts = dict(zip(names, counts, strict=True))
         self._sums = {name: torch.zeros((), device=device) for name in names}
         step = self.state.global_step + 1
@@ -242,6 +246,7 @@ class DistillationTrainer(Trainer):
                 learning_rate=logs["learning_rate"],
                 supervised_tokens=self._supervised_tokens,
                 tokens=self._step_tokens,
+                teacher_tokens=self._teacher_tokens,
             )
         )
 

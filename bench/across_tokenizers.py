@@ -1,0 +1,190 @@
+"""Every method across tokenizers on real tokenizers and real text. `python -m bench.across_tokenizers`
+
+Two teachers of one shape read 6,000 questions and answers of GSM8K, one by the tokenizer of Mistral-7B-v0.1, one by
+that of TinyLlama; a smaller student with TinyLlama's tokens reads 1,000 of them. The methods on two tokenisations
+learn from the first teacher, the ceiling (logit KD) from the second. All are judged on rows that nobody has read. Needs
+the materials (DISTILLAB_MATERIALS). Killed at any instant, it goes on at the next call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from transformers import LlamaConfig
+
+from bench.commands import OUTPUT
+from distillab.config.data import ColumnsConfig, DataConfig, HeldOutConfig, SourceConfig
+from distillab.config.models import (
+    ArmConfig,
+    EvaluationConfig,
+    RunRecipe,
+    StudentConfig,
+    StudyRecipe,
+    TeacherAnswersConfig,
+    TeacherConfig,
+    TrainingConfig,
+)
+from distillab.config.terms import TokenDivergenceConfig, VocabularyProjectionConfig
+from distillab.report.build import write_report
+from distillab.study.compare import Study
+from distillab.study.parallel import run_jobs
+from distillab.study.run import execute
+
+TEACHERS = {"teacher-mistral-tokens": "mistral-7b-v0.1", "teacher-student-tokens": "tinyllama-1.1b"}
+OTHER, SAME = TEACHERS
+TEACHER_ROWS, STUDENT_ROWS, HELD_OUT_ROWS = 6000, 1000, 200
+METHODS = (
+    "vocabulary_projection",
+    "span_likelihood",
+    "merged_spans",
+    "sorted_probabilities",
+    "dual_space",
+    "contrastive",
+    "span_hidden_states",
+)
+_COLUMNS = ColumnsConfig(prompt="question", answer="answer")
+_MAX_TOKENS = 320
+_EVALUATION = EvaluationConfig(rows=HELD_OUT_ROWS, curve_rows=20, generate_rows=0, batch_size=10)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the rows, train the teachers, run the study, write its report."""
+    options = _parser().parse_args(arguments)
+    data = write_rows(options.materials / "text" / "gsm8k" / "train.jsonl", options.output / "rows")
+    jobs = [
+        partial(_train_teacher, options.output, data, name, options.materials / "tokenizers" / folder, options.steps)
+        for name, folder in TEACHERS.items()
+    ]
+    run_jobs(jobs, workers=options.workers)
+    if options.teachers_only:
+        return 0
+    recipe = study_recipe(options.output, data, options.materials, arms=options.arms, seeds=options.seeds)
+    recipe = recipe.model_copy(update={"workers": options.workers})
+    results = Study(recipe, reproduce="python -m bench.across_tokenizers", demonstrate_mismatch=True).run()
+    for path in write_report(results, options.output / "study"):
+        print(path)
+    print(results.verdict)
+    return 0
+
+
+def write_rows(source: Path, folder: Path) -> dict[str, Path]:
+    """The three parts of a file of rows, none of whose rows stands in two: teacher (which holds train) and held_out."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
+    parts = {
+        "teacher": lines[:TEACHER_ROWS],
+        "train": lines[:STUDENT_ROWS],
+        "held_out": lines[TEACHER_ROWS : TEACHER_ROWS + HELD_OUT_ROWS],
+    }
+    paths = {name: folder / f"{name}.jsonl" for name in parts}
+    for name, part in parts.items():
+        paths[name].write_text("".join(part), encoding="utf-8")
+    return paths
+
+
+def study_recipe(
+    output: Path, data: dict[str, Path], materials: Path, *, arms: Sequence[str], seeds: Sequence[int]
+) -> StudyRecipe:
+    """The study; `arms` beside SFT, in the order of `all_arms`."""
+    return StudyRecipe(
+        title="Across tokenizers, on real tokenizers and real text",
+        student=StudentConfig(
+            path=str(_shape(output / "shapes" / "student", width=64, layers=2)),
+            tokenizer=str(materials / "tokenizers" / TEACHERS[SAME]),
+            init="random",
+        ),
+        teacher=TeacherConfig(path=str(output / OTHER / "student")),
+        data=_data(data["train"], data["held_out"]),
+        arms=(ArmConfig(name="sft", method="sft"), *(arm for arm in all_arms(output) if arm.name in arms)),
+        seeds=tuple(seeds),
+        teacher_answers=TeacherAnswersConfig(sample=True, max_new_tokens=160, batch_size=50, keep_cut_off=True),
+        training=TrainingConfig(
+            steps=200, batch_size=8, learning_rate=6e-3, warmup_steps=20, device="cpu", gradient_shares_every=0
+        ),
+        evaluation=_EVALUATION,
+        output=str(output / "study"),
+    )
+
+
+def all_arms(output: Path) -> list[ArmConfig]:
+    """Every arm beside SFT."""
+    by_id = (TokenDivergenceConfig(),)
+    return [
+        ArmConfig(name="seqkd", method="seqkd"),
+        ArmConfig(name="logits-by-index", method="logits", terms=by_id),
+        *(ArmConfig(name=name, method=name) for name in METHODS),
+        ArmConfig(name="projection-alone", method=METHODS[0], terms=(VocabularyProjectionConfig(),)),
+        ArmConfig(
+            name="ceiling-same-tokens",
+            method="logits",
+            terms=by_id,
+            teacher=TeacherConfig(path=str(output / SAME / "student")),
+        ),
+    ]
+
+
+def _train_teacher(output: Path, data: dict[str, Path], name: str, tokenizer: Path, steps: int) -> None:
+    execute(
+        RunRecipe(
+            name=name,
+            student=StudentConfig(
+                path=str(_shape(output / "shapes" / name, width=128, layers=4)), tokenizer=str(tokenizer), init="random"
+            ),
+            data=_data(data["teacher"], data["held_out"]),
+            method="sft",
+            training=TrainingConfig(
+                steps=steps, batch_size=16, learning_rate=4e-3, warmup_steps=50, evaluate_every=150, device="cpu"
+            ),
+            evaluation=_EVALUATION,
+            output=str(output / name),
+        )
+    )
+
+
+def _shape(folder: Path, *, width: int, layers: int) -> Path:
+    """A folder with the config.json of a small Llama with 32,000 ids."""
+    if not (folder / "config.json").exists():
+        LlamaConfig(
+            vocab_size=32_000,
+            hidden_size=width,
+            intermediate_size=3 * width,
+            num_hidden_layers=layers,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            max_position_embeddings=512,
+            tie_word_embeddings=True,
+            bos_token_id=1,
+            eos_token_id=2,
+        ).save_pretrained(folder)
+    return folder
+
+
+def _data(train: Path, held_out: Path) -> DataConfig:
+    return DataConfig(
+        train=SourceConfig(path=str(train), columns=_COLUMNS),
+        held_out=HeldOutConfig(path=str(held_out), columns=_COLUMNS),
+        max_tokens=_MAX_TOKENS,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench.across_tokenizers", description=__doc__)
+    names = [arm.name for arm in all_arms(Path())]
+    materials = Path(os.environ.get("DISTILLAB_MATERIALS", "../shared/data"))
+    parser.add_argument("--materials", type=Path, default=materials, help="folder with tokenizers/ and text/")
+    parser.add_argument("--output", type=Path, default=OUTPUT / "across-tokenizers", help="folder of all that is made")
+    parser.add_argument("--steps", type=int, default=750, help="of each teacher")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--arms", nargs="+", choices=names, default=names, help="beside SFT; default: all")
+    parser.add_argument("--workers", type=int, default=2, help="runs at the same time, one thread each")
+    parser.add_argument("--teachers-only", action="store_true")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
