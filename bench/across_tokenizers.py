@@ -138,7 +138,7 @@ def _train_teacher(output: Path, data: dict[str, Path], name: str, tokenizer: Pa
             data=_data(data["teacher"], data["held_out"]),
             method="sft",
             training=TrainingConfig(
-                steps=steps, batch_size=16, learning_rate=4e-3, warmup_steps=50, evaluate_every=150, device="cpu"
+                steps=steps, batch_size=8, learning_rate=4e-3, warmup_steps=40, evaluate_every=100, device="cpu"
             ),
             evaluation=_EVALUATION,
             output=str(output / name),
@@ -178,7 +178,7 @@ def _parser() -> argparse.ArgumentParser:
     materials = Path(os.environ.get("DISTILLAB_MATERIALS", "../shared/data"))
     parser.add_argument("--materials", type=Path, default=materials, help="folder with tokenizers/ and text/")
     parser.add_argument("--output", type=Path, default=OUTPUT / "across-tokenizers", help="folder of all that is made")
-    parser.add_argument("--steps", type=int, default=750, help="of each teacher")
+    parser.add_argument("--steps", type=int, default=400, help="of each teacher")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", choices=names, default=names, help="beside SFT; default: all")
     parser.add_argument("--workers", type=int, default=2, help="runs at the same time, one thread each")

@@ -57,6 +57,7 @@ class RecordedPair:
                 kinds=kinds,
                 width=self.pair.width,
                 tokenizer=self.pair.teacher,
+                template_sha256=live.capabilities.provenance.template_sha256,
                 source=f"{self.pair.name} train",
                 revision=None,
             )

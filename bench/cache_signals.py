@@ -27,8 +27,8 @@ from distillab.data.encoding import EncodedRow
 from distillab.divergences import forward_kl
 from distillab.divergences.truncated import with_tail_cell
 from distillab.models.scoring import scored_count
+from distillab.models.tiling import tiles
 from distillab.objectives import build_objective
-from distillab.objectives.head_pass import tiles
 from distillab.objectives.step import measure
 from distillab.teachers.protocol import Teacher
 from distillab.teachers.signals import NextTokens, TeacherSignal

@@ -56,6 +56,7 @@ def _record(run: Run, kind: KindConfig, location: Path) -> None:
         kinds=[kind],
         width=size.vocabulary,
         tokenizer="random",
+        template_sha256="0",
         source="random",
         revision=None,
     )

@@ -64,6 +64,7 @@ class Asked:
             kinds=kinds,
             width=self.width,
             tokenizer=self.name,
+            template_sha256=self.teacher.capabilities.provenance.template_sha256,
             source=self.name,
             revision=None,
         )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
 from bench.measure import Finished, Probe
@@ -24,6 +27,8 @@ from distillab.config.terms import (
 from distillab.data.collation import Collator, TokenDataset
 from distillab.data.encoding import EncodedRow, EncodedSplit
 from distillab.data.examples import Example
+from distillab.data.vocabularies import Vocabularies
+from distillab.models.batch import TokenBatch
 from distillab.models.structure import model_shape
 from distillab.objectives import build_objective
 from distillab.records import EncodingCounts, TeacherProvenance
@@ -57,6 +62,23 @@ TERMS: dict[str, tuple[TermConfig, ...]] = {
 }
 
 
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What the steps read.
+
+    Attributes:
+        rows: as `collator` takes them.
+        collator: makes the batches.
+        names: of each row, for messages.
+        both: the vocabularies, where the teacher has its own tokens; None where both models share all ids.
+    """
+
+    rows: Dataset[Any]
+    collator: Callable[[Sequence[Any]], TokenBatch]
+    names: Sequence[str]
+    both: Vocabularies | None = None
+
+
 def train(run: Run, probe: Probe) -> None:
     """Steps of `DistillationTrainer` on the terms that the case names, with the teacher in this process."""
     size = run.shape
@@ -70,13 +92,18 @@ def train(run: Run, probe: Probe) -> None:
 
 
 def take_steps(
-    run: Run, probe: Probe, *, student: PreTrainedModel, teacher: Teacher | None, terms: Sequence[TermConfig]
+    run: Run,
+    probe: Probe,
+    *,
+    student: PreTrainedModel,
+    teacher: Teacher | None,
+    terms: Sequence[TermConfig],
+    reading: Reading | None = None,
 ) -> None:
-    """Train until the probe has seen enough, whoever the teacher is."""
-    size = run.shape
-    split = split_of(size)
+    """Train until the probe has seen enough, whoever the teacher is; on the rows of `pair.py`, or on those given."""
     # one step for a profile and one in reserve: the probe ends the loop before the trainer would save
     settings = training_config(run, steps=run.warmup + run.steps + 2)
+    read = reading or _random_rows(run.shape, settings)
 
     def on_step(report: StepReport) -> None:
         probe.tick(report.loss)
@@ -87,16 +114,17 @@ def take_steps(
         trainer = DistillationTrainer(
             model=student,
             args=arguments,
-            rows=TokenDataset(split),
-            collator=Collator(0, settings.padding_side, size.length if settings.packing else None),
+            rows=read.rows,
+            collator=read.collator,
             objective=build_objective(
                 terms,
-                shared_width=size.vocabulary,
+                shared_width=run.shape.vocabulary,
                 student=model_shape(student),
                 teacher=None if teacher is None else teacher.shape,
+                vocabularies=read.both,
             ),
             teacher=teacher,
-            row_names=[example.origin for example in split.examples],
+            row_names=read.names,
             batch_size=settings.batch_size,
             on_step=on_step,
             gradient_shares_every=1 if run.case == _MEASURES_GRADIENTS else _NEVER_AGAIN,
@@ -120,6 +148,12 @@ def training_config(run: Run, *, steps: int) -> TrainingConfig:
         checkpoint_every=steps,
         device="auto" if run.device == "cuda" else "cpu",
     )
+
+
+def _random_rows(size: Size, settings: TrainingConfig) -> Reading:
+    split = split_of(size)
+    collator = Collator(0, settings.padding_side, size.length if settings.packing else None)
+    return Reading(TokenDataset(split), collator, [example.origin for example in split.examples])
 
 
 def split_of(size: Size) -> EncodedSplit:

@@ -129,6 +129,20 @@ DIVERGENCES = (
 # The student's step where the teacher's word comes from a cache (bench/cache_steps.py).
 OFFLINE = ("offline_top_k", "offline_sampled", "offline_full")
 
+# Steps over two tokenisations of the same text, each beside the first of them, which reads one (bench/across_steps.py).
+ACROSS_BASE = "same_tokens"
+ACROSS = (
+    ACROSS_BASE,
+    "vocabulary_projection",
+    "vocabulary_projection_common",
+    "span_likelihood",
+    "merged_spans",
+    "sorted_probabilities",
+    "dual_space",
+    "contrastive",
+    "span_hidden_states",
+)
+
 # What can be measured: case -> where its function is. Imported only in the process that measures it, because the
 # environment of the peers has no distillab, and ours has no TRL.
 CASES: dict[str, str] = {
@@ -149,6 +163,7 @@ CASES: dict[str, str] = {
         "bench.ours:train",
     ),
     **dict.fromkeys(OFFLINE, "bench.cache_steps:train_offline"),
+    **dict.fromkeys(ACROSS, "bench.across_steps:train_across"),
     "loss_memory": "bench.loss_memory:loss_memory",
     "trl_gkd": "bench.trl_gkd:trl_gkd",
 }
@@ -200,6 +215,12 @@ SUITE: tuple[Block, ...] = (
         tuple(Run(case) for case in ("floor", "sft", *OFFLINE, "forward_kl")),
         rounds=2,
     ),
+    Block("Steps across tokenizers, small pair, 1 thread", tuple(Run(case) for case in ACROSS), rounds=2),
+    Block(
+        "Memory of steps across tokenizers, malloc exact",
+        tuple(Run(case, allocator="exact", warmup=1, steps=2) for case in ACROSS),
+        rounds=1,
+    ),
     Block(
         "Memory of the loss alone",
         tuple(
@@ -250,6 +271,8 @@ TARGETS = (
     Target("logits+hidden_states", "logits", "cpu", 1.10),
     Target("logits+attention_relations", "logits", "cpu", 1.25),
     *(Target(case, "sft", "cpu", 1.10) for case in OFFLINE),
+    Target("vocabulary_projection", ACROSS_BASE, "cpu", 1.30),
+    Target("span_likelihood", ACROSS_BASE, "cpu", 1.30),
     Target("forward_kl", "trl_gkd", "cpu", 0.40),
     Target("forward_kl", "trl_gkd", "cpu", 0.65, allocator="raised"),
     Target("forward_kl", "trl_gkd", "memory", 0.25),

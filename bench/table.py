@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from bench.measure import MIB, percentile, summary
-from bench.settings import OFFLINE, TARGETS, WITHOUT_TEACHER, Target
+from bench.settings import ACROSS, ACROSS_BASE, OFFLINE, TARGETS, WITHOUT_TEACHER, Target
 
 Record = dict[str, Any]
 
@@ -110,7 +110,8 @@ def _block(records: Sequence[Record]) -> str:
     if cases == ["loss_memory"]:
         return _loss_memory(records)
     on_gpu = any("gpu" in record for record in records)
-    head = ["case", "CPU s/step: median (min, p90)", "of which kernel", "wall s/step", "tokens/s", "× floor", "over"]
+    least = ACROSS_BASE if set(cases) <= set(ACROSS) else "floor"
+    head = ["case", "CPU s/step: median (min, p90)", "of which kernel", "wall s/step", "tokens/s", f"× {least}", "over"]
     rows = []
     for case in cases:
         own = [record for record in records if record["case"] == case]
@@ -134,7 +135,7 @@ def _times(own: Sequence[Record]) -> list[str]:
 
 
 def _ratios(records: Sequence[Record], case: str) -> list[str]:
-    base = "floor_sft" if case in WITHOUT_TEACHER else "floor"
+    base = "floor_sft" if case in WITHOUT_TEACHER else ACROSS_BASE if case in ACROSS else "floor"
     over_floor = ratio(records, case, base, _median_cpu)
     beside = "logits" if case.startswith("logits+") else "sft" if case in OFFLINE else None
     added = None if beside is None else ratio(records, case, beside, _median_cpu)

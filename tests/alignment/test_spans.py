@@ -150,6 +150,30 @@ def test_rows_together_are_the_rows_alone(real: Real) -> None:
     assert all(map(same, together, again))
 
 
+def test_rows_together_are_the_rows_alone_whatever_stands_at_their_ends(real: Real) -> None:
+    """Behind a row's last marker there is a stretch without bytes, at the very place where the next row begins."""
+    student, teacher = real("tinyllama-1.1b"), real("mistral-7b-v0.1")
+    align = aligner(student, teacher, "leave_out")
+
+    def ids(side: Side, text: str, begins: bool, ends: bool) -> np.ndarray:
+        bos, eos = side.tokenizer.bos_token_id, side.tokenizer.eos_token_id
+        return np.array([*[bos] * begins, *side.ids(text, special=False), *[eos] * ends], dtype=np.int64)
+
+    # the two texts, which a normaliser may have made different; BOS and EOS of the student; those of the teacher
+    texts = st.sampled_from([("", ""), ("a", "a"), ("The end.", "The end."), ("狐 x", "狐 x"), ("A", "a")])
+    row = st.tuples(texts, *[st.booleans()] * 4)
+
+    @settings(max_examples=150, deadline=None)
+    @given(st.lists(row, min_size=1, max_size=5))
+    def check(rows: list[tuple[tuple[str, str], bool, bool, bool, bool]]) -> None:
+        ours = [ids(student, both[0], bos, eos) for both, bos, eos, _, _ in rows]
+        theirs = [ids(teacher, both[1], bos, eos) for both, _, _, bos, eos in rows]
+        for plan, one, other in zip(align.rows(ours, theirs), ours, theirs, strict=True):
+            assert same(plan, align.row(one, other))
+
+    check()
+
+
 def test_what_it_looks_like(real: Real) -> None:
     student, teacher = real("tinyllama-1.1b"), real("gpt2")
     ours, theirs = student.ids("xylophone 狐", special=True), teacher.ids("xylophone 狐", special=True)

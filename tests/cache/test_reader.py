@@ -119,6 +119,10 @@ def test_an_incomplete_cache_says_what_it_has(tmp_path: Path, rows: list[CachedR
     for ask in (lambda: reader.read([0], []), reader.keys):
         with pytest.raises(CacheCorrupt, match=r"(?s)not complete.*4 of 6 shards.*build. again"):
             ask()
+    with pytest.raises(CacheMismatch, match=r"(?s)not complete.*4 of 6 shards are missing, the first is 0"):
+        reader.require_complete()
+    build(tmp_path / "c", rows, identity)
+    CacheReader(tmp_path / "c").require_complete()
 
 
 def test_an_empty_cache_can_be_opened(tmp_path: Path, rows: list[CachedRow]) -> None:

@@ -40,8 +40,11 @@ def test_pair_that_cannot_share_tokens(app: typer.Typer, materials: Path, tmp_pa
         "How many [b]foxes[/b] are there?",
         "On rows.jsonl: 3 rows",
         "loading: AutoTokenizer builds",
-        "valid    seqkd",
-        "refused  logits",
+        "valid    seqkd                  access: text       learns",
+        "teacher tokens that the student has too, wherever it cuts: ",
+        "refused  logits                 access: logits     it compares token ids",
+        "valid    span_hidden_states     access: internals  reads a text in both tokenisations",
+        "Recommended: vocabulary_projection",
         "path C",
     ):
         assert part in result.output
@@ -63,6 +66,7 @@ def test_pair_that_can(app: typer.Typer, materials: Path) -> None:
     assert "verdict: identical" in result.output
     assert "refused" not in result.output
     assert "Ways out" not in result.output
+    assert "Recommended: logits\n  - 512 ids mean the same" in result.output
 
 
 def test_json_and_nothing_else(app: typer.Typer, materials: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from distillab.cli.recipes import load_any
 from distillab.config import RunRecipe, StudyRecipe, apply_overrides, load_recipe
 from distillab.errors import ConfigError
 
@@ -78,6 +79,20 @@ def test_a_key_that_stands_twice_is_refused_with_its_line(recipe: Path) -> None:
         (RUN + "teacher: {cache: c, device_map: auto}\n", "device_map: of no effect"),
         (RUN + "cache: {kinds: [{kind: full}, {kind: full}]}\n", "the same kind stands twice: full"),
         ("student: {path: s}\ndata: {train: {path: d, columns: {prompt: q}}}\n", "both prompt and answer"),
+        (
+            STUDY + "terms: [{kind: token_divergence}, {kind: contrastive}]\n",
+            "token_divergence is for one tokenisation that both models read, contrastive for two",
+        ),
+        (
+            STUDY + "method: span_likelihood\ntraining: {packing: true}\n",
+            "span_likelihood reads every sample in two tokenisations, and packing is for one",
+        ),
+        (
+            STUDY + "method: attention\ntraining: {gradient_shares_every: 0}\n",
+            "the balanced weight of attention_relations is set by measured gradients",
+        ),
+        (STUDY + "terms: [{kind: vocabulary_projection, temprature: 2}]\n", "terms.0.temprature: no such key"),
+        (RUN + "cache: {kinds: [{kind: full, k: 2}]}\n", "cache.kinds.0.k: no such key"),
     ],
 )
 def test_wrong_settings_say_what_is_wrong(recipe: Path, text: str, expected: str) -> None:
@@ -92,6 +107,18 @@ def test_wrong_settings_say_what_is_wrong(recipe: Path, text: str, expected: str
         (STUDY + "seeds: [1, 1]\n", "twice in seeds"),
         (STUDY + "arms: [sft, {name: a/b, method: sft}]\n", "arms.1.name"),
         (STUDY + "arms: [sft, {name: a, method: logits, teacher: {paht: x}}]\n", "arms.1.teacher.paht"),
+        (
+            STUDY + "arms: [sft, merged_spans]\ntraining: {packing: true}\n",
+            "arm merged_spans: merged_spans reads every sample in two tokenisations",
+        ),
+        (
+            STUDY + "arms: [sft, {name: a, method: sft, terms: [{kind: hidden_states}, {kind: merged_spans}]}]\n",
+            "arms.1: hidden_states is for one tokenisation",
+        ),
+        (
+            STUDY + "arms: [sft, attention]\ntraining: {gradient_shares_every: 0}\n",
+            "arm attention: the balanced weight of attention_relations",
+        ),
     ],
 )
 def test_wrong_studies_say_what_is_wrong(recipe: Path, text: str, expected: str) -> None:
@@ -147,8 +174,8 @@ def test_every_recipe_that_users_copy_is_valid() -> None:
     recipes = sorted(folder.glob("*.yaml"))
     assert recipes
     for path in recipes:
-        text = path.read_text(encoding="utf-8")
-        load_recipe(StudyRecipe if "# distillab compare" in text else RunRecipe, path)
+        command = "compare" if isinstance(load_any(path, []), StudyRecipe) else "train"
+        assert f"distillab {command} recipes/{path.name}" in path.read_text(encoding="utf-8").splitlines()[0]
 
 
 @pytest.mark.parametrize(

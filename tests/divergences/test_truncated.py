@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -140,6 +141,74 @@ def test_a_tail_of_any_size_is_exact_where_the_whole_distribution_is_known() -> 
         row = torch.tensor([[0.0, far, far - 1.0]]).log_softmax(-1)
         expected = far + math.log1p(math.exp(-1.0)) - math.log1p(math.exp(far) + math.exp(far - 1.0))
         assert logmass_outside(logp=row, kept_ids=torch.tensor([[0]])).item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.fixture(params=[False, True], ids=["gradual underflow", "flushed to zero"])
+def flushed(request: pytest.FixtureRequest) -> Iterator[None]:
+    """With and without what some processors do to numbers below the smallest normal one."""
+    if not torch.set_flush_denormal(request.param):
+        pytest.skip("the processor cannot flush to zero")
+    yield
+    torch.set_flush_denormal(False)
+
+
+@pytest.mark.usefixtures("flushed")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_tails_are_exact_on_both_sides_of_the_smallest_number(dtype: torch.dtype) -> None:
+    """Value and gradient against a loop, for tails from well above to far below what the type can hold.
+
+    Members all alike, of many sizes, and one large one beside many that are just too small.
+    """
+    members, real = 2000, torch.finfo(dtype)
+    generator = torch.Generator().manual_seed(5)
+    smallest = math.log(real.tiny)
+    noise = torch.randn(members, dtype=dtype, generator=generator)
+    rows = []
+    for above in range(-30, 40):
+        of_total = torch.tensor(smallest + above, dtype=dtype)
+        rows += [of_total - math.log(members) + scale * noise for scale in (0.0, 3.0)]
+        rows.append(torch.full((members,), smallest - 0.05, dtype=dtype))
+        rows[-1][0] = of_total
+    # the kept token has all the mass that the type can tell: log 1
+    logits_NV = torch.cat([torch.zeros(len(rows), 1, dtype=dtype), torch.stack(rows)], dim=1).requires_grad_()
+    kept = {"kept_ids": torch.zeros(len(rows), 1, dtype=torch.long)}
+    empty = torch.zeros(len(rows), 1, dtype=dtype)
+    found = with_tail_cell(student_logp=logits_NV, kept_logp=empty, tail_logmass=empty[:, 0], **kept)[0]
+    (gradient,) = torch.autograd.grad(found[:, 1].sum(), logits_NV)
+    assert bool((found[:, 0] == 0).all())
+    # of what normalises it; the members' own probabilities are nothing beside their shares of the tail
+    assert bool((gradient[:, 0] == -1).all())
+    known = logmass_outside(logp=logits_NV.detach(), **kept)
+    torch.testing.assert_close(found[:, 1].detach(), known, rtol=real.eps, atol=4 * real.eps)
+    for row, mass, share in zip(rows, found[:, 1].tolist(), gradient[:, 1:], strict=True):
+        values = row.tolist()
+        top = max(values)
+        total = math.fsum(math.exp(value - top) for value in values)
+        # of a logarithm of this size the last digit; and the rounding of a sum
+        assert mass == pytest.approx(top + math.log(total), rel=real.eps, abs=4 * real.eps)
+        exact = torch.tensor([math.exp(value - top) / total for value in values], dtype=torch.float64)
+        # what is lost of a member is its part of a rounding of all of them together
+        torch.testing.assert_close(share.double(), exact, rtol=60 * real.eps, atol=2 * real.eps / members)
+
+
+@pytest.mark.parametrize("far", [-2.0, -30.0, -750.0], ids=lambda far: f"tail {far:g}")
+def test_a_tiny_tail_of_logits_is_that_of_their_log_probabilities(far: float) -> None:
+    """Logits may stand for log-probabilities: values, and the gradient through a divergence, by numbers one by one."""
+    values = [51.0, 50.0, 50.5 + far, 49.0 + far]
+    logits = torch.tensor([values], dtype=torch.float64, requires_grad=True)
+    teacher = logp([0.7, 0.2])
+    tail = torch.tensor([math.log(0.1)], dtype=torch.float64)
+    ids = torch.tensor([[0, 1]])
+    student, cut = with_tail_cell(student_logp=logits, kept_ids=ids, kept_logp=teacher, tail_logmass=tail)
+    log_sum = 51.0 + math.log(math.fsum(math.exp(value - 51.0) for value in values))
+    log_tail = 50.5 + far + math.log1p(math.exp(-1.5)) - log_sum
+    assert student[0].tolist() == pytest.approx([51.0 - log_sum, 50.0 - log_sum, log_tail], rel=1e-14, abs=1e-14)
+    (gradient,) = torch.autograd.grad(forward_kl(student_logp=student, teacher_logp=cut).sum(), logits)
+    prob = [math.exp(value - log_sum) for value in values]
+    # of forward KL: q − p, the teacher's tail spread as the student's own
+    share = 1 / (1 + math.exp(-1.5))
+    expected = [prob[0] - 0.7, prob[1] - 0.2, prob[2] - 0.1 * share, prob[3] - 0.1 * (1 - share)]
+    assert gradient[0].tolist() == pytest.approx(expected, abs=1e-14)
 
 
 def test_what_the_kept_tokens_leave_is_known_to_their_rounding() -> None:

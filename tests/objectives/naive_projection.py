@@ -56,7 +56,11 @@ def naive_projection(values: dict[str, Any], toy: Toy = TOY) -> Naive:
     ours, theirs = toy.student.tokens, toy.teacher.tokens
     factor = temperature**2 if values.get("rescale_by_temperature_squared") else 1.0
 
-    def position(q: Tensor, p: Tensor, target: int, teacher_ids: list[int], further: float, whole: bool) -> Tensor:
+    rest = values.get("rest", "text") == "text"
+
+    def position(
+        q: Tensor, p: Tensor, target: int, teacher_ids: list[int], further: float, whole: bool, cold: Tensor
+    ) -> Tensor:
         labels = [_label(toy, token, form, student=True) for token in ours]
         their_labels = [_label(toy, token, form, student=False) for token in theirs]
         event = float(p[teacher_ids[0]]) * further
@@ -90,11 +94,22 @@ def naive_projection(values: dict[str, Any], toy: Toy = TOY) -> Naive:
             outcomes.append((its + (given if label == labels[target] else 0.0), sum(mine)))
         p_all = torch.tensor([float(a) for a, _ in outcomes], dtype=torch.float64)
         q_all = torch.stack([b for _, b in outcomes])  # type: ignore[arg-type]
-        return factor * p_all.sum() * _naive_divergence(p_all / p_all.sum(), q_all / q_all.sum(), values)
+        value = factor * p_all.sum() * _naive_divergence(p_all / p_all.sum(), q_all / q_all.sum(), values)
+        return value + within(cold, target, inside if alone else group, labels, their_labels) if rest else value
+
+    def within(
+        cold: Tensor, target: int, members: list[bool], labels: list[str | None], their_labels: list[str | None]
+    ) -> Tensor:
+        if labels[target] is None or labels[target] not in their_labels:
+            return -cold[target].log()
+        outcome = torch.stack([x for x, member in zip(cold, members, strict=True) if member]).sum()
+        said = [x for x, label in zip(cold, labels, strict=True) if label is not None and label in their_labels]
+        return -(cold[target] / outcome).log() - torch.stack(said).sum().log()
 
     def naive(rows: Sequence[PairedRow], student: dict[int, Tensor], teacher: dict[int, Tensor]) -> tuple[Tensor, int]:
         found = []
         for row in rows:
+            begun = set()
             for span in range(int(row.student_spans.max()) + 1):
                 mine = [i for i, c in enumerate(row.student_spans) if c == span]
                 its = [j for j, c in enumerate(row.teacher_spans) if c == span]
@@ -109,7 +124,13 @@ def naive_projection(values: dict[str, Any], toy: Toy = TOY) -> Naive:
                     float(teacher[row.index][j - 1, : len(theirs)].softmax(-1)[id_])
                     for j, id_ in zip(its[1:], ids[1:], strict=True)
                 )
-                found.append(position(q, p, int(row.student.input_ids[mine[0]]), ids, further, len(mine) == 1))
+                cold = student[row.index][mine[0] - 1, : len(ours)].softmax(-1)
+                found.append(position(q, p, int(row.student.input_ids[mine[0]]), ids, further, len(mine) == 1, cold))
+                begun.add(mine[0])
+            for place in range(1, len(row.student)):
+                if rest and row.student.answer_mask[place] and place not in begun:
+                    cold = student[row.index][place - 1, : len(ours)].softmax(-1)
+                    found.append(-cold[int(row.student.input_ids[place])].log())
         return torch.stack(found).sum(), len(found)
 
     return naive

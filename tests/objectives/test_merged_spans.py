@@ -16,11 +16,11 @@ from torch import Tensor
 
 from distillab.config.terms import CrossEntropyConfig, MergedSpansConfig, TermConfig, TokenDivergenceConfig
 from distillab.errors import ConfigError, TeacherError
+from distillab.models import tiling
 from distillab.models.batch import TokenBatch
 from distillab.models.heads import OutputHead
 from distillab.models.meetings import teacher_batch
 from distillab.models.scoring import at_scored, scored_targets
-from distillab.objectives import head_pass
 from distillab.objectives.build import build_objective
 from distillab.objectives.head_pass import HeadPass
 from distillab.objectives.merged_spans import MergedSpans
@@ -92,9 +92,9 @@ def test_value_and_gradient_are_those_of_a_naive_loop(
     name: str, extra: dict[str, Any], weight: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Through tiles of 2 rows and pieces of 1, which cut spans in the middle."""
-    monkeypatch.setattr(head_pass, "_LEAST_ROWS", 2)
-    monkeypatch.setattr(head_pass, "_TILE_BYTES", {"cpu": 1})
-    monkeypatch.setattr(head_pass, "_PIECE_BYTES", {"cpu": 1})
+    monkeypatch.setattr(tiling, "LEAST_ROWS", 2)
+    monkeypatch.setattr(tiling, "TILE_BYTES", {"cpu": 1})
+    monkeypatch.setattr(tiling, "PIECE_BYTES", {"cpu": 1})
     term = merged_term(divergence=name, **DIVERGENCES[name][0], **extra, unmatched_weight=weight)
     unmatched = len(OTHERS_T) / W if weight is None else weight
     for number in ALL:

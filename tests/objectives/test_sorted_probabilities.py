@@ -15,7 +15,7 @@ from torch import Tensor
 from distillab.config.terms import SortedProbabilitiesConfig
 from distillab.data.paired import PairedRow
 from distillab.errors import TeacherError
-from distillab.objectives import head_pass
+from distillab.models import tiling
 from distillab.objectives.sorted_probabilities import SortedProbabilities, sorted_distance
 from distillab.objectives.term import StudentScores
 from distillab.teachers.aligned import AlignedTokens
@@ -82,9 +82,9 @@ def _case(seed: int = 0) -> tuple[dict[int, Tensor], Tensor, dict[int, Tensor]]:
 @pytest.mark.parametrize("tile", [1, 3, 100])
 @pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")
 def test_equals_a_naive_computation(values: dict[str, Any], tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head_pass, "_LEAST_ROWS", tile)
-    monkeypatch.setitem(head_pass._TILE_BYTES, "cpu", 0)
-    monkeypatch.setitem(head_pass._PIECE_BYTES, "cpu", max(1, tile // 2) * 4 * (V + 2))
+    monkeypatch.setattr(tiling, "LEAST_ROWS", tile)
+    monkeypatch.setitem(tiling.TILE_BYTES, "cpu", 0)
+    monkeypatch.setitem(tiling.PIECE_BYTES, "cpu", max(1, tile // 2) * 4 * (V + 2))
     hidden, head, teacher = _case()
     expected = reference(naive_distance(values), ROWS, hidden, head, teacher)
     assert_same(ours(_term(**values), [collate(ROWS)], hidden, head, teacher), expected)

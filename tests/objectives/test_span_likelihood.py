@@ -16,7 +16,7 @@ from torch import Tensor
 from distillab.config.terms import SpanLikelihoodConfig
 from distillab.data.paired import PairedRow
 from distillab.errors import ConfigError, TeacherError
-from distillab.objectives import head_pass
+from distillab.models import tiling
 from distillab.objectives.span_likelihood import SpanLikelihood, bernoulli_kl
 from distillab.teachers.signals import TeacherSignal
 from tests.objectives.toy_pair import (
@@ -96,9 +96,9 @@ def _case(seed: int = 0, extra: int = 2) -> tuple[dict[int, Tensor], Tensor, dic
 @pytest.mark.parametrize("tile", [1, 3, 100])
 def test_equals_the_formula_of_the_paper(values: dict[str, Any], tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stated error of float32 logits at τ = 100: 10⁻⁵ of the value, 10⁻⁴ of the largest gradient."""
-    monkeypatch.setattr(head_pass, "_LEAST_ROWS", tile)
-    monkeypatch.setitem(head_pass._TILE_BYTES, "cpu", 0)
-    monkeypatch.setitem(head_pass._PIECE_BYTES, "cpu", max(1, tile // 2) * 4 * (V + 2))
+    monkeypatch.setattr(tiling, "LEAST_ROWS", tile)
+    monkeypatch.setitem(tiling.TILE_BYTES, "cpu", 0)
+    monkeypatch.setitem(tiling.PIECE_BYTES, "cpu", max(1, tile // 2) * 4 * (V + 2))
     hidden, head, teacher = _case()
     expected = reference(naive_likelihood(values), ROWS, hidden, head, teacher)
     assert_same(ours(_term(**values), [collate(ROWS)], hidden, head, teacher), expected)

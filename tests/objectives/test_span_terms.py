@@ -18,10 +18,11 @@ from distillab.config.terms import (
 )
 from distillab.data.collation import Collator, IndexedRow
 from distillab.errors import TeacherError
+from distillab.models import tiling
 from distillab.models.batch import TokenBatch
 from distillab.models.heads import OutputHead
 from distillab.models.meetings import teacher_batch
-from distillab.objectives import build_objective, head_pass
+from distillab.objectives import build_objective
 from distillab.objectives.head_pass import HeadPass
 from distillab.objectives.span_likelihood import SpanLikelihood
 from distillab.objectives.step import Measured, measure
@@ -78,9 +79,9 @@ def _gradients(model: torch.nn.Module, loss: Tensor) -> dict[str, Tensor]:
 @pytest.mark.parametrize("kind", ["untied", "tied", "head bias", "soft cap"])
 @pytest.mark.parametrize("tile", [2, 100])
 def test_all_together_equal_the_dense_computation(kind: str, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head_pass, "_LEAST_ROWS", tile)
-    monkeypatch.setitem(head_pass._TILE_BYTES, "cpu", 0)
-    monkeypatch.setitem(head_pass._PIECE_BYTES, "cpu", max(1, tile // 2) * 4 * VOCABULARY)
+    monkeypatch.setattr(tiling, "LEAST_ROWS", tile)
+    monkeypatch.setitem(tiling.TILE_BYTES, "cpu", 0)
+    monkeypatch.setitem(tiling.PIECE_BYTES, "cpu", max(1, tile // 2) * 4 * VOCABULARY)
     model = tiny_model(kind)
     student, teacher = _logits(model, teacher=False), _logits(local_teacher().model, teacher=True)
     expected = torch.zeros((), dtype=torch.float64)

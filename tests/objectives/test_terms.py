@@ -175,4 +175,11 @@ def test_needs_of_a_method_come_from_its_terms_and_answers() -> None:
         ("hidden_states", "internals", "shared"),
         ("attention", "internals", "shared"),
         ("white_box", "internals", "shared"),
+        ("vocabulary_projection", "logits", "aligned"),
+        ("span_likelihood", "logits", "aligned"),
+        ("sorted_probabilities", "logits", "aligned"),
+        ("merged_spans", "logits", "aligned"),
+        ("dual_space", "internals", "aligned"),
+        ("contrastive", "internals", "aligned"),
+        ("span_hidden_states", "internals", "aligned"),
     ]

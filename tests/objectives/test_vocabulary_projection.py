@@ -16,7 +16,7 @@ from torch import Tensor
 from distillab.config.terms import TokenDivergenceConfig, VocabularyProjectionConfig
 from distillab.data.paired import PairedRow
 from distillab.errors import TeacherError
-from distillab.objectives import head_pass
+from distillab.models import tiling
 from distillab.objectives.term import StudentScores
 from distillab.objectives.token_divergence import TokenDivergence
 from distillab.objectives.vocabulary_projection import VocabularyProjection
@@ -51,7 +51,10 @@ FORMS = ["projected", "common"]
 
 
 def _term(toy: Toy = TOY, **values: Any) -> VocabularyProjection:
-    return VocabularyProjection(VocabularyProjectionConfig(**values), vocabularies=toy.vocabularies())
+    """By default the divergence alone."""
+    return VocabularyProjection(
+        VocabularyProjectionConfig(**{"rest": "none", **values}), vocabularies=toy.vocabularies()
+    )
 
 
 # ---------------------------------------------------------------- value and gradient
@@ -65,28 +68,32 @@ def _case(seed: int = 0, extra: int = 0) -> tuple[dict[int, Tensor], Tensor, dic
 
 
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("rest", ["text", "none"])
 @pytest.mark.parametrize("values", DIVERGENCES, ids=lambda v: v["divergence"])
 @pytest.mark.parametrize("tile", [1, 3, 100])
 def test_equals_a_naive_computation_by_strings(
-    form: str, values: dict[str, Any], tile: int, monkeypatch: pytest.MonkeyPatch
+    form: str, rest: str, values: dict[str, Any], tile: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(head_pass, "_LEAST_ROWS", tile)
-    monkeypatch.setitem(head_pass._TILE_BYTES, "cpu", 0)
-    monkeypatch.setitem(head_pass._PIECE_BYTES, "cpu", max(1, tile // 2) * 4 * (V + 3))
+    monkeypatch.setattr(tiling, "LEAST_ROWS", tile)
+    monkeypatch.setitem(tiling.TILE_BYTES, "cpu", 0)
+    monkeypatch.setitem(tiling.PIECE_BYTES, "cpu", max(1, tile // 2) * 4 * (V + 3))
     hidden, head, teacher = _case(extra=3)
-    expected = reference(naive_projection({"form": form, **values}), ROWS, hidden, head, teacher)
-    found = ours(_term(form=form, **values), [collate(ROWS)], hidden, head, teacher)
+    values = {"form": form, "rest": rest, **values}
+    expected = reference(naive_projection(values), ROWS, hidden, head, teacher)
+    found = ours(_term(**values), [collate(ROWS)], hidden, head, teacher)
     assert_same(found, expected)
 
 
+@pytest.mark.parametrize("rest", ["text", "none"])
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("split", [[[0, 1, 2, 3]], [[3, 1], [2, 0]], [[0], [1], [2], [3]]])
 @pytest.mark.parametrize("sides", [*itertools.product(["left", "right"], repeat=2)])
-def test_split_order_and_padding_change_nothing(form: str, split: list[list[int]], sides: Any) -> None:
+def test_split_order_and_padding_change_nothing(form: str, split: list[list[int]], sides: Any, rest: str) -> None:
     hidden, head, teacher = _case(1)
-    expected = ours(_term(form=form), [collate(ROWS)], hidden, head, teacher)
+    term = _term(form=form, rest=rest)
+    expected = ours(term, [collate(ROWS)], hidden, head, teacher)
     batches = [collate([ROWS[i] for i in part], *sides) for part in split]
-    assert_same(ours(_term(form=form), batches, hidden, head, teacher), expected, tolerance=1e-6)
+    assert_same(ours(term, batches, hidden, head, teacher), expected, tolerance=1e-6)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -110,7 +117,8 @@ def test_the_teacher_read_one_position_late_is_further_away(form: str) -> None:
     "values", [*DIVERGENCES, {"divergence": "adaptive_kl", "head_mass": 0.5}], ids=lambda v: v["divergence"]
 )
 @pytest.mark.parametrize("scale", [1.0, 60.0])
-def test_with_one_tokenizer_it_is_token_divergence(form: str, values: dict[str, Any], scale: float) -> None:
+@pytest.mark.parametrize("rest", ["text", "none"])
+def test_with_one_tokenizer_it_is_token_divergence(form: str, values: dict[str, Any], scale: float, rest: str) -> None:
     """Also where logits are so far apart that probabilities are too small for float32."""
     toy = Toy(Tokenizer(TEACHER), Tokenizer(TEACHER))
     generator = torch.Generator().manual_seed(0)
@@ -119,7 +127,7 @@ def test_with_one_tokenizer_it_is_token_divergence(form: str, values: dict[str, 
     found = []
     for term in (
         TokenDivergence(TokenDivergenceConfig(**values), shared_width=W),
-        _term(toy, form=form, **values),
+        _term(toy, form=form, rest=rest, **values),
     ):
         leaf = student.clone().requires_grad_()
         has = torch.ones(9, dtype=torch.bool)
@@ -129,6 +137,32 @@ def test_with_one_tokenizer_it_is_token_divergence(form: str, values: dict[str, 
         value.sum().backward()
         found.append((value.detach(), leaf.grad))
     torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-6)
+
+
+# ---------------------------------------------------------------- what the teacher does not say
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_a_teacher_that_is_sure_of_the_text_gives_cross_entropy(seed: int) -> None:
+    """In value and gradient, whatever the tokens: the chain rule puts both halves together again."""
+    hidden, head, teacher = _case(seed)
+    sure = {row.index: teacher[row.index].clone() for row in ROWS}
+    for row in ROWS:
+        ids = torch.as_tensor(row.teacher.input_ids[1:], dtype=torch.int64)
+        sure[row.index][torch.arange(len(ids)), ids] = 90.0
+    found = ours(_term(rest="text"), [collate(ROWS)], hidden, head, sure)
+    assert_same(found, reference(_cross_entropy, ROWS, hidden, head, sure), tolerance=2e-5)
+
+
+def _cross_entropy(rows: Any, student: dict[int, Tensor], teacher: dict[int, Tensor]) -> tuple[Tensor, int]:
+    found = [
+        -student[row.index][place - 1, :V].log_softmax(-1)[int(row.student.input_ids[place])]
+        for row in rows
+        for place in range(1, len(row.student))
+        if row.student.answer_mask[place]
+    ]
+    return torch.stack(found).sum(), len(found)
 
 
 # ---------------------------------------------------------------- a text distribution that both sides know
@@ -268,7 +302,8 @@ def test_a_student_of_shorter_tokens_alone_is_compared_on_what_it_has() -> None:
     hidden = numbers_for(rows, seed=0, teacher=False, width=D)
     teacher = numbers_for(rows, seed=1, teacher=True, width=12)
     head = torch.randn(8, D, generator=torch.Generator().manual_seed(0))
-    for values in ({"form": "common", **DIVERGENCES[0]}, {"form": "projected", **DIVERGENCES[1]}):
+    for values in ({"form": "common", "rest": "none", **DIVERGENCES[0]}, {"form": "projected", **DIVERGENCES[1]}):
+        values = {"rest": "text", **values}
         expected = reference(naive_projection(values, toy), rows, hidden, head, teacher)
         assert math.isfinite(expected.total)
         assert_same(ours(_term(toy, **values), [collate(rows)], hidden, head, teacher), expected)

@@ -5,9 +5,17 @@ from __future__ import annotations
 import pytest
 
 from distillab.config.methods import METHODS, Method
-from distillab.config.terms import CrossEntropyConfig, TokenDivergenceConfig
+from distillab.config.terms import (
+    CrossEntropyConfig,
+    HiddenStatesConfig,
+    MergedSpansConfig,
+    SpanHiddenStatesConfig,
+    TermConfig,
+    TokenDivergenceConfig,
+    VocabularyProjectionConfig,
+)
 from distillab.errors import TokenizerMismatch
-from distillab.pairing.admission import admit, judgement, require_admitted
+from distillab.pairing.admission import admit, equals_with_same_tokens, judgement, require_admitted
 from distillab.pairing.contract import judge
 from distillab.pairing.known import teachers_with_tokenizer
 from distillab.records import PairJudgement, TokenizerContract
@@ -27,8 +35,8 @@ def test_only_a_loss_that_needs_the_same_tokens_is_refused_on_a_different_pair(
 ) -> None:
     contract = investigated.model_copy(update={"verdict": verdict})
     admission = admit(contract, name, METHODS[name])
-    same_tokens = any(not isinstance(term, CrossEntropyConfig) for term in METHODS[name].terms)
-    assert admission.admitted == (not same_tokens or verdict != "different")
+    by_id_or_position = name in ("logits", "hidden_states", "attention", "white_box")
+    assert admission.admitted == (not by_id_or_position or verdict != "different")
     assert admission.access == METHODS[name].access
     assert admission.reason
 
@@ -41,6 +49,53 @@ def test_the_name_decides_nothing(investigated: TokenizerContract) -> None:
     with pytest.raises(TokenizerMismatch):
         require_admitted(investigated, "sft", by_id)
     require_admitted(investigated, "logits", harmless)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "name", "expected"),
+    [
+        ("identical", "vocabulary_projection", "with the same tokens, as here, it equals logits and costs more"),
+        ("padded", "merged_spans", "with the same tokens, as here, it equals logits and costs more"),
+        ("extended", "merged_spans", "prefer logits"),
+        ("identical", "span_likelihood", "prefer logits"),
+        ("identical", "contrastive", "prefer hidden_states"),
+        ("extended", "dual_space", "prefer hidden_states"),
+    ],
+)
+def test_with_shared_ids_a_method_for_two_tokenizers_is_outdone(
+    investigated: TokenizerContract, verdict: str, name: str, expected: str
+) -> None:
+    contract = investigated.model_copy(update={"verdict": verdict, "probes_differ": ()})
+    admission = admit(contract, name, METHODS[name])
+    assert admission.admitted and expected in admission.reason
+    cut_otherwise = contract.model_copy(update={"probes_differ": (investigated.example,)})
+    reason = admit(cut_otherwise, name, METHODS[name]).reason
+    assert "equals" not in reason and "prefer" in reason
+    across = admit(investigated, name, METHODS[name]).reason
+    assert "equals" not in across and "prefer" not in across
+
+
+@pytest.mark.parametrize(
+    ("terms", "equal"),
+    [
+        ((CrossEntropyConfig(weight=0.5), VocabularyProjectionConfig(weight=0.5)), True),
+        ((CrossEntropyConfig(weight=0.5), VocabularyProjectionConfig(weight=0.5, form="common")), True),
+        ((CrossEntropyConfig(weight=0.5), MergedSpansConfig(weight=0.5)), True),
+        ((CrossEntropyConfig(), VocabularyProjectionConfig()), False),
+        ((CrossEntropyConfig(weight=0.5), VocabularyProjectionConfig(weight=0.5, temperature=2.0)), False),
+        ((CrossEntropyConfig(weight=0.5), VocabularyProjectionConfig(weight=0.5, divergence="reverse_kl")), False),
+        ((VocabularyProjectionConfig(weight=0.5),), False),
+        ((CrossEntropyConfig(), SpanHiddenStatesConfig(weight=METHODS["hidden_states"].terms[1].weight)), False),
+    ],
+)
+def test_equal_is_said_of_equal_settings_alone(terms: tuple[TermConfig, ...], equal: bool) -> None:
+    assert equals_with_same_tokens(Method("dataset", terms, "x")) == equal
+    assert not equals_with_same_tokens(Method("teacher", terms, "x"))
+
+
+def test_terms_for_one_tokenisation_and_for_two_do_not_go_together() -> None:
+    with pytest.raises(ValueError, match=r"hidden_states is for one .*span_hidden_states for two"):
+        Method("dataset", (CrossEntropyConfig(), HiddenStatesConfig(), SpanHiddenStatesConfig()), "x")
 
 
 def test_refusal_says_what_why_and_the_ways_out(investigated: TokenizerContract) -> None:
@@ -58,9 +113,10 @@ def test_refusal_says_what_why_and_the_ways_out(investigated: TokenizerContract)
         "because both have id 450",
         "path A: a teacher with the student's tokenizer. For tinyllama-1.1b that is e.g. meta-llama/Llama-2-7b-hf",
         "path B: sequence-level KD (method: seqkd)",
-        "path C: a method made for two tokenizers; this version has none yet",
+        "path C: a method made for two tokenizers, best first: vocabulary_projection, span_likelihood, ",
     ):
         assert part in text
+    assert "sorted_probabilities" not in text  # it stands behind sft in the measured order
 
 
 def test_demonstration_passes(investigated: TokenizerContract) -> None:
@@ -76,6 +132,7 @@ def test_judgement(investigated: TokenizerContract, real) -> None:
     assert PairJudgement.model_validate_json(judged.model_dump_json()) == judged
     same = judge(real("tok512"), real("tok512"), teacher_width=None, student_width=None)
     assert judgement(same).ways_out == ()
+    assert judgement(same).recommended.method == "logits"
     assert all(method.admitted for method in judgement(same).methods)
 
 

@@ -90,6 +90,7 @@ def naive(teacher: LoadedTokenizer, student: LoadedTokenizer, text: str) -> tupl
 def test_against_a_naive_count(real: Load) -> None:
     teacher, student = real("mistral-7b-v0.1"), real("tinyllama-1.1b")
     ours, theirs = token_meanings(teacher.tokenizer), token_meanings(student.tokenizer)
+    both = teacher.tokenizer.get_vocab().keys() & student.tokenizer.get_vocab().keys()  # both write bytes as <0x0A>
 
     @settings(max_examples=60, deadline=None)
     @given(
@@ -105,6 +106,8 @@ def test_against_a_naive_count(real: Load) -> None:
             result.teacher_tokens_identical,
             result.student_tokens_identical,
         ) == pytest.approx(naive(teacher, student, text))
+        words = teacher.tokenizer.tokenize(text)
+        assert result.teacher_tokens_known == pytest.approx(sum(word in both for word in words) / len(words))
 
     check()
 
@@ -118,6 +121,7 @@ def test_by_hand(toy, wrap) -> None:
     assert result.teacher_boundaries_shared == pytest.approx(2 / 3)  # 1 and 3 of 1, 3, 4
     assert result.student_boundaries_shared == pytest.approx(2 / 3)  # 1 and 3 of 1, 2, 3
     assert result.teacher_tokens_identical == result.student_tokens_identical == pytest.approx(1 / 4)  # ▁
+    assert result.teacher_tokens_known == pytest.approx(3 / 4)  # all but ab
     assert result.equal_ids_by_position == pytest.approx(1 / 4)
 
 
@@ -146,6 +150,7 @@ def test_rows_with_unk_are_not_compared(real: Load) -> None:
     """Both are 'a', <unk>, 'b' for tok105, but what the unknowns are nobody knows."""
     result = overlap(real("tok105"), real("tok105"), ["a\nb", "a b"])
     assert (result.rows, result.rows_not_comparable) == (2, 1)
+    assert result.teacher_tokens_known == pytest.approx(1 - 1 / result.teacher_tokens)
 
 
 def test_no_more_than_the_first_texts(real: Load) -> None:

@@ -83,6 +83,8 @@ def test_characters_without_byte_fallback(real: Load) -> None:
     @settings(max_examples=100, deadline=None)
     @given(st.text(alphabet=known, max_size=40))
     def check(text: str) -> None:
+        if any(special in text for special in tokenizer.all_special_tokens):
+            return
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         assert b"".join(meanings[i].data for i in ids) == _stories(text).encode()
 

@@ -20,7 +20,7 @@ from bench.commands import measure
 from bench.loss_memory import loss_memory
 from bench.measure import MIB, Probe, percentile, repeat
 from bench.processes import Failed, environment
-from bench.settings import CASES, GPU, PEERS, SIZES, SUITE, TARGETS, WITHOUT_TEACHER, Block, Run
+from bench.settings import ACROSS_BASE, CASES, GPU, PEERS, SIZES, SUITE, TARGETS, WITHOUT_TEACHER, Block, Run
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
@@ -170,7 +170,7 @@ def test_what_a_whole_run_measures_is_known_and_each_ratio_has_its_base() -> Non
         cases = {run.case for run in block.runs}
         assert cases <= set(CASES)
         assert {run.size for run in block.runs} <= set(SIZES)
-        assert "floor" in cases or block in GPU or cases == {"loss_memory"}
+        assert {"floor", ACROSS_BASE} & cases or block in GPU or cases == {"loss_memory"}
         assert len(set(block.runs)) == len(block.runs)
     judged = [{run.case for run in block.runs} for block in (*SUITE, *PEERS)]
     assert all(any({target.case, target.base} <= cases for cases in judged) for target in TARGETS)

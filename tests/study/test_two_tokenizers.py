@@ -81,6 +81,17 @@ def test_the_teacher_is_asked_about_its_own_tokens_once(cached: Path) -> None:
     assert _record(cached, "projection").cost.teacher_tokens == 0
 
 
+def test_arms_are_told_apart_by_their_teachers_tokens(cached: Path) -> None:
+    results = read_record(StudyResults, cached / "results.json")
+    assert {arm.name: arm.across_tokenizers for arm in results.arms} == {
+        "sft": False,
+        **dict.fromkeys(TERMS, True),
+        "on-answers": True,
+    }
+    assert "Across tokenizers" in results.verdict or "across tokenizers" in results.verdict
+    assert len(results.spans) == 2  # of the data's own rows, and of those with the teacher's answers
+
+
 def test_teacher_tokens_are_counted_in_its_own(tiny_world: dict[str, Any], stranger: str, tmp_path: Path) -> None:
     record = execute(_run(tiny_world, stranger, tmp_path / "run"))
     assert record.teacher_signals == "online"

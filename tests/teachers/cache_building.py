@@ -41,6 +41,7 @@ def identity_for(
         kinds=kinds,
         width=width,
         tokenizer="tokenizer-fingerprint",
+        template_sha256=source.capabilities.provenance.template_sha256,
         source="rows.jsonl",
         revision=None,
     )

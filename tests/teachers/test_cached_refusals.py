@@ -201,7 +201,7 @@ def test_loading_compares_what_the_cache_was_made_for(full: Path, tmp_path: Path
 
 def test_an_incomplete_cache_is_refused(tmp_path: Path) -> None:
     folder = build(tmp_path, peaked_teacher(), ROWS, [FullKind()], worker=1, workers=2, rows_per_shard=2)
-    with pytest.raises(CacheMismatch, match="2 shards are missing, the first is 0"):
+    with pytest.raises(CacheMismatch, match="2 of 4 shards are missing, the first is 0"):
         load(folder)
 
 

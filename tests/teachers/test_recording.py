@@ -30,11 +30,11 @@ from distillab.config.cache import (
 from distillab.data.collation import Collator
 from distillab.data.encoding import EncodedRow
 from distillab.errors import CacheMismatch, ConfigError, NumericsError, TeacherError
+from distillab.models import tiling
 from distillab.models.structure import ModelShape
-from distillab.teachers import row_making
 from distillab.teachers.layouts import resolve_layouts
 from distillab.teachers.local import LocalTeacher
-from distillab.teachers.recording import batches, record
+from distillab.teachers.recording import batches, identity_of, record
 from distillab.teachers.row_making import counted
 from tests.teachers.cache_building import PAD, build, identity_for, peaked_teacher
 from tests.training.conftest import VOCABULARY, ragged_split, teacher
@@ -74,8 +74,9 @@ def test_other_workers_and_an_interruption_change_no_byte(tmp_path: Path) -> Non
 def test_top_k_is_what_the_model_says(
     width: int, piece_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(row_making, "_PIECE_BYTES", {"cpu": piece_bytes})
-    monkeypatch.setattr(row_making, "_TILE_BYTES", {"cpu": 7 * VOCABULARY * 4 + piece_bytes})
+    monkeypatch.setattr(tiling, "LEAST_ROWS", 1)
+    monkeypatch.setattr(tiling, "PIECE_BYTES", {"cpu": piece_bytes})
+    monkeypatch.setattr(tiling, "TILE_BYTES", {"cpu": 7 * VOCABULARY * 4 + piece_bytes})
     source = peaked_teacher()
     reader = CacheReader(build(tmp_path, source, ROWS, [TopKKind(k=6, temperature=2.0, values="float16")], width=width))
     for row, stored in zip(ROWS, reader.read(range(len(ROWS)), ["top_k"]), strict=True):
@@ -162,6 +163,23 @@ def test_other_rows_than_the_identity_are_refused(tmp_path: Path) -> None:
     writer = CacheWriter(tmp_path, identity)
     with pytest.raises(CacheMismatch, match="not those of the cache"):
         record(source, ROWS[::-1], collator=Collator(PAD), identity=identity, writer=writer)
+
+
+def test_the_template_of_the_rows_is_not_the_teachers_own() -> None:
+    source = peaked_teacher()
+    identity = identity_of(
+        source,
+        ROWS,
+        CacheConfig(),
+        kinds=[FullKind()],
+        width=VOCABULARY,
+        tokenizer="t",
+        template_sha256="the student's",
+        source="rows.jsonl",
+        revision=None,
+    )
+    assert identity.template_sha256 == "the student's"
+    assert identity.teacher == source.capabilities.provenance
 
 
 def test_a_tensor_of_another_dtype_than_the_identity_says_is_refused(tmp_path: Path) -> None:

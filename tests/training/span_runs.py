@@ -1,6 +1,6 @@
 """Training of a tiny student on rows in two toy tokenisations: letters against pairs of letters.
 
-Run as a module, by torchrun: some steps with the term `contrastive`; process 0 writes what it measured.
+Run as a module, by torchrun: some steps with the term `contrastive` or another; process 0 writes what it measured.
 """
 
 from __future__ import annotations
@@ -13,17 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from distillab.alignment.projection import HOWS, VocabularyProjection
 from distillab.config.models import TrainingConfig
-from distillab.config.terms import ContrastiveConfig, CrossEntropyConfig
+from distillab.config.terms import ContrastiveConfig, CrossEntropyConfig, DualSpaceConfig
 from distillab.data.collation import Collator
 from distillab.data.encoding import EncodedRow
 from distillab.data.paired import PairedCollator, PairedDataset, PairedRow
+from distillab.data.vocabularies import Vocabularies
 from distillab.models.structure import model_shape
 from distillab.objectives import build_objective
 from distillab.training.arguments import training_arguments
 from distillab.training.trainer import DistillationTrainer, StepReport
-from tests.training.conftest import teacher, tiny_llama
+from tests.training.conftest import VOCABULARY, teacher, tiny_llama
 
 
 def letter_rows(count: int) -> list[PairedRow]:
@@ -47,8 +50,27 @@ def letter_rows(count: int) -> list[PairedRow]:
     return rows
 
 
+def letter_vocabularies() -> Vocabularies:
+    """Of both sides; no token is mapped to another: the terms here read their sizes alone."""
+    none = torch.zeros(VOCABULARY, dtype=torch.bool)
+    projection = VocabularyProjection(
+        row_ends=np.zeros(VOCABULARY + 1, dtype=np.int64),
+        student_ids=np.zeros(0, dtype=np.int64),
+        weights=np.zeros(0, dtype=np.float32),
+        how=np.full(VOCABULARY, HOWS.index("unmapped"), dtype=np.uint8),
+        student_width=VOCABULARY,
+        teacher_fingerprint="teacher",
+        student_fingerprint="student",
+    )
+    return Vocabularies(projection, none, none)
+
+
 def span_trainer(
-    folder: Path, *, on_step: Callable[[StepReport], None], term: ContrastiveConfig, **settings: Any
+    folder: Path,
+    *,
+    on_step: Callable[[StepReport], None],
+    term: ContrastiveConfig | DualSpaceConfig,
+    **settings: Any,
 ) -> DistillationTrainer:
     """A trainer of cross-entropy and the term on 12 rows."""
     config = TrainingConfig(**{"steps": 4, "batch_size": 8, "learning_rate": 1e-2, "device": "cpu", **settings})
@@ -63,6 +85,7 @@ def span_trainer(
             shared_width=0,
             student=model_shape(student),
             teacher=model_shape(source.model),
+            vocabularies=letter_vocabularies(),
         ),
         teacher=source,
         row_names=[row.student.key for row in rows],
@@ -72,9 +95,9 @@ def span_trainer(
     )
 
 
-def main(folder: Path, microbatch: int) -> None:
+def main(folder: Path, microbatch: int, kind: str) -> None:
     reports: list[StepReport] = []
-    term = ContrastiveConfig(width=8, queue=20, temperature="learned")
+    term = DualSpaceConfig() if kind == "dual_space" else ContrastiveConfig(width=8, queue=20, temperature="learned")
     trainer = span_trainer(folder / "checkpoints", on_step=reports.append, term=term, microbatch_size=microbatch)
     trainer.train()
     if trainer.is_world_process_zero():
@@ -82,11 +105,10 @@ def main(folder: Path, microbatch: int) -> None:
         result = {
             "world": trainer.args.world_size,
             "reports": [dataclasses.asdict(report) for report in reports],
-            "texts": next(b.tolist() for name, b in buffers.items() if name.endswith("texts")),
-            "states": next(b.flatten().tolist() for name, b in buffers.items() if name.endswith("states")),
+            "queue": {name.rsplit(".", 1)[1]: buffer.flatten().tolist() for name, buffer in buffers.items()},
         }
         (folder / "result.json").write_text(json.dumps(result))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

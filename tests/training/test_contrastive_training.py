@@ -96,7 +96,7 @@ def test_two_processes_fill_the_queue_of_one(tmp_path: Path) -> None:
     (tmp_path / "two").mkdir()
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
-        *("-m", "tests.training.span_runs", str(tmp_path / "two"), "2"),  # with accumulation too
+        *("-m", "tests.training.span_runs", str(tmp_path / "two"), "2", "contrastive"),  # with accumulation too
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([*SEARCHED, str(ROOT)])}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
@@ -105,8 +105,8 @@ def test_two_processes_fill_the_queue_of_one(tmp_path: Path) -> None:
     assert two["world"] == 2
     one, reports = _run(tmp_path / "one")
     queue = _queue(one)
-    assert two["texts"] == queue["texts"].tolist()
-    torch.testing.assert_close(torch.tensor(two["states"]), queue["states"].flatten(), rtol=1e-4, atol=1e-5)
+    assert two["queue"]["texts"] == queue["texts"].tolist()
+    torch.testing.assert_close(torch.tensor(two["queue"]["states"]), queue["states"].flatten(), rtol=1e-4, atol=1e-5)
     for a, b in zip(reports, two["reports"], strict=True):
         assert b["loss"] == pytest.approx(a.loss, rel=1e-4)
         assert b["grad_norm"] == pytest.approx(a.grad_norm, rel=1e-3)

@@ -133,13 +133,15 @@ class _Stretches:
         begins = rows.borders[:-1] + lead
         markers = np.flatnonzero(lengths == 0)  # no hole is left, and text has bytes
         of = np.searchsorted(rows.borders, markers, side="right") - 1
-        markers = markers[markers >= begins[of]]
+        inside = markers >= begins[of]
+        markers, of = markers[inside], of[inside]
         first = np.sort(np.concatenate([begins, markers + 1]))
         last = np.sort(np.concatenate([markers, rows.borders[1:]]))
         return cls(
             rows=rows,
             first=first,
-            rows_of=np.searchsorted(begins, first, side="right") - 1,
+            # not by place: the empty stretch behind a row's last marker begins where the next row does
+            rows_of=np.sort(np.concatenate([np.arange(len(begins)), of])),
             lengths=lengths,
             n_bytes=before[last] - before[first],
             text=rows.table.spell(rows.ids),

@@ -245,22 +245,22 @@ class _Region:
         walk = self.walk
         if ours is not None and ours.kind == MARKER:
             self.ours = self.ours[1:]
-            if theirs is None or (place := self._spelled(theirs, self.b, ours.data)) is None:
-                walk.gap(walk.student, [ours], 0, 0, "one_sided")
-            else:
-                walk.teacher.read(theirs, place, place + len(ours.data), walk.at)
-                walk.at += len(ours.data)
-                walk.student.bound(walk.at, ours.last)
-                self.b = place + len(ours.data)
+            self.b = self._marker(walk.student, ours, walk.teacher, theirs, self.b)
         if theirs is not None and theirs.kind == MARKER:
             self.theirs = self.theirs[1:]
-            if ours is None or (place := self._spelled(ours, self.a, theirs.data)) is None:
-                walk.gap(walk.teacher, [theirs], 0, 0, "one_sided")
-            else:
-                walk.student.read(ours, place, place + len(theirs.data), walk.at)
-                walk.at += len(theirs.data)
-                walk.teacher.bound(walk.at, theirs.last)
-                self.a = place + len(theirs.data)
+            self.a = self._marker(walk.teacher, theirs, walk.student, ours, self.a)
+
+    def _marker(self, side: _Side, marker: _Item, other: _Side, text: _Item | None, read: int) -> int:
+        """One side's special token, of whose other side `read` bytes are read; returns how many are then."""
+        walk = self.walk
+        if text is None or (place := self._spelled(text, read, marker.data)) is None:
+            walk.gap(side, [marker], 0, 0, "one_sided")
+            return read
+        end = place + len(marker.data)
+        other.read(text, place, end, walk.at)
+        walk.at += len(marker.data)
+        side.bound(walk.at, marker.last)
+        return end
 
     def _spelled(self, text: _Item, place: int, content: bytes) -> int | None:
         """Where a run of text spells a marker, at this place or behind its prefix space; None where it does not."""

@@ -32,7 +32,7 @@ from distillab.cache.identity import CacheIdentity
 from distillab.cache.layout import Layout, SampledLayout, StatesLayout, TextLayout, TopKLayout
 from distillab.cache.reader import CacheReader
 from distillab.cache.rows import CachedRow, Sampled, Section, States, Text, TopK
-from distillab.errors import CacheMismatch, ConfigError
+from distillab.errors import ConfigError
 
 
 def export_parquet(reader: CacheReader, output: Path, *, on_rows: Callable[[int], None] | None = None) -> None:
@@ -52,13 +52,7 @@ def export_parquet(reader: CacheReader, output: Path, *, on_rows: Callable[[int]
     if output.exists():
         raise ConfigError("The output file is there already.", where=str(output), fix="delete it, or set --output")
     identity = reader.identity
-    if not reader.complete:
-        raise CacheMismatch(
-            "Rows are missing in this cache.",
-            where=str(output),
-            facts=[f"{len(reader.missing_shards()):,} shards are not there"],
-            fix="finish it with distillab cache build, or join its parts with distillab cache merge",
-        )
+    reader.require_complete()
     kinds = [layout.kind for layout in identity.layouts]
     schema = schema_of(identity)
     output.parent.mkdir(parents=True, exist_ok=True)

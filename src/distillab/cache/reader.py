@@ -21,7 +21,7 @@ from distillab.cache.sections import decode, decode_tokens, positions_of, split
 from distillab.cache.shards import TOKENS, Raw
 from distillab.cache.sources import open_source
 from distillab.cache.streams import Stored
-from distillab.errors import CacheCorrupt, CacheMismatch, ShapeError, near_names
+from distillab.errors import CacheCorrupt, CacheError, CacheMismatch, ShapeError, near_names
 
 
 class CacheReader:
@@ -77,6 +77,15 @@ class CacheReader:
         """Numbers of the shards that nobody has finished."""
         return [number for number in range(shards_of(self.identity)) if number not in self._shards.entries]
 
+    def require_complete(self) -> None:
+        """Check, before anything is read, that all rows are there.
+
+        Raises:
+            CacheMismatch: shards are missing. (A read that comes upon one of them raises CacheCorrupt.)
+        """
+        if not self.complete:
+            raise self._incomplete(CacheMismatch)
+
     def present_rows(self) -> npt.NDArray[np.int64]:
         """(rows that are there,) their numbers, rising."""
         found = [np.asarray(rows_of(self.identity, number)) for number in sorted(self._shards.entries)]
@@ -89,7 +98,7 @@ class CacheReader:
             CacheCorrupt: shards are missing.
         """
         if not self.complete:
-            raise self._missing(self.missing_shards()[0])
+            raise self._incomplete(CacheCorrupt)
         return [key for number in sorted(self._shards.entries) for key in self._shards.index(number).row_keys()]
 
     def lengths(self) -> npt.NDArray[np.int64]:
@@ -178,7 +187,7 @@ class CacheReader:
             raise ShapeError("There is no such row.", where=self.location, facts=[f"row {row} of {len(self):,}"])
         number, place = divmod(int(row), self.identity.rows_per_shard)
         if number not in self._shards.entries:
-            raise self._missing(number)
+            raise self._incomplete(CacheCorrupt)
         return number, place
 
     def _layout(self, kind: str) -> Layout:
@@ -191,15 +200,14 @@ class CacheReader:
             )
         return self._layouts[kind]
 
-    def _missing(self, number: int) -> CacheCorrupt:
-        return CacheCorrupt(
+    def _incomplete(self, kind: type[CacheError]) -> CacheError:
+        missing = self.missing_shards()
+        return kind(
             "The cache is not complete.",
             where=self.location,
-            facts=[
-                f"{len(self.missing_shards()):,} of {shards_of(self.identity):,} shards are missing",
-                f"shard {number}",
-            ],
-            fix="give the same `distillab cache build` again: it makes what is missing",
+            facts=[f"{len(missing):,} of {shards_of(self.identity):,} shards are missing, the first is {missing[0]}"],
+            fix="give the same `distillab cache build` again, or the run that began it: it makes what is missing; "
+            "parts in several folders are joined by `distillab cache merge`",
         )
 
 

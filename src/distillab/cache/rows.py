@@ -37,6 +37,10 @@ class Sampled:
     counts: Ints
     own_nats: Floats
 
+    def drawn(self) -> Ints:
+        """(N, draws) an id as often as it was drawn."""
+        return np.repeat(self.ids, self.counts).reshape(len(self.distinct), -1)
+
 
 @dataclass(frozen=True, eq=False)
 class States:

@@ -97,9 +97,13 @@ def _show(judged: PairJudgement) -> None:
         for note in contract.notes:
             console.print(f"  - {note}", style="yellow")
     _title(console, "Methods")
+    width = max(len(method.method) for method in judged.methods)
     for method in judged.methods:
         word, style = ("valid  ", "green") if method.admitted else ("refused", "red")
-        console.print(f"  {word}  {method.method:<10}  access: {method.access:<9}  {method.reason}", style=style)
+        console.print(f"  {word}  {method.method:<{width}}  access: {method.access:<9}  {method.reason}", style=style)
+    _title(console, f"Recommended: {judged.recommended.method}")
+    for sentence in judged.recommended.because:
+        console.print(f"  - {sentence}")
     if contract.would_train:
         _title(console, "What a refused method would train")
         for sentence in contract.would_train:
@@ -171,6 +175,8 @@ def _show_data(console: Console, data: DataOverlap) -> None:
         f"  tokens with the same bytes at the same place: teacher {data.teacher_tokens_identical:.1%}, "
         f"student {data.student_tokens_identical:.1%}"
     )
+    if data.teacher_tokens_known is not None:
+        console.print(f"  teacher tokens that the student has too, wherever it cuts: {data.teacher_tokens_known:.1%}")
     console.print(f"  positions at which a loss by index would compare equal ids: {data.equal_ids_by_position:.1%}")
     if data.rows_not_comparable:
         console.print(f"  {data.rows_not_comparable:,} rows could not be compared: their bytes differ", style="yellow")

@@ -161,8 +161,7 @@ def _expand(value: Any, where: str) -> Any:
 def _readable(error: ValidationError, kind: type[BaseModel], where: str) -> ConfigError:
     facts = []
     for item in error.errors():
-        path = [part for part in item["loc"] if part not in ("cross_entropy", "token_divergence")]
-        key = ".".join(str(part) for part in path)
+        key = ".".join(str(part) for place, part in enumerate(item["loc"]) if not _is_tag(item["loc"], place))
         if item["type"] == "extra_forbidden":
             names = _fields_at(kind, list(item["loc"][:-1]))
             facts.append(f"{key}: no such key; {near_names(str(item['loc'][-1]), names)}")
@@ -173,6 +172,11 @@ def _readable(error: ValidationError, kind: type[BaseModel], where: str) -> Conf
             got = "" if item["type"] == "value_error" else f" (got {item['input']!r})"
             facts.append((f"{key}: " if key else "") + message + got)
     return ConfigError("The recipe has settings that cannot be used.", where=where, facts=facts)
+
+
+def _is_tag(path: tuple[int | str, ...], place: int) -> bool:
+    """Whether a part of an error's path is the `kind` of an item, which pydantic puts behind the item's number."""
+    return place >= 2 and path[place - 2] in ("terms", "kinds") and isinstance(path[place - 1], int)
 
 
 def _fields_at(kind: Any, path: list[int | str]) -> list[str]:

@@ -10,12 +10,19 @@ from typing import Literal
 
 from distillab.config.terms import (
     AttentionRelationsConfig,
+    ContrastiveConfig,
     CrossEntropyConfig,
+    DualSpaceConfig,
     HiddenStatesConfig,
     LinearWeight,
+    MergedSpansConfig,
+    SortedProbabilitiesConfig,
+    SpanHiddenStatesConfig,
+    SpanLikelihoodConfig,
     TermConfig,
     TokenDivergenceConfig,
     TokenNeed,
+    VocabularyProjectionConfig,
 )
 from distillab.records import ACCESS_ORDER, AccessLevel
 
@@ -24,11 +31,23 @@ Answers = Literal["dataset", "teacher"]
 
 @dataclass(frozen=True)
 class Method:
-    """A named pair of choices."""
+    """A named pair of choices.
+
+    Raises:
+        ValueError: one term needs shared ids, another one two tokenisations.
+    """
 
     answers: Answers
     terms: tuple[TermConfig, ...]
     summary: str
+
+    def __post_init__(self) -> None:
+        shared, aligned = ([term.kind for term in self.terms if term.tokens == need] for need in ("shared", "aligned"))
+        if shared and aligned:
+            raise ValueError(
+                f"{shared[0]} is for one tokenisation that both models read, {aligned[0]} for two, and a batch holds "
+                "one or the other: leave out one of the terms, or replace it by one of the other's sort (docs/methods)"
+            )
 
     @property
     def access(self) -> AccessLevel:
@@ -39,14 +58,16 @@ class Method:
 
     @property
     def tokens(self) -> TokenNeed:
-        """`shared` where any term compares tokens by their ids."""
-        return "shared" if any(term.tokens == "shared" for term in self.terms) else "any"
+        """`shared` where a term needs one tokenisation that both models read, `aligned` where it needs two."""
+        needs = [term.tokens for term in self.terms if term.tokens != "any"]
+        return needs[0] if needs else "any"
 
 
 # Inner states lead first and fade out: a narrow student cannot hold a wide teacher's, and at the end its own task must
 # decide. Attention relations have gradients of very different size from model to model, so theirs are measured.
 # docs/experiments.md has the runs behind these numbers.
-_HINTS = HiddenStatesConfig(weight=LinearWeight(start=10.0, end=0.0))
+_FADING = LinearWeight(start=10.0, end=0.0)
+_HINTS = HiddenStatesConfig(weight=_FADING)
 
 
 def _relations(start: float) -> AttentionRelationsConfig:
@@ -73,5 +94,42 @@ METHODS: dict[str, Method] = {
         "dataset",
         (CrossEntropyConfig(weight=0.5), TokenDivergenceConfig(weight=0.5), _HINTS, _relations(0.1)),
         "cross-entropy and everything: next-token distribution, hidden states, attention",
+    ),
+    # Made for two tokenizers. A divergence shares the weight with cross-entropy, as in `logits`; span likelihood has
+    # the weight that undoes its temperature of 100; sorted probabilities and dual space are weighed as published.
+    "vocabulary_projection": Method(
+        "dataset",
+        (CrossEntropyConfig(weight=0.5), VocabularyProjectionConfig(weight=0.5)),
+        "cross-entropy and the teacher's next-token distribution, brought to tokens that both have",
+    ),
+    "span_likelihood": Method(
+        "dataset",
+        (CrossEntropyConfig(), SpanLikelihoodConfig(weight=100.0)),
+        "cross-entropy and how likely the teacher finds the stretches at whose ends both cut",
+    ),
+    "sorted_probabilities": Method(
+        "dataset",
+        (CrossEntropyConfig(), SortedProbabilitiesConfig(weight=1.5)),
+        "cross-entropy and the teacher's sorted next-token probabilities, whatever the tokens",
+    ),
+    "merged_spans": Method(
+        "dataset",
+        (CrossEntropyConfig(weight=0.5), MergedSpansConfig(weight=0.5)),
+        "cross-entropy and the teacher's distribution, merged over the stretches at whose ends both cut",
+    ),
+    "dual_space": Method(
+        "dataset",
+        (CrossEntropyConfig(weight=0.5), DualSpaceConfig(weight=0.5)),
+        "cross-entropy and each model's states read by the other's head",
+    ),
+    "contrastive": Method(
+        "dataset",
+        (CrossEntropyConfig(), ContrastiveConfig(weight=LinearWeight(start=0.1, end=0.0))),
+        "cross-entropy and, fading out, stretches of text told apart as the teacher's states tell them",
+    ),
+    "span_hidden_states": Method(
+        "dataset",
+        (CrossEntropyConfig(), SpanHiddenStatesConfig(weight=_FADING)),
+        "cross-entropy and, fading out, the teacher's hidden states of the stretches at whose ends both cut",
     ),
 }

@@ -182,15 +182,31 @@ class _Objective(Settings):
         return _known_method(value)
 
     @model_validator(mode="after")
-    def _something_to_balance_against(self) -> _Objective:
+    def _terms_go_together(self) -> _Objective:
         if all(is_balanced(term.weight) for term in self.resolved().terms):
             raise ValueError("at least one term needs a weight that is not balanced, to be measured against")
         return self
 
     def resolved(self) -> Method:
-        """The method with its replacements applied."""
+        """The method with its replacements applied.
+
+        Raises:
+            ValueError: terms that do not go together.
+        """
         preset = METHODS[self.method]
         return Method(self.answers or preset.answers, self.terms or preset.terms, preset.summary)
+
+
+def _require_training_fits(method: Method, training: TrainingConfig, whose: str) -> None:
+    """Refuse a method that cannot be trained in this way. `whose` stands in front of what is said."""
+    aligned = [term.kind for term in method.terms if term.tokens == "aligned"]
+    if aligned and training.packing:
+        raise ValueError(
+            f"{whose}{aligned[0]} reads every sample in two tokenisations, and packing is for one: set packing: false"
+        )
+    balanced = [term.kind for term in method.terms if is_balanced(term.weight)]
+    if balanced and training.gradient_shares_every == 0:
+        raise ValueError(f"{whose}the balanced weight of {balanced[0]} is set by measured gradients; 0 measures none")
 
 
 class ArmConfig(_Objective):
@@ -225,10 +241,8 @@ class RunRecipe(_Objective):
         return self
 
     @model_validator(mode="after")
-    def _balanced_weights_are_measured(self) -> RunRecipe:
-        balanced = [term.kind for term in self.resolved().terms if is_balanced(term.weight)]
-        if balanced and self.training.gradient_shares_every == 0:
-            raise ValueError(f"the balanced weight of {balanced[0]} is set by measured gradients; 0 measures none")
+    def _training_fits(self) -> RunRecipe:
+        _require_training_fits(self.resolved(), self.training, "")
         return self
 
 
@@ -270,6 +284,12 @@ class StudyRecipe(Settings):
             raise ValueError("the same seed stands twice in seeds")
         if "sft" not in names:
             raise ValueError("a study needs the arm sft: every method is held against it")
+        return self
+
+    @model_validator(mode="after")
+    def _training_fits_every_arm(self) -> StudyRecipe:
+        for arm in self.arms:
+            _require_training_fits(arm.resolved(), self.training, f"arm {arm.name}: ")
         return self
 
     @model_validator(mode="after")

@@ -54,11 +54,16 @@ def is_balanced(weight: Weight) -> bool:
 
 
 class Term(BaseModel):
-    """Base of the term settings. `access` and `tokens` say what the term needs of the pair."""
+    """Base of the term settings. `access` and `tokens` say what the term needs of the pair.
+
+    `matches` is said by a term that matches the tokens of two vocabularies: the kind of the term that it is, settings
+    and all, where both sides have the same tokens. It needs tokens that both have.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     access: ClassVar[AccessLevel] = "none"
     tokens: ClassVar[TokenNeed] = "any"
+    matches: ClassVar[str | None] = None
     weight: Weight = Field(
         default=1.0,
         description="factor of this term in the sum: a number, {start, end}, or balanced (its gradient is kept as "
@@ -148,11 +153,17 @@ class VocabularyProjectionConfig(_Divergence):
 
     access: ClassVar[AccessLevel] = "logits"
     tokens: ClassVar[TokenNeed] = "aligned"
+    matches: ClassVar[str | None] = "token_divergence"
     kind: Literal["vocabulary_projection"] = "vocabulary_projection"
     form: Literal["projected", "common"] = Field(
         default="projected",
         description="projected: tokens are compared in groups, each with the one by which the other side would begin "
         "its text; common: only the tokens that both vocabularies have, made to sum to one over them on both sides",
+    )
+    rest: Literal["text", "none"] = Field(
+        default="text",
+        description="text: what the teacher does not say (which token of a group, and every token that it does not "
+        "predict from the same place) is learned from the text that follows; none: it counts nothing",
     )
 
 
@@ -189,6 +200,7 @@ class MergedSpansConfig(_Divergence):
 
     access: ClassVar[AccessLevel] = "logits"
     tokens: ClassVar[TokenNeed] = "aligned"
+    matches: ClassVar[str | None] = "token_divergence"
     kind: Literal["merged_spans"] = "merged_spans"
     unmatched_weight: float | None = Field(
         default=None,
@@ -206,6 +218,11 @@ class DualSpaceConfig(Term):
     tokens: ClassVar[TokenNeed] = "aligned"
     kind: Literal["dual_space"] = "dual_space"
     temperature: float = Field(default=2.0, gt=0, description="of both divergences")
+    attention: Literal["causal", "full"] = Field(
+        default="causal",
+        description="causal: no position looks further ahead in the text than its own span, and no state of the "
+        "student that has read more than the teacher speaks for it; full: all of the answer, as published",
+    )
     projector_learning_rate: float | None = Field(
         default=None, gt=0, description="default: training.learning_rate; it follows the same schedule"
     )

@@ -28,7 +28,8 @@ def with_tail_cell(
     to them at K = V. Nothing is said of how the student's tail should be spread, and nothing wrong about it either.
 
     Args:
-        student_logp: (N, V) natural-log probabilities, rows sum to one, float32 or float64.
+        student_logp: (N, V) natural-log probabilities, float32 or float64; or logits, which are these up to a constant
+            a row: they are normalised here, which is faster than to do so before.
         kept_ids: (N, K) int64, no id twice in a row.
         kept_logp: (N, K) the teacher's true log-probabilities of those, not renormalised; a constant.
         tail_logmass: (N,) the teacher's log-probability of all other tokens together: `logmass_outside` where its
@@ -86,7 +87,7 @@ def logmass_outside(*, logp: Tensor, kept_ids: Tensor) -> Tensor:
         logp: (N, V) natural-log probabilities.
         kept_ids: (N, K) int64, no id twice in a row.
     """
-    return _cells(logp, kept_ids)[:, -1]
+    return logp.scatter(1, kept_ids, -torch.inf).logsumexp(dim=-1)
 
 
 def logmass_left(kept_logp: Tensor) -> Tensor:
@@ -106,26 +107,52 @@ def logmass_left(kept_logp: Tensor) -> Tensor:
 
 
 class _Cells(torch.autograd.Function):
-    """(N, V) log-probabilities -> (N, K+1): those of the kept ids, and that of all others together."""
+    """(N, V) logits -> (N, K+1) log-probabilities: of the kept ids, and of all others together.
+
+    Normalised here, because then value and gradient need one pass of exponentials; a log-softmax before it, and its
+    gradient behind, need one each, and the tail a third.
+    """
 
     @staticmethod
-    def forward(ctx: Any, logp_NV: Tensor, kept_ids: Tensor) -> Tensor:
-        rest = logp_NV.scatter(1, kept_ids, -torch.inf)
-        top = rest.amax(dim=-1, keepdim=True)
-        # an empty tail: nothing to scale by
-        top = torch.where(top == -torch.inf, 0.0, top)
-        total = rest.sub_(top).exp_().sum(dim=-1, keepdim=True)
-        ctx.save_for_backward(rest, total, kept_ids)
-        return torch.cat([logp_NV.gather(1, kept_ids), total.log() + top], dim=-1)
+    def forward(ctx: Any, logits_NV: Tensor, kept_ids: Tensor) -> Tensor:
+        top = logits_NV.amax(dim=-1, keepdim=True)
+        prob_NV = logits_NV.softmax(dim=-1)
+        top_logp = prob_NV.amax(dim=-1, keepdim=True).log()
+        kept_prob, kept_logp = prob_NV.gather(1, kept_ids), logits_NV.gather(1, kept_ids) - top + top_logp
+        rest = prob_NV.scatter_(1, kept_ids, 0.0)
+        total = rest.sum(dim=-1, keepdim=True)
+        tail, scale = total.log(), torch.ones_like(total)
+        # In a smaller total the members below the smallest normal number, which have lost digits or vanished, could
+        # together be more than a rounding of it: such a tail is measured by its own largest member.
+        real = torch.finfo(rest.dtype)
+        small = (total[:, 0] < rest.shape[1] * real.tiny / real.eps).nonzero()[:, 0]
+        if len(small):
+            rest[small], largest = _by_their_largest(logits_NV[small], kept_ids[small])
+            total[small] = rest[small].sum(dim=-1, keepdim=True)
+            largest_logp = largest - top[small] + top_logp[small]
+            tail[small], scale[small] = total[small].log() + largest_logp, largest_logp.exp()
+        ctx.save_for_backward(rest, total, scale, kept_prob, kept_ids)
+        return torch.cat([kept_logp, tail], dim=-1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *outputs: Any) -> tuple[Tensor, None]:
-        rest, total, kept_ids = ctx.saved_tensors
+        rest, total, scale, kept_prob, kept_ids = ctx.saved_tensors
         (gradient,) = outputs
+        of_all = gradient.sum(dim=-1, keepdim=True)
         # of the tail: its members' shares in it; an empty one has no members
-        towards = rest * torch.where(total > 0, gradient[:, -1:] / total, 0.0)
-        return towards.scatter_(1, kept_ids, gradient[:, :-1]), None
+        share = torch.where(total > 0, gradient[:, -1:] / total, 0.0)
+        towards = rest * (share - of_all * scale)
+        return towards.scatter_(1, kept_ids, gradient[:, :-1] - kept_prob * of_all), None
+
+
+def _by_their_largest(logits_NV: Tensor, kept_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, V) the tail's members as parts of the largest of them, 0 at the kept ids, and (N, 1) its logit."""
+    rest = logits_NV.scatter(1, kept_ids, -torch.inf)
+    largest = rest.amax(dim=-1, keepdim=True)
+    # an empty tail: nothing to measure by
+    largest = torch.where(largest == -torch.inf, 0.0, largest)
+    return rest.sub_(largest).exp_(), largest
 
 
 # torch does not type `apply`

@@ -18,7 +18,7 @@ from distillab.errors import ConfigError
 from distillab.models.batch import TokenBatch
 from distillab.models.heads import OutputHead, at_head
 from distillab.models.scoring import at_scored, scored_targets
-from distillab.objectives.head_pass import tiles
+from distillab.models.tiling import tiles
 from distillab.teachers.signals import log_probabilities
 
 BINS = 15

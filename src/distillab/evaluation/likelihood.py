@@ -19,8 +19,8 @@ from distillab.divergences import forward_kl
 from distillab.models.batch import TokenBatch
 from distillab.models.heads import OutputHead, at_head
 from distillab.models.scoring import at_scored, scored_rows, scored_targets
+from distillab.models.tiling import tiles
 from distillab.objectives.cross_entropy import CrossEntropy
-from distillab.objectives.head_pass import tiles
 from distillab.objectives.term import StudentScores
 from distillab.records import LikelihoodMetrics
 from distillab.teachers.protocol import Teacher

@@ -10,6 +10,7 @@ from distillab.config.terms import (
     AttentionRelationsConfig,
     ContrastiveConfig,
     CrossEntropyConfig,
+    DualSpaceConfig,
     HiddenStatesConfig,
     MergedSpansConfig,
     SampledDivergenceConfig,
@@ -28,6 +29,7 @@ from distillab.objectives.attention_maps import AttentionMaps
 from distillab.objectives.attention_relations import AttentionRelations
 from distillab.objectives.contrastive import Contrastive
 from distillab.objectives.cross_entropy import CrossEntropy
+from distillab.objectives.dual_space import DualSpace
 from distillab.objectives.hidden_states import HiddenStates
 from distillab.objectives.merged_spans import MergedSpans
 from distillab.objectives.sampled_divergence import SampledDivergence
@@ -132,4 +134,14 @@ def _aligned_term(settings: TermConfig, sides: _Sides) -> Term:
         case ContrastiveConfig():
             student, teacher = sides.shapes(settings.kind)
             return Contrastive(settings, student=student, teacher=teacher)
+        case DualSpaceConfig():
+            student, teacher = sides.shapes(settings.kind)
+            widths = sides.both_vocabularies(settings.kind)
+            return DualSpace(
+                settings,
+                student=student,
+                teacher=teacher,
+                student_width=widths.student_width,
+                teacher_width=widths.teacher_width,
+            )
     raise AssertionError(settings.kind)

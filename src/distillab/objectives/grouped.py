@@ -14,6 +14,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+# Probabilities below 10⁻³⁸ have few digits in float32; a sum of this size does not notice what such members lack.
+_LEAST_SUM = 1e-35
+
 
 @dataclass(frozen=True, eq=False)
 class Grouping:
@@ -50,6 +53,15 @@ class Grouping:
         return ids, of[ids]
 
     @cached_property
+    def slopes_at(self) -> Tensor:
+        """(V,) the place of each id's slope: G groups, then E members, then one for ids in no group."""
+        ids, _ = self.members
+        size = self.first.shape[0]
+        place = torch.where(self.of >= 0, self.of, size + ids.shape[0])
+        place[ids] = torch.arange(size, size + ids.shape[0], device=self.of.device)
+        return place
+
+    @cached_property
     def complete(self) -> bool:
         """Whether every id is in a group."""
         return bool((self.of >= 0).all())
@@ -79,28 +91,42 @@ class _Grouped(torch.autograd.Function):
             return total_NG
         ids, groups = grouping.members
         members_NE = logp_NV.index_select(1, ids)
-        top_NK = total_NG.index_select(1, grouping.shared)
-        top_NK.scatter_reduce_(1, groups.expand_as(members_NE), members_NE, "amax")
-        top_NK.masked_fill_(top_NK == -torch.inf, 0.0)  # no mass at all: nothing to scale by
-        shares_NE = members_NE.sub_(top_NK.index_select(1, groups)).exp_()
-        sums_NK = torch.zeros_like(top_NK).index_add_(1, groups, shares_NE)
-        # each id's share in its group; an empty group has no members to share
-        shares_NE.div_(sums_NK.index_select(1, groups)).nan_to_num_(nan=0.0)
-        ctx.save_for_backward(shares_NE)
-        return total_NG.index_copy_(1, grouping.shared, sums_NK.log_().add_(top_NK))
+        shares_NE = members_NE.exp()
+        sums_NK = _sums(shares_NE, grouping)
+        logs_NK = sums_NK.log()
+        if bool((sums_NK < _LEAST_SUM).any()):
+            # too little for the sum to be exact: scaled by the largest of each group, which takes three times as long
+            top_NK = total_NG.index_select(1, grouping.shared)
+            top_NK.scatter_reduce_(1, groups.expand_as(members_NE), members_NE, "amax")
+            top_NK.masked_fill_(top_NK == -torch.inf, 0.0)  # no mass at all: nothing to scale by
+            shares_NE = members_NE.sub_(top_NK.index_select(1, groups)).exp_()
+            sums_NK = _sums(shares_NE, grouping)
+            logs_NK = sums_NK.log().add_(top_NK)
+        if ctx.needs_input_grad[0]:
+            # each id's share in its group; an empty group has no members to share
+            ctx.save_for_backward(shares_NE.div_(sums_NK.index_select(1, groups)).nan_to_num_(nan=0.0))
+        return total_NG.index_copy_(1, grouping.shared, logs_NK)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *outputs: Any) -> tuple[Tensor, None]:
         grouping: Grouping = ctx.grouping
-        (gradient,) = outputs
-        slope = gradient.new_zeros(gradient.shape[0], grouping.of.shape[0])
-        slope.index_copy_(1, grouping.first, gradient)
+        (gradient_NG,) = outputs
+        parts = [gradient_NG]
         if grouping.shared.numel():
             (shares_NE,) = ctx.saved_tensors
-            ids, groups = grouping.members
-            slope.index_copy_(1, ids, gradient.index_select(1, grouping.shared[groups]) * shares_NE)
-        return slope, None
+            _, groups = grouping.members
+            parts.append(gradient_NG.index_select(1, grouping.shared[groups]).mul_(shares_NE))
+        if not grouping.complete:
+            parts.append(gradient_NG.new_zeros(gradient_NG.shape[0], 1))
+        # looked up for every id: writing to each place costs several times as much as reading from it
+        return (torch.cat(parts, dim=1) if len(parts) > 1 else gradient_NG).index_select(1, grouping.slopes_at), None
+
+
+def _sums(shares_NE: Tensor, grouping: Grouping) -> Tensor:
+    """(N, K) the sums over the members of each group."""
+    sums_NK = shares_NE.new_zeros(shares_NE.shape[0], grouping.shared.shape[0])
+    return sums_NK.index_add_(1, grouping.members[1], shares_NE)
 
 
 # torch does not type `apply`

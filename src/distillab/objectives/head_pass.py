@@ -20,16 +20,10 @@ import torch
 from torch import Tensor
 
 from distillab.models.heads import OutputHead
+from distillab.models.tiling import pieces, tiles
 from distillab.objectives.term import Said, SpanTerm, StudentScores, TokenTerm
 from distillab.teachers.aligned import AlignedScores
 from distillab.teachers.signals import TeacherScores
-
-# Rows are multiplied with the head in tiles of at most so many float32 bytes, but at least so many rows: products of
-# few rows are slow. The terms read a tile in pieces that stay in a core's cache. Measured: see docs/performance.md.
-_TILE_BYTES = {"cpu": 32 << 20}
-_TILE_BYTES_GPU = 256 << 20
-_LEAST_ROWS = 128
-_PIECE_BYTES = {"cpu": 2 << 20}
 
 
 @dataclass
@@ -44,6 +38,7 @@ class HeadPass:
         factors: name -> what one nat of the term is multiplied by in the loss.
         values: name -> (N,) nats of every position; filled by the pass.
         settle: name of a `SpanTerm` -> its values from the (N, C) numbers that it observes.
+        observed_at: name of a `SpanTerm` -> (N,) bool, the positions whose numbers it reads, where it is not all.
     """
 
     head: OutputHead
@@ -53,6 +48,7 @@ class HeadPass:
     factors: Mapping[str, float]
     values: dict[str, Tensor] = field(default_factory=dict)
     settle: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
+    observed_at: Mapping[str, Tensor] = field(default_factory=dict)
 
     def loss(self, hidden_ND: Tensor) -> Tensor:
         """Σ factor · nats over all terms and positions, a scalar that gradients flow back from."""
@@ -78,39 +74,66 @@ class HeadPass:
             total = torch.zeros((), device=leaf.device)
             for name, term in self.terms.items():
                 if isinstance(term, SpanTerm):
-                    total = total + self.factors[name] * (term.observe(student) * slopes[name]).sum()
-                    own = term.own_values(student, teacher)
-                    if own is not None:
+                    if name not in self.observed_at or bool(slopes[name].any()):
+                        total = total + self.factors[name] * (term.observe(student) * slopes[name]).sum()
+                    if term.adds_own:
+                        own = term.own_values(student, teacher)
                         values[name].add_(own.detach())
                         total = total + self.factors[name] * own.sum()
                     continue
                 nats = term.per_position(student, teacher)
                 values[name].copy_(nats.detach())
                 total = total + self.factors[name] * nats.sum()
-            (gradient,) = torch.autograd.grad(total, leaf)
+            # nothing where every term is settled, and by other positions
+            gradient = torch.autograd.grad(total, leaf)[0] if total.requires_grad else torch.zeros_like(leaf)
         product_nV.copy_(gradient)
         return torch.stack([self.factors[name] * nats.sum() for name, nats in values.items()]).sum()
 
-    def settled(self, head: OutputHead, hidden_ND: Tensor) -> dict[str, Tensor]:
+    def settled(self, head: OutputHead, hidden_ND: Tensor, memory: Tensor) -> tuple[dict[str, Tensor], slice | None]:
         """Observe every position for the terms that need several together: fills their values, gives their slopes.
 
+        Args:
+            memory: (rows of the largest tile, V), written over.
         Returns:
-            name of a `SpanTerm` -> (N, C), the derivative of its summed values by each number observed.
+            name of a `SpanTerm` -> (N, C), the derivative of its summed values by each number observed; and of which
+            tile the product with the head is in `memory` now, None where of none.
         """
-        observed: dict[str, list[Tensor]] = {name: [] for name in self.settle}
-        rows = tiles(hidden_ND.shape[0], head.weight_VD.shape[0], hidden_ND.device) or [slice(0, 0)]
-        for here in rows if observed else ():
-            student = StudentScores(head.logits(hidden_ND[here]), self.targets_N[here])
-            for name, parts in observed.items():
-                parts.append(cast(SpanTerm, self.terms[name]).observe(student))
+        if not self.settle:
+            return {}, None
+        count, device = hidden_ND.shape[0], hidden_ND.device
+        targets = self.targets_N
+        chosen = self._chosen(count - memory.shape[0])
+        if chosen is not None:
+            hidden_ND, targets = hidden_ND[chosen], targets[chosen]
+        observed: dict[str, Tensor] = {}
+        rows = tiles(hidden_ND.shape[0], memory.shape[1], device) or [slice(0, 0)]
+        for here in reversed(rows):
+            tile = head.product(hidden_ND[here], out=memory[: here.stop - here.start])
+            for piece in pieces(tile.shape[0], memory.shape[1], device) or [slice(0, 0)]:
+                student = StudentScores(head.finish(tile[piece]), targets[here][piece])
+                for name in self.settle:
+                    numbers = cast(SpanTerm, self.terms[name]).observe(student)
+                    if name not in observed:
+                        observed[name] = numbers.new_zeros(count, numbers.shape[1])
+                    if chosen is None:
+                        observed[name][here][piece] = numbers
+                    else:
+                        observed[name][chosen[here][piece]] = numbers
         slopes = {}
-        for name, parts in observed.items():
-            leaf = torch.cat(parts).requires_grad_()
+        for name, leaf in observed.items():
+            leaf.requires_grad_()
             with torch.enable_grad():
                 nats = self.settle[name](leaf)
                 (slopes[name],) = torch.autograd.grad(nats.sum(), leaf)
             self.values[name].copy_(nats.detach())
-        return slopes
+        return slopes, rows[0] if chosen is None else None
+
+    def _chosen(self, most: int) -> Tensor | None:
+        """The positions that are observed: those that anyone reads, if they are at most so many; None: all."""
+        if not all(name in self.observed_at for name in self.settle):
+            return None
+        chosen = torch.stack([self.observed_at[name] for name in self.settle]).any(dim=0).nonzero()[:, 0]
+        return chosen if chosen.shape[0] <= most else None
 
 
 class _Pass(torch.autograd.Function):
@@ -132,15 +155,22 @@ class _Pass(torch.autograd.Function):
         kind = torch.float64 if dtype == torch.float64 else torch.float32
         work.values = {name: torch.empty(hidden.shape[0], dtype=kind, device=device) for name in work.terms}
         loss = torch.zeros((), device=device)
+        # a term that only settles has read the teacher there
+        read_here = any(
+            term.need is not None and not (isinstance(term, SpanTerm) and not term.adds_own)
+            for term in work.terms.values()
+        )
         with torch.autocast(device.type, enabled=False):
-            slopes = work.settled(head, hidden)
-            memory: Tensor | None = None
-            for here in tiles(hidden.shape[0], weight.shape[0], device):
+            rows = tiles(hidden.shape[0], weight.shape[0], device)
+            # the first tile is the largest
+            memory = hidden.new_empty(rows[0].stop if rows else 0, weight.shape[0])
+            slopes, held = work.settled(head, hidden, memory)
+            for here in rows:
                 hidden_TD = hidden[here]
-                if memory is None:  # the first tile is the largest
-                    memory = hidden.new_empty(hidden_TD.shape[0], weight.shape[0])
-                tile = head.product(hidden_TD, out=memory[: hidden_TD.shape[0]])
-                teacher = None if work.teacher is None else work.teacher.tile(here, device)
+                tile = memory[: hidden_TD.shape[0]]
+                if here != held:
+                    head.product(hidden_TD, out=tile)
+                teacher = work.teacher.tile(here, device) if work.teacher is not None and read_here else None
                 for piece in pieces(tile.shape[0], weight.shape[0], device):
                     scores = None if teacher is None else teacher.rows(piece)
                     values = {name: nats_N[here][piece] for name, nats_N in work.values.items()}
@@ -167,21 +197,6 @@ class _Pass(torch.autograd.Function):
             None if gradient is None else gradient * scale.to(gradient.dtype) for gradient in ctx.gradients
         )
         return hidden, weight, bias, None
-
-
-def tiles(rows: int, vocabulary: int, device: torch.device) -> list[slice]:
-    """The rows in tiles that are multiplied with the head at once."""
-    return _cut(rows, max(_LEAST_ROWS, _TILE_BYTES.get(device.type, _TILE_BYTES_GPU) // (4 * vocabulary)))
-
-
-def pieces(rows: int, vocabulary: int, device: torch.device) -> list[slice]:
-    """The rows of a tile in pieces that the terms read at once; one piece where there is no cache to fit into."""
-    return _cut(rows, _PIECE_BYTES[device.type] // (4 * vocabulary) if device.type in _PIECE_BYTES else rows)
-
-
-def _cut(rows: int, size: int) -> list[slice]:
-    size = max(1, size)
-    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 
 def _add_product(total_VD: Tensor, gradient_NV: Tensor, hidden_ND: Tensor) -> None:

@@ -74,6 +74,7 @@ class MergedSpans(SpanTerm):
     name: str = "merged_spans"
     access: AccessLevel = MergedSpansConfig.access
     tokens: TokenNeed = MergedSpansConfig.tokens
+    adds_own: bool = True
 
     def __init__(self, settings: MergedSpansConfig, *, vocabularies: Vocabularies) -> None:
         self.settings = settings
@@ -104,6 +105,11 @@ class MergedSpans(SpanTerm):
     def observe(self, student: StudentScores) -> Tensor:
         """(n, 1) float32: log q of the token that follows."""
         return student.logp(self.student_width, self.settings.temperature).gather(1, student.targets_N[:, None])
+
+    def observed_at(self, batch: TokenBatch) -> Tensor:
+        """(N,) bool: the tokens of the longer spans."""
+        spans_N = scored_spans(batch)
+        return (spans_N >= 0) & self._longer(batch)[spans_N.clamp(min=0)]
 
     def own_values(self, student: StudentScores, signal: Said | None) -> Tensor:
         """(n,) nats of the spans that are one token on both sides; 0 elsewhere.

@@ -5,8 +5,13 @@ Shape letters: n student positions, k those with a partner, V student vocabulary
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, cast
+
+import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from distillab.config.terms import SortedProbabilitiesConfig, TokenNeed
 from distillab.errors import TeacherError
@@ -70,8 +75,51 @@ class SortedProbabilities(TokenTerm):
 
 
 def sorted_distance(student_p: Tensor, teacher_p: Tensor) -> Tensor:
-    """(k,) of (k, V) and (k, W) probabilities."""
-    ours, theirs = (p.sort(dim=-1, descending=True).values for p in (student_p, teacher_p))
-    width = max(ours.shape[1], theirs.shape[1])
-    ours, theirs = (torch.nn.functional.pad(p, (0, width - p.shape[1])) for p in (ours, theirs))
-    return (ours - theirs).abs().sum(dim=-1)
+    """(k,) of (k, V) and (k, W) probabilities; differentiable, once, with respect to the student's."""
+    return _sorted_distance(student_p, teacher_p)
+
+
+class _SortedDistance(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, student_p: Tensor, teacher_p: Tensor) -> Tensor:
+        ours, ids = _ascending(student_p)
+        theirs = _ascending_values(teacher_p)
+        width = max(ours.shape[1], theirs.shape[1])
+        ours, theirs = (torch.nn.functional.pad(p, (width - p.shape[1], 0)) for p in (ours, theirs))
+        difference = ours - theirs
+        ctx.save_for_backward(difference[:, width - ids.shape[1] :].sign(), ids)
+        return difference.abs_().sum(dim=-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *outputs: Any) -> tuple[Tensor, None]:
+        signs, ids = ctx.saved_tensors
+        (gradient,) = outputs
+        return torch.empty_like(signs).scatter_(1, ids, signs * gradient[:, None]), None
+
+
+# torch does not type `apply`
+_sorted_distance = cast(Callable[[Tensor, Tensor], Tensor], _SortedDistance.apply)
+
+
+def _ascending(p_kV: Tensor) -> tuple[Tensor, Tensor]:
+    """(k, V) each row's probabilities, the smallest first, and (k, V) whose they are."""
+    if not _sorts_by_numpy(p_kV):
+        return p_kV.sort(dim=-1)
+    # probabilities are ordered as their bits are, so that both fit into one number
+    keys = p_kV.contiguous().view(torch.int32).to(torch.int64) << 32
+    keys |= torch.arange(p_kV.shape[1])
+    keys.numpy().sort(axis=-1)
+    return (keys >> 32).to(torch.int32).view(torch.float32), keys & 0xFFFFFFFF
+
+
+def _ascending_values(p_kW: Tensor) -> Tensor:
+    """(k, W) each row's probabilities, the smallest first."""
+    if not _sorts_by_numpy(p_kW):
+        return p_kW.sort(dim=-1).values
+    return torch.from_numpy(np.sort(p_kW.numpy(), axis=-1))
+
+
+def _sorts_by_numpy(p: Tensor) -> bool:
+    """Whether numpy sorts it, which on a CPU takes a third of torch's time: docs/performance.md."""
+    return p.device.type == "cpu" and p.dtype == torch.float32

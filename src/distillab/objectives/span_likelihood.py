@@ -13,13 +13,13 @@ from distillab.errors import ConfigError, TeacherError
 from distillab.models.batch import TokenBatch
 from distillab.models.meetings import after_spans, first_of_span, scored_spans, shared_spans
 from distillab.models.scoring import scored_targets
+from distillab.models.tiling import pieces, tiles
 from distillab.objectives.term import SpanTerm, StudentScores
 from distillab.records import AccessLevel
 from distillab.teachers.signals import Distribution, TeacherSignal
 
 # How far below certainty the log-likelihood of a span is kept.
 SMALLEST = 1e-6
-_TILE_ROWS = 128
 
 
 class SpanLikelihood(SpanTerm):
@@ -62,15 +62,18 @@ class SpanLikelihood(SpanTerm):
                 )
         self.settings = settings
         self.need = Distribution(teacher_starts.shape[0])
-        self._student_starts, self._teacher_starts = student_starts, teacher_starts
+        self._widths = (student_starts.shape[0], teacher_starts.shape[0])
+        self._starts_on_cpu = tuple(starts.nonzero()[:, 0] for starts in (student_starts, teacher_starts))
+        self._starts_on: dict[torch.device, tuple[Tensor, ...]] = {}
 
     def count(self, batch: TokenBatch) -> int:
         """Spans that both sides score."""
         return int(shared_spans(batch).sum())
 
     def observe(self, student: StudentScores) -> Tensor:
-        """(n, 2) float32: log q of the token that follows; log of the mass of all tokens that begin a word."""
-        return _numbers(student.logp(self._student_starts.shape[0], 1.0), student.targets_N, self._student_starts)
+        """(n, 2) float32: log q of the token that follows; with debias, log of the mass of tokens that begin a word."""
+        starts = self._starts(student.logits_NV.device)[0]
+        return self._numbers(student.logp(self._widths[0], 1.0), student.targets_N, starts)
 
     def settle(self, observed_NC: Tensor, batch: TokenBatch, signal: TeacherSignal) -> Tensor:
         """(N,) nats; a span's value stands at its first token.
@@ -100,13 +103,26 @@ class SpanLikelihood(SpanTerm):
         if signal.scores is None:
             raise TeacherError(f"The term {self.name} needs the teacher's distribution, and there is none.")
         targets_M = scored_targets(batch).to(device)
-        starts = self._teacher_starts.to(device)
-        found = [torch.zeros(0, 2, device=device)]
-        for start in range(0, targets_M.shape[0], _TILE_ROWS):
-            here = slice(start, start + _TILE_ROWS)
-            logp = signal.scores.tile(here, device).logp(starts.shape[0], 1.0)
-            found.append(_numbers(logp, targets_M[here], starts))
-        return torch.cat(found)
+        starts = self._starts(device)[1]
+        numbers_M2 = torch.zeros(targets_M.shape[0], 2, device=device)
+        for here in tiles(targets_M.shape[0], self._widths[1], device):
+            said = signal.scores.tile(here, device)
+            for piece in pieces(said.positions, self._widths[1], device):
+                logp = said.rows(piece).logp(self._widths[1], 1.0)
+                numbers_M2[here][piece] = self._numbers(logp, targets_M[here][piece], starts)
+        return numbers_M2
+
+    def _numbers(self, logp_nV: Tensor, targets_n: Tensor, starts: Tensor) -> Tensor:
+        actual = logp_nV.gather(1, targets_n[:, None])
+        if not self.settings.debias:
+            return torch.cat([actual, torch.zeros_like(actual)], dim=1)
+        return torch.cat([actual, logp_nV.index_select(1, starts).logsumexp(dim=-1, keepdim=True)], dim=1)
+
+    def _starts(self, device: torch.device) -> tuple[Tensor, ...]:
+        """Ids that begin a word, the student's and the teacher's."""
+        if device not in self._starts_on:
+            self._starts_on[device] = tuple(ids.to(device) for ids in self._starts_on_cpu)
+        return self._starts_on[device]
 
 
 def _span_logp(numbers_N2: Tensor, spans_N: Tensor, after_S: Tensor, debiased_S: Tensor) -> Tensor:
@@ -135,9 +151,3 @@ def log1mexp(logp: Tensor) -> Tensor:
     near = torch.log(-torch.expm1(logp.clamp(min=-0.7)))
     far = torch.log1p(-torch.exp(logp.clamp(max=-0.69)))
     return torch.where(logp > -0.693147, near, far)
-
-
-def _numbers(logp_nV: Tensor, targets_n: Tensor, starts_V: Tensor) -> Tensor:
-    actual = logp_nV.gather(1, targets_n[:, None])
-    starts = logp_nV[:, starts_V.to(logp_nV.device)].logsumexp(dim=-1, keepdim=True)
-    return torch.cat([actual, starts], dim=1)

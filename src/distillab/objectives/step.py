@@ -12,14 +12,15 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from distillab.errors import TeacherError
 from distillab.models.batch import TokenBatch
 from distillab.models.capture import Captured, capture
 from distillab.models.heads import OutputHead, at_head
 from distillab.models.scoring import at_scored, scored_targets
 from distillab.objectives.head_pass import HeadPass
-from distillab.objectives.term import Objective, Said, SpanTerm, StudentScores
+from distillab.objectives.term import ModelEnd, Objective, Said, SpanTerm, StudentScores
 from distillab.teachers.aligned import AlignedScores, align
-from distillab.teachers.signals import TeacherScores, TeacherSignal
+from distillab.teachers.signals import HeadInputs, TeacherScores, TeacherSignal
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,13 @@ def measure(
     teacher = _read_by_student(signal, batch, objective, device)
     names = list(objective.token_terms)
     groups = [[name] for name in names] if apart or not names else [names]
+    span_terms = {name: term for name, term in objective.token_terms.items() if isinstance(term, SpanTerm)}
+    observed_at = {
+        name: where.to(device) for name, term in span_terms.items() if (where := term.observed_at(batch)) is not None
+    }
     losses: dict[str, Tensor] = {}
     values: dict[str, Tensor] = {}
+    by_head_terms: dict[str, Tensor] = {}
     kept: list[tuple[Tensor, OutputHead]] = []
 
     def read(hidden_BLD: Tensor, head: OutputHead) -> Tensor:
@@ -91,21 +97,27 @@ def measure(
                 terms={name: objective.token_terms[name] for name in group},
                 factors={name: factors[name] for name in group},
                 settle={
-                    name: partial(term.settle, batch=batch, signal=signal)
+                    name: partial(span_terms[name].settle, batch=batch, signal=signal)
                     for name in group
-                    if isinstance(term := objective.token_terms[name], SpanTerm)
+                    if name in span_terms
                 },
+                observed_at={name: observed_at[name] for name in group if name in observed_at},
             )
             loss = work.loss(hidden_ND)
             losses["+".join(group)] = loss
             values.update(work.values)
             total = total + loss
+        for name, term in objective.head_terms.items():
+            own = term.total(ModelEnd(hidden_ND, head, inner), teacher_end(signal), batch)
+            by_head_terms[name] = own.detach()
+            losses[name] = factors[name] * own
+            total = total + losses[name]
         # without a term that reads logits the model's output still has to lead back to its hidden states
-        return total if groups else hidden_ND
+        return total if losses else hidden_ND
 
     with capture(model, objective.student_inner) as inner:
         at_head(model, batch, read, device=device)
-    sums = {name: per_position.sum() for name, per_position in values.items()}
+    sums = {name: per_position.sum() for name, per_position in values.items()} | by_head_terms
     for name, term in objective.inner_terms.items():
         total = term.total(inner, signal.inner or Captured(), batch)
         sums[name] = total.detach()
@@ -113,16 +125,38 @@ def measure(
     return Measured(losses, sums, values, *kept[0], teacher)
 
 
+def teacher_end(signal: TeacherSignal) -> ModelEnd:
+    """The teacher as a `HeadTerm` reads it.
+
+    Raises:
+        TeacherError: it does not give its last hidden states with its head.
+    """
+    if not isinstance(signal.scores, HeadInputs):
+        given = "no scores" if signal.scores is None else type(signal.scores).__name__
+        raise TeacherError(
+            "A term applies the teacher's head itself, and the teacher does not give it with its hidden states.",
+            facts=[f"given: {given}"],
+            fix="a teacher with weights (teacher: {path: …}), or a cache of kind full",
+        )
+    return ModelEnd(signal.scores.hidden_ND, signal.scores.head, signal.inner or Captured())
+
+
 def _read_by_student(
     signal: TeacherSignal, batch: TokenBatch, objective: Objective, device: torch.device
 ) -> TeacherScores | AlignedScores | None:
-    """The teacher's scores at the student's positions, or, where it has read other tokens, aligned with them."""
-    if signal.scores is None or "teacher" not in batch:
+    """The teacher's scores at the student's positions, or, where it has read other tokens, aligned with them.
+
+    None where no term reads them so.
+    """
+    needs = [term.need for term in objective.token_terms.values() if term.need is not None]
+    if signal.scores is None or not needs:
+        return None
+    if "teacher" not in batch:
         return signal.scores
     return align(
         signal.scores,
         batch,
-        width=max(need.width for need in objective.request.scores),
+        width=max(need.width for need in needs),
         ordinal=any(term.ordinal for term in objective.token_terms.values()),
         device=device,
     )

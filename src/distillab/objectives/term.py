@@ -1,9 +1,9 @@
 """What a term is, and the weighted sum of terms that a run trains on.
 
-A term is of one of two kinds: a `TokenTerm` gives a value for every scored token from the two models' logits there; an
-`InnerTerm` gives one sum from what happens inside of them.
+A term is of one of three kinds: a `TokenTerm` gives a value for every scored token from the two models' logits there;
+an `InnerTerm` gives one sum from what happens inside of them; a `HeadTerm` does so too, and applies both heads itself.
 
-Shape letters: N flattened scored positions (all, or those of one tile), V student vocabulary.
+Shape letters: N flattened scored positions (all, or those of one tile), V student vocabulary, D width.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from distillab.config.terms import Positions, TokenNeed, Weight
 from distillab.errors import TeacherError
 from distillab.models.batch import TokenBatch
 from distillab.models.capture import Captured, Inner
+from distillab.models.heads import OutputHead
 from distillab.models.scoring import scored_count
 from distillab.records import ACCESS_ORDER, AccessLevel
 from distillab.teachers.aligned import AlignedTokens
@@ -84,6 +85,8 @@ class SpanTerm(TokenTerm):
     as for every other term.
     """
 
+    adds_own: bool = False  # whether it reads the teacher position by position too, in `own_values`
+
     def observe(self, student: StudentScores) -> Tensor:
         """(n, C) float32, of some positions by themselves, with gradients to the logits."""
         raise NotImplementedError
@@ -92,9 +95,13 @@ class SpanTerm(TokenTerm):
         """(N,) the term's values from all positions' numbers, differentiable; where a value stands is free."""
         raise NotImplementedError
 
-    def own_values(self, student: StudentScores, signal: Said | None) -> Tensor | None:
-        """(n,) what positions add by themselves, beside what is settled; None where nothing does."""
+    def observed_at(self, batch: TokenBatch) -> Tensor | None:
+        """(N,) bool, the positions whose numbers `settle` reads; None: all. Those of others it may get or not."""
         return None
+
+    def own_values(self, student: StudentScores, signal: Said | None) -> Tensor:
+        """(n,) what positions add by themselves, beside what is settled; called if the term `adds_own`."""
+        raise NotImplementedError
 
     def per_position(self, student: StudentScores, signal: Said | None) -> Tensor:
         """Not defined: a position has no value by itself."""
@@ -127,6 +134,51 @@ class InnerTerm(_Needs, Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class ModelEnd:
+    """One of the two models, as a `HeadTerm` reads it.
+
+    Attributes:
+        hidden_ND: (N, D) last hidden states, as the head reads them, at the scored positions of the model's own tokens.
+        head: the model's.
+        inner: its captured states, at all positions.
+    """
+
+    hidden_ND: Tensor
+    head: OutputHead
+    inner: Captured
+
+
+class HeadTerm:
+    """Base of the terms that apply the heads to states which they make themselves.
+
+    `total` is called within the student's forward, in its head's place, where the head's weights are at hand also if
+    they are sharded or moved. The other attributes are those of `InnerTerm`.
+    """
+
+    name: str
+    access: AccessLevel
+    tokens: TokenNeed
+    need: ScoreNeed  # a whole distribution: a teacher gives it as hidden states and head
+    positions: Positions
+    student_inner: Inner
+    teacher_inner: Inner
+    projector: torch.nn.Module | None
+    projector_learning_rate: float | None
+
+    def count(self, batch: TokenBatch) -> int:
+        """How many units this microbatch adds to the normaliser; known before the forward pass."""
+        raise NotImplementedError
+
+    def initialise(self, student: ModelEnd, teacher: ModelEnd, batch: TokenBatch) -> None:
+        """Called once before training, on one batch."""
+        raise NotImplementedError
+
+    def total(self, student: ModelEnd, teacher: ModelEnd, batch: TokenBatch) -> Tensor:
+        """() the sum over the microbatch, in the term's unit, with gradients to all that learns."""
+        raise NotImplementedError
+
+
 @runtime_checkable
 class RemembersSteps(Protocol):
     """What a term has beside the rest if it keeps something from one optimizer step to the next."""
@@ -140,7 +192,7 @@ class RemembersSteps(Protocol):
         ...
 
 
-Term = TokenTerm | InnerTerm
+Term = TokenTerm | InnerTerm | HeadTerm
 
 
 @dataclass(frozen=True)
@@ -170,8 +222,18 @@ class Objective:
 
     @property
     def inner_terms(self) -> dict[str, InnerTerm]:
-        """The terms that read inner states, by name."""
-        return {item.name: item.term for item in self.terms if not isinstance(item.term, TokenTerm)}
+        """The terms that read inner states alone, by name."""
+        return {item.name: item.term for item in self.terms if not isinstance(item.term, TokenTerm | HeadTerm)}
+
+    @property
+    def head_terms(self) -> dict[str, HeadTerm]:
+        """The terms that read inner states and apply the heads themselves, by name."""
+        return {item.name: item.term for item in self.terms if isinstance(item.term, HeadTerm)}
+
+    @property
+    def state_terms(self) -> dict[str, InnerTerm | HeadTerm]:
+        """The terms that read inner states, of either kind, by name: those that may have a projector."""
+        return {**self.inner_terms, **self.head_terms}
 
     @property
     def remembering_terms(self) -> list[RemembersSteps]:
@@ -181,13 +243,14 @@ class Objective:
     @property
     def student_inner(self) -> Inner:
         """What is captured of the student."""
-        return _union([term.student_inner for term in self.inner_terms.values()])
+        return _union([term.student_inner for term in self.state_terms.values()])
 
     @property
     def request(self) -> SignalRequest:
         """What the terms read of the teacher; empty where they read nothing."""
         scores = frozenset(term.need for term in self.token_terms.values() if term.need is not None)
-        inner = list(self.inner_terms.values())
+        scores |= frozenset(term.need for term in self.head_terms.values())
+        inner = list(self.state_terms.values())
         hidden_at = frozenset(term.positions for term in inner if term.teacher_inner.hidden)
         return SignalRequest(scores, _union([term.teacher_inner for term in inner]), hidden_at)
 

@@ -45,11 +45,11 @@ class TokenDivergence(TokenTerm):
             ShapeError: the signal has another number of positions, or fewer ids than are shared.
         """
         teacher = require_fitting(student, signal, width=self.shared_width, term=self.name)
-        temperature = self.settings.temperature
-        student_logp, teacher_logp = self.outcomes(student.logp(self.shared_width, temperature), teacher)
+        student_logp, teacher_logp = self.outcomes(student, teacher)
         value = self._divergence(student_logp=student_logp, teacher_logp=teacher_logp)
-        return value * temperature**2 if self.settings.rescale_by_temperature_squared else value
+        return value * self.settings.temperature**2 if self.settings.rescale_by_temperature_squared else value
 
-    def outcomes(self, student_logp: Tensor, teacher: NextTokens) -> tuple[Tensor, Tensor]:
-        """Both sides over what is compared: here the (N, shared ids) log-probabilities as they are."""
-        return student_logp, teacher.logp(self.shared_width, self.settings.temperature)
+    def outcomes(self, student: StudentScores, teacher: NextTokens) -> tuple[Tensor, Tensor]:
+        """Both sides' log-probabilities over what is compared: here all (N, shared ids)."""
+        width, temperature = self.shared_width, self.settings.temperature
+        return student.logp(width, temperature), teacher.logp(width, temperature)

@@ -10,9 +10,10 @@ from torch import Tensor
 from distillab.config.terms import TokenNeed, TopKDivergenceConfig
 from distillab.divergences.truncated import drop_tail, renormalised, with_tail_cell
 from distillab.errors import ConfigError
+from distillab.objectives.term import StudentScores
 from distillab.objectives.token_divergence import TokenDivergence
 from distillab.records import AccessLevel
-from distillab.teachers.signals import NextTokens, Top
+from distillab.teachers.signals import NextTokens, Top, scaled_logits
 
 
 class TopKDivergence(TokenDivergence):
@@ -53,15 +54,19 @@ class TopKDivergence(TokenDivergence):
         self._k, self._tail = settings.k, settings.tail
         self.need = Top(settings.k, shared_width, settings.temperature)
 
-    def outcomes(self, student_logp: Tensor, teacher: NextTokens) -> tuple[Tensor, Tensor]:
+    def outcomes(self, student: StudentScores, teacher: NextTokens) -> tuple[Tensor, Tensor]:
         """Both sides over the outcomes that are compared: the kept tokens, with `cell` and what is outside of them."""
-        top = teacher.top(self._k, self.shared_width, self.settings.temperature)
+        width, temperature = self.shared_width, self.settings.temperature
+        top = teacher.top(self._k, width, temperature)
         match self._tail:
             case "cell":
+                logits_NV = scaled_logits(student.logits_NV, width, temperature)
                 return with_tail_cell(
-                    student_logp=student_logp, kept_ids=top.ids, kept_logp=top.logp, tail_logmass=top.tail_logmass
+                    student_logp=logits_NV, kept_ids=top.ids, kept_logp=top.logp, tail_logmass=top.tail_logmass
                 )
             case "renormalise":
-                return renormalised(student_logp=student_logp, kept_ids=top.ids, kept_logp=top.logp)
+                logp_NV = student.logp(width, temperature)
+                return renormalised(student_logp=logp_NV, kept_ids=top.ids, kept_logp=top.logp)
             case "drop_tail":
-                return drop_tail(student_logp=student_logp, kept_ids=top.ids, kept_logp=top.logp)
+                logp_NV = student.logp(width, temperature)
+                return drop_tail(student_logp=logp_NV, kept_ids=top.ids, kept_logp=top.logp)

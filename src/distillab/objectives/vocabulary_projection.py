@@ -47,6 +47,17 @@ class VocabularyProjection(TokenTerm):
     If w and v are not in one group (a text that is not cut as it would be by itself; the common form's `1` and `12`), e
     is taken from w's and given to v's, where v is in one.
 
+    With `rest: text` the text decides what the teacher does not say. Let g be the outcome that the student's next token
+    v belongs to; to the divergence is added
+
+        −log q(v | g)   where the teacher predicts from the same place
+        −log q(v)       everywhere else, and where v is in no group
+
+    at temperature 1 (and −log Q(all groups) where groups do not hold all ids). By the chain rule log q(v) = log Q(g) +
+    log q(v | g): it is cross-entropy whose choice of g is taken from the teacher instead of from the text. So the term
+    stands by itself. With a teacher that is sure of the text it *is* cross-entropy; with one tokenisation groups are
+    tokens, and it is token divergence.
+
     No token of the student is suppressed because the teacher does not have it: in the projected form a student that
     says in its own tokens exactly what the teacher says has the value 0; the common form does not touch such tokens at
     all. (But it takes the rest of the teacher's `1` for the student's `1`, although some of it is `13` to the student.)
@@ -84,11 +95,11 @@ class VocabularyProjection(TokenTerm):
         self._divergence = divergence(settings.divergence, settings.parameters)
 
     def count(self, batch: TokenBatch) -> int:
-        """Scored positions that have a partner."""
-        return int((partners(batch) >= 0).sum())
+        """Scored positions; without `rest`, those that have a partner."""
+        return super().count(batch) if self.settings.rest == "text" else int((partners(batch) >= 0).sum())
 
     def per_position(self, student: StudentScores, signal: Said | None) -> Tensor:
-        """(n,) nats (times T² where the settings say so); 0 where there is no partner.
+        """(n,) nats (the divergence times T² where the settings say so); without `rest` 0 where there is no partner.
 
         Raises:
             TeacherError: the teacher's word is not aligned with the student's positions.
@@ -103,7 +114,35 @@ class VocabularyProjection(TokenTerm):
         value = self._values(ours, theirs, targets, aligned)
         if self.settings.rescale_by_temperature_squared:
             value = value * temperature**2
+        if self.settings.rest == "text":
+            cold = student.logp(self.student_width, 1.0)
+            value = value + self._within(cold if every else cold[aligned.has], targets, aligned)
+            if every:
+                return value
+            missed = -cold.gather(1, student.targets_N[:, None])[:, 0]
+            return missed.masked_scatter(aligned.has, value)
         return value if every else value.new_zeros(aligned.has.shape).masked_scatter(aligned.has, value)
+
+    def _within(self, ours: Tensor, targets: Tensor, aligned: AlignedTokens) -> Tensor:
+        """(k,) −log of the student's token within its outcome, from (k, V) log-probabilities."""
+        groups = self._groups(ours.device)
+        group_v = groups.student.of[targets]
+        student_logp = grouped(ours, groups.student)
+        outcome = student_logp.gather(1, group_v.clamp(min=0)[:, None])[:, 0]
+        alone = self._is_apart(targets, aligned).nonzero()[:, 0]
+        if alone.numel():
+            inside_V = groups.longer_students(targets[alone])
+            one = ours[alone].masked_fill(~inside_V, -torch.inf).logsumexp(dim=-1)
+            outcome = outcome.index_copy(0, alone, one)
+        if not groups.student.complete:
+            outcome = outcome - student_logp.logsumexp(dim=-1)
+        actual = ours.gather(1, targets[:, None])[:, 0]
+        return torch.where(group_v >= 0, outcome, 0.0) - actual
+
+    def _is_apart(self, targets: Tensor, aligned: AlignedTokens) -> Tensor:
+        """(k,) bool: the student's token is an outcome of its own, apart from its group."""
+        spelled = self._groups(targets.device).spelled
+        return torch.zeros_like(aligned.whole) if spelled is None else aligned.whole & spelled.separable[targets]
 
     def _values(self, ours: Tensor, theirs: Tensor, targets: Tensor, aligned: AlignedTokens) -> Tensor:
         """(k,) of (k, V) and (k, W) log-probabilities."""
@@ -111,9 +150,7 @@ class VocabularyProjection(TokenTerm):
         continuation = aligned.continuation_logp.clamp(max=-_ROUNDING)
         event = theirs.gather(1, aligned.teacher_ids[:, None])[:, 0] + aligned.continuation_logp
         group_w, group_v = groups.teacher.of[aligned.teacher_ids], groups.student.of[targets]
-        apart = torch.zeros_like(aligned.whole)
-        if groups.spelled is not None:
-            apart = aligned.whole & groups.spelled.separable[targets]
+        apart = self._is_apart(targets, aligned)
         taken = apart | (group_v != group_w)
         moved = taken & ~apart & (group_v >= 0)
         changed = taken.nonzero()[:, 0]
@@ -143,11 +180,7 @@ class VocabularyProjection(TokenTerm):
     def _apart(self, ours: Tensor, theirs: Tensor, event: Tensor, targets: Tensor) -> Tensor:
         """(k,) over the groups and one outcome more: the student's token that follows."""
         groups = self._groups(ours.device)
-        assert groups.spelled is not None
-        start, end = groups.spelled.start[targets][:, None], groups.spelled.end[targets][:, None]
-        rank_V, rank_W = groups.spelled.rank, groups.rank_of_first
-        inside_V = (rank_V >= start) & (rank_V < end)
-        inside_W = (rank_W >= start) & (rank_W < end)
+        inside_V, inside_W = groups.longer_students(targets), groups.longer_teachers(targets)
         student_one = ours.masked_fill(~inside_V, -torch.inf).logsumexp(dim=-1, keepdim=True)
         teacher_one = torch.logaddexp(
             theirs.masked_fill(~inside_W, -torch.inf).logsumexp(dim=-1, keepdim=True), event[:, None]
@@ -182,6 +215,20 @@ class _Groups:
             self.spelled = Spelled(*(part.to(device) for part in (found.rank, found.start, found.end, found.separable)))
             first = first_ids.to(device)
             self.rank_of_first = torch.where(first >= 0, self.spelled.rank[first.clamp(min=0)], -1)
+
+    def longer_students(self, ids: Tensor) -> Tensor:
+        """(n, V) bool: the student's tokens that the teacher spells beginning with the spelling of each of these."""
+        assert self.spelled is not None
+        return _between(self.spelled.rank, self.spelled, ids)
+
+    def longer_teachers(self, ids: Tensor) -> Tensor:
+        """(n, W) bool: the teacher's tokens that the student would begin with one of those."""
+        assert self.spelled is not None
+        return _between(self.rank_of_first, self.spelled, ids)
+
+
+def _between(rank: Tensor, spelled: Spelled, ids: Tensor) -> Tensor:
+    return (rank >= spelled.start[ids][:, None]) & (rank < spelled.end[ids][:, None])
 
 
 def require_aligned(signal: Said | None, *, term: str) -> AlignedTokens:

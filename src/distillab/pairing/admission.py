@@ -2,34 +2,76 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from distillab.config.methods import METHODS, Method
 from distillab.errors import TokenizerMismatch
 from distillab.pairing.known import teachers_with_tokenizer
-from distillab.records import AccessLevel, MethodAdmission, PairJudgement, TokenizerContract, TokenizerSide
+from distillab.pairing.recommendation import made_for_two, recommend
+from distillab.records import (
+    AccessLevel,
+    MethodAdmission,
+    PairJudgement,
+    TokenizerContract,
+    TokenizerSide,
+    Verdict,
+)
+
+Standing = Literal["valid", "outdone", "refused"]
 
 _MAX_IDS = 12
 _FROM_TEACHER: dict[AccessLevel, str] = {
     "none": "learns from the data set alone: no token of the teacher is used",
     "text": "learns from the teacher's answers as text, which every tokenizer can read",
-    "top_k": "maps the teacher's kept tokens to the student's",
-    "logits": "maps the teacher's vocabulary to the student's",
-    "internals": "aligns the teacher's positions with the student's",
 }
+
+
+def standing(verdict: Verdict, method: Method) -> Standing:
+    """What a verdict says of a method; `outdone`: valid, but the same tokens would allow a closer comparison."""
+    if method.tokens == "any":
+        return "valid"
+    if method.tokens == "shared":
+        return "refused" if verdict == "different" else "valid"
+    return "valid" if verdict == "different" else "outdone"
+
+
+def outdone_by(method: Method) -> str:
+    """The first method that needs shared ids and reads as much of the teacher as this one does across tokenizers."""
+    return next(name for name, other in METHODS.items() if other.tokens == "shared" and other.access == method.access)
+
+
+def equals_with_same_tokens(method: Method) -> bool:
+    """Whether a method for two tokenizers gives the values of `outdone_by(method)` where both cut alike."""
+    other = METHODS[outdone_by(method)]
+    if method.answers != other.answers or len(method.terms) != len(other.terms):
+        return False
+    return all(
+        (ours.matches or ours.kind) == theirs.kind
+        and all(getattr(ours, name) == getattr(theirs, name) for name in type(theirs).model_fields if name != "kind")
+        for ours, theirs in zip(method.terms, other.terms, strict=True)
+    )
 
 
 def admit(contract: TokenizerContract, method_name: str, method: Method) -> MethodAdmission:
     """Whether the pair allows the method, with the reason."""
-    admitted = method.tokens == "any" or contract.verdict != "different"
     return MethodAdmission(
-        method=method_name, access=method.access, admitted=admitted, reason=_reason(contract, method, admitted)
+        method=method_name,
+        access=method.access,
+        admitted=standing(contract.verdict, method) != "refused",
+        reason=_reason(contract, method),
     )
 
 
 def judgement(contract: TokenizerContract) -> PairJudgement:
-    """The contract with every method's admission, and the ways out where one is refused."""
+    """The contract with every method's admission, the one to begin with, and the ways out where one is refused."""
     methods = tuple(admit(contract, name, method) for name, method in METHODS.items())
     refused = any(not method.admitted for method in methods)
-    return PairJudgement(contract=contract, methods=methods, ways_out=_ways_out(contract) if refused else ())
+    return PairJudgement(
+        contract=contract,
+        methods=methods,
+        recommended=recommend(contract),
+        ways_out=_ways_out(contract) if refused else (),
+    )
 
 
 def require_admitted(
@@ -70,9 +112,12 @@ def tokens_line(tokens: tuple[str, ...]) -> str:
     return " | ".join(tokens[:_MAX_IDS]) + (" | …" if len(tokens) > _MAX_IDS else "")
 
 
-def _reason(contract: TokenizerContract, method: Method, admitted: bool) -> str:
+def _reason(contract: TokenizerContract, method: Method) -> str:
     if method.tokens == "any":
         return _FROM_TEACHER[method.access]
+    if method.tokens == "aligned":
+        return f"reads a text in both tokenisations and compares {_of_both(method)}{_outdone(contract, method)}"
+    admitted = standing(contract.verdict, method) != "refused"
     ids = any(term.access != "internals" and term.tokens == "shared" for term in method.terms)
     if not ids and not admitted:
         return "it compares both models' states position by position, and in this pair they read different tokens there"
@@ -85,11 +130,36 @@ def _reason(contract: TokenizerContract, method: Method, admitted: bool) -> str:
     return f"compares token ids with the teacher's on the {contract.shared_width:,} ids that both share"
 
 
+def _of_both(method: Method) -> str:
+    """What is compared across two tokenisations."""
+    if any(term.tokens == "aligned" and term.access == "internals" for term in method.terms):
+        return "inner states"
+    if any(term.matches is not None for term in method.terms):
+        return "next-token distributions where the two meet, over tokens that both have"
+    return "probabilities, whatever the tokens"
+
+
+def _outdone(contract: TokenizerContract, method: Method) -> str:
+    if standing(contract.verdict, method) != "outdone":
+        return ""
+    better = outdone_by(method)
+    same_cuts = contract.verdict != "extended" and not contract.probes_differ
+    if same_cuts and equals_with_same_tokens(method):
+        return f"; with the same tokens, as here, it equals {better} and costs more"
+    return f"; ids are shared here: prefer {better}, which compares every token directly"
+
+
 def _ways_out(contract: TokenizerContract) -> tuple[str, ...]:
+    fitting = made_for_two(contract)
+    path_c = (
+        f"a method made for two tokenizers, best first: {', '.join(fitting)}"
+        if fitting
+        else "none here: the two have too little in common for those made for two tokenizers (see distillab check)"
+    )
     return (
         f"path A: a teacher with the student's tokenizer. {_how_to_find(contract.student)}",
         "path B: sequence-level KD (method: seqkd): the student learns from the teacher's answers as text",
-        "path C: a method made for two tokenizers; this version has none yet",
+        f"path C: {path_c}",
     )
 
 

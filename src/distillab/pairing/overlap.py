@@ -38,7 +38,7 @@ def data_overlap(
     A boundary is a byte position inside a row at which a token ends; start and end of a row do not count. A space that
     only one tokenizer puts in front of a text is no difference. Rows whose bytes differ otherwise (a normaliser), or
     that hold an `unk`, are counted in `rows_not_comparable`; their tokens count in the totals and in
-    `equal_ids_by_position`, not in the shares of boundaries and tokens. A share of nothing is 1.
+    `teacher_tokens_known` and `equal_ids_by_position`, not in the other shares. A share of nothing is 1.
 
     Args:
         texts: the rows' texts; empty ones are passed over.
@@ -46,11 +46,14 @@ def data_overlap(
     """
     texts = [text for text in texts[:MAX_TEXTS] if text]
     rows = zip(_rows(teacher, teacher_meanings, texts), _rows(student, student_meanings, texts), strict=True)
-    not_comparable = teacher_tokens = student_tokens = positions = equal_positions = 0
+    sayable = {meaning.data for meaning in student_meanings if meaning.kind in ("text", "byte")}
+    known = [meaning.kind in ("text", "byte") and meaning.data in sayable for meaning in teacher_meanings]
+    not_comparable = teacher_tokens = student_tokens = known_tokens = positions = equal_positions = 0
     boundaries, tokens = np.zeros(3, dtype=np.int64), np.zeros(3, dtype=np.int64)  # teacher's, student's, shared
     for ours, theirs in rows:
         teacher_tokens += len(ours.ids)
         student_tokens += len(theirs.ids)
+        known_tokens += sum(known[id_] for id_ in ours.ids)
         positions += min(len(ours.ids), len(theirs.ids))
         equal_positions += sum(a == b for a, b in zip(ours.ids, theirs.ids, strict=False))
         shift = _front_space(ours.text, theirs.text) if ours.known and theirs.known else None
@@ -71,6 +74,7 @@ def data_overlap(
         student_boundaries_shared=_share(boundaries[2], boundaries[1]),
         teacher_tokens_identical=_share(tokens[2], tokens[0]),
         student_tokens_identical=_share(tokens[2], tokens[1]),
+        teacher_tokens_known=_share(known_tokens, teacher_tokens),
         equal_ids_by_position=_share(equal_positions, positions),
     )
 
@@ -79,7 +83,7 @@ def _rows(tokenizer: PreTrainedTokenizerFast, meanings: Sequence[TokenMeaning], 
     if not texts:
         return []
     unknown = tokenizer.unk_token_id
-    encoded: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    encoded: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
     return [
         _Row(
             ids,

@@ -61,7 +61,7 @@ def compare_segmentation(
 def _split(
     tokenizer: PreTrainedTokenizerFast, meanings: Sequence[TokenMeaning], texts: Sequence[str]
 ) -> list[list[tuple[str, bytes]]]:
-    encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    encoded = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
     return [[(meanings[i].kind, meanings[i].data) for i in ids] for ids in encoded]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 
@@ -47,3 +48,12 @@ def run_jobs(jobs: Sequence[Job], *, workers: int) -> None:
 def _start(threads: int) -> None:
     torch.set_num_threads(threads)
     plain_lines()  # several bars on one terminal would overwrite each other
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A killed study must leave nobody behind who goes on writing into its folder when it is started again."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # a worker has one
+    parent.join()
+    os._exit(1)

@@ -137,14 +137,7 @@ def read_store(
         weights_sha256=weights_sha256,
         where=str(location),
     )
-    if not reader.complete:
-        missing = reader.missing_shards()
-        raise CacheMismatch(
-            "The store of answers is not complete.",
-            where=str(location),
-            facts=[f"{len(missing)} shards are missing, the first is {missing[0]}"],
-            fix="let the same teacher answer into the same folder: it goes on where it stopped",
-        )
+    reader.require_complete()
     jobs = _jobs(prompts, settings)
     answers: dict[tuple[str, int], Answer] = {}
     for start in range(0, len(jobs), _READ_ROWS):

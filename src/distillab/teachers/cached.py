@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from distillab.cache.reader import CacheReader
@@ -198,8 +197,7 @@ class CachedTeacher:
             drawn = self._reader.read_flat(rows, "sampled")
             assert isinstance(drawn, Sampled)
             positions = len(drawn.distinct)
-            ids_NK = np.repeat(drawn.ids, drawn.counts).reshape(positions, -1)
-            draws = DrawnTokens(as_tensor(ids_NK, self._device).long(), as_tensor(drawn.own_nats, self._device))
+            draws = DrawnTokens(as_tensor(drawn.drawn(), self._device).long(), as_tensor(drawn.own_nats, self._device))
         return StoredTokens(self._forms, positions, kept, draws)
 
 
@@ -223,14 +221,7 @@ def load_cached(
         CacheCorrupt: its bytes are damaged.
     """
     reader = CacheReader(location)
-    missing = reader.missing_shards()
-    if missing:
-        raise CacheMismatch(
-            "The cache is not complete.",
-            where=str(location),
-            facts=[f"{len(missing)} shards are missing, the first is {missing[0]}"],
-            fix="give the command that builds it again: it goes on where it stopped",
-        )
+    reader.require_complete()
     identity = reader.identity
     sides = [
         ("tokenizer", identity.tokenizer, tokenizer_fingerprint),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 
 import torch
 import transformers
@@ -30,24 +31,12 @@ _ORDER = ("text", "top_k", "sampled", "full", "hidden_states", "attention_inputs
 
 def teacher_sizes(shape: ModelShape) -> TeacherSizes:
     """The sizes of a model as a cache's identity has them."""
-    return TeacherSizes(
-        blocks=shape.blocks,
-        width=shape.width,
-        heads=shape.heads,
-        key_value_heads=shape.key_value_heads,
-        head_width=shape.head_width,
-    )
+    return TeacherSizes(**asdict(shape))
 
 
 def teacher_shape(sizes: TeacherSizes) -> ModelShape:
     """The same back."""
-    return ModelShape(
-        blocks=sizes.blocks,
-        width=sizes.width,
-        heads=sizes.heads,
-        key_value_heads=sizes.key_value_heads,
-        head_width=sizes.head_width,
-    )
+    return ModelShape(**sizes.model_dump())
 
 
 def engine(teacher: LocalTeacher) -> dict[str, str]:

@@ -70,7 +70,7 @@ class OfflineDistillationDataset(Dataset[dict[str, Tensor]]):
         self.kinds = tuple(kinds)
         self.pad_id = pad_id
         self._require_kinds(self.kinds)
-        self._require_complete()
+        self._reader.require_complete()
         self._rows = range(len(self._reader)) if keys is None else self._rows_of(keys)
 
     @property
@@ -134,16 +134,6 @@ class OfflineDistillationDataset(Dataset[dict[str, Tensor]]):
                     fix="name one of these, kinds=() for tokens alone, or build a cache with that kind",
                 )
 
-    def _require_complete(self) -> None:
-        missing = self._reader.missing_shards()
-        if missing:
-            raise CacheMismatch(
-                "The cache is not complete.",
-                where=self.location,
-                facts=[f"{len(missing)} shards are missing, the first is {missing[0]}"],
-                fix="give the command that builds it again: it goes on where it stopped",
-            )
-
     def _rows_of(self, keys: Sequence[str]) -> list[int]:
         wanted = set(keys)
         rows: dict[str, list[int]] = {}
@@ -194,8 +184,7 @@ def _signals(section: Section) -> dict[str, Tensor]:
                 "actual_logp": _tensor(section.actual_logp),
             }
         case Sampled():
-            drawn = np.repeat(section.ids, section.counts).reshape(len(section.distinct), -1)
-            return {"sampled_ids": _tensor(drawn).long(), "sampled_own_nats": _tensor(section.own_nats)}
+            return {"sampled_ids": _tensor(section.drawn()).long(), "sampled_own_nats": _tensor(section.own_nats)}
         case States():
             return {_plain(name): _tensor(array) for name, array in section.arrays.items()}
     raise AssertionError(section)

@@ -57,6 +57,7 @@ def identity_of(
     kinds: Sequence[KindConfig],
     width: int,
     tokenizer: str,
+    template_sha256: str,
     source: str,
     revision: str | None,
 ) -> CacheIdentity:
@@ -68,13 +69,13 @@ def identity_of(
         kinds: what is stored.
         width: the distribution is over the ids 0 … width-1.
         tokenizer: fingerprint of the tokenizer that made the rows' ids.
+        template_sha256: of the template that made their text; the teacher's own stands in its provenance.
         source: name of the rows, for messages.
         revision: of the teacher, where it came from a hub.
     Raises:
         ConfigError: a kind does not fit the teacher.
     """
     model = teacher.model
-    provenance = teacher.capabilities.provenance
     embeddings = cast(Tensor, model.get_input_embeddings().weight).shape[0]
     layouts = resolve_layouts(
         kinds,
@@ -84,11 +85,11 @@ def identity_of(
         head_inputs=cast(Tensor, head_module(model).weight).shape[1],
     )
     return CacheIdentity(
-        teacher=provenance,
+        teacher=teacher.capabilities.provenance,
         revision=revision,
         sizes=teacher_sizes(teacher.shape),
         tokenizer=tokenizer,
-        template_sha256=provenance.template_sha256,
+        template_sha256=template_sha256,
         width=width,
         source=source,
         rows=len(rows),

@@ -25,17 +25,12 @@ from distillab.models.batch import TokenBatch
 from distillab.models.capture import Captured, Inner
 from distillab.models.heads import OutputHead
 from distillab.models.scoring import at_scored, scored_targets
+from distillab.models.tiling import pieces, tiles
 from distillab.teachers.arrays import as_array
 from distillab.teachers.drawing import row_points
 from distillab.teachers.local import LocalTeacher
 from distillab.teachers.samples import Sample, samples
 from distillab.teachers.signals import Distribution, FullLogits, HeadInputs, ScoreNeed, SignalRequest, TeacherSignal
-
-# The head is applied to so many bytes of float32 logits at once: products of few rows are slow. What is read of them
-# (softmax, running sum) stays in a core's cache if it is made in smaller pieces.
-_TILE_BYTES = {"cpu": 32 << 20}
-_PIECE_BYTES = {"cpu": 2 << 20}
-_BYTES_ELSEWHERE = 256 << 20
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
@@ -109,9 +104,9 @@ class RowMaker:
         points_NS = cut.points(self._identity.seed, draws[0]) if draws else None
         parts: dict[str, list[Any]] = {layout.kind: [] for layout in layouts}
         vocabulary = scores.head.weight_VD.shape[0]
-        for tile_at in _slices(len(targets_N), vocabulary, _TILE_BYTES.get(device.type, _BYTES_ELSEWHERE)):
+        for tile_at in tiles(len(targets_N), vocabulary, device):
             tile = scores.tile(tile_at, device)
-            for piece_at in _slices(tile.positions, vocabulary, _PIECE_BYTES.get(device.type, _BYTES_ELSEWHERE)):
+            for piece_at in pieces(tile.positions, vocabulary, device):
                 here = slice(tile_at.start + piece_at.start, tile_at.start + piece_at.stop)
                 piece = tile.rows(piece_at)
                 for layout in layouts:
@@ -260,8 +255,3 @@ def counted(ids_NS: npt.NDArray[np.int64], own_nats_N: npt.NDArray[np.float32]) 
         counts=counts_M.astype(np.int32),
         own_nats=own_nats_N,
     )
-
-
-def _slices(rows: int, vocabulary: int, memory_bytes: int) -> list[slice]:
-    size = max(1, memory_bytes // (4 * vocabulary))
-    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]

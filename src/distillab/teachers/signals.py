@@ -216,6 +216,10 @@ def log_probabilities(logits_NV: Tensor, width: int, temperature: float) -> Tens
     Cut before the softmax, so that unused rows of a padded vocabulary get no probability; in float32, because
     bfloat16 log-probabilities have three significant digits.
     """
+    return torch.log_softmax(scaled_logits(logits_NV, width, temperature), dim=-1)
+
+
+def scaled_logits(logits_NV: Tensor, width: int, temperature: float) -> Tensor:
+    """(N, width) float32: the first `width` logits divided by the temperature, what `log_probabilities` normalises."""
     kept = logits_NV if logits_NV.shape[1] == width else logits_NV[:, :width]
-    scaled = kept.float() if temperature == 1.0 else kept.float() / temperature
-    return torch.log_softmax(scaled, dim=-1)
+    return kept.float() if temperature == 1.0 else kept.float() / temperature

@@ -20,7 +20,7 @@ FILE = "projectors.safetensors"
 
 def attach(objective: Objective, student: torch.nn.Module) -> None:
     """Put the objective's projectors into the student's module tree, on its device."""
-    found = {name: term.projector for name, term in objective.inner_terms.items() if term.projector is not None}
+    found = {name: term.projector for name, term in objective.state_terms.items() if term.projector is not None}
     if found:
         device = next(student.parameters()).device
         student.add_module(_PLACE, torch.nn.ModuleDict(found).to(device))
@@ -49,7 +49,7 @@ def detach(student: torch.nn.Module, *, folder: Path | None) -> None:
 def give_own_learning_rates(optimizer: torch.optim.Optimizer, objective: Objective, student: torch.nn.Module) -> None:
     """Move projectors that have a learning rate of their own into parameter groups of their own."""
     for name, projector in attached(student).items():
-        rate = objective.inner_terms[name].projector_learning_rate
+        rate = objective.state_terms[name].projector_learning_rate
         if rate is None:
             continue
         chosen = list(projector.parameters())

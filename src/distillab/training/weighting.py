@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor
 from distillab.config.terms import LinearWeight, is_balanced
 from distillab.errors import ConfigError
 from distillab.models.structure import bare_model, decoder_blocks, model_shape
-from distillab.objectives.term import InnerTerm, Objective, TokenTerm
+from distillab.objectives.term import HeadTerm, Objective, Term, TokenTerm
 
 DEFAULT_EVERY = 50
 
@@ -99,9 +99,9 @@ def shared_parameters(objective: Objective, model: torch.nn.Module) -> list[torc
     return found
 
 
-def _reach(term: TokenTerm | InnerTerm, blocks: int) -> int:
+def _reach(term: Term, blocks: int) -> int:
     """The highest block that the term's gradient enters; 0 is the embeddings."""
-    if isinstance(term, TokenTerm):
+    if isinstance(term, TokenTerm | HeadTerm):
         return blocks
     inner = term.student_inner
     return max(inner.hidden | inner.projections | inner.maps)

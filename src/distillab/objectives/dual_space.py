@@ -1,0 +1,241 @@
+"""Each model's distribution in the other's space: projected states, cross-model attention, both heads.
+
+Shape letters: B sequences, L positions; N, M scored positions of student and teacher; n, m those of them that take
+part; D, E widths, V, W vocabularies of student and teacher; U spans of the warm-up batch.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from distillab.config.terms import DualSpaceConfig, Positions, TokenDivergenceConfig, TokenNeed
+from distillab.errors import NumericsError
+from distillab.models.batch import TokenBatch
+from distillab.models.capture import Inner
+from distillab.models.heads import OutputHead
+from distillab.models.meetings import first_positions, scored_spans, shared_spans
+from distillab.models.scoring import at_scored, scored_positions, scored_targets
+from distillab.models.structure import ModelShape
+from distillab.objectives.cross_attention import CrossLayout, attend, cross_layout
+from distillab.objectives.cross_entropy import CrossEntropy
+from distillab.objectives.head_pass import HeadPass
+from distillab.objectives.projector import least_squares
+from distillab.objectives.shared_ids import require_fitting
+from distillab.objectives.similarity import unit_rms
+from distillab.objectives.term import HeadTerm, ModelEnd, Said, StudentScores, TokenTerm
+from distillab.objectives.token_divergence import TokenDivergence
+from distillab.records import AccessLevel
+from distillab.teachers.signals import Distribution, HeadInputs
+
+
+class DualSpace(HeadTerm):
+    """Dual-space distillation with cross-model attention (DSKD).
+
+        Q_i = P_q [ê_s(x_i); ê_s(y_i)],   K_j = [ê_t(x_j); ê_t(y_j)],   A = Q Kᵀ / √(2E)
+        h^{t→s}_i = Σ_j softmax_j(A_ij) P_ts (ĥ_t(j) + ê_t(y_j)),   p^{t→s} = student's head of it
+        h^{s→t}_j = Σ_i softmax_i(A_ij) P_st h_s(i),                q^{s→t} = teacher's head of it
+        value = Σ_i −log p^{t→s}_i(y_i) + Σ_i [y_i = argmax p^{t→s}_i] KL_T(p^{t→s}_i ‖ q_i) + Σ_j KL_T(p_j ‖ q^{s→t}_j)
+
+    At a scored position x is the last token read and y the one to be predicted; e what a model's first block reads
+    there, h its last hidden state, q and p the student's and the teacher's own distributions; v̂ is v divided by its
+    root mean square; KL_T is that of both logits divided by T, without T². Nats.
+
+    What learns by which part: the first (at T = 1) moves P_q and P_ts alone; the second the student alone, its head
+    too; the third the student's body, P_st and P_q. Embeddings and the student's head within p^{t→s} are detached,
+    p^{t→s} is within the second part, and the teacher is frozen: else the student's head would learn to read the
+    teacher's states.
+
+    The unit of the count is a position of the student. All three sums are divided by it, the third too: it then says
+    how many nats of the text a student's token stands for, and no split of a step changes it. A position takes part if
+    the token that it predicts lies in a span that both sides score.
+
+    Leaks: y_i and y_j are read on purpose, to find each other; what p^{t→s}_i must not know is a *later* token, and
+    what a state behind q^{s→t}_j must not have read is y_j itself: the student would learn to repeat what it has just
+    read instead of to predict it. With attention "full", as published, both happen: every position looks at the whole
+    answer. With "causal" the student's position looks at the teacher's up to the end of its own span, and the
+    teacher's at states of the student that have read no more text than it has (see `cross_layout`). What remains is in
+    the formula: the weights behind q^{s→t}_j know y_j, and may find a state that has read the same token earlier.
+
+    Args:
+        settings: temperature T, attention and the projectors' learning rate.
+        student, teacher: sizes of the two models.
+        student_width, teacher_width: ids of either tokenizer; further rows of the logits get no probability in the
+            divergences.
+    Source: Zhang et al. 2024, DSKD (arXiv:2406.17328), section 3 and 4, and its code for the detachments, the values
+        and the mask of right tokens. We differ: attention is causal by default; states are scaled token by token, not
+        by the microbatch's standard deviation, which a split would change, and the student's embeddings too; tokens in
+        no shared span take no part; the projectors start from least squares on a warm-up batch, not at random.
+    """
+
+    name: str = "dual_space"
+    access: AccessLevel = DualSpaceConfig.access
+    tokens: TokenNeed = DualSpaceConfig.tokens
+    positions: Positions = "all"  # embeddings stand at their own tokens, the last one of the answer too
+
+    def __init__(
+        self,
+        settings: DualSpaceConfig,
+        *,
+        student: ModelShape,
+        teacher: ModelShape,
+        student_width: int,
+        teacher_width: int,
+    ) -> None:
+        self.settings = settings
+        self.need = Distribution(teacher_width, settings.temperature)
+        self.student_inner = self.teacher_inner = Inner(hidden=frozenset({0}))
+        self.projector: torch.nn.Module | None = torch.nn.ModuleDict(
+            {
+                "query": _linear(2 * student.width, 2 * teacher.width),
+                "to_student": _linear(teacher.width, student.width),
+                "to_teacher": _linear(student.width, teacher.width),
+            }
+        )
+        self.projector_learning_rate = settings.projector_learning_rate
+        divergence = TokenDivergenceConfig(temperature=settings.temperature)
+        self._in_student_space = _WhereTeacherIsRight(divergence, shared_width=student_width)
+        self._in_teacher_space = TokenDivergence(divergence, shared_width=teacher_width)
+
+    def count(self, batch: TokenBatch) -> int:
+        """Scored tokens of the student in spans that both sides score."""
+        spans_N = scored_spans(batch)
+        return int(((spans_N >= 0) & shared_spans(batch)[spans_N.clamp(min=0)]).sum())
+
+    def total(self, student: ModelEnd, teacher: ModelEnd, batch: TokenBatch) -> Tensor:
+        """() nats, float32, on the student's device; connected to all that learns also where no position takes part.
+
+        Args:
+            student: its end, with its graph; embeddings (B, L, D) in `inner.hidden[0]`.
+            teacher: its end, on any device.
+            batch: of two tokenisations.
+        Raises:
+            ShapeError: the batch has no spans, or logits have fewer ids than the tokenizers.
+        """
+        device = student.hidden_ND.device
+        layout = cross_layout(batch, causal=self.settings.attention == "causal")
+        ours_N, theirs_M = layout.ours.kept_N, layout.theirs.kept_N
+        student_nD = student.hidden_ND[ours_N.to(device)]
+        # bfloat16 autocast would round the scores of the attention
+        with torch.autocast(device.type, enabled=False):
+            in_student_nD, in_teacher_mE = self._projected(student, teacher, batch, layout)
+        head = _detached(student.head)
+        seen_nD = in_student_nD.detach().to(head.weight_VD.dtype)
+        targets_n = scored_targets(batch)[ours_N]
+        targets_m = scored_targets(batch["teacher"])[theirs_M]
+        said = HeadInputs(teacher.hidden_ND[theirs_M.to(teacher.hidden_ND.device)], teacher.head)
+        parts = (
+            _nats(CrossEntropy(), head, in_student_nD, targets_n, None),
+            _nats(self._in_student_space, student.head, student_nD, targets_n, HeadInputs(seen_nD, head)),
+            _nats(self._in_teacher_space, _detached(teacher.head), in_teacher_mE, targets_m, said),
+        )
+        return torch.stack([part.to(device) for part in parts]).sum()
+
+    @torch.no_grad()
+    def initialise(self, student: ModelEnd, teacher: ModelEnd, batch: TokenBatch) -> None:
+        """Fit the projectors to where both models predict the same next span of one batch.
+
+        Queries then find the teacher's position with the same two tokens, and both sides' states come out where the
+        other's own states are.
+
+        Raises:
+            NumericsError: the batch has no span that both sides score, or states that cannot be fitted.
+        """
+        shared = shared_spans(batch)
+        if not bool(shared.any()):
+            raise NumericsError(
+                "The term dual_space has nothing to start from: both sides score no span of the warm-up batch.",
+                facts=[f"{batch['input_ids'].shape[0]} sequences"],
+                fix="look at the answers of the first rows: in neither tokenisation may all of them be cut away",
+            )
+        device = student.hidden_ND.device
+        ours_U, theirs_U = first_positions(batch, shared), first_positions(batch["teacher"], shared)
+        ours_N, theirs_M = (
+            torch.ones_like(scored_targets(side), dtype=torch.bool) for side in (batch, batch["teacher"])
+        )
+        index_N = torch.cat(_tokens(student, batch, ours_N, device), dim=-1)
+        key_M, value_M = _keys_and_values(teacher, batch["teacher"], theirs_M, device)
+        hidden_N, hidden_M = student.hidden_ND.float(), teacher.hidden_ND.float().to(device)
+        for name, inputs, outputs in (
+            ("query", index_N[ours_U.to(device)], key_M[theirs_U.to(device)]),
+            ("to_student", value_M[theirs_U.to(device)], hidden_N[ours_U.to(device)]),
+            ("to_teacher", hidden_N[ours_U.to(device)], hidden_M[theirs_U.to(device)]),
+        ):
+            self._map(name).weight.copy_(least_squares(student_ND=inputs, teacher_NE=outputs))
+
+    def _projected(
+        self, student: ModelEnd, teacher: ModelEnd, batch: TokenBatch, layout: CrossLayout
+    ) -> tuple[Tensor, Tensor]:
+        """(n, D) h^{t→s} and (m, E) h^{s→t}, float32, on the student's device."""
+        device = student.hidden_ND.device
+        ours_N, theirs_M = layout.ours.kept_N, layout.theirs.kept_N
+        index_n = torch.cat(_tokens(student, batch, ours_N, device), dim=-1)
+        key_m, value_m = _keys_and_values(teacher, batch["teacher"], theirs_M, device)
+        return attend(
+            layout,
+            query_nX=self._apply("query", index_n),
+            key_mX=key_m,
+            teacher_values_mD=self._apply("to_student", value_m),
+            student_values_nE=self._apply("to_teacher", student.hidden_ND[ours_N.to(device)].float()),
+        )
+
+    def _map(self, name: str) -> torch.nn.Linear:
+        return cast(torch.nn.Linear, cast(torch.nn.Module, self.projector).get_submodule(name))
+
+    def _apply(self, name: str, states: Tensor) -> Tensor:
+        linear = self._map(name)
+        return torch.nn.functional.linear(states, linear.weight.float(), linear.bias.float())
+
+
+class _WhereTeacherIsRight(TokenDivergence):
+    """The divergence at positions where the target's most likely token is the one that follows; 0 elsewhere."""
+
+    def per_position(self, student: StudentScores, signal: Said | None) -> Tensor:
+        """(N,) nats."""
+        teacher = require_fitting(student, signal, width=self.shared_width, term=DualSpace.name)
+        likeliest_N = teacher.logp(self.shared_width, self.settings.temperature).argmax(dim=-1)
+        nats_N = super().per_position(student, signal)
+        return torch.where(likeliest_N == student.targets_N, nats_N, torch.zeros_like(nats_N))
+
+
+def _nats(
+    term: TokenTerm, head: OutputHead, hidden_ND: Tensor, targets_N: Tensor, teacher: HeadInputs | None
+) -> Tensor:
+    """() the term's sum over positions where a head is applied to states, tile by tile, on the head's device."""
+    device = head.weight_VD.device
+    work = HeadPass(head, targets_N.to(device), teacher, terms={term.name: term}, factors={term.name: 1.0})
+    return work.loss(hidden_ND.to(device))
+
+
+def _tokens(end: ModelEnd, side: TokenBatch, kept_N: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(n, X) of the tokens read last, (n, X) of those to be predicted: scaled embeddings, float32, detached."""
+    embeddings_BLX = end.inner.hidden[0].detach()
+    here = embeddings_BLX.device
+    next_NX = embeddings_BLX[:, 1:][scored_positions(side).to(here)]
+    read, following = (
+        unit_rms(e[kept_N.to(here)].float()).to(device) for e in (at_scored(embeddings_BLX, side), next_NX)
+    )
+    return read, following
+
+
+def _keys_and_values(
+    teacher: ModelEnd, side: TokenBatch, kept_M: Tensor, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """(m, 2E) and (m, E) float32, detached."""
+    read_mE, following_mE = _tokens(teacher, side, kept_M, device)
+    hidden_mE = teacher.hidden_ND.detach()[kept_M.to(teacher.hidden_ND.device)]
+    return torch.cat([read_mE, following_mE], dim=-1), unit_rms(hidden_mE.float()).to(device) + following_mE
+
+
+def _detached(head: OutputHead) -> OutputHead:
+    bias_V = None if head.bias_V is None else head.bias_V.detach()
+    return OutputHead(head.weight_VD.detach(), bias_V, head.multiplier, head.cap)
+
+
+def _linear(inputs: int, outputs: int) -> torch.nn.Linear:
+    linear = torch.nn.Linear(inputs, outputs, dtype=torch.float32)
+    torch.nn.init.orthogonal_(linear.weight)
+    torch.nn.init.zeros_(linear.bias)
+    return linear

@@ -1,0 +1,126 @@
+"""The method to begin with: measured best of those that the pair allows, and for which it has enough in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from distillab.config.methods import METHODS, Method
+from distillab.records import DataOverlap, Recommendation, TokenizerContract
+
+# Best first, as measured on pairs with different tokenizers in the section named below. What stands behind sft was
+# worse there than no teacher at all, and is never recommended.
+ORDER_ACROSS_TOKENIZERS: tuple[str, ...] = (
+    "vocabulary_projection",
+    "span_likelihood",
+    "merged_spans",
+    "dual_space",
+    "contrastive",
+    "span_hidden_states",
+    "seqkd",
+    "sft",
+    "sorted_probabilities",
+)
+ACROSS_TOKENIZERS_MEASURED_IN = "docs/experiments.md#across-tokenizers"
+
+# With the same tokens: better than sft in every study so far. Inner states gained more for students with random weights
+# and nothing for a pretrained one, and a tokenizer does not show which of the two the student is.
+BEST_WITH_SAME_TOKENS = "logits"
+WITH_SAME_TOKENS_MEASURED_IN = "docs/experiments.md#2026-11-22-how-inner-terms-are-to-be-weighed"
+
+# Below a half most of what a term would compare is not there: most of the teacher's probability lies on tokens that the
+# student can begin only, or most places at which the student predicts are none at which the teacher does.
+ENOUGH_OF_TEXT = 0.5
+# A vocabulary is mostly rare words, so its share says less than that of a text: of GPT-2's ids 36 % are TinyLlama's
+# too, and of its tokens in a story 92 %; of Mistral's ids 1.7 % are in a vocabulary of 512, and of its tokens 53 %.
+ENOUGH_OF_VOCABULARY = 0.25
+
+
+def recommend(contract: TokenizerContract) -> Recommendation:
+    """The method to begin with, and why.
+
+    A term that matches the tokens of two vocabularies needs tokens that both have, and every term on two tokenisations
+    places at which both cut. The first of the measured order that has enough of both is recommended. Where the contract
+    has no text measured, the two vocabularies alone are compared.
+    """
+    if contract.verdict != "different":
+        return Recommendation(
+            method=BEST_WITH_SAME_TOKENS,
+            because=(
+                f"{contract.shared_width:,} ids mean the same on both sides, so the teacher's whole distribution can "
+                "be compared at every token",
+                "where the student begins with random weights, white_box was better still: "
+                f"{WITH_SAME_TOKENS_MEASURED_IN}",
+            ),
+        )
+    passed: dict[str, list[str]] = {}
+    for name in ORDER_ACROSS_TOKENIZERS:
+        lacking = _lacking(contract, METHODS[name])
+        if lacking is None:
+            return Recommendation(method=name, because=_because(contract, METHODS[name], passed))
+        passed.setdefault(lacking, []).append(name)
+    raise AssertionError("the order has methods that need nothing of a pair")
+
+
+def made_for_two(contract: TokenizerContract) -> tuple[str, ...]:
+    """Methods for two tokenizers for which the pair has enough in common, best first, down to fine-tuning alone."""
+    better = ORDER_ACROSS_TOKENIZERS[: ORDER_ACROSS_TOKENIZERS.index("sft")]
+    aligned = [name for name in better if METHODS[name].tokens == "aligned"]
+    return tuple(name for name in aligned if _lacking(contract, METHODS[name]) is None)
+
+
+def _because(contract: TokenizerContract, method: Method, passed: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    skipped = [f"{', '.join(names)}: measured better, but {lacking}" for lacking, names in passed.items()]
+    return (*_common(contract, method), *skipped, f"the order was measured: {ACROSS_TOKENIZERS_MEASURED_IN}")
+
+
+def _matches_tokens(method: Method) -> bool:
+    return any(term.matches is not None for term in method.terms)
+
+
+def _common(contract: TokenizerContract, method: Method) -> tuple[str, ...]:
+    """What the two sides have in common for the method."""
+    if method.tokens == "any":
+        return ("it needs text alone, which every tokenizer can read",)
+    share, _, words = _tokens_in_common(contract)
+    said = [f"{share:.1%} {words}"] if _matches_tokens(method) else []
+    if contract.data is None:
+        return (*said, "on the vocabularies alone: --data FILE measures what both have in common on your own text")
+    places, words = _places_in_common(contract.data, method)
+    return (*said, f"{places:.1%} {words}")
+
+
+def _lacking(contract: TokenizerContract, method: Method) -> str | None:
+    """Why the pair has too little in common for the method; None where it has enough."""
+    if method.tokens == "any":
+        return None
+    data = contract.data
+    if data is not None and data.rows_not_comparable > ENOUGH_OF_TEXT * data.rows:
+        return f"{data.rows_not_comparable:,} of {data.rows:,} rows of {data.source} are not the same bytes to both"
+    share, enough, words = _tokens_in_common(contract)
+    if _matches_tokens(method) and share < enough:
+        return f"only {share:.1%} {words}"
+    if data is None:
+        return None
+    places, words = _places_in_common(data, method)
+    return f"only {places:.1%} {words}" if places < ENOUGH_OF_TEXT else None
+
+
+def _tokens_in_common(contract: TokenizerContract) -> tuple[float, float, str]:
+    """The share of the teacher's tokens that are the student's too, how much is enough, and of what it is a share."""
+    data = contract.data
+    if data is not None and data.teacher_tokens_known is not None:
+        words = f"of the teacher's tokens in {data.source} are tokens of the student"
+        return data.teacher_tokens_known, ENOUGH_OF_TEXT, words
+    share = contract.equal_bytes / contract.teacher.tokens
+    return share, ENOUGH_OF_VOCABULARY, "of the teacher's vocabulary are tokens of the student"
+
+
+def _places_in_common(data: DataOverlap, method: Method) -> tuple[float, str]:
+    """The share of one side's boundaries that the other has too, and of what it is a share.
+
+    Tokens are matched where the student predicts: at its own. A span ends where the side that cuts less often does.
+    """
+    teacher, student = data.teacher_boundaries_shared, data.student_boundaries_shared
+    if _matches_tokens(method) or student >= teacher:
+        return student, f"of the student's boundaries in {data.source} are the teacher's too"
+    return teacher, f"of the teacher's boundaries in {data.source} are the student's too"

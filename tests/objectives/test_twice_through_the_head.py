@@ -1,0 +1,128 @@
+"""Terms over several positions apply the heads no more often than they must: counted in multiplications.
+
+Shape letters: N, M scored positions of student and teacher, V, W ids that the heads have, D, E their widths.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from distillab.config.terms import (
+    CrossEntropyConfig,
+    MergedSpansConfig,
+    SpanLikelihoodConfig,
+    TermConfig,
+    VocabularyProjectionConfig,
+)
+from distillab.models import tiling
+from distillab.models.batch import TokenBatch
+from distillab.models.heads import OutputHead
+from distillab.models.scoring import scored_count, scored_targets
+from distillab.objectives import build_objective
+from distillab.objectives.head_pass import HeadPass
+from distillab.objectives.term import SpanTerm
+from distillab.teachers.aligned import align
+from distillab.teachers.signals import HeadInputs, TeacherSignal
+from tests.objectives.toy_pair import ROWS, STUDENT, TEACHER, TOY, collate
+
+D, E = 6, 10
+V, W = len(STUDENT) + 2, len(TEACHER) + 1
+BATCH = collate(ROWS)
+N, M = scored_count(BATCH), scored_count(BATCH["teacher"])
+
+
+def _tokens_of_spans(*, longer: bool) -> int:
+    """The student's scored tokens in shared spans: those of spans that are not the same one token on both sides."""
+    found = 0
+    for row in ROWS:
+        for span in range(int(row.student_spans.max()) + 1):
+            ours, theirs = (
+                [(i, mask) for i, mask, c in zip(side.input_ids, side.answer_mask, spans, strict=True) if c == span]
+                for side, spans in ((row.student, row.student_spans), (row.teacher, row.teacher_spans))
+            )
+            if all(mask for _, mask in (*ours, *theirs)):
+                texts = ([STUDENT[i] for i, _ in ours], [TEACHER[i].strip("<>") for i, _ in theirs])
+                same = len(ours) == len(theirs) == 1 and texts[0][0].strip("<>") == texts[1][0]
+                found += (not same) * len(ours) if longer else 1  # a span has one position with a partner
+    return found
+
+
+def _passed(
+    settings: list[TermConfig], *, tile: int, monkeypatch: pytest.MonkeyPatch, all_observed: bool = False
+) -> tuple[int, list[Tensor]]:
+    """Multiplications by heads (not those of the gradient of the student's head); values and gradients."""
+    monkeypatch.setattr(tiling, "LEAST_ROWS", tile)
+    monkeypatch.setitem(tiling.TILE_BYTES, "cpu", 0)
+    generator = torch.Generator().manual_seed(0)
+    hidden_ND, weight_VD = (torch.randn(n, D, generator=generator).requires_grad_() for n in (N, V))
+    scores = HeadInputs(torch.randn(M, E, generator=generator), OutputHead(torch.randn(W, E, generator=generator)))
+    objective = build_objective(settings, shared_width=0, vocabularies=TOY.vocabularies())
+    terms, batch = objective.token_terms, BATCH
+    several = {name: term for name, term in terms.items() if isinstance(term, SpanTerm)}
+    settle = {name: _settle(term, batch, scores) for name, term in several.items()}
+    at = {name: term.observed_at(batch) for name, term in several.items()}
+    work = HeadPass(
+        head=OutputHead(weight_VD),
+        targets_N=scored_targets(batch),
+        teacher=align(scores, batch, width=len(TEACHER), ordinal=False, device=torch.device("cpu")),
+        terms=terms,
+        factors=dict.fromkeys(terms, 0.5),
+        settle=settle,
+        observed_at={} if all_observed else {name: where for name, where in at.items() if where is not None},
+    )
+    with FlopCounterMode(display=False) as counter:
+        loss = work.loss(hidden_ND)
+    loss.backward()
+    assert hidden_ND.grad is not None and weight_VD.grad is not None
+    return int(counter.get_total_flops()), [*work.values.values(), hidden_ND.grad, weight_VD.grad]
+
+
+def _settle(term: SpanTerm, batch: TokenBatch, scores: HeadInputs):  # type: ignore[no-untyped-def]
+    return lambda observed: term.settle(observed, batch, TeacherSignal(scores=scores))
+
+
+# product with the head and gradient of the hidden states; every position once
+STUDENT_ONCE = 2 * 2 * N * V * D
+TEACHER_AT_PARTNERS = 2 * _tokens_of_spans(longer=False) * W * E
+
+
+def test_a_term_position_by_position_applies_both_heads_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for tile in (3, 100):
+        flops, _ = _passed([VocabularyProjectionConfig()], tile=tile, monkeypatch=monkeypatch)
+        assert flops == STUDENT_ONCE + TEACHER_AT_PARTNERS
+
+
+@pytest.mark.parametrize("settings", [[SpanLikelihoodConfig()], [CrossEntropyConfig(), SpanLikelihoodConfig()]])
+@pytest.mark.parametrize("tile", [3, 7, 100])
+def test_all_tiles_but_the_first_are_made_twice_and_the_teacher_s_once(
+    tile: int, settings: list[TermConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flops, _ = _passed(settings, tile=tile, monkeypatch=monkeypatch)
+    assert flops == STUDENT_ONCE + 2 * max(0, N - tile) * V * D + 2 * M * W * E
+
+
+def test_only_the_longer_spans_are_observed_where_no_other_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    longer = _tokens_of_spans(longer=True)
+    assert 0 < longer < N
+    _, expected = _passed([MergedSpansConfig()], tile=100, monkeypatch=monkeypatch, all_observed=True)
+    for tile in (3, N - 1, 100):
+        flops, found = _passed([MergedSpansConfig()], tile=tile, monkeypatch=monkeypatch)
+        every, _ = _passed([MergedSpansConfig()], tile=tile, monkeypatch=monkeypatch, all_observed=True)
+        # a tile that holds most of the positions is observed as it is: it is still there when the gradient is made
+        assert every - flops == 2 * max(0, N - tile - longer) * V * D
+        for part, whole in zip(found, expected, strict=True):
+            torch.testing.assert_close(part, whole)
+
+
+@pytest.mark.parametrize("tile", [1, 3, 7])
+def test_beside_each_other_they_give_what_each_gives(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings: list[TermConfig] = [MergedSpansConfig(), VocabularyProjectionConfig(), SpanLikelihoodConfig()]
+    _, together = _passed(settings, tile=tile, monkeypatch=monkeypatch)
+    alone = [_passed([item], tile=100, monkeypatch=monkeypatch)[1] for item in settings]
+    for place, (values, *_) in enumerate(alone):
+        torch.testing.assert_close(together[place], values)
+    for place in (1, 2):
+        torch.testing.assert_close(together[len(settings) - 1 + place], sum(parts[place] for parts in alone))

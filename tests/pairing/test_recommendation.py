@@ -1,0 +1,143 @@
+"""The method to begin with: the first of the measured order for which a pair has enough in common."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from distillab.config.methods import METHODS
+from distillab.pairing import recommendation
+from distillab.pairing.admission import admit, judgement
+from distillab.pairing.recommendation import ORDER_ACROSS_TOKENIZERS, made_for_two, recommend
+from distillab.records import DataOverlap, SideBySide, TokenizerContract, TokenizerSide
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def contract(
+    *,
+    verdict: str = "different",
+    vocabulary: float = 0.75,
+    known: float | None = None,
+    teacher: float = 1.0,
+    student: float = 1.0,
+    lost: int = 0,
+) -> TokenizerContract:
+    """A pair; `vocabulary` of the teacher's 1,000 tokens are the student's, `known` of those in 100 rows of text."""
+    data = None
+    if known is not None:
+        data = DataOverlap(
+            source="rows",
+            rows=100,
+            rows_not_comparable=lost,
+            teacher_tokens=5000,
+            student_tokens=6000,
+            teacher_boundaries_shared=teacher,
+            student_boundaries_shared=student,
+            teacher_tokens_identical=0.5,
+            student_tokens_identical=0.5,
+            teacher_tokens_known=known,
+            equal_ids_by_position=0.0,
+        )
+    side = TokenizerSide(
+        name="one", family="BPE", tokens=1000, logits_width=None, roles={}, fingerprint="f", chat_template_sha256=None
+    )
+    return TokenizerContract(
+        verdict=verdict,
+        reason="x",
+        teacher=side,
+        student=side,
+        equal_ids=0,
+        equal_strings=0,
+        equal_bytes=round(1000 * vocabulary),
+        shared_width=0 if verdict == "different" else 1000,
+        example=SideBySide(text="a", teacher_ids=(), student_ids=(), teacher_tokens=(), student_tokens=()),
+        data=data,
+    )
+
+
+def test_the_order_has_every_method_for_two_tokenizers_and_those_they_are_held_against() -> None:
+    aligned = [name for name, method in METHODS.items() if method.tokens == "aligned"]
+    assert sorted(ORDER_ACROSS_TOKENIZERS) == sorted([*aligned, "seqkd", "sft"])
+
+
+@pytest.mark.parametrize("place", ["ACROSS_TOKENIZERS_MEASURED_IN", "WITH_SAME_TOKENS_MEASURED_IN"])
+def test_the_orders_name_a_section_that_is_there(place: str) -> None:
+    page, anchor = getattr(recommendation, place).split("#")
+    headings = re.findall(r"^#+ (.*)$", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE)
+    assert anchor in [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+
+
+@pytest.mark.parametrize(
+    ("pair", "method", "said"),
+    [
+        (contract(), "vocabulary_projection", "75.0% of the teacher's vocabulary"),
+        (contract(vocabulary=0.24), "span_likelihood", "only 24.0% of the teacher's vocabulary"),
+        # what is measured on text decides, not the vocabularies
+        (
+            contract(vocabulary=0.01, known=0.5, student=0.5),
+            "vocabulary_projection",
+            "50.0% of the teacher's tokens in",
+        ),
+        (contract(known=0.49), "span_likelihood", "only 49.0% of the teacher's tokens in rows"),
+        # tokens are matched where the student predicts
+        (contract(known=0.9, student=0.4), "span_likelihood", "only 40.0% of the student's boundaries"),
+        (contract(known=0.9, teacher=0.4), "vocabulary_projection", "100.0% of the student's boundaries"),
+        # spans end where the side that cuts less often does
+        (contract(known=0.1, teacher=0.4, student=0.6), "span_likelihood", "60.0% of the student's boundaries"),
+        (contract(known=0.1, teacher=0.6, student=0.4), "span_likelihood", "60.0% of the teacher's boundaries"),
+        (contract(known=0.9, teacher=0.4, student=0.4), "seqkd", "only 40.0% of the student's boundaries"),
+        (contract(known=0.9, lost=51), "seqkd", "51 of 100 rows of rows are not the same bytes"),
+        (contract(known=0.9, lost=50), "vocabulary_projection", "90.0%"),
+        (contract(verdict="extended"), "logits", "1,000 ids mean the same"),
+        (contract(verdict="identical", known=0.0), "logits", "1,000 ids mean the same"),
+    ],
+)
+def test_what_is_recommended_and_why(pair: TokenizerContract, method: str, said: str) -> None:
+    found = recommend(pair)
+    assert found.method == method
+    assert said in "\n".join(found.because)
+
+
+def test_every_method_that_was_passed_over_is_named_once_with_its_figure() -> None:
+    because = recommend(contract(known=0.2, teacher=0.4, student=0.3)).because
+    lines = [line for line in because if "measured better, but" in line]
+    assert [line.split(":")[0].split(", ") for line in lines] == [
+        ["vocabulary_projection", "merged_spans"],
+        ["span_likelihood", "dual_space", "contrastive", "span_hidden_states"],
+    ]
+    assert "20.0%" in lines[0] and "40.0%" in lines[1]
+
+
+def test_ways_out_name_what_fits() -> None:
+    assert made_for_two(contract(known=0.2))[0] == "span_likelihood"
+    assert "merged_spans" not in made_for_two(contract(known=0.2))
+    assert judgement(contract(known=0.9, lost=100)).ways_out[2].startswith("path C: none here: ")
+
+
+SHARE = st.floats(0, 1)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    verdict=st.sampled_from(["identical", "padded", "extended", "different"]),
+    vocabulary=SHARE,
+    known=st.none() | SHARE,
+    teacher=SHARE,
+    student=SHARE,
+    lost=st.integers(0, 100),
+)
+def test_what_is_recommended_is_valid_and_never_worse_than_fine_tuning(
+    verdict: str, vocabulary: float, known: float | None, teacher: float, student: float, lost: int
+) -> None:
+    pair = contract(verdict=verdict, vocabulary=vocabulary, known=known, teacher=teacher, student=student, lost=lost)
+    name = recommend(pair).method
+    assert admit(pair, name, METHODS[name]).admitted
+    if verdict == "different":
+        assert ORDER_ACROSS_TOKENIZERS.index(name) <= ORDER_ACROSS_TOKENIZERS.index("sft")
+        fitting = made_for_two(pair)
+        assert (fitting[0] if fitting else "seqkd") == name
