@@ -29,7 +29,12 @@ from distillab.config.models import (
     TeacherConfig,
     TrainingConfig,
 )
-from distillab.config.terms import TokenDivergenceConfig, VocabularyProjectionConfig
+from distillab.config.terms import (
+    LinearWeight,
+    SpanHiddenStatesConfig,
+    TokenDivergenceConfig,
+    VocabularyProjectionConfig,
+)
 from distillab.report.build import write_report
 from distillab.study.compare import Study
 from distillab.study.parallel import run_jobs
@@ -104,7 +109,7 @@ def study_recipe(
         seeds=tuple(seeds),
         teacher_answers=TeacherAnswersConfig(sample=True, max_new_tokens=160, batch_size=50, keep_cut_off=True),
         training=TrainingConfig(
-            steps=200, batch_size=8, learning_rate=6e-3, warmup_steps=20, device="cpu", gradient_shares_every=0
+            steps=150, batch_size=8, learning_rate=6e-3, warmup_steps=20, device="cpu", gradient_shares_every=0
         ),
         evaluation=_EVALUATION,
         output=str(output / "study"),
@@ -118,9 +123,16 @@ def all_arms(output: Path) -> list[ArmConfig]:
         ArmConfig(name="seqkd", method="seqkd"),
         ArmConfig(name="logits-by-index", method="logits", terms=by_id),
         *(ArmConfig(name=name, method=name) for name in METHODS),
-        ArmConfig(name="projection-alone", method=METHODS[0], terms=(VocabularyProjectionConfig(),)),
         ArmConfig(
-            name="ceiling-same-tokens",
+            name="white-box-across",
+            method=METHODS[0],
+            terms=(
+                VocabularyProjectionConfig(),
+                SpanHiddenStatesConfig(weight=LinearWeight(start=10.0, end=0.0)),
+            ),
+        ),
+        ArmConfig(
+            name="ceiling-logits",
             method="logits",
             terms=by_id,
             teacher=TeacherConfig(path=str(output / SAME / "student")),

@@ -54,7 +54,7 @@ def test_the_name_decides_nothing(investigated: TokenizerContract) -> None:
 @pytest.mark.parametrize(
     ("verdict", "name", "expected"),
     [
-        ("identical", "vocabulary_projection", "with the same tokens, as here, it equals logits and costs more"),
+        ("identical", "vocabulary_projection", "prefer logits"),
         ("padded", "merged_spans", "with the same tokens, as here, it equals logits and costs more"),
         ("extended", "merged_spans", "prefer logits"),
         ("identical", "span_likelihood", "prefer logits"),

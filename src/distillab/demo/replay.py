@@ -149,6 +149,8 @@ def _study(output: Path, world: WorldFiles) -> StudyRecipe:
             ArmConfig(name="hidden_states", method="hidden_states"),
             ArmConfig(name="attention", method="attention"),
             ArmConfig(name="white_box", method="white_box"),
+            ArmConfig(name="projection-other-tokens", method="vocabulary_projection", teacher=other),
+            ArmConfig(name="states-other-tokens", method="span_hidden_states", teacher=other),
         ),
         seeds=SEEDS,
         teacher_answers=_ANSWERS,

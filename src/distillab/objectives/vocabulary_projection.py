@@ -5,6 +5,8 @@ Shape letters: n student positions, k those with a partner, V student vocabulary
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -106,9 +108,8 @@ class VocabularyProjection(TokenTerm):
         """
         aligned = require_aligned(signal, term=self.name)
         temperature = self.settings.temperature
-        ours = student.logp(self.student_width, temperature)
         every = bool(aligned.has.all())
-        ours = ours if every else ours[aligned.has]
+        ours = self._grouped(student.logp(self.student_width, temperature), None if every else aligned.has)
         targets = student.targets_N[aligned.has]
         theirs = aligned.teacher.logp(self.teacher_width, temperature)
         value = self._values(ours, theirs, targets, aligned)
@@ -116,26 +117,35 @@ class VocabularyProjection(TokenTerm):
             value = value * temperature**2
         if self.settings.rest == "text":
             cold = student.logp(self.student_width, 1.0)
-            value = value + self._within(cold if every else cold[aligned.has], targets, aligned)
+            # sums over groups take as long as a softmax: those of temperature 1 are there
+            seen = ours if temperature == 1.0 else self._grouped(cold, None if every else aligned.has)
+            value = value + self._within(seen, targets, aligned)
             if every:
                 return value
             missed = -cold.gather(1, student.targets_N[:, None])[:, 0]
             return missed.masked_scatter(aligned.has, value)
         return value if every else value.new_zeros(aligned.has.shape).masked_scatter(aligned.has, value)
 
-    def _within(self, ours: Tensor, targets: Tensor, aligned: AlignedTokens) -> Tensor:
-        """(k,) −log of the student's token within its outcome, from (k, V) log-probabilities."""
+    def _grouped(self, logp_nV: Tensor, has: Tensor | None) -> _OneSide:
+        """The student at the positions with a partner; None: all have one."""
+        kept = logp_nV if has is None else logp_nV[has]
+        grouping = self._groups(kept.device).student
+        found = grouped(kept, grouping)
+        return _OneSide(kept, found, None if grouping.complete else found.logsumexp(dim=-1))
+
+    def _within(self, student: _OneSide, targets: Tensor, aligned: AlignedTokens) -> Tensor:
+        """(k,) −log of the student's token within its outcome."""
+        ours, student_logp = student.logp_kV, student.groups_kG
         groups = self._groups(ours.device)
         group_v = groups.student.of[targets]
-        student_logp = grouped(ours, groups.student)
         outcome = student_logp.gather(1, group_v.clamp(min=0)[:, None])[:, 0]
         alone = self._is_apart(targets, aligned).nonzero()[:, 0]
         if alone.numel():
             inside_V = groups.longer_students(targets[alone])
             one = ours[alone].masked_fill(~inside_V, -torch.inf).logsumexp(dim=-1)
             outcome = outcome.index_copy(0, alone, one)
-        if not groups.student.complete:
-            outcome = outcome - student_logp.logsumexp(dim=-1)
+        if student.total_k is not None:
+            outcome = outcome - student.total_k
         actual = ours.gather(1, targets[:, None])[:, 0]
         return torch.where(group_v >= 0, outcome, 0.0) - actual
 
@@ -144,8 +154,9 @@ class VocabularyProjection(TokenTerm):
         spelled = self._groups(targets.device).spelled
         return torch.zeros_like(aligned.whole) if spelled is None else aligned.whole & spelled.separable[targets]
 
-    def _values(self, ours: Tensor, theirs: Tensor, targets: Tensor, aligned: AlignedTokens) -> Tensor:
-        """(k,) of (k, V) and (k, W) log-probabilities."""
+    def _values(self, student: _OneSide, theirs: Tensor, targets: Tensor, aligned: AlignedTokens) -> Tensor:
+        """(k,) of the student's and (k, W) the teacher's log-probabilities."""
+        ours = student.logp_kV
         groups = self._groups(ours.device)
         continuation = aligned.continuation_logp.clamp(max=-_ROUNDING)
         event = theirs.gather(1, aligned.teacher_ids[:, None])[:, 0] + aligned.continuation_logp
@@ -158,24 +169,26 @@ class VocabularyProjection(TokenTerm):
             theirs = theirs.clone()
             stays = torch.log(-torch.expm1(continuation[changed]))
             theirs[changed, aligned.teacher_ids[changed]] += stays
-        value = self._compared(ours, theirs, event, group_v, moved)
+        value = self._compared(student, theirs, event, group_v, moved)
         alone = apart.nonzero()[:, 0]
         if not alone.numel():
             return value
         # few rows, made twice: to leave them out of the many costs a copy of all
         return value.index_copy(0, alone, self._apart(ours[alone], theirs[alone], event[alone], targets[alone]))
 
-    def _compared(self, ours: Tensor, theirs: Tensor, event: Tensor, group_v: Tensor, moved: Tensor) -> Tensor:
+    def _compared(self, student: _OneSide, theirs: Tensor, event: Tensor, group_v: Tensor, moved: Tensor) -> Tensor:
         """(k,) over the groups; where `moved`, the event is carried over to the group of the student's token."""
-        groups = self._groups(ours.device)
-        teacher_logp, student_logp = grouped(theirs, groups.teacher), grouped(ours, groups.student)
+        groups = self._groups(theirs.device)
+        teacher_logp = grouped(theirs, groups.teacher)
         rows = moved.nonzero()[:, 0]
         if rows.numel():
             if teacher_logp is theirs:
                 teacher_logp = theirs.clone()
             places = (rows, group_v[rows])
             teacher_logp[places] = torch.logaddexp(teacher_logp[places], event[rows])
-        return self._weighed(student_logp, teacher_logp, groups)
+        total = student.total_k
+        ours = student.groups_kG if total is None else student.groups_kG - total[:, None]
+        return self._weighed(ours, teacher_logp, groups)
 
     def _apart(self, ours: Tensor, theirs: Tensor, event: Tensor, targets: Tensor) -> Tensor:
         """(k,) over the groups and one outcome more: the student's token that follows."""
@@ -188,20 +201,31 @@ class VocabularyProjection(TokenTerm):
         student_logp = grouped(ours.masked_fill(inside_V, -torch.inf), groups.student)
         teacher_logp = grouped(theirs.masked_fill(inside_W, -torch.inf), groups.teacher)
         student_logp = torch.cat([student_logp, student_one], dim=-1)
+        if not groups.student.complete:
+            student_logp = student_logp.log_softmax(dim=-1)
         return self._weighed(student_logp, torch.cat([teacher_logp, teacher_one], dim=-1), groups)
 
     def _weighed(self, student_logp: Tensor, teacher_logp: Tensor, groups: _Groups) -> Tensor:
-        """(k,) the divergence, of both sides made to sum to one, times the teacher's mass before that."""
+        """(k,) the divergence from the teacher's side made to sum to one, times its mass before that."""
         if groups.student.complete and groups.teacher.complete:
             return self._divergence(student_logp=student_logp, teacher_logp=teacher_logp)
         total = teacher_logp.logsumexp(dim=-1, keepdim=True)
-        value = self._divergence(student_logp=student_logp.log_softmax(dim=-1), teacher_logp=teacher_logp - total)
+        value = self._divergence(student_logp=student_logp, teacher_logp=teacher_logp - total)
         return value * total[:, 0].exp()
 
     def _groups(self, device: torch.device) -> _Groups:
         if device not in self._on:
             self._on[device] = _Groups(self._on_cpu, self._first_ids, device)
         return self._on[device]
+
+
+@dataclass(frozen=True)
+class _OneSide:
+    """The student's log-probabilities: (k, V) of tokens, (k, G) of groups, (k,) of all groups together; None: 0."""
+
+    logp_kV: Tensor
+    groups_kG: Tensor
+    total_k: Tensor | None
 
 
 class _Groups:
