@@ -95,7 +95,7 @@ METHODS: dict[str, Method] = {
         (CrossEntropyConfig(weight=0.5), TokenDivergenceConfig(weight=0.5), _HINTS, _relations(0.1)),
         "cross-entropy and everything: next-token distribution, hidden states, attention",
     ),
-    # Made for two tokenizers; weights as docs/experiments.md found them on the demo's pair. Vocabulary projection learns
+    # Made for two tokenizers; weights as docs/experiments.md found them on the demo. Vocabulary projection learns
     # from the text what the teacher does not say, so it needs no cross-entropy beside it; with it the hard tokens count
     # twice. Span likelihood's weight undoes its division by the temperature; sorted probabilities are as published.
     "vocabulary_projection": Method(
