@@ -113,7 +113,7 @@ def test_refusal_says_what_why_and_the_ways_out(investigated: TokenizerContract)
         "because both have id 450",
         "path A: a teacher with the student's tokenizer. For tinyllama-1.1b that is e.g. meta-llama/Llama-2-7b-hf",
         "path B: sequence-level KD (method: seqkd)",
-        "path C: a method made for two tokenizers, best first: vocabulary_projection, span_likelihood, ",
+        "path C: a method made for two tokenizers, best first: vocabulary_projection, span_hidden_states, ",
     ):
         assert part in text
     assert "sorted_probabilities" not in text  # it stands behind sft in the measured order

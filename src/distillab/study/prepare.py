@@ -184,9 +184,8 @@ def _reader(path: str, revision: str | None, recipe: RunRecipe, splits: Splits) 
 
 def _teacher_reader(place: TeacherPlace, recipe: RunRecipe, splits: Splits) -> Reader:
     reader = _reader(place.tokenizer, place.revision, recipe, splits)
-    alone = recipe.teacher is not None and recipe.teacher.path is None
-    # the folder of a cache's tokenizer is called tokenizer, whosoever it is
-    return replace(reader, loaded=replace(reader.loaded, name=place.name)) if alone else reader
+    # by the model's name: its folder may be called student, or tokenizer, whosoever it is
+    return replace(reader, loaded=replace(reader.loaded, name=place.name))
 
 
 def _judge(

@@ -55,10 +55,11 @@ def training_data(
         lengths = [len(row) for row in split.rows]
         made = collator(reader.encoder.pad_id) if collator else usual
         return TrainingData(TokenDataset(split), made, names, lengths)
-    teacher = prepared.teacher
+    teacher, place = prepared.teacher, prepared.place
     assert teacher is not None  # the pair was admitted
+    assert place is not None
     theirs = prepared.teacher_split(split).rows
-    source = f"{split.counts.source}, and {teacher.loaded.name}"
+    source = f"{split.counts.source}, and {place.name}"
     rows, counts = pair_rows(split.rows, theirs, aligner=span_aligner(reader, teacher), source=source)
     paired = PairedCollator(usual, teacher.collator(settings.padding_side))
     return TrainingData(PairedDataset(rows), paired, names, [len(row.student) for row in rows], counts)
