@@ -59,7 +59,7 @@ check: $(STAMP) ## ruff, types, import layers, doctests, links in the docs
 prove: $(STAMP) ## wrong versions of the code, each of which a named test must catch (about 15 minutes)
 	@$(BIN)/python scripts/mutants.py
 
-bench: $(STAMP) ## what a training step costs, beside its floor (about 15 minutes; ARGS="--block WORD" for a part)
+bench: $(STAMP) ## what a training step costs, beside its floor (about 25 minutes; ARGS="--block WORD" for a part)
 	@$(BIN)/python -m bench run $(ARGS)
 
 # As above: torch first, at the version that our own pins name; TRL's needs then leave it alone.

@@ -186,7 +186,7 @@ _CORE = (
 )
 _PAIR = ("floor", "floor_sft", "sft", "forward_kl")
 
-# `make bench`: about 15 minutes on two quiet cores.
+# `make bench`: about 25 minutes on two quiet cores.
 SUITE: tuple[Block, ...] = (
     Block("Small pair, 1 thread", tuple(Run(case) for case in _CORE), rounds=2),
     Block(

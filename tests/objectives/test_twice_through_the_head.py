@@ -51,16 +51,24 @@ def _tokens_of_spans(*, longer: bool) -> int:
 
 
 def _passed(
-    settings: list[TermConfig], *, tile: int, monkeypatch: pytest.MonkeyPatch, all_observed: bool = False
+    settings: list[TermConfig],
+    *,
+    tile: int,
+    monkeypatch: pytest.MonkeyPatch,
+    all_observed: bool = False,
+    batch: TokenBatch = BATCH,
 ) -> tuple[int, list[Tensor]]:
     """Multiplications by heads (not those of the gradient of the student's head); values and gradients."""
     monkeypatch.setattr(tiling, "LEAST_ROWS", tile)
     monkeypatch.setitem(tiling.TILE_BYTES, "cpu", 0)
     generator = torch.Generator().manual_seed(0)
-    hidden_ND, weight_VD = (torch.randn(n, D, generator=generator).requires_grad_() for n in (N, V))
-    scores = HeadInputs(torch.randn(M, E, generator=generator), OutputHead(torch.randn(W, E, generator=generator)))
+    hidden_ND, weight_VD = (torch.randn(n, D, generator=generator).requires_grad_() for n in (scored_count(batch), V))
+    scores = HeadInputs(
+        torch.randn(scored_count(batch["teacher"]), E, generator=generator),
+        OutputHead(torch.randn(W, E, generator=generator)),
+    )
     objective = build_objective(settings, shared_width=0, vocabularies=TOY.vocabularies())
-    terms, batch = objective.token_terms, BATCH
+    terms = objective.token_terms
     several = {name: term for name, term in terms.items() if isinstance(term, SpanTerm)}
     settle = {name: _settle(term, batch, scores) for name, term in several.items()}
     at = {name: term.observed_at(batch) for name, term in several.items()}
@@ -115,6 +123,15 @@ def test_only_the_longer_spans_are_observed_where_no_other_is_read(monkeypatch: 
         assert every - flops == 2 * max(0, N - tile - longer) * V * D
         for part, whole in zip(found, expected, strict=True):
             torch.testing.assert_close(part, whole)
+
+
+def test_where_every_span_is_one_token_none_is_observed(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = collate([TOY.row(0, "a", "2 3 1", end=False)])
+    flops, (nats_N, *gradients) = _passed([MergedSpansConfig()], tile=2, monkeypatch=monkeypatch, batch=batch)
+    assert flops == 2 * 2 * 5 * V * D + 2 * 5 * W * E
+    _, expected = _passed([MergedSpansConfig()], tile=9, monkeypatch=monkeypatch, batch=batch, all_observed=True)
+    for part, whole in zip((nats_N, *gradients), expected, strict=True):
+        torch.testing.assert_close(part, whole)
 
 
 @pytest.mark.parametrize("tile", [1, 3, 7])

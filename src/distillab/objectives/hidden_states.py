@@ -95,9 +95,7 @@ class HiddenStates(LayerStatesTerm):
         size, length = sample_BL.shape
         # numbered through the batch: a sequence has no more samples than positions
         sample_BL = sample_BL + length * torch.arange(size, device=sample_BL.device)[:, None]
-        _, sizes = torch.unique_consecutive(
-            sample_BL[chosen_positions(batch, self.positions)], return_counts=True
-        )
+        _, sizes = torch.unique_consecutive(sample_BL[chosen_positions(batch, self.positions)], return_counts=True)
         return sizes.tolist()
 
 
