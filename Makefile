@@ -45,8 +45,8 @@ demo: $(STAMP) ## the main job on a toy world: train, compare, write the report 
 real: $(STAMP) ## the same on a real pretrained pair and real text (needs the materials: DISTILLAB_MATERIALS)
 	@$(BIN)/distillab compare recipes/real-small.yaml
 
-test: $(STAMP) ## all tests (ARGS="-k name" for some)
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(STAMP) ## all tests, in two processes of one thread (ARGS="-k name" for some, ARGS="-n 0" for one process)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
 
 check: $(STAMP) ## ruff, types, import layers, doctests, links in the docs
 	@$(BIN)/ruff check .
