@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from distillab.cache.reader import CacheReader
 from distillab.config.models import RunRecipe, StudyRecipe
 from distillab.records import RunRecord, StudyResults, read_record
 from distillab.study.building import build, plan
@@ -76,8 +77,9 @@ def test_the_teacher_is_asked_about_its_own_tokens_once(cached: Path) -> None:
     paths = {name: {use.path for use in found} for name, found in uses.items()}
     assert len({path for name in TERMS for path in paths[name]}) == 1  # one cache for all that read the data's rows
     (projection,) = uses["projection"]
-    spans = _record(cached, "projection").spans
+    spans, contract = _record(cached, "projection").spans, _record(cached, "projection").contract
     assert spans is not None and projection.scored_tokens == spans.teacher_tokens
+    assert contract is not None and CacheReader(projection.path).identity.tokenizer == contract.teacher.fingerprint
     assert _record(cached, "projection").cost.teacher_tokens == 0
 
 

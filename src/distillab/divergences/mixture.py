@@ -120,9 +120,10 @@ def _skewed_reverse(student: Tensor, teacher: Tensor, *, skew: float) -> tuple[T
 def _share(first: Tensor, mixture: Tensor) -> Tensor:
     """first / mixture, in place of the mixture.
 
-    It lies between 0 and 1/α; 0/0, and a mixture that underflows before its part does, stand for no mass.
+    It lies between 0 and 1/α; 0/0 stands for no mass. Where the mixture underflows before its part does, which is then
+    next to nothing itself, it is 1, whose logarithm counts nothing: that of 0 would be infinite.
     """
-    return torch.div(first, mixture, out=mixture).nan_to_num_(nan=0.0, posinf=0.0)
+    return torch.div(first, mixture, out=mixture).nan_to_num_(nan=0.0, posinf=1.0)
 
 
 def _summed(first: Tensor, ratio: Tensor) -> Tensor:
