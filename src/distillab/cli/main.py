@@ -14,6 +14,7 @@ from distillab.cli.check import check_command
 from distillab.cli.compare import compare_command
 from distillab.cli.data import data_command
 from distillab.cli.demo import demo_command
+from distillab.cli.doctor import doctor_app
 from distillab.cli.report import report_command
 from distillab.cli.train import train_command
 from distillab.errors import DistillabError
@@ -50,6 +51,7 @@ app.command("data")(data_command)
 app.command("train")(train_command)
 app.command("compare")(compare_command)
 app.add_typer(cache_app)
+app.add_typer(doctor_app)
 app.command("report")(report_command)
 app.command("demo")(demo_command)
 

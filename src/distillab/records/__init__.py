@@ -6,6 +6,7 @@ Units are in the names: `_nats`, `_s`, `_bytes`, `_tokens`; shares are fractions
 
 from distillab.records.access import ACCESS_ORDER, AccessLevel
 from distillab.records.base import SCHEMA_VERSION, Record, read_record, write_record
+from distillab.records.findings import SEVERITY_ORDER, Examined, Finding, Investigation, Severity
 from distillab.records.pairing import (
     DataOverlap,
     MethodAdmission,
@@ -31,6 +32,7 @@ from distillab.records.studies import ArmResult, EndPoint, GenerationSample, Int
 __all__ = [
     "ACCESS_ORDER",
     "SCHEMA_VERSION",
+    "SEVERITY_ORDER",
     "AccessLevel",
     "AnswerStoreCounts",
     "ArmResult",
@@ -40,9 +42,12 @@ __all__ = [
     "EncodingCounts",
     "EndPoint",
     "EvaluationRecord",
+    "Examined",
+    "Finding",
     "GenerationMetrics",
     "GenerationSample",
     "Interval",
+    "Investigation",
     "LikelihoodMetrics",
     "MethodAdmission",
     "PairJudgement",
@@ -51,6 +56,7 @@ __all__ = [
     "ReferenceLines",
     "RunCost",
     "RunRecord",
+    "Severity",
     "SideBySide",
     "SpanCounts",
     "StudyResults",

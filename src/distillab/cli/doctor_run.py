@@ -1,0 +1,60 @@
+"""`distillab doctor run`: a finished, running or failed run, by what it wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+
+def run_command(
+    place: Annotated[
+        Path,
+        typer.Argument(
+            help="Run or study folder; folder with trainer_state.json; .json, .jsonl, .csv, or a printed log."
+        ),
+    ],
+    vocabulary: Annotated[
+        int | None, typer.Option("--vocabulary", help="Ids of the student's tokenizer, for another trainer's log.")
+    ] = None,
+    loss: Annotated[
+        Literal["cross_entropy", "divergence"], typer.Option("--loss", help="What another trainer's log shows.")
+    ] = "cross_entropy",
+    unigram: Annotated[
+        float | None, typer.Option("--unigram", help="Nats a token of the unigram model, where known.")
+    ] = None,
+    entropy: Annotated[
+        float | None, typer.Option("--entropy", help="Lowest nats a token that the data allow, where known.")
+    ] = None,
+    random_student: Annotated[
+        bool | None,
+        typer.Option(
+            "--random-student/--pretrained-student", help="How the student began, where the log does not say."
+        ),
+    ] = None,
+    accumulation: Annotated[
+        int | None, typer.Option("--accumulation", help="Microbatches an optimizer step, times processes.")
+    ] = None,
+    as_json: Annotated[Path | None, typer.Option("--json", help="Write the findings to this file too.")] = None,
+) -> None:
+    """Examine a run by its log: ours, a transformers trainer_state.json, what TRL or axolotl print, CSV, JSON lines.
+
+    Exit code 1: an error was found.
+    """
+    from distillab.cli.console import quiet_libraries
+
+    quiet_libraries()
+    from distillab.cli.doctor_console import console_of, report_investigation
+    from distillab.doctor.run_audit import audit_run
+
+    investigation = audit_run(
+        place,
+        vocabulary=vocabulary,
+        loss=loss,
+        unigram_nats=unigram,
+        entropy_nats=entropy,
+        random_student=random_student,
+        accumulation=accumulation,
+    )
+    report_investigation(console_of(), investigation, as_json)

@@ -1,0 +1,255 @@
+"""Reads the batches of any trainer into rows: dicts of tensors, arrays or lists, one or several, padded or not.
+
+Shapes: B sequences, L positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from distillab.errors import DataError, ShapeError
+
+MAX_BATCHES = 64
+MAX_TOKENS = 4_000_000
+_INT64 = np.iinfo(np.int64)
+# by these a collator tells an attention kernel where a sample begins
+_BOUNDARY_KEYS = ("cu_seq_lens_q", "cu_seqlens", "cu_seq_lens", "seq_idx", "sequence_ids", "segment_ids", "seq_lens")
+_OTHER_MODELS = ("decoder_input_ids", "decoder_attention_mask", "pixel_values", "input_features")
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class BatchRow:
+    """One sequence as it was given.
+
+    Attributes:
+        batch, place: which batch, and which row of it; both from 0.
+        ids: (L,) input ids.
+        labels: (L,) as given, not moved.
+        attention: (L,) as given, or None.
+        positions: (L,) as given, or None.
+        fills: no row of its batch is longer.
+    """
+
+    batch: int
+    place: int
+    ids: Ints
+    labels: Ints
+    attention: Ints | None
+    positions: Ints | None
+    fills: bool
+
+    @property
+    def origin(self) -> str:
+        """Which row it is, for a person."""
+        return f"batch {self.batch}, row {self.place}"
+
+
+@dataclass(frozen=True, eq=False)
+class GivenBatches:
+    """All rows, and what was said beside them.
+
+    Attributes:
+        boundaries: the key that tells where samples begin inside of a row; None: there is none.
+        notes: what was given and is not judged.
+    """
+
+    rows: tuple[BatchRow, ...]
+    batches: int
+    boundaries: str | None
+    notes: tuple[str, ...]
+
+
+def read_batches(batches: object) -> GivenBatches:
+    """Rows of one batch, of a list of batches, or of the first ones of a DataLoader.
+
+    Args:
+        batches: a mapping with `input_ids` and `labels`, and `attention_mask` and `position_ids` where there are any:
+            (B, L) tensors, arrays or lists, lists also of different lengths, or (L,) for a single row. Or an iterable
+            of such mappings, of which the first 64 are read.
+    Raises:
+        DataError: no batch, a key is missing, ids that are no integers, more than 4,000,000 tokens.
+        ShapeError: the labels or masks are shaped otherwise than the ids.
+    """
+    rows: list[BatchRow] = []
+    notes: list[str] = []
+    boundaries: str | None = None
+    number = -1
+    for number, batch in enumerate(_each(batches)):
+        made, said, boundary = _read(batch, number)
+        rows.extend(made)
+        notes.extend(note for note in said if note not in notes)
+        boundaries = boundaries or boundary
+        if sum(len(row.ids) for row in rows) > MAX_TOKENS:
+            raise DataError(
+                "The batches hold more tokens than an examination needs.",
+                where=f"batch {number}",
+                facts=[f"more than {MAX_TOKENS:,} tokens"],
+                fix="give a few batches",
+            )
+    if not rows:
+        raise DataError("There is no row to examine.", facts=[f"{number + 1} batches, no rows"])
+    return GivenBatches(tuple(rows), number + 1, boundaries, tuple(notes))
+
+
+def _each(batches: object) -> Iterator[Mapping[object, object]]:
+    if isinstance(batches, Mapping):
+        yield batches
+        return
+    if not isinstance(batches, Iterable) or isinstance(batches, (str, bytes, torch.Tensor, np.ndarray)):
+        raise DataError(
+            "A batch is a mapping from names to tensors.",
+            facts=[f"got: {type(batches).__name__}"],
+            fix='give {"input_ids": …, "labels": …}, or a list of such mappings',
+        )
+    for number, batch in enumerate(islice(batches, MAX_BATCHES)):
+        if not isinstance(batch, Mapping):
+            raise DataError(
+                "A batch is a mapping from names to tensors.",
+                where=f"batch {number}",
+                facts=[f"got: {type(batch).__name__}"],
+                fix='give {"input_ids": …, "labels": …} for every batch',
+            )
+        yield batch
+
+
+def _read(batch: Mapping[object, object], number: int) -> tuple[list[BatchRow], list[str], str | None]:
+    other = [key for key in _OTHER_MODELS if key in batch]
+    if other:
+        raise DataError(
+            "Only batches of causal language models on text are judged.",
+            where=f"batch {number}",
+            facts=[f"it holds {', '.join(other)}"],
+            fix="examine the text part alone, where it is one sequence of prompt and answer",
+        )
+    missing = [key for key in ("input_ids", "labels") if batch.get(key) is None]
+    if missing:
+        raise DataError(
+            f"The batch has no {' and no '.join(missing)}.",
+            where=f"batch {number}",
+            facts=[f"its keys: {', '.join(sorted(ascii(key)[:40] for key in list(batch)[:20]))}"],
+            fix="give what the model is given: what the data collator returns",
+        )
+    ids = _rows(batch["input_ids"], "input_ids", number)
+    labels = _rows(batch["labels"], "labels", number)
+    _require_equal(ids, labels, "labels", number)
+    notes: list[str] = []
+    boundaries = next((key for key in _BOUNDARY_KEYS if batch.get(key) is not None), None)
+    extra: dict[str, list[Ints] | None] = {"attention_mask": None, "position_ids": None}
+    for key in extra:
+        given = batch.get(key)
+        if given is None:
+            continue
+        if _dimensions(given) > 2:
+            notes.append(f"{key} has {_dimensions(given)} dimensions and is not judged")
+            boundaries = boundaries or (key if key == "attention_mask" else None)
+            continue
+        extra[key] = _rows(given, key, number, booleans=key == "attention_mask")
+        _require_equal(ids, cast(list[Ints], extra[key]), key, number)
+    longest = max((len(row) for row in ids), default=0)
+    attention, positions = extra["attention_mask"], extra["position_ids"]
+    made = [
+        BatchRow(
+            batch=number,
+            place=place,
+            ids=row,
+            labels=labels[place],
+            attention=None if attention is None else attention[place],
+            positions=None if positions is None else positions[place],
+            fills=len(row) == longest,
+        )
+        for place, row in enumerate(ids)
+    ]
+    return made, notes, boundaries
+
+
+def _dimensions(value: object) -> int:
+    if isinstance(value, (torch.Tensor, np.ndarray)):
+        return value.ndim
+    depth = 0
+    while isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        depth += 1
+        if not value or depth > 4:
+            break
+        value = value[0]
+    return depth
+
+
+def _rows(value: object, key: str, number: int, *, booleans: bool = False) -> list[Ints]:
+    where = f"batch {number}, {key}"
+    if isinstance(value, (torch.Tensor, np.ndarray)):
+        table = _table(value, where, booleans=booleans)
+        return list(table) if table.ndim == 2 else [table]
+    if not isinstance(value, (list, tuple)):
+        raise DataError(
+            "Ids and masks are tensors, arrays or lists.", where=where, facts=[f"got: {type(value).__name__}"]
+        )
+    if not value or isinstance(value[0], (int, float, bool, str)) or value[0] is None:
+        return [_line(value, where, booleans=booleans)] if value else []
+    return [
+        _table(row, where, booleans=booleans)
+        if isinstance(row, (torch.Tensor, np.ndarray))
+        else _line(row, where, booleans=booleans)
+        for row in value
+    ]
+
+
+def _line(row: object, where: str, *, booleans: bool) -> Ints:
+    if not isinstance(row, (list, tuple)):
+        raise DataError("A row is a list of integers.", where=where, facts=[f"got: {type(row).__name__}"])
+    for item in row:
+        if not isinstance(item, int) or (isinstance(item, bool) and not booleans):
+            raise DataError("Ids and masks are integers.", where=where, facts=[f"got: {ascii(item)[:60]}"])
+        if not _INT64.min <= item <= _INT64.max:
+            raise DataError("An id is larger than any integer of 64 bits.", where=where)
+    return np.array(row, dtype=np.int64)
+
+
+def _table(value: torch.Tensor | NDArray[np.generic], where: str, *, booleans: bool) -> Ints:
+    if value.ndim not in (1, 2):
+        raise ShapeError(
+            "Ids and masks are (B, L), or (L,) for a single row.", where=where, facts=[f"shape: {tuple(value.shape)}"]
+        )
+    # before any copy: a stored tensor may claim any size with strides of zero
+    size = int(np.prod([int(side) for side in value.shape], dtype=object))
+    if size > MAX_TOKENS:
+        raise DataError(
+            "A batch holds more tokens than an examination needs.",
+            where=where,
+            facts=[f"shape {tuple(value.shape)}; at most {MAX_TOKENS:,} tokens are read"],
+            fix="give a few batches",
+        )
+    if isinstance(value, torch.Tensor):
+        whole = not (value.is_floating_point() or value.is_complex() or value.is_quantized)
+        if value.layout != torch.strided or value.device.type == "meta":
+            raise DataError("Only plain tensors are read.", where=where, facts=[f"{value.layout} on {value.device}"])
+        whole = whole and (value.dtype != torch.bool or booleans)
+        if whole:
+            return value.detach().cpu().to(torch.int64).numpy()
+    elif value.dtype.kind in ("i", "u") or (booleans and value.dtype.kind == "b"):
+        return value.astype(np.int64)
+    raise DataError("Ids and masks are integers.", where=where, facts=[f"dtype: {value.dtype}"])
+
+
+def _require_equal(ids: list[Ints], other: list[Ints], key: str, number: int) -> None:
+    if [len(row) for row in ids] == [len(row) for row in other]:
+        return
+    row = next((n for n, (one, two) in enumerate(zip(ids, other, strict=False)) if len(one) != len(two)), 0)
+    facts = [f"input_ids: {len(ids)} rows", f"{key}: {len(other)} rows"]
+    if len(ids) == len(other):
+        facts = [f"row {row}: {len(ids[row])} input ids, {len(other[row])} in {key}"]
+    raise ShapeError(
+        f"The {key} of a causal model are shaped as its input ids.",
+        where=f"batch {number}",
+        facts=facts,
+        fix="one sequence [prompt, answer, end] is both the input and the labels, with -100 where nothing is scored; "
+        "answers alone cannot be the labels of prompts",
+    )

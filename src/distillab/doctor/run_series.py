@@ -1,0 +1,155 @@
+"""What a log says, whoever wrote it: step -> loss, held-out loss, gradient norm, learning rate; each may be missing.
+
+Units: losses are as they were logged. They are nats a token of the student's vocabulary only where `RunFacts.in_nats`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+# The term of our runs that predicts given answers; its value is comparable with log V and the unigram line.
+CROSS_ENTROPY = "cross_entropy"
+
+
+@dataclass(frozen=True)
+class StepPoint:
+    """One logged training step (or the mean over the steps since the last one, where a trainer logs so).
+
+    Attributes:
+        step: optimizer step from 1; the number of the entry where the log has no steps.
+        where: the line or entry, for messages.
+        epoch: passes over the training rows until then.
+        terms, weights, counts, shares: of each term of the loss; `shares` of the gradient's norm, where measured.
+        cosines: "a/b" -> cosine between two terms' gradients, where logged.
+    """
+
+    step: int
+    where: str
+    loss: float | None = None
+    grad_norm: float | None = None
+    learning_rate: float | None = None
+    epoch: float | None = None
+    terms: dict[str, float] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    shares: dict[str, float] = field(default_factory=dict)
+    cosines: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class HeldOutPoint:
+    """One held-out measurement: its loss, and what else was measured with it (fractions between 0 and 1)."""
+
+    step: int
+    where: str
+    loss: float | None = None
+    accuracy: float | None = None
+    calibration_error: float | None = None
+    epoch: float | None = None
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What is known beside the log; None: not known.
+
+    Attributes:
+        uniform_nats: log V.
+        unigram_nats: nats a token of a model that knows only how often each token occurs.
+        entropy_nats: the lowest loss that the data allow.
+        random_student: whether the student began with random weights.
+        accumulation: microbatches an optimizer step, times processes: the factor by which a wrong mean is off.
+        planned_steps: of the whole run.
+        in_nats: losses are nats a token: our records say so, or the user.
+        held_out_is_cross_entropy: the held-out loss is the cross-entropy of given answers (our runs), and not
+            whatever loss a trainer evaluates.
+        significant_digits: of the logged numbers; 4 where a trainer prints so.
+    """
+
+    uniform_nats: float | None = None
+    unigram_nats: float | None = None
+    entropy_nats: float | None = None
+    random_student: bool | None = None
+    accumulation: int | None = None
+    planned_steps: int | None = None
+    in_nats: bool = False
+    held_out_is_cross_entropy: bool = False
+    significant_digits: int = 15
+
+
+@dataclass(frozen=True)
+class RunSeries:
+    """One run as its log tells it. Points stand in the order of the log.
+
+    Attributes:
+        name: of the run within the examined place; "" where it is the only one.
+        source: the kind of log, for people.
+        notes: what the reader has to say: torn lines, lines passed over.
+    """
+
+    name: str
+    source: str
+    steps: tuple[StepPoint, ...]
+    held_out: tuple[HeldOutPoint, ...]
+    facts: RunFacts = RunFacts()
+    notes: tuple[str, ...] = ()
+
+    def in_order(self) -> RunSeries:
+        """The same with one point a step, in the order of the steps: of a step that stands twice, the later one."""
+        steps = {point.step: point for point in self.steps}
+        held_out = {point.step: point for point in self.held_out}
+        return replace(
+            self,
+            steps=tuple(steps[step] for step in sorted(steps)),
+            held_out=tuple(held_out[step] for step in sorted(held_out)),
+        )
+
+    @property
+    def term_names(self) -> tuple[str, ...]:
+        """Terms of the loss, in the order of the log."""
+        return tuple(dict.fromkeys(name for point in self.steps for name in point.terms))
+
+    @property
+    def last_step(self) -> int:
+        """The last step that the log tells of; 0 where it has none."""
+        return max([point.step for point in self.steps] + [point.step for point in self.held_out], default=0)
+
+    def training_nats(self) -> tuple[tuple[int, float], ...]:
+        """(step, cross-entropy in nats a token) of training, measured values; empty where the log has no such thing."""
+        if not self.facts.in_nats:
+            return ()
+        if self.term_names:
+            return _measured((point.step, point.terms.get(CROSS_ENTROPY)) for point in self.steps)
+        return self.losses()
+
+    def losses(self) -> tuple[tuple[int, float], ...]:
+        """(step, training loss as it was logged), measured values."""
+        return _measured((point.step, point.loss) for point in self.steps)
+
+    def held_out_losses(self) -> tuple[tuple[int, float], ...]:
+        """(step, held-out loss as it was logged), measured values."""
+        return _measured((point.step, point.loss) for point in self.held_out)
+
+    def grad_norms(self) -> tuple[tuple[int, float], ...]:
+        """(step, gradient norm), finite values; zeros among them."""
+        found = ((point.step, point.grad_norm) for point in self.steps)
+        return tuple((step, value) for step, value in found if value is not None and math.isfinite(value))
+
+    def learning_rates(self) -> tuple[tuple[int, float], ...]:
+        """(step, learning rate), finite values."""
+        found = ((point.step, point.learning_rate) for point in self.steps)
+        return tuple((step, value) for step, value in found if value is not None and math.isfinite(value))
+
+    def epoch_at(self, step: int) -> float | None:
+        """Passes over the training rows at a step: of the last point until then that tells them."""
+        known = [(point.step, point.epoch) for point in self.steps if point.epoch is not None and point.step <= step]
+        known += [
+            (point.step, point.epoch) for point in self.held_out if point.epoch is not None and point.step <= step
+        ]
+        return max(known)[1] if known else None
+
+
+def _measured(found: Iterable[tuple[int, float | None]]) -> tuple[tuple[int, float], ...]:
+    # NaN, ±inf and a loss of exactly 0.0 are no measurements of a loss: `examine_finite` speaks of them
+    return tuple((step, value) for step, value in found if value is not None and math.isfinite(value) and value != 0)

@@ -1,0 +1,47 @@
+"""What an examination found: the records that a doctor's report is made from."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from distillab.records.base import SCHEMA_VERSION, Record
+
+Severity = Literal["error", "warning", "note"]
+SEVERITY_ORDER: tuple[Severity, ...] = ("error", "warning", "note")
+
+
+class Finding(Record):
+    """One thing that is wrong, or worth knowing."""
+
+    id: str = Field(description="its page is docs/doctor/ID.md")
+    severity: Severity = Field(description="error: the values are not what they are taken for; warning: may be; note")
+    title: str = Field(description="one sentence without figures")
+    seen: tuple[str, ...] = Field(description="what was seen, a fact a line, with figures and units")
+    example: tuple[str, ...] = Field(default=(), description="a piece of the examined data, line by line")
+    means: str = Field(description="what follows from it, for somebody who has never met it")
+    do: tuple[str, ...] = Field(description="what to do, the surest first; a line of config where there is one")
+
+
+class Examined(Record):
+    """One probe: what it looked at, and whether it could."""
+
+    probe: str
+    looked_at: str = Field(description="what was looked at, with numbers: 64 rows, 5,120 scored tokens")
+    not_done: str | None = Field(default=None, description="why the probe had nothing to look at")
+    findings: tuple[Finding, ...] = ()
+
+
+class Investigation(Record):
+    """All that one call of the doctor found."""
+
+    schema_version: int = SCHEMA_VERSION
+    subject: str = Field(description="the file, folder, function or pair that was examined")
+    examined: tuple[Examined, ...]
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """All findings, the gravest first; within a severity in the order in which they were found."""
+        every = [finding for one in self.examined for finding in one.findings]
+        return tuple(sorted(every, key=lambda finding: SEVERITY_ORDER.index(finding.severity)))

@@ -1,0 +1,102 @@
+"""Every planted fault is found under its own id, and no other is called an error with it."""
+
+from __future__ import annotations
+
+import copy
+import re
+from pathlib import Path
+
+import pytest
+from tests.doctor.batch_faults import FAULTS, Fault
+from tests.doctor.batch_samples import CHATML, TOKENIZERS, World, pairs_of, tokenizer_of
+
+from distillab.doctor.batch import audit_batch
+from distillab.pairing.loading import load_tokenizer
+
+CASES = [(fault, name) for fault in FAULTS for name in fault.only or TOKENIZERS]
+
+
+def found(examined):
+    return [finding for one in examined for finding in one.findings]
+
+
+@pytest.mark.parametrize(("fault", "name"), CASES, ids=[f"{fault.name}-{name}" for fault, name in CASES])
+def test_a_planted_fault_is_found(fault: Fault, name: str, world_of, read_once):
+    world = world_of(name)
+    findings = found(audit_batch(fault.spoil(world), world.tokenizer, **fault.said))
+    said = {finding.id: finding.severity for finding in findings}
+    assert said.get(fault.id) == fault.severity, said
+    assert {id for id, severity in said.items() if severity == "error"} <= {fault.id}
+    assert len(findings) == len(said), "an id is said once"
+
+
+def test_every_id_has_its_page():
+    root = Path(__file__).resolve().parents[2]
+    ids = {
+        id
+        for path in (root / "src" / "distillab" / "doctor").glob("batch*.py")
+        for id in re.findall(r'\bid="([a-z-]+)"', path.read_text(encoding="utf-8"))
+    }
+    assert {fault.id for fault in FAULTS} <= ids
+    table = (root / "docs" / "doctor" / "README.md").read_text(encoding="utf-8")
+    for id in ids:
+        page = (root / "docs" / "doctor" / f"{id}.md").read_text(encoding="utf-8")
+        assert page.startswith(f"# `{id}`\n") and "## What to do" in page
+        assert f"({id}.md)" in table
+
+
+def test_there_are_enough_of_them():
+    assert len(FAULTS) >= 40
+    assert len({fault.id for fault in FAULTS}) >= 25
+
+
+@pytest.mark.parametrize(("made", "read"), [("gpt2", "mistral-7b-v0.1"), ("tinyllama-1.1b", "mistral-7b-v0.1")])
+def test_ids_of_another_tokenizer(made, read, world_of, read_once):
+    """Both tokenizers of the second pair have 32,000 tokens, and nothing else shows that the ids are foreign."""
+    batch, other = world_of(made).good(), world_of(read)
+    batch = {key: tensor[:, :150] % len(other.tokenizer) for key, tensor in batch.items() if key != "labels"}
+    findings = found(audit_batch(batch | {"labels": batch["input_ids"]}, other.tokenizer))
+    assert "ids-of-another-tokenizer" in {finding.id for finding in findings}
+
+
+@pytest.fixture(scope="module")
+def chat_world(materials: Path):
+    """TinyLlama with the tokens of ChatML."""
+    tokenizer = copy.deepcopy(tokenizer_of(materials, "tinyllama-1.1b"))
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.chat_template = CHATML
+    return World(tokenizer, pairs_of(materials))
+
+
+def test_markers_split_although_there_are_tokens_for_them(chat_world, materials):
+    """As with split_special_tokens=True."""
+    plain = World(load_tokenizer(str(materials / "tokenizers" / "tinyllama-1.1b")).tokenizer, chat_world.pairs)
+    rows = plain.chat("<|im_start|>user\n{}<|im_end|>\n", "<|im_start|>assistant\n", plain.text("<|im_end|>"))
+    findings = found(audit_batch(plain.batch(rows), chat_world.tokenizer))
+    assert [(f.id, f.severity) for f in findings] == [("markers-in-pieces", "error")]
+
+
+def test_another_familys_template(chat_world):
+    rows = chat_world.chat("[INST] {} ", "[/INST]", [chat_world.eos])
+    findings = found(audit_batch(chat_world.batch(rows), chat_world.tokenizer))
+    assert [(f.id, f.severity) for f in findings] == [("template-of-another-family", "warning")]
+    assert "ChatML" in " ".join(findings[0].seen)
+
+
+def test_markers_show_that_prompts_are_scored(chat_world):
+    rows = chat_world.chat(
+        "<|im_start|>user\n{}<|im_end|>\n", "<|im_start|>assistant\n", chat_world.text("<|im_end|>"), turns=2
+    )
+    spoiled = [(ids, list(ids)) for ids, _ in rows]
+    findings = found(audit_batch(chat_world.batch(spoiled), chat_world.tokenizer, learns="answers"))
+    assert [(f.id, f.severity) for f in findings] == [("prompt-in-loss", "error")]
+
+
+def test_the_investigations_batch_says_what_is_read_and_what_is_asked(world_of, read_once):
+    world = world_of("tinyllama-1.1b")
+    spoil = next(fault.spoil for fault in FAULTS if fault.name == "prompt_in_answer_out")
+    finding = next(f for f in found(audit_batch(spoil(world), world.tokenizer)) if f.severity == "error")
+    text = "\n".join(finding.example)
+    prompt, answer = world.pairs[0]
+    assert answer[:20] in text and prompt[:20] in text
+    assert "8 of 8 rows" in finding.seen[0]
