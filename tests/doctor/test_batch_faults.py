@@ -10,7 +10,7 @@ import pytest
 from tests.doctor.batch_faults import FAULTS, Fault
 from tests.doctor.batch_samples import CHATML, TOKENIZERS, World, pairs_of, tokenizer_of
 
-from distillab.doctor.batch import audit_batch
+from distillab.doctor.batch.audit import audit_batch
 from distillab.pairing.loading import load_tokenizer
 
 CASES = [(fault, name) for fault in FAULTS for name in fault.only or TOKENIZERS]

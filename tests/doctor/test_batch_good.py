@@ -17,7 +17,7 @@ from distillab.data.collation import TokenDataset
 from distillab.data.examples import Example
 from distillab.data.reading import load_reader
 from distillab.demo.failures import PromptPositions
-from distillab.doctor.batch import audit_batch
+from distillab.doctor.batch.audit import audit_batch
 
 
 def said(examined):

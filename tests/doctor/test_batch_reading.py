@@ -7,10 +7,10 @@ import pytest
 import torch
 from tests.doctor.batch_samples import tokenizer_of
 
-from distillab.doctor.batch import examine_batch
-from distillab.doctor.batch_rows import read_batches
-from distillab.doctor.batch_show import row_line
-from distillab.doctor.batch_tokens import text_range, token_facts
+from distillab.doctor.batch.audit import examine_batch
+from distillab.doctor.batch.rows import read_batches
+from distillab.doctor.batch.show import row_line
+from distillab.doctor.batch.tokens import text_range, token_facts
 from distillab.errors import ConfigError, DataError, ShapeError
 
 UNK, BOS, EOS = 0, 1, 2

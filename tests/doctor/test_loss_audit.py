@@ -13,11 +13,11 @@ from tests.doctor import loss_functions as losses
 from torch.nn import functional as nnf
 
 from distillab.doctor import audit_loss
-from distillab.doctor.loss_call import TRIED_TEMPERATURE, described_call
-from distillab.doctor.loss_footprint import measured_hard_part
-from distillab.doctor.loss_formulas import MISTAKES, PLAIN, WITH_SHARES, lowest, recognised
-from distillab.doctor.loss_reduction import DIVISORS, measured_reductions
-from distillab.doctor.loss_world import (
+from distillab.doctor.loss.call import TRIED_TEMPERATURE, described_call
+from distillab.doctor.loss.footprint import measured_hard_part
+from distillab.doctor.loss.formulas import MISTAKES, PLAIN, WITH_SHARES, lowest, recognised
+from distillab.doctor.loss.reduction import DIVISORS, measured_reductions
+from distillab.doctor.loss.world import (
     WATCHED,
     invented,
     padded_left,

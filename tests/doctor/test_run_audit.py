@@ -16,10 +16,10 @@ from tests.report.fixture import study
 from typer.testing import CliRunner
 
 from distillab.cli.main import app
-from distillab.doctor.run_audit import audit_run
-from distillab.doctor.run_budget import examine_differences
-from distillab.doctor.run_logs import read_runs
-from distillab.doctor.run_trends import near_factor, noise, slope, spikes, trend
+from distillab.doctor.run.audit import audit_run
+from distillab.doctor.run.budget import examine_differences
+from distillab.doctor.run.logs import read_runs
+from distillab.doctor.run.trends import near_factor, noise, slope, spikes, trend
 from distillab.errors import ConfigError, DataError
 from distillab.records import Investigation
 

@@ -6,7 +6,6 @@ Run as a module, by torchrun: some steps with the term `contrastive` or another;
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +26,7 @@ from distillab.objectives import build_objective
 from distillab.training.arguments import training_arguments
 from distillab.training.trainer import DistillationTrainer, StepReport
 from tests.training.conftest import VOCABULARY, teacher, tiny_llama
+from tests.training.two_processes import leave
 
 
 def letter_rows(count: int) -> list[PairedRow]:
@@ -100,14 +100,13 @@ def main(folder: Path, microbatch: int, kind: str) -> None:
     term = DualSpaceConfig() if kind == "dual_space" else ContrastiveConfig(width=8, queue=20, temperature="learned")
     trainer = span_trainer(folder / "checkpoints", on_step=reports.append, term=term, microbatch_size=microbatch)
     trainer.train()
-    if trainer.is_world_process_zero():
-        buffers = {name: buffer for name, buffer in trainer.model.named_buffers() if "queue" in name}
-        result = {
-            "world": trainer.args.world_size,
-            "reports": [dataclasses.asdict(report) for report in reports],
-            "queue": {name.rsplit(".", 1)[1]: buffer.flatten().tolist() for name, buffer in buffers.items()},
-        }
-        (folder / "result.json").write_text(json.dumps(result))
+    buffers = {name: buffer for name, buffer in trainer.model.named_buffers() if "queue" in name}
+    result = {
+        "world": trainer.args.world_size,
+        "reports": [dataclasses.asdict(report) for report in reports],
+        "queue": {name.rsplit(".", 1)[1]: buffer.flatten().tolist() for name, buffer in buffers.items()},
+    }
+    leave(folder, result)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from distillab.objectives import build_objective
 from distillab.training.arguments import training_arguments
 from distillab.training.trainer import DistillationTrainer, StepReport
 from tests.training.conftest import VOCABULARY, ragged_split, teacher, tiny_llama
+from tests.training.two_processes import leave
 
 
 def main(folder: Path, microbatch: int) -> None:
@@ -48,13 +48,12 @@ def main(folder: Path, microbatch: int) -> None:
         on_step=reports.append,
     )
     trainer.train()
-    if trainer.is_world_process_zero():
-        result = {
-            "world": trainer.args.world_size,
-            "reports": [dataclasses.asdict(report) for report in reports],
-            "parameters": [float(p.detach().double().sum()) for p in student.parameters()],
-        }
-        (folder / "result.json").write_text(json.dumps(result))
+    result = {
+        "world": trainer.args.world_size,
+        "reports": [dataclasses.asdict(report) for report in reports],
+        "parameters": [float(p.detach().double().sum()) for p in student.parameters()],
+    }
+    leave(folder, result)
 
 
 if __name__ == "__main__":

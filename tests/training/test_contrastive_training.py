@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +14,8 @@ from distillab.training.checkpoints import checkpoint_bytes
 from distillab.training.projectors import FILE, detach
 from distillab.training.trainer import DistillationTrainer, StepReport
 from tests.training.span_runs import span_trainer
+from tests.training.two_processes import by_torchrun
 
-ROOT = Path(__file__).resolve().parents[2]
-SEARCHED = [path for path in [os.environ.get("PYTHONPATH", "")] if path]
 TERM = ContrastiveConfig(width=8, queue=20, temperature="learned")
 
 
@@ -93,15 +88,7 @@ def test_heads_and_queue_are_saved_beside_the_student_and_counted_for_the_disk(t
 
 
 def test_two_processes_fill_the_queue_of_one(tmp_path: Path) -> None:
-    (tmp_path / "two").mkdir()
-    command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
-        *("-m", "tests.training.span_runs", str(tmp_path / "two"), "2", "contrastive"),  # with accumulation too
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([*SEARCHED, str(ROOT)])}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-3000:]
-    two: dict[str, Any] = json.loads((tmp_path / "two" / "result.json").read_text())
+    two = by_torchrun("tests.training.span_runs", tmp_path / "two", "2", "contrastive")  # with accumulation too
     assert two["world"] == 2
     one, reports = _run(tmp_path / "one")
     queue = _queue(one)

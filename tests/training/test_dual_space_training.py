@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +14,7 @@ from distillab.training.projectors import FILE, attached, detach
 from distillab.training.trainer import DistillationTrainer, StepReport
 from distillab.training.weighting import shared_parameters
 from tests.training.span_runs import span_trainer
-
-ROOT = Path(__file__).resolve().parents[2]
-SEARCHED = [path for path in [os.environ.get("PYTHONPATH", "")] if path]
+from tests.training.two_processes import by_torchrun
 
 
 def _curve(reports: list[StepReport]) -> list[float]:
@@ -109,15 +103,7 @@ def test_projectors_are_saved_beside_the_student_and_have_a_rate_of_their_own(tm
 
 
 def test_two_processes_give_the_curve_of_one(tmp_path: Path) -> None:
-    (tmp_path / "two").mkdir()
-    command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
-        *("-m", "tests.training.span_runs", str(tmp_path / "two"), "2", "dual_space"),  # with accumulation too
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([*SEARCHED, str(ROOT)])}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-3000:]
-    two: dict[str, Any] = json.loads((tmp_path / "two" / "result.json").read_text())
+    two = by_torchrun("tests.training.span_runs", tmp_path / "two", "2", "dual_space")  # with accumulation too
     _, reports = _run(tmp_path / "one")
     for a, b in zip(reports, two["reports"], strict=True):
         assert b["loss"] == pytest.approx(a.loss, rel=1e-4)

@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-# what this process searches first: a wrong copy of the package, where one is on trial
-SEARCHED = [path for path in [os.environ.get("PYTHONPATH", "")] if path]
+from tests.training.two_processes import by_torchrun
 
-
-def _torchrun(folder: Path, processes: int, microbatch: int) -> dict[str, Any]:
-    folder.mkdir()
-    command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"),
-        *("-m", "tests.training.step_worker", str(folder), str(microbatch)),
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([*SEARCHED, str(ROOT)])}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-3000:]
-    result: dict[str, Any] = json.loads((folder / "result.json").read_text())
-    return result
+WORKER = "tests.training.step_worker"
 
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:
-    one = _torchrun(tmp_path / "one", processes=1, microbatch=8)
-    two = _torchrun(tmp_path / "two", processes=2, microbatch=2)  # with accumulation too
+    one = by_torchrun(WORKER, tmp_path / "one", "8", processes=1)
+    two = by_torchrun(WORKER, tmp_path / "two", "2")  # with accumulation too
     assert (one["world"], two["world"]) == (1, 2)
     for a, b in zip(one["reports"], two["reports"], strict=True):
         assert b["loss"] == pytest.approx(a["loss"], rel=1e-5)

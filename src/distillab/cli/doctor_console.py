@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from distillab.doctor.batch import BatchReading
+    from distillab.doctor.batch.audit import BatchReading
     from distillab.records import Finding, Investigation
+
+AsJson = Annotated[Path | None, typer.Option("--json", help="Write the findings to this file too.")]
+ReportFolder = Annotated[
+    Path | None, typer.Option("--report", help="Write investigation.html, .md and .json into this folder too.")
+]
 
 _STYLE = {"error": "bold red", "warning": "bold yellow", "note": "bold"}
 
@@ -25,7 +30,7 @@ def console_of() -> Console:
 
 def show_rows(console: Console, reading: BatchReading, most: int) -> None:
     """The first rows, token by token: what is scored, what is padding."""
-    from distillab.doctor.batch_show import row_line, row_text
+    from distillab.doctor.batch.show import row_line, row_text
 
     for row in reading.rows[:most]:
         scored, text, padding = int(row.scored.sum()), row.stop - row.start, int(row.padding.sum())
@@ -35,15 +40,24 @@ def show_rows(console: Console, reading: BatchReading, most: int) -> None:
         console.print()
 
 
-def report_investigation(console: Console, investigation: Investigation, as_json: Path | None) -> None:
+def report_investigation(
+    console: Console, investigation: Investigation, *, as_json: Path | None, report: Path | None
+) -> None:
     """Print what was examined and found, write it where asked, and end with exit code 1 where there is an error."""
     from distillab.records import write_record
+    from distillab.report.investigation import write_investigation
 
     show_investigation(console, investigation)
+    written = []
     if as_json is not None:
         write_record(investigation, as_json)
+        written.append(as_json)
+    if report is not None:
+        written += write_investigation(investigation, report)
+    if written:
         console.print()
-        console.print(f"written: {as_json}")
+    for path in written:
+        console.print(f"written: {path}")
     if any(finding.severity == "error" for finding in investigation.findings):
         raise typer.Exit(1)
 

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from distillab.cli.doctor_console import AsJson, ReportFolder, console_of, report_investigation
+
 
 def run_command(
     place: Annotated[
@@ -36,7 +38,8 @@ def run_command(
     accumulation: Annotated[
         int | None, typer.Option("--accumulation", help="Microbatches an optimizer step, times processes.")
     ] = None,
-    as_json: Annotated[Path | None, typer.Option("--json", help="Write the findings to this file too.")] = None,
+    as_json: AsJson = None,
+    report: ReportFolder = None,
 ) -> None:
     """Examine a run by its log: ours, a transformers trainer_state.json, what TRL or axolotl print, CSV, JSON lines.
 
@@ -45,8 +48,7 @@ def run_command(
     from distillab.cli.console import quiet_libraries
 
     quiet_libraries()
-    from distillab.cli.doctor_console import console_of, report_investigation
-    from distillab.doctor.run_audit import audit_run
+    from distillab.doctor.run.audit import audit_run
 
     investigation = audit_run(
         place,
@@ -57,4 +59,4 @@ def run_command(
         random_student=random_student,
         accumulation=accumulation,
     )
-    report_investigation(console_of(), investigation, as_json)
+    report_investigation(console_of(), investigation, as_json=as_json, report=report)

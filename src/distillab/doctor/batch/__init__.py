@@ -1,0 +1,1 @@
+"""What a trainer is given: the batches of any data collator."""

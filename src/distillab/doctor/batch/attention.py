@@ -1,0 +1,207 @@
+"""What the model may read: padding that is attended, tokens that are hidden, positions that are wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from distillab.doctor.batch.placing import PlacedRow
+from distillab.doctor.batch.rows import GivenBatches, Ints
+from distillab.doctor.batch.show import row_line
+from distillab.doctor.batch.tokens import TokenFacts
+from distillab.records import Examined, Finding
+
+PROBE = "attention and positions"
+
+
+def examine_attention(
+    rows: Sequence[PlacedRow], facts: TokenFacts, given: GivenBatches, *, absolute_positions: bool | None
+) -> Examined:
+    """Compare attention mask and position ids with where the text lies.
+
+    Args:
+        absolute_positions: the model learns a vector for every position (GPT-2); None: not known.
+    """
+    masks = sum(row.row.attention is not None for row in rows)
+    positions = sum(row.row.positions is not None for row in rows)
+    looked_at = f"{len(rows):,} rows, {masks:,} with an attention mask, {positions:,} with position ids"
+    if given.notes:
+        looked_at += f"; {'; '.join(given.notes)}"
+    found = [
+        _padding_attended(rows, facts),
+        _hidden(rows, facts),
+        _padding_side(rows, facts, absolute_positions),
+        _positions(rows, facts),
+    ]
+    return Examined(probe=PROBE, looked_at=looked_at, findings=tuple(item for item in found if item is not None))
+
+
+def attention_inverted(rows: Sequence[tuple[Ints, Ints]], facts: TokenFacts) -> tuple[int, int] | None:
+    """(tokens hidden, padding shown) where the masks show the padding and hide the text; None where they do not.
+
+    Args:
+        rows: ids and attention mask of every row that has one.
+    """
+    hidden = shown = 0
+    for ids, mask in rows:
+        if not (mask == 0).any() or not (mask != 0).any():
+            continue
+        ends = {int(ids[0]), int(ids[-1])}
+        padding = ends & ({facts.pad, facts.unk} | facts.ends)
+        attended = set(np.unique(ids[mask != 0]).tolist())
+        if len(attended) != 1 or not attended <= padding or int((mask == 0).sum()) < 2:
+            return None
+        hidden += int((mask == 0).sum())
+        shown += int((mask != 0).sum())
+    return (hidden, shown) if shown >= 2 and hidden > shown / 4 else None
+
+
+def inverted_finding(counts: tuple[int, int]) -> Finding:
+    """What a mask the wrong way round is told as."""
+    hidden, shown = counts
+    return Finding(
+        id="attention-mask-inverted",
+        severity="warning",
+        title="The attention mask hides the text and shows the padding.",
+        seen=(f"{hidden:,} tokens of text have 0, {shown:,} tokens of padding have 1",),
+        means="transformers' models read 1 as: may be read. With this mask the model sees nothing of the text. (Some "
+        "modules of torch, as key_padding_mask, mean the opposite; then nothing is wrong.) For what follows the mask "
+        "was left aside.",
+        do=("attention_mask = 1 at tokens and 0 at padding",),
+    )
+
+
+def _padding_attended(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:
+    left = [row for row in rows if row.start >= 1 and (row.attention is None or bool(row.attention[: row.start].any()))]
+    told = [row for row in left if row.attention is not None]
+    right = [
+        row for row in rows if row.attention is not None and row.stop > 0 and bool(row.attention[row.stop :].any())
+    ]
+    if not left and not right:
+        return None
+    hit = told or left or right
+    row = hit[0]
+    padding = row.start if left else len(row.ids) - row.stop
+    # An end token before a text may stand for its beginning, and a like number of tokens before every text for a prompt
+    # that is learned; padding is of other length in every row.
+    runs = {row.start for row in told if int(row.ids[0]) not in (facts.bos, facts.eos)}
+    certain = len(runs) >= 2 and max(runs) >= 2 and len(told) >= 0.5 * len(rows)
+    if left:
+        what = "have an attention mask of 1 there" if told else "come without an attention mask"
+        seen = (f"{len(hit):,} of {len(rows):,} rows begin with padding and {what}; {padding:,} in the first of them",)
+    else:
+        seen = (f"{len(hit):,} of {len(rows):,} rows have 1 at {padding:,} tokens of padding behind the text",)
+    return Finding(
+        id="padding-attended",
+        severity="error" if left and certain else "warning" if left else "note",
+        title="Padding can be read." if left else "Padding behind the text can be read.",
+        seen=seen,
+        example=(f"{row.row.origin}: {row_line(row, facts)}",),
+        means="Every token reads the padding before it as if it were text, so the values depend on what else is in the "
+        "batch, and differ from those of the same row alone."
+        if left
+        else "A causal model reads nothing behind a token, so the scored values are right; a mean over all positions, "
+        "or a mixture of experts that balances its load, counts the padding.",
+        do=("give an attention_mask with 0 at padding",),
+    )
+
+
+def _hidden(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:
+    hit: list[tuple[PlacedRow, Ints]] = []
+    for row in rows:
+        if row.attention is None or row.stop <= row.start:
+            continue
+        holes = np.flatnonzero(row.attention[row.start : row.stop] == 0) + row.start
+        if len(holes):
+            hit.append((row, holes))
+    if not hit:
+        return None
+    count = sum(len(holes) for _, holes in hit)
+    tokens = {int(token) for row, holes in hit for token in row.ids[holes]}
+    seen = [f"{count:,} tokens between others have 0 in the attention mask, in {len(hit):,} of {len(rows):,} rows"]
+    if len(tokens) == 1:
+        seen.append(f"they are all the token {facts.name(next(iter(tokens)))}: the mask was made by id")
+    row, holes = hit[0]
+    return Finding(
+        id="tokens-hidden",
+        severity="warning",
+        title="The attention mask hides tokens inside of the text.",
+        seen=tuple(seen),
+        example=(
+            f"{row.row.origin}, position {int(holes[0])}: {facts.text(row.ids[max(0, holes[0] - 8) : holes[0] + 8])!r}",
+        ),
+        means="The model is trained on another text than it reads when it generates: there these tokens are seen. "
+        "Mostly the padding token is also an ordinary one, and attention_mask = input_ids != pad_token_id hides both.",
+        do=("make the mask by length, where the rows are padded",),
+    )
+
+
+def _padding_side(rows: Sequence[PlacedRow], facts: TokenFacts, absolute: bool | None) -> Finding | None:
+    if not absolute:
+        return None
+    hit = [
+        row
+        for row in rows
+        if row.start >= 1
+        and row.stop > row.start
+        and (row.row.positions is None or int(row.row.positions[row.start]) == row.start)
+    ]
+    if not hit:
+        return None
+    told = [row for row in hit if row.row.positions is not None]
+    row = max(hit, key=lambda row: row.start)
+    return Finding(
+        id="padding-side",
+        severity="error" if told else "warning",
+        title="Rows are padded on the left, and the model learns a vector for every position.",
+        seen=(
+            f"{len(hit):,} of {len(rows):,} rows have padding before the text, up to {row.start:,} tokens",
+            f"position_ids: {'counted from the padding' if told else 'not in the batch'}",
+        ),
+        example=(f"{row.row.origin}: {row_line(row, facts)}",),
+        means="A model with learned positions (GPT-2) counts from the padding on when it is told nothing else, so the "
+        "first token of a short row stands at a position at which no text ever began. The same row has another loss "
+        "in every batch. Models with rotary positions are indifferent to it.",
+        do=(
+            "pad on the right for training: tokenizer.padding_side = 'right'",
+            "or give position_ids = (attention_mask.cumsum(-1) - 1).clamp(min=0)",
+        ),
+    )
+
+
+def _positions(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:
+    hit: list[tuple[PlacedRow, Ints]] = []
+    for row in rows:
+        positions = row.row.positions
+        stop = min(row.stop, len(row.row.ids))
+        if positions is None or stop - row.start < 2:
+            continue
+        text = positions[row.start : stop]
+        steps = np.diff(text)
+        wrong = np.flatnonzero((steps != 1) & (text[1:] != 0))
+        still = bool((steps == 0).all())
+        if len(wrong) or still:
+            hit.append((row, wrong if len(wrong) else np.array([0])))
+    if not hit:
+        return None
+    row, wrong = hit[0]
+    positions = row.row.positions
+    at = row.start + int(wrong[0])
+    shown = [] if positions is None else positions[max(0, at - 2) : at + 6].tolist()
+    constant = all(row.row.positions is not None and len(np.unique(row.row.positions)) == 1 for row, _ in hit)
+    return Finding(
+        id="positions-wrong",
+        severity="error" if constant else "warning",
+        title="The position ids do not count the tokens.",
+        seen=(
+            f"{len(hit):,} of {len(rows):,} rows",
+            "all position ids are one number" if constant else "they neither go on by one nor begin again at 0",
+        ),
+        example=(f"{row.row.origin}, from position {max(0, at - 2)} on: {shown}",),
+        means="The model does not know the order of its tokens, or a wrong one.",
+        do=(
+            "leave position_ids out, and the model counts for itself",
+            "or count every sample from 0, one by one",
+        ),
+    )

@@ -1,0 +1,146 @@
+"""Examines what a trainer is given: the batches of any data collator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from transformers import PreTrainedTokenizerFast
+
+from distillab.doctor.batch.attention import attention_inverted, examine_attention, inverted_finding
+from distillab.doctor.batch.ends import examine_ends
+from distillab.doctor.batch.ids import examine_ids, much_unknown
+from distillab.doctor.batch.labels import examine_labels
+from distillab.doctor.batch.markers import read_row
+from distillab.doctor.batch.packing import examine_packing
+from distillab.doctor.batch.placing import PlacedRow, Shifts, place, placements
+from distillab.doctor.batch.rows import GivenBatches, read_batches
+from distillab.doctor.batch.scored import Learns, examine_scored
+from distillab.doctor.batch.sequences import examine_sequences
+from distillab.doctor.batch.template import examine_template
+from distillab.doctor.batch.tokens import TokenFacts, token_facts
+from distillab.errors import ConfigError
+from distillab.records import Examined
+
+__all__ = ["BatchReading", "Learns", "Shifts", "audit_batch", "examine_batch"]
+
+IGNORED = -100
+
+
+@dataclass(frozen=True, eq=False)
+class BatchReading:
+    """What was found, and the rows as they were read, for whoever shows them.
+
+    Attributes:
+        rows: as they were given, each with its labels where they are meant, or, where they belong to another text,
+            where they stand.
+    """
+
+    examined: tuple[Examined, ...]
+    rows: tuple[PlacedRow, ...]
+    facts: TokenFacts
+
+
+def audit_batch(
+    batches: object,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    shifts: Shifts | None = None,
+    learns: Learns | None = None,
+    ignore_index: int = IGNORED,
+    pad_id: int | None = None,
+    vocabulary: int | None = None,
+    absolute_positions: bool | None = None,
+) -> tuple[Examined, ...]:
+    """Look for faults in what a trainer is given. Nothing is changed, and no model is needed.
+
+    Args:
+        batches: a mapping with `input_ids` and `labels` (and `attention_mask`, `position_ids`), (B, L) each, as
+            tensors, arrays or lists; a list of such mappings; or a DataLoader, of which the first 64 are read.
+        tokenizer: with which the batch was made.
+        shifts: who moves logits and labels by one position against each other. "model": the model or the loss, as in
+            transformers, so labels stand in place; "batch": the labels arrive moved, and nothing moves them again.
+            None: not known; labels that arrive moved are then a warning.
+        learns: what should be scored, "answers" or the whole "text"; None: not known.
+        ignore_index: the label that is not scored.
+        pad_id: of the padding, where it is not the tokenizer's own padding token.
+        vocabulary: rows of the model's output layer, where they are known.
+        absolute_positions: the model learns a vector for every position (GPT-2) and counts from the first token of a
+            row; None: not known, and not judged.
+    Returns:
+        one record for each probe.
+    Raises:
+        DataError: no batch of a causal model, or nothing to read in it.
+        ShapeError: labels or masks are shaped otherwise than the ids.
+        ConfigError: ignore_index is a token's id.
+    """
+    return examine_batch(
+        read_batches(batches),
+        tokenizer,
+        shifts=shifts,
+        learns=learns,
+        ignore_index=ignore_index,
+        pad_id=pad_id,
+        vocabulary=vocabulary,
+        absolute_positions=absolute_positions,
+    ).examined
+
+
+def examine_batch(
+    given: GivenBatches,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    shifts: Shifts | None,
+    learns: Learns | None,
+    ignore_index: int,
+    pad_id: int | None,
+    vocabulary: int | None,
+    absolute_positions: bool | None,
+) -> BatchReading:
+    """`audit_batch` on batches that were read; it also gives the rows."""
+    facts = token_facts(tokenizer, pad_id)
+    if ignore_index >= 0 and facts.meaning(ignore_index).kind in ("text", "byte"):
+        raise ConfigError(
+            "The label that is not scored is an ordinary token.", facts=[f"ignore_index: {facts.name(ignore_index)}"]
+        )
+    if facts.unk is not None and much_unknown(given.rows, facts):
+        facts = replace(facts, padding=facts.padding - {facts.unk})
+    given, inverted = _with_readable_masks(given, facts)
+    expected = 1 if shifts == "batch" else 0
+    found = placements(given.rows, facts, expected=expected, ignore_index=ignore_index)
+    labels = examine_labels(given.rows, found, facts, shifts=shifts, expected=expected, ignore_index=ignore_index)
+    placed = tuple(
+        place(row, placement, facts, ignore_index=ignore_index)
+        for row, placement in zip(given.rows, found, strict=True)
+        if placement.kind not in ("unrelated", "other_row", "denoising")
+    )
+    texts = [read_row(row, facts) for row in placed]
+    # who reads, and what begins, repeats or is spelled, is judged for every row
+    every = tuple(
+        place(row, replace(placement, offset=0), facts, ignore_index=ignore_index)
+        for row, placement in zip(given.rows, found, strict=True)
+    )
+    every_text = [read_row(row, facts) for row in every]
+    attention = examine_attention(every, facts, given, absolute_positions=absolute_positions)
+    if inverted is not None:
+        attention = attention.model_copy(update={"findings": (inverted_finding(inverted), *attention.findings)})
+    examined = (
+        labels,
+        examine_scored(texts, facts, learns=learns),
+        examine_ends(placed, facts),
+        attention,
+        examine_packing(texts, facts, given),
+        examine_sequences(every_text, facts),
+        examine_template(every_text, facts),
+        examine_ids(given.rows, placed, facts, ignore_index=ignore_index, vocabulary=vocabulary),
+    )
+    judged = {(row.row.batch, row.row.place): row for row in placed}
+    rows = tuple(judged.get((row.row.batch, row.row.place), row) for row in every)
+    return BatchReading(examined, rows, facts)
+
+
+def _with_readable_masks(given: GivenBatches, facts: TokenFacts) -> tuple[GivenBatches, tuple[int, int] | None]:
+    """Masks that hide the text and show the padding tell nothing about where the text lies, and are left aside."""
+    inverted = attention_inverted([(row.ids, row.attention) for row in given.rows if row.attention is not None], facts)
+    if inverted is None:
+        return given, None
+    return replace(given, rows=tuple(replace(row, attention=None) for row in given.rows)), inverted

@@ -1,0 +1,159 @@
+"""Do the answers end, and is their end learned?"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal
+
+from distillab.doctor.batch.placing import PlacedRow
+from distillab.doctor.batch.show import row_line
+from distillab.doctor.batch.tokens import END_TEXTS, TokenFacts
+from distillab.records import Examined, Finding, Severity
+
+PROBE = "ends of answers"
+# learned: an end token is the last scored one; hidden: an end token follows that is not scored; padded: so it does, but
+# it may be padding; cut: the row is full; open: the text ends without an end token
+End = Literal["learned", "hidden", "padded", "cut", "open"]
+_PUNCTUATION = frozenset(".!?,;:\"')]}…。！？")
+
+
+def examine_ends(rows: Sequence[PlacedRow], facts: TokenFacts) -> Examined:
+    """Look at the last scored token of every row, and at what follows it."""
+    judged = [row for row in rows if row.scored.any()]
+    looked_at = f"{len(judged):,} rows with scored tokens"
+    if not judged:
+        return Examined(probe=PROBE, looked_at=looked_at, not_done="no row has labels that belong to it")
+    if not facts.ends:
+        return Examined(probe=PROBE, looked_at=looked_at, not_done="the tokenizer has no token that ends a text")
+    ends = [(row, _end(row, facts)) for row in judged]
+    if _own_end(judged, facts):
+        return Examined(probe=PROBE, looked_at=f"{looked_at}; they all end in the same token, taken for their end")
+    finding = _never_learned(ends, facts) or _some_hidden(ends, facts)
+    found = [finding, _cut(ends, facts)]
+    return Examined(probe=PROBE, looked_at=looked_at, findings=tuple(item for item in found if item is not None))
+
+
+def _end(row: PlacedRow, facts: TokenFacts) -> End:
+    last = int(row.scored_places[-1])
+    if int(row.targets[last]) in facts.ends or _spells_end(row, last, facts):
+        return "learned"
+    # a template may put a blank between the answer and its end
+    for behind in range(last + 1, min(last + 3, len(row.ids))):
+        if int(row.ids[behind]) in facts.ends:
+            hidden = row.attention is not None and int(row.attention[behind]) == 0
+            alone = behind < row.stop and not hidden and (row.attention is not None or not _is_padding_id(row, behind))
+            return "hidden" if alone else "padded"
+        if facts.meaning(int(row.ids[behind])).data.strip():
+            break
+    return "cut" if row.row.fills and last == len(row.ids) - 1 else "open"
+
+
+def _spells_end(row: PlacedRow, last: int, facts: TokenFacts) -> bool:
+    """Whether the row ends in an end marker that is written in pieces."""
+    return facts.text(row.ids[max(0, last - 15) : last + 1]).rstrip().encode().endswith(END_TEXTS)
+
+
+def _is_padding_id(row: PlacedRow, place: int) -> bool:
+    """Whether an end token, without an attention mask, begins a run that fills the row: then it may all be padding."""
+    return place + 1 < len(row.ids) and bool((row.ids[place:] == row.ids[place]).all())
+
+
+def _own_end(rows: Sequence[PlacedRow], facts: TokenFacts) -> bool:
+    """Whether all rows end in one token of the user's own choice, such as ### or a line end."""
+    last = Counter(int(row.targets[row.scored_places[-1]]) for row in rows)
+    token, count = last.most_common(1)[0]
+    text = facts.meaning(token).data.decode("utf-8", "replace").strip()
+    odd = not text or not (text[-1].isalnum() or text[-1] in _PUNCTUATION)
+    return token not in facts.ends and len(rows) >= 4 and count >= 0.9 * len(rows) and odd
+
+
+def _never_learned(ends: Sequence[tuple[PlacedRow, End]], facts: TokenFacts) -> Finding | None:
+    rows = [row for row, _ in ends]
+    if any(end == "learned" for _, end in ends) or any(
+        int(token) in facts.ends for row in rows for token in row.targets[row.scored]
+    ):
+        return None
+    hidden = [row for row, end in ends if end == "hidden"]
+    padded = [row for row, end in ends if end == "padded"]
+    opened = [row for row, end in ends if end == "open"]
+    mean = sum(int(row.scored.sum()) for row in rows) / len(rows)
+    answers = sum(int(row.scored_places[0]) > row.start + 1 for row in rows) > len(rows) / 2
+    if hidden or padded:
+        hit = [*hidden, *padded]
+        # a classifier's answers of a token or two need no end, plain text may go on, and what may all be padding may
+        # never have been an end
+        certain = answers and mean >= 4 and (len(hidden) >= 2 or (len(hidden) == 1 and len(hit) >= 4))
+        severity: Severity = "error" if certain else "warning"
+        token = next(int(t) for t in hit[0].ids[hit[0].scored_places[-1] + 1 :] if int(t) in facts.ends)
+        facts_seen = [
+            f"0 of {len(rows):,} rows have a scored end token; {mean:.1f} scored tokens a row on the mean",
+            f"{len(hit):,} rows go on with {facts.name(token)}, not scored",
+        ]
+        if padded:
+            facts_seen.append(
+                f"in {len(padded):,} of them this may be padding: the padding and the end of a text are one token"
+            )
+        return Finding(
+            id="eos-not-scored",
+            severity=severity,
+            title="The end of the answers is never scored.",
+            seen=tuple(facts_seen),
+            example=(f"{hit[0].row.origin}: {row_line(hit[0], facts)}",),
+            means="The student is never taught to stop: its answers run on to the longest length, and every measure "
+            "of generated text falls. Mostly the padding token is the end token, and the mask was made by id "
+            "(labels[input_ids == pad_token_id] = -100), which hides the true end too.",
+            do=(
+                "append the end token to every answer, and mask padding by length (attention_mask), not by id",
+                "or use a padding token that is not the end token",
+            ),
+        )
+    if not opened or (len(opened) < 2 and len(rows) > 1):
+        return None
+    return Finding(
+        id="eos-missing",
+        severity="warning",
+        title="The answers have no end token.",
+        seen=(f"0 of {len(rows):,} rows have an end token behind the scored text",),
+        example=(f"{opened[0].row.origin}: {row_line(opened[0], facts)}",),
+        means="The student is never taught to stop: its answers run on to the longest length. A tokenizer that puts a "
+        "token before a text seldom puts one behind it.",
+        do=("append tokenizer.eos_token to every answer before it is encoded, and score it",),
+    )
+
+
+def _some_hidden(ends: Sequence[tuple[PlacedRow, End]], facts: TokenFacts) -> Finding | None:
+    hidden = [row for row, end in ends if end == "hidden"]
+    if len(hidden) < max(2, 0.1 * len(ends)):
+        return None
+    return Finding(
+        id="eos-not-scored",
+        severity="warning",
+        title="The end of some answers is not scored.",
+        seen=(f"{len(hidden):,} of {len(ends):,} rows have an end token behind the answer that is not scored",),
+        example=(f"{hidden[0].row.origin}: {row_line(hidden[0], facts)}",),
+        means="The student is taught to stop by some rows only, and stops late.",
+        do=("score the end token of every answer",),
+    )
+
+
+def _cut(ends: Sequence[tuple[PlacedRow, End]], facts: TokenFacts) -> Finding | None:
+    cut = [row for row, end in ends if end == "cut"]
+    learned = sum(end == "learned" for _, end in ends)
+    # chunks of plain text are cut everywhere, on purpose
+    answers = [row for row in cut if not row.whole]
+    if not answers or (not learned and len(cut) < len(ends)):
+        return None
+    return Finding(
+        id="answers-truncated",
+        severity="warning",
+        title="Answers are cut off.",
+        seen=(
+            f"{len(answers):,} of {len(ends):,} rows are full ({len(answers[0].ids):,} tokens) and end without an end "
+            "token",
+        ),
+        example=(f"{answers[0].row.origin}: {row_line(answers[0], facts)}",),
+        means="The student learns the beginning of these answers and never their end, so long answers are those that "
+        "it does not learn to finish.",
+        do=("raise the longest length, or leave out rows that do not fit, and count them",),
+    )

@@ -1,0 +1,202 @@
+"""Are the ids of this tokenizer?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from distillab.data.special import AddedTokens
+from distillab.doctor.batch.placing import PlacedRow
+from distillab.doctor.batch.rows import BatchRow, Ints
+from distillab.doctor.batch.tokens import TokenFacts
+from distillab.records import Examined, Finding
+
+PROBE = "ids"
+_MOST_TOKENS = 4_000
+_FEWEST_TOKENS = 64
+_MUCH_UNKNOWN = 0.02
+# measured: a tokenizer's own ids 1.00; those of another one, with natural text, at most 0.95 on the mean of 32 texts
+_OWN_CUTS = 0.97
+
+
+def examine_ids(
+    rows: Sequence[BatchRow],
+    placed: Sequence[PlacedRow],
+    facts: TokenFacts,
+    *,
+    ignore_index: int,
+    vocabulary: int | None,
+) -> Examined:
+    """Compare input ids and labels with what the tokenizer knows.
+
+    Args:
+        placed: the rows whose labels belong to them.
+        vocabulary: rows of the model's output layer; None: not known.
+    """
+    tokens = sum(len(row.ids) for row in rows)
+    known = len(facts.meanings)
+    looked_at = f"{len(rows):,} rows, {tokens:,} ids, against {known:,} of the tokenizer"
+    if vocabulary is not None:
+        looked_at += f" and {vocabulary:,} of the model"
+    found = [_outside(rows, facts, ignore_index, vocabulary), _unknown(rows, facts)]
+    if found[0] is None:
+        found.append(_other_cuts(placed, facts))
+    return Examined(probe=PROBE, looked_at=looked_at, findings=tuple(item for item in found if item is not None))
+
+
+def _outside(rows: Sequence[BatchRow], facts: TokenFacts, ignore_index: int, vocabulary: int | None) -> Finding | None:
+    bad: dict[str, Ints] = {}
+    for name, every in (
+        ("input_ids", [row.ids for row in rows]),
+        ("labels", [row.labels[row.labels != ignore_index] for row in rows]),
+    ):
+        ids = np.concatenate(every) if every else np.array([], dtype=np.int64)
+        limit = min(len(facts.meanings), vocabulary or len(facts.meanings))
+        bad[name] = ids[(ids < 0) | (ids >= limit)]
+    if not any(len(ids) for ids in bad.values()):
+        return None
+    seen = [
+        f"{len(ids):,} {name} are no token, e.g. {', '.join(map(str, np.unique(ids)[:6].tolist()))}"
+        for name, ids in bad.items()
+        if len(ids)
+    ]
+    seen.append(f"the tokenizer has the ids 0 to {len(facts.meanings) - 1:,}")
+    if vocabulary is not None:
+        seen.append(f"the model has the ids 0 to {vocabulary - 1:,}")
+    labels = set(bad["labels"].tolist())
+    other_ignore = not len(bad["input_ids"]) and len(labels) == 1 and next(iter(labels)) < 0
+    row = next(
+        row for row in rows if np.isin(row.ids, bad["input_ids"]).any() or np.isin(row.labels, list(labels)).any()
+    )
+    return Finding(
+        id="ids-outside-vocabulary",
+        severity="warning" if other_ignore else "error",
+        title="Some ids are no tokens.",
+        seen=tuple(seen),
+        example=(
+            f"{row.origin}: input_ids {row.ids[:8].tolist()} … {row.ids[-4:].tolist()}, "
+            f"labels {row.labels[:8].tolist()} … {row.labels[-4:].tolist()}",
+        ),
+        means="The batch was made with another tokenizer, or one to which tokens were added, or its padding has the "
+        "number that is meant for labels. An id beyond the model's vocabulary ends a run on a GPU with a failed "
+        "assertion, and one that the tokenizer does not know cannot be written by the student.",
+        do=(
+            f"if {next(iter(labels))} marks what is not scored: say --ignore-index {next(iter(labels))}, and give the "
+            "loss the same ignore_index",
+        )
+        if other_ignore
+        else (
+            "make the batch with the student's own tokenizer, as it is saved beside its weights",
+            "pad input_ids with pad_token_id, and only labels with -100",
+        ),
+    )
+
+
+def unknown_inside(rows: Sequence[BatchRow], facts: TokenFacts) -> tuple[int, int]:
+    """(unknown tokens, tokens) of the text; runs at the edges of rows, which are padding, are in neither."""
+    roles = {facts.bos, facts.pad} | facts.ends
+    if facts.unk is None or facts.unk in roles:
+        return 0, 0
+    count = total = 0
+    for row in rows:
+        ids = _inner(row.ids, facts)
+        count += int((ids == facts.unk).sum())
+        total += len(ids)
+    return count, total
+
+
+def much_unknown(rows: Sequence[BatchRow], facts: TokenFacts) -> bool:
+    """Whether the unknown token is so frequent in the text that it is no padding."""
+    count, total = unknown_inside(rows, facts)
+    return count >= max(2, _MUCH_UNKNOWN * total)
+
+
+def _unknown(rows: Sequence[BatchRow], facts: TokenFacts) -> Finding | None:
+    if facts.unk is None or not much_unknown(rows, facts):
+        return None
+    count, total = unknown_inside(rows, facts)
+    hit = next(row for row in rows if facts.unk in _inner(row.ids, facts))
+    mostly = count >= 0.5 * total and total >= _FEWEST_TOKENS
+    return Finding(
+        id="unknown-tokens",
+        severity="error" if mostly else "warning",
+        title="Much of the text is unknown to the tokenizer.",
+        seen=(f"{count:,} of {total:,} tokens ({count / total:.1%}) are {facts.name(facts.unk)}",),
+        example=(f"{hit.origin}: {facts.text(_inner(hit.ids, facts)[:40])[:200]!r}",),
+        means="The unknown token stands for any text, so nothing can be learned from it, and a student that writes it "
+        "writes nothing. Tokenizers with byte fallback never need it.",
+        do=("check that the text is in a language and script of this tokenizer, or use one with byte fallback",),
+    )
+
+
+def _inner(ids: Ints, facts: TokenFacts) -> Ints:
+    """The ids without the unknown, end and padding tokens at the edges."""
+    inside = np.flatnonzero(~np.isin(ids, [token for token in (facts.unk, *facts.padding) if token is not None]))
+    return ids[int(inside[0]) : int(inside[-1]) + 1] if len(inside) else ids[:0]
+
+
+def _other_cuts(placed: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:
+    added = AddedTokens(facts.tokenizer)
+    kept = total = 0
+    worst: tuple[float, Ints] | None = None
+    for stretch in _stretches(placed, facts):
+        if added.special_strings(facts.text(stretch)):  # spelled by the data, it would come back as one token
+            continue
+        same = _kept_cuts(stretch, facts)
+        kept, total = kept + same, total + len(stretch)
+        if worst is None or same / len(stretch) < worst[0]:
+            worst = (same / len(stretch), stretch)
+        if total >= _MOST_TOKENS:
+            break
+    if worst is None or total < _FEWEST_TOKENS or kept / total >= _OWN_CUTS:
+        return None
+    return Finding(
+        id="ids-of-another-tokenizer",
+        severity="warning",
+        title="The tokenizer would not have cut this text so.",
+        seen=(
+            f"the ids were read as text and encoded again: {kept:,} of {total:,} cuts came back ({kept / total:.1%})",
+            "of a tokenizer's own ids nearly all do",
+        ),
+        example=(f"the ids read as: {facts.text(worst[1][:48])!r}",),
+        means="The batch was made with another tokenizer, and every id means something else to this student. (Ids that "
+        "a model wrote by sampling, or subword regularisation, are cut in unusual ways too.)",
+        do=(
+            "read the example: if it is no text, make the batch with the student's own tokenizer",
+            "two tokenizers of one size may share nothing: distillab check TEACHER STUDENT",
+        ),
+    )
+
+
+def _stretches(placed: Sequence[PlacedRow], facts: TokenFacts) -> Iterator[Ints]:
+    """Runs of ordinary tokens, all scored or all not: prompt and answer may have been encoded apart."""
+    for row in placed:
+        kinds = [
+            (facts.meaning(int(token)).kind in ("text", "byte"), bool(scored))
+            for token, scored in zip(row.ids[row.start : row.stop], row.scored[row.start : row.stop], strict=True)
+        ]
+        begin = 0
+        for place in range(1, len(kinds) + 1):
+            if place == len(kinds) or kinds[place] != kinds[begin]:
+                if kinds[begin][0] and place - begin >= 4:
+                    yield row.ids[row.start + begin : row.start + place]
+                begin = place
+
+
+def _kept_cuts(ids: Ints, facts: TokenFacts) -> int:
+    """How many of the token ends come back when the text is encoded anew.
+
+    Counted from the end of the text, since a tokenizer may put a space before it.
+    """
+    lengths = [len(data) for data in facts.data(ids)]
+    ours = sum(lengths) - np.cumsum(lengths)
+    text = facts.text(ids)
+    best = 0
+    for candidate in {text, text.removeprefix(" ")}:
+        if not candidate:
+            continue
+        again = np.array(facts.tokenizer.encode(candidate, add_special_tokens=False, verbose=False), dtype=np.int64)
+        sizes = [len(data) for data in facts.data(again)]
+        best = max(best, int(np.isin(ours, sum(sizes) - np.cumsum(sizes)).sum()))
+    return best

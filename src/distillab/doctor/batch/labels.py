@@ -1,0 +1,211 @@
+"""Are the labels the tokens of the same row, and where they belong?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from distillab.doctor.batch.placing import Placement, Shifts
+from distillab.doctor.batch.rows import BatchRow
+from distillab.doctor.batch.show import token_names
+from distillab.doctor.batch.tokens import TokenFacts
+from distillab.records import Examined, Finding, Severity
+
+PROBE = "labels"
+_SHOWN = 6
+_FEW_TOKENS = 8
+
+
+def examine_labels(
+    rows: Sequence[BatchRow],
+    placed: Sequence[Placement],
+    facts: TokenFacts,
+    *,
+    shifts: Shifts | None,
+    expected: int,
+    ignore_index: int,
+) -> Examined:
+    """Compare the labels with the inputs.
+
+    Args:
+        rows, placed: of the same order.
+        shifts: as the caller said it; None: nobody said.
+        expected: the offset at which labels were expected.
+    """
+    compared = sum(placement.compared for placement in placed)
+    looked_at = f"{len(rows):,} rows, {compared:,} labels compared with the inputs"
+    if not compared:
+        return Examined(probe=PROBE, looked_at=looked_at, not_done="no label is scored")
+    denoising = sum(placement.kind == "denoising" for placement in placed)
+    if denoising:
+        reason = f"{denoising:,} rows hide the scored tokens from the model, as denoising does, which is not causal"
+        return Examined(probe=PROBE, looked_at=looked_at, not_done=reason)
+    groups: dict[str, list[int]] = {}
+    for number, placement in enumerate(placed):
+        groups.setdefault(_group(placement, expected), []).append(number)
+    findings = []
+    for group, numbers in groups.items():
+        if group == "good":
+            continue
+        seen, example = _evidence(rows, placed, numbers, facts, expected, ignore_index)
+        finding = _finding(group, [placed[number] for number in numbers], facts, shifts, expected, seen, example)
+        findings.append(finding)
+    return Examined(probe=PROBE, looked_at=looked_at, findings=tuple(findings))
+
+
+def _group(placement: Placement, expected: int) -> str:
+    if placement.kind in ("agrees", "nothing_scored", "denoising"):
+        return "good"
+    if placement.kind != "moved":
+        return placement.kind
+    if placement.offset == expected + 1:
+        return "ahead"
+    if placement.offset == expected - 1:
+        return "behind" if expected == 0 else "in_place"
+    return "far"
+
+
+def _evidence(
+    rows: Sequence[BatchRow],
+    placed: Sequence[Placement],
+    numbers: Sequence[int],
+    facts: TokenFacts,
+    expected: int,
+    ignore_index: int,
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    chosen = [placed[number] for number in numbers]
+    total = sum(placement.compared for placement in chosen)
+    equal = sum(round(placement.agreement * placement.compared) for placement in chosen)
+    seen = [
+        f"{len(numbers):,} of {len(rows):,} rows",
+        f"labels that are the input token where they should be: {equal:,} of {total:,} ({equal / total:.1%})",
+    ]
+    offsets = sorted({placement.offset for placement in chosen if placement.kind == "moved"})
+    if offsets:
+        listed = ", ".join(f"{offset:+d}" for offset in offsets[:6]) + (", …" if len(offsets) > 6 else "")
+        seen.append(f"labels at position t are the inputs at position t{listed}")
+    row, placement = rows[numbers[0]], chosen[0]
+    if placement.other is not None:
+        seen.append(f"the labels of {row.origin} are the inputs of {rows[placement.other].origin}")
+    places = np.flatnonzero(row.labels != ignore_index)
+    wrong = places[places + expected < len(row.ids)]
+    wrong = wrong[row.labels[wrong] != row.ids[wrong + expected]][:_SHOWN]
+    inputs, labels = token_names(row.ids[wrong], facts), token_names(row.labels[wrong], facts)
+    example = [f"{row.origin}:"]
+    example += [
+        f"  position {at}: input {one!r}, label {two!r}"
+        for at, one, two in zip(wrong.tolist(), inputs, labels, strict=True)
+    ]
+    example.append(f"  the scored labels read: {facts.text(row.labels[places])[:200]!r}")
+    example.append(f"  the inputs there read:  {facts.text(row.ids[places])[:200]!r}")
+    return tuple(seen), tuple(example)
+
+
+def _finding(
+    group: str,
+    placed: Sequence[Placement],
+    facts: TokenFacts,
+    shifts: Shifts | None,
+    expected: int,
+    seen: tuple[str, ...],
+    example: tuple[str, ...],
+) -> Finding:
+    severity: Severity = "error"
+    if group == "ahead":
+        if shifts is None and expected == 0:
+            severity = "warning"
+        return Finding(
+            id="labels-shifted-twice",
+            severity=severity,
+            title="The labels are shifted in the batch already: one time more than they should be.",
+            seen=seen if severity == "error" else (*seen, "it was not said whether anything shifts them later"),
+            example=example,
+            means="With the shift that follows, the model is trained to predict the token after the next one. "
+            "transformers' models, and the trainers built on them, shift the labels themselves; only a loop that "
+            "compares logits and labels position by position may be given shifted ones.",
+            do=(
+                "where a transformers model computes the loss: labels = input_ids.clone(), with -100 where nothing "
+                "is scored, and no shift in the data",
+                "where your own loop compares them without a shift, nothing is wrong: say --shifts batch",
+            ),
+        )
+    if group == "in_place":
+        return Finding(
+            id="labels-not-shifted",
+            severity=severity,
+            title="The labels are the inputs themselves, and nothing shifts them.",
+            seen=seen,
+            example=example,
+            means="The model is trained to repeat the token that it has just read. The loss falls to nothing within "
+            "some hundred steps, and the model has learned to copy.",
+            do=(
+                "compare logits[:, :-1] with labels[:, 1:] in the loss",
+                "if the model or the loss shifts after all, nothing is wrong: say --shifts model",
+            ),
+        )
+    if group == "behind":
+        return Finding(
+            id="labels-shifted-wrong-way",
+            severity=severity,
+            title="The labels are shifted the wrong way.",
+            seen=seen,
+            example=example,
+            means="After the shift of the model the label of a position is the token that stands there, so the model "
+            "learns to copy what it reads; the loss falls to nothing and the model cannot write.",
+            do=("leave the labels in place: labels = input_ids.clone(), with -100 where nothing is scored",),
+        )
+    if group == "far":
+        return Finding(
+            id="labels-misaligned",
+            severity=severity,
+            title="The labels are the row's own tokens, but stand some positions away from them.",
+            seen=seen,
+            example=example,
+            means="Every label is scored against the wrong context. The usual cause is that inputs and labels are "
+            "padded on different sides, or that one of them was cut or begun with one token more.",
+            do=(
+                "pad input_ids, attention_mask and labels on the same side, in one function",
+                "cut input_ids and labels at the same place",
+            ),
+        )
+    if group == "other_row":
+        return Finding(
+            id="labels-of-other-rows",
+            severity=severity,
+            title="The labels are the tokens of another row of the batch.",
+            seen=seen,
+            example=example,
+            means="Inputs and labels were ordered differently (shuffled or sorted apart), so the model learns answers "
+            "to other prompts.",
+            do=("keep inputs and labels of a row in one object until they are padded",),
+        )
+    total = sum(placement.compared for placement in placed)
+    agreement = sum(placement.agreement * placement.compared for placement in placed) / total
+    if group == "unrelated" and agreement <= 0.2 and total >= _FEW_TOKENS:
+        return Finding(
+            id="answer-at-prompt-positions",
+            severity="warning" if facts.for_encoders else severity,
+            title="The labels are another text than the inputs: the answer is predicted at the prompt's positions.",
+            seen=(*seen, "no shift of the labels makes them the inputs"),
+            example=example,
+            means="A causal model learns from one sequence [prompt, answer]: it reads the tokens up to t and predicts "
+            "the token at t + 1. Here the n-th token of one text is predicted from the n-th token of another, and "
+            "there is nothing in it to be learned but which tokens are frequent.",
+            do=(
+                "input_ids = prompt + answer + end of text, in one sequence",
+                "labels = input_ids, with -100 at every position of the prompt and of the padding",
+                "if this is an encoder-decoder model, nothing of this applies: only causal models are examined",
+            ),
+        )
+    return Finding(
+        id="labels-not-inputs",
+        severity="warning",
+        title="Some labels are not the tokens that the model reads.",
+        seen=seen,
+        example=example,
+        means="After a token that is predicted wrongly the model reads another one than it was taught, which is meant "
+        "only where inputs are corrupted on purpose. Else inputs and labels come from two versions of the text: "
+        "two answers, two templates, or two tokenizations.",
+        do=("make the labels from the very input_ids that the model reads",),
+    )

@@ -1,0 +1,120 @@
+"""Several samples in one row: are their borders told to the model?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from distillab.doctor.batch.markers import ReadRow
+from distillab.doctor.batch.placing import PlacedRow
+from distillab.doctor.batch.rows import GivenBatches, Ints
+from distillab.doctor.batch.show import token_names
+from distillab.doctor.batch.tokens import TokenFacts
+from distillab.records import Examined, Finding
+
+PROBE = "packing"
+
+
+def examine_packing(rows: Sequence[ReadRow], facts: TokenFacts, given: GivenBatches) -> Examined:
+    """Look for samples behind the first one of a row, by begin and end tokens and by position ids."""
+    if not rows:
+        return Examined(probe=PROBE, looked_at="0 rows", not_done="no row has labels that belong to it")
+    starts = [(row, _starts(row, facts)) for row in rows]
+    packed = [(row, at) for row, at in starts if len(at)]
+    restarts = [(row.placed, _restarts(row.placed)) for row in rows]
+    restarted = sum(len(at) > 0 for _, at in restarts)
+    looked_at = (
+        f"{len(rows):,} rows, {len(packed):,} with a begin or end token inside, {restarted:,} with positions that "
+        "begin again"
+    )
+    told = given.boundaries is not None or restarted or any(_numbered(row.placed) for row in rows)
+    found = [None if told else _without_boundaries(packed, rows, facts), _start_scored(restarts, facts)]
+    return Examined(probe=PROBE, looked_at=looked_at, findings=tuple(item for item in found if item is not None))
+
+
+def _starts(row: ReadRow, facts: TokenFacts) -> Ints:
+    """Places at which a further sample seems to begin.
+
+    With a begin token of its own, that is what tells; otherwise a token behind an end token. In a conversation both
+    stand between turns, and nothing can be told.
+    """
+    placed = row.placed
+    text = placed.ids[placed.start : placed.stop]
+    begins = facts.bos is not None and facts.bos not in facts.ends and facts.bos in facts.begins
+    if row.family is not None and row.family.converses and (row.family.markers or not begins):
+        return np.array([], dtype=np.int64)
+    if begins:
+        at = np.flatnonzero(text[1:] == facts.bos) + 1
+        at = at[text[at - 1] != facts.bos]  # a doubled begin token is another matter
+    else:
+        ended = np.isin(text[:-1], list(facts.ends))
+        at = np.flatnonzero(ended & ~np.isin(text[1:], list(facts.ends))) + 1
+        # in the families that have none, an end token before the first text begins it
+        at = at[at > 1]
+    return at + placed.start
+
+
+def _restarts(placed: PlacedRow) -> Ints:
+    positions = placed.row.positions
+    if positions is None:
+        return np.array([], dtype=np.int64)
+    stop = min(placed.stop, len(positions))
+    text = positions[placed.start : stop]
+    if len(text) < 2 or not text.any():
+        return np.array([], dtype=np.int64)
+    return np.flatnonzero(text[1:] == 0) + 1 + placed.start
+
+
+def _numbered(placed: PlacedRow) -> bool:
+    """Whether the attention mask numbers the samples: 1, 1, 2, 2, 2."""
+    return placed.attention is not None and len(np.unique(placed.attention[placed.attention > 0])) > 1
+
+
+def _without_boundaries(
+    packed: Sequence[tuple[ReadRow, Ints]], rows: Sequence[ReadRow], facts: TokenFacts
+) -> Finding | None:
+    if not packed:
+        return None
+    text = all(row.placed.whole for row in rows)
+    row, at = packed[0]
+    first = int(at[0])
+    around = token_names(row.placed.ids[max(0, first - 4) : first + 4], facts)
+    return Finding(
+        id="packed-without-boundaries",
+        # documents one after another are how language models are pretrained; a prompt and a stranger's answer are not
+        severity="note" if text else "warning",
+        title="Several samples stand in one row, and nothing tells the model where one ends.",
+        seen=(
+            f"{len(packed):,} of {len(rows):,} rows; {sum(len(at) for _, at in packed):,} samples behind the first of "
+            "their row",
+            "no position ids that begin again, no numbered attention mask, no lengths of sequences",
+        ),
+        example=(f"{row.placed.row.origin}, position {first}: {'·'.join(around)}",),
+        means="Every sample reads those before it in its row as its context. The values differ from those of the same "
+        "sample alone, and change with what happens to be packed together.",
+        do=(
+            "give position_ids that begin at 0 with every sample, and an attention that heeds them (transformers' "
+            "DataCollatorWithFlattening; TRL: padding_free)",
+            "distillab: training.packing: true does so by itself",
+        ),
+    )
+
+
+def _start_scored(restarts: Sequence[tuple[PlacedRow, Ints]], facts: TokenFacts) -> Finding | None:
+    hit = [(placed, at[placed.scored[at]]) for placed, at in restarts if len(at)]
+    hit = [(placed, at) for placed, at in hit if len(at)]
+    if not hit:
+        return None
+    placed, at = hit[0]
+    first = int(at[0])
+    around = token_names(placed.ids[max(0, first - 4) : first + 4], facts)
+    return Finding(
+        id="sample-start-scored",
+        severity="warning",
+        title="The first token of packed samples is scored.",
+        seen=(f"{sum(len(at) for _, at in hit):,} samples in {len(hit):,} rows",),
+        example=(f"{placed.row.origin}, position {first}: {'·'.join(around)}",),
+        means="It is predicted from the last token of the sample before it, with which it has nothing to do.",
+        do=("set the label of the first token of every packed sample to -100",),
+    )

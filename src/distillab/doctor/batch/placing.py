@@ -1,0 +1,212 @@
+"""Where the labels of a row stand: in place, moved by some positions, or of another text altogether."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distillab.doctor.batch.rows import BatchRow, Ints
+from distillab.doctor.batch.tokens import TokenFacts, text_range
+
+Shifts = Literal["model", "batch"]
+Kind = Literal["nothing_scored", "agrees", "moved", "other_row", "unrelated", "partly", "denoising"]
+
+# A label or two may differ for good reasons (an end token over the first padding); a moved row agrees nowhere.
+_AGREES, _MOVED, _UNRELATED = 0.995, 0.95, 0.5
+_FEWEST = 4
+_MOST_SEARCHED = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """How the labels of a row lie to its ids.
+
+    Attributes:
+        kind: see the module; denoising: the inputs at the scored positions are one and the same id.
+        offset: labels at t are the ids at t + offset (where kind is agrees, moved or partly).
+        agreement: share of the compared labels that equal the id at the expected offset.
+        compared: labels that were compared.
+        other: which row's ids the labels are (where kind is other_row).
+    """
+
+    kind: Kind
+    offset: int
+    agreement: float
+    compared: int
+    other: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class PlacedRow:
+    """A row with its labels where they are meant: `scored[t]` says that the token at t is learned.
+
+    Attributes:
+        row: as it was given.
+        ids: (T,) the tokens; with labels that arrive shifted, the last label behind them.
+        scored: (T,) bool; the first token of a row has nothing before it and is never scored.
+        targets: (T,) the label of every scored token, which is the token itself wherever labels agree; 0 elsewhere.
+        attention: (T,) as given, or None.
+        start, stop: the text, half open; the rest is padding.
+    """
+
+    row: BatchRow
+    ids: Ints
+    scored: NDArray[np.bool_]
+    targets: Ints
+    attention: Ints | None
+    start: int
+    stop: int
+
+    @property
+    def padding(self) -> NDArray[np.bool_]:
+        """(T,) bool: outside of the text."""
+        place = np.arange(len(self.ids))
+        return (place < self.start) | (place >= self.stop)
+
+    @property
+    def scored_places(self) -> Ints:
+        """Positions of the scored tokens, ascending."""
+        return np.flatnonzero(self.scored)
+
+    @property
+    def whole(self) -> bool:
+        """Every token of the text but the first is scored."""
+        return self.stop - self.start > 1 and bool(self.scored[self.start + 1 : self.stop].all())
+
+    @property
+    def full(self) -> bool:
+        """The text reaches the end of a row than which none of its batch is longer."""
+        return self.row.fills and self.start == 0 and self.stop >= len(self.row.ids)
+
+
+def placements(
+    rows: Sequence[BatchRow], facts: TokenFacts, *, expected: int, ignore_index: int
+) -> tuple[Placement, ...]:
+    """The placement of every row.
+
+    Args:
+        expected: the offset that is right: 0 where the model or the loss shifts, 1 where the batch is shifted.
+    """
+    searched = 0
+    found = []
+    for number, row in enumerate(rows):
+        scored = row.labels != ignore_index
+        placement = _expected(row, scored, facts, expected)
+        if placement.kind in ("unrelated", "partly"):
+            far = placement.kind == "unrelated" and searched < _MOST_SEARCHED
+            searched += far
+            placement = _moved(row, scored, placement, expected, far=far)
+        if placement.kind == "unrelated":
+            placement = _other_row(rows, number, scored, placement, expected)
+        if placement.kind in ("unrelated", "partly") and _denoised(row, scored, facts, expected):
+            placement = Placement("denoising", expected, placement.agreement, placement.compared)
+        found.append(placement)
+    return tuple(_settled(rows, found, expected, ignore_index))
+
+
+def place(row: BatchRow, placement: Placement, facts: TokenFacts, *, ignore_index: int) -> PlacedRow:
+    """The row with its labels moved to where they are meant."""
+    length, offset = len(row.ids), placement.offset
+    ids, attention = row.ids, row.attention
+    last = int(row.labels[-1]) if length else ignore_index
+    # a rolled label comes from the row's beginning and is no further token
+    if offset == 1 and last != ignore_index and last not in facts.begins and last != int(ids[0]):
+        ids = np.append(ids, last)
+        attention = None if attention is None else np.append(attention, attention[-1])
+    places = np.flatnonzero(row.labels != ignore_index) + offset
+    scored = np.zeros(len(ids), dtype=np.bool_)
+    places = places[(places >= 1) & (places < len(ids))]
+    scored[places] = True
+    targets = np.zeros(len(ids), dtype=np.int64)
+    targets[places] = row.labels[places - offset]
+    start, stop = text_range(ids, attention, facts)
+    return PlacedRow(row, ids, scored, targets, attention, start, stop)
+
+
+def _agreement(row: BatchRow, places: Ints, offset: int) -> tuple[float, int]:
+    """Share of the labels at `places` that are the id `offset` further on, and how many could be compared."""
+    at = places[(places + offset >= 0) & (places + offset < len(row.ids))]
+    if not len(at):
+        return 0.0, 0
+    return float((row.labels[at] == row.ids[at + offset]).mean()), len(at)
+
+
+def _expected(row: BatchRow, scored: NDArray[np.bool_], facts: TokenFacts, expected: int) -> Placement:
+    places = np.flatnonzero(scored)
+    if not len(places):
+        return Placement("nothing_scored", expected, 1.0, 0)
+    # an end token as the label of the first padding is right, though the input there is the padding token
+    start, stop = text_range(row.ids, row.attention, facts)
+    target = places + expected
+    inside = places[(target >= start) & (target < stop)]
+    share, compared = _agreement(row, inside if len(inside) else places, expected)
+    if not compared:
+        return Placement("nothing_scored", expected, 1.0, 0)
+    kind: Kind = "agrees" if share >= _AGREES else "partly" if share >= _UNRELATED else "unrelated"
+    return Placement(kind, expected, share, compared)
+
+
+def _offsets(length: int, expected: int, *, far: bool) -> Iterator[int]:
+    """Nearest first."""
+    for step in range(1, length if far else 3):
+        yield expected + step
+        yield expected - step
+
+
+def _moved(row: BatchRow, scored: NDArray[np.bool_], before: Placement, expected: int, *, far: bool) -> Placement:
+    places = np.flatnonzero(scored)
+    if len(places) < _FEWEST or len(np.unique(row.labels[places])) < _FEWEST:
+        return before
+    for offset in _offsets(len(row.ids), expected, far=far):
+        share, compared = _agreement(row, places, offset)
+        if share >= max(_MOVED, before.agreement) and compared >= max(_FEWEST, len(places) // 2):
+            return Placement("moved", offset, before.agreement, before.compared)
+    return before
+
+
+def _settled(
+    rows: Sequence[BatchRow], found: Sequence[Placement], expected: int, ignore_index: int
+) -> Iterator[Placement]:
+    """Rows with too few labels to be judged alone go with the others, where they agree with them."""
+    offsets = [placement.offset for placement in found if placement.kind == "moved"]
+    common = max(set(offsets), key=offsets.count) if offsets else expected
+    for row, placement in zip(rows, found, strict=True):
+        if placement.kind in ("unrelated", "partly") and offsets:
+            share, compared = _agreement(row, np.flatnonzero(row.labels != ignore_index), common)
+            if compared and share >= _MOVED:
+                placement = Placement("moved", common, placement.agreement, placement.compared)
+        yield placement
+
+
+def _other_row(
+    rows: Sequence[BatchRow], number: int, scored: NDArray[np.bool_], before: Placement, expected: int
+) -> Placement:
+    row, places = rows[number], np.flatnonzero(scored)
+    if len(places) < _FEWEST:
+        return before
+    for other, candidate in enumerate(rows):
+        at = places[places + expected < len(candidate.ids)]
+        if other == number or len(at) < max(_FEWEST, len(places) // 2):
+            continue
+        if float((row.labels[at] == candidate.ids[at + expected]).mean()) >= _MOVED:
+            return Placement("other_row", expected, before.agreement, before.compared, other)
+    return before
+
+
+def _denoised(row: BatchRow, scored: NDArray[np.bool_], facts: TokenFacts, expected: int) -> bool:
+    """Whether the inputs that differ from their labels are a mask token: then the model fills in, and is not causal."""
+    places = np.flatnonzero(scored)
+    places = places[places + expected < len(row.ids)]
+    inputs = row.ids[places + expected]
+    inputs = inputs[inputs != row.labels[places]]
+    if not len(inputs):
+        return False
+    values, counts = np.unique(inputs, return_counts=True)
+    common = int(values[counts.argmax()])
+    padding = common in facts.ends or common in (facts.pad, facts.bos)
+    # in a text no single id stands at nine of ten positions
+    return not padding and len(inputs) >= _FEWEST and counts.max() >= 0.75 * len(inputs)

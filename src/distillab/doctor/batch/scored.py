@@ -1,0 +1,208 @@
+"""What is scored: padding, prompts, everything, the wrong half, or nothing at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distillab.doctor.batch.markers import ANSWERS, ASKS, ReadRow
+from distillab.doctor.batch.placing import PlacedRow
+from distillab.doctor.batch.show import row_line
+from distillab.doctor.batch.tokens import TokenFacts
+from distillab.records import Examined, Finding, Severity
+
+PROBE = "scored tokens"
+Learns = Literal["answers", "text"]
+_LEAST_INVERTED = 0.25
+
+
+def examine_scored(rows: Sequence[ReadRow], facts: TokenFacts, *, learns: Learns | None) -> Examined:
+    """Look at which tokens are scored.
+
+    Args:
+        learns: what the caller says should be: the answers alone, or the whole text; None: nobody said.
+    """
+    scored = sum(int(row.placed.scored.sum()) for row in rows)
+    text = sum(row.placed.stop - row.placed.start for row in rows)
+    looked_at = f"{len(rows):,} rows, {scored:,} scored of {text:,} tokens of text"
+    if not rows:
+        return Examined(probe=PROBE, looked_at=looked_at, not_done="no row has labels that belong to it")
+    found = [_nothing(rows, facts), _padding(rows, facts)]
+    inverted = _inverted(rows, facts, learns)
+    found += [inverted] if inverted else [_prompts(rows, facts, learns), _late(rows, facts)]
+    return Examined(probe=PROBE, looked_at=looked_at, findings=tuple(item for item in found if item is not None))
+
+
+def scored_padding(placed: PlacedRow, facts: TokenFacts) -> NDArray[np.int64]:
+    """Scored positions in the padding; an end token as the label of the first padding is the answer's own end."""
+    at = np.flatnonzero(placed.scored & placed.padding)
+    own_end = len(at) > 0 and at[0] == placed.stop and int(placed.targets[at[0]]) in facts.ends
+    return at[1:] if own_end else at
+
+
+def _nothing(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
+    empty = [row.placed for row in rows if not row.placed.scored.any()]
+    if not empty:
+        return None
+    every = len(empty) == len(rows)
+    return Finding(
+        id="all-masked-rows",
+        severity="error" if every else "warning",
+        title="No token is scored in any row." if every else "Some rows have no scored token.",
+        seen=(f"{len(empty):,} of {len(rows):,} rows have no label that is scored",),
+        example=(f"{empty[0].row.origin}: {row_line(empty[0], facts)}",),
+        means="Such a row teaches nothing and costs as much as the others. Where the loss is a mean over a row or a "
+        "microbatch, it divides by zero: NaN, which transformers' Trainer prints as 0.0. Mostly the prompt alone "
+        "fills the row, so that the answer is cut away, or the mask does not find where the answer begins.",
+        do=(
+            "drop rows whose answer is cut away entirely, and count them",
+            "cut long prompts, not answers, or raise the longest length",
+        ),
+    )
+
+
+def _padding(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
+    hit = [(row.placed, scored_padding(row.placed, facts)) for row in rows]
+    hit = [(placed, at) for placed, at in hit if len(at)]
+    if not hit:
+        return None
+    count = sum(len(at) for _, at in hit)
+    scored = sum(int(row.placed.scored.sum()) for row in rows)
+    masked = sum(int((placed.attention[at] == 0).sum()) for placed, at in hit if placed.attention is not None)
+    # one end token more than needed may be meant, and a text may end in what the tokenizer does not know;
+    # a longer stretch of end tokens, or what the attention mask hides, is padding
+    unknown = [placed for placed, at in hit if int(placed.ids[at[-1]]) == facts.unk != facts.pad]
+    guessed = bool(unknown) and (len(rows) < 2 or len(hit) < 0.5 * len(rows))
+    certain = masked > 0 or (max(len(at) for _, at in hit) >= 3 and not guessed)
+    placed = max(hit, key=lambda pair: len(pair[1]))[0]
+    return Finding(
+        id="padding-in-loss",
+        severity="error" if certain else "warning",
+        title="Padding is scored.",
+        seen=(
+            f"{len(hit):,} of {len(rows):,} rows",
+            f"{count:,} of {scored:,} scored tokens are padding ({count / scored:.1%})",
+        ),
+        example=(f"{placed.row.origin}: {row_line(placed, facts)}",),
+        means="The student is taught to write padding after padding, which it learns at once: the loss looks low, "
+        "and the lower, the more padding there is. Figures of batches with other lengths cannot be compared.",
+        do=(
+            "labels = input_ids with -100 wherever attention_mask is 0",
+            "mask by length, not by id, where the padding token is the end token too",
+        ),
+    )
+
+
+def _inverted(rows: Sequence[ReadRow], facts: TokenFacts, learns: Learns | None) -> Finding | None:
+    judged = [row for row in rows if row.placed.scored.any()]
+    if not judged or learns == "text":
+        return None
+    wrong = [row for row in judged if _is_inverted(row)]
+    if len(wrong) < max(1, 0.5 * len(judged)):
+        return None
+    placed = wrong[0].placed
+    return Finding(
+        id="mask-inverted",
+        severity="error" if learns == "answers" else "warning",
+        title="The prompts are scored, and the answers are not.",
+        seen=(f"{len(wrong):,} of {len(judged):,} rows with scored tokens",),
+        example=(f"{placed.row.origin}: {row_line(placed, facts)}",),
+        means="The student learns to write prompts. The mask was most likely applied the wrong way round. (It is "
+        "right only for a model that plays the user.)",
+        do=("set -100 at the positions of the prompt, and leave the labels of the answer",),
+    )
+
+
+def _is_inverted(row: ReadRow) -> bool:
+    placed = row.placed
+    if row.family is not None:
+        asks, answers = placed.scored[row.parts == ASKS], placed.scored[row.parts == ANSWERS]
+        return bool(len(answers)) and bool(len(asks)) and asks.mean() >= 0.5 and answers.mean() <= 0.1
+    # without markers: one scored stretch from the beginning, then a long one that is not, up to the end
+    text = placed.scored[placed.start + 1 : placed.stop]
+    count = int(text.sum())
+    return bool(len(text)) and bool(text[:count].all()) and len(text) - count >= max(4, _LEAST_INVERTED * len(text))
+
+
+def _prompts(rows: Sequence[ReadRow], facts: TokenFacts, learns: Learns | None) -> Finding | None:
+    if learns == "text":
+        return None
+    judged = [row for row in rows if row.placed.scored.any()]
+    known = [row for row in judged if (row.parts == ASKS).any()]
+    leaking = [row for row in known if _asking_share(row) >= 0.5]
+    whole = [row for row in judged if row.family is None and row.placed.whole]
+    masking = [row for row in judged if not row.placed.whole]
+    severity: Severity
+    if leaking:
+        severity, hit = "error" if learns == "answers" else "warning", leaking
+        count = sum(int(row.placed.scored[row.parts == ASKS].sum()) for row in leaking)
+        fact = (
+            f"{count:,} scored tokens stand before the answers, by the markers of the {leaking[0].family_name} template"
+        )
+    elif whole and (learns == "answers" or (masking and len(whole) >= 0.1 * len(judged))):
+        severity, hit = "error" if learns == "answers" and not masking else "warning", whole
+        fact = "every token of these rows is scored" + (", while others have an unscored beginning" if masking else "")
+    elif whole and not masking:
+        severity, hit = "note", whole
+        fact = "every token of every row is scored; whether there are prompts in them cannot be seen"
+    else:
+        return None
+    scored = sum(int(row.placed.scored.sum()) for row in judged)
+    placed = hit[0].placed
+    return Finding(
+        id="prompt-in-loss",
+        severity=severity,
+        title="Prompts are scored too." if severity != "note" else "Every token is scored.",
+        seen=(f"{len(hit):,} of {len(judged):,} rows", fact, f"{scored:,} scored tokens in all"),
+        example=(f"{placed.row.origin}: {row_line(placed, facts)}",),
+        means="The student is taught to write the prompts as well. The loss is then a mixture of two quantities: it "
+        "cannot be compared with one of answers alone, and with long prompts most of the gradient goes into them. "
+        "For plain text it is what is meant.",
+        do=(
+            "set the labels of the prompt to -100 (TRL: completion_only_loss=True or assistant_only_loss=True)",
+            "if the rows are plain text, say --learns text",
+        ),
+    )
+
+
+def _asking_share(row: ReadRow) -> float:
+    return float(row.placed.scored[row.parts == ASKS].mean())
+
+
+def _late(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
+    """Answers whose first tokens are not scored, by the same number in all rows."""
+    late: list[tuple[ReadRow, int, int]] = []
+    answers = 0
+    for row in rows:
+        places = np.flatnonzero(row.parts == ANSWERS)
+        for stretch in np.split(places, np.flatnonzero(np.diff(places) > 1) + 1):
+            if not len(stretch) or not row.placed.scored[stretch].any():
+                continue
+            answers += 1
+            skipped = int(np.argmax(row.placed.scored[stretch]))
+            if skipped:
+                late.append((row, int(stretch[0]), skipped))
+    counts = {skipped for _, _, skipped in late}
+    if len(late) < max(2, 0.9 * answers) or len(counts) != 1:
+        return None
+    texts = {tuple(row.placed.ids[at : at + skipped].tolist()) for row, at, skipped in late}
+    if len(texts) == 1:  # the same tokens everywhere: the template writes them
+        return None
+    row, _, skipped = late[0]
+    return Finding(
+        id="answer-start-not-scored",
+        severity="warning",
+        title="The first tokens of the answers are not scored.",
+        seen=(
+            f"{len(late):,} of {answers:,} answers, by the markers of the {row.family_name} template",
+            f"tokens left out at the beginning of each: {skipped}",
+        ),
+        example=(f"{row.placed.row.origin}: {row_line(row.placed, facts)}",),
+        means="The student is never taught how an answer begins, and a generated answer goes wrong from its first "
+        "token on. The usual cause is a mask that was shifted together with the labels, or the length of a prompt "
+        "that was encoded apart and came out longer.",
+        do=("mask by the length of the prompt as it stands in the row; the mask is not shifted, the model does that",),
+    )

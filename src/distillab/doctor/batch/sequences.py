@@ -1,0 +1,102 @@
+"""How rows begin, and whether they repeat."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from distillab.doctor.batch.markers import ReadRow
+from distillab.doctor.batch.placing import PlacedRow
+from distillab.doctor.batch.show import row_line, token_names
+from distillab.doctor.batch.tokens import TokenFacts
+from distillab.records import Examined, Finding
+
+PROBE = "rows"
+
+
+def examine_sequences(rows: Sequence[ReadRow], facts: TokenFacts) -> Examined:
+    """Look for begin tokens that stand twice or are missing, and for rows that are equal."""
+    placed = [row.placed for row in rows]
+    looked_at = f"{len(rows):,} rows, {sum(row.stop - row.start for row in placed):,} tokens of text"
+    found = [_doubled(placed, facts), _missing(rows, facts), _repeated(placed, facts)]
+    return Examined(probe=PROBE, looked_at=looked_at, findings=tuple(item for item in found if item is not None))
+
+
+def _doubled(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:
+    if facts.bos is None:
+        return None
+    hit: list[tuple[PlacedRow, int]] = []
+    for row in rows:
+        text = row.ids[row.start : row.stop]
+        if len(np.unique(text)) < 2:
+            continue
+        if facts.bos in facts.ends:
+            # of a token that ends and begins texts two may stand between texts, but not before the first
+            twice = [0] if len(text) > 1 and text[0] == text[1] == facts.bos else []
+        else:
+            twice = np.flatnonzero((text[:-1] == facts.bos) & (text[1:] == facts.bos)).tolist()
+        if twice:
+            hit.append((row, row.start + twice[0]))
+    if not hit:
+        return None
+    row, at = hit[0]
+    return Finding(
+        id="double-bos",
+        severity="warning",
+        title="The begin token stands twice.",
+        seen=(f"{len(hit):,} of {len(rows):,} rows hold {facts.name(facts.bos)} two times in a row",),
+        example=(f"{row.row.origin}: {'·'.join(token_names(row.ids[at : at + 8], facts))}",),
+        means="The template wrote the begin token, and the tokenizer added one more. The model was pretrained with "
+        "one, and a program that later generates with one asks it something else than what it learned.",
+        do=(
+            "tokenizer(text, add_special_tokens=False) for a text that apply_chat_template has made",
+            "or apply_chat_template(…, tokenize=True)",
+        ),
+    )
+
+
+def _missing(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
+    texts = [row.placed for row in rows if row.placed.stop - row.placed.start >= 2]
+    # a chat template decides by itself, and chunks of plain text begin anywhere
+    if not facts.begins or not texts or any(row.family is not None for row in rows) or all(row.full for row in texts):
+        return None
+    if any(int(row.ids[row.start]) == facts.begins[0] for row in texts):
+        return None
+    row = texts[0]
+    return Finding(
+        id="bos-missing",
+        severity="note",
+        title="The rows begin without the token that the tokenizer puts before a text.",
+        seen=(f"0 of {len(texts):,} rows begin with {facts.name(facts.begins[0])}",),
+        example=(f"{row.row.origin}: {'·'.join(token_names(row.ids[row.start : row.start + 8], facts))}",),
+        means="Models that were pretrained with it give the first tokens of a text without it much lower "
+        "probabilities. Where teacher and student are asked later with it, they are asked something else.",
+        do=("encode with add_special_tokens=True, unless the template writes the token",),
+    )
+
+
+def _repeated(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:
+    texts = [row for row in rows if row.stop - row.start >= 2]
+    keys = [(row.ids[row.start : row.stop].tobytes(), row.scored[row.start : row.stop].tobytes()) for row in texts]
+    counts = Counter(keys)
+    extra = len(keys) - len(counts)
+    if not extra:
+        return None
+    key, most = counts.most_common(1)[0]
+    row = texts[keys.index(key)]
+    places = [other.row.origin for other, own in zip(texts, keys, strict=True) if own == key]
+    return Finding(
+        id="duplicated-rows",
+        severity="warning",
+        title="Rows are equal.",
+        seen=(
+            f"{extra:,} of {len(texts):,} rows repeat another one ({extra / len(texts):.1%})",
+            f"the commonest stands {most} times: {'; '.join(places[:4])}",
+        ),
+        example=(f"{row.row.origin}: {row_line(row, facts)}",),
+        means="The student sees these rows more often than is counted, learns them by heart first, and rows that are "
+        "also in the held-out part make its value too good. If a whole batch is one row, the data loader repeats it.",
+        do=("remove equal rows before the data is split", "check the sampler, where a batch repeats itself"),
+    )

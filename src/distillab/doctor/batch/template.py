@@ -1,0 +1,111 @@
+"""Is the text in the template of this tokenizer, and are its markers tokens?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from distillab.doctor.batch.markers import FAMILIES, Family, ReadRow
+from distillab.doctor.batch.show import token_names
+from distillab.doctor.batch.tokens import TokenFacts
+from distillab.records import Examined, Finding
+
+PROBE = "chat template"
+_MOST_ROWS = 0.8
+
+
+def examine_template(rows: Sequence[ReadRow], facts: TokenFacts) -> Examined:
+    """Look at the markers of the known families of templates."""
+    own = _own_template(facts)
+    looked_at = f"{len(rows):,} rows; the tokenizer has {'no' if own is None else 'a'} chat template"
+    found = _markers(rows, facts, own)
+    return Examined(probe=PROBE, looked_at=looked_at, findings=() if found is None else (found,))
+
+
+def _own_template(facts: TokenFacts) -> bytes | None:
+    source = facts.tokenizer.chat_template
+    if isinstance(source, dict):  # several templates, each with a name
+        source = "\n".join(map(str, source.values()))
+    return source.encode() if isinstance(source, str) and source else None
+
+
+def _markers(rows: Sequence[ReadRow], facts: TokenFacts, own: bytes | None) -> Finding | None:
+    used = [row for row in rows if row.family is not None and row.family.markers]
+    # a row or two may be about templates
+    if not rows or len(used) < _MOST_ROWS * len(rows):
+        return None
+    family = max((f for f in FAMILIES if f.markers), key=lambda f: sum(row.family is f for row in used))
+    used = [row for row in used if row.family is family]
+    single = {meaning.data for meaning in facts.meanings if meaning.data in family.markers}
+    pieces, whole = _cut(used, family)
+    if single and pieces and not whole:
+        return _in_pieces(used, family, facts, pieces, known=True)
+    if own is not None and not any(marker in own for marker in family.markers):
+        return _foreign(used, family, own)
+    # where the tokenizer's own template spells its markers as text, that is how its model was taught
+    if not single and own is None and not whole and _is_control(family):
+        return _in_pieces(used, family, facts, pieces, known=False)
+    return None
+
+
+def _cut(rows: Sequence[ReadRow], family: Family) -> tuple[int, int]:
+    """How many markers stand in several tokens, and how many are one token."""
+    pieces = whole = 0
+    for row in rows:
+        for marker in family.markers:
+            at = row.text.find(marker)
+            while at >= 0:
+                tokens = row.tokens_of(at, at + len(marker))
+                pieces, whole = pieces + (len(tokens) > 1), whole + (len(tokens) == 1)
+                at = row.text.find(marker, at + len(marker))
+    return pieces, whole
+
+
+def _is_control(family: Family) -> bool:
+    """Whether the markers are meant as tokens of their own; those of Llama 2, Mistral and Zephyr are plain text."""
+    return family.name in ("ChatML", "Llama 3", "Gemma", "DeepSeek")
+
+
+def _in_pieces(rows: Sequence[ReadRow], family: Family, facts: TokenFacts, pieces: int, *, known: bool) -> Finding:
+    row = rows[0]
+    match = family.asks.search(row.text)
+    begin, end = match.span() if match else (0, 1)
+    tokens = row.placed.ids[row.tokens_of(begin, end)]
+    return Finding(
+        id="markers-in-pieces",
+        severity="error" if known and len(rows) >= 2 else "warning",
+        title="The markers of the chat template are spelled out in pieces.",
+        seen=(
+            f"{len(rows):,} rows in the template {family.name}; {pieces:,} markers in several tokens, 0 as one token",
+            "the tokenizer has a token for them" if known else "the tokenizer has no token for them",
+        ),
+        example=(f"{row.placed.row.origin}: {'·'.join(token_names(tokens, facts))}",),
+        means="A model of this template was taught the marker as one token and has never seen these pieces: it reads "
+        "the turns as text. The rows were encoded with special tokens split, or by a tokenizer that lacks them."
+        if known
+        else "The student spends several tokens on every marker and has to learn them as text; a teacher that knows "
+        "them as tokens reads another sequence.",
+        do=(
+            "encode with split_special_tokens=False; apply_chat_template(…, tokenize=True) does"
+            if known
+            else "add the markers as special tokens before training, and resize the embeddings; or use a template "
+            "whose markers are plain text",
+        ),
+    )
+
+
+def _foreign(rows: Sequence[ReadRow], family: Family, own: bytes) -> Finding:
+    row = rows[0]
+    names = [other.name for other in FAMILIES if other.markers and any(marker in own for marker in other.markers)]
+    return Finding(
+        id="template-of-another-family",
+        severity="warning",
+        title="The rows are in another chat template than the tokenizer's own.",
+        seen=(
+            f"{len(rows):,} rows in the template {family.name}",
+            f"the tokenizer's own: {names[0] if names else own.decode('utf-8', 'replace')[:80]!r}",
+        ),
+        example=(f"{row.placed.row.origin}: {row.text[:160].decode('utf-8', 'replace')!r}",),
+        means="The model has been taught its turns by other markers. What it knows about answering is bound to those, "
+        "and a teacher asked in a foreign template gives worse answers and other probabilities.",
+        do=("render with the tokenizer's own template: tokenizer.apply_chat_template(messages)",),
+    )

@@ -1,0 +1,1 @@
+"""What a loss function does, judged by its behaviour."""

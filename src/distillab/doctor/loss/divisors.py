@@ -1,0 +1,107 @@
+"""What follows from the quantity that a loss is divided by."""
+
+from __future__ import annotations
+
+from distillab.doctor.loss.formulas import Fit
+from distillab.doctor.loss.reduction import LEFT_PADDING, MORE_PADDING, MORE_PROMPT, UNUSED_TOKENS, Reduction
+from distillab.doctor.loss.subject import Subject
+from distillab.records.findings import Finding
+
+_BY_TOKENS = "divide by the number of scored tokens: (values * mask).sum() / mask.sum()"
+_NATS = ("forward_kl", "reverse_kl", "jensen_shannon", "skewed_forward_kl", "skewed_reverse_kl", "mixed_kl")
+
+
+def divisor_findings(subject: Subject, reduction: Reduction | None, part: str, fit: Fit | None) -> list[Finding]:
+    """A divisor that holds the vocabulary, unscored positions or nothing of the length.
+
+    Args:
+        part: what the reduction is of, in words.
+        fit: the formula of that part; None for the labels' cross-entropy.
+    """
+    if reduction is None:
+        return []
+    divisor = reduction.divisor
+    counts_padding = bool((subject.footprint.student & (subject.batch.attention == 0)).any())
+    if divisor is None:
+        return [] if counts_padding else _depends_on_padding(reduction, part)
+    findings = []
+    seen = (f"{part}: {divisor.words}",)
+    if divisor.vocabulary:
+        nats = fit is None or (fit.holds and fit.formula.family in _NATS)
+        squared = fit is not None and fit.holds and fit.formula.family.startswith("squared")
+        findings.append(
+            Finding(
+                id="loss-divided-by-vocabulary",
+                severity="error" if nats else "note" if squared else "warning",
+                title="The loss is divided by the size of the vocabulary.",
+                seen=(
+                    *seen,
+                    f"{_change(reduction, UNUSED_TOKENS)} with 9 more tokens that nobody uses",
+                ),
+                means="A divergence is a sum over the vocabulary. As a mean it is V times too small: with 32,000 "
+                "tokens a KL of 1 nat reads 0.00003, and beside a cross-entropy it has no effect.",
+                do=("sum over the vocabulary: kl_div(…, reduction='none').sum(dim=-1)", _BY_TOKENS),
+            )
+        )
+    counts_it_all = divisor.kind == "attended" and _counts_all_tokens(subject)
+    if divisor.kind in ("positions", "attended") and subject.takes_mask and not counts_padding and not counts_it_all:
+        findings.append(_unscored(subject, reduction, seen, divisor.kind))
+    if divisor.kind == "batch" and not divisor.vocabulary:
+        findings.append(
+            Finding(
+                id="loss-grows-with-length",
+                severity="warning",
+                title="The loss is a sum over each sequence's tokens, divided by the number of sequences.",
+                seen=(*seen, "kl_div(reduction='batchmean') does this for logits of shape (B, L, V)"),
+                means="Value and gradient grow with the length of the answers, and so does the learning rate that is "
+                "in effect. Beside a mean over tokens, as in a cross-entropy, its weight is the mean answer length.",
+                do=("flatten to (tokens, V) before kl_div(reduction='batchmean')", _BY_TOKENS),
+            )
+        )
+    return findings
+
+
+def _counts_all_tokens(subject: Subject) -> bool:
+    unscored = (subject.batch.attention == 1) & ~subject.batch.scored
+    return bool((subject.footprint.student & unscored).any())
+
+
+def _unscored(subject: Subject, reduction: Reduction, seen: tuple[str, ...], kind: str) -> Finding:
+    scored, every = int(subject.batch.scored.sum()), subject.batch.labels.numel()
+    padding = kind == "positions"
+    return Finding(
+        id="loss-divides-by-unscored-positions",
+        severity="error" if padding and subject.padded else "warning",
+        title="The loss counts scored positions only, but is divided by others too.",
+        seen=(
+            *seen,
+            f"{scored} of {every} positions are scored here",
+            *([f"{_change(reduction, MORE_PADDING)} with {MORE_PADDING}"] if padding else []),
+            f"{_change(reduction, MORE_PROMPT)} with {MORE_PROMPT}",
+        ),
+        means="Longer prompts, or a longer row in the same batch, make the loss and the gradient smaller, although "
+        "what is learned is the same.",
+        do=(_BY_TOKENS, "values[mask].mean()"),
+    )
+
+
+def _depends_on_padding(reduction: Reduction, part: str) -> list[Finding]:
+    changed = [words for words in (MORE_PADDING, LEFT_PADDING) if abs(reduction.changes.get(words, 1.0) - 1.0) > 1e-2]
+    if not changed:
+        return []
+    right = MORE_PADDING in changed
+    return [
+        Finding(
+            id="loss-depends-on-padding",
+            severity="error" if right else "warning",
+            title="The loss depends on padding.",
+            seen=tuple(f"{part}: {_change(reduction, words)} with {words}" for words in changed),
+            means="The same rows give another loss when they are padded differently, so it depends on what a row is "
+            "batched with." + ("" if right else " This matters where batches are padded on the left."),
+            do=(_BY_TOKENS, "select positions by the labels, not by lengths"),
+        )
+    ]
+
+
+def _change(reduction: Reduction, words: str) -> str:
+    return f"the gradient is multiplied by {reduction.changes[words]:.3g}" if words in reduction.changes else "refused"

@@ -1,0 +1,176 @@
+"""What a loss does with numbers that are hard: −inf, large gaps, nothing scored, bfloat16, another width."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from distillab.doctor.loss.subject import Subject
+from distillab.doctor.loss.world import fresh_logits
+from distillab.records.findings import Finding
+
+# A student this near to the teacher is what a run ends with.
+_NEAR = 0.1
+_GAP = 60.0
+_MASKED = 3
+
+
+def number_findings(subject: Subject) -> list[Finding]:
+    """All of this module's checks."""
+    return [
+        *_minus_infinity(subject),
+        *_large_gaps(subject),
+        *_nothing_scored(subject),
+        *_bfloat16(subject),
+        *_other_width(subject),
+    ]
+
+
+def _minus_infinity(subject: Subject) -> list[Finding]:
+    batch = subject.batch
+    free = torch.ones(batch.student.shape[2], dtype=torch.bool)
+    free[batch.labels[batch.labels >= 0]] = False
+    ids = free.nonzero()[:_MASKED, 0]
+    if len(ids) == 0:
+        return []
+
+    def masked(logits: torch.Tensor) -> torch.Tensor:
+        return logits.index_fill(2, ids, -torch.inf)
+
+    cases = {
+        "the teacher's logits of some tokens are −inf": replace(batch, teacher=masked(batch.teacher)),
+        "both sides' logits of some tokens are −inf": replace(
+            batch, teacher=masked(batch.teacher), student=masked(batch.student)
+        ),
+    }
+    seen = []
+    for words, tried in cases.items():
+        now = subject.caller.attempt(tried)
+        # where the true value is infinite, as a reverse KL's is, the gradient may be what it likes
+        if now is not None and now.has_nan and abs(now.value) != float("inf"):
+            what = "value and gradient are" if now.value != now.value else "the gradient is"
+            seen.append(f"{words}: {what} NaN")
+    if not seen:
+        return []
+    return [
+        Finding(
+            id="loss-nan-at-minus-infinity",
+            severity="warning",
+            title="A token that has no mass makes the loss NaN.",
+            seen=tuple(seen),
+            means="0 · (−inf) is NaN in floating point, though such a token has no share in a divergence. One masked "
+            "vocabulary entry and the run is lost; trainers that filter NaN print 0.0.",
+            do=(
+                "cut unused vocabulary off before the softmax, on both sides",
+                "replace −inf by torch.finfo(logits.dtype).min, or 0 · (−inf) by 0 (torch.where, nan_to_num)",
+            ),
+        )
+    ]
+
+
+def _large_gaps(subject: Subject) -> list[Finding]:
+    batch = subject.batch
+    tried = replace(batch, student=batch.student * _GAP, teacher=batch.teacher * _GAP)
+    now = subject.caller.attempt(tried)
+    if now is None or now.finite:
+        return []
+    return [
+        Finding(
+            id="loss-not-finite-at-large-gaps",
+            severity="warning",
+            title="Logits that are far apart make the loss or its gradient infinite or NaN.",
+            seen=(f"logits between {tried.teacher.min():.0f} and {tried.teacher.max():.0f}: value {now.value:g}",),
+            means="A probability underflows to 0 before its logarithm is taken. In 16 bits this happens much earlier.",
+            do=("log_softmax(logits) instead of log(softmax(logits))", "clamp nothing: an ε changes the gradient"),
+        )
+    ]
+
+
+def _nothing_scored(subject: Subject) -> list[Finding]:
+    if "labels" not in subject.caller.takes or subject.caller.given == "scored":
+        return []
+    now = subject.caller.attempt(replace(subject.batch, labels=torch.full_like(subject.batch.labels, -100)))
+    if now is None or not now.has_nan:
+        return []
+    in_gradient = bool(now.gradient.isnan().any())
+    return [
+        Finding(
+            id="loss-nan-when-nothing-is-scored",
+            severity="warning" if in_gradient else "note",
+            title="A batch in which nothing is scored gives NaN.",
+            seen=("all labels -100: value NaN, gradient " + ("NaN" if in_gradient else "finite"),),
+            means="It is 0/0. Such a batch comes from rows whose answers were cut away, or from small micro-batches. "
+            + ("One makes all weights NaN." if in_gradient else "The weights survive, the logged mean does not."),
+            do=("drop rows without a scored token before batching", "divide by mask.sum().clamp(min=1)"),
+        )
+    ]
+
+
+def _bfloat16(subject: Subject) -> list[Finding]:
+    batch = subject.batch
+    near = batch.teacher + _NEAR * fresh_logits(batch, seed=13)
+    teacher, student = batch.teacher.bfloat16(), near.bfloat16()
+    exact = subject.caller.attempt(replace(batch, student=student.float(), teacher=teacher.float()))
+    rounded = subject.caller.attempt(replace(batch, student=student, teacher=teacher))
+    if exact is None or rounded is None or not exact.finite:
+        return []
+    size = float(exact.gradient.norm())
+    off = float((rounded.gradient - exact.gradient).norm()) / max(size, 1e-30)
+    if off < 0.25:
+        return []
+    return [
+        Finding(
+            id="loss-imprecise-in-bfloat16",
+            severity="warning",
+            title="In bfloat16 the gradient of this loss is mostly rounding once the student is near the teacher.",
+            seen=(
+                f"the same logits: value {exact.value:.4g} in float32, {rounded.value:.4g} in bfloat16",
+                f"the gradient is off by {off:.0%} of its length",
+            ),
+            means="bfloat16 keeps about three figures, and a divergence is a small difference of larger numbers.",
+            do=("student_logits.float() and teacher_logits.float() before the softmax",),
+        )
+    ]
+
+
+def _other_width(subject: Subject) -> list[Finding]:
+    batch = subject.batch
+    more = fresh_logits(batch, seed=17)[..., :5]
+    wider = replace(batch, teacher=torch.cat([batch.teacher, more], dim=2))
+    now = subject.caller.attempt(wider)
+    if now is None or not subject.footprint.teacher.any():
+        return []
+    cut = abs(now.value - subject.base.value) < 1e-5 * abs(subject.base.value)
+    vocabulary = batch.student.shape[2]
+    return [
+        Finding(
+            id="loss-accepts-other-width",
+            severity="note" if cut else "warning",
+            title="A teacher with a larger vocabulary is accepted without a word.",
+            seen=(
+                f"{vocabulary} tokens of the student, {vocabulary + 5} of the teacher: value {now.value:.4g}",
+                f"with the teacher cut to {vocabulary} before its softmax: {subject.base.value:.4g}",
+            ),
+            means="Two vocabularies of different size may be one vocabulary with unused rows, or two that have nothing "
+            "in common; the function cannot know, and does something in either case.",
+            do=("compare the tokenizers first: distillab check", "refuse other widths; cut unused rows on purpose"),
+        )
+    ]
+
+
+def input_findings(changed: tuple[str, ...]) -> list[Finding]:
+    """Whether the function writes into the logits that it is given."""
+    if not changed:
+        return []
+    return [
+        Finding(
+            id="loss-changes-its-inputs",
+            severity="warning",
+            title="The function writes into the logits that it is given.",
+            seen=tuple(f"{side}'s logits are others after the call" for side in changed),
+            means="Whatever reads them afterwards, another term, a metric, a second call, reads other numbers; where "
+            "autograd needs the old ones, it stops with an error.",
+            do=("write logits = logits / T, not logits /= T or logits.div_(T)",),
+        )
+    ]

@@ -1,0 +1,191 @@
+"""By what a loss function divides: seen from one position's gradient in batches of other shapes.
+
+The watched position keeps its logits and its label in all of them, so its gradient changes by the divisor alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from distillab.doctor.loss.call import LossCaller
+from distillab.doctor.loss.footprint import HardPart
+from distillab.doctor.loss.world import (
+    WATCHED,
+    LogitBatch,
+    padded_left,
+    with_columns,
+    with_fewer_scored,
+    with_rows,
+    with_unused_tokens,
+)
+
+_TOLERANCE = 3e-3
+UNUSED_TOKENS = "nine more tokens in the vocabulary that nobody uses"
+MORE_PROMPT = "four more prompt tokens in every row"
+MORE_PADDING = "five more columns of padding"
+LEFT_PADDING = "padding on the left"
+# Tokens of which the gradient is watched: they are in every variation of the vocabulary.
+_FIRST_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class Divisor:
+    """Something that a sum over positions may be divided by. of: its size for a batch, given the divisor of its row 0.
+
+    kind: sum, tokens, sequences, batch (grows with length), positions (counts what is not scored), attended.
+    """
+
+    kind: str
+    words: str
+    of: Callable[[LogitBatch], float]
+    vocabulary: bool = False
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """divisor: None where no known one explains the gradients. changes: variation -> factor of the watched gradient.
+
+    turned: the largest change of direction of that gradient, as a share of its length.
+    """
+
+    divisor: Divisor | None
+    changes: dict[str, float]
+    turned: float
+
+
+def _sized(batch: LogitBatch) -> tuple[float, float, float, float, float, float]:
+    rows, length, _ = batch.student.shape
+    own = float(batch.scored[0].sum())
+    return (
+        float(rows),
+        float(length),
+        float(batch.scored.sum()),
+        own,
+        float(batch.attention.sum()),
+        float(batch.attention[0].sum()),
+    )
+
+
+def _divisors() -> tuple[Divisor, ...]:
+    def predicted(batch: LogitBatch) -> float:
+        return float(batch.attention[:, 1:].sum())
+
+    plain = (
+        Divisor("tokens", "mean over scored tokens", lambda b: _sized(b)[2]),
+        Divisor("sum", "sum over tokens", lambda b: 1.0),
+        Divisor("sequences", "mean over each sequence's tokens, then over sequences", lambda b: _product(b, 0, 3)),
+        Divisor("row_means", "mean over each sequence's tokens, summed over sequences", lambda b: _sized(b)[3]),
+        Divisor("batch", "sum over each sequence's tokens, divided by the number of sequences", lambda b: _sized(b)[0]),
+        Divisor("positions", "divided by all B × L positions", lambda b: _product(b, 0, 1)),
+        Divisor("positions", "divided by all B × (L − 1) positions", lambda b: b.student.shape[0] * (_sized(b)[1] - 1)),
+        Divisor("positions", "divided by L, the padded length", lambda b: _sized(b)[1]),
+        Divisor("positions", "divided by L − 1, the padded length", lambda b: _sized(b)[1] - 1),
+        Divisor("attended", "divided by all tokens of the attention mask", lambda b: _sized(b)[4]),
+        Divisor("attended", "divided by all tokens that some position predicts", predicted),
+        Divisor("attended", "divided by each row's tokens, then by the sequences", lambda b: _product(b, 0, 5)),
+    )
+    return plain + tuple(
+        Divisor(one.kind, one.words + ", and by V, the size of the vocabulary", _times_vocabulary(one.of), True)
+        for one in plain
+    )
+
+
+def _product(batch: LogitBatch, first: int, second: int) -> float:
+    sizes = _sized(batch)
+    return sizes[first] * sizes[second]
+
+
+def _times_vocabulary(of: Callable[[LogitBatch], float]) -> Callable[[LogitBatch], float]:
+    return lambda batch: of(batch) * batch.student.shape[2]
+
+
+DIVISORS = _divisors()
+
+
+def variations(batch: LogitBatch, *, padded: bool) -> dict[str, LogitBatch]:
+    """Batches of other shapes that all hold the watched row."""
+    made = {
+        "the first row alone": with_rows(batch, [0]),
+        "the first two rows": with_rows(batch, [0, 1]),
+        "every row twice": with_rows(batch, [0, 1, 2, 3, 0, 1, 2, 3]),
+        MORE_PROMPT: with_columns(batch, 4, prompt=True, left=True),
+        UNUSED_TOKENS: with_unused_tokens(batch, 9),
+        "two of the first row's tokens no longer scored": with_fewer_scored(batch),
+    }
+    if padded:
+        made[MORE_PADDING] = with_columns(batch, 5, prompt=False, left=False)
+        made[LEFT_PADDING] = padded_left(batch)
+    return made
+
+
+def measured_reductions(
+    caller: LossCaller, batch: LogitBatch, hard: HardPart, *, padded: bool
+) -> tuple[Reduction | None, Reduction | None]:
+    """Watches the gradient of the first row's position `WATCHED` through all variations.
+
+    Returns:
+        The reduction of what is read from the teacher, and of the cross-entropy with labels; None for a part that
+        has no gradient there.
+    """
+    base = _watched(caller, batch, hard)
+    if base is None:
+        return None, None
+    soft_base, hard_base = base
+    size = float(soft_base.norm())
+    # what is left of a gradient where everything is taken away is rounding
+    has_soft, has_hard = size > 1e-4 * (size + abs(hard_base)), abs(hard_base) > 0
+    soft: dict[str, float] = {}
+    labels: dict[str, float] = {}
+    turned, tried_batches = 0.0, {"": batch}
+    for words, tried in variations(batch, padded=padded).items():
+        now = _watched(caller, tried, hard)
+        if now is None:
+            continue
+        tried_batches[words] = tried
+        if has_soft:
+            soft[words] = float(now[0] @ soft_base) / size**2
+            turned = max(turned, float((now[0] - soft[words] * soft_base).norm()) / size)
+        if has_hard:
+            labels[words] = now[1] / hard_base
+    return (
+        Reduction(_explained(soft, tried_batches), soft, turned) if has_soft else None,
+        Reduction(_explained(labels, tried_batches), labels, 0.0) if has_hard else None,
+    )
+
+
+def _watched(caller: LossCaller, batch: LogitBatch, hard: HardPart) -> tuple[Tensor, float] | None:
+    """The teacher's part of the watched gradient, (V,) over the tokens of the first batch, and the labels' weight."""
+    measured = caller.attempt(batch)
+    if measured is None:
+        return None
+    at = WATCHED + batch.start
+    gradient = measured.gradient[0, at].double()
+    weight = 0.0
+    if hard.offset is not None:
+        labels = batch.labels.clone()
+        before = int(labels[0, at - hard.offset])
+        after = (before + 1) % _FIRST_TOKENS
+        labels[0, at - hard.offset] = after
+        moved = caller(replace(batch, labels=labels)).gradient[0, at].double() - gradient
+        weight = float(moved[before] - moved[after]) / 2
+        here = HardPart(torch.tensor([[weight]]), torch.tensor([[before]]), -1, True, hard.temperature, hard.smoothing)
+        gradient = gradient - here.gradient(batch.student[:1, at : at + 1])[0, 0].double()
+    return gradient[:_FIRST_TOKENS], weight
+
+
+def _explained(changes: dict[str, float], batches: dict[str, LogitBatch]) -> Divisor | None:
+    """The first divisor whose sizes explain all changes.
+
+    Where none does, the variation of the vocabulary is left out: a loss that reads all tokens alike, as a distance of
+    logits does, changes with it in its own way.
+    """
+    for known in (changes, {words: now for words, now in changes.items() if words != UNUSED_TOKENS}):
+        for divisor in DIVISORS:
+            here = divisor.of(batches[""])
+            if all(abs(now * divisor.of(batches[words]) / here - 1.0) < _TOLERANCE for words, now in known.items()):
+                return divisor
+    return None

@@ -1,0 +1,142 @@
+"""What a loss function's temperature does: where it enters, and how the gradient grows with it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from distillab.doctor.loss.footprint import measured_hard_part
+from distillab.doctor.loss.formulas import Fit, best_temperature, fitted
+from distillab.doctor.loss.subject import Subject, alike
+from distillab.records.findings import Finding
+
+_TRIED = (1.0, 2.0, 4.0)
+
+
+@dataclass(frozen=True)
+class TemperatureResponse:
+    """found: the softmax's temperature for each that is asked for. power: the loss is multiplied by T to that power.
+
+    hard_power: the power of T by which the weight of the cross-entropy with labels grows; None without such a part.
+    """
+
+    found: tuple[float, ...] | None
+    power: float | None
+    hard_power: float | None
+    without_effect: bool
+
+    @property
+    def follows(self) -> bool:
+        """Whether the softmax has the temperature that is asked for."""
+        return self.found is None or all(
+            abs(found / asked - 1) < 0.02 for found, asked in zip(self.found, _TRIED, strict=True)
+        )
+
+
+def measured_response(subject: Subject, fit: Fit | None) -> TemperatureResponse | None:
+    """Calls the function at temperatures 1, 2 and 4; None where it has none, or cannot be called so."""
+    if subject.caller.temperature is None:
+        return None
+    calls = [subject.caller.attempt(subject.batch, temperature=asked) for asked in _TRIED]
+    measured = [one for one in calls if one is not None and one.finite]
+    if len(measured) < len(_TRIED):
+        return None
+    if all(alike(measured[0], one) for one in measured[1:]):
+        return TemperatureResponse(None, None, None, True)
+    hard_power = None
+    hard = [
+        measured_hard_part(subject.caller, subject.batch, one, temperature=asked)
+        for asked, one in zip(_TRIED, measured, strict=True)
+    ]
+    if hard[0].offset is not None:
+        weights = [float(one.weight.abs().sum()) for one in hard]
+        hard_power = math.log(weights[2] / weights[0], 4.0) if min(weights) > 0 else None
+    known = fit is not None and fit.holds and fit.formula.tempered and fit.formula.mistake is None
+    if not known or fit is None or subject.hard.temperature != 1.0 or not subject.reads_teacher_alone:
+        return TemperatureResponse(None, None, hard_power, False)
+    at = subject.footprint.teacher
+    student, teacher = subject.batch.student[at], subject.batch.teacher[at]
+    found, sizes = [], []
+    for one, part in zip(measured, hard, strict=True):
+        part = (
+            part
+            if subject.hard.smoothing == 0
+            else type(part)(part.weight, part.target, part.offset, part.pure, 1.0, subject.hard.smoothing)
+        )
+        gradient = (one.gradient - part.gradient(subject.batch.student))[at]
+        warmth = best_temperature(fit.formula, student, teacher, gradient)
+        found.append(warmth)
+        sizes.append(float(fitted(fit.formula, warmth, student, teacher, gradient.double()).weights.abs().sum()))
+    power = math.log(sizes[2] / sizes[0], 4.0) if min(sizes) > 0 else None
+    return TemperatureResponse(tuple(found), power, hard_power, False)
+
+
+def temperature_findings(subject: Subject, response: TemperatureResponse | None) -> list[Finding]:
+    """A temperature without effect, in the wrong place, or with an unusual factor."""
+    if response is None:
+        return []
+    name = subject.caller.temperature
+    if response.without_effect:
+        return [
+            Finding(
+                id="loss-temperature-without-effect",
+                severity="error",
+                title="The temperature of this function changes nothing.",
+                seen=(f"{name} = 1, 2 and 4 give the same value, {subject.base.value:.4g}, and the same gradient",),
+                means="The setting is read by nobody. Results that are compared over temperatures are the same run.",
+                do=("divide both sides' logits by it before the softmax",),
+            )
+        ]
+    findings = []
+    asked = ", ".join(f"{one:g}" for one in _TRIED)
+    if response.found is not None and not response.follows:
+        findings.append(_misplaced(subject, response.found, asked))
+    elif response.power is not None and min(abs(response.power), abs(response.power - 2.0)) > 0.05:
+        findings.append(
+            Finding(
+                id="loss-temperature-unusual-factor",
+                severity="warning",
+                title="The loss is multiplied by an unusual power of the temperature.",
+                seen=(f"the factor grows like T to the power {response.power:.2f}; customary are 0 and 2",),
+                means="Soft gradients fall as 1/T²; with T² their size does not depend on T (Hinton et al. 2015), "
+                "without it the weight against the labels does. With any other power it depends on T in a new way.",
+                do=("multiply the teacher's part by T², or by nothing, and say which",),
+            )
+        )
+    if response.hard_power is not None and abs(response.hard_power) > 0.05:
+        findings.append(
+            Finding(
+                id="loss-temperature-in-hard-part",
+                severity="warning",
+                title="The temperature also changes the cross-entropy with labels.",
+                seen=(
+                    f"the labels' gradient grows like T to the power {response.hard_power:.2f}; customary is 0",
+                    f"temperature of its logits at {name} = 2: {subject.hard.temperature:.3g}",
+                ),
+                means="The student's own next-token probabilities, at temperature 1, are what it writes with. A "
+                "cross-entropy at another temperature, or times T², trains something else, or with another weight.",
+                do=("give the labels' part the raw logits and a weight of its own; multiply only the teacher's part",),
+            )
+        )
+    return findings
+
+
+def _misplaced(subject: Subject, found: tuple[float, ...], asked: str) -> Finding:
+    words = ", ".join(f"{one:.3g}" for one in found)
+    inverted = all(abs(one * wanted - 1) < 0.02 for one, wanted in zip(found, _TRIED, strict=True))
+    constant = max(found) - min(found) < 0.02 * max(found)
+    why = (
+        "the logits are multiplied by it"
+        if inverted
+        else "only the value is multiplied by it"
+        if constant
+        else "it enters in another way"
+    )
+    return Finding(
+        id="loss-temperature-misplaced",
+        severity="error" if inverted or constant else "warning",
+        title="The temperature is not the one of the softmax.",
+        seen=(f"{subject.caller.temperature} = {asked} gives softmax temperatures {words}: {why}",),
+        means="A temperature above 1 is meant to soften both distributions, so that unlikely tokens teach too.",
+        do=("divide: softmax(logits / T, dim=-1), on both sides",),
+    )

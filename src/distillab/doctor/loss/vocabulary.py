@@ -1,0 +1,148 @@
+"""How a loss reads the vocabulary: the softmax's dimension, the identity of tokens, the teacher's tail.
+
+Shape letters: B sequences, L positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from distillab.doctor.loss.call import Measured
+from distillab.doctor.loss.subject import NOTHING_LEFT, Subject, alike
+from distillab.doctor.loss.world import LogitBatch, renamed
+from distillab.records.findings import Finding
+
+# A teacher this flat gives its tail a mass that can be seen.
+_FLATTENED = 0.3
+
+
+def softmax_findings(subject: Subject) -> list[Finding]:
+    """A softmax does not see a number that is added to all logits over which it goes."""
+    sides = ["teacher"] if subject.hard.offset is not None else ["student", "teacher"]
+    for side in sides:
+        rows, length, vocabulary = subject.batch.student.shape
+        generator = torch.Generator().manual_seed(5)
+        over_tokens = torch.randn(rows, length, 1, generator=generator) * 2.0
+        over_others = torch.randn(1, 1, vocabulary, generator=generator) * 2.0
+        right, wrong = _added(subject, side, over_tokens), _added(subject, side, over_others)
+        if right is None or wrong is None or alike(right, subject.base, share=1e-3):
+            continue
+        if alike(wrong, subject.base, share=1e-3):
+            return [
+                Finding(
+                    id="loss-softmax-over-wrong-dimension",
+                    severity="error",
+                    title="A softmax goes over positions or rows instead of over the vocabulary.",
+                    seen=(
+                        f"a number added to all of the {side}'s logits of a position changes the value from "
+                        f"{subject.base.value:.4g} to {right.value:.4g}; a softmax over tokens would not see it",
+                        f"a number added to one token at all positions does not: {wrong.value:.4g}",
+                    ),
+                    means="What is compared are not next-token distributions. It is still zero for equal logits, and "
+                    "it falls during training.",
+                    do=("write dim=-1 in every softmax and log_softmax", "the default of old calls without dim is not"),
+                )
+            ]
+    return []
+
+
+def _added(subject: Subject, side: str, number: Tensor) -> Measured | None:
+    batch = subject.batch
+    changed = (
+        replace(batch, student=batch.student + number)
+        if side == "student"
+        else replace(batch, teacher=batch.teacher + number)
+    )
+    return subject.caller.attempt(changed)
+
+
+def token_findings(subject: Subject) -> list[Finding]:
+    """Whether the value depends on the order of the ids, on which token is which, and on the teacher's tail."""
+    findings = []
+    other = subject.caller.attempt(renamed(subject.batch, seed=3))
+    if other is not None and abs(other.value - subject.base.value) > 1e-4 * abs(subject.base.value):
+        findings.append(
+            Finding(
+                id="loss-depends-on-token-order",
+                severity="warning",
+                title="The value changes when tokens get other ids on both sides and in the labels.",
+                seen=(f"value {subject.base.value:.4g}; with renamed tokens {other.value:.4g}",),
+                means="Some ids are treated differently from others: the vocabulary is cut, some tokens are weighted, "
+                "or an index is used as a quantity.",
+                do=("fine where tokens are weighted on purpose; otherwise look for a slice or a comparison of ids",),
+            )
+        )
+    if _is_blind(subject):
+        findings.append(
+            Finding(
+                id="loss-blind-to-token-identity",
+                severity="note" if subject.hard.offset is not None else "warning",
+                title="The loss does not see which token has which probability.",
+                seen=("the teacher's logits in another order of tokens give the same value and gradient",),
+                means="Sorted probabilities are compared. A student that is sure of the wrong token is as good as one "
+                "that is sure of the right one.",
+                do=("use it beside a cross-entropy with labels", "with a shared tokenizer take forward_kl instead"),
+            )
+        )
+    else:
+        findings += _tail_findings(subject)
+    return findings
+
+
+def _is_blind(subject: Subject) -> bool:
+    order = torch.randperm(subject.batch.teacher.shape[-1], generator=torch.Generator().manual_seed(11))
+    now = subject.caller.attempt(replace(subject.batch, teacher=subject.batch.teacher[..., order]))
+    return now is not None and subject.teacher_is_target and alike(now, subject.base)
+
+
+def _tail_findings(subject: Subject) -> list[Finding]:
+    kept = kept_tokens(subject)
+    if kept is None or not subject.teacher_is_target or not subject.reads_teacher_alone:
+        return []
+    order = subject.batch.teacher.argsort(dim=-1, descending=True)
+    in_tail = subject.soft_gradient.gather(-1, order)[..., kept:]
+    tail_is_seen = float(in_tail.norm()) > 1e-3 * float(subject.soft_gradient.norm())
+    if subject.left_at_teacher < NOTHING_LEFT and tail_is_seen:
+        return []
+    return [
+        Finding(
+            id="loss-drops-teacher-tail",
+            severity="warning",
+            title="Of the teacher's distribution only the most likely tokens are read; nothing stands for the rest.",
+            seen=(
+                f"only the teacher's {kept} most likely of {order.shape[-1]} tokens have an influence",
+                f"gradient at student = teacher: {subject.left_at_teacher:.1%} of that at independent logits",
+                f"the student's other tokens have {'a' if tail_is_seen else 'no'} gradient",
+            ),
+            means="Either the student is driven to give the rest no mass (over-confident by one over the kept mass), "
+            "or its mass there is not held by anything.",
+            do=(
+                "give the rest a cell of its own: one more outcome with the teacher's remaining mass and the student's",
+                "in distillab: top_k_divergence, which keeps the tail cell",
+            ),
+        )
+    ]
+
+
+def kept_tokens(subject: Subject) -> int | None:
+    """How many of the teacher's most likely tokens are read; None where all are."""
+    batch = subject.batch
+    flat = replace(batch, teacher=batch.teacher * _FLATTENED)
+    base = subject.caller.attempt(flat)
+    if base is None:
+        return None
+    vocabulary = batch.teacher.shape[-1]
+    for kept in range(1, vocabulary - 1):
+        now = subject.caller.attempt(_tail_reversed(flat, kept))
+        if now is not None and alike(now, base):
+            return kept
+    return None
+
+
+def _tail_reversed(batch: LogitBatch, kept: int) -> LogitBatch:
+    values, order = batch.teacher.sort(dim=-1, descending=True)
+    values = torch.cat([values[..., :kept], values[..., kept:].flip(-1)], dim=-1)
+    return replace(batch, teacher=torch.empty_like(values).scatter(-1, order, values))

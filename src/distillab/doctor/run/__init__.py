@@ -1,0 +1,1 @@
+"""What a run wrote: its log, its records."""

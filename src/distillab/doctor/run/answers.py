@@ -1,0 +1,158 @@
+"""What the trained student writes: does it stop, does it repeat itself, does it read its prompt?"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from distillab.doctor.run.logs_other import read_json_lines
+from distillab.errors import DataError
+from distillab.records import Examined, Finding, RunRecord
+
+_FEWEST = 10
+_SAME_SHARE = 0.5
+_LONGEST_SHOWN = 100
+_REPEATED = 0.5
+_WORDS = 12
+_SHORT = 1.5
+
+
+def examine_answers(record: RunRecord, folder: Path) -> Examined:
+    """Generations of a finished run: never ending, repeating themselves, the same for every prompt, next to empty.
+
+    Args:
+        record: of the run.
+        folder: that holds its held_out.jsonl.
+    Raises:
+        DataError: that file is damaged.
+    """
+    generation = record.evaluation.generation
+    if generation is None or generation.n < _FEWEST:
+        return Examined(probe="run-answers", looked_at="0 answers", not_done="the run generated too few answers")
+    rows = _rows(folder / "held_out.jsonl")
+    answers = [row["answer"] for row in rows if isinstance(row.get("answer"), str)]
+    lengths = [row["tokens"] for row in rows if isinstance(row.get("tokens"), int)]
+    expected = sum(lengths) / len(lengths) if lengths else None  # with the EOS
+    looked_at = f"{generation.n} greedy answers, of {generation.mean_tokens:.1f} tokens on average"
+    repeats = _repeats(answers)
+    found = [
+        _never_stops(record, expected, answers) if repeats is None else repeats,
+        _same(answers),
+        _nearly_empty(record, expected, answers),
+    ]
+    return Examined(probe="run-answers", looked_at=looked_at, findings=tuple(one for one in found if one is not None))
+
+
+def _rows(path: Path) -> Sequence[Mapping[str, Any]]:
+    if not path.exists():
+        raise DataError(
+            "A finished run has lost its held_out.jsonl.",
+            where=str(path),
+            fix="restore it, or give metrics.jsonl alone",
+        )
+    return [row.values for row in read_json_lines(path)[0]]
+
+
+def _never_stops(record: RunRecord, expected: float | None, answers: Sequence[str]) -> Finding | None:
+    generation = record.evaluation.generation
+    assert generation is not None
+    room = record.config.get("evaluation", {}).get("max_new_tokens")
+    # where the answers themselves need the room, not stopping says nothing
+    if not isinstance(room, int) or expected is None or expected > 0.6 * room or generation.stopped_by_eos >= 0.2:
+        return None
+    return Finding(
+        id="never-stops",
+        severity="warning",
+        title="The student does not end its answers.",
+        seen=(
+            f"{generation.stopped_by_eos:.0%} of {generation.n} answers end by EOS within {room} tokens",
+            f"the held-out answers have {expected:.1f} tokens on average, EOS included",
+        ),
+        example=_shown(answers),
+        means="Exact match, ROUGE and every judge see the right answer with a tail of text behind it. The EOS was most "
+        "often not trained: masked because padding has the same id, or cut off with the end of long answers.",
+        do=(
+            "look whether the EOS is supervised: `distillab doctor batch`; mask padding by length, never by id",
+            "count truncated rows: `distillab data`; raise data.max_tokens",
+        ),
+    )
+
+
+def _repeats(answers: Sequence[str]) -> Finding | None:
+    judged = [answer for answer in answers if len(answer.split()) >= _WORDS]
+    if len(answers) < _FEWEST or len(judged) < 0.2 * len(answers):
+        return None
+    looping = [answer for answer in judged if _repeated_share(answer) > _REPEATED]
+    if len(looping) < 0.3 * len(answers):
+        return None
+    return Finding(
+        id="repeats-itself",
+        severity="warning",
+        title="The student repeats itself.",
+        seen=(f"{len(looping)} of {len(answers)} answers: more than half of their groups of three words repeat",),
+        example=_shown(looping),
+        means="Greedy decoding has run into a loop. Small students do this when they have learned frequencies and not "
+        "the text, when EOS was never trained, or after a divergence that favours one mode.",
+        do=(
+            "look at the held-out loss: near the unigram line the student is not trained enough",
+            "look whether the EOS is supervised: `distillab doctor batch`",
+        ),
+    )
+
+
+def _repeated_share(answer: str) -> float:
+    words = answer.split()
+    groups = [tuple(words[at : at + 3]) for at in range(len(words) - 2)]
+    return 1 - len(set(groups)) / len(groups)
+
+
+def _same(answers: Sequence[str]) -> Finding | None:
+    if len(answers) < _FEWEST:
+        return None
+    answer, times = Counter(text.strip() for text in answers).most_common(1)[0]
+    if times < _SAME_SHARE * len(answers):
+        return None
+    return Finding(
+        id="same-answer",
+        severity="warning",
+        title="The student gives most prompts one and the same answer.",
+        seen=(f"{times} of {len(answers)} answers are the same text",),
+        example=_shown([answer]),
+        means="Unless most held-out rows have this answer, the student does not read its prompt. It has collapsed to "
+        "what is most frequent.",
+        do=(
+            "look at the labels and the input: `distillab doctor batch`",
+            "look at the held-out answers: `distillab data`",
+        ),
+    )
+
+
+def _nearly_empty(record: RunRecord, expected: float | None, answers: Sequence[str]) -> Finding | None:
+    generation = record.evaluation.generation
+    assert generation is not None
+    if expected is None or expected < 4 or generation.mean_tokens > _SHORT:
+        return None
+    return Finding(
+        id="answers-nearly-empty",
+        severity="warning",
+        title="The student ends its answers at once.",
+        seen=(
+            f"{generation.mean_tokens:.2f} tokens an answer on average, EOS included",
+            f"the held-out answers have {expected:.1f}",
+        ),
+        example=_shown(answers),
+        means="The EOS is the likeliest first token. It is trained where no answer begins (labels at the wrong "
+        "positions, padding that counts as EOS), or the teacher's ids mean other tokens.",
+        do=(
+            "look at the labels: `distillab doctor batch`",
+            "compare the tokenizers: `distillab check TEACHER STUDENT`",
+        ),
+    )
+
+
+def _shown(answers: Sequence[str]) -> tuple[str, ...]:
+    return tuple(
+        repr(text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 1] + "…") for text in list(answers)[:3]
+    )

@@ -1,0 +1,183 @@
+"""`audit_run`: what a finished, running or failed training run says about itself."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from distillab.doctor.run.answers import examine_answers
+from distillab.doctor.run.budget import examine_budget, examine_differences
+from distillab.doctor.run.confidence import examine_confidence
+from distillab.doctor.run.finite import examine_finite
+from distillab.doctor.run.gradients import examine_gradients
+from distillab.doctor.run.held_out import examine_held_out
+from distillab.doctor.run.learning_rate import examine_learning_rate
+from distillab.doctor.run.logs import Run, read_runs
+from distillab.doctor.run.order import examine_order
+from distillab.doctor.run.reference import examine_references
+from distillab.doctor.run.rescaled import examine_rescaling
+from distillab.doctor.run.schedule import examine_schedule
+from distillab.doctor.run.series import RunFacts
+from distillab.doctor.run.terms import examine_terms
+from distillab.errors import ConfigError
+from distillab.records import Examined, Finding, Investigation
+
+_PROBES = (
+    examine_references,
+    examine_rescaling,
+    examine_held_out,
+    examine_gradients,
+    examine_learning_rate,
+    examine_schedule,
+    examine_terms,
+    examine_confidence,
+    examine_budget,
+)
+_RUNS_SHOWN = 6
+_FACTS_A_RUN = 3
+
+
+def audit_run(
+    place: Path | str,
+    *,
+    vocabulary: int | None = None,
+    loss: Literal["cross_entropy", "divergence"] = "cross_entropy",
+    unigram_nats: float | None = None,
+    entropy_nats: float | None = None,
+    random_student: bool | None = None,
+    accumulation: int | None = None,
+) -> Investigation:
+    """Examine a run by what it wrote; nothing of it is executed, and nothing is trained.
+
+    Args:
+        place: a run or study folder of distillab; a folder with transformers' trainer_state.json (or checkpoints with
+            one); a file: trainer_state.json, metrics.jsonl, JSON lines, a JSON list, CSV, or what a trainer printed.
+        vocabulary: ids of the student's tokenizer, so that log V is known. Our records hold it; another trainer's log
+            does not. It also says that the logged losses are nats a token.
+        loss: what another trainer logs. Where it is a divergence, it is not compared with the lines of cross-entropy.
+        unigram_nats: nats a token of a model that knows only token frequencies, where known.
+        entropy_nats: the lowest loss that the data allow, where known.
+        random_student: whether the student began with random weights, where our records do not say.
+        accumulation: microbatches an optimizer step times processes, for a log whose loss may be off by it.
+    Returns:
+        one entry a probe; of a study one entry a probe over all its runs, with the names of the runs in each finding.
+    Raises:
+        ConfigError: a number that cannot be.
+        DataError: nothing there is a log that is known, or it is damaged.
+    """
+    _require(vocabulary, unigram_nats, entropy_nats, accumulation)
+    place = Path(place)
+    found = read_runs(place)
+    runs = [
+        replace(
+            run,
+            series=replace(
+                run.series,
+                facts=_with(
+                    run.series.facts,
+                    vocabulary=vocabulary,
+                    divergence=loss == "divergence",
+                    unigram_nats=unigram_nats,
+                    entropy_nats=entropy_nats,
+                    random_student=random_student,
+                    accumulation=accumulation,
+                ),
+            ),
+        )
+        for run in found.runs
+    ]
+    by_run = [_examine(run) for run in runs]
+    examined = by_run[0] if len(runs) == 1 else _joined([run.series.name for run in runs], by_run)
+    if found.results is not None:
+        examined = [*examined, examine_differences(found.results)]
+    return Investigation(subject=str(place), examined=tuple(examined))
+
+
+def _require(vocabulary: int | None, unigram: float | None, entropy: float | None, accumulation: int | None) -> None:
+    wrong = []
+    if vocabulary is not None and vocabulary < 2:
+        wrong.append(f"vocabulary {vocabulary}: at least 2")
+    if accumulation is not None and accumulation < 1:
+        wrong.append(f"accumulation {accumulation}: at least 1")
+    for name, value in (("unigram_nats", unigram), ("entropy_nats", entropy)):
+        if value is not None and not (math.isfinite(value) and value > 0):
+            wrong.append(f"{name} {value}: a positive number of nats a token")
+    if wrong:
+        raise ConfigError("A number given to the doctor cannot be.", facts=wrong)
+
+
+def _with(
+    facts: RunFacts,
+    *,
+    vocabulary: int | None,
+    divergence: bool,
+    unigram_nats: float | None,
+    entropy_nats: float | None,
+    random_student: bool | None,
+    accumulation: int | None,
+) -> RunFacts:
+    """What the caller knows goes before what the records say."""
+    ours = facts.held_out_is_cross_entropy
+    told = any(value is not None for value in (vocabulary, unigram_nats, entropy_nats)) and not divergence
+    return replace(
+        facts,
+        uniform_nats=math.log(vocabulary) if vocabulary is not None else facts.uniform_nats,
+        unigram_nats=unigram_nats if unigram_nats is not None else facts.unigram_nats,
+        entropy_nats=entropy_nats if entropy_nats is not None else facts.entropy_nats,
+        random_student=random_student if random_student is not None else facts.random_student,
+        accumulation=accumulation if accumulation is not None else facts.accumulation,
+        in_nats=facts.in_nats or told,
+        held_out_is_cross_entropy=ours or told,
+    )
+
+
+def _examine(run: Run) -> list[Examined]:
+    series = run.series
+    order = examine_order(series)
+    kind = f"{series.source}: {order.looked_at}"
+    if series.notes:
+        kind += "; " + "; ".join(series.notes)
+    ordered = series.in_order()
+    found = [order.model_copy(update={"looked_at": kind}), examine_finite(series)]
+    found += [probe(ordered) for probe in _PROBES]
+    if run.record is not None and run.folder is not None:
+        found.append(examine_answers(run.record, run.folder))
+    return found
+
+
+def _joined(names: list[str], by_run: list[list[Examined]]) -> list[Examined]:
+    """One entry a probe over all runs; findings of one id and severity become one that names the runs."""
+    probes = dict.fromkeys(one.probe for examined in by_run for one in examined)
+    joined = []
+    for probe in probes:
+        mine = [
+            (name, one) for name, examined in zip(names, by_run, strict=True) for one in examined if one.probe == probe
+        ]
+        done = [(name, one) for name, one in mine if one.not_done is None]
+        groups: dict[tuple[str, str], list[tuple[str, Finding]]] = {}
+        for name, one in done:
+            for finding in one.findings:
+                groups.setdefault((finding.id, finding.severity), []).append((name, finding))
+        joined.append(
+            Examined(
+                probe=probe,
+                looked_at=f"{len(done)} of {len(mine)} runs; the first: {(done or mine)[0][1].looked_at}",
+                not_done=None if done else mine[0][1].not_done,
+                findings=tuple(_one(found) for found in groups.values()),
+            )
+        )
+    return joined
+
+
+def _one(found: list[tuple[str, Finding]]) -> Finding:
+    shown = [f"{name}: {fact}" for name, finding in found[:_RUNS_SHOWN] for fact in finding.seen[:_FACTS_A_RUN]]
+    rest = [name for name, _ in found[_RUNS_SHOWN:]]
+    first_name, first = found[0]
+    return first.model_copy(
+        update={
+            "seen": (*shown, *((f"and {len(rest)} more runs: {', '.join(rest)}",) if rest else ())),
+            "example": (first_name, *first.example) if first.example else (),
+        }
+    )

@@ -1,0 +1,62 @@
+"""Is the student surer of its tokens than it is right?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from distillab.doctor.run.series import RunSeries
+from distillab.records import Examined, Finding
+
+_EXPECTED_ERROR = 0.1
+_NATS_ROSE = 0.05
+_KNOWS_SOMETHING = 0.2  # of the tokens; below, loss and accuracy tell of something worse
+
+
+def examine_confidence(series: RunSeries) -> Examined:
+    """Expected calibration error where it is logged; else a held-out loss that rises while the accuracy does not fall.
+
+    Args:
+        series: in order.
+    """
+    errors = [(point.step, point.calibration_error) for point in series.held_out if point.calibration_error is not None]
+    both = [
+        (p.step, p.loss, p.accuracy)
+        for p in series.held_out
+        if p.loss is not None and p.accuracy is not None and math.isfinite(p.loss + p.accuracy)
+    ]
+    looked_at = f"{len(errors)} calibration errors, {len(both)} held-out losses with accuracy"
+    if not errors and len(both) < 3:
+        why = "neither calibration errors nor three held-out losses with accuracy are logged"
+        return Examined(probe="run-confidence", looked_at=looked_at, not_done=why)
+    seen = _logged(errors[-1]) if errors else _surer(both)
+    if not seen:
+        return Examined(probe="run-confidence", looked_at=looked_at)
+    finding = Finding(
+        id="over-confident",
+        severity="warning",
+        title="The student is surer of its tokens than it is right.",
+        seen=seen,
+        means="It hits as many tokens as before, and where it misses it gives the right token less and less. Loss and "
+        "perplexity suffer, greedy answers do not; sampling and any use of its probabilities do.",
+        do=(
+            "stop earlier, or learn from the teacher's distribution, which is softer than labels: method: logits",
+            "with a cache of the k likeliest tokens: keep the rest as a tail, never renormalise the k to one",
+        ),
+    )
+    return Examined(probe="run-confidence", looked_at=looked_at, findings=(finding,))
+
+
+def _logged(last: tuple[int, float]) -> tuple[str, ...]:
+    step, error = last
+    return (f"expected calibration error {error:.3f} at step {step:,}",) if error > _EXPECTED_ERROR else ()
+
+
+def _surer(points: Sequence[tuple[int, float, float]]) -> tuple[str, ...]:
+    """The loss of the right tokens rises though they are hit as often: the misses are surer than they were."""
+    best, last = min(points, key=lambda point: point[1]), points[-1]
+    if best[0] == 0 or last[1] <= (1 + _NATS_ROSE) * best[1] or last[2] < max(best[2], _KNOWS_SOMETHING):
+        return ()
+    return tuple(
+        f"step {step:,}: held-out {loss:.3f}, accuracy {accuracy:.3f}" for step, loss, accuracy in (best, last)
+    )

@@ -1,0 +1,148 @@
+"""Is every logged loss and gradient a number, and is a zero a real zero?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from distillab.doctor.run.series import RunSeries, StepPoint
+from distillab.records import Examined, Finding
+
+_REAL_LOSS = 0.1  # a loss above this does not become exactly zero in one step
+_SCALER_SETTLES = 20  # steps in which float16 loss scaling may overflow while it looks for its scale
+_RARE = 0.02
+
+
+def examine_finite(series: RunSeries) -> Examined:
+    """NaN and infinity in losses and gradient norms; losses of exactly 0.0, which is how transformers prints NaN."""
+    points = series.steps
+    looked_at = f"losses and gradient norms of {len(points):,} entries, {len(series.held_out):,} held-out losses"
+    if not points and not series.held_out:
+        return Examined(probe="run-finite", looked_at=looked_at, not_done="the log has no entries")
+    shown_as_zero = [p for p in points if p.loss == 0 and p.grad_norm is not None and not math.isfinite(p.grad_norm)]
+    found = [
+        _loss(series),
+        _nan_as_zero(points, shown_as_zero),
+        _zero([p for p in points if p.loss == 0 and p not in shown_as_zero], points),
+        None if shown_as_zero else _gradient(points),
+    ]
+    return Examined(probe="run-finite", looked_at=looked_at, findings=tuple(one for one in found if one is not None))
+
+
+def _loss(series: RunSeries) -> Finding | None:
+    bad = [
+        (p.step, p.where, f"loss {p.loss}") for p in series.steps if p.loss is not None and not math.isfinite(p.loss)
+    ]
+    bad += [
+        (p.step, p.where, f"held-out loss {p.loss}")
+        for p in series.held_out
+        if p.loss is not None and not math.isfinite(p.loss)
+    ]
+    bad += [
+        (p.step, p.where, f"term {name} {value}")
+        for p in series.steps
+        for name, value in p.terms.items()
+        if not math.isfinite(value)
+    ]
+    if not bad:
+        return None
+    step, where, what = min(bad, key=lambda item: item[0])
+    return Finding(
+        id="loss-not-finite",
+        severity="error",
+        title="A loss is not a number.",
+        seen=(f"first at step {step:,}: {what} ({where})", f"{len(bad):,} such values"),
+        example=_around(series.steps, step),
+        means="From that step on the weights are damaged, or a batch without any scored token was divided by zero. "
+        "Every later value is meaningless.",
+        do=(
+            "run the same rows with `distillab train`, which stops at the first such value and names the row and the "
+            "tensor",
+            "if it is one batch: count its scored tokens (a prompt that fills max_tokens leaves none)",
+            "if it is every step from there: lower training.learning_rate, or use float32 or bfloat16 for the logits",
+        ),
+    )
+
+
+def _nan_as_zero(points: Sequence[StepPoint], bad: Sequence[StepPoint]) -> Finding | None:
+    if not bad:
+        return None
+    return Finding(
+        id="nan-shown-as-zero",
+        severity="error",
+        title="A loss that is printed as 0.0 was NaN.",
+        seen=(
+            f"first at step {bad[0].step:,}: loss 0.0, grad_norm {bad[0].grad_norm} ({bad[0].where})",
+            f"{len(bad):,} of {len(points):,} entries",
+        ),
+        example=_around(points, bad[0].step),
+        means="transformers replaces NaN and infinite losses in its log (logging_nan_inf_filter, on by default): where "
+        "all steps since the last entry were NaN, 0.0 is printed. The gradient norm beside it shows the truth. The "
+        "closing train_loss is a mean over such zeros and looks good.",
+        do=(
+            "set logging_nan_inf_filter=False, so that the log tells the truth",
+            "start again from a checkpoint before that step; lower the learning rate, or compute the loss in float32",
+        ),
+    )
+
+
+def _zero(zeros: Sequence[StepPoint], points: Sequence[StepPoint]) -> Finding | None:
+    if not zeros:
+        return None
+    first = points.index(zeros[0])
+    before = [p.loss for p in points[:first] if p.loss]
+    fell_at_once = bool(before) and before[-1] > _REAL_LOSS and math.isfinite(before[-1])
+    to_the_end = len(zeros) >= 2 and all(p.loss == 0 for p in points[first:] if p.loss is not None)
+    no_gradient = all(not p.grad_norm for p in zeros)
+    certain = fell_at_once and to_the_end and no_gradient
+    norms = {p.grad_norm for p in zeros}
+    return Finding(
+        id="loss-exactly-zero",
+        severity="error" if certain else "warning",
+        title="A training loss is exactly zero.",
+        seen=(
+            f"first at step {zeros[0].step:,} ({zeros[0].where}); {len(zeros):,} of {len(points):,} entries",
+            *((f"the entry before: {before[-1]:g}",) if before else ()),
+            f"gradient norm at these entries: {', '.join(map(str, list(norms)[:3]))}".replace("None", "not logged"),
+        ),
+        example=_around(points, zeros[0].step),
+        means="No model reaches zero on text. Either the batch had no scored token (all labels masked), or the loss "
+        "was NaN and the log shows 0.0 for it, or student and teacher are one model.",
+        do=(
+            "look at the labels of that batch: count those that are not -100",
+            "set logging_nan_inf_filter=False and run a few steps from there",
+        ),
+    )
+
+
+def _gradient(points: Sequence[StepPoint]) -> Finding | None:
+    with_norm = [p for p in points if p.grad_norm is not None]
+    bad = [p for p in with_norm if not math.isfinite(p.grad_norm or 0.0)]
+    if not bad:
+        return None
+    half = with_norm[len(with_norm) // 2 :]
+    at_the_end = len(with_norm) >= 4 and sum(p in bad for p in half) * 2 > len(half)
+    settling = all(p.step <= _SCALER_SETTLES for p in bad) or len(bad) < _RARE * len(with_norm)
+    return Finding(
+        id="gradient-not-finite",
+        severity="error" if at_the_end else "note" if settling else "warning",
+        title="A gradient norm is not a number.",
+        seen=(
+            f"first at step {bad[0].step:,}: grad_norm {bad[0].grad_norm}, loss {bad[0].loss} ({bad[0].where})",
+            f"{len(bad):,} of {len(with_norm):,} entries",
+        ),
+        example=_around(points, bad[0].step),
+        means="With float16 and a loss scaler a few such steps are usual: they are skipped while the scale settles. "
+        "Without one, each of them writes NaN into the weights; with clipping, every gradient of the step becomes NaN.",
+        do=(
+            "use bfloat16 or float32 in place of float16",
+            "if they stay: lower the learning rate, and look for log(0) or 0 · inf in the loss (−inf logits)",
+        ),
+    )
+
+
+def _around(points: Sequence[StepPoint], step: int) -> tuple[str, ...]:
+    place = next((n for n, point in enumerate(points) if point.step >= step), len(points))
+    return tuple(
+        f"step {p.step}: loss {p.loss}, grad_norm {p.grad_norm}" for p in points[max(0, place - 2) : place + 2]
+    )

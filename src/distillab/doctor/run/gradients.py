@@ -1,0 +1,101 @@
+"""Gradient norms: exploding, or exactly zero."""
+
+from __future__ import annotations
+
+import statistics
+
+from distillab.doctor.run.series import RunSeries
+from distillab.doctor.run.trends import trend
+from distillab.records import Examined, Finding
+
+_FEWEST = 5
+_GROWN = 20.0
+_LONE = 100.0
+_MOSTLY = 0.9
+
+
+def examine_gradients(series: RunSeries) -> Examined:
+    """Norms that grow to many times what they were, and norms of exactly zero.
+
+    Args:
+        series: in order.
+    """
+    norms = series.grad_norms()
+    looked_at = f"{len(norms):,} gradient norms"
+    if len(norms) < _FEWEST:
+        return Examined(
+            probe="run-gradients", looked_at=looked_at, not_done="fewer than five gradient norms are logged"
+        )
+    found = _zero(series) or _explodes(series)
+    return Examined(probe="run-gradients", looked_at=looked_at, findings=(found,) if found else ())
+
+
+def _zero(series: RunSeries) -> Finding | None:
+    points = [p for p in series.steps if p.grad_norm is not None]
+    # a zero beside a zero loss is a step without scored tokens, which another probe tells
+    zeros = [p for p in points if p.grad_norm == 0 and p.loss != 0]
+    if len(zeros) < _MOSTLY * len(points):
+        return None
+    losses = [value for _, value in series.losses()]
+    ends = trend(losses) if len(losses) >= _FEWEST else None
+    still = ends is not None and not ends.fell(0.02)
+    return Finding(
+        id="gradient-zero",
+        severity="error" if still else "warning",
+        title="The gradient is exactly zero."
+        if still
+        else "The logged gradient norm is exactly zero, though the loss falls.",
+        seen=(
+            f"grad_norm 0 at {len(zeros):,} of {len(points):,} entries, the first at step {zeros[0].step:,}",
+            *((f"training loss {ends.head:.4g} at the start, {ends.tail:.4g} at the end",) if ends else ()),
+        ),
+        means="Nothing reaches the weights: the loss is detached from the student (no_grad, .item(), .detach()), or "
+        "all its parameters are frozen."
+        if still
+        else "The student learns, so the norm is not what it says: some sharded trainers do not measure it. Clipping "
+        "and its warnings then do nothing.",
+        do=(
+            "after one backward pass, print the names of the parameters whose grad is not None and not zero",
+            "with adapters: check that they are attached to the layers and that they learn",
+        ),
+    )
+
+
+def _explodes(series: RunSeries) -> Finding | None:
+    norms = series.grad_norms()
+    values = [value for _, value in norms]
+    rest = values[len(values) // 10 :]
+    usual = statistics.median(rest)
+    if usual <= 0:
+        return None
+    ends = trend(rest)
+    largest = max(range(len(values) // 10, len(values)), key=lambda place: values[place])
+    grown = ends.tail > _GROWN * max(ends.head, 1e-30) and not _much_lower(series)
+    # large gradients at the start, which then fall, are how hidden states and maps begin
+    lone = [place for place in range(len(values) // 3, len(values)) if values[place] > _LONE * usual]
+    if not grown and not lone:
+        return None
+    return Finding(
+        id="gradient-explodes",
+        severity="warning",
+        title="The gradient norm grows to many times what it was."
+        if grown
+        else "Single gradients are a hundred times as large as the others.",
+        seen=(
+            f"median {usual:.3g}; {ends.head:.3g} early, {ends.tail:.3g} at the end",
+            f"largest {values[largest]:.3g} at step {norms[largest][0]:,}",
+            *((f"{len(lone)} steps above {_LONE:.0f} times the median",) if lone else ()),
+        ),
+        means="Without clipping, such a step throws the weights far away. With clipping it takes the whole step for "
+        "itself: the other rows of that step teach nothing. A norm that keeps growing is how divergence begins.",
+        do=(
+            "clip: training.max_grad_norm=1.0; lower the learning rate, or warm it up over more steps",
+            "look at the rows of that step: very few scored tokens, or one wrong label",
+        ),
+    )
+
+
+def _much_lower(series: RunSeries) -> bool:
+    """The loss fell by half or more: a norm that grows as the loss gets small belongs to a normal end."""
+    losses = [value for _, value in series.losses()]
+    return len(losses) >= _FEWEST and trend(losses).fell(0.5)

@@ -1,0 +1,254 @@
+"""Does what is learned hold on rows that were not trained on?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from distillab.doctor.run.series import CROSS_ENTROPY, RunSeries
+from distillab.doctor.run.trends import trend
+from distillab.records import Examined, Finding
+
+_Curve = Sequence[tuple[int, float]]
+
+_FEW_EPOCHS = 2.0  # until here most rows that a step reads are new or nearly so: its loss is like a held-out one
+_ABOVE_NATS = 0.05
+_OVERFIT = 0.03
+_CONTRADICTS = 0.8
+
+
+def examine_held_out(series: RunSeries) -> Examined:
+    """An evaluation that never changes; held-out loss above log V, the unigram line or its start; overfitting.
+
+    The first epochs tell causes apart: while rows are new, the training loss is itself a held-out loss. A gap between
+    the two at that time cannot come from learning rows by heart.
+
+    Args:
+        series: in order.
+    """
+    held_out = series.held_out_losses()
+    looked_at = f"{len(held_out)} held-out losses over {series.last_step:,} steps"
+    constant = _never_changes(series)
+    if constant is not None:
+        return Examined(probe="run-held-out", looked_at=looked_at, findings=(constant,))
+    if len(held_out) < 2:
+        return Examined(probe="run-held-out", looked_at=looked_at, not_done="fewer than two held-out losses")
+    found = _above_uniform(series, held_out) or _above_unigram(series, held_out) or _above_start(series, held_out)
+    found = found or _overfitting(series, held_out)
+    return Examined(probe="run-held-out", looked_at=looked_at, findings=(found,) if found else ())
+
+
+def _never_changes(series: RunSeries) -> Finding | None:
+    # exact zeros are no losses for the other probes, but here they are the sign
+    points = [(point.step, point.loss) for point in series.held_out if point.loss is not None]
+    values = [value for _, value in points]
+    if len(values) < 3 or len(set(values)) > 1 or not _moved(series):
+        return None
+    certain = series.facts.significant_digits >= 6 or _moved(series, by=0.2)
+    return Finding(
+        id="evaluation-never-changes",
+        severity="error" if certain else "warning",
+        title="The held-out loss is the same at every measurement.",
+        seen=(
+            f"{len(values)} measurements from step {points[0][0]:,} to {points[-1][0]:,}, all {values[0]!r}",
+            _training_line(series),
+        ),
+        means="The evaluation does not see the weights that are trained: it judges another copy of the model, a cached "
+        "result, or the teacher. No held-out figure of this run says anything.",
+        do=(
+            "evaluate before training, then after one step with a large learning rate: the value must change",
+            "check that the evaluated model is the one in the optimizer (adapters merged, the right rank, no copy)",
+        ),
+    )
+
+
+def _above_uniform(series: RunSeries, held_out: _Curve) -> Finding | None:
+    uniform = series.facts.uniform_nats
+    step, last = held_out[-1]
+    if uniform is None or not series.facts.held_out_is_cross_entropy or last <= uniform + _ABOVE_NATS:
+        return None
+    if not _fell(series):
+        return None  # a run whose training loss does not fall is told by the probe of the learning rate
+    early = [(at, value) for at, value in held_out[1:] if _few_epochs(series, at)]
+    # no measurement of the first epochs is better than the start: the loss never pointed the right way
+    never_better = bool(early) and min(value for _, value in early) >= held_out[0][1] and _has_start(held_out)
+    kd_alone = bool(series.term_names) and CROSS_ENTROPY not in series.term_names
+    return Finding(
+        id="held-out-above-uniform",
+        severity="error" if never_better else "warning",
+        title="The held-out loss ends above log V while the training loss falls.",
+        seen=(
+            f"held-out {last:.3f} nats a token at step {step:,}; log V, which knows nothing, is {uniform:.3f}",
+            _start_line(held_out),
+            _training_line(series),
+            *_epoch_line(series, early),
+        ),
+        example=_curve_lines(held_out),
+        means="The student has become worse than one that gives every token the same probability: it is sure of wrong "
+        "tokens. "
+        + (
+            "Its loss compares it with the teacher alone, and falls: so what it is taught is not what the answers are "
+            "made of. That is how a teacher with another tokenizer looks, compared id by id."
+            if kd_alone
+            else "The loss that falls is not the loss of these answers: labels that are no answers, a teacher with "
+            "other tokens, or a few rows learned by heart."
+        ),
+        do=(
+            "compare the two tokenizers: `distillab check TEACHER STUDENT`; where ids mean other tokens take a teacher "
+            "with the student's tokenizer (path A), or train on its written answers: method: seqkd (path B)",
+            "look at the labels: `distillab doctor batch`",
+            "if the tokens are the same: fewer passes over the rows, or more rows",
+        ),
+    )
+
+
+def _above_unigram(series: RunSeries, held_out: _Curve) -> Finding | None:
+    unigram, training = series.facts.unigram_nats, series.training_nats()
+    if unigram is None or not series.facts.held_out_is_cross_entropy or len(training) < 10:
+        return None
+    after_start = [(step, value) for step, value in held_out if step > 0]
+    if not after_start or min(value for _, value in after_start) <= unigram:
+        return None
+    ends = trend([value for _, value in training])
+    if not ends.fell() or ends.tail >= _CONTRADICTS * unigram:
+        return None
+    contradictions = [
+        (step, near, value)
+        for step, value in after_start
+        if _few_epochs(series, step) and (near := _training_near(training, step)) is not None and near < unigram
+    ]
+    return Finding(
+        id="held-out-never-below-unigram",
+        severity="error" if contradictions else "warning",
+        title="The held-out loss never gets below the unigram line, and the training loss is far below it.",
+        seen=(
+            f"best held-out {min(value for _, value in after_start):.3f} nats a token; the unigram line, which knows "
+            f"only how often each token occurs, is {unigram:.3f}",
+            _training_line(series),
+            *(
+                f"step {step:,}, epoch {series.epoch_at(step) or 0:.2f}: training {near:.3f}, held-out {value:.3f}"
+                for step, near, value in contradictions[:2]
+            ),
+        ),
+        example=_curve_lines(held_out),
+        means="The student is good at what it is trained on, and worse at the held-out answers than a table of "
+        "frequencies. "
+        + (
+            "In the first epochs the training rows are as new to it as the held-out rows, so this is no learning by "
+            "heart: the two losses do not ask for the same thing. The classic cause is an answer that is predicted at "
+            "the prompt's positions, without the answer's own tokens in the input."
+            if contradictions
+            else "Either a few rows were learned by heart, or the two losses do not ask for the same thing."
+        ),
+        do=(
+            "look at the labels: `distillab doctor batch`; the input must be [prompt, answer, eos] in one sequence, "
+            "and labels must equal the input at the answer's positions and be -100 elsewhere",
+            "check that training and held-out rows are of one kind: same template, same language",
+            "if there are few rows: more rows, fewer passes",
+        ),
+    )
+
+
+def _above_start(series: RunSeries, held_out: _Curve) -> Finding | None:
+    first, last = held_out[0][1], held_out[-1][1]
+    if not _has_start(held_out) or not _fell(series) or min(value for _, value in held_out[1:]) <= first:
+        return None
+    if last <= first * (1 + _OVERFIT):
+        return None
+    return Finding(
+        id="held-out-worse-than-untrained",
+        severity="warning",
+        title="The held-out loss is never below that of the untrained student, while the training loss falls.",
+        seen=(_start_line(held_out), _training_line(series)),
+        example=_curve_lines(held_out),
+        means="Training made the student worse at the held-out answers from the first measurement on. Either the "
+        "training rows are another kind of text (another template, the teacher's style), or the labels or the "
+        "teacher's tokens are wrong, or all was learned by heart before the first measurement.",
+        do=(
+            "measure the held-out loss more often at the start: training.evaluate_every",
+            "compare three training rows with three held-out rows: `distillab data`",
+            "check the pair and the labels: `distillab check`, `distillab doctor batch`",
+        ),
+    )
+
+
+def _overfitting(series: RunSeries, held_out: _Curve) -> Finding | None:
+    best_step, best = min(held_out, key=lambda pair: pair[1])
+    step, last = held_out[-1]
+    if len(held_out) < 3 or best_step in (held_out[0][0], step) or last <= best * (1 + _OVERFIT) or not _fell(series):
+        return None
+    epoch, epochs = series.epoch_at(best_step), series.epoch_at(step)
+    # in the first epoch no row was read twice, so that nothing is known by heart
+    if (epochs is not None and epochs <= 1) or not _fell_since(series, best_step):
+        return None
+    return Finding(
+        id="overfitting",
+        severity="warning",
+        title="The held-out loss rises again while the training loss falls.",
+        seen=(
+            f"held-out {best:.4g} at step {best_step:,}, its best; {last:.4g} at step {step:,}, the last",
+            *((f"the best is after {epoch:.1f} passes over the training rows",) if epoch else ()),
+            _training_line(series),
+        ),
+        example=_curve_lines(held_out),
+        means="From the best step on the student learns its rows by heart. The last weights are not the best ones.",
+        do=(
+            f"stop near step {best_step:,}: training.steps={best_step}",
+            "more rows (the teacher can answer more prompts: method seqkd), or a lower learning rate",
+        ),
+    )
+
+
+def _moved(series: RunSeries, *, by: float = 0.02) -> bool:
+    losses = [value for _, value in series.losses()]
+    return len(losses) >= 3 and trend(losses).fell(by)
+
+
+def _fell(series: RunSeries) -> bool:
+    losses = [value for _, value in series.losses()]
+    return len(losses) >= 3 and trend(losses).fell()
+
+
+def _fell_since(series: RunSeries, step: int) -> bool:
+    losses = series.losses()
+    before, after = _training_near(losses, step), _training_near(losses, series.last_step)
+    return before is not None and after is not None and after < 0.98 * before
+
+
+def _has_start(held_out: _Curve) -> bool:
+    return held_out[0][0] == 0
+
+
+def _few_epochs(series: RunSeries, step: int) -> bool:
+    epoch = series.epoch_at(step)
+    return epoch is not None and epoch <= _FEW_EPOCHS
+
+
+def _training_near(training: _Curve, step: int) -> float | None:
+    near = [value for at, value in training if at <= step][-10:]
+    return sum(near) / len(near) if near else None
+
+
+def _start_line(held_out: _Curve) -> str:
+    step, value = held_out[0]
+    name = "before training" if step == 0 else f"at step {step:,}, the first"
+    return f"held-out {value:.3f} {name}; {held_out[-1][1]:.3f} at step {held_out[-1][0]:,}"
+
+
+def _training_line(series: RunSeries) -> str:
+    losses = [value for _, value in series.losses()]
+    if len(losses) < 2:
+        return "training loss: not logged"
+    ends = trend(losses)
+    return f"training loss {ends.head:.4g} early, {ends.tail:.4g} at the end"
+
+
+def _epoch_line(series: RunSeries, early: _Curve) -> tuple[str, ...]:
+    if not early:
+        return ()
+    step, value = early[0]
+    return (f"after {series.epoch_at(step) or 0:.2f} passes over the rows it was {value:.3f}",)
+
+
+def _curve_lines(held_out: _Curve) -> tuple[str, ...]:
+    chosen = held_out if len(held_out) <= 8 else [held_out[round(n * (len(held_out) - 1) / 7)] for n in range(8)]
+    return tuple(f"step {step}: held-out {value:.3f}" for step, value in chosen)

@@ -1,0 +1,177 @@
+"""Is the learning rate too high or too low for the curve that was seen?"""
+
+from __future__ import annotations
+
+import statistics
+
+from distillab.doctor.run.series import RunSeries
+from distillab.doctor.run.trends import noise, slope, spikes, trend
+from distillab.records import Examined, Finding
+
+_FEWEST = 20
+_ABOVE_START = 0.1
+_ABOVE_BEST = 0.25
+_THROWN = 2.0  # times the best: nothing but thrown weights
+_SPIKE = 2.0
+_FEWEST_SPIKES = 2
+_LITTLE = 0.1
+_NOT_SLOWING = 0.7
+
+
+def examine_learning_rate(series: RunSeries) -> Examined:
+    """Divergence, spikes, and a loss that falls slowly on a straight line.
+
+    Args:
+        series: in order.
+    """
+    losses = series.losses()
+    looked_at = f"{len(losses):,} training losses, {len(series.learning_rates()):,} learning rates"
+    if len(losses) < _FEWEST:
+        why = f"fewer than {_FEWEST} training losses"
+        return Examined(probe="run-learning-rate", looked_at=looked_at, not_done=why)
+    found = [_diverges(series), _spikes(series), _too_low(series)]
+    return Examined(
+        probe="run-learning-rate", looked_at=looked_at, findings=tuple(one for one in found if one is not None)
+    )
+
+
+def _diverges(series: RunSeries) -> Finding | None:
+    losses = series.losses()
+    values = [value for _, value in losses]
+    ends = trend(values)
+    window = max(1, len(values) // 10)
+    smooth = [statistics.median(values[at : at + window]) for at in range(0, len(values) - window + 1, window)]
+    best = min(range(len(smooth)), key=lambda place: smooth[place])
+    high = max(smooth[best:])
+    off = max(high - smooth[best] if high > _THROWN * smooth[best] > 0 else 0.0, ends.tail - smooth[best])
+    above_best = ends.tail - smooth[best] > _ABOVE_BEST * abs(smooth[best]) and off > 4 * ends.error
+    if not above_best or best == len(smooth) - 1 or _weights_rise(series):
+        return None
+    above_start = ends.tail > ends.head * (1 + _ABOVE_START)
+    if not above_start and ends.tail - smooth[best] < 0.5 * (ends.head - smooth[best]):
+        return None
+    if _goes_down_in_its_terms(series):
+        return None
+    rates = series.learning_rates()
+    at = losses[best * window][0]
+    peak = max(rates, key=lambda pair: pair[1]) if rates else None
+    worse_than_nothing = _above_uniform(series)
+    return Finding(
+        id="loss-diverges",
+        severity="error" if worse_than_nothing else "warning",
+        title="The training loss rises again and does not come back.",
+        seen=(
+            f"{ends.head:.4g} at the start, {smooth[best]:.4g} near step {at:,}, {ends.tail:.4g} at the end",
+            *((f"learning rate at most {peak[1]:.3g}, first at step {peak[0]:,}",) if peak else ()),
+            *((f"log V, which knows nothing: {series.facts.uniform_nats:.3f}",) if worse_than_nothing else ()),
+        ),
+        example=_curve(series),
+        means="The steps are too large: the weights were thrown out of the region they had found. The learning rate is "
+        "too high for this student, or its warm-up too short.",
+        do=(
+            "divide training.learning_rate by 3 to 10; warm up over 2 to 5 % of the steps: training.warmup_steps",
+            "keep training.max_grad_norm=1.0; start again from the untrained student, not from these weights",
+        ),
+    )
+
+
+def _above_uniform(series: RunSeries) -> bool:
+    uniform, training = series.facts.uniform_nats, series.training_nats()
+    return uniform is not None and len(training) > 2 and trend([v for _, v in training]).tail > 1.02 * uniform
+
+
+def _weights_rise(series: RunSeries) -> bool:
+    """The objective is another one at the end than at the start, so that its value may rise."""
+    weighted = [point.weights for point in series.steps if point.weights]
+    return bool(weighted) and any(
+        weighted[-1].get(name, 0.0) > 1.05 * weighted[0].get(name, 0.0) for name in weighted[-1]
+    )
+
+
+def _goes_down_in_its_terms(series: RunSeries) -> bool:
+    """Every term ends lower than it began: the sum rose by its weights alone."""
+    by_term = [[p.terms[name] for p in series.steps if name in p.terms] for name in series.term_names]
+    return bool(by_term) and all(len(values) > 2 and trend(values).fell() for values in by_term)
+
+
+def _spikes(series: RunSeries) -> Finding | None:
+    losses = series.losses()
+    values = [value for _, value in losses]
+    found = spikes(values, factor=_SPIKE)
+    norms = dict(series.grad_norms())
+    if norms:
+        usual = statistics.median(norms.values())
+        # without a large gradient it is a hard batch and no thrown weight
+        found = [place for place in found if norms.get(losses[place][0], 0.0) > 3 * usual]
+    if len(found) < _FEWEST_SPIKES:
+        return None
+    worst = max(found, key=lambda place: values[place])
+    return Finding(
+        id="loss-spikes",
+        severity="warning",
+        title="The training loss jumps and comes back, again and again.",
+        seen=(
+            f"{len(found)} jumps above {_SPIKE:.0f} times the neighbours; first at step {losses[found[0]][0]:,}",
+            f"the largest: {values[worst]:.4g} at step {losses[worst][0]:,}",
+        ),
+        example=tuple(
+            f"step {losses[place][0]}: loss {values[place]:.4g}"
+            for place in range(max(0, worst - 2), min(len(values), worst + 3))
+        ),
+        means="The learning rate is at the edge of what this student bears, or single batches are broken (few scored "
+        "tokens, another language, a wrong label). Each jump costs the steps that it takes to come back.",
+        do=(
+            "lower the learning rate by half; clip gradients: training.max_grad_norm=1.0",
+            "look at the rows of these steps; if they are always the same, repair or remove them",
+        ),
+    )
+
+
+def _too_low(series: RunSeries) -> Finding | None:
+    losses, norms = series.losses(), [value for _, value in series.grad_norms()]
+    steps, values = [step for step, _ in losses], [value for _, value in losses]
+    ends = trend(values)
+    if not 0 < ends.head - ends.tail < _LITTLE * ends.head or not ends.fell(0.002):
+        return None
+    half = len(values) // 2
+    first, _ = slope(steps[:half], values[:half])
+    second, error = slope(steps[half:], values[half:])
+    rate, whole_error = slope(steps, values)
+    straight = second < 0 and second < _NOT_SLOWING * first + 2 * error and rate < -6 * whole_error
+    noisy = noise(values) > ends.head - ends.tail
+    steady = len(norms) < _FEWEST or 0.5 < trend(norms).tail / max(trend(norms).head, 1e-30) < 2
+    if not straight or noisy or not steady:
+        return None
+    unigram = series.facts.unigram_nats if series.training_nats() else None
+    if unigram is not None and ends.tail < unigram:
+        return None  # below the line that is easy to reach, slow is normal
+    goal, name = (ends.tail / 2, "half of it") if unigram is None else (unigram, "the unigram line")
+    rates = [value for _, value in series.learning_rates()]
+    return Finding(
+        id="learning-rate-too-low",
+        severity="warning",
+        title="The loss falls slowly and on a straight line.",
+        seen=(
+            f"training loss {ends.head:.4g} at the start, {ends.tail:.4g} after {steps[-1] - steps[0]:,} steps",
+            f"{-rate * 1000:.3g} in 1,000 steps, not slowing: {goal:.4g} ({name}) would take "
+            f"{(ends.tail - goal) / -rate:,.0f} more steps",
+            *((f"learning rate at most {max(rates):.3g}",) if rates else ()),
+            *(
+                (f"gradient norm {trend(norms).head:.3g} at the start, {trend(norms).tail:.3g} at the end",)
+                if norms
+                else ()
+            ),
+        ),
+        means="A loss that bends has found something; one that falls on a straight line with a steady gradient is "
+        "still at its beginning. The steps are too small, or the run is far too short.",
+        do=(
+            "try 3, 10 and 30 times training.learning_rate over 100 steps each; take the largest that does not jump",
+            "check the weight of the term, and whether the loss is divided by more than the scored tokens",
+        ),
+    )
+
+
+def _curve(series: RunSeries) -> tuple[str, ...]:
+    losses = series.losses()
+    chosen = [losses[round(n * (len(losses) - 1) / 7)] for n in range(8)]
+    return tuple(f"step {step}: loss {value:.4g}" for step, value in chosen)

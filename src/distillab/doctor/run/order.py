@@ -1,0 +1,74 @@
+"""Are the steps of a log one run, in order, to its end?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from distillab.doctor.run.series import RunSeries, StepPoint
+from distillab.records import Examined, Finding
+
+
+def examine_order(series: RunSeries) -> Examined:
+    """Steps that stand twice or go back; a run that has not come to its last step.
+
+    Args:
+        series: in the order of the log.
+    """
+    looked_at = f"{len(series.steps):,} training entries, {len(series.held_out):,} held-out entries"
+    if not series.steps and not series.held_out:
+        return Examined(probe="run-order", looked_at=looked_at, not_done="the log has no entries")
+    found = [_out_of_order(series.steps), _unfinished(series)]
+    return Examined(
+        probe="run-order", looked_at=looked_at, findings=tuple(finding for finding in found if finding is not None)
+    )
+
+
+def _out_of_order(points: Sequence[StepPoint]) -> Finding | None:
+    back = [(a, b) for a, b in pairwise(points) if b.step <= a.step or _epoch_back(a, b)]
+    if not back:
+        return None
+    distinct = len({point.step for point in points})
+    again = [f"{b.where}: step {b.step} after step {a.step}{_epochs(a, b)}" for a, b in back[:3]]
+    return Finding(
+        id="steps-out-of-order",
+        severity="warning",
+        title="The log goes back to earlier steps.",
+        seen=(
+            f"{len(points):,} entries of {distinct:,} different steps; it goes back {len(back)} times",
+            *again,
+            "where a step stands twice, the other probes read the later entry",
+        ),
+        means="The log holds more than one run, or a run that was resumed and repeated steps. A curve drawn from it "
+        "joins different runs, and its last values may belong to another run than its first.",
+        do=(
+            "give the log of one run: cut the file at the places named above, or log every run to a file of its own",
+            "if it was resumed: check that the learning rate went on where it had been, and did not warm up again",
+        ),
+    )
+
+
+def _epoch_back(a: StepPoint, b: StepPoint) -> bool:
+    return a.epoch is not None and b.epoch is not None and b.epoch < a.epoch
+
+
+def _epochs(a: StepPoint, b: StepPoint) -> str:
+    return f", epoch {b.epoch:g} after {a.epoch:g}" if a.epoch is not None and b.epoch is not None else ""
+
+
+def _unfinished(series: RunSeries) -> Finding | None:
+    planned, last = series.facts.planned_steps, series.last_step
+    logged = [point.step for point in series.steps]
+    every = max((b - a for a, b in pairwise(logged)), default=1)
+    # a trainer that logs every so many steps need not log the last one
+    if planned is None or last + max(every, 1) > planned:
+        return None
+    return Finding(
+        id="run-not-finished",
+        severity="note",
+        title="The log ends before the run's last step.",
+        seen=(f"last step in the log: {last:,} of {planned:,}",),
+        means="The run is still going on, was stopped, or was killed. The learning rate is still that of the middle "
+        "of its schedule, so that the values here are above what the finished run would reach.",
+        do=("let it finish, or resume it, before it is compared with finished runs",),
+    )

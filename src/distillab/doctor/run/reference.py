@@ -1,0 +1,215 @@
+"""The training loss against the lines that it can be judged by: log V, the unigram line, the entropy of the data."""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+from distillab.doctor.run.rescaled import examine_rescaling
+from distillab.doctor.run.series import RunSeries
+from distillab.doctor.run.trends import Trend, trend
+from distillab.records import Examined, Finding
+
+_FAR_AT_START = 0.3
+_STUCK_WITHIN = 0.03
+_ENOUGH_STEPS = 50
+_FEWEST = 10
+_TOO_GOOD_NATS = 0.05
+_BELOW_FLOOR = 0.9
+
+
+def examine_references(series: RunSeries) -> Examined:
+    """Where the loss begins, whether it ever leaves log V, and whether it is lower than the data allow.
+
+    Args:
+        series: in order.
+    """
+    training, held_out = series.training_nats(), series.held_out_losses()
+    lines = _lines(series)
+    looked_at = f"{len(training):,} cross-entropies of training beside {', '.join(lines) or 'no known line'}"
+    if not training and not (held_out and series.facts.held_out_is_cross_entropy):
+        why = "the log has no cross-entropy in nats a token (of another trainer's log: say --vocabulary)"
+        return Examined(probe="run-references", looked_at=looked_at, not_done=why)
+    found = [_start(series), _stuck(series) or _flat(series), _below_entropy(series), _too_good(series)]
+    return Examined(
+        probe="run-references", looked_at=looked_at, findings=tuple(one for one in found if one is not None)
+    )
+
+
+def _lines(series: RunSeries) -> list[str]:
+    facts = series.facts
+    known = (("log V", facts.uniform_nats), ("unigram", facts.unigram_nats), ("entropy", facts.entropy_nats))
+    return [f"{name} {value:.3f}" for name, value in known if value is not None]
+
+
+def _start(series: RunSeries) -> Finding | None:
+    uniform, random = series.facts.uniform_nats, series.facts.random_student
+    first = _first(series)
+    # a factor of 2, 4, … is told by the probe of rescaling
+    if uniform is None or random is None or first is None or examine_rescaling(series).findings:
+        return None
+    step, value, what = first
+    off = value / uniform - 1
+    if (abs(off) <= _FAR_AT_START) if random else (off <= 0.02):
+        return None
+    seen = (f"{what} at step {step}: {value:.3f} nats a token", f"log V: {uniform:.3f}, so {value / uniform:.2f} times")
+    if random:
+        return Finding(
+            id="initial-loss-far-from-uniform",
+            severity="warning",
+            title="A student with random weights does not begin at log V.",
+            seen=seen,
+            means="Fresh weights know nothing, so their loss is close to log V. Far above: the weights are drawn too "
+            "large, or the loss is summed where it should be a mean. Far below: the weights are not fresh, or the loss "
+            "counts positions that are easy or empty.",
+            do=(
+                "check the weights' standard deviation (0.02 is usual) and what the loss is divided by",
+                "count the scored tokens of one batch by hand and compare: `distillab doctor batch`",
+            ),
+        )
+    return Finding(
+        id="initial-loss-far-from-uniform",
+        severity="warning",
+        title="A pretrained student begins above log V: worse than one that knows nothing.",
+        seen=seen,
+        means="A pretrained model that reads its own tokens is far below log V on almost any text. Above it, it reads "
+        "ids of another tokenizer, a template that it has never seen, or its weights were not loaded.",
+        do=(
+            "compare the tokenizer of the data with that of the student: `distillab check`",
+            "read the loading messages",
+        ),
+    )
+
+
+def _first(series: RunSeries) -> tuple[int, float, str] | None:
+    held_out, training = series.held_out_losses(), series.training_nats()
+    if held_out and held_out[0][0] == 0 and series.facts.held_out_is_cross_entropy:
+        return (*held_out[0], "held-out loss")
+    if training and training[0][0] <= 1:
+        return (*training[0], "training loss")
+    return None
+
+
+def _stuck(series: RunSeries) -> Finding | None:
+    uniform, training = series.facts.uniform_nats, series.training_nats()
+    if uniform is None or series.last_step < _ENOUGH_STEPS or len(training) < 5:
+        return None
+    ends = trend([value for _, value in training])
+    held_out = [value for _, value in series.held_out_losses()] if series.facts.held_out_is_cross_entropy else []
+    best_held_out = min(held_out, default=uniform)
+    if ends.tail < (1 - _STUCK_WITHIN) * uniform or best_held_out < (1 - _STUCK_WITHIN) * uniform:
+        return None
+    near = abs(ends.tail / uniform - 1) <= _STUCK_WITHIN and abs(ends.head / uniform - 1) <= _STUCK_WITHIN
+    # a slow fall that can be seen is told by the probe of the learning rate
+    if not near or ends.fell(0.002) or not _had_its_rate(series):
+        return None
+    rates = [value for _, value in series.learning_rates()]
+    return Finding(
+        id="nothing-learned",
+        severity="error",
+        title="The loss never leaves log V: nothing was learned.",
+        seen=(
+            f"training loss {ends.head:.3f} at the start, {ends.tail:.3f} at the end, log V {uniform:.3f}",
+            f"steps: {series.last_step:,}",
+            *((f"learning rate at most {max(rates):.3g}",) if rates else ()),
+            *_norms(series),
+        ),
+        means="The student still gives every token nearly the same probability. Even which tokens are frequent, which "
+        "takes a few dozen steps, has not been learned.",
+        do=(
+            "check that the optimizer holds the student's parameters and that they learn (requires_grad)",
+            "check that the loss is computed from logits and not from probabilities (a second softmax pins it)",
+            "raise the learning rate, and look at the labels of a batch: `distillab doctor batch`",
+        ),
+    )
+
+
+def _flat(series: RunSeries) -> Finding | None:
+    """Flattened above the lowest value that cross-entropy reaches where the softmax is taken twice."""
+    uniform, training = series.facts.uniform_nats, series.training_nats()
+    if uniform is None or len(training) < 2 * _FEWEST or not series.facts.random_student or not _had_its_rate(series):
+        return None
+    values = [value for _, value in training]
+    late, ends = trend(values[len(values) // 2 :]), trend(values)
+    # a probability of one in place of a logit, and zero elsewhere: log(V − 1 + e) − 1
+    lowest = math.log(math.exp(uniform) - 1 + math.e) - 1
+    if abs(ends.head - ends.tail) <= _STUCK_WITHIN * uniform:
+        return None  # it has not moved at all: no bound was met
+    unigram = series.facts.unigram_nats
+    if late.fell(0.002) or not lowest <= ends.tail <= uniform or (unigram is not None and ends.tail <= unigram):
+        return None
+    return Finding(
+        id="loss-flat-near-uniform",
+        severity="warning",
+        title="The loss has flattened close to log V.",
+        seen=(
+            f"training loss {ends.head:.3f} at the start, {late.head:.3f} in the middle, {ends.tail:.3f} at the end",
+            f"log V {uniform:.3f}; a loss on probabilities in place of logits never gets below {lowest:.3f}",
+            *((f"unigram {unigram:.3f}",) if unigram is not None else ()),
+        ),
+        means="Which tokens are frequent is easy to learn, and takes a loss further down than this on most text. "
+        "Something bounds the loss: a softmax taken twice, a temperature, label smoothing, or a cut in the gradient.",
+        do=(
+            "give the loss logits, and take log_softmax once",
+            "test the loss by itself from Python: audit_loss",
+        ),
+    )
+
+
+def _had_its_rate(series: RunSeries) -> bool:
+    """Enough steps after the warm-up; none, where the rate is zero all along (which another probe tells)."""
+    rates = series.learning_rates()
+    if not rates:
+        return True
+    peak = max(value for _, value in rates)
+    reached = next(step for step, value in rates if value >= peak / 2)
+    return peak > 0 and series.last_step - reached >= _ENOUGH_STEPS
+
+
+def _norms(series: RunSeries) -> tuple[str, ...]:
+    norms = [value for _, value in series.grad_norms()]
+    return (f"gradient norm, median: {statistics.median(norms):.3g}",) if norms else ()
+
+
+def _below_entropy(series: RunSeries) -> Finding | None:
+    floor = series.facts.entropy_nats
+    held_out = series.held_out_losses()
+    if floor is None or not held_out or not series.facts.held_out_is_cross_entropy:
+        return None
+    step, best = min(held_out, key=lambda pair: pair[1])
+    if best >= _BELOW_FLOOR * floor:
+        return None
+    return Finding(
+        id="loss-below-entropy",
+        severity="warning",
+        title="The held-out loss is lower than the data allow.",
+        seen=(f"held-out loss {best:.3f} at step {step:,}", f"entropy of the data, as it was given: {floor:.3f}"),
+        means="No model can be better than the entropy of the answers given their prompts, on rows it has not seen. "
+        "The held-out rows are also in the training part, or positions that are no answer (padding, the prompt) are "
+        "scored, or the answer can be read in the input.",
+        do=("look for rows that stand in both parts: `distillab data`", "look at the mask: `distillab doctor batch`"),
+    )
+
+
+def _too_good(series: RunSeries) -> Finding | None:
+    training, held_out = series.training_nats(), series.held_out_losses()
+    if len(training) < 5 or not series.facts.held_out_is_cross_entropy or len(held_out) < 2:
+        return None
+    ends: Trend = trend([value for _, value in training])
+    if ends.tail >= _TOO_GOOD_NATS or held_out[-1][1] >= _TOO_GOOD_NATS:
+        return None
+    return Finding(
+        id="loss-too-good",
+        severity="warning",
+        title="Training and held-out loss are both close to zero.",
+        seen=(
+            f"training {ends.tail:.4f}, held-out {held_out[-1][1]:.4f} nats a token at the end",
+            f"training began at {ends.head:.3f}",
+        ),
+        means="Text is not predictable to that degree. Most often the labels are not shifted, so that the model is "
+        "asked for the token that it has just read; or most scored positions are padding.",
+        do=(
+            "look at three rows with their labels: `distillab doctor batch`; a position is asked for the next token",
+            "let it generate: a student that copies its input cannot answer",
+        ),
+    )

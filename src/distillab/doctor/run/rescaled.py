@@ -1,0 +1,136 @@
+"""Is the logged training loss a multiple of what it should be? Then the gradient is too."""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+from distillab.doctor.run.series import RunSeries
+from distillab.doctor.run.trends import near_factor, trend
+from distillab.records import Examined, Finding
+
+_POINTS = 3
+_STEADY = 0.12  # relative spread of a ratio that is the same all along
+_MOVED = 0.2  # share by which the held-out loss must have changed, for a steady ratio to say anything
+_START_WITHIN = 0.04
+_TERMS_WITHIN = 0.05
+
+
+def examine_rescaling(series: RunSeries) -> Examined:
+    """The training loss against the held-out loss at the same steps, against the sum of its terms, and against log V.
+
+    A held-out loss is never accumulated, so a training loss that is k times as large all along was summed over k
+    microbatches (or processes) or divided by them once too often.
+
+    Args:
+        series: in order.
+    """
+    looked_at = f"{len(series.losses()):,} training losses, {len(series.held_out_losses()):,} held-out losses"
+    if not series.losses():
+        return Examined(probe="run-rescaling", looked_at=looked_at, not_done="the log has no training loss")
+    found = _terms(series) if series.term_names else _held_out(series) or _start(series)
+    return Examined(probe="run-rescaling", looked_at=looked_at, findings=(found,) if found else ())
+
+
+def _terms(series: RunSeries) -> Finding | None:
+    """Our runs log the terms before they are weighted and summed."""
+    ratios = []
+    for point in series.steps:
+        expected = sum(point.weights.get(name, 0.0) * value for name, value in point.terms.items())
+        if point.loss and 0 < point.loss < math.inf and point.weights and expected > 0:
+            ratios.append(point.loss / expected)
+    if len(ratios) < _POINTS:
+        return None
+    middle = statistics.median(ratios)
+    if abs(middle - 1) < _TERMS_WITHIN or not _is_steady(ratios):
+        return None
+    return _finding(
+        series,
+        middle,
+        "the sum of its weighted terms",
+        f"{len(ratios):,} steps",
+        certain=near_factor(middle) is not None,
+    )
+
+
+def _held_out(series: RunSeries) -> Finding | None:
+    held_out = series.held_out_losses()
+    losses = series.losses()
+    pairs = []
+    for before, (step, value) in zip([0, *(s for s, _ in held_out)], held_out, strict=False):
+        # the training losses nearest to the measurement: a mean over few steps that stand just before it
+        near = [loss for at, loss in losses if before < at <= step][-10:]
+        if near and step > 0:
+            pairs.append((statistics.median(near), value))
+    # a loss below zero is a reward or a bound, and a ratio of two such says nothing
+    pairs = [(loss, value) for loss, value in pairs if loss > 0 and value > 0]
+    if len(pairs) < _POINTS:
+        return None
+    values = [value for _, value in pairs]
+    ratios = [loss / value for loss, value in pairs]
+    middle = statistics.median(ratios)
+    factor = near_factor(middle)
+    moved = max(values) - min(values) > _MOVED * max(values)
+    if factor is None or not moved or not _is_steady(ratios):
+        return None
+    known = series.facts.accumulation
+    return _finding(
+        series,
+        middle,
+        "the held-out loss at the same steps",
+        f"{len(ratios)} measurements",
+        certain=known == abs(factor),
+    )
+
+
+def _start(series: RunSeries) -> Finding | None:
+    """A random student begins at log V."""
+    uniform, losses = series.facts.uniform_nats, series.training_nats()
+    if uniform is None or not series.facts.random_student or not losses:
+        return None
+    ratio = losses[0][1] / uniform
+    factor = near_factor(ratio, within=_START_WITHIN)
+    known = series.facts.accumulation
+    # accumulation and process counts are powers of two nearly always; other ratios are too easily met by chance
+    if factor is None or losses[0][0] > 2 or (abs(factor) != known and abs(factor).bit_count() > 1):
+        return None
+    return _finding(
+        series,
+        ratio,
+        f"log V = {uniform:.2f}, where a student with random weights begins",
+        f"step {losses[0][0]}",
+        certain=known == abs(factor),
+    )
+
+
+def _is_steady(ratios: list[float]) -> bool:
+    middle = statistics.median(ratios)
+    return statistics.median([abs(ratio - middle) for ratio in ratios]) < _STEADY / 2 * middle and (
+        max(ratios) < (1 + 2.5 * _STEADY) * middle and min(ratios) > middle / (1 + 2.5 * _STEADY)
+    )
+
+
+def _finding(series: RunSeries, ratio: float, against: str, over: str, *, certain: bool) -> Finding:
+    said = f"{ratio:.2f} times" if ratio > 1 else f"one {1 / ratio:.2f}th of"
+    first, last = series.losses()[0], series.losses()[-1]
+    norms = [value for _, value in series.grad_norms()]
+    known = series.facts.accumulation
+    return Finding(
+        id="accumulation-rescales",
+        severity="error" if certain else "warning",
+        title="The training loss is a whole multiple or fraction of what it should be.",
+        seen=(
+            f"the training loss is {said} {against} ({over})",
+            f"training loss {first[1]:.4g} at step {first[0]:,}, {last[1]:.4g} at step {last[0]:,}",
+            *((f"microbatches an optimizer step, times processes: {known}",) if known else ()),
+            *((f"gradient norm: {trend(norms).head:.4g} at the start",) if len(norms) > 1 else ()),
+        ),
+        means="Microbatch means were added up without dividing by their number, or divided once too often. The "
+        "gradient is off by the same factor: with clipping at 1 it may be hidden, without it the learning rate is in "
+        "effect another one. Rows of short answers also get another weight than rows of long ones.",
+        do=(
+            "divide the summed loss by the number of scored tokens of the whole optimizer step, over all processes",
+            "compare two steps of the same rows: batch 4 × accumulation 1 and batch 1 × accumulation 4 must give one "
+            "loss and one gradient norm",
+        ),
+    )

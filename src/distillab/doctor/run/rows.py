@@ -1,0 +1,158 @@
+"""Rows of a log (column -> value) of any trainer -> points. Names of columns are known, never guessed from values."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from distillab.doctor.run.series import HeldOutPoint, RunFacts, RunSeries, StepPoint
+from distillab.errors import DataError, near_names
+
+# our name -> how others call it, after "/", "-" and " " became "_" and all letters small; the first one found counts
+_TRAINING: dict[str, tuple[str, ...]] = {
+    "loss": ("loss", "train_loss", "training_loss", "loss_train"),
+    "grad_norm": ("grad_norm", "train_grad_norm", "gradient_norm", "global_grad_norm"),
+    "learning_rate": ("learning_rate", "lr", "train_learning_rate", "train_lr"),
+}
+_HELD_OUT: dict[str, tuple[str, ...]] = {
+    "loss": ("eval_loss", "val_loss", "valid_loss", "validation_loss", "held_out_loss", "held_out_nats_per_token"),
+    "accuracy": ("eval_mean_token_accuracy", "eval_token_accuracy", "held_out_token_accuracy", "val_token_accuracy"),
+    "calibration_error": ("eval_ece", "eval_expected_calibration_error", "expected_calibration_error", "ece"),
+}
+_STEP = ("step", "global_step", "train_global_step", "_step", "iteration", "iter")
+_EPOCH = ("epoch", "train_epoch")
+_COSINE = re.compile(r"(?:grad|gradient)_cos(?:ine)?_(.+)")
+# the line that transformers writes last: a mean over the run, no step of it
+_SUMMARY = ("train_runtime", "train_samples_per_second")
+_LARGEST_STEP = 10**12
+
+
+@dataclass(frozen=True)
+class LogRow:
+    """One entry of a log: where it stands, and its columns."""
+
+    where: str
+    values: Mapping[str, Any]
+
+
+def series_of_rows(
+    rows: Sequence[LogRow], *, source: str, place: str, facts: RunFacts, notes: Sequence[str]
+) -> RunSeries:
+    """The points of a log.
+
+    Args:
+        rows: in the order of the log.
+        source: the kind of log, for people.
+        place: the file, for messages.
+    Raises:
+        DataError: no entry has a column that means a loss; or a value is no number.
+    """
+    steps: list[StepPoint] = []
+    held_out: list[HeldOutPoint] = []
+    seen: dict[str, None] = {}
+    counted = 0
+    has_steps = False
+    for row in rows:
+        named = {_plain(name): value for name, value in row.values.items() if value is not None and value != ""}
+        seen.update(dict.fromkeys(named))
+        if any(name in named for name in _SUMMARY):
+            continue
+        training = _chosen(named, _TRAINING, row.where)
+        measured = _chosen(named, _HELD_OUT, row.where)
+        if "loss" not in training and "grad_norm" not in training and not measured:
+            continue
+        step, epoch = _step(named, row.where), _number(named, _EPOCH, row.where)
+        has_steps = has_steps or step is not None
+        if "loss" in training or "grad_norm" in training:
+            counted += 1
+            point = StepPoint(
+                step if step is not None else counted,
+                row.where,
+                loss=training.get("loss"),
+                grad_norm=training.get("grad_norm"),
+                learning_rate=training.get("learning_rate"),
+                epoch=epoch,
+                cosines=_cosines(named, row.where),
+            )
+            steps.append(point)
+        if measured:
+            held_out.append(
+                HeldOutPoint(
+                    step if step is not None else counted,
+                    row.where,
+                    loss=measured.get("loss"),
+                    accuracy=measured.get("accuracy"),
+                    calibration_error=measured.get("calibration_error"),
+                    epoch=epoch,
+                )
+            )
+    if not steps and not held_out:
+        raise DataError(
+            "The log has no column that means a loss.",
+            where=place,
+            facts=[f"columns: {', '.join(list(seen)[:12]) or 'none'}", *_near(seen)],
+            fix=f"name the columns loss, eval_loss, grad_norm, learning_rate, step (also read: {', '.join(_others())})",
+        )
+    said = [] if has_steps else ["the log has no step numbers: its training entries are counted"]
+    return RunSeries("", source, tuple(steps), tuple(held_out), facts, (*notes, *said))
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[/\-. ]+", "_", name.strip().lower())
+
+
+def _chosen(named: Mapping[str, Any], table: Mapping[str, tuple[str, ...]], where: str) -> dict[str, float]:
+    found = {ours: _number(named, theirs, where) for ours, theirs in table.items()}
+    return {ours: value for ours, value in found.items() if value is not None}
+
+
+def _number(named: Mapping[str, Any], names: Sequence[str], where: str) -> float | None:
+    for name in names:
+        if name in named:
+            return as_number(named[name], column=name, where=where)
+    return None
+
+
+def as_number(value: Any, *, column: str, where: str) -> float:
+    """A logged value as a number; NaN and ±inf are numbers here, because a log that holds them is what is examined.
+
+    Raises:
+        DataError: it is none.
+    """
+    if isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except (ValueError, OverflowError):
+            pass
+    raise DataError(
+        "A value of the log is no number.",
+        where=where,
+        facts=[f"{column}: {str(value)[:60]!r}"],
+        fix="repair or remove the entry; nothing is passed over in silence",
+    )
+
+
+def _step(named: Mapping[str, Any], where: str) -> int | None:
+    value = _number(named, _STEP, where)
+    if value is None:
+        return None
+    if not math.isfinite(value) or not 0 <= value <= _LARGEST_STEP:
+        raise DataError("The number of a step is a whole number from 0.", where=where, facts=[f"seen: {value}"])
+    return int(value)
+
+
+def _cosines(named: Mapping[str, Any], where: str) -> dict[str, float]:
+    found = {match[1]: name for name in named if (match := _COSINE.fullmatch(name))}
+    return {pair: as_number(named[name], column=name, where=where) for pair, name in found.items()}
+
+
+def _others() -> list[str]:
+    return ["train/loss", "val_loss", "eval/loss", "lr", "global_step"]
+
+
+def _near(seen: Mapping[str, None]) -> list[str]:
+    known = [name for table in (_TRAINING, _HELD_OUT) for names in table.values() for name in names]
+    return [f"{name}: {said}" for name in seen if (said := near_names(name, known)).startswith("did")][:3]

@@ -1,0 +1,167 @@
+"""The learning rate over the steps: does it warm up, decay, restart, end?"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from distillab.doctor.run.series import RunSeries
+from distillab.doctor.run.trends import trend
+from distillab.records import Examined, Finding
+
+_FEWEST = 10
+_SAME = 0.02
+_HIGH_AT_THE_END = 0.3
+_RESTART = 1.5
+_STILL_FALLING = 0.7
+
+
+def examine_schedule(series: RunSeries) -> Examined:
+    """A learning rate of zero, one that only warms up, never decays, restarts, or is cut off before its end.
+
+    Args:
+        series: in order.
+    """
+    rates = series.learning_rates()
+    looked_at = f"{len(rates):,} learning rates"
+    if len(rates) < 3:
+        return Examined(
+            probe="run-schedule", looked_at=looked_at, not_done="fewer than three learning rates are logged"
+        )
+    values = [value for _, value in rates]
+    if max(values) <= 0:
+        found: Finding | None = _zero(series)
+    elif len(values) < _FEWEST:
+        return Examined(probe="run-schedule", looked_at=looked_at, not_done="too few learning rates to tell a schedule")
+    else:
+        found = _only_warms_up(series) or _restarts(rates) or _never_decays(rates) or _cut_short(series)
+    return Examined(probe="run-schedule", looked_at=looked_at, findings=(found,) if found else ())
+
+
+def _zero(series: RunSeries) -> Finding:
+    losses = [value for _, value in series.losses()]
+    moves = len(losses) >= 3 and trend(losses).fell()
+    return Finding(
+        id="learning-rate-zero",
+        severity="warning" if moves else "error",
+        title="The learning rate is zero at every step.",
+        seen=(
+            f"{len(series.learning_rates()):,} entries, all 0",
+            *(
+                (f"training loss {trend(losses).head:.4g} at the start, {trend(losses).tail:.4g} at the end",)
+                if len(losses) > 1
+                else ()
+            ),
+        ),
+        means="The loss falls all the same, so the logged rate is not the one in use (several parameter groups)."
+        if moves
+        else "No weight was ever changed.",
+        do=(
+            "check the schedule's number of steps: computed before the data set's length was known it is often 0 or 1",
+            "check that the setting is read as a number: YAML 1.1 reads 1e-4 as text; write 1.0e-4",
+        ),
+    )
+
+
+def _only_warms_up(series: RunSeries) -> Finding | None:
+    rates = series.learning_rates()
+    values = [value for _, value in rates]
+    if values[-1] < max(values) or values[-1] <= values[0] * 1.2 or any(b < a for a, b in pairwise(values)):
+        return None
+    # warmed up and then held: that is a constant rate
+    reached = next(step for step, value in rates if value >= (1 - _SAME) * values[-1])
+    if reached < rates[0][0] + 0.8 * (rates[-1][0] - rates[0][0]):
+        return None
+    planned = series.facts.planned_steps
+    unfinished = planned is not None and rates[-1][0] < 0.5 * planned
+    return Finding(
+        id="schedule-only-warms-up",
+        severity="note" if unfinished else "warning",
+        title="The learning rate rises until the end of the log.",
+        seen=(f"{values[0]:.3g} at step {rates[0][0]:,}, {values[-1]:.3g} at step {rates[-1][0]:,}, the highest",),
+        means="The warm-up is as long as what the log shows, so the student never trained at its learning rate for "
+        "long, and never with a falling one.",
+        do=("set training.warmup_steps to 2 to 5 % of the steps", "or give the run more steps"),
+    )
+
+
+def _restarts(rates: tuple[tuple[int, float], ...]) -> Finding | None:
+    peak = max(value for _, value in rates)
+    first_peak = next(place for place, (_, value) in enumerate(rates) if value >= (1 - _SAME) * peak)
+    rises = []
+    low, rising = peak, False
+    for (_, before), (step, value) in pairwise(rates[first_peak:]):
+        if value <= before:
+            # a rise is counted once, however many entries it takes
+            low, rising = (value if rising else min(low, value)), False
+        elif not rising and value > _RESTART * low + 0.05 * peak:
+            rises.append((step, low, value))
+            rising = True
+    if not rises:
+        return None
+    gaps = [later[0] - earlier[0] for earlier, later in pairwise(rises)]
+    regular = len(rises) >= 2 and max(gaps) <= 3 * min(gaps)
+    step, before, value = rises[0]
+    return Finding(
+        id="schedule-restarts",
+        severity="note",
+        title="The learning rate restarts after it had decayed"
+        + (": a schedule with warm restarts." if regular else "."),
+        seen=(f"{len(rises)} rises; the first at step {step:,}: from {before:.3g} to {value:.3g}; peak {peak:.3g}",),
+        means="After each rise the loss goes up for a while and the last point before it is the better model. "
+        + (
+            "That is what warm restarts do."
+            if regular
+            else "Where no restart was asked for, the run was resumed without its scheduler's state."
+        ),
+        do=(
+            "compare models at the low points of the schedule, and end the run at one",
+            "if it was resumed: resume with the optimizer's and the scheduler's state",
+        ),
+    )
+
+
+def _never_decays(rates: tuple[tuple[int, float], ...]) -> Finding | None:
+    peak = max(value for _, value in rates)
+    reached = next(place for place, (_, value) in enumerate(rates) if value >= (1 - _SAME) * peak)
+    rest = [value for _, value in rates[reached:]]
+    if reached > len(rates) // 2 or min(rest) < (1 - _SAME) * peak:
+        return None
+    return Finding(
+        id="schedule-never-decays",
+        severity="note",
+        title="The learning rate is constant to the end.",
+        seen=(f"{peak:.3g} from step {rates[reached][0]:,} to {rates[-1][0]:,}",),
+        means="At a constant rate the last weights jump about the point that they could settle in. A decay to zero "
+        "over the last part usually lowers the held-out loss, at no cost; the gain is not in this run's figures.",
+        do=("training.schedule=linear or cosine",),
+    )
+
+
+def _cut_short(series: RunSeries) -> Finding | None:
+    rates = series.learning_rates()
+    peak_at = max(range(len(rates)), key=lambda place: rates[place][1])
+    peak, (last_step, last) = rates[peak_at][1], rates[-1]
+    rest = rates[peak_at:]
+    if len(rest) < _FEWEST or last < _HIGH_AT_THE_END * peak or any(b[1] > a[1] for a, b in pairwise(rest)):
+        return None
+    planned = series.facts.planned_steps
+    if planned is not None and last_step < planned:
+        return None  # the log ends before the run: the probe of the order says so
+    before_step, before = rest[-max(2, len(rest) // 5)]
+    whole = (peak - last) / max(1, last_step - rest[0][0])
+    late = (before - last) / max(1, last_step - before_step)
+    # a schedule that flattens has come to its end: one with a floor, or one that falls with 1/√step
+    if late <= 0 or late < _STILL_FALLING * whole:
+        return None
+    return Finding(
+        id="schedule-cut-short",
+        severity="note",
+        title="The learning rate was still high where the log ends.",
+        seen=(
+            f"peak {peak:.3g}, last {last:.3g} at step {last_step:,}: {last / peak:.0%} of the peak",
+            f"at its rate it comes to zero about {last / late:,.0f} steps later",
+        ),
+        means="The schedule was laid for more steps than the log shows: the run was stopped, or its length was set "
+        "twice. The held-out loss falls most while the rate goes to zero, and that part is missing.",
+        do=("let it finish; or lay the schedule for the steps that there are: training.steps",),
+    )

@@ -1,0 +1,154 @@
+"""The terms of a loss: does each of them reach the student, and do they pull one way?"""
+
+from __future__ import annotations
+
+import statistics
+
+from distillab.doctor.run.series import CROSS_ENTROPY, RunSeries
+from distillab.doctor.run.trends import trend
+from distillab.records import Examined, Finding
+
+_NO_SHARE = 0.01
+_FIGHT = -0.2
+_APART = 0.1
+_FEWEST = 10
+
+
+def examine_terms(series: RunSeries) -> Examined:
+    """Terms without positions, that never change, without a share of the gradient, or that fight each other.
+
+    Args:
+        series: in order.
+    """
+    names = series.term_names
+    measured = sum(bool(point.shares) for point in series.steps)
+    looked_at = f"{len(names)} terms ({', '.join(names) or 'none logged'}); gradient shares at {measured} steps"
+    if not names and not any(point.cosines for point in series.steps):
+        return Examined(probe="run-terms", looked_at=looked_at, not_done="the log does not tell the loss's terms apart")
+    found: list[Finding] = []
+    for name in names:
+        one = _without_positions(series, name) or _never_changes(series, name) or _without_effect(series, name)
+        found += [one] if one is not None else []
+    fight = _cosines(series) or _apart(series)
+    found += [fight] if fight is not None else []
+    return Examined(probe="run-terms", looked_at=looked_at, findings=tuple(found))
+
+
+def _without_positions(series: RunSeries, name: str) -> Finding | None:
+    counts = [point.counts[name] for point in series.steps if name in point.counts]
+    if not counts or any(counts):
+        return None
+    return Finding(
+        id="term-without-positions",
+        severity="error",
+        title="A term of the loss has nothing to compare at any step.",
+        seen=(f"{name}: count 0 at all {len(counts):,} steps",),
+        means="The term adds nothing, so this run is the same as one without it, under another name.",
+        do=("look at what the term counts: its mask is empty, or no part of the two texts meets (`distillab check`)",),
+    )
+
+
+def _never_changes(series: RunSeries, name: str) -> Finding | None:
+    values = [point.terms[name] for point in series.steps if name in point.terms]
+    if len(values) < 5 or len({f"{value:.6g}" for value in values}) > 1:
+        return None
+    return Finding(
+        id="term-never-changes",
+        severity="error",
+        title="A term of the loss has the same value at every step.",
+        seen=(f"{name}: {values[0]:.6g} at all {len(values):,} steps, though batches and weights change",),
+        means="The term does not depend on the student or on the batch: it is a constant, and has no gradient. "
+        + ("At zero it compares a model with itself." if values[0] == 0 else ""),
+        do=(
+            "check that the term reads the student's output of this batch, and that the teacher is another model",
+            "`distillab doctor` can test the loss function itself: audit_loss",
+        ),
+    )
+
+
+def _without_effect(series: RunSeries, name: str) -> Finding | None:
+    shares = [(point.step, point.shares[name]) for point in series.steps if name in point.shares]
+    weights = [point.weights[name] for point in series.steps if name in point.weights]
+    if weights and not any(weights):
+        seen: tuple[str, ...] = (f"{name}: weight 0 at all {len(weights):,} steps",)
+    elif len(shares) >= 3 and max(share for _, share in shares) < _NO_SHARE:
+        others = {
+            other: statistics.median(p.shares[other] for p in series.steps if other in p.shares)
+            for other in series.term_names
+            if other != name
+        }
+        seen = (
+            f"{name}: at most {max(share for _, share in shares):.2%} of the gradient's norm at {len(shares)} "
+            "measured steps",
+            *(f"{other}: median {value:.1%}" for other, value in others.items()),
+            *((f"its weight: {weights[0]:g}",) if weights else ()),
+        )
+    else:
+        return None
+    kind = "The labels have" if name == CROSS_ENTROPY else "A term of the loss has"
+    return Finding(
+        id="term-without-effect",
+        severity="warning",
+        title=f"{kind} next to no part in the gradient.",
+        seen=seen,
+        means="The student is trained by the other terms alone. What this run shows about the term is that of a run "
+        "without it.",
+        do=(
+            "raise its weight, or let it be set by the gradients: weight: balanced",
+            "compare terms by their share of the gradient, not by their value: units differ",
+        ),
+    )
+
+
+def _cosines(series: RunSeries) -> Finding | None:
+    pairs: dict[str, list[float]] = {}
+    for point in series.steps:
+        for pair, value in point.cosines.items():
+            pairs.setdefault(pair, []).append(value)
+    worst = min(((statistics.median(values), pair) for pair, values in pairs.items()), default=None)
+    if worst is None or worst[0] > _FIGHT:
+        return None
+    median, pair = worst
+    values = pairs[pair]
+    return _fight(
+        (
+            f"{pair}: cosine between the gradients {median:.2f} (median of {len(values)})",
+            f"below zero in {sum(value < 0 for value in values) / len(values):.0%} of the measurements",
+        )
+    )
+
+
+def _apart(series: RunSeries) -> Finding | None:
+    """Without logged cosines: one term falls over the last two thirds of the run while another rises."""
+    ends = {}
+    for name in series.term_names:
+        values = [point.terms[name] for point in series.steps if name in point.terms and point.weights.get(name, 1.0)]
+        if len(values) >= 3 * _FEWEST and min(values) >= 0:
+            ends[name] = trend(values[len(values) // 3 :])
+    falling = [name for name, end in ends.items() if end.fell(_APART)]
+    rising = [name for name, end in ends.items() if end.rose(_APART)]
+    if not falling or not rising:
+        return None
+    return _fight(
+        tuple(
+            f"{name}: {ends[name].head:.4g} after a third of the run, {ends[name].tail:.4g} at its end"
+            for name in (*rising, *falling)
+        )
+    )
+
+
+def _fight(seen: tuple[str, ...]) -> Finding:
+    return Finding(
+        id="terms-fight",
+        severity="warning",
+        title="Two terms of the loss pull the student apart.",
+        seen=seen,
+        means="What lowers one term raises the other. With few rows that is the labels learned by heart against a "
+        "teacher who spreads its probability; with a teacher of other tokens or of another template the two ask for "
+        "different texts.",
+        do=(
+            "train with each term alone, and compare the held-out loss",
+            "let the teacher write the answers (method: seqkd), so that both terms ask for the same text",
+            "lower the weight of one: weight: {start: 1.0, end: 0.0}",
+        ),
+    )
