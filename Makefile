@@ -14,7 +14,7 @@ ARGS ?=
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo real test check prove bench bench-peers format clean
+.PHONY: help setup demo real test check prove bench bench-doctor bench-peers format clean
 
 help: ## list the targets (the default)
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -73,6 +73,9 @@ $(PEERS)/.setup-done: bench/peers.txt $(PINS) | $(STAMP)
 
 bench-peers: $(PEERS)/.setup-done ## the same step through TRL, in an environment of its own (about 10 minutes)
 	@$(BIN)/python -m bench peers $(ARGS)
+
+bench-doctor: $(PEERS)/.setup-done ## faults planted into trainers: what share does the doctor find? (about 20 minutes)
+	@$(BIN)/python -m bench.doctor $(ARGS)
 
 format: $(STAMP) ## let ruff format the code and mend what it can
 	@$(BIN)/ruff check --fix .

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from tests.doctor.batch_samples import World, pairs_of, tokenizer_of
 
-from distillab.doctor import batch
+from distillab.doctor.batch import audit
 
-_facts = cache(batch.token_facts)
+_facts = cache(audit.token_facts)
 
 
 @pytest.fixture
@@ -23,4 +23,4 @@ def world_of(materials: Path) -> Callable[[str], World]:
 @pytest.fixture
 def read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each tokenizer is read once for all tests, and not once a call."""
-    monkeypatch.setattr(batch, "token_facts", _facts)
+    monkeypatch.setattr(audit, "token_facts", _facts)

@@ -34,7 +34,7 @@ def test_every_id_has_its_page():
     root = Path(__file__).resolve().parents[2]
     ids = {
         id
-        for path in (root / "src" / "distillab" / "doctor").glob("batch*.py")
+        for path in (root / "src" / "distillab" / "doctor" / "batch").glob("*.py")
         for id in re.findall(r'\bid="([a-z-]+)"', path.read_text(encoding="utf-8"))
     }
     assert {fault.id for fault in FAULTS} <= ids

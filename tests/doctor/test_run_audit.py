@@ -266,7 +266,7 @@ def test_spikes_are_lone_and_a_new_level_is_none() -> None:
 
 def test_every_id_has_a_page_and_a_line() -> None:
     table = (PAGES / "README.md").read_text(encoding="utf-8")
-    sources = sorted((ROOT / "src" / "distillab" / "doctor").glob("run_*.py"))
+    sources = sorted((ROOT / "src" / "distillab" / "doctor" / "run").glob("*.py"))
     found = {name for path in sources for name in re.findall(r'\bid="([a-z0-9-]+)"', path.read_text(encoding="utf-8"))}
     assert len(found) == 38
     for name in found:

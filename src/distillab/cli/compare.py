@@ -7,6 +7,8 @@ from pathlib import Path
 
 import typer
 
+from distillab.cli.doctor_selftest import NO_DOCTOR, NoDoctor, examined_first
+
 
 def compare_command(
     recipe: Path = typer.Argument(help="Study file (YAML); see recipes/."),
@@ -16,8 +18,12 @@ def compare_command(
         "--demonstrate-mismatch",
         help="Let arms run that compare unrelated tokens by index, to show the failure; every record is marked.",
     ),
+    no_doctor: NoDoctor = False,
 ) -> None:
-    """Compare methods on one pair; the same command resumes a study that was interrupted."""
+    """Compare methods on one pair; the same command resumes a study that was interrupted.
+
+    Before the first run the doctor examines pair, data and recipe. Exit code 1: it found an error.
+    """
     from distillab.cli.console import quiet_libraries, show_study
     from distillab.config import StudyRecipe, load_recipe
 
@@ -25,8 +31,10 @@ def compare_command(
     words = ["distillab", "compare", str(recipe), *(overrides or [])]
     if demonstrate_mismatch:
         words.append("--demonstrate-mismatch")
+    if no_doctor:
+        words.append(NO_DOCTOR)
     quiet_libraries()
     from distillab.study.compare import Study
 
-    results = Study(loaded, reproduce=shlex.join(words), demonstrate_mismatch=demonstrate_mismatch).run()
-    show_study(results, Path(loaded.output))
+    study = Study(loaded, reproduce=shlex.join(words), demonstrate_mismatch=demonstrate_mismatch)
+    show_study(examined_first(study, no_doctor=no_doctor).run(), Path(loaded.output))

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import typer
 
+from distillab.cli.doctor_selftest import NO_DOCTOR, NoDoctor, examined_first
+
 
 def demo_command(
     output: Path = typer.Option(Path("demo-output"), help="Folder for models, runs and the report."),
+    no_doctor: NoDoctor = False,
 ) -> None:
     """Train teachers and students on a toy world, compare every way, and show the two classic errors."""
     from distillab.cli.console import quiet_libraries, show_study
 
+    words = ["distillab", "demo", "--output", str(output)]
+    if no_doctor:
+        words.append(NO_DOCTOR)
     quiet_libraries()
-    from distillab.demo.replay import replay
+    from distillab.demo.replay import prepare_replay
 
-    show_study(replay(output), output / "study")
+    study = prepare_replay(output, reproduce=shlex.join(words))
+    show_study(examined_first(study, no_doctor=no_doctor).run(), output / "study")

@@ -5,7 +5,11 @@ from __future__ import annotations
 import typer
 
 from distillab.cli.doctor_batch import batch_command
+from distillab.cli.doctor_data import data_command
+from distillab.cli.doctor_investigate import investigate_command
+from distillab.cli.doctor_pair import pair_command
 from distillab.cli.doctor_run import run_command
+from distillab.cli.doctor_selftest import selftest_command
 
 doctor_app = typer.Typer(
     name="doctor",
@@ -20,5 +24,9 @@ def _doctor() -> None:
     """Exit code 0: no error was found; 1: an error, or what was given cannot be read; 2: wrong usage."""
 
 
+doctor_app.command("investigate")(investigate_command)
 doctor_app.command("batch")(batch_command)
+doctor_app.command("data")(data_command)
+doctor_app.command("pair")(pair_command)
 doctor_app.command("run")(run_command)
+doctor_app.command("selftest")(selftest_command)

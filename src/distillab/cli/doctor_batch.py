@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from distillab.cli.doctor_console import AsJson, ReportFolder, console_of, report_investigation, show_rows
+
+if TYPE_CHECKING:
+    from distillab.doctor.batch.rows import GivenBatches, Ints
 
 # These models learn a vector for every position, and transformers counts from the first token of a row, padding or not.
 _COUNT_FROM_PADDING = ("gpt2", "gpt_neo", "gpt_bigcode", "openai-gpt")
 
 
 def batch_command(
-    file: Annotated[Path, typer.Argument(help="Saved batches: .pt, .safetensors, .json, or .jsonl with a row a line.")],
     tokenizer: Annotated[
         str, typer.Option("--tokenizer", help="Folder or hub id of the tokenizer with which it was made.")
     ],
+    file: Annotated[
+        Path | None, typer.Argument(help="Saved batches: .pt, .safetensors, .json, or .jsonl with a row a line.")
+    ] = None,
+    dataset: Annotated[
+        Path | None,
+        typer.Option(
+            "--dataset", help="Instead: tokenised rows, a folder written by datasets.save_to_disk, or a .jsonl."
+        ),
+    ] = None,
+    held_out: Annotated[
+        Path | None,
+        typer.Option("--held-out", help="Tokenised rows to judge by, in any of these forms: do rows stand in both?"),
+    ] = None,
     shifts: Annotated[
         Literal["model", "batch"] | None,
         typer.Option(
@@ -36,7 +52,7 @@ def batch_command(
     as_json: AsJson = None,
     report: ReportFolder = None,
 ) -> None:
-    """Examine what a trainer is given: saved batches with input_ids and labels.
+    """Examine what a trainer is given: saved batches, or a tokenised data set, with input_ids and labels.
 
     Exit code 1: an error was found.
     """
@@ -44,12 +60,12 @@ def batch_command(
 
     quiet_libraries()
     from distillab.doctor.batch.audit import examine_batch
-    from distillab.doctor.batch.files import load_batches
-    from distillab.doctor.batch.rows import read_batches
+    from distillab.doctor.batch.overlap import examine_tokens_overlap
     from distillab.pairing.loading import load_tokenizer, logits_width
     from distillab.records import Investigation
 
-    given = read_batches(load_batches(file))
+    path = _one_of(file, dataset)
+    given = _given(path)
     loaded = load_tokenizer(tokenizer)
     reading = examine_batch(
         given,
@@ -61,13 +77,42 @@ def batch_command(
         vocabulary=logits_width(tokenizer),
         absolute_positions=_counts_from_padding(tokenizer),
     )
+    examined = reading.examined
+    if held_out is not None:
+        examined = (*examined, examine_tokens_overlap(_texts(path, given), _texts(held_out, None), reading.facts))
     console = console_of()
     show_rows(console, reading, show)
     for note in loaded.notes:
         console.print(f"note: {note}", style="yellow")
-    report_investigation(
-        console, Investigation(subject=str(file), examined=reading.examined), as_json=as_json, report=report
+    report_investigation(console, Investigation(subject=str(path), examined=examined), as_json=as_json, report=report)
+
+
+def _one_of(file: Path | None, dataset: Path | None) -> Path:
+    from distillab.errors import ConfigError
+
+    if file is not None and dataset is None:
+        return file
+    if dataset is not None and file is None:
+        return dataset
+    raise ConfigError(
+        "Either a file with batches is examined, or a data set.",
+        fix="distillab doctor batch FILE --tokenizer …, or distillab doctor batch --dataset FOLDER --tokenizer …",
     )
+
+
+def _given(path: Path) -> GivenBatches:
+    from distillab.doctor.batch.datasets import load_dataset
+    from distillab.doctor.batch.files import load_batches
+    from distillab.doctor.batch.rows import read_batches
+
+    return load_dataset(path) if path.is_dir() else read_batches(load_batches(path))
+
+
+def _texts(path: Path, given: GivenBatches | None) -> Iterator[tuple[Ints, Ints | None]]:
+    """Ids and attention mask of every row: of a data set also of those behind the first ones, which are examined."""
+    from distillab.doctor.batch.datasets import texts_of_dataset, texts_of_rows
+
+    return texts_of_dataset(path) if path.is_dir() else texts_of_rows((given or _given(path)).rows)
 
 
 def _counts_from_padding(tokenizer: str) -> bool | None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from distillab.doctor.batch.audit import BatchReading
-    from distillab.records import Finding, Investigation
+    from distillab.records import Conclusions, Finding, Investigation, PairJudgement
 
 AsJson = Annotated[Path | None, typer.Option("--json", help="Write the findings to this file too.")]
 ReportFolder = Annotated[
@@ -43,51 +43,66 @@ def show_rows(console: Console, reading: BatchReading, most: int) -> None:
 def report_investigation(
     console: Console, investigation: Investigation, *, as_json: Path | None, report: Path | None
 ) -> None:
-    """Print what was examined and found, write it where asked, and end with exit code 1 where there is an error."""
+    """Print what was examined and found, write it where asked, and end with exit code 1 where there is an error.
+
+    Every form has the same conclusions.
+    """
     from distillab.records import write_record
+    from distillab.report.findings import concluded
     from distillab.report.investigation import write_investigation
 
-    show_investigation(console, investigation)
+    whole = concluded(investigation)
+    show_investigation(console, whole)
     written = []
     if as_json is not None:
-        write_record(investigation, as_json)
+        write_record(whole, as_json)
         written.append(as_json)
     if report is not None:
-        written += write_investigation(investigation, report)
+        written += write_investigation(whole, report)
     if written:
         console.print()
     for path in written:
         console.print(f"written: {path}")
-    if any(finding.severity == "error" for finding in investigation.findings):
+    if any(finding.severity == "error" for finding in whole.findings):
         raise typer.Exit(1)
 
 
 def show_investigation(console: Console, investigation: Investigation) -> None:
-    """What was looked at, then every finding, the gravest first."""
+    """What was looked at, every finding, the gravest first, the methods of the pair, and what follows."""
+    from distillab.report.findings import counted
     from distillab.report.safety import visible
 
     console.print(visible(investigation.subject), style="bold")
+    if investigation.skipped is not None:
+        console.print(visible(f"  left out by {investigation.skipped}"), style="yellow")
+    show_examined(console, investigation)
+    for finding in investigation.findings:
+        console.print()
+        show_finding(console, finding)
+    if investigation.pairing is not None:
+        _show_methods(console, investigation.pairing)
+    if investigation.conclusions is not None:
+        _show_conclusions(console, investigation.conclusions)
+    console.print()
+    console.print(counted(investigation.findings), style="bold" if investigation.findings else "bold green")
+
+
+def show_examined(console: Console, investigation: Investigation) -> None:
+    """A line for each examination, and one more where there was nothing to look at."""
+    from distillab.report.safety import visible
+
     width = max((len(one.probe) for one in investigation.examined), default=0)
     for one in investigation.examined:
         console.print(visible(f"  {one.probe:<{width}}  {one.looked_at}"))
         if one.not_done:
             console.print(visible(f"  {'':<{width}}  not examined: {one.not_done}"), style="yellow")
-    for finding in investigation.findings:
-        console.print()
-        _show_finding(console, finding)
-    console.print()
-    counts = [
-        f"{number} {severity if number == 1 else severity + 's'}"
-        for severity in _STYLE
-        if (number := sum(finding.severity == severity for finding in investigation.findings))
-    ]
-    console.print(", ".join(counts) if counts else "nothing was found", style="bold" if counts else "bold green")
 
 
-def _show_finding(console: Console, finding: Finding) -> None:
+def show_finding(console: Console, finding: Finding) -> None:
+    """One finding in full."""
     from distillab.report.safety import visible
 
-    console.print(f"{finding.severity}: {finding.id}", style=_STYLE[finding.severity])
+    console.print(visible(f"{finding.severity}: {finding.id}"), style=_STYLE[finding.severity])
     console.print(visible(finding.title))
     for line in finding.seen:
         console.print(visible(f"  seen:   {line}"))
@@ -96,4 +111,35 @@ def _show_finding(console: Console, finding: Finding) -> None:
     console.print(visible(f"  means:  {finding.means}"))
     for line in finding.do:
         console.print(visible(f"  do:     {line}"))
-    console.print(f"  page:   docs/doctor/{finding.id}.md", style="dim")
+    console.print(visible(f"  page:   docs/doctor/{finding.id}.md"), style="dim")
+
+
+def _show_methods(console: Console, judged: PairJudgement) -> None:
+    from distillab.report.findings import by_access
+    from distillab.report.safety import visible
+
+    console.print()
+    console.print("Accepted methods for this pair, by what they read of the teacher", style="bold")
+    for word, style, lines in (
+        ("valid", "green", by_access(judged.methods, admitted=True)),
+        ("refused", "red", by_access(judged.methods, admitted=False)),
+    ):
+        for line in lines:
+            console.print(visible(f"  {word:<7}  {line}"), style=style)
+    console.print(visible(f"  begin with {judged.recommended.method}:"))
+    for reason in judged.recommended.because:
+        console.print(visible(f"    - {reason}"))
+
+
+def _show_conclusions(console: Console, conclusions: Conclusions) -> None:
+    from distillab.report.safety import visible
+
+    for number, phase in enumerate(conclusions.phases, start=1):
+        console.print()
+        console.print(visible(f"Phase {number}: {phase.title}"), style="bold")
+        for step in phase.steps:
+            console.print(visible(f"  - {step}"))
+    console.print()
+    console.print("In short", style="bold")
+    for sentence in conclusions.summary:
+        console.print(visible(f"  {sentence}"))

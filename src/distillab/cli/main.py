@@ -77,6 +77,15 @@ def main() -> None:
         if stop.code == _INTERRUPTED:  # typer's exit code after Ctrl-C
             print("Interrupted. What was finished is kept; the same command resumes.", file=sys.stderr)
         raise
+    finally:
+        _leave_process_group()
+
+
+def _leave_process_group() -> None:
+    """Under torchrun: a group still open at the interpreter's end makes torch abort now and then, after all is done."""
+    distributed = sys.modules.get("torch.distributed")  # not imported: no group
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -21,11 +21,11 @@ from distillab.config.models import (
     TrainingConfig,
 )
 from distillab.config.terms import TokenDivergenceConfig
+from distillab.demo.broken_batch import save_batch
 from distillab.demo.failures import PromptPositions
 from distillab.demo.models import MAX_POSITIONS, build_model
 from distillab.demo.tokenizers import train_tokenizers
 from distillab.demo.world import VALUE_PATTERN, WorldFiles, world_files, write_world
-from distillab.records import StudyResults
 from distillab.study.compare import PlantedFailure, Study
 from distillab.study.parallel import run_jobs
 from distillab.study.run import execute
@@ -54,11 +54,12 @@ _KL_ALONE = (TokenDivergenceConfig(),)
 POSITIONS, WRONG_TOKENS = "prompt-positions", "logits-wrong-tokens"
 
 
-def replay(output: Path) -> StudyResults:
-    """Build the world, train the teachers, run the study.
+def prepare_replay(output: Path, *, reproduce: str) -> Study:
+    """Build the world, train the teachers, plan the study.
 
     Args:
         output: folder of everything that the demo makes.
+        reproduce: the command that makes it again, for the report.
     """
     world, same, other = _world(output)
     # a finished teacher is taken as it is: reading its 30,000 rows again would tell nothing
@@ -68,14 +69,25 @@ def replay(output: Path) -> StudyResults:
         [partial(_train_teacher, output, world, name, tokenizers[name], seed=1) for name in missing], workers=WORKERS
     )
     _student_shape(output)
+    study = _study(output, world)
+    _save_broken_batch(output, study)
     return Study(
-        _study(output, world),
-        reproduce=f"distillab demo --output {output}",
+        study,
+        reproduce=reproduce,
         demonstrate_mismatch=True,
         planted={
             POSITIONS: PlantedFailure("predicts the answer's n-th token at the prompt's n-th position", PromptPositions)
         },
-    ).run()
+    )
+
+
+def _save_broken_batch(output: Path, study: StudyRecipe) -> None:
+    path = output / "replay" / "batch.safetensors"
+    if not path.exists():
+        arm = next(arm for arm in study.arms if arm.name == POSITIONS)
+        run = study.run_recipe(arm, SEEDS[0], str(path.parent))
+        # this arm asks no teacher, so none is read
+        save_batch(run.model_copy(update={"teacher": None}), PromptPositions, path)
 
 
 def _world(output: Path) -> tuple[WorldFiles, Path, Path]:

@@ -1,7 +1,10 @@
 """The doctor: probes that look at what somebody has, and say what is wrong with it."""
 
 from distillab.doctor.batch.audit import audit_batch
+from distillab.doctor.data.audit import audit_data
 from distillab.doctor.loss.audit import audit_loss
+from distillab.doctor.pair.audit import audit_pair
+from distillab.doctor.pair.signal import audit_signal
 from distillab.doctor.run.audit import audit_run
 
-__all__ = ["audit_batch", "audit_loss", "audit_run"]
+__all__ = ["audit_batch", "audit_data", "audit_loss", "audit_pair", "audit_run", "audit_signal"]

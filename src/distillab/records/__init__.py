@@ -6,7 +6,7 @@ Units are in the names: `_nats`, `_s`, `_bytes`, `_tokens`; shares are fractions
 
 from distillab.records.access import ACCESS_ORDER, AccessLevel
 from distillab.records.base import SCHEMA_VERSION, Record, read_record, write_record
-from distillab.records.findings import SEVERITY_ORDER, Examined, Finding, Investigation, Severity
+from distillab.records.findings import SEVERITY_ORDER, Conclusions, Examined, Finding, Investigation, Phase, Severity
 from distillab.records.pairing import (
     DataOverlap,
     MethodAdmission,
@@ -37,6 +37,7 @@ __all__ = [
     "AnswerStoreCounts",
     "ArmResult",
     "CacheUse",
+    "Conclusions",
     "CurvePoint",
     "DataOverlap",
     "EncodingCounts",
@@ -51,6 +52,7 @@ __all__ = [
     "LikelihoodMetrics",
     "MethodAdmission",
     "PairJudgement",
+    "Phase",
     "Recommendation",
     "Record",
     "ReferenceLines",

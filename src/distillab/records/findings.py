@@ -23,6 +23,9 @@ class Finding(Record):
     example: tuple[str, ...] = Field(default=(), description="a piece of the examined data, line by line")
     means: str = Field(description="what follows from it, for somebody who has never met it")
     do: tuple[str, ...] = Field(description="what to do, the surest first; a line of config where there is one")
+    follows_from: tuple[str, ...] = Field(
+        default=(), description="ids of findings of the same investigation that explain this one"
+    )
 
 
 class Examined(Record):
@@ -32,6 +35,20 @@ class Examined(Record):
     looked_at: str = Field(description="what was looked at, with numbers: 64 rows, 5,120 scored tokens")
     not_done: str | None = Field(default=None, description="why the probe had nothing to look at")
     findings: tuple[Finding, ...] = ()
+
+
+class Phase(Record):
+    """One step of the way out."""
+
+    title: str
+    steps: tuple[str, ...]
+
+
+class Conclusions(Record):
+    """What follows from the findings: derived from the rest of the investigation alone, so that every form says it."""
+
+    summary: tuple[str, ...] = Field(description="what is wrong, a sentence or two each")
+    phases: tuple[Phase, ...] = Field(description="what to do, in this order")
 
 
 class Investigation(Record):
@@ -44,6 +61,9 @@ class Investigation(Record):
         default=None, description="what the two tokenizers have in common and which methods are valid, where known"
     )
     skipped: str | None = Field(default=None, description="the flag by which the user left the examination out")
+    conclusions: Conclusions | None = Field(
+        default=None, description="made by `report.findings.concluded`; None until then"
+    )
 
     @property
     def findings(self) -> tuple[Finding, ...]:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from distillab.records.access import AccessLevel
 from distillab.records.base import SCHEMA_VERSION, Record
+from distillab.records.findings import Investigation
 from distillab.records.pairing import TokenizerContract
 from distillab.records.runs import CurvePoint, EvaluationRecord, ReferenceLines, RunCost
 from distillab.records.sources import AnswerStoreCounts, CacheUse, EncodingCounts, SpanCounts
@@ -75,6 +76,9 @@ class StudyResults(Record):
     spans: tuple[SpanCounts, ...] = Field(default=(), description="how two tokenisations of the training rows meet")
     answer_stores: tuple[AnswerStoreCounts, ...] = ()
     caches: tuple[CacheUse, ...] = Field(default=(), description="what teachers said once, for all runs")
+    investigation: Investigation | None = Field(
+        default=None, description="what the doctor found before the first run; None in older records"
+    )
     reproduce: str
     environment: dict[str, str]
     wall_s: float = Field(description="sum over the runs, some of which may have run side by side")

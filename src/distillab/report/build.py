@@ -59,13 +59,20 @@ def write_report(results: StudyResults, folder: Path) -> tuple[Path, Path]:
     """
     page = page_of(results)
     texts = {
-        "report.md": _template("report.md.j2").render(page=page),
-        "report.html": _template("report.html.j2").render(page=page, style=Markup(_style())),
+        "report.md": render("report.md.j2", page),
+        "report.html": render("report.html.j2", page),
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
-        _write_whole(folder / name, text)
+        write_whole(folder / name, text)
     return folder / "report.md", folder / "report.html"
+
+
+def render(name: str, page: object) -> str:
+    """The text of one template; what a page holds is escaped as the template's kind of file needs it."""
+    if name.endswith(".html.j2"):
+        return _template(name).render(page=page, style=Markup(_style()))
+    return _template(name).render(page=page)
 
 
 @cache
@@ -113,7 +120,8 @@ def _style() -> str:
     return resources.files("distillab.report").joinpath("templates", "style.css").read_text(encoding="utf-8")
 
 
-def _write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
+    """Write a text whole or not at all: to a temporary name, then renamed."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8", newline="\n")

@@ -15,6 +15,7 @@ from distillab.report.drawing import legend_marker
 from distillab.report.entries import ACCESS_MEANING, Entry, entries, of_kind
 from distillab.report.figure_arms import figure_arms
 from distillab.report.figure_curves import Panel, closer_panel, held_out_panel, held_out_series, training_panel
+from distillab.report.investigation_page import Doctor, doctor_of
 from distillab.report.numbers import MISSING, count, count_range, duration, fixed
 from distillab.report.table import Table, main_table
 
@@ -49,6 +50,7 @@ class Page:
     samples: tuple[sections.Sample, ...]
     samples_in_all: int
     contracts: tuple[sections.Contract, ...]
+    doctor: Doctor | None
     data: sections.Grid
     spans: sections.Grid | None
     stores: sections.Grid | None
@@ -88,6 +90,7 @@ def page_of(results: StudyResults) -> Page:
         samples=sections.samples(results, found),
         samples_in_all=len(results.samples),
         contracts=tuple(sections.contract(record) for record in results.contracts),
+        doctor=None if results.investigation is None else doctor_of(results.investigation),
         data=sections.data_counts(results.train_counts, results.held_out_counts),
         spans=sections.spans(results.spans) if results.spans else None,
         stores=sections.answer_stores(results.answer_stores) if results.answer_stores else None,

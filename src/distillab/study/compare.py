@@ -6,6 +6,7 @@ folder/
   cache/           what the teachers say of the rows, one location a teacher (see `caches`)
   end_points/      the undistilled student, the teachers
   runs/ARM/seedN/  one run each (see `run`)
+  doctor.json      what was found before the first run, where anybody looked
   results.json     the records of all, from which the report is made
   report.md, report.html
 """
@@ -23,11 +24,11 @@ from distillab.data.collation import Collator
 from distillab.data.encoding import EncodedSplit
 from distillab.errors import ConfigError
 from distillab.models.loading import model_name, pick_device
-from distillab.records import EndPoint, RunRecord, StudyResults, write_record
+from distillab.records import EndPoint, Investigation, RunRecord, StudyResults, write_record
 from distillab.study.answers import training_rows
 from distillab.study.caches import OTHERWISE, StudyCaches
 from distillab.study.end_points import UNDISTILLED, EndPoints, teacher_stem
-from distillab.study.folder import claim_study
+from distillab.study.folder import claim_study, require_same_study
 from distillab.study.parallel import run_jobs
 from distillab.study.prepare import Prepared, admit, fingerprints, prepare
 from distillab.study.results import assemble
@@ -63,28 +64,43 @@ class Study:
         reproduce: the command that makes it again, for the report.
         demonstrate_mismatch: let arms run that the pair does not allow, and mark them.
         planted: arm name -> failure planted on purpose (the demo only).
+        investigation: what was found before; kept in the folder and in the results.
     """
 
     recipe: StudyRecipe
     reproduce: str
     demonstrate_mismatch: bool = False
     planted: dict[str, PlantedFailure] = field(default_factory=dict)
+    investigation: Investigation | None = None
     _prepared: dict[str, Prepared] = field(default_factory=dict)
     _caches: StudyCaches | None = None
+
+    @property
+    def doctor_record(self) -> Path:
+        """Where what was found before the first run is kept."""
+        return Path(self.recipe.output) / "doctor.json"
+
+    def require_runnable(self) -> None:
+        """Check all that can be checked before a weight is loaded. Nothing is written.
+
+        Raises:
+            TokenizerMismatch: an arm's method is not admitted.
+            ConfigError: the folder holds another study, or two teachers have one name.
+        """
+        self._require_admitted()
+        require_same_study(Path(self.recipe.output), self.recipe, fingerprints=self._fingerprints())
 
     def run(self) -> StudyResults:
         """Run what is not finished yet, and assemble the results.
 
         Raises:
-            TokenizerMismatch: an arm's method is not admitted; raised before any weight is loaded.
-            ConfigError: the folder holds another study, or two teachers have one name.
+            TokenizerMismatch, ConfigError: see `require_runnable`.
         """
         folder = Path(self.recipe.output)
-        for arm in self.recipe.arms:
-            admit(self._run_recipe(arm, 0), self._prepare(arm), demonstrate_mismatch=self.demonstrate_mismatch)
-        self._require_distinct_teachers()
-        files = {arm.name: fingerprints(self._run_recipe(arm, 0), self._prepare(arm)) for arm in self.recipe.arms}
-        claim_study(folder, self.recipe, fingerprints=files)
+        self._require_admitted()
+        claim_study(folder, self.recipe, fingerprints=self._fingerprints())
+        if self.investigation is not None:
+            write_record(self.investigation, self.doctor_record)
         self._make_what_is_shared()
         # seed by seed, so that an interrupted study has whole comparisons to look at
         runs = [(arm, seed) for seed in self.recipe.seeds for arm in self.recipe.arms]
@@ -98,6 +114,7 @@ class Study:
             caches=self.caches.used(records),
             contracts=[p.contract for p in self._prepared.values() if p.contract is not None],
             reproduce=self.reproduce,
+            investigation=self.investigation,
         )
         write_record(results, folder / "results.json")
         return results
@@ -224,6 +241,9 @@ class Study:
             first.setdefault(self._teacher_path(arm), arm)
         return list(first.values())
 
+    def _fingerprints(self) -> dict[str, dict[str, str]]:
+        return {arm.name: fingerprints(self._run_recipe(arm, 0), self._prepare(arm)) for arm in self.recipe.arms}
+
     def _missing_undistilled(self) -> list[_Work]:
         return [] if self._end_points.has(UNDISTILLED) else [("undistilled", self.recipe.arms[0].name, 0)]
 
@@ -239,6 +259,11 @@ class Study:
             if arm.resolved().answers == "teacher":
                 first.setdefault(self._answers_folder(arm), arm)
         return [("answers", arm.name, 0) for arm in first.values()]
+
+    def _require_admitted(self) -> None:
+        for arm in self.recipe.arms:
+            admit(self._run_recipe(arm, 0), self._prepare(arm), demonstrate_mismatch=self.demonstrate_mismatch)
+        self._require_distinct_teachers()
 
     def _require_distinct_teachers(self) -> None:
         paths = [self._teacher_path(arm) for arm in self._arm_of_each_teacher()]

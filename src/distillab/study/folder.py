@@ -37,10 +37,34 @@ def claim_study(folder: Path, recipe: StudyRecipe, *, fingerprints: dict[str, di
     Raises:
         ConfigError: the folder holds another study, the same of other files, or something else.
     """
-    _take(folder, "study.json", json.loads(recipe.model_dump_json()) | {"fingerprints": fingerprints})
+    _take(folder, "study.json", _of_study(recipe, fingerprints))
+
+
+def require_same_study(folder: Path, recipe: StudyRecipe, *, fingerprints: dict[str, dict[str, str]]) -> None:
+    """Check that `claim_study` would take the folder. Nothing is written.
+
+    Raises:
+        ConfigError: it would not.
+    """
+    _require_same(folder, "study.json", _of_study(recipe, fingerprints))
+
+
+def _of_study(recipe: StudyRecipe, fingerprints: dict[str, dict[str, str]]) -> dict[str, Any]:
+    return json.loads(recipe.model_dump_json()) | {"fingerprints": fingerprints}
 
 
 def _take(folder: Path, name: str, mine: dict[str, Any]) -> None:
+    _require_same(folder, name, mine)
+    path = folder / name
+    if path.exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(mine, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def _require_same(folder: Path, name: str, mine: dict[str, Any]) -> None:
     path = folder / name
     if path.exists():
         there = json.loads(path.read_text(encoding="utf-8"))
@@ -60,10 +84,6 @@ def _take(folder: Path, name: str, mine: dict[str, Any]) -> None:
             where=str(folder),
             fix="set another output folder",
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(mine, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
 
 
 def _differences(there: Any, mine: Any, key: str = "") -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from distillab.teachers.protocol import Teacher
 from distillab.training.arguments import training_arguments
 from distillab.training.checkpoints import last_whole_checkpoint
 from distillab.training.projectors import detach
-from distillab.training.trainer import DistillationTrainer
+from distillab.training.trainer import DistillationTrainer, StepReport
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,41 @@ def objective_for(
     return objective
 
 
+def trainer_for(
+    recipe: RunRecipe,
+    student: PreTrainedModel,
+    teacher: Teacher | None,
+    data: TrainingData,
+    *,
+    objective: Objective,
+    checkpoints: Path,
+    on_step: Callable[[StepReport], None],
+) -> DistillationTrainer:
+    """The trainer of a run, as the recipe's training settings have it.
+
+    Args:
+        data: the training rows and their batches.
+        checkpoints: folder of its checkpoints.
+        on_step: called after every optimizer step.
+    """
+    settings = recipe.training
+    if settings.gradient_checkpointing:
+        recompute_activations(student)
+    return DistillationTrainer(
+        model=student,
+        args=training_arguments(settings, folder=checkpoints, seed=recipe.seed),
+        rows=data.rows,
+        collator=data.collator,
+        objective=objective,
+        teacher=teacher,
+        row_names=data.row_names,
+        batch_size=settings.batch_size,
+        on_step=on_step,
+        lengths=data.lengths if settings.group_by_length else None,
+        gradient_shares_every=settings.gradient_shares_every,
+    )
+
+
 def train_student(
     recipe: RunRecipe,
     student: PreTrainedModel,
@@ -90,8 +126,6 @@ def train_student(
     """
     settings = recipe.training
     folder = Path(recipe.output)
-    if settings.gradient_checkpointing:
-        recompute_activations(student)
     checkpoints = folder / "checkpoints"
     last = last_whole_checkpoint(checkpoints)
     resumed_at = last[1] if last else 0
@@ -111,18 +145,8 @@ def train_student(
             references=watched.references,
             progress=progress,
         )
-        trainer = DistillationTrainer(
-            model=student,
-            args=training_arguments(settings, folder=checkpoints, seed=recipe.seed),
-            rows=data.rows,
-            collator=data.collator,
-            objective=objective,
-            teacher=teacher,
-            row_names=data.row_names,
-            batch_size=settings.batch_size,
-            on_step=journal.step,
-            lengths=data.lengths if settings.group_by_length else None,
-            gradient_shares_every=settings.gradient_shares_every,
+        trainer = trainer_for(
+            recipe, student, teacher, data, objective=objective, checkpoints=checkpoints, on_step=journal.step
         )
         trainer.train(resume_from_checkpoint=str(last[0]) if last else None)
         detach(student, folder=folder if writes else None)

@@ -53,8 +53,14 @@ class Prepared:
         return min(own_width(side) for side in (self.contract.teacher, self.contract.student))
 
     def teacher_split(self, split: EncodedSplit) -> EncodedSplit:
-        """The examples of a split as the teacher's tokenizer reads them; the training rows are read once."""
-        return self._teacher_train if split is self.train else self._read_by_teacher(split)
+        """The examples of a split as the teacher's tokenizer reads them; the last two splits are kept."""
+        for read, theirs in self._read_by_teacher:
+            if read is split:
+                return theirs
+        assert self.teacher is not None
+        theirs = self.teacher.encoder.encode_all(split.examples, source=split.counts.source)
+        self._read_by_teacher[:] = [*self._read_by_teacher[-1:], (split, theirs)]
+        return theirs
 
     @cached_property
     def vocabularies(self) -> Vocabularies:
@@ -69,12 +75,8 @@ class Prepared:
         )
 
     @cached_property
-    def _teacher_train(self) -> EncodedSplit:
-        return self._read_by_teacher(self.train)
-
-    def _read_by_teacher(self, split: EncodedSplit) -> EncodedSplit:
-        assert self.teacher is not None
-        return self.teacher.encoder.encode_all(split.examples, source=split.counts.source)
+    def _read_by_teacher(self) -> list[tuple[EncodedSplit, EncodedSplit]]:
+        return []  # a run asks for its training rows, or for a teacher's answers to them, in several places
 
     @property
     def held_out_keys(self) -> set[str]:

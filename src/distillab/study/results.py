@@ -20,6 +20,7 @@ from distillab.records import (
     EndPoint,
     GenerationSample,
     Interval,
+    Investigation,
     RunRecord,
     SpanCounts,
     StudyResults,
@@ -43,8 +44,13 @@ def assemble(
     contracts: Sequence[TokenizerContract],
     caches: Sequence[CacheUse],
     reproduce: str,
+    investigation: Investigation | None = None,
 ) -> StudyResults:
-    """The whole of a study, from its finished runs."""
+    """The whole of a study, from its finished runs.
+
+    Args:
+        investigation: what was found before the first of them; None: nobody looked.
+    """
     folder = Path(recipe.output)
     by_arm = {arm.name: [record for record in records if record.arm == arm.name] for arm in recipe.arms}
     arms = tuple(_arm(folder, name, runs, by_arm["sft"]) for name, runs in by_arm.items())
@@ -66,6 +72,7 @@ def assemble(
         spans=_distinct([record.spans for record in records if record.spans is not None]),
         answer_stores=_distinct([record.answers for record in records if record.answers is not None]),
         caches=tuple(caches),
+        investigation=investigation,
         reproduce=reproduce,
         environment=environment(),
         wall_s=sum(record.cost.wall_s for record in records),

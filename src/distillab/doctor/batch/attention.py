@@ -170,6 +170,17 @@ def _padding_side(rows: Sequence[PlacedRow], facts: TokenFacts, absolute: bool |
     )
 
 
+def _restarts_elsewhere(row: PlacedRow, positions: Ints, facts: TokenFacts) -> Ints:
+    """Where positions begin again inside of samples: rows begin with the begin token, and these places do not."""
+    ids = row.ids[row.start : row.start + len(positions)]
+    if facts.bos is None or facts.bos in facts.ends or int(ids[0]) != facts.bos:
+        return np.array([], dtype=np.int64)
+    again = np.flatnonzero(positions[1:] == 0) + 1
+    inside = again[ids[again] != facts.bos]
+    passed = (ids[1:] == facts.bos) & (positions[1:] != 0)
+    return inside - 1 if len(inside) >= max(1, 0.5 * len(again)) and passed.any() else inside[:0]
+
+
 def _positions(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:
     hit: list[tuple[PlacedRow, Ints]] = []
     for row in rows:
@@ -181,6 +192,8 @@ def _positions(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:
         steps = np.diff(text)
         wrong = np.flatnonzero((steps != 1) & (text[1:] != 0))
         still = bool((steps == 0).all())
+        if not len(wrong) and not still:
+            wrong = _restarts_elsewhere(row, text, facts)
         if len(wrong) or still:
             hit.append((row, wrong if len(wrong) else np.array([0])))
     if not hit:
@@ -196,7 +209,9 @@ def _positions(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:
         title="The position ids do not count the tokens.",
         seen=(
             f"{len(hit):,} of {len(rows):,} rows",
-            "all position ids are one number" if constant else "they neither go on by one nor begin again at 0",
+            "all position ids are one number"
+            if constant
+            else "they neither go on by one nor begin again at 0 with a sample",
         ),
         example=(f"{row.row.origin}, from position {max(0, at - 2)} on: {shown}",),
         means="The model does not know the order of its tokens, or a wrong one.",

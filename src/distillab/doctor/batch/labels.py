@@ -61,8 +61,10 @@ def _group(placement: Placement, expected: int) -> str:
         return placement.kind
     if placement.offset == expected + 1:
         return "ahead"
-    if placement.offset == expected - 1:
-        return "behind" if expected == 0 else "in_place"
+    if placement.offset == 0:
+        return "in_place"
+    if placement.offset == -1:
+        return "behind"
     return "far"
 
 
@@ -152,8 +154,15 @@ def _finding(
             seen=seen,
             example=example,
             means="After the shift of the model the label of a position is the token that stands there, so the model "
-            "learns to copy what it reads; the loss falls to nothing and the model cannot write.",
-            do=("leave the labels in place: labels = input_ids.clone(), with -100 where nothing is scored",),
+            "learns to copy what it reads; the loss falls to nothing and the model cannot write."
+            if expected == 0
+            else "Every position is asked for the token before it, which the model has read: the loss falls to nothing "
+            "and the model cannot write.",
+            do=(
+                "leave the labels in place: labels = input_ids.clone(), with -100 where nothing is scored"
+                if expected == 0
+                else "labels[t] = input_ids[t + 1]: torch.roll(input_ids, -1, dims=1), with -100 at the last position",
+            ),
         )
     if group == "far":
         return Finding(

@@ -99,13 +99,13 @@ def placements(
         if placement.kind in ("unrelated", "partly"):
             far = placement.kind == "unrelated" and searched < _MOST_SEARCHED
             searched += far
-            placement = _moved(row, scored, placement, expected, far=far)
+            placement = _moved(row, scored, placement, facts, expected, far=far)
         if placement.kind == "unrelated":
             placement = _other_row(rows, number, scored, placement, expected)
         if placement.kind in ("unrelated", "partly") and _denoised(row, scored, facts, expected):
             placement = Placement("denoising", expected, placement.agreement, placement.compared)
         found.append(placement)
-    return tuple(_settled(rows, found, expected, ignore_index))
+    return tuple(_settled(rows, found, facts, expected, ignore_index))
 
 
 def place(row: BatchRow, placement: Placement, facts: TokenFacts, *, ignore_index: int) -> PlacedRow:
@@ -120,6 +120,9 @@ def place(row: BatchRow, placement: Placement, facts: TokenFacts, *, ignore_inde
     places = np.flatnonzero(row.labels != ignore_index) + offset
     scored = np.zeros(len(ids), dtype=np.bool_)
     places = places[(places >= 1) & (places < len(ids))]
+    if placement.kind == "moved" and offset not in (0, 1):
+        # where the text was cut, labels are left over that stand over the padding by accident
+        places = places[row.labels[places - offset] == ids[places]]
     scored[places] = True
     targets = np.zeros(len(ids), dtype=np.int64)
     targets[places] = row.labels[places - offset]
@@ -157,26 +160,35 @@ def _offsets(length: int, expected: int, *, far: bool) -> Iterator[int]:
         yield expected - step
 
 
-def _moved(row: BatchRow, scored: NDArray[np.bool_], before: Placement, expected: int, *, far: bool) -> Placement:
+def _into_text(row: BatchRow, places: Ints, offset: int, facts: TokenFacts) -> Ints:
+    """The places whose label, moved by `offset`, lies in the text: what was cut off cannot be compared."""
+    start, stop = text_range(row.ids, row.attention, facts)
+    return places[(places + offset >= start) & (places + offset < stop)]
+
+
+def _moved(
+    row: BatchRow, scored: NDArray[np.bool_], before: Placement, facts: TokenFacts, expected: int, *, far: bool
+) -> Placement:
     places = np.flatnonzero(scored)
     if len(places) < _FEWEST or len(np.unique(row.labels[places])) < _FEWEST:
         return before
     for offset in _offsets(len(row.ids), expected, far=far):
-        share, compared = _agreement(row, places, offset)
+        share, compared = _agreement(row, _into_text(row, places, offset, facts), offset)
         if share >= max(_MOVED, before.agreement) and compared >= max(_FEWEST, len(places) // 2):
             return Placement("moved", offset, before.agreement, before.compared)
     return before
 
 
 def _settled(
-    rows: Sequence[BatchRow], found: Sequence[Placement], expected: int, ignore_index: int
+    rows: Sequence[BatchRow], found: Sequence[Placement], facts: TokenFacts, expected: int, ignore_index: int
 ) -> Iterator[Placement]:
     """Rows with too few labels to be judged alone go with the others, where they agree with them."""
     offsets = [placement.offset for placement in found if placement.kind == "moved"]
     common = max(set(offsets), key=offsets.count) if offsets else expected
     for row, placement in zip(rows, found, strict=True):
         if placement.kind in ("unrelated", "partly") and offsets:
-            share, compared = _agreement(row, np.flatnonzero(row.labels != ignore_index), common)
+            places = np.flatnonzero(row.labels != ignore_index)
+            share, compared = _agreement(row, _into_text(row, places, common, facts), common)
             if compared and share >= _MOVED:
                 placement = Placement("moved", common, placement.agreement, placement.compared)
         yield placement

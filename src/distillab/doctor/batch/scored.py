@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Literal
 
@@ -17,6 +18,10 @@ from distillab.records import Examined, Finding, Severity
 PROBE = "scored tokens"
 Learns = Literal["answers", "text"]
 _LEAST_INVERTED = 0.25
+_IN_WORDS = 0.15
+_FEWEST_IN_WORDS = 3
+_FEWEST_LATE = 4
+_LETTER = re.compile(rb"[A-Za-z]")
 
 
 def examine_scored(rows: Sequence[ReadRow], facts: TokenFacts, *, learns: Learns | None) -> Examined:
@@ -32,7 +37,7 @@ def examine_scored(rows: Sequence[ReadRow], facts: TokenFacts, *, learns: Learns
         return Examined(probe=PROBE, looked_at=looked_at, not_done="no row has labels that belong to it")
     found = [_nothing(rows, facts), _padding(rows, facts)]
     inverted = _inverted(rows, facts, learns)
-    found += [inverted] if inverted else [_prompts(rows, facts, learns), _late(rows, facts)]
+    found += [inverted] if inverted else [_prompts(rows, facts, learns), _late(rows, facts) or _in_words(rows, facts)]
     return Examined(probe=PROBE, looked_at=looked_at, findings=tuple(item for item in found if item is not None))
 
 
@@ -173,7 +178,7 @@ def _asking_share(row: ReadRow) -> float:
 
 
 def _late(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
-    """Answers whose first tokens are not scored, by the same number in all rows."""
+    """Answers whose first tokens are not scored, in nearly all rows."""
     late: list[tuple[ReadRow, int, int]] = []
     answers = 0
     for row in rows:
@@ -186,23 +191,54 @@ def _late(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
             if skipped:
                 late.append((row, int(stretch[0]), skipped))
     counts = {skipped for _, _, skipped in late}
-    if len(late) < max(2, 0.9 * answers) or len(counts) != 1:
+    # by different numbers, where the mask has another length than the prompt; one token may be a template's blank
+    if len(late) < max(2, 0.9 * answers) or (len(counts) != 1 and (len(late) < _FEWEST_LATE or min(counts) < 2)):
         return None
     texts = {tuple(row.placed.ids[at : at + skipped].tolist()) for row, at, skipped in late}
     if len(texts) == 1:  # the same tokens everywhere: the template writes them
         return None
-    row, _, skipped = late[0]
+    row = late[0][0]
+    left_out = f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
     return Finding(
         id="answer-start-not-scored",
         severity="warning",
         title="The first tokens of the answers are not scored.",
         seen=(
             f"{len(late):,} of {answers:,} answers, by the markers of the {row.family_name} template",
-            f"tokens left out at the beginning of each: {skipped}",
+            f"tokens left out at the beginning of each: {left_out}",
         ),
         example=(f"{row.placed.row.origin}: {row_line(row.placed, facts)}",),
         means="The student is never taught how an answer begins, and a generated answer goes wrong from its first "
         "token on. The usual cause is a mask that was shifted together with the labels, or the length of a prompt "
         "that was encoded apart and came out longer.",
         do=("mask by the length of the prompt as it stands in the row; the mask is not shifted, the model does that",),
+    )
+
+
+def _in_words(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
+    """Masks that end within a word: what is scored begins with the rest of it. An answer begins with a word."""
+    hit: list[ReadRow] = []
+    judged = 0
+    for row in rows:
+        places = row.placed.scored_places
+        if not len(places) or places[0] <= row.placed.start + 1:
+            continue
+        judged += 1
+        before, first = facts.data(row.placed.ids[places[0] - 1 : places[0] + 1])
+        if _LETTER.match(before[-1:]) and _LETTER.match(first[:1]):
+            hit.append(row)
+    if len(hit) < max(_FEWEST_IN_WORDS, _IN_WORDS * judged):
+        return None
+    placed = hit[0].placed
+    return Finding(
+        id="answer-start-not-scored",
+        severity="warning",
+        title="What is scored begins inside of words.",
+        seen=(
+            f"{len(hit):,} of {judged:,} rows: the last token that is not scored and the first that is are one word",
+        ),
+        example=(f"{placed.row.origin}: {row_line(placed, facts)}",),
+        means="An answer begins with a word. A mask that ends within one has another length than the prompt: that of "
+        "its text in characters, of another tokenization, or one token more. The answers' beginning is not taught.",
+        do=("mask by the number of tokens of the prompt as it stands in the row",),
     )

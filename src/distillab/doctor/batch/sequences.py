@@ -59,6 +59,9 @@ def _doubled(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:
 
 def _missing(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
     texts = [row.placed for row in rows if row.placed.stop - row.placed.start >= 2]
+    cut = _beginnings_cut(texts, facts)
+    if cut is not None:
+        return cut
     # a chat template decides by itself, and chunks of plain text begin anywhere
     if not facts.begins or not texts or any(row.family is not None for row in rows) or all(row.full for row in texts):
         return None
@@ -74,6 +77,32 @@ def _missing(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
         means="Models that were pretrained with it give the first tokens of a text without it much lower "
         "probabilities. Where teacher and student are asked later with it, they are asked something else.",
         do=("encode with add_special_tokens=True, unless the template writes the token",),
+    )
+
+
+def _beginnings_cut(texts: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:
+    """Shorter rows have the begin token, and the longest have not: their beginning was cut off."""
+    if not facts.begins:
+        return None
+    bare = [row for row in texts if int(row.ids[row.start]) != facts.begins[0]]
+    begun = len(texts) - len(bare)
+    if not begun or len(bare) < 2 or not all(row.full for row in bare):
+        return None
+    if all(row.full for row in texts):
+        return None  # pieces of a long text begin anywhere
+    row = bare[0]
+    return Finding(
+        id="bos-missing",
+        severity="warning",
+        title="The longest rows have lost their beginning.",
+        seen=(
+            f"{begun:,} of {len(texts):,} rows begin with {facts.name(facts.begins[0])}; the other {len(bare):,} fill "
+            f"their batch ({row.stop - row.start:,} tokens) and begin in the middle of a text",
+        ),
+        example=(f"{row.row.origin}: {'·'.join(token_names(row.ids[row.start : row.start + 8], facts))}",),
+        means="Rows beyond the longest length were cut at the front: the student reads half a question, and answers "
+        "what it has not read. Nothing says so while it trains.",
+        do=("raise the longest length, or leave such rows out and count them",),
     )
 
 

@@ -41,8 +41,8 @@ def _markers(rows: Sequence[ReadRow], facts: TokenFacts, own: bytes | None) -> F
         return _in_pieces(used, family, facts, pieces, known=True)
     if own is not None and not any(marker in own for marker in family.markers):
         return _foreign(used, family, own)
-    # where the tokenizer's own template spells its markers as text, that is how its model was taught
-    if not single and own is None and not whole and _is_control(family):
+    # a template that is given to a tokenizer after its pretraining adds no tokens by itself
+    if not single and not whole and _is_control(family):
         return _in_pieces(used, family, facts, pieces, known=False)
     return None
 

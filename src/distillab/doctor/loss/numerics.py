@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from distillab.doctor.loss.subject import Subject
 from distillab.doctor.loss.world import fresh_logits
@@ -107,7 +109,45 @@ def _nothing_scored(subject: Subject) -> list[Finding]:
     ]
 
 
+class _Softmaxes(TorchDispatchMode):
+    """The types in which softmaxes come out."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.types: set[torch.dtype] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Do it, and remember."""
+        out = func(*args, **(kwargs or {}))
+        if func in (torch.ops.aten._log_softmax.default, torch.ops.aten._softmax.default):
+            self.types.add(out.dtype)
+        return out
+
+
+def _lowers(subject: Subject) -> Finding | None:
+    """float32 comes in, and the function itself goes down to 16 bits before its softmax."""
+    with _Softmaxes() as seen:
+        subject.caller.attempt(subject.batch)
+    low = sorted(str(kind).removeprefix("torch.") for kind in seen.types & {torch.bfloat16, torch.float16})
+    if not low:
+        return None
+    return Finding(
+        id="loss-imprecise-in-bfloat16",
+        severity="warning",
+        title="The function takes its softmax in 16 bits, whatever it is given.",
+        seen=(f"float32 logits were given; a softmax came out in {', '.join(low)}",),
+        means="bfloat16 keeps about three figures, and a divergence is a small difference of larger numbers: once the "
+        "student is near the teacher, value and gradient are mostly rounding.",
+        do=("student_logits.float() and teacher_logits.float() before the softmax",),
+    )
+
+
 def _bfloat16(subject: Subject) -> list[Finding]:
+    lowers = _lowers(subject)
+    if lowers is not None:
+        return [lowers]
     batch = subject.batch
     near = batch.teacher + _NEAR * fresh_logits(batch, seed=13)
     teacher, student = batch.teacher.bfloat16(), near.bfloat16()

@@ -84,7 +84,7 @@ def _repeats(answers: Sequence[str]) -> Finding | None:
     judged = [answer for answer in answers if len(answer.split()) >= _WORDS]
     if len(answers) < _FEWEST or len(judged) < 0.2 * len(answers):
         return None
-    looping = [answer for answer in judged if _repeated_share(answer) > _REPEATED]
+    looping = [answer for answer in judged if repeated_share(answer) > _REPEATED]
     if len(looping) < 0.3 * len(answers):
         return None
     return Finding(
@@ -102,7 +102,8 @@ def _repeats(answers: Sequence[str]) -> Finding | None:
     )
 
 
-def _repeated_share(answer: str) -> float:
+def repeated_share(answer: str) -> float:
+    """Share of a text's groups of three words that stand in it before; of three words at least."""
     words = answer.split()
     groups = [tuple(words[at : at + 3]) for at in range(len(words) - 2)]
     return 1 - len(set(groups)) / len(groups)

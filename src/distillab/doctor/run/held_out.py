@@ -14,6 +14,8 @@ _FEW_EPOCHS = 2.0  # until here most rows that a step reads are new or nearly so
 _ABOVE_NATS = 0.05
 _OVERFIT = 0.03
 _CONTRADICTS = 0.8
+_LEARNED = 0.9
+_BY_HEART = 0.5
 
 
 def examine_held_out(series: RunSeries) -> Examined:
@@ -33,8 +35,9 @@ def examine_held_out(series: RunSeries) -> Examined:
     if len(held_out) < 2:
         return Examined(probe="run-held-out", looked_at=looked_at, not_done="fewer than two held-out losses")
     found = _above_uniform(series, held_out) or _above_unigram(series, held_out) or _above_start(series, held_out)
-    found = found or _overfitting(series, held_out)
-    return Examined(probe="run-held-out", looked_at=looked_at, findings=(found,) if found else ())
+    by_heart = _overfitting(series, held_out) if found is None or _by_heart(series, held_out) else None
+    both = tuple(one for one in (found, by_heart) if one is not None)
+    return Examined(probe="run-held-out", looked_at=looked_at, findings=both)
 
 
 def _never_changes(series: RunSeries) -> Finding | None:
@@ -174,7 +177,11 @@ def _above_start(series: RunSeries, held_out: _Curve) -> Finding | None:
 def _overfitting(series: RunSeries, held_out: _Curve) -> Finding | None:
     best_step, best = min(held_out, key=lambda pair: pair[1])
     step, last = held_out[-1]
-    if len(held_out) < 3 or best_step in (held_out[0][0], step) or last <= best * (1 + _OVERFIT) or not _fell(series):
+    if len(held_out) < 3 or best_step == step or last <= best * (1 + _OVERFIT) or not _fell(series):
+        return None
+    # at the first measurement it may never have been better than before training; unless it is far below log V
+    uniform = series.facts.uniform_nats if series.facts.held_out_is_cross_entropy else None
+    if best_step == held_out[0][0] and (best_step == 0 or uniform is None or best >= _LEARNED * uniform):
         return None
     epoch, epochs = series.epoch_at(best_step), series.epoch_at(step)
     # in the first epoch no row was read twice, so that nothing is known by heart
@@ -196,6 +203,15 @@ def _overfitting(series: RunSeries, held_out: _Curve) -> Finding | None:
             "more rows (the teacher can answer more prompts: method seqkd), or a lower learning rate",
         ),
     )
+
+
+def _by_heart(series: RunSeries, held_out: _Curve) -> bool:
+    """The training loss, a cross-entropy too, ends far below the best held-out loss, which was far below log V."""
+    training, uniform = series.training_nats(), series.facts.uniform_nats
+    best = min(value for _, value in held_out)
+    if uniform is None or len(training) < 3 or best >= _LEARNED * uniform:
+        return False
+    return trend([value for _, value in training]).tail < _BY_HEART * best
 
 
 def _moved(series: RunSeries, *, by: float = 0.02) -> bool:

@@ -12,8 +12,13 @@ _FEWEST = 20
 _ABOVE_START = 0.1
 _ABOVE_BEST = 0.25
 _THROWN = 2.0  # times the best: nothing but thrown weights
+_THROWN_AT_START = 1.25
+_FEWEST_THROWN = 5
 _SPIKE = 2.0
 _FEWEST_SPIKES = 2
+# lower jumps that come again and again are told too: one batch in so many is broken
+_LOW_SPIKE = 1.4
+_FEWEST_LOW_SPIKES = 4
 _LITTLE = 0.1
 _NOT_SLOWING = 0.7
 
@@ -29,7 +34,7 @@ def examine_learning_rate(series: RunSeries) -> Examined:
     if len(losses) < _FEWEST:
         why = f"fewer than {_FEWEST} training losses"
         return Examined(probe="run-learning-rate", looked_at=looked_at, not_done=why)
-    found = [_diverges(series), _spikes(series), _too_low(series)]
+    found = [_diverges(series) or _thrown_at_the_start(series), _spikes(series), _too_low(series)]
     return Examined(
         probe="run-learning-rate", looked_at=looked_at, findings=tuple(one for one in found if one is not None)
     )
@@ -75,6 +80,41 @@ def _diverges(series: RunSeries) -> Finding | None:
     )
 
 
+def _thrown_at_the_start(series: RunSeries) -> Finding | None:
+    """Far above its first value for a tenth of the run: it may come back, to less than it would have learned."""
+    losses = series.losses()
+    values = [value for _, value in losses]
+    window = max(_FEWEST_THROWN, len(values) // 10)
+    first, early = values[0], values[1 : 1 + window]
+    high = statistics.median(early)
+    if (
+        first <= 0
+        or high <= _THROWN_AT_START * first
+        or losses[0][0] > 2
+        or len(early) < window
+        or _weights_rise(series)
+    ):
+        return None
+    rates = [value for _, value in series.learning_rates()]
+    return Finding(
+        id="loss-diverges",
+        severity="warning",
+        title="The training loss rises far above where it began, before it falls.",
+        seen=(
+            f"{first:.4g} at the first step; median of the {window:,} steps after it: {high:.4g}, at most "
+            f"{max(early):.4g}; {values[-1]:.4g} at the last step",
+            *((f"learning rate at most {max(rates):.3g}",) if rates else ()),
+        ),
+        example=_curve(series),
+        means="The first steps threw the weights away, and the rest of the run brings back a part of what they were. "
+        "The learning rate is too high for this student, or its warm-up too short.",
+        do=(
+            "divide training.learning_rate by 3 to 10; warm up over 2 to 5 % of the steps: training.warmup_steps",
+            "start again from the untrained student, not from these weights",
+        ),
+    )
+
+
 def _above_uniform(series: RunSeries) -> bool:
     uniform, training = series.facts.uniform_nats, series.training_nats()
     return uniform is not None and len(training) > 2 and trend([v for _, v in training]).tail > 1.02 * uniform
@@ -103,15 +143,18 @@ def _spikes(series: RunSeries) -> Finding | None:
         usual = statistics.median(norms.values())
         # without a large gradient it is a hard batch and no thrown weight
         found = [place for place in found if norms.get(losses[place][0], 0.0) > 3 * usual]
+    factor = _SPIKE
     if len(found) < _FEWEST_SPIKES:
-        return None
+        factor, found = _LOW_SPIKE, spikes(values, factor=_LOW_SPIKE)
+        if len(found) < _FEWEST_LOW_SPIKES:
+            return None
     worst = max(found, key=lambda place: values[place])
     return Finding(
         id="loss-spikes",
         severity="warning",
         title="The training loss jumps and comes back, again and again.",
         seen=(
-            f"{len(found)} jumps above {_SPIKE:.0f} times the neighbours; first at step {losses[found[0]][0]:,}",
+            f"{len(found)} jumps above {factor:g} times the neighbours; first at step {losses[found[0]][0]:,}",
             f"the largest: {values[worst]:.4g} at step {losses[worst][0]:,}",
         ),
         example=tuple(

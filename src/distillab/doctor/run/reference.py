@@ -15,6 +15,8 @@ _STUCK_WITHIN = 0.03
 _ENOUGH_STEPS = 50
 _FEWEST = 10
 _TOO_GOOD_NATS = 0.05
+_TOO_GOOD_SHARE = 0.015  # of log V, of a student that began with random weights
+_MOVED = 0.01
 _BELOW_FLOOR = 0.9
 
 
@@ -133,7 +135,7 @@ def _flat(series: RunSeries) -> Finding | None:
     late, ends = trend(values[len(values) // 2 :]), trend(values)
     # a probability of one in place of a logit, and zero elsewhere: log(V − 1 + e) − 1
     lowest = math.log(math.exp(uniform) - 1 + math.e) - 1
-    if abs(ends.head - ends.tail) <= _STUCK_WITHIN * uniform:
+    if abs(ends.head - ends.tail) <= _MOVED * uniform:
         return None  # it has not moved at all: no bound was met
     unigram = series.facts.unigram_nats
     if late.fell(0.002) or not lowest <= ends.tail <= uniform or (unigram is not None and ends.tail <= unigram):
@@ -196,7 +198,9 @@ def _too_good(series: RunSeries) -> Finding | None:
     if len(training) < 5 or not series.facts.held_out_is_cross_entropy or len(held_out) < 2:
         return None
     ends: Trend = trend([value for _, value in training])
-    if ends.tail >= _TOO_GOOD_NATS or held_out[-1][1] >= _TOO_GOOD_NATS:
+    facts = series.facts
+    share = _TOO_GOOD_SHARE * facts.uniform_nats if facts.uniform_nats is not None and facts.random_student else 0.0
+    if max(ends.tail, held_out[-1][1]) >= max(_TOO_GOOD_NATS, share):
         return None
     return Finding(
         id="loss-too-good",

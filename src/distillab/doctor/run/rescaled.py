@@ -14,6 +14,7 @@ _STEADY = 0.12  # relative spread of a ratio that is the same all along
 _MOVED = 0.2  # share by which the held-out loss must have changed, for a steady ratio to say anything
 _START_WITHIN = 0.04
 _TERMS_WITHIN = 0.05
+_AS_LARGE = 0.25  # |log ratio|
 
 
 def examine_rescaling(series: RunSeries) -> Examined:
@@ -54,16 +55,7 @@ def _terms(series: RunSeries) -> Finding | None:
 
 
 def _held_out(series: RunSeries) -> Finding | None:
-    held_out = series.held_out_losses()
-    losses = series.losses()
-    pairs = []
-    for before, (step, value) in zip([0, *(s for s, _ in held_out)], held_out, strict=False):
-        # the training losses nearest to the measurement: a mean over few steps that stand just before it
-        near = [loss for at, loss in losses if before < at <= step][-10:]
-        if near and step > 0:
-            pairs.append((statistics.median(near), value))
-    # a loss below zero is a reward or a bound, and a ratio of two such says nothing
-    pairs = [(loss, value) for loss, value in pairs if loss > 0 and value > 0]
+    pairs = _beside(series)
     if len(pairs) < _POINTS:
         return None
     values = [value for _, value in pairs]
@@ -83,6 +75,19 @@ def _held_out(series: RunSeries) -> Finding | None:
     )
 
 
+def _beside(series: RunSeries) -> list[tuple[float, float]]:
+    """Training and held-out loss at the same steps."""
+    held_out, losses = series.held_out_losses(), series.losses()
+    pairs = []
+    for before, (step, value) in zip([0, *(s for s, _ in held_out)], held_out, strict=False):
+        # the training losses nearest to the measurement: a mean over few steps that stand just before it
+        near = [loss for at, loss in losses if before < at <= step][-10:]
+        if near and step > 0:
+            pairs.append((statistics.median(near), value))
+    # a loss below zero is a reward or a bound, and a ratio of two such says nothing
+    return [(loss, value) for loss, value in pairs if loss > 0 and value > 0]
+
+
 def _start(series: RunSeries) -> Finding | None:
     """A random student begins at log V."""
     uniform, losses = series.facts.uniform_nats, series.training_nats()
@@ -90,6 +95,10 @@ def _start(series: RunSeries) -> Finding | None:
         return None
     ratio = losses[0][1] / uniform
     factor = near_factor(ratio, within=_START_WITHIN)
+    beside = _beside(series)
+    # as large as a held-out loss, which is never accumulated: then it begins there, and is no multiple
+    if beside and abs(math.log(statistics.median([loss / value for loss, value in beside]))) < _AS_LARGE:
+        return None
     known = series.facts.accumulation
     # accumulation and process counts are powers of two nearly always; other ratios are too easily met by chance
     if factor is None or losses[0][0] > 2 or (abs(factor) != known and abs(factor).bit_count() > 1):

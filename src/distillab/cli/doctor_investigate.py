@@ -1,0 +1,71 @@
+"""`distillab doctor investigate`: everything that is there, examined one by one and together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from distillab.cli.doctor_console import AsJson, ReportFolder, console_of, report_investigation
+
+
+def investigate_command(
+    batch: Annotated[
+        Path | None, typer.Option("--batch", help="Saved batches of the trainer, as for `distillab doctor batch`.")
+    ] = None,
+    student: Annotated[
+        str | None, typer.Option("--student", help="Folder or hub id of the student, or of its tokenizer.")
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option("--teacher", help="Folder or hub id of the teacher, or of its tokenizer.")
+    ] = None,
+    logs: Annotated[
+        list[Path] | None,
+        typer.Option("--log", help="A run's folder or log, as for `distillab doctor run`; may be given several times."),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            help="File with rows to learn from: examined; the pair is measured on them, and a unigram line counted.",
+        ),
+    ] = None,
+    held_out: Annotated[
+        Path | None, typer.Option("--held-out", help="File with rows to judge by: sought among those of --data.")
+    ] = None,
+    compares: Annotated[
+        Literal["ids", "aligned", "text"] | None,
+        typer.Option(
+            "--compares",
+            help="What the loss compares with the teacher, where no log of ours says it: ids (any divergence between "
+            "logits), aligned (made for two tokenizers), text (its answers).",
+        ),
+    ] = None,
+    shifts: Annotated[
+        Literal["model", "batch"] | None,
+        typer.Option("--shifts", help="Who moves labels against logits by one, as for `distillab doctor batch`."),
+    ] = None,
+    as_json: AsJson = None,
+    report: ReportFolder = None,
+) -> None:
+    """Examine batch, tokenizers, rows and logs, as many as are given, one by one and together.
+
+    Exit code 1: an error was found.
+    """
+    from distillab.cli.console import quiet_libraries
+
+    quiet_libraries()
+    from distillab.doctor.investigate import investigate
+
+    investigation = investigate(
+        batch=batch,
+        student=student,
+        teacher=teacher,
+        logs=logs or (),
+        data=data,
+        held_out=held_out,
+        compares=compares,
+        shifts=shifts,
+    )
+    report_investigation(console_of(), investigation, as_json=as_json, report=report)

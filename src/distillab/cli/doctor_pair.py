@@ -1,0 +1,58 @@
+"""`distillab doctor pair`: a teacher and a student, before they meet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from distillab.cli.doctor_console import AsJson, ReportFolder, console_of, report_investigation
+
+
+def pair_command(
+    teacher: Annotated[str, typer.Argument(help="Folder or hub id of the teacher, or of its tokenizer.")],
+    student: Annotated[str, typer.Argument(help="Folder or hub id of the student, or of its tokenizer.")],
+    data: Annotated[
+        Path | None, typer.Option("--data", help="File with rows, as for training. Without it: tokenizers alone.")
+    ] = None,
+    rows: Annotated[int, typer.Option("--rows", min=1, max=2000, help="How many of its first rows are read.")] = 128,
+    template: Annotated[
+        str, typer.Option("--template", help="How rows are written: auto, plain, chat, alpaca, turns, or {prompt}.")
+    ] = "auto",
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=8, help="Rows are cut there.")] = 256,
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"], typer.Option("--dtype", help="Of both models.")
+    ] = "auto",
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda.")] = "auto",
+    by_index: Annotated[
+        bool,
+        typer.Option(
+            "--by-index/--across-tokenizers",
+            help="Whether the loss compares tokens by their ids; unrelated ids are an error then, else a note.",
+        ),
+    ] = True,
+    as_json: AsJson = None,
+    report: ReportFolder = None,
+) -> None:
+    """Examine a pair: tokenizers, and by measurement whether the teacher's signal is about the student's tokens.
+
+    Exit code 1: an error was found.
+    """
+    from distillab.cli.console import quiet_libraries
+
+    quiet_libraries()
+    from distillab.doctor.pair.audit import audit_pair
+
+    investigation = audit_pair(
+        teacher,
+        student,
+        data,
+        rows=rows,
+        template=template,
+        max_tokens=max_tokens,
+        dtype=dtype,
+        device=device,
+        compares_by_index=by_index,
+    )
+    report_investigation(console_of(), investigation, as_json=as_json, report=report)

@@ -1,0 +1,40 @@
+"""Leaves a batch of the planted failure behind, for whoever wants to examine it as a stranger would."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from distillab.config.models import RunRecipe
+from distillab.data.collation import Collator, TokenDataset
+from distillab.study.prepare import prepare
+
+
+def save_batch(recipe: RunRecipe, collator: Callable[[int], Collator], path: Path) -> None:
+    """Save the batch that the first rows of a run give: `input_ids`, `attention_mask`, `labels`, (B, L) each.
+
+    Nothing in the file says what it is.
+
+    Args:
+        recipe: of the run; its batch size is the number of rows.
+        collator: given the padding id, makes the batch.
+        path: a .safetensors file; its folder is made where it is missing.
+    Raises:
+        DataError: the recipe's rows cannot be read.
+    """
+    prepared = prepare(recipe)
+    rows = TokenDataset(prepared.train)
+    chosen = [rows[number] for number in range(min(recipe.training.batch_size, len(rows)))]
+    batch = collator(prepared.student.encoder.pad_id)(chosen)
+    tensors = {
+        "input_ids": batch["input_ids"],
+        "attention_mask": batch["attention_mask"],
+        "labels": batch["labels"],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
+    temporary.replace(path)

@@ -1,0 +1,62 @@
+"""Tokenised rows to judge by that stand in the rows to learn from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+from distillab.doctor.batch.rows import Ints
+from distillab.doctor.batch.tokens import TokenFacts, text_range
+from distillab.records import Examined, Finding
+
+PROBE = "train and held-out rows"
+_LEAK = 0.5
+_FEWEST_TOKENS = 2
+
+
+def examine_tokens_overlap(
+    train: Iterable[tuple[Ints, Ints | None]], held_out: Iterable[tuple[Ints, Ints | None]], facts: TokenFacts
+) -> Examined:
+    """Compare rows by their tokens without padding; linear in both.
+
+    Args:
+        train, held_out: (ids, attention mask or None) of every row.
+    """
+    digests = [_digest(ids, attention, facts) for ids, attention in train]
+    known = {digest: place for place, digest in reversed(list(enumerate(digests))) if digest is not None}
+    rows = hit = judged = 0
+    first: tuple[int, int, str] | None = None
+    for place, (ids, attention) in enumerate(held_out):
+        rows += 1
+        digest = _digest(ids, attention, facts)
+        judged += digest is not None
+        if digest is not None and digest in known:
+            hit += 1
+            first = first or (place, known[digest], facts.text(ids[slice(*text_range(ids, attention, facts))][:60]))
+    looked_at = f"{len(digests):,} training rows, {rows:,} held-out rows"
+    if not judged:
+        return Examined(probe=PROBE, looked_at=looked_at, not_done="no held-out row has two tokens")
+    if first is None:
+        return Examined(probe=PROBE, looked_at=looked_at)
+    certain = hit >= _LEAK * judged
+    held, own, text = first
+    finding = Finding(
+        id="train-held-out-overlap",
+        severity="error" if certain else "warning",
+        title="The held-out rows stand in the training rows."
+        if certain
+        else "Held-out rows stand in the training rows.",
+        seen=(f"{hit:,} of {judged:,} ({hit / judged:.1%}) held-out rows have the tokens of a training row",),
+        example=(f"held-out row {held}, training row {own}: {text!r}",),
+        means="The student has been trained on them, so their loss and accuracy say how well it remembers, not what "
+        "it does with rows it has never seen. Overfitting cannot be seen either.",
+        do=("remove equal rows, then split", "or remove the held-out rows from the training rows"),
+    )
+    return Examined(probe=PROBE, looked_at=looked_at, findings=(finding,))
+
+
+def _digest(ids: Ints, attention: Ints | None, facts: TokenFacts) -> bytes | None:
+    start, stop = text_range(ids, attention, facts)
+    if stop - start < _FEWEST_TOKENS:
+        return None
+    return hashlib.blake2b(ids[start:stop].tobytes(), digest_size=16).digest()

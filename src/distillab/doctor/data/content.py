@@ -1,0 +1,246 @@
+"""What stands in the texts: damaged characters, unknown tokens, markers of templates, answers inside prompts."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from transformers import PreTrainedTokenizerFast
+
+from distillab.data.examples import Example
+from distillab.data.rendering import Template
+from distillab.doctor.data.encoded import EncodedPart
+from distillab.doctor.data.markers import family_of, marker_in, rendered_by
+from distillab.doctor.data.words import share, shown
+from distillab.records import Examined, Finding
+
+PROBE = "texts"
+_MANY = 0.01
+_MANY_DAMAGED = 0.001
+_MUCH_UNKNOWN, _MOSTLY_UNKNOWN = 0.02, 0.5
+_FEWEST = 20
+_MOST_INSIDE, _MOST_AT_END = 0.5, 0.05
+_FEWEST_WORDS = 4
+
+_BYTES = {chr(byte): byte for byte in range(0x80, 0x100)}
+for _byte in range(0x80, 0x100):
+    try:
+        _BYTES[bytes([_byte]).decode("cp1252")] = _byte
+    except UnicodeDecodeError:  # cp1252 leaves five bytes without a character
+        continue
+_NEXT = "[" + re.escape("".join(character for character, byte in _BYTES.items() if byte < 0xC0)) + "]"
+_MIS_READ = re.compile(f"[\u00c2-\u00df]{_NEXT}|[\u00e0-\u00ef]{_NEXT}{{2}}|[\u00f0-\u00f4]{_NEXT}{{3}}")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+# Latin, Greek, Cyrillic; punctuation to symbols; CJK and Hangul; emoji
+_PLAUSIBLE = ((0xA0, 0x24F), (0x370, 0x45F), (0x2010, 0x27BF), (0x3000, 0xD7A3), (0x1F300, 0x1FAFF))
+
+
+def examine_content(
+    examples: Sequence[Example], encoded: EncodedPart, template: Template, tokenizer: PreTrainedTokenizerFast
+) -> Examined:
+    """Read every text for what a conversion left in it.
+
+    Args:
+        template: in which the rows will be rendered.
+        tokenizer: the student's.
+    """
+    characters = sum(len(text) for example in examples for text in example.texts)
+    found = [
+        _damaged(examples),
+        _unknown_tokens(encoded, tokenizer),
+        _markers(examples),
+        _rendered(examples, template),
+        _inside(examples),
+    ]
+    return Examined(
+        probe=PROBE,
+        looked_at=f"{len(examples):,} rows, {characters:,} characters",
+        findings=tuple(one for one in found if one is not None),
+    )
+
+
+def misread(text: str) -> str | None:
+    """The first characters that are UTF-8 read as Windows-1252 or Latin-1 ("Ã©" for "é"); None: there are none.
+
+    >>> misread("The cafÃ© isnâ€™t open."), misread("Le café n’est pas ouvert.")
+    ('Ã©', None)
+    """
+    if text.isascii():
+        return None
+    for match in _MIS_READ.finditer(text):
+        try:
+            meant = bytes(_BYTES[character] for character in match[0]).decode("utf-8")
+        except UnicodeDecodeError:
+            continue
+        # a letter before a hard space or a French quotation mark is ordinary text
+        french = len(match[0]) > 2 and any(character in "\u00a0«»" for character in match[0])
+        if not french and any(first <= ord(meant) <= last for first, last in _PLAUSIBLE):
+            return match[0]
+    return None
+
+
+def _damaged(examples: Sequence[Example]) -> Finding | None:
+    kinds: Counter[str] = Counter()
+    first: dict[str, str] = {}
+    rows = 0
+    for example in examples:
+        here = set()
+        for text in example.texts:
+            found = misread(text)
+            if found:
+                here.add("UTF-8 that was read as Windows-1252")
+                first.setdefault("UTF-8 that was read as Windows-1252", _around(example, text, found))
+            if "\ufffd" in text:
+                here.add("the replacement character U+FFFD")
+                first.setdefault("the replacement character U+FFFD", _around(example, text, "\ufffd"))
+            control = _CONTROL.search(text)
+            if control:
+                here.add("control characters")
+                first.setdefault("control characters", _around(example, text, control[0]))
+        kinds.update(here)
+        rows += bool(here)
+    if not rows:
+        return None
+    return Finding(
+        id="text-damaged",
+        severity="warning" if rows >= _MANY_DAMAGED * len(examples) else "note",
+        title="Texts were damaged by a wrong encoding.",
+        seen=tuple(f"{share(times, len(examples))} rows hold {kind}" for kind, times in kinds.most_common()),
+        example=tuple(first[kind] for kind, _ in kinds.most_common()),
+        means="The student learns to write these characters. They also cost tokens: one letter becomes two to four, "
+        "and a teacher reads such a text worse than a clean one.",
+        do=(
+            "read the source again as UTF-8; text.encode('cp1252').decode('utf-8') undoes one wrong reading",
+            "leave out rows with U+FFFD: what stood there is lost",
+        ),
+    )
+
+
+def _around(example: Example, text: str, found: str) -> str:
+    at = text.index(found)
+    return f"{example.origin}: {text[max(0, at - 30) : at + 30]!r}"
+
+
+def _unknown_tokens(encoded: EncodedPart, tokenizer: PreTrainedTokenizerFast) -> Finding | None:
+    unknown = tokenizer.unk_token_id
+    # GPT-2's unknown token is its end token
+    if unknown is None or unknown in (tokenizer.eos_token_id, tokenizer.bos_token_id) or not encoded.whole:
+        return None
+    roles = [token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id) if token is not None]
+    counts = [int((row.input_ids == unknown).sum()) for row in encoded.whole]
+    count, total = sum(counts), sum(int((~np.isin(row.input_ids, roles)).sum()) for row in encoded.whole)
+    if not count:
+        return None
+    worst = max(range(len(counts)), key=lambda place: counts[place])
+    severity = "error" if count >= _MOSTLY_UNKNOWN * total else "warning" if count >= _MUCH_UNKNOWN * total else "note"
+    return Finding(
+        id="unknown-tokens",
+        severity=severity,
+        title="Much of the text is unknown to the tokenizer." if severity != "note" else "Some text is unknown.",
+        seen=(
+            f"{share(count, total)} tokens are the unknown token",
+            f"{share(sum(number > 0 for number in counts), len(counts))} rows have one or more",
+        ),
+        example=(f"{encoded.examples[worst].origin}: {shown(encoded.examples[worst].answer)}",),
+        means="The unknown token stands for any text, so nothing can be learned from it, and a student that writes it "
+        "writes nothing. Tokenizers with byte fallback never need it.",
+        do=("check that the text is in a language and script of this tokenizer, or use one with byte fallback",),
+    )
+
+
+def _markers(examples: Sequence[Example]) -> Finding | None:
+    hit = [(example, text) for example in examples for text in example.answers if marker_in(text)]
+    if not hit:
+        return None
+    families = Counter(family_of(text) for _, text in hit)
+    ends = sum(_ends_with_marker(text) for _, text in hit)
+    example, text = hit[0]
+    return Finding(
+        id="markers-in-text",
+        severity="warning" if len(hit) >= _MANY * len(examples) else "note",
+        title="Answers hold the markers of a chat template.",
+        seen=(
+            f"{share(len(hit), len(examples))} rows; "
+            + ", ".join(f"{name}: {times:,}" for name, times in families.most_common()),
+            f"{ends:,} of these answers end with the marker",
+        ),
+        example=(f"{example.origin}: {_around_marker(text)}",),
+        means="The student learns to write markers as words: letters, not the token that ends an answer. A server "
+        "that stops at the token does not stop at the word, and what stands behind a marker is another turn that "
+        "the student learns to make up.",
+        do=("cut answers at their first marker; the template and the end token are added when rows are encoded",),
+    )
+
+
+def _ends_with_marker(text: str) -> bool:
+    last = text.rstrip()
+    found = marker_in(last[-24:])
+    return found is not None and last.endswith(found)
+
+
+def _around_marker(text: str) -> str:
+    marker = marker_in(text) or ""
+    at = text.index(marker)
+    return repr(text[max(0, at - 60) : at + 60])
+
+
+def _rendered(examples: Sequence[Example], template: Template) -> Finding | None:
+    hit = [(example, name) for example in examples if (name := rendered_by(example.prompt))]
+    if not hit or examples[0].kind == "text" or len(hit) < _MANY * len(examples):
+        return None
+    twice = template.name in ("chat", "alpaca", "turns")
+    example, _ = hit[0]
+    return Finding(
+        id="prompts-already-rendered",
+        severity="warning" if twice else "note",
+        title="Prompts are already in a chat template" + (", and are put into another one." if twice else "."),
+        seen=(
+            f"{share(len(hit), len(examples))} prompts are in the template "
+            + ", ".join(name for name, _ in Counter(name for _, name in hit).most_common()),
+            f"the rows are rendered in the template {template.name}",
+        ),
+        example=(f"{example.origin}: …{example.prompt[-100:]!r}",),
+        means="The model reads a template inside of a template; what it knows about answering is bound to one."
+        if twice
+        else "Markers of the data are read as plain words here, never as the special tokens that they spell. Where "
+        "the template belongs to a chat model, that is not how the model was taught.",
+        do=(
+            "give the bare question, and let data.template render it for each model",
+            "or data.template: plain, where the wording has no special tokens (Alpaca)",
+        ),
+    )
+
+
+def _inside(examples: Sequence[Example]) -> Finding | None:
+    pairs = [
+        (example, example.answer.strip())
+        for example in examples
+        if example.kind != "text" and len(example.answer.split()) >= _FEWEST_WORDS
+    ]
+    if len(pairs) < _FEWEST:
+        return None
+    at_end = [example for example, answer in pairs if example.prompt.rstrip().endswith(answer)]
+    inside = [example for example, answer in pairs if answer in example.prompt]
+    leaks = len(at_end) >= _MOST_AT_END * len(pairs)
+    if not leaks and len(inside) < _MOST_INSIDE * len(pairs):
+        return None
+    hit = at_end if leaks else inside
+    return Finding(
+        id="prompts-contain-answers",
+        severity="warning" if leaks else "note",
+        title="Prompts end with their own answer." if leaks else "Most answers stand in their prompts word by word.",
+        seen=(
+            f"of {len(pairs):,} rows with answers of {_FEWEST_WORDS} words and more:",
+            f"{share(len(inside), len(pairs))} stand in the prompt, {len(at_end):,} of them at its end",
+        ),
+        example=(f"{hit[0].origin}: …{hit[0].prompt[-120:]!r}", f"answer: {shown(hit[0].answer)}"),
+        means="The student learns to copy, and its loss falls to nearly nothing; where a prompt comes without its "
+        "answer, it has learned nothing. A column with prompt and answer together was taken for the prompt."
+        if leaks
+        else "Copying solves these rows. For extraction that is the task; else the prompt gives the answer away.",
+        do=("name the column that holds the bare prompt: columns: {prompt: …, answer: …}",)
+        if leaks
+        else ("judge on rows whose answer is not in the prompt, beside all rows",),
+    )

@@ -1,0 +1,155 @@
+"""How long answers are: empty, one token, cut off at the longest length, or all the same."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from distillab.data.examples import Example
+from distillab.doctor.data.encoded import EncodedPart
+from distillab.doctor.data.words import share, shown
+from distillab.records import Examined, Finding
+
+PROBE = "answer lengths"
+_FEWEST = 20
+_SAME_SHARE = 0.5
+_ONE_TOKEN_SHARE = 0.5
+_CUT_SHARE = 0.01
+
+
+def examine_lengths(examples: Sequence[Example], encoded: EncodedPart) -> Examined:
+    """Look at the answers' lengths, as texts and in the student's tokens.
+
+    Args:
+        examples: all rows to learn from.
+        encoded: the same rows (or a part of them), encoded.
+    """
+    tokens = np.array([int(row.answer_mask.sum()) for row in encoded.whole], dtype=np.int64)
+    lengths = np.array([len(row) for row in encoded.whole], dtype=np.int64)
+    looked_at = encoded.said
+    if len(tokens):
+        looked_at += f"; answers of {_quantiles(tokens)} tokens with their end, rows of {_quantiles(lengths)}"
+    found = [
+        _empty(examples),
+        _no_room(encoded),
+        _cut_off(encoded, tokens, lengths),
+        _one_token(encoded, tokens),
+        _equal(examples),
+    ]
+    return Examined(probe=PROBE, looked_at=looked_at, findings=tuple(one for one in found if one is not None))
+
+
+def _quantiles(values: np.ndarray[tuple[int], np.dtype[np.int64]]) -> str:
+    middle, high = np.percentile(values, [50, 95], method="nearest")
+    return f"{middle:,} (median), {high:,} (95 %), {values.max():,} (longest)"
+
+
+def _empty(examples: Sequence[Example]) -> Finding | None:
+    hit = [example for example in examples if not all(answer.strip() for answer in example.answers)]
+    if not hit:
+        return None
+    every = len(hit) == len(examples)
+    return Finding(
+        id="answers-empty",
+        severity="error" if every else "warning",
+        title="All answers are empty." if every else "Some answers are empty.",
+        seen=(f"{share(len(hit), len(examples))} rows have an answer without any text",),
+        example=tuple(f"{example.origin}: {shown(example.prompt)}" for example in hit[:3]),
+        means="There is nothing to learn. Most often the answers stand in another column, or were lost in a conversion."
+        if every
+        else "distillab leaves these rows out and counts them; other trainers teach the student to end at once.",
+        do=(
+            "name the column that holds the answers: columns: {prompt: …, answer: …}",
+            "remove rows without an answer",
+        ),
+    )
+
+
+def _no_room(encoded: EncodedPart) -> Finding | None:
+    hit = [
+        (row, example)
+        for row, example in zip(encoded.whole, encoded.examples, strict=True)
+        if not row.answer_mask[: encoded.max_tokens].any()
+    ]
+    if not hit:
+        return None
+    every = len(hit) == len(encoded.whole)
+    row, example = hit[0]
+    return Finding(
+        id="prompts-fill-rows",
+        severity="error" if every else "warning",
+        title="Prompts leave no room for an answer.",
+        seen=(
+            f"{share(len(hit), len(encoded.whole))} rows have no token of an answer before token {encoded.max_tokens}",
+        ),
+        example=(f"{example.origin}: {int(row.answer_mask.argmax()):,} tokens stand before the answer",),
+        means="These rows teach nothing. A trainer that keeps them has rows without a scored token, whose mean is 0/0.",
+        do=("raise data.max_tokens (up to the model's context)", "or shorten or leave out these prompts"),
+    )
+
+
+def _cut_off(
+    encoded: EncodedPart,
+    tokens: np.ndarray[tuple[int], np.dtype[np.int64]],
+    lengths: np.ndarray[tuple[int], np.dtype[np.int64]],
+) -> Finding | None:
+    hit = np.flatnonzero(lengths > encoded.max_tokens)
+    if not len(hit):
+        return None
+    kept = sum(int(row.answer_mask[: encoded.max_tokens].sum()) for row in encoded.whole)
+    longest = int(lengths.argmax())
+    return Finding(
+        id="answers-cut-off",
+        severity="warning" if len(hit) >= _CUT_SHARE * len(lengths) else "note",
+        title="Rows are longer than the longest length, and lose their end.",
+        seen=(
+            f"{share(len(hit), len(lengths))} rows have more than {encoded.max_tokens:,} tokens",
+            f"{1 - kept / int(tokens.sum()):.1%} of the answers' tokens are cut off; "
+            f"the longest row has {int(lengths.max()):,}",
+            f"99 % of the rows fit into {int(np.percentile(lengths, 99, method='higher')):,} tokens",
+        ),
+        example=(f"{encoded.examples[longest].origin}: {shown(encoded.examples[longest].prompt)}",),
+        means="A cut answer has no end token, so the student learns that long answers do not end.",
+        do=(
+            f"data.max_tokens: {int(lengths.max())} (the longest row), as far as the model's context allows",
+            "or leave out what does not fit, and say how much it was",
+        ),
+    )
+
+
+def _one_token(encoded: EncodedPart, tokens: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Finding | None:
+    # the end token is scored too
+    hit = np.flatnonzero(tokens <= 2)
+    if len(tokens) < _FEWEST or len(hit) < _ONE_TOKEN_SHARE * len(tokens):
+        return None
+    texts = Counter(encoded.examples[place].answer for place in hit.tolist())
+    return Finding(
+        id="answers-one-token",
+        severity="note",
+        title="Most answers are one token long.",
+        seen=(f"{share(len(hit), len(tokens))} answers are one token and the end token",),
+        example=tuple(f"{shown(text)}: {times:,} times" for text, times in texts.most_common(3)),
+        means="Half of what is scored is the end token, which is learned in a few steps: the mean loss is about half "
+        "of the loss that counts. A distillation then transfers one distribution a row.",
+        do=("judge by accuracy or by the answer's first token beside the mean loss",),
+    )
+
+
+def _equal(examples: Sequence[Example]) -> Finding | None:
+    if len(examples) < _FEWEST or examples[0].kind == "text" or len({example.prompt for example in examples}) < 2:
+        return None
+    answer, times = Counter(example.answer.strip() for example in examples).most_common(1)[0]
+    if times < _SAME_SHARE * len(examples) or not answer:
+        return None
+    return Finding(
+        id="answers-equal",
+        severity="warning",
+        title="Most rows have one and the same answer.",
+        seen=(f"{share(times, len(examples))} rows have this answer",),
+        example=(shown(answer),),
+        means="A student that ignores its prompt is right on most rows. Its loss falls to nearly nothing, and says "
+        "nothing about whether it has learned to read.",
+        do=("look at how the rows were made: a default or an error text may stand in for answers",),
+    )

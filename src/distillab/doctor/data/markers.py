@@ -1,0 +1,51 @@
+"""Markers of chat templates, and special tokens, that stand in texts."""
+
+from __future__ import annotations
+
+import re
+
+from distillab.doctor.batch.markers import FAMILIES
+
+# Words of ordinary texts ("User: ") are no markers here.
+_STRONG = [family for family in FAMILIES if family.markers or family.name == "Alpaca"]
+_OWN = {
+    family.name: "|".join(
+        [
+            family.asks.pattern.decode(),
+            family.answers.pattern.decode(),
+            *(re.escape(m.decode()) for m in family.markers),
+        ]
+    )
+    for family in _STRONG
+}
+_ENDS = r"</s>|<s>|<\|endoftext\|>|<\|end_of_text\|>|<\|begin_of_text\|>|<eos>|<bos>|<\|end\|>|<｜end▁of▁sentence｜>"
+_ANY = re.compile("|".join([*_OWN.values(), _ENDS]))
+_BY_FAMILY = {name: re.compile(pattern) for name, pattern in _OWN.items()}
+_ASKS_AND_ANSWERS = [
+    (family.name, re.compile(family.asks.pattern.decode()), re.compile(family.answers.pattern.decode()))
+    for family in _STRONG
+]
+
+
+def marker_in(text: str) -> str | None:
+    """The first marker of a template, or end token in words, that a text holds."""
+    found = _ANY.search(text)
+    return found[0] if found else None
+
+
+def family_of(text: str) -> str | None:
+    """The family whose marker stands in a text, or "an end token"; None: none."""
+    for name, pattern in _BY_FAMILY.items():
+        if pattern.search(text):
+            return name
+    return "an end token in words" if _ANY.search(text) else None
+
+
+def rendered_by(prompt: str) -> str | None:
+    """The family in whose template a prompt is already: what asks stands in it, and it ends where an answer begins."""
+    end = prompt.rstrip()
+    for name, asks, answers in _ASKS_AND_ANSWERS:
+        last = [match.end() for match in answers.finditer(end)]
+        if last and last[-1] >= len(end) - 2 and asks.search(end):
+            return name
+    return None

@@ -1,0 +1,99 @@
+"""Rows that repeat each other, and prompts that have several answers."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Sequence
+
+from distillab.data.examples import Example
+from distillab.doctor.data.words import plain_form, share, shown
+from distillab.records import Examined, Finding
+
+PROBE = "repeated rows"
+_MANY = 0.01
+_SHORT_WORDS = 3
+_MOST_ANSWERS_SHOWN = 3
+
+
+def examine_repeats(examples: Sequence[Example]) -> Examined:
+    """Count rows that stand more than once, and prompts with different answers."""
+    prompts = len({asked(example) for example in examples})
+    looked_at = f"{len(examples):,} rows"
+    if examples and examples[0].kind != "text":
+        looked_at += f", {prompts:,} different prompts"
+    found = [_repeated(examples), _several_answers(examples)]
+    return Examined(probe=PROBE, looked_at=looked_at, findings=tuple(one for one in found if one is not None))
+
+
+def asked(example: Example) -> Hashable:
+    """All that stands before the last answer, for telling prompts apart."""
+    return example.messages[:-1] if example.kind == "messages" else example.prompt
+
+
+def plain_row(example: Example) -> str:
+    """The row's texts without case and white space."""
+    if example.kind == "text":
+        return plain_form(example.prompt + example.answer)
+    return "\x1f".join(plain_form(text) for text in example.texts)
+
+
+def _repeated(examples: Sequence[Example]) -> Finding | None:
+    exact = Counter(example.content for example in examples)
+    plain = Counter(plain_row(example) for example in examples)
+    extra, extra_plain = len(examples) - len(exact), len(examples) - len(plain)
+    if not extra_plain:
+        return None
+    row, times = plain.most_common(1)[0]
+    places = [example for example in examples if plain_row(example) == row]
+    seen = [f"{share(extra, len(examples))} rows repeat another one exactly"]
+    if extra_plain > extra:
+        seen.append(f"{share(extra_plain, len(examples))} do when case and white space are left aside")
+    seen.append(f"the commonest stands {times:,} times: {'; '.join(example.origin for example in places[:4])}")
+    return Finding(
+        id="duplicated-rows",
+        severity="warning" if extra_plain >= _MANY * len(examples) else "note",
+        title="Rows are equal.",
+        seen=tuple(seen),
+        example=(f"{shown(places[0].prompt)} → {shown(places[0].answer)}",),
+        means="Equal rows are counted as many and learned as one. Where the data are split after that, the held-out "
+        "part holds rows of the training part, and its value is too good.",
+        do=("remove them before the data are split", "or say that they are repeated on purpose"),
+    )
+
+
+def _several_answers(examples: Sequence[Example]) -> Finding | None:
+    if not examples or examples[0].kind == "text":
+        return None
+    answers: defaultdict[Hashable, Counter[str]] = defaultdict(Counter)
+    for example in examples:
+        answers[asked(example)][plain_form(example.answer)] += 1
+    several = {prompt: own for prompt, own in answers.items() if len(own) > 1}
+    if not several:
+        return None
+    rows = sum(own.total() for own in several.values())
+    # a label is right or wrong, a sentence can be said in many ways
+    labels = all(len(text.split()) <= _SHORT_WORDS for own in several.values() for text in own)
+    prompt, own = max(several.items(), key=lambda pair: len(pair[1]))
+    first = next(example for example in examples if asked(example) == prompt)
+    return Finding(
+        id="prompts-with-several-answers",
+        severity="warning" if labels and rows >= _MANY * len(examples) else "note",
+        title="Short answers to the same prompt contradict each other."
+        if labels
+        else "Some prompts have several different answers.",
+        seen=(
+            f"{share(len(several), len(answers))} prompts have different answers; {share(rows, len(examples))} rows",
+            f"one prompt has {len(own):,} different answers in {own.total():,} rows",
+        ),
+        example=(
+            shown(first.prompt),
+            *(f"→ {shown(text)}, {times:,} times" for text, times in own.most_common(_MOST_ANSWERS_SHOWN)),
+        ),
+        means="No model can tell which of the answers is meant, so the loss has a floor above zero (`lowest-loss`), "
+        "and greedy answers match the reference at most as often as the commonest one stands."
+        + (" Of short answers one is most often simply wrong." if labels else ""),
+        do=(
+            "where answers were sampled on purpose (sequence-level KD), nothing: this is what a distribution is",
+            "else look at the rows: labels may be wrong, or the prompt lacks what tells them apart",
+        ),
+    )

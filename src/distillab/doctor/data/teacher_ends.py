@@ -1,0 +1,176 @@
+"""What a teacher wrote, by itself: cut off, empty, in a loop, refusing, always the same."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from distillab.doctor.data.subject import TeacherText
+from distillab.doctor.data.words import plain_form, share, shown
+from distillab.doctor.run.answers import repeated_share
+from distillab.records import Examined, Finding
+
+PROBE = "teacher's answers"
+_FEWEST = 20
+_CUT_SHARE, _ALL_CUT = 0.05, 0.95
+_LOOP_WORDS, _LOOP_SHARE, _LOOP_MANY = 12, 0.5, 0.02
+_LOOP_CHARACTERS = 60
+_MANY_REFUSALS = 0.01
+_MANY_EMPTY = 0.01
+_SAME_SHARE = 0.5
+
+# at the beginning of an answer; typographic apostrophes are made plain before
+_REFUSES = re.compile(
+    r"\W*(?:"
+    r"(?:i'm|i am) (?:very |really |so )?sorry,? (?:but )?(?:i |as an? )"
+    r"|sorry,? (?:but )?i (?:can|am|'m|don)"
+    r"|as an? (?:ai|large|artificial)\b"
+    r"|i'?m (?:just |only )?an? (?:ai|large language model|artificial)"
+    r"|i (?:can't|cannot|can not|am unable to|am not able to|'m unable to|'m not able to|won't|will not) "
+    r"(?:help|assist|provide|answer|fulfil|comply|create|generate|do that|discuss|engage|write|complete|continue)"
+    r"|i do(?:n't| not) (?:feel comfortable|have access|have enough information)"
+    r"|i apologi[sz]e,? but i"
+    r")",
+    re.IGNORECASE,
+)
+
+
+def examine_teacher_ends(
+    texts: Sequence[TeacherText], references: Mapping[str, Sequence[str]], *, plain_text: bool
+) -> Examined:
+    """Look at answers for what makes them unfit to be learned from.
+
+    Args:
+        references: the data set's own answers, by prompt.
+        plain_text: the teacher went on with texts, which have no natural end.
+    """
+    if not texts:
+        return Examined(probe=PROBE, looked_at="0 answers", not_done="there are no answers of a teacher (--answers)")
+    known = sum(text.finished is not None for text in texts)
+    looked_at = f"{len(texts):,} answers to {len({text.prompt for text in texts}):,} prompts"
+    if not known:
+        looked_at += "; nothing says which of them ended by themselves (a column finish_reason)"
+    found = [
+        _cut_off([text for text in texts if text.finished is not None], plain_text=plain_text),
+        _empty(texts),
+        _loops(texts),
+        _refusals(texts, references),
+        _same(texts),
+    ]
+    return Examined(probe=PROBE, looked_at=looked_at, findings=tuple(one for one in found if one is not None))
+
+
+def refuses(text: str) -> bool:
+    """Whether a text begins as refusals do (English ones).
+
+    >>> refuses("I’m sorry, but I can't help with that."), refuses("I cannot stress enough how good it is.")
+    (True, False)
+    """
+    return _REFUSES.match(text[:200].replace("’", "'")) is not None
+
+
+def loops(text: str) -> bool:
+    """Whether a text repeats itself: most groups of three words stand twice, or its end is one short piece again and
+    again."""
+    if len(text.split()) >= _LOOP_WORDS and repeated_share(text) > _LOOP_SHARE:
+        return True
+    end = text[-_LOOP_CHARACTERS:].rstrip()
+    # a rule of dashes or dots is no loop, nor are blanks
+    if len(end) < _LOOP_CHARACTERS - 10 or not any(map(str.isalnum, end)):
+        return False
+    return any(end[size:] == end[:-size] for size in range(1, len(end) // 4))
+
+
+def _cut_off(texts: Sequence[TeacherText], *, plain_text: bool) -> Finding | None:
+    cut = [text for text in texts if text.finished is False]
+    if not cut or len(cut) < _CUT_SHARE * len(texts):
+        return None
+    never = len(cut) >= _ALL_CUT * len(texts) and len(texts) >= _FEWEST and not plain_text
+    return Finding(
+        id="teacher-answers-cut-off",
+        severity="error" if never else "note" if plain_text else "warning",
+        title="The teacher hardly ever ends an answer." if never else "Answers of the teacher are cut off.",
+        seen=(f"{share(len(cut), len(texts))} answers were cut at the longest length",),
+        example=tuple(f"…{text.text[-100:]!r}" for text in cut[:2]),
+        means="distillab leaves cut answers out (keep_cut_off: false), so the student learns from the prompts with "
+        "short answers alone; kept, they teach answers without an end."
+        + (" When nothing ends, the teacher was not asked in its template, or its end token is another one." * never),
+        do=(
+            "ask the teacher in its own template (data.template), and stop at its end token",
+            "raise teacher_answers.max_new_tokens",
+        ),
+    )
+
+
+def _empty(texts: Sequence[TeacherText]) -> Finding | None:
+    hit = [text for text in texts if not text.text.strip()]
+    if not hit:
+        return None
+    every = len(hit) == len(texts)
+    return Finding(
+        id="teacher-answers-empty",
+        severity="error" if every else "warning" if len(hit) >= _MANY_EMPTY * len(texts) else "note",
+        title="All answers of the teacher are empty." if every else "Some answers of the teacher are empty.",
+        seen=(f"{share(len(hit), len(texts))} answers have no text",),
+        example=tuple(shown(text.prompt) for text in hit[:3]),
+        means="The teacher ended at once: the prompt ends with an end token, or in another place than where answers "
+        "begin in its template. Left out, these prompts are not learned; kept, they teach silence.",
+        do=("look at the end of the prompts: `distillab data RECIPE`", "leave empty answers out"),
+    )
+
+
+def _loops(texts: Sequence[TeacherText]) -> Finding | None:
+    hit = [text for text in texts if loops(text.text)]
+    if not hit:
+        return None
+    return Finding(
+        id="teacher-answers-loop",
+        severity="warning" if len(hit) >= _LOOP_MANY * len(texts) else "note",
+        title="Answers of the teacher run into loops.",
+        seen=(
+            f"{share(len(hit), len(texts))} answers: more than half of their groups of three words stand before, or "
+            "their end is one piece again and again",
+        ),
+        example=tuple(f"…{text.text[-120:]!r}" for text in hit[:2]),
+        means="Long loops are many tokens, so they weigh more than good answers. A student copies loops more easily "
+        "than anything else.",
+        do=(
+            "leave them out",
+            "teacher_answers: {sample: true, temperature: 0.7}: greedy answers of small teachers loop most",
+        ),
+    )
+
+
+def _refusals(texts: Sequence[TeacherText], references: Mapping[str, Sequence[str]]) -> Finding | None:
+    hit = [text for text in texts if refuses(text.text) and not any(map(refuses, references.get(text.prompt, ())))]
+    if not hit:
+        return None
+    return Finding(
+        id="teacher-refuses",
+        severity="warning" if len(hit) >= _MANY_REFUSALS * len(texts) else "note",
+        title="The teacher refuses some prompts.",
+        seen=(f"{share(len(hit), len(texts))} answers begin as refusals do, where the data set's own answer does not",),
+        example=tuple(f"{shown(text.prompt)} → {shown(text.text)}" for text in hit[:2]),
+        means="The student learns to refuse, and being small it refuses more than its teacher: refusals are all alike "
+        "and therefore easy. English refusals alone are recognised.",
+        do=("leave them out, or keep the data set's own answers for these prompts",),
+    )
+
+
+def _same(texts: Sequence[TeacherText]) -> Finding | None:
+    if len(texts) < _FEWEST or len({text.prompt for text in texts}) < 2:
+        return None
+    answer, times = Counter(plain_form(text.text) for text in texts).most_common(1)[0]
+    if times < _SAME_SHARE * len(texts) or not answer:
+        return None
+    return Finding(
+        id="teacher-answers-same",
+        severity="warning",
+        title="The teacher gives most prompts one and the same answer.",
+        seen=(f"{share(times, len(texts))} answers are the same text",),
+        example=(shown(answer),),
+        means="The teacher did not read its prompts: they were cut off, rendered without their content, or asked in a "
+        "form that the teacher does not know.",
+        do=("look at what the teacher was asked: `distillab data RECIPE`",),
+    )

@@ -1,0 +1,142 @@
+"""What a teacher wrote, beside prompt and reference: the prompt again, the reference itself, markers, languages."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from distillab.doctor.data.languages import Language, differ, language_of
+from distillab.doctor.data.markers import family_of, marker_in
+from distillab.doctor.data.subject import TeacherText
+from distillab.doctor.data.words import plain_form, share, shown
+from distillab.records import Examined, Finding
+
+PROBE = "teacher's answers and the data"
+_FEWEST = 20
+_PROMPT_WORDS, _ECHO, _EVERY_ECHO = 4, 0.05, 0.9
+_MANY = 0.01
+_LANGUAGE_MANY, _FEWEST_LANGUAGE = 0.02, 3
+_LONG_WORDS, _COPIES = 12, 0.2
+
+
+def examine_teacher_sources(texts: Sequence[TeacherText], references: Mapping[str, Sequence[str]]) -> Examined:
+    """Compare answers with their prompts and with the data set's own answers.
+
+    Args:
+        references: the data set's own answers, by prompt.
+    """
+    if not texts:
+        return Examined(probe=PROBE, looked_at="0 answers", not_done="there are no answers of a teacher (--answers)")
+    known = sum(text.prompt in references for text in texts)
+    found = [_echoes(texts, references), _markers(texts, references), _languages(texts, references)]
+    found.append(_copies(texts, references))
+    return Examined(
+        probe=PROBE,
+        looked_at=f"{len(texts):,} answers, {known:,} to prompts of the training rows",
+        findings=tuple(one for one in found if one is not None),
+    )
+
+
+def _echoes(texts: Sequence[TeacherText], references: Mapping[str, Sequence[str]]) -> Finding | None:
+    judged = [text for text in texts if len(text.prompt.split()) >= _PROMPT_WORDS]
+    hit = [
+        text
+        for text in judged
+        if _echoed(text.text, text.prompt) and not any(_echoed(r, text.prompt) for r in references.get(text.prompt, ()))
+    ]
+    if not hit or len(hit) < _ECHO * len(judged):
+        return None
+    every = len(hit) >= _EVERY_ECHO * len(judged) and len(judged) >= _FEWEST
+    return Finding(
+        id="teacher-repeats-prompt",
+        severity="error" if every else "warning",
+        title="The teacher's answers begin with their prompt.",
+        seen=(f"{share(len(hit), len(judged))} answers begin with the whole prompt",),
+        example=(shown(hit[0].prompt), f"→ {shown(hit[0].text)}"),
+        means="The answers were stored with the prompt in front: model.generate returns both. The student learns to "
+        "repeat its prompt, and most of the loss is about that."
+        if every
+        else "The student learns to repeat its prompt before it answers.",
+        do=("cut the prompt off: outputs[:, input_ids.shape[1]:]", "leave these answers out"),
+    )
+
+
+def _echoed(answer: str, prompt: str) -> bool:
+    return plain_form(answer[: 2 * len(prompt) + 200]).startswith(plain_form(prompt))
+
+
+def _markers(texts: Sequence[TeacherText], references: Mapping[str, Sequence[str]]) -> Finding | None:
+    hit = [text for text in texts if marker_in(text.text) and not any(map(marker_in, references.get(text.prompt, ())))]
+    if not hit:
+        return None
+    families = Counter(family_of(text.text) for text in hit)
+    text = hit[0].text
+    at = text.index(marker_in(text) or "")
+    return Finding(
+        id="teacher-template-markers",
+        severity="warning" if len(hit) >= _MANY * len(texts) else "note",
+        title="The teacher's answers hold the markers of a chat template.",
+        seen=(
+            f"{share(len(hit), len(texts))} answers; "
+            + ", ".join(f"{name}: {times:,}" for name, times in families.most_common()),
+        ),
+        example=(repr(text[max(0, at - 60) : at + 60]),),
+        means="The teacher did not stop where its turn ends, or special tokens were decoded as text. What stands "
+        "behind a marker is a made-up turn, and the student learns all of it as words.",
+        do=(
+            "stop at the template's end of turn, and decode with skip_special_tokens=True",
+            "cut answers at their first marker",
+        ),
+    )
+
+
+def _languages(texts: Sequence[TeacherText], references: Mapping[str, Sequence[str]]) -> Finding | None:
+    judged: list[tuple[TeacherText, Language, Language]] = []
+    for text in texts:
+        wrote = language_of(text.text)
+        known = [language for own in references.get(text.prompt, ()) if (language := language_of(own)) is not None]
+        if wrote is not None and known:
+            judged.append((text, wrote, next((one for one in known if not differ(one, wrote)), known[0])))
+    hit = [one for one in judged if differ(one[1], one[2])]
+    if not hit:
+        return None
+    text, wrote, _ = hit[0]
+    kinds = Counter(f"{own} → {wrote}" for _, wrote, own in hit).most_common(4)
+    return Finding(
+        id="teacher-changes-language",
+        severity="warning" if len(hit) >= max(_FEWEST_LANGUAGE, _LANGUAGE_MANY * len(judged)) else "note",
+        title="The teacher answers in another language or script than the data.",
+        seen=(
+            f"{share(len(hit), len(judged))} answers that can be compared with the data set's own",
+            ", ".join(f"{kind}: {times:,}" for kind, times in kinds),
+        ),
+        example=(f"{shown(text.prompt)} → {shown(text.text)} ({wrote})",),
+        means="The student learns to change the language. Multilingual teachers do so on prompts that hold several "
+        "languages, and at high temperatures.",
+        do=("leave these answers out", "name the language in the prompt, or lower teacher_answers.temperature"),
+    )
+
+
+def _copies(texts: Sequence[TeacherText], references: Mapping[str, Sequence[str]]) -> Finding | None:
+    judged = [text for text in texts if len(text.text.split()) >= _LONG_WORDS and text.prompt in references]
+    if len(judged) < _FEWEST:
+        return None
+    hit = [text for text in judged if plain_form(text.text) in map(plain_form, references[text.prompt])]
+    if len(hit) < _COPIES * len(judged):
+        return None
+    return Finding(
+        id="teacher-copies-reference",
+        severity="warning",
+        title="The teacher's answers are the data set's own.",
+        seen=(
+            f"{share(len(hit), len(judged))} answers of {_LONG_WORDS} words and more are the reference word by word",
+        ),
+        example=(f"{shown(hit[0].prompt)} → {shown(hit[0].text)}",),
+        means="Nobody writes a long answer twice. The references were stored as the teacher's answers, or stood in "
+        "its prompt, or the teacher was trained on these rows: then sequence-level KD is training on the data set. "
+        "(Where the training file is made of these answers, nothing is wrong.)",
+        do=(
+            "look at what the teacher was asked: `distillab data RECIPE`",
+            "compare with SFT on the same rows: both arms then learn the same",
+        ),
+    )

@@ -1,0 +1,100 @@
+"""Texts as words: their plain form, groups of words as numbers, and how much a text repeats itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
+
+_FACTOR = np.uint64(0x9E3779B97F4A7C15)
+_SHOWN = 160
+_WORD = re.compile(r"\w+")
+
+
+def plain_form(text: str) -> str:
+    """Lower case and single spaces: what is left when two texts differ in case and white space alone.
+
+    >>> plain_form("  Two\\n words ")
+    'two words'
+    """
+    return " ".join(text.lower().split())
+
+
+def words_of(text: str) -> list[str]:
+    """Runs of letters and digits, in lower case.
+
+    >>> words_of("It's 3.5, No!")
+    ['it', 's', '3', '5', 'no']
+    """
+    return _WORD.findall(text.lower())
+
+
+def shown(text: str) -> str:
+    """The beginning of a text in quotes, for a finding."""
+    return repr(text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…")
+
+
+def share(part: int, whole: int) -> str:
+    """A count out of another one, with its share.
+
+    >>> share(1, 8)
+    '1 of 8 (12.5%)'
+    """
+    return f"{part:,} of {whole:,} ({part / whole:.1%})" if whole else f"{part:,} of 0"
+
+
+@dataclass(frozen=True, eq=False)
+class WordGroups:
+    """All groups of neighbouring words of many texts.
+
+    Attributes:
+        hashes: (T,) uint64, in the order of the texts.
+        texts: (T,) the text that each stands in.
+    """
+
+    hashes: NDArray[np.uint64]
+    texts: NDArray[np.int64]
+
+    def once(self) -> WordGroups:
+        """Each group once a text."""
+        order = np.lexsort((self.hashes, self.texts))
+        hashes, texts = self.hashes[order], self.texts[order]
+        new = np.ones(len(hashes), dtype=bool)
+        new[1:] = (hashes[1:] != hashes[:-1]) | (texts[1:] != texts[:-1])
+        return WordGroups(hashes[new], texts[new])
+
+    def where(self, chosen: NDArray[np.bool_]) -> WordGroups:
+        """Some of the groups."""
+        return WordGroups(self.hashes[chosen], self.texts[chosen])
+
+
+def word_groups(texts: Sequence[str], size: int) -> WordGroups:
+    """Every `size` neighbouring words of each text, as a 64-bit number; linear in the words.
+
+    Case, punctuation and white space do not count. A text of fewer words has no group. The numbers are the same for
+    equal words in one process alone, because Python's own hash is.
+    """
+    words = [words_of(text) for text in texts]
+    lengths = np.array([len(own) for own in words], dtype=np.int64)
+    every = np.fromiter(map(hash, chain.from_iterable(words)), dtype=np.int64, count=int(lengths.sum()))
+    if len(every) < size:
+        return WordGroups(np.zeros(0, dtype=np.uint64), np.zeros(0, dtype=np.int64))
+    mixed = _mixed(every.view(np.uint64))
+    hashes = np.zeros(len(every) - size + 1, dtype=np.uint64)
+    for place in range(size):
+        hashes = hashes * _FACTOR + mixed[place : len(mixed) - size + 1 + place]
+    of = np.repeat(np.arange(len(texts)), lengths)[: len(hashes)]
+    inside = np.arange(len(hashes)) + size <= np.cumsum(lengths)[of]
+    return WordGroups(hashes[inside], of[inside])
+
+
+def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """splitmix64: neighbouring numbers become unlike ones."""
+    values = values * _FACTOR
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))

@@ -1,0 +1,251 @@
+"""`investigate`: batch, tokenizers, data and logs, whichever are there, examined one by one and together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from distillab.data.encoding import Encoder
+from distillab.data.examples import Example
+from distillab.data.reading import Reader
+from distillab.data.templates import resolve_template
+from distillab.doctor.batch.audit import Shifts, audit_batch
+from distillab.doctor.batch.files import load_batches
+from distillab.doctor.data.audit import examine_data
+from distillab.doctor.data.encoded import encode_part
+from distillab.doctor.data.files import read_examples
+from distillab.doctor.data.subject import DataSubject
+from distillab.doctor.pair.subject import PairSubject
+from distillab.doctor.run.audit import audit_run
+from distillab.doctor.run.logs import Runs, read_runs
+from distillab.doctor.together import ExaminedLog, compared_by_id, examine_together, explained
+from distillab.doctor.token_ids import UNRELATED, Compares, examine_token_ids
+from distillab.errors import ConfigError
+from distillab.evaluation.references import reference_lines
+from distillab.pairing.admission import judgement
+from distillab.pairing.contract import judge
+from distillab.pairing.loading import LoadedTokenizer, load_tokenizer, logits_width
+from distillab.records import Examined, Investigation
+
+__all__ = ["Compares", "investigate"]
+
+# rows on which the pair is measured and a unigram line counted; there is no line with fewer than the second number
+_MOST_ROWS, _FEWEST_ROWS = 2000, 20
+# nobody said where a run cuts rows
+_UNCUT = 1 << 30
+
+
+def investigate(
+    *,
+    batch: object | None = None,
+    student: str | None = None,
+    teacher: str | None = None,
+    logs: Sequence[Path] = (),
+    data: Path | None = None,
+    held_out: Path | None = None,
+    compares: Compares | None = None,
+    shifts: Shifts | None = None,
+) -> Investigation:
+    """Examine all that is given, then all of it together. Nothing is trained, downloaded or executed.
+
+    Args:
+        batch: a file with saved batches (see `load_batches`), or what `audit_batch` takes. Needs `student`.
+        student: folder or hub id of the student's tokenizer.
+        teacher: of the teacher's. Needs `student`.
+        logs: what `audit_run` takes. log V comes from the student's tokenizer where our own log does not know it.
+        data: rows to learn from, as the run had them: examined, the pair is measured on them, and the unigram line is
+            counted. Needs `student`.
+        held_out: rows to judge by, for `data`: overlap is sought, and the unigram line is that of these rows.
+        compares: what the loss compares of the two models: "ids" (any divergence between their logits), "aligned"
+            (made for two tokenizers), "text" (the teacher's answers alone). None: read from the log, where it says it.
+        shifts: as in `audit_batch`.
+    Returns:
+        what was found, and which methods the pair allows.
+    Raises:
+        ConfigError: nothing is given, or something whose tokenizer is missing.
+        DataError: something given cannot be read.
+    """
+    _require(
+        batch=batch,
+        student=student,
+        teacher=teacher,
+        logs=logs,
+        data=data,
+        held_out=held_out,
+        compares=compares,
+        shifts=shifts,
+    )
+    loaded = None if student is None else load_tokenizer(student)
+    examples, judged_by = (
+        () if place is None else tuple(read_examples(str(place), columns=None)) for place in (data, held_out)
+    )
+    reader = None if loaded is None else _reader(loaded, examples)
+    given_logs = tuple(zip(_names(logs), logs, (read_runs(place) for place in logs), strict=True))
+    of_batch = () if batch is None or loaded is None else _batch(batch, loaded, shifts)
+    of_pair: tuple[Examined, ...] = ()
+    of_data = () if data is None or reader is None else examine_data(DataSubject(examples, judged_by, reader))
+    judged = None
+    if teacher is not None and reader is not None:
+        subject = _pair(load_tokenizer(teacher), reader, examples, data)
+        by_id = tuple(fact for name, _, runs in given_logs for fact in _by_id(name, runs))
+        of_pair = (examine_token_ids(subject, compares=compares, by_id=by_id),)
+        judged = judgement(subject.contract)
+    faults = [finding for one in of_batch for finding in one.findings]
+    tokens = next((f for one in of_pair for f in one.findings if f.id == UNRELATED and f.severity == "error"), None)
+    unigram = None if reader is None else _unigram(reader, examples, judged_by)
+    examined_logs = explained([_log(*one, reader, unigram) for one in given_logs], batch=faults, tokens=tokens)
+    of_logs = [one for log in examined_logs for one in _named(log, several=len(logs) > 1)]
+    together = [examine_together(examined_logs, batch=faults, tokens=tokens)] if logs and (of_batch or of_pair) else []
+    return Investigation(
+        subject=_subject(batch, student, teacher, logs, data, held_out),
+        examined=(*of_batch, *of_pair, *of_data, *of_logs, *together),
+        pairing=judged,
+    )
+
+
+def _require(
+    *,
+    batch: object | None,
+    student: str | None,
+    teacher: str | None,
+    logs: Sequence[Path],
+    data: Path | None,
+    held_out: Path | None,
+    compares: Compares | None,
+    shifts: Shifts | None,
+) -> None:
+    if batch is None and teacher is None and data is None and not logs:
+        raise ConfigError(
+            "There is nothing to examine.",
+            facts=["given: neither a batch, nor rows, nor a teacher, nor a log"],
+            fix="give a batch (--batch), a log (--log), rows (--data) or both tokenizers (--student, --teacher)",
+        )
+    given = (("the batch", batch), ("the teacher", teacher), ("the rows", data))
+    needing = [name for name, value in given if value is not None]
+    if student is None and needing:
+        raise ConfigError(
+            "The student's tokenizer is missing.",
+            facts=[f"{name} cannot be examined without it" for name in needing],
+            fix="--student FOLDER, with the tokenizer that made the student's ids",
+        )
+    needs = (
+        ("compares", compares, "teacher", teacher),
+        ("shifts", shifts, "batch", batch),
+        ("held-out", held_out, "data", data),
+    )
+    for name, value, needed, there in needs:
+        if value is not None and there is None:
+            raise ConfigError(f"--{name} is read beside --{needed}, which is missing.", fix=f"--{needed} …")
+
+
+def _batch(batch: object, student: LoadedTokenizer, shifts: Shifts | None) -> tuple[Examined, ...]:
+    given = load_batches(Path(batch)) if isinstance(batch, str | os.PathLike) else batch
+    return audit_batch(given, student.tokenizer, shifts=shifts, vocabulary=logits_width(student.path))
+
+
+def _reader(loaded: LoadedTokenizer, examples: Sequence[Example]) -> Reader:
+    kind = examples[0].kind if examples else "pair"
+    bare = kind == "messages" and loaded.tokenizer.chat_template is None
+    template = resolve_template("turns" if bare else "auto", loaded.tokenizer, kind)
+    return Reader(loaded, Encoder(loaded.tokenizer, template, _UNCUT))
+
+
+def _pair(teacher: LoadedTokenizer, student: Reader, examples: tuple[Example, ...], data: Path | None) -> PairSubject:
+    """Two tokenizers without their models."""
+    contract = judge(
+        teacher,
+        student.loaded,
+        teacher_width=logits_width(teacher.path),
+        student_width=logits_width(student.loaded.path),
+        texts=[text for example in examples[:_MOST_ROWS] for text in example.texts if text],
+        source="" if data is None else data.name,
+    )
+    return PairSubject(
+        contract=contract,
+        teacher=_reader(teacher, examples),
+        student=student,
+        teacher_model=None,
+        student_model=None,
+        student_is_random=False,
+        examples=examples,
+        compares_by_index=False,
+    )
+
+
+def _unigram(reader: Reader, train: Sequence[Example], held_out: Sequence[Example]) -> float | None:
+    """Nats a token of token frequencies alone, counted on the training rows and judged on the held-out rows.
+
+    Where there are no held-out rows, one half of the rows is judged by the other; None where there are too few.
+    """
+    if not held_out:
+        train, held_out = train[::2], train[1::2]
+    splits = [encode_part(reader, part[:_MOST_ROWS]).whole for part in (train, held_out)]
+    if min(len(rows) for rows in splits) < _FEWEST_ROWS:
+        return None
+    return reference_lines(*splits, vocabulary=len(reader.tokenizer)).unigram_nats
+
+
+def _log(name: str, place: Path, runs: Runs, reader: Reader | None, unigram: float | None) -> ExaminedLog:
+    """One log, audited. A log of ours may lack the reference lines; of another trainer's losses it is not known whether
+    they are cross-entropies, so that no line is drawn beside them."""
+    facts = [run.series.facts for run in runs.runs]
+    if reader is None or not all(one.in_nats and one.uniform_nats is None for one in facts):
+        return ExaminedLog(name, runs.runs, audit_run(place))
+    found = audit_run(place, vocabulary=len(reader.tokenizer), unigram_nats=unigram)
+    return ExaminedLog(name, runs.runs, found, unigram)
+
+
+def _by_id(name: str, runs: Runs) -> list[str]:
+    """What the logs say that is compared by id."""
+    facts = []
+    for run in runs.runs:
+        terms = compared_by_id(run.series)
+        if terms:
+            of_run = f"{name}, {run.series.name}" if run.series.name else name
+            facts.append(f"{of_run}: its loss has {', '.join(terms)}")
+    return facts
+
+
+def _names(logs: Sequence[Path]) -> list[str]:
+    """What tells several logs apart."""
+    if len(logs) < 2:
+        return ["the log" for _ in logs]
+    shared = os.path.commonpath([path.absolute() for path in logs])
+    return [os.path.relpath(path.absolute(), shared) for path in logs]
+
+
+def _named(log: ExaminedLog, *, several: bool) -> list[Examined]:
+    """The probes of a log, with its name wherever there are several."""
+    if not several:
+        return list(log.investigation.examined)
+    return [
+        one.model_copy(
+            update={
+                "looked_at": f"{log.name}: {one.looked_at}",
+                "findings": tuple(
+                    finding.model_copy(update={"seen": (f"log: {log.name}", *finding.seen)}) for finding in one.findings
+                ),
+            }
+        )
+        for one in log.investigation.examined
+    ]
+
+
+def _subject(
+    batch: object | None,
+    student: str | None,
+    teacher: str | None,
+    logs: Sequence[Path],
+    data: Path | None,
+    held_out: Path | None,
+) -> str:
+    given = [
+        ("batch", None if batch is None else str(batch) if isinstance(batch, str | os.PathLike) else "in memory"),
+        ("student", student),
+        ("teacher", teacher),
+        ("data", data),
+        ("held-out", held_out),
+        *(("log", log) for log in logs),
+    ]
+    return "; ".join(f"{name} {value}" for name, value in given if value is not None)

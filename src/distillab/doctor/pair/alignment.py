@@ -1,0 +1,101 @@
+"""Probe: is the teacher's signal about the student's tokens? Measured, whatever the tokenizers are called."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedModel
+
+from distillab.data.examples import Example
+from distillab.data.reading import Reader
+from distillab.data.view import marked
+from distillab.doctor.pair.asking import ReadRows, affordable_tokens, evaluating, logits_of, read_rows, scored
+from distillab.doctor.pair.judging import PROBE, judged
+from distillab.doctor.pair.measures import measure_signal, tokens_test
+from distillab.doctor.pair.signal_rows import MAX_ELEMENTS, SignalRow, signal_row
+from distillab.doctor.pair.subject import PairSubject
+from distillab.errors import DataError
+from distillab.pairing.token_bytes import token_meanings
+from distillab.records import Examined
+
+_MOST_TOKENS = 2_048
+_SHOWN_CHARACTERS = 160
+_SEED = 0
+
+
+def examine_alignment(subject: PairSubject) -> Examined:
+    """Ask the teacher about rows as a loss by id would, and test the signal by permutation.
+
+    Where ids are unrelated and nothing compares by them, the teacher is asked about its own tokens: are its weights
+    those of its tokenizer?
+    """
+    teacher = subject.teacher_model
+    lacking = subject.lacking_teacher
+    if teacher is None or lacking is not None:
+        return Examined(probe=PROBE, looked_at="the teacher's logits at the student's tokens", not_done=lacking)
+    by_index = subject.same_ids or subject.compares_by_index
+    reader = subject.student if by_index else subject.teacher
+    # what a student says that has learned nothing tells nothing, and at other tokens it was not asked
+    student = subject.student_model if by_index and not subject.student_is_random else None
+    said = "the teacher's logits at the student's tokens" if by_index else "the teacher's logits at its own tokens"
+    try:
+        rows, read = _signals(reader, subject.examples, teacher, student)
+        own = None
+        if by_index and not subject.same_ids and rows:
+            own = tokens_test(_signals(subject.teacher, read.examples, teacher, None)[0], seed=_SEED)
+    except DataError as error:
+        return Examined(probe=PROBE, looked_at=said, not_done=f"{error.rule} {'; '.join(error.facts)}")
+    if not rows:
+        why = f"none of {read.unreadable} rows can be read: they hold ids for which a model has no embedding"
+        return Examined(probe=PROBE, looked_at=said, not_done=why if read.unreadable else "no row has a scored token")
+    measures = measure_signal(rows, seed=_SEED)
+    if read.unreadable:
+        said += f"; {read.unreadable} rows left out that hold ids for which a model has no embedding"
+    looked_at = f"{said}: {measures.positions:,} scored tokens of {len(rows)} rows"
+    examined = judged(measures, looked_at=looked_at, own=own)
+    if not examined.findings:
+        return examined
+    shown = _example(reader, read)
+    return examined.model_copy(
+        update={"findings": tuple(finding.model_copy(update={"example": shown}) for finding in examined.findings)}
+    )
+
+
+def _signals(
+    reader: Reader, examples: Sequence[Example], teacher: PreTrainedModel, student: PreTrainedModel | None
+) -> tuple[list[SignalRow], ReadRows]:
+    most = min(_MOST_TOKENS, affordable_tokens(teacher, student))
+    read = read_rows(reader, examples, teacher, student, most_tokens=most)
+    found: list[SignalRow] = []
+    elements = MAX_ELEMENTS
+    for row in read.rows:
+        if found and elements < found[-1].teacher_logp.shape[1]:
+            break
+        with evaluating(teacher):
+            teacher_logits = logits_of(teacher, reader, row)
+        width = teacher_logits.shape[1]
+        places = scored(row)
+        student_logits = None
+        if student is not None:
+            with evaluating(student):
+                student_logits = logits_of(student, reader, row)
+            width = min(width, student_logits.shape[1])
+        ids = row.input_ids[places.numpy()]
+        places = places[ids < width][: max(1, elements // width)]
+        elements -= len(places) * width
+        if not len(places):
+            continue
+        found.append(
+            signal_row(
+                places,
+                places.new_tensor(row.input_ids[places.numpy()].tolist()),
+                teacher_logits[places - 1],
+                None if student_logits is None else student_logits[places - 1],
+            )
+        )
+    return found, read
+
+
+def _example(reader: Reader, read: ReadRows) -> tuple[str, ...]:
+    shown = marked(read.rows[0], token_meanings(reader.tokenizer))
+    return (shown if len(shown) <= _SHOWN_CHARACTERS else shown[:_SHOWN_CHARACTERS] + " …",)

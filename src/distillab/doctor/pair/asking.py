@@ -1,0 +1,117 @@
+"""Asks a model about a few rows, without changing it.
+
+Shapes: L positions of a row, W the model's logits, n scored positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from distillab.data.collation import IndexedRow
+from distillab.data.encoding import Dropped, EncodedRow
+from distillab.data.examples import Example
+from distillab.data.reading import Reader
+from distillab.models.inputs import model_inputs
+
+# of one pass over the rows: some ten seconds on two cores; a GPU does a hundred times as much
+_OPERATIONS = 4e11
+_MIN_TOKENS, _MAX_TOKENS = 256, 16_384
+
+
+@dataclass(frozen=True, eq=False)
+class ReadRows:
+    """Rows as one tokenizer reads them.
+
+    Attributes:
+        rows, examples: those that are asked about, in the same order.
+        unreadable: rows left out because they hold an id for which the model has no embedding.
+    """
+
+    rows: tuple[EncodedRow, ...]
+    examples: tuple[Example, ...]
+    unreadable: int
+
+    @property
+    def tokens(self) -> int:
+        """Scored tokens."""
+        return sum(int(row.answer_mask.sum()) for row in self.rows)
+
+
+def device_of(model: PreTrainedModel) -> torch.device:
+    """Where its weights are."""
+    return next(model.parameters()).device
+
+
+def affordable_tokens(*models: PreTrainedModel | None) -> int:
+    """Tokens that all of these models read in some seconds."""
+    most = _MAX_TOKENS
+    for model in models:
+        if model is not None:
+            speed = 1 if device_of(model).type == "cpu" else 100
+            most = min(most, int(speed * _OPERATIONS / (2 * max(1, model.num_parameters()))))
+    return max(most, _MIN_TOKENS)
+
+
+def read_rows(
+    reader: Reader, examples: Sequence[Example], *models: PreTrainedModel | None, most_tokens: int
+) -> ReadRows:
+    """The first rows that can be read, up to a number of tokens; at least one where one can be.
+
+    Args:
+        models: who will be asked; rows are left out that one of them has no embeddings for.
+    """
+    known = min((_embeddings(model) for model in models if model is not None), default=None)
+    rows: list[EncodedRow] = []
+    kept: list[Example] = []
+    unreadable = tokens = 0
+    for example in examples:
+        row = reader.encoder.encode(example)
+        if isinstance(row, Dropped):
+            continue
+        if known is not None and int(row.input_ids.max()) >= known:
+            unreadable += 1
+            continue
+        tokens += len(row)
+        if rows and tokens > most_tokens:
+            break
+        rows.append(row)
+        kept.append(example)
+    return ReadRows(tuple(rows), tuple(kept), unreadable)
+
+
+def logits_of(model: PreTrainedModel, reader: Reader, row: EncodedRow) -> Tensor:
+    """(L, W) raw logits in the model's dtype, on its device; without gradients, in the mode in which the model is."""
+    batch = reader.collator()([IndexedRow(0, row)])
+    with torch.no_grad():
+        output = model(**model_inputs(batch, device_of(model), model=model))
+    logits: Tensor = output.logits[0]
+    return logits
+
+
+def scored(row: EncodedRow) -> Tensor:
+    """(n,) positions of the tokens that are scored; the logits one position before predict them."""
+    return torch.from_numpy(row.answer_mask).nonzero()[:, 0]
+
+
+@contextmanager
+def evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """In eval mode for a while; every module returns to its own mode."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _embeddings(model: PreTrainedModel) -> int:
+    weight = cast(Tensor, model.get_input_embeddings().weight)
+    return int(weight.shape[0])

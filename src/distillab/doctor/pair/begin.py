@@ -1,0 +1,108 @@
+"""Probe: what does a begin token before the row, or none, cost the teacher?"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+from transformers import PreTrainedModel
+
+from distillab.data.encoding import EncodedRow
+from distillab.doctor.pair.asking import affordable_tokens, evaluating, read_rows
+from distillab.doctor.pair.subject import PairSubject
+from distillab.evaluation.likelihood import score_rows
+from distillab.records import Examined, Finding
+
+PROBE = "begin token"
+_BATCH = 8
+_MIN_ROWS = 8
+_MOST_TOKENS = 4_096
+CLEARLY_WORSE = 0.1
+ERRORS = 3.0
+
+
+@dataclass(frozen=True)
+class _Both:
+    """One text with and without a begin token; the same tokens are scored, of which none stands first."""
+
+    begun: EncodedRow
+    bare: EncodedRow
+
+
+def examine_begin(subject: PairSubject) -> Examined:
+    """The teacher's nats on the same tokens with its begin token before the row and without."""
+    said = "the teacher's nats with and without its begin token"
+    teacher, lacking = subject.teacher_model, subject.lacking_teacher
+    if teacher is None or lacking is not None:
+        return Examined(probe=PROBE, looked_at=said, not_done=lacking)
+    bos = subject.teacher.tokenizer.bos_token_id
+    if bos is None:
+        return Examined(probe=PROBE, looked_at=said, not_done="the teacher's tokenizer has no begin token")
+    most = min(_MOST_TOKENS, affordable_tokens(teacher))
+    read = read_rows(subject.asked, subject.examples, teacher, most_tokens=most)
+    used = [bool(row.input_ids[0] == bos) for row in read.rows]
+    pairs = [_both(row, bos) for row in read.rows]
+    pairs = [pair for pair in pairs if pair.bare.answer_mask.any()]
+    if len(pairs) < _MIN_ROWS:
+        return Examined(probe=PROBE, looked_at=said, not_done=f"{len(pairs)} rows; {_MIN_ROWS} are needed")
+    if len(set(used)) > 1:
+        return Examined(probe=PROBE, looked_at=said, not_done="some rows begin with the token, and some do not")
+    begun = _nats(teacher, subject, [pair.begun for pair in pairs])
+    bare = _nats(teacher, subject, [pair.bare for pair in pairs])
+    tokens = sum(int(pair.bare.answer_mask.sum()) for pair in pairs)
+    with_it, without = float(begun.sum()) / tokens, float(bare.sum()) / tokens
+    told = f"{with_it:.3f} nats a token with its begin token, {without:.3f} without; {tokens:,} tokens"
+    mine, other = (begun, bare) if used[0] else (bare, begun)
+    looked_at = f"the teacher: {told}, {len(pairs)} rows, which {'have' if used[0] else 'do not have'} it"
+    if not clearly_worse(mine, other):
+        return Examined(probe=PROBE, looked_at=looked_at)
+    return Examined(probe=PROBE, looked_at=looked_at, findings=(_mismatch(told, begins=used[0]),))
+
+
+def clearly_worse(mine: np.ndarray, other: np.ndarray) -> bool:
+    """Whether the nats of the rows are clearly higher than in another form: by a tenth, and not by chance.
+
+    Args:
+        mine, other: one entry a row, in the same order.
+    """
+    worse = mine - other
+    chance = ERRORS * float(worse.std(ddof=1)) / math.sqrt(len(worse))
+    return float(worse.mean()) > chance and float(mine.sum()) > (1 + CLEARLY_WORSE) * float(other.sum())
+
+
+def _both(row: EncodedRow, bos: int) -> _Both:
+    begins = bool(row.input_ids[0] == bos)
+    ids = row.input_ids[1:] if begins else row.input_ids
+    mask = (row.answer_mask[1:] if begins else row.answer_mask).copy()
+    # without a begin token nothing stands before the first one
+    mask[:1] = False
+    begun = np.concatenate([np.asarray([bos], dtype=np.int32), ids])
+    return _Both(
+        begun=replace(row, input_ids=begun, answer_mask=np.concatenate([np.zeros(1, dtype=np.bool_), mask])),
+        bare=replace(row, input_ids=ids, answer_mask=mask),
+    )
+
+
+def _nats(model: PreTrainedModel, subject: PairSubject, rows: list[EncodedRow]) -> np.ndarray:
+    with evaluating(model):
+        return score_rows(model, rows, collator=subject.asked.collator(), batch_size=_BATCH).nats.numpy()
+
+
+def _mismatch(told: str, *, begins: bool) -> Finding:
+    return Finding(
+        id="teacher-begin-token",
+        severity="warning",
+        title="With the begin token, as the rows have it, the teacher does clearly worse than without."
+        if begins
+        else "Without a begin token, as the rows are, the teacher does clearly worse than with it.",
+        seen=(told,),
+        means="Models that learned every text behind a begin token lose much where it is missing, on short rows most; "
+        "others never saw one. What is distilled is the teacher at its worse.",
+        do=(
+            "use a tokenizer, or a template, that does not write it"
+            if begins
+            else "let the tokenizer write it (add_bos_token: true and a matching tokenizer.json), or a template",
+            "distillab data show FILE --tokenizer STUDENT prints what the model reads",
+        ),
+    )

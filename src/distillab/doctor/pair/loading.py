@@ -1,0 +1,103 @@
+"""Loads a pair from two folders and a data file, as far as it is there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from distillab.config.data import SourceConfig
+from distillab.data.examples import Example, Kind
+from distillab.data.reading import Reader, load_reader
+from distillab.data.shapes import to_examples
+from distillab.data.sources import read_rows
+from distillab.doctor.pair.subject import PairSubject
+from distillab.errors import ConfigError
+from distillab.models.loading import context_length, load_config, load_model, model_name, pick_device
+from distillab.pairing.contract import judge
+from distillab.pairing.loading import find_file, logits_width
+from distillab.places import is_local, local_path
+
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+_MOST_ROWS = 2_000
+_PROMPT_SHARE = 0.25
+
+
+def load_pair(
+    teacher: str,
+    student: str,
+    data: str | None,
+    *,
+    rows: int,
+    template: str,
+    max_tokens: int,
+    dtype: str,
+    device: str,
+    compares_by_index: bool,
+) -> PairSubject:
+    """A subject from two folders; a side without weights has no model. See `audit_pair` for the arguments."""
+    examples = load_examples(data, rows) if data is not None else ()
+    lengths = [length for path in (teacher, student) if (length := _context(path)) is not None]
+    most = min([max_tokens, *lengths])
+    # a text without rows is judged by its tokenizers alone, and has no template
+    kind: Kind = examples[0].kind if examples else "text"
+    form = template if examples else "auto"
+    readers = [
+        _named(load_reader(path, revision=None, template=form, kind=kind, max_tokens=most), path)
+        for path in (teacher, student)
+    ]
+    return PairSubject(
+        contract=judge(
+            readers[0].loaded,
+            readers[1].loaded,
+            teacher_width=logits_width(teacher),
+            student_width=logits_width(student),
+            texts=[text for example in examples for text in example.texts],
+            source="" if data is None else Path(data).name,
+        ),
+        teacher=readers[0],
+        student=readers[1],
+        teacher_model=_model(teacher, examples, "teacher", dtype=dtype, device=device),
+        student_model=_model(student, examples, "student", dtype=dtype, device=device),
+        student_is_random=False,
+        examples=examples,
+        compares_by_index=compares_by_index,
+    )
+
+
+def load_examples(data: str, rows: int) -> tuple[Example, ...]:
+    """The first rows of a file.
+
+    Raises:
+        ConfigError: the number of rows cannot be.
+        DataError: the file is not readable, or its rows are of no known shape.
+    """
+    if not 1 <= rows <= _MOST_ROWS:
+        raise ConfigError("The number of rows cannot be.", facts=[f"rows: {rows}"], fix=f"1 to {_MOST_ROWS:,}")
+    read = read_rows(SourceConfig(path=data, limit=rows))
+    return tuple(to_examples(read, columns=None, prompt_share=_PROMPT_SHARE))
+
+
+def _named(reader: Reader, path: str) -> Reader:
+    # a run's folder is called student, whosoever it is
+    return replace(reader, loaded=replace(reader.loaded, name=model_name(path)))
+
+
+def _context(path: str) -> int | None:
+    """Positions of the model; None where there is no model, or it does not say."""
+    if find_file(path, "config.json", None) is None or not _is_model(path):
+        return None
+    return context_length(load_config(path, revision=None))
+
+
+def _is_model(path: str) -> bool:
+    """Whether there are weights; of a hub id only the hub can tell."""
+    return not is_local(path) or any(any(local_path(path).glob(pattern)) for pattern in _WEIGHTS)
+
+
+def _model(path: str, examples: Sequence[Example], role: str, *, dtype: str, device: str) -> PreTrainedModel | None:
+    if not examples or not _is_model(path):
+        return None
+    return load_model(path, dtype=dtype, device=pick_device(device), revision=None, role=role)

@@ -1,0 +1,200 @@
+"""What is measured of a signal: how much better it fits its own tokens than others.
+
+All effects are in nats a token, against the mean over shuffled pairings.
+
+Shapes: n scored positions of one row, C ids, r rows that reach a place, R rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from distillab.doctor.pair.permutation import Tested, permutation_test, relabelling_test
+from distillab.doctor.pair.signal_rows import SignalRow
+
+OFFSETS = (-2, -1, 1, 2)
+_MIN_OVERLAP = 8
+
+
+@dataclass(frozen=True)
+class OtherRows:
+    """Is the signal about its own row, or only about any row at that place?
+
+    Attributes:
+        tested: whole signals exchanged among rows, compared at the same place of the answer.
+        claims: what the gain would be if the teacher's probabilities were right.
+        comparable: rows for which another row's signal could be tried at the same positions.
+        fits_elsewhere: of these, rows whose tokens another row's signal fits, and their own does not.
+        example: (row, the row beside which its signal stands); None where there is none.
+    """
+
+    tested: Tested
+    claims: float
+    comparable: int
+    fits_elsewhere: int
+    example: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class Measures:
+    """All statistics of a signal.
+
+    Attributes:
+        positions, rows: how many are scored.
+        tokens: log-probability of the tokens, signals shuffled within rows; None: no row has two positions.
+        claims: nats; what the gain would be if the teacher's probabilities were right. A teacher that says the same at
+            every position claims nothing, and no test can tell where its signal belongs.
+        names: log-probability of the tokens, vocabulary shuffled among the ids that occur.
+        kl: minus KL(teacher ‖ student), signals shuffled within rows; None without a student that says something.
+        agreement: share of positions where both have the same first choice; likewise.
+        at_offset: the gain when the signal is read so many positions later; only where positions remain.
+        other_rows: None with fewer than two rows.
+    """
+
+    positions: int
+    rows: int
+    tokens: Tested | None
+    claims: float
+    names: Tested | None
+    kl: Tested | None
+    agreement: Tested | None
+    at_offset: dict[int, float]
+    other_rows: OtherRows | None
+
+
+def measure_signal(rows: Sequence[SignalRow], *, seed: int) -> Measures:
+    """Everything that can be measured without knowing a token.
+
+    Args:
+        rows: at least one position in all.
+        seed: of the shuffles.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    positions = sum(len(row) for row in rows)
+    tables = [row.teacher_logp[:, row.ids] for row in rows]
+    tokens = permutation_test(tables, generator=generator)
+    claims = sum(float(_claims(row.teacher_logp).sum()) for row in rows) / positions
+    kinds, kinds_N = torch.unique(torch.cat([row.ids for row in rows]), return_inverse=True)
+    names = relabelling_test(torch.cat([row.teacher_logp[:, kinds] for row in rows]), kinds_N, generator=generator)
+    return Measures(
+        positions=positions,
+        rows=len(rows),
+        tokens=tokens,
+        claims=claims,
+        names=names,
+        kl=_against_student(rows, _minus_kl, generator),
+        agreement=_against_student(rows, _same_choice, generator),
+        at_offset=_at_offsets(rows, tables),
+        other_rows=_other_rows(rows, claims, generator),
+    )
+
+
+def tokens_test(rows: Sequence[SignalRow], *, seed: int) -> Tested | None:
+    """`Measures.tokens` alone."""
+    generator = torch.Generator().manual_seed(seed)
+    return permutation_test([row.teacher_logp[:, row.ids] for row in rows], generator=generator)
+
+
+def _claims(logp_nC: Tensor) -> Tensor:
+    """(n,) the gain at each position against the mean over positions, if tokens were drawn from the signal itself."""
+    prob_nC = logp_nC.exp()
+    return ((logp_nC - logp_nC.mean(dim=0)) * prob_nC).sum(dim=1)
+
+
+def _against_student(
+    rows: Sequence[SignalRow], table: Callable[[Tensor, Tensor], Tensor], generator: torch.Generator
+) -> Tested | None:
+    tables = [table(row.teacher_logp, row.student_logp) for row in rows if row.student_logp is not None]
+    return permutation_test(tables, generator=generator) if tables else None
+
+
+def _minus_kl(teacher_nC: Tensor, student_nC: Tensor) -> Tensor:
+    prob_nC = teacher_nC.exp()
+    return prob_nC @ student_nC.T - (prob_nC * teacher_nC).sum(dim=1, keepdim=True)
+
+
+def _same_choice(teacher_nC: Tensor, student_nC: Tensor) -> Tensor:
+    return (teacher_nC.argmax(dim=1)[:, None] == student_nC.argmax(dim=1)[None, :]).float()
+
+
+def _at_offsets(rows: Sequence[SignalRow], tables: Sequence[Tensor]) -> dict[int, float]:
+    found = {}
+    for offset in OFFSETS:
+        gained = []
+        for row, table in zip(rows, tables, strict=True):
+            # signal s stands `offset` positions behind token t
+            pairs = row.places[:, None] == row.places[None, :] + offset
+            gained.append((table - table.mean(dim=0))[pairs])
+        values = torch.cat(gained)
+        if len(values):
+            found[offset] = float(values.double().mean())
+    return found
+
+
+def _other_rows(rows: Sequence[SignalRow], claims: float, generator: torch.Generator) -> OtherRows | None:
+    if len(rows) < 2:
+        return None
+    ranks = [torch.arange(len(row)) for row in rows]
+    gain_RR, _ = _row_gains(rows, ranks)
+    positions = sum(len(row) for row in rows)
+    claimed = sum(float(_claims(logp_rC).sum()) for _, logp_rC, _ in _by_place(rows, ranks)) / positions
+    tested = permutation_test([gain_RR], generator=generator)
+    assert tested is not None
+    each = len(rows) / positions
+    # the table holds sums over rows; an effect is told for each position
+    tested = Tested(tested.mean * each, tested.shuffled * each, tested.spread * each, tested.p, positions)
+    # a signal of another row was computed at that row's positions; a cache, though, may have put it at this row's
+    searched = [_elsewhere(rows, [row.places for row in rows], claims), _elsewhere(rows, ranks, claimed)]
+    comparable, hits = max(searched, key=lambda found: len(found[1]))
+    return OtherRows(
+        tested=tested,
+        claims=claimed,
+        comparable=comparable,
+        fits_elsewhere=len(hits),
+        example=hits[0] if hits else None,
+    )
+
+
+def _elsewhere(rows: Sequence[SignalRow], places: Sequence[Tensor], claims: float) -> tuple[int, list[tuple[int, int]]]:
+    """How many rows could be tried, and those whose tokens the signal of one other row fits, with that row."""
+    fit_RR, shared_RR = _row_gains(rows, places)
+    fit_RR = fit_RR / shared_RR.clamp(min=1)
+    fit_RR[shared_RR < _MIN_OVERLAP] = float("-inf")
+    own_R = fit_RR.diagonal().clone()
+    best_2R, signal_2R = fit_RR.fill_diagonal_(float("-inf")).topk(min(2, len(rows)), dim=0)
+    # among many rows the best fits well by chance, but then the second does nearly as well
+    stands_out_R = best_2R[0] - best_2R[-1] > 0.3 * claims if len(rows) > 2 else torch.ones(len(rows), dtype=torch.bool)
+    elsewhere_R = (best_2R[0] > 0.5 * claims) & (own_R < 0.25 * claims) & stands_out_R
+    hits = [(row, int(signal_2R[0, row])) for row in elsewhere_R.nonzero()[:, 0].tolist()]
+    return int(best_2R[0].isfinite().sum()), hits
+
+
+def _row_gains(rows: Sequence[SignalRow], places: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """What row s's signal gains on row t's tokens, where both reach a place.
+
+    Returns:
+        (R, R) sums over places, each against the mean of all signals there; and (R, R) places in common.
+    """
+    size = len(rows)
+    gain_RR = torch.zeros(size, size, dtype=torch.float64)
+    shared_RR = torch.zeros(size, size, dtype=torch.float64)
+    for here, logp_rC, ids_r in _by_place(rows, places):
+        table_rr = logp_rC[:, ids_r].double()
+        gain_RR[here[:, None], here[None, :]] += table_rr - table_rr.mean(dim=0)
+        shared_RR[here[:, None], here[None, :]] += 1
+    return gain_RR, shared_RR
+
+
+def _by_place(rows: Sequence[SignalRow], places: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """For every place that two rows or more reach: (r,) which rows, (r, C) their signals, (r,) their tokens."""
+    index = [{int(place): number for number, place in enumerate(own)} for own in places]
+    for place in sorted({place for known in index for place in known}):
+        here = [number for number, known in enumerate(index) if place in known]
+        if len(here) > 1:
+            logp_rC = torch.stack([rows[number].teacher_logp[index[number][place]] for number in here])
+            ids_r = torch.stack([rows[number].ids[index[number][place]] for number in here])
+            yield torch.tensor(here), logp_rC, ids_r

@@ -1,0 +1,145 @@
+"""Probe: does the teacher know this data better than the student, and better than the frequencies of tokens?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from transformers import PreTrainedModel
+
+from distillab.data.encoding import Dropped, EncodedRow
+from distillab.data.reading import Reader
+from distillab.doctor.pair.asking import ReadRows, affordable_tokens, evaluating, read_rows
+from distillab.doctor.pair.subject import PairSubject
+from distillab.evaluation.likelihood import RowScores, score_rows
+from distillab.evaluation.references import reference_lines
+from distillab.records import Examined, Finding, ReferenceLines
+
+PROBE = "teacher's knowledge"
+_BATCH = 8
+_MIN_ROWS = 8
+_ERRORS = 3.0
+# rows that only count tokens
+_MOST_COUNTED = 2_000
+
+
+def examine_quality(subject: PairSubject) -> Examined:
+    """Nats of the teacher on the answers, beside those of the unigram model, of log V and of the student."""
+    said = "the teacher's nats on the answers"
+    teacher, lacking = subject.teacher_model, subject.lacking_teacher
+    if teacher is None or lacking is not None:
+        return Examined(probe=PROBE, looked_at=said, not_done=lacking)
+    # the other rows count the tokens, so that the unigram model has not seen the rows on which it is judged
+    half = subject.examples[: max(1, len(subject.examples) // 2)]
+    student = None if subject.student_is_random else subject.student_model
+    read = read_rows(subject.asked, half, teacher, most_tokens=affordable_tokens(teacher, student))
+    if len(read.rows) < _MIN_ROWS:
+        return Examined(probe=PROBE, looked_at=said, not_done=f"{len(read.rows)} rows; {_MIN_ROWS} are needed")
+    scores = _scores(teacher, subject.asked, read.rows)
+    own = float(scores.nats.sum() / scores.tokens.sum())
+    lines = _lines(subject, read)
+    findings = []
+    if not math.isfinite(own):
+        why = "the teacher's logits are not finite: see the probe of its number format"
+        return Examined(probe=PROBE, looked_at=said, not_done=why)
+    if lines is not None and lines.unigram_nats is not None:
+        margin = _ERRORS * _error(scores.nats - lines.unigram_nats * scores.tokens, scores)
+        if own > lines.unigram_nats + margin:
+            findings.append(_below_unigram(own, lines.uniform_nats, lines.unigram_nats, scores))
+    shown = f"{said}: {own:.2f} nats a token over {int(scores.tokens.sum()):,} tokens of {len(read.rows)} rows"
+    if student is not None:
+        finding, told = _against_student(subject, student, read, scores)
+        shown += told
+        findings += [finding] if finding else []
+    return Examined(probe=PROBE, looked_at=shown, findings=tuple(findings))
+
+
+def _scores(model: PreTrainedModel, reader: Reader, rows: Sequence[EncodedRow]) -> RowScores:
+    with evaluating(model):
+        return score_rows(model, rows, collator=reader.collator(), batch_size=_BATCH)
+
+
+def _lines(subject: PairSubject, read: ReadRows) -> ReferenceLines | None:
+    judged = {example.key for example in read.examples}
+    rest = [example for example in subject.examples if example.key not in judged][:_MOST_COUNTED]
+    encoded = [subject.asked.encoder.encode(example) for example in rest]
+    counted = [row for row in encoded if not isinstance(row, Dropped)]
+    if not counted:
+        return None
+    return reference_lines(counted, read.rows, vocabulary=len(subject.asked.tokenizer))
+
+
+def _error(differences: torch.Tensor, scores: RowScores) -> float:
+    """Standard error of a mean over tokens, rows being independent."""
+    return float(differences.std() * math.sqrt(len(differences)) / scores.tokens.sum())
+
+
+def _against_student(
+    subject: PairSubject, student: PreTrainedModel, read: ReadRows, teacher: RowScores
+) -> tuple[Finding | None, str]:
+    """Row by row in bits, so that two tokenisations can be compared; rows that one side does not read whole are out."""
+    rows, kept = [], []
+    for number, example in enumerate(read.examples):
+        row = subject.student.encoder.encode(example)
+        if isinstance(row, Dropped):
+            continue
+        cut = row.truncated or read.rows[number].truncated
+        if not cut or (subject.same_ids and len(row) == len(read.rows[number])):
+            rows.append(row)
+            kept.append(number)
+    if len(rows) < _MIN_ROWS:
+        return None, f"; the student was not compared: {len(rows)} rows are read whole by both"
+    known = read_rows(subject.student, [read.examples[number] for number in kept], student, most_tokens=1 << 30)
+    if known.unreadable:
+        return None, f"; the student was not compared: it has no embedding for ids of {known.unreadable} rows"
+    scores = _scores(student, subject.student, rows)
+    teacher_nats = teacher.nats[torch.tensor(kept)]
+    worse = teacher_nats - scores.nats
+    total = sum(len(answer.encode()) for number in kept for answer in read.examples[number].answers)
+    whole = not any(row.truncated for row in rows)
+    unit, size = ("bits a byte", total * math.log(2)) if whole else ("nats a token", float(scores.tokens.sum()))
+    ours, theirs = float(teacher_nats.sum()) / size, float(scores.nats.sum()) / size
+    told = f"; teacher {ours:.3f}, student {theirs:.3f} {unit} over {len(rows)} rows"
+    if float(worse.mean()) <= _ERRORS * float(worse.std()) / math.sqrt(len(worse)):
+        return None, told
+    seen = f"teacher {ours:.3f}, student {theirs:.3f} {unit} over {len(rows)} rows; worse in {int((worse > 0).sum())}"
+    return _below_student(seen), told
+
+
+def _below_unigram(own: float, uniform: float, unigram: float, scores: RowScores) -> Finding:
+    return Finding(
+        id="teacher-below-unigram",
+        severity="warning",
+        title="The teacher knows this data less than somebody who only knows how often each token occurs.",
+        seen=(
+            f"teacher {own:.2f} nats a token, unigram model {unigram:.2f}, log V {uniform:.2f}",
+            f"over {int(scores.tokens.sum()):,} tokens of {len(scores.keys)} rows",
+        ),
+        means="There is nothing to learn from it here"
+        + (
+            ": above log V it is surer of wrong tokens than of right ones. It reads another form, another language, or "
+            "weights and tokenizer do not belong together."
+            if own > uniform
+            else ", except by accident."
+        ),
+        do=(
+            "ask it for a text in the form of the data, and read that",
+            "look at the findings on template, begin token and tokenizers first",
+        ),
+    )
+
+
+def _below_student(seen: str) -> Finding:
+    return Finding(
+        id="teacher-below-student",
+        severity="warning",
+        title="The teacher knows this data less than the student does.",
+        seen=(seen,),
+        means="A student that copies it gets worse on this data. It may still be wanted (a style, other answers than "
+        "those in the file), but then this file cannot show the gain.",
+        do=(
+            "judge by the teacher's own answers, or by the task's value, if those are wanted",
+            "else take another teacher, or train it on this data first",
+        ),
+    )

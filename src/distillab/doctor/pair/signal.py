@@ -1,0 +1,112 @@
+"""`audit_signal`: are these teacher's logits about these tokens? Tensors alone; no tokenizer is needed.
+
+Shapes: B sequences, L positions, W teacher's logits, V student's logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from distillab.doctor.pair.judging import judged
+from distillab.doctor.pair.measures import measure_signal, tokens_test
+from distillab.doctor.pair.signal_rows import MAX_ELEMENTS, SignalRow, signal_row
+from distillab.errors import DataError, ShapeError
+from distillab.records import Examined
+
+
+def audit_signal(
+    teacher_logits: Tensor,
+    student_ids: Tensor,
+    student_logits: Tensor | None = None,
+    mask: Tensor | None = None,
+    seed: int = 0,
+    *,
+    own: tuple[Tensor, Tensor] | None = None,
+) -> Examined:
+    """Test whether a teacher's logits are about the tokens beside which they stand.
+
+    The logits at position t are taken to predict the id at t + 1, as in transformers. Compared are the pairing as it is
+    given and shuffled ones; nothing is known of tokens but their ids.
+
+    Args:
+        teacher_logits: (B, L, W) raw scores or log-probabilities, as a loss by index would get them.
+        student_ids: (B, L) integers, the student's input ids.
+        student_logits: (B, L, V) of a student that has learned something; None: it is random, or not there.
+        mask: (B, L) True where a token is scored, not moved; None: every token but the first.
+        seed: of the shuffles.
+        own: logits (b, l, W) and ids (b, l) of the same teacher at its own tokens, on the same text. If it is good
+            there, a signal that does not fit is an error; without the proof that it knows the text, a warning.
+    Returns:
+        one record; `not_done` where there is too little to tell.
+    Raises:
+        ShapeError: the tensors do not fit together.
+        DataError: ids that are no integers; logits with NaN or infinite values other than −inf; no position is scored.
+    """
+    _require(teacher_logits, student_ids, student_logits, mask)
+    width = teacher_logits.shape[2] if student_logits is None else min(teacher_logits.shape[2], student_logits.shape[2])
+    scored_BL = _scored(student_ids, mask)
+    beyond = int((scored_BL & (student_ids >= width)).sum())
+    scored_BL &= student_ids < width
+    rows = _rows(teacher_logits, student_ids, student_logits, scored_BL)
+    if not rows:
+        raise DataError(
+            "No position is scored.",
+            facts=[f"{beyond:,} tokens have an id for which there is no logit" if beyond else "the mask is empty"],
+        )
+    measures = measure_signal(rows, seed=seed)
+    said = f"{measures.positions:,} scored tokens of {len(rows)} rows, {width:,} logits"
+    if beyond:
+        said += f"; {beyond:,} tokens with an id beyond the logits are left out"
+    control = None
+    if own is not None:
+        _require(own[0], own[1], None, None)
+        inside_BL = _scored(own[1], None) & (own[1] < own[0].shape[2])
+        control = tokens_test(_rows(own[0], own[1], None, inside_BL), seed=seed)
+    return judged(measures, looked_at=said, own=control)
+
+
+def _scored(ids_BL: Tensor, mask: Tensor | None) -> Tensor:
+    scored_BL = torch.ones_like(ids_BL, dtype=torch.bool) if mask is None else mask.bool().clone()
+    # nothing stands before the first token that could predict it
+    scored_BL[:, 0] = False
+    return scored_BL
+
+
+def _rows(teacher: Tensor, ids: Tensor, student: Tensor | None, scored_BL: Tensor) -> list[SignalRow]:
+    rows = []
+    left = max(1, MAX_ELEMENTS // teacher.shape[2])
+    for number in range(len(ids)):
+        places = scored_BL[number].nonzero()[:, 0][:left]
+        if not len(places):
+            continue
+        left -= len(places)
+        student_logits = None if student is None else student[number, places - 1]
+        rows.append(signal_row(places, ids[number, places], teacher[number, places - 1], student_logits))
+    return rows
+
+
+def _require(teacher: Tensor, ids: Tensor, student: Tensor | None, mask: Tensor | None) -> None:
+    tensors: Sequence[tuple[str, Tensor | None, int]] = (
+        ("teacher_logits", teacher, 3),
+        ("student_ids", ids, 2),
+        ("student_logits", student, 3),
+        ("mask", mask, 2),
+    )
+    wrong = [
+        f"{name}: {tuple(tensor.shape)}"
+        for name, tensor, dimensions in tensors
+        if tensor is not None and (tensor.ndim != dimensions or tensor.shape[:2] != ids.shape[:2])
+    ]
+    if wrong or 0 in teacher.shape:
+        raise ShapeError(
+            "Logits are (B, L, width); ids and mask are (B, L).",
+            facts=[f"student_ids: {tuple(ids.shape)}", *(wrong or [f"teacher_logits: {tuple(teacher.shape)}"])],
+            fix="give the logits at all positions, also those that are not scored",
+        )
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise DataError("Ids are integers.", where="student_ids", facts=[f"dtype {ids.dtype}"])
+    if int(ids.min()) < 0 and (mask is None or bool((ids[mask.bool()] < 0).any())):
+        raise DataError("An id is negative.", where="student_ids", facts=[f"lowest: {int(ids.min())}"])

@@ -1,0 +1,138 @@
+"""Probe: what does each form of the prompt cost the teacher?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from transformers import PreTrainedModel
+
+from distillab.data.encoding import Dropped, EncodedRow, Encoder
+from distillab.data.examples import Example
+from distillab.data.reading import Reader
+from distillab.data.templates import resolve_template
+from distillab.doctor.pair.asking import affordable_tokens, evaluating, read_rows
+from distillab.doctor.pair.begin import clearly_worse
+from distillab.doctor.pair.subject import PairSubject
+from distillab.errors import DataError
+from distillab.evaluation.likelihood import score_rows
+from distillab.records import Examined, Finding
+
+PROBE = "template"
+_FORMS = {"pair": ("plain", "alpaca", "turns"), "messages": ("turns",)}
+_BATCH = 8
+_MIN_ROWS = 8
+_MOST_TOKENS = 4_096
+
+
+@dataclass(frozen=True, eq=False)
+class _Form:
+    """One way of writing a row, and how the teacher did on it.
+
+    Attributes:
+        nats: by the row's key: nats over the answer, without the token that closes it.
+    """
+
+    name: str
+    nats: dict[str, float]
+
+
+def examine_template(subject: PairSubject) -> Examined:
+    """The teacher's bits a byte of the same answers behind each form of the prompt that could be meant."""
+    said = "the teacher's bits a byte with each template"
+    teacher, lacking = subject.teacher_model, subject.lacking_teacher
+    if teacher is None or lacking is not None:
+        return Examined(probe=PROBE, looked_at=said, not_done=lacking)
+    kind = subject.examples[0].kind
+    if kind == "text":
+        return Examined(probe=PROBE, looked_at=said, not_done="plain text has no template")
+    readers, refused = _other_forms(subject, kind)
+    # one form is a pass over the rows, and all together may take the time of one probe
+    most = min(_MOST_TOKENS, affordable_tokens(teacher) // (1 + len(readers)) + 1)
+    examples = read_rows(subject.asked, subject.examples, teacher, most_tokens=most).examples
+    used = _measured(teacher, subject.asked, examples, subject.asked.encoder.template.name)
+    forms = []
+    for name, reader in readers.items():
+        try:
+            forms.append(_measured(teacher, reader, examples, name))
+        except DataError as error:
+            refused.append(f"{name} ({error.rule})")
+    keys = [example.key for example in examples if all(example.key in form.nats for form in (used, *forms))]
+    if len(keys) < _MIN_ROWS:
+        why = f"{len(keys)} rows fit whole into every template; {_MIN_ROWS} are needed"
+        return Examined(probe=PROBE, looked_at=said, not_done=why)
+    kept = set(keys)
+    size = math.log(2) * sum(len(a.encode()) for e in examples if e.key in kept for a in e.answers)
+    told = [f"{form.name} {sum(_column(form, keys)) / size:.3f}" for form in (used, *forms)]
+    looked_at = f"the teacher's bits a byte on {len(keys)} rows: {', '.join(told)} (the run's is {used.name})"
+    if refused:
+        looked_at += f"; not tried: {', '.join(refused)}"
+    better = [form for form in forms if clearly_worse(_column(used, keys), _column(form, keys))]
+    if not better:
+        return Examined(probe=PROBE, looked_at=looked_at)
+    best = min(better, key=lambda form: float(sum(_column(form, keys))))
+    return Examined(probe=PROBE, looked_at=looked_at, findings=(_worse(used, best, told, examples, readers),))
+
+
+def _other_forms(subject: PairSubject, kind: str) -> tuple[dict[str, Reader], list[str]]:
+    """Readers by the template's name, with the teacher's tokenizer; and the templates that cannot be used."""
+    teacher, used = subject.teacher, subject.asked.encoder
+    names = list(_FORMS[kind])
+    if teacher.tokenizer.chat_template is not None:
+        names.append("chat")
+    found, refused = {}, []
+    for name in names:
+        try:
+            template = resolve_template(name, teacher.tokenizer, subject.examples[0].kind)
+            encoder = Encoder(teacher.tokenizer, template, used.max_tokens)
+        except DataError as error:
+            refused.append(f"{name} ({error.rule})")
+            continue
+        if template.sha256 != used.template.sha256:
+            found[name if name != used.template.name else f"the teacher's {name}"] = replace(teacher, encoder=encoder)
+    return found, refused
+
+
+def _measured(model: PreTrainedModel, reader: Reader, examples: Sequence[Example], name: str) -> _Form:
+    rows = [_without_closing(row, reader) for row in map(reader.encoder.encode, examples) if _is_whole(row)]
+    if not rows:
+        return _Form(name, {})
+    with evaluating(model):
+        scores = score_rows(model, rows, collator=reader.collator(), batch_size=_BATCH)
+    return _Form(name, dict(zip(scores.keys, scores.nats.tolist(), strict=True)))
+
+
+def _is_whole(row: EncodedRow | Dropped) -> bool:
+    return isinstance(row, EncodedRow) and not row.truncated
+
+
+def _without_closing(row: EncodedRow | Dropped, reader: Reader) -> EncodedRow:
+    """Templates close an answer by different tokens, of which a model knows its own only."""
+    assert isinstance(row, EncodedRow)
+    closes = np.isin(row.input_ids, reader.encoder.stop_ids)
+    return replace(row, answer_mask=row.answer_mask & ~closes)
+
+
+def _column(form: _Form, keys: Sequence[str]) -> np.ndarray:
+    return np.asarray([form.nats[key] for key in keys])
+
+
+def _worse(
+    used: _Form, best: _Form, told: Sequence[str], examples: Sequence[Example], readers: dict[str, Reader]
+) -> Finding:
+    shown = readers[best.name].encoder.template.render_prompt(examples[0])
+    return Finding(
+        id="teacher-template",
+        severity="warning",
+        title="In the run's template the teacher does clearly worse than in another one.",
+        seen=(f"bits a byte of the same answers: {', '.join(told)}", f"the run's template: {used.name}"),
+        example=(f"{best.name}: {shown[-160:]!r}",),
+        means="The teacher learned another form of a question. In a form that it does not know it says less, and that "
+        "is what the student copies.",
+        do=(
+            f"data.template: {best.name}" if not best.name.startswith("the ") else "use the teacher's chat template",
+            "train and ask the student in the same form",
+        ),
+    )

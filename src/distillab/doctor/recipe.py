@@ -1,0 +1,201 @@
+"""A recipe, examined before anything is paid for: its pair, its data, and the self-test of what its runs rely on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel
+
+from distillab.config.cache import CacheConfig
+from distillab.config.models import RunRecipe, StudyRecipe
+from distillab.doctor.data.audit import examine_data
+from distillab.doctor.data.subject import DataSubject
+from distillab.doctor.pair.audit import examine_pair
+from distillab.doctor.pair.subject import PairSubject
+from distillab.doctor.selftest.audit import examine_arms
+from distillab.doctor.selftest.clock import LIMIT_S, Clock
+from distillab.doctor.selftest.costs import Budget, memory_finding
+from distillab.doctor.selftest.machine import Weights, size, this_machine, weights_of
+from distillab.doctor.selftest.setup import Arm, load_original
+from distillab.doctor.selftest.wording import left_out, plural
+from distillab.models.loading import model_name, pick_device
+from distillab.pairing.admission import judgement
+from distillab.records import Examined, Investigation
+from distillab.study.compare import Study
+from distillab.study.prepare import compares_unrelated, prepare
+from distillab.study.run_teacher import RunTeacher, StoredSignals
+from distillab.study.signals import bytes_before_loading
+from distillab.teachers.cache_parts import Part
+
+PROBE = "selftest-arms"
+_BYTES_A_SECOND = 200e6  # at which weights are loaded, a careful guess
+_LOADING_SHARE = 3.0  # loading may take a third of the time
+_PARTS: tuple[Part, ...] = ("train", "held_out")
+
+
+@dataclass(frozen=True, eq=False)
+class _Recipe:
+    """What the recipe of a run and that of a study have in common."""
+
+    subject: str
+    arms: tuple[Arm, ...]  # those that are tried
+    every: tuple[Arm, ...]  # with those that are left out
+    missed: tuple[tuple[str, str], ...]
+    budget: Budget
+
+
+def examine_recipe(
+    recipe: RunRecipe | StudyRecipe, *, demonstrate_mismatch: bool = False, limit_s: float = LIMIT_S
+) -> Investigation:
+    """Examine what a recipe will do. Nothing is written, but into a folder that is removed.
+
+    Args:
+        recipe: of a run or of a study; of a study every different arm is tried once.
+        demonstrate_mismatch: arms that compare unrelated tokens do so on purpose.
+        limit_s: seconds of the self-test; what would take longer is left out, and named.
+    Raises:
+        DistillabError: what is raised before a run begins: missing weights, unreadable rows, terms that do not fit.
+    """
+    if isinstance(recipe, StudyRecipe):
+        return examine_study(Study(recipe, reproduce="", demonstrate_mismatch=demonstrate_mismatch), limit_s=limit_s)
+    prepared = prepare(recipe)
+    arm = Arm(
+        recipe.method,
+        recipe,
+        prepared,
+        None
+        if recipe.teacher is None
+        else RunTeacher(recipe, prepared, device=pick_device(recipe.training.device), stored=StoredSignals()),
+        recipe.cache or CacheConfig(),
+    )
+    return _examine(_sorted_out(recipe.name, (arm,), {}, demonstrate_mismatch, Budget()), limit_s)
+
+
+def examine_study(study: Study, *, limit_s: float = LIMIT_S) -> Investigation:
+    """The same of a study that is about to run, whose tokenizers and rows it uses afterwards.
+
+    Raises:
+        DistillabError: see `examine_recipe`.
+    """
+    recipe, caches = study.recipe, study.caches
+    sources: dict[str, RunTeacher] = {}
+    arms = []
+    for arm in recipe.arms:
+        run, prepared = caches.run_recipe(arm), caches.prepared(arm)
+        teacher = arm.teacher or recipe.teacher
+        source = sources.setdefault(
+            teacher.model_dump_json(),
+            RunTeacher(run, prepared, device=pick_device(run.training.device), stored=StoredSignals()),
+        )
+        arms.append(Arm(arm.name, run, prepared, source, recipe.cache))
+    cached = recipe.teacher_signals == "cached"
+    budget = Budget(len(recipe.seeds), recipe.workers, cached, _cache_bytes(study) if cached else 0)
+    planted = {name: f"its failure is planted: it {failure.shows}" for name, failure in study.planted.items()}
+    return _examine(_sorted_out(recipe.title, tuple(arms), planted, study.demonstrate_mismatch, budget), limit_s)
+
+
+def _sorted_out(
+    title: str, arms: tuple[Arm, ...], planted: dict[str, str], demonstrate_mismatch: bool, budget: Budget
+) -> _Recipe:
+    """The arms that are tried, and why others are not."""
+    missed, tried = [], []
+    for arm in arms:
+        if arm.name in planted:
+            missed.append((arm.name, planted[arm.name]))
+        elif compares_unrelated(arm.recipe, arm.prepared):
+            purpose = "compares unrelated tokens on purpose (--demonstrate-mismatch)"
+            missed.append((arm.name, purpose if demonstrate_mismatch else "compares unrelated tokens, and is refused"))
+        else:
+            tried.append(arm)
+    student = model_name(arms[0].recipe.student.path)
+    teachers = dict.fromkeys(arm.prepared.place.name for arm in arms if arm.prepared.place is not None)
+    subject = f"{title}: student {student}" + (f", teacher {', '.join(teachers)}" if teachers else "")
+    # an arm that is refused is one of those that the pair is examined for
+    every = tuple(arm for arm in arms if arm.name not in planted)
+    if demonstrate_mismatch:
+        every = tuple(arm for arm in every if arm in tried)
+    return _Recipe(subject, tuple(tried), every or arms, tuple(missed), budget)
+
+
+def _examine(recipe: _Recipe, limit_s: float) -> Investigation:
+    first = recipe.every[0]
+    weights = [_weights(arm) for arm in recipe.every]
+    most = max((one.learning + one.teacher for one in weights), default=0)
+    machine = this_machine(first.recipe)
+    loaded = sum(one.student for one in weights[:1]) + sum(_teacher_bytes(recipe.every, weights).values())
+    refusal, findings = None, []
+    if most > machine.memory_bytes:
+        refusal = f"the models and AdamW take {size(most)}, and the device has {size(machine.memory_bytes)}"
+        findings.append(memory_finding(most, machine.memory_bytes))
+    elif (late := Clock(limit_s).refuses_s(_LOADING_SHARE * loaded / _BYTES_A_SECOND)) is not None:
+        refusal = f"weights of {size(loaded)} are to be loaded: {late}"
+    chosen = Examined(
+        probe=PROBE,
+        looked_at=f"{plural(len(recipe.arms), 'arm')}; weights, gradients and AdamW of a run: {size(most)}",
+        not_done=left_out([*recipe.missed, *([("the models", refusal)] if refusal else [])]),
+        findings=tuple(findings),
+    )
+    load = refusal is None
+    original = load_original(first.recipe) if load else None
+    examined = [one for arm in _of_each_teacher(recipe.every) for one in _pair(arm, recipe, original, load=load)]
+    splits = first.prepared.splits
+    examined += examine_data(DataSubject(tuple(splits.train), tuple(splits.held_out), first.prepared.student))
+    examined.append(chosen)
+    if original is not None and recipe.arms:
+        tried = [_weights(arm) for arm in recipe.arms]
+        examined += examine_arms(recipe.arms, original, weights=tried, budget=recipe.budget, clock=Clock(limit_s))
+    contract = first.prepared.contract
+    return Investigation(
+        subject=recipe.subject,
+        examined=tuple(examined),
+        pairing=None if contract is None else judgement(contract),
+    )
+
+
+def _pair(arm: Arm, recipe: _Recipe, original: PreTrainedModel | None, *, load: bool) -> tuple[Examined, ...]:
+    prepared = arm.prepared
+    if prepared.contract is None or prepared.teacher is None or arm.source is None:
+        return ()
+    teacher = arm.recipe.teacher
+    with_weights = load and teacher is not None and teacher.path is not None
+    shared = [other for other in recipe.every if other.source is arm.source]
+    subject = PairSubject(
+        contract=prepared.contract,
+        teacher=prepared.teacher,
+        student=prepared.student,
+        teacher_model=arm.source.local().model if with_weights else None,
+        student_model=original,
+        student_is_random=arm.recipe.student.init == "random",
+        examples=tuple(prepared.train.examples),
+        compares_by_index=any(other.recipe.resolved().tokens == "shared" for other in shared),
+    )
+    found = examine_pair(subject)
+    if len(_of_each_teacher(recipe.every)) == 1:
+        return found
+    name = prepared.contract.teacher.name
+    return tuple(one.model_copy(update={"looked_at": f"teacher {name}: {one.looked_at}"}) for one in found)
+
+
+def _of_each_teacher(arms: Sequence[Arm]) -> list[Arm]:
+    return list({id(arm.source): arm for arm in reversed(arms)}.values())[::-1]
+
+
+def _weights(arm: Arm) -> Weights:
+    teacher = arm.recipe.teacher
+    return weights_of(arm.recipe, arm.prepared, teacher=teacher is not None and teacher.path is not None)
+
+
+def _teacher_bytes(arms: Sequence[Arm], weights: Sequence[Weights]) -> dict[int, int]:
+    return {id(arm.source): one.teacher for arm, one in zip(arms, weights, strict=True)}
+
+
+def _cache_bytes(study: Study) -> int:
+    """Of what the study will store of its teachers; without signals on their own answers, which are not known yet."""
+    caches, found = study.caches, 0
+    for part in _PARTS:
+        for arm in caches.missing(part, study.recipe.arms):
+            teacher = arm.teacher or study.recipe.teacher
+            recording = caches.recording(arm, part)
+            found += bytes_before_loading(recording, caches.prepared(arm), dtype=teacher.dtype)
+    return found

@@ -1,0 +1,64 @@
+"""All probes of the self-test."""
+
+from __future__ import annotations
+
+import gc
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from distillab.doctor.selftest.clock import Clock
+from distillab.doctor.selftest.costs import Budget, examine_costs
+from distillab.doctor.selftest.first_steps import examine_first_steps
+from distillab.doctor.selftest.head import examine_head
+from distillab.doctor.selftest.judging import examine_evaluation
+from distillab.doctor.selftest.machine import Weights
+from distillab.doctor.selftest.setup import Arm, setups_of
+from distillab.doctor.selftest.split import examine_steps
+from distillab.doctor.selftest.stored import examine_cache
+from distillab.doctor.selftest.terms import examine_terms
+from distillab.records import Examined
+
+
+@contextmanager
+def _little_to_collect() -> Iterator[None]:
+    # a trainer collects garbage whenever it begins, and that takes longer than its steps here: over half a second, most
+    # of it for the modules that are loaded
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def examine_arms(
+    arms: Sequence[Arm], original: PreTrainedModel, *, weights: Sequence[Weights], budget: Budget, clock: Clock
+) -> tuple[Examined, ...]:
+    """Try on a few rows what the runs of these arms will rely on, each different objective once.
+
+    Args:
+        arms: at least one; of one student and one data set.
+        original: the student before training; it is not changed.
+        weights: of the models of the arms.
+        budget: how often each arm is run.
+        clock: what is left of the time.
+    Raises:
+        ConfigError, TeacherError: a term does not fit the models; the run would end with the same.
+    """
+    with tempfile.TemporaryDirectory(prefix="distillab-selftest-") as scratch, _little_to_collect():
+        setups = setups_of(arms, original, scratch=Path(scratch))
+        # the first steps of all are measured, so that the clock knows what the others take
+        split, reach = examine_steps(setups, clock)
+        return (
+            examine_terms(setups, clock),
+            examine_cache(setups, clock),
+            examine_head(setups, clock),
+            split,
+            reach,
+            examine_first_steps(setups, clock),
+            examine_evaluation(setups[0], clock),
+            examine_costs(setups, weights, budget, clock),
+        )

@@ -1,0 +1,192 @@
+"""What the whole recipe will take of this machine: memory, disk, hours."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from distillab.doctor.selftest.clock import Clock
+from distillab.doctor.selftest.judging import judged
+from distillab.doctor.selftest.machine import Machine, Weights, size, this_machine
+from distillab.doctor.selftest.setup import Arm, Setup
+from distillab.doctor.selftest.timing import StepTime, step_time, written_s
+from distillab.doctor.selftest.wording import plural
+from distillab.records import Examined, Finding
+from distillab.study.answers import prompts_of
+from distillab.study.environment import peak_rss_bytes
+from distillab.study.signals import can_be_cached, reads_signals
+
+PROBE = "selftest-costs"
+_UNITS = 6.0
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How often the recipe does what.
+
+    Attributes:
+        seeds: runs of every arm.
+        workers: runs side by side.
+        cached: whether teachers read the rows once, for all runs.
+        cache_bytes: of what they say, where it is stored and not there yet.
+    """
+
+    seeds: int = 1
+    workers: int = 1
+    cached: bool = False
+    cache_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Costs:
+    """The whole recipe, about.
+
+    Attributes:
+        memory_bytes: of all runs that go on at the same time.
+        disk_bytes: of caches, checkpoints and students.
+        hours: of all runs, as many side by side as there are workers.
+        runs: how many there are.
+        measured: whether all steps were measured on rows as the runs have them.
+    """
+
+    memory_bytes: int
+    disk_bytes: int
+    hours: float
+    runs: int
+    measured: bool
+
+
+def examine_costs(setups: Sequence[Setup], weights: Sequence[Weights], budget: Budget, clock: Clock) -> Examined:
+    """Measure some steps of every objective, and add up.
+
+    Args:
+        setups: all objectives of the recipe.
+        weights: of the models of each.
+        budget: how often each is run.
+        clock: what is left of the time.
+    """
+    if (refusal := clock.refuses(_UNITS)) is not None:
+        return Examined(probe=PROBE, looked_at="no step", not_done=refusal)
+    costs = measured_costs(setups, weights, budget, clock)
+    return Examined(
+        probe=PROBE,
+        looked_at=f"{plural(costs.runs, 'run')}: about {size(costs.memory_bytes)} of memory, "
+        f"{size(costs.disk_bytes)} of disk, {_duration(costs.hours)}"
+        + ("" if costs.measured else " (steps extrapolated from short rows by their tokens)"),
+        findings=tuple(cost_findings(costs, this_machine(setups[0].recipe))),
+    )
+
+
+def measured_costs(setups: Sequence[Setup], weights: Sequence[Weights], budget: Budget, clock: Clock) -> Costs:
+    """The costs of the recipe; the arguments as in `examine_costs`."""
+    judging_s = _judging_s(setups[0])
+    total_s = 0.0
+    times: list[StepTime] = []
+    recorded: set[tuple[int, str]] = set()
+    answered: set[str] = set()
+    for setup in setups:
+        found = step_time(setup, clock)
+        times.append(found)
+        training, arms = setup.recipe.training, len(setup.names)
+        from_cache = budget.cached and reads_signals(setup.recipe) and can_be_cached(setup.recipe)
+        step_s = found.step_s - found.teacher_s if from_cache else found.step_s
+        total_s += arms * budget.seeds * (training.steps * max(step_s, 0.0) + judging_s)
+        key = (id(setup.source), setup.recipe.resolved().tokens)
+        if from_cache and key not in recorded:
+            recorded.add(key)
+            total_s += found.teacher_s * len(setup.prepared.train.rows) / training.batch_size
+    for arm in (arm for setup in setups for arm in setup.arms):
+        settings = f"{id(arm.source)} {arm.recipe.teacher_answers.model_dump_json()}"
+        if arm.recipe.resolved().answers == "teacher" and settings not in answered:
+            answered.add(settings)
+            total_s += _answers_s(arm)
+    runs = budget.seeds * sum(len(setup.names) for setup in setups)
+    static = max(one.learning + one.teacher for one in weights)
+    together = min(budget.workers, runs)
+    memory = max(static, _peak_bytes(setups[0])) * together
+    student = max(one.student for one in weights)
+    disk = budget.cache_bytes + runs * student + together * max(one.checkpoint for one in weights)
+    return Costs(memory, disk, total_s / together / 3600, runs, all(one.measured for one in times))
+
+
+def cost_findings(costs: Costs, machine: Machine) -> list[Finding]:
+    """What a machine does not have."""
+    found = []
+    if costs.memory_bytes > machine.memory_bytes:
+        found.append(memory_finding(costs.memory_bytes, machine.memory_bytes))
+    if costs.disk_bytes > machine.disk_bytes:
+        found.append(
+            Finding(
+                id="disk-too-small",
+                severity="warning",
+                title="The disk has no room for what the recipe will write.",
+                seen=(f"needed: about {size(costs.disk_bytes)}", f"free: {size(machine.disk_bytes)}"),
+                means="The runs stop when the disk is full. What is finished then is kept.",
+                do=(
+                    "free some space, or another place: output=…, cache.folder=…",
+                    "store less of the teacher: cache.kinds, or teacher_signals: online",
+                ),
+            )
+        )
+    return found
+
+
+def memory_finding(needed: int, there: int) -> Finding:
+    """The device has less memory than the runs take."""
+    return Finding(
+        id="memory-too-small",
+        severity="warning",
+        title="The models do not fit into the memory of the recipe's device.",
+        seen=(f"needed: about {size(needed)}, activations aside where none were measured", f"there: {size(there)}"),
+        means="The run is killed, or the machine begins to swap, which is as good as being killed.",
+        do=(
+            "training.microbatch_size=1, training.gradient_checkpointing=true; workers=1",
+            "a cache of the teacher, so that both models are never loaded together: distillab cache build",
+            "a smaller student, or teacher.dtype=bfloat16",
+        ),
+    )
+
+
+def _judging_s(setup: Setup) -> float:
+    """Seconds of a run's learning curve and of its evaluation at the end."""
+    own = setup.recipe.evaluation
+    training = setup.recipe.training
+    student = setup.student()
+    since = time.perf_counter()
+    rows = judged(setup, student, answers=False).record.likelihood.n
+    row_s = (time.perf_counter() - since) / rows
+    points = 1 + training.steps // (training.evaluate_every or max(1, training.steps // 10))
+    held_out = setup.prepared.held_out
+    seconds = row_s * (points * min(own.curve_rows, len(held_out.rows)) + min(own.rows, len(held_out.rows)))
+    asked = held_out.first(own.generate_rows).prompt_ids
+    if asked:
+        each = written_s(student, setup.prepared.student, asked, batch_size=own.batch_size)
+        seconds += each * own.max_new_tokens * math.ceil(len(asked) / own.batch_size)
+    return seconds
+
+
+def _answers_s(arm: Arm) -> float:
+    """Seconds of the teacher's answers to all prompts; none where a cache holds them."""
+    teacher = arm.recipe.teacher
+    if arm.source is None or arm.prepared.teacher is None or teacher is None or teacher.path is None:
+        return 0.0
+    settings = arm.recipe.teacher_answers
+    prompts = [prompt.ids for prompt in prompts_of(arm.recipe, arm.prepared)]
+    each = written_s(arm.source.local().model, arm.prepared.teacher, prompts, batch_size=settings.batch_size)
+    batches = math.ceil(len(prompts) * settings.answers_per_prompt / settings.batch_size)
+    return each * settings.max_new_tokens * batches
+
+
+def _peak_bytes(setup: Setup) -> int:
+    """The most that this process has taken of the device, with the models and steps of the self-test."""
+    import torch
+
+    if setup.device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(setup.device))
+    return peak_rss_bytes()
+
+
+def _duration(hours: float) -> str:
+    return f"{hours * 60:,.0f} minutes" if hours < 1.5 else f"{hours:,.1f} hours"

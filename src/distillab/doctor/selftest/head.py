@@ -1,0 +1,160 @@
+"""Does the pass through the head in tiles give what the model's own logits give?
+
+A run never makes all logits at once: it makes those of a tile, applies the terms, takes the gradient and forgets them.
+Here the student makes all of them by its own forward, and the same terms are applied to these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from distillab.doctor.selftest.clock import Clock
+from distillab.doctor.selftest.setup import Setup
+from distillab.doctor.selftest.wording import left_out, looked_at, number
+from distillab.models.inputs import model_inputs
+from distillab.models.scoring import at_scored, scored_targets
+from distillab.objectives.step import Measured, measure
+from distillab.objectives.term import Objective, Said, SpanTerm, StudentScores
+from distillab.records import Examined, Finding
+from distillab.teachers.signals import TeacherSignal
+
+PROBE = "selftest-head"
+_UNITS = 4.0
+_ROUNDING = {"float32": 5e-3, "bfloat16": 0.1}
+
+
+@dataclass(frozen=True)
+class HeadDifference:
+    """Both ways to one loss.
+
+    Attributes:
+        tiled, dense: the loss, Σ over the terms that read logits.
+        gradient: ‖tiled − dense‖ / ‖dense‖ over all parameters that learn.
+    """
+
+    tiled: float
+    dense: float
+    gradient: float
+
+
+def examine_head(setups: Sequence[Setup], clock: Clock) -> Examined:
+    """Compare the two ways for every objective.
+
+    Args:
+        setups: all objectives of the recipe.
+        clock: what is left of the time.
+    """
+    missed: list[tuple[str, str]] = []
+    findings: list[Finding] = []
+    looked: list[Setup] = []
+    for setup in setups:
+        if (refusal := clock.refuses(_UNITS)) is not None:
+            missed.append((setup.name, refusal))
+        elif setup.draws:
+            missed.append((setup.name, "the term draws from the teacher at random, anew for each of the two"))
+        elif (found := head_difference(setup)) is not None:
+            looked.append(setup)
+            findings += head_findings(found, setup)
+        else:
+            missed.append((setup.name, "no term reads logits position by position"))
+    return Examined(
+        probe=PROBE,
+        looked_at=looked_at(looked, "loss and gradient"),
+        not_done=left_out(missed),
+        findings=tuple(findings),
+    )
+
+
+def head_difference(setup: Setup) -> HeadDifference | None:
+    """The loss and its gradient in both ways; None where no term reads logits."""
+    student = setup.student(dropout=False)
+    objective = setup.objective(student)
+    if not objective.token_terms:
+        return None
+    factors = {item.name: 1.0 / max(1, item.term.count(setup.batch)) for item in objective.terms}
+    learning = [p for p in student.parameters() if p.requires_grad]
+    with setup.arithmetic():
+        signal = setup.signal(objective)
+        measured = measure(student, setup.batch, objective, signal, factors=factors, device=setup.device)
+        tiled = measured.losses["+".join(objective.token_terms)]
+        dense = _dense(setup, student, objective, signal, measured, factors)
+    ours, theirs = _gradient(tiled, learning), _gradient(dense, learning)
+    size = float(theirs.norm())
+    apart = float((ours - theirs).norm()) / size if size else float(ours.norm())
+    return HeadDifference(float(tiled.detach()), float(dense.detach()), apart)
+
+
+def head_findings(found: HeadDifference, setup: Setup) -> list[Finding]:
+    """What is wrong with a head whose two ways differ like this."""
+    rounding = _ROUNDING[precision_of(setup)]
+    loss_apart = abs(found.tiled - found.dense) / max(abs(found.dense), 1e-6)
+    if loss_apart <= rounding and found.gradient <= rounding:
+        return []
+    return [
+        Finding(
+            id="head-pass-differs",
+            severity="error",
+            title="The loss in tiles is not the loss of the model's own logits.",
+            seen=(
+                f"arms {setup.name}: {number(found.tiled)} in tiles, {number(found.dense)} from all logits",
+                f"their gradients differ by {found.gradient:.1%} of their size (rounding: {rounding:.1%})",
+            ),
+            means="Between its last hidden states and its logits the model does something that is not known here, so a "
+            "run would train and judge other logits than the model gives when it is used.",
+            do=(
+                "another class of student",
+                "this is a fault of distillab: please report the model's class and its config.json",
+            ),
+        )
+    ]
+
+
+def precision_of(setup: Setup) -> str:
+    """float32, or bfloat16 where the student's weights or the arithmetic are."""
+    half = setup.recipe.training.precision == "bfloat16" or setup.original.dtype != torch.float32
+    return "bfloat16" if half else "float32"
+
+
+def _dense(
+    setup: Setup,
+    student: torch.nn.Module,
+    objective: Objective,
+    signal: TeacherSignal,
+    measured: Measured,
+    factors: dict[str, float],
+) -> Tensor:
+    """Σ factor · term over the terms that read logits, from all logits at once."""
+    batch, device = setup.batch, setup.device
+    logits_BLV = cast(Tensor, student(**model_inputs(batch, device, model=student)).logits)
+    scores = StudentScores(at_scored(logits_BLV, batch), scored_targets(batch).to(device))
+    here = slice(0, scores.targets_N.shape[0])
+
+    def teacher() -> Said | None:
+        # valid until the teacher is asked again, which a term may do while it settles
+        return None if measured.teacher is None else measured.teacher.tile(here, device)
+
+    total = torch.zeros((), device=device)
+    for name, term in objective.token_terms.items():
+        if isinstance(term, SpanTerm):
+            nats = term.settle(term.observe(scores), batch, signal)
+            if term.adds_own:
+                nats = nats + term.own_values(scores, teacher())
+        else:
+            nats = term.per_position(scores, teacher())
+        total = total + factors[name] * nats.sum()
+    return total
+
+
+def _gradient(loss: Tensor, parameters: Sequence[torch.nn.Parameter]) -> Tensor:
+    found = torch.autograd.grad(loss, list(parameters), allow_unused=True)
+    return torch.cat(
+        [
+            (torch.zeros_like(p) if gradient is None else gradient).float().flatten()
+            for p, gradient in zip(parameters, found, strict=True)
+        ]
+    )

@@ -1,0 +1,116 @@
+"""Does the evaluation see the weights? The same weights give the same figures, other weights give others."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from distillab.doctor.selftest.clock import Clock
+from distillab.doctor.selftest.setup import Setup
+from distillab.doctor.selftest.wording import number, plural
+from distillab.evaluation.protocol import Judged, evaluate
+from distillab.records import Examined, Finding
+
+PROBE = "selftest-evaluation"
+_UNITS = 8.0
+_ROWS, _ANSWERS, _TOKENS = 8, 2, 8
+_NOISE = 0.05  # of each tensor's own size
+_SEED = 0
+_ROUNDING = 1e-4
+
+
+def examine_evaluation(setup: Setup, clock: Clock) -> Examined:
+    """Judge the student before training twice, and once more with other weights.
+
+    Args:
+        setup: of any objective; all arms are judged in the same way.
+        clock: what is left of the time.
+    """
+    held_out = setup.prepared.held_out.first(_ROWS)
+    looked_at = f"{plural(len(held_out.rows), 'held-out row')}, judged three times"
+    if (refusal := clock.refuses(_UNITS)) is not None:
+        return Examined(probe=PROBE, looked_at=looked_at, not_done=refusal)
+    student = setup.student()
+    first, again = judged(setup, student), judged(setup, student)
+    disturb(student)
+    return Examined(
+        probe=PROBE, looked_at=looked_at, findings=tuple(evaluation_findings(first, again, judged(setup, student)))
+    )
+
+
+def judged(setup: Setup, student: PreTrainedModel, *, answers: bool = True) -> Judged:
+    """The student, by the recipe's protocol on a few held-out rows.
+
+    Args:
+        answers: whether it writes some too.
+    """
+    own = setup.recipe.evaluation
+    settings = own.model_copy(
+        update={
+            "rows": _ROWS,
+            "generate_rows": min(own.generate_rows, _ANSWERS) if answers else 0,
+            "max_new_tokens": min(own.max_new_tokens, _TOKENS),
+        }
+    )
+    return evaluate(
+        student,
+        setup.prepared.held_out.first(_ROWS),
+        settings,
+        reader=setup.prepared.student,
+        shared=None,
+        label="the self-test",
+    )
+
+
+@torch.no_grad()
+def disturb(student: PreTrainedModel) -> None:
+    """Add noise to every weight, a twentieth of its tensor's own size."""
+    generator = torch.Generator().manual_seed(_SEED)
+    for parameter in student.parameters():
+        size = float(parameter.float().square().mean().sqrt())
+        noise = torch.randn(parameter.shape, generator=generator)
+        parameter.add_((noise * _NOISE * size).to(parameter))
+
+
+def evaluation_findings(first: Judged, again: Judged, other: Judged) -> list[Finding]:
+    """What is wrong with an evaluation that says this of the same weights, and of others."""
+    figures = tuple(
+        f"{what}: {number(judged.record.likelihood.nats_per_token)} nats a token"
+        for what, judged in (("the student", first), ("again", again), ("with other weights", other))
+    )
+    if _apart(first.scores.nats, again.scores.nats) > _ROUNDING or first.answers != again.answers:
+        return [
+            Finding(
+                id="evaluation-not-repeatable",
+                severity="error",
+                title="The same student is judged otherwise the second time.",
+                seen=(*figures, f"largest difference of a row: {number(_apart(first.scores.nats, again.scores.nats))}"),
+                means="Differences between arms would be differences of chance.",
+                do=(
+                    "a student whose forward draws nothing in eval mode",
+                    "this is a fault of distillab: please report the model's class",
+                ),
+            )
+        ]
+    if bool((first.scores.nats == other.scores.nats).all()):
+        return [
+            Finding(
+                id="evaluation-blind-to-weights",
+                severity="error",
+                title="The held-out figures do not change when the student's weights do.",
+                seen=figures,
+                means="Whatever is trained, the figures stay the same: another model is judged than the one that "
+                "learns.",
+                do=(
+                    "look for a second copy of the model: a merged adapter, an exported file",
+                    "this is a fault of distillab: please report the model's class",
+                ),
+            )
+        ]
+    return []
+
+
+def _apart(one: Tensor, other: Tensor) -> float:
+    """The largest relative difference of a row's nats."""
+    return float(((one - other).abs() / one.abs().clamp(min=1e-6)).max())

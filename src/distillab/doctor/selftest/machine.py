@@ -1,0 +1,105 @@
+"""What a machine has, and what models take of it before they are loaded."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedConfig
+
+from distillab.config.models import RunRecipe
+from distillab.models.loading import load_config, pick_device
+from distillab.study.estimate import free_bytes
+from distillab.study.prepare import Prepared
+
+_LIMIT = Path("/sys/fs/cgroup/memory.max")  # of a container
+_WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
+_COPIES = 4  # of a weight that learns: itself, its gradient, AdamW's two moments
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What there is.
+
+    Attributes:
+        memory_bytes: of the recipe's device: of its GPU, else of the machine or its container.
+        disk_bytes: free where the recipe's output goes.
+    """
+
+    memory_bytes: int
+    disk_bytes: int
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Bytes of the models of one run, from their configurations alone.
+
+    Attributes:
+        student: of its weights.
+        teacher: of its weights; 0 where none are loaded.
+    """
+
+    student: int
+    teacher: int
+
+    @property
+    def learning(self) -> int:
+        """Of the student with its gradients and AdamW's moments."""
+        return _COPIES * self.student
+
+    @property
+    def checkpoint(self) -> int:
+        """Of the student with AdamW's moments."""
+        return 3 * self.student
+
+
+def this_machine(recipe: RunRecipe) -> Machine:
+    """The machine as the recipe's device and output folder see it."""
+    device = pick_device(recipe.training.device)
+    if device.type == "cuda":
+        memory = int(torch.cuda.get_device_properties(device).total_memory)
+    else:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        limit = _LIMIT.read_text(encoding="utf-8").strip() if _LIMIT.is_file() else "max"
+        memory = min(memory, int(limit)) if limit != "max" else memory
+    return Machine(memory, free_bytes(Path(recipe.output)))
+
+
+def weights_of(recipe: RunRecipe, prepared: Prepared, *, teacher: bool) -> Weights:
+    """What the models of a run take.
+
+    Args:
+        teacher: whether its weights are loaded.
+    """
+    student = load_config(recipe.student.path, revision=recipe.student.revision)
+    theirs = 0
+    if teacher and recipe.teacher is not None and prepared.place is not None:
+        config = load_config(prepared.place.config, revision=prepared.place.revision)
+        theirs = _bytes(prepared.place.config, config, recipe.teacher.dtype)
+    return Weights(_bytes(recipe.student.path, student, recipe.student.dtype), theirs)
+
+
+def size(count: float) -> str:
+    """Bytes for people."""
+    for unit, name in ((2**30, "GiB"), (2**20, "MiB")):
+        if count >= unit:
+            return f"{count / unit:,.1f} {name}"
+    return f"{count / 2**10:,.0f} KiB"
+
+
+def _bytes(path: str, config: PreTrainedConfig, dtype: str) -> int:
+    if dtype == "auto":
+        dtype = str(config.dtype or "float32").removeprefix("torch.")
+    return _parameters(path, config.to_json_string(use_diff=False)) * _WIDTHS.get(dtype, 4)
+
+
+@cache
+def _parameters(path: str, settings: str) -> int:
+    """How many parameters a model has; `settings` tells two configurations of one path apart."""
+    config = load_config(path, revision=None)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    return sum(p.numel() for p in model.parameters())

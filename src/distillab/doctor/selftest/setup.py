@@ -1,0 +1,254 @@
+"""One way of training that a recipe asks for, on a few rows, with the models as a run loads them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from distillab.config.cache import CacheConfig
+from distillab.config.models import RunRecipe
+from distillab.config.terms import CrossEntropyConfig, SampledDivergenceConfig, TermConfig
+from distillab.data.encoding import EncodedSplit
+from distillab.models.batch import TokenBatch
+from distillab.models.loading import pick_device
+from distillab.models.meetings import teacher_batch
+from distillab.objectives.term import Objective
+from distillab.study.learning import objective_for
+from distillab.study.prepare import Prepared
+from distillab.study.run import load_student
+from distillab.study.run_teacher import RunTeacher, stored_signals
+from distillab.study.sides import reads_own_tokens
+from distillab.study.signals import reads_signals
+from distillab.study.training_data import TrainingData, training_data
+from distillab.teachers.protocol import Teacher
+from distillab.teachers.signals import TeacherSignal
+
+ROWS = 4
+# short ones, of different lengths, so that there is padding
+_QUANTILES = (0.02, 0.08, 0.15, 0.25)
+
+
+@dataclass(frozen=True, eq=False)
+class Arm:
+    """An arm of a study, or a run, as it would be trained.
+
+    Attributes:
+        name: of the arm; of a run its method.
+        recipe: of one of its runs.
+        prepared: its tokenizers and rows.
+        source: its teacher, whose weights are loaded once for all arms that have it; None where there is none.
+        settings: how what the teacher says is stored, where it is.
+    """
+
+    name: str
+    recipe: RunRecipe
+    prepared: Prepared
+    source: RunTeacher | None
+    settings: CacheConfig = field(default_factory=CacheConfig)
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """What the arms of one objective have in common, on a few rows.
+
+    Attributes:
+        arms: that train in this way.
+        recipe: of the first of them. Its answers are the data set's, because the teacher has given none yet.
+        split: the few rows.
+        original: the student before training, never changed.
+        scratch: a folder that is removed at the end.
+    """
+
+    arms: tuple[Arm, ...]
+    recipe: RunRecipe
+    split: EncodedSplit
+    original: PreTrainedModel
+    scratch: Path
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the arms."""
+        return tuple(arm.name for arm in self.arms)
+
+    @property
+    def name(self) -> str:
+        """The arms, for messages."""
+        return ", ".join(self.names)
+
+    @property
+    def prepared(self) -> Prepared:
+        """Tokenizers and rows."""
+        return self.arms[0].prepared
+
+    @property
+    def source(self) -> RunTeacher | None:
+        """The teacher of the arms; None where there is none."""
+        return self.arms[0].source
+
+    @property
+    def settings(self) -> CacheConfig:
+        """How what the teacher says is stored."""
+        return self.arms[0].settings
+
+    @property
+    def device(self) -> torch.device:
+        """The student's."""
+        return pick_device(self.recipe.training.device)
+
+    @property
+    def terms(self) -> tuple[TermConfig, ...]:
+        """The settings of the terms."""
+        return self.recipe.resolved().terms
+
+    @property
+    def draws(self) -> bool:
+        """Whether a term draws at random from a teacher that is asked."""
+        stored = self.recipe.teacher is not None and self.recipe.teacher.path is None
+        return not stored and any(isinstance(term, SampledDivergenceConfig) for term in self.terms)
+
+    @cached_property
+    def teacher(self) -> Teacher | None:
+        """Who gives the terms their signals; None where they read none.
+
+        Raises:
+            TeacherError, CacheMismatch, CacheCorrupt: see `RunTeacher.for_terms`.
+        """
+        settings = self.recipe.teacher
+        if settings is None or self.source is None or not reads_signals(self.recipe):
+            return None
+        if settings.path is not None:
+            return self.source.local()
+        stored = stored_signals(self.recipe, self.prepared)
+        return RunTeacher(self.recipe, self.prepared, device=self.device, stored=stored).for_terms(self.split)
+
+    @cached_property
+    def data(self) -> TrainingData:
+        """The few rows as the trainer takes them."""
+        return training_data(self.recipe, self.prepared, self.split)
+
+    @cached_property
+    def batch(self) -> TokenBatch:
+        """All of the few rows."""
+        rows = self.data.rows
+        return self.data.collator([rows[place] for place in range(len(self.data.lengths))])
+
+    def student(self, *, dropout: bool = True) -> PreTrainedModel:
+        """A copy of the student before training.
+
+        Args:
+            dropout: False: without, so that two passes give the same.
+        """
+        student = copy.deepcopy(self.original)
+        if not dropout:
+            _without_dropout(student)
+        # where loading leaves it in a run: what terms draw for their projectors is the same each time
+        torch.manual_seed(self.recipe.seed)
+        return student
+
+    def objective(self, student: PreTrainedModel) -> Objective:
+        """The objective of a run for this student.
+
+        Raises:
+            ConfigError: see `objective_for`.
+        """
+        return objective_for(
+            self.recipe,
+            student,
+            self.teacher,
+            shared_width=self.prepared.compared_width(self.recipe),
+            vocabularies=self.prepared.vocabularies if reads_own_tokens(self.recipe) else None,
+        )
+
+    def signal(self, objective: Objective, teacher: Teacher | None = None) -> TeacherSignal:
+        """What the teacher, or another one, says of the few rows."""
+        asked = teacher or self.teacher
+        if asked is None or not objective.needs_signal:
+            return TeacherSignal()
+        return asked.signal(teacher_batch(self.batch), objective.request)
+
+    @contextmanager
+    def arithmetic(self) -> Iterator[None]:
+        """The precision in which the trainer calculates."""
+        kind = self.device.type
+        with torch.autocast(kind, dtype=torch.bfloat16, enabled=self.recipe.training.precision == "bfloat16"):
+            yield
+
+    def with_terms(self, terms: Sequence[TermConfig]) -> Setup:
+        """The same with other terms."""
+        recipe = self.recipe.model_copy(update={"terms": tuple(terms)})
+        return replace(self, recipe=recipe)
+
+
+def few_rows(prepared: Prepared) -> EncodedSplit:
+    """A few of the shorter training rows, of different lengths; rows that a teacher with other tokens reads too."""
+    split = prepared.train
+    order = sorted(range(len(split.rows)), key=lambda place: (len(split.rows[place]), place))
+    places = list(dict.fromkeys(order[int(share * (len(order) - 1))] for share in _QUANTILES))[:ROWS]
+    return EncodedSplit(
+        [split.rows[place] for place in places], [split.examples[place] for place in places], split.counts
+    )
+
+
+def load_original(recipe: RunRecipe) -> PreTrainedModel:
+    """The student before training, on the recipe's device."""
+    return load_student(recipe, pick_device(recipe.training.device))
+
+
+def setups_of(arms: Sequence[Arm], original: PreTrainedModel, *, scratch: Path) -> list[Setup]:
+    """One setup for all arms that train alike: the same terms, weights and teacher, where the terms read one.
+
+    Args:
+        arms: of one student and one data set.
+        original: the student before training.
+        scratch: an empty folder.
+    """
+    groups: dict[str, list[Arm]] = {}
+    for arm in arms:
+        method = arm.recipe.resolved()
+        terms = " ".join(f"{term.kind} {term.model_dump_json()}" for term in method.terms)
+        teacher = f"{id(arm.source)}" if reads_signals(arm.recipe) else ""
+        groups.setdefault(f"{terms} {teacher}", []).append(arm)
+    found = []
+    for place, group in enumerate(groups.values()):
+        recipe = group[0].recipe.model_copy(update={"answers": "dataset"})
+        split = few_rows(group[0].prepared)
+        found.append(Setup(tuple(group), recipe, split, original, scratch / str(place)))
+    return found
+
+
+def by_tokens(setups: Sequence[Setup]) -> list[Setup]:
+    """One setup for each teacher and way of reading it, with every term that any arm has, each once.
+
+    What is asked of a single term needs no objective of its own.
+    """
+    groups: dict[tuple[int, bool], list[Setup]] = {}
+    for setup in setups:
+        if setup.source is not None and reads_signals(setup.recipe):
+            groups.setdefault((id(setup.source), reads_own_tokens(setup.recipe)), []).append(setup)
+    found = []
+    for group in groups.values():
+        terms: dict[str, TermConfig] = {}
+        for term in (term for setup in group for term in setup.terms):
+            weightless = term.model_copy(update={"weight": 1.0})
+            if not isinstance(weightless, CrossEntropyConfig):
+                terms.setdefault(f"{weightless.kind} {weightless.model_dump_json()}", weightless)
+        arms = tuple(arm for setup in group for arm in setup.arms)
+        found.append(replace(group[0], arms=arms).with_terms(tuple(terms.values())))
+    return found
+
+
+def _without_dropout(model: torch.nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name, value in list(vars(module).items()):
+            # attention implementations are given their rate as a number
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, 0.0)

@@ -1,0 +1,172 @@
+"""Is an optimizer step the same however it is split, and does its gradient reach every parameter that learns?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from distillab.config.terms import LinearWeight, TermConfig
+from distillab.doctor.selftest.clock import Clock
+from distillab.doctor.selftest.head import precision_of
+from distillab.doctor.selftest.setup import Setup
+from distillab.doctor.selftest.stepping import Stepped, step, training_of
+from distillab.doctor.selftest.wording import left_out, looked_at, number
+from distillab.records import Examined, Finding
+
+SPLIT, REACH = "selftest-split", "selftest-gradient"
+_UNITS = 3.0
+_ROUNDING = {"float32": 5e-3, "bfloat16": 0.1}
+_NAMED = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """One optimizer step on the same rows from the same weights: as one microbatch, and row by row."""
+
+    whole: Stepped
+    rows: Stepped
+
+
+def examine_steps(setups: Sequence[Setup], clock: Clock) -> tuple[Examined, Examined]:
+    """Make one step of every objective in both ways.
+
+    Args:
+        setups: all objectives of the recipe.
+        clock: what is left of the time; its unit is set by the first step.
+    Returns:
+        What was found of the split, and of the gradient.
+    """
+    missed: list[tuple[str, str]] = []
+    not_split: list[tuple[str, str]] = []
+    found_split: list[Finding] = []
+    found_reach: list[Finding] = []
+    looked: list[Setup] = []
+    for setup in setups:
+        if (refusal := clock.refuses(_UNITS)) is not None:
+            missed.append((setup.name, refusal))
+            continue
+        both = both_splits(setup)
+        looked.append(setup)
+        # the first step of a process is slower than all others
+        clock.unit_s = max(clock.unit_s, min(both.whole.seconds[0], both.rows.seconds[0]))
+        found_reach += reach_findings(both.whole, setup)
+        if setup.draws:
+            not_split.append((setup.name, "the term draws from the teacher at random, anew for each microbatch"))
+        elif len(setup.data.lengths) < 2:
+            not_split.append((setup.name, "there is one row, and nothing to split"))
+        else:
+            found_split += split_findings(both, setup)
+    return (
+        Examined(
+            probe=SPLIT,
+            looked_at=looked_at(looked, "a step as one microbatch and row by row"),
+            not_done=left_out([*missed, *not_split]),
+            findings=tuple(found_split),
+        ),
+        Examined(
+            probe=REACH,
+            looked_at=looked_at(looked, "the gradient"),
+            not_done=left_out(missed),
+            findings=tuple(found_reach),
+        ),
+    )
+
+
+def both_splits(setup: Setup) -> Splits:
+    """The step in both ways, without dropout, every term at the largest weight of its line."""
+    weighted = setup.with_terms([_at_largest(term) for term in setup.terms])
+
+    def made(microbatch: int | None) -> Stepped:
+        training = training_of(weighted, steps=1, microbatch=microbatch, clipped=False)
+        return step(weighted, weighted.student(dropout=False), training, gradients=True)
+
+    return Splits(made(None), made(1))
+
+
+def split_findings(both: Splits, setup: Setup) -> list[Finding]:
+    """What is wrong with a step that depends on its split like this."""
+    rounding = _ROUNDING[precision_of(setup)]
+    whole, rows = both.whole.loss(0), both.rows.loss(0)
+    loss_apart = abs(whole - rows) / max(abs(whole), 1e-6)
+    apart = difference(both.whole.gradients, both.rows.gradients)
+    if loss_apart <= rounding and apart <= rounding:
+        return []
+    terms = [
+        f"term {name}: {number(total / max(1, count))} as one microbatch, {number(split / max(1, other))} row by row"
+        for (name, (total, count)), (split, other) in zip(
+            both.whole.reports[0].terms.items(), both.rows.reports[0].terms.values(), strict=True
+        )
+    ]
+    return [
+        Finding(
+            id="split-changes-step",
+            severity="error",
+            title="An optimizer step depends on how it is split into microbatches.",
+            seen=(
+                f"arms {setup.name}: loss {number(whole)} as one microbatch, {number(rows)} row by row",
+                f"their gradients differ by {apart:.1%} of their size (rounding: {rounding:.1%})",
+                *terms,
+            ),
+            means="The same recipe gives another student on a machine with less memory, or on several, and two arms "
+            " with different microbatches are not comparable.",
+            do=(
+                "the same training.microbatch_size for all that is compared",
+                "a model whose forward mixes the rows of a batch (batch normalisation, expert capacity) does this; "
+                "else it is a fault of distillab: please report it with the recipe",
+            ),
+        )
+    ]
+
+
+def reach_findings(stepped: Stepped, setup: Setup) -> list[Finding]:
+    """What is wrong with a gradient that reaches these parameters."""
+    unreached = [name for name in stepped.learning if not _reached(stepped.gradients.get(name))]
+    if not unreached:
+        return []
+    every = len(unreached) == len(stepped.learning)
+    shown = ", ".join(unreached[:_NAMED])
+    return [
+        Finding(
+            id="parameters-without-gradient",
+            severity="error" if every else "warning",
+            title="The loss has no gradient for some of the student's parameters.",
+            seen=(
+                f"arms {setup.name}: {len(unreached)} of {len(stepped.learning)} tensors that learn have no gradient, "
+                "or a gradient of zero, in a step in which every term has its largest weight",
+                shown + (f" and {len(unreached) - _NAMED} more" if len(unreached) > _NAMED else ""),
+            ),
+            means="These parameters stay as they are (weight decay aside). Of a student with random weights that is a "
+            "part that never learns anything.",
+            do=(
+                "add a term that reads the logits: {kind: cross_entropy}, or {kind: token_divergence}",
+                "experts that none of a few rows chose are no fault",
+            ),
+        )
+    ]
+
+
+def difference(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> float:
+    """‖ours − theirs‖ / ‖ours‖ over all parameters; a missing gradient is zero."""
+    apart = size = 0.0
+    for name in sorted({*ours, *theirs}):
+        one, other = ours.get(name), theirs.get(name)
+        known = one if one is not None else other
+        assert known is not None
+        zero = torch.zeros_like(known)
+        apart += float(((one if one is not None else zero) - (other if other is not None else zero)).square().sum())
+        size += float((one if one is not None else zero).square().sum())
+    return (apart / size) ** 0.5 if size else float(apart > 0)
+
+
+def _reached(gradient: Tensor | None) -> bool:
+    return gradient is not None and bool(gradient.any())
+
+
+def _at_largest(term: TermConfig) -> TermConfig:
+    if not isinstance(term.weight, LinearWeight):
+        return term
+    most = max(term.weight.start, term.weight.end)
+    return term.model_copy(update={"weight": LinearWeight(start=most, end=most, balanced=term.weight.balanced)})

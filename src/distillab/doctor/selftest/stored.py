@@ -1,0 +1,203 @@
+"""Does a cache of what the teacher says give the terms the same values as the teacher itself?
+
+A few rows are recorded into a folder that is removed afterwards, by the code of `distillab cache build`, and read back
+by the code of a run. How far the values may differ is what the kind of storage promises
+(docs/performance.md, the teacher cache).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from distillab.config.cache import FullKind, KindConfig, SampledKind, TextKind, TopKKind
+from distillab.config.terms import AttentionMapsConfig
+from distillab.doctor.selftest.clock import Clock
+from distillab.doctor.selftest.setup import Setup, by_tokens
+from distillab.doctor.selftest.wording import left_out, looked_at, number
+from distillab.errors import TeacherError
+from distillab.objectives.step import measure
+from distillab.records import Examined, Finding
+from distillab.study.run_teacher import RunTeacher, StoredSignals
+from distillab.study.sides import asked_rows, asked_side
+from distillab.study.signals import Recording, arms_kinds, build_cache
+from distillab.teachers.local import LocalTeacher
+from distillab.teachers.protocol import Teacher
+
+PROBE = "selftest-cache"
+_UNITS = 4.0
+_LEAST = 1e-5  # of a unit of a term: rounding
+# relative differences of a term's value that a way of storing may make
+_EXACT, _HALF, _BYTE = 2e-3, 2e-2, 0.15
+_ERRORS = 6.0  # standard errors of a mean over positions, where tokens were drawn
+
+
+@dataclass(frozen=True)
+class StoredTerm:
+    """A term's mean over its units, from the teacher and from a cache of it.
+
+    Attributes:
+        error: standard error of the difference; 0 where nothing was drawn.
+    """
+
+    live: float
+    cached: float
+    error: float = 0.0
+
+
+def examine_cache(setups: Sequence[Setup], clock: Clock) -> Examined:
+    """Record a few rows, read them back, and compare every term.
+
+    Args:
+        setups: all objectives of the recipe.
+        clock: what is left of the time.
+    """
+    groups = by_tokens(setups)
+    missed: list[tuple[str, str]] = []
+    findings: list[Finding] = []
+    names: list[str] = []
+    for place, group in enumerate(groups):
+        teacher = group.teacher
+        if not isinstance(teacher, LocalTeacher):
+            missed.append((group.name, "the recipe names a cache alone, and this needs the teacher's weights"))
+            continue
+        if (refusal := clock.refuses(_UNITS)) is not None:
+            missed.append((group.name, refusal))
+            continue
+        storable = [term for term in group.terms if not isinstance(term, AttentionMapsConfig)]
+        if len(storable) < len(group.terms):
+            missed.append(("attention_maps", "attention maps are never stored: they grow with the square of a row"))
+        if not storable:
+            continue
+        setup = group.with_terms(storable)
+        kinds = kinds_of(setup)
+        names += [kind.kind for kind in kinds]
+        try:
+            means = stored_terms(setup, teacher, kinds, f"cache-{place}")
+        except TeacherError as error:
+            findings.append(_does_not_serve(setup, kinds, error))
+            continue
+        for name, found in means.items():
+            findings += cache_findings(name, found, kinds, group)
+    if not groups:
+        return Examined(probe=PROBE, looked_at="0 terms", not_done="no term reads a teacher")
+    return Examined(
+        probe=PROBE,
+        looked_at=looked_at(groups, f"stored as {', '.join(dict.fromkeys(names)) or 'nothing'}"),
+        not_done=left_out(missed),
+        findings=tuple(findings),
+    )
+
+
+def kinds_of(setup: Setup) -> tuple[KindConfig, ...]:
+    """The kinds that the recipe names, else those that its terms read."""
+    named = tuple(kind for kind in setup.settings.kinds or () if not isinstance(kind, TextKind))
+    return named or arms_kinds([setup.recipe], setup.prepared)
+
+
+def stored_terms(
+    setup: Setup, teacher: LocalTeacher, kinds: tuple[KindConfig, ...], name: str
+) -> dict[str, StoredTerm]:
+    """Name of a term -> its means for the student before training.
+
+    Args:
+        kinds: what is stored.
+        name: of the folder in the scratch folder.
+    Raises:
+        TeacherError: the kinds do not serve a term.
+    """
+    location = setup.scratch / name
+    side, rows = asked_side(setup.recipe, setup.prepared), asked_rows(setup.recipe, setup.prepared, setup.split)
+    recording = Recording(location, "train", kinds, rows, "the few rows of the self-test", side)
+    settings = setup.settings.model_copy(update={"compression": "none"})
+    build_cache(recording, teacher=teacher, prepared=setup.prepared, settings=settings)
+    reader = RunTeacher(
+        setup.recipe, setup.prepared, device=setup.device, stored=StoredSignals(train=str(recording.folder))
+    )
+    cached = reader.for_terms(setup.split)
+    assert cached is not None  # the terms read signals
+    student = setup.student(dropout=False)
+    objective = setup.objective(student)
+    cached.require(objective.request, packing=setup.recipe.training.packing)
+    counts = {item.name: max(1, item.term.count(setup.batch)) for item in objective.terms}
+    factors = dict.fromkeys(objective.names, 1.0)
+    drawn = setup.draws or any(isinstance(kind, SampledKind) for kind in kinds)
+
+    def values(asked: Teacher) -> tuple[dict[str, float], dict[str, Tensor]]:
+        signal = setup.signal(objective, asked)
+        measured = measure(student, setup.batch, objective, signal, factors=factors, device=setup.device)
+        return {term: float(total) / counts[term] for term, total in measured.sums.items()}, measured.values
+
+    with setup.arithmetic(), torch.no_grad():
+        (live, live_at), (again, again_at) = values(teacher), values(cached)
+    errors = {term: _standard_error(live_at[term] - again_at[term]) for term in live_at} if drawn else {}
+    return {term: StoredTerm(live[term], again[term], errors.get(term, 0.0)) for term in objective.names}
+
+
+def cache_findings(name: str, found: StoredTerm, kinds: Sequence[KindConfig], setup: Setup) -> list[Finding]:
+    """What is wrong with a cache that gives a term this mean."""
+    promised = promised_difference(kinds)
+    allowed = _LEAST + promised * abs(found.live) + _ERRORS * found.error
+    if abs(found.cached - found.live) <= allowed:
+        return []
+    stored = ", ".join(kind.model_dump_json(exclude_defaults=True) for kind in kinds)
+    return [
+        Finding(
+            id="cached-differs-from-live",
+            severity="error",
+            title="A cache of the teacher gives a term another value than the teacher itself.",
+            seen=(
+                f"term {name} of {setup.name}: from the teacher {number(found.live)}, from the cache "
+                f"{number(found.cached)} a unit; allowed is a difference of {number(allowed)}",
+                f"stored as: {', '.join(kind.kind for kind in kinds)} {stored}",
+            ),
+            means="Runs that read the cache would learn from another teacher than the one that the record names.",
+            do=(
+                "leave cache.kinds out: what the terms read is then stored as they read it",
+                "teacher_signals: online asks the teacher in every run",
+            ),
+        )
+    ]
+
+
+def promised_difference(kinds: Sequence[KindConfig]) -> float:
+    """How far, relatively, a term's value may be off by the way in which it is stored."""
+    worst = _EXACT
+    for kind in kinds:
+        match kind:
+            case TopKKind():
+                # what is not among the k tokens is one outcome; a term that reads fewer loses nothing but rounding
+                worst = max(worst, _HALF if kind.values == "float16" else _BYTE)
+            case FullKind():
+                worst = max(worst, _EXACT if kind.store == "exact" else _HALF)
+            case SampledKind() | TextKind():
+                pass
+            case _:
+                worst = max(worst, {"exact": _EXACT, "bfloat16": _HALF, "int8": _BYTE}[kind.store])
+    return worst
+
+
+def _does_not_serve(setup: Setup, kinds: Sequence[KindConfig], error: TeacherError) -> Finding:
+    return Finding(
+        id="cache-does-not-serve",
+        severity="error",
+        title="What is stored of the teacher is not what a term reads.",
+        seen=(
+            f"arms {setup.name}; cache.kinds: {', '.join(kind.kind for kind in kinds)}",
+            *str(error).splitlines(),
+        ),
+        means="The teacher would read all rows first, and every run of these arms would then stop.",
+        do=(
+            "leave cache.kinds out: what the terms read is then stored",
+            "or name a kind that serves them: {kind: full}",
+        ),
+    )
+
+
+def _standard_error(differences_N: Tensor) -> float:
+    count = differences_N.numel()
+    return float(differences_N.float().std()) / math.sqrt(count) if count > 1 else math.inf

@@ -1,0 +1,197 @@
+"""Is every term zero where the student is the teacher, and worse where the teacher speaks of another position?
+
+The teacher takes the student's place, in the recipe's own terms, on the recipe's rows. A recipe can break this by its
+settings alone: the one most likely token, made to sum to one, says the same whatever the models say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from distillab.config.terms import ContrastiveConfig, DualSpaceConfig, TermConfig
+from distillab.doctor.selftest.clock import Clock
+from distillab.doctor.selftest.setup import Setup, by_tokens
+from distillab.doctor.selftest.wording import left_out, looked_at, number, plural
+from distillab.models.capture import Captured
+from distillab.models.meetings import teacher_batch
+from distillab.models.projections import Projections
+from distillab.objectives.build import build_objective
+from distillab.objectives.step import measure
+from distillab.records import Examined, Finding
+from distillab.study.prepare import Prepared
+from distillab.study.sides import reads_own_tokens
+from distillab.study.training_data import training_data
+from distillab.teachers.local import LocalTeacher
+from distillab.teachers.signals import HeadInputs, TeacherSignal
+
+PROBE = "selftest-terms"
+_UNITS = 3.0
+_ROUNDING = 1e-5  # of a unit of a term
+_PART = 0.01  # of what the term says of a teacher that is one position off
+_BLIND = 1e-9
+_SEED = 0x5E1F  # of what is drawn from the teacher
+_NO_ZERO = "it learns how the two models' states are compared, so it is not zero where they are equal"
+
+
+@dataclass(frozen=True)
+class TeacherAsStudent:
+    """A term's mean over its units where the student is the teacher: as it is, and with the signal one position off."""
+
+    equal: float
+    shifted: float
+
+
+def examine_terms(setups: Sequence[Setup], clock: Clock) -> Examined:
+    """Compare the teacher with itself by every term of the recipe.
+
+    Args:
+        setups: all objectives of the recipe.
+        clock: what is left of the time.
+    """
+    groups = by_tokens(setups)
+    missed: list[tuple[str, str]] = []
+    findings: list[Finding] = []
+    seen = 0
+    for group in groups:
+        teacher = group.teacher
+        if not isinstance(teacher, LocalTeacher):
+            missed.append((group.name, "the recipe names a cache alone, and this needs the teacher's weights"))
+            continue
+        if (refusal := clock.refuses(_UNITS)) is not None:
+            missed.append((group.name, refusal))
+            continue
+        zero = []
+        for term in group.terms:
+            if learns_to_compare(term):
+                missed.append((term.kind, _NO_ZERO))
+            else:
+                zero.append(own_layers(term))
+        if not zero:
+            continue
+        means = teacher_as_student(group.with_terms(zero), teacher)
+        seen += len(means)
+        for name, found in means.items():
+            findings += term_findings(name, found, group)
+    if not groups:
+        return Examined(probe=PROBE, looked_at="0 terms", not_done="no term reads a teacher")
+    return Examined(
+        probe=PROBE,
+        looked_at=looked_at(groups, plural(seen, "term")),
+        not_done=left_out(missed),
+        findings=tuple(findings),
+    )
+
+
+def learns_to_compare(term: TermConfig) -> bool:
+    """Whether a term has something that learns between the two models' states, so that equal states are not zero."""
+    return isinstance(term, ContrastiveConfig | DualSpaceConfig) or getattr(term, "projector", None) == "linear"
+
+
+def own_layers(term: TermConfig) -> TermConfig:
+    """The term with every layer of the teacher mapped to itself."""
+    layers = getattr(term, "layers", None)
+    if layers is None or isinstance(layers, str):
+        return term
+    return term.model_copy(update={"layers": tuple((theirs, theirs) for _, theirs in layers)})
+
+
+def teacher_as_student(setup: Setup, teacher: LocalTeacher) -> dict[str, TeacherAsStudent]:
+    """Name of a term -> its means where the student is the teacher."""
+    prepared = _read_by_teacher(setup.prepared) if reads_own_tokens(setup.recipe) else setup.prepared
+    split = setup.prepared.teacher_split(setup.split) if reads_own_tokens(setup.recipe) else setup.split
+    data = training_data(setup.recipe, prepared, split)
+    batch = data.collator([data.rows[place] for place in range(len(data.lengths))])
+    objective = build_objective(
+        setup.terms,
+        shared_width=prepared.compared_width(setup.recipe),
+        student=teacher.shape,
+        teacher=teacher.shape,
+        vocabularies=prepared.vocabularies if reads_own_tokens(setup.recipe) else None,
+    )
+    teacher.require(objective.request, packing=setup.recipe.training.packing)
+    counts = {item.name: max(1, item.term.count(batch)) for item in objective.terms}
+    factors = dict.fromkeys(objective.names, 1.0)
+
+    def means(signal: TeacherSignal) -> dict[str, float]:
+        # draws are the same in both, so that only the shift differs
+        torch.manual_seed(_SEED)
+        device = next(teacher.model.parameters()).device
+        measured = measure(teacher.model, batch, objective, signal, factors=factors, device=device)
+        return {name: float(total) / counts[name] for name, total in measured.sums.items()}
+
+    with setup.arithmetic(), torch.no_grad():
+        signal = teacher.signal(teacher_batch(batch), objective.request)
+        equal, off = means(signal), means(shifted(signal))
+    return {name: TeacherAsStudent(equal[name], off[name]) for name in objective.names}
+
+
+def shifted(signal: TeacherSignal) -> TeacherSignal:
+    """What a teacher says, each position's word at the next position."""
+    scores, inner = signal.scores, signal.inner
+    if isinstance(scores, HeadInputs):
+        scores = HeadInputs(scores.hidden_ND.roll(1, 0), scores.head)
+    if inner is not None:
+        inner = Captured(
+            hidden={layer: _rolled(states) for layer, states in inner.hidden.items()},
+            projections={
+                block: Projections(_rolled(found.query), _rolled(found.key), _rolled(found.value))
+                for block, found in inner.projections.items()
+            },
+            maps={block: states.roll(1, 2) for block, states in inner.maps.items()},
+        )
+    return replace(signal, scores=scores, inner=inner)
+
+
+def term_findings(name: str, found: TeacherAsStudent, setup: Setup) -> list[Finding]:
+    """What is wrong with a term that gives these means."""
+    seen = (
+        f"term {name} of {setup.name}",
+        f"student = teacher: {number(found.equal)}; the teacher one position off: {number(found.shifted)} (a unit)",
+    )
+    if found.shifted < _BLIND:
+        return [
+            Finding(
+                id="term-blind-to-teacher",
+                severity="error",
+                title="A term says the same whatever the teacher says.",
+                seen=seen,
+                means="The student learns nothing from this term. A run with it is a run without it, at its price.",
+                do=(
+                    f"look at the settings of {name}: one token with tail: renormalise always has probability 1, and a "
+                    "very high temperature makes all distributions equal",
+                    "tail: cell, k of 16 or more, temperature between 1 and 4",
+                ),
+            )
+        ]
+    if found.equal > _ROUNDING + _PART * found.shifted:
+        return [
+            Finding(
+                id="term-not-zero-at-teacher",
+                severity="error",
+                title="A term is not zero where the student is the teacher.",
+                seen=seen,
+                means="The term does not lead to the teacher: a student that has become the teacher would be driven "
+                "away from it.",
+                do=(
+                    "use the term's settings as they are by default, and change one at a time",
+                    "if it stays: this is a fault of distillab, please report it with the recipe",
+                ),
+            )
+        ]
+    return []
+
+
+def _rolled(states_BLD: Tensor) -> Tensor:
+    return states_BLD.roll(1, 1)
+
+
+def _read_by_teacher(prepared: Prepared) -> Prepared:
+    """The same rows with the teacher's tokenizer on both sides."""
+    contract, teacher = prepared.contract, prepared.teacher
+    assert contract is not None  # there is a teacher, so the pair was judged
+    assert teacher is not None
+    return replace(prepared, student=teacher, contract=contract.model_copy(update={"student": contract.teacher}))

@@ -1,0 +1,98 @@
+"""Seconds of what a run repeats, measured on the recipe's device: steps, judged rows, written tokens."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel
+
+from distillab.data.encoding import EncodedSplit
+from distillab.data.reading import Reader
+from distillab.doctor.selftest.clock import Clock
+from distillab.doctor.selftest.setup import Setup
+from distillab.doctor.selftest.stepping import step
+from distillab.models.generation import Decoding, generate_batches
+from distillab.models.meetings import teacher_batch
+from distillab.study.training_data import training_data
+from distillab.training.arguments import microbatch_size
+
+_STEPS = 3  # the first one is slower, and is not counted
+_TOKENS = 8
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """One optimizer step of one objective.
+
+    Attributes:
+        step_s: of a step, with the teacher where one is asked.
+        teacher_s: of the teacher's part.
+        measured: on rows as the run has them; False: extrapolated from the few short rows by their tokens.
+    """
+
+    step_s: float
+    teacher_s: float
+    measured: bool
+
+
+def step_time(setup: Setup, clock: Clock) -> StepTime:
+    """Seconds of a step: measured on drawn rows where there is time for it.
+
+    Args:
+        clock: what is left of the time; its unit was measured.
+    """
+    rows = setup.prepared.train.rows
+    mean = sum(len(row) for row in rows) / len(rows)
+    few = sum(setup.data.lengths)
+    expected = clock.unit_s * setup.recipe.training.batch_size * mean / few
+    if clock.refuses_s(_STEPS * expected) is not None:
+        return StepTime(expected, 0.0, measured=False)
+    split = _drawn(setup, _STEPS * setup.recipe.training.batch_size)
+    training = setup.recipe.training.model_copy(
+        update={"steps": _STEPS, "warmup_steps": 0, "gradient_shares_every": _shares(setup)}
+    )
+    data = training_data(setup.recipe, setup.prepared, split)
+    seconds = step(setup, setup.student(), training, data=data).seconds[1:]
+    teacher_s = 0.0
+    if setup.teacher is not None:
+        size = microbatch_size(training, 1)
+        places = range(min(size, len(data.lengths)))
+        batch = data.collator([data.rows[place] for place in places])
+        request = setup.objective(setup.student()).request
+        since = time.perf_counter()
+        setup.teacher.signal(teacher_batch(batch), request)
+        teacher_s = (time.perf_counter() - since) * training.batch_size / len(places)
+    return StepTime(sum(seconds) / len(seconds), teacher_s, measured=True)
+
+
+def written_s(model: PreTrainedModel, reader: Reader, prompts: Sequence[Sequence[int]], *, batch_size: int) -> float:
+    """Seconds of one further token of a batch of answers.
+
+    Args:
+        reader: the model's.
+        prompts: of which the first batch is answered.
+    """
+    stop_ids = reader.encoder.stop_ids
+    since = time.perf_counter()
+    for _ in generate_batches(
+        model, prompts[:batch_size], decoding=Decoding(_TOKENS), stop_ids=stop_ids, batch_size=batch_size
+    ):
+        pass
+    return (time.perf_counter() - since) / _TOKENS
+
+
+def _drawn(setup: Setup, count: int) -> EncodedSplit:
+    split = setup.prepared.train
+    places = random.Random(_SEED).sample(range(len(split.rows)), min(count, len(split.rows)))
+    return EncodedSplit(
+        [split.rows[place] for place in places], [split.examples[place] for place in places], split.counts
+    )
+
+
+def _shares(setup: Setup) -> int:
+    """Gradient shares are measured at the first step alone, or never."""
+    return 0 if setup.recipe.training.gradient_shares_every == 0 else _STEPS + 1

@@ -1,0 +1,33 @@
+"""What several probes of the self-test say in the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from distillab.doctor.selftest.setup import Setup
+
+
+def looked_at(setups: Sequence[Setup], what: str) -> str:
+    """What was looked at: `what`, and for how many arms."""
+    if not setups:
+        return "nothing"
+    arms = sum(len(setup.names) for setup in setups)
+    return f"{plural(len(setups[0].data.lengths), 'row')}, {what}; {plural(arms, 'arm')}, {len(setups)} different"
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 row`, `2 rows`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def left_out(reasons: Sequence[tuple[str, str]]) -> str | None:
+    """`not_done` of (what, why); None where nothing was left out. Equal reasons are said once."""
+    by_reason: dict[str, list[str]] = {}
+    for what, why in reasons:
+        by_reason.setdefault(why, []).append(what)
+    return "; ".join(f"{', '.join(names)}: {why}" for why, names in by_reason.items()) or None
+
+
+def number(value: float) -> str:
+    """Four significant digits."""
+    return f"{value:.4g}"

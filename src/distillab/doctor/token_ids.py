@@ -1,0 +1,42 @@
+"""Are the tokens of two vocabularies compared as though they were one? What logs say, beside the two tokenizers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+from distillab.doctor.pair.contract import examine_contract
+from distillab.doctor.pair.subject import PairSubject
+from distillab.records import Examined, Finding
+
+Compares = Literal["ids", "aligned", "text"]
+
+UNRELATED = "pair-ids-unrelated"
+
+
+def examine_token_ids(subject: PairSubject, *, compares: Compares | None, by_id: tuple[str, ...]) -> Examined:
+    """The contract of two tokenizers, judged with what is known of the loss.
+
+    Where equal ids mean other tokens, it is an error if ids are known to be compared, a warning if nothing is known,
+    and a note if the loss is known to compare something else.
+
+    Args:
+        subject: `compares_by_index` of it is not read.
+        compares: what the loss compares, as the user says it; None: nobody said.
+        by_id: facts from logs that show that the loss compares ids.
+    """
+    evidence = (*(("it was said that the loss compares ids",) if compares == "ids" else ()), *by_id)
+    elsewhere = not evidence and compares is not None
+    examined = examine_contract(replace(subject, compares_by_index=not elsewhere))
+    if elsewhere:
+        return examined
+    findings = tuple(_known(f, evidence) if f.id == UNRELATED else f for f in examined.findings)
+    return examined.model_copy(update={"findings": findings})
+
+
+def _known(finding: Finding, evidence: tuple[str, ...]) -> Finding:
+    if evidence:
+        title = "Equal ids mean different tokens, and the loss compares the two models by id."
+        return finding.model_copy(update={"title": title, "seen": (*finding.seen, *evidence)})
+    unknown = "whether the loss compares ids is not known: say it by --compares, or give a log of distillab"
+    return finding.model_copy(update={"severity": "warning", "seen": (*finding.seen, unknown)})

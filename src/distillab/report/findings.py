@@ -1,0 +1,179 @@
+"""What follows from the findings: an executive summary and recommendations in phases, from the record alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from distillab.records import (
+    ACCESS_ORDER,
+    SEVERITY_ORDER,
+    Conclusions,
+    Finding,
+    Investigation,
+    MethodAdmission,
+    PairJudgement,
+    Phase,
+    Severity,
+)
+
+# A sentence ends before a capital; "e.g." and "0.5" do not end one.
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
+
+_CHOOSE = "Choose a valid path"
+_STOP = f"stop comparing ids; what is valid instead stands under “{_CHOOSE}”"
+# severity, title of the phase, whether all that a finding says is to be done belongs there
+_MENDING: tuple[tuple[Severity, str, bool], ...] = (
+    ("error", "Stop, and mend the errors", True),
+    ("warning", "Look at the warnings", False),
+)
+
+
+def concluded(investigation: Investigation) -> Investigation:
+    """The investigation with its conclusions, made anew; everything else is as it was."""
+    conclusions = Conclusions(summary=_summary(investigation), phases=_phases(investigation))
+    return investigation.model_copy(update={"conclusions": conclusions})
+
+
+def counted(findings: Sequence[Finding]) -> str:
+    """How many of each severity, `2 errors, 1 warning`; "nothing was found" where there is none."""
+    parts = [
+        f"{number} {severity if number == 1 else severity + 's'}"
+        for severity in SEVERITY_ORDER
+        if (number := sum(finding.severity == severity for finding in findings))
+    ]
+    return ", ".join(parts) if parts else "nothing was found"
+
+
+def by_access(methods: Sequence[MethodAdmission], *, admitted: bool) -> tuple[str, ...]:
+    """The valid methods, or the refused ones, by what they read of the teacher: `text: seqkd, on_policy`."""
+    lines = []
+    for access in ACCESS_ORDER:
+        names = [method.method for method in methods if method.access == access and method.admitted is admitted]
+        if names:
+            lines.append(f"{access}: {', '.join(names)}")
+    return tuple(lines)
+
+
+def _summary(investigation: Investigation) -> tuple[str, ...]:
+    if investigation.skipped is not None:
+        return (f"Nothing was examined: it was left out by {investigation.skipped}.",)
+    findings = investigation.findings
+    done = [one for one in investigation.examined if one.not_done is None]
+    if not done:
+        return ("Nothing could be examined.", *_not_done(investigation))
+    causes = [finding for finding in findings if not finding.follows_from]
+    effects = [finding for finding in findings if finding.follows_from]
+    lines = [_lead(findings, len(done))]
+    lines += [f"{finding.title} {_first_sentence(finding.means)}" for finding in causes if finding.severity == "error"]
+    if effects:
+        lines.append("What follows from it: " + " ".join(_with_causes(finding) for finding in effects))
+    warnings = [finding.title for finding in causes if finding.severity == "warning"]
+    if warnings:
+        lines.append("Worth a look: " + " ".join(warnings))
+    if investigation.pairing is not None:
+        lines.append(_of_pair(investigation.pairing))
+    return (*lines, *_not_done(investigation))
+
+
+def _lead(findings: Sequence[Finding], done: int) -> str:
+    looked = f"by {done} examination{'s' if done != 1 else ''}"
+    if not findings:
+        return f"Nothing was found {looked}."
+    lead = f"{counted(findings).capitalize()}, {looked}."
+    errors = sum(finding.severity == "error" for finding in findings)
+    if not errors:
+        return f"{lead} No error: nothing that was examined makes the values wrong."
+    which = "these errors" if errors > 1 else "this error"
+    return f"{lead} With {which} the values are not what they are taken for: mend first, then measure again."
+
+
+def _with_causes(finding: Finding) -> str:
+    return f"{finding.title.rstrip('.')} ({', '.join(finding.follows_from)})."
+
+
+def _first_sentence(text: str) -> str:
+    return _SENTENCE_END.split(text, maxsplit=1)[0]
+
+
+def _of_pair(pairing: PairJudgement) -> str:
+    contract = pairing.contract
+    valid = sum(method.admitted for method in pairing.methods)
+    return (
+        f"The tokenizers of {contract.teacher.name} (teacher) and {contract.student.name} (student) are "
+        f"{contract.verdict}: {valid} of {len(pairing.methods)} methods are valid for this pair; begin with "
+        f"{pairing.recommended.method}."
+    )
+
+
+def _not_done(investigation: Investigation) -> tuple[str, ...]:
+    left = [one.probe for one in investigation.examined if one.not_done is not None]
+    return (f"Not examined: {', '.join(left)}.",) if left else ()
+
+
+def _phases(investigation: Investigation) -> tuple[Phase, ...]:
+    if investigation.skipped is not None:
+        return (Phase(title="Examine", steps=(f"call the same without {investigation.skipped}",)),)
+    pairing = investigation.pairing
+    phases = _mending(investigation.findings, () if pairing is None else pairing.ways_out)
+    if pairing is not None:
+        phases.append(_path(pairing))
+    return (*phases, _verifying(investigation))
+
+
+def _mending(findings: Sequence[Finding], ways_out: tuple[str, ...]) -> list[Phase]:
+    causes = [finding for finding in findings if not finding.follows_from]
+    phases = []
+    for severity, title, every in _MENDING:
+        steps = [
+            step for finding in causes if finding.severity == severity for step in _steps(finding, every, ways_out)
+        ]
+        if steps:
+            phases.append(Phase(title=title, steps=tuple(dict.fromkeys(steps))))
+    return phases
+
+
+def _steps(finding: Finding, every: bool, ways_out: tuple[str, ...]) -> list[str]:
+    if ways_out and finding.do == ways_out:
+        return [f"{finding.id}: {_STOP}"]
+    return [f"{finding.id}: {step}" for step in (finding.do if every else finding.do[:1])]
+
+
+def _path(pairing: PairJudgement) -> Phase:
+    begin = f"with this pair begin with method: {pairing.recommended.method}"
+    if not pairing.ways_out:
+        valid = by_access(pairing.methods, admitted=True)
+        return Phase(title="Choose a method", steps=(begin, *(f"valid, {line}" for line in valid)))
+    refused = [method.method for method in pairing.methods if not method.admitted]
+    text = [method.method for method in pairing.methods if method.admitted and method.access == "text"]
+    return Phase(
+        title=_CHOOSE,
+        steps=(
+            *pairing.ways_out,
+            f"white box: {', '.join(refused)} only after the tokens are made the same (path A); the methods of path C "
+            f"align them. Black box: {', '.join(text)} as it is",
+            begin,
+        ),
+    )
+
+
+def _verifying(investigation: Investigation) -> Phase:
+    errors = any(finding.severity == "error" for finding in investigation.findings)
+    steps = [
+        "call the doctor again on what was mended: no error may be left"
+        if errors
+        else "call the doctor again after every change of data, loss or pair"
+    ]
+    effects = dict.fromkeys(finding.id for finding in investigation.findings if finding.follows_from)
+    if effects:
+        steps.append(f"examine the log of the mended run: {', '.join(effects)} must be gone")
+    reasons = dict.fromkeys(one.not_done for one in investigation.examined if one.not_done is not None)
+    for reason in reasons:
+        probes = [one.probe for one in investigation.examined if one.not_done == reason]
+        steps.append(f"not examined yet: {', '.join(dict.fromkeys(probes))} ({reason})")
+    steps += [
+        "before a long run: distillab doctor selftest RECIPE",
+        "then a short study with plain fine-tuning (sft) beside: distillab compare RECIPE; the held-out loss must "
+        "come below the unigram line, and a method is worth its price where it is below sft",
+    ]
+    return Phase(title="Verify", steps=tuple(steps))

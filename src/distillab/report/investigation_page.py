@@ -1,0 +1,80 @@
+"""An investigation as plain values: what the HTML and the Markdown template print."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from distillab.records import Finding, Investigation, PairJudgement, Phase
+from distillab.report import sections
+from distillab.report.findings import concluded, counted
+
+NO_PAIR = "No pair of tokenizers was given, so nothing is said of methods: `distillab check TEACHER STUDENT` judges it."
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Findings and what was examined; on a study's page too."""
+
+    counts: str
+    findings: tuple[Finding, ...]
+    examined: sections.Grid
+    skipped: str | None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Which methods are valid for the pair."""
+
+    recommended: str
+    because: tuple[str, ...]
+    methods: sections.Grid
+    contract: sections.Contract
+
+
+@dataclass(frozen=True)
+class InvestigationPage:
+    """Everything that an investigation report shows, in its order."""
+
+    subject: str
+    summary: tuple[str, ...]
+    doctor: Doctor
+    pair: Pair | None
+    no_pair: str
+    phases: tuple[Phase, ...]
+
+
+def page_of(investigation: Investigation) -> InvestigationPage:
+    """The page of an investigation, its conclusions made anew."""
+    conclusions = concluded(investigation).conclusions
+    assert conclusions is not None  # `concluded` makes them
+    return InvestigationPage(
+        subject=investigation.subject,
+        summary=conclusions.summary,
+        doctor=doctor_of(investigation),
+        pair=None if investigation.pairing is None else _pair(investigation.pairing),
+        no_pair=NO_PAIR,
+        phases=conclusions.phases,
+    )
+
+
+def doctor_of(investigation: Investigation) -> Doctor:
+    """The findings of an investigation, the gravest first, and what was examined."""
+    rows = tuple(
+        (
+            one.probe,
+            one.looked_at,
+            f"not examined: {one.not_done}" if one.not_done is not None else counted(one.findings),
+        )
+        for one in investigation.examined
+    )
+    grid = sections.Grid("What was examined", ("examination", "what was looked at", "result"), rows)
+    return Doctor(counted(investigation.findings), investigation.findings, grid, investigation.skipped)
+
+
+def _pair(judged: PairJudgement) -> Pair:
+    rows = tuple(
+        (method.method, "valid" if method.admitted else "refused", method.access, method.reason)
+        for method in judged.methods
+    )
+    grid = sections.Grid("Methods", ("method", "for this pair", "what it reads of the teacher", "why"), rows)
+    return Pair(judged.recommended.method, judged.recommended.because, grid, sections.contract(judged.contract))

@@ -1,0 +1,49 @@
+"""Setups of the self-test on a tiny pair of real models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from distillab.config.cache import CacheConfig
+from distillab.config.models import RunRecipe
+from distillab.doctor.selftest.setup import Arm, Setup, load_original, setups_of
+from distillab.models.loading import pick_device
+from distillab.study.prepare import Prepared, prepare
+from distillab.study.run_teacher import RunTeacher, StoredSignals
+
+Change = Callable[[PreTrainedModel], object]
+
+
+class World:
+    """Setups of a tiny pair; tokenizers and rows are read once for each pair."""
+
+    def __init__(self, values: dict[str, Any], scratch: Path) -> None:
+        self._values = {key: value for key, value in values.items() if key != "seeds"}
+        self._scratch = scratch
+        self._prepared: dict[str, Prepared] = {}
+        self._made = 0
+
+    def arm(self, name: str = "arm", *, settings: CacheConfig | None = None, **changes: Any) -> Arm:
+        training = {**self._values["training"], "checkpoint_every": None, **changes.pop("training", {})}
+        recipe = RunRecipe(**{**self._values, "output": str(self._scratch / "run"), "training": training, **changes})
+        assert recipe.teacher is not None
+        key = recipe.teacher.model_dump_json()
+        if key not in self._prepared:
+            self._prepared[key] = prepare(recipe)
+        prepared = self._prepared[key]
+        source = RunTeacher(recipe, prepared, device=pick_device("cpu"), stored=StoredSignals())
+        return Arm(name, recipe, prepared, source, settings or CacheConfig())
+
+    def setups(self, *arms: Arm, student: Change | None = None) -> list[Setup]:
+        original = load_original(arms[0].recipe)
+        if student is not None:
+            student(original)
+        self._made += 1
+        return setups_of(arms, original, scratch=self._scratch / str(self._made))
+
+    def setup(self, *, student: Change | None = None, settings: CacheConfig | None = None, **changes: Any) -> Setup:
+        return self.setups(self.arm(settings=settings, **changes), student=student)[0]

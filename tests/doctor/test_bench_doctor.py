@@ -1,0 +1,81 @@
+"""The quick part of the bench of planted faults: batches and losses of plain loops."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from bench.doctor.case import Case, Judged, Place, judge
+from bench.doctor.command import EVERY, QUICK
+from bench.doctor.score import passed, run_cases, summary
+
+from distillab.records import Examined, Finding
+
+PAGES = Path(__file__).resolve().parents[2] / "docs" / "doctor"
+# one of several like it, and those with the largest tokenizers, are left to `make bench-doctor`
+_HELD = 8
+
+
+def _finding(name: str, severity: str) -> Finding:
+    return Finding.model_validate(
+        {"id": name, "severity": severity, "title": "t", "seen": ("s",), "means": "m", "do": ("d",)}
+    )
+
+
+def _case(*expected: str, beside: tuple[str, ...] = ()) -> Case:
+    return Case("c", "torch", "batch", frozenset(expected), lambda place: (), "nothing", frozenset(beside))
+
+
+def _judged(case: Case, *found: tuple[str, str]) -> Judged:
+    examined = Examined(probe="p", looked_at="l", findings=tuple(_finding(*one) for one in found))
+    return judge(case, [examined], 0.1)
+
+
+def test_the_right_id_is_found_and_an_error_beside_it_is_false() -> None:
+    right = _judged(_case("double-bos"), ("double-bos", "warning"), ("labels-not-inputs", "error"))
+    assert (right.verdict, right.false_errors) == ("found", ("labels-not-inputs",))
+    allowed = _judged(_case("double-bos", beside=("eos-missing",)), ("double-bos", "note"), ("eos-missing", "error"))
+    assert (allowed.verdict, allowed.false_errors) == ("found", ())
+
+
+def test_another_id_is_not_the_right_one_and_a_note_is_no_alarm() -> None:
+    assert _judged(_case("double-bos"), ("eos-missing", "warning")).verdict == "another id"
+    assert _judged(_case("double-bos"), ("eos-missing", "note")).verdict == "missed"
+    assert _judged(_case("double-bos", beside=("eos-missing",)), ("eos-missing", "warning")).verdict == "missed"
+
+
+def test_a_warning_on_a_good_set_up_is_no_false_error() -> None:
+    assert _judged(_case(), ("eos-missing", "warning")).verdict == "good"
+    assert _judged(_case(), ("eos-missing", "error")).verdict == "false alarm"
+
+
+def test_the_targets_are_95_percent_and_no_false_error() -> None:
+    found = [_judged(_case("double-bos"), ("double-bos", "warning"))] * 19
+    assert passed([*found, _judged(_case("double-bos"))])
+    assert not passed([*found[1:], _judged(_case("double-bos")), _judged(_case("double-bos"))])
+    assert not passed([*found, _judged(_case(), ("eos-missing", "error"))])
+    assert "| batch | 19 | 19 (100.0%) | 0 | 0 | 0 | 0 | 0 |" in summary(found)
+
+
+def test_there_are_enough_cases_with_names_of_their_own_and_pages_for_their_ids() -> None:
+    cases = [case for part in EVERY for case in part]
+    names = [case.name for case in cases]
+    assert len(set(names)) == len(names)
+    assert sum(bool(case.expected) for case in cases) >= 40
+    assert sum(not case.expected for case in cases) >= 20
+    assert {name for case in cases for name in case.expected if not (PAGES / f"{name}.md").exists()} == set()
+    assert {case.set_up for case in cases} == {"ours", "torch", "transformers", "trl-sft", "trl-gkd", "trl-gold"}
+
+
+def test_the_losses_of_plain_loops(tmp_path: Path) -> None:
+    cases = [case for case in QUICK[-1] if case.needs == "nothing"][::4]
+    assert len(cases) > 8
+    judged = run_cases(cases, Place(None, tmp_path))
+    assert [one.case.name for one in judged if one.verdict not in ("found", "good") or one.false_errors] == []
+
+
+@pytest.mark.parametrize("part", range(3))
+def test_the_batches_of_plain_loops(materials: Path, tmp_path: Path, part: int) -> None:
+    judged = run_cases(QUICK[part][::_HELD], Place(materials, tmp_path))
+    assert judged
+    assert [one.case.name for one in judged if one.verdict not in ("found", "good") or one.false_errors] == []

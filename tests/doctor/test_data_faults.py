@@ -1,0 +1,117 @@
+"""Every planted fault of data is found under its own id, and good data are left in peace."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.doctor.data_faults import FAULTS, Fault
+from tests.doctor.data_samples import Data, conversations, dolly, pairs, stories
+
+from distillab.doctor.data.audit import audit_data, examine_data
+from distillab.doctor.data.subject import DataSubject, TeacherText
+from distillab.errors import ConfigError, DataError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def data(materials: Path) -> Data:
+    return Data(materials)
+
+
+def found(subject: DataSubject) -> dict[str, str]:
+    findings = [finding for one in examine_data(subject) for finding in one.findings]
+    said = {finding.id: finding.severity for finding in findings}
+    assert len(findings) == len(said), "an id is said once"
+    return said
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=[fault.name for fault in FAULTS])
+def test_a_planted_fault_is_found(fault: Fault, data: Data) -> None:
+    said = found(fault.spoil(data))
+    assert said.get(fault.id) == fault.severity, said
+    assert {id for id, severity in said.items() if severity == "error"} <= {fault.id}
+
+
+def test_every_id_is_planted_and_has_its_page() -> None:
+    ids = {
+        id
+        for path in (ROOT / "src" / "distillab" / "doctor" / "data").glob("*.py")
+        for id in re.findall(r'\bid="([a-z-]+)"', path.read_text(encoding="utf-8"))
+    }
+    assert ids - {"unknown-tokens"} == {fault.id for fault in FAULTS}
+    table = (ROOT / "docs" / "doctor" / "README.md").read_text(encoding="utf-8")
+    for id in ids:
+        page = (ROOT / "docs" / "doctor" / f"{id}.md").read_text(encoding="utf-8")
+        assert page.startswith(f"# `{id}`\n") and "## What to do" in page and "distillab doctor data" in page
+        assert f"({id}.md)" in table
+
+
+def test_good_rows_and_a_good_teacher_are_left_in_peace(data: Data) -> None:
+    assert found(data.taught()) == {}
+
+
+def test_instructions_of_many_kinds_are_left_in_peace(materials: Path) -> None:
+    said = found(dolly(materials))
+    assert set(said.values()) <= {"note"}, said
+
+
+def test_plain_text_is_left_in_peace(materials: Path) -> None:
+    assert set(found(stories(materials)).values()) <= {"note"}
+    cut = [TeacherText(e.prompt, e.answer[:80], False) for e in stories(materials).train]
+    said = found(replace(stories(materials), teacher_texts=tuple(cut)))
+    assert said["teacher-answers-cut-off"] == "note", "a text has no natural end"
+    assert set(said.values()) == {"note"}
+
+
+def test_conversations_are_left_in_peace(materials: Path) -> None:
+    assert set(found(conversations(materials)).values()) <= {"note"}
+
+
+def test_translations_are_no_change_of_language(data: Data) -> None:
+    """Where most rows change the language, the rows that do not are told."""
+    german = "Das ist nicht so schwer, denn die Zahlen werden zuerst addiert und dann mit der Zahl {} verglichen."
+    rows = [(p, german.format(n)) for n, (p, _) in enumerate(data.rows)]
+    assert found(data.subject(rows)) == {}
+    rows[5] = data.rows[5]
+    assert found(data.subject(rows)) == {"language-change": "note"}
+
+
+def test_a_rendered_prompt_is_right_in_the_template_plain(data: Data) -> None:
+    rows = [(f"### Instruction:\n{p}\n\n### Response:\n", a) for p, a in data.rows]
+    assert found(data.subject(rows)) == {"prompts-already-rendered": "note"}
+
+
+def test_refusals_of_the_data_set_itself_are_not_the_teachers(data: Data) -> None:
+    said = "I'm sorry, but I can't help with that."
+    rows = [(p, said if n % 9 == 0 else a) for n, (p, a) in enumerate(data.rows)]
+    texts = [TeacherText(p, said if n % 9 == 0 else data.written[n], True) for n, (p, _) in enumerate(data.rows)]
+    assert "teacher-refuses" not in found(data.subject(rows, teacher_texts=tuple(texts)))
+
+
+def test_unknown_tokens(materials: Path) -> None:
+    """Characters that a tokenizer without byte fallback lacks."""
+    data = Data(materials, "tok105")
+    good = data.subject([(p.replace("\n", " "), a) for p, a in data.rows], student=data.reader(max_tokens=4000))
+    chinese = data.subject([("数字" * 20, "答案是" * 30)] * 30, student=data.reader(max_tokens=4000), held_out=())
+    assert found(good).get("unknown-tokens") in (None, "note", "warning")
+    assert found(chinese)["unknown-tokens"] == "error"
+
+
+def test_what_cannot_be_examined_is_said(data: Data) -> None:
+    examined = {one.probe: one for one in examine_data(data.subject(held_out=()))}
+    assert examined["train and held-out rows"].not_done is not None
+    few = {one.probe: one for one in examine_data(data.subject(data.rows[:3]))}
+    assert few["languages"].not_done is not None and few["answers and their prompts"].not_done is not None
+
+
+def test_arguments_that_cannot_be(data: Data, materials: Path) -> None:
+    with pytest.raises(DataError, match="no rows"):
+        audit_data((), data.reader())
+    with pytest.raises(DataError, match="different kinds"):
+        audit_data(pairs(data.rows), data.reader(), held_out=stories(materials).train)
+    with pytest.raises(ConfigError, match="so few tokens"):
+        audit_data(pairs(data.rows), data.reader(), max_tokens=3)

@@ -1,0 +1,339 @@
+"""The self-test on tiny real models: faults that are planted into recipe or model are found, good recipes are not."""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.doctor.selftest_world import Change, World
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from distillab.config.cache import CacheConfig
+from distillab.config.terms import HiddenStatesConfig, TokenDivergenceConfig
+from distillab.doctor.selftest.clock import Clock
+from distillab.doctor.selftest.costs import Budget, Costs, cost_findings, examine_costs
+from distillab.doctor.selftest.first_steps import examine_first_steps, first_step_findings
+from distillab.doctor.selftest.head import examine_head
+from distillab.doctor.selftest.judging import examine_evaluation
+from distillab.doctor.selftest.machine import Machine, weights_of
+from distillab.doctor.selftest.setup import Arm, Setup, by_tokens, few_rows
+from distillab.doctor.selftest.split import examine_steps
+from distillab.doctor.selftest.stepping import Stepped
+from distillab.doctor.selftest.stored import StoredTerm, cache_findings, examine_cache
+from distillab.doctor.selftest.terms import examine_terms, own_layers, teacher_as_student
+from distillab.records import Examined
+from distillab.teachers.local import LocalTeacher
+from distillab.training.trainer import StepReport
+
+KL = {"kind": "token_divergence"}
+CE = {"kind": "cross_entropy"}
+
+
+@pytest.fixture(autouse=True)
+def _little_to_collect() -> Iterator[None]:
+    """As in `examine_arms`: a trainer collects garbage whenever it begins, and that takes longer than its steps."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture
+def world(tiny_world: dict[str, Any], tmp_path: Path) -> World:
+    return World(tiny_world, tmp_path)
+
+
+def _ids(*examined: Examined) -> set[str]:
+    return {finding.id for one in examined for finding in one.findings}
+
+
+def _at_body(change: Callable[[Tensor], Tensor]) -> Change:
+    """Change what the model's last norm gives: its last hidden states."""
+    return lambda model: model.model.norm.register_forward_hook(lambda module, args, output: change(output))
+
+
+def _mixed(states: Tensor) -> Tensor:
+    return states + states.mean(dim=0, keepdim=True)
+
+
+def test_good_recipes_of_every_kind_are_left_in_peace(world: World, stranger: str) -> None:
+    temperatures = [{**KL, "divergence": "reverse_kl", "temperature": 2.0}, {"kind": "top_k_divergence", "k": 8}]
+    same = [
+        world.arm("white", method="white_box"),
+        world.arm("drawn", method="logits", terms=[CE, *temperatures, {"kind": "sampled_divergence"}]),
+    ]
+    same = [Arm(arm.name, arm.recipe, arm.prepared, same[0].source, arm.settings) for arm in same]
+    kinds = ("vocabulary_projection", "span_likelihood", "sorted_probabilities", "merged_spans")
+    states = ("contrastive", "dual_space", "span_hidden_states")
+    other = [
+        world.arm(
+            name, method="merged_spans", teacher={"path": stranger}, terms=[CE, *({"kind": kind} for kind in every)]
+        )
+        for name, every in (("tokens", kinds), ("states", states))
+    ]
+    other = [Arm(arm.name, arm.recipe, arm.prepared, other[0].source, arm.settings) for arm in other]
+    setups = world.setups(*same, *other)
+    assert [setup.name for setup in by_tokens(setups)] == ["white, drawn", "tokens, states"]
+    assert [len(setup.terms) for setup in by_tokens(setups)] == [6, 7]
+    clock = Clock(600.0)
+    found = (
+        examine_terms(setups, clock),
+        examine_cache(setups, clock),
+        examine_head(setups, clock),
+        *examine_steps(setups, clock),
+        examine_evaluation(setups[0], clock),
+    )
+    assert _ids(*found) == set()
+    assert clock.unit_s > 0
+    # what cannot be said is named
+    assert "dual_space" in str(found[0].not_done) and "drawn" in str(found[3].not_done)
+
+
+def test_first_steps_of_good_recipes_lower_the_loss(world: World, stranger: str) -> None:
+    arms = [
+        world.arm("logits", method="logits"),
+        world.arm("states", method="span_hidden_states", teacher={"path": stranger}),
+    ]
+    assert _ids(examine_first_steps(world.setups(*arms), Clock(600.0))) == set()
+
+
+def test_terms_that_were_fitted_to_the_rows_do_not_count(world: World) -> None:
+    def report(cross_entropy: float, hidden: float) -> StepReport:
+        return StepReport(
+            step=1,
+            terms={"cross_entropy": (cross_entropy * 10, 10), "hidden_states": (hidden * 10, 10)},
+            weights={"cross_entropy": 1.0, "hidden_states": 10.0},
+            gradient_shares=None,
+            loss=0.0,
+            grad_norm=1.0,
+            learning_rate=1e-3,
+            supervised_tokens=10,
+            tokens=20,
+            teacher_tokens=20,
+        )
+
+    setup = world.setup(method="sft")
+    reports = (report(6.0, 0.01), *[report(5.9, 0.6)] * 3)
+    fitted = Stepped(reports, {}, (), (), frozenset({"hidden_states"}))
+    assert first_step_findings(fitted, setup) == []
+    assert {found.id for found in first_step_findings(Stepped(reports, {}, (), ()), setup)} == {
+        "first-steps-raise-loss"
+    }
+
+
+@pytest.mark.parametrize(
+    ("term", "found"),
+    [
+        ({"kind": "top_k_divergence", "k": 1, "tail": "renormalise"}, {"term-blind-to-teacher"}),
+        ({**KL, "temperature": 1e8}, {"term-blind-to-teacher"}),
+        ({**KL, "temperature": 4.0, "rescale_by_temperature_squared": True}, set()),
+    ],
+)
+def test_a_term_that_no_teacher_can_move_is_found(world: World, term: dict[str, Any], found: set[str]) -> None:
+    setup = world.setup(method="logits", terms=[CE, term])
+    assert _ids(examine_terms([setup], Clock(600.0))) == found
+
+
+def test_a_teacher_that_says_something_else_each_time_is_not_zero_at_itself(world: World) -> None:
+    setup = world.setup(method="logits", terms=[KL])
+    assert isinstance(setup.teacher, LocalTeacher)
+    _at_body(lambda states: states + torch.randn_like(states))(setup.teacher.model)
+    assert _ids(examine_terms([setup], Clock(600.0))) == {"term-not-zero-at-teacher"}
+
+
+def test_the_teacher_one_position_off_is_what_a_term_says_of_rolled_states(world: World) -> None:
+    """Against a divergence that is made by hand from all logits."""
+    setup = world.setup(method="logits", terms=[KL])
+    teacher = setup.teacher
+    assert isinstance(teacher, LocalTeacher)
+    means = teacher_as_student(setup, teacher)["token_divergence"]
+    total, count, said = 0.0, 0, []
+    for row in setup.split.rows:
+        with torch.no_grad():
+            logits = teacher.model(torch.from_numpy(row.input_ids).long()[None]).logits[0].double()
+        scored = [place for place in range(len(row) - 1) if row.answer_mask[place + 1]]
+        said += [torch.log_softmax(logits[place], dim=-1) for place in scored]
+    for here, before in zip(said, [said[-1], *said[:-1]], strict=True):
+        total += float((before.exp() * (before - here)).sum())
+        count += 1
+    assert means.equal == pytest.approx(0.0, abs=1e-6)
+    assert means.shifted == pytest.approx(total / count, rel=1e-3)
+
+
+def test_layers_of_the_teacher_are_compared_with_themselves() -> None:
+    assert getattr(own_layers(HiddenStatesConfig(layers=((1, 3), (2, 6)))), "layers", None) == ((3, 3), (6, 6))
+    assert own_layers(TokenDivergenceConfig()) == TokenDivergenceConfig()
+
+
+def test_kinds_that_do_not_serve_a_term_are_found_before_all_rows_are_read(world: World) -> None:
+    few = CacheConfig.model_validate({"kinds": [{"kind": "top_k", "k": 4}]})
+    setup = world.setup(method="logits", terms=[CE, KL], settings=few)
+    found = examine_cache([setup], Clock(600.0))
+    assert _ids(found) == {"cache-does-not-serve"} and "top_k" in " ".join(found.findings[0].seen)
+
+
+def test_a_cache_that_holds_another_teacher_is_found(world: World) -> None:
+    """Rows are recorded one by one here, and this teacher says of a row what depends on the others of its batch."""
+    alone = CacheConfig(batch_size=1)
+    setup = world.setup(method="logits", terms=[KL], settings=alone)
+    assert _ids(examine_cache([setup], Clock(600.0))) == set()
+    assert isinstance(setup.teacher, LocalTeacher)
+    _at_body(lambda states: states + 3 * states.mean(dim=0, keepdim=True).roll(1, -1))(setup.teacher.model)
+    changed = setup.with_terms(setup.terms)
+    assert _ids(examine_cache([Setup(*_fields(changed, "again"))], Clock(600.0))) == {"cached-differs-from-live"}
+
+
+def _fields(setup: Setup, scratch: str) -> tuple[Any, ...]:
+    return setup.arms, setup.recipe, setup.split, setup.original, setup.scratch / scratch
+
+
+def test_how_far_a_cache_may_be_off_depends_on_how_it_is_stored(world: World) -> None:
+    setup = world.setup(method="logits", terms=[KL])
+
+    def found(kind: dict[str, Any], cached: float, error: float = 0.0) -> bool:
+        kinds = CacheConfig.model_validate({"kinds": [kind]}).kinds
+        assert kinds is not None
+        return bool(cache_findings("token_divergence", StoredTerm(1.0, cached, error), kinds, setup))
+
+    assert not found({"kind": "full"}, 1.001) and found({"kind": "full"}, 1.01)
+    assert not found({"kind": "full", "store": "bfloat16"}, 1.01) and found({"kind": "full", "store": "bfloat16"}, 1.05)
+    assert not found({"kind": "top_k"}, 1.05) and found({"kind": "top_k"}, 1.3)
+    assert not found({"kind": "hidden_states", "layers": [1], "store": "int8"}, 0.9)
+    assert not found({"kind": "sampled"}, 1.2, error=0.05) and found({"kind": "sampled"}, 1.5, error=0.05)
+    assert found({"kind": "full"}, math.nan)
+
+
+def test_a_student_whose_logits_are_not_those_of_its_head_is_found(world: World) -> None:
+    def capped(model: PreTrainedModel) -> None:
+        model.config.final_logit_softcapping = 0.05  # a Llama does nothing of the kind
+
+    assert _ids(examine_head([world.setup(method="sft", student=capped)], Clock(600.0))) == {"head-pass-differs"}
+
+
+def test_a_student_that_mixes_the_rows_of_a_batch_is_found(world: World) -> None:
+    split, reach = examine_steps([world.setup(method="sft", student=_at_body(_mixed))], Clock(600.0))
+    assert _ids(split) == {"split-changes-step"} and _ids(reach) == set()
+    assert "cross_entropy" in " ".join(split.findings[0].seen)
+
+
+def test_dropout_is_no_dependence_on_the_split(world: World) -> None:
+    def dropping(model: PreTrainedModel) -> None:
+        model.model.layers[0].self_attn.attention_dropout = 0.5
+
+    setup = world.setup(method="sft", student=dropping)
+    assert _ids(*examine_steps([setup], Clock(600.0))) == set()
+    assert setup.original.model.layers[0].self_attn.attention_dropout == 0.5
+
+
+def test_parameters_that_no_term_reaches_are_named(world: World) -> None:
+    setup = world.setup(method="hidden_states", terms=[{"kind": "hidden_states", "layers": "embeddings"}])
+    _, reach = examine_steps([setup], Clock(600.0))
+    assert _ids(reach) == {"parameters-without-gradient"}
+    assert reach.findings[0].severity == "warning" and "layers.0" in " ".join(reach.findings[0].seen)
+
+
+def test_a_term_that_fades_in_reaches_what_it_will_reach(world: World) -> None:
+    setup = world.setup(method="logits", terms=[{**KL, "weight": {"start": 0.0, "end": 1.0}}])
+    assert _ids(*examine_steps([setup], Clock(600.0))) == set()
+
+
+@pytest.mark.parametrize(
+    ("rate", "found"),
+    [(1e-3, set()), (1e-9, {"first-steps-change-nothing"}), (5.0, {"first-steps-raise-loss"})],
+)
+def test_the_learning_rate_is_tried(world: World, rate: float, found: set[str]) -> None:
+    setup = world.setup(method="logits", training={"learning_rate": rate})
+    assert _ids(examine_first_steps([setup], Clock(600.0))) == found
+
+
+def test_weights_that_overflow_are_found(world: World) -> None:
+    def huge(model: PreTrainedModel) -> None:
+        with torch.no_grad():
+            model.model.norm.weight.mul_(1e38)
+
+    found = examine_first_steps([world.setup(method="sft", student=huge)], Clock(600.0))
+    assert _ids(found) == {"first-steps-not-finite"}
+
+
+def test_an_evaluation_that_draws_or_does_not_look_is_found(world: World) -> None:
+    noisy = world.setup(method="sft", student=_at_body(lambda states: states + torch.randn_like(states)))
+    assert _ids(examine_evaluation(noisy, Clock(600.0))) == {"evaluation-not-repeatable"}
+    blind = world.setup(method="sft", student=_at_body(torch.zeros_like))
+    assert _ids(examine_evaluation(blind, Clock(600.0))) == {"evaluation-blind-to-weights"}
+
+
+def test_the_student_is_never_changed(world: World) -> None:
+    setup = world.setup(method="white_box")
+    before = {name: tensor.clone() for name, tensor in setup.original.state_dict().items()}
+    clock = Clock(600.0)
+    examine_steps([setup], clock)
+    examine_first_steps([setup], clock)
+    examine_evaluation(setup, clock)
+    after = setup.original.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_what_terms_draw_for_themselves_is_the_same_each_time(world: World, stranger: str) -> None:
+    setup = world.setup(method="contrastive", teacher={"path": stranger})
+    heads = []
+    for _ in range(2):
+        projector = setup.objective(setup.student()).state_terms["contrastive"].projector
+        assert projector is not None
+        heads.append(torch.cat([parameter.flatten() for parameter in projector.parameters()]))
+    assert torch.equal(heads[0], heads[1]) and heads[0].numel() > 0
+
+
+def test_arms_that_train_alike_are_tried_once(world: World) -> None:
+    sft, seqkd = world.arm("sft", method="sft"), world.arm("seqkd", method="seqkd")
+    logits, heavy = (
+        world.arm("logits", method="logits"),
+        world.arm("heavy", method="logits", terms=[{**KL, "weight": 9}]),
+    )
+    setups = world.setups(sft, seqkd, logits, heavy)
+    assert [setup.names for setup in setups] == [("sft", "seqkd"), ("logits",), ("heavy",)]
+
+
+def test_the_few_rows_are_short_ones_of_different_lengths(world: World) -> None:
+    prepared = world.arm().prepared
+    lengths = [len(row) for row in few_rows(prepared).rows]
+    every = sorted(len(row) for row in prepared.train.rows)
+    assert len(set(lengths)) > 1 and max(lengths) <= every[len(every) // 2]
+
+
+def test_what_takes_too_long_is_left_out_and_named(world: World) -> None:
+    setup, clock = world.setup(method="logits"), Clock(1.0, unit_s=3.0)
+    found = (
+        examine_terms([setup], clock),
+        examine_cache([setup], clock),
+        examine_head([setup], clock),
+        *examine_steps([setup], clock),
+        examine_first_steps([setup], clock),
+        examine_evaluation(setup, clock),
+        examine_costs([setup], [weights_of(setup.recipe, setup.prepared, teacher=True)], Budget(), clock),
+    )
+    assert _ids(*found) == set() and all("--seconds" in str(one.not_done) for one in found)
+
+
+def test_weights_are_counted_before_they_are_loaded(world: World) -> None:
+    setup = world.setup(method="logits")
+    assert isinstance(setup.teacher, LocalTeacher)
+    found = weights_of(setup.recipe, setup.prepared, teacher=True)
+    assert found.student == sum(p.numel() * 4 for p in setup.original.parameters())
+    assert found.teacher == sum(p.numel() * 4 for p in setup.teacher.model.parameters())
+    assert weights_of(setup.recipe, setup.prepared, teacher=False).teacher == 0
+
+
+def test_costs_grow_with_the_runs_and_are_held_against_the_machine(world: World) -> None:
+    setup = world.setup(method="logits")
+    weights = [weights_of(setup.recipe, setup.prepared, teacher=True)]
+    found = examine_costs([setup], weights, Budget(seeds=3), Clock(600.0))
+    assert found.looked_at.startswith("3 runs: about") and found.findings == ()
+    costs = Costs(memory_bytes=8 << 30, disk_bytes=5 << 30, hours=2.0, runs=3, measured=True)
+    assert {f.id for f in cost_findings(costs, Machine(4 << 30, 6 << 30))} == {"memory-too-small"}
+    assert {f.id for f in cost_findings(costs, Machine(9 << 30, 4 << 30))} == {"disk-too-small"}
+    assert cost_findings(costs, Machine(9 << 30, 6 << 30)) == []
