@@ -11,7 +11,6 @@ from transformers import PreTrainedModel
 from bench.cache_pairs import Pair
 from distillab.config.terms import TermConfig
 from distillab.data.collation import TokenDataset
-from distillab.evaluation.calibration import calibration
 from distillab.evaluation.likelihood import SharedTeacher, score_rows
 from distillab.models.structure import model_shape
 from distillab.objectives import build_objective
@@ -62,9 +61,8 @@ def judge(pair: Pair, student: PreTrainedModel, live: Teacher) -> dict[str, floa
     )
     assert scores.kl is not None
     tokens = float(scores.tokens.sum())
-    fit = calibration(student, pair.held_out, collator=pair.collator, batch_size=_JUDGED_AT_ONCE)
     return {
         "nats": float(scores.nats.sum()) / tokens,
         "kl": float(scores.kl.sum()) / tokens,
-        **{name: float(value) for name, value in asdict(fit).items()},
+        **{name: float(value) for name, value in asdict(scores.calibration).items()},
     }

@@ -23,6 +23,11 @@ from tests.doctor.run_samples import (
 
 _TOY = {"vocabulary": 64, "random_student": True}
 _FALLING = curve(200, 3.0, 1.2)
+_KD = {
+    "cross_entropy": curve(300, UNIFORM, 0.8),
+    "token_divergence": curve(300, 6.0, 0.3, seed=1),
+    "hidden_states": [24.0, 33.0, 31.0, *curve(297, 25.0, 1.0, seed=2)],
+}
 _draw = random.Random(5)
 _STILL = [UNIFORM * (1 + 0.003 * _draw.gauss(0, 1)) for _ in range(200)]
 _POSITIONS = curve(300, UNIFORM, 2.3)
@@ -197,6 +202,13 @@ FAULTS = [
         "terms-fight",
         "warning",
     ),
+    Case("our cosines below zero", ours(terms=_KD, cosines={" ~ ".join(_KD): -0.4}), "terms-fight", "warning"),
+    Case(
+        "confidence above accuracy",
+        ours(calibration=[0.02, 0.05, 0.1, 0.2, 0.25, 0.3], confidence=[0.8] * 6, accuracy=[0.5] * 6),
+        "over-confident",
+        "warning",
+    ),
     Case("calibration logged", ours(calibration=[0.02, 0.05, 0.1, 0.2, 0.25, 0.3]), "over-confident", "warning"),
     Case(
         "surer than right",
@@ -222,11 +234,6 @@ FAULTS = [
     Case("ends at once", ours(mean_tokens=1.1), "answers-nearly-empty", "warning"),
 ]
 
-_KD = {
-    "cross_entropy": curve(300, UNIFORM, 0.8),
-    "token_divergence": curve(300, 6.0, 0.3, seed=1),
-    "hidden_states": [24.0, 33.0, 31.0, *curve(297, 25.0, 1.0, seed=2)],
-}
 _SCALER = [*[math.inf] * 8, *steady(192)]
 _INVERSE_ROOT = [1e-3 * min((at + 1) / 20, math.sqrt(20 / (at + 1))) for at in range(200)]
 _FLOOR = [1e-3 * (0.5 + 0.25 * (1 + math.cos(math.pi * at / 200))) for at in range(200)]
@@ -261,6 +268,12 @@ GOOD = [
         ),
         severity="warning",
     ),
+    Case(
+        "less sure than right",
+        ours(calibration=[0.3] * 6, confidence=[0.3] * 6, accuracy=[0.6] * 6),
+        severity="warning",
+    ),
+    Case("our cosines above zero", ours(terms=_KD, cosines={" ~ ".join(_KD): 0.4}), severity="warning"),
     Case("KD alone", ours(terms={"token_divergence": curve(300, 6.2, 0.2)}), severity="warning"),
     Case(
         "pretrained",

@@ -82,10 +82,12 @@ class OurRun:
     held_out: Sequence[tuple[int, float]] = ((0, 6.5), (60, 2.3), (120, 1.4), (180, 1.1), (240, 1.0), (300, 0.98))
     accuracy: Sequence[float] | None = None
     calibration: Sequence[float] | None = None
+    confidence: Sequence[float] | None = None
     norms: Sequence[float] | None = None
     rates: Sequence[float] | None = None
     weights: dict[str, float] = field(default_factory=dict)
     shares: dict[str, float] | None = None
+    cosines: dict[str, float] | None = None
     counts: dict[str, int] = field(default_factory=dict)
     scale: float = 1.0
     init: str = "random"
@@ -110,6 +112,7 @@ class OurRun:
                     "counts": {name: self.counts.get(name, 120) for name in terms},
                     "weights": weights,
                     **({"gradient_shares": self.shares} if self.shares and at % 30 == 0 else {}),
+                    **({"gradient_cosines": self.cosines} if self.cosines and at % 30 == 0 else {}),
                     "loss": self.scale * sum(weights[name] * value for name, value in terms.items()),
                     "grad_norm": norms[at],
                     "learning_rate": rates[at],
@@ -123,6 +126,8 @@ class OurRun:
             row["held_out_token_accuracy"] = self.accuracy[place] if self.accuracy else 0.5
             if self.calibration:
                 row["held_out_expected_calibration_error"] = self.calibration[place]
+            if self.confidence:
+                row["held_out_confidence"] = self.confidence[place]
             rows.append(row)
         rows.sort(key=lambda row: (row["step"], "terms" not in row))
         folder.mkdir(parents=True, exist_ok=True)

@@ -104,7 +104,10 @@ def test_every_finding_has_its_page() -> None:
     table = (PAGES / "README.md").read_text(encoding="utf-8")
     assert {case.found for case in losses.FAULTS} | {"loss-description"} <= pages
     assert [page for page in sorted(pages) if f"({page}.md)" not in table] == []
-    source = "".join(path.read_text(encoding="utf-8") for path in Path(PAGES.parents[1] / "src" / "distillab" / "doctor" / "loss").glob("*.py"))
+    source = "".join(
+        path.read_text(encoding="utf-8")
+        for path in Path(PAGES.parents[1] / "src" / "distillab" / "doctor" / "loss").glob("*.py")
+    )
     assert [page for page in sorted(pages) if f'id="{page}"' not in source] == []
     planted = {case.found for case in losses.FAULTS} | {"loss-description"}
     assert [page for page in sorted(pages) if page not in planted] == [], "a finding that no test plants"

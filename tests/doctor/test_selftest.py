@@ -109,6 +109,7 @@ def test_terms_that_were_fitted_to_the_rows_do_not_count(world: World) -> None:
             terms={"cross_entropy": (cross_entropy * 10, 10), "hidden_states": (hidden * 10, 10)},
             weights={"cross_entropy": 1.0, "hidden_states": 10.0},
             gradient_shares=None,
+            gradient_cosines=None,
             loss=0.0,
             grad_norm=1.0,
             learning_rate=1e-3,

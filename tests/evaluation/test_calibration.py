@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from distillab.config.data import DataConfig, SourceConfig
-from distillab.data.collation import Collator
 from distillab.data.reading import load_reader
 from distillab.data.splits import load_examples
 from distillab.errors import ConfigError
-from distillab.evaluation.calibration import calibration, summarise
+from distillab.evaluation.calibration import calibration
+from distillab.evaluation.likelihood import score_rows
 
 
 def _naive(pairs: list[tuple[float, bool]], bins: int) -> float:
@@ -40,7 +40,7 @@ _confidences = st.floats(0.001, 1.0).filter(lambda c: min(abs(c * b - round(c * 
 def test_the_error_is_that_of_a_naive_loop(pairs: list[tuple[float, bool]], bins: int) -> None:
     confidence = torch.tensor([c for c, _ in pairs], dtype=torch.float64)
     right = torch.tensor([float(r) for _, r in pairs], dtype=torch.float64)
-    found = summarise(confidence, right, bins=bins)
+    found = calibration(confidence, right, bins=bins)
     assert found.expected_error == pytest.approx(_naive(pairs, bins), abs=1e-9)
     assert (found.tokens, found.accuracy) == (len(pairs), pytest.approx(sum(r for _, r in pairs) / len(pairs)))
 
@@ -48,11 +48,11 @@ def test_the_error_is_that_of_a_naive_loop(pairs: list[tuple[float, bool]], bins
 def test_a_border_belongs_to_the_bin_below_and_one_to_the_last() -> None:
     # at two bins 0.5 shares a bin with 0.3: the two gaps, +0.5 and −0.3, cancel in part
     values, right = torch.tensor([0.5, 0.3, 1.0], dtype=torch.float64), torch.tensor([1.0, 0.0, 1.0]).double()
-    assert summarise(values, right, bins=2).expected_error == pytest.approx(0.2 / 3)
+    assert calibration(values, right, bins=2).expected_error == pytest.approx(0.2 / 3)
 
 
 def test_opposite_errors_in_different_bins_do_not_cancel() -> None:
-    found = summarise(torch.tensor([0.3, 0.7]).double(), torch.tensor([1.0, 0.0]).double(), bins=15)
+    found = calibration(torch.tensor([0.3, 0.7]).double(), torch.tensor([1.0, 0.0]).double(), bins=15)
     assert found.confidence == pytest.approx(found.accuracy)
     assert found.expected_error == pytest.approx(0.7)
 
@@ -71,14 +71,15 @@ def test_a_real_model_on_real_text(materials: Path) -> None:
         for t in range(1, len(row)):
             if row.answer_mask[t]:
                 pairs.append((float(prob[t - 1].max()), int(prob[t - 1].argmax()) == int(row.input_ids[t])))
-    found = calibration(model, rows, collator=reader.collator("left"), batch_size=2)
+    found = score_rows(model, rows, collator=reader.collator("left"), batch_size=2).calibration
     assert found.tokens == len(pairs)
     assert found.accuracy == pytest.approx(sum(r for _, r in pairs) / len(pairs))
     assert found.confidence == pytest.approx(sum(c for c, _ in pairs) / len(pairs), abs=1e-5)
     assert math.isclose(found.expected_error, _naive(pairs, 15), abs_tol=1e-4)
 
 
-def test_no_bins_or_no_rows_are_refused(materials: Path) -> None:
-    model = AutoModelForCausalLM.from_pretrained(materials / "models" / "stories260K-tok512")
-    with pytest.raises(ConfigError, match="at least one bin"):
-        calibration(model, [], collator=Collator(0), batch_size=1)
+def test_no_bins_or_no_predictions_are_refused() -> None:
+    some = torch.ones(2).double()
+    for bins, values in ((0, some), (15, some[:0])):
+        with pytest.raises(ConfigError, match="at least one bin"):
+            calibration(values, values, bins=bins)

@@ -107,7 +107,7 @@ def test_every_method_that_was_passed_over_is_named_once_with_its_figure() -> No
     because = recommend(contract(known=0.2, teacher=0.4, student=0.3)).because
     lines = [line for line in because if "measured better, but" in line]
     assert [line.split(":")[0].split(", ") for line in lines] == [
-        ["vocabulary_projection"],
+        ["vocabulary_projection", "merged_spans"],
         ["span_hidden_states", "contrastive"],
     ]
     assert "20.0%" in lines[0] and "40.0%" in lines[1]

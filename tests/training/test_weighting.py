@@ -23,7 +23,7 @@ from distillab.data.collation import Collator, IndexedRow
 from distillab.errors import ConfigError
 from distillab.models.structure import decoder_blocks, model_shape
 from distillab.objectives import Objective, build_objective
-from distillab.training.weighting import Weighting, shared_parameters
+from distillab.training.weighting import Weighting, gradient_cosines, shared_parameters
 from tests.training.conftest import VOCABULARY, Train, ragged_split, teacher, tiny_llama
 
 WHITE_BOX: tuple[TermConfig, ...] = (
@@ -88,6 +88,14 @@ def test_shares_and_the_balanced_weight_equal_those_of_dense_gradients(train: Tr
     assert report.weights == pytest.approx({"cross_entropy": 0.5, "token_divergence": balanced}, rel=1e-4)
     assert report.gradient_shares == pytest.approx({"cross_entropy": 0.5, "token_divergence": 0.5}, rel=1e-4)
     assert report.loss == pytest.approx(0.5 * losses[0].item() + balanced * losses[1].item(), rel=1e-4)
+    cosine = float(ce.double() @ kl.double() / (ce.double().norm() * kl.double().norm()))
+    assert report.gradient_cosines == pytest.approx({"cross_entropy ~ token_divergence": cosine}, rel=1e-4)
+
+
+def test_a_gradient_of_zero_has_no_direction() -> None:
+    one, two = torch.tensor([3.0, 4.0]), torch.tensor([-8.0, 6.0])
+    found = gradient_cosines({"a": one, "b": two, "c": torch.zeros(2), "d": -one})
+    assert found == pytest.approx({"a ~ b": 0.0, "a ~ d": -1.0, "b ~ d": 0.0}, abs=1e-12)
 
 
 def test_measuring_does_not_change_the_step(train: Train, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from distillab.data.collation import Collator, IndexedRow
 from distillab.data.encoding import EncodedRow
 from distillab.divergences import forward_kl
+from distillab.evaluation.calibration import Calibration, calibration
 from distillab.models.batch import TokenBatch
 from distillab.models.heads import OutputHead, at_head
 from distillab.models.scoring import at_scored, scored_rows, scored_targets
@@ -37,7 +38,10 @@ class SharedTeacher:
 
 @dataclass(frozen=True)
 class RowScores:
-    """One entry a row, in the order of the rows. KL and agreement are None without a shared teacher."""
+    """One entry a row, in the order of the rows; calibration over all tokens.
+
+    KL and agreement are None without a shared teacher.
+    """
 
     keys: tuple[str, ...]
     nats: Tensor
@@ -45,6 +49,7 @@ class RowScores:
     correct: Tensor
     kl: Tensor | None
     agree: Tensor | None
+    calibration: Calibration
 
 
 @torch.no_grad()
@@ -69,11 +74,15 @@ def score_rows(
     }
     # rows of like length share a batch; results are put back by row index
     order = sorted(range(len(rows)), key=lambda index: len(rows[index].input_ids))
+    confidence, right = [], []
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         batch = collator([IndexedRow(index, rows[index]) for index in chosen])
-        for name, values in _batch_values(model, batch, shared).items():
-            columns[name].index_add_(0, scored_rows(batch), values.double().cpu())
+        found = {name: values.double().cpu() for name, values in _batch_values(model, batch, shared).items()}
+        confidence.append(found.pop("confidence"))
+        right.append(found["correct"])
+        for name, values in found.items():
+            columns[name].index_add_(0, scored_rows(batch), values)
         if after_batch is not None:
             after_batch(len(chosen))
     model.train(was_training)
@@ -84,6 +93,7 @@ def score_rows(
         correct=columns["correct"],
         kl=columns["kl"] if shared else None,
         agree=columns["agree"] if shared else None,
+        calibration=calibration(torch.cat(confidence), torch.cat(right)),
     )
 
 
@@ -113,10 +123,14 @@ def _whole(shared: SharedTeacher) -> SignalRequest:
 
 def _tile_values(student: StudentScores, teacher: NextTokens | None, width: int) -> dict[str, Tensor]:
     targets_N = student.targets_N
+    nats_N, best = CrossEntropy().per_position(student, None), student.logits_NV.max(dim=-1)
+    above_target_N = best.values.double() - student.logits_NV.gather(1, targets_N[:, None])[:, 0].double()
     values = {
-        "nats": CrossEntropy().per_position(student, None),
-        "correct": (student.logits_NV.argmax(dim=-1) == targets_N).float(),
+        "nats": nats_N,
+        "correct": (best.indices == targets_N).float(),
         "tokens": torch.ones_like(targets_N, dtype=torch.float32),
+        # rounding may take the nats of a certain token below zero
+        "confidence": (above_target_N - nats_N.double()).exp().clamp(max=1.0),
     }
     if teacher is not None:
         values["kl"] = forward_kl(student_logp=student.logp(width, 1.0), teacher_logp=teacher.logp(width, 1.0))
@@ -135,6 +149,8 @@ def summarise(scores: RowScores, *, answer_bytes: int) -> LikelihoodMetrics:
         nats_per_token=nats / tokens,
         bits_per_byte=nats / math.log(2) / answer_bytes,
         token_accuracy=float(scores.correct.sum()) / tokens,
+        confidence=scores.calibration.confidence,
+        expected_calibration_error=scores.calibration.expected_error,
         kl_from_teacher_nats=None if scores.kl is None else float(scores.kl.sum()) / tokens,
         top1_agreement=None if scores.agree is None else float(scores.agree.sum()) / tokens,
     )

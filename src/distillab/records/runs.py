@@ -20,6 +20,12 @@ class LikelihoodMetrics(Record):
     nats_per_token: float
     bits_per_byte: float
     token_accuracy: float
+    confidence: float | None = Field(
+        default=None, description="mean probability of the likeliest token; None in older records"
+    )
+    expected_calibration_error: float | None = Field(
+        default=None, description="mean distance of confidence and accuracy, in 15 bins of confidence; 0 to 1"
+    )
     kl_from_teacher_nats: float | None = Field(
         default=None, description="KL(teacher ‖ student) a token; None where tokens are not shared"
     )

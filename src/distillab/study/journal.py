@@ -66,6 +66,7 @@ class Journal:
                 "counts": {name: count for name, (_, count) in report.terms.items()},
                 "weights": report.weights,
                 **({"gradient_shares": report.gradient_shares} if report.gradient_shares else {}),
+                **({"gradient_cosines": report.gradient_cosines} if report.gradient_cosines else {}),
                 "loss": report.loss,
                 "grad_norm": report.grad_norm,
                 "learning_rate": report.learning_rate,
@@ -92,6 +93,8 @@ class Journal:
                 "held_out_nats_per_token": measured.nats_per_token,
                 "held_out_bits_per_byte": measured.bits_per_byte,
                 "held_out_token_accuracy": measured.token_accuracy,
+                "held_out_confidence": measured.confidence,
+                "held_out_expected_calibration_error": measured.expected_calibration_error,
             }
         )
         self._last = time.perf_counter()

@@ -33,7 +33,7 @@ from distillab.training.numerics import nonfinite_loss, require_finite_gradients
 from distillab.training.projectors import attach, give_own_learning_rates
 from distillab.training.sampling import StepSampler
 from distillab.training.warm_up import initialise
-from distillab.training.weighting import Weighting, gradient_at, shared_parameters
+from distillab.training.weighting import Weighting, gradient_at, gradient_cosines, shared_parameters
 
 StepCounts = dict[str, int]
 _WEIGHTS_FILE = "weights.json"  # balanced weights, beside a checkpoint's other files
@@ -48,6 +48,7 @@ class StepReport:
         terms: term -> (sum in its unit, count).
         weights: term -> its factor at this step.
         gradient_shares: term -> its share of the gradient norm; None at steps where it is not measured.
+        gradient_cosines: "term ~ term" -> cosine between the two gradients; None where the shares are.
         loss: the weighted objective.
         grad_norm: before clipping.
         learning_rate: that the step used.
@@ -60,6 +61,7 @@ class StepReport:
     terms: dict[str, tuple[float, int]]
     weights: dict[str, float]
     gradient_shares: dict[str, float] | None
+    gradient_cosines: dict[str, float] | None
     loss: float
     grad_norm: float
     learning_rate: float
@@ -158,7 +160,11 @@ class DistillationTrainer(Trainer):
         self._counts = dict(zip(names, counts, strict=True))
         self._sums = {name: torch.zeros((), device=device) for name in names}
         step = self.state.global_step + 1
-        self._shares = self._look_at_gradients(batches, step) if self.weighting.due(step) else None
+        self._shares = self._cosines = None
+        if self.weighting.due(step):
+            gradients = self._term_gradients(batches)
+            self._cosines = gradient_cosines(gradients)
+            self._shares = self.weighting.balance(gradients, step=step)
         self._weights = self.weighting.weights(step)
         return batches, self._counts
 
@@ -190,8 +196,8 @@ class DistillationTrainer(Trainer):
             self._sums[name] += total
         return torch.stack(list(measured.losses.values())).sum() * self.args.world_size
 
-    def _look_at_gradients(self, batches: Sequence[TokenBatch], step: int) -> dict[str, float]:
-        """Each term's share of the gradient over all microbatches of a step; balanced weights are set by it.
+    def _term_gradients(self, batches: Sequence[TokenBatch]) -> dict[str, Tensor]:
+        """The gradient of each term's unweighted loss over all microbatches of a step, where all terms reach; flat.
 
         A pass of its own, so that the weights of the step are known before its first microbatch, and do not depend on
         how the step is split.
@@ -214,7 +220,7 @@ class DistillationTrainer(Trainer):
             for name, loss in measured.losses.items():
                 part = gradient_at(parameters, loss)
                 total[name] = total[name] + part if name in total else part
-        return self.weighting.balance({name: self._over_processes(part) for name, part in total.items()}, step=step)
+        return {name: self._over_processes(part) for name, part in total.items()}
 
     def _signal(self, batch: TokenBatch) -> TeacherSignal:
         teacher, request = self._teacher[0], self.objective.request
@@ -241,6 +247,7 @@ class DistillationTrainer(Trainer):
                 terms={name: (float(value), self._counts[name]) for name, value in zip(names, sums, strict=True)},
                 weights=dict(self._weights),
                 gradient_shares=self._shares,
+                gradient_cosines=self._cosines,
                 loss=logs["loss"],
                 grad_norm=logs["grad_norm"],
                 learning_rate=logs["learning_rate"],

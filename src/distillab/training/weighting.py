@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -78,6 +79,20 @@ class Weighting:
         sizes = {name: weights[name] * float(gradient.norm()) for name, gradient in gradients.items()}
         total = sum(sizes.values())
         return {name: size / total if total else 0.0 for name, size in sizes.items()}
+
+
+def gradient_cosines(gradients: Mapping[str, Tensor]) -> dict[str, float]:
+    """The cosine between each two terms' gradients, by "one ~ other"; a pair with a gradient of zero has none.
+
+    Below zero a small step that lowers one of the two losses raises the other.
+
+    Args:
+        gradients: as for `Weighting.balance`.
+    """
+    directions = {name: g.double() / g.double().norm() for name, g in gradients.items() if bool((g != 0).any())}
+    return {
+        f"{one} ~ {other}": float(directions[one] @ directions[other]) for one, other in combinations(directions, 2)
+    }
 
 
 def shared_parameters(objective: Objective, model: torch.nn.Module) -> list[torch.nn.Parameter]:

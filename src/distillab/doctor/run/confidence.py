@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from distillab.doctor.run.series import RunSeries
+from distillab.doctor.run.series import HeldOutPoint, RunSeries
 from distillab.records import Examined, Finding
 
 _EXPECTED_ERROR = 0.1
@@ -19,7 +19,7 @@ def examine_confidence(series: RunSeries) -> Examined:
     Args:
         series: in order.
     """
-    errors = [(point.step, point.calibration_error) for point in series.held_out if point.calibration_error is not None]
+    errors = [point for point in series.held_out if point.calibration_error is not None]
     both = [
         (p.step, p.loss, p.accuracy)
         for p in series.held_out
@@ -47,9 +47,16 @@ def examine_confidence(series: RunSeries) -> Examined:
     return Examined(probe="run-confidence", looked_at=looked_at, findings=(finding,))
 
 
-def _logged(last: tuple[int, float]) -> tuple[str, ...]:
-    step, error = last
-    return (f"expected calibration error {error:.3f} at step {step:,}",) if error > _EXPECTED_ERROR else ()
+def _logged(last: HeldOutPoint) -> tuple[str, ...]:
+    assert last.calibration_error is not None
+    if last.calibration_error <= _EXPECTED_ERROR:
+        return ()
+    seen = f"expected calibration error {last.calibration_error:.3f} at step {last.step:,}"
+    if last.confidence is None or last.accuracy is None:
+        return (seen,)
+    if last.confidence <= last.accuracy:
+        return ()  # surer than right is what does harm; the error has no sign
+    return (seen, f"mean probability of its first choice {last.confidence:.3f}, right {last.accuracy:.3f} of the time")
 
 
 def _surer(points: Sequence[tuple[int, float, float]]) -> tuple[str, ...]:

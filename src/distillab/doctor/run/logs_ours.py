@@ -71,6 +71,7 @@ def of_our_rows(
                     row.where,
                     loss=_required(values, "held_out_nats_per_token", row.where),
                     accuracy=_optional(values, "held_out_token_accuracy", row.where),
+                    confidence=_optional(values, "held_out_confidence", row.where),
                     calibration_error=_optional(values, "held_out_expected_calibration_error", row.where),
                     epoch=epoch,
                 )

@@ -97,7 +97,7 @@ def _start(series: RunSeries) -> Finding | None:
     factor = near_factor(ratio, within=_START_WITHIN)
     beside = _beside(series)
     # as large as a held-out loss, which is never accumulated: then it begins there, and is no multiple
-    if beside and abs(math.log(statistics.median([loss / value for loss, value in beside]))) < _AS_LARGE:
+    if beside and abs(statistics.median([math.log(loss) - math.log(value) for loss, value in beside])) < _AS_LARGE:
         return None
     known = series.facts.accumulation
     # accumulation and process counts are powers of two nearly always; other ratios are too easily met by chance

@@ -46,6 +46,7 @@ class HeldOutPoint:
     where: str
     loss: float | None = None
     accuracy: float | None = None
+    confidence: float | None = None
     calibration_error: float | None = None
     epoch: float | None = None
 
