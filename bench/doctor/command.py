@@ -35,7 +35,7 @@ QUICK: tuple[Sequence[Case], ...] = (
     cases_good_batches.CASES,
     cases_loss.CASES,
 )
-# No probe was changed for one of them: their figures at the first run stand in docs/doctor/how-good.md.
+# Their figures at the first run, before any probe was changed for one of them, stand in docs/doctor/how-good.md.
 UNSEEN: tuple[Sequence[Case], ...] = (cases_unseen.CASES, cases_unseen_runs.CASES)
 EVERY: tuple[Sequence[Case], ...] = (
     *QUICK,

@@ -154,6 +154,12 @@ FAULTS = [
     ),
     Case("resumed without its scheduler", lines(theirs(_FALLING, rates=_RESUMED)), "schedule-restarts", "note"),
     Case("laid for more steps", lines(theirs(_FALLING, rates=linear(500)[:200])), "schedule-cut-short", "note"),
+    Case(
+        "an epoch's decay at every step",
+        lines(theirs([2.0 + 3.0 * 0.85**at for at in range(200)], rates=[1e-3 * 0.9**at for at in range(200)])),
+        "schedule-decays-too-early",
+        "note",
+    ),
     Case("never decays", lines(theirs(_FALLING, rates=[1e-3] * 200)), "schedule-never-decays", "note"),
     Case(
         "KD without effect",

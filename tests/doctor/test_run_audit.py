@@ -269,7 +269,7 @@ def test_every_id_has_a_page_and_a_line() -> None:
     table = (PAGES / "README.md").read_text(encoding="utf-8")
     sources = sorted((ROOT / "src" / "distillab" / "doctor" / "run").glob("*.py"))
     found = {name for path in sources for name in re.findall(r'\bid="([a-z0-9-]+)"', path.read_text(encoding="utf-8"))}
-    assert len(found) == 38
+    assert len(found) == 39
     for name in found:
         page = (PAGES / f"{name}.md").read_text(encoding="utf-8")
         assert page.startswith(f"# `{name}`\n")

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from distillab.config.models import RunRecipe, StudyRecipe
+from distillab.doctor.run.logs import read_runs
 from distillab.errors import CacheMismatch, ConfigError, NumericsError, TeacherError, TokenizerMismatch
 from distillab.records import RunRecord, StudyResults, read_record
 from distillab.study.compare import Study
@@ -72,6 +73,12 @@ def test_the_record_of_a_run_explains_it(study_recipe: StudyRecipe) -> None:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
     assert set(lines[1]["terms"]) == {"cross_entropy", "token_divergence"}
+    # what the doctor reads of a run
+    series = read_runs(folder).runs[0].series
+    assert set(series.steps[0].cosines) == {"cross_entropy ~ token_divergence"}
+    assert all(point.confidence and point.calibration_error is not None for point in series.held_out)
+    # over all held-out rows, where the curve's points have the first few
+    assert record.evaluation.likelihood.confidence == pytest.approx(series.held_out[-1].confidence, rel=0.1)
     assert not (folder / "checkpoints").exists()
 
 

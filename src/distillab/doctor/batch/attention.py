@@ -32,7 +32,7 @@ def examine_attention(
         _padding_attended(rows, facts),
         _hidden(rows, facts),
         _padding_side(rows, facts, absolute_positions),
-        _positions(rows, facts),
+        _positions(rows, facts) or _begin_at_one(rows, absolute_positions),
     ]
     return Examined(probe=PROBE, looked_at=looked_at, findings=tuple(item for item in found if item is not None))
 
@@ -119,22 +119,31 @@ def _hidden(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:
         return None
     count = sum(len(holes) for _, holes in hit)
     tokens = {int(token) for row, holes in hit for token in row.ids[holes]}
-    seen = [f"{count:,} tokens between others have 0 in the attention mask, in {len(hit):,} of {len(rows):,} rows"]
-    if len(tokens) == 1:
+    seen = [f"{count:,} tokens that are no padding have 0 in the attention mask, in {len(hit):,} of {len(rows):,} rows"]
+    if all(_is_unscored(row, holes) for row, holes in hit):
+        seen.append("they are just the tokens that are not scored: the mask was made of the labels")
+    elif len(tokens) == 1:
         seen.append(f"they are all the token {facts.name(next(iter(tokens)))}: the mask was made by id")
     row, holes = hit[0]
     return Finding(
         id="tokens-hidden",
         severity="warning",
-        title="The attention mask hides tokens inside of the text.",
+        title="The attention mask hides tokens of the text.",
         seen=tuple(seen),
         example=(
             f"{row.row.origin}, position {int(holes[0])}: {facts.text(row.ids[max(0, holes[0] - 8) : holes[0] + 8])!r}",
         ),
         means="The model is trained on another text than it reads when it generates: there these tokens are seen. "
-        "Mostly the padding token is also an ordinary one, and attention_mask = input_ids != pad_token_id hides both.",
+        "Mostly the padding token is also an ordinary one, and attention_mask = input_ids != pad_token_id hides both. "
+        "A mask made of the labels (labels != -100) hides the prompt: answers are learned without their questions.",
         do=("make the mask by length, where the rows are padded",),
     )
+
+
+def _is_unscored(row: PlacedRow, holes: Ints) -> bool:
+    """Whether what is hidden is all that is not scored; one position more or less where labels arrive shifted."""
+    unscored = np.flatnonzero(~row.scored[row.start : row.stop]) + row.start
+    return len(holes) >= 4 and len(np.setxor1d(holes, unscored)) <= 2
 
 
 def _padding_side(rows: Sequence[PlacedRow], facts: TokenFacts, absolute: bool | None) -> Finding | None:
@@ -172,7 +181,7 @@ def _padding_side(rows: Sequence[PlacedRow], facts: TokenFacts, absolute: bool |
 
 def _restarts_elsewhere(row: PlacedRow, positions: Ints, facts: TokenFacts) -> Ints:
     """Where positions begin again inside of samples: rows begin with the begin token, and these places do not."""
-    ids = row.ids[row.start : row.start + len(positions)]
+    ids = row.ids[row.read_from : row.read_from + len(positions)]
     if facts.bos is None or facts.bos in facts.ends or int(ids[0]) != facts.bos:
         return np.array([], dtype=np.int64)
     again = np.flatnonzero(positions[1:] == 0) + 1
@@ -186,9 +195,9 @@ def _positions(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:
     for row in rows:
         positions = row.row.positions
         stop = min(row.stop, len(row.row.ids))
-        if positions is None or stop - row.start < 2:
+        if positions is None or stop - row.read_from < 2:
             continue
-        text = positions[row.start : stop]
+        text = positions[row.read_from : stop]
         steps = np.diff(text)
         wrong = np.flatnonzero((steps != 1) & (text[1:] != 0))
         still = bool((steps == 0).all())
@@ -200,7 +209,7 @@ def _positions(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:
         return None
     row, wrong = hit[0]
     positions = row.row.positions
-    at = row.start + int(wrong[0])
+    at = row.read_from + int(wrong[0])
     shown = [] if positions is None else positions[max(0, at - 2) : at + 6].tolist()
     constant = all(row.row.positions is not None and len(np.unique(row.row.positions)) == 1 for row, _ in hit)
     return Finding(
@@ -219,4 +228,26 @@ def _positions(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:
             "leave position_ids out, and the model counts for itself",
             "or count every sample from 0, one by one",
         ),
+    )
+
+
+def _begin_at_one(rows: Sequence[PlacedRow], absolute: bool | None) -> Finding | None:
+    """Every row counts from 1: the mask was summed, without the - 1. Later parts of texts begin further on."""
+    texts = [row for row in rows if row.row.positions is not None and row.stop - row.read_from >= 2]
+    first = [int(row.row.positions[row.read_from]) for row in texts if row.row.positions is not None]
+    # a single row may go on behind one that came before it, and one token of padding before a row is padding-side's
+    if not absolute or len(first) < 2 or set(first) != {1} or all(row.start == 1 for row in texts):
+        return None
+    row = texts[0]
+    shown = [] if row.row.positions is None else row.row.positions[row.read_from : row.read_from + 8].tolist()
+    return Finding(
+        id="positions-wrong",
+        severity="warning",
+        title="The position ids begin at 1.",
+        seen=(f"{len(texts):,} of {len(rows):,} rows; no text begins at position 0",),
+        example=(f"{row.row.origin}, from its first token on: {shown}",),
+        means="A model that learns a vector for every position (GPT-2) has learned to begin a text at position 0, and "
+        "does so when it generates: every token is trained one place off, and a row of full length has no vector for "
+        "its last token.",
+        do=("position_ids = (attention_mask.cumsum(-1) - 1).clamp(min=0)", "or leave position_ids out"),
     )

@@ -129,7 +129,7 @@ def examine_batch(
         examine_ends(placed, facts),
         attention,
         examine_packing(texts, facts, given),
-        examine_sequences(every_text, facts),
+        examine_sequences(every_text, placed, facts),
         examine_template(every_text, facts),
         examine_ids(given.rows, placed, facts, ignore_index=ignore_index, vocabulary=vocabulary),
     )

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
+from distillab.doctor.batch.cut_ends import cut_and_ended
 from distillab.doctor.batch.placing import PlacedRow
 from distillab.doctor.batch.show import row_line
 from distillab.doctor.batch.tokens import END_TEXTS, TokenFacts
@@ -30,7 +31,8 @@ def examine_ends(rows: Sequence[PlacedRow], facts: TokenFacts) -> Examined:
     if _own_end(judged, facts):
         return Examined(probe=PROBE, looked_at=f"{looked_at}; they all end in the same token, taken for their end")
     finding = _never_learned(ends, facts) or _some_hidden(ends, facts)
-    found = [finding, _cut(ends, facts)]
+    ended = [row for row, end in ends if end == "learned"]
+    found = [finding, _cut(ends, facts) or cut_and_ended(ended, facts)]
     return Examined(probe=PROBE, looked_at=looked_at, findings=tuple(item for item in found if item is not None))
 
 

@@ -39,8 +39,8 @@ def examine_labels(
         return Examined(probe=PROBE, looked_at=looked_at, not_done="no label is scored")
     denoising = sum(placement.kind == "denoising" for placement in placed)
     if denoising:
-        reason = f"{denoising:,} rows hide the scored tokens from the model, as denoising does, which is not causal"
-        return Examined(probe=PROBE, looked_at=looked_at, not_done=reason)
+        found = _masked_language(rows, placed, facts, expected, ignore_index)
+        return Examined(probe=PROBE, looked_at=looked_at, findings=(found,))
     groups: dict[str, list[int]] = {}
     for number, placement in enumerate(placed):
         groups.setdefault(_group(placement, expected), []).append(number)
@@ -102,6 +102,27 @@ def _evidence(
     example.append(f"  the scored labels read: {facts.text(row.labels[places])[:200]!r}")
     example.append(f"  the inputs there read:  {facts.text(row.ids[places])[:200]!r}")
     return tuple(seen), tuple(example)
+
+
+def _masked_language(
+    rows: Sequence[BatchRow], placed: Sequence[Placement], facts: TokenFacts, expected: int, ignore_index: int
+) -> Finding:
+    numbers = [number for number, placement in enumerate(placed) if placement.kind == "denoising"]
+    seen, example = _evidence(rows, placed, numbers, facts, expected, ignore_index)
+    return Finding(
+        id="labels-not-inputs",
+        severity="warning",
+        title="The scored tokens are hidden from the model, as for a masked language model.",
+        seen=(*seen, "the inputs that differ from their labels are mostly one and the same token"),
+        example=example,
+        means="A masked language model fills in what was hidden, with the text on both sides. A causal model reads the "
+        "mask token instead of the text, and is asked about a few of the tokens alone: it learns to write from a text "
+        "with holes that it never meets again. For an encoder this is what is meant, and it is not examined.",
+        do=(
+            "transformers: DataCollatorForLanguageModeling(tokenizer, mlm=False); mlm=True is its default",
+            "labels = input_ids, with -100 where nothing is scored",
+        ),
+    )
 
 
 def _finding(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from distillab.doctor.batch.begins import answer_begins
 from distillab.doctor.batch.markers import ReadRow
 from distillab.doctor.batch.placing import PlacedRow
 from distillab.doctor.batch.rows import GivenBatches, Ints
@@ -46,7 +47,8 @@ def _starts(row: ReadRow, facts: TokenFacts) -> Ints:
         return np.array([], dtype=np.int64)
     if begins:
         at = np.flatnonzero(text[1:] == facts.bos) + 1
-        at = at[text[at - 1] != facts.bos]  # a doubled begin token is another matter
+        at = at[text[at - 1] != facts.bos]  # a doubled begin token is another matter, and so is one before an answer
+        at = at[~np.isin(at + placed.start, answer_begins(placed, facts))]
     else:
         ended = np.isin(text[:-1], list(facts.ends))
         at = np.flatnonzero(ended & ~np.isin(text[1:], list(facts.ends))) + 1
@@ -60,10 +62,10 @@ def _restarts(placed: PlacedRow) -> Ints:
     if positions is None:
         return np.array([], dtype=np.int64)
     stop = min(placed.stop, len(positions))
-    text = positions[placed.start : stop]
+    text = positions[placed.read_from : stop]
     if len(text) < 2 or not text.any():
         return np.array([], dtype=np.int64)
-    return np.flatnonzero(text[1:] == 0) + 1 + placed.start
+    return np.flatnonzero(text[1:] == 0) + 1 + placed.read_from
 
 
 def _numbered(placed: PlacedRow) -> bool:

@@ -78,6 +78,12 @@ class PlacedRow:
         return self.stop - self.start > 1 and bool(self.scored[self.start + 1 : self.stop].all())
 
     @property
+    def read_from(self) -> int:
+        """The first position of the text that the attention mask shows; nothing asks for positions before it."""
+        shown = range(0) if self.attention is None else np.flatnonzero(self.attention[self.start : self.stop])
+        return self.start + (int(shown[0]) if len(shown) else 0)
+
+    @property
     def full(self) -> bool:
         """The text reaches the end of a row than which none of its batch is longer."""
         return self.row.fills and self.start == 0 and self.stop >= len(self.row.ids)

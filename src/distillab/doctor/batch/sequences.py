@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from distillab.doctor.batch.begins import answer_begins
 from distillab.doctor.batch.markers import ReadRow
 from distillab.doctor.batch.placing import PlacedRow
 from distillab.doctor.batch.show import row_line, token_names
@@ -16,11 +17,16 @@ from distillab.records import Examined, Finding
 PROBE = "rows"
 
 
-def examine_sequences(rows: Sequence[ReadRow], facts: TokenFacts) -> Examined:
-    """Look for begin tokens that stand twice or are missing, and for rows that are equal."""
+def examine_sequences(rows: Sequence[ReadRow], judged: Sequence[PlacedRow], facts: TokenFacts) -> Examined:
+    """Look for begin tokens that stand twice or are missing, and for rows that are equal.
+
+    Args:
+        judged: those of the rows whose labels belong to them, with the labels where they are meant.
+    """
     placed = [row.placed for row in rows]
     looked_at = f"{len(rows):,} rows, {sum(row.stop - row.start for row in placed):,} tokens of text"
-    found = [_doubled(placed, facts), _missing(rows, facts), _repeated(placed, facts)]
+    doubled = _doubled(placed, facts) or _before_answers(judged, facts)
+    found = [doubled, _missing(rows, facts), _repeated(placed, facts)]
     return Examined(probe=PROBE, looked_at=looked_at, findings=tuple(item for item in found if item is not None))
 
 
@@ -53,6 +59,28 @@ def _doubled(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:
         do=(
             "tokenizer(text, add_special_tokens=False) for a text that apply_chat_template has made",
             "or apply_chat_template(…, tokenize=True)",
+        ),
+    )
+
+
+def _before_answers(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:
+    hit = [(row, at) for row, at in ((row, answer_begins(row, facts)) for row in rows) if len(at)]
+    if not hit or facts.bos is None:
+        return None
+    row, at = hit[0]
+    around = row.ids[max(row.start, int(at[0]) - 4) : int(at[0]) + 5]
+    return Finding(
+        id="double-bos",
+        severity="warning",
+        title="A begin token stands between prompt and answer.",
+        seen=(f"{len(hit):,} of {len(rows):,} rows hold {facts.name(facts.bos)} where what is scored begins",),
+        example=(f"{row.row.origin}, position {int(at[0])}: {'·'.join(token_names(around, facts))}",),
+        means="The answer was encoded as a text of its own, and the tokenizer put a begin token before it too. No such "
+        "token follows the prompt when the student generates: it is asked something else than it learned, and where "
+        "the token is scored, it learns to write it.",
+        do=(
+            "tokenizer(answer, add_special_tokens=False) for every part but the first",
+            "or encode prompt and answer as one text",
         ),
     )
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from distillab.doctor.batch.markers import FAMILIES, Family, ReadRow
 from distillab.doctor.batch.show import token_names
-from distillab.doctor.batch.tokens import TokenFacts
+from distillab.doctor.batch.tokens import END_TEXTS, TokenFacts
 from distillab.records import Examined, Finding
 
 PROBE = "chat template"
@@ -17,7 +20,7 @@ def examine_template(rows: Sequence[ReadRow], facts: TokenFacts) -> Examined:
     """Look at the markers of the known families of templates."""
     own = _own_template(facts)
     looked_at = f"{len(rows):,} rows; the tokenizer has {'no' if own is None else 'a'} chat template"
-    found = _markers(rows, facts, own)
+    found = _markers(rows, facts, own) or _ends_in_pieces(rows, facts)
     return Examined(probe=PROBE, looked_at=looked_at, findings=() if found is None else (found,))
 
 
@@ -89,6 +92,47 @@ def _in_pieces(rows: Sequence[ReadRow], family: Family, facts: TokenFacts, piece
             if known
             else "add the markers as special tokens before training, and resize the embeddings; or use a template "
             "whose markers are plain text",
+        ),
+    )
+
+
+def _spelled_end(row: ReadRow, facts: TokenFacts) -> tuple[bytes, NDArray[np.int64]] | None:
+    """The end marker by which a row ends, and its tokens, where these are several; true end tokens behind it aside."""
+    ids, stop = row.placed.ids, row.placed.stop
+    while stop > row.placed.start and int(ids[stop - 1]) in facts.ends:
+        stop -= 1
+    kept = stop - row.placed.start
+    text = row.text[: int(row.ends[kept - 1])].rstrip() if kept else b""
+    for marker in END_TEXTS:
+        if text.endswith(marker):
+            tokens = row.tokens_of(len(text) - len(marker), len(text))
+            return (marker, tokens) if len(tokens) > 1 else None
+    return None
+
+
+def _ends_in_pieces(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
+    spelled = [(row, end) for row in rows for end in [_spelled_end(row, facts)] if end is not None]
+    # an answer or two may be about such markers
+    if len(spelled) < max(2, _MOST_ROWS * len(rows)):
+        return None
+    row, (marker, tokens) = spelled[0]
+    name = marker.decode()
+    has = any(m.kind == "special" and m.data == marker for m in facts.meanings)
+    own = facts.tokenizer.eos_token
+    return Finding(
+        id="markers-in-pieces",
+        severity="warning",
+        title="The end of the rows is a marker that is spelled out in pieces.",
+        seen=(
+            f"{len(spelled):,} of {len(rows):,} rows end in {name!r}, in {len(tokens)} tokens",
+            f"the tokenizer has {'a' if has else 'no'} token for it; its own end token is {own!r}",
+        ),
+        example=(f"{row.placed.row.origin}: {'·'.join(token_names(row.placed.ids[tokens], facts))}",),
+        means="What looks like the end token is ordinary text to this student. It learns to write the marker, and a "
+        "program that waits for the end token never sees one: answers run on to the longest length.",
+        do=(
+            "put tokenizer.eos_token, or its id, behind every answer, not a marker as a literal",
+            "encode with split_special_tokens=False, where the tokenizer has the marker as a token",
         ),
     )
 

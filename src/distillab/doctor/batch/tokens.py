@@ -32,6 +32,7 @@ END_TEXTS = (
     "<｜end▁of▁sentence｜>".encode(),
 )
 _ENCODERS = (b"<extra_id_0>", b"<mask>", b"[MASK]", b"<mask_1>")
+_FEWEST_WORDS = 3
 _NOTHING = TokenMeaning("unused", b"")
 
 
@@ -114,14 +115,18 @@ def text_range(ids: NDArray[np.int64], attention: NDArray[np.int64] | None, fact
     """Half-open range of a row's text: what the attention mask shows, less runs of padding at its edges.
 
     Padding is the padding token, and a run of one end or unknown token at an edge; where that token ends an answer,
-    the first of a run behind the text is the answer's end and stays.
+    the first of a run behind the text is the answer's end and stays. What the mask hides at an edge and is no padding
+    (different words) is text all the same.
     """
     start, stop = 0, len(ids)
     if attention is not None:
         shown = np.flatnonzero(attention)
         if not len(shown):
             return 0, 0
-        start, stop = int(shown[0]), int(shown[-1]) + 1
+        if not _says_something(ids[: shown[0]], facts):
+            start = int(shown[0])
+        if not _says_something(ids[shown[-1] + 1 :], facts):
+            stop = int(shown[-1]) + 1
     edge = int(ids[stop - 1]) if stop > start else -1
     run = _run(ids[start:stop][::-1])
     if edge == facts.pad and edge not in facts.ends:
@@ -139,6 +144,12 @@ def text_range(ids: NDArray[np.int64], attention: NDArray[np.int64] | None, fact
         # a padding token that also begins a text: the last of the run may be that beginning
         start += run - 1 if edge == facts.bos and edge in facts.begins else run
     return start, stop
+
+
+def _says_something(ids: NDArray[np.int64], facts: TokenFacts) -> bool:
+    """Whether a stretch holds words; rows are padded with one token, and that may be an ordinary one."""
+    different = [int(token) for token in np.unique(ids) if int(token) != facts.pad]
+    return sum(facts.meaning(token).kind in ("text", "byte") for token in different) >= _FEWEST_WORDS
 
 
 def _run(ids: NDArray[np.int64]) -> int:

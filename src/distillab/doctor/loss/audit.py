@@ -99,7 +99,7 @@ def _examined(caller: LossCaller, batch: LogitBatch, *, said: bool, padded: bool
         return [*findings, _ignores_teacher(subject), *position_findings(subject)]
     findings += position_findings(subject)
     findings += pairing_findings(subject)
-    if subject.footprint.offset:
+    if subject.footprint.offset or subject.footprint.of_other_rows:
         return findings
     fit = _formula(subject)
     findings += equality_findings(subject, fit)

@@ -19,6 +19,8 @@ _GRADIENT_ROUNDING = 2e-5
 _VALUE_ROUNDING = 3e-6
 # A gradient that turns by more than this (length of the difference of unit vectors) is read from elsewhere too.
 _TURN = 1e-2
+# Rows may be misread and some of them stand in their own place all the same; rounding gives no such pull at all.
+_SOME_ROWS = 0.1
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,21 @@ class Footprint:
 
     offset: student position minus teacher position that it is pulled to; None where no pull could be seen.
     mixed: share of the teacher's positions that also turn the gradient of some other position.
+    elsewhere: share of the teacher's positions that pull the student's logits in another row, and not in their own.
+    pulled: of each of the teacher's rows the row of the student that it pulls most often; its own where it pulls none.
     """
 
     teacher: Tensor
     student: Tensor
     offset: int | None
     mixed: float
+    elsewhere: float = 0.0
+    pulled: tuple[int, ...] = ()
+
+    @property
+    def of_other_rows(self) -> bool:
+        """Whether rows of the student are compared with other rows of the teacher."""
+        return self.elsewhere > _SOME_ROWS
 
 
 @dataclass(frozen=True)
@@ -78,7 +89,8 @@ def measured_footprint(caller: LossCaller, batch: LogitBatch, base: Measured) ->
     units = base.gradient / rows.clamp(min=1e-30)[..., None]
     teacher = torch.zeros_like(student)
     offsets: Counter[int] = Counter()
-    mixing = 0
+    pulled: Counter[tuple[int, int]] = Counter()
+    mixing = elsewhere = 0
     for row, position in torch.ones_like(student).nonzero().tolist():
         changed = batch.teacher.clone()
         changed[row, position] = other[row, position]
@@ -92,14 +104,25 @@ def measured_footprint(caller: LossCaller, batch: LogitBatch, base: Measured) ->
         if largest <= _GRADIENT_ROUNDING * most:
             continue
         where = divmod(int(moved.argmax()), moved.shape[1])
-        if where[0] == row:
-            offsets[where[1] - position] += 1
+        pulled[row, where[0]] += 1
         sizes = now.gradient.norm(dim=-1)
-        turned = (now.gradient / sizes.clamp(min=1e-30)[..., None] - units).norm(dim=-1)
+        now_units = now.gradient / sizes.clamp(min=1e-30)[..., None]
+        turned = (now_units - units).norm(dim=-1)
+        # a weight that is shared by the batch, such as an advantage, makes the gradients of all rows longer or shorter,
+        # or reverses them; it gives none another target
+        aside = torch.minimum(turned, (now_units + units).norm(dim=-1))
+        target, moves = bool(aside[where] > _TURN), moved > _GRADIENT_ROUNDING * most
+        if where[0] != row:
+            elsewhere += not bool(moves[row].any()) or (target and bool(turned[row].max() <= _TURN))
+        elif target or where[1] == position or not moves[row, position]:
+            offsets[where[1] - position] += 1
         turned[where] = 0.0
         mixing += bool((turned[student & (sizes > _GRADIENT_ROUNDING * most)] > _TURN).any())
-    offset = offsets.most_common(1)[0][0] if offsets else None
-    return Footprint(teacher, student, offset, mixing / max(int(teacher.sum()), 1))
+    offset = offsets.most_common(1)[0][0] if offsets else 0 if pulled else None
+    count = max(int(teacher.sum()), 1)
+    rows_of_student = range(len(rows))
+    most_pulled = tuple(max(rows_of_student, key=lambda to: (pulled[of, to], to == of)) for of in rows_of_student)
+    return Footprint(teacher, student, offset, mixing / count, elsewhere / count, most_pulled)
 
 
 def measured_hard_part(

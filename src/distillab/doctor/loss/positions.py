@@ -50,8 +50,8 @@ def position_findings(subject: Subject) -> list[Finding]:
         findings.append(_shifted_twice("labels", subject))
     elif offset not in (None, -1):
         findings.append(_labels_not_shifted(offset or 0, "error"))
-    if subject.footprint.offset:
-        return findings
+    if subject.footprint.offset or subject.footprint.of_other_rows:
+        return findings  # what is read of the teacher does not stand beside these labels
     by_labels = torch.equal(teacher, subject.batch.at_labels(0)), torch.equal(teacher, subject.batch.at_labels(2))
     if by_labels[0]:
         findings.append(_mask_not_shifted(subject, "error"))
@@ -69,7 +69,9 @@ def position_findings(subject: Subject) -> list[Finding]:
 
 
 def pairing_findings(subject: Subject) -> list[Finding]:
-    """Whether a position's gradient comes from the teacher's logits of the same position."""
+    """Whether a position's gradient comes from the teacher's logits of the same position of the same row."""
+    if subject.footprint.of_other_rows:
+        return [_other_rows(subject)]
     offset = subject.footprint.offset
     if offset:
         rolled = subject.caller.attempt(
@@ -104,6 +106,35 @@ def pairing_findings(subject: Subject) -> list[Finding]:
             )
         ]
     return []
+
+
+def _other_rows(subject: Subject) -> Finding:
+    batch, pulled = subject.batch, subject.footprint.pulled
+    moved = [(of, to) for of, to in enumerate(pulled) if of != to]
+    put_back = []
+    if sorted(pulled) == list(range(len(pulled))):
+        student = torch.empty_like(batch.teacher)
+        student[list(pulled)] = batch.teacher
+        there = subject.caller.attempt(replace(batch, student=student))
+        put_back = [] if there is None else [f"value at student = the teacher's rows in that order: {there.value:.4g}"]
+    return Finding(
+        id="loss-reads-teacher-elsewhere",
+        severity="error",
+        title="Rows of the student are compared with other rows of the teacher.",
+        seen=(
+            f"{subject.footprint.elsewhere:.0%} of the teacher's positions that count pull another row of the student, "
+            "and not their own",
+            *((f"teacher row → student row: {', '.join(f'{of} → {to}' for of, to in moved)}",) if moved else ()),
+            f"value at student = teacher: {subject.equal.value:.4g}",
+            *put_back,
+        ),
+        means="The student is taught what the teacher said of another text. The loss falls all the same, towards what "
+        "all texts have in common.",
+        do=(
+            "where the teacher's rows were sorted (by length), put them back: teacher_logits[order.argsort()]",
+            "look for a flip, roll or shuffle of one side, and for a view whose first dimension is not the batch",
+        ),
+    )
 
 
 def _labels_not_shifted(offset: int, severity: Severity) -> Finding:

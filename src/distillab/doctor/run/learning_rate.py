@@ -11,6 +11,10 @@ from distillab.records import Examined, Finding
 _FEWEST = 20
 _ABOVE_START = 0.1
 _ABOVE_BEST = 0.25
+_RISEN = 0.05
+_LOST = 0.25  # of what had been learned
+_NORM_GROWN = 5.0
+_NORM_GROWN_SINCE = 1.3
 _THROWN = 2.0  # times the best: nothing but thrown weights
 _THROWN_AT_START = 1.25
 _FEWEST_THROWN = 5
@@ -49,11 +53,14 @@ def _diverges(series: RunSeries) -> Finding | None:
     best = min(range(len(smooth)), key=lambda place: smooth[place])
     high = max(smooth[best:])
     off = max(high - smooth[best] if high > _THROWN * smooth[best] > 0 else 0.0, ends.tail - smooth[best])
-    above_best = ends.tail - smooth[best] > _ABOVE_BEST * abs(smooth[best]) and off > 4 * ends.error
-    if not above_best or best == len(smooth) - 1 or _weights_rise(series):
+    rise = ends.tail - smooth[best]
+    far = rise > _ABOVE_BEST * abs(smooth[best]) and off > 4 * ends.error
+    # less of a rise is told where something else says the same
+    less = rise > max(_RISEN * abs(smooth[best]), 4 * ends.error) and _worse_elsewhere(series, losses[best * window][0])
+    if not (far or less) or best == len(smooth) - 1 or _weights_rise(series):
         return None
     above_start = ends.tail > ends.head * (1 + _ABOVE_START)
-    if not above_start and ends.tail - smooth[best] < 0.5 * (ends.head - smooth[best]):
+    if not above_start and rise < (_LOST if less else 0.5) * (ends.head - smooth[best]):
         return None
     if _goes_down_in_its_terms(series):
         return None
@@ -72,12 +79,28 @@ def _diverges(series: RunSeries) -> Finding | None:
         ),
         example=_curve(series),
         means="The steps are too large: the weights were thrown out of the region they had found. The learning rate is "
-        "too high for this student, or its warm-up too short.",
+        "too high for this student, or its warm-up too short; or gradients are added up from step to step.",
         do=(
             "divide training.learning_rate by 3 to 10; warm up over 2 to 5 % of the steps: training.warmup_steps",
+            "in a loop of your own: optimizer.zero_grad() at every step",
             "keep training.max_grad_norm=1.0; start again from the untrained student, not from these weights",
         ),
     )
+
+
+def _worse_elsewhere(series: RunSeries, best_step: int) -> bool:
+    """Since the training loss was best the held-out loss has risen too, or the gradient norm grows without end."""
+    held_out = series.held_out_losses()
+    if len(held_out) >= 3:
+        at, best = min(held_out, key=lambda pair: pair[1])
+        after = [value for step, value in held_out if step > at]
+        return len(after) >= 2 and min(after[-2:]) > best * (1 + _RISEN)
+    norms = series.grad_norms()
+    since = [value for step, value in norms if step >= best_step]
+    if len(norms) < _FEWEST or len(since) < _FEWEST:
+        return False
+    whole, late = trend([value for _, value in norms]), trend(since)
+    return whole.tail > _NORM_GROWN * whole.head and late.tail > _NORM_GROWN_SINCE * late.head and late.rose()
 
 
 def _thrown_at_the_start(series: RunSeries) -> Finding | None:

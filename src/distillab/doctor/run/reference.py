@@ -138,7 +138,9 @@ def _flat(series: RunSeries) -> Finding | None:
     if abs(ends.head - ends.tail) <= _MOVED * uniform:
         return None  # it has not moved at all: no bound was met
     unigram = series.facts.unigram_nats
-    if late.fell(0.002) or not lowest <= ends.tail <= uniform or (unigram is not None and ends.tail <= unigram):
+    if late.fell(0.002) or late.rose():
+        return None
+    if not lowest <= ends.tail <= uniform or (unigram is not None and ends.tail <= unigram):
         return None
     return Finding(
         id="loss-flat-near-uniform",

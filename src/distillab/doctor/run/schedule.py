@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from itertools import pairwise
 
 from distillab.doctor.run.series import RunSeries
@@ -13,10 +14,17 @@ _SAME = 0.02
 _HIGH_AT_THE_END = 0.3
 _RESTART = 1.5
 _STILL_FALLING = 0.7
+_GONE = 0.0099  # of the highest rate; two steps of a tenth are not yet gone
+_LARGE = 0.3
+_MOST = 0.5
+_STILL = 0.01
+_UNFINISHED = 0.05  # of the whole fall, made after the rate was no longer large
+_NEAR_UNIFORM = 0.75
+_NEAR_ENTROPY = 1.1
 
 
 def examine_schedule(series: RunSeries) -> Examined:
-    """A learning rate of zero, one that only warms up, never decays, restarts, or is cut off before its end.
+    """A learning rate of zero, one that only warms up, never decays, restarts, ends too early or is cut off.
 
     Args:
         series: in order.
@@ -33,7 +41,8 @@ def examine_schedule(series: RunSeries) -> Examined:
     elif len(values) < _FEWEST:
         return Examined(probe="run-schedule", looked_at=looked_at, not_done="too few learning rates to tell a schedule")
     else:
-        found = _only_warms_up(series) or _restarts(rates) or _never_decays(rates) or _cut_short(series)
+        found = _only_warms_up(series) or _restarts(rates) or _never_decays(rates) or _decays_too_early(series)
+        found = found or _cut_short(series)
     return Examined(probe="run-schedule", looked_at=looked_at, findings=(found,) if found else ())
 
 
@@ -135,6 +144,61 @@ def _never_decays(rates: tuple[tuple[int, float], ...]) -> Finding | None:
         "over the last part usually lowers the held-out loss, at no cost; the gain is not in this run's figures.",
         do=("training.schedule=linear or cosine",),
     )
+
+
+def _decays_too_early(series: RunSeries) -> Finding | None:
+    rates = series.learning_rates()
+    peak, first, last = max(value for _, value in rates), rates[0][0], rates[-1][0]
+    large = max(step for step, value in rates if value >= _LARGE * peak)
+    alive = max(step for step, value in rates if value >= _GONE * peak)
+    with_rate = [(step, value) for step, value in series.losses() if step <= alive]
+    without = [value for step, value in series.losses() if alive < step <= last]
+    if last - alive < _MOST * (last - first) or len(with_rate) < 3 or len(without) < 5:
+        return None
+    early, late = trend([value for _, value in with_rate]), trend(without)
+    level = statistics.median(without)
+    if late.fell(_STILL) or late.rose(_STILL) or early.head - level <= max(_STILL * abs(early.head), 4 * early.error):
+        return None
+    near = sorted(with_rate, key=lambda pair: abs(pair[0] - large))[:5]
+    to_come = statistics.median(value for _, value in near) - level
+    # a loss that was flat before the rate fell had come to its end
+    if to_come <= max(_UNFINISHED * (early.head - level), early.noise):
+        return None
+    line = _line_it_stays_above(series, level)
+    entropy = series.facts.entropy_nats
+    if entropy is not None and series.training_nats() and level < _NEAR_ENTROPY * entropy:
+        return None
+    return Finding(
+        id="schedule-decays-too-early",
+        severity="note" if line is None else "warning",
+        title="The learning rate is next to zero for most of the run.",
+        seen=(
+            f"highest {peak:.3g}; below {_LARGE:.0%} of it after step {large:,}, below 1 % after step {alive:,} of "
+            f"{last:,}; {rates[-1][1]:.3g} at the end",
+            f"training loss {early.head:.4g} at the start, {early.tail:.4g} near step {alive:,}, {late.tail:.4g} at "
+            "the end: it stopped with the rate",
+            *((line,) if line is not None else ()),
+        ),
+        means=f"The last {(last - alive) / (last - first):.0%} of the steps changed next to nothing. Most often a "
+        "decay that was meant for an epoch is taken at every step, or the schedule was laid for fewer steps.",
+        do=(
+            "lay the schedule for the steps that there are: training.schedule=linear or cosine",
+            "in a loop of your own: scheduler.step() once an epoch if its gamma or T_max counts epochs",
+        ),
+    )
+
+
+def _line_it_stays_above(series: RunSeries, level: float) -> str | None:
+    """A line that shows that there was more to learn; None where nothing in the log or of the caller shows it."""
+    facts = series.facts
+    if not series.training_nats():
+        return None
+    if facts.unigram_nats is not None:
+        above = level >= facts.unigram_nats
+        return f"the unigram line, {facts.unigram_nats:.3f}, was not reached" if above else None
+    if facts.uniform_nats is None or not facts.random_student or level < _NEAR_UNIFORM * facts.uniform_nats:
+        return None
+    return f"log V, which knows nothing, is {facts.uniform_nats:.3f}; the student began with random weights"
 
 
 def _cut_short(series: RunSeries) -> Finding | None:
