@@ -39,7 +39,7 @@ $(STAMP): pyproject.toml $(PINS)
 	@$(PIP) install -c $(PINS) -e ".[dev]"
 	@touch $@
 
-demo: $(STAMP) ## the main job on a toy world: train, compare, write the report (about 6 minutes on 2 cores)
+demo: $(STAMP) ## the main job on a toy world: train, compare, write the report (about 7 minutes on 2 cores)
 	@$(BIN)/distillab demo
 
 real: $(STAMP) ## the same on a real pretrained pair and real text (needs the materials: DISTILLAB_MATERIALS)

@@ -124,13 +124,13 @@ def _whole(shared: SharedTeacher) -> SignalRequest:
 def _tile_values(student: StudentScores, teacher: NextTokens | None, width: int) -> dict[str, Tensor]:
     targets_N = student.targets_N
     nats_N, best = CrossEntropy().per_position(student, None), student.logits_NV.max(dim=-1)
-    above_target_N = best.values.double() - student.logits_NV.gather(1, targets_N[:, None])[:, 0].double()
+    above_target_N = best.values.float() - student.logits_NV.gather(1, targets_N[:, None])[:, 0].float()
     values = {
         "nats": nats_N,
         "correct": (best.indices == targets_N).float(),
         "tokens": torch.ones_like(targets_N, dtype=torch.float32),
         # rounding may take the nats of a certain token below zero
-        "confidence": (above_target_N - nats_N.double()).exp().clamp(max=1.0),
+        "confidence": (above_target_N - nats_N).exp().clamp(max=1.0),
     }
     if teacher is not None:
         values["kl"] = forward_kl(student_logp=student.logp(width, 1.0), teacher_logp=teacher.logp(width, 1.0))

@@ -89,7 +89,7 @@ def gradient_cosines(gradients: Mapping[str, Tensor]) -> dict[str, float]:
     Args:
         gradients: as for `Weighting.balance`.
     """
-    directions = {name: g.double() / g.double().norm() for name, g in gradients.items() if bool((g != 0).any())}
+    directions = {name: g / g.norm() for name, g in gradients.items() if bool((g != 0).any())}
     return {
         f"{one} ~ {other}": float(directions[one] @ directions[other]) for one, other in combinations(directions, 2)
     }
