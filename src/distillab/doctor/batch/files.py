@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import struct
 import warnings
 import zipfile
@@ -101,10 +102,16 @@ def _torch(path: Path) -> object:
         raise DataError(
             "The file does not hold plain tensors, or is damaged.",
             where=str(path),
-            facts=[_first_line(error)],
+            facts=[_why_not_loaded(error)],
             fix="save it as torch.save({name: tensor for name, tensor in batch.items()}, 'batch.pt'); objects other "
             "than tensors, lists and dicts are never loaded",
         ) from error
+
+
+def _why_not_loaded(error: Exception) -> str:
+    # torch begins with how to load the file all the same; what matters is what it refused
+    refused = re.search(r"WeightsUnpickler error:\s*(.+?)(?: Please use .*)?$", str(error), re.MULTILINE)
+    return refused[1] if refused else _first_line(error)
 
 
 def _json(path: Path, *, lines: bool) -> object:
