@@ -74,7 +74,7 @@ $(PEERS)/.setup-done: bench/peers.txt $(PINS) | $(STAMP)
 bench-peers: $(PEERS)/.setup-done ## the same step through TRL, in an environment of its own (about 10 minutes)
 	@$(BIN)/python -m bench peers $(ARGS)
 
-bench-doctor: $(PEERS)/.setup-done ## faults planted into trainers: what share does the doctor find? (about 20 minutes)
+bench-doctor: $(PEERS)/.setup-done ## faults planted into trainers: what share does the doctor find? (about 13 minutes)
 	@$(BIN)/python -m bench.doctor $(ARGS)
 
 format: $(STAMP) ## let ruff format the code and mend what it can
