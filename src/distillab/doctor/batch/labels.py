@@ -10,7 +10,7 @@ from distillab.doctor.batch.placing import Placement, Shifts
 from distillab.doctor.batch.rows import BatchRow
 from distillab.doctor.batch.show import token_names
 from distillab.doctor.batch.tokens import TokenFacts
-from distillab.records import Examined, Finding, Severity
+from distillab.records import Examined, Finding
 
 PROBE = "labels"
 _SHOWN = 6
@@ -134,15 +134,13 @@ def _finding(
     seen: tuple[str, ...],
     example: tuple[str, ...],
 ) -> Finding:
-    severity: Severity = "error"
     if group == "ahead":
-        if shifts is None and expected == 0:
-            severity = "warning"
+        unsaid = shifts is None and expected == 0
         return Finding(
             id="labels-shifted-twice",
-            severity=severity,
+            severity="warning" if unsaid else "error",
             title="The labels are shifted in the batch already: one time more than they should be.",
-            seen=seen if severity == "error" else (*seen, "it was not said whether anything shifts them later"),
+            seen=(*seen, "it was not said whether anything shifts them later") if unsaid else seen,
             example=example,
             means="With the shift that follows, the model is trained to predict the token after the next one. "
             "transformers' models, and the trainers built on them, shift the labels themselves; only a loop that "
@@ -156,7 +154,7 @@ def _finding(
     if group == "in_place":
         return Finding(
             id="labels-not-shifted",
-            severity=severity,
+            severity="error",
             title="The labels are the inputs themselves, and nothing shifts them.",
             seen=seen,
             example=example,
@@ -170,7 +168,7 @@ def _finding(
     if group == "behind":
         return Finding(
             id="labels-shifted-wrong-way",
-            severity=severity,
+            severity="error",
             title="The labels are shifted the wrong way.",
             seen=seen,
             example=example,
@@ -188,7 +186,7 @@ def _finding(
     if group == "far":
         return Finding(
             id="labels-misaligned",
-            severity=severity,
+            severity="error",
             title="The labels are the row's own tokens, but stand some positions away from them.",
             seen=seen,
             example=example,
@@ -202,7 +200,7 @@ def _finding(
     if group == "other_row":
         return Finding(
             id="labels-of-other-rows",
-            severity=severity,
+            severity="error",
             title="The labels are the tokens of another row of the batch.",
             seen=seen,
             example=example,
@@ -215,7 +213,7 @@ def _finding(
     if group == "unrelated" and agreement <= 0.2 and total >= _FEW_TOKENS:
         return Finding(
             id="answer-at-prompt-positions",
-            severity="warning" if facts.for_encoders else severity,
+            severity="warning" if facts.for_encoders else "error",
             title="The labels are another text than the inputs: the answer is predicted at the prompt's positions.",
             seen=(*seen, "no shift of the labels makes them the inputs"),
             example=example,

@@ -16,6 +16,7 @@ from distillab.config.cache import CacheConfig
 from distillab.config.models import RunRecipe
 from distillab.config.terms import CrossEntropyConfig, SampledDivergenceConfig, TermConfig
 from distillab.data.encoding import EncodedSplit
+from distillab.doctor.selftest.clock import Clock
 from distillab.models.batch import TokenBatch
 from distillab.models.loading import pick_device
 from distillab.models.meetings import teacher_batch
@@ -27,6 +28,7 @@ from distillab.study.run_teacher import RunTeacher, stored_signals
 from distillab.study.sides import reads_own_tokens
 from distillab.study.signals import reads_signals
 from distillab.study.training_data import TrainingData, training_data
+from distillab.teachers.local import LocalTeacher
 from distillab.teachers.protocol import Teacher
 from distillab.teachers.signals import TeacherSignal
 
@@ -242,6 +244,26 @@ def by_tokens(setups: Sequence[Setup]) -> list[Setup]:
         arms = tuple(arm for setup in group for arm in setup.arms)
         found.append(replace(group[0], arms=arms).with_terms(tuple(terms.values())))
     return found
+
+
+def that_can_be_asked(
+    groups: Sequence[Setup], clock: Clock, *, units: float, missed: list[tuple[str, str]]
+) -> Iterator[tuple[Setup, LocalTeacher]]:
+    """The setups whose teacher's weights are there, one by one, as long as there is time.
+
+    Args:
+        groups: of `by_tokens`.
+        units: steps that one of them takes.
+        missed: takes the name of each that is left out, and why.
+    """
+    for group in groups:
+        teacher = group.teacher
+        if not isinstance(teacher, LocalTeacher):
+            missed.append((group.name, "the recipe names a cache alone, and this needs the teacher's weights"))
+        elif (refusal := clock.refuses(units)) is not None:
+            missed.append((group.name, refusal))
+        else:
+            yield group, teacher
 
 
 def _without_dropout(model: torch.nn.Module) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from distillab.config.cache import FullKind, KindConfig, SampledKind, TextKind, TopKKind
 from distillab.config.terms import AttentionMapsConfig
 from distillab.doctor.selftest.clock import Clock
-from distillab.doctor.selftest.setup import Setup, by_tokens
+from distillab.doctor.selftest.setup import Setup, by_tokens, that_can_be_asked
 from distillab.doctor.selftest.wording import left_out, looked_at, number
 from distillab.errors import TeacherError
 from distillab.objectives.step import measure
@@ -60,14 +60,8 @@ def examine_cache(setups: Sequence[Setup], clock: Clock) -> Examined:
     missed: list[tuple[str, str]] = []
     findings: list[Finding] = []
     names: list[str] = []
-    for place, group in enumerate(groups):
-        teacher = group.teacher
-        if not isinstance(teacher, LocalTeacher):
-            missed.append((group.name, "the recipe names a cache alone, and this needs the teacher's weights"))
-            continue
-        if (refusal := clock.refuses(_UNITS)) is not None:
-            missed.append((group.name, refusal))
-            continue
+    asked = that_can_be_asked(groups, clock, units=_UNITS, missed=missed)
+    for place, (group, teacher) in enumerate(asked):
         storable = [term for term in group.terms if not isinstance(term, AttentionMapsConfig)]
         if len(storable) < len(group.terms):
             missed.append(("attention_maps", "attention maps are never stored: they grow with the square of a row"))

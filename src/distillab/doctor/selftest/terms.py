@@ -14,7 +14,7 @@ from torch import Tensor
 
 from distillab.config.terms import ContrastiveConfig, DualSpaceConfig, TermConfig
 from distillab.doctor.selftest.clock import Clock
-from distillab.doctor.selftest.setup import Setup, by_tokens
+from distillab.doctor.selftest.setup import Setup, by_tokens, that_can_be_asked
 from distillab.doctor.selftest.wording import left_out, looked_at, number, plural
 from distillab.models.capture import Captured
 from distillab.models.meetings import teacher_batch
@@ -56,14 +56,7 @@ def examine_terms(setups: Sequence[Setup], clock: Clock) -> Examined:
     missed: list[tuple[str, str]] = []
     findings: list[Finding] = []
     seen = 0
-    for group in groups:
-        teacher = group.teacher
-        if not isinstance(teacher, LocalTeacher):
-            missed.append((group.name, "the recipe names a cache alone, and this needs the teacher's weights"))
-            continue
-        if (refusal := clock.refuses(_UNITS)) is not None:
-            missed.append((group.name, refusal))
-            continue
+    for group, teacher in that_can_be_asked(groups, clock, units=_UNITS, missed=missed):
         zero = []
         for term in group.terms:
             if learns_to_compare(term):
