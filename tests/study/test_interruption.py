@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 from safetensors.torch import load_file
 
 from distillab.errors import StorageError
-from distillab.places import require_space
+from distillab.files import require_space
 
 LIMIT_S = 90
 

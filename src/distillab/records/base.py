@@ -8,6 +8,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from distillab.errors import DataError
+from distillab.files import write_text
 
 SCHEMA_VERSION = 1
 
@@ -39,8 +40,5 @@ def read_record(kind: type[_R], path: Path) -> _R:
 
 
 def write_record(record: Record, path: Path) -> None:
-    """Write one record as JSON, whole or not at all: to a temporary name, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    """Write one record as JSON, whole or not at all."""
+    write_text(path, record.model_dump_json(indent=2) + "\n")

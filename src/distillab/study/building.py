@@ -10,8 +10,8 @@ from distillab.config.cache import CacheConfig, KindConfig
 from distillab.config.models import RunRecipe, StudyRecipe, TeacherConfig
 from distillab.data.encoding import EncodedRow
 from distillab.errors import ConfigError, TokenizerMismatch
+from distillab.files import require_space
 from distillab.models.loading import pick_device
-from distillab.places import require_space
 from distillab.study.answers import make_answers, training_rows
 from distillab.study.compare import Study
 from distillab.study.prepare import Prepared, admit, prepare

@@ -12,8 +12,8 @@ from distillab.cache.rows import row_digest
 from distillab.config.cache import KindConfig
 from distillab.config.models import ArmConfig, RunRecipe, StudyRecipe, TeacherConfig
 from distillab.data.encoding import EncodedRow
+from distillab.files import require_space
 from distillab.models.loading import model_name
-from distillab.places import require_space
 from distillab.records import CacheUse, RunRecord, read_record
 from distillab.study.prepare import Prepared
 from distillab.study.run_teacher import StoredSignals, stored_signals

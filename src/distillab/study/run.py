@@ -29,8 +29,8 @@ from distillab.data.collation import Collator
 from distillab.data.encoding import EncodedSplit
 from distillab.evaluation.protocol import Judged, evaluate
 from distillab.evaluation.references import reference_lines
+from distillab.files import require_space
 from distillab.models.loading import load_model, pick_device, random_model
-from distillab.places import require_space
 from distillab.records import (
     AnswerStoreCounts,
     ReferenceLines,

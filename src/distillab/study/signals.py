@@ -31,10 +31,10 @@ from distillab.config.models import RunRecipe
 from distillab.config.terms import AttentionMapsConfig, Positions, TermConfig
 from distillab.data.encoding import EncodedRow
 from distillab.data.vocabularies import Vocabularies
+from distillab.files import require_space
 from distillab.models.loading import load_config
 from distillab.models.structure import ModelShape, config_shape
 from distillab.objectives.build import build_objective
-from distillab.places import require_space
 from distillab.records import CacheUse, read_record, write_record
 from distillab.study.prepare import Prepared
 from distillab.study.sides import Side, asked_side, reads_own_tokens

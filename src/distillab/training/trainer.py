@@ -19,13 +19,13 @@ from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from distillab.files import require_space
 from distillab.models.batch import TokenBatch
 from distillab.models.heads import require_separable_head
 from distillab.models.meetings import teacher_batch
 from distillab.models.scoring import scored_count
 from distillab.objectives.step import measure
 from distillab.objectives.term import Objective
-from distillab.places import require_space
 from distillab.teachers.protocol import Teacher
 from distillab.teachers.signals import TeacherSignal
 from distillab.training.checkpoints import checkpoint_bytes

@@ -1,0 +1,216 @@
+"""How a file reaches the disk: whole or not at all, and still there after a power cut. And how JSON comes back.
+
+Content goes to a temporary name beside the target that nobody can know before (random, created with O_EXCL and
+O_NOFOLLOW, so that no link planted there is followed), is synced, is renamed, and the folder is synced. Permissions
+are the user's default, as for any file that a program makes.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from distillab.errors import DataError, StorageError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_RESUMES = "free some space, then give the same command again: it resumes, what is finished is kept"
+
+
+# ---------------------------------------------------------------- writing
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file anew, whole or not at all; when this returns, a power cut does not lose it.
+
+    Raises:
+        StorageError: the disk, or what this user may use of it, is full.
+    """
+    with replacing(path) as temporary, create_new(temporary) as descriptor:
+        write_all(descriptor, content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text as `write_bytes` does; line ends stay as they are."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write one JSON value, indented, as `write_bytes` does; NaN and infinity are refused by a ValueError."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write_json_lines(path: Path, values: Iterable[Any]) -> None:
+    """Write one JSON value a line, as `write_bytes` does; NaN and infinity are refused by a ValueError."""
+    write_text(path, "".join(json_line(value) for value in values))
+
+
+def json_line(value: Any) -> str:
+    """One JSON value and its line end."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name to make a file at, which takes the place of `path` at the end, or is removed where an error ends it.
+
+    For libraries that write to a name; `write_bytes` for content in memory. Makes the folder of `path`.
+
+    Raises:
+        StorageError: the disk is full.
+    """
+    temporary = temporary_name(path)
+    try:
+        with storing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            sync(temporary)
+            temporary.replace(path)
+            sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def temporary_name(path: Path) -> Path:
+    """A name beside `path` that no other process has or can guess. `leftovers` finds it again."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(8)}.tmp")
+
+
+def leftovers(path: Path) -> list[Path]:
+    """Temporary files that killed processes have left of making `path`."""
+    return sorted(found for found in path.parent.glob("*.tmp") if found.name.startswith(f".{path.name}."))
+
+
+@contextmanager
+def create_new(path: Path) -> Iterator[int]:
+    """The descriptor of a file that must not be there, and is no link; synced and closed at the end.
+
+    Raises:
+        FileExistsError: something has this name.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    try:
+        yield descriptor
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_all(descriptor: int, content: bytes) -> None:
+    """Write every byte: a full disk may first take a part, and give its error at the next call."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def sync(path: Path) -> None:
+    """Make a file's content, or the names in a folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Turn every way in which a system reports that there is no room into one error.
+
+    Raises:
+        StorageError: the disk, the user's quota or the limit of a file's size is reached.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise StorageError(
+            "The disk has no room for more, or this user may not use more of it.",
+            where=str(path),
+            facts=[str(error)],
+            fix=_RESUMES,
+        ) from error
+
+
+def require_space(folder: Path, needed_bytes: int, *, what: str, otherwise: str | None = None) -> None:
+    """Check that a disk has room, before something large is written.
+
+    Args:
+        folder: where it will be written; it need not exist yet.
+        what: what will be written, for the message.
+        otherwise: a way out beside more space, for the message.
+    Raises:
+        StorageError: it has not.
+    """
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    free = shutil.disk_usage(there).free
+    if free < needed_bytes:
+        raise StorageError(
+            f"The disk has no room for {what}.",
+            where=str(folder),
+            facts=[f"needed {needed_bytes / 2**20:.1f} MiB", f"free {free / 2**20:.1f} MiB"],
+            fix="free some space, then give the same command again: it resumes"
+            + (f"; or {otherwise}" if otherwise else ""),
+        )
+
+
+# ---------------------------------------------------------------- reading
+
+
+def read_json(path: Path) -> Any:
+    """The one JSON value of a file.
+
+    Raises:
+        DataError: the file cannot be read, or is not JSON.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"The file cannot be read: {error.strerror}.", where=str(path)) from error
+    except (ValueError, RecursionError) as error:
+        raise DataError("The file is not JSON.", where=str(path), facts=[str(error)[:200]]) from error
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a file, one a line; lines end at a line feed and nowhere else.
+
+    Raises:
+        DataError: the file cannot be read, or a line, its last one too, is not a whole JSON object.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"The file cannot be read: {error.strerror}.", where=str(path)) from error
+    *lines, rest = content.split(b"\n")
+    if rest:
+        where = f"{path}, line {len(lines) + 1}"
+        raise DataError("The last line of the file has no end: it was cut off.", where=where)
+    return [json_object(line, where=f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
+
+
+def json_object(text: bytes | str, *, where: str) -> dict[str, Any]:
+    """One JSON object.
+
+    Raises:
+        DataError: it is none.
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError("A line of the file is damaged.", where=where, facts=[str(error)[:200]]) from error
+    if not isinstance(value, dict):
+        raise DataError("A line of the file is no JSON object.", where=where, facts=[f"got: {type(value).__name__}"])
+    return value
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
