@@ -1,11 +1,41 @@
-"""What every setting is: strict names, nothing changes after reading."""
+"""What every setting is: strict names, finite numbers, nothing changes after reading."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+import os
+from typing import Annotated, Any, ClassVar, get_args
+
+from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic.fields import FieldInfo
 
 
 class Settings(BaseModel):
-    """Base: strict names, immutable."""
+    """Base: strict names, finite numbers, immutable.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    `decides_nothing` names the settings that move no figure: where work is written, how it is cut into pieces.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    decides_nothing: ClassVar[frozenset[str]] = frozenset()
+
+
+def _expanded(text: str) -> str:
+    """The path with a leading ~ replaced by the home folder, so that every reader of the setting sees one place."""
+    found = os.path.expanduser(text)  # noqa: PTH111 (Path would drop "./", which tells a folder from a hub id)
+    if found.startswith("~"):
+        raise ValueError(f'no home folder is known for "{text}"; write the path in full, or ./{text}')
+    return found
+
+
+PathText = Annotated[str, AfterValidator(_expanded)]
+"""A folder, a file, a URL or a hub id. ~ is replaced once, when the recipe is read."""
+
+
+def is_path(field: FieldInfo) -> bool:
+    """Whether a setting is a `PathText`, or one that may be absent."""
+    marks = [*field.metadata, *(mark for part in get_args(field.annotation) for mark in _marks(part))]
+    return any(isinstance(mark, AfterValidator) and mark.func is _expanded for mark in marks)
+
+
+def _marks(annotation: Any) -> tuple[Any, ...]:
+    return getattr(annotation, "__metadata__", ())

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from distillab.config.base import PathText, Settings
 from distillab.config.terms import Positions
 
 Kind = Literal["text", "top_k", "sampled", "full", "hidden_states", "attention_inputs"]
 StateStore = Literal["exact", "bfloat16", "int8"]
 
 
-class _Kind(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class TopKKind(_Kind):
+class TopKKind(Settings):
     """The teacher's k most likely tokens of every scored position, all others as one, and the actual token."""
 
     kind: Literal["top_k"] = "top_k"
@@ -28,7 +25,7 @@ class TopKKind(_Kind):
     )
 
 
-class SampledKind(_Kind):
+class SampledKind(Settings):
     """Tokens drawn from the teacher's distribution, with their counts: unbiased, and the smallest."""
 
     kind: Literal["sampled"] = "sampled"
@@ -36,7 +33,7 @@ class SampledKind(_Kind):
     temperature: float = Field(default=1.0, gt=0, description="the teacher's logits are divided by it")
 
 
-class FullKind(_Kind):
+class FullKind(Settings):
     """The whole next-token distribution: what the teacher's head reads, and the head itself, once.
 
     A row of the head's input is as long as the teacher is wide, where its logits are as long as the vocabulary.
@@ -46,7 +43,7 @@ class FullKind(_Kind):
     store: Literal["exact", "bfloat16"] = Field(default="exact", description="exact: in the teacher's own dtype")
 
 
-class HiddenStatesKind(_Kind):
+class HiddenStatesKind(Settings):
     """Hidden states of chosen teacher layers; 0 is the embeddings, n the n-th block, the last after the final norm."""
 
     kind: Literal["hidden_states"] = "hidden_states"
@@ -62,7 +59,7 @@ class HiddenStatesKind(_Kind):
         return _each_once(value, least=0)
 
 
-class AttentionInputsKind(_Kind):
+class AttentionInputsKind(Settings):
     """Queries, keys and values of chosen teacher blocks (from 1) at every token, for attention relations."""
 
     kind: Literal["attention_inputs"] = "attention_inputs"
@@ -75,7 +72,7 @@ class AttentionInputsKind(_Kind):
         return _each_once(value, least=1)
 
 
-class TextKind(_Kind):
+class TextKind(Settings):
     """The teacher's own answers to every prompt (sequence-level KD); how it answers: teacher_answers."""
 
     kind: Literal["text"] = "text"
@@ -86,11 +83,11 @@ KindConfig = Annotated[
 ]
 
 
-class CacheConfig(BaseModel):
+class CacheConfig(Settings):
     """What `distillab cache build` stores, and where."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    folder: str | None = Field(default=None, description="default: cache inside the recipe's output")
+    decides_nothing: ClassVar[frozenset[str]] = frozenset({"folder", "rows_per_shard", "compression"})
+    folder: PathText | None = Field(default=None, description="default: cache inside the recipe's output")
     kinds: tuple[KindConfig, ...] | None = Field(
         default=None, min_length=1, description="default: what the recipe's methods read of the teacher"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, field_validator, model_validator
 
-from distillab.config.base import Settings
+from distillab.config.base import PathText, Settings
 from distillab.errors import near_names
 
 
@@ -27,7 +27,7 @@ class ColumnsConfig(Settings):
 class SourceConfig(Settings):
     """One file, saved dataset folder or hub id."""
 
-    path: str
+    path: PathText
     split: str | None = Field(default=None, description="split of a saved dataset or of a hub id")
     columns: ColumnsConfig | None = None
     limit: int | None = Field(default=None, ge=1, description="take the first rows only")
@@ -36,7 +36,7 @@ class SourceConfig(Settings):
 class HeldOutConfig(Settings):
     """Where the held-out rows come from: a file, a fraction of the training rows, or a column."""
 
-    path: str | None = None
+    path: PathText | None = None
     split: str | None = None
     columns: ColumnsConfig | None = None
     fraction: float | None = Field(default=None, gt=0, lt=1, description="seeded share of the training rows")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from distillab.config.base import Settings
+from distillab.config.base import PathText, Settings
 from distillab.config.cache import CacheConfig
 from distillab.config.data import DataConfig
 from distillab.config.methods import METHODS, Answers, Method
@@ -20,8 +20,8 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 class StudentConfig(Settings):
     """The small model that learns."""
 
-    path: str = Field(description="folder or hub id of the model")
-    tokenizer: str | None = Field(default=None, description="folder or hub id, where it is not the model's")
+    path: PathText = Field(description="folder or hub id of the model")
+    tokenizer: PathText | None = Field(default=None, description="folder or hub id, where it is not the model's")
     revision: str | None = None
     init: Literal["pretrained", "random"] = Field(
         default="pretrained", description="random: only config.json is used, weights are drawn from the run's seed"
@@ -32,13 +32,13 @@ class StudentConfig(Settings):
 class TeacherConfig(Settings):
     """The large model that is learned from."""
 
-    path: str | None = Field(default=None, description="folder or hub id of the model")
-    cache: str | None = Field(
+    path: PathText | None = Field(default=None, description="folder or hub id of the model")
+    cache: PathText | None = Field(
         default=None,
         description="folder or URL (s3://bucket/name, …) of what it said once, made by `distillab cache build`; its "
         "signals are read from there. With path as well, the weights are loaded only for what the cache does not hold",
     )
-    tokenizer: str | None = Field(default=None, description="folder or hub id, where it is not the model's")
+    tokenizer: PathText | None = Field(default=None, description="folder or hub id, where it is not the model's")
     revision: str | None = None
     dtype: Dtype = "auto"
     device: str = Field(default="auto", description="auto: the student's device; or cpu, cuda, cuda:1, …")
@@ -96,6 +96,7 @@ class TeacherAnswersConfig(Settings):
 class TrainingConfig(Settings):
     """The budget and the optimizer (AdamW)."""
 
+    decides_nothing: ClassVar[frozenset[str]] = frozenset({"checkpoint_every"})
     steps: int = Field(default=300, ge=1, description="optimizer steps")
     batch_size: int = Field(default=32, ge=1, description="sequences an optimizer step, over all processes")
     microbatch_size: int | None = Field(
@@ -220,6 +221,8 @@ class ArmConfig(_Objective):
 class RunRecipe(_Objective):
     """`distillab train`: one student, one method, one seed."""
 
+    # `cache` is what `cache build` makes of the recipe; training reads teacher.cache, whose content is compared
+    decides_nothing: ClassVar[frozenset[str]] = frozenset({"output", "cache"})
     name: str = "run"
     student: StudentConfig
     teacher: TeacherConfig | None = None
@@ -232,7 +235,7 @@ class RunRecipe(_Objective):
         default=None, description="of `distillab cache build`; training reads teacher.cache"
     )
     seed: int = 0
-    output: str = "runs/run"
+    output: PathText = "runs/run"
 
     @model_validator(mode="after")
     def _teacher_is_there(self) -> RunRecipe:
@@ -249,6 +252,7 @@ class RunRecipe(_Objective):
 class StudyRecipe(Settings):
     """`distillab compare`: arms × seeds under one budget."""
 
+    decides_nothing: ClassVar[frozenset[str]] = frozenset({"output", "workers", "title"})
     title: str = "What does each level of access to the teacher buy?"
     student: StudentConfig
     teacher: TeacherConfig
@@ -265,7 +269,7 @@ class StudyRecipe(Settings):
     )
     cache: CacheConfig = Field(default=CacheConfig(), description="how what the teachers said is stored")
     workers: int = Field(default=1, ge=1, description="runs at the same time, each in a process of its own")
-    output: str = "runs/study"
+    output: PathText = "runs/study"
 
     @field_validator("arms", mode="before")
     @classmethod

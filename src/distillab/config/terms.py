@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from distillab.config.base import Settings
 from distillab.records import AccessLevel
 
 # shared: the ids of both sides mean the same. aligned: two tokenisations of the same text are read side by side.
@@ -34,10 +35,9 @@ _PARAMETERS: dict[str, tuple[str, ...]] = {
 }
 
 
-class LinearWeight(BaseModel):
+class LinearWeight(Settings):
     """A factor that goes from `start` to `end` in a straight line over the run's optimizer steps."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     start: float = Field(ge=0)
     end: float = Field(ge=0)
     balanced: bool = Field(
@@ -53,14 +53,13 @@ def is_balanced(weight: Weight) -> bool:
     return weight == "balanced" or (isinstance(weight, LinearWeight) and weight.balanced)
 
 
-class Term(BaseModel):
+class Term(Settings):
     """Base of the term settings. `access` and `tokens` say what the term needs of the pair.
 
     `matches` is said by a term that matches the tokens of two vocabularies: the kind of the term that it is, settings
     and all, where both sides have the same tokens. It needs tokens that both have.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     access: ClassVar[AccessLevel] = "none"
     tokens: ClassVar[TokenNeed] = "any"
     matches: ClassVar[str | None] = None
