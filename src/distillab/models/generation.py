@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,12 +89,27 @@ def _one_batch(
         input_ids[row, width - len(prompt) :] = torch.tensor(prompt)
         attention_mask[row, width - len(prompt) :] = 1
     generator: Any = model  # torch types every attribute of a module as a tensor
-    output = generator.generate(
-        input_ids=input_ids.to(model.device),
-        attention_mask=attention_mask.to(model.device),
-        generation_config=config,
-    )
+    with _without_own_config(model):
+        output = generator.generate(
+            input_ids=input_ids.to(model.device),
+            attention_mask=attention_mask.to(model.device),
+            generation_config=config,
+        )
     return [_until_stop(ids, stops) for ids in output[:, width:].tolist()]
+
+
+@contextmanager
+def _without_own_config(model: PreTrainedModel) -> Iterator[None]:
+    """Let `generate` see no settings but those it is given.
+
+    transformers fills every field that the given config leaves unset from the model's own generation config.
+    """
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 def _until_stop(ids: list[int], stops: set[int]) -> Generated:

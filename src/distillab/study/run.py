@@ -31,6 +31,7 @@ from distillab.evaluation.protocol import Judged, evaluate
 from distillab.evaluation.references import reference_lines
 from distillab.files import require_space
 from distillab.models.loading import load_model, pick_device, random_model
+from distillab.models.saving import save_student
 from distillab.records import (
     AnswerStoreCounts,
     ReferenceLines,
@@ -213,8 +214,9 @@ def load_student(recipe: RunRecipe, device: torch.device) -> PreTrainedModel:
 def _save(folder: Path, student: PreTrainedModel, prepared: Prepared, judged: Judged, record: RunRecord) -> None:
     weights = sum(p.numel() * p.element_size() for p in student.parameters())
     require_space(folder, weights + (1 << 22), what="the trained student")
-    student.save_pretrained(folder / "student")
-    prepared.student.tokenizer.save_pretrained(folder / "student")
+    reader = prepared.student
+    stop_ids, pad_id = reader.encoder.stop_ids, reader.encoder.pad_id
+    save_student(folder / "student", student, reader.tokenizer, stop_ids=stop_ids, pad_id=pad_id)
     write_held_out(folder / "held_out.jsonl", judged)
     write_record(record, folder / "run.json")
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
