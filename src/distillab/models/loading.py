@@ -12,6 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from distillab.errors import ConfigError, TeacherError
+from distillab.models.causal import require_causal
 from distillab.places import is_local, local_path
 
 _WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
@@ -58,7 +59,7 @@ def load_model(
         device: where the model goes, unless `device_map` spreads it.
         role: "teacher" or "student", for messages.
     Raises:
-        TeacherError or ConfigError: the weights are missing or do not fit the configuration.
+        TeacherError or ConfigError: the weights are missing or do not fit the configuration, or the model reads ahead.
     """
     require_weights(path, role=role)
     error = TeacherError if role == "teacher" else ConfigError
@@ -83,7 +84,9 @@ def load_model(
             facts=[f"{len(missing)} missing, e.g. {', '.join(missing[:3])}"],
             fix="use the folder of a causal language model whose weights are complete",
         )
-    return cast(PreTrainedModel, (model if device_map else model.to(device)).eval())
+    ready = cast(PreTrainedModel, (model if device_map else model.to(device)).eval())
+    require_causal(ready, role=role)
+    return ready
 
 
 def _source(path: str) -> str:
@@ -96,11 +99,24 @@ def _safetensors(path: str) -> bool | None:
 
 
 def random_model(path: str, *, seed: int, dtype: str, device: torch.device, revision: str | None) -> PreTrainedModel:
-    """A causal language model of the shape that config.json describes, with weights drawn from `seed`."""
+    """A causal language model of the shape that config.json describes, with weights drawn from `seed`.
+
+    Raises:
+        ConfigError: the configuration is of no causal language model, or of one that reads ahead.
+    """
     config = load_config(path, revision=revision)
     torch.manual_seed(seed)
     wanted = torch.float32 if dtype == "auto" else getattr(torch, dtype)
-    return AutoModelForCausalLM.from_config(config, dtype=wanted).to(device).eval()
+    try:
+        model = AutoModelForCausalLM.from_config(config, dtype=wanted).to(device).eval()
+    except ValueError as problem:
+        raise ConfigError(
+            "The config.json is not one of a causal language model.",
+            where=path,
+            facts=[f"model_type: {config.model_type}", str(problem).splitlines()[0][:300]],
+        ) from problem
+    require_causal(model, role="student")
+    return model
 
 
 def load_config(path: str, *, revision: str | None) -> PretrainedConfig:

@@ -5,20 +5,15 @@ Shapes: B sequences, L positions, V vocabulary.
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor
 
 from distillab.errors import ConfigError
-from distillab.models.batch import TokenBatch
-from distillab.models.inputs import model_inputs
+from distillab.models.probing import coarsest, distance, logits_of, other_tokens, random_rows
 from distillab.models.structure import bare_model
 
 # Three samples: two in the first sequence, one with padding in the second; a leak over any border shows.
-_LENGTHS = ((7, 9), (5,))
-_LONGEST = 16
-_UNSUPERVISED = -100
+_LENGTHS = (7, 9, 5)
 
 # Largest tolerated change of the logits, root mean square, in units of their standard deviation: when another
 # sample's tokens change (same shapes, so the same arithmetic: exactly 0 but for mixtures of experts, whose rows are
@@ -63,17 +58,12 @@ def require_packable(model: torch.nn.Module, *, role: str) -> None:
 
 def _complaint(model: torch.nn.Module) -> str | None:
     """What is wrong, in one line; None if the samples are independent."""
-    vocabulary = cast(Tensor, bare_model(model).get_input_embeddings().weight).shape[0]
-    generator = torch.Generator().manual_seed(0)
-    samples = [[torch.randint(vocabulary, (n,), generator=generator) for n in line] for line in _LENGTHS]
+    first, other, padded = random_rows(model, _LENGTHS)
+    packed = logits_of(model, [[first, other], [padded]])
     # the first sample of the first sequence and the only one of the second: every token becomes another one
-    changed = [[(line[0] + 1) % vocabulary, *line[1:]] for line in samples]
-    packed = _logits(model, _batch(samples))
-    perturbed = _logits(model, _batch(changed))
-    other, padded = samples[0][1], samples[1][0]
-    start, end = len(samples[0][0]), _LONGEST
-    scale = float(packed[0, start:end].std().clamp(min=1e-12))
-    moves, apart = _LIMITS.get(_coarsest(model, packed), _LIMITS_LOW_PRECISION)
+    perturbed = logits_of(model, [[other_tokens(first, model), other], [other_tokens(padded, model)]])
+    start, end = len(first), len(first) + len(other)
+    moves, apart = _LIMITS.get(coarsest(model, packed.device), _LIMITS_LOW_PRECISION)
     checks = [
         (
             "another sample's tokens changed, and these logits moved",
@@ -85,45 +75,11 @@ def _complaint(model: torch.nn.Module) -> str | None:
         ("beside padding against the sample alone", packed[1, : len(padded)], _alone(model, padded), apart),
     ]
     for what, left, right, limit in checks:
-        distance = float((left - right).pow(2).mean().sqrt()) / scale
-        if not distance <= limit:
-            return f"{what}: by {distance:.2g} of their standard deviation (allowed: {limit:g})"
+        moved = distance(left, right)
+        if not moved <= limit:
+            return f"{what}: by {moved:.2g} of their standard deviation (allowed: {limit:g})"
     return None
 
 
 def _alone(model: torch.nn.Module, sample: Tensor) -> Tensor:
-    return _logits(model, _batch([[sample]]))[0, : len(sample)]
-
-
-def _logits(model: torch.nn.Module, batch: TokenBatch) -> Tensor:
-    device = next(model.parameters()).device
-    return cast(Tensor, model(**model_inputs(batch, device, model=model)).logits).float()
-
-
-def _batch(samples: list[list[Tensor]]) -> TokenBatch:
-    """(B, L) with L the longest sequence: samples one after another, padding on the right, nothing supervised."""
-    longest = max(sum(len(sample) for sample in line) for line in samples)
-    shape = (len(samples), longest)
-    ids, mask, positions = (torch.zeros(shape, dtype=torch.int64) for _ in range(3))
-    for place, line in enumerate(samples):
-        tokens = torch.cat(line)
-        ids[place, : len(tokens)] = tokens
-        mask[place, : len(tokens)] = 1
-        positions[place, : len(tokens)] = torch.cat([torch.arange(len(sample)) for sample in line])
-    return TokenBatch(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=positions,
-        labels=torch.full(shape, _UNSUPERVISED),
-        answer_mask=torch.zeros(shape, dtype=torch.bool),
-        rows=mask - 1,
-    )
-
-
-def _coarsest(model: torch.nn.Module, logits: Tensor) -> torch.dtype:
-    """The least precise type that took part: of the weights, or of autocast."""
-    device = logits.device.type
-    types = {p.dtype for p in model.parameters() if p.is_floating_point()}
-    if torch.is_autocast_enabled(device):
-        types.add(torch.get_autocast_dtype(device))
-    return max(types, key=lambda dtype: torch.finfo(dtype).eps)
+    return logits_of(model, [[sample]])[0]
