@@ -139,7 +139,7 @@ def test_other_forms_of_conversations_are_refused_with_their_names():
 
 
 @pytest.mark.parametrize("share", [0.01, 0.25, 0.5, 0.99])
-@pytest.mark.parametrize("text", ["one", "a a a  a\n\na a ", " lead trail ", "", "aa a aaa a"])
+@pytest.mark.parametrize("text", ["a", "a a a  a\n\na a ", " lead trail ", "", "aa a aaa a"])
 def test_plain_text_is_cut_between_words_and_nothing_is_lost(text, share):
     [example] = examples({"text": text}, share=share)
     assert example.prompt + example.answer == text
@@ -179,3 +179,21 @@ def test_real_files_are_recognised(materials):
         first = json.loads((materials / "text" / file).read_text(encoding="utf-8").partition("\n")[0])
         example = to_examples(found, columns=None, prompt_share=0.25)[0]
         assert example.answer in (first.get("answer"), first.get("output")) or example.kind == "text"
+
+
+@pytest.mark.parametrize(
+    ("text", "share", "prompt"),
+    [
+        ("桃を割ると中から元気な男の子が生まれました。", 0.25, "桃を割ると中"),
+        ("你好世界", 0.25, "你"),
+        ("สวัสดีครับ", 0.5, "สวัสดี"),
+        ("Supercalifragilistic", 0.25, "Super"),
+        ("Hello", 0.25, "H"),
+        ("서울은 한국의 수도입니다", 0.4, "서울은"),
+        ("x", 0.25, ""),
+        ("  one two  three four", 0.5, "  one two"),
+    ],
+)
+def test_the_prompt_of_a_text_is_cut_by_characters_where_there_are_no_words(text: str, share: float, prompt: str):
+    example = to_examples(rows({"text": text}), columns=None, prompt_share=share)[0]
+    assert (example.prompt, example.prompt + example.answer) == (prompt, text)

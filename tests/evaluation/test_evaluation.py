@@ -16,7 +16,8 @@ from distillab.data.reading import Reader, load_reader
 from distillab.data.splits import load_examples
 from distillab.evaluation.likelihood import SharedTeacher, score_rows, summarise
 from distillab.evaluation.references import reference_lines
-from distillab.evaluation.text_match import captured, generation_metrics, normalised
+from distillab.evaluation.text_match import generation_metrics
+from distillab.evaluation.values import captured, normalised
 from distillab.models.generation import Decoding, continuation_text, generate_batches
 from distillab.records import TeacherProvenance
 from distillab.teachers import LocalTeacher

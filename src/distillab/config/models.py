@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, ClassVar, Literal
 
+import regex
 from pydantic import Field, field_validator, model_validator
 
 from distillab.config.base import PathText, Settings
@@ -151,13 +151,19 @@ class EvaluationConfig(Settings):
         description="regular expression with one group that captures the value of an answer, e.g. '#### (.+)'",
     )
 
+    value_kind: Literal["number", "text"] = Field(
+        default="number",
+        description="how captured values are compared; number: 65,960 = 65960 = $65960.00, and what is no number as "
+        "text; text: by their letters, without punctuation at the ends",
+    )
+
     @field_validator("value_pattern")
     @classmethod
     def _pattern_has_one_group(cls, value: str | None) -> str | None:
         if value is not None:
             try:
-                groups = re.compile(value).groups
-            except re.error as error:
+                groups = regex.compile(value).groups
+            except regex.error as error:
                 raise ValueError(f"not a regular expression: {error}") from error
             if groups != 1:
                 raise ValueError(f"needs exactly one group, has {groups}")

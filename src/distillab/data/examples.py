@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from distillab.data.segments import piece_ends
 from distillab.data.sources import content_hash
 
 Kind = Literal["pair", "messages", "text"]
@@ -88,17 +89,16 @@ def pair_example(key: str, origin: str, *, instruction: str, context: str, answe
 def text_example(key: str, origin: str, *, text: str, prompt_share: float) -> Example:
     """Plain text, whose first `prompt_share` of the words is where generation starts from.
 
-    The cut stands before the space that leads the next word. A text of one word has an empty prompt.
+    The cut stands before the space that leads the next word. Where a script has no spaces, and in a text of one word,
+    characters are counted instead. A text of one character has an empty prompt.
 
     >>> example = text_example("k", "f:1", text="one two  three four", prompt_share=0.5)
     >>> example.prompt, example.answer
     ('one two', '  three four')
     """
-    words = text.split()
-    wanted = min(max(1, round(len(words) * prompt_share)), len(words) - 1)
-    end = 0
-    for word in words[: max(wanted, 0)]:
-        end = text.index(word, end) + len(word)
+    ends = piece_ends(text)
+    wanted = min(max(1, round(len(ends) * prompt_share)), len(ends) - 1)
+    end = ends[wanted - 1] if wanted > 0 else 0
     return Example(key, origin, "text", text[:end], text[end:])
 
 

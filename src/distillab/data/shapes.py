@@ -95,7 +95,8 @@ def to_examples(rows: Sequence[Row], *, columns: ColumnsConfig | None, prompt_sh
     Args:
         rows: at least one.
         columns: explicit columns, or None to recognise the shape.
-        prompt_share: plain text only: share of the words that is the prompt, 0 < share < 1.
+        prompt_share: plain text only: share of the words that is the prompt (of the characters, in a
+            script without spaces), 0 < share < 1.
     Raises:
         DataError: unknown shape; missing columns, nulls, values that are no text, empty prompts,
             conversations that are not well formed: all counted, the first five named.

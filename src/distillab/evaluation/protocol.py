@@ -102,5 +102,6 @@ def _generate(
         stopped=[output.stopped for output in outputs],
         lengths=[len(output.ids) for output in outputs],
         value_pattern=settings.value_pattern,
+        value_kind=settings.value_kind,
     )
     return metrics, answers

@@ -39,7 +39,13 @@ class GenerationMetrics(Record):
     exact_match: float
     normalised_match: float
     value_match: float | None = Field(default=None, description="match of the part that value_pattern captures")
+    value_kind: Literal["number", "text"] = Field(
+        default="text", description="how values are compared; text in older records"
+    )
     rouge_l: float
+    rouge_tokenizer: Literal["unicode", "ascii"] = Field(
+        default="ascii", description="words of every script; in older records a to z and 0 to 9 alone"
+    )
     stopped_by_eos: float
     mean_tokens: float
 

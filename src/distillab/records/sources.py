@@ -16,7 +16,9 @@ class EncodingCounts(Record):
     dropped_empty_answer: int = 0
     dropped_no_room: int = Field(default=0, description="the prompt alone fills max_tokens")
     truncated: int = Field(default=0, description="answers cut at max_tokens; their EOS is lost")
-    left_out: int = Field(default=0, description="held-out rows not judged: too long for a model of the pair")
+    left_out: int = Field(
+        default=0, description="held-out rows not judged: too long for a model of the pair, or no prompt"
+    )
     special_in_text: int = Field(default=0, description="rows whose own text contains a special token")
     tokens: int = 0
     supervised_tokens: int = 0
@@ -67,7 +69,9 @@ class AnswerStoreCounts(Record):
     dropped_empty: int = 0
     dropped_cut_off: int = 0
     dropped_duplicate: int = 0
-    not_asked: int = Field(default=0, description="prompts that leave no room for an answer in the teacher's context")
+    not_asked: int = Field(
+        default=0, description="prompts without a token, or that leave no room in the teacher's context"
+    )
 
 
 class CacheUse(Record):

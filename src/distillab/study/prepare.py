@@ -15,6 +15,7 @@ from distillab.data.splits import Splits, load_examples
 from distillab.data.vocabularies import Vocabularies, vocabularies
 from distillab.errors import ConfigError, DataError
 from distillab.evaluation.protocol import HeldOut
+from distillab.evaluation.values import captured
 from distillab.models.loading import context_length, load_config, require_weights, weights_sha256
 from distillab.pairing.admission import require_admitted
 from distillab.pairing.contract import judge
@@ -107,6 +108,7 @@ def prepare(recipe: RunRecipe) -> Prepared:
     Raises:
         TeacherError, ConfigError: a model folder lacks what loading will need.
         CacheMismatch, CacheCorrupt: the teacher's cache is not usable, or is of another teacher.
+        ConfigError: evaluation.value_pattern takes too long on a reference.
         DataError: no row is usable.
     """
     if recipe.student.init == "pretrained":
@@ -122,8 +124,11 @@ def prepare(recipe: RunRecipe) -> Prepared:
     train = student.encoder.encode_all(splits.train, source=splits.sources[0])
     readers = [student] if teacher is None else [student, teacher]
     answer = recipe.evaluation.max_new_tokens if recipe.evaluation.generate_rows else 0
-    examples = _fitting(splits, readers, [None if c is None else c - answer for c in contexts])
+    examples = _fitting(splits, readers, [None if c is None else c - answer for c in contexts], asks=answer > 0)
     held_out, counts = _judged(student, splits, examples)
+    if recipe.evaluation.value_pattern is not None:
+        for reference in held_out.references[: recipe.evaluation.generate_rows]:
+            captured(reference, recipe.evaluation.value_pattern)  # a pattern that never ends is refused before training
     return Prepared(
         splits=splits,
         student=student,
@@ -204,10 +209,15 @@ def _judge(
     )
 
 
-def _fitting(splits: Splits, readers: list[Reader], longest_prompts: list[int | None]) -> tuple[Example, ...]:
+def _fitting(
+    splits: Splits, readers: list[Reader], longest_prompts: list[int | None], *, asks: bool
+) -> tuple[Example, ...]:
     """Held-out rows that every tokenizer of the pair reads whole, and whose prompt leaves room for an answer.
 
     So all models are judged on the same text.
+
+    Args:
+        asks: models answer, so a prompt needs a token to go on from.
     """
     keys: set[str] | None = None
     for reader, longest in zip(readers, longest_prompts, strict=True):
@@ -215,20 +225,26 @@ def _fitting(splits: Splits, readers: list[Reader], longest_prompts: list[int | 
         fit = {
             row.key
             for row, example in zip(split.rows, split.examples, strict=True)
-            if not row.truncated and (longest is None or len(reader.encoder.encode_prompt(example)) <= longest)
+            if not row.truncated and _answerable(reader.encoder.encode_prompt(example), longest, asks=asks)
         }
         keys = fit if keys is None else keys & fit
     return tuple(example for example in splits.held_out if example.key in (keys or ()))
+
+
+def _answerable(prompt: list[int], longest: int | None, *, asks: bool) -> bool:
+    return len(prompt) >= asks and (longest is None or len(prompt) <= longest)
 
 
 def _judged(student: Reader, splits: Splits, examples: tuple[Example, ...]) -> tuple[HeldOut, EncodingCounts]:
     """The held-out rows that are judged, and their counts with the number that is left out."""
     if not examples:
         raise DataError(
-            "No held-out row fits whole into data.max_tokens and leaves room for evaluation.max_new_tokens.",
+            "No held-out row fits whole into data.max_tokens, has a prompt, and leaves room for "
+            "evaluation.max_new_tokens.",
             where=splits.sources[1],
             facts=[f"held-out rows: {len(splits.held_out)}"],
-            fix="raise data.max_tokens, lower evaluation.max_new_tokens, or hold out shorter rows",
+            fix="raise data.max_tokens, lower evaluation.max_new_tokens, or hold out shorter rows, "
+            "of more than one character",
         )
     held_out, counts = _read(student, examples, source=splits.sources[1])
     left_out = len(splits.held_out) - len(examples)

@@ -150,19 +150,24 @@ def read_store(
 
 
 def askable(prompts: Sequence[Prompt], *, context: int | None, max_new_tokens: int) -> list[Prompt]:
-    """The prompts that leave room for an answer in the teacher's context.
+    """The prompts that have a token to go on from, and leave room for an answer in the teacher's context.
 
     Raises:
         ConfigError: none does.
     """
-    if context is None:
-        return list(prompts)
-    kept = [prompt for prompt in prompts if len(prompt.ids) + max_new_tokens <= context]
+    begun = [prompt for prompt in prompts if prompt.ids]
+    kept = [prompt for prompt in begun if context is None or len(prompt.ids) + max_new_tokens <= context]
+    if not begun:
+        raise ConfigError(
+            "No prompt has a token, so the teacher cannot be asked.",
+            facts=[f"{len(prompts)} prompts"],
+            fix="use texts of more than one character, or rows with a prompt",
+        )
     if not kept:
         raise ConfigError(
             "No prompt leaves room for an answer in the teacher's context.",
             facts=[
-                f"shortest prompt {min(len(prompt.ids) for prompt in prompts)} tokens",
+                f"shortest prompt {min(len(prompt.ids) for prompt in begun)} tokens",
                 f"teacher_answers.max_new_tokens {max_new_tokens}",
                 f"context {context}",
             ],
