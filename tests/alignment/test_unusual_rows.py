@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -170,12 +171,62 @@ def test_what_a_normaliser_changes_is_left_out_to_where_the_bytes_agree_again() 
     assert as_list(plan) == [((0, 1), (0, 1)), ((3, 4), (3, 4))]
     plan = align([b"x", b"\xc3", b"\xa9", b"z"], [b"x", b"\xc3", b"\xa8", b"z"], "leave_out")
     assert as_list(plan) == [((0, 1), (0, 1)), ((3, 4), (3, 4))]
+    plan = align([b"x", b"\xc3", b"\xa9"], [b"x", b"\xc8", b"\xa9"], "leave_out")
+    assert as_list(plan) == [((0, 1), (0, 1))]
     # on one side nothing is left of it
     plan = align([b"a", b"b"], [b"a", b"  ", b"b"], "leave_out")
     assert as_list(plan) == [((0, 1), (0, 1)), ((1, 2), (2, 3))]
     # each stretch between special tokens by itself
     plan = align([b"A", END, b"b", END], [b"a", END, b"b", END], "leave_out")
     assert as_list(plan) == [((1, 2), (1, 2)), ((2, 3), (2, 3)), ((3, 4), (3, 4))]
+
+
+@given(
+    st.text(alphabet="abc é語", min_size=1, max_size=120),
+    st.lists(st.integers(0, 119), max_size=12),
+    st.sampled_from(["", "X", "YZ", "e\u0301"]),
+)
+def test_only_the_characters_that_differ_are_left_out(text: str, places: list[int], instead: str) -> None:
+    changed = {place for place in places if 0 < place < len(text)}  # a first space may be a prefix
+    student = [character.encode() for character in text]
+    teacher = [c for n, kept in enumerate(text) for c in (list(instead) if n in changed else [kept])]
+    plan = align(student, [c.encode() for c in teacher], "leave_out")
+    assert plan.n_bytes.sum() >= sum(len(c) for n, c in enumerate(student) if n not in changed)
+
+
+def test_a_row_that_differs_everywhere_ends_and_keeps_what_agrees() -> None:
+    plan = align([b"a", b"X", b"b"] * 400, [b"a", b"Y", b"b"] * 400, "leave_out")
+    assert plan.student_left_out == plan.teacher_left_out == LeftOut(differing=400)
+    plan = align([b"X"] * 500, [b"Y"] * 500, "leave_out")
+    assert as_list(plan) == [] and plan.student_left_out.differing == 500
+
+
+def test_a_text_between_two_hidden_places_is_kept_where_it_is_long_enough_to_be_known() -> None:
+    words = b"once upon a time"
+    plan = align([b"x", UNK, words, UNK, b"z"], [b"x", b"q", words, b"qq", b"z"])
+    assert as_list(plan) == [((0, 1), (0, 1)), ((2, 3), (2, 3)), ((4, 5), (4, 5))]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "mistral-7b-v0.1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The café on the corner opens at nine. " * 5,
+        "Tiếng Việt là ngôn ngữ của người Việt và là ngôn ngữ chính thức tại Việt Nam. " * 3,
+    ],
+    ids=["five words", "Vietnamese"],
+)
+def test_decomposed_letters_cost_the_words_that_hold_them_and_no_more(real: Real, name: str, text: str) -> None:
+    """Students that normalise to NFC read texts that their teacher reads decomposed."""
+    side = real(name)
+    ours, theirs = (side.ids(unicodedata.normalize(form, text)) for form in ("NFC", "NFD"))
+    plan = SpanAligner(student=side.table, teacher=side.table, differing="leave_out").row(ours, theirs)
+    for (a, b), (c, d) in as_list(plan):
+        assert b"".join(side.meanings[i].data for i in ours[a:b]) == b"".join(
+            side.meanings[i].data for i in theirs[c:d]
+        )
+    plain = sum(len(word) for word in text.split() if word.isascii())
+    assert plan.n_bytes.sum() >= plain
 
 
 def test_unk_hides_bytes_on_either_side() -> None:

@@ -11,7 +11,8 @@ Rules for what only one side has:
   prefix). It takes no place; where it is a token by itself, that token belongs to the span that follows.
 * A special token that the other side lacks is left out; or, where the bytes do not agree so, it is compared with the
   other side's text by its content.
-* Where bytes differ, what agrees before and behind the difference (to the next special token that both have) is kept.
+* Where characters differ, or a token hides what it stands for, only these are left out: what agrees before and behind
+  them is kept.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from distillab.alignment.agreement import agreeing_end, agreeing_start
+from distillab.alignment.agreement import SURE, agreeing_end, agreeing_start, blocks_behind
+from distillab.alignment.items import Character, Item, Side, first_characters, last_text, split_items
 from distillab.alignment.plan import LeftOut, SpanPlan
 from distillab.alignment.tables import HOLE, MARKER, TEXT, TokenTable
 
@@ -38,35 +40,6 @@ class Difference(NamedTuple):
     before: bytes
     student: bytes
     teacher: bytes
-
-
-class _Item(NamedTuple):
-    """A run of text tokens, one marker, or one hole."""
-
-    kind: int
-    first: int
-    last: int
-    data: bytes
-    ends: NDArray[np.int64]  # of a run of text: where its tokens end in `data`
-    marker: int
-
-
-@dataclass
-class _Side:
-    items: list[_Item]
-    cut: bool
-    coordinates: list[int] = field(default_factory=lambda: [0])
-    indices: list[int] = field(default_factory=lambda: [0])
-
-    def bound(self, coordinate: int, index: int) -> None:
-        self.coordinates.append(coordinate)
-        self.indices.append(index)
-
-    def read(self, item: _Item, start: int, stop: int, at: int) -> None:
-        """Boundaries of the tokens that end in the bytes start < end <= stop of a run, whose first byte is at `at`."""
-        low, high = np.searchsorted(item.ends, (start, stop), side="right").tolist()
-        self.coordinates.extend((item.ends[low:high] + (at - start)).tolist())
-        self.indices.extend(range(item.first + low + 1, item.first + high + 1))
 
 
 def walk_row(
@@ -86,12 +59,12 @@ def walk_row(
         pairs: from `pairing_markers(student, teacher)`.
         student_cut: the row was cut at its end, so its text is a beginning of the other's. teacher_cut: the same.
     """
-    ours, theirs = _items(student_ids, student), _items(teacher_ids, teacher)
+    ours, theirs = split_items(student_ids, student), split_items(teacher_ids, teacher)
     anchors = _anchors(ours, theirs, student, teacher, pairs, cut=student_cut or teacher_cut)
     markers = sum(item.kind == MARKER for item in (*ours, *theirs))
     tries = []
     for spells in (False, True):
-        walk = _Walk(_Side(ours, student_cut), _Side(theirs, teacher_cut), spells)
+        walk = _Walk(Side(ours, student_cut), Side(theirs, teacher_cut), spells)
         walk.run(anchors)
         tries.append((walk.plan(), walk.difference))
         if walk.difference is None or markers == 2 * len(anchors):
@@ -99,27 +72,9 @@ def walk_row(
     return min(tries, key=lambda found: (found[1] is not None, -sum(found[0].n_bytes.tolist())))
 
 
-def _items(ids: NDArray[np.int64], table: TokenTable) -> list[_Item]:
-    kinds = table.kinds[ids]
-    nothing = np.zeros(0, dtype=np.int64)
-    items: list[_Item] = []
-    place = 0
-    for other in [*np.flatnonzero(kinds != TEXT).tolist(), len(ids)]:
-        if other > place:
-            run = ids[place:other]
-            ends = np.cumsum(table.lengths[run])
-            items.append(_Item(TEXT, place, other, table.spell(run).tobytes(), ends, -1))
-        if other < len(ids):
-            number = int(table.marker_numbers[ids[other]])
-            content = table.markers[number].content if number >= 0 else b""
-            items.append(_Item(int(kinds[other]), other, other + 1, content, nothing, number))
-        place = other + 1
-    return items
-
-
 def _anchors(
-    ours: Sequence[_Item],
-    theirs: Sequence[_Item],
+    ours: Sequence[Item],
+    theirs: Sequence[Item],
     student: TokenTable,
     teacher: TokenTable,
     pairs: NDArray[np.bool_],
@@ -152,8 +107,8 @@ def _anchors(
 
 @dataclass
 class _Walk:
-    student: _Side
-    teacher: _Side
+    student: Side
+    teacher: Side
     spells: bool
     at: int = 0
     gaps: list[tuple[int, int, Reason]] = field(default_factory=list)
@@ -171,7 +126,7 @@ class _Walk:
             ours, theirs = a + 1, b + 1
         _Region(self, self.student.items[ours:], self.teacher.items[theirs:], closed=False).run()
 
-    def gap(self, side: _Side, items: Sequence[_Item], start: int, stop: int, reason: Reason) -> None:
+    def gap(self, side: Side, items: Sequence[Item], start: int, stop: int, reason: Reason) -> None:
         """What one side alone has: from byte `start` of the first item to byte `stop` of the last."""
         begin = self.at
         for number, item in enumerate(items):
@@ -213,11 +168,12 @@ class _Walk:
 class _Region:
     """What stands between two special tokens that both sides have."""
 
-    def __init__(self, walk: _Walk, ours: Sequence[_Item], theirs: Sequence[_Item], *, closed: bool) -> None:
+    def __init__(self, walk: _Walk, ours: Sequence[Item], theirs: Sequence[Item], *, closed: bool) -> None:
         self.walk, self.ours, self.theirs, self.closed = walk, list(ours), list(theirs), closed
         self.a = self.b = 0  # bytes read of the first item that is left
 
     def run(self) -> None:
+        walk = self.walk
         while True:
             self._next()
             ours, theirs = self.ours[0] if self.ours else None, self.theirs[0] if self.theirs else None
@@ -225,15 +181,20 @@ class _Region:
                 return
             kinds = {item.kind for item in (ours, theirs) if item is not None}
             if HOLE in kinds:
-                self._rest(is_difference=False)
-                return
+                if not self._resume():
+                    self._rest()
+                    return
+                continue
             if MARKER in kinds:
                 self._markers(ours, theirs)
                 continue
             agrees = self._one_ended() if ours is None or theirs is None else self._texts(ours, theirs)
             if not agrees:
-                self._rest(is_difference=True)
-                return
+                if walk.difference is None:
+                    walk.difference = Difference(walk.at, *self._context())
+                if not self._resume():
+                    self._rest()
+                    return
 
     def _next(self) -> None:
         if self.ours and self.ours[0].kind == TEXT and self.a == len(self.ours[0].data):
@@ -241,7 +202,7 @@ class _Region:
         if self.theirs and self.theirs[0].kind == TEXT and self.b == len(self.theirs[0].data):
             self.theirs, self.b = self.theirs[1:], 0
 
-    def _markers(self, ours: _Item | None, theirs: _Item | None) -> None:
+    def _markers(self, ours: Item | None, theirs: Item | None) -> None:
         walk = self.walk
         if ours is not None and ours.kind == MARKER:
             self.ours = self.ours[1:]
@@ -250,7 +211,7 @@ class _Region:
             self.theirs = self.theirs[1:]
             self.a = self._marker(walk.teacher, theirs, walk.student, ours, self.a)
 
-    def _marker(self, side: _Side, marker: _Item, other: _Side, text: _Item | None, read: int) -> int:
+    def _marker(self, side: Side, marker: Item, other: Side, text: Item | None, read: int) -> int:
         """One side's special token, of whose other side `read` bytes are read; returns how many are then."""
         walk = self.walk
         if text is None or (place := self._spelled(text, read, marker.data)) is None:
@@ -262,7 +223,7 @@ class _Region:
         side.bound(walk.at, marker.last)
         return end
 
-    def _spelled(self, text: _Item, place: int, content: bytes) -> int | None:
+    def _spelled(self, text: Item, place: int, content: bytes) -> int | None:
         """Where a run of text spells a marker, at this place or behind its prefix space; None where it does not."""
         if not self.walk.spells or text.kind != TEXT or not content:
             return None
@@ -270,7 +231,7 @@ class _Region:
             return place
         return 1 if place == 0 and text.data.startswith(b" " + content) else None
 
-    def _texts(self, ours: _Item, theirs: _Item) -> bool:
+    def _texts(self, ours: Item, theirs: Item) -> bool:
         """Read what agrees; False where the bytes differ."""
         walk = self.walk
         if self.a == 0 or self.b == 0:
@@ -304,14 +265,47 @@ class _Region:
         self.ours, self.theirs, self.a, self.b = [], [], 0, 0
         return True
 
-    def _rest(self, *, is_difference: bool) -> None:
+    def _resume(self) -> bool:
+        """Leave out the characters that differ here, read what agrees behind them; False where nothing does."""
+        walk = self.walk
+        ours, theirs = (
+            first_characters(self.ours, self.a, nothing=-1),
+            first_characters(self.theirs, self.b, nothing=-2),
+        )
+        blocks = blocks_behind([place.symbol for place in ours], [place.symbol for place in theirs])
+        if blocks:
+            *_, block = blocks
+            passed = (*ours[: block.student], *theirs[: block.teacher])
+            sure = block.length == SURE or block.student + block.length == len(ours)
+            if any(isinstance(place.symbol, int) for place in passed):
+                # nobody knows how much such a token hides, so a few characters behind it may agree by accident
+                blocks = [block] if sure else []
+        for block in blocks:
+            first, last = ours[block.student], ours[block.student + block.length - 1]
+            length = last.end - first.start
+            self._leave_out(first, theirs[block.teacher])
+            walk.student.read(self.ours[0], self.a, self.a + length, walk.at)
+            walk.teacher.read(self.theirs[0], self.b, self.b + length, walk.at)
+            self.a, self.b, walk.at = self.a + length, self.b + length, walk.at + length
+        return bool(blocks)
+
+    def _leave_out(self, ours: Character, theirs: Character) -> None:
+        """Make a gap on either side of what stands before these two, and go there."""
+        for side, items, read, found in (
+            (self.walk.student, self.ours, self.a, ours),
+            (self.walk.teacher, self.theirs, self.b, theirs),
+        ):
+            passed = items[: len(items) - found.items_left + (found.start > 0)]
+            self.walk.gap(side, passed, read, found.start or (len(passed[-1].data) if passed else 0), "differing")
+        self.ours, self.a = self.ours[len(self.ours) - ours.items_left :], ours.start
+        self.theirs, self.b = self.theirs[len(self.theirs) - theirs.items_left :], theirs.start
+
+    def _rest(self) -> None:
         """Leave out up to where the bytes agree from behind."""
         walk = self.walk
-        if is_difference and walk.difference is None:
-            walk.difference = Difference(walk.at, *self._context())
         length = 0
         if self.closed or not (walk.student.cut or walk.teacher.cut):
-            length = agreeing_end(_last_text(self.ours, self.a), _last_text(self.theirs, self.b))
+            length = agreeing_end(last_text(self.ours, self.a), last_text(self.theirs, self.b))
         for side, items, read in ((walk.student, self.ours, self.a), (walk.teacher, self.theirs, self.b)):
             walk.gap(side, items, read, len(items[-1].data) - length if items else 0, "differing")
         if length:
@@ -326,10 +320,3 @@ class _Region:
             behind.append(data[read : read + 24])
             before = before or data[max(0, read - 24) : read]
         return before, behind[0], behind[1]
-
-
-def _last_text(items: Sequence[_Item], read: int) -> bytes:
-    """What is left of the last item, where that is text."""
-    if not items or items[-1].kind != TEXT:
-        return b""
-    return items[-1].data[read:] if len(items) == 1 else items[-1].data
