@@ -3,6 +3,8 @@
 Content goes to a temporary name beside the target that nobody can know before (random, created with O_EXCL and
 O_NOFOLLOW, so that no link planted there is followed), is synced, is renamed, and the folder is synced. Permissions
 are the user's default, as for any file that a program makes.
+
+Three ways to take a name: `replacing` takes the place of what is there, `place_new` and `new_folder` take a free name.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
@@ -18,8 +21,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from distillab.errors import DataError, StorageError
+from safetensors import SafetensorError
 
+from distillab.errors import ConfigError, DataError, StorageError
+
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _RESUMES = "free some space, then give the same command again: it resumes, what is finished is kept"
 
@@ -78,14 +84,118 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def place_new(path: Path, content: bytes) -> bool:
+    """Put a whole file at a name that must be free, or leave everything as it is.
+
+    Returns:
+        False: the name is taken, or another process has removed the temporary file, which it does only where it
+        takes itself for the only one that makes `path`.
+    Raises:
+        StorageError: the disk is full.
+        ConfigError: the file system has no hard links.
+    """
+    temporary = temporary_name(path)
+    try:
+        with storing(path):
+            with create_new(temporary) as descriptor:
+                write_all(descriptor, content)
+            try:
+                # unlike a rename, a link does not take the place of what is there
+                os.link(temporary, path)
+            except (FileExistsError, FileNotFoundError):
+                return False
+            except OSError as error:
+                if error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+                    raise ConfigError(
+                        "This file system has no hard links, by which two writers are kept apart.",
+                        where=str(path),
+                        fix="build on a local disk, then copy the folder",
+                    ) from error
+                raise
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync(path.parent)
+    return True
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """An empty folder to fill, which gets the free name `path` at the end, or is removed where an error ends it.
+
+    Raises:
+        OSError: `path` is there and not an empty folder; it stays as it is.
+        StorageError: the disk is full.
+    """
+    temporary = temporary_name(path)
+    try:
+        with storing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.mkdir()
+            yield temporary
+            for folder, _, names in os.walk(temporary):
+                for name in names:
+                    sync(Path(folder, name))
+                sync(Path(folder))
+            temporary.rename(path)
+            sync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def append(path: Path, content: bytes) -> None:
+    """Add to the end of a file, which is made where it is missing; on the disk when this returns, or as it was.
+
+    Raises:
+        StorageError: the disk is full.
+    """
+    new = not path.exists()
+    with storing(path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _NO_LINK, 0o666)
+        try:
+            size = os.fstat(descriptor).st_size
+            try:
+                write_all(descriptor, content)
+                os.fsync(descriptor)
+            except OSError:
+                os.ftruncate(descriptor, size)
+                raise
+        finally:
+            os.close(descriptor)
+        if new:
+            sync(path.parent)
+
+
 def temporary_name(path: Path) -> Path:
     """A name beside `path` that no other process has or can guess. `leftovers` finds it again."""
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(8)}.tmp")
 
 
 def leftovers(path: Path) -> list[Path]:
-    """Temporary files that killed processes have left of making `path`."""
-    return sorted(found for found in path.parent.glob("*.tmp") if found.name.startswith(f".{path.name}."))
+    """Temporary files and folders that killed processes of this machine have left of making `path`."""
+    named = re.compile(re.escape(f".{path.name}.") + r"(\d+)-[0-9a-f]+\.tmp")
+    found = [(entry, named.fullmatch(entry.name)) for entry in path.parent.glob(".*.tmp")]
+    return sorted(entry for entry, match in found if match and not _is_running(int(match[1])))
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what killed processes of this machine have left of making `path`."""
+    for left in leftovers(path):
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    if process == os.getpid():
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 @contextmanager
@@ -95,7 +205,7 @@ def create_new(path: Path) -> Iterator[int]:
     Raises:
         FileExistsError: something has this name.
     """
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK, 0o666)
     try:
         yield descriptor
         os.fsync(descriptor)
@@ -128,15 +238,28 @@ def storing(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        if error.errno not in _FULL:
+    except (OSError, SafetensorError) as error:
+        if not is_full(error):
             raise
-        raise StorageError(
-            "The disk has no room for more, or this user may not use more of it.",
-            where=str(path),
-            facts=[str(error)],
-            fix=_RESUMES,
-        ) from error
+        raise full(error, where=str(path)) from error
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that there is no room; libraries that are written in Rust say it in their text alone."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in _FULL
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    return number is not None and int(number[1]) in _FULL
+
+
+def full(error: BaseException, *, where: str | None) -> StorageError:
+    """What to raise for an error of which `is_full` is true."""
+    return StorageError(
+        "The disk has no room for more, or this user may not use more of it.",
+        where=where,
+        facts=[str(error)],
+        fix=_RESUMES,
+    )
 
 
 def require_space(folder: Path, needed_bytes: int, *, what: str, otherwise: str | None = None) -> None:

@@ -14,7 +14,7 @@ from distillab.errors import CacheCorrupt, CacheMismatch, ConfigError
 @pytest.mark.parametrize("record", [b"", b"s", b"Once upon a time " * 100, bytes(range(256))])
 def test_a_record_comes_back(name: str, record: bytes) -> None:
     stored = compress(record, name)
-    assert bytes(decompress(stored, name)) == record
+    assert bytes(decompress(stored, name, most_bytes=2000)) == record
     assert stored == compress(record, name)
 
 
@@ -26,17 +26,34 @@ def test_a_text_shrinks() -> None:
 
 def test_a_memory_view_is_enough() -> None:
     stored = memoryview(b"!" + compress(b"story", "zstd"))[1:]
-    assert bytes(decompress(stored, "zstd")) == b"story"
+    assert bytes(decompress(stored, "zstd", most_bytes=5)) == b"story"
 
 
 def test_what_is_no_frame_is_damage() -> None:
     for damaged in (b"", b"no frame", compress(b"a story that is long enough", "zstd")[:-5]):
         with pytest.raises(CacheCorrupt, match="decompressed"):
-            decompress(damaged, "zstd")
+            decompress(damaged, "zstd", most_bytes=100)
+
+
+def test_a_frame_that_becomes_more_than_a_record_can_be_is_not_decompressed() -> None:
+    import zstandard
+
+    bomb = compress(bytes(2**24), "zstd")
+    assert len(bomb) < 2000
+    with pytest.raises(CacheCorrupt, match=r"its frame says 16,777,216 bytes; .* at most 2,000"):
+        decompress(bomb, "zstd", most_bytes=2000)
+    # the length of a frame that says none is known when it is too late
+    silent = zstandard.ZstdCompressor(write_content_size=False).compress(bytes(2**24))
+    with pytest.raises(CacheCorrupt, match="its frame says no size"):
+        decompress(silent, "zstd", most_bytes=2**25)
 
 
 def test_a_compression_of_later_versions_is_refused() -> None:
-    for call in (lambda: check_compression("brotli"), lambda: compress(b"", "brotli"), lambda: decompress(b"", "zst")):
+    for call in (
+        lambda: check_compression("brotli"),
+        lambda: compress(b"", "brotli"),
+        lambda: decompress(b"", "zst", most_bytes=1),
+    ):
         with pytest.raises(CacheMismatch, match=r"known: none, zstd|did you mean"):
             call()
 

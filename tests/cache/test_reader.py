@@ -168,19 +168,19 @@ def test_a_pickled_reader_has_no_open_files(cache: Path, rows: list[CachedRow]) 
     reader = CacheReader(cache)
     reader.read([0, 5], ["text"])
     again = pickle.loads(pickle.dumps(reader))  # noqa: S301
-    assert again._source._maps == {}
+    assert again._source._open == {}
     assert [row.key for row in again.read([10, 1], [])] == [rows[10].key, rows[1].key]
 
 
 def test_more_shards_than_files_may_be_open(
     cache: Path, rows: list[CachedRow], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(distillab.cache.sources, "_OPEN_MAPS", 2)
+    monkeypatch.setattr(distillab.cache.sources, "_OPEN_FILES", 2)
     monkeypatch.setattr(distillab.cache.opened, "_LOCAL_INDEXES", 2)
     reader = CacheReader(cache)
     for order in ([0, 3, 5, 7, 9, 10], [10, 1, 4]):
         assert [row.key for row in reader.read(order, ["text"])] == [rows[i].key for i in order]
-        assert len(reader._source._maps) <= 2  # type: ignore[attr-defined]
+        assert len(reader._source._open) <= 2  # type: ignore[attr-defined]
     assert reader.find_many([digest(row) for row in rows]) == list(range(11))
 
 

@@ -9,6 +9,9 @@ from distillab.errors import CacheCorrupt, CacheMismatch, ConfigError, near_name
 
 ZSTD_LEVEL = 3
 
+LARGEST_RECORD_BYTES = 2**32
+"""Of a record that is compressed: a frame of a few bytes can become any number of them."""
+
 
 def check_compression(name: str) -> None:
     """Before anything is read or written.
@@ -28,33 +31,55 @@ def check_compression(name: str) -> None:
 
 
 def compress(record: bytes, name: str) -> bytes:
-    """A record as it stands in a shard. `name`: CacheIdentity.compression."""
+    """A record as it stands in a shard. `name`: CacheIdentity.compression.
+
+    Raises:
+        ConfigError: a row's record is larger than a reader decompresses.
+    """
     check_compression(name)
     if name == "none":
         return record
+    if len(record) > LARGEST_RECORD_BYTES:
+        raise ConfigError(
+            "What is stored of one row is too large to be compressed.",
+            where="cache.compression",
+            facts=(f"{len(record):,} bytes; at most {LARGEST_RECORD_BYTES:,}",),
+            fix="set cache.compression: none, or store fewer layers",
+        )
     stored: bytes = _zstandard().compress(record, ZSTD_LEVEL)
     return stored
 
 
-def decompress(stored: Stored, name: str) -> Stored:
+def decompress(stored: Stored, name: str, *, most_bytes: int) -> Stored:
     """What `compress` was given.
 
+    Args:
+        most_bytes: that the record of this layout and length can have.
     Raises:
-        CacheCorrupt: the bytes are no zstd frame.
+        CacheCorrupt: the bytes are no zstd frame that says its size, or one of a larger record.
     """
     check_compression(name)
     if name == "none":
         return stored
     zstandard = _zstandard()
+    most_bytes = min(most_bytes, LARGEST_RECORD_BYTES)
     try:
+        size = zstandard.frame_content_size(stored)
+        if not 0 <= size <= most_bytes:
+            said = f"{size:,} bytes" if size >= 0 else "no size"
+            raise _not_decompressed(f"its frame says {said}; a record of this row has at most {most_bytes:,}")
         record: bytes = zstandard.decompress(stored)
     except zstandard.ZstdError as error:
-        raise CacheCorrupt(
-            "A stored record cannot be decompressed.",
-            facts=(str(error),),
-            fix="`distillab cache verify` finds what is damaged",
-        ) from error
+        raise _not_decompressed(str(error)) from error
     return record
+
+
+def _not_decompressed(fact: str) -> CacheCorrupt:
+    return CacheCorrupt(
+        "A stored record cannot be decompressed.",
+        facts=(fact,),
+        fix="`distillab cache verify` finds what is damaged",
+    )
 
 
 def _zstandard() -> ModuleType:

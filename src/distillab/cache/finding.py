@@ -23,7 +23,7 @@ class RowFinder:
 
     def __init__(self, shards: OpenShards) -> None:
         self._shards, self._size = shards, shards.identity.rows_per_shard
-        present = sum(entry.rows for entry in shards.entries.values())
+        present = shards.count_rows()
         prefixes = np.empty(present, np.uint64)
         self._rows = np.empty(present, np.uint32 if shards.identity.rows < 2**32 else np.uint64)
         at = 0

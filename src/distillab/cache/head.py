@@ -11,12 +11,13 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
-from distillab.cache.folder import HEAD, HEAD_FACTS, place_new, remove_temporaries, temporary_name
 from distillab.cache.journals import HeadEntry, foreign
 from distillab.cache.layout import FORMAT_VERSION
+from distillab.cache.names import HEAD, HEAD_FACTS
 from distillab.cache.shards import FORMAT_NAME, BadBytes, checksum, parse_safetensors, safetensors_header
 from distillab.cache.sources import Source, not_there
 from distillab.errors import CacheCorrupt, CacheMismatch, ShapeError
+from distillab.files import place_new, remove_leftovers
 
 _DTYPES = ("float32", "float16", "uint16")
 
@@ -80,14 +81,17 @@ def read_head(source: Source, fingerprint: str, entry: HeadEntry | None = None) 
         raise _corrupt(place, str(error)) from error
     if metadata.get("fingerprint") != fingerprint:
         raise foreign(place, fingerprint, metadata.get("fingerprint", "none"))
-    cap = metadata["cap"]
-    # copies: what is given away must not hang on a mapped file
-    return StoredHead(
-        weight=arrays["weight"].copy(),
-        bias=arrays["bias"].copy() if "bias" in arrays else None,
-        multiplier=float(metadata["multiplier"]),
-        cap=None if cap == "none" else float(cap),
-    )
+    try:
+        cap = metadata["cap"]
+        # copies, which may be changed
+        return StoredHead(
+            weight=arrays["weight"].copy(),
+            bias=arrays["bias"].copy() if "bias" in arrays else None,
+            multiplier=float(metadata["multiplier"]),
+            cap=None if cap == "none" else float(cap),
+        )
+    except (KeyError, ValueError) as error:
+        raise _corrupt(place, f"it has no sound weight, multiplier or cap ({error!r})") from error
 
 
 def read_head_entry(source: Source) -> HeadEntry:
@@ -105,6 +109,8 @@ def read_head_entry(source: Source) -> HeadEntry:
         raise _corrupt(source.place(HEAD_FACTS), error.errors()[0]["msg"]) from error
     if not entry.sound:
         raise _corrupt(source.place(HEAD_FACTS), "it is not what was written")
+    if entry.file != HEAD:
+        raise _corrupt(source.place(HEAD_FACTS), f"it names the file {entry.file!a}, which is no head of this cache")
     return entry
 
 
@@ -135,7 +141,7 @@ def _file(head: StoredHead, fingerprint: str) -> bytes:
 
 
 def _place(path: Path, content: bytes) -> None:
-    if path.exists() or not place_new(path, content, temporary_name(path)):
+    if path.exists() or not place_new(path, content):
         there = path.read_bytes()
         if there != content:
             raise CacheMismatch(
@@ -144,7 +150,7 @@ def _place(path: Path, content: bytes) -> None:
                 facts=[f"there: xxh3 {checksum(there):016x}", f"to write: xxh3 {checksum(content):016x}"],
                 fix="`distillab cache verify --discard` takes a damaged head out; then give the same command again",
             )
-    remove_temporaries(path)
+    remove_leftovers(path)
 
 
 def _corrupt(place: str, fact: str) -> CacheCorrupt:

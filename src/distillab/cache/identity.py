@@ -10,15 +10,21 @@ from distillab.cache.layout import FORMAT_VERSION, Layout, TokensLayout
 from distillab.records.base import Record
 from distillab.records.sources import TeacherProvenance
 
+MOST_ROWS = 2**40
+MOST_SHARDS = 2**20
+"""So many files a cache may have: whoever reads it walks through all their numbers."""
+
+_LARGEST = 2**31
+
 
 class TeacherSizes(Record):
     """Sizes of the teacher, for terms that compare inner states."""
 
-    blocks: int
-    width: int
-    heads: int
-    key_value_heads: int
-    head_width: int
+    blocks: int = Field(ge=0, le=_LARGEST)
+    width: int = Field(ge=0, le=_LARGEST)
+    heads: int = Field(ge=0, le=_LARGEST)
+    key_value_heads: int = Field(ge=0, le=_LARGEST)
+    head_width: int = Field(ge=0, le=_LARGEST)
 
 
 class CacheIdentity(Record):
@@ -30,9 +36,9 @@ class CacheIdentity(Record):
     sizes: TeacherSizes
     tokenizer: str = Field(description="fingerprint of the tokenizer that made the rows' ids")
     template_sha256: str = Field(description="of the template that made the rows' text")
-    width: int = Field(description="ids 0 … width-1 that the teacher's distribution is over")
+    width: int = Field(ge=0, le=_LARGEST, description="ids 0 … width-1 that the teacher's distribution is over")
     source: str = Field(description="name of the rows, for messages")
-    rows: int
+    rows: int = Field(ge=0, le=MOST_ROWS)
     rows_sha256: str = Field(
         description="over the digests of all rows in their order; kind text: over the keys and ids of all prompts"
     )
@@ -40,8 +46,8 @@ class CacheIdentity(Record):
     layouts: tuple[Layout, ...]
     compression: str
     seed: int
-    rows_per_shard: int
-    batch_size: int
+    rows_per_shard: int = Field(ge=1, le=MOST_ROWS)
+    batch_size: int = Field(ge=1)
     decoding: dict[str, object] | None = Field(default=None, description="how the teacher answers (kind text)")
     engine: dict[str, str] = Field(description="versions and device: other ones may give other last digits")
 

@@ -1,6 +1,7 @@
 """Which shards a cache has: a line a finished shard in a journal, or an entry of a manifest.
 
-Every entry has a checksum over itself, so that a damaged one is never taken for one of another cache.
+Every entry has a checksum over itself, so that a damaged one is never taken for one of another cache. What it names
+must be what such a list may name (`names`), so that a list from anywhere leads to no other file of this machine.
 """
 
 from __future__ import annotations
@@ -12,23 +13,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
-from distillab.cache.folder import (
-    JOURNALS,
-    MANIFEST,
-    journal_file,
-    newer_format,
-    replace_file,
-    shards_of,
-    storing,
-    sync_folder,
-)
+from distillab.cache.folder import newer_format, rows_of, shards_of
 from distillab.cache.identity import CacheIdentity
 from distillab.cache.layout import FORMAT_VERSION
-from distillab.cache.shards import checksum
+from distillab.cache.names import HEAD, JOURNALS, MANIFEST, in_another_folder, journal_file, require_own, shard_file
+from distillab.cache.shards import INDEX_ROW_BYTES, checksum
 from distillab.cache.sources import LocalSource, Source
 from distillab.errors import CacheCorrupt, CacheMismatch
+from distillab.files import append, write_bytes, write_text
 from distillab.records.base import Record
 
 
@@ -36,7 +30,7 @@ class SealedEntry(Record):
     """A file of a cache. entry_xxh3: over the entry's JSON text without it."""
 
     file: str
-    bytes: int
+    bytes: int = Field(ge=0)
     sha256: str
     fingerprint: str
     entry_xxh3: str = ""
@@ -57,9 +51,9 @@ class SealedEntry(Record):
 class ShardEntry(SealedEntry):
     """A finished shard. index_bytes: of its header and index; index_xxh3: over them."""
 
-    shard: int
-    rows: int
-    index_bytes: int
+    shard: int = Field(ge=0)
+    rows: int = Field(ge=0)
+    index_bytes: int = Field(ge=0)
     index_xxh3: str
 
 
@@ -123,16 +117,21 @@ def read_listing(source: Source, identity: CacheIdentity) -> Listing:
             entry = _entry(line)
             if entry is None:
                 damaged.append(place)
+            elif entry.file != shard_file(entry.shard):
+                damaged.append(f"{place}: it names the file {entry.file!a}, which is not shard {entry.shard} of it")
             else:
                 entries.append((place, entry))
     manifest = read_manifest(source, damaged)
     if manifest is not None:
         if manifest.fingerprint != fingerprint:
             raise foreign(source.place(MANIFEST), fingerprint, manifest.fingerprint)
-        entries += [(source.place(MANIFEST), entry) for entry in manifest.shards if entry.sound]
+        entries += [(source.place(MANIFEST), entry) for entry in manifest.shards]
     for place, entry in entries:
         if entry.fingerprint != fingerprint or entry.shard >= shards_of(identity):
             raise foreign(place, fingerprint, entry.fingerprint)
+        if not _possible(entry, identity):
+            damaged.append(f"{place}: shard {entry.shard} cannot have {entry.rows:,} rows in {entry.bytes:,} bytes")
+            continue
         before = shards.setdefault(entry.shard, entry)
         if (before.sha256, before.bytes) != (entry.sha256, entry.bytes):
             raise CacheMismatch(
@@ -141,8 +140,7 @@ def read_listing(source: Source, identity: CacheIdentity) -> Listing:
                 facts=[f"{before.file}: sha256 {before.sha256}", f"{entry.file}: sha256 {entry.sha256}"],
                 fix="two machines computed it, and not alike: take one of the two out (the line, or the merged folder)",
             )
-    head = manifest.head if manifest is not None and manifest.head is not None and manifest.head.sound else None
-    return Listing(shards, head, damaged)
+    return Listing(shards, manifest.head if manifest else None, damaged)
 
 
 def foreign(place: str, wanted: str, found: str) -> CacheMismatch:
@@ -168,23 +166,15 @@ class Journal:
         Raises:
             StorageError: the disk is full; the journal is as it was.
         """
-        line = entry.model_dump_json().encode() + b"\n"
-        new = not self.path.exists()
-        with storing(self.path), self.path.open("ab", buffering=0) as stream:
-            size = stream.tell()
-            try:
-                rest = line
-                while rest:
-                    # a full disk may first take a part, and say why it takes no more at the next call
-                    rest = rest[stream.write(rest) :]
-                os.fsync(stream.fileno())
-            except OSError:
-                os.ftruncate(stream.fileno(), size)
-                raise
-        if new:
-            sync_folder(self.path.parent)
+        append(self.path, entry.model_dump_json().encode() + b"\n")
 
     def _drop_torn_line(self) -> None:
+        if self.path.is_symlink():
+            raise CacheMismatch(
+                "A journal of the cache is a link: what would be changed stands in another place.",
+                where=str(self.path),
+                fix="put the file itself there",
+            )
         if self.path.exists():
             content = self.path.read_bytes()
             whole = content.rfind(b"\n") + 1
@@ -192,18 +182,41 @@ class Journal:
                 os.truncate(self.path, whole)
 
 
-def keep_entries(folder: Path, keep: Callable[[ShardEntry], bool], *, keep_head: bool) -> None:
-    """Write journals and manifest anew with the sound entries that `keep` keeps."""
+def keep_entries(
+    folder: Path,
+    identity: CacheIdentity,
+    keep: Callable[[ShardEntry], bool],
+    *,
+    keep_listed: Callable[[ShardEntry], bool],
+    keep_head: bool,
+) -> None:
+    """Write journals and manifest anew with the sound entries that are to be kept.
+
+    Args:
+        identity: of the cache.
+        keep: of the entries of journals, whose shards stand in this folder.
+        keep_listed: of the entries of the manifest, whose shards stand in other folders.
+    Raises:
+        CacheMismatch: the folder of the journals is a link; nothing was changed.
+    """
+    require_own(folder, JOURNALS)
     source = LocalSource(folder)
     for file in source.files(JOURNALS):
-        content = (folder / file).read_bytes()
+        content = (source.whole(file) if file.endswith(".jsonl") else None) or b""
         lines = [(line, _entry(line)) for line in content.split(b"\n")[:-1]]
-        kept = b"".join(line + b"\n" for line, entry in lines if entry is not None and keep(entry))
+        kept = b"".join(
+            line + b"\n"
+            for line, entry in lines
+            if entry is not None
+            and entry.file == shard_file(entry.shard)
+            and _possible(entry, identity)
+            and keep(entry)
+        )
         if kept != content:
-            replace_file(folder / file, kept)
+            write_bytes(folder / file, kept)
     manifest = read_manifest(source, [])
     if manifest is not None:
-        shards = tuple(entry for entry in manifest.shards if entry.sound and keep(entry))
+        shards = tuple(entry for entry in manifest.shards if _possible(entry, identity) and keep_listed(entry))
         head = manifest.head if keep_head else None
         write_manifest(folder, manifest.model_copy(update={"shards": shards, "head": head}))
     else:
@@ -213,31 +226,42 @@ def keep_entries(folder: Path, keep: Callable[[ShardEntry], bool], *, keep_head:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Replace a folder's manifest."""
-    replace_file(folder / MANIFEST, (manifest.model_dump_json(indent=2) + "\n").encode())
+    write_text(folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
 
 
 def read_manifest(source: Source, damaged: list[str]) -> Manifest | None:
-    """The manifest of a merged cache; None where there is none, or it is damaged.
+    """The sound entries of a merged cache's manifest; None where there is none, or it is damaged.
 
     Args:
-        damaged: gets the place of a manifest or an entry that cannot be read.
+        damaged: gets the place of a manifest or an entry that cannot be read, or names what it may not.
     Raises:
         CacheMismatch: it is of a newer format.
     """
     content = source.whole(MANIFEST)
     if content is None:
         return None
+    place = source.place(MANIFEST)
     try:
         fields = json.loads(content)
         if isinstance(fields["format_version"], int) and fields["format_version"] > FORMAT_VERSION:
-            raise newer_format(source.place(MANIFEST), fields["format_version"])
+            raise newer_format(place, fields["format_version"])
         manifest = Manifest.model_validate(fields)
-    except (ValueError, KeyError, TypeError):
-        damaged.append(source.place(MANIFEST))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        damaged.append(place)
         return None
     if not all(entry.sound for entry in (*manifest.shards, *filter(None, [manifest.head]))):
-        damaged.append(source.place(MANIFEST))
-    return manifest
+        damaged.append(place)
+    shards = []
+    for entry in manifest.shards:
+        if entry.sound and in_another_folder(entry.file, shard_file(entry.shard)):
+            shards.append(entry)
+        elif entry.sound:
+            damaged.append(f"{place}: it names the file {entry.file!a}, which is no shard {entry.shard} of a cache")
+    head = manifest.head if manifest.head is not None and manifest.head.sound else None
+    if head is not None and not in_another_folder(head.file, HEAD) and head.file != HEAD:
+        damaged.append(f"{place}: it names the file {head.file!a}, which is no head of a cache")
+        head = None
+    return manifest.model_copy(update={"shards": tuple(shards), "head": head})
 
 
 def _entry(line: bytes) -> ShardEntry | None:
@@ -246,3 +270,8 @@ def _entry(line: bytes) -> ShardEntry | None:
     except ValidationError:
         return None
     return entry if entry.sound else None
+
+
+def _possible(entry: ShardEntry, identity: CacheIdentity) -> bool:
+    rows = len(rows_of(identity, entry.shard))
+    return entry.rows == rows and rows * INDEX_ROW_BYTES <= entry.index_bytes <= entry.bytes

@@ -14,6 +14,10 @@ from distillab.records.base import Record
 
 FORMAT_VERSION = 1
 
+# What a layout may say at most: far beyond any model, and small enough that no reader waits or overflows.
+_WIDEST = 2**24
+_MOST_DRAWS = 2**16
+
 
 class TokensLayout(Record):
     """The row's ids, and which of its tokens are scored; in every cache."""
@@ -26,7 +30,7 @@ class TopKLayout(Record):
     """k ids and log-probabilities a position, the log-mass of all others, the log-probability of the actual token."""
 
     kind: Literal["top_k"] = "top_k"
-    k: int = Field(ge=1)
+    k: int = Field(ge=1, le=_WIDEST)
     id_bits: int = Field(ge=1, le=32)
     values: Literal["companded8", "float16"]
     temperature: float
@@ -36,7 +40,7 @@ class SampledLayout(Record):
     """The distinct ids that were drawn a position, how often each, and −mean log p of the draws."""
 
     kind: Literal["sampled"] = "sampled"
-    draws: int = Field(ge=1)
+    draws: int = Field(ge=1, le=_MOST_DRAWS)
     id_bits: int = Field(ge=1, le=32)
     count_bits: int = Field(ge=1, le=16)
     temperature: float
@@ -49,7 +53,7 @@ class StateArray(Record):
     """
 
     name: str
-    width: int = Field(ge=1)
+    width: int = Field(ge=1, le=_WIDEST)
     store: Literal["float32", "float16", "bfloat16", "int8"]
 
 
@@ -58,7 +62,7 @@ class StatesLayout(Record):
 
     kind: Literal["full", "hidden_states", "attention_inputs"]
     positions: Positions
-    arrays: tuple[StateArray, ...] = Field(min_length=1)
+    arrays: tuple[StateArray, ...] = Field(min_length=1, max_length=2**12)
 
 
 class TextLayout(Record):

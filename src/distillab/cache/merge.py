@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from distillab.cache.folder import HEAD_FACTS, claim, differences, read_identity, shards_of
+from distillab.cache.folder import claim, differences, read_identity, shards_of
 from distillab.cache.head import read_head_entry
 from distillab.cache.identity import CacheIdentity
 from distillab.cache.journals import (
@@ -18,8 +18,10 @@ from distillab.cache.journals import (
     read_listing,
     write_manifest,
 )
+from distillab.cache.names import HEAD_FACTS, MANIFEST, shard_file
 from distillab.cache.sources import LocalSource, not_there
 from distillab.errors import CacheMismatch, ConfigError
+from distillab.files import remove_leftovers
 
 
 def merge(into: Path, folders: Sequence[Path]) -> list[int]:
@@ -55,8 +57,9 @@ def merge(into: Path, folders: Sequence[Path]) -> list[int]:
     for folder in (into, *folders):
         head = _add(listed, head, folder, into, identities[0])
     # what stands in the folder's own journals need not stand in its manifest
-    shards = tuple(listed[number] for number in sorted(listed) if listed[number].file.startswith(".."))
+    shards = tuple(listed[number] for number in sorted(listed) if listed[number].file != shard_file(number))
     write_manifest(into, Manifest(fingerprint=identities[0].fingerprint, shards=shards, head=head))
+    remove_leftovers(into / MANIFEST)
     return [number for number in range(shards_of(identities[0])) if number not in listed]
 
 
@@ -98,4 +101,5 @@ def _add(
 
 
 def _seen_from(into: Path, folder: Path, entry: SealedEntry) -> str:
-    return Path(os.path.relpath((folder / entry.file).resolve(), into.resolve())).as_posix()
+    # the folder's own place, not the file's: a name in a list is that of a cache's file, wherever a link leads
+    return Path(os.path.relpath(folder.resolve() / entry.file, into.resolve())).as_posix()

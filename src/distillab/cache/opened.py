@@ -14,7 +14,7 @@ from distillab.cache.shards import FORMAT_NAME, TOKENS, BadBytes, Raw, ShardInde
 from distillab.cache.sources import LocalSource, Range, Source
 from distillab.errors import CacheCorrupt, CacheMismatch
 
-# A local index is a view into a mapped file and quickly made again, so few are held; a remote one is held.
+# A local index is quickly read again, so few are held; a remote one is held.
 _LOCAL_INDEXES = 128
 
 
@@ -36,6 +36,16 @@ class OpenShards:
     def __getstate__(self) -> dict[str, Any]:
         local = isinstance(self.source, LocalSource)
         return {**self.__dict__, "_indexes": OrderedDict() if local else self._indexes}
+
+    def count_rows(self) -> int:
+        """Rows of all shards, each of which has at least the size that its entry says, where this can be seen.
+
+        Raises:
+            CacheCorrupt: a shard of a local cache is missing, or has another size.
+        """
+        for number, entry in self.entries.items():
+            self._check_size(number, entry)
+        return sum(entry.rows for entry in self.entries.values())
 
     def open_all(self) -> Iterator[tuple[int, ShardIndex]]:
         """Every shard's number and index, checked; the numbers rise.
@@ -63,9 +73,7 @@ class OpenShards:
             self._indexes.move_to_end(number)
             return found
         entry = self.entries[number]
-        size = self.source.size(entry.file)
-        if size is not None and size != entry.bytes:
-            raise self.damaged(number, f"it has {size:,} bytes; {entry.bytes:,} were written")
+        self._check_size(number, entry)
         (content,) = self.source.read([(entry.file, 0, entry.index_bytes)])
         index = self._indexes[number] = self._checked(number, content)
         if isinstance(self.source, LocalSource) and len(self._indexes) > _LOCAL_INDEXES:
@@ -97,6 +105,11 @@ class OpenShards:
                 raise self.damaged(number, f"row {first + row}: its record of {section} is not what was written")
             found[section].append(content)
         return found
+
+    def _check_size(self, number: int, entry: ShardEntry) -> None:
+        size = self.source.size(entry.file)
+        if size is not None and size != entry.bytes:
+            raise self.damaged(number, f"it has {size:,} bytes; {entry.bytes:,} were written")
 
     def _checked(self, number: int, content: Raw) -> ShardIndex:
         entry, place = self.entries[number], self.source.place(self.entries[number].file)

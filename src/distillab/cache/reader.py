@@ -19,6 +19,7 @@ from distillab.cache.opened import OpenShards
 from distillab.cache.rows import CachedRow, Section
 from distillab.cache.sections import decode, decode_tokens, positions_of, split
 from distillab.cache.shards import TOKENS, Raw
+from distillab.cache.sizes import most_record_bytes
 from distillab.cache.sources import open_source
 from distillab.cache.streams import Stored
 from distillab.errors import CacheCorrupt, CacheError, CacheMismatch, ShapeError, near_names
@@ -132,7 +133,8 @@ class CacheReader:
         lengths = [self._shards.index(number).lengths[row].tolist() for number, row in places]
         tokens = [length for length, _ in lengths]
         with within(self.location):
-            input_ids, answer_mask = decode_tokens(self._content(records[TOKENS]), tokens, self.identity.tokens)
+            content = self._content(records[TOKENS], lengths, self.identity.tokens)
+            input_ids, answer_mask = decode_tokens(content, tokens, self.identity.tokens)
             sections = {kind: self._split(records[kind], lengths, layout) for kind, layout in layouts.items()}
         ends = np.cumsum(tokens).tolist()
         return [
@@ -160,7 +162,7 @@ class CacheReader:
         records = self._shards.records(places, [kind])[kind]
         lengths = [self._shards.index(number).lengths[row].tolist() for number, row in places]
         with within(self.location):
-            return decode(self._content(records), _positions(lengths, layout), layout)
+            return decode(self._content(records, lengths, layout), _positions(lengths, layout), layout)
 
     def head(self) -> StoredHead:
         """The teacher's head (kind full).
@@ -172,15 +174,19 @@ class CacheReader:
         return read_head(self._source, self.identity.fingerprint, self._head_entry)
 
     def _split(self, records: Sequence[Raw], lengths: Sequence[list[int]], layout: Layout) -> list[Section]:
-        content, positions = self._content(records), _positions(lengths, layout)
+        content, positions = self._content(records, lengths, layout), _positions(lengths, layout)
         if isinstance(layout, TextLayout):
             return [decode([one], [count], layout) for one, count in zip(content, positions, strict=True)]
         return split(decode(content, positions, layout), positions)
 
-    def _content(self, records: Sequence[Raw]) -> Sequence[Stored]:
-        if self.identity.compression == "none":
+    def _content(self, records: Sequence[Raw], lengths: Sequence[list[int]], layout: Layout) -> Sequence[Stored]:
+        name = self.identity.compression
+        if name == "none":
             return records
-        return [decompress(record, self.identity.compression) for record in records]
+        return [
+            decompress(record, name, most_bytes=most_record_bytes(layout, tokens=tokens, scored=scored))
+            for record, (tokens, scored) in zip(records, lengths, strict=True)
+        ]
 
     def _place(self, row: int) -> tuple[int, int]:
         if not 0 <= row < self.identity.rows:

@@ -6,6 +6,7 @@ It is a safetensors file (the header is JSON, the rest flat arrays), so any safe
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,19 @@ Raw = bytes | memoryview
 TOKENS = "tokens"
 FORMAT_NAME = "distillab-cache"
 
+INDEX_ROW_BYTES = 16 + 16 + 8 + 16
+"""Of a row in the index of a shard, at the least: its lengths, the end and checksum of its tokens, of its key the end,
+its digest."""
+
 _ALIGNMENT = 8
+_INDEX_ARRAYS: Mapping[str, tuple[type[np.generic], tuple[int, ...]]] = {
+    "lengths": (np.int64, (2,)),
+    "ends": (np.int64, ()),
+    "xxh3": (np.uint64, ()),
+    "digests": (np.uint8, (16,)),
+}
+"""The end of an array's name -> what it is, and its shape behind the rows."""
+
 _DTYPES = {"I64": "<i8", "U64": "<u8", "U8": "u1", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 
@@ -143,6 +156,7 @@ def parse_index(buffer: Raw, sections: Sequence[str]) -> ShardIndex:
     if list(places) != wanted:
         raise BadBytes(f"its arrays are {', '.join(places)}; wanted: {', '.join(wanted)}")
     arrays = {name: places[name].array(buffer) for name in wanted if not name.endswith(".bytes")}
+    _check_index(arrays, {name: places[name] for name in wanted if name.endswith(".bytes")})
     return ShardIndex(
         metadata=metadata,
         lengths=arrays["lengths"],
@@ -153,6 +167,30 @@ def parse_index(buffer: Raw, sections: Sequence[str]) -> ShardIndex:
         size=size,
         _keys=(arrays["keys.ends"], arrays["keys"]),
     )
+
+
+def _check_index(arrays: Mapping[str, npt.NDArray[Any]], records: Mapping[str, Place]) -> None:
+    """Refuse an index whose numbers lead out of the shard, as only a faulty or hostile writer makes one."""
+    rows = len(arrays["lengths"]) if arrays["lengths"].ndim else -1
+    for name, array in arrays.items():
+        dtype, shape = _INDEX_ARRAYS.get(name.rpartition(".")[2], (np.uint8, ()))
+        if name != "keys" and (array.dtype != dtype or array.shape != (rows, *shape)):
+            raise BadBytes(f"its array {name} is {array.dtype} {array.shape}")
+    sizes = {f"{name.removesuffix('.bytes')}.ends": place.count for name, place in records.items()}
+    for name, size in {**sizes, "keys.ends": arrays["keys"].size}.items():
+        ends = arrays[name]
+        if (np.diff(ends, prepend=0) < 0).any() or (int(ends[-1]) if rows else 0) != size:
+            raise BadBytes(f"its array {name} does not divide {size:,} bytes into {rows} parts")
+    keys, ends = arrays["keys"], arrays["keys.ends"]
+    try:
+        keys.tobytes().decode()
+    except UnicodeDecodeError as error:
+        raise BadBytes(f"its keys are not UTF-8: {error}") from error
+    if keys.dtype != np.uint8 or (keys[ends[ends < keys.size]] & 0xC0 == 0x80).any():
+        raise BadBytes("its keys do not end between letters")
+    lengths = arrays["lengths"]
+    if (lengths < 0).any() or (lengths[:, 1] > lengths[:, 0]).any():
+        raise BadBytes("its array lengths has a negative number, or more scored positions than tokens")
 
 
 def checksum(data: Raw) -> int:
@@ -168,6 +206,11 @@ class Place:
     shape: tuple[int, ...]
     start: int
 
+    @property
+    def count(self) -> int:
+        """How many numbers it has."""
+        return math.prod(self.shape)
+
     def array(self, buffer: Raw) -> npt.NDArray[Any]:
         """A view of it; bfloat16 as its uint16 bits.
 
@@ -175,10 +218,9 @@ class Place:
             BadBytes: the buffer ends before it does.
         """
         dtype = np.dtype(_DTYPES[self.dtype])
-        count = int(np.prod(self.shape, dtype=np.int64))
-        if self.start + count * dtype.itemsize > len(buffer):
+        if self.start + self.count * dtype.itemsize > len(buffer):
             raise BadBytes("it ends before its arrays do")
-        return np.frombuffer(buffer, dtype, count, self.start).reshape(self.shape)
+        return np.frombuffer(buffer, dtype, self.count, self.start).reshape(self.shape)
 
 
 def safetensors_header(
@@ -208,16 +250,23 @@ def parse_safetensors(buffer: Raw) -> tuple[dict[str, str], dict[str, Place], in
         BadBytes: it is no safetensors file, or its arrays do not follow one another without gaps.
     """
     length = int.from_bytes(bytes(buffer[:8]), "little")
+    if length > len(buffer) - 8:
+        raise BadBytes(f"its header has {length:,} bytes by its own account, and it ends before")
     try:
         header = json.loads(bytes(buffer[8 : 8 + length]))
         metadata, start, places = header.pop("__metadata__"), 8 + length, {}
         for name, facts in header.items():
             begin, end = facts["data_offsets"]
-            place = Place(facts["dtype"], tuple(facts["shape"]), 8 + length + begin)
+            shape = tuple(facts["shape"])
+            if not all(type(number) is int and number >= 0 for number in (begin, end, *shape)):
+                raise BadBytes(f"the shape or the place of the array {name} is no whole number")
+            place = Place(facts["dtype"], shape, 8 + length + begin)
             item = np.dtype(_DTYPES[place.dtype]).itemsize
-            if place.start != start or end - begin != item * int(np.prod(place.shape, dtype=np.int64)):
+            if place.start != start or end - begin != item * place.count:
                 raise BadBytes(f"the array {name} does not stand where the one before it ends")
             start, places[name] = 8 + length + end, place
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadBytes(f"its header is damaged ({error!r})") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BadBytes(f"its header is damaged ({repr(error)[:200]})") from error
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise BadBytes("its header's __metadata__ is no object of texts")
     return metadata, places, start

@@ -12,6 +12,7 @@ from distillab.errors import ShapeError
 
 _NUMBER = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "companded8": 1}
 _FLOAT16 = 2
+_LONGEST_TEXT = 2**26
 
 
 def record_bytes(layout: Layout, *, tokens: int, scored: int, distinct: int | None = None) -> int:
@@ -42,6 +43,11 @@ def record_bytes(layout: Layout, *, tokens: int, scored: int, distinct: int | No
             return positions * (sum(array.width * _NUMBER[array.store] for array in layout.arrays) + scales)
         case TextLayout():
             raise ShapeError("How long the teacher's answers will be is not known before.")
+
+
+def most_record_bytes(layout: Layout, *, tokens: int, scored: int) -> int:
+    """The most bytes that one row's record can have without compression; of an answer, far more than one has."""
+    return _LONGEST_TEXT if isinstance(layout, TextLayout) else record_bytes(layout, tokens=tokens, scored=scored)
 
 
 def index_bytes(keys: Sequence[str], kinds: Sequence[str], *, rows_per_shard: int) -> int:

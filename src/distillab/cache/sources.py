@@ -5,9 +5,10 @@ File names are relative to the cache, with "/" between their parts; a merged cac
 
 from __future__ import annotations
 
-import mmap
+import hashlib
 import os
 import posixpath
+import stat
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,8 +23,13 @@ from distillab.places import local_path
 Range = tuple[str, int, int]
 """File, first byte, the byte behind the last."""
 
-# A map keeps a file open, and a process may have a thousand or so of them.
-_OPEN_MAPS = 128
+# Of a local cache. A process may have a thousand open files or so, and some systems give it 64.
+_OPEN_FILES = 16
+
+# Of lists and identities. A list has some 400 bytes a shard, so this is far beyond what a build makes.
+_LARGEST_WHOLE_BYTES = 2**29
+
+_HASHED_BYTES = 2**24
 
 # What fsspec needs besides itself, where it is no package of the same name.
 _EXTRA_OF = {"s3": "pip install 'distillab[s3]'", "s3a": "pip install 'distillab[s3]'"}
@@ -42,7 +48,11 @@ class Source(Protocol):
         ...
 
     def whole(self, file: str) -> bytes | None:
-        """All bytes of a file; None where it is not there."""
+        """All bytes of a small file; None where it is not there.
+
+        Raises:
+            CacheCorrupt: it is far too large for what it is, or no regular file.
+        """
         ...
 
     def files(self, folder: str) -> list[str]:
@@ -72,15 +82,48 @@ def open_source(location: str | Path) -> Source:
     return RemoteSource(text) if "://" in text else LocalSource(local_path(text))
 
 
+class _OpenFile:
+    """A regular file, open for reading as long as somebody holds this."""
+
+    def __init__(self, path: Path, place: str) -> None:
+        # a pipe would wait for its writer for ever
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        facts = os.fstat(self._descriptor)
+        if not stat.S_ISREG(facts.st_mode):
+            raise CacheCorrupt(
+                "What stands under the name of a cache's file is no regular file.",
+                where=place,
+                fix="take it out of the folder; the same build then makes the file again",
+            )
+        self.size = facts.st_size
+
+    def __del__(self) -> None:
+        if hasattr(self, "_descriptor"):
+            os.close(self._descriptor)
+
+    def read(self, start: int, end: int) -> bytes:
+        """The bytes that are there of this range."""
+        # the size that it has now: a range of a damaged list must not take memory for what is not there
+        end = min(end, os.fstat(self._descriptor).st_size)
+        parts = []
+        while start < end and (part := os.pread(self._descriptor, end - start, start)):
+            parts.append(part)
+            start += len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
 class LocalSource:
-    """A folder of this machine. Files are memory-mapped, so that what is read often stays in the page cache."""
+    """A folder of this machine. A few of its files are held open; what is read often stays in the page cache.
+
+    Files are read and not mapped: a mapped file that is cut off while it is read ends the process.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._maps: OrderedDict[str, memoryview] = OrderedDict()
+        self._open: OrderedDict[str, _OpenFile] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "_maps": OrderedDict()}
+        return {"folder": self.folder, "_open": OrderedDict()}
 
     @property
     def location(self) -> str:
@@ -92,11 +135,14 @@ class LocalSource:
         return os.path.normpath(self.folder / file)
 
     def whole(self, file: str) -> bytes | None:
-        """All bytes of a file; None where it is not there."""
+        """All bytes of a small file; None where it is not there."""
         try:
-            return (self.folder / file).read_bytes()
-        except FileNotFoundError:
+            opened = _OpenFile(self.folder / file, self.place(file))
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        if opened.size > _LARGEST_WHOLE_BYTES:
+            raise _too_large(self.place(file), opened.size)
+        return opened.read(0, opened.size)
 
     def files(self, folder: str) -> list[str]:
         """Names of the files in a folder of the cache, in their order."""
@@ -107,36 +153,33 @@ class LocalSource:
         """Bytes of a file, None where it is not there."""
         try:
             return (self.folder / file).stat().st_size
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def read(self, ranges: Sequence[Range]) -> list[Raw]:
-        """Views into the files: they are good for as long as they are held."""
+        """The bytes of many ranges."""
         found: list[Raw] = []
         for file, start, end in ranges:
-            view = self._map(file)
-            if end > len(view):
-                raise too_short(self.place(file), f"{len(view):,} bytes; bytes up to {end:,} were wanted")
-            found.append(view[start:end])
+            opened = self._opened(file)
+            content = opened.read(start, end)
+            if len(content) != end - start:
+                raise too_short(self.place(file), f"{opened.size:,} bytes; bytes up to {end:,} were wanted")
+            found.append(content)
         return found
 
-    def _map(self, file: str) -> memoryview:
-        view = self._maps.get(file)
-        if view is not None:
-            self._maps.move_to_end(file)
-            return view
+    def _opened(self, file: str) -> _OpenFile:
+        opened = self._open.get(file)
+        if opened is not None:
+            self._open.move_to_end(file)
+            return opened
         try:
-            with (self.folder / file).open("rb") as stream:
-                # an empty file cannot be mapped
-                empty = os.fstat(stream.fileno()).st_size == 0
-                view = memoryview(b"" if empty else mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
-        except FileNotFoundError as error:
+            opened = _OpenFile(self.folder / file, self.place(file))
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise not_there(self.place(file)) from error
-        self._maps[file] = view
-        if len(self._maps) > _OPEN_MAPS:
-            # not closed: a view that is still in use keeps its map, and the last one closes it
-            self._maps.popitem(last=False)
-        return view
+        self._open[file] = opened
+        if len(self._open) > _OPEN_FILES:
+            self._open.popitem(last=False)
+        return opened
 
 
 class RemoteSource:
@@ -168,6 +211,8 @@ class RemoteSource:
         if isinstance(got, Exception):
             raise self._unreadable(file, got) from got
         content: bytes = got
+        if len(content) > _LARGEST_WHOLE_BYTES:
+            raise _too_large(self.place(file), len(content))
         return content
 
     def files(self, folder: str) -> list[str]:
@@ -202,6 +247,8 @@ class RemoteSource:
                 if size is not None and size < end:
                     raise too_short(self.place(file), f"{size:,} bytes; bytes up to {end:,} were wanted") from got
                 raise self._unreadable(file, got) from got
+            if len(got) > end - start:
+                raise self._without_ranges(file, f"wanted: {end - start:,} bytes; sent: {len(got):,}")
             if len(got) != end - start:
                 raise too_short(self.place(file), f"{len(got):,} bytes came from byte {start:,}, not {end - start:,}")
             found.append(got)
@@ -227,6 +274,15 @@ class RemoteSource:
             self._opened = (os.getpid(), fs, root)
         return self._opened[1], self._opened[2]
 
+    def _without_ranges(self, file: str, fact: str) -> CacheError:
+        return CacheError(
+            "The server gives only whole files, and a cache is read in parts of files.",
+            where=self.place(file),
+            facts=[fact],
+            fix="serve it by a web server that answers range requests (nginx, Apache, an S3 store; python's "
+            "http.server does not), or copy the cache to this machine",
+        )
+
     def _unreadable(self, file: str, error: Exception) -> CacheError:
         return CacheError(
             "A file of the cache cannot be read from its place.",
@@ -234,6 +290,19 @@ class RemoteSource:
             facts=[f"{type(error).__name__}: {error}"],
             fix="try again; where it stays, look at the place's address and credentials",
         )
+
+
+def sha256_of(source: Source, file: str, size: int) -> str:
+    """The SHA-256 of a file's first `size` bytes, read part by part.
+
+    Raises:
+        CacheCorrupt: the file is not there, or has fewer.
+    """
+    digest = hashlib.sha256()
+    for start in range(0, size, _HASHED_BYTES):
+        (content,) = source.read([(file, start, min(start + _HASHED_BYTES, size))])
+        digest.update(content)
+    return digest.hexdigest()
 
 
 def not_there(place: str) -> CacheCorrupt:
@@ -255,7 +324,28 @@ def too_short(place: str, fact: str) -> CacheCorrupt:
     )
 
 
+def _too_large(place: str, size: int) -> CacheCorrupt:
+    return CacheCorrupt(
+        "A list or a description of the cache is far larger than any build makes one.",
+        where=place,
+        facts=[f"{size:,} bytes; at most {_LARGEST_WHOLE_BYTES:,} are read"],
+        fix="bring the file back from a copy, or delete the cache and build it again",
+    )
+
+
 def _joined(root: str, file: str) -> str:
-    """`root` and a relative name, with ".." worked out; the "//" of a URL stays."""
+    """`root` and a relative name, with ".." worked out; the "//" of a URL stays.
+
+    Raises:
+        CacheCorrupt: the name leads to another host or bucket: a manifest must not choose whom this machine asks.
+    """
     protocol, mark, path = root.rpartition("://")
-    return protocol + mark + posixpath.normpath(f"{path}/{file}")
+    joined = posixpath.normpath(f"{path}/{file}")
+    if joined.split("/")[0] != path.split("/")[0]:
+        raise CacheCorrupt(
+            "A list of the cache names a file of another host or bucket.",
+            where=root,
+            facts=[f"the file: {file!a}"],
+            fix="copy the parts of a merged cache to one place",
+        )
+    return protocol + mark + joined

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from distillab.cache.folder import HEAD_FACTS, read_identity, shards_of
+from distillab.cache.folder import read_identity, shards_of
 from distillab.cache.head import read_head_entry
 from distillab.cache.identity import CacheIdentity
 from distillab.cache.journals import HeadEntry, read_listing
+from distillab.cache.names import HEAD_FACTS
 from distillab.cache.opened import OpenShards
 from distillab.cache.sources import Source, open_source
 

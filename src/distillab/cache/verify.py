@@ -8,17 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distillab.cache.compression import check_compression, decompress
-from distillab.cache.folder import HEAD, HEAD_FACTS, read_identity, rows_of, shards_of, within
+from distillab.cache.folder import read_identity, rows_of, shards_of, within
 from distillab.cache.head import read_head, read_head_entry
 from distillab.cache.identity import CacheIdentity
-from distillab.cache.journals import HeadEntry, ShardEntry, keep_entries, read_listing
+from distillab.cache.journals import HeadEntry, ShardEntry, keep_entries, read_listing, read_manifest
 from distillab.cache.layout import Layout, TokensLayout
+from distillab.cache.names import HEAD, HEAD_FACTS, IDENTITY, MANIFEST, SHARDS, require_own, shard_file
 from distillab.cache.opened import OpenShards
 from distillab.cache.rows import row_digest
 from distillab.cache.sections import decode, decode_tokens, positions_of
 from distillab.cache.shards import TOKENS
-from distillab.cache.sources import Source, open_source
+from distillab.cache.sizes import most_record_bytes
+from distillab.cache.sources import LocalSource, Source, open_source, sha256_of
 from distillab.errors import CacheError, CacheMismatch, ConfigError
+from distillab.files import remove_leftovers
 
 
 @dataclass(frozen=True)
@@ -110,13 +113,14 @@ def verify(location: str | Path, *, on_shard: Callable[[int], None] | None = Non
 def discard_damaged(folder: Path) -> VerifyReport:
     """Take what is damaged out of the folder, so that the same build makes it again.
 
-    Damaged shards and their journal lines, lines that cannot be read, and a damaged head go. Files of other folders
-    (of a merged cache) are taken out of the manifest and left where they are.
+    Damaged shards and their journal lines, lines that cannot be read, and a damaged head go. No file is removed but a
+    shard or the head of this very folder: those of other folders (of a merged cache) are taken out of the manifest
+    and left where they are.
 
     Returns:
         what was found before.
     Raises:
-        CacheCorrupt, CacheMismatch: as `verify`; nothing was changed.
+        CacheCorrupt, CacheMismatch: as `verify`, or the folder of the shards is a link; nothing was changed.
         ConfigError: the place is not a local folder.
     """
     if "://" in str(folder):
@@ -132,15 +136,27 @@ def discard_damaged(folder: Path) -> VerifyReport:
             fix="identity.json was changed or belongs to another cache: bring the right one back",
         )
 
+    shards = require_own(folder, SHARDS)
+
     def keep(entry: ShardEntry) -> bool:
         if entry.shard not in report.damaged:
             return True
-        if not entry.file.startswith(".."):
-            (folder / entry.file).unlink(missing_ok=True)
+        # of the name that a shard of this folder has, whatever the line says; a link goes, not what it leads to
+        (shards / Path(shard_file(entry.shard)).name).unlink(missing_ok=True)
         return False
 
-    keep_entries(folder, keep, keep_head=report.head is None)
-    if report.head is not None:
+    listed = read_manifest(LocalSource(folder), [])
+    keep_entries(
+        folder,
+        report.identity,
+        keep,
+        keep_listed=lambda entry: entry.shard not in report.damaged,
+        keep_head=report.head is None,
+    )
+    for name in (IDENTITY, MANIFEST):
+        remove_leftovers(folder / name)
+    own_head = listed is None or listed.head is None or listed.head.file == HEAD
+    if report.head is not None and own_head:
         for name in (HEAD_FACTS, HEAD):
             (folder / name).unlink(missing_ok=True)
     return report
@@ -150,8 +166,7 @@ def _check_shard(shards: OpenShards, number: int) -> bytes:
     """The digests of the shard's rows, one after another."""
     entry, identity = shards.entries[number], shards.identity
     index = shards.index(number)
-    (content,) = shards.source.read([(entry.file, 0, entry.bytes)])
-    if hashlib.sha256(content).hexdigest() != entry.sha256:
+    if sha256_of(shards.source, entry.file, entry.bytes) != entry.sha256:
         # the checksums of the records below would not see a change between them
         shards.records([(number, row) for row in range(len(index))], shards.sections)
         raise shards.damaged(number, "its sha256 is not that of its journal line")
@@ -161,7 +176,8 @@ def _check_shard(shards: OpenShards, number: int) -> bytes:
         tokens, scored = index.lengths[row].tolist()
         for layout in layouts:
             name = TOKENS if isinstance(layout, TokensLayout) else layout.kind
-            record = decompress(records[name][0], identity.compression)
+            most_bytes = most_record_bytes(layout, tokens=tokens, scored=scored)
+            record = decompress(records[name][0], identity.compression, most_bytes=most_bytes)
             if isinstance(layout, TokensLayout):
                 input_ids, answer_mask = decode_tokens([record], [tokens], layout)
                 digest = row_digest(input_ids, answer_mask)
@@ -180,9 +196,9 @@ def _check_head(
     try:
         read_head(source, identity.fingerprint, listed)
         entry = listed or read_head_entry(source)
-        (content,) = source.read([(entry.file, 0, entry.bytes)])
+        found = sha256_of(source, entry.file, entry.bytes)
     except CacheError as error:
         return error
-    if hashlib.sha256(content).hexdigest() != entry.sha256:
+    if found != entry.sha256:
         return CacheMismatch("The head's sha256 is not that of its entry.", where=source.place(entry.file))
     return None

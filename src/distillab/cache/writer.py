@@ -12,24 +12,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distillab.cache.compression import check_compression, compress
-from distillab.cache.folder import (
-    SHARDS,
-    claim,
-    place_new,
-    rows_of,
-    shard_file,
-    shard_number,
-    shards_of,
-    temporary_name,
-)
+from distillab.cache.folder import claim, rows_of, shards_of
 from distillab.cache.head import StoredHead, write_head
 from distillab.cache.identity import CacheIdentity
 from distillab.cache.journals import Journal, ShardEntry, read_listing
+from distillab.cache.names import SHARDS, require_own, shard_file, shard_number
 from distillab.cache.rows import CachedRow, row_digest
 from distillab.cache.sections import encode, encode_tokens
 from distillab.cache.shards import TOKENS, ShardRow, checksum, make_shard
 from distillab.cache.sources import LocalSource, not_there
 from distillab.errors import CacheMismatch, ConfigError, ShapeError
+from distillab.files import place_new
 
 
 class CacheWriter:
@@ -98,7 +91,7 @@ class CacheWriter:
         stored = [self._stored(row) for row in rows]
         content, index_bytes = make_shard(stored, sections, number=number, fingerprint=self._fingerprint)
         path = self.folder / shard_file(number)
-        if not place_new(path, content, temporary_name(path, of=f"{self._worker}-of-{self._workers}")):
+        if not place_new(path, content):
             raise CacheMismatch(
                 "Another process writes into this cache under the same worker's name.",
                 where=str(path),
@@ -145,7 +138,7 @@ class CacheWriter:
 
     def _remove_leftovers(self) -> None:
         """Files of this worker's share that nobody has finished: a process died between them and the journal."""
-        for path in (self.folder / SHARDS).iterdir():
+        for path in require_own(self.folder, SHARDS).iterdir():
             number = shard_number(path.name)
             unfinished = path.suffix == ".tmp" or number not in self._finished
             if number is not None and self._mine(number) and unfinished:

@@ -20,7 +20,7 @@ from typing import Literal
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
-from distillab.cache.folder import IDENTITY
+from distillab.cache.names import IDENTITY
 from distillab.cache.sources import LocalSource, open_source
 from distillab.errors import CacheCorrupt, CacheMismatch
 from distillab.places import local_path
