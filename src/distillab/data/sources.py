@@ -172,13 +172,14 @@ def _saved_folder(path: Path, source: SourceConfig) -> _Origins:
 
 
 def _hub(source: SourceConfig) -> _Origins:
-    from datasets import load_dataset
     from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import HfHubHTTPError
 
+    from distillab.pretrained import hub_rows
+
     split = source.split or "train"
     try:
-        loaded = load_dataset(source.path, split=split)
+        loaded = hub_rows(source.path, split=split)
     except (OSError, ValueError, DatasetsError, HfHubHTTPError) as error:
         raise DataError(
             "There is no such file or folder, and no such data set can be fetched from the hub.",

@@ -6,14 +6,15 @@ import hashlib
 import os
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from distillab.errors import ConfigError, TeacherError
 from distillab.models.causal import require_causal
 from distillab.places import is_local, local_path
+from distillab.pretrained import config_from, model_from, model_of
 
 _WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
 
@@ -65,17 +66,15 @@ def load_model(
     error = TeacherError if role == "teacher" else ConfigError
     wanted = dtype if dtype == "auto" else getattr(torch, dtype)
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        model, info = model_from(
             _source(path),
+            revision=revision,
             dtype=wanted,
             device_map=device_map,
-            revision=revision,
-            output_loading_info=True,
             use_safetensors=_safetensors(path),
         )
     except (OSError, ValueError) as problem:
         raise error(f"The {role} cannot be loaded.", where=path, facts=[str(problem).splitlines()[0]]) from problem
-    model, info = loaded
     missing = sorted(info.get("missing_keys", []))
     if missing:
         raise error(
@@ -84,9 +83,13 @@ def load_model(
             facts=[f"{len(missing)} missing, e.g. {', '.join(missing[:3])}"],
             fix="use the folder of a causal language model whose weights are complete",
         )
-    ready = cast(PreTrainedModel, (model if device_map else model.to(device)).eval())
+    ready = (model if device_map else _moved(model, device)).eval()
     require_causal(ready, role=role)
     return ready
+
+
+def _moved(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
+    return cast(PreTrainedModel, cast(torch.nn.Module, model).to(device))
 
 
 def _source(path: str) -> str:
@@ -108,7 +111,7 @@ def random_model(path: str, *, seed: int, dtype: str, device: torch.device, revi
     torch.manual_seed(seed)
     wanted = torch.float32 if dtype == "auto" else getattr(torch, dtype)
     try:
-        model = AutoModelForCausalLM.from_config(config, dtype=wanted).to(device).eval()
+        model = _moved(model_of(config, dtype=wanted), device).eval()
     except ValueError as problem:
         raise ConfigError(
             "The config.json is not one of a causal language model.",
@@ -128,7 +131,7 @@ def load_config(path: str, *, revision: str | None) -> PretrainedConfig:
     if is_local(path) and not (local_path(path) / "config.json").is_file():
         raise ConfigError("The model's folder has no config.json.", where=path)
     try:
-        return AutoConfig.from_pretrained(_source(path), revision=revision)
+        return config_from(_source(path), revision=revision)
     except (OSError, ValueError) as problem:
         raise ConfigError("The config.json cannot be used.", where=path, facts=[str(problem)[:300]]) from problem
 

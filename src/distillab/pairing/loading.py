@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from distillab.errors import ConfigError, DataError, TokenizerMismatch
 from distillab.pairing.probes import PROBES
 from distillab.places import is_local, local_path
+from distillab.pretrained import tokenizer_from
 
 _OTHER_FORMS = (("vocab.json", "merges.txt"), ("vocab.txt",))
 _SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
@@ -65,16 +66,16 @@ def load_tokenizer(path: str, *, revision: str | None = None) -> LoadedTokenizer
         file = find_file(path, "tokenizer.json", revision)
         if file is None:
             _require_other_form(path, revision)
-            tokenizer = _from_pretrained(AutoTokenizer, path, revision)
+            tokenizer = _from_pretrained(path, revision, rebuild=True)
             note = "there is no tokenizer.json: it was built from the vocabulary files and could not be checked"
             return LoadedTokenizer(tokenizer, name, path, (note,))
         reference = _read_reference(file)
         notes: list[str] = []
-        tokenizer = _from_pretrained(AutoTokenizer, path, revision)
+        tokenizer = _from_pretrained(path, revision, rebuild=True)
         wrong = _disagreements(tokenizer, reference)
         if wrong:
             rebuilt_as = type(tokenizer).__name__
-            tokenizer = _from_pretrained(PreTrainedTokenizerFast, path, revision)
+            tokenizer = _from_pretrained(path, revision, rebuild=False)
             still_wrong = _disagreements(tokenizer, reference)
             if still_wrong:
                 text, loaded_ids, file_ids = still_wrong[0]
@@ -208,10 +209,10 @@ def _read_reference(file: Path) -> Tokenizer:
     return reference
 
 
-def _from_pretrained(kind: Any, path: str, revision: str | None) -> PreTrainedTokenizerFast:
+def _from_pretrained(path: str, revision: str | None, *, rebuild: bool) -> PreTrainedTokenizerFast:
     source = str(local_path(path)) if is_local(path) else path
     try:
-        tokenizer = kind.from_pretrained(source, revision=revision or "main")
+        tokenizer = tokenizer_from(source, revision=revision, rebuild=rebuild)
     except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             "transformers cannot load the tokenizer.",

@@ -8,10 +8,11 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from distillab.config.models import RunRecipe
 from distillab.models.loading import load_config, pick_device
+from distillab.pretrained import model_of
 from distillab.study.estimate import free_bytes
 from distillab.study.prepare import Prepared
 
@@ -101,5 +102,5 @@ def _parameters(path: str, settings: str) -> int:
     """How many parameters a model has; `settings` tells two configurations of one path apart."""
     config = load_config(path, revision=None)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        model = model_of(config)
     return sum(p.numel() for p in model.parameters())
