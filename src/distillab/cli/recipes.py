@@ -18,7 +18,8 @@ def load_any(path: Path, overrides: Sequence[str]) -> RunRecipe | StudyRecipe:
         ConfigError: see `load_recipe`.
     """
     from distillab.config import RunRecipe, StudyRecipe, load_recipe
+    from distillab.config.yaml_text import read_text
 
-    if path.is_file() and re.search(rb"^(arms|seeds|title)\s*:", path.read_bytes(), re.MULTILINE):
+    if path.is_file() and re.search(r"^(arms|seeds|title)\s*:", read_text(path), re.MULTILINE):
         return load_recipe(StudyRecipe, path, overrides)
     return load_recipe(RunRecipe, path, overrides)

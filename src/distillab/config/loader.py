@@ -10,11 +10,11 @@ from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
-from ruamel.yaml import YAML
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from distillab.config.models import RunRecipe, StudyRecipe
+from distillab.config.yaml_text import parse, read_text
 from distillab.errors import ConfigError, near_names
 
 _Recipe = TypeVar("_Recipe", RunRecipe, StudyRecipe)
@@ -97,28 +97,17 @@ def _index(place: list[Any], part: str, above: str) -> int:
     return int(part)
 
 
-def _yaml() -> YAML:
-    yaml = YAML(typ="safe", pure=True)
-    yaml.version = "1.2"
-    return yaml
-
-
 def _yaml_value(text: str, override: str) -> Any:
     try:
-        return _yaml().load(text)
+        return parse(text, where=f"the value of {override.partition('=')[0]}")
     except YAMLError as error:
         raise ConfigError("The value of an override is not YAML.", facts=[f"got: {override}"]) from error
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
+    text = read_text(path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"The recipe cannot be read: {error.strerror}.", where=str(path)) from error
-    except UnicodeDecodeError as error:
-        raise ConfigError("The recipe is not UTF-8.", where=f"{path}, byte {error.start}") from error
-    try:
-        values = _yaml().load(text)
+        values = parse(text, where=str(path))
     except DuplicateKeyError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
         problem = (error.problem or "").split(" with value")[0]

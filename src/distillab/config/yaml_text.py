@@ -1,0 +1,102 @@
+"""YAML 1.2 of bounded size: aliases may repeat a part, but not multiply until memory is full."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent
+
+from distillab.errors import ConfigError
+
+LONGEST_BYTES = 1 << 20
+MOST_VALUES = 20_000
+DEEPEST = 50
+_CHARACTERS_A_VALUE = 100  # a long text weighs as many values
+
+
+def read_text(path: Path) -> str:
+    """The text of a recipe file.
+
+    Raises:
+        ConfigError: it cannot be read, is not UTF-8, or is larger than a recipe can be.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(LONGEST_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"The recipe cannot be read: {error.strerror}.", where=str(path)) from error
+    if len(content) > LONGEST_BYTES:
+        raise ConfigError(
+            "The file is too large for a recipe.",
+            where=str(path),
+            facts=[f"more than {LONGEST_BYTES:,} bytes"],
+            fix="give the recipe's file, not that of the rows or of a model",
+        )
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError("The recipe is not UTF-8.", where=f"{path}, byte {error.start}") from error
+
+
+def parse(text: str, *, where: str) -> Any:
+    """The value that a YAML text holds. The text is measured before anything is built of it.
+
+    Raises:
+        YAMLError: it is not YAML.
+        ConfigError: it is nested too deep, or its aliases expand to too many values; a number or a day is none.
+    """
+    _require_bounded(text, where)
+    try:
+        return _yaml().load(text)
+    except ValueError as error:  # an integer of thousands of digits, the 30th of February
+        raise ConfigError("A value of the recipe cannot be read.", where=where, facts=[str(error)[:200]]) from error
+
+
+def _yaml() -> YAML:
+    yaml = YAML(typ="safe", pure=True)
+    yaml.version = "1.2"
+    return yaml
+
+
+def _require_bounded(text: str, where: str) -> None:
+    """Count the values with every alias put in full, from the stream of events, of which each is read once."""
+    anchors: dict[str, int] = {}
+    open_anchors: list[str | None] = []
+    sizes = [0]  # of the collections that are open, the whole text first
+    for event in _yaml().parse(text):
+        if isinstance(event, CollectionStartEvent):
+            open_anchors.append(event.anchor)
+            sizes.append(1)
+            if len(open_anchors) > DEEPEST:
+                raise ConfigError("The recipe is nested too deep.", where=_line(where, event), facts=[_limit(DEEPEST)])
+        elif isinstance(event, CollectionEndEvent):
+            size, anchor = sizes.pop(), open_anchors.pop()
+            sizes[-1] += size
+            if anchor is not None:
+                anchors[anchor] = size
+        elif isinstance(event, ScalarEvent):
+            size = 1 + len(event.value) // _CHARACTERS_A_VALUE
+            sizes[-1] += size
+            if event.anchor is not None:
+                anchors[event.anchor] = size
+        elif isinstance(event, AliasEvent):
+            if event.anchor in open_anchors:
+                raise ConfigError("An alias of the recipe stands inside of what it names.", where=_line(where, event))
+            sizes[-1] += anchors.get(event.anchor, 0)  # of an unknown one the loader tells
+        if sum(sizes) > MOST_VALUES:
+            raise ConfigError(
+                "The aliases of the recipe multiply to more values than a recipe can have.",
+                where=_line(where, event),
+                facts=[_limit(MOST_VALUES)],
+                fix="write out what is meant",
+            )
+
+
+def _line(where: str, event: Any) -> str:
+    return f"{where}, line {event.start_mark.line + 1}"
+
+
+def _limit(count: int) -> str:
+    return f"limit: {count:,}"
