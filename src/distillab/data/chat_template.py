@@ -1,0 +1,95 @@
+"""A tokenizer's chat template as a function of turns and of a day: within limits, and the same tomorrow."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+
+from jinja2 import nodes
+from jinja2.exceptions import TemplateError
+from transformers import PreTrainedTokenizerFast
+from transformers.utils.chat_template_utils import _compile_jinja_template
+
+from distillab.data.template_limits import LONGEST_SOURCE, LimitedEnvironment, TooMuchWork
+from distillab.errors import DataError
+
+_CLOCK = "strftime_now"  # how transformers calls the clock of a template
+_LIMIT_FIX = "use template: turns, or repair the tokenizer's chat_template"
+
+
+class ChatTemplate:
+    """The chat template of a tokenizer, rendered as `apply_chat_template` renders it.
+
+    What it calls today is a fixed day at midnight.
+
+    Attributes:
+        source: its text.
+        reads_date: whether it asks for the day at all.
+    Raises:
+        DataError: it is no template, or too long to be one.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, date: datetime.date) -> None:
+        self.source = tokenizer.get_chat_template()
+        self._where = tokenizer.name_or_path
+        self._special_tokens = tokenizer.special_tokens_map
+        if len(self.source) > LONGEST_SOURCE:
+            raise self._error("The chat template is too long.", f"{len(self.source):,} characters", _LIMIT_FIX)
+        # their filters, functions and extensions; an empty template, because compiling computes constants
+        self._environment = LimitedEnvironment(_compile_jinja_template("").environment)
+        midnight = datetime.datetime.combine(date, datetime.time())
+        try:
+            names = self._environment.parse(self.source).find_all(nodes.Name)
+            self.reads_date = any(node.name == _CLOCK for node in names)
+            self._template = self._environment.from_string(self.source, globals={_CLOCK: midnight.strftime})
+        except (TemplateError, RecursionError) as error:
+            raise self._error("The chat template cannot be compiled.", str(error), _LIMIT_FIX) from error
+
+    def render(self, turns: Sequence[dict[str, str]], *, ask: bool, origin: str) -> str:
+        """The text of a conversation.
+
+        Args:
+            turns: role and content each.
+            ask: end where the next answer begins.
+            origin: of the conversation, for messages.
+        Raises:
+            DataError: the template refuses the conversation, fails on it, or goes beyond a limit.
+        """
+        roles = f"roles: {', '.join(turn['role'] for turn in turns)}"
+        self._environment.begin()
+        try:
+            return self._template.render(
+                messages=[dict(turn) for turn in turns],
+                tools=None,
+                documents=None,
+                add_generation_prompt=ask,
+                **self._special_tokens,
+            )
+        except TooMuchWork as error:
+            rule = "The chat template does more work than any conversation needs, and was stopped."
+            raise self._error(rule, str(error), _LIMIT_FIX) from error
+        except TemplateError as error:
+            raise DataError(
+                "The chat template refuses the conversation.",
+                where=origin,
+                facts=[str(error), roles],
+                fix="change the row, or use template: turns",
+            ) from error
+        except (
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            MemoryError,
+            RecursionError,
+            TypeError,
+            ValueError,
+        ) as error:
+            raise DataError(
+                "The chat template fails on the conversation.",
+                where=origin,
+                facts=[f"{type(error).__name__}: {str(error)[:200]}", roles],
+                fix=_LIMIT_FIX,
+            ) from error
+
+    def _error(self, rule: str, fact: str, fix: str) -> DataError:
+        return DataError(rule, where=f"chat template of {self._where}", facts=[fact], fix=fix)

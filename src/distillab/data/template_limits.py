@@ -1,0 +1,250 @@
+"""Chat templates rendered within limits: whoever wrote one may loop or allocate, but not without end.
+
+A template is a program that comes with a tokenizer. Here it is compiled as transformers compiles it, with the same
+filters, functions and extensions, in a sandbox that counts: every turn of a loop and every character that is made.
+Of what could make too much in one step (`'x' * 10**11`, `'%1000000000d' % 1`), the size is known before it is made.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
+from types import BuiltinMethodType
+from typing import Any
+
+from jinja2 import Environment, nodes
+from jinja2.exceptions import SecurityError
+from jinja2.runtime import Context
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.visitor import NodeTransformer
+
+LONGEST = 1 << 24  # characters of one text, items of one list
+MOST_WORK = 1 << 26  # characters made by one rendering; a turn of a loop and an item written out count as more
+LONGEST_S = 20.0  # of processor time
+LONGEST_SOURCE = 1 << 20
+_TURN = 512
+_ITEM = 32
+_MOST_BITS = 1 << 16  # of a whole number
+# These look at a container without writing out what is inside.
+_LOOKING = {"attr", "batch", "count", "d", "default", "dictsort", "first", "groupby", "items", "last", "length", "list"}
+_LOOKING |= {"map", "max", "min", "random", "reject", "rejectattr", "reverse", "select", "selectattr", "slice", "sort"}
+_LOOKING |= {"sum", "unique"}
+_WIDE_FORMAT = re.compile(r"[%:.][^%{}a-zA-Z]*?(\d{5,}|\*)|:[^{}]*\{")
+
+
+class TooMuchWork(SecurityError):
+    """A template goes beyond a limit."""
+
+
+class LimitedEnvironment(ImmutableSandboxedEnvironment):
+    """A sandbox in which a rendering has a budget.
+
+    Args:
+        like: the environment whose filters, functions and settings it takes over.
+    """
+
+    intercepted_binops = frozenset({"+", "*", "**", "%"})
+
+    def __init__(self, like: Environment) -> None:
+        super().__init__(
+            trim_blocks=like.trim_blocks,
+            lstrip_blocks=like.lstrip_blocks,
+            extensions=[type(extension) for extension in like.extensions.values()],
+            finalize=self._printed,
+        )
+        self.globals.update(like.globals)
+        del self.globals["lipsum"]  # filler text of any length
+        self.filters = {name: self._counted(name, function) for name, function in like.filters.items()}
+        self.concat = self._together  # type: ignore[assignment,method-assign]
+        self.begin()
+
+    def begin(self) -> None:
+        """Give the next rendering a new budget."""
+        self._left = MOST_WORK
+        self._deadline = time.thread_time() + LONGEST_S
+
+    def spend(self, work: int) -> None:
+        """Count work.
+
+        Raises:
+            TooMuchWork: it is more than is left.
+        """
+        self._left -= work
+        if self._left < 0:
+            raise TooMuchWork(f"more than {MOST_WORK:,} characters made, or {MOST_WORK // _TURN:,} turns of loops")
+        if time.thread_time() > self._deadline:
+            raise TooMuchWork(f"more than {LONGEST_S:.0f} seconds")
+
+    def turn(self) -> None:
+        """Count one turn of a loop, or one call of a macro."""
+        self.spend(_TURN)
+
+    def joined(self, parts: list[Any]) -> str:
+        """What `a ~ b` is."""
+        return self._together(str(self._printed(part)) for part in parts)
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        """An operation whose result may be large; its size is looked at before."""
+        if operator == "%" and isinstance(left, str):
+            self._require_narrow(left, right)
+            self.spend(len(left) + self._weight(right))
+        elif operator == "+":
+            self._require_size(_length(left) + _length(right))
+        elif operator == "*":
+            self._require_size(max(_length(left) * _count(right), _length(right) * _count(left)))
+            self._require_bits(_bits(left) + _bits(right))
+        elif operator == "**":
+            self._require_bits(_bits(left) * _count(right))
+        return super().call_binop(context, operator, left, right)
+
+    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
+        """A call of a template. Methods of texts and numbers may make much of little."""
+        owner = getattr(__obj, "__self__", None)
+        if isinstance(__obj, BuiltinMethodType) and isinstance(owner, str | bytes | int):
+            args = __self._require_modest(__obj.__name__, owner, args, kwargs)
+            return __self._spent(super().call(__context, __obj, *args, **kwargs))
+        return super().call(__context, __obj, *args, **kwargs)
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        """`'…'.format`, whose fields may name a width."""
+        wrapped = super().wrap_str_format(value)
+        if wrapped is None:
+            return None
+
+        def bounded(*args: Any, **kwargs: Any) -> str:
+            self._require_narrow(value.__self__, (*args, *kwargs.values()))
+            self.spend(len(value.__self__) + self._weight([args, kwargs]))
+            return self._spent(wrapped(*args, **kwargs))
+
+        return bounded
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        tree = super()._parse(source, name, filename)
+        changed = _Counting().visit(tree)
+        assert isinstance(changed, nodes.Template)
+        return changed
+
+    def _counted(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)  # keeps the mark by which jinja passes its context first
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            place = 1 if hasattr(function, "jinja_pass_arg") else 0
+            before, value, others = args[:place], args[place : place + 1], args[place + 1 :]
+            if value and not isinstance(value[0], str | Mapping | list | tuple) and name in ("join", "list"):
+                value = (list(value[0]) if isinstance(value[0], Iterable) else value[0],)
+            if name not in _LOOKING:
+                self.spend(self._weight([*value, *others, *kwargs.values()]))
+            if name == "join" and value:
+                between = others[0] if others else kwargs.get("d", "")
+                self._require_size(self._weight(value[0]) + _length(value[0]) * _length(between))
+            elif name == "format" and value:
+                self._require_narrow(str(value[0]), (*others, *kwargs.values()))
+            elif name == "replace" and value:
+                self._require_modest("replace", str(value[0]), others, kwargs)
+            elif name not in ("default", "d", "int", "float", "sum"):
+                self._require_counts((*others, *kwargs.values()))
+            return self._spent(function(*before, *value, *others, **kwargs))
+
+        return counted
+
+    def _printed(self, value: Any) -> Any:
+        """What a template writes, weighed before it becomes text."""
+        if not isinstance(value, str):
+            self.spend(self._weight(value))
+        return value
+
+    def _together(self, parts: Iterable[str]) -> str:
+        kept, size = [], 0
+        for part in parts:
+            size += len(part)
+            self._require_size(size, spend=len(part))
+            kept.append(part)
+        return "".join(kept)
+
+    def _require_modest(self, name: str, owner: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+        """Refuse a method that would make too much; what is read once only is handed back as a list."""
+        if name == "join" and args and not isinstance(args[0], str):
+            args = (list(args[0]), *args[1:])
+            self._require_size(self._weight(args[0]) + len(args[0]) * len(owner))
+        elif name == "replace" and isinstance(owner, str):
+            old, new = (*args, *kwargs.values(), "", "")[:2]
+            times = owner.count(old) if isinstance(old, str) else 0
+            self._require_size(len(owner) + times * _length(new))
+        elif name == "translate" and args and isinstance(args[0], Mapping):
+            self._require_size(len(owner) * max(map(_length, args[0].values()), default=1))
+        elif name == "expandtabs":
+            self._require_size(len(owner) * max(map(_count, (*args, *kwargs.values())), default=8))
+        else:
+            self._require_counts((*args, *kwargs.values()))
+        return args
+
+    def _require_narrow(self, form: str, values: Any) -> None:
+        """Refuse a format whose fields are thousands wide."""
+        if _WIDE_FORMAT.search(form):
+            raise TooMuchWork(f"a format with a field of unbounded width: {form[:80]!r}")
+
+    def _require_counts(self, values: Iterable[Any]) -> None:
+        self._require_size(max(map(_count, values), default=0))
+
+    def _require_size(self, size: int, spend: int = 1) -> None:
+        if size > LONGEST:
+            raise TooMuchWork(f"a text or list of {size:,} characters or items, where {LONGEST:,} is the limit")
+        self.spend(spend)
+
+    def _require_bits(self, bits: int) -> None:
+        if bits > _MOST_BITS:
+            raise TooMuchWork(f"a number of {bits:,} bits, where {_MOST_BITS:,} is the limit")
+
+    def _spent(self, made: Any) -> Any:
+        self.spend(_length(made) + 1)
+        return made
+
+    def _weight(self, value: Any) -> int:
+        """Characters that a value has when all inside it is written out; counted until nothing would be left."""
+        weight, stack = 0, [value]
+        while stack and weight <= self._left:
+            item = stack.pop()
+            if isinstance(item, Mapping):
+                stack.extend(item.keys())
+                stack.extend(item.values())
+            elif isinstance(item, list | tuple):
+                stack.extend(item)
+            weight += _ITEM + (len(item) if isinstance(item, str) else 0)
+        return weight
+
+
+class _Counting(NodeTransformer):
+    """Puts a count into every loop and macro, and `~` where its size is looked at."""
+
+    def visit_For(self, node: nodes.For) -> nodes.Node:
+        return self._with_turn(node)
+
+    def visit_Macro(self, node: nodes.Macro) -> nodes.Node:
+        return self._with_turn(node)
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
+        self.generic_visit(node)
+        parts = nodes.List(node.nodes, lineno=node.lineno)
+        return _call("joined", [parts], node.lineno)
+
+    def _with_turn(self, node: Any) -> nodes.Node:
+        self.generic_visit(node)
+        node.body.insert(0, nodes.ExprStmt(_call("turn", [], node.lineno), lineno=node.lineno))
+        return node  # type: ignore[no-any-return]
+
+
+def _call(name: str, args: list[nodes.Expr], line: int) -> nodes.Call:
+    return nodes.Call(nodes.EnvironmentAttribute(name, lineno=line), args, [], None, None, lineno=line)
+
+
+def _length(value: Any) -> int:
+    return len(value) if isinstance(value, str | bytes | list | tuple | Mapping) else 0
+
+
+def _count(value: Any) -> int:
+    return abs(value) if isinstance(value, int) else 0
+
+
+def _bits(value: Any) -> int:
+    return value.bit_length() if isinstance(value, int) else 0
