@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Sequence
-from typing import cast
 
-from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerFast
 
+from distillab.data.chat_template import ChatTemplate
 from distillab.data.examples import Example, Message
 from distillab.data.rendering import RenderedSegment, Template
 from distillab.data.special import AddedTokens, Range
@@ -27,14 +27,19 @@ class Chat(Template):
 
     Special tokens are the template's alone: where the data spells one, it stays text. The template is
     the whole text: a begin token is there if the template writes it, as with `apply_chat_template`.
+
+    Args:
+        date: what a template that asks for the day is told.
+    Raises:
+        DataError: the tokenizer's chat template is none, or goes beyond a limit.
     """
 
     complete = True
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        source = tokenizer.get_chat_template()
-        super().__init__("chat", source)
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, date: datetime.date) -> None:
+        self._template = ChatTemplate(tokenizer, date)
+        self.date = date if self._template.reads_date else None
+        super().__init__("chat", self._template.source + (f"\n{self.date}" if self.date else ""))
         self._added = AddedTokens(tokenizer)
         self.end_of_turn = self._find_end_of_turn()
 
@@ -62,16 +67,7 @@ class Chat(Template):
         return tuple(segments)
 
     def _text(self, turns: Sequence[dict[str, str]], *, ask: bool, origin: str) -> str:
-        try:
-            rendered = self._tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=ask)
-        except TemplateError as error:
-            raise DataError(
-                "The chat template refuses the conversation.",
-                where=origin,
-                facts=[str(error), f"roles: {', '.join(turn['role'] for turn in turns)}"],
-                fix="change the row, or use template: turns",
-            ) from error
-        return cast(str, rendered)
+        return self._template.render(turns, ask=ask, origin=origin)
 
     def _added_part(self, shorter: str, longer: str, origin: str) -> str:
         if longer.startswith(shorter):

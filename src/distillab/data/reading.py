@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerFast
@@ -34,11 +35,23 @@ class Reader:
         return Collator(self.encoder.pad_id, padding_side, self.encoder.max_tokens if packing else None)
 
 
-def load_reader(path: str, *, revision: str | None, template: str, kind: Kind, max_tokens: int) -> Reader:
+def load_reader(
+    path: str,
+    *,
+    revision: str | None,
+    template: str,
+    kind: Kind,
+    max_tokens: int,
+    date: datetime.date | None = None,
+) -> Reader:
     """The reader of the model at `path` for examples of one kind.
 
+    Args:
+        date: what a chat template that asks for the day is told; default: today.
     Raises:
         TokenizerMismatch, DataError, ConfigError: see `load_tokenizer`, `Encoder`, `resolve_template`.
     """
     loaded = load_tokenizer(path, revision=revision)
-    return Reader(loaded, Encoder(loaded.tokenizer, resolve_template(template, loaded.tokenizer, kind), max_tokens))
+    return Reader(
+        loaded, Encoder(loaded.tokenizer, resolve_template(template, loaded.tokenizer, kind, date), max_tokens)
+    )

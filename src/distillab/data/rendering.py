@@ -5,6 +5,7 @@ Teacher and student read the same rendered text; each only cuts it into its own 
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -51,10 +52,12 @@ class Template(ABC):
         sha256: hash of the name and the template's own text.
         complete: the rendering holds all special tokens, so that no begin token is added to it.
         end_of_turn: special token with which the rendering closes an answer; None: EOS is appended.
+        date: the day that the rendering reads; None where it reads none.
     """
 
     complete = False
     end_of_turn: str | None = None
+    date: datetime.date | None = None
 
     def __init__(self, name: str, source: str) -> None:
         self.name = name

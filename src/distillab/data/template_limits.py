@@ -57,7 +57,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         self.globals.update(like.globals)
         del self.globals["lipsum"]  # filler text of any length
         self.filters = {name: self._counted(name, function) for name, function in like.filters.items()}
-        self.concat = self._together  # type: ignore[assignment,method-assign]
+        self.concat = self._together  # type: ignore[method-assign]
         self.begin()
 
     def begin(self) -> None:
@@ -231,7 +231,7 @@ class _Counting(NodeTransformer):
     def _with_turn(self, node: Any) -> nodes.Node:
         self.generic_visit(node)
         node.body.insert(0, nodes.ExprStmt(_call("turn", [], node.lineno), lineno=node.lineno))
-        return node  # type: ignore[no-any-return]
+        return node
 
 
 def _call(name: str, args: list[nodes.Expr], line: int) -> nodes.Call:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+
 from transformers import PreTrainedTokenizerFast
 
 from distillab.data.chat import Chat
@@ -14,7 +16,9 @@ __all__ = ["TEMPLATE_NAMES", "RenderedSegment", "Template", "resolve_template"]
 TEMPLATE_NAMES = ("auto", "plain", "chat", "alpaca", "turns")
 
 
-def resolve_template(name: str, tokenizer: PreTrainedTokenizerFast, kind: Kind) -> Template:
+def resolve_template(
+    name: str, tokenizer: PreTrainedTokenizerFast, kind: Kind, date: datetime.date | None = None
+) -> Template:
     """The template that a recipe's name means for examples of one kind.
 
     auto: conversations and pairs take the tokenizer's chat template; without one, pairs are plain.
@@ -24,7 +28,9 @@ def resolve_template(name: str, tokenizer: PreTrainedTokenizerFast, kind: Kind) 
         name: auto, plain, chat, alpaca, turns, or a text that contains {prompt}.
         tokenizer: whose chat template is used.
         kind: pair, messages or text.
+        date: what a chat template that asks for the day is told; default: today.
     Raises:
+        DataError: a chat template that cannot be used.
         ConfigError: an unknown name, a template that does not fit the kind, no chat template.
     """
     has_chat = tokenizer.chat_template is not None
@@ -42,7 +48,7 @@ def resolve_template(name: str, tokenizer: PreTrainedTokenizerFast, kind: Kind) 
         if not has_chat:
             others = "turns" if kind == "messages" else "plain, alpaca or turns"
             raise ConfigError("The tokenizer has no chat template.", fix=f"template: {others}")
-        return Chat(tokenizer)
+        return Chat(tokenizer, date or datetime.date.today())
     if short == "custom":
         if "{answer}" in name:
             raise ConfigError(
