@@ -49,6 +49,12 @@ def show_run(record: RunRecord) -> None:
         f"  rows: {counts.kept} of {counts.rows} used; dropped {counts.dropped_empty_answer} empty, "
         f"{counts.dropped_no_room} without room; {counts.truncated} truncated"
     )
+    if counts.rows_cut_by_template or counts.rows_added_to_by_template:
+        print(
+            f"  the chat template: drops {counts.characters_cut_by_template} characters of the answers of "
+            f"{counts.rows_cut_by_template} rows (not learned), writes {counts.characters_added_by_template} into those "
+            f"of {counts.rows_added_to_by_template} (learned)"
+        )
     for use in record.caches:
         print(f"  {use.source}: the teacher's {', '.join(use.kinds)} from {use.path}")
     for note in record.notes:

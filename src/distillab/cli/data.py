@@ -92,6 +92,8 @@ def _show(recipe: RunRecipe | StudyRecipe, show: int, *, whole_file: bool) -> No
     shown = list(zip(encoded[0].rows, encoded[0].examples, strict=True))[:show]
     for row, example in shown:
         mark = ", cut at max_tokens" if row.truncated else ""
+        mark += f", the template drops {row.removed} characters of its answers" if row.removed else ""
+        mark += f", the template writes {row.added} characters into its answers" if row.added else ""
         console.print(
             f"{example.origin}  ({len(row)} tokens, {int(row.answer_mask.sum())} supervised{mark})", style="bold"
         )
@@ -117,6 +119,10 @@ def _counts(counts: EncodingCounts) -> str:
         f"(empty answer {counts.dropped_empty_answer:,}, no room for an answer {counts.dropped_no_room:,})",
         f"  truncated          {counts.truncated:>9,}  (answer cut at max_tokens, its EOS is lost)",
         f"  special in text    {counts.special_in_text:>9,}  (spell a special token; read as plain text)",
+        f"  cut by template    {counts.rows_cut_by_template:>9,}  "
+        f"({counts.characters_cut_by_template:,} characters of answers that it drops; not learned)",
+        f"  added by template  {counts.rows_added_to_by_template:>9,}  "
+        f"({counts.characters_added_by_template:,} characters that it writes into answers; learned)",
         f"  tokens             {counts.tokens:>9,}",
         f"  supervised tokens  {counts.supervised_tokens:>9,}",
         f"  share of the prompt {counts.prompt_share:>8.1%}",

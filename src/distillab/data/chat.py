@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
+from dataclasses import replace
 
 from transformers import PreTrainedTokenizerFast
 
 from distillab.data.chat_template import ChatTemplate
 from distillab.data.examples import Example, Message
+from distillab.data.learned import learned
 from distillab.data.rendering import RenderedSegment, Template
 from distillab.data.special import AddedTokens, Range
 from distillab.errors import DataError
 
+_PROBE = "probe"
 # Unicode keeps these code points out of text; one of them marks special tokens that the data spells.
 _MARKS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
 
@@ -24,6 +27,9 @@ class Chat(Template):
     (`add_generation_prompt`) and then with that answer: what the second adds to the first is learned,
     up to and including the special token that ends the turn. A template whose rendering of a longer
     conversation does not begin with that of a shorter one cannot be split so, and is refused.
+
+    A template may change an answer: drop its reasoning, write an empty one, trim it. What it renders is learned, and
+    how that differs from the data's answer stands in the segment (`RenderedSegment.rewritten`).
 
     Special tokens are the template's alone: where the data spells one, it stays text. The template is
     the whole text: a begin token is there if the template writes it, as with `apply_chat_template`.
@@ -47,7 +53,8 @@ class Chat(Template):
         """A given and a learned segment for every answer.
 
         Raises:
-            DataError: the template refuses the conversation, or rewrites earlier turns.
+            DataError: the template refuses the conversation, rewrites earlier turns, or begins an answer otherwise
+                than it asks for one.
         """
         turns = example.messages or (Message("user", example.prompt), Message("assistant", example.answer))
         mark = self._free_mark(turns)
@@ -58,30 +65,26 @@ class Chat(Template):
             if turn.role != "assistant":
                 continue
             asked = self._text(marked[:number], ask=True, origin=example.origin)
-            given = self._added_part(done, asked, example.origin)
+            if not asked.startswith(done):
+                raise _rewrites(done, asked, example.origin)
             answered = self._text(marked[: number + 1], ask=False, origin=example.origin)
-            learned = self._up_to_end(self._added_part(asked, answered, example.origin))
-            segments.append(_segment(given, mark, supervised=False))
-            segments.append(_segment(learned, mark, supervised=True))
-            done = asked + learned
+            if not answered.startswith(asked):
+                raise _begins_otherwise(asked, answered, example.origin)
+            answer = self._up_to_end(answered[len(asked) :])
+            segments.append(_segment(asked[len(done) :], mark))
+            segments.append(self._learned_segment(answer, turn.content, mark))
+            done = asked + answer
         return tuple(segments)
 
     def _text(self, turns: Sequence[dict[str, str]], *, ask: bool, origin: str) -> str:
         return self._template.render(turns, ask=ask, origin=origin)
 
-    def _added_part(self, shorter: str, longer: str, origin: str) -> str:
-        if longer.startswith(shorter):
-            return longer[len(shorter) :]
-        at = next((n for n, (a, b) in enumerate(zip(shorter, longer, strict=False)) if a != b), len(longer))
-        raise DataError(
-            "The chat template rewrites earlier turns, so answers cannot be told from prompts.",
-            where=f"{origin}, character {at} of the rendering",
-            facts=[
-                f"shorter: …{shorter[max(0, at - 30) : at + 30]!r}",
-                f"longer:  …{longer[max(0, at - 30) : at + 30]!r}",
-            ],
-            fix="split the conversation into one row an answer, or use template: turns",
-        )
+    def _learned_segment(self, text: str, answer: str, mark: str | None) -> RenderedSegment:
+        rendered = text
+        for start, end in reversed(self._added.special_strings(text)):
+            rendered = rendered[:start] + rendered[end:]
+        found = learned(answer, rendered if mark is None else rendered.replace(mark, ""))
+        return replace(_segment(text, mark), supervised=True, ends_answer=True, rewritten=found)
 
     def _up_to_end(self, text: str) -> str:
         # Behind the end-of-turn token most templates write a newline, which nobody should learn.
@@ -89,10 +92,11 @@ class Chat(Template):
         return text[: spans[-1][1]] if spans and not text[spans[-1][1] :].strip() else text
 
     def _find_end_of_turn(self) -> str | None:
-        probe = Example("probe", "a probe of the chat template", "pair", "a", "b")
-        learned = self.render(probe)[-1].text
-        spans = self._added.special_strings(learned)
-        return learned[slice(*spans[-1])] if spans and spans[-1][1] == len(learned) else None
+        turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _PROBE}]
+        rendered = self._text(turns, ask=False, origin="a probe of the chat template")
+        behind = self._up_to_end(rendered.rpartition(_PROBE)[2])
+        spans = self._added.special_strings(behind)
+        return behind[slice(*spans[-1])] if spans and spans[-1][1] == len(behind) else None
 
     def _free_mark(self, turns: Sequence[Message]) -> str | None:
         """A character to protect with, or None where the data spells no special token."""
@@ -108,7 +112,38 @@ class Chat(Template):
         return text
 
 
-def _segment(text: str, mark: str | None, *, supervised: bool) -> RenderedSegment:
+def _rewrites(done: str, asked: str, origin: str) -> DataError:
+    at = _differ_at(done, asked)
+    return DataError(
+        "The chat template rewrites earlier turns, so answers cannot be told from prompts.",
+        where=f"{origin}, character {at} of the rendering",
+        facts=[f"shorter: …{_around(done, at)}", f"longer:  …{_around(asked, at)}"],
+        fix="use rows of one answer (prompt and completion), or template: turns",
+    )
+
+
+def _begins_otherwise(asked: str, answered: str, origin: str) -> DataError:
+    """A template that asks with `<think>` and then writes the answer without one, say."""
+    at = _differ_at(asked, answered)
+    return DataError(
+        "The chat template begins the answer otherwise than it asks for one, so what is learned would not go on from "
+        "what is asked.",
+        where=f"{origin}, character {at} of the rendering",
+        facts=[f"it asks with: …{_around(asked, at)}", f"the answer:   …{_around(answered, at)}"],
+        fix=f"begin every answer by {asked[at:]!r} where the template keeps it, use template: turns, or write the "
+        "template yourself, with {prompt}",
+    )
+
+
+def _differ_at(shorter: str, longer: str) -> int:
+    return next((n for n, (a, b) in enumerate(zip(shorter, longer, strict=False)) if a != b), len(longer))
+
+
+def _around(text: str, at: int) -> str:
+    return repr(text[max(0, at - 30) : at + 30])
+
+
+def _segment(text: str, mark: str | None) -> RenderedSegment:
     literal: list[Range] = []
     if mark is not None:
         first, *others = text.split(mark)
@@ -116,4 +151,4 @@ def _segment(text: str, mark: str | None, *, supervised: bool) -> RenderedSegmen
         for part in others:
             literal.append((len(text) - 1, len(text) + 1))
             text += part
-    return RenderedSegment(text, supervised, ends_answer=supervised, literal=tuple(literal))
+    return RenderedSegment(text, supervised=False, literal=tuple(literal))

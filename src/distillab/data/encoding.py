@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from distillab.data.border import BorderEncoder, Piece
 from distillab.data.examples import Example
+from distillab.data.learned import Learned
 from distillab.data.rendering import RenderedSegment, Template
 from distillab.errors import DataError
 from distillab.progress import track
@@ -35,6 +36,8 @@ class EncodedRow:
         prompt_length: tokens before the last answer that has any token left.
         truncated: the sequence was cut at max_tokens.
         special_in_text: the row's own text spells a special token (which is not read as one).
+        removed: characters of the data's answers that the template drops.
+        added: characters that the template writes into answers, special tokens aside.
     """
 
     key: str
@@ -43,6 +46,8 @@ class EncodedRow:
     prompt_length: int
     truncated: bool = False
     special_in_text: bool = False
+    removed: int = 0
+    added: int = 0
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -50,7 +55,7 @@ class EncodedRow:
 
 @dataclass(frozen=True)
 class Dropped:
-    """A row that cannot be learned from: an answer is empty, or no token of an answer fits."""
+    """A row that cannot be learned from: an answer is empty or the template drops it, or no token of it fits."""
 
     key: str
     reason: DropReason
@@ -129,6 +134,9 @@ class Encoder:
         if not all(answer.strip() for answer in example.answers):
             return Dropped(example.key, "empty_answer")
         segments = self.template.render(example)
+        answers = [segment.learned for segment in segments if segment.ends_answer]
+        if any(answer.removed and not answer.text.strip() for answer in answers):
+            return Dropped(example.key, "empty_answer")
         ids: list[int] = []
         mask: list[bool] = []
         starts: list[int] = []
@@ -154,7 +162,17 @@ class Encoder:
             prompt_length=begun[-1] if begun else room,
             truncated=len(whole) > room,
             special_in_text=any(self._borders.added.special_strings(text) for text in example.texts),
+            removed=sum(answer.removed for answer in answers),
+            added=sum(answer.added for answer in answers),
         )
+
+    def learned(self, example: Example) -> tuple[Learned, ...]:
+        """The text that `encode` marks as learned, one entry a stretch; the last one is the final answer's.
+
+        Raises:
+            DataError: the chat template refuses the conversation.
+        """
+        return tuple(segment.learned for segment in self.template.render(example) if segment.supervised)
 
     def encode_all(self, examples: Sequence[Example], *, source: str) -> EncodedSplit:
         """Encode a split and count what becomes of its rows.
@@ -183,6 +201,10 @@ class Encoder:
             dropped_no_room=dropped["no_room"],
             truncated=sum(row.truncated for row in rows),
             special_in_text=sum(row.special_in_text for row in rows),
+            rows_cut_by_template=sum(row.removed > 0 for row in rows),
+            characters_cut_by_template=sum(row.removed for row in rows),
+            rows_added_to_by_template=sum(row.added > 0 for row in rows),
+            characters_added_by_template=sum(row.added for row in rows),
             tokens=sum(len(row) for row in rows),
             supervised_tokens=sum(int(row.answer_mask.sum()) for row in rows),
         )

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from distillab.data.examples import Example, Message
+from distillab.data.learned import Learned
 from distillab.data.special import Range
 
 # Stanford Alpaca (Taori et al. 2023), with the newline after "### Response:" that MiniLLM's data has.
@@ -36,12 +37,19 @@ class RenderedSegment:
         ends_answer: an answer ends with this segment; where it does not itself end in a special
             token, encoding appends EOS.
         literal: character ranges that come from the data, in which special tokens are plain text.
+        rewritten: what a template that changes answers made of this one; None: `text` is the data's.
     """
 
     text: str
     supervised: bool
     ends_answer: bool = False
     literal: tuple[Range, ...] = ()
+    rewritten: Learned | None = None
+
+    @property
+    def learned(self) -> Learned:
+        """The text of a supervised segment, special tokens of the template aside."""
+        return self.rewritten or Learned(self.text)
 
 
 class Template(ABC):

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from distillab.config.models import EvaluationConfig
 from distillab.data.encoding import EncodedRow
+from distillab.data.learned import Learned
 from distillab.data.reading import Reader
 from distillab.evaluation.likelihood import RowScores, SharedTeacher, score_rows, summarise
 from distillab.evaluation.text_match import generation_metrics
@@ -18,22 +19,32 @@ from distillab.records import EvaluationRecord, GenerationMetrics
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Held-out rows as one tokenizer reads them. All fields have one entry a row, in the same order."""
+    """Held-out rows as one tokenizer and its template read them. One entry a row in every field, in the same order.
+
+    Attributes:
+        answers: the final answers as the template has them learned, with what it puts around them.
+        answer_bytes: UTF-8 bytes of all text that is learned.
+    """
 
     rows: tuple[EncodedRow, ...]
     prompt_ids: tuple[tuple[int, ...], ...]
     prompts: tuple[str, ...]
-    references: tuple[str, ...]
+    answers: tuple[Learned, ...]
     answer_bytes: tuple[int, ...]
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """What generated answers are compared with: the answers, without what the template puts around them."""
+        return tuple(answer.text for answer in self.answers)
 
     def first(self, n: int) -> HeldOut:
         """The first n rows."""
-        return HeldOut(self.rows[:n], self.prompt_ids[:n], self.prompts[:n], self.references[:n], self.answer_bytes[:n])
+        return HeldOut(self.rows[:n], self.prompt_ids[:n], self.prompts[:n], self.answers[:n], self.answer_bytes[:n])
 
 
 @dataclass(frozen=True)
 class Judged:
-    """An evaluation with its raw material."""
+    """An evaluation with its raw material; answers without what the template puts around them."""
 
     record: EvaluationRecord
     scores: RowScores
@@ -92,9 +103,10 @@ def _generate(
     ):
         outputs.extend(batch)
         progress.advance(len(batch))
+    # like is compared with like: the reference stands without what the template writes around it too
     answers = tuple(
-        continuation_text(reader.tokenizer, prompt, output.ids)
-        for prompt, output in zip(asked.prompt_ids, outputs, strict=True)
+        wanted.inside(continuation_text(reader.tokenizer, prompt, output.ids))
+        for wanted, prompt, output in zip(asked.answers, asked.prompt_ids, outputs, strict=True)
     )
     metrics = generation_metrics(
         answers,

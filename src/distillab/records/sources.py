@@ -17,9 +17,17 @@ class EncodingCounts(Record):
     dropped_no_room: int = Field(default=0, description="the prompt alone fills max_tokens")
     truncated: int = Field(default=0, description="answers cut at max_tokens; their EOS is lost")
     left_out: int = Field(
-        default=0, description="held-out rows not judged: too long for a model of the pair, or no prompt"
+        default=0,
+        description="held-out rows not judged: too long for a model of the pair, no prompt, or another answer in the "
+        "template of each",
     )
     special_in_text: int = Field(default=0, description="rows whose own text contains a special token")
+    rows_cut_by_template: int = Field(default=0, description="rows of whose answers the template drops text")
+    characters_cut_by_template: int = Field(default=0, description="of answers, dropped by the template: not learned")
+    rows_added_to_by_template: int = Field(default=0, description="rows into whose answers the template writes text")
+    characters_added_by_template: int = Field(
+        default=0, description="written into answers by the template, special tokens aside: learned"
+    )
     tokens: int = 0
     supervised_tokens: int = 0
 

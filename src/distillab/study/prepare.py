@@ -125,6 +125,7 @@ def prepare(recipe: RunRecipe) -> Prepared:
     readers = [student] if teacher is None else [student, teacher]
     answer = recipe.evaluation.max_new_tokens if recipe.evaluation.generate_rows else 0
     examples = _fitting(splits, readers, [None if c is None else c - answer for c in contexts], asks=answer > 0)
+    examples = _same_answers(examples, readers, source=splits.sources[1])
     held_out, counts = _judged(student, splits, examples)
     if recipe.evaluation.value_pattern is not None:
         for reference in held_out.references[: recipe.evaluation.generate_rows]:
@@ -235,6 +236,29 @@ def _answerable(prompt: list[int], longest: int | None, *, asks: bool) -> bool:
     return len(prompt) >= asks and (longest is None or len(prompt) <= longest)
 
 
+def _same_answers(examples: tuple[Example, ...], readers: list[Reader], *, source: str) -> tuple[Example, ...]:
+    """The examples of whose answers every template keeps the same text, spaces aside.
+
+    Raises:
+        DataError: none is left of some.
+    """
+    texts = [[_letters(reader, example) for reader in readers] for example in examples]
+    kept = tuple(example for example, each in zip(examples, texts, strict=True) if each.count(each[0]) == len(each))
+    if examples and not kept:
+        raise DataError(
+            "The templates of student and teacher keep different text of every held-out answer, so the two cannot be "
+            "judged on the same.",
+            where=source,
+            facts=[f"{reader.loaded.name}: {text[-1][:80]!r}" for reader, text in zip(readers, texts[0], strict=True)],
+            fix="take out of the rows what one template drops (reasoning, usually), or use one template for both",
+        )
+    return kept
+
+
+def _letters(reader: Reader, example: Example) -> list[str]:
+    return ["".join(stretch.text.split()) for stretch in reader.encoder.learned(example)]
+
+
 def _judged(student: Reader, splits: Splits, examples: tuple[Example, ...]) -> tuple[HeldOut, EncodingCounts]:
     """The held-out rows that are judged, and their counts with the number that is left out."""
     if not examples:
@@ -253,12 +277,13 @@ def _judged(student: Reader, splits: Splits, examples: tuple[Example, ...]) -> t
 
 def _read(reader: Reader, examples: tuple[Example, ...], *, source: str) -> tuple[HeldOut, EncodingCounts]:
     encoded = reader.encoder.encode_all(examples, source=source)
+    learned = [reader.encoder.learned(example) for example in examples]
     held_out = HeldOut(
         rows=tuple(encoded.rows),
         prompt_ids=tuple(tuple(reader.encoder.encode_prompt(example)) for example in examples),
         prompts=tuple(example.prompt for example in examples),
-        references=tuple(example.answer for example in examples),
-        answer_bytes=tuple(sum(len(text.encode()) for text in example.answers) for example in examples),
+        answers=tuple(stretches[-1] for stretches in learned),
+        answer_bytes=tuple(sum(len(stretch.whole.encode()) for stretch in stretches) for stretches in learned),
     )
     return held_out, encoded.counts
 
