@@ -51,9 +51,9 @@ def show_run(record: RunRecord) -> None:
     )
     if counts.rows_cut_by_template or counts.rows_added_to_by_template:
         print(
-            f"  the chat template: drops {counts.characters_cut_by_template} characters of the answers of "
-            f"{counts.rows_cut_by_template} rows (not learned), writes {counts.characters_added_by_template} into those "
-            f"of {counts.rows_added_to_by_template} (learned)"
+            f"  the chat template drops {counts.characters_cut_by_template} characters of the answers of "
+            f"{counts.rows_cut_by_template} rows, and writes {counts.characters_added_by_template} into those of "
+            f"{counts.rows_added_to_by_template}"
         )
     for use in record.caches:
         print(f"  {use.source}: the teacher's {', '.join(use.kinds)} from {use.path}")

@@ -195,14 +195,21 @@ def data_counts(train: Sequence[EncodingCounts], held_out: EncodingCounts) -> Gr
             f"{split}: {counts.source}",
             *(count(n) for n in (counts.rows, counts.kept, counts.dropped_empty_answer, counts.dropped_no_room)),
             *(count(n) for n in (counts.truncated, counts.left_out, counts.special_in_text)),
+            f"{count(counts.characters_cut_by_template)} / {count(counts.characters_added_by_template)}",
             *(count(n) for n in (counts.tokens, counts.supervised_tokens)),
             percent(counts.prompt_share) if counts.tokens else MISSING,
         )
 
     headings = (
         *("split", "rows", "kept", "dropped: empty answer", "dropped: no room", "answers cut (EOS lost)"),
-        "not judged: too long",
-        *("special token in text", "tokens", "supervised tokens", "share of the prompt"),
+        "not judged",
+        *(
+            "special token in text",
+            "characters of answers: cut / added by the template",
+            "tokens",
+            "supervised tokens",
+            "share of the prompt",
+        ),
     )
     return Grid("Rows and tokens", headings, (*(row("train", counts) for counts in train), row("held out", held_out)))
 
