@@ -34,12 +34,12 @@ def _jensen_shannon(p: list[float], q: list[float], w: float) -> float:
 
 
 def head_share(p: list[float], q: list[float], mass: float) -> float:
-    """g_head / (g_head + g_tail); tokens enter the head by falling probability, equal ones together."""
+    """g_head / (g_head + g_tail); tokens enter the head by falling probability, equal ones (to rounding) together."""
     head: set[int] = set()
     for level in sorted(set(p), reverse=True):
         if sum(p[i] for i in head) >= mass - 1e-12:
             break
-        head |= {i for i, a in enumerate(p) if a == level}
+        head |= {i for i, a in enumerate(p) if a >= level * (1 - 1e-14)}
     gaps = [abs(a - b) for a, b in zip(p, q, strict=True)]
     return sum(gaps[i] for i in head) / sum(gaps) if sum(gaps) else 0.5
 

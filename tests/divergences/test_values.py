@@ -204,3 +204,21 @@ def test_alpha_beta_keeps_float32_near_its_limits(a: float, b: float) -> None:
     single = alpha_beta(student_logp=student, teacher_logp=teacher, alpha=a, beta=b)
     exact = alpha_beta(student_logp=student.double(), teacher_logp=teacher.double(), alpha=a, beta=b)
     torch.testing.assert_close(single.double(), exact, rtol=5e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(0.7, -0.3), (0.3, -0.7), (-0.3, 0.7), (-0.5, -0.5), (2.0, -1.5)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_alpha_beta_with_negative_powers_of_almost_nothing(alpha: float, beta: float, dtype: torch.dtype) -> None:
+    """Powers that no number holds: infinite where the sides differ there, 0 where they are equal, never NaN."""
+    even, faint, fainter = (
+        torch.tensor([[x, 0.0]], dtype=dtype) for x in (math.log(0.5), -3000.0 / min(-alpha, -beta, -0.3), -50000.0)
+    )
+    even[0, 1] = math.log(0.5)
+    for student, teacher in ((faint, even), (even, faint), (faint, fainter), (fainter, faint), (fainter, even)):
+        found = alpha_beta(student_logp=student, teacher_logp=teacher, alpha=alpha, beta=beta)
+        assert not found.isnan() and found > 0
+    for side in (faint, fainter):
+        assert alpha_beta(student_logp=side, teacher_logp=side.clone(), alpha=alpha, beta=beta).item() == 0
+    # of the two sides the one with the negative power decides
+    decides = alpha_beta(student_logp=fainter, teacher_logp=even, alpha=alpha, beta=beta)
+    assert math.isinf(decides.item()) == (beta < 0)

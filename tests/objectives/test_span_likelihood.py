@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from decimal import Decimal, localcontext
 from typing import Any
 
 import pytest
@@ -176,6 +177,26 @@ def test_two_coins_in_float32(p: float, q: float, tau: float) -> None:
     expected = heads + (1 - a) * (math.log1p(-a) - math.log1p(-b))
     assert float(found.detach()) == pytest.approx(expected, rel=1e-5, abs=2e-7)
     assert student.grad is not None and bool(student.grad.isfinite().all())
+
+
+@pytest.mark.parametrize("tau", [1.0, 10.0, 100.0])
+@pytest.mark.parametrize("p", [-1e-4, -0.01, -0.3, -1.0, -5.0, -40.0])
+@pytest.mark.parametrize("gap", [0.0, 1e-4, -1e-3, 0.01, -0.01, 0.1, 1.0, -3.0])
+def test_two_coins_that_are_nearly_equal(p: float, gap: float, tau: float) -> None:
+    """Value and slope against 60 decimal digits, given what float32 holds of both: within 10⁻⁵ relative, never < 0."""
+    pair = [torch.tensor([x / tau]) for x in (p, min(0.0, p + gap))]
+    student = pair[1].requires_grad_()
+    found = bernoulli_kl(teacher_logp=pair[0], student_logp=student)
+    (slope,) = torch.autograd.grad(found.sum(), student)
+    with localcontext() as context:
+        context.prec = 60
+        a, b = ((Decimal(float(x.detach())) - Decimal("1e-6")).exp() for x in pair)
+        expected = a * (a / b).ln() + (1 - a) * ((1 - a) / (1 - b)).ln()
+        expected_slope = (b - a) / (1 - b)
+    assert found.item() >= 0
+    assert found.item() == pytest.approx(float(expected), rel=1e-5, abs=1e-30)
+    if student.item() < 0:  # at its border the clamp has no slope
+        assert slope.item() == pytest.approx(float(expected_slope), rel=1e-5, abs=1e-30)
 
 
 def test_a_vocabulary_in_which_no_word_begins_is_refused() -> None:

@@ -34,7 +34,8 @@ def adaptive_kl(*, student_logp: Tensor, teacher_logp: Tensor, head_mass: float)
         ShapeError: the shapes differ (map the vocabularies first).
         ValueError: μ is not strictly between 0 and 1, or teacher_logp requires a gradient.
     Source: Wu et al. 2024, Rethinking Kullback-Leibler Divergence in Knowledge Distillation for Large Language
-        Models (arXiv:2404.02657).
+        Models (arXiv:2404.02657): the head of its equation, which is that of DSKD's code too. The authors' own code
+        takes one token less where the head has more than one: the token with which μ is reached is in its tail.
 
     Cost: finding the head needs the most likely tokens in order; on a GPU the host waits for the device once a call.
 

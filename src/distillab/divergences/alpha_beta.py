@@ -100,14 +100,16 @@ def _quotient(u: Tensor, v: Tensor, d: Tensor, k: float) -> Tensor:
     if k == 0:
         return nothing_from_no_mass_(u.exp_().mul_(d))
     fall = d.abs().mul_(-abs(k)).expm1_().copysign_(d)
-    return torch.maximum(u, v, out=u).exp_().mul_(fall).mul_(1.0 / abs(k))
+    # equal: 0, also where the powers themselves are too large for a number
+    return torch.maximum(u, v, out=u).exp_().mul_(fall).mul_(1.0 / abs(k)).masked_fill_(d == 0, 0.0)
 
 
 def _settle_negative_powers(
     terms: Tensor, slope: Tensor, student: Tensor, teacher: Tensor, alpha: float, beta: float
 ) -> None:
-    """In place: what outcomes without mass contribute where a power of 0 is infinite (∞ − ∞ says nothing)."""
+    """In place: what outcomes contribute whose powers are infinite, or too large for a number (∞ − ∞ says nothing)."""
     no_p, no_q = teacher == -torch.inf, student == -torch.inf
+    terms.masked_fill_(terms.isnan() & ~(student.isnan() | teacher.isnan()), torch.inf)
     if alpha <= 0 or alpha + beta <= 0:
         terms.masked_fill_(no_p & ~no_q, torch.inf)
     if beta <= 0 or alpha + beta <= 0:

@@ -5,6 +5,9 @@ Shape letters: N scored positions of the student, M of the teacher, S shared spa
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -138,12 +141,41 @@ def _span_logp(numbers_N2: Tensor, spans_N: Tensor, after_S: Tensor, debiased_S:
 def bernoulli_kl(*, teacher_logp: Tensor, student_logp: Tensor) -> Tensor:
     """KL between two coins of which the logarithms of the probability of heads are known. Nats, ≥ 0.
 
+        p (e^δ − 1 − δ)  +  (1 − p) (−log(1 − u) − u)        δ = log q − log p,  u = (q − p)/(1 − p)
+
+    with p of the teacher and q of the student. It is the usual sum, ordered so that neither part is negative and
+    nothing cancels between them; near 0 each part is a series. So the relative error stays that of δ.
+
     Both are kept 10⁻⁶ below 0: the other side of a certain coin has no logarithm.
     """
-    teacher, student = (logp.clamp(max=0.0) - SMALLEST for logp in (teacher_logp, student_logp))
-    teacher_other, student_other = log1mexp(teacher), log1mexp(student)
-    heads = teacher.exp() * (teacher - student)
-    return heads + teacher_other.exp() * (teacher_other - student_other)
+    teacher, student = (logp.clamp(max=0.0) for logp in (teacher_logp, student_logp))
+    delta = student - teacher
+    teacher, student = teacher - SMALLEST, student - SMALLEST
+    p, near = teacher.exp(), _NEAR[delta.dtype]
+    # the branch that `where` does not take must stay finite, or its gradient would be 0 · ∞
+    small = delta.clamp(-near, near)
+    is_small = delta.abs() < near
+    rise = torch.where(is_small, p * small.expm1(), student.exp() - p)
+    heads = torch.where(is_small, p * _series(small, _EXPONENTIAL), rise - p * delta)
+    other = -teacher.expm1()
+    u = rise / other
+    tiny, moderate = u.clamp(-near, near), u.clamp(max=0.5)
+    far = torch.where(u < 0.5, -torch.log1p(-moderate), log1mexp(teacher) - log1mexp(student)) - u
+    return heads + other * torch.where(u.abs() < near, _series(tiny, _LOGARITHM), far)
+
+
+# Below this the series of eight terms are exact to rounding, and above it so is the plain form.
+_NEAR = {torch.float32: 0.125, torch.float64: 0.01}
+_EXPONENTIAL = [1 / math.factorial(k) for k in range(2, 10)]  # of e^x − 1 − x, from x²
+_LOGARITHM = [1 / k for k in range(2, 10)]  # of −log(1 − x) − x, from x²
+
+
+def _series(x: Tensor, coefficients: Sequence[float]) -> Tensor:
+    """Σ coefficients[i] · x^(i+2)."""
+    total = torch.zeros_like(x)
+    for coefficient in reversed(coefficients):
+        total = total * x + coefficient
+    return total * x.square()
 
 
 def log1mexp(logp: Tensor) -> Tensor:
