@@ -56,7 +56,8 @@ def test_example_without_data(app: typer.Typer, materials: Path) -> None:
     result = run(app, tokenizers / "mistral-7b-v0.1", tokenizers / "tinyllama-1.1b")
     assert "teacher  1, 415, 2936, 9060," in result.output
     assert "student  1, 450, 4996, 17354," in result.output
-    assert not any(line.startswith("On ") for line in result.output.splitlines())
+    assert "On the sample that ships with distillab: 29 rows" in result.output.splitlines()
+    assert "--data FILE measures the same on your own text" in result.output
 
 
 def test_pair_that_can(app: typer.Typer, materials: Path) -> None:

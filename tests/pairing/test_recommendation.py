@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.pairing.conftest import Wrap
+from tokenizers import Tokenizer
 
 from distillab.config.methods import METHODS
 from distillab.pairing import recommendation
 from distillab.pairing.admission import admit, judgement
+from distillab.pairing.contract import judge
+from distillab.pairing.loading import LoadedTokenizer
 from distillab.pairing.recommendation import ORDER_ACROSS_TOKENIZERS, made_for_two, recommend
 from distillab.records import DataOverlap, SideBySide, TokenizerContract, TokenizerSide
 
@@ -21,28 +27,25 @@ ROOT = Path(__file__).resolve().parents[2]
 def contract(
     *,
     verdict: str = "different",
-    vocabulary: float = 0.75,
-    known: float | None = None,
+    known: float = 0.9,
     teacher: float = 1.0,
     student: float = 1.0,
     lost: int = 0,
 ) -> TokenizerContract:
-    """A pair; `vocabulary` of the teacher's 1,000 tokens are the student's, `known` of those in 100 rows of text."""
-    data = None
-    if known is not None:
-        data = DataOverlap(
-            source="rows",
-            rows=100,
-            rows_not_comparable=lost,
-            teacher_tokens=5000,
-            student_tokens=6000,
-            teacher_boundaries_shared=teacher,
-            student_boundaries_shared=student,
-            teacher_tokens_identical=0.5,
-            student_tokens_identical=0.5,
-            teacher_tokens_known=known,
-            equal_ids_by_position=0.0,
-        )
+    """A pair; `known` of the teacher's tokens in 100 rows of text are the student's."""
+    data = DataOverlap(
+        source="rows",
+        rows=100,
+        rows_not_comparable=lost,
+        teacher_tokens=5000,
+        student_tokens=6000,
+        teacher_boundaries_shared=teacher,
+        student_boundaries_shared=student,
+        teacher_tokens_identical=0.5,
+        student_tokens_identical=0.5,
+        teacher_tokens_known=known,
+        equal_ids_by_position=0.0,
+    )
     side = TokenizerSide(
         name="one", family="BPE", tokens=1000, logits_width=None, roles={}, fingerprint="f", chat_template_sha256=None
     )
@@ -53,7 +56,7 @@ def contract(
         student=side,
         equal_ids=0,
         equal_strings=0,
-        equal_bytes=round(1000 * vocabulary),
+        equal_bytes=10,
         shared_width=0 if verdict == "different" else 1000,
         example=SideBySide(text="a", teacher_ids=(), student_ids=(), teacher_tokens=(), student_tokens=()),
         data=data,
@@ -75,14 +78,8 @@ def test_the_orders_name_a_section_that_is_there(place: str) -> None:
 @pytest.mark.parametrize(
     ("pair", "method", "said"),
     [
-        (contract(), "vocabulary_projection", "75.0% of the teacher's vocabulary"),
-        (contract(vocabulary=0.24), "span_hidden_states", "only 24.0% of the teacher's vocabulary"),
         # what is measured on text decides, not the vocabularies
-        (
-            contract(vocabulary=0.01, known=0.5, student=0.5),
-            "vocabulary_projection",
-            "50.0% of the teacher's tokens in",
-        ),
+        (contract(known=0.5, student=0.5), "vocabulary_projection", "50.0% of the teacher's tokens in rows"),
         (contract(known=0.49), "span_hidden_states", "only 49.0% of the teacher's tokens in rows"),
         # tokens are matched where the student predicts
         (contract(known=0.9, student=0.4), "span_hidden_states", "only 40.0% of the student's boundaries"),
@@ -125,19 +122,38 @@ SHARE = st.floats(0, 1)
 @settings(max_examples=100, deadline=None)
 @given(
     verdict=st.sampled_from(["identical", "padded", "extended", "different"]),
-    vocabulary=SHARE,
-    known=st.none() | SHARE,
+    known=SHARE,
     teacher=SHARE,
     student=SHARE,
     lost=st.integers(0, 100),
 )
 def test_what_is_recommended_is_valid_and_never_worse_than_fine_tuning(
-    verdict: str, vocabulary: float, known: float | None, teacher: float, student: float, lost: int
+    verdict: str, known: float, teacher: float, student: float, lost: int
 ) -> None:
-    pair = contract(verdict=verdict, vocabulary=vocabulary, known=known, teacher=teacher, student=student, lost=lost)
+    pair = contract(verdict=verdict, known=known, teacher=teacher, student=student, lost=lost)
     name = recommend(pair).method
     assert admit(pair, name, METHODS[name]).admitted
     if verdict == "different":
         assert ORDER_ACROSS_TOKENIZERS.index(name) <= ORDER_ACROSS_TOKENIZERS.index("sft")
         fitting = made_for_two(pair)
         assert (fitting[0] if fitting else "seqkd") == name
+
+
+def test_rare_words_of_a_large_vocabulary_count_as_little_as_they_are_used(
+    wrap: Wrap, real: Callable[[str], LoadedTokenizer]
+) -> None:
+    """GPT-2's tokens under other ids, beside four times as many that no text here holds: what is used is shared."""
+    model = json.loads(real("gpt2").tokenizer.backend_tokenizer.to_str())
+    vocabulary = model["model"]["vocab"]
+    rare = [f"rare{number}word" for number in range(4 * len(vocabulary))]
+    model["model"]["vocab"] = {word: number for number, word in enumerate([*rare, *vocabulary])}
+    for token in model["added_tokens"]:
+        token["id"] = model["model"]["vocab"][token["content"]]
+    teacher = wrap(Tokenizer.from_str(json.dumps(model)), "large", eos="<|endoftext|>", bos=None, unk=None)
+    found = judge(teacher, real("gpt2"), teacher_width=None, student_width=None)
+    assert found.verdict == "different" and found.equal_bytes / found.teacher.tokens < 0.21
+    assert recommend(found).method == "vocabulary_projection"
+    assert recommend(found).because[0].startswith("100.0% of the teacher's tokens in the sample that ships with")
+    # what the user gives is measured in its place
+    given = judge(teacher, real("gpt2"), teacher_width=None, student_width=None, texts=["Yes."], source="mine")
+    assert given.data.source == "mine" and given.data.rows == 1

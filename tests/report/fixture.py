@@ -163,6 +163,7 @@ def contracts() -> tuple[TokenizerContract, ...]:
         equal_bytes=512,
         shared_width=512,
         example=SideBySide(text=text, teacher_ids=own_ids, student_ids=own_ids, teacher_tokens=own, student_tokens=own),
+        data=_overlap(9120, boundaries=(1.0, 1.0), tokens=(1.0, 1.0), ids=1.0),
     )
     example = SideBySide(
         text=text, teacher_ids=other_ids, student_ids=own_ids, teacher_tokens=other, student_tokens=own
@@ -179,22 +180,29 @@ def contracts() -> tuple[TokenizerContract, ...]:
         extra_tokens=("▁ap", "ples", "▁man"),
         example=example,
         probes_differ=(example,),
-        data=DataOverlap(
-            source="held-out answers",
-            rows=400,
-            rows_not_comparable=0,
-            teacher_tokens=8411,
-            student_tokens=9120,
-            teacher_boundaries_shared=0.871,
-            student_boundaries_shared=0.803,
-            teacher_tokens_identical=0.622,
-            student_tokens_identical=0.574,
-            equal_ids_by_position=0.0183,
-        ),
+        data=_overlap(8411, boundaries=(0.871, 0.803), tokens=(0.622, 0.574), ids=0.0183),
         would_train=("after “▁How” the student would be taught “▁ple” where the teacher says “▁man”",),
         notes=("The teacher adds no BOS, the student does.",),
     )
     return same, different
+
+
+def _overlap(
+    teacher_tokens: int, *, boundaries: tuple[float, float], tokens: tuple[float, float], ids: float
+) -> DataOverlap:
+    return DataOverlap(
+        source="held-out answers",
+        rows=400,
+        rows_not_comparable=0,
+        teacher_tokens=teacher_tokens,
+        student_tokens=9120,
+        teacher_boundaries_shared=boundaries[0],
+        student_boundaries_shared=boundaries[1],
+        teacher_tokens_identical=tokens[0],
+        student_tokens_identical=tokens[1],
+        teacher_tokens_known=boundaries[0],
+        equal_ids_by_position=ids,
+    )
 
 
 def samples() -> tuple[GenerationSample, ...]:

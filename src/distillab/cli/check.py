@@ -19,7 +19,7 @@ def check_command(
     teacher: Annotated[str, typer.Argument(help="Folder or hub id of the teacher, or of its tokenizer.")],
     student: Annotated[str, typer.Argument(help="Folder or hub id of the student, or of its tokenizer.")],
     data: Annotated[
-        Path | None, typer.Option("--data", help="File with rows: measure the overlap on this text too.")
+        Path | None, typer.Option("--data", help="File with rows: measure the overlap on this text, not on a sample.")
     ] = None,
     tokens: Annotated[
         str | None,
@@ -83,6 +83,8 @@ def _texts(data: Path) -> tuple[list[str], str]:
 def _show(judged: PairJudgement) -> None:
     from rich.console import Console
 
+    from distillab.pairing.sample import SAMPLE_SOURCE
+
     console = Console(highlight=False, markup=False, soft_wrap=True)
     contract = judged.contract
     console.print(f"verdict: {contract.verdict}", style=_STYLE[contract.verdict])
@@ -90,7 +92,7 @@ def _show(judged: PairJudgement) -> None:
     _show_sides(console, contract)
     _show_ids(console, contract)
     _show_texts(console, contract)
-    if contract.data is not None:
+    if contract.verdict == "different" or contract.data.source != SAMPLE_SOURCE:
         _show_data(console, contract.data)
     if contract.notes:
         _title(console, "Notes")
@@ -175,8 +177,7 @@ def _show_data(console: Console, data: DataOverlap) -> None:
         f"  tokens with the same bytes at the same place: teacher {data.teacher_tokens_identical:.1%}, "
         f"student {data.student_tokens_identical:.1%}"
     )
-    if data.teacher_tokens_known is not None:
-        console.print(f"  teacher tokens that the student has too, wherever it cuts: {data.teacher_tokens_known:.1%}")
+    console.print(f"  teacher tokens that the student has too, wherever it cuts: {data.teacher_tokens_known:.1%}")
     console.print(f"  positions at which a loss by index would compare equal ids: {data.equal_ids_by_position:.1%}")
     if data.rows_not_comparable:
         console.print(f"  {data.rows_not_comparable:,} rows could not be compared: their bytes differ", style="yellow")

@@ -13,6 +13,7 @@ from distillab.pairing.loading import LoadedTokenizer
 from distillab.pairing.notes import named, role_notes, template_notes, width_notes, would_train
 from distillab.pairing.overlap import data_overlap
 from distillab.pairing.probes import FIRST_SENTENCE, PROBES
+from distillab.pairing.sample import SAMPLE, SAMPLE_SOURCE
 from distillab.pairing.segmentation import compare_segmentation, side_by_side
 from distillab.pairing.token_bytes import TokenMeaning, family, means_the_same, role_ids, token_meanings
 from distillab.records import TokenizerContract, TokenizerSide, Verdict
@@ -49,7 +50,8 @@ def judge(
 
     Args:
         teacher_width, student_width: rows of the models' output layers; None where not known.
-        texts: the data set's texts; the first sentence is shown side by side, the first 2,000 texts are measured.
+        texts: the data set's texts; the first sentence is shown side by side, the first 2,000 texts are measured. Where
+            there are none, a small sample in many languages is measured.
         source: name of the data set in the record.
     Raises:
         DataError: a tokenizer has no tokens.
@@ -82,7 +84,9 @@ def judge(
         extra_tokens=tuple(data.decode("utf-8", "backslashreplace") for data in extra[:_MAX_EXTRA]),
         example=example,
         probes_differ=probes_differ,
-        data=data_overlap(teacher.tokenizer, student.tokenizer, ours, theirs, texts, source) if texts else None,
+        data=data_overlap(
+            teacher.tokenizer, student.tokenizer, ours, theirs, texts or SAMPLE, source if texts else SAMPLE_SOURCE
+        ),
         notes=(
             *width_notes(teacher_side, student_side, len(ours), len(theirs)),
             *role_notes(ours, theirs, teacher_side, student_side, same_ids=ids.verdict != "different"),

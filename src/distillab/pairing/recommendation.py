@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from distillab.config.methods import METHODS, Method
+from distillab.pairing.sample import SAMPLE_SOURCE
 from distillab.records import DataOverlap, Recommendation, TokenizerContract
 
 # Best first, by the mean of the places measured on two pairs with different tokenizers in the section named below, but
@@ -32,17 +33,14 @@ WITH_SAME_TOKENS_MEASURED_IN = "docs/experiments.md#2026-11-22-how-inner-terms-a
 # Below a half most of what a term would compare is not there: most of the teacher's probability lies on tokens that the
 # student can begin only, or most places at which the student predicts are none at which the teacher does.
 ENOUGH_OF_TEXT = 0.5
-# A vocabulary is mostly rare words, so its share says less than that of a text: of GPT-2's ids 36 % are TinyLlama's
-# too, and of its tokens in a story 92 %; of Mistral's ids 1.7 % are in a vocabulary of 512, and of its tokens 53 %.
-ENOUGH_OF_VOCABULARY = 0.25
 
 
 def recommend(contract: TokenizerContract) -> Recommendation:
     """The method to begin with, and why.
 
     A term that matches the tokens of two vocabularies needs tokens that both have, and every term on two tokenisations
-    places at which both cut. The first of the measured order that has enough of both is recommended. Where the contract
-    has no text measured, the two vocabularies alone are compared.
+    places at which both cut. The first of the measured order that has enough of both, on the text that the contract has
+    measured, is recommended. Tokens count as often as they are used: a vocabulary is mostly rare words.
     """
     if contract.verdict != "different":
         return Recommendation(
@@ -88,12 +86,12 @@ def _common(contract: TokenizerContract, method: Method) -> tuple[str, ...]:
     """What the two sides have in common for the method."""
     if method.tokens == "any":
         return ("it needs text alone, which every tokenizer can read",)
-    share, _, words = _tokens_in_common(contract)
-    said = [f"{share:.1%} {words}"] if _matches_tokens(method) else []
-    if contract.data is None:
-        return (*said, "on the vocabularies alone: --data FILE measures what both have in common on your own text")
-    places, words = _places_in_common(contract.data, method)
-    return (*said, f"{places:.1%} {words}")
+    data = contract.data
+    share, words = _tokens_in_common(data)
+    places, where = _places_in_common(data, method)
+    common = [f"{share:.1%} {words}"] if _matches_tokens(method) else []
+    hint = ["--data FILE measures the same on your own text"] if data.source == SAMPLE_SOURCE else []
+    return (*common, f"{places:.1%} {where}", *hint)
 
 
 def _lacking(contract: TokenizerContract, method: Method) -> str | None:
@@ -101,25 +99,18 @@ def _lacking(contract: TokenizerContract, method: Method) -> str | None:
     if method.tokens == "any":
         return None
     data = contract.data
-    if data is not None and data.rows_not_comparable > ENOUGH_OF_TEXT * data.rows:
+    if data.rows_not_comparable > ENOUGH_OF_TEXT * data.rows:
         return f"{data.rows_not_comparable:,} of {data.rows:,} rows of {data.source} are not the same bytes to both"
-    share, enough, words = _tokens_in_common(contract)
-    if _matches_tokens(method) and share < enough:
+    share, words = _tokens_in_common(data)
+    if _matches_tokens(method) and share < ENOUGH_OF_TEXT:
         return f"only {share:.1%} {words}"
-    if data is None:
-        return None
     places, words = _places_in_common(data, method)
     return f"only {places:.1%} {words}" if places < ENOUGH_OF_TEXT else None
 
 
-def _tokens_in_common(contract: TokenizerContract) -> tuple[float, float, str]:
-    """The share of the teacher's tokens that are the student's too, how much is enough, and of what it is a share."""
-    data = contract.data
-    if data is not None and data.teacher_tokens_known is not None:
-        words = f"of the teacher's tokens in {data.source} are tokens of the student"
-        return data.teacher_tokens_known, ENOUGH_OF_TEXT, words
-    share = contract.equal_bytes / contract.teacher.tokens
-    return share, ENOUGH_OF_VOCABULARY, "of the teacher's vocabulary are tokens of the student"
+def _tokens_in_common(data: DataOverlap) -> tuple[float, str]:
+    """The share of the teacher's tokens that are the student's too, and of what it is a share."""
+    return data.teacher_tokens_known, f"of the teacher's tokens in {data.source} are tokens of the student"
 
 
 def _places_in_common(data: DataOverlap, method: Method) -> tuple[float, str]:

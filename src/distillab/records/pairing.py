@@ -51,9 +51,8 @@ class DataOverlap(Record):
         description="share of the teacher's tokens with a student token of the same bytes at the same place"
     )
     student_tokens_identical: float
-    teacher_tokens_known: float | None = Field(
-        default=None,
-        description="share of the teacher's tokens that the student has too, wherever it cuts; None in older records",
+    teacher_tokens_known: float = Field(
+        description="share of the teacher's tokens that the student has too, wherever it cuts"
     )
     equal_ids_by_position: float = Field(
         description="share of positions at which an index-by-index loss would compare the same id"
@@ -77,7 +76,7 @@ class TokenizerContract(Record):
     probes_differ: tuple[SideBySide, ...] = Field(
         default=(), description="probe texts that the two segment differently (at most 5)"
     )
-    data: DataOverlap | None = None
+    data: DataOverlap = Field(description="on the data set's texts; without any, on a small sample")
     notes: tuple[str, ...] = Field(default=(), description="warnings that do not change the verdict")
     would_train: tuple[str, ...] = Field(
         default=(), description="different only: what a loss that compares by id would teach, on the example"

@@ -120,8 +120,7 @@ def contract(record: TokenizerContract) -> Contract:
     ]
     if record.extra_tokens:
         facts.append(("tokens of one side only (first 20)", " ".join(record.extra_tokens)))
-    if record.data is not None:
-        facts += _overlap_facts(record.data)
+    facts += _overlap_facts(record.data)
     loading = [f"{side.name}: {note}" for side in (record.teacher, record.student) for note in side.loading_notes]
     return Contract(
         verdict=record.verdict,

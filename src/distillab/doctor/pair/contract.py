@@ -24,23 +24,25 @@ def examine_contract(subject: PairSubject) -> Examined:
     others = [note for note in contract.notes if not note.startswith(_DANGER)]
     if others:
         findings.append(_reads_otherwise(contract, others))
-    looked_at = f"{contract.teacher.tokens:,} tokens of the teacher, {contract.student.tokens:,} of the student"
-    if contract.data is not None:
-        looked_at += f"; {contract.data.rows:,} texts of {contract.data.source}"
+    looked_at = (
+        f"{contract.teacher.tokens:,} tokens of the teacher, {contract.student.tokens:,} of the student; "
+        f"{contract.data.rows:,} texts of {contract.data.source}"
+    )
     return Examined(probe=PROBE, looked_at=f"{looked_at}: {contract.verdict}", findings=tuple(findings))
 
 
 def _unrelated(contract: TokenizerContract, *, compared: bool) -> Finding:
-    seen = [contract.reason]
-    if contract.data is not None:
-        share = contract.data.equal_ids_by_position
-        seen.append(f"{share:.1%} of the positions of {contract.data.source} hold the same id on both sides")
+    share = contract.data.equal_ids_by_position
+    seen = (
+        contract.reason,
+        f"{share:.1%} of the positions of {contract.data.source} hold the same id on both sides",
+    )
     if not compared:
         return Finding(
             id="pair-ids-unrelated",
             severity="note",
             title="Equal ids mean different tokens, and nothing compares by them.",
-            seen=tuple(seen),
+            seen=seen,
             example=_side_by_side(contract.example),
             means="Methods that compare ids, or states position by position, are not valid for this pair. Those that "
             "read text, and those made for two tokenisations, are.",
@@ -50,7 +52,7 @@ def _unrelated(contract: TokenizerContract, *, compared: bool) -> Finding:
         id="pair-ids-unrelated",
         severity="error",
         title="Equal ids mean different tokens, and a loss that compares by id would compare them.",
-        seen=tuple(seen),
+        seen=seen,
         example=(*_side_by_side(contract.example), *(f"trained would be: {said}" for said in contract.would_train)),
         means="The student would be pushed towards tokens that happen to have the same number. Hidden states and "
         "attention maps compared position by position belong to different words in the same way.",
