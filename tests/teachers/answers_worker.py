@@ -52,7 +52,12 @@ def fill(
 def answers(folder: Path, tokenizer: PreTrainedTokenizerFast, settings: TeacherAnswersConfig) -> tuple[Answer, ...]:
     """All answers of the store."""
     return read_store(
-        folder, prompts=prompts(tokenizer), settings=settings, tokenizer="tokens", weights_sha256=TEACHER.weights_sha256
+        folder,
+        prompts=prompts(tokenizer),
+        settings=settings,
+        tokenizer=tokenizer,
+        fingerprint="tokens",
+        weights_sha256=TEACHER.weights_sha256,
     ).answers
 
 

@@ -161,12 +161,20 @@ def test_a_store_of_other_prompts_or_another_teacher_is_not_read(
     asked = prompts(tokenizer)
     swapped = [Prompt(asked[1].key, asked[0].ids), Prompt(asked[0].key, asked[1].ids), *asked[2:]]
     with pytest.raises(CacheMismatch, match="prompts: the cache"):
-        read_store(whole, prompts=swapped, settings=SETTINGS, tokenizer="tokens", weights_sha256="0")
+        read_store(
+            whole, prompts=swapped, settings=SETTINGS, tokenizer=tokenizer, fingerprint="tokens", weights_sha256="0"
+        )
     with pytest.raises(CacheMismatch, match="tokenizer: the cache tokens, this run others"):
-        read_store(whole, prompts=asked, settings=SETTINGS, tokenizer="others", weights_sha256="0")
+        read_store(
+            whole, prompts=asked, settings=SETTINGS, tokenizer=tokenizer, fingerprint="others", weights_sha256="0"
+        )
     with pytest.raises(CacheMismatch, match="weights: the cache 0, this run 1"):
-        read_store(whole, prompts=asked, settings=SETTINGS, tokenizer="tokens", weights_sha256="1")
-    made = read_store(whole, prompts=asked, settings=SETTINGS, tokenizer="tokens", weights_sha256=None)
+        read_store(
+            whole, prompts=asked, settings=SETTINGS, tokenizer=tokenizer, fingerprint="tokens", weights_sha256="1"
+        )
+    made = read_store(
+        whole, prompts=asked, settings=SETTINGS, tokenizer=tokenizer, fingerprint="tokens", weights_sha256=None
+    )
     assert len(made.answers) == 3 * len(asked)
 
 
@@ -235,7 +243,9 @@ def test_an_answer_without_a_token_is_kept_as_one(
         settings=settings,
         identity=identity,
     )
-    made = read_store(tmp_path / "s", prompts=asked, settings=settings, tokenizer="tokens", weights_sha256="0")
+    made = read_store(
+        tmp_path / "s", prompts=asked, settings=settings, tokenizer=tokenizer, fingerprint="tokens", weights_sha256="0"
+    )
     assert list(made.answers) == [Answer(prompt.key, 0, "", "stop", 0) for prompt in asked]
     rows = CacheReader(tmp_path / "s").read(range(3), [])
     assert [int(np.sum(row.answer_mask)) for row in rows] == [1, 1, 1]
@@ -304,17 +314,20 @@ def test_empty_cut_off_and_repeated_answers_are_dropped_and_counted() -> None:
         _answer("c", "never ends", finish="length"),
         _answer("d", "good"),  # the same text for another prompt is no repetition
     ]
-    kept, counts = keep_usable(answers, path="x", keep_cut_off=False, prompt_tokens=7)
+    kept, counts = keep_usable(answers, path="x", settings=TeacherAnswersConfig(), prompt_tokens=7)
     assert counts.teacher_tokens == 7 + sum(answer.tokens for answer in answers)
     assert kept == {"a": ["good", "other"], "d": ["good"]}
     dropped = (counts.dropped_empty, counts.dropped_cut_off, counts.dropped_duplicate)
     assert (counts.prompts, counts.generated, counts.kept, *dropped) == (4, 6, 3, 1, 1, 1)
-    kept, counts = keep_usable(answers, path="x", keep_cut_off=True, prompt_tokens=7)
+    kept, counts = keep_usable(answers, path="x", settings=TeacherAnswersConfig(keep_cut_off=True), prompt_tokens=7)
     assert kept["c"] == ["never ends"] and counts.dropped_cut_off == 0
 
 
 def test_no_usable_answer_is_an_error_with_the_counts() -> None:
     with pytest.raises(DataError, match=r"(?s)generated 2.*cut off at max_new_tokens 1"):
         keep_usable(
-            [_answer("a", ""), _answer("b", "x", finish="length")], path="x", keep_cut_off=False, prompt_tokens=0
+            [_answer("a", ""), _answer("b", "x", finish="length")],
+            path="x",
+            settings=TeacherAnswersConfig(),
+            prompt_tokens=0,
         )

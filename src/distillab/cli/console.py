@@ -49,6 +49,13 @@ def show_run(record: RunRecord) -> None:
         f"  rows: {counts.kept} of {counts.rows} used; dropped {counts.dropped_empty_answer} empty, "
         f"{counts.dropped_no_room} without room; {counts.truncated} truncated"
     )
+    if record.answers is not None and record.answers.with_reasoning:
+        store = record.answers
+        print(
+            f"  the teacher's answers: {store.with_reasoning} of {store.generated} hold reasoning "
+            f"(teacher_answers.reasoning: {store.reasoning}); of {store.dropped_unfinished_reasoning} it has no end, "
+            "and these are dropped"
+        )
     if counts.rows_cut_by_template or counts.rows_added_to_by_template:
         print(
             f"  the chat template drops {counts.characters_cut_by_template} characters of the answers of "

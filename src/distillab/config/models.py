@@ -71,6 +71,17 @@ class TeacherConfig(Settings):
         return self
 
 
+# What the open models that reason put around it, by their own templates and model cards.
+REASONING_MARKERS = (
+    ("<think>", "</think>"),
+    ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
+    ("[THINK]", "[/THINK]"),
+    ("<seed:think>", "</seed:think>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("◁think▷", "◁/think▷"),
+)
+
+
 class TeacherAnswersConfig(Settings):
     """How the teacher answers the prompts for sequence-level KD."""
 
@@ -82,6 +93,25 @@ class TeacherAnswersConfig(Settings):
     batch_size: int = Field(default=32, ge=1)
     seed: int = 0
     keep_cut_off: bool = Field(default=False, description="keep answers that do not end by themselves")
+    reasoning: Literal["keep", "strip"] = Field(
+        default="keep",
+        description="what becomes of text between the reasoning markers: kept with them, or taken out with them, so "
+        "that the answer alone is learned",
+    )
+    reasoning_markers: tuple[tuple[str, str], ...] = Field(
+        default=REASONING_MARKERS,
+        min_length=1,
+        description="pairs of what reasoning begins and ends by, in text or special tokens; default: those of Qwen, "
+        "DeepSeek and others (<think>), gpt-oss (channels), Magistral, Seed-OSS, Command A and Kimi",
+    )
+
+    @field_validator("reasoning_markers")
+    @classmethod
+    def _markers_are_told_apart(cls, value: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+        for begin, end in value:
+            if not begin.strip() or not end.strip() or begin == end:
+                raise ValueError(f"reasoning needs two different markers, not {begin!r} and {end!r}")
+        return value
 
     @model_validator(mode="after")
     def _sampling_settings_need_sampling(self) -> TeacherAnswersConfig:

@@ -139,19 +139,24 @@ def require_room(
         )
 
 
-def continuation_text(tokenizer: PreTrainedTokenizerBase, prompt_ids: Sequence[int], ids: Sequence[int]) -> str:
+def continuation_text(
+    tokenizer: PreTrainedTokenizerBase, prompt_ids: Sequence[int], ids: Sequence[int], *, special_tokens: bool = False
+) -> str:
     """The text that `ids` add after the prompt.
 
     Both are decoded together and the prompt's text is cut off, because many tokenizers drop the leading
     space of whatever they decode first.
+
+    Args:
+        special_tokens: spell special tokens out; otherwise they are no text.
     """
-    before = _decode(tokenizer, list(prompt_ids))
-    whole = _decode(tokenizer, [*prompt_ids, *ids])
+    before = _decode(tokenizer, list(prompt_ids), special_tokens)
+    whole = _decode(tokenizer, [*prompt_ids, *ids], special_tokens)
     # a prompt that ends within a character decodes to a replacement sign that the answer then completes
-    return whole[len(before) :] if whole.startswith(before) else _decode(tokenizer, list(ids))
+    return whole[len(before) :] if whole.startswith(before) else _decode(tokenizer, list(ids), special_tokens)
 
 
-def _decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
-    text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+def _decode(tokenizer: PreTrainedTokenizerBase, ids: list[int], special_tokens: bool) -> str:
+    text = tokenizer.decode(ids, skip_special_tokens=not special_tokens, clean_up_tokenization_spaces=False)
     assert isinstance(text, str)
     return text

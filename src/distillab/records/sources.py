@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from distillab.records.base import Record
@@ -77,6 +79,11 @@ class AnswerStoreCounts(Record):
     dropped_empty: int = 0
     dropped_cut_off: int = 0
     dropped_duplicate: int = 0
+    dropped_unfinished_reasoning: int = Field(
+        default=0, description="answers whose reasoning has no end, where reasoning is taken out"
+    )
+    with_reasoning: int = Field(default=0, description="answers that hold reasoning, kept or taken out")
+    reasoning: Literal["keep", "strip"] = Field(default="keep", description="what becomes of it")
     not_asked: int = Field(
         default=0, description="prompts without a token, or that leave no room in the teacher's context"
     )

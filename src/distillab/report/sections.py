@@ -241,13 +241,17 @@ def answer_stores(stores: Sequence[AnswerStoreCounts]) -> Grid:
     """What became of the answers that teachers wrote."""
     headings = (
         *("store", "prompts", "not asked: no room", "generated", "kept"),
-        *("dropped: empty", "dropped: cut off", "dropped: duplicate"),
+        *("dropped: empty", "dropped: cut off", "dropped: duplicate", "dropped: only reasoning", "with reasoning"),
     )
     rows = tuple(
         (
             store.path,
             *(count(n) for n in (store.prompts, store.not_asked, store.generated, store.kept)),
             *(count(n) for n in (store.dropped_empty, store.dropped_cut_off, store.dropped_duplicate)),
+            count(store.dropped_unfinished_reasoning),
+            f"{count(store.with_reasoning)} ({'kept' if store.reasoning == 'keep' else 'taken out'})"
+            if store.with_reasoning
+            else count(0),
         )
         for store in stores
     )

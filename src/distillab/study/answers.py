@@ -38,6 +38,7 @@ def training_rows(
         raise ConfigError("Sequence-level KD needs a teacher.", fix="add teacher: {path: …}")
     if teacher.text is None and not store_is_complete(answers_folder):
         make_answers(recipe, prepared, teacher.local(), answers_folder)
+    assert prepared.teacher is not None  # there is a place, so there is a tokenizer
     location = teacher.text or str(answers_folder)
     prompts = prompts_of(recipe, prepared)
     settings = recipe.teacher_answers
@@ -45,7 +46,8 @@ def training_rows(
         location,
         prompts=prompts,
         settings=settings,
-        tokenizer=_fingerprint(prepared),
+        tokenizer=prepared.teacher.tokenizer,
+        fingerprint=_fingerprint(prepared),
         weights_sha256=prepared.place.weights_sha256,
     )
     teacher.provenance = store.identity.teacher
@@ -53,7 +55,7 @@ def training_rows(
     kept, counts = keep_usable(
         store.answers,
         path=location,
-        keep_cut_off=settings.keep_cut_off,
+        settings=settings,
         prompt_tokens=settings.answers_per_prompt * sum(len(prompt.ids) for prompt in prompts),
         not_asked=len(asked) - len(prompts),
     )

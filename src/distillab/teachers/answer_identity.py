@@ -132,4 +132,4 @@ def prompts_sha256(prompts: Sequence[Prompt]) -> str:
 
 def _decoding(settings: TeacherAnswersConfig) -> dict[str, object]:
     # seed and batch_size stand in the identity by themselves; keep_cut_off decides what is kept later
-    return settings.model_dump(exclude={"seed", "batch_size", "keep_cut_off"})
+    return settings.model_dump(mode="json", exclude={"seed", "batch_size", "keep_cut_off"})

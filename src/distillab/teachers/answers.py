@@ -20,11 +20,12 @@ from distillab.cache.rows import CachedRow, Text
 from distillab.cache.writer import CacheWriter
 from distillab.config.models import TeacherAnswersConfig
 from distillab.errors import CacheMismatch, ConfigError, DataError
-from distillab.models.generation import Decoding, Generated, continuation_text, generate_batches
+from distillab.models.generation import Decoding, Generated, generate_batches
 from distillab.progress import Progress
 from distillab.records import AnswerStoreCounts
 from distillab.teachers.answer_identity import Prompt, require_answers_to
 from distillab.teachers.local import LocalTeacher
+from distillab.teachers.reasoning import AnswerText
 
 _READ_ROWS = 1024
 _OLD_FILES = ("answers.jsonl", "provenance.json")
@@ -40,6 +41,8 @@ class Answer:
         answer: the text.
         finish: "stop" (ended by itself) or "length" (cut at max_new_tokens).
         tokens: that were written, without the one that ended it.
+        reasoned: it holds reasoning, or held it before that was taken out.
+        unfinished: the reasoning has no end.
     """
 
     key: str
@@ -47,6 +50,8 @@ class Answer:
     answer: str
     finish: str
     tokens: int
+    reasoned: bool = False
+    unfinished: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,7 @@ def generate_store(
     """
     _refuse_old(folder)
     writer = CacheWriter(folder, identity, worker=worker, workers=workers)
+    text = AnswerText(tokenizer, settings)
     jobs = _jobs(prompts, settings)
     size = identity.rows_per_shard
     share = [jobs[start : start + size] for start in range(0, len(jobs), size)]
@@ -93,7 +99,7 @@ def generate_store(
             for start in range(number * size, number * size + len(share[number]), settings.batch_size):
                 batch = jobs[start : start + settings.batch_size]
                 torch.manual_seed(settings.seed * 1_000_003 + start)
-                rows.extend(_answered(teacher, tokenizer, stop_ids, batch, settings))
+                rows.extend(_answered(teacher, text, stop_ids, batch, settings))
                 progress.advance(len(batch))
             writer.write(number, rows)
 
@@ -114,14 +120,16 @@ def read_store(
     *,
     prompts: Sequence[Prompt],
     settings: TeacherAnswersConfig,
-    tokenizer: str,
+    tokenizer: PreTrainedTokenizerBase,
+    fingerprint: str,
     weights_sha256: str | None,
 ) -> AnswerStore:
     """All answers of a store.
 
     Args:
         location: folder, or fsspec URL.
-        tokenizer: fingerprint of the tokenizer that made the prompts' ids.
+        tokenizer: the one that made the prompts' ids; it tells which answers hold reasoning.
+        fingerprint: of it.
         weights_sha256: of the teacher that should have answered; None: of any.
     Raises:
         CacheMismatch: the store answers other prompts, or otherwise, or is not complete.
@@ -133,18 +141,19 @@ def read_store(
         reader.identity,
         prompts=prompts,
         settings=settings,
-        tokenizer=tokenizer,
+        tokenizer=fingerprint,
         weights_sha256=weights_sha256,
         where=str(location),
     )
     reader.require_complete()
     jobs = _jobs(prompts, settings)
+    text = AnswerText(tokenizer, settings)
     answers: dict[tuple[str, int], Answer] = {}
     for start in range(0, len(jobs), _READ_ROWS):
         here = range(start, min(start + _READ_ROWS, len(jobs)))
         for place, row in zip(here, reader.read(here, ["text"]), strict=True):
             prompt, number = jobs[place]
-            answers[prompt.key, number] = _answer_of(row, prompt, number, where=str(location))
+            answers[prompt.key, number] = _answer_of(row, prompt, number, text, where=str(location))
     wanted = [(prompt.key, number) for prompt in prompts for number in range(settings.answers_per_prompt)]
     return AnswerStore(tuple(answers[key] for key in wanted), reader.identity)
 
@@ -177,22 +186,30 @@ def askable(prompts: Sequence[Prompt], *, context: int | None, max_new_tokens: i
 
 
 def keep_usable(
-    answers: Sequence[Answer], *, path: str, keep_cut_off: bool, prompt_tokens: int, not_asked: int = 0
+    answers: Sequence[Answer],
+    *,
+    path: str,
+    settings: TeacherAnswersConfig,
+    prompt_tokens: int,
+    not_asked: int = 0,
 ) -> tuple[dict[str, list[str]], AnswerStoreCounts]:
     """The answers worth learning from, by row key, and what was dropped: empty, cut off, said twice for one prompt.
 
     Args:
+        settings: say what becomes of answers that were cut off.
         prompt_tokens: that the teacher read for all answers.
         not_asked: prompts that were left out before (see `askable`), for the counts.
     Raises:
         DataError: no answer is left.
     """
     kept: dict[str, list[str]] = {}
-    empty = cut = twice = 0
+    empty = cut = twice = thought = 0
     for item in answers:
-        if not item.answer.strip():
+        if item.unfinished and not item.answer.strip():
+            thought += 1
+        elif not item.answer.strip():
             empty += 1
-        elif item.finish == "length" and not keep_cut_off:
+        elif item.finish == "length" and not settings.keep_cut_off:
             cut += 1
         elif item.answer in kept.get(item.key, []):
             twice += 1
@@ -207,13 +224,21 @@ def keep_usable(
         dropped_empty=empty,
         dropped_cut_off=cut,
         dropped_duplicate=twice,
+        dropped_unfinished_reasoning=thought,
+        with_reasoning=sum(item.reasoned for item in answers),
+        reasoning=settings.reasoning,
         not_asked=not_asked,
     )
     if not kept:
         raise DataError(
             "No answer of the teacher can be used.",
             where=path,
-            facts=[f"generated {len(answers)}", f"empty {empty}", f"cut off at max_new_tokens {cut}"],
+            facts=[
+                f"generated {len(answers)}",
+                f"empty {empty}",
+                f"cut off at max_new_tokens {cut}",
+                f"reasoning without an end {thought}",
+            ],
             fix="raise teacher_answers.max_new_tokens, set its keep_cut_off, or look at the template of the prompts",
         )
     return kept, counts
@@ -239,7 +264,7 @@ def _jobs(prompts: Sequence[Prompt], settings: TeacherAnswersConfig) -> list[tup
 
 def _answered(
     teacher: LocalTeacher,
-    tokenizer: PreTrainedTokenizerBase,
+    text: AnswerText,
     stop_ids: Sequence[int],
     batch: Sequence[tuple[Prompt, int]],
     settings: TeacherAnswersConfig,
@@ -251,7 +276,7 @@ def _answered(
         generate_batches(teacher.model, asked, decoding=decoding, stop_ids=stop_ids, batch_size=len(batch))
     )
     return [
-        _row(prompt, number, output, continuation_text(tokenizer, prompt.ids, output.ids))
+        _row(prompt, number, output, text.read(prompt.ids, output.ids).answer)
         for (prompt, number), output in zip(batch, generated, strict=True)
     ]
 
@@ -269,8 +294,8 @@ def _row(prompt: Prompt, number: int, output: Generated, answer: str) -> CachedR
     )
 
 
-def _answer_of(row: CachedRow, prompt: Prompt, number: int, *, where: str) -> Answer:
-    asked = row.input_ids[: len(prompt.ids)]
+def _answer_of(row: CachedRow, prompt: Prompt, number: int, text: AnswerText, *, where: str) -> Answer:
+    asked, written = np.split(row.input_ids, [len(prompt.ids)])
     if row.key != _key(prompt, number) or not np.array_equal(asked, prompt.ids):
         raise CacheMismatch(
             "A stored answer is to another prompt.",
@@ -278,10 +303,19 @@ def _answer_of(row: CachedRow, prompt: Prompt, number: int, *, where: str) -> An
             facts=[f"stored {row.key}: {asked.tolist()[:20]}", f"this run {_key(prompt, number)}: {prompt.ids[:20]}"],
             fix="use another folder, or delete this one",
         )
-    text = row.sections["text"]
-    assert isinstance(text, Text)
-    tokens = int(row.answer_mask.sum()) - (text.finish == "stop")
-    return Answer(key=prompt.key, number=number, answer=text.answer, finish=text.finish, tokens=tokens)
+    stored = row.sections["text"]
+    assert isinstance(stored, Text)
+    tokens = int(row.answer_mask.sum()) - (stored.finish == "stop")
+    found = text.read(prompt.ids, written[:tokens].tolist())
+    return Answer(
+        key=prompt.key,
+        number=number,
+        answer=stored.answer,
+        finish=stored.finish,
+        tokens=tokens,
+        reasoned=found.reasoned,
+        unfinished=found.unfinished,
+    )
 
 
 def _key(prompt: Prompt, number: int) -> str:

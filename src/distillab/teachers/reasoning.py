@@ -1,0 +1,102 @@
+"""The reasoning in a teacher's answer: found by its markers, and kept or taken out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from distillab.config.models import TeacherAnswersConfig
+from distillab.models.generation import continuation_text
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a teacher wrote after a prompt.
+
+    Attributes:
+        answer: the text, with or without its reasoning as the settings have it.
+        reasoned: it holds reasoning, between markers.
+        unfinished: the reasoning has no end, so no answer follows it.
+    """
+
+    answer: str
+    reasoned: bool = False
+    unfinished: bool = False
+
+
+class AnswerText:
+    """Reads the answer out of what a teacher wrote.
+
+    Special tokens are no text and are left out, but for an answer with reasoning markers that are special tokens
+    themselves: without them nothing would part the reasoning from the answer.
+
+    Args:
+        tokenizer: the teacher's.
+        settings: say whether reasoning is kept, and by what it is marked.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: TeacherAnswersConfig) -> None:
+        self._tokenizer = tokenizer
+        self._markers = settings.reasoning_markers
+        self._strips = settings.reasoning == "strip"
+        self._in_markers = frozenset(
+            number
+            for number, token in tokenizer.added_tokens_decoder.items()
+            if token.special and any(token.content in marker for pair in self._markers for marker in pair)
+        )
+
+    def read(self, prompt_ids: Sequence[int], ids: Sequence[int]) -> Written:
+        """The answer that `ids` are, without the token that ended it."""
+        special = not self._in_markers.isdisjoint(ids)
+        text = continuation_text(self._tokenizer, prompt_ids, ids, special_tokens=special)
+        asked = continuation_text(self._tokenizer, (), prompt_ids, special_tokens=True)
+        opened = next((pair for pair in self._markers if asked.rstrip().endswith(pair[0])), None)
+        rest, reasoned, unfinished = without_reasoning(text, self._markers, opened=opened)
+        if self._strips:
+            return Written(rest, reasoned, unfinished)
+        # what the prompt began of the reasoning belongs to it
+        begun = "" if opened is None or not text.strip() else asked[asked.rindex(opened[0]) :]
+        return Written(begun + text, reasoned, unfinished)
+
+
+def without_reasoning(
+    text: str, markers: Sequence[tuple[str, str]], *, opened: tuple[str, str] | None = None
+) -> tuple[str, bool, bool]:
+    """A text without its reasoning and the spaces behind it, whether it has any, and whether that has no end.
+
+    What stands before an end that was never begun is reasoning too: some templates begin it in the prompt.
+
+    >>> without_reasoning("<think>2 + 2</think> 4", [("<think>", "</think>")])
+    ('4', True, False)
+    >>> without_reasoning("2 + 2</think> 4", [("<think>", "</think>")])
+    ('4', True, False)
+    >>> without_reasoning("<think>2 + 2 is", [("<think>", "</think>")])
+    ('', True, True)
+
+    Args:
+        markers: pairs of beginning and end.
+        opened: the pair that the prompt began.
+    """
+    pair = opened or _only_ended(text, markers)
+    kept, rest, reasoned = "", text, False
+    while True:
+        if pair is None:
+            starts = [(at, found) for found in markers if (at := rest.find(found[0])) >= 0]
+            if not starts:
+                return kept + rest, reasoned, False
+            at, pair = min(starts)
+            kept, rest = kept + rest[:at], rest[at + len(pair[0]) :]
+        reasoned = True
+        _, end, rest = rest.partition(pair[1])
+        if not end:
+            return "", True, True
+        pair, kept, rest = None, kept.rstrip(), rest.lstrip()
+
+
+def _only_ended(text: str, markers: Sequence[tuple[str, str]]) -> tuple[str, str] | None:
+    """The pair whose end stands in the text before any beginning."""
+    first = min((at for begin, _ in markers if (at := text.find(begin)) >= 0), default=len(text))
+    ends = [(at, pair) for pair in markers if 0 <= (at := text.find(pair[1])) < first]
+    return min(ends)[1] if ends else None
