@@ -146,9 +146,10 @@ def packed_with_lengths(world):
 
 @good()
 def packed_with_a_mask_of_four_dimensions(world):
-    batch = world.packed(positions=False)
-    width = batch["input_ids"].shape[1]
-    return batch | {"attention_mask": torch.ones(2, 1, width, width, dtype=torch.bool)}
+    batch = world.packed()
+    samples = (batch.pop("position_ids") == 0).cumsum(-1)
+    same = samples[:, None, :, None] == samples[:, None, None, :]
+    return batch | {"attention_mask": torch.tril(same)}
 
 
 @good()

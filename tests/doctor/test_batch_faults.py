@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from tests.doctor import batch_borders
 from tests.doctor.batch_faults import FAULTS, Fault
 from tests.doctor.batch_samples import CHATML, TOKENIZERS, World, pairs_of, tokenizer_of
 
@@ -46,6 +47,7 @@ def test_every_id_has_its_page():
 
 
 def test_there_are_enough_of_them():
+    assert batch_borders.IMPORTED
     assert len(FAULTS) >= 40
     assert len({fault.id for fault in FAULTS}) >= 25
 
@@ -90,6 +92,45 @@ def test_markers_show_that_prompts_are_scored(chat_world):
     spoiled = [(ids, list(ids)) for ids, _ in rows]
     findings = found(audit_batch(chat_world.batch(spoiled), chat_world.tokenizer, learns="answers"))
     assert [(f.id, f.severity) for f in findings] == [("prompt-in-loss", "error")]
+
+
+HEADER = "<|im_start|>assistant\n"
+
+
+def with_header(world, scored):
+    """Conversations of ChatML in which the last `scored` tokens before the answer are scored."""
+    given, made = "<|im_start|>user\n{}<|im_end|>\n", []
+    for ids, labels in world.chat(given, HEADER, world.text("<|im_end|>")):
+        first = next(n for n, label in enumerate(labels) if label != -100)
+        made.append((ids, labels[: first - scored] + ids[first - scored : first] + labels[first:]))
+    return world.batch(made)
+
+
+@pytest.mark.parametrize("learns", [None, "answers"])
+def test_the_header_of_the_answers_is_scored(chat_world, learns):
+    count = len(chat_world.text(HEADER))
+    findings = found(audit_batch(with_header(chat_world, count), chat_world.tokenizer, learns=learns))
+    assert [(f.id, f.severity) for f in findings] == [("answer-header-scored", "warning")]
+    assert findings[0].seen[0] == "8 of 8 answers, by the markers of the ChatML template"
+    assert found(audit_batch(with_header(chat_world, count), chat_world.tokenizer, learns="text")) == []
+
+
+def test_the_role_alone_is_a_header_too_and_a_line_end_is_a_note(chat_world):
+    count = len(chat_world.text(HEADER))
+    findings = found(audit_batch(with_header(chat_world, count - 1), chat_world.tokenizer))
+    assert [(f.id, f.severity) for f in findings] == [("answer-header-scored", "warning")]
+    findings = found(audit_batch(with_header(chat_world, 1), chat_world.tokenizer))
+    assert [(f.id, f.severity) for f in findings] == [("prompt-end-scored", "note")]
+    findings = found(audit_batch(with_header(chat_world, count + 4), chat_world.tokenizer))
+    assert [(f.id, f.severity) for f in findings] == [("prompt-end-scored", "warning")]
+
+
+def test_a_template_that_writes_no_header_has_the_student_write_it(chat_world):
+    """Without add_generation_prompt the prompt ends before the header, which then belongs to what is learned."""
+    tokenizer = copy.deepcopy(chat_world.tokenizer)
+    tokenizer.chat_template = CHATML.split("{% if add_generation_prompt")[0]
+    batch = with_header(chat_world, len(chat_world.text(HEADER)))
+    assert found(audit_batch(batch, tokenizer, learns="answers")) == []
 
 
 def test_the_investigations_batch_says_what_is_read_and_what_is_asked(world_of, read_once):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.doctor import batch_borders
 from tests.doctor.batch_faults import FAULTS
 from tests.doctor.batch_good import GOOD, Good
 from tests.doctor.batch_samples import CHATML, TOKENIZERS, World, pairs_of, tokenizer_of
@@ -33,6 +34,7 @@ def test_a_good_batch_is_left_in_peace(case: Good, name: str, world_of, read_onc
 
 
 def test_there_are_enough_of_them():
+    assert batch_borders.IMPORTED
     assert len(GOOD) >= 30
 
 

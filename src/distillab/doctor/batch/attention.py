@@ -37,41 +37,6 @@ def examine_attention(
     return Examined(probe=PROBE, looked_at=looked_at, findings=tuple(item for item in found if item is not None))
 
 
-def attention_inverted(rows: Sequence[tuple[Ints, Ints]], facts: TokenFacts) -> tuple[int, int] | None:
-    """(tokens hidden, padding shown) where the masks show the padding and hide the text; None where they do not.
-
-    Args:
-        rows: ids and attention mask of every row that has one.
-    """
-    hidden = shown = 0
-    for ids, mask in rows:
-        if not (mask == 0).any() or not (mask != 0).any():
-            continue
-        ends = {int(ids[0]), int(ids[-1])}
-        padding = ends & ({facts.pad, facts.unk} | facts.ends)
-        attended = set(np.unique(ids[mask != 0]).tolist())
-        if len(attended) != 1 or not attended <= padding or int((mask == 0).sum()) < 2:
-            return None
-        hidden += int((mask == 0).sum())
-        shown += int((mask != 0).sum())
-    return (hidden, shown) if shown >= 2 and hidden > shown / 4 else None
-
-
-def inverted_finding(counts: tuple[int, int]) -> Finding:
-    """What a mask the wrong way round is told as."""
-    hidden, shown = counts
-    return Finding(
-        id="attention-mask-inverted",
-        severity="warning",
-        title="The attention mask hides the text and shows the padding.",
-        seen=(f"{hidden:,} tokens of text have 0, {shown:,} tokens of padding have 1",),
-        means="transformers' models read 1 as: may be read. With this mask the model sees nothing of the text. (Some "
-        "modules of torch, as key_padding_mask, mean the opposite; then nothing is wrong.) For what follows the mask "
-        "was left aside.",
-        do=("attention_mask = 1 at tokens and 0 at padding",),
-    )
-
-
 def _padding_attended(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:
     left = [row for row in rows if row.start >= 1 and (row.attention is None or bool(row.attention[: row.start].any()))]
     told = [row for row in left if row.attention is not None]

@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerFast
 
-from distillab.doctor.batch.attention import attention_inverted, examine_attention, inverted_finding
+from distillab.doctor.batch.attention import examine_attention
 from distillab.doctor.batch.ends import examine_ends
 from distillab.doctor.batch.ids import examine_ids, much_unknown
 from distillab.doctor.batch.labels import examine_labels
 from distillab.doctor.batch.markers import read_row
+from distillab.doctor.batch.mask_kinds import read_kinds
 from distillab.doctor.batch.packing import examine_packing
 from distillab.doctor.batch.placing import PlacedRow, Shifts, place, placements
 from distillab.doctor.batch.rows import GivenBatches, read_batches
@@ -104,7 +105,7 @@ def examine_batch(
         )
     if facts.unk is not None and much_unknown(given.rows, facts):
         facts = replace(facts, padding=facts.padding - {facts.unk})
-    given, inverted = _with_readable_masks(given, facts)
+    given, of_masks = read_kinds(given, facts, ignore_index=ignore_index)
     expected = 1 if shifts == "batch" else 0
     found = placements(given.rows, facts, expected=expected, ignore_index=ignore_index)
     labels = examine_labels(given.rows, found, facts, shifts=shifts, expected=expected, ignore_index=ignore_index)
@@ -121,8 +122,7 @@ def examine_batch(
     )
     every_text = [read_row(row, facts) for row in every]
     attention = examine_attention(every, facts, given, absolute_positions=absolute_positions)
-    if inverted is not None:
-        attention = attention.model_copy(update={"findings": (inverted_finding(inverted), *attention.findings)})
+    attention = attention.model_copy(update={"findings": (*of_masks, *attention.findings)})
     examined = (
         labels,
         examine_scored(texts, facts, learns=learns),
@@ -136,11 +136,3 @@ def examine_batch(
     judged = {(row.row.batch, row.row.place): row for row in placed}
     rows = tuple(judged.get((row.row.batch, row.row.place), row) for row in every)
     return BatchReading(examined, rows, facts)
-
-
-def _with_readable_masks(given: GivenBatches, facts: TokenFacts) -> tuple[GivenBatches, tuple[int, int] | None]:
-    """Masks that hide the text and show the padding tell nothing about where the text lies, and are left aside."""
-    inverted = attention_inverted([(row.ids, row.attention) for row in given.rows if row.attention is not None], facts)
-    if inverted is None:
-        return given, None
-    return replace(given, rows=tuple(replace(row, attention=None) for row in given.rows)), inverted

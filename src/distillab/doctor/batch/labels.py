@@ -15,6 +15,7 @@ from distillab.records import Examined, Finding
 PROBE = "labels"
 _SHOWN = 6
 _FEW_TOKENS = 8
+_MOVED = ("ahead", "in_place", "behind", "far", "other_row")
 
 
 def examine_labels(
@@ -44,11 +45,15 @@ def examine_labels(
     groups: dict[str, list[int]] = {}
     for number, placement in enumerate(placed):
         groups.setdefault(_group(placement, expected), []).append(number)
+    unplaced = _explained_by_moved(groups)
     findings = []
     for group, numbers in groups.items():
-        if group == "good":
+        if group == "good" or group in unplaced:
             continue
         seen, example = _evidence(rows, placed, numbers, facts, expected, ignore_index)
+        if unplaced and group in _MOVED:
+            more = sum(len(groups[name]) for name in unplaced)
+            seen = (*seen, f"{more:,} further rows whose labels are not the inputs either, and cannot be placed")
         finding = _finding(group, [placed[number] for number in numbers], facts, shifts, expected, seen, example)
         findings.append(finding)
     return Examined(probe=PROBE, looked_at=looked_at, findings=tuple(findings))
@@ -66,6 +71,13 @@ def _group(placement: Placement, expected: int) -> str:
     if placement.offset == -1:
         return "behind"
     return "far"
+
+
+def _explained_by_moved(groups: dict[str, list[int]]) -> frozenset[str]:
+    """Groups of rows that cannot be placed, in a batch whose other rows show where labels went: that explains them."""
+    moved = sum(len(numbers) for group, numbers in groups.items() if group in _MOVED)
+    lost = {group: numbers for group, numbers in groups.items() if group in ("unrelated", "partly")}
+    return frozenset(lost) if moved > sum(map(len, lost.values())) else frozenset()
 
 
 def _evidence(

@@ -108,11 +108,11 @@ class ReadRow:
         # what stands before the first marker (a sentence of the template) asks too
         place, kind = 0, ASKS if borders[0][2] == ASKS else NO_PART
         for end, begin, following in [*borders, (len(self.text), len(self.text), NO_PART)]:
-            parts[self._tokens(place, end)] = kind
+            parts[self.tokens_within(place, end)] = kind
             place, kind = begin, following
         return parts
 
-    def _tokens(self, begin: int, end: int) -> NDArray[np.int64]:
+    def tokens_within(self, begin: int, end: int) -> NDArray[np.int64]:
         """Tokens of the row that lie in a byte range of the text as a whole."""
         begins = np.concatenate([[0], self.ends[:-1]])
         inside = (begins >= begin) & (self.ends <= end) & (self.ends > begins)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -18,7 +19,7 @@ Kind = Literal["nothing_scored", "agrees", "moved", "other_row", "unrelated", "p
 # A label or two may differ for good reasons (an end token over the first padding); a moved row agrees nowhere.
 _AGREES, _MOVED, _UNRELATED = 0.995, 0.95, 0.5
 _FEWEST = 4
-_MOST_SEARCHED = 32
+_ANCHORS, _CANDIDATES = 24, 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,20 +98,18 @@ def placements(
     Args:
         expected: the offset that is right: 0 where the model or the loss shifts, 1 where the batch is shifted.
     """
-    searched = 0
     found = []
     for number, row in enumerate(rows):
         scored = row.labels != ignore_index
         placement = _expected(row, scored, facts, expected)
         if placement.kind in ("unrelated", "partly"):
-            far = placement.kind == "unrelated" and searched < _MOST_SEARCHED
-            searched += far
-            placement = _moved(row, scored, placement, facts, expected, far=far)
+            placement = _moved(row, scored, placement, facts, expected)
         if placement.kind == "unrelated":
             placement = _other_row(rows, number, scored, placement, expected)
         if placement.kind in ("unrelated", "partly") and _denoised(row, scored, facts, expected):
             placement = Placement("denoising", expected, placement.agreement, placement.compared)
         found.append(placement)
+    found = _end_together(rows, found, facts, ignore_index)
     return tuple(_settled(rows, found, facts, expected, ignore_index))
 
 
@@ -152,6 +151,9 @@ def _expected(row: BatchRow, scored: NDArray[np.bool_], facts: TokenFacts, expec
     start, stop = text_range(row.ids, row.attention, facts)
     target = places + expected
     inside = places[(target >= start) & (target < stop)]
+    # two texts that begin with the same begin token are no likelier to be one
+    said = inside[~np.isin(row.labels[inside], facts.begins)]
+    inside = said if len(said) else inside
     share, compared = _agreement(row, inside if len(inside) else places, expected)
     if not compared:
         return Placement("nothing_scored", expected, 1.0, 0)
@@ -159,11 +161,19 @@ def _expected(row: BatchRow, scored: NDArray[np.bool_], facts: TokenFacts, expec
     return Placement(kind, expected, share, compared)
 
 
-def _offsets(length: int, expected: int, *, far: bool) -> Iterator[int]:
-    """Nearest first."""
-    for step in range(1, length if far else 3):
-        yield expected + step
-        yield expected - step
+def _offsets(row: BatchRow, places: Ints, expected: int, *, far: bool) -> list[int]:
+    """Offsets worth a look, nearest first: two to either side, and where the rarest labels stand among the ids."""
+    near = [expected + step for step in (1, -1, 2, -2)]
+    if not far:
+        return near
+    values, counts = np.unique(row.ids, return_counts=True)
+    often = dict(zip(values.tolist(), counts.tolist(), strict=True))
+    anchors = [at for at in places.tolist() if int(row.labels[at]) in often]
+    votes: Counter[int] = Counter()
+    for at in sorted(anchors, key=lambda at: often[int(row.labels[at])])[:_ANCHORS]:
+        votes.update((np.flatnonzero(row.ids == row.labels[at]) - at).tolist())
+    common = [offset for offset, _ in votes.most_common(_CANDIDATES)]
+    return sorted({*near, *common} - {expected}, key=lambda offset: (abs(offset - expected), offset < expected))
 
 
 def _into_text(row: BatchRow, places: Ints, offset: int, facts: TokenFacts) -> Ints:
@@ -172,17 +182,39 @@ def _into_text(row: BatchRow, places: Ints, offset: int, facts: TokenFacts) -> I
     return places[(places + offset >= start) & (places + offset < stop)]
 
 
-def _moved(
-    row: BatchRow, scored: NDArray[np.bool_], before: Placement, facts: TokenFacts, expected: int, *, far: bool
-) -> Placement:
+def _moved(row: BatchRow, scored: NDArray[np.bool_], before: Placement, facts: TokenFacts, expected: int) -> Placement:
     places = np.flatnonzero(scored)
     if len(places) < _FEWEST or len(np.unique(row.labels[places])) < _FEWEST:
         return before
-    for offset in _offsets(len(row.ids), expected, far=far):
+    for offset in _offsets(row, places, expected, far=before.kind == "unrelated"):
         share, compared = _agreement(row, _into_text(row, places, offset, facts), offset)
         if share >= max(_MOVED, before.agreement) and compared >= max(_FEWEST, len(places) // 2):
             return Placement("moved", offset, before.agreement, before.compared)
     return before
+
+
+def _end_together(
+    rows: Sequence[BatchRow], found: Sequence[Placement], facts: TokenFacts, ignore_index: int
+) -> list[Placement]:
+    """Rows with few labels, padded on two sides: the last label is the last token of the text, in nearly all of them.
+
+    A row alone could be so by accident; together they could not.
+    """
+    moved: dict[int, Placement] = {}
+    labels = judged = 0
+    for number, (row, placement) in enumerate(zip(rows, found, strict=True)):
+        places = np.flatnonzero(row.labels != ignore_index)
+        labels += placement.compared if placement.kind == "moved" else 0
+        if placement.kind not in ("unrelated", "partly") or not len(places):
+            continue
+        judged += 1
+        offset = text_range(row.ids, row.attention, facts)[1] - 1 - int(places[-1])
+        share, compared = _agreement(row, places, offset)
+        if offset and share >= _MOVED and compared == len(places):
+            moved[number] = Placement("moved", offset, placement.agreement, placement.compared)
+            labels += compared
+    certain = len(moved) >= max(2, 0.9 * judged) and labels >= 2 * _FEWEST
+    return [moved.get(number, placement) if certain else placement for number, placement in enumerate(found)]
 
 
 def _settled(
@@ -197,6 +229,9 @@ def _settled(
             share, compared = _agreement(row, _into_text(row, places, common, facts), common)
             if compared and share >= _MOVED:
                 placement = Placement("moved", common, placement.agreement, placement.compared)
+            elif 2 * len(offsets) > sum(other.kind not in ("agrees", "nothing_scored") for other in found):
+                # what agrees in such a batch does so by accident, and nothing can be read off it
+                placement = replace(placement, kind="unrelated")
         yield placement
 
 

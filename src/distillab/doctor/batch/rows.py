@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from distillab.doctor.batch.masks import GivenMasks, Ints, read_masks
 from distillab.errors import DataError, ShapeError
 
 MAX_BATCHES = 64
@@ -22,8 +22,6 @@ _INT64 = np.iinfo(np.int64)
 # by these a collator tells an attention kernel where a sample begins
 _BOUNDARY_KEYS = ("cu_seq_lens_q", "cu_seqlens", "cu_seq_lens", "seq_idx", "sequence_ids", "segment_ids", "seq_lens")
 _OTHER_MODELS = ("decoder_input_ids", "decoder_attention_mask", "pixel_values", "input_features")
-
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,9 +32,11 @@ class BatchRow:
         batch, place: which batch, and which row of it; both from 0.
         ids: (L,) input ids.
         labels: (L,) as given, not moved.
-        attention: (L,) as given, or None.
+        attention: (L,) as given, or None; numbers that are added to scores are 1 where they show, 0 where they hide.
         positions: (L,) as given, or None.
         fills: no row of its batch is longer.
+        table: (L, L) who may read whom, where the mask has more than two dimensions.
+        added, factors: how the mask is meant; see `GivenMasks`.
     """
 
     batch: int
@@ -46,6 +46,9 @@ class BatchRow:
     attention: Ints | None
     positions: Ints | None
     fills: bool
+    table: NDArray[np.bool_] | None = None
+    added: bool = False
+    factors: bool = False
 
     @property
     def origin(self) -> str:
@@ -143,32 +146,48 @@ def _read(batch: Mapping[object, object], number: int) -> tuple[list[BatchRow], 
     _require_equal(ids, labels, "labels", number)
     notes: list[str] = []
     boundaries = next((key for key in _BOUNDARY_KEYS if batch.get(key) is not None), None)
-    extra: dict[str, list[Ints] | None] = {"attention_mask": None, "position_ids": None}
-    for key in extra:
-        given = batch.get(key)
-        if given is None:
-            continue
-        if _dimensions(given) > 2:
-            notes.append(f"{key} has {_dimensions(given)} dimensions and is not judged")
-            boundaries = boundaries or (key if key == "attention_mask" else None)
-            continue
-        extra[key] = _rows(given, key, number, booleans=key == "attention_mask")
-        _require_equal(ids, cast(list[Ints], extra[key]), key, number)
+    positions: list[Ints] | None = None
+    if batch.get("position_ids") is not None:
+        dimensions = _dimensions(batch["position_ids"])
+        if dimensions > 2:
+            notes.append(f"position_ids has {dimensions} dimensions and is not judged")
+        else:
+            positions = _rows(batch["position_ids"], "position_ids", number)
+            _require_equal(ids, positions, "position_ids", number)
+    masks = _masks(batch.get("attention_mask"), ids, number)
+    if isinstance(masks, str):
+        notes.append(masks)
+        # what it says of borders between samples is not known, so that nothing is said of them
+        boundaries = boundaries or "attention_mask"
+        masks = GivenMasks(None)
     longest = max((len(row) for row in ids), default=0)
-    attention, positions = extra["attention_mask"], extra["position_ids"]
     made = [
         BatchRow(
             batch=number,
             place=place,
             ids=row,
             labels=labels[place],
-            attention=None if attention is None else attention[place],
+            attention=None if masks.rows is None else masks.rows[place],
             positions=None if positions is None else positions[place],
             fills=len(row) == longest,
+            table=None if masks.tables is None else masks.tables[place],
+            added=masks.added,
+            factors=masks.factors,
         )
         for place, row in enumerate(ids)
     ]
     return made, notes, boundaries
+
+
+def _masks(value: object, ids: list[Ints], number: int) -> GivenMasks | str:
+    if value is None:
+        return GivenMasks(None)
+    read = read_masks(value, [len(row) for row in ids])
+    if read is None:
+        read = GivenMasks(_rows(value, "attention_mask", number, booleans=True))
+    if isinstance(read, GivenMasks) and read.rows is not None:
+        _require_equal(ids, read.rows, "attention_mask", number)
+    return read
 
 
 def _dimensions(value: object) -> int:

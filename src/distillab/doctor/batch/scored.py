@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from distillab.doctor.batch.markers import ANSWERS, ASKS, ReadRow
 from distillab.doctor.batch.placing import PlacedRow
+from distillab.doctor.batch.prompt_end import scored_prompt_ends
 from distillab.doctor.batch.show import row_line
 from distillab.doctor.batch.tokens import TokenFacts
 from distillab.records import Examined, Finding, Severity
@@ -37,7 +38,12 @@ def examine_scored(rows: Sequence[ReadRow], facts: TokenFacts, *, learns: Learns
         return Examined(probe=PROBE, looked_at=looked_at, not_done="no row has labels that belong to it")
     found = [_nothing(rows, facts), _padding(rows, facts)]
     inverted = _inverted(rows, facts, learns)
-    found += [inverted] if inverted else [_prompts(rows, facts, learns), _late(rows, facts) or _in_words(rows, facts)]
+    if inverted is None:
+        prompts = _prompts(rows, facts, learns)
+        whole = learns == "text" or prompts is not None
+        found += [prompts, _late(rows, facts) or _in_words(rows, facts)]
+        found += [] if whole else [scored_prompt_ends(rows, facts)]
+    found.append(inverted)
     return Examined(probe=PROBE, looked_at=looked_at, findings=tuple(item for item in found if item is not None))
 
 

@@ -18,17 +18,10 @@ _MOST_ROWS = 0.8
 
 def examine_template(rows: Sequence[ReadRow], facts: TokenFacts) -> Examined:
     """Look at the markers of the known families of templates."""
-    own = _own_template(facts)
+    own = facts.template.encode() or None
     looked_at = f"{len(rows):,} rows; the tokenizer has {'no' if own is None else 'a'} chat template"
     found = _markers(rows, facts, own) or _ends_in_pieces(rows, facts)
     return Examined(probe=PROBE, looked_at=looked_at, findings=() if found is None else (found,))
-
-
-def _own_template(facts: TokenFacts) -> bytes | None:
-    source = facts.tokenizer.chat_template
-    if isinstance(source, dict):  # several templates, each with a name
-        source = "\n".join(map(str, source.values()))
-    return source.encode() if isinstance(source, str) and source else None
 
 
 def _markers(rows: Sequence[ReadRow], facts: TokenFacts, own: bytes | None) -> Finding | None:

@@ -60,6 +60,14 @@ class TokenFacts:
     pad: int | None
     padding: frozenset[int]
 
+    @property
+    def template(self) -> str:
+        """The source of the tokenizer's chat templates; "" where it has none."""
+        source = self.tokenizer.chat_template
+        if isinstance(source, dict):  # several templates, each with a name
+            source = "\n".join(map(str, source.values()))
+        return source if isinstance(source, str) else ""
+
     def meaning(self, token: int) -> TokenMeaning:
         """The meaning of any integer; of one that is no id: unused, no bytes."""
         return self.meanings[token] if 0 <= token < len(self.meanings) else _NOTHING

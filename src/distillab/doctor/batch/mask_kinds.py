@@ -1,0 +1,187 @@
+"""Which kind of attention mask is it? Each becomes 1 for a token that may be read, and 0 for one that may not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distillab.doctor.batch.rows import BatchRow, GivenBatches, Ints
+from distillab.doctor.batch.tokens import TokenFacts
+from distillab.records import Finding
+
+_MOST = 0.9
+
+
+def read_kinds(given: GivenBatches, facts: TokenFacts, *, ignore_index: int) -> tuple[GivenBatches, list[Finding]]:
+    """The batches with masks that the other probes can read, and what is wrong with the masks as they were given."""
+    found: list[Finding] = []
+    tables = [row for row in given.rows if row.table is not None]
+    if tables:
+        given, found = _with_tables(given, tables, ignore_index)
+    lines = [row for row in given.rows if row.table is None and row.attention is not None]
+    added = [row for row in lines if row.added]
+    if added:
+        found.append(_added(added))
+    given, inverted = _without_inverted(given, facts)
+    if inverted is not None and not any(finding.id == "attention-mask-inverted" for finding in found):
+        found.append(inverted)
+    return given, found
+
+
+def _scored(row: BatchRow, ignore_index: int) -> Ints:
+    """Places of the labels of a row that are scored, and have a place before them."""
+    places = np.flatnonzero(row.labels != ignore_index)
+    return places[places >= 1]
+
+
+def _with_tables(
+    given: GivenBatches, tables: Sequence[BatchRow], ignore_index: int
+) -> tuple[GivenBatches, list[Finding]]:
+    """Tables become a line a row: what the scored tokens read, and behind them what reads itself."""
+    factors = [row for row in tables if row.factors]
+    hidden = ahead = asked = 0
+    for row in tables:
+        places = _scored(row, ignore_index)
+        table = row.table if row.table is not None else np.ones((len(row.ids), len(row.ids)), dtype=np.bool_)
+        asked += len(places)
+        hidden += int((~table[places, places]).sum())
+        ahead += int(table[places - 1, places].sum())
+    inverted = asked > 0 and hidden >= _MOST * asked and ahead >= _MOST * asked
+    if inverted:
+        tables = [replace(row, table=~row.table) for row in tables if row.table is not None]
+    found = [_inverted_table(hidden, asked)] if inverted else []
+    if factors:
+        found.append(_factors(factors))
+    elif not inverted and asked and ahead >= 0.5 * asked:
+        found.append(_ahead(tables, ahead, asked))
+    lines = {(row.batch, row.place): _line(row, ignore_index) for row in tables}
+    rows = tuple(
+        replace(row, attention=lines[row.batch, row.place]) if row.table is not None else row for row in given.rows
+    )
+    apart = any(_apart(row, lines[row.batch, row.place]) for row in tables)
+    return replace(given, rows=rows, boundaries=given.boundaries or ("attention_mask" if apart else None)), found
+
+
+def _line(row: BatchRow, ignore_index: int) -> Ints:
+    table, places = _table(row), _scored(row, ignore_index)
+    own = np.diagonal(table)
+    if not len(places):
+        return own.astype(np.int64)
+    asks = np.union1d(places, places - 1)
+    behind = np.arange(len(row.ids)) > places[-1]
+    return (table[asks].any(axis=0) | (own & behind)).astype(np.int64)
+
+
+def _table(row: BatchRow) -> NDArray[np.bool_]:
+    return np.zeros((len(row.ids), len(row.ids)), dtype=np.bool_) if row.table is None else row.table
+
+
+def _apart(row: BatchRow, line: Ints) -> bool:
+    """Whether some token of the text may not read another one before it: samples are kept apart."""
+    shown = np.flatnonzero(line)
+    text = _table(row)[np.ix_(shown, shown)]
+    return bool((~text & np.tri(len(shown), dtype=np.bool_)).any())
+
+
+def _without_inverted(given: GivenBatches, facts: TokenFacts) -> tuple[GivenBatches, Finding | None]:
+    """Masks that hide the text and show the padding tell nothing about where the text lies, and are left aside."""
+    counts = _inverted([(row.ids, row.attention) for row in given.rows if row.attention is not None], facts)
+    if counts is None:
+        return given, None
+    return replace(given, rows=tuple(replace(row, attention=None) for row in given.rows)), _inverted_line(*counts)
+
+
+def _inverted(rows: Sequence[tuple[Ints, Ints]], facts: TokenFacts) -> tuple[int, int] | None:
+    """(tokens hidden, padding shown) where the masks show the padding and hide the text; None where they do not."""
+    hidden = shown = 0
+    for ids, mask in rows:
+        if not len(ids) or (mask != 0).all():
+            continue
+        if (mask == 0).all():
+            hidden += len(mask)
+            continue
+        ends = {int(ids[0]), int(ids[-1])}
+        padding = ends & ({facts.pad, facts.unk} | facts.ends)
+        attended = set(np.unique(ids[mask != 0]).tolist())
+        if len(attended) != 1 or not attended <= padding or int((mask == 0).sum()) < 2:
+            return None
+        hidden += int((mask == 0).sum())
+        shown += int((mask != 0).sum())
+    everything = len(rows) > 0 and all(not mask.any() for _, mask in rows) and hidden >= 2
+    return (hidden, shown) if everything or (shown >= 2 and hidden > shown / 4) else None
+
+
+def _inverted_line(hidden: int, shown: int) -> Finding:
+    return Finding(
+        id="attention-mask-inverted",
+        severity="warning",
+        title="The attention mask hides the text and shows the padding.",
+        seen=(f"{hidden:,} tokens of text have 0, {shown:,} tokens of padding have 1",),
+        means="transformers' models read 1 as: may be read. With this mask the model sees nothing of the text. (Some "
+        "modules of torch, as key_padding_mask, mean the opposite; then nothing is wrong.) For what follows the mask "
+        "was left aside.",
+        do=("attention_mask = 1 at tokens and 0 at padding",),
+    )
+
+
+def _inverted_table(hidden: int, asked: int) -> Finding:
+    return Finding(
+        id="attention-mask-inverted",
+        severity="warning",
+        title="The table of the attention mask shows what should be hidden: the tokens that come later.",
+        seen=(f"{hidden:,} of {asked:,} scored tokens may not read themselves, and are read by the token before them",),
+        means="transformers' models read True, or 0 where a mask is added, as: may be read. torch's own modules mean "
+        "the opposite by attn_mask; there nothing is wrong. For what follows the table was turned round.",
+        do=("invert it: ~mask, or where it is added, 0 for what may be read and torch.finfo(dtype).min elsewhere",),
+    )
+
+
+def _added(rows: Sequence[BatchRow]) -> Finding:
+    hidden = sum(int((row.attention == 0).sum()) for row in rows if row.attention is not None)
+    total = sum(len(row.ids) for row in rows)
+    return Finding(
+        id="attention-mask-kind",
+        severity="warning",
+        title="The attention mask is an additive one: 0 shows, and a large negative number hides.",
+        seen=(f"{len(rows):,} rows of one number a token; {total - hidden:,} times 0, {hidden:,} times -9999 or less",),
+        means="transformers' models read a mask of one number a token as: 0 hides, anything else shows. They would "
+        "hide the whole text and read the padding. A mask that is added to the scores has four dimensions there. (A "
+        "model of your own may mean it so.) For what follows the mask was read as additive.",
+        do=("attention_mask = (input_ids of the text) as 1 and padding as 0, whole numbers; the model makes the rest",),
+    )
+
+
+def _factors(rows: Sequence[BatchRow]) -> Finding:
+    return Finding(
+        id="attention-mask-kind",
+        severity="warning",
+        title="The attention mask is a table of 0.0 and 1.0, where transformers' models add it to the scores.",
+        seen=(f"{len(rows):,} rows with a table of floats that holds positive numbers",),
+        means="A mask of floats with four dimensions is added as it is: 1.0 more for what may be read hides nothing, "
+        "so that every token reads the tokens that it is asked for. (A model of your own may multiply by it.) For "
+        "what follows 1 was read as: may be read.",
+        do=("give booleans, or 0 for what may be read and torch.finfo(dtype).min for what may not",),
+    )
+
+
+def _ahead(rows: Sequence[BatchRow], ahead: int, asked: int) -> Finding:
+    return Finding(
+        id="attention-mask-looks-ahead",
+        severity="warning",
+        title="The attention mask lets tokens read what comes after them.",
+        seen=(
+            f"{ahead:,} of {asked:,} scored tokens may be read by the position that has to predict them",
+            f"{len(rows):,} rows have a table of who reads whom",
+        ),
+        means="transformers' models take a mask of four dimensions as it is and add no causal one. The answer is then "
+        "read and not predicted: the loss falls to nearly nothing, and the model cannot write. (Where your own model "
+        "joins the table with a causal mask, nothing is wrong. Prompts that read themselves in both directions are "
+        "not meant by this.)",
+        do=(
+            "give a mask of two dimensions, and the model adds the causal one",
+            "or mask & torch.tril(torch.ones(L, L, dtype=torch.bool))",
+        ),
+    )

@@ -1,0 +1,185 @@
+"""Do masks end where the prompt ends? Scored headers of answers, and last tokens of prompts that are scored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from distillab.doctor.batch.markers import Family, ReadRow
+from distillab.doctor.batch.show import row_line, token_names
+from distillab.doctor.batch.tokens import TokenFacts
+from distillab.records import Finding, Severity
+
+_FEWEST = 4
+_MOST, _NEARLY_ALL = 0.8, 0.9
+# a prompt closes with one of these, and an answer does not begin with it
+_CLOSING = frozenset(".?!:;,)]…。：？！；，）】")
+
+
+@dataclass(frozen=True, eq=False)
+class _Border:
+    """Where one answer begins: scored tokens just before it.
+
+    Attributes:
+        marker: tokens of the marker of the answer, without the blanks behind it.
+        scored: tokens of the prompt, the blanks among them, that are scored up to the answer.
+        blanks: how many of these are blanks behind the marker.
+    """
+
+    row: ReadRow
+    marker: int
+    scored: int
+    blanks: int
+    first: int
+
+    @property
+    def of_marker(self) -> int:
+        return self.scored - self.blanks
+
+
+def scored_prompt_ends(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
+    """The mask ends before the prompt does: by the markers of templates, or by what an answer never begins with."""
+    borders = [border for row in rows if row.family is not None for border in _borders(row, facts)]
+    if borders:
+        return _by_markers(borders, facts)
+    return _by_first_tokens([row for row in rows if row.family is None], facts)
+
+
+def _borders(row: ReadRow, facts: TokenFacts) -> list[_Border]:
+    placed, family = row.placed, row.family
+    if family is None or _writes_header(family, facts):
+        return []
+    found = []
+    for match in family.answers.finditer(row.text):
+        behind = len(row.text) - len(row.text[match.end() :].lstrip())
+        # a marker's first token may hold the blank before it, and its last the one behind
+        marker = np.setdiff1d(
+            row.tokens_of(match.start(), match.end()), row.tokens_of(behind, behind + 1), assume_unique=True
+        )
+        blanks = np.setdiff1d(row.tokens_within(match.end(), behind), marker, assume_unique=True)
+        if not len(marker):
+            continue
+        first = int(max([*marker, *blanks])) + 1
+        if first >= placed.stop or not placed.scored[first]:
+            continue
+        begin = first
+        while begin - 1 > placed.start and placed.scored[begin - 1]:
+            begin -= 1
+        # blanks alone before a marker count for nothing
+        while begin < marker[0] and not facts.meaning(int(placed.ids[begin])).data.strip():
+            begin += 1
+        found.append(_Border(row, len(marker), first - begin, min(first - begin, len(blanks)), first))
+    return found
+
+
+def _writes_header(family: Family, facts: TokenFacts) -> bool:
+    """Whether the model has to write the answer's marker itself: its template never ends a prompt with one."""
+    source = facts.template
+    closes_the_question = family.answers.pattern.startswith(rb"\[/")
+    return bool(source) and "add_generation_prompt" not in source and not closes_the_question
+
+
+def _by_markers(borders: Sequence[_Border], facts: TokenFacts) -> Finding | None:
+    judged = len(borders)
+    markers = [border for border in borders if border.of_marker > 0]
+    blank = [border for border in borders if border.scored > 0 and border.of_marker == 0]
+    if len(markers) >= max(1, _MOST * judged):
+        header = [border for border in markers if 2 * border.of_marker >= border.marker]
+        beyond = [border for border in markers if border.of_marker > border.marker]
+        if len(header) > len(markers) / 2 and len(beyond) <= len(markers) / 2:
+            return _header(header, judged, facts)
+        return _prompt_end(
+            [(border.row, border.first, border.scored) for border in markers],
+            judged,
+            facts,
+            "warning",
+            f"by the markers of the {markers[0].row.family_name} template",
+        )
+    if len(blank) >= max(_FEWEST, _NEARLY_ALL * judged):
+        chosen = [(border.row, border.first, border.scored) for border in blank]
+        return _prompt_end(chosen, judged, facts, "note", "it is the blank behind the marker of the answer")
+    return None
+
+
+def _by_first_tokens(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
+    closing: list[tuple[ReadRow, int, int]] = []
+    blank: list[tuple[ReadRow, int, int]] = []
+    judged = 0
+    for row in rows:
+        placed, places = row.placed, row.placed.scored_places
+        if len(places) < 2 or places[0] <= placed.start + 1 or places[1] != places[0] + 1:
+            continue
+        judged += 1
+        before, first, after = (
+            text.decode("utf-8", "replace") for text in facts.data(placed.ids[places[0] - 1 : places[0] + 2])
+        )
+        ends_a_word = before[-1:].isalnum() and not first[:1].isspace()
+        if ends_a_word and first.strip() and set(first.strip()) <= _CLOSING and _says(after):
+            closing.append((row, int(places[0]) + 1, 1))
+        elif "\n" in first and not first.strip():
+            blank.append((row, int(places[0]) + 1, 1))
+    if len(closing) >= max(_FEWEST, _MOST * judged):
+        fact = "an answer does not begin with the sign that closes a sentence, and a prompt ends with it"
+        return _prompt_end(closing, judged, facts, "warning", fact)
+    if len(blank) >= max(_FEWEST, _NEARLY_ALL * judged):
+        return _prompt_end(blank, judged, facts, "note", "it is a line end; some data begin their answers with one")
+    return None
+
+
+def _says(text: str) -> bool:
+    """A word, or the blank before one: not further punctuation, as behind a list's or a smiley's first sign."""
+    return not text.strip() or text.strip()[:1].isalnum() or text[:1].isspace()
+
+
+def _header(borders: Sequence[_Border], judged: int, facts: TokenFacts) -> Finding:
+    border = borders[0]
+    tokens = border.row.placed.ids[border.first - border.scored : border.first]
+    share = np.mean([border.scored / int(border.row.placed.scored.sum()) for border in borders])
+    return Finding(
+        id="answer-header-scored",
+        severity="warning",
+        title="The marker that opens the answers is scored.",
+        seen=(
+            f"{len(borders):,} of {judged:,} answers, by the markers of the {border.row.family_name} template",
+            f"scored before the answer: {'·'.join(token_names(tokens, facts))}; {share:.1%} of a row's scored tokens",
+        ),
+        example=(f"{border.row.placed.row.origin}: {row_line(border.row.placed, facts)}",),
+        means="The prompt ends with this marker when the student is asked, so that it never has to write it. It is the "
+        "same in every row and learned at once: the loss is lower than that of the answers, and the lower, the shorter "
+        "they are. Figures cannot be compared with those of another mask. (A student that has to open its answers "
+        "itself has to learn the marker.)",
+        do=(
+            "mask up to the end of apply_chat_template(prompt, add_generation_prompt=True)",
+            "with a response template as the mark, begin behind it, not with it",
+        ),
+    )
+
+
+def _prompt_end(
+    hit: Sequence[tuple[ReadRow, int, int]], judged: int, facts: TokenFacts, severity: Severity, fact: str
+) -> Finding:
+    counts = sorted({count for _, _, count in hit})
+    row, first, count = hit[0]
+    tokens = row.placed.ids[first - count : first]
+    return Finding(
+        id="prompt-end-scored",
+        severity=severity,
+        title="The last tokens of the prompts are scored.",
+        seen=(
+            f"{len(hit):,} of {judged:,} answers: {counts[0]}{f' to {counts[-1]}' if len(counts) > 1 else ''} tokens",
+            fact,
+        ),
+        example=(
+            f"{row.placed.row.origin}: scored before the answer: {'·'.join(token_names(tokens, facts))}",
+            f"{row.placed.row.origin}: {row_line(row.placed, facts)}",
+        ),
+        means="The mask is shorter than the prompt. What it leaves is mostly the same in every row and learned at "
+        "once, so that the loss is lower than that of the answers. The usual causes: the prompt was measured without "
+        "its begin token, labels and mask were shifted together, or prompt_length - 1.",
+        do=(
+            "mask by the number of tokens of the prompt as it stands in the row; the mask is not shifted, the model "
+            "does that",
+        ),
+    )

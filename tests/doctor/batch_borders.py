@@ -1,0 +1,265 @@
+"""Masks of other kinds, masks that end before the prompt does, labels of short answers: spoiled, and their near misses.
+
+Importing this registers them beside the others.
+"""
+
+from __future__ import annotations
+
+import torch
+from tests.doctor.batch_faults import fault, prompt_in_answer_out
+from tests.doctor.batch_good import good
+from tests.doctor.batch_samples import ROWS, Batch, Row, World
+
+IMPORTED = True
+LEAST = torch.finfo(torch.float32).min
+
+
+def earlier(rows: list[Row], by: int, world: World) -> Batch:
+    """Masks that end `by` tokens before the answer."""
+    made = []
+    for ids, labels in rows:
+        first = next(n for n, label in enumerate(labels) if label != -100)
+        made.append((ids, labels[: first - by] + ids[first - by : first] + labels[first:]))
+    return world.batch(made)
+
+
+def asked(world: World, ask: str) -> list[Row]:
+    return World(world.tokenizer, [(ask.format(prompt), answer) for prompt, answer in world.pairs]).rows()
+
+
+def unspaced(world: World, ask: str) -> list[Row]:
+    """[prompt, answer, end] with nothing between prompt and answer."""
+    made = []
+    for prompt, answer in world.pairs[:ROWS]:
+        given = [*world.begin, *world.text(ask.format(prompt))]
+        learned = [*world.text(" " + answer), world.eos]
+        made.append((given + learned, [-100] * len(given) + learned))
+    return made
+
+
+def causal(batch: Batch) -> torch.Tensor:
+    """(B, 1, L, L) True where a token may be read."""
+    width = batch["input_ids"].shape[1]
+    before = torch.tril(torch.ones(width, width, dtype=torch.bool))
+    return before & batch["attention_mask"].bool()[:, None, None, :]
+
+
+def added(table: torch.Tensor) -> torch.Tensor:
+    return torch.zeros(table.shape).masked_fill(~table, LEAST)
+
+
+# ---------------------------------------------------------------- where masks end
+
+
+@fault("answer-header-scored", "warning")
+def marker_of_the_answer_scored(world):
+    rows = world.chat("### Instruction:\n{}\n\n", "### Response:\n", [world.eos])
+    return earlier(rows, len(world.text("### Response:\n")), world)
+
+
+@fault("answer-header-scored", "warning")
+def marker_of_every_turn_scored(world):
+    made = []
+    for first in range(ROWS):
+        ids, labels = list(world.begin), [-100] * len(world.begin)
+        for turn in range(2):
+            question, said = world.pairs[(first + turn * ROWS) % len(world.pairs)]
+            given = world.text(f"[INST] {question} ")
+            learned = world.text("[/INST]") + world.text(said) + [world.eos]
+            ids, labels = ids + given + learned, labels + [-100] * len(given) + learned
+        made.append((ids, labels))
+    return world.batch(made)
+
+
+@fault("prompt-end-scored", "warning")
+def colon_of_the_marker_scored(world):
+    rows = world.chat("### Instruction:\n{}\n\n", "### Response:", [world.eos])
+    return earlier(rows, 1, world)
+
+
+@fault("prompt-end-scored", "warning")
+def mask_measured_without_the_marker_and_more(world):
+    rows = world.chat("### Instruction:\n{}\n\n", "### Response:\n", [world.eos])
+    return earlier(rows, len(world.text("### Response:\n")) + 8, world)
+
+
+@fault("prompt-end-scored", "warning")
+def colon_of_the_prompt_scored(world):
+    return earlier(unspaced(world, "Question: {}\nAnswer:"), 1, world)
+
+
+@fault("prompt-end-scored", "warning")
+def question_mark_scored(world):
+    return earlier(unspaced(world, "{}"), 1, world)
+
+
+@fault("prompt-end-scored", "note")
+def line_end_of_the_prompt_scored(world):
+    return earlier(world.rows(), 1, world)
+
+
+@good()
+def answers_that_begin_alike(world):
+    pairs = [(f"{prompt}\nLet us think", f"step by step: {answer}") for prompt, answer in world.pairs]
+    return World(world.tokenizer, pairs).good()
+
+
+@good()
+def answers_in_brackets(world):
+    """Code and lists begin with signs; what follows these is no word."""
+    pairs = [(prompt, f"(({number}) + {answer})") for number, (prompt, answer) in enumerate(world.pairs)]
+    return World(world.tokenizer, pairs).good()
+
+
+@good()
+def answers_that_are_signs(world):
+    made = []
+    for number, (prompt, _) in enumerate(world.pairs[:ROWS]):
+        given = [*world.begin, *world.text(f"Which sign ends this: {prompt[:-1]}")]
+        learned = [*world.text("?!."[number % 3]), world.eos]
+        made.append((given + learned, [-100] * len(given) + learned))
+    return world.batch(made)
+
+
+@good("prompt-end-scored")
+def answers_that_begin_with_a_line_end(world):
+    return earlier(world.rows(), 1, world)
+
+
+# ---------------------------------------------------------------- kinds of attention masks
+
+
+@fault("attention-mask-kind", "warning")
+def added_mask_of_one_number_a_token(world):
+    batch = world.good()
+    return batch | {
+        "attention_mask": torch.zeros(batch["labels"].shape).masked_fill(batch["attention_mask"] == 0, LEAST)
+    }
+
+
+@fault("attention-mask-kind", "warning")
+def added_mask_in_lists_with_infinities(world):
+    batch = world.good(side="left")
+    lists = [[0.0 if shown else -float("inf") for shown in row] for row in batch["attention_mask"].tolist()]
+    return {key: batch[key].tolist() for key in ("input_ids", "labels")} | {"attention_mask": lists}
+
+
+@fault("attention-mask-kind", "warning")
+def added_mask_in_bfloat16_of_a_batch_without_padding(world):
+    batch = world.batch([(ids[-40:], labels[-40:]) for ids, labels in world.rows()])
+    return batch | {"attention_mask": torch.zeros(batch["labels"].shape, dtype=torch.bfloat16)}
+
+
+@fault("attention-mask-kind", "warning")
+def table_of_zeros_and_ones_in_floats(world):
+    batch = world.good()
+    return batch | {"attention_mask": causal(batch).float()}
+
+
+@fault("attention-mask-inverted", "warning")
+def booleans_say_what_is_padding(world):
+    batch = world.good()
+    return batch | {"attention_mask": batch["attention_mask"] == 0}
+
+
+@fault("attention-mask-inverted", "warning")
+def everything_is_hidden(world):
+    batch = world.good()
+    return batch | {"attention_mask": torch.zeros_like(batch["attention_mask"])}
+
+
+@fault("attention-mask-inverted", "warning")
+def table_says_what_is_hidden(world):
+    batch = world.good()
+    return batch | {"attention_mask": ~causal(batch)}
+
+
+@fault("attention-mask-inverted", "warning")
+def added_table_hides_what_came_before(world):
+    batch = world.good()
+    return batch | {"attention_mask": added(~causal(batch))}
+
+
+@fault("attention-mask-looks-ahead", "warning")
+def table_of_padding_alone(world):
+    batch = world.good()
+    width = batch["input_ids"].shape[1]
+    return batch | {"attention_mask": batch["attention_mask"].bool()[:, None, None, :].expand(-1, 1, width, width)}
+
+
+@fault("attention-mask-looks-ahead", "warning")
+def added_mask_of_four_dimensions_without_queries(world):
+    batch = world.good()
+    return batch | {"attention_mask": added(batch["attention_mask"].bool()[:, None, None, :])}
+
+
+@good()
+def floats_of_zero_and_one(world):
+    batch = world.good()
+    return batch | {"attention_mask": batch["attention_mask"].float()}
+
+
+@good()
+def a_table_of_booleans(world):
+    batch = world.good()
+    return batch | {"attention_mask": causal(batch)}
+
+
+@good()
+def a_table_that_is_added(world):
+    batch = world.good(side="left")
+    table = causal(batch)
+    table |= ~table.any(dim=-1, keepdim=True)  # as transformers: rows that would read nothing read everything
+    return batch | {"attention_mask": added(table)}
+
+
+@good()
+def a_table_of_three_dimensions(world):
+    batch = world.good()
+    return batch | {"attention_mask": added(causal(batch)[:, 0])}
+
+
+@good()
+def a_prompt_that_is_read_in_both_directions(world):
+    """A prefix language model: the answer is causal."""
+    batch = world.good()
+    prompts = (batch["labels"] == -100) & batch["attention_mask"].bool()
+    return batch | {"attention_mask": causal(batch) | (prompts[:, None, :, None] & prompts[:, None, None, :])}
+
+
+# ---------------------------------------------------------------- labels of short answers
+
+
+def two_sided(world: World, answers: list[str], count: int) -> Batch:
+    pairs = [(prompt, answers[number % len(answers)]) for number, (prompt, _) in enumerate(world.pairs)]
+    short = World(world.tokenizer, pairs)
+    left, right = (short.batch(short.rows(count), side=side) for side in ("left", "right"))
+    return left | {"labels": right["labels"]}
+
+
+@fault("labels-misaligned", "error")
+def short_answers_padded_on_two_sides(world):
+    return two_sided(world, ["yes", "no"], ROWS)
+
+
+@fault("labels-misaligned", "error")
+def many_rows_padded_on_two_sides(world):
+    """More rows than a search of every offset had time for."""
+    rows = [world.rows(1, first=number % 24)[0] for number in range(60)]
+    cut = [(ids[: 80 + number], labels[: 80 + number]) for number, (ids, labels) in enumerate(rows)]
+    left, right = (world.batch(cut, side=side) for side in ("left", "right"))
+    return left | {"labels": right["labels"]}
+
+
+@fault("labels-misaligned", "error")
+def long_and_short_answers_padded_on_two_sides(world):
+    pairs = [(prompt, "7" if number % 3 == 0 else answer) for number, (prompt, answer) in enumerate(world.pairs)]
+    mixed = World(world.tokenizer, pairs)
+    left, right = (mixed.batch(mixed.rows(), side=side) for side in ("left", "right"))
+    return left | {"labels": right["labels"]}
+
+
+@fault("answer-at-prompt-positions", "error")
+def short_answers_at_prompt_positions(world):
+    pairs = [(prompt, ["yes", "no", "maybe"][number % 3]) for number, (prompt, _) in enumerate(world.pairs)]
+    return prompt_in_answer_out(World(world.tokenizer, pairs))
