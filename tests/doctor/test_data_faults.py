@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.doctor.data_escapes import MEANT
 from tests.doctor.data_faults import FAULTS, Fault
 from tests.doctor.data_samples import Data, conversations, dolly, pairs, stories
 
@@ -48,6 +49,13 @@ def test_every_id_is_planted_and_has_its_page() -> None:
         page = (ROOT / "docs" / "doctor" / f"{id}.md").read_text(encoding="utf-8")
         assert page.startswith(f"# `{id}`\n") and "## What to do" in page and "distillab doctor data" in page
         assert f"({id}.md)" in table
+
+
+@pytest.mark.parametrize("row", MEANT, ids=[prompt for prompt, _ in MEANT])
+def test_escapes_that_are_meant_are_left_in_peace(row: tuple[str, str], data: Data) -> None:
+    """One such row of six: more than any share that would be a warning."""
+    rows = [row if number % 6 == 0 else pair for number, pair in enumerate(data.rows)]
+    assert {"text-escaped", "text-damaged"} & found(data.subject(rows)).keys() == set()
 
 
 def test_good_rows_and_a_good_teacher_are_left_in_peace(data: Data) -> None:

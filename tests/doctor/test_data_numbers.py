@@ -13,7 +13,7 @@ from tests.doctor.data_samples import Data, pairs
 
 from distillab.data.encoding import EncodedRow
 from distillab.doctor.data import encoded
-from distillab.doctor.data.content import misread
+from distillab.doctor.data.damage import misread
 from distillab.doctor.data.encoded import encode_part
 from distillab.doctor.data.entropy import lowest_loss
 from distillab.doctor.data.languages import differ, language_of

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -11,30 +10,19 @@ from transformers import PreTrainedTokenizerFast
 
 from distillab.data.examples import Example
 from distillab.data.rendering import Template
+from distillab.doctor.data.damage import examine_damage
 from distillab.doctor.data.encoded import EncodedPart
+from distillab.doctor.data.escapes import examine_escapes
 from distillab.doctor.data.markers import family_of, marker_in, rendered_by
 from distillab.doctor.data.words import share, shown
 from distillab.records import Examined, Finding
 
 PROBE = "texts"
 _MANY = 0.01
-_MANY_DAMAGED = 0.001
 _MUCH_UNKNOWN, _MOSTLY_UNKNOWN = 0.02, 0.5
 _FEWEST = 20
 _MOST_INSIDE, _MOST_AT_END = 0.5, 0.05
 _FEWEST_WORDS = 4
-
-_BYTES = {chr(byte): byte for byte in range(0x80, 0x100)}
-for _byte in range(0x80, 0x100):
-    try:
-        _BYTES[bytes([_byte]).decode("cp1252")] = _byte
-    except UnicodeDecodeError:  # cp1252 leaves five bytes without a character
-        continue
-_NEXT = "[" + re.escape("".join(character for character, byte in _BYTES.items() if byte < 0xC0)) + "]"
-_MIS_READ = re.compile(f"[\u00c2-\u00df]{_NEXT}|[\u00e0-\u00ef]{_NEXT}{{2}}|[\u00f0-\u00f4]{_NEXT}{{3}}")
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-# Latin, Greek, Cyrillic; punctuation to symbols; CJK and Hangul; emoji
-_PLAUSIBLE = ((0xA0, 0x24F), (0x370, 0x45F), (0x2010, 0x27BF), (0x3000, 0xD7A3), (0x1F300, 0x1FAFF))
 
 
 def examine_content(
@@ -48,7 +36,8 @@ def examine_content(
     """
     characters = sum(len(text) for example in examples for text in example.texts)
     found = [
-        _damaged(examples),
+        examine_damage(examples),
+        examine_escapes(examples),
         _unknown_tokens(encoded, tokenizer),
         _markers(examples),
         _rendered(examples, template),
@@ -59,68 +48,6 @@ def examine_content(
         looked_at=f"{len(examples):,} rows, {characters:,} characters",
         findings=tuple(one for one in found if one is not None),
     )
-
-
-def misread(text: str) -> str | None:
-    """The first characters that are UTF-8 read as Windows-1252 or Latin-1 ("Ã©" for "é"); None: there are none.
-
-    >>> misread("The cafÃ© isnâ€™t open."), misread("Le café n’est pas ouvert.")
-    ('Ã©', None)
-    """
-    if text.isascii():
-        return None
-    for match in _MIS_READ.finditer(text):
-        try:
-            meant = bytes(_BYTES[character] for character in match[0]).decode("utf-8")
-        except UnicodeDecodeError:
-            continue
-        # a letter before a hard space or a French quotation mark is ordinary text
-        french = len(match[0]) > 2 and any(character in "\u00a0«»" for character in match[0])
-        if not french and any(first <= ord(meant) <= last for first, last in _PLAUSIBLE):
-            return match[0]
-    return None
-
-
-def _damaged(examples: Sequence[Example]) -> Finding | None:
-    kinds: Counter[str] = Counter()
-    first: dict[str, str] = {}
-    rows = 0
-    for example in examples:
-        here = set()
-        for text in example.texts:
-            found = misread(text)
-            if found:
-                here.add("UTF-8 that was read as Windows-1252")
-                first.setdefault("UTF-8 that was read as Windows-1252", _around(example, text, found))
-            if "\ufffd" in text:
-                here.add("the replacement character U+FFFD")
-                first.setdefault("the replacement character U+FFFD", _around(example, text, "\ufffd"))
-            control = _CONTROL.search(text)
-            if control:
-                here.add("control characters")
-                first.setdefault("control characters", _around(example, text, control[0]))
-        kinds.update(here)
-        rows += bool(here)
-    if not rows:
-        return None
-    return Finding(
-        id="text-damaged",
-        severity="warning" if rows >= _MANY_DAMAGED * len(examples) else "note",
-        title="Texts were damaged by a wrong encoding.",
-        seen=tuple(f"{share(times, len(examples))} rows hold {kind}" for kind, times in kinds.most_common()),
-        example=tuple(first[kind] for kind, _ in kinds.most_common()),
-        means="The student learns to write these characters. They also cost tokens: one letter becomes two to four, "
-        "and a teacher reads such a text worse than a clean one.",
-        do=(
-            "read the source again as UTF-8; text.encode('cp1252').decode('utf-8') undoes one wrong reading",
-            "leave out rows with U+FFFD: what stood there is lost",
-        ),
-    )
-
-
-def _around(example: Example, text: str, found: str) -> str:
-    at = text.index(found)
-    return f"{example.origin}: {text[max(0, at - 30) : at + 30]!r}"
 
 
 def _unknown_tokens(encoded: EncodedPart, tokenizer: PreTrainedTokenizerFast) -> Finding | None:

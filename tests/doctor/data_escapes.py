@@ -1,0 +1,97 @@
+"""Texts with escapes and damage of many kinds, and texts that hold the same signs rightly. Importing registers them."""
+
+from __future__ import annotations
+
+import html
+import json
+from urllib.parse import quote
+
+from tests.doctor.data_faults import fault, mapped
+
+IMPORTED = True
+
+
+@fault("text-escaped", "warning")
+def html_entities(data):
+    return mapped(data, lambda n, p, a: (p, html.escape(f'It\'s <so> & "right": {a}') if n % 5 == 0 else a))
+
+
+@fault("text-escaped", "warning")
+def numbered_entities_in_the_prompts(data):
+    return mapped(data, lambda n, p, a: (p.replace(" ", "&#160;", 1) + " Isn&#39;t it?", a))
+
+
+@fault("text-escaped", "warning")
+def escaped_twice(data):
+    return mapped(data, lambda n, p, a: (p, f"{a} R&amp;amp;D &lt;br&gt;"))
+
+
+@fault("text-escaped", "warning")
+def tags_left_over(data):
+    return mapped(data, lambda n, p, a: (p, a.replace("\n", "<br />") + "<p>That is <b>all</b>.</p>"))
+
+
+@fault("text-escaped", "warning")
+def line_ends_as_two_characters(data):
+    return mapped(data, lambda n, p, a: (p, a.replace("\n", "\\n")))
+
+
+@fault("text-escaped", "warning")
+def written_as_json_twice(data):
+    return mapped(data, lambda n, p, a: (p, json.dumps(f'He says "{p}" – café. {a}')[1:-1]))
+
+
+@fault("text-escaped", "warning")
+def quoted_like_an_address(data):
+    return mapped(data, lambda n, p, a: (quote(p), a))
+
+
+@fault("text-damaged", "warning")
+def utf8_read_twice_as_windows(data):
+    def twice(text):
+        for _ in range(2):
+            text = text.encode().decode("cp1252")
+        return text
+
+    return mapped(data, lambda n, p, a: (p, f"{twice('It’s so')}: {a}"))
+
+
+@fault("text-damaged", "warning")
+def utf8_read_as_mac_roman(data):
+    return mapped(data, lambda n, p, a: (p, f"It’s so – the café: {a}".encode().decode("mac_roman")))
+
+
+@fault("text-damaged", "warning")
+def russian_read_as_windows_1251(data):
+    return mapped(data, lambda n, p, a: (p, f"Ответ на это: {a}".encode().decode("cp1251", "replace")))
+
+
+@fault("text-damaged", "warning")
+def letters_that_became_question_marks(data):
+    return mapped(data, lambda n, p, a: (p, f"It doesn’t matter, we’re right. {a}".encode("ascii", "replace").decode()))
+
+
+@fault("text-damaged", "warning")
+def byte_order_marks_inside(data):
+    return mapped(data, lambda n, p, a: (p, f"{a}\ufeff" if n % 10 == 0 else a))
+
+
+# (prompt, answer) of rows in which such signs are meant
+MEANT = [
+    ("How do I write an ampersand in HTML?", "Write `&amp;`, as in Tom &amp; Jerry. For < write &lt;."),
+    ("Write a small web page.", "<!DOCTYPE html>\n<html><body><p>Tom &amp; Jerry</p></body></html>"),
+    ("Write a function that joins lines.", 'def join(lines):\n    return "\\n".join(lines)'),
+    ("Print hello twice in C.", 'printf("Hello\\nHello\\n");'),
+    (
+        "What is the mean of the normal distribution?",
+        "It is \\mu, its spread \\nu, the angle \\theta; \\neq is not equal.",
+    ),
+    ("Where is the folder?", "In C:\\new and C:\\temp\\reports, or \\\\Nas\\Readme."),
+    ("Which firms merged?", "AT&T and R&D; P&G; Marks & Spencer."),
+    ("Which is larger?", "a < b and b > c, so c is the smallest."),
+    ("How do I search for a word?", "Open https://example.org/search?q=two%20words&amp;lang=en in the browser."),
+    ("How much is off?", "50%20 is no number; 20% of 100 are 20."),
+    ("What does \\u00e9 mean in JSON?", "\\u00e9 is the letter é."),
+    ("Is it c'est or cest?", "C’est «bien», √π ≈ 1.77, “œuvre” and Ärger. Right?yes"),
+    ("Сколько это?", "РСФСР, СССР и РФ: три названия."),
+]
