@@ -276,7 +276,7 @@ GOOD = [
     ),
     Case(
         "less sure than right",
-        ours(calibration=[0.3] * 6, confidence=[0.3] * 6, accuracy=[0.6] * 6),
+        ours(calibration=[0.3] * 6, confidence=[0.3] * 6, accuracy=[0.6, 0.61, 0.62, 0.6, 0.61, 0.6]),
         severity="warning",
     ),
     Case("our cosines above zero", ours(terms=_KD, cosines={" ~ ".join(_KD): 0.4}), severity="warning"),

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from tests.doctor.run_faults import FAULTS, GOOD
+from tests.doctor.run_columns import FAULTS_OF_COLUMNS, GOOD_COLUMNS
+from tests.doctor.run_faults import FAULTS as FAULTS_OF_CURVES
+from tests.doctor.run_faults import GOOD as GOOD_CURVES
 from tests.doctor.run_samples import REAL, UNIFORM, Case, OurRun, curve, printed_run, theirs, write_lines
 from tests.report.fixture import study
 from typer.testing import CliRunner
@@ -25,6 +27,8 @@ from distillab.records import Investigation
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ROOT / "docs" / "doctor"
+FAULTS = [*FAULTS_OF_CURVES, *FAULTS_OF_COLUMNS]
+GOOD = [*GOOD_CURVES, *GOOD_COLUMNS]
 
 
 def ids(investigation: Investigation) -> set[tuple[str, str]]:
@@ -239,7 +243,7 @@ ROWS = st.lists(
 @example(rows=[{"step": 1, "loss": 2e-136, "eval_loss": 8e187}])  # their ratio is no number above zero
 def test_no_numbers_break_the_doctor(rows: list[dict[str, float]], tmp_path: Path) -> None:
     found = audit_run(write_lines(tmp_path, rows), vocabulary=64, random_student=True, unigram_nats=3.0)
-    assert len(found.examined) == 11
+    assert len(found.examined) == 12
     if not all(math.isfinite(row["loss"]) for row in rows):
         assert ("loss-not-finite", "error") in ids(found)
 
@@ -269,7 +273,7 @@ def test_every_id_has_a_page_and_a_line() -> None:
     table = (PAGES / "README.md").read_text(encoding="utf-8")
     sources = sorted((ROOT / "src" / "distillab" / "doctor" / "run").glob("*.py"))
     found = {name for path in sources for name in re.findall(r'\bid="([a-z0-9-]+)"', path.read_text(encoding="utf-8"))}
-    assert len(found) == 39
+    assert len(found) == 41
     for name in found:
         page = (PAGES / f"{name}.md").read_text(encoding="utf-8")
         assert page.startswith(f"# `{name}`\n")

@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from distillab.doctor.run.columns import parts_of
 from distillab.doctor.run.series import HeldOutPoint, RunFacts, RunSeries, StepPoint
 from distillab.errors import DataError, near_names
 
 # our name -> how others call it, after "/", "-" and " " became "_" and all letters small; the first one found counts
 _TRAINING: dict[str, tuple[str, ...]] = {
-    "loss": ("loss", "train_loss", "training_loss", "loss_train"),
+    "loss": ("loss", "train_loss", "training_loss", "loss_train", "total_loss", "train_total_loss"),
     "grad_norm": ("grad_norm", "train_grad_norm", "gradient_norm", "global_grad_norm"),
     "learning_rate": ("learning_rate", "lr", "train_learning_rate", "train_lr"),
 }
@@ -25,6 +26,7 @@ _HELD_OUT: dict[str, tuple[str, ...]] = {
 _STEP = ("step", "global_step", "train_global_step", "_step", "iteration", "iter")
 _EPOCH = ("epoch", "train_epoch")
 _COSINE = re.compile(r"(?:grad|gradient)_cos(?:ine)?_(.+)")
+_MEANT = frozenset(name for names in _TRAINING.values() for name in names)
 # the line that transformers writes last: a mean over the run, no step of it
 _SUMMARY = ("train_runtime", "train_samples_per_second")
 _LARGEST_STEP = 10**12
@@ -62,11 +64,13 @@ def series_of_rows(
             continue
         training = _chosen(named, _TRAINING, row.where)
         measured = _chosen(named, _HELD_OUT, row.where)
-        if "loss" not in training and "grad_norm" not in training and not measured:
+        parts, weights = parts_of(named, _MEANT)
+        trained = "loss" in training or "grad_norm" in training or bool(parts)
+        if not trained and not measured:
             continue
         step, epoch = _step(named, row.where), _number(named, _EPOCH, row.where)
         has_steps = has_steps or step is not None
-        if "loss" in training or "grad_norm" in training:
+        if trained:
             counted += 1
             point = StepPoint(
                 step if step is not None else counted,
@@ -75,6 +79,8 @@ def series_of_rows(
                 grad_norm=training.get("grad_norm"),
                 learning_rate=training.get("learning_rate"),
                 epoch=epoch,
+                parts=parts,
+                weights=weights,
                 cosines=_cosines(named, row.where),
             )
             steps.append(point)

@@ -22,6 +22,7 @@ class StepPoint:
         where: the line or entry, for messages.
         epoch: passes over the training rows until then.
         terms, weights, counts, shares: of each term of the loss; `shares` of the gradient's norm, where measured.
+        parts: of another trainer's loss, by the names of their columns; `weights` of these too, where logged.
         cosines: "a/b" -> cosine between two terms' gradients, where logged.
     """
 
@@ -35,6 +36,7 @@ class StepPoint:
     weights: dict[str, float] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     shares: dict[str, float] = field(default_factory=dict)
+    parts: dict[str, float] = field(default_factory=dict)
     cosines: dict[str, float] = field(default_factory=dict)
 
 

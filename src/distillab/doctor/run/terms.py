@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 
+from distillab.doctor.run.constants import never_changes, one_value
 from distillab.doctor.run.series import CROSS_ENTROPY, RunSeries
 from distillab.doctor.run.trends import trend
 from distillab.records import Examined, Finding
@@ -50,20 +51,7 @@ def _without_positions(series: RunSeries, name: str) -> Finding | None:
 
 def _never_changes(series: RunSeries, name: str) -> Finding | None:
     values = [point.terms[name] for point in series.steps if name in point.terms]
-    if len(values) < 5 or len({f"{value:.6g}" for value in values}) > 1:
-        return None
-    return Finding(
-        id="term-never-changes",
-        severity="error",
-        title="A term of the loss has the same value at every step.",
-        seen=(f"{name}: {values[0]:.6g} at all {len(values):,} steps, though batches and weights change",),
-        means="The term does not depend on the student or on the batch: it is a constant, and has no gradient. "
-        + ("At zero it compares a model with itself." if values[0] == 0 else ""),
-        do=(
-            "check that the term reads the student's output of this batch, and that the teacher is another model",
-            "`distillab doctor` can test the loss function itself: audit_loss",
-        ),
-    )
+    return never_changes(name, values, "error") if one_value(values) else None
 
 
 def _without_effect(series: RunSeries, name: str) -> Finding | None:
