@@ -78,7 +78,7 @@ def test_what_explains_nothing() -> None:
 def test_what_follows_has_no_advice_of_its_own() -> None:
     (after,) = explained([log("cross_entropy")], batch=(POSITIONS,), tokens=None)
     effect = after.investigation.findings[0]
-    assert effect.do == ("nothing of its own: mend answer-at-prompt-positions, then examine the new log",)
+    assert effect.do == ("nothing of its own: mend answer-at-prompt-positions, then examine again",)
     assert effect.means == "A meaning. Here the cause was found: answer-at-prompt-positions."
     assert effect.severity == "warning"
 

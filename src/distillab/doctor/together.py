@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import get_args
 
 from distillab.config.terms import TermConfig
+from distillab.doctor.causes import follows
 from distillab.doctor.run.logs import Run
 from distillab.doctor.run.series import CROSS_ENTROPY, RunSeries
 from distillab.records import Examined, Finding, Investigation
@@ -113,14 +114,7 @@ def _explained(log: ExaminedLog, batch: Sequence[Finding], tokens: Finding | Non
 def _linked(finding: Finding, causes: Sequence[Finding]) -> Finding:
     if finding.id not in _EFFECTS:
         return finding
-    ids = tuple(dict.fromkeys(cause.id for cause in causes))
-    return finding.model_copy(
-        update={
-            "follows_from": ids,
-            "means": f"{finding.means} Here the cause was found: {', '.join(ids)}.",
-            "do": (f"nothing of its own: mend {' and '.join(ids)}, then examine the new log",),
-        }
-    )
+    return follows(finding, [cause.id for cause in causes], severity=finding.severity)
 
 
 def _faults(batch: Sequence[Finding]) -> list[Finding]:

@@ -19,6 +19,7 @@ from distillab.doctor.batch.scored import Learns, examine_scored
 from distillab.doctor.batch.sequences import examine_sequences
 from distillab.doctor.batch.template import examine_template
 from distillab.doctor.batch.tokens import TokenFacts, token_facts
+from distillab.doctor.causes import with_causes
 from distillab.errors import ConfigError
 from distillab.records import Examined
 
@@ -123,15 +124,17 @@ def examine_batch(
     every_text = [read_row(row, facts) for row in every]
     attention = examine_attention(every, facts, given, absolute_positions=absolute_positions)
     attention = attention.model_copy(update={"findings": (*of_masks, *attention.findings)})
-    examined = (
-        labels,
-        examine_scored(texts, facts, learns=learns),
-        examine_ends(placed, facts),
-        attention,
-        examine_packing(texts, facts, given),
-        examine_sequences(every_text, placed, facts),
-        examine_template(every_text, facts),
-        examine_ids(given.rows, placed, facts, ignore_index=ignore_index, vocabulary=vocabulary),
+    examined = with_causes(
+        (
+            labels,
+            examine_scored(texts, facts, learns=learns),
+            examine_ends(placed, facts),
+            attention,
+            examine_packing(texts, facts, given),
+            examine_sequences(every_text, placed, facts),
+            examine_template(every_text, facts),
+            examine_ids(given.rows, placed, facts, ignore_index=ignore_index, vocabulary=vocabulary),
+        )
     )
     judged = {(row.row.batch, row.row.place): row for row in placed}
     rows = tuple(judged.get((row.row.batch, row.row.place), row) for row in every)

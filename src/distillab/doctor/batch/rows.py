@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distillab.doctor.batch.masks import GivenMasks, Ints, read_masks
+from distillab.doctor.batch.masks import GivenMasks, read_masks
+from distillab.doctor.batch.masks import Ints as Ints
 from distillab.errors import DataError, ShapeError
 
 MAX_BATCHES = 64

@@ -9,6 +9,7 @@ from pathlib import Path
 from distillab.config.data import ColumnsConfig
 from distillab.data.examples import Example
 from distillab.data.reading import Reader, load_reader
+from distillab.doctor.causes import with_causes
 from distillab.doctor.data.content import examine_content
 from distillab.doctor.data.encoded import encode_part
 from distillab.doctor.data.entropy import examine_entropy
@@ -60,7 +61,7 @@ def examine_data(subject: DataSubject) -> tuple[Examined, ...]:
             examine_teacher_ends(subject.teacher_texts, references, plain_text=plain_text),
             examine_teacher_sources(subject.teacher_texts, references),
         ]
-    return tuple(examined)
+    return with_causes(examined)
 
 
 def audit_data(

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from distillab.doctor.causes import with_causes
 from distillab.doctor.run.answers import examine_answers
 from distillab.doctor.run.budget import examine_budget, examine_differences
 from distillab.doctor.run.confidence import examine_confidence
@@ -146,7 +147,7 @@ def _examine(run: Run) -> list[Examined]:
     found += [probe(ordered) for probe in _PROBES]
     if run.record is not None and run.folder is not None:
         found.append(examine_answers(run.record, run.folder))
-    return found
+    return list(with_causes(found))
 
 
 def _joined(names: list[str], by_run: list[list[Examined]]) -> list[Examined]:

@@ -1,0 +1,96 @@
+"""Which finding explains which other one: a consequence is told as one, and is no error of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from distillab.records import Examined, Finding, Severity
+
+_RANK: Mapping[Severity, int] = {"note": 0, "warning": 1, "error": 2}
+
+# rows whose labels stand elsewhere are read where they are meant; what was cut off on the way is missed at their ends
+_OF_LABELS = frozenset(("all-masked-rows", "answers-truncated", "eos-missing", "eos-not-scored", "labels-not-inputs"))
+_OF_IDS = frozenset(
+    (
+        "bos-missing",
+        "double-bos",
+        "eos-missing",
+        "ids-outside-vocabulary",
+        "markers-in-pieces",
+        "template-of-another-family",
+        "unknown-tokens",
+    )
+)
+_NOTHING_MOVES = frozenset(
+    (
+        "budget-too-small",
+        "evaluation-never-changes",
+        "learning-rate-too-low",
+        "loss-flat-near-uniform",
+        "nothing-learned",
+        "held-out-never-below-unigram",
+    )
+)
+# cause -> what it brings along in the same batch, rows or log
+BRINGS: Mapping[str, frozenset[str]] = {
+    "answer-at-prompt-positions": _OF_LABELS,
+    "labels-of-other-rows": _OF_LABELS,
+    "labels-misaligned": _OF_LABELS,
+    "mask-inverted": frozenset(("answers-truncated", "eos-missing", "eos-not-scored", "prompt-in-loss")),
+    "prompt-in-loss": frozenset(("answer-header-scored", "prompt-end-scored")),
+    "attention-mask-inverted": frozenset(("attention-mask-looks-ahead", "padding-attended", "tokens-hidden")),
+    "attention-mask-kind": frozenset(("attention-mask-looks-ahead", "padding-attended", "tokens-hidden")),
+    "ids-of-another-tokenizer": _OF_IDS,
+    "ids-outside-vocabulary": frozenset(("labels-not-inputs",)),
+    "answers-equal": frozenset(("answers-one-token", "lowest-loss", "prompts-with-several-answers")),
+    "answers-empty": frozenset(("answers-equal", "answers-one-token", "lowest-loss")),
+    "prompts-fill-rows": frozenset(("answers-cut-off",)),
+    "nan-shown-as-zero": frozenset(("gradient-not-finite", "loss-exactly-zero", "loss-not-finite")),
+    "loss-not-finite": frozenset(("gradient-not-finite", "held-out-worse-than-untrained", "loss-diverges")),
+    "learning-rate-zero": _NOTHING_MOVES,
+    "gradient-zero": _NOTHING_MOVES,
+    "loss-never-changes": _NOTHING_MOVES | {"gradient-norm-never-changes", "loss-exactly-zero"},
+    "loss-diverges": frozenset(("gradient-explodes", "held-out-worse-than-untrained", "loss-spikes", "over-confident")),
+    "held-out-above-uniform": frozenset(("over-confident", "overfitting")),
+    "held-out-never-below-unigram": frozenset(("over-confident", "overfitting", "same-answer")),
+    "held-out-worse-than-untrained": frozenset(("over-confident", "overfitting")),
+    "overfitting": frozenset(("over-confident",)),
+    "steps-out-of-order": frozenset(("schedule-restarts",)),
+    "term-never-changes": frozenset(("term-without-effect", "terms-fight")),
+}
+
+
+def with_causes(examined: Sequence[Examined]) -> tuple[Examined, ...]:
+    """The same findings; each that another one brings along names it, and is a warning at most.
+
+    A cause is at least as grave as what it explains: a note explains no error.
+    """
+    findings = [finding for one in examined for finding in one.findings]
+    linked = {id(finding): _linked(finding, findings) for finding in findings}
+    return tuple(
+        one.model_copy(update={"findings": tuple(linked[id(finding)] for finding in one.findings)}) for one in examined
+    )
+
+
+def follows(finding: Finding, causes: Sequence[str], *, severity: Severity) -> Finding:
+    """A finding as the consequence of others, which are to be mended first."""
+    names = tuple(dict.fromkeys((*finding.follows_from, *causes)))
+    return finding.model_copy(
+        update={
+            "severity": severity,
+            "follows_from": names,
+            "means": f"{finding.means} Here the cause was found: {', '.join(names)}.",
+            "do": (f"nothing of its own: mend {' and '.join(names)}, then examine again",),
+        }
+    )
+
+
+def _linked(finding: Finding, others: Sequence[Finding]) -> Finding:
+    causes = [
+        other.id
+        for other in others
+        if finding.id in BRINGS.get(other.id, ()) and _RANK[other.severity] >= _RANK[finding.severity]
+    ]
+    if not causes or finding.follows_from:
+        return finding
+    return follows(finding, causes, severity="warning" if finding.severity == "error" else finding.severity)
