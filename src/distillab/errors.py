@@ -21,6 +21,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+from distillab.hidden import redacted
+
 
 class DistillabError(Exception):
     """A broken rule, with its facts and its remedy.
@@ -35,11 +37,12 @@ class DistillabError(Exception):
     def __init__(
         self, rule: str, *, facts: Sequence[str] = (), where: str | None = None, fix: str | None = None
     ) -> None:
-        super().__init__(rule)
-        self.rule = rule
-        self.facts = tuple(facts)
-        self.where = where
-        self.fix = fix
+        # a path or an address may hold a secret, and messages go to terminals, logs and findings
+        self.rule = redacted(rule)
+        self.facts = tuple(map(redacted, facts))
+        self.where = None if where is None else redacted(where)
+        self.fix = None if fix is None else redacted(fix)
+        super().__init__(self.rule)
 
     def __str__(self) -> str:
         lines = [self.rule]

@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from distillab.errors import ConfigError
+from distillab.hidden import redacted
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -33,9 +34,11 @@ def config_from(source: str, *, revision: str | None) -> PretrainedConfig:
         OSError, ValueError: as transformers raises them.
     """
     try:
-        return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
     except ValueError as problem:
         raise _refused(problem, source) from problem
+    config.name_or_path = redacted(source)  # it is saved with what is made of it
+    return config
 
 
 def tokenizer_from(source: str, *, revision: str | None, rebuild: bool) -> Any:
@@ -49,9 +52,11 @@ def tokenizer_from(source: str, *, revision: str | None, rebuild: bool) -> Any:
     """
     kind: Any = AutoTokenizer if rebuild else PreTrainedTokenizerFast
     try:
-        return kind.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
+        tokenizer = kind.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
     except ValueError as problem:
         raise _refused(problem, source) from problem
+    tokenizer.name_or_path = redacted(source)
+    return tokenizer
 
 
 def model_from(
@@ -76,6 +81,7 @@ def model_from(
     except ValueError as problem:
         raise _refused(problem, source) from problem
     model, info = loaded
+    model.config.name_or_path = redacted(source)
     return model, info
 
 

@@ -18,7 +18,8 @@ import fsspec
 
 from distillab.cache.shards import Raw
 from distillab.errors import CacheCorrupt, CacheError, ConfigError
-from distillab.places import local_path
+from distillab.hidden import redacted, revealed
+from distillab.places import local_path, require_no_password
 
 Range = tuple[str, int, int]
 """File, first byte, the byte behind the last."""
@@ -128,7 +129,7 @@ class LocalSource:
     @property
     def location(self) -> str:
         """The folder."""
-        return str(self.folder)
+        return redacted(str(self.folder))
 
     def place(self, file: str) -> str:
         """The file's path."""
@@ -186,7 +187,8 @@ class RemoteSource:
     """Files behind fsspec; many ranges are asked for at once. Credentials and endpoints: from the environment."""
 
     def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
+        require_no_password(url, where="the cache's address")
+        self.url = redacted(url).rstrip("/")
         self._opened: tuple[int, Any, str] | None = None
         self._fs()
 
@@ -259,7 +261,7 @@ class RemoteSource:
         if self._opened is None or self._opened[0] != os.getpid():
             protocol = self.url.partition("://")[0]
             try:
-                fs, root = fsspec.core.url_to_fs(self.url)
+                fs, root = fsspec.core.url_to_fs(revealed(self.url))
             except ImportError as error:
                 raise ConfigError(
                     f"What reads {protocol}:// is not installed.",

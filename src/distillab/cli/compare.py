@@ -26,6 +26,7 @@ def compare_command(
     """
     from distillab.cli.console import quiet_libraries, show_study
     from distillab.config import StudyRecipe, load_recipe
+    from distillab.hidden import redacted
 
     loaded = load_recipe(StudyRecipe, recipe, overrides or [])
     words = ["distillab", "compare", str(recipe), *(overrides or [])]
@@ -36,5 +37,5 @@ def compare_command(
     quiet_libraries()
     from distillab.study.compare import Study
 
-    study = Study(loaded, reproduce=shlex.join(words), demonstrate_mismatch=demonstrate_mismatch)
+    study = Study(loaded, reproduce=redacted(shlex.join(words)), demonstrate_mismatch=demonstrate_mismatch)
     show_study(examined_first(study, no_doctor=no_doctor).run(), Path(loaded.output))

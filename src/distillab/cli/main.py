@@ -66,12 +66,12 @@ def main() -> None:
     except DistillabError as error:
         if os.environ.get("DISTILLAB_DEBUG"):
             raise
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        print(visible(f"{type(error).__name__}: {error}"), file=sys.stderr)
         sys.exit(2 if type(error).__name__ == "ConfigError" else 1)
     except OSError as error:
         if os.environ.get("DISTILLAB_DEBUG"):
             raise
-        print(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
+        print(visible(redacted(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))), file=sys.stderr)
         sys.exit(1)
     except SystemExit as stop:
         if stop.code == _INTERRUPTED:  # typer's exit code after Ctrl-C

@@ -5,8 +5,13 @@ from __future__ import annotations
 import os
 from typing import Annotated, Any, ClassVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
+
+from distillab.hidden import secrets_in
+
+_NAMES_ONLY = frozenset({"title", "name"})
+_WRITTEN = frozenset({"output", "folder"})
 
 
 class Settings(BaseModel):
@@ -17,6 +22,16 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     decides_nothing: ClassVar[frozenset[str]] = frozenset()
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _secrets_only_where_they_are_not_written(cls, value: Any, info: ValidationInfo) -> Any:
+        """A secret helps to open a place; a title keeps `${NAME}` as it stands; all else would be written out."""
+        name = info.field_name or ""
+        kept = name not in _NAMES_ONLY and (name in _WRITTEN or not is_path(cls.model_fields[name]))
+        if kept and isinstance(value, str) and (secrets := secrets_in(value)):
+            raise ValueError(f"the value of {secrets[0]}, a secret by its name, would be written into files")
+        return value
 
 
 def _expanded(text: str) -> str:

@@ -16,20 +16,22 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from distillab.config.models import RunRecipe, StudyRecipe
 from distillab.config.yaml_text import parse, read_text
 from distillab.errors import ConfigError, near_names
+from distillab.hidden import VARIABLE, has_password, is_secret, redacted
+from distillab.places import require_no_password
 
 _Recipe = TypeVar("_Recipe", RunRecipe, StudyRecipe)
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
 def load_recipe(kind: type[_Recipe], path: Path, overrides: Sequence[str] = ()) -> _Recipe:
     """Read a recipe file and apply `key.sub=value` overrides.
 
-    `${NAME}` and `${NAME:-default}` in any text are replaced from the environment. Relative paths
-    are relative to the current directory.
+    `${NAME}` and `${NAME:-default}` in any text are replaced from the environment; those whose name is that of a
+    secret stay as they are written, and places alone may use them (`distillab.hidden`). Relative paths are relative
+    to the current directory.
 
     Raises:
         ConfigError: unreadable file, broken YAML, duplicate key, unknown key (with its path and near
-            names), wrong value, unset variable.
+            names), wrong value, unset variable, user:password@ in an address, a secret where it would be written.
     """
     return build_recipe(kind, _read_yaml(path), overrides, where=str(path))
 
@@ -125,13 +127,15 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _expand(value: Any, where: str) -> Any:
-    """Replace ${NAME} and ${NAME:-default} in every text."""
+    """Replace ${NAME} and ${NAME:-default} in every text, but secrets."""
     if isinstance(value, dict):
         return {key: _expand(item, where) for key, item in value.items()}
     if isinstance(value, list):
         return [_expand(item, where) for item in value]
     if not isinstance(value, str):
         return value
+    if "://" in value and not has_password(value):
+        value = redacted(value)  # the shell may have put a secret in
 
     def replace(match: re.Match[str]) -> str:
         found = os.environ.get(match[1], match[2])
@@ -142,9 +146,11 @@ def _expand(value: Any, where: str) -> Any:
                 facts=[f"text: {value}"],
                 fix=f"export {match[1]}=…, or write ${{{match[1]}:-default}}",
             )
-        return found
+        return match[0] if is_secret(match[1]) else found
 
-    return _VARIABLE.sub(replace, value)
+    expanded = VARIABLE.sub(replace, value)
+    require_no_password(expanded, where=where)
+    return expanded
 
 
 def _readable(error: ValidationError, kind: type[BaseModel], where: str) -> ConfigError:
@@ -158,7 +164,7 @@ def _readable(error: ValidationError, kind: type[BaseModel], where: str) -> Conf
             facts.append(f"{key}: is missing")
         else:
             message = item["msg"].removeprefix("Value error, ")
-            got = "" if item["type"] == "value_error" else f" (got {item['input']!r})"
+            got = "" if item["type"] == "value_error" else f" (got {item['input']!r:.200})"
             facts.append((f"{key}: " if key else "") + message + got)
     return ConfigError("The recipe has settings that cannot be used.", where=where, facts=facts)
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from distillab.config.data import SourceConfig
 from distillab.data.textfiles import read_csv, read_json, read_json_lines
 from distillab.errors import DataError, near_names
+from distillab.hidden import redacted, revealed
+from distillab.places import local_path
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -47,7 +49,7 @@ def read_rows(source: SourceConfig) -> list[Row]:
         DataError: missing, empty, unreadable or broken source; unknown ending; unknown split; a split
             asked of a file; a hub id that cannot be reached.
     """
-    path = Path(source.path).expanduser()
+    path = local_path(source.path)
     if path.is_dir():
         found = _saved_folder(path, source)
     elif path.exists():
@@ -58,7 +60,8 @@ def read_rows(source: SourceConfig) -> list[Row]:
         found = _hub(source)
     if not found:
         raise DataError("The source holds no rows.", where=source.path, fix="check the path and how the file was made")
-    return _with_keys(found)
+    written, shown = str(path), redacted(str(path))
+    return _with_keys(found if shown == written else [(at.replace(written, shown), values) for at, values in found])
 
 
 def content_hash(value: Any) -> str:
@@ -179,7 +182,7 @@ def _hub(source: SourceConfig) -> _Origins:
 
     split = source.split or "train"
     try:
-        loaded = hub_rows(source.path, split=split)
+        loaded = hub_rows(revealed(source.path), split=split)
     except (OSError, ValueError, DatasetsError, HfHubHTTPError) as error:
         raise DataError(
             "There is no such file or folder, and no such data set can be fetched from the hub.",

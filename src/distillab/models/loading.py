@@ -12,6 +12,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from distillab.errors import ConfigError, TeacherError
+from distillab.hidden import revealed
 from distillab.models.causal import require_causal
 from distillab.places import is_local, local_path
 from distillab.pretrained import config_from, model_from, model_of
@@ -93,7 +94,7 @@ def _moved(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
 
 
 def _source(path: str) -> str:
-    return str(local_path(path)) if is_local(path) else path
+    return str(local_path(path)) if is_local(path) else revealed(path)
 
 
 def _safetensors(path: str) -> bool | None:

@@ -21,6 +21,7 @@ from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from distillab.errors import ConfigError, DataError, TokenizerMismatch
+from distillab.hidden import redacted, revealed
 from distillab.pairing.probes import PROBES
 from distillab.places import is_local, local_path
 from distillab.pretrained import tokenizer_from
@@ -136,7 +137,7 @@ def find_file(path: str, filename: str, revision: str | None) -> Path | None:
         file = folder / filename
         return file if file.is_file() else None
     try:
-        found = cached_file(path, filename, revision=revision, _raise_exceptions_for_missing_entries=False)
+        found = cached_file(revealed(path), filename, revision=revision, _raise_exceptions_for_missing_entries=False)
     except OSError as error:
         raise DataError(
             "It is no folder here, and the hub does not give it.",
@@ -152,7 +153,7 @@ def _nearest(folder: Path) -> Path:
 
 
 def _name(path: str) -> str:
-    return local_path(path).resolve().name if is_local(path) else path
+    return redacted(local_path(path).resolve().name) if is_local(path) else path
 
 
 def _require_other_form(path: str, revision: str | None) -> None:
@@ -210,7 +211,7 @@ def _read_reference(file: Path) -> Tokenizer:
 
 
 def _from_pretrained(path: str, revision: str | None, *, rebuild: bool) -> PreTrainedTokenizerFast:
-    source = str(local_path(path)) if is_local(path) else path
+    source = str(local_path(path)) if is_local(path) else revealed(path)
     try:
         tokenizer = tokenizer_from(source, revision=revision, rebuild=rebuild)
     except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
