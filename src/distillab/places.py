@@ -29,7 +29,7 @@ def require_no_password(text: str, *, where: str) -> None:
             "An address holds a user's password, and addresses are kept in records.",
             where=where,
             facts=[f"text: {text}"],
-            fix="take user:password@ out; the client of the store reads it from its variables, ~/.netrc or its settings",
+            fix="take user:password@ out; the store's client reads it from its variables or ~/.netrc",
         )
 
 

@@ -11,6 +11,9 @@ from typing import Self, TypeVar
 
 from tqdm import tqdm
 
+from distillab.hidden import redacted
+from distillab.terminal import say, visible
+
 _T = TypeVar("_T")
 _QUIET_S = 2.0
 _PLAIN_EVERY_S = 10.0
@@ -34,7 +37,7 @@ class Progress:
     """
 
     def __init__(self, label: str, *, total: int, unit: str, done: int = 0) -> None:
-        self.label, self.total, self.unit, self.done = label, total, unit, done
+        self.label, self.total, self.unit, self.done = visible(redacted(label)), total, unit, done
         self._first = done
         self._start = self._last = time.monotonic()
         self._bar: tqdm | None = None
@@ -46,7 +49,12 @@ class Progress:
     def __enter__(self) -> Self:
         if self._terminal and not self._silent:
             self._bar = tqdm(
-                total=self.total, initial=self.done, desc=self.label, unit=f" {self.unit}", delay=_QUIET_S, leave=True
+                total=self.total,
+                initial=self.done,
+                desc=self.label,
+                unit=f" {self.unit}",
+                delay=_QUIET_S,
+                leave=True,
             )
         return self
 
@@ -55,7 +63,7 @@ class Progress:
         self.done += units
         if self._bar is not None:
             if note:
-                self._bar.set_postfix_str(note, refresh=False)
+                self._bar.set_postfix_str(visible(note), refresh=False)
             self._bar.update(units)
             return
         now = time.monotonic()
@@ -68,7 +76,7 @@ class Progress:
         rate = (self.done - self._first) / max(now - self._start, 1e-9)
         left = (self.total - self.done) / rate if rate else 0.0
         text = f"{self.label}: {self.done}/{self.total} {self.unit}, {rate:.3g} {self.unit}/s, {left:.0f} s left"
-        print(text + (f", {note}" if note else ""), file=sys.stderr, flush=True)
+        say(text + (f", {note}" if note else ""), error=True)
         self._last, self._shown = now, True
 
     def __exit__(
@@ -78,7 +86,7 @@ class Progress:
             self._bar.close()
         elif self._shown and error is None:
             took = time.monotonic() - self._start
-            print(f"{self.label}: {self.done} {self.unit} in {took:.1f} s", file=sys.stderr, flush=True)
+            say(f"{self.label}: {self.done} {self.unit} in {took:.1f} s", error=True)
 
 
 def track(items: Iterable[_T], label: str, *, total: int, unit: str) -> Iterator[_T]:

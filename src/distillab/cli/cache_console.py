@@ -14,6 +14,7 @@ from distillab.cache.verify import VerifyReport, discard_damaged, verify
 from distillab.errors import CacheError
 from distillab.progress import Progress
 from distillab.teachers.cache_parts import PARTS, has_part, part_of
+from distillab.terminal import say
 
 if TYPE_CHECKING:
     from distillab.study.building import Plan
@@ -33,19 +34,19 @@ def show_built(plans: Sequence[Plan], *, study: bool) -> None:
     for plan in plans:
         for folder in plan.folders:
             if not folder.joinpath("identity.json").is_file():
-                print(f"{folder}: not begun; its rows are the answers, which other workers have not finished")
+                say(f"{folder}: not begun; its rows are the answers, which other workers have not finished")
                 missing += 1
                 continue
             summary = summarise(folder)
             missing += summary.missing_shards
             _show_part(str(folder), summary)
     if missing:
-        print("not complete: other workers' shards are missing; give the same command for every worker")
+        say("not complete: other workers' shards are missing; give the same command for every worker")
     elif study:
-        print("complete; distillab compare reads it with the same recipe")
+        say("complete; distillab compare reads it with the same recipe")
     else:
-        print("complete; the line for the recipe:")
-        print(f"teacher: {{cache: {plans[0].location}}}")
+        say("complete; the line for the recipe:")
+        say(f"teacher: {{cache: {plans[0].location}}}")
 
 
 def show_estimate(found: Sequence[tuple[Plan, Sequence[PartEstimate]]]) -> bool:
@@ -55,25 +56,25 @@ def show_estimate(found: Sequence[tuple[Plan, Sequence[PartEstimate]]]) -> bool:
     needed = 0
     for plan, parts in found:
         for part in parts:
-            print(f"{part.folder}  ({part.source})")
-            print(f"  rows {part.rows:,}   tokens {part.tokens:,}   scored tokens {part.scored_tokens:,}")
+            say(f"{part.folder}  ({part.source})")
+            say(f"  rows {part.rows:,}   tokens {part.tokens:,}   scored tokens {part.scored_tokens:,}")
             for kind, size in part.kind_bytes.items():
                 mark = "  (measured on some rows)" if kind in part.measured else ""
-                print(f"  {kind:<17} {size:>15,} bytes{mark}")
-            print(f"  {'in all':<17} {part.total_bytes:>15,} bytes, {_each(part.total_bytes, part.scored_tokens)}")
-            print(f"  teacher           {part.teacher_s:>15,.1f} s on this machine, measured on some batches")
+                say(f"  {kind:<17} {size:>15,} bytes{mark}")
+            say(f"  {'in all':<17} {part.total_bytes:>15,} bytes, {_each(part.total_bytes, part.scored_tokens)}")
+            say(f"  teacher           {part.teacher_s:>15,.1f} s on this machine, measured on some batches")
             needed += part.total_bytes
         if plan.text:
-            print(f"{plan.location}/text: the length of the teacher's answers is not known before")
+            say(f"{plan.location}/text: the length of the teacher's answers is not known before")
             settings = plan.recipe.teacher_answers
             answers = len(plan.prepared.train) * settings.answers_per_prompt
-            print(f"  at most {answers:,} answers of at most {settings.max_new_tokens:,} tokens")
+            say(f"  at most {answers:,} answers of at most {settings.max_new_tokens:,} tokens")
         if plan.answers:
-            print(f"{plan.location}/answers: its rows are these answers, so its size is not known before")
+            say(f"{plan.location}/answers: its rows are these answers, so its size is not known before")
     free = free_bytes(found[0][0].location)
-    print(f"needed in all {needed:,} bytes; free on the disk {free:,} bytes")
+    say(f"needed in all {needed:,} bytes; free on the disk {free:,} bytes")
     if needed > free:
-        print("the disk has no room for it: store less (another kind, fewer layers, store: int8), or set cache.folder")
+        say("the disk has no room for it: store less (another kind, fewer layers, store: int8), or set cache.folder")
     return needed <= free
 
 
@@ -93,29 +94,29 @@ def _show_verified(place: str, *, discard: bool) -> bool:
         found = discard_damaged(Path(place).expanduser())
         if not found.sound:
             _show_damage(found)
-            print("  taken out; the same distillab cache build makes it again")
+            say("  taken out; the same distillab cache build makes it again")
     shards = shards_of(read_identity(open_source(place)))
     with Progress(f"verifying {place}", total=shards, unit="shards") as progress:
         report = verify(place, on_shard=lambda _: progress.advance())
     state = "sound" if report.sound else "DAMAGED"
-    print(f"{place}: {state}; {report.rows:,} rows, {report.stored_bytes:,} bytes read and checked")
+    say(f"{place}: {state}; {report.rows:,} rows, {report.stored_bytes:,} bytes read and checked")
     _show_damage(report)
     if report.missing:
-        print(f"  not complete: {len(report.missing):,} of {report.shards + len(report.missing):,} shards are missing")
-        print("  do: give the same distillab cache build again")
+        say(f"  not complete: {len(report.missing):,} of {report.shards + len(report.missing):,} shards are missing")
+        say("  do: give the same distillab cache build again")
     return report.complete
 
 
 def _show_damage(report: VerifyReport) -> None:
     errors: list[CacheError] = [*report.damaged.values(), *([report.head] if report.head else [])]
     for error in errors:
-        print("  " + str(error).replace("\n", "\n  "))
+        say("  " + str(error).replace("\n", "\n  "))
     for line in report.lists:
-        print(f"  damaged list: {line}")
+        say(f"  damaged list: {line}")
     if report.order:
-        print(f"  the rows are not those of the identity: {report.order}")
+        say(f"  the rows are not those of the identity: {report.order}")
     if not report.sound and "://" not in report.location:
-        print(f"  do: distillab cache verify {report.location} --discard, then the same distillab cache build again")
+        say(f"  do: distillab cache verify {report.location} --discard, then the same distillab cache build again")
 
 
 def _show_part(place: str, summary: CacheSummary) -> None:
@@ -123,20 +124,20 @@ def _show_part(place: str, summary: CacheSummary) -> None:
     teacher = identity.teacher
     shards = summary.shards + summary.missing_shards
     state = "complete" if summary.complete else f"{summary.missing_shards:,} of {shards:,} shards are missing"
-    print(f"{place}  ({state})")
-    print(f"  teacher      {teacher.name}, {teacher.parameters:,} parameters, {teacher.dtype}")
-    print(f"               weights {teacher.weights_sha256[:12]}, revision {identity.revision or 'none'}")
-    print(f"  rows         {identity.source}: {summary.rows:,} rows of {identity.rows:,} in {summary.shards:,} shards")
-    print(f"               {summary.tokens:,} tokens, {summary.scored_tokens:,} of them scored")
-    print(f"  read with    tokenizer {identity.tokenizer[:12]}, template {identity.template_sha256[:12]}")
+    say(f"{place}  ({state})")
+    say(f"  teacher      {teacher.name}, {teacher.parameters:,} parameters, {teacher.dtype}")
+    say(f"               weights {teacher.weights_sha256[:12]}, revision {identity.revision or 'none'}")
+    say(f"  rows         {identity.source}: {summary.rows:,} rows of {identity.rows:,} in {summary.shards:,} shards")
+    say(f"               {summary.tokens:,} tokens, {summary.scored_tokens:,} of them scored")
+    say(f"  read with    tokenizer {identity.tokenizer[:12]}, template {identity.template_sha256[:12]}")
     layouts: list[Layout] = [identity.tokens, *identity.layouts]
     for layout in layouts:
-        print(f"  {layout.kind:<16} {summary.kind_bytes[layout.kind]:>13,} bytes: {_described(layout)}")
+        say(f"  {layout.kind:<16} {summary.kind_bytes[layout.kind]:>13,} bytes: {_described(layout)}")
     if summary.head_bytes:
-        print(f"  {'head':<16} {summary.head_bytes:>13,} bytes: once")
-    print(f"  in all       {summary.total_bytes:,} bytes, {_each(summary.total_bytes, summary.scored_tokens)}")
-    print(f"  compression  {identity.compression}   seed {identity.seed}   format {identity.format_version}")
-    print(f"  fingerprint  {identity.fingerprint}")
+        say(f"  {'head':<16} {summary.head_bytes:>13,} bytes: once")
+    say(f"  in all       {summary.total_bytes:,} bytes, {_each(summary.total_bytes, summary.scored_tokens)}")
+    say(f"  compression  {identity.compression}   seed {identity.seed}   format {identity.format_version}")
+    say(f"  fingerprint  {identity.fingerprint}")
 
 
 def _described(layout: Layout) -> str:

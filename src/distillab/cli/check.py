@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from distillab.terminal import plain_console, say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,7 +58,7 @@ def check_command(
     )
     judged = judgement(contract)
     if as_json:
-        typer.echo(judged.model_dump_json(indent=2))
+        say(json.dumps(judged.model_dump(mode="json"), indent=2))
     else:
         _show(judged)
     if any(not method.admitted for method in judged.methods):
@@ -81,11 +84,9 @@ def _texts(data: Path) -> tuple[list[str], str]:
 
 
 def _show(judged: PairJudgement) -> None:
-    from rich.console import Console
-
     from distillab.pairing.sample import SAMPLE_SOURCE
 
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = plain_console()
     contract = judged.contract
     console.print(f"verdict: {contract.verdict}", style=_STYLE[contract.verdict])
     console.print(contract.reason)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from distillab.terminal import plain_console
+
 if TYPE_CHECKING:
     from numpy import int32
     from numpy.typing import NDArray
@@ -25,7 +27,6 @@ _WHY = {
 def show_tokens(teacher: LoadedTokenizer, student: LoadedTokenizer, text: str) -> None:
     """Print the shared spans of a text, and the projection of the teacher's tokens in it."""
     import numpy as np
-    from rich.console import Console
 
     from distillab.alignment.spans import SpanAligner
     from distillab.alignment.tables import TokenTable
@@ -34,7 +35,7 @@ def show_tokens(teacher: LoadedTokenizer, student: LoadedTokenizer, text: str) -
     from distillab.pairing.contract import fingerprint
     from distillab.pairing.token_bytes import token_meanings
 
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = plain_console()
     ours, theirs = token_meanings(student.tokenizer), token_meanings(teacher.tokenizer)
     student_ids, teacher_ids = (np.array(side.tokenizer(text)["input_ids"], np.int32) for side in (student, teacher))
     aligner = SpanAligner(student=TokenTable.of(ours), teacher=TokenTable.of(theirs), differing="leave_out")

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distillab.terminal import say
+
 _LINE = 110
 
 if TYPE_CHECKING:
@@ -32,20 +34,20 @@ def show_run(record: RunRecord) -> None:
     lines = record.references
     first = record.curve[0].held_out_nats_per_token
     if record.demonstrates:
-        print(f"NOT A RESULT. This run demonstrates: {record.demonstrates}")
-    print(f"{record.name} ({record.method}, access: {record.access}, seed {record.seed})")
-    print(f"  held-out: {_figures(record.evaluation)}")
-    print(
+        say(f"NOT A RESULT. This run demonstrates: {record.demonstrates}")
+    say(f"{record.name} ({record.method}, access: {record.access}, seed {record.seed})")
+    say(f"  held-out: {_figures(record.evaluation)}")
+    say(
         f"  to judge it by, nats a token: untrained {first:.3f} (on the curve's rows), "
         f"unigram {lines.unigram_nats:.3f}, log V {lines.uniform_nats:.3f}"
     )
     cost = record.cost
-    print(
+    say(
         f"  cost: {cost.steps} steps, {cost.supervised_tokens} supervised of {cost.student_tokens} tokens, "
         f"{cost.teacher_tokens} teacher tokens, {cost.wall_s:.1f} s, peak {cost.peak_rss_bytes / 2**20:.0f} MiB"
     )
     counts = record.train_counts
-    print(
+    say(
         f"  rows: {counts.kept} of {counts.rows} used; dropped {counts.dropped_empty_answer} empty, "
         f"{counts.dropped_no_room} without room; {counts.truncated} truncated"
     )
@@ -57,17 +59,17 @@ def show_run(record: RunRecord) -> None:
             "and these are dropped"
         )
     if counts.rows_cut_by_template or counts.rows_added_to_by_template:
-        print(
+        say(
             f"  the chat template drops {counts.characters_cut_by_template} characters of the answers of "
             f"{counts.rows_cut_by_template} rows, and writes {counts.characters_added_by_template} into those of "
             f"{counts.rows_added_to_by_template}"
         )
     for use in record.caches:
-        print(f"  {use.source}: the teacher's {', '.join(use.kinds)} from {use.path}")
+        say(f"  {use.source}: the teacher's {', '.join(use.kinds)} from {use.path}")
     for note in record.notes:
-        print(f"  {note}")
+        say(f"  {note}")
     output = record.config["output"]
-    print(f"  student: {output}/student   record: {output}/run.json")
+    say(f"  student: {output}/student   record: {output}/run.json")
 
 
 def show_study(results: StudyResults, folder: Path) -> None:
@@ -82,17 +84,17 @@ def show_study(results: StudyResults, folder: Path) -> None:
         rows.append([arm.name, *_cells(arm.evaluations, arm.against_sft)])
     marks = {arm.name: "  a shown failure, no result" for arm in results.arms if arm.demonstrates}
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    print(results.title)
-    print(textwrap.fill(results.verdict, _LINE))
+    say(results.title)
+    say(textwrap.fill(results.verdict, _LINE))
     for row in rows:
         cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        print("  ".join([row[0].ljust(widths[0]), *cells]) + marks.get(row[0], ""))
+        say("  ".join([row[0].ljust(widths[0]), *cells]) + marks.get(row[0], ""))
     lines = results.references
-    print(
+    say(
         f"To judge nats/token by: log V {lines.uniform_nats:.3f} knows nothing; unigram {lines.unigram_nats:.3f} knows "
         "how often tokens occur."
     )
-    print(f"Report: {html}\n        {markdown}")
+    say(f"Report: {html}\n        {markdown}")
 
 
 def _cells(evaluations: tuple[EvaluationRecord, ...], difference: Interval | None) -> list[str]:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from distillab.terminal import plain_console
+
 if TYPE_CHECKING:
     from distillab.config import RunRecipe, StudyRecipe
     from distillab.records import EncodingCounts
@@ -56,7 +58,6 @@ def _recipe(source: str, overrides: list[str], tokenizer: str | None, whole_file
 
 
 def _show(recipe: RunRecipe | StudyRecipe, show: int, *, whole_file: bool) -> None:
-    from rich.console import Console
 
     from distillab.data.encoding import Encoder
     from distillab.data.shapes import recognise, to_examples
@@ -87,7 +88,7 @@ def _show(recipe: RunRecipe | StudyRecipe, show: int, *, whole_file: bool) -> No
     encoder = Encoder(loaded.tokenizer, template, config.max_tokens)
     encoded = [encoder.encode_all(examples, source=name) for name, examples in parts]
 
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = plain_console()
     meanings = token_meanings(loaded.tokenizer)
     shown = list(zip(encoded[0].rows, encoded[0].examples, strict=True))[:show]
     for row, example in shown:

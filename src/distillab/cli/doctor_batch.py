@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from distillab.cli.doctor_console import AsJson, ReportFolder, console_of, report_investigation, show_rows
+from distillab.cli.doctor_console import AsJson, ReportFolder, report_investigation, show_rows
+from distillab.terminal import plain_console
 
 if TYPE_CHECKING:
     from distillab.doctor.batch.rows import GivenBatches, Ints
@@ -80,7 +81,7 @@ def batch_command(
     examined = reading.examined
     if held_out is not None:
         examined = (*examined, examine_tokens_overlap(_texts(path, given), _texts(held_out, None), reading.facts))
-    console = console_of()
+    console = plain_console()
     show_rows(console, reading, show)
     for note in loaded.notes:
         console.print(f"note: {note}", style="yellow")

@@ -21,13 +21,6 @@ ReportFolder = Annotated[
 _STYLE = {"error": "bold red", "warning": "bold yellow", "note": "bold"}
 
 
-def console_of() -> Console:
-    """A console that prints texts as they are."""
-    from rich.console import Console
-
-    return Console(highlight=False, markup=False, soft_wrap=True)
-
-
 def show_rows(console: Console, reading: BatchReading, most: int) -> None:
     """The first rows, token by token: what is scored, what is padding."""
     from distillab.doctor.batch.show import row_line, row_text
@@ -70,11 +63,10 @@ def report_investigation(
 def show_investigation(console: Console, investigation: Investigation) -> None:
     """What was looked at, every finding, the gravest first, the methods of the pair, and what follows."""
     from distillab.report.findings import counted
-    from distillab.report.safety import visible
 
-    console.print(visible(investigation.subject), style="bold")
+    console.print(investigation.subject, style="bold")
     if investigation.skipped is not None:
-        console.print(visible(f"  left out by {investigation.skipped}"), style="yellow")
+        console.print(f"  left out by {investigation.skipped}", style="yellow")
     show_examined(console, investigation)
     for finding in investigation.findings:
         console.print()
@@ -89,34 +81,29 @@ def show_investigation(console: Console, investigation: Investigation) -> None:
 
 def show_examined(console: Console, investigation: Investigation) -> None:
     """A line for each examination, and one more where there was nothing to look at."""
-    from distillab.report.safety import visible
-
     width = max((len(one.probe) for one in investigation.examined), default=0)
     for one in investigation.examined:
-        console.print(visible(f"  {one.probe:<{width}}  {one.looked_at}"))
+        console.print(f"  {one.probe:<{width}}  {one.looked_at}")
         if one.not_done:
-            console.print(visible(f"  {'':<{width}}  not examined: {one.not_done}"), style="yellow")
+            console.print(f"  {'':<{width}}  not examined: {one.not_done}", style="yellow")
 
 
 def show_finding(console: Console, finding: Finding) -> None:
     """One finding in full."""
-    from distillab.report.safety import visible
-
-    console.print(visible(f"{finding.severity}: {finding.id}"), style=_STYLE[finding.severity])
-    console.print(visible(finding.title))
+    console.print(f"{finding.severity}: {finding.id}", style=_STYLE[finding.severity])
+    console.print(finding.title)
     for line in finding.seen:
-        console.print(visible(f"  seen:   {line}"))
+        console.print(f"  seen:   {line}")
     for line in finding.example:
-        console.print(visible(f"  {line}"), style="dim")
-    console.print(visible(f"  means:  {finding.means}"))
+        console.print(f"  {line}", style="dim")
+    console.print(f"  means:  {finding.means}")
     for line in finding.do:
-        console.print(visible(f"  do:     {line}"))
-    console.print(visible(f"  page:   docs/doctor/{finding.id}.md"), style="dim")
+        console.print(f"  do:     {line}")
+    console.print(f"  page:   docs/doctor/{finding.id}.md", style="dim")
 
 
 def _show_methods(console: Console, judged: PairJudgement) -> None:
     from distillab.report.findings import by_access
-    from distillab.report.safety import visible
 
     console.print()
     console.print("Accepted methods for this pair, by what they read of the teacher", style="bold")
@@ -125,21 +112,19 @@ def _show_methods(console: Console, judged: PairJudgement) -> None:
         ("refused", "red", by_access(judged.methods, admitted=False)),
     ):
         for line in lines:
-            console.print(visible(f"  {word:<7}  {line}"), style=style)
-    console.print(visible(f"  begin with {judged.recommended.method}:"))
+            console.print(f"  {word:<7}  {line}", style=style)
+    console.print(f"  begin with {judged.recommended.method}:")
     for reason in judged.recommended.because:
-        console.print(visible(f"    - {reason}"))
+        console.print(f"    - {reason}")
 
 
 def _show_conclusions(console: Console, conclusions: Conclusions) -> None:
-    from distillab.report.safety import visible
-
     for number, phase in enumerate(conclusions.phases, start=1):
         console.print()
-        console.print(visible(f"Phase {number}: {phase.title}"), style="bold")
+        console.print(f"Phase {number}: {phase.title}", style="bold")
         for step in phase.steps:
-            console.print(visible(f"  - {step}"))
+            console.print(f"  - {step}")
     console.print()
     console.print("In short", style="bold")
     for sentence in conclusions.summary:
-        console.print(visible(f"  {sentence}"))
+        console.print(f"  {sentence}")

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from distillab.cli.doctor_console import AsJson, ReportFolder, console_of, report_investigation
+from distillab.cli.doctor_console import AsJson, ReportFolder, report_investigation
+from distillab.terminal import plain_console
 
 
 def data_command(
@@ -61,4 +62,4 @@ def data_command(
         template=template,
         max_tokens=max_tokens,
     )
-    report_investigation(console_of(), investigation, as_json=as_json, report=report)
+    report_investigation(plain_console(), investigation, as_json=as_json, report=report)

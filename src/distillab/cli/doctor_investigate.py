@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from distillab.cli.doctor_console import AsJson, ReportFolder, console_of, report_investigation
+from distillab.cli.doctor_console import AsJson, ReportFolder, report_investigation
+from distillab.terminal import plain_console
 
 
 def investigate_command(
@@ -68,4 +69,4 @@ def investigate_command(
         compares=compares,
         shifts=shifts,
     )
-    report_investigation(console_of(), investigation, as_json=as_json, report=report)
+    report_investigation(plain_console(), investigation, as_json=as_json, report=report)

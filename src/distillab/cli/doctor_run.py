@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from distillab.cli.doctor_console import AsJson, ReportFolder, console_of, report_investigation
+from distillab.cli.doctor_console import AsJson, ReportFolder, report_investigation
+from distillab.terminal import plain_console
 
 
 def run_command(
@@ -59,4 +60,4 @@ def run_command(
         random_student=random_student,
         accumulation=accumulation,
     )
-    report_investigation(console_of(), investigation, as_json=as_json, report=report)
+    report_investigation(plain_console(), investigation, as_json=as_json, report=report)

@@ -10,11 +10,11 @@ import typer
 from distillab.cli.doctor_console import (
     AsJson,
     ReportFolder,
-    console_of,
     report_investigation,
     show_examined,
     show_finding,
 )
+from distillab.terminal import plain_console, say
 
 if TYPE_CHECKING:
     from distillab.records import Investigation
@@ -56,7 +56,7 @@ def selftest_command(
     from distillab.doctor.selftest.clock import LIMIT_S
 
     investigation = examine_recipe(loaded, demonstrate_mismatch=demonstrate_mismatch, limit_s=seconds or LIMIT_S)
-    report_investigation(console_of(), investigation, as_json=as_json, report=report)
+    report_investigation(plain_console(), investigation, as_json=as_json, report=report)
 
 
 def examined_first(study: Study, *, no_doctor: bool) -> Study:
@@ -87,7 +87,7 @@ def examined_first(study: Study, *, no_doctor: bool) -> Study:
     found = examine_study(study)
     _show_short(found)
     if any(finding.severity == "error" for finding in found.findings):
-        print(f"Nothing was trained. Mend what is wrong, or go on all the same with {NO_DOCTOR}: nothing is lost.")
+        say(f"Nothing was trained. Mend what is wrong, or go on all the same with {NO_DOCTOR}: nothing is lost.")
         raise typer.Exit(1)
     return replace(study, investigation=found)
 
@@ -96,7 +96,7 @@ def _show_short(investigation: Investigation) -> None:
     """A line a probe, and in full what is more than a note; the report has the rest."""
     from distillab.report.findings import counted
 
-    console = console_of()
+    console = plain_console()
     console.print("Before the first run: pair, data and recipe", style="bold")
     show_examined(console, investigation)
     notes = [finding.id for finding in investigation.findings if finding.severity == "note"]

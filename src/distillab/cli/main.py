@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
 
 import typer
 
@@ -18,6 +19,7 @@ from distillab.cli.doctor import doctor_app
 from distillab.cli.report import report_command
 from distillab.cli.train import train_command
 from distillab.errors import DistillabError
+from distillab.terminal import say
 
 _INTERRUPTED = 130
 
@@ -33,7 +35,7 @@ app = typer.Typer(
 
 def _show_version(value: bool) -> None:
     if value:
-        typer.echo(f"distillab {__version__}")
+        say(f"distillab {__version__}")
         raise typer.Exit()
 
 
@@ -64,21 +66,26 @@ def main() -> None:
     try:
         app()
     except DistillabError as error:
-        if os.environ.get("DISTILLAB_DEBUG"):
-            raise
-        print(visible(f"{type(error).__name__}: {error}"), file=sys.stderr)
+        _tell(f"{type(error).__name__}: {error}", error)
         sys.exit(2 if type(error).__name__ == "ConfigError" else 1)
     except OSError as error:
-        if os.environ.get("DISTILLAB_DEBUG"):
-            raise
-        print(visible(redacted(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))), file=sys.stderr)
+        _tell(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), error)
+        sys.exit(1)
+    except Exception as error:  # noqa: BLE001 (the process border: a traceback may hold a secret)
+        say("".join(traceback.format_exception(error)).rstrip(), error=True)
         sys.exit(1)
     except SystemExit as stop:
         if stop.code == _INTERRUPTED:  # typer's exit code after Ctrl-C
-            print("Interrupted. What was finished is kept; the same command resumes.", file=sys.stderr)
+            say("Interrupted. What was finished is kept; the same command resumes.", error=True)
         raise
     finally:
         _leave_process_group()
+
+
+def _tell(message: str, error: Exception) -> None:
+    """An expected error in a few lines; with --debug its traceback."""
+    whole = os.environ.get("DISTILLAB_DEBUG")
+    say("".join(traceback.format_exception(error)).rstrip() if whole else message, error=True)
 
 
 def _leave_process_group() -> None:

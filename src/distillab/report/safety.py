@@ -7,40 +7,14 @@ overwrite text (terminal codes, right-to-left overrides), and the signs that Mar
 from __future__ import annotations
 
 import re
-import unicodedata
 
-# Joiners shape letters in Persian, Indic scripts and emoji; they hide nothing by themselves.
-_HARMLESS = frozenset("\n\t\u200c\u200d")
+from distillab.terminal import visible
+
+__all__ = ["LONGEST_SHOWN", "Markdown", "markdown_block", "markdown_inline", "shortened", "visible"]
+
 _MARKDOWN_SIGNS = re.compile(r"([\\`*_{}\[\]<>#|~&$@]|:(?=//))")
 _LINE_START = re.compile(r"^(\s*)([-+](?!\d)|[=>]|\d+(?=[.)](?:\s|$)))")
 LONGEST_SHOWN = 2000
-
-
-def visible(text: str) -> str:
-    """The text with every invisible or order-changing character shown as a sign.
-
-    Line feed, tab and the two joiners stay. C0 controls become control pictures, all other characters
-    of the Unicode categories Cc, Cf, Cs, Zl and Zp become `⟨U+…⟩`.
-
-    >>> visible("a\\x1b[31mb\\u202ec")
-    'a␛[31mb⟨U+202E⟩c'
-    """
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(_visible_character(character) for character in text)
-
-
-def _visible_character(character: str) -> str:
-    if character in _HARMLESS:
-        return character
-    code = ord(character)
-    if code < 0x20:
-        return chr(0x2400 + code)
-    if code == 0x7F:
-        return "␡"
-    if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
-        return f"⟨U+{code:04X}⟩"
-    return character
 
 
 def shortened(text: str, longest: int = LONGEST_SHOWN) -> str:
