@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import unicodedata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from distillab.hidden import redacted
 
@@ -37,8 +37,12 @@ def say(text: str, *, error: bool = False) -> None:
     print(visible(redacted(text)), file=sys.stderr if error else sys.stdout, flush=error)
 
 
-def plain_console() -> Console:
-    """A console that prints texts as they are, but nothing invisible; styles are its own."""
+def plain_console(file: TextIO | None = None) -> Console:
+    """A console that prints texts as they are, but nothing invisible; styles are its own.
+
+    Args:
+        file: where it prints; default: standard output.
+    """
     from rich.console import Console
 
     class Plain(Console):
@@ -46,7 +50,7 @@ def plain_console() -> Console:
             shown = [visible(redacted(item)) if isinstance(item, str) else item for item in objects]
             super().print(*shown, **settings)
 
-    return Plain(highlight=False, markup=False, soft_wrap=True)
+    return Plain(file=file, highlight=False, markup=False, soft_wrap=True)
 
 
 def _visible_character(character: str) -> str:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from markdown_it import MarkdownIt
-from rich.console import Console
 from tests.report.test_hostile_text import ALLOWED_TAGS, HOSTILE, Tags, assert_nothing_hides, parser
 
 from distillab.cli.doctor_console import report_investigation, show_investigation
@@ -28,6 +27,7 @@ from distillab.records import (
 from distillab.report import write_report
 from distillab.report.findings import concluded
 from distillab.report.investigation import write_investigation
+from distillab.terminal import plain_console
 
 WAYS = ("path A: another teacher", "path B: method: seqkd", "path C: align first")
 
@@ -79,7 +79,7 @@ def whole(study: StudyResults) -> Investigation:
 
 def terminal(investigation: Investigation) -> str:
     stream = io.StringIO()
-    show_investigation(Console(file=stream, highlight=False, markup=False, soft_wrap=True), investigation)
+    show_investigation(plain_console(stream), investigation)
     return stream.getvalue()
 
 
@@ -201,7 +201,7 @@ def test_the_record_comes_back_and_equal_records_give_equal_bytes(whole: Investi
 
 
 def test_the_command_line_writes_the_same_record_twice(whole: Investigation, tmp_path: Path) -> None:
-    console = Console(file=io.StringIO())
+    console = plain_console(io.StringIO())
     with pytest.raises(Exception, match="1"):
         report_investigation(console, whole, as_json=tmp_path / "found.json", report=tmp_path / "report")
     assert (tmp_path / "found.json").read_bytes() == (tmp_path / "report" / "investigation.json").read_bytes()

@@ -53,7 +53,7 @@ def show_run(record: RunRecord) -> None:
     )
     if record.answers is not None and record.answers.with_reasoning:
         store = record.answers
-        print(
+        say(
             f"  the teacher's answers: {store.with_reasoning} of {store.generated} hold reasoning "
             f"(teacher_answers.reasoning: {store.reasoning}); of {store.dropped_unfinished_reasoning} it has no end, "
             "and these are dropped"
