@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from ruamel.yaml import YAML
 
 from distillab.cache.verify import verify
 from tests.cli.conftest import Run
+from tests.processes import start_distillab, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 CHAINS, KILLS = 5, 4  # caches, and how often the build of each is killed: 20 instants
@@ -101,15 +101,8 @@ def shards(location: Path) -> dict[str, bytes]:
 def started(recipe: Callable[..., str], tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """A build in a process of its own, which has written a shard or two of many."""
     path = recipe(method="logits", cache={"kinds": KINDS, "rows_per_shard": 2, "batch_size": 2})
-    command = [sys.executable, "-m", "distillab.cli.main", "cache", "build", path]
-    process = subprocess.Popen(
-        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 120
-    while len(list(tmp_path.glob("run/cache/shards/*.safetensors"))) < 2:
-        assert process.poll() is None, process.communicate()[1][-2000:]
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
+    process = start_distillab("cache", "build", path)
+    wait_for(process, lambda: len(list(tmp_path.glob("run/cache/shards/*.safetensors"))) >= 2)
     yield path, process
     process.kill()
     process.communicate()

@@ -1,12 +1,10 @@
-"""Real processes, really interrupted: Ctrl-C while training, kill -9 while generating, a full disk."""
+"""Real processes, really interrupted: Ctrl-C and SIGTERM while training, kill -9 while generating, a full disk."""
 
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,15 +14,16 @@ import torch
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
 
+from distillab.config import RunRecipe, load_recipe
 from distillab.errors import StorageError
 from distillab.files import require_space
+from distillab.study.run import execute
+from tests.processes import LIMIT_S, ended, start_distillab, start_python, steps_done, wait_for
 
-LIMIT_S = 90
 
-
-def _write(tiny_world: dict[str, Any], folder: Path, output: str, **changes: Any) -> Path:
+def _write(tiny_world: dict[str, Any], folder: Path, output: str, *, checkpoint_every: int = 5, **changes: Any) -> Path:
     values = {key: value for key, value in tiny_world.items() if key != "seeds"}
-    training = {**tiny_world["training"], "steps": 60, "checkpoint_every": 5, "evaluate_every": 20}
+    training = {**tiny_world["training"], "steps": 60, "checkpoint_every": checkpoint_every, "evaluate_every": 20}
     values |= {"method": "logits", "training": training, "output": str(folder / output), **changes}
     path = folder / f"{output}.yaml"
     with path.open("w") as stream:
@@ -33,23 +32,17 @@ def _write(tiny_world: dict[str, Any], folder: Path, output: str, **changes: Any
 
 
 def _start(recipe: Path) -> subprocess.Popen[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "distillab.cli.main", "train", str(recipe)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return start_distillab("train", str(recipe))
 
 
 def _finish(recipe: Path) -> None:
-    process = _start(recipe)
-    _, err = process.communicate(timeout=LIMIT_S)
-    assert process.returncode == 0, err[-2000:]
-
-
-def _wait_for(process: subprocess.Popen[str], ready: Any) -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while not ready():
-        assert process.poll() is None, process.communicate()[1][-2000:]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    """Run to the end in this process, on one thread as the started ones: sums depend on it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        execute(load_recipe(RunRecipe, recipe))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _weights(folder: Path) -> torch.Tensor:
@@ -62,20 +55,75 @@ def _steps(folder: Path) -> list[int]:
     return [line["step"] for line in lines if "loss" in line]
 
 
-def test_ctrl_c_while_training_loses_nothing(tiny_world: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_keeps_its_last_step_and_says_how_to_go_on(
+    tiny_world: dict[str, Any], tmp_path: Path, number: signal.Signals, code: int
+) -> None:
     whole = _write(tiny_world, tmp_path, "whole")
     _finish(whole)
-    broken = _write(tiny_world, tmp_path, "broken")
+    broken = _write(tiny_world, tmp_path, "broken", checkpoint_every=60)
     process = _start(broken)
-    _wait_for(process, lambda: (tmp_path / "broken" / "checkpoints" / "checkpoint-10" / "trainer_state.json").exists())
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=LIMIT_S)
-    assert process.returncode == 130
-    assert "the same command resumes" in err and "Traceback" not in err
-    assert not (tmp_path / "broken" / "run.json").exists()
+    wait_for(process, lambda: steps_done(tmp_path / "broken") >= 7)
+    process.send_signal(number)
+    returned, err = ended(process)
+    assert returned == code, err
+    assert f"the same command resumes:\n  distillab train {broken}" in err and "Traceback" not in err
+    assert not (tmp_path / "broken" / "run.json").exists() and not (tmp_path / "broken" / ".lock").exists()
+    (kept,) = (tmp_path / "broken" / "checkpoints").iterdir()
+    step = int(kept.name.removeprefix("checkpoint-"))
+    assert 7 <= step == steps_done(tmp_path / "broken")
+    assert f"run: step {step} of 60 is kept" in err
     _finish(broken)
     assert _steps(tmp_path / "broken") == list(range(1, 61))
     assert torch.equal(_weights(tmp_path / "broken"), _weights(tmp_path / "whole"))
+
+
+def test_a_second_ctrl_c_ends_at_once(tiny_world: dict[str, Any], tmp_path: Path) -> None:
+    """A step of a tenth of a million rows would take minutes."""
+    training = {**tiny_world["training"], "steps": 1, "batch_size": 100_000, "microbatch_size": 10}
+    process = _start(_write(tiny_world, tmp_path, "run", training=training))
+    wait_for(process, (tmp_path / "run" / "metrics.jsonl").exists)
+    process.send_signal(signal.SIGINT)
+    line = process.stderr.readline() if process.stderr else ""
+    while "A second Ctrl-C ends at once" not in line:
+        assert process.stderr is not None and line != ""
+        line = process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    since = time.monotonic()
+    code, err = ended(process)
+    assert code == 130 and "Traceback" not in err, err
+    assert time.monotonic() - since < 20
+
+
+def test_a_study_that_is_terminated_ends_its_workers_and_they_keep_their_steps(
+    tiny_world: dict[str, Any], tmp_path: Path
+) -> None:
+    training = {**tiny_world["training"], "steps": 400, "checkpoint_every": 400, "evaluate_every": 400}
+    values = {**tiny_world, "arms": ["sft", "seqkd"], "seeds": [0], "workers": 2, "training": training}
+    recipe = tmp_path / "study.yaml"
+    with recipe.open("w") as stream:
+        YAML(typ="safe", pure=True).dump({**values, "output": str(tmp_path / "study")}, stream)
+    process = start_distillab("compare", str(recipe), "--no-doctor")
+    runs = [tmp_path / "study" / "runs" / arm / "seed0" for arm in ("sft", "seqkd")]
+    wait_for(process, lambda: all(steps_done(run) >= 3 for run in runs))
+    process.send_signal(signal.SIGTERM)
+    code, err = ended(process)
+    assert code == 143 and "Traceback" not in err, err
+    for run in runs:
+        (kept,) = (run / "checkpoints").iterdir()
+        step = int(kept.name.removeprefix("checkpoint-"))
+        assert step == steps_done(run) and f"{run.parent.name}-seed0: step {step} of 400 is kept" in err
+        assert not (run / ".lock").exists()
+
+
+def test_programs_that_tests_start_heed_ctrl_c_also_where_the_tests_ignore_it() -> None:
+    """As under `nohup make test &`."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process = start_python("-c", "import signal; print(signal.getsignal(signal.SIGINT))")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert "default_int_handler" in process.communicate()[0]
 
 
 def test_kill_9_while_the_teacher_answers_loses_nothing(tiny_world: dict[str, Any], tmp_path: Path) -> None:
@@ -85,7 +133,7 @@ def test_kill_9_while_the_teacher_answers_loses_nothing(tiny_world: dict[str, An
     broken = _write(tiny_world, tmp_path, "broken", method="seqkd", teacher_answers=answers)
     process = _start(broken)
     journal = tmp_path / "broken" / "answers" / "journals" / "0-of-1.jsonl"
-    _wait_for(process, lambda: journal.exists() and journal.read_bytes().count(b"\n") > 0)
+    wait_for(process, lambda: journal.exists() and journal.read_bytes().count(b"\n") > 0)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=LIMIT_S)
     assert journal.read_bytes().count(b"\n") < 4, "the teacher had finished before it was killed"
@@ -104,24 +152,3 @@ def test_a_disk_without_room_is_refused_before_writing(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"(?s)no room for the checkpoint.*needed .*free .*resumes"):
         require_space(tmp_path / "not" / "yet", 1 << 60, what="the checkpoint")
     require_space(tmp_path, 1, what="a byte")
-
-
-def test_a_full_disk_while_measuring_is_said_and_loses_nothing(tiny_world: dict[str, Any], tmp_path: Path) -> None:
-    """/dev/full fails every write as a full disk does."""
-    if not Path("/dev/full").exists():
-        pytest.skip("this system has no /dev/full")
-    recipe = _write(tiny_world, tmp_path, "run")
-    process = _start(recipe)
-    _wait_for(process, lambda: (tmp_path / "run" / "checkpoints" / "checkpoint-5" / "trainer_state.json").exists())
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=LIMIT_S)
-    metrics = tmp_path / "run" / "metrics.jsonl"
-    lines = metrics.read_bytes()
-    metrics.with_name("metrics.jsonl.tmp").symlink_to("/dev/full")
-    process = _start(recipe)
-    _, err = process.communicate(timeout=LIMIT_S)
-    assert process.returncode == 1 and "No space left on device" in err and "Traceback" not in err, err
-    assert metrics.read_bytes() == lines
-    metrics.with_name("metrics.jsonl.tmp").unlink()
-    _finish(recipe)
-    assert _steps(tmp_path / "run") == list(range(1, 61))

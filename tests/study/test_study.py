@@ -120,6 +120,25 @@ def test_a_folder_of_another_study_is_refused_with_the_difference(study_recipe: 
         _study(study_recipe, arms=study_recipe.arms[:1], seeds=(1,)).run()
 
 
+def test_what_decides_no_figure_makes_no_other_study(
+    study_recipe: StudyRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder moved, written another way, other workers, another title, more checkpoints."""
+    only = {"arms": study_recipe.arms[:1], "seeds": (0,)}
+    first = _study(study_recipe, **only).run()
+    record = (Path(study_recipe.output) / "runs" / "sft" / "seed0" / "run.json").read_bytes()
+    Path(study_recipe.output).rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    training = study_recipe.training.model_copy(update={"checkpoint_every": 1, "checkpoint_minutes": 1.0})
+    for output in ("moved", "./moved", str(tmp_path / "moved")):
+        again = _study(study_recipe, **only, output=output, workers=2, title="x", training=training).run()
+        assert again.arms == first.arms
+    assert (tmp_path / "moved" / "runs" / "sft" / "seed0" / "run.json").read_bytes() == record
+    changed = study_recipe.training.model_copy(update={"learning_rate": 0.5})
+    with pytest.raises(ConfigError, match=r"training\.learning_rate: there 0\.001, now 0\.5"):
+        _study(study_recipe, **only, output="moved", training=changed).run()
+
+
 def test_a_folder_that_is_not_ours_is_left_alone(study_recipe: StudyRecipe) -> None:
     folder = Path(study_recipe.output)
     folder.mkdir()

@@ -115,6 +115,7 @@ def train(tmp_path: Path) -> Train:
             batch_size=config.batch_size,
             on_step=on_step,
             gradient_shares_every=config.gradient_shares_every,
+            checkpoint_minutes=config.checkpoint_minutes,
             lengths=[len(row) for row in split.rows] if config.group_by_length else None,
         )
         trainer.train(resume_from_checkpoint=resume)

@@ -22,6 +22,7 @@ _COST_ONLY = {
     "packing",
     "evaluate_every",
     "checkpoint_every",
+    "checkpoint_minutes",
     "device",
 }
 _CHANGES: dict[str, Any] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 import traceback
@@ -19,9 +20,8 @@ from distillab.cli.doctor import doctor_app
 from distillab.cli.report import report_command
 from distillab.cli.train import train_command
 from distillab.errors import DistillabError
+from distillab.interruption import Interrupted, handled
 from distillab.terminal import say
-
-_INTERRUPTED = 130
 
 app = typer.Typer(
     name="distillab",
@@ -59,12 +59,18 @@ app.command("demo")(demo_command)
 
 
 def main() -> None:
-    """Run the command line. Exit codes: 0 done, 1 a finding or a failed run, 2 wrong usage."""
+    """Run the command line. Exit codes: 0 done, 1 a finding or a failed run, 2 wrong usage, 130 or 143 interrupted."""
     # A closed pipe (`distillab … | head`) ends the program quietly, like other Unix tools.
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
-        app()
+        with handled():
+            app()
+    except Interrupted as stop:
+        command = shlex.join(["distillab", *sys.argv[1:]])
+        lines = [*stop.kept, "Interrupted. What was finished is kept; the same command resumes:", f"  {command}"]
+        say("\n".join(lines), error=True)
+        sys.exit(stop.exit_code)
     except DistillabError as error:
         _tell(f"{type(error).__name__}: {error}", error)
         sys.exit(2 if type(error).__name__ == "ConfigError" else 1)
@@ -74,10 +80,6 @@ def main() -> None:
     except Exception as error:  # noqa: BLE001 (the process border: a traceback may hold a secret)
         say("".join(traceback.format_exception(error)).rstrip(), error=True)
         sys.exit(1)
-    except SystemExit as stop:
-        if stop.code == _INTERRUPTED:  # typer's exit code after Ctrl-C
-            say("Interrupted. What was finished is kept; the same command resumes.", error=True)
-        raise
     finally:
         _leave_process_group()
 

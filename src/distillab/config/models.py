@@ -126,7 +126,7 @@ class TeacherAnswersConfig(Settings):
 class TrainingConfig(Settings):
     """The budget and the optimizer (AdamW)."""
 
-    decides_nothing: ClassVar[frozenset[str]] = frozenset({"checkpoint_every"})
+    decides_nothing: ClassVar[frozenset[str]] = frozenset({"checkpoint_every", "checkpoint_minutes"})
     steps: int = Field(default=300, ge=1, description="optimizer steps")
     batch_size: int = Field(default=32, ge=1, description="sequences an optimizer step, over all processes")
     microbatch_size: int | None = Field(
@@ -152,6 +152,9 @@ class TrainingConfig(Settings):
     )
     evaluate_every: int | None = Field(default=None, ge=1, description="steps; default: a tenth of the budget")
     checkpoint_every: int | None = Field(default=None, ge=1, description="steps; default: a quarter of the budget")
+    checkpoint_minutes: float = Field(
+        default=10.0, gt=0, description="minutes after which a checkpoint is made too, beside those by steps"
+    )
     gradient_shares_every: int | None = Field(
         default=None,
         ge=0,

@@ -27,6 +27,7 @@ from distillab.demo.models import MAX_POSITIONS, build_model
 from distillab.demo.tokenizers import train_tokenizers
 from distillab.demo.world import VALUE_PATTERN, WorldFiles, world_files, write_world
 from distillab.study.compare import PlantedFailure, Study
+from distillab.study.lock import held
 from distillab.study.parallel import run_jobs
 from distillab.study.run import execute
 
@@ -60,7 +61,14 @@ def prepare_replay(output: Path, *, reproduce: str) -> Study:
     Args:
         output: folder of everything that the demo makes.
         reproduce: the command that makes it again, for the report.
+    Raises:
+        ConfigError: another process writes into the folder.
     """
+    with held(output):
+        return _prepare_replay(output, reproduce=reproduce)
+
+
+def _prepare_replay(output: Path, *, reproduce: str) -> Study:
     world, same, other = _world(output)
     # a finished teacher is taken as it is: reading its 30,000 rows again would tell nothing
     tokenizers = {"teacher": same, "teacher-other-tokens": other}

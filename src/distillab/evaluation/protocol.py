@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from transformers import PreTrainedModel
@@ -10,6 +11,7 @@ from distillab.config.models import EvaluationConfig
 from distillab.data.encoding import EncodedRow
 from distillab.data.learned import Learned
 from distillab.data.reading import Reader
+from distillab.errors import NumericsError
 from distillab.evaluation.likelihood import RowScores, SharedTeacher, score_rows, summarise
 from distillab.evaluation.text_match import generation_metrics
 from distillab.models.generation import Decoding, continuation_text, generate_batches, require_room
@@ -81,6 +83,25 @@ def evaluate(
         generation, answers = _generate(model, asked, settings, reader, progress)
     likelihood = summarise(scores, answer_bytes=sum(scored.answer_bytes))
     return Judged(EvaluationRecord(likelihood=likelihood, generation=generation), scores, answers)
+
+
+def require_finite_figures(record: EvaluationRecord, *, where: str) -> None:
+    """Check every figure of a model, before it is kept.
+
+    Raises:
+        NumericsError: one is NaN or infinite.
+    """
+    parts = [part for part in (record.likelihood, record.generation) if part is not None]
+    figures = [(name, value) for part in parts for name, value in part if isinstance(value, float)]
+    bad = [f"{name}: {value}" for name, value in figures if not math.isfinite(value)]
+    if bad:
+        raise NumericsError(
+            "A held-out figure is not finite, so nothing of the model was kept.",
+            where=where,
+            facts=bad,
+            fix="lower training.learning_rate, or use float32, with another output; a model that was not trained here "
+            "is damaged, or too large for its dtype",
+        )
 
 
 def _generate(

@@ -8,7 +8,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from distillab.errors import DataError
-from distillab.files import write_text
+from distillab.files import write_json
 
 SCHEMA_VERSION = 1
 
@@ -16,29 +16,31 @@ SCHEMA_VERSION = 1
 class Record(BaseModel):
     """Base of all records: strict names, immutable, JSON on disk."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
 
 _R = TypeVar("_R", bound=Record)
 
 
-def read_record(kind: type[_R], path: Path) -> _R:
+def read_record(kind: type[_R], path: Path, *, fix: str | None = None) -> _R:
     """Read one record from a JSON file.
 
+    Args:
+        fix: what to do where it cannot be read.
     Raises:
         DataError: the file is missing, is not JSON, or does not have the fields of `kind`.
     """
     try:
         return kind.model_validate_json(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise DataError(f"The record cannot be read: {error.strerror}.", where=str(path)) from error
+        raise DataError(f"The record cannot be read: {error.strerror}.", where=str(path), fix=fix) from error
     except ValidationError as error:
         facts = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5]]
         raise DataError(
-            f"The file is no {kind.__name__} of schema version {SCHEMA_VERSION}.", where=str(path), facts=facts
+            f"The file is no {kind.__name__} of schema version {SCHEMA_VERSION}.", where=str(path), facts=facts, fix=fix
         ) from error
 
 
 def write_record(record: Record, path: Path) -> None:
-    """Write one record as JSON, whole or not at all."""
-    write_text(path, record.model_dump_json(indent=2) + "\n")
+    """Write one record as JSON, whole or not at all; NaN and infinity are refused by a ValueError."""
+    write_json(path, record.model_dump(mode="json"))

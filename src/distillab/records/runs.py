@@ -57,6 +57,15 @@ class EvaluationRecord(Record):
     generation: GenerationMetrics | None = None
 
 
+class JudgedModel(Record):
+    """A model that a study judged without training it: a file of its `end_points`."""
+
+    name: str
+    identity: str = Field(description="sha256 of the settings and files that decide its figures")
+    files: dict[str, str] = Field(description="sha256 of its held-out figures")
+    evaluation: EvaluationRecord
+
+
 class CurvePoint(Record):
     """One held-out measurement during training, and the training loss around it."""
 
@@ -98,6 +107,11 @@ class RunRecord(Record):
     demonstrates: str | None = Field(
         default=None, description="set where the run shows a failure on purpose; such a run is no result"
     )
+    identity: str | None = Field(
+        default=None,
+        description="sha256 of the settings and files that decide its figures; None: an earlier version made it",
+    )
+    files: dict[str, str] = Field(default={}, description="sha256 of the student's files and the held-out figures")
     config: dict[str, Any]
     fingerprints: dict[str, str] = Field(description="sha256 of rows and weights")
     contract: TokenizerContract | None

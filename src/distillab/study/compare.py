@@ -28,7 +28,8 @@ from distillab.records import EndPoint, Investigation, RunRecord, StudyResults, 
 from distillab.study.answers import training_rows
 from distillab.study.caches import OTHERWISE, StudyCaches
 from distillab.study.end_points import UNDISTILLED, EndPoints, teacher_stem
-from distillab.study.folder import claim_study, require_same_study
+from distillab.study.folder import claim, require_claimable
+from distillab.study.lock import held, require_free
 from distillab.study.parallel import run_jobs
 from distillab.study.prepare import Prepared, admit, fingerprints, prepare
 from distillab.study.results import assemble
@@ -85,10 +86,12 @@ class Study:
 
         Raises:
             TokenizerMismatch: an arm's method is not admitted.
-            ConfigError: the folder holds another study, or two teachers have one name.
+            ConfigError: the folder holds another study, another process writes into it, or two teachers have one name.
         """
         self._require_admitted()
-        require_same_study(Path(self.recipe.output), self.recipe, fingerprints=self._fingerprints())
+        folder = Path(self.recipe.output)
+        require_claimable(folder, self.recipe, fingerprints=self._fingerprints())
+        require_free(folder)
 
     def run(self) -> StudyResults:
         """Run what is not finished yet, and assemble the results.
@@ -96,9 +99,13 @@ class Study:
         Raises:
             TokenizerMismatch, ConfigError: see `require_runnable`.
         """
+        self.require_runnable()
+        with held(Path(self.recipe.output)):
+            return self._run()
+
+    def _run(self) -> StudyResults:
         folder = Path(self.recipe.output)
-        self._require_admitted()
-        claim_study(folder, self.recipe, fingerprints=self._fingerprints())
+        claim(folder, self.recipe, fingerprints=self._fingerprints())
         if self.investigation is not None:
             write_record(self.investigation, self.doctor_record)
         self._make_what_is_shared()

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distillab.config.models import RunRecipe
-from distillab.evaluation.protocol import Judged, evaluate
+from distillab.errors import DataError
+from distillab.evaluation.protocol import Judged, evaluate, require_finite_figures
 from distillab.models.loading import pick_device
-from distillab.records import EndPoint, EvaluationRecord, read_record, write_record
-from distillab.study.folder import write_held_out
-from distillab.study.prepare import Prepared, held_out_for
+from distillab.records import EndPoint, EvaluationRecord, JudgedModel, read_record, write_record
+from distillab.study.finished import require_unchanged, sha256_of
+from distillab.study.folder import identity_of, write_held_out
+from distillab.study.prepare import Prepared, fingerprints, held_out_for
 from distillab.study.run import load_student
 from distillab.study.run_teacher import RunTeacher
 
@@ -52,9 +54,8 @@ class EndPoints:
             )
 
         note = "random weights" if recipe.student.init == "random" else None
-        return EndPoint(
-            name=UNDISTILLED, role="undistilled student", evaluation=self._kept(UNDISTILLED, measure), note=note
-        )
+        evaluation = self._kept(UNDISTILLED, recipe, prepared, measure)
+        return EndPoint(name=UNDISTILLED, role="undistilled student", evaluation=evaluation, note=note)
 
     def teacher(self, recipe: RunRecipe, prepared: Prepared, teacher: RunTeacher) -> EndPoint:
         """A teacher, judged on the same text with its own tokenizer."""
@@ -74,16 +75,37 @@ class EndPoints:
             )
 
         note = "its tokens are not the student's: compare bits per byte" if prepared.shared_width == 0 else None
-        return EndPoint(name=name, role="teacher", evaluation=self._kept(teacher_stem(name), measure), note=note)
+        evaluation = self._kept(teacher_stem(name), recipe, prepared, measure)
+        return EndPoint(name=name, role="teacher", evaluation=evaluation, note=note)
 
     def _path(self, stem: str) -> Path:
         return self.folder / f"{stem}.json"
 
-    def _kept(self, stem: str, measure: Callable[[], Judged]) -> EvaluationRecord:
-        path = self._path(stem)
+    def _kept(
+        self, stem: str, recipe: RunRecipe, prepared: Prepared, measure: Callable[[], Judged]
+    ) -> EvaluationRecord:
+        """What was measured before, checked; else what is measured now.
+
+        Raises:
+            DataError: the record is damaged or of another model, or its figures have changed since.
+        """
+        path, lines = self._path(stem), self._path(stem).with_suffix(".jsonl")
+        again = f"delete {path.name}, and the same command judges the model again"
+        identity = identity_of(recipe, fingerprints=fingerprints(recipe, prepared))
         if path.exists():
-            return read_record(EvaluationRecord, path)
+            known = read_record(JudgedModel, path, fix=again)
+            if (known.name, known.identity) != (stem, identity):
+                raise DataError(
+                    "The record is that of another model, or of other settings.",
+                    where=str(path),
+                    facts=[f"expected {stem}, {identity}", f"there {known.name}, {known.identity}"],
+                    fix=again,
+                )
+            require_unchanged(self.folder, known.files, fix=again)
+            return known.evaluation
         judged = measure()
-        write_held_out(path.with_suffix(".jsonl"), judged)
-        write_record(judged.record, path)
+        require_finite_figures(judged.record, where=str(path))
+        write_held_out(lines, judged)
+        files = {lines.name: sha256_of(lines)}
+        write_record(JudgedModel(name=stem, identity=identity, files=files, evaluation=judged.record), path)
         return judged.record

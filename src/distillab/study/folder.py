@@ -1,84 +1,87 @@
-"""The folder of a run: who may use it, and the held-out figures it keeps."""
+"""The folder of a run or of a study: who may use it, and the held-out figures it keeps."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
+from distillab.config.identity import deciding
 from distillab.config.models import RunRecipe, StudyRecipe
-from distillab.errors import ConfigError, DataError
+from distillab.errors import ConfigError
 from distillab.evaluation.protocol import Judged
-from distillab.records import RunRecord, read_record
+from distillab.files import read_json, read_json_lines, write_json, write_json_lines
+from distillab.study.lock import LOCK
+
+RECIPE, STUDY = "recipe.json", "study.json"
+Fingerprints = dict[str, str] | dict[str, dict[str, str]]
+
+
+def identity_of(recipe: RunRecipe | StudyRecipe, *, fingerprints: Fingerprints, demonstrates: str | None = None) -> str:
+    """sha256 of all that decides the figures of a run or a study: its settings, and the files behind them.
+
+    Args:
+        fingerprints: of the rows and weights behind the recipe's paths.
+        demonstrates: the failure that it shows on purpose.
+    """
+    facts = {"recipe": deciding(recipe), "fingerprints": fingerprints, "demonstrates": demonstrates}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 def claim(
-    folder: Path, recipe: RunRecipe, *, fingerprints: dict[str, str], demonstrates: str | None
-) -> RunRecord | None:
-    """Take a folder for one run. Returns the record where the run is finished already.
+    folder: Path,
+    recipe: RunRecipe | StudyRecipe,
+    *,
+    fingerprints: Fingerprints,
+    demonstrates: str | None = None,
+) -> str:
+    """Take a folder for one run or one study, or go on with the same one; returns its identity.
 
     Args:
-        fingerprints: of the rows and weights behind the recipe's paths, so that a file that has changed since
-            is noticed.
+        fingerprints: of the rows and weights behind the recipe's paths (of a study: of every arm), so that a file
+            that has changed since is noticed.
     Raises:
         ConfigError: the folder holds a run of another recipe, of other files, or something else.
     """
-    facts = {"fingerprints": fingerprints, "demonstrates": demonstrates}
-    _take(folder, "recipe.json", json.loads(recipe.model_dump_json()) | facts)
-    finished = folder / "run.json"
-    return read_record(RunRecord, finished) if finished.exists() else None
+    require_claimable(folder, recipe, fingerprints=fingerprints, demonstrates=demonstrates)
+    identity = identity_of(recipe, fingerprints=fingerprints, demonstrates=demonstrates)
+    path = folder / _name(recipe)
+    if not path.exists():
+        facts = {"fingerprints": fingerprints, "demonstrates": demonstrates, "identity": identity}
+        write_json(path, recipe.model_dump(mode="json") | facts)
+    return identity
 
 
-def claim_study(folder: Path, recipe: StudyRecipe, *, fingerprints: dict[str, dict[str, str]]) -> None:
-    """Take a folder for one study, or go on with the same one.
-
-    Args:
-        fingerprints: of the files behind every arm.
-    Raises:
-        ConfigError: the folder holds another study, the same of other files, or something else.
-    """
-    _take(folder, "study.json", _of_study(recipe, fingerprints))
-
-
-def require_same_study(folder: Path, recipe: StudyRecipe, *, fingerprints: dict[str, dict[str, str]]) -> None:
-    """Check that `claim_study` would take the folder. Nothing is written.
+def require_claimable(
+    folder: Path,
+    recipe: RunRecipe | StudyRecipe,
+    *,
+    fingerprints: Fingerprints,
+    demonstrates: str | None = None,
+) -> None:
+    """Check that `claim` would take the folder. Nothing is written.
 
     Raises:
         ConfigError: it would not.
+        DataError: its recipe.json or study.json is damaged.
     """
-    _require_same(folder, "study.json", _of_study(recipe, fingerprints))
-
-
-def _of_study(recipe: StudyRecipe, fingerprints: dict[str, dict[str, str]]) -> dict[str, Any]:
-    return json.loads(recipe.model_dump_json()) | {"fingerprints": fingerprints}
-
-
-def _take(folder: Path, name: str, mine: dict[str, Any]) -> None:
-    _require_same(folder, name, mine)
-    path = folder / name
+    path = folder / _name(recipe)
     if path.exists():
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(mine, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
-
-
-def _require_same(folder: Path, name: str, mine: dict[str, Any]) -> None:
-    path = folder / name
-    if path.exists():
-        there = json.loads(path.read_text(encoding="utf-8"))
-        differing = sorted(_differences(there, mine))
-        if differing:
+        there = read_json(path)
+        known = there.get("identity") if isinstance(there, dict) else None
+        if known != identity_of(recipe, fingerprints=fingerprints, demonstrates=demonstrates):
+            facts = {"fingerprints": fingerprints, "demonstrates": demonstrates}
+            mine = json.loads(json.dumps(deciding(recipe) | facts))
             raise ConfigError(
                 "The output folder holds the work of another recipe, or of files that have changed since.",
                 where=str(folder),
-                facts=differing[:8],
+                facts=_differences(there, mine)[:8] or ["an earlier version of distillab made it"],
                 fix="set another output, or delete this folder",
             )
         return
     # a cache may have been built there before (`distillab cache build` of the same recipe)
-    if folder.is_dir() and any(item.name != "cache" for item in folder.iterdir()):
+    if folder.is_dir() and any(item.name not in ("cache", LOCK) for item in folder.iterdir()):
         raise ConfigError(
             "The output folder is not empty, and distillab did not make it.",
             where=str(folder),
@@ -86,39 +89,42 @@ def _require_same(folder: Path, name: str, mine: dict[str, Any]) -> None:
         )
 
 
+def _name(recipe: RunRecipe | StudyRecipe) -> str:
+    return STUDY if isinstance(recipe, StudyRecipe) else RECIPE
+
+
 def _differences(there: Any, mine: Any, key: str = "") -> list[str]:
+    """What differs, among all that stands in `mine`; what decides nothing stands only in `there`."""
     if isinstance(there, dict) and isinstance(mine, dict):
         return [
             line
-            for name in sorted({*there, *mine})
-            for line in _differences(there.get(name), mine.get(name), f"{key}.{name}".lstrip("."))
+            for name in sorted(mine)
+            for line in _differences(there.get(name), mine[name], f"{key}.{name}".lstrip("."))
         ]
+    if isinstance(there, list) and isinstance(mine, list) and len(there) == len(mine):
+        pairs = zip(there, mine, strict=True)
+        if any(isinstance(item, dict) for item in mine):
+            return [line for n, (a, b) in enumerate(pairs) for line in _differences(a, b, f"{key}.{n}")]
     return [] if there == mine else [f"{key}: there {there!r}, now {mine!r}"]
 
 
 def write_held_out(path: Path, judged: Judged) -> None:
     """One line a held-out row: key, nats, tokens, and the generated answer where there is one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = []
-    for index, key in enumerate(judged.scores.keys):
-        line: dict[str, Any] = {
-            "key": key,
-            "nats": float(judged.scores.nats[index]),
-            "tokens": int(judged.scores.tokens[index]),
-        }
-        if index < len(judged.answers):
-            line["answer"] = judged.answers[index]
-        lines.append(json.dumps(line, ensure_ascii=False))
-    for index in range(len(judged.scores.keys), len(judged.answers)):
-        lines.append(json.dumps({"answer": judged.answers[index]}, ensure_ascii=False))
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    scores, answers = judged.scores, judged.answers
+    lines: list[dict[str, Any]] = [
+        {"key": key, "nats": float(nats), "tokens": int(tokens)}
+        for key, nats, tokens in zip(scores.keys, scores.nats, scores.tokens, strict=True)
+    ]
+    lines += [{} for _ in answers[len(lines) :]]
+    for line, answer in zip(lines, answers, strict=False):
+        line["answer"] = answer
+    write_json_lines(path, lines)
 
 
 def read_held_out(path: Path) -> list[dict[str, Any]]:
-    """The lines that `write_held_out` wrote."""
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise DataError("The held-out figures of a run cannot be read.", where=str(path)) from error
+    """The lines that `write_held_out` wrote.
+
+    Raises:
+        DataError: the file is damaged or gone.
+    """
+    return read_json_lines(path)

@@ -7,15 +7,18 @@ A held-out line: step, held_out_nats_per_token, held_out_bits_per_byte, held_out
 
 from __future__ import annotations
 
-import json
+import hashlib
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from distillab.errors import DataError
+from distillab.errors import DataError, NumericsError
+from distillab.files import json_line, read_json_lines, storing, sync, write_bytes
 from distillab.progress import Progress
 from distillab.records import CurvePoint, LikelihoodMetrics, ReferenceLines
+from distillab.training.checkpoints import Checkpoint, Prefix
 from distillab.training.trainer import StepReport
 
 
@@ -25,12 +28,14 @@ class Journal:
     Args:
         path: the file; None on all processes but the first.
         steps: optimizer steps of the whole run.
-        resumed_at: step of the checkpoint that training starts from; later lines are of steps that will
-            be done again, and are removed.
+        resumed: the checkpoint that training starts from, None at step 0; what was measured after it is of steps that
+            will be done again, and is removed.
         evaluate_every: steps between two points of the learning curve; step 0 and the last always are.
-        measure: gives held-out figures of the student as it is now.
+        measure: gives held-out figures of the student as it is now, given the step.
         references: the lines that a held-out figure is shown beside.
         progress: shows the run.
+    Raises:
+        DataError: what was measured until the checkpoint is not there any more as it was.
     """
 
     def __init__(
@@ -38,9 +43,9 @@ class Journal:
         path: Path | None,
         *,
         steps: int,
-        resumed_at: int,
+        resumed: Checkpoint | None,
         evaluate_every: int,
-        measure: Callable[[], LikelihoodMetrics],
+        measure: Callable[[int], LikelihoodMetrics],
         references: ReferenceLines,
         progress: Progress,
     ) -> None:
@@ -50,8 +55,8 @@ class Journal:
         self._shown = ""
         self._last = time.perf_counter()
         if path is not None:
-            _cut_after(path, resumed_at)
-        if resumed_at == 0:
+            _cut_to(path, resumed)
+        if resumed is None:
             self._held_out(0)
 
     def step(self, report: StepReport) -> None:
@@ -85,7 +90,7 @@ class Journal:
             self._held_out(report.step)
 
     def _held_out(self, step: int) -> None:
-        measured = self._measure()
+        measured = self._measure(step)
         self._shown = f", held-out {measured.nats_per_token:.3f} ({self._lines})"
         self._write(
             {
@@ -99,19 +104,34 @@ class Journal:
         )
         self._last = time.perf_counter()
 
+    def kept(self) -> Prefix:
+        """What is measured so far, safe on disk."""
+        assert self._path is not None  # only the process that writes is asked
+        sync(self._path)
+        content = self._path.read_bytes()
+        return Prefix(len(content), hashlib.sha256(content).hexdigest())
+
     def _write(self, line: dict[str, Any]) -> None:
+        bad = [f"{name}: {value}" for name, value in _numbers(line) if not math.isfinite(value)]
+        if bad:
+            raise NumericsError(
+                "A figure of the run is not finite, so training stopped.",
+                where=f"step {line['step']}",
+                facts=bad[:5],
+                fix="lower training.learning_rate, or use float32, with another output",
+            )
         if self._path is not None:
-            with self._path.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(line) + "\n")
+            with storing(self._path), self._path.open("a", encoding="utf-8") as stream:
+                stream.write(json_line(line))
 
 
-def read_curve(path: Path) -> tuple[CurvePoint, ...]:
+def read_curve(lines: list[dict[str, Any]]) -> tuple[CurvePoint, ...]:
     """The learning curve of a run: each held-out point with the mean of every term since the point before."""
     points: list[CurvePoint] = []
     sums: dict[str, float] = {}
     counts: dict[str, int] = {}
     supervised = 0
-    for line in _lines(path):
+    for line in lines:
         if "terms" in line:
             for name, mean in line["terms"].items():
                 count = line["counts"][name]
@@ -131,36 +151,59 @@ def read_curve(path: Path) -> tuple[CurvePoint, ...]:
     return tuple(points)
 
 
-def read_totals(path: Path) -> tuple[int, int, int]:
+def read_totals(lines: list[dict[str, Any]]) -> tuple[int, int, int]:
     """(supervised tokens, tokens of the student, of the same text by the teacher) over all steps of a run."""
-    steps = [line for line in _lines(path) if "terms" in line]
-    # a run that an earlier version began has lines without the teacher's: both read the same tokens there
-    theirs = [line.get("teacher_tokens", line["tokens"]) for line in steps]
-    return sum(line["supervised_tokens"] for line in steps), sum(line["tokens"] for line in steps), sum(theirs)
+    steps = [line for line in lines if "terms" in line]
+    totals = [sum(line[name] for line in steps) for name in ("supervised_tokens", "tokens", "teacher_tokens")]
+    return totals[0], totals[1], totals[2]
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    lines = []
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            lines.append(json.loads(text))
-        except ValueError as error:
-            raise DataError("A line of the run's metrics is damaged.", where=f"{path}, line {number}") from error
+def read_journal(path: Path, *, steps: int) -> list[dict[str, Any]]:
+    """The lines of a run that has come to its end.
+
+    Raises:
+        DataError: a line is damaged, or the steps are not each one from the first to the last, once.
+    """
+    lines = read_json_lines(path)
+    there = [line.get("step") for line in lines if "terms" in line]
+    if there != list(range(1, steps + 1)):
+        at = next((n for n, step in enumerate(there, start=1) if step != n), len(there) + 1)
+        raise DataError(
+            "The run's measurements are not those of all its steps, so its figures would be wrong.",
+            where=str(path),
+            facts=[f"lines of steps: {len(there)}, steps: {steps}", f"the first that is not in its place: step {at}"],
+            fix=_ANEW,
+        )
     return lines
 
 
-def _cut_after(path: Path, step: int) -> None:
-    """Remove the lines of steps that a resumed run does again, and a last line that a kill left unfinished."""
-    if not path.exists():
+_ANEW = "restore the file from a copy; or delete it and the run's checkpoints, and the same command starts the run anew"
+
+
+def _numbers(line: dict[str, Any], above: str = "") -> Iterator[tuple[str, float]]:
+    for name, value in line.items():
+        if isinstance(value, dict):
+            yield from _numbers(value, f"{above}{name}.")
+        elif isinstance(value, float):
+            yield above + name, value
+
+
+def _cut_to(path: Path, resumed: Checkpoint | None) -> None:
+    """Leave what was measured until a checkpoint. After it, a kill may have left half a line: it goes with the rest."""
+    if resumed is None or resumed.measurements is None:
+        write_bytes(path, b"")
         return
-    kept = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            line = json.loads(text)
-        except ValueError:
-            break
-        if step > 0 and line["step"] <= step:
-            kept.append(text)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(text + "\n" for text in kept), encoding="utf-8")
-    temporary.replace(path)
+    sealed = resumed.measurements
+    content = path.read_bytes() if path.exists() else b""
+    kept = content[: sealed.bytes]
+    if hashlib.sha256(kept).hexdigest() != sealed.sha256:
+        raise DataError(
+            "The run's measurements are not those that its checkpoint belongs to, so its figures would be wrong.",
+            where=str(path),
+            facts=[
+                f"the checkpoint of step {resumed.step} was sealed with the first {sealed.bytes:,} bytes",
+                f"there now: {len(content):,} bytes" + ("" if len(content) < sealed.bytes else ", and they differ"),
+            ],
+            fix=_ANEW,
+        )
+    write_bytes(path, kept)

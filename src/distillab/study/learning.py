@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from distillab.data.collation import Collator
 from distillab.data.vocabularies import Vocabularies
 from distillab.evaluation.likelihood import score_rows, summarise
 from distillab.evaluation.protocol import HeldOut
+from distillab.interruption import Interrupted, finishing, requested
 from distillab.models.attention import require_maps
 from distillab.models.loading import recompute_activations
 from distillab.models.packable import require_packable
@@ -26,7 +28,7 @@ from distillab.study.journal import Journal
 from distillab.study.training_data import TrainingData
 from distillab.teachers.protocol import Teacher
 from distillab.training.arguments import training_arguments
-from distillab.training.checkpoints import last_whole_checkpoint
+from distillab.training.checkpoints import Prefix, newest_checkpoint, require_finite_weights
 from distillab.training.projectors import detach
 from distillab.training.trainer import DistillationTrainer, StepReport
 
@@ -82,6 +84,8 @@ def trainer_for(
     objective: Objective,
     checkpoints: Path,
     on_step: Callable[[StepReport], None],
+    identity: str = "",
+    measurements: Callable[[], Prefix] | None = None,
 ) -> DistillationTrainer:
     """The trainer of a run, as the recipe's training settings have it.
 
@@ -89,6 +93,8 @@ def trainer_for(
         data: the training rows and their batches.
         checkpoints: folder of its checkpoints.
         on_step: called after every optimizer step.
+        identity: of the run, which its checkpoints are sealed with.
+        measurements: see `DistillationTrainer`.
     """
     settings = recipe.training
     if settings.gradient_checkpointing:
@@ -105,6 +111,9 @@ def trainer_for(
         on_step=on_step,
         lengths=data.lengths if settings.group_by_length else None,
         gradient_shares_every=settings.gradient_shares_every,
+        checkpoint_minutes=settings.checkpoint_minutes,
+        run=identity,
+        measurements=measurements,
     )
 
 
@@ -116,37 +125,58 @@ def train_student(
     *,
     objective: Objective,
     watched: Watched,
+    identity: str,
     writes: bool,
 ) -> None:
     """Train in place; checkpoints and measurements go to the run's folder.
 
     Args:
         data: the training rows and their batches.
+        identity: of the run; it goes on from its own checkpoint only.
         writes: False on all processes but the first.
+    Raises:
+        Interrupted: a signal came; a checkpoint of the last step is kept.
+        NumericsError: a loss, a gradient, a weight or a held-out figure is not finite.
+        DataError: the checkpoint, or what was measured until it, is damaged.
     """
     settings = recipe.training
     folder = Path(recipe.output)
     checkpoints = folder / "checkpoints"
-    last = last_whole_checkpoint(checkpoints)
-    resumed_at = last[1] if last else 0
+    last = newest_checkpoint(checkpoints, run=identity)
 
-    def measure() -> LikelihoodMetrics:
+    def measure(step: int) -> LikelihoodMetrics:
+        require_finite_weights(student, step=step)
         rows, batch_size = watched.held_out.rows, recipe.evaluation.batch_size
         scores = score_rows(student, rows, collator=watched.collator, batch_size=batch_size)
         return summarise(scores, answer_bytes=sum(watched.held_out.answer_bytes))
 
-    with Progress(f"training {recipe.name}", total=settings.steps, unit="steps", done=resumed_at) as progress:
+    done = last.step if last else 0
+    with finishing(), Progress(f"training {recipe.name}", total=settings.steps, unit="steps", done=done) as progress:
         journal = Journal(
             folder / "metrics.jsonl" if writes else None,
             steps=settings.steps,
-            resumed_at=resumed_at,
+            resumed=last,
             evaluate_every=settings.evaluate_every or max(1, settings.steps // 10),
             measure=measure,
             references=watched.references,
             progress=progress,
         )
         trainer = trainer_for(
-            recipe, student, teacher, data, objective=objective, checkpoints=checkpoints, on_step=journal.step
+            recipe,
+            student,
+            teacher,
+            data,
+            objective=objective,
+            checkpoints=checkpoints,
+            on_step=journal.step,
+            identity=identity,
+            measurements=journal.kept,
         )
-        trainer.train(resume_from_checkpoint=str(last[0]) if last else None)
+        trainer.train(resume_from_checkpoint=str(last.folder) if last else None)
+        step = trainer.state.global_step
+        if step < settings.steps or requested() is not None:
+            # another process of this run may have got the signal, and not this one
+            number = requested() or signal.SIGTERM
+            raise Interrupted(number, f"{recipe.name}: step {step} of {settings.steps} is kept ({checkpoints})")
+        require_finite_weights(student, step=settings.steps)
         detach(student, folder=folder if writes else None)

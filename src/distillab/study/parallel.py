@@ -10,13 +10,17 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
+from contextlib import ExitStack
 
 import torch
 
+from distillab.interruption import Interrupted, at_once, finishing, handled, requested
 from distillab.progress import plain_lines
 
 Job = Callable[[], None]
+_LOOK_EVERY_S = 0.2
+_handlers = ExitStack()
 
 
 def run_jobs(jobs: Sequence[Job], *, workers: int) -> None:
@@ -26,6 +30,7 @@ def run_jobs(jobs: Sequence[Job], *, workers: int) -> None:
         jobs: picklable (a `functools.partial` of a module's function).
     Raises:
         The first error of any job; the others are not started any more.
+        Interrupted: a signal came; every worker has kept what it did, and has ended.
     """
     if not jobs:
         return
@@ -33,10 +38,13 @@ def run_jobs(jobs: Sequence[Job], *, workers: int) -> None:
     # spawn: a forked process would inherit torch's thread pools in an undefined state
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(threads,)) as pool:
-        futures = [pool.submit(job) for job in jobs]
+        futures = [pool.submit(_do, job) for job in jobs]
         try:
-            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-        except KeyboardInterrupt:
+            with finishing():
+                done = _wait(futures)
+        except (KeyboardInterrupt, Interrupted):  # a second signal, or no handler of ours
+            for child in multiprocessing.active_children():
+                child.kill()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
         if any(future.exception() is not None for future in done):
@@ -45,10 +53,41 @@ def run_jobs(jobs: Sequence[Job], *, workers: int) -> None:
             future.result()
 
 
+def _wait(futures: Sequence[Future[None]]) -> list[Future[None]]:
+    """The futures that are done when all are, or when one has failed.
+
+    Raises:
+        Interrupted: a signal came to this process; it went to the workers too, and they have ended.
+    """
+    pending = set(futures)
+    while pending and requested() is None:
+        done, pending = wait(pending, timeout=_LOOK_EVERY_S, return_when=FIRST_EXCEPTION)
+        if any(future.exception() is not None for future in done):
+            break
+    number = requested()
+    if number is not None:
+        for future in futures:
+            future.cancel()
+        for child in multiprocessing.active_children():
+            child.terminate()
+        done, _ = wait([future for future in futures if not future.cancelled()])
+        errors = [future.exception() for future in done]
+        raise Interrupted(number, *(line for error in errors if isinstance(error, Interrupted) for line in error.kept))
+    return [future for future in futures if future.done()]
+
+
 def _start(threads: int) -> None:
     torch.set_num_threads(threads)
     plain_lines()  # several bars on one terminal would overwrite each other
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    # until this process ends; between two jobs it waits, and a signal must not end it with a traceback there
+    _handlers.enter_context(handled(quiet=True))
+    _handlers.enter_context(finishing())
+
+
+def _do(job: Job) -> None:
+    with at_once():
+        job()
 
 
 def _end_with_parent() -> None:

@@ -16,9 +16,10 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from accelerate import PartialState
@@ -27,7 +28,7 @@ from transformers import PreTrainedModel
 from distillab.config.models import RunRecipe
 from distillab.data.collation import Collator
 from distillab.data.encoding import EncodedSplit
-from distillab.evaluation.protocol import Judged, evaluate
+from distillab.evaluation.protocol import Judged, evaluate, require_finite_figures
 from distillab.evaluation.references import reference_lines
 from distillab.files import require_space
 from distillab.models.loading import load_model, pick_device, random_model
@@ -42,9 +43,11 @@ from distillab.records import (
 )
 from distillab.study.answers import training_rows
 from distillab.study.environment import environment, peak_rss_bytes
-from distillab.study.folder import claim, write_held_out
-from distillab.study.journal import read_curve, read_totals
+from distillab.study.finished import HELD_OUT, RECORD, STUDENT, files_left, read_finished
+from distillab.study.folder import claim, require_claimable, write_held_out
+from distillab.study.journal import read_curve, read_journal, read_totals
 from distillab.study.learning import Watched, objective_for, train_student
+from distillab.study.lock import held
 from distillab.study.prepare import Prepared, admit, fingerprints, prepare
 from distillab.study.run_teacher import RunTeacher, StoredSignals, stored_signals
 from distillab.study.sides import reads_own_tokens
@@ -77,8 +80,12 @@ def execute(
         stored: where what the teacher said is stored; default: where the recipe's teacher.cache says.
     Raises:
         TokenizerMismatch: the pair does not allow the method; raised before any weight is loaded.
-        ConfigError: the folder holds a run of another recipe, or of files that have changed since.
+        ConfigError: the folder holds a run of another recipe, or of files that have changed since; or another process
+            writes into it.
+        DataError: what the folder holds of this run is damaged.
         CacheMismatch, CacheCorrupt: the cache is of another teacher or other rows, or is damaged.
+        NumericsError: a loss, a gradient, a weight or a held-out figure is not finite.
+        Interrupted: a signal came; what was done is kept.
     """
     folder = Path(recipe.output)
     processes = PartialState(cpu=recipe.training.device == "cpu")
@@ -88,15 +95,49 @@ def execute(
         demonstrates = "logit KD by index between tokens that do not mean the same (--demonstrate-mismatch)"
     with processes.main_process_first():
         files = fingerprints(recipe, prepared)
-        finished = claim(folder, recipe, fingerprints=files, demonstrates=demonstrates)
-    if finished is not None:
-        return finished
+    if processes.is_main_process:
+        require_claimable(folder, recipe, fingerprints=files, demonstrates=demonstrates)
+    # of the processes of one run the first holds the folder
+    with held(folder) if processes.is_main_process else nullcontext():
+        with processes.main_process_first():
+            identity = claim(folder, recipe, fingerprints=files, demonstrates=demonstrates)
+            finished = read_finished(folder, arm=arm or recipe.method, seed=recipe.seed, identity=identity)
+        if finished is not None:
+            return finished
+        return _executed(
+            recipe,
+            prepared,
+            files,
+            answers_folder=answers_folder or folder / "answers",
+            arm=arm or recipe.method,
+            identity=identity,
+            demonstrates=demonstrates,
+            collator=collator,
+            stored=stored,
+        )
+
+
+def _executed(
+    recipe: RunRecipe,
+    prepared: Prepared,
+    files: dict[str, str],
+    *,
+    answers_folder: Path,
+    arm: str,
+    identity: str,
+    demonstrates: str | None,
+    collator: Callable[[int], Collator] | None,
+    stored: StoredSignals | None,
+) -> RunRecord:
+    """The run itself, in a folder that this process holds."""
+    folder, processes = Path(recipe.output), PartialState()
     start = time.perf_counter()
     device = pick_device(recipe.training.device)
     teacher = RunTeacher(recipe, prepared, device=device, stored=stored or stored_signals(recipe, prepared))
     with processes.main_process_first():
-        split, answers = training_rows(recipe, prepared, teacher, answers_folder or folder / "answers")
-    trained = _train(recipe, prepared, teacher, split, collator=collator, writes=processes.is_main_process)
+        split, answers = training_rows(recipe, prepared, teacher, answers_folder)
+    writes = processes.is_main_process
+    trained = _train(recipe, prepared, teacher, split, collator=collator, identity=identity, writes=writes)
     judged = evaluate(
         trained.student,
         prepared.held_out,
@@ -105,14 +146,17 @@ def execute(
         shared=teacher.for_evaluation(),
         label=recipe.name,
     )
+    require_finite_figures(judged.record, where=f"{folder}, after step {recipe.training.steps}")
     online = trained.signals == "online"
+    lines = read_journal(folder / "metrics.jsonl", steps=recipe.training.steps) if writes else []
     record = RunRecord(
         name=recipe.name,
-        arm=arm or recipe.method,
+        arm=arm,
         method=recipe.method,
         access=recipe.resolved().access,
         seed=recipe.seed,
         demonstrates=demonstrates,
+        identity=identity,
         config=recipe.model_dump(mode="json"),
         fingerprints=files,
         contract=prepared.contract,
@@ -126,13 +170,11 @@ def execute(
         held_out_counts=prepared.held_out_counts,
         references=trained.references,
         evaluation=judged.record,
-        curve=read_curve(folder / "metrics.jsonl"),
-        cost=_cost(recipe, answers, online=online, wall_s=time.perf_counter() - start),
+        curve=read_curve(lines),
+        cost=_cost(recipe, lines, answers, online=online, wall_s=time.perf_counter() - start),
         environment=environment(),
     )
-    if processes.is_main_process:
-        _save(folder, trained.student, prepared, judged, record)
-    return record
+    return _save(folder, trained.student, prepared, judged, record) if writes else record
 
 
 @dataclass(frozen=True)
@@ -152,6 +194,7 @@ def _train(
     split: EncodedSplit,
     *,
     collator: Callable[[int], Collator] | None,
+    identity: str,
     writes: bool,
 ) -> _Trained:
     """The student after its budget."""
@@ -179,6 +222,7 @@ def _train(
             prepared.student.collator(recipe.training.padding_side),
             references,
         ),
+        identity=identity,
         writes=writes,
     )
     if signals is None:
@@ -186,9 +230,16 @@ def _train(
     return _Trained(student, references, "cached" if isinstance(signals, CachedTeacher) else "online", data.spans)
 
 
-def _cost(recipe: RunRecipe, answers: AnswerStoreCounts | None, *, online: bool, wall_s: float) -> RunCost:
+def _cost(
+    recipe: RunRecipe,
+    lines: list[dict[str, Any]],
+    answers: AnswerStoreCounts | None,
+    *,
+    online: bool,
+    wall_s: float,
+) -> RunCost:
     """What the run used; tokens are counted from its metrics, so that they are right for a resumed run too."""
-    supervised, tokens, theirs = read_totals(Path(recipe.output) / "metrics.jsonl")
+    supervised, tokens, theirs = read_totals(lines)
     written = answers.teacher_tokens if answers is not None else 0
     return RunCost(
         steps=recipe.training.steps,
@@ -211,12 +262,15 @@ def load_student(recipe: RunRecipe, device: torch.device) -> PreTrainedModel:
     return load_model(settings.path, dtype=settings.dtype, device=device, revision=settings.revision, role="student")
 
 
-def _save(folder: Path, student: PreTrainedModel, prepared: Prepared, judged: Judged, record: RunRecord) -> None:
+def _save(folder: Path, student: PreTrainedModel, prepared: Prepared, judged: Judged, record: RunRecord) -> RunRecord:
+    """Write what the run leaves, its record last, and give the record with the hashes of the rest."""
     weights = sum(p.numel() * p.element_size() for p in student.parameters())
     require_space(folder, weights + (1 << 22), what="the trained student")
     reader = prepared.student
     stop_ids, pad_id = reader.encoder.stop_ids, reader.encoder.pad_id
-    save_student(folder / "student", student, reader.tokenizer, stop_ids=stop_ids, pad_id=pad_id)
-    write_held_out(folder / "held_out.jsonl", judged)
-    write_record(record, folder / "run.json")
+    save_student(folder / STUDENT, student, reader.tokenizer, stop_ids=stop_ids, pad_id=pad_id)
+    write_held_out(folder / HELD_OUT, judged)
+    record = record.model_copy(update={"files": files_left(folder)})
+    write_record(record, folder / RECORD)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return record

@@ -1,31 +1,142 @@
-"""Finds the checkpoint that a killed run can go on from."""
+"""Checkpoints that a run may go on from: whole, sealed, and of this very run.
+
+checkpoints/
+  checkpoint-N/    what transformers' Trainer keeps, our balanced weights, and `seal.json`, written last
+  .writing/        one that is being made; renamed into its place when it is sealed
+
+The seal names every file with its size and SHA-256, the step, the run, and how much of the run's measurements belongs
+to that step. So a flipped bit, a file that is gone or of another run, and lost measurements are found before training
+goes on, not afterwards in its figures.
+"""
 
 from __future__ import annotations
 
-import json
 import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
+
+from distillab.errors import DataError, DistillabError, NumericsError
+from distillab.files import file_sha256, read_json, sync, write_json
+from distillab.training.numerics import LOWER_RATE
 
 _MARGIN_BYTES = 1 << 20
 _NAME = re.compile(r"checkpoint-(\d+)")
+SEAL = "seal.json"
 
 
-def last_whole_checkpoint(folder: Path) -> tuple[Path, int] | None:
-    """The newest checkpoint that was written to its end, and its step; None where there is none.
+@dataclass(frozen=True)
+class Prefix:
+    """The first bytes of a file that grows: how many, and their SHA-256."""
 
-    transformers writes `trainer_state.json` last, so a folder without a whole one was cut off by the kill.
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose bytes are those that were sealed.
+
+    Attributes:
+        folder: its place.
+        step: optimizer steps that were done.
+        measurements: what of the run's measurements belongs to these steps; None: it kept none.
     """
-    found = []
-    for path in folder.glob("checkpoint-*"):
-        match = _NAME.fullmatch(path.name)
-        if match and _is_whole(path / "trainer_state.json"):
-            found.append((int(match[1]), path))
+
+    folder: Path
+    step: int
+    measurements: Prefix | None
+
+
+def checkpoint_folder(checkpoints: Path, step: int) -> Path:
+    """The place of the checkpoint of a step, as transformers names it."""
+    return checkpoints / f"checkpoint-{step}"
+
+
+def writing_folder(checkpoints: Path) -> Path:
+    """Where the next checkpoint is written, until it is sealed."""
+    return checkpoints / ".writing"
+
+
+def begin(checkpoints: Path) -> None:
+    """Make the folder for the next checkpoint; what a kill left there is removed."""
+    shutil.rmtree(writing_folder(checkpoints), ignore_errors=True)
+    writing_folder(checkpoints).mkdir(parents=True)
+
+
+def seal(checkpoints: Path, step: int, *, run: str, measurements: Prefix | None) -> None:
+    """Seal the checkpoint that was written since `begin`, move it to its place, and remove all older ones.
+
+    When this returns, a power cut does not lose it.
+
+    Args:
+        run: the identity of the run.
+        measurements: see `Checkpoint`.
+    """
+    written = checkpoint_folder(writing_folder(checkpoints), step)
+    files = _files(written)
+    for path in (*files.values(), *(path for path in written.rglob("*") if path.is_dir())):
+        sync(path)
+    write_json(
+        written / SEAL,
+        {
+            "step": step,
+            "run": run,
+            "measurements": None if measurements is None else vars(measurements),
+            "files": {
+                name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)} for name, path in files.items()
+            },
+        },
+    )
+    place = checkpoint_folder(checkpoints, step)
+    if place.exists():
+        shutil.rmtree(place)  # of the same step, which was done again
+    written.rename(place)
+    sync(checkpoints)
+    shutil.rmtree(writing_folder(checkpoints))
+    # by step: a clock that went back must not make the newest one the oldest
+    for other, path in _found(checkpoints).items():
+        if other != step:
+            shutil.rmtree(path)
+
+
+def newest_checkpoint(checkpoints: Path, *, run: str) -> Checkpoint | None:
+    """The checkpoint of the latest step, every byte of it checked; None where there is none.
+
+    Args:
+        run: the identity of the run that wants to go on from it.
+    Raises:
+        DataError: it is not as it was sealed, or of another run. No older one is taken in its place: that would do
+            work again without a word.
+    """
+    found = _found(checkpoints)
     if not found:
         return None
-    step, path = max(found)
-    return path, step
+    step = max(found)
+    folder = found[step]
+    path = folder / SEAL
+    if not path.is_file():
+        raise _refused(folder, f"{path.name} is not there: it was never finished, or an earlier version made it")
+    try:
+        content = read_json(path)
+        sealed: Mapping[str, Mapping[str, Any]] = content["files"]
+        at, of, measured = int(content["step"]), str(content["run"]), content["measurements"]
+        measurements = None if measured is None else Prefix(int(measured["bytes"]), str(measured["sha256"]))
+        wrong = _differences(folder, {name: (int(one["bytes"]), str(one["sha256"])) for name, one in sealed.items()})
+    except (DistillabError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _refused(folder, f"{path.name} is damaged") from error
+    if at != step:
+        wrong.insert(0, f"its folder's name says step {step}, its seal step {at}")
+    if of != run:
+        wrong.insert(0, "it is of another run: another seed, recipe, or files that have changed since")
+    if wrong:
+        raise _refused(folder, *wrong[:8])
+    return Checkpoint(folder, step, measurements)
 
 
 def checkpoint_bytes(model: torch.nn.Module) -> int:
@@ -35,9 +146,56 @@ def checkpoint_bytes(model: torch.nn.Module) -> int:
     return weights + 2 * learning + _MARGIN_BYTES
 
 
-def _is_whole(state: Path) -> bool:
-    try:
-        json.loads(state.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return True
+def require_finite_weights(model: torch.nn.Module, *, step: int) -> None:
+    """Check every parameter, before it is kept.
+
+    Raises:
+        NumericsError: one is NaN or infinite.
+    """
+    bad = [name for name, parameter in model.named_parameters() if not _is_finite(parameter.detach())]
+    if bad:
+        raise NumericsError(
+            "The student's weights are not finite, so nothing of them was kept.",
+            where=f"step {step}",
+            facts=[f"tensor: {name}" for name in bad[:5]] + ([f"and {len(bad) - 5} more"] if len(bad) > 5 else []),
+            fix=LOWER_RATE,
+        )
+
+
+def _is_finite(values: torch.Tensor) -> bool:
+    here = values.to_local() if isinstance(values, DTensor) else values
+    return bool(torch.isfinite(here).all())
+
+
+def _found(checkpoints: Path) -> dict[int, Path]:
+    paths = [(path, _NAME.fullmatch(path.name)) for path in checkpoints.glob("checkpoint-*")]
+    return {int(match[1]): path for path, match in paths if match}
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {name: path for name, path in found.items() if name != SEAL}
+
+
+def _differences(folder: Path, sealed: Mapping[str, tuple[int, str]]) -> list[str]:
+    there = _files(folder)
+    wrong = [f"{name} is gone" for name in sealed if name not in there]
+    wrong += [f"{name} was added" for name in there if name not in sealed]
+    for name, (size, digest) in sealed.items():
+        path = there.get(name)
+        if path is None:
+            continue
+        if path.stat().st_size != size:
+            wrong.append(f"{name} has {path.stat().st_size:,} bytes, sealed were {size:,}")
+        elif file_sha256(path) != digest:
+            wrong.append(f"{name} has other bytes than those that were sealed")
+    return wrong
+
+
+def _refused(folder: Path, *facts: str) -> DataError:
+    return DataError(
+        "The checkpoint is not as it was sealed, so the run does not go on from it.",
+        where=str(folder),
+        facts=facts,
+        fix="restore it from a copy; or delete this folder, and the same command starts the run anew",
+    )

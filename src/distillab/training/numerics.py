@@ -15,6 +15,7 @@ from distillab.models.batch import TokenBatch
 from distillab.models.scoring import scored_rows
 from distillab.objectives.step import Measured
 
+LOWER_RATE = "lower training.learning_rate, or use float32, with another output: the same command would stop here again"
 _LOOKED_AT = 64  # bad positions whose logits are made again, to say which side is at fault
 
 
@@ -46,11 +47,7 @@ def nonfinite_loss(
     names = ", ".join(row_names[row] for row in rows[:5]) + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
     facts.append(f"rows: {names}")
     facts.append(f"tensor: {'; '.join(culprits) if culprits else f'{term} itself (all logits are finite)'}")
-    fix = (
-        "lower training.learning_rate, or use float32; the last checkpoint is sound"
-        if student_bad
-        else "look at the rows named above and at the teacher's dtype"
-    )
+    fix = LOWER_RATE if student_bad else "look at the rows named above and at the teacher's dtype"
     return NumericsError(
         f"The loss is not finite ({term}), so training stopped.", where=f"step {step}", facts=facts, fix=fix
     )
@@ -73,7 +70,7 @@ def require_finite_gradients(model: torch.nn.Module, *, step: int) -> None:
         where=f"step {step}",
         facts=[f"tensor: gradient of {name}" for name in names[:5]]
         + ([f"and {len(names) - 5} more"] if len(names) > 5 else []),
-        fix="lower training.learning_rate, or use float32; the last checkpoint is sound",
+        fix=LOWER_RATE,
     )
 
 

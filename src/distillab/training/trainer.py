@@ -8,6 +8,7 @@ accumulation cannot change the result.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +29,17 @@ from distillab.objectives.step import measure
 from distillab.objectives.term import Objective
 from distillab.teachers.protocol import Teacher
 from distillab.teachers.signals import TeacherSignal
-from distillab.training.checkpoints import checkpoint_bytes
+from distillab.training.checkpoints import (
+    Prefix,
+    begin,
+    checkpoint_bytes,
+    checkpoint_folder,
+    require_finite_weights,
+    seal,
+    writing_folder,
+)
 from distillab.training.numerics import nonfinite_loss, require_finite_gradients
+from distillab.training.pauses import Pauses
 from distillab.training.projectors import attach, give_own_learning_rates
 from distillab.training.sampling import StepSampler
 from distillab.training.warm_up import initialise
@@ -85,6 +95,9 @@ class DistillationTrainer(Trainer):
         on_step: called after every optimizer step with its measurements (see `StepReport`).
         lengths: tokens of each row, where rows of like length are to share a step.
         gradient_shares_every: steps between two measurements of the terms' gradients; None: see `Weighting`.
+        checkpoint_minutes: after which a checkpoint is made, beside those that `args` asks for.
+        run: identity of the run, which its checkpoints are sealed with.
+        measurements: gives what has been measured so far, safe on disk; None: nothing is kept of it.
     """
 
     def __init__(
@@ -101,6 +114,9 @@ class DistillationTrainer(Trainer):
         on_step: Callable[[StepReport], None],
         lengths: Sequence[int] | None = None,
         gradient_shares_every: int | None = None,
+        checkpoint_minutes: float = math.inf,
+        run: str = "",
+        measurements: Callable[[], Prefix] | None = None,
     ) -> None:
         objective.require(teacher)
         require_separable_head(model, role="student")
@@ -121,6 +137,10 @@ class DistillationTrainer(Trainer):
         self._supervised_tokens = self._step_tokens = self._teacher_tokens = 0
         self._weights: dict[str, float] = {}
         self._shares: dict[str, float] | None = None
+        self._run, self._measurements = run, measurements
+        self._writing: Path | None = None
+        first = args.process_index == 0
+        self.add_callback(Pauses(minutes=checkpoint_minutes, over_processes=self._flags, first=first))
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         if teacher is not None and objective.state_terms:
@@ -258,18 +278,39 @@ class DistillationTrainer(Trainer):
         )
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        checkpoints, step = Path(str(self.args.output_dir)), self.state.global_step
+        require_finite_weights(model, step=step)
         # torch reports a full disk by an error that does not say so, and leaves half a checkpoint
-        require_space(Path(str(self.args.output_dir)), checkpoint_bytes(model), what="the next checkpoint")
-        super()._save_checkpoint(model, trial)
-        if self.weighting.balanced and self.args.should_save:
-            folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
-            (folder / _WEIGHTS_FILE).write_text(json.dumps(self.weighting.balanced), encoding="utf-8")
+        require_space(checkpoints, checkpoint_bytes(model), what="the next checkpoint")
+        if self.args.should_save:
+            begin(checkpoints)
+        self.accelerator.wait_for_everyone()
+        self._writing = writing_folder(checkpoints)
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._writing = None
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            if self.weighting.balanced:
+                path = checkpoint_folder(writing_folder(checkpoints), step) / _WEIGHTS_FILE
+                path.write_text(json.dumps(self.weighting.balanced, allow_nan=False), encoding="utf-8")
+            measured = self._measurements() if self._measurements is not None else None
+            seal(checkpoints, step, run=self._run, measurements=measured)
+        self.accelerator.wait_for_everyone()
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._writing or super()._get_output_dir(trial))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         path = Path(resume_from_checkpoint) / _WEIGHTS_FILE
         if path.exists():
             self.weighting.balanced = json.loads(path.read_text(encoding="utf-8"))
+
+    def _flags(self, flags: tuple[int, int]) -> tuple[int, int]:
+        one, other = self._over_processes(torch.tensor(flags, device=self.args.device)).tolist()
+        return one, other
 
     def _over_processes(self, values: Tensor) -> Tensor:
         if self.args.world_size == 1:

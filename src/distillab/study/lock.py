@@ -1,0 +1,171 @@
+"""One writer for one folder: two programs that fill the same output would mix their lines and count twice.
+
+The kernel holds the lock (flock) for as long as the process lives, so `kill -9` leaves nothing behind. A file system
+without flock gets a file that names its holder: it is stale when that process of this machine is gone. Of another
+machine nothing can be known, so its file stands until somebody deletes it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shlex
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from distillab.errors import ConfigError, DataError
+from distillab.files import json_object, write_all
+from distillab.hidden import redacted
+
+LOCK = ".lock"
+_NO_FLOCK = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+_held: set[int] = set()
+
+
+@contextmanager
+def held(folder: Path, name: str = LOCK) -> Iterator[None]:
+    """Hold a folder for writing, which is made where it is missing.
+
+    Args:
+        name: of the file that says who holds it.
+    Raises:
+        ConfigError: another process, or this one, holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    descriptor = _taken(path)
+    os.ftruncate(descriptor, 0)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    write_all(descriptor, json.dumps(_this_process()).encode())
+    _held.add(descriptor)
+    owner = os.getpid()
+    try:
+        yield
+    finally:
+        if os.getpid() == owner:  # a forked child that comes here holds nothing
+            path.unlink(missing_ok=True)
+            _held.discard(descriptor)
+            os.close(descriptor)
+
+
+def require_free(folder: Path, name: str = LOCK) -> None:
+    """Check that nobody holds a folder. Nothing is written.
+
+    Raises:
+        ConfigError: somebody does.
+    """
+    path = folder / name
+    try:
+        descriptor = os.open(path, os.O_RDONLY | _NO_LINK)
+    except FileNotFoundError:
+        return
+    try:
+        if not _locked(descriptor, path, wanted=fcntl.LOCK_SH):
+            raise _in_use(path)
+    finally:
+        os.close(descriptor)
+
+
+def _taken(path: Path) -> int:
+    """The descriptor of the lock file, locked. Python opens it so that no program it starts inherits it."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o666)
+        try:
+            if not _locked(descriptor, path, wanted=fcntl.LOCK_EX):
+                raise _in_use(path)
+            # who held it before may have deleted the file between our two calls: then this is no lock
+            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _locked(descriptor: int, path: Path, *, wanted: int) -> bool:
+    try:
+        fcntl.flock(descriptor, wanted | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_FLOCK:
+            raise
+        return not _lives(_holder(path))
+    return True
+
+
+def _lives(holder: dict[str, object]) -> bool:
+    """Whether the process that a lock file names may still run; nothing is known of another machine's."""
+    if not holder:
+        return False
+    if holder.get("host") != socket.gethostname():
+        return True
+    return _started(int(str(holder.get("pid", 0)))) == holder.get("started")
+
+
+def _this_process() -> dict[str, object]:
+    command = redacted(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))
+    now = time.strftime("%Y-%m-%d %H:%M:%S %z")
+    return {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "command": command,
+        "since": now,
+        "started": _started(os.getpid()),
+    }
+
+
+def _started(pid: int) -> str | None:
+    """Something that tells a process from a later one of the same number; None: there is none."""
+    try:
+        # the 22nd field is its start; the name before it may hold spaces
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rsplit(")", 1)[1].split()[19]
+    except OSError:
+        pass
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    return "unknown"
+
+
+def _holder(path: Path) -> dict[str, object]:
+    try:
+        return json_object(path.read_bytes(), where=str(path))
+    except (OSError, DataError):
+        return {}  # it is being written
+
+
+def _in_use(path: Path) -> ConfigError:
+    holder = _holder(path)
+    facts = [f"{name}: {holder[name]}" for name in ("command", "pid", "host", "since") if name in holder]
+    return ConfigError(
+        "Another process writes into this folder.",
+        where=str(path.parent),
+        facts=facts or ["it has not yet written who it is"],
+        fix="wait until it has ended, end it, or set another output"
+        + (
+            f"; if it no longer runs there, delete {path}"
+            if holder.get("host", socket.gethostname()) != socket.gethostname()
+            else ""
+        ),
+    )
+
+
+def _forget() -> None:
+    """A forked child must not keep the lock of a parent that was killed: it closes what it inherited."""
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_forget)

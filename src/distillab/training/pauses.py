@@ -1,0 +1,50 @@
+"""When a run keeps what it has done beside its usual checkpoints: by the clock, and when a signal asks it to end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from transformers import TrainerCallback
+from transformers.trainer_utils import SaveStrategy
+
+from distillab.interruption import requested
+
+
+class Pauses(TrainerCallback):
+    """Asks for a checkpoint after a step, and for the end of training where a signal came.
+
+    Args:
+        minutes: after which a checkpoint is due.
+        over_processes: sums flags over all processes, so that all do the same after the same step: each may have got
+            the signal at another moment, and the clock is that of the first process.
+        first: whether this is the first process.
+    """
+
+    def __init__(
+        self, *, minutes: float, over_processes: Callable[[tuple[int, int]], tuple[int, int]], first: bool
+    ) -> None:
+        self._seconds = 60 * minutes
+        self._over_processes, self._first = over_processes, first
+        self._since = time.monotonic()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the clock."""
+        self._since = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Say what is due after this step."""
+        if args.save_strategy == SaveStrategy.NO:
+            return
+        due = self._first and time.monotonic() - self._since >= self._seconds
+        ends, saves = self._over_processes((int(requested() is not None), int(due)))
+        if ends:
+            control.should_training_stop = True
+        # the last step is kept too: what follows it, the evaluation, may be interrupted like everything else
+        if ends or saves or state.global_step >= state.max_steps:
+            control.should_save = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the clock anew."""
+        self._since = time.monotonic()
