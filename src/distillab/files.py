@@ -13,11 +13,14 @@ import errno
 import hashlib
 import json
 import os
+import platform
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,9 @@ from distillab.errors import ConfigError, DataError, StorageError
 
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# torch counts the bytes that it has written, and gives no reason
+_TORCH_STOPPED = re.compile(r"unexpected pos \d+ vs \d+|PytorchStreamWriter failed writing")
+_DAY_S = 86_400
 _RESUMES = "free some space, then give the same command again: it resumes, what is finished is kept"
 
 
@@ -82,6 +88,7 @@ def replacing(path: Path) -> Iterator[Path]:
             sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+    remove_leftovers(path)
 
 
 def place_new(path: Path, content: bytes) -> bool:
@@ -119,14 +126,17 @@ def place_new(path: Path, content: bytes) -> bool:
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """An empty folder to fill, which gets the free name `path` at the end, or is removed where an error ends it.
+def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """An empty folder to fill, which gets the name `path` at the end, or is removed where an error ends it.
 
+    Args:
+        replace: what has the name is removed; without it the name must be free.
     Raises:
         OSError: `path` is there and not an empty folder; it stays as it is.
         StorageError: the disk is full.
     """
     temporary = temporary_name(path)
+    old = temporary_name(path)
     try:
         with storing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -136,10 +146,14 @@ def new_folder(path: Path) -> Iterator[Path]:
                 for name in names:
                     sync(Path(folder, name))
                 sync(Path(folder))
+            if replace and path.exists():
+                path.rename(old)
             temporary.rename(path)
             sync(path.parent)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for left in (temporary, old):
+            shutil.rmtree(left, ignore_errors=True)
+    remove_leftovers(path)
 
 
 def append(path: Path, content: bytes) -> None:
@@ -167,14 +181,17 @@ def append(path: Path, content: bytes) -> None:
 
 def temporary_name(path: Path) -> Path:
     """A name beside `path` that no other process has or can guess. `leftovers` finds it again."""
-    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(8)}.tmp")
+    return path.with_name(f".{path.name}.{_machine()}-{os.getpid()}-{secrets.token_hex(8)}.tmp")
 
 
 def leftovers(path: Path) -> list[Path]:
-    """Temporary files and folders that killed processes of this machine have left of making `path`."""
-    named = re.compile(re.escape(f".{path.name}.") + r"(\d+)-[0-9a-f]+\.tmp")
+    """Temporary files and folders that killed processes have left of making `path`.
+
+    Of another machine, whose processes cannot be seen from here, what is older than a day.
+    """
+    named = re.compile(re.escape(f".{path.name}.") + r"([0-9a-f]{8})-([0-9]+)-[0-9a-f]+\.tmp")
     found = [(entry, named.fullmatch(entry.name)) for entry in path.parent.glob(".*.tmp")]
-    return sorted(entry for entry, match in found if match and not _is_running(int(match[1])))
+    return sorted(entry for entry, match in found if match and not _may_live(entry, match[1], int(match[2])))
 
 
 def remove_leftovers(path: Path) -> None:
@@ -186,9 +203,12 @@ def remove_leftovers(path: Path) -> None:
             left.unlink(missing_ok=True)
 
 
-def _is_running(process: int) -> bool:
-    if process == os.getpid():
-        return True
+def _may_live(entry: Path, machine: str, process: int) -> bool:
+    if machine != _machine():
+        try:
+            return time.time() - entry.lstat().st_mtime < _DAY_S
+        except FileNotFoundError:
+            return True
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
@@ -196,6 +216,14 @@ def _is_running(process: int) -> bool:
     except PermissionError:  # another user's
         return True
     return True
+
+
+@cache
+def _machine() -> str:
+    """Of this machine and, in containers, of the group of processes that see each other."""
+    processes = Path("/proc/self/ns/pid")
+    group = processes.stat().st_ino if processes.exists() else 0
+    return hashlib.sha256(f"{platform.node()} {group}".encode()).hexdigest()[:8]
 
 
 @contextmanager
@@ -238,18 +266,18 @@ def storing(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, SafetensorError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         if not is_full(error):
             raise
         raise full(error, where=str(path)) from error
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error says that there is no room; libraries that are written in Rust say it in their text alone."""
+    """Whether an error says that there is no room; safetensors, tokenizers and torch say it in their text alone."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in _FULL
     number = re.search(r"\(os error (\d+)\)", str(error))
-    return number is not None and int(number[1]) in _FULL
+    return int(number[1]) in _FULL if number else _TORCH_STOPPED.search(str(error)) is not None
 
 
 def full(error: BaseException, *, where: str | None) -> StorageError:
@@ -272,8 +300,7 @@ def require_space(folder: Path, needed_bytes: int, *, what: str, otherwise: str 
     Raises:
         StorageError: it has not.
     """
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    free = shutil.disk_usage(there).free
+    free = free_bytes(folder)
     if free < needed_bytes:
         raise StorageError(
             f"The disk has no room for {what}.",
@@ -282,6 +309,12 @@ def require_space(folder: Path, needed_bytes: int, *, what: str, otherwise: str 
             fix="free some space, then give the same command again: it resumes"
             + (f"; or {otherwise}" if otherwise else ""),
         )
+
+
+def free_bytes(folder: Path) -> int:
+    """Free on the disk where a folder is or will be."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    return shutil.disk_usage(there).free
 
 
 # ---------------------------------------------------------------- reading

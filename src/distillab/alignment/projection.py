@@ -5,7 +5,6 @@ Letters: N positions, W teacher ids, V student ids, E entries.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -18,6 +17,7 @@ from safetensors.numpy import save
 from torch import Tensor
 
 from distillab.errors import DataError, ShapeError, TokenizerMismatch
+from distillab.files import write_bytes
 
 FORMAT = "distillab vocabulary projection 1"
 How = Literal["exact", "pieces", "role", "unmapped", "unused"]
@@ -166,10 +166,7 @@ class VocabularyProjection:
             "student_fingerprint": self.student_fingerprint,
         }
         tensors = {name: getattr(self, name) for name in ("row_ends", "student_ids", "weights", "how")}
-        target = Path(path)
-        temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-        temporary.write_bytes(save(tensors, metadata))
-        temporary.replace(target)
+        write_bytes(Path(path), save(tensors, metadata))
 
     @classmethod
     def load(cls, path: str | Path, *, teacher_fingerprint: str, student_fingerprint: str) -> VocabularyProjection:

@@ -18,7 +18,6 @@ that everything reads.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from distillab.cache.layout import Layout, SampledLayout, StatesLayout, TextLayo
 from distillab.cache.reader import CacheReader
 from distillab.cache.rows import CachedRow, Sampled, Section, States, Text, TopK
 from distillab.errors import ConfigError
+from distillab.files import replacing
 
 
 def export_parquet(reader: CacheReader, output: Path, *, on_rows: Callable[[int], None] | None = None) -> None:
@@ -48,6 +48,7 @@ def export_parquet(reader: CacheReader, output: Path, *, on_rows: Callable[[int]
         ConfigError: `output` is there already.
         CacheMismatch: rows are missing.
         CacheCorrupt: stored bytes are damaged.
+        StorageError: the disk is full.
     """
     if output.exists():
         raise ConfigError("The output file is there already.", where=str(output), fix="delete it, or set --output")
@@ -55,19 +56,13 @@ def export_parquet(reader: CacheReader, output: Path, *, on_rows: Callable[[int]
     reader.require_complete()
     kinds = [layout.kind for layout in identity.layouts]
     schema = schema_of(identity)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    try:
-        with pq.ParquetWriter(temporary, schema) as writer:
-            for start in range(0, len(reader), identity.rows_per_shard):
-                numbers = range(start, min(start + identity.rows_per_shard, len(reader)))
-                rows = reader.read(numbers, kinds)
-                writer.write_table(_table(rows, identity.layouts, schema), row_group_size=len(rows))
-                if on_rows is not None:
-                    on_rows(len(rows))
-        temporary.replace(output)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(output) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+        for start in range(0, len(reader), identity.rows_per_shard):
+            numbers = range(start, min(start + identity.rows_per_shard, len(reader)))
+            rows = reader.read(numbers, kinds)
+            writer.write_table(_table(rows, identity.layouts, schema), row_group_size=len(rows))
+            if on_rows is not None:
+                on_rows(len(rows))
 
 
 def schema_of(identity: CacheIdentity) -> pa.Schema:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from distillab.cache.identity import MOST_SHARDS, CacheIdentity
 from distillab.cache.layout import FORMAT_VERSION
-from distillab.cache.names import IDENTITY, JOURNALS, SHARDS, require_own
+from distillab.cache.names import IDENTITY, JOURNALS, MANIFEST, SHARDS, require_own
 from distillab.cache.sources import LocalSource, Source
 from distillab.errors import CacheCorrupt, CacheError, CacheMismatch, ConfigError
 from distillab.files import place_new, remove_leftovers, storing
@@ -95,7 +95,8 @@ def claim(folder: Path, identity: CacheIdentity) -> None:
                 facts=differences(there, identity, first="the cache", second="this run"),
                 fix="build into another folder, or go back to the settings of this one",
             )
-    remove_leftovers(path)
+    for name in (IDENTITY, MANIFEST):
+        remove_leftovers(folder / name)
 
 
 def differences(a: CacheIdentity, b: CacheIdentity, *, first: str, second: str) -> list[str]:

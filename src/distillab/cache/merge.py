@@ -18,10 +18,9 @@ from distillab.cache.journals import (
     read_listing,
     write_manifest,
 )
-from distillab.cache.names import HEAD_FACTS, MANIFEST, shard_file
+from distillab.cache.names import HEAD_FACTS, shard_file
 from distillab.cache.sources import LocalSource, not_there
 from distillab.errors import CacheMismatch, ConfigError
-from distillab.files import remove_leftovers
 
 
 def merge(into: Path, folders: Sequence[Path]) -> list[int]:
@@ -59,7 +58,6 @@ def merge(into: Path, folders: Sequence[Path]) -> list[int]:
     # what stands in the folder's own journals need not stand in its manifest
     shards = tuple(listed[number] for number in sorted(listed) if listed[number].file != shard_file(number))
     write_manifest(into, Manifest(fingerprint=identities[0].fingerprint, shards=shards, head=head))
-    remove_leftovers(into / MANIFEST)
     return [number for number in range(shards_of(identities[0])) if number not in listed]
 
 

@@ -12,8 +12,9 @@ from distillab.cache.sources import open_source
 from distillab.cache.summary import CacheSummary, summarise
 from distillab.cache.verify import VerifyReport, discard_damaged, verify
 from distillab.errors import CacheError
+from distillab.files import free_bytes
 from distillab.progress import Progress
-from distillab.teachers.cache_parts import PARTS, has_part, part_of
+from distillab.teachers.cache_parts import PARTS, has_part, location_faults, part_of, tokenizer_is_sealed
 from distillab.terminal import say
 
 if TYPE_CHECKING:
@@ -51,8 +52,6 @@ def show_built(plans: Sequence[Plan], *, study: bool) -> None:
 
 def show_estimate(found: Sequence[tuple[Plan, Sequence[PartEstimate]]]) -> bool:
     """What a build would cost; False where the disk has no room for it."""
-    from distillab.study.estimate import free_bytes
-
     needed = 0
     for plan, parts in found:
         for part in parts:
@@ -85,6 +84,13 @@ def show_verified(location: str, *, discard: bool) -> bool:
         if has_part(location, part):
             place = part_of(location, part)
             fine = _show_verified(place, discard=discard) and fine
+    for fault in location_faults(location):
+        fine = False
+        say(f"{location}: DAMAGED")
+        say("  " + str(fault).replace("\n", "\n  "))
+    if tokenizer_is_sealed(location):
+        return fine
+    say(f"{location}: its tokenizer has no seal (an older version wrote it, or this is one part), and is not checked")
     return fine
 
 

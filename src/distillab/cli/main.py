@@ -20,6 +20,7 @@ from distillab.cli.doctor import doctor_app
 from distillab.cli.report import report_command
 from distillab.cli.train import train_command
 from distillab.errors import DistillabError
+from distillab.files import full, is_full
 from distillab.interruption import Interrupted, handled
 from distillab.terminal import say
 
@@ -74,11 +75,14 @@ def main() -> None:
     except DistillabError as error:
         _tell(f"{type(error).__name__}: {error}", error)
         sys.exit(2 if type(error).__name__ == "ConfigError" else 1)
-    except OSError as error:
-        _tell(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), error)
-        sys.exit(1)
     except Exception as error:  # noqa: BLE001 (the process border: a traceback may hold a secret)
-        say("".join(traceback.format_exception(error)).rstrip(), error=True)
+        place, cause = getattr(error, "filename", None), getattr(error, "strerror", None)
+        if is_full(error):  # an error of any library that writes
+            _tell(f"StorageError: {full(error, where=place)}", error)
+        elif isinstance(error, OSError):
+            _tell(f"{cause or error}: {place or ''}".rstrip(": "), error)
+        else:
+            say("".join(traceback.format_exception(error)).rstrip(), error=True)
         sys.exit(1)
     finally:
         _leave_process_group()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from safetensors.torch import save_file
 
 from distillab.config.models import RunRecipe
 from distillab.data.collation import Collator, TokenDataset
+from distillab.files import replacing
 from distillab.study.prepare import prepare
 
 
@@ -34,7 +34,5 @@ def save_batch(recipe: RunRecipe, collator: Callable[[int], Collator], path: Pat
         "attention_mask": batch["attention_mask"],
         "labels": batch["labels"],
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)

@@ -5,7 +5,6 @@ All settings of the demo stand here. Killed at any instant, it resumes.
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from distillab.demo.failures import PromptPositions
 from distillab.demo.models import MAX_POSITIONS, build_model
 from distillab.demo.tokenizers import train_tokenizers
 from distillab.demo.world import VALUE_PATTERN, WorldFiles, world_files, write_world
+from distillab.files import new_folder, read_json, read_json_lines, write_json
 from distillab.study.compare import PlantedFailure, Study
 from distillab.study.lock import held
 from distillab.study.parallel import run_jobs
@@ -104,17 +104,16 @@ def _world(output: Path) -> tuple[WorldFiles, Path, Path]:
     made = output / "world" / "made.json"  # written last
     settings = {**rows, "vocabulary": VOCABULARY, "tokenizer_rows": TOKENIZER_ROWS}
     tokenizers = output / "tokenizers"
-    if made.exists() and json.loads(made.read_text(encoding="utf-8")) == settings:
+    if made.exists() and read_json(made) == settings:
         return world_files(output / "world"), tokenizers / "tokenizer-a", tokenizers / "tokenizer-b"
     world = write_world(output / "world", seed=0, **rows)
     same, other = _tokenizers(world, tokenizers)
-    made.write_text(json.dumps(settings) + "\n", encoding="utf-8")
+    write_json(made, settings)
     return world, same, other
 
 
 def _tokenizers(world: WorldFiles, folder: Path) -> tuple[Path, Path]:
-    lines = world.teacher.read_text(encoding="utf-8").splitlines()[:TOKENIZER_ROWS]
-    rows = [json.loads(line) for line in lines]
+    rows = read_json_lines(world.teacher)[:TOKENIZER_ROWS]
     # prompt and answer apart: a token must not learn to span the line between them
     texts = [text for row in rows for text in (row["prompt"], row["answer"])]
     return train_tokenizers(texts, size=VOCABULARY, folder=folder)
@@ -123,7 +122,8 @@ def _tokenizers(world: WorldFiles, folder: Path) -> tuple[Path, Path]:
 def _train_teacher(output: Path, world: WorldFiles, name: str, tokenizer: Path, *, seed: int) -> None:
     shape = output / "shapes" / "teacher"
     if not (shape / "config.json").exists():
-        build_model("teacher", VOCABULARY, seed).config.save_pretrained(shape)
+        with new_folder(shape, replace=True) as made:
+            build_model("teacher", VOCABULARY, seed).config.save_pretrained(made)
     execute(
         RunRecipe(
             name=name,
@@ -141,7 +141,8 @@ def _train_teacher(output: Path, world: WorldFiles, name: str, tokenizer: Path, 
 def _student_shape(output: Path) -> None:
     shape = output / "shapes" / "student"
     if not (shape / "config.json").exists():
-        build_model("student", VOCABULARY, 0).config.save_pretrained(shape)
+        with new_folder(shape, replace=True) as made:
+            build_model("student", VOCABULARY, 0).config.save_pretrained(made)
 
 
 def _data(train: Path, world: WorldFiles) -> DataConfig:

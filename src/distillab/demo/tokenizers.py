@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from distillab.errors import ConfigError
+from distillab.files import new_folder
 
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>")
 _BYTE_TOKENS = tuple(f"<0x{byte:02X}>" for byte in range(256))
@@ -81,6 +82,6 @@ def _word_pieces(texts: Sequence[str], size: int) -> Tokenizer:
 
 def _save(tokenizer: Tokenizer, path: Path) -> None:
     pad, bos, eos = SPECIAL_TOKENS
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=pad, bos_token=bos, eos_token=eos).save_pretrained(
-        path
-    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=pad, bos_token=bos, eos_token=eos)
+    with new_folder(path, replace=True) as made:
+        fast.save_pretrained(made)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 import re
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Literal
 
 from distillab.demo.tasks import ANSWER_WEIGHTS, OPENERS, TASKS, Task
 from distillab.errors import ConfigError, DataError
+from distillab.files import write_json_lines
 
 VALUE_PATTERN = r"(\S+)\.\s*$"
 """Captures the value of an answer: its last word, without the full stop."""
@@ -115,7 +115,6 @@ def write_world(folder: Path, *, seed: int, teacher_rows: int, student_rows: int
         ConfigError: a size is below 1.
         DataError: a split asks for more different prompts than there are.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     files = world_files(folder)
     sizes: tuple[tuple[Split, Path, int], ...] = (
         ("teacher", files.teacher, teacher_rows),
@@ -123,8 +122,7 @@ def write_world(folder: Path, *, seed: int, teacher_rows: int, student_rows: int
         ("held_out", files.held_out, held_out_rows),
     )
     for split, path, count in sizes:
-        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in draw_rows(split, count, seed=seed)]
-        path.write_text("".join(lines), encoding="utf-8")
+        write_json_lines(path, draw_rows(split, count, seed=seed))
     return files
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from distillab.files import new_folder
 from distillab.models.generation import all_stop_ids
 
 
@@ -24,7 +25,7 @@ def save_student(
     the checkpoint it came from set beside them: none of that was used when the student was judged.
 
     Args:
-        folder: is made where it is missing.
+        folder: whole or not there; what has its name is replaced.
         stop_ids: ids that end an answer beside those of the model's own generation config, as in generation.
         pad_id: of the batches.
     """
@@ -35,8 +36,9 @@ def save_student(
         eos_token_id=stops if len(stops) > 1 else stops[0],
         pad_token_id=pad_id,
     )
-    try:
-        model.save_pretrained(folder)
-    finally:
-        model.generation_config = own
-    tokenizer.save_pretrained(folder)
+    with new_folder(folder, replace=True) as made:
+        try:
+            model.save_pretrained(made)
+        finally:
+            model.generation_config = own
+        tokenizer.save_pretrained(made)

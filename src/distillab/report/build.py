@@ -1,9 +1,8 @@
-"""Records in, two files out. Written to a temporary name and renamed, so a full disk leaves no half page."""
+"""Records in, two files out. Each is written whole or not at all, so a full disk leaves no half page."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from functools import cache
 from importlib import resources
@@ -14,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from distillab.errors import DataError
+from distillab.files import write_text
 from distillab.records import SCHEMA_VERSION, StudyResults, read_record
 from distillab.report.page import page_of
 from distillab.report.safety import Markdown, markdown_block, markdown_inline, visible
@@ -62,9 +62,8 @@ def write_report(results: StudyResults, folder: Path) -> tuple[Path, Path]:
         "report.md": render("report.md.j2", page),
         "report.html": render("report.html.j2", page),
     }
-    folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
-        write_whole(folder / name, text)
+        write_text(folder / name, text)
     return folder / "report.md", folder / "report.html"
 
 
@@ -118,13 +117,3 @@ def _breakable(name: str) -> Markup:
 
 def _style() -> str:
     return resources.files("distillab.report").joinpath("templates", "style.css").read_text(encoding="utf-8")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text whole or not at all: to a temporary name, then renamed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from distillab.files import write_text
 from distillab.records import Investigation, write_record
-from distillab.report.build import render, write_whole
+from distillab.report.build import render
 from distillab.report.findings import concluded
 from distillab.report.investigation_page import page_of
 
@@ -27,9 +28,8 @@ def write_investigation(investigation: Investigation, folder: Path) -> list[Path
     whole = concluded(investigation)
     page = page_of(whole)
     texts = {name: render(f"{name}.j2", page) for name in ("investigation.html", "investigation.md")}
-    folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
-        write_whole(folder / name, text)
+        write_text(folder / name, text)
     record = folder / "investigation.json"
     write_record(whole, record)
     return [*(folder / name for name in texts), record]

@@ -27,7 +27,7 @@ from distillab.study.signals import (
     reads_signals,
 )
 from distillab.teachers.answers import store_is_complete
-from distillab.teachers.cache_parts import Part, keep_tokenizer, part_of, remove_leftovers
+from distillab.teachers.cache_parts import Part, keep_tokenizer, part_of
 from distillab.teachers.local import LocalTeacher
 
 
@@ -177,15 +177,14 @@ def build(item: Plan, *, worker: int, workers: int) -> None:
         CacheMismatch: the folder holds the cache of something else.
     """
     teacher = item.teacher()
-    done = [_record(item, recording, teacher.local(), worker=worker, workers=workers) for recording in item.recordings]
+    for recording in item.recordings:
+        _record(item, recording, teacher.local(), worker=worker, workers=workers)
     if item.text:
-        done.append(_build_text(item, teacher, worker=worker, workers=workers))
-    if all(done):
-        remove_leftovers(item.location)
+        _build_text(item, teacher, worker=worker, workers=workers)
 
 
-def _build_text(item: Plan, teacher: RunTeacher, *, worker: int, workers: int) -> bool:
-    """The teacher's answers, and signals on them; whether all of it is there."""
+def _build_text(item: Plan, teacher: RunTeacher, *, worker: int, workers: int) -> None:
+    """The teacher's answers, and signals on them."""
     text = Path(part_of(str(item.location), "text"))
     make_answers(
         item.asking,
@@ -200,21 +199,18 @@ def _build_text(item: Plan, teacher: RunTeacher, *, worker: int, workers: int) -
     assert item.prepared.teacher is not None
     keep_tokenizer(item.location, item.prepared.teacher.tokenizer, teacher.local().model.config)
     # rows with the answers are known when all workers have made theirs
-    if not store_is_complete(text):
-        return False
-    if not item.answers:
-        return True
+    if not item.answers or not store_is_complete(text):
+        return
     split, _ = training_rows(item.asking, item.prepared, teacher, text)
     source = f"the teacher's answers to {item.prepared.splits.sources[0]}"
     rows, side = asked_rows(item.asking, item.prepared, split), asked_side(item.asking, item.prepared)
     part = Recording(item.location, "answers", item.answers, rows, source, side)
-    return _record(item, part, teacher.local(), worker=worker, workers=workers)
+    _record(item, part, teacher.local(), worker=worker, workers=workers)
 
 
-def _record(item: Plan, recording: Recording, teacher: LocalTeacher, *, worker: int, workers: int) -> bool:
-    """One part; whether all of it is there."""
+def _record(item: Plan, recording: Recording, teacher: LocalTeacher, *, worker: int, workers: int) -> None:
     assert item.recipe.teacher is not None
-    done = build_cache(
+    build_cache(
         recording,
         teacher=teacher,
         prepared=item.prepared,
@@ -223,7 +219,6 @@ def _record(item: Plan, recording: Recording, teacher: LocalTeacher, *, worker: 
         worker=worker,
         workers=workers,
     )
-    return done is not None
 
 
 def _train_rows(location: Path, kinds: tuple[KindConfig, ...], recipe: RunRecipe, prepared: Prepared) -> Recording:

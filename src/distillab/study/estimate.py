@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -66,12 +65,6 @@ def estimate(plan: Plan) -> list[PartEstimate]:
     """
     teacher = plan.teacher().local()
     return [_estimate(plan, recording, teacher) for recording in plan.recordings]
-
-
-def free_bytes(folder: Path) -> int:
-    """Free on the disk where a folder is or will be."""
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    return shutil.disk_usage(there).free
 
 
 def _estimate(plan: Plan, recording: Recording, teacher: LocalTeacher) -> PartEstimate:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from distillab.cache.merge import merge
+from distillab.cache.sources import LocalSource
 from distillab.errors import CacheMismatch
+from distillab.files import new_folder, remove_leftovers
 from distillab.teachers.cache_parts import PARTS, TOKENIZER, has_part, part_of, require_location
+from distillab.teachers.tokenizer_seal import SEAL, check_seal
 
 
 def merge_locations(into: Path, locations: Sequence[Path]) -> None:
@@ -17,7 +19,7 @@ def merge_locations(into: Path, locations: Sequence[Path]) -> None:
 
     Raises:
         CacheMismatch: a location is no cache, parts of one name are of different identities, or the tokenizers differ.
-        CacheCorrupt: the lists of a part are damaged.
+        CacheCorrupt: the lists of a part, or the files of a tokenizer, are damaged.
     """
     for location in locations:
         require_location(str(location))
@@ -25,6 +27,7 @@ def merge_locations(into: Path, locations: Sequence[Path]) -> None:
         folders = [Path(part_of(str(place), part)) for place in locations if has_part(str(place), part)]
         if folders:
             merge(Path(part_of(str(into), part)), folders)
+    remove_leftovers(into / TOKENIZER)
     for location in locations:
         _take_tokenizer(into / TOKENIZER, location / TOKENIZER)
 
@@ -32,9 +35,10 @@ def merge_locations(into: Path, locations: Sequence[Path]) -> None:
 def _take_tokenizer(there: Path, given: Path) -> None:
     if not given.is_dir():
         return
+    check_seal(LocalSource(given.parent), given.name)
     if not there.exists():
-        with tempfile.TemporaryDirectory(prefix=".tokenizer-", dir=there.parent) as made:
-            shutil.copytree(given, Path(made) / TOKENIZER).rename(there)
+        with new_folder(there) as made:
+            shutil.copytree(given, made, dirs_exist_ok=True)
         return
     ours, theirs = _contents(there), _contents(given)
     if ours != theirs:
@@ -48,4 +52,4 @@ def _take_tokenizer(there: Path, given: Path) -> None:
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in folder.iterdir()}
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.name != SEAL}

@@ -12,7 +12,6 @@ Each part but the tokenizer is a cache of its own, with its own identity; none o
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -20,10 +19,12 @@ from typing import Literal
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
-from distillab.cache.names import IDENTITY
+from distillab.cache.names import IDENTITY, JOURNALS, SHARDS
 from distillab.cache.sources import LocalSource, open_source
-from distillab.errors import CacheCorrupt, CacheMismatch
+from distillab.errors import CacheCorrupt, CacheError, CacheMismatch
+from distillab.files import new_folder, remove_leftovers, write_bytes
 from distillab.places import local_path
+from distillab.teachers.tokenizer_seal import check_seal, is_sealed, seal
 
 Part = Literal["train", "held_out", "text", "answers"]
 PARTS: tuple[Part, ...] = ("train", "held_out", "text", "answers")
@@ -56,50 +57,85 @@ def require_location(location: str) -> None:
         )
 
 
+def location_faults(location: str) -> list[CacheError]:
+    """What is wrong with a location beside its parts, each of which is a cache that is verified by itself.
+
+    A part whose identity.json is gone is no part any more, and nobody would look at it. The tokenizer belongs to the
+    location: of a part that is given by itself nothing is wanted.
+    """
+    faults: list[CacheError] = []
+    for part in PARTS:
+        source = open_source(part_of(location, part))
+        left = [*source.files(SHARDS), *source.files(JOURNALS)]
+        if left and source.whole(IDENTITY) is None:
+            fact = f"{len(left):,} files in {SHARDS}/ and {JOURNALS}/, which belong to nothing without it"
+            faults.append(
+                CacheCorrupt(
+                    "A part of the cache has lost its identity.json.",
+                    where=source.place(IDENTITY),
+                    facts=[fact],
+                    fix="bring the file back from a copy, or delete the part and build it again",
+                )
+            )
+    source = open_source(location)
+    above, _, name = location.rstrip("/").rpartition("/")
+    is_part = name in PARTS and any(has_part(above or ".", part) for part in PARTS if part != name)
+    if source.whole(f"{TOKENIZER}/{_CONFIG}") is None and not is_part:
+        faults.append(_no_tokenizer(location))
+    try:
+        check_seal(source, TOKENIZER)
+    except CacheError as error:
+        faults.append(error)
+    return faults
+
+
+def tokenizer_is_sealed(location: str) -> bool:
+    """Whether the location's tokenizer can be checked: those of older versions, and parts by themselves, cannot."""
+    return is_sealed(open_source(location), TOKENIZER)
+
+
 def keep_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerFast, config: PreTrainedConfig) -> None:
     """Write the teacher's tokenizer and config.json into a cache location; what is there already stays.
 
     Several builders may do so at the same time: each writes into a folder of its own, and one of them is taken.
     """
     there = folder / TOKENIZER
+    remove_leftovers(there)
     if there.exists():
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{TOKENIZER}-", dir=folder) as made:
-        new = Path(made) / TOKENIZER
-        tokenizer.save_pretrained(new)
-        config.save_pretrained(new)
-        try:
-            new.rename(there)
-        except OSError:  # another builder was faster: a folder that is not empty is not replaced
-            if not (there / _CONFIG).is_file():
-                raise
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove what killed builders have left of writing the tokenizer; for a location that nobody builds any more."""
-    for left in folder.glob(f".{TOKENIZER}-*"):
-        shutil.rmtree(left)
+    try:
+        with new_folder(there) as made:
+            tokenizer.save_pretrained(made)
+            config.save_pretrained(made)
+            seal(made)
+    except OSError:  # another builder was faster: a folder that is not empty is not replaced
+        if not (there / _CONFIG).is_file():
+            raise
 
 
 def kept_tokenizer(location: str) -> Path:
     """The folder with the teacher's tokenizer and config.json; of a remote location, a copy of it.
 
     Raises:
-        CacheCorrupt: the location has none.
+        CacheCorrupt: the location has none, or its files are not those that were written.
     """
     source = open_source(location)
     if source.whole(f"{TOKENIZER}/{_CONFIG}") is None:
-        raise CacheCorrupt(
-            "The cache has no tokenizer of its teacher, so the pair cannot be judged.",
-            where=location,
-            facts=[f"missing: {TOKENIZER}/{_CONFIG}"],
-            fix="copy the folder tokenizer/ from where the cache was built, or name the teacher's folder: "
-            "teacher: {path: …, cache: …}",
-        )
+        raise _no_tokenizer(location)
+    check_seal(source, TOKENIZER)
     if isinstance(source, LocalSource):
         return local_path(location) / TOKENIZER
     return _copied(location)
+
+
+def _no_tokenizer(location: str) -> CacheCorrupt:
+    return CacheCorrupt(
+        "The cache has no tokenizer of its teacher, so the pair cannot be judged.",
+        where=location,
+        facts=[f"missing: {TOKENIZER}/{_CONFIG}"],
+        fix="copy the folder tokenizer/ from where the cache was built, or name the teacher's folder: "
+        "teacher: {path: …, cache: …}",
+    )
 
 
 @cache
@@ -108,7 +144,7 @@ def _copied(location: str) -> Path:
     copy = tempfile.TemporaryDirectory(prefix="distillab-tokenizer-")
     _copies.append(copy)  # removed when the process ends
     for file in source.files(TOKENIZER):
-        (Path(copy.name) / Path(file).name).write_bytes(source.whole(file) or b"")
+        write_bytes(Path(copy.name) / Path(file).name, source.whole(file) or b"")
     return Path(copy.name)
 
 

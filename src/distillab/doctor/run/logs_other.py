@@ -59,7 +59,7 @@ def read_json_lines(path: Path) -> tuple[list[LogRow], list[str]]:
     Raises:
         DataError: any other line is broken, or a line is no object.
     """
-    lines = [(number, line) for number, line in enumerate(read_text(path).splitlines(), 1) if line.strip()]
+    lines = [(number, line) for number, line in enumerate(read_text(path).split("\n"), 1) if line.strip()]
     rows: list[LogRow] = []
     for number, line in lines:
         where = f"{path}:{number}"

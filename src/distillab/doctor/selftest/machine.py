@@ -11,9 +11,9 @@ import torch
 from transformers import PreTrainedConfig
 
 from distillab.config.models import RunRecipe
+from distillab.files import free_bytes
 from distillab.models.loading import load_config, pick_device
 from distillab.pretrained import model_of
-from distillab.study.estimate import free_bytes
 from distillab.study.prepare import Prepared
 
 _LIMIT = Path("/sys/fs/cgroup/memory.max")  # of a container
