@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def write_rows(source: Path, folder: Path) -> dict[str, Path]:
     """The three parts of a file of rows, none of whose rows stands in two: teacher (which holds train) and held_out."""
     folder.mkdir(parents=True, exist_ok=True)
-    lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = source.read_bytes().splitlines(keepends=True)
     parts = {
         "teacher": lines[:TEACHER_ROWS],
         "train": lines[:STUDENT_ROWS],
@@ -88,7 +88,7 @@ def write_rows(source: Path, folder: Path) -> dict[str, Path]:
     }
     paths = {name: folder / f"{name}.jsonl" for name in parts}
     for name, part in parts.items():
-        paths[name].write_text("".join(part), encoding="utf-8")
+        paths[name].write_bytes(b"".join(part))
     return paths
 
 

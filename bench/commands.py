@@ -9,11 +9,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from bench.machine import ROOT
 from bench.processes import Failed, measure_apart
 from bench.settings import ALLOCATORS, CASES, GPU, PEERS, SIZES, SUITE, Block, Run
+from distillab.files import read_json_lines
 
 OUTPUT = ROOT / "bench" / "output"
 
@@ -78,7 +78,7 @@ def measure(blocks: Sequence[Block], output: Path) -> int:
 def _table(path: Path) -> str:
     from bench.table import report
 
-    records: list[dict[str, Any]] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    records = read_json_lines(path)
     return report(records) if records else "Nothing was measured."
 
 

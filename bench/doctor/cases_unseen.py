@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import heapq
 import inspect
-import json
 import shlex
 import statistics
 import textwrap
@@ -19,6 +18,7 @@ from transformers import DataCollatorForLanguageModeling, DataCollatorWithFlatte
 from bench.doctor.case import Cases, Place
 from bench.doctor.rows import IGNORED, Rows, batches, padded, samples, scored, stories, sums, tasks, tokenizer_of
 from distillab.doctor import audit_batch
+from distillab.files import read_json_lines
 from distillab.records import Examined
 
 CASES = Cases()
@@ -41,9 +41,8 @@ def functions() -> list[tuple[str, str]]:
 
 def requests(place: Place, count: int) -> list[tuple[str, str]]:
     """Tasks that people wrote as seeds of Self-Instruct: some with an input, many with very short answers."""
-    lines = place.material("text", "self-instruct", "seed_tasks.jsonl").read_text(encoding="utf-8").splitlines()
     pairs = []
-    for row in map(json.loads, lines[:count]):
+    for row in read_json_lines(place.material("text", "self-instruct", "seed_tasks.jsonl"))[:count]:
         first = row["instances"][0]
         pairs.append((f"{row['instruction']}\n{first['input']}\nOutput:", f" {first['output']}"))
     return pairs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -13,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from bench.doctor.case import Place
+from distillab.files import read_json_lines
 from distillab.pairing.loading import load_tokenizer
 
 IGNORED = -100
@@ -52,7 +52,7 @@ def tokenizer_in(folder: Path, *, pad: str | None = None) -> PreTrainedTokenizer
 
 @cache
 def _lines(path: Path) -> tuple[dict[str, str], ...]:
-    return tuple(json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[:400])
+    return tuple(read_json_lines(path)[:400])
 
 
 def sums(place: Place, count: int, *, start: int = 0) -> list[tuple[str, str]]:

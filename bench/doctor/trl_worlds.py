@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from distillab.demo.tokenizers import train_tokenizers
+from distillab.files import read_json_lines
 from distillab.pairing.loading import load_tokenizer
 
 CHATML = (
@@ -61,7 +61,7 @@ class World:
             "tasks": self.materials / "text" / "dolly" / "dev.jsonl",
             "stories": self.materials / "text" / "tinystories" / "stories_dev.jsonl",
         }[kind]
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[:count]]
+        return read_json_lines(path)[:count]
 
     def sums(self, count: int) -> Dataset:
         """prompt and completion."""

@@ -20,6 +20,7 @@ from typing import Any
 import fsspec
 import pytest
 
+from distillab.cache.journals import Manifest
 from distillab.cache.merge import merge
 from distillab.cache.reader import CacheReader
 from distillab.cache.rows import row_digest
@@ -194,6 +195,52 @@ def test_a_store_that_does_not_answer(web: Store, cache: Path) -> None:
     url = re.sub(r":\d+/", ":1/", reader.location)
     with pytest.raises(CacheError, match=r"(?s)cannot be read from its place.*http://127.0.0.1:1/c/identity.json"):
         CacheReader(url)
+
+
+@pytest.fixture
+def plain_web(tmp_path: Path) -> Iterator[str]:
+    """python -m http.server: it sends the whole file, whatever range it is asked for."""
+    pytest.importorskip("aiohttp")
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments, directory=str(tmp_path))
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_server_without_ranges_is_no_damage(plain_web: str, cache: Path) -> None:
+    with pytest.raises(CacheError, match=r"(?s)gives only whole files.*shard-00000.*range requests") as caught:
+        CacheReader(f"{plain_web}/{cache.name}")
+    assert not isinstance(caught.value, CacheCorrupt)
+
+
+def test_a_manifest_leads_to_no_other_host(web: Store, tmp_path: Path) -> None:
+    """https://good/cache/../../evil/… is another host: a list from outside must not choose whom this machine asks."""
+    for i in range(2):
+        build(tmp_path / f"part{i}", ROWS, sample_identity(ROWS), worker=i, workers=2)
+        web(tmp_path / f"part{i}")
+    merge(tmp_path / "merged", [tmp_path / "part0", tmp_path / "part1"])
+    text = (tmp_path / "merged" / "manifest.json").read_text()
+    manifest = Manifest.model_validate_json(text)
+    moved = [
+        entry.model_copy(update={"file": entry.file.replace("../part1", "../../127.0.0.2:80/part1")}).sealed()
+        for entry in manifest.shards
+    ]
+    (tmp_path / "merged" / "manifest.json").write_text(
+        manifest.model_copy(update={"shards": tuple(moved)}).model_dump_json()
+    )
+    with pytest.raises(CacheCorrupt, match=r"(?s)another host or bucket.*127\.0\.0\.2"):
+        CacheReader(web(tmp_path / "merged"))
 
 
 def test_credentials_stand_in_no_file(bucket: Store, cache: Path) -> None:

@@ -147,6 +147,16 @@ def test_a_torn_last_line_is_told_and_any_other_refused(tmp_path: Path) -> None:
         audit_run(tmp_path)
 
 
+def test_a_line_of_a_log_ends_at_a_line_feed_and_nowhere_else(tmp_path: Path) -> None:
+    OurRun().write(tmp_path)
+    path = tmp_path / "metrics.jsonl"
+    whole = read_runs(path).runs[0].series
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+    noted = [line | {"sample": "one\u2028two\x85three"} for line in lines]
+    path.write_bytes(b"".join(json.dumps(line, ensure_ascii=False).encode() + b"\r\n" for line in noted))
+    assert [step.loss for step in read_runs(path).runs[0].series.steps] == [step.loss for step in whole.steps]
+
+
 def test_a_study_names_its_runs_in_one_finding(tmp_path: Path) -> None:
     worse = ((0, 6.48), (60, 8.3), (120, 8.9), (180, 9.0), (300, 9.4))
     kd = {"token_divergence": curve(300, 5.6, 0.6)}
