@@ -12,7 +12,7 @@ from distillab.config.models import EvaluationConfig
 from distillab.data.encoding import Dropped, EncodedRow
 from distillab.data.examples import Example, pair_example
 from distillab.data.learned import Learned, learned
-from distillab.data.reading import Reader
+from distillab.data.reading import Reader, load_reader
 from distillab.errors import DataError
 from distillab.evaluation.protocol import evaluate
 from distillab.study.prepare import held_out_for
@@ -150,3 +150,15 @@ def test_an_answer_that_goes_on_from_an_opened_thought_is_learned(tmp_path: Path
     reader = _reader(tmp_path, KEEP, ASK_THINKING)
     assert _row(reader, f"{THOUGHT}4.").removed == len("<think>\n")
     assert reader.encoder.learned(_pair(f"{THOUGHT}4."))[-1].text == "Two and two.\n</think>\n\n4."
+
+
+def test_a_teacher_is_asked_as_its_template_asks_and_scored_as_it_writes(tmp_path: Path) -> None:
+    folder = tmp_path / "teacher"
+    _reader(folder, CUT, ASK_THINKING)
+    teacher = load_reader(str(folder), revision=None, template="auto", kind="pair", max_tokens=160, goes_on=False)
+    prompt = "<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n"
+    asked = teacher.encoder.encode_prompt(_pair(f"{THOUGHT}4."))
+    assert teacher.tokenizer.decode(asked) == f"{prompt}<think>\n"
+    row = _row(teacher, f"{THOUGHT}4.")
+    assert teacher.tokenizer.decode(row.input_ids) == f"{prompt}\n\n4.<|im_end|>"
+    assert teacher.tokenizer.decode(row.input_ids[: row.prompt_length]) == prompt

@@ -16,6 +16,7 @@ from distillab.data.special import AddedTokens, Range
 from distillab.errors import DataError
 
 _PROBE = "probe"
+_PROBING = "a probe of the chat template"
 # Unicode keeps these code points out of text; one of them marks special tokens that the data spells.
 _MARKS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
 
@@ -36,18 +37,21 @@ class Chat(Template):
 
     Args:
         date: what a template that asks for the day is told.
+        goes_on: refuse answers that do not go on from what the template asks with (`<think>`, say): what is learned
+            would not be what is generated. A teacher is only asked and scored, so it may do without.
     Raises:
         DataError: the tokenizer's chat template is none, or goes beyond a limit.
     """
 
     complete = True
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, date: datetime.date) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, date: datetime.date, *, goes_on: bool = True) -> None:
         self._template = ChatTemplate(tokenizer, date)
         self.date = date if self._template.reads_date else None
         super().__init__("chat", self._template.source + (f"\n{self.date}" if self.date else ""))
         self._added = AddedTokens(tokenizer)
-        self.end_of_turn = self._find_end_of_turn()
+        self._goes_on = goes_on
+        self._opening, self.end_of_turn = self._find_ends()
 
     def render(self, example: Example) -> tuple[RenderedSegment, ...]:
         """A given and a learned segment for every answer.
@@ -68,10 +72,13 @@ class Chat(Template):
             if not asked.startswith(done):
                 raise _rewrites(done, asked, example.origin)
             answered = self._text(marked[: number + 1], ask=False, origin=example.origin)
+            opening = "" if answered.startswith(asked) else self._opening
+            if opening and not self._goes_on:
+                asked = asked.removesuffix(opening)
             if not answered.startswith(asked):
                 raise _begins_otherwise(asked, answered, example.origin)
             answer = self._up_to_end(answered[len(asked) :])
-            segments.append(_segment(asked[len(done) :], mark))
+            segments.append(replace(_segment(asked[len(done) :], mark), opening=opening))
             segments.append(self._learned_segment(answer, turn.content, mark))
             done = asked + answer
         return tuple(segments)
@@ -91,12 +98,15 @@ class Chat(Template):
         spans = self._added.special_strings(text)
         return text[: spans[-1][1]] if spans and not text[spans[-1][1] :].strip() else text
 
-    def _find_end_of_turn(self) -> str | None:
+    def _find_ends(self) -> tuple[str, str | None]:
+        """What the template opens an answer with only where it asks for one, and the special token that ends one."""
         turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _PROBE}]
-        rendered = self._text(turns, ask=False, origin="a probe of the chat template")
-        behind = self._up_to_end(rendered.rpartition(_PROBE)[2])
+        asked = self._text(turns[:1], ask=True, origin=_PROBING)
+        head, _, tail = self._text(turns, ask=False, origin=_PROBING).rpartition(_PROBE)
+        behind = self._up_to_end(tail)
         spans = self._added.special_strings(behind)
-        return behind[slice(*spans[-1])] if spans and spans[-1][1] == len(behind) else None
+        end = behind[slice(*spans[-1])] if spans and spans[-1][1] == len(behind) else None
+        return (asked.removeprefix(head) if asked.startswith(head) else ""), end
 
     def _free_mark(self, turns: Sequence[Message]) -> str | None:
         """A character to protect with, or None where the data spells no special token."""
@@ -130,8 +140,8 @@ def _begins_otherwise(asked: str, answered: str, origin: str) -> DataError:
         "what is asked.",
         where=f"{origin}, character {at} of the rendering",
         facts=[f"it asks with: …{_around(asked, at)}", f"the answer:   …{_around(answered, at)}"],
-        fix=f"begin every answer by {asked[at:]!r} where the template keeps it, use template: turns, or write the "
-        "template yourself, with {prompt}",
+        fix="write the template yourself, with {prompt}, or use template: turns; where the template keeps "
+        f"{asked[at:]!r}, begin every answer by it",
     )
 
 

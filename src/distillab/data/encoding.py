@@ -116,7 +116,10 @@ class Encoder:
         return tuple(sorted(ends))
 
     def encode_prompt(self, example: Example) -> list[int]:
-        """What generation starts from: exactly the ids that stand before the final answer in `encode`."""
+        """What generation starts from: the ids that stand before the final answer in `encode`.
+
+        A teacher's template may open the answer beside (`<think>`), where it asks for one.
+        """
         segments = self.template.prompt_segments(example)
         ids = [
             part

@@ -43,15 +43,16 @@ def load_reader(
     kind: Kind,
     max_tokens: int,
     date: datetime.date | None = None,
+    goes_on: bool = True,
 ) -> Reader:
     """The reader of the model at `path` for examples of one kind.
 
     Args:
         date: what a chat template that asks for the day is told; default: today.
+        goes_on: refuse answers that do not go on from what the chat template asks with; of a model that learns.
     Raises:
         TokenizerMismatch, DataError, ConfigError: see `load_tokenizer`, `Encoder`, `resolve_template`.
     """
     loaded = load_tokenizer(path, revision=revision)
-    return Reader(
-        loaded, Encoder(loaded.tokenizer, resolve_template(template, loaded.tokenizer, kind, date), max_tokens)
-    )
+    form = resolve_template(template, loaded.tokenizer, kind, date, goes_on=goes_on)
+    return Reader(loaded, Encoder(loaded.tokenizer, form, max_tokens))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from distillab.data.examples import Example, Message
 from distillab.data.learned import Learned
@@ -37,6 +37,7 @@ class RenderedSegment:
         ends_answer: an answer ends with this segment; where it does not itself end in a special
             token, encoding appends EOS.
         literal: character ranges that come from the data, in which special tokens are plain text.
+        opening: what a template writes behind this segment where it asks for the answer, and not before the answer.
         rewritten: what a template that changes answers made of this one; None: `text` is the data's.
     """
 
@@ -44,6 +45,7 @@ class RenderedSegment:
     supervised: bool
     ends_answer: bool = False
     literal: tuple[Range, ...] = ()
+    opening: str = ""
     rewritten: Learned | None = None
 
     @property
@@ -80,8 +82,9 @@ class Template(ABC):
         """
 
     def prompt_segments(self, example: Example) -> tuple[RenderedSegment, ...]:
-        """What stands before the final answer."""
-        return self.render(example)[:-1]
+        """What generation of the final answer starts from: what stands before it, and what opens it."""
+        *earlier, last = self.render(example)[:-1]
+        return (*earlier, replace(last, text=last.text + last.opening))
 
     def render_prompt(self, example: Example) -> str:
         """The text that generation starts from; it ends exactly where the answer begins."""

@@ -64,7 +64,13 @@ def training_rows(
         for example in asked
         for number, answer in enumerate(kept.get(example.key, []))
     ]
-    return prepared.student.encoder.encode_all(examples, source=counts.path), counts
+    split = prepared.student.encoder.encode_all(examples, source=counts.path)
+    if counts.with_reasoning and settings.reasoning == "keep" and split.counts.special_in_text:
+        teacher.notes.append(
+            f"{split.counts.special_in_text} answers spell special tokens of the student's tokenizer (markers of the "
+            "reasoning that is kept), which it learns as plain text; teacher_answers.reasoning: strip takes them out"
+        )
+    return split, counts
 
 
 def make_answers(

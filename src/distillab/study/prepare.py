@@ -179,19 +179,24 @@ def _content_sha256(examples: Sequence[Example]) -> str:
 
 
 def held_out_for(reader: Reader, examples: tuple[Example, ...]) -> HeldOut:
-    """Held-out rows as `reader`'s tokenizer reads them."""
+    """Held-out rows as `reader`'s tokenizer and template read them."""
     return _read(reader, examples, source="held-out rows")[0]
 
 
-def _reader(path: str, revision: str | None, recipe: RunRecipe, splits: Splits) -> Reader:
+def _reader(path: str, revision: str | None, recipe: RunRecipe, splits: Splits, *, goes_on: bool = True) -> Reader:
     data = recipe.data
     return load_reader(
-        path, revision=revision, template=data.template, kind=splits.shape.kind, max_tokens=data.max_tokens
+        path,
+        revision=revision,
+        template=data.template,
+        kind=splits.shape.kind,
+        max_tokens=data.max_tokens,
+        goes_on=goes_on,
     )
 
 
 def _teacher_reader(place: TeacherPlace, recipe: RunRecipe, splits: Splits) -> Reader:
-    reader = _reader(place.tokenizer, place.revision, recipe, splits)
+    reader = _reader(place.tokenizer, place.revision, recipe, splits, goes_on=False)
     # by the model's name: its folder may be called student, or tokenizer, whosoever it is
     return replace(reader, loaded=replace(reader.loaded, name=place.name))
 
