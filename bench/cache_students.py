@@ -57,6 +57,7 @@ def judge(pair: Pair, student: PreTrainedModel, live: Teacher) -> dict[str, floa
         pair.held_out,
         collator=pair.collator,
         batch_size=_JUDGED_AT_ONCE,
+        stop_ids=(),
         shared=SharedTeacher(live, pair.width),
     )
     assert scores.kl is not None

@@ -109,7 +109,7 @@ def test_the_bytes_are_those_of_what_is_learned(template: str, answer: str, tmp_
     row = _row(reader, answer)
     taught = [int(i) for i, marked in zip(row.input_ids, row.answer_mask, strict=True) if marked]
     text = reader.tokenizer.decode(taught).removesuffix("<|im_end|>")
-    assert held_out_for(reader, (_pair(answer),)).answer_bytes == (len(text.encode()),)
+    assert held_out_for(reader, (_pair(answer),)).scored_bytes == (len(text.encode()),)
 
 
 def test_the_reference_is_what_is_learned(tmp_path: Path) -> None:

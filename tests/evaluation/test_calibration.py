@@ -71,7 +71,9 @@ def test_a_real_model_on_real_text(materials: Path) -> None:
         for t in range(1, len(row)):
             if row.answer_mask[t]:
                 pairs.append((float(prob[t - 1].max()), int(prob[t - 1].argmax()) == int(row.input_ids[t])))
-    found = score_rows(model, rows, collator=reader.collator("left"), batch_size=2).calibration
+    found = score_rows(
+        model, rows, collator=reader.collator("left"), batch_size=2, stop_ids=reader.encoder.stop_ids
+    ).calibration
     assert found.tokens == len(pairs)
     assert found.accuracy == pytest.approx(sum(r for _, r in pairs) / len(pairs))
     assert found.confidence == pytest.approx(sum(c for c, _ in pairs) / len(pairs), abs=1e-5)

@@ -22,6 +22,7 @@ from distillab.models.generation import Decoding, continuation_text, generate_ba
 from distillab.records import TeacherProvenance
 from distillab.teachers import LocalTeacher
 
+STOPS = (2,)  # of the tokenizer of these models
 PROVENANCE = TeacherProvenance(name="t", weights_sha256="0", parameters=1, dtype="float32", template_sha256="0")
 
 
@@ -45,7 +46,7 @@ def _model(materials: Path, name: str) -> PreTrainedModel:
 def test_figures_equal_a_naive_loop(materials: Path, reader: Reader, rows: list[EncodedRow]) -> None:
     student, source = _model(materials, "llama2xs-tok512"), _model(materials, "stories260K-tok512")
     shared = SharedTeacher(LocalTeacher(source, PROVENANCE), 512)
-    scores = score_rows(student, rows, collator=reader.collator(), batch_size=3, shared=shared)
+    scores = score_rows(student, rows, collator=reader.collator(), batch_size=3, stop_ids=STOPS, shared=shared)
     assert scores.kl is not None and scores.agree is not None
     for index, row in enumerate(rows):
         ids = torch.tensor(row.input_ids[None].astype(np.int64))
@@ -67,9 +68,9 @@ def test_batch_size_order_and_padding_side_change_nothing(
     materials: Path, reader: Reader, rows: list[EncodedRow]
 ) -> None:
     model = _model(materials, "stories260K-tok512")
-    one = score_rows(model, rows, collator=reader.collator(), batch_size=1)
-    many = score_rows(model, rows, collator=reader.collator("left"), batch_size=7)
-    back = score_rows(model, rows[::-1], collator=reader.collator(), batch_size=4)
+    one = score_rows(model, rows, collator=reader.collator(), batch_size=1, stop_ids=STOPS)
+    many = score_rows(model, rows, collator=reader.collator("left"), batch_size=7, stop_ids=STOPS)
+    back = score_rows(model, rows[::-1], collator=reader.collator(), batch_size=4, stop_ids=STOPS)
     torch.testing.assert_close(one.nats, many.nats, atol=1e-3, rtol=1e-5)
     torch.testing.assert_close(one.nats, back.nats.flip(0), atol=1e-3, rtol=1e-5)
 
@@ -78,7 +79,8 @@ def test_a_model_has_no_divergence_from_itself(materials: Path, reader: Reader, 
     model = _model(materials, "stories260K-tok512")
     shared = SharedTeacher(LocalTeacher(_model(materials, "stories260K-tok512"), PROVENANCE), 512)
     summary = summarise(
-        score_rows(model, rows, collator=reader.collator(), batch_size=4, shared=shared), answer_bytes=100
+        score_rows(model, rows, collator=reader.collator(), batch_size=4, stop_ids=STOPS, shared=shared),
+        scored_bytes=100,
     )
     assert summary.kl_from_teacher_nats == pytest.approx(0.0, abs=1e-5)
     assert summary.top1_agreement == 1.0
@@ -87,24 +89,18 @@ def test_a_model_has_no_divergence_from_itself(materials: Path, reader: Reader, 
 def test_evaluation_changes_with_the_weights(materials: Path, reader: Reader, rows: list[EncodedRow]) -> None:
     """A peer's evaluation loss stays 0, another's loader is never used."""
     model = _model(materials, "stories260K-tok512")
-    before = score_rows(model, rows, collator=reader.collator(), batch_size=4)
+    before = score_rows(model, rows, collator=reader.collator(), batch_size=4, stop_ids=STOPS)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
-    after = score_rows(model, rows, collator=reader.collator(), batch_size=4)
+    after = score_rows(model, rows, collator=reader.collator(), batch_size=4, stop_ids=STOPS)
     assert float((after.nats - before.nats).abs().min()) > 0.1
 
 
 def test_a_model_in_training_is_left_in_training(materials: Path, reader: Reader, rows: list[EncodedRow]) -> None:
     model = _model(materials, "stories260K-tok512").train()
-    score_rows(model, rows[:2], collator=reader.collator(), batch_size=2)
+    score_rows(model, rows[:2], collator=reader.collator(), batch_size=2, stop_ids=STOPS)
     assert model.training
-
-
-def test_bits_per_byte_is_nats_over_ln2_over_bytes(materials: Path, reader: Reader, rows: list[EncodedRow]) -> None:
-    scores = score_rows(_model(materials, "stories260K-tok512"), rows, collator=reader.collator(), batch_size=4)
-    summary = summarise(scores, answer_bytes=1234)
-    assert summary.bits_per_byte == pytest.approx(float(scores.nats.sum()) / math.log(2) / 1234)
 
 
 def _row(ids: list[int], mask: list[bool]) -> EncodedRow:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -19,6 +20,7 @@ from distillab.data.examples import Example
 from distillab.data.learned import Learned
 from distillab.data.rendering import RenderedSegment, Template
 from distillab.errors import DataError
+from distillab.pairing.token_bytes import TokenMeaning, token_meanings
 from distillab.progress import track
 from distillab.records import EncodingCounts
 
@@ -98,6 +100,7 @@ class Encoder:
         self.template = template
         self.max_tokens = max_tokens
         self.eos_id: int = tokenizer.eos_token_id
+        self._tokenizer = tokenizer
         self._borders = BorderEncoder(tokenizer)
         self._begin = [] if template.complete else begin_ids(tokenizer)
         end = template.end_of_turn
@@ -176,6 +179,35 @@ class Encoder:
             DataError: the chat template refuses the conversation.
         """
         return tuple(segment.learned for segment in self.template.render(example) if segment.supervised)
+
+    def scored_bytes(self, example: Example) -> int:
+        """UTF-8 bytes of the text whose tokens are predicted, for a row that is not truncated.
+
+        That is the text of its answers, as the template writes them, without the tokens that end them; where no begin
+        token is added to a text, also without its first token, which nothing predicts.
+        """
+        segments = self.template.render(example)
+        learned = sum(len(self._open_text(segment).encode()) for segment in segments if segment.supervised)
+        nothing_before = not self._begin and segments[0].supervised
+        return learned - (self._first_token_bytes(segments[0].text) if nothing_before else 0)
+
+    def _open_text(self, segment: RenderedSegment) -> str:
+        """A segment's text without the token that ends an answer, where the template writes it."""
+        found = list(self._borders.added.find(segment.text, literal=segment.literal))
+        closed = found and found[-1].id in self.stop_ids and found[-1].end == len(segment.text)
+        return segment.text[: found[-1].start] if closed else segment.text
+
+    def _first_token_bytes(self, text: str) -> int:
+        first = self._meanings[self._borders.encode([Piece(text, ((0, len(text)),))])[0][0]]
+        if first.kind == "special":  # an unknown token does not say its bytes
+            places = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+            return len(text[: places[0][1]].encode())
+        # the space that a tokenizer puts before a text is none of the text's bytes
+        return len(first.data if text[0].isspace() else first.data.removeprefix(b" "))
+
+    @cached_property
+    def _meanings(self) -> list[TokenMeaning]:
+        return token_meanings(self._tokenizer)
 
     def encode_all(self, examples: Sequence[Example], *, source: str) -> EncodedSplit:
         """Encode a split and count what becomes of its rows.

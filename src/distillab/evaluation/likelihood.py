@@ -27,6 +27,8 @@ from distillab.records import LikelihoodMetrics
 from distillab.teachers.protocol import Teacher
 from distillab.teachers.signals import Distribution, NextTokens, SignalRequest, TeacherSignal
 
+_COLUMNS = ("nats", "eos_nats", "eos_tokens", "tokens", "correct", "kl", "agree")
+
 
 @dataclass(frozen=True)
 class SharedTeacher:
@@ -40,11 +42,14 @@ class SharedTeacher:
 class RowScores:
     """One entry a row, in the order of the rows; calibration over all tokens.
 
-    KL and agreement are None without a shared teacher.
+    `eos_nats` are those of the tokens that end an answer; `nats` holds them too. KL and agreement are None without a
+    shared teacher.
     """
 
     keys: tuple[str, ...]
     nats: Tensor
+    eos_nats: Tensor
+    eos_tokens: Tensor
     tokens: Tensor
     correct: Tensor
     kl: Tensor | None
@@ -59,19 +64,20 @@ def score_rows(
     *,
     collator: Collator,
     batch_size: int,
+    stop_ids: Sequence[int],
     shared: SharedTeacher | None = None,
     after_batch: Callable[[int], None] | None = None,
 ) -> RowScores:
     """Sums over the scored tokens of each row, in float64.
 
     Args:
+        stop_ids: ids that end an answer.
         after_batch: called with the number of rows of each finished batch, for progress.
     """
     was_training = model.training
     model.eval()
-    columns = {
-        name: torch.zeros(len(rows), dtype=torch.float64) for name in ("nats", "tokens", "correct", "kl", "agree")
-    }
+    columns = {name: torch.zeros(len(rows), dtype=torch.float64) for name in _COLUMNS}
+    ends = torch.tensor(sorted(stop_ids))
     # rows of like length share a batch; results are put back by row index
     order = sorted(range(len(rows)), key=lambda index: len(rows[index].input_ids))
     confidence, right = [], []
@@ -79,6 +85,8 @@ def score_rows(
         chosen = order[start : start + batch_size]
         batch = collator([IndexedRow(index, rows[index]) for index in chosen])
         found = {name: values.double().cpu() for name, values in _batch_values(model, batch, shared).items()}
+        found["eos_tokens"] = torch.isin(scored_targets(batch), ends).double()
+        found["eos_nats"] = found["nats"] * found["eos_tokens"]
         confidence.append(found.pop("confidence"))
         right.append(found["correct"])
         for name, values in found.items():
@@ -89,6 +97,8 @@ def score_rows(
     return RowScores(
         keys=tuple(row.key for row in rows),
         nats=columns["nats"],
+        eos_nats=columns["eos_nats"],
+        eos_tokens=columns["eos_tokens"],
         tokens=columns["tokens"],
         correct=columns["correct"],
         kl=columns["kl"] if shared else None,
@@ -139,15 +149,28 @@ def _tile_values(student: StudentScores, teacher: NextTokens | None, width: int)
     return values
 
 
-def summarise(scores: RowScores, *, answer_bytes: int) -> LikelihoodMetrics:
-    """Means over tokens; bits per byte over the UTF-8 bytes of the answers, EOS's nats included."""
+def bits_per_byte(scores: RowScores, *, scored_bytes: int) -> float:
+    """Bits of the scored text a byte of it: Σ nats of the tokens but EOS / (bytes · ln 2).
+
+    Args:
+        scored_bytes: UTF-8 bytes of the text that those tokens are (`Encoder.scored_bytes`), summed over the rows.
+    Source: `bits_per_byte` of EleutherAI's lm-evaluation-harness, which scores no EOS.
+    """
+    return float(scores.nats.sum() - scores.eos_nats.sum()) / math.log(2) / scored_bytes
+
+
+def summarise(scores: RowScores, *, scored_bytes: int) -> LikelihoodMetrics:
+    """Means over all scored tokens, EOS too; bits per byte over the text alone."""
     tokens = float(scores.tokens.sum())
     nats = float(scores.nats.sum())
+    ends = float(scores.eos_tokens.sum())
     return LikelihoodMetrics(
         n=len(scores.keys),
         tokens=int(tokens),
         nats_per_token=nats / tokens,
-        bits_per_byte=nats / math.log(2) / answer_bytes,
+        bits_per_byte=bits_per_byte(scores, scored_bytes=scored_bytes),
+        scored_bytes=scored_bytes,
+        eos_nats=float(scores.eos_nats.sum()) / ends if ends else None,
         token_accuracy=float(scores.correct.sum()) / tokens,
         confidence=scores.calibration.confidence,
         expected_calibration_error=scores.calibration.expected_error,

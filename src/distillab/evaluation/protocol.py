@@ -21,18 +21,20 @@ from distillab.records import EvaluationRecord, GenerationMetrics
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Held-out rows as one tokenizer and its template read them. One entry a row in every field, in the same order.
+    """Held-out rows as one tokenizer and its template read them. One entry a row in every field but `stop_ids`.
 
     Attributes:
         answers: the final answers as the template has them learned, with what it puts around them.
-        answer_bytes: UTF-8 bytes of all text that is learned.
+        scored_bytes: `Encoder.scored_bytes`.
+        stop_ids: the ids that end an answer.
     """
 
     rows: tuple[EncodedRow, ...]
     prompt_ids: tuple[tuple[int, ...], ...]
     prompts: tuple[str, ...]
     answers: tuple[Learned, ...]
-    answer_bytes: tuple[int, ...]
+    scored_bytes: tuple[int, ...]
+    stop_ids: tuple[int, ...]
 
     @property
     def references(self) -> tuple[str, ...]:
@@ -41,7 +43,14 @@ class HeldOut:
 
     def first(self, n: int) -> HeldOut:
         """The first n rows."""
-        return HeldOut(self.rows[:n], self.prompt_ids[:n], self.prompts[:n], self.answers[:n], self.answer_bytes[:n])
+        return HeldOut(
+            self.rows[:n],
+            self.prompt_ids[:n],
+            self.prompts[:n],
+            self.answers[:n],
+            self.scored_bytes[:n],
+            self.stop_ids,
+        )
 
 
 @dataclass(frozen=True)
@@ -77,11 +86,12 @@ def evaluate(
             scored.rows,
             collator=reader.collator(),
             batch_size=settings.batch_size,
+            stop_ids=scored.stop_ids,
             shared=shared,
             after_batch=progress.advance,
         )
         generation, answers = _generate(model, asked, settings, reader, progress)
-    likelihood = summarise(scores, answer_bytes=sum(scored.answer_bytes))
+    likelihood = summarise(scores, scored_bytes=sum(scored.scored_bytes))
     return Judged(EvaluationRecord(likelihood=likelihood, generation=generation), scores, answers)
 
 

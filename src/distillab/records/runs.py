@@ -18,7 +18,16 @@ class LikelihoodMetrics(Record):
     n: int
     tokens: int
     nats_per_token: float
-    bits_per_byte: float
+    bits_per_byte: float = Field(
+        description="of the scored text without EOS, as lm-evaluation-harness has it; in older records with EOS"
+    )
+    scored_bytes: int | None = Field(
+        default=None, description="UTF-8 bytes of the text that is scored; None in older records"
+    )
+    eos_nats: float | None = Field(
+        default=None,
+        description="a token that ends an answer; part of nats_per_token, not of bits_per_byte; None in older records",
+    )
     token_accuracy: float
     confidence: float | None = Field(
         default=None, description="mean probability of the likeliest token; None in older records"

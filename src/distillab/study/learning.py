@@ -146,9 +146,11 @@ def train_student(
 
     def measure(step: int) -> LikelihoodMetrics:
         require_finite_weights(student, step=step)
-        rows, batch_size = watched.held_out.rows, recipe.evaluation.batch_size
-        scores = score_rows(student, rows, collator=watched.collator, batch_size=batch_size)
-        return summarise(scores, answer_bytes=sum(watched.held_out.answer_bytes))
+        held_out, batch_size = watched.held_out, recipe.evaluation.batch_size
+        scores = score_rows(
+            student, held_out.rows, collator=watched.collator, batch_size=batch_size, stop_ids=held_out.stop_ids
+        )
+        return summarise(scores, scored_bytes=sum(held_out.scored_bytes))
 
     done = last.step if last else 0
     with finishing(), Progress(f"training {recipe.name}", total=settings.steps, unit="steps", done=done) as progress:

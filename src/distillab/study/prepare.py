@@ -124,7 +124,7 @@ def prepare(recipe: RunRecipe) -> Prepared:
     train = student.encoder.encode_all(splits.train, source=splits.sources[0])
     readers = [student] if teacher is None else [student, teacher]
     answer = recipe.evaluation.max_new_tokens if recipe.evaluation.generate_rows else 0
-    examples = _fitting(splits, readers, [None if c is None else c - answer for c in contexts], asks=answer > 0)
+    examples = _fitting(splits, readers, [None if c is None else c - answer for c in contexts])
     examples = _same_answers(examples, readers, source=splits.sources[1])
     held_out, counts = _judged(student, splits, examples)
     if recipe.evaluation.value_pattern is not None:
@@ -215,15 +215,10 @@ def _judge(
     )
 
 
-def _fitting(
-    splits: Splits, readers: list[Reader], longest_prompts: list[int | None], *, asks: bool
-) -> tuple[Example, ...]:
+def _fitting(splits: Splits, readers: list[Reader], longest_prompts: list[int | None]) -> tuple[Example, ...]:
     """Held-out rows that every tokenizer of the pair reads whole, and whose prompt leaves room for an answer.
 
-    So all models are judged on the same text.
-
-    Args:
-        asks: models answer, so a prompt needs a token to go on from.
+    So all models are judged on the same text. A prompt needs a token, for a model to go on from.
     """
     keys: set[str] | None = None
     for reader, longest in zip(readers, longest_prompts, strict=True):
@@ -231,14 +226,14 @@ def _fitting(
         fit = {
             row.key
             for row, example in zip(split.rows, split.examples, strict=True)
-            if not row.truncated and _answerable(reader.encoder.encode_prompt(example), longest, asks=asks)
+            if not row.truncated and _answerable(reader.encoder.encode_prompt(example), longest)
         }
         keys = fit if keys is None else keys & fit
     return tuple(example for example in splits.held_out if example.key in (keys or ()))
 
 
-def _answerable(prompt: list[int], longest: int | None, *, asks: bool) -> bool:
-    return len(prompt) >= asks and (longest is None or len(prompt) <= longest)
+def _answerable(prompt: list[int], longest: int | None) -> bool:
+    return bool(prompt) and (longest is None or len(prompt) <= longest)
 
 
 def _same_answers(examples: tuple[Example, ...], readers: list[Reader], *, source: str) -> tuple[Example, ...]:
@@ -282,13 +277,13 @@ def _judged(student: Reader, splits: Splits, examples: tuple[Example, ...]) -> t
 
 def _read(reader: Reader, examples: tuple[Example, ...], *, source: str) -> tuple[HeldOut, EncodingCounts]:
     encoded = reader.encoder.encode_all(examples, source=source)
-    learned = [reader.encoder.learned(example) for example in examples]
     held_out = HeldOut(
         rows=tuple(encoded.rows),
         prompt_ids=tuple(tuple(reader.encoder.encode_prompt(example)) for example in examples),
         prompts=tuple(example.prompt for example in examples),
-        answers=tuple(stretches[-1] for stretches in learned),
-        answer_bytes=tuple(sum(len(stretch.whole.encode()) for stretch in stretches) for stretches in learned),
+        answers=tuple(reader.encoder.learned(example)[-1] for example in examples),
+        scored_bytes=tuple(reader.encoder.scored_bytes(example) for example in examples),
+        stop_ids=reader.encoder.stop_ids,
     )
     return held_out, encoded.counts
 

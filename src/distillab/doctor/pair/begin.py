@@ -86,7 +86,14 @@ def _both(row: EncodedRow, bos: int) -> _Both:
 
 def _nats(model: PreTrainedModel, subject: PairSubject, rows: list[EncodedRow]) -> np.ndarray:
     with evaluating(model):
-        return score_rows(model, rows, collator=subject.asked.collator(), batch_size=_BATCH).nats.numpy()
+        scores = score_rows(
+            model,
+            rows,
+            collator=subject.asked.collator(),
+            batch_size=_BATCH,
+            stop_ids=subject.asked.encoder.stop_ids,
+        )
+    return scores.nats.numpy()
 
 
 def _mismatch(told: str, *, begins: bool) -> Finding:

@@ -57,7 +57,7 @@ def examine_quality(subject: PairSubject) -> Examined:
 
 def _scores(model: PreTrainedModel, reader: Reader, rows: Sequence[EncodedRow]) -> RowScores:
     with evaluating(model):
-        return score_rows(model, rows, collator=reader.collator(), batch_size=_BATCH)
+        return score_rows(model, rows, collator=reader.collator(), batch_size=_BATCH, stop_ids=reader.encoder.stop_ids)
 
 
 def _lines(subject: PairSubject, read: ReadRows) -> ReferenceLines | None:
@@ -94,12 +94,17 @@ def _against_student(
     if known.unreadable:
         return None, f"; the student was not compared: it has no embedding for ids of {known.unreadable} rows"
     scores = _scores(student, subject.student, rows)
-    teacher_nats = teacher.nats[torch.tensor(kept)]
-    worse = teacher_nats - scores.nats
-    total = sum(len(answer.encode()) for number in kept for answer in read.examples[number].answers)
-    whole = not any(row.truncated for row in rows)
-    unit, size = ("bits a byte", total * math.log(2)) if whole else ("nats a token", float(scores.tokens.sum()))
-    ours, theirs = float(teacher_nats.sum()) / size, float(scores.nats.sum()) / size
+    # of the text alone: two tokenizers end an answer by different tokens
+    teacher_nats = (teacher.nats - teacher.eos_nats)[torch.tensor(kept)]
+    student_nats = scores.nats - scores.eos_nats
+    worse = teacher_nats - student_nats
+    examples = [read.examples[number] for number in kept]
+    if any(row.truncated for row in rows):
+        unit, sizes = "nats a token", [float((scores.tokens - scores.eos_tokens).sum())] * 2
+    else:
+        unit, readers = "bits a byte", (subject.asked, subject.student)
+        sizes = [math.log(2) * sum(map(reader.encoder.scored_bytes, examples)) for reader in readers]
+    ours, theirs = float(teacher_nats.sum()) / sizes[0], float(student_nats.sum()) / sizes[1]
     told = f"; teacher {ours:.3f}, student {theirs:.3f} {unit} over {len(rows)} rows"
     if float(worse.mean()) <= _ERRORS * float(worse.std()) / math.sqrt(len(worse)):
         return None, told

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from transformers import PreTrainedModel
 
-from distillab.data.encoding import Dropped, EncodedRow, Encoder
+from distillab.data.encoding import EncodedRow, Encoder
 from distillab.data.examples import Example
 from distillab.data.reading import Reader
 from distillab.data.templates import resolve_template
@@ -96,23 +96,16 @@ def _other_forms(subject: PairSubject, kind: str) -> tuple[dict[str, Reader], li
 
 
 def _measured(model: PreTrainedModel, reader: Reader, examples: Sequence[Example], name: str) -> _Form:
-    rows = [_without_closing(row, reader) for row in map(reader.encoder.encode, examples) if _is_whole(row)]
+    encoded = map(reader.encoder.encode, examples)
+    rows = [row for row in encoded if isinstance(row, EncodedRow) and not row.truncated]
     if not rows:
         return _Form(name, {})
     with evaluating(model):
-        scores = score_rows(model, rows, collator=reader.collator(), batch_size=_BATCH)
-    return _Form(name, dict(zip(scores.keys, scores.nats.tolist(), strict=True)))
-
-
-def _is_whole(row: EncodedRow | Dropped) -> bool:
-    return isinstance(row, EncodedRow) and not row.truncated
-
-
-def _without_closing(row: EncodedRow | Dropped, reader: Reader) -> EncodedRow:
-    """Templates close an answer by different tokens, of which a model knows its own only."""
-    assert isinstance(row, EncodedRow)
-    closes = np.isin(row.input_ids, reader.encoder.stop_ids)
-    return replace(row, answer_mask=row.answer_mask & ~closes)
+        scores = score_rows(
+            model, rows, collator=reader.collator(), batch_size=_BATCH, stop_ids=reader.encoder.stop_ids
+        )
+    # templates close an answer by different tokens, of which a model knows its own only
+    return _Form(name, dict(zip(scores.keys, (scores.nats - scores.eos_nats).tolist(), strict=True)))
 
 
 def _column(form: _Form, keys: Sequence[str]) -> np.ndarray:
