@@ -128,8 +128,9 @@ def test_an_answer_is_compared_without_what_the_template_writes(template: str, a
     assert judged.answers == tuple(row.answer for row in rows)
     # and the figures are of that text
     likelihood = judged.record.likelihood
-    learned_bytes = sum(len(reader.encoder.learned(row)[-1].whole.encode()) for row in rows)
-    nats = likelihood.nats_per_token * likelihood.tokens
+    learned_bytes = sum(map(reader.encoder.scored_bytes, rows))
+    assert likelihood.eos_nats is not None
+    nats = likelihood.nats_per_token * likelihood.tokens - likelihood.eos_nats * likelihood.n
     assert likelihood.bits_per_byte == pytest.approx(nats / math.log(2) / learned_bytes)
 
 
