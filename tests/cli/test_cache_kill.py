@@ -108,6 +108,16 @@ def started(recipe: Callable[..., str], tmp_path: Path) -> Iterator[tuple[str, s
     process.communicate()
 
 
+def test_the_same_share_is_not_made_twice_at_once(
+    run: Run, started: tuple[str, subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    path, process = started
+    assert process.poll() is None
+    code, _, err = run("cache", "build", path)
+    assert code == 2 and "Another process writes into this folder" in err and f"pid: {process.pid}" in err
+    assert process.poll() is None, "the first had finished before the second was started"
+
+
 def test_ctrl_c_says_that_the_same_command_goes_on_and_it_does(
     run: Run, started: tuple[str, subprocess.Popen[str]], tmp_path: Path
 ) -> None:

@@ -148,8 +148,14 @@ def test_weights_that_are_not_finite_are_never_kept(tmp_path: Path, train: Train
     with pytest.raises(NumericsError, match=r"(?s)weights are not finite.*step 1.*model\."):
         train(student=student, steps=1, learning_rate=1e38, weight_decay=1e38, folder=tmp_path, checkpoint_every=1)
     assert not list(tmp_path.rglob("*.safetensors"))
-    student = tiny_llama(0)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_one_value_that_is_not_finite_is_found_and_its_tensor_named(dtype: torch.dtype, value: float) -> None:
+    student = tiny_llama(0).to(dtype)
+    require_finite_weights(student, step=7)
     with torch.no_grad():
-        student.model.norm.weight[3] = torch.inf
+        student.model.norm.weight[3] = value
     with pytest.raises(NumericsError, match=r"(?s)step 7.*tensor: model\.norm\.weight\n  do:"):
         require_finite_weights(student, step=7)

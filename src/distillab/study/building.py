@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from distillab.files import require_space
 from distillab.models.loading import pick_device
 from distillab.study.answers import make_answers, training_rows
 from distillab.study.compare import Study
+from distillab.study.lock import held, worker_lock
 from distillab.study.prepare import Prepared, admit, prepare
 from distillab.study.run_teacher import RunTeacher, StoredSignals
 from distillab.study.sides import asked_rows, asked_side, judging_side, reads_own_tokens
@@ -175,12 +177,16 @@ def build(item: Plan, *, worker: int, workers: int) -> None:
     Raises:
         StorageError: the disk is full.
         CacheMismatch: the folder holds the cache of something else.
+        ConfigError: another process makes the same share of it.
     """
-    teacher = item.teacher()
-    for recording in item.recordings:
-        _record(item, recording, teacher.local(), worker=worker, workers=workers)
-    if item.text:
-        _build_text(item, teacher, worker=worker, workers=workers)
+    with ExitStack() as holds:
+        for folder in item.folders:
+            holds.enter_context(held(folder, worker_lock(worker, workers)))
+        teacher = item.teacher()
+        for recording in item.recordings:
+            _record(item, recording, teacher.local(), worker=worker, workers=workers)
+        if item.text:
+            _build_text(item, teacher, worker=worker, workers=workers)
 
 
 def _build_text(item: Plan, teacher: RunTeacher, *, worker: int, workers: int) -> None:

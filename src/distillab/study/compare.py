@@ -29,7 +29,7 @@ from distillab.study.answers import training_rows
 from distillab.study.caches import OTHERWISE, StudyCaches
 from distillab.study.end_points import UNDISTILLED, EndPoints, teacher_stem
 from distillab.study.folder import claim, require_claimable
-from distillab.study.lock import held, require_free
+from distillab.study.lock import held, require_free, worker_lock
 from distillab.study.parallel import run_jobs
 from distillab.study.prepare import Prepared, admit, fingerprints, prepare
 from distillab.study.results import assemble
@@ -164,14 +164,17 @@ class Study:
         """Record what the arm's teacher says of some rows, for all runs that read it."""
         recipe, prepared = self._run_recipe(arm, 0), self._prepare(arm)
         rows = asked_rows(recipe, prepared, self.answers(arm)) if part == "answers" else ()
-        build_cache(
-            self.caches.recording(arm, part, rows),
-            teacher=self._teacher(arm, StoredSignals()).local(),
-            prepared=prepared,
-            settings=self.recipe.cache,
-            revision=self._teacher_of(arm).revision,
-            otherwise=OTHERWISE,
-        )
+        recording = self.caches.recording(arm, part, rows)
+        # several studies may keep their caches in one place
+        with held(recording.folder, worker_lock(0, 1)):
+            build_cache(
+                recording,
+                teacher=self._teacher(arm, StoredSignals()).local(),
+                prepared=prepared,
+                settings=self.recipe.cache,
+                revision=self._teacher_of(arm).revision,
+                otherwise=OTHERWISE,
+            )
 
     @property
     def caches(self) -> StudyCaches:

@@ -29,6 +29,11 @@ _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _held: set[int] = set()
 
 
+def worker_lock(worker: int, workers: int) -> str:
+    """The lock of one of several workers that fill one cache: the same share must not be made twice at once."""
+    return f"{LOCK}-{worker}-of-{workers}"
+
+
 @contextmanager
 def held(folder: Path, name: str = LOCK) -> Iterator[None]:
     """Hold a folder for writing, which is made where it is missing.

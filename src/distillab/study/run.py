@@ -28,6 +28,7 @@ from transformers import PreTrainedModel
 from distillab.config.models import RunRecipe
 from distillab.data.collation import Collator
 from distillab.data.encoding import EncodedSplit
+from distillab.errors import NumericsError
 from distillab.evaluation.protocol import Judged, evaluate, require_finite_figures
 from distillab.evaluation.references import reference_lines
 from distillab.files import require_space
@@ -104,17 +105,21 @@ def execute(
             finished = read_finished(folder, arm=arm or recipe.method, seed=recipe.seed, identity=identity)
         if finished is not None:
             return finished
-        return _executed(
-            recipe,
-            prepared,
-            files,
-            answers_folder=answers_folder or folder / "answers",
-            arm=arm or recipe.method,
-            identity=identity,
-            demonstrates=demonstrates,
-            collator=collator,
-            stored=stored,
-        )
+        try:
+            return _executed(
+                recipe,
+                prepared,
+                files,
+                answers_folder=answers_folder or folder / "answers",
+                arm=arm or recipe.method,
+                identity=identity,
+                demonstrates=demonstrates,
+                collator=collator,
+                stored=stored,
+            )
+        except NumericsError as error:  # it knows the step; of a study the run must be known too
+            facts = [f"run {recipe.name} in {folder}", *error.facts]
+            raise NumericsError(error.rule, where=error.where, facts=facts, fix=error.fix) from error
 
 
 def _executed(
@@ -146,7 +151,7 @@ def _executed(
         shared=teacher.for_evaluation(),
         label=recipe.name,
     )
-    require_finite_figures(judged.record, where=f"{folder}, after step {recipe.training.steps}")
+    require_finite_figures(judged.record, where=f"after step {recipe.training.steps}")
     online = trained.signals == "online"
     lines = read_journal(folder / "metrics.jsonl", steps=recipe.training.steps) if writes else []
     record = RunRecord(
