@@ -45,8 +45,11 @@ def load_pair(
     kind: Kind = examples[0].kind if examples else "text"
     form = template if examples else "auto"
     readers = [
-        _named(load_reader(path, revision=None, template=form, kind=kind, max_tokens=most), path)
-        for path in (teacher, student)
+        _named(
+            load_reader(path, revision=None, template=form, kind=kind, max_tokens=most, goes_on=learns),
+            path,
+        )
+        for path, learns in ((teacher, False), (student, True))
     ]
     return PairSubject(
         contract=judge(
