@@ -10,15 +10,18 @@ import torch
 from pydantic import ValidationError
 from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from distillab.config.models import REASONING_MARKERS, TeacherAnswersConfig
+from distillab.config.models import EvaluationConfig, TeacherAnswersConfig
+from distillab.config.reasoning import REASONING_MARKERS
 from distillab.data.reading import Reader
 from distillab.errors import CacheMismatch, DataError
+from distillab.evaluation.protocol import evaluate
 from distillab.records import TeacherProvenance
+from distillab.study.prepare import held_out_for
 from distillab.teachers import LocalTeacher
 from distillab.teachers.answer_identity import Prompt, answers_identity
 from distillab.teachers.answers import AnswerStore, generate_store, keep_usable, read_store
 from distillab.teachers.reasoning import AnswerText, Written, without_reasoning
-from tests.models.chat_students import chat_reader, fitted
+from tests.models.chat_students import chat_reader, fitted, sums
 
 SPECIAL = (
     *("<|endoftext|>", "<|return|>", "<think>", "</think>", "<|start|>", "<|channel|>", "<|message|>", "<|end|>"),
@@ -205,3 +208,22 @@ def test_a_teachers_generation_config_changes_no_answer(
 def test_markers_come_in_pairs(markers: list[list[str]]) -> None:
     with pytest.raises(ValidationError):
         TeacherAnswersConfig(reasoning_markers=markers)
+
+
+def test_a_model_that_reasons_is_judged_by_its_answers(reader: Reader, model: LlamaForCausalLM) -> None:
+    settings = EvaluationConfig(rows=4, generate_rows=4, max_new_tokens=64, reasoning="strip")
+    judged = evaluate(model, held_out_for(reader, sums()), settings, reader=reader, shared=None, label="it")
+    assert judged.answers == tuple(answer for *_, answer in SUMS)
+    assert judged.record.generation is not None
+    assert judged.record.generation.exact_match == 1.0
+    assert judged.record.generation.reasoning == "strip"
+    # the reasoning of a reference is no part of what is compared either
+    reasoned = [row.with_answer(f"<think>\nHm.\n</think>\n\n{row.answer}") for row in sums()]
+    judged = evaluate(model, held_out_for(reader, tuple(reasoned)), settings, reader=reader, shared=None, label="it")
+    assert judged.record.generation is not None
+    assert judged.record.generation.exact_match == 1.0
+
+
+def test_markers_without_effect_are_refused() -> None:
+    with pytest.raises(ValidationError, match="no effect without reasoning: strip"):
+        EvaluationConfig(reasoning_markers=[["<a>", "</a>"]])

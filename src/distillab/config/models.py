@@ -11,6 +11,7 @@ from distillab.config.base import PathText, Settings
 from distillab.config.cache import CacheConfig
 from distillab.config.data import DataConfig
 from distillab.config.methods import METHODS, Answers, Method
+from distillab.config.reasoning import REASONING_MARKERS, ReasoningSettings
 from distillab.config.terms import TermConfig, is_balanced
 from distillab.errors import near_names
 
@@ -71,18 +72,7 @@ class TeacherConfig(Settings):
         return self
 
 
-# What the open models that reason put around it, by their own templates and model cards.
-REASONING_MARKERS = (
-    ("<think>", "</think>"),
-    ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
-    ("[THINK]", "[/THINK]"),
-    ("<seed:think>", "</seed:think>"),
-    ("<|START_THINKING|>", "<|END_THINKING|>"),
-    ("◁think▷", "◁/think▷"),
-)
-
-
-class TeacherAnswersConfig(Settings):
+class TeacherAnswersConfig(ReasoningSettings):
     """How the teacher answers the prompts for sequence-level KD."""
 
     answers_per_prompt: int = Field(default=1, ge=1)
@@ -93,25 +83,6 @@ class TeacherAnswersConfig(Settings):
     batch_size: int = Field(default=32, ge=1)
     seed: int = 0
     keep_cut_off: bool = Field(default=False, description="keep answers that do not end by themselves")
-    reasoning: Literal["keep", "strip"] = Field(
-        default="keep",
-        description="what becomes of text between the reasoning markers: kept with them, or taken out with them, so "
-        "that the answer alone is learned",
-    )
-    reasoning_markers: tuple[tuple[str, str], ...] = Field(
-        default=REASONING_MARKERS,
-        min_length=1,
-        description="pairs of what reasoning begins and ends by, in text or special tokens; default: those of Qwen, "
-        "DeepSeek and others (<think>), gpt-oss (channels), Magistral, Seed-OSS, Command A and Kimi",
-    )
-
-    @field_validator("reasoning_markers")
-    @classmethod
-    def _markers_are_told_apart(cls, value: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
-        for begin, end in value:
-            if not begin.strip() or not end.strip() or begin == end:
-                raise ValueError(f"reasoning needs two different markers, not {begin!r} and {end!r}")
-        return value
 
     @model_validator(mode="after")
     def _sampling_settings_need_sampling(self) -> TeacherAnswersConfig:
@@ -171,7 +142,7 @@ class TrainingConfig(Settings):
         return self
 
 
-class EvaluationConfig(Settings):
+class EvaluationConfig(ReasoningSettings):
     """The protocol that every model of a study is judged by."""
 
     rows: int = Field(default=200, ge=1, description="held-out rows for likelihood")
@@ -189,6 +160,12 @@ class EvaluationConfig(Settings):
         description="how captured values are compared; number: 65,960 = 65960 = $65960.00, and what is no number as "
         "text; text: by their letters, without punctuation at the ends",
     )
+
+    @model_validator(mode="after")
+    def _markers_are_read(self) -> EvaluationConfig:
+        if self.reasoning == "keep" and self.reasoning_markers != REASONING_MARKERS:
+            raise ValueError("reasoning_markers have no effect without reasoning: strip")
+        return self
 
     @field_validator("value_pattern")
     @classmethod

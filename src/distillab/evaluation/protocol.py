@@ -17,6 +17,7 @@ from distillab.evaluation.text_match import generation_metrics
 from distillab.models.generation import Decoding, continuation_text, generate_batches, require_room
 from distillab.progress import Progress
 from distillab.records import EvaluationRecord, GenerationMetrics
+from distillab.teachers.reasoning import AnswerText, without_reasoning
 
 
 @dataclass(frozen=True)
@@ -135,16 +136,21 @@ def _generate(
         outputs.extend(batch)
         progress.advance(len(batch))
     # like is compared with like: the reference stands without what the template writes around it too
-    answers = tuple(
-        wanted.inside(continuation_text(reader.tokenizer, prompt, output.ids))
-        for wanted, prompt, output in zip(asked.answers, asked.prompt_ids, outputs, strict=True)
-    )
+    written = zip(asked.prompt_ids, (output.ids for output in outputs), strict=True)
+    references = asked.references
+    if settings.reasoning == "strip":
+        reads = AnswerText(reader.tokenizer, settings)
+        texts = [reads.read(prompt, ids).answer for prompt, ids in written]
+        references = tuple(without_reasoning(text, settings.reasoning_markers)[0] for text in references)
+    else:
+        texts = [continuation_text(reader.tokenizer, prompt, ids) for prompt, ids in written]
+    answers = tuple(wanted.inside(text) for wanted, text in zip(asked.answers, texts, strict=True))
     metrics = generation_metrics(
         answers,
-        asked.references,
+        references,
         stopped=[output.stopped for output in outputs],
         lengths=[len(output.ids) for output in outputs],
         value_pattern=settings.value_pattern,
         value_kind=settings.value_kind,
     )
-    return metrics, answers
+    return metrics.model_copy(update={"reasoning": settings.reasoning}), answers

@@ -55,6 +55,9 @@ class GenerationMetrics(Record):
     rouge_tokenizer: Literal["unicode", "ascii"] = Field(
         default="ascii", description="words of every script; in older records a to z and 0 to 9 alone"
     )
+    reasoning: Literal["keep", "strip"] = Field(
+        default="keep", description="strip: answers and references are compared without their reasoning"
+    )
     stopped_by_eos: float
     mean_tokens: float
 

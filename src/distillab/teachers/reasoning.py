@@ -1,4 +1,4 @@
-"""The reasoning in a teacher's answer: found by its markers, and kept or taken out."""
+"""The reasoning in an answer: found by its markers, and kept or taken out."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from distillab.config.models import TeacherAnswersConfig
+from distillab.config.reasoning import ReasoningSettings
 from distillab.models.generation import continuation_text
 
 
 @dataclass(frozen=True)
 class Written:
-    """What a teacher wrote after a prompt.
+    """What a model wrote after a prompt.
 
     Attributes:
         answer: the text, with or without its reasoning as the settings have it.
@@ -27,17 +27,17 @@ class Written:
 
 
 class AnswerText:
-    """Reads the answer out of what a teacher wrote.
+    """Reads the answer out of what a model wrote.
 
     Special tokens are no text and are left out, but for an answer with reasoning markers that are special tokens
     themselves: without them nothing would part the reasoning from the answer.
 
     Args:
-        tokenizer: the teacher's.
+        tokenizer: the model's.
         settings: say whether reasoning is kept, and by what it is marked.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: TeacherAnswersConfig) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: ReasoningSettings) -> None:
         self._tokenizer = tokenizer
         self._markers = settings.reasoning_markers
         self._strips = settings.reasoning == "strip"
