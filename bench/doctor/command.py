@@ -12,6 +12,8 @@ from pathlib import Path
 from transformers.utils import logging
 
 from bench.doctor import (
+    cases_borders,
+    cases_fresh,
     cases_good_batches,
     cases_labels,
     cases_loss,
@@ -44,6 +46,8 @@ EVERY: tuple[Sequence[Case], ...] = (
     cases_pair.CASES,
     cases_trl.CASES,
     *UNSEEN,
+    cases_borders.CASES,
+    cases_fresh.CASES,
 )
 
 

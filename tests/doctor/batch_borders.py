@@ -11,6 +11,7 @@ from tests.doctor.batch_good import good
 from tests.doctor.batch_samples import ROWS, Batch, Row, World
 
 IMPORTED = True
+TWO = ("tinyllama-1.1b", "gpt2")
 LEAST = torch.finfo(torch.float32).min
 
 
@@ -129,7 +130,7 @@ def answers_that_begin_with_a_line_end(world):
 # ---------------------------------------------------------------- kinds of attention masks
 
 
-@fault("attention-mask-kind", "warning")
+@fault("attention-mask-kind", "warning", only=TWO)
 def added_mask_of_one_number_a_token(world):
     batch = world.good()
     return batch | {
@@ -137,57 +138,57 @@ def added_mask_of_one_number_a_token(world):
     }
 
 
-@fault("attention-mask-kind", "warning")
+@fault("attention-mask-kind", "warning", only=TWO)
 def added_mask_in_lists_with_infinities(world):
     batch = world.good(side="left")
     lists = [[0.0 if shown else -float("inf") for shown in row] for row in batch["attention_mask"].tolist()]
     return {key: batch[key].tolist() for key in ("input_ids", "labels")} | {"attention_mask": lists}
 
 
-@fault("attention-mask-kind", "warning")
+@fault("attention-mask-kind", "warning", only=TWO)
 def added_mask_in_bfloat16_of_a_batch_without_padding(world):
     batch = world.batch([(ids[-40:], labels[-40:]) for ids, labels in world.rows()])
     return batch | {"attention_mask": torch.zeros(batch["labels"].shape, dtype=torch.bfloat16)}
 
 
-@fault("attention-mask-kind", "warning")
+@fault("attention-mask-kind", "warning", only=TWO)
 def table_of_zeros_and_ones_in_floats(world):
     batch = world.good()
     return batch | {"attention_mask": causal(batch).float()}
 
 
-@fault("attention-mask-inverted", "warning")
+@fault("attention-mask-inverted", "warning", only=TWO)
 def booleans_say_what_is_padding(world):
     batch = world.good()
     return batch | {"attention_mask": batch["attention_mask"] == 0}
 
 
-@fault("attention-mask-inverted", "warning")
+@fault("attention-mask-inverted", "warning", only=TWO)
 def everything_is_hidden(world):
     batch = world.good()
     return batch | {"attention_mask": torch.zeros_like(batch["attention_mask"])}
 
 
-@fault("attention-mask-inverted", "warning")
+@fault("attention-mask-inverted", "warning", only=TWO)
 def table_says_what_is_hidden(world):
     batch = world.good()
     return batch | {"attention_mask": ~causal(batch)}
 
 
-@fault("attention-mask-inverted", "warning")
+@fault("attention-mask-inverted", "warning", only=TWO)
 def added_table_hides_what_came_before(world):
     batch = world.good()
     return batch | {"attention_mask": added(~causal(batch))}
 
 
-@fault("attention-mask-looks-ahead", "warning")
+@fault("attention-mask-looks-ahead", "warning", only=TWO)
 def table_of_padding_alone(world):
     batch = world.good()
     width = batch["input_ids"].shape[1]
     return batch | {"attention_mask": batch["attention_mask"].bool()[:, None, None, :].expand(-1, 1, width, width)}
 
 
-@fault("attention-mask-looks-ahead", "warning")
+@fault("attention-mask-looks-ahead", "warning", only=TWO)
 def added_mask_of_four_dimensions_without_queries(world):
     batch = world.good()
     return batch | {"attention_mask": added(batch["attention_mask"].bool()[:, None, None, :])}
@@ -263,3 +264,53 @@ def long_and_short_answers_padded_on_two_sides(world):
 def short_answers_at_prompt_positions(world):
     pairs = [(prompt, ["yes", "no", "maybe"][number % 3]) for number, (prompt, _) in enumerate(world.pairs)]
     return prompt_in_answer_out(World(world.tokenizer, pairs))
+
+
+# ---------------------------------------------------------------- turns and positions
+
+CHAT = "<|im_start|>{}\n{}<|im_end|>\n"
+
+
+def conversations(world: World, scored: set[str], hidden_in: int = 0) -> Batch:
+    """[system, user, tool, answer]; of the first `hidden_in` rows the answers alone are scored."""
+    made = []
+    for number, (prompt, answer) in enumerate(world.pairs[:ROWS]):
+        ids, labels = list(world.begin), [-100] * len(world.begin)
+        turns = [
+            ("system", CHAT.format("system", "You are patient, and count in small steps up to the end.")),
+            ("user", CHAT.format("user", prompt)),
+            ("tool", CHAT.format("tool", f"result: {number * 37}; unit: apples; checked twice by a person")),
+            ("", "<|im_start|>assistant\n"),
+            ("answer", answer),
+        ]
+        for role, said in turns:
+            piece = world.text(said)
+            learned = role == "answer" or (role in scored and number >= hidden_in)
+            ids, labels = ids + piece, labels + (piece if learned else [-100] * len(piece))
+        made.append(([*ids, world.eos], [*labels, world.eos]))
+    return world.batch(made)
+
+
+@fault("prompt-in-loss", "error", only=TWO, learns="answers")
+def system_turns_scored(world):
+    return conversations(world, {"system"})
+
+
+@fault("prompt-in-loss", "warning", only=TWO)
+def results_of_tools_scored(world):
+    return conversations(world, {"tool"})
+
+
+@fault("positions-wrong", "warning")
+def positions_run_on_through_the_batch(world):
+    batch = world.good()
+    return batch | {"position_ids": torch.arange(batch["labels"].numel()).view_as(batch["labels"])}
+
+
+@good(learns="text")
+def positions_of_later_windows(world):
+    """Windows of one text, half of which overlaps the one before: the batch holds the later ones."""
+    stream = [token for ids, _ in world.rows(3 * ROWS) for token in ids[len(world.begin) : -1]]
+    starts = torch.arange(0, 8 * 32, 32) + 64
+    ids = torch.stack([torch.tensor(stream[at : at + 64]) for at in starts.tolist()])
+    return {"input_ids": ids, "labels": ids.clone(), "position_ids": starts[:, None] + torch.arange(64)}

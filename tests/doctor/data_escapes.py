@@ -76,6 +76,21 @@ def byte_order_marks_inside(data):
     return mapped(data, lambda n, p, a: (p, f"{a}\ufeff" if n % 10 == 0 else a))
 
 
+@fault("texts-cut-at-length", "warning")
+def answers_in_a_column_of_fixed_width(data):
+    return mapped(data, lambda n, p, a: (p, a[:180]))
+
+
+@fault("texts-cut-at-length", "warning")
+def prompts_in_a_column_of_bytes(data):
+    return mapped(data, lambda n, p, a: (f"Größe: {p}".encode()[:160].decode("utf-8", "ignore").strip(), a))
+
+
+@fault("markers-in-text", "warning")
+def the_transcript_goes_on_in_words(data):
+    return mapped(data, lambda n, p, a: (p, f"{a}\n\nUser: {p}\n\nAssistant: {a}" if n % 4 == 0 else a))
+
+
 # (prompt, answer) of rows in which such signs are meant
 MEANT = [
     ("How do I write an ampersand in HTML?", "Write `&amp;`, as in Tom &amp; Jerry. For < write &lt;."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 from tests.doctor.run_samples import Case, Row, curve, linear, lines, steady, text
@@ -30,6 +31,10 @@ def _csv(**changed: list[float] | float) -> Any:
     return text("log.csv", _table(_rows(**changed)))
 
 
+_MOVING = [0.4 + 0.3 * ((at * 7) % 11) / 11 for at in range(_STEPS)]
+_GAPS = [value if at % 2 else math.nan for at, value in enumerate(_MOVING)]
+_NEAR = [value * 1.0001 for value in _SOUND["loss"]]
+_NO_NUMBER = ("loss-not-finite", "error")
 _CONSTANT = _rows(kd_loss=0.6931471805599453)
 
 FAULTS_OF_COLUMNS = [
@@ -64,7 +69,27 @@ FAULTS_OF_COLUMNS = [
     ),
 ]
 
+FAULTS_OF_COLUMNS += [
+    Case("a part that became NaN", _csv(kd_loss=[0.5 + at / 99 for at in range(40)] + [math.nan] * 40), *_NO_NUMBER),
+    Case("a part that is never added", _csv(ce_loss=_SOUND["loss"], kd_loss=_MOVING), "term-without-effect", "warning"),
+    Case("a loss below zero", _csv(loss=[-value for value in _SOUND["loss"]]), "loss-negative", "warning"),
+    Case(
+        "a loss below zero, in nats",
+        _csv(loss=[-value for value in _SOUND["loss"]]),
+        "loss-negative",
+        "error",
+        {"vocabulary": 64},
+    ),
+    Case("the training loss is evaluated", _csv(eval_loss=_SOUND["loss"]), "evaluation-is-training", "error"),
+]
+
 GOOD_COLUMNS = [
+    Case("a part that is not measured at every step", _csv(kd_loss=_GAPS), severity="warning"),
+    Case("a part that is never measured", _csv(kd_loss=math.nan), severity="warning"),
+    Case("a divergence that is watched", _csv(ce_loss=_SOUND["loss"], kl=_MOVING), severity="warning"),
+    Case("a part whose weight is 0", _csv(ce_loss=_SOUND["loss"], kd_loss=_MOVING, kd_weight=0.0), severity="warning"),
+    Case("a held-out loss near the training loss", _csv(eval_loss=_NEAR), severity="warning"),
+    Case("losses about zero", _csv(loss=[value - 1.6 for value in _SOUND["loss"]])),
     Case("parts that move", _csv(kd_loss=curve(_STEPS, 1.0, 0.2, seed=5), kd_weight=0.5), severity="warning"),
     Case("a part switched off", _csv(aux_loss=0.0, aux_weight=0.0), severity="warning"),
     Case("a part switched off, its value logged", _csv(kd_loss=0.6931471, lambda_kd=0.0), severity="warning"),

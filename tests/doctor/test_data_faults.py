@@ -58,6 +58,16 @@ def test_escapes_that_are_meant_are_left_in_peace(row: tuple[str, str], data: Da
     assert {"text-escaped", "text-damaged"} & found(data.subject(rows)).keys() == set()
 
 
+def test_answers_of_one_length_are_not_cut(data: Data) -> None:
+    """Codes, closed sentences, lists; and plain text that was cut into pieces on purpose."""
+    for made in (
+        lambda n: f"{n * 7919:032x}",
+        lambda n: f"The answer of row {n:05d} is known to all.",
+        lambda n: "yes" if n % 2 else "no",
+    ):
+        assert "texts-cut-at-length" not in found(data.subject([(p, made(n)) for n, (p, _) in enumerate(data.rows)]))
+
+
 def test_good_rows_and_a_good_teacher_are_left_in_peace(data: Data) -> None:
     assert found(data.taught()) == {}
 

@@ -31,6 +31,16 @@ _NOTHING_MOVES = frozenset(
         "held-out-never-below-unigram",
     )
 )
+_CURVES = frozenset(
+    (
+        "held-out-worse-than-untrained",
+        "initial-loss-far-from-uniform",
+        "loss-below-entropy",
+        "loss-diverges",
+        "loss-too-good",
+        "overfitting",
+    )
+)
 # cause -> what it brings along in the same batch, rows or log
 BRINGS: Mapping[str, frozenset[str]] = {
     "answer-at-prompt-positions": _OF_LABELS,
@@ -49,6 +59,7 @@ BRINGS: Mapping[str, frozenset[str]] = {
     "loss-not-finite": frozenset(("gradient-not-finite", "held-out-worse-than-untrained", "loss-diverges")),
     "learning-rate-zero": _NOTHING_MOVES,
     "gradient-zero": _NOTHING_MOVES,
+    "loss-negative": _CURVES,
     "loss-never-changes": _NOTHING_MOVES | {"gradient-norm-never-changes", "loss-exactly-zero"},
     "loss-diverges": frozenset(("gradient-explodes", "held-out-worse-than-untrained", "loss-spikes", "over-confident")),
     "held-out-above-uniform": frozenset(("over-confident", "overfitting")),

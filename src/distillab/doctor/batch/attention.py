@@ -32,7 +32,7 @@ def examine_attention(
         _padding_attended(rows, facts),
         _hidden(rows, facts),
         _padding_side(rows, facts, absolute_positions),
-        _positions(rows, facts) or _begin_at_one(rows, absolute_positions),
+        _positions(rows, facts) or _run_through(rows) or _begin_at_one(rows, absolute_positions),
     ]
     return Examined(probe=PROBE, looked_at=looked_at, findings=tuple(item for item in found if item is not None))
 
@@ -193,6 +193,29 @@ def _positions(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:
             "leave position_ids out, and the model counts for itself",
             "or count every sample from 0, one by one",
         ),
+    )
+
+
+def _run_through(rows: Sequence[PlacedRow]) -> Finding | None:
+    """The positions of a row go on where those of the row before it ended: the whole batch was counted."""
+    first = [
+        (row.row.place, len(row.row.ids), int(row.row.positions[0]))
+        for row in rows
+        if row.row.positions is not None and len(row.row.ids)
+    ]
+    if len({place for place, _, _ in first}) < 3 or any(begin != place * size for place, size, begin in first):
+        return None
+    row = next(row for row in rows if row.row.place == 1)
+    shown = [] if row.row.positions is None else row.row.positions[:8].tolist()
+    return Finding(
+        id="positions-wrong",
+        severity="warning",
+        title="The position ids run on from row to row.",
+        seen=(f"{len(first):,} rows; each begins at its number in the batch times the width of the batch",),
+        example=(f"{row.row.origin}, from its beginning on: {shown}",),
+        means="Rows know nothing of each other, and each begins a text. A model that learns a vector for every "
+        "position has none for the later rows; one with rotary positions is trained at places that it never meets.",
+        do=("torch.arange(L).repeat(B, 1)", "or leave position_ids out"),
     )
 
 

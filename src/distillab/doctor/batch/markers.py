@@ -48,7 +48,7 @@ FAMILIES = (
     ),
     _family(
         "Llama 3",
-        r"<\|start_header_id\|> ?(?:user|system)",
+        r"<\|start_header_id\|> ?(?:user|system|tool|ipython)",
         r"<\|start_header_id\|> ?assistant ?<\|end_header_id\|>",
         "<|start_header_id|>",
         "<|end_header_id|>",
@@ -100,17 +100,34 @@ class ReadRow:
         parts = np.full(len(self.placed.ids), NO_PART, dtype=np.int8)
         if self.family is None:
             return parts
-        borders = [(match.start(), match.start(), ASKS) for match in self.family.asks.finditer(self.text)]
-        for match in self.family.answers.finditer(self.text):
-            behind = len(self.text) - len(self.text[match.end() :].lstrip())
-            borders.append((match.end(), behind, ANSWERS))
-        borders.sort()
+        borders = self._borders(self.family)
         # what stands before the first marker (a sentence of the template) asks too
         place, kind = 0, ASKS if borders[0][2] == ASKS else NO_PART
         for end, begin, following in [*borders, (len(self.text), len(self.text), NO_PART)]:
             parts[self.tokens_within(place, end)] = kind
             place, kind = begin, following
         return parts
+
+    @cached_property
+    def asking_turns(self) -> list[tuple[str, NDArray[np.int64]]]:
+        """(marker, tokens) of every turn that is given to the student, without the marker of an answer behind it."""
+        if self.family is None:
+            return []
+        begins = sorted(match.start() for match in self.family.answers.finditer(self.text))
+        borders = [begin for begin, _, _ in self._borders(self.family)]
+        found = []
+        for match in self.family.asks.finditer(self.text):
+            stop = min([at for at in (*borders, *begins) if at > match.start()], default=len(self.text))
+            found.append((match[0].decode("utf-8", "replace"), self.tokens_within(match.start(), stop)))
+        return found
+
+    def _borders(self, family: Family) -> list[tuple[int, int, int]]:
+        """(where the marker's part ends, where the part behind it begins, which part that is), in order."""
+        borders = [(match.start(), match.start(), ASKS) for match in family.asks.finditer(self.text)]
+        for match in family.answers.finditer(self.text):
+            behind = len(self.text) - len(self.text[match.end() :].lstrip())
+            borders.append((match.end(), behind, ANSWERS))
+        return sorted(borders)
 
     def tokens_within(self, begin: int, end: int) -> NDArray[np.int64]:
         """Tokens of the row that lie in a byte range of the text as a whole."""

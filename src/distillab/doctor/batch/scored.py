@@ -22,6 +22,7 @@ _LEAST_INVERTED = 0.25
 _IN_WORDS = 0.15
 _FEWEST_IN_WORDS = 3
 _FEWEST_LATE = 4
+_FEWEST_OF_A_TURN, _WHOLE_TURN = 6, 0.9
 _LETTER = re.compile(rb"[A-Za-z]")
 
 
@@ -144,6 +145,7 @@ def _prompts(rows: Sequence[ReadRow], facts: TokenFacts, learns: Learns | None) 
     judged = [row for row in rows if row.placed.scored.any()]
     known = [row for row in judged if (row.parts == ASKS).any()]
     leaking = [row for row in known if _asking_share(row) >= 0.5]
+    turns = [(row, marker) for row in known if (marker := _scored_turn(row)) is not None]
     whole = [row for row in judged if row.family is None and row.placed.whole]
     masking = [row for row in judged if not row.placed.whole]
     severity: Severity
@@ -153,6 +155,10 @@ def _prompts(rows: Sequence[ReadRow], facts: TokenFacts, learns: Learns | None) 
         fact = (
             f"{count:,} scored tokens stand before the answers, by the markers of the {leaking[0].family_name} template"
         )
+    elif len(turns) >= max(2, 0.5 * len(known)):
+        severity, hit = "error" if learns == "answers" else "warning", [row for row, _ in turns]
+        roles = ", ".join(sorted({marker for _, marker in turns}))
+        fact = f"turns that are given to the student, and nearly all of whose tokens are scored, begin with {roles}"
     elif whole and (learns == "answers" or (masking and len(whole) >= 0.1 * len(judged))):
         severity, hit = "error" if learns == "answers" and not masking else "warning", whole
         fact = "every token of these rows is scored" + (", while others have an unscored beginning" if masking else "")
@@ -181,6 +187,14 @@ def _prompts(rows: Sequence[ReadRow], facts: TokenFacts, learns: Learns | None) 
 
 def _asking_share(row: ReadRow) -> float:
     return float(row.placed.scored[row.parts == ASKS].mean())
+
+
+def _scored_turn(row: ReadRow) -> str | None:
+    """The marker of the first turn that is given and is scored nearly whole: a system's, a user's or a tool's."""
+    for marker, tokens in row.asking_turns:
+        if len(tokens) >= _FEWEST_OF_A_TURN and row.placed.scored[tokens].mean() >= _WHOLE_TURN:
+            return marker
+    return None
 
 
 def _late(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:

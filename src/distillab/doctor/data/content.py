@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from distillab.data.examples import Example
 from distillab.data.rendering import Template
+from distillab.doctor.data.cut_texts import examine_cut_texts
 from distillab.doctor.data.damage import examine_damage
 from distillab.doctor.data.encoded import EncodedPart
 from distillab.doctor.data.escapes import examine_escapes
@@ -38,6 +39,7 @@ def examine_content(
     found = [
         examine_damage(examples),
         examine_escapes(examples),
+        examine_cut_texts(examples),
         _unknown_tokens(encoded, tokenizer),
         _markers(examples),
         _rendered(examples, template),

@@ -19,7 +19,9 @@ _OWN = {
     for family in _STRONG
 }
 _ENDS = r"</s>|<s>|<\|endoftext\|>|<\|end_of_text\|>|<\|begin_of_text\|>|<eos>|<bos>|<\|end\|>|<｜end▁of▁sentence｜>"
-_ANY = re.compile("|".join([*_OWN.values(), _ENDS]))
+# one turn in words is ordinary text; a question and behind it an answer is a transcript
+_TRANSCRIPT = r"\n\s*(?:User|Human): (?=[\s\S]{1,8000}?\n\s*(?:Assistant|AI|Bot): )"
+_ANY = re.compile("|".join([*_OWN.values(), _ENDS, _TRANSCRIPT]))
 _BY_FAMILY = {name: re.compile(pattern) for name, pattern in _OWN.items()}
 _ASKS_AND_ANSWERS = [
     (family.name, re.compile(family.asks.pattern.decode()), re.compile(family.answers.pattern.decode()))
@@ -38,6 +40,8 @@ def family_of(text: str) -> str | None:
     for name, pattern in _BY_FAMILY.items():
         if pattern.search(text):
             return name
+    if re.search(_TRANSCRIPT, text):
+        return "turns in words"
     return "an end token in words" if _ANY.search(text) else None
 
 

@@ -12,6 +12,7 @@ from distillab.doctor.run.answers import examine_answers
 from distillab.doctor.run.budget import examine_budget, examine_differences
 from distillab.doctor.run.confidence import examine_confidence
 from distillab.doctor.run.constants import examine_constants
+from distillab.doctor.run.figures import examine_figures
 from distillab.doctor.run.finite import examine_finite
 from distillab.doctor.run.gradients import examine_gradients
 from distillab.doctor.run.held_out import examine_held_out
@@ -35,6 +36,7 @@ _PROBES = (
     examine_schedule,
     examine_terms,
     examine_constants,
+    examine_figures,
     examine_confidence,
     examine_budget,
 )

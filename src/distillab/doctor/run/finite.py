@@ -44,6 +44,9 @@ def _loss(series: RunSeries) -> Finding | None:
         for name, value in p.terms.items()
         if not math.isfinite(value)
     ]
+    bad += [
+        found for name in {name for p in series.steps for name in p.parts} for found in _of_part(series.steps, name)
+    ]
     if not bad:
         return None
     step, where, what = min(bad, key=lambda item: item[0])
@@ -62,6 +65,14 @@ def _loss(series: RunSeries) -> Finding | None:
             "if it is every step from there: lower training.learning_rate, or use float32 or bfloat16 for the logits",
         ),
     )
+
+
+def _of_part(points: Sequence[StepPoint], name: str) -> list[tuple[int, str, str]]:
+    """A part of another trainer's loss that was a number and never is one again; NaN may also mean: not measured."""
+    known = [(p, p.parts[name]) for p in points if name in p.parts]
+    last = max((n for n, (_, value) in enumerate(known) if math.isfinite(value)), default=-1)
+    lost = known[last + 1 :] if last >= 0 else []
+    return [(p.step, p.where, f"{name} {value}") for p, value in lost] if len(lost) >= 2 else []
 
 
 def _nan_as_zero(points: Sequence[StepPoint], bad: Sequence[StepPoint]) -> Finding | None:
