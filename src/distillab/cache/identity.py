@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 
 from pydantic import Field
@@ -36,6 +37,9 @@ class CacheIdentity(Record):
     sizes: TeacherSizes
     tokenizer: str = Field(description="fingerprint of the tokenizer that made the rows' ids")
     template_sha256: str = Field(description="of the template that made the rows' text")
+    template_date: datetime.date | None = Field(
+        default=None, description="the day that this template was told, if it writes one"
+    )
     width: int = Field(ge=0, le=_LARGEST, description="ids 0 … width-1 that the teacher's distribution is over")
     source: str = Field(description="name of the rows, for messages")
     rows: int = Field(ge=0, le=MOST_ROWS)
@@ -53,5 +57,6 @@ class CacheIdentity(Record):
 
     @property
     def fingerprint(self) -> str:
-        """sha256 over all fields."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        """sha256 over all fields. Without a day it is what it was before identities had one."""
+        left_out = {"template_date"} if self.template_date is None else None
+        return hashlib.sha256(self.model_dump_json(exclude=left_out).encode()).hexdigest()

@@ -67,6 +67,7 @@ def _show(recipe: RunRecipe | StudyRecipe, show: int, *, whole_file: bool) -> No
     from distillab.data.view import coloured, marked
     from distillab.pairing.loading import load_tokenizer
     from distillab.pairing.token_bytes import token_meanings
+    from distillab.study.dates import dated
 
     config = recipe.data
     # Only the recipe's revision of the model belongs to its own tokenizer.
@@ -84,7 +85,7 @@ def _show(recipe: RunRecipe | StudyRecipe, show: int, *, whole_file: bool) -> No
         splits = load_examples(config)
         shape, overlap = splits.shape, splits.overlap
         parts = list(zip(splits.sources, (splits.train, splits.held_out), strict=True))
-    template = resolve_template(config.template, loaded.tokenizer, shape.kind)
+    template = resolve_template(config.template, loaded.tokenizer, shape.kind, dated(recipe).data.date)
     encoder = Encoder(loaded.tokenizer, template, config.max_tokens)
     encoded = [encoder.encode_all(examples, source=name) for name, examples in parts]
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
+from typing import ClassVar
+
 from pydantic import Field, field_validator, model_validator
 
 from distillab.config.base import PathText, Settings
@@ -59,6 +62,8 @@ class HeldOutConfig(Settings):
 class DataConfig(Settings):
     """Rows, their text form and their length."""
 
+    # of a template that writes the day, the day stands among the fingerprints; of others it is nothing
+    decides_nothing: ClassVar[frozenset[str]] = frozenset({"date"})
     train: SourceConfig
     held_out: HeldOutConfig = HeldOutConfig(fraction=0.1)
     template: str = Field(
@@ -70,6 +75,11 @@ class DataConfig(Settings):
     )
     max_tokens: int = Field(default=512, ge=4, description="longest sequence; answers are cut there")
     seed: int = Field(default=0, description="of the held-out fraction")
+    date: datetime.date | None = Field(
+        default=None,
+        description="what a chat template that writes the day is told; default: the day on which the work, or the "
+        "cache that it reads, was first made",
+    )
 
     @field_validator("template")
     @classmethod

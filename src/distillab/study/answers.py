@@ -107,6 +107,7 @@ def make_answers(
         source=f"the prompts of {prepared.splits.sources[0]}",
         rows_per_shard=rows_per_shard,
         compression=compression,
+        template_date=prepared.teacher.encoder.template.date,
     )
     generate_store(
         folder,

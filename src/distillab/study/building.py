@@ -15,6 +15,7 @@ from distillab.files import require_space
 from distillab.models.loading import pick_device
 from distillab.study.answers import make_answers, training_rows
 from distillab.study.compare import Study
+from distillab.study.dates import dated
 from distillab.study.lock import held, worker_lock
 from distillab.study.prepare import Prepared, admit, prepare
 from distillab.study.run_teacher import RunTeacher, StoredSignals
@@ -82,6 +83,7 @@ def plan(recipe: RunRecipe | StudyRecipe) -> list[Plan]:
         ConfigError: nothing that could be stored is read, or the teacher has no weights.
         TokenizerMismatch: the teacher reads the student's ids as other tokens.
     """
+    recipe = dated(recipe, builds=True)
     if isinstance(recipe, StudyRecipe):
         return _plan_study(recipe)
     return [_plan_run(recipe)]

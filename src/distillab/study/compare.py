@@ -27,6 +27,7 @@ from distillab.models.loading import model_name, pick_device
 from distillab.records import EndPoint, Investigation, RunRecord, StudyResults, write_record
 from distillab.study.answers import training_rows
 from distillab.study.caches import OTHERWISE, StudyCaches
+from distillab.study.dates import dated
 from distillab.study.end_points import UNDISTILLED, EndPoints, teacher_stem
 from distillab.study.folder import claim, require_claimable
 from distillab.study.lock import held, require_free, worker_lock
@@ -75,6 +76,9 @@ class Study:
     investigation: Investigation | None = None
     _prepared: dict[str, Prepared] = field(default_factory=dict)
     _caches: StudyCaches | None = None
+
+    def __post_init__(self) -> None:
+        self.recipe = dated(self.recipe)  # all arms read one day
 
     @property
     def doctor_record(self) -> Path:

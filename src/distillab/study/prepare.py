@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from distillab.pairing.admission import require_admitted
 from distillab.pairing.contract import judge
 from distillab.pairing.loading import logits_width
 from distillab.records import EncodingCounts, TokenizerContract, TokenizerSide
+from distillab.study.dates import FINGERPRINT, dated, require_same_day
 from distillab.study.teacher_place import TeacherPlace, find_teacher
 
 
@@ -42,6 +44,12 @@ class Prepared:
     def shared_width(self) -> int:
         """Ids that mean the same on both sides; 0 where there is no teacher or the tokens differ."""
         return self.contract.shared_width if self.contract is not None else 0
+
+    @property
+    def template_date(self) -> datetime.date | None:
+        """The day that the chat template of either side writes; None where neither writes one."""
+        of_teacher = None if self.teacher is None else self.teacher.encoder.template.date
+        return self.student.encoder.template.date or of_teacher
 
     def compared_width(self, recipe: RunRecipe) -> int:
         """Ids that a recipe's terms compare: those that mean the same on both sides.
@@ -111,6 +119,7 @@ def prepare(recipe: RunRecipe) -> Prepared:
         ConfigError: evaluation.value_pattern takes too long on a reference.
         DataError: no row is usable.
     """
+    recipe = dated(recipe)
     if recipe.student.init == "pretrained":
         require_weights(recipe.student.path, role="student")
     place = None if recipe.teacher is None else find_teacher(recipe.teacher)
@@ -120,6 +129,7 @@ def prepare(recipe: RunRecipe) -> Prepared:
     if place is not None:
         teacher = _teacher_reader(place, recipe, splits)
         contract = _judge(recipe, student, teacher, place, splits)
+        require_same_day(place, student.encoder.template.date or teacher.encoder.template.date)
     contexts = _contexts(recipe, place)
     train = student.encoder.encode_all(splits.train, source=splits.sources[0])
     readers = [student] if teacher is None else [student, teacher]
@@ -165,12 +175,14 @@ def admit(recipe: RunRecipe, prepared: Prepared, *, demonstrate_mismatch: bool) 
 
 
 def fingerprints(recipe: RunRecipe, prepared: Prepared) -> dict[str, str]:
-    """sha256 of what stands behind a recipe's paths: the rows of both splits, the weight files, the cache."""
+    """What stands behind a recipe: sha256 of the rows of both splits, the weight files, the cache; a template's day."""
     found = {
         "train_rows": _content_sha256(prepared.splits.train),
         "held_out_rows": _content_sha256(prepared.splits.held_out),
         "student": weights_sha256(recipe.student.path),
     }
+    if (day := prepared.template_date) is not None:
+        found[FINGERPRINT] = str(day)
     return found if prepared.place is None else found | prepared.place.fingerprints
 
 
@@ -192,6 +204,7 @@ def _reader(path: str, revision: str | None, recipe: RunRecipe, splits: Splits, 
         kind=splits.shape.kind,
         max_tokens=data.max_tokens,
         goes_on=goes_on,
+        date=data.date,
     )
 
 

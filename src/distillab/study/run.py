@@ -43,6 +43,7 @@ from distillab.records import (
     write_record,
 )
 from distillab.study.answers import training_rows
+from distillab.study.dates import dated
 from distillab.study.environment import environment, peak_rss_bytes
 from distillab.study.finished import HELD_OUT, RECORD, STUDENT, files_left, read_finished
 from distillab.study.folder import claim, require_claimable, write_held_out
@@ -88,6 +89,7 @@ def execute(
         NumericsError: a loss, a gradient, a weight or a held-out figure is not finite.
         Interrupted: a signal came; what was done is kept.
     """
+    recipe = dated(recipe)
     folder = Path(recipe.output)
     processes = PartialState(cpu=recipe.training.device == "cpu")
     prepared = prepared or prepare(recipe)

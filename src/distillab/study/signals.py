@@ -198,6 +198,7 @@ def identity_for(
         width=recording.side.width,
         tokenizer=recording.side.fingerprint,
         template_sha256=recording.side.reader.encoder.template.sha256,
+        template_date=recording.side.reader.encoder.template.date,
         source=recording.source,
         revision=revision,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 from collections.abc import Sequence
@@ -39,6 +40,7 @@ def answers_identity(
     source: str,
     rows_per_shard: int = 32,
     compression: str = "none",
+    template_date: datetime.date | None = None,
 ) -> CacheIdentity:
     """Everything that decides the answers. Two stores of equal identity hold equal answers.
 
@@ -49,6 +51,7 @@ def answers_identity(
         source: name of the prompts, for messages.
         rows_per_shard: answers a file, at least: filled up to whole batches, because a batch is answered at once.
         compression: of the stored answers: none or zstd.
+        template_date: the day that the teacher's template was told, if it writes one.
     Raises:
         DataError: a prompt has no token, so there is nothing to go on from.
     """
@@ -68,6 +71,7 @@ def answers_identity(
         sizes=teacher_sizes(teacher.shape),
         tokenizer=tokenizer,
         template_sha256=provenance.template_sha256,
+        template_date=template_date,
         width=width,
         source=source,
         rows=len(prompts) * settings.answers_per_prompt,

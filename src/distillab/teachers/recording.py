@@ -6,6 +6,7 @@ recording that was killed and resumed, or shared by several workers, holds the s
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import time
 from collections.abc import Sequence
@@ -60,6 +61,7 @@ def identity_of(
     template_sha256: str,
     source: str,
     revision: str | None,
+    template_date: datetime.date | None = None,
 ) -> CacheIdentity:
     """Everything that decides what `record` will write.
 
@@ -72,6 +74,7 @@ def identity_of(
         template_sha256: of the template that made their text; the teacher's own stands in its provenance.
         source: name of the rows, for messages.
         revision: of the teacher, where it came from a hub.
+        template_date: the day that the template was told, if it writes one.
     Raises:
         ConfigError: a kind does not fit the teacher.
     """
@@ -90,6 +93,7 @@ def identity_of(
         sizes=teacher_sizes(teacher.shape),
         tokenizer=tokenizer,
         template_sha256=template_sha256,
+        template_date=template_date,
         width=width,
         source=source,
         rows=len(rows),
