@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
 import time
 
@@ -84,7 +85,7 @@ BOMBS = {
 
 @pytest.fixture
 def tokenizer(chat_tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
-    return chat_tokenizer
+    return copy.deepcopy(chat_tokenizer)  # each test gives it a template of its own
 
 
 def _template(tokenizer: PreTrainedTokenizerFast, source: str, date: datetime.date = DAY) -> ChatTemplate:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from distillab.cache.layout import FORMAT_VERSION, Layout, TokensLayout
 from distillab.records.base import Record
@@ -57,6 +58,13 @@ class CacheIdentity(Record):
 
     @property
     def fingerprint(self) -> str:
-        """sha256 over all fields. Without a day it is what it was before identities had one."""
-        left_out = {"template_date"} if self.template_date is None else None
-        return hashlib.sha256(self.model_dump_json(exclude=left_out).encode()).hexdigest()
+        """sha256 over all fields."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+    @model_serializer(mode="wrap")
+    def _without_a_day_as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """An identity without a day has the bytes and the fingerprint that it had before there was one."""
+        written: dict[str, Any] = write(self)
+        if self.template_date is None:
+            written.pop("template_date", None)
+        return written
