@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-from distillab.errors import ConfigError
+from distillab.errors import ConfigError, DistillabError
 from distillab.hidden import has_password, revealed
+
+_HUB_URL = re.compile(r"(?:https?://(?:www\.)?(?:huggingface\.co|hf\.co)/|hf://)(?:models/)?([\w.-]+/[\w.-]+)(/.*)?")
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 
 
 def is_local(path: str) -> bool:
@@ -36,3 +40,57 @@ def require_no_password(text: str, *, where: str) -> None:
 def local_path(path: str) -> Path:
     """The folder that a local text means, with ~ and secrets replaced."""
     return Path(revealed(path)).expanduser()
+
+
+def is_url(text: str) -> bool:
+    """True for a text with a scheme.
+
+    >>> is_url("https://huggingface.co/a/b"), is_url("s3://bucket/name"), is_url("a/b")
+    (True, True, False)
+    """
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) is not None
+
+
+def require_folder(path: str, *, whose: str, error: type[DistillabError] = ConfigError) -> Path:
+    """The folder of a model or tokenizer that a local text means.
+
+    Args:
+        whose: "student", "teacher", …, for the message.
+        error: what is raised.
+    Raises:
+        DistillabError: it is a URL, a file, or not there; of the class `error`.
+    """
+    folder = local_path(path)
+    if folder.is_dir():
+        return folder
+    if is_url(path):
+        hub = _HUB_URL.fullmatch(path)
+        raise error(
+            f"The {whose} is named by a folder or a hub id, not by a URL.",
+            where=path,
+            fix=f"write {hub[1]}"
+            if hub
+            else "download it, and give its folder; or give its hub id, organisation/model",
+        )
+    if folder.exists():
+        raise error(
+            f"The {whose} is named by its folder, not by a file.",
+            where=path,
+            facts=["GGUF is llama.cpp's format of quantised weights"] if folder.suffix == ".gguf" else [],
+            fix=_instead_of_file(folder),
+        )
+    nearest = next(parent for parent in (*folder.absolute().parents, Path("/")) if parent.is_dir())
+    raise error(
+        f"The {whose}'s folder does not exist.",
+        where=path,
+        facts=[f"nearest existing folder: {nearest}"],
+        fix="give the folder that holds config.json and the weights, or a hub id: organisation/model",
+    )
+
+
+def _instead_of_file(file: Path) -> str:
+    if file.suffix == ".gguf":
+        return "give the folder or hub id of the original model, with config.json and model.safetensors"
+    if file.suffix in _WEIGHTS:
+        return f"give the folder that it lies in: {file.parent}"
+    return "give the folder that holds config.json, the weights and the tokenizer"

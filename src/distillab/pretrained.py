@@ -3,6 +3,8 @@
 A folder or a hub's repository may bring Python of its own (`auto_map`). transformers would ask on the terminal whether
 to run it, and `yes |` answers. Here it is never run, and nobody is asked. Data sets need no such word: `datasets`
 has run no script since version 4.
+
+What the libraries raise is left as it is here; `library_errors` makes one error of it where a caller knows the role.
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from distillab.errors import ConfigError
 from distillab.hidden import redacted
 
 if TYPE_CHECKING:
@@ -29,14 +30,9 @@ if TYPE_CHECKING:
 def config_from(source: str, *, revision: str | None) -> PretrainedConfig:
     """A model's configuration.
 
-    Raises:
-        ConfigError: it needs code of its own.
-        OSError, ValueError: as transformers raises them.
+    Raises: whatever transformers does; call it inside of `library_errors`.
     """
-    try:
-        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
-    except ValueError as problem:
-        raise _refused(problem, source) from problem
+    config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
     config.name_or_path = redacted(source)  # it is saved with what is made of it
     return config
 
@@ -46,15 +42,10 @@ def tokenizer_from(source: str, *, revision: str | None, rebuild: bool) -> Any:
 
     Args:
         rebuild: as its settings say; else read from tokenizer.json alone.
-    Raises:
-        ConfigError: it needs code of its own.
-        OSError, ValueError, ImportError, KeyError, TypeError, AttributeError: as transformers raises them.
+    Raises: whatever transformers does; call it inside of `library_errors`.
     """
     kind: Any = AutoTokenizer if rebuild else PreTrainedTokenizerFast
-    try:
-        tokenizer = kind.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
-    except ValueError as problem:
-        raise _refused(problem, source) from problem
+    tokenizer = kind.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
     tokenizer.name_or_path = redacted(source)
     return tokenizer
 
@@ -64,22 +55,20 @@ def model_from(
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """A causal language model with its weights, and what transformers says of them (missing keys, …).
 
-    Raises:
-        ConfigError: it needs code of its own.
-        OSError, ValueError: as transformers raises them.
+    A parameter whose shape in the files differs from the model's is left random and told under mismatched_keys.
+
+    Raises: whatever transformers does; call it inside of `library_errors`.
     """
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source,
-            dtype=dtype,
-            device_map=device_map,
-            revision=revision,
-            output_loading_info=True,
-            use_safetensors=use_safetensors,
-            trust_remote_code=False,
-        )
-    except ValueError as problem:
-        raise _refused(problem, source) from problem
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        source,
+        dtype=dtype,
+        device_map=device_map,
+        revision=revision,
+        output_loading_info=True,
+        use_safetensors=use_safetensors,
+        ignore_mismatched_sizes=True,  # so that all of them are told, with their shapes
+        trust_remote_code=False,
+    )
     model, info = loaded
     model.config.name_or_path = redacted(source)
     return model, info
@@ -87,32 +76,14 @@ def model_from(
 
 def model_of(config: PretrainedConfig, *, dtype: torch.dtype | None = None) -> PreTrainedModel:
     """A causal language model of a shape, with weights drawn from torch's generator."""
-    try:
-        return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
-    except ValueError as problem:
-        raise _refused(problem, str(config.name_or_path)) from problem
+    return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
 
 
 def hub_rows(path: str, *, split: str) -> Dataset:
     """A split of a hub's data set.
 
-    Raises:
-        OSError, ValueError, DatasetsError, HfHubHTTPError: as `datasets` raises them.
+    Raises: whatever `datasets` does; call it inside of `library_errors`.
     """
     from datasets import load_dataset
 
     return load_dataset(path, split=split)
-
-
-def _refused(problem: ValueError, source: str) -> Exception:
-    """The error in plain words where code was refused, else the problem itself."""
-    if "trust_remote_code" not in str(problem):
-        return problem
-    return ConfigError(
-        "It needs Python code that its folder brings, and distillab runs none but its own.",
-        where=source,
-        facts=[
-            "auto_map in config.json or tokenizer_config.json names code, and transformers knows no class of its own"
-        ],
-        fix="use a model whose model_type transformers supports; or convert it where you trust the code, and use that",
-    )

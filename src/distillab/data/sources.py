@@ -15,6 +15,7 @@ from distillab.config.data import SourceConfig
 from distillab.data.textfiles import read_csv, read_json, read_json_lines
 from distillab.errors import DataError, near_names
 from distillab.hidden import redacted, revealed
+from distillab.library_errors import library_errors
 from distillab.places import local_path
 
 if TYPE_CHECKING:
@@ -105,18 +106,17 @@ def _file(path: Path, source: SourceConfig) -> _Origins:
 
 
 def _read_parquet(path: Path, limit: int | None) -> _Origins:
-    import pyarrow
     import pyarrow.parquet
 
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            values: list[dict[str, Any]] = []
-            for batch in file.iter_batches():
-                values.extend(batch.to_pylist())
-                if limit is not None and len(values) >= limit:
-                    break
-    except pyarrow.ArrowException as error:
-        raise DataError("The file is not readable Parquet.", where=str(path), facts=[str(error)]) from error
+    with (
+        library_errors(DataError, "The file is not readable Parquet.", where=str(path)),
+        pyarrow.parquet.ParquetFile(path) as file,
+    ):
+        values: list[dict[str, Any]] = []
+        for batch in file.iter_batches():
+            values.extend(batch.to_pylist())
+            if limit is not None and len(values) >= limit:
+                break
     return [(f"{path}, row {n}", value) for n, value in enumerate(values[:limit], start=1)]
 
 
@@ -143,7 +143,6 @@ def _missing(path: Path) -> DataError:
 
 
 def _saved_folder(path: Path, source: SourceConfig) -> _Origins:
-    import pyarrow
     from datasets import DatasetDict, load_from_disk
 
     if not any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
@@ -154,10 +153,8 @@ def _saved_folder(path: Path, source: SourceConfig) -> _Origins:
             facts=[f"holds: {', '.join(names) or 'nothing'}"],
             fix="name a file in it, or a folder that has state.json or dataset_dict.json",
         )
-    try:
+    with library_errors(DataError, "The saved data set is damaged.", where=str(path)):
         loaded = load_from_disk(str(path))
-    except (OSError, ValueError, KeyError, pyarrow.ArrowException) as error:
-        raise DataError("The saved data set is damaged.", where=str(path), facts=[str(error)]) from error
     if isinstance(loaded, DatasetDict):
         splits = [str(name) for name in loaded]
         wanted = source.split or ("train" if "train" in splits else None)
@@ -175,21 +172,16 @@ def _saved_folder(path: Path, source: SourceConfig) -> _Origins:
 
 
 def _hub(source: SourceConfig) -> _Origins:
-    from datasets.exceptions import DatasetsError
-    from huggingface_hub.errors import HfHubHTTPError
-
     from distillab.pretrained import hub_rows
 
     split = source.split or "train"
-    try:
+    with library_errors(
+        DataError,
+        "There is no such file or folder, and no such data set can be fetched from the hub.",
+        where=f"{source.path}, split {split}",
+        fix="for a file, check the path; for a hub id, check the name, the split and the network",
+    ):
         loaded = hub_rows(revealed(source.path), split=split)
-    except (OSError, ValueError, DatasetsError, HfHubHTTPError) as error:
-        raise DataError(
-            "There is no such file or folder, and no such data set can be fetched from the hub.",
-            where=source.path,
-            facts=[f"split: {split}", f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"],
-            fix="for a file, check the path; for a hub id, check the name, the split and the network",
-        ) from error
     return _from_dataset(loaded, f"{source.path}, {split}", source.limit)
 
 

@@ -12,6 +12,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from distillab.errors import ConfigError
 from distillab.models.loading import context_length
+from distillab.models.padding import reads_left_padding
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ def generate_batches(
     """Continue each prompt, batch by batch, in the order given (left-padded, eval mode, no gradients).
 
     Every setting stands in `decoding`: the model's own generation config is not consulted but for its stop
-    ids, so a repetition penalty or a sampling default shipped with a model cannot change what is measured.
+    ids, so a repetition penalty or a sampling default shipped with a model cannot change what is measured. A model
+    that reads padding gives the same answers for any batch size too.
     """
     was_training = model.training
     model.eval()
@@ -71,9 +73,16 @@ def generate_batches(
         pad_token_id=stops[0],
         use_cache=True,
     )
+    # such a model is asked for one prompt at a time
+    together = 1 if len(prompts) > 1 and reads_left_padding(model) else batch_size
     try:
         for start in range(0, len(prompts), batch_size):
-            yield _one_batch(model, prompts[start : start + batch_size], config, stops[0], set(stops))
+            batch = prompts[start : start + batch_size]
+            yield [
+                answer
+                for first in range(0, len(batch), together)
+                for answer in _one_batch(model, batch[first : first + together], config, stops[0], set(stops))
+            ]
     finally:
         model.train(was_training)
 
@@ -94,8 +103,14 @@ def _one_batch(
             input_ids=input_ids.to(model.device),
             attention_mask=attention_mask.to(model.device),
             generation_config=config,
+            **_no_router_logits(model),
         )
     return [_until_stop(ids, stops) for ids in output[:, width:].tolist()]
+
+
+def _no_router_logits(model: PreTrainedModel) -> dict[str, bool]:
+    """Keep a mixture of experts from its balancing loss, which transformers computes over prompt and cache wrongly."""
+    return {"output_router_logits": False} if getattr(model.config, "output_router_logits", False) else {}
 
 
 @contextmanager

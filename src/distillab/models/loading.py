@@ -6,43 +6,22 @@ import hashlib
 import os
 from functools import cache
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
-from distillab.errors import ConfigError, TeacherError
+from distillab.errors import ConfigError
 from distillab.hidden import revealed
+from distillab.library_errors import library_errors
 from distillab.models.causal import require_causal
-from distillab.places import is_local, local_path
+from distillab.models.quantised import quantisation, require_loaded_as_stored, require_supported
+from distillab.models.weights import adapter_error, error_of, require_weights, weight_files
+from distillab.places import is_local, local_path, require_folder
 from distillab.pretrained import config_from, model_from, model_of
 
-_WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
-
-
-def require_weights(path: str, *, role: str) -> None:
-    """Check before any work that a model folder holds what loading will need.
-
-    Raises:
-        TeacherError: (role "teacher") or ConfigError: no such folder, no config.json, no weights.
-    """
-    if not is_local(path):
-        return  # a hub id: only the hub can tell
-    folder = local_path(path)
-    error = TeacherError if role == "teacher" else ConfigError
-    if not folder.is_dir():
-        raise error(f"The {role}'s folder does not exist.", where=path)
-    files = sorted(file.name for file in folder.iterdir())
-    shown = ", ".join(files[:12]) or "nothing"
-    if "config.json" not in files:
-        raise error(f"The {role}'s folder has no config.json.", where=path, facts=[f"it holds: {shown}"])
-    if not any(any(folder.glob(pattern)) for pattern in _WEIGHT_FILES):
-        raise error(
-            f"The {role}'s folder has no weights.",
-            where=path,
-            facts=[f"it holds: {shown}", "needed: model.safetensors, or a sharded model-0000x-of-0000y.safetensors"],
-            fix="download the model's weight files too, or point to the folder that has them",
-        )
+# the files that a model's fingerprint covers
+_FINGERPRINTED = ("*.safetensors", "pytorch_model*.bin", "config.json")
 
 
 def load_model(
@@ -64,9 +43,10 @@ def load_model(
         TeacherError or ConfigError: the weights are missing or do not fit the configuration, or the model reads ahead.
     """
     require_weights(path, role=role)
-    error = TeacherError if role == "teacher" else ConfigError
+    config = load_config(path, revision=revision, role=role)
+    require_supported(config, path=path, role=role)
     wanted = dtype if dtype == "auto" else getattr(torch, dtype)
-    try:
+    with library_errors(error_of(role), f"The {role} cannot be loaded.", where=path):
         model, info = model_from(
             _source(path),
             revision=revision,
@@ -74,19 +54,57 @@ def load_model(
             device_map=device_map,
             use_safetensors=_safetensors(path),
         )
-    except (OSError, ValueError) as problem:
-        raise error(f"The {role} cannot be loaded.", where=path, facts=[str(problem).splitlines()[0]]) from problem
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise adapter_error(path, role=role, base=None)
+    _require_fitting(model, info, path=path, role=role)
+    require_loaded_as_stored(model, quantisation(config), path=path, role=role)
+    ready = (model if device_map else _moved(model, device)).eval()
+    require_causal(ready, role=role)
+    return ready
+
+
+def _require_fitting(model: PreTrainedModel, info: dict[str, Any], *, path: str, role: str) -> None:
+    """Check that the files hold every parameter of the model, in its shape, and no other ones."""
+    error = error_of(role)
+    facts = [f"config.json describes: {_sizes(model.config)}"]
+    other = sorted(info.get("mismatched_keys", []))
+    if other:
+        name, stored, built = other[0]
+        raise error(
+            f"The {role}'s weight files hold other shapes than its config.json describes.",
+            where=path,
+            facts=[f"{len(other)} differ, e.g. {name}: {_shape(stored)} in the file, {_shape(built)} expected", *facts],
+            fix="use the config.json that was saved with these weights",
+        )
     missing = sorted(info.get("missing_keys", []))
     if missing:
         raise error(
             f"The {role}'s weight files lack parameters, which would be left random.",
             where=path,
-            facts=[f"{len(missing)} missing, e.g. {', '.join(missing[:3])}"],
+            facts=[f"{len(missing)} missing, e.g. {', '.join(missing[:3])}", *facts],
             fix="use the folder of a causal language model whose weights are complete",
         )
-    ready = (model if device_map else _moved(model, device)).eval()
-    require_causal(ready, role=role)
-    return ready
+    left = sorted(info.get("unexpected_keys", []))
+    if left:
+        raise error(
+            f"The {role}'s weight files hold parameters that the model of its config.json has no place for.",
+            where=path,
+            facts=[f"{len(left)} left over, e.g. {', '.join(left[:3])}", *facts],
+            fix="use the config.json that was saved with these weights; where the parameters are of no use (a value "
+            "head, …), load the model with AutoModelForCausalLM, save it again, and use that folder",
+        )
+
+
+def _shape(size: Any) -> str:
+    return "×".join(map(str, size))
+
+
+def _sizes(config: PretrainedConfig) -> str:
+    text = config.get_text_config()
+    names = ("num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size")
+    return f"{config.model_type}, " + ", ".join(
+        f"{name} {getattr(text, name)}" for name in names if hasattr(text, name)
+    )
 
 
 def _moved(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
@@ -99,7 +117,7 @@ def _source(path: str) -> str:
 
 def _safetensors(path: str) -> bool | None:
     # A .bin file is loaded with weights_only=True by transformers; safetensors is taken where it exists.
-    return True if is_local(path) and any(local_path(path).glob("*.safetensors")) else None
+    return True if is_local(path) and weight_files(local_path(path))[0].suffix == ".safetensors" else None
 
 
 def random_model(path: str, *, seed: int, dtype: str, device: torch.device, revision: str | None) -> PreTrainedModel:
@@ -108,33 +126,28 @@ def random_model(path: str, *, seed: int, dtype: str, device: torch.device, revi
     Raises:
         ConfigError: the configuration is of no causal language model, or of one that reads ahead.
     """
-    config = load_config(path, revision=revision)
+    config = load_config(path, revision=revision, role="student")
+    require_supported(config, path=path, role="student")
     torch.manual_seed(seed)
     wanted = torch.float32 if dtype == "auto" else getattr(torch, dtype)
-    try:
+    with library_errors(ConfigError, "The config.json is not one of a causal language model.", where=path):
         model = _moved(model_of(config, dtype=wanted), device).eval()
-    except ValueError as problem:
-        raise ConfigError(
-            "The config.json is not one of a causal language model.",
-            where=path,
-            facts=[f"model_type: {config.model_type}", str(problem).splitlines()[0][:300]],
-        ) from problem
     require_causal(model, role="student")
     return model
 
 
-def load_config(path: str, *, revision: str | None) -> PretrainedConfig:
+def load_config(path: str, *, revision: str | None, role: str = "model") -> PretrainedConfig:
     """A model's config.json.
 
+    Args:
+        role: "teacher" or "student", for messages.
     Raises:
         ConfigError: there is none, or it is not readable.
     """
-    if is_local(path) and not (local_path(path) / "config.json").is_file():
+    if is_local(path) and not (require_folder(path, whose=role) / "config.json").is_file():
         raise ConfigError("The model's folder has no config.json.", where=path)
-    try:
+    with library_errors(ConfigError, "The config.json cannot be used.", where=path):
         return config_from(_source(path), revision=revision)
-    except (OSError, ValueError) as problem:
-        raise ConfigError("The config.json cannot be used.", where=path, facts=[str(problem)[:300]]) from problem
 
 
 def recompute_activations(model: PreTrainedModel) -> None:
@@ -158,7 +171,19 @@ def pick_device(wanted: str) -> torch.device:
     if wanted == "auto":
         gpu = int(os.environ.get("LOCAL_RANK", "0"))
         return torch.device("cuda", gpu) if torch.cuda.is_available() else torch.device("cpu")
-    return torch.device(wanted)
+    with library_errors(ConfigError, "There is no such device.", where=wanted, fix="write auto, cpu, cuda or cuda:0"):
+        device = torch.device(wanted)
+    found = torch.cuda.device_count() if device.type == "cuda" else None
+    if found is not None and (device.index or 0) >= found:
+        raise ConfigError(
+            "The device is not in this machine, or torch does not see it.",
+            where=f"device: {wanted}",
+            facts=[f"GPUs that torch sees: {found}"],
+            fix="write device: auto, which takes a GPU where there is one"
+            if not found
+            else f"write cuda:0 to cuda:{found - 1}",
+        )
+    return device
 
 
 def model_name(path: str) -> str:
@@ -175,7 +200,7 @@ def weights_sha256(path: str) -> str:
     folder = local_path(path)
     if not folder.is_dir():
         return hashlib.sha256(path.encode()).hexdigest()
-    names = sorted({file for pattern in (*_WEIGHT_FILES, "config.json") for file in folder.glob(pattern)})
+    names = sorted({file for pattern in _FINGERPRINTED for file in folder.glob(pattern)})
     stats = [(file, file.stat()) for file in names]
     return _files_sha256(tuple((file, stat.st_size, stat.st_mtime_ns) for file, stat in stats))
 

@@ -13,7 +13,11 @@ from distillab.errors import ConfigError
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Sizes that terms compare. `blocks` counts decoder blocks, `width` is that of the hidden states."""
+    """Sizes that terms compare.
+
+    `blocks` counts decoder blocks, `width` is that of the hidden states. All three of heads are 0 for a model without
+    attention (Mamba, RWKV).
+    """
 
     blocks: int
     width: int
@@ -52,13 +56,13 @@ def model_shape(model: torch.nn.Module) -> ModelShape:
 def config_shape(config: PreTrainedConfig) -> ModelShape:
     """The sizes of the model that a configuration describes; no weights are needed."""
     config = config.get_text_config()
-    heads = int(config.num_attention_heads)
+    heads = int(getattr(config, "num_attention_heads", None) or 0)
     return ModelShape(
         blocks=int(config.num_hidden_layers),
         width=int(config.hidden_size),
         heads=heads,
         key_value_heads=_key_value_heads(config, heads),
-        head_width=int(getattr(config, "head_dim", None) or config.hidden_size // heads),
+        head_width=int(getattr(config, "head_dim", None) or config.hidden_size // heads) if heads else 0,
     )
 
 
@@ -67,7 +71,7 @@ def _key_value_heads(config: PreTrainedConfig, heads: int) -> int:
         if config.new_decoder_architecture or not config.multi_query:
             return int(config.num_kv_heads)
         return 1
-    return int(getattr(config, "num_key_value_heads", None) or heads)
+    return int(getattr(config, "num_key_value_heads", None) or heads) if heads else 0
 
 
 def decoder_blocks(model: torch.nn.Module) -> torch.nn.ModuleList:

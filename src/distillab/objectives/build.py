@@ -23,7 +23,7 @@ from distillab.config.terms import (
     VocabularyProjectionConfig,
 )
 from distillab.data.vocabularies import Vocabularies
-from distillab.errors import TeacherError
+from distillab.errors import ConfigError, TeacherError
 from distillab.models.structure import ModelShape
 from distillab.objectives.attention_maps import AttentionMaps
 from distillab.objectives.attention_relations import AttentionRelations
@@ -86,6 +86,17 @@ class _Sides:
             raise TeacherError(f"The term {kind} needs a teacher model, and there is none.")
         return self.student, self.teacher
 
+    def attending(self, kind: str) -> tuple[ModelShape, ModelShape]:
+        """The shapes of two models with attention."""
+        both = self.shapes(kind)
+        without = [name for name, shape in zip(("student", "teacher"), both, strict=True) if not shape.heads]
+        if without:
+            raise ConfigError(
+                f"The term {kind} compares attention, and there is none in the {' nor in the '.join(without)}.",
+                fix="use a method that reads text or logits, or hidden_states",
+            )
+        return both
+
     def both_vocabularies(self, kind: str) -> Vocabularies:
         if self.vocabularies is None:
             raise TeacherError(f"The term {kind} needs the vocabularies of both tokenizers.")
@@ -109,8 +120,10 @@ def _term(settings: TermConfig, sides: _Sides) -> Term:
         case HiddenStatesConfig():
             return HiddenStates(settings, student=student, teacher=teacher)
         case AttentionRelationsConfig():
+            student, teacher = sides.attending(settings.kind)
             return AttentionRelations(settings, student=student, teacher=teacher)
         case AttentionMapsConfig():
+            student, teacher = sides.attending(settings.kind)
             return AttentionMaps(settings, student=student, teacher=teacher)
     raise AssertionError(settings.kind)
 

@@ -7,7 +7,6 @@ file on probe texts. Weights are never looked at.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,10 +19,12 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
-from distillab.errors import ConfigError, DataError, TokenizerMismatch
+from distillab.errors import DataError, TokenizerMismatch
+from distillab.files import read_json
 from distillab.hidden import redacted, revealed
+from distillab.library_errors import library_errors
 from distillab.pairing.probes import PROBES
-from distillab.places import is_local, local_path
+from distillab.places import is_local, local_path, require_folder
 from distillab.pretrained import tokenizer_from
 
 _OTHER_FORMS = (("vocab.json", "merges.txt"), ("vocab.txt",))
@@ -124,32 +125,17 @@ def logits_width(path: str, revision: str | None = None) -> int | None:
 def find_file(path: str, filename: str, revision: str | None) -> Path | None:
     """The file in the folder or in the hub's repository; None where the place exists but the file does not."""
     if is_local(path):
-        folder = local_path(path)
-        if folder.is_file():
-            raise ConfigError("A tokenizer or model is named by its folder, not by a file.", where=path)
-        if not folder.is_dir():
-            raise ConfigError(
-                "There is no such folder.",
-                where=path,
-                facts=[f"nearest existing folder: {_nearest(folder)}"],
-                fix="give the folder that holds tokenizer.json and config.json, or a hub id",
-            )
+        folder = require_folder(path, whose="tokenizer")
         file = folder / filename
         return file if file.is_file() else None
-    try:
+    with library_errors(
+        DataError,
+        "It is no folder here, and the hub does not give it.",
+        where=path if revision is None else f"{path} (revision {revision})",
+        fix="give an existing folder (starting with ./ or /), or check the hub id, its access and the connection",
+    ):
         found = cached_file(revealed(path), filename, revision=revision, _raise_exceptions_for_missing_entries=False)
-    except OSError as error:
-        raise DataError(
-            "It is no folder here, and the hub does not give it.",
-            where=path if revision is None else f"{path} (revision {revision})",
-            facts=[str(error).split("\n")[0]],
-            fix="give an existing folder (starting with ./ or /), or check the hub id, its access and the connection",
-        ) from error
     return Path(found) if found is not None else None
-
-
-def _nearest(folder: Path) -> Path:
-    return next(parent for parent in (*folder.parents, Path("/")) if parent.is_dir())
 
 
 def _name(path: str) -> str:
@@ -190,10 +176,7 @@ def _listing(folder: Path) -> str:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
-        raise DataError("The file is not JSON.", where=str(file), facts=[str(error)]) from error
+    content = read_json(file)
     if not isinstance(content, dict):
         raise DataError("The file is no JSON object.", where=str(file))
     return content
@@ -201,10 +184,8 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 def _read_reference(file: Path) -> Tokenizer:
     _read_json(file)
-    try:
+    with library_errors(DataError, "The file is no tokenizer.", where=str(file)):
         reference = Tokenizer.from_file(str(file))
-    except Exception as error:  # the Rust side raises nothing narrower than Exception
-        raise DataError("The file is no tokenizer.", where=str(file), facts=[str(error)]) from error
     reference.no_truncation()
     reference.no_padding()
     return reference
@@ -212,15 +193,13 @@ def _read_reference(file: Path) -> Tokenizer:
 
 def _from_pretrained(path: str, revision: str | None, *, rebuild: bool) -> PreTrainedTokenizerFast:
     source = str(local_path(path)) if is_local(path) else revealed(path)
-    try:
+    with library_errors(
+        DataError,
+        "transformers cannot load the tokenizer.",
+        where=path,
+        fix="check tokenizer_config.json; tokenizers that need code of their own are not supported",
+    ):
         tokenizer = tokenizer_from(source, revision=revision, rebuild=rebuild)
-    except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            "transformers cannot load the tokenizer.",
-            where=path,
-            facts=[f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"],
-            fix="check tokenizer_config.json; tokenizers that need code of their own are not supported",
-        ) from error
     if not tokenizer.is_fast:
         raise DataError(
             "A tokenizer with a fast backend is needed.",

@@ -18,6 +18,7 @@ from distillab.interruption import Interrupted, finishing, requested
 from distillab.models.attention import require_maps
 from distillab.models.loading import recompute_activations
 from distillab.models.packable import require_packable
+from distillab.models.padding import require_no_left_padding_read
 from distillab.models.projections import require_projections
 from distillab.models.structure import model_shape
 from distillab.objectives.build import build_objective
@@ -70,6 +71,8 @@ def objective_for(
     require_projections(student, objective.student_inner.projections)
     if recipe.training.packing:
         require_packable(student, role="student")
+    if recipe.training.padding_side == "left":
+        require_no_left_padding_read(student, role="student")
     if teacher is not None and objective.needs_signal:
         teacher.require(objective.request, packing=recipe.training.packing)
     return objective

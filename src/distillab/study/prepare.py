@@ -17,9 +17,11 @@ from distillab.data.vocabularies import Vocabularies, vocabularies
 from distillab.errors import ConfigError, DataError
 from distillab.evaluation.protocol import HeldOut
 from distillab.evaluation.values import captured
-from distillab.models.loading import context_length, load_config, require_weights, weights_sha256
+from distillab.models.loading import context_length, load_config, weights_sha256
+from distillab.models.weights import require_weights
 from distillab.pairing.admission import require_admitted
 from distillab.pairing.contract import judge
+from distillab.pairing.embedded import require_embedded
 from distillab.pairing.loading import logits_width
 from distillab.records import EncodingCounts, TokenizerContract, TokenizerSide
 from distillab.study.dates import FINGERPRINT, dated, require_same_day
@@ -125,9 +127,13 @@ def prepare(recipe: RunRecipe) -> Prepared:
     place = None if recipe.teacher is None else find_teacher(recipe.teacher)
     splits = load_examples(recipe.data)
     student = _reader(recipe.student.tokenizer or recipe.student.path, recipe.student.revision, recipe, splits)
+    width = logits_width(recipe.student.path, revision=recipe.student.revision)
+    require_embedded(student.loaded, width=width, role="student")
     teacher = contract = None
     if place is not None:
         teacher = _teacher_reader(place, recipe, splits)
+        width = logits_width(place.config, revision=place.revision)
+        require_embedded(teacher.loaded, width=width, role="teacher")
         contract = _judge(recipe, student, teacher, place, splits)
         require_same_day(place, student.encoder.template.date or teacher.encoder.template.date)
     contexts = _contexts(recipe, place)

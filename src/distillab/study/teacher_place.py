@@ -10,7 +10,8 @@ from distillab.cache.identity import CacheIdentity
 from distillab.cache.sources import open_source
 from distillab.config.models import TeacherConfig
 from distillab.errors import CacheMismatch
-from distillab.models.loading import model_name, require_weights, weights_sha256
+from distillab.models.loading import model_name, weights_sha256
+from distillab.models.weights import require_weights
 from distillab.teachers.cache_parts import Part, has_part, kept_tokenizer, part_of, require_location
 
 

@@ -1,0 +1,53 @@
+"""Checkpoints with quantised weights: which can be read here, and by whom."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PretrainedConfig, PreTrainedModel
+
+from distillab.errors import ConfigError
+from distillab.models.weights import error_of
+
+
+def quantisation(config: PretrainedConfig) -> str | None:
+    """The method by which config.json says that the weights are quantised; None where it says nothing."""
+    stated: Any = getattr(config, "quantization_config", None) or getattr(
+        config.get_text_config(), "quantization_config", None
+    )
+    if stated is None:
+        return None
+    method = stated.get("quant_method") if isinstance(stated, dict) else getattr(stated, "quant_method", None)
+    return str(getattr(method, "value", method) or "unnamed")
+
+
+def require_supported(config: PretrainedConfig, *, path: str, role: str) -> None:
+    """Check that a model of this config can be used in this role.
+
+    Raises:
+        ConfigError: a student with quantised weights, of which no gradient can be taken.
+    """
+    method = quantisation(config)
+    if method is not None and role == "student":
+        raise ConfigError(
+            "The student's weights are quantised, and quantised weights do not learn.",
+            where=path,
+            facts=[f"quantization_config in config.json: {method}"],
+            fix="use the original model, in float32, bfloat16 or float16",
+        )
+
+
+def require_loaded_as_stored(model: PreTrainedModel, method: str | None, *, path: str, role: str) -> None:
+    """Check that what config.json says of quantised weights was heeded: transformers passes over unknown methods.
+
+    Raises:
+        TeacherError (role "teacher") or ConfigError: it was not.
+    """
+    if method is None or getattr(model, "hf_quantizer", None) is not None:
+        return
+    raise error_of(role)(
+        f"config.json says that the {role}'s weights are quantised, and transformers read them as if they were not.",
+        where=path,
+        facts=[f"quantization_config: {method}", "transformers knows no such method, or no device for it is here"],
+        fix="use the original model; or remove quantization_config where the weights are not quantised",
+    )

@@ -1,0 +1,160 @@
+"""What a model folder holds, told before any work: files that are no weights, or not those of a whole model.
+
+Only names and headers are read. What cannot be told without the model (shapes, parameters that are missing or left
+over) `load_model` checks.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from distillab.errors import ConfigError, DistillabError, TeacherError
+from distillab.files import read_json
+from distillab.places import is_local, require_folder
+
+WEIGHT_FILES = ("model*.safetensors", "pytorch_model*.bin")
+_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+_WRAPPERS = {"_orig_mod.": "torch.compile", "module.": "DataParallel or DDP"}
+_HEAD_BYTES = 512
+
+
+def require_weights(path: str, *, role: str) -> None:
+    """Check before any work that a model folder holds what loading will need.
+
+    Raises:
+        TeacherError: (role "teacher") or ConfigError: no such folder, no config.json, no weights, an adapter, a file
+            that is no weights (a git-LFS pointer, a web page, cut off), a part that is missing, names of a wrapper.
+    """
+    if not is_local(path):
+        return  # a hub id: only the hub can tell
+    error = error_of(role)
+    folder = require_folder(path, whose=role, error=error)
+    files = sorted(file.name for file in folder.iterdir())
+    shown = ", ".join(files[:12]) or "nothing"
+    if "adapter_config.json" in files:
+        raise adapter_error(path, role=role, base=_base_of_adapter(folder))
+    if "config.json" not in files:
+        raise error(f"The {role}'s folder has no config.json.", where=path, facts=[f"it holds: {shown}"])
+    weights = weight_files(folder)
+    if not weights:
+        gguf = [name for name in files if name.endswith(".gguf")]
+        raise error(
+            f"The {role}'s folder has no weights.",
+            where=path,
+            facts=[f"it holds: {shown}", "needed: model.safetensors, or a sharded model-0000x-of-0000y.safetensors"],
+            fix="download the model's weight files too, or point to the folder that has them"
+            + ("; GGUF is llama.cpp's format of quantised weights, and is not read" if gguf else ""),
+        )
+    _require_all_parts(folder, weights, role=role)
+    for file in weights:
+        _require_readable(file, role=role)
+    _require_no_wrapper([file for file in weights if file.suffix == ".safetensors"], role=role)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The weight files of a folder in name order: safetensors where there are any, as in loading."""
+    for pattern in WEIGHT_FILES:
+        found = sorted(folder.glob(pattern))
+        if found:
+            return found
+    return []
+
+
+def error_of(role: str) -> type[DistillabError]:
+    """The error's class: a teacher that cannot be used is TeacherError, any other model a wrong setting."""
+    return TeacherError if role == "teacher" else ConfigError
+
+
+def adapter_error(path: str, *, role: str, base: str | None) -> DistillabError:
+    """A folder of PEFT holds an adapter, and not the model that it was trained on."""
+    return error_of(role)(
+        f"The {role}'s folder holds an adapter (adapter_config.json), and an adapter is not a whole model.",
+        where=path,
+        facts=[f"adapter of: {base}"] if base else [],
+        fix="merge it once and use the merged folder: AutoPeftModelForCausalLM.from_pretrained(folder)"
+        ".merge_and_unload().save_pretrained(merged), and save the tokenizer there too",
+    )
+
+
+def _base_of_adapter(folder: Path) -> str | None:
+    config = read_json(folder / "adapter_config.json")
+    base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
+    return base if isinstance(base, str) else None
+
+
+def _require_all_parts(folder: Path, weights: list[Path], *, role: str) -> None:
+    """Of a sharded model: the index, and every file that it names."""
+    suffix = weights[0].suffix
+    index = folder / next(name for name in _INDEXES if suffix in name)
+    there = {file.name for file in weights}
+    if there & {"model.safetensors", "pytorch_model.bin"}:
+        return
+    if not index.is_file():
+        raise error_of(role)(
+            f"The {role}'s weights are in parts, and the index that says what is in which is missing.",
+            where=str(index),
+            facts=[f"there: {', '.join(sorted(there)[:4])}"],
+            fix="download the index too",
+        )
+    content = read_json(index)
+    named = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
+        raise error_of(role)(f"The {role}'s index of weight files has no weight_map.", where=str(index))
+    missing = sorted({*named.values()} - there)
+    if missing:
+        raise error_of(role)(
+            f"A part of the {role}'s weights is missing.",
+            where=str(folder),
+            facts=[f"{len(missing)} of {len({*named.values()})} missing: {', '.join(missing[:4])}"],
+            fix="download it too",
+        )
+
+
+def _require_readable(file: Path, *, role: str) -> None:
+    """Check that a file is what its name says, by its first bytes; of safetensors, that it is not cut off."""
+    with file.open("rb") as stream:
+        start = stream.read(_HEAD_BYTES)
+    found, fix = _no_weights(start)
+    if found is None and file.suffix == ".safetensors":
+        try:
+            with safe_open(file, framework="pt"):
+                return
+        except (SafetensorError, OSError) as problem:
+            found, fix = f"damaged, or cut off: {problem}", "download the file again; compare its size with the hub's"
+    elif found is None and not start.startswith((b"PK\x03\x04", b"\x80")):
+        found, fix = f"no file that torch.save writes; it starts with {start[:16]!r}", "download the file again"
+    if found is not None:
+        raise error_of(role)(f"The {role}'s weight file holds no weights.", where=str(file), facts=[found], fix=fix)
+
+
+def _no_weights(start: bytes) -> tuple[str | None, str]:
+    """What a file is that a failed download left under the name of weights, and the way out."""
+    if not start:
+        return "it is empty", "download the file again"
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a git-LFS pointer: the name of the weights, not the weights", "run `git lfs pull` in its folder"
+    if start.lstrip().startswith(b"<"):
+        text = start.lstrip()[:60].decode("utf-8", "replace")
+        return f"it is a web page: {text!r}", "download the file itself; for a gated model accept its terms and log in"
+    if start.lstrip().startswith(b"{"):
+        return f"it is JSON: {start[:60].decode('utf-8', 'replace')!r}", "download the file again"
+    return None, ""
+
+
+def _require_no_wrapper(files: list[Path], *, role: str) -> None:
+    """Refuse weights that were saved through a wrapper, which puts its own name before every parameter's."""
+    names = []
+    for file in files:
+        with safe_open(file, framework="pt") as opened:
+            names.extend(opened.keys())
+    for prefix, wrapper in _WRAPPERS.items():
+        if names and all(name.startswith(prefix) for name in names):
+            raise error_of(role)(
+                f'The {role}\'s parameters all have "{prefix}" before their names: they were saved through {wrapper}.',
+                where=str(files[0]),
+                facts=[f"e.g. {names[0]}"],
+                fix=f'remove it once: save_file({{name.removeprefix("{prefix}"): w for name, w in '
+                'load_file(path).items()}, path, metadata={"format": "pt"})',
+            )
