@@ -32,7 +32,7 @@ def test_pair_that_cannot_share_tokens(app: typer.Typer, materials: Path, tmp_pa
     data.write_text('{"question": "How many [b]foxes[/b] are there?", "answer": "Two."}\n' * 3, encoding="utf-8")
     tokenizers = materials / "tokenizers"
     result = run(app, tokenizers / "mistral-7b-v0.1", tokenizers / "tinyllama-1.1b", "--data", data)
-    assert result.exit_code == 1
+    assert result.exit_code == 0
     for part in (
         "verdict: different",
         "270  ids that mean the same: 0.8%",
@@ -73,10 +73,25 @@ def test_pair_that_can(app: typer.Typer, materials: Path) -> None:
 def test_json_and_nothing_else(app: typer.Typer, materials: Path) -> None:
     tokenizers = materials / "tokenizers"
     result = run(app, tokenizers / "tok512", tokenizers / "tok105", "--json")
-    assert result.exit_code == 1
+    assert result.exit_code == 0
     judged = PairJudgement.model_validate_json(result.stdout)
     assert judged.contract.verdict == "different"
     assert json.loads(result.stdout)["schema_version"] == 1
+
+
+@pytest.mark.parametrize(("method", "code"), [("logits", 1), ("seqkd", 0)])
+def test_only_what_is_required_decides_the_exit_code(app: typer.Typer, materials: Path, method: str, code: int) -> None:
+    tokenizers = materials / "tokenizers"
+    result = run(app, tokenizers / "tok512", tokenizers / "tok105", "--require", method)
+    assert result.exit_code == code
+    assert "Recommended: " in result.output
+
+
+def test_a_required_method_that_does_not_exist(app: typer.Typer, materials: Path) -> None:
+    tok512 = materials / "tokenizers" / "tok512"
+    result = run(app, tok512, tok512, "--require", "logit")
+    assert isinstance(result.exception, ConfigError)
+    assert 'did you mean "logits"' in str(result.exception)
 
 
 def test_weights_are_not_needed(app: typer.Typer, materials: Path, tmp_path: Path) -> None:

@@ -81,9 +81,9 @@ def test_folder_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("distillab.pairing.loading.cached_file", no_hub)
     monkeypatch.chdir(tmp_path)
     for path in (str(tmp_path / "nope"), "./nope", "../nope", "runs/one/student", "~/no-such-folder-here"):
-        with pytest.raises(ConfigError, match="no such folder"):
+        with pytest.raises(ConfigError, match="folder does not exist"):
             load_tokenizer(path)
-        with pytest.raises(ConfigError, match="no such folder"):
+        with pytest.raises(ConfigError, match="folder does not exist"):
             logits_width(path)
 
 

@@ -31,28 +31,44 @@ def check_command(
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the judgement as JSON and nothing else.")] = False,
+    require: Annotated[
+        str | None, typer.Option("--require", help="A method: exit code 1 where the pair does not allow it.")
+    ] = None,
 ) -> None:
     """Judge a pair from its two tokenizers and configs; weights are not needed.
 
-    Exit code 0: every method is valid; 1: some method is refused. With --tokens nothing is judged.
+    Exit code 0: judged, whatever is refused; 1: the method of --require is refused, or a tokenizer does not fit its
+    model. With --tokens nothing is judged.
     """
     from distillab.cli.check_tokens import show_tokens
-    from distillab.errors import ConfigError
+    from distillab.config.methods import METHODS
+    from distillab.errors import ConfigError, near_names
     from distillab.pairing.admission import judgement
     from distillab.pairing.contract import judge
+    from distillab.pairing.embedded import require_embedded
     from distillab.pairing.loading import load_tokenizer, logits_width
 
     if tokens is not None:
-        if data is not None or as_json:
-            raise ConfigError("--tokens is shown by itself.", fix="leave out --data and --json, or --tokens")
+        if data is not None or as_json or require is not None:
+            raise ConfigError(
+                "--tokens is shown by itself.", fix="leave out --data, --json and --require, or leave out --tokens"
+            )
         show_tokens(load_tokenizer(teacher), load_tokenizer(student), tokens)
         return
+    if require is not None and require not in METHODS:
+        raise ConfigError(f'No such method: "{require}".', where="--require", fix=near_names(require, METHODS))
     texts, source = _texts(data) if data is not None else ([], "")
+    loaded, widths = (
+        [load_tokenizer(path) for path in (teacher, student)],
+        [logits_width(teacher), logits_width(student)],
+    )
+    for role, side, width in zip(("teacher", "student"), loaded, widths, strict=True):
+        require_embedded(side, width=width, role=role)
     contract = judge(
-        load_tokenizer(teacher),
-        load_tokenizer(student),
-        teacher_width=logits_width(teacher),
-        student_width=logits_width(student),
+        loaded[0],
+        loaded[1],
+        teacher_width=widths[0],
+        student_width=widths[1],
         texts=texts,
         source=source,
     )
@@ -61,7 +77,7 @@ def check_command(
         say(json.dumps(judged.model_dump(mode="json"), indent=2))
     else:
         _show(judged)
-    if any(not method.admitted for method in judged.methods):
+    if any(not method.admitted and method.method == require for method in judged.methods):
         raise typer.Exit(1)
 
 

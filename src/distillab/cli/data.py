@@ -65,7 +65,8 @@ def _show(recipe: RunRecipe | StudyRecipe, show: int, *, whole_file: bool) -> No
     from distillab.data.splits import load_examples
     from distillab.data.templates import resolve_template
     from distillab.data.view import coloured, marked
-    from distillab.pairing.loading import load_tokenizer
+    from distillab.pairing.embedded import require_embedded
+    from distillab.pairing.loading import load_tokenizer, logits_width
     from distillab.pairing.token_bytes import token_meanings
     from distillab.study.dates import dated
 
@@ -75,6 +76,8 @@ def _show(recipe: RunRecipe | StudyRecipe, show: int, *, whole_file: bool) -> No
     loaded = load_tokenizer(
         recipe.student.tokenizer or recipe.student.path, revision=recipe.student.revision if own else None
     )
+    width = logits_width(loaded.path)  # None where no model lies beside the tokenizer
+    require_embedded(loaded, width=width, role="student")
     overlap = None
     if whole_file:
         rows = read_rows(config.train)

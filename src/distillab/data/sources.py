@@ -172,8 +172,10 @@ def _saved_folder(path: Path, source: SourceConfig) -> _Origins:
 
 
 def _hub(source: SourceConfig) -> _Origins:
+    from distillab.hub import reach_hub
     from distillab.pretrained import hub_rows
 
+    reach_hub()
     split = source.split or "train"
     with library_errors(
         DataError,

@@ -13,6 +13,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from distillab.errors import ConfigError
 from distillab.hidden import revealed
+from distillab.hub import reach_hub
 from distillab.library_errors import library_errors
 from distillab.models.causal import require_causal
 from distillab.models.quantised import quantisation, require_loaded_as_stored, require_supported
@@ -112,6 +113,8 @@ def _moved(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
 
 
 def _source(path: str) -> str:
+    if not is_local(path):
+        reach_hub()
     return str(local_path(path)) if is_local(path) else revealed(path)
 
 

@@ -23,7 +23,9 @@ def require_embedded(loaded: LoadedTokenizer, *, width: int | None, role: str) -
     Raises:
         DataError: it has not.
     """
-    beyond = {} if width is None else _beyond(loaded.tokenizer, width)
+    if width is None:
+        return
+    beyond = _beyond(loaded.tokenizer, width)
     if not beyond:
         return
     named = [f"{token!r} has id {number}" for number, token in sorted(beyond.items())]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import constants
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import cached_file
@@ -22,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 from distillab.errors import DataError, TokenizerMismatch
 from distillab.files import read_json
 from distillab.hidden import redacted, revealed
+from distillab.hub import reach_hub, was_fetched
 from distillab.library_errors import library_errors
 from distillab.pairing.probes import PROBES
 from distillab.places import is_local, local_path, require_folder
@@ -128,13 +130,14 @@ def find_file(path: str, filename: str, revision: str | None) -> Path | None:
         folder = require_folder(path, whose="tokenizer")
         file = folder / filename
         return file if file.is_file() else None
-    with library_errors(
-        DataError,
-        "It is no folder here, and the hub does not give it.",
-        where=path if revision is None else f"{path} (revision {revision})",
-        fix="give an existing folder (starting with ./ or /), or check the hub id, its access and the connection",
-    ):
+    reach_hub()
+    where = path if revision is None else f"{path} (revision {revision})"
+    fix = "give an existing folder (starting with ./ or /), or check the hub id, its access and the connection"
+    rule = "It is no folder here, and the hub does not give it."
+    with library_errors(DataError, rule, where=where, fix=fix):
         found = cached_file(revealed(path), filename, revision=revision, _raise_exceptions_for_missing_entries=False)
+    if found is None and constants.HF_HUB_OFFLINE and not was_fetched(revealed(path)):
+        raise DataError(rule, where=where, facts=["the hub is not asked (offline), and nothing of it is here"], fix=fix)
     return Path(found) if found is not None else None
 
 
