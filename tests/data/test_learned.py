@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
 import pytest
 from tests.models.chat_students import chat_reader, sums, trained
 
+from distillab.config.data import DataConfig
 from distillab.config.models import EvaluationConfig
 from distillab.data.encoding import Dropped, EncodedRow
-from distillab.data.examples import Example, pair_example
+from distillab.data.examples import Example, Message, conversation_example, pair_example
 from distillab.data.learned import Learned, learned
 from distillab.data.reading import Reader, load_reader
-from distillab.errors import DataError
+from distillab.data.splits import load_examples
+from distillab.errors import ConfigError, DataError
 from distillab.evaluation.protocol import evaluate
 from distillab.study.prepare import held_out_for
 
@@ -163,3 +166,47 @@ def test_a_teacher_is_asked_as_its_template_asks_and_scored_as_it_writes(tmp_pat
     row = _row(teacher, f"{THOUGHT}4.")
     assert teacher.tokenizer.decode(row.input_ids) == f"{prompt}\n\n4.<|im_end|>"
     assert teacher.tokenizer.decode(row.input_ids[: row.prompt_length]) == prompt
+
+
+TALK = conversation_example(
+    "k",
+    "f:1",
+    (Message("user", "2+2?"), Message("assistant", "4."), Message("user", "And doubled?"), Message("assistant", "8.")),
+)
+
+
+def test_a_template_that_drops_earlier_thoughts_learns_the_last_answer(tmp_path: Path) -> None:
+    encoder = chat_reader(tmp_path, OPEN + EMPTY + CLOSE + ASK, special=SPECIAL, kind="messages").encoder
+    with pytest.raises(DataError, match=r"rewrites earlier turns(.|\n)*learned_answers: last"):
+        encoder.encode(TALK)
+    given, taught = encoder.template.render(TALK.with_last_answer_alone())
+    asked = "<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n4.<|im_end|>\n"
+    assert given.text == f"{asked}<|im_start|>user\nAnd doubled?<|im_end|>\n<|im_start|>assistant\n"
+    assert taught.text == f"{NO_THOUGHT}8.<|im_end|>"
+    assert [answer.text for answer in encoder.learned(TALK.with_last_answer_alone())] == ["8."]
+
+
+def test_earlier_answers_are_read_and_not_learned(tmp_path: Path) -> None:
+    """In the turns template: the same ids, of which the last answer's alone are marked."""
+    reader = chat_reader(tmp_path, None, special=SPECIAL, kind="messages", form="turns")
+    whole, last = (reader.encoder.encode(talk) for talk in (TALK, TALK.with_last_answer_alone()))
+    assert isinstance(whole, EncodedRow) and isinstance(last, EncodedRow)
+    assert whole.input_ids.tolist() == last.input_ids.tolist()
+    assert reader.tokenizer.decode(last.input_ids[last.answer_mask]) == "8.<|endoftext|>"
+    assert reader.tokenizer.decode(whole.input_ids[whole.answer_mask]) == "4.<|endoftext|>8.<|endoftext|>"
+
+
+def test_the_setting_is_of_conversations(tmp_path: Path) -> None:
+    turns = [{"role": turn.role, "content": turn.content} for turn in TALK.messages]
+    talks = tmp_path / "talks.jsonl"
+    talks.write_text("".join(json.dumps({"messages": [*turns[:-1], turns[-1] | {"content": t}]}) + "\n" for t in "ab"))
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text("".join(json.dumps({"prompt": t, "completion": t}) + "\n" for t in "ab"))
+
+    def config(path: Path) -> DataConfig:
+        return DataConfig(train={"path": str(path)}, held_out={"fraction": 0.5}, learned_answers="last")
+
+    splits = load_examples(config(talks))
+    assert sorted(example.answers for example in (*splits.train, *splits.held_out)) == [("a",), ("b",)]
+    with pytest.raises(ConfigError, match="is of conversations"):
+        load_examples(config(pairs))

@@ -11,7 +11,7 @@ from tokenizers import models as token_models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from distillab.data.collation import IndexedRow
-from distillab.data.examples import Example, pair_example
+from distillab.data.examples import Example, Kind, pair_example
 from distillab.data.reading import Reader, load_reader
 
 CHATML = (
@@ -31,11 +31,13 @@ def sums(count: int = 4) -> tuple[Example, ...]:
 
 def chat_reader(
     folder: Path,
-    template: str = CHATML,
+    template: str | None = CHATML,
     *,
     special: Sequence[str] = SPECIAL,
     eos: str = "<|endoftext|>",
     texts: Sequence[str] = (),
+    kind: Kind = "pair",
+    form: str = "auto",
 ) -> Reader:
     """A byte-level tokenizer in a folder, whose EOS (of ChatML) is not the token that ends a turn."""
     tokenizer = Tokenizer(token_models.BPE())
@@ -52,7 +54,7 @@ def chat_reader(
         tokenizer_object=tokenizer, eos_token=eos, pad_token=special[0], chat_template=template
     )
     fast.save_pretrained(folder)
-    return load_reader(str(folder), revision=None, template="auto", kind="pair", max_tokens=160)
+    return load_reader(str(folder), revision=None, template=form, kind=kind, max_tokens=160)
 
 
 def trained(reader: Reader, rows: Sequence[Example], *, steps: int = 120) -> LlamaForCausalLM:

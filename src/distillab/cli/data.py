@@ -62,7 +62,7 @@ def _show(recipe: RunRecipe | StudyRecipe, show: int, *, whole_file: bool) -> No
     from distillab.data.encoding import Encoder
     from distillab.data.shapes import recognise, to_examples
     from distillab.data.sources import read_rows
-    from distillab.data.splits import load_examples
+    from distillab.data.splits import load_examples, with_learned_answers
     from distillab.data.templates import resolve_template
     from distillab.data.view import coloured, marked
     from distillab.pairing.embedded import require_embedded
@@ -83,7 +83,7 @@ def _show(recipe: RunRecipe | StudyRecipe, show: int, *, whole_file: bool) -> No
         rows = read_rows(config.train)
         shape = recognise(rows, config.train.columns)
         examples = to_examples(rows, columns=config.train.columns, prompt_share=config.prompt_share)
-        parts = [(config.train.path, examples)]
+        parts = [(config.train.path, with_learned_answers(examples, shape, config))]
     else:
         splits = load_examples(config)
         shape, overlap = splits.shape, splits.overlap

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -69,6 +69,11 @@ class DataConfig(Settings):
     template: str = Field(
         default="auto",
         description="auto, plain, chat, alpaca, turns, or your own text that contains {prompt}",
+    )
+    learned_answers: Literal["all", "last"] = Field(
+        default="all",
+        description="conversations only: every answer is learned, or the last one alone, with the earlier ones as its "
+        "chat template writes them then (some drop their reasoning)",
     )
     prompt_share: float = Field(
         default=0.25, gt=0, lt=1, description="plain text only: the share that is the prompt when generating"

@@ -54,7 +54,7 @@ class Chat(Template):
         self._opening, self.end_of_turn = self._find_ends()
 
     def render(self, example: Example) -> tuple[RenderedSegment, ...]:
-        """A given and a learned segment for every answer.
+        """A given and a learned segment for every answer that is learned.
 
         Raises:
             DataError: the template refuses the conversation, rewrites earlier turns, or begins an answer otherwise
@@ -66,7 +66,7 @@ class Chat(Template):
         segments: list[RenderedSegment] = []
         done = ""
         for number, turn in enumerate(turns):
-            if turn.role != "assistant":
+            if turn.role != "assistant" or not turn.learned:
                 continue
             asked = self._text(marked[:number], ask=True, origin=example.origin)
             if not asked.startswith(done):
@@ -128,7 +128,7 @@ def _rewrites(done: str, asked: str, origin: str) -> DataError:
         "The chat template rewrites earlier turns, so answers cannot be told from prompts.",
         where=f"{origin}, character {at} of the rendering",
         facts=[f"shorter: …{_around(done, at)}", f"longer:  …{_around(asked, at)}"],
-        fix="use rows of one answer (prompt and completion), or template: turns",
+        fix="learn the last answer of a conversation alone (data.learned_answers: last), or use template: turns",
     )
 
 

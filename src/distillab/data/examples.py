@@ -14,10 +14,11 @@ Role = Literal["system", "user", "assistant"]
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation. An answer that is not learned is read like a prompt."""
 
     role: Role
     content: str
+    learned: bool = True
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,8 @@ class Example:
     Attributes:
         key: stable name of the row, `Row.key`.
         origin: the place in the source, for messages.
-        kind: pair (one prompt, one answer), messages (a conversation; every assistant turn is an
-            answer), text (language modelling: prompt and answer are both learned, and
+        kind: pair (one prompt, one answer), messages (a conversation; every assistant turn that is
+            learned is an answer), text (language modelling: prompt and answer are both learned, and
             prompt + answer is exactly the text).
         prompt: what is asked; of a conversation its last user turn.
         answer: the answer; of a conversation its last assistant turn.
@@ -57,7 +58,7 @@ class Example:
     def answers(self) -> tuple[str, ...]:
         """Every answer that is learned."""
         if self.kind == "messages":
-            return tuple(message.content for message in self.messages if message.role == "assistant")
+            return tuple(turn.content for turn in self.messages if turn.role == "assistant" and turn.learned)
         return (self.prompt + self.answer,) if self.kind == "text" else (self.answer,)
 
     @property
@@ -68,6 +69,11 @@ class Example:
         if self.kind == "messages":
             return content_hash([[message.role, message.content] for message in self.messages])
         return content_hash([self.prompt, self.answer])
+
+    def with_last_answer_alone(self) -> Example:
+        """The same conversation, of which the last answer is learned and no other."""
+        *earlier, last = self.messages
+        return replace(self, messages=(*(replace(turn, learned=False) for turn in earlier), last))
 
     def with_answer(self, text: str) -> Example:
         """The same row with another final answer; key, prompt and earlier turns stay.

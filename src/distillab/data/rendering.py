@@ -144,7 +144,7 @@ class Turns(Template):
         for turn in turns:
             text += f"{_TURN_NAMES[turn.role]}:\n"
             if turn.role == "assistant":
-                segments.extend((_data(text), _answer(turn.content)))
+                segments.extend((_data(text), replace(_answer(turn.content), supervised=turn.learned)))
                 text = "\n\n"
             else:
                 text += f"{turn.content}\n\n"

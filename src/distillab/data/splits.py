@@ -77,9 +77,28 @@ def load_examples(config: DataConfig) -> Splits:
     for part, part_name in zip((train, held_out), names, strict=True):
         if not part:
             raise DataError("One part of the data has no rows.", where=part_name)
+    train, held_out = (with_learned_answers(part, shape, config) for part in (train, held_out))
     known = {example.content for example in train}
     overlap = sum(example.content in known for example in held_out)
     return Splits(train, held_out, shape, held_shape, names, overlap)
+
+
+def with_learned_answers(examples: list[Example], shape: Shape, config: DataConfig) -> list[Example]:
+    """The examples with those answers learned that the settings say.
+
+    Raises:
+        ConfigError: the last answers alone of rows that are no conversations.
+    """
+    if config.learned_answers == "all":
+        return examples
+    if shape.kind != "messages":
+        raise ConfigError(
+            "data.learned_answers: last is of conversations; other rows have one answer.",
+            where=config.train.path,
+            facts=[f"rows: {shape}"],
+            fix="leave learned_answers out",
+        )
+    return [example.with_last_answer_alone() for example in examples]
 
 
 def _by_column(rows: Sequence[Row], column: str, value: str) -> list[bool]:
