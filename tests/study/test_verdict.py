@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from distillab.records import AccessLevel, ArmResult, Interval
-from distillab.study.results import verdict
+from distillab.report.table import interval_tone
+from distillab.study.results import _adjusted, verdict
 
 
 def _arm(name: str, access: AccessLevel, mean: float, *, across: bool = False, shows: str | None = None) -> ArmResult:
@@ -33,7 +34,10 @@ def test_levels_of_access_are_told_apart_by_the_teachers_tokens() -> None:
             _arm("broken", "logits", 3.0, across=True, shows="an error"),
         ]
     )
-    same, across, failures = text.split(". ")
+    same, across, several, failures = text.split(". ")
+    assert several == (
+        "Each interval is of its comparison alone; better or worse is claimed of all 3 together at 5 % (Holm)"
+    )
     assert same == (
         "Held against SFT on the same rows: "
         "logits (logits) is better by 0.090 nats a token (95 % interval -0.100 to -0.080)"
@@ -48,3 +52,29 @@ def test_one_kind_of_teacher_alone(across: bool) -> None:
     text = verdict([_arm("logits", "logits", 0.05, across=across)])
     assert text.startswith("Held against SFT on the same rows") and text.endswith("(95 % interval +0.040 to +0.060).")
     assert ("tokenizers" in text) == across
+
+
+def test_what_one_comparison_would_claim_is_open_where_several_do_not() -> None:
+    alone = _arm("logits", "logits", -0.05)
+    assert alone.against_sft is not None
+    weak = alone.against_sft.model_copy(update={"p": 0.03, "adjusted_p": 0.12, "comparisons": 4})
+    text = verdict([alone.model_copy(update={"against_sft": weak})])
+    assert "logits (logits) cannot be told from SFT: -0.050 nats a token" in text
+    assert "(95 % interval -0.060 to -0.040; p 0.12 by Holm)" in text
+    assert (interval_tone(weak), interval_tone(alone.against_sft)) == ("even", "good")
+
+
+def test_a_shown_failure_is_no_comparison_to_adjust_for() -> None:
+    arms = [
+        _arm("logits", "logits", -0.09),
+        _arm("seqkd", "text", -0.02),
+        _arm("broken", "logits", 3.0, shows="an error"),
+    ]
+    given = [
+        arm.model_copy(update={"against_sft": arm.against_sft.model_copy(update={"p": p})})
+        for arm, p in zip(arms, (0.001, 0.03, 1e-9), strict=True)
+        if arm.against_sft is not None
+    ]
+    found = [arm.against_sft for arm in _adjusted(given)]
+    assert [None if one is None else one.adjusted_p for one in found] == [0.002, 0.03, None]
+    assert [None if one is None else one.outcome for one in found] == ["better", "better", "worse"]

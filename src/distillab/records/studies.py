@@ -13,6 +13,8 @@ from distillab.records.pairing import TokenizerContract
 from distillab.records.runs import CurvePoint, EvaluationRecord, ReferenceLines, RunCost
 from distillab.records.sources import AnswerStoreCounts, CacheUse, EncodingCounts, SpanCounts
 
+_ERROR = 0.05
+
 
 class Interval(Record):
     """A paired difference with its 95 % interval."""
@@ -20,6 +22,21 @@ class Interval(Record):
     mean: float
     low: float
     high: float
+    p: float | None = Field(
+        default=None, description="of no difference, for this comparison alone; None in older records"
+    )
+    adjusted_p: float | None = Field(
+        default=None,
+        description="Holm's, over all arms held against SFT; None for a demonstration, and in older records",
+    )
+    comparisons: int | None = Field(default=None, description="over which adjusted_p is adjusted")
+
+    @property
+    def outcome(self) -> Literal["better", "worse", "open"]:
+        """What may be claimed at 5 %; of several comparisons by the adjusted p-value. Less is better."""
+        if self.low <= 0 <= self.high or (self.adjusted_p is not None and self.adjusted_p >= _ERROR):
+            return "open"
+        return "better" if self.mean < 0 else "worse"
 
 
 class EndPoint(Record):

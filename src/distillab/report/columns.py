@@ -76,13 +76,17 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
         "Exact / normalised match",
         "share of greedy answers equal to the reference, as written / with case, space and punctuation evened out.",
     ),
-    ("ROUGE-L", "F-measure of the longest common subsequence of words with the reference, × 100."),
+    (
+        "ROUGE-L",
+        "F-measure of the longest common subsequence of words with the reference, × 100; words of every script.",
+    ),
     ("Stops by EOS", "share of greedy answers that the model ended itself rather than being cut at the limit."),
     ("± ", "sample standard deviation over training seeds; it says nothing about other data."),
     (
         "Δ to SFT",
         "held-out nats/token minus those of SFT, paired over seeds and rows, with a 95 % interval. Negative is better. "
-        "An interval that holds zero is no difference that this study can tell.",
+        "An interval that holds zero is no difference that this study can tell. Each is of one comparison alone; "
+        "“better” and “worse” are claimed of all arms together at 5 % (Holm’s adjusted p-values).",
     ),
     ("Log V", "the loss of a model that gives every token of the vocabulary the same probability."),
     ("Unigram", "the loss of a model that knows only how often each token occurs in the training answers."),

@@ -163,10 +163,9 @@ def _delta_cell(entry: Entry) -> Cell:
 
 
 def interval_tone(interval: Interval) -> Literal["good", "bad", "even"]:
-    """good: the whole interval is below zero; bad: above; even: it holds zero."""
-    if interval.high < 0:
-        return "good"
-    return "bad" if interval.low > 0 else "even"
+    """good: better than the baseline, by `Interval.outcome`; bad: worse; even: not told apart."""
+    tones: dict[str, Literal["good", "bad", "even"]] = {"better": "good", "worse": "bad", "open": "even"}
+    return tones[interval.outcome]
 
 
 def _notes(found: Sequence[Entry], groups: Sequence[Group]) -> tuple[str, ...]:

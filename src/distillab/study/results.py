@@ -29,7 +29,7 @@ from distillab.records import (
 from distillab.study.environment import environment
 from distillab.study.folder import read_held_out
 from distillab.study.prepare import Prepared
-from distillab.study.statistics import paired_interval
+from distillab.study.statistics import adjusted, paired_interval
 
 _SAMPLES = 10
 _Counts = TypeVar("_Counts", EncodingCounts, AnswerStoreCounts, SpanCounts)
@@ -53,7 +53,7 @@ def assemble(
     """
     folder = Path(recipe.output)
     by_arm = {arm.name: [record for record in records if record.arm == arm.name] for arm in recipe.arms}
-    arms = tuple(_arm(folder, name, runs, by_arm["sft"]) for name, runs in by_arm.items())
+    arms = _adjusted([_arm(folder, name, runs, by_arm["sft"]) for name, runs in by_arm.items()])
     vocabulary = len(prepared.student.tokenizer)
     return StudyResults(
         title=recipe.title,
@@ -89,6 +89,11 @@ def verdict(arms: Sequence[ArmResult]) -> str:
     if other:
         joined = " Across" if same else "Held against SFT on the same rows, across"
         text += f"{joined} tokenizers, from a teacher with other tokens: {other}."
+    if len(real) > 1:
+        text += (
+            f" Each interval is of its comparison alone; better or worse is claimed of all {len(real)} together at 5 % "
+            "(Holm)."
+        )
     shown = [arm.name for arm in arms if arm.demonstrates is not None]
     if shown:
         text += f" Shown as failures, not as results: {', '.join(shown)}."
@@ -104,10 +109,12 @@ def _each(arms: Sequence[ArmResult]) -> str:
 
 def _compared(difference: Interval) -> str:
     interval = f"95 % interval {difference.low:+.3f} to {difference.high:+.3f}"
-    if difference.high < 0:
+    if difference.outcome == "better":
         return f"is better by {-difference.mean:.3f} nats a token ({interval})"
-    if difference.low > 0:
+    if difference.outcome == "worse":
         return f"is worse by {difference.mean:.3f} nats a token ({interval})"
+    if not difference.low <= 0 <= difference.high:
+        interval += f"; p {difference.adjusted_p:.2g} by Holm"
     return f"cannot be told from SFT: {difference.mean:+.3f} nats a token ({interval})"
 
 
@@ -126,6 +133,13 @@ def _arm(folder: Path, name: str, runs: Sequence[RunRecord], sft: Sequence[RunRe
         costs=tuple(run.cost for run in runs),
         against_sft=None if name == "sft" else _against(folder, runs, sft),
     )
+
+
+def _adjusted(arms: Sequence[ArmResult]) -> tuple[ArmResult, ...]:
+    """The arms with p-values for all comparisons together; a shown failure is no comparison."""
+    family = {arm.name: arm.against_sft for arm in arms if arm.demonstrates is None and arm.against_sft is not None}
+    by_name = dict(zip(family, adjusted(list(family.values())), strict=True))
+    return tuple(arm.model_copy(update={"against_sft": by_name.get(arm.name, arm.against_sft)}) for arm in arms)
 
 
 def _across(run: RunRecord) -> bool:

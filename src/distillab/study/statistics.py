@@ -1,53 +1,158 @@
-"""Intervals for paired differences over seeds and rows."""
+"""Intervals for paired differences over seeds and rows, and what several comparisons do to their error rate.
+
+Shape letters: N studies (1 outside of simulations), S seeds, R held-out rows.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import brentq
 from scipy.stats import t as student_t
 
 from distillab.records import Interval
 
+Floats = NDArray[np.float64]
+
+# Share of the error rate that the t over seeds is given. Seed effects are often skewed (one bad run), and the t of few
+# skewed values covers 88 % where it promises 95; with two seeds it is as wide as it can usefully be.
+_SEED_SHARE = {2: 1.0, 3: 0.82}
+_SEED_SHARE_OF_MORE = 0.58
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A mean difference and the two parts of its variance; arrays (N,), one entry a study.
+
+    Attributes:
+        mean: nats a token.
+        by_seed: variance over seeds of the mean, with what seeds and rows do together; 0 with one seed.
+        by_row: variance over rows beyond that.
+        seeds, rows: how many.
+    """
+
+    mean: Floats
+    by_seed: Floats
+    by_row: Floats
+    seeds: int
+    rows: int
+
+    def half_width(self, error: float) -> Floats:
+        """Half the width of the interval that misses with the probability `error`.
+
+            H² = t²(S − 1; error · share) · V_seed + t²(R − 1; error) · V_row
+
+        Two intervals, each with its own degrees of freedom, added in quadrature (MOVER): never narrower than t over
+        seeds, and not as wide as t with S − 1 degrees of freedom would be where rows rule.
+
+        Source: Howe 1974; Zou and Donner 2008, Construction of confidence limits about effect measures (MOVER).
+        """
+        square = np.zeros_like(self.mean)
+        if self.seeds > 1:
+            share = _SEED_SHARE.get(self.seeds, _SEED_SHARE_OF_MORE)
+            square = square + _t(error * share, self.seeds - 1) ** 2 * self.by_seed
+        if self.rows > 1:
+            square = square + _t(error, self.rows - 1) ** 2 * self.by_row
+        return np.sqrt(square)
+
+
+def spread(differences_NSR: Floats, tokens_NR: Floats) -> Spread:
+    """Mean and variance of N paired comparisons, each of S seeds on the same R rows.
+
+    The model is crossed: a difference has a part of its seed, one of its row, and one of seed and row together. The
+    last one is in the variance over seeds (S seed means) and in that over rows (the ratio estimator's linearised
+    residuals of the mean over seeds); it is estimated from what both leave over, and counted once.
+
+    Args:
+        differences_NSR: nats of a row, arm − baseline.
+        tokens_NR: scored tokens of the row.
+    """
+    _, seeds, rows = differences_NSR.shape
+    total_N = tokens_NR.sum(axis=1)
+    by_seed_NS = differences_NSR.sum(axis=2) / total_N[:, None]
+    mean_N = by_seed_NS.mean(axis=1)
+    none = np.zeros_like(mean_N)
+    row_means_NR = differences_NSR.mean(axis=1)
+    residuals_NR = row_means_NR - mean_N[:, None] * tokens_NR
+    correction = rows / max(rows - 1, 1) / total_N**2
+    over_rows_N = (residuals_NR**2).sum(axis=1) * correction
+    if seeds == 1:
+        return Spread(mean_N, none, over_rows_N, seeds, rows)
+    off_N1S = (by_seed_NS - mean_N[:, None])[:, :, None]
+    left_over_NSR = differences_NSR - row_means_NR[:, None] - off_N1S * tokens_NR[:, None]
+    together_N = (left_over_NSR**2).sum(axis=(1, 2)) / (seeds - 1) / seeds * correction
+    by_row_N = np.maximum(over_rows_N - together_N, 0.0)
+    return Spread(mean_N, by_seed_NS.var(axis=1, ddof=1) / seeds, by_row_N, seeds, rows)
+
 
 def paired_interval(
-    arm: Sequence[NDArray[np.float64]],
-    base: Sequence[NDArray[np.float64]],
-    tokens: NDArray[np.float64],
+    arm: Sequence[Floats],
+    base: Sequence[Floats],
+    tokens: Floats,
     *,
     confidence: float = 0.95,
 ) -> Interval:
     """Difference of nats a token, arm − base, with an interval over seeds and over rows.
 
     Both sides were trained with the same seeds and judged on the same rows, so differences are formed
-    seed by seed and row by row before anything is averaged. Two sources of variance are added: between
-    seeds (S differences), and between rows (the ratio estimator's linearised residuals of the seed mean).
-    The degrees of freedom are Satterthwaite's, so that three seeds give the wide interval they deserve.
+    seed by seed and row by row before anything is averaged. See `spread` and `Spread.half_width`; how often it covers
+    the truth is simulated in `bench/intervals.py`.
 
     Args:
         arm, base: for each seed, (R,) nats of each row.
         tokens: (R,) scored tokens of each row.
     Returns:
-        mean, low, high in nats a token; low and high are infinite with one seed and one row.
+        mean, low, high in nats a token, and the p-value of no difference; low and high are infinite with one seed and
+        one row.
     """
-    differences = np.stack(arm) - np.stack(base)  # (S, R)
-    seeds, rows = differences.shape
-    total = float(tokens.sum())
-    by_seed = differences.sum(axis=1) / total
-    mean = float(by_seed.mean())
-    parts: list[tuple[float, int]] = []
-    if seeds > 1:
-        parts.append((float(by_seed.var(ddof=1)) / seeds, seeds - 1))
-    if rows > 1:
-        residuals = differences.mean(axis=0) - mean * tokens
-        parts.append((float((residuals**2).sum()) * rows / (rows - 1) / total**2, rows - 1))
-    variance = sum(part for part, _ in parts)
-    if not parts:
-        return Interval(mean=mean, low=-math.inf, high=math.inf)
-    if variance == 0.0:
-        return Interval(mean=mean, low=mean, high=mean)
-    freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts)
-    half = float(student_t.ppf(0.5 + confidence / 2, freedom)) * math.sqrt(variance)
-    return Interval(mean=mean, low=mean - half, high=mean + half)
+    found = spread((np.stack(arm) - np.stack(base))[None], tokens[None])
+    mean = float(found.mean[0])
+    if found.seeds == 1 and found.rows == 1:
+        return Interval(mean=mean, low=-math.inf, high=math.inf, p=1.0)
+    half = float(found.half_width(1 - confidence)[0])
+    return Interval(mean=mean, low=mean - half, high=mean + half, p=p_value(found))
+
+
+def p_value(found: Spread) -> float:
+    """The error rate at which the interval of one comparison just touches 0."""
+    mean = abs(float(found.mean[0]))
+
+    def over(log_error: float) -> float:
+        return float(found.half_width(math.exp(log_error))[0]) - mean
+
+    least = math.log(1e-12)
+    if not mean > 0.0:
+        return 1.0
+    if over(least) <= 0.0:
+        return math.exp(least)
+    return math.exp(float(brentq(over, least, 0.0))) if over(0.0) < 0.0 else 1.0
+
+
+def adjusted(intervals: Sequence[Interval]) -> list[Interval]:
+    """Several comparisons with one baseline, in the same order, with Holm's p-values beside their own.
+
+    Of the arms that are like the baseline, none has an adjusted p-value below 0.05 in 95 of 100 studies, however the
+    arms depend on each other. The intervals stay those of each comparison alone.
+
+    Source: Holm 1979, A simple sequentially rejective multiple test procedure.
+    """
+    found = list(intervals)
+    largest = 0.0
+    order = sorted(range(len(found)), key=lambda index: _p(found[index]))
+    for place, index in enumerate(order):
+        largest = max(largest, min(1.0, _p(found[index]) * (len(found) - place)))
+        found[index] = found[index].model_copy(update={"adjusted_p": largest, "comparisons": len(found)})
+    return found
+
+
+def _p(interval: Interval) -> float:
+    assert interval.p is not None  # of `paired_interval`
+    return interval.p
+
+
+def _t(error: float, freedom: int) -> float:
+    return float(student_t.isf(error / 2, freedom))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from distillab.doctor.run.series import RunSeries
 from distillab.doctor.run.trends import slope
-from distillab.records import Examined, Finding, StudyResults
+from distillab.records import Examined, Finding, Interval, StudyResults
 
 _FEWEST = 5
 _STILL = 0.05
@@ -50,7 +50,7 @@ def examine_budget(series: RunSeries) -> Examined:
 
 
 def examine_differences(results: StudyResults) -> Examined:
-    """Arms whose difference from SFT is within its interval.
+    """Arms that cannot be told from SFT, by their interval, or once all comparisons are taken together.
 
     Args:
         results: of a finished study.
@@ -59,9 +59,7 @@ def examine_differences(results: StudyResults) -> Examined:
     looked_at = f"{len(compared)} arms against SFT"
     if not compared:
         return Examined(probe="study-differences", looked_at=looked_at, not_done="no arm is compared with SFT")
-    unclear = [
-        arm for arm in compared if arm.against_sft is not None and arm.against_sft.low <= 0 <= arm.against_sft.high
-    ]
+    unclear = [arm for arm in compared if arm.against_sft is not None and arm.against_sft.outcome == "open"]
     if not unclear:
         return Examined(probe="study-differences", looked_at=looked_at)
     finding = Finding(
@@ -70,12 +68,18 @@ def examine_differences(results: StudyResults) -> Examined:
         title="Some arms cannot be told from SFT at this budget.",
         seen=tuple(
             f"{arm.name}: {arm.against_sft.mean:+.3f} nats a token, 95 % interval {arm.against_sft.low:+.3f} to "
-            f"{arm.against_sft.high:+.3f} ({len(arm.seeds)} seeds)"
+            f"{arm.against_sft.high:+.3f}{_adjusted(arm.against_sft)} ({len(arm.seeds)} seeds)"
             for arm in unclear
             if arm.against_sft is not None
         ),
-        means="The interval holds zero: by seeds and rows alone, the difference could be of either sign. That is no "
-        "proof that there is none.",
+        means="By seeds and rows alone, the difference could be of either sign, or one of so many arms would differ as "
+        "much by chance. That is no proof that there is none.",
         do=("more seeds: seeds; more held-out rows: evaluation.rows", "report these arms as not told apart from SFT"),
     )
     return Examined(probe="study-differences", looked_at=looked_at, findings=(finding,))
+
+
+def _adjusted(difference: Interval) -> str:
+    """The p-value for all comparisons together, where the interval alone would tell the two apart."""
+    alone = difference.low <= 0 <= difference.high
+    return "" if alone else f", p {difference.adjusted_p:.2g} over {difference.comparisons} arms (Holm)"
