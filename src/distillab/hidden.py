@@ -11,7 +11,7 @@ import re
 
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _SECRET_WORD = re.compile(r"(TOKEN|KEY|KEYS|SECRETS?|PASSWORDS?|PASSWD|PASSPHRASE|CREDENTIALS?)\d*(_|$)", re.IGNORECASE)
-_USER_AND_PASSWORD = re.compile(r"(?<=://)[^/\s?#@]*:[^/\s?#]*@")
+_USER_AND_PASSWORD = re.compile(r"(?<=://)[^/\s?#]*:[^/\s?#]*@")
 # A shorter value may be part of any text; such a one is kept out because it is never put in.
 _SHORTEST = 8
 

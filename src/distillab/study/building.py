@@ -92,7 +92,7 @@ def plan(recipe: RunRecipe | StudyRecipe) -> list[Plan]:
 def _plan_run(recipe: RunRecipe) -> Plan:
     settings = recipe.cache or CacheConfig()
     recipe = recipe.model_copy(update={"teacher": _with_weights(recipe.teacher)})
-    location = Path(settings.folder).expanduser() if settings.folder else Path(recipe.output) / "cache"
+    location = Path(settings.folder) if settings.folder else Path(recipe.output) / "cache"
     asks = recipe.resolved().answers == "teacher"
     if settings.kinds is None:
         kinds: tuple[KindConfig, ...] | None = None

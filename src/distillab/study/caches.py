@@ -115,7 +115,7 @@ class StudyCaches:
     @property
     def _root(self) -> Path:
         folder = self.recipe.cache.folder
-        return Path(folder).expanduser() if folder else Path(self.recipe.output) / "cache"
+        return Path(folder) if folder else Path(self.recipe.output) / "cache"
 
     def _teacher(self, arm: ArmConfig) -> TeacherConfig:
         return arm.teacher or self.recipe.teacher
