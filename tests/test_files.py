@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -140,6 +141,20 @@ def test_an_error_leaves_nothing_behind(path: Path, name: str, monkeypatch: pyte
     with pytest.raises(OSError, match="Input/output"):
         WRITERS[name](path)
     assert list(path.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(("number", "raised"), [(errno.EINVAL, False), (errno.EIO, True)])
+def test_a_file_system_that_syncs_no_folders_is_enough(
+    path: Path, number: int, raised: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def files_alone(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", files_alone)
+    with pytest.raises(OSError, match="Input/output") if raised else nullcontext():
+        files.write_bytes(path, NEW)
+    assert path.read_bytes() == NEW
 
 
 def test_several_writers_leave_one_whole_file(path: Path) -> None:

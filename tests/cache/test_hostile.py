@@ -282,6 +282,13 @@ def test_a_nested_identity_and_a_nested_manifest(cache: Path) -> None:
     quickly(cache, "identity cannot be read")
 
 
+@pytest.mark.parametrize("field", ["source", "decoding", "engine"])
+def test_text_that_is_none_in_an_identity(cache: Path, field: str) -> None:
+    value = {"source": "\ud800", "decoding": {"a": "\ud800"}, "engine": {"\ud800": "1"}}[field]
+    identity_says(cache, **{field: value})
+    quickly(cache, r"identity\.json")
+
+
 def test_more_shards_than_anybody_reads_are_not_begun(tmp_path: Path) -> None:
     many = IDENTITY.model_copy(update={"rows": 2 * MOST_SHARDS + 1})
     with pytest.raises(ConfigError, match=r"(?s)too many shards.*rows_per_shard higher"):

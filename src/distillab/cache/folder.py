@@ -53,6 +53,7 @@ def read_identity(source: Source) -> CacheIdentity:
         if isinstance(version, int) and version > FORMAT_VERSION:
             raise newer_format(source.place(IDENTITY), version)
         identity = CacheIdentity.model_validate(fields)
+        _ = identity.fingerprint  # a ValueError where a text holds what UTF-8 has not
     except ValidationError as error:
         first = error.errors()[0]
         raise _bad_identity(source, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error

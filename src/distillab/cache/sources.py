@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import posixpath
+import resource
 import stat
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -24,8 +25,9 @@ from distillab.places import local_path, require_no_password
 Range = tuple[str, int, int]
 """File, first byte, the byte behind the last."""
 
-# Of a local cache. A process may have a thousand open files or so, and some systems give it 64.
-_OPEN_FILES = 16
+# Of a local cache: at most so many, and at most an eighth of what the process may have, which may be 64.
+_OPEN_FILES = 128
+_SHARE_OF_LIMIT = 8
 
 # Of lists and identities. A list has some 400 bytes a shard, so this is far beyond what a build makes.
 _LARGEST_WHOLE_BYTES = 2**29
@@ -104,8 +106,8 @@ class _OpenFile:
 
     def read(self, start: int, end: int) -> bytes:
         """The bytes that are there of this range."""
-        # the size that it has now: a range of a damaged list must not take memory for what is not there
-        end = min(end, os.fstat(self._descriptor).st_size)
+        # a range of a damaged list must not take memory for what is not there
+        end = min(end, self.size)
         parts = []
         while start < end and (part := os.pread(self._descriptor, end - start, start)):
             parts.append(part)
@@ -178,7 +180,7 @@ class LocalSource:
         except (FileNotFoundError, NotADirectoryError) as error:
             raise not_there(self.place(file)) from error
         self._open[file] = opened
-        if len(self._open) > _OPEN_FILES:
+        if len(self._open) > _most_open():
             self._open.popitem(last=False)
         return opened
 
@@ -324,6 +326,11 @@ def too_short(place: str, fact: str) -> CacheCorrupt:
         facts=[fact],
         fix="`distillab cache verify --discard` takes it out; the same build then makes it again",
     )
+
+
+def _most_open() -> int:
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _OPEN_FILES if limit == resource.RLIM_INFINITY else min(_OPEN_FILES, limit // _SHARE_OF_LIMIT)
 
 
 def _too_large(place: str, size: int) -> CacheCorrupt:
