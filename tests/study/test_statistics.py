@@ -44,7 +44,7 @@ def test_swapping_the_sides_mirrors_the_interval() -> None:
         # too narrow before: 88 to 93 %
         Cell(3, 50, "skewed", "seed"),
         Cell(3, 200, "normal", "seed"),
-        Cell(5, 50, "skewed", "seed"),
+        Cell(5, 200, "skewed", "seed"),
         # too wide before: 99 %
         Cell(5, 50, "normal", "seed × row"),
         Cell(10, 50, "heavy", "seed × row"),

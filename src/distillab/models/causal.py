@@ -26,7 +26,7 @@ _SETTINGS = ("is_decoder", "causal")
 
 
 @torch.no_grad()
-def require_causal(model: torch.nn.Module, *, role: str) -> None:
+def require_causal(model: torch.nn.Module, *, role: str, where: str | None = None) -> None:
     """Change the second half of a short random row, and see whether the logits of the first half move.
 
     Two forward passes over 16 positions, in eval mode. Nothing is drawn from torch's global generator.
@@ -34,6 +34,7 @@ def require_causal(model: torch.nn.Module, *, role: str) -> None:
     Args:
         model: with the device and attention implementation that it will run with.
         role: "student" or "teacher", for the message.
+        where: its folder or hub id, for the message.
     Raises:
         TeacherError (role "teacher") or ConfigError: they move, so that a position reads what it has to predict.
     """
@@ -47,6 +48,7 @@ def require_causal(model: torch.nn.Module, *, role: str) -> None:
         error = TeacherError if role == "teacher" else ConfigError
         raise error(
             f"The {role} reads ahead: its prediction of a token depends on that token and on later ones.",
+            where=where,
             facts=[
                 f"model: {type(bare_model(model)).__name__}",
                 f"later tokens changed, and earlier logits moved by {moved:.2g} of their standard deviation "

@@ -60,7 +60,7 @@ def load_model(
     _require_fitting(model, info, path=path, role=role)
     require_loaded_as_stored(model, quantisation(config), path=path, role=role)
     ready = (model if device_map else _moved(model, device)).eval()
-    require_causal(ready, role=role)
+    require_causal(ready, role=role, where=path)
     return ready
 
 
@@ -135,7 +135,7 @@ def random_model(path: str, *, seed: int, dtype: str, device: torch.device, revi
     wanted = torch.float32 if dtype == "auto" else getattr(torch, dtype)
     with library_errors(ConfigError, "The config.json is not one of a causal language model.", where=path):
         model = _moved(model_of(config, dtype=wanted), device).eval()
-    require_causal(model, role="student")
+    require_causal(model, role="student", where=path)
     return model
 
 
