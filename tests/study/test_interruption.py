@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from safetensors.torch import load_file
 from distillab.config import RunRecipe, load_recipe
 from distillab.errors import StorageError
 from distillab.files import require_space
+from distillab.interruption import Interrupted, finishing, handled, requested
 from distillab.study.run import execute
 from tests.processes import LIMIT_S, ended, start_distillab, start_python, steps_done, wait_for
 
@@ -171,3 +174,46 @@ def test_two_processes_of_one_run_stop_after_the_same_step_and_go_on(
     code, err = ended(start_python(*launch, str(recipe)))
     assert code == 0, err
     assert _steps(tmp_path / "run") == list(range(1, 61))
+
+
+def test_handlers_are_the_command_lines_alone_and_leave_nothing_behind() -> None:
+    before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+    assert before[0] is signal.default_int_handler or before[0] is signal.SIG_IGN  # importing installs none
+    with handled():
+        assert signal.getsignal(signal.SIGTERM) is not before[1]
+        with pytest.raises(Interrupted) as stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.value.exit_code == 143
+        heard = []
+
+        def work() -> None:
+            with finishing():
+                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), signal.SIGTERM)  # torchrun and the cluster may both send one
+                heard.append(requested())
+
+        with pytest.raises(Interrupted):
+            work()
+        assert heard == [signal.SIGTERM]
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == before and requested() is None
+
+    def elsewhere() -> None:
+        with handled():
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    seen: list[object] = []
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert seen == [before[1]]
+
+
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    """As under nohup."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with handled():
+            os.kill(os.getpid(), signal.SIGINT)
+            assert requested() is None
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from distillab.errors import DataError, NumericsError
+from distillab.errors import DataError, NumericsError, StorageError
 from distillab.progress import Progress
 from distillab.records import LikelihoodMetrics, ReferenceLines
 from distillab.study.journal import Journal, read_curve, read_journal, read_totals
@@ -153,3 +153,19 @@ def test_a_figure_that_is_not_finite_stops_the_run_and_is_never_written(tmp_path
     with pytest.raises(NumericsError, match=r"(?s)step 1.*terms\.cross_entropy: inf"):
         journal.step(_report(1, loss=float("inf")))
     assert _steps(path) == [(0, False)]
+
+
+def test_a_full_disk_is_named_and_loses_nothing_that_was_measured(stopped: tuple[Path, Checkpoint]) -> None:
+    """/dev/full fails every write as a full disk does."""
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    path, checkpoint = stopped
+    journal = _journal(path, checkpoint)
+    kept = path.rename(path.with_name("kept"))
+    path.symlink_to("/dev/full")
+    with pytest.raises(StorageError, match=r"(?s)no room.*metrics\.jsonl.*it resumes"):
+        journal.step(_report(4))
+    kept.replace(path)
+    journal = _journal(path, checkpoint)
+    journal.step(_report(4))
+    assert _steps(path) == WHOLE[:-3]

@@ -141,6 +141,22 @@ def test_without_flock_a_file_counts_while_its_process_lives(tmp_path: Path) -> 
         pass
 
 
+def test_a_file_that_its_holder_deletes_meanwhile_is_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opened just before its last holder deleted it, and locked just after the next one made another."""
+    path, flock = tmp_path / ".lock", fcntl.flock
+    path.touch()
+
+    def late(descriptor: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        path.unlink()
+        path.touch()
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with held(tmp_path), pytest.raises(ConfigError, match="Another process"), held(tmp_path):
+        pass
+
+
 def test_many_starters_at_once_never_hold_it_together(tmp_path: Path) -> None:
     """The holder deletes the file at its end, while others open it."""
     code = f"""
