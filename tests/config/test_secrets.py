@@ -70,7 +70,8 @@ def test_a_secret_that_is_not_set_is_said() -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["https://somebody:pa55-word@host/x", "s3://k:pa55-word@bucket", "a b://u:pa55-word@h", "x://u@v:p@pa55-word@h"]
+    "address",
+    ["https://somebody:pa55-word@host/x", "s3://k:pa55-word@bucket", "a b://u:pa55-word@h", "x://u@v:p@pa55-word@h"],
 )
 @pytest.mark.parametrize("key", ["teacher.cache", "teacher.path", "student.path", "output", "name", "data.train.path"])
 def test_a_password_in_an_address_is_refused_and_not_repeated(key: str, address: str, tmp_path: Path) -> None:
