@@ -152,6 +152,12 @@ def added_mask_in_bfloat16_of_a_batch_without_padding(world):
 
 
 @fault("attention-mask-kind", "warning", only=TWO)
+def added_mask_of_integers(world):
+    batch = world.good()
+    return batch | {"attention_mask": -10_000 * (1 - batch["attention_mask"])}
+
+
+@fault("attention-mask-kind", "warning", only=TWO)
 def table_of_zeros_and_ones_in_floats(world):
     batch = world.good()
     return batch | {"attention_mask": causal(batch).float()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -105,3 +107,32 @@ def test_a_row_is_shown_with_its_mask(materials):
 def test_the_number_of_what_is_not_scored_is_no_token(materials):
     with pytest.raises(ConfigError):
         examine({"input_ids": IDS, "labels": IDS}, tokenizer_of(materials, "tok512"), ignore_index=ID)
+
+
+WIDE = torch.zeros(1, 1, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("mask", "said"),
+    [
+        (torch.tensor([[0.5, 1.0, 0.0]]), "neither 0 and 1 nor added"),
+        ([[0.5, 1.0, 0.0]], "neither 0 and 1 nor added"),
+        (torch.full((1, 3), float("nan")), "neither 0 and 1 nor added"),
+        (WIDE.expand(1, 4, 3, 3)[:, :, :, :2], r"\(1, 4, 3, 2\) is not judged"),
+        (torch.zeros(1).expand(1, 10**6, 10**6), r"\(1, 1000000, 1000000\) is not judged"),
+        (torch.zeros(1, 1, 3, 3, device="meta"), "is not judged"),
+        (WIDE.to(torch.complex64), "is not judged"),
+        (WIDE.to_sparse(), "is not judged"),
+        (torch.full((1, 1, 3, 3), float("nan")), "it holds NaN"),
+        ([[[1.0, 1.0, 1.0]]], "3 dimensions"),
+    ],
+)
+def test_a_mask_that_cannot_be_judged_is_named_and_the_rest_is_read(mask, said):
+    given = read_batches({"input_ids": IDS, "labels": IDS, "attention_mask": mask})
+    (note,) = given.notes
+    assert re.search(said, note) and given.rows[0].attention is None
+
+
+def test_a_mask_of_floats_in_another_size_is_refused_as_one_of_integers():
+    with pytest.raises(ShapeError, match="attention_mask"):
+        read_batches({"input_ids": IDS, "labels": IDS, "attention_mask": torch.zeros(1, 4)})

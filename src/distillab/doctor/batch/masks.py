@@ -47,9 +47,10 @@ def read_masks(value: object, lengths: Sequence[int]) -> GivenMasks | str | None
     if isinstance(value, (torch.Tensor, np.ndarray)):
         if value.ndim > 2:
             return _tables(value, lengths)
-        expected = (len(lengths), *lengths[:1])
-        shapes = (expected, expected[1:]) if len(lengths) == 1 else (expected,)
-        return _lines(list(_floats(value).reshape(expected))) if _is_float(value) and value.shape in shapes else None
+        # a size that is not that of the ids is told where ids are read; nothing of any size is copied before
+        size = int(np.prod(value.shape, dtype=object))
+        read = _is_float(value) and _is_plain(value) and value.ndim > 0 and 0 < size <= MAX_ENTRIES
+        return _lines(list(_floats(value).reshape(-1, value.shape[-1]))) if read else None
     depth = _depth(value)
     if depth > 2:
         return f"attention_mask has {depth} dimensions and is not judged"
@@ -60,6 +61,13 @@ def read_masks(value: object, lengths: Sequence[int]) -> GivenMasks | str | None
     if not any(isinstance(item, float) for item in items) or not all(isinstance(item, (int, float)) for item in items):
         return None
     return _lines([np.array(row, dtype=np.float64) for row in rows])
+
+
+def of_integers(rows: list[Ints]) -> GivenMasks:
+    """Masks of integers or booleans, a number a token: 0 beside -10000 is made to be added too."""
+    values = np.concatenate(rows) if rows else np.array([], dtype=np.int64)
+    added = bool(len(values)) and int(values.min()) <= HIDES and bool(((values == 0) | (values <= HIDES)).all())
+    return GivenMasks([(row > HIDES).astype(np.int64) for row in rows] if added else rows, added=added)
 
 
 def _depth(value: object) -> int:
@@ -73,6 +81,13 @@ def _depth(value: object) -> int:
 
 def _is_float(value: torch.Tensor | NDArray[np.generic]) -> bool:
     return value.is_floating_point() if isinstance(value, torch.Tensor) else value.dtype.kind == "f"
+
+
+def _is_plain(value: torch.Tensor | NDArray[np.generic]) -> bool:
+    if isinstance(value, torch.Tensor):
+        stored = value.layout == torch.strided and value.device.type != "meta"
+        return stored and not (value.is_complex() or value.is_quantized)
+    return value.dtype.kind in "biuf"
 
 
 def _floats(value: torch.Tensor | NDArray[np.generic]) -> NDArray[np.float64]:
@@ -95,7 +110,7 @@ def _lines(rows: list[NDArray[np.float64]]) -> GivenMasks | str:
 def _tables(value: torch.Tensor | NDArray[np.generic], lengths: Sequence[int]) -> GivenMasks | str:
     shape = tuple(int(side) for side in value.shape)
     unread = f"attention_mask of the shape {shape} is not judged"
-    if isinstance(value, torch.Tensor) and (value.layout != torch.strided or value.device.type == "meta"):
+    if not _is_plain(value):
         return unread
     if len(shape) not in (3, 4) or 0 in shape or len(set(lengths)) != 1:
         return unread
@@ -107,6 +122,8 @@ def _tables(value: torch.Tensor | NDArray[np.generic], lengths: Sequence[int]) -
     one = value[:, 0] if len(shape) == 4 else value
     logical = one.dtype == torch.bool if isinstance(one, torch.Tensor) else one.dtype.kind == "b"
     parts = [_floats(part) for part in one]
+    if any(np.isnan(part).any() for part in parts):
+        return f"{unread}: it holds NaN"
     added = not logical and not any((part > 0).any() for part in parts)
     reads = [np.broadcast_to(part > HIDES if added else part > 0, (length, length)) for part in parts]
     return GivenMasks(

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distillab.doctor.batch.masks import GivenMasks, read_masks
+from distillab.doctor.batch.masks import GivenMasks, of_integers, read_masks
 from distillab.doctor.batch.masks import Ints as Ints
 from distillab.errors import DataError, ShapeError
 
@@ -185,7 +185,7 @@ def _masks(value: object, ids: list[Ints], number: int) -> GivenMasks | str:
         return GivenMasks(None)
     read = read_masks(value, [len(row) for row in ids])
     if read is None:
-        read = GivenMasks(_rows(value, "attention_mask", number, booleans=True))
+        read = of_integers(_rows(value, "attention_mask", number, booleans=True))
     if isinstance(read, GivenMasks) and read.rows is not None:
         _require_equal(ids, read.rows, "attention_mask", number)
     return read
