@@ -24,7 +24,7 @@ from bench.machine import ROOT
 from distillab.config.data import SourceConfig
 from distillab.data.encoding import EncodedRow
 from distillab.data.reading import load_reader
-from distillab.data.shapes import to_examples
+from distillab.data.row_examples import to_examples
 from distillab.data.sources import read_rows
 from distillab.doctor.pair.judging import verdict
 from distillab.doctor.pair.measures import measure_signal, tokens_test

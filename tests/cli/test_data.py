@@ -49,6 +49,8 @@ def test_a_real_file_with_a_real_tokenizer(run, materials):
     assert shown.count("⟦") == 1
     assert "pair (question/answer)" in shown
     assert "template plain" in shown
+    assert "max_tokens 512" in shown
+    assert "sampled:" not in shown
     assert [line.split() for line in shown.splitlines() if line.startswith("  rows")] == [["rows", "50"]]
     assert "supervised tokens" in shown
 
@@ -87,6 +89,33 @@ def test_recipes_of_runs_and_studies(run, tmp_path, materials, extra):
     rows = [int(line.split()[1]) for line in shown.splitlines() if line.startswith("  rows")]
     assert rows == [16, 4]
     assert "also in the training part: 0" in shown
+
+
+def test_a_large_file_is_sampled_unless_all_is_asked_for(run, tmp_path, materials):
+    rows = [json.dumps({"prompt": f"say {n}", "answer": str(n)}) for n in range(1500)]
+    path = tmp_path / "rows.jsonl"
+    # what stands behind the sample is not read
+    path.write_text("\n".join([*rows, "{broken"]) + "\n")
+    arguments = (path, "--tokenizer", materials / "tokenizers" / "tok512", "--show", "1")
+    shown = run(*arguments)
+    assert "sampled: the first 1,000 rows" in shown
+    assert "  rows                   1,000" in shown
+    with pytest.raises(DataError, match="line 1501: not JSON"):
+        run(*arguments, "--all")
+    shown = run(*arguments, "--all", "data.on_bad_row=skip")
+    assert "sampled:" not in shown
+    assert "  rows                   1,500" in shown
+    assert f"skipped: 1 rows that cannot be read (data.on_bad_row: skip)\n  {path}, line 1501: not JSON" in shown
+
+
+def test_answers_to_one_prompt_and_lost_characters_are_shown(run, tmp_path, materials):
+    rows = [json.dumps({"prompt": f"say {'abcd'[n % 4]}", "answer": "日" + "x" * (n + 1)}) for n in range(20)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows) + "\n")
+    shown = run(tmp_path / "rows.jsonl", "--tokenizer", materials / "tokenizers" / "tok105", "--show", "1")
+    assert "1 characters have no token" in shown
+    counts = {line[2:20].strip(): line.split() for line in shown.splitlines() if line.startswith("  ")}
+    assert counts["prompts"][1] == "4"
+    assert counts["without a token"][3:5] == ["20", "(20"], counts
 
 
 def test_wrong_use_is_explained(run, tmp_path, materials):

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from distillab.config.data import SourceConfig
 from distillab.data.collation import Collator, IndexedRow, TokenDataset
 from distillab.data.encoding import EncodedRow, Encoder
-from distillab.data.shapes import to_examples
+from distillab.data.row_examples import to_examples
 from distillab.data.sources import read_rows
 from distillab.data.templates import resolve_template
 from distillab.errors import DataError

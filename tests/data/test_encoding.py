@@ -8,7 +8,7 @@ import pytest
 from distillab.config.data import SourceConfig
 from distillab.data.encoding import Dropped, Encoder, begin_ids
 from distillab.data.examples import Message, conversation_example, pair_example, text_example
-from distillab.data.shapes import to_examples
+from distillab.data.row_examples import to_examples
 from distillab.data.sources import read_rows
 from distillab.data.templates import resolve_template
 from distillab.errors import DataError

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from distillab.config.data import ColumnsConfig, SourceConfig
-from distillab.data.shapes import recognise, to_examples
+from distillab.data.row_examples import to_examples
+from distillab.data.shapes import recognise
 from distillab.data.sources import Row, read_rows
 from distillab.errors import DataError
 
@@ -72,12 +73,19 @@ def test_unknown_columns_are_listed_with_the_way_out():
         examples({"a": "x", "b": "y"})
 
 
-def test_nested_instances_are_explained(materials):
+def test_instances_of_an_instruction_are_an_example_each(materials):
     found = read_rows(SourceConfig(path=str(materials / "text" / "self-instruct" / "seed_tasks.jsonl")))
-    with pytest.raises(
-        DataError, match=r'instruction, instances(.|\n)*"instances" is a list of objects \(input, output\)'
-    ):
-        to_examples(found, columns=None, prompt_share=0.25)
+    read = to_examples(found, columns=None, prompt_share=0.25)
+    assert [example.key for example in read] == [row.key for row in found]
+    first = found[0].values
+    instance = first["instances"][0]
+    assert read[0].prompt == "\n\n".join(part for part in (first["instruction"], instance["input"]) if part)
+    assert read[0].answer == instance["output"]
+    twice = {"instruction": "Add.", "instances": [{"input": "1, 2", "output": "3"}, {"input": "", "output": "?"}]}
+    assert [(one.key, one.prompt, one.answer) for one in examples(twice)] == [
+        ("k1-0.0", "Add.\n\n1, 2", "3"),
+        ("k1-0.1", "Add.", "?"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +96,10 @@ def test_nested_instances_are_explained(materials):
         ({"prompt": None, "answer": "a"}, '"prompt" is null'),
         ({"prompt": 3, "answer": "a"}, '"prompt" is a int, not text'),
         ({"prompt": "p", "answer": True}, '"answer" is a bool, not text'),
-        ({"prompt": "p", "answer": ["a"]}, '"answer" is a list, not text'),
+        ({"prompt": "p", "answer": [True]}, '"answer", item 1 is a bool, not text'),
+        ({"prompt": "p", "answer": {"text": "a"}}, '"answer" holds text; name one, as answer: answer.text'),
+        ({"prompt": "p", "answer": b"a"}, '"answer" is a bytes, not text'),
+        ({"prompt": "p", "answer": float("inf")}, '"answer" is infinite'),
         ({"prompt": " \n", "answer": "a"}, '"prompt" is empty'),
         ({"prompt": "p\ud800", "answer": "a"}, "half a surrogate pair at character 1"),
     ],
@@ -120,8 +131,10 @@ def test_bad_rows_are_counted_and_five_shown():
         ([("assistant", "a")], "turn 1 is assistant, where user is expected"),
         ([("system", "s"), ("assistant", "a")], "turn 2 is assistant, where user is expected"),
         ([("user", "u"), ("system", "s"), ("assistant", "a")], "turn 2 is system"),
-        ([("human", "u"), ("gpt", "a")], 'role "human"; roles: system, user, assistant'),
-        ([("user", "u"), ("assistant", None)], "turn 2 is a NoneType, not text"),
+        ([("narrator", "u"), ("gpt", "a")], 'role "narrator"; roles: system, developer, user, human, assistant'),
+        ([("user", "u"), ("assistant", None)], "turn 2 is null"),
+        ([("user", "u"), ("user", "v"), ("assistant", "a")], "turn 2 is user, where assistant is expected"),
+        ([("user", "u"), ("tool", "v"), ("assistant", "a")], "turn 2 is tool, where assistant is expected"),
     ],
 )
 def test_conversations_must_be_well_formed(turns, message):
@@ -129,13 +142,19 @@ def test_conversations_must_be_well_formed(turns, message):
         examples(chat(*turns))
 
 
-def test_other_forms_of_conversations_are_refused_with_their_names():
-    with pytest.raises(DataError, match=r"no role and content \(it has: from, value\)"):
-        examples({"messages": [{"from": "human", "value": "u"}]})
-    with pytest.raises(DataError, match="more than role and content: tool_calls"):
+def test_what_cannot_be_learned_of_a_turn_is_refused_with_its_name():
+    with pytest.raises(DataError, match=r"no role and content, nor from and value \(it has: speaker, text\)"):
+        examples({"messages": [{"speaker": "human", "text": "u"}]})
+    with pytest.raises(DataError, match="more than can be learned: reasoning_content"):
+        examples({"messages": [{"role": "user", "content": "u", "reasoning_content": "hm"}]})
+    with pytest.raises(DataError, match="turn 1 is user and has tool calls"):
         examples({"messages": [{"role": "user", "content": "u", "tool_calls": [1]}]})
+    with pytest.raises(DataError, match='part 2 is of the type "image_url"; only text is read'):
+        examples({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url"}]}]})
     with pytest.raises(DataError, match="not a list of turns"):
         examples({"messages": "hello"})
+    with pytest.raises(DataError, match="last turn has weight 0"):
+        examples({"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a", "weight": 0}]})
 
 
 @pytest.mark.parametrize("share", [0.01, 0.25, 0.5, 0.99])

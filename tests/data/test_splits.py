@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 
@@ -87,10 +88,49 @@ def test_parts_of_different_kinds_are_refused(tmp_path):
 
 
 def test_one_row_cannot_be_split(tmp_path):
-    with pytest.raises(DataError, match="two different rows"):
+    with pytest.raises(DataError, match="two different prompts"):
         load(write(tmp_path / "a.jsonl", numbered(1) * 5), {"fraction": 0.5})
 
 
 def test_two_rows_can(tmp_path):
     splits = load(write(tmp_path / "a.jsonl", numbered(2)), {"fraction": 0.99})
     assert (len(splits.train), len(splits.held_out)) == (1, 1)
+
+
+def test_all_answers_to_one_prompt_are_on_one_side(tmp_path):
+    rows = [{"question": f"q{n % 30}", "answer": f"a{n}", "id": n} for n in range(120)]
+    splits = load(write(tmp_path / "a.jsonl", rows), {"fraction": 0.25})
+    assert not set(prompts(splits.train)) & set(prompts(splits.held_out))
+    assert (len(splits.held_out), splits.prompts_in_both) == (28, 0)
+    assert splits.notes == ()
+
+
+def test_prompts_with_one_answer_are_split_as_by_prompt_and_answer(tmp_path):
+    """The rows of the lowest hashes of seed and content, which is how earlier versions chose them."""
+    path = write(tmp_path / "a.jsonl", numbered(40))
+    splits = load(path, {"fraction": 0.1}, seed=3)
+    every = splits.train + splits.held_out
+    lowest = sorted(every, key=lambda one: hashlib.sha256(f"3 {one.content}".encode()).digest())[:4]
+    assert set(prompts(splits.held_out)) == set(prompts(lowest))
+
+
+def test_prompts_on_both_sides_of_a_column_are_said(tmp_path):
+    rows = [{"question": f"q{n % 3}", "answer": str(n), "part": "dev" if n < 3 else "main"} for n in range(9)]
+    splits = load(write(tmp_path / "a.jsonl", rows), {"column": "part", "value": "dev"})
+    assert (splits.overlap, splits.prompts_in_both) == (0, 3)
+    assert splits.notes == ("3 prompts of the held-out part stand in the training part too",)
+
+
+def test_bad_rows_are_left_out_only_where_that_is_written(tmp_path):
+    good = [json.dumps(row) for row in numbered(10)]
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join([*good[:4], "{broken", '{"question": "q", "answer": null}', *good[4:]]) + "\n")
+    with pytest.raises(DataError, match=r"1 line of the file(.|\n)*line 5(.|\n)*data\.on_bad_row: skip"):
+        load(str(path), {"fraction": 0.2})
+    splits = load(str(path), {"fraction": 0.2}, on_bad_row="skip")
+    assert len(splits.train) + len(splits.held_out) == 10
+    assert [line.partition(":")[2][:20] for line in splits.skipped] == [" not JSON (Expecting", '6: "answer" is null']
+    assert splits.notes[0].startswith("2 rows that cannot be read are left out (data.on_bad_row: skip): ")
+    path.write_text('{"question": "q", "answer": null}\n')
+    with pytest.raises(DataError, match="1 of 1 rows cannot be read"):
+        load(str(path), {"fraction": 0.2}, on_bad_row="skip")

@@ -84,7 +84,7 @@ def check_command(
 def _texts(data: Path) -> tuple[list[str], str]:
     """The rows' texts that are measured, and what they are."""
     from distillab.config.data import SourceConfig
-    from distillab.data.shapes import to_examples
+    from distillab.data.row_examples import to_examples
     from distillab.data.sources import read_rows
     from distillab.errors import DataError
     from distillab.pairing.overlap import MAX_TEXTS

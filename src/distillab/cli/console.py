@@ -50,7 +50,13 @@ def show_run(record: RunRecord) -> None:
     say(
         f"  rows: {counts.kept} of {counts.rows} used; dropped {counts.dropped_empty_answer} empty, "
         f"{counts.dropped_no_room} without room; {counts.truncated} truncated"
+        + (f"; they answer {counts.prompts} prompts" if 0 < counts.prompts < counts.kept else "")
     )
+    if counts.characters_lost:
+        say(
+            f"  the tokenizer has no token for {counts.characters_lost} characters of {counts.rows_with_lost_text} "
+            "rows; they are not learned"
+        )
     if record.answers is not None and record.answers.with_reasoning:
         store = record.answers
         say(

@@ -11,9 +11,11 @@ from distillab.terminal import plain_console
 
 if TYPE_CHECKING:
     from distillab.config import RunRecipe, StudyRecipe
+    from distillab.config.data import DataConfig
     from distillab.records import EncodingCounts
 
 _RECIPE_ENDINGS = (".yaml", ".yml")
+_SAMPLE = 1000
 
 
 def data_command(
@@ -27,6 +29,9 @@ def data_command(
         str | None, typer.Option("--tokenizer", help="Folder or hub id; default: the recipe's student.")
     ] = None,
     show: Annotated[int, typer.Option("--show", min=0, help="How many rows to print.")] = 3,
+    every_row: Annotated[
+        bool, typer.Option("--all", help=f"Count every row; otherwise the first {_SAMPLE:,} of each source.")
+    ] = False,
 ) -> None:
     """Print rows with the supervised tokens marked, and count rows, drops and tokens."""
     from distillab.cli.console import quiet_libraries
@@ -41,7 +46,7 @@ def data_command(
         )
     recipe = _recipe(source, overrides or [], tokenizer, whole_file)
     quiet_libraries()
-    _show(recipe, show, whole_file=whole_file)
+    _show(recipe, show, whole_file=whole_file, every_row=every_row)
 
 
 def _recipe(source: str, overrides: list[str], tokenizer: str | None, whole_file: bool) -> RunRecipe | StudyRecipe:
@@ -57,12 +62,11 @@ def _recipe(source: str, overrides: list[str], tokenizer: str | None, whole_file
     return load_any(Path(source), overrides)
 
 
-def _show(recipe: RunRecipe | StudyRecipe, show: int, *, whole_file: bool) -> None:
+def _show(recipe: RunRecipe | StudyRecipe, show: int, *, whole_file: bool, every_row: bool) -> None:
 
     from distillab.data.encoding import Encoder
-    from distillab.data.shapes import recognise, to_examples
-    from distillab.data.sources import read_rows
-    from distillab.data.splits import load_examples, with_learned_answers
+    from distillab.data.row_examples import first_of
+    from distillab.data.splits import load_examples, load_source, with_learned_answers
     from distillab.data.templates import resolve_template
     from distillab.data.view import coloured, marked
     from distillab.pairing.embedded import require_embedded
@@ -78,19 +82,21 @@ def _show(recipe: RunRecipe | StudyRecipe, show: int, *, whole_file: bool) -> No
     )
     width = logits_width(loaded.path)  # None where no model lies beside the tokenizer
     require_embedded(loaded, width=width, role="student")
-    overlap = None
-    if whole_file:
-        rows = read_rows(config.train)
-        shape = recognise(rows, config.train.columns)
-        examples = to_examples(rows, columns=config.train.columns, prompt_share=config.prompt_share)
-        parts = [(config.train.path, with_learned_answers(examples, shape, config))]
+    if not every_row:
+        config = _sampled(config)
+    splits = None if whole_file else load_examples(config)
+    if splits is None:
+        read = load_source(config, config.train)
+        shape, skipped = read.shape, read.skipped
+        parts = [(config.train.path, with_learned_answers(read.examples, read.shape, config))]
     else:
-        splits = load_examples(config)
-        shape, overlap = splits.shape, splits.overlap
+        shape, skipped = splits.shape, splits.skipped
         parts = list(zip(splits.sources, (splits.train, splits.held_out), strict=True))
+    looked_at = parts if every_row else [(name, examples[:_SAMPLE]) for name, examples in parts]
+    sampled = not every_row and sum(len(examples) for _, examples in parts) + len(skipped) >= _SAMPLE
     template = resolve_template(config.template, loaded.tokenizer, shape.kind, dated(recipe).data.date)
     encoder = Encoder(loaded.tokenizer, template, config.max_tokens)
-    encoded = [encoder.encode_all(examples, source=name) for name, examples in parts]
+    encoded = [encoder.encode_all(examples, source=name) for name, examples in looked_at]
 
     console = plain_console()
     meanings = token_meanings(loaded.tokenizer)
@@ -98,6 +104,7 @@ def _show(recipe: RunRecipe | StudyRecipe, show: int, *, whole_file: bool) -> No
     for row, example in shown:
         mark = ", cut at max_tokens" if row.truncated else ""
         mark += f", the template drops {row.removed} characters of its answers" if row.removed else ""
+        mark += f", {row.lost} characters have no token" if row.lost else ""
         mark += f", the template writes {row.added} characters into its answers" if row.added else ""
         console.print(
             f"{example.origin}  ({len(row)} tokens, {int(row.answer_mask.sum())} supervised{mark})", style="bold"
@@ -106,13 +113,41 @@ def _show(recipe: RunRecipe | StudyRecipe, show: int, *, whole_file: bool) -> No
             coloured(row, meanings) if console.is_terminal and not console.no_color else marked(row, meanings)
         )
         console.print()
-    console.print(f"tokenizer {loaded.name}   rows {shape}   template {template.name} {template.sha256[:12]}")
+    console.print(
+        f"tokenizer {loaded.name}   rows {shape}   template {template.name} {template.sha256[:12]}   "
+        f"max_tokens {config.max_tokens}"
+    )
     for note in loaded.notes:
         console.print(f"note: {note}")
+    if sampled:
+        console.print(f"sampled: the first {_SAMPLE:,} rows are counted and split here; --all counts every row")
+    if skipped:
+        console.print(f"skipped: {len(skipped)} rows that cannot be read (data.on_bad_row: skip)")
+        for line in first_of(skipped):
+            console.print(f"  {line}")
     for split in encoded:
         console.print(_counts(split.counts))
-    if overlap is not None:
-        console.print(f"held-out rows whose prompt and answer are also in the training part: {overlap}")
+    if splits is not None:
+        console.print(f"held-out rows whose prompt and answer are also in the training part: {splits.overlap}")
+        console.print(f"held-out prompts that are also in the training part: {splits.prompts_in_both}")
+
+
+def _sampled(config: DataConfig) -> DataConfig:
+    """The same sources, of which the first rows are read.
+
+    A column that names the split may do so in runs of thousands of rows, so there every row is read.
+    """
+    if config.held_out.column is not None:
+        return config
+
+    def first(limit: int | None) -> int:
+        return _SAMPLE if limit is None else min(limit, _SAMPLE)
+
+    held_out = config.held_out
+    if held_out.path is not None:
+        held_out = held_out.model_copy(update={"limit": first(held_out.limit)})
+    train = config.train.model_copy(update={"limit": first(config.train.limit)})
+    return config.model_copy(update={"train": train, "held_out": held_out})
 
 
 def _counts(counts: EncodingCounts) -> str:
@@ -120,6 +155,7 @@ def _counts(counts: EncodingCounts) -> str:
         counts.source,
         f"  rows               {counts.rows:>9,}",
         f"  kept               {counts.kept:>9,}",
+        f"  prompts            {counts.prompts:>9,}  (different ones; a fraction keeps all answers to one together)",
         f"  dropped            {counts.rows - counts.kept:>9,}  "
         f"(empty answer {counts.dropped_empty_answer:,}, no room for an answer {counts.dropped_no_room:,})",
         f"  truncated          {counts.truncated:>9,}  (answer cut at max_tokens, its EOS is lost)",
@@ -128,6 +164,8 @@ def _counts(counts: EncodingCounts) -> str:
         f"({counts.characters_cut_by_template:,} characters of answers that it drops; not learned)",
         f"  added by template  {counts.rows_added_to_by_template:>9,}  "
         f"({counts.characters_added_by_template:,} characters that it writes into answers; learned)",
+        f"  without a token    {counts.rows_with_lost_text:>9,}  "
+        f"({counts.characters_lost:,} characters that the tokenizer drops or calls unknown; not learned)",
         f"  tokens             {counts.tokens:>9,}",
         f"  supervised tokens  {counts.supervised_tokens:>9,}",
         f"  share of the prompt {counts.prompt_share:>8.1%}",

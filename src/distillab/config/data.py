@@ -12,18 +12,26 @@ from distillab.errors import near_names
 
 
 class ColumnsConfig(Settings):
-    """Explicit columns, for files whose shape is not recognised."""
+    """Explicit columns, for files whose shape is not recognised. `a.b` is what stands under `b` in the column `a`."""
 
-    prompt: str | None = None
-    answer: str | None = None
-    text: str | None = None
+    prompt: str | None = Field(default=None, description="text, or a list of turns that come before the answer")
+    answer: str | None = Field(default=None, description="text, a list of texts (each is an answer), or turns")
+    text: str | None = Field(default=None, description="plain text, all of it learned")
+    messages: str | None = Field(default=None, description="a conversation: turns with role/content or from/value")
+    context: str | None = Field(default=None, description="beside prompt: follows it after an empty line")
+    system: str | None = Field(default=None, description="beside prompt or messages: the system turn")
+    tools: str | None = Field(default=None, description="beside prompt or messages: the tools that may be called")
 
     @model_validator(mode="after")
-    def _either_pair_or_text(self) -> ColumnsConfig:
-        pair = self.prompt is not None and self.answer is not None
-        alone = self.text is not None and self.prompt is None and self.answer is None
-        if not (pair or alone):
-            raise ValueError("name both prompt and answer, or text alone")
+    def _one_form(self) -> ColumnsConfig:
+        pair = (self.prompt is not None, self.answer is not None)
+        forms = (all(pair), self.text is not None, self.messages is not None)
+        if sum(forms) != 1 or any(pair) != all(pair):
+            raise ValueError("name both prompt and answer, or messages alone, or text alone")
+        if self.context is not None and not all(pair):
+            raise ValueError("context stands beside prompt and answer")
+        if self.text is not None and (self.system is not None or self.tools is not None):
+            raise ValueError("plain text has no system turn and no tools")
         return self
 
 
@@ -84,6 +92,9 @@ class DataConfig(Settings):
         default=None,
         description="what a chat template that writes the day is told; default: the day on which the work, or the "
         "cache that it reads, was first made",
+    )
+    on_bad_row: Literal["error", "skip"] = Field(
+        default="error", description="rows that cannot be read: stop, or leave them out, named and counted"
     )
 
     @field_validator("template")

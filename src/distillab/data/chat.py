@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
 from distillab.data.chat_template import ChatTemplate
 from distillab.data.examples import Example, Message
-from distillab.data.learned import learned
+from distillab.data.learned import Learned, learned
 from distillab.data.rendering import RenderedSegment, Template
 from distillab.data.special import AddedTokens, Range
+from distillab.data.tool_calls import check_calls, template_turn, within
 from distillab.errors import DataError
 
 _PROBE = "probe"
@@ -34,6 +37,9 @@ class Chat(Template):
 
     Special tokens are the template's alone: where the data spells one, it stays text. The template is
     the whole text: a begin token is there if the template writes it, as with `apply_chat_template`.
+
+    Tool calls and tools are given to the template in the form that it reads. Assistant turns that are not learned are
+    part of what is given.
 
     Args:
         date: what a template that asks for the day is told.
@@ -57,21 +63,22 @@ class Chat(Template):
         """A given and a learned segment for every answer that is learned.
 
         Raises:
-            DataError: the template refuses the conversation, rewrites earlier turns, or begins an answer otherwise
-                than it asks for one.
+            DataError: the template refuses the conversation, rewrites earlier turns, begins an answer otherwise
+                than it asks for one, or leaves out tools or calls.
         """
         turns = example.messages or (Message("user", example.prompt), Message("assistant", example.answer))
-        mark = self._free_mark(turns)
-        marked = [{"role": turn.role, "content": self._protect(turn.content, mark)} for turn in turns]
+        mark = self._free_mark([*(turn.text for turn in turns), example.tools])
+        marked = [template_turn(turn, lambda text: self._protect(text, mark)) for turn in turns]
+        tools = within(json.loads(example.tools), lambda text: self._protect(text, mark)) if example.tools else None
         segments: list[RenderedSegment] = []
         done = ""
         for number, turn in enumerate(turns):
-            if turn.role != "assistant" or not turn.learned:
+            if not turn.is_answer:
                 continue
-            asked = self._text(marked[:number], ask=True, origin=example.origin)
+            asked = self._text(marked[:number], ask=True, origin=example.origin, tools=tools)
             if not asked.startswith(done):
                 raise _rewrites(done, asked, example.origin)
-            answered = self._text(marked[: number + 1], ask=False, origin=example.origin)
+            answered = self._text(marked[: number + 1], ask=False, origin=example.origin, tools=tools)
             opening = "" if answered.startswith(asked) else self._opening
             if opening and not self._goes_on:
                 asked = asked.removesuffix(opening)
@@ -79,18 +86,24 @@ class Chat(Template):
                 raise _begins_otherwise(asked, answered, example.origin)
             answer = self._up_to_end(answered[len(asked) :])
             segments.append(replace(_segment(asked[len(done) :], mark), opening=opening))
-            segments.append(self._learned_segment(answer, turn.content, mark))
+            segments.append(self._learned_segment(answer, turn, mark))
             done = asked + answer
+        if tools or any(turn.tool_calls for turn in turns):
+            check_calls(done if mark is None else done.replace(mark, ""), turns, example)
         return tuple(segments)
 
-    def _text(self, turns: Sequence[dict[str, str]], *, ask: bool, origin: str) -> str:
-        return self._template.render(turns, ask=ask, origin=origin)
+    def _text(
+        self, turns: Sequence[Mapping[str, Any]], *, ask: bool, origin: str, tools: Sequence[Any] | None = None
+    ) -> str:
+        return self._template.render(turns, ask=ask, origin=origin, tools=tools)
 
-    def _learned_segment(self, text: str, answer: str, mark: str | None) -> RenderedSegment:
+    def _learned_segment(self, text: str, turn: Message, mark: str | None) -> RenderedSegment:
         rendered = text
         for start, end in reversed(self._added.special_strings(text)):
             rendered = rendered[:start] + rendered[end:]
-        found = learned(answer, rendered if mark is None else rendered.replace(mark, ""))
+        rendered = rendered if mark is None else rendered.replace(mark, "")
+        # How a call is written is the template's, so nothing of it counts as cut or added.
+        found = Learned(rendered) if turn.tool_calls else learned(turn.content, rendered)
         return replace(_segment(text, mark), supervised=True, ends_answer=True, rewritten=found)
 
     def _up_to_end(self, text: str) -> str:
@@ -108,11 +121,11 @@ class Chat(Template):
         end = behind[slice(*spans[-1])] if spans and spans[-1][1] == len(behind) else None
         return (asked.removeprefix(head) if asked.startswith(head) else ""), end
 
-    def _free_mark(self, turns: Sequence[Message]) -> str | None:
+    def _free_mark(self, texts: Sequence[str]) -> str | None:
         """A character to protect with, or None where the data spells no special token."""
-        if not any(self._added.special_strings(turn.content) for turn in turns):
+        if not any(self._added.special_strings(text) for text in texts):
             return None
-        return next(mark for mark in _MARKS if not any(mark in turn.content for turn in turns))
+        return next(mark for mark in _MARKS if not any(mark in text for text in texts))
 
     def _protect(self, text: str, mark: str | None) -> str:
         if mark is None:

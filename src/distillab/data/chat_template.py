@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from jinja2 import nodes
 from jinja2.exceptions import TemplateError
@@ -45,13 +46,16 @@ class ChatTemplate:
         except (TemplateError, RecursionError) as error:
             raise self._error("The chat template cannot be compiled.", str(error), _LIMIT_FIX) from error
 
-    def render(self, turns: Sequence[dict[str, str]], *, ask: bool, origin: str) -> str:
+    def render(
+        self, turns: Sequence[Mapping[str, Any]], *, ask: bool, origin: str, tools: Sequence[Any] | None = None
+    ) -> str:
         """The text of a conversation.
 
         Args:
-            turns: role and content each.
+            turns: role and content each, tool calls where there are some.
             ask: end where the next answer begins.
             origin: of the conversation, for messages.
+            tools: that the conversation may call.
         Raises:
             DataError: the template refuses the conversation, fails on it, or goes beyond a limit.
         """
@@ -60,7 +64,7 @@ class ChatTemplate:
         try:
             return self._template.render(
                 messages=[dict(turn) for turn in turns],
-                tools=None,
+                tools=tools,
                 documents=None,
                 add_generation_prompt=ask,
                 **self._special_tokens,
@@ -73,7 +77,7 @@ class ChatTemplate:
                 "The chat template refuses the conversation.",
                 where=origin,
                 facts=[str(error), roles],
-                fix="change the row, or use template: turns",
+                fix="change the row, or use data.template: turns",
             ) from error
         except (
             ArithmeticError,

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from distillab.data.border import BorderEncoder, Piece
 from distillab.data.examples import Example
 from distillab.data.learned import Learned
+from distillab.data.lost_text import LostText
 from distillab.data.rendering import RenderedSegment, Template
 from distillab.errors import DataError
 from distillab.pairing.token_bytes import TokenMeaning, token_meanings
@@ -40,6 +41,7 @@ class EncodedRow:
         special_in_text: the row's own text spells a special token (which is not read as one).
         removed: characters of the data's answers that the template drops.
         added: characters that the template writes into answers, special tokens aside.
+        lost: characters of the row's text for which the tokenizer has no token.
     """
 
     key: str
@@ -50,6 +52,7 @@ class EncodedRow:
     special_in_text: bool = False
     removed: int = 0
     added: int = 0
+    lost: int = 0
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -102,6 +105,7 @@ class Encoder:
         self.eos_id: int = tokenizer.eos_token_id
         self._tokenizer = tokenizer
         self._borders = BorderEncoder(tokenizer)
+        self._lost = LostText(tokenizer)
         self._begin = [] if template.complete else begin_ids(tokenizer)
         end = template.end_of_turn
         self._end_of_turn_id = None if end is None else _id_of(tokenizer, end)
@@ -170,6 +174,7 @@ class Encoder:
             special_in_text=any(self._borders.added.special_strings(text) for text in example.texts),
             removed=sum(answer.removed for answer in answers),
             added=sum(answer.added for answer in answers),
+            lost=sum(self._lost.characters(text) for text in example.texts),
         )
 
     def learned(self, example: Example) -> tuple[Learned, ...]:
@@ -240,6 +245,9 @@ class Encoder:
             characters_cut_by_template=sum(row.removed for row in rows),
             rows_added_to_by_template=sum(row.added > 0 for row in rows),
             characters_added_by_template=sum(row.added for row in rows),
+            prompts=len({example.asked for example in kept}),
+            rows_with_lost_text=sum(row.lost > 0 for row in rows),
+            characters_lost=sum(row.lost for row in rows),
             tokens=sum(len(row) for row in rows),
             supervised_tokens=sum(int(row.answer_mask.sum()) for row in rows),
         )

@@ -3,22 +3,51 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 from distillab.data.segments import piece_ends
 from distillab.data.sources import content_hash
 
 Kind = Literal["pair", "messages", "text"]
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a conversation. An answer that is not learned is read like a prompt."""
+    """One turn of a conversation. An answer that is not learned is read like a prompt.
+
+    Attributes:
+        role: whose turn it is.
+        content: its text; may be empty beside tool calls.
+        learned: of an assistant turn: whether it is learned or only given.
+        tool_calls: of an assistant turn: JSON list of calls, as chat templates read them; empty where there is none.
+        name: of a tool turn: the tool's name, where the row has it.
+        call_id: of a tool turn: the call that it answers, where the row has it.
+    """
 
     role: Role
     content: str
     learned: bool = True
+    tool_calls: str = ""
+    name: str = ""
+    call_id: str = ""
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether this turn is learned."""
+        return self.role == "assistant" and self.learned
+
+    @property
+    def text(self) -> str:
+        """All text of the turn that comes from the data."""
+        return self.content + self.tool_calls
+
+    @property
+    def parts(self) -> list[str]:
+        """Its role and all of its text; whether it is learned is another matter."""
+        extra = [self.tool_calls, self.name, self.call_id]
+        return [self.role, self.content, *(extra if any(extra) else ())]
 
 
 @dataclass(frozen=True)
@@ -36,6 +65,7 @@ class Example:
         instruction: a pair's prompt without its context; empty for other kinds.
         context: the `input` of an instruction row, empty where there is none.
         messages: all turns of a conversation; empty for other kinds.
+        tools: of a conversation: JSON list of the tools that it may call; empty where there is none.
     """
 
     key: str
@@ -46,29 +76,40 @@ class Example:
     instruction: str = ""
     context: str = ""
     messages: tuple[Message, ...] = ()
+    tools: str = ""
 
     @property
     def texts(self) -> tuple[str, ...]:
         """Every text that comes from the data."""
         if self.kind == "messages":
-            return tuple(message.content for message in self.messages)
+            return tuple(message.text for message in self.messages)
         return (self.prompt, self.answer)
 
     @property
     def answers(self) -> tuple[str, ...]:
         """Every answer that is learned."""
         if self.kind == "messages":
-            return tuple(turn.content for turn in self.messages if turn.role == "assistant" and turn.learned)
+            return tuple(message.text for message in self.messages if message.is_answer)
         return (self.prompt + self.answer,) if self.kind == "text" else (self.answer,)
 
-    @property
+    @cached_property
     def content(self) -> str:
         """Hash of what is asked and answered: equal for rows that differ in other columns only."""
         if self.kind == "text":
             return content_hash([self.prompt + self.answer])
         if self.kind == "messages":
-            return content_hash([[message.role, message.content] for message in self.messages])
+            return content_hash([*(message.parts for message in self.messages), *([self.tools] if self.tools else ())])
         return content_hash([self.prompt, self.answer])
+
+    @cached_property
+    def asked(self) -> str:
+        """Hash of what is asked: equal for rows that answer one prompt. Of plain text it is that of the whole text."""
+        if self.kind == "text":
+            return self.content
+        if self.kind == "messages":
+            turns = [message.parts for message in self.messages[:-1]]
+            return content_hash([*turns, *([self.tools] if self.tools else ())])
+        return content_hash([self.prompt])
 
     def with_last_answer_alone(self) -> Example:
         """The same conversation, of which the last answer is learned and no other."""
@@ -108,6 +149,7 @@ def text_example(key: str, origin: str, *, text: str, prompt_share: float) -> Ex
     return Example(key, origin, "text", text[:end], text[end:])
 
 
-def conversation_example(key: str, origin: str, messages: tuple[Message, ...]) -> Example:
+def conversation_example(key: str, origin: str, messages: tuple[Message, ...], *, tools: str = "") -> Example:
     """A conversation that ends with an assistant turn."""
-    return Example(key, origin, "messages", messages[-2].content, messages[-1].content, messages=messages)
+    prompt = next((turn.content for turn in reversed(messages) if turn.role == "user"), "")
+    return Example(key, origin, "messages", prompt, messages[-1].content, messages=messages, tools=tools)

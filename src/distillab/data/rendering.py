@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from distillab.data.examples import Example, Message
 from distillab.data.learned import Learned
 from distillab.data.special import Range
+from distillab.data.tool_calls import require_no_calls
 
 # Stanford Alpaca (Taori et al. 2023), with the newline after "### Response:" that MiniLLM's data has.
 _ALPACA = (
@@ -137,7 +138,12 @@ class Turns(Template):
         super().__init__("turns", "System:\n{system}\n\nUser:\n{user}\n\nAssistant:\n{assistant}")
 
     def render(self, example: Example) -> tuple[RenderedSegment, ...]:
-        """One unsupervised segment before each answer."""
+        """One unsupervised segment before each answer; EOS closes a given answer as it does a learned one.
+
+        Raises:
+            DataError: the conversation has tools.
+        """
+        require_no_calls(example, self.name)
         turns = example.messages or (Message("user", example.prompt), Message("assistant", example.answer))
         segments: list[RenderedSegment] = []
         text = ""

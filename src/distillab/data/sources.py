@@ -21,6 +21,7 @@ from distillab.places import local_path
 if TYPE_CHECKING:
     from datasets import Dataset
 
+_BATCH = 4096
 _Origins = list[tuple[str, dict[str, Any]]]
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _KEY_CHARACTERS = 16
@@ -39,13 +40,15 @@ class Row:
     origin: str
 
 
-def read_rows(source: SourceConfig) -> list[Row]:
+def read_rows(source: SourceConfig, *, skipped: list[str] | None = None) -> list[Row]:
     """Read all rows of a source, or its first `limit`.
 
     A path that exists is read by its ending (.jsonl, .ndjson, .json, .parquet, .csv) or as a folder
     written by `datasets.save_to_disk`. What does not exist and looks like a file name is an error;
     anything else is taken for a hub id.
 
+    Args:
+        skipped: where broken lines are written that are left out; None: a broken line is an error.
     Raises:
         DataError: missing, empty, unreadable or broken source; unknown ending; unknown split; a split
             asked of a file; a hub id that cannot be reached.
@@ -54,7 +57,7 @@ def read_rows(source: SourceConfig) -> list[Row]:
     if path.is_dir():
         found = _saved_folder(path, source)
     elif path.exists():
-        found = _file(path, source)
+        found = _file(path, source, skipped)
     elif _looks_local(source.path):
         raise _missing(path)
     else:
@@ -82,7 +85,7 @@ def _with_keys(found: _Origins) -> list[Row]:
     return rows
 
 
-def _file(path: Path, source: SourceConfig) -> _Origins:
+def _file(path: Path, source: SourceConfig, skipped: list[str] | None) -> _Origins:
     if source.split is not None:
         raise DataError(
             "A file has no splits.",
@@ -100,27 +103,30 @@ def _file(path: Path, source: SourceConfig) -> _Origins:
     try:
         if path.stat().st_size == 0:
             raise DataError("The file is empty.", where=str(path), facts=["0 bytes"])
-        return reader(path, source.limit)
+        return reader(path, source.limit, skipped)
     except OSError as error:
         raise DataError(f"The file cannot be read: {error.strerror or error}.", where=str(path)) from error
 
 
-def _read_parquet(path: Path, limit: int | None) -> _Origins:
+def _read_parquet(path: Path, limit: int | None, skipped: list[str] | None) -> _Origins:
     import pyarrow.parquet
+
+    from distillab.data.arrow_values import label_names, table_rows
 
     with (
         library_errors(DataError, "The file is not readable Parquet.", where=str(path)),
         pyarrow.parquet.ParquetFile(path) as file,
     ):
         values: list[dict[str, Any]] = []
-        for batch in file.iter_batches():
-            values.extend(batch.to_pylist())
+        labels = label_names(file.schema_arrow)
+        for batch in file.iter_batches(batch_size=_BATCH):
+            values.extend(table_rows(batch, labels))
             if limit is not None and len(values) >= limit:
                 break
     return [(f"{path}, row {n}", value) for n, value in enumerate(values[:limit], start=1)]
 
 
-_READERS: dict[str, Callable[[Path, int | None], _Origins]] = {
+_READERS: dict[str, Callable[[Path, int | None, list[str] | None], _Origins]] = {
     ".jsonl": read_json_lines,
     ".ndjson": read_json_lines,
     ".json": read_json,
@@ -188,5 +194,16 @@ def _hub(source: SourceConfig) -> _Origins:
 
 
 def _from_dataset(data: Dataset, name: str, limit: int | None) -> _Origins:
+    from datasets import ClassLabel
+
+    from distillab.data.arrow_values import table_rows
+
     count = len(data) if limit is None else min(limit, len(data))
-    return [(f"{name}, row {number}", dict(data[number - 1])) for number in range(1, count + 1)]
+    labels = {column: feature.names for column, feature in data.features.items() if isinstance(feature, ClassLabel)}
+    tables = data.with_format("arrow")
+    found = [
+        row
+        for start in range(0, count, _BATCH)
+        for row in table_rows(tables[start : min(start + _BATCH, count)], labels)
+    ]
+    return [(f"{name}, row {number}", row) for number, row in enumerate(found, start=1)]

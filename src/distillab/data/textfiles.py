@@ -1,4 +1,4 @@
-"""JSON lines, JSON lists and CSV, read strictly: a broken line is named by its number, and none is left out."""
+"""JSON lines, JSON lists and CSV, read strictly: a broken line is named, and none is left out in silence."""
 
 from __future__ import annotations
 
@@ -11,15 +11,19 @@ from typing import Any
 from distillab.errors import DataError
 
 _SHOWN = 5
+_SKIP = "write data.on_bad_row: skip to leave them out, named and counted"
 _LONGEST_CSV_FIELD = 2**31 - 1
 
 
-def read_json_lines(path: Path, limit: int | None) -> list[tuple[str, dict[str, Any]]]:
+def read_json_lines(
+    path: Path, limit: int | None, skipped: list[str] | None = None
+) -> list[tuple[str, dict[str, Any]]]:
     """Read one JSON object a line; blank lines hold nothing and are passed over.
 
     Args:
         path: the file, UTF-8 (with or without its signature).
         limit: read only so many objects; what stands behind them is not looked at.
+        skipped: where broken lines are written, each with its place; None: they are an error.
     Returns:
         (origin, object) pairs; origin is `file:line`.
     Raises:
@@ -45,12 +49,11 @@ def read_json_lines(path: Path, limit: int | None) -> list[tuple[str, dict[str, 
             except ValueError as error:
                 problems.append(f"line {number}: {error}")
             start += len(raw)
-    if problems:
-        raise _broken(path, problems, "repair these lines or remove them; nothing is left out in silence")
+    _settle(path, problems, skipped, f"repair these lines or remove them, or {_SKIP}")
     return rows
 
 
-def read_json(path: Path, limit: int | None) -> list[tuple[str, dict[str, Any]]]:
+def read_json(path: Path, limit: int | None, skipped: list[str] | None = None) -> list[tuple[str, dict[str, Any]]]:
     """Read a JSON list of objects, or JSON lines under the name .json (both are common).
 
     Raises:
@@ -59,23 +62,22 @@ def read_json(path: Path, limit: int | None) -> list[tuple[str, dict[str, Any]]]
     with path.open("rb") as handle:
         first = handle.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
     if first != b"[":
-        return read_json_lines(path, limit)
+        return read_json_lines(path, limit, skipped)
     text = _decode(path)
     try:
-        items = json.loads(text, object_pairs_hook=_object_once, parse_constant=_no_constant)
+        items = parse_json(text)
     except json.JSONDecodeError as error:
         where = f"{path}:{error.lineno}"
         raise DataError("The file is not JSON.", where=where, facts=[f"{error.msg}, column {error.colno}"]) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise DataError("The file cannot be read as JSON.", where=str(path), facts=[str(error)]) from error
     items = items if limit is None else items[:limit]
     problems = [f"item {n}: {_no_object(item)}" for n, item in enumerate(items, 1) if not isinstance(item, dict)]
-    if problems:
-        raise _broken(path, problems, "write a list of objects: [{…}, {…}]")
-    return [(f"{path}, item {number}", item) for number, item in enumerate(items, start=1)]
+    _settle(path, problems, skipped, f"write a list of objects: [{{…}}, {{…}}], or {_SKIP}")
+    return [(f"{path}, item {number}", item) for number, item in enumerate(items, start=1) if isinstance(item, dict)]
 
 
-def read_csv(path: Path, limit: int | None) -> list[tuple[str, dict[str, Any]]]:
+def read_csv(path: Path, limit: int | None, skipped: list[str] | None = None) -> list[tuple[str, dict[str, Any]]]:
     """Read comma-separated values with a header; every value is text.
 
     Raises:
@@ -101,16 +103,24 @@ def read_csv(path: Path, limit: int | None) -> list[tuple[str, dict[str, Any]]]:
                 rows.append((f"{path}:{reader.line_num}", dict(zip(header, fields, strict=True))))
     except csv.Error as error:
         problems.append(f"line {reader.line_num}: {error}")
-    if problems:
-        raise _broken(path, problems, 'fields that hold commas, quotes or line ends stand in "…"')
+    _settle(path, problems, skipped, f'fields that hold commas, quotes or line ends stand in "…"; or {_SKIP}')
     return rows
 
 
-def _json_object(text: str) -> dict[str, Any]:
+def parse_json(text: str) -> Any:
+    """What a JSON text holds, read strictly: no key twice, no NaN, no depth without end.
+
+    Raises:
+        ValueError: it is not JSON, or not strict.
+    """
     try:
-        value = json.loads(text, object_pairs_hook=_object_once, parse_constant=_no_constant)
+        return json.loads(text, object_pairs_hook=_object_once, parse_constant=_no_constant)
     except RecursionError as error:
         raise ValueError("JSON nested too deeply to be a row") from error
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    value = parse_json(text)
     if not isinstance(value, dict):
         raise ValueError(_no_object(value))
     return value
@@ -162,9 +172,15 @@ def _check_header(path: Path, header: list[str]) -> None:
         raise DataError("A column stands twice in the header.", where=f"{path}:1", facts=[f"twice: {twice}"])
 
 
-def _broken(path: Path, problems: list[str], fix: str) -> DataError:
+def _settle(path: Path, problems: list[str], skipped: list[str] | None, fix: str) -> None:
+    """Refuse broken lines, or name them as left out."""
+    if not problems:
+        return
+    if skipped is not None:
+        skipped.extend(f"{path}, {problem}" for problem in problems)
+        return
     rule = f"{len(problems)} line{'s' if len(problems) > 1 else ''} of the file cannot be read."
     facts = problems[:_SHOWN]
     if len(problems) > _SHOWN:
         facts.append(f"… and {len(problems) - _SHOWN} more")
-    return DataError(rule, where=str(path), facts=facts, fix=fix)
+    raise DataError(rule, where=str(path), facts=facts, fix=fix)

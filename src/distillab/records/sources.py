@@ -30,6 +30,10 @@ class EncodingCounts(Record):
     characters_added_by_template: int = Field(
         default=0, description="written into answers by the template, special tokens aside: learned"
     )
+    prompts: int = Field(default=0, description="different prompts of the rows that were kept; 0: not counted")
+    skipped: int = Field(default=0, description="rows that could not be read (data.on_bad_row: skip), beside `rows`")
+    rows_with_lost_text: int = Field(default=0, description="rows with text for which the tokenizer has no token")
+    characters_lost: int = Field(default=0, description="characters for which the tokenizer has no token: not learned")
     tokens: int = 0
     supervised_tokens: int = 0
 

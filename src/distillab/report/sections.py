@@ -192,18 +192,21 @@ def data_counts(train: Sequence[EncodingCounts], held_out: EncodingCounts) -> Gr
     def row(split: str, counts: EncodingCounts) -> tuple[str, ...]:
         return (
             f"{split}: {counts.source}",
-            *(count(n) for n in (counts.rows, counts.kept, counts.dropped_empty_answer, counts.dropped_no_room)),
-            *(count(n) for n in (counts.truncated, counts.left_out, counts.special_in_text)),
+            *(count(n) for n in (counts.rows, counts.skipped, counts.kept)),
+            count(counts.prompts) if counts.prompts else MISSING,
+            *(count(n) for n in (counts.dropped_empty_answer, counts.dropped_no_room)),
+            *(count(n) for n in (counts.truncated, counts.left_out, counts.special_in_text, counts.characters_lost)),
             f"{count(counts.characters_cut_by_template)} / {count(counts.characters_added_by_template)}",
             *(count(n) for n in (counts.tokens, counts.supervised_tokens)),
             percent(counts.prompt_share) if counts.tokens else MISSING,
         )
 
     headings = (
-        *("split", "rows", "kept", "dropped: empty answer", "dropped: no room", "answers cut (EOS lost)"),
-        "not judged",
+        *("split", "rows", "unreadable, skipped", "kept", "prompts", "dropped: empty answer", "dropped: no room"),
+        *("answers cut (EOS lost)", "not judged"),
         *(
             "special token in text",
+            "characters without a token",
             "characters of answers: cut / added by the template",
             "tokens",
             "supervised tokens",

@@ -138,6 +138,7 @@ def prepare(recipe: RunRecipe) -> Prepared:
         require_same_day(place, student.encoder.template.date or teacher.encoder.template.date)
     contexts = _contexts(recipe, place)
     train = student.encoder.encode_all(splits.train, source=splits.sources[0])
+    train = replace(train, counts=train.counts.model_copy(update={"skipped": len(splits.skipped)}))
     readers = [student] if teacher is None else [student, teacher]
     answer = recipe.evaluation.max_new_tokens if recipe.evaluation.generate_rows else 0
     examples = _fitting(splits, readers, [None if c is None else c - answer for c in contexts])

@@ -171,7 +171,7 @@ def _executed(
         answers=answers,
         teacher_signals=trained.signals,
         caches=tuple(teacher.uses),
-        notes=tuple(teacher.notes),
+        notes=(*prepared.splits.notes, *teacher.notes),
         train_counts=split.counts,
         spans=trained.spans,
         held_out_counts=prepared.held_out_counts,

@@ -9,7 +9,7 @@ from distillab.cache.reader import CacheReader
 from distillab.cache.rows import Text
 from distillab.config.data import ColumnsConfig, SourceConfig
 from distillab.data.examples import Example
-from distillab.data.shapes import recognise, to_examples
+from distillab.data.row_examples import examples_of, to_examples
 from distillab.data.sources import Row, read_rows
 from distillab.doctor.data.subject import TeacherText
 from distillab.errors import DataError
@@ -46,18 +46,16 @@ def read_teacher_texts(path: str, train: Sequence[Example]) -> list[TeacherText]
     if (Path(path) / "identity.json").is_file():
         return _stored(path, train)
     rows = read_rows(SourceConfig(path=path))
-    shape = recognise(rows, None)
-    if shape.kind == "text":
+    read = examples_of(rows, columns=None, prompt_share=_PROMPT_SHARE)
+    if read.shape.kind == "text":
         raise DataError(
             "Answers of a teacher stand beside their prompts.",
             where=path,
-            facts=[f"read as {shape}"],
+            facts=[f"read as {read.shape}"],
             fix="write the columns prompt and answer",
         )
-    examples = to_examples(rows, columns=None, prompt_share=_PROMPT_SHARE)
-    return [
-        TeacherText(example.prompt, example.answer, _finished(row)) for row, example in zip(rows, examples, strict=True)
-    ]
+    finished = {row.origin: _finished(row) for row in rows}
+    return [TeacherText(example.prompt, example.answer, finished[example.origin]) for example in read.examples]
 
 
 def _finished(row: Row) -> bool | None:

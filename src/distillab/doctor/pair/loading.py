@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from distillab.config.data import SourceConfig
 from distillab.data.examples import Example, Kind
 from distillab.data.reading import Reader, load_reader
-from distillab.data.shapes import to_examples
+from distillab.data.row_examples import to_examples
 from distillab.data.sources import read_rows
 from distillab.doctor.pair.subject import PairSubject
 from distillab.errors import ConfigError

@@ -1,0 +1,65 @@
+"""Text for which a tokenizer has no token: it drops it, or writes its unknown token instead."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from tokenizers import Tokenizer
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import PreTrainedTokenizerFast
+
+_BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
+_BEFORE = "a "
+_UNKNOWN = "\ufdef unknown"  # no text holds this code point
+
+
+class LostText:
+    """Counts the characters of a text that no token stands for; white space is not counted.
+
+    A tokenizer that has a token for every byte loses nothing and costs nothing here. Any other is asked where in the
+    text its unknown tokens stand. One that drops what it does not know is given an unknown token for that, because
+    where its other tokens stand is wrong behind what it drops.
+
+    Args:
+        tokenizer: of the `tokenizers` library.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        layout: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
+        self._tokenizer: Tokenizer | None = None
+        self._unknown: int | None = None
+        if _has_every_byte(layout):
+            return
+        model = layout["model"]
+        if model["type"] == "BPE" and model["unk_token"] is None:
+            self._unknown = tokenizer.backend_tokenizer.get_vocab_size() + len(model["vocab"])
+            model |= {"vocab": model["vocab"] | {_UNKNOWN: self._unknown}, "unk_token": _UNKNOWN}
+        elif model["type"] == "Unigram":
+            self._unknown = model["unk_id"]
+        else:
+            self._unknown = tokenizer.backend_tokenizer.token_to_id(model["unk_token"])
+        self._tokenizer = Tokenizer.from_str(json.dumps(layout | {"truncation": None, "padding": None}))
+
+    def characters(self, text: str) -> int:
+        """How many characters of a text are lost."""
+        if self._tokenizer is None or not text:
+            return 0
+        # A space that the tokenizer puts before a text stands at its first character, and would hide that it is lost.
+        encoding = self._tokenizer.encode(_BEFORE + text, add_special_tokens=False)
+        kept, unknown = set[int](), set[int]()
+        for id_, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+            (unknown if id_ == self._unknown else kept).update(range(start, end))
+        held = kept - unknown
+        return sum(place not in held and not letter.isspace() for place, letter in enumerate(text, start=len(_BEFORE)))
+
+
+def _has_every_byte(layout: dict[str, Any]) -> bool:
+    """Whether every byte is a token, so that any text can be written."""
+    model = layout["model"]
+    pieces = {piece for piece, _ in model["vocab"]} if model["type"] == "Unigram" else set(model["vocab"])
+    if model.get("byte_fallback"):
+        return sum(_BYTE_PIECE.fullmatch(piece) is not None for piece in pieces) == 256
+    splits_bytes = '"ByteLevel"' in json.dumps([layout["pre_tokenizer"], layout["normalizer"]])
+    return splits_bytes and pieces.issuperset(ByteLevel.alphabet())

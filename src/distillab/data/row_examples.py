@@ -1,0 +1,247 @@
+"""Rows read into examples: what each asks and answers, and which rows cannot be read."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from distillab.config.data import ColumnsConfig
+from distillab.data.examples import Example, Message, conversation_example, pair_example, text_example
+from distillab.data.shapes import COLUMNS_FIX, Shape, recognise, source_of
+from distillab.data.sources import Row
+from distillab.data.turns import (
+    Unusable,
+    check_order,
+    checked_text,
+    given,
+    holds_turns,
+    is_blank,
+    read_tools,
+    read_turns,
+)
+from distillab.errors import DataError
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class ReadRows:
+    """The examples of a source.
+
+    Attributes:
+        examples: in the order of the rows; a row with several answers gives one for each.
+        shape: how the rows were read.
+        skipped: rows that could not be read, each with its place and the reason.
+    """
+
+    examples: list[Example]
+    shape: Shape
+    skipped: tuple[str, ...] = ()
+
+
+def to_examples(rows: Sequence[Row], *, columns: ColumnsConfig | None, prompt_share: float) -> list[Example]:
+    """Read rows into examples, by the shape that `recognise` finds. Every row must be readable.
+
+    Args, Raises: as `examples_of`.
+    """
+    return examples_of(rows, columns=columns, prompt_share=prompt_share).examples
+
+
+def examples_of(
+    rows: Sequence[Row],
+    *,
+    columns: ColumnsConfig | None,
+    prompt_share: float,
+    on_bad_row: Literal["error", "skip"] = "error",
+    skipped: Sequence[str] = (),
+) -> ReadRows:
+    """Read rows into examples, by the shape that `recognise` finds.
+
+    Prompts and texts must be text. What an answer may be stands in `written`. Empty answers are kept here: encoding
+    drops and counts them. A context may be null or absent.
+
+    Args:
+        rows: at least one.
+        columns: explicit columns, or None to recognise the shape.
+        prompt_share: plain text only: share of the words that is the prompt (of the characters, in a
+            script without spaces), 0 < share < 1.
+        on_bad_row: what a row that cannot be read does.
+        skipped: places that reading the file has left out already, which join those of the result.
+    Raises:
+        DataError: unknown shape; no row can be read; or, by `on_bad_row`: missing columns, nulls, values that are no
+            text, empty prompts, conversations that are not well formed: all counted, the first five named.
+    """
+    shape = recognise(rows, columns)
+    examples: list[Example] = []
+    problems: list[str] = []
+    for row in rows:
+        try:
+            examples.extend(_examples(row, shape, prompt_share))
+        except Unusable as problem:
+            problems.append(f"{row.origin}: {problem}")
+    if problems and (on_bad_row == "error" or not examples):
+        raise DataError(
+            f"{len(problems)} of {len(rows)} rows cannot be read as {shape}.",
+            where=source_of(rows),
+            facts=first_of(problems),
+            fix=f"write data.on_bad_row: skip to leave them out, named and counted; or name others: {COLUMNS_FIX}",
+        )
+    return ReadRows(examples, shape, (*skipped, *problems))
+
+
+def first_of(problems: Sequence[str]) -> list[str]:
+    """The first five of some lines, and how many more there are."""
+    rest = [f"… and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
+    return [*problems[:_SHOWN], *rest]
+
+
+def written(value: Any, name: str) -> str:
+    """An answer as the text that is learned.
+
+    Numbers have the shortest digits that give the same number in the type of their column (72 -> "72", a float32 0.1
+    -> "0.1"), decimals all of their digits, dates and times the form of ISO 8601. NaN, which tables write for nothing,
+    is an empty answer.
+
+    Raises:
+        Unusable: a truth value, infinity, bytes or anything else that has no one text.
+    """
+    # bool is an int in Python, and True is no answer that a model should write.
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, float | decimal.Decimal):
+        if math.isnan(value):
+            return ""
+        if math.isinf(value):
+            raise Unusable(f"{name} is infinite")
+        return format(value, "f") if isinstance(value, decimal.Decimal) else str(value)
+    if isinstance(value, datetime.date | datetime.time):  # a datetime is a date
+        return value.isoformat()
+    return checked_text(value, name)
+
+
+def _examples(row: Row, shape: Shape, prompt_share: float) -> list[Example]:
+    if shape.kind == "text":
+        text = checked_text(_present(row, shape.columns[0]), f'"{shape.columns[0]}"')
+        return [text_example(row.key, row.origin, text=text, prompt_share=prompt_share)]
+    if len(shape.columns) == 1:
+        turns = read_turns(_present(row, shape.columns[0]), shape.columns[0])
+        if shape.columns[0].lower() == "chosen":
+            # Both answers of a preference row go on from the same turns; only how they end is judged.
+            turns = (*given(turns[:-1]), turns[-1])
+        return [_conversation(row, shape, row.key, turns)]
+    prompt, context = _present(row, shape.columns[0]), _context(row, shape)
+    answers = _answers(row, shape.columns[1], context)
+    keys = [row.key] if len(answers) == 1 else [f"{row.key}.{number}" for number in range(len(answers))]
+    if shape.kind == "messages":
+        return [
+            _conversation(row, shape, key, _asked_and_answered(row, shape, prompt, context, answer))
+            for key, (context, answer) in zip(keys, answers, strict=True)
+        ]
+    instruction, column = checked_text(prompt, f'"{shape.columns[0]}"'), f'"{shape.columns[1]}"'
+    made = [
+        pair_example(key, row.origin, instruction=instruction, context=context, answer=written(answer, column))
+        for key, (context, answer) in zip(keys, answers, strict=True)
+    ]
+    _check_prompts([example.prompt for example in made], shape)
+    return made
+
+
+def _answers(row: Row, column: str, context: str) -> list[tuple[str, Any]]:
+    """The answers of a row, each with the context that stands before it."""
+    value = _present(row, column)
+    if not isinstance(value, list) or holds_turns(value):
+        if isinstance(value, dict):
+            raise Unusable(
+                f'"{column}" holds {", ".join(value)}; name one, as answer: {column}.{next(iter(value), "…")}'
+            )
+        return [(context, value)]
+    if not value:
+        return [(context, "")]
+    if all(isinstance(item, dict) and {"input", "output"} <= item.keys() for item in value):
+        return [("" if is_blank(item["input"]) else item["input"], item["output"]) for item in value]
+    texts = [written(item, f'"{column}", item {number}') for number, item in enumerate(value, start=1)]
+    return [(context, text) for text in dict.fromkeys(texts)]
+
+
+def _asked_and_answered(row: Row, shape: Shape, prompt: Any, context: str, answer: Any) -> tuple[Message, ...]:
+    """A conversation of a prompt and an answer, each of which may be text or turns."""
+    names = shape.columns
+    if holds_turns(answer):
+        turns = read_turns(answer, names[1])
+        answered = (*given(turns[:-1]), turns[-1]) if turns[0].role in ("user", "system") else turns
+        if answered[0].role != "assistant":
+            # The answer's column holds the prompt again (preference data); it must be the same one.
+            if not holds_turns(prompt) and prompt not in [turn.content for turn in answered if turn.role == "user"]:
+                raise Unusable(f'"{names[1]}" is a conversation, and "{names[0]}" is not in it')
+            return answered
+    else:
+        answered = (Message("assistant", written(answer, f'"{names[1]}"')),)
+    if holds_turns(prompt):
+        asked = given(read_turns(prompt, names[0]))
+    else:
+        text = pair_example(
+            "", "", instruction=checked_text(prompt, f'"{names[0]}"'), context=context, answer=""
+        ).prompt
+        _check_prompts([text], shape)
+        asked = (Message("user", text),)
+    return (*asked, *answered)
+
+
+def _conversation(row: Row, shape: Shape, key: str, turns: tuple[Message, ...]) -> Example:
+    turns = (*_history(row, shape), *turns)
+    system = _value(row, shape.system)
+    if not is_blank(system):
+        if turns[0].role == "system":
+            raise Unusable(f'there is a system turn, and "{shape.system}" beside it')
+        turns = (Message("system", checked_text(system, f'"{shape.system}"')), *turns)
+    check_order(turns)
+    return conversation_example(
+        key, row.origin, turns, tools="" if shape.tools is None else read_tools(_value(row, shape.tools), shape.tools)
+    )
+
+
+def _history(row: Row, shape: Shape) -> tuple[Message, ...]:
+    """Earlier turns, as Alpaca files have them: a list of [asked, answered]; the answers are learned."""
+    value = _value(row, shape.history)
+    if is_blank(value):
+        return ()
+    if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
+        raise Unusable(f'"{shape.history}" is not a list of [asked, answered]')
+    turns: list[Message] = []
+    for number, (asked, answered) in enumerate(value, start=1):
+        name = f'"{shape.history}", item {number}'
+        turns += [Message("user", checked_text(asked, name)), Message("assistant", checked_text(answered, name))]
+    return tuple(turns)
+
+
+def _context(row: Row, shape: Shape) -> str:
+    value = _value(row, shape.context)
+    return "" if is_blank(value) else checked_text(value, f'"{shape.context}"')
+
+
+def _check_prompts(prompts: Sequence[str], shape: Shape) -> None:
+    if not all(prompt.strip() for prompt in prompts):
+        raise Unusable(f'"{shape.columns[0]}" is empty')
+
+
+def _present(row: Row, column: str) -> Any:
+    value = _value(row, column)
+    if value is None:
+        if column in row.values or "." in column:
+            raise Unusable(f'"{column}" is null')
+        raise Unusable(f'has no "{column}"')
+    return value
+
+
+def _value(row: Row, column: str | None) -> Any:
+    """What stands in a column; of `a.b` what stands under `b` in the column `a`."""
+    if column is None or column in row.values:
+        return row.values.get(column) if column is not None else None
+    value: Any = row.values
+    for name in column.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
