@@ -199,7 +199,12 @@ def test_earlier_answers_are_read_and_not_learned(tmp_path: Path) -> None:
 def test_the_setting_is_of_conversations(tmp_path: Path) -> None:
     turns = [{"role": turn.role, "content": turn.content} for turn in TALK.messages]
     talks = tmp_path / "talks.jsonl"
-    talks.write_text("".join(json.dumps({"messages": [*turns[:-1], turns[-1] | {"content": t}]}) + "\n" for t in "ab"))
+    talks.write_text(
+        "".join(
+            json.dumps({"messages": [*turns[:-2], *({**turn, "content": t} for turn in turns[-2:])]}) + "\n"
+            for t in "ab"
+        )
+    )
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text("".join(json.dumps({"prompt": t, "completion": t}) + "\n" for t in "ab"))
 

@@ -183,7 +183,10 @@ def _by_fraction(examples: Sequence[Example], fraction: float, limit: int | None
         groups.setdefault(example.asked, []).append(example.content)
     if len(groups) < 2:
         raise DataError(
-            "A held-out fraction needs two different prompts.", where=name, facts=[f"rows: {len(examples)}"]
+            "A held-out fraction needs two different prompts.",
+            where=name,
+            facts=[f"rows: {len(examples)}"],
+            fix="all answers to one prompt stay on one side; give held-out rows of their own by data.held_out.path",
         )
     wanted = max(1, round(len(examples) * fraction))
     if limit is not None:
