@@ -52,7 +52,8 @@ def test_a_vocabulary_with_every_byte_loses_nothing(real_tokenizer, name):
 
 
 def test_a_byte_level_vocabulary_without_all_bytes_loses_some():
-    alphabet = [letter for letter in sorted(pre_tokenizers.ByteLevel.alphabet()) if letter.isascii()]
+    # "Ã" is the first byte of é: a character of which one byte has a token is lost all the same
+    alphabet = ["Ã", *(letter for letter in sorted(pre_tokenizers.ByteLevel.alphabet()) if letter.isascii())]
     backend = Tokenizer(models.BPE({letter: number for number, letter in enumerate(alphabet)}, []))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     assert LostText(PreTrainedTokenizerFast(tokenizer_object=backend)).characters("ab é 日") == 2
