@@ -110,9 +110,5 @@ def _settle_negative_powers(
     """In place: what outcomes contribute whose powers are infinite, or too large for a number (∞ − ∞ says nothing)."""
     no_p, no_q = teacher == -torch.inf, student == -torch.inf
     terms.masked_fill_(terms.isnan() & ~(student.isnan() | teacher.isnan()), torch.inf)
-    if alpha <= 0 or alpha + beta <= 0:
-        terms.masked_fill_(no_p & ~no_q, torch.inf)
-    if beta <= 0 or alpha + beta <= 0:
-        terms.masked_fill_(no_q & ~no_p, torch.inf)
     terms.masked_fill_(no_p & no_q, 0.0)
     slope.masked_fill_(no_p & no_q, 0.0)
