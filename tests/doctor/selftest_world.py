@@ -27,6 +27,11 @@ class World:
         self._prepared: dict[str, Prepared] = {}
         self._made = 0
 
+    @property
+    def teacher(self) -> str:
+        """Its folder."""
+        return str(self._values["teacher"]["path"])
+
     def arm(self, name: str = "arm", *, settings: CacheConfig | None = None, **changes: Any) -> Arm:
         training = {**self._values["training"], "checkpoint_every": None, **changes.pop("training", {})}
         recipe = RunRecipe(**{**self._values, "output": str(self._scratch / "run"), "training": training, **changes})

@@ -22,6 +22,7 @@ from distillab.doctor.selftest.first_steps import examine_first_steps, first_ste
 from distillab.doctor.selftest.head import examine_head
 from distillab.doctor.selftest.judging import examine_evaluation
 from distillab.doctor.selftest.machine import Machine, weights_of
+from distillab.doctor.selftest.rounding import rounding_of
 from distillab.doctor.selftest.setup import Arm, Setup, by_tokens, few_rows
 from distillab.doctor.selftest.split import examine_steps
 from distillab.doctor.selftest.stepping import Stepped
@@ -220,6 +221,49 @@ def test_a_student_that_mixes_the_rows_of_a_batch_is_found(world: World) -> None
     split, reach = examine_steps([world.setup(method="sft", student=_at_body(_mixed))], Clock(600.0))
     assert _ids(split) == {"split-changes-step"} and _ids(reach) == set()
     assert "cross_entropy" in " ".join(split.findings[0].seen)
+
+
+def _rounds_otherwise_alone(states: Tensor) -> Tensor:
+    """As kernels do that are chosen by the shape: a row alone differs by the last two bits of bfloat16."""
+    other = (1 + 2**-6 * (torch.arange(states.shape[-1]) % 2)).to(states)
+    return states * other if states.shape[0] == 1 else states
+
+
+def _rounding_teacher(world: World, dtype: str, **more: Any) -> Setup:
+    teacher = {"path": world.teacher, "dtype": dtype}
+    setup = world.setup(method="logits", terms=[KL], teacher=teacher, **more)
+    assert isinstance(setup.teacher, LocalTeacher)
+    _at_body(_rounds_otherwise_alone)(setup.teacher.model)
+    return setup
+
+
+@pytest.mark.parametrize(("dtype", "found"), [("float32", {"split-changes-step"}), ("bfloat16", set())])
+def test_the_rounding_of_the_teachers_number_format_is_no_dependence_on_the_split(
+    world: World, dtype: str, found: set[str]
+) -> None:
+    split, _ = examine_steps([_rounding_teacher(world, dtype)], Clock(600.0))
+    assert _ids(split) == found
+    if found:
+        assert "everything is float32" in " ".join(split.findings[0].seen)
+
+
+def test_the_message_names_whose_number_format_it_is(world: World) -> None:
+    def of(**changes: Any) -> str:
+        return str(rounding_of(world.setup(method="logits", **changes)))
+
+    assert of() == "rounding: 0.5%, everything is float32"
+    assert of(teacher={"path": world.teacher, "dtype": "bfloat16"}).endswith("10.0%, the teacher's weights are bfloat16")
+    assert of(teacher={"path": world.teacher, "dtype": "float16"}).endswith("5.0%, the teacher's weights are float16")
+    assert of(training={"precision": "bfloat16"}).endswith("10.0%, training.precision is bfloat16")
+    # what no term reads rounds nothing
+    unread = world.setup(method="sft", teacher={"path": world.teacher, "dtype": "bfloat16"})
+    assert str(rounding_of(unread)).endswith("everything is float32")
+
+
+@pytest.mark.parametrize(("dtype", "found"), [("float32", {"cached-differs-from-live"}), ("bfloat16", set())])
+def test_a_cache_rounds_as_its_teacher_does(world: World, dtype: str, found: set[str]) -> None:
+    setup = _rounding_teacher(world, dtype, settings=CacheConfig(batch_size=1))
+    assert _ids(examine_cache([setup], Clock(600.0))) == found
 
 
 def test_dropout_is_no_dependence_on_the_split(world: World) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from distillab.doctor.selftest.clock import Clock
+from distillab.doctor.selftest.rounding import rounding_of
 from distillab.doctor.selftest.setup import Setup
 from distillab.doctor.selftest.wording import left_out, looked_at, number
 from distillab.models.inputs import model_inputs
@@ -25,7 +26,6 @@ from distillab.teachers.signals import TeacherSignal
 
 PROBE = "selftest-head"
 _UNITS = 4.0
-_ROUNDING = {"float32": 5e-3, "bfloat16": 0.1}
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,9 @@ def head_difference(setup: Setup) -> HeadDifference | None:
 
 def head_findings(found: HeadDifference, setup: Setup) -> list[Finding]:
     """What is wrong with a head whose two ways differ like this."""
-    rounding = _ROUNDING[precision_of(setup)]
+    rounding = rounding_of(setup)
     loss_apart = abs(found.tiled - found.dense) / max(abs(found.dense), 1e-6)
-    if loss_apart <= rounding and found.gradient <= rounding:
+    if loss_apart <= rounding.allowed and found.gradient <= rounding.allowed:
         return []
     return [
         Finding(
@@ -102,7 +102,7 @@ def head_findings(found: HeadDifference, setup: Setup) -> list[Finding]:
             title="The loss in tiles is not the loss of the model's own logits.",
             seen=(
                 f"arms {setup.name}: {number(found.tiled)} in tiles, {number(found.dense)} from all logits",
-                f"their gradients differ by {found.gradient:.1%} of their size (rounding: {rounding:.1%})",
+                f"their gradients differ by {found.gradient:.1%} of their size ({rounding})",
             ),
             means="Between its last hidden states and its logits the model does something that is not known here, so a "
             "run would train and judge other logits than the model gives when it is used.",
@@ -112,12 +112,6 @@ def head_findings(found: HeadDifference, setup: Setup) -> list[Finding]:
             ),
         )
     ]
-
-
-def precision_of(setup: Setup) -> str:
-    """float32, or bfloat16 where the student's weights or the arithmetic are."""
-    half = setup.recipe.training.precision == "bfloat16" or setup.original.dtype != torch.float32
-    return "bfloat16" if half else "float32"
 
 
 def _dense(

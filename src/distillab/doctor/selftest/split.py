@@ -10,7 +10,7 @@ from torch import Tensor
 
 from distillab.config.terms import LinearWeight, TermConfig
 from distillab.doctor.selftest.clock import Clock
-from distillab.doctor.selftest.head import precision_of
+from distillab.doctor.selftest.rounding import rounding_of
 from distillab.doctor.selftest.setup import Setup
 from distillab.doctor.selftest.stepping import Stepped, step, training_of
 from distillab.doctor.selftest.wording import left_out, looked_at, number
@@ -18,7 +18,6 @@ from distillab.records import Examined, Finding
 
 SPLIT, REACH = "selftest-split", "selftest-gradient"
 _UNITS = 3.0
-_ROUNDING = {"float32": 5e-3, "bfloat16": 0.1}
 _NAMED = 5
 
 
@@ -88,11 +87,11 @@ def both_splits(setup: Setup) -> Splits:
 
 def split_findings(both: Splits, setup: Setup) -> list[Finding]:
     """What is wrong with a step that depends on its split like this."""
-    rounding = _ROUNDING[precision_of(setup)]
+    rounding = rounding_of(setup)
     whole, rows = both.whole.loss(0), both.rows.loss(0)
     loss_apart = abs(whole - rows) / max(abs(whole), 1e-6)
     apart = difference(both.whole.gradients, both.rows.gradients)
-    if loss_apart <= rounding and apart <= rounding:
+    if loss_apart <= rounding.allowed and apart <= rounding.allowed:
         return []
     terms = [
         f"term {name}: {number(total / max(1, count))} as one microbatch, {number(split / max(1, other))} row by row"
@@ -107,7 +106,7 @@ def split_findings(both: Splits, setup: Setup) -> list[Finding]:
             title="An optimizer step depends on how it is split into microbatches.",
             seen=(
                 f"arms {setup.name}: loss {number(whole)} as one microbatch, {number(rows)} row by row",
-                f"their gradients differ by {apart:.1%} of their size (rounding: {rounding:.1%})",
+                f"their gradients differ by {apart:.1%} of their size ({rounding})",
                 *terms,
             ),
             means="The same recipe gives another student on a machine with less memory, or on several, and two arms "

@@ -17,6 +17,7 @@ from torch import Tensor
 from distillab.config.cache import FullKind, KindConfig, SampledKind, TextKind, TopKKind
 from distillab.config.terms import AttentionMapsConfig
 from distillab.doctor.selftest.clock import Clock
+from distillab.doctor.selftest.rounding import teacher_format
 from distillab.doctor.selftest.setup import Setup, by_tokens, that_can_be_asked
 from distillab.doctor.selftest.wording import left_out, looked_at, number
 from distillab.errors import TeacherError
@@ -33,6 +34,8 @@ _UNITS = 4.0
 _LEAST = 1e-5  # of a unit of a term: rounding
 # relative differences of a term's value that a way of storing may make
 _EXACT, _HALF, _BYTE = 2e-3, 2e-2, 0.15
+# what a teacher of this format says of a row alone, and of the same row among others
+_OF_TEACHER = {"float16": 5e-3, "bfloat16": _HALF}
 _ERRORS = 6.0  # standard errors of a mean over positions, where tokens were drawn
 
 
@@ -134,7 +137,8 @@ def stored_terms(
 
 def cache_findings(name: str, found: StoredTerm, kinds: Sequence[KindConfig], setup: Setup) -> list[Finding]:
     """What is wrong with a cache that gives a term this mean."""
-    promised = promised_difference(kinds)
+    format_ = teacher_format(setup)
+    promised = max(promised_difference(kinds), _OF_TEACHER.get(format_, 0.0))
     allowed = _LEAST + promised * abs(found.live) + _ERRORS * found.error
     if abs(found.cached - found.live) <= allowed:
         return []
@@ -146,7 +150,7 @@ def cache_findings(name: str, found: StoredTerm, kinds: Sequence[KindConfig], se
             title="A cache of the teacher gives a term another value than the teacher itself.",
             seen=(
                 f"term {name} of {setup.name}: from the teacher {number(found.live)}, from the cache "
-                f"{number(found.cached)} a unit; allowed is a difference of {number(allowed)}",
+                f"{number(found.cached)} a unit; allowed is a difference of {number(allowed)}; the teacher is {format_}",
                 f"stored as: {', '.join(kind.kind for kind in kinds)} {stored}",
             ),
             means="Runs that read the cache would learn from another teacher than the one that the record names.",
