@@ -70,7 +70,7 @@ def shifted_in_the_data(world):
     return rolled(world, 1)
 
 
-@fault("labels-shifted-twice", "warning")
+@fault("labels-shifted-twice", "error")
 def shifted_in_the_data_and_nobody_says_who_shifts(world):
     return rolled(world, 1)
 
@@ -173,7 +173,7 @@ def a_template_shows_that_prompts_are_scored(world):
     return world.batch([(ids, list(ids)) for ids, _ in rows])
 
 
-@fault("mask-inverted", "warning")
+@fault("mask-inverted", "error")
 def mask_the_wrong_way_round(world):
     rows = world.rows()
     return world.batch(
@@ -204,7 +204,7 @@ def end_masked_by_id(world):
     return batch | {"labels": batch["labels"].masked_fill(batch["input_ids"] == world.eos, -100)}
 
 
-@fault("eos-not-scored", "warning")
+@fault("eos-not-scored", "error")
 def end_and_attention_masked_by_id(world):
     batch = world.good()
     ends = batch["input_ids"] == world.eos
@@ -218,7 +218,7 @@ def end_masked_by_id_without_an_attention_mask(world):
     return batch
 
 
-@fault("eos-missing", "warning", only=SPANISH)
+@fault("eos-missing", "error", only=SPANISH)
 def answers_without_an_end(world):
     return world.batch(world.rows(end=False), pad=0)
 

@@ -88,11 +88,12 @@ def doubtful(world: World):
     yield "texts that begin in unknown signs", world.batch(begun), {}
     soft = [([0] * 20 + ids, [-100] * 20 + labels) for ids, labels in rows]
     yield "places of a learned prompt", world.batch(soft), {}
-    yield "answers without an end, padded with the end", world.batch(world.rows(end=False)), {}
+    yield "answers without an end, and it is meant", world.batch(world.rows(end=False)), {"learns": "text"}
+    yield "the same, padded with another token", world.batch(world.rows(end=False), pad=0), {"learns": "text"}
     yield "whole texts without their end", world.batch([(ids, [*ids[:-1], -100]) for ids, _ in rows]), {}
     yield "an end token twice", world.batch([([*ids, world.eos], [*labels, world.eos]) for ids, labels in rows]), {}
     user = [(ids, [i if label == -100 else -100 for i, label in zip(ids, labels, strict=True)]) for ids, labels in rows]
-    yield "a model that plays the user", world.batch(user), {}
+    yield "a model that plays the user", world.batch(user), {"learns": "prompts"}
     corrupted = world.good()
     corrupted["input_ids"][:, 5::7] = corrupted["input_ids"][:, 3:4]
     corrupted["labels"] = world.good()["input_ids"].masked_fill(corrupted["attention_mask"] == 0, -100)
@@ -105,7 +106,7 @@ def doubtful(world: World):
     )
     shifted = world.good()
     views = {"input_ids": shifted["input_ids"][:, :-1], "labels": shifted["labels"][:, 1:]}
-    yield "views of a stream, and nobody says so", views, {}
+    yield "views of a stream", views, {"shifts": "batch"}
     short = [([*ids[: 10 + n], 400 + n], [-100] * (10 + n) + [400 + n]) for n, (ids, _) in enumerate(rows)]
     yield "labels of a classifier", world.batch(short), {}
 
@@ -142,7 +143,11 @@ def test_any_good_choice_of_rows_has_no_error(world_of, read_once, data):
         del batch["attention_mask"]
     found = said(audit_batch(batch, world.tokenizer))
     every = all((labels == -100).all() for labels in batch["labels"])
-    assert [id for severity, id in found if severity == "error"] == (["all-masked-rows"] if every else [])
+    errors = [id for severity, id in found if severity == "error"]
+    if not every and not bool((batch["labels"] == world.eos).any()):
+        # all answers were cut: no end is learned, whatever hides it
+        errors = [id for id in errors if id not in ("eos-not-scored", "eos-missing")]
+    assert errors == (["all-masked-rows"] if every else [])
 
 
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -162,7 +167,7 @@ def test_integers_of_any_kind_are_judged_and_never_crash(world_of, read_once, da
         batch,
         world.tokenizer,
         shifts=data.draw(st.sampled_from([None, "model", "batch"])),
-        learns=data.draw(st.sampled_from([None, "answers", "text"])),
+        learns=data.draw(st.sampled_from([None, "answers", "text", "prompts"])),
         absolute_positions=True,
     )
     assert len({one.probe for one in examined}) == len(examined)

@@ -252,7 +252,9 @@ def test_the_message_names_whose_number_format_it_is(world: World) -> None:
         return str(rounding_of(world.setup(method="logits", **changes)))
 
     assert of() == "rounding: 0.5%, everything is float32"
-    assert of(teacher={"path": world.teacher, "dtype": "bfloat16"}).endswith("10.0%, the teacher's weights are bfloat16")
+    assert of(teacher={"path": world.teacher, "dtype": "bfloat16"}).endswith(
+        "10.0%, the teacher's weights are bfloat16"
+    )
     assert of(teacher={"path": world.teacher, "dtype": "float16"}).endswith("5.0%, the teacher's weights are float16")
     assert of(training={"precision": "bfloat16"}).endswith("10.0%, training.precision is bfloat16")
     # what no term reads rounds nothing

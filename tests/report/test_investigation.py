@@ -179,7 +179,12 @@ def test_nothing_found_is_no_error(whole: Investigation, tmp_path: Path) -> None
     page, text, _ = write_investigation(clean, tmp_path)
     assert "No finding." in page.read_text() and "No pair of tokenizers was given" in text.read_text()
     warned = whole.model_copy(update={"examined": (whole.examined[2],), "pairing": None})
-    assert concluded(warned).conclusions.summary[0].endswith("nothing that was examined makes the values wrong.")
+    assert "what a warning names may make the values wrong" in concluded(warned).conclusions.summary[0]
+    finding = warned.findings[0].model_copy(update={"severity": "note"})
+    noted = whole.model_copy(
+        update={"examined": (whole.examined[2].model_copy(update={"findings": (finding,)}),), "pairing": None}
+    )
+    assert concluded(noted).conclusions.summary[0].endswith("nothing that was examined makes the values wrong.")
 
 
 def test_what_was_left_out_or_could_not_be_done_is_said(whole: Investigation) -> None:

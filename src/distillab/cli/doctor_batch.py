@@ -43,7 +43,7 @@ def batch_command(
         ),
     ] = None,
     learns: Annotated[
-        Literal["answers", "text"] | None, typer.Option("--learns", help="What should be scored.")
+        Literal["answers", "text", "prompts"] | None, typer.Option("--learns", help="What should be scored.")
     ] = None,
     ignore_index: Annotated[int, typer.Option("--ignore-index", help="The label that is not scored.")] = -100,
     pad_id: Annotated[

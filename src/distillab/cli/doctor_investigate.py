@@ -47,6 +47,20 @@ def investigate_command(
         Literal["model", "batch"] | None,
         typer.Option("--shifts", help="Who moves labels against logits by one, as for `distillab doctor batch`."),
     ] = None,
+    learns: Annotated[
+        Literal["answers", "text", "prompts"] | None,
+        typer.Option("--learns", help="What should be scored, as for `distillab doctor batch`."),
+    ] = None,
+    ignore_index: Annotated[
+        int | None, typer.Option("--ignore-index", help="The label that is not scored; -100 where nothing is given.")
+    ] = None,
+    pad_id: Annotated[
+        int | None, typer.Option("--pad-id", help="Id of the padding, where it is not the tokenizer's.")
+    ] = None,
+    vocabulary: Annotated[
+        int | None,
+        typer.Option("--vocabulary", help="Ids of the student's tokenizer, as for `distillab doctor run`."),
+    ] = None,
     as_json: AsJson = None,
     report: ReportFolder = None,
 ) -> None:
@@ -68,5 +82,9 @@ def investigate_command(
         held_out=held_out,
         compares=compares,
         shifts=shifts,
+        learns=learns,
+        ignore_index=ignore_index,
+        pad_id=pad_id,
+        vocabulary=vocabulary,
     )
     report_investigation(plain_console(), investigation, as_json=as_json, report=report)

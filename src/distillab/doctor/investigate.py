@@ -10,7 +10,7 @@ from distillab.data.encoding import Encoder
 from distillab.data.examples import Example
 from distillab.data.reading import Reader
 from distillab.data.templates import resolve_template
-from distillab.doctor.batch.audit import Shifts, audit_batch
+from distillab.doctor.batch.audit import IGNORED, Learns, Shifts, audit_batch
 from distillab.doctor.batch.files import load_batches
 from distillab.doctor.data.audit import examine_data
 from distillab.doctor.data.encoded import encode_part
@@ -46,6 +46,10 @@ def investigate(
     held_out: Path | None = None,
     compares: Compares | None = None,
     shifts: Shifts | None = None,
+    learns: Learns | None = None,
+    ignore_index: int | None = None,
+    pad_id: int | None = None,
+    vocabulary: int | None = None,
 ) -> Investigation:
     """Examine all that is given, then all of it together. Nothing is trained, downloaded or executed.
 
@@ -59,7 +63,9 @@ def investigate(
         held_out: rows to judge by, for `data`: overlap is sought, and the unigram line is that of these rows.
         compares: what the loss compares of the two models: "ids" (any divergence between their logits), "aligned"
             (made for two tokenizers), "text" (the teacher's answers alone). None: read from the log, where it says it.
-        shifts: as in `audit_batch`.
+        shifts, learns, pad_id: as in `audit_batch`.
+        ignore_index: the same; None: -100.
+        vocabulary: as in `audit_run`, for logs of another trainer.
     Returns:
         what was found, and which methods the pair allows.
     Raises:
@@ -72,9 +78,15 @@ def investigate(
         teacher=teacher,
         logs=logs,
         data=data,
-        held_out=held_out,
-        compares=compares,
-        shifts=shifts,
+        needs=(
+            ("compares", compares, "teacher", teacher),
+            ("shifts", shifts, "batch", batch),
+            ("learns", learns, "batch", batch),
+            ("ignore-index", ignore_index, "batch", batch),
+            ("pad-id", pad_id, "batch", batch),
+            ("vocabulary", vocabulary, "log", logs or None),
+            ("held-out", held_out, "data", data),
+        ),
     )
     loaded = None if student is None else load_tokenizer(student)
     examples, judged_by = (
@@ -82,7 +94,17 @@ def investigate(
     )
     reader = None if loaded is None else _reader(loaded, examples)
     given_logs = tuple(zip(_names(logs), logs, (read_runs(place) for place in logs), strict=True))
-    of_batch = () if batch is None or loaded is None else _batch(batch, loaded, shifts)
+    of_batch: tuple[Examined, ...] = ()
+    if batch is not None and loaded is not None:
+        of_batch = audit_batch(
+            load_batches(Path(batch)) if isinstance(batch, str | os.PathLike) else batch,
+            loaded.tokenizer,
+            shifts=shifts,
+            learns=learns,
+            ignore_index=IGNORED if ignore_index is None else ignore_index,
+            pad_id=pad_id,
+            vocabulary=logits_width(loaded.path),
+        )
     of_pair: tuple[Examined, ...] = ()
     of_data = () if data is None or reader is None else examine_data(DataSubject(examples, judged_by, reader))
     judged = None
@@ -94,7 +116,9 @@ def investigate(
     faults = [finding for one in of_batch for finding in one.findings]
     tokens = next((f for one in of_pair for f in one.findings if f.id == UNRELATED and f.severity == "error"), None)
     unigram = None if reader is None else _unigram(reader, examples, judged_by)
-    examined_logs = explained([_log(*one, reader, unigram) for one in given_logs], batch=faults, tokens=tokens)
+    examined_logs = explained(
+        [_log(*one, reader, unigram, vocabulary) for one in given_logs], batch=faults, tokens=tokens
+    )
     of_logs = [one for log in examined_logs for one in _named(log, several=len(logs) > 1)]
     together = [examine_together(examined_logs, batch=faults, tokens=tokens)] if logs and (of_batch or of_pair) else []
     return Investigation(
@@ -111,10 +135,9 @@ def _require(
     teacher: str | None,
     logs: Sequence[Path],
     data: Path | None,
-    held_out: Path | None,
-    compares: Compares | None,
-    shifts: Shifts | None,
+    needs: Sequence[tuple[str, object | None, str, object | None]],
 ) -> None:
+    """Refuse what cannot be examined, and every option (name, value) whose object (name, value) is not given."""
     if batch is None and teacher is None and data is None and not logs:
         raise ConfigError(
             "There is nothing to examine.",
@@ -129,19 +152,9 @@ def _require(
             facts=[f"{name} cannot be examined without it" for name in needing],
             fix="--student FOLDER, with the tokenizer that made the student's ids",
         )
-    needs = (
-        ("compares", compares, "teacher", teacher),
-        ("shifts", shifts, "batch", batch),
-        ("held-out", held_out, "data", data),
-    )
     for name, value, needed, there in needs:
         if value is not None and there is None:
             raise ConfigError(f"--{name} is read beside --{needed}, which is missing.", fix=f"--{needed} …")
-
-
-def _batch(batch: object, student: LoadedTokenizer, shifts: Shifts | None) -> tuple[Examined, ...]:
-    given = load_batches(Path(batch)) if isinstance(batch, str | os.PathLike) else batch
-    return audit_batch(given, student.tokenizer, shifts=shifts, vocabulary=logits_width(student.path))
 
 
 def _reader(loaded: LoadedTokenizer, examples: Sequence[Example]) -> Reader:
@@ -186,9 +199,13 @@ def _unigram(reader: Reader, train: Sequence[Example], held_out: Sequence[Exampl
     return reference_lines(*splits, vocabulary=len(reader.tokenizer)).unigram_nats
 
 
-def _log(name: str, place: Path, runs: Runs, reader: Reader | None, unigram: float | None) -> ExaminedLog:
+def _log(
+    name: str, place: Path, runs: Runs, reader: Reader | None, unigram: float | None, vocabulary: int | None
+) -> ExaminedLog:
     """One log, audited. A log of ours may lack the reference lines; of another trainer's losses it is not known whether
-    they are cross-entropies, so that no line is drawn beside them."""
+    they are cross-entropies, so that no line is drawn beside them but where the caller gives the vocabulary."""
+    if vocabulary is not None:
+        return ExaminedLog(name, runs.runs, audit_run(place, vocabulary=vocabulary, unigram_nats=unigram), unigram)
     facts = [run.series.facts for run in runs.runs]
     if reader is None or not all(one.in_nats and one.uniform_nats is None for one in facts):
         return ExaminedLog(name, runs.runs, audit_run(place))

@@ -82,6 +82,8 @@ def _lead(findings: Sequence[Finding], done: int) -> str:
         return f"Nothing was found {looked}."
     lead = f"{counted(findings).capitalize()}, {looked}."
     errors = sum(finding.severity == "error" for finding in findings)
+    if not errors and any(finding.severity == "warning" for finding in findings):
+        return f"{lead} No error, but what a warning names may make the values wrong: look at each first."
     if not errors:
         return f"{lead} No error: nothing that was examined makes the values wrong."
     which = "these errors" if errors > 1 else "this error"

@@ -61,8 +61,9 @@ def audit_batch(
         tokenizer: with which the batch was made.
         shifts: who moves logits and labels by one position against each other. "model": the model or the loss, as in
             transformers, so labels stand in place; "batch": the labels arrive moved, and nothing moves them again.
-            None: not known; labels that arrive moved are then a warning.
-        learns: what should be scored, "answers" or the whole "text"; None: not known.
+            None: not known; labels that arrive moved are then an error, because nearly everything shifts them again.
+        learns: what should be scored, "answers", the whole "text", or "prompts" (of a model that plays the user); None:
+            not known.
         ignore_index: the label that is not scored.
         pad_id: of the padding, where it is not the tokenizer's own padding token.
         vocabulary: rows of the model's output layer, where they are known.
@@ -128,7 +129,7 @@ def examine_batch(
         (
             labels,
             examine_scored(texts, facts, learns=learns),
-            examine_ends(placed, facts),
+            examine_ends(placed, facts, learns=learns),
             attention,
             examine_packing(texts, facts, given),
             examine_sequences(every_text, placed, facts),

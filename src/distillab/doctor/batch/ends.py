@@ -8,6 +8,7 @@ from typing import Literal
 
 from distillab.doctor.batch.cut_ends import cut_and_ended
 from distillab.doctor.batch.placing import PlacedRow
+from distillab.doctor.batch.scored import Learns
 from distillab.doctor.batch.show import row_line
 from distillab.doctor.batch.tokens import END_TEXTS, TokenFacts
 from distillab.records import Examined, Finding, Severity
@@ -16,11 +17,18 @@ PROBE = "ends of answers"
 # learned: an end token is the last scored one; hidden: an end token follows that is not scored; padded: so it does, but
 # it may be padding; cut: the row is full; open: the text ends without an end token
 End = Literal["learned", "hidden", "padded", "cut", "open"]
+_ANSWER_TOKENS = 4
+_SURE = 4  # rows
+_MEANT = "if the rows are plain text, which goes on, say --learns text"
 _PUNCTUATION = frozenset(".!?,;:\"')]}…。！？")
 
 
-def examine_ends(rows: Sequence[PlacedRow], facts: TokenFacts) -> Examined:
-    """Look at the last scored token of every row, and at what follows it."""
+def examine_ends(rows: Sequence[PlacedRow], facts: TokenFacts, *, learns: Learns | None) -> Examined:
+    """Look at the last scored token of every row, and at what follows it.
+
+    Args:
+        learns: as in `examine_scored`. Of answers the end is learned; a text may go on, and a prompt has none.
+    """
     judged = [row for row in rows if row.scored.any()]
     looked_at = f"{len(judged):,} rows with scored tokens"
     if not judged:
@@ -30,7 +38,7 @@ def examine_ends(rows: Sequence[PlacedRow], facts: TokenFacts) -> Examined:
     ends = [(row, _end(row, facts)) for row in judged]
     if _own_end(judged, facts):
         return Examined(probe=PROBE, looked_at=f"{looked_at}; they all end in the same token, taken for their end")
-    finding = _never_learned(ends, facts) or _some_hidden(ends, facts)
+    finding = _never_learned(ends, facts, learns) or _some_hidden(ends, facts)
     ended = [row for row, end in ends if end == "learned"]
     found = [finding, _cut(ends, facts) or cut_and_ended(ended, facts)]
     return Examined(probe=PROBE, looked_at=looked_at, findings=tuple(item for item in found if item is not None))
@@ -70,7 +78,9 @@ def _own_end(rows: Sequence[PlacedRow], facts: TokenFacts) -> bool:
     return token not in facts.ends and len(rows) >= 4 and count >= 0.9 * len(rows) and odd
 
 
-def _never_learned(ends: Sequence[tuple[PlacedRow, End]], facts: TokenFacts) -> Finding | None:
+def _never_learned(ends: Sequence[tuple[PlacedRow, End]], facts: TokenFacts, learns: Learns | None) -> Finding | None:
+    if learns == "prompts":
+        return None
     rows = [row for row, _ in ends]
     if any(end == "learned" for _, end in ends) or any(
         int(token) in facts.ends for row in rows for token in row.targets[row.scored]
@@ -80,13 +90,12 @@ def _never_learned(ends: Sequence[tuple[PlacedRow, End]], facts: TokenFacts) -> 
     padded = [row for row, end in ends if end == "padded"]
     opened = [row for row, end in ends if end == "open"]
     mean = sum(int(row.scored.sum()) for row in rows) / len(rows)
-    answers = sum(int(row.scored_places[0]) > row.start + 1 for row in rows) > len(rows) / 2
+    masked = sum(int(row.scored_places[0]) > row.start + 1 for row in rows) > len(rows) / 2
+    # answers that nothing ever ends are learned so wherever the end went; a classifier's of a token or two need none
+    answers = learns != "text" and (masked or learns == "answers") and mean >= _ANSWER_TOKENS
     if hidden or padded:
         hit = [*hidden, *padded]
-        # a classifier's answers of a token or two need no end, plain text may go on, and what may all be padding may
-        # never have been an end
-        certain = answers and mean >= 4 and (len(hidden) >= 2 or (len(hidden) == 1 and len(hit) >= 4))
-        severity: Severity = "error" if certain else "warning"
+        severity: Severity = "error" if answers and len(hit) >= 2 else "warning"
         token = next(int(t) for t in hit[0].ids[hit[0].scored_places[-1] + 1 :] if int(t) in facts.ends)
         facts_seen = [
             f"0 of {len(rows):,} rows have a scored end token; {mean:.1f} scored tokens a row on the mean",
@@ -108,19 +117,20 @@ def _never_learned(ends: Sequence[tuple[PlacedRow, End]], facts: TokenFacts) -> 
             do=(
                 "append the end token to every answer, and mask padding by length (attention_mask), not by id",
                 "or use a padding token that is not the end token",
+                _MEANT,
             ),
         )
     if not opened or (len(opened) < 2 and len(rows) > 1):
         return None
     return Finding(
         id="eos-missing",
-        severity="warning",
+        severity="error" if answers and len(opened) >= _SURE else "warning",
         title="The answers have no end token.",
         seen=(f"0 of {len(rows):,} rows have an end token behind the scored text",),
         example=(f"{opened[0].row.origin}: {row_line(opened[0], facts)}",),
         means="The student is never taught to stop: its answers run on to the longest length. A tokenizer that puts a "
         "token before a text seldom puts one behind it.",
-        do=("append tokenizer.eos_token to every answer before it is encoded, and score it",),
+        do=("append tokenizer.eos_token to every answer before it is encoded, and score it", _MEANT),
     )
 
 

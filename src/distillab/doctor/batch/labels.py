@@ -147,12 +147,11 @@ def _finding(
     example: tuple[str, ...],
 ) -> Finding:
     if group == "ahead":
-        unsaid = shifts is None and expected == 0
         return Finding(
             id="labels-shifted-twice",
-            severity="warning" if unsaid else "error",
+            severity="error",
             title="The labels are shifted in the batch already: one time more than they should be.",
-            seen=(*seen, "it was not said whether anything shifts them later") if unsaid else seen,
+            seen=(*seen, "it was not said whether anything shifts them later") if shifts is None else seen,
             example=example,
             means="With the shift that follows, the model is trained to predict the token after the next one. "
             "transformers' models, and the trainers built on them, shift the labels themselves; only a loop that "

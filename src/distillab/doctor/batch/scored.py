@@ -17,7 +17,7 @@ from distillab.doctor.batch.tokens import TokenFacts
 from distillab.records import Examined, Finding, Severity
 
 PROBE = "scored tokens"
-Learns = Literal["answers", "text"]
+Learns = Literal["answers", "text", "prompts"]
 _LEAST_INVERTED = 0.25
 _IN_WORDS = 0.15
 _FEWEST_IN_WORDS = 3
@@ -30,7 +30,8 @@ def examine_scored(rows: Sequence[ReadRow], facts: TokenFacts, *, learns: Learns
     """Look at which tokens are scored.
 
     Args:
-        learns: what the caller says should be: the answers alone, or the whole text; None: nobody said.
+        learns: what the caller says should be: the answers alone, the whole text, or the prompts alone; None: nobody
+            said.
     """
     scored = sum(int(row.placed.scored.sum()) for row in rows)
     text = sum(row.placed.stop - row.placed.start for row in rows)
@@ -41,7 +42,7 @@ def examine_scored(rows: Sequence[ReadRow], facts: TokenFacts, *, learns: Learns
     inverted = _inverted(rows, facts, learns)
     if inverted is None:
         prompts = _prompts(rows, facts, learns)
-        whole = learns == "text" or prompts is not None
+        whole = learns in ("text", "prompts") or prompts is not None
         found += [prompts, _late(rows, facts) or _in_words(rows, facts)]
         found += [] if whole else [scored_prompt_ends(rows, facts)]
     found.append(inverted)
@@ -110,7 +111,7 @@ def _padding(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
 
 def _inverted(rows: Sequence[ReadRow], facts: TokenFacts, learns: Learns | None) -> Finding | None:
     judged = [row for row in rows if row.placed.scored.any()]
-    if not judged or learns == "text":
+    if not judged or learns in ("text", "prompts"):
         return None
     wrong = [row for row in judged if _is_inverted(row)]
     if len(wrong) < max(1, 0.5 * len(judged)):
@@ -118,13 +119,16 @@ def _inverted(rows: Sequence[ReadRow], facts: TokenFacts, learns: Learns | None)
     placed = wrong[0].placed
     return Finding(
         id="mask-inverted",
-        severity="error" if learns == "answers" else "warning",
+        severity="error" if learns == "answers" or len(wrong) > 1 else "warning",
         title="The prompts are scored, and the answers are not.",
         seen=(f"{len(wrong):,} of {len(judged):,} rows with scored tokens",),
         example=(f"{placed.row.origin}: {row_line(placed, facts)}",),
-        means="The student learns to write prompts. The mask was most likely applied the wrong way round. (It is "
-        "right only for a model that plays the user.)",
-        do=("set -100 at the positions of the prompt, and leave the labels of the answer",),
+        means="The student learns to write prompts. The mask was applied the wrong way round, unless the model "
+        "is to play the user.",
+        do=(
+            "set -100 at the positions of the prompt, and leave the labels of the answer",
+            "if the model is to play the user, say --learns prompts",
+        ),
     )
 
 
@@ -140,7 +144,7 @@ def _is_inverted(row: ReadRow) -> bool:
 
 
 def _prompts(rows: Sequence[ReadRow], facts: TokenFacts, learns: Learns | None) -> Finding | None:
-    if learns == "text":
+    if learns in ("text", "prompts"):
         return None
     judged = [row for row in rows if row.placed.scored.any()]
     known = [row for row in judged if (row.parts == ASKS).any()]

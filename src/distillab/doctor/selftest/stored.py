@@ -150,7 +150,8 @@ def cache_findings(name: str, found: StoredTerm, kinds: Sequence[KindConfig], se
             title="A cache of the teacher gives a term another value than the teacher itself.",
             seen=(
                 f"term {name} of {setup.name}: from the teacher {number(found.live)}, from the cache "
-                f"{number(found.cached)} a unit; allowed is a difference of {number(allowed)}; the teacher is {format_}",
+                f"{number(found.cached)} a unit; allowed is a difference of {number(allowed)}",
+                f"the teacher's number format: {format_}",
                 f"stored as: {', '.join(kind.kind for kind in kinds)} {stored}",
             ),
             means="Runs that read the cache would learn from another teacher than the one that the record names.",
