@@ -56,10 +56,10 @@ def test_an_error_is_exit_code_1_and_is_written(doctor, world, tmp_path):
     assert record.findings[0].severity == "error"
 
 
-def test_a_warning_is_exit_code_0_and_what_is_said_makes_it_an_error(doctor, world, tmp_path):
+def test_what_trains_the_wrong_thing_is_exit_code_1_until_it_is_said_that_it_is_meant(doctor, world, tmp_path):
     path = saved(rolled(world, 1), tmp_path / "batch.pt")
     code, out, _ = doctor(path)
-    assert code == 0 and "warning: labels-shifted-twice" in out
+    assert code == 1 and "error: labels-shifted-twice" in out and "--shifts batch" in out
     assert doctor(path, "--shifts", "model")[0] == 1
     code, out, _ = doctor(path, "--shifts", "batch")
     assert code == 0 and "labels-" not in out
