@@ -20,14 +20,25 @@ def test_mean_is_the_difference_of_nats_over_tokens() -> None:
 
 
 def test_equal_arms_give_a_point() -> None:
-    values = [np.array([1.0, 2.0]), np.array([3.0, 4.0])]
-    interval = paired_interval(values, values, np.array([1.0, 1.0]))
+    values = [np.arange(10.0), np.arange(10.0) + 2]
+    interval = paired_interval(values, values, np.ones(10))
     assert (interval.mean, interval.low, interval.high) == (0.0, 0.0, 0.0)
 
 
-def test_one_seed_and_one_row_say_nothing() -> None:
-    interval = paired_interval([np.array([1.0])], [np.array([2.0])], np.array([1.0]))
-    assert (interval.low, interval.high) == (-math.inf, math.inf)
+@pytest.mark.parametrize("rows", [1, 2, 9])
+def test_a_few_rows_say_nothing_of_others(rows: int) -> None:
+    arm, base = np.arange(rows) + 1.0, np.arange(rows) * 1.1
+    for seeds in (1, 3):
+        interval = paired_interval([arm] * seeds, [base] * seeds, np.ones(rows))
+        assert (interval.low, interval.high, interval.p, interval.outcome) == (None, None, 1.0, "open")
+        assert (interval.rows, interval.seeds) == (rows, seeds)
+        assert not adjusted([interval])[0].excludes_zero
+
+
+def test_ten_rows_have_an_interval_that_knows_its_n() -> None:
+    interval = paired_interval([np.arange(10.0)], [np.arange(10.0) + np.arange(10) % 2], np.ones(10))
+    assert interval.low is not None and interval.low < interval.mean
+    assert interval.measured_on == "n = 10 rows × 1 seed"
 
 
 def test_swapping_the_sides_mirrors_the_interval() -> None:

@@ -34,17 +34,42 @@ def test_levels_of_access_are_told_apart_by_the_teachers_tokens() -> None:
             _arm("broken", "logits", 3.0, across=True, shows="an error"),
         ]
     )
-    same, across, several, failures = text.split(". ")
-    assert several == (
-        "Each interval is of its comparison alone; better or worse is claimed of all 3 together at 5 % (Holm)"
-    )
+    same, across, failures = text.split(". ")
     assert same == (
-        "Held against SFT on the same rows: "
-        "logits (logits) is better by 0.090 nats a token (95 % interval -0.100 to -0.080)"
+        "Held against SFT on the same rows (claims at 5 % for all 3 arms together, Holm): "
+        "logits is better by 0.090 nats a token (95 % interval -0.100 to -0.080)"
     )
-    assert across.startswith("Across tokenizers, from a teacher with other tokens: answers (text) cannot be told")
-    assert "; spans (logits) is better by 0.040" in across
+    assert across == (
+        "Across tokenizers, from a teacher with other tokens: spans is better by 0.040 nats a token (95 % interval "
+        "-0.050 to -0.030); not told from SFT: answers"
+    )
     assert failures == "Shown as failures, not as results: broken."
+
+
+def test_the_headline_of_twelve_arms_is_short_and_says_on_what_it_was_measured() -> None:
+    arms = [_arm(f"method_number_{i}", "logits", -0.1 + 0.02 * i) for i in range(12)]
+    measured = [
+        arm.model_copy(update={"against_sft": arm.against_sft.model_copy(update={"rows": 200, "seeds": 3})})
+        for arm in arms
+        if arm.against_sft is not None
+    ]
+    text = verdict(measured)
+    assert text.startswith(
+        "Held against SFT on the same rows (n = 200 rows × 3 seeds; claims at 5 % for all 12 arms together, Holm): "
+        "method_number_0 is better by 0.100 nats a token (95 % interval -0.110 to -0.090), method_number_1, "
+        "method_number_2 and 2 more by less; method_number_11 is worse by 0.120"
+    )
+    assert text.endswith("not told from SFT: method_number_5.")
+    assert text.count("interval") == 2 and len(text) < 450
+
+
+def test_too_few_rows_get_no_interval() -> None:
+    difference = Interval(mean=-0.4, low=None, high=None, p=1.0, rows=2, seeds=1)
+    text = verdict([_arm("logits", "logits", 0.0).model_copy(update={"against_sft": difference})])
+    assert text == (
+        "Held against SFT on the same rows (n = 2 rows × 1 seed): not told from SFT: logits (too few rows for an "
+        "interval)."
+    )
 
 
 @pytest.mark.parametrize("across", [False, True])
@@ -59,8 +84,7 @@ def test_what_one_comparison_would_claim_is_open_where_several_do_not() -> None:
     assert alone.against_sft is not None
     weak = alone.against_sft.model_copy(update={"p": 0.03, "adjusted_p": 0.12, "comparisons": 4})
     text = verdict([alone.model_copy(update={"against_sft": weak})])
-    assert "logits (logits) cannot be told from SFT: -0.050 nats a token" in text
-    assert "(95 % interval -0.060 to -0.040; p 0.12 by Holm)" in text
+    assert text == "Held against SFT on the same rows: not told from SFT: logits."
     assert (interval_tone(weak), interval_tone(alone.against_sft)) == ("even", "good")
 
 

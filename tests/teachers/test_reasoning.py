@@ -16,7 +16,7 @@ from distillab.data.reading import Reader
 from distillab.errors import CacheMismatch, DataError
 from distillab.evaluation.protocol import evaluate
 from distillab.records import TeacherProvenance
-from distillab.study.prepare import held_out_for
+from distillab.study.held_out import held_out_for
 from distillab.teachers import LocalTeacher
 from distillab.teachers.answer_identity import Prompt, answers_identity
 from distillab.teachers.answers import AnswerStore, generate_store, keep_usable, read_store

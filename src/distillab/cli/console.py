@@ -31,8 +31,12 @@ def quiet_libraries() -> None:
 
 def show_run(record: RunRecord) -> None:
     """Print a finished run: its figures, beside the lines that they can be judged by."""
+    from distillab.records import run_outlook
+
     lines = record.references
     first = record.curve[0].held_out_nats_per_token
+    for sentence in run_outlook(record):
+        say(sentence)
     if record.demonstrates:
         say(f"NOT A RESULT. This run demonstrates: {record.demonstrates}")
     say(f"{record.name} ({record.method}, access: {record.access}, seed {record.seed})")
@@ -80,10 +84,13 @@ def show_run(record: RunRecord) -> None:
 
 def show_study(results: StudyResults, folder: Path) -> None:
     """Print a finished study and write its report."""
+    from distillab.records import study_outlook
     from distillab.report.build import write_report
 
     markdown, html = write_report(results, folder)
-    rows = [["model", "nats/token", "against SFT [95 %]", "bits/byte", "KL", "value", "ROUGE-L", "by EOS"]]
+    for sentence in study_outlook(results):
+        say(textwrap.fill(sentence, _LINE))
+    rows = [["model", "nats/token", "against SFT [95 %]", "n", "bits/byte", "KL", "value", "ROUGE-L", "by EOS"]]
     for point in results.end_points:
         rows.append([point.name, *_cells((point.evaluation,), None)])
     for arm in results.arms:
@@ -98,7 +105,7 @@ def show_study(results: StudyResults, folder: Path) -> None:
     lines = results.references
     say(
         f"To judge nats/token by: log V {lines.uniform_nats:.3f} knows nothing; unigram {lines.unigram_nats:.3f} knows "
-        "how often tokens occur."
+        "how often tokens occur. n: held-out rows × seeds."
     )
     say(f"Report: {html}\n        {markdown}")
 
@@ -107,16 +114,26 @@ def _cells(evaluations: tuple[EvaluationRecord, ...], difference: Interval | Non
     """One row of the table: means over seeds, with the standard deviation of what is compared."""
     likelihoods = [evaluation.likelihood for evaluation in evaluations]
     generations = [evaluation.generation for evaluation in evaluations if evaluation.generation is not None]
-    interval = f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]" if difference else ""
+    rows = sorted({likelihood.n for likelihood in likelihoods})
+    seeds = f" × {len(evaluations)}" if difference is not None else ""
     return [
         _mean([item.nats_per_token for item in likelihoods], spread=True),
-        interval,
+        _difference(difference),
+        f"{'–'.join(map(str, rows))}{seeds}",
         _mean([item.bits_per_byte for item in likelihoods]),
         _mean([item.kl_from_teacher_nats for item in likelihoods]),
         _mean([item.value_match for item in generations]),
         _mean([item.rouge_l for item in generations]),
         _mean([item.stopped_by_eos for item in generations]),
     ]
+
+
+def _difference(difference: Interval | None) -> str:
+    if difference is None:
+        return ""
+    if difference.low is None or difference.high is None:
+        return f"{difference.mean:+.3f} [too few rows]"
+    return f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
 
 
 def _mean(values: Sequence[float | None], *, spread: bool = False) -> str:

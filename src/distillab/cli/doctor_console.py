@@ -64,6 +64,8 @@ def show_investigation(console: Console, investigation: Investigation) -> None:
     """What was looked at, every finding, the gravest first, the methods of the pair, and what follows."""
     from distillab.report.findings import counted
 
+    for sentence in investigation.outlook:
+        console.print(sentence, style="bold yellow")
     console.print(investigation.subject, style="bold")
     if investigation.skipped is not None:
         console.print(f"  left out by {investigation.skipped}", style="yellow")

@@ -75,6 +75,7 @@ def examined_first(study: Study, *, no_doctor: bool) -> Study:
     from distillab.records import Investigation, read_record
 
     study.require_runnable()
+    say(study.held_out_line())
     kept = study.doctor_record
     known = read_record(Investigation, kept) if kept.exists() else None
     if known is not None and (no_doctor or known.skipped is None):

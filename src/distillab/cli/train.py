@@ -7,6 +7,8 @@ from pathlib import Path
 
 import typer
 
+from distillab.terminal import say
+
 
 def train_command(
     recipe: Path = typer.Argument(help="Recipe file (YAML); see recipes/."),
@@ -23,8 +25,15 @@ def train_command(
 
     loaded = load_recipe(RunRecipe, recipe, overrides or [])
     quiet_libraries()
+    from distillab.study.dates import dated
+    from distillab.study.prepare import prepare
     from distillab.study.run import execute
 
-    record = execute(loaded, demonstrate_mismatch=demonstrate_mismatch)
-    if os.environ.get("RANK", "0") == "0":
+    speaks = os.environ.get("RANK", "0") == "0"
+    loaded = dated(loaded)
+    prepared = prepare(loaded)
+    if speaks:
+        say(prepared.held_out_line(loaded))
+    record = execute(loaded, prepared=prepared, demonstrate_mismatch=demonstrate_mismatch)
+    if speaks:
         show_run(record)

@@ -7,6 +7,7 @@ Units are in the names: `_nats`, `_s`, `_bytes`, `_tokens`; shares are fractions
 from distillab.records.access import ACCESS_ORDER, AccessLevel
 from distillab.records.base import SCHEMA_VERSION, Record, read_record, write_record
 from distillab.records.findings import SEVERITY_ORDER, Conclusions, Examined, Finding, Investigation, Phase, Severity
+from distillab.records.outlook import begins_above_uniform, outlook, run_outlook, study_outlook
 from distillab.records.pairing import (
     DataOverlap,
     MethodAdmission,
@@ -27,15 +28,25 @@ from distillab.records.runs import (
     RunCost,
     RunRecord,
 )
-from distillab.records.sources import AnswerStoreCounts, CacheUse, EncodingCounts, SpanCounts, TeacherProvenance
-from distillab.records.studies import ArmResult, EndPoint, GenerationSample, Interval, StudyResults
+from distillab.records.sources import (
+    AnswersMade,
+    AnswerStoreCounts,
+    CacheUse,
+    EncodingCounts,
+    NotJudged,
+    SpanCounts,
+    TeacherProvenance,
+)
+from distillab.records.studies import FEWEST_ROWS, ArmResult, EndPoint, GenerationSample, Interval, StudyResults
 
 __all__ = [
     "ACCESS_ORDER",
+    "FEWEST_ROWS",
     "SCHEMA_VERSION",
     "SEVERITY_ORDER",
     "AccessLevel",
     "AnswerStoreCounts",
+    "AnswersMade",
     "ArmResult",
     "CacheUse",
     "Conclusions",
@@ -53,6 +64,7 @@ __all__ = [
     "JudgedModel",
     "LikelihoodMetrics",
     "MethodAdmission",
+    "NotJudged",
     "PairJudgement",
     "Phase",
     "Recommendation",
@@ -68,6 +80,10 @@ __all__ = [
     "TokenizerContract",
     "TokenizerSide",
     "Verdict",
+    "begins_above_uniform",
+    "outlook",
     "read_record",
+    "run_outlook",
+    "study_outlook",
     "write_record",
 ]

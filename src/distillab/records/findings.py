@@ -61,6 +61,9 @@ class Investigation(Record):
         default=None, description="what the two tokenizers have in common and which methods are valid, where known"
     )
     skipped: str | None = Field(default=None, description="the flag by which the user left the examination out")
+    outlook: tuple[str, ...] = Field(
+        default=(), description="what must be known before all else: a student that begins or ends worse than it should"
+    )
     conclusions: Conclusions | None = Field(
         default=None, description="made by `report.findings.concluded`; None until then"
     )

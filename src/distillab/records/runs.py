@@ -104,6 +104,11 @@ class RunCost(Record):
         description="read in training, or read and written for its answers; 0 where training read a cache"
     )
     wall_s: float = Field(description="of the last session, where a run was resumed")
+    answers_s: float | None = Field(
+        default=None,
+        description="to write the teacher's answers, once for all runs that read them; None where it read none, where "
+        "they were made elsewhere, and in older records",
+    )
     peak_rss_bytes: int = Field(description="of the process, which may have done other runs before")
 
 

@@ -8,6 +8,10 @@ from pydantic import Field
 
 from distillab.records.base import Record
 
+NotJudged = Literal[
+    "too long", "no room for an answer", "empty answer", "no prompt", "template changes answer", "not for all teachers"
+]
+
 
 class EncodingCounts(Record):
     """What happened to the rows of one split."""
@@ -23,6 +27,9 @@ class EncodingCounts(Record):
         description="held-out rows not judged: too long for a model of the pair, no prompt, or another answer in the "
         "template of each",
     )
+    left_out_for: dict[NotJudged, int] = Field(
+        default={}, description="why, adding up to left_out; empty in older records, which do not know"
+    )
     special_in_text: int = Field(default=0, description="rows whose own text contains a special token")
     rows_cut_by_template: int = Field(default=0, description="rows of whose answers the template drops text")
     characters_cut_by_template: int = Field(default=0, description="of answers, dropped by the template: not learned")
@@ -36,6 +43,11 @@ class EncodingCounts(Record):
     characters_lost: int = Field(default=0, description="characters for which the tokenizer has no token: not learned")
     tokens: int = 0
     supervised_tokens: int = 0
+
+    @property
+    def reasons(self) -> str:
+        """Why rows are not judged, with their numbers: `18 too long, 1 empty answer`; empty where none is known."""
+        return ", ".join(f"{number} {reason}" for reason, number in self.left_out_for.items())
 
     @property
     def prompt_share(self) -> float:
@@ -91,6 +103,12 @@ class AnswerStoreCounts(Record):
     not_asked: int = Field(
         default=0, description="prompts without a token, or that leave no room in the teacher's context"
     )
+
+
+class AnswersMade(Record):
+    """What a worker has spent on a store of answers; it stands beside them."""
+
+    seconds: float = Field(description="over all sessions; those that were killed outright are not counted")
 
 
 class CacheUse(Record):

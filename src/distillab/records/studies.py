@@ -14,14 +14,17 @@ from distillab.records.runs import CurvePoint, EvaluationRecord, ReferenceLines,
 from distillab.records.sources import AnswerStoreCounts, CacheUse, EncodingCounts, SpanCounts
 
 _ERROR = 0.05
+FEWEST_ROWS = 10  # on fewer rows a difference gets no interval: they stand for no others
 
 
 class Interval(Record):
-    """A paired difference with its 95 % interval."""
+    """A paired difference with its 95 % interval, where one means anything."""
 
     mean: float
-    low: float
-    high: float
+    low: float | None = Field(description="None: too few rows for an interval")
+    high: float | None
+    rows: int | None = Field(default=None, description="on which it was measured; None in older records")
+    seeds: int | None = Field(default=None, description="over which; with one the interval is over rows alone")
     p: float | None = Field(
         default=None, description="of no difference, for this comparison alone; None in older records"
     )
@@ -34,9 +37,25 @@ class Interval(Record):
     @property
     def outcome(self) -> Literal["better", "worse", "open"]:
         """What may be claimed at 5 %; of several comparisons by the adjusted p-value. Less is better."""
-        if self.low <= 0 <= self.high or (self.adjusted_p is not None and self.adjusted_p >= _ERROR):
+        if not self.excludes_zero or (self.adjusted_p is not None and self.adjusted_p >= _ERROR):
             return "open"
         return "better" if self.mean < 0 else "worse"
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval alone, of this comparison alone, tells the difference from none."""
+        return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
+
+    @property
+    def measured_on(self) -> str:
+        """`n = 200 rows × 3 seeds`; empty in older records."""
+        if self.rows is None or self.seeds is None:
+            return ""
+        return f"n = {_counted(self.rows, 'row')} × {_counted(self.seeds, 'seed')}"
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 class EndPoint(Record):
@@ -46,6 +65,9 @@ class EndPoint(Record):
     role: Literal["undistilled student", "teacher"]
     evaluation: EvaluationRecord
     note: str | None = None
+    random: bool | None = Field(
+        default=None, description="whether its weights are random; None for a teacher, and in older records"
+    )
 
 
 class ArmResult(Record):
@@ -64,6 +86,11 @@ class ArmResult(Record):
     against_sft: Interval | None = Field(
         default=None,
         description="held-out nats a token minus SFT's, paired over seeds and rows; negative is better",
+    )
+    shared_s: float | None = Field(
+        default=None,
+        description="to make what its runs read of the teacher, once for all of them: written answers, stored signals; "
+        "0 where they read none; None where it was made elsewhere, and in older records",
     )
 
 
@@ -99,3 +126,8 @@ class StudyResults(Record):
     reproduce: str
     environment: dict[str, str]
     wall_s: float = Field(description="sum over the runs, some of which may have run side by side")
+    shared_s: float | None = Field(
+        default=None,
+        description="to make what the runs share: the teachers' answers and caches, those for the held-out rows too; "
+        "None in older records",
+    )

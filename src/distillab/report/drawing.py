@@ -80,7 +80,10 @@ class Drawing:
 
 
 def marker(shape: str, at: Point, css: str, radius: float) -> Markup:
-    """One marker as SVG: circle, ring, square, diamond, triangle, down, star, cross, plus."""
+    """One marker as SVG: circle, ring, square, diamond, triangle, down, right, left, pentagon, star, cross, plus.
+
+    `open` before a shape leaves its inside empty.
+    """
     x, y = at
     if shape in ("circle", "ring"):
         kind = "mark-open" if shape == "ring" else "mark"
@@ -88,14 +91,18 @@ def marker(shape: str, at: Point, css: str, radius: float) -> Markup:
     if shape in ("cross", "plus"):
         arms = _cross(x, y, radius, 45 if shape == "cross" else 0)
         return Markup('<path class="mark-line {}" d="{}"/>').format(css, arms)
+    kind = "mark-open" if shape.startswith("open ") else "mark"
     corners = {
         "square": _polygon(x, y, radius * 1.2, 4, 45),
         "diamond": _polygon(x, y, radius * 1.3, 4, 0),
         "triangle": _polygon(x, y, radius * 1.3, 3, -90),
         "down": _polygon(x, y, radius * 1.3, 3, 90),
+        "right": _polygon(x, y, radius * 1.3, 3, 0),
+        "left": _polygon(x, y, radius * 1.3, 3, 180),
+        "pentagon": _polygon(x, y, radius * 1.2, 5, -90),
         "star": _star(x, y, radius * 1.5),
-    }[shape]
-    return Markup('<polygon class="mark {}" points="{}"/>').format(css, _point_list(corners))
+    }[shape.removeprefix("open ")]
+    return Markup('<polygon class="{} {}" points="{}"/>').format(kind, css, _point_list(corners))
 
 
 def legend_marker(shape: str, css: str) -> Markup:
@@ -109,8 +116,15 @@ def legend_marker(shape: str, css: str) -> Markup:
 
 
 def fitted(text: str, longest: int) -> str:
-    """The text, cut with an ellipsis so that it has at most `longest` characters."""
-    return text if len(text) <= longest else text[: longest - 1] + "…"
+    """The text with at most `longest` characters: names that differ at either end stay different.
+
+    >>> fitted("logits_at_temperature_2", 13)
+    'logits…ture_2'
+    """
+    if len(text) <= longest:
+        return text
+    tail = (longest - 1) // 2
+    return f"{text[: longest - 1 - tail]}…{text[-tail:]}"
 
 
 def _places(*values: float) -> tuple[Markup, ...]:

@@ -21,8 +21,10 @@ from distillab.records import (
 
 Kind = Literal["undistilled", "arm", "teacher", "demonstration"]
 _KIND_ORDER: tuple[Kind, ...] = ("undistilled", "arm", "teacher", "demonstration")
-_MARKERS = ("circle", "square", "triangle", "diamond", "down")
-_COLOURS = 8
+_SHAPES = ("circle", "square", "triangle", "diamond", "down", "right", "left", "pentagon")
+# a circle that is open is the undistilled student's
+MARKERS = (*_SHAPES, *(f"open {shape}" for shape in _SHAPES[1:]))
+COLOURS = 16
 
 ACCESS_MEANING: dict[AccessLevel, str] = {
     "none": "the data set’s own answers; no teacher",
@@ -39,7 +41,7 @@ class Entry:
 
     `comparable` is False where nats a token cannot be compared with the student's, because the model
     splits the held-out text into other tokens; `across_tokenizers` is True where an arm's teacher does.
-    `colour` and `marker` are how figures draw it: the marker alone tells entries apart.
+    `colour` and `marker` are how figures draw it; the marker alone tells 15 arms apart, the colour 16.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Entry:
     curves: tuple[tuple[CurvePoint, ...], ...]
     costs: tuple[RunCost, ...]
     against_sft: Interval | None
+    shared_s: float | None
     comparable: bool
     colour: str
     marker: str
@@ -84,7 +87,7 @@ def entries(results: StudyResults) -> tuple[Entry, ...]:
     arms = sorted(results.arms, key=lambda arm: (arm.across_tokenizers, ACCESS_ORDER.index(arm.access)))
     trained = [arm for arm in arms if arm.demonstrates is None]
     shown = [arm for arm in arms if arm.demonstrates is not None]
-    found += [_of_arm(arm, f"c{i % _COLOURS}", _MARKERS[i % len(_MARKERS)]) for i, arm in enumerate(trained)]
+    found += [_of_arm(arm, f"c{i % COLOURS}", MARKERS[i % len(MARKERS)]) for i, arm in enumerate(trained)]
     found += [_of_arm(arm, "warn", ("cross", "plus", "star")[i % 3]) for i, arm in enumerate(shown)]
     return tuple(sorted(found, key=lambda entry: _KIND_ORDER.index(entry.kind)))
 
@@ -131,6 +134,7 @@ def _of_end_point(point: EndPoint, comparable: bool) -> Entry:
         curves=(),
         costs=(),
         against_sft=None,
+        shared_s=None,
         comparable=comparable or not is_teacher,
         colour="ink" if is_teacher else "muted",
         marker="star" if is_teacher else "ring",
@@ -152,6 +156,7 @@ def _of_arm(arm: ArmResult, colour: str, marker: str) -> Entry:
         curves=arm.curves,
         costs=arm.costs,
         against_sft=arm.against_sft,
+        shared_s=arm.shared_s,
         comparable=True,
         colour=colour,
         marker=marker,

@@ -36,7 +36,7 @@ class _Layout:
         return self.row - 11 if self.label_above else self.row / 2
 
 
-_WIDE = _Layout("fig1w", "figure wide", 1040, 236, 868, 38, label_above=False, label_letters=30)
+_WIDE = _Layout("fig1w", "figure wide", 1040, 258, 868, 38, label_above=False, label_letters=30)
 _NARROW = _Layout("fig1n", "figure narrow", 380, 10, 370, 50, label_above=True, label_letters=27)
 
 

@@ -15,8 +15,9 @@ from distillab.report.entries import Entry, of_kind
 from distillab.report.figure_arms import reference_values, shown_name
 from distillab.report.scales import Axis, plain_axis, tick_text
 
-_WIDTH, _HEIGHT = 460.0, 320.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 42.0, 346.0, 12.0, 276.0
+_LEFT, _RIGHT, _TOP, _LOWEST = 42.0, 346.0, 12.0, 276.0
+_LETTER, _LINE = 7.0, 13.0  # px of small text
+_LONGEST = 30  # letters of a name; longer ones are cut in their middle, and whole in the legend
 _LOG_FROM = 4.0
 _DASHES = ("", "dash-1", "dash-2", "dash-3")
 # The closer panel leaves out the first fall, which all arms share.
@@ -36,8 +37,24 @@ class Series:
 
 
 @dataclass(frozen=True)
+class _Layout:
+    """Places in px. `named` writes the names beside their lines; without, the legend tells them apart."""
+
+    key: str
+    css: str
+    width: float
+    right: float
+    bottom: float
+    named: bool
+
+    def y(self, values: Sequence[float]) -> Axis:
+        """The upright axis over all values."""
+        return plain_axis(values, self.bottom, _TOP, log_from_ratio=_LOG_FROM)
+
+
+@dataclass(frozen=True)
 class Panel:
-    """One picture and the words under it."""
+    """One picture, for wide and for narrow screens, and the words under it."""
 
     title: str
     svg: Markup
@@ -96,11 +113,11 @@ def held_out_panel(found: Sequence[Entry], references: ReferenceLines) -> Panel 
         *_models(found, "undistilled", "undistilled"),
         *_models(found, "teacher", ""),
     ]
-    y = _y_axis([v for s in series for v in (*s.low, *s.high)] + [value for _, value in lines])
     return Panel(
         "Held-out loss: what was learnt",
-        _draw("fig2a", "Held-out loss by training step", series, lines, y),
-        f"Held-out nats/token{_scale_words(y)}. Band: lowest to highest seed. Dashed: reference lines.",
+        _pictures("fig2a", "Held-out loss by training step", series, lines),
+        f"Held-out nats/token{_scale_words(_values(series, lines))}. Band: lowest to highest seed. Dashed: reference "
+        "lines.",
     )
 
 
@@ -111,13 +128,12 @@ def training_panel(found: Sequence[Entry]) -> Panel | None:
         return None
     terms = list(dict.fromkeys(s.term for s in series))
     dashes = {term: _DASHES[min(i, len(_DASHES) - 1)] for i, term in enumerate(terms)}
-    y = _y_axis([v for s in series for v in (*s.low, *s.high)])
     kinds = ("solid", "dashed", "dotted", "dash-dotted")
     said = ", ".join(f"{kinds[min(i, 3)]}: {term}" for i, term in enumerate(terms))
     return Panel(
         "Training loss: what the log shows",
-        _draw("fig2b", "Training loss by training step", series, [], y, dashes),
-        f"Each term in its own unit, unweighted{_scale_words(y)}; {said}.",
+        _pictures("fig2b", "Training loss by training step", series, [], dashes),
+        f"Each term in its own unit, unweighted{_scale_words(_values(series, []))}; {said}.",
     )
 
 
@@ -127,10 +143,9 @@ def closer_panel(found: Sequence[Entry]) -> Panel | None:
     series = [s for s in cut if len(s.steps) >= 3]
     if len(series) < 2:
         return None
-    y = _y_axis([v for s in series for v in (*s.low, *s.high)])
     return Panel(
         "Held-out loss, closer: the results alone",
-        _draw("fig2c", "Held-out loss by training step, results alone", series, [], y),
+        _pictures("fig2c", "Held-out loss by training step, results alone", series, []),
         f"The same curves from step {min(s.steps[0] for s in series)} on, without the shown failures.",
     )
 
@@ -146,40 +161,60 @@ def _models(found: Sequence[Entry], kind: str, name: str) -> list[tuple[str, flo
     return [(name or entry.name, entry.held_out_nats[0]) for entry in chosen]
 
 
-def _y_axis(values: Sequence[float]) -> Axis:
-    return plain_axis(values, _BOTTOM, _TOP, log_from_ratio=_LOG_FROM)
+def _values(series: Sequence[Series], lines: Sequence[tuple[str, float]]) -> list[float]:
+    return [v for s in series for v in (*s.low, *s.high)] + [value for _, value in lines]
 
 
-def _scale_words(y: Axis) -> str:
-    return ", logarithmic scale" if y.parts[0].log else ""
+def _scale_words(values: Sequence[float]) -> str:
+    return ", logarithmic scale" if plain_axis(values, 0.0, 1.0, log_from_ratio=_LOG_FROM).parts[0].log else ""
 
 
-def _draw(
+def _pictures(
     key: str,
     title: str,
     series: Sequence[Series],
     lines: Sequence[tuple[str, float]],
-    y: Axis,
     dashes: dict[str, str] | None = None,
 ) -> Markup:
-    x = plain_axis([step for s in series for step in (s.steps[0], s.steps[-1])], _LEFT + 4, _RIGHT - 4)
-    picture = Drawing(key, _WIDTH, _HEIGHT, title, _description(series, lines), "figure")
+    """The panel for wide and for narrow screens; it grows with the number and the length of its names."""
+    names = [name for name, _ in lines] + [shown_name(s.entry) for s in _labelled(series)]
+    beside = 14 + _LETTER * min(_LONGEST, max(map(len, names)))
+    bottom = max(_LOWEST, _TOP + _LINE * len(names))
+    wide = _Layout(f"{key}w", "figure wide", max(460.0, _RIGHT + beside), _RIGHT, bottom, named=True)
+    narrow = _Layout(f"{key}n", "figure narrow", 380, 374, _LOWEST, named=False)
+    return _draw(wide, title, series, lines, dashes or {}) + _draw(narrow, title, series, lines, dashes or {})
+
+
+def _draw(
+    layout: _Layout,
+    title: str,
+    series: Sequence[Series],
+    lines: Sequence[tuple[str, float]],
+    dashes: dict[str, str],
+) -> Markup:
+    y, right, bottom = layout.y(_values(series, lines)), layout.right, layout.bottom
+    x = plain_axis([step for s in series for step in (s.steps[0], s.steps[-1])], _LEFT + 4, right - 4)
+    picture = Drawing(layout.key, layout.width, bottom + 44, title, _description(series, lines), layout.css)
     for tick in y.ticks(6):
-        picture.line((_LEFT, y.place(tick)), (_RIGHT, y.place(tick)), "grid")
+        picture.line((_LEFT, y.place(tick)), (right, y.place(tick)), "grid")
         picture.text((_LEFT - 6, y.place(tick) + 4), tick_text(tick), "small muted", anchor="end")
     for tick in x.ticks(5):
         if tick >= 0:
-            picture.line((x.place(tick), _BOTTOM), (x.place(tick), _BOTTOM + 4), "axis")
-            picture.text((x.place(tick), _BOTTOM + 18), tick_text(tick), "small muted", anchor="middle")
-    picture.line((_LEFT, _BOTTOM), (_RIGHT, _BOTTOM), "axis")
-    picture.text(((_LEFT + _RIGHT) / 2, _BOTTOM + 38), "optimizer step", "small", anchor="middle")
+            picture.line((x.place(tick), bottom), (x.place(tick), bottom + 4), "axis")
+            picture.text((x.place(tick), bottom + 18), tick_text(tick), "small muted", anchor="middle")
+    picture.line((_LEFT, bottom), (right, bottom), "axis")
+    picture.text(((_LEFT + right) / 2, bottom + 38), "optimizer step", "small", anchor="middle")
     for _, value in lines:
-        picture.line((_LEFT, y.place(value)), (_RIGHT, y.place(value)), "reference")
+        picture.line((_LEFT, y.place(value)), (right, y.place(value)), "reference")
     for one in series:
-        _draw_series(picture, one, x, y, (dashes or {}).get(one.term, ""))
+        _draw_series(picture, one, x, y, dashes.get(one.term, ""))
     labels = [(y.place(value), name, "muted") for name, value in lines]
-    labels += [(y.place(s.mean[-1]), shown_name(s.entry), f"{s.entry.colour}-text") for s in _labelled(series)]
-    _draw_labels(picture, labels)
+    if layout.named:
+        labels += [(y.place(s.mean[-1]), shown_name(s.entry), f"{s.entry.colour}-text") for s in _labelled(series)]
+        _draw_labels(picture, labels, layout)
+    else:
+        for place, name, css in labels:
+            picture.text((right - 4, place - 4), name, f"small {css}", anchor="end")
     return picture.svg()
 
 
@@ -203,20 +238,20 @@ def _draw_series(picture: Drawing, one: Series, x: Axis, y: Axis, dash: str) -> 
         picture.marker(point, one.entry.marker, colour, 3.2)
 
 
-def _draw_labels(picture: Drawing, labels: Sequence[tuple[float, str, str]]) -> None:
+def _draw_labels(picture: Drawing, labels: Sequence[tuple[float, str, str]], layout: _Layout) -> None:
     """Names at the right end of their lines, moved apart where they would overlap."""
-    distance = 13.0
+    distance = _LINE
     ordered = sorted(labels)
     places = [place for place, *_ in ordered]
     for i in range(1, len(places)):
         places[i] = max(places[i], places[i - 1] + distance)
-    last = _BOTTOM + 4
+    last = layout.bottom + 4
     for i in reversed(range(len(places))):
         places[i] = min(places[i], last)
         last = places[i] - distance
     for (true_place, name, css), place in zip(ordered, places, strict=True):
-        picture.line((_RIGHT, true_place), (_RIGHT + 7, place), "leader")
-        picture.text((_RIGHT + 10, place + 4), fitted(name, 14), f"small {css}", whole=name)
+        picture.line((layout.right, true_place), (layout.right + 7, place), "leader")
+        picture.text((layout.right + 10, place + 4), fitted(name, _LONGEST), f"small {css}", whole=name)
 
 
 def _description(series: Sequence[Series], lines: Sequence[tuple[str, float]]) -> str:

@@ -56,6 +56,10 @@ def by_access(methods: Sequence[MethodAdmission], *, admitted: bool) -> tuple[st
 
 
 def _summary(investigation: Investigation) -> tuple[str, ...]:
+    return (*investigation.outlook, *_found(investigation))
+
+
+def _found(investigation: Investigation) -> tuple[str, ...]:
     if investigation.skipped is not None:
         return (f"Nothing was examined: it was left out by {investigation.skipped}.",)
     findings = investigation.findings

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from distillab.records import AccessLevel, StudyResults
+from distillab.records import AccessLevel, StudyResults, study_outlook
 from distillab.report import sections
 from distillab.report.columns import GLOSSARY
 from distillab.report.drawing import legend_marker
@@ -34,6 +34,7 @@ class Page:
     """Everything that a report shows, in its order."""
 
     title: str
+    outlook: tuple[str, ...]
     question: str
     verdict: str
     facts: tuple[tuple[str, str], ...]
@@ -59,7 +60,7 @@ class Page:
     budget: str
     reproduce: str
     environment: dict[str, str]
-    wall: str
+    times: str
     glossary: tuple[tuple[str, str], ...]
 
 
@@ -74,6 +75,7 @@ def page_of(results: StudyResults) -> Page:
     panels = (held_out_panel(found, results.references), training_panel(found), closer_panel(found))
     return Page(
         title=results.title,
+        outlook=study_outlook(results),
         question=results.question,
         verdict=results.verdict,
         facts=_facts(results, found),
@@ -99,23 +101,41 @@ def page_of(results: StudyResults) -> Page:
         budget=results.budget,
         reproduce=results.reproduce,
         environment=results.environment,
-        wall=duration(results.wall_s),
+        times=_times(results),
         glossary=GLOSSARY,
     )
 
 
 def _facts(results: StudyResults, found: Sequence[Entry]) -> tuple[tuple[str, str], ...]:
     arms, failures = of_kind(found, "arm"), of_kind(found, "demonstration")
-    rows = [e.likelihood.n for entry in found for e in entry.evaluations]
+    rows = count_range([e.likelihood.n for entry in found for e in entry.evaluations])
+    counts = results.held_out_counts
+    if counts.left_out:
+        rows += f" of {count(counts.rows)}, {count(counts.left_out)} cannot be judged"
+        rows += f": {counts.reasons}" if counts.reasons else ""
     tokens = [e.likelihood.tokens for entry in (*arms, *failures) for e in entry.evaluations]
     shown = f" + {len(failures)} shown failure{'s' if len(failures) > 1 else ''}" if failures else ""
     return (
         ("arms", f"{len(arms)}{shown}"),
         ("seeds an arm", count_range([len(entry.seeds) for entry in (*arms, *failures)])),
-        ("held-out rows", count_range(rows)),
+        ("held-out rows", rows),
         ("held-out tokens scored", count_range(tokens)),
         ("budget an arm", results.budget),
-        ("time of all runs", duration(results.wall_s)),
+        ("time in all", _time_in_all(results)),
+    )
+
+
+def _time_in_all(results: StudyResults) -> str:
+    if results.shared_s is None:
+        return f"{duration(results.wall_s)}, without the teachers’ answers and caches"
+    return duration(results.wall_s + results.shared_s)
+
+
+def _times(results: StudyResults) -> str:
+    shared = "an unknown time" if results.shared_s is None else duration(results.shared_s)
+    return (
+        f"All runs together took {duration(results.wall_s)} of training and evaluation, and what they share of their "
+        f"teachers (answers, caches) {shared}; judging the teachers and the untrained student is not counted."
     )
 
 

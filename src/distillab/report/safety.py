@@ -10,11 +10,21 @@ import re
 
 from distillab.terminal import visible
 
-__all__ = ["LONGEST_SHOWN", "Markdown", "markdown_block", "markdown_inline", "shortened", "visible"]
+__all__ = [
+    "LONGEST_SHOWN",
+    "Markdown",
+    "markdown_block",
+    "markdown_inline",
+    "shortened",
+    "visible",
+    "without_blank_runs",
+]
 
 _MARKDOWN_SIGNS = re.compile(r"([\\`*_{}\[\]<>#|~&$@]|:(?=//))")
 _LINE_START = re.compile(r"^(\s*)([-+](?!\d)|[=>]|\d+(?=[.)](?:\s|$)))")
 LONGEST_SHOWN = 2000
+_BLANK = re.compile(r"\s+")
+_MOST_LINE_ENDS, _MOST_SPACES = 3, 40  # more than two empty lines, or a deep indentation, leave a hole in the page
 
 
 def shortened(text: str, longest: int = LONGEST_SHOWN) -> str:
@@ -25,6 +35,22 @@ def shortened(text: str, longest: int = LONGEST_SHOWN) -> str:
     """
     left_out = len(text) - longest
     return text if left_out <= 0 else f"{text[:longest]} … ({left_out} more characters in results.json)"
+
+
+def without_blank_runs(text: str) -> str:
+    """The text, each long run of line ends or spaces replaced by a sign with its length.
+
+    >>> without_blank_runs("a\\n\\nb" + 64 * "\\n")
+    'a\\n\\nb ⟨64 line ends⟩ '
+    """
+
+    def shown(match: re.Match[str]) -> str:
+        run, ends = match[0], match[0].count("\n")
+        if ends > _MOST_LINE_ENDS:
+            return f" ⟨{ends} line ends⟩ "
+        return f" ⟨{len(run)} spaces⟩ " if len(run) - ends > _MOST_SPACES else run
+
+    return _BLANK.sub(shown, text)
 
 
 class Markdown(str):

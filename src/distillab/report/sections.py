@@ -21,7 +21,7 @@ from distillab.records import (
 )
 from distillab.report.entries import Entry
 from distillab.report.numbers import MISSING, count, duration, percent, size, spread
-from distillab.report.safety import shortened
+from distillab.report.safety import shortened, without_blank_runs
 
 SAMPLES_SHOWN = 10
 
@@ -102,8 +102,12 @@ def _sample(sample: GenerationSample, found: Sequence[Entry]) -> Sample:
     by_name = {entry.name: entry for entry in found}
     ordered = [name for name in by_name if name in sample.answers]
     ordered += [name for name in sample.answers if name not in by_name]
-    answers = tuple(Answer(name, shortened(sample.answers[name]), by_name.get(name)) for name in ordered)
-    return Sample(shortened(sample.prompt), shortened(sample.reference), answers)
+    answers = tuple(Answer(name, _shown(sample.answers[name]), by_name.get(name)) for name in ordered)
+    return Sample(_shown(sample.prompt), _shown(sample.reference), answers)
+
+
+def _shown(text: str) -> str:
+    return shortened(without_blank_runs(text))
 
 
 def contract(record: TokenizerContract) -> Contract:
@@ -284,7 +288,7 @@ def caches(found: Sequence[CacheUse]) -> Grid:
 
 
 def costs(found: Sequence[Entry]) -> Grid:
-    """What one run of each arm used, as the mean over its seeds."""
+    """What one run of each arm used, as the mean over its seeds, and what was made once for all of them."""
     rows: list[tuple[str, ...]] = []
     for entry in found:
         if not entry.costs:
@@ -301,6 +305,8 @@ def costs(found: Sequence[Entry]) -> Grid:
                 _mean([cost.student_tokens for cost in entry.costs]),
                 _mean([cost.teacher_tokens for cost in entry.costs]),
                 duration(wall.mean),
+                MISSING if entry.shared_s is None else duration(entry.shared_s),
+                MISSING if entry.shared_s is None else duration(wall.mean * wall.n + entry.shared_s),
                 size(max(cost.peak_rss_bytes for cost in entry.costs)),
             )
         )
@@ -312,9 +318,15 @@ def costs(found: Sequence[Entry]) -> Grid:
         "student tokens",
         "teacher tokens",
         "wall time",
+        "teacher, once for all",
+        "arm in all",
         "peak RSS",
     )
-    footnote = "Mean of one run over the seeds; peak memory: the highest of them."
+    footnote = (
+        "Mean of one run over the seeds; peak memory: the highest of them. Teacher, once for all: the time to write "
+        "the answers and to store the signals that the arm’s runs train on; arms that share them have it each. "
+        "Arm in all: that and all its runs."
+    )
     return Grid("What one run used", headings, tuple(rows), footnote)
 
 

@@ -65,7 +65,7 @@ class Table:
 def main_table(found: Sequence[Entry]) -> Table:
     """The table of all entries; a metric that no entry has is left out."""
     columns = [column for column in COLUMNS if any(_values(column, e) for e in found)]
-    best = {column.key: _best_mean(column, of_kind(found, "arm")) for column in columns}
+    best = {column.key: _best_text(column, of_kind(found, "arm")) for column in columns}
     headings: list[Heading] = []
     for column in columns:
         headings.append(Heading(column.key, column.heading, column.unit, column.arrow, column.better_words))
@@ -111,16 +111,19 @@ def _spread_of(column: Column, entry: Entry) -> Spread | None:
     return spread([None if value is None else value * column.scale for value in values])
 
 
-def _best_mean(column: Column, arms: Sequence[Entry]) -> float | None:
-    """The best mean among the trained students; None where there is no direction or nothing to choose from."""
+def _best_text(column: Column, arms: Sequence[Entry]) -> str | None:
+    """The best mean among the trained students as it is printed; None where there is no direction or no choice.
+
+    Where all print the same figure, as where nobody scores, none is the best.
+    """
     spreads = [_spread_of(column, arm) for arm in arms]
     means = [found.mean for found in spreads if found is not None and math.isfinite(found.mean)]
-    if column.better is None or len(means) < 2:
+    if column.better is None or len({fixed(mean, column.decimals) for mean in means}) < 2:
         return None
-    return min(means) if column.better == "lower" else max(means)
+    return fixed(min(means) if column.better == "lower" else max(means), column.decimals)
 
 
-def _cell(key: str, entry: Entry, columns: Sequence[Column], best: dict[str, float | None]) -> Cell:
+def _cell(key: str, entry: Entry, columns: Sequence[Column], best: dict[str, str | None]) -> Cell:
     if key == "delta":
         return _delta_cell(entry)
     if key == "n":
@@ -133,7 +136,7 @@ def _cell(key: str, entry: Entry, columns: Sequence[Column], best: dict[str, flo
     of_seeds = _spread_of(column, entry)
     if of_seeds is None:
         return Cell(MISSING, tone="missing")
-    is_best = entry.kind == "arm" and of_seeds.mean == best[key]
+    is_best = entry.kind == "arm" and fixed(of_seeds.mean, column.decimals) == best[key]
     return _spread_cell(of_seeds, column, is_best, entry)
 
 
@@ -155,11 +158,14 @@ def _delta_cell(entry: Entry) -> Cell:
     if entry.against_sft is None:
         return Cell(MISSING, tone="missing")
     interval = entry.against_sft
+    on = (interval.measured_on,) if interval.measured_on else ()
+    if interval.low is None or interval.high is None:
+        return Cell(signed(interval.mean), ("too few rows for an interval", *on), "even")
     if not all(math.isfinite(value) for value in (interval.mean, interval.low, interval.high)):
         return Cell(BROKEN, tone="broken")
     tone = interval_tone(interval)
     word = {"good": "better", "bad": "worse", "even": "not told apart"}[tone]
-    return Cell(signed(interval.mean), (f"[{signed(interval.low)}, {signed(interval.high)}]", word), tone)
+    return Cell(signed(interval.mean), (f"[{signed(interval.low)}, {signed(interval.high)}]", *on, word), tone)
 
 
 def interval_tone(interval: Interval) -> Literal["good", "bad", "even"]:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
 from distillab.config.models import RunRecipe
 from distillab.data.encoding import EncodedSplit
 from distillab.errors import ConfigError
+from distillab.interruption import Interrupted
 from distillab.models.loading import context_length, load_config
-from distillab.records import AnswerStoreCounts
+from distillab.records import AnswersMade, AnswerStoreCounts, read_record, write_record
 from distillab.study.prepare import Prepared
 from distillab.study.run_teacher import RunTeacher
 from distillab.teachers.answer_identity import Prompt, answers_identity
 from distillab.teachers.answers import askable, generate_store, keep_usable, read_store, store_is_complete
 from distillab.teachers.local import LocalTeacher
+
+_MADE = "made-{}.json"  # beside the shards; one a worker
 
 
 def training_rows(
@@ -109,17 +113,34 @@ def make_answers(
         compression=compression,
         template_date=prepared.teacher.encoder.template.date,
     )
-    generate_store(
-        folder,
-        teacher=teacher,
-        tokenizer=prepared.teacher.tokenizer,
-        stop_ids=stop_ids,
-        prompts=prompts,
-        settings=recipe.teacher_answers,
-        identity=identity,
-        worker=worker,
-        workers=workers,
-    )
+    made, since = folder / _MADE.format(worker), time.perf_counter()
+    before = read_record(AnswersMade, made).seconds if made.exists() else 0.0
+    try:
+        generate_store(
+            folder,
+            teacher=teacher,
+            tokenizer=prepared.teacher.tokenizer,
+            stop_ids=stop_ids,
+            prompts=prompts,
+            settings=recipe.teacher_answers,
+            identity=identity,
+            worker=worker,
+            workers=workers,
+        )
+    except Interrupted:  # its time was spent, and what it wrote is kept
+        write_record(AnswersMade(seconds=before + time.perf_counter() - since), made)
+        raise
+    write_record(AnswersMade(seconds=before + time.perf_counter() - since), made)
+
+
+def seconds_of(folder: Path) -> float | None:
+    """What the answers of a store have taken to write, all workers together; None where nobody counted.
+
+    Raises:
+        DataError: a record of it is damaged.
+    """
+    made = sorted(folder.glob(_MADE.format("*")))
+    return sum(read_record(AnswersMade, path).seconds for path in made) if made else None
 
 
 def prompts_of(recipe: RunRecipe, prepared: Prepared) -> list[Prompt]:

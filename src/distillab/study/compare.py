@@ -97,6 +97,11 @@ class Study:
         require_claimable(folder, self.recipe, fingerprints=self._fingerprints())
         require_free(folder)
 
+    def held_out_line(self) -> str:
+        """How many of the held-out rows every model of the study can be judged on, and why not more."""
+        arm = self.recipe.arms[0]
+        return self._prepare(arm).held_out_line(self._run_recipe(arm, 0))
+
     def run(self) -> StudyResults:
         """Run what is not finished yet, and assemble the results.
 

@@ -13,7 +13,8 @@ from distillab.models.loading import pick_device
 from distillab.records import EndPoint, EvaluationRecord, JudgedModel, read_record, write_record
 from distillab.study.finished import require_unchanged, sha256_of
 from distillab.study.folder import identity_of, write_held_out
-from distillab.study.prepare import Prepared, fingerprints, held_out_for
+from distillab.study.held_out import held_out_for
+from distillab.study.prepare import Prepared, fingerprints
 from distillab.study.run import load_student
 from distillab.study.run_teacher import RunTeacher
 
@@ -53,9 +54,10 @@ class EndPoints:
                 label="the undistilled student",
             )
 
-        note = "random weights" if recipe.student.init == "random" else None
+        random = recipe.student.init == "random"
+        note = "random weights" if random else None
         evaluation = self._kept(UNDISTILLED, recipe, prepared, measure)
-        return EndPoint(name=UNDISTILLED, role="undistilled student", evaluation=evaluation, note=note)
+        return EndPoint(name=UNDISTILLED, role="undistilled student", evaluation=evaluation, note=note, random=random)
 
     def teacher(self, recipe: RunRecipe, prepared: Prepared, teacher: RunTeacher) -> EndPoint:
         """A teacher, judged on the same text with its own tokenizer."""

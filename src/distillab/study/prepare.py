@@ -14,7 +14,7 @@ from distillab.data.examples import Example
 from distillab.data.reading import Reader, load_reader
 from distillab.data.splits import Splits, load_examples
 from distillab.data.vocabularies import Vocabularies, vocabularies
-from distillab.errors import ConfigError, DataError
+from distillab.errors import ConfigError
 from distillab.evaluation.protocol import HeldOut
 from distillab.evaluation.values import captured
 from distillab.models.loading import context_length, load_config, weights_sha256
@@ -25,6 +25,7 @@ from distillab.pairing.embedded import require_embedded
 from distillab.pairing.loading import logits_width
 from distillab.records import EncodingCounts, TokenizerContract, TokenizerSide
 from distillab.study.dates import FINGERPRINT, dated, require_same_day
+from distillab.study.held_out import fitting_rows, held_out_line, judged_rows, same_answers
 from distillab.study.teacher_place import TeacherPlace, find_teacher
 
 
@@ -103,8 +104,19 @@ class Prepared:
         if keys == self.held_out_keys:
             return self
         examples = tuple(example for example in self.held_out_examples if example.key in keys)
-        held_out, counts = _judged(self.student, self.splits, examples)
+        fewer = len(self.held_out_examples) - len(examples)
+        reasons = {**self.held_out_counts.left_out_for, "not for all teachers": fewer}
+        held_out, counts = judged_rows(self.student, self.splits, examples, reasons)
         return replace(self, held_out_examples=examples, held_out=held_out, held_out_counts=counts)
+
+    def held_out_line(self, recipe: RunRecipe) -> str:
+        """How many of the held-out rows can be judged, why others cannot, and the setting that changes it."""
+        return held_out_line(
+            self.held_out_counts,
+            wanted=recipe.evaluation.rows,
+            max_tokens=recipe.data.max_tokens,
+            max_new_tokens=recipe.evaluation.max_new_tokens,
+        )
 
 
 def own_width(side: TokenizerSide) -> int:
@@ -141,9 +153,10 @@ def prepare(recipe: RunRecipe) -> Prepared:
     train = replace(train, counts=train.counts.model_copy(update={"skipped": len(splits.skipped)}))
     readers = [student] if teacher is None else [student, teacher]
     answer = recipe.evaluation.max_new_tokens if recipe.evaluation.generate_rows else 0
-    examples = _fitting(splits, readers, [None if c is None else c - answer for c in contexts])
-    examples = _same_answers(examples, readers, source=splits.sources[1])
-    held_out, counts = _judged(student, splits, examples)
+    fitting, reasons = fitting_rows(splits, readers, [None if c is None else c - answer for c in contexts])
+    examples = same_answers(fitting, readers, source=splits.sources[1])
+    reasons["template changes answer"] = len(fitting) - len(examples)
+    held_out, counts = judged_rows(student, splits, examples, reasons)
     if recipe.evaluation.value_pattern is not None:
         for reference in held_out.references[: recipe.evaluation.generate_rows]:
             captured(reference, recipe.evaluation.value_pattern)  # a pattern that never ends is refused before training
@@ -197,11 +210,6 @@ def _content_sha256(examples: Sequence[Example]) -> str:
     return hashlib.sha256("\n".join(example.content for example in examples).encode()).hexdigest()
 
 
-def held_out_for(reader: Reader, examples: tuple[Example, ...]) -> HeldOut:
-    """Held-out rows as `reader`'s tokenizer and template read them."""
-    return _read(reader, examples, source="held-out rows")[0]
-
-
 def _reader(path: str, revision: str | None, recipe: RunRecipe, splits: Splits, *, goes_on: bool = True) -> Reader:
     data = recipe.data
     return load_reader(
@@ -233,79 +241,6 @@ def _judge(
         texts=texts,
         source=splits.sources[0],
     )
-
-
-def _fitting(splits: Splits, readers: list[Reader], longest_prompts: list[int | None]) -> tuple[Example, ...]:
-    """Held-out rows that every tokenizer of the pair reads whole, and whose prompt leaves room for an answer.
-
-    So all models are judged on the same text. A prompt needs a token, for a model to go on from.
-    """
-    keys: set[str] | None = None
-    for reader, longest in zip(readers, longest_prompts, strict=True):
-        split = reader.encoder.encode_all(splits.held_out, source=splits.sources[1])
-        fit = {
-            row.key
-            for row, example in zip(split.rows, split.examples, strict=True)
-            if not row.truncated and _answerable(reader.encoder.encode_prompt(example), longest)
-        }
-        keys = fit if keys is None else keys & fit
-    return tuple(example for example in splits.held_out if example.key in (keys or ()))
-
-
-def _answerable(prompt: list[int], longest: int | None) -> bool:
-    return bool(prompt) and (longest is None or len(prompt) <= longest)
-
-
-def _same_answers(examples: tuple[Example, ...], readers: list[Reader], *, source: str) -> tuple[Example, ...]:
-    """The examples of whose answers every template keeps the same text, spaces aside.
-
-    Raises:
-        DataError: none is left of some.
-    """
-    texts = [[_letters(reader, example) for reader in readers] for example in examples]
-    kept = tuple(example for example, each in zip(examples, texts, strict=True) if each.count(each[0]) == len(each))
-    if examples and not kept:
-        raise DataError(
-            "The templates of student and teacher keep different text of every held-out answer, so the two cannot be "
-            "judged on the same.",
-            where=source,
-            facts=[f"{reader.loaded.name}: {text[-1][:80]!r}" for reader, text in zip(readers, texts[0], strict=True)],
-            fix="take out of the rows what one template drops (reasoning, usually), or use one template for both",
-        )
-    return kept
-
-
-def _letters(reader: Reader, example: Example) -> list[str]:
-    return ["".join(stretch.text.split()) for stretch in reader.encoder.learned(example)]
-
-
-def _judged(student: Reader, splits: Splits, examples: tuple[Example, ...]) -> tuple[HeldOut, EncodingCounts]:
-    """The held-out rows that are judged, and their counts with the number that is left out."""
-    if not examples:
-        raise DataError(
-            "No held-out row fits whole into data.max_tokens, has a prompt, and leaves room for "
-            "evaluation.max_new_tokens.",
-            where=splits.sources[1],
-            facts=[f"held-out rows: {len(splits.held_out)}"],
-            fix="raise data.max_tokens, lower evaluation.max_new_tokens, or hold out shorter rows, "
-            "of more than one character",
-        )
-    held_out, counts = _read(student, examples, source=splits.sources[1])
-    left_out = len(splits.held_out) - len(examples)
-    return held_out, counts.model_copy(update={"rows": len(splits.held_out), "left_out": left_out})
-
-
-def _read(reader: Reader, examples: tuple[Example, ...], *, source: str) -> tuple[HeldOut, EncodingCounts]:
-    encoded = reader.encoder.encode_all(examples, source=source)
-    held_out = HeldOut(
-        rows=tuple(encoded.rows),
-        prompt_ids=tuple(tuple(reader.encoder.encode_prompt(example)) for example in examples),
-        prompts=tuple(example.prompt for example in examples),
-        answers=tuple(reader.encoder.learned(example)[-1] for example in examples),
-        scored_bytes=tuple(reader.encoder.scored_bytes(example) for example in examples),
-        stop_ids=reader.encoder.stop_ids,
-    )
-    return held_out, encoded.counts
 
 
 def _contexts(recipe: RunRecipe, place: TeacherPlace | None) -> list[int | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from distillab.config.models import StudyRecipe
 from distillab.evaluation.references import reference_lines
 from distillab.records import (
-    ACCESS_ORDER,
     AnswerStoreCounts,
     ArmResult,
     CacheUse,
@@ -29,9 +28,11 @@ from distillab.records import (
 from distillab.study.environment import environment
 from distillab.study.folder import read_held_out
 from distillab.study.prepare import Prepared
+from distillab.study.run_teacher import TRAINING
 from distillab.study.statistics import adjusted, paired_interval
 
 _SAMPLES = 10
+_NAMED = 3
 _Counts = TypeVar("_Counts", EncodingCounts, AnswerStoreCounts, SpanCounts)
 
 
@@ -53,7 +54,8 @@ def assemble(
     """
     folder = Path(recipe.output)
     by_arm = {arm.name: [record for record in records if record.arm == arm.name] for arm in recipe.arms}
-    arms = _adjusted([_arm(folder, name, runs, by_arm["sft"]) for name, runs in by_arm.items()])
+    made = {use.path: use.teacher_s for use in caches}
+    arms = _adjusted([_arm(folder, name, runs, by_arm["sft"], made) for name, runs in by_arm.items()])
     vocabulary = len(prepared.student.tokenizer)
     return StudyResults(
         title=recipe.title,
@@ -76,49 +78,91 @@ def assemble(
         reproduce=reproduce,
         environment=environment(),
         wall_s=sum(record.cost.wall_s for record in records),
+        shared_s=_shared_s(records, made),
     )
 
 
 def verdict(arms: Sequence[ArmResult]) -> str:
-    """One sentence an access level, from none upwards, each held against SFT with its interval."""
+    """What came out against SFT, in a few lines however many arms there are; every interval is in the table."""
     real = [arm for arm in arms if arm.demonstrates is None and arm.against_sft is not None]
     if not real:
         return "The study has no arm beside SFT, so there is nothing to compare."
-    same, other = (_each([arm for arm in real if arm.across_tokenizers is across]) for across in (False, True))
-    text = f"Held against SFT on the same rows: {same}." if same else ""
+    same, other = (_grouped([arm for arm in real if arm.across_tokenizers is across]) for across in (False, True))
+    text = f"Held against SFT on the same rows{_measured(real)}: {same}." if same else ""
     if other:
-        joined = " Across" if same else "Held against SFT on the same rows, across"
+        joined = " Across" if same else f"Held against SFT on the same rows{_measured(real)}, across"
         text += f"{joined} tokenizers, from a teacher with other tokens: {other}."
-    if len(real) > 1:
-        text += (
-            f" Each interval is of its comparison alone; better or worse is claimed of all {len(real)} together at 5 % "
-            "(Holm)."
-        )
     shown = [arm.name for arm in arms if arm.demonstrates is not None]
     if shown:
         text += f" Shown as failures, not as results: {', '.join(shown)}."
     return text
 
 
-def _each(arms: Sequence[ArmResult]) -> str:
-    ordered = sorted(arms, key=lambda arm: ACCESS_ORDER.index(arm.access))
-    return "; ".join(
-        f"{arm.name} ({arm.access}) {_compared(arm.against_sft)}" for arm in ordered if arm.against_sft is not None
+def _measured(arms: Sequence[ArmResult]) -> str:
+    """` (n = 200 rows × 3 seeds; claims at 5 % for all 4 arms together, Holm)`."""
+    found = {arm.against_sft.measured_on for arm in arms if arm.against_sft is not None}
+    parts = [*(found if len(found) == 1 else ())]
+    if len(arms) > 1:
+        parts.append(f"claims at 5 % for all {len(arms)} arms together, Holm")
+    text = "; ".join(part for part in parts if part)
+    return f" ({text})" if text else ""
+
+
+def _grouped(arms: Sequence[ArmResult]) -> str:
+    """The arms by outcome, the best of each first; of those told from SFT the first one with its interval."""
+    known = [(arm.against_sft, arm.name) for arm in arms if arm.against_sft is not None]
+    ordered = sorted(known, key=lambda pair: (pair[0].mean, pair[1]))
+    better, worse, unclear = (
+        [pair for pair in ordered if pair[0].outcome == outcome] for outcome in ("better", "worse", "open")
     )
+    parts = [_told(word, found) for word, found in (("better", better), ("worse", worse[::-1])) if found]
+    if unclear:
+        few = any(difference.low is None for difference, _ in unclear)
+        why = " (too few rows for an interval)" if few else ""
+        parts.append(f"not told from SFT: {_names([name for _, name in unclear])}{why}")
+    return "; ".join(parts)
 
 
-def _compared(difference: Interval) -> str:
+def _told(word: str, found: Sequence[tuple[Interval, str]]) -> str:
+    (difference, name), rest = found[0], [name for _, name in found[1:]]
     interval = f"95 % interval {difference.low:+.3f} to {difference.high:+.3f}"
-    if difference.outcome == "better":
-        return f"is better by {-difference.mean:.3f} nats a token ({interval})"
-    if difference.outcome == "worse":
-        return f"is worse by {difference.mean:.3f} nats a token ({interval})"
-    if not difference.low <= 0 <= difference.high:
-        interval += f"; p {difference.adjusted_p:.2g} by Holm"
-    return f"cannot be told from SFT: {difference.mean:+.3f} nats a token ({interval})"
+    text = f"{name} is {word} by {abs(difference.mean):.3f} nats a token ({interval})"
+    return f"{text}, {_names(rest)} by less" if rest else text
 
 
-def _arm(folder: Path, name: str, runs: Sequence[RunRecord], sft: Sequence[RunRecord]) -> ArmResult:
+def _names(names: Sequence[str]) -> str:
+    """All of a few names, the number of many."""
+    if len(names) <= _NAMED:
+        return ", ".join(names)
+    return f"{', '.join(names[: _NAMED - 1])} and {len(names) - _NAMED + 1} more"
+
+
+def _shared_s(
+    records: Sequence[RunRecord], made: Mapping[str, float | None], *, training: bool = False
+) -> float | None:
+    """Seconds to make what runs read of their teachers, each store and cache once; None where one was made elsewhere.
+
+    Args:
+        made: seconds of the caches, by their place.
+        training: without what is read to judge alone.
+    """
+    seconds: dict[str, float | None] = {}
+    for record in records:
+        if record.answers is not None:
+            seconds[record.answers.path] = record.cost.answers_s
+        uses = [use for use in record.caches if use.source == TRAINING or not training]
+        seconds.update((use.path, made.get(use.path)) for use in uses)
+    known = [value for value in seconds.values() if value is not None]
+    return sum(known) if len(known) == len(seconds) else None
+
+
+def _arm(
+    folder: Path,
+    name: str,
+    runs: Sequence[RunRecord],
+    sft: Sequence[RunRecord],
+    made: Mapping[str, float | None],
+) -> ArmResult:
     first = runs[0]
     return ArmResult(
         name=name,
@@ -132,6 +176,7 @@ def _arm(folder: Path, name: str, runs: Sequence[RunRecord], sft: Sequence[RunRe
         curves=tuple(run.curve for run in runs),
         costs=tuple(run.cost for run in runs),
         against_sft=None if name == "sft" else _against(folder, runs, sft),
+        shared_s=_shared_s(runs, made, training=True),
     )
 
 

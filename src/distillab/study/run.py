@@ -42,7 +42,7 @@ from distillab.records import (
     SpanCounts,
     write_record,
 )
-from distillab.study.answers import training_rows
+from distillab.study.answers import seconds_of, training_rows
 from distillab.study.dates import dated
 from distillab.study.environment import environment, peak_rss_bytes
 from distillab.study.finished import HELD_OUT, RECORD, STUDENT, files_left, read_finished
@@ -178,7 +178,14 @@ def _executed(
         references=trained.references,
         evaluation=judged.record,
         curve=read_curve(lines),
-        cost=_cost(recipe, lines, answers, online=online, wall_s=time.perf_counter() - start),
+        cost=_cost(
+            recipe,
+            lines,
+            answers,
+            online=online,
+            wall_s=time.perf_counter() - start,
+            answers_s=seconds_of(answers_folder) if answers is not None and teacher.text is None else None,
+        ),
         environment=environment(),
     )
     return _save(folder, trained.student, prepared, judged, record) if writes else record
@@ -244,6 +251,7 @@ def _cost(
     *,
     online: bool,
     wall_s: float,
+    answers_s: float | None,
 ) -> RunCost:
     """What the run used; tokens are counted from its metrics, so that they are right for a resumed run too."""
     supervised, tokens, theirs = read_totals(lines)
@@ -254,6 +262,7 @@ def _cost(
         student_tokens=tokens,
         teacher_tokens=written + (theirs if online else 0),
         wall_s=wall_s,
+        answers_s=answers_s,
         peak_rss_bytes=peak_rss_bytes(),
     )
 

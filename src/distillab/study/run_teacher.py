@@ -80,6 +80,9 @@ def _held_out_part(location: str, recipe: RunRecipe, prepared: Prepared) -> str 
     return None
 
 
+TRAINING = "the training rows"  # what a run's record calls them
+
+
 class RunTeacher:
     """The teacher of one run. Its weights are loaded at most once, and only when something asks for them.
 
@@ -133,7 +136,7 @@ class RunTeacher:
             return self.local()
         rows = asked_rows(self._recipe, self._prepared, split)
         side = asked_side(self._recipe, self._prepared)
-        return self._cached(self._stored.train, rows, side=side, what="the training rows")
+        return self._cached(self._stored.train, rows, side=side, what=TRAINING)
 
     def for_evaluation(self) -> SharedTeacher | None:
         """The teacher as a yardstick of distributions; None where ids do not mean the same, or it cannot be asked."""

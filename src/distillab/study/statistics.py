@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.stats import t as student_t
 
-from distillab.records import Interval
+from distillab.records import FEWEST_ROWS, Interval
 
 Floats = NDArray[np.float64]
 
@@ -106,15 +106,15 @@ def paired_interval(
         arm, base: for each seed, (R,) nats of each row.
         tokens: (R,) scored tokens of each row.
     Returns:
-        mean, low, high in nats a token, and the p-value of no difference; low and high are infinite with one seed and
-        one row.
+        mean, low, high in nats a token, and the p-value of no difference; no low and high, and a p-value of 1, on
+        fewer than `FEWEST_ROWS` rows.
     """
     found = spread((np.stack(arm) - np.stack(base))[None], tokens[None])
     mean = float(found.mean[0])
-    if found.seeds == 1 and found.rows == 1:
-        return Interval(mean=mean, low=-math.inf, high=math.inf, p=1.0)
+    if found.rows < FEWEST_ROWS:
+        return Interval(mean=mean, low=None, high=None, p=1.0, rows=found.rows, seeds=found.seeds)
     half = float(found.half_width(1 - confidence)[0])
-    return Interval(mean=mean, low=mean - half, high=mean + half, p=p_value(found))
+    return Interval(mean=mean, low=mean - half, high=mean + half, p=p_value(found), rows=found.rows, seeds=found.seeds)
 
 
 def p_value(found: Spread) -> float:

@@ -19,13 +19,14 @@ from distillab.doctor.run.held_out import examine_held_out
 from distillab.doctor.run.learning_rate import examine_learning_rate
 from distillab.doctor.run.logs import Run, read_runs
 from distillab.doctor.run.order import examine_order
+from distillab.doctor.run.outlook import run_outlooks, worse_than_start
 from distillab.doctor.run.reference import examine_references
 from distillab.doctor.run.rescaled import examine_rescaling
 from distillab.doctor.run.schedule import examine_schedule
 from distillab.doctor.run.series import RunFacts
 from distillab.doctor.run.terms import examine_terms
 from distillab.errors import ConfigError
-from distillab.records import Examined, Finding, Investigation
+from distillab.records import Examined, Finding, Investigation, study_outlook
 
 _PROBES = (
     examine_references,
@@ -97,7 +98,11 @@ def audit_run(
     examined = by_run[0] if len(runs) == 1 else _joined([run.series.name for run in runs], by_run)
     if found.results is not None:
         examined = [*examined, examine_differences(found.results)]
-    return Investigation(subject=str(place), examined=tuple(examined))
+    first = run_outlooks(runs) if found.results is None else study_outlook(found.results)
+    graver = any(finding.severity != "note" for one in examined for finding in one.findings)
+    if first and not graver:
+        examined = [*examined, worse_than_start(first)]
+    return Investigation(subject=str(place), examined=tuple(examined), outlook=first)
 
 
 def _require(vocabulary: int | None, unigram: float | None, entropy: float | None, accumulation: int | None) -> None:

@@ -67,8 +67,8 @@ def examine_differences(results: StudyResults) -> Examined:
         severity="note",
         title="Some arms cannot be told from SFT at this budget.",
         seen=tuple(
-            f"{arm.name}: {arm.against_sft.mean:+.3f} nats a token, 95 % interval {arm.against_sft.low:+.3f} to "
-            f"{arm.against_sft.high:+.3f}{_adjusted(arm.against_sft)} ({len(arm.seeds)} seeds)"
+            f"{arm.name}: {arm.against_sft.mean:+.3f} nats a token, {_interval(arm.against_sft)} "
+            f"({arm.against_sft.measured_on or f'{len(arm.seeds)} seeds'})"
             for arm in unclear
             if arm.against_sft is not None
         ),
@@ -79,7 +79,11 @@ def examine_differences(results: StudyResults) -> Examined:
     return Examined(probe="study-differences", looked_at=looked_at, findings=(finding,))
 
 
-def _adjusted(difference: Interval) -> str:
-    """The p-value for all comparisons together, where the interval alone would tell the two apart."""
-    alone = difference.low <= 0 <= difference.high
-    return "" if alone else f", p {difference.adjusted_p:.2g} over {difference.comparisons} arms (Holm)"
+def _interval(difference: Interval) -> str:
+    """The interval, and the p-value for all comparisons together where the interval alone would tell the two apart."""
+    if difference.low is None or difference.high is None:
+        return "too few rows for an interval"
+    text = f"95 % interval {difference.low:+.3f} to {difference.high:+.3f}"
+    if not difference.excludes_zero:
+        return text
+    return f"{text}, p {difference.adjusted_p:.2g} over {difference.comparisons} arms (Holm)"

@@ -8,7 +8,7 @@ import statistics
 from distillab.doctor.run.rescaled import examine_rescaling
 from distillab.doctor.run.series import RunSeries
 from distillab.doctor.run.trends import Trend, trend
-from distillab.records import Examined, Finding
+from distillab.records import Examined, Finding, begins_above_uniform
 
 _FAR_AT_START = 0.3
 _STUCK_WITHIN = 0.03
@@ -51,8 +51,8 @@ def _start(series: RunSeries) -> Finding | None:
     if uniform is None or random is None or first is None or examine_rescaling(series).findings:
         return None
     step, value, what = first
-    off = value / uniform - 1
-    if (abs(off) <= _FAR_AT_START) if random else (off <= 0.02):
+    far_below = random and value / uniform - 1 < -_FAR_AT_START
+    if not far_below and not begins_above_uniform(value, uniform, random=random):
         return None
     seen = (f"{what} at step {step}: {value:.3f} nats a token", f"log V: {uniform:.3f}, so {value / uniform:.2f} times")
     if random:

@@ -1,0 +1,47 @@
+"""What stands before all findings of a run or study: a student that begins or ends worse than it should."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from distillab.doctor.run.logs import Run
+from distillab.records import Examined, Finding, outlook
+
+
+def run_outlooks(runs: Sequence[Run]) -> tuple[str, ...]:
+    """The sentences for runs without results of a study; of several, only what holds for all.
+
+    Runs that show a failure on purpose do not count, nor do losses that are no cross-entropies in nats.
+    """
+    starts, ends, uniform, random = [], {}, None, None
+    for run in runs:
+        series = run.series.in_order()
+        held_out = series.held_out_losses()
+        if run.record is not None and run.record.demonstrates is not None:
+            continue
+        if len(held_out) < 2 or held_out[0][0] != 0 or not series.facts.held_out_is_cross_entropy:
+            return ()
+        starts.append(held_out[0][1])
+        ends[series.name or "the run"] = held_out[-1][1]
+        uniform, random = series.facts.uniform_nats, series.facts.random_student
+    return outlook(max(starts), ends, uniform=uniform, random=random) if starts else ()
+
+
+def worse_than_start(sentences: Sequence[str]) -> Examined:
+    """The finding that stands beside the sentences where no other one explains them."""
+    finding = Finding(
+        id="worse-than-start",
+        severity="warning",
+        title="The student begins above log V, or ends no better than it began.",
+        seen=tuple(sentences),
+        means="What the arms are compared by is which of them does least harm. A student that begins above log V does "
+        "not read what it is given: another tokenizer or template, or weights that were not loaded. One that ends "
+        "worse learned something else than these answers, or was pushed too hard.",
+        do=(
+            "evaluate the untrained student and one after ten steps: training.evaluate_every; lower "
+            "training.learning_rate",
+            "compare three training rows with three held-out rows: `distillab data`",
+            "check the pair and the labels: `distillab check`, `distillab doctor batch`",
+        ),
+    )
+    return Examined(probe="run-outlook", looked_at="the start and the end of every arm", findings=(finding,))

@@ -1,0 +1,81 @@
+"""What must be known before any other figure: a student that begins, or ends, worse than it should.
+
+The sentences stand first in the terminal, in the report and in the doctor's answer, which all have them from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from distillab.records.runs import RunRecord
+from distillab.records.studies import StudyResults
+
+# A pretrained student is far below log V. Fresh weights stand near it: above, by half the variance of their logits.
+_ABOVE_PRETRAINED, _ABOVE_RANDOM = 0.02, 0.3
+
+
+def begins_above_uniform(nats: float, uniform: float, *, random: bool | None) -> bool:
+    """Whether an untrained student is worse than one that knows nothing; False where its weights' kind is unknown."""
+    return random is not None and nats > uniform * (1 + (_ABOVE_RANDOM if random else _ABOVE_PRETRAINED))
+
+
+def outlook(
+    start: float | None, ends: Mapping[str, float], *, uniform: float | None, random: bool | None
+) -> tuple[str, ...]:
+    """What stands before all else, a sentence each; empty where nothing does.
+
+    Args:
+        start: held-out nats a token before training; None: not measured.
+        ends: the same after it, of every arm or run by its name, on the same rows.
+        uniform: log V, where it is known.
+        random: whether the student began with random weights; None: not known.
+    """
+    if start is None:
+        return ()
+    found = []
+    if uniform is not None and begins_above_uniform(start, uniform, random=random):
+        found.append(
+            f"The student begins above log V, worse than knowing nothing: {start:.3f} nats a token before training, "
+            f"log V is {uniform:.3f}."
+        )
+    if ends and min(ends.values()) >= start:
+        best = min(ends, key=lambda name: ends[name])
+        worse = "worse than" if ends[best] > start else "no better than"
+        who, after = ("Every arm is", f"after the best of {len(ends)}, {best}")
+        if len(ends) == 1:
+            who, after = f"{best} is", "after it"
+        found.append(
+            f"{who} {worse} the student one began with: {start:.3f} nats a token before training, {ends[best]:.3f} "
+            f"{after}."
+        )
+    return tuple(found)
+
+
+def study_outlook(results: StudyResults) -> tuple[str, ...]:
+    """The sentences of a study; arms that show a failure on purpose do not count."""
+    untrained = [point for point in results.end_points if point.role == "undistilled student"]
+    ends = {
+        arm.name: sum(e.likelihood.nats_per_token for e in arm.evaluations) / len(arm.evaluations)
+        for arm in results.arms
+        if arm.demonstrates is None and arm.evaluations
+    }
+    start = untrained[0] if untrained else None
+    return outlook(
+        None if start is None else start.evaluation.likelihood.nats_per_token,
+        ends,
+        uniform=results.references.uniform_nats,
+        random=None if start is None else start.random,
+    )
+
+
+def run_outlook(record: RunRecord) -> tuple[str, ...]:
+    """The sentences of a run, by the first and the last point of its curve; none for a failure shown on purpose."""
+    first, last = record.curve[0], record.curve[-1]
+    if record.demonstrates is not None:
+        return ()
+    return outlook(
+        first.held_out_nats_per_token if first.step == 0 else None,
+        {record.name: last.held_out_nats_per_token},
+        uniform=record.references.uniform_nats,
+        random=record.config["student"]["init"] == "random",
+    )
