@@ -17,6 +17,7 @@ import platform
 import re
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from distillab.downloads import START_BYTES, not_downloaded
 from distillab.errors import ConfigError, DataError, StorageError
 
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
@@ -144,7 +146,9 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
             yield temporary
             for folder, _, names in os.walk(temporary):
                 for name in names:
-                    sync(Path(folder, name))
+                    made = Path(folder, name)
+                    made.chmod(_permissions(temporary))  # libraries may keep others out
+                    sync(made)
                 sync(Path(folder))
             if replace and path.exists():
                 path.rename(old)
@@ -154,6 +158,11 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         for left in (temporary, old):
             shutil.rmtree(left, ignore_errors=True)
     remove_leftovers(path)
+
+
+def _permissions(folder: Path) -> int:
+    """Those that the user's settings give a file, read off a folder that was just made."""
+    return stat.S_IMODE(folder.stat().st_mode) & 0o666
 
 
 def append(path: Path, content: bytes) -> None:
@@ -331,11 +340,14 @@ def read_json(path: Path) -> Any:
         DataError: the file cannot be read, or is not JSON.
     """
     try:
-        return json.loads(path.read_bytes())
+        content = path.read_bytes()
     except OSError as error:
         raise DataError(f"The file cannot be read: {error.strerror}.", where=str(path)) from error
+    try:
+        return json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise DataError("The file is not JSON.", where=str(path), facts=[str(error)[:200]]) from error
+        fact, fix = not_downloaded(content[:START_BYTES]) or (str(error)[:200], None)
+        raise DataError("The file is not JSON.", where=str(path), facts=[fact], fix=fix) from error
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:

@@ -32,6 +32,15 @@ def visible(text: str) -> str:
     return "".join(_visible_character(character) for character in text)
 
 
+def plural(count: int, noun: str) -> str:
+    """A count with its noun.
+
+    >>> plural(1, "row"), plural(2_000, "row")
+    ('1 row', '2,000 rows')
+    """
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def say(text: str, *, error: bool = False) -> None:
     """Print a text as a line on standard output, or on standard error."""
     print(visible(redacted(text)), file=sys.stderr if error else sys.stdout, flush=error)

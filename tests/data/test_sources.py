@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
@@ -168,3 +169,36 @@ def test_an_unreachable_hub_id_says_so():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert "no such file or folder, and no such data set" in done.stdout
     assert "nobody/no-such-data" in done.stdout
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".json", ".csv", ".parquet"])
+@pytest.mark.parametrize(
+    ("content", "said", "fix"),
+    [
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:4f\nsize 9\n", "git-LFS pointer", "git lfs pull"),
+        ("<!doctype html><html>Log in.</html>", "web page", "download the file itself"),
+    ],
+    ids=["pointer", "page"],
+)
+def test_what_a_download_left_is_named(tmp_path: Path, ending: str, content: str, said: str, fix: str) -> None:
+    path = tmp_path / f"rows{ending}"
+    path.write_text(content)
+    with pytest.raises(DataError, match="holds no rows") as caught:
+        read_rows(SourceConfig(path=str(path)))
+    assert said in str(caught.value) and fix in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["https://example.org/rows.jsonl", "s3://bucket/rows.parquet", "hf://datasets/a/b"])
+def test_a_url_is_no_file(url: str) -> None:
+    with pytest.raises(DataError, match="not from a URL") as caught:
+        read_rows(SourceConfig(path=url))
+    assert caught.value.where == url
+
+
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+def test_columns_that_other_characters_separate(tmp_path: Path, mark: str) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(f"prompt{mark}answer\na{mark}b\n")
+    with pytest.raises(DataError, match="not separated by commas") as caught:
+        read_rows(SourceConfig(path=str(path)))
+    assert f"sep={mark!r}" in str(caught.value)

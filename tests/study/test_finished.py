@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from distillab.config.models import StudyRecipe
-from distillab.errors import DataError
+from distillab.config.models import RunRecipe, StudyRecipe
+from distillab.errors import ConfigError, DataError
 from distillab.records import RunRecord, StudyResults, read_record
 from distillab.study.compare import Study
 from distillab.study.finished import sha256_of
+from distillab.study.folder import claim
 
 
 @pytest.fixture(scope="module")
@@ -143,3 +144,15 @@ def test_a_record_names_every_file_that_the_run_leaves(finished: Path) -> None:
 
 def _files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_other_steps_alone_are_answered_with_what_can_be_done(tmp_path: Path) -> None:
+    values = {"student": {"path": "s"}, "data": {"train": {"path": "d"}}, "output": str(tmp_path / "run")}
+    claim(tmp_path / "run", RunRecipe(**values, training={"steps": 4}), fingerprints={})
+    with pytest.raises(ConfigError) as longer:
+        claim(tmp_path / "run", RunRecipe(**values, training={"steps": 9}), fingerprints={})
+    assert longer.value.facts == ("training.steps: there 4, now 9",)
+    assert f"student.path={tmp_path / 'run'}/student output=" in str(longer.value.fix)
+    with pytest.raises(ConfigError) as other:
+        claim(tmp_path / "run", RunRecipe(**values, training={"steps": 9}, seed=1), fingerprints={})
+    assert other.value.fix == "set another output, or delete this folder"

@@ -170,7 +170,7 @@ def test_a_mismatched_pair_is_refused_before_any_weight_is_loaded(
 ) -> None:
     blind = tmp_path / "no-weights"
     shutil.copytree(stranger, blind)
-    (blind / "model.safetensors").write_bytes(b"these are no weights")
+    save_file({"nothing": torch.zeros(1)}, blind / "model.safetensors")  # loading it would be an error
     recipe = _run(tiny_world, tmp_path / "run", method="logits", teacher={"path": str(blind)})
     with pytest.raises(TokenizerMismatch) as error:
         execute(recipe)

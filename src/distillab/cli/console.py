@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distillab.terminal import say
+from distillab.terminal import plural, say
 
 _LINE = 110
 
@@ -47,7 +47,7 @@ def show_run(record: RunRecord) -> None:
     )
     cost = record.cost
     say(
-        f"  cost: {cost.steps} steps, {cost.supervised_tokens} supervised of {cost.student_tokens} tokens, "
+        f"  cost: {plural(cost.steps, 'step')}, {cost.supervised_tokens} supervised of {cost.student_tokens} tokens, "
         f"{cost.teacher_tokens} teacher tokens, {cost.wall_s:.1f} s, peak {cost.peak_rss_bytes / 2**20:.0f} MiB"
     )
     counts = record.train_counts

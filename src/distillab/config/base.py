@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, fiel
 from pydantic.fields import FieldInfo
 
 from distillab.hidden import secrets_in
+from distillab.places import is_url
 
 _NAMES_ONLY = frozenset({"title", "name"})
 _WRITTEN = frozenset({"output", "folder"})
@@ -44,6 +45,16 @@ def _expanded(text: str) -> str:
 
 PathText = Annotated[str, AfterValidator(_expanded)]
 """A folder, a file, a URL or a hub id. ~ is replaced once, when the recipe is read."""
+
+
+def _of_this_machine(text: str) -> str:
+    if is_url(text):
+        raise ValueError(f"results go to a folder of this machine, and {text} is none; copy or upload them afterwards")
+    return text
+
+
+FolderText = Annotated[PathText, AfterValidator(_of_this_machine)]
+"""A folder of this machine."""
 
 
 def is_path(field: FieldInfo) -> bool:

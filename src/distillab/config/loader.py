@@ -6,20 +6,22 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from distillab.config.models import RunRecipe, StudyRecipe
+from distillab.config.problems import readable
 from distillab.config.yaml_text import parse, read_text
-from distillab.errors import ConfigError, near_names
+from distillab.errors import ConfigError
 from distillab.hidden import VARIABLE, has_password, is_secret, redacted
 from distillab.places import require_no_password
 
 _Recipe = TypeVar("_Recipe", RunRecipe, StudyRecipe)
+_OF_A_RUN = frozenset(RunRecipe.model_fields.keys() - StudyRecipe.model_fields.keys())
+_OF_A_STUDY = frozenset(StudyRecipe.model_fields.keys() - RunRecipe.model_fields.keys())
 
 
 def load_recipe(kind: type[_Recipe], path: Path, overrides: Sequence[str] = ()) -> _Recipe:
@@ -45,10 +47,29 @@ def build_recipe(kind: type[_Recipe], values: Mapping[str, Any], overrides: Sequ
         ConfigError: as `load_recipe`.
     """
     expanded = _expand(apply_overrides(values, overrides), where=where)
+    _require_of_kind(kind, expanded, where=where)
     try:
         return kind.model_validate(expanded)
     except ValidationError as error:
-        raise _readable(error, kind, where) from error
+        raise readable(error, kind, where=where, overrides=overrides) from error
+
+
+def _require_of_kind(kind: type[_Recipe], values: Mapping[str, Any], *, where: str) -> None:
+    """Tell a recipe of one run from that of a study, before its keys are refused one by one."""
+    own, other = (_OF_A_STUDY, _OF_A_RUN) if kind is StudyRecipe else (_OF_A_RUN, _OF_A_STUDY)
+    found = sorted(other & values.keys())
+    if found and not own & values.keys():
+        study = kind is StudyRecipe
+        raise ConfigError(
+            f"This is the recipe of {'one run' if study else 'a study'}, and {'a study' if study else 'one run'} is "
+            "asked for.",
+            where=where,
+            facts=[f"it has: {', '.join(found)}"],
+            fix=f"distillab train {where}; or for a study write arms: [sft, …] and seeds: [0, 1, 2] in place of "
+            f"{' and '.join(found)}"
+            if study
+            else f"distillab compare {where}; or for one run write method: and seed: in place of {' and '.join(found)}",
+        )
 
 
 def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -121,6 +142,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(
             "The recipe is not YAML.", where=f"{path}, line {line}", facts=[str(error.problem)]
         ) from error
+    except YAMLError as error:  # a character that YAML does not have
+        raise ConfigError(
+            "The recipe is not YAML.", where=str(path), facts=[line.strip() for line in str(error).splitlines()[:2]]
+        ) from error
     if not isinstance(values, dict):
         raise ConfigError("A recipe is a mapping of keys to values.", where=str(path))
     return values
@@ -151,50 +176,3 @@ def _expand(value: Any, where: str) -> Any:
     expanded = VARIABLE.sub(replace, value)
     require_no_password(expanded, where=where)
     return expanded
-
-
-def _readable(error: ValidationError, kind: type[BaseModel], where: str) -> ConfigError:
-    facts = []
-    for item in error.errors():
-        key = ".".join(str(part) for place, part in enumerate(item["loc"]) if not _is_tag(item["loc"], place))
-        if item["type"] == "extra_forbidden":
-            names = _fields_at(kind, list(item["loc"][:-1]))
-            facts.append(f"{key}: no such key; {near_names(str(item['loc'][-1]), names)}")
-        elif item["type"] == "missing":
-            facts.append(f"{key}: is missing")
-        else:
-            message = item["msg"].removeprefix("Value error, ")
-            got = "" if item["type"] == "value_error" else f" (got {item['input']!r:.200})"
-            facts.append((f"{key}: " if key else "") + message + got)
-    return ConfigError("The recipe has settings that cannot be used.", where=where, facts=facts)
-
-
-def _is_tag(path: tuple[int | str, ...], place: int) -> bool:
-    """Whether a part of an error's path is the `kind` of an item, which pydantic puts behind the item's number."""
-    return place >= 2 and path[place - 2] in ("terms", "kinds") and isinstance(path[place - 1], int)
-
-
-def _fields_at(kind: Any, path: list[int | str]) -> list[str]:
-    """Names that are allowed at a path of a nested model."""
-    models = _models_in(kind)
-    for part in path:
-        deeper: list[Any] = []
-        for model in models:
-            if isinstance(part, str) and part in model.model_fields:
-                deeper.extend(_models_in(model.model_fields[part].annotation))
-        if deeper:
-            models = deeper
-        elif isinstance(part, str):
-            models = [
-                m for m in models if "kind" in m.model_fields and m.model_fields["kind"].default == part
-            ] or models
-    return sorted({name for model in models for name in model.model_fields})
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    """The pydantic models inside an annotation such as `tuple[A | B, ...] | None`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    if get_origin(annotation) in (Union, UnionType, tuple, list) or get_args(annotation):
-        return [model for part in get_args(annotation) for model in _models_in(part)]
-    return []

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 import regex
 from pydantic import Field, field_validator, model_validator
 
-from distillab.config.base import PathText, Settings
+from distillab.config.base import FolderText, PathText, Settings
 from distillab.config.cache import CacheConfig
 from distillab.config.data import DataConfig
 from distillab.config.methods import METHODS, Answers, Method
@@ -28,6 +28,11 @@ class StudentConfig(Settings):
         default="pretrained", description="random: only config.json is used, weights are drawn from the run's seed"
     )
     dtype: Dtype = "float32"
+    save_dtype: Literal["source", "float32", "bfloat16", "float16"] = Field(
+        default="source",
+        description="of the saved weights; source: what the model's config.json states. They are rounded to it before "
+        "the student is judged, so what is judged is what is saved",
+    )
 
 
 class TeacherConfig(Settings):
@@ -251,7 +256,7 @@ class RunRecipe(_Objective):
         default=None, description="of `distillab cache build`; training reads teacher.cache"
     )
     seed: int = 0
-    output: PathText = "runs/run"
+    output: FolderText = "runs/run"
 
     @model_validator(mode="after")
     def _teacher_is_there(self) -> RunRecipe:
@@ -285,7 +290,7 @@ class StudyRecipe(Settings):
     )
     cache: CacheConfig = Field(default=CacheConfig(), description="how what the teachers said is stored")
     workers: int = Field(default=1, ge=1, description="runs at the same time, each in a process of its own")
-    output: PathText = "runs/study"
+    output: FolderText = "runs/study"
 
     @field_validator("arms", mode="before")
     @classmethod

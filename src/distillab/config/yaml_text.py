@@ -13,6 +13,7 @@ from distillab.errors import ConfigError
 LONGEST_BYTES = 1 << 20
 MOST_VALUES = 20_000
 DEEPEST = 50
+_SHOWN = 5
 _CHARACTERS_A_VALUE = 100  # a long text weighs as many values
 
 
@@ -22,6 +23,14 @@ def read_text(path: Path) -> str:
     Raises:
         ConfigError: it cannot be read, is not UTF-8, or is larger than a recipe can be.
     """
+    if path.is_dir():
+        recipes = sorted(item.name for item in path.iterdir() if item.suffix in (".yaml", ".yml"))[:_SHOWN]
+        raise ConfigError(
+            "A recipe is a file, and this is a folder.",
+            where=str(path),
+            facts=[f"recipes in it: {', '.join(recipes) or 'none'}"],
+            fix=f"give the file: {path / recipes[0]}" if recipes else "give the recipe's file (YAML)",
+        )
     try:
         with path.open("rb") as file:
             content = file.read(LONGEST_BYTES + 1)

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from distillab.config.data import SourceConfig
 from distillab.data.textfiles import read_csv, read_json, read_json_lines
+from distillab.downloads import START_BYTES, not_downloaded
 from distillab.errors import DataError, near_names
 from distillab.hidden import redacted, revealed
 from distillab.library_errors import library_errors
-from distillab.places import local_path
+from distillab.places import is_url, local_path
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -59,7 +60,7 @@ def read_rows(source: SourceConfig, *, skipped: list[str] | None = None) -> list
     elif path.exists():
         found = _file(path, source, skipped)
     elif _looks_local(source.path):
-        raise _missing(path)
+        raise _missing(path, source.path)
     else:
         found = _hub(source)
     if not found:
@@ -103,6 +104,10 @@ def _file(path: Path, source: SourceConfig, skipped: list[str] | None) -> _Origi
     try:
         if path.stat().st_size == 0:
             raise DataError("The file is empty.", where=str(path), facts=["0 bytes"])
+        with path.open("rb") as stream:
+            left = not_downloaded(stream.read(START_BYTES))
+        if left is not None:
+            raise DataError("The file holds no rows.", where=str(path), facts=[left[0]], fix=left[1])
         return reader(path, source.limit, skipped)
     except OSError as error:
         raise DataError(f"The file cannot be read: {error.strerror or error}.", where=str(path)) from error
@@ -139,7 +144,13 @@ def _looks_local(path: str) -> bool:
     return Path(path).suffix.lower() in _READERS or not _HUB_ID.fullmatch(path)
 
 
-def _missing(path: Path) -> DataError:
+def _missing(path: Path, written: str) -> DataError:
+    if is_url(written):
+        return DataError(
+            "Rows are read from a file, a saved folder or a hub's data set, not from a URL.",
+            where=written,
+            fix="download the file and give its path; or for the hub write organisation/name",
+        )
     parent = path.parent
     if not parent.is_dir():
         return DataError("There is no such file.", where=str(path), facts=[f"nor is there a folder {parent}"])

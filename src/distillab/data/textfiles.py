@@ -167,6 +167,14 @@ def _decode(path: Path) -> str:
 def _check_header(path: Path, header: list[str]) -> None:
     if any(not name.strip() for name in header):
         raise DataError("A column of the header has no name.", where=f"{path}:1", facts=[f"header: {header}"])
+    other = next((mark for mark in (";", "\t", "|") if len(header) == 1 and mark in header[0]), None)
+    if other is not None:
+        raise DataError(
+            "The columns of the file are not separated by commas.",
+            where=f"{path}:1",
+            facts=[f"the header is one column with {other!r} in it: {header[0]!r:.100}"],
+            fix=f"convert it once: pandas.read_csv(path, sep={other!r}).to_json(new, orient='records', lines=True)",
+        )
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
         raise DataError("A column stands twice in the header.", where=f"{path}:1", facts=[f"twice: {twice}"])

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from distillab.config.models import RunRecipe
 from distillab.data.collation import Collator, TokenDataset
-from distillab.files import replacing
+from distillab.files import write_bytes
 from distillab.study.prepare import prepare
 
 
@@ -34,5 +34,4 @@ def save_batch(recipe: RunRecipe, collator: Callable[[int], Collator], path: Pat
         "attention_mask": batch["attention_mask"],
         "labels": batch["labels"],
     }
-    with replacing(path) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
+    write_bytes(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}))

@@ -18,7 +18,7 @@ from distillab.doctor.selftest.clock import LIMIT_S, Clock
 from distillab.doctor.selftest.costs import Budget, memory_finding
 from distillab.doctor.selftest.machine import Weights, size, this_machine, weights_of
 from distillab.doctor.selftest.setup import Arm, load_original
-from distillab.doctor.selftest.wording import left_out, plural
+from distillab.doctor.selftest.wording import left_out
 from distillab.models.loading import model_name, pick_device
 from distillab.pairing.admission import judgement
 from distillab.records import Examined, Investigation
@@ -27,6 +27,7 @@ from distillab.study.prepare import compares_unrelated, prepare
 from distillab.study.run_teacher import RunTeacher, StoredSignals
 from distillab.study.signals import bytes_before_loading
 from distillab.teachers.cache_parts import Part
+from distillab.terminal import plural
 
 PROBE = "selftest-arms"
 _BYTES_A_SECOND = 200e6  # at which weights are loaded, a careful guess

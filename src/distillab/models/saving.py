@@ -2,13 +2,51 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from distillab.errors import NumericsError
 from distillab.files import new_folder
 from distillab.models.generation import all_stop_ids
+
+
+def saved_dtype(wanted: str, source: PreTrainedConfig, model: PreTrainedModel) -> torch.dtype:
+    """The type of the saved weights.
+
+    Args:
+        wanted: source (what the source's config states; the model's own where it states none), or a type's name.
+    """
+    if wanted == "source":
+        stated = source.dtype
+        return model.dtype if stated is None else getattr(torch, str(stated).removeprefix("torch."))
+    dtype: torch.dtype = getattr(torch, wanted)
+    return dtype
+
+
+@torch.no_grad()
+def round_weights(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Round every weight to what `dtype` can hold, in place; the weights keep their own type.
+
+    Raises:
+        NumericsError: a finite weight is beyond the type's range.
+    """
+    for name, parameter in model.named_parameters():
+        if not parameter.is_floating_point() or parameter.dtype == dtype:
+            continue
+        rounded = parameter.to(dtype).to(parameter.dtype)
+        if not torch.equal(rounded.isfinite(), parameter.isfinite()):
+            raise NumericsError(
+                "A trained weight is beyond the range of the type that it is to be saved in.",
+                where=name,
+                facts=[f"largest: {float(parameter.abs().max()):.3g}, of {dtype}: {torch.finfo(dtype).max:.3g}"],
+                fix="set student.save_dtype: bfloat16 or float32",
+            )
+        parameter.copy_(rounded)
 
 
 def save_student(
@@ -18,6 +56,7 @@ def save_student(
     *,
     stop_ids: Sequence[int],
     pad_id: int,
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Write weights, tokenizer with its chat template, and a generation config of what the evaluation used.
 
@@ -28,6 +67,7 @@ def save_student(
         folder: whole or not there; what has its name is replaced.
         stop_ids: ids that end an answer beside those of the model's own generation config, as in generation.
         pad_id: of the batches.
+        dtype: of the saved weights; default: the model's. See `round_weights`.
     """
     own = model.generation_config
     stops = all_stop_ids(model, stop_ids)
@@ -38,7 +78,23 @@ def save_student(
     )
     with new_folder(folder, replace=True) as made:
         try:
-            model.save_pretrained(made)
+            model.save_pretrained(made, state_dict=None if dtype is None else _cast(model, dtype))
         finally:
             model.generation_config = own
+        if dtype is not None:
+            config = copy.deepcopy(model.config)  # save_pretrained states the type of the model in memory
+            config.dtype = dtype
+            config.save_pretrained(made)
         tokenizer.save_pretrained(made)
+
+
+def _cast(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The model's tensors in another type; those that share their memory still do."""
+    made: dict[tuple[int, tuple[int, ...]], Tensor] = {}
+    found = {}
+    for name, tensor in model.state_dict().items():
+        place = (tensor.data_ptr(), tuple(tensor.shape))
+        if place not in made:
+            made[place] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+        found[name] = made[place]
+    return found

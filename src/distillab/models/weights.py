@@ -10,6 +10,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from distillab.downloads import START_BYTES, not_downloaded
 from distillab.errors import ConfigError, DistillabError, TeacherError
 from distillab.files import read_json
 from distillab.places import is_local, require_folder
@@ -17,7 +18,6 @@ from distillab.places import is_local, require_folder
 WEIGHT_FILES = ("model*.safetensors", "pytorch_model*.bin")
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _WRAPPERS = {"_orig_mod.": "torch.compile", "module.": "DataParallel or DDP"}
-_HEAD_BYTES = 512
 
 
 def require_weights(path: str, *, role: str) -> None:
@@ -115,32 +115,20 @@ def _require_all_parts(folder: Path, weights: list[Path], *, role: str) -> None:
 def _require_readable(file: Path, *, role: str) -> None:
     """Check that a file is what its name says, by its first bytes; of safetensors, that it is not cut off."""
     with file.open("rb") as stream:
-        start = stream.read(_HEAD_BYTES)
-    found, fix = _no_weights(start)
-    if found is None and file.suffix == ".safetensors":
+        start = stream.read(START_BYTES)
+    found, fix = not_downloaded(start) or (None, "download the file again")
+    if found is None and start.lstrip().startswith(b"{"):
+        found = f"it is JSON: {start[:60].decode('utf-8', 'replace')!r}"
+    elif found is None and file.suffix == ".safetensors":
         try:
             with safe_open(file, framework="pt"):
                 return
         except (SafetensorError, OSError) as problem:
             found, fix = f"damaged, or cut off: {problem}", "download the file again; compare its size with the hub's"
     elif found is None and not start.startswith((b"PK\x03\x04", b"\x80")):
-        found, fix = f"no file that torch.save writes; it starts with {start[:16]!r}", "download the file again"
+        found = f"no file that torch.save writes; it starts with {start[:16]!r}"
     if found is not None:
         raise error_of(role)(f"The {role}'s weight file holds no weights.", where=str(file), facts=[found], fix=fix)
-
-
-def _no_weights(start: bytes) -> tuple[str | None, str]:
-    """What a file is that a failed download left under the name of weights, and the way out."""
-    if not start:
-        return "it is empty", "download the file again"
-    if start.startswith(b"version https://git-lfs"):
-        return "it is a git-LFS pointer: the name of the weights, not the weights", "run `git lfs pull` in its folder"
-    if start.lstrip().startswith(b"<"):
-        text = start.lstrip()[:60].decode("utf-8", "replace")
-        return f"it is a web page: {text!r}", "download the file itself; for a gated model accept its terms and log in"
-    if start.lstrip().startswith(b"{"):
-        return f"it is JSON: {start[:60].decode('utf-8', 'replace')!r}", "download the file again"
-    return None, ""
 
 
 def _require_no_wrapper(files: list[Path], *, role: str) -> None:

@@ -200,7 +200,7 @@ def _from_pretrained(path: str, revision: str | None, *, rebuild: bool) -> PreTr
         DataError,
         "transformers cannot load the tokenizer.",
         where=path,
-        fix="check tokenizer_config.json; tokenizers that need code of their own are not supported",
+        fix="check tokenizer_config.json, and config.json beside it; code of a folder's own is not run",
     ):
         tokenizer = tokenizer_from(source, revision=revision, rebuild=rebuild)
     if not tokenizer.is_fast:

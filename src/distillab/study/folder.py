@@ -66,6 +66,8 @@ def require_claimable(
         ConfigError: it would not.
         DataError: its recipe.json or study.json is damaged.
     """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError("The output is a file, and must be a folder.", where=str(folder), fix="set another output")
     path = folder / _name(recipe)
     if path.exists():
         there = read_json(path)
@@ -73,11 +75,12 @@ def require_claimable(
         if known != identity_of(recipe, fingerprints=fingerprints, demonstrates=demonstrates):
             facts = {"fingerprints": fingerprints, "demonstrates": demonstrates}
             mine = json.loads(json.dumps(deciding(recipe) | facts))
+            differing = _differences(there, mine)
             raise ConfigError(
                 "The output folder holds the work of another recipe, or of files that have changed since.",
                 where=str(folder),
-                facts=_differences(there, mine)[:8] or ["an earlier version of distillab made it"],
-                fix="set another output, or delete this folder",
+                facts=differing[:8] or ["an earlier version of distillab made it"],
+                fix=_fix(recipe, folder, differing),
             )
         return
     # a cache may have been built there before (`distillab cache build` of the same recipe)
@@ -87,6 +90,17 @@ def require_claimable(
             where=str(folder),
             fix="set another output folder",
         )
+
+
+def _fix(recipe: RunRecipe | StudyRecipe, folder: Path, differing: list[str]) -> str:
+    """The way out; where more or fewer steps alone are asked for, what that would mean."""
+    if isinstance(recipe, RunRecipe) and [line.partition(":")[0] for line in differing] == ["training.steps"]:
+        return (
+            "set another output: the schedule, the curve and the budget follow from the number of steps, so it is "
+            "another run; or train on what this one has made, as a run of its own: "
+            f"student.path={folder}/student output=…"
+        )
+    return "set another output, or delete this folder"
 
 
 def _name(recipe: RunRecipe | StudyRecipe) -> str:

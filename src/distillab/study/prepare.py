@@ -17,7 +17,7 @@ from distillab.data.vocabularies import Vocabularies, vocabularies
 from distillab.errors import ConfigError
 from distillab.evaluation.protocol import HeldOut
 from distillab.evaluation.values import captured
-from distillab.models.loading import context_length, load_config, weights_sha256
+from distillab.models.loading import context_length, load_config, pick_device, weights_sha256
 from distillab.models.weights import require_weights
 from distillab.pairing.admission import require_admitted
 from distillab.pairing.contract import judge
@@ -128,15 +128,18 @@ def prepare(recipe: RunRecipe) -> Prepared:
     """Load the tokenizers and the rows of a recipe, judge the pair, encode.
 
     Raises:
-        TeacherError, ConfigError: a model folder lacks what loading will need.
+        TeacherError, ConfigError: a model folder lacks what loading will need; a device is not there.
         CacheMismatch, CacheCorrupt: the teacher's cache is not usable, or is of another teacher.
         ConfigError: evaluation.value_pattern takes too long on a reference.
         DataError: no row is usable.
     """
     recipe = dated(recipe)
+    for device in {recipe.training.device, "auto" if recipe.teacher is None else recipe.teacher.device}:
+        pick_device(device)
     if recipe.student.init == "pretrained":
         require_weights(recipe.student.path, role="student")
     place = None if recipe.teacher is None else find_teacher(recipe.teacher)
+    contexts = _contexts(recipe, place)
     splits = load_examples(recipe.data)
     student = _reader(recipe.student.tokenizer or recipe.student.path, recipe.student.revision, recipe, splits)
     width = logits_width(recipe.student.path, revision=recipe.student.revision)
@@ -148,7 +151,6 @@ def prepare(recipe: RunRecipe) -> Prepared:
         require_embedded(teacher.loaded, width=width, role="teacher")
         contract = _judge(recipe, student, teacher, place, splits)
         require_same_day(place, student.encoder.template.date or teacher.encoder.template.date)
-    contexts = _contexts(recipe, place)
     train = student.encoder.encode_all(splits.train, source=splits.sources[0])
     train = replace(train, counts=train.counts.model_copy(update={"skipped": len(splits.skipped)}))
     readers = [student] if teacher is None else [student, teacher]

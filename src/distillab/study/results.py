@@ -30,6 +30,7 @@ from distillab.study.folder import read_held_out
 from distillab.study.prepare import Prepared
 from distillab.study.run_teacher import TRAINING
 from distillab.study.statistics import adjusted, paired_interval
+from distillab.terminal import plural
 
 _SAMPLES = 10
 _NAMED = 3
@@ -234,8 +235,8 @@ def _answers(lines: Sequence[dict[str, object]]) -> list[str]:
 def _budget(recipe: StudyRecipe) -> str:
     training = recipe.training
     return (
-        f"{training.steps} optimizer steps of {training.batch_size} sequences, learning rate "
-        f"{training.learning_rate:g} ({training.schedule}), the same for every arm; {len(recipe.seeds)} seeds"
+        f"{plural(training.steps, 'optimizer step')} of {plural(training.batch_size, 'sequence')}, learning rate "
+        f"{training.learning_rate:g} ({training.schedule}), the same for every arm; {plural(len(recipe.seeds), 'seed')}"
     )
 
 

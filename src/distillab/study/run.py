@@ -32,8 +32,8 @@ from distillab.errors import NumericsError
 from distillab.evaluation.protocol import Judged, evaluate, require_finite_figures
 from distillab.evaluation.references import reference_lines
 from distillab.files import require_space
-from distillab.models.loading import load_model, pick_device, random_model
-from distillab.models.saving import save_student
+from distillab.models.loading import load_config, load_model, pick_device, random_model
+from distillab.models.saving import round_weights, save_student, saved_dtype
 from distillab.records import (
     AnswerStoreCounts,
     ReferenceLines,
@@ -145,6 +145,8 @@ def _executed(
         split, answers = training_rows(recipe, prepared, teacher, answers_folder)
     writes = processes.is_main_process
     trained = _train(recipe, prepared, teacher, split, collator=collator, identity=identity, writes=writes)
+    dtype = _saved_dtype(recipe, trained.student)
+    round_weights(trained.student, dtype)  # what is judged is what is saved
     judged = evaluate(
         trained.student,
         prepared.held_out,
@@ -188,7 +190,7 @@ def _executed(
         ),
         environment=environment(),
     )
-    return _save(folder, trained.student, prepared, judged, record) if writes else record
+    return _save(folder, trained.student, prepared, judged, record, dtype=dtype) if writes else record
 
 
 @dataclass(frozen=True)
@@ -278,13 +280,26 @@ def load_student(recipe: RunRecipe, device: torch.device) -> PreTrainedModel:
     return load_model(settings.path, dtype=settings.dtype, device=device, revision=settings.revision, role="student")
 
 
-def _save(folder: Path, student: PreTrainedModel, prepared: Prepared, judged: Judged, record: RunRecord) -> RunRecord:
+def _saved_dtype(recipe: RunRecipe, student: PreTrainedModel) -> torch.dtype:
+    source = load_config(recipe.student.path, revision=recipe.student.revision)
+    return saved_dtype(recipe.student.save_dtype, source, student)
+
+
+def _save(
+    folder: Path,
+    student: PreTrainedModel,
+    prepared: Prepared,
+    judged: Judged,
+    record: RunRecord,
+    *,
+    dtype: torch.dtype,
+) -> RunRecord:
     """Write what the run leaves, its record last, and give the record with the hashes of the rest."""
-    weights = sum(p.numel() * p.element_size() for p in student.parameters())
+    weights = sum(p.numel() * dtype.itemsize for p in student.parameters())
     require_space(folder, weights + (1 << 22), what="the trained student")
     reader = prepared.student
     stop_ids, pad_id = reader.encoder.stop_ids, reader.encoder.pad_id
-    save_student(folder / STUDENT, student, reader.tokenizer, stop_ids=stop_ids, pad_id=pad_id)
+    save_student(folder / STUDENT, student, reader.tokenizer, stop_ids=stop_ids, pad_id=pad_id, dtype=dtype)
     write_held_out(folder / HELD_OUT, judged)
     record = record.model_copy(update={"files": files_left(folder)})
     write_record(record, folder / RECORD)

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
+from distillab.files import write_bytes
 from distillab.objectives.term import Objective
 
 _PLACE = "distillab_projectors"
@@ -42,7 +43,7 @@ def detach(student: torch.nn.Module, *, folder: Path | None) -> None:
     if isinstance(place, torch.nn.ModuleDict):
         if folder is not None:
             tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in place.state_dict().items()}
-            save_file(tensors, folder / FILE)
+            write_bytes(folder / FILE, save(tensors))
         delattr(student, _PLACE)
 
 

@@ -121,7 +121,14 @@ class DistillationTrainer(Trainer):
         objective.require(teacher)
         require_separable_head(model, role="student")
         attach(objective, model)
+        own_cache = getattr(model.config, "use_cache", None)
         super().__init__(model=model, args=args, train_dataset=rows, data_collator=cast(Any, collator))
+        # transformers turns the cache off in the config, which is saved with the student; `model_inputs` turns it off
+        # for every forward pass by itself
+        if own_cache is None:
+            vars(model.config).pop("use_cache", None)
+        else:
+            model.config.use_cache = own_cache
         # Our loss is divided by the count over the whole step; the Trainer must not divide again.
         self.loss_is_scaled_for_ga = True
         self.model_accepts_loss_kwargs = True

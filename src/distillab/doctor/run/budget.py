@@ -5,6 +5,7 @@ from __future__ import annotations
 from distillab.doctor.run.series import RunSeries
 from distillab.doctor.run.trends import slope
 from distillab.records import Examined, Finding, Interval, StudyResults
+from distillab.terminal import plural
 
 _FEWEST = 5
 _STILL = 0.05
@@ -68,7 +69,7 @@ def examine_differences(results: StudyResults) -> Examined:
         title="Some arms cannot be told from SFT at this budget.",
         seen=tuple(
             f"{arm.name}: {arm.against_sft.mean:+.3f} nats a token, {_interval(arm.against_sft)} "
-            f"({arm.against_sft.measured_on or f'{len(arm.seeds)} seeds'})"
+            f"({arm.against_sft.measured_on or plural(len(arm.seeds), 'seed')})"
             for arm in unclear
             if arm.against_sft is not None
         ),

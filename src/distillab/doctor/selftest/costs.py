@@ -12,11 +12,11 @@ from distillab.doctor.selftest.judging import judged
 from distillab.doctor.selftest.machine import Machine, Weights, size, this_machine
 from distillab.doctor.selftest.setup import Arm, Setup
 from distillab.doctor.selftest.timing import StepTime, step_time, written_s
-from distillab.doctor.selftest.wording import plural
 from distillab.records import Examined, Finding
 from distillab.study.answers import prompts_of
 from distillab.study.environment import peak_rss_bytes
 from distillab.study.signals import can_be_cached, reads_signals
+from distillab.terminal import plural
 
 PROBE = "selftest-costs"
 _UNITS = 6.0

@@ -8,9 +8,10 @@ from transformers import PreTrainedModel
 
 from distillab.doctor.selftest.clock import Clock
 from distillab.doctor.selftest.setup import Setup
-from distillab.doctor.selftest.wording import number, plural
+from distillab.doctor.selftest.wording import number
 from distillab.evaluation.protocol import Judged, evaluate
 from distillab.records import Examined, Finding
+from distillab.terminal import plural
 
 PROBE = "selftest-evaluation"
 _UNITS = 8.0

@@ -15,7 +15,7 @@ from torch import Tensor
 from distillab.config.terms import ContrastiveConfig, DualSpaceConfig, TermConfig
 from distillab.doctor.selftest.clock import Clock
 from distillab.doctor.selftest.setup import Setup, by_tokens, that_can_be_asked
-from distillab.doctor.selftest.wording import left_out, looked_at, number, plural
+from distillab.doctor.selftest.wording import left_out, looked_at, number
 from distillab.models.capture import Captured
 from distillab.models.meetings import teacher_batch
 from distillab.models.projections import Projections
@@ -27,6 +27,7 @@ from distillab.study.sides import reads_own_tokens
 from distillab.study.training_data import training_data
 from distillab.teachers.local import LocalTeacher
 from distillab.teachers.signals import HeadInputs, TeacherSignal
+from distillab.terminal import plural
 
 PROBE = "selftest-terms"
 _UNITS = 3.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from distillab.doctor.selftest.setup import Setup
+from distillab.terminal import plural
 
 
 def looked_at(setups: Sequence[Setup], what: str) -> str:
@@ -13,11 +14,6 @@ def looked_at(setups: Sequence[Setup], what: str) -> str:
         return "nothing"
     arms = sum(len(setup.names) for setup in setups)
     return f"{plural(len(setups[0].data.lengths), 'row')}, {what}; {plural(arms, 'arm')}, {len(setups)} different"
-
-
-def plural(count: int, noun: str) -> str:
-    """`1 row`, `2 rows`."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def left_out(reasons: Sequence[tuple[str, str]]) -> str | None:

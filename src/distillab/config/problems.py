@@ -1,0 +1,105 @@
+"""What pydantic found wrong with a recipe, in words: the key's path, what exists instead, and where it was written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from distillab.config.elsewhere import elsewhere
+from distillab.errors import ConfigError, near_names
+
+_DEEPEST = 3  # of a key that stands at another place: a.b.c
+
+
+def readable(error: ValidationError, kind: type[BaseModel], *, where: str, overrides: Sequence[str]) -> ConfigError:
+    """One error of all that is wrong.
+
+    Args:
+        kind: the recipe's class.
+        where: the recipe's file, or what it comes from.
+        overrides: key.sub=value, as they were given beside it.
+    """
+    facts, given = [], []
+    for item in error.errors():
+        loc = item["loc"]
+        key = ".".join(str(part) for place, part in enumerate(loc) if not _is_tag(loc, place))
+        override = next((text for text in overrides if _is_of(key, text.partition("=")[0].strip())), None)
+        given.append(override)
+        facts.append(_fact(item, key, kind) + (f"   (given by {override})" if override is not None else ""))
+    if given and None not in given:
+        where = "the command line"
+    return ConfigError("The recipe has settings that cannot be used.", where=where, facts=facts)
+
+
+def _fact(item: Any, key: str, kind: type[BaseModel]) -> str:
+    if item["type"] == "extra_forbidden":
+        return f"{key}: no such key; {_instead(str(item['loc'][-1]), list(item['loc'][:-1]), kind)}"
+    if item["type"] == "missing":
+        return f"{key}: is missing"
+    message = item["msg"].removeprefix("Value error, ")
+    got = "" if item["type"] == "value_error" else f" (got {item['input']!r:.200})"
+    return (f"{key}: " if key else "") + message + got
+
+
+def _is_of(key: str, override: str) -> bool:
+    """Whether what an override sets holds the key, or is held by it."""
+    return key == override or key.startswith(f"{override}.") or (bool(key) and override.startswith(f"{key}."))
+
+
+def _instead(name: str, above: list[int | str], kind: type[BaseModel]) -> str:
+    """Another trainer's key in words, the same key at its place, or near names at this place."""
+    advice = elsewhere(name)
+    if advice is not None:
+        return advice
+    places = list(_places(kind, name))
+    return f"it stands under {' and '.join(places)}" if places else near_names(name, _fields_at(kind, above))
+
+
+def _places(kind: type[BaseModel], name: str, above: str = "", depth: int = 0) -> Iterator[str]:
+    """Paths of the settings of this name, lists of terms aside."""
+    for field, about in kind.model_fields.items():
+        if field == name:
+            yield above + field
+        if depth + 1 < _DEEPEST and get_origin(about.annotation) not in (tuple, list):
+            for model in _direct_models(about.annotation):
+                yield from _places(model, name, f"{above}{field}.", depth + 1)
+
+
+def _direct_models(annotation: Any) -> list[type[BaseModel]]:
+    """The models of `A` or `A | None`, not those of lists."""
+    parts = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    return [part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)]
+
+
+def _is_tag(path: tuple[int | str, ...], place: int) -> bool:
+    """Whether a part of an error's path is the `kind` of an item, which pydantic puts behind the item's number."""
+    return place >= 2 and path[place - 2] in ("terms", "kinds") and isinstance(path[place - 1], int)
+
+
+def _fields_at(kind: Any, path: list[int | str]) -> list[str]:
+    """Names that are allowed at a path of a nested model."""
+    models = _models_in(kind)
+    for part in path:
+        deeper: list[Any] = []
+        for model in models:
+            if isinstance(part, str) and part in model.model_fields:
+                deeper.extend(_models_in(model.model_fields[part].annotation))
+        if deeper:
+            models = deeper
+        elif isinstance(part, str):
+            models = [
+                m for m in models if "kind" in m.model_fields and m.model_fields["kind"].default == part
+            ] or models
+    return sorted({name for model in models for name in model.model_fields})
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The pydantic models inside an annotation such as `tuple[A | B, ...] | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if get_origin(annotation) in (Union, UnionType, tuple, list) or get_args(annotation):
+        return [model for part in get_args(annotation) for model in _models_in(part)]
+    return []
