@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from distillab import progress
 from distillab.config import RunRecipe, StudyRecipe
 from distillab.doctor.recipe import examine_recipe, examine_study
 from distillab.records import Investigation, StudyResults, read_record
+from distillab.report.findings import concluded
 from distillab.study.compare import PlantedFailure, Study
 from tests.cli.conftest import Run
 
@@ -103,6 +105,39 @@ def test_models_that_take_too_long_to_load_are_not_loaded(tiny_world: dict[str, 
     assert "--seconds" in str(arms.not_done)
     assert not [finding for finding in found.findings if finding.severity == "error"]
     assert not [one for one in found.examined if one.probe == "selftest-terms"]
+
+
+def test_the_limit_covers_rows_and_pair_too_and_nobody_is_sent_to_the_same_command(
+    tiny_world: dict[str, Any], tmp_path: Path
+) -> None:
+    values = {key: value for key, value in tiny_world.items() if key != "seeds"}
+    recipe = RunRecipe(**values, method="logits", output=str(tmp_path / "run"))
+    late, whole = (examine_recipe(recipe, limit_s=limit_s) for limit_s in (1e-6, 600.0))
+    rows = [one for one in late.examined if one.probe in ("rows", "answer lengths")]
+    assert [one.probe for one in rows] == ["rows"] and "--seconds" in str(rows[0].not_done)
+    # the tokenizers are compared all the same: that is cheap, and refuses most of what cannot be
+    assert late.pairing is not None and "tokenizers" in {one.probe for one in late.examined}
+    names = [one.probe for one in whole.examined]
+    telling = ["selftest-arms", "answer lengths", "tokenizers", "selftest-split", "selftest-terms", "selftest-head"]
+    dear = ["selftest-first-steps", "selftest-costs", "teacher's mode", "begin token", "teacher's knowledge"]
+    assert [name for name in names if name in {*telling, *dear}] == [*telling, *dear]
+    for found in (late, whole):
+        conclusions = concluded(found).conclusions
+        assert conclusions is not None
+        assert not [step for phase in conclusions.phases for step in phase.steps if "selftest RECIPE" in step]
+
+
+def test_a_long_examination_shows_which_probe_is_at_work(
+    tiny_world: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "_QUIET_S", 0.0)
+    monkeypatch.setattr(progress, "_PLAIN_EVERY_S", 0.0)
+    values = {key: value for key, value in tiny_world.items() if key != "seeds"}
+    examine_recipe(RunRecipe(**values, method="sft", output=str(tmp_path / "run")), limit_s=600.0)
+    shown = capsys.readouterr().err
+    for probe in ("rows", "tokenizers", "selftest-split", "selftest-first-steps", "teacher's knowledge"):
+        assert f"now: {probe}" in shown
+    assert "15/16 probes" in shown
 
 
 def test_failures_on_purpose_are_no_findings(values: dict[str, Any], stranger: str, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def fewer(subject):
 
 
 def test_a_good_pair_is_left_in_peace(good):
-    examined = examine_pair(good)
+    examined = tuple(examine_pair(good))
     assert not found(examined)
     assert [one.not_done for one in examined if one.probe != "template"] == [None] * 7
     assert "no template" in next(one.not_done for one in examined if one.probe == "template")
@@ -92,7 +92,7 @@ def test_a_teacher_that_has_learned_nothing_is_no_error(good, tied):
         tie_word_embeddings=tied,
     )  # fmt: skip
     subject = replace(good, teacher_model=LlamaForCausalLM(config).eval())
-    assert all(finding.severity == "warning" for finding in found(examine_pair(subject)).values())
+    assert all(finding.severity == "warning" for finding in found(tuple(examine_pair(subject))).values())
 
 
 def test_without_weights_and_without_rows(good):
@@ -100,7 +100,7 @@ def test_without_weights_and_without_rows(good):
         (replace(good, teacher_model=None), "no weights"),
         (replace(good, examples=()), "no rows"),
     ):
-        examined = examine_pair(subject)
+        examined = tuple(examine_pair(subject))
         assert examined[0].not_done is None
         assert all(why in one.not_done for one in examined[1:])
         assert not found(examined)

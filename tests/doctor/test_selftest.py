@@ -16,7 +16,8 @@ from transformers import PreTrainedModel
 
 from distillab.config.cache import CacheConfig
 from distillab.config.terms import HiddenStatesConfig, TokenDivergenceConfig
-from distillab.doctor.selftest.clock import Clock
+from distillab.doctor.clock import Clock
+from distillab.doctor.pair.audit import PairSubject, examine_pair
 from distillab.doctor.selftest.costs import Budget, Costs, cost_findings, examine_costs
 from distillab.doctor.selftest.first_steps import examine_first_steps, first_step_findings
 from distillab.doctor.selftest.head import examine_head
@@ -364,6 +365,39 @@ def test_what_takes_too_long_is_left_out_and_named(world: World) -> None:
         examine_costs([setup], [weights_of(setup.recipe, setup.prepared, teacher=True)], Budget(), clock),
     )
     assert _ids(*found) == set() and all("--seconds" in str(one.not_done) for one in found)
+
+
+def test_a_step_is_guessed_until_it_was_measured() -> None:
+    clock = Clock(10.0)
+    clock.guess_unit(1e12, "cpu")
+    assert "distillab doctor selftest --seconds 60" in str(clock.refuses(1)) and clock.refuses(0.1) is None
+    # what is refused before is part of the limit that would be enough
+    assert "--seconds 110" in str(clock.refuses(1))
+    clock.measure_unit(0.5)
+    assert clock.unit_s == 0.5 and clock.refuses(1) is None
+    clock.measure_unit(0.2)
+    assert clock.unit_s == 0.5
+
+
+def test_no_model_is_asked_for_what_takes_too_long(world: World) -> None:
+    setup = world.setup(method="logits")
+    teacher = setup.teacher
+    assert isinstance(teacher, LocalTeacher) and setup.prepared.contract is not None
+    assert setup.prepared.teacher is not None
+    teacher.model.register_forward_hook(lambda *_: pytest.fail("it is asked"))
+    subject = PairSubject(
+        contract=setup.prepared.contract,
+        teacher=setup.prepared.teacher,
+        student=setup.prepared.student,
+        teacher_model=teacher.model,
+        student_model=setup.original,
+        student_is_random=True,
+        examples=tuple(setup.prepared.train.examples),
+        compares_by_index=True,
+    )
+    first, *others = examine_pair(subject, Clock(0.0))
+    assert first.probe == "tokenizers" and first.not_done is None
+    assert len(others) == 7 and all("--seconds" in str(one.not_done) for one in others)
 
 
 def test_weights_are_counted_before_they_are_loaded(world: World) -> None:

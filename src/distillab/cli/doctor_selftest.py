@@ -36,9 +36,7 @@ def selftest_command(
     ] = False,
     seconds: Annotated[
         float | None,
-        typer.Option(
-            "--seconds", min=1, help="What the self-test may take; default 60. The rest is left out, and named."
-        ),
+        typer.Option("--seconds", min=1, help="What all of it may take; default 60. The rest is left out, and named."),
     ] = None,
     as_json: AsJson = None,
     report: ReportFolder = None,
@@ -52,8 +50,8 @@ def selftest_command(
 
     loaded = load_any(recipe, overrides or [])
     quiet_libraries()
+    from distillab.doctor.clock import LIMIT_S
     from distillab.doctor.recipe import examine_recipe
-    from distillab.doctor.selftest.clock import LIMIT_S
 
     investigation = examine_recipe(loaded, demonstrate_mismatch=demonstrate_mismatch, limit_s=seconds or LIMIT_S)
     report_investigation(plain_console(), investigation, as_json=as_json, report=report)

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from transformers import PreTrainedModel
 
 from distillab.config.cache import CacheConfig
 from distillab.config.models import RunRecipe, StudyRecipe
+from distillab.doctor.clock import LIMIT_S, Clock
 from distillab.doctor.data.audit import examine_data
 from distillab.doctor.data.subject import DataSubject
+from distillab.doctor.pair.audit import PROBES as PAIR_PROBES
 from distillab.doctor.pair.audit import examine_pair
 from distillab.doctor.pair.subject import PairSubject
+from distillab.doctor.selftest.audit import PROBES as SELFTEST_PROBES
 from distillab.doctor.selftest.audit import examine_arms
-from distillab.doctor.selftest.clock import LIMIT_S, Clock
 from distillab.doctor.selftest.costs import Budget, memory_finding
 from distillab.doctor.selftest.machine import Weights, size, this_machine, weights_of
 from distillab.doctor.selftest.setup import Arm, load_original
 from distillab.doctor.selftest.wording import left_out
 from distillab.models.loading import model_name, pick_device
 from distillab.pairing.admission import judgement
+from distillab.progress import Progress
 from distillab.records import Examined, Investigation
 from distillab.study.compare import Study
 from distillab.study.prepare import compares_unrelated, prepare
@@ -30,6 +34,8 @@ from distillab.teachers.cache_parts import Part
 from distillab.terminal import plural
 
 PROBE = "selftest-arms"
+# of texts that are examined, a careful guess; no more rows than these are encoded
+_CHARACTERS_A_SECOND, _MOST_ROWS = 3e5, 10_000
 _BYTES_A_SECOND = 200e6  # at which weights are loaded, a careful guess
 _LOADING_SHARE = 3.0  # loading may take a third of the time
 _PARTS: tuple[Part, ...] = ("train", "held_out")
@@ -54,12 +60,13 @@ def examine_recipe(
     Args:
         recipe: of a run or of a study; of a study every different arm is tried once.
         demonstrate_mismatch: arms that compare unrelated tokens do so on purpose.
-        limit_s: seconds of the self-test; what would take longer is left out, and named.
+        limit_s: seconds of all of it; what would take longer is left out, and named.
     Raises:
         DistillabError: what is raised before a run begins: missing weights, unreadable rows, terms that do not fit.
     """
     if isinstance(recipe, StudyRecipe):
         return examine_study(Study(recipe, reproduce="", demonstrate_mismatch=demonstrate_mismatch), limit_s=limit_s)
+    clock = Clock(limit_s)
     prepared = prepare(recipe)
     arm = Arm(
         recipe.method,
@@ -70,7 +77,7 @@ def examine_recipe(
         else RunTeacher(recipe, prepared, device=pick_device(recipe.training.device), stored=StoredSignals()),
         recipe.cache or CacheConfig(),
     )
-    return _examine(_sorted_out(recipe.name, (arm,), {}, demonstrate_mismatch, Budget()), limit_s)
+    return _examine(_sorted_out(recipe.name, (arm,), {}, demonstrate_mismatch, Budget()), clock)
 
 
 def examine_study(study: Study, *, limit_s: float = LIMIT_S) -> Investigation:
@@ -79,6 +86,7 @@ def examine_study(study: Study, *, limit_s: float = LIMIT_S) -> Investigation:
     Raises:
         DistillabError: see `examine_recipe`.
     """
+    clock = Clock(limit_s)
     recipe, caches = study.recipe, study.caches
     sources: dict[str, RunTeacher] = {}
     arms = []
@@ -93,7 +101,7 @@ def examine_study(study: Study, *, limit_s: float = LIMIT_S) -> Investigation:
     cached = recipe.teacher_signals == "cached"
     budget = Budget(len(recipe.seeds), recipe.workers, cached, _cache_bytes(study) if cached else 0)
     planted = {name: f"its failure is planted: it {failure.shows}" for name, failure in study.planted.items()}
-    return _examine(_sorted_out(recipe.title, tuple(arms), planted, study.demonstrate_mismatch, budget), limit_s)
+    return _examine(_sorted_out(recipe.title, tuple(arms), planted, study.demonstrate_mismatch, budget), clock)
 
 
 def _sorted_out(
@@ -119,33 +127,22 @@ def _sorted_out(
     return _Recipe(subject, tuple(tried), every or arms, tuple(missed), budget)
 
 
-def _examine(recipe: _Recipe, limit_s: float) -> Investigation:
+def _examine(recipe: _Recipe, clock: Clock) -> Investigation:
+    """What needs no model first, then the self-test, and last what only the pair's weights tell."""
     first = recipe.every[0]
-    weights = [_weights(arm) for arm in recipe.every]
-    most = max((one.learning + one.teacher for one in weights), default=0)
-    machine = this_machine(first.recipe)
-    loaded = sum(one.student for one in weights[:1]) + sum(_teacher_bytes(recipe.every, weights).values())
-    refusal, findings = None, []
-    if most > machine.memory_bytes:
-        refusal = f"the models and AdamW take {size(most)}, and the device has {size(machine.memory_bytes)}"
-        findings.append(memory_finding(most, machine.memory_bytes))
-    elif (late := Clock(limit_s).refuses_s(_LOADING_SHARE * loaded / _BYTES_A_SECOND)) is not None:
-        refusal = f"weights of {size(loaded)} are to be loaded: {late}"
-    chosen = Examined(
-        probe=PROBE,
-        looked_at=f"{plural(len(recipe.arms), 'arm')}; weights, gradients and AdamW of a run: {size(most)}",
-        not_done=left_out([*recipe.missed, *([("the models", refusal)] if refusal else [])]),
-        findings=tuple(findings),
-    )
-    load = refusal is None
-    original = load_original(first.recipe) if load else None
-    examined = [one for arm in _of_each_teacher(recipe.every) for one in _pair(arm, recipe, original, load=load)]
-    splits = first.prepared.splits
-    examined += examine_data(DataSubject(tuple(splits.train), tuple(splits.held_out), first.prepared.student))
-    examined.append(chosen)
-    if original is not None and recipe.arms:
-        tried = [_weights(arm) for arm in recipe.arms]
-        examined += examine_arms(recipe.arms, original, weights=tried, budget=recipe.budget, clock=Clock(limit_s))
+    teachers = _of_each_teacher(recipe.every)
+    probes = 1 + SELFTEST_PROBES + sum(PAIR_PROBES for _ in teachers)
+    with Progress("examining the recipe", total=probes, unit="probes") as clock.progress:
+        chosen, load = _chosen(recipe, clock)
+        examined = [chosen, *_rows(first, clock)]
+        original = load_original(first.recipe) if load else None
+        pairs = [_pair(arm, recipe, original, clock, load=load) for arm in teachers]
+        # of each pair what the tokenizers alone say
+        examined += [one for pair in pairs for one in islice(pair, 1)]
+        if original is not None and recipe.arms:
+            tried = [_weights(arm) for arm in recipe.arms]
+            examined += examine_arms(recipe.arms, original, weights=tried, budget=recipe.budget, clock=clock)
+        examined += [one for pair in pairs for one in pair]
     contract = first.prepared.contract
     return Investigation(
         subject=recipe.subject,
@@ -154,10 +151,43 @@ def _examine(recipe: _Recipe, limit_s: float) -> Investigation:
     )
 
 
-def _pair(arm: Arm, recipe: _Recipe, original: PreTrainedModel | None, *, load: bool) -> tuple[Examined, ...]:
+def _chosen(recipe: _Recipe, clock: Clock) -> tuple[Examined, bool]:
+    """Which arms are tried, and whether the models are loaded: judged by their configurations alone."""
+    weights = [_weights(arm) for arm in recipe.every]
+    most = max((one.learning + one.teacher for one in weights), default=0)
+    machine = this_machine(recipe.every[0].recipe)
+    loaded = sum(one.student for one in weights[:1]) + sum(_teacher_bytes(recipe.every, weights).values())
+    refusal, findings = None, []
+    if most > machine.memory_bytes:
+        refusal = f"the models and AdamW take {size(most)}, and the device has {size(machine.memory_bytes)}"
+        findings.append(memory_finding(most, machine.memory_bytes))
+    elif (late := clock.refuses_s(_LOADING_SHARE * loaded / _BYTES_A_SECOND)) is not None:
+        refusal = f"weights of {size(loaded)} are to be loaded: {late}"
+    chosen = Examined(
+        probe=PROBE,
+        looked_at=f"{plural(len(recipe.arms), 'arm')}; weights, gradients and AdamW of a run: {size(most)}",
+        not_done=left_out([*recipe.missed, *([("the models", refusal)] if refusal else [])]),
+        findings=tuple(findings),
+    )
+    return chosen, refusal is None
+
+
+def _rows(arm: Arm, clock: Clock) -> tuple[Examined, ...]:
+    clock.begin("rows")
+    splits = arm.prepared.splits
+    texts = [text for example in splits.train[:_MOST_ROWS] for text in example.texts if text]
+    refusal = clock.refuses_s(sum(map(len, texts)) / _CHARACTERS_A_SECOND)
+    if refusal is not None:
+        return (Examined(probe="rows", looked_at=plural(len(splits.train), "row"), not_done=refusal),)
+    return examine_data(DataSubject(tuple(splits.train), tuple(splits.held_out), arm.prepared.student))
+
+
+def _pair(
+    arm: Arm, recipe: _Recipe, original: PreTrainedModel | None, clock: Clock, *, load: bool
+) -> Iterator[Examined]:
     prepared = arm.prepared
     if prepared.contract is None or prepared.teacher is None or arm.source is None:
-        return ()
+        return
     teacher = arm.recipe.teacher
     with_weights = load and teacher is not None and teacher.path is not None
     shared = [other for other in recipe.every if other.source is arm.source]
@@ -171,11 +201,10 @@ def _pair(arm: Arm, recipe: _Recipe, original: PreTrainedModel | None, *, load: 
         examples=tuple(prepared.train.examples),
         compares_by_index=any(other.recipe.resolved().tokens == "shared" for other in shared),
     )
-    found = examine_pair(subject)
-    if len(_of_each_teacher(recipe.every)) == 1:
-        return found
-    name = prepared.contract.teacher.name
-    return tuple(one.model_copy(update={"looked_at": f"teacher {name}: {one.looked_at}"}) for one in found)
+    several = len(_of_each_teacher(recipe.every)) > 1
+    name = f"teacher {prepared.contract.teacher.name}: " if several else ""
+    for one in examine_pair(subject, clock):
+        yield one.model_copy(update={"looked_at": name + one.looked_at})
 
 
 def _of_each_teacher(arms: Sequence[Arm]) -> list[Arm]:

@@ -20,6 +20,7 @@ from distillab.records import (
 # A sentence ends before a capital; "e.g." and "0.5" do not end one.
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 
+_SELFTEST = "selftest-"  # its probes: who has made it is not sent to it again
 _CHOOSE = "Choose a valid path"
 _STOP = f"stop comparing ids; what is valid instead stands under “{_CHOOSE}”"
 # severity, title of the phase, whether all that a finding says is to be done belongs there
@@ -177,8 +178,9 @@ def _verifying(investigation: Investigation) -> Phase:
     for reason in reasons:
         probes = [one.probe for one in investigation.examined if one.not_done == reason]
         steps.append(f"not examined yet: {', '.join(dict.fromkeys(probes))} ({reason})")
+    if not any(one.probe.startswith(_SELFTEST) for one in investigation.examined):
+        steps.append("before a long run: distillab doctor selftest RECIPE")
     steps += [
-        "before a long run: distillab doctor selftest RECIPE",
         "then a short study with plain fine-tuning (sft) beside: distillab compare RECIPE; the held-out loss must "
         "come below the unigram line, and a method is worth its price where it is below sft",
     ]

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+from distillab.doctor.clock import Clock, guessed_s
 from distillab.doctor.pair.alignment import examine_alignment
+from distillab.doctor.pair.asking import affordable_tokens, device_of
 from distillab.doctor.pair.begin import examine_begin
 from distillab.doctor.pair.contract import examine_contract
 from distillab.doctor.pair.loading import load_pair
@@ -19,25 +24,67 @@ from distillab.records import Examined, Investigation
 
 __all__ = ["PairSubject", "audit_pair", "examine_pair"]
 
+
+@dataclass(frozen=True)
+class _Probe:
+    """A probe of the two models.
+
+    Attributes:
+        name: as in its record.
+        tokens: that a model reads in all its passes together, at most, however cheap it is.
+        passes: that each token takes.
+    """
+
+    name: str
+    examine: Callable[[PairSubject], Examined]
+    tokens: int
+    passes: float = 1.0
+
+
+# those that read little first
 _PROBES = (
-    examine_contract,
-    examine_alignment,
-    examine_mode,
-    examine_quality,
-    examine_begin,
-    examine_template,
-    examine_padding,
-    examine_precision,
+    _Probe("teacher's mode", examine_mode, 256, passes=2.0),
+    _Probe("number format", examine_precision, 512, passes=3.0),
+    _Probe("alignment", examine_alignment, 2_048, passes=2.0),
+    _Probe("vocabulary padding", examine_padding, 2_048),
+    _Probe("template", examine_template, 4_096),
+    _Probe("begin token", examine_begin, 4_096, passes=2.0),
+    _Probe("teacher's knowledge", examine_quality, 1 << 30, passes=2.0),
 )
+PROBES = 1 + len(_PROBES)
 
 
-def examine_pair(subject: PairSubject) -> tuple[Examined, ...]:
+def examine_pair(subject: PairSubject, clock: Clock | None = None) -> Iterator[Examined]:
     """All probes of a pair, one record each. Neither model is changed; a missing one is named in `not_done`.
 
+    Args:
+        clock: what would take longer than it allows is left out, and named; None: nothing is.
     Raises:
         DataError: an example cannot be rendered by the run's template.
     """
-    return tuple(probe(subject) for probe in _PROBES)
+    if clock is not None:
+        clock.begin("tokenizers")
+    yield examine_contract(subject)
+    teacher = subject.teacher_model
+    token_s = 0.0
+    if teacher is not None:
+        token_s = guessed_s(2 * teacher.num_parameters(), device_of(teacher).type)
+    for probe in _PROBES:
+        if clock is not None:
+            clock.begin(probe.name)
+        tokens = 0.0
+        if subject.lacking_teacher is None:
+            tokens = probe.passes * min(probe.tokens, affordable_tokens(teacher, subject.student_model))
+        if clock is not None and (refusal := clock.refuses_s(tokens * token_s)) is not None:
+            yield Examined(probe=probe.name, looked_at="nothing", not_done=refusal)
+            continue
+        since = time.monotonic()
+        found = probe.examine(subject)
+        if tokens and found.not_done is None:
+            # rows may be fewer than the tokens that a probe would read: then it looks cheaper than it is, and so are
+            # those that follow
+            token_s = (time.monotonic() - since) / tokens
+        yield found
 
 
 def audit_pair(
@@ -81,6 +128,6 @@ def audit_pair(
     )
     return Investigation(
         subject=f"teacher {teacher}, student {student}",
-        examined=examine_pair(subject),
+        examined=tuple(examine_pair(subject)),
         pairing=judgement(subject.contract),
     )

@@ -10,17 +10,26 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from distillab.doctor.selftest.clock import Clock
+from distillab.doctor.clock import Clock
+from distillab.doctor.selftest.costs import PROBE as COSTS
 from distillab.doctor.selftest.costs import Budget, examine_costs
+from distillab.doctor.selftest.first_steps import PROBE as FIRST_STEPS
 from distillab.doctor.selftest.first_steps import examine_first_steps
+from distillab.doctor.selftest.head import PROBE as HEAD
 from distillab.doctor.selftest.head import examine_head
+from distillab.doctor.selftest.judging import PROBE as EVALUATION
 from distillab.doctor.selftest.judging import examine_evaluation
 from distillab.doctor.selftest.machine import Weights
 from distillab.doctor.selftest.setup import Arm, setups_of
-from distillab.doctor.selftest.split import examine_steps
+from distillab.doctor.selftest.split import SPLIT, examine_steps
+from distillab.doctor.selftest.stored import PROBE as CACHE
 from distillab.doctor.selftest.stored import examine_cache
+from distillab.doctor.selftest.terms import PROBE as TERMS
 from distillab.doctor.selftest.terms import examine_terms
 from distillab.records import Examined
+
+PROBES = 7  # that are begun one after another
+_WIDTH = 4  # bytes of a weight, of most
 
 
 @contextmanager
@@ -50,15 +59,24 @@ def examine_arms(
     """
     with tempfile.TemporaryDirectory(prefix="distillab-selftest-") as scratch, _little_to_collect():
         setups = setups_of(arms, original, scratch=Path(scratch))
-        # the first steps of all are measured, so that the clock knows what the others take
-        split, reach = examine_steps(setups, clock)
-        return (
-            examine_terms(setups, clock),
-            examine_cache(setups, clock),
-            examine_head(setups, clock),
-            split,
-            reach,
-            examine_first_steps(setups, clock),
-            examine_evaluation(setups[0], clock),
-            examine_costs(setups, weights, budget, clock),
-        )
+        tokens = sum(setups[0].data.lengths)
+        largest = max(weights, key=lambda one: one.student + one.teacher)
+        operations = tokens * (6 * largest.student + 2 * largest.teacher) / _WIDTH
+        clock.guess_unit(operations, setups[0].device.type)
+        # the first steps of all are measured, so that the clock knows what the others take; then the cheap ones, and
+        # those that tell most of what is left
+        clock.begin(SPLIT)
+        found = [*examine_steps(setups, clock)]
+        clock.begin(TERMS)
+        found.append(examine_terms(setups, clock))
+        clock.begin(HEAD)
+        found.append(examine_head(setups, clock))
+        clock.begin(EVALUATION)
+        found.append(examine_evaluation(setups[0], clock))
+        clock.begin(CACHE)
+        found.append(examine_cache(setups, clock))
+        clock.begin(FIRST_STEPS)
+        found.append(examine_first_steps(setups, clock))
+        clock.begin(COSTS)
+        found.append(examine_costs(setups, weights, budget, clock))
+        return tuple(found)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from distillab.doctor.selftest.clock import Clock
+from distillab.doctor.clock import Clock
 from distillab.doctor.selftest.judging import judged
 from distillab.doctor.selftest.machine import Machine, Weights, size, this_machine
 from distillab.doctor.selftest.setup import Arm, Setup

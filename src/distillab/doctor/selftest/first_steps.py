@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from distillab.doctor.selftest.clock import Clock
+from distillab.doctor.clock import Clock
 from distillab.doctor.selftest.setup import Setup
 from distillab.doctor.selftest.stepping import Stepped, step, training_of
 from distillab.doctor.selftest.wording import left_out, looked_at, number

@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from distillab.doctor.selftest.clock import Clock
+from distillab.doctor.clock import Clock
 from distillab.doctor.selftest.rounding import rounding_of
 from distillab.doctor.selftest.setup import Setup
 from distillab.doctor.selftest.wording import left_out, looked_at, number

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from distillab.doctor.selftest.clock import Clock
+from distillab.doctor.clock import Clock
 from distillab.doctor.selftest.setup import Setup
 from distillab.doctor.selftest.wording import number
 from distillab.evaluation.protocol import Judged, evaluate

@@ -16,7 +16,7 @@ from distillab.config.cache import CacheConfig
 from distillab.config.models import RunRecipe
 from distillab.config.terms import CrossEntropyConfig, SampledDivergenceConfig, TermConfig
 from distillab.data.encoding import EncodedSplit
-from distillab.doctor.selftest.clock import Clock
+from distillab.doctor.clock import Clock
 from distillab.models.batch import TokenBatch
 from distillab.models.loading import pick_device
 from distillab.models.meetings import teacher_batch

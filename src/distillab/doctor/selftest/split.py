@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from distillab.config.terms import LinearWeight, TermConfig
-from distillab.doctor.selftest.clock import Clock
+from distillab.doctor.clock import Clock
 from distillab.doctor.selftest.rounding import rounding_of
 from distillab.doctor.selftest.setup import Setup
 from distillab.doctor.selftest.stepping import Stepped, step, training_of
@@ -50,7 +50,7 @@ def examine_steps(setups: Sequence[Setup], clock: Clock) -> tuple[Examined, Exam
         both = both_splits(setup)
         looked.append(setup)
         # the first step of a process is slower than all others
-        clock.unit_s = max(clock.unit_s, min(both.whole.seconds[0], both.rows.seconds[0]))
+        clock.measure_unit(min(both.whole.seconds[0], both.rows.seconds[0]))
         found_reach += reach_findings(both.whole, setup)
         if setup.draws:
             not_split.append((setup.name, "the term draws from the teacher at random, anew for each microbatch"))

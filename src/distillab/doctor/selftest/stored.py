@@ -16,7 +16,7 @@ from torch import Tensor
 
 from distillab.config.cache import FullKind, KindConfig, SampledKind, TextKind, TopKKind
 from distillab.config.terms import AttentionMapsConfig
-from distillab.doctor.selftest.clock import Clock
+from distillab.doctor.clock import Clock
 from distillab.doctor.selftest.rounding import teacher_format
 from distillab.doctor.selftest.setup import Setup, by_tokens, that_can_be_asked
 from distillab.doctor.selftest.wording import left_out, looked_at, number

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from distillab.config.terms import ContrastiveConfig, DualSpaceConfig, TermConfig
-from distillab.doctor.selftest.clock import Clock
+from distillab.doctor.clock import Clock
 from distillab.doctor.selftest.setup import Setup, by_tokens, that_can_be_asked
 from distillab.doctor.selftest.wording import left_out, looked_at, number
 from distillab.models.capture import Captured

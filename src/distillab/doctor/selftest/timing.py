@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from distillab.data.encoding import EncodedSplit
 from distillab.data.reading import Reader
-from distillab.doctor.selftest.clock import Clock
+from distillab.doctor.clock import Clock
 from distillab.doctor.selftest.setup import Setup
 from distillab.doctor.selftest.stepping import step
 from distillab.models.generation import Decoding, generate_batches
