@@ -20,7 +20,7 @@ from distillab.evaluation.calibration import Calibration, calibration
 from distillab.models.batch import TokenBatch
 from distillab.models.heads import OutputHead, at_head
 from distillab.models.scoring import at_scored, scored_rows, scored_targets
-from distillab.models.tiling import tiles
+from distillab.models.tiling import pieces, tiles
 from distillab.objectives.cross_entropy import CrossEntropy
 from distillab.objectives.term import StudentScores
 from distillab.records import LikelihoodMetrics
@@ -28,6 +28,8 @@ from distillab.teachers.protocol import Teacher
 from distillab.teachers.signals import Distribution, NextTokens, SignalRequest, TeacherSignal
 
 _COLUMNS = ("nats", "eos_nats", "eos_tokens", "tokens", "correct", "kl", "agree")
+# what is computed of every scored position
+_OF_STUDENT, _OF_TEACHER = ("nats", "correct", "tokens", "confidence"), ("kl", "agree")
 
 
 @dataclass(frozen=True)
@@ -112,26 +114,39 @@ def _batch_values(model: PreTrainedModel, batch: TokenBatch, shared: SharedTeach
     device = next(model.parameters()).device
     targets_N = scored_targets(batch).to(device)
     signal = TeacherSignal() if shared is None else shared.teacher.signal(batch, _whole(shared))
-    found: list[dict[str, Tensor]] = []
+    found: dict[str, Tensor] = {}
 
     def read(hidden_BLD: Tensor, head: OutputHead) -> Tensor:
         hidden_ND = at_scored(hidden_BLD, batch)
-        # a tile of rows at a time: nothing of size tokens × vocabulary is made
-        for here in tiles(hidden_ND.shape[0], head.weight_VD.shape[0], device):
-            student = StudentScores(head.logits(hidden_ND[here]), targets_N[here])
+        width = head.weight_VD.shape[0]
+        # a tile of rows at a time, in the same memory, and read in pieces: nothing of size tokens × vocabulary is made,
+        # and a figure's own tensors are small
+        rows = tiles(hidden_ND.shape[0], width, device)
+        memory = hidden_ND.new_empty(rows[0].stop if rows else 0, width)
+        # made before the loop, as in the pass of a step: small tensors that stay between large ones that go would keep
+        # the allocator from using their place again
+        kind = torch.float64 if hidden_ND.dtype == torch.float64 else torch.float32
+        names = (*_OF_STUDENT, *(() if signal.scores is None else _OF_TEACHER))
+        found.update({name: torch.empty(hidden_ND.shape[0], dtype=kind, device=device) for name in names})
+        for here in rows:
+            tile = head.product(hidden_ND[here], out=memory[: here.stop - here.start])
             teacher = None if signal.scores is None else signal.scores.tile(here, device)
-            found.append(_tile_values(student, teacher, shared.shared_width if shared else 0))
+            for piece in pieces(tile.shape[0], width, device):
+                student = StudentScores(head.finish(tile[piece]), targets_N[here][piece])
+                said = None if teacher is None else teacher.rows(piece)
+                for name, values in _values(student, said, shared.shared_width if shared else 0).items():
+                    found[name][here][piece] = values
         return hidden_ND
 
     at_head(model, batch, read, device=device)
-    return {name: torch.cat([values[name] for values in found]) for name in (found[0] if found else ())}
+    return found
 
 
 def _whole(shared: SharedTeacher) -> SignalRequest:
     return SignalRequest(scores=frozenset({Distribution(shared.shared_width)}))
 
 
-def _tile_values(student: StudentScores, teacher: NextTokens | None, width: int) -> dict[str, Tensor]:
+def _values(student: StudentScores, teacher: NextTokens | None, width: int) -> dict[str, Tensor]:
     targets_N = student.targets_N
     nats_N, best = CrossEntropy().per_position(student, None), student.logits_NV.max(dim=-1)
     above_target_N = best.values.float() - student.logits_NV.gather(1, targets_N[:, None])[:, 0].float()

@@ -1,0 +1,210 @@
+"""`python -m bench.memory`: what `doctor selftest` says that a run will take of the memory, beside what it took.
+
+Every set-up is estimated in one fresh process and trained in another, whose largest resident memory is what the system
+counted. The runs are short: what they take at once does not depend on how many steps there are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.machine import ROOT
+
+# of what was measured
+ALLOWED = 0.15
+_STEPS = 4
+_ROWS = 160
+_CHILD = """
+import json, sys
+from pathlib import Path
+from distillab.config.loader import load_recipe
+from distillab.config.models import RunRecipe
+from distillab.cli.console import quiet_libraries
+quiet_libraries()
+recipe = load_recipe(RunRecipe, Path(sys.argv[2]))
+if sys.argv[1] == "estimate":
+    from distillab.doctor.selftest.memory import estimated
+    print(json.dumps(estimated(recipe).parts))
+else:
+    from distillab.study.run import execute
+    from distillab.study.environment import peak_rss_bytes
+    execute(recipe)
+    print(json.dumps({"peak": peak_rss_bytes()}))
+"""
+
+
+@dataclass(frozen=True)
+class SetUp:
+    """One recipe.
+
+    Attributes:
+        name: in the table.
+        teacher, student: folders of the materials' models; a student with a name that ends in `*` is drawn at random.
+        changes: of the recipe.
+        wide: layers and width of a student that is drawn with the student's tokenizer; None: as it is.
+        cached: the teacher is read from a cache.
+    """
+
+    name: str
+    student: str
+    teacher: str | None
+    changes: Mapping[str, Any]
+    wide: tuple[int, int] | None = None
+    cached: bool = False
+
+
+_LOGITS = {"method": "logits", "terms": [{"kind": "token_divergence"}]}
+_LONG = {"batch_size": 8, "max_tokens": 384}
+SETUPS: Sequence[SetUp] = (
+    SetUp("3.3 M teaches 0.26 M", "stories260K-tok512", "bitllama-3M-tok512", {**_LOGITS, **_LONG}),
+    SetUp("the same, white box", "stories260K-tok512", "bitllama-3M-tok512", {"method": "white_box", **_LONG}),
+    SetUp("0.26 M alone, 32 rows", "stories260K-tok512", None, {"method": "sft", "batch_size": 32, "max_tokens": 384}),
+    SetUp("4.9 M, 32,000 ids", "smallmistral-stories", "smallmistral-stories", {**_LOGITS, **_LONG}),
+    SetUp("the same from a cache", "smallmistral-stories", "smallmistral-stories", {**_LOGITS, **_LONG}, cached=True),
+    SetUp("two tokenizers", "stories260K-tok512", "smallmistral-stories", {"method": "span_likelihood", **_LONG}),
+    SetUp("58 M, 32,000 ids", "smallmistral-stories", "smallmistral-stories", {**_LOGITS, **_LONG}, wide=(8, 512)),
+    SetUp(
+        "the same, rows one by one",
+        "smallmistral-stories",
+        "smallmistral-stories",
+        {**_LOGITS, **_LONG, "microbatch_size": 1},
+        wide=(8, 512),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Bytes of one set-up.
+
+    Attributes:
+        parts: what the estimate is made of.
+        peak: what the run took.
+    """
+
+    name: str
+    parts: Mapping[str, int]
+    peak: int
+
+    @property
+    def estimate(self) -> int:
+        """All parts together."""
+        return sum(self.parts.values())
+
+    @property
+    def off(self) -> float:
+        """How far the estimate is from the run, relatively."""
+        return self.estimate / self.peak - 1
+
+
+def main(arguments: Sequence[str]) -> int:
+    """0: every estimate is within the limit; 1: one is not; 2: the materials are not there."""
+    parser = argparse.ArgumentParser(prog="python -m bench.memory", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", help="set-ups whose name contains this")
+    chosen = parser.parse_args(arguments)
+    materials = Path(os.environ.get("DISTILLAB_MATERIALS", ROOT / ".." / "shared" / "data")).resolve()
+    if not materials.is_dir():
+        print("DISTILLAB_MATERIALS names no folder", file=sys.stderr)
+        return 2
+    found = []
+    for setup in SETUPS:
+        if chosen.only is None or chosen.only in setup.name:
+            found.append(measured(setup, materials))
+            print(_line(found[-1]), flush=True)
+    return int(any(abs(one.off) > ALLOWED for one in found))
+
+
+def measured(setup: SetUp, materials: Path) -> Measured:
+    """Estimate and run of a set-up, each in a process of its own."""
+    with tempfile.TemporaryDirectory(prefix="distillab-memory-") as scratch:
+        folder = Path(scratch)
+        recipe = folder / "recipe.yaml"
+        recipe.write_text(json.dumps(_recipe(setup, materials, folder)), encoding="utf-8")
+        if setup.cached:
+            _call(["distillab", "cache", "build", str(recipe)])
+        parts, peak = (
+            json.loads(_call([sys.executable, "-c", _CHILD, word, str(recipe)]).splitlines()[-1])
+            for word in ("estimate", "run")
+        )
+    return Measured(setup.name, parts, peak["peak"])
+
+
+def _recipe(setup: SetUp, materials: Path, folder: Path) -> dict[str, Any]:
+    rows = (materials / "text" / "tinystories" / "stories_dev.jsonl").read_text(encoding="utf-8").splitlines()
+    train, held_out = folder / "train.jsonl", folder / "held_out.jsonl"
+    train.write_text("\n".join(rows[:_ROWS]), encoding="utf-8")
+    held_out.write_text("\n".join(rows[_ROWS : _ROWS + 40]), encoding="utf-8")
+    changes = dict(setup.changes)
+    training = {
+        "steps": _STEPS,
+        "device": "cpu",
+        "batch_size": changes.pop("batch_size"),
+        "microbatch_size": changes.pop("microbatch_size", None),
+    }
+    models = materials / "models"
+    student: dict[str, Any] = {"path": str(models / setup.student)}
+    if setup.wide is not None:
+        student = {"path": str(_wide(models / setup.student, setup.wide, folder / "wide")), "init": "random"}
+    values: dict[str, Any] = {
+        "student": student,
+        "data": {
+            "train": {"path": str(train)},
+            "held_out": {"path": str(held_out)},
+            "prompt_share": 0.25,
+            "max_tokens": changes.pop("max_tokens"),
+        },
+        "training": {name: value for name, value in training.items() if value is not None},
+        "evaluation": {"rows": 16, "curve_rows": 8, "generate_rows": 8, "max_new_tokens": 32},
+        "output": str(folder / "run"),
+        **changes,
+    }
+    if setup.teacher is not None:
+        values["teacher"] = {"path": str(models / setup.teacher)}
+        if setup.cached:
+            values["teacher"]["cache"] = str(folder / "cache")
+    return values
+
+
+def _wide(source: Path, shape: tuple[int, int], folder: Path) -> Path:
+    """The config of `source` with another number of layers and another width, beside its tokenizer."""
+    folder.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        if (source / name).is_file():
+            (folder / name).write_bytes((source / name).read_bytes())
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    layers, width = shape
+    config |= {
+        "num_hidden_layers": layers,
+        "hidden_size": width,
+        "intermediate_size": 3 * width,
+        "head_dim": width // config["num_attention_heads"],
+        "tie_word_embeddings": False,
+    }
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
+def _call(words: Sequence[str]) -> str:
+    done = subprocess.run(list(words), capture_output=True, text=True, check=False, cwd=ROOT)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
+    return done.stdout
+
+
+def _line(found: Measured) -> str:
+    gib = 2**30
+    parts = ", ".join(f"{name} {size / gib:.2f}" for name, size in found.parts.items())
+    return f"| {found.name} | {found.peak / gib:.2f} | {found.estimate / gib:.2f} | {found.off:+.0%} | {parts} |"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
