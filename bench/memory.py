@@ -33,7 +33,8 @@ quiet_libraries()
 recipe = load_recipe(RunRecipe, Path(sys.argv[2]))
 if sys.argv[1] == "estimate":
     from distillab.doctor.selftest.memory import estimated
-    print(json.dumps(estimated(recipe).parts))
+    from dataclasses import asdict
+    print(json.dumps(asdict(estimated(recipe))))
 else:
     from distillab.study.run import execute
     from distillab.study.environment import peak_rss_bytes
@@ -128,9 +129,12 @@ def measured(setup: SetUp, materials: Path) -> Measured:
     with tempfile.TemporaryDirectory(prefix="distillab-memory-") as scratch:
         folder = Path(scratch)
         recipe = folder / "recipe.yaml"
-        recipe.write_text(json.dumps(_recipe(setup, materials, folder)), encoding="utf-8")
+        values = _recipe(setup, materials, folder)
         if setup.cached:
+            recipe.write_text(json.dumps(values | {"cache": {"folder": str(folder / "cache")}}), encoding="utf-8")
             _call(["distillab", "cache", "build", str(recipe)])
+            values["teacher"] = {"cache": str(folder / "cache")}
+        recipe.write_text(json.dumps(values), encoding="utf-8")
         parts, peak = (
             json.loads(_call([sys.executable, "-c", _CHILD, word, str(recipe)]).splitlines()[-1])
             for word in ("estimate", "run")
@@ -169,8 +173,6 @@ def _recipe(setup: SetUp, materials: Path, folder: Path) -> dict[str, Any]:
     }
     if setup.teacher is not None:
         values["teacher"] = {"path": str(models / setup.teacher)}
-        if setup.cached:
-            values["teacher"]["cache"] = str(folder / "cache")
     return values
 
 

@@ -23,6 +23,7 @@ from distillab.doctor.selftest.first_steps import examine_first_steps, first_ste
 from distillab.doctor.selftest.head import examine_head
 from distillab.doctor.selftest.judging import examine_evaluation
 from distillab.doctor.selftest.machine import Machine, weights_of
+from distillab.doctor.selftest.memory import RunMemory, kept_by_student, resident_bytes, run_memory
 from distillab.doctor.selftest.rounding import rounding_of
 from distillab.doctor.selftest.setup import Arm, Setup, by_tokens, few_rows
 from distillab.doctor.selftest.split import examine_steps
@@ -409,12 +410,42 @@ def test_weights_are_counted_before_they_are_loaded(world: World) -> None:
     assert weights_of(setup.recipe, setup.prepared, teacher=False).teacher == 0
 
 
+def test_the_memory_of_a_run_has_parts_that_follow_from_its_settings(world: World) -> None:
+    def of(*, cached: bool = False, **changes: Any) -> RunMemory:
+        setup = world.setup(method="logits", **changes)
+        weights = weights_of(setup.recipe, setup.prepared, teacher=not cached)
+        return run_memory(setup, weights, process=1 << 30)
+
+    whole, one = of(), of(training={"microbatch_size": 1})
+    assert whole.process > 1 << 30 and whole.learning == 4 * whole.teacher > 0
+    assert whole.activations == 8 * one.activations > 0, "a microbatch of eight rows, and of one"
+    assert whole.logits > one.logits > 0
+    assert of(cached=True).teacher == 0
+    assert of(training={"gradient_checkpointing": True}).activations < whole.activations
+    assert whole.total == whole.process + whole.learning + whole.teacher + whole.activations + whole.logits
+
+
+def test_what_the_student_keeps_is_what_its_graph_saves(world: World) -> None:
+    """Against all tensors of one layer, counted by hand: at the least what every matrix product reads."""
+    setup = world.setup(method="sft")
+    kept, scored = kept_by_student(setup, 1)
+    longest = max(setup.prepared.train.rows, key=len)
+    assert scored == int(longest.answer_mask[1:].sum())
+    width, inner = 32, 48
+    # inputs of q, k, v and of gate and up, of o and of down; the queries, keys and values; the gate and its sigmoid
+    least = 4 * len(longest) * (3 * width + 3 * width + 3 * inner)
+    assert least < kept < 6 * least
+
+
 def test_costs_grow_with_the_runs_and_are_held_against_the_machine(world: World) -> None:
     setup = world.setup(method="logits")
     weights = [weights_of(setup.recipe, setup.prepared, teacher=True)]
-    found = examine_costs([setup], weights, Budget(seeds=3), Clock(600.0))
+    found = examine_costs([setup], weights, Budget(seeds=3, process_bytes=resident_bytes()), Clock(600.0))
     assert found.looked_at.startswith("3 runs: about") and found.findings == ()
-    costs = Costs(memory_bytes=8 << 30, disk_bytes=5 << 30, hours=2.0, runs=3, measured=True)
+    assert "interpreter, libraries and rows" in found.looked_at and "activations" in found.looked_at
+    run = RunMemory(process=1 << 30, learning=4 << 30, teacher=1 << 30, activations=1 << 30, logits=1 << 30)
+    assert run.total == 8 << 30 and "1.0 GiB logits" in str(run)
+    costs = Costs(memory_bytes=8 << 30, run=run, together=1, disk_bytes=5 << 30, hours=2.0, runs=3, measured=True)
     assert {f.id for f in cost_findings(costs, Machine(4 << 30, 6 << 30))} == {"memory-too-small"}
     assert {f.id for f in cost_findings(costs, Machine(9 << 30, 4 << 30))} == {"disk-too-small"}
     assert cost_findings(costs, Machine(9 << 30, 6 << 30)) == []

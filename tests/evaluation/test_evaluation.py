@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from distillab.config.data import DataConfig, HeldOutConfig, SourceConfig
@@ -19,6 +22,7 @@ from distillab.evaluation.references import reference_lines
 from distillab.evaluation.text_match import generation_metrics
 from distillab.evaluation.values import captured, normalised
 from distillab.models.generation import Decoding, continuation_text, generate_batches
+from distillab.models.tiling import PIECE_BYTES
 from distillab.records import TeacherProvenance
 from distillab.teachers import LocalTeacher
 
@@ -62,6 +66,38 @@ def test_figures_equal_a_naive_loop(materials: Path, reader: Reader, rows: list[
         assert int(scores.correct[index]) == sum(int(q[t].argmax()) == g for t, g in zip(at, gold, strict=True))
         assert float(scores.kl[index]) == pytest.approx((p[at].exp() * (p[at] - q[at])).sum().item(), rel=1e-3)
         assert int(scores.agree[index]) == int((p[at].argmax(-1) == q[at].argmax(-1)).sum())
+
+
+class _Largest(TorchDispatchMode):
+    """Counts the operations that give a new tensor of so many numbers or more."""
+
+    def __init__(self, numbers: int) -> None:
+        super().__init__()
+        self.numbers, self.found = numbers, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor) and not out._is_view() and out.numel() >= self.numbers:
+            self.found += 1
+        return out
+
+
+def test_no_figure_has_a_tensor_of_a_tiles_size(
+    materials: Path, reader: Reader, rows: list[EncodedRow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of tokens × vocabulary there are the two tiles that the heads write into, whatever is computed of them."""
+    model = _model(materials, "stories260K-tok512")
+    shared = SharedTeacher(LocalTeacher(model, PROVENANCE), 512)
+    monkeypatch.setitem(PIECE_BYTES, "cpu", 4 * 512 * 16)
+    scored = sum(int(row.answer_mask[1:].sum()) for row in rows)
+
+    def counted(pieces_of: int) -> int:
+        with _Largest(512 * pieces_of) as mode:
+            score_rows(model, rows, collator=reader.collator(), batch_size=99, stop_ids=STOPS, shared=shared)
+        return mode.found
+
+    # each head makes its tile and writes into it
+    assert counted(scored) <= 4 < counted(16)
 
 
 def test_batch_size_order_and_padding_side_change_nothing(

@@ -20,6 +20,7 @@ from distillab.doctor.selftest.audit import PROBES as SELFTEST_PROBES
 from distillab.doctor.selftest.audit import examine_arms
 from distillab.doctor.selftest.costs import Budget, memory_finding
 from distillab.doctor.selftest.machine import Weights, size, this_machine, weights_of
+from distillab.doctor.selftest.memory import resident_bytes
 from distillab.doctor.selftest.setup import Arm, load_original
 from distillab.doctor.selftest.wording import left_out
 from distillab.models.loading import model_name, pick_device
@@ -77,7 +78,9 @@ def examine_recipe(
         else RunTeacher(recipe, prepared, device=pick_device(recipe.training.device), stored=StoredSignals()),
         recipe.cache or CacheConfig(),
     )
-    return _examine(_sorted_out(recipe.name, (arm,), {}, demonstrate_mismatch, Budget()), clock)
+    return _examine(
+        _sorted_out(recipe.name, (arm,), {}, demonstrate_mismatch, Budget(process_bytes=resident_bytes())), clock
+    )
 
 
 def examine_study(study: Study, *, limit_s: float = LIMIT_S) -> Investigation:
@@ -99,7 +102,7 @@ def examine_study(study: Study, *, limit_s: float = LIMIT_S) -> Investigation:
         )
         arms.append(Arm(arm.name, run, prepared, source, recipe.cache))
     cached = recipe.teacher_signals == "cached"
-    budget = Budget(len(recipe.seeds), recipe.workers, cached, _cache_bytes(study) if cached else 0)
+    budget = Budget(len(recipe.seeds), recipe.workers, cached, _cache_bytes(study) if cached else 0, resident_bytes())
     planted = {name: f"its failure is planted: it {failure.shows}" for name, failure in study.planted.items()}
     return _examine(_sorted_out(recipe.title, tuple(arms), planted, study.demonstrate_mismatch, budget), clock)
 
@@ -155,17 +158,21 @@ def _chosen(recipe: _Recipe, clock: Clock) -> tuple[Examined, bool]:
     """Which arms are tried, and whether the models are loaded: judged by their configurations alone."""
     weights = [_weights(arm) for arm in recipe.every]
     most = max((one.learning + one.teacher for one in weights), default=0)
+    if pick_device(recipe.every[0].recipe.training.device).type == "cpu":
+        most += recipe.budget.process_bytes
     machine = this_machine(recipe.every[0].recipe)
     loaded = sum(one.student for one in weights[:1]) + sum(_teacher_bytes(recipe.every, weights).values())
     refusal, findings = None, []
     if most > machine.memory_bytes:
-        refusal = f"the models and AdamW take {size(most)}, and the device has {size(machine.memory_bytes)}"
+        refusal = (
+            f"the process, the models and AdamW take {size(most)}, and the device has {size(machine.memory_bytes)}"
+        )
         findings.append(memory_finding(most, machine.memory_bytes))
     elif (late := clock.refuses_s(_LOADING_SHARE * loaded / _BYTES_A_SECOND)) is not None:
         refusal = f"weights of {size(loaded)} are to be loaded: {late}"
     chosen = Examined(
         probe=PROBE,
-        looked_at=f"{plural(len(recipe.arms), 'arm')}; weights, gradients and AdamW of a run: {size(most)}",
+        looked_at=f"{plural(len(recipe.arms), 'arm')}; process, weights, gradients and AdamW of a run: {size(most)}",
         not_done=left_out([*recipe.missed, *([("the models", refusal)] if refusal else [])]),
         findings=tuple(findings),
     )

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import torch
 
 from distillab.doctor.clock import Clock
 from distillab.doctor.selftest.judging import judged
 from distillab.doctor.selftest.machine import Machine, Weights, size, this_machine
+from distillab.doctor.selftest.memory import RunMemory, run_memory
 from distillab.doctor.selftest.setup import Arm, Setup
 from distillab.doctor.selftest.timing import StepTime, step_time, written_s
 from distillab.records import Examined, Finding
 from distillab.study.answers import prompts_of
-from distillab.study.environment import peak_rss_bytes
 from distillab.study.signals import can_be_cached, reads_signals
 from distillab.terminal import plural
 
@@ -31,12 +33,14 @@ class Budget:
         workers: runs side by side.
         cached: whether teachers read the rows once, for all runs.
         cache_bytes: of what they say, where it is stored and not there yet.
+        process_bytes: of this process with its rows, before a model was loaded.
     """
 
     seeds: int = 1
     workers: int = 1
     cached: bool = False
     cache_bytes: int = 0
+    process_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class Costs:
 
     Attributes:
         memory_bytes: of all runs that go on at the same time.
+        run: what the largest of them takes.
+        together: how many go on at the same time.
         disk_bytes: of caches, checkpoints and students.
         hours: of all runs, as many side by side as there are workers.
         runs: how many there are.
@@ -52,6 +58,8 @@ class Costs:
     """
 
     memory_bytes: int
+    run: RunMemory
+    together: int
     disk_bytes: int
     hours: float
     runs: int
@@ -74,6 +82,7 @@ def examine_costs(setups: Sequence[Setup], weights: Sequence[Weights], budget: B
         probe=PROBE,
         looked_at=f"{plural(costs.runs, 'run')}: about {size(costs.memory_bytes)} of memory, "
         f"{size(costs.disk_bytes)} of disk, {_duration(costs.hours)}"
+        f"; memory of {'a run' if costs.together == 1 else f'each of {costs.together} runs at once'}: {costs.run}"
         + ("" if costs.measured else " (steps extrapolated from short rows by their tokens)"),
         findings=tuple(cost_findings(costs, this_machine(setups[0].recipe))),
     )
@@ -103,12 +112,18 @@ def measured_costs(setups: Sequence[Setup], weights: Sequence[Weights], budget: 
             answered.add(settings)
             total_s += _answers_s(arm)
     runs = budget.seeds * sum(len(setup.names) for setup in setups)
-    static = max(one.learning + one.teacher for one in weights)
     together = min(budget.workers, runs)
-    memory = max(static, _peak_bytes(setups[0])) * together
+    largest = max(
+        (run_memory(setup, _loaded(setup, weights, budget), process=budget.process_bytes) for setup in setups),
+        key=lambda one: one.total,
+    )
+    # the process that starts several runs stays beside them
+    memory = largest.total * together + (budget.process_bytes if together > 1 else 0)
+    if setups[0].device.type == "cuda":
+        memory = max(largest.total, int(torch.cuda.max_memory_allocated(setups[0].device))) * together
     student = max(one.student for one in weights)
     disk = budget.cache_bytes + runs * student + together * max(one.checkpoint for one in weights)
-    return Costs(memory, disk, total_s / together / 3600, runs, all(one.measured for one in times))
+    return Costs(memory, largest, together, disk, total_s / together / 3600, runs, all(one.measured for one in times))
 
 
 def cost_findings(costs: Costs, machine: Machine) -> list[Finding]:
@@ -139,7 +154,7 @@ def memory_finding(needed: int, there: int) -> Finding:
         id="memory-too-small",
         severity="warning",
         title="The models do not fit into the memory of the recipe's device.",
-        seen=(f"needed: about {size(needed)}, activations aside where none were measured", f"there: {size(there)}"),
+        seen=(f"needed: about {size(needed)}", f"there: {size(there)}"),
         means="The run is killed, or the machine begins to swap, which is as good as being killed.",
         do=(
             "training.microbatch_size=1, training.gradient_checkpointing=true; workers=1",
@@ -179,13 +194,11 @@ def _answers_s(arm: Arm) -> float:
     return each * settings.max_new_tokens * batches
 
 
-def _peak_bytes(setup: Setup) -> int:
-    """The most that this process has taken of the device, with the models and steps of the self-test."""
-    import torch
-
-    if setup.device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(setup.device))
-    return peak_rss_bytes()
+def _loaded(setup: Setup, weights: Sequence[Weights], budget: Budget) -> Weights:
+    """What a run has loaded: where everything that it reads of the teacher is stored before, no teacher."""
+    largest = max(weights, key=lambda one: one.learning + one.teacher)
+    stored = budget.cached and (can_be_cached(setup.recipe) or not reads_signals(setup.recipe))
+    return replace(largest, teacher=0) if stored else largest
 
 
 def _duration(hours: float) -> str:
