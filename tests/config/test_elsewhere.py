@@ -102,6 +102,16 @@ def test_what_an_override_sets_is_not_said_of_the_file(tmp_path: Path) -> None:
     assert both.where == str(tmp_path / "recipe.yaml")
     (of_file,) = [fact for fact in both.facts if "given by" not in fact]
     assert of_file.startswith("sed: no such key")
+    for given in ("student.path=https://me:word@host/x", "output=${DISTILLAB_NOT_SET}"):
+        assert _said(tmp_path, RUN, given).where == f"the command line, {given.partition('=')[0]}"
+
+
+def test_what_an_override_replaces_need_not_be_set(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RUN + "output: ${DISTILLAB_NOT_SET}/x\n")
+    with pytest.raises(ConfigError, match="DISTILLAB_NOT_SET, which is not set"):
+        load_recipe(RunRecipe, path)
+    assert load_recipe(RunRecipe, path, ["output=there"]).output == "there"
 
 
 def test_a_recipe_of_a_run_is_no_study_and_the_other_way_round(tmp_path: Path) -> None:

@@ -87,10 +87,12 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
         place: Any = result
         for depth, part in enumerate(parents):
             place = _step(place, part, ".".join(parents[:depth]), create=True)
+        value = _yaml_value(text, override)
+        _expand(value, where=f"the command line, {key.strip()}")  # what cannot be is not said of the file
         if isinstance(place, list):
-            place[_index(place, last, key)] = _yaml_value(text, override)
+            place[_index(place, last, key)] = value
         elif isinstance(place, dict):
-            place[last] = _yaml_value(text, override)
+            place[last] = value
         else:
             raise ConfigError(f'"{".".join(parents)}" is a single value and has no keys.', facts=[f"got: {override}"])
     return result
