@@ -27,18 +27,6 @@ IDENTITY = sample_identity(ROWS)
 SHARD = "shards/shard-00001.safetensors"
 
 
-@pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sound") / "c"
-    build(folder, ROWS, IDENTITY)
-    return folder
-
-
-@pytest.fixture
-def cache(sound: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(sound, tmp_path / "c"))
-
-
 def everything(folder: Path) -> object:
     """All numbers of a cache."""
     reader = CacheReader(folder)

@@ -35,18 +35,6 @@ IDENTITY = sample_identity(ROWS)
 SECRET = b"what nobody but its owner may lose"
 
 
-@pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sound") / "c"
-    build(folder, ROWS, IDENTITY)
-    return folder
-
-
-@pytest.fixture
-def cache(sound: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(sound, tmp_path / "c"))
-
-
 @pytest.fixture
 def victim(tmp_path: Path) -> Path:
     path = tmp_path / "home" / "thesis.txt"

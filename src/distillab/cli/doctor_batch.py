@@ -118,13 +118,12 @@ def _texts(path: Path, given: GivenBatches | None) -> Iterator[tuple[Ints, Ints 
 
 def _counts_from_padding(tokenizer: str) -> bool | None:
     """Whether the model beside the tokenizer learns positions; None where there is no config.json, or it is silent."""
-    import json
-
+    from distillab.files import read_json
     from distillab.pairing.loading import find_file
 
     path = find_file(tokenizer, "config.json", None)
     if path is None:
         return None
     # logits_width has read it before, and refused what is no JSON object
-    kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
+    kind = read_json(path).get("model_type")
     return None if kind is None else kind in _COUNT_FROM_PADDING

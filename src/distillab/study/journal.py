@@ -19,6 +19,7 @@ from distillab.files import json_line, read_json_lines, storing, sync, write_byt
 from distillab.progress import Progress
 from distillab.records import CurvePoint, LikelihoodMetrics, ReferenceLines
 from distillab.training.checkpoints import Checkpoint, Prefix
+from distillab.training.numerics import LOWER_RATE
 from distillab.training.trainer import StepReport
 
 
@@ -118,7 +119,7 @@ class Journal:
                 "A figure of the run is not finite, so training stopped.",
                 where=f"step {line['step']}",
                 facts=bad[:5],
-                fix="lower training.learning_rate, or use float32, with another output",
+                fix=LOWER_RATE,
             )
         if self._path is not None:
             with storing(self._path), self._path.open("a", encoding="utf-8") as stream:

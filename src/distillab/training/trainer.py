@@ -7,7 +7,6 @@ accumulation cannot change the result.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from distillab.files import require_space
+from distillab.files import read_json, require_space, write_json
 from distillab.models.batch import TokenBatch
 from distillab.models.heads import require_separable_head
 from distillab.models.meetings import teacher_batch
@@ -300,8 +299,9 @@ class DistillationTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             if self.weighting.balanced:
-                path = checkpoint_folder(writing_folder(checkpoints), step) / _WEIGHTS_FILE
-                path.write_text(json.dumps(self.weighting.balanced, allow_nan=False), encoding="utf-8")
+                write_json(
+                    checkpoint_folder(writing_folder(checkpoints), step) / _WEIGHTS_FILE, self.weighting.balanced
+                )
             measured = self._measurements() if self._measurements is not None else None
             seal(checkpoints, step, run=self._run, measurements=measured)
         self.accelerator.wait_for_everyone()
@@ -313,7 +313,7 @@ class DistillationTrainer(Trainer):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         path = Path(resume_from_checkpoint) / _WEIGHTS_FILE
         if path.exists():
-            self.weighting.balanced = json.loads(path.read_text(encoding="utf-8"))
+            self.weighting.balanced = read_json(path)
 
     def _flags(self, flags: tuple[int, int]) -> tuple[int, int]:
         one, other = self._over_processes(torch.tensor(flags, device=self.args.device)).tolist()

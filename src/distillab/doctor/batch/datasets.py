@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from distillab.doctor.batch.rows import BatchRow, GivenBatches, Ints, read_batches
 from distillab.errors import DataError
+from distillab.library_errors import first_line
 
 # the probes read this many; a comparison with held-out rows reads all
 MOST_TOKENS = 1_000_000
@@ -79,9 +80,7 @@ def dataset_rows(folder: Path) -> Iterator[Mapping[str, Ints]]:
                     for values in zip(*columns.values(), strict=True):
                         yield dict(zip(names, _equal(values, names, f"{folder}, row {next(number)}"), strict=True))
         except (OSError, pa.ArrowException) as error:
-            raise DataError(
-                "The saved data set is damaged.", where=str(file), facts=[str(error).splitlines()[0][:200]]
-            ) from error
+            raise DataError("The saved data set is damaged.", where=str(file), facts=[first_line(error)]) from error
 
 
 def _files(folder: Path) -> list[Path]:

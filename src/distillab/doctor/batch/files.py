@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from distillab.errors import DataError
+from distillab.library_errors import first_line
 
 MAX_BYTES = 2 << 30
 # what torch's restricted reader of pickles raises on bytes that are none, or not quite
@@ -79,7 +80,7 @@ def _safetensors(path: Path) -> object:
     try:
         tensors = load_file(path)
     except (SafetensorError, ValueError, KeyError) as error:
-        raise DataError("The file is no safetensors file.", where=str(path), facts=[_first_line(error)]) from error
+        raise DataError("The file is no safetensors file.", where=str(path), facts=[first_line(error)]) from error
     batches: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
         number, dot, key = name.partition(".")
@@ -111,7 +112,7 @@ def _torch(path: Path) -> object:
 def _why_not_loaded(error: Exception) -> str:
     # torch begins with how to load the file all the same; what matters is what it refused
     refused = re.search(r"WeightsUnpickler error:\s*(.+?)(?: Please use .*)?$", str(error), re.MULTILINE)
-    return refused[1] if refused else _first_line(error)
+    return refused[1] if refused else first_line(error)
 
 
 def _json(path: Path, *, lines: bool) -> object:
@@ -126,7 +127,7 @@ def _json(path: Path, *, lines: bool) -> object:
             if line.strip():
                 rows.append(json.loads(line))
     except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
-        raise DataError("The file is not JSON.", where=where, facts=[_first_line(error)]) from error
+        raise DataError("The file is not JSON.", where=where, facts=[first_line(error)]) from error
     return _as_one_batch(rows, path)
 
 
@@ -142,8 +143,3 @@ def _as_one_batch(rows: list[Any], path: Path) -> dict[str, list[Any]]:
                 facts=[f"row 1: {ascii(sorted(rows[0]))[:200]}", f"row {number}: {ascii(sorted(row))[:200]}"],
             )
     return {key: [row[key] for row in rows] for key in rows[0]} if rows else {}
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:200]
