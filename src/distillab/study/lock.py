@@ -86,12 +86,19 @@ def _taken(path: Path) -> int:
             if not _locked(descriptor, path, wanted=fcntl.LOCK_EX):
                 raise _in_use(path)
             # who held it before may have deleted the file between our two calls: then this is no lock
-            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+            if _is_still(path, descriptor):
                 return descriptor
         except BaseException:
             os.close(descriptor)
             raise
         os.close(descriptor)
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _locked(descriptor: int, path: Path, *, wanted: int) -> bool:
