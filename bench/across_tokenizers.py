@@ -36,9 +36,9 @@ from distillab.config.terms import (
     VocabularyProjectionConfig,
 )
 from distillab.report.build import write_report
-from distillab.study.compare import Study
-from distillab.study.parallel import run_jobs
-from distillab.study.run import execute
+from distillab.runs.run import execute
+from distillab.study.study import Study
+from distillab.study.workers import run_jobs
 
 TEACHERS = {"teacher-mistral-tokens": "mistral-7b-v0.1", "teacher-student-tokens": "tinyllama-1.1b"}
 OTHER, SAME = TEACHERS

@@ -17,9 +17,9 @@ import torch
 from bench.pair import answer_mask, student_of, teacher_of, token_ids
 from bench.settings import SIZES, Size
 from distillab.config.terms import AttentionMapsConfig, AttentionRelationsConfig
+from distillab.models.activations import Activations, record_activations
 from distillab.models.attention import require_maps
 from distillab.models.batch import TokenBatch
-from distillab.models.capture import Captured, capture
 from distillab.models.structure import model_shape
 from distillab.objectives.attention_maps import AttentionMaps
 from distillab.objectives.attention_relations import AttentionRelations
@@ -55,16 +55,16 @@ def batch_of(size: Size) -> TokenBatch:
 def cpu_ms(student: Any, teacher: Any, batch: TokenBatch, term: AttentionRelations | AttentionMaps | None) -> float:
     """CPU milliseconds of one step; no term: the backbones alone."""
     start = time.process_time()
-    ours, theirs = Captured(), Captured()
+    ours, theirs = Activations(), Activations()
     inputs = {"input_ids": batch["input_ids"], "use_cache": False}
     if term is None:
         with torch.no_grad():
             teacher.model(**inputs)
         loss = student.model(**inputs).last_hidden_state.square().mean()
     else:
-        with torch.no_grad(), capture(teacher, term.teacher_inner) as theirs:
+        with torch.no_grad(), record_activations(teacher, term.teacher_inner) as theirs:
             teacher.model(**inputs)
-        with capture(student, term.student_inner) as ours:
+        with record_activations(student, term.student_inner) as ours:
             loss = student.model(**inputs).last_hidden_state.square().mean()
         loss = loss + term.total(ours, theirs, batch) / term.count(batch)
     loss.backward()

@@ -29,7 +29,7 @@ from bench.cache_quality_table import tables
 from bench.cache_signals import LIVE, angle_degrees, gradients, recovered, ways
 from bench.cache_students import judge, train
 from bench.commands import OUTPUT
-from distillab.study.parallel import run_jobs
+from distillab.study.workers import run_jobs
 
 # rows over which stored and live distributions are compared
 _COMPARED_ROWS = 60

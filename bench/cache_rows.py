@@ -107,5 +107,5 @@ def _sampled(rng: np.random.Generator, draws: int, positions: int) -> Sampled:
         distinct=(counts_NC > 0).sum(axis=1).astype(np.int32),
         ids=(places * (VOCABULARY // _LOGITS)).astype(np.int32),
         counts=counts_NC[counts_NC > 0].astype(np.int32),
-        own_nats=rng.exponential(2.0, positions).astype(np.float32),
+        entropy_estimate=rng.exponential(2.0, positions).astype(np.float32),
     )

@@ -26,8 +26,8 @@ from distillab.data.collation import Collator, IndexedRow
 from distillab.data.encoding import EncodedRow
 from distillab.divergences import forward_kl
 from distillab.divergences.truncated import with_tail_cell
+from distillab.models.chunking import chunks
 from distillab.models.scoring import scored_count
-from distillab.models.tiling import tiles
 from distillab.objectives import build_objective
 from distillab.objectives.step import measure
 from distillab.teachers.protocol import Teacher
@@ -146,9 +146,9 @@ def recovered(
         assert true is not None
         assert kept is not None
         count = scored_count(batch)
-        for here in tiles(count, width, CPU):
-            logp_TV = true.tile(here, CPU).logp(width, 1.0)
-            one, other, ids = _outcomes(way, logp_TV, kept.tile(here, CPU), width)
+        for here in chunks(count, width, CPU):
+            logp_TV = true.chunk(here, CPU).logp(width, 1.0)
+            one, other, ids = _outcomes(way, logp_TV, kept.chunk(here, CPU), width)
             sums[0] += forward_kl(student_logp=other, teacher_logp=one).double().sum()
             sums[1] += forward_kl(student_logp=one, teacher_logp=other).double().sum()
             sums[2] += (logp_TV.exp() * ids).double().sum()

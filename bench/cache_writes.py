@@ -1,4 +1,4 @@
-"""Recording, against the teacher's own forward pass over the same batches."""
+"""CacheJob, against the teacher's own forward pass over the same batches."""
 
 from __future__ import annotations
 

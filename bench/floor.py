@@ -2,7 +2,7 @@
 
 Both backbones, the products with the heads at the supervised positions, the optimizer. The gradient with respect to
 the logits is given instead of computed: no softmax, no loss, no check, no clipping, no log.
-N supervised positions, R rows of a tile, V vocabulary, D width.
+N supervised positions, R rows of a chunk, V vocabulary, D width.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def head_products(hidden_ND: Tensor, head_VD: Tensor, logits_RV: Tensor, given_R
     """The three products of a head: logits, gradient of the hidden states (N, D), gradient of the weights (V, D).
 
     Args:
-        logits_RV: is overwritten, tile after tile.
-        given_RV: stands for the gradient with respect to the logits, the same in every tile.
+        logits_RV: is overwritten, chunk after chunk.
+        given_RV: stands for the gradient with respect to the logits, the same in every chunk.
     """
     grad_ND, grad_VD = torch.empty_like(hidden_ND), torch.zeros_like(head_VD)
     for start in range(0, len(hidden_ND), FLOOR_TILE_ROWS):

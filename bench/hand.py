@@ -1,7 +1,7 @@
-"""The yardstick: forward KL in a hand-written loop, heads on supervised rows only, in tiles, gradient made at once.
+"""The yardstick: forward KL in a hand-written loop, heads on supervised rows only, in chunks, gradient made at once.
 
 Twenty lines that assume everything which a library may not: one loss, no head bias, no scale, float32, no packing.
-N supervised positions, V vocabulary, D width of the student, E of the teacher, R rows of a tile.
+N supervised positions, V vocabulary, D width of the student, E of the teacher, R rows of a chunk.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from torch import Tensor
 
 from bench.measure import Probe, repeat
 from bench.pair import answer_mask, student_of, teacher_of, token_ids
-from bench.settings import HAND_TILE_ROWS, LEARNING_RATE, Run
+from bench.settings import HAND_CHUNK_ROWS, LEARNING_RATE, Run
 
 
 class FusedForwardKL(torch.autograd.Function):
-    """Mean forward KL from hidden states: loss and gradients in one pass over the tiles."""
+    """Mean forward KL from hidden states: loss and gradients in one pass over the chunks."""
 
     @staticmethod
     def forward(ctx: Any, hidden_ND: Tensor, head_VD: Tensor, teacher_NE: Tensor, teacher_head_VE: Tensor) -> Tensor:
@@ -25,8 +25,8 @@ class FusedForwardKL(torch.autograd.Function):
         count = len(hidden_ND)
         grad_hidden_ND, grad_head_VD = torch.empty_like(hidden_ND), torch.zeros_like(head_VD)
         total = hidden_ND.new_zeros(())
-        for start in range(0, count, HAND_TILE_ROWS):
-            rows = slice(start, start + HAND_TILE_ROWS)
+        for start in range(0, count, HAND_CHUNK_ROWS):
+            rows = slice(start, start + HAND_CHUNK_ROWS)
             teacher_RV = torch.log_softmax(teacher_NE[rows] @ teacher_head_VE.T, dim=-1)
             student_RV = torch.log_softmax(hidden_ND[rows] @ head_VD.T, dim=-1)
             p_RV = teacher_RV.exp()

@@ -16,7 +16,7 @@ from bench.settings import SEED, WEIGHTS_STD, Run
 from distillab.config.terms import CrossEntropyConfig, TokenDivergenceConfig
 from distillab.models.heads import OutputHead
 from distillab.objectives import build_objective
-from distillab.objectives.head_pass import HeadPass
+from distillab.objectives.chunked_loss import ChunkedLoss
 from distillab.teachers.signals import HeadInputs
 
 _FEW = 8
@@ -39,7 +39,7 @@ def loss_memory(run: Run, probe: Probe) -> None:
     objective = build_objective(settings, shared_width=size.vocabulary)
 
     def step(count: int = positions) -> float:
-        work = HeadPass(
+        work = ChunkedLoss(
             head=OutputHead(student_VD),
             targets_N=targets_N[:count],
             teacher=HeadInputs(teacher_NE[:count], OutputHead(teacher_VE)),

@@ -36,8 +36,8 @@ if sys.argv[1] == "estimate":
     from dataclasses import asdict
     print(json.dumps(asdict(estimated(recipe))))
 else:
-    from distillab.study.run import execute
-    from distillab.study.environment import peak_rss_bytes
+    from distillab.runs.run import execute
+    from distillab.runs.environment import peak_rss_bytes
     execute(recipe)
     print(json.dumps({"peak": peak_rss_bytes()}))
 """

@@ -11,10 +11,10 @@ SEED = 0
 LEARNING_RATE = 5e-4
 # Standard deviation of the random weights. At transformers' 0.02 all logits are nearly equal, and so are all losses.
 WEIGHTS_STD = 0.05
-# Rows of a tile in the floor's head products: the fastest of 32, 64, 128, 256 and 512 at a vocabulary of 32,000.
+# Rows of a chunk in the floor's head products: the fastest of 32, 64, 128, 256 and 512 at a vocabulary of 32,000.
 FLOOR_TILE_ROWS = 256
 # The same in the hand-written loop, whose memory should stay small.
-HAND_TILE_ROWS = 128
+HAND_CHUNK_ROWS = 128
 # What glibc is told in the setting "raised": keep freed memory, however large, instead of giving it back to the
 # kernel, which zeroes every page of it anew at its next use.
 RAISED = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "17179869184"}

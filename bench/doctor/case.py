@@ -56,7 +56,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Judged:
+class EvaluationResult:
     """What came of a case. false_errors: ids of severity error that are not true of the set-up."""
 
     case: Case
@@ -66,7 +66,7 @@ class Judged:
     seconds: float
 
 
-def judge(case: Case, examined: Sequence[Examined], seconds: float) -> Judged:
+def judge(case: Case, examined: Sequence[Examined], seconds: float) -> EvaluationResult:
     """Found: one of the expected ids is there, at any severity. A note alone is no other id: it is no alarm."""
     found = tuple((finding.id, finding.severity) for one in examined for finding in one.findings)
     ids = {name for name, _ in found}
@@ -79,7 +79,7 @@ def judge(case: Case, examined: Sequence[Examined], seconds: float) -> Judged:
         verdict = "found"
     else:
         verdict = "another id" if alarms - case.beside else "missed"
-    return Judged(case, verdict, found, errors, seconds)
+    return EvaluationResult(case, verdict, found, errors, seconds)
 
 
 class Cases(list[Case]):

@@ -18,7 +18,7 @@ from distillab.data.reading import load_reader
 from distillab.divergences import forward_kl, jensen_shannon, reverse_kl
 from distillab.doctor import audit_batch, audit_loss, audit_run
 from distillab.records import Examined
-from distillab.study.run import execute
+from distillab.runs.run import execute
 
 CASES = Cases()
 _IGNORED = -100

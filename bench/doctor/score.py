@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bench.doctor.case import Case, Judged, Place, judge
+from bench.doctor.case import Case, EvaluationResult, Place, judge
 
 # Of the planted faults; of errors that are not true there may be none.
 TARGET = 0.95
@@ -27,7 +27,9 @@ def can_run(case: Case, place: Place) -> bool:
     return {"nothing": True, "materials": place.materials is not None, "trl": place.trl is not None}[case.needs]
 
 
-def run_cases(cases: Iterable[Case], place: Place, *, tell: Callable[[Judged], None] | None = None) -> list[Judged]:
+def run_cases(
+    cases: Iterable[Case], place: Place, *, tell: Callable[[EvaluationResult], None] | None = None
+) -> list[EvaluationResult]:
     """Run each case that can be run, in a scratch folder of its own."""
     judged = []
     for case in cases:
@@ -42,7 +44,7 @@ def run_cases(cases: Iterable[Case], place: Place, *, tell: Callable[[Judged], N
     return judged
 
 
-def line(one: Judged) -> str:
+def line(one: EvaluationResult) -> str:
     """One case on one line, with what was found where it is not what was planted."""
     text = f"{one.verdict:11} {one.case.probe:5} {one.case.set_up:16} {one.case.name:48} {one.seconds:5.1f} s"
     if one.verdict in ("another id", "missed"):
@@ -52,11 +54,11 @@ def line(one: Judged) -> str:
     return text
 
 
-def _found(one: Judged) -> str:
+def _found(one: EvaluationResult) -> str:
     return ", ".join(f"{name} ({grade})" for name, grade in one.found if grade != "note") or "nothing"
 
 
-def summary(judged: Sequence[Judged]) -> str:
+def summary(judged: Sequence[EvaluationResult]) -> str:
     """The table of docs/doctor/how-good.md."""
     lines = [
         "| probe | faults | found with the right id | under another id only | missed | false errors beside the id "
@@ -85,7 +87,7 @@ def summary(judged: Sequence[Judged]) -> str:
     return "\n".join(lines)
 
 
-def passed(judged: Sequence[Judged]) -> bool:
+def passed(judged: Sequence[EvaluationResult]) -> bool:
     """At least 95 % of the faults with the right id, and no error that is not true."""
     faults = [one for one in judged if one.case.expected]
     share = sum(one.verdict == "found" for one in faults) / max(len(faults), 1)

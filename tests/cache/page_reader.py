@@ -160,7 +160,7 @@ def sampled(streams: Streams, layout: Any, tokens: int, scored: int) -> dict[str
     for many in distinct:
         first = [next(others) + 1 for _ in range(many - 1)]
         counts += [*first, layout["draws"] - sum(first)]
-    return {"distinct": distinct, "ids": ids, "counts": counts, "own_nats": own}
+    return {"distinct": distinct, "ids": ids, "counts": counts, "entropy_estimate": own}
 
 
 def states(streams: Streams, layout: Any, tokens: int, scored: int) -> dict[str, Any]:

@@ -129,7 +129,9 @@ def test_sampled_by_the_page(seed: int, positions: int, draws: int, vocabulary: 
     record = encode(row, layout)
     read = decode([record], [positions], layout)
     assert isinstance(read, Sampled)
-    assert_equal(read, Sampled(row.distinct, row.ids, row.counts, row.own_nats.astype(np.float16).astype(np.float32)))
+    assert_equal(
+        read, Sampled(row.distinct, row.ids, row.counts, row.entropy_estimate.astype(np.float16).astype(np.float32))
+    )
 
     page = Page(record)
     own = page.numbers(positions, "e")
@@ -142,7 +144,7 @@ def test_sampled_by_the_page(seed: int, positions: int, draws: int, vocabulary: 
         here, others = others[: many - 1], others[many - 1 :]
         counts += [*here, draws - sum(here)]
     assert (distinct, ids, counts) == (row.distinct.tolist(), row.ids.tolist(), row.counts.tolist())
-    assert own == read.own_nats.tolist()
+    assert own == read.entropy_estimate.tolist()
 
 
 def test_unsound_draws_are_refused() -> None:
@@ -187,7 +189,7 @@ def test_sizes_that_the_docs_promise() -> None:
         record = encode(top_k_row(rng, positions, k, 32_000), layout)
         assert (len(record) + tokens) / positions <= most
     distinct = np.full(positions, 12, np.int32)
-    counts = np.tile(np.array([39] + [1] * 11, np.int32), positions)
+    counts = np.chunk(np.array([39] + [1] * 11, np.int32), positions)
     drawn = Sampled(distinct, rng.integers(0, 32_000, 1200).astype(np.int32), counts, np.ones(positions, np.float32))
     record = encode(drawn, SampledLayout(draws=50, id_bits=15, count_bits=6, temperature=1.0))
     assert (len(record) + tokens) / positions <= 40

@@ -29,7 +29,7 @@ def test_top_k(scored: int, k: int, bits: int, wide: bool) -> None:
     layout = TopKLayout(k=k, id_bits=bits, values="float16" if wide else "companded8", temperature=1.0)
     logp = np.full((scored, k), -np.log(k + 1), np.float32)
     tail = np.full(scored, -np.log(k + 1), np.float32)
-    ids = np.tile(np.arange(k, dtype=np.int32), (scored, 1))
+    ids = np.chunk(np.arange(k, dtype=np.int32), (scored, 1))
     made = encode(TopK(ids, logp, tail, tail), layout)
     assert record_bytes(layout, tokens=scored + 3, scored=scored) == len(made)
 

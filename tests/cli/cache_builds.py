@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from distillab.config import RunRecipe, load_recipe
-from distillab.study.building import Plan, build, plan
+from distillab.study.cache_build import Plan, build, plan
 
 
 def start(whole: Plan, folder: Path, *, worker: int = 0, workers: int = 1) -> int:

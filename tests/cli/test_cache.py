@@ -18,7 +18,7 @@ from distillab.cache.reader import CacheReader
 from distillab.cache.rows import Sampled, States, TopK
 from distillab.config import StudyRecipe
 from distillab.records import RunRecord, read_record
-from distillab.study.compare import Study
+from distillab.study.study import Study
 from tests.cli.conftest import Run, call, write_recipe
 
 Recipe = Callable[..., str]
@@ -203,7 +203,7 @@ def test_the_exported_table_holds_the_numbers_of_the_cache(run: Run, copied: Pat
         assert got["top_k_ids"] == top.ids.tolist() and got["top_k_logp"] == top.logp.tolist()
         assert got["top_k_tail_logmass"] == top.tail_logmass.tolist()
         assert got["actual_logp"] == top.actual_logp.tolist()
-        assert got["sampled_own_nats"] == drawn.own_nats.tolist()
+        assert got["sampled_own_nats"] == drawn.entropy_estimate.tolist()
         ends = np.cumsum(drawn.distinct)
         for n, (ids, counts) in enumerate(zip(got["sampled_ids"], got["sampled_counts"], strict=True)):
             here = slice(ends[n] - drawn.distinct[n], ends[n])

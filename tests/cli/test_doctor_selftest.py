@@ -15,7 +15,7 @@ from distillab.config import RunRecipe, StudyRecipe
 from distillab.doctor.recipe import examine_recipe, examine_study
 from distillab.records import Investigation, StudyResults, read_record
 from distillab.report.findings import concluded
-from distillab.study.compare import PlantedFailure, Study
+from distillab.study.study import PlantedFailure, Study
 from tests.cli.conftest import Run
 
 Recipe = Callable[..., str]

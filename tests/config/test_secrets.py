@@ -13,7 +13,7 @@ from distillab.config.identity import deciding
 from distillab.config.loader import build_recipe
 from distillab.errors import ConfigError, DataError
 from distillab.hidden import redacted
-from distillab.places import is_local, local_path
+from distillab.paths import is_local, local_path
 
 VALUE = "canary-7f3a91c2"
 RUN = {"student": {"path": "s"}, "data": {"train": {"path": "d"}}}

@@ -18,7 +18,7 @@ from distillab.data.reading import Reader, load_reader
 from distillab.data.splits import load_examples
 from distillab.errors import ConfigError, DataError
 from distillab.evaluation.protocol import evaluate
-from distillab.study.held_out import held_out_for
+from distillab.runs.held_out import held_out_for
 
 OPEN = (
     "{% for m in messages %}{% if m['role'] != 'assistant' %}"

@@ -14,7 +14,7 @@ from distillab.config.terms import TokenDivergenceConfig
 from distillab.demo.broken_batch import save_batch
 from distillab.demo.failures import PromptPositions
 from distillab.demo.world import write_world
-from distillab.study.run import execute
+from distillab.runs.run import execute
 
 RUNS = ("positions", "tokens", "sound")
 

@@ -12,8 +12,8 @@ from distillab.config.cache import CacheConfig
 from distillab.config.models import RunRecipe
 from distillab.doctor.selftest.setup import Arm, Setup, load_original, setups_of
 from distillab.models.loading import pick_device
-from distillab.study.prepare import Prepared, prepare
-from distillab.study.run_teacher import RunTeacher, StoredSignals
+from distillab.runs.inputs import RunInputs, load_inputs
+from distillab.runs.teacher import RunTeacher, StoredSignals
 
 Change = Callable[[PreTrainedModel], object]
 
@@ -24,7 +24,7 @@ class World:
     def __init__(self, values: dict[str, Any], scratch: Path) -> None:
         self._values = {key: value for key, value in values.items() if key != "seeds"}
         self._scratch = scratch
-        self._prepared: dict[str, Prepared] = {}
+        self._prepared: dict[str, RunInputs] = {}
         self._made = 0
 
     @property
@@ -38,10 +38,10 @@ class World:
         assert recipe.teacher is not None
         key = recipe.teacher.model_dump_json()
         if key not in self._prepared:
-            self._prepared[key] = prepare(recipe)
-        prepared = self._prepared[key]
-        source = RunTeacher(recipe, prepared, device=pick_device("cpu"), stored=StoredSignals())
-        return Arm(name, recipe, prepared, source, settings or CacheConfig())
+            self._prepared[key] = load_inputs(recipe)
+        inputs = self._prepared[key]
+        source = RunTeacher(recipe, inputs, device=pick_device("cpu"), stored=StoredSignals())
+        return Arm(name, recipe, inputs, source, settings or CacheConfig())
 
     def setups(self, *arms: Arm, student: Change | None = None) -> list[Setup]:
         original = load_original(arms[0].recipe)

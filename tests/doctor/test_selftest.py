@@ -70,7 +70,7 @@ def test_good_recipes_of_every_kind_are_left_in_peace(world: World, stranger: st
         world.arm("white", method="white_box"),
         world.arm("drawn", method="logits", terms=[CE, *temperatures, {"kind": "sampled_divergence"}]),
     ]
-    same = [Arm(arm.name, arm.recipe, arm.prepared, same[0].source, arm.settings) for arm in same]
+    same = [Arm(arm.name, arm.recipe, arm.inputs, same[0].source, arm.settings) for arm in same]
     kinds = ("vocabulary_projection", "span_likelihood", "sorted_probabilities", "merged_spans")
     states = ("contrastive", "dual_space", "span_hidden_states")
     other = [
@@ -79,7 +79,7 @@ def test_good_recipes_of_every_kind_are_left_in_peace(world: World, stranger: st
         )
         for name, every in (("tokens", kinds), ("states", states))
     ]
-    other = [Arm(arm.name, arm.recipe, arm.prepared, other[0].source, arm.settings) for arm in other]
+    other = [Arm(arm.name, arm.recipe, arm.inputs, other[0].source, arm.settings) for arm in other]
     setups = world.setups(*same, *other)
     assert [setup.name for setup in by_tokens(setups)] == ["white, drawn", "tokens, states"]
     assert [len(setup.terms) for setup in by_tokens(setups)] == [6, 7]
@@ -348,9 +348,9 @@ def test_arms_that_train_alike_are_tried_once(world: World) -> None:
 
 
 def test_the_few_rows_are_short_ones_of_different_lengths(world: World) -> None:
-    prepared = world.arm().prepared
-    lengths = [len(row) for row in few_rows(prepared).rows]
-    every = sorted(len(row) for row in prepared.train.rows)
+    inputs = world.arm().inputs
+    lengths = [len(row) for row in few_rows(inputs).rows]
+    every = sorted(len(row) for row in inputs.train.rows)
     assert len(set(lengths)) > 1 and max(lengths) <= every[len(every) // 2]
 
 
@@ -363,7 +363,7 @@ def test_what_takes_too_long_is_left_out_and_named(world: World) -> None:
         *examine_steps([setup], clock),
         examine_first_steps([setup], clock),
         examine_evaluation(setup, clock),
-        examine_costs([setup], [weights_of(setup.recipe, setup.prepared, teacher=True)], Budget(), clock),
+        examine_costs([setup], [weights_of(setup.recipe, setup.inputs, teacher=True)], Budget(), clock),
     )
     assert _ids(*found) == set() and all("--seconds" in str(one.not_done) for one in found)
 
@@ -383,17 +383,17 @@ def test_a_step_is_guessed_until_it_was_measured() -> None:
 def test_no_model_is_asked_for_what_takes_too_long(world: World) -> None:
     setup = world.setup(method="logits")
     teacher = setup.teacher
-    assert isinstance(teacher, LocalTeacher) and setup.prepared.contract is not None
-    assert setup.prepared.teacher is not None
+    assert isinstance(teacher, LocalTeacher) and setup.inputs.contract is not None
+    assert setup.inputs.teacher is not None
     teacher.model.register_forward_hook(lambda *_: pytest.fail("it is asked"))
     subject = PairSubject(
-        contract=setup.prepared.contract,
-        teacher=setup.prepared.teacher,
-        student=setup.prepared.student,
+        contract=setup.inputs.contract,
+        teacher=setup.inputs.teacher,
+        student=setup.inputs.student,
         teacher_model=teacher.model,
         student_model=setup.original,
         student_is_random=True,
-        examples=tuple(setup.prepared.train.examples),
+        examples=tuple(setup.inputs.train.examples),
         compares_by_index=True,
     )
     first, *others = examine_pair(subject, Clock(0.0))
@@ -404,16 +404,16 @@ def test_no_model_is_asked_for_what_takes_too_long(world: World) -> None:
 def test_weights_are_counted_before_they_are_loaded(world: World) -> None:
     setup = world.setup(method="logits")
     assert isinstance(setup.teacher, LocalTeacher)
-    found = weights_of(setup.recipe, setup.prepared, teacher=True)
+    found = weights_of(setup.recipe, setup.inputs, teacher=True)
     assert found.student == sum(p.numel() * 4 for p in setup.original.parameters())
     assert found.teacher == sum(p.numel() * 4 for p in setup.teacher.model.parameters())
-    assert weights_of(setup.recipe, setup.prepared, teacher=False).teacher == 0
+    assert weights_of(setup.recipe, setup.inputs, teacher=False).teacher == 0
 
 
 def test_the_memory_of_a_run_has_parts_that_follow_from_its_settings(world: World) -> None:
     def of(*, cached: bool = False, **changes: Any) -> RunMemory:
         setup = world.setup(method="logits", **changes)
-        weights = weights_of(setup.recipe, setup.prepared, teacher=not cached)
+        weights = weights_of(setup.recipe, setup.inputs, teacher=not cached)
         return run_memory(setup, weights, process=1 << 30)
 
     whole, one = of(), of(training={"microbatch_size": 1})
@@ -429,7 +429,7 @@ def test_what_the_student_keeps_is_what_its_graph_saves(world: World) -> None:
     """Against all tensors of one layer, counted by hand: at the least what every matrix product reads."""
     setup = world.setup(method="sft")
     kept, scored = kept_by_student(setup, 1)
-    longest = max(setup.prepared.train.rows, key=len)
+    longest = max(setup.inputs.train.rows, key=len)
     assert scored == int(longest.answer_mask[1:].sum())
     width, inner = 32, 48
     # inputs of q, k, v and of gate and up, of o and of down; the queries, keys and values; the gate and its sigmoid
@@ -439,7 +439,7 @@ def test_what_the_student_keeps_is_what_its_graph_saves(world: World) -> None:
 
 def test_costs_grow_with_the_runs_and_are_held_against_the_machine(world: World) -> None:
     setup = world.setup(method="logits")
-    weights = [weights_of(setup.recipe, setup.prepared, teacher=True)]
+    weights = [weights_of(setup.recipe, setup.inputs, teacher=True)]
     found = examine_costs([setup], weights, Budget(seeds=3, process_bytes=resident_bytes()), Clock(600.0))
     assert found.looked_at.startswith("3 runs: about") and found.findings == ()
     assert "interpreter, libraries and rows" in found.looked_at and "activations" in found.looked_at

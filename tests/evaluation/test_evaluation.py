@@ -21,8 +21,8 @@ from distillab.evaluation.likelihood import SharedTeacher, score_rows, summarise
 from distillab.evaluation.references import reference_lines
 from distillab.evaluation.text_match import generation_metrics
 from distillab.evaluation.values import captured, normalised
+from distillab.models.chunking import PIECE_BYTES
 from distillab.models.generation import Decoding, continuation_text, generate_batches
-from distillab.models.tiling import PIECE_BYTES
 from distillab.records import TeacherProvenance
 from distillab.teachers import LocalTeacher
 
@@ -85,7 +85,7 @@ class _Largest(TorchDispatchMode):
 def test_no_figure_has_a_tensor_of_a_tiles_size(
     materials: Path, reader: Reader, rows: list[EncodedRow], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of tokens × vocabulary there are the two tiles that the heads write into, whatever is computed of them."""
+    """Of tokens × vocabulary there are the two chunks that the heads write into, whatever is computed of them."""
     model = _model(materials, "stories260K-tok512")
     shared = SharedTeacher(LocalTeacher(model, PROVENANCE), 512)
     monkeypatch.setitem(PIECE_BYTES, "cpu", 4 * 512 * 16)
@@ -96,7 +96,7 @@ def test_no_figure_has_a_tensor_of_a_tiles_size(
             score_rows(model, rows, collator=reader.collator(), batch_size=99, stop_ids=STOPS, shared=shared)
         return mode.found
 
-    # each head makes its tile and writes into it
+    # each head makes its chunk and writes into it
     assert counted(scored) <= 4 < counted(16)
 
 

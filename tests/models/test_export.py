@@ -17,7 +17,7 @@ from distillab.config.models import RunRecipe
 from distillab.errors import NumericsError
 from distillab.models.saving import round_weights, save_student, saved_dtype
 from distillab.records import RunRecord
-from distillab.study.run import execute
+from distillab.runs.run import execute
 from tests.models.chat_students import chat_reader
 from tests.models.decoders import tiny_model
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from distillab.errors import ConfigError
+from distillab.models.activations import ActivationSpec, record_activations
 from distillab.models.attention import attention_module, require_maps
-from distillab.models.capture import Inner, capture
 from distillab.models.structure import decoder_blocks
 from tests.models.attention_models import VOCABULARY, tiny
 
@@ -40,7 +40,7 @@ def layouts() -> list[tuple[dict[str, Tensor], Tensor]]:
 
 
 def read(model: PreTrainedModel, inputs: dict[str, Tensor], blocks: set[int]) -> tuple[Tensor, dict[int, Tensor]]:
-    with torch.no_grad(), capture(model, Inner(maps=frozenset(blocks))) as found:
+    with torch.no_grad(), record_activations(model, ActivationSpec(maps=frozenset(blocks))) as found:
         logits = model(**inputs, use_cache=False).logits
     return logits, found.maps
 
@@ -155,7 +155,7 @@ def test_gradients_are_the_same_under_gradient_checkpointing() -> None:
         require_maps(model, frozenset({2}))
         if recompute:
             model.activation_checkpointing_enable({"use_reentrant": False})
-        with capture(model, Inner(maps=frozenset({2}))) as found:
+        with record_activations(model, ActivationSpec(maps=frozenset({2}))) as found:
             logits = model(**padded("right")[0], use_cache=False).logits
         (logits.square().mean() + found.maps[2].square().sum()).backward()
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})

@@ -12,21 +12,21 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from distillab.errors import ConfigError
+from distillab.models.activations import Activations, ActivationSpec, record_activations
 from distillab.models.attention import attention_module
-from distillab.models.capture import Captured, Inner, capture
 from distillab.models.projections import require_projections
 from distillab.models.structure import decoder_blocks
 from tests.models.attention_models import VOCABULARY, tiny
 
 BLOCK = 2
-INNER = Inner(projections=frozenset({BLOCK}))
+INNER = ActivationSpec(projections=frozenset({BLOCK}))
 IDS = torch.randint(3, VOCABULARY, (2, 7), generator=torch.Generator().manual_seed(1))
 # rotary embeddings turn nothing at position 0: what the kernel gets is what the projections gave
 NOWHERE = torch.zeros_like(IDS)
 
 
-def taken(model: PreTrainedModel, **more: Any) -> Captured:
-    with torch.no_grad(), capture(model, INNER) as found:
+def taken(model: PreTrainedModel, **more: Any) -> Activations:
+    with torch.no_grad(), record_activations(model, INNER) as found:
         model(input_ids=IDS, use_cache=False, **more)
     return found
 
@@ -97,10 +97,10 @@ def test_blooms_heads_are_taken_apart(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_they_are_taken_before_rotary_embeddings() -> None:
     model = tiny("llama")
-    first = Inner(projections=frozenset({1}))
-    with torch.no_grad(), capture(model, first) as usual:
+    first = ActivationSpec(projections=frozenset({1}))
+    with torch.no_grad(), record_activations(model, first) as usual:
         model(input_ids=IDS, use_cache=False)
-    with torch.no_grad(), capture(model, first) as nowhere:
+    with torch.no_grad(), record_activations(model, first) as nowhere:
         model(input_ids=IDS, position_ids=NOWHERE, use_cache=False)
     # the first block reads the embeddings alone, so positions show in nothing but the rotation
     assert usual.projections[1].key.shape == (2, 7, 16)
@@ -115,7 +115,7 @@ def test_gradients_are_the_same_under_gradient_checkpointing(name: str) -> None:
         if recompute:
             model.activation_checkpointing_enable({"use_reentrant": False})
         torch.manual_seed(0)  # dropout
-        with capture(model, INNER) as found:
+        with record_activations(model, INNER) as found:
             logits = model(input_ids=IDS, use_cache=False).logits
         given = found.projections[BLOCK]
         loss = logits.square().mean() + (given.query.sin().sum() + given.key.cos().sum() + given.value.exp().sum())
@@ -132,10 +132,10 @@ def test_an_adapter_is_part_of_them() -> None:
 
     model = tiny("llama")
     adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
-    with capture(adapted, INNER) as found:
+    with record_activations(adapted, INNER) as found:
         adapted(input_ids=IDS, use_cache=False)
     after = found.projections[BLOCK]
-    with adapted.disable_adapter(), capture(adapted, INNER) as found:
+    with adapted.disable_adapter(), record_activations(adapted, INNER) as found:
         adapted(input_ids=IDS, use_cache=False)
     assert not torch.allclose(found.projections[BLOCK].query, after.query)
     after.query.square().sum().backward()
@@ -166,6 +166,9 @@ def test_other_widths_than_configured_are_refused() -> None:
 def test_no_hook_is_left() -> None:
     model = tiny("llama")
     taken(model)
-    with pytest.raises(ConfigError), capture(model, Inner(projections=frozenset({1, 2}), maps=frozenset({2}))):
+    with (
+        pytest.raises(ConfigError),
+        record_activations(model, ActivationSpec(projections=frozenset({1, 2}), maps=frozenset({2}))),
+    ):
         model(input_ids=IDS, use_cache=False)  # no maps under sdpa
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())

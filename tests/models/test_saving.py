@@ -12,7 +12,7 @@ from distillab.config.models import EvaluationConfig
 from distillab.data.reading import Reader
 from distillab.evaluation.protocol import evaluate
 from distillab.models.saving import save_student
-from distillab.study.held_out import held_out_for
+from distillab.runs.held_out import held_out_for
 from tests.models.chat_students import CHATML, chat_reader, sums, trained
 
 

@@ -17,8 +17,8 @@ from distillab.config.terms import ContrastiveConfig
 from distillab.data.collation import Collator
 from distillab.data.encoding import EncodedRow
 from distillab.data.paired import PairedCollator, PairedRow
+from distillab.models.activations import Activations
 from distillab.models.batch import TokenBatch
-from distillab.models.capture import Captured
 from distillab.objectives.contrastive import Contrastive
 from tests.objectives.samples import STUDENT, TEACHER, D, E, states_of
 
@@ -78,7 +78,7 @@ def contrastive_term(**changes: Any) -> Contrastive:
     return Contrastive(config, student=STUDENT, teacher=TEACHER)
 
 
-def span_states(term: Contrastive, batch: TokenBatch) -> tuple[Captured, Captured]:
+def span_states(term: Contrastive, batch: TokenBatch) -> tuple[Activations, Activations]:
     """Of random size from token to token; padding is NaN."""
     return (
         states_of(batch, sorted(term.student_inner.hidden), D, seed=1),

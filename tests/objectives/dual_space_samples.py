@@ -15,13 +15,13 @@ from torch import Tensor
 
 from distillab.config.terms import DualSpaceConfig
 from distillab.data.paired import PairedRow
+from distillab.models.activations import Activations
 from distillab.models.batch import TokenBatch
-from distillab.models.capture import Captured
 from distillab.models.heads import OutputHead
 from distillab.models.scoring import at_scored
 from distillab.models.structure import ModelShape
 from distillab.objectives.dual_space import DualSpace
-from distillab.objectives.term import ModelEnd
+from distillab.objectives.term import ModelOutputs
 from tests.objectives.toy_pair import ROWS as TOY_ROWS
 from tests.objectives.toy_pair import STUDENT, TEACHER, TOY, collate, laid_out, numbers_for
 
@@ -105,15 +105,15 @@ def fitted_term(**settings: Any) -> DualSpace:
     return term
 
 
-def ends(models: World, batch: TokenBatch) -> tuple[ModelEnd, ModelEnd]:
+def ends(models: World, batch: TokenBatch) -> tuple[ModelOutputs, ModelOutputs]:
     """Both ends on a batch; padding is NaN."""
     found = []
     for side, hidden, embeddings, head in (
         (batch, models.student_hidden, models.student_embeddings, models.student_head),
         (batch["teacher"], models.teacher_hidden, models.teacher_embeddings, models.teacher_head),
     ):
-        inner = Captured(hidden={0: laid_out(side, embeddings)})
-        found.append(ModelEnd(at_scored(laid_out(side, hidden), side), OutputHead(head), inner))
+        inner = Activations(hidden={0: laid_out(side, embeddings)})
+        found.append(ModelOutputs(at_scored(laid_out(side, hidden), side), OutputHead(head), inner))
     return found[0], replace(found[1], hidden_ND=found[1].hidden_ND.detach(), head=OutputHead(models.teacher_head))
 
 

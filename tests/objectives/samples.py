@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from distillab.config.terms import HiddenStatesConfig
+from distillab.models.activations import Activations
 from distillab.models.batch import TokenBatch
-from distillab.models.capture import Captured
 from distillab.models.structure import ModelShape
 from distillab.objectives.hidden_states import HiddenStates
 from tests.models.decoders import VOCABULARY
@@ -55,7 +55,7 @@ def sample_batch(samples: Sequence[Sequence[int]], *, side: str = "right", seed:
     )
 
 
-def states_of(batch: TokenBatch, layers: Sequence[int], width: int, *, seed: int) -> Captured:
+def states_of(batch: TokenBatch, layers: Sequence[int], width: int, *, seed: int) -> Activations:
     """Random states that depend on sample and position alone, so that any arrangement of the samples has the same."""
     found = {}
     for layer in layers:
@@ -67,7 +67,7 @@ def states_of(batch: TokenBatch, layers: Sequence[int], width: int, *, seed: int
             shared = torch.randn(width, generator=torch.Generator().manual_seed(100 * row + place))
             states[b, t] = shared + 0.7 * torch.randn(width, generator=generator) + 2.0
         found[layer] = states
-    return Captured(hidden=found)
+    return Activations(hidden=found)
 
 
 def hidden_term(
@@ -77,7 +77,7 @@ def hidden_term(
     return HiddenStates(HiddenStatesConfig(loss=loss, **settings), student=student, teacher=teacher)  # type: ignore[arg-type]
 
 
-def both_sides(term: HiddenStates, batch: TokenBatch) -> tuple[Captured, Captured]:
+def both_sides(term: HiddenStates, batch: TokenBatch) -> tuple[Activations, Activations]:
     return (
         states_of(batch, sorted(term.student_inner.hidden), D, seed=1),
         states_of(batch, sorted(term.teacher_inner.hidden), E, seed=2),

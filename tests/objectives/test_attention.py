@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from distillab.config.terms import AttentionMapsConfig, AttentionRelationsConfig
+from distillab.models.activations import record_activations
 from distillab.models.attention import require_maps
 from distillab.models.batch import TokenBatch
-from distillab.models.capture import capture
 from distillab.models.structure import model_shape
 from distillab.objectives.attention_maps import AttentionMaps
 from distillab.objectives.attention_relations import AttentionRelations
@@ -33,7 +33,7 @@ def run(kind: str, student: Any, teacher: Any, batch: TokenBatch, ids: Tensor | 
     found = []
     packed = bool((batch["rows"] != batch["rows"][:, :1])[batch["rows"] >= 0].any()) and len(batch["rows"]) == 1
     for model, inner in ((student, ours.student_inner), (teacher, ours.teacher_inner)):
-        with capture(model, inner) as one:
+        with record_activations(model, inner) as one:
             model(
                 input_ids=batch["input_ids"] if ids is None else ids,
                 attention_mask=None if packed else batch["attention_mask"],

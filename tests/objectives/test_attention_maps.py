@@ -10,7 +10,7 @@ from torch import Tensor
 
 from distillab.config.terms import AttentionMapsConfig
 from distillab.errors import ConfigError
-from distillab.models.capture import Captured
+from distillab.models.activations import Activations
 from distillab.models.structure import ModelShape
 from distillab.objectives.attention_maps import AttentionMaps
 from tests.objectives.attention_samples import SAMPLES, Layout, Sample, batch_of, chosen, place
@@ -58,7 +58,7 @@ def test_maps_are_the_naive_loops(layout: Layout, heads: str, of_student: int) -
     generator = torch.Generator().manual_seed(3)
     student, teacher = (3 * torch.randn(4, h, 9, 9, generator=generator, dtype=torch.float64) for h in (of_student, 3))
     ours, batch = maps_term(heads, of_student, 3), batch_of(SAMPLES, layout)
-    sides = [Captured(maps={1: map_of(scores, SAMPLES, layout)}) for scores in (student, teacher)]
+    sides = [Activations(maps={1: map_of(scores, SAMPLES, layout)}) for scores in (student, teacher)]
     wanted = naive_maps(student, teacher, SAMPLES, mean=heads == "mean")
     assert float(ours.total(*sides, batch)) == pytest.approx(wanted, rel=1e-5)
     assert ours.count(batch) == 3 + 3 + 0 + 2
@@ -69,7 +69,7 @@ def test_the_gradient_of_a_map_is_finite_where_nothing_is_read() -> None:
     laid = map_of(student, SAMPLES, "right").requires_grad_()
     teacher = map_of(torch.randn(4, 3, 9, 9), SAMPLES, "right")
     maps_term("matched", 3, 3).total(
-        Captured(maps={1: laid}), Captured(maps={1: teacher}), batch_of(SAMPLES, "right")
+        Activations(maps={1: laid}), Activations(maps={1: teacher}), batch_of(SAMPLES, "right")
     ).backward()
     assert laid.grad is not None and bool(laid.grad.isfinite().all()) and bool(laid.grad.any())
 
@@ -78,8 +78,8 @@ def test_half_precision_maps_give_no_negative_divergence() -> None:
     torch.manual_seed(0)
     laid = map_of(4 * torch.randn(4, 3, 9, 9), SAMPLES, "right")
     ours, batch = maps_term("matched", 3, 3), batch_of(SAMPLES, "right")
-    rough = Captured(maps={1: (laid.bfloat16() * 0.99)})  # rows that sum to less than one
-    exact = Captured(maps={1: laid.bfloat16()})
+    rough = Activations(maps={1: (laid.bfloat16() * 0.99)})  # rows that sum to less than one
+    exact = Activations(maps={1: laid.bfloat16()})
     assert float(ours.total(exact, exact, batch)) == pytest.approx(0, abs=1e-6)
     assert 0 <= float(ours.total(rough, exact, batch)) < 1e-3
 
@@ -97,7 +97,7 @@ def test_where_the_student_never_looks_the_logarithm_has_a_floor() -> None:
     narrow = (narrow / narrow.sum(-1, keepdim=True).clamp(min=0.1)).requires_grad_()
     batch = batch_of(samples, "right")
     batch["answer_mask"][0, 5] = True
-    total = maps_term("matched", 1, 1).total(Captured(maps={1: narrow}), Captured(maps={1: window}), batch)
+    total = maps_term("matched", 1, 1).total(Activations(maps={1: narrow}), Activations(maps={1: window}), batch)
     wanted = 2 / 5 * math.log((1 / 5) / (1 / 2)) + 3 / 5 * (math.log(1 / 5) + 126 * math.log(2))
     assert float(total.detach()) == pytest.approx(wanted, rel=1e-6)
     total.backward()

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from distillab.config.terms import AttentionRelationsConfig, Positions
 from distillab.errors import ConfigError
-from distillab.models.capture import Captured
-from distillab.models.projections import Projections
+from distillab.models.activations import Activations
+from distillab.models.projections import QKV
 from distillab.models.structure import ModelShape
 from distillab.objectives import attention_relations
 from distillab.objectives.attention_relations import AttentionRelations
@@ -46,10 +46,8 @@ def drawn(samples: list[Sample], shape: ModelShape, seed: int) -> dict[str, list
     }
 
 
-def projections(
-    parts: dict[str, list[Tensor]], samples: list[Sample], layout: Layout, fill: float = 9.0
-) -> Projections:
-    return Projections(**{name: lay_out(part, samples, layout, fill) for name, part in parts.items()})
+def projections(parts: dict[str, list[Tensor]], samples: list[Sample], layout: Layout, fill: float = 9.0) -> QKV:
+    return QKV(**{name: lay_out(part, samples, layout, fill) for name, part in parts.items()})
 
 
 def naive_relations(
@@ -83,18 +81,18 @@ def term(**given: Any) -> AttentionRelations:
     return AttentionRelations(AttentionRelationsConfig(**given), student=STUDENT, teacher=TEACHER)
 
 
-def captured(student: Projections, teacher: Projections) -> tuple[Captured, Captured]:
-    return Captured(projections={2: student}), Captured(projections={3: teacher})
+def captured(student: QKV, teacher: QKV) -> tuple[Activations, Activations]:
+    return Activations(projections={2: student}), Activations(projections={3: teacher})
 
 
-@pytest.fixture(params=[4, 2**18], ids=["one row a tile", "one tile"])
-def tile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(attention_relations._TILE_ENTRIES, "cpu", request.param)
+@pytest.fixture(params=[4, 2**18], ids=["one row a chunk", "one chunk"])
+def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(attention_relations._CHUNK_ENTRIES, "cpu", request.param)
 
 
 @pytest.mark.parametrize("layout", ["left", "right", "packed"])
 @pytest.mark.parametrize("positions", ["answer", "all"])
-def test_relations_are_the_naive_loops_in_value_and_gradient(layout: Layout, positions: Positions, tile: None) -> None:
+def test_relations_are_the_naive_loops_in_value_and_gradient(layout: Layout, positions: Positions, chunk: None) -> None:
     ours = term(positions=positions, heads=4)
     student, teacher = drawn(SAMPLES, STUDENT, 1), drawn(SAMPLES, TEACHER, 2)
     for parts in student.values():
@@ -152,7 +150,10 @@ def test_layer_pairs_are_averaged() -> None:
     assert ours.student_inner.projections == {1, 2} and ours.teacher_inner.projections == {1, 3}
     parts = [drawn(SAMPLES, shape, seed) for seed, shape in enumerate((STUDENT, STUDENT, TEACHER, TEACHER))]
     laid = [projections(part, SAMPLES, "right") for part in parts]
-    student, teacher = Captured(projections={1: laid[0], 2: laid[1]}), Captured(projections={1: laid[2], 3: laid[3]})
+    student, teacher = (
+        Activations(projections={1: laid[0], 2: laid[1]}),
+        Activations(projections={1: laid[2], 3: laid[3]}),
+    )
     wanted = [
         naive_relations(parts[0], parts[2], SAMPLES, heads=12),
         naive_relations(parts[1], parts[3], SAMPLES, heads=12),
@@ -176,7 +177,7 @@ def test_half_precision_is_widened_before_the_products() -> None:
     student, teacher = drawn(SAMPLES, STUDENT, 1), drawn(SAMPLES, TEACHER, 2)
     rough = [{k: [p.bfloat16().double() for p in ps] for k, ps in side.items()} for side in (student, teacher)]
     sides = [projections(side, SAMPLES, "right") for side in rough]
-    halves = [Projections(*(getattr(side, k).bfloat16() for k in ("query", "key", "value"))) for side in sides]
+    halves = [QKV(*(getattr(side, k).bfloat16() for k in ("query", "key", "value"))) for side in sides]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         total = term().total(*captured(*halves), batch_of(SAMPLES, "right"))
     torch.testing.assert_close(total.double(), naive_relations(*rough, SAMPLES, heads=12), rtol=1e-5, atol=1e-5)

@@ -19,8 +19,8 @@ from distillab.data.collation import Collator
 from distillab.data.encoding import EncodedRow
 from distillab.data.paired import PairedCollator, PairedRow
 from distillab.errors import ConfigError, NumericsError, ShapeError
+from distillab.models.activations import Activations
 from distillab.models.batch import TokenBatch
-from distillab.models.capture import Captured
 from distillab.models.structure import ModelShape
 from distillab.objectives.build import build_objective
 from distillab.objectives.contrastive import Contrastive
@@ -125,7 +125,7 @@ def test_nothing_of_padding_is_read_and_states_may_be_bfloat16() -> None:
     term, batch = contrastive_term(), span_batch(ALL, "left", "right")
     student, teacher = span_states(term, batch)
     expected = term.total(student, teacher, batch).item()
-    halves = [Captured(hidden={k: v.bfloat16() for k, v in side.hidden.items()}) for side in (student, teacher)]
+    halves = [Activations(hidden={k: v.bfloat16() for k, v in side.hidden.items()}) for side in (student, teacher)]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         total = term.total(halves[0], halves[1], batch)
     assert total.dtype == torch.float32
@@ -181,7 +181,7 @@ def _square(width: int, **changes: Any) -> Contrastive:
 @given(n=st.integers(1, 12), tau=st.floats(0.05, 2.0))
 def test_matched_pairs_of_orthogonal_spans_have_the_value_of_the_formula(n: int, tau: float) -> None:
     batch, term = _spelled(n), _square(n + 1, temperature=tau)
-    states = Captured(hidden={2: torch.eye(n + 1)[None]})
+    states = Activations(hidden={2: torch.eye(n + 1)[None]})
     expected = math.log(1 + (n - 1) * math.exp(-1 / tau))
     assert term.total(states, states, batch).item() / n == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
@@ -193,24 +193,24 @@ def test_no_states_come_below_the_value_of_a_simplex(n: int, tau: float, seed: i
     batch, term = _spelled(n), _square(6, temperature=tau)
     theirs = torch.randn(1, n + 1, 6, generator=generator)
     ours = torch.randn(1, n + 1, 6, generator=generator) + pull * theirs
-    value = term.total(Captured(hidden={2: ours}), Captured(hidden={2: theirs}), batch).item() / n
+    value = term.total(Activations(hidden={2: ours}), Activations(hidden={2: theirs}), batch).item() / n
     bound = math.log(1 + (n - 1) * math.exp(-n / ((n - 1) * tau)))
     assert value >= bound - 1e-5
     simplex = torch.eye(n + 1)
     simplex[1:, 1:] -= 1 / n
-    states, reached = Captured(hidden={2: simplex[None]}), _square(n + 1, temperature=tau)
+    states, reached = Activations(hidden={2: simplex[None]}), _square(n + 1, temperature=tau)
     assert reached.total(states, states, batch).item() / n == pytest.approx(bound, rel=1e-4, abs=1e-5)
 
 
 def test_gradient_descent_on_the_student_reaches_the_bound() -> None:
     batch, term = _spelled(5), _square(6, temperature=0.5)
-    teacher = Captured(hidden={2: torch.eye(6)[None]})
+    teacher = Activations(hidden={2: torch.eye(6)[None]})
     states = torch.randn(1, 6, 6, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    start = term.total(Captured(hidden={2: states}), teacher, batch).item()
+    start = term.total(Activations(hidden={2: states}), teacher, batch).item()
     optimizer = torch.optim.Adam([states], lr=0.1)
     for _ in range(150):
         optimizer.zero_grad()
-        total = term.total(Captured(hidden={2: states}), teacher, batch)
+        total = term.total(Activations(hidden={2: states}), teacher, batch)
         total.backward()
         optimizer.step()
     orthogonal = 5 * math.log(1 + 4 * math.exp(-2))
@@ -222,7 +222,7 @@ def test_gradient_descent_on_the_student_reaches_the_bound() -> None:
 def test_spans_that_are_shifted_by_one_raise_the_value(shift: int) -> None:
     batch, term = _spelled(6), _square(9)
     states = torch.randn(1, 7, 9, generator=torch.Generator().manual_seed(1))
-    matched, shifted = (Captured(hidden={2: part}) for part in (states, states.roll(shift, dims=1)))
+    matched, shifted = (Activations(hidden={2: part}) for part in (states, states.roll(shift, dims=1)))
     value = term.total(matched, matched, batch).item()
     assert value < 0.1 * term.total(shifted, matched, batch).item()
     assert value < 0.1 * term.total(matched, shifted, batch).item()
@@ -238,7 +238,7 @@ def test_spans_with_the_same_tokens_are_not_told_apart() -> None:
     batch = PairedCollator(Collator(0), Collator(0))([PairedRow(0, row, row, spans, spans)])
     term = _square(4)
     chance = torch.Generator().manual_seed(0)
-    sides = [Captured(hidden={2: torch.randn(1, 5, 4, generator=chance)}) for _ in range(2)]
+    sides = [Activations(hidden={2: torch.randn(1, 5, 4, generator=chance)}) for _ in range(2)]
     assert term.count(batch) == 2
     assert term.total(sides[0], sides[1], batch).item() == pytest.approx(0.0, abs=1e-6)
     swapped = np.array([5, 7, 8, 8, 7], dtype=np.int32)  # the same tokens in another order are another text
@@ -262,7 +262,7 @@ def test_a_learned_temperature_falls_where_pairs_match_and_keeps_to_its_bounds()
     def learn(ours: Tensor, steps: int) -> float:
         for _ in range(steps):
             optimizer.zero_grad()
-            total = term.total(Captured(hidden={2: ours}), Captured(hidden={2: matched}), batch)
+            total = term.total(Activations(hidden={2: ours}), Activations(hidden={2: matched}), batch)
             total.backward()
             optimizer.step()
             term.end_step(lambda values: values)
@@ -271,8 +271,10 @@ def test_a_learned_temperature_falls_where_pairs_match_and_keeps_to_its_bounds()
     assert learn(matched, 40) == pytest.approx(100.0)
     assert learn(shuffled, 60) == pytest.approx(1.0)  # it has come back from its bound, and stays at the other
     scale.data.fill_(9.0)  # beyond the bound, before a step's end: read as if it stood there
-    beyond = term.total(Captured(hidden={2: shuffled}), Captured(hidden={2: matched}), batch).item()
-    fixed = _square(5, temperature=0.01).total(Captured(hidden={2: shuffled}), Captured(hidden={2: matched}), batch)
+    beyond = term.total(Activations(hidden={2: shuffled}), Activations(hidden={2: matched}), batch).item()
+    fixed = _square(5, temperature=0.01).total(
+        Activations(hidden={2: shuffled}), Activations(hidden={2: matched}), batch
+    )
     assert beyond == pytest.approx(fixed.item(), rel=1e-5)
 
 

@@ -15,13 +15,13 @@ from distillab.data.collation import Collator
 from distillab.data.paired import PairedCollator
 from distillab.errors import NumericsError, TeacherError
 from distillab.models import tiling
+from distillab.models.activations import Activations
 from distillab.models.batch import TokenBatch
-from distillab.models.capture import Captured
 from distillab.models.structure import ModelShape
 from distillab.objectives.build import build_objective
 from distillab.objectives.cross_attention import cross_layout
 from distillab.objectives.dual_space import DualSpace
-from distillab.objectives.term import ModelEnd
+from distillab.objectives.term import ModelOutputs
 from tests.objectives.dual_space_samples import (
     ROWS,
     E,
@@ -84,13 +84,13 @@ def _assert_close(ours: dict[str, Tensor], expected: dict[str, Tensor], *, toler
 
 @each_attention
 @pytest.mark.parametrize("temperature", [2.0, 0.7])
-@pytest.mark.parametrize("tile", [3, 1000])
+@pytest.mark.parametrize("chunk", [3, 1000])
 def test_sum_count_and_every_gradient_are_those_of_naive_loops(
-    attention: Attention, temperature: float, tile: int, monkeypatch: pytest.MonkeyPatch
+    attention: Attention, temperature: float, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tiling, "LEAST_ROWS", tile)
-    monkeypatch.setitem(tiling.TILE_BYTES, "cpu", 0)
-    monkeypatch.setitem(tiling.PIECE_BYTES, "cpu", max(1, tile // 2) * 4 * V)
+    monkeypatch.setattr(tiling, "LEAST_ROWS", chunk)
+    monkeypatch.setitem(tiling.CHUNK_BYTES, "cpu", 0)
+    monkeypatch.setitem(tiling.PIECE_BYTES, "cpu", max(1, chunk // 2) * 4 * V)
     term = fitted_term(attention=attention, temperature=temperature)
     total, count, gradients = _run(term, world(), collate(ROWS, "left", "right"))
     models, weights = world().in_float64(), _weights(term)
@@ -199,10 +199,10 @@ def test_bfloat16_stays_near_float32() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert term.total(*ends(models, batch), batch).item() == pytest.approx(expected, rel=3e-2)
     halves = [
-        ModelEnd(
+        ModelOutputs(
             end.hidden_ND.bfloat16(),
             replace(end.head, weight_VD=end.head.weight_VD.bfloat16()),
-            Captured(hidden={0: end.inner.hidden[0].bfloat16()}),
+            Activations(hidden={0: end.inner.hidden[0].bfloat16()}),
         )
         for end in ends(models, batch)
     ]

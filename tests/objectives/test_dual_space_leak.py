@@ -12,14 +12,14 @@ from distillab.config.terms import DualSpaceConfig
 from distillab.data.collation import Collator
 from distillab.data.encoding import EncodedRow
 from distillab.data.paired import PairedCollator, PairedRow
+from distillab.models.activations import Activations
 from distillab.models.batch import TokenBatch
-from distillab.models.capture import Captured
 from distillab.models.heads import OutputHead
 from distillab.models.scoring import at_scored, scored_targets
 from distillab.models.structure import ModelShape
 from distillab.objectives.cross_attention import cross_layout
 from distillab.objectives.dual_space import DualSpace
-from distillab.objectives.term import ModelEnd
+from distillab.objectives.term import ModelOutputs
 
 LETTERS = 6
 WIDTH = 8
@@ -36,14 +36,14 @@ def _random_text(seed: int) -> TokenBatch:
     return PairedCollator(Collator(0), Collator(0))(rows)
 
 
-def _ends(batch: TokenBatch, table: torch.Tensor, head: torch.Tensor) -> tuple[ModelEnd, ModelEnd]:
+def _ends(batch: TokenBatch, table: torch.Tensor, head: torch.Tensor) -> tuple[ModelOutputs, ModelOutputs]:
     """A student whose state is the letter that it has read last, a teacher that knows the next one."""
     read = table[batch["input_ids"]]
     theirs = batch["teacher"]
     known = 3.0 * head[scored_targets(theirs)]
     return (
-        ModelEnd(at_scored(read, batch), OutputHead(head[:LETTERS]), Captured(hidden={0: read})),
-        ModelEnd(known, OutputHead(head), Captured(hidden={0: table[theirs["input_ids"]]})),
+        ModelOutputs(at_scored(read, batch), OutputHead(head[:LETTERS]), Activations(hidden={0: read})),
+        ModelOutputs(known, OutputHead(head), Activations(hidden={0: table[theirs["input_ids"]]})),
     )
 
 

@@ -23,7 +23,7 @@ from distillab.objectives.step import Measured, measure
 from distillab.objectives.term import Objective
 from distillab.teachers.protocol import Teacher
 from distillab.teachers.signals import FullLogits, TeacherSignal
-from distillab.training.warm_up import initialise
+from distillab.training.projector_init import initialise
 from tests.models.head_models import VOCABULARY, tiny_model
 from tests.objectives.dual_space_samples import ROWS, W, World, naive
 from tests.objectives.toy_pair import TOY, collate
@@ -113,7 +113,7 @@ def test_the_whole_step_equals_the_loops(kind: str, apart: bool) -> None:
         expected = expected - FACTORS["cross_entropy"] * logp.gather(1, targets[:, None]).sum()
     modules = [model, term.projector]
     dense = _gradients(modules, expected)
-    measured = _measured(model, objective, collate(ROWS, "left"), apart=apart)
+    measured = _measured(model, objective, collate(ROWS, "left"), per_term_backward=apart)
     loss = torch.stack(list(measured.losses.values())).sum()
     assert float(measured.sums["dual_space"]) == pytest.approx(parts.total.item(), rel=1e-5)
     assert float(loss.detach()) == pytest.approx(expected.item(), rel=1e-5)
@@ -130,7 +130,7 @@ def test_any_head_and_any_split_give_one_sum(kind: str, monkeypatch: pytest.Monk
     initialise(objective, model, peaked_teacher(), collate(ROWS), device=CPU)
     whole = _measured(model, objective, collate(ROWS))
     monkeypatch.setattr(tiling, "LEAST_ROWS", 2)
-    monkeypatch.setitem(tiling.TILE_BYTES, "cpu", 0)
+    monkeypatch.setitem(tiling.CHUNK_BYTES, "cpu", 0)
     parts = [_measured(model, objective, collate(rows, "left")) for rows in (ROWS[:1], ROWS[1:])]
     for name in objective.names:
         assert sum(float(part.sums[name]) for part in parts) == pytest.approx(float(whole.sums[name]), rel=1e-4)
@@ -150,7 +150,7 @@ class _Logits(TorchDispatchMode):
 
 def test_no_tensor_of_size_tokens_by_vocabulary_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiling, "LEAST_ROWS", 3)
-    monkeypatch.setitem(tiling.TILE_BYTES, "cpu", 0)
+    monkeypatch.setitem(tiling.CHUNK_BYTES, "cpu", 0)
     model = tiny_model("untied")
     objective, term = _objective(model)
     assert term.count(collate(ROWS)) > 20 and model.config.hidden_size < VOCABULARY
@@ -158,7 +158,7 @@ def test_no_tensor_of_size_tokens_by_vocabulary_is_made(monkeypatch: pytest.Monk
     with _Logits() as seen:
         losses = _measured(model, objective, collate(ROWS), teacher).losses
         losses["dual_space"].backward()
-    assert seen.rows in (3, model.config.hidden_size)  # a tile; the head's weight transposed
+    assert seen.rows in (3, model.config.hidden_size)  # a chunk; the head's weight transposed
 
 
 def test_a_cache_of_the_teacher_says_the_same(tmp_path: Path) -> None:

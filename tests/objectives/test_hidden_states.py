@@ -10,8 +10,8 @@ from transformers import PreTrainedModel
 
 from distillab.config.terms import HiddenStatesConfig
 from distillab.errors import ShapeError
+from distillab.models.activations import Activations, ActivationSpec, record_activations
 from distillab.models.batch import TokenBatch
-from distillab.models.capture import Captured, Inner, capture
 from distillab.models.inputs import model_inputs
 from distillab.models.structure import ModelShape, model_shape
 from distillab.objectives.hidden_states import HiddenStates
@@ -24,7 +24,7 @@ each_loss = pytest.mark.parametrize("loss", LOSSES)
 each_choice = pytest.mark.parametrize("positions", ["answer", "all"])
 
 
-def _naive(term: HiddenStates, student: Captured, teacher: Captured, batch: TokenBatch) -> tuple[float, int]:
+def _naive(term: HiddenStates, student: Activations, teacher: Activations, batch: TokenBatch) -> tuple[float, int]:
     """Sum and count, sequence by sequence, sample by sample, position by position."""
     settings, total, count = term.settings, 0.0, 0
     for s_layer, t_layer in term.pairs:
@@ -170,8 +170,8 @@ def _pair(**settings: Any) -> tuple[HiddenStates, PreTrainedModel, PreTrainedMod
     return HiddenStates(config, student=model_shape(student), teacher=model_shape(teacher)), student, teacher
 
 
-def _forward(model: PreTrainedModel, inner: Inner, batch: TokenBatch) -> Captured:
-    with capture(model, inner) as found:
+def _forward(model: PreTrainedModel, inner: ActivationSpec, batch: TokenBatch) -> Activations:
+    with record_activations(model, inner) as found:
         model(**model_inputs(batch, model.device, model=model))
     return found
 

@@ -17,12 +17,12 @@ from torch import Tensor
 from distillab.config.terms import CrossEntropyConfig, MergedSpansConfig, TermConfig, TokenDivergenceConfig
 from distillab.errors import ConfigError, TeacherError
 from distillab.models import tiling
+from distillab.models.aligned_positions import teacher_batch
 from distillab.models.batch import TokenBatch
 from distillab.models.heads import OutputHead
-from distillab.models.meetings import teacher_batch
 from distillab.models.scoring import at_scored, scored_targets
 from distillab.objectives.build import build_objective
-from distillab.objectives.head_pass import HeadPass
+from distillab.objectives.chunked_loss import ChunkedLoss
 from distillab.objectives.merged_spans import MergedSpans
 from distillab.objectives.step import Measured, measure
 from distillab.objectives.term import StudentScores
@@ -64,13 +64,13 @@ def run(term: MergedSpans, batch: TokenBatch, ours: Tensor, theirs: Tensor, *, f
     """The term by the head pass, with a head that gives the hidden states back as logits."""
     hidden = ours.clone().requires_grad_()
     signal = TeacherSignal(scores=FullLogits(theirs))
-    work = HeadPass(
+    work = ChunkedLoss(
         head=OutputHead(torch.eye(V), None, 1.0, None),
         targets_N=scored_targets(batch),
         teacher=align(FullLogits(theirs), batch, width=term.teacher_width, ordinal=False, device=torch.device("cpu")),
         terms={"merged_spans": term},
         factors={"merged_spans": factor},
-        settle={"merged_spans": lambda observed: term.settle(observed, batch, signal)},
+        reduce_spans={"merged_spans": lambda observed: term.reduce_spans(observed, batch, signal)},
     )
     loss = work.loss(hidden)
     loss.backward()
@@ -91,9 +91,9 @@ def run(term: MergedSpans, batch: TokenBatch, ours: Tensor, theirs: Tensor, *, f
 def test_value_and_gradient_are_those_of_a_naive_loop(
     name: str, extra: dict[str, Any], weight: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Through tiles of 2 rows and pieces of 1, which cut spans in the middle."""
+    """Through chunks of 2 rows and pieces of 1, which cut spans in the middle."""
     monkeypatch.setattr(tiling, "LEAST_ROWS", 2)
-    monkeypatch.setattr(tiling, "TILE_BYTES", {"cpu": 1})
+    monkeypatch.setattr(tiling, "CHUNK_BYTES", {"cpu": 1})
     monkeypatch.setattr(tiling, "PIECE_BYTES", {"cpu": 1})
     term = merged_term(divergence=name, **DIVERGENCES[name][0], **extra, unmatched_weight=weight)
     unmatched = len(OTHERS_T) / W if weight is None else weight
@@ -319,6 +319,6 @@ def test_a_teacher_that_was_not_asked_or_not_aligned_is_refused() -> None:
     ours, theirs = logits_of(batch, V, seed=1), logits_of(batch["teacher"], W, seed=2)
     student = StudentScores(ours, scored_targets(batch))
     with pytest.raises(TeacherError, match="side by side"):
-        term.own_values(student, FullLogits(copy.copy(theirs)))
+        term.position_values(student, FullLogits(copy.copy(theirs)))
     with pytest.raises(TeacherError, match="there is none"):
-        term.settle(term.observe(student), batch, TeacherSignal())
+        term.reduce_spans(term.score(student), batch, TeacherSignal())

@@ -79,12 +79,12 @@ def _case(seed: int = 0) -> tuple[dict[int, Tensor], Tensor, dict[int, Tensor]]:
 
 
 @each_setting
-@pytest.mark.parametrize("tile", [1, 3, 100])
+@pytest.mark.parametrize("chunk", [1, 3, 100])
 @pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")
-def test_equals_a_naive_computation(values: dict[str, Any], tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiling, "LEAST_ROWS", tile)
-    monkeypatch.setitem(tiling.TILE_BYTES, "cpu", 0)
-    monkeypatch.setitem(tiling.PIECE_BYTES, "cpu", max(1, tile // 2) * 4 * (V + 2))
+def test_equals_a_naive_computation(values: dict[str, Any], chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiling, "LEAST_ROWS", chunk)
+    monkeypatch.setitem(tiling.CHUNK_BYTES, "cpu", 0)
+    monkeypatch.setitem(tiling.PIECE_BYTES, "cpu", max(1, chunk // 2) * 4 * (V + 2))
     hidden, head, teacher = _case()
     expected = reference(naive_distance(values), ROWS, hidden, head, teacher)
     assert_same(ours(_term(**values), [collate(ROWS)], hidden, head, teacher), expected)

@@ -12,10 +12,10 @@ from transformers import PreTrainedModel
 
 from distillab.config.terms import HiddenStatesConfig, SpanHiddenStatesConfig
 from distillab.errors import ConfigError, NumericsError, ShapeError
+from distillab.models.activations import Activations, ActivationSpec, record_activations
+from distillab.models.aligned_positions import shared_spans
 from distillab.models.batch import TokenBatch
-from distillab.models.capture import Captured, Inner, capture
 from distillab.models.inputs import model_inputs
-from distillab.models.meetings import shared_spans
 from distillab.models.structure import ModelShape, model_shape
 from distillab.objectives.build import build_objective
 from distillab.objectives.hidden_states import HiddenStates
@@ -37,7 +37,7 @@ def span_term(
     return SpanHiddenStates(SpanHiddenStatesConfig(loss=loss, **settings), student=student, teacher=teacher)  # type: ignore[arg-type]
 
 
-def both_sides(term: SpanHiddenStates, batch: TokenBatch) -> tuple[Captured, Captured]:
+def both_sides(term: SpanHiddenStates, batch: TokenBatch) -> tuple[Activations, Activations]:
     return (
         states_of(batch, sorted(term.student_inner.hidden), D, seed=1),
         states_of(batch["teacher"], sorted(term.teacher_inner.hidden), E, seed=2),
@@ -154,7 +154,7 @@ def test_with_one_tokenisation_it_is_hidden_states_over_the_same_tokens(loss: st
 
     moved = TokenBatch(**{name: one_on(tensor) for name, tensor in batch.items() if isinstance(tensor, Tensor)})  # type: ignore[typeddict-item]
     longer = [
-        Captured(hidden={n: torch.cat([s, s[:, :1]], dim=1) for n, s in side.hidden.items()})
+        Activations(hidden={n: torch.cat([s, s[:, :1]], dim=1) for n, s in side.hidden.items()})
         for side in (student, teacher)
     ]
     expected = by_token.total(*longer, moved)
@@ -295,7 +295,7 @@ def test_training_real_models_on_it_alone_brings_the_student_nearer(loss: str, p
     assert all(parameter.grad is None for parameter in teacher.parameters())
 
 
-def _forward(model: PreTrainedModel, inner: Inner, side: TokenBatch) -> Captured:
-    with capture(model, inner) as found:
+def _forward(model: PreTrainedModel, inner: ActivationSpec, side: TokenBatch) -> Activations:
+    with record_activations(model, inner) as found:
         model(**model_inputs(side, model.device, model=model))
     return found

@@ -94,12 +94,12 @@ def _case(seed: int = 0, extra: int = 2) -> tuple[dict[int, Tensor], Tensor, dic
 
 
 @each_setting
-@pytest.mark.parametrize("tile", [1, 3, 100])
-def test_equals_the_formula_of_the_paper(values: dict[str, Any], tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+def test_equals_the_formula_of_the_paper(values: dict[str, Any], chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stated error of float32 logits at τ = 100: 10⁻⁵ of the value, 10⁻⁴ of the largest gradient."""
-    monkeypatch.setattr(tiling, "LEAST_ROWS", tile)
-    monkeypatch.setitem(tiling.TILE_BYTES, "cpu", 0)
-    monkeypatch.setitem(tiling.PIECE_BYTES, "cpu", max(1, tile // 2) * 4 * (V + 2))
+    monkeypatch.setattr(tiling, "LEAST_ROWS", chunk)
+    monkeypatch.setitem(tiling.CHUNK_BYTES, "cpu", 0)
+    monkeypatch.setitem(tiling.PIECE_BYTES, "cpu", max(1, chunk // 2) * 4 * (V + 2))
     hidden, head, teacher = _case()
     expected = reference(naive_likelihood(values), ROWS, hidden, head, teacher)
     assert_same(ours(_term(**values), [collate(ROWS)], hidden, head, teacher), expected)
@@ -209,6 +209,6 @@ def test_a_vocabulary_in_which_no_word_begins_is_refused() -> None:
 
 def test_needs_a_teacher() -> None:
     with pytest.raises(TeacherError, match="needs the teacher"):
-        _term().settle(torch.zeros(30, 2), collate(ROWS), TeacherSignal())
+        _term().reduce_spans(torch.zeros(30, 2), collate(ROWS), TeacherSignal())
     with pytest.raises(TypeError, match="several positions"):
         _term().per_position(None, None)  # type: ignore[arg-type]

@@ -19,11 +19,11 @@ from distillab.config.terms import (
 from distillab.data.collation import Collator, IndexedRow
 from distillab.errors import TeacherError
 from distillab.models import tiling
+from distillab.models.aligned_positions import teacher_batch
 from distillab.models.batch import TokenBatch
 from distillab.models.heads import OutputHead
-from distillab.models.meetings import teacher_batch
 from distillab.objectives import build_objective
-from distillab.objectives.head_pass import HeadPass
+from distillab.objectives.chunked_loss import ChunkedLoss
 from distillab.objectives.span_likelihood import SpanLikelihood
 from distillab.objectives.step import Measured, measure
 from distillab.teachers.signals import TeacherSignal
@@ -77,11 +77,11 @@ def _gradients(model: torch.nn.Module, loss: Tensor) -> dict[str, Tensor]:
 
 @pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")
 @pytest.mark.parametrize("kind", ["untied", "tied", "head bias", "soft cap"])
-@pytest.mark.parametrize("tile", [2, 100])
-def test_all_together_equal_the_dense_computation(kind: str, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiling, "LEAST_ROWS", tile)
-    monkeypatch.setitem(tiling.TILE_BYTES, "cpu", 0)
-    monkeypatch.setitem(tiling.PIECE_BYTES, "cpu", max(1, tile // 2) * 4 * VOCABULARY)
+@pytest.mark.parametrize("chunk", [2, 100])
+def test_all_together_equal_the_dense_computation(kind: str, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiling, "LEAST_ROWS", chunk)
+    monkeypatch.setitem(tiling.CHUNK_BYTES, "cpu", 0)
+    monkeypatch.setitem(tiling.PIECE_BYTES, "cpu", max(1, chunk // 2) * 4 * VOCABULARY)
     model = tiny_model(kind)
     student, teacher = _logits(model, teacher=False), _logits(local_teacher().model, teacher=True)
     expected = torch.zeros((), dtype=torch.float64)
@@ -113,7 +113,7 @@ def test_apart_and_split_give_the_same() -> None:
     together = _measured(model, collate(ROWS))
     expected = _gradients(model, torch.stack(list(together.losses.values())).sum())
     apart = [
-        _measured(model, collate(rows, "left", "right"), apart=True)
+        _measured(model, collate(rows, "left", "right"), per_term_backward=True)
         for rows in ([ROWS[2], ROWS[0]], [ROWS[3], ROWS[1]])
     ]
     for name, total in together.sums.items():
@@ -147,13 +147,13 @@ def test_a_pass_over_no_position_gives_nothing() -> None:
     assert isinstance(term, SpanLikelihood) and term.count(batch) == 0
     weight, hidden = torch.randn(VOCABULARY, D, requires_grad=True), torch.zeros(0, D, requires_grad=True)
     scores = local_teacher().signal(batch["teacher"], OBJECTIVE.request)
-    work = HeadPass(
+    work = ChunkedLoss(
         head=OutputHead(weight),
         targets_N=torch.zeros(0, dtype=torch.int64),
         teacher=None,
         terms={"t": term},
         factors={"t": 1.0},
-        settle={"t": lambda observed: term.settle(observed, batch, scores)},
+        reduce_spans={"t": lambda observed: term.reduce_spans(observed, batch, scores)},
     )
     loss = work.loss(hidden)
     loss.backward()

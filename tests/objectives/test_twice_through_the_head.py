@@ -22,7 +22,7 @@ from distillab.models.batch import TokenBatch
 from distillab.models.heads import OutputHead
 from distillab.models.scoring import scored_count, scored_targets
 from distillab.objectives import build_objective
-from distillab.objectives.head_pass import HeadPass
+from distillab.objectives.chunked_loss import ChunkedLoss
 from distillab.objectives.term import SpanTerm
 from distillab.teachers.aligned import align
 from distillab.teachers.signals import HeadInputs, TeacherSignal
@@ -53,14 +53,14 @@ def _tokens_of_spans(*, longer: bool) -> int:
 def _passed(
     settings: list[TermConfig],
     *,
-    tile: int,
+    chunk: int,
     monkeypatch: pytest.MonkeyPatch,
     all_observed: bool = False,
     batch: TokenBatch = BATCH,
 ) -> tuple[int, list[Tensor]]:
     """Multiplications by heads (not those of the gradient of the student's head); values and gradients."""
-    monkeypatch.setattr(tiling, "LEAST_ROWS", tile)
-    monkeypatch.setitem(tiling.TILE_BYTES, "cpu", 0)
+    monkeypatch.setattr(tiling, "LEAST_ROWS", chunk)
+    monkeypatch.setitem(tiling.CHUNK_BYTES, "cpu", 0)
     generator = torch.Generator().manual_seed(0)
     hidden_ND, weight_VD = (torch.randn(n, D, generator=generator).requires_grad_() for n in (scored_count(batch), V))
     scores = HeadInputs(
@@ -70,16 +70,16 @@ def _passed(
     objective = build_objective(settings, shared_width=0, vocabularies=TOY.vocabularies())
     terms = objective.token_terms
     several = {name: term for name, term in terms.items() if isinstance(term, SpanTerm)}
-    settle = {name: _settle(term, batch, scores) for name, term in several.items()}
-    at = {name: term.observed_at(batch) for name, term in several.items()}
-    work = HeadPass(
+    reduce_spans = {name: _settle(term, batch, scores) for name, term in several.items()}
+    at = {name: term.scored_at(batch) for name, term in several.items()}
+    work = ChunkedLoss(
         head=OutputHead(weight_VD),
         targets_N=scored_targets(batch),
         teacher=align(scores, batch, width=len(TEACHER), ordinal=False, device=torch.device("cpu")),
         terms=terms,
         factors=dict.fromkeys(terms, 0.5),
-        settle=settle,
-        observed_at={} if all_observed else {name: where for name, where in at.items() if where is not None},
+        reduce_spans=reduce_spans,
+        scored_at={} if all_observed else {name: where for name, where in at.items() if where is not None},
     )
     with FlopCounterMode(display=False) as counter:
         loss = work.loss(hidden_ND)
@@ -89,7 +89,7 @@ def _passed(
 
 
 def _settle(term: SpanTerm, batch: TokenBatch, scores: HeadInputs):  # type: ignore[no-untyped-def]
-    return lambda observed: term.settle(observed, batch, TeacherSignal(scores=scores))
+    return lambda observed: term.reduce_spans(observed, batch, TeacherSignal(scores=scores))
 
 
 # product with the head and gradient of the hidden states; every position once
@@ -98,47 +98,47 @@ TEACHER_AT_PARTNERS = 2 * _tokens_of_spans(longer=False) * W * E
 
 
 def test_a_term_position_by_position_applies_both_heads_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    for tile in (3, 100):
-        flops, _ = _passed([VocabularyProjectionConfig()], tile=tile, monkeypatch=monkeypatch)
+    for chunk in (3, 100):
+        flops, _ = _passed([VocabularyProjectionConfig()], chunk=chunk, monkeypatch=monkeypatch)
         assert flops == STUDENT_ONCE + TEACHER_AT_PARTNERS
 
 
 @pytest.mark.parametrize("settings", [[SpanLikelihoodConfig()], [CrossEntropyConfig(), SpanLikelihoodConfig()]])
-@pytest.mark.parametrize("tile", [3, 7, 100])
+@pytest.mark.parametrize("chunk", [3, 7, 100])
 def test_all_tiles_but_the_first_are_made_twice_and_the_teacher_s_once(
-    tile: int, settings: list[TermConfig], monkeypatch: pytest.MonkeyPatch
+    chunk: int, settings: list[TermConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flops, _ = _passed(settings, tile=tile, monkeypatch=monkeypatch)
-    assert flops == STUDENT_ONCE + 2 * max(0, N - tile) * V * D + 2 * M * W * E
+    flops, _ = _passed(settings, chunk=chunk, monkeypatch=monkeypatch)
+    assert flops == STUDENT_ONCE + 2 * max(0, N - chunk) * V * D + 2 * M * W * E
 
 
 def test_only_the_longer_spans_are_observed_where_no_other_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     longer = _tokens_of_spans(longer=True)
     assert 0 < longer < N
-    _, expected = _passed([MergedSpansConfig()], tile=100, monkeypatch=monkeypatch, all_observed=True)
-    for tile in (3, N - 1, 100):
-        flops, found = _passed([MergedSpansConfig()], tile=tile, monkeypatch=monkeypatch)
-        every, _ = _passed([MergedSpansConfig()], tile=tile, monkeypatch=monkeypatch, all_observed=True)
-        # a tile that holds most of the positions is observed as it is: it is still there when the gradient is made
-        assert every - flops == 2 * max(0, N - tile - longer) * V * D
+    _, expected = _passed([MergedSpansConfig()], chunk=100, monkeypatch=monkeypatch, all_observed=True)
+    for chunk in (3, N - 1, 100):
+        flops, found = _passed([MergedSpansConfig()], chunk=chunk, monkeypatch=monkeypatch)
+        every, _ = _passed([MergedSpansConfig()], chunk=chunk, monkeypatch=monkeypatch, all_observed=True)
+        # a chunk that holds most of the positions is observed as it is: it is still there when the gradient is made
+        assert every - flops == 2 * max(0, N - chunk - longer) * V * D
         for part, whole in zip(found, expected, strict=True):
             torch.testing.assert_close(part, whole)
 
 
 def test_where_every_span_is_one_token_none_is_observed(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = collate([TOY.row(0, "a", "2 3 1", end=False)])
-    flops, (nats_N, *gradients) = _passed([MergedSpansConfig()], tile=2, monkeypatch=monkeypatch, batch=batch)
+    flops, (nats_N, *gradients) = _passed([MergedSpansConfig()], chunk=2, monkeypatch=monkeypatch, batch=batch)
     assert flops == 2 * 2 * 5 * V * D + 2 * 5 * W * E
-    _, expected = _passed([MergedSpansConfig()], tile=9, monkeypatch=monkeypatch, batch=batch, all_observed=True)
+    _, expected = _passed([MergedSpansConfig()], chunk=9, monkeypatch=monkeypatch, batch=batch, all_observed=True)
     for part, whole in zip((nats_N, *gradients), expected, strict=True):
         torch.testing.assert_close(part, whole)
 
 
-@pytest.mark.parametrize("tile", [1, 3, 7])
-def test_beside_each_other_they_give_what_each_gives(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("chunk", [1, 3, 7])
+def test_beside_each_other_they_give_what_each_gives(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     settings: list[TermConfig] = [MergedSpansConfig(), VocabularyProjectionConfig(), SpanLikelihoodConfig()]
-    _, together = _passed(settings, tile=tile, monkeypatch=monkeypatch)
-    alone = [_passed([item], tile=100, monkeypatch=monkeypatch)[1] for item in settings]
+    _, together = _passed(settings, chunk=chunk, monkeypatch=monkeypatch)
+    alone = [_passed([item], chunk=100, monkeypatch=monkeypatch)[1] for item in settings]
     for place, (values, *_) in enumerate(alone):
         torch.testing.assert_close(together[place], values)
     for place in (1, 2):

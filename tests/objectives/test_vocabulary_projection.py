@@ -70,13 +70,13 @@ def _case(seed: int = 0, extra: int = 0) -> tuple[dict[int, Tensor], Tensor, dic
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("rest", ["text", "none"])
 @pytest.mark.parametrize("values", DIVERGENCES, ids=lambda v: v["divergence"])
-@pytest.mark.parametrize("tile", [1, 3, 100])
+@pytest.mark.parametrize("chunk", [1, 3, 100])
 def test_equals_a_naive_computation_by_strings(
-    form: str, rest: str, values: dict[str, Any], tile: int, monkeypatch: pytest.MonkeyPatch
+    form: str, rest: str, values: dict[str, Any], chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tiling, "LEAST_ROWS", tile)
-    monkeypatch.setitem(tiling.TILE_BYTES, "cpu", 0)
-    monkeypatch.setitem(tiling.PIECE_BYTES, "cpu", max(1, tile // 2) * 4 * (V + 3))
+    monkeypatch.setattr(tiling, "LEAST_ROWS", chunk)
+    monkeypatch.setitem(tiling.CHUNK_BYTES, "cpu", 0)
+    monkeypatch.setitem(tiling.PIECE_BYTES, "cpu", max(1, chunk // 2) * 4 * (V + 3))
     hidden, head, teacher = _case(extra=3)
     values = {"form": form, "rest": rest, **values}
     expected = reference(naive_projection(values), ROWS, hidden, head, teacher)

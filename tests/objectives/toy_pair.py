@@ -21,7 +21,7 @@ from distillab.data.vocabularies import Vocabularies
 from distillab.models.batch import TokenBatch
 from distillab.models.heads import OutputHead
 from distillab.models.scoring import at_scored, scored_targets
-from distillab.objectives.head_pass import HeadPass
+from distillab.objectives.chunked_loss import ChunkedLoss
 from distillab.objectives.term import SpanTerm, TokenTerm
 from distillab.pairing.token_bytes import TokenMeaning
 from distillab.teachers.aligned import align
@@ -186,17 +186,19 @@ class Result:
 def ours(
     term: TokenTerm, batches: Sequence[TokenBatch], hidden: dict[int, Tensor], head: Tensor, teacher: dict[int, Tensor]
 ) -> Result:
-    """Through the tiled pass."""
+    """Through the chunked pass."""
     leaves = {row: states.clone().requires_grad_() for row, states in hidden.items()}
     weight = head.clone().requires_grad_()
     total, count = torch.zeros(()), 0
     for batch in batches:
         scores = FullLogits(at_scored(laid_out(batch["teacher"], teacher), batch["teacher"]))
-        settle: dict[str, Callable[[Tensor], Tensor]] = {}
+        reduce_spans: dict[str, Callable[[Tensor], Tensor]] = {}
         if isinstance(term, SpanTerm):
-            settle["t"] = lambda observed, b=batch, s=scores: term.settle(observed, b, TeacherSignal(scores=s))  # type: ignore[misc]
+            reduce_spans["t"] = lambda observed, b=batch, s=scores: term.reduce_spans(
+                observed, b, TeacherSignal(scores=s)
+            )  # type: ignore[misc]
         assert term.need is not None
-        work = HeadPass(
+        work = ChunkedLoss(
             head=OutputHead(weight),
             targets_N=scored_targets(batch),
             teacher=align(
@@ -208,7 +210,7 @@ def ours(
             ),
             terms={"t": term},
             factors={"t": 0.5},
-            settle=settle,
+            reduce_spans=reduce_spans,
         )
         (2.0 * work.loss(at_scored(laid_out(batch, leaves), batch))).backward()
         total = total + work.values["t"].sum()

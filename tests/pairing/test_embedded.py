@@ -14,7 +14,7 @@ from distillab.config.models import RunRecipe
 from distillab.errors import DataError
 from distillab.pairing.embedded import require_embedded
 from distillab.pairing.loading import LoadedTokenizer, load_tokenizer
-from distillab.study.prepare import prepare
+from distillab.runs.inputs import load_inputs
 
 Change = Callable[[Any], object]
 
@@ -80,5 +80,5 @@ def test_a_run_is_refused_before_any_weight_is_loaded(tiny_world: dict[str, Any]
     config = json.loads((broken / "config.json").read_text())
     values = {name: tiny_world[name] for name in ("student", "teacher", "data")} | {side: {"path": str(broken)}}
     with pytest.raises(DataError, match=f"The {side}'s tokenizer has tokens") as caught:
-        prepare(RunRecipe(**values, method="logits", output=str(tmp_path / "run")))
+        load_inputs(RunRecipe(**values, method="logits", output=str(tmp_path / "run")))
     assert f"'[MINE]' has id {config['vocab_size']}" in str(caught.value)

@@ -101,7 +101,7 @@ def test_a_profiled_probe_sees_one_step_more_and_does_not_time_it() -> None:
 
 def test_the_hand_written_gradients_are_those_of_the_dense_loss() -> None:
     torch.manual_seed(0)
-    count, vocabulary = 2 * hand.HAND_TILE_ROWS + 3, 40
+    count, vocabulary = 2 * hand.HAND_CHUNK_ROWS + 3, 40
     inputs = [torch.randn(count, 6), torch.randn(vocabulary, 6), torch.randn(count, 5), torch.randn(vocabulary, 5)]
     hidden, head = inputs[0].requires_grad_(), inputs[1].requires_grad_()
     loss = hand.FusedForwardKL.apply(*inputs)  # type: ignore[no-untyped-call]

@@ -145,7 +145,7 @@ def test_draws_are_compared_as_counts() -> None:
         SignalRequest(frozenset({Distribution(WIDTH)})),
     )
     assert signal.scores is not None
-    ids = signal.scores.tile(slice(None), torch.device("cpu")).drawn(5, WIDTH, 1.0).ids
+    ids = signal.scores.chunk(slice(None), torch.device("cpu")).drawn(5, WIDTH, 1.0).ids
     nats, kept, different = [], [], []
     for row, p in zip(ids.tolist(), _true_prob(), strict=True):
         share = {token: row.count(token) / 5 for token in row}

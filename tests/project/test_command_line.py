@@ -20,7 +20,7 @@ HEAVY = ("torch", "transformers", "datasets", "tokenizers", "numpy", "scipy", "p
 CALLS = [[], *([name] for name in COMMANDS)]
 
 # Runs the program as its entry point does, and says on standard error which heavy packages came with it.
-PROBE = f"""
+CHECK_ID = f"""
 import atexit, sys
 def tell():
     print("heavy:", *[name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)
@@ -40,7 +40,7 @@ def run_program(arguments: list[str]) -> tuple[subprocess.CompletedProcess[str],
     """Run `distillab` in a fresh process; also the wall time in seconds."""
     start = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-c", PROBE, *arguments],
+        [sys.executable, "-c", CHECK_ID, *arguments],
         capture_output=True,
         text=True,
         timeout=60,
@@ -67,7 +67,7 @@ def test_help_is_light_and_quick(command: list[str]) -> None:
 def test_the_probe_sees_a_heavy_import() -> None:
     """The test above can fail: the same probe names numpy once something imports it."""
     done = subprocess.run(
-        [sys.executable, "-c", f"import numpy\n{PROBE}", "--help"],
+        [sys.executable, "-c", f"import numpy\n{CHECK_ID}", "--help"],
         capture_output=True,
         text=True,
         timeout=60,

@@ -9,11 +9,11 @@ from distillab.records import (
     AccessLevel,
     AnswerStoreCounts,
     ArmResult,
+    Baseline,
     CacheUse,
     CurvePoint,
     DataOverlap,
     EncodingCounts,
-    EndPoint,
     EvaluationRecord,
     GenerationMetrics,
     GenerationSample,
@@ -241,15 +241,15 @@ def study() -> StudyResults:
         "the teacher’s texts alone buy 0.021.",
         budget="600 optimizer steps of 16 rows",
         references=ReferenceLines(uniform_nats=LOG_V, unigram_nats=4.1173),
-        end_points=(
-            EndPoint(
+        baselines=(
+            Baseline(
                 name="undistilled student",
                 role="undistilled student",
                 evaluation=evaluation(6.3127, kl=4.911, skill=0.0),
                 note="random weights, seed 0",
             ),
-            EndPoint(name=TEACHER, role="teacher", evaluation=evaluation(1.4212, kl=0.0, skill=0.99)),
-            EndPoint(name=OTHER, role="teacher", evaluation=evaluation(1.5873, tokens=8411, kl=None, skill=0.97)),
+            Baseline(name=TEACHER, role="teacher", evaluation=evaluation(1.4212, kl=0.0, skill=0.99)),
+            Baseline(name=OTHER, role="teacher", evaluation=evaluation(1.5873, tokens=8411, kl=None, skill=0.97)),
         ),
         arms=(
             arm("logits", "logits", "logits", TEACHER, Interval(mean=-0.0882, low=-0.0951, high=-0.0813)),

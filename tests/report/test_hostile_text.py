@@ -72,7 +72,7 @@ def poisoned(study: StudyResults, text: str) -> StudyResults:
     contract = study.contracts[1]
     line = contract.example.model_copy(update={"text": text, "teacher_tokens": (text,) * 10})
     poison = {"reason": text, "notes": (text,), "would_train": (text,), "extra_tokens": (text,), "example": line}
-    points = tuple(p.model_copy(update={"name": f"{p.name}{text}", "note": text}) for p in study.end_points)
+    points = tuple(p.model_copy(update={"name": f"{p.name}{text}", "note": text}) for p in study.baselines)
     return study.model_copy(
         update={
             "title": text,
@@ -82,7 +82,7 @@ def poisoned(study: StudyResults, text: str) -> StudyResults:
             "reproduce": text,
             "environment": {text: text},
             "arms": arms,
-            "end_points": points,
+            "baselines": points,
             "samples": (sample,),
             "contracts": (contract.model_copy(update=poison),),
             "held_out_counts": study.held_out_counts.model_copy(update={"source": text}),

@@ -27,11 +27,11 @@ WORSE = (
 def begun(nats: float, *, random: bool | None) -> StudyResults:
     """The invented study with an untrained student of so many nats a token."""
     results = invented()
-    point = results.end_points[0]
+    point = results.baselines[0]
     likelihood = point.evaluation.likelihood.model_copy(update={"nats_per_token": nats})
     evaluation = point.evaluation.model_copy(update={"likelihood": likelihood})
     point = point.model_copy(update={"evaluation": evaluation, "random": random})
-    return results.model_copy(update={"end_points": (point, *results.end_points[1:])})
+    return results.model_copy(update={"baselines": (point, *results.baselines[1:])})
 
 
 @pytest.mark.parametrize(("nats", "sentence"), [(7.9, ABOVE), (1.5, WORSE)])

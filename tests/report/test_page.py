@@ -130,7 +130,7 @@ def test_sections_come_in_order(study: StudyResults, tmp_path: Path) -> None:
 
 def test_rows_are_ordered_by_access(study: StudyResults, tmp_path: Path) -> None:
     names = [cells[0].split("|")[0] for cells in table(pages(study, tmp_path)[1])]
-    shown = [name for name in names[1:] if name in {p.name for p in study.end_points} | {a.name for a in study.arms}]
+    shown = [name for name in names[1:] if name in {p.name for p in study.baselines} | {a.name for a in study.arms}]
     assert shown == [
         "undistilled student",
         "sft",
@@ -219,7 +219,7 @@ def test_no_demonstration_no_banner(study: StudyResults, tmp_path: Path) -> None
 def test_a_metric_that_nobody_has_is_left_out(study: StudyResults, tmp_path: Path) -> None:
     points = tuple(
         p.model_copy(update={"evaluation": p.evaluation.model_copy(update={"generation": None})})
-        for p in study.end_points
+        for p in study.baselines
     )
     arms = tuple(
         arm.model_copy(
@@ -227,7 +227,7 @@ def test_a_metric_that_nobody_has_is_left_out(study: StudyResults, tmp_path: Pat
         )
         for arm in study.arms
     )
-    _, html = pages(study.model_copy(update={"arms": arms, "end_points": points}), tmp_path)
+    _, html = pages(study.model_copy(update={"arms": arms, "baselines": points}), tmp_path)
     assert "held-out" in row(html, "sft")
     assert not {"ROUGE-L", "value match", "generations", "mean length"} & set(row(html, "sft"))
 
@@ -277,11 +277,11 @@ def test_a_teacher_with_other_tokens_is_not_compared_in_nats(study: StudyResults
 
 
 def test_the_contract_alone_marks_a_teacher_with_other_tokens(study: StudyResults, tmp_path: Path) -> None:
-    student, same, other = study.end_points
+    student, same, other = study.baselines
     points = (student, same, other.model_copy(update={"evaluation": same.evaluation}))
-    _, html = pages(study.model_copy(update={"end_points": points}), tmp_path)
+    _, html = pages(study.model_copy(update={"baselines": points}), tmp_path)
     assert row(html, "imaginary-teacher-X")["held-out"] == "1.421 †"
-    _, without = pages(study.model_copy(update={"end_points": points, "contracts": ()}), tmp_path)
+    _, without = pages(study.model_copy(update={"baselines": points, "contracts": ()}), tmp_path)
     assert row(without, "imaginary-teacher-X")["held-out"] == "1.421"
 
 
@@ -312,7 +312,7 @@ def test_arms_across_tokenizers_stand_by_themselves(study: StudyResults, tmp_pat
 def test_a_bare_study_still_gives_a_page(study: StudyResults, tmp_path: Path) -> None:
     arm = next(arm for arm in study.arms if arm.name == "sft")
     bare = arm.model_copy(update={"curves": ((),) * 3})
-    changes = {"arms": (bare,), "end_points": (), "samples": (), "contracts": (), "answer_stores": ()}
+    changes = {"arms": (bare,), "baselines": (), "samples": (), "contracts": (), "answer_stores": ()}
     changes |= {"caches": (), "spans": ()}
     markdown, html = pages(study.model_copy(update=changes), tmp_path)
     assert "The record holds no samples." in html

@@ -15,9 +15,9 @@ from distillab.config.models import RunRecipe, StudyRecipe
 from distillab.demo.failures import PromptPositions
 from distillab.errors import CacheCorrupt, CacheMismatch, StorageError, TeacherError
 from distillab.records import RunRecord, StudyResults, read_record
-from distillab.study.compare import PlantedFailure, Study
-from distillab.study.run import execute
-from distillab.study.signals import bytes_before_loading
+from distillab.runs.run import execute
+from distillab.runs.signals import bytes_before_loading
+from distillab.study.study import PlantedFailure, Study
 from distillab.teachers.cache_parts import Part
 
 ON_ANSWERS = {"name": "answers", "method": "logits", "answers": "teacher"}
@@ -62,7 +62,7 @@ def test_the_figures_are_those_of_asking_the_teacher(tiny_world: dict[str, Any],
         assert one.evaluations[0].generation == other.evaluations[0].generation
         nats = [[point.held_out_nats_per_token for point in arm.curves[0]] for arm in (one, other)]
         assert nats[0] == pytest.approx(nats[1], abs=1e-5)
-    for one_point, other_point in zip(results.end_points, online.end_points, strict=True):
+    for one_point, other_point in zip(results.baselines, online.baselines, strict=True):
         kl = [point.evaluation.likelihood.kl_from_teacher_nats for point in (one_point, other_point)]
         assert kl[0] == pytest.approx(kl[1], abs=1e-5)
 
@@ -257,7 +257,7 @@ def test_caches_that_do_not_fit_are_refused_before_anything_is_made(
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage(1, 1, 1000))
     with pytest.raises(StorageError, match=r"(?s)what the teachers say.*teacher_signals: online"):
         Study(_study(tiny_world, tmp_path / "study"), reproduce="x").run()
-    assert not (tmp_path / "study" / "end_points").exists()
+    assert not (tmp_path / "study" / "baselines").exists()
 
 
 def test_the_estimate_is_what_is_written(tiny_world: dict[str, Any], cached: Path) -> None:
@@ -266,7 +266,7 @@ def test_the_estimate_is_what_is_written(tiny_world: dict[str, Any], cached: Pat
     parts: tuple[Part, ...] = ("train", "held_out")
     for part in parts:
         recording = study.caches.recording(arm, part)
-        estimated = bytes_before_loading(recording, study.caches.prepared(arm), dtype="auto")
+        estimated = bytes_before_loading(recording, study.caches.inputs(arm), dtype="auto")
         written = sum(file.stat().st_size for file in recording.folder.glob("shards/*"))
         written += (recording.folder / "head.safetensors").stat().st_size
         assert estimated == pytest.approx(written, rel=0.02)

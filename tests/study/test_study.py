@@ -16,10 +16,10 @@ from distillab.config.models import RunRecipe, StudyRecipe
 from distillab.doctor.run.logs import read_runs
 from distillab.errors import CacheMismatch, ConfigError, NumericsError, TeacherError, TokenizerMismatch
 from distillab.records import RunRecord, StudyResults, read_record
-from distillab.study.compare import Study
-from distillab.study.folder import read_held_out
-from distillab.study.prepare import prepare
-from distillab.study.run import execute
+from distillab.runs.folder import read_held_out
+from distillab.runs.inputs import load_inputs
+from distillab.runs.run import execute
+from distillab.study.study import Study
 
 
 def _run(values: dict[str, Any], output: Path, **changes: Any) -> RunRecipe:
@@ -45,7 +45,7 @@ def test_a_study_holds_every_arm_seed_end_point_and_reference(study_recipe: Stud
     results = _study(study_recipe).run()
     assert [arm.name for arm in results.arms] == ["sft", "seqkd", "logits"]
     assert all(arm.seeds == (0, 1) and len(arm.evaluations) == 2 for arm in results.arms)
-    assert {point.role for point in results.end_points} == {"undistilled student", "teacher"}
+    assert {point.role for point in results.baselines} == {"undistilled student", "teacher"}
     assert results.references.uniform_nats == pytest.approx(np.log(400))
     assert 0 < results.references.unigram_nats < results.references.uniform_nats
     by_name = {arm.name: arm for arm in results.arms}
@@ -285,7 +285,7 @@ def test_arms_with_different_teachers_are_judged_on_the_same_rows(
     data = {**tiny_world["data"], "max_tokens": 28}
     values = {**tiny_world, "arms": arms, "seeds": [0], "data": data, "evaluation": evaluation}
     recipe = StudyRecipe(**values, output=study_recipe.output)
-    alone = [prepare(recipe.run_recipe(arm, 0, "unused")).held_out_keys for arm in recipe.arms]
+    alone = [load_inputs(recipe.run_recipe(arm, 0, "unused")).held_out_keys for arm in recipe.arms]
     assert alone[0] != alone[1]  # each pair by itself would be judged on other rows
     results = Study(recipe, reproduce="x").run()
     common = alone[0] & alone[1]

@@ -10,9 +10,9 @@ import pytest
 from distillab.cache.reader import CacheReader
 from distillab.config.models import RunRecipe, StudyRecipe
 from distillab.records import RunRecord, StudyResults, read_record
-from distillab.study.building import build, plan
-from distillab.study.compare import Study
-from distillab.study.run import execute
+from distillab.runs.run import execute
+from distillab.study.cache_build import build, plan
+from distillab.study.study import Study
 
 TERMS = {
     "projection": [{"kind": "vocabulary_projection"}],

@@ -96,7 +96,7 @@ def _said(teacher: LlamaForCausalLM, row: EncodedRow) -> CachedRow:
                 distinct=np.array([len(ids) for ids, _ in distinct], dtype=np.int32),
                 ids=np.concatenate([ids for ids, _ in distinct]).astype(np.int32),
                 counts=np.concatenate([counts for _, counts in distinct]).astype(np.int32),
-                own_nats=np.array(places, dtype=np.float32),
+                entropy_estimate=np.array(places, dtype=np.float32),
             ),
             "hidden_states": States(
                 {

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from distillab.models.aligned_positions import ordinal_positions, partners, scored_spans, shared_spans
 from distillab.models.heads import OutputHead
-from distillab.models.meetings import ordinal_partners, partners, scored_spans, shared_spans
 from distillab.models.scoring import at_scored, scored_targets
 from distillab.teachers.aligned import AlignedScores, align
-from distillab.teachers.signals import FullLogits, HeadInputs, TeacherScores
+from distillab.teachers.signals import ChunkedScores, FullLogits, HeadInputs
 from tests.objectives.toy_pair import ROWS, TEACHER, D, collate, laid_out, numbers_for
 
 W = len(TEACHER)
@@ -23,7 +23,7 @@ HIDDEN = at_scored(laid_out(BATCH["teacher"], numbers_for(ROWS, seed=5, teacher=
 LOGITS = HIDDEN @ HEAD.T
 
 
-def _aligned(scores: TeacherScores | None = None, *, ordinal: bool = True) -> AlignedScores:
+def _aligned(scores: ChunkedScores | None = None, *, ordinal: bool = True) -> AlignedScores:
     return align(scores or FullLogits(LOGITS), BATCH, width=W, ordinal=ordinal, device=CPU)
 
 
@@ -44,8 +44,8 @@ def test_tiles_say_what_the_partners_say(head: bool, size: int) -> None:
     expected, count = torch.tensor(_naive_logp()), len(scored_targets(BATCH))
     for start in range(0, count, size):
         here = slice(start, min(start + size, count))
-        said = aligned.tile(here, CPU)
-        for pair, found in ((said, partners(BATCH)), (said.by_order, ordinal_partners(BATCH))):
+        said = aligned.chunk(here, CPU)
+        for pair, found in ((said, partners(BATCH)), (said.by_order, ordinal_positions(BATCH))):
             assert pair is not None
             wanted = found[here]
             assert pair.has.tolist() == (wanted >= 0).tolist()
@@ -54,10 +54,10 @@ def test_tiles_say_what_the_partners_say(head: bool, size: int) -> None:
 
 
 def test_pieces_of_a_tile_are_the_same_at_some_of_its_positions() -> None:
-    said = _aligned().tile(slice(0, 20), CPU)
+    said = _aligned().chunk(slice(0, 20), CPU)
     for start in range(0, 20, 3):
         here = slice(start, start + 3)
-        piece, alone = said.rows(here), _aligned().tile(slice(start, min(start + 3, 20)), CPU)
+        piece, alone = said.rows(here), _aligned().chunk(slice(start, min(start + 3, 20)), CPU)
         for name in ("has", "teacher_ids", "continuation_logp", "whole"):
             assert torch.equal(getattr(piece, name), getattr(alone, name)), name
         assert torch.equal(piece.teacher.logp(W, 2.0), alone.teacher.logp(W, 2.0))
@@ -67,7 +67,7 @@ def test_pieces_of_a_tile_are_the_same_at_some_of_its_positions() -> None:
 
 def test_what_follows_at_a_partner_and_how_likely_it_goes_on() -> None:
     aligned, logp = _aligned(), _naive_logp()
-    said = aligned.tile(slice(0, aligned.partner_N.shape[0]), CPU)
+    said = aligned.chunk(slice(0, aligned.partner_N.shape[0]), CPU)
     targets, spans = scored_targets(BATCH["teacher"]).tolist(), scored_spans(BATCH["teacher"]).tolist()
     our_spans, shared = scored_spans(BATCH).tolist(), shared_spans(BATCH).tolist()
     place = 0
@@ -98,13 +98,13 @@ def test_an_impossible_continuation_stays_at_its_span() -> None:
 
 
 def test_ordinal_partners_are_looked_up_only_where_asked() -> None:
-    assert _aligned(ordinal=False).tile(slice(0, 3), CPU).by_order is None
+    assert _aligned(ordinal=False).chunk(slice(0, 3), CPU).by_order is None
 
 
 def test_a_tile_without_partners_is_empty() -> None:
     aligned = _aligned(HeadInputs(HIDDEN, OutputHead(HEAD)), ordinal=False)
     lonely = (aligned.partner_N < 0).nonzero()[:, 0]
-    said = aligned.tile(lonely[:1], CPU)
+    said = aligned.chunk(lonely[:1], CPU)
     assert said.teacher.positions == 0 and said.has.tolist() == [False]
     assert isinstance(said.tensors(), dict)
     values: Tensor = said.teacher.logp(W, 1.0)

@@ -21,7 +21,7 @@ from distillab.config.models import TeacherAnswersConfig
 from distillab.errors import CacheCorrupt, CacheMismatch, ConfigError, DataError
 from distillab.teachers import LocalTeacher
 from distillab.teachers.answer_identity import Prompt, answers_identity
-from distillab.teachers.answers import Answer, askable, generate_store, keep_usable, read_store, store_is_complete
+from distillab.teachers.answers import Answer, answerable, drop_invalid, generate_store, read_store, store_is_complete
 from tests.teachers.answers_worker import SETTINGS, TEACHER, WORDS, answers, fill, prompts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -283,10 +283,10 @@ def test_shards_hold_whole_batches(model_path: Path, asked: int, batch: int, row
 
 def test_prompts_without_room_for_an_answer_are_not_asked() -> None:
     prompts = [Prompt("short", (1,) * 10), Prompt("long", (1,) * 60)]
-    assert askable(prompts, context=64, max_new_tokens=54) == prompts[:1]
-    assert askable(prompts, context=None, max_new_tokens=54) == prompts
+    assert answerable(prompts, context=64, max_new_tokens=54) == prompts[:1]
+    assert answerable(prompts, context=None, max_new_tokens=54) == prompts
     with pytest.raises(ConfigError, match=r"(?s)shortest prompt 10.*context 64"):
-        askable(prompts, context=64, max_new_tokens=60)
+        answerable(prompts, context=64, max_new_tokens=60)
 
 
 def test_greedy_answers_do_not_depend_on_the_batch(
@@ -314,18 +314,18 @@ def test_empty_cut_off_and_repeated_answers_are_dropped_and_counted() -> None:
         _answer("c", "never ends", finish="length"),
         _answer("d", "good"),  # the same text for another prompt is no repetition
     ]
-    kept, counts = keep_usable(answers, path="x", settings=TeacherAnswersConfig(), prompt_tokens=7)
+    kept, counts = drop_invalid(answers, path="x", settings=TeacherAnswersConfig(), prompt_tokens=7)
     assert counts.teacher_tokens == 7 + sum(answer.tokens for answer in answers)
     assert kept == {"a": ["good", "other"], "d": ["good"]}
     dropped = (counts.dropped_empty, counts.dropped_cut_off, counts.dropped_duplicate)
     assert (counts.prompts, counts.generated, counts.kept, *dropped) == (4, 6, 3, 1, 1, 1)
-    kept, counts = keep_usable(answers, path="x", settings=TeacherAnswersConfig(keep_cut_off=True), prompt_tokens=7)
+    kept, counts = drop_invalid(answers, path="x", settings=TeacherAnswersConfig(keep_cut_off=True), prompt_tokens=7)
     assert kept["c"] == ["never ends"] and counts.dropped_cut_off == 0
 
 
 def test_no_usable_answer_is_an_error_with_the_counts() -> None:
     with pytest.raises(DataError, match=r"(?s)generated 2.*cut off at max_new_tokens 1"):
-        keep_usable(
+        drop_invalid(
             [_answer("a", ""), _answer("b", "x", finish="length")],
             path="x",
             settings=TeacherAnswersConfig(),

@@ -216,12 +216,12 @@ def test_draws_are_those_of_the_row_and_the_seed(live: LocalTeacher, tmp_path: P
         for batch in batches_of(layout):
             scores = stored.signal(batch, SignalRequest(frozenset({need}))).scores
             assert scores is not None
-            drawn = scores.tile(EVERYTHING, CPU).drawn(20, VOCABULARY, 1.5)
+            drawn = scores.chunk(EVERYTHING, CPU).drawn(20, VOCABULARY, 1.5)
             places = torch.unique_consecutive(batch["rows"][batch["attention_mask"].bool()]).tolist()
             expected = [naive_draws(live, ROWS[place], 20, 1.5, 7) for place in places]
             assert torch.equal(drawn.ids, torch.cat([ids.sort(dim=1).values for ids, _ in expected]))
             nats = torch.cat([nats for _, nats in expected]).float()
-            torch.testing.assert_close(drawn.own_nats, nats, rtol=1e-3, atol=0)
+            torch.testing.assert_close(drawn.entropy_estimate, nats, rtol=1e-3, atol=0)
 
 
 def test_loss_of_draws_is_the_same_however_the_rows_stand(live: LocalTeacher, tmp_path: Path) -> None:
@@ -240,9 +240,9 @@ def test_forms_that_are_stored_are_read_before_the_whole_distribution(live: Loca
     few = stored.signal(batch, SignalRequest(frozenset({Draws(20, VOCABULARY)}))).scores
     again = stored.signal(batch, SignalRequest(frozenset({Draws(21, VOCABULARY)}))).scores
     assert few is not None and again is not None
-    first, second = (few.tile(EVERYTHING, CPU).drawn(20, VOCABULARY, 1.0).ids for _ in range(2))
+    first, second = (few.chunk(EVERYTHING, CPU).drawn(20, VOCABULARY, 1.0).ids for _ in range(2))
     assert torch.equal(first, second)
-    first, second = (again.tile(EVERYTHING, CPU).drawn(21, VOCABULARY, 1.0).ids for _ in range(2))
+    first, second = (again.chunk(EVERYTHING, CPU).drawn(21, VOCABULARY, 1.0).ids for _ in range(2))
     assert not torch.equal(first, second)  # drawn anew from the whole distribution
 
 

@@ -14,7 +14,7 @@ from distillab.config.terms import AttentionRelationsConfig, HiddenStatesConfig,
 from distillab.data.collation import Collator, IndexedRow
 from distillab.data.encoding import EncodedRow
 from distillab.errors import CacheMismatch, TeacherError
-from distillab.models.capture import Inner
+from distillab.models.activations import ActivationSpec
 from distillab.models.structure import model_shape
 from distillab.objectives import build_objective
 from distillab.teachers.cached import CachedTeacher, load_cached
@@ -87,7 +87,7 @@ def test_a_form_that_was_not_asked_for_is_refused_where_it_is_read(few: CachedTe
     batch = Collator(PAD)([IndexedRow(0, ROWS[0])])
     scores = few.signal(batch, SignalRequest(frozenset({Draws(20, VOCABULARY)}))).scores
     assert scores is not None
-    tokens = scores.tile(slice(None), CPU)
+    tokens = scores.chunk(slice(None), CPU)
     with pytest.raises(TeacherError):
         tokens.top(4, VOCABULARY, 2.0)
     with pytest.raises(TeacherError):
@@ -99,14 +99,14 @@ def test_a_form_that_was_not_asked_for_is_refused_where_it_is_read(few: CachedTe
 @pytest.mark.parametrize(
     ("inner", "said"),
     [
-        (Inner(hidden=frozenset({1, 2})), "kind: hidden_states, layers: [2]"),
-        (Inner(projections=frozenset({1})), "kind: attention_inputs, blocks: [1]"),
-        (Inner(maps=frozenset({1})), "Attention maps cannot be read"),
-        (Inner(hidden=frozenset({1})), "positions: all, layers: [1]"),
+        (ActivationSpec(hidden=frozenset({1, 2})), "kind: hidden_states, layers: [2]"),
+        (ActivationSpec(projections=frozenset({1})), "kind: attention_inputs, blocks: [1]"),
+        (ActivationSpec(maps=frozenset({1})), "Attention maps cannot be read"),
+        (ActivationSpec(hidden=frozenset({1})), "positions: all, layers: [1]"),
     ],
     ids=str,
 )
-def test_other_inner_states_are_refused(inner: Inner, said: str, few: CachedTeacher) -> None:
+def test_other_inner_states_are_refused(inner: ActivationSpec, said: str, few: CachedTeacher) -> None:
     with pytest.raises(TeacherError) as caught:
         few.require(SignalRequest(inner=inner), packing=False)
     assert said in str(caught.value)
@@ -209,7 +209,7 @@ def test_a_smaller_k_moves_the_dropped_tokens_to_the_tail(few: CachedTeacher) ->
     batch = Collator(PAD)([IndexedRow(0, ROWS[0]), IndexedRow(1, ROWS[1])])
     scores = few.signal(batch, SignalRequest(frozenset({Top(16, VOCABULARY, 2.0)}))).scores
     assert scores is not None
-    tokens = scores.tile(torch.arange(4), CPU).rows(slice(1, 3))
+    tokens = scores.chunk(torch.arange(4), CPU).rows(slice(1, 3))
     assert tokens.positions == 2
     all_kept, some = tokens.top(16, VOCABULARY, 2.0), tokens.top(5, VOCABULARY, 2.0)
     assert torch.equal(some.ids, all_kept.ids[:, :5])
@@ -225,4 +225,4 @@ def test_terms_of_every_form_read_one_cache(full: Path) -> None:
     stored.require(objective.request, packing=False)
     batch = Collator(PAD)([IndexedRow(0, ROWS[0])])
     with pytest.raises(TeacherError):
-        stored.signal(batch, replace(objective.request, inner=Inner(hidden=frozenset({1}))))
+        stored.signal(batch, replace(objective.request, inner=ActivationSpec(hidden=frozenset({1}))))

@@ -16,10 +16,10 @@ from distillab.data.reading import Reader
 from distillab.errors import CacheMismatch, DataError
 from distillab.evaluation.protocol import evaluate
 from distillab.records import TeacherProvenance
-from distillab.study.held_out import held_out_for
+from distillab.runs.held_out import held_out_for
 from distillab.teachers import LocalTeacher
 from distillab.teachers.answer_identity import Prompt, answers_identity
-from distillab.teachers.answers import AnswerStore, generate_store, keep_usable, read_store
+from distillab.teachers.answers import AnswerStore, drop_invalid, generate_store, read_store
 from distillab.teachers.reasoning import AnswerText, Written, without_reasoning
 from tests.models.chat_students import chat_reader, fitted, sums
 
@@ -157,7 +157,7 @@ def test_the_stored_answer_is_the_answer(
 ) -> None:
     store = _store(tmp_path, model, tokenizer, settings)
     assert [answer.answer for answer in store.answers] == expected
-    kept, counts = keep_usable(store.answers, path="x", settings=settings, prompt_tokens=0)
+    kept, counts = drop_invalid(store.answers, path="x", settings=settings, prompt_tokens=0)
     assert [text for texts in kept.values() for text in texts] == expected
     assert (counts.with_reasoning, counts.reasoning, counts.dropped_unfinished_reasoning) == (4, settings.reasoning, 0)
 
@@ -179,7 +179,7 @@ def test_answers_that_never_leave_their_reasoning_are_dropped_and_counted(
     short = STRIP.model_copy(update={"max_new_tokens": 8, "keep_cut_off": True})
     store = _store(tmp_path, model, tokenizer, short)
     with pytest.raises(DataError, match="reasoning without an end 4"):
-        keep_usable(store.answers, path="x", settings=short, prompt_tokens=0)
+        drop_invalid(store.answers, path="x", settings=short, prompt_tokens=0)
 
 
 @pytest.mark.parametrize("sample", [False, True])

@@ -76,7 +76,7 @@ def test_top_k_is_what_the_model_says(
 ) -> None:
     monkeypatch.setattr(tiling, "LEAST_ROWS", 1)
     monkeypatch.setattr(tiling, "PIECE_BYTES", {"cpu": piece_bytes})
-    monkeypatch.setattr(tiling, "TILE_BYTES", {"cpu": 7 * VOCABULARY * 4 + piece_bytes})
+    monkeypatch.setattr(tiling, "CHUNK_BYTES", {"cpu": 7 * VOCABULARY * 4 + piece_bytes})
     source = peaked_teacher()
     reader = CacheReader(build(tmp_path, source, ROWS, [TopKKind(k=6, temperature=2.0, values="float16")], width=width))
     for row, stored in zip(ROWS, reader.read(range(len(ROWS)), ["top_k"]), strict=True):

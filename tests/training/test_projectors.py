@@ -13,7 +13,7 @@ from distillab.config.terms import CrossEntropyConfig, HiddenStatesConfig
 from distillab.data.collation import Collator, TokenDataset
 from distillab.models.structure import model_shape
 from distillab.objectives import build_objective
-from distillab.study.run import execute
+from distillab.runs.run import execute
 from distillab.training.arguments import training_arguments
 from distillab.training.projectors import FILE, attached, detach
 from distillab.training.trainer import DistillationTrainer

@@ -11,7 +11,7 @@ from transformers import LlamaForCausalLM
 
 from distillab.config.models import RunRecipe, TrainingConfig
 from distillab.config.terms import CrossEntropyConfig, TokenDivergenceConfig
-from distillab.study.run import execute
+from distillab.runs.run import execute
 from tests.training.conftest import Train, ragged_split
 
 # settings that only say where, how often or how much at once

@@ -147,7 +147,7 @@ def _sampled(sections: Sequence[Sampled]) -> dict[str, pa.Array]:
     return {
         "sampled_ids": _lists(positions, _lists(lengths, ids)),
         "sampled_counts": _lists(positions, _lists(lengths, counts)),
-        "sampled_own_nats": _ragged([item.own_nats for item in sections]),
+        "sampled_own_nats": _ragged([item.entropy_estimate for item in sections]),
     }
 
 

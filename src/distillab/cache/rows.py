@@ -30,12 +30,12 @@ class TopK:
 @dataclass(frozen=True, eq=False)
 class Sampled:
     """distinct (N,) how many ids each position has; ids (M,) and counts (M,) of all positions, one after another;
-    own_nats (N,) −mean log p of the draws."""
+    entropy_estimate (N,) −mean log p of the draws."""
 
     distinct: Ints
     ids: Ints
     counts: Ints
-    own_nats: Floats
+    entropy_estimate: Floats
 
     def drawn(self) -> Ints:
         """(N, draws) an id as often as it was drawn."""

@@ -85,14 +85,14 @@ def decode_top_k(records: Sequence[Stored], lengths: Sequence[int], layout: TopK
 def encode_sampled(row: Sampled, layout: SampledLayout) -> bytes:
     """The record of one row.
 
-    Streams: own_nats (N float16), distinct - 1 (N packed at count_bits), ids (M packed at id_bits), count - 1 of every
-    id but the last of its position (M - N packed at count_bits): a position's last count is what the others leave of
-    its draws.
+    Streams: entropy_estimate (N float16), distinct - 1 (N packed at count_bits), ids (M packed at id_bits), count - 1
+    of every id but the last of its position (M - N packed at count_bits): a position's last count is what the others
+    leave of its draws.
 
     Raises:
         ShapeError: the arrays do not fit together, a position's counts do not sum to the draws, or count_bits is
             too few for the draws (`bits_for(draws)` are enough).
-        NumericsError: own_nats are not finite.
+        NumericsError: entropy_estimate are not finite.
         CacheMismatch: an id does not fit.
     """
     _check_sampled(row, layout)
@@ -100,7 +100,7 @@ def encode_sampled(row: Sampled, layout: SampledLayout) -> bytes:
     last[np.cumsum(row.distinct) - 1] = True
     return b"".join(
         (
-            float16_nats(row.own_nats).tobytes(),
+            float16_nats(row.entropy_estimate).tobytes(),
             packed(row.distinct - 1, layout.count_bits, "numbers of distinct tokens"),
             packed(row.ids, layout.id_bits, "token ids"),
             packed(row.counts[~last] - 1, layout.count_bits, "counts of drawn tokens"),
@@ -179,7 +179,7 @@ def _check_top_k(row: TopK, layout: TopKLayout) -> None:
 def _check_sampled(row: Sampled, layout: SampledLayout) -> None:
     positions, drawn = row.distinct.shape[0], int(row.distinct.sum())
     sound = (
-        row.own_nats.shape == (positions,)
+        row.entropy_estimate.shape == (positions,)
         and row.ids.shape == row.counts.shape == (drawn,)
         and positions > 0
         and row.distinct.min() >= 1
@@ -192,17 +192,17 @@ def _check_sampled(row: Sampled, layout: SampledLayout) -> None:
             "A row's drawn tokens do not fit together or to the cache's draws.",
             facts=(
                 f"distinct {row.distinct.shape} that sum to {drawn}, ids {row.ids.shape}, counts {row.counts.shape}, "
-                f"own_nats {row.own_nats.shape}",
+                f"entropy_estimate {row.entropy_estimate.shape}",
                 f"wanted: counts of at least 1 that sum to {layout.draws} at each position",
                 f"count_bits {layout.count_bits}, {layout.draws} draws need {bits_for(layout.draws)}",
             ),
         )
-    check_logp("-own_nats", -row.own_nats)
-    if not np.isfinite(row.own_nats).all():
+    check_logp("-entropy_estimate", -row.entropy_estimate)
+    if not np.isfinite(row.entropy_estimate).all():
         raise NumericsError(
             "A drawn token has no probability: −mean log p of the draws is infinite.",
-            facts=(f"at scored position {int(np.argmax(~np.isfinite(row.own_nats)))} of the row",),
-            fix="draw from the same log-probabilities that own_nats is computed from",
+            facts=(f"at scored position {int(np.argmax(~np.isfinite(row.entropy_estimate)))} of the row",),
+            fix="draw from the same log-probabilities that entropy_estimate is computed from",
         )
 
 

@@ -88,7 +88,9 @@ def split(section: Section, lengths: Sequence[int]) -> list[Section]:
     rows: list[Section] = []
     for cut in cuts:
         inside = slice(drawn[cut.start], drawn[cut.stop])
-        rows.append(Sampled(section.distinct[cut], section.ids[inside], section.counts[inside], section.own_nats[cut]))
+        rows.append(
+            Sampled(section.distinct[cut], section.ids[inside], section.counts[inside], section.entropy_estimate[cut])
+        )
     return rows
 
 

@@ -20,7 +20,7 @@ import fsspec
 from distillab.cache.shards import Raw
 from distillab.errors import CacheCorrupt, CacheError, ConfigError
 from distillab.hidden import redacted, revealed
-from distillab.places import local_path, require_no_password
+from distillab.paths import local_path, require_no_password
 
 Range = tuple[str, int, int]
 """File, first byte, the byte behind the last."""

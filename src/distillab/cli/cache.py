@@ -45,7 +45,7 @@ def build_command(
     loaded = _load(recipe, overrides)
     from distillab.cli.cache_console import show_built
     from distillab.config import StudyRecipe
-    from distillab.study.building import build, plan, require_room
+    from distillab.study.cache_build import build, plan, require_room
 
     plans = plan(loaded)
     require_room(plans)
@@ -66,8 +66,8 @@ def estimate_command(
     """
     loaded = _load(recipe, overrides)
     from distillab.cli.cache_console import show_estimate
-    from distillab.study.building import plan
-    from distillab.study.estimate import estimate
+    from distillab.study.cache_build import plan
+    from distillab.study.cache_estimate import estimate
 
     plans = plan(loaded)
     if not show_estimate([(item, estimate(item)) for item in plans]):

@@ -18,8 +18,8 @@ from distillab.teachers.cache_parts import PARTS, has_part, location_faults, par
 from distillab.terminal import say
 
 if TYPE_CHECKING:
-    from distillab.study.building import Plan
-    from distillab.study.estimate import PartEstimate
+    from distillab.study.cache_build import Plan
+    from distillab.study.cache_estimate import PartEstimate
 
 
 def show_info(location: str) -> None:
@@ -66,7 +66,7 @@ def show_estimate(found: Sequence[tuple[Plan, Sequence[PartEstimate]]]) -> bool:
         if plan.text:
             say(f"{plan.location}/text: the length of the teacher's answers is not known before")
             settings = plan.recipe.teacher_answers
-            answers = len(plan.prepared.train) * settings.answers_per_prompt
+            answers = len(plan.inputs.train) * settings.answers_per_prompt
             say(f"  at most {answers:,} answers of at most {settings.max_new_tokens:,} tokens")
         if plan.answers:
             say(f"{plan.location}/answers: its rows are these answers, so its size is not known before")

@@ -35,7 +35,7 @@ def compare_command(
     if no_doctor:
         words.append(NO_DOCTOR)
     quiet_libraries()
-    from distillab.study.compare import Study
+    from distillab.study.study import Study
 
     study = Study(loaded, reproduce=redacted(shlex.join(words)), demonstrate_mismatch=demonstrate_mismatch)
     show_study(examined_first(study, no_doctor=no_doctor).run(), Path(loaded.output))

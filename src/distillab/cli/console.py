@@ -91,7 +91,7 @@ def show_study(results: StudyResults, folder: Path) -> None:
     for sentence in study_outlook(results):
         say(textwrap.fill(sentence, _LINE))
     rows = [["model", "nats/token", "against SFT [95 %]", "n", "bits/byte", "KL", "value", "ROUGE-L", "by EOS"]]
-    for point in results.end_points:
+    for point in results.baselines:
         rows.append([point.name, *_cells((point.evaluation,), None)])
     for arm in results.arms:
         rows.append([arm.name, *_cells(arm.evaluations, arm.against_sft)])

@@ -72,7 +72,7 @@ def _show(recipe: RunRecipe | StudyRecipe, show: int, *, whole_file: bool, every
     from distillab.pairing.embedded import require_embedded
     from distillab.pairing.loading import load_tokenizer, logits_width
     from distillab.pairing.token_bytes import token_meanings
-    from distillab.study.dates import dated
+    from distillab.runs.dates import dated
 
     config = recipe.data
     # Only the recipe's revision of the model belongs to its own tokenizer.

@@ -18,7 +18,7 @@ from distillab.terminal import plain_console, say
 
 if TYPE_CHECKING:
     from distillab.records import Investigation
-    from distillab.study.compare import Study
+    from distillab.study.study import Study
 
 NO_DOCTOR = "--no-doctor"
 NoDoctor = Annotated[

@@ -25,15 +25,15 @@ def train_command(
 
     loaded = load_recipe(RunRecipe, recipe, overrides or [])
     quiet_libraries()
-    from distillab.study.dates import dated
-    from distillab.study.prepare import prepare
-    from distillab.study.run import execute
+    from distillab.runs.dates import dated
+    from distillab.runs.inputs import load_inputs
+    from distillab.runs.run import execute
 
     speaks = os.environ.get("RANK", "0") == "0"
     loaded = dated(loaded)
-    prepared = prepare(loaded)
+    inputs = load_inputs(loaded)
     if speaks:
-        say(prepared.held_out_line(loaded))
-    record = execute(loaded, prepared=prepared, demonstrate_mismatch=demonstrate_mismatch)
+        say(inputs.held_out_line(loaded))
+    record = execute(loaded, inputs=inputs, demonstrate_mismatch=demonstrate_mismatch)
     if speaks:
         show_run(record)

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, fiel
 from pydantic.fields import FieldInfo
 
 from distillab.hidden import secrets_in
-from distillab.places import is_url
+from distillab.paths import is_url
 
 _NAMES_ONLY = frozenset({"title", "name"})
 _WRITTEN = frozenset({"output", "folder"})

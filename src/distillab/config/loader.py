@@ -17,7 +17,7 @@ from distillab.config.problems import readable
 from distillab.config.yaml_text import parse, read_text
 from distillab.errors import ConfigError
 from distillab.hidden import VARIABLE, has_password, is_secret, redacted
-from distillab.places import require_no_password
+from distillab.paths import require_no_password
 
 _Recipe = TypeVar("_Recipe", RunRecipe, StudyRecipe)
 _OF_A_RUN = frozenset(RunRecipe.model_fields.keys() - StudyRecipe.model_fields.keys())

@@ -17,7 +17,7 @@ from distillab.downloads import START_BYTES, not_downloaded
 from distillab.errors import DataError, near_names
 from distillab.hidden import redacted, revealed
 from distillab.library_errors import library_errors
-from distillab.places import is_url, local_path
+from distillab.paths import is_url, local_path
 
 if TYPE_CHECKING:
     from datasets import Dataset

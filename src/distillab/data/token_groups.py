@@ -23,7 +23,7 @@ Ids = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
-class Spelled:
+class SpelledTokens:
     """Student tokens that the teacher spells with several, in an order in which those that go on alike stand together.
 
     Attributes:
@@ -51,7 +51,7 @@ class TokenGroups:
 
     student: Tensor
     teacher: Tensor
-    spelled: Spelled | None = None
+    spelled: SpelledTokens | None = None
 
 
 def common_groups(first_ids: Tensor, same: Tensor, *, student_width: int) -> TokenGroups:
@@ -99,7 +99,7 @@ def groups_by_beginning(first_ids: Tensor, paths: Sequence[Sequence[int]]) -> To
     )
 
 
-def _spelled(paths: Sequence[Sequence[int]], groups: Ids) -> Spelled:
+def _spelled(paths: Sequence[Sequence[int]], groups: Ids) -> SpelledTokens:
     order = sorted((id_ for id_, path in enumerate(paths) if len(path) > 1), key=lambda id_: tuple(paths[id_]))
     ordered = [tuple(paths[id_]) for id_ in order]
     rank, start, end = (np.zeros(len(paths), dtype=np.int64) for _ in range(3))
@@ -110,4 +110,4 @@ def _spelled(paths: Sequence[Sequence[int]], groups: Ids) -> Spelled:
         end[id_] = bisect_left(ordered, (*path[:-1], path[-1] + 1))
     sizes = np.bincount(groups[groups >= 0], minlength=1)
     separable = (rank >= 0) & (groups >= 0) & (sizes[groups.clip(min=0)] > end - start)
-    return Spelled(*(torch.from_numpy(array) for array in (rank, start, end, separable)))
+    return SpelledTokens(*(torch.from_numpy(array) for array in (rank, start, end, separable)))

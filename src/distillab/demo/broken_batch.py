@@ -10,7 +10,7 @@ from safetensors.torch import save
 from distillab.config.models import RunRecipe
 from distillab.data.collation import Collator, TokenDataset
 from distillab.files import write_bytes
-from distillab.study.prepare import prepare
+from distillab.runs.inputs import load_inputs
 
 
 def save_batch(recipe: RunRecipe, collator: Callable[[int], Collator], path: Path) -> None:
@@ -25,10 +25,10 @@ def save_batch(recipe: RunRecipe, collator: Callable[[int], Collator], path: Pat
     Raises:
         DataError: the recipe's rows cannot be read.
     """
-    prepared = prepare(recipe)
-    rows = TokenDataset(prepared.train)
+    inputs = load_inputs(recipe)
+    rows = TokenDataset(inputs.train)
     chosen = [rows[number] for number in range(min(recipe.training.batch_size, len(rows)))]
-    batch = collator(prepared.student.encoder.pad_id)(chosen)
+    batch = collator(inputs.student.encoder.pad_id)(chosen)
     tensors = {
         "input_ids": batch["input_ids"],
         "attention_mask": batch["attention_mask"],

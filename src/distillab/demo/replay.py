@@ -26,10 +26,10 @@ from distillab.demo.models import MAX_POSITIONS, build_model
 from distillab.demo.tokenizers import train_tokenizers
 from distillab.demo.world import VALUE_PATTERN, WorldFiles, world_files, write_world
 from distillab.files import new_folder, read_json, read_json_lines, write_json
-from distillab.study.compare import PlantedFailure, Study
-from distillab.study.lock import held
-from distillab.study.parallel import run_jobs
-from distillab.study.run import execute
+from distillab.runs.lock import held
+from distillab.runs.run import execute
+from distillab.study.study import PlantedFailure, Study
+from distillab.study.workers import run_jobs
 
 VOCABULARY = 640
 TEACHER_ROWS, STUDENT_ROWS, HELD_OUT_ROWS = 30_000, 1_000, 420

@@ -1,7 +1,7 @@
 """Value and slope of a divergence, made in the same pass over the vocabulary.
 
 Every divergence here is a sum over the vocabulary, so its derivative with respect to a log-probability is a formula
-of the same few numbers as its value. Written out, both take two or three passes over a (N, V) tile; left to autograd,
+of the same few numbers as its value. Written out, both take two or three passes over a (N, V) chunk; left to autograd,
 which keeps every intermediate result and runs back through each, they take three to five times as long.
 
 Shape letters: N scored positions, V shared vocabulary.

@@ -27,14 +27,14 @@ from distillab.models.loading import model_name, pick_device
 from distillab.pairing.admission import judgement
 from distillab.progress import Progress
 from distillab.records import Examined, Investigation
-from distillab.study.compare import Study
-from distillab.study.prepare import compares_unrelated, prepare
-from distillab.study.run_teacher import RunTeacher, StoredSignals
-from distillab.study.signals import bytes_before_loading
+from distillab.runs.inputs import load_inputs, mismatched_vocab
+from distillab.runs.signals import bytes_before_loading
+from distillab.runs.teacher import RunTeacher, StoredSignals
+from distillab.study.study import Study
 from distillab.teachers.cache_parts import Part
 from distillab.terminal import plural
 
-PROBE = "selftest-arms"
+CHECK_ID = "selftest-arms"
 # of texts that are examined, a careful guess; no more rows than these are encoded
 _CHARACTERS_A_SECOND, _MOST_ROWS = 3e5, 10_000
 _BYTES_A_SECOND = 200e6  # at which weights are loaded, a careful guess
@@ -68,14 +68,14 @@ def examine_recipe(
     if isinstance(recipe, StudyRecipe):
         return examine_study(Study(recipe, reproduce="", demonstrate_mismatch=demonstrate_mismatch), limit_s=limit_s)
     clock = Clock(limit_s)
-    prepared = prepare(recipe)
+    inputs = load_inputs(recipe)
     arm = Arm(
         recipe.method,
         recipe,
-        prepared,
+        inputs,
         None
         if recipe.teacher is None
-        else RunTeacher(recipe, prepared, device=pick_device(recipe.training.device), stored=StoredSignals()),
+        else RunTeacher(recipe, inputs, device=pick_device(recipe.training.device), stored=StoredSignals()),
         recipe.cache or CacheConfig(),
     )
     return _examine(
@@ -94,13 +94,13 @@ def examine_study(study: Study, *, limit_s: float = LIMIT_S) -> Investigation:
     sources: dict[str, RunTeacher] = {}
     arms = []
     for arm in recipe.arms:
-        run, prepared = caches.run_recipe(arm), caches.prepared(arm)
+        run, inputs = caches.run_recipe(arm), caches.inputs(arm)
         teacher = arm.teacher or recipe.teacher
         source = sources.setdefault(
             teacher.model_dump_json(),
-            RunTeacher(run, prepared, device=pick_device(run.training.device), stored=StoredSignals()),
+            RunTeacher(run, inputs, device=pick_device(run.training.device), stored=StoredSignals()),
         )
-        arms.append(Arm(arm.name, run, prepared, source, recipe.cache))
+        arms.append(Arm(arm.name, run, inputs, source, recipe.cache))
     cached = recipe.teacher_signals == "cached"
     budget = Budget(len(recipe.seeds), recipe.workers, cached, _cache_bytes(study) if cached else 0, resident_bytes())
     planted = {name: f"its failure is planted: it {failure.shows}" for name, failure in study.planted.items()}
@@ -115,13 +115,13 @@ def _sorted_out(
     for arm in arms:
         if arm.name in planted:
             missed.append((arm.name, planted[arm.name]))
-        elif compares_unrelated(arm.recipe, arm.prepared):
+        elif mismatched_vocab(arm.recipe, arm.inputs):
             purpose = "compares unrelated tokens on purpose (--demonstrate-mismatch)"
             missed.append((arm.name, purpose if demonstrate_mismatch else "compares unrelated tokens, and is refused"))
         else:
             tried.append(arm)
     student = model_name(arms[0].recipe.student.path)
-    teachers = dict.fromkeys(arm.prepared.place.name for arm in arms if arm.prepared.place is not None)
+    teachers = dict.fromkeys(arm.inputs.place.name for arm in arms if arm.inputs.place is not None)
     subject = f"{title}: student {student}" + (f", teacher {', '.join(teachers)}" if teachers else "")
     # an arm that is refused is one of those that the pair is examined for
     every = tuple(arm for arm in arms if arm.name not in planted)
@@ -146,7 +146,7 @@ def _examine(recipe: _Recipe, clock: Clock) -> Investigation:
             tried = [_weights(arm) for arm in recipe.arms]
             examined += examine_arms(recipe.arms, original, weights=tried, budget=recipe.budget, clock=clock)
         examined += [one for pair in pairs for one in pair]
-    contract = first.prepared.contract
+    contract = first.inputs.contract
     return Investigation(
         subject=recipe.subject,
         examined=tuple(examined),
@@ -171,7 +171,7 @@ def _chosen(recipe: _Recipe, clock: Clock) -> tuple[Examined, bool]:
     elif (late := clock.refuses_s(_LOADING_SHARE * loaded / _BYTES_A_SECOND)) is not None:
         refusal = f"weights of {size(loaded)} are to be loaded: {late}"
     chosen = Examined(
-        probe=PROBE,
+        probe=CHECK_ID,
         looked_at=f"{plural(len(recipe.arms), 'arm')}; process, weights, gradients and AdamW of a run: {size(most)}",
         not_done=left_out([*recipe.missed, *([("the models", refusal)] if refusal else [])]),
         findings=tuple(findings),
@@ -181,35 +181,35 @@ def _chosen(recipe: _Recipe, clock: Clock) -> tuple[Examined, bool]:
 
 def _rows(arm: Arm, clock: Clock) -> tuple[Examined, ...]:
     clock.begin("rows")
-    splits = arm.prepared.splits
+    splits = arm.inputs.splits
     texts = [text for example in splits.train[:_MOST_ROWS] for text in example.texts if text]
     refusal = clock.refuses_s(sum(map(len, texts)) / _CHARACTERS_A_SECOND)
     if refusal is not None:
         return (Examined(probe="rows", looked_at=plural(len(splits.train), "row"), not_done=refusal),)
-    return examine_data(DataSubject(tuple(splits.train), tuple(splits.held_out), arm.prepared.student))
+    return examine_data(DataSubject(tuple(splits.train), tuple(splits.held_out), arm.inputs.student))
 
 
 def _pair(
     arm: Arm, recipe: _Recipe, original: PreTrainedModel | None, clock: Clock, *, load: bool
 ) -> Iterator[Examined]:
-    prepared = arm.prepared
-    if prepared.contract is None or prepared.teacher is None or arm.source is None:
+    inputs = arm.inputs
+    if inputs.contract is None or inputs.teacher is None or arm.source is None:
         return
     teacher = arm.recipe.teacher
     with_weights = load and teacher is not None and teacher.path is not None
     shared = [other for other in recipe.every if other.source is arm.source]
     subject = PairSubject(
-        contract=prepared.contract,
-        teacher=prepared.teacher,
-        student=prepared.student,
+        contract=inputs.contract,
+        teacher=inputs.teacher,
+        student=inputs.student,
         teacher_model=arm.source.local().model if with_weights else None,
         student_model=original,
         student_is_random=arm.recipe.student.init == "random",
-        examples=tuple(prepared.train.examples),
+        examples=tuple(inputs.train.examples),
         compares_by_index=any(other.recipe.resolved().tokens == "shared" for other in shared),
     )
     several = len(_of_each_teacher(recipe.every)) > 1
-    name = f"teacher {prepared.contract.teacher.name}: " if several else ""
+    name = f"teacher {inputs.contract.teacher.name}: " if several else ""
     for one in examine_pair(subject, clock):
         yield one.model_copy(update={"looked_at": name + one.looked_at})
 
@@ -220,7 +220,7 @@ def _of_each_teacher(arms: Sequence[Arm]) -> list[Arm]:
 
 def _weights(arm: Arm) -> Weights:
     teacher = arm.recipe.teacher
-    return weights_of(arm.recipe, arm.prepared, teacher=teacher is not None and teacher.path is not None)
+    return weights_of(arm.recipe, arm.inputs, teacher=teacher is not None and teacher.path is not None)
 
 
 def _teacher_bytes(arms: Sequence[Arm], weights: Sequence[Weights]) -> dict[int, int]:
@@ -234,5 +234,5 @@ def _cache_bytes(study: Study) -> int:
         for arm in caches.missing(part, study.recipe.arms):
             teacher = arm.teacher or study.recipe.teacher
             recording = caches.recording(arm, part)
-            found += bytes_before_loading(recording, caches.prepared(arm), dtype=teacher.dtype)
+            found += bytes_before_loading(recording, caches.inputs(arm), dtype=teacher.dtype)
     return found

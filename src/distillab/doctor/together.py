@@ -12,7 +12,7 @@ from distillab.doctor.run.logs import Run
 from distillab.doctor.run.series import CROSS_ENTROPY, RunSeries
 from distillab.records import Examined, Finding, Investigation
 
-PROBE = "together"
+CHECK_ID = "together"
 
 # faults of a batch by which the model is asked for something else than the answers that it is judged by
 _LABELS = frozenset(
@@ -92,7 +92,7 @@ def examine_together(logs: Sequence[ExaminedLog], *, batch: Sequence[Finding], t
     causes = [finding.id for finding in (*_faults(batch), *((tokens,) if tokens else ()))]
     follow = [f for log in logs for f in log.investigation.findings if f.follows_from]
     looked_at = f"{len(causes)} causes beside {len(logs)} logs: {len(follow)} findings of the logs follow from a cause"
-    return Examined(probe=PROBE, looked_at=looked_at, findings=tuple(_strangers(logs, _faults(batch))))
+    return Examined(probe=CHECK_ID, looked_at=looked_at, findings=tuple(_strangers(logs, _faults(batch))))
 
 
 def _explained(log: ExaminedLog, batch: Sequence[Finding], tokens: Finding | None) -> ExaminedLog:

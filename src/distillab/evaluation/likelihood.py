@@ -18,9 +18,9 @@ from distillab.data.encoding import EncodedRow
 from distillab.divergences import forward_kl
 from distillab.evaluation.calibration import Calibration, calibration
 from distillab.models.batch import TokenBatch
-from distillab.models.heads import OutputHead, at_head
+from distillab.models.chunking import chunks, sub_chunks
+from distillab.models.heads import OutputHead, with_lm_head
 from distillab.models.scoring import at_scored, scored_rows, scored_targets
-from distillab.models.tiling import pieces, tiles
 from distillab.objectives.cross_entropy import CrossEntropy
 from distillab.objectives.term import StudentScores
 from distillab.records import LikelihoodMetrics
@@ -119,9 +119,9 @@ def _batch_values(model: PreTrainedModel, batch: TokenBatch, shared: SharedTeach
     def read(hidden_BLD: Tensor, head: OutputHead) -> Tensor:
         hidden_ND = at_scored(hidden_BLD, batch)
         width = head.weight_VD.shape[0]
-        # a tile of rows at a time, in the same memory, and read in pieces: nothing of size tokens × vocabulary is made,
+        # a chunk of rows at a time, in the same memory, and read in parts: nothing of size tokens × vocabulary is made,
         # and a figure's own tensors are small
-        rows = tiles(hidden_ND.shape[0], width, device)
+        rows = chunks(hidden_ND.shape[0], width, device)
         memory = hidden_ND.new_empty(rows[0].stop if rows else 0, width)
         # made before the loop, as in the pass of a step: small tensors that stay between large ones that go would keep
         # the allocator from using their place again
@@ -129,16 +129,16 @@ def _batch_values(model: PreTrainedModel, batch: TokenBatch, shared: SharedTeach
         names = (*_OF_STUDENT, *(() if signal.scores is None else _OF_TEACHER))
         found.update({name: torch.empty(hidden_ND.shape[0], dtype=kind, device=device) for name in names})
         for here in rows:
-            tile = head.product(hidden_ND[here], out=memory[: here.stop - here.start])
-            teacher = None if signal.scores is None else signal.scores.tile(here, device)
-            for piece in pieces(tile.shape[0], width, device):
-                student = StudentScores(head.finish(tile[piece]), targets_N[here][piece])
+            chunk = head.product(hidden_ND[here], out=memory[: here.stop - here.start])
+            teacher = None if signal.scores is None else signal.scores.chunk(here, device)
+            for piece in sub_chunks(chunk.shape[0], width, device):
+                student = StudentScores(head.finish(chunk[piece]), targets_N[here][piece])
                 said = None if teacher is None else teacher.rows(piece)
                 for name, values in _values(student, said, shared.shared_width if shared else 0).items():
                     found[name][here][piece] = values
         return hidden_ND
 
-    at_head(model, batch, read, device=device)
+    with_lm_head(model, batch, read, device=device)
     return found
 
 

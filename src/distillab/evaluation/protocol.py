@@ -55,7 +55,7 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
-class Judged:
+class EvaluationResult:
     """An evaluation with its raw material; answers without what the template puts around them."""
 
     record: EvaluationRecord
@@ -71,7 +71,7 @@ def evaluate(
     reader: Reader,
     shared: SharedTeacher | None,
     label: str,
-) -> Judged:
+) -> EvaluationResult:
     """Likelihood over `settings.rows` rows, greedy generations over `settings.generate_rows` rows.
 
     Args:
@@ -93,7 +93,7 @@ def evaluate(
         )
         generation, answers = _generate(model, asked, settings, reader, progress)
     likelihood = summarise(scores, scored_bytes=sum(scored.scored_bytes))
-    return Judged(EvaluationRecord(likelihood=likelihood, generation=generation), scores, answers)
+    return EvaluationResult(EvaluationRecord(likelihood=likelihood, generation=generation), scores, answers)
 
 
 def require_finite_figures(record: EvaluationRecord, *, where: str) -> None:

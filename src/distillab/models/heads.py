@@ -35,7 +35,7 @@ class OutputHead:
         """(N, V) h Wᵀ + b, in the dtype of both; on the head's device.
 
         Args:
-            out: (N, V) memory to write into, without gradients; a new tensor for every tile would cost as much as the
+            out: (N, V) memory to write into, without gradients; a new tensor for every chunk would cost as much as the
                 product itself where the system has to find and clear its pages each time.
         """
         if out is None:
@@ -60,7 +60,7 @@ class OutputHead:
 def output_head(model: torch.nn.Module) -> OutputHead:
     """A model's head as it is now; gradients of its tensors reach the model's parameters.
 
-    A head under tensor parallelism is gathered. Under FSDP, call it where the head is called, as `at_head` does.
+    A head under tensor parallelism is gathered. Under FSDP, call it where the head is called, as `with_lm_head` does.
 
     Raises:
         ConfigError: the head is no matrix product with a bias, so it cannot be computed in parts.
@@ -75,7 +75,7 @@ def output_head(model: torch.nn.Module) -> OutputHead:
     return OutputHead(_gathered(weight), None if bias is None else _gathered(bias), multiplier, cap and float(cap))
 
 
-def at_head(
+def with_lm_head(
     model: torch.nn.Module, batch: TokenBatch, call: Callable[[Tensor, OutputHead], Tensor], *, device: torch.device
 ) -> Tensor:
     """Run a model up to its head, and `call` in the head's place with the hidden states (B, L, D) and the head.

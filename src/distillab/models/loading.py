@@ -18,7 +18,7 @@ from distillab.library_errors import library_errors
 from distillab.models.causal import require_causal
 from distillab.models.quantised import quantisation, require_loaded_as_stored, require_supported
 from distillab.models.weights import adapter_error, error_of, require_weights, weight_files
-from distillab.places import is_local, local_path, require_folder
+from distillab.paths import is_local, local_path, require_folder
 from distillab.pretrained import config_from, model_from, model_of
 
 # the files that a model's fingerprint covers

@@ -22,7 +22,7 @@ from distillab.models.structure import ModelShape, bare_model, decoder_blocks, m
 
 
 @dataclass(frozen=True)
-class Projections:
+class QKV:
     """Queries (B, L, heads × head width), keys and values (B, L, key-value heads × head width), before RoPE.
 
     Heads stand one after another, in the model's order.
@@ -75,7 +75,7 @@ def require_projections(model: torch.nn.Module, blocks: frozenset[int]) -> None:
             handle.remove()
 
 
-def project(block: torch.nn.Module, number: int, found: dict[int, Projections], *, model: torch.nn.Module) -> list[Any]:
+def project(block: torch.nn.Module, number: int, found: dict[int, QKV], *, model: torch.nn.Module) -> list[Any]:
     """Register hooks that put the block's projections into `found` under its number; returns their handles.
 
     Args:
@@ -91,7 +91,7 @@ def project(block: torch.nn.Module, number: int, found: dict[int, Projections], 
 
     def keep(query: Tensor, key: Tensor, value: Tensor) -> None:
         _require_widths(query, key, value, shape=shape, number=number, kind=kind)
-        found[number] = Projections(query, key, value)
+        found[number] = QKV(query, key, value)
 
     for module in attention.modules():
         children = dict(module.named_children())

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from distillab.downloads import START_BYTES, not_downloaded
 from distillab.errors import ConfigError, DistillabError, TeacherError
 from distillab.files import read_json
-from distillab.places import is_local, require_folder
+from distillab.paths import is_local, require_folder
 
 WEIGHT_FILES = ("model*.safetensors", "pytorch_model*.bin")
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")

@@ -11,8 +11,8 @@ from torch import Tensor
 from distillab.config.terms import AttentionMapsConfig, TokenNeed
 from distillab.divergences import forward_kl
 from distillab.errors import ConfigError
+from distillab.models.activations import Activations, ActivationSpec
 from distillab.models.batch import TokenBatch
-from distillab.models.capture import Captured, Inner
 from distillab.models.structure import ModelShape
 from distillab.models.visibility import visible
 from distillab.objectives.layer_maps import layer_pairs
@@ -56,17 +56,17 @@ class AttentionMaps:
         self.settings = settings
         self.positions = settings.positions
         self.pairs = layer_pairs(settings.layers, student_blocks=student.blocks, teacher_blocks=teacher.blocks)
-        self.student_inner = Inner(maps=frozenset(pair[0] for pair in self.pairs))
-        self.teacher_inner = Inner(maps=frozenset(pair[1] for pair in self.pairs))
+        self.student_inner = ActivationSpec(maps=frozenset(pair[0] for pair in self.pairs))
+        self.teacher_inner = ActivationSpec(maps=frozenset(pair[1] for pair in self.pairs))
 
     def count(self, batch: TokenBatch) -> int:
         """Chosen positions of the microbatch."""
         return int(chosen_positions(batch, self.positions).sum())
 
-    def initialise(self, student: Captured, teacher: Captured, batch: TokenBatch) -> None:
+    def initialise(self, student: Activations, teacher: Activations, batch: TokenBatch) -> None:
         """Nothing is to initialise."""
 
-    def total(self, student: Captured, teacher: Captured, batch: TokenBatch) -> Tensor:
+    def total(self, student: Activations, teacher: Activations, batch: TokenBatch) -> Tensor:
         """() the sum over the chosen positions, in nats, float32.
 
         Args:

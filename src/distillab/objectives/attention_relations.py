@@ -1,6 +1,6 @@
 """Relations between the queries, the keys and the values of mapped blocks.
 
-Shape letters: B sequences, L positions, E width of a projection, A relation heads, n rows of a tile, m its keys.
+Shape letters: B sequences, L positions, E width of a projection, A relation heads, n rows of a chunk, m its keys.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch.autograd.function import once_differentiable
 from distillab.config.terms import AttentionRelationsConfig, Relation, TokenNeed
 from distillab.divergences import forward_kl
 from distillab.errors import ConfigError
+from distillab.models.activations import Activations, ActivationSpec
 from distillab.models.batch import TokenBatch
-from distillab.models.capture import Captured, Inner
 from distillab.models.structure import ModelShape
 from distillab.models.visibility import visible
 from distillab.objectives.layer_maps import layer_pairs
@@ -25,9 +25,9 @@ from distillab.objectives.positions import chosen_positions
 from distillab.records import AccessLevel
 
 _MOST_HEADS = 16
-# Entries of a tile, A · n · m: small enough for a core's cache, large enough to keep a GPU busy.
-_TILE_ENTRIES = {"cpu": 2**18}
-_TILE_ENTRIES_ELSEWHERE = 2**24
+# Entries of a chunk, A · n · m: small enough for a core's cache, large enough to keep a GPU busy.
+_CHUNK_ENTRIES = {"cpu": 2**18}
+_CHUNK_ENTRIES_ELSEWHERE = 2**24
 
 
 class AttentionRelations:
@@ -60,17 +60,17 @@ class AttentionRelations:
         self.positions = settings.positions
         self.pairs = layer_pairs(settings.layers, student_blocks=student.blocks, teacher_blocks=teacher.blocks)
         self.heads = _relation_heads(settings, student, teacher)
-        self.student_inner = Inner(projections=frozenset(pair[0] for pair in self.pairs))
-        self.teacher_inner = Inner(projections=frozenset(pair[1] for pair in self.pairs))
+        self.student_inner = ActivationSpec(projections=frozenset(pair[0] for pair in self.pairs))
+        self.teacher_inner = ActivationSpec(projections=frozenset(pair[1] for pair in self.pairs))
 
     def count(self, batch: TokenBatch) -> int:
         """Chosen positions of the microbatch."""
         return int(chosen_positions(batch, self.positions).sum())
 
-    def initialise(self, student: Captured, teacher: Captured, batch: TokenBatch) -> None:
+    def initialise(self, student: Activations, teacher: Activations, batch: TokenBatch) -> None:
         """Nothing is to initialise."""
 
-    def total(self, student: Captured, teacher: Captured, batch: TokenBatch) -> Tensor:
+    def total(self, student: Activations, teacher: Activations, batch: TokenBatch) -> Tensor:
         """() the sum over the chosen positions, in nats, float32.
 
         Args:
@@ -79,15 +79,15 @@ class AttentionRelations:
             batch: what both have read.
         """
         sums: list[Tensor] = []
-        tiles: list[_Tile] | None = None
+        chunks: list[_Chunk] | None = None
         for student_block, teacher_block in self.pairs:
             for relation in self.settings.relations:
                 student_BLE = getattr(student.projections[student_block], relation)
                 teacher_BLE = getattr(teacher.projections[teacher_block], relation).detach()
-                if tiles is None:
+                if chunks is None:
                     chosen_BL = chosen_positions(batch, self.positions)
-                    tiles = _tiles(chosen_BL, visible(batch), heads=self.heads, device=student_BLE.device)
-                sums.append(_relation_sum(student_BLE, teacher_BLE.to(student_BLE.device), self.heads, tiles))
+                    chunks = _chunks(chosen_BL, visible(batch), heads=self.heads, device=student_BLE.device)
+                sums.append(_relation_sum(student_BLE, teacher_BLE.to(student_BLE.device), self.heads, chunks))
         return torch.stack(sums).sum() / (len(sums) * self.heads)
 
 
@@ -115,7 +115,7 @@ def _width(shape: ModelShape, relation: Relation) -> int:
 
 
 @dataclass(frozen=True)
-class _Tile:
+class _Chunk:
     """Some chosen rows of one sequence, and the stretch of keys that any of them may read.
 
     rows: (n,) counted from `first`. hidden: (n, m) bool, True where the row must not read the key.
@@ -128,12 +128,12 @@ class _Tile:
     hidden: Tensor
 
 
-def _tiles(chosen_BL: Tensor, visible_BLL: Tensor, *, heads: int, device: torch.device) -> list[_Tile]:
-    """The chosen rows in tiles of bounded size. What no row reads (later tokens, padding, other samples) is cut off."""
-    # the plan is made on the CPU, so that a GPU is waited for once and not once a tile
+def _chunks(chosen_BL: Tensor, visible_BLL: Tensor, *, heads: int, device: torch.device) -> list[_Chunk]:
+    """The chosen rows in chunks of bounded size. What no row reads (later tokens, padding, other samples) is cut."""
+    # the plan is made on the CPU, so that a GPU is waited for once and not once a chunk
     chosen_BL, visible_BLL = chosen_BL.cpu(), visible_BLL.cpu()
-    budget = _TILE_ENTRIES.get(device.type, _TILE_ENTRIES_ELSEWHERE)
-    tiles: list[_Tile] = []
+    budget = _CHUNK_ENTRIES.get(device.type, _CHUNK_ENTRIES_ELSEWHERE)
+    chunks: list[_Chunk] = []
     for sequence in range(chosen_BL.shape[0]):
         places = chosen_BL[sequence].nonzero()[:, 0]
         for rows in places.split(max(1, budget // (heads * chosen_BL.shape[1]))):
@@ -143,29 +143,29 @@ def _tiles(chosen_BL: Tensor, visible_BLL: Tensor, *, heads: int, device: torch.
             end = int(rows[-1]) + 1
             first = int(readable.any(dim=0).nonzero()[0])
             hidden = ~readable[:, first:end]
-            tiles.append(_Tile(sequence, first, end, (rows - first).to(device), hidden.to(device)))
-    return tiles
+            chunks.append(_Chunk(sequence, first, end, (rows - first).to(device), hidden.to(device)))
+    return chunks
 
 
 class _RelationSum(torch.autograd.Function):
-    """Σ over tiles, relation heads and rows of the KL; the gradient is formed tile by tile in the forward pass.
+    """Σ over chunks, relation heads and rows of the KL; the gradient is formed chunk by chunk in the forward pass.
 
-    So one tile's relations are alive at a time, and nothing of size A · L² is.
+    So one chunk's relations are alive at a time, and nothing of size A · L² is.
     """
 
     @staticmethod
-    def forward(ctx: Any, student_BLE: Tensor, teacher_BLE: Tensor, heads: int, tiles: list[_Tile]) -> Tensor:
+    def forward(ctx: Any, student_BLE: Tensor, teacher_BLE: Tensor, heads: int, chunks: list[_Chunk]) -> Tensor:
         learns = ctx.needs_input_grad[0]
         total = torch.zeros((), device=student_BLE.device)
         gradient_BLE = torch.zeros(student_BLE.shape, device=student_BLE.device) if learns else None
         # autocast would multiply in half precision what was made float32 on purpose
         with torch.autocast(student_BLE.device.type, enabled=False):
-            for tile in tiles:
-                stretch = (tile.sequence, slice(tile.first, tile.end))
-                teacher_logp = _relation_logp(_by_head(teacher_BLE[stretch], heads), tile)
+            for chunk in chunks:
+                stretch = (chunk.sequence, slice(chunk.first, chunk.end))
+                teacher_logp = _relation_logp(_by_head(teacher_BLE[stretch], heads), chunk)
                 leaf = _by_head(student_BLE[stretch], heads).requires_grad_(learns)
                 with torch.set_grad_enabled(learns):
-                    student_logp = _relation_logp(leaf, tile)
+                    student_logp = _relation_logp(leaf, chunk)
                     value = forward_kl(student_logp=student_logp, teacher_logp=teacher_logp).sum()
                 total += value.detach()
                 if gradient_BLE is not None:
@@ -182,8 +182,8 @@ class _RelationSum(torch.autograd.Function):
         return gradient_BLE * grad_output.to(gradient_BLE.dtype), None, None, None
 
 
-def _relation_sum(student_BLE: Tensor, teacher_BLE: Tensor, heads: int, tiles: list[_Tile]) -> Tensor:
-    return cast(Tensor, cast(Any, _RelationSum).apply(student_BLE, teacher_BLE, heads, tiles))
+def _relation_sum(student_BLE: Tensor, teacher_BLE: Tensor, heads: int, chunks: list[_Chunk]) -> Tensor:
+    return cast(Tensor, cast(Any, _RelationSum).apply(student_BLE, teacher_BLE, heads, chunks))
 
 
 def _by_head(stretch: Tensor, heads: int) -> Tensor:
@@ -191,9 +191,9 @@ def _by_head(stretch: Tensor, heads: int) -> Tensor:
     return stretch.detach().float().unflatten(-1, (heads, -1)).transpose(0, 1).clone()
 
 
-def _relation_logp(x_Amd: Tensor, tile: _Tile) -> Tensor:
+def _relation_logp(x_Amd: Tensor, chunk: _Chunk) -> Tensor:
     """(A · n, m) log-probabilities; −inf where the row must not read."""
-    rows_And = x_Amd[:, tile.rows] / math.sqrt(x_Amd.shape[-1])
+    rows_And = x_Amd[:, chunk.rows] / math.sqrt(x_Amd.shape[-1])
     scores_Anm = rows_And @ x_Amd.transpose(1, 2)
     # before the softmax: what may not be read gets no probability, and takes none from the rest
-    return torch.log_softmax(scores_Anm.masked_fill(tile.hidden, -math.inf), dim=-1).flatten(0, 1)
+    return torch.log_softmax(scores_Anm.masked_fill(chunk.hidden, -math.inf), dim=-1).flatten(0, 1)

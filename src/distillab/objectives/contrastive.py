@@ -15,9 +15,9 @@ from torch import Tensor
 
 from distillab.config.terms import ContrastiveConfig, Positions, TokenNeed
 from distillab.errors import NumericsError
+from distillab.models.activations import Activations, ActivationSpec
+from distillab.models.aligned_positions import shared_spans
 from distillab.models.batch import TokenBatch
-from distillab.models.capture import Captured, Inner
-from distillab.models.meetings import shared_spans
 from distillab.models.structure import ModelShape
 from distillab.objectives.layer_maps import layer_pairs
 from distillab.objectives.projector import Pair, least_squares, pair_name
@@ -73,8 +73,8 @@ class Contrastive:
     def __init__(self, settings: ContrastiveConfig, *, student: ModelShape, teacher: ModelShape) -> None:
         self.settings = settings
         self.pairs = layer_pairs(settings.layers, student_blocks=student.blocks, teacher_blocks=teacher.blocks)
-        self.student_inner = Inner(hidden=frozenset(pair[0] for pair in self.pairs))
-        self.teacher_inner = Inner(hidden=frozenset(pair[1] for pair in self.pairs))
+        self.student_inner = ActivationSpec(hidden=frozenset(pair[0] for pair in self.pairs))
+        self.teacher_inner = ActivationSpec(hidden=frozenset(pair[1] for pair in self.pairs))
         self.projector_learning_rate = settings.projector_learning_rate
         self.projector: torch.nn.Module | None = torch.nn.ModuleDict(
             {pair_name(pair): _SpanHeads(settings, student.width, teacher.width) for pair in self.pairs}
@@ -89,7 +89,7 @@ class Contrastive:
         """Spans that both sides score."""
         return int(shared_spans(batch).sum())
 
-    def total(self, student: Captured, teacher: Captured, batch: TokenBatch) -> Tensor:
+    def total(self, student: Activations, teacher: Activations, batch: TokenBatch) -> Tensor:
         """() the sum over the spans of a microbatch, float32; connected to all that learns also where there is none.
 
         The teacher's spans are noted for the queue, until `end_step`.
@@ -114,7 +114,7 @@ class Contrastive:
         return torch.stack(parts).mean()
 
     @torch.no_grad()
-    def initialise(self, student: Captured, teacher: Captured, batch: TokenBatch) -> None:
+    def initialise(self, student: Activations, teacher: Activations, batch: TokenBatch) -> None:
         """Fit the student's heads to where the teacher's, drawn at random, put the spans of one batch.
 
         The first gradients then go to what is different, and not to a rotation that the head has to find.
@@ -219,7 +219,7 @@ def _within_samples(ours_SW: Tensor, theirs_SW: Tensor, layout: SpanLayout) -> t
 
 
 def _means(
-    pair: Pair, student: Captured, teacher: Captured, batch: TokenBatch, layout: SpanLayout
+    pair: Pair, student: Activations, teacher: Activations, batch: TokenBatch, layout: SpanLayout
 ) -> tuple[Tensor, Tensor]:
     """(S, D) and (S, E) float32 on the student's device; the teacher's detached."""
     ours_SD = pooled(student.hidden[pair[0]], batch, layout.kept_A, pooling="mean")

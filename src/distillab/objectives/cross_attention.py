@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from distillab.models.aligned_positions import scored_spans, span_starts
 from distillab.models.batch import TokenBatch
-from distillab.models.meetings import first_of_span, scored_spans
 from distillab.objectives.span_layout import span_layout
 
 
@@ -131,4 +131,4 @@ def _places(side: TokenBatch, kept_A: Tensor, sample_S: Tensor, samples: int) ->
     place_n = torch.empty_like(sample_n)
     numbers_n = torch.arange(sample_n.shape[0], device=sample_n.device)
     place_n[order_n] = numbers_n - (sizes_G.cumsum(0) - sizes_G)[sample_n[order_n]]
-    return Places(kept_N, sample_n, place_n, span_n, first_of_span(side)[kept_N])
+    return Places(kept_N, sample_n, place_n, span_n, span_starts(side)[kept_N])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from distillab.config.terms import CrossEntropyConfig, TokenNeed
-from distillab.objectives.term import Said, StudentScores, TokenTerm
+from distillab.objectives.term import StudentScores, TeacherScores, TokenTerm
 from distillab.records import AccessLevel
 
 
@@ -16,7 +16,7 @@ class CrossEntropy(TokenTerm):
     access: AccessLevel = CrossEntropyConfig.access
     tokens: TokenNeed = CrossEntropyConfig.tokens
 
-    def per_position(self, student: StudentScores, signal: Said | None) -> Tensor:
+    def per_position(self, student: StudentScores, signal: TeacherScores | None) -> Tensor:
         """(N,) nats over the student's whole vocabulary; the teacher is not read."""
         # the log-probabilities are those that a divergence reads too: each logit is read once
         logp_NV = student.logp(student.logits_NV.shape[1], 1.0)

@@ -13,19 +13,19 @@ from torch import Tensor
 
 from distillab.config.terms import DualSpaceConfig, Positions, TokenDivergenceConfig, TokenNeed
 from distillab.errors import NumericsError
+from distillab.models.activations import ActivationSpec
+from distillab.models.aligned_positions import first_positions, scored_spans, shared_spans
 from distillab.models.batch import TokenBatch
-from distillab.models.capture import Inner
 from distillab.models.heads import OutputHead
-from distillab.models.meetings import first_positions, scored_spans, shared_spans
 from distillab.models.scoring import at_scored, scored_positions, scored_targets
 from distillab.models.structure import ModelShape
+from distillab.objectives.chunked_loss import ChunkedLoss
 from distillab.objectives.cross_attention import CrossLayout, attend, cross_layout
 from distillab.objectives.cross_entropy import CrossEntropy
-from distillab.objectives.head_pass import HeadPass
 from distillab.objectives.projector import least_squares
 from distillab.objectives.shared_ids import require_fitting
 from distillab.objectives.similarity import unit_rms
-from distillab.objectives.term import HeadTerm, ModelEnd, Said, StudentScores, TokenTerm
+from distillab.objectives.term import HeadTerm, ModelOutputs, StudentScores, TeacherScores, TokenTerm
 from distillab.objectives.token_divergence import TokenDivergence
 from distillab.records import AccessLevel
 from distillab.teachers.signals import Distribution, HeadInputs
@@ -86,7 +86,7 @@ class DualSpace(HeadTerm):
     ) -> None:
         self.settings = settings
         self.need = Distribution(teacher_width, settings.temperature)
-        self.student_inner = self.teacher_inner = Inner(hidden=frozenset({0}))
+        self.student_inner = self.teacher_inner = ActivationSpec(hidden=frozenset({0}))
         self.projector: torch.nn.Module | None = torch.nn.ModuleDict(
             {
                 "query": _linear(2 * student.width, 2 * teacher.width),
@@ -104,7 +104,7 @@ class DualSpace(HeadTerm):
         spans_N = scored_spans(batch)
         return int(((spans_N >= 0) & shared_spans(batch)[spans_N.clamp(min=0)]).sum())
 
-    def total(self, student: ModelEnd, teacher: ModelEnd, batch: TokenBatch) -> Tensor:
+    def total(self, student: ModelOutputs, teacher: ModelOutputs, batch: TokenBatch) -> Tensor:
         """() nats, float32, on the student's device; connected to all that learns also where no position takes part.
 
         Args:
@@ -134,7 +134,7 @@ class DualSpace(HeadTerm):
         return torch.stack([part.to(device) for part in parts]).sum()
 
     @torch.no_grad()
-    def initialise(self, student: ModelEnd, teacher: ModelEnd, batch: TokenBatch) -> None:
+    def initialise(self, student: ModelOutputs, teacher: ModelOutputs, batch: TokenBatch) -> None:
         """Fit the projectors to where both models predict the same next span of one batch.
 
         Queries then find the teacher's position with the same two tokens, and both sides' states come out where the
@@ -166,7 +166,7 @@ class DualSpace(HeadTerm):
             self._map(name).weight.copy_(least_squares(student_ND=inputs, teacher_NE=outputs))
 
     def _projected(
-        self, student: ModelEnd, teacher: ModelEnd, batch: TokenBatch, layout: CrossLayout
+        self, student: ModelOutputs, teacher: ModelOutputs, batch: TokenBatch, layout: CrossLayout
     ) -> tuple[Tensor, Tensor]:
         """(n, D) h^{t→s} and (m, E) h^{s→t}, float32, on the student's device."""
         device = student.hidden_ND.device
@@ -192,7 +192,7 @@ class DualSpace(HeadTerm):
 class _WhereTeacherIsRight(TokenDivergence):
     """The divergence at positions where the target's most likely token is the one that follows; 0 elsewhere."""
 
-    def per_position(self, student: StudentScores, signal: Said | None) -> Tensor:
+    def per_position(self, student: StudentScores, signal: TeacherScores | None) -> Tensor:
         """(N,) nats."""
         teacher = require_fitting(student, signal, width=self.shared_width, term=DualSpace.name)
         likeliest_N = teacher.logp(self.shared_width, self.settings.temperature).argmax(dim=-1)
@@ -203,13 +203,13 @@ class _WhereTeacherIsRight(TokenDivergence):
 def _nats(
     term: TokenTerm, head: OutputHead, hidden_ND: Tensor, targets_N: Tensor, teacher: HeadInputs | None
 ) -> Tensor:
-    """() the term's sum over positions where a head is applied to states, tile by tile, on the head's device."""
+    """() the term's sum over positions where a head is applied to states, chunk by chunk, on the head's device."""
     device = head.weight_VD.device
-    work = HeadPass(head, targets_N.to(device), teacher, terms={term.name: term}, factors={term.name: 1.0})
+    work = ChunkedLoss(head, targets_N.to(device), teacher, terms={term.name: term}, factors={term.name: 1.0})
     return work.loss(hidden_ND.to(device))
 
 
-def _tokens(end: ModelEnd, side: TokenBatch, kept_N: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+def _tokens(end: ModelOutputs, side: TokenBatch, kept_N: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
     """(n, X) of the tokens read last, (n, X) of those to be predicted: scaled embeddings, float32, detached."""
     embeddings_BLX = end.inner.hidden[0].detach()
     here = embeddings_BLX.device
@@ -221,7 +221,7 @@ def _tokens(end: ModelEnd, side: TokenBatch, kept_N: Tensor, device: torch.devic
 
 
 def _keys_and_values(
-    teacher: ModelEnd, side: TokenBatch, kept_M: Tensor, device: torch.device
+    teacher: ModelOutputs, side: TokenBatch, kept_M: Tensor, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """(m, 2E) and (m, E) float32, detached."""
     read_mE, following_mE = _tokens(teacher, side, kept_M, device)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from distillab.config.terms import HiddenStatesConfig, TokenNeed
 from distillab.errors import ShapeError
+from distillab.models.activations import Activations
 from distillab.models.batch import TokenBatch
-from distillab.models.capture import Captured
 from distillab.models.structure import ModelShape
 from distillab.models.visibility import sample_numbers
 from distillab.objectives.layer_states import LayerStatesTerm
@@ -69,7 +69,7 @@ class HiddenStates(LayerStatesTerm):
         return super().pair_total(pair, student_ND, teacher_NE, batch)
 
     def states(
-        self, pair: tuple[int, int], student: Captured, teacher: Captured, batch: TokenBatch
+        self, pair: tuple[int, int], student: Activations, teacher: Activations, batch: TokenBatch
     ) -> tuple[Tensor, Tensor]:
         """(N, D) and (N, E) float32 at the chosen positions, on the student's device; the teacher's detached."""
         student_BLD, teacher_BLE = student.hidden[pair[0]], teacher.hidden[pair[1]]

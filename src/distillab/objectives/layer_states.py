@@ -10,8 +10,8 @@ from torch import Tensor
 
 from distillab.config.terms import HiddenStatesConfig, SpanHiddenStatesConfig
 from distillab.errors import ConfigError
+from distillab.models.activations import Activations, ActivationSpec
 from distillab.models.batch import TokenBatch
-from distillab.models.capture import Captured, Inner
 from distillab.models.structure import ModelShape
 from distillab.objectives.layer_maps import layer_pairs
 from distillab.objectives.projector import build_projector, least_squares, pair_weight
@@ -39,8 +39,8 @@ class LayerStatesTerm:
     ) -> None:
         self.loss = settings.loss
         self.pairs = layer_pairs(settings.layers, student_blocks=student.blocks, teacher_blocks=teacher.blocks)
-        self.student_inner = Inner(hidden=frozenset(pair[0] for pair in self.pairs))
-        self.teacher_inner = Inner(hidden=frozenset(pair[1] for pair in self.pairs))
+        self.student_inner = ActivationSpec(hidden=frozenset(pair[0] for pair in self.pairs))
+        self.teacher_inner = ActivationSpec(hidden=frozenset(pair[1] for pair in self.pairs))
         self.projector: torch.nn.Module | None = None
         self.projector_init = settings.projector_init
         self.projector_learning_rate = settings.projector_learning_rate
@@ -57,12 +57,12 @@ class LayerStatesTerm:
             )
 
     def states(
-        self, pair: tuple[int, int], student: Captured, teacher: Captured, batch: TokenBatch
+        self, pair: tuple[int, int], student: Activations, teacher: Activations, batch: TokenBatch
     ) -> tuple[Tensor, Tensor]:
         """(N, D) and (N, E) float32 of the units, on the student's device; the teacher's detached."""
         raise NotImplementedError
 
-    def total(self, student: Captured, teacher: Captured, batch: TokenBatch) -> Tensor:
+    def total(self, student: Activations, teacher: Activations, batch: TokenBatch) -> Tensor:
         """() the sum over the units of a microbatch, float32; connected to the student also where there is none.
 
         Args:
@@ -81,7 +81,7 @@ class LayerStatesTerm:
         return torch.stack(parts).mean()
 
     @torch.no_grad()
-    def initialise(self, student: Captured, teacher: Captured, batch: TokenBatch) -> None:
+    def initialise(self, student: Activations, teacher: Activations, batch: TokenBatch) -> None:
         """Fit the projector to one batch, where the settings say least_squares; else nothing is to be done.
 
         The squares are those of the loss mse; cosine starts from the same.

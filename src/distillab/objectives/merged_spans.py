@@ -1,6 +1,6 @@
 """Divergence between distributions that are merged over spans by the chain rule.
 
-Shape letters: N scored positions of the student, n those of a tile, k of these that have a partner, M scored positions
+Shape letters: N scored positions of the student, n those of a chunk, k of these that have a partner, M scored positions
 of the teacher, S spans of the batch, U those that both sides score, V student vocabulary, W teacher vocabulary.
 """
 
@@ -13,13 +13,13 @@ from distillab.config.terms import MergedSpansConfig, TokenNeed
 from distillab.data.vocabularies import Vocabularies
 from distillab.divergences.by_name import divergence
 from distillab.errors import ConfigError, TeacherError
+from distillab.models.aligned_positions import first_positions, scored_spans, shared_spans
 from distillab.models.batch import TokenBatch
-from distillab.models.meetings import first_positions, scored_spans, shared_spans
 from distillab.models.scoring import scored_targets
 from distillab.objectives.grouped import Grouping, grouped
 from distillab.objectives.sorted_probabilities import sorted_distance
 from distillab.objectives.span_likelihood import SMALLEST, log1mexp
-from distillab.objectives.term import Said, SpanTerm, StudentScores
+from distillab.objectives.term import SpanTerm, StudentScores, TeacherScores
 from distillab.objectives.vocabulary_projection import require_aligned
 from distillab.records import AccessLevel
 from distillab.teachers.aligned import actual_logp
@@ -74,7 +74,7 @@ class MergedSpans(SpanTerm):
     name: str = "merged_spans"
     access: AccessLevel = MergedSpansConfig.access
     tokens: TokenNeed = MergedSpansConfig.tokens
-    adds_own: bool = True
+    adds_position_values: bool = True
 
     def __init__(self, settings: MergedSpansConfig, *, vocabularies: Vocabularies) -> None:
         self.settings = settings
@@ -102,16 +102,16 @@ class MergedSpans(SpanTerm):
         """Spans that both sides score."""
         return int(shared_spans(batch).sum())
 
-    def observe(self, student: StudentScores) -> Tensor:
+    def score(self, student: StudentScores) -> Tensor:
         """(n, 1) float32: log q of the token that follows."""
         return student.logp(self.student_width, self.settings.temperature).gather(1, student.targets_N[:, None])
 
-    def observed_at(self, batch: TokenBatch) -> Tensor:
+    def scored_at(self, batch: TokenBatch) -> Tensor:
         """(N,) bool: the tokens of the longer spans."""
         spans_N = scored_spans(batch)
         return (spans_N >= 0) & self._longer(batch)[spans_N.clamp(min=0)]
 
-    def own_values(self, student: StudentScores, signal: Said | None) -> Tensor:
+    def position_values(self, student: StudentScores, signal: TeacherScores | None) -> Tensor:
         """(n,) nats of the spans that are one token on both sides; 0 elsewhere.
 
         Raises:
@@ -129,7 +129,7 @@ class MergedSpans(SpanTerm):
         value = self._one_token(ours if every else ours[alone_n], theirs, sides)
         return value if every else value.new_zeros(alone_n.shape).masked_scatter(alone_n, value)
 
-    def settle(self, observed_NC: Tensor, batch: TokenBatch, signal: TeacherSignal) -> Tensor:
+    def reduce_spans(self, observed_NC: Tensor, batch: TokenBatch, signal: TeacherSignal) -> Tensor:
         """(N,) nats of the longer spans, at the first token of each.
 
         Raises:

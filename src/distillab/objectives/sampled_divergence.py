@@ -10,7 +10,7 @@ from torch import Tensor
 from distillab.config.terms import SampledDivergenceConfig, TokenNeed
 from distillab.divergences.sampled import sampled_cross_entropy
 from distillab.objectives.shared_ids import require_fitting
-from distillab.objectives.term import Said, StudentScores, TokenTerm
+from distillab.objectives.term import StudentScores, TeacherScores, TokenTerm
 from distillab.records import AccessLevel
 from distillab.teachers.signals import Draws
 
@@ -26,7 +26,7 @@ class SampledDivergence(TokenTerm):
     A teacher with full logits draws anew at every step, from torch's own random state of the device where the logits
     are, which the run's seed sets and which every checkpoint holds: a run can be repeated, and one that is resumed
     draws as if it had not been interrupted. A cache has drawn once for every position. Other draws from that state
-    (dropout, say) change which tokens are drawn, and so does splitting the same rows into other microbatches or tiles;
+    (dropout, say) change which tokens are drawn, and so does splitting the same rows into other microbatches or chunks;
     the expectation stays.
 
     Args:
@@ -43,7 +43,7 @@ class SampledDivergence(TokenTerm):
         self.samples, self.temperature = settings.samples, settings.temperature
         self.need = Draws(settings.samples, shared_width, settings.temperature)
 
-    def per_position(self, student: StudentScores, signal: Said | None) -> Tensor:
+    def per_position(self, student: StudentScores, signal: TeacherScores | None) -> Tensor:
         """(N,) nats; a random variable.
 
         Raises:
@@ -53,4 +53,4 @@ class SampledDivergence(TokenTerm):
         teacher = require_fitting(student, signal, width=self.shared_width, term=self.name)
         drawn = teacher.drawn(self.samples, self.shared_width, self.temperature)
         student_logp = student.logp(self.shared_width, self.temperature)
-        return sampled_cross_entropy(student_logp=student_logp, drawn_ids=drawn.ids) - drawn.own_nats
+        return sampled_cross_entropy(student_logp=student_logp, drawn_ids=drawn.ids) - drawn.entropy_estimate

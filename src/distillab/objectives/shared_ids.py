@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from distillab.errors import ShapeError, TeacherError
-from distillab.objectives.term import Said, StudentScores
+from distillab.objectives.term import StudentScores, TeacherScores
 from distillab.teachers.aligned import AlignedTokens
 from distillab.teachers.signals import NextTokens
 
 
-def require_fitting(student: StudentScores, signal: Said | None, *, width: int, term: str) -> NextTokens:
+def require_fitting(student: StudentScores, signal: TeacherScores | None, *, width: int, term: str) -> NextTokens:
     """The teacher's word, checked against the student's logits.
 
     Args:

@@ -15,9 +15,9 @@ from torch.autograd.function import once_differentiable
 
 from distillab.config.terms import SortedProbabilitiesConfig, TokenNeed
 from distillab.errors import TeacherError
+from distillab.models.aligned_positions import ordinal_positions, partners
 from distillab.models.batch import TokenBatch
-from distillab.models.meetings import ordinal_partners, partners
-from distillab.objectives.term import Said, StudentScores, TokenTerm
+from distillab.objectives.term import StudentScores, TeacherScores, TokenTerm
 from distillab.objectives.vocabulary_projection import require_aligned
 from distillab.records import AccessLevel
 from distillab.teachers.signals import Distribution
@@ -50,10 +50,10 @@ class SortedProbabilities(TokenTerm):
 
     def count(self, batch: TokenBatch) -> int:
         """Positions that are compared."""
-        found = ordinal_partners(batch) if self.ordinal else partners(batch)
+        found = ordinal_positions(batch) if self.ordinal else partners(batch)
         return int((found >= 0).sum())
 
-    def per_position(self, student: StudentScores, signal: Said | None) -> Tensor:
+    def per_position(self, student: StudentScores, signal: TeacherScores | None) -> Tensor:
         """(n,) between 0 and 2; 0 where there is no partner.
 
         Raises:

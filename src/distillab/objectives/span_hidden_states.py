@@ -13,9 +13,9 @@ from torch import Tensor
 
 from distillab.config.terms import Positions, SpanHiddenStatesConfig, TokenNeed
 from distillab.errors import ShapeError
+from distillab.models.activations import Activations
+from distillab.models.aligned_positions import shared_spans
 from distillab.models.batch import TokenBatch
-from distillab.models.capture import Captured
-from distillab.models.meetings import shared_spans
 from distillab.models.structure import ModelShape
 from distillab.objectives.layer_states import LayerStatesTerm
 from distillab.objectives.similarity import unit_rms
@@ -59,7 +59,7 @@ class SpanHiddenStates(LayerStatesTerm):
         return int(shared_spans(batch).sum())
 
     def states(
-        self, pair: tuple[int, int], student: Captured, teacher: Captured, batch: TokenBatch
+        self, pair: tuple[int, int], student: Activations, teacher: Activations, batch: TokenBatch
     ) -> tuple[Tensor, Tensor]:
         """(U, D) and (U, E) float32 of the spans, on the student's device; the teacher's detached.
 

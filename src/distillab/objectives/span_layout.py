@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from distillab.models.aligned_positions import shared_spans
 from distillab.models.batch import TokenBatch
-from distillab.models.meetings import shared_spans
 from distillab.models.visibility import sample_numbers
 
 # an odd number of 63 bits without pattern (Knuth's multiplier): powers of it spread ids over all 64 bits

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from distillab.config.terms import SpanLikelihoodConfig, TokenNeed
 from distillab.errors import ConfigError, TeacherError
+from distillab.models.aligned_positions import scored_spans, shared_spans, span_ends, span_starts
 from distillab.models.batch import TokenBatch
-from distillab.models.meetings import after_spans, first_of_span, scored_spans, shared_spans
+from distillab.models.chunking import chunks, sub_chunks
 from distillab.models.scoring import scored_targets
-from distillab.models.tiling import pieces, tiles
 from distillab.objectives.term import SpanTerm, StudentScores
 from distillab.records import AccessLevel
 from distillab.teachers.signals import Distribution, TeacherSignal
@@ -73,12 +73,12 @@ class SpanLikelihood(SpanTerm):
         """Spans that both sides score."""
         return int(shared_spans(batch).sum())
 
-    def observe(self, student: StudentScores) -> Tensor:
+    def score(self, student: StudentScores) -> Tensor:
         """(n, 2) float32: log q of the token that follows; with debias, log of the mass of tokens that begin a word."""
         starts = self._starts(student.logits_NV.device)[0]
         return self._numbers(student.logp(self._widths[0], 1.0), student.targets_N, starts)
 
-    def settle(self, observed_NC: Tensor, batch: TokenBatch, signal: TeacherSignal) -> Tensor:
+    def reduce_spans(self, observed_NC: Tensor, batch: TokenBatch, signal: TeacherSignal) -> Tensor:
         """(N,) nats; a span's value stands at its first token.
 
         Raises:
@@ -87,7 +87,7 @@ class SpanLikelihood(SpanTerm):
         device = observed_NC.device
         shared = shared_spans(batch)
         sides = (batch, batch["teacher"])
-        after = [after_spans(side, shared.shape[0]) for side in sides]
+        after = [span_ends(side, shared.shape[0]) for side in sides]
         debiased = shared & (after[0] >= 0) & (after[1] >= 0) & self.settings.debias
         numbers = (observed_NC, self._teacher_numbers(signal, sides[1], device))
         ours, theirs = (
@@ -97,7 +97,7 @@ class SpanLikelihood(SpanTerm):
         tau = self.settings.temperature
         nats_S = bernoulli_kl(teacher_logp=theirs / tau, student_logp=ours / tau)
         spans_N = scored_spans(batch)
-        first_N = first_of_span(batch) & shared[spans_N.clamp(min=0)]
+        first_N = span_starts(batch) & shared[spans_N.clamp(min=0)]
         place_S = torch.zeros(shared.shape, dtype=torch.int64, device=shared.device)
         place_S[spans_N[first_N]] = first_N.nonzero()[:, 0]
         return torch.zeros_like(observed_NC[:, 0]).index_add(0, place_S[shared].to(device), nats_S)
@@ -108,9 +108,9 @@ class SpanLikelihood(SpanTerm):
         targets_M = scored_targets(batch).to(device)
         starts = self._starts(device)[1]
         numbers_M2 = torch.zeros(targets_M.shape[0], 2, device=device)
-        for here in tiles(targets_M.shape[0], self._widths[1], device):
-            said = signal.scores.tile(here, device)
-            for piece in pieces(said.positions, self._widths[1], device):
+        for here in chunks(targets_M.shape[0], self._widths[1], device):
+            said = signal.scores.chunk(here, device)
+            for piece in sub_chunks(said.positions, self._widths[1], device):
                 logp = said.rows(piece).logp(self._widths[1], 1.0)
                 numbers_M2[here][piece] = self._numbers(logp, targets_M[here][piece], starts)
         return numbers_M2

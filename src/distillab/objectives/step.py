@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from distillab.errors import TeacherError
+from distillab.models.activations import Activations, record_activations
 from distillab.models.batch import TokenBatch
-from distillab.models.capture import Captured, capture
-from distillab.models.heads import OutputHead, at_head
+from distillab.models.heads import OutputHead, with_lm_head
 from distillab.models.scoring import at_scored, scored_targets
-from distillab.objectives.head_pass import HeadPass
-from distillab.objectives.term import ModelEnd, Objective, Said, SpanTerm, StudentScores
+from distillab.objectives.chunked_loss import ChunkedLoss
+from distillab.objectives.term import ModelOutputs, Objective, SpanTerm, StudentScores, TeacherScores
 from distillab.teachers.aligned import AlignedScores, align
-from distillab.teachers.signals import HeadInputs, TeacherScores, TeacherSignal
+from distillab.teachers.signals import ChunkedScores, HeadInputs, TeacherSignal
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,13 @@ class Measured:
     values: dict[str, Tensor]
     hidden_ND: Tensor
     head: OutputHead
-    teacher: TeacherScores | AlignedScores | None
+    teacher: ChunkedScores | AlignedScores | None
 
-    def scores(self, here: Tensor, batch: TokenBatch) -> tuple[StudentScores, Said | None]:
+    def scores(self, here: Tensor, batch: TokenBatch) -> tuple[StudentScores, TeacherScores | None]:
         """Both sides' logits at some scored positions, made again: for looking at them."""
         with torch.no_grad():
             student = StudentScores(self.head.logits(self.hidden_ND[here]), scored_targets(batch)[here])
-            teacher = None if self.teacher is None else self.teacher.tile(here, self.hidden_ND.device)
+            teacher = None if self.teacher is None else self.teacher.chunk(here, self.hidden_ND.device)
         return student, teacher
 
 
@@ -60,7 +60,7 @@ def measure(
     *,
     factors: Mapping[str, float],
     device: torch.device,
-    apart: bool = False,
+    per_term_backward: bool = False,
 ) -> Measured:
     """Run the student on a microbatch and apply every term.
 
@@ -69,16 +69,16 @@ def measure(
         signal: what the teacher said about the same batch.
         factors: name -> factor of the term's sum in the loss.
         device: the student's.
-        apart: give each term a loss of its own (the head is applied once for each term that reads logits), so that
-            their gradients can be looked at one by one.
+        per_term_backward: give each term a loss of its own (the head is applied once for each term that reads
+            logits), so that their gradients can be measured one by one.
     """
     targets_N = scored_targets(batch).to(device)
     teacher = _read_by_student(signal, batch, objective, device)
     names = list(objective.token_terms)
-    groups = [[name] for name in names] if apart or not names else [names]
+    groups = [[name] for name in names] if per_term_backward or not names else [names]
     span_terms = {name: term for name, term in objective.token_terms.items() if isinstance(term, SpanTerm)}
-    observed_at = {
-        name: where.to(device) for name, term in span_terms.items() if (where := term.observed_at(batch)) is not None
+    scored_at = {
+        name: where.to(device) for name, term in span_terms.items() if (where := term.scored_at(batch)) is not None
     }
     losses: dict[str, Tensor] = {}
     values: dict[str, Tensor] = {}
@@ -90,42 +90,42 @@ def measure(
         kept.append((hidden_ND.detach(), head))
         total = torch.zeros((), device=device)
         for group in groups:
-            work = HeadPass(
+            work = ChunkedLoss(
                 head=head,
                 targets_N=targets_N,
                 teacher=teacher,
                 terms={name: objective.token_terms[name] for name in group},
                 factors={name: factors[name] for name in group},
-                settle={
-                    name: partial(span_terms[name].settle, batch=batch, signal=signal)
+                reduce_spans={
+                    name: partial(span_terms[name].reduce_spans, batch=batch, signal=signal)
                     for name in group
                     if name in span_terms
                 },
-                observed_at={name: observed_at[name] for name in group if name in observed_at},
+                scored_at={name: scored_at[name] for name in group if name in scored_at},
             )
             loss = work.loss(hidden_ND)
             losses["+".join(group)] = loss
             values.update(work.values)
             total = total + loss
         for name, term in objective.head_terms.items():
-            own = term.total(ModelEnd(hidden_ND, head, inner), teacher_end(signal), batch)
+            own = term.total(ModelOutputs(hidden_ND, head, inner), teacher_end(signal), batch)
             by_head_terms[name] = own.detach()
             losses[name] = factors[name] * own
             total = total + losses[name]
         # without a term that reads logits the model's output still has to lead back to its hidden states
         return total if losses else hidden_ND
 
-    with capture(model, objective.student_inner) as inner:
-        at_head(model, batch, read, device=device)
+    with record_activations(model, objective.student_inner) as inner:
+        with_lm_head(model, batch, read, device=device)
     sums = {name: per_position.sum() for name, per_position in values.items()} | by_head_terms
     for name, term in objective.inner_terms.items():
-        total = term.total(inner, signal.inner or Captured(), batch)
+        total = term.total(inner, signal.inner or Activations(), batch)
         sums[name] = total.detach()
         losses[name] = factors[name] * total
     return Measured(losses, sums, values, *kept[0], teacher)
 
 
-def teacher_end(signal: TeacherSignal) -> ModelEnd:
+def teacher_end(signal: TeacherSignal) -> ModelOutputs:
     """The teacher as a `HeadTerm` reads it.
 
     Raises:
@@ -138,12 +138,12 @@ def teacher_end(signal: TeacherSignal) -> ModelEnd:
             facts=[f"given: {given}"],
             fix="a teacher with weights (teacher: {path: …}), or a cache of kind full",
         )
-    return ModelEnd(signal.scores.hidden_ND, signal.scores.head, signal.inner or Captured())
+    return ModelOutputs(signal.scores.hidden_ND, signal.scores.head, signal.inner or Activations())
 
 
 def _read_by_student(
     signal: TeacherSignal, batch: TokenBatch, objective: Objective, device: torch.device
-) -> TeacherScores | AlignedScores | None:
+) -> ChunkedScores | AlignedScores | None:
     """The teacher's scores at the student's positions, or, where it has read other tokens, aligned with them.
 
     None where no term reads them so.

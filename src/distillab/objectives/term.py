@@ -3,7 +3,7 @@
 A term is of one of three kinds: a `TokenTerm` gives a value for every scored token from the two models' logits there;
 an `InnerTerm` gives one sum from what happens inside of them; a `HeadTerm` does so too, and applies both heads itself.
 
-Shape letters: N flattened scored positions (all, or those of one tile), V student vocabulary, D width.
+Shape letters: N flattened scored positions (all, or those of one chunk), V student vocabulary, D width.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from torch import Tensor
 
 from distillab.config.terms import Positions, TokenNeed, Weight
 from distillab.errors import TeacherError
+from distillab.models.activations import Activations, ActivationSpec
 from distillab.models.batch import TokenBatch
-from distillab.models.capture import Captured, Inner
 from distillab.models.heads import OutputHead
 from distillab.models.scoring import scored_count
 from distillab.records import ACCESS_ORDER, AccessLevel
@@ -28,7 +28,7 @@ from distillab.teachers.aligned import AlignedTokens
 from distillab.teachers.protocol import Teacher
 from distillab.teachers.signals import NextTokens, ScoreNeed, SignalRequest, TeacherSignal, log_probabilities
 
-Said = NextTokens | AlignedTokens
+TeacherScores = NextTokens | AlignedTokens
 
 
 @dataclass(frozen=True)
@@ -72,38 +72,38 @@ class TokenTerm:
         """Scored tokens of the microbatch."""
         return scored_count(batch)
 
-    def per_position(self, student: StudentScores, signal: Said | None) -> Tensor:
-        """(N,) nats; their sum over all tiles is the term's value on the microbatch."""
+    def per_position(self, student: StudentScores, signal: TeacherScores | None) -> Tensor:
+        """(N,) nats; their sum over all chunks is the term's value on the microbatch."""
         raise NotImplementedError
 
 
 class SpanTerm(TokenTerm):
     """Base of the terms whose value is a function of several positions' numbers together.
 
-    The head is applied twice: first each position's C numbers are observed without gradients, and `settle` makes the
-    values of them and, differentiated, the slope by which each number counts; then the gradient is made tile by tile
-    as for every other term.
+    The head is applied twice: first each position's C numbers are observed without gradients, and `reduce_spans` makes
+    the values of them and, differentiated, the slope by which each number counts; then the gradient is made chunk by
+    chunk as for every other term.
     """
 
-    adds_own: bool = False  # whether it reads the teacher position by position too, in `own_values`
+    adds_position_values: bool = False  # whether it reads the teacher position by position too, in `position_values`
 
-    def observe(self, student: StudentScores) -> Tensor:
+    def score(self, student: StudentScores) -> Tensor:
         """(n, C) float32, of some positions by themselves, with gradients to the logits."""
         raise NotImplementedError
 
-    def settle(self, observed_NC: Tensor, batch: TokenBatch, signal: TeacherSignal) -> Tensor:
+    def reduce_spans(self, observed_NC: Tensor, batch: TokenBatch, signal: TeacherSignal) -> Tensor:
         """(N,) the term's values from all positions' numbers, differentiable; where a value stands is free."""
         raise NotImplementedError
 
-    def observed_at(self, batch: TokenBatch) -> Tensor | None:
-        """(N,) bool, the positions whose numbers `settle` reads; None: all. Those of others it may get or not."""
+    def scored_at(self, batch: TokenBatch) -> Tensor | None:
+        """(N,) bool, the positions whose numbers `reduce_spans` reads; None: all. Those of others it may get or not."""
         return None
 
-    def own_values(self, student: StudentScores, signal: Said | None) -> Tensor:
-        """(n,) what positions add by themselves, beside what is settled; called if the term `adds_own`."""
+    def position_values(self, student: StudentScores, signal: TeacherScores | None) -> Tensor:
+        """(n,) what positions add by themselves, beside what is settled; called if the term `adds_position_values`."""
         raise NotImplementedError
 
-    def per_position(self, student: StudentScores, signal: Said | None) -> Tensor:
+    def per_position(self, student: StudentScores, signal: TeacherScores | None) -> Tensor:
         """Not defined: a position has no value by itself."""
         raise TypeError(f"{self.name} is settled over several positions")
 
@@ -120,22 +120,22 @@ class InnerTerm(_Needs, Protocol):
     """
 
     positions: Positions
-    student_inner: Inner
-    teacher_inner: Inner
+    student_inner: ActivationSpec
+    teacher_inner: ActivationSpec
     projector: torch.nn.Module | None
     projector_learning_rate: float | None
 
-    def initialise(self, student: Captured, teacher: Captured, batch: TokenBatch) -> None:
+    def initialise(self, student: Activations, teacher: Activations, batch: TokenBatch) -> None:
         """Called once before training, on one batch."""
         ...
 
-    def total(self, student: Captured, teacher: Captured, batch: TokenBatch) -> Tensor:
+    def total(self, student: Activations, teacher: Activations, batch: TokenBatch) -> Tensor:
         """The sum over the microbatch's units, in the term's unit."""
         ...
 
 
 @dataclass(frozen=True)
-class ModelEnd:
+class ModelOutputs:
     """One of the two models, as a `HeadTerm` reads it.
 
     Attributes:
@@ -146,7 +146,7 @@ class ModelEnd:
 
     hidden_ND: Tensor
     head: OutputHead
-    inner: Captured
+    inner: Activations
 
 
 class HeadTerm:
@@ -161,8 +161,8 @@ class HeadTerm:
     tokens: TokenNeed
     need: ScoreNeed  # a whole distribution: a teacher gives it as hidden states and head
     positions: Positions
-    student_inner: Inner
-    teacher_inner: Inner
+    student_inner: ActivationSpec
+    teacher_inner: ActivationSpec
     projector: torch.nn.Module | None
     projector_learning_rate: float | None
 
@@ -170,11 +170,11 @@ class HeadTerm:
         """How many units this microbatch adds to the normaliser; known before the forward pass."""
         raise NotImplementedError
 
-    def initialise(self, student: ModelEnd, teacher: ModelEnd, batch: TokenBatch) -> None:
+    def initialise(self, student: ModelOutputs, teacher: ModelOutputs, batch: TokenBatch) -> None:
         """Called once before training, on one batch."""
         raise NotImplementedError
 
-    def total(self, student: ModelEnd, teacher: ModelEnd, batch: TokenBatch) -> Tensor:
+    def total(self, student: ModelOutputs, teacher: ModelOutputs, batch: TokenBatch) -> Tensor:
         """() the sum over the microbatch, in the term's unit, with gradients to all that learns."""
         raise NotImplementedError
 
@@ -241,7 +241,7 @@ class Objective:
         return [item.term for item in self.terms if isinstance(item.term, RemembersSteps)]
 
     @property
-    def student_inner(self) -> Inner:
+    def student_inner(self) -> ActivationSpec:
         """What is captured of the student."""
         return _union([term.student_inner for term in self.state_terms.values()])
 
@@ -279,5 +279,5 @@ class Objective:
                 )
 
 
-def _union(parts: Sequence[Inner]) -> Inner:
-    return reduce(or_, parts, Inner())
+def _union(parts: Sequence[ActivationSpec]) -> ActivationSpec:
+    return reduce(or_, parts, ActivationSpec())

@@ -10,7 +10,7 @@ from torch import Tensor
 from distillab.config.terms import TokenDivergenceConfig, TokenNeed, TopKDivergenceConfig
 from distillab.divergences.by_name import divergence
 from distillab.objectives.shared_ids import require_fitting
-from distillab.objectives.term import Said, StudentScores, TokenTerm
+from distillab.objectives.term import StudentScores, TeacherScores, TokenTerm
 from distillab.records import AccessLevel
 from distillab.teachers.signals import Distribution, NextTokens, ScoreNeed
 
@@ -37,7 +37,7 @@ class TokenDivergence(TokenTerm):
         self._divergence = divergence(settings.divergence, settings.parameters)
         self.need: ScoreNeed = Distribution(shared_width, settings.temperature)
 
-    def per_position(self, student: StudentScores, signal: Said | None) -> Tensor:
+    def per_position(self, student: StudentScores, signal: TeacherScores | None) -> Tensor:
         """(N,) nats (times T² where the settings say so).
 
         Raises:

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from distillab.config.terms import TokenNeed, VocabularyProjectionConfig
-from distillab.data.token_groups import Spelled, TokenGroups
+from distillab.data.token_groups import SpelledTokens, TokenGroups
 from distillab.data.vocabularies import Vocabularies
 from distillab.divergences.by_name import divergence
 from distillab.errors import TeacherError
+from distillab.models.aligned_positions import partners
 from distillab.models.batch import TokenBatch
-from distillab.models.meetings import partners
 from distillab.objectives.grouped import Grouping, grouped
-from distillab.objectives.term import Said, StudentScores, TokenTerm
+from distillab.objectives.term import StudentScores, TeacherScores, TokenTerm
 from distillab.records import AccessLevel
 from distillab.teachers.aligned import AlignedTokens
 from distillab.teachers.signals import Distribution
@@ -100,7 +100,7 @@ class VocabularyProjection(TokenTerm):
         """Scored positions; without `rest`, those that have a partner."""
         return super().count(batch) if self.settings.rest == "text" else int((partners(batch) >= 0).sum())
 
-    def per_position(self, student: StudentScores, signal: Said | None) -> Tensor:
+    def per_position(self, student: StudentScores, signal: TeacherScores | None) -> Tensor:
         """(n,) nats (the divergence times T² where the settings say so); without `rest` 0 where there is no partner.
 
         Raises:
@@ -233,10 +233,12 @@ class _Groups:
 
     def __init__(self, groups: TokenGroups, first_ids: Tensor, device: torch.device) -> None:
         self.student, self.teacher = Grouping(groups.student.to(device)), Grouping(groups.teacher.to(device))
-        self.spelled: Spelled | None = None
+        self.spelled: SpelledTokens | None = None
         self.rank_of_first = torch.full_like(self.teacher.of, -1)
         if (found := groups.spelled) is not None:
-            self.spelled = Spelled(*(part.to(device) for part in (found.rank, found.start, found.end, found.separable)))
+            self.spelled = SpelledTokens(
+                *(part.to(device) for part in (found.rank, found.start, found.end, found.separable))
+            )
             first = first_ids.to(device)
             self.rank_of_first = torch.where(first >= 0, self.spelled.rank[first.clamp(min=0)], -1)
 
@@ -251,11 +253,11 @@ class _Groups:
         return _between(self.rank_of_first, self.spelled, ids)
 
 
-def _between(rank: Tensor, spelled: Spelled, ids: Tensor) -> Tensor:
+def _between(rank: Tensor, spelled: SpelledTokens, ids: Tensor) -> Tensor:
     return (rank >= spelled.start[ids][:, None]) & (rank < spelled.end[ids][:, None])
 
 
-def require_aligned(signal: Said | None, *, term: str) -> AlignedTokens:
+def require_aligned(signal: TeacherScores | None, *, term: str) -> AlignedTokens:
     """The teacher's word at the partners of the student's positions.
 
     Raises:

@@ -26,7 +26,7 @@ from distillab.hidden import redacted, revealed
 from distillab.hub import reach_hub, was_fetched
 from distillab.library_errors import library_errors
 from distillab.pairing.probes import PROBES
-from distillab.places import is_local, local_path, require_folder
+from distillab.paths import is_local, local_path, require_folder
 from distillab.pretrained import tokenizer_from
 
 _OTHER_FORMS = (("vocab.json", "merges.txt"), ("vocab.txt",))

@@ -37,7 +37,7 @@ from distillab.records.sources import (
     SpanCounts,
     TeacherProvenance,
 )
-from distillab.records.studies import FEWEST_ROWS, ArmResult, EndPoint, GenerationSample, Interval, StudyResults
+from distillab.records.studies import FEWEST_ROWS, ArmResult, Baseline, GenerationSample, Interval, StudyResults
 
 __all__ = [
     "ACCESS_ORDER",
@@ -48,12 +48,12 @@ __all__ = [
     "AnswerStoreCounts",
     "AnswersMade",
     "ArmResult",
+    "Baseline",
     "CacheUse",
     "Conclusions",
     "CurvePoint",
     "DataOverlap",
     "EncodingCounts",
-    "EndPoint",
     "EvaluationRecord",
     "Examined",
     "Finding",

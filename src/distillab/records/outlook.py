@@ -53,7 +53,7 @@ def outlook(
 
 def study_outlook(results: StudyResults) -> tuple[str, ...]:
     """The sentences of a study; arms that show a failure on purpose do not count."""
-    untrained = [point for point in results.end_points if point.role == "undistilled student"]
+    untrained = [point for point in results.baselines if point.role == "undistilled student"]
     ends = {
         arm.name: sum(e.likelihood.nats_per_token for e in arm.evaluations) / len(arm.evaluations)
         for arm in results.arms

@@ -70,7 +70,7 @@ class EvaluationRecord(Record):
 
 
 class JudgedModel(Record):
-    """A model that a study judged without training it: a file of its `end_points`."""
+    """A model that a study judged without training it: a file of its `baselines`."""
 
     name: str
     identity: str = Field(description="sha256 of the settings and files that decide its figures")

@@ -58,7 +58,7 @@ def _counted(number: int, thing: str) -> str:
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
-class EndPoint(Record):
+class Baseline(Record):
     """A model that was not trained in this study: the undistilled student, a teacher."""
 
     name: str
@@ -111,7 +111,7 @@ class StudyResults(Record):
     verdict: str
     budget: str
     references: ReferenceLines
-    end_points: tuple[EndPoint, ...]
+    baselines: tuple[Baseline, ...]
     arms: tuple[ArmResult, ...]
     samples: tuple[GenerationSample, ...]
     contracts: tuple[TokenizerContract, ...]

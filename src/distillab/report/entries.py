@@ -11,8 +11,8 @@ from distillab.records import (
     ACCESS_ORDER,
     AccessLevel,
     ArmResult,
+    Baseline,
     CurvePoint,
-    EndPoint,
     EvaluationRecord,
     Interval,
     RunCost,
@@ -78,12 +78,12 @@ def entries(results: StudyResults) -> tuple[Entry, ...]:
     """
     for arm in results.arms:
         _check_lengths(arm)
-    names = [point.name for point in results.end_points] + [arm.name for arm in results.arms]
+    names = [point.name for point in results.baselines] + [arm.name for arm in results.arms]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise DataError("Every end point and arm of a study has a name of its own.", facts=[f"twice: {twice}"])
     other_tokens = _models_with_other_tokens(results)
-    found = [_of_end_point(point, point.name not in other_tokens) for point in results.end_points]
+    found = [_of_end_point(point, point.name not in other_tokens) for point in results.baselines]
     arms = sorted(results.arms, key=lambda arm: (arm.across_tokenizers, ACCESS_ORDER.index(arm.access)))
     trained = [arm for arm in arms if arm.demonstrates is None]
     shown = [arm for arm in arms if arm.demonstrates is not None]
@@ -110,7 +110,7 @@ def _models_with_other_tokens(results: StudyResults) -> set[str]:
     """
     different = {contract.teacher.name for contract in results.contracts if contract.verdict == "different"}
     of_student = {(e.likelihood.n, e.likelihood.tokens) for arm in results.arms for e in arm.evaluations}
-    for point in results.end_points:
+    for point in results.baselines:
         likelihood = point.evaluation.likelihood
         same_rows = [tokens for n, tokens in of_student if n == likelihood.n]
         if point.role == "teacher" and same_rows and likelihood.tokens not in same_rows:
@@ -118,7 +118,7 @@ def _models_with_other_tokens(results: StudyResults) -> set[str]:
     return different
 
 
-def _of_end_point(point: EndPoint, comparable: bool) -> Entry:
+def _of_end_point(point: Baseline, comparable: bool) -> Entry:
     is_teacher = point.role == "teacher"
     return Entry(
         name=point.name,

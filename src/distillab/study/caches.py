@@ -15,17 +15,17 @@ from distillab.data.encoding import EncodedRow
 from distillab.files import require_space
 from distillab.models.loading import model_name
 from distillab.records import CacheUse, RunRecord, read_record
-from distillab.study.prepare import Prepared
-from distillab.study.run_teacher import StoredSignals, stored_signals
-from distillab.study.sides import asked_rows, asked_side, judging_side, reads_own_tokens
-from distillab.study.signals import (
-    Recording,
+from distillab.runs.inputs import RunInputs
+from distillab.runs.sides import asked_rows, asked_side, judging_side, uses_teacher_tokenizer
+from distillab.runs.signals import (
+    CacheJob,
     arms_kinds,
     bytes_before_loading,
     can_be_cached,
     held_out_kinds,
     reads_signals,
 )
+from distillab.runs.teacher import StoredSignals, stored_signals
 from distillab.teachers.cache_parts import Part, part_of
 
 OTHERWISE = "set teacher_signals: online, which asks the teachers again in every run"
@@ -38,13 +38,13 @@ class StudyCaches:
 
     Args:
         recipe: the study.
-        prepared: tokenizers and rows of an arm.
+        inputs: tokenizers and rows of an arm.
         run_recipe: the recipe of an arm, of any seed.
         planted: names of the arms whose batches are broken on purpose; their rows are in no cache.
     """
 
     recipe: StudyRecipe
-    prepared: Callable[[ArmConfig], Prepared]
+    inputs: Callable[[ArmConfig], RunInputs]
     run_recipe: Callable[[ArmConfig], RunRecipe]
     planted: frozenset[str]
     _locations: dict[str, Path] = field(default_factory=dict)
@@ -53,15 +53,15 @@ class StudyCaches:
         """Where the runs of an arm find what their teacher said."""
         if self.recipe.teacher_signals == "online":
             return StoredSignals()
-        prepared = self.prepared(arm)
+        inputs = self.inputs(arm)
         if self._teacher(arm).cache is not None:
-            given = stored_signals(self.run_recipe(arm), prepared)
+            given = stored_signals(self.run_recipe(arm), inputs)
             return given if self._reads(arm) else replace(given, train=None)
         train = part_of(str(self._location(arm, self._part(arm))), self._part(arm))
         held_out = part_of(str(self._location(arm, "held_out")), "held_out")
         return StoredSignals(
             train=train if self._reads(arm) else None,
-            held_out=held_out if prepared.shared_width else None,
+            held_out=held_out if inputs.shared_width else None,
         )
 
     def missing(self, part: Part, arms: Sequence[ArmConfig]) -> list[ArmConfig]:
@@ -76,20 +76,20 @@ class StudyCaches:
                 first.setdefault(self._location(arm, part), arm)
         return [arm for arm in first.values() if not self.recording(arm, part).built.is_file()]
 
-    def recording(self, arm: ArmConfig, part: Part, rows: Sequence[EncodedRow] = ()) -> Recording:
+    def recording(self, arm: ArmConfig, part: Part, rows: Sequence[EncodedRow] = ()) -> CacheJob:
         """What is to be recorded for an arm and all that share its cache.
 
         Args:
             rows: of the part answers: the rows with the teacher's answers, as the teacher is asked about them.
         """
-        prepared, recipe = self.prepared(arm), self.run_recipe(arm)
-        train, held_out = prepared.splits.sources
-        side, source = asked_side(recipe, prepared), f"the teacher's answers to {train}"
+        inputs, recipe = self.inputs(arm), self.run_recipe(arm)
+        train, held_out = inputs.splits.sources
+        side, source = asked_side(recipe, inputs), f"the teacher's answers to {train}"
         if part == "held_out":
-            rows, source, side = self._judged_rows(prepared), held_out, judging_side(prepared)
+            rows, source, side = self._judged_rows(inputs), held_out, judging_side(inputs)
         elif part == "train":
-            rows, source = asked_rows(recipe, prepared, prepared.train), train
-        return Recording(self._location(arm, part), part, self._kinds(arm, part), rows, source, side)
+            rows, source = asked_rows(recipe, inputs, inputs.train), train
+        return CacheJob(self._location(arm, part), part, self._kinds(arm, part), rows, source, side)
 
     def require_space(self, work: Sequence[tuple[ArmConfig, Part]]) -> None:
         """Check that all caches that are to be made fit onto the disk.
@@ -100,7 +100,7 @@ class StudyCaches:
         needed = 0
         for arm, part in work:
             recording = self.recording(arm, part)
-            needed += bytes_before_loading(recording, self.prepared(arm), dtype=self._teacher(arm).dtype)
+            needed += bytes_before_loading(recording, self.inputs(arm), dtype=self._teacher(arm).dtype)
         if needed:
             require_space(self._root, needed, what="what the teachers say", otherwise=OTHERWISE)
 
@@ -129,13 +129,13 @@ class StudyCaches:
 
     def _wants(self, arm: ArmConfig, part: Part) -> bool:
         if part == "held_out":
-            return self.prepared(arm).shared_width > 0
+            return self.inputs(arm).shared_width > 0
         return self._reads(arm) and self._part(arm) == part
 
     def _kinds(self, arm: ArmConfig, part: Part) -> tuple[KindConfig, ...]:
         """What all arms that share a part read of it; as the recipe says, where it says so."""
         if part == "held_out":
-            return held_out_kinds(self.prepared(arm))
+            return held_out_kinds(self.inputs(arm))
         return self._kinds_at(self._key(arm, part), arm, "answers" if part == "answers" else "train")
 
     def _kinds_at(self, key: str, arm: ArmConfig, part: _Shared) -> tuple[KindConfig, ...]:
@@ -146,30 +146,30 @@ class StudyCaches:
         ]
         if self.recipe.cache.kinds is not None and sharing:
             return self.recipe.cache.kinds
-        return arms_kinds(sharing, self.prepared(arm))
+        return arms_kinds(sharing, self.inputs(arm))
 
     def _key(self, arm: ArmConfig, part: Part) -> str:
         """Arms of one key share a location."""
         key = self._teacher(arm).model_dump_json()
-        if part != "held_out" and reads_own_tokens(self.run_recipe(arm)):
+        if part != "held_out" and uses_teacher_tokenizer(self.run_recipe(arm)):
             key += "its own tokens"
         if part == "answers":
             key += (arm.teacher_answers or self.recipe.teacher_answers).model_dump_json()
         return key
 
-    def _judged_rows(self, prepared: Prepared) -> Sequence[EncodedRow]:
-        return prepared.held_out.first(self.recipe.evaluation.rows).rows
+    def _judged_rows(self, inputs: RunInputs) -> Sequence[EncodedRow]:
+        return inputs.held_out.first(self.recipe.evaluation.rows).rows
 
     def _location(self, arm: ArmConfig, part: Part) -> Path:
         """Named by all that decides what is in it, so that nothing else is ever found there."""
         key = self._key(arm, part)
         if key not in self._locations:
-            prepared, recipe = self.prepared(arm), self.run_recipe(arm)
-            train = prepared.train.rows if part == "held_out" else asked_rows(recipe, prepared, prepared.train)
+            inputs, recipe = self.inputs(arm), self.run_recipe(arm)
+            train = inputs.train.rows if part == "held_out" else asked_rows(recipe, inputs, inputs.train)
             digest = hashlib.sha256(key.encode())
             digest.update(self.recipe.cache.model_dump_json(exclude={"folder", "kinds"}).encode())
             digest.update(repr(self._kinds_at(key, arm, "answers" if part == "answers" else "train")).encode())
-            for row in (*train, *self._judged_rows(prepared)):
+            for row in (*train, *self._judged_rows(inputs)):
                 digest.update(row_digest(row.input_ids, row.answer_mask))
             name = f"{model_name(self._teacher(arm).place)}-{digest.hexdigest()[:12]}"
             self._locations[key] = self._root / name

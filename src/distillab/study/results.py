@@ -14,9 +14,9 @@ from distillab.evaluation.references import reference_lines
 from distillab.records import (
     AnswerStoreCounts,
     ArmResult,
+    Baseline,
     CacheUse,
     EncodingCounts,
-    EndPoint,
     GenerationSample,
     Interval,
     Investigation,
@@ -25,10 +25,10 @@ from distillab.records import (
     StudyResults,
     TokenizerContract,
 )
-from distillab.study.environment import environment
-from distillab.study.folder import read_held_out
-from distillab.study.prepare import Prepared
-from distillab.study.run_teacher import TRAINING
+from distillab.runs.environment import environment
+from distillab.runs.folder import read_held_out
+from distillab.runs.inputs import RunInputs
+from distillab.runs.teacher import TRAINING
 from distillab.study.statistics import adjusted, paired_interval
 from distillab.terminal import plural
 
@@ -39,9 +39,9 @@ _Counts = TypeVar("_Counts", EncodingCounts, AnswerStoreCounts, SpanCounts)
 
 def assemble(
     recipe: StudyRecipe,
-    prepared: Prepared,
+    inputs: RunInputs,
     *,
-    end_points: Sequence[EndPoint],
+    baselines: Sequence[Baseline],
     records: Sequence[RunRecord],
     contracts: Sequence[TokenizerContract],
     caches: Sequence[CacheUse],
@@ -57,21 +57,21 @@ def assemble(
     by_arm = {arm.name: [record for record in records if record.arm == arm.name] for arm in recipe.arms}
     made = {use.path: use.teacher_s for use in caches}
     arms = _adjusted([_arm(folder, name, runs, by_arm["sft"], made) for name, runs in by_arm.items()])
-    vocabulary = len(prepared.student.tokenizer)
+    vocabulary = len(inputs.student.tokenizer)
     return StudyResults(
         title=recipe.title,
         question="Given this teacher and this student, what does each level of access to the teacher buy?",
         verdict=verdict(arms),
         budget=_budget(recipe),
         references=reference_lines(
-            prepared.train.rows, prepared.held_out.first(recipe.evaluation.rows).rows, vocabulary=vocabulary
+            inputs.train.rows, inputs.held_out.first(recipe.evaluation.rows).rows, vocabulary=vocabulary
         ),
-        end_points=tuple(end_points),
+        baselines=tuple(baselines),
         arms=arms,
-        samples=_samples(folder, recipe, prepared, end_points),
+        samples=_samples(folder, recipe, inputs, baselines),
         contracts=tuple(contracts),
         train_counts=_distinct([record.train_counts for record in records]),
-        held_out_counts=prepared.held_out_counts,
+        held_out_counts=inputs.held_out_counts,
         spans=_distinct([record.spans for record in records if record.spans is not None]),
         answer_stores=_distinct([record.answers for record in records if record.answers is not None]),
         caches=tuple(caches),
@@ -208,20 +208,20 @@ def _held_out_lines(folder: Path, arm: str, seed: int) -> list[dict[str, object]
 
 
 def _samples(
-    folder: Path, recipe: StudyRecipe, prepared: Prepared, end_points: Sequence[EndPoint]
+    folder: Path, recipe: StudyRecipe, inputs: RunInputs, baselines: Sequence[Baseline]
 ) -> tuple[GenerationSample, ...]:
     """The first ten generated answers of every model; arms with their first seed."""
     answers: dict[str, list[str]] = {}
-    for point in end_points:
+    for point in baselines:
         stem = "undistilled" if point.role == "undistilled student" else f"teacher-{point.name}"
-        answers[point.name] = _answers(read_held_out(folder / "end_points" / f"{stem}.jsonl"))
+        answers[point.name] = _answers(read_held_out(folder / "baselines" / f"{stem}.jsonl"))
     for arm in recipe.arms:
         answers[arm.name] = _answers(_held_out_lines(folder, arm.name, recipe.seeds[0]))
-    n = min(_SAMPLES, recipe.evaluation.generate_rows, len(prepared.held_out.rows))
+    n = min(_SAMPLES, recipe.evaluation.generate_rows, len(inputs.held_out.rows))
     return tuple(
         GenerationSample(
-            prompt=prepared.held_out.prompts[index],
-            reference=prepared.held_out.references[index],
+            prompt=inputs.held_out.prompts[index],
+            reference=inputs.held_out.references[index],
             answers={name: given[index] for name, given in answers.items()},
         )
         for index in range(n)

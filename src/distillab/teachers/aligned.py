@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from distillab.models.aligned_positions import ordinal_positions, partners, scored_spans, shared_spans, span_starts
 from distillab.models.batch import TokenBatch
-from distillab.models.meetings import first_of_span, ordinal_partners, partners, scored_spans, shared_spans
 from distillab.models.scoring import scored_targets
-from distillab.teachers.signals import NextTokens, TeacherScores
+from distillab.teachers.signals import ChunkedScores, NextTokens
 
-_TILE_ROWS = 128
+_CHUNK_ROWS = 128
 
 
 @dataclass(frozen=True)
@@ -76,33 +76,33 @@ class AlignedScores:
 
     Attributes:
         scores: over M.
-        partner_N: by place, see `models/meetings.py`.
+        partner_N: by place, see `models/aligned_positions.py`.
         ordinal_N: by number; None where no term asks.
         target_M: the teacher's next tokens.
         continuation_N: float32, see `AlignedTokens`; 0 where there is no partner.
         whole_N: bool, see `AlignedTokens`.
     """
 
-    scores: TeacherScores
+    scores: ChunkedScores
     partner_N: Tensor
     ordinal_N: Tensor | None
     target_M: Tensor
     continuation_N: Tensor
     whole_N: Tensor
 
-    def tile(self, here: slice | Tensor, device: torch.device) -> AlignedTokens:
+    def chunk(self, here: slice | Tensor, device: torch.device) -> AlignedTokens:
         """What it says at some of the N positions; until the next call."""
         partner = self.partner_N[here]
         has = partner >= 0
         theirs = partner[has]
         by_order = None
         if self.ordinal_N is None:
-            said = self.scores.tile(theirs, device)
+            said = self.scores.chunk(theirs, device)
         else:
             # in one call, since the next one may use the same memory
             ordinal = self.ordinal_N[here]
             there = ordinal >= 0
-            both = self.scores.tile(torch.cat([theirs, ordinal[there]]), device)
+            both = self.scores.chunk(torch.cat([theirs, ordinal[there]]), device)
             said = both.rows(slice(0, theirs.shape[0]))
             by_order = PartnerTokens(there.to(device), both.rows(slice(theirs.shape[0], both.positions)))
         return AlignedTokens(
@@ -117,7 +117,7 @@ class AlignedScores:
 
 @torch.no_grad()
 def align(
-    scores: TeacherScores, batch: TokenBatch, *, width: int, ordinal: bool, device: torch.device
+    scores: ChunkedScores, batch: TokenBatch, *, width: int, ordinal: bool, device: torch.device
 ) -> AlignedScores:
     """The scores of `batch["teacher"]`, to be read from the student's positions.
 
@@ -131,7 +131,7 @@ def align(
     target_M = scored_targets(theirs)
     spans_M, shared = scored_spans(theirs), shared_spans(batch)
     inside_M = spans_M >= 0
-    further_M = inside_M & ~first_of_span(theirs) & shared[spans_M.clamp(min=0)]
+    further_M = inside_M & ~span_starts(theirs) & shared[spans_M.clamp(min=0)]
     continuation_S = torch.zeros(shared.shape, dtype=torch.float32, device=shared.device)
     continuation_S.index_add_(
         0,
@@ -145,7 +145,7 @@ def align(
     return AlignedScores(
         scores,
         partner_N,
-        ordinal_partners(batch) if ordinal else None,
+        ordinal_positions(batch) if ordinal else None,
         target_M,
         torch.where(has_N, continuation_S[span_N], 0.0),
         (tokens_S[span_N] == 1) & has_N,
@@ -160,7 +160,7 @@ def _among(has: Tensor, here: slice) -> slice:
 
 @torch.no_grad()
 def actual_logp(
-    scores: TeacherScores,
+    scores: ChunkedScores,
     places: Tensor,
     target_M: Tensor,
     *,
@@ -176,7 +176,7 @@ def actual_logp(
         temperature: the teacher's logits are divided by it.
     """
     found = [torch.zeros(0, device=device)]
-    for here in places.split(_TILE_ROWS):
-        logp = scores.tile(here, device).logp(width, temperature)
+    for here in places.split(_CHUNK_ROWS):
+        logp = scores.chunk(here, device).logp(width, temperature)
         found.append(logp.gather(1, target_M[here].to(device)[:, None])[:, 0])
     return torch.cat(found)

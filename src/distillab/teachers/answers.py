@@ -158,7 +158,7 @@ def read_store(
     return AnswerStore(tuple(answers[key] for key in wanted), reader.identity)
 
 
-def askable(prompts: Sequence[Prompt], *, context: int | None, max_new_tokens: int) -> list[Prompt]:
+def answerable(prompts: Sequence[Prompt], *, context: int | None, max_new_tokens: int) -> list[Prompt]:
     """The prompts that have a token to go on from, and leave room for an answer in the teacher's context.
 
     Raises:
@@ -185,7 +185,7 @@ def askable(prompts: Sequence[Prompt], *, context: int | None, max_new_tokens: i
     return kept
 
 
-def keep_usable(
+def drop_invalid(
     answers: Sequence[Answer],
     *,
     path: str,
@@ -198,7 +198,7 @@ def keep_usable(
     Args:
         settings: say what becomes of answers that were cut off.
         prompt_tokens: that the teacher read for all answers.
-        not_asked: prompts that were left out before (see `askable`), for the counts.
+        not_asked: prompts that were left out before (see `answerable`), for the counts.
     Raises:
         DataError: no answer is left.
     """

@@ -23,7 +23,7 @@ from distillab.cache.names import IDENTITY, JOURNALS, SHARDS
 from distillab.cache.sources import LocalSource, open_source
 from distillab.errors import CacheCorrupt, CacheError, CacheMismatch
 from distillab.files import new_folder, remove_leftovers, write_bytes
-from distillab.places import local_path
+from distillab.paths import local_path
 from distillab.teachers.tokenizer_seal import check_seal, is_sealed, seal
 
 Part = Literal["train", "held_out", "text", "answers"]

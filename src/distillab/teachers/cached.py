@@ -24,18 +24,18 @@ from distillab.teachers.layouts import teacher_shape
 from distillab.teachers.protocol import TeacherCapabilities
 from distillab.teachers.samples import samples
 from distillab.teachers.signals import (
+    ChunkedScores,
     DrawnTokens,
     HeadInputs,
     ScoreNeed,
     SignalRequest,
-    TeacherScores,
     TeacherSignal,
     Top,
     TopTokens,
 )
-from distillab.teachers.stored_inner import StoredInner
+from distillab.teachers.stored_inner import CachedActivations
 from distillab.teachers.stored_rows import require_stored
-from distillab.teachers.stored_tokens import StoredTokens, stored_forms
+from distillab.teachers.stored_tokens import CachedDistribution, stored_forms
 
 _ACCESS: dict[str, AccessLevel] = {
     "text": "text",
@@ -67,7 +67,7 @@ class CachedTeacher:
         self._forms = stored_forms(identity.layouts, width=identity.width, where=reader.location)
         access = max((_ACCESS[kind] for kind in self._kinds), key=ACCESS_ORDER.index)
         self._capabilities = TeacherCapabilities(access=access, provenance=identity.teacher)
-        self._inner = StoredInner(reader, device)
+        self._inner = CachedActivations(reader, device)
         self._head: OutputHead | None = None
         self._checked: set[SignalRequest] = set()
 
@@ -100,7 +100,7 @@ class CachedTeacher:
         """
         if request.scores and not self._as_stored(request):
             for need in sorted(request.scores, key=str):
-                if "full" not in self._kinds and not self._forms.serves(need):
+                if "full" not in self._kinds and not self._forms.supports(need):
                     self._forms.refuse(need)
                 if need.width > self.head.weight_VD.shape[0]:
                     raise TeacherError(
@@ -126,7 +126,7 @@ class CachedTeacher:
         if request not in self._checked:
             self.require(request, packing=False)
         rows = self._rows(batch)
-        scores: TeacherScores | None = None
+        scores: ChunkedScores | None = None
         if request.scores:
             scores = self._stored_tokens(rows, request) if self._as_stored(request) else self._head_inputs(rows)
         return TeacherSignal(scores=scores, inner=self._inner.captured(rows, batch, request) if request.inner else None)
@@ -151,7 +151,7 @@ class CachedTeacher:
         return self._head
 
     def _as_stored(self, request: SignalRequest) -> bool:
-        return all(self._forms.serves(need) for need in request.scores)
+        return all(self._forms.supports(need) for need in request.scores)
 
     def _rows(self, batch: TokenBatch) -> list[int]:
         """The stored row of every sample, in the order in which the batch's scored positions are flattened."""
@@ -181,7 +181,7 @@ class CachedTeacher:
         hidden_ND = as_tensor(section.arrays["head_input"], self._device).to(head.weight_VD.dtype)
         return HeadInputs(hidden_ND, head)
 
-    def _stored_tokens(self, rows: Sequence[int], request: SignalRequest) -> StoredTokens:
+    def _stored_tokens(self, rows: Sequence[int], request: SignalRequest) -> CachedDistribution:
         asked: frozenset[ScoreNeed] = request.scores
         kept, draws, positions = None, None, 0
         if any(isinstance(need, Top) for need in asked):
@@ -197,8 +197,10 @@ class CachedTeacher:
             drawn = self._reader.read_flat(rows, "sampled")
             assert isinstance(drawn, Sampled)
             positions = len(drawn.distinct)
-            draws = DrawnTokens(as_tensor(drawn.drawn(), self._device).long(), as_tensor(drawn.own_nats, self._device))
-        return StoredTokens(self._forms, positions, kept, draws)
+            draws = DrawnTokens(
+                as_tensor(drawn.drawn(), self._device).long(), as_tensor(drawn.entropy_estimate, self._device)
+            )
+        return CachedDistribution(self._forms, positions, kept, draws)
 
 
 def load_cached(

@@ -10,10 +10,10 @@ from transformers import PreTrainedModel
 
 from distillab.config.models import TeacherConfig
 from distillab.errors import TeacherError
+from distillab.models.activations import record_activations
 from distillab.models.attention import require_maps
 from distillab.models.batch import TokenBatch
-from distillab.models.capture import capture
-from distillab.models.heads import OutputHead, at_head, require_separable_head
+from distillab.models.heads import OutputHead, require_separable_head, with_lm_head
 from distillab.models.loading import load_model, model_name, pick_device, weights_sha256
 from distillab.models.packable import require_packable
 from distillab.models.projections import require_projections
@@ -85,8 +85,8 @@ class LocalTeacher:
             heads.append(head)
             return at_scored(hidden_BLD, batch)
 
-        with capture(model, request.inner) as inner:
-            hidden_ND = at_head(model, batch, keep, device=embeddings.device)
+        with record_activations(model, request.inner) as inner:
+            hidden_ND = with_lm_head(model, batch, keep, device=embeddings.device)
         return TeacherSignal(
             scores=HeadInputs(hidden_ND, heads[0]) if request.scores else None,
             inner=inner if request.inner else None,

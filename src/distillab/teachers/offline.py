@@ -184,7 +184,10 @@ def _signals(section: Section) -> dict[str, Tensor]:
                 "actual_logp": _tensor(section.actual_logp),
             }
         case Sampled():
-            return {"sampled_ids": _tensor(section.drawn()).long(), "sampled_own_nats": _tensor(section.own_nats)}
+            return {
+                "sampled_ids": _tensor(section.drawn()).long(),
+                "sampled_own_nats": _tensor(section.entropy_estimate),
+            }
         case States():
             return {_plain(name): _tensor(array) for name, array in section.arrays.items()}
     raise AssertionError(section)

@@ -32,11 +32,11 @@ from distillab.progress import Progress
 from distillab.teachers.arrays import as_array
 from distillab.teachers.layouts import engine, resolve_layouts, teacher_sizes
 from distillab.teachers.local import LocalTeacher
-from distillab.teachers.row_making import RowMaker
+from distillab.teachers.row_making import SignalEncoder
 
 
 @dataclass(frozen=True)
-class Recorded:
+class CacheWriteResult:
     """What one call of `record` did.
 
     rows, tokens, scored_tokens: that the teacher read. teacher_s: seconds that it needed, with its head and the
@@ -124,7 +124,7 @@ def record(
     collator: Collator,
     identity: CacheIdentity,
     writer: CacheWriter,
-) -> Recorded:
+) -> CacheWriteResult:
     """Make every shard that is still to be made by this writer.
 
     While one shard is encoded and written by a thread, the teacher goes on with the next; so up to two shards are in
@@ -141,7 +141,7 @@ def record(
         StorageError: the disk is full.
     """
     _require_same_rows(rows, identity)
-    maker = RowMaker(teacher, identity, collator)
+    maker = SignalEncoder(teacher, identity, collator)
     todo = writer.todo()
     begun = time.perf_counter()
     size = identity.rows_per_shard
@@ -168,7 +168,7 @@ def record(
             writing = thread.submit(writer.write, number, cast(list[CachedRow], made))
         if writing is not None:
             writing.result()
-    return Recorded(
+    return CacheWriteResult(
         rows=total,
         tokens=sum(len(row) for share in shares.values() for row in share),
         scored_tokens=sum(int(row.answer_mask.sum()) for share in shares.values() for row in share),

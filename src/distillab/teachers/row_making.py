@@ -1,6 +1,6 @@
 """What a teacher says of a batch, as rows of a cache.
 
-Shape letters: N scored positions of the batch, n of one tile or row; P positions at which states are stored; V the ids
+Shape letters: N scored positions of the batch, n of one chunk or row; P positions at which states are stored; V the ids
 that the head tells, W those that the distribution is over; K kept tokens; S draws; D width.
 """
 
@@ -21,11 +21,11 @@ from distillab.cache.sections import positions_of, split
 from distillab.data.collation import Collator, IndexedRow
 from distillab.data.encoding import EncodedRow
 from distillab.errors import ConfigError, NumericsError, TeacherError
+from distillab.models.activations import Activations, ActivationSpec
 from distillab.models.batch import TokenBatch
-from distillab.models.capture import Captured, Inner
+from distillab.models.chunking import chunks, sub_chunks
 from distillab.models.heads import OutputHead
 from distillab.models.scoring import at_scored, scored_targets
-from distillab.models.tiling import pieces, tiles
 from distillab.teachers.arrays import as_array
 from distillab.teachers.drawing import row_points
 from distillab.teachers.local import LocalTeacher
@@ -35,7 +35,7 @@ from distillab.teachers.signals import Distribution, FullLogits, HeadInputs, Sco
 _DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
-class RowMaker:
+class SignalEncoder:
     """Asks a teacher once a batch for all kinds of a cache, and cuts the answer into rows.
 
     Args:
@@ -75,7 +75,7 @@ class RowMaker:
     def cut(self, batch: TokenBatch, signal: TeacherSignal, rows: Sequence[EncodedRow]) -> list[CachedRow]:
         """The rows of a batch, from what the teacher said of it; `batch["rows"]` counts through `rows`."""
         found = samples(batch)
-        cut = _Cut(found, [rows[sample.row].key for sample in found])
+        cut = _BatchSplitter(found, [rows[sample.row].key for sample in found])
         sections: dict[str, list[Section]] = {}
         if isinstance(signal.scores, HeadInputs):
             self.head = signal.scores.head
@@ -94,8 +94,8 @@ class RowMaker:
             made[sample.row] = CachedRow(row.key, row.input_ids, row.answer_mask, of_row)
         return [made[index] for index in range(len(rows))]
 
-    def _token_sections(self, cut: _Cut, batch: TokenBatch, scores: HeadInputs) -> dict[str, list[Section]]:
-        """top_k and sampled, tile by tile, so that nothing of size N × V is alive."""
+    def _token_sections(self, cut: _BatchSplitter, batch: TokenBatch, scores: HeadInputs) -> dict[str, list[Section]]:
+        """top_k and sampled, chunk by chunk, so that nothing of size N × V is alive."""
         layouts = [layout for layout in self._layouts if isinstance(layout, TopKLayout | SampledLayout)]
         if not layouts:
             return {}
@@ -104,11 +104,11 @@ class RowMaker:
         points_NS = cut.points(self._identity.seed, draws[0]) if draws else None
         parts: dict[str, list[Any]] = {layout.kind: [] for layout in layouts}
         vocabulary = scores.head.weight_VD.shape[0]
-        for tile_at in tiles(len(targets_N), vocabulary, device):
-            tile = scores.tile(tile_at, device)
-            for piece_at in pieces(tile.positions, vocabulary, device):
-                here = slice(tile_at.start + piece_at.start, tile_at.start + piece_at.stop)
-                piece = tile.rows(piece_at)
+        for chunk_at in chunks(len(targets_N), vocabulary, device):
+            chunk = scores.chunk(chunk_at, device)
+            for sub_at in sub_chunks(chunk.positions, vocabulary, device):
+                here = slice(chunk_at.start + sub_at.start, chunk_at.start + sub_at.stop)
+                piece = chunk.rows(sub_at)
                 for layout in layouts:
                     parts[layout.kind].append(self._piece(piece, layout, targets_N[here], points_NS, here))
         sections: dict[str, list[Section]] = {}
@@ -134,10 +134,10 @@ class RowMaker:
             return top.ids, top.logp, top.tail_logmass, _actual(logp_nW, targets_n.to(logp_nW.device))
         assert points_NS is not None
         drawn = piece.drawn(layout.draws, width, temperature, points=points_NS[here])
-        return drawn.ids, drawn.own_nats
+        return drawn.ids, drawn.entropy_estimate
 
 
-class _Cut:
+class _BatchSplitter:
     """The samples of a batch, and their rows' keys, for cutting and for messages."""
 
     def __init__(self, found: Sequence[Sample], keys: Sequence[str]) -> None:
@@ -195,7 +195,7 @@ def _request(layouts: Sequence[Layout], width: int) -> SignalRequest:
     scores: frozenset[ScoreNeed] = frozenset({Distribution(width)} if reads_scores else ())
     return SignalRequest(
         scores=scores,
-        inner=Inner(
+        inner=ActivationSpec(
             hidden=frozenset(int(part[1]) for part in parts if part[0] == "layer"),
             projections=frozenset(int(part[1]) for part in parts if part[0] == "block"),
         ),
@@ -204,7 +204,7 @@ def _request(layouts: Sequence[Layout], width: int) -> SignalRequest:
 
 def _states(name: str, layout: StatesLayout, batch: TokenBatch, signal: TeacherSignal) -> Tensor:
     """(P, D) one tensor at the positions of its layout, in the order of the samples."""
-    inner = signal.inner or Captured()
+    inner = signal.inner or Activations()
     match name.split("."):
         case ["layer", number]:
             states_BLD = inner.hidden[int(number)]
@@ -225,7 +225,7 @@ def _actual(logp_nW: Tensor, targets_n: Tensor) -> Tensor:
     return logp_n.masked_fill(targets_n >= width, -torch.inf)
 
 
-def _top_k(cut: _Cut, columns: Sequence[Tensor]) -> TopK:
+def _top_k(cut: _BatchSplitter, columns: Sequence[Tensor]) -> TopK:
     ids_NK, logp_NK, tail_N, actual_N = columns
     bad_N = logp_NK.isnan().any(dim=-1)
     if bool(bad_N.any()):
@@ -233,7 +233,7 @@ def _top_k(cut: _Cut, columns: Sequence[Tensor]) -> TopK:
     return TopK(ids_NK.to(torch.int32).numpy(), logp_NK.numpy(), tail_N.numpy(), actual_N.numpy())
 
 
-def _sampled(cut: _Cut, columns: Sequence[Tensor]) -> Sampled:
+def _sampled(cut: _BatchSplitter, columns: Sequence[Tensor]) -> Sampled:
     ids_NS, own_nats_N = columns
     good_N = own_nats_N.isfinite()
     if not bool(good_N.all()):
@@ -253,5 +253,5 @@ def counted(ids_NS: npt.NDArray[np.int64], own_nats_N: npt.NDArray[np.float32]) 
         distinct=first_NS.sum(axis=1, dtype=np.int32),
         ids=sorted_NS.reshape(-1)[starts_M],
         counts=counts_M.astype(np.int32),
-        own_nats=own_nats_N,
+        entropy_estimate=own_nats_N,
     )

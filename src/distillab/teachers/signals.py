@@ -15,7 +15,7 @@ from torch import Tensor
 from distillab.config.terms import Positions
 from distillab.divergences.sampled import sampled_cross_entropy
 from distillab.divergences.truncated import logmass_outside
-from distillab.models.capture import Captured, Inner
+from distillab.models.activations import Activations, ActivationSpec
 from distillab.models.heads import OutputHead
 from distillab.teachers.drawing import draw
 
@@ -66,11 +66,11 @@ class TopTokens:
 class DrawnTokens:
     """Tokens drawn from the teacher, independently and with replacement.
 
-    ids: (N, K) int64, an id as often as it was drawn. own_nats: (N,) float32, −1/K Σ log p of the draws.
+    ids: (N, K) int64, an id as often as it was drawn. entropy_estimate: (N,) float32, −1/K Σ log p of the draws.
     """
 
     ids: Tensor
-    own_nats: Tensor
+    entropy_estimate: Tensor
 
 
 class NextTokens(Protocol):
@@ -155,7 +155,7 @@ class FullLogits:
         ids = draw(logp, samples, points=points)
         return DrawnTokens(ids, sampled_cross_entropy(student_logp=logp, drawn_ids=ids))
 
-    def tile(self, here: slice | Tensor, device: torch.device) -> FullLogits:
+    def chunk(self, here: slice | Tensor, device: torch.device) -> FullLogits:
         """The same at some of the positions."""
         return FullLogits(self.logits_NW[here].to(device))
 
@@ -169,8 +169,8 @@ class HeadInputs:
     _memory: list[Tensor] = field(default_factory=list, repr=False, compare=False)
 
     @torch.no_grad()
-    def tile(self, here: slice | Tensor, device: torch.device) -> FullLogits:
-        """Full logits at some of the positions, valid until the next call: all tiles use the same memory."""
+    def chunk(self, here: slice | Tensor, device: torch.device) -> FullLogits:
+        """Full logits at some of the positions, valid until the next call: all chunks use the same memory."""
         hidden_ND = self.hidden_ND[here]
         rows, width = hidden_ND.shape[0], self.head.weight_VD.shape[0]
         if not self._memory or self._memory[0].shape[0] < rows:
@@ -178,10 +178,10 @@ class HeadInputs:
         return FullLogits(self.head.logits(hidden_ND, out=self._memory[0][:rows]).to(device))
 
 
-class TeacherScores(Protocol):
+class ChunkedScores(Protocol):
     """A teacher's word on the next token at the N scored positions of a batch."""
 
-    def tile(self, here: slice | Tensor, device: torch.device) -> NextTokens:
+    def chunk(self, here: slice | Tensor, device: torch.device) -> NextTokens:
         """What it says at the positions `here` of the N, on the device where it is compared; until the next call."""
         ...
 
@@ -195,7 +195,7 @@ class SignalRequest:
     """
 
     scores: frozenset[ScoreNeed] = frozenset()
-    inner: Inner = field(default_factory=Inner)
+    inner: ActivationSpec = field(default_factory=ActivationSpec)
     hidden_at: frozenset[Positions] = frozenset()
 
     def __bool__(self) -> bool:
@@ -206,8 +206,8 @@ class SignalRequest:
 class TeacherSignal:
     """What was asked for; None where it was not."""
 
-    scores: TeacherScores | None = None
-    inner: Captured | None = None
+    scores: ChunkedScores | None = None
+    inner: Activations | None = None
 
 
 def log_probabilities(logits_NV: Tensor, width: int, temperature: float) -> Tensor:

@@ -14,9 +14,9 @@ from distillab.cache.layout import StatesLayout
 from distillab.cache.reader import CacheReader
 from distillab.cache.rows import States
 from distillab.errors import TeacherError
+from distillab.models.activations import Activations
 from distillab.models.batch import TokenBatch
-from distillab.models.capture import Captured
-from distillab.models.projections import Projections
+from distillab.models.projections import QKV
 from distillab.models.scoring import scored_positions
 from distillab.teachers.arrays import as_tensor
 from distillab.teachers.signals import SignalRequest
@@ -24,7 +24,7 @@ from distillab.teachers.signals import SignalRequest
 _KINDS = ("hidden_states", "attention_inputs")
 
 
-class StoredInner:
+class CachedActivations:
     """The kinds hidden_states and attention_inputs of a cache.
 
     Args:
@@ -66,13 +66,13 @@ class StoredInner:
                 f"{{kind: hidden_states, positions: all, layers: {sorted(request.inner.hidden)}}}",
             )
 
-    def captured(self, rows: Sequence[int], batch: TokenBatch, request: SignalRequest) -> Captured:
+    def captured(self, rows: Sequence[int], batch: TokenBatch, request: SignalRequest) -> Activations:
         """(B, L, D) tensors as a model gives them, zero where nothing is stored.
 
         Args:
             rows: the stored row of every sample of the batch, in their order.
         """
-        found = Captured()
+        found = Activations()
         if request.inner.hidden:
             placed = self._placed(rows, batch, "hidden_states")
             found.hidden = {number: placed[f"layer.{number}"] for number in request.inner.hidden}
@@ -80,7 +80,7 @@ class StoredInner:
             placed = self._placed(rows, batch, "attention_inputs")
             for number in request.inner.projections:
                 query, key, value = (placed[f"block.{number}.{part}"] for part in ("query", "key", "value"))
-                found.projections[number] = Projections(query, key, value)
+                found.projections[number] = QKV(query, key, value)
         return found
 
     def _placed(self, rows: Sequence[int], batch: TokenBatch, kind: str) -> dict[str, Tensor]:

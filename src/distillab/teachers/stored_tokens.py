@@ -18,7 +18,7 @@ from distillab.teachers.signals import Distribution, DrawnTokens, Draws, ScoreNe
 
 
 @dataclass(frozen=True)
-class StoredForms:
+class CachedCapabilities:
     """Which forms of the next token a cache holds, apart from the whole distribution.
 
     where: the cache, for messages. width: ids that it speaks of. top, draws: what is stored; None where it is not.
@@ -29,7 +29,7 @@ class StoredForms:
     top: TopKLayout | None
     draws: SampledLayout | None
 
-    def serves(self, need: ScoreNeed) -> bool:
+    def supports(self, need: ScoreNeed) -> bool:
         """Whether what is asked for stands here, or follows from it without loss."""
         match need:
             case Top():
@@ -70,18 +70,18 @@ class StoredForms:
         return texts or ["nothing of the next token"]
 
 
-def stored_forms(layouts: Sequence[Layout], *, width: int, where: str) -> StoredForms:
+def stored_forms(layouts: Sequence[Layout], *, width: int, where: str) -> CachedCapabilities:
     """The forms among a cache's layouts."""
     top = [layout for layout in layouts if isinstance(layout, TopKLayout)]
     draws = [layout for layout in layouts if isinstance(layout, SampledLayout)]
-    return StoredForms(where, width, top[0] if top else None, draws[0] if draws else None)
+    return CachedCapabilities(where, width, top[0] if top else None, draws[0] if draws else None)
 
 
 @dataclass(frozen=True)
-class StoredTokens:
+class CachedDistribution:
     """The kept or the drawn tokens of each position, or both, as they were stored."""
 
-    forms: StoredForms
+    forms: CachedCapabilities
     positions: int
     kept: TopTokens | None
     draws: DrawnTokens | None
@@ -91,11 +91,11 @@ class StoredTokens:
         """Ids that the cache speaks of."""
         return self.forms.width
 
-    def rows(self, here: slice) -> StoredTokens:
+    def rows(self, here: slice) -> CachedDistribution:
         """The same at some of the positions."""
         return self._at(here, None)
 
-    def tile(self, here: slice | Tensor, device: torch.device) -> StoredTokens:
+    def chunk(self, here: slice | Tensor, device: torch.device) -> CachedDistribution:
         """The same at some of the positions, on a device."""
         return self._at(here, device)
 
@@ -105,7 +105,7 @@ class StoredTokens:
         if self.kept is not None:
             found["the stored top_k log-probabilities"] = self.kept.logp
         if self.draws is not None:
-            found["the stored draws' mean log-probabilities"] = self.draws.own_nats
+            found["the stored draws' mean log-probabilities"] = self.draws.entropy_estimate
         return found
 
     def logp(self, width: int, temperature: float) -> Tensor:
@@ -123,7 +123,7 @@ class StoredTokens:
             TeacherError: not so many are stored, or at another temperature or width.
         """
         need = Top(k, width, temperature)
-        if self.kept is None or not self.forms.serves(need):
+        if self.kept is None or not self.forms.supports(need):
             self.forms.refuse(need)
         kept = self.kept
         if k == kept.ids.shape[1]:
@@ -138,19 +138,19 @@ class StoredTokens:
             TeacherError: another number is stored, or at another temperature or width.
         """
         need = Draws(samples, width, temperature)
-        if self.draws is None or not self.forms.serves(need):
+        if self.draws is None or not self.forms.supports(need):
             self.forms.refuse(need)
         return self.draws
 
-    def _at(self, here: slice | Tensor, device: torch.device | None) -> StoredTokens:
+    def _at(self, here: slice | Tensor, device: torch.device | None) -> CachedDistribution:
         kept, draws = self.kept, self.draws
         if kept is not None:
             parts = (_part(tensor, here, device) for tensor in (kept.ids, kept.logp, kept.tail_logmass))
             kept = TopTokens(*parts)
         if draws is not None:
-            draws = DrawnTokens(_part(draws.ids, here, device), _part(draws.own_nats, here, device))
+            draws = DrawnTokens(_part(draws.ids, here, device), _part(draws.entropy_estimate, here, device))
         some = next(form for form in (kept, draws) if form is not None)
-        return StoredTokens(self.forms, some.ids.shape[0], kept, draws)
+        return CachedDistribution(self.forms, some.ids.shape[0], kept, draws)
 
 
 def _part(tensor: Tensor, here: slice | Tensor, device: torch.device | None) -> Tensor:

@@ -20,9 +20,9 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from distillab.files import read_json, require_space, write_json
+from distillab.models.aligned_positions import teacher_batch
 from distillab.models.batch import TokenBatch
 from distillab.models.heads import require_separable_head
-from distillab.models.meetings import teacher_batch
 from distillab.models.scoring import scored_count
 from distillab.objectives.step import measure
 from distillab.objectives.term import Objective
@@ -39,9 +39,9 @@ from distillab.training.checkpoints import (
 )
 from distillab.training.numerics import nonfinite_loss, require_finite_gradients
 from distillab.training.pauses import Pauses
+from distillab.training.projector_init import initialise
 from distillab.training.projectors import attach, give_own_learning_rates
 from distillab.training.sampling import StepSampler
-from distillab.training.warm_up import initialise
 from distillab.training.weighting import Weighting, gradient_at, gradient_cosines, shared_parameters
 
 StepCounts = dict[str, int]
@@ -241,7 +241,7 @@ class DistillationTrainer(Trainer):
                     self._signal(batch),
                     factors={name: 1.0 / max(1, count) for name, count in self._counts.items()},
                     device=self.args.device,
-                    apart=True,
+                    per_term_backward=True,
                 )
             for name, loss in measured.losses.items():
                 part = gradient_at(parameters, loss)

@@ -12,7 +12,7 @@ from distillab.doctor.batch.show import row_line
 from distillab.doctor.batch.tokens import TokenFacts
 from distillab.records import Examined, Finding
 
-PROBE = "attention and positions"
+CHECK_ID = "attention and positions"
 
 
 def examine_attention(
@@ -34,7 +34,7 @@ def examine_attention(
         _padding_side(rows, facts, absolute_positions),
         _positions(rows, facts) or _run_through(rows) or _begin_at_one(rows, absolute_positions),
     ]
-    return Examined(probe=PROBE, looked_at=looked_at, findings=tuple(item for item in found if item is not None))
+    return Examined(probe=CHECK_ID, looked_at=looked_at, findings=tuple(item for item in found if item is not None))
 
 
 def _padding_attended(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:

@@ -13,7 +13,7 @@ from distillab.doctor.batch.show import row_line
 from distillab.doctor.batch.tokens import END_TEXTS, TokenFacts
 from distillab.records import Examined, Finding, Severity
 
-PROBE = "ends of answers"
+CHECK_ID = "ends of answers"
 # learned: an end token is the last scored one; hidden: an end token follows that is not scored; padded: so it does, but
 # it may be padding; cut: the row is full; open: the text ends without an end token
 End = Literal["learned", "hidden", "padded", "cut", "open"]
@@ -32,16 +32,16 @@ def examine_ends(rows: Sequence[PlacedRow], facts: TokenFacts, *, learns: Learns
     judged = [row for row in rows if row.scored.any()]
     looked_at = f"{len(judged):,} rows with scored tokens"
     if not judged:
-        return Examined(probe=PROBE, looked_at=looked_at, not_done="no row has labels that belong to it")
+        return Examined(probe=CHECK_ID, looked_at=looked_at, not_done="no row has labels that belong to it")
     if not facts.ends:
-        return Examined(probe=PROBE, looked_at=looked_at, not_done="the tokenizer has no token that ends a text")
+        return Examined(probe=CHECK_ID, looked_at=looked_at, not_done="the tokenizer has no token that ends a text")
     ends = [(row, _end(row, facts)) for row in judged]
     if _own_end(judged, facts):
-        return Examined(probe=PROBE, looked_at=f"{looked_at}; they all end in the same token, taken for their end")
+        return Examined(probe=CHECK_ID, looked_at=f"{looked_at}; they all end in the same token, taken for their end")
     finding = _never_learned(ends, facts, learns) or _some_hidden(ends, facts)
     ended = [row for row, end in ends if end == "learned"]
     found = [finding, _cut(ends, facts) or cut_and_ended(ended, facts)]
-    return Examined(probe=PROBE, looked_at=looked_at, findings=tuple(item for item in found if item is not None))
+    return Examined(probe=CHECK_ID, looked_at=looked_at, findings=tuple(item for item in found if item is not None))
 
 
 def _end(row: PlacedRow, facts: TokenFacts) -> End:

@@ -14,7 +14,7 @@ from distillab.doctor.batch.rows import BatchRow, Ints
 from distillab.doctor.batch.tokens import TokenFacts
 from distillab.records import Examined, Finding
 
-PROBE = "ids"
+CHECK_ID = "ids"
 _MOST_TOKENS = 4_000
 _FEWEST_TOKENS = 64
 _MUCH_UNKNOWN = 0.02
@@ -51,7 +51,7 @@ def examine_ids(
     found = [_outside(rows, facts, ignore_index, vocabulary), _unknown(rows, facts)]
     if found[0] is None:
         found.append(_other_cuts(placed, facts))
-    return Examined(probe=PROBE, looked_at=looked_at, findings=tuple(item for item in found if item is not None))
+    return Examined(probe=CHECK_ID, looked_at=looked_at, findings=tuple(item for item in found if item is not None))
 
 
 def _outside(rows: Sequence[BatchRow], facts: TokenFacts, ignore_index: int, vocabulary: int | None) -> Finding | None:

@@ -12,7 +12,7 @@ from distillab.doctor.batch.show import token_names
 from distillab.doctor.batch.tokens import TokenFacts
 from distillab.records import Examined, Finding
 
-PROBE = "labels"
+CHECK_ID = "labels"
 _SHOWN = 6
 _FEW_TOKENS = 8
 _MOVED = ("ahead", "in_place", "behind", "far", "other_row")
@@ -37,11 +37,11 @@ def examine_labels(
     compared = sum(placement.compared for placement in placed)
     looked_at = f"{len(rows):,} rows, {compared:,} labels compared with the inputs"
     if not compared:
-        return Examined(probe=PROBE, looked_at=looked_at, not_done="no label is scored")
+        return Examined(probe=CHECK_ID, looked_at=looked_at, not_done="no label is scored")
     denoising = sum(placement.kind == "denoising" for placement in placed)
     if denoising:
         found = _masked_language(rows, placed, facts, expected, ignore_index)
-        return Examined(probe=PROBE, looked_at=looked_at, findings=(found,))
+        return Examined(probe=CHECK_ID, looked_at=looked_at, findings=(found,))
     groups: dict[str, list[int]] = {}
     for number, placement in enumerate(placed):
         groups.setdefault(_group(placement, expected), []).append(number)
@@ -56,7 +56,7 @@ def examine_labels(
             seen = (*seen, f"{more:,} further rows whose labels are not the inputs either, and cannot be placed")
         finding = _finding(group, [placed[number] for number in numbers], facts, shifts, expected, seen, example)
         findings.append(finding)
-    return Examined(probe=PROBE, looked_at=looked_at, findings=tuple(findings))
+    return Examined(probe=CHECK_ID, looked_at=looked_at, findings=tuple(findings))
 
 
 def _group(placement: Placement, expected: int) -> str:

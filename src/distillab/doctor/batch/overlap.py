@@ -9,7 +9,7 @@ from distillab.doctor.batch.rows import Ints
 from distillab.doctor.batch.tokens import TokenFacts, text_range
 from distillab.records import Examined, Finding
 
-PROBE = "train and held-out rows"
+CHECK_ID = "train and held-out rows"
 _LEAK = 0.5
 _FEWEST_TOKENS = 2
 
@@ -35,9 +35,9 @@ def examine_tokens_overlap(
             first = first or (place, known[digest], facts.text(ids[slice(*text_range(ids, attention, facts))][:60]))
     looked_at = f"{len(digests):,} training rows, {rows:,} held-out rows"
     if not judged:
-        return Examined(probe=PROBE, looked_at=looked_at, not_done="no held-out row has two tokens")
+        return Examined(probe=CHECK_ID, looked_at=looked_at, not_done="no held-out row has two tokens")
     if first is None:
-        return Examined(probe=PROBE, looked_at=looked_at)
+        return Examined(probe=CHECK_ID, looked_at=looked_at)
     certain = hit >= _LEAK * judged
     held, own, text = first
     finding = Finding(
@@ -52,7 +52,7 @@ def examine_tokens_overlap(
         "it does with rows it has never seen. Overfitting cannot be seen either.",
         do=("remove equal rows, then split", "or remove the held-out rows from the training rows"),
     )
-    return Examined(probe=PROBE, looked_at=looked_at, findings=(finding,))
+    return Examined(probe=CHECK_ID, looked_at=looked_at, findings=(finding,))
 
 
 def _digest(ids: Ints, attention: Ints | None, facts: TokenFacts) -> bytes | None:

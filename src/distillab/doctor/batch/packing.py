@@ -14,13 +14,13 @@ from distillab.doctor.batch.show import token_names
 from distillab.doctor.batch.tokens import TokenFacts
 from distillab.records import Examined, Finding
 
-PROBE = "packing"
+CHECK_ID = "packing"
 
 
 def examine_packing(rows: Sequence[ReadRow], facts: TokenFacts, given: GivenBatches) -> Examined:
     """Look for samples behind the first one of a row, by begin and end tokens and by position ids."""
     if not rows:
-        return Examined(probe=PROBE, looked_at="0 rows", not_done="no row has labels that belong to it")
+        return Examined(probe=CHECK_ID, looked_at="0 rows", not_done="no row has labels that belong to it")
     starts = [(row, _starts(row, facts)) for row in rows]
     packed = [(row, at) for row, at in starts if len(at)]
     restarts = [(row.placed, _restarts(row.placed)) for row in rows]
@@ -31,7 +31,7 @@ def examine_packing(rows: Sequence[ReadRow], facts: TokenFacts, given: GivenBatc
     )
     told = given.boundaries is not None or restarted or any(_numbered(row.placed) for row in rows)
     found = [None if told else _without_boundaries(packed, rows, facts), _start_scored(restarts, facts)]
-    return Examined(probe=PROBE, looked_at=looked_at, findings=tuple(item for item in found if item is not None))
+    return Examined(probe=CHECK_ID, looked_at=looked_at, findings=tuple(item for item in found if item is not None))
 
 
 def _starts(row: ReadRow, facts: TokenFacts) -> Ints:

@@ -16,7 +16,7 @@ from distillab.doctor.batch.show import row_line
 from distillab.doctor.batch.tokens import TokenFacts
 from distillab.records import Examined, Finding, Severity
 
-PROBE = "scored tokens"
+CHECK_ID = "scored tokens"
 Learns = Literal["answers", "text", "prompts"]
 _LEAST_INVERTED = 0.25
 _IN_WORDS = 0.15
@@ -37,7 +37,7 @@ def examine_scored(rows: Sequence[ReadRow], facts: TokenFacts, *, learns: Learns
     text = sum(row.placed.stop - row.placed.start for row in rows)
     looked_at = f"{len(rows):,} rows, {scored:,} scored of {text:,} tokens of text"
     if not rows:
-        return Examined(probe=PROBE, looked_at=looked_at, not_done="no row has labels that belong to it")
+        return Examined(probe=CHECK_ID, looked_at=looked_at, not_done="no row has labels that belong to it")
     found = [_nothing(rows, facts), _padding(rows, facts)]
     inverted = _inverted(rows, facts, learns)
     if inverted is None:
@@ -46,7 +46,7 @@ def examine_scored(rows: Sequence[ReadRow], facts: TokenFacts, *, learns: Learns
         found += [prompts, _late(rows, facts) or _in_words(rows, facts)]
         found += [] if whole else [scored_prompt_ends(rows, facts)]
     found.append(inverted)
-    return Examined(probe=PROBE, looked_at=looked_at, findings=tuple(item for item in found if item is not None))
+    return Examined(probe=CHECK_ID, looked_at=looked_at, findings=tuple(item for item in found if item is not None))
 
 
 def scored_padding(placed: PlacedRow, facts: TokenFacts) -> NDArray[np.int64]:

@@ -14,7 +14,7 @@ from distillab.doctor.batch.show import row_line, token_names
 from distillab.doctor.batch.tokens import TokenFacts
 from distillab.records import Examined, Finding
 
-PROBE = "rows"
+CHECK_ID = "rows"
 
 
 def examine_sequences(rows: Sequence[ReadRow], judged: Sequence[PlacedRow], facts: TokenFacts) -> Examined:
@@ -27,7 +27,7 @@ def examine_sequences(rows: Sequence[ReadRow], judged: Sequence[PlacedRow], fact
     looked_at = f"{len(rows):,} rows, {sum(row.stop - row.start for row in placed):,} tokens of text"
     doubled = _doubled(placed, facts) or _before_answers(judged, facts)
     found = [doubled, _missing(rows, facts), _repeated(placed, facts)]
-    return Examined(probe=PROBE, looked_at=looked_at, findings=tuple(item for item in found if item is not None))
+    return Examined(probe=CHECK_ID, looked_at=looked_at, findings=tuple(item for item in found if item is not None))
 
 
 def _doubled(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:

@@ -12,7 +12,7 @@ from distillab.doctor.batch.show import token_names
 from distillab.doctor.batch.tokens import END_TEXTS, TokenFacts
 from distillab.records import Examined, Finding
 
-PROBE = "chat template"
+CHECK_ID = "chat template"
 _MOST_ROWS = 0.8
 
 
@@ -21,7 +21,7 @@ def examine_template(rows: Sequence[ReadRow], facts: TokenFacts) -> Examined:
     own = facts.template.encode() or None
     looked_at = f"{len(rows):,} rows; the tokenizer has {'no' if own is None else 'a'} chat template"
     found = _markers(rows, facts, own) or _ends_in_pieces(rows, facts)
-    return Examined(probe=PROBE, looked_at=looked_at, findings=() if found is None else (found,))
+    return Examined(probe=CHECK_ID, looked_at=looked_at, findings=() if found is None else (found,))
 
 
 def _markers(rows: Sequence[ReadRow], facts: TokenFacts, own: bytes | None) -> Finding | None:

@@ -18,7 +18,7 @@ from distillab.doctor.data.markers import family_of, marker_in, rendered_by
 from distillab.doctor.data.words import share, shown
 from distillab.records import Examined, Finding
 
-PROBE = "texts"
+CHECK_ID = "texts"
 _MANY = 0.01
 _MUCH_UNKNOWN, _MOSTLY_UNKNOWN = 0.02, 0.5
 _FEWEST = 20
@@ -46,7 +46,7 @@ def examine_content(
         _inside(examples),
     ]
     return Examined(
-        probe=PROBE,
+        probe=CHECK_ID,
         looked_at=f"{len(examples):,} rows, {characters:,} characters",
         findings=tuple(one for one in found if one is not None),
     )

@@ -23,7 +23,7 @@ from distillab.doctor.data.words import share
 from distillab.evaluation.references import reference_lines
 from distillab.records import Examined, Finding
 
-PROBE = "label entropy"
+CHECK_ID = "label entropy"
 _WORTH_SAYING = 0.02
 _MOSTLY_OPEN = 0.5
 _ROWS_A_CONTEXT = 20
@@ -37,7 +37,7 @@ def examine_entropy(train: EncodedPart, held_out: EncodedPart, reader: Reader) -
     """
     rows, judged = train.cut, held_out.cut
     if not rows:
-        return Examined(probe=PROBE, looked_at=train.said, not_done="no row has an answer with a token")
+        return Examined(probe=CHECK_ID, looked_at=train.said, not_done="no row has an answer with a token")
     lines = reference_lines(rows, judged or rows, vocabulary=len(reader.tokenizer))
     floor = lowest_loss(rows)
     on = "the held-out answers" if judged else "the same answers"
@@ -49,7 +49,7 @@ def examine_entropy(train: EncodedPart, held_out: EncodedPart, reader: Reader) -
     held = lowest_loss(judged) if judged else None
     most = max(floor.nats, held.nats if held is not None else 0.0)
     if most < _WORTH_SAYING:
-        return Examined(probe=PROBE, looked_at=looked_at)
+        return Examined(probe=CHECK_ID, looked_at=looked_at)
     texts = train.examples[0].kind == "text"
     open_ = not texts and _says_little(floor, rows)
     seen = [_said("training rows", floor)]
@@ -77,7 +77,7 @@ def examine_entropy(train: EncodedPart, held_out: EncodedPart, reader: Reader) -
             "where it is not meant that equal prompts differ, look at `prompts-with-several-answers`",
         ),
     )
-    return Examined(probe=PROBE, looked_at=looked_at, findings=(finding,))
+    return Examined(probe=CHECK_ID, looked_at=looked_at, findings=(finding,))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from distillab.data.examples import Example
 from distillab.doctor.data.words import share, shown
 from distillab.records import Examined, Finding
 
-PROBE = "languages"
+CHECK_ID = "languages"
 _LOOKED_AT = 800
 _FEWEST_LETTERS, _FEWEST_SIGNS, _FEWEST_WORDS = 6, 3, 8
 _MOST_OF_LETTERS = 0.6
@@ -119,7 +119,7 @@ def examine_languages(examples: Sequence[Example]) -> Examined:
     Data in which most rows change (translations) is judged by the rows that do not.
     """
     if examples and examples[0].kind == "text":
-        return Examined(probe=PROBE, looked_at=f"{len(examples):,} rows", not_done="plain text has no prompts")
+        return Examined(probe=CHECK_ID, looked_at=f"{len(examples):,} rows", not_done="plain text has no prompts")
     judged: list[tuple[Example, Language, Language]] = []
     for example in examples:
         asked, answered = language_of(example.prompt), language_of(example.answer)
@@ -127,7 +127,7 @@ def examine_languages(examples: Sequence[Example]) -> Examined:
             judged.append((example, asked, answered))
     looked_at = f"{len(examples):,} rows, {len(judged):,} with letters enough in prompt and answer"
     if len(judged) < _FEWEST_ROWS:
-        return Examined(probe=PROBE, looked_at=looked_at, not_done="too few rows have letters enough")
+        return Examined(probe=CHECK_ID, looked_at=looked_at, not_done="too few rows have letters enough")
     common = Counter(str(answered) for _, _, answered in judged).most_common(3)
     looked_at += f"; answers: {', '.join(f'{name} {times:,}' for name, times in common)}"
     changed = [row for row in judged if differ(row[1], row[2])]
@@ -135,7 +135,7 @@ def examine_languages(examples: Sequence[Example]) -> Examined:
     stays = [row for row in judged if row[1].known and row[2].known and not differ(row[1], row[2])]
     hit = stays if translates else changed
     if not hit:
-        return Examined(probe=PROBE, looked_at=looked_at)
+        return Examined(probe=CHECK_ID, looked_at=looked_at)
     example, asked, answered = hit[0]
     kinds = Counter(f"{asked} → {answered}" for _, asked, answered in hit).most_common(4)
     finding = Finding(
@@ -156,7 +156,7 @@ def examine_languages(examples: Sequence[Example]) -> Examined:
         "prompts of any kind. Languages of Latin script are told by their common words, so short texts are not judged.",
         do=("look at these rows; leave out those that nobody asked for",),
     )
-    return Examined(probe=PROBE, looked_at=looked_at, findings=(finding,))
+    return Examined(probe=CHECK_ID, looked_at=looked_at, findings=(finding,))
 
 
 @cache

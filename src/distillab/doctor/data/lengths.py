@@ -12,7 +12,7 @@ from distillab.doctor.data.encoded import EncodedPart
 from distillab.doctor.data.words import share, shown
 from distillab.records import Examined, Finding
 
-PROBE = "answer lengths"
+CHECK_ID = "answer lengths"
 _FEWEST = 20
 _SAME_SHARE = 0.5
 _ONE_TOKEN_SHARE = 0.5
@@ -38,7 +38,7 @@ def examine_lengths(examples: Sequence[Example], encoded: EncodedPart) -> Examin
         _one_token(encoded, tokens),
         _equal(examples),
     ]
-    return Examined(probe=PROBE, looked_at=looked_at, findings=tuple(one for one in found if one is not None))
+    return Examined(probe=CHECK_ID, looked_at=looked_at, findings=tuple(one for one in found if one is not None))
 
 
 def _quantiles(values: np.ndarray[tuple[int], np.dtype[np.int64]]) -> str:

@@ -9,7 +9,7 @@ from distillab.data.examples import Example
 from distillab.doctor.data.words import share, shown, words_of
 from distillab.records import Examined, Finding
 
-PROBE = "answers and their prompts"
+CHECK_ID = "answers and their prompts"
 _RARE = 5
 _FEWEST_ROWS = 30
 _STRONG = 2
@@ -22,7 +22,7 @@ def examine_matching(examples: Sequence[Example]) -> Examined:
     A word that few prompts have is strong evidence. An answer votes for the prompt that shares most rare words with it.
     """
     if not examples or examples[0].kind == "text":
-        return Examined(probe=PROBE, looked_at=f"{len(examples):,} rows", not_done="plain text has no prompts")
+        return Examined(probe=CHECK_ID, looked_at=f"{len(examples):,} rows", not_done="plain text has no prompts")
     prompts = [set(words_of(example.prompt)) for example in examples]
     where: defaultdict[str, list[int]] = defaultdict(list)
     for place, words in enumerate(prompts):
@@ -50,9 +50,11 @@ def examine_matching(examples: Sequence[Example]) -> Examined:
             first = first or (place, best)
     looked_at = f"{len(examples):,} rows, {judged:,} with answers that share rare words with a prompt"
     if judged < _FEWEST_ROWS:
-        return Examined(probe=PROBE, looked_at=looked_at, not_done="too few answers share rare words with any prompt")
+        return Examined(
+            probe=CHECK_ID, looked_at=looked_at, not_done="too few answers share rare words with any prompt"
+        )
     if first is None or others < _OTHERS * judged or own > _OWN * judged:
-        return Examined(probe=PROBE, looked_at=looked_at)
+        return Examined(probe=CHECK_ID, looked_at=looked_at)
     step, times = moves.most_common(1)[0]
     seen = [
         f"of {judged:,} answers that share {_STRONG} rare words or more with a prompt, {own:,} do so with their own",
@@ -75,4 +77,4 @@ def examine_matching(examples: Sequence[Example]) -> Examined:
         "good rows at first, and stay at what answers look like by themselves.",
         do=("join prompts and answers by a key, never by position", "look at the rows: `distillab data FILE`"),
     )
-    return Examined(probe=PROBE, looked_at=looked_at, findings=(finding,))
+    return Examined(probe=CHECK_ID, looked_at=looked_at, findings=(finding,))

@@ -12,7 +12,7 @@ from distillab.doctor.data.repeats import plain_row
 from distillab.doctor.data.words import plain_form, share, shown, word_groups
 from distillab.records import Examined, Finding
 
-PROBE = "train and held-out rows"
+CHECK_ID = "train and held-out rows"
 _GROUP = 8
 _FEWEST_GROUPS = 16
 _NEAR = 0.8
@@ -27,7 +27,7 @@ def examine_overlap(train: Sequence[Example], held_out: Sequence[Example]) -> Ex
     """Compare the two parts: equal rows, rows of nearly the same words, equal prompts, equal long answers."""
     looked_at = f"{len(train):,} training rows, {len(held_out):,} held-out rows"
     if not held_out:
-        return Examined(probe=PROBE, looked_at=looked_at, not_done="there are no held-out rows (--held-out FILE)")
+        return Examined(probe=CHECK_ID, looked_at=looked_at, not_done="there are no held-out rows (--held-out FILE)")
     contents = {example.content: example for example in train}
     plain = {plain_row(example): example for example in train}
     exact = [example for example in held_out if example.content in contents]
@@ -39,7 +39,7 @@ def examine_overlap(train: Sequence[Example], held_out: Sequence[Example]) -> Ex
         near_keys = {example.key for example, _, _ in near}
         others = [example for example in rest if example.key not in near_keys]
         found += [_prompts(train, others, len(held_out)), _answers(train, others, len(held_out))]
-    return Examined(probe=PROBE, looked_at=looked_at, findings=tuple(one for one in found if one is not None))
+    return Examined(probe=CHECK_ID, looked_at=looked_at, findings=tuple(one for one in found if one is not None))
 
 
 def _rows(

@@ -9,7 +9,7 @@ from distillab.data.examples import Example
 from distillab.doctor.data.words import plain_form, share, shown
 from distillab.records import Examined, Finding
 
-PROBE = "repeated rows"
+CHECK_ID = "repeated rows"
 _MANY = 0.01
 _SHORT_WORDS = 3
 _MOST_ANSWERS_SHOWN = 3
@@ -22,7 +22,7 @@ def examine_repeats(examples: Sequence[Example]) -> Examined:
     if examples and examples[0].kind != "text":
         looked_at += f", {prompts:,} different prompts"
     found = [_repeated(examples), _several_answers(examples)]
-    return Examined(probe=PROBE, looked_at=looked_at, findings=tuple(one for one in found if one is not None))
+    return Examined(probe=CHECK_ID, looked_at=looked_at, findings=tuple(one for one in found if one is not None))
 
 
 def asked(example: Example) -> Hashable:

@@ -11,7 +11,7 @@ from distillab.doctor.data.words import plain_form, share, shown
 from distillab.doctor.run.answers import repeated_share
 from distillab.records import Examined, Finding
 
-PROBE = "teacher's answers"
+CHECK_ID = "teacher's answers"
 _FEWEST = 20
 _CUT_SHARE, _ALL_CUT = 0.05, 0.95
 _LOOP_WORDS, _LOOP_SHARE, _LOOP_MANY = 12, 0.5, 0.02
@@ -46,7 +46,7 @@ def examine_teacher_ends(
         plain_text: the teacher went on with texts, which have no natural end.
     """
     if not texts:
-        return Examined(probe=PROBE, looked_at="0 answers", not_done="there are no answers of a teacher (--answers)")
+        return Examined(probe=CHECK_ID, looked_at="0 answers", not_done="there are no answers of a teacher (--answers)")
     known = sum(text.finished is not None for text in texts)
     looked_at = f"{len(texts):,} answers to {len({text.prompt for text in texts}):,} prompts"
     if not known:
@@ -58,7 +58,7 @@ def examine_teacher_ends(
         _refusals(texts, references),
         _same(texts),
     ]
-    return Examined(probe=PROBE, looked_at=looked_at, findings=tuple(one for one in found if one is not None))
+    return Examined(probe=CHECK_ID, looked_at=looked_at, findings=tuple(one for one in found if one is not None))
 
 
 def refuses(text: str) -> bool:

@@ -11,7 +11,7 @@ from distillab.doctor.data.subject import TeacherText
 from distillab.doctor.data.words import plain_form, share, shown
 from distillab.records import Examined, Finding
 
-PROBE = "teacher's answers and the data"
+CHECK_ID = "teacher's answers and the data"
 _FEWEST = 20
 _PROMPT_WORDS, _ECHO, _EVERY_ECHO = 4, 0.05, 0.9
 _MANY = 0.01
@@ -26,12 +26,12 @@ def examine_teacher_sources(texts: Sequence[TeacherText], references: Mapping[st
         references: the data set's own answers, by prompt.
     """
     if not texts:
-        return Examined(probe=PROBE, looked_at="0 answers", not_done="there are no answers of a teacher (--answers)")
+        return Examined(probe=CHECK_ID, looked_at="0 answers", not_done="there are no answers of a teacher (--answers)")
     known = sum(text.prompt in references for text in texts)
     found = [_echoes(texts, references), _markers(texts, references), _languages(texts, references)]
     found.append(_copies(texts, references))
     return Examined(
-        probe=PROBE,
+        probe=CHECK_ID,
         looked_at=f"{len(texts):,} answers, {known:,} to prompts of the training rows",
         findings=tuple(one for one in found if one is not None),
     )

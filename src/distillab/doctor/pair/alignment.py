@@ -10,7 +10,7 @@ from distillab.data.examples import Example
 from distillab.data.reading import Reader
 from distillab.data.view import marked
 from distillab.doctor.pair.asking import ReadRows, affordable_tokens, evaluating, logits_of, read_rows, scored
-from distillab.doctor.pair.judging import PROBE, judged
+from distillab.doctor.pair.judging import CHECK_ID, judged
 from distillab.doctor.pair.measures import measure_signal, tokens_test
 from distillab.doctor.pair.signal_rows import MAX_ELEMENTS, SignalRow, signal_row
 from distillab.doctor.pair.subject import PairSubject
@@ -32,7 +32,7 @@ def examine_alignment(subject: PairSubject) -> Examined:
     teacher = subject.teacher_model
     lacking = subject.lacking_teacher
     if teacher is None or lacking is not None:
-        return Examined(probe=PROBE, looked_at="the teacher's logits at the student's tokens", not_done=lacking)
+        return Examined(probe=CHECK_ID, looked_at="the teacher's logits at the student's tokens", not_done=lacking)
     by_index = subject.same_ids or subject.compares_by_index
     reader = subject.student if by_index else subject.teacher
     # what a student says that has learned nothing tells nothing, and at other tokens it was not asked
@@ -44,10 +44,12 @@ def examine_alignment(subject: PairSubject) -> Examined:
         if by_index and not subject.same_ids and rows:
             own = tokens_test(_signals(subject.teacher, read.examples, teacher, None)[0], seed=_SEED)
     except DataError as error:
-        return Examined(probe=PROBE, looked_at=said, not_done=f"{error.rule} {'; '.join(error.facts)}")
+        return Examined(probe=CHECK_ID, looked_at=said, not_done=f"{error.rule} {'; '.join(error.facts)}")
     if not rows:
         why = f"none of {read.unreadable} rows can be read: they hold ids for which a model has no embedding"
-        return Examined(probe=PROBE, looked_at=said, not_done=why if read.unreadable else "no row has a scored token")
+        return Examined(
+            probe=CHECK_ID, looked_at=said, not_done=why if read.unreadable else "no row has a scored token"
+        )
     measures = measure_signal(rows, seed=_SEED)
     if read.unreadable:
         said += f"; {read.unreadable} rows left out that hold ids for which a model has no embedding"

@@ -14,7 +14,7 @@ from distillab.doctor.pair.subject import PairSubject
 from distillab.evaluation.likelihood import score_rows
 from distillab.records import Examined, Finding
 
-PROBE = "begin token"
+CHECK_ID = "begin token"
 _BATCH = 8
 _MIN_ROWS = 8
 _MOST_TOKENS = 4_096
@@ -35,19 +35,19 @@ def examine_begin(subject: PairSubject) -> Examined:
     said = "the teacher's nats with and without its begin token"
     teacher, lacking = subject.teacher_model, subject.lacking_teacher
     if teacher is None or lacking is not None:
-        return Examined(probe=PROBE, looked_at=said, not_done=lacking)
+        return Examined(probe=CHECK_ID, looked_at=said, not_done=lacking)
     bos = subject.teacher.tokenizer.bos_token_id
     if bos is None:
-        return Examined(probe=PROBE, looked_at=said, not_done="the teacher's tokenizer has no begin token")
+        return Examined(probe=CHECK_ID, looked_at=said, not_done="the teacher's tokenizer has no begin token")
     most = min(_MOST_TOKENS, affordable_tokens(teacher))
     read = read_rows(subject.asked, subject.examples, teacher, most_tokens=most)
     used = [bool(row.input_ids[0] == bos) for row in read.rows]
     pairs = [_both(row, bos) for row in read.rows]
     pairs = [pair for pair in pairs if pair.bare.answer_mask.any()]
     if len(pairs) < _MIN_ROWS:
-        return Examined(probe=PROBE, looked_at=said, not_done=f"{len(pairs)} rows; {_MIN_ROWS} are needed")
+        return Examined(probe=CHECK_ID, looked_at=said, not_done=f"{len(pairs)} rows; {_MIN_ROWS} are needed")
     if len(set(used)) > 1:
-        return Examined(probe=PROBE, looked_at=said, not_done="some rows begin with the token, and some do not")
+        return Examined(probe=CHECK_ID, looked_at=said, not_done="some rows begin with the token, and some do not")
     begun = _nats(teacher, subject, [pair.begun for pair in pairs])
     bare = _nats(teacher, subject, [pair.bare for pair in pairs])
     tokens = sum(int(pair.bare.answer_mask.sum()) for pair in pairs)
@@ -56,8 +56,8 @@ def examine_begin(subject: PairSubject) -> Examined:
     mine, other = (begun, bare) if used[0] else (bare, begun)
     looked_at = f"the teacher: {told}, {len(pairs)} rows, which {'have' if used[0] else 'do not have'} it"
     if not clearly_worse(mine, other):
-        return Examined(probe=PROBE, looked_at=looked_at)
-    return Examined(probe=PROBE, looked_at=looked_at, findings=(_mismatch(told, begins=used[0]),))
+        return Examined(probe=CHECK_ID, looked_at=looked_at)
+    return Examined(probe=CHECK_ID, looked_at=looked_at, findings=(_mismatch(told, begins=used[0]),))
 
 
 def clearly_worse(mine: np.ndarray, other: np.ndarray) -> bool:

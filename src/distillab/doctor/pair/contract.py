@@ -6,7 +6,7 @@ from distillab.doctor.pair.subject import PairSubject
 from distillab.pairing.admission import ids_line, judgement, tokens_line
 from distillab.records import Examined, Finding, SideBySide, TokenizerContract
 
-PROBE = "tokenizers"
+CHECK_ID = "tokenizers"
 _DANGER = "danger: "
 
 
@@ -28,7 +28,7 @@ def examine_contract(subject: PairSubject) -> Examined:
         f"{contract.teacher.tokens:,} tokens of the teacher, {contract.student.tokens:,} of the student; "
         f"{contract.data.rows:,} texts of {contract.data.source}"
     )
-    return Examined(probe=PROBE, looked_at=f"{looked_at}: {contract.verdict}", findings=tuple(findings))
+    return Examined(probe=CHECK_ID, looked_at=f"{looked_at}: {contract.verdict}", findings=tuple(findings))
 
 
 def _unrelated(contract: TokenizerContract, *, compared: bool) -> Finding:

@@ -18,7 +18,7 @@ from distillab.doctor.pair.measures import Measures
 from distillab.doctor.pair.permutation import Tested
 from distillab.records import Examined, Finding
 
-PROBE = "alignment"
+CHECK_ID = "alignment"
 MIN_POSITIONS = 64
 MIN_ROWS = 8
 MIN_CLAIMS_NATS = 0.5
@@ -111,12 +111,12 @@ def judged(measures: Measures, *, looked_at: str, own: Tested | None) -> Examine
     """
     found = verdict(measures, own=own)
     if found.reading == "cannot tell":
-        return Examined(probe=PROBE, looked_at=looked_at, not_done=found.reason)
+        return Examined(probe=CHECK_ID, looked_at=looked_at, not_done=found.reason)
     seen = _seen(measures, own)
     if found.reading == "fits":
-        return Examined(probe=PROBE, looked_at=f"{looked_at}; {seen[0]}")
+        return Examined(probe=CHECK_ID, looked_at=f"{looked_at}; {seen[0]}")
     make = {"unrelated": _unrelated, "shifted": _shifted, "other rows": _of_other_rows}[found.reading]
-    return Examined(probe=PROBE, looked_at=looked_at, findings=(make(measures, found, seen),))
+    return Examined(probe=CHECK_ID, looked_at=looked_at, findings=(make(measures, found, seen),))
 
 
 def _no_power(measures: Measures, reference: float) -> str | None:

@@ -18,7 +18,7 @@ from distillab.errors import ConfigError
 from distillab.models.loading import context_length, load_config, load_model, model_name, pick_device
 from distillab.pairing.contract import judge
 from distillab.pairing.loading import find_file, logits_width
-from distillab.places import is_local, local_path
+from distillab.paths import is_local, local_path
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _MOST_ROWS = 2_000

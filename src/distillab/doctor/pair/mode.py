@@ -10,7 +10,7 @@ from distillab.doctor.pair.asking import device_of, evaluating, logits_of, read_
 from distillab.doctor.pair.subject import PairSubject
 from distillab.records import Examined, Finding
 
-PROBE = "teacher's mode"
+CHECK_ID = "teacher's mode"
 _MOST_TOKENS = 256
 _NAMES_SHOWN = 4
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
@@ -21,10 +21,10 @@ def examine_mode(subject: PairSubject) -> Examined:
     teacher = subject.teacher_model
     lacking = subject.lacking_teacher
     if teacher is None or lacking is not None:
-        return Examined(probe=PROBE, looked_at="two forward passes of the teacher", not_done=lacking)
+        return Examined(probe=CHECK_ID, looked_at="two forward passes of the teacher", not_done=lacking)
     read = read_rows(subject.asked, subject.examples, teacher, most_tokens=_MOST_TOKENS)
     if not read.rows:
-        return Examined(probe=PROBE, looked_at="two forward passes of the teacher", not_done="no row can be read")
+        return Examined(probe=CHECK_ID, looked_at="two forward passes of the teacher", not_done="no row can be read")
     row = read.rows[0]
     noisy = [(name, module) for name, module in teacher.named_modules() if module.training and _dropout(module) > 0]
     # dropout draws from the generators that a run has seeded
@@ -39,7 +39,7 @@ def examine_mode(subject: PairSubject) -> Examined:
         findings.append(_in_train_mode(noisy, first, second))
     elif not torch.allclose(third.float(), fourth.float(), atol=1e-3, rtol=1e-3):
         findings.append(_not_repeatable(third, fourth))
-    return Examined(probe=PROBE, looked_at=looked_at, findings=tuple(findings))
+    return Examined(probe=CHECK_ID, looked_at=looked_at, findings=tuple(findings))
 
 
 def _dropout(module: nn.Module) -> float:

@@ -10,7 +10,7 @@ from distillab.doctor.pair.subject import PairSubject
 from distillab.pairing.token_bytes import token_meanings
 from distillab.records import Examined, Finding
 
-PROBE = "vocabulary padding"
+CHECK_ID = "vocabulary padding"
 _MOST_TOKENS = 2_048
 _MUCH_NOBODYS = 0.01
 _MUCH_UNSHARED = 0.05
@@ -21,11 +21,11 @@ def examine_padding(subject: PairSubject) -> Examined:
     said = "the teacher's probability on ids without a token"
     teacher, lacking = subject.teacher_model, subject.lacking_teacher
     if teacher is None or lacking is not None:
-        return Examined(probe=PROBE, looked_at=said, not_done=lacking)
+        return Examined(probe=CHECK_ID, looked_at=said, not_done=lacking)
     reader = subject.asked
     read = read_rows(reader, subject.examples, teacher, most_tokens=min(_MOST_TOKENS, affordable_tokens(teacher)))
     if not read.rows:
-        return Examined(probe=PROBE, looked_at=said, not_done="no row can be read")
+        return Examined(probe=CHECK_ID, looked_at=said, not_done="no row can be read")
     nobodys, unshared, positions = [], [], 0
     unused_W = torch.zeros(0, dtype=torch.bool)
     for row in read.rows:
@@ -48,7 +48,7 @@ def examine_padding(subject: PairSubject) -> Examined:
     looked_at = f"{width:,} logits, {unused:,} of them without a token, at {positions:,} positions"
     if unused:
         looked_at += f": {float(mass.mean()):.2g} of the probability"
-    return Examined(probe=PROBE, looked_at=looked_at, findings=tuple(findings))
+    return Examined(probe=CHECK_ID, looked_at=looked_at, findings=tuple(findings))
 
 
 def _unused(subject: PairSubject, width: int) -> Tensor:

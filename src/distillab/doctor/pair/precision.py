@@ -16,7 +16,7 @@ from distillab.doctor.pair.asking import ReadRows, evaluating, logits_of, read_r
 from distillab.doctor.pair.subject import PairSubject
 from distillab.records import Examined, Finding
 
-PROBE = "number format"
+CHECK_ID = "number format"
 _MOST_TOKENS = 512
 # a float32 copy of more would take gigabytes and, on two cores, minutes
 _MOST_PARAMETERS = 1_000_000_000
@@ -51,10 +51,10 @@ def examine_precision(subject: PairSubject) -> Examined:
     said = "the teacher's activations and logits"
     teacher, lacking = subject.teacher_model, subject.lacking_teacher
     if teacher is None or lacking is not None:
-        return Examined(probe=PROBE, looked_at=said, not_done=lacking)
+        return Examined(probe=CHECK_ID, looked_at=said, not_done=lacking)
     read = read_rows(subject.asked, subject.examples, teacher, most_tokens=_MOST_TOKENS)
     if not read.rows:
-        return Examined(probe=PROBE, looked_at=said, not_done="no row can be read")
+        return Examined(probe=CHECK_ID, looked_at=said, not_done="no row can be read")
     dtype = teacher.dtype
     name = str(dtype).removeprefix("torch.")
     tokens = sum(len(row) for row in read.rows)
@@ -62,7 +62,7 @@ def examine_precision(subject: PairSubject) -> Examined:
     looked_at = f"the teacher in {name} on {tokens} tokens: largest magnitude {largest.value:.3g} in {largest.module}"
     broken = sum(int(_broken(row).sum()) for row in logits)
     if broken:
-        return Examined(probe=PROBE, looked_at=looked_at, findings=(_not_finite(largest, name, broken, tokens),))
+        return Examined(probe=CHECK_ID, looked_at=looked_at, findings=(_not_finite(largest, name, broken, tokens),))
     findings = []
     if dtype != torch.float32 and teacher.num_parameters() <= _MOST_PARAMETERS:
         exact, exact_logits = _run(copy.deepcopy(teacher).float(), subject, read)
@@ -75,7 +75,7 @@ def examine_precision(subject: PairSubject) -> Examined:
         looked_at += f"; not compared with float32: {teacher.num_parameters():,} parameters"
     if largest.value > FLOAT16_MAX:
         findings.append(_overflows(largest, in_use=dtype == torch.float16))
-    return Examined(probe=PROBE, looked_at=looked_at, findings=tuple(findings))
+    return Examined(probe=CHECK_ID, looked_at=looked_at, findings=tuple(findings))
 
 
 def _run(model: PreTrainedModel, subject: PairSubject, read: ReadRows) -> tuple[Largest, list[Tensor]]:

@@ -16,7 +16,7 @@ from distillab.evaluation.likelihood import RowScores, score_rows
 from distillab.evaluation.references import reference_lines
 from distillab.records import Examined, Finding, ReferenceLines
 
-PROBE = "teacher's knowledge"
+CHECK_ID = "teacher's knowledge"
 _BATCH = 8
 _MIN_ROWS = 8
 _ERRORS = 3.0
@@ -29,20 +29,20 @@ def examine_quality(subject: PairSubject) -> Examined:
     said = "the teacher's nats on the answers"
     teacher, lacking = subject.teacher_model, subject.lacking_teacher
     if teacher is None or lacking is not None:
-        return Examined(probe=PROBE, looked_at=said, not_done=lacking)
+        return Examined(probe=CHECK_ID, looked_at=said, not_done=lacking)
     # the other rows count the tokens, so that the unigram model has not seen the rows on which it is judged
     half = subject.examples[: max(1, len(subject.examples) // 2)]
     student = None if subject.student_is_random else subject.student_model
     read = read_rows(subject.asked, half, teacher, most_tokens=affordable_tokens(teacher, student))
     if len(read.rows) < _MIN_ROWS:
-        return Examined(probe=PROBE, looked_at=said, not_done=f"{len(read.rows)} rows; {_MIN_ROWS} are needed")
+        return Examined(probe=CHECK_ID, looked_at=said, not_done=f"{len(read.rows)} rows; {_MIN_ROWS} are needed")
     scores = _scores(teacher, subject.asked, read.rows)
     own = float(scores.nats.sum() / scores.tokens.sum())
     lines = _lines(subject, read)
     findings = []
     if not math.isfinite(own):
         why = "the teacher's logits are not finite: see the probe of its number format"
-        return Examined(probe=PROBE, looked_at=said, not_done=why)
+        return Examined(probe=CHECK_ID, looked_at=said, not_done=why)
     if lines is not None and lines.unigram_nats is not None:
         margin = _ERRORS * _error(scores.nats - lines.unigram_nats * scores.tokens, scores)
         if own > lines.unigram_nats + margin:
@@ -52,7 +52,7 @@ def examine_quality(subject: PairSubject) -> Examined:
         finding, told = _against_student(subject, student, read, scores)
         shown += told
         findings += [finding] if finding else []
-    return Examined(probe=PROBE, looked_at=shown, findings=tuple(findings))
+    return Examined(probe=CHECK_ID, looked_at=shown, findings=tuple(findings))
 
 
 def _scores(model: PreTrainedModel, reader: Reader, rows: Sequence[EncodedRow]) -> RowScores:

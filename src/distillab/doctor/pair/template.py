@@ -20,7 +20,7 @@ from distillab.errors import DataError
 from distillab.evaluation.likelihood import score_rows
 from distillab.records import Examined, Finding
 
-PROBE = "template"
+CHECK_ID = "template"
 _FORMS = {"pair": ("plain", "alpaca", "turns"), "messages": ("turns",)}
 _BATCH = 8
 _MIN_ROWS = 8
@@ -44,10 +44,10 @@ def examine_template(subject: PairSubject) -> Examined:
     said = "the teacher's bits a byte with each template"
     teacher, lacking = subject.teacher_model, subject.lacking_teacher
     if teacher is None or lacking is not None:
-        return Examined(probe=PROBE, looked_at=said, not_done=lacking)
+        return Examined(probe=CHECK_ID, looked_at=said, not_done=lacking)
     kind = subject.examples[0].kind
     if kind == "text":
-        return Examined(probe=PROBE, looked_at=said, not_done="plain text has no template")
+        return Examined(probe=CHECK_ID, looked_at=said, not_done="plain text has no template")
     readers, refused = _other_forms(subject, kind)
     # one form is a pass over the rows, and all together may take the time of one probe
     most = min(_MOST_TOKENS, affordable_tokens(teacher) // (1 + len(readers)) + 1)
@@ -62,7 +62,7 @@ def examine_template(subject: PairSubject) -> Examined:
     keys = [example.key for example in examples if all(example.key in form.nats for form in (used, *forms))]
     if len(keys) < _MIN_ROWS:
         why = f"{len(keys)} rows fit whole into every template; {_MIN_ROWS} are needed"
-        return Examined(probe=PROBE, looked_at=said, not_done=why)
+        return Examined(probe=CHECK_ID, looked_at=said, not_done=why)
     kept = set(keys)
     size = math.log(2) * sum(len(a.encode()) for e in examples if e.key in kept for a in e.answers)
     told = [f"{form.name} {sum(_column(form, keys)) / size:.3f}" for form in (used, *forms)]
@@ -71,9 +71,9 @@ def examine_template(subject: PairSubject) -> Examined:
         looked_at += f"; not tried: {', '.join(refused)}"
     better = [form for form in forms if clearly_worse(_column(used, keys), _column(form, keys))]
     if not better:
-        return Examined(probe=PROBE, looked_at=looked_at)
+        return Examined(probe=CHECK_ID, looked_at=looked_at)
     best = min(better, key=lambda form: float(sum(_column(form, keys))))
-    return Examined(probe=PROBE, looked_at=looked_at, findings=(_worse(used, best, told, examples, readers),))
+    return Examined(probe=CHECK_ID, looked_at=looked_at, findings=(_worse(used, best, told, examples, readers),))
 
 
 def _other_forms(subject: PairSubject, kind: str) -> tuple[dict[str, Reader], list[str]]:

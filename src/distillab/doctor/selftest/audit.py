@@ -11,20 +11,20 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from distillab.doctor.clock import Clock
-from distillab.doctor.selftest.costs import PROBE as COSTS
+from distillab.doctor.selftest.costs import CHECK_ID as COSTS
 from distillab.doctor.selftest.costs import Budget, examine_costs
-from distillab.doctor.selftest.first_steps import PROBE as FIRST_STEPS
+from distillab.doctor.selftest.first_steps import CHECK_ID as FIRST_STEPS
 from distillab.doctor.selftest.first_steps import examine_first_steps
-from distillab.doctor.selftest.head import PROBE as HEAD
+from distillab.doctor.selftest.head import CHECK_ID as HEAD
 from distillab.doctor.selftest.head import examine_head
-from distillab.doctor.selftest.judging import PROBE as EVALUATION
+from distillab.doctor.selftest.judging import CHECK_ID as EVALUATION
 from distillab.doctor.selftest.judging import examine_evaluation
 from distillab.doctor.selftest.machine import Weights
 from distillab.doctor.selftest.setup import Arm, setups_of
 from distillab.doctor.selftest.split import SPLIT, examine_steps
-from distillab.doctor.selftest.stored import PROBE as CACHE
+from distillab.doctor.selftest.stored import CHECK_ID as CACHE
 from distillab.doctor.selftest.stored import examine_cache
-from distillab.doctor.selftest.terms import PROBE as TERMS
+from distillab.doctor.selftest.terms import CHECK_ID as TERMS
 from distillab.doctor.selftest.terms import examine_terms
 from distillab.records import Examined
 

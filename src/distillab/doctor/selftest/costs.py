@@ -16,11 +16,11 @@ from distillab.doctor.selftest.memory import RunMemory, run_memory
 from distillab.doctor.selftest.setup import Arm, Setup
 from distillab.doctor.selftest.timing import StepTime, step_time, written_s
 from distillab.records import Examined, Finding
-from distillab.study.answers import prompts_of
-from distillab.study.signals import can_be_cached, reads_signals
+from distillab.runs.answers import prompts_of
+from distillab.runs.signals import can_be_cached, reads_signals
 from distillab.terminal import plural
 
-PROBE = "selftest-costs"
+CHECK_ID = "selftest-costs"
 _UNITS = 6.0
 
 
@@ -76,10 +76,10 @@ def examine_costs(setups: Sequence[Setup], weights: Sequence[Weights], budget: B
         clock: what is left of the time.
     """
     if (refusal := clock.refuses(_UNITS)) is not None:
-        return Examined(probe=PROBE, looked_at="no step", not_done=refusal)
+        return Examined(probe=CHECK_ID, looked_at="no step", not_done=refusal)
     costs = measured_costs(setups, weights, budget, clock)
     return Examined(
-        probe=PROBE,
+        probe=CHECK_ID,
         looked_at=f"{plural(costs.runs, 'run')}: about {size(costs.memory_bytes)} of memory, "
         f"{size(costs.disk_bytes)} of disk, {_duration(costs.hours)}"
         f"; memory of {'a run' if costs.together == 1 else f'each of {costs.together} runs at once'}: {costs.run}"
@@ -105,7 +105,7 @@ def measured_costs(setups: Sequence[Setup], weights: Sequence[Weights], budget: 
         key = (id(setup.source), setup.recipe.resolved().tokens)
         if from_cache and key not in recorded:
             recorded.add(key)
-            total_s += found.teacher_s * len(setup.prepared.train.rows) / training.batch_size
+            total_s += found.teacher_s * len(setup.inputs.train.rows) / training.batch_size
     for arm in (arm for setup in setups for arm in setup.arms):
         settings = f"{id(arm.source)} {arm.recipe.teacher_answers.model_dump_json()}"
         if arm.recipe.resolved().answers == "teacher" and settings not in answered:
@@ -173,11 +173,11 @@ def _judging_s(setup: Setup) -> float:
     rows = judged(setup, student, answers=False).record.likelihood.n
     row_s = (time.perf_counter() - since) / rows
     points = 1 + training.steps // (training.evaluate_every or max(1, training.steps // 10))
-    held_out = setup.prepared.held_out
+    held_out = setup.inputs.held_out
     seconds = row_s * (points * min(own.curve_rows, len(held_out.rows)) + min(own.rows, len(held_out.rows)))
     asked = held_out.first(own.generate_rows).prompt_ids
     if asked:
-        each = written_s(student, setup.prepared.student, asked, batch_size=own.batch_size)
+        each = written_s(student, setup.inputs.student, asked, batch_size=own.batch_size)
         seconds += each * own.max_new_tokens * math.ceil(len(asked) / own.batch_size)
     return seconds
 
@@ -185,11 +185,11 @@ def _judging_s(setup: Setup) -> float:
 def _answers_s(arm: Arm) -> float:
     """Seconds of the teacher's answers to all prompts; none where a cache holds them."""
     teacher = arm.recipe.teacher
-    if arm.source is None or arm.prepared.teacher is None or teacher is None or teacher.path is None:
+    if arm.source is None or arm.inputs.teacher is None or teacher is None or teacher.path is None:
         return 0.0
     settings = arm.recipe.teacher_answers
-    prompts = [prompt.ids for prompt in prompts_of(arm.recipe, arm.prepared)]
-    each = written_s(arm.source.local().model, arm.prepared.teacher, prompts, batch_size=settings.batch_size)
+    prompts = [prompt.ids for prompt in prompts_of(arm.recipe, arm.inputs)]
+    each = written_s(arm.source.local().model, arm.inputs.teacher, prompts, batch_size=settings.batch_size)
     batches = math.ceil(len(prompts) * settings.answers_per_prompt / settings.batch_size)
     return each * settings.max_new_tokens * batches
 

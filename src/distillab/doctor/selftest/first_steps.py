@@ -12,7 +12,7 @@ from distillab.doctor.selftest.wording import left_out, looked_at, number
 from distillab.errors import NumericsError
 from distillab.records import Examined, Finding
 
-PROBE = "selftest-first-steps"
+CHECK_ID = "selftest-first-steps"
 STEPS = 20
 _LAST = 3  # steps whose mean is the end
 _RISES = 1.05
@@ -44,7 +44,7 @@ def examine_first_steps(setups: Sequence[Setup], clock: Clock) -> Examined:
             missed.append((setup.name, "all terms are fitted to these few rows before the first step"))
         findings += first_step_findings(stepped, setup)
     return Examined(
-        probe=PROBE,
+        probe=CHECK_ID,
         looked_at=looked_at(looked, f"{STEPS} steps on the same rows"),
         not_done=left_out(missed),
         findings=tuple(findings),

@@ -1,6 +1,6 @@
-"""Does the pass through the head in tiles give what the model's own logits give?
+"""Does the pass through the head in chunks give what the model's own logits give?
 
-A run never makes all logits at once: it makes those of a tile, applies the terms, takes the gradient and forgets them.
+A run never makes all logits at once: it makes those of a chunk, applies the terms, takes the gradient and forgets them.
 Here the student makes all of them by its own forward, and the same terms are applied to these.
 """
 
@@ -20,11 +20,11 @@ from distillab.doctor.selftest.wording import left_out, looked_at, number
 from distillab.models.inputs import model_inputs
 from distillab.models.scoring import at_scored, scored_targets
 from distillab.objectives.step import Measured, measure
-from distillab.objectives.term import Objective, Said, SpanTerm, StudentScores
+from distillab.objectives.term import Objective, SpanTerm, StudentScores, TeacherScores
 from distillab.records import Examined, Finding
 from distillab.teachers.signals import TeacherSignal
 
-PROBE = "selftest-head"
+CHECK_ID = "selftest-head"
 _UNITS = 4.0
 
 
@@ -33,11 +33,11 @@ class HeadDifference:
     """Both ways to one loss.
 
     Attributes:
-        tiled, dense: the loss, Σ over the terms that read logits.
-        gradient: ‖tiled − dense‖ / ‖dense‖ over all parameters that learn.
+        chunked, dense: the loss, Σ over the terms that read logits.
+        gradient: ‖chunked − dense‖ / ‖dense‖ over all parameters that learn.
     """
 
-    tiled: float
+    chunked: float
     dense: float
     gradient: float
 
@@ -63,7 +63,7 @@ def examine_head(setups: Sequence[Setup], clock: Clock) -> Examined:
         else:
             missed.append((setup.name, "no term reads logits position by position"))
     return Examined(
-        probe=PROBE,
+        probe=CHECK_ID,
         looked_at=looked_at(looked, "loss and gradient"),
         not_done=left_out(missed),
         findings=tuple(findings),
@@ -81,27 +81,27 @@ def head_difference(setup: Setup) -> HeadDifference | None:
     with setup.arithmetic():
         signal = setup.signal(objective)
         measured = measure(student, setup.batch, objective, signal, factors=factors, device=setup.device)
-        tiled = measured.losses["+".join(objective.token_terms)]
+        chunked = measured.losses["+".join(objective.token_terms)]
         dense = _dense(setup, student, objective, signal, measured, factors)
-    ours, theirs = _gradient(tiled, learning), _gradient(dense, learning)
+    ours, theirs = _gradient(chunked, learning), _gradient(dense, learning)
     size = float(theirs.norm())
     apart = float((ours - theirs).norm()) / size if size else float(ours.norm())
-    return HeadDifference(float(tiled.detach()), float(dense.detach()), apart)
+    return HeadDifference(float(chunked.detach()), float(dense.detach()), apart)
 
 
 def head_findings(found: HeadDifference, setup: Setup) -> list[Finding]:
     """What is wrong with a head whose two ways differ like this."""
     rounding = rounding_of(setup)
-    loss_apart = abs(found.tiled - found.dense) / max(abs(found.dense), 1e-6)
+    loss_apart = abs(found.chunked - found.dense) / max(abs(found.dense), 1e-6)
     if loss_apart <= rounding.allowed and found.gradient <= rounding.allowed:
         return []
     return [
         Finding(
             id="head-pass-differs",
             severity="error",
-            title="The loss in tiles is not the loss of the model's own logits.",
+            title="The loss in chunks is not the loss of the model's own logits.",
             seen=(
-                f"arms {setup.name}: {number(found.tiled)} in tiles, {number(found.dense)} from all logits",
+                f"arms {setup.name}: {number(found.chunked)} in chunks, {number(found.dense)} from all logits",
                 f"their gradients differ by {found.gradient:.1%} of their size ({rounding})",
             ),
             means="Between its last hidden states and its logits the model does something that is not known here, so a "
@@ -128,16 +128,16 @@ def _dense(
     scores = StudentScores(at_scored(logits_BLV, batch), scored_targets(batch).to(device))
     here = slice(0, scores.targets_N.shape[0])
 
-    def teacher() -> Said | None:
+    def teacher() -> TeacherScores | None:
         # valid until the teacher is asked again, which a term may do while it settles
-        return None if measured.teacher is None else measured.teacher.tile(here, device)
+        return None if measured.teacher is None else measured.teacher.chunk(here, device)
 
     total = torch.zeros((), device=device)
     for name, term in objective.token_terms.items():
         if isinstance(term, SpanTerm):
-            nats = term.settle(term.observe(scores), batch, signal)
-            if term.adds_own:
-                nats = nats + term.own_values(scores, teacher())
+            nats = term.reduce_spans(term.score(scores), batch, signal)
+            if term.adds_position_values:
+                nats = nats + term.position_values(scores, teacher())
         else:
             nats = term.per_position(scores, teacher())
         total = total + factors[name] * nats.sum()

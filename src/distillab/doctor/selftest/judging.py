@@ -9,11 +9,11 @@ from transformers import PreTrainedModel
 from distillab.doctor.clock import Clock
 from distillab.doctor.selftest.setup import Setup
 from distillab.doctor.selftest.wording import number
-from distillab.evaluation.protocol import Judged, evaluate
+from distillab.evaluation.protocol import EvaluationResult, evaluate
 from distillab.records import Examined, Finding
 from distillab.terminal import plural
 
-PROBE = "selftest-evaluation"
+CHECK_ID = "selftest-evaluation"
 _UNITS = 8.0
 _ROWS, _ANSWERS, _TOKENS = 8, 2, 8
 _NOISE = 0.05  # of each tensor's own size
@@ -28,19 +28,19 @@ def examine_evaluation(setup: Setup, clock: Clock) -> Examined:
         setup: of any objective; all arms are judged in the same way.
         clock: what is left of the time.
     """
-    held_out = setup.prepared.held_out.first(_ROWS)
+    held_out = setup.inputs.held_out.first(_ROWS)
     looked_at = f"{plural(len(held_out.rows), 'held-out row')}, judged three times"
     if (refusal := clock.refuses(_UNITS)) is not None:
-        return Examined(probe=PROBE, looked_at=looked_at, not_done=refusal)
+        return Examined(probe=CHECK_ID, looked_at=looked_at, not_done=refusal)
     student = setup.student()
     first, again = judged(setup, student), judged(setup, student)
     disturb(student)
     return Examined(
-        probe=PROBE, looked_at=looked_at, findings=tuple(evaluation_findings(first, again, judged(setup, student)))
+        probe=CHECK_ID, looked_at=looked_at, findings=tuple(evaluation_findings(first, again, judged(setup, student)))
     )
 
 
-def judged(setup: Setup, student: PreTrainedModel, *, answers: bool = True) -> Judged:
+def judged(setup: Setup, student: PreTrainedModel, *, answers: bool = True) -> EvaluationResult:
     """The student, by the recipe's protocol on a few held-out rows.
 
     Args:
@@ -56,9 +56,9 @@ def judged(setup: Setup, student: PreTrainedModel, *, answers: bool = True) -> J
     )
     return evaluate(
         student,
-        setup.prepared.held_out.first(_ROWS),
+        setup.inputs.held_out.first(_ROWS),
         settings,
-        reader=setup.prepared.student,
+        reader=setup.inputs.student,
         shared=None,
         label="the self-test",
     )
@@ -74,7 +74,7 @@ def disturb(student: PreTrainedModel) -> None:
         parameter.add_((noise * _NOISE * size).to(parameter))
 
 
-def evaluation_findings(first: Judged, again: Judged, other: Judged) -> list[Finding]:
+def evaluation_findings(first: EvaluationResult, again: EvaluationResult, other: EvaluationResult) -> list[Finding]:
     """What is wrong with an evaluation that says this of the same weights, and of others."""
     figures = tuple(
         f"{what}: {number(judged.record.likelihood.nats_per_token)} nats a token"

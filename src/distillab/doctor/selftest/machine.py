@@ -14,7 +14,7 @@ from distillab.config.models import RunRecipe
 from distillab.files import free_bytes
 from distillab.models.loading import load_config, pick_device
 from distillab.pretrained import model_of
-from distillab.study.prepare import Prepared
+from distillab.runs.inputs import RunInputs
 
 _LIMIT = Path("/sys/fs/cgroup/memory.max")  # of a container
 _WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -69,7 +69,7 @@ def this_machine(recipe: RunRecipe) -> Machine:
     return Machine(memory, free_bytes(Path(recipe.output)))
 
 
-def weights_of(recipe: RunRecipe, prepared: Prepared, *, teacher: bool) -> Weights:
+def weights_of(recipe: RunRecipe, inputs: RunInputs, *, teacher: bool) -> Weights:
     """What the models of a run take.
 
     Args:
@@ -77,9 +77,9 @@ def weights_of(recipe: RunRecipe, prepared: Prepared, *, teacher: bool) -> Weigh
     """
     student = load_config(recipe.student.path, revision=recipe.student.revision)
     theirs = 0
-    if teacher and recipe.teacher is not None and prepared.place is not None:
-        config = load_config(prepared.place.config, revision=prepared.place.revision)
-        theirs = _bytes(prepared.place.config, config, recipe.teacher.dtype)
+    if teacher and recipe.teacher is not None and inputs.place is not None:
+        config = load_config(inputs.place.config, revision=inputs.place.revision)
+        theirs = _bytes(inputs.place.config, config, recipe.teacher.dtype)
     return Weights(_bytes(recipe.student.path, student, recipe.student.dtype), theirs)
 
 

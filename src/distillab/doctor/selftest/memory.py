@@ -16,21 +16,21 @@ from distillab.config.models import RunRecipe
 from distillab.data.collation import IndexedRow
 from distillab.doctor.selftest.machine import Weights, size, weights_of
 from distillab.doctor.selftest.setup import Arm, Setup, load_original, setups_of
-from distillab.models.heads import at_head, output_head
+from distillab.models.chunking import SUB_CHUNK_BYTES, chunks
+from distillab.models.heads import output_head, with_lm_head
 from distillab.models.loading import pick_device
 from distillab.models.scoring import at_scored
 from distillab.models.structure import model_shape
-from distillab.models.tiling import PIECE_BYTES, tiles
-from distillab.study.environment import peak_rss_bytes
-from distillab.study.prepare import prepare
-from distillab.study.run_teacher import RunTeacher, stored_signals
+from distillab.runs.environment import peak_rss_bytes
+from distillab.runs.inputs import load_inputs
+from distillab.runs.teacher import RunTeacher, stored_signals
 from distillab.teachers.local import LocalTeacher
 from distillab.training.arguments import microbatch_size
 
 _MIB = 1 << 20
 # kernels, thread pools and the trainer's modules, which are loaded when a model is first trained
 _FIRST_USE_BYTES = 60 * _MIB
-# tensors of a piece of a tile that the terms hold at once
+# tensors of a piece of a chunk that the terms hold at once
 _OF_A_PIECE = 12
 
 
@@ -43,7 +43,7 @@ class RunMemory:
         learning: the student's weights, their gradients, and AdamW's moments.
         teacher: its weights, where they are loaded.
         activations: what the student keeps of the largest microbatch until its gradients are made.
-        logits: tiles of both models' logits, and the sum of the head's gradients over them.
+        logits: chunks of both models' logits, and the sum of the head's gradients over them.
     """
 
     process: int
@@ -99,7 +99,7 @@ def run_memory(setup: Setup, weights: Weights, *, process: int) -> RunMemory:
         learning=weights.learning,
         teacher=weights.teacher,
         activations=kept,
-        logits=sum(_tile_bytes(scored, each, device) for each in widths) + 4 * head.numel(),
+        logits=sum(_chunk_bytes(scored, each, device) for each in widths) + 4 * head.numel(),
     )
 
 
@@ -109,9 +109,9 @@ def kept_by_student(setup: Setup, rows: int) -> tuple[int, int]:
     The longest row is read once, and every tensor that the graph saves is counted once; other rows of a microbatch are
     padded to it.
     """
-    prepared, training = setup.prepared, setup.recipe.training
-    longest = max(prepared.train.rows, key=len)
-    batch = prepared.student.collator(training.padding_side)([IndexedRow(0, longest)])
+    inputs, training = setup.inputs, setup.recipe.training
+    longest = max(inputs.train.rows, key=len)
+    batch = inputs.student.collator(training.padding_side)([IndexedRow(0, longest)])
     student = setup.student()
     student.train()
     weights = {parameter.untyped_storage().data_ptr() for parameter in student.parameters()}
@@ -125,7 +125,7 @@ def kept_by_student(setup: Setup, rows: int) -> tuple[int, int]:
 
     # the graph holds what it saves until here, so that no two tensors have one place
     with setup.arithmetic(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        hidden_ND = at_head(student, batch, lambda hidden, head: at_scored(hidden, batch), device=setup.device)
+        hidden_ND = with_lm_head(student, batch, lambda hidden, head: at_scored(hidden, batch), device=setup.device)
     shape = model_shape(student)
     kept = sum(found.values())
     if training.gradient_checkpointing:
@@ -136,10 +136,10 @@ def kept_by_student(setup: Setup, rows: int) -> tuple[int, int]:
     return rows * kept, rows * hidden_ND.shape[0]
 
 
-def _tile_bytes(scored: int, vocabulary: int, device: torch.device) -> int:
-    """A tile of logits, and what is computed of a piece of it."""
-    rows = max((here.stop - here.start for here in tiles(scored, vocabulary, device)), default=0)
-    piece = min(PIECE_BYTES.get(device.type, 4 * rows * vocabulary), 4 * rows * vocabulary)
+def _chunk_bytes(scored: int, vocabulary: int, device: torch.device) -> int:
+    """A chunk of logits, and what is computed of a piece of it."""
+    rows = max((here.stop - here.start for here in chunks(scored, vocabulary, device)), default=0)
+    piece = min(SUB_CHUNK_BYTES.get(device.type, 4 * rows * vocabulary), 4 * rows * vocabulary)
     return 4 * rows * vocabulary + _OF_A_PIECE * piece
 
 
@@ -149,11 +149,11 @@ def estimated(recipe: RunRecipe) -> RunMemory:
     Raises:
         DistillabError: what is raised before a run begins.
     """
-    prepared = prepare(recipe)
+    inputs = load_inputs(recipe)
     process = resident_bytes()
-    stored = stored_signals(recipe, prepared)
-    source = RunTeacher(recipe, prepared, device=pick_device(recipe.training.device), stored=stored)
-    arm = Arm(recipe.method, recipe, prepared, source if recipe.teacher is not None else None)
+    stored = stored_signals(recipe, inputs)
+    source = RunTeacher(recipe, inputs, device=pick_device(recipe.training.device), stored=stored)
+    arm = Arm(recipe.method, recipe, inputs, source if recipe.teacher is not None else None)
     (setup,) = setups_of([arm], load_original(recipe), scratch=Path())
-    weights = weights_of(recipe, prepared, teacher=recipe.teacher is not None and recipe.teacher.path is not None)
+    weights = weights_of(recipe, inputs, teacher=recipe.teacher is not None and recipe.teacher.path is not None)
     return run_memory(setup, weights, process=process)

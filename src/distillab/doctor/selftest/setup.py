@@ -17,17 +17,17 @@ from distillab.config.models import RunRecipe
 from distillab.config.terms import CrossEntropyConfig, SampledDivergenceConfig, TermConfig
 from distillab.data.encoding import EncodedSplit
 from distillab.doctor.clock import Clock
+from distillab.models.aligned_positions import teacher_batch
 from distillab.models.batch import TokenBatch
 from distillab.models.loading import pick_device
-from distillab.models.meetings import teacher_batch
 from distillab.objectives.term import Objective
-from distillab.study.learning import objective_for
-from distillab.study.prepare import Prepared
-from distillab.study.run import load_student
-from distillab.study.run_teacher import RunTeacher, stored_signals
-from distillab.study.sides import reads_own_tokens
-from distillab.study.signals import reads_signals
-from distillab.study.training_data import TrainingData, training_data
+from distillab.runs.inputs import RunInputs
+from distillab.runs.run import load_student
+from distillab.runs.sides import uses_teacher_tokenizer
+from distillab.runs.signals import reads_signals
+from distillab.runs.teacher import RunTeacher, stored_signals
+from distillab.runs.training import objective_for
+from distillab.runs.training_data import TrainingData, training_data
 from distillab.teachers.local import LocalTeacher
 from distillab.teachers.protocol import Teacher
 from distillab.teachers.signals import TeacherSignal
@@ -44,14 +44,14 @@ class Arm:
     Attributes:
         name: of the arm; of a run its method.
         recipe: of one of its runs.
-        prepared: its tokenizers and rows.
+        inputs: its tokenizers and rows.
         source: its teacher, whose weights are loaded once for all arms that have it; None where there is none.
         settings: how what the teacher says is stored, where it is.
     """
 
     name: str
     recipe: RunRecipe
-    prepared: Prepared
+    inputs: RunInputs
     source: RunTeacher | None
     settings: CacheConfig = field(default_factory=CacheConfig)
 
@@ -85,9 +85,9 @@ class Setup:
         return ", ".join(self.names)
 
     @property
-    def prepared(self) -> Prepared:
+    def inputs(self) -> RunInputs:
         """Tokenizers and rows."""
-        return self.arms[0].prepared
+        return self.arms[0].inputs
 
     @property
     def source(self) -> RunTeacher | None:
@@ -127,13 +127,13 @@ class Setup:
             return None
         if settings.path is not None:
             return self.source.local()
-        stored = stored_signals(self.recipe, self.prepared)
-        return RunTeacher(self.recipe, self.prepared, device=self.device, stored=stored).for_terms(self.split)
+        stored = stored_signals(self.recipe, self.inputs)
+        return RunTeacher(self.recipe, self.inputs, device=self.device, stored=stored).for_terms(self.split)
 
     @cached_property
     def data(self) -> TrainingData:
         """The few rows as the trainer takes them."""
-        return training_data(self.recipe, self.prepared, self.split)
+        return training_data(self.recipe, self.inputs, self.split)
 
     @cached_property
     def batch(self) -> TokenBatch:
@@ -164,8 +164,8 @@ class Setup:
             self.recipe,
             student,
             self.teacher,
-            shared_width=self.prepared.compared_width(self.recipe),
-            vocabularies=self.prepared.vocabularies if reads_own_tokens(self.recipe) else None,
+            shared_width=self.inputs.compared_width(self.recipe),
+            vocabularies=self.inputs.vocabularies if uses_teacher_tokenizer(self.recipe) else None,
         )
 
     def signal(self, objective: Objective, teacher: Teacher | None = None) -> TeacherSignal:
@@ -188,9 +188,9 @@ class Setup:
         return replace(self, recipe=recipe)
 
 
-def few_rows(prepared: Prepared) -> EncodedSplit:
+def few_rows(inputs: RunInputs) -> EncodedSplit:
     """A few of the shorter training rows, of different lengths; rows that a teacher with other tokens reads too."""
-    split = prepared.train
+    split = inputs.train
     order = sorted(range(len(split.rows)), key=lambda place: (len(split.rows[place]), place))
     places = list(dict.fromkeys(order[int(share * (len(order) - 1))] for share in _QUANTILES))[:ROWS]
     return EncodedSplit(
@@ -220,7 +220,7 @@ def setups_of(arms: Sequence[Arm], original: PreTrainedModel, *, scratch: Path) 
     found = []
     for place, group in enumerate(groups.values()):
         recipe = group[0].recipe.model_copy(update={"answers": "dataset"})
-        split = few_rows(group[0].prepared)
+        split = few_rows(group[0].inputs)
         found.append(Setup(tuple(group), recipe, split, original, scratch / str(place)))
     return found
 
@@ -233,7 +233,7 @@ def by_tokens(setups: Sequence[Setup]) -> list[Setup]:
     groups: dict[tuple[int, bool], list[Setup]] = {}
     for setup in setups:
         if setup.source is not None and reads_signals(setup.recipe):
-            groups.setdefault((id(setup.source), reads_own_tokens(setup.recipe)), []).append(setup)
+            groups.setdefault((id(setup.source), uses_teacher_tokenizer(setup.recipe)), []).append(setup)
     found = []
     for group in groups.values():
         terms: dict[str, TermConfig] = {}

@@ -13,8 +13,8 @@ from transformers.trainer_utils import SaveStrategy
 
 from distillab.config.models import TrainingConfig
 from distillab.doctor.selftest.setup import Setup
-from distillab.study.learning import trainer_for
-from distillab.study.training_data import TrainingData
+from distillab.runs.training import trainer_for
+from distillab.runs.training_data import TrainingData
 from distillab.training.projectors import detach
 from distillab.training.trainer import StepReport
 
@@ -31,8 +31,8 @@ class Stepped:
             that have one. Empty where they were not asked for.
         learning: names of all parameters of the student that learn.
         seconds: of every step, with its data and its teacher.
-        fitted: names of the terms that were fitted to the rows before the first step (see `training/warm_up.py`): on
-            a few rows their first value is far too good.
+        fitted: names of the terms that were fitted to the rows before the first step (see
+            `training/projector_init.py`): on a few rows their first value is far too good.
     """
 
     reports: tuple[StepReport, ...]

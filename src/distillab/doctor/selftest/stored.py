@@ -23,13 +23,13 @@ from distillab.doctor.selftest.wording import left_out, looked_at, number
 from distillab.errors import TeacherError
 from distillab.objectives.step import measure
 from distillab.records import Examined, Finding
-from distillab.study.run_teacher import RunTeacher, StoredSignals
-from distillab.study.sides import asked_rows, asked_side
-from distillab.study.signals import Recording, arms_kinds, build_cache
+from distillab.runs.sides import asked_rows, asked_side
+from distillab.runs.signals import CacheJob, arms_kinds, build_cache
+from distillab.runs.teacher import RunTeacher, StoredSignals
 from distillab.teachers.local import LocalTeacher
 from distillab.teachers.protocol import Teacher
 
-PROBE = "selftest-cache"
+CHECK_ID = "selftest-cache"
 _UNITS = 4.0
 _LEAST = 1e-5  # of a unit of a term: rounding
 # relative differences of a term's value that a way of storing may make
@@ -81,9 +81,9 @@ def examine_cache(setups: Sequence[Setup], clock: Clock) -> Examined:
         for name, found in means.items():
             findings += cache_findings(name, found, kinds, group)
     if not groups:
-        return Examined(probe=PROBE, looked_at="0 terms", not_done="no term reads a teacher")
+        return Examined(probe=CHECK_ID, looked_at="0 terms", not_done="no term reads a teacher")
     return Examined(
-        probe=PROBE,
+        probe=CHECK_ID,
         looked_at=looked_at(groups, f"stored as {', '.join(dict.fromkeys(names)) or 'nothing'}"),
         not_done=left_out(missed),
         findings=tuple(findings),
@@ -93,7 +93,7 @@ def examine_cache(setups: Sequence[Setup], clock: Clock) -> Examined:
 def kinds_of(setup: Setup) -> tuple[KindConfig, ...]:
     """The kinds that the recipe names, else those that its terms read."""
     named = tuple(kind for kind in setup.settings.kinds or () if not isinstance(kind, TextKind))
-    return named or arms_kinds([setup.recipe], setup.prepared)
+    return named or arms_kinds([setup.recipe], setup.inputs)
 
 
 def stored_terms(
@@ -108,12 +108,12 @@ def stored_terms(
         TeacherError: the kinds do not serve a term.
     """
     location = setup.scratch / name
-    side, rows = asked_side(setup.recipe, setup.prepared), asked_rows(setup.recipe, setup.prepared, setup.split)
-    recording = Recording(location, "train", kinds, rows, "the few rows of the self-test", side)
+    side, rows = asked_side(setup.recipe, setup.inputs), asked_rows(setup.recipe, setup.inputs, setup.split)
+    recording = CacheJob(location, "train", kinds, rows, "the few rows of the self-test", side)
     settings = setup.settings.model_copy(update={"compression": "none"})
-    build_cache(recording, teacher=teacher, prepared=setup.prepared, settings=settings)
+    build_cache(recording, teacher=teacher, inputs=setup.inputs, settings=settings)
     reader = RunTeacher(
-        setup.recipe, setup.prepared, device=setup.device, stored=StoredSignals(train=str(recording.folder))
+        setup.recipe, setup.inputs, device=setup.device, stored=StoredSignals(train=str(recording.folder))
     )
     cached = reader.for_terms(setup.split)
     assert cached is not None  # the terms read signals

@@ -16,20 +16,20 @@ from distillab.config.terms import ContrastiveConfig, DualSpaceConfig, TermConfi
 from distillab.doctor.clock import Clock
 from distillab.doctor.selftest.setup import Setup, by_tokens, that_can_be_asked
 from distillab.doctor.selftest.wording import left_out, looked_at, number
-from distillab.models.capture import Captured
-from distillab.models.meetings import teacher_batch
-from distillab.models.projections import Projections
+from distillab.models.activations import Activations
+from distillab.models.aligned_positions import teacher_batch
+from distillab.models.projections import QKV
 from distillab.objectives.build import build_objective
 from distillab.objectives.step import measure
 from distillab.records import Examined, Finding
-from distillab.study.prepare import Prepared
-from distillab.study.sides import reads_own_tokens
-from distillab.study.training_data import training_data
+from distillab.runs.inputs import RunInputs
+from distillab.runs.sides import uses_teacher_tokenizer
+from distillab.runs.training_data import training_data
 from distillab.teachers.local import LocalTeacher
 from distillab.teachers.signals import HeadInputs, TeacherSignal
 from distillab.terminal import plural
 
-PROBE = "selftest-terms"
+CHECK_ID = "selftest-terms"
 _UNITS = 3.0
 _ROUNDING = 1e-5  # of a unit of a term
 _PART = 0.01  # of what the term says of a teacher that is one position off
@@ -71,9 +71,9 @@ def examine_terms(setups: Sequence[Setup], clock: Clock) -> Examined:
         for name, found in means.items():
             findings += term_findings(name, found, group)
     if not groups:
-        return Examined(probe=PROBE, looked_at="0 terms", not_done="no term reads a teacher")
+        return Examined(probe=CHECK_ID, looked_at="0 terms", not_done="no term reads a teacher")
     return Examined(
-        probe=PROBE,
+        probe=CHECK_ID,
         looked_at=looked_at(groups, plural(seen, "term")),
         not_done=left_out(missed),
         findings=tuple(findings),
@@ -95,16 +95,16 @@ def own_layers(term: TermConfig) -> TermConfig:
 
 def teacher_as_student(setup: Setup, teacher: LocalTeacher) -> dict[str, TeacherAsStudent]:
     """Name of a term -> its means where the student is the teacher."""
-    prepared = _read_by_teacher(setup.prepared) if reads_own_tokens(setup.recipe) else setup.prepared
-    split = setup.prepared.teacher_split(setup.split) if reads_own_tokens(setup.recipe) else setup.split
-    data = training_data(setup.recipe, prepared, split)
+    inputs = _read_by_teacher(setup.inputs) if uses_teacher_tokenizer(setup.recipe) else setup.inputs
+    split = setup.inputs.teacher_split(setup.split) if uses_teacher_tokenizer(setup.recipe) else setup.split
+    data = training_data(setup.recipe, inputs, split)
     batch = data.collator([data.rows[place] for place in range(len(data.lengths))])
     objective = build_objective(
         setup.terms,
-        shared_width=prepared.compared_width(setup.recipe),
+        shared_width=inputs.compared_width(setup.recipe),
         student=teacher.shape,
         teacher=teacher.shape,
-        vocabularies=prepared.vocabularies if reads_own_tokens(setup.recipe) else None,
+        vocabularies=inputs.vocabularies if uses_teacher_tokenizer(setup.recipe) else None,
     )
     teacher.require(objective.request, packing=setup.recipe.training.packing)
     counts = {item.name: max(1, item.term.count(batch)) for item in objective.terms}
@@ -129,10 +129,10 @@ def shifted(signal: TeacherSignal) -> TeacherSignal:
     if isinstance(scores, HeadInputs):
         scores = HeadInputs(scores.hidden_ND.roll(1, 0), scores.head)
     if inner is not None:
-        inner = Captured(
+        inner = Activations(
             hidden={layer: _rolled(states) for layer, states in inner.hidden.items()},
             projections={
-                block: Projections(_rolled(found.query), _rolled(found.key), _rolled(found.value))
+                block: QKV(_rolled(found.query), _rolled(found.key), _rolled(found.value))
                 for block, found in inner.projections.items()
             },
             maps={block: states.roll(1, 2) for block, states in inner.maps.items()},
@@ -183,9 +183,9 @@ def _rolled(states_BLD: Tensor) -> Tensor:
     return states_BLD.roll(1, 1)
 
 
-def _read_by_teacher(prepared: Prepared) -> Prepared:
+def _read_by_teacher(inputs: RunInputs) -> RunInputs:
     """The same rows with the teacher's tokenizer on both sides."""
-    contract, teacher = prepared.contract, prepared.teacher
+    contract, teacher = inputs.contract, inputs.teacher
     assert contract is not None  # there is a teacher, so the pair was judged
     assert teacher is not None
-    return replace(prepared, student=teacher, contract=contract.model_copy(update={"student": contract.teacher}))
+    return replace(inputs, student=teacher, contract=contract.model_copy(update={"student": contract.teacher}))

@@ -14,9 +14,9 @@ from distillab.data.reading import Reader
 from distillab.doctor.clock import Clock
 from distillab.doctor.selftest.setup import Setup
 from distillab.doctor.selftest.stepping import step
+from distillab.models.aligned_positions import teacher_batch
 from distillab.models.generation import Decoding, generate_batches
-from distillab.models.meetings import teacher_batch
-from distillab.study.training_data import training_data
+from distillab.runs.training_data import training_data
 from distillab.training.arguments import microbatch_size
 
 _STEPS = 3  # the first one is slower, and is not counted
@@ -45,7 +45,7 @@ def step_time(setup: Setup, clock: Clock) -> StepTime:
     Args:
         clock: what is left of the time; its unit was measured.
     """
-    rows = setup.prepared.train.rows
+    rows = setup.inputs.train.rows
     mean = sum(len(row) for row in rows) / len(rows)
     few = sum(setup.data.lengths)
     expected = clock.unit_s * setup.recipe.training.batch_size * mean / few
@@ -55,7 +55,7 @@ def step_time(setup: Setup, clock: Clock) -> StepTime:
     training = setup.recipe.training.model_copy(
         update={"steps": _STEPS, "warmup_steps": 0, "gradient_shares_every": _shares(setup)}
     )
-    data = training_data(setup.recipe, setup.prepared, split)
+    data = training_data(setup.recipe, setup.inputs, split)
     seconds = step(setup, setup.student(), training, data=data).seconds[1:]
     teacher_s = 0.0
     if setup.teacher is not None:
@@ -86,7 +86,7 @@ def written_s(model: PreTrainedModel, reader: Reader, prompts: Sequence[Sequence
 
 
 def _drawn(setup: Setup, count: int) -> EncodedSplit:
-    split = setup.prepared.train
+    split = setup.inputs.train
     places = random.Random(_SEED).sample(range(len(split.rows)), min(count, len(split.rows)))
     return EncodedSplit(
         [split.rows[place] for place in places], [split.examples[place] for place in places], split.counts

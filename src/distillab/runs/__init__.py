@@ -1,0 +1,1 @@
+"""One run: one student, one method, one seed, from its recipe to its record."""

@@ -1,0 +1,268 @@
+"""What `distillab cache build` makes of a recipe: which parts, of which rows, where; and the making of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from distillab.config.cache import CacheConfig, KindConfig
+from distillab.config.models import RunRecipe, StudyRecipe, TeacherConfig
+from distillab.data.encoding import EncodedRow
+from distillab.errors import ConfigError, TokenizerMismatch
+from distillab.files import require_space
+from distillab.models.loading import pick_device
+from distillab.runs.answers import make_answers, training_rows
+from distillab.runs.dates import dated
+from distillab.runs.inputs import RunInputs, admit, load_inputs
+from distillab.runs.lock import held, worker_lock
+from distillab.runs.sides import asked_rows, asked_side, judging_side, uses_teacher_tokenizer
+from distillab.runs.signals import (
+    CacheJob,
+    arms_kinds,
+    build_cache,
+    bytes_before_loading,
+    can_be_cached,
+    held_out_kinds,
+    reads_signals,
+)
+from distillab.runs.teacher import RunTeacher, StoredSignals
+from distillab.study.study import Study
+from distillab.teachers.answers import store_is_complete
+from distillab.teachers.cache_parts import Part, keep_tokenizer, part_of
+from distillab.teachers.local import LocalTeacher
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One cache location and what goes into it, all from one teacher.
+
+    Attributes:
+        recipe: a run that reads it.
+        inputs: tokenizers and rows of that run.
+        settings: how it is stored.
+        location: the folder.
+        recordings: what the teacher says of rows that are there before.
+        text: its own answers are wanted.
+        answers: kinds that are wanted of the rows with its own answers.
+    """
+
+    recipe: RunRecipe
+    inputs: RunInputs
+    settings: CacheConfig
+    location: Path
+    recordings: tuple[CacheJob, ...]
+    text: bool = False
+    answers: tuple[KindConfig, ...] = ()
+
+    def teacher(self) -> RunTeacher:
+        """The teacher, whose weights are loaded when first asked."""
+        device = pick_device(self.recipe.training.device)
+        return RunTeacher(self.recipe, self.inputs, device=device, stored=StoredSignals())
+
+    @property
+    def asking(self) -> RunRecipe:
+        """The recipe by which the teacher answers all prompts."""
+        return self.recipe.model_copy(update={"answers": "teacher"})
+
+    @property
+    def folders(self) -> list[Path]:
+        """The parts, in the order in which they are made."""
+        made = [recording.folder for recording in self.recordings]
+        wanted: list[tuple[Part, bool]] = [("text", self.text), ("answers", bool(self.answers))]
+        return made + [Path(part_of(str(self.location), part)) for part, it_is in wanted if it_is]
+
+
+def plan(recipe: RunRecipe | StudyRecipe) -> list[Plan]:
+    """What is to be stored for a recipe: of a study one location a teacher, where `distillab compare` looks for it.
+
+    A study's own answers of the teacher, and signals on them, are made by the study itself.
+
+    Raises:
+        ConfigError: nothing that could be stored is read, or the teacher has no weights.
+        TokenizerMismatch: the teacher reads the student's ids as other tokens.
+    """
+    recipe = dated(recipe, builds=True)
+    if isinstance(recipe, StudyRecipe):
+        return _plan_study(recipe)
+    return [_plan_run(recipe)]
+
+
+def _plan_run(recipe: RunRecipe) -> Plan:
+    settings = recipe.cache or CacheConfig()
+    recipe = recipe.model_copy(update={"teacher": _with_weights(recipe.teacher)})
+    location = Path(settings.folder) if settings.folder else Path(recipe.output) / "cache"
+    asks = recipe.resolved().answers == "teacher"
+    if settings.kinds is None:
+        kinds: tuple[KindConfig, ...] | None = None
+        text = asks
+        if reads_signals(recipe) and not can_be_cached(recipe):
+            raise _nothing("Attention maps cannot be stored: they grow with the square of a row.", recipe)
+        if not (reads_signals(recipe) or text):
+            raise _nothing("The recipe's method reads nothing of a teacher.", recipe)
+    else:
+        kinds = tuple(kind for kind in settings.kinds if kind.kind != "text")
+        text = len(kinds) < len(settings.kinds)
+        if asks and kinds and not text:
+            raise ConfigError(
+                "The method trains on the teacher's answers, and signals on them need the answers.",
+                where="cache.kinds",
+                fix="add {kind: text}",
+            )
+    inputs = load_inputs(recipe)
+    admit(recipe, inputs, demonstrate_mismatch=False)
+    if kinds is None:
+        kinds = arms_kinds([recipe], inputs)
+    own = uses_teacher_tokenizer(recipe)
+    if kinds and inputs.shared_width == 0 and not own:
+        raise _other_tokens(inputs)
+    recordings = [] if asks or not kinds else [_train_rows(location, kinds, recipe, inputs)]
+    if kinds and inputs.shared_width and not own:
+        recordings.append(_held_out_rows(location, recipe, inputs))
+    return Plan(recipe, inputs, settings, location, tuple(recordings), text, kinds if asks else ())
+
+
+def _plan_study(recipe: StudyRecipe) -> list[Plan]:
+    if recipe.teacher_signals == "online":
+        raise ConfigError(
+            "The study reads no cache.", where="teacher_signals: online", fix="set teacher_signals: cached"
+        )
+    caches = Study(recipe, reproduce="").caches
+    plans: dict[Path, Plan] = {}
+    for arm in recipe.arms:
+        if (arm.teacher or recipe.teacher).cache is not None:
+            continue
+        run, inputs, stored = caches.run_recipe(arm), caches.inputs(arm), caches.stored(arm)
+        admit(run, inputs, demonstrate_mismatch=False)
+        parts: list[Part] = []
+        if stored.train is not None and arm.resolved().answers == "dataset":
+            parts.append("train")
+        if stored.held_out is not None:
+            parts.append("held_out")
+        for recording in (caches.recording(arm, part) for part in parts):
+            known = plans.get(recording.location)
+            others = known.recordings if known else ()
+            if recording.folder not in [other.folder for other in others]:
+                plans[recording.location] = Plan(run, inputs, recipe.cache, recording.location, (*others, recording))
+    if not plans:
+        raise ConfigError("No arm of the study reads what could be stored.", fix="add an arm such as logits")
+    return list(plans.values())
+
+
+def require_room(plans: Sequence[Plan]) -> None:
+    """Check, before any weight is loaded, that what is not there yet fits onto the disk.
+
+    Raises:
+        StorageError: it does not.
+    """
+    for item in plans:
+        teacher = item.recipe.teacher
+        assert teacher is not None
+        open_parts = [recording for recording in item.recordings if not recording.built.is_file()]
+        needed = sum(bytes_before_loading(part, item.inputs, dtype=teacher.dtype) for part in open_parts)
+        already = sum(file.stat().st_size for part in open_parts for file in part.folder.glob("shards/*"))
+        if needed > already:
+            require_space(
+                item.location,
+                needed - already,
+                what="the cache",
+                otherwise="store less: a smaller kind, fewer layers, store: int8 (see `distillab cache estimate`)",
+            )
+
+
+def build(item: Plan, *, worker: int, workers: int) -> None:
+    """Make what is missing of one location. Killed at any instant, it resumes.
+
+    Args:
+        worker, workers: this process makes every shard whose number leaves `worker` when divided by `workers`.
+    Raises:
+        StorageError: the disk is full.
+        CacheMismatch: the folder holds the cache of something else.
+        ConfigError: another process makes the same share of it.
+    """
+    with ExitStack() as holds:
+        for folder in item.folders:
+            holds.enter_context(held(folder, worker_lock(worker, workers)))
+        teacher = item.teacher()
+        for recording in item.recordings:
+            _record(item, recording, teacher.local(), worker=worker, workers=workers)
+        if item.text:
+            _build_text(item, teacher, worker=worker, workers=workers)
+
+
+def _build_text(item: Plan, teacher: RunTeacher, *, worker: int, workers: int) -> None:
+    """The teacher's answers, and signals on them."""
+    text = Path(part_of(str(item.location), "text"))
+    make_answers(
+        item.asking,
+        item.inputs,
+        teacher.local(),
+        text,
+        rows_per_shard=item.settings.rows_per_shard,
+        compression=item.settings.compression,
+        worker=worker,
+        workers=workers,
+    )
+    assert item.inputs.teacher is not None
+    keep_tokenizer(item.location, item.inputs.teacher.tokenizer, teacher.local().model.config)
+    # rows with the answers are known when all workers have made theirs
+    if not item.answers or not store_is_complete(text):
+        return
+    split, _ = training_rows(item.asking, item.inputs, teacher, text)
+    source = f"the teacher's answers to {item.inputs.splits.sources[0]}"
+    rows, side = asked_rows(item.asking, item.inputs, split), asked_side(item.asking, item.inputs)
+    part = CacheJob(item.location, "answers", item.answers, rows, source, side)
+    _record(item, part, teacher.local(), worker=worker, workers=workers)
+
+
+def _record(item: Plan, recording: CacheJob, teacher: LocalTeacher, *, worker: int, workers: int) -> None:
+    assert item.recipe.teacher is not None
+    build_cache(
+        recording,
+        teacher=teacher,
+        inputs=item.inputs,
+        settings=item.settings,
+        revision=item.recipe.teacher.revision,
+        worker=worker,
+        workers=workers,
+    )
+
+
+def _train_rows(location: Path, kinds: tuple[KindConfig, ...], recipe: RunRecipe, inputs: RunInputs) -> CacheJob:
+    source = inputs.splits.sources[0]
+    rows = asked_rows(recipe, inputs, inputs.train)
+    return CacheJob(location, "train", kinds, rows, source, asked_side(recipe, inputs))
+
+
+def _held_out_rows(location: Path, recipe: RunRecipe, inputs: RunInputs) -> CacheJob:
+    rows: Sequence[EncodedRow] = inputs.held_out.first(recipe.evaluation.rows).rows
+    source = inputs.splits.sources[1]
+    return CacheJob(location, "held_out", held_out_kinds(inputs), rows, source, judging_side(inputs))
+
+
+def _with_weights(teacher: TeacherConfig | None) -> TeacherConfig:
+    """The teacher without the cache that a run may already read: that is what is built."""
+    if teacher is None or teacher.path is None:
+        raise ConfigError(
+            "A cache is made of what a teacher says, and the recipe names no weights of one.",
+            fix="add teacher: {path: …}",
+        )
+    return teacher.model_copy(update={"cache": None})
+
+
+def _nothing(rule: str, recipe: RunRecipe) -> ConfigError:
+    return ConfigError(
+        rule,
+        facts=[f"method {recipe.method}"],
+        fix="say what is to be stored: cache: {kinds: [{kind: top_k}]}, or another method",
+    )
+
+
+def _other_tokens(inputs: RunInputs) -> TokenizerMismatch:
+    assert inputs.contract is not None
+    return TokenizerMismatch(
+        "The teacher reads the student's ids as other tokens, so it would say something about other rows.",
+        facts=[inputs.contract.reason],
+        fix="store its answers, which every tokenizer can read: cache: {kinds: [{kind: text}]}",
+    )

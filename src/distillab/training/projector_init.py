@@ -1,0 +1,47 @@
+"""Before the first step: terms on inner states see one batch, from which their projectors start."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from distillab.models.activations import Activations, record_activations
+from distillab.models.aligned_positions import teacher_batch
+from distillab.models.batch import TokenBatch
+from distillab.models.heads import OutputHead, with_lm_head
+from distillab.models.scoring import at_scored
+from distillab.objectives.step import teacher_end
+from distillab.objectives.term import ModelOutputs, Objective
+from distillab.teachers.protocol import Teacher
+
+
+@torch.no_grad()
+def initialise(
+    objective: Objective, student: torch.nn.Module, teacher: Teacher, batch: TokenBatch, *, device: torch.device
+) -> None:
+    """Let every term on inner states initialise itself on a batch; the student's weights are only read.
+
+    Args:
+        device: the student's.
+    """
+    was_training = student.training
+    student.eval()
+    heads = objective.head_terms
+    request = replace(objective.request, scores=frozenset(term.need for term in heads.values()))
+    signal = teacher.signal(teacher_batch(batch), request)
+    ends: list[ModelOutputs] = []
+
+    def keep(hidden_BLD: Tensor, head: OutputHead) -> Tensor:
+        hidden_ND = at_scored(hidden_BLD, batch)
+        ends.append(ModelOutputs(hidden_ND, head, inner))
+        return hidden_ND
+
+    with record_activations(student, objective.student_inner) as inner:
+        with_lm_head(student, batch, keep, device=device)
+    for term in objective.inner_terms.values():
+        term.initialise(inner, signal.inner or Activations(), batch)
+    for head_term in heads.values():
+        head_term.initialise(ends[0], teacher_end(signal), batch)
+    student.train(was_training)

@@ -1,0 +1,219 @@
+"""Real processes, really interrupted: Ctrl-C and SIGTERM while training, kill -9 while generating, a full disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ruamel.yaml import YAML
+from safetensors.torch import load_file
+
+from distillab.config import RunRecipe, load_recipe
+from distillab.errors import StorageError
+from distillab.files import require_space
+from distillab.interruption import Interrupted, finishing, handled, requested
+from distillab.runs.run import execute
+from tests.processes import LIMIT_S, ended, start_distillab, start_python, steps_done, wait_for
+
+
+def _write(tiny_world: dict[str, Any], folder: Path, output: str, *, checkpoint_every: int = 5, **changes: Any) -> Path:
+    values = {key: value for key, value in tiny_world.items() if key != "seeds"}
+    training = {**tiny_world["training"], "steps": 60, "checkpoint_every": checkpoint_every, "evaluate_every": 20}
+    values |= {"method": "logits", "training": training, "output": str(folder / output), **changes}
+    path = folder / f"{output}.yaml"
+    with path.open("w") as stream:
+        YAML(typ="safe", pure=True).dump(values, stream)
+    return path
+
+
+def _start(recipe: Path) -> subprocess.Popen[str]:
+    return start_distillab("train", str(recipe))
+
+
+def _finish(recipe: Path) -> None:
+    """Run to the end in this process, on one thread as the started ones: sums depend on it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        execute(load_recipe(RunRecipe, recipe))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _weights(folder: Path) -> torch.Tensor:
+    tensors = load_file(folder / "student" / "model.safetensors")
+    return torch.cat([tensors[name].flatten() for name in sorted(tensors)])
+
+
+def _steps(folder: Path) -> list[int]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line["step"] for line in lines if "loss" in line]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_keeps_its_last_step_and_says_how_to_go_on(
+    tiny_world: dict[str, Any], tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    whole = _write(tiny_world, tmp_path, "whole")
+    _finish(whole)
+    broken = _write(tiny_world, tmp_path, "broken", checkpoint_every=60)
+    process = _start(broken)
+    wait_for(process, lambda: steps_done(tmp_path / "broken") >= 7)
+    process.send_signal(number)
+    returned, err = ended(process)
+    assert returned == code, err
+    assert f"the same command resumes:\n  distillab train {broken}" in err and "Traceback" not in err
+    assert not (tmp_path / "broken" / "run.json").exists() and not (tmp_path / "broken" / ".lock").exists()
+    (kept,) = (tmp_path / "broken" / "checkpoints").iterdir()
+    step = int(kept.name.removeprefix("checkpoint-"))
+    assert 7 <= step == steps_done(tmp_path / "broken")
+    assert f"run: step {step} of 60 is kept" in err
+    _finish(broken)
+    assert _steps(tmp_path / "broken") == list(range(1, 61))
+    assert torch.equal(_weights(tmp_path / "broken"), _weights(tmp_path / "whole"))
+
+
+def test_a_second_ctrl_c_ends_at_once(tiny_world: dict[str, Any], tmp_path: Path) -> None:
+    """A step of a tenth of a million rows would take minutes."""
+    training = {**tiny_world["training"], "steps": 1, "batch_size": 100_000, "microbatch_size": 10}
+    process = _start(_write(tiny_world, tmp_path, "run", training=training))
+    wait_for(process, (tmp_path / "run" / "metrics.jsonl").exists)
+    process.send_signal(signal.SIGINT)
+    line = process.stderr.readline() if process.stderr else ""
+    while "A second Ctrl-C ends at once" not in line:
+        assert process.stderr is not None and line != ""
+        line = process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    since = time.monotonic()
+    code, err = ended(process)
+    assert code == 130 and "Traceback" not in err, err
+    assert time.monotonic() - since < 20
+
+
+def test_a_study_that_is_terminated_ends_its_workers_and_they_keep_their_steps(
+    tiny_world: dict[str, Any], tmp_path: Path
+) -> None:
+    training = {**tiny_world["training"], "steps": 400, "checkpoint_every": 400, "evaluate_every": 400}
+    values = {**tiny_world, "arms": ["sft", "seqkd"], "seeds": [0], "workers": 2, "training": training}
+    recipe = tmp_path / "study.yaml"
+    with recipe.open("w") as stream:
+        YAML(typ="safe", pure=True).dump({**values, "output": str(tmp_path / "study")}, stream)
+    process = start_distillab("compare", str(recipe), "--no-doctor")
+    runs = [tmp_path / "study" / "runs" / arm / "seed0" for arm in ("sft", "seqkd")]
+    wait_for(process, lambda: all(steps_done(run) >= 3 for run in runs))
+    process.send_signal(signal.SIGTERM)
+    code, err = ended(process)
+    assert code == 143 and "Traceback" not in err, err
+    for run in runs:
+        (kept,) = (run / "checkpoints").iterdir()
+        step = int(kept.name.removeprefix("checkpoint-"))
+        assert step == steps_done(run) and f"{run.parent.name}-seed0: step {step} of 400 is kept" in err
+        assert not (run / ".lock").exists()
+
+
+def test_programs_that_tests_start_heed_ctrl_c_also_where_the_tests_ignore_it() -> None:
+    """As under `nohup make test &`."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process = start_python("-c", "import signal; print(signal.getsignal(signal.SIGINT))")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert "default_int_handler" in process.communicate()[0]
+
+
+def test_kill_9_while_the_teacher_answers_loses_nothing(tiny_world: dict[str, Any], tmp_path: Path) -> None:
+    answers = {"sample": True, "max_new_tokens": 24, "batch_size": 2, "keep_cut_off": True, "answers_per_prompt": 2}
+    whole = _write(tiny_world, tmp_path, "whole", method="seqkd", teacher_answers=answers)
+    _finish(whole)
+    broken = _write(tiny_world, tmp_path, "broken", method="seqkd", teacher_answers=answers)
+    process = _start(broken)
+    journal = tmp_path / "broken" / "answers" / "journals" / "0-of-1.jsonl"
+    wait_for(process, lambda: journal.exists() and journal.read_bytes().count(b"\n") > 0)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=LIMIT_S)
+    assert journal.read_bytes().count(b"\n") < 4, "the teacher had finished before it was killed"
+    _finish(broken)
+
+    def stored(name: str) -> dict[str, bytes]:
+        folder = tmp_path / name / "answers" / "shards"
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    assert len(stored("whole")) == 4
+    assert stored("broken") == stored("whole")
+    assert torch.equal(_weights(tmp_path / "broken"), _weights(tmp_path / "whole"))
+
+
+def test_a_disk_without_room_is_refused_before_writing(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"(?s)no room for the checkpoint.*needed .*free .*resumes"):
+        require_space(tmp_path / "not" / "yet", 1 << 60, what="the checkpoint")
+    require_space(tmp_path, 1, what="a byte")
+
+
+def test_two_processes_of_one_run_stop_after_the_same_step_and_go_on(
+    tiny_world: dict[str, Any], tmp_path: Path
+) -> None:
+    recipe = _write(tiny_world, tmp_path, "run", checkpoint_every=60)
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "distillab.cli.main", "train")
+    process = start_python(*launch, str(recipe))
+    wait_for(process, lambda: steps_done(tmp_path / "run") >= 3)
+    process.send_signal(signal.SIGTERM)
+    code, err = ended(process)
+    assert code != 0
+    (kept,) = (tmp_path / "run" / "checkpoints").iterdir()
+    step = int(kept.name.removeprefix("checkpoint-"))
+    assert step == steps_done(tmp_path / "run") and f"run: step {step} of 60 is kept" in err, err
+    assert {"rng_state_0.pth", "rng_state_1.pth", "seal.json"} <= {path.name for path in kept.iterdir()}
+    code, err = ended(start_python(*launch, str(recipe)))
+    assert code == 0, err
+    assert _steps(tmp_path / "run") == list(range(1, 61))
+
+
+def test_handlers_are_the_command_lines_alone_and_leave_nothing_behind() -> None:
+    before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+    assert before[0] is signal.default_int_handler or before[0] is signal.SIG_IGN  # importing installs none
+    with handled():
+        assert signal.getsignal(signal.SIGTERM) is not before[1]
+        with pytest.raises(Interrupted) as stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.value.exit_code == 143
+        heard = []
+
+        def work() -> None:
+            with finishing():
+                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), signal.SIGTERM)  # torchrun and the cluster may both send one
+                heard.append(requested())
+
+        with pytest.raises(Interrupted):
+            work()
+        assert heard == [signal.SIGTERM]
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == before and requested() is None
+
+    def elsewhere() -> None:
+        with handled():
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    seen: list[object] = []
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert seen == [before[1]]
+
+
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    """As under nohup."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with handled():
+            os.kill(os.getpid(), signal.SIGINT)
+            assert requested() is None
+    finally:
+        signal.signal(signal.SIGINT, before)
