@@ -62,9 +62,9 @@ def cpu_ms(student: Any, teacher: Any, batch: TokenBatch, term: AttentionRelatio
             teacher.model(**inputs)
         loss = student.model(**inputs).last_hidden_state.square().mean()
     else:
-        with torch.no_grad(), record_activations(teacher, term.teacher_inner) as theirs:
+        with torch.no_grad(), record_activations(teacher, term.teacher_activations) as theirs:
             teacher.model(**inputs)
-        with record_activations(student, term.student_inner) as ours:
+        with record_activations(student, term.student_activations) as ours:
             loss = student.model(**inputs).last_hidden_state.square().mean()
         loss = loss + term.total(ours, theirs, batch) / term.count(batch)
     loss.backward()
@@ -83,8 +83,8 @@ def main() -> None:
         else:
             term = AttentionRelations(settings, **shapes)
         student, teacher = copy.deepcopy(plain)
-        require_maps(student, term.student_inner.maps)
-        require_maps(teacher, term.teacher_inner.maps)
+        require_maps(student, term.student_activations.maps)
+        require_maps(teacher, term.teacher_activations.maps)
         rows = [(cpu_ms(*plain, batch, None), cpu_ms(student, teacher, batch, term)) for _ in range(WARMUP + ROUNDS)]
         without, with_term = (statistics.median(column) for column in zip(*rows[WARMUP:], strict=True))
         given = settings.model_dump(exclude_defaults=True)

@@ -21,7 +21,7 @@ from distillab.evaluation.likelihood import SharedTeacher, score_rows, summarise
 from distillab.evaluation.references import reference_lines
 from distillab.evaluation.text_match import generation_metrics
 from distillab.evaluation.values import captured, normalised
-from distillab.models.chunking import PIECE_BYTES
+from distillab.models.chunking import SUB_CHUNK_BYTES
 from distillab.models.generation import Decoding, continuation_text, generate_batches
 from distillab.records import TeacherProvenance
 from distillab.teachers import LocalTeacher
@@ -88,7 +88,7 @@ def test_no_figure_has_a_tensor_of_a_tiles_size(
     """Of tokens × vocabulary there are the two chunks that the heads write into, whatever is computed of them."""
     model = _model(materials, "stories260K-tok512")
     shared = SharedTeacher(LocalTeacher(model, PROVENANCE), 512)
-    monkeypatch.setitem(PIECE_BYTES, "cpu", 4 * 512 * 16)
+    monkeypatch.setitem(SUB_CHUNK_BYTES, "cpu", 4 * 512 * 16)
     scored = sum(int(row.answer_mask[1:].sum()) for row in rows)
 
     def counted(pieces_of: int) -> int:

@@ -81,8 +81,8 @@ def contrastive_term(**changes: Any) -> Contrastive:
 def span_states(term: Contrastive, batch: TokenBatch) -> tuple[Activations, Activations]:
     """Of random size from token to token; padding is NaN."""
     return (
-        states_of(batch, sorted(term.student_inner.hidden), D, seed=1),
-        states_of(batch["teacher"], sorted(term.teacher_inner.hidden), E, seed=2),
+        states_of(batch, sorted(term.student_activations.hidden), D, seed=1),
+        states_of(batch["teacher"], sorted(term.teacher_activations.hidden), E, seed=2),
     )
 
 

@@ -79,6 +79,6 @@ def hidden_term(
 
 def both_sides(term: HiddenStates, batch: TokenBatch) -> tuple[Activations, Activations]:
     return (
-        states_of(batch, sorted(term.student_inner.hidden), D, seed=1),
-        states_of(batch, sorted(term.teacher_inner.hidden), E, seed=2),
+        states_of(batch, sorted(term.student_activations.hidden), D, seed=1),
+        states_of(batch, sorted(term.teacher_activations.hidden), E, seed=2),
     )

@@ -29,10 +29,10 @@ TERMS: dict[str, Make] = {
 def run(kind: str, student: Any, teacher: Any, batch: TokenBatch, ids: Tensor | None = None) -> Tensor:
     ours = TERMS[kind](model_shape(student), model_shape(teacher))
     for model in (student, teacher):
-        require_maps(model, ours.student_inner.maps)
+        require_maps(model, ours.student_activations.maps)
     found = []
     packed = bool((batch["rows"] != batch["rows"][:, :1])[batch["rows"] >= 0].any()) and len(batch["rows"]) == 1
-    for model, inner in ((student, ours.student_inner), (teacher, ours.teacher_inner)):
+    for model, inner in ((student, ours.student_activations), (teacher, ours.teacher_activations)):
         with record_activations(model, inner) as one:
             model(
                 input_ids=batch["input_ids"] if ids is None else ids,

@@ -147,7 +147,7 @@ def test_one_relation_alone_and_given_heads() -> None:
 
 def test_layer_pairs_are_averaged() -> None:
     ours = term(layers=((1, 1), (2, 3)))
-    assert ours.student_inner.projections == {1, 2} and ours.teacher_inner.projections == {1, 3}
+    assert ours.student_activations.projections == {1, 2} and ours.teacher_activations.projections == {1, 3}
     parts = [drawn(SAMPLES, shape, seed) for seed, shape in enumerate((STUDENT, STUDENT, TEACHER, TEACHER))]
     laid = [projections(part, SAMPLES, "right") for part in parts]
     student, teacher = (

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from distillab.config.terms import CrossEntropyConfig, TermConfig, TokenDivergenceConfig
 from distillab.data.collation import Collator, IndexedRow
-from distillab.models import tiling
+from distillab.models import chunking
 from distillab.models.batch import TokenBatch
 from distillab.models.loading import recompute_activations
 from distillab.models.scoring import scored_positions
@@ -30,9 +30,9 @@ BOTH: tuple[TermConfig, ...] = (CrossEntropyConfig(weight=0.3), TokenDivergenceC
 
 def small_tiles(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     """Tiles of so many rows, read in pieces of a third of that."""
-    monkeypatch.setattr(tiling, "LEAST_ROWS", 1)
-    monkeypatch.setitem(tiling.CHUNK_BYTES, "cpu", rows * 4 * VOCABULARY)
-    monkeypatch.setitem(tiling.PIECE_BYTES, "cpu", max(1, rows // 3) * 4 * VOCABULARY)
+    monkeypatch.setattr(chunking, "LEAST_ROWS", 1)
+    monkeypatch.setitem(chunking.CHUNK_BYTES, "cpu", rows * 4 * VOCABULARY)
+    monkeypatch.setitem(chunking.SUB_CHUNK_BYTES, "cpu", max(1, rows // 3) * 4 * VOCABULARY)
 
 
 @pytest.fixture(params=[1, 7, 1000], ids=lambda rows: f"chunks of {rows}")

@@ -310,9 +310,9 @@ def test_a_warm_up_batch_without_a_span_is_refused() -> None:
 def test_it_is_built_from_its_settings() -> None:
     config = ContrastiveConfig(layers=((1, 2),), width=4, queue=0, projector_learning_rate=0.1)
     objective = build_objective((config,), shared_width=0, student=STUDENT, teacher=TEACHER)
-    (term,) = objective.inner_terms.values()
+    (term,) = objective.activation_terms.values()
     assert isinstance(term, Contrastive) and objective.remembering_terms == [term]
-    assert list(term.student_inner.hidden) == [1] and list(term.teacher_inner.hidden) == [2]
+    assert list(term.student_activations.hidden) == [1] and list(term.teacher_activations.hidden) == [2]
     assert term.projector_learning_rate == 0.1
     assert term.heads((1, 2)).student.weight.shape == (4, D) and term.heads((1, 2)).queue is None
     with pytest.raises(ConfigError, match="does not have"):

@@ -14,7 +14,7 @@ from distillab.config.terms import DualSpaceConfig
 from distillab.data.collation import Collator
 from distillab.data.paired import PairedCollator
 from distillab.errors import NumericsError, TeacherError
-from distillab.models import tiling
+from distillab.models import chunking
 from distillab.models.activations import Activations
 from distillab.models.batch import TokenBatch
 from distillab.models.structure import ModelShape
@@ -88,9 +88,9 @@ def _assert_close(ours: dict[str, Tensor], expected: dict[str, Tensor], *, toler
 def test_sum_count_and_every_gradient_are_those_of_naive_loops(
     attention: Attention, temperature: float, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tiling, "LEAST_ROWS", chunk)
-    monkeypatch.setitem(tiling.CHUNK_BYTES, "cpu", 0)
-    monkeypatch.setitem(tiling.PIECE_BYTES, "cpu", max(1, chunk // 2) * 4 * V)
+    monkeypatch.setattr(chunking, "LEAST_ROWS", chunk)
+    monkeypatch.setitem(chunking.CHUNK_BYTES, "cpu", 0)
+    monkeypatch.setitem(chunking.SUB_CHUNK_BYTES, "cpu", max(1, chunk // 2) * 4 * V)
     term = fitted_term(attention=attention, temperature=temperature)
     total, count, gradients = _run(term, world(), collate(ROWS, "left", "right"))
     models, weights = world().in_float64(), _weights(term)
@@ -186,7 +186,7 @@ def test_scale_of_embeddings_and_of_the_teachers_states_does_not_count() -> None
     student, teacher = ends(models, batch)
     expected = term.total(student, teacher, batch).item()
     for end in (student, teacher):
-        end.inner.hidden[0] = 100.0 * end.inner.hidden[0]
+        end.activations.hidden[0] = 100.0 * end.activations.hidden[0]
     larger = replace(teacher, hidden_ND=7.0 * teacher.hidden_ND, head=replace(teacher.head, multiplier=1 / 7.0))
     term.projector.get_submodule("to_teacher").weight.data *= 7.0  # type: ignore[union-attr, operator]
     term.projector.get_submodule("to_teacher").bias.data *= 7.0  # type: ignore[union-attr, operator]
@@ -202,7 +202,7 @@ def test_bfloat16_stays_near_float32() -> None:
         ModelOutputs(
             end.hidden_ND.bfloat16(),
             replace(end.head, weight_VD=end.head.weight_VD.bfloat16()),
-            Activations(hidden={0: end.inner.hidden[0].bfloat16()}),
+            Activations(hidden={0: end.activations.hidden[0].bfloat16()}),
         )
         for end in ends(models, batch)
     ]
@@ -276,6 +276,6 @@ def test_settings_and_what_is_needed() -> None:
     objective = build_objective([DualSpaceConfig()], shared_width=0, vocabularies=TOY.vocabularies(), **shape)
     (term,) = objective.head_terms.values()
     assert (term.access, term.tokens, term.name) == ("internals", "aligned", "dual_space")
-    assert not objective.inner_terms and not objective.token_terms
+    assert not objective.activation_terms and not objective.token_terms
     request = objective.request
-    assert request.inner.hidden == {0} and request.hidden_at == {"all"} and len(request.scores) == 1
+    assert request.activations.hidden == {0} and request.hidden_at == {"all"} and len(request.scores) == 1

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from distillab.config.cache import FullKind, HiddenStatesKind
 from distillab.config.terms import CrossEntropyConfig, DualSpaceConfig, SortedProbabilitiesConfig, TermConfig
 from distillab.errors import TeacherError
-from distillab.models import tiling
+from distillab.models import chunking
 from distillab.models.batch import TokenBatch
 from distillab.models.structure import model_shape
 from distillab.objectives import build_objective
@@ -129,8 +129,8 @@ def test_any_head_and_any_split_give_one_sum(kind: str, monkeypatch: pytest.Monk
     objective, _ = _objective(model, SortedProbabilitiesConfig())
     initialise(objective, model, peaked_teacher(), collate(ROWS), device=CPU)
     whole = _measured(model, objective, collate(ROWS))
-    monkeypatch.setattr(tiling, "LEAST_ROWS", 2)
-    monkeypatch.setitem(tiling.CHUNK_BYTES, "cpu", 0)
+    monkeypatch.setattr(chunking, "LEAST_ROWS", 2)
+    monkeypatch.setitem(chunking.CHUNK_BYTES, "cpu", 0)
     parts = [_measured(model, objective, collate(rows, "left")) for rows in (ROWS[:1], ROWS[1:])]
     for name in objective.names:
         assert sum(float(part.sums[name]) for part in parts) == pytest.approx(float(whole.sums[name]), rel=1e-4)
@@ -149,8 +149,8 @@ class _Logits(TorchDispatchMode):
 
 
 def test_no_tensor_of_size_tokens_by_vocabulary_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiling, "LEAST_ROWS", 3)
-    monkeypatch.setitem(tiling.CHUNK_BYTES, "cpu", 0)
+    monkeypatch.setattr(chunking, "LEAST_ROWS", 3)
+    monkeypatch.setitem(chunking.CHUNK_BYTES, "cpu", 0)
     model = tiny_model("untied")
     objective, term = _objective(model)
     assert term.count(collate(ROWS)) > 20 and model.config.hidden_size < VOCABULARY

@@ -182,7 +182,7 @@ def test_gradient_reaches_lower_layers_and_projector_and_never_the_teacher(loss:
     teacher.requires_grad_(True)  # even a teacher that could learn must not
     batch = sample_batch([[0], [2], [4]])
     term.total(
-        _forward(student, term.student_inner, batch), _forward(teacher, term.teacher_inner, batch), batch
+        _forward(student, term.student_activations, batch), _forward(teacher, term.teacher_activations, batch), batch
     ).backward()
     first = student.model.layers[0].self_attn.q_proj.weight
     assert first.grad is not None and first.grad.abs().max() > 0
@@ -203,7 +203,9 @@ def test_the_same_gradients_under_gradient_checkpointing(loss: str) -> None:
             student.activation_checkpointing_enable({"use_reentrant": False})
         student.zero_grad()
         term.total(
-            _forward(student, term.student_inner, batch), _forward(teacher, term.teacher_inner, batch), batch
+            _forward(student, term.student_activations, batch),
+            _forward(teacher, term.teacher_activations, batch),
+            batch,
         ).backward()
         gradients.append({name: p.grad for name, p in student.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys() and len(gradients[0]) > 10
@@ -216,7 +218,7 @@ def test_models_in_bfloat16_are_compared_in_float32(loss: str) -> None:
     term, student, teacher = _pair(loss=loss)
     batch = sample_batch([[0], [2], [4]])
     student.bfloat16(), teacher.bfloat16()
-    sides = _forward(student, term.student_inner, batch), _forward(teacher, term.teacher_inner, batch)
+    sides = _forward(student, term.student_activations, batch), _forward(teacher, term.teacher_activations, batch)
     assert all(states.dtype == torch.bfloat16 for side in sides for states in side.hidden.values())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         value = term.total(*sides, batch)
@@ -230,12 +232,12 @@ def test_models_in_bfloat16_are_compared_in_float32(loss: str) -> None:
 def test_training_on_it_alone_brings_the_student_nearer(loss: str) -> None:
     term, student, teacher = _pair(loss=loss, projector_init="orthogonal")
     batch = sample_batch([[0], [2], [4]])
-    target = _forward(teacher, term.teacher_inner, batch)
+    target = _forward(teacher, term.teacher_activations, batch)
     learning = [*student.parameters(), *(term.projector.parameters() if term.projector else ())]
     optimizer = torch.optim.AdamW(learning, lr=1e-2)
     values = []
     for _ in range(30):
-        value = term.total(_forward(student, term.student_inner, batch), target, batch) / term.count(batch)
+        value = term.total(_forward(student, term.student_activations, batch), target, batch) / term.count(batch)
         values.append(value.item())
         optimizer.zero_grad()
         value.backward()

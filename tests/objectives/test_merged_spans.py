@@ -16,7 +16,7 @@ from torch import Tensor
 
 from distillab.config.terms import CrossEntropyConfig, MergedSpansConfig, TermConfig, TokenDivergenceConfig
 from distillab.errors import ConfigError, TeacherError
-from distillab.models import tiling
+from distillab.models import chunking
 from distillab.models.aligned_positions import teacher_batch
 from distillab.models.batch import TokenBatch
 from distillab.models.heads import OutputHead
@@ -92,9 +92,9 @@ def test_value_and_gradient_are_those_of_a_naive_loop(
     name: str, extra: dict[str, Any], weight: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Through chunks of 2 rows and pieces of 1, which cut spans in the middle."""
-    monkeypatch.setattr(tiling, "LEAST_ROWS", 2)
-    monkeypatch.setattr(tiling, "CHUNK_BYTES", {"cpu": 1})
-    monkeypatch.setattr(tiling, "PIECE_BYTES", {"cpu": 1})
+    monkeypatch.setattr(chunking, "LEAST_ROWS", 2)
+    monkeypatch.setattr(chunking, "CHUNK_BYTES", {"cpu": 1})
+    monkeypatch.setattr(chunking, "SUB_CHUNK_BYTES", {"cpu": 1})
     term = merged_term(divergence=name, **DIVERGENCES[name][0], **extra, unmatched_weight=weight)
     unmatched = len(OTHERS_T) / W if weight is None else weight
     for number in ALL:

@@ -15,7 +15,7 @@ from torch import Tensor
 from distillab.config.terms import SortedProbabilitiesConfig
 from distillab.data.paired import PairedRow
 from distillab.errors import TeacherError
-from distillab.models import tiling
+from distillab.models import chunking
 from distillab.objectives.sorted_probabilities import SortedProbabilities, sorted_distance
 from distillab.objectives.term import StudentScores
 from distillab.teachers.aligned import AlignedTokens
@@ -82,9 +82,9 @@ def _case(seed: int = 0) -> tuple[dict[int, Tensor], Tensor, dict[int, Tensor]]:
 @pytest.mark.parametrize("chunk", [1, 3, 100])
 @pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")
 def test_equals_a_naive_computation(values: dict[str, Any], chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiling, "LEAST_ROWS", chunk)
-    monkeypatch.setitem(tiling.CHUNK_BYTES, "cpu", 0)
-    monkeypatch.setitem(tiling.PIECE_BYTES, "cpu", max(1, chunk // 2) * 4 * (V + 2))
+    monkeypatch.setattr(chunking, "LEAST_ROWS", chunk)
+    monkeypatch.setitem(chunking.CHUNK_BYTES, "cpu", 0)
+    monkeypatch.setitem(chunking.SUB_CHUNK_BYTES, "cpu", max(1, chunk // 2) * 4 * (V + 2))
     hidden, head, teacher = _case()
     expected = reference(naive_distance(values), ROWS, hidden, head, teacher)
     assert_same(ours(_term(**values), [collate(ROWS)], hidden, head, teacher), expected)

@@ -39,8 +39,8 @@ def span_term(
 
 def both_sides(term: SpanHiddenStates, batch: TokenBatch) -> tuple[Activations, Activations]:
     return (
-        states_of(batch, sorted(term.student_inner.hidden), D, seed=1),
-        states_of(batch["teacher"], sorted(term.teacher_inner.hidden), E, seed=2),
+        states_of(batch, sorted(term.student_activations.hidden), D, seed=1),
+        states_of(batch["teacher"], sorted(term.teacher_activations.hidden), E, seed=2),
     )
 
 
@@ -279,14 +279,14 @@ def test_training_real_models_on_it_alone_brings_the_student_nearer(loss: str, p
         student=model_shape(student),
         teacher=model_shape(teacher),
     )
-    term = objective.inner_terms["span_hidden_states"]
+    term = objective.activation_terms["span_hidden_states"]
     batch = paired_batch(ALL, teacher="left")
-    target = _forward(teacher, term.teacher_inner, batch["teacher"])
+    target = _forward(teacher, term.teacher_activations, batch["teacher"])
     learning = [*student.parameters(), *(term.projector.parameters() if term.projector else ())]
     optimizer = torch.optim.AdamW(learning, lr=1e-2)
     values = []
     for _ in range(30):
-        value = term.total(_forward(student, term.student_inner, batch), target, batch) / term.count(batch)
+        value = term.total(_forward(student, term.student_activations, batch), target, batch) / term.count(batch)
         values.append(value.item())
         optimizer.zero_grad()
         value.backward()

@@ -17,7 +17,7 @@ from torch import Tensor
 from distillab.config.terms import SpanLikelihoodConfig
 from distillab.data.paired import PairedRow
 from distillab.errors import ConfigError, TeacherError
-from distillab.models import tiling
+from distillab.models import chunking
 from distillab.objectives.span_likelihood import SpanLikelihood, bernoulli_kl
 from distillab.teachers.signals import TeacherSignal
 from tests.objectives.toy_pair import (
@@ -97,9 +97,9 @@ def _case(seed: int = 0, extra: int = 2) -> tuple[dict[int, Tensor], Tensor, dic
 @pytest.mark.parametrize("chunk", [1, 3, 100])
 def test_equals_the_formula_of_the_paper(values: dict[str, Any], chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stated error of float32 logits at τ = 100: 10⁻⁵ of the value, 10⁻⁴ of the largest gradient."""
-    monkeypatch.setattr(tiling, "LEAST_ROWS", chunk)
-    monkeypatch.setitem(tiling.CHUNK_BYTES, "cpu", 0)
-    monkeypatch.setitem(tiling.PIECE_BYTES, "cpu", max(1, chunk // 2) * 4 * (V + 2))
+    monkeypatch.setattr(chunking, "LEAST_ROWS", chunk)
+    monkeypatch.setitem(chunking.CHUNK_BYTES, "cpu", 0)
+    monkeypatch.setitem(chunking.SUB_CHUNK_BYTES, "cpu", max(1, chunk // 2) * 4 * (V + 2))
     hidden, head, teacher = _case()
     expected = reference(naive_likelihood(values), ROWS, hidden, head, teacher)
     assert_same(ours(_term(**values), [collate(ROWS)], hidden, head, teacher), expected)

@@ -18,7 +18,7 @@ from distillab.config.terms import (
 )
 from distillab.data.collation import Collator, IndexedRow
 from distillab.errors import TeacherError
-from distillab.models import tiling
+from distillab.models import chunking
 from distillab.models.aligned_positions import teacher_batch
 from distillab.models.batch import TokenBatch
 from distillab.models.heads import OutputHead
@@ -79,9 +79,9 @@ def _gradients(model: torch.nn.Module, loss: Tensor) -> dict[str, Tensor]:
 @pytest.mark.parametrize("kind", ["untied", "tied", "head bias", "soft cap"])
 @pytest.mark.parametrize("chunk", [2, 100])
 def test_all_together_equal_the_dense_computation(kind: str, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiling, "LEAST_ROWS", chunk)
-    monkeypatch.setitem(tiling.CHUNK_BYTES, "cpu", 0)
-    monkeypatch.setitem(tiling.PIECE_BYTES, "cpu", max(1, chunk // 2) * 4 * VOCABULARY)
+    monkeypatch.setattr(chunking, "LEAST_ROWS", chunk)
+    monkeypatch.setitem(chunking.CHUNK_BYTES, "cpu", 0)
+    monkeypatch.setitem(chunking.SUB_CHUNK_BYTES, "cpu", max(1, chunk // 2) * 4 * VOCABULARY)
     model = tiny_model(kind)
     student, teacher = _logits(model, teacher=False), _logits(local_teacher().model, teacher=True)
     expected = torch.zeros((), dtype=torch.float64)

@@ -17,7 +17,7 @@ from distillab.config.terms import (
     TermConfig,
     VocabularyProjectionConfig,
 )
-from distillab.models import tiling
+from distillab.models import chunking
 from distillab.models.batch import TokenBatch
 from distillab.models.heads import OutputHead
 from distillab.models.scoring import scored_count, scored_targets
@@ -59,8 +59,8 @@ def _passed(
     batch: TokenBatch = BATCH,
 ) -> tuple[int, list[Tensor]]:
     """Multiplications by heads (not those of the gradient of the student's head); values and gradients."""
-    monkeypatch.setattr(tiling, "LEAST_ROWS", chunk)
-    monkeypatch.setitem(tiling.CHUNK_BYTES, "cpu", 0)
+    monkeypatch.setattr(chunking, "LEAST_ROWS", chunk)
+    monkeypatch.setitem(chunking.CHUNK_BYTES, "cpu", 0)
     generator = torch.Generator().manual_seed(0)
     hidden_ND, weight_VD = (torch.randn(n, D, generator=generator).requires_grad_() for n in (scored_count(batch), V))
     scores = HeadInputs(

@@ -16,7 +16,7 @@ from torch import Tensor
 from distillab.config.terms import TokenDivergenceConfig, VocabularyProjectionConfig
 from distillab.data.paired import PairedRow
 from distillab.errors import TeacherError
-from distillab.models import tiling
+from distillab.models import chunking
 from distillab.objectives.term import StudentScores
 from distillab.objectives.token_divergence import TokenDivergence
 from distillab.objectives.vocabulary_projection import VocabularyProjection
@@ -74,9 +74,9 @@ def _case(seed: int = 0, extra: int = 0) -> tuple[dict[int, Tensor], Tensor, dic
 def test_equals_a_naive_computation_by_strings(
     form: str, rest: str, values: dict[str, Any], chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tiling, "LEAST_ROWS", chunk)
-    monkeypatch.setitem(tiling.CHUNK_BYTES, "cpu", 0)
-    monkeypatch.setitem(tiling.PIECE_BYTES, "cpu", max(1, chunk // 2) * 4 * (V + 3))
+    monkeypatch.setattr(chunking, "LEAST_ROWS", chunk)
+    monkeypatch.setitem(chunking.CHUNK_BYTES, "cpu", 0)
+    monkeypatch.setitem(chunking.SUB_CHUNK_BYTES, "cpu", max(1, chunk // 2) * 4 * (V + 3))
     hidden, head, teacher = _case(extra=3)
     values = {"form": form, "rest": rest, **values}
     expected = reference(naive_projection(values), ROWS, hidden, head, teacher)

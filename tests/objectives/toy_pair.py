@@ -197,14 +197,14 @@ def ours(
             reduce_spans["t"] = lambda observed, b=batch, s=scores: term.reduce_spans(
                 observed, b, TeacherSignal(scores=s)
             )  # type: ignore[misc]
-        assert term.need is not None
+        assert term.score_request is not None
         work = ChunkedLoss(
             head=OutputHead(weight),
             targets_N=scored_targets(batch),
             teacher=align(
                 scores,
                 batch,
-                width=term.need.width,
+                width=term.score_request.width,
                 ordinal=term.ordinal,
                 device=torch.device("cpu"),
             ),

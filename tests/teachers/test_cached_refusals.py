@@ -18,7 +18,7 @@ from distillab.models.activations import ActivationSpec
 from distillab.models.structure import model_shape
 from distillab.objectives import build_objective
 from distillab.teachers.cached import CachedTeacher, load_cached
-from distillab.teachers.signals import Distribution, Draws, ScoreNeed, SignalRequest, Top
+from distillab.teachers.signals import Distribution, Draws, ScoreRequest, SignalRequest, Top
 from tests.teachers.cache_building import CPU, PAD, build, cached, peaked_teacher
 from tests.training.conftest import VOCABULARY, ragged_split, tiny_llama
 
@@ -57,7 +57,7 @@ def test_each_kind_has_its_access(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "need", [Top(16, VOCABULARY, 2.0), Top(3, VOCABULARY, 2.0), Draws(20, VOCABULARY)], ids=lambda need: str(need)
 )
-def test_what_is_stored_is_given(need: ScoreNeed, few: CachedTeacher) -> None:
+def test_what_is_stored_is_given(need: ScoreRequest, few: CachedTeacher) -> None:
     few.require(SignalRequest(frozenset({need})), packing=True)
 
 
@@ -74,7 +74,7 @@ def test_what_is_stored_is_given(need: ScoreNeed, few: CachedTeacher) -> None:
     ],
     ids=str,
 )
-def test_another_form_is_refused(need: ScoreNeed, said: str, few: CachedTeacher) -> None:
+def test_another_form_is_refused(need: ScoreRequest, said: str, few: CachedTeacher) -> None:
     request = SignalRequest(frozenset({need}))
     with pytest.raises(TeacherError, match="does not hold") as caught:
         few.require(request, packing=False)
@@ -108,7 +108,7 @@ def test_a_form_that_was_not_asked_for_is_refused_where_it_is_read(few: CachedTe
 )
 def test_other_inner_states_are_refused(inner: ActivationSpec, said: str, few: CachedTeacher) -> None:
     with pytest.raises(TeacherError) as caught:
-        few.require(SignalRequest(inner=inner), packing=False)
+        few.require(SignalRequest(activations=inner), packing=False)
     assert said in str(caught.value)
 
 
@@ -225,4 +225,4 @@ def test_terms_of_every_form_read_one_cache(full: Path) -> None:
     stored.require(objective.request, packing=False)
     batch = Collator(PAD)([IndexedRow(0, ROWS[0])])
     with pytest.raises(TeacherError):
-        stored.signal(batch, replace(objective.request, inner=ActivationSpec(hidden=frozenset({1}))))
+        stored.signal(batch, replace(objective.request, activations=ActivationSpec(hidden=frozenset({1}))))

@@ -30,7 +30,7 @@ from distillab.config.cache import (
 from distillab.data.collation import Collator
 from distillab.data.encoding import EncodedRow
 from distillab.errors import CacheMismatch, ConfigError, NumericsError, TeacherError
-from distillab.models import tiling
+from distillab.models import chunking
 from distillab.models.structure import ModelShape
 from distillab.teachers.layouts import resolve_layouts
 from distillab.teachers.local import LocalTeacher
@@ -74,9 +74,9 @@ def test_other_workers_and_an_interruption_change_no_byte(tmp_path: Path) -> Non
 def test_top_k_is_what_the_model_says(
     width: int, piece_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tiling, "LEAST_ROWS", 1)
-    monkeypatch.setattr(tiling, "PIECE_BYTES", {"cpu": piece_bytes})
-    monkeypatch.setattr(tiling, "CHUNK_BYTES", {"cpu": 7 * VOCABULARY * 4 + piece_bytes})
+    monkeypatch.setattr(chunking, "LEAST_ROWS", 1)
+    monkeypatch.setattr(chunking, "SUB_CHUNK_BYTES", {"cpu": piece_bytes})
+    monkeypatch.setattr(chunking, "CHUNK_BYTES", {"cpu": 7 * VOCABULARY * 4 + piece_bytes})
     source = peaked_teacher()
     reader = CacheReader(build(tmp_path, source, ROWS, [TopKKind(k=6, temperature=2.0, values="float16")], width=width))
     for row, stored in zip(ROWS, reader.read(range(len(ROWS)), ["top_k"]), strict=True):

@@ -21,7 +21,7 @@ from distillab.config.terms import (
     SpanLikelihoodConfig,
     TermConfig,
     TokenDivergenceConfig,
-    TokenNeed,
+    TokenRequirement,
     VocabularyProjectionConfig,
 )
 from distillab.records import ACCESS_ORDER, AccessLevel
@@ -57,7 +57,7 @@ class Method:
         return max(needed, key=ACCESS_ORDER.index)
 
     @property
-    def tokens(self) -> TokenNeed:
+    def tokens(self) -> TokenRequirement:
         """`shared` where a term needs one tokenisation that both models read, `aligned` where it needs two."""
         needs = [term.tokens for term in self.terms if term.tokens != "any"]
         return needs[0] if needs else "any"

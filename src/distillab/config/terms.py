@@ -10,7 +10,7 @@ from distillab.config.base import Settings
 from distillab.records import AccessLevel
 
 # shared: the ids of both sides mean the same. aligned: two tokenisations of the same text are read side by side.
-TokenNeed = Literal["shared", "aligned", "any"]
+TokenRequirement = Literal["shared", "aligned", "any"]
 Divergence = Literal[
     "forward_kl",
     "reverse_kl",
@@ -61,7 +61,7 @@ class Term(Settings):
     """
 
     access: ClassVar[AccessLevel] = "none"
-    tokens: ClassVar[TokenNeed] = "any"
+    tokens: ClassVar[TokenRequirement] = "any"
     matches: ClassVar[str | None] = None
     weight: Weight = Field(
         default=1.0,
@@ -118,7 +118,7 @@ class TokenDivergenceConfig(_Divergence):
     """Divergence between the teacher's and the student's next-token distributions, index by index."""
 
     access: ClassVar[AccessLevel] = "logits"
-    tokens: ClassVar[TokenNeed] = "shared"
+    tokens: ClassVar[TokenRequirement] = "shared"
     kind: Literal["token_divergence"] = "token_divergence"
 
 
@@ -126,7 +126,7 @@ class TopKDivergenceConfig(_Divergence):
     """The same where the teacher says its k most likely tokens only, as APIs and small caches do."""
 
     access: ClassVar[AccessLevel] = "top_k"
-    tokens: ClassVar[TokenNeed] = "shared"
+    tokens: ClassVar[TokenRequirement] = "shared"
     kind: Literal["top_k_divergence"] = "top_k_divergence"
     k: int = Field(default=32, ge=1, description="tokens that the teacher tells a position")
     tail: Literal["cell", "renormalise", "drop_tail"] = Field(
@@ -141,7 +141,7 @@ class SampledDivergenceConfig(Term):
     """Forward KL estimated without bias from tokens that are drawn from the teacher's distribution."""
 
     access: ClassVar[AccessLevel] = "logits"
-    tokens: ClassVar[TokenNeed] = "shared"
+    tokens: ClassVar[TokenRequirement] = "shared"
     kind: Literal["sampled_divergence"] = "sampled_divergence"
     samples: int = Field(default=50, ge=1, description="draws a position, with replacement; their counts are target")
     temperature: float = Field(default=1.0, gt=0, description="both sides' logits are divided by it")
@@ -151,7 +151,7 @@ class VocabularyProjectionConfig(_Divergence):
     """Divergence between next-token distributions of two vocabularies, where both tokenisations begin a token."""
 
     access: ClassVar[AccessLevel] = "logits"
-    tokens: ClassVar[TokenNeed] = "aligned"
+    tokens: ClassVar[TokenRequirement] = "aligned"
     matches: ClassVar[str | None] = "token_divergence"
     kind: Literal["vocabulary_projection"] = "vocabulary_projection"
     form: Literal["projected", "common"] = Field(
@@ -170,7 +170,7 @@ class SpanLikelihoodConfig(Term):
     """Likelihood of spans of text that both tokenisations have in common (ALM, Minixhofer et al. 2025)."""
 
     access: ClassVar[AccessLevel] = "logits"
-    tokens: ClassVar[TokenNeed] = "aligned"
+    tokens: ClassVar[TokenRequirement] = "aligned"
     kind: Literal["span_likelihood"] = "span_likelihood"
     temperature: float = Field(default=100.0, gt=0, description="likelihoods are raised to the power of 1 / it")
     debias: bool = Field(
@@ -184,7 +184,7 @@ class SortedProbabilitiesConfig(Term):
     """Distance between sorted next-token probabilities (ULD, Boizard et al. 2024): looks at no token at all."""
 
     access: ClassVar[AccessLevel] = "logits"
-    tokens: ClassVar[TokenNeed] = "aligned"
+    tokens: ClassVar[TokenRequirement] = "aligned"
     kind: Literal["sorted_probabilities"] = "sorted_probabilities"
     positions: Literal["ordinal", "boundaries"] = Field(
         default="ordinal",
@@ -198,7 +198,7 @@ class MergedSpansConfig(_Divergence):
     """Divergence between distributions merged over spans by the chain rule; tokens of one side alone sorted (GOLD)."""
 
     access: ClassVar[AccessLevel] = "logits"
-    tokens: ClassVar[TokenNeed] = "aligned"
+    tokens: ClassVar[TokenRequirement] = "aligned"
     matches: ClassVar[str | None] = "token_divergence"
     kind: Literal["merged_spans"] = "merged_spans"
     unmatched_weight: float | None = Field(
@@ -214,7 +214,7 @@ class DualSpaceConfig(Term):
     """Distributions in each other's space, by projected hidden states and cross-model attention (DSKD)."""
 
     access: ClassVar[AccessLevel] = "internals"
-    tokens: ClassVar[TokenNeed] = "aligned"
+    tokens: ClassVar[TokenRequirement] = "aligned"
     kind: Literal["dual_space"] = "dual_space"
     temperature: float = Field(default=2.0, gt=0, description="of both divergences")
     attention: Literal["causal", "full"] = Field(
@@ -231,7 +231,7 @@ class ContrastiveConfig(Term):
     """Hidden states of the same span in both models are to find each other among those of other spans (InfoNCE)."""
 
     access: ClassVar[AccessLevel] = "internals"
-    tokens: ClassVar[TokenNeed] = "aligned"
+    tokens: ClassVar[TokenRequirement] = "aligned"
     kind: Literal["contrastive"] = "contrastive"
     layers: LayerMap = Field(default="last", description="as for hidden_states")
     width: int = Field(default=128, ge=1, description="of the space that both sides are projected to")
@@ -244,15 +244,15 @@ class ContrastiveConfig(Term):
     )
 
 
-class _Inner(Term):
+class _OnActivations(Term):
     """Base of the terms that compare what happens inside of the two models, position by position."""
 
     access: ClassVar[AccessLevel] = "internals"
-    tokens: ClassVar[TokenNeed] = "shared"
+    tokens: ClassVar[TokenRequirement] = "shared"
     positions: Positions = Field(default="answer", description="answer: where the answer is predicted; or all")
 
 
-class HiddenStatesConfig(_Inner):
+class HiddenStatesConfig(_OnActivations):
     """Distance between hidden states of mapped layers."""
 
     kind: Literal["hidden_states"] = "hidden_states"
@@ -280,7 +280,7 @@ class SpanHiddenStatesConfig(Term):
     """The same for two tokenisations: states are averaged over the spans that both have in common."""
 
     access: ClassVar[AccessLevel] = "internals"
-    tokens: ClassVar[TokenNeed] = "aligned"
+    tokens: ClassVar[TokenRequirement] = "aligned"
     kind: Literal["span_hidden_states"] = "span_hidden_states"
     layers: LayerMap = Field(default="last", description="as for hidden_states")
     loss: Literal["mse", "cosine"] = "mse"
@@ -292,7 +292,7 @@ class SpanHiddenStatesConfig(Term):
     )
 
 
-class AttentionRelationsConfig(_Inner):
+class AttentionRelationsConfig(_OnActivations):
     """Divergence between self-attention relations of queries, keys and values (MiniLMv2)."""
 
     kind: Literal["attention_relations"] = "attention_relations"
@@ -310,7 +310,7 @@ class AttentionRelationsConfig(_Inner):
         return self
 
 
-class AttentionMapsConfig(_Inner):
+class AttentionMapsConfig(_OnActivations):
     """Divergence between attention distributions; needs eager attention in both models."""
 
     kind: Literal["attention_maps"] = "attention_maps"

@@ -21,7 +21,7 @@ from distillab.models.structure import bare_model, decoder_blocks, decoder_body
 
 @dataclass(frozen=True)
 class ActivationSpec:
-    """Which inner tensors a step needs of a model.
+    """Which activations a step needs of a model.
 
     hidden: 0 is what the first block reads (the embeddings), ℓ the output of the ℓ-th block; for the last block
     that is after the final norm, as the head reads it. projections and maps: blocks, counted from 1.
@@ -52,7 +52,7 @@ class Activations:
 
 
 @contextmanager
-def record_activations(model: torch.nn.Module, inner: ActivationSpec) -> Iterator[Activations]:
+def record_activations(model: torch.nn.Module, spec: ActivationSpec) -> Iterator[Activations]:
     """Keep the wanted tensors of the forward pass that is done inside of the context.
 
     The hooks are gone when the context ends, so a recomputation in the backward pass (gradient checkpointing) does
@@ -64,19 +64,19 @@ def record_activations(model: torch.nn.Module, inner: ActivationSpec) -> Iterato
     """
     found = Activations()
     handles: list[Any] = []
-    if not inner:
+    if not spec:
         yield found
         return
     blocks = decoder_blocks(model)
     try:
-        for index in inner.hidden:
+        for index in spec.hidden:
             handles.append(_hidden_hook(model, blocks, index, found))
-        for number in inner.projections:
+        for number in spec.projections:
             handles.extend(project(blocks[number - 1], number, found.projections, model=model))
-        for number in inner.maps:
+        for number in spec.maps:
             handles.append(keep_map(blocks[number - 1], number, found.maps))
         yield found
-        missing = sorted(inner.hidden - found.hidden.keys())
+        missing = sorted(spec.hidden - found.hidden.keys())
         if missing:
             raise ConfigError(
                 "The forward pass did not go through all layers whose hidden states are wanted.",

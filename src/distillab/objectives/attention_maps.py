@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from distillab.config.terms import AttentionMapsConfig, TokenNeed
+from distillab.config.terms import AttentionMapsConfig, TokenRequirement
 from distillab.divergences import forward_kl
 from distillab.errors import ConfigError
 from distillab.models.activations import Activations, ActivationSpec
@@ -41,7 +41,7 @@ class AttentionMaps:
 
     name: str = "attention_maps"
     access: AccessLevel = AttentionMapsConfig.access
-    tokens: TokenNeed = AttentionMapsConfig.tokens
+    tokens: TokenRequirement = AttentionMapsConfig.tokens
     projector: torch.nn.Module | None = None
     projector_learning_rate: float | None = None
 
@@ -56,8 +56,8 @@ class AttentionMaps:
         self.settings = settings
         self.positions = settings.positions
         self.pairs = layer_pairs(settings.layers, student_blocks=student.blocks, teacher_blocks=teacher.blocks)
-        self.student_inner = ActivationSpec(maps=frozenset(pair[0] for pair in self.pairs))
-        self.teacher_inner = ActivationSpec(maps=frozenset(pair[1] for pair in self.pairs))
+        self.student_activations = ActivationSpec(maps=frozenset(pair[0] for pair in self.pairs))
+        self.teacher_activations = ActivationSpec(maps=frozenset(pair[1] for pair in self.pairs))
 
     def count(self, batch: TokenBatch) -> int:
         """Chosen positions of the microbatch."""
@@ -70,8 +70,8 @@ class AttentionMaps:
         """() the sum over the chosen positions, in nats, float32.
 
         Args:
-            student: maps at `student_inner`, with their graph.
-            teacher: maps at `teacher_inner`, on any device and in any dtype.
+            student: maps at `student_activations`, with their graph.
+            teacher: maps at `teacher_activations`, on any device and in any dtype.
             batch: what both have read.
         """
         device = student.maps[self.pairs[0][0]].device

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from distillab.config.terms import AttentionRelationsConfig, Relation, TokenNeed
+from distillab.config.terms import AttentionRelationsConfig, Relation, TokenRequirement
 from distillab.divergences import forward_kl
 from distillab.errors import ConfigError
 from distillab.models.activations import Activations, ActivationSpec
@@ -51,7 +51,7 @@ class AttentionRelations:
 
     name: str = "attention_relations"
     access: AccessLevel = AttentionRelationsConfig.access
-    tokens: TokenNeed = AttentionRelationsConfig.tokens
+    tokens: TokenRequirement = AttentionRelationsConfig.tokens
     projector: torch.nn.Module | None = None
     projector_learning_rate: float | None = None
 
@@ -60,8 +60,8 @@ class AttentionRelations:
         self.positions = settings.positions
         self.pairs = layer_pairs(settings.layers, student_blocks=student.blocks, teacher_blocks=teacher.blocks)
         self.heads = _relation_heads(settings, student, teacher)
-        self.student_inner = ActivationSpec(projections=frozenset(pair[0] for pair in self.pairs))
-        self.teacher_inner = ActivationSpec(projections=frozenset(pair[1] for pair in self.pairs))
+        self.student_activations = ActivationSpec(projections=frozenset(pair[0] for pair in self.pairs))
+        self.teacher_activations = ActivationSpec(projections=frozenset(pair[1] for pair in self.pairs))
 
     def count(self, batch: TokenBatch) -> int:
         """Chosen positions of the microbatch."""
@@ -74,8 +74,8 @@ class AttentionRelations:
         """() the sum over the chosen positions, in nats, float32.
 
         Args:
-            student: projections at `student_inner`, with their graph.
-            teacher: projections at `teacher_inner`, on any device and in any dtype.
+            student: projections at `student_activations`, with their graph.
+            teacher: projections at `teacher_activations`, on any device and in any dtype.
             batch: what both have read.
         """
         sums: list[Tensor] = []

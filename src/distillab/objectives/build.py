@@ -55,11 +55,11 @@ def build_objective(
     Args:
         settings: the terms of the recipe.
         shared_width: ids that mean the same on both sides; 0 where the method compares none.
-        student, teacher: sizes of the two models, for terms on inner states.
+        student, teacher: sizes of the two models, for terms on activations.
         vocabularies: both, for terms on two tokenisations.
     Raises:
         ConfigError: a term does not fit the two models.
-        TeacherError: a term on inner states or on two tokenisations, and no teacher.
+        TeacherError: a term on activations or on two tokenisations, and no teacher.
     """
     kinds = [item.kind for item in settings]
     names = [

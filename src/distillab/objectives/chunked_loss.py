@@ -157,7 +157,7 @@ class _Pass(torch.autograd.Function):
         loss = torch.zeros((), device=device)
         # a term that only settles has read the teacher there
         read_here = any(
-            term.need is not None and not (isinstance(term, SpanTerm) and not term.adds_position_values)
+            term.score_request is not None and not (isinstance(term, SpanTerm) and not term.adds_position_values)
             for term in work.terms.values()
         )
         with torch.autocast(device.type, enabled=False):

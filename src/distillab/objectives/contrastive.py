@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from distillab.config.terms import ContrastiveConfig, Positions, TokenNeed
+from distillab.config.terms import ContrastiveConfig, Positions, TokenRequirement
 from distillab.errors import NumericsError
 from distillab.models.activations import Activations, ActivationSpec
 from distillab.models.aligned_positions import shared_spans
@@ -67,14 +67,14 @@ class Contrastive:
 
     name: str = "contrastive"
     access: AccessLevel = ContrastiveConfig.access
-    tokens: TokenNeed = ContrastiveConfig.tokens
+    tokens: TokenRequirement = ContrastiveConfig.tokens
     positions: Positions = "all"  # a state stands at its own token, not where that is predicted
 
     def __init__(self, settings: ContrastiveConfig, *, student: ModelShape, teacher: ModelShape) -> None:
         self.settings = settings
         self.pairs = layer_pairs(settings.layers, student_blocks=student.blocks, teacher_blocks=teacher.blocks)
-        self.student_inner = ActivationSpec(hidden=frozenset(pair[0] for pair in self.pairs))
-        self.teacher_inner = ActivationSpec(hidden=frozenset(pair[1] for pair in self.pairs))
+        self.student_activations = ActivationSpec(hidden=frozenset(pair[0] for pair in self.pairs))
+        self.teacher_activations = ActivationSpec(hidden=frozenset(pair[1] for pair in self.pairs))
         self.projector_learning_rate = settings.projector_learning_rate
         self.projector: torch.nn.Module | None = torch.nn.ModuleDict(
             {pair_name(pair): _SpanHeads(settings, student.width, teacher.width) for pair in self.pairs}
@@ -95,8 +95,8 @@ class Contrastive:
         The teacher's spans are noted for the queue, until `end_step`.
 
         Args:
-            student: hidden states at `student_inner`, (B, L, D) each, with their graph.
-            teacher: hidden states at `teacher_inner`, (B, M, E) each, on any device and in any dtype.
+            student: hidden states at `student_activations`, (B, L, D) each, with their graph.
+            teacher: hidden states at `teacher_activations`, (B, M, E) each, on any device and in any dtype.
             batch: of two tokenisations.
         Raises:
             ShapeError: the states do not belong to the batch, or the batch has no spans.

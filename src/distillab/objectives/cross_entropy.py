@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from distillab.config.terms import CrossEntropyConfig, TokenNeed
+from distillab.config.terms import CrossEntropyConfig, TokenRequirement
 from distillab.objectives.term import StudentScores, TeacherScores, TokenTerm
 from distillab.records import AccessLevel
 
@@ -14,7 +14,7 @@ class CrossEntropy(TokenTerm):
 
     name: str = "cross_entropy"
     access: AccessLevel = CrossEntropyConfig.access
-    tokens: TokenNeed = CrossEntropyConfig.tokens
+    tokens: TokenRequirement = CrossEntropyConfig.tokens
 
     def per_position(self, student: StudentScores, signal: TeacherScores | None) -> Tensor:
         """(N,) nats over the student's whole vocabulary; the teacher is not read."""

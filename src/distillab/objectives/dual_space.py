@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from distillab.config.terms import DualSpaceConfig, Positions, TokenDivergenceConfig, TokenNeed
+from distillab.config.terms import DualSpaceConfig, Positions, TokenDivergenceConfig, TokenRequirement
 from distillab.errors import NumericsError
 from distillab.models.activations import ActivationSpec
 from distillab.models.aligned_positions import first_positions, scored_spans, shared_spans
@@ -72,7 +72,7 @@ class DualSpace(HeadTerm):
 
     name: str = "dual_space"
     access: AccessLevel = DualSpaceConfig.access
-    tokens: TokenNeed = DualSpaceConfig.tokens
+    tokens: TokenRequirement = DualSpaceConfig.tokens
     positions: Positions = "all"  # embeddings stand at their own tokens, the last one of the answer too
 
     def __init__(
@@ -85,8 +85,8 @@ class DualSpace(HeadTerm):
         teacher_width: int,
     ) -> None:
         self.settings = settings
-        self.need = Distribution(teacher_width, settings.temperature)
-        self.student_inner = self.teacher_inner = ActivationSpec(hidden=frozenset({0}))
+        self.score_request = Distribution(teacher_width, settings.temperature)
+        self.student_activations = self.teacher_activations = ActivationSpec(hidden=frozenset({0}))
         self.projector: torch.nn.Module | None = torch.nn.ModuleDict(
             {
                 "query": _linear(2 * student.width, 2 * teacher.width),
@@ -108,7 +108,7 @@ class DualSpace(HeadTerm):
         """() nats, float32, on the student's device; connected to all that learns also where no position takes part.
 
         Args:
-            student: its end, with its graph; embeddings (B, L, D) in `inner.hidden[0]`.
+            student: its end, with its graph; embeddings (B, L, D) in `activations.hidden[0]`.
             teacher: its end, on any device.
             batch: of two tokenisations.
         Raises:
@@ -211,7 +211,7 @@ def _nats(
 
 def _tokens(end: ModelOutputs, side: TokenBatch, kept_N: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
     """(n, X) of the tokens read last, (n, X) of those to be predicted: scaled embeddings, float32, detached."""
-    embeddings_BLX = end.inner.hidden[0].detach()
+    embeddings_BLX = end.activations.hidden[0].detach()
     here = embeddings_BLX.device
     next_NX = embeddings_BLX[:, 1:][scored_positions(side).to(here)]
     read, following = (

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from distillab.config.terms import HiddenStatesConfig, TokenNeed
+from distillab.config.terms import HiddenStatesConfig, TokenRequirement
 from distillab.errors import ShapeError
 from distillab.models.activations import Activations
 from distillab.models.batch import TokenBatch
@@ -49,7 +49,7 @@ class HiddenStates(LayerStatesTerm):
 
     name: str = "hidden_states"
     access: AccessLevel = HiddenStatesConfig.access
-    tokens: TokenNeed = HiddenStatesConfig.tokens
+    tokens: TokenRequirement = HiddenStatesConfig.tokens
 
     def __init__(self, settings: HiddenStatesConfig, *, student: ModelShape, teacher: ModelShape) -> None:
         super().__init__(settings, student=student, teacher=teacher)

@@ -39,8 +39,8 @@ class LayerStatesTerm:
     ) -> None:
         self.loss = settings.loss
         self.pairs = layer_pairs(settings.layers, student_blocks=student.blocks, teacher_blocks=teacher.blocks)
-        self.student_inner = ActivationSpec(hidden=frozenset(pair[0] for pair in self.pairs))
-        self.teacher_inner = ActivationSpec(hidden=frozenset(pair[1] for pair in self.pairs))
+        self.student_activations = ActivationSpec(hidden=frozenset(pair[0] for pair in self.pairs))
+        self.teacher_activations = ActivationSpec(hidden=frozenset(pair[1] for pair in self.pairs))
         self.projector: torch.nn.Module | None = None
         self.projector_init = settings.projector_init
         self.projector_learning_rate = settings.projector_learning_rate
@@ -66,8 +66,8 @@ class LayerStatesTerm:
         """() the sum over the units of a microbatch, float32; connected to the student also where there is none.
 
         Args:
-            student: hidden states at `student_inner`, with their graph.
-            teacher: hidden states at `teacher_inner`, on any device and in any dtype.
+            student: hidden states at `student_activations`, with their graph.
+            teacher: hidden states at `teacher_activations`, on any device and in any dtype.
             batch: what both have read.
         Raises:
             ShapeError: the states do not belong to the batch, or the widths are not those of the sizes given before.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from distillab.config.terms import MergedSpansConfig, TokenNeed
+from distillab.config.terms import MergedSpansConfig, TokenRequirement
 from distillab.data.vocabularies import Vocabularies
 from distillab.divergences.by_name import divergence
 from distillab.errors import ConfigError, TeacherError
@@ -73,13 +73,13 @@ class MergedSpans(SpanTerm):
 
     name: str = "merged_spans"
     access: AccessLevel = MergedSpansConfig.access
-    tokens: TokenNeed = MergedSpansConfig.tokens
+    tokens: TokenRequirement = MergedSpansConfig.tokens
     adds_position_values: bool = True
 
     def __init__(self, settings: MergedSpansConfig, *, vocabularies: Vocabularies) -> None:
         self.settings = settings
         self.student_width, self.teacher_width = vocabularies.student_width, vocabularies.teacher_width
-        self.need = Distribution(self.teacher_width, settings.temperature)
+        self.score_request = Distribution(self.teacher_width, settings.temperature)
         groups = vocabularies.by_common
         self._on_cpu = _Sides(groups.student, groups.teacher)
         self._on: dict[torch.device, _Sides] = {}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from distillab.config.terms import SampledDivergenceConfig, TokenNeed
+from distillab.config.terms import SampledDivergenceConfig, TokenRequirement
 from distillab.divergences.sampled import sampled_cross_entropy
 from distillab.objectives.shared_ids import require_fitting
 from distillab.objectives.term import StudentScores, TeacherScores, TokenTerm
@@ -36,12 +36,12 @@ class SampledDivergence(TokenTerm):
 
     name: str = "sampled_divergence"
     access: AccessLevel = SampledDivergenceConfig.access
-    tokens: TokenNeed = SampledDivergenceConfig.tokens
+    tokens: TokenRequirement = SampledDivergenceConfig.tokens
 
     def __init__(self, settings: SampledDivergenceConfig, *, shared_width: int) -> None:
         self.shared_width = shared_width
         self.samples, self.temperature = settings.samples, settings.temperature
-        self.need = Draws(settings.samples, shared_width, settings.temperature)
+        self.score_request = Draws(settings.samples, shared_width, settings.temperature)
 
     def per_position(self, student: StudentScores, signal: TeacherScores | None) -> Tensor:
         """(N,) nats; a random variable.

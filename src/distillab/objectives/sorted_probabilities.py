@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from distillab.config.terms import SortedProbabilitiesConfig, TokenNeed
+from distillab.config.terms import SortedProbabilitiesConfig, TokenRequirement
 from distillab.errors import TeacherError
 from distillab.models.aligned_positions import ordinal_positions, partners
 from distillab.models.batch import TokenBatch
@@ -39,13 +39,13 @@ class SortedProbabilities(TokenTerm):
 
     name: str = "sorted_probabilities"
     access: AccessLevel = SortedProbabilitiesConfig.access
-    tokens: TokenNeed = SortedProbabilitiesConfig.tokens
+    tokens: TokenRequirement = SortedProbabilitiesConfig.tokens
 
     def __init__(self, settings: SortedProbabilitiesConfig, *, student_width: int, teacher_width: int) -> None:
         self.settings = settings
         self.student_width = student_width
         self.teacher_width = teacher_width
-        self.need = Distribution(teacher_width, settings.temperature)
+        self.score_request = Distribution(teacher_width, settings.temperature)
         self.ordinal = settings.positions == "ordinal"
 
     def count(self, batch: TokenBatch) -> int:

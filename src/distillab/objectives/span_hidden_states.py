@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from distillab.config.terms import Positions, SpanHiddenStatesConfig, TokenNeed
+from distillab.config.terms import Positions, SpanHiddenStatesConfig, TokenRequirement
 from distillab.errors import ShapeError
 from distillab.models.activations import Activations
 from distillab.models.aligned_positions import shared_spans
@@ -47,7 +47,7 @@ class SpanHiddenStates(LayerStatesTerm):
 
     name: str = "span_hidden_states"
     access: AccessLevel = SpanHiddenStatesConfig.access
-    tokens: TokenNeed = SpanHiddenStatesConfig.tokens
+    tokens: TokenRequirement = SpanHiddenStatesConfig.tokens
     positions: Positions = "all"  # a state stands at its own token, not where that is predicted
 
     def __init__(self, settings: SpanHiddenStatesConfig, *, student: ModelShape, teacher: ModelShape) -> None:

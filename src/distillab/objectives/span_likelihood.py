@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from distillab.config.terms import SpanLikelihoodConfig, TokenNeed
+from distillab.config.terms import SpanLikelihoodConfig, TokenRequirement
 from distillab.errors import ConfigError, TeacherError
 from distillab.models.aligned_positions import scored_spans, shared_spans, span_ends, span_starts
 from distillab.models.batch import TokenBatch
@@ -53,7 +53,7 @@ class SpanLikelihood(SpanTerm):
 
     name: str = "span_likelihood"
     access: AccessLevel = SpanLikelihoodConfig.access
-    tokens: TokenNeed = SpanLikelihoodConfig.tokens
+    tokens: TokenRequirement = SpanLikelihoodConfig.tokens
 
     def __init__(self, settings: SpanLikelihoodConfig, *, student_starts: Tensor, teacher_starts: Tensor) -> None:
         for side, starts in (("student", student_starts), ("teacher", teacher_starts)):
@@ -64,7 +64,7 @@ class SpanLikelihood(SpanTerm):
                     fix="debias: false",
                 )
         self.settings = settings
-        self.need = Distribution(teacher_starts.shape[0])
+        self.score_request = Distribution(teacher_starts.shape[0])
         self._widths = (student_starts.shape[0], teacher_starts.shape[0])
         self._starts_on_cpu = tuple(starts.nonzero()[:, 0] for starts in (student_starts, teacher_starts))
         self._starts_on: dict[torch.device, tuple[Tensor, ...]] = {}

@@ -108,18 +108,18 @@ def measure(
             values.update(work.values)
             total = total + loss
         for name, term in objective.head_terms.items():
-            own = term.total(ModelOutputs(hidden_ND, head, inner), teacher_end(signal), batch)
+            own = term.total(ModelOutputs(hidden_ND, head, activations), teacher_end(signal), batch)
             by_head_terms[name] = own.detach()
             losses[name] = factors[name] * own
             total = total + losses[name]
         # without a term that reads logits the model's output still has to lead back to its hidden states
         return total if losses else hidden_ND
 
-    with record_activations(model, objective.student_inner) as inner:
+    with record_activations(model, objective.student_activations) as activations:
         with_lm_head(model, batch, read, device=device)
     sums = {name: per_position.sum() for name, per_position in values.items()} | by_head_terms
-    for name, term in objective.inner_terms.items():
-        total = term.total(inner, signal.inner or Activations(), batch)
+    for name, term in objective.activation_terms.items():
+        total = term.total(activations, signal.activations or Activations(), batch)
         sums[name] = total.detach()
         losses[name] = factors[name] * total
     return Measured(losses, sums, values, *kept[0], teacher)
@@ -138,7 +138,7 @@ def teacher_end(signal: TeacherSignal) -> ModelOutputs:
             facts=[f"given: {given}"],
             fix="a teacher with weights (teacher: {path: …}), or a cache of kind full",
         )
-    return ModelOutputs(signal.scores.hidden_ND, signal.scores.head, signal.inner or Activations())
+    return ModelOutputs(signal.scores.hidden_ND, signal.scores.head, signal.activations or Activations())
 
 
 def _read_by_student(
@@ -148,7 +148,7 @@ def _read_by_student(
 
     None where no term reads them so.
     """
-    needs = [term.need for term in objective.token_terms.values() if term.need is not None]
+    needs = [term.score_request for term in objective.token_terms.values() if term.score_request is not None]
     if signal.scores is None or not needs:
         return None
     if "teacher" not in batch:

@@ -1,7 +1,8 @@
 """What a term is, and the weighted sum of terms that a run trains on.
 
-A term is of one of three kinds: a `TokenTerm` gives a value for every scored token from the two models' logits there;
-an `InnerTerm` gives one sum from what happens inside of them; a `HeadTerm` does so too, and applies both heads itself.
+There are three kinds. A `TokenTerm` gives one value for each scored token, from the two models' logits there. An
+`ActivationTerm` gives one sum, from activations inside the two models. A `HeadTerm` gives one sum too, and applies both
+heads itself.
 
 Shape letters: N flattened scored positions (all, or those of one chunk), V student vocabulary, D width.
 """
@@ -17,7 +18,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from distillab.config.terms import Positions, TokenNeed, Weight
+from distillab.config.terms import Positions, TokenRequirement, Weight
 from distillab.errors import TeacherError
 from distillab.models.activations import Activations, ActivationSpec
 from distillab.models.batch import TokenBatch
@@ -26,7 +27,7 @@ from distillab.models.scoring import scored_count
 from distillab.records import ACCESS_ORDER, AccessLevel
 from distillab.teachers.aligned import AlignedTokens
 from distillab.teachers.protocol import Teacher
-from distillab.teachers.signals import NextTokens, ScoreNeed, SignalRequest, TeacherSignal, log_probabilities
+from distillab.teachers.signals import NextTokens, ScoreRequest, SignalRequest, TeacherSignal, log_probabilities
 
 TeacherScores = NextTokens | AlignedTokens
 
@@ -52,7 +53,7 @@ class _Needs(Protocol):
 
     name: str
     access: AccessLevel
-    tokens: TokenNeed
+    tokens: TokenRequirement
 
     def count(self, batch: TokenBatch) -> int:
         """How many units this microbatch adds to the normaliser; known before the forward pass."""
@@ -64,8 +65,8 @@ class TokenTerm:
 
     name: str
     access: AccessLevel
-    tokens: TokenNeed
-    need: ScoreNeed | None = None  # what it reads of the teacher
+    tokens: TokenRequirement
+    score_request: ScoreRequest | None = None  # what it reads of the teacher
     ordinal: bool = False  # whether it reads the teacher's n-th token of an answer at the student's n-th
 
     def count(self, batch: TokenBatch) -> int:
@@ -109,19 +110,19 @@ class SpanTerm(TokenTerm):
 
 
 @runtime_checkable
-class InnerTerm(_Needs, Protocol):
-    """A term on inner states.
+class ActivationTerm(_Needs, Protocol):
+    """A term on activations.
 
     Attributes:
         positions: where the teacher's hidden states are read.
-        student_inner, teacher_inner: what is captured of either model.
+        student_activations, teacher_activations: what is captured of either model.
         projector: learns beside the student, and is no part of it; None where nothing is projected.
         projector_learning_rate: None where it is the student's.
     """
 
     positions: Positions
-    student_inner: ActivationSpec
-    teacher_inner: ActivationSpec
+    student_activations: ActivationSpec
+    teacher_activations: ActivationSpec
     projector: torch.nn.Module | None
     projector_learning_rate: float | None
 
@@ -141,28 +142,28 @@ class ModelOutputs:
     Attributes:
         hidden_ND: (N, D) last hidden states, as the head reads them, at the scored positions of the model's own tokens.
         head: the model's.
-        inner: its captured states, at all positions.
+        activations: the recorded states, at all positions.
     """
 
     hidden_ND: Tensor
     head: OutputHead
-    inner: Activations
+    activations: Activations
 
 
 class HeadTerm:
     """Base of the terms that apply the heads to states which they make themselves.
 
     `total` is called within the student's forward, in its head's place, where the head's weights are at hand also if
-    they are sharded or moved. The other attributes are those of `InnerTerm`.
+    they are sharded or moved. The other attributes are those of `ActivationTerm`.
     """
 
     name: str
     access: AccessLevel
-    tokens: TokenNeed
-    need: ScoreNeed  # a whole distribution: a teacher gives it as hidden states and head
+    tokens: TokenRequirement
+    score_request: ScoreRequest  # a whole distribution: a teacher gives it as hidden states and head
     positions: Positions
-    student_inner: ActivationSpec
-    teacher_inner: ActivationSpec
+    student_activations: ActivationSpec
+    teacher_activations: ActivationSpec
     projector: torch.nn.Module | None
     projector_learning_rate: float | None
 
@@ -192,7 +193,7 @@ class RemembersSteps(Protocol):
         ...
 
 
-Term = TokenTerm | InnerTerm | HeadTerm
+Term = TokenTerm | ActivationTerm | HeadTerm
 
 
 @dataclass(frozen=True)
@@ -221,19 +222,19 @@ class Objective:
         return {item.name: item.term for item in self.terms if isinstance(item.term, TokenTerm)}
 
     @property
-    def inner_terms(self) -> dict[str, InnerTerm]:
-        """The terms that read inner states alone, by name."""
+    def activation_terms(self) -> dict[str, ActivationTerm]:
+        """The terms that read activations alone, by name."""
         return {item.name: item.term for item in self.terms if not isinstance(item.term, TokenTerm | HeadTerm)}
 
     @property
     def head_terms(self) -> dict[str, HeadTerm]:
-        """The terms that read inner states and apply the heads themselves, by name."""
+        """The terms that read activations and apply the heads themselves, by name."""
         return {item.name: item.term for item in self.terms if isinstance(item.term, HeadTerm)}
 
     @property
-    def state_terms(self) -> dict[str, InnerTerm | HeadTerm]:
-        """The terms that read inner states, of either kind, by name: those that may have a projector."""
-        return {**self.inner_terms, **self.head_terms}
+    def state_terms(self) -> dict[str, ActivationTerm | HeadTerm]:
+        """The terms that read activations, of either kind, by name: those that may have a projector."""
+        return {**self.activation_terms, **self.head_terms}
 
     @property
     def remembering_terms(self) -> list[RemembersSteps]:
@@ -241,21 +242,21 @@ class Objective:
         return [item.term for item in self.terms if isinstance(item.term, RemembersSteps)]
 
     @property
-    def student_inner(self) -> ActivationSpec:
+    def student_activations(self) -> ActivationSpec:
         """What is captured of the student."""
-        return _union([term.student_inner for term in self.state_terms.values()])
+        return _union([term.student_activations for term in self.state_terms.values()])
 
     @property
     def request(self) -> SignalRequest:
         """What the terms read of the teacher; empty where they read nothing."""
-        scores = frozenset(term.need for term in self.token_terms.values() if term.need is not None)
-        scores |= frozenset(term.need for term in self.head_terms.values())
-        inner = list(self.state_terms.values())
-        hidden_at = frozenset(term.positions for term in inner if term.teacher_inner.hidden)
-        return SignalRequest(scores, _union([term.teacher_inner for term in inner]), hidden_at)
+        scores = frozenset(term.score_request for term in self.token_terms.values() if term.score_request is not None)
+        scores |= frozenset(term.score_request for term in self.head_terms.values())
+        terms = list(self.state_terms.values())
+        hidden_at = frozenset(term.positions for term in terms if term.teacher_activations.hidden)
+        return SignalRequest(scores, _union([term.teacher_activations for term in terms]), hidden_at)
 
     @property
-    def needs_signal(self) -> bool:
+    def reads_teacher(self) -> bool:
         """True where any term reads the teacher."""
         return bool(self.request)
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from distillab.config.terms import TokenDivergenceConfig, TokenNeed, TopKDivergenceConfig
+from distillab.config.terms import TokenDivergenceConfig, TokenRequirement, TopKDivergenceConfig
 from distillab.divergences.by_name import divergence
 from distillab.objectives.shared_ids import require_fitting
 from distillab.objectives.term import StudentScores, TeacherScores, TokenTerm
 from distillab.records import AccessLevel
-from distillab.teachers.signals import Distribution, NextTokens, ScoreNeed
+from distillab.teachers.signals import Distribution, NextTokens, ScoreRequest
 
 
 class TokenDivergence(TokenTerm):
@@ -29,13 +29,13 @@ class TokenDivergence(TokenTerm):
 
     name: str = "token_divergence"
     access: AccessLevel = TokenDivergenceConfig.access
-    tokens: TokenNeed = TokenDivergenceConfig.tokens
+    tokens: TokenRequirement = TokenDivergenceConfig.tokens
 
     def __init__(self, settings: TokenDivergenceConfig | TopKDivergenceConfig, *, shared_width: int) -> None:
         self.settings = settings
         self.shared_width = shared_width
         self._divergence = divergence(settings.divergence, settings.parameters)
-        self.need: ScoreNeed = Distribution(shared_width, settings.temperature)
+        self.score_request: ScoreRequest = Distribution(shared_width, settings.temperature)
 
     def per_position(self, student: StudentScores, signal: TeacherScores | None) -> Tensor:
         """(N,) nats (times T² where the settings say so).

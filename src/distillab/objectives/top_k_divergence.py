@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from distillab.config.terms import TokenNeed, TopKDivergenceConfig
+from distillab.config.terms import TokenRequirement, TopKDivergenceConfig
 from distillab.divergences.truncated import drop_tail, renormalised, with_tail_cell
 from distillab.errors import ConfigError
 from distillab.objectives.term import StudentScores
@@ -33,7 +33,7 @@ class TopKDivergence(TokenDivergence):
 
     name: str = "top_k_divergence"
     access: AccessLevel = TopKDivergenceConfig.access
-    tokens: TokenNeed = TopKDivergenceConfig.tokens
+    tokens: TokenRequirement = TopKDivergenceConfig.tokens
 
     def __init__(self, settings: TopKDivergenceConfig, *, shared_width: int) -> None:
         if settings.k > shared_width:
@@ -52,7 +52,7 @@ class TopKDivergence(TokenDivergence):
             )
         super().__init__(settings, shared_width=shared_width)
         self._k, self._tail = settings.k, settings.tail
-        self.need = Top(settings.k, shared_width, settings.temperature)
+        self.score_request = Top(settings.k, shared_width, settings.temperature)
 
     def outcomes(self, student: StudentScores, teacher: NextTokens) -> tuple[Tensor, Tensor]:
         """Both sides over the outcomes that are compared: the kept tokens, with `cell` and what is outside of them."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from distillab.config.terms import TokenNeed, VocabularyProjectionConfig
+from distillab.config.terms import TokenRequirement, VocabularyProjectionConfig
 from distillab.data.token_groups import SpelledTokens, TokenGroups
 from distillab.data.vocabularies import Vocabularies
 from distillab.divergences.by_name import divergence
@@ -79,7 +79,7 @@ class VocabularyProjection(TokenTerm):
 
     name: str = "vocabulary_projection"
     access: AccessLevel = VocabularyProjectionConfig.access
-    tokens: TokenNeed = VocabularyProjectionConfig.tokens
+    tokens: TokenRequirement = VocabularyProjectionConfig.tokens
 
     def __init__(self, settings: VocabularyProjectionConfig, *, vocabularies: Vocabularies) -> None:
         if settings.form == "projected" and vocabularies.by_beginning is None:
@@ -89,7 +89,7 @@ class VocabularyProjection(TokenTerm):
             )
         self.settings = settings
         self.student_width, self.teacher_width = vocabularies.student_width, vocabularies.teacher_width
-        self.need = Distribution(self.teacher_width, settings.temperature)
+        self.score_request = Distribution(self.teacher_width, settings.temperature)
         self._first_ids = vocabularies.first_ids
         groups = vocabularies.by_beginning if settings.form == "projected" else None
         self._on_cpu = groups or vocabularies.by_common

@@ -88,12 +88,12 @@ def kinds_needed(
         kinds.append(TopKKind(k=max(need.k for need in tops), temperature=tops[0].temperature, values="float16"))
     elif request.scores:
         kinds.append(FullKind(store="exact"))
-    if request.inner.hidden:
+    if request.activations.hidden:
         positions: Positions = "answer" if request.hidden_at == {"answer"} else "all"
-        layers = tuple(sorted(request.inner.hidden))
+        layers = tuple(sorted(request.activations.hidden))
         kinds.append(HiddenStatesKind(layers=layers, positions=positions, store="exact"))
-    if request.inner.projections:
-        kinds.append(AttentionInputsKind(blocks=tuple(sorted(request.inner.projections)), store="exact"))
+    if request.activations.projections:
+        kinds.append(AttentionInputsKind(blocks=tuple(sorted(request.activations.projections)), store="exact"))
     return tuple(kinds)
 
 

@@ -67,13 +67,13 @@ def objective_for(
         teacher=None if teacher is None else teacher.shape,
         vocabularies=vocabularies,
     )
-    require_maps(student, objective.student_inner.maps)
-    require_projections(student, objective.student_inner.projections)
+    require_maps(student, objective.student_activations.maps)
+    require_projections(student, objective.student_activations.projections)
     if recipe.training.packing:
         require_packable(student, role="student")
     if recipe.training.padding_side == "left":
         require_no_left_padding_read(student, role="student")
-    if teacher is not None and objective.needs_signal:
+    if teacher is not None and objective.reads_teacher:
         teacher.require(objective.request, packing=recipe.training.packing)
     return objective
 

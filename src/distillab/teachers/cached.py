@@ -27,7 +27,7 @@ from distillab.teachers.signals import (
     ChunkedScores,
     DrawnTokens,
     HeadInputs,
-    ScoreNeed,
+    ScoreRequest,
     SignalRequest,
     TeacherSignal,
     Top,
@@ -129,7 +129,9 @@ class CachedTeacher:
         scores: ChunkedScores | None = None
         if request.scores:
             scores = self._stored_tokens(rows, request) if self._as_stored(request) else self._head_inputs(rows)
-        return TeacherSignal(scores=scores, inner=self._inner.captured(rows, batch, request) if request.inner else None)
+        return TeacherSignal(
+            scores=scores, activations=self._inner.captured(rows, batch, request) if request.activations else None
+        )
 
     def require_rows(self, rows: Sequence[EncodedRow], *, what: str) -> None:
         """Check, before a run, that every row is in the cache with the same tokens.
@@ -182,7 +184,7 @@ class CachedTeacher:
         return HeadInputs(hidden_ND, head)
 
     def _stored_tokens(self, rows: Sequence[int], request: SignalRequest) -> CachedDistribution:
-        asked: frozenset[ScoreNeed] = request.scores
+        asked: frozenset[ScoreRequest] = request.scores
         kept, draws, positions = None, None, 0
         if any(isinstance(need, Top) for need in asked):
             top = self._reader.read_flat(rows, "top_k")

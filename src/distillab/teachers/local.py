@@ -57,8 +57,8 @@ class LocalTeacher:
         Raises:
             ConfigError: it does not.
         """
-        require_maps(self.model, request.inner.maps)
-        require_projections(self.model, request.inner.projections)
+        require_maps(self.model, request.activations.maps)
+        require_projections(self.model, request.activations.projections)
         if packing:
             require_packable(self.model, role="teacher")
 
@@ -85,11 +85,11 @@ class LocalTeacher:
             heads.append(head)
             return at_scored(hidden_BLD, batch)
 
-        with record_activations(model, request.inner) as inner:
+        with record_activations(model, request.activations) as activations:
             hidden_ND = with_lm_head(model, batch, keep, device=embeddings.device)
         return TeacherSignal(
             scores=HeadInputs(hidden_ND, heads[0]) if request.scores else None,
-            inner=inner if request.inner else None,
+            activations=activations if request.activations else None,
         )
 
 

@@ -30,7 +30,7 @@ from distillab.teachers.arrays import as_array
 from distillab.teachers.drawing import row_points
 from distillab.teachers.local import LocalTeacher
 from distillab.teachers.samples import Sample, samples
-from distillab.teachers.signals import Distribution, FullLogits, HeadInputs, ScoreNeed, SignalRequest, TeacherSignal
+from distillab.teachers.signals import Distribution, FullLogits, HeadInputs, ScoreRequest, SignalRequest, TeacherSignal
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
@@ -192,10 +192,10 @@ def _request(layouts: Sequence[Layout], width: int) -> SignalRequest:
     names = [array.name for layout in layouts if isinstance(layout, StatesLayout) for array in layout.arrays]
     parts = [name.split(".") for name in names]
     reads_scores = any(layout.kind in ("top_k", "sampled", "full") for layout in layouts)
-    scores: frozenset[ScoreNeed] = frozenset({Distribution(width)} if reads_scores else ())
+    scores: frozenset[ScoreRequest] = frozenset({Distribution(width)} if reads_scores else ())
     return SignalRequest(
         scores=scores,
-        inner=ActivationSpec(
+        activations=ActivationSpec(
             hidden=frozenset(int(part[1]) for part in parts if part[0] == "layer"),
             projections=frozenset(int(part[1]) for part in parts if part[0] == "block"),
         ),
@@ -204,12 +204,12 @@ def _request(layouts: Sequence[Layout], width: int) -> SignalRequest:
 
 def _states(name: str, layout: StatesLayout, batch: TokenBatch, signal: TeacherSignal) -> Tensor:
     """(P, D) one tensor at the positions of its layout, in the order of the samples."""
-    inner = signal.inner or Activations()
+    activations = signal.activations or Activations()
     match name.split("."):
         case ["layer", number]:
-            states_BLD = inner.hidden[int(number)]
+            states_BLD = activations.hidden[int(number)]
         case ["block", number, part]:
-            states_BLD = getattr(inner.projections[int(number)], part)
+            states_BLD = getattr(activations.projections[int(number)], part)
         case _:
             assert isinstance(signal.scores, HeadInputs)
             return signal.scores.hidden_ND

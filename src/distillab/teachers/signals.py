@@ -46,7 +46,7 @@ class Draws:
     temperature: float = 1.0
 
 
-ScoreNeed = Distribution | Top | Draws
+ScoreRequest = Distribution | Top | Draws
 
 
 @dataclass(frozen=True)
@@ -194,12 +194,12 @@ class SignalRequest:
     cache may hold those of the answer alone.
     """
 
-    scores: frozenset[ScoreNeed] = frozenset()
-    inner: ActivationSpec = field(default_factory=ActivationSpec)
+    scores: frozenset[ScoreRequest] = frozenset()
+    activations: ActivationSpec = field(default_factory=ActivationSpec)
     hidden_at: frozenset[Positions] = frozenset()
 
     def __bool__(self) -> bool:
-        return bool(self.scores or self.inner)
+        return bool(self.scores or self.activations)
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ class TeacherSignal:
     """What was asked for; None where it was not."""
 
     scores: ChunkedScores | None = None
-    inner: Activations | None = None
+    activations: Activations | None = None
 
 
 def log_probabilities(logits_NV: Tensor, width: int, temperature: float) -> Tensor:

@@ -47,23 +47,23 @@ class CachedActivations:
         Raises:
             TeacherError: they are not; the message says what to build.
         """
-        if request.inner.maps:
+        if request.activations.maps:
             raise TeacherError(
                 "Attention maps cannot be read from a cache: they grow with the square of a row.",
                 where=self._reader.location,
                 fix="read the teacher itself (teacher: {path: …}), or use attention_relations",
             )
-        layers = sorted(n for n in request.inner.hidden if f"layer.{n}" not in self._held)
+        layers = sorted(n for n in request.activations.hidden if f"layer.{n}" not in self._held)
         if layers:
             self._refuse(f"hidden states of the layers {layers}", f"{{kind: hidden_states, layers: {layers}}}")
-        blocks = sorted(n for n in request.inner.projections if f"block.{n}.query" not in self._held)
+        blocks = sorted(n for n in request.activations.projections if f"block.{n}.query" not in self._held)
         if blocks:
             self._refuse(f"attention inputs of the blocks {blocks}", f"{{kind: attention_inputs, blocks: {blocks}}}")
         everywhere = request.hidden_at != {"answer"}
-        if request.inner.hidden and everywhere and self._layouts["hidden_states"].positions == "answer":
+        if request.activations.hidden and everywhere and self._layouts["hidden_states"].positions == "answer":
             self._refuse(
                 "hidden states at all positions",
-                f"{{kind: hidden_states, positions: all, layers: {sorted(request.inner.hidden)}}}",
+                f"{{kind: hidden_states, positions: all, layers: {sorted(request.activations.hidden)}}}",
             )
 
     def captured(self, rows: Sequence[int], batch: TokenBatch, request: SignalRequest) -> Activations:
@@ -73,12 +73,12 @@ class CachedActivations:
             rows: the stored row of every sample of the batch, in their order.
         """
         found = Activations()
-        if request.inner.hidden:
+        if request.activations.hidden:
             placed = self._placed(rows, batch, "hidden_states")
-            found.hidden = {number: placed[f"layer.{number}"] for number in request.inner.hidden}
-        if request.inner.projections:
+            found.hidden = {number: placed[f"layer.{number}"] for number in request.activations.hidden}
+        if request.activations.projections:
             placed = self._placed(rows, batch, "attention_inputs")
-            for number in request.inner.projections:
+            for number in request.activations.projections:
                 query, key, value = (placed[f"block.{number}.{part}"] for part in ("query", "key", "value"))
                 found.projections[number] = QKV(query, key, value)
         return found

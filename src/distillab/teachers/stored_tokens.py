@@ -14,7 +14,7 @@ from torch import Tensor
 
 from distillab.cache.layout import Layout, SampledLayout, TopKLayout
 from distillab.errors import TeacherError
-from distillab.teachers.signals import Distribution, DrawnTokens, Draws, ScoreNeed, Top, TopTokens
+from distillab.teachers.signals import Distribution, DrawnTokens, Draws, ScoreRequest, Top, TopTokens
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class CachedCapabilities:
     top: TopKLayout | None
     draws: SampledLayout | None
 
-    def supports(self, need: ScoreNeed) -> bool:
+    def supports(self, need: ScoreRequest) -> bool:
         """Whether what is asked for stands here, or follows from it without loss."""
         match need:
             case Top():
@@ -46,7 +46,7 @@ class CachedCapabilities:
             case Distribution():
                 return False
 
-    def refuse(self, need: ScoreNeed) -> NoReturn:
+    def refuse(self, need: ScoreRequest) -> NoReturn:
         """The error for a form that does not stand here.
 
         Raises:
@@ -158,7 +158,7 @@ def _part(tensor: Tensor, here: slice | Tensor, device: torch.device | None) -> 
     return part if device is None else part.to(device)
 
 
-def _needed(need: ScoreNeed) -> str:
+def _needed(need: ScoreRequest) -> str:
     at = f"of the ids 0 to {need.width - 1} at temperature {need.temperature:g}"
     match need:
         case Top():
@@ -169,7 +169,7 @@ def _needed(need: ScoreNeed) -> str:
             return f"the whole distribution {at}"
 
 
-def _kind_for(need: ScoreNeed) -> str:
+def _kind_for(need: ScoreRequest) -> str:
     match need:
         case Top():
             return f"{{kind: top_k, k: {need.k}, temperature: {need.temperature:g}}}"

@@ -1,4 +1,4 @@
-"""Before the first step: terms on inner states see one batch, from which their projectors start."""
+"""Before the first step: terms on activations see one batch, from which their projectors start."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from distillab.teachers.protocol import Teacher
 def initialise(
     objective: Objective, student: torch.nn.Module, teacher: Teacher, batch: TokenBatch, *, device: torch.device
 ) -> None:
-    """Let every term on inner states initialise itself on a batch; the student's weights are only read.
+    """Let every term on activations initialise itself on a batch; the student's weights are only read.
 
     Args:
         device: the student's.
@@ -29,19 +29,19 @@ def initialise(
     was_training = student.training
     student.eval()
     heads = objective.head_terms
-    request = replace(objective.request, scores=frozenset(term.need for term in heads.values()))
+    request = replace(objective.request, scores=frozenset(term.score_request for term in heads.values()))
     signal = teacher.signal(teacher_batch(batch), request)
     ends: list[ModelOutputs] = []
 
     def keep(hidden_BLD: Tensor, head: OutputHead) -> Tensor:
         hidden_ND = at_scored(hidden_BLD, batch)
-        ends.append(ModelOutputs(hidden_ND, head, inner))
+        ends.append(ModelOutputs(hidden_ND, head, activations))
         return hidden_ND
 
-    with record_activations(student, objective.student_inner) as inner:
+    with record_activations(student, objective.student_activations) as activations:
         with_lm_head(student, batch, keep, device=device)
-    for term in objective.inner_terms.values():
-        term.initialise(inner, signal.inner or Activations(), batch)
+    for term in objective.activation_terms.values():
+        term.initialise(activations, signal.activations or Activations(), batch)
     for head_term in heads.values():
         head_term.initialise(ends[0], teacher_end(signal), batch)
     student.train(was_training)

@@ -1,4 +1,4 @@
-"""What learns beside the student and is no part of it: the projectors of terms on inner states.
+"""What learns beside the student and is no part of it: the projectors of terms on activations.
 
 During training they stand in the student's module tree, so that they are synchronised, clipped, checkpointed and
 resumed with it; before the student is exported they are taken out.

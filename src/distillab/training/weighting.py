@@ -118,8 +118,8 @@ def _reach(term: Term, blocks: int) -> int:
     """The highest block that the term's gradient enters; 0 is the embeddings."""
     if isinstance(term, TokenTerm | HeadTerm):
         return blocks
-    inner = term.student_inner
-    return max(inner.hidden | inner.projections | inner.maps)
+    needed = term.student_activations
+    return max(needed.hidden | needed.projections | needed.maps)
 
 
 def gradient_at(parameters: Sequence[torch.nn.Parameter], loss: Tensor) -> Tensor:

@@ -171,7 +171,7 @@ class Setup:
     def signal(self, objective: Objective, teacher: Teacher | None = None) -> TeacherSignal:
         """What the teacher, or another one, says of the few rows."""
         asked = teacher or self.teacher
-        if asked is None or not objective.needs_signal:
+        if asked is None or not objective.reads_teacher:
             return TeacherSignal()
         return asked.signal(teacher_batch(self.batch), objective.request)
 

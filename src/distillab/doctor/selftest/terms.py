@@ -125,19 +125,19 @@ def teacher_as_student(setup: Setup, teacher: LocalTeacher) -> dict[str, Teacher
 
 def shifted(signal: TeacherSignal) -> TeacherSignal:
     """What a teacher says, each position's word at the next position."""
-    scores, inner = signal.scores, signal.inner
+    scores, activations = signal.scores, signal.activations
     if isinstance(scores, HeadInputs):
         scores = HeadInputs(scores.hidden_ND.roll(1, 0), scores.head)
-    if inner is not None:
-        inner = Activations(
-            hidden={layer: _rolled(states) for layer, states in inner.hidden.items()},
+    if activations is not None:
+        activations = Activations(
+            hidden={layer: _rolled(states) for layer, states in activations.hidden.items()},
             projections={
                 block: QKV(_rolled(found.query), _rolled(found.key), _rolled(found.value))
-                for block, found in inner.projections.items()
+                for block, found in activations.projections.items()
             },
-            maps={block: states.roll(1, 2) for block, states in inner.maps.items()},
+            maps={block: states.roll(1, 2) for block, states in activations.maps.items()},
         )
-    return replace(signal, scores=scores, inner=inner)
+    return replace(signal, scores=scores, activations=activations)
 
 
 def term_findings(name: str, found: TeacherAsStudent, setup: Setup) -> list[Finding]:
