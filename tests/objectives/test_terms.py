@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pkgutil import resolve_name
 from typing import get_args
 
 import pytest
@@ -12,6 +13,7 @@ from distillab.config.methods import METHODS
 from distillab.config.terms import (
     AttentionMapsConfig,
     AttentionRelationsConfig,
+    BaseTermConfig,
     ContrastiveConfig,
     CrossEntropyConfig,
     DualSpaceConfig,
@@ -78,6 +80,17 @@ def _scores(seed: int = 0, n: int = 6, width: int = V) -> tuple[StudentScores, F
 def test_no_kind_of_term_is_missing_from_the_suite() -> None:
     union = get_args(TermConfig)[0]
     assert {type(settings) for settings in SETTINGS} | INNER | ALIGNED == set(get_args(union))
+
+
+@pytest.mark.parametrize("settings", get_args(get_args(TermConfig)[0]), ids=lambda s: s.__name__)
+def test_settings_and_class_name_each_other(settings: type[BaseTermConfig]) -> None:
+    term = resolve_name(settings.target)
+    assert (term.name, term.access, term.tokens) == (
+        settings.model_fields["kind"].default,
+        settings.access,
+        settings.tokens,
+    )
+    assert f"{term.__module__}:{term.__name__}" == settings.target
 
 
 @each_setting

@@ -53,13 +53,19 @@ def is_balanced(weight: Weight) -> bool:
     return weight == "balanced" or (isinstance(weight, LinearWeight) and weight.balanced)
 
 
-class Term(Settings):
-    """Base of the term settings. `access` and `tokens` say what the term needs of the pair.
+class BaseTermConfig(Settings):
+    """Base of the term settings.
 
-    `matches` is said by a term that matches the tokens of two vocabularies: the kind of the term that it is, settings
-    and all, where both sides have the same tokens. It needs tokens that both have.
+    Class attributes:
+        target: "module:Class" of the term. It is imported when the term is built, so that settings load no torch.
+        access: what the term reads of the teacher.
+        tokens: shared, where token ids of the two models must mean the same; aligned, where the term reads two
+            tokenisations of the same text.
+        matches: of a term that matches the tokens of two vocabularies: the kind of the term that it equals, with the
+            same settings, where both vocabularies are the same. Such a term needs tokens that both have.
     """
 
+    target: ClassVar[str]
     access: ClassVar[AccessLevel] = "none"
     tokens: ClassVar[TokenRequirement] = "any"
     matches: ClassVar[str | None] = None
@@ -70,13 +76,14 @@ class Term(Settings):
     )
 
 
-class CrossEntropyConfig(Term):
+class CrossEntropyConfig(BaseTermConfig):
     """Next-token cross-entropy against the tokens of the answer."""
 
+    target: ClassVar[str] = "distillab.objectives.cross_entropy:CrossEntropy"
     kind: Literal["cross_entropy"] = "cross_entropy"
 
 
-class _Divergence(Term):
+class _Divergence(BaseTermConfig):
     """Base of the terms that compare two next-token distributions."""
 
     divergence: Divergence = "forward_kl"
@@ -117,6 +124,7 @@ class _Divergence(Term):
 class TokenDivergenceConfig(_Divergence):
     """Divergence between the teacher's and the student's next-token distributions, index by index."""
 
+    target: ClassVar[str] = "distillab.objectives.token_divergence:TokenDivergence"
     access: ClassVar[AccessLevel] = "logits"
     tokens: ClassVar[TokenRequirement] = "shared"
     kind: Literal["token_divergence"] = "token_divergence"
@@ -125,6 +133,7 @@ class TokenDivergenceConfig(_Divergence):
 class TopKDivergenceConfig(_Divergence):
     """The same where the teacher says its k most likely tokens only, as APIs and small caches do."""
 
+    target: ClassVar[str] = "distillab.objectives.top_k_divergence:TopKDivergence"
     access: ClassVar[AccessLevel] = "top_k"
     tokens: ClassVar[TokenRequirement] = "shared"
     kind: Literal["top_k_divergence"] = "top_k_divergence"
@@ -137,9 +146,10 @@ class TopKDivergenceConfig(_Divergence):
     )
 
 
-class SampledDivergenceConfig(Term):
+class SampledDivergenceConfig(BaseTermConfig):
     """Forward KL estimated without bias from tokens that are drawn from the teacher's distribution."""
 
+    target: ClassVar[str] = "distillab.objectives.sampled_divergence:SampledDivergence"
     access: ClassVar[AccessLevel] = "logits"
     tokens: ClassVar[TokenRequirement] = "shared"
     kind: Literal["sampled_divergence"] = "sampled_divergence"
@@ -150,6 +160,7 @@ class SampledDivergenceConfig(Term):
 class VocabularyProjectionConfig(_Divergence):
     """Divergence between next-token distributions of two vocabularies, where both tokenisations begin a token."""
 
+    target: ClassVar[str] = "distillab.objectives.vocabulary_projection:VocabularyProjection"
     access: ClassVar[AccessLevel] = "logits"
     tokens: ClassVar[TokenRequirement] = "aligned"
     matches: ClassVar[str | None] = "token_divergence"
@@ -166,9 +177,10 @@ class VocabularyProjectionConfig(_Divergence):
     )
 
 
-class SpanLikelihoodConfig(Term):
+class SpanLikelihoodConfig(BaseTermConfig):
     """Likelihood of spans of text that both tokenisations have in common (ALM, Minixhofer et al. 2025)."""
 
+    target: ClassVar[str] = "distillab.objectives.span_likelihood:SpanLikelihood"
     access: ClassVar[AccessLevel] = "logits"
     tokens: ClassVar[TokenRequirement] = "aligned"
     kind: Literal["span_likelihood"] = "span_likelihood"
@@ -180,9 +192,10 @@ class SpanLikelihoodConfig(Term):
     )
 
 
-class SortedProbabilitiesConfig(Term):
+class SortedProbabilitiesConfig(BaseTermConfig):
     """Distance between sorted next-token probabilities (ULD, Boizard et al. 2024): looks at no token at all."""
 
+    target: ClassVar[str] = "distillab.objectives.sorted_probabilities:SortedProbabilities"
     access: ClassVar[AccessLevel] = "logits"
     tokens: ClassVar[TokenRequirement] = "aligned"
     kind: Literal["sorted_probabilities"] = "sorted_probabilities"
@@ -197,6 +210,7 @@ class SortedProbabilitiesConfig(Term):
 class MergedSpansConfig(_Divergence):
     """Divergence between distributions merged over spans by the chain rule; tokens of one side alone sorted (GOLD)."""
 
+    target: ClassVar[str] = "distillab.objectives.merged_spans:MergedSpans"
     access: ClassVar[AccessLevel] = "logits"
     tokens: ClassVar[TokenRequirement] = "aligned"
     matches: ClassVar[str | None] = "token_divergence"
@@ -210,9 +224,10 @@ class MergedSpansConfig(_Divergence):
     )
 
 
-class DualSpaceConfig(Term):
+class DualSpaceConfig(BaseTermConfig):
     """Distributions in each other's space, by projected hidden states and cross-model attention (DSKD)."""
 
+    target: ClassVar[str] = "distillab.objectives.dual_space:DualSpace"
     access: ClassVar[AccessLevel] = "internals"
     tokens: ClassVar[TokenRequirement] = "aligned"
     kind: Literal["dual_space"] = "dual_space"
@@ -227,9 +242,10 @@ class DualSpaceConfig(Term):
     )
 
 
-class ContrastiveConfig(Term):
+class ContrastiveConfig(BaseTermConfig):
     """Hidden states of the same span in both models are to find each other among those of other spans (InfoNCE)."""
 
+    target: ClassVar[str] = "distillab.objectives.contrastive:Contrastive"
     access: ClassVar[AccessLevel] = "internals"
     tokens: ClassVar[TokenRequirement] = "aligned"
     kind: Literal["contrastive"] = "contrastive"
@@ -244,7 +260,7 @@ class ContrastiveConfig(Term):
     )
 
 
-class _OnActivations(Term):
+class _OnActivations(BaseTermConfig):
     """Base of the terms that compare what happens inside of the two models, position by position."""
 
     access: ClassVar[AccessLevel] = "internals"
@@ -255,6 +271,7 @@ class _OnActivations(Term):
 class HiddenStatesConfig(_OnActivations):
     """Distance between hidden states of mapped layers."""
 
+    target: ClassVar[str] = "distillab.objectives.hidden_states:HiddenStates"
     kind: Literal["hidden_states"] = "hidden_states"
     layers: LayerMap = Field(
         default="last",
@@ -276,9 +293,10 @@ class HiddenStatesConfig(_OnActivations):
         return self
 
 
-class SpanHiddenStatesConfig(Term):
+class SpanHiddenStatesConfig(BaseTermConfig):
     """The same for two tokenisations: states are averaged over the spans that both have in common."""
 
+    target: ClassVar[str] = "distillab.objectives.span_hidden_states:SpanHiddenStates"
     access: ClassVar[AccessLevel] = "internals"
     tokens: ClassVar[TokenRequirement] = "aligned"
     kind: Literal["span_hidden_states"] = "span_hidden_states"
@@ -295,6 +313,7 @@ class SpanHiddenStatesConfig(Term):
 class AttentionRelationsConfig(_OnActivations):
     """Divergence between self-attention relations of queries, keys and values (MiniLMv2)."""
 
+    target: ClassVar[str] = "distillab.objectives.attention_relations:AttentionRelations"
     kind: Literal["attention_relations"] = "attention_relations"
     layers: LayerMap = Field(default="last", description="last, uniform, or pairs [student, teacher] of blocks from 1")
     relations: tuple[Relation, ...] = Field(default=("query", "key", "value"), min_length=1)
@@ -313,6 +332,7 @@ class AttentionRelationsConfig(_OnActivations):
 class AttentionMapsConfig(_OnActivations):
     """Divergence between attention distributions; needs eager attention in both models."""
 
+    target: ClassVar[str] = "distillab.objectives.attention_maps:AttentionMaps"
     kind: Literal["attention_maps"] = "attention_maps"
     layers: LayerMap = Field(default="last", description="last, uniform, or pairs [student, teacher] of blocks from 1")
     heads: Literal["matched", "mean"] = Field(

@@ -5,22 +5,25 @@ Shape letters: B sequences, L positions, H heads, N chosen positions in row orde
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 from torch import Tensor
 
-from distillab.config.terms import AttentionMapsConfig, TokenRequirement
+from distillab.config.terms import AttentionMapsConfig
 from distillab.divergences import forward_kl
 from distillab.errors import ConfigError
 from distillab.models.activations import Activations, ActivationSpec
 from distillab.models.batch import TokenBatch
 from distillab.models.structure import ModelShape
 from distillab.models.visibility import visible
+from distillab.objectives.build import TermContext
 from distillab.objectives.layer_maps import layer_pairs
 from distillab.objectives.positions import chosen_positions
-from distillab.records import AccessLevel
+from distillab.objectives.term import ActivationTerm
 
 
-class AttentionMaps:
+class AttentionMaps(ActivationTerm, config=AttentionMapsConfig):
     """The student looks where the teacher looks.
 
         value(t) = mean over blocks and heads a of KL(A^teacher(a, t, ·) ‖ A^student(a, t, ·))
@@ -39,12 +42,6 @@ class AttentionMaps:
         other layer maps are ours.
     """
 
-    name: str = "attention_maps"
-    access: AccessLevel = AttentionMapsConfig.access
-    tokens: TokenRequirement = AttentionMapsConfig.tokens
-    projector: torch.nn.Module | None = None
-    projector_learning_rate: float | None = None
-
     def __init__(self, settings: AttentionMapsConfig, *, student: ModelShape, teacher: ModelShape) -> None:
         if settings.heads == "matched" and student.heads != teacher.heads:
             raise ConfigError(
@@ -59,12 +56,15 @@ class AttentionMaps:
         self.student_activations = ActivationSpec(maps=frozenset(pair[0] for pair in self.pairs))
         self.teacher_activations = ActivationSpec(maps=frozenset(pair[1] for pair in self.pairs))
 
+    @classmethod
+    def from_config(cls, settings: AttentionMapsConfig, context: TermContext) -> Self:
+        """Build the term for the two models of `context`."""
+        student, teacher = context.require_attention(settings.kind)
+        return cls(settings, student=student, teacher=teacher)
+
     def count(self, batch: TokenBatch) -> int:
         """Chosen positions of the microbatch."""
         return int(chosen_positions(batch, self.positions).sum())
-
-    def initialise(self, student: Activations, teacher: Activations, batch: TokenBatch) -> None:
-        """Nothing is to initialise."""
 
     def total(self, student: Activations, teacher: Activations, batch: TokenBatch) -> Tensor:
         """() the sum over the chosen positions, in nats, float32.

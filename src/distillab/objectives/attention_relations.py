@@ -7,22 +7,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from distillab.config.terms import AttentionRelationsConfig, Relation, TokenRequirement
+from distillab.config.terms import AttentionRelationsConfig, Relation
 from distillab.divergences import forward_kl
 from distillab.errors import ConfigError
 from distillab.models.activations import Activations, ActivationSpec
 from distillab.models.batch import TokenBatch
 from distillab.models.structure import ModelShape
 from distillab.models.visibility import visible
+from distillab.objectives.build import TermContext
 from distillab.objectives.layer_maps import layer_pairs
 from distillab.objectives.positions import chosen_positions
-from distillab.records import AccessLevel
+from distillab.objectives.term import ActivationTerm
 
 _MOST_HEADS = 16
 # Entries of a chunk, A · n · m: small enough for a core's cache, large enough to keep a GPU busy.
@@ -30,7 +31,7 @@ _CHUNK_ENTRIES = {"cpu": 2**18}
 _CHUNK_ENTRIES_ELSEWHERE = 2**24
 
 
-class AttentionRelations:
+class AttentionRelations(ActivationTerm, config=AttentionRelationsConfig):
     """The student's relations between positions are drawn to the teacher's, whatever either's heads are.
 
         R_X(a, t, ·) = softmax_s( x_at · x_as / √d ),   over the positions s that t may read
@@ -49,12 +50,6 @@ class AttentionRelations:
     Source: Wang et al. 2021, MiniLMv2 (arXiv:2012.15828), for encoders; the causal mask is ours.
     """
 
-    name: str = "attention_relations"
-    access: AccessLevel = AttentionRelationsConfig.access
-    tokens: TokenRequirement = AttentionRelationsConfig.tokens
-    projector: torch.nn.Module | None = None
-    projector_learning_rate: float | None = None
-
     def __init__(self, settings: AttentionRelationsConfig, *, student: ModelShape, teacher: ModelShape) -> None:
         self.settings = settings
         self.positions = settings.positions
@@ -63,12 +58,15 @@ class AttentionRelations:
         self.student_activations = ActivationSpec(projections=frozenset(pair[0] for pair in self.pairs))
         self.teacher_activations = ActivationSpec(projections=frozenset(pair[1] for pair in self.pairs))
 
+    @classmethod
+    def from_config(cls, settings: AttentionRelationsConfig, context: TermContext) -> Self:
+        """Build the term for the two models of `context`."""
+        student, teacher = context.require_attention(settings.kind)
+        return cls(settings, student=student, teacher=teacher)
+
     def count(self, batch: TokenBatch) -> int:
         """Chosen positions of the microbatch."""
         return int(chosen_positions(batch, self.positions).sum())
-
-    def initialise(self, student: Activations, teacher: Activations, batch: TokenBatch) -> None:
-        """Nothing is to initialise."""
 
     def total(self, student: Activations, teacher: Activations, batch: TokenBatch) -> Tensor:
         """() the sum over the chosen positions, in nats, float32.

@@ -8,29 +8,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import cast
+from typing import Self, cast
 
 import torch
 from torch import Tensor
 
-from distillab.config.terms import ContrastiveConfig, Positions, TokenRequirement
+from distillab.config.terms import ContrastiveConfig, Positions
 from distillab.errors import NumericsError
 from distillab.models.activations import Activations, ActivationSpec
 from distillab.models.aligned_positions import shared_spans
 from distillab.models.batch import TokenBatch
 from distillab.models.structure import ModelShape
+from distillab.objectives.build import TermContext
 from distillab.objectives.layer_maps import layer_pairs
 from distillab.objectives.projector import Pair, least_squares, pair_name
 from distillab.objectives.span_hidden_states import pooled
 from distillab.objectives.span_layout import SpanLayout, span_layout
 from distillab.objectives.span_queue import SpanQueue, span_key
-from distillab.records import AccessLevel
+from distillab.objectives.term import ActivationTerm
 
 START_OF_LEARNED_TEMPERATURE = 0.07
 LARGEST_SCALE = 100.0  # of the similarities, that is 1 / temperature
 
 
-class Contrastive:
+class Contrastive(ActivationTerm, config=ContrastiveConfig):
     """Cross-entropy of finding a span's own state in the other model among the states of other spans (InfoNCE).
 
         u_c = P_s s_c / ‖P_s s_c‖,  v_c = P_t t_c / ‖P_t t_c‖,  s_c and t_c the means over span c's tokens of h / rms(h)
@@ -65,9 +66,6 @@ class Contrastive:
         None of them compares spans, and their negatives are those of the batch.
     """
 
-    name: str = "contrastive"
-    access: AccessLevel = ContrastiveConfig.access
-    tokens: TokenRequirement = ContrastiveConfig.tokens
     positions: Positions = "all"  # a state stands at its own token, not where that is predicted
 
     def __init__(self, settings: ContrastiveConfig, *, student: ModelShape, teacher: ModelShape) -> None:
@@ -80,6 +78,12 @@ class Contrastive:
             {pair_name(pair): _SpanHeads(settings, student.width, teacher.width) for pair in self.pairs}
         )
         self._staged: dict[Pair, list[tuple[Tensor, Tensor, Tensor]]] = {pair: [] for pair in self.pairs}
+
+    @classmethod
+    def from_config(cls, settings: ContrastiveConfig, context: TermContext) -> Self:
+        """Build the term for the two models of `context`."""
+        student, teacher = context.require_shapes(settings.kind)
+        return cls(settings, student=student, teacher=teacher)
 
     def heads(self, pair: Pair) -> _SpanHeads:
         """What learns and what is remembered for a pair of layers."""

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 from torch import Tensor
 
-from distillab.config.terms import CrossEntropyConfig, TokenRequirement
+from distillab.config.terms import CrossEntropyConfig
+from distillab.objectives.build import TermContext
 from distillab.objectives.term import StudentScores, TeacherScores, TokenTerm
-from distillab.records import AccessLevel
 
 
-class CrossEntropy(TokenTerm):
+class CrossEntropy(TokenTerm, config=CrossEntropyConfig):
     """−log q(token) at every scored position, in nats."""
 
-    name: str = "cross_entropy"
-    access: AccessLevel = CrossEntropyConfig.access
-    tokens: TokenRequirement = CrossEntropyConfig.tokens
+    @classmethod
+    def from_config(cls, settings: CrossEntropyConfig, context: TermContext) -> Self:
+        """Build the term for the two models of `context`."""
+        return cls()
 
     def per_position(self, student: StudentScores, signal: TeacherScores | None) -> Tensor:
         """(N,) nats over the student's whole vocabulary; the teacher is not read."""

@@ -6,12 +6,12 @@ part; D, E widths, V, W vocabularies of student and teacher; U spans of the warm
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Self, cast
 
 import torch
 from torch import Tensor
 
-from distillab.config.terms import DualSpaceConfig, Positions, TokenDivergenceConfig, TokenRequirement
+from distillab.config.terms import DualSpaceConfig, Positions, TokenDivergenceConfig
 from distillab.errors import NumericsError
 from distillab.models.activations import ActivationSpec
 from distillab.models.aligned_positions import first_positions, scored_spans, shared_spans
@@ -19,6 +19,7 @@ from distillab.models.batch import TokenBatch
 from distillab.models.heads import OutputHead
 from distillab.models.scoring import at_scored, scored_positions, scored_targets
 from distillab.models.structure import ModelShape
+from distillab.objectives.build import TermContext
 from distillab.objectives.chunked_loss import ChunkedLoss
 from distillab.objectives.cross_attention import CrossLayout, attend, cross_layout
 from distillab.objectives.cross_entropy import CrossEntropy
@@ -27,11 +28,10 @@ from distillab.objectives.shared_ids import require_fitting
 from distillab.objectives.similarity import unit_rms
 from distillab.objectives.term import HeadTerm, ModelOutputs, StudentScores, TeacherScores, TokenTerm
 from distillab.objectives.token_divergence import TokenDivergence
-from distillab.records import AccessLevel
 from distillab.teachers.signals import Distribution, HeadInputs
 
 
-class DualSpace(HeadTerm):
+class DualSpace(HeadTerm, config=DualSpaceConfig):
     """Dual-space distillation with cross-model attention (DSKD).
 
         Q_i = P_q [ê_s(x_i); ê_s(y_i)],   K_j = [ê_t(x_j); ê_t(y_j)],   A = Q Kᵀ / √(2E)
@@ -70,9 +70,6 @@ class DualSpace(HeadTerm):
         no shared span take no part; the projectors start from least squares on a warm-up batch, not at random.
     """
 
-    name: str = "dual_space"
-    access: AccessLevel = DualSpaceConfig.access
-    tokens: TokenRequirement = DualSpaceConfig.tokens
     positions: Positions = "all"  # embeddings stand at their own tokens, the last one of the answer too
 
     def __init__(
@@ -98,6 +95,19 @@ class DualSpace(HeadTerm):
         divergence = TokenDivergenceConfig(temperature=settings.temperature)
         self._in_student_space = _WhereTeacherIsRight(divergence, shared_width=student_width)
         self._in_teacher_space = TokenDivergence(divergence, shared_width=teacher_width)
+
+    @classmethod
+    def from_config(cls, settings: DualSpaceConfig, context: TermContext) -> Self:
+        """Build the term for the two models of `context`."""
+        student, teacher = context.require_shapes(settings.kind)
+        both = context.require_vocabularies(settings.kind)
+        return cls(
+            settings,
+            student=student,
+            teacher=teacher,
+            student_width=both.student_width,
+            teacher_width=both.teacher_width,
+        )
 
     def count(self, batch: TokenBatch) -> int:
         """Scored tokens of the student in spans that both sides score."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from distillab.config.terms import HiddenStatesConfig, TokenRequirement
+from distillab.config.terms import HiddenStatesConfig
 from distillab.errors import ShapeError
 from distillab.models.activations import Activations
 from distillab.models.batch import TokenBatch
@@ -17,10 +17,9 @@ from distillab.models.visibility import sample_numbers
 from distillab.objectives.layer_states import LayerStatesTerm
 from distillab.objectives.positions import chosen_positions
 from distillab.objectives.similarity import FEWEST_FOR_CKA, debiased_cka
-from distillab.records import AccessLevel
 
 
-class HiddenStates(LayerStatesTerm):
+class HiddenStates(LayerStatesTerm, config=HiddenStatesConfig):
     """The student's states are drawn to the teacher's at the chosen positions of the mapped layers.
 
         mse     Σ_t ‖P ĥ_s(t) − ĥ_t(t)‖² / E,   ĥ = h / rms(h),   E the teacher's width
@@ -46,10 +45,6 @@ class HiddenStates(LayerStatesTerm):
             projector that there is none of.
     Source: see `objectives/similarity.py` for the losses, `objectives/layer_maps.py` for the layers.
     """
-
-    name: str = "hidden_states"
-    access: AccessLevel = HiddenStatesConfig.access
-    tokens: TokenRequirement = HiddenStatesConfig.tokens
 
     def __init__(self, settings: HiddenStatesConfig, *, student: ModelShape, teacher: ModelShape) -> None:
         super().__init__(settings, student=student, teacher=teacher)

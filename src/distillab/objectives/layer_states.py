@@ -5,6 +5,8 @@ Shape letters: N units (positions, or spans), D and E widths of student and teac
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 from torch import Tensor
 
@@ -13,12 +15,14 @@ from distillab.errors import ConfigError
 from distillab.models.activations import Activations, ActivationSpec
 from distillab.models.batch import TokenBatch
 from distillab.models.structure import ModelShape
+from distillab.objectives.build import TermContext
 from distillab.objectives.layer_maps import layer_pairs
 from distillab.objectives.projector import build_projector, least_squares, pair_weight
 from distillab.objectives.similarity import cosine_distance, mean_squared_error, unit_rms
+from distillab.objectives.term import ActivationTerm
 
 
-class LayerStatesTerm:
+class LayerStatesTerm(ActivationTerm):
     """Base of the terms that draw the student's states to the teacher's, unit by unit, at mapped layers.
 
         mse     Σ_n ‖P ĥ_s(n) − ĥ_t(n)‖² / E,   ĥ = h / rms(h),   E the teacher's width
@@ -55,6 +59,12 @@ class LayerStatesTerm:
                 facts=[f"loss {settings.loss}", f"student width {student.width}", f"teacher width {teacher.width}"],
                 fix="leave projector_learning_rate out, or write projector: linear (not with cka)",
             )
+
+    @classmethod
+    def from_config(cls, settings: HiddenStatesConfig | SpanHiddenStatesConfig, context: TermContext) -> Self:
+        """Build the term for the two models of `context`."""
+        student, teacher = context.require_shapes(settings.kind)
+        return cls(settings, student=student, teacher=teacher)
 
     def states(
         self, pair: tuple[int, int], student: Activations, teacher: Activations, batch: TokenBatch

@@ -6,27 +6,29 @@ of the teacher, S spans of the batch, U those that both sides score, V student v
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 from torch import Tensor
 
-from distillab.config.terms import MergedSpansConfig, TokenRequirement
+from distillab.config.terms import MergedSpansConfig
 from distillab.data.vocabularies import Vocabularies
 from distillab.divergences.by_name import divergence
 from distillab.errors import ConfigError, TeacherError
 from distillab.models.aligned_positions import first_positions, scored_spans, shared_spans
 from distillab.models.batch import TokenBatch
 from distillab.models.scoring import scored_targets
+from distillab.objectives.build import TermContext
 from distillab.objectives.grouped import Grouping, grouped
 from distillab.objectives.sorted_probabilities import sorted_distance
 from distillab.objectives.span_likelihood import SMALLEST, log1mexp
 from distillab.objectives.term import SpanTerm, StudentScores, TeacherScores
 from distillab.objectives.vocabulary_projection import require_aligned
-from distillab.records import AccessLevel
 from distillab.teachers.aligned import actual_logp
 from distillab.teachers.signals import Distribution, TeacherSignal
 
 
-class MergedSpans(SpanTerm):
+class MergedSpans(SpanTerm, config=MergedSpansConfig):
     """D(teacher, student) of the texts that may stand where a span stands.
 
     A span is s_1 … s_a for the student and t_1 … t_b for the teacher. Each side is merged by the chain rule, at the
@@ -71,9 +73,6 @@ class MergedSpans(SpanTerm):
         token alone; sums of one, the outcome "left the path", and matching by text are ours.
     """
 
-    name: str = "merged_spans"
-    access: AccessLevel = MergedSpansConfig.access
-    tokens: TokenRequirement = MergedSpansConfig.tokens
     adds_position_values: bool = True
 
     def __init__(self, settings: MergedSpansConfig, *, vocabularies: Vocabularies) -> None:
@@ -97,6 +96,11 @@ class MergedSpans(SpanTerm):
             )
         share = others[1] / self.teacher_width if all(others) else 0.0
         self.unmatched_weight = share if settings.unmatched_weight is None else settings.unmatched_weight
+
+    @classmethod
+    def from_config(cls, settings: MergedSpansConfig, context: TermContext) -> Self:
+        """Build the term for the two models of `context`."""
+        return cls(settings, vocabularies=context.require_vocabularies(settings.kind))
 
     def count(self, batch: TokenBatch) -> int:
         """Spans that both sides score."""

@@ -5,17 +5,19 @@ Shape letters: N scored positions, V student vocabulary, W teacher vocabulary, K
 
 from __future__ import annotations
 
+from typing import Self
+
 from torch import Tensor
 
-from distillab.config.terms import SampledDivergenceConfig, TokenRequirement
+from distillab.config.terms import SampledDivergenceConfig
 from distillab.divergences.sampled import sampled_cross_entropy
+from distillab.objectives.build import TermContext
 from distillab.objectives.shared_ids import require_fitting
 from distillab.objectives.term import StudentScores, TeacherScores, TokenTerm
-from distillab.records import AccessLevel
 from distillab.teachers.signals import Draws
 
 
-class SampledDivergence(TokenTerm):
+class SampledDivergence(TokenTerm, config=SampledDivergenceConfig):
     """Forward KL at temperature T, estimated at tokens that are drawn from the teacher.
 
         value = 1/K Σ_k [ log p(x_k) − log q(x_k) ],      x_1 … x_K drawn from p
@@ -34,14 +36,15 @@ class SampledDivergence(TokenTerm):
         shared_width: ids 0 … shared_width−1 mean the same on both sides (from the tokenizer contract).
     """
 
-    name: str = "sampled_divergence"
-    access: AccessLevel = SampledDivergenceConfig.access
-    tokens: TokenRequirement = SampledDivergenceConfig.tokens
-
     def __init__(self, settings: SampledDivergenceConfig, *, shared_width: int) -> None:
         self.shared_width = shared_width
         self.samples, self.temperature = settings.samples, settings.temperature
         self.score_request = Draws(settings.samples, shared_width, settings.temperature)
+
+    @classmethod
+    def from_config(cls, settings: SampledDivergenceConfig, context: TermContext) -> Self:
+        """Build the term for the two models of `context`."""
+        return cls(settings, shared_width=context.shared_width)
 
     def per_position(self, student: StudentScores, signal: TeacherScores | None) -> Tensor:
         """(N,) nats; a random variable.

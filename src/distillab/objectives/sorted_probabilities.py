@@ -6,24 +6,24 @@ Shape letters: n student positions, k those with a partner, V student vocabulary
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from distillab.config.terms import SortedProbabilitiesConfig, TokenRequirement
+from distillab.config.terms import SortedProbabilitiesConfig
 from distillab.errors import TeacherError
 from distillab.models.aligned_positions import ordinal_positions, partners
 from distillab.models.batch import TokenBatch
+from distillab.objectives.build import TermContext
 from distillab.objectives.term import StudentScores, TeacherScores, TokenTerm
 from distillab.objectives.vocabulary_projection import require_aligned
-from distillab.records import AccessLevel
 from distillab.teachers.signals import Distribution
 
 
-class SortedProbabilities(TokenTerm):
+class SortedProbabilities(TokenTerm, config=SortedProbabilitiesConfig):
     """Σ_i | sort(q)_i − sort(p)_i | per position, the shorter vocabulary padded with zeros.
 
     The Wasserstein distance between two distributions if every token were as far from every other one: equal for
@@ -37,16 +37,18 @@ class SortedProbabilities(TokenTerm):
         that is shifted: logits that predict the n-th answer token with logits that predict the n-th.
     """
 
-    name: str = "sorted_probabilities"
-    access: AccessLevel = SortedProbabilitiesConfig.access
-    tokens: TokenRequirement = SortedProbabilitiesConfig.tokens
-
     def __init__(self, settings: SortedProbabilitiesConfig, *, student_width: int, teacher_width: int) -> None:
         self.settings = settings
         self.student_width = student_width
         self.teacher_width = teacher_width
         self.score_request = Distribution(teacher_width, settings.temperature)
         self.ordinal = settings.positions == "ordinal"
+
+    @classmethod
+    def from_config(cls, settings: SortedProbabilitiesConfig, context: TermContext) -> Self:
+        """Build the term for the two models of `context`."""
+        both = context.require_vocabularies(settings.kind)
+        return cls(settings, student_width=both.student_width, teacher_width=both.teacher_width)
 
     def count(self, batch: TokenBatch) -> int:
         """Positions that are compared."""

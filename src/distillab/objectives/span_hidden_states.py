@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from distillab.config.terms import Positions, SpanHiddenStatesConfig, TokenRequirement
+from distillab.config.terms import Positions, SpanHiddenStatesConfig
 from distillab.errors import ShapeError
 from distillab.models.activations import Activations
 from distillab.models.aligned_positions import shared_spans
@@ -19,10 +19,9 @@ from distillab.models.batch import TokenBatch
 from distillab.models.structure import ModelShape
 from distillab.objectives.layer_states import LayerStatesTerm
 from distillab.objectives.similarity import unit_rms
-from distillab.records import AccessLevel
 
 
-class SpanHiddenStates(LayerStatesTerm):
+class SpanHiddenStates(LayerStatesTerm, config=SpanHiddenStatesConfig):
     """The student's state of a span is drawn to the teacher's state of the same span, at mapped layers.
 
         h(c) = mean of ĥ(t) over the tokens t of the span c,   or ĥ of its last token;   ĥ = h / rms(h)
@@ -45,9 +44,6 @@ class SpanHiddenStates(LayerStatesTerm):
         compare states of aligned chunks too, at the last byte of each, through a projector that starts at random.
     """
 
-    name: str = "span_hidden_states"
-    access: AccessLevel = SpanHiddenStatesConfig.access
-    tokens: TokenRequirement = SpanHiddenStatesConfig.tokens
     positions: Positions = "all"  # a state stands at its own token, not where that is predicted
 
     def __init__(self, settings: SpanHiddenStatesConfig, *, student: ModelShape, teacher: ModelShape) -> None:

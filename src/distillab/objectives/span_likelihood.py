@@ -7,25 +7,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from distillab.config.terms import SpanLikelihoodConfig, TokenRequirement
+from distillab.config.terms import SpanLikelihoodConfig
 from distillab.errors import ConfigError, TeacherError
 from distillab.models.aligned_positions import scored_spans, shared_spans, span_ends, span_starts
 from distillab.models.batch import TokenBatch
 from distillab.models.chunking import chunks, sub_chunks
 from distillab.models.scoring import scored_targets
+from distillab.objectives.build import TermContext
 from distillab.objectives.term import SpanTerm, StudentScores
-from distillab.records import AccessLevel
 from distillab.teachers.signals import Distribution, TeacherSignal
 
 # How far below certainty the log-likelihood of a span is kept.
 SMALLEST = 1e-6
 
 
-class SpanLikelihood(SpanTerm):
+class SpanLikelihood(SpanTerm, config=SpanLikelihoodConfig):
     """Binary cross-entropy between the likelihoods that both models give to a span, less its smallest value.
 
         P_c = Π p(token | before) over the span's tokens,  Q_c = Π q(token | before)
@@ -51,10 +52,6 @@ class SpanLikelihood(SpanTerm):
         ("merge_by_space_prob").
     """
 
-    name: str = "span_likelihood"
-    access: AccessLevel = SpanLikelihoodConfig.access
-    tokens: TokenRequirement = SpanLikelihoodConfig.tokens
-
     def __init__(self, settings: SpanLikelihoodConfig, *, student_starts: Tensor, teacher_starts: Tensor) -> None:
         for side, starts in (("student", student_starts), ("teacher", teacher_starts)):
             if settings.debias and not bool(starts.any()):
@@ -68,6 +65,12 @@ class SpanLikelihood(SpanTerm):
         self._widths = (student_starts.shape[0], teacher_starts.shape[0])
         self._starts_on_cpu = tuple(starts.nonzero()[:, 0] for starts in (student_starts, teacher_starts))
         self._starts_on: dict[torch.device, tuple[Tensor, ...]] = {}
+
+    @classmethod
+    def from_config(cls, settings: SpanLikelihoodConfig, context: TermContext) -> Self:
+        """Build the term for the two models of `context`."""
+        both = context.require_vocabularies(settings.kind)
+        return cls(settings, student_starts=both.student_starts, teacher_starts=both.teacher_starts)
 
     def count(self, batch: TokenBatch) -> int:
         """Spans that both sides score."""

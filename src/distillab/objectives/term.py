@@ -18,7 +18,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from distillab.config.terms import Positions, TokenRequirement, Weight
+from distillab.config.terms import BaseTermConfig, Positions, TokenRequirement, Weight
 from distillab.errors import TeacherError
 from distillab.models.activations import Activations, ActivationSpec
 from distillab.models.batch import TokenBatch
@@ -48,24 +48,30 @@ class StudentScores:
         return self._logp[key]
 
 
-class _Needs(Protocol):
-    """What every term says of itself."""
+class Term:
+    """Base of all terms.
+
+    A subclass names its settings, `class CrossEntropy(TokenTerm, config=CrossEntropyConfig)`, and builds itself from
+    them: `from_config(settings, context)`. The settings name the class in turn, as `target`.
+    """
 
     name: str
     access: AccessLevel
     tokens: TokenRequirement
+
+    def __init_subclass__(cls, *, config: type[BaseTermConfig] | None = None) -> None:
+        super().__init_subclass__()
+        if config is not None:
+            cls.name, cls.access, cls.tokens = config.model_fields["kind"].default, config.access, config.tokens
 
     def count(self, batch: TokenBatch) -> int:
-        """How many units this microbatch adds to the normaliser; known before the forward pass."""
-        ...
+        """Return how many units this microbatch adds to the normaliser; known before the forward pass."""
+        raise NotImplementedError
 
 
-class TokenTerm:
+class TokenTerm(Term):
     """Base of the terms that give one value for each scored token."""
 
-    name: str
-    access: AccessLevel
-    tokens: TokenRequirement
     score_request: ScoreRequest | None = None  # what it reads of the teacher
     ordinal: bool = False  # whether it reads the teacher's n-th token of an answer at the student's n-th
 
@@ -109,13 +115,12 @@ class SpanTerm(TokenTerm):
         raise TypeError(f"{self.name} is settled over several positions")
 
 
-@runtime_checkable
-class ActivationTerm(_Needs, Protocol):
-    """A term on activations.
+class StateTerm(Term):
+    """Base of the terms that read activations.
 
     Attributes:
         positions: where the teacher's hidden states are read.
-        student_activations, teacher_activations: what is captured of either model.
+        student_activations, teacher_activations: what is recorded of either model.
         projector: learns beside the student, and is no part of it; None where nothing is projected.
         projector_learning_rate: None where it is the student's.
     """
@@ -123,16 +128,19 @@ class ActivationTerm(_Needs, Protocol):
     positions: Positions
     student_activations: ActivationSpec
     teacher_activations: ActivationSpec
-    projector: torch.nn.Module | None
-    projector_learning_rate: float | None
+    projector: torch.nn.Module | None = None
+    projector_learning_rate: float | None = None
+
+
+class ActivationTerm(StateTerm):
+    """Base of the terms that read activations alone."""
 
     def initialise(self, student: Activations, teacher: Activations, batch: TokenBatch) -> None:
-        """Called once before training, on one batch."""
-        ...
+        """Start from one batch; called once, before training. By default nothing is done."""
 
     def total(self, student: Activations, teacher: Activations, batch: TokenBatch) -> Tensor:
-        """The sum over the microbatch's units, in the term's unit."""
-        ...
+        """() the sum over the microbatch's units, in the term's unit."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -150,26 +158,14 @@ class ModelOutputs:
     activations: Activations
 
 
-class HeadTerm:
+class HeadTerm(StateTerm):
     """Base of the terms that apply the heads to states which they make themselves.
 
     `total` is called within the student's forward, in its head's place, where the head's weights are at hand also if
-    they are sharded or moved. The other attributes are those of `ActivationTerm`.
+    they are sharded or moved.
     """
 
-    name: str
-    access: AccessLevel
-    tokens: TokenRequirement
     score_request: ScoreRequest  # a whole distribution: a teacher gives it as hidden states and head
-    positions: Positions
-    student_activations: ActivationSpec
-    teacher_activations: ActivationSpec
-    projector: torch.nn.Module | None
-    projector_learning_rate: float | None
-
-    def count(self, batch: TokenBatch) -> int:
-        """How many units this microbatch adds to the normaliser; known before the forward pass."""
-        raise NotImplementedError
 
     def initialise(self, student: ModelOutputs, teacher: ModelOutputs, batch: TokenBatch) -> None:
         """Called once before training, on one batch."""
@@ -191,9 +187,6 @@ class RemembersSteps(Protocol):
             gather: (n, …) of each process -> those of all processes, one after another; n may differ.
         """
         ...
-
-
-Term = TokenTerm | ActivationTerm | HeadTerm
 
 
 @dataclass(frozen=True)
@@ -224,7 +217,7 @@ class Objective:
     @property
     def activation_terms(self) -> dict[str, ActivationTerm]:
         """The terms that read activations alone, by name."""
-        return {item.name: item.term for item in self.terms if not isinstance(item.term, TokenTerm | HeadTerm)}
+        return {item.name: item.term for item in self.terms if isinstance(item.term, ActivationTerm)}
 
     @property
     def head_terms(self) -> dict[str, HeadTerm]:
@@ -232,9 +225,9 @@ class Objective:
         return {item.name: item.term for item in self.terms if isinstance(item.term, HeadTerm)}
 
     @property
-    def state_terms(self) -> dict[str, ActivationTerm | HeadTerm]:
-        """The terms that read activations, of either kind, by name: those that may have a projector."""
-        return {**self.activation_terms, **self.head_terms}
+    def state_terms(self) -> dict[str, StateTerm]:
+        """The terms that read activations, by name: those that may have a projector."""
+        return {item.name: item.term for item in self.terms if isinstance(item.term, StateTerm)}
 
     @property
     def remembering_terms(self) -> list[RemembersSteps]:

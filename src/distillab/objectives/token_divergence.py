@@ -5,17 +5,19 @@ Shape letters: N scored positions, V student vocabulary, W teacher vocabulary.
 
 from __future__ import annotations
 
+from typing import Self
+
 from torch import Tensor
 
-from distillab.config.terms import TokenDivergenceConfig, TokenRequirement, TopKDivergenceConfig
+from distillab.config.terms import TokenDivergenceConfig, TopKDivergenceConfig
 from distillab.divergences.by_name import divergence
+from distillab.objectives.build import TermContext
 from distillab.objectives.shared_ids import require_fitting
 from distillab.objectives.term import StudentScores, TeacherScores, TokenTerm
-from distillab.records import AccessLevel
 from distillab.teachers.signals import Distribution, NextTokens, ScoreRequest
 
 
-class TokenDivergence(TokenTerm):
+class TokenDivergence(TokenTerm, config=TokenDivergenceConfig):
     """D(teacher, student) of the next-token distributions at temperature T.
 
     Both sides' logits are cut to the shared ids before the softmax, so that unused rows of a padded
@@ -27,15 +29,16 @@ class TokenDivergence(TokenTerm):
         shared_width: ids 0 … shared_width−1 mean the same on both sides (from the tokenizer contract).
     """
 
-    name: str = "token_divergence"
-    access: AccessLevel = TokenDivergenceConfig.access
-    tokens: TokenRequirement = TokenDivergenceConfig.tokens
-
     def __init__(self, settings: TokenDivergenceConfig | TopKDivergenceConfig, *, shared_width: int) -> None:
         self.settings = settings
         self.shared_width = shared_width
         self._divergence = divergence(settings.divergence, settings.parameters)
         self.score_request: ScoreRequest = Distribution(shared_width, settings.temperature)
+
+    @classmethod
+    def from_config(cls, settings: TokenDivergenceConfig | TopKDivergenceConfig, context: TermContext) -> Self:
+        """Build the term for the two models of `context`."""
+        return cls(settings, shared_width=context.shared_width)
 
     def per_position(self, student: StudentScores, signal: TeacherScores | None) -> Tensor:
         """(N,) nats (times T² where the settings say so).

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from distillab.config.terms import TokenRequirement, TopKDivergenceConfig
+from distillab.config.terms import TopKDivergenceConfig
 from distillab.divergences.truncated import drop_tail, renormalised, with_tail_cell
 from distillab.errors import ConfigError
 from distillab.objectives.term import StudentScores
 from distillab.objectives.token_divergence import TokenDivergence
-from distillab.records import AccessLevel
 from distillab.teachers.signals import NextTokens, Top, scaled_logits
 
 
-class TopKDivergence(TokenDivergence):
+class TopKDivergence(TokenDivergence, config=TopKDivergenceConfig):
     """D(teacher, student) over the teacher's k most likely tokens of each position, and what is done about the rest.
 
     Both sides are cut to the shared ids and divided by the temperature before the softmax, as in `TokenDivergence`;
@@ -30,10 +29,6 @@ class TopKDivergence(TokenDivergence):
         ConfigError: k is larger than the number of shared ids, or the policy is `drop_tail` and the divergence not
             forward KL.
     """
-
-    name: str = "top_k_divergence"
-    access: AccessLevel = TopKDivergenceConfig.access
-    tokens: TokenRequirement = TopKDivergenceConfig.tokens
 
     def __init__(self, settings: TopKDivergenceConfig, *, shared_width: int) -> None:
         if settings.k > shared_width:

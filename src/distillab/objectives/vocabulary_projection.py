@@ -6,20 +6,21 @@ Shape letters: n student positions, k those with a partner, V student vocabulary
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from distillab.config.terms import TokenRequirement, VocabularyProjectionConfig
+from distillab.config.terms import VocabularyProjectionConfig
 from distillab.data.token_groups import SpelledTokens, TokenGroups
 from distillab.data.vocabularies import Vocabularies
 from distillab.divergences.by_name import divergence
 from distillab.errors import TeacherError
 from distillab.models.aligned_positions import partners
 from distillab.models.batch import TokenBatch
+from distillab.objectives.build import TermContext
 from distillab.objectives.grouped import Grouping, grouped
 from distillab.objectives.term import StudentScores, TeacherScores, TokenTerm
-from distillab.records import AccessLevel
 from distillab.teachers.aligned import AlignedTokens
 from distillab.teachers.signals import Distribution
 
@@ -27,7 +28,7 @@ from distillab.teachers.signals import Distribution
 _ROUNDING = 2.0**-24
 
 
-class VocabularyProjection(TokenTerm):
+class VocabularyProjection(TokenTerm, config=VocabularyProjectionConfig):
     """D(teacher, student) over groups of tokens, at the positions from which both predict the same text.
 
     Only there do the two distributions speak of the same thing: what either model has read ends at the same byte.
@@ -77,10 +78,6 @@ class VocabularyProjection(TokenTerm):
         is pushed down at every position.
     """
 
-    name: str = "vocabulary_projection"
-    access: AccessLevel = VocabularyProjectionConfig.access
-    tokens: TokenRequirement = VocabularyProjectionConfig.tokens
-
     def __init__(self, settings: VocabularyProjectionConfig, *, vocabularies: Vocabularies) -> None:
         if settings.form == "projected" and vocabularies.by_beginning is None:
             raise TeacherError(
@@ -95,6 +92,11 @@ class VocabularyProjection(TokenTerm):
         self._on_cpu = groups or vocabularies.by_common
         self._on: dict[torch.device, _Groups] = {}
         self._divergence = divergence(settings.divergence, settings.parameters)
+
+    @classmethod
+    def from_config(cls, settings: VocabularyProjectionConfig, context: TermContext) -> Self:
+        """Build the term for the two models of `context`."""
+        return cls(settings, vocabularies=context.require_vocabularies(settings.kind))
 
     def count(self, batch: TokenBatch) -> int:
         """Scored positions; without `rest`, those that have a partner."""

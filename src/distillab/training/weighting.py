@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 from distillab.config.terms import LinearWeight, is_balanced
 from distillab.errors import ConfigError
 from distillab.models.structure import bare_model, decoder_blocks, model_shape
-from distillab.objectives.term import HeadTerm, Objective, Term, TokenTerm
+from distillab.objectives.term import ActivationTerm, Objective, Term
 
 DEFAULT_EVERY = 50
 
@@ -116,7 +116,7 @@ def shared_parameters(objective: Objective, model: torch.nn.Module) -> list[torc
 
 def _reach(term: Term, blocks: int) -> int:
     """The highest block that the term's gradient enters; 0 is the embeddings."""
-    if isinstance(term, TokenTerm | HeadTerm):
+    if not isinstance(term, ActivationTerm):
         return blocks
     needed = term.student_activations
     return max(needed.hidden | needed.projections | needed.maps)
