@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import get_args
 
 from distillab.config.methods import METHODS, Method
-from distillab.pairing.admission import equals_with_same_tokens, outdone_by, standing
+from distillab.pairing.admission import equals_with_same_tokens, shared_vocabulary_method, standing
 from distillab.records import Verdict
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "methods" / "README.md"
@@ -37,7 +37,7 @@ def _cell(verdict: Verdict, method: Method) -> str:
     if found != "outdone":
         return found
     equals = verdict != "extended" and equals_with_same_tokens(method)
-    return f"valid, {'equals' if equals else 'but prefer'} `{outdone_by(method)}`"
+    return f"valid, {'equals' if equals else 'but prefer'} `{shared_vocabulary_method(method)}`"
 
 
 def main(arguments: list[str]) -> int:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
-from distillab.hidden import redacted
+from distillab.redaction import redacted
 
 
 class DistillabError(Exception):

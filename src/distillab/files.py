@@ -82,7 +82,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     temporary = temporary_name(path)
     try:
-        with storing(path):
+        with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             sync(temporary)
@@ -105,7 +105,7 @@ def place_new(path: Path, content: bytes) -> bool:
     """
     temporary = temporary_name(path)
     try:
-        with storing(path):
+        with disk_errors(path):
             with create_new(temporary) as descriptor:
                 write_all(descriptor, content)
             try:
@@ -140,7 +140,7 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     temporary = temporary_name(path)
     old = temporary_name(path)
     try:
-        with storing(path):
+        with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary.mkdir()
             yield temporary
@@ -172,7 +172,7 @@ def append(path: Path, content: bytes) -> None:
         StorageError: the disk is full.
     """
     new = not path.exists()
-    with storing(path):
+    with disk_errors(path):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _NO_LINK, 0o666)
         try:
             size = os.fstat(descriptor).st_size
@@ -271,7 +271,7 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def storing(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Iterator[None]:
     """Turn every way in which a system reports that there is no room into one error.
 
     Raises:
@@ -280,12 +280,12 @@ def storing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        if not is_full(error):
+        if not is_disk_full(error):
             raise
-        raise full(error, where=str(path)) from error
+        raise disk_full_error(error, where=str(path)) from error
 
 
-def is_full(error: BaseException) -> bool:
+def is_disk_full(error: BaseException) -> bool:
     """Whether an error says that there is no room; safetensors, tokenizers and torch say it in their text alone."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in _FULL
@@ -293,7 +293,7 @@ def is_full(error: BaseException) -> bool:
     return int(number[1]) in _FULL if number else _TORCH_STOPPED.search(str(error)) is not None
 
 
-def full(error: BaseException, *, where: str | None) -> StorageError:
+def disk_full_error(error: BaseException, *, where: str | None) -> StorageError:
     """What to raise for an error of which `is_full` is true."""
     return StorageError(
         "The disk has no room for more, or this user may not use more of it.",

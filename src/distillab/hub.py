@@ -12,7 +12,7 @@ from urllib.error import HTTPError
 from huggingface_hub import constants
 from huggingface_hub.file_download import repo_folder_name
 
-from distillab.terminal import say
+from distillab.terminal import echo
 
 _LONGEST_WAIT_S = 10.0
 
@@ -23,7 +23,7 @@ def reach_hub() -> None:
     They would try again for 20 seconds a file, and say nothing.
     """
     if not constants.HF_HUB_OFFLINE and not _answers(constants.ENDPOINT):
-        say(f"note: {constants.ENDPOINT} does not answer; only what was fetched before is used", error=True)
+        echo(f"note: {constants.ENDPOINT} does not answer; only what was fetched before is used", error=True)
         os.environ["HF_HUB_OFFLINE"] = "1"  # for what is imported or started later
         constants.HF_HUB_OFFLINE = True
         datasets = sys.modules.get("datasets.config")

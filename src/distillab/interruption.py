@@ -46,7 +46,7 @@ class _State:
 
 
 @contextmanager
-def handled(*, quiet: bool = False) -> Iterator[None]:
+def handle_signals(*, quiet: bool = False) -> Iterator[None]:
     """Handle SIGTERM and SIGINT as this module says, and leave everything as it was.
 
     Does nothing outside the main thread, where Python allows no handlers. A signal that the caller's process ignores
@@ -73,7 +73,7 @@ def handled(*, quiet: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def finishing() -> Iterator[None]:
+def defer_interrupt() -> Iterator[None]:
     """Work that asks `requested` at its next good point; until it has, a first signal is only noted.
 
     Raises:
@@ -89,7 +89,7 @@ def finishing() -> Iterator[None]:
 
 
 @contextmanager
-def at_once() -> Iterator[None]:
+def allow_interrupt() -> Iterator[None]:
     """A part of `finishing` work that a signal may end anywhere.
 
     Raises:
@@ -104,7 +104,7 @@ def at_once() -> Iterator[None]:
         _State.depth = depth
 
 
-def requested() -> int | None:
+def interrupt_requested() -> int | None:
     """The signal that asks this process to end; None: none has come."""
     return _State.received
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from distillab.errors import ConfigError, DistillabError
-from distillab.files import full, is_full
+from distillab.files import disk_full_error, is_disk_full
 
 _LONGEST_FACT = 300
 
@@ -33,8 +33,8 @@ def library_errors(error: type[DistillabError], rule: str, *, where: str, fix: s
     except DistillabError:
         raise
     except Exception as problem:  # the libraries' border: they raise nothing narrower, see the module's docstring
-        if is_full(problem):
-            raise full(problem, where=where) from problem
+        if is_disk_full(problem):
+            raise disk_full_error(problem, where=where) from problem
         if "trust_remote_code" in str(problem):
             raise _needs_code(where) from problem
         raise error(rule, where=where, facts=[first_line(problem)], fix=fix) from problem

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from distillab.errors import ConfigError, DistillabError
-from distillab.hidden import has_password, revealed
+from distillab.redaction import has_password, revealed
 
 _HUB_URL = re.compile(r"(?:https?://(?:www\.)?(?:huggingface\.co|hf\.co)/|hf://)(?:models/)?([\w.-]+/[\w.-]+)(/.*)?")
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")

@@ -21,7 +21,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from distillab.hidden import redacted
+from distillab.redaction import redacted
 
 if TYPE_CHECKING:
     from datasets import Dataset

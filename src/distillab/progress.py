@@ -11,8 +11,8 @@ from typing import Self, TypeVar
 
 from tqdm import tqdm
 
-from distillab.hidden import redacted
-from distillab.terminal import say, visible
+from distillab.redaction import redacted
+from distillab.terminal import echo, visible
 
 _T = TypeVar("_T")
 _QUIET_S = 2.0
@@ -76,7 +76,7 @@ class Progress:
         rate = (self.done - self._first) / max(now - self._start, 1e-9)
         left = (self.total - self.done) / rate if rate else 0.0
         text = f"{self.label}: {self.done}/{self.total} {self.unit}, {rate:.3g} {self.unit}/s, {left:.0f} s left"
-        say(text + (f", {note}" if note else ""), error=True)
+        echo(text + (f", {note}" if note else ""), error=True)
         self._last, self._shown = now, True
 
     def __exit__(
@@ -86,7 +86,7 @@ class Progress:
             self._bar.close()
         elif self._shown and error is None:
             took = time.monotonic() - self._start
-            say(f"{self.label}: {self.done} {self.unit} in {took:.1f} s", error=True)
+            echo(f"{self.label}: {self.done} {self.unit} in {took:.1f} s", error=True)
 
 
 def track(items: Iterable[_T], label: str, *, total: int, unit: str) -> Iterator[_T]:

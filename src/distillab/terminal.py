@@ -9,7 +9,7 @@ import sys
 import unicodedata
 from typing import TYPE_CHECKING, Any, TextIO
 
-from distillab.hidden import redacted
+from distillab.redaction import redacted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,7 +41,7 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
-def say(text: str, *, error: bool = False) -> None:
+def echo(text: str, *, error: bool = False) -> None:
     """Print a text as a line on standard output, or on standard error."""
     print(visible(redacted(text)), file=sys.stderr if error else sys.stdout, flush=error)
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from distillab.cli.check import check_command
 from distillab.errors import ConfigError, DataError
-from distillab.records import PairJudgement
+from distillab.records import PairCheck
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_json_and_nothing_else(app: typer.Typer, materials: Path) -> None:
     tokenizers = materials / "tokenizers"
     result = run(app, tokenizers / "tok512", tokenizers / "tok105", "--json")
     assert result.exit_code == 0
-    judged = PairJudgement.model_validate_json(result.stdout)
+    judged = PairCheck.model_validate_json(result.stdout)
     assert judged.contract.verdict == "different"
     assert json.loads(result.stdout)["schema_version"] == 1
 

@@ -14,7 +14,7 @@ import pytest
 import distillab
 from distillab.cli.console import show_study
 from distillab.progress import Progress
-from distillab.terminal import plain_console, say
+from distillab.terminal import echo, plain_console
 from tests.cli.conftest import Run
 from tests.report.fixture import study
 
@@ -34,7 +34,7 @@ def test_there_is_one_way_to_the_terminal() -> None:
 
 
 def test_codes_are_shown_as_signs(capsys: pytest.CaptureFixture[str]) -> None:
-    say(f"title {CODES}")
+    echo(f"title {CODES}")
     plain_console().print(f"title {CODES}", style="bold")
     with Progress(f"run {CODES}", total=1, unit="rows") as progress:
         progress._line(0.0, f"note {CODES}")

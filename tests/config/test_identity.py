@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from distillab.config import RunRecipe, StudyRecipe, load_recipe
-from distillab.config.identity import deciding
+from distillab.config.identity import identity_settings
 from distillab.errors import ConfigError
 
 RUN: dict[str, Any] = {"student": {"path": "s"}, "data": {"train": {"path": "d/rows.jsonl"}}}
@@ -30,7 +30,7 @@ STUDY: dict[str, Any] = RUN | {"teacher": {"path": "t"}}
     ids=str,
 )
 def test_a_setting_that_moves_no_figure_is_not_compared(change: dict[str, Any]) -> None:
-    assert deciding(StudyRecipe(**STUDY | change)) == deciding(StudyRecipe(**STUDY))
+    assert identity_settings(StudyRecipe(**STUDY | change)) == identity_settings(StudyRecipe(**STUDY))
 
 
 @pytest.mark.parametrize(
@@ -48,12 +48,12 @@ def test_a_setting_that_moves_no_figure_is_not_compared(change: dict[str, Any]) 
     ids=str,
 )
 def test_every_other_setting_is_compared(change: dict[str, Any]) -> None:
-    assert deciding(StudyRecipe(**STUDY | change)) != deciding(StudyRecipe(**STUDY))
+    assert identity_settings(StudyRecipe(**STUDY | change)) != identity_settings(StudyRecipe(**STUDY))
 
 
 def test_how_a_cache_is_built_is_nothing_to_a_run() -> None:
-    assert deciding(RunRecipe(**RUN, cache={"seed": 3}, output="x")) == deciding(RunRecipe(**RUN))
-    assert deciding(RunRecipe(**RUN, seed=3)) != deciding(RunRecipe(**RUN))
+    assert identity_settings(RunRecipe(**RUN, cache={"seed": 3}, output="x")) == identity_settings(RunRecipe(**RUN))
+    assert identity_settings(RunRecipe(**RUN, seed=3)) != identity_settings(RunRecipe(**RUN))
 
 
 @pytest.mark.parametrize("key", ["output", "student.path", "student.tokenizer", "teacher.path", "teacher.cache"])

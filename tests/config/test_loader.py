@@ -197,4 +197,4 @@ def test_a_cache_alone_is_a_teacher(recipe: Path) -> None:
     recipe.write_text(RUN + "teacher: {cache: s3://bucket/name}\nmethod: logits\n", encoding="utf-8")
     teacher = load_recipe(RunRecipe, recipe).teacher
     assert teacher is not None
-    assert (teacher.path, teacher.place) == (None, "s3://bucket/name")
+    assert (teacher.path, teacher.source) == (None, "s3://bucket/name")

@@ -9,11 +9,11 @@ import pytest
 
 from distillab.cache.sources import open_source
 from distillab.config import RunRecipe, StudyRecipe, load_recipe
-from distillab.config.identity import deciding
+from distillab.config.identity import identity_settings
 from distillab.config.loader import build_recipe
 from distillab.errors import ConfigError, DataError
-from distillab.hidden import redacted
 from distillab.paths import is_local, local_path
+from distillab.redaction import redacted
 
 VALUE = "canary-7f3a91c2"
 RUN = {"student": {"path": "s"}, "data": {"train": {"path": "d"}}}
@@ -33,7 +33,7 @@ def test_a_record_keeps_the_text_before_expansion() -> None:
         "data": {"train": {"path": "${MY_HUB_TOKEN:-none}/rows"}},
     }
     recipe = build_recipe(StudyRecipe, values, ["data.held_out.path=${MY_HUB_TOKEN}/h"], where="here")
-    assert VALUE not in recipe.model_dump_json() + repr(recipe) + str(deciding(recipe))
+    assert VALUE not in recipe.model_dump_json() + repr(recipe) + str(identity_settings(recipe))
     assert recipe.student.path == "models/${MY_HUB_TOKEN}/s"
     assert local_path(recipe.student.path) == Path(f"models/{VALUE}/s")
     assert local_path(recipe.data.train.path) == Path(f"{VALUE}/rows")

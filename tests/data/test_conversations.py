@@ -132,5 +132,5 @@ def test_several_answers_of_one_row_are_an_example_each(answer):
     columns = ColumnsConfig(prompt="q", answer="a.text" if isinstance(answer, dict) else "a", context="c")
     found = read({"q": "Which?", "a": answer, "c": "x and y"}, columns=columns).examples
     assert [(one.prompt, one.answer) for one in found] == [("Which?\n\nx and y", "x"), ("Which?\n\nx and y", "y")]
-    assert len({one.asked for one in found}) == 1
+    assert len({one.prompt_hash for one in found}) == 1
     assert len({one.key for one in found}) == 2

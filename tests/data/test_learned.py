@@ -159,7 +159,9 @@ def test_an_answer_that_goes_on_from_an_opened_thought_is_learned(tmp_path: Path
 def test_a_teacher_is_asked_as_its_template_asks_and_scored_as_it_writes(tmp_path: Path) -> None:
     folder = tmp_path / "teacher"
     _reader(folder, CUT, ASK_THINKING)
-    teacher = load_reader(str(folder), revision=None, template="auto", kind="pair", max_tokens=160, goes_on=False)
+    teacher = load_reader(
+        str(folder), revision=None, template="auto", kind="pair", max_tokens=160, requires_generation_prompt=False
+    )
     prompt = "<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n"
     asked = teacher.encoder.encode_prompt(_pair(f"{THOUGHT}4."))
     assert teacher.tokenizer.decode(asked) == f"{prompt}<think>\n"

@@ -15,7 +15,7 @@ from distillab.data.examples import Example, pair_example, text_example
 from distillab.data.reading import Reader, load_reader
 from distillab.data.sources import read_rows
 from distillab.doctor.pair.subject import PairSubject
-from distillab.pairing.contract import judge
+from distillab.pairing.contract import compare_tokenizers
 from distillab.records import Finding
 
 TEACHER, STUDENT, UNLIKE = "stories260K-tok512", "llama2xs-tok512", "smallmistral-stories"
@@ -61,7 +61,7 @@ def reader_of(folder: Path, *, kind: str = "text", template: str = "auto") -> Re
 
 
 def contract_between(teacher: Reader, student: Reader, *, widths: tuple[int | None, int | None] = (None, None)):
-    return judge(teacher.loaded, student.loaded, teacher_width=widths[0], student_width=widths[1])
+    return compare_tokenizers(teacher.loaded, student.loaded, teacher_width=widths[0], student_width=widths[1])
 
 
 _contract = cache(contract_between)

@@ -15,17 +15,19 @@ from distillab.config.terms import (
     VocabularyProjectionConfig,
 )
 from distillab.errors import TokenizerMismatch
-from distillab.pairing.admission import admit, equals_with_same_tokens, judgement, require_admitted
-from distillab.pairing.contract import judge
+from distillab.pairing.admission import admit, equals_with_same_tokens, pair_check, require_admitted
+from distillab.pairing.contract import compare_tokenizers
 from distillab.pairing.known import teachers_with_tokenizer
-from distillab.records import PairJudgement, TokenizerContract
+from distillab.records import PairCheck, TokenizerContract
 
 VERDICTS = ("identical", "padded", "extended", "different")
 
 
 @pytest.fixture(scope="session")
 def investigated(real) -> TokenizerContract:
-    return judge(real("mistral-7b-v0.1"), real("tinyllama-1.1b"), teacher_width=32_000, student_width=32_000)
+    return compare_tokenizers(
+        real("mistral-7b-v0.1"), real("tinyllama-1.1b"), teacher_width=32_000, student_width=32_000
+    )
 
 
 @pytest.mark.parametrize("verdict", VERDICTS)
@@ -126,21 +128,21 @@ def test_demonstration_passes(investigated: TokenizerContract) -> None:
 
 
 def test_judgement(investigated: TokenizerContract, real) -> None:
-    judged = judgement(investigated)
+    judged = pair_check(investigated)
     assert [method.method for method in judged.methods] == list(METHODS)
     assert len(judged.ways_out) == 3
-    assert PairJudgement.model_validate_json(judged.model_dump_json()) == judged
-    same = judge(real("tok512"), real("tok512"), teacher_width=None, student_width=None)
-    assert judgement(same).ways_out == ()
-    assert judgement(same).recommended.method == "logits"
-    assert all(method.admitted for method in judgement(same).methods)
+    assert PairCheck.model_validate_json(judged.model_dump_json()) == judged
+    same = compare_tokenizers(real("tok512"), real("tok512"), teacher_width=None, student_width=None)
+    assert pair_check(same).ways_out == ()
+    assert pair_check(same).recommended.method == "logits"
+    assert all(method.admitted for method in pair_check(same).methods)
 
 
 def test_way_out_for_a_tokenizer_that_nobody_knows(toy, wrap, merges) -> None:
-    contract = judge(
+    contract = compare_tokenizers(
         wrap(toy(merges), name="one"), wrap(toy(merges[::-1]), name="two"), teacher_width=None, student_width=None
     )
-    (first, *_) = judgement(contract).ways_out
+    (first, *_) = pair_check(contract).ways_out
     assert "larger models of two's own family" in first
     assert "meta-llama" not in first
 
@@ -154,5 +156,5 @@ def test_way_out_for_a_tokenizer_that_nobody_knows(toy, wrap, merges) -> None:
     ],
 )
 def test_known_fingerprints_are_those_of_the_real_tokenizers(real, name: str, teacher: str) -> None:
-    contract = judge(real(name), real(name), teacher_width=None, student_width=None)
+    contract = compare_tokenizers(real(name), real(name), teacher_width=None, student_width=None)
     assert teacher in teachers_with_tokenizer(contract.student.fingerprint)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tokenizers import AddedToken, processors
 
-from distillab.pairing.contract import judge
+from distillab.pairing.contract import compare_tokenizers
 from distillab.pairing.loading import LoadedTokenizer, load_tokenizer, logits_width
 from distillab.records import TokenizerContract
 
@@ -18,7 +18,9 @@ Load = Callable[[str], LoadedTokenizer]
 
 
 def contract(teacher: LoadedTokenizer, student: LoadedTokenizer, /, **widths: int | None) -> TokenizerContract:
-    return judge(teacher, student, teacher_width=widths.get("teacher"), student_width=widths.get("student"))
+    return compare_tokenizers(
+        teacher, student, teacher_width=widths.get("teacher"), student_width=widths.get("student")
+    )
 
 
 # ---------------------------------------------------------------- the investigation
@@ -314,8 +316,8 @@ def test_chat_templates(toy, wrap, merges) -> None:
 )
 def test_swapping_the_sides_swaps_the_evidence(real: Load, one: str, two: str) -> None:
     texts = ["The quick brown fox.\nIt jumps over 12 dogs!", " café  日本", ""]
-    there = judge(real(one), real(two), teacher_width=600, student_width=None, texts=texts, source="x")
-    back = judge(real(two), real(one), teacher_width=None, student_width=600, texts=texts, source="x")
+    there = compare_tokenizers(real(one), real(two), teacher_width=600, student_width=None, texts=texts, source="x")
+    back = compare_tokenizers(real(two), real(one), teacher_width=None, student_width=600, texts=texts, source="x")
     for name in ("verdict", "equal_ids", "equal_strings", "equal_bytes", "shared_width"):
         assert getattr(there, name) == getattr(back, name)
     assert (there.teacher, there.student) == (back.student, back.teacher)
@@ -334,7 +336,9 @@ def test_swapping_the_sides_swaps_the_evidence(real: Load, one: str, two: str) -
 
 def test_first_sentence_of_the_data(real: Load) -> None:
     texts = ["", "  One day there was a dog. It ran.", "x"]
-    result = judge(real("tok512"), real("tok512"), teacher_width=None, student_width=None, texts=texts, source="x")
+    result = compare_tokenizers(
+        real("tok512"), real("tok512"), teacher_width=None, student_width=None, texts=texts, source="x"
+    )
     assert result.example.text == "One day there was a dog."
     assert result.data is not None
     assert result.data.rows == 2

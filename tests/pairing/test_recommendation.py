@@ -15,11 +15,11 @@ from tokenizers import Tokenizer
 
 from distillab.config.methods import METHODS
 from distillab.pairing import recommendation
-from distillab.pairing.admission import admit, judgement
-from distillab.pairing.contract import judge
+from distillab.pairing.admission import admit, pair_check
+from distillab.pairing.contract import compare_tokenizers
 from distillab.pairing.loading import LoadedTokenizer
-from distillab.pairing.recommendation import ORDER_ACROSS_TOKENIZERS, made_for_two, recommend
-from distillab.records import DataOverlap, SideBySide, TokenizerContract, TokenizerSide
+from distillab.pairing.recommendation import ORDER_ACROSS_TOKENIZERS, cross_tokenizer_methods, recommend
+from distillab.records import DataOverlap, SideBySide, TokenizerContract, TokenizerInfo
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -46,7 +46,7 @@ def contract(
         teacher_tokens_known=known,
         equal_ids_by_position=0.0,
     )
-    side = TokenizerSide(
+    side = TokenizerInfo(
         name="one", family="BPE", tokens=1000, logits_width=None, roles={}, fingerprint="f", chat_template_sha256=None
     )
     return TokenizerContract(
@@ -111,9 +111,9 @@ def test_every_method_that_was_passed_over_is_named_once_with_its_figure() -> No
 
 
 def test_ways_out_name_what_fits() -> None:
-    assert made_for_two(contract(known=0.2))[0] == "span_hidden_states"
-    assert "merged_spans" not in made_for_two(contract(known=0.2))
-    assert judgement(contract(known=0.9, lost=100)).ways_out[2].startswith("path C: none here: ")
+    assert cross_tokenizer_methods(contract(known=0.2))[0] == "span_hidden_states"
+    assert "merged_spans" not in cross_tokenizer_methods(contract(known=0.2))
+    assert pair_check(contract(known=0.9, lost=100)).ways_out[2].startswith("path C: none here: ")
 
 
 SHARE = st.floats(0, 1)
@@ -135,7 +135,7 @@ def test_what_is_recommended_is_valid_and_never_worse_than_fine_tuning(
     assert admit(pair, name, METHODS[name]).admitted
     if verdict == "different":
         assert ORDER_ACROSS_TOKENIZERS.index(name) <= ORDER_ACROSS_TOKENIZERS.index("sft")
-        fitting = made_for_two(pair)
+        fitting = cross_tokenizer_methods(pair)
         assert (fitting[0] if fitting else "seqkd") == name
 
 
@@ -150,10 +150,12 @@ def test_rare_words_of_a_large_vocabulary_count_as_little_as_they_are_used(
     for token in model["added_tokens"]:
         token["id"] = model["model"]["vocab"][token["content"]]
     teacher = wrap(Tokenizer.from_str(json.dumps(model)), "large", eos="<|endoftext|>", bos=None, unk=None)
-    found = judge(teacher, real("gpt2"), teacher_width=None, student_width=None)
+    found = compare_tokenizers(teacher, real("gpt2"), teacher_width=None, student_width=None)
     assert found.verdict == "different" and found.equal_bytes / found.teacher.tokens < 0.21
     assert recommend(found).method == "vocabulary_projection"
     assert recommend(found).because[0].startswith("100.0% of the teacher's tokens in the sample that ships with")
     # what the user gives is measured in its place
-    given = judge(teacher, real("gpt2"), teacher_width=None, student_width=None, texts=["Yes."], source="mine")
+    given = compare_tokenizers(
+        teacher, real("gpt2"), teacher_width=None, student_width=None, texts=["Yes."], source="mine"
+    )
     assert given.data.source == "mine" and given.data.rows == 1

@@ -25,7 +25,7 @@ from distillab.records import (
     SpanCounts,
     StudyResults,
     TokenizerContract,
-    TokenizerSide,
+    TokenizerInfo,
 )
 
 LOG_V = math.log(512)
@@ -132,9 +132,9 @@ def arm(
     )
 
 
-def side(name: str, family: str, tokens: int, fingerprint: str) -> TokenizerSide:
+def side(name: str, family: str, tokens: int, fingerprint: str) -> TokenizerInfo:
     """One tokenizer."""
-    return TokenizerSide(
+    return TokenizerInfo(
         name=name,
         family=family,
         tokens=tokens,

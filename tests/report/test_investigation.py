@@ -18,7 +18,7 @@ from distillab.records import (
     Finding,
     Investigation,
     MethodAdmission,
-    PairJudgement,
+    PairCheck,
     Recommendation,
     StudyResults,
     TokenizerContract,
@@ -45,8 +45,8 @@ def finding(id_: str, severity: str, **changes: object) -> Finding:
     return Finding.model_validate(values | changes)
 
 
-def pairing(contract: TokenizerContract, *, ways: tuple[str, ...] = WAYS) -> PairJudgement:
-    return PairJudgement(
+def pairing(contract: TokenizerContract, *, ways: tuple[str, ...] = WAYS) -> PairCheck:
+    return PairCheck(
         contract=contract,
         methods=(
             MethodAdmission(method="sft", access="none", admitted=True, reason="because of sft"),

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from distillab.config import RunRecipe, load_recipe
 from distillab.errors import StorageError
 from distillab.files import require_space
-from distillab.interruption import Interrupted, finishing, handled, requested
+from distillab.interruption import Interrupted, defer_interrupt, handle_signals, interrupt_requested
 from distillab.runs.run import execute
 from tests.processes import LIMIT_S, ended, start_distillab, start_python, steps_done, wait_for
 
@@ -179,7 +179,7 @@ def test_two_processes_of_one_run_stop_after_the_same_step_and_go_on(
 def test_handlers_are_the_command_lines_alone_and_leave_nothing_behind() -> None:
     before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
     assert before[0] is signal.default_int_handler or before[0] is signal.SIG_IGN  # importing installs none
-    with handled():
+    with handle_signals():
         assert signal.getsignal(signal.SIGTERM) is not before[1]
         with pytest.raises(Interrupted) as stop:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -187,18 +187,20 @@ def test_handlers_are_the_command_lines_alone_and_leave_nothing_behind() -> None
         heard = []
 
         def work() -> None:
-            with finishing():
+            with defer_interrupt():
                 os.kill(os.getpid(), signal.SIGTERM)
                 os.kill(os.getpid(), signal.SIGTERM)  # torchrun and the cluster may both send one
-                heard.append(requested())
+                heard.append(interrupt_requested())
 
         with pytest.raises(Interrupted):
             work()
         assert heard == [signal.SIGTERM]
-    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == before and requested() is None
+    assert [
+        signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)
+    ] == before and interrupt_requested() is None
 
     def elsewhere() -> None:
-        with handled():
+        with handle_signals():
             seen.append(signal.getsignal(signal.SIGTERM))
 
     seen: list[object] = []
@@ -212,8 +214,8 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
     """As under nohup."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with handled():
+        with handle_signals():
             os.kill(os.getpid(), signal.SIGINT)
-            assert requested() is None
+            assert interrupt_requested() is None
     finally:
         signal.signal(signal.SIGINT, before)

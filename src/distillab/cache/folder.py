@@ -15,7 +15,7 @@ from distillab.cache.layout import FORMAT_VERSION
 from distillab.cache.names import IDENTITY, JOURNALS, MANIFEST, SHARDS, require_own
 from distillab.cache.sources import LocalSource, Source
 from distillab.errors import CacheCorrupt, CacheError, CacheMismatch, ConfigError
-from distillab.files import place_new, remove_leftovers, storing
+from distillab.files import disk_errors, place_new, remove_leftovers
 
 
 def shards_of(identity: CacheIdentity) -> int:
@@ -82,7 +82,7 @@ def claim(folder: Path, identity: CacheIdentity) -> None:
             facts=[_too_many_shards(identity)],
             fix="set cache.rows_per_shard higher",
         )
-    with storing(folder):
+    with disk_errors(folder):
         for name in (SHARDS, JOURNALS):
             require_own(folder, name).mkdir(parents=True, exist_ok=True)
     path = folder / IDENTITY

@@ -19,8 +19,8 @@ import fsspec
 
 from distillab.cache.shards import Raw
 from distillab.errors import CacheCorrupt, CacheError, ConfigError
-from distillab.hidden import redacted, revealed
 from distillab.paths import local_path, require_no_password
+from distillab.redaction import redacted, revealed
 
 Range = tuple[str, int, int]
 """File, first byte, the byte behind the last."""

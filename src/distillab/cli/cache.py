@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from distillab.errors import ConfigError
-from distillab.terminal import say
+from distillab.terminal import echo
 
 if TYPE_CHECKING:
     from distillab.config import RunRecipe, StudyRecipe
@@ -143,7 +143,7 @@ def export_command(
     reader = CacheReader(location)
     with Progress("exporting", total=len(reader), unit="rows") as progress:
         export_parquet(reader, output, on_rows=progress.advance)
-    say(f"{output}: {len(reader):,} rows, {output.stat().st_size:,} bytes")
+    echo(f"{output}: {len(reader):,} rows, {output.stat().st_size:,} bytes")
 
 
 def _load(recipe: Path, overrides: list[str] | None) -> RunRecipe | StudyRecipe:

@@ -15,7 +15,7 @@ from distillab.errors import CacheError
 from distillab.files import free_bytes
 from distillab.progress import Progress
 from distillab.teachers.cache_parts import PARTS, has_part, location_faults, part_of, tokenizer_is_sealed
-from distillab.terminal import say
+from distillab.terminal import echo
 
 if TYPE_CHECKING:
     from distillab.study.cache_build import Plan
@@ -35,19 +35,19 @@ def show_built(plans: Sequence[Plan], *, study: bool) -> None:
     for plan in plans:
         for folder in plan.folders:
             if not folder.joinpath("identity.json").is_file():
-                say(f"{folder}: not begun; its rows are the answers, which other workers have not finished")
+                echo(f"{folder}: not begun; its rows are the answers, which other workers have not finished")
                 missing += 1
                 continue
             summary = summarise(folder)
             missing += summary.missing_shards
             _show_part(str(folder), summary)
     if missing:
-        say("not complete: other workers' shards are missing; give the same command for every worker")
+        echo("not complete: other workers' shards are missing; give the same command for every worker")
     elif study:
-        say("complete; distillab compare reads it with the same recipe")
+        echo("complete; distillab compare reads it with the same recipe")
     else:
-        say("complete; the line for the recipe:")
-        say(f"teacher: {{cache: {plans[0].location}}}")
+        echo("complete; the line for the recipe:")
+        echo(f"teacher: {{cache: {plans[0].location}}}")
 
 
 def show_estimate(found: Sequence[tuple[Plan, Sequence[PartEstimate]]]) -> bool:
@@ -55,25 +55,25 @@ def show_estimate(found: Sequence[tuple[Plan, Sequence[PartEstimate]]]) -> bool:
     needed = 0
     for plan, parts in found:
         for part in parts:
-            say(f"{part.folder}  ({part.source})")
-            say(f"  rows {part.rows:,}   tokens {part.tokens:,}   scored tokens {part.scored_tokens:,}")
+            echo(f"{part.folder}  ({part.source})")
+            echo(f"  rows {part.rows:,}   tokens {part.tokens:,}   scored tokens {part.scored_tokens:,}")
             for kind, size in part.kind_bytes.items():
                 mark = "  (measured on some rows)" if kind in part.measured else ""
-                say(f"  {kind:<17} {size:>15,} bytes{mark}")
-            say(f"  {'in all':<17} {part.total_bytes:>15,} bytes, {_each(part.total_bytes, part.scored_tokens)}")
-            say(f"  teacher           {part.teacher_s:>15,.1f} s on this machine, measured on some batches")
+                echo(f"  {kind:<17} {size:>15,} bytes{mark}")
+            echo(f"  {'in all':<17} {part.total_bytes:>15,} bytes, {_each(part.total_bytes, part.scored_tokens)}")
+            echo(f"  teacher           {part.teacher_s:>15,.1f} s on this machine, measured on some batches")
             needed += part.total_bytes
         if plan.text:
-            say(f"{plan.location}/text: the length of the teacher's answers is not known before")
+            echo(f"{plan.location}/text: the length of the teacher's answers is not known before")
             settings = plan.recipe.teacher_answers
             answers = len(plan.inputs.train) * settings.answers_per_prompt
-            say(f"  at most {answers:,} answers of at most {settings.max_new_tokens:,} tokens")
+            echo(f"  at most {answers:,} answers of at most {settings.max_new_tokens:,} tokens")
         if plan.answers:
-            say(f"{plan.location}/answers: its rows are these answers, so its size is not known before")
+            echo(f"{plan.location}/answers: its rows are these answers, so its size is not known before")
     free = free_bytes(found[0][0].location)
-    say(f"needed in all {needed:,} bytes; free on the disk {free:,} bytes")
+    echo(f"needed in all {needed:,} bytes; free on the disk {free:,} bytes")
     if needed > free:
-        say("the disk has no room for it: store less (another kind, fewer layers, store: int8), or set cache.folder")
+        echo("the disk has no room for it: store less (another kind, fewer layers, store: int8), or set cache.folder")
     return needed <= free
 
 
@@ -86,11 +86,11 @@ def show_verified(location: str, *, discard: bool) -> bool:
             fine = _show_verified(place, discard=discard) and fine
     for fault in location_faults(location):
         fine = False
-        say(f"{location}: DAMAGED")
-        say("  " + str(fault).replace("\n", "\n  "))
+        echo(f"{location}: DAMAGED")
+        echo("  " + str(fault).replace("\n", "\n  "))
     if tokenizer_is_sealed(location):
         return fine
-    say(f"{location}: its tokenizer has no seal (an older version wrote it, or this is one part), and is not checked")
+    echo(f"{location}: its tokenizer has no seal (an older version wrote it, or this is one part), and is not checked")
     return fine
 
 
@@ -100,29 +100,29 @@ def _show_verified(place: str, *, discard: bool) -> bool:
         found = discard_damaged(Path(place).expanduser())
         if not found.sound:
             _show_damage(found)
-            say("  taken out; the same distillab cache build makes it again")
+            echo("  taken out; the same distillab cache build makes it again")
     shards = shards_of(read_identity(open_source(place)))
     with Progress(f"verifying {place}", total=shards, unit="shards") as progress:
         report = verify(place, on_shard=lambda _: progress.advance())
     state = "sound" if report.sound else "DAMAGED"
-    say(f"{place}: {state}; {report.rows:,} rows, {report.stored_bytes:,} bytes read and checked")
+    echo(f"{place}: {state}; {report.rows:,} rows, {report.stored_bytes:,} bytes read and checked")
     _show_damage(report)
     if report.missing:
-        say(f"  not complete: {len(report.missing):,} of {report.shards + len(report.missing):,} shards are missing")
-        say("  do: give the same distillab cache build again")
+        echo(f"  not complete: {len(report.missing):,} of {report.shards + len(report.missing):,} shards are missing")
+        echo("  do: give the same distillab cache build again")
     return report.complete
 
 
 def _show_damage(report: VerifyReport) -> None:
     errors: list[CacheError] = [*report.damaged.values(), *([report.head] if report.head else [])]
     for error in errors:
-        say("  " + str(error).replace("\n", "\n  "))
+        echo("  " + str(error).replace("\n", "\n  "))
     for line in report.lists:
-        say(f"  damaged list: {line}")
+        echo(f"  damaged list: {line}")
     if report.order:
-        say(f"  the rows are not those of the identity: {report.order}")
+        echo(f"  the rows are not those of the identity: {report.order}")
     if not report.sound and "://" not in report.location:
-        say(f"  do: distillab cache verify {report.location} --discard, then the same distillab cache build again")
+        echo(f"  do: distillab cache verify {report.location} --discard, then the same distillab cache build again")
 
 
 def _show_part(place: str, summary: CacheSummary) -> None:
@@ -130,20 +130,20 @@ def _show_part(place: str, summary: CacheSummary) -> None:
     teacher = identity.teacher
     shards = summary.shards + summary.missing_shards
     state = "complete" if summary.complete else f"{summary.missing_shards:,} of {shards:,} shards are missing"
-    say(f"{place}  ({state})")
-    say(f"  teacher      {teacher.name}, {teacher.parameters:,} parameters, {teacher.dtype}")
-    say(f"               weights {teacher.weights_sha256[:12]}, revision {identity.revision or 'none'}")
-    say(f"  rows         {identity.source}: {summary.rows:,} rows of {identity.rows:,} in {summary.shards:,} shards")
-    say(f"               {summary.tokens:,} tokens, {summary.scored_tokens:,} of them scored")
-    say(f"  read with    tokenizer {identity.tokenizer[:12]}, template {identity.template_sha256[:12]}")
+    echo(f"{place}  ({state})")
+    echo(f"  teacher      {teacher.name}, {teacher.parameters:,} parameters, {teacher.dtype}")
+    echo(f"               weights {teacher.weights_sha256[:12]}, revision {identity.revision or 'none'}")
+    echo(f"  rows         {identity.source}: {summary.rows:,} rows of {identity.rows:,} in {summary.shards:,} shards")
+    echo(f"               {summary.tokens:,} tokens, {summary.scored_tokens:,} of them scored")
+    echo(f"  read with    tokenizer {identity.tokenizer[:12]}, template {identity.template_sha256[:12]}")
     layouts: list[Layout] = [identity.tokens, *identity.layouts]
     for layout in layouts:
-        say(f"  {layout.kind:<16} {summary.kind_bytes[layout.kind]:>13,} bytes: {_described(layout)}")
+        echo(f"  {layout.kind:<16} {summary.kind_bytes[layout.kind]:>13,} bytes: {_described(layout)}")
     if summary.head_bytes:
-        say(f"  {'head':<16} {summary.head_bytes:>13,} bytes: once")
-    say(f"  in all       {summary.total_bytes:,} bytes, {_each(summary.total_bytes, summary.scored_tokens)}")
-    say(f"  compression  {identity.compression}   seed {identity.seed}   format {identity.format_version}")
-    say(f"  fingerprint  {identity.fingerprint}")
+        echo(f"  {'head':<16} {summary.head_bytes:>13,} bytes: once")
+    echo(f"  in all       {summary.total_bytes:,} bytes, {_each(summary.total_bytes, summary.scored_tokens)}")
+    echo(f"  compression  {identity.compression}   seed {identity.seed}   format {identity.format_version}")
+    echo(f"  fingerprint  {identity.fingerprint}")
 
 
 def _described(layout: Layout) -> str:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from distillab.terminal import plain_console, say
+from distillab.terminal import echo, plain_console
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from distillab.records import DataOverlap, PairJudgement, TokenizerContract, TokenizerSide
+    from distillab.records import DataOverlap, PairCheck, TokenizerContract, TokenizerInfo
 
 _STYLE = {"identical": "bold green", "padded": "bold green", "extended": "bold yellow", "different": "bold red"}
 
@@ -43,8 +43,8 @@ def check_command(
     from distillab.cli.check_tokens import show_tokens
     from distillab.config.methods import METHODS
     from distillab.errors import ConfigError, near_names
-    from distillab.pairing.admission import judgement
-    from distillab.pairing.contract import judge
+    from distillab.pairing.admission import pair_check
+    from distillab.pairing.contract import compare_tokenizers
     from distillab.pairing.embedded import require_embedded
     from distillab.pairing.loading import load_tokenizer, logits_width
 
@@ -64,7 +64,7 @@ def check_command(
     )
     for role, side, width in zip(("teacher", "student"), loaded, widths, strict=True):
         require_embedded(side, width=width, role=role)
-    contract = judge(
+    contract = compare_tokenizers(
         loaded[0],
         loaded[1],
         teacher_width=widths[0],
@@ -72,9 +72,9 @@ def check_command(
         texts=texts,
         source=source,
     )
-    judged = judgement(contract)
+    judged = pair_check(contract)
     if as_json:
-        say(json.dumps(judged.model_dump(mode="json"), indent=2))
+        echo(json.dumps(judged.model_dump(mode="json"), indent=2))
     else:
         _show(judged)
     if any(not method.admitted and method.method == require for method in judged.methods):
@@ -99,7 +99,7 @@ def _texts(data: Path) -> tuple[list[str], str]:
     return texts, data.name
 
 
-def _show(judged: PairJudgement) -> None:
+def _show(judged: PairCheck) -> None:
     from distillab.pairing.sample import SAMPLE_SOURCE
 
     console = plain_console()
@@ -148,7 +148,7 @@ def _show_sides(console: Console, contract: TokenizerContract) -> None:
             console.print(f"           loading: {note}", style="yellow")
 
 
-def _roles(side: TokenizerSide) -> str:
+def _roles(side: TokenizerInfo) -> str:
     return ", ".join(f"{role} {id_}" for role, id_ in side.roles.items()) or "none"
 
 

@@ -26,7 +26,7 @@ def compare_command(
     """
     from distillab.cli.console import quiet_libraries, show_study
     from distillab.config import StudyRecipe, load_recipe
-    from distillab.hidden import redacted
+    from distillab.redaction import redacted
 
     loaded = load_recipe(StudyRecipe, recipe, overrides or [])
     words = ["distillab", "compare", str(recipe), *(overrides or [])]

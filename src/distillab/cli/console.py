@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distillab.terminal import plural, say
+from distillab.terminal import echo, plural
 
 _LINE = 110
 
@@ -36,50 +36,50 @@ def show_run(record: RunRecord) -> None:
     lines = record.references
     first = record.curve[0].held_out_nats_per_token
     for sentence in run_outlook(record):
-        say(sentence)
+        echo(sentence)
     if record.demonstrates:
-        say(f"NOT A RESULT. This run demonstrates: {record.demonstrates}")
-    say(f"{record.name} ({record.method}, access: {record.access}, seed {record.seed})")
-    say(f"  held-out: {_figures(record.evaluation)}")
-    say(
+        echo(f"NOT A RESULT. This run demonstrates: {record.demonstrates}")
+    echo(f"{record.name} ({record.method}, access: {record.access}, seed {record.seed})")
+    echo(f"  held-out: {_figures(record.evaluation)}")
+    echo(
         f"  to judge it by, nats a token: untrained {first:.3f} (on the curve's rows), "
         f"unigram {lines.unigram_nats:.3f}, log V {lines.uniform_nats:.3f}"
     )
     cost = record.cost
-    say(
+    echo(
         f"  cost: {plural(cost.steps, 'step')}, {cost.supervised_tokens} supervised of {cost.student_tokens} tokens, "
         f"{cost.teacher_tokens} teacher tokens, {cost.wall_s:.1f} s, peak {cost.peak_rss_bytes / 2**20:.0f} MiB"
     )
     counts = record.train_counts
-    say(
+    echo(
         f"  rows: {counts.kept} of {counts.rows} used; dropped {counts.dropped_empty_answer} empty, "
         f"{counts.dropped_no_room} without room; {counts.truncated} truncated"
         + (f"; they answer {counts.prompts} prompts" if 0 < counts.prompts < counts.kept else "")
     )
     if counts.characters_lost:
-        say(
+        echo(
             f"  the tokenizer has no token for {counts.characters_lost} characters of {counts.rows_with_lost_text} "
             "rows; they are not learned"
         )
     if record.answers is not None and record.answers.with_reasoning:
         store = record.answers
-        say(
+        echo(
             f"  the teacher's answers: {store.with_reasoning} of {store.generated} hold reasoning "
             f"(teacher_answers.reasoning: {store.reasoning}); of {store.dropped_unfinished_reasoning} it has no end, "
             "and these are dropped"
         )
     if counts.rows_cut_by_template or counts.rows_added_to_by_template:
-        say(
+        echo(
             f"  the chat template drops {counts.characters_cut_by_template} characters of the answers of "
             f"{counts.rows_cut_by_template} rows, and writes {counts.characters_added_by_template} into those of "
             f"{counts.rows_added_to_by_template}"
         )
     for use in record.caches:
-        say(f"  {use.source}: the teacher's {', '.join(use.kinds)} from {use.path}")
+        echo(f"  {use.source}: the teacher's {', '.join(use.kinds)} from {use.path}")
     for note in record.notes:
-        say(f"  {note}")
+        echo(f"  {note}")
     output = record.config["output"]
-    say(f"  student: {output}/student   record: {output}/run.json")
+    echo(f"  student: {output}/student   record: {output}/run.json")
 
 
 def show_study(results: StudyResults, folder: Path) -> None:
@@ -89,7 +89,7 @@ def show_study(results: StudyResults, folder: Path) -> None:
 
     markdown, html = write_report(results, folder)
     for sentence in study_outlook(results):
-        say(textwrap.fill(sentence, _LINE))
+        echo(textwrap.fill(sentence, _LINE))
     rows = [["model", "nats/token", "against SFT [95 %]", "n", "bits/byte", "KL", "value", "ROUGE-L", "by EOS"]]
     for point in results.baselines:
         rows.append([point.name, *_cells((point.evaluation,), None)])
@@ -97,17 +97,17 @@ def show_study(results: StudyResults, folder: Path) -> None:
         rows.append([arm.name, *_cells(arm.evaluations, arm.against_sft)])
     marks = {arm.name: "  a shown failure, no result" for arm in results.arms if arm.demonstrates}
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    say(results.title)
-    say(textwrap.fill(results.verdict, _LINE))
+    echo(results.title)
+    echo(textwrap.fill(results.verdict, _LINE))
     for row in rows:
         cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        say("  ".join([row[0].ljust(widths[0]), *cells]) + marks.get(row[0], ""))
+        echo("  ".join([row[0].ljust(widths[0]), *cells]) + marks.get(row[0], ""))
     lines = results.references
-    say(
+    echo(
         f"To judge nats/token by: log V {lines.uniform_nats:.3f} knows nothing; unigram {lines.unigram_nats:.3f} knows "
         "how often tokens occur. n: held-out rows × seeds."
     )
-    say(f"Report: {html}\n        {markdown}")
+    echo(f"Report: {html}\n        {markdown}")
 
 
 def _cells(evaluations: tuple[EvaluationRecord, ...], difference: Interval | None) -> list[str]:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from distillab.doctor.batch.audit import BatchReading
-    from distillab.records import Conclusions, Finding, Investigation, PairJudgement
+    from distillab.records import Conclusions, Finding, Investigation, PairCheck
 
 AsJson = Annotated[Path | None, typer.Option("--json", help="Write the findings to this file too.")]
 ReportFolder = Annotated[
@@ -104,7 +104,7 @@ def show_finding(console: Console, finding: Finding) -> None:
     console.print(f"  page:   docs/doctor/{finding.id}.md", style="dim")
 
 
-def _show_methods(console: Console, judged: PairJudgement) -> None:
+def _show_methods(console: Console, judged: PairCheck) -> None:
     from distillab.report.findings import by_access
 
     console.print()

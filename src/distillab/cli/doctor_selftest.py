@@ -14,7 +14,7 @@ from distillab.cli.doctor_console import (
     show_examined,
     show_finding,
 )
-from distillab.terminal import plain_console, say
+from distillab.terminal import echo, plain_console
 
 if TYPE_CHECKING:
     from distillab.records import Investigation
@@ -73,7 +73,7 @@ def examined_first(study: Study, *, no_doctor: bool) -> Study:
     from distillab.records import Investigation, read_record
 
     study.require_runnable()
-    say(study.held_out_line())
+    echo(study.held_out_line())
     kept = study.doctor_record
     known = read_record(Investigation, kept) if kept.exists() else None
     if known is not None and (no_doctor or known.skipped is None):
@@ -86,7 +86,7 @@ def examined_first(study: Study, *, no_doctor: bool) -> Study:
     found = examine_study(study)
     _show_short(found)
     if any(finding.severity == "error" for finding in found.findings):
-        say(f"Nothing was trained. Mend what is wrong, or go on all the same with {NO_DOCTOR}: nothing is lost.")
+        echo(f"Nothing was trained. Mend what is wrong, or go on all the same with {NO_DOCTOR}: nothing is lost.")
         raise typer.Exit(1)
     return replace(study, investigation=found)
 

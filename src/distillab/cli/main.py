@@ -21,9 +21,9 @@ from distillab.cli.doctor import doctor_app
 from distillab.cli.report import report_command
 from distillab.cli.train import train_command
 from distillab.errors import DistillabError
-from distillab.files import full, is_full
-from distillab.interruption import Interrupted, handled
-from distillab.terminal import say
+from distillab.files import disk_full_error, is_disk_full
+from distillab.interruption import Interrupted, handle_signals
+from distillab.terminal import echo
 
 app = typer.Typer(
     name="distillab",
@@ -37,7 +37,7 @@ app = typer.Typer(
 
 def _show_version(value: bool) -> None:
     if value:
-        say(f"distillab {__version__}")
+        echo(f"distillab {__version__}")
         raise typer.Exit()
 
 
@@ -68,24 +68,24 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal of another encoding shows what it can
     try:
-        with handled():
+        with handle_signals():
             app()
     except Interrupted as stop:
         command = shlex.join(["distillab", *sys.argv[1:]])
         lines = [*stop.kept, "Interrupted. What was finished is kept; the same command resumes:", f"  {command}"]
-        say("\n".join(lines), error=True)
+        echo("\n".join(lines), error=True)
         sys.exit(stop.exit_code)
     except DistillabError as error:
         _tell(f"{type(error).__name__}: {error}", error)
         sys.exit(2 if type(error).__name__ == "ConfigError" else 1)
     except Exception as error:  # noqa: BLE001 (the process border: a traceback may hold a secret)
         place, cause = getattr(error, "filename", None), getattr(error, "strerror", None)
-        if is_full(error):  # an error of any library that writes
-            _tell(f"StorageError: {full(error, where=place)}", error)
+        if is_disk_full(error):  # an error of any library that writes
+            _tell(f"StorageError: {disk_full_error(error, where=place)}", error)
         elif isinstance(error, OSError):
             _tell(f"{cause or error}: {place or ''}".rstrip(": "), error)
         else:
-            say("".join(traceback.format_exception(error)).rstrip(), error=True)
+            echo("".join(traceback.format_exception(error)).rstrip(), error=True)
         sys.exit(1)
     finally:
         _leave_process_group()
@@ -94,7 +94,7 @@ def main() -> None:
 def _tell(message: str, error: Exception) -> None:
     """An expected error in a few lines; with --debug its traceback."""
     whole = os.environ.get("DISTILLAB_DEBUG")
-    say("".join(traceback.format_exception(error)).rstrip() if whole else message, error=True)
+    echo("".join(traceback.format_exception(error)).rstrip() if whole else message, error=True)
 
 
 def _leave_process_group() -> None:

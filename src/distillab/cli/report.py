@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from distillab.errors import DataError
-from distillab.terminal import say
+from distillab.terminal import echo
 
 _FIX = "give the output folder of a study, the one that holds results.json"
 
@@ -25,4 +25,4 @@ def report_command(
     if not path.is_file():
         raise DataError("The folder holds no results.json.", where=str(folder), fix=_FIX)
     for written in write_report(read_results(path), folder):
-        say(str(written))
+        echo(str(written))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from distillab.terminal import say
+from distillab.terminal import echo
 
 
 def train_command(
@@ -33,7 +33,7 @@ def train_command(
     loaded = dated(loaded)
     inputs = load_inputs(loaded)
     if speaks:
-        say(inputs.held_out_line(loaded))
+        echo(inputs.held_out_line(loaded))
     record = execute(loaded, inputs=inputs, demonstrate_mismatch=demonstrate_mismatch)
     if speaks:
         show_run(record)

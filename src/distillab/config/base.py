@@ -8,8 +8,8 @@ from typing import Annotated, Any, ClassVar, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
-from distillab.hidden import secrets_in
 from distillab.paths import is_url
+from distillab.redaction import secrets_in
 
 _NAMES_ONLY = frozenset({"title", "name"})
 _WRITTEN = frozenset({"output", "folder"})
@@ -18,11 +18,11 @@ _WRITTEN = frozenset({"output", "folder"})
 class Settings(BaseModel):
     """Base: strict names, finite numbers, immutable.
 
-    `decides_nothing` names the settings that move no figure: where work is written, how it is cut into pieces.
+    `no_effect_on_results` names the settings that move no figure: where work is written, how it is cut into pieces.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-    decides_nothing: ClassVar[frozenset[str]] = frozenset()
+    no_effect_on_results: ClassVar[frozenset[str]] = frozenset()
 
     @field_validator("*", mode="after")
     @classmethod

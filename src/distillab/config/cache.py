@@ -86,7 +86,7 @@ KindConfig = Annotated[
 class CacheConfig(Settings):
     """What `distillab cache build` stores, and where."""
 
-    decides_nothing: ClassVar[frozenset[str]] = frozenset({"folder", "rows_per_shard", "compression"})
+    no_effect_on_results: ClassVar[frozenset[str]] = frozenset({"folder", "rows_per_shard", "compression"})
     folder: PathText | None = Field(default=None, description="default: cache inside the recipe's output")
     kinds: tuple[KindConfig, ...] | None = Field(
         default=None, min_length=1, description="default: what the recipe's methods read of the teacher"

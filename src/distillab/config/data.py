@@ -71,7 +71,7 @@ class DataConfig(Settings):
     """Rows, their text form and their length."""
 
     # of a template that writes the day, the day stands among the fingerprints; of others it is nothing
-    decides_nothing: ClassVar[frozenset[str]] = frozenset({"date"})
+    no_effect_on_results: ClassVar[frozenset[str]] = frozenset({"date"})
     train: SourceConfig
     held_out: HeldOutConfig = HeldOutConfig(fraction=0.1)
     template: str = Field(

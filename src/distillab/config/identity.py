@@ -1,4 +1,4 @@
-"""What of a recipe decides a figure: two recipes that agree in it are the same work."""
+"""The identity of a recipe: the settings that can change a result. Equal identities are the same work."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from distillab.config.base import Settings, is_path
 from distillab.config.models import RunRecipe, StudyRecipe
 
 
-def deciding(recipe: RunRecipe | StudyRecipe) -> dict[str, Any]:
-    """The settings that may move a figure, as JSON holds them.
+def identity_settings(recipe: RunRecipe | StudyRecipe) -> dict[str, Any]:
+    """Return the settings that can change a result, as JSON values.
 
-    Left out are those that a class of settings names in `decides_nothing`: the output folder, the number of workers,
-    how often a checkpoint is kept. A device stays in: another one rounds otherwise and draws otherwise. Paths are
-    written in one way, so that `./rows.jsonl` is `rows.jsonl`.
+    Settings that a class lists in `no_effect_on_results` are left out: the output folder, the number of workers, the
+    checkpoint interval. The device stays in, because another device rounds and samples differently. Paths are
+    normalised, so that `./rows.jsonl` equals `rows.jsonl`.
     """
     values = _of(recipe)
     assert isinstance(values, dict)
@@ -26,7 +26,7 @@ def deciding(recipe: RunRecipe | StudyRecipe) -> dict[str, Any]:
 def _of(value: Any) -> Any:
     if isinstance(value, BaseModel):
         kind = type(value)
-        left_out = kind.decides_nothing if issubclass(kind, Settings) else frozenset()
+        left_out = kind.no_effect_on_results if issubclass(kind, Settings) else frozenset()
         return {
             name: _one_spelling(getattr(value, name)) if is_path(field) else _of(getattr(value, name))
             for name, field in kind.model_fields.items()

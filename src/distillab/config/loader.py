@@ -16,8 +16,8 @@ from distillab.config.models import RunRecipe, StudyRecipe
 from distillab.config.problems import readable
 from distillab.config.yaml_text import parse, read_text
 from distillab.errors import ConfigError
-from distillab.hidden import VARIABLE, has_password, is_secret, redacted
 from distillab.paths import require_no_password
+from distillab.redaction import VARIABLE, has_password, is_secret, redacted
 
 _Recipe = TypeVar("_Recipe", RunRecipe, StudyRecipe)
 _OF_A_RUN = frozenset(RunRecipe.model_fields.keys() - StudyRecipe.model_fields.keys())
@@ -28,7 +28,7 @@ def load_recipe(kind: type[_Recipe], path: Path, overrides: Sequence[str] = ()) 
     """Read a recipe file and apply `key.sub=value` overrides.
 
     `${NAME}` and `${NAME:-default}` in any text are replaced from the environment; those whose name is that of a
-    secret stay as they are written, and places alone may use them (`distillab.hidden`). Relative paths are relative
+    secret stay as they are written, and places alone may use them (`distillab.redaction`). Relative paths are relative
     to the current directory.
 
     Raises:

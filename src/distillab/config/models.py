@@ -64,11 +64,11 @@ class TeacherConfig(Settings):
         return self
 
     @property
-    def place(self) -> str:
-        """Where it is: of its weights, else of its cache."""
-        place = self.path or self.cache
-        assert place is not None
-        return place
+    def source(self) -> str:
+        """Return the folder, hub id or address of the weights, else of the cache."""
+        source = self.path or self.cache
+        assert source is not None
+        return source
 
     @model_validator(mode="after")
     def _device_or_map(self) -> TeacherConfig:
@@ -102,7 +102,7 @@ class TeacherAnswersConfig(ReasoningSettings):
 class TrainingConfig(Settings):
     """The budget and the optimizer (AdamW)."""
 
-    decides_nothing: ClassVar[frozenset[str]] = frozenset({"checkpoint_every", "checkpoint_minutes"})
+    no_effect_on_results: ClassVar[frozenset[str]] = frozenset({"checkpoint_every", "checkpoint_minutes"})
     steps: int = Field(default=300, ge=1, description="optimizer steps")
     batch_size: int = Field(default=32, ge=1, description="sequences an optimizer step, over all processes")
     microbatch_size: int | None = Field(
@@ -243,7 +243,7 @@ class RunRecipe(_Objective):
     """`distillab train`: one student, one method, one seed."""
 
     # `cache` is what `cache build` makes of the recipe; training reads teacher.cache, whose content is compared
-    decides_nothing: ClassVar[frozenset[str]] = frozenset({"output", "cache"})
+    no_effect_on_results: ClassVar[frozenset[str]] = frozenset({"output", "cache"})
     name: str = "run"
     student: StudentConfig
     teacher: TeacherConfig | None = None
@@ -273,7 +273,7 @@ class RunRecipe(_Objective):
 class StudyRecipe(Settings):
     """`distillab compare`: arms × seeds under one budget."""
 
-    decides_nothing: ClassVar[frozenset[str]] = frozenset({"output", "workers", "title"})
+    no_effect_on_results: ClassVar[frozenset[str]] = frozenset({"output", "workers", "title"})
     title: str = "What does each level of access to the teacher buy?"
     student: StudentConfig
     teacher: TeacherConfig

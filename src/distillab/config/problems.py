@@ -8,7 +8,7 @@ from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from distillab.config.elsewhere import elsewhere
+from distillab.config.other_trainers import advice_for
 from distillab.errors import ConfigError, near_names
 
 _DEEPEST = 3  # of a key that stands at another place: a.b.c
@@ -51,7 +51,7 @@ def _is_of(key: str, override: str) -> bool:
 
 def _instead(name: str, above: list[int | str], kind: type[BaseModel]) -> str:
     """Another trainer's key in words, the same key at its place, or near names at this place."""
-    advice = elsewhere(name)
+    advice = advice_for(name)
     if advice is not None:
         return advice
     places = list(_places(kind, name))

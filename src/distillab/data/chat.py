@@ -42,21 +42,24 @@ class Chat(Template):
     part of what is given.
 
     Args:
-        date: what a template that asks for the day is told.
-        goes_on: refuse answers that do not go on from what the template asks with (`<think>`, say): what is learned
-            would not be what is generated. A teacher is only asked and scored, so it may do without.
+        date: the day that a template which writes the date gets.
+        requires_generation_prompt: refuse a template whose rendered answer does not start with its generation prompt
+            (`<think>`, for example): the student would be trained on other text than it generates. A teacher is not
+            trained, so it can do without.
     Raises:
         DataError: the tokenizer's chat template is none, or goes beyond a limit.
     """
 
     complete = True
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, date: datetime.date, *, goes_on: bool = True) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerFast, date: datetime.date, *, requires_generation_prompt: bool = True
+    ) -> None:
         self._template = ChatTemplate(tokenizer, date)
         self.date = date if self._template.reads_date else None
         super().__init__("chat", self._template.source + (f"\n{self.date}" if self.date else ""))
         self._added = AddedTokens(tokenizer)
-        self._goes_on = goes_on
+        self._requires_generation_prompt = requires_generation_prompt
         self._opening, self.end_of_turn = self._find_ends()
 
     def render(self, example: Example) -> tuple[RenderedSegment, ...]:
@@ -80,7 +83,7 @@ class Chat(Template):
                 raise _rewrites(done, asked, example.origin)
             answered = self._text(marked[: number + 1], ask=False, origin=example.origin, tools=tools)
             opening = "" if answered.startswith(asked) else self._opening
-            if opening and not self._goes_on:
+            if opening and not self._requires_generation_prompt:
                 asked = asked.removesuffix(opening)
             if not answered.startswith(asked):
                 raise _begins_otherwise(asked, answered, example.origin)

@@ -245,7 +245,7 @@ class Encoder:
             characters_cut_by_template=sum(row.removed for row in rows),
             rows_added_to_by_template=sum(row.added > 0 for row in rows),
             characters_added_by_template=sum(row.added for row in rows),
-            prompts=len({example.asked for example in kept}),
+            prompts=len({example.prompt_hash for example in kept}),
             rows_with_lost_text=sum(row.lost > 0 for row in rows),
             characters_lost=sum(row.lost for row in rows),
             tokens=sum(len(row) for row in rows),

@@ -102,8 +102,8 @@ class Example:
         return content_hash([self.prompt, self.answer])
 
     @cached_property
-    def asked(self) -> str:
-        """Hash of what is asked: equal for rows that answer one prompt. Of plain text it is that of the whole text."""
+    def prompt_hash(self) -> str:
+        """Return the hash of the prompt, equal for rows with one prompt. For plain text it covers the whole text."""
         if self.kind == "text":
             return self.content
         if self.kind == "messages":

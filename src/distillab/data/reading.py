@@ -43,16 +43,18 @@ def load_reader(
     kind: Kind,
     max_tokens: int,
     date: datetime.date | None = None,
-    goes_on: bool = True,
+    requires_generation_prompt: bool = True,
 ) -> Reader:
     """The reader of the model at `path` for examples of one kind.
 
     Args:
-        date: what a chat template that asks for the day is told; default: today.
-        goes_on: refuse answers that do not go on from what the chat template asks with; of a model that learns.
+        date: the day that a chat template which writes the date gets; default: today.
+        requires_generation_prompt: as for `Chat`; True for a model that is trained.
     Raises:
         TokenizerMismatch, DataError, ConfigError: see `load_tokenizer`, `Encoder`, `resolve_template`.
     """
     loaded = load_tokenizer(path, revision=revision)
-    form = resolve_template(template, loaded.tokenizer, kind, date, goes_on=goes_on)
+    form = resolve_template(
+        template, loaded.tokenizer, kind, date, requires_generation_prompt=requires_generation_prompt
+    )
     return Reader(loaded, Encoder(loaded.tokenizer, form, max_tokens))

@@ -15,9 +15,9 @@ from distillab.config.data import SourceConfig
 from distillab.data.textfiles import read_csv, read_json, read_json_lines
 from distillab.downloads import START_BYTES, not_downloaded
 from distillab.errors import DataError, near_names
-from distillab.hidden import redacted, revealed
 from distillab.library_errors import library_errors
 from distillab.paths import is_url, local_path
+from distillab.redaction import redacted, revealed
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -82,8 +82,8 @@ def load_examples(config: DataConfig) -> Splits:
     if held.fraction is None:
         raise ConfigError("held_out names no way to find its rows.", fix="give path, fraction or column with value")
     taken = _by_fraction(read.examples, held.fraction, held.limit, config.seed, name)
-    train = [example for example in read.examples if example.asked not in taken]
-    held_out = [example for example in read.examples if example.asked in taken]
+    train = [example for example in read.examples if example.prompt_hash not in taken]
+    held_out = [example for example in read.examples if example.prompt_hash in taken]
     return _checked(config, train, held_out, (read, read), (f"{name}, training part", f"{name}, held-out part"))
 
 
@@ -122,7 +122,7 @@ def _checked(
         if not part:
             raise DataError("One part of the data has no rows.", where=part_name)
     train, held_out = (with_learned_answers(part, read[0].shape, config) for part in (train, held_out))
-    known, prompts = {example.content for example in train}, {example.asked for example in train}
+    known, prompts = {example.content for example in train}, {example.prompt_hash for example in train}
     return Splits(
         train=train,
         held_out=held_out,
@@ -130,7 +130,7 @@ def _checked(
         held_out_shape=read[1].shape,
         sources=names,
         overlap=sum(example.content in known for example in held_out),
-        prompts_in_both=len({example.asked for example in held_out} & prompts),
+        prompts_in_both=len({example.prompt_hash for example in held_out} & prompts),
         skipped=tuple(dict.fromkeys((*read[0].skipped, *read[1].skipped))),
     )
 
@@ -174,13 +174,13 @@ def _by_column(rows: Sequence[Row], column: str, value: str) -> set[str]:
 
 
 def _by_fraction(examples: Sequence[Example], fraction: float, limit: int | None, seed: int, name: str) -> set[str]:
-    """Prompts (`Example.asked`) of the held-out examples: the lowest hashes, up to the wanted number of rows.
+    """Prompts (`Example.prompt_hash`) of the held-out examples: the lowest hashes, up to the wanted number of rows.
 
     A prompt is ranked by the lowest content of its rows, so that prompts of one row are ranked by that row.
     """
     groups: dict[str, list[str]] = {}
     for example in examples:
-        groups.setdefault(example.asked, []).append(example.content)
+        groups.setdefault(example.prompt_hash, []).append(example.content)
     if len(groups) < 2:
         raise DataError(
             "A held-out fraction needs two different prompts.",

@@ -22,7 +22,7 @@ def resolve_template(
     kind: Kind,
     date: datetime.date | None = None,
     *,
-    goes_on: bool = True,
+    requires_generation_prompt: bool = True,
 ) -> Template:
     """The template that a recipe's name means for examples of one kind.
 
@@ -34,7 +34,7 @@ def resolve_template(
         tokenizer: whose chat template is used.
         kind: pair, messages or text.
         date: what a chat template that asks for the day is told; default: today.
-        goes_on: as of `Chat`.
+        requires_generation_prompt: as of `Chat`.
     Raises:
         DataError: a chat template that cannot be used.
         ConfigError: an unknown name, a template that does not fit the kind, no chat template.
@@ -54,7 +54,7 @@ def resolve_template(
         if not has_chat:
             others = "turns" if kind == "messages" else "plain, alpaca or turns"
             raise ConfigError("The tokenizer has no chat template.", fix=f"template: {others}")
-        return Chat(tokenizer, date or datetime.date.today(), goes_on=goes_on)
+        return Chat(tokenizer, date or datetime.date.today(), requires_generation_prompt=requires_generation_prompt)
     if short == "custom":
         if "{answer}" in name:
             raise ConfigError(

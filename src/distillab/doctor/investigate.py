@@ -23,8 +23,8 @@ from distillab.doctor.together import ExaminedLog, compared_by_id, examine_toget
 from distillab.doctor.token_ids import UNRELATED, Compares, examine_token_ids
 from distillab.errors import ConfigError
 from distillab.evaluation.references import reference_lines
-from distillab.pairing.admission import judgement
-from distillab.pairing.contract import judge
+from distillab.pairing.admission import pair_check
+from distillab.pairing.contract import compare_tokenizers
 from distillab.pairing.loading import LoadedTokenizer, load_tokenizer, logits_width
 from distillab.records import Examined, Investigation
 
@@ -112,7 +112,7 @@ def investigate(
         subject = _pair(load_tokenizer(teacher), reader, examples, data)
         by_id = tuple(fact for name, _, runs in given_logs for fact in _by_id(name, runs))
         of_pair = (examine_token_ids(subject, compares=compares, by_id=by_id),)
-        judged = judgement(subject.contract)
+        judged = pair_check(subject.contract)
     faults = [finding for one in of_batch for finding in one.findings]
     tokens = next((f for one in of_pair for f in one.findings if f.id == UNRELATED and f.severity == "error"), None)
     unigram = None if reader is None else _unigram(reader, examples, judged_by)
@@ -166,7 +166,7 @@ def _reader(loaded: LoadedTokenizer, examples: Sequence[Example]) -> Reader:
 
 def _pair(teacher: LoadedTokenizer, student: Reader, examples: tuple[Example, ...], data: Path | None) -> PairSubject:
     """Two tokenizers without their models."""
-    contract = judge(
+    contract = compare_tokenizers(
         teacher,
         student.loaded,
         teacher_width=logits_width(teacher.path),

@@ -24,7 +24,7 @@ from distillab.doctor.selftest.memory import resident_bytes
 from distillab.doctor.selftest.setup import Arm, load_original
 from distillab.doctor.selftest.wording import left_out
 from distillab.models.loading import model_name, pick_device
-from distillab.pairing.admission import judgement
+from distillab.pairing.admission import pair_check
 from distillab.progress import Progress
 from distillab.records import Examined, Investigation
 from distillab.runs.inputs import load_inputs, mismatched_vocab
@@ -150,7 +150,7 @@ def _examine(recipe: _Recipe, clock: Clock) -> Investigation:
     return Investigation(
         subject=recipe.subject,
         examined=tuple(examined),
-        pairing=None if contract is None else judgement(contract),
+        pairing=None if contract is None else pair_check(contract),
     )
 
 

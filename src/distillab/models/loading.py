@@ -12,7 +12,6 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from distillab.errors import ConfigError
-from distillab.hidden import revealed
 from distillab.hub import reach_hub
 from distillab.library_errors import library_errors
 from distillab.models.causal import require_causal
@@ -20,6 +19,7 @@ from distillab.models.quantised import quantisation, require_loaded_as_stored, r
 from distillab.models.weights import adapter_error, error_of, require_weights, weight_files
 from distillab.paths import is_local, local_path, require_folder
 from distillab.pretrained import config_from, model_from, model_of
+from distillab.redaction import revealed
 
 # the files that a model's fingerprint covers
 _FINGERPRINTED = ("*.safetensors", "pytorch_model*.bin", "config.json")

@@ -7,13 +7,13 @@ from typing import Literal
 from distillab.config.methods import METHODS, Method
 from distillab.errors import TokenizerMismatch
 from distillab.pairing.known import teachers_with_tokenizer
-from distillab.pairing.recommendation import made_for_two, recommend
+from distillab.pairing.recommendation import cross_tokenizer_methods, recommend
 from distillab.records import (
     AccessLevel,
     MethodAdmission,
-    PairJudgement,
+    PairCheck,
     TokenizerContract,
-    TokenizerSide,
+    TokenizerInfo,
     Verdict,
 )
 
@@ -35,14 +35,14 @@ def standing(verdict: Verdict, method: Method) -> Standing:
     return "valid" if verdict == "different" else "outdone"
 
 
-def outdone_by(method: Method) -> str:
+def shared_vocabulary_method(method: Method) -> str:
     """The first method that needs shared ids and reads as much of the teacher as this one does across tokenizers."""
     return next(name for name, other in METHODS.items() if other.tokens == "shared" and other.access == method.access)
 
 
 def equals_with_same_tokens(method: Method) -> bool:
-    """Whether a method for two tokenizers gives the values of `outdone_by(method)` where both cut alike."""
-    other = METHODS[outdone_by(method)]
+    """Whether a cross-tokenizer method equals `shared_vocabulary_method(method)` where both tokenizers split alike."""
+    other = METHODS[shared_vocabulary_method(method)]
     if method.answers != other.answers or len(method.terms) != len(other.terms):
         return False
     return all(
@@ -62,11 +62,11 @@ def admit(contract: TokenizerContract, method_name: str, method: Method) -> Meth
     )
 
 
-def judgement(contract: TokenizerContract) -> PairJudgement:
+def pair_check(contract: TokenizerContract) -> PairCheck:
     """The contract with every method's admission, the one to begin with, and the ways out where one is refused."""
     methods = tuple(admit(contract, name, method) for name, method in METHODS.items())
     refused = any(not method.admitted for method in methods)
-    return PairJudgement(
+    return PairCheck(
         contract=contract,
         methods=methods,
         recommended=recommend(contract),
@@ -142,7 +142,7 @@ def _of_both(method: Method) -> str:
 def _outdone(contract: TokenizerContract, method: Method) -> str:
     if standing(contract.verdict, method) != "outdone":
         return ""
-    better = outdone_by(method)
+    better = shared_vocabulary_method(method)
     same_cuts = contract.verdict != "extended" and not contract.probes_differ
     if same_cuts and equals_with_same_tokens(method):
         return f"; with the same tokens, as here, it equals {better} and costs more"
@@ -150,7 +150,7 @@ def _outdone(contract: TokenizerContract, method: Method) -> str:
 
 
 def _ways_out(contract: TokenizerContract) -> tuple[str, ...]:
-    fitting = made_for_two(contract)
+    fitting = cross_tokenizer_methods(contract)
     path_c = (
         f"a method made for two tokenizers, best first: {', '.join(fitting)}"
         if fitting
@@ -163,7 +163,7 @@ def _ways_out(contract: TokenizerContract) -> tuple[str, ...]:
     )
 
 
-def _how_to_find(student: TokenizerSide) -> str:
+def _how_to_find(student: TokenizerInfo) -> str:
     known = teachers_with_tokenizer(student.fingerprint)
     if known:
         return f"For {student.name} that is e.g. {' or '.join(known)}"

@@ -16,7 +16,7 @@ from distillab.pairing.probes import FIRST_SENTENCE, PROBES
 from distillab.pairing.sample import SAMPLE, SAMPLE_SOURCE
 from distillab.pairing.segmentation import compare_segmentation, side_by_side
 from distillab.pairing.token_bytes import TokenMeaning, family, means_the_same, role_ids, token_meanings
-from distillab.records import TokenizerContract, TokenizerSide, Verdict
+from distillab.records import TokenizerContract, TokenizerInfo, Verdict
 
 _MAX_EXTRA = 20
 _MAX_SENTENCE = 120
@@ -34,7 +34,7 @@ class _Ids:
     extra_student: list[int]
 
 
-def judge(
+def compare_tokenizers(
     teacher: LoadedTokenizer,
     student: LoadedTokenizer,
     *,
@@ -122,8 +122,8 @@ def _compare_ids(
 
 def _reason(
     ids: _Ids,
-    teacher: TokenizerSide,
-    student: TokenizerSide,
+    teacher: TokenizerInfo,
+    student: TokenizerInfo,
     equal_strings: int,
     ours: Sequence[TokenMeaning],
     theirs: Sequence[TokenMeaning],
@@ -153,13 +153,13 @@ def _reason(
     )
 
 
-def _rows(side: TokenizerSide) -> str:
+def _rows(side: TokenizerInfo) -> str:
     return "an unknown number of" if side.logits_width is None else f"{side.logits_width:,}"
 
 
-def _side(loaded: LoadedTokenizer, width: int | None, meanings: Sequence[TokenMeaning]) -> TokenizerSide:
+def _side(loaded: LoadedTokenizer, width: int | None, meanings: Sequence[TokenMeaning]) -> TokenizerInfo:
     template = loaded.tokenizer.chat_template
-    return TokenizerSide(
+    return TokenizerInfo(
         name=loaded.name,
         family=family(loaded.tokenizer),
         tokens=sum(meaning.kind != "unused" for meaning in meanings),

@@ -22,12 +22,12 @@ from transformers.utils import logging as transformers_logging
 
 from distillab.errors import DataError, TokenizerMismatch
 from distillab.files import read_json
-from distillab.hidden import redacted, revealed
 from distillab.hub import reach_hub, was_fetched
 from distillab.library_errors import library_errors
 from distillab.pairing.probes import PROBES
 from distillab.paths import is_local, local_path, require_folder
 from distillab.pretrained import tokenizer_from
+from distillab.redaction import redacted, revealed
 
 _OTHER_FORMS = (("vocab.json", "merges.txt"), ("vocab.txt",))
 _SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from distillab.pairing.token_bytes import TokenMeaning
-from distillab.records import SideBySide, TokenizerSide
+from distillab.records import SideBySide, TokenizerInfo
 
 
 def named(meanings: Sequence[TokenMeaning], id_: int | None) -> str:
@@ -53,7 +53,7 @@ def would_train(
     return tuple(said)
 
 
-def width_notes(teacher: TokenizerSide, student: TokenizerSide, teacher_ids: int, student_ids: int) -> tuple[str, ...]:
+def width_notes(teacher: TokenizerInfo, student: TokenizerInfo, teacher_ids: int, student_ids: int) -> tuple[str, ...]:
     """Models whose logits have fewer rows than their tokenizer has ids.
 
     Args:
@@ -70,8 +70,8 @@ def width_notes(teacher: TokenizerSide, student: TokenizerSide, teacher_ids: int
 def role_notes(
     ours: Sequence[TokenMeaning],
     theirs: Sequence[TokenMeaning],
-    teacher: TokenizerSide,
-    student: TokenizerSide,
+    teacher: TokenizerInfo,
+    student: TokenizerInfo,
     *,
     same_ids: bool,
 ) -> tuple[str, ...]:
@@ -103,7 +103,7 @@ def role_notes(
     return tuple(notes)
 
 
-def template_notes(teacher: TokenizerSide, student: TokenizerSide) -> tuple[str, ...]:
+def template_notes(teacher: TokenizerInfo, student: TokenizerInfo) -> tuple[str, ...]:
     """Chat templates that are not the same."""
     a, b = teacher.chat_template_sha256, student.chat_template_sha256
     if a == b:

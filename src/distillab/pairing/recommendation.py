@@ -61,7 +61,7 @@ def recommend(contract: TokenizerContract) -> Recommendation:
     raise AssertionError("the order has methods that need nothing of a pair")
 
 
-def made_for_two(contract: TokenizerContract) -> tuple[str, ...]:
+def cross_tokenizer_methods(contract: TokenizerContract) -> tuple[str, ...]:
     """Methods for two tokenizers for which the pair has enough in common, best first, down to fine-tuning alone."""
     better = ORDER_ACROSS_TOKENIZERS[: ORDER_ACROSS_TOKENIZERS.index("sft")]
     aligned = [name for name in better if METHODS[name].tokens == "aligned"]
@@ -73,7 +73,7 @@ def _because(contract: TokenizerContract, name: str, passed: Mapping[str, Sequen
     skipped = [f"{', '.join(names)}: measured better, but {lacking}" for lacking, names in passed.items()]
     internals = ["span_hidden_states", "contrastive"]
     further = [other for other in internals if _lacking(contract, METHODS[other]) is None and name not in internals]
-    if further and name in made_for_two(contract):
+    if further and name in cross_tokenizer_methods(contract):
         skipped.append(f"where the student begins with random weights, {' and '.join(further)} were better still")
     return (*_common(contract, method), *skipped, f"the order was measured: {ACROSS_TOKENIZERS_MEASURED_IN}")
 

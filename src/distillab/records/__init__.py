@@ -11,11 +11,11 @@ from distillab.records.outlook import begins_above_uniform, outlook, run_outlook
 from distillab.records.pairing import (
     DataOverlap,
     MethodAdmission,
-    PairJudgement,
+    PairCheck,
     Recommendation,
     SideBySide,
     TokenizerContract,
-    TokenizerSide,
+    TokenizerInfo,
     Verdict,
 )
 from distillab.records.runs import (
@@ -65,7 +65,7 @@ __all__ = [
     "LikelihoodMetrics",
     "MethodAdmission",
     "NotJudged",
-    "PairJudgement",
+    "PairCheck",
     "Phase",
     "Recommendation",
     "Record",
@@ -78,7 +78,7 @@ __all__ = [
     "StudyResults",
     "TeacherProvenance",
     "TokenizerContract",
-    "TokenizerSide",
+    "TokenizerInfo",
     "Verdict",
     "begins_above_uniform",
     "outlook",

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from distillab.records.base import SCHEMA_VERSION, Record
-from distillab.records.pairing import PairJudgement
+from distillab.records.pairing import PairCheck
 
 Severity = Literal["error", "warning", "note"]
 SEVERITY_ORDER: tuple[Severity, ...] = ("error", "warning", "note")
@@ -57,7 +57,7 @@ class Investigation(Record):
     schema_version: int = SCHEMA_VERSION
     subject: str = Field(description="the file, folder, function or pair that was examined")
     examined: tuple[Examined, ...]
-    pairing: PairJudgement | None = Field(
+    pairing: PairCheck | None = Field(
         default=None, description="what the two tokenizers have in common and which methods are valid, where known"
     )
     skipped: str | None = Field(default=None, description="the flag by which the user left the examination out")

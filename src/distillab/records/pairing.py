@@ -12,7 +12,7 @@ from distillab.records.base import SCHEMA_VERSION, Record
 Verdict = Literal["identical", "padded", "extended", "different"]
 
 
-class TokenizerSide(Record):
+class TokenizerInfo(Record):
     """One tokenizer, as it was loaded."""
 
     name: str
@@ -65,8 +65,8 @@ class TokenizerContract(Record):
     schema_version: int = SCHEMA_VERSION
     verdict: Verdict
     reason: str = Field(description="one sentence: why this verdict")
-    teacher: TokenizerSide
-    student: TokenizerSide
+    teacher: TokenizerInfo
+    student: TokenizerInfo
     equal_ids: int = Field(description="ids that mean the same on both sides")
     equal_strings: int = Field(description="token strings that both vocabularies hold, whatever their ids")
     equal_bytes: int = Field(description="distinct byte strings that both vocabularies can say")
@@ -101,7 +101,7 @@ class Recommendation(Record):
     )
 
 
-class PairJudgement(Record):
+class PairCheck(Record):
     """The answer of `distillab check`."""
 
     schema_version: int = SCHEMA_VERSION

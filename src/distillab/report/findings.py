@@ -12,7 +12,7 @@ from distillab.records import (
     Finding,
     Investigation,
     MethodAdmission,
-    PairJudgement,
+    PairCheck,
     Phase,
     Severity,
 )
@@ -103,7 +103,7 @@ def _first_sentence(text: str) -> str:
     return _SENTENCE_END.split(text, maxsplit=1)[0]
 
 
-def _of_pair(pairing: PairJudgement) -> str:
+def _of_pair(pairing: PairCheck) -> str:
     contract = pairing.contract
     valid = sum(method.admitted for method in pairing.methods)
     return (
@@ -146,7 +146,7 @@ def _steps(finding: Finding, every: bool, ways_out: tuple[str, ...]) -> list[str
     return [f"{finding.id}: {step}" for step in (finding.do if every else finding.do[:1])]
 
 
-def _path(pairing: PairJudgement) -> Phase:
+def _path(pairing: PairCheck) -> Phase:
     begin = f"with this pair begin with method: {pairing.recommended.method}"
     if not pairing.ways_out:
         valid = by_access(pairing.methods, admitted=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from distillab.records import Finding, Investigation, PairJudgement, Phase
+from distillab.records import Finding, Investigation, PairCheck, Phase
 from distillab.report import sections
 from distillab.report.findings import concluded, counted
 
@@ -71,7 +71,7 @@ def doctor_of(investigation: Investigation) -> Doctor:
     return Doctor(counted(investigation.findings), investigation.findings, grid, investigation.skipped)
 
 
-def _pair(judged: PairJudgement) -> Pair:
+def _pair(judged: PairCheck) -> Pair:
     rows = tuple(
         (method.method, "valid" if method.admitted else "refused", method.access, method.reason)
         for method in judged.methods

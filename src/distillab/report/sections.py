@@ -16,7 +16,7 @@ from distillab.records import (
     SpanCounts,
     StudyResults,
     TokenizerContract,
-    TokenizerSide,
+    TokenizerInfo,
     Verdict,
 )
 from distillab.report.entries import Entry
@@ -143,8 +143,8 @@ def _share(part: int, whole: int) -> str:
     return percent(part / whole) if whole else MISSING
 
 
-def _sides(teacher: TokenizerSide, student: TokenizerSide) -> Grid:
-    def column(side: TokenizerSide) -> tuple[str, ...]:
+def _sides(teacher: TokenizerInfo, student: TokenizerInfo) -> Grid:
+    def column(side: TokenizerInfo) -> tuple[str, ...]:
         return (
             side.name,
             side.family,

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from distillab.config.identity import deciding
+from distillab.config.identity import identity_settings
 from distillab.config.models import RunRecipe, StudyRecipe
 from distillab.errors import ConfigError
 from distillab.evaluation.protocol import EvaluationResult
@@ -25,7 +25,7 @@ def identity_of(recipe: RunRecipe | StudyRecipe, *, fingerprints: Fingerprints, 
         fingerprints: of the rows and weights behind the recipe's paths.
         demonstrates: the failure that it shows on purpose.
     """
-    facts = {"recipe": deciding(recipe), "fingerprints": fingerprints, "demonstrates": demonstrates}
+    facts = {"recipe": identity_settings(recipe), "fingerprints": fingerprints, "demonstrates": demonstrates}
     return hashlib.sha256(json.dumps(facts, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
@@ -74,7 +74,7 @@ def require_claimable(
         known = there.get("identity") if isinstance(there, dict) else None
         if known != identity_of(recipe, fingerprints=fingerprints, demonstrates=demonstrates):
             facts = {"fingerprints": fingerprints, "demonstrates": demonstrates}
-            mine = json.loads(json.dumps(deciding(recipe) | facts))
+            mine = json.loads(json.dumps(identity_settings(recipe) | facts))
             differing = _differences(there, mine)
             raise ConfigError(
                 "The output folder holds the work of another recipe, or of files that have changed since.",

@@ -20,10 +20,10 @@ from distillab.evaluation.values import captured
 from distillab.models.loading import context_length, load_config, pick_device, weights_sha256
 from distillab.models.weights import require_weights
 from distillab.pairing.admission import require_admitted
-from distillab.pairing.contract import judge
+from distillab.pairing.contract import compare_tokenizers
 from distillab.pairing.embedded import require_embedded
 from distillab.pairing.loading import logits_width
-from distillab.records import EncodingCounts, TokenizerContract, TokenizerSide
+from distillab.records import EncodingCounts, TokenizerContract, TokenizerInfo
 from distillab.runs.dates import FINGERPRINT, dated, require_same_day
 from distillab.runs.held_out import fitting_rows, held_out_line, judged_rows, same_answers
 from distillab.runs.teacher_spec import TeacherSpec, find_teacher_spec
@@ -119,7 +119,7 @@ class RunInputs:
         )
 
 
-def vocab_size(side: TokenizerSide) -> int:
+def vocab_size(side: TokenizerInfo) -> int:
     """Ids that a tokenizer has and its model has logits for."""
     return min(width for width in (side.tokens, side.logits_width) if width is not None)
 
@@ -212,7 +212,9 @@ def _content_sha256(examples: Sequence[Example]) -> str:
     return hashlib.sha256("\n".join(example.content for example in examples).encode()).hexdigest()
 
 
-def _reader(path: str, revision: str | None, recipe: RunRecipe, splits: Splits, *, goes_on: bool = True) -> Reader:
+def _reader(
+    path: str, revision: str | None, recipe: RunRecipe, splits: Splits, *, requires_generation_prompt: bool = True
+) -> Reader:
     data = recipe.data
     return load_reader(
         path,
@@ -220,13 +222,13 @@ def _reader(path: str, revision: str | None, recipe: RunRecipe, splits: Splits, 
         template=data.template,
         kind=splits.shape.kind,
         max_tokens=data.max_tokens,
-        goes_on=goes_on,
+        requires_generation_prompt=requires_generation_prompt,
         date=data.date,
     )
 
 
 def _teacher_reader(place: TeacherSpec, recipe: RunRecipe, splits: Splits) -> Reader:
-    reader = _reader(place.tokenizer, place.revision, recipe, splits, goes_on=False)
+    reader = _reader(place.tokenizer, place.revision, recipe, splits, requires_generation_prompt=False)
     # by the model's name: its folder may be called student, or tokenizer, whosoever it is
     return replace(reader, loaded=replace(reader.loaded, name=place.name))
 
@@ -235,7 +237,7 @@ def _judge(
     recipe: RunRecipe, student: Reader, teacher: Reader, place: TeacherSpec, splits: Splits
 ) -> TokenizerContract:
     texts = [text for example in splits.train[:500] for text in example.texts]
-    return judge(
+    return compare_tokenizers(
         teacher.loaded,
         student.loaded,
         teacher_width=logits_width(place.config, revision=place.revision),

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from distillab.errors import DataError, NumericsError
-from distillab.files import json_line, read_json_lines, storing, sync, write_bytes
+from distillab.files import disk_errors, json_line, read_json_lines, sync, write_bytes
 from distillab.progress import Progress
 from distillab.records import CurvePoint, LikelihoodMetrics, ReferenceLines
 from distillab.training.checkpoints import Checkpoint, Prefix
@@ -122,7 +122,7 @@ class Journal:
                 fix=LOWER_RATE,
             )
         if self._path is not None:
-            with storing(self._path), self._path.open("a", encoding="utf-8") as stream:
+            with disk_errors(self._path), self._path.open("a", encoding="utf-8") as stream:
                 stream.write(json_line(line))
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from distillab.errors import ConfigError, DataError
 from distillab.files import json_object, write_all
-from distillab.hidden import redacted
+from distillab.redaction import redacted
 
 LOCK = ".lock"
 _NO_FLOCK = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}

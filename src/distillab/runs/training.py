@@ -14,7 +14,7 @@ from distillab.data.collation import Collator
 from distillab.data.vocabularies import Vocabularies
 from distillab.evaluation.likelihood import score_rows, summarise
 from distillab.evaluation.protocol import HeldOut
-from distillab.interruption import Interrupted, finishing, requested
+from distillab.interruption import Interrupted, defer_interrupt, interrupt_requested
 from distillab.models.attention import require_maps
 from distillab.models.loading import recompute_activations
 from distillab.models.packable import require_packable
@@ -156,7 +156,10 @@ def train_student(
         return summarise(scores, scored_bytes=sum(held_out.scored_bytes))
 
     done = last.step if last else 0
-    with finishing(), Progress(f"training {recipe.name}", total=settings.steps, unit="steps", done=done) as progress:
+    with (
+        defer_interrupt(),
+        Progress(f"training {recipe.name}", total=settings.steps, unit="steps", done=done) as progress,
+    ):
         journal = Journal(
             folder / "metrics.jsonl" if writes else None,
             steps=settings.steps,
@@ -179,9 +182,9 @@ def train_student(
         )
         trainer.train(resume_from_checkpoint=str(last.folder) if last else None)
         step = trainer.state.global_step
-        if step < settings.steps or requested() is not None:
+        if step < settings.steps or interrupt_requested() is not None:
             # another process of this run may have got the signal, and not this one
-            number = requested() or signal.SIGTERM
+            number = interrupt_requested() or signal.SIGTERM
             raise Interrupted(number, f"{recipe.name}: step {step} of {settings.steps} is kept ({checkpoints})")
         require_finite_weights(student, step=settings.steps)
         detach(student, folder=folder if writes else None)

@@ -171,6 +171,6 @@ class StudyCaches:
             digest.update(repr(self._kinds_at(key, arm, "answers" if part == "answers" else "train")).encode())
             for row in (*train, *self._judged_rows(inputs)):
                 digest.update(row_digest(row.input_ids, row.answer_mask))
-            name = f"{model_name(self._teacher(arm).place)}-{digest.hexdigest()[:12]}"
+            name = f"{model_name(self._teacher(arm).source)}-{digest.hexdigest()[:12]}"
             self._locations[key] = self._root / name
         return self._locations[key]

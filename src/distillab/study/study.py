@@ -320,7 +320,7 @@ class Study:
         settings = arm.teacher_answers or self.recipe.teacher_answers
         text = teacher.model_dump_json() + settings.model_dump_json(exclude={"keep_cut_off"})
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-        return Path(self.recipe.output) / "answers" / f"{model_name(teacher.place)}-{digest}"
+        return Path(self.recipe.output) / "answers" / f"{model_name(teacher.source)}-{digest}"
 
 
 _studies: dict[str, Study] = {}

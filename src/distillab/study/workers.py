@@ -15,7 +15,7 @@ from contextlib import ExitStack
 
 import torch
 
-from distillab.interruption import Interrupted, at_once, finishing, handled, requested
+from distillab.interruption import Interrupted, allow_interrupt, defer_interrupt, handle_signals, interrupt_requested
 from distillab.progress import plain_lines
 
 Job = Callable[[], None]
@@ -40,7 +40,7 @@ def run_jobs(jobs: Sequence[Job], *, workers: int) -> None:
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(threads,)) as pool:
         futures = [pool.submit(_do, job) for job in jobs]
         try:
-            with finishing():
+            with defer_interrupt():
                 done = _wait(futures)
         except (KeyboardInterrupt, Interrupted):  # a second signal, or no handler of ours
             for child in multiprocessing.active_children():
@@ -60,11 +60,11 @@ def _wait(futures: Sequence[Future[None]]) -> list[Future[None]]:
         Interrupted: a signal came to this process; it went to the workers too, and they have ended.
     """
     pending = set(futures)
-    while pending and requested() is None:
+    while pending and interrupt_requested() is None:
         done, pending = wait(pending, timeout=_LOOK_EVERY_S, return_when=FIRST_EXCEPTION)
         if any(future.exception() is not None for future in done):
             break
-    number = requested()
+    number = interrupt_requested()
     if number is not None:
         for future in futures:
             future.cancel()
@@ -81,12 +81,12 @@ def _start(threads: int) -> None:
     plain_lines()  # several bars on one terminal would overwrite each other
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # until this process ends; between two jobs it waits, and a signal must not end it with a traceback there
-    _handlers.enter_context(handled(quiet=True))
-    _handlers.enter_context(finishing())
+    _handlers.enter_context(handle_signals(quiet=True))
+    _handlers.enter_context(defer_interrupt())
 
 
 def _do(job: Job) -> None:
-    with at_once():
+    with allow_interrupt():
         job()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import TrainerCallback
 from transformers.trainer_utils import SaveStrategy
 
-from distillab.interruption import requested
+from distillab.interruption import interrupt_requested
 
 
 class Pauses(TrainerCallback):
@@ -38,7 +38,7 @@ class Pauses(TrainerCallback):
         if args.save_strategy == SaveStrategy.NO:
             return
         due = self._first and time.monotonic() - self._since >= self._seconds
-        ends, saves = self._over_processes((int(requested() is not None), int(due)))
+        ends, saves = self._over_processes((int(interrupt_requested() is not None), int(due)))
         if ends:
             control.should_training_stop = True
         # the last step is kept too: what follows it, the evaluation, may be interrupted like everything else

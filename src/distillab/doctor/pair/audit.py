@@ -19,7 +19,7 @@ from distillab.doctor.pair.precision import examine_precision
 from distillab.doctor.pair.quality import examine_quality
 from distillab.doctor.pair.subject import PairSubject
 from distillab.doctor.pair.template import examine_template
-from distillab.pairing.admission import judgement
+from distillab.pairing.admission import pair_check
 from distillab.records import Examined, Investigation
 
 __all__ = ["PairSubject", "audit_pair", "examine_pair"]
@@ -129,5 +129,5 @@ def audit_pair(
     return Investigation(
         subject=f"teacher {teacher}, student {student}",
         examined=tuple(examine_pair(subject)),
-        pairing=judgement(subject.contract),
+        pairing=pair_check(subject.contract),
     )

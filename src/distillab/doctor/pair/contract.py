@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from distillab.doctor.pair.subject import PairSubject
-from distillab.pairing.admission import ids_line, judgement, tokens_line
+from distillab.pairing.admission import ids_line, pair_check, tokens_line
 from distillab.records import Examined, Finding, SideBySide, TokenizerContract
 
 CHECK_ID = "tokenizers"
@@ -56,7 +56,7 @@ def _unrelated(contract: TokenizerContract, *, compared: bool) -> Finding:
         example=(*_side_by_side(contract.example), *(f"trained would be: {said}" for said in contract.would_train)),
         means="The student would be pushed towards tokens that happen to have the same number. Hidden states and "
         "attention maps compared position by position belong to different words in the same way.",
-        do=judgement(contract).ways_out,
+        do=pair_check(contract).ways_out,
     )
 
 

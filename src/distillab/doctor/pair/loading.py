@@ -16,7 +16,7 @@ from distillab.data.sources import read_rows
 from distillab.doctor.pair.subject import PairSubject
 from distillab.errors import ConfigError
 from distillab.models.loading import context_length, load_config, load_model, model_name, pick_device
-from distillab.pairing.contract import judge
+from distillab.pairing.contract import compare_tokenizers
 from distillab.pairing.loading import find_file, logits_width
 from distillab.paths import is_local, local_path
 
@@ -46,13 +46,15 @@ def load_pair(
     form = template if examples else "auto"
     readers = [
         _named(
-            load_reader(path, revision=None, template=form, kind=kind, max_tokens=most, goes_on=learns),
+            load_reader(
+                path, revision=None, template=form, kind=kind, max_tokens=most, requires_generation_prompt=learns
+            ),
             path,
         )
         for path, learns in ((teacher, False), (student, True))
     ]
     return PairSubject(
-        contract=judge(
+        contract=compare_tokenizers(
             readers[0].loaded,
             readers[1].loaded,
             teacher_width=logits_width(teacher),

@@ -172,10 +172,10 @@ _BY_ADVICE: dict[str, tuple[str, ...]] = {
 _ADVICE = {key: advice for advice, keys in _BY_ADVICE.items() for key in keys}
 
 
-def elsewhere(key: str) -> str | None:
+def advice_for(key: str) -> str | None:
     """What to write instead of a key that another trainer has; None for a key of none.
 
-    >>> elsewhere("lr")
+    >>> advice_for("lr")
     'write training.learning_rate'
     """
     return _ADVICE.get(key.lower().replace("-", "_"))

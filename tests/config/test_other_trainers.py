@@ -8,7 +8,7 @@ import pytest
 
 from distillab.cli.recipes import load_any
 from distillab.config import RunRecipe, StudyRecipe, load_recipe
-from distillab.config.elsewhere import _BY_ADVICE, elsewhere
+from distillab.config.other_trainers import _BY_ADVICE, advice_for
 from distillab.errors import ConfigError
 
 RUN = "student: {path: s}\ndata: {train: {path: d}}\n"
@@ -90,8 +90,8 @@ def test_no_key_is_answered_twice_and_none_exists_here_at_its_place() -> None:
     keys = [key for keys in _BY_ADVICE.values() for key in keys]
     assert len(keys) == len(set(keys)) > 200
     assert not set(keys) & (RunRecipe.model_fields.keys() | StudyRecipe.model_fields.keys())
-    assert elsewhere("Learning-Rate-Student") == "write training.learning_rate"
-    assert elsewhere("nothing_of_this_name") is None
+    assert advice_for("Learning-Rate-Student") == "write training.learning_rate"
+    assert advice_for("nothing_of_this_name") is None
 
 
 def test_what_an_override_sets_is_not_said_of_the_file(tmp_path: Path) -> None:
