@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_serializer, field_validator, model_validator
 
 from distillab.config.base import Settings
 from distillab.records import AccessLevel
@@ -258,6 +260,45 @@ class ContrastiveConfig(BaseTermConfig):
     projector_learning_rate: float | None = Field(
         default=None, gt=0, description="default: training.learning_rate; it follows the same schedule"
     )
+
+
+class _Custom(BaseTermConfig):
+    """Base of one's own losses. Only Python can name them: a recipe holds no code."""
+
+    name: str = Field(default="custom", pattern=r"^[a-z][a-z0-9_]*$", description="of the term in logs and reports")
+    loss: Callable[..., Any] = Field(description="deterministic; gives (N,) values, each of its position alone")
+    arguments: ClassVar[tuple[str, ...]]
+
+    @field_validator("loss")
+    @classmethod
+    def _takes_the_arguments(cls, loss: Callable[..., Any]) -> Callable[..., Any]:
+        try:
+            inspect.signature(loss).bind(*cls.arguments)
+        except TypeError as error:
+            raise ValueError(f"the loss is called as loss({', '.join(cls.arguments)}): {error}") from None
+        return loss
+
+    @field_serializer("loss")
+    def _by_name(self, loss: Callable[..., Any]) -> str:
+        return getattr(loss, "__qualname__", type(loss).__qualname__)
+
+
+class CustomLossConfig(_Custom):
+    """Your own loss of the student: `loss(student_logits, labels)`."""
+
+    target: ClassVar[str] = "distillab.objectives.custom:CustomLoss"
+    arguments: ClassVar[tuple[str, ...]] = ("student_logits", "labels")
+    kind: Literal["custom_loss"] = "custom_loss"
+
+
+class CustomDivergenceConfig(_Custom):
+    """Your own loss of student and teacher, over the token ids that both share."""
+
+    target: ClassVar[str] = "distillab.objectives.custom:CustomDivergence"
+    access: ClassVar[AccessLevel] = "logits"
+    tokens: ClassVar[TokenRequirement] = "shared"
+    arguments: ClassVar[tuple[str, ...]] = ("student_logits", "teacher_logits", "labels")
+    kind: Literal["custom_divergence"] = "custom_divergence"
 
 
 class _OnActivations(BaseTermConfig):
