@@ -1,21 +1,44 @@
-"""distillab: distil large language models into small ones, and know why it works or does not."""
+"""distillab: distil large language models into small ones, and know why it works or does not.
+
+The Python door; docs/python.md has an example of each name. Importing the package loads nothing heavy: a name is
+imported when it is first used.
+"""
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from distillab import divergences, doctor, terms
+    from distillab.api.pair import check_pair
     from distillab.teachers.offline import OfflineDistillationDataset
 
-__all__ = ["OfflineDistillationDataset", "__version__"]
+__all__ = [
+    "OfflineDistillationDataset",
+    "__version__",
+    "check_pair",
+    "divergences",
+    "doctor",
+    "terms",
+]
 
 __version__ = "0.1.0"
 
+_MODULE_OF = {
+    "OfflineDistillationDataset": "distillab.teachers.offline",
+    "check_pair": "distillab.api.pair",
+}
+_MODULES = ("divergences", "doctor", "terms")
+
 
 def __getattr__(name: str) -> Any:
-    # read when it is asked for: the command line imports this package long before it needs torch
-    if name == "OfflineDistillationDataset":
-        from distillab.teachers.offline import OfflineDistillationDataset
-
-        return OfflineDistillationDataset
+    if name in _MODULES:
+        return importlib.import_module(f"distillab.{name}")
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(_MODULE_OF[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

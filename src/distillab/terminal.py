@@ -46,11 +46,12 @@ def echo(text: str, *, error: bool = False) -> None:
     print(visible(redacted(text)), file=sys.stderr if error else sys.stdout, flush=error)
 
 
-def plain_console(file: TextIO | None = None) -> Console:
+def plain_console(file: TextIO | None = None, *, record: bool = False) -> Console:
     """A console that prints texts as they are, but nothing invisible; styles are its own.
 
     Args:
         file: where it prints; default: standard output.
+        record: keep what is printed, for `export_html`.
     """
     from rich.console import Console
 
@@ -59,7 +60,7 @@ def plain_console(file: TextIO | None = None) -> Console:
             shown = [visible(redacted(item)) if isinstance(item, str) else item for item in objects]
             super().print(*shown, **settings)
 
-    return Plain(file=file, highlight=False, markup=False, soft_wrap=True)
+    return Plain(file=file, record=record, highlight=False, markup=False, soft_wrap=True)
 
 
 def _visible_character(character: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from distillab.terminal import echo, plain_console
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from distillab.data.sources import Row
     from distillab.records import DataOverlap, PairCheck, TokenizerContract, TokenizerInfo
 
 _STYLE = {"identical": "bold green", "padded": "bold green", "extended": "bold yellow", "different": "bold red"}
@@ -41,7 +43,9 @@ def check_command(
     model. With --tokens nothing is judged.
     """
     from distillab.cli.check_tokens import show_tokens
+    from distillab.config.data import SourceConfig
     from distillab.config.methods import METHODS
+    from distillab.data.sources import read_rows
     from distillab.errors import ConfigError, near_names
     from distillab.pairing.admission import pair_check
     from distillab.pairing.contract import compare_tokenizers
@@ -57,7 +61,7 @@ def check_command(
         return
     if require is not None and require not in METHODS:
         raise ConfigError(f'No such method: "{require}".', where="--require", fix=near_names(require, METHODS))
-    texts, source = _texts(data) if data is not None else ([], "")
+    texts, source = texts_of(read_rows(SourceConfig(path=str(data))), data.name) if data is not None else ([], "")
     loaded, widths = (
         [load_tokenizer(path) for path in (teacher, student)],
         [logits_width(teacher), logits_width(student)],
@@ -76,33 +80,34 @@ def check_command(
     if as_json:
         echo(json.dumps(judged.model_dump(mode="json"), indent=2))
     else:
-        _show(judged)
+        show_pair(judged, plain_console())
     if any(not method.admitted and method.method == require for method in judged.methods):
         raise typer.Exit(1)
 
 
-def _texts(data: Path) -> tuple[list[str], str]:
-    """The rows' texts that are measured, and what they are."""
-    from distillab.config.data import SourceConfig
+def texts_of(rows: Sequence[Row], name: str) -> tuple[list[str], str]:
+    """The texts of some rows on which the overlap is measured, and what they are called.
+
+    Raises:
+        DataError: all rows are empty.
+    """
     from distillab.data.row_examples import to_examples
-    from distillab.data.sources import read_rows
     from distillab.errors import DataError
     from distillab.pairing.overlap import MAX_TEXTS
 
-    rows = read_rows(SourceConfig(path=str(data)))
     examples = to_examples(rows, columns=None, prompt_share=0.5)
     texts = [text for text in (example.prompt + example.answer for example in examples) if text]
     if not texts:
-        raise DataError("There is no text to measure.", where=str(data), facts=[f"{len(rows)} rows, all empty"])
+        raise DataError("There is no text to measure.", where=name, facts=[f"{len(rows)} rows, all empty"])
     if len(texts) > MAX_TEXTS:
-        return texts[:MAX_TEXTS], f"{data.name} (the first {MAX_TEXTS:,} of {len(texts):,} rows)"
-    return texts, data.name
+        return texts[:MAX_TEXTS], f"{name} (the first {MAX_TEXTS:,} of {len(texts):,} rows)"
+    return texts, name
 
 
-def _show(judged: PairCheck) -> None:
+def show_pair(judged: PairCheck, console: Console) -> None:
+    """Print a judgement of a pair."""
     from distillab.pairing.sample import SAMPLE_SOURCE
 
-    console = plain_console()
     contract = judged.contract
     console.print(f"verdict: {contract.verdict}", style=_STYLE[contract.verdict])
     console.print(contract.reason)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,6 +68,36 @@ def read_rows(source: SourceConfig, *, skipped: list[str] | None = None) -> list
         raise DataError("The source holds no rows.", where=source.path, fix="check the path and how the file was made")
     written, shown = str(path), redacted(str(path))
     return _with_keys(found if shown == written else [(at.replace(written, shown), values) for at, values in found])
+
+
+def given_rows(data: object, *, name: str) -> list[Row]:
+    """The rows of a `datasets.Dataset`, a `pandas.DataFrame` or a list of dicts, with the keys that a file gives them.
+
+    Args:
+        name: what they are called in messages: train, train_dataset, …
+    Raises:
+        DataError: something else, or no rows.
+    """
+    from datasets import Dataset
+
+    if (frame := sys.modules.get("pandas")) is not None and isinstance(data, frame.DataFrame):
+        data = Dataset.from_pandas(data, preserve_index=False)
+    if isinstance(data, Dataset):
+        found = _from_dataset(data, name, None)
+    elif isinstance(data, Sequence) and all(isinstance(row, Mapping) for row in data):
+        found = [(f"{name}, row {number}", dict(row)) for number, row in enumerate(data, start=1)]
+    else:
+        kind = type(data)
+        raise DataError(
+            "The rows are an object of another kind.",
+            where=name,
+            facts=[f"given: {kind.__module__}.{kind.__qualname__}"],
+            fix="give a path, a datasets.Dataset (one split of a DatasetDict), a pandas.DataFrame or a list of dicts; "
+            "of a stream take rows first: list(stream.take(1000))",
+        )
+    if not found:
+        raise DataError("There are no rows.", where=name)
+    return _with_keys(found)
 
 
 def content_hash(value: Any) -> str:

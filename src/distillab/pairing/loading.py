@@ -29,6 +29,7 @@ from distillab.paths import is_local, local_path, require_folder
 from distillab.pretrained import tokenizer_from
 from distillab.redaction import redacted, revealed
 
+IN_MEMORY = "in memory"  # the name of what has no path
 _OTHER_FORMS = (("vocab.json", "merges.txt"), ("vocab.txt",))
 _SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 
@@ -102,6 +103,32 @@ def load_tokenizer(path: str, *, revision: str | None = None) -> LoadedTokenizer
             )
         notes.extend(_unheeded_settings(tokenizer, path, revision))
     return LoadedTokenizer(tokenizer, name, path, tuple(notes))
+
+
+def checked_tokenizer(tokenizer: PreTrainedTokenizerFast) -> LoadedTokenizer:
+    """Check a tokenizer in memory against the `tokenizer.json` that it was loaded from, where that is at hand.
+
+    Raises:
+        TokenizerMismatch: it gives other ids.
+    """
+    path = tokenizer.name_or_path
+    found = path and (local_path(path).is_dir() if is_local(path) else was_fetched(path))
+    file = find_file(path, "tokenizer.json", None) if found else None
+    wrong = [] if file is None else _disagreements(tokenizer, _read_reference(file))
+    if wrong:
+        text, loaded_ids, file_ids = min(wrong, key=lambda w: len(w[0]))
+        raise TokenizerMismatch(
+            "The tokenizer in memory does not give the ids of the tokenizer.json that it was loaded from.",
+            where=path,
+            facts=[
+                f"{len(wrong)} of {len(PROBES)} probe texts differ, e.g. {text!r}",
+                f"in memory:      {loaded_ids}",
+                f"tokenizer.json: {file_ids}",
+            ],
+            fix="give the path, and it is loaded with the ids of its file; or, where the change is meant, save the "
+            "tokenizer to a folder of its own and load it from there",
+        )
+    return LoadedTokenizer(tokenizer, IN_MEMORY, IN_MEMORY, ())
 
 
 def logits_width(path: str, revision: str | None = None) -> int | None:
