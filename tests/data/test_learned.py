@@ -126,15 +126,14 @@ def test_an_answer_is_compared_without_what_the_template_writes(template: str, a
     settings = EvaluationConfig(rows=4, generate_rows=4, max_new_tokens=40, batch_size=4)
     model = trained(reader, rows)
     judged = evaluate(model, held_out_for(reader, rows), settings, reader=reader, shared=None, label="it")
-    assert judged.record.generation is not None
-    assert judged.record.generation.exact_match == 1.0
+    assert judged.record.value("exact_match") == 1.0
     assert judged.answers == tuple(row.answer for row in rows)
     # and the figures are of that text
-    likelihood = judged.record.likelihood
     learned_bytes = sum(map(reader.encoder.scored_bytes, rows))
-    assert likelihood.eos_nats is not None
-    nats = likelihood.nats_per_token * likelihood.tokens - likelihood.eos_nats * likelihood.n
-    assert likelihood.bits_per_byte == pytest.approx(nats / math.log(2) / learned_bytes)
+    ends = judged.record.value("eos_nats")
+    assert ends is not None
+    nats = judged.record.nats_per_token * judged.record.tokens - ends * judged.record.n("held-out rows")
+    assert judged.record.value("bits_per_byte") == pytest.approx(nats / math.log(2) / learned_bytes)
 
 
 def test_an_answer_of_which_the_template_leaves_nothing_is_dropped(tmp_path: Path) -> None:

@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.figures import figures
+
 from distillab.records import (
     EncodingCounts,
-    EvaluationRecord,
-    GenerationMetrics,
-    LikelihoodMetrics,
     ReferenceLines,
     RunCost,
     RunRecord,
@@ -142,7 +141,6 @@ class OurRun:
 
     def _record(self, n: int, answers: int) -> RunRecord:
         counts = EncodingCounts(source="train", rows=self.rows, kept=self.rows)
-        likelihood = LikelihoodMetrics(n=20, tokens=180, nats_per_token=1.0, bits_per_byte=0.5, token_accuracy=0.5)
         return RunRecord(
             name="run",
             arm="arm",
@@ -160,16 +158,16 @@ class OurRun:
             train_counts=counts,
             held_out_counts=counts,
             references=ReferenceLines(uniform_nats=UNIFORM, unigram_nats=UNIGRAM),
-            evaluation=EvaluationRecord(
-                likelihood=likelihood,
-                generation=GenerationMetrics(
-                    n=answers,
-                    exact_match=0.0,
-                    normalised_match=0.0,
-                    rouge_l=0.3,
-                    stopped_by_eos=self.stopped,
-                    mean_tokens=self.mean_tokens,
-                ),
+            evaluation=figures(
+                generated=answers,
+                nats_per_token=1.0,
+                bits_per_byte=0.5,
+                token_accuracy=0.5,
+                exact_match=0.0,
+                normalised_match=0.0,
+                rouge_l=0.3,
+                stopped_by_eos=self.stopped,
+                mean_tokens=self.mean_tokens,
             ),
             curve=(),
             cost=RunCost(

@@ -71,10 +71,10 @@ def test_without_a_begin_token_the_first_token_counts_neither_as_nats_nor_as_byt
     summary = summarise(scores, scored_bytes=size)
     assert size == summary.scored_bytes == expected_bytes
     assert size < sum(len(example.answers[0].encode()) for example in examples)
-    assert summary.bits_per_byte == pytest.approx(nats / math.log(2) / expected_bytes, rel=1e-6)
+    assert summary.value("bits_per_byte") == pytest.approx(nats / math.log(2) / expected_bytes, rel=1e-6)
     # a token's mean has EOS in it, as before; what an EOS costs stands apart
     assert summary.nats_per_token == pytest.approx((nats + ends) / summary.tokens, rel=1e-6)
-    assert summary.eos_nats == pytest.approx(ends / 3, rel=1e-6)
+    assert summary.value("eos_nats") == pytest.approx(ends / 3, rel=1e-6)
 
 
 def _byte_letters() -> dict[int, str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import random
 
+from tests.figures import figures
+
 from distillab.records import (
     AccessLevel,
     AnswerStoreCounts,
@@ -15,10 +17,8 @@ from distillab.records import (
     DataOverlap,
     EncodingCounts,
     EvaluationRecord,
-    GenerationMetrics,
     GenerationSample,
     Interval,
-    LikelihoodMetrics,
     ReferenceLines,
     RunCost,
     SideBySide,
@@ -52,25 +52,21 @@ FINAL = {
 
 def evaluation(nats: float, *, tokens: int = 9120, kl: float | None, skill: float) -> EvaluationRecord:
     """One model's figures; `skill` between 0 and 1 sets the shares."""
-    return EvaluationRecord(
-        likelihood=LikelihoodMetrics(
-            n=400,
-            tokens=tokens,
-            nats_per_token=nats,
-            bits_per_byte=nats * tokens / 23000 / math.log(2),
-            token_accuracy=0.1 + 0.62 * skill,
-            kl_from_teacher_nats=kl,
-            top1_agreement=None if kl is None else 0.12 + 0.7 * skill,
-        ),
-        generation=GenerationMetrics(
-            n=200,
-            exact_match=0.41 * skill**2,
-            normalised_match=0.45 * skill**2,
-            value_match=0.72 * skill**2,
-            rouge_l=0.08 + 0.7 * skill,
-            stopped_by_eos=min(1.0, 0.25 + 0.8 * skill),
-            mean_tokens=32 - 14 * skill,
-        ),
+    return figures(
+        rows=400,
+        tokens=tokens,
+        generated=200,
+        nats_per_token=nats,
+        bits_per_byte=nats * tokens / 23000 / math.log(2),
+        token_accuracy=0.1 + 0.62 * skill,
+        kl_from_teacher=kl,
+        top1_agreement=None if kl is None else 0.12 + 0.7 * skill,
+        exact_match=0.41 * skill**2,
+        normalised_match=0.45 * skill**2,
+        value_match=0.72 * skill**2,
+        rouge_l=0.08 + 0.7 * skill,
+        stopped_by_eos=min(1.0, 0.25 + 0.8 * skill),
+        mean_tokens=32 - 14 * skill,
     )
 
 

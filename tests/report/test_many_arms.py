@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from tests.figures import with_value
 
 from distillab.cli.console import show_study
 from distillab.records import Interval, StudyResults
@@ -71,11 +72,8 @@ def test_where_nobody_scores_nobody_is_best(study: StudyResults, tmp_path: Path)
     def silent(results: StudyResults, value: float) -> StudyResults:
         arms = []
         for arm in results.arms:
-            changed = [e.generation.model_copy(update={"exact_match": value}) for e in arm.evaluations if e.generation]
-            evaluations = [
-                e.model_copy(update={"generation": g}) for e, g in zip(arm.evaluations, changed, strict=True)
-            ]
-            arms.append(arm.model_copy(update={"evaluations": tuple(evaluations)}))
+            changed = tuple(with_value(e, "exact_match", value) for e in arm.evaluations)
+            arms.append(arm.model_copy(update={"evaluations": changed}))
         return results.model_copy(update={"arms": tuple(arms)})
 
     for value in (0.0, 1e-6):

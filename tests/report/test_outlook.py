@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.doctor.run_samples import OurRun
+from tests.figures import with_value
 from tests.report.fixture import study as invented
 
 from distillab.cli.console import show_study
@@ -28,8 +29,7 @@ def begun(nats: float, *, random: bool | None) -> StudyResults:
     """The invented study with an untrained student of so many nats a token."""
     results = invented()
     point = results.baselines[0]
-    likelihood = point.evaluation.likelihood.model_copy(update={"nats_per_token": nats})
-    evaluation = point.evaluation.model_copy(update={"likelihood": likelihood})
+    evaluation = with_value(point.evaluation, "nats_per_token", nats)
     point = point.model_copy(update={"evaluation": evaluation, "random": random})
     return results.model_copy(update={"baselines": (point, *results.baselines[1:])})
 
@@ -59,7 +59,7 @@ def test_it_is_the_first_sentence_everywhere(
 
 def _best(results: StudyResults) -> float:
     arm = next(arm for arm in results.arms if arm.name == "logits")
-    return sum(e.likelihood.nats_per_token for e in arm.evaluations) / len(arm.evaluations)
+    return sum(e.nats_per_token for e in arm.evaluations) / len(arm.evaluations)
 
 
 @pytest.mark.parametrize(
@@ -75,8 +75,7 @@ def test_nothing_is_said_of_a_sound_study(nats: float, random: bool | None, tmp_
 def test_a_shown_failure_does_not_save_and_does_not_damn() -> None:
     results = begun(1.5, random=False)
     real = [arm for arm in results.arms if arm.demonstrates is None]
-    good = real[0].evaluations[0]
-    good = good.model_copy(update={"likelihood": good.likelihood.model_copy(update={"nats_per_token": 1.0})})
+    good = with_value(real[0].evaluations[0], "nats_per_token", 1.0)
     shown = [arm for arm in results.arms if arm.demonstrates is not None]
     saved = shown[0].model_copy(update={"evaluations": (good,) * 3})
     assert len(study_outlook(results.model_copy(update={"arms": (*real, saved)}))) == 1

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from tests.figures import with_value, without_generations
 
 from distillab.errors import DataError
 from distillab.records import ArmResult, StudyResults
@@ -74,8 +75,7 @@ def with_arm(study: StudyResults, name: str, **changes: object) -> StudyResults:
 def with_nats(study: StudyResults, name: str, value: float) -> StudyResults:
     """The study with another held-out figure in the arm's first seed."""
     arm = next(arm for arm in study.arms if arm.name == name)
-    likelihood = arm.evaluations[0].likelihood.model_copy(update={"nats_per_token": value})
-    first = arm.evaluations[0].model_copy(update={"likelihood": likelihood})
+    first = with_value(arm.evaluations[0], "nats_per_token", value)
     return with_arm(study, name, evaluations=(first, *arm.evaluations[1:]))
 
 
@@ -152,7 +152,8 @@ def test_every_number_of_the_main_table_is_the_records(study: StudyResults, tmp_
 def expected(arm: ArmResult) -> dict[str, str]:
     """The row of an arm, computed naively from its record."""
 
-    def seeds(values: list[float | None], decimals: int, factor: float = 1.0) -> str:
+    def seeds(name: str, decimals: int, factor: float = 1.0) -> str:
+        values = [metric.value for e in arm.evaluations for metric in e.metrics if metric.name == name]
         there = [value * factor for value in values if value is not None]
         if not there:
             return "–"
@@ -161,28 +162,26 @@ def expected(arm: ArmResult) -> dict[str, str]:
     def sign(value: float) -> str:
         return f"{value:+.3f}".replace("-", "−")
 
-    likelihoods = [e.likelihood for e in arm.evaluations]
-    generations = [e.generation for e in arm.evaluations if e.generation is not None]
     delta = "baseline"
     if arm.against_sft is not None:
         low, high = arm.against_sft.low, arm.against_sft.high
         word = "better" if high < 0 else "worse" if low > 0 else "not told apart"
         delta = f"{sign(arm.against_sft.mean)}|[{sign(low)}, {sign(high)}]|{word}"
     return {
-        "held-out": seeds([x.nats_per_token for x in likelihoods], 3),
+        "held-out": seeds("nats_per_token", 3),
         "Δ to SFT": delta,
-        "bits/byte": seeds([x.bits_per_byte for x in likelihoods], 3),
-        "token accuracy": seeds([x.token_accuracy for x in likelihoods], 1, 100),
-        "KL from teacher": seeds([x.kl_from_teacher_nats for x in likelihoods], 3),
-        "top-1 agreement": seeds([x.top1_agreement for x in likelihoods], 1, 100),
-        "value match": seeds([x.value_match for x in generations], 1, 100),
-        "exact match": seeds([x.exact_match for x in generations], 1, 100),
-        "norm. match": seeds([x.normalised_match for x in generations], 1, 100),
-        "ROUGE-L": seeds([x.rouge_l for x in generations], 1, 100),
-        "stops by EOS": seeds([x.stopped_by_eos for x in generations], 1, 100),
-        "mean length": seeds([x.mean_tokens for x in generations], 1),
-        "rows scored": str(likelihoods[0].n),
-        "generations": str(generations[0].n),
+        "bits/byte": seeds("bits_per_byte", 3),
+        "token accuracy": seeds("token_accuracy", 1, 100),
+        "KL from teacher": seeds("kl_from_teacher", 3),
+        "top-1 agreement": seeds("top1_agreement", 1, 100),
+        "value match": seeds("value_match", 1, 100),
+        "exact match": seeds("exact_match", 1, 100),
+        "norm. match": seeds("normalised_match", 1, 100),
+        "ROUGE-L": seeds("rouge_l", 1, 100),
+        "stops by EOS": seeds("stopped_by_eos", 1, 100),
+        "mean length": seeds("mean_tokens", 1),
+        "rows scored": "400",
+        "generations": "200",
         "seeds": str(len(arm.seeds)),
     }
 
@@ -217,15 +216,9 @@ def test_no_demonstration_no_banner(study: StudyResults, tmp_path: Path) -> None
 
 
 def test_a_metric_that_nobody_has_is_left_out(study: StudyResults, tmp_path: Path) -> None:
-    points = tuple(
-        p.model_copy(update={"evaluation": p.evaluation.model_copy(update={"generation": None})})
-        for p in study.baselines
-    )
+    points = tuple(p.model_copy(update={"evaluation": without_generations(p.evaluation)}) for p in study.baselines)
     arms = tuple(
-        arm.model_copy(
-            update={"evaluations": tuple(e.model_copy(update={"generation": None}) for e in arm.evaluations)}
-        )
-        for arm in study.arms
+        arm.model_copy(update={"evaluations": tuple(map(without_generations, arm.evaluations))}) for arm in study.arms
     )
     _, html = pages(study.model_copy(update={"arms": arms, "baselines": points}), tmp_path)
     assert "held-out" in row(html, "sft")
@@ -263,7 +256,7 @@ def test_one_seed_has_no_spread(study: StudyResults, tmp_path: Path) -> None:
     arm = next(arm for arm in study.arms if arm.name == "sft")
     one = {"seeds": (0,), "evaluations": arm.evaluations[:1], "curves": arm.curves[:1], "costs": arm.costs[:1]}
     _, html = pages(with_arm(study, "sft", **one), tmp_path)
-    assert row(html, "sft")["held-out"] == f"{arm.evaluations[0].likelihood.nats_per_token:.3f}"
+    assert row(html, "sft")["held-out"] == f"{arm.evaluations[0].nats_per_token:.3f}"
 
 
 def test_a_teacher_with_other_tokens_is_not_compared_in_nats(study: StudyResults, tmp_path: Path) -> None:

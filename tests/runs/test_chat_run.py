@@ -51,8 +51,7 @@ def _recipe(folder: Path, student: Path, **changes: Any) -> RunRecipe:
 
 def test_the_saved_student_is_the_judged_one(student: Path, tmp_path: Path) -> None:
     record = execute(_recipe(tmp_path, student))
-    assert record.evaluation.generation is not None
-    assert record.evaluation.generation.exact_match == record.evaluation.generation.stopped_by_eos == 1.0
+    assert record.evaluation.value("exact_match") == record.evaluation.value("stopped_by_eos") == 1.0
     saved = tmp_path / "out" / "student"
     model, tokenizer = AutoModelForCausalLM.from_pretrained(saved), AutoTokenizer.from_pretrained(saved)
     for row, judged in zip(sums(), read_held_out(tmp_path / "out" / "held_out.jsonl"), strict=True):

@@ -61,7 +61,7 @@ def _swap_lines(folder: Path) -> None:
 
 def _nan(path: Path) -> None:
     values = json.loads(path.read_text())
-    values["evaluation"]["likelihood"]["nats_per_token"] = None  # what an earlier version wrote for NaN
+    values["evaluation"]["metrics"][0]["value"] = None  # what an earlier version wrote for NaN
     path.write_text(json.dumps(values))
 
 

@@ -11,12 +11,13 @@ import pytest
 
 from distillab.errors import DataError, NumericsError, StorageError
 from distillab.progress import Progress
-from distillab.records import LikelihoodMetrics, ReferenceLines
+from distillab.records import EvaluationRecord, ReferenceLines
 from distillab.runs.journal import Journal, read_curve, read_journal, read_totals
 from distillab.training.checkpoints import Checkpoint
 from distillab.training.trainer import StepReport
+from tests.figures import figures, with_value
 
-METRICS = LikelihoodMetrics(n=1, tokens=10, nats_per_token=2.0, bits_per_byte=1.0, token_accuracy=0.5)
+METRICS = figures(rows=1, tokens=10, nats_per_token=2.0, bits_per_byte=1.0, token_accuracy=0.5)
 
 
 def _report(step: int, loss: float = 1.0) -> StepReport:
@@ -35,7 +36,7 @@ def _report(step: int, loss: float = 1.0) -> StepReport:
     )
 
 
-def _journal(path: Path, resumed: Checkpoint | None = None, measured: LikelihoodMetrics = METRICS) -> Journal:
+def _journal(path: Path, resumed: Checkpoint | None = None, measured: EvaluationRecord = METRICS) -> Journal:
     return Journal(
         path,
         steps=6,
@@ -147,7 +148,7 @@ def test_figures_of_fewer_steps_than_were_done_are_refused(stopped: tuple[Path, 
 def test_a_figure_that_is_not_finite_stops_the_run_and_is_never_written(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     with pytest.raises(NumericsError, match=r"(?s)step 0.*held_out_nats_per_token: nan"):
-        _journal(path, measured=METRICS.model_copy(update={"nats_per_token": float("nan")}))
+        _journal(path, measured=with_value(METRICS, "nats_per_token", float("nan")))
     assert path.read_bytes() == b""
     journal = _journal(path)
     with pytest.raises(NumericsError, match=r"(?s)step 1.*terms\.cross_entropy: inf"):

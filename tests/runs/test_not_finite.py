@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 from distillab.config.models import RunRecipe, StudyRecipe
 from distillab.errors import NumericsError
 from distillab.evaluation.protocol import require_finite_figures
-from distillab.records import EvaluationRecord, LikelihoodMetrics, RunRecord, read_record, write_record
+from distillab.records import EvaluationRecord, RunRecord, read_record, write_record
 from distillab.runs.run import execute
 from distillab.study.study import Study
+from tests.figures import figures, with_value
 
 
 def test_weights_that_the_last_step_broke_are_not_kept(tiny_world: dict[str, Any], tmp_path: Path) -> None:
@@ -47,14 +48,13 @@ def test_a_study_is_not_blocked_for_good_by_a_model_that_is_broken(tiny_world: d
 
 
 def test_a_record_never_holds_what_json_has_no_word_for(tmp_path: Path) -> None:
-    figures = LikelihoodMetrics(n=1, tokens=1, nats_per_token=1.0, bits_per_byte=1.0, token_accuracy=1.0)
-    broken = EvaluationRecord(likelihood=figures.model_copy(update={"bits_per_byte": float("inf")}))
+    sound = figures(nats_per_token=1.0, bits_per_byte=1.0, token_accuracy=1.0)
+    broken = with_value(sound, "bits_per_byte", float("inf"))
     with pytest.raises(ValueError, match="Out of range float"):
         write_record(broken, tmp_path / "record.json")
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(NumericsError, match=r"(?s)here.*bits_per_byte: inf"):
         require_finite_figures(broken, where="here")
-    sound = EvaluationRecord(likelihood=figures)
     require_finite_figures(sound, where="here")
     write_record(sound, tmp_path / "record.json")
     assert read_record(EvaluationRecord, tmp_path / "record.json") == sound

@@ -214,14 +214,12 @@ def test_a_model_that_reasons_is_judged_by_its_answers(reader: Reader, model: Ll
     settings = EvaluationConfig(rows=4, generate_rows=4, max_new_tokens=64, reasoning="strip")
     judged = evaluate(model, held_out_for(reader, sums()), settings, reader=reader, shared=None, label="it")
     assert judged.answers == tuple(answer for *_, answer in SUMS)
-    assert judged.record.generation is not None
-    assert judged.record.generation.exact_match == 1.0
-    assert judged.record.generation.reasoning == "strip"
+    match = judged.record.metric("exact_match")
+    assert match is not None and match.value == 1.0 and "without their reasoning" in match.meaning
     # the reasoning of a reference is no part of what is compared either
     reasoned = [row.with_answer(f"<think>\nHm.\n</think>\n\n{row.answer}") for row in sums()]
     judged = evaluate(model, held_out_for(reader, tuple(reasoned)), settings, reader=reader, shared=None, label="it")
-    assert judged.record.generation is not None
-    assert judged.record.generation.exact_match == 1.0
+    assert judged.record.value("exact_match") == 1.0
 
 
 def test_markers_without_effect_are_refused() -> None:

@@ -77,5 +77,5 @@ def test_gradient_checkpointing_changes_no_number(tiny_world: dict[str, Any], tm
     plain = execute(RunRecipe(**values, method="logits", output=str(tmp_path / "plain")))
     training = {**tiny_world["training"], "gradient_checkpointing": True}
     saving = execute(RunRecipe(**(values | {"training": training}), method="logits", output=str(tmp_path / "saving")))
-    a, b = plain.evaluation.likelihood.nats_per_token, saving.evaluation.likelihood.nats_per_token
+    a, b = plain.evaluation.nats_per_token, saving.evaluation.nats_per_token
     assert a == pytest.approx(b, abs=1e-5)

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 from distillab.terminal import echo, plural
 
-_LINE = 110
+_LINE, _HEADING = 110, 9
 
 if TYPE_CHECKING:
     from distillab.records import EvaluationRecord, Interval, RunRecord, StudyResults
+    from distillab.report.columns import Column
 
 
 def quiet_libraries() -> None:
@@ -40,7 +41,7 @@ def show_run(record: RunRecord) -> None:
     if record.demonstrates:
         echo(f"NOT A RESULT. This run demonstrates: {record.demonstrates}")
     echo(f"{record.name} ({record.method}, access: {record.access}, seed {record.seed})")
-    echo(f"  held-out: {_figures(record.evaluation)}")
+    echo(textwrap.fill(f"  {_figures(record.evaluation)}", _LINE, subsequent_indent="    "))
     echo(
         f"  to judge it by, nats a token: untrained {first:.3f} (on the curve's rows), "
         f"unigram {lines.unigram_nats:.3f}, log V {lines.uniform_nats:.3f}"
@@ -86,15 +87,17 @@ def show_study(results: StudyResults, folder: Path) -> None:
     """Print a finished study and write its report."""
     from distillab.records import study_outlook
     from distillab.report.build import write_report
+    from distillab.report.columns import columns
 
     markdown, html = write_report(results, folder)
     for sentence in study_outlook(results):
         echo(textwrap.fill(sentence, _LINE))
-    rows = [["model", "nats/token", "against SFT [95 %]", "n", "bits/byte", "KL", "value", "ROUGE-L", "by EOS"]]
-    for point in results.baselines:
-        rows.append([point.name, *_cells((point.evaluation,), None)])
-    for arm in results.arms:
-        rows.append([arm.name, *_cells(arm.evaluations, arm.against_sft)])
+    models: list[tuple[str, tuple[EvaluationRecord, ...], Interval | None]]
+    models = [(point.name, (point.evaluation,), None) for point in results.baselines]
+    models += [(arm.name, arm.evaluations, arm.against_sft) for arm in results.arms]
+    shown = columns((evaluation for _, evaluations, _ in models for evaluation in evaluations), summary=True)
+    rows = _headings(shown)
+    rows += [[name, *_cells(evaluations, difference, shown)] for name, evaluations, difference in models]
     marks = {arm.name: "  a shown failure, no result" for arm in results.arms if arm.demonstrates}
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     echo(results.title)
@@ -110,22 +113,26 @@ def show_study(results: StudyResults, folder: Path) -> None:
     echo(f"Report: {html}\n        {markdown}")
 
 
-def _cells(evaluations: tuple[EvaluationRecord, ...], difference: Interval | None) -> list[str]:
-    """One row of the table: means over seeds, with the standard deviation of what is compared."""
-    likelihoods = [evaluation.likelihood for evaluation in evaluations]
-    generations = [evaluation.generation for evaluation in evaluations if evaluation.generation is not None]
-    rows = sorted({likelihood.n for likelihood in likelihoods})
-    seeds = f" × {len(evaluations)}" if difference is not None else ""
-    return [
-        _mean([item.nats_per_token for item in likelihoods], spread=True),
-        _difference(difference),
-        f"{'–'.join(map(str, rows))}{seeds}",
-        _mean([item.bits_per_byte for item in likelihoods]),
-        _mean([item.kl_from_teacher_nats for item in likelihoods]),
-        _mean([item.value_match for item in generations]),
-        _mean([item.rouge_l for item in generations]),
-        _mean([item.stopped_by_eos for item in generations]),
+def _headings(shown: Sequence[Column]) -> list[list[str]]:
+    """The heading of the table, as many lines as the longest label needs; the primary metric with its unit."""
+    labels = [
+        ["held-out", "nats/token"] if column.is_primary else textwrap.wrap(column.metric.label, _HEADING)
+        for column in shown
     ]
+    labels = [["model"], *labels[:1], ["against SFT [95 %]"], ["n"], *labels[1:]]
+    lines = max(map(len, labels))
+    return [list(line) for line in zip(*([""] * (lines - len(label)) + label for label in labels), strict=True)]
+
+
+def _cells(
+    evaluations: tuple[EvaluationRecord, ...], difference: Interval | None, shown: Sequence[Column]
+) -> list[str]:
+    """One row of the table: means over seeds, with the standard deviation of the primary metric."""
+    rows = sorted({evaluation.n("held-out rows") for evaluation in evaluations})
+    seeds = f" × {len(evaluations)}" if difference is not None else ""
+    values = [[evaluation.value(column.metric.name) for evaluation in evaluations] for column in shown]
+    means = [_mean(of_seeds, spread=column.is_primary) for column, of_seeds in zip(shown, values, strict=True)]
+    return [*means[:1], _difference(difference), f"{'–'.join(map(str, rows))}{seeds}", *means[1:]]
 
 
 def _difference(difference: Interval | None) -> str:
@@ -145,18 +152,10 @@ def _mean(values: Sequence[float | None], *, spread: bool = False) -> str:
 
 
 def _figures(evaluation: EvaluationRecord) -> str:
-    """One model's figures as a line."""
-    likelihood, generation = evaluation.likelihood, evaluation.generation
+    """One model's figures as a line; shares as fractions."""
     parts = [
-        f"{likelihood.nats_per_token:.3f} nats/token",
-        f"{likelihood.bits_per_byte:.3f} bits/byte",
-        f"token accuracy {likelihood.token_accuracy:.3f}",
+        f"{metric.label} {metric.value:.3f}" + (f" {metric.unit}" if "/" in metric.unit else "")
+        for metric in evaluation.metrics
+        if metric.value is not None and metric.level != "record"
     ]
-    if likelihood.kl_from_teacher_nats is not None:
-        parts.append(f"KL from teacher {likelihood.kl_from_teacher_nats:.3f}")
-    if generation is not None and generation.value_match is not None:
-        parts.append(f"value match {generation.value_match:.3f}")
-    if generation is not None:
-        parts.append(f"ROUGE-L {generation.rouge_l:.3f}")
-        parts.append(f"ends by EOS {generation.stopped_by_eos:.2f}")
-    return ", ".join(parts) + f" (n={likelihood.n})"
+    return ", ".join(parts) + f" (n={evaluation.n('held-out rows')})"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ from distillab.models.heads import OutputHead, with_lm_head
 from distillab.models.scoring import at_scored, scored_rows, scored_targets
 from distillab.objectives.cross_entropy import CrossEntropy
 from distillab.objectives.term import StudentScores
-from distillab.records import LikelihoodMetrics
+from distillab.records import PRIMARY, EvaluationRecord, Metric
 from distillab.teachers.protocol import Teacher
 from distillab.teachers.signals import Distribution, NextTokens, SignalRequest, TeacherSignal
 
@@ -174,21 +175,88 @@ def bits_per_byte(scores: RowScores, *, scored_bytes: int) -> float:
     return float(scores.nats.sum() - scores.eos_nats.sum()) / math.log(2) / scored_bytes
 
 
-def summarise(scores: RowScores, *, scored_bytes: int) -> LikelihoodMetrics:
-    """Means over all scored tokens, EOS too; bits per byte over the text alone."""
+def summarise(scores: RowScores, *, scored_bytes: int) -> EvaluationRecord:
+    """Return the teacher-forced metrics: means over all scored tokens, EOS too; bits per byte over the text alone."""
     tokens = float(scores.tokens.sum())
-    nats = float(scores.nats.sum())
     ends = float(scores.eos_tokens.sum())
-    return LikelihoodMetrics(
-        n=len(scores.keys),
-        tokens=int(tokens),
-        nats_per_token=nats / tokens,
-        bits_per_byte=bits_per_byte(scores, scored_bytes=scored_bytes),
-        scored_bytes=scored_bytes,
-        eos_nats=float(scores.eos_nats.sum()) / ends if ends else None,
-        token_accuracy=float(scores.correct.sum()) / tokens,
-        confidence=scores.calibration.confidence,
-        expected_calibration_error=scores.calibration.expected_error,
-        kl_from_teacher_nats=None if scores.kl is None else float(scores.kl.sum()) / tokens,
-        top1_agreement=None if scores.agree is None else float(scores.agree.sum()) / tokens,
+    alone = None if scores.kl is not None else "no teacher that shares the model's tokens to compare with"
+    metric = partial(Metric, n=len(scores.keys), sample="held-out rows")
+    metrics = (
+        metric(
+            name=PRIMARY,
+            label="held-out",
+            unit="nats/token",
+            direction="lower",
+            value=float(scores.nats.sum()) / tokens,
+            level="summary",
+            meaning="mean of −ln(probability) that a model gives to the next true token of answers it was not trained "
+            "on; e to this power is the perplexity. It compares only models with the same tokenizer.",
+        ),
+        metric(
+            name="bits_per_byte",
+            label="bits/byte",
+            unit="bits",
+            direction="lower",
+            value=bits_per_byte(scores, scored_bytes=scored_bytes),
+            level="summary",
+            meaning="the same information divided by the bytes of the text (without EOS, as in lm-evaluation-harness), "
+            "so that models with different tokenizers can be compared.",
+        ),
+        metric(
+            name="token_accuracy",
+            label="token accuracy",
+            unit="share",
+            direction="higher",
+            value=float(scores.correct.sum()) / tokens,
+            meaning="share of held-out tokens that are the model’s most likely token.",
+        ),
+        metric(
+            name="kl_from_teacher",
+            label="KL from teacher",
+            unit="nats/token",
+            direction="lower",
+            value=None if scores.kl is None else float(scores.kl.sum()) / tokens,
+            missing=alone,
+            level="summary",
+            meaning="KL(teacher ‖ student), the forward direction: expected under the teacher’s distribution, a token, "
+            "in nats. Zero means equal distributions. Given only where the two share their tokens.",
+        ),
+        metric(
+            name="top1_agreement",
+            label="top-1 agreement",
+            unit="share",
+            direction="higher",
+            value=None if scores.agree is None else float(scores.agree.sum()) / tokens,
+            missing=alone,
+            meaning="share of held-out positions at which student and teacher prefer the same token.",
+        ),
+        metric(
+            name="confidence",
+            label="confidence",
+            unit="share",
+            direction=None,
+            value=scores.calibration.confidence,
+            level="record",
+            meaning="mean probability of the model’s most likely token; above the token accuracy: over-confident.",
+        ),
+        metric(
+            name="expected_calibration_error",
+            label="calibration error",
+            unit="share",
+            direction="lower",
+            value=scores.calibration.expected_error,
+            level="record",
+            meaning="mean distance of confidence and accuracy, in 15 bins of confidence (ECE).",
+        ),
+        metric(
+            name="eos_nats",
+            label="EOS loss",
+            unit="nats/token",
+            direction="lower",
+            value=float(scores.eos_nats.sum()) / ends if ends else None,
+            missing=None if ends else "no held-out answer ends with EOS",
+            level="record",
+            meaning="the held-out loss of the tokens that end an answer; part of nats/token, not of bits/byte.",
+        ),
     )
+    return EvaluationRecord(tokens=int(tokens), scored_bytes=scored_bytes, metrics=metrics)

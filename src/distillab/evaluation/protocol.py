@@ -16,7 +16,7 @@ from distillab.evaluation.likelihood import RowScores, SharedTeacher, score_rows
 from distillab.evaluation.text_match import generation_metrics
 from distillab.models.generation import Decoding, continuation_text, generate_batches, require_room
 from distillab.progress import Progress
-from distillab.records import EvaluationRecord, GenerationMetrics
+from distillab.records import EvaluationRecord, Metric
 from distillab.teachers.reasoning import AnswerText, without_reasoning
 
 
@@ -92,8 +92,9 @@ def evaluate(
             after_batch=progress.advance,
         )
         generation, answers = _generate(model, asked, settings, reader, progress)
-    likelihood = summarise(scores, scored_bytes=sum(scored.scored_bytes))
-    return EvaluationResult(EvaluationRecord(likelihood=likelihood, generation=generation), scores, answers)
+    record = summarise(scores, scored_bytes=sum(scored.scored_bytes))
+    record = record.model_copy(update={"metrics": (*record.metrics, *generation)})
+    return EvaluationResult(record, scores, answers)
 
 
 def require_finite_figures(record: EvaluationRecord, *, where: str) -> None:
@@ -102,8 +103,7 @@ def require_finite_figures(record: EvaluationRecord, *, where: str) -> None:
     Raises:
         NumericsError: one is NaN or infinite.
     """
-    parts = [part for part in (record.likelihood, record.generation) if part is not None]
-    figures = [(name, value) for part in parts for name, value in part if isinstance(value, float)]
+    figures = [(metric.name, metric.value) for metric in record.metrics if metric.value is not None]
     bad = [f"{name}: {value}" for name, value in figures if not math.isfinite(value)]
     if bad:
         raise NumericsError(
@@ -121,9 +121,9 @@ def _generate(
     settings: EvaluationConfig,
     reader: Reader,
     progress: Progress,
-) -> tuple[GenerationMetrics | None, tuple[str, ...]]:
+) -> tuple[tuple[Metric, ...], tuple[str, ...]]:
     if not asked.rows:
-        return None, ()
+        return (), ()
     require_room(model, asked.prompt_ids, settings.max_new_tokens, setting="evaluation.max_new_tokens")
     outputs = []
     for batch in generate_batches(
@@ -152,5 +152,6 @@ def _generate(
         lengths=[len(output.ids) for output in outputs],
         value_pattern=settings.value_pattern,
         value_kind=settings.value_kind,
+        without_reasoning=settings.reasoning == "strip",
     )
-    return metrics.model_copy(update={"reasoning": settings.reasoning}), answers
+    return metrics, answers

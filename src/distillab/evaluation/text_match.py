@@ -1,16 +1,16 @@
-"""Compares a generated answer with the reference."""
+"""Compare generated answers with their references."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer, Tokenizer
 
 from distillab.data.segments import words
 from distillab.evaluation.values import ValueKind, captured, normalised, same_value
-from distillab.records import GenerationMetrics
+from distillab.records import Metric
 
 
 def generation_metrics(
@@ -21,24 +21,78 @@ def generation_metrics(
     lengths: Sequence[int],
     value_pattern: str | None,
     value_kind: ValueKind = "number",
-) -> GenerationMetrics:
-    """Means over rows. A row whose reference has no captured value counts as a miss for value match."""
+    without_reasoning: bool = False,
+) -> tuple[Metric, ...]:
+    """Return the metrics of greedy answers: means over rows.
+
+    A row whose reference has no captured value counts as a miss for value match.
+
+    Args:
+        without_reasoning: reasoning was taken out of answers and references; the metrics state it.
+    """
     n = len(answers)
     pairs = list(zip(answers, references, strict=True))
     value_match = None
     if value_pattern is not None:
         values = [(captured(answer, value_pattern), captured(reference, value_pattern)) for answer, reference in pairs]
         value_match = sum(same_value(a, r, kind=value_kind) for a, r in values) / n
-    return GenerationMetrics(
-        n=n,
-        exact_match=sum(answer.strip() == reference.strip() for answer, reference in pairs) / n,
-        normalised_match=sum(normalised(answer) == normalised(reference) for answer, reference in pairs) / n,
-        value_match=value_match,
-        value_kind=value_kind,
-        rouge_l=sum(_rouge().score(reference, answer)["rougeL"].fmeasure for answer, reference in pairs) / n,
-        rouge_tokenizer="unicode",
-        stopped_by_eos=sum(stopped) / n,
-        mean_tokens=sum(lengths) / n,
+    metric = partial(Metric, n=n, sample="generations")
+    compared = "; compared without their reasoning." if without_reasoning else "."
+    return (
+        metric(
+            name="value_match",
+            label="value match",
+            unit="share",
+            direction="higher",
+            value=value_match,
+            missing=None if value_pattern is not None else "evaluation.value_pattern is not set",
+            level="summary",
+            meaning="share of greedy answers whose decisive part (what evaluation.value_pattern captures, compared as "
+            f"{value_kind}) is right, whatever the wording{compared}",
+        ),
+        metric(
+            name="exact_match",
+            label="exact match",
+            unit="share",
+            direction="higher",
+            value=sum(answer.strip() == reference.strip() for answer, reference in pairs) / n,
+            meaning=f"share of greedy answers equal to the reference, as written{compared}",
+        ),
+        metric(
+            name="normalised_match",
+            label="norm. match",
+            unit="share",
+            direction="higher",
+            value=sum(normalised(answer) == normalised(reference) for answer, reference in pairs) / n,
+            meaning=f"exact match with case, space, articles and punctuation evened out{compared}",
+        ),
+        metric(
+            name="rouge_l",
+            label="ROUGE-L",
+            unit="score",
+            direction="higher",
+            value=sum(_rouge().score(reference, answer)["rougeL"].fmeasure for answer, reference in pairs) / n,
+            level="summary",
+            meaning="F-measure of the longest common subsequence of words with the reference; words of every script"
+            f"{compared}",
+        ),
+        metric(
+            name="stopped_by_eos",
+            label="stops by EOS",
+            unit="share",
+            direction=None,
+            value=sum(stopped) / n,
+            level="summary",
+            meaning="share of greedy answers that the model ended itself rather than being cut at the limit.",
+        ),
+        metric(
+            name="mean_tokens",
+            label="mean length",
+            unit="tokens",
+            direction=None,
+            value=sum(lengths) / n,
+            meaning="mean length of the greedy answers, EOS included.",
+        ),
     )
 
 

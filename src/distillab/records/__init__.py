@@ -7,6 +7,7 @@ Units are in the names: `_nats`, `_s`, `_bytes`, `_tokens`; shares are fractions
 from distillab.records.access import ACCESS_ORDER, AccessLevel
 from distillab.records.base import SCHEMA_VERSION, Record, read_record, write_record
 from distillab.records.findings import SEVERITY_ORDER, Conclusions, Examined, Finding, Investigation, Phase, Severity
+from distillab.records.metrics import PRIMARY, EvaluationRecord, Metric
 from distillab.records.outlook import begins_above_uniform, outlook, run_outlook, study_outlook
 from distillab.records.pairing import (
     DataOverlap,
@@ -20,10 +21,7 @@ from distillab.records.pairing import (
 )
 from distillab.records.runs import (
     CurvePoint,
-    EvaluationRecord,
-    GenerationMetrics,
     JudgedModel,
-    LikelihoodMetrics,
     ReferenceLines,
     RunCost,
     RunRecord,
@@ -42,6 +40,7 @@ from distillab.records.studies import FEWEST_ROWS, ArmResult, Baseline, Generati
 __all__ = [
     "ACCESS_ORDER",
     "FEWEST_ROWS",
+    "PRIMARY",
     "SCHEMA_VERSION",
     "SEVERITY_ORDER",
     "AccessLevel",
@@ -57,13 +56,12 @@ __all__ = [
     "EvaluationRecord",
     "Examined",
     "Finding",
-    "GenerationMetrics",
     "GenerationSample",
     "Interval",
     "Investigation",
     "JudgedModel",
-    "LikelihoodMetrics",
     "MethodAdmission",
+    "Metric",
     "NotJudged",
     "PairCheck",
     "Phase",

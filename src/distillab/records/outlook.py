@@ -55,13 +55,13 @@ def study_outlook(results: StudyResults) -> tuple[str, ...]:
     """The sentences of a study; arms that show a failure on purpose do not count."""
     untrained = [point for point in results.baselines if point.role == "undistilled student"]
     ends = {
-        arm.name: sum(e.likelihood.nats_per_token for e in arm.evaluations) / len(arm.evaluations)
+        arm.name: sum(e.nats_per_token for e in arm.evaluations) / len(arm.evaluations)
         for arm in results.arms
         if arm.demonstrates is None and arm.evaluations
     }
     start = untrained[0] if untrained else None
     return outlook(
-        None if start is None else start.evaluation.likelihood.nats_per_token,
+        None if start is None else start.evaluation.nats_per_token,
         ends,
         uniform=results.references.uniform_nats,
         random=None if start is None else start.random,

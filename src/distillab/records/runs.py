@@ -8,65 +8,9 @@ from pydantic import Field
 
 from distillab.records.access import AccessLevel
 from distillab.records.base import SCHEMA_VERSION, Record
+from distillab.records.metrics import EvaluationRecord
 from distillab.records.pairing import TokenizerContract
 from distillab.records.sources import AnswerStoreCounts, CacheUse, EncodingCounts, SpanCounts, TeacherProvenance
-
-
-class LikelihoodMetrics(Record):
-    """Teacher-forced figures over held-out answers. `n` counts rows, `tokens` scored tokens."""
-
-    n: int
-    tokens: int
-    nats_per_token: float
-    bits_per_byte: float = Field(
-        description="of the scored text without EOS, as lm-evaluation-harness has it; in older records with EOS"
-    )
-    scored_bytes: int | None = Field(
-        default=None, description="UTF-8 bytes of the text that is scored; None in older records"
-    )
-    eos_nats: float | None = Field(
-        default=None,
-        description="a token that ends an answer; part of nats_per_token, not of bits_per_byte; None in older records",
-    )
-    token_accuracy: float
-    confidence: float | None = Field(
-        default=None, description="mean probability of the likeliest token; None in older records"
-    )
-    expected_calibration_error: float | None = Field(
-        default=None, description="mean distance of confidence and accuracy, in 15 bins of confidence; 0 to 1"
-    )
-    kl_from_teacher_nats: float | None = Field(
-        default=None, description="KL(teacher ‖ student) a token; None where tokens are not shared"
-    )
-    top1_agreement: float | None = None
-
-
-class GenerationMetrics(Record):
-    """Figures over greedy generations."""
-
-    n: int
-    exact_match: float
-    normalised_match: float
-    value_match: float | None = Field(default=None, description="match of the part that value_pattern captures")
-    value_kind: Literal["number", "text"] = Field(
-        default="text", description="how values are compared; text in older records"
-    )
-    rouge_l: float
-    rouge_tokenizer: Literal["unicode", "ascii"] = Field(
-        default="ascii", description="words of every script; in older records a to z and 0 to 9 alone"
-    )
-    reasoning: Literal["keep", "strip"] = Field(
-        default="keep", description="strip: answers and references are compared without their reasoning"
-    )
-    stopped_by_eos: float
-    mean_tokens: float
-
-
-class EvaluationRecord(Record):
-    """One model, judged by the shared protocol."""
-
-    likelihood: LikelihoodMetrics
-    generation: GenerationMetrics | None = None
 
 
 class JudgedModel(Record):

@@ -9,8 +9,9 @@ from pydantic import Field
 from distillab.records.access import AccessLevel
 from distillab.records.base import SCHEMA_VERSION, Record
 from distillab.records.findings import Investigation
+from distillab.records.metrics import EvaluationRecord
 from distillab.records.pairing import TokenizerContract
-from distillab.records.runs import CurvePoint, EvaluationRecord, ReferenceLines, RunCost
+from distillab.records.runs import CurvePoint, ReferenceLines, RunCost
 from distillab.records.sources import AnswerStoreCounts, CacheUse, EncodingCounts, SpanCounts
 
 _ERROR = 0.05

@@ -1,86 +1,77 @@
-"""The measured columns of the main table: where each value stands in a record, its unit, its meaning."""
+"""The metrics of a study as columns, and the report's list of terms: all of a metric comes from its record."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from distillab.records import EvaluationRecord, GenerationMetrics
+from distillab.records import PRIMARY, EvaluationRecord, Metric
+from distillab.report.numbers import Spread, spread
 
-Better = Literal["lower", "higher"] | None
+# unit of the record -> unit of the page, factor, decimals; any other unit is printed as it is, with three decimals
+_PRINTED = {"share": ("%", 100.0, 1), "score": ("× 100", 100.0, 1), "tokens": ("tokens", 1.0, 1)}
 
 
 @dataclass(frozen=True)
 class Column:
-    """One metric. `scale` turns the record's unit into the printed one (100: a share into per cent)."""
+    """One metric in the units of the page.
 
-    key: str
-    heading: str
+    Attributes:
+        unit, scale, decimals: how its values are printed.
+    """
+
+    metric: Metric
     unit: str
-    better: Better
-    read: Callable[[EvaluationRecord], float | None]
-    decimals: int = 3
-    scale: float = 1.0
+    scale: float
+    decimals: int
 
     @property
     def arrow(self) -> str:
-        """An arrow that says which direction is better."""
-        return {"lower": "↓", "higher": "↑", None: ""}[self.better]
+        """An arrow that shows which direction is better."""
+        return {"lower": "↓", "higher": "↑", None: ""}[self.metric.direction]
 
     @property
-    def better_words(self) -> str:
+    def better(self) -> str:
         """The same in words, for readers who hear the page."""
-        return f"{self.better} is better" if self.better else ""
+        return f"{self.metric.direction} is better" if self.metric.direction else ""
+
+    @property
+    def is_primary(self) -> bool:
+        """Whether arms are compared by it."""
+        return self.metric.name == PRIMARY
+
+    def spread(self, evaluations: Sequence[EvaluationRecord]) -> Spread | None:
+        """Mean and spread over the seeds, in the printed unit; None where no seed has a value."""
+        values = [evaluation.value(self.metric.name) for evaluation in evaluations]
+        return spread([None if value is None else value * self.scale for value in values])
 
 
-def _generated(read: Callable[[GenerationMetrics], float | None]) -> Callable[[EvaluationRecord], float | None]:
-    return lambda record: None if record.generation is None else read(record.generation)
+def columns(evaluations: Iterable[EvaluationRecord], *, summary: bool = False) -> tuple[Column, ...]:
+    """The metrics that tables show, in the order of the records; one that no model has is left out.
+
+    Args:
+        summary: those of the terminal's table alone.
+    """
+    found: dict[str, Metric] = {}
+    for metric in (metric for evaluation in evaluations for metric in evaluation.metrics):
+        if metric.value is not None and metric.level in (("summary",) if summary else ("summary", "table")):
+            found.setdefault(metric.name, metric)
+    return tuple(Column(metric, *_PRINTED.get(metric.unit, (metric.unit, 1.0, 3))) for metric in found.values())
 
 
-HELD_OUT = Column("nats", "held-out", "nats/token", "lower", lambda e: e.likelihood.nats_per_token)
+def glossary(shown: Sequence[Column]) -> tuple[tuple[str, str], ...]:
+    """Every term of the page with its meaning: the metrics first."""
+    return (
+        *((f"{_capital(column.metric.label)} ({column.unit})", _capital(column.metric.meaning)) for column in shown),
+        *_TERMS,
+    )
 
-COLUMNS: tuple[Column, ...] = (
-    HELD_OUT,
-    Column("bpb", "bits/byte", "bits", "lower", lambda e: e.likelihood.bits_per_byte),
-    Column("accuracy", "token accuracy", "%", "higher", lambda e: e.likelihood.token_accuracy, 1, 100),
-    Column("kl", "KL from teacher", "nats/token", "lower", lambda e: e.likelihood.kl_from_teacher_nats),
-    Column("agreement", "top-1 agreement", "%", "higher", lambda e: e.likelihood.top1_agreement, 1, 100),
-    Column("value", "value match", "%", "higher", _generated(lambda g: g.value_match), 1, 100),
-    Column("exact", "exact match", "%", "higher", _generated(lambda g: g.exact_match), 1, 100),
-    Column("normalised", "norm. match", "%", "higher", _generated(lambda g: g.normalised_match), 1, 100),
-    Column("rouge", "ROUGE-L", "× 100", "higher", _generated(lambda g: g.rouge_l), 1, 100),
-    Column("eos", "stops by EOS", "%", None, _generated(lambda g: g.stopped_by_eos), 1, 100),
-    Column("length", "mean length", "tokens", None, _generated(lambda g: g.mean_tokens), 1),
-)
 
-GLOSSARY: tuple[tuple[str, str], ...] = (
-    (
-        "Held-out nats/token",
-        "mean of −ln(probability) that a model gives to the next true token of answers it was not trained on. "
-        "Lower is better; e to this power is the perplexity. It compares only models with the same tokenizer.",
-    ),
-    (
-        "Bits/byte",
-        "the same information divided by the bytes of the text, so that models with different tokenizers can be "
-        "compared.",
-    ),
-    (
-        "KL from teacher",
-        "KL(teacher ‖ student), the forward direction: expected under the teacher’s distribution, a token, in nats. "
-        "Zero means equal distributions. Given only where the two share their tokens.",
-    ),
-    ("Top-1 agreement", "share of held-out positions at which student and teacher prefer the same token."),
-    ("Value match", "share of greedy answers whose decisive part (a number, a name) is right, whatever the wording."),
-    (
-        "Exact / normalised match",
-        "share of greedy answers equal to the reference, as written / with case, space and punctuation evened out.",
-    ),
-    (
-        "ROUGE-L",
-        "F-measure of the longest common subsequence of words with the reference, × 100; words of every script.",
-    ),
-    ("Stops by EOS", "share of greedy answers that the model ended itself rather than being cut at the limit."),
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+_TERMS: tuple[tuple[str, str], ...] = (
     ("± ", "sample standard deviation over training seeds; it says nothing about other data."),
     (
         "Δ to SFT",

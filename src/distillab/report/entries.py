@@ -65,7 +65,7 @@ class Entry:
     @property
     def held_out_nats(self) -> tuple[float, ...]:
         """Held-out nats a token, one value a seed."""
-        return tuple(evaluation.likelihood.nats_per_token for evaluation in self.evaluations)
+        return tuple(evaluation.nats_per_token for evaluation in self.evaluations)
 
 
 def entries(results: StudyResults) -> tuple[Entry, ...]:
@@ -109,11 +109,11 @@ def _models_with_other_tokens(results: StudyResults) -> set[str]:
     Two signs in the record: the contract's verdict, and another number of scored tokens on the same rows.
     """
     different = {contract.teacher.name for contract in results.contracts if contract.verdict == "different"}
-    of_student = {(e.likelihood.n, e.likelihood.tokens) for arm in results.arms for e in arm.evaluations}
+    of_student = {(e.n("held-out rows"), e.tokens) for arm in results.arms for e in arm.evaluations}
     for point in results.baselines:
-        likelihood = point.evaluation.likelihood
-        same_rows = [tokens for n, tokens in of_student if n == likelihood.n]
-        if point.role == "teacher" and same_rows and likelihood.tokens not in same_rows:
+        rows = point.evaluation.n("held-out rows")
+        same_rows = [tokens for n, tokens in of_student if n == rows]
+        if point.role == "teacher" and same_rows and point.evaluation.tokens not in same_rows:
             different.add(point.name)
     return different
 

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from distillab.records import AccessLevel, StudyResults, study_outlook
 from distillab.report import sections
-from distillab.report.columns import GLOSSARY
+from distillab.report.columns import columns, glossary
 from distillab.report.drawing import legend_marker
 from distillab.report.entries import ACCESS_MEANING, Entry, entries, of_kind
 from distillab.report.figure_arms import figure_arms
@@ -72,6 +72,7 @@ def page_of(results: StudyResults) -> Page:
     """
     found = entries(results)
     trained = of_kind(found, "arm", "demonstration")
+    shown = columns(evaluation for entry in found for evaluation in entry.evaluations)
     panels = (held_out_panel(found, results.references), training_panel(found), closer_panel(found))
     return Page(
         title=results.title,
@@ -80,7 +81,7 @@ def page_of(results: StudyResults) -> Page:
         verdict=results.verdict,
         facts=_facts(results, found),
         failures=of_kind(found, "demonstration"),
-        table=main_table(found),
+        table=main_table(found, shown),
         references=_references(results, found),
         access_meaning=ACCESS_MEANING,
         arms_figure=figure_arms(found, results.references),
@@ -102,18 +103,18 @@ def page_of(results: StudyResults) -> Page:
         reproduce=results.reproduce,
         environment=results.environment,
         times=_times(results),
-        glossary=GLOSSARY,
+        glossary=glossary(shown),
     )
 
 
 def _facts(results: StudyResults, found: Sequence[Entry]) -> tuple[tuple[str, str], ...]:
     arms, failures = of_kind(found, "arm"), of_kind(found, "demonstration")
-    rows = count_range([e.likelihood.n for entry in found for e in entry.evaluations])
+    rows = count_range([e.n("held-out rows") for entry in found for e in entry.evaluations])
     counts = results.held_out_counts
     if counts.left_out:
         rows += f" of {count(counts.rows)}, {count(counts.left_out)} cannot be judged"
         rows += f": {counts.reasons}" if counts.reasons else ""
-    tokens = [e.likelihood.tokens for entry in (*arms, *failures) for e in entry.evaluations]
+    tokens = [e.tokens for entry in (*arms, *failures) for e in entry.evaluations]
     shown = f" + {len(failures)} shown failure{'s' if len(failures) > 1 else ''}" if failures else ""
     return (
         ("arms", f"{len(arms)}{shown}"),

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from distillab.records import ACCESS_ORDER, AccessLevel, Interval
-from distillab.report.columns import COLUMNS, HELD_OUT, Column
+from distillab.report.columns import Column
 from distillab.report.entries import ACCESS_MEANING, Entry, of_kind
-from distillab.report.numbers import BROKEN, MISSING, Spread, count_range, fixed, signed, spread
+from distillab.report.numbers import BROKEN, MISSING, Spread, count_range, fixed, signed
 
 Tone = Literal["", "best", "missing", "broken", "good", "bad", "even"]
 
@@ -62,21 +62,20 @@ class Table:
     notes: tuple[str, ...]
 
 
-def main_table(found: Sequence[Entry]) -> Table:
-    """The table of all entries; a metric that no entry has is left out."""
-    columns = [column for column in COLUMNS if any(_values(column, e) for e in found)]
-    best = {column.key: _best_text(column, of_kind(found, "arm")) for column in columns}
+def main_table(found: Sequence[Entry], columns: Sequence[Column]) -> Table:
+    """The table of all entries; beside the primary metric its difference from SFT."""
+    best = {column.metric.name: _best_text(column, of_kind(found, "arm")) for column in columns}
     headings: list[Heading] = []
     for column in columns:
-        headings.append(Heading(column.key, column.heading, column.unit, column.arrow, column.better_words))
-        if column is HELD_OUT:
-            headings.append(Heading("delta", "Δ to SFT", "nats/token [95 %]", "↓", "lower is better"))
+        headings.append(Heading(column.metric.name, column.metric.label, column.unit, column.arrow, column.better))
+        if column.is_primary:
+            headings.append(Heading("delta", "Δ to SFT", f"{column.unit} [95 %]", column.arrow, column.better))
     headings += [
         Heading("n", "rows scored", "n"),
         Heading("generations", "generations", "n"),
         Heading("seeds", "seeds", "n"),
     ]
-    if not any(e.generation for entry in found for e in entry.evaluations):
+    if not any(e.n("generations") for entry in found for e in entry.evaluations):
         headings = [heading for heading in headings if heading.key != "generations"]
     keys = [heading.key for heading in headings]
 
@@ -92,7 +91,7 @@ def main_table(found: Sequence[Entry]) -> Table:
     shown = rows(of_kind(found, "demonstration"))
     groups.append(Group("Shown failures", "not results: made to fail on purpose", shown, failures=True))
     kept = tuple(group for group in groups if group.rows)
-    return Table(tuple(headings), kept, _notes(found, kept))
+    return Table(tuple(headings), kept, _notes(found, kept, columns))
 
 
 def _access_group(access: AccessLevel, rows: tuple[Row, ...], *, across: bool) -> Group:
@@ -101,39 +100,29 @@ def _access_group(access: AccessLevel, rows: tuple[Row, ...], *, across: bool) -
     return Group(f"Access: {access}", ACCESS_MEANING[access], rows)
 
 
-def _values(column: Column, entry: Entry) -> list[float]:
-    return [value for e in entry.evaluations if (value := column.read(e)) is not None]
-
-
-def _spread_of(column: Column, entry: Entry) -> Spread | None:
-    """Mean and spread over the entry's seeds, in the printed unit."""
-    values = [column.read(evaluation) for evaluation in entry.evaluations]
-    return spread([None if value is None else value * column.scale for value in values])
-
-
 def _best_text(column: Column, arms: Sequence[Entry]) -> str | None:
     """The best mean among the trained students as it is printed; None where there is no direction or no choice.
 
     Where all print the same figure, as where nobody scores, none is the best.
     """
-    spreads = [_spread_of(column, arm) for arm in arms]
+    spreads = [column.spread(arm.evaluations) for arm in arms]
     means = [found.mean for found in spreads if found is not None and math.isfinite(found.mean)]
-    if column.better is None or len({fixed(mean, column.decimals) for mean in means}) < 2:
+    if column.metric.direction is None or len({fixed(mean, column.decimals) for mean in means}) < 2:
         return None
-    return fixed(min(means) if column.better == "lower" else max(means), column.decimals)
+    return fixed(min(means) if column.metric.direction == "lower" else max(means), column.decimals)
 
 
 def _cell(key: str, entry: Entry, columns: Sequence[Column], best: dict[str, str | None]) -> Cell:
     if key == "delta":
         return _delta_cell(entry)
     if key == "n":
-        return Cell(count_range([e.likelihood.n for e in entry.evaluations]))
+        return Cell(count_range([e.n("held-out rows") for e in entry.evaluations]))
     if key == "generations":
-        return Cell(count_range([e.generation.n for e in entry.evaluations if e.generation is not None]))
+        return Cell(count_range([n for e in entry.evaluations if (n := e.n("generations"))]))
     if key == "seeds":
         return Cell(str(len(entry.seeds))) if entry.seeds else Cell(MISSING, tone="missing")
-    column = next(column for column in columns if column.key == key)
-    of_seeds = _spread_of(column, entry)
+    column = next(column for column in columns if column.metric.name == key)
+    of_seeds = column.spread(entry.evaluations)
     if of_seeds is None:
         return Cell(MISSING, tone="missing")
     is_best = entry.kind == "arm" and fixed(of_seeds.mean, column.decimals) == best[key]
@@ -147,7 +136,7 @@ def _spread_cell(of_seeds: Spread, column: Column, is_best: bool, entry: Entry) 
     subs = [] if of_seeds.sd is None else [f"± {fixed(of_seeds.sd, column.decimals)}"]
     if of_seeds.missing:
         subs.append(f"{of_seeds.n} of {of_seeds.n + of_seeds.missing} seeds")
-    if column is HELD_OUT and not entry.comparable:
+    if column.is_primary and not entry.comparable:
         main += " †"
     return Cell(main, tuple(subs), "best" if is_best else "")
 
@@ -174,7 +163,7 @@ def interval_tone(interval: Interval) -> Literal["good", "bad", "even"]:
     return tones[interval.outcome]
 
 
-def _notes(found: Sequence[Entry], groups: Sequence[Group]) -> tuple[str, ...]:
+def _notes(found: Sequence[Entry], groups: Sequence[Group], columns: Sequence[Column]) -> tuple[str, ...]:
     cells = [cell for group in groups for row in group.rows for cell in row.cells]
     notes = ["± is the standard deviation over seeds. ↓ lower is better, ↑ higher is better."]
     if any(cell.tone == "best" for cell in cells):
@@ -184,8 +173,18 @@ def _notes(found: Sequence[Entry], groups: Sequence[Group]) -> tuple[str, ...]:
             "† in the tokens of another tokenizer, so not comparable with the other rows: compare bits/byte instead."
         )
     if any(cell.tone == "missing" for cell in cells):
-        notes.append("– not measured, or not defined for this model (KL and agreement need shared tokens).")
+        notes.append(_missing(found, columns))
     if any(cell.tone == "broken" for cell in cells):
         notes.append("“not finite”: the record holds NaN or infinity there; such values are not drawn in the figures.")
     notes += [f"{entry.name}: {entry.note}" for entry in found if entry.note]
     return tuple(notes)
+
+
+def _missing(found: Sequence[Entry], columns: Sequence[Column]) -> str:
+    """What a dash stands for, with the records' reasons."""
+    labels: dict[str, list[str]] = {}
+    for metric in (metric for entry in found for e in entry.evaluations for metric in e.metrics):
+        if metric.missing is not None and any(metric.name == column.metric.name for column in columns):
+            labels.setdefault(metric.missing, []).append(metric.label)
+    reasons = "; ".join(f"{', '.join(dict.fromkeys(names))}: {reason}" for reason, names in labels.items())
+    return f"– not measured, or not defined for this model{f' ({reasons})' if reasons else ''}."

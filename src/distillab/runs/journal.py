@@ -2,7 +2,7 @@
 
 A step line: step, terms (each in its unit, nats for most), counts, weights, gradient_shares (at the steps where they
 are measured), loss, grad_norm, learning_rate, supervised_tokens, tokens, tokens_per_s.
-A held-out line: step, held_out_nats_per_token, held_out_bits_per_byte, held_out_token_accuracy.
+A held-out line: step, and each held-out metric by its name: held_out_nats_per_token, held_out_bits_per_byte, …
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from distillab.errors import DataError, NumericsError
 from distillab.files import disk_errors, json_line, read_json_lines, sync, write_bytes
 from distillab.progress import Progress
-from distillab.records import CurvePoint, LikelihoodMetrics, ReferenceLines
+from distillab.records import CurvePoint, EvaluationRecord, ReferenceLines
 from distillab.training.checkpoints import Checkpoint, Prefix
 from distillab.training.numerics import LOWER_RATE
 from distillab.training.trainer import StepReport
@@ -46,7 +46,7 @@ class Journal:
         steps: int,
         resumed: Checkpoint | None,
         evaluate_every: int,
-        measure: Callable[[int], LikelihoodMetrics],
+        measure: Callable[[int], EvaluationRecord],
         references: ReferenceLines,
         progress: Progress,
     ) -> None:
@@ -93,16 +93,8 @@ class Journal:
     def _held_out(self, step: int) -> None:
         measured = self._measure(step)
         self._shown = f", held-out {measured.nats_per_token:.3f} ({self._lines})"
-        self._write(
-            {
-                "step": step,
-                "held_out_nats_per_token": measured.nats_per_token,
-                "held_out_bits_per_byte": measured.bits_per_byte,
-                "held_out_token_accuracy": measured.token_accuracy,
-                "held_out_confidence": measured.confidence,
-                "held_out_expected_calibration_error": measured.expected_calibration_error,
-            }
-        )
+        found = {f"held_out_{metric.name}": metric.value for metric in measured.metrics if metric.value is not None}
+        self._write({"step": step, **found})
         self._last = time.perf_counter()
 
     def kept(self) -> Prefix:

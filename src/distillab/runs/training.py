@@ -24,7 +24,7 @@ from distillab.models.structure import model_shape
 from distillab.objectives.build import build_objective
 from distillab.objectives.term import Objective
 from distillab.progress import Progress
-from distillab.records import LikelihoodMetrics, ReferenceLines
+from distillab.records import EvaluationRecord, ReferenceLines
 from distillab.runs.journal import Journal
 from distillab.runs.training_data import TrainingData
 from distillab.teachers.protocol import Teacher
@@ -147,7 +147,7 @@ def train_student(
     checkpoints = folder / "checkpoints"
     last = newest_checkpoint(checkpoints, run=identity)
 
-    def measure(step: int) -> LikelihoodMetrics:
+    def measure(step: int) -> EvaluationRecord:
         require_finite_weights(student, step=step)
         held_out, batch_size = watched.held_out, recipe.evaluation.batch_size
         scores = score_rows(

@@ -28,14 +28,14 @@ def examine_answers(record: RunRecord, folder: Path) -> Examined:
     Raises:
         DataError: that file is damaged.
     """
-    generation = record.evaluation.generation
-    if generation is None or generation.n < _FEWEST:
+    n, mean = record.evaluation.n("generations"), record.evaluation.value("mean_tokens")
+    if n < _FEWEST or mean is None:
         return Examined(probe="run-answers", looked_at="0 answers", not_done="the run generated too few answers")
     rows = _rows(folder / "held_out.jsonl")
     answers = [row["answer"] for row in rows if isinstance(row.get("answer"), str)]
     lengths = [row["tokens"] for row in rows if isinstance(row.get("tokens"), int)]
     expected = sum(lengths) / len(lengths) if lengths else None  # with the EOS
-    looked_at = f"{generation.n} greedy answers, of {generation.mean_tokens:.1f} tokens on average"
+    looked_at = f"{n} greedy answers, of {mean:.1f} tokens on average"
     repeats = _repeats(answers)
     found = [
         _never_stops(record, expected, answers) if repeats is None else repeats,
@@ -56,18 +56,17 @@ def _rows(path: Path) -> Sequence[Mapping[str, Any]]:
 
 
 def _never_stops(record: RunRecord, expected: float | None, answers: Sequence[str]) -> Finding | None:
-    generation = record.evaluation.generation
-    assert generation is not None
+    stopped = record.evaluation.value("stopped_by_eos")
     room = record.config.get("evaluation", {}).get("max_new_tokens")
     # where the answers themselves need the room, not stopping says nothing
-    if not isinstance(room, int) or expected is None or expected > 0.6 * room or generation.stopped_by_eos >= 0.2:
+    if not isinstance(room, int) or expected is None or expected > 0.6 * room or stopped is None or stopped >= 0.2:
         return None
     return Finding(
         id="never-stops",
         severity="warning",
         title="The student does not end its answers.",
         seen=(
-            f"{generation.stopped_by_eos:.0%} of {generation.n} answers end by EOS within {room} tokens",
+            f"{stopped:.0%} of {record.evaluation.n('generations')} answers end by EOS within {room} tokens",
             f"the held-out answers have {expected:.1f} tokens on average, EOS included",
         ),
         example=_shown(answers),
@@ -131,16 +130,15 @@ def _same(answers: Sequence[str]) -> Finding | None:
 
 
 def _nearly_empty(record: RunRecord, expected: float | None, answers: Sequence[str]) -> Finding | None:
-    generation = record.evaluation.generation
-    assert generation is not None
-    if expected is None or expected < 4 or generation.mean_tokens > _SHORT:
+    mean = record.evaluation.value("mean_tokens")
+    if expected is None or expected < 4 or mean is None or mean > _SHORT:
         return None
     return Finding(
         id="answers-nearly-empty",
         severity="warning",
         title="The student ends its answers at once.",
         seen=(
-            f"{generation.mean_tokens:.2f} tokens an answer on average, EOS included",
+            f"{mean:.2f} tokens an answer on average, EOS included",
             f"the held-out answers have {expected:.1f}",
         ),
         example=_shown(answers),

@@ -170,7 +170,7 @@ def _judging_s(setup: Setup) -> float:
     training = setup.recipe.training
     student = setup.student()
     since = time.perf_counter()
-    rows = judged(setup, student, answers=False).record.likelihood.n
+    rows = judged(setup, student, answers=False).record.n("held-out rows")
     row_s = (time.perf_counter() - since) / rows
     points = 1 + training.steps // (training.evaluate_every or max(1, training.steps // 10))
     held_out = setup.inputs.held_out

@@ -77,7 +77,7 @@ def disturb(student: PreTrainedModel) -> None:
 def evaluation_findings(first: EvaluationResult, again: EvaluationResult, other: EvaluationResult) -> list[Finding]:
     """What is wrong with an evaluation that says this of the same weights, and of others."""
     figures = tuple(
-        f"{what}: {number(judged.record.likelihood.nats_per_token)} nats a token"
+        f"{what}: {number(judged.record.nats_per_token)} nats a token"
         for what, judged in (("the student", first), ("again", again), ("with other weights", other))
     )
     if _apart(first.scores.nats, again.scores.nats) > _ROUNDING or first.answers != again.answers:

@@ -1,0 +1,68 @@
+"""The figures of one model: each is a record with all that a table or a report needs to show it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from distillab.records.base import Record
+
+PRIMARY = "nats_per_token"
+"""The metric that arms are compared by: held-out cross-entropy, in nats a token."""
+
+
+class Metric(Record):
+    """One figure of one model. Two models on the same rows are compared by an `Interval`."""
+
+    name: str = Field(description="its key, such as nats_per_token")
+    label: str = Field(description="its name in tables")
+    unit: str = Field(description="nats/token, bits, share or score (both 0 to 1), tokens, …")
+    direction: Literal["lower", "higher"] | None = Field(description="which values are better; None: neither")
+    value: float | None
+    missing: str | None = Field(default=None, description="why there is no value")
+    n: int = Field(description="over how many of `sample`")
+    sample: Literal["held-out rows", "generations"]
+    level: Literal["summary", "table", "record"] = Field(
+        default="table", description="summary: in the terminal's table and in the report's; table: in the report's"
+    )
+    meaning: str = Field(description="what it measures, for the report's list of terms")
+
+    @model_validator(mode="after")
+    def _value_or_reason(self) -> Metric:
+        if (self.value is None) is (self.missing is None):
+            raise ValueError("a metric has a value, or a reason why it has none")
+        return self
+
+
+class EvaluationRecord(Record):
+    """One model under the shared protocol."""
+
+    tokens: int = Field(description="scored tokens of the held-out rows, in the model's tokenizer")
+    scored_bytes: int = Field(description="UTF-8 bytes of the text that is scored, without EOS")
+    metrics: tuple[Metric, ...]
+
+    def metric(self, name: str) -> Metric | None:
+        """The metric of that name; None where it was not measured."""
+        return next((metric for metric in self.metrics if metric.name == name), None)
+
+    def value(self, name: str) -> float | None:
+        """Its value; None where it was not measured or has none."""
+        metric = self.metric(name)
+        return None if metric is None else metric.value
+
+    @property
+    def nats_per_token(self) -> float:
+        """The primary metric, which every model has.
+
+        Raises:
+            KeyError: it was not measured.
+        """
+        value = self.value(PRIMARY)
+        if value is None:
+            raise KeyError(PRIMARY)
+        return value
+
+    def n(self, sample: Literal["held-out rows", "generations"]) -> int:
+        """How many held-out rows were scored, or answers generated; 0 where none was."""
+        return max((metric.n for metric in self.metrics if metric.sample == sample), default=0)
