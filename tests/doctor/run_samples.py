@@ -147,6 +147,7 @@ class OurRun:
             method="sft",
             access="none",
             seed=0,
+            identity="0" * 64,
             config={
                 "student": {"init": self.init},
                 "training": {"batch_size": 16, "steps": self.planned or n},

@@ -44,6 +44,9 @@ def test_a_newer_schema_is_named(study: StudyResults, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="newer distillab") as caught:
         read_results(path)
     assert "99" in str(caught.value)
+    path.write_text(json.dumps(value | {"schema_version": 1}), encoding="utf-8")
+    with pytest.raises(DataError, match=r"(?s)earlier distillab.*distillab compare"):
+        read_results(path)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +58,7 @@ def test_a_newer_schema_is_named(study: StudyResults, tmp_path: Path) -> None:
         (b"[" * 100_000, "no JSON"),
         (b"[]", "no StudyResults"),
         (b"null", "no StudyResults"),
-        (b'{"schema_version": 1}', "title"),
+        (b'{"schema_version": 2}', "title"),
     ],
 )
 def test_a_broken_file_is_refused(tmp_path: Path, content: bytes, said: str) -> None:

@@ -122,15 +122,11 @@ def test_the_way_out_works(tiny_world: dict[str, Any], copy: Path) -> None:
     assert before.baselines == after.baselines
 
 
-def test_a_record_of_an_earlier_version_is_read_but_not_taken_for_this_run(
-    tiny_world: dict[str, Any], copy: Path
-) -> None:
+def test_a_record_of_an_earlier_version_is_refused(tiny_world: dict[str, Any], copy: Path) -> None:
     path = copy / SFT / "seed0" / "run.json"
     values = json.loads(path.read_text())
-    del values["identity"], values["files"]
-    path.write_text(json.dumps(values))
-    assert read_record(RunRecord, path).identity is None
-    with pytest.raises(DataError, match=r"(?s)identity: expected \w{64}, there none: an earlier version"):
+    path.write_text(json.dumps(values | {"schema_version": 1}))
+    with pytest.raises(DataError, match=r"(?s)earlier distillab.*schema version of the file: 1.*delete its run\.json"):
         _run(tiny_world, copy)
 
 

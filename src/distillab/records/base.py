@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from distillab.errors import DataError
 from distillab.files import write_json
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class Record(BaseModel):
@@ -28,12 +29,26 @@ def read_record(kind: type[_R], path: Path, *, fix: str | None = None) -> _R:
     Args:
         fix: what to do where it cannot be read.
     Raises:
-        DataError: the file is missing, is not JSON, or does not have the fields of `kind`.
+        DataError: the file is missing, is not JSON in UTF-8, was written with another schema version, or does not have
+            the fields of `kind`.
     """
     try:
-        return kind.model_validate_json(path.read_text(encoding="utf-8"))
+        value: Any = json.loads(path.read_bytes())
     except OSError as error:
         raise DataError(f"The record cannot be read: {error.strerror}.", where=str(path), fix=fix) from error
+    except (ValueError, RecursionError) as error:
+        raise DataError("The record is no JSON in UTF-8.", where=str(path), facts=[str(error)], fix=fix) from error
+    version = value.get("schema_version") if isinstance(value, dict) else None
+    if isinstance(version, int) and version != SCHEMA_VERSION:
+        newer = version > SCHEMA_VERSION
+        raise DataError(
+            f"The record was written by {'a newer' if newer else 'an earlier'} distillab.",
+            where=str(path),
+            facts=[f"schema version of the file: {version}, of this distillab: {SCHEMA_VERSION}"],
+            fix="upgrade distillab, or use the version that wrote it" if newer else fix,
+        )
+    try:
+        return kind.model_validate(value)
     except ValidationError as error:
         facts = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5]]
         raise DataError(

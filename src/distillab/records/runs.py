@@ -50,8 +50,8 @@ class RunCost(Record):
     wall_s: float = Field(description="of the last session, where a run was resumed")
     answers_s: float | None = Field(
         default=None,
-        description="to write the teacher's answers, once for all runs that read them; None where it read none, where "
-        "they were made elsewhere, and in older records",
+        description="to write the teacher's answers, once for all runs that read them; None where it read none or "
+        "they were made elsewhere",
     )
     peak_rss_bytes: int = Field(description="of the process, which may have done other runs before")
 
@@ -68,10 +68,7 @@ class RunRecord(Record):
     demonstrates: str | None = Field(
         default=None, description="set where the run shows a failure on purpose; such a run is no result"
     )
-    identity: str | None = Field(
-        default=None,
-        description="sha256 of the settings and files that decide its figures; None: an earlier version made it",
-    )
+    identity: str = Field(description="sha256 of the settings and files that decide its figures")
     files: dict[str, str] = Field(default={}, description="sha256 of the student's files and the held-out figures")
     config: dict[str, Any]
     fingerprints: dict[str, str] = Field(description="sha256 of rows and weights")

@@ -27,9 +27,7 @@ class EncodingCounts(Record):
         description="held-out rows not judged: too long for a model of the pair, no prompt, or another answer in the "
         "template of each",
     )
-    left_out_for: dict[NotJudged, int] = Field(
-        default={}, description="why, adding up to left_out; empty in older records, which do not know"
-    )
+    left_out_for: dict[NotJudged, int] = Field(default={}, description="why, adding up to left_out")
     special_in_text: int = Field(default=0, description="rows whose own text contains a special token")
     rows_cut_by_template: int = Field(default=0, description="rows of whose answers the template drops text")
     characters_cut_by_template: int = Field(default=0, description="of answers, dropped by the template: not learned")

@@ -24,14 +24,12 @@ class Interval(Record):
     mean: float
     low: float | None = Field(description="None: too few rows for an interval")
     high: float | None
-    rows: int | None = Field(default=None, description="on which it was measured; None in older records")
+    rows: int | None = Field(default=None, description="on which it was measured")
     seeds: int | None = Field(default=None, description="over which; with one the interval is over rows alone")
-    p: float | None = Field(
-        default=None, description="of no difference, for this comparison alone; None in older records"
-    )
+    p: float | None = Field(default=None, description="of no difference, for this comparison alone")
     adjusted_p: float | None = Field(
         default=None,
-        description="Holm's, over all arms held against SFT; None for a demonstration, and in older records",
+        description="Holm's, over all arms held against SFT; None for a shown failure",
     )
     comparisons: int | None = Field(default=None, description="over which adjusted_p is adjusted")
 
@@ -49,7 +47,7 @@ class Interval(Record):
 
     @property
     def measured_on(self) -> str:
-        """`n = 200 rows × 3 seeds`; empty in older records."""
+        """`n = 200 rows × 3 seeds`."""
         if self.rows is None or self.seeds is None:
             return ""
         return f"n = {_counted(self.rows, 'row')} × {_counted(self.seeds, 'seed')}"
@@ -66,9 +64,7 @@ class Baseline(Record):
     role: Literal["undistilled student", "teacher"]
     evaluation: EvaluationRecord
     note: str | None = None
-    random: bool | None = Field(
-        default=None, description="whether its weights are random; None for a teacher, and in older records"
-    )
+    random: bool | None = Field(default=None, description="whether its weights are random; None for a teacher")
 
 
 class ArmResult(Record):
@@ -91,7 +87,7 @@ class ArmResult(Record):
     shared_s: float | None = Field(
         default=None,
         description="to make what its runs read of the teacher, once for all of them: written answers, stored signals; "
-        "0 where they read none; None where it was made elsewhere, and in older records",
+        "0 where they read none; None where it was made elsewhere",
     )
 
 
@@ -121,14 +117,11 @@ class StudyResults(Record):
     spans: tuple[SpanCounts, ...] = Field(default=(), description="how two tokenisations of the training rows meet")
     answer_stores: tuple[AnswerStoreCounts, ...] = ()
     caches: tuple[CacheUse, ...] = Field(default=(), description="what teachers said once, for all runs")
-    investigation: Investigation | None = Field(
-        default=None, description="what the doctor found before the first run; None in older records"
-    )
+    investigation: Investigation | None = Field(default=None, description="what the doctor found before the first run")
     reproduce: str
     environment: dict[str, str]
     wall_s: float = Field(description="sum over the runs, some of which may have run side by side")
     shared_s: float | None = Field(
         default=None,
-        description="to make what the runs share: the teachers' answers and caches, those for the held-out rows too; "
-        "None in older records",
+        description="to make what the runs share: the teachers' answers and caches, those for the held-out rows too",
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import cache
 from importlib import resources
@@ -12,9 +11,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
-from distillab.errors import DataError
 from distillab.files import write_text
-from distillab.records import SCHEMA_VERSION, StudyResults, read_record
+from distillab.records import StudyResults, read_record
 from distillab.report.page import page_of
 from distillab.report.safety import Markdown, markdown_block, markdown_inline, visible
 
@@ -25,24 +23,9 @@ def read_results(path: Path) -> StudyResults:
     """Read `results.json`.
 
     Raises:
-        DataError: the file is missing, is not JSON in UTF-8, was written by a newer distillab, or is no
-            record of a study.
+        DataError: see `read_record`.
     """
-    try:
-        value: Any = json.loads(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"The results cannot be read: {error.strerror}.", where=str(path), fix=_REMAKE) from error
-    except (ValueError, RecursionError) as error:
-        raise DataError("The results are no JSON in UTF-8.", where=str(path), facts=[str(error)]) from error
-    version = value.get("schema_version") if isinstance(value, dict) else None
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise DataError(
-            "The results were written by a newer distillab.",
-            where=str(path),
-            facts=[f"schema version of the file: {version}", f"newest that this one reads: {SCHEMA_VERSION}"],
-            fix="upgrade distillab, or make the report with the version that made the study",
-        )
-    return read_record(StudyResults, path)
+    return read_record(StudyResults, path, fix=_REMAKE)
 
 
 def write_report(results: StudyResults, folder: Path) -> tuple[Path, Path]:

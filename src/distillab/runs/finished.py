@@ -37,7 +37,7 @@ def read_finished(folder: Path, *, arm: str, seed: int, identity: str) -> RunRec
         return None
     record = read_record(RunRecord, path, fix=_AGAIN)
     expected = {"arm": arm, "seed": str(seed), "identity": identity}
-    found = {"arm": record.arm, "seed": str(record.seed), "identity": record.identity or "none: an earlier version"}
+    found = {"arm": record.arm, "seed": str(record.seed), "identity": record.identity}
     wrong = [
         f"{name}: expected {value}, there {found[name]}" for name, value in expected.items() if found[name] != value
     ]
