@@ -51,15 +51,14 @@ class RecordedPair:
             live = live or self.pair.load_teacher()
             rows = self.pair.train.rows
             identity = identity_of(
-                live,
+                live.identity,
                 rows,
                 _SETTINGS,
                 kinds=kinds,
                 width=self.pair.width,
                 tokenizer=self.pair.teacher,
-                template_sha256=live.capabilities.provenance.template_sha256,
+                template_sha256=live.identity.provenance.template_sha256,
                 source=f"{self.pair.name} train",
-                revision=None,
             )
             writer = CacheWriter(self._at(number), identity)
             record(live, rows, collator=self.pair.collator, identity=identity, writer=writer)

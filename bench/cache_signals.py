@@ -30,7 +30,7 @@ from distillab.models.chunking import chunks
 from distillab.models.scoring import scored_count
 from distillab.objectives import build_objective
 from distillab.objectives.step import measure
-from distillab.teachers.protocol import Teacher
+from distillab.teachers.protocol import SignalSource
 from distillab.teachers.signals import NextTokens, TeacherSignal
 
 LIVE = "live"
@@ -62,7 +62,7 @@ def ways() -> tuple[Way, ...]:
 
 def gradients(
     student: PreTrainedModel,
-    teacher: Teacher,
+    teacher: SignalSource,
     term: TermConfig,
     rows: Sequence[EncodedRow],
     *,
@@ -122,8 +122,8 @@ class Recovered:
 
 @torch.no_grad()
 def recovered(
-    live: Teacher,
-    stored: Teacher,
+    live: SignalSource,
+    stored: SignalSource,
     way: Way,
     rows: Sequence[EncodedRow],
     *,

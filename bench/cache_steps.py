@@ -50,7 +50,7 @@ def _record(run: Run, kind: KindConfig, location: Path) -> None:
     rows = split_of(size).rows
     live = LocalTeacher(teacher_of(size, run.device), provenance())
     identity = identity_of(
-        live,
+        live.identity,
         rows,
         _SETTINGS,
         kinds=[kind],
@@ -58,6 +58,5 @@ def _record(run: Run, kind: KindConfig, location: Path) -> None:
         tokenizer="random",
         template_sha256="0",
         source="random",
-        revision=None,
     )
     record(live, rows, collator=Collator(0), identity=identity, writer=CacheWriter(location, identity))

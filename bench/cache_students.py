@@ -14,21 +14,21 @@ from distillab.data.collation import TokenDataset
 from distillab.evaluation.likelihood import SharedTeacher, score_rows
 from distillab.models.structure import model_shape
 from distillab.objectives import build_objective
-from distillab.teachers.protocol import Teacher
+from distillab.teachers.protocol import SignalSource
 from distillab.training.arguments import training_arguments
 from distillab.training.trainer import DistillationTrainer
 
 _JUDGED_AT_ONCE = 30
 
 
-def train(pair: Pair, term: TermConfig, teacher: Teacher | None, *, seed: int, steps: int) -> PreTrainedModel:
+def train(pair: Pair, term: TermConfig, teacher: SignalSource | None, *, seed: int, steps: int) -> PreTrainedModel:
     """A fresh student after `steps` steps on one term; fewer than the pair's budget stop on the way, at its rate."""
     student = pair.fresh_student(seed)
     objective = build_objective(
         (term,),
         shared_width=pair.width,
         student=model_shape(student),
-        teacher=None if teacher is None else teacher.shape,
+        teacher=None if teacher is None else teacher.identity.shape,
     )
     if teacher is not None:
         teacher.require(objective.request, packing=False)
@@ -50,7 +50,7 @@ def train(pair: Pair, term: TermConfig, teacher: Teacher | None, *, seed: int, s
     return student.eval()
 
 
-def judge(pair: Pair, student: PreTrainedModel, live: Teacher) -> dict[str, float]:
+def judge(pair: Pair, student: PreTrainedModel, live: SignalSource) -> dict[str, float]:
     """Held-out nats and KL from the live teacher a token, and how well the student's confidence fits."""
     scores = score_rows(
         student,

@@ -58,15 +58,14 @@ class Asked:
     def record(self, kinds: Sequence[KindConfig]) -> None:
         """The same rows into a cache."""
         identity = identity_of(
-            self.teacher,
+            self.teacher.identity,
             self.rows,
             _SETTINGS,
             kinds=kinds,
             width=self.width,
             tokenizer=self.name,
-            template_sha256=self.teacher.capabilities.provenance.template_sha256,
+            template_sha256=self.teacher.identity.provenance.template_sha256,
             source=self.name,
-            revision=None,
         )
         with tempfile.TemporaryDirectory() as folder:
             writer = CacheWriter(Path(folder) / "cache", identity)

@@ -33,7 +33,7 @@ from distillab.models.structure import model_shape
 from distillab.objectives import build_objective
 from distillab.records import EncodingCounts, TeacherProvenance
 from distillab.teachers import LocalTeacher
-from distillab.teachers.protocol import Teacher
+from distillab.teachers.protocol import SignalSource
 from distillab.training.arguments import training_arguments
 from distillab.training.trainer import DistillationTrainer, StepReport
 
@@ -96,7 +96,7 @@ def take_steps(
     probe: Probe,
     *,
     student: PreTrainedModel,
-    teacher: Teacher | None,
+    teacher: SignalSource | None,
     terms: Sequence[TermConfig],
     reading: Reading | None = None,
 ) -> None:
@@ -120,7 +120,7 @@ def take_steps(
                 terms,
                 shared_width=run.shape.vocabulary,
                 student=model_shape(student),
-                teacher=None if teacher is None else teacher.shape,
+                teacher=None if teacher is None else teacher.identity.shape,
                 vocabularies=read.both,
             ),
             teacher=teacher,

@@ -112,7 +112,7 @@ def test_a_store_of_answers(doctor, rows, materials, tmp_path):
     teacher = LocalTeacher(AutoModelForCausalLM.from_pretrained(path), provenance)
     stop_ids = list(reader.encoder.stop_ids)
     identity = answers_identity(
-        teacher, revision=None, tokenizer="t", stop_ids=stop_ids, prompts=prompts, settings=SETTINGS, source="prompts"
+        teacher.identity, tokenizer="t", stop_ids=stop_ids, prompts=prompts, settings=SETTINGS, source="prompts"
     )
     generate_store(
         tmp_path / "store",

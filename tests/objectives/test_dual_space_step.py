@@ -21,7 +21,7 @@ from distillab.objectives import build_objective
 from distillab.objectives.dual_space import DualSpace
 from distillab.objectives.step import Measured, measure
 from distillab.objectives.term import Objective
-from distillab.teachers.protocol import Teacher
+from distillab.teachers.protocol import SignalSource
 from distillab.teachers.signals import FullLogits, TeacherSignal
 from distillab.training.projector_init import initialise
 from tests.models.head_models import VOCABULARY, tiny_model
@@ -57,7 +57,7 @@ def _objective(student: torch.nn.Module, *beside: TermConfig, **settings: Any) -
 
 
 def _measured(
-    model: torch.nn.Module, objective: Objective, batch: TokenBatch, teacher: Teacher | None = None, **options: Any
+    model: torch.nn.Module, objective: Objective, batch: TokenBatch, teacher: SignalSource | None = None, **options: Any
 ) -> Measured:
     signal = (teacher or peaked_teacher()).signal(batch["teacher"], objective.request)
     factors = {name: FACTORS[name] for name in objective.names}

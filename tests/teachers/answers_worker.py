@@ -34,8 +34,7 @@ def fill(
         prompts=asked,
         settings=settings,
         identity=answers_identity(
-            teacher,
-            revision=None,
+            teacher.identity,
             tokenizer="tokens",
             stop_ids=stop_ids,
             prompts=asked,

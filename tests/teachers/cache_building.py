@@ -35,15 +35,14 @@ def identity_for(
     source: LocalTeacher, rows: Sequence[EncodedRow], kinds: Sequence[KindConfig], *, width: int, settings: CacheConfig
 ) -> CacheIdentity:
     return identity_of(
-        source,
+        source.identity,
         rows,
         settings,
         kinds=kinds,
         width=width,
         tokenizer="tokenizer-fingerprint",
-        template_sha256=source.capabilities.provenance.template_sha256,
+        template_sha256=source.identity.provenance.template_sha256,
         source="rows.jsonl",
-        revision=None,
     )
 
 

@@ -226,8 +226,7 @@ def test_an_answer_without_a_token_is_kept_as_one(
     settings = TeacherAnswersConfig(max_new_tokens=4, batch_size=2)
     asked = [Prompt("a", (1, 5)), Prompt("b/c", (1, 5)), Prompt("d", (1, 5, 9))]
     identity = answers_identity(
-        teacher,
-        revision=None,
+        teacher.identity,
         tokenizer="tokens",
         stop_ids=range(512),
         prompts=asked,
@@ -255,8 +254,7 @@ def test_a_prompt_without_a_token_is_refused(model_path: Path) -> None:
     teacher = LocalTeacher(AutoModelForCausalLM.from_pretrained(model_path), TEACHER)
     with pytest.raises(DataError, match="row empty"):
         answers_identity(
-            teacher,
-            revision=None,
+            teacher.identity,
             tokenizer="tokens",
             stop_ids=[2],
             prompts=[Prompt("empty", ())],
@@ -269,8 +267,7 @@ def test_a_prompt_without_a_token_is_refused(model_path: Path) -> None:
 def test_shards_hold_whole_batches(model_path: Path, asked: int, batch: int, rows: int) -> None:
     teacher = LocalTeacher(AutoModelForCausalLM.from_pretrained(model_path), TEACHER)
     identity = answers_identity(
-        teacher,
-        revision=None,
+        teacher.identity,
         tokenizer="tokens",
         stop_ids=[2],
         prompts=[Prompt("a", (1,))],

@@ -45,7 +45,7 @@ from distillab.objectives.step import measure
 from distillab.objectives.term import Objective
 from distillab.teachers.drawing import row_points
 from distillab.teachers.local import LocalTeacher
-from distillab.teachers.protocol import Teacher
+from distillab.teachers.protocol import SignalSource
 from distillab.teachers.signals import Draws, SignalRequest
 from tests.teachers.cache_building import CPU, PAD, build, cached, peaked_teacher
 from tests.training.conftest import PACKED_TOKENS, VOCABULARY, ragged_split, tiny_llama
@@ -118,11 +118,13 @@ def batches_of(name: str) -> list[TokenBatch]:
     return [collator([IndexedRow(place, ROWS[place]) for place in places]) for places in groups]
 
 
-def objective_of(terms: Sequence[TermConfig], source: Teacher) -> Objective:
-    return build_objective(terms, shared_width=VOCABULARY, student=model_shape(tiny_llama(0)), teacher=source.shape)
+def objective_of(terms: Sequence[TermConfig], source: SignalSource) -> Objective:
+    return build_objective(
+        terms, shared_width=VOCABULARY, student=model_shape(tiny_llama(0)), teacher=source.identity.shape
+    )
 
 
-def learned(objective: Objective, source: Teacher, batches: Sequence[TokenBatch]) -> tuple[Tensor, Tensor]:
+def learned(objective: Objective, source: SignalSource, batches: Sequence[TokenBatch]) -> tuple[Tensor, Tensor]:
     """The sum of each term, and the gradient with respect to all of the student's weights."""
     student = tiny_llama(0)
     sums = dict.fromkeys(objective.names, 0.0)

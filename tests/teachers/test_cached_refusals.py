@@ -42,16 +42,16 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_capabilities_are_those_of_the_most_that_is_stored(few: CachedTeacher, full: Path) -> None:
-    assert few.capabilities.access == "internals"
-    assert few.shape == peaked_teacher().shape
-    assert cached(full).capabilities.access == "logits"
-    assert cached(full).capabilities.provenance == peaked_teacher().capabilities.provenance
+    assert few.identity.access == "internals"
+    assert few.identity.shape == peaked_teacher().identity.shape
+    assert cached(full).identity.access == "logits"
+    assert cached(full).identity.provenance == peaked_teacher().identity.provenance
 
 
 def test_each_kind_has_its_access(tmp_path: Path) -> None:
     top = cached(build(tmp_path / "a", peaked_teacher(), ROWS, [TopKKind(k=2)]))
     drawn = cached(build(tmp_path / "b", peaked_teacher(), ROWS, [SampledKind(draws=2), TopKKind(k=2)]))
-    assert (top.capabilities.access, drawn.capabilities.access) == ("top_k", "logits")
+    assert (top.identity.access, drawn.identity.access) == ("top_k", "logits")
 
 
 @pytest.mark.parametrize(
@@ -119,9 +119,11 @@ def test_positions_are_those_of_the_terms_that_read_hidden_states(few: CachedTea
         AttentionRelationsConfig(layers=((1, 2),), positions="all"),
     )
     student = model_shape(tiny_llama(0))
-    few.require(build_objective(terms, shared_width=0, student=student, teacher=few.shape).request, packing=True)
+    few.require(
+        build_objective(terms, shared_width=0, student=student, teacher=few.identity.shape).request, packing=True
+    )
     everywhere = (*terms, HiddenStatesConfig(layers=((1, 1),), positions="all"))
-    request = build_objective(everywhere, shared_width=0, student=student, teacher=few.shape).request
+    request = build_objective(everywhere, shared_width=0, student=student, teacher=few.identity.shape).request
     assert request.hidden_at == {"answer", "all"}
     with pytest.raises(TeacherError, match="at all positions"):
         few.require(request, packing=True)

@@ -82,7 +82,7 @@ def _store(
     teacher = LocalTeacher(model, TEACHER)
     prompts = [Prompt(f"k{n}", tuple(_ids(tokenizer, _asked(question)))) for n, (question, *_) in enumerate(SUMS)]
     given: dict[str, Any] = {"stop_ids": [tokenizer.eos_token_id], "prompts": prompts, "settings": settings}
-    identity = answers_identity(teacher, revision=None, tokenizer="tokens", source="prompts", **given)
+    identity = answers_identity(teacher.identity, tokenizer="tokens", source="prompts", **given)
     generate_store(folder, teacher=teacher, tokenizer=tokenizer, identity=identity, **given)
     return read_store(
         folder,

@@ -168,7 +168,7 @@ def test_other_rows_than_the_identity_are_refused(tmp_path: Path) -> None:
 def test_the_template_of_the_rows_is_not_the_teachers_own() -> None:
     source = peaked_teacher()
     identity = identity_of(
-        source,
+        source.identity,
         ROWS,
         CacheConfig(),
         kinds=[FullKind()],
@@ -176,10 +176,9 @@ def test_the_template_of_the_rows_is_not_the_teachers_own() -> None:
         tokenizer="t",
         template_sha256="the student's",
         source="rows.jsonl",
-        revision=None,
     )
     assert identity.template_sha256 == "the student's"
-    assert identity.teacher == source.capabilities.provenance
+    assert identity.teacher == source.identity.provenance
 
 
 def test_a_tensor_of_another_dtype_than_the_identity_says_is_refused(tmp_path: Path) -> None:

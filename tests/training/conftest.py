@@ -20,7 +20,7 @@ from distillab.data.examples import Example
 from distillab.models.structure import model_shape
 from distillab.objectives import build_objective
 from distillab.records import EncodingCounts, TeacherProvenance
-from distillab.teachers import LocalTeacher, Teacher
+from distillab.teachers import LocalTeacher, SignalSource
 from distillab.training.arguments import training_arguments
 from distillab.training.trainer import DistillationTrainer, StepReport
 
@@ -85,7 +85,7 @@ def train(tmp_path: Path) -> Train:
         resume: str | None = None,
         stop_after: int | None = None,
         terms: Sequence[TermConfig] | None = None,
-        source: Teacher | None = None,
+        source: SignalSource | None = None,
         **settings: Any,
     ) -> tuple[LlamaForCausalLM, list[StepReport]]:
         config = TrainingConfig(**{"steps": 1, "batch_size": 8, "learning_rate": 1e-2, "device": "cpu", **settings})
@@ -108,7 +108,7 @@ def train(tmp_path: Path) -> Train:
                 terms or METHODS[method].terms,
                 shared_width=VOCABULARY,
                 student=model_shape(student),
-                teacher=source.shape,
+                teacher=source.identity.shape,
             ),
             teacher=None if METHODS[method].access in ("none", "text") else source,
             row_names=[example.origin for example in split.examples],

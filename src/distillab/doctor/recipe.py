@@ -202,7 +202,7 @@ def _pair(
         contract=inputs.contract,
         teacher=inputs.teacher,
         student=inputs.student,
-        teacher_model=arm.source.local().model if with_weights else None,
+        teacher_model=arm.source.model() if with_weights else None,
         student_model=original,
         student_is_random=arm.recipe.student.init == "random",
         examples=tuple(inputs.train.examples),

@@ -25,7 +25,7 @@ from distillab.models.scoring import at_scored, scored_rows, scored_targets
 from distillab.objectives.cross_entropy import CrossEntropy
 from distillab.objectives.term import StudentScores
 from distillab.records import PRIMARY, EvaluationRecord, Metric
-from distillab.teachers.protocol import Teacher
+from distillab.teachers.protocol import SignalSource
 from distillab.teachers.signals import Distribution, NextTokens, SignalRequest, TeacherSignal
 
 _COLUMNS = ("nats", "eos_nats", "eos_tokens", "tokens", "correct", "kl", "agree")
@@ -37,7 +37,7 @@ _OF_STUDENT, _OF_TEACHER = ("nats", "correct", "tokens", "confidence"), ("kl", "
 class SharedTeacher:
     """A teacher whose distribution may be compared with the student's, id by id."""
 
-    teacher: Teacher
+    teacher: SignalSource
     shared_width: int
 
 

@@ -26,7 +26,7 @@ from distillab.models.heads import OutputHead
 from distillab.models.scoring import scored_count
 from distillab.records import ACCESS_ORDER, AccessLevel
 from distillab.teachers.aligned import AlignedTokens
-from distillab.teachers.protocol import Teacher
+from distillab.teachers.protocol import SignalSource
 from distillab.teachers.signals import NextTokens, ScoreRequest, SignalRequest, TeacherSignal, log_probabilities
 
 TeacherScores = NextTokens | AlignedTokens
@@ -253,7 +253,7 @@ class Objective:
         """True where any term reads the teacher."""
         return bool(self.request)
 
-    def require(self, teacher: Teacher | None) -> None:
+    def require(self, teacher: SignalSource | None) -> None:
         """Check, when the run is built, that the teacher can give what the terms need.
 
         Raises:
@@ -265,7 +265,7 @@ class Objective:
                 continue
             if teacher is None:
                 raise TeacherError(f"The term {weighted.name} needs a teacher, and there is none.")
-            given = teacher.capabilities.access
+            given = teacher.identity.access
             if ACCESS_ORDER.index(given) < ACCESS_ORDER.index(term.access):
                 raise TeacherError(
                     f"The teacher cannot give what the term {weighted.name} needs.",

@@ -14,9 +14,9 @@ from distillab.models.loading import context_length, load_config
 from distillab.records import AnswersMade, AnswerStoreCounts, read_record, write_record
 from distillab.runs.inputs import RunInputs
 from distillab.runs.teacher import RunTeacher
-from distillab.teachers.answer_identity import Prompt, answers_identity
+from distillab.teachers.answer_identity import answers_identity
 from distillab.teachers.answers import answerable, drop_invalid, generate_store, read_store, store_is_complete
-from distillab.teachers.local import LocalTeacher
+from distillab.teachers.protocol import Generates, Prompt
 
 _MADE = "made-{}.json"  # beside the shards; one a worker
 
@@ -41,7 +41,7 @@ def training_rows(
     if inputs.place is None:
         raise ConfigError("Sequence-level KD needs a teacher.", fix="add teacher: {path: …}")
     if teacher.text is None and not store_is_complete(answers_folder):
-        make_answers(recipe, inputs, teacher.local(), answers_folder)
+        make_answers(recipe, inputs, teacher.generator(), answers_folder)
     assert inputs.teacher is not None  # there is a place, so there is a tokenizer
     location = teacher.text or str(answers_folder)
     prompts = prompts_of(recipe, inputs)
@@ -80,7 +80,7 @@ def training_rows(
 def make_answers(
     recipe: RunRecipe,
     inputs: RunInputs,
-    teacher: LocalTeacher,
+    teacher: Generates,
     folder: Path,
     *,
     rows_per_shard: int = 32,
@@ -98,12 +98,10 @@ def make_answers(
         As `training_rows`.
     """
     assert inputs.teacher is not None  # there are weights, so there is a tokenizer
-    assert inputs.place is not None
     prompts = prompts_of(recipe, inputs)
     stop_ids = inputs.teacher.encoder.stop_ids
     identity = answers_identity(
-        teacher,
-        revision=inputs.place.revision,
+        teacher.identity,
         tokenizer=_fingerprint(inputs),
         stop_ids=stop_ids,
         prompts=prompts,

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import PreTrainedConfig
-
 from distillab.cache.bits import bits_for
 from distillab.cache.identity import CacheIdentity
 from distillab.cache.layout import Layout, TokensLayout
@@ -40,7 +38,7 @@ from distillab.runs.inputs import RunInputs
 from distillab.runs.sides import Side, asked_side, uses_teacher_tokenizer
 from distillab.teachers.cache_parts import Part, keep_tokenizer, part_of
 from distillab.teachers.layouts import resolve_layouts
-from distillab.teachers.local import LocalTeacher
+from distillab.teachers.protocol import SignalSource, TeacherIdentity
 from distillab.teachers.recording import identity_of, record
 from distillab.teachers.signals import Top
 
@@ -163,7 +161,7 @@ def bytes_before_loading(recording: CacheJob, inputs: RunInputs, *, dtype: str) 
     if dtype == "auto":
         dtype = str(config.dtype or "float32").removeprefix("torch.")
     layouts = resolve_layouts(recording.kinds, shape=config_shape(config), dtype=dtype, width=recording.side.width)
-    return bytes_needed(layouts, recording.rows, vocabulary=_vocabulary(config))
+    return bytes_needed(layouts, recording.rows, vocabulary=int(config.get_text_config().vocab_size))
 
 
 def bytes_needed(layouts: Sequence[Layout], rows: Sequence[EncodedRow], *, vocabulary: int) -> int:
@@ -182,10 +180,8 @@ def bytes_needed(layouts: Sequence[Layout], rows: Sequence[EncodedRow], *, vocab
     return head + records + len(rows) * (_ROW_BYTES + _KIND_BYTES * len(every))
 
 
-def identity_for(
-    recording: CacheJob, *, teacher: LocalTeacher, settings: CacheConfig, revision: str | None
-) -> CacheIdentity:
-    """Everything that decides what a recording holds; the arguments as in `build_cache`.
+def identity_for(recording: CacheJob, *, teacher: TeacherIdentity, settings: CacheConfig) -> CacheIdentity:
+    """Return everything that decides what a recording holds; the arguments as in `build_cache`.
 
     Raises:
         ConfigError: a layer or block that the teacher does not have.
@@ -200,17 +196,15 @@ def identity_for(
         template_sha256=recording.side.reader.encoder.template.sha256,
         template_date=recording.side.reader.encoder.template.date,
         source=recording.source,
-        revision=revision,
     )
 
 
 def build_cache(
     recording: CacheJob,
     *,
-    teacher: LocalTeacher,
+    teacher: SignalSource,
     inputs: RunInputs,
     settings: CacheConfig,
-    revision: str | None = None,
     worker: int = 0,
     workers: int = 1,
     otherwise: str | None = None,
@@ -222,7 +216,6 @@ def build_cache(
         teacher: whose signals these are.
         inputs: the pair's tokenizers.
         settings: sizes of files and batches, compression, seed of the draws.
-        revision: of the teacher, where it came from a hub.
         worker, workers: this process makes the shards with number % workers == worker.
         otherwise: a way out beside more space, for the message of a full disk.
     Returns:
@@ -233,15 +226,19 @@ def build_cache(
         ConfigError: a layer or block that the teacher does not have.
     """
     assert inputs.teacher is not None
-    identity = identity_for(recording, teacher=teacher, settings=settings, revision=revision)
+    assert inputs.place is not None
+    identity = identity_for(recording, teacher=teacher.identity, settings=settings)
     folder = recording.folder
     writer = CacheWriter(folder, identity, worker=worker, workers=workers)
     shards = -(-identity.rows // identity.rows_per_shard)
-    vocabulary = _vocabulary(teacher.model.config)
-    needed = bytes_needed(identity.layouts, recording.rows, vocabulary=vocabulary)
+    needed = bytes_needed(identity.layouts, recording.rows, vocabulary=teacher.identity.vocab_size)
     missing = math.ceil(needed * len(writer.todo()) / shards)
     require_space(folder, missing, what=f"what the teacher says of {recording.source}", otherwise=otherwise)
-    keep_tokenizer(recording.location, inputs.teacher.tokenizer, teacher.model.config)
+    keep_tokenizer(
+        recording.location,
+        inputs.teacher.tokenizer,
+        load_config(inputs.place.config, revision=inputs.place.revision),
+    )
     done = record(teacher, recording.rows, collator=recording.side.reader.collator(), identity=identity, writer=writer)
     made = CacheReader(folder)
     if not made.complete:
@@ -262,7 +259,3 @@ def build_cache(
     )
     write_record(use, recording.built)
     return use
-
-
-def _vocabulary(config: PreTrainedConfig) -> int:
-    return int(config.get_text_config().vocab_size)

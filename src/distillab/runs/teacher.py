@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from transformers import PreTrainedModel
 
 from distillab.cache.reader import CacheReader
 from distillab.cache.rows import row_digest
@@ -20,7 +21,7 @@ from distillab.runs.signals import reads_signals
 from distillab.teachers.cache_parts import Part, part_of
 from distillab.teachers.cached import CachedTeacher, load_cached
 from distillab.teachers.local import LocalTeacher, load_local
-from distillab.teachers.protocol import Teacher
+from distillab.teachers.protocol import Generates, SignalSource
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,24 @@ class RunTeacher:
         self.uses: list[CacheUse] = []
         self.notes: list[str] = []
 
-    def local(self) -> LocalTeacher:
-        """The teacher itself.
+    def source(self) -> SignalSource:
+        """The teacher itself, opened once.
+
+        Raises:
+            TeacherError: the recipe names no weights, or they cannot be loaded.
+        """
+        return self._loaded()
+
+    def generator(self) -> Generates:
+        """The teacher as what writes answers. Raises as `source`."""
+        return self._loaded()
+
+    def model(self) -> PreTrainedModel:
+        """The teacher's weights. Raises as `source`."""
+        return self._loaded().model
+
+    def _loaded(self) -> LocalTeacher:
+        """The teacher in this process.
 
         Raises:
             TeacherError: the recipe names no weights, or they cannot be loaded.
@@ -116,7 +133,7 @@ class RunTeacher:
                 student_device=self._device,
                 template_sha256=self._prepared.teacher.encoder.template.sha256,
             )
-            self.provenance = self._local.capabilities.provenance
+            self.provenance = self._local.identity.provenance
         return self._local
 
     @property
@@ -124,7 +141,7 @@ class RunTeacher:
         """Where the answers of the recipe's own cache are; None: they are made, or found, beside the run."""
         return self._stored.text
 
-    def for_terms(self, split: EncodedSplit) -> Teacher | None:
+    def for_terms(self, split: EncodedSplit) -> SignalSource | None:
         """Who gives the terms their signals at the training rows; None where they read none.
 
         Raises:
@@ -133,7 +150,7 @@ class RunTeacher:
         if not reads_signals(self._recipe):
             return None
         if self._stored.train is None:
-            return self.local()
+            return self.source()
         rows = asked_rows(self._recipe, self._prepared, split)
         side = asked_side(self._recipe, self._prepared)
         return self._cached(self._stored.train, rows, side=side, what=TRAINING)
@@ -153,7 +170,7 @@ class RunTeacher:
                 "rows as kind full, and the recipe names no weights of the teacher"
             )
             return None
-        return SharedTeacher(self.local(), width)
+        return SharedTeacher(self.source(), width)
 
     def _cached(self, location: str, rows: Sequence[EncodedRow], *, side: Side, what: str) -> CachedTeacher:
         if location not in self._opened:
@@ -166,7 +183,7 @@ class RunTeacher:
             )
         teacher = self._opened[location]
         teacher.require_rows(rows, what=what)
-        self.provenance = teacher.capabilities.provenance
+        self.provenance = teacher.identity.provenance
         self.uses.append(_use(location, teacher, rows, what))
         return teacher
 

@@ -27,7 +27,7 @@ from distillab.progress import Progress
 from distillab.records import EvaluationRecord, ReferenceLines
 from distillab.runs.journal import Journal
 from distillab.runs.training_data import TrainingData
-from distillab.teachers.protocol import Teacher
+from distillab.teachers.protocol import SignalSource
 from distillab.training.arguments import training_arguments
 from distillab.training.checkpoints import Prefix, newest_checkpoint, require_finite_weights
 from distillab.training.projectors import detach
@@ -46,7 +46,7 @@ class Watched:
 def objective_for(
     recipe: RunRecipe,
     student: PreTrainedModel,
-    teacher: Teacher | None,
+    teacher: SignalSource | None,
     *,
     shared_width: int,
     vocabularies: Vocabularies | None,
@@ -64,7 +64,7 @@ def objective_for(
         recipe.resolved().terms,
         shared_width=shared_width,
         student=model_shape(student),
-        teacher=None if teacher is None else teacher.shape,
+        teacher=None if teacher is None else teacher.identity.shape,
         vocabularies=vocabularies,
     )
     require_maps(student, objective.student_activations.maps)
@@ -81,7 +81,7 @@ def objective_for(
 def trainer_for(
     recipe: RunRecipe,
     student: PreTrainedModel,
-    teacher: Teacher | None,
+    teacher: SignalSource | None,
     data: TrainingData,
     *,
     objective: Objective,
@@ -123,7 +123,7 @@ def trainer_for(
 def train_student(
     recipe: RunRecipe,
     student: PreTrainedModel,
-    teacher: Teacher | None,
+    teacher: SignalSource | None,
     data: TrainingData,
     *,
     objective: Objective,

@@ -68,7 +68,7 @@ class Baselines:
 
         def measure() -> EvaluationResult:
             return evaluate(
-                teacher.local().model,
+                teacher.model(),
                 held_out_for(reader, inputs.held_out_examples),
                 recipe.evaluation,
                 reader=reader,

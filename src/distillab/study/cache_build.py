@@ -12,7 +12,7 @@ from distillab.config.models import RunRecipe, StudyRecipe, TeacherConfig
 from distillab.data.encoding import EncodedRow
 from distillab.errors import ConfigError, TokenizerMismatch
 from distillab.files import require_space
-from distillab.models.loading import pick_device
+from distillab.models.loading import load_config, pick_device
 from distillab.runs.answers import make_answers, training_rows
 from distillab.runs.dates import dated
 from distillab.runs.inputs import RunInputs, admit, load_inputs
@@ -31,7 +31,7 @@ from distillab.runs.teacher import RunTeacher, StoredSignals
 from distillab.study.study import Study
 from distillab.teachers.answers import store_is_complete
 from distillab.teachers.cache_parts import Part, keep_tokenizer, part_of
-from distillab.teachers.local import LocalTeacher
+from distillab.teachers.protocol import SignalSource
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def build(item: Plan, *, worker: int, workers: int) -> None:
             holds.enter_context(held(folder, worker_lock(worker, workers)))
         teacher = item.teacher()
         for recording in item.recordings:
-            _record(item, recording, teacher.local(), worker=worker, workers=workers)
+            _record(item, recording, teacher.source(), worker=worker, workers=workers)
         if item.text:
             _build_text(item, teacher, worker=worker, workers=workers)
 
@@ -197,7 +197,7 @@ def _build_text(item: Plan, teacher: RunTeacher, *, worker: int, workers: int) -
     make_answers(
         item.asking,
         item.inputs,
-        teacher.local(),
+        teacher.generator(),
         text,
         rows_per_shard=item.settings.rows_per_shard,
         compression=item.settings.compression,
@@ -205,7 +205,9 @@ def _build_text(item: Plan, teacher: RunTeacher, *, worker: int, workers: int) -
         workers=workers,
     )
     assert item.inputs.teacher is not None
-    keep_tokenizer(item.location, item.inputs.teacher.tokenizer, teacher.local().model.config)
+    assert item.inputs.place is not None
+    config = load_config(item.inputs.place.config, revision=item.inputs.place.revision)
+    keep_tokenizer(item.location, item.inputs.teacher.tokenizer, config)
     # rows with the answers are known when all workers have made theirs
     if not item.answers or not store_is_complete(text):
         return
@@ -213,17 +215,15 @@ def _build_text(item: Plan, teacher: RunTeacher, *, worker: int, workers: int) -
     source = f"the teacher's answers to {item.inputs.splits.sources[0]}"
     rows, side = asked_rows(item.asking, item.inputs, split), asked_side(item.asking, item.inputs)
     part = CacheJob(item.location, "answers", item.answers, rows, source, side)
-    _record(item, part, teacher.local(), worker=worker, workers=workers)
+    _record(item, part, teacher.source(), worker=worker, workers=workers)
 
 
-def _record(item: Plan, recording: CacheJob, teacher: LocalTeacher, *, worker: int, workers: int) -> None:
-    assert item.recipe.teacher is not None
+def _record(item: Plan, recording: CacheJob, teacher: SignalSource, *, worker: int, workers: int) -> None:
     build_cache(
         recording,
         teacher=teacher,
         inputs=item.inputs,
         settings=item.settings,
-        revision=item.recipe.teacher.revision,
         worker=worker,
         workers=workers,
     )

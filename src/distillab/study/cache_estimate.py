@@ -16,10 +16,9 @@ from distillab.cache.sections import encode, encode_tokens
 from distillab.cache.shards import TOKENS
 from distillab.cache.sizes import index_bytes, record_bytes
 from distillab.data.encoding import EncodedRow
-from distillab.models.structure import head_module
 from distillab.runs.signals import CacheJob, identity_for
 from distillab.study.cache_build import Plan
-from distillab.teachers.local import LocalTeacher
+from distillab.teachers.protocol import SignalSource
 from distillab.teachers.recording import batches
 from distillab.teachers.row_making import SignalEncoder
 
@@ -63,18 +62,12 @@ def estimate(plan: Plan) -> list[PartEstimate]:
         TeacherError: the teacher cannot be loaded.
         ConfigError: a layer or block that it does not have.
     """
-    teacher = plan.teacher().local()
+    teacher = plan.teacher().source()
     return [_estimate(plan, recording, teacher) for recording in plan.recordings]
 
 
-def _estimate(plan: Plan, recording: CacheJob, teacher: LocalTeacher) -> PartEstimate:
-    assert plan.recipe.teacher is not None
-    identity = identity_for(
-        recording,
-        teacher=teacher,
-        settings=plan.settings,
-        revision=plan.recipe.teacher.revision,
-    )
+def _estimate(plan: Plan, recording: CacheJob, teacher: SignalSource) -> PartEstimate:
+    identity = identity_for(recording, teacher=teacher.identity, settings=plan.settings)
     maker = SignalEncoder(teacher, identity, recording.side.reader.collator())
     sample = _sample(recording.rows, identity.batch_size)
     maker.rows(sample[0][:_WARM_ROWS])
@@ -91,8 +84,8 @@ def _estimate(plan: Plan, recording: CacheJob, teacher: LocalTeacher) -> PartEst
     sizes["index"] = index_bytes(
         keys, [layout.kind for layout in identity.layouts], rows_per_shard=identity.rows_per_shard
     )
-    if "full" in sizes:
-        sizes["head"] = sum(part.numel() * part.element_size() for part in head_module(teacher.model).parameters())
+    if "full" in sizes and teacher.identity.head is not None:
+        sizes["head"] = teacher.identity.head.bytes
     packed = identity.compression != "none"
     kinds = [TOKENS, *(layout.kind for layout in identity.layouts)]
     return PartEstimate(

@@ -178,10 +178,9 @@ class Study:
         with held(recording.folder, worker_lock(0, 1)):
             build_cache(
                 recording,
-                teacher=self._teacher(arm, StoredSignals()).local(),
+                teacher=self._teacher(arm, StoredSignals()).source(),
                 inputs=inputs,
                 settings=self.recipe.cache,
-                revision=self._teacher_of(arm).revision,
                 otherwise=OTHERWISE,
             )
 

@@ -6,33 +6,19 @@ import datetime
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import cast
-
-from torch import Tensor
 
 from distillab.cache.bits import bits_for
 from distillab.cache.identity import CacheIdentity
 from distillab.cache.layout import TextLayout, TokensLayout
 from distillab.config.models import TeacherAnswersConfig
 from distillab.errors import CacheMismatch, DataError
-from distillab.models.generation import all_stop_ids
-from distillab.teachers.layouts import engine, teacher_sizes
-from distillab.teachers.local import LocalTeacher
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """What is asked: the row's key and the prompt as the teacher reads it."""
-
-    key: str
-    ids: tuple[int, ...]
+from distillab.teachers.layouts import teacher_sizes
+from distillab.teachers.protocol import Prompt, TeacherIdentity
 
 
 def answers_identity(
-    teacher: LocalTeacher,
+    teacher: TeacherIdentity,
     *,
-    revision: str | None,
     tokenizer: str,
     stop_ids: Sequence[int],
     prompts: Sequence[Prompt],
@@ -45,9 +31,8 @@ def answers_identity(
     """Everything that decides the answers. Two stores of equal identity hold equal answers.
 
     Args:
-        revision: of the teacher, where it came from a hub.
         tokenizer: fingerprint of the tokenizer that made the prompts' ids.
-        stop_ids: ids at which an answer ends, beside those of the model's own generation config.
+        stop_ids: ids at which an answer ends, beside the teacher's own.
         source: name of the prompts, for messages.
         rows_per_shard: answers a file, at least: filled up to whole batches, because a batch is answered at once.
         compression: of the stored answers: none or zstd.
@@ -60,30 +45,26 @@ def answers_identity(
             raise DataError(
                 "A prompt has no token, so the teacher cannot be asked.", where=f"{source}, row {prompt.key}"
             )
-    model = teacher.model
-    provenance = teacher.capabilities.provenance
-    width = int(model.config.get_text_config().vocab_size)
-    embeddings = cast(Tensor, model.get_input_embeddings().weight).shape[0]
     batches = -(-rows_per_shard // settings.batch_size)
     return CacheIdentity(
-        teacher=provenance,
-        revision=revision,
+        teacher=teacher.provenance,
+        revision=teacher.revision,
         sizes=teacher_sizes(teacher.shape),
         tokenizer=tokenizer,
-        template_sha256=provenance.template_sha256,
+        template_sha256=teacher.provenance.template_sha256,
         template_date=template_date,
-        width=width,
+        width=teacher.vocab_size,
         source=source,
         rows=len(prompts) * settings.answers_per_prompt,
         rows_sha256=prompts_sha256(prompts),
-        tokens=TokensLayout(id_bits=bits_for(max(width, embeddings))),
+        tokens=TokensLayout(id_bits=bits_for(max(teacher.vocab_size, teacher.input_ids))),
         layouts=(TextLayout(),),
         compression=compression,
         seed=settings.seed,
         rows_per_shard=batches * settings.batch_size,
         batch_size=settings.batch_size,
-        decoding={**_decoding(settings), "stop_ids": all_stop_ids(model, stop_ids)},
-        engine=engine(teacher),
+        decoding={**_decoding(settings), "stop_ids": sorted({*stop_ids, *teacher.stop_ids})},
+        engine=teacher.engine,
     )
 
 

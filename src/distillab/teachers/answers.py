@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from transformers import PreTrainedTokenizerBase
 
 from distillab.cache.identity import CacheIdentity
@@ -20,11 +19,11 @@ from distillab.cache.rows import CachedRow, Text
 from distillab.cache.writer import CacheWriter
 from distillab.config.models import TeacherAnswersConfig
 from distillab.errors import CacheMismatch, ConfigError, DataError
-from distillab.models.generation import Decoding, Generated, generate_batches
+from distillab.models.generation import Decoding, Generated
 from distillab.progress import Progress
 from distillab.records import AnswerStoreCounts
-from distillab.teachers.answer_identity import Prompt, require_answers_to
-from distillab.teachers.local import LocalTeacher
+from distillab.teachers.answer_identity import require_answers_to
+from distillab.teachers.protocol import Generates, Prompt, Sampling
 from distillab.teachers.reasoning import AnswerText
 
 _READ_ROWS = 1024
@@ -65,7 +64,7 @@ class AnswerStore:
 def generate_store(
     folder: Path,
     *,
-    teacher: LocalTeacher,
+    teacher: Generates,
     tokenizer: PreTrainedTokenizerBase,
     stop_ids: Sequence[int],
     prompts: Sequence[Prompt],
@@ -87,6 +86,7 @@ def generate_store(
     _refuse_old(folder)
     writer = CacheWriter(folder, identity, worker=worker, workers=workers)
     text = AnswerText(tokenizer, settings)
+    decoding = Decoding(settings.max_new_tokens, settings.sample, settings.temperature, settings.top_p)
     jobs = _jobs(prompts, settings)
     size = identity.rows_per_shard
     share = [jobs[start : start + size] for start in range(0, len(jobs), size)]
@@ -98,8 +98,12 @@ def generate_store(
             rows: list[CachedRow] = []
             for start in range(number * size, number * size + len(share[number]), settings.batch_size):
                 batch = jobs[start : start + settings.batch_size]
-                torch.manual_seed(settings.seed * 1_000_003 + start)
-                rows.extend(_answered(teacher, text, stop_ids, batch, settings))
+                sampling = Sampling(decoding, tuple(stop_ids), settings.seed * 1_000_003 + start)
+                written = teacher.answers([prompt for prompt, _ in batch], sampling)
+                rows += [
+                    _row(prompt, number, answer, text.read(prompt.ids, answer.ids).answer)
+                    for (prompt, number), answer in zip(batch, written, strict=True)
+                ]
                 progress.advance(len(batch))
             writer.write(number, rows)
 
@@ -260,25 +264,6 @@ def _jobs(prompts: Sequence[Prompt], settings: TeacherAnswersConfig) -> list[tup
     """What the rows of a store answer: like lengths together; ties by key, so that batches are always the same."""
     jobs = [(prompt, number) for prompt in prompts for number in range(settings.answers_per_prompt)]
     return sorted(jobs, key=lambda job: (len(job[0].ids), job[0].key, job[1]))
-
-
-def _answered(
-    teacher: LocalTeacher,
-    text: AnswerText,
-    stop_ids: Sequence[int],
-    batch: Sequence[tuple[Prompt, int]],
-    settings: TeacherAnswersConfig,
-) -> list[CachedRow]:
-    """One batch, answered."""
-    decoding = Decoding(settings.max_new_tokens, settings.sample, settings.temperature, settings.top_p)
-    asked = [prompt.ids for prompt, _ in batch]
-    generated = next(
-        generate_batches(teacher.model, asked, decoding=decoding, stop_ids=stop_ids, batch_size=len(batch))
-    )
-    return [
-        _row(prompt, number, output, text.read(prompt.ids, output.ids).answer)
-        for (prompt, number), output in zip(batch, generated, strict=True)
-    ]
 
 
 def _row(prompt: Prompt, number: int, output: Generated, answer: str) -> CachedRow:

@@ -17,11 +17,10 @@ from distillab.data.encoding import EncodedRow
 from distillab.errors import CacheMismatch, TeacherError
 from distillab.models.batch import TokenBatch
 from distillab.models.heads import OutputHead
-from distillab.models.structure import ModelShape
 from distillab.records import ACCESS_ORDER, AccessLevel
 from distillab.teachers.arrays import as_tensor
 from distillab.teachers.layouts import teacher_shape
-from distillab.teachers.protocol import TeacherCapabilities
+from distillab.teachers.protocol import TeacherIdentity
 from distillab.teachers.samples import samples
 from distillab.teachers.signals import (
     ChunkedScores,
@@ -65,8 +64,6 @@ class CachedTeacher:
         identity = reader.identity
         self._kinds = {layout.kind: layout for layout in identity.layouts}
         self._forms = stored_forms(identity.layouts, width=identity.width, where=reader.location)
-        access = max((_ACCESS[kind] for kind in self._kinds), key=ACCESS_ORDER.index)
-        self._capabilities = TeacherCapabilities(access=access, provenance=identity.teacher)
         self._inner = CachedActivations(reader, device)
         self._head: OutputHead | None = None
         self._checked: set[SignalRequest] = set()
@@ -81,14 +78,19 @@ class CachedTeacher:
         return self._reader
 
     @property
-    def capabilities(self) -> TeacherCapabilities:
-        """The most that any stored kind shows; `require` says whether it is what a run reads."""
-        return self._capabilities
-
-    @property
-    def shape(self) -> ModelShape:
-        """Sizes of the model that was recorded."""
-        return teacher_shape(self._reader.identity.sizes)
+    def identity(self) -> TeacherIdentity:
+        """The recorded teacher; `access` is the most that any stored kind gives, `require` checks what a run reads."""
+        stored = self._reader.identity
+        return TeacherIdentity(
+            provenance=stored.teacher,
+            access=max((_ACCESS[kind] for kind in self._kinds), key=ACCESS_ORDER.index),
+            revision=stored.revision,
+            shape=teacher_shape(stored.sizes),
+            dtype=stored.teacher.dtype,
+            input_ids=1 << stored.tokens.id_bits,
+            vocab_size=stored.width,
+            engine=stored.engine,
+        )
 
     def require(self, request: SignalRequest, *, packing: bool) -> None:
         """Check that all that is asked for is stored.

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
-import torch
-import transformers
-
 from distillab.cache.bits import bits_for
 from distillab.cache.identity import TeacherSizes
 from distillab.cache.layout import Layout, SampledLayout, StateArray, StatesLayout, TextLayout, TopKLayout
@@ -23,7 +20,6 @@ from distillab.config.cache import (
 )
 from distillab.errors import ConfigError
 from distillab.models.structure import ModelShape
-from distillab.teachers.local import LocalTeacher
 
 # The order of kinds in a cache, whatever their order in a recipe is: so it changes no fingerprint.
 _ORDER = ("text", "top_k", "sampled", "full", "hidden_states", "attention_inputs")
@@ -37,17 +33,6 @@ def teacher_sizes(shape: ModelShape) -> TeacherSizes:
 def teacher_shape(sizes: TeacherSizes) -> ModelShape:
     """The same back."""
     return ModelShape(**sizes.model_dump())
-
-
-def engine(teacher: LocalTeacher) -> dict[str, str]:
-    """By what the teacher is computed; other versions or devices may give other last digits."""
-    device = teacher.model.device
-    return {
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "attention": str(teacher.model.config.get_text_config()._attn_implementation),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-    }
 
 
 def resolve_layouts(

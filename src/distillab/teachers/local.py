@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import cast
 
 import torch
+import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -13,14 +16,15 @@ from distillab.errors import TeacherError
 from distillab.models.activations import record_activations
 from distillab.models.attention import require_maps
 from distillab.models.batch import TokenBatch
+from distillab.models.generation import Generated, all_stop_ids, generate_batches
 from distillab.models.heads import OutputHead, require_separable_head, with_lm_head
 from distillab.models.loading import load_model, model_name, pick_device, weights_sha256
 from distillab.models.packable import require_packable
 from distillab.models.projections import require_projections
 from distillab.models.scoring import at_scored
-from distillab.models.structure import ModelShape, model_shape
+from distillab.models.structure import head_module, model_shape
 from distillab.records import TeacherProvenance
-from distillab.teachers.protocol import TeacherCapabilities
+from distillab.teachers.protocol import HeadSize, Prompt, Sampling, TeacherIdentity
 from distillab.teachers.signals import HeadInputs, SignalRequest, TeacherSignal
 
 
@@ -31,28 +35,45 @@ class LocalTeacher:
     student's backward pass.
     """
 
-    def __init__(self, model: PreTrainedModel, provenance: TeacherProvenance) -> None:
+    def __init__(self, model: PreTrainedModel, provenance: TeacherProvenance, revision: str | None = None) -> None:
         # A list keeps the model out of any module tree that this object might become part of.
         self._model = [model.eval().requires_grad_(False)]
-        self._capabilities = TeacherCapabilities(access="internals", provenance=provenance)
+        self._provenance, self._revision = provenance, revision
 
     @property
     def model(self) -> PreTrainedModel:
         """The weights, in eval mode and without gradients."""
         return self._model[0]
 
-    @property
-    def capabilities(self) -> TeacherCapabilities:
-        """Everything: a model in this process hides nothing."""
-        return self._capabilities
-
-    @property
-    def shape(self) -> ModelShape:
-        """Sizes of the model."""
-        return model_shape(self.model)
+    @cached_property
+    def identity(self) -> TeacherIdentity:
+        """The model's sizes, its head and its engine; a model in this process gives everything."""
+        model = self.model
+        config, device = model.config.get_text_config(), model.device
+        head = head_module(model)
+        return TeacherIdentity(
+            provenance=self._provenance,
+            access="internals",
+            revision=self._revision,
+            shape=model_shape(model),
+            dtype=str(model.dtype).removeprefix("torch."),
+            input_ids=cast(Tensor, model.get_input_embeddings().weight).shape[0],
+            vocab_size=int(config.vocab_size),
+            head=HeadSize(
+                inputs=cast(Tensor, head.weight).shape[1],
+                bytes=sum(part.numel() * part.element_size() for part in head.parameters()),
+            ),
+            stop_ids=tuple(all_stop_ids(model, ())),
+            engine={
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+                "attention": str(config._attn_implementation),
+                "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            },
+        )
 
     def require(self, request: SignalRequest, *, packing: bool) -> None:
-        """Check that the model gives its inner states, and keeps packed samples apart.
+        """Check that the model gives its activations, and keeps packed samples apart.
 
         Raises:
             ConfigError: it does not.
@@ -64,7 +85,7 @@ class LocalTeacher:
 
     @torch.no_grad()
     def signal(self, batch: TokenBatch, request: SignalRequest) -> TeacherSignal:
-        """Last hidden states at the scored positions with the head, and the inner states that are asked for.
+        """Return the last hidden states at the scored positions with the head, and the requested activations.
 
         Raises:
             TeacherError: the batch holds ids that the teacher has no embedding for.
@@ -92,9 +113,18 @@ class LocalTeacher:
             activations=activations if request.activations else None,
         )
 
+    def answers(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Generated]:
+        """Generate one answer a prompt, all in one batch."""
+        torch.manual_seed(sampling.seed)
+        ids = [prompt.ids for prompt in prompts]
+        for batch in generate_batches(
+            self.model, ids, decoding=sampling.decoding, stop_ids=sampling.stop_ids, batch_size=len(ids)
+        ):
+            yield from batch
+
 
 def load_local(settings: TeacherConfig, *, student_device: torch.device, template_sha256: str) -> LocalTeacher:
-    """A teacher from its folder or hub id.
+    """Load a teacher from its folder or hub id.
 
     Args:
         student_device: where it goes unless the settings say otherwise.
@@ -125,4 +155,4 @@ def load_local(settings: TeacherConfig, *, student_device: torch.device, templat
         template_sha256=template_sha256,
     )
     require_separable_head(model, role="teacher")
-    return LocalTeacher(model, provenance)
+    return LocalTeacher(model, provenance, settings.revision)

@@ -1,47 +1,112 @@
-"""The seam between who asks for a teacher's signal and who gives it."""
+"""The seam between a teacher and what learns from it, records it, sizes it or judges by it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from distillab.models.batch import TokenBatch
+from distillab.models.generation import Decoding, Generated
 from distillab.models.structure import ModelShape
 from distillab.records import AccessLevel, TeacherProvenance
 from distillab.teachers.signals import SignalRequest, TeacherSignal
 
+NO_LAYERS = ModelShape(blocks=0, width=0, heads=0, key_value_heads=0, head_width=0)
+"""The shape of a source that shows no activations."""
+
 
 @dataclass(frozen=True)
-class TeacherCapabilities:
-    """What a teacher can give; compared with what the terms need when a run is built."""
+class HeadSize:
+    """Size of an output head: `inputs` numbers a position; `bytes` of its weight and bias."""
 
-    access: AccessLevel
+    inputs: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class TeacherIdentity:
+    """What is known of a source before its first signal; a cache of it is named by these.
+
+    Attributes:
+        provenance: name, hash, size, number format and template.
+        access: the most that it gives.
+        revision: of its weights, where they come from a hub.
+        shape: sizes of its layers; `NO_LAYERS` where it gives no activations.
+        dtype: of its activations, as "bfloat16".
+        input_ids: ids that it reads: 0 … input_ids - 1.
+        vocab_size: ids that its configuration names.
+        head: None where it gives no head: then it cannot be stored as kind full.
+        stop_ids: ids that end its answers, beside those of a template.
+        engine: versions and device; other ones can give other last digits.
+    """
+
     provenance: TeacherProvenance
+    access: AccessLevel
+    revision: str | None
+    shape: ModelShape
+    dtype: str
+    input_ids: int
+    vocab_size: int
+    head: HeadSize | None = None
+    stop_ids: tuple[int, ...] = ()
+    engine: dict[str, str] = field(default_factory=dict)
 
 
-class Teacher(Protocol):
-    """A local model, a cache of what one said, and whatever else gives the same kind of signal."""
+class SignalSource(Protocol):
+    """A teacher: a local model, a cache, a server, or whatever else gives the same kind of signal."""
 
     @property
-    def capabilities(self) -> TeacherCapabilities:
-        """How much of it can be seen, and where its signal comes from."""
-        ...
-
-    @property
-    def shape(self) -> ModelShape:
-        """Sizes of the model behind it."""
+    def identity(self) -> TeacherIdentity:
+        """Its name, what it gives, and its sizes."""
         ...
 
     def require(self, request: SignalRequest, *, packing: bool) -> None:
-        """Check, when a run is built, that it can give what the run's terms read.
+        """Check, when a run is built, that the source gives what the run's terms read.
 
         Args:
-            packing: several samples will share a sequence.
+            packing: several samples share a sequence.
         Raises:
-            TeacherError, ConfigError: it cannot.
+            TeacherError, ConfigError: it does not.
         """
         ...
 
     def signal(self, batch: TokenBatch, request: SignalRequest) -> TeacherSignal:
-        """What is asked for about `batch`, without gradients."""
+        """Return what `request` names of `batch`, without gradients."""
+        ...
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The key of a row, and its prompt as the teacher reads it."""
+
+    key: str
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How answers are generated.
+
+    Attributes:
+        decoding: length, temperature, top-p.
+        stop_ids: ids that end an answer, beside the source's own.
+        seed: of the draws of one call.
+    """
+
+    decoding: Decoding
+    stop_ids: tuple[int, ...]
+    seed: int
+
+
+class Generates(Protocol):
+    """A source that can also write."""
+
+    @property
+    def identity(self) -> TeacherIdentity:
+        """As of a `SignalSource`."""
+        ...
+
+    def answers(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Generated]:
+        """Yield one answer a prompt, in their order. Equal calls give equal answers, where the source can."""
         ...

@@ -14,8 +14,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import cast
 
-from torch import Tensor
-
 from distillab.cache.bits import bits_for
 from distillab.cache.head import StoredHead
 from distillab.cache.identity import CacheIdentity
@@ -27,11 +25,10 @@ from distillab.data.collation import Collator
 from distillab.data.encoding import EncodedRow
 from distillab.errors import CacheMismatch
 from distillab.models.heads import OutputHead
-from distillab.models.structure import head_module
 from distillab.progress import Progress
 from distillab.teachers.arrays import as_array
-from distillab.teachers.layouts import engine, resolve_layouts, teacher_sizes
-from distillab.teachers.local import LocalTeacher
+from distillab.teachers.layouts import resolve_layouts, teacher_sizes
+from distillab.teachers.protocol import SignalSource, TeacherIdentity
 from distillab.teachers.row_making import SignalEncoder
 
 
@@ -51,7 +48,7 @@ class CacheWriteResult:
 
 
 def identity_of(
-    teacher: LocalTeacher,
+    teacher: TeacherIdentity,
     rows: Sequence[EncodedRow],
     settings: CacheConfig,
     *,
@@ -60,7 +57,6 @@ def identity_of(
     tokenizer: str,
     template_sha256: str,
     source: str,
-    revision: str | None,
     template_date: datetime.date | None = None,
 ) -> CacheIdentity:
     """Everything that decides what `record` will write.
@@ -73,23 +69,20 @@ def identity_of(
         tokenizer: fingerprint of the tokenizer that made the rows' ids.
         template_sha256: of the template that made their text; the teacher's own stands in its provenance.
         source: name of the rows, for messages.
-        revision: of the teacher, where it came from a hub.
         template_date: the day that the template was told, if it writes one.
     Raises:
         ConfigError: a kind does not fit the teacher.
     """
-    model = teacher.model
-    embeddings = cast(Tensor, model.get_input_embeddings().weight).shape[0]
     layouts = resolve_layouts(
         kinds,
         shape=teacher.shape,
-        dtype=str(model.dtype).removeprefix("torch."),
+        dtype=teacher.dtype,
         width=width,
-        head_inputs=cast(Tensor, head_module(model).weight).shape[1],
+        head_inputs=teacher.head.inputs if teacher.head else None,
     )
     return CacheIdentity(
-        teacher=teacher.capabilities.provenance,
-        revision=revision,
+        teacher=teacher.provenance,
+        revision=teacher.revision,
         sizes=teacher_sizes(teacher.shape),
         tokenizer=tokenizer,
         template_sha256=template_sha256,
@@ -98,14 +91,14 @@ def identity_of(
         source=source,
         rows=len(rows),
         rows_sha256=rows_sha256(rows),
-        tokens=TokensLayout(id_bits=bits_for(embeddings)),
+        tokens=TokensLayout(id_bits=bits_for(teacher.input_ids)),
         layouts=layouts,
         compression=settings.compression,
         seed=settings.seed,
         rows_per_shard=settings.rows_per_shard,
         batch_size=settings.batch_size,
         decoding=None,
-        engine=engine(teacher),
+        engine=teacher.engine,
     )
 
 
@@ -118,7 +111,7 @@ def rows_sha256(rows: Sequence[EncodedRow]) -> str:
 
 
 def record(
-    teacher: LocalTeacher,
+    teacher: SignalSource,
     rows: Sequence[EncodedRow],
     *,
     collator: Collator,

@@ -28,7 +28,7 @@ from distillab.models.heads import OutputHead
 from distillab.models.scoring import at_scored, scored_targets
 from distillab.teachers.arrays import as_array
 from distillab.teachers.drawing import row_points
-from distillab.teachers.local import LocalTeacher
+from distillab.teachers.protocol import SignalSource
 from distillab.teachers.samples import Sample, samples
 from distillab.teachers.signals import Distribution, FullLogits, HeadInputs, ScoreRequest, SignalRequest, TeacherSignal
 
@@ -39,14 +39,14 @@ class SignalEncoder:
     """Asks a teacher once a batch for all kinds of a cache, and cuts the answer into rows.
 
     Args:
-        teacher: a model in this process.
+        teacher: any source.
         identity: says which kinds, how they are laid out, and the seed of the draws.
         collator: pads the rows of a batch.
     Raises:
         ConfigError: the identity asks for the teacher's answers: these are no signal on given rows.
     """
 
-    def __init__(self, teacher: LocalTeacher, identity: CacheIdentity, collator: Collator) -> None:
+    def __init__(self, teacher: SignalSource, identity: CacheIdentity, collator: Collator) -> None:
         self._teacher, self._identity, self._collator = teacher, identity, collator
         self._layouts = identity.layouts
         if any(layout.kind == "text" for layout in self._layouts):

@@ -14,12 +14,12 @@ from distillab.models.heads import OutputHead, with_lm_head
 from distillab.models.scoring import at_scored
 from distillab.objectives.step import teacher_end
 from distillab.objectives.term import ModelOutputs, Objective
-from distillab.teachers.protocol import Teacher
+from distillab.teachers.protocol import SignalSource
 
 
 @torch.no_grad()
 def initialise(
-    objective: Objective, student: torch.nn.Module, teacher: Teacher, batch: TokenBatch, *, device: torch.device
+    objective: Objective, student: torch.nn.Module, teacher: SignalSource, batch: TokenBatch, *, device: torch.device
 ) -> None:
     """Let every term on activations initialise itself on a batch; the student's weights are only read.
 

@@ -26,7 +26,7 @@ from distillab.models.heads import require_separable_head
 from distillab.models.scoring import scored_count
 from distillab.objectives.step import measure
 from distillab.objectives.term import Objective
-from distillab.teachers.protocol import Teacher
+from distillab.teachers.protocol import SignalSource
 from distillab.teachers.signals import TeacherSignal
 from distillab.training.checkpoints import (
     Prefix,
@@ -107,7 +107,7 @@ class DistillationTrainer(Trainer):
         rows: Dataset[Any],
         collator: Callable[[Sequence[Any]], TokenBatch],
         objective: Objective,
-        teacher: Teacher | None,
+        teacher: SignalSource | None,
         row_names: Sequence[str],
         batch_size: int,
         on_step: Callable[[StepReport], None],

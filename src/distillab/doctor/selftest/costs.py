@@ -189,7 +189,7 @@ def _answers_s(arm: Arm) -> float:
         return 0.0
     settings = arm.recipe.teacher_answers
     prompts = [prompt.ids for prompt in prompts_of(arm.recipe, arm.inputs)]
-    each = written_s(arm.source.local().model, arm.inputs.teacher, prompts, batch_size=settings.batch_size)
+    each = written_s(arm.source.model(), arm.inputs.teacher, prompts, batch_size=settings.batch_size)
     batches = math.ceil(len(prompts) * settings.answers_per_prompt / settings.batch_size)
     return each * settings.max_new_tokens * batches
 

@@ -24,7 +24,6 @@ from distillab.models.structure import model_shape
 from distillab.runs.environment import peak_rss_bytes
 from distillab.runs.inputs import load_inputs
 from distillab.runs.teacher import RunTeacher, stored_signals
-from distillab.teachers.local import LocalTeacher
 from distillab.training.arguments import microbatch_size
 
 _MIB = 1 << 20
@@ -90,8 +89,8 @@ def run_memory(setup: Setup, weights: Weights, *, process: int) -> RunMemory:
     device = setup.device
     head = output_head(setup.original).weight_VD
     widths = [head.shape[0]]
-    if isinstance(setup.teacher, LocalTeacher):
-        widths.append(output_head(setup.teacher.model).weight_VD.shape[0])
+    if setup.teacher_model is not None:
+        widths.append(output_head(setup.teacher_model).weight_VD.shape[0])
     elif setup.teacher is not None:
         widths *= 2
     return RunMemory(

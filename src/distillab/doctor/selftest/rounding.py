@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from distillab.doctor.selftest.setup import Setup
-from distillab.teachers.local import LocalTeacher
 
 # relative differences of a loss or of a gradient; float16 has three bits more than bfloat16, and underflows
 _ALLOWED = {"float32": 5e-3, "float16": 5e-2, "bfloat16": 0.1}
@@ -46,5 +45,5 @@ def rounding_of(setup: Setup) -> Rounding:
 
 def teacher_format(setup: Setup) -> str:
     """Number format in which the teacher calculates when it is asked; float32 where nothing is asked."""
-    teacher = setup.teacher
-    return teacher.capabilities.provenance.dtype if isinstance(teacher, LocalTeacher) else "float32"
+    model = setup.teacher_model
+    return "float32" if model is None else str(model.dtype).removeprefix("torch.")

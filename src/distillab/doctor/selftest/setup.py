@@ -28,8 +28,7 @@ from distillab.runs.signals import reads_signals
 from distillab.runs.teacher import RunTeacher, stored_signals
 from distillab.runs.training import objective_for
 from distillab.runs.training_data import TrainingData, training_data
-from distillab.teachers.local import LocalTeacher
-from distillab.teachers.protocol import Teacher
+from distillab.teachers.protocol import SignalSource
 from distillab.teachers.signals import TeacherSignal
 
 ROWS = 4
@@ -116,7 +115,7 @@ class Setup:
         return not stored and any(isinstance(term, SampledDivergenceConfig) for term in self.terms)
 
     @cached_property
-    def teacher(self) -> Teacher | None:
+    def teacher(self) -> SignalSource | None:
         """Who gives the terms their signals; None where they read none.
 
         Raises:
@@ -126,9 +125,16 @@ class Setup:
         if settings is None or self.source is None or not reads_signals(self.recipe):
             return None
         if settings.path is not None:
-            return self.source.local()
+            return self.source.source()
         stored = stored_signals(self.recipe, self.inputs)
         return RunTeacher(self.recipe, self.inputs, device=self.device, stored=stored).for_terms(self.split)
+
+    @property
+    def teacher_model(self) -> PreTrainedModel | None:
+        """The weights of the teacher whose signals the terms read; None where there are none."""
+        settings = self.recipe.teacher
+        live = settings is not None and settings.path is not None and reads_signals(self.recipe)
+        return self.source.model() if live and self.source is not None else None
 
     @cached_property
     def data(self) -> TrainingData:
@@ -168,7 +174,7 @@ class Setup:
             vocabularies=self.inputs.vocabularies if uses_teacher_tokenizer(self.recipe) else None,
         )
 
-    def signal(self, objective: Objective, teacher: Teacher | None = None) -> TeacherSignal:
+    def signal(self, objective: Objective, teacher: SignalSource | None = None) -> TeacherSignal:
         """What the teacher, or another one, says of the few rows."""
         asked = teacher or self.teacher
         if asked is None or not objective.reads_teacher:
@@ -248,7 +254,7 @@ def by_tokens(setups: Sequence[Setup]) -> list[Setup]:
 
 def that_can_be_asked(
     groups: Sequence[Setup], clock: Clock, *, units: float, missed: list[tuple[str, str]]
-) -> Iterator[tuple[Setup, LocalTeacher]]:
+) -> Iterator[tuple[Setup, SignalSource]]:
     """The setups whose teacher's weights are there, one by one, as long as there is time.
 
     Args:
@@ -258,7 +264,7 @@ def that_can_be_asked(
     """
     for group in groups:
         teacher = group.teacher
-        if not isinstance(teacher, LocalTeacher):
+        if teacher is None or group.teacher_model is None:
             missed.append((group.name, "the recipe names a cache alone, and this needs the teacher's weights"))
         elif (refusal := clock.refuses(units)) is not None:
             missed.append((group.name, refusal))

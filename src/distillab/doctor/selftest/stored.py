@@ -26,8 +26,7 @@ from distillab.records import Examined, Finding
 from distillab.runs.sides import asked_rows, asked_side
 from distillab.runs.signals import CacheJob, arms_kinds, build_cache
 from distillab.runs.teacher import RunTeacher, StoredSignals
-from distillab.teachers.local import LocalTeacher
-from distillab.teachers.protocol import Teacher
+from distillab.teachers.protocol import SignalSource
 
 CHECK_ID = "selftest-cache"
 _UNITS = 4.0
@@ -97,7 +96,7 @@ def kinds_of(setup: Setup) -> tuple[KindConfig, ...]:
 
 
 def stored_terms(
-    setup: Setup, teacher: LocalTeacher, kinds: tuple[KindConfig, ...], name: str
+    setup: Setup, teacher: SignalSource, kinds: tuple[KindConfig, ...], name: str
 ) -> dict[str, StoredTerm]:
     """Name of a term -> its means for the student before training.
 
@@ -124,7 +123,7 @@ def stored_terms(
     factors = dict.fromkeys(objective.names, 1.0)
     drawn = setup.draws or any(isinstance(kind, SampledKind) for kind in kinds)
 
-    def values(asked: Teacher) -> tuple[dict[str, float], dict[str, Tensor]]:
+    def values(asked: SignalSource) -> tuple[dict[str, float], dict[str, Tensor]]:
         signal = setup.signal(objective, asked)
         measured = measure(student, setup.batch, objective, signal, factors=factors, device=setup.device)
         return {term: float(total) / counts[term] for term, total in measured.sums.items()}, measured.values

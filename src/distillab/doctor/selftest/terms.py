@@ -25,7 +25,7 @@ from distillab.records import Examined, Finding
 from distillab.runs.inputs import RunInputs
 from distillab.runs.sides import uses_teacher_tokenizer
 from distillab.runs.training_data import training_data
-from distillab.teachers.local import LocalTeacher
+from distillab.teachers.protocol import SignalSource
 from distillab.teachers.signals import HeadInputs, TeacherSignal
 from distillab.terminal import plural
 
@@ -93,8 +93,10 @@ def own_layers(term: TermConfig) -> TermConfig:
     return term.model_copy(update={"layers": tuple((theirs, theirs) for _, theirs in layers)})
 
 
-def teacher_as_student(setup: Setup, teacher: LocalTeacher) -> dict[str, TeacherAsStudent]:
+def teacher_as_student(setup: Setup, teacher: SignalSource) -> dict[str, TeacherAsStudent]:
     """Name of a term -> its means where the student is the teacher."""
+    model = setup.teacher_model
+    assert model is not None  # the setup is one of `that_can_be_asked`
     inputs = _read_by_teacher(setup.inputs) if uses_teacher_tokenizer(setup.recipe) else setup.inputs
     split = setup.inputs.teacher_split(setup.split) if uses_teacher_tokenizer(setup.recipe) else setup.split
     data = training_data(setup.recipe, inputs, split)
@@ -102,8 +104,8 @@ def teacher_as_student(setup: Setup, teacher: LocalTeacher) -> dict[str, Teacher
     objective = build_objective(
         setup.terms,
         shared_width=inputs.compared_width(setup.recipe),
-        student=teacher.shape,
-        teacher=teacher.shape,
+        student=teacher.identity.shape,
+        teacher=teacher.identity.shape,
         vocabularies=inputs.vocabularies if uses_teacher_tokenizer(setup.recipe) else None,
     )
     teacher.require(objective.request, packing=setup.recipe.training.packing)
@@ -113,8 +115,8 @@ def teacher_as_student(setup: Setup, teacher: LocalTeacher) -> dict[str, Teacher
     def means(signal: TeacherSignal) -> dict[str, float]:
         # draws are the same in both, so that only the shift differs
         torch.manual_seed(_SEED)
-        device = next(teacher.model.parameters()).device
-        measured = measure(teacher.model, batch, objective, signal, factors=factors, device=device)
+        device = next(model.parameters()).device
+        measured = measure(model, batch, objective, signal, factors=factors, device=device)
         return {name: float(total) / counts[name] for name, total in measured.sums.items()}
 
     with setup.arithmetic(), torch.no_grad():
