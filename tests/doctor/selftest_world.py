@@ -10,10 +10,10 @@ from transformers import PreTrainedModel
 
 from distillab.config.cache import CacheConfig
 from distillab.config.models import RunRecipe
-from distillab.doctor.selftest.setup import Arm, Setup, load_original, setups_of
-from distillab.models.loading import pick_device
+from distillab.doctor.selftest.setup import Arm, Setup, setups_of
 from distillab.runs.inputs import RunInputs, load_inputs
-from distillab.runs.teacher import RunTeacher, StoredSignals
+from distillab.runs.teacher import RunTeacher
+from distillab.runs.training import load_student
 
 Change = Callable[[PreTrainedModel], object]
 
@@ -36,15 +36,15 @@ class World:
         training = {**self._values["training"], "checkpoint_every": None, **changes.pop("training", {})}
         recipe = RunRecipe(**{**self._values, "output": str(self._scratch / "run"), "training": training, **changes})
         assert recipe.teacher is not None
-        key = recipe.teacher.model_dump_json()
+        key = recipe.model_dump_json(include={"student", "teacher", "data"})
         if key not in self._prepared:
             self._prepared[key] = load_inputs(recipe)
-        inputs = self._prepared[key]
-        source = RunTeacher(recipe, inputs, device=pick_device("cpu"), stored=StoredSignals())
-        return Arm(name, recipe, inputs, source, settings or CacheConfig())
+        loaded = self._prepared[key]
+        inputs = loaded.with_recipe(recipe.model_copy(update={"data": loaded.recipe.data}))
+        return Arm(name, inputs, RunTeacher(inputs), settings or CacheConfig())
 
     def setups(self, *arms: Arm, student: Change | None = None) -> list[Setup]:
-        original = load_original(arms[0].recipe)
+        original = load_student(arms[0].inputs)
         if student is not None:
             student(original)
         self._made += 1

@@ -70,7 +70,7 @@ def test_good_recipes_of_every_kind_are_left_in_peace(world: World, stranger: st
         world.arm("white", method="white_box"),
         world.arm("drawn", method="logits", terms=[CE, *temperatures, {"kind": "sampled_divergence"}]),
     ]
-    same = [Arm(arm.name, arm.recipe, arm.inputs, same[0].source, arm.settings) for arm in same]
+    same = [Arm(arm.name, arm.inputs, same[0].source, arm.settings) for arm in same]
     kinds = ("vocabulary_projection", "span_likelihood", "sorted_probabilities", "merged_spans")
     states = ("contrastive", "dual_space", "span_hidden_states")
     other = [
@@ -79,7 +79,7 @@ def test_good_recipes_of_every_kind_are_left_in_peace(world: World, stranger: st
         )
         for name, every in (("tokens", kinds), ("states", states))
     ]
-    other = [Arm(arm.name, arm.recipe, arm.inputs, other[0].source, arm.settings) for arm in other]
+    other = [Arm(arm.name, arm.inputs, other[0].source, arm.settings) for arm in other]
     setups = world.setups(*same, *other)
     assert [setup.name for setup in by_tokens(setups)] == ["white, drawn", "tokens, states"]
     assert [len(setup.terms) for setup in by_tokens(setups)] == [6, 7]
@@ -193,7 +193,7 @@ def test_a_cache_that_holds_another_teacher_is_found(world: World) -> None:
 
 
 def _fields(setup: Setup, scratch: str) -> tuple[Any, ...]:
-    return setup.arms, setup.recipe, setup.split, setup.original, setup.scratch / scratch
+    return setup.arms, setup.inputs, setup.split, setup.original, setup.scratch / scratch
 
 
 def test_how_far_a_cache_may_be_off_depends_on_how_it_is_stored(world: World) -> None:
@@ -363,7 +363,7 @@ def test_what_takes_too_long_is_left_out_and_named(world: World) -> None:
         *examine_steps([setup], clock),
         examine_first_steps([setup], clock),
         examine_evaluation(setup, clock),
-        examine_costs([setup], [weights_of(setup.recipe, setup.inputs, teacher=True)], Budget(), clock),
+        examine_costs([setup], [weights_of(setup.inputs, teacher=True)], Budget(), clock),
     )
     assert _ids(*found) == set() and all("--seconds" in str(one.not_done) for one in found)
 
@@ -404,16 +404,16 @@ def test_no_model_is_asked_for_what_takes_too_long(world: World) -> None:
 def test_weights_are_counted_before_they_are_loaded(world: World) -> None:
     setup = world.setup(method="logits")
     assert isinstance(setup.teacher, LocalTeacher)
-    found = weights_of(setup.recipe, setup.inputs, teacher=True)
+    found = weights_of(setup.inputs, teacher=True)
     assert found.student == sum(p.numel() * 4 for p in setup.original.parameters())
     assert found.teacher == sum(p.numel() * 4 for p in setup.teacher.model.parameters())
-    assert weights_of(setup.recipe, setup.inputs, teacher=False).teacher == 0
+    assert weights_of(setup.inputs, teacher=False).teacher == 0
 
 
 def test_the_memory_of_a_run_has_parts_that_follow_from_its_settings(world: World) -> None:
     def of(*, cached: bool = False, **changes: Any) -> RunMemory:
         setup = world.setup(method="logits", **changes)
-        weights = weights_of(setup.recipe, setup.inputs, teacher=not cached)
+        weights = weights_of(setup.inputs, teacher=not cached)
         return run_memory(setup, weights, process=1 << 30)
 
     whole, one = of(), of(training={"microbatch_size": 1})
@@ -439,7 +439,7 @@ def test_what_the_student_keeps_is_what_its_graph_saves(world: World) -> None:
 
 def test_costs_grow_with_the_runs_and_are_held_against_the_machine(world: World) -> None:
     setup = world.setup(method="logits")
-    weights = [weights_of(setup.recipe, setup.inputs, teacher=True)]
+    weights = [weights_of(setup.inputs, teacher=True)]
     found = examine_costs([setup], weights, Budget(seeds=3, process_bytes=resident_bytes()), Clock(600.0))
     assert found.looked_at.startswith("3 runs: about") and found.findings == ()
     assert "interpreter, libraries and rows" in found.looked_at and "activations" in found.looked_at

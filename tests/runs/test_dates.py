@@ -16,7 +16,7 @@ from distillab.errors import CacheMismatch, ConfigError
 from distillab.records import read_record
 from distillab.records.runs import RunRecord
 from distillab.runs.dates import dated
-from distillab.runs.inputs import fingerprints, load_inputs
+from distillab.runs.inputs import load_inputs
 from distillab.runs.run import execute
 from distillab.study.cache_build import build, plan
 from distillab.study.study import Study
@@ -72,7 +72,7 @@ def test_the_prompts_have_the_day_that_is_named(chat_world: dict[str, Any], tmp_
 def test_a_day_is_nothing_to_a_template_that_writes_none(tiny_world: dict[str, Any], tmp_path: Path) -> None:
     world = {key: tiny_world[key] for key in ("student", "data", "evaluation")}
     first, second = (_run(world, tmp_path / "run", date) for date in (DAY, LATER))
-    assert fingerprints(first, load_inputs(first)) == fingerprints(second, load_inputs(second))
+    assert load_inputs(first).fingerprints() == load_inputs(second).fingerprints()
     assert load_inputs(first).train.rows[0].input_ids.tolist() == load_inputs(second).train.rows[0].input_ids.tolist()
 
 

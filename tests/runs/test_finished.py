@@ -13,8 +13,7 @@ import pytest
 from distillab.config.models import RunRecipe, StudyRecipe
 from distillab.errors import ConfigError, DataError
 from distillab.records import RunRecord, StudyResults, read_record
-from distillab.runs.finished import sha256_of
-from distillab.runs.folder import claim
+from distillab.runs.folder import claim, sha256_of
 from distillab.study.study import Study
 
 

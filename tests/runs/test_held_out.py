@@ -35,13 +35,13 @@ def test_every_row_that_is_not_judged_has_its_reason(values: dict[str, Any], tmp
     counts = inputs.held_out_counts
     assert (counts.rows, counts.kept, counts.left_out) == (22, 2, 20)
     assert counts.left_out_for == {"too long": 18, "empty answer": 2}
-    assert inputs.held_out_line(recipe) == (
+    assert inputs.held_out_line == (
         "2 of 22 held-out rows can be judged: 18 too long, 2 empty answer; data.max_tokens 96 is their limit, raise "
         "it. Below 10 rows a difference gets no interval."
     )
     # of another teacher of the study one more does not fit
     first = inputs.held_out_examples[0].key
-    fewer = inputs.judged_on({first}).held_out_counts
+    fewer = inputs.with_eval_rows({first}).held_out_counts
     assert fewer.left_out_for == {"too long": 18, "empty answer": 2, "not for all teachers": 1}
     assert sum(fewer.left_out_for.values()) == fewer.left_out == 21
 

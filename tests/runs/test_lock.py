@@ -17,9 +17,9 @@ import pytest
 
 from distillab.config.models import RunRecipe, StudyRecipe
 from distillab.errors import ConfigError
+from distillab.runs import lock
 from distillab.runs.lock import held, require_free
 from distillab.runs.run import execute
-from distillab.study import lock
 from distillab.study.study import Study
 
 _HOLD = """

@@ -13,7 +13,7 @@ from distillab.config.models import RunRecipe
 from distillab.config.terms import TermConfig
 from distillab.errors import ConfigError
 from distillab.models.structure import ModelShape
-from distillab.runs.signals import can_be_cached, kinds_needed, reads_signals
+from distillab.runs.signals import kinds_needed
 
 STUDENT = ModelShape(blocks=2, width=32, heads=2, key_value_heads=2, head_width=16)
 TEACHER = ModelShape(blocks=6, width=64, heads=4, key_value_heads=4, head_width=16)
@@ -91,4 +91,5 @@ def test_what_reads_and_what_can_be_stored(method: str, terms: Any, reads: bool,
     recipe = RunRecipe(
         student={"path": "s"}, teacher={"path": "t"}, data={"train": {"path": "d"}}, method=method, terms=terms
     )
-    assert (reads_signals(recipe), can_be_cached(recipe)) == (reads, cacheable)
+    found = recipe.resolved()
+    assert (found.reads_signals, found.can_be_cached) == (reads, cacheable)

@@ -266,8 +266,8 @@ def test_the_estimate_is_what_is_written(tiny_world: dict[str, Any], cached: Pat
     arm = next(arm for arm in study.recipe.arms if arm.name == "attention")
     parts: tuple[Part, ...] = ("train", "held_out")
     for part in parts:
-        recording = study.caches.recording(arm, part)
-        estimated = bytes_before_loading(recording, study.caches.inputs(arm), dtype="auto")
+        recording = study.caches.job(arm, part)
+        estimated = bytes_before_loading(recording)
         written = sum(file.stat().st_size for file in recording.folder.glob("shards/*"))
         written += (recording.folder / "head.safetensors").stat().st_size
         assert estimated == pytest.approx(written, rel=0.02)

@@ -65,7 +65,7 @@ def show_estimate(found: Sequence[tuple[Plan, Sequence[PartEstimate]]]) -> bool:
             needed += part.total_bytes
         if plan.text:
             echo(f"{plan.location}/text: the length of the teacher's answers is not known before")
-            settings = plan.recipe.teacher_answers
+            settings = plan.inputs.recipe.teacher_answers
             answers = len(plan.inputs.train) * settings.answers_per_prompt
             echo(f"  at most {answers:,} answers of at most {settings.max_new_tokens:,} tokens")
         if plan.answers:

@@ -25,15 +25,13 @@ def train_command(
 
     loaded = load_recipe(RunRecipe, recipe, overrides or [])
     quiet_libraries()
-    from distillab.runs.dates import dated
     from distillab.runs.inputs import load_inputs
     from distillab.runs.run import execute
 
     speaks = os.environ.get("RANK", "0") == "0"
-    loaded = dated(loaded)
     inputs = load_inputs(loaded)
     if speaks:
-        echo(inputs.held_out_line(loaded))
-    record = execute(loaded, inputs=inputs, demonstrate_mismatch=demonstrate_mismatch)
+        echo(inputs.held_out_line)
+    record = execute(inputs, demonstrate_mismatch=demonstrate_mismatch)
     if speaks:
         show_run(record)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from distillab.config.terms import (
+    AttentionMapsConfig,
     AttentionRelationsConfig,
     ContrastiveConfig,
     CrossEntropyConfig,
@@ -61,6 +62,16 @@ class Method:
         """`shared` where a term needs one tokenisation that both models read, `aligned` where it needs two."""
         needs = [term.tokens for term in self.terms if term.tokens != "any"]
         return needs[0] if needs else "any"
+
+    @property
+    def reads_signals(self) -> bool:
+        """Whether any term reads the teacher."""
+        return any(term.access != "none" for term in self.terms)
+
+    @property
+    def can_be_cached(self) -> bool:
+        """Whether all that the terms read can be stored. Attention maps cannot: they grow with the square of a row."""
+        return not any(isinstance(term, AttentionMapsConfig) for term in self.terms)
 
 
 # Inner states lead first and fade out: a narrow student cannot hold a wide teacher's, and at the end its own task must

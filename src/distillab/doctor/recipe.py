@@ -21,15 +21,16 @@ from distillab.doctor.selftest.audit import examine_arms
 from distillab.doctor.selftest.costs import Budget, memory_finding
 from distillab.doctor.selftest.machine import Weights, size, this_machine, weights_of
 from distillab.doctor.selftest.memory import resident_bytes
-from distillab.doctor.selftest.setup import Arm, load_original
+from distillab.doctor.selftest.setup import Arm
 from distillab.doctor.selftest.wording import left_out
-from distillab.models.loading import model_name, pick_device
+from distillab.models.loading import model_name
 from distillab.pairing.admission import pair_check
 from distillab.progress import Progress
 from distillab.records import Examined, Investigation
-from distillab.runs.inputs import load_inputs, mismatched_vocab
+from distillab.runs.inputs import load_inputs
 from distillab.runs.signals import bytes_before_loading
-from distillab.runs.teacher import RunTeacher, StoredSignals
+from distillab.runs.teacher import RunTeacher
+from distillab.runs.training import load_student
 from distillab.study.study import Study
 from distillab.teachers.cache_parts import Part
 from distillab.terminal import plural
@@ -69,15 +70,8 @@ def examine_recipe(
         return examine_study(Study(recipe, reproduce="", demonstrate_mismatch=demonstrate_mismatch), limit_s=limit_s)
     clock = Clock(limit_s)
     inputs = load_inputs(recipe)
-    arm = Arm(
-        recipe.method,
-        recipe,
-        inputs,
-        None
-        if recipe.teacher is None
-        else RunTeacher(recipe, inputs, device=pick_device(recipe.training.device), stored=StoredSignals()),
-        recipe.cache or CacheConfig(),
-    )
+    source = None if recipe.teacher is None else RunTeacher(inputs)
+    arm = Arm(recipe.method, inputs, source, recipe.cache or CacheConfig())
     return _examine(
         _sorted_out(recipe.name, (arm,), {}, demonstrate_mismatch, Budget(process_bytes=resident_bytes())), clock
     )
@@ -90,17 +84,13 @@ def examine_study(study: Study, *, limit_s: float = LIMIT_S) -> Investigation:
         DistillabError: see `examine_recipe`.
     """
     clock = Clock(limit_s)
-    recipe, caches = study.recipe, study.caches
+    recipe = study.recipe
     sources: dict[str, RunTeacher] = {}
     arms = []
     for arm in recipe.arms:
-        run, inputs = caches.run_recipe(arm), caches.inputs(arm)
-        teacher = arm.teacher or recipe.teacher
-        source = sources.setdefault(
-            teacher.model_dump_json(),
-            RunTeacher(run, inputs, device=pick_device(run.training.device), stored=StoredSignals()),
-        )
-        arms.append(Arm(arm.name, run, inputs, source, recipe.cache))
+        inputs, teacher = study.inputs(arm), arm.teacher or recipe.teacher
+        source = sources.setdefault(teacher.model_dump_json(), RunTeacher(inputs))
+        arms.append(Arm(arm.name, inputs, source, recipe.cache))
     cached = recipe.teacher_signals == "cached"
     budget = Budget(len(recipe.seeds), recipe.workers, cached, _cache_bytes(study) if cached else 0, resident_bytes())
     planted = {name: f"its failure is planted: it {failure.shows}" for name, failure in study.planted.items()}
@@ -115,13 +105,13 @@ def _sorted_out(
     for arm in arms:
         if arm.name in planted:
             missed.append((arm.name, planted[arm.name]))
-        elif mismatched_vocab(arm.recipe, arm.inputs):
+        elif arm.inputs.mismatched_vocab:
             purpose = "compares unrelated tokens on purpose (--demonstrate-mismatch)"
             missed.append((arm.name, purpose if demonstrate_mismatch else "compares unrelated tokens, and is refused"))
         else:
             tried.append(arm)
     student = model_name(arms[0].recipe.student.path)
-    teachers = dict.fromkeys(arm.inputs.place.name for arm in arms if arm.inputs.place is not None)
+    teachers = dict.fromkeys(arm.inputs.teacher.spec.name for arm in arms if arm.inputs.teacher is not None)
     subject = f"{title}: student {student}" + (f", teacher {', '.join(teachers)}" if teachers else "")
     # an arm that is refused is one of those that the pair is examined for
     every = tuple(arm for arm in arms if arm.name not in planted)
@@ -138,7 +128,7 @@ def _examine(recipe: _Recipe, clock: Clock) -> Investigation:
     with Progress("examining the recipe", total=probes, unit="probes") as clock.progress:
         chosen, load = _chosen(recipe, clock)
         examined = [chosen, *_rows(first, clock)]
-        original = load_original(first.recipe) if load else None
+        original = load_student(first.inputs) if load else None
         pairs = [_pair(arm, recipe, original, clock, load=load) for arm in teachers]
         # of each pair what the tokenizers alone say
         examined += [one for pair in pairs for one in islice(pair, 1)]
@@ -158,7 +148,7 @@ def _chosen(recipe: _Recipe, clock: Clock) -> tuple[Examined, bool]:
     """Which arms are tried, and whether the models are loaded: judged by their configurations alone."""
     weights = [_weights(arm) for arm in recipe.every]
     most = max((one.learning + one.teacher for one in weights), default=0)
-    if pick_device(recipe.every[0].recipe.training.device).type == "cpu":
+    if recipe.every[0].inputs.device.type == "cpu":
         most += recipe.budget.process_bytes
     machine = this_machine(recipe.every[0].recipe)
     loaded = sum(one.student for one in weights[:1]) + sum(_teacher_bytes(recipe.every, weights).values())
@@ -193,23 +183,23 @@ def _pair(
     arm: Arm, recipe: _Recipe, original: PreTrainedModel | None, clock: Clock, *, load: bool
 ) -> Iterator[Examined]:
     inputs = arm.inputs
-    if inputs.contract is None or inputs.teacher is None or arm.source is None:
+    if inputs.teacher is None or arm.source is None:
         return
-    teacher = arm.recipe.teacher
-    with_weights = load and teacher is not None and teacher.path is not None
+    contract = inputs.teacher.contract
+    with_weights = load and inputs.teacher.spec.settings.path is not None
     shared = [other for other in recipe.every if other.source is arm.source]
     subject = PairSubject(
-        contract=inputs.contract,
-        teacher=inputs.teacher,
+        contract=contract,
+        teacher=inputs.teacher.reader,
         student=inputs.student,
         teacher_model=arm.source.model() if with_weights else None,
         student_model=original,
         student_is_random=arm.recipe.student.init == "random",
         examples=tuple(inputs.train.examples),
-        compares_by_index=any(other.recipe.resolved().tokens == "shared" for other in shared),
+        compares_by_index=any(other.inputs.method.tokens == "shared" for other in shared),
     )
     several = len(_of_each_teacher(recipe.every)) > 1
-    name = f"teacher {inputs.contract.teacher.name}: " if several else ""
+    name = f"teacher {contract.teacher.name}: " if several else ""
     for one in examine_pair(subject, clock):
         yield one.model_copy(update={"looked_at": name + one.looked_at})
 
@@ -220,7 +210,7 @@ def _of_each_teacher(arms: Sequence[Arm]) -> list[Arm]:
 
 def _weights(arm: Arm) -> Weights:
     teacher = arm.recipe.teacher
-    return weights_of(arm.recipe, arm.inputs, teacher=teacher is not None and teacher.path is not None)
+    return weights_of(arm.inputs, teacher=teacher is not None and teacher.path is not None)
 
 
 def _teacher_bytes(arms: Sequence[Arm], weights: Sequence[Weights]) -> dict[int, int]:
@@ -232,7 +222,5 @@ def _cache_bytes(study: Study) -> int:
     caches, found = study.caches, 0
     for part in _PARTS:
         for arm in caches.missing(part, study.recipe.arms):
-            teacher = arm.teacher or study.recipe.teacher
-            recording = caches.recording(arm, part)
-            found += bytes_before_loading(recording, caches.inputs(arm), dtype=teacher.dtype)
+            found += bytes_before_loading(caches.job(arm, part))
     return found

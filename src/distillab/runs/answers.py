@@ -3,82 +3,83 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from distillab.config.models import RunRecipe
 from distillab.data.encoding import EncodedSplit
-from distillab.errors import ConfigError
 from distillab.interruption import Interrupted
 from distillab.models.loading import context_length, load_config
-from distillab.records import AnswersMade, AnswerStoreCounts, read_record, write_record
+from distillab.records import AnswersMade, AnswerStoreCounts, TeacherProvenance, read_record, write_record
 from distillab.runs.inputs import RunInputs
-from distillab.runs.teacher import RunTeacher
 from distillab.teachers.answer_identity import answers_identity
-from distillab.teachers.answers import answerable, drop_invalid, generate_store, read_store, store_is_complete
+from distillab.teachers.answers import answerable, drop_invalid, generate_store, read_store
 from distillab.teachers.protocol import Generates, Prompt
 
 _MADE = "made-{}.json"  # beside the shards; one a worker
 
 
-def training_rows(
-    recipe: RunRecipe, inputs: RunInputs, teacher: RunTeacher, answers_folder: Path
-) -> tuple[EncodedSplit, AnswerStoreCounts | None]:
-    """The rows a run trains on; the teacher's answers are made now where they are missing.
+@dataclass(frozen=True, eq=False)
+class AnswerRows:
+    """Training rows with the teacher's answers.
 
-    A store that is complete is read without the teacher's weights.
+    Attributes:
+        split: the rows, for the student.
+        counts: what became of the answers.
+        teacher: that wrote them.
+        notes: what a reader of the run must know of them.
+    """
+
+    split: EncodedSplit
+    counts: AnswerStoreCounts
+    teacher: TeacherProvenance
+    notes: tuple[str, ...]
+
+
+def read_answers(inputs: RunInputs, location: str) -> AnswerRows:
+    """The training rows with the answers of a complete store; the teacher's weights are not needed.
 
     Args:
-        answers_folder: where the teacher's answers are kept, unless the recipe's own cache holds them.
+        location: of the store.
     Raises:
-        ConfigError: the method reads answers of a teacher, and there is none; or no prompt leaves room for one.
+        TeacherError: the recipe names no teacher.
+        ConfigError: no prompt leaves room for an answer.
         CacheMismatch: the stored answers belong to another teacher, other prompts or other settings.
         CacheCorrupt: they are damaged.
         DataError: no answer can be used.
     """
-    if recipe.resolved().answers == "dataset":
-        return inputs.train, None
-    if inputs.place is None:
-        raise ConfigError("Sequence-level KD needs a teacher.", fix="add teacher: {path: …}")
-    if teacher.text is None and not store_is_complete(answers_folder):
-        make_answers(recipe, inputs, teacher.generator(), answers_folder)
-    assert inputs.teacher is not None  # there is a place, so there is a tokenizer
-    location = teacher.text or str(answers_folder)
-    prompts = prompts_of(recipe, inputs)
-    settings = recipe.teacher_answers
+    view, settings, prompts = inputs.require_teacher(), inputs.recipe.teacher_answers, prompts_of(inputs)
     store = read_store(
         location,
         prompts=prompts,
         settings=settings,
-        tokenizer=inputs.teacher.tokenizer,
-        fingerprint=_fingerprint(inputs),
-        weights_sha256=inputs.place.weights_sha256,
+        tokenizer=view.reader.tokenizer,
+        fingerprint=view.contract.teacher.fingerprint,
+        weights_sha256=view.spec.weights_sha256,
     )
-    teacher.provenance = store.identity.teacher
-    asked = inputs.train.examples
+    examples = inputs.train.examples
     kept, counts = drop_invalid(
         store.answers,
         path=location,
         settings=settings,
         prompt_tokens=settings.answers_per_prompt * sum(len(prompt.ids) for prompt in prompts),
-        not_asked=len(asked) - len(prompts),
+        not_asked=len(examples) - len(prompts),
     )
-    examples = [
+    answered = [
         replace(example.with_answer(answer), key=f"{example.key}/{number}")
-        for example in asked
+        for example in examples
         for number, answer in enumerate(kept.get(example.key, []))
     ]
-    split = inputs.student.encoder.encode_all(examples, source=counts.path)
+    split = inputs.student.encoder.encode_all(answered, source=counts.path)
+    notes: tuple[str, ...] = ()
     if counts.with_reasoning and settings.reasoning == "keep" and split.counts.special_in_text:
-        teacher.notes.append(
+        notes = (
             f"{split.counts.special_in_text} answers spell special tokens of the student's tokenizer (markers of the "
-            "reasoning that is kept), which it learns as plain text; teacher_answers.reasoning: strip takes them out"
+            "reasoning that is kept), which it learns as plain text; teacher_answers.reasoning: strip takes them out",
         )
-    return split, counts
+    return AnswerRows(split, counts, store.identity.teacher, notes)
 
 
 def make_answers(
-    recipe: RunRecipe,
     inputs: RunInputs,
     teacher: Generates,
     folder: Path,
@@ -88,28 +89,29 @@ def make_answers(
     worker: int = 0,
     workers: int = 1,
 ) -> None:
-    """Let the teacher answer what it has not answered yet. Killed at any instant, it resumes.
+    """Generate the teacher's answers that are missing. Killed at any instant, it resumes.
 
     Args:
         rows_per_shard: answers a file, at least; what a kill can cost.
         compression: of the stored answers: none or zstd.
         worker, workers: this process makes the shards with number % workers == worker.
     Raises:
-        As `training_rows`.
+        TeacherError: the recipe names no teacher.
+        ConfigError: no prompt leaves room for an answer.
+        CacheMismatch: the folder holds answers of another teacher, to other prompts or by other settings.
     """
-    assert inputs.teacher is not None  # there are weights, so there is a tokenizer
-    prompts = prompts_of(recipe, inputs)
-    stop_ids = inputs.teacher.encoder.stop_ids
+    view, settings, prompts = inputs.require_teacher(), inputs.recipe.teacher_answers, prompts_of(inputs)
+    encoder = view.reader.encoder
     identity = answers_identity(
         teacher.identity,
-        tokenizer=_fingerprint(inputs),
-        stop_ids=stop_ids,
+        tokenizer=view.contract.teacher.fingerprint,
+        stop_ids=encoder.stop_ids,
         prompts=prompts,
-        settings=recipe.teacher_answers,
+        settings=settings,
         source=f"the prompts of {inputs.splits.sources[0]}",
         rows_per_shard=rows_per_shard,
         compression=compression,
-        template_date=inputs.teacher.encoder.template.date,
+        template_date=encoder.template.date,
     )
     made, since = folder / _MADE.format(worker), time.perf_counter()
     before = read_record(AnswersMade, made).seconds if made.exists() else 0.0
@@ -117,10 +119,10 @@ def make_answers(
         generate_store(
             folder,
             teacher=teacher,
-            tokenizer=inputs.teacher.tokenizer,
-            stop_ids=stop_ids,
+            tokenizer=view.reader.tokenizer,
+            stop_ids=encoder.stop_ids,
             prompts=prompts,
-            settings=recipe.teacher_answers,
+            settings=settings,
             identity=identity,
             worker=worker,
             workers=workers,
@@ -141,20 +143,15 @@ def seconds_of(folder: Path) -> float | None:
     return sum(read_record(AnswersMade, path).seconds for path in made) if made else None
 
 
-def prompts_of(recipe: RunRecipe, inputs: RunInputs) -> list[Prompt]:
+def prompts_of(inputs: RunInputs) -> list[Prompt]:
     """The prompts of the training rows that leave room for an answer, as the teacher reads them.
 
     Raises:
         ConfigError: none does.
     """
-    assert inputs.teacher is not None
-    assert inputs.place is not None
-    encoder = inputs.teacher.encoder
-    prompts = [Prompt(example.key, tuple(encoder.encode_prompt(example))) for example in inputs.train.examples]
-    context = context_length(load_config(inputs.place.config, revision=inputs.place.revision))
-    return answerable(prompts, context=context, max_new_tokens=recipe.teacher_answers.max_new_tokens)
-
-
-def _fingerprint(inputs: RunInputs) -> str:
-    assert inputs.contract is not None
-    return inputs.contract.teacher.fingerprint
+    view = inputs.require_teacher()
+    prompts = [
+        Prompt(example.key, tuple(view.reader.encoder.encode_prompt(example))) for example in inputs.train.examples
+    ]
+    context = context_length(load_config(view.spec.config, revision=view.spec.revision))
+    return answerable(prompts, context=context, max_new_tokens=inputs.recipe.teacher_answers.max_new_tokens)

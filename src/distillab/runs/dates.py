@@ -14,9 +14,8 @@ from typing import TypeVar, cast
 from distillab.cache.folder import read_identity
 from distillab.cache.sources import open_source
 from distillab.config.models import RunRecipe, StudyRecipe
-from distillab.errors import CacheMismatch, DataError
+from distillab.errors import DataError
 from distillab.files import read_json
-from distillab.runs.teacher_spec import TeacherSpec
 from distillab.teachers.cache_parts import PARTS, has_part, part_of
 
 FINGERPRINT = "template_date"
@@ -40,24 +39,6 @@ def dated(recipe: _Recipe, *, builds: bool = False) -> _Recipe:
     day = _of_the_work(recipe) or _of_a_cache(recipe, builds) or datetime.date.today()
     data = recipe.data.model_copy(update={"date": day})
     return cast(_Recipe, recipe.model_copy(update={"data": data}))
-
-
-def require_same_day(place: TeacherSpec, day: datetime.date | None) -> None:
-    """Check that the rows of a teacher's cache have the day of the run.
-
-    Args:
-        day: that its chat template writes; None: it writes none.
-    Raises:
-        CacheMismatch: they have another one.
-    """
-    for part, identity in place.parts.items():
-        if day is not None and identity.template_date not in (None, day):
-            raise CacheMismatch(
-                "The chat template writes the day, and the cache was made with another one than this run's.",
-                where=f"teacher.cache, part {part}",
-                facts=[f"the cache: {identity.template_date}", f"this run: {day}"],
-                fix=f"set data.date: {identity.template_date}, or build a cache of this run's day",
-            )
 
 
 def _of_the_work(recipe: RunRecipe | StudyRecipe) -> datetime.date | None:

@@ -1,20 +1,26 @@
-"""The folder of a run or of a study: who may use it, and the held-out figures it keeps."""
+"""The folder of a run or of a study: whose it is, what a finished run leaves in it, and whether that is unchanged."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from distillab.config.identity import identity_settings
 from distillab.config.models import RunRecipe, StudyRecipe
-from distillab.errors import ConfigError
+from distillab.errors import ConfigError, DataError
 from distillab.evaluation.protocol import EvaluationResult
-from distillab.files import read_json, read_json_lines, write_json, write_json_lines
+from distillab.files import file_sha256, read_json, read_json_lines, sync, write_json, write_json_lines
+from distillab.records import RunRecord, read_record
 from distillab.runs.lock import LOCK
+from distillab.training.projectors import FILE as PROJECTORS
 
 RECIPE, STUDY = "recipe.json", "study.json"
+RECORD, HELD_OUT, STUDENT = "run.json", "held_out.jsonl", "student"
+_AGAIN = "restore the folder from a copy; or delete its run.json, and the same command makes the run again"
 Fingerprints = dict[str, str] | dict[str, dict[str, str]]
 
 
@@ -122,9 +128,9 @@ def _differences(there: Any, mine: Any, key: str = "") -> list[str]:
     return [] if there == mine else [f"{key}: there {there!r}, now {mine!r}"]
 
 
-def write_held_out(path: Path, judged: EvaluationResult) -> None:
-    """One line a held-out row: key, nats, tokens, and the generated answer where there is one."""
-    scores, answers = judged.scores, judged.answers
+def write_held_out(path: Path, result: EvaluationResult) -> None:
+    """Write one line a held-out row: key, nats, tokens, and the generated answer where there is one."""
+    scores, answers = result.scores, result.answers
     lines: list[dict[str, Any]] = [
         {"key": key, "nats": float(nats), "tokens": int(tokens)}
         for key, nats, tokens in zip(scores.keys, scores.nats, scores.tokens, strict=True)
@@ -142,3 +148,66 @@ def read_held_out(path: Path) -> list[dict[str, Any]]:
         DataError: the file is damaged or gone.
     """
     return read_json_lines(path)
+
+
+def files_left(folder: Path) -> dict[str, str]:
+    """Name -> sha256 of every file that a run's record speaks of, safe on disk."""
+    single = [path for path in (folder / HELD_OUT, folder / PROJECTORS) if path.is_file()]
+    paths = [*single, *sorted(path for path in (folder / STUDENT).rglob("*") if path.is_file())]
+    for path in (*paths, folder / STUDENT, folder):
+        sync(path)
+    return {path.relative_to(folder).as_posix(): sha256_of(path) for path in paths}
+
+
+def read_finished(folder: Path, *, arm: str, seed: int, identity: str) -> RunRecord | None:
+    """The record of a run, with every file that it speaks of checked; None where the run is not finished.
+
+    Args:
+        identity: of the run that is expected here.
+    Raises:
+        DataError: the record is damaged, or of another run, or a file is not the one that it speaks of.
+    """
+    path = folder / RECORD
+    if not path.exists():
+        return None
+    record = read_record(RunRecord, path, fix=_AGAIN)
+    expected = {"arm": arm, "seed": str(seed), "identity": identity}
+    found = {"arm": record.arm, "seed": str(record.seed), "identity": record.identity}
+    wrong = [
+        f"{name}: expected {value}, there {found[name]}" for name, value in expected.items() if found[name] != value
+    ]
+    if wrong:
+        raise DataError("The record is that of another run.", where=str(path), facts=wrong, fix=_AGAIN)
+    require_unchanged(folder, record.files, fix=_AGAIN)
+    return record
+
+
+def require_unchanged(folder: Path, files: dict[str, str], *, fix: str) -> None:
+    """Check files against what a record says of them.
+
+    Args:
+        files: name -> sha256.
+        fix: what to do otherwise.
+    Raises:
+        DataError: a file is gone, or is another one.
+    """
+    wrong = []
+    for name, digest in files.items():
+        path = folder / name
+        if not path.is_file():
+            wrong.append(f"{name} is gone")
+        elif sha256_of(path) != digest:
+            wrong.append(f"{name} has other bytes than when the record was made")
+    if wrong:
+        raise DataError("Files of a finished run have changed since.", where=str(folder), facts=wrong[:8], fix=fix)
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file; one that has neither another size nor another time of change is not read again."""
+    stat = path.stat()
+    return _sha256(os.path.realpath(path), stat.st_size, stat.st_mtime_ns)
+
+
+@cache
+def _sha256(path: str, size: int, time_ns: int) -> str:
+    return file_sha256(Path(path))

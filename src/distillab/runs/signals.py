@@ -25,8 +25,7 @@ from distillab.config.cache import (
     KindConfig,
     TopKKind,
 )
-from distillab.config.models import RunRecipe
-from distillab.config.terms import AttentionMapsConfig, Positions, TermConfig
+from distillab.config.terms import Positions, TermConfig
 from distillab.data.encoding import EncodedRow
 from distillab.data.vocabularies import Vocabularies
 from distillab.files import require_space
@@ -35,7 +34,7 @@ from distillab.models.structure import ModelShape, config_shape
 from distillab.objectives.build import build_objective
 from distillab.records import CacheUse, read_record, write_record
 from distillab.runs.inputs import RunInputs
-from distillab.runs.sides import Side, asked_side, uses_teacher_tokenizer
+from distillab.runs.teacher_view import TeacherView, TokenView
 from distillab.teachers.cache_parts import Part, keep_tokenizer, part_of
 from distillab.teachers.layouts import resolve_layouts
 from distillab.teachers.protocol import SignalSource, TeacherIdentity
@@ -45,16 +44,6 @@ from distillab.teachers.signals import Top
 _HEAD_BYTES = 4  # of a weight, at most
 _ROW_BYTES = 96  # of a row in the index: key, digest, lengths; and for every kind an end and a checksum
 _KIND_BYTES = 16
-
-
-def reads_signals(recipe: RunRecipe) -> bool:
-    """Whether any term reads the teacher."""
-    return any(term.access != "none" for term in recipe.resolved().terms)
-
-
-def can_be_cached(recipe: RunRecipe) -> bool:
-    """Whether all that the terms read can be stored. Attention maps cannot: they grow with the square of a row."""
-    return not any(isinstance(term, AttentionMapsConfig) for term in recipe.resolved().terms)
 
 
 def kinds_needed(
@@ -95,27 +84,26 @@ def kinds_needed(
     return tuple(kinds)
 
 
-def held_out_kinds(inputs: RunInputs) -> tuple[KindConfig, ...]:
-    """What judging a student reads of the teacher: whole distributions, where ids mean the same on both sides."""
-    return (FullKind(store="exact"),) if inputs.shared_width else ()
+def held_out_kinds(teacher: TeacherView) -> tuple[KindConfig, ...]:
+    """The kinds that the evaluation of a student reads: whole distributions, where ids mean the same to both models."""
+    return (FullKind(store="exact"),) if teacher.eval_view.width else ()
 
 
-def arms_kinds(recipes: Sequence[RunRecipe], inputs: RunInputs) -> tuple[KindConfig, ...]:
-    """The kinds that several recipes with one pair of models read; none where they read nothing.
+def arms_kinds(arms: Sequence[RunInputs]) -> tuple[KindConfig, ...]:
+    """The kinds that several runs with one pair of models read; none where they read nothing.
 
     Args:
-        recipes: those whose signals can be stored (`can_be_cached`), whose teacher reads the same tokens.
+        arms: those whose signals can be cached (`Method.can_be_cached`), whose teacher reads the same tokens.
     """
-    if not recipes:
+    if not arms:
         return ()
-    recipe = recipes[0]
-    assert inputs.place is not None
+    student, teacher = arms[0].recipe.student, arms[0].require_teacher()
     return kinds_needed(
-        [term for recipe in recipes for term in recipe.resolved().terms],
-        width=asked_side(recipe, inputs).width,
-        student=config_shape(load_config(recipe.student.path, revision=recipe.student.revision)),
-        teacher=config_shape(load_config(inputs.place.config, revision=inputs.place.revision)),
-        vocabularies=inputs.vocabularies if uses_teacher_tokenizer(recipe) else None,
+        [term for inputs in arms for term in inputs.method.terms],
+        width=teacher.train_view.width,
+        student=config_shape(load_config(student.path, revision=student.revision)),
+        teacher=config_shape(load_config(teacher.spec.config, revision=teacher.spec.revision)),
+        vocabularies=teacher.vocabularies,
     )
 
 
@@ -127,9 +115,10 @@ class CacheJob:
         location: the cache location.
         part: which part of it.
         kinds: what is recorded.
-        rows: of which rows, as the side's tokenizer reads them.
+        rows: the teacher's inputs.
         source: name of the rows, for messages.
-        side: whose tokens the teacher is asked about.
+        teacher: whose signals are recorded.
+        view: how it reads these rows.
     """
 
     location: Path
@@ -137,7 +126,8 @@ class CacheJob:
     kinds: tuple[KindConfig, ...]
     rows: Sequence[EncodedRow]
     source: str
-    side: Side
+    teacher: TeacherView
+    view: TokenView
 
     @property
     def folder(self) -> Path:
@@ -150,18 +140,15 @@ class CacheJob:
         return self.folder / "built.json"
 
 
-def bytes_before_loading(recording: CacheJob, inputs: RunInputs, *, dtype: str) -> int:
-    """Bytes that a recording will take, from the teacher's configuration alone.
-
-    Args:
-        dtype: of the teacher's weights, as the recipe sets it; auto: what its configuration says.
-    """
-    assert inputs.place is not None
-    config = load_config(inputs.place.config, revision=inputs.place.revision)
+def bytes_before_loading(job: CacheJob) -> int:
+    """Bytes that a recording will take, from the teacher's configuration alone."""
+    spec = job.teacher.spec
+    config = load_config(spec.config, revision=spec.revision)
+    dtype: str = spec.settings.dtype
     if dtype == "auto":
         dtype = str(config.dtype or "float32").removeprefix("torch.")
-    layouts = resolve_layouts(recording.kinds, shape=config_shape(config), dtype=dtype, width=recording.side.width)
-    return bytes_needed(layouts, recording.rows, vocabulary=int(config.get_text_config().vocab_size))
+    layouts = resolve_layouts(job.kinds, shape=config_shape(config), dtype=dtype, width=job.view.width)
+    return bytes_needed(layouts, job.rows, vocabulary=int(config.get_text_config().vocab_size))
 
 
 def bytes_needed(layouts: Sequence[Layout], rows: Sequence[EncodedRow], *, vocabulary: int) -> int:
@@ -180,30 +167,30 @@ def bytes_needed(layouts: Sequence[Layout], rows: Sequence[EncodedRow], *, vocab
     return head + records + len(rows) * (_ROW_BYTES + _KIND_BYTES * len(every))
 
 
-def identity_for(recording: CacheJob, *, teacher: TeacherIdentity, settings: CacheConfig) -> CacheIdentity:
-    """Return everything that decides what a recording holds; the arguments as in `build_cache`.
+def identity_for(job: CacheJob, *, teacher: TeacherIdentity, settings: CacheConfig) -> CacheIdentity:
+    """Everything that decides what a recording holds; the arguments as in `build_cache`.
 
     Raises:
         ConfigError: a layer or block that the teacher does not have.
     """
+    template = job.view.reader.encoder.template
     return identity_of(
         teacher,
-        recording.rows,
+        job.rows,
         settings,
-        kinds=recording.kinds,
-        width=recording.side.width,
-        tokenizer=recording.side.fingerprint,
-        template_sha256=recording.side.reader.encoder.template.sha256,
-        template_date=recording.side.reader.encoder.template.date,
-        source=recording.source,
+        kinds=job.kinds,
+        width=job.view.width,
+        tokenizer=job.view.fingerprint,
+        template_sha256=template.sha256,
+        template_date=template.date,
+        source=job.source,
     )
 
 
 def build_cache(
-    recording: CacheJob,
+    job: CacheJob,
     *,
     teacher: SignalSource,
-    inputs: RunInputs,
     settings: CacheConfig,
     worker: int = 0,
     workers: int = 1,
@@ -212,9 +199,8 @@ def build_cache(
     """Make one part of a cache location, or what is missing of it. Killed at any instant, it resumes.
 
     Args:
-        recording: what goes where.
+        job: what goes where.
         teacher: whose signals these are.
-        inputs: the pair's tokenizers.
         settings: sizes of files and batches, compression, seed of the draws.
         worker, workers: this process makes the shards with number % workers == worker.
         otherwise: a way out beside more space, for the message of a full disk.
@@ -225,37 +211,32 @@ def build_cache(
         CacheMismatch: the folder holds the cache of something else.
         ConfigError: a layer or block that the teacher does not have.
     """
-    assert inputs.teacher is not None
-    assert inputs.place is not None
-    identity = identity_for(recording, teacher=teacher.identity, settings=settings)
-    folder = recording.folder
+    identity = identity_for(job, teacher=teacher.identity, settings=settings)
+    folder = job.folder
     writer = CacheWriter(folder, identity, worker=worker, workers=workers)
     shards = -(-identity.rows // identity.rows_per_shard)
-    needed = bytes_needed(identity.layouts, recording.rows, vocabulary=teacher.identity.vocab_size)
+    needed = bytes_needed(identity.layouts, job.rows, vocabulary=teacher.identity.vocab_size)
     missing = math.ceil(needed * len(writer.todo()) / shards)
-    require_space(folder, missing, what=f"what the teacher says of {recording.source}", otherwise=otherwise)
-    keep_tokenizer(
-        recording.location,
-        inputs.teacher.tokenizer,
-        load_config(inputs.place.config, revision=inputs.place.revision),
-    )
-    done = record(teacher, recording.rows, collator=recording.side.reader.collator(), identity=identity, writer=writer)
+    require_space(folder, missing, what=f"what the teacher says of {job.source}", otherwise=otherwise)
+    spec = job.teacher.spec
+    keep_tokenizer(job.location, job.teacher.reader.tokenizer, load_config(spec.config, revision=spec.revision))
+    done = record(teacher, job.rows, collator=job.view.reader.collator(), identity=identity, writer=writer)
     made = CacheReader(folder)
     if not made.complete:
         return None
-    if not done.rows and recording.built.is_file():
-        return read_record(CacheUse, recording.built)  # which knows how long it took
+    if not done.rows and job.built.is_file():
+        return read_record(CacheUse, job.built)  # which knows how long it took
     use = CacheUse(
         path=str(folder),
         fingerprint=identity.fingerprint,
         teacher=identity.teacher.name,
-        source=recording.source,
+        source=job.source,
         kinds=tuple(layout.kind for layout in identity.layouts),
-        rows=len(recording.rows),
-        tokens=sum(len(row) for row in recording.rows),
-        scored_tokens=sum(int(row.answer_mask.sum()) for row in recording.rows),
+        rows=len(job.rows),
+        tokens=sum(len(row) for row in job.rows),
+        scored_tokens=sum(int(row.answer_mask.sum()) for row in job.rows),
         stored_bytes=made.stored_bytes,
         teacher_s=done.wall_s,
     )
-    write_record(use, recording.built)
+    write_record(use, job.built)
     return use

@@ -1,23 +1,24 @@
-"""A run's teacher: what it said once, where that is stored, and else itself, loaded when first asked."""
+"""The teacher of a run: its cache where there is one, else its weights, loaded when first needed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-import torch
 from transformers import PreTrainedModel
 
+from distillab.cache.identity import CacheIdentity
 from distillab.cache.reader import CacheReader
 from distillab.cache.rows import row_digest
-from distillab.config.models import RunRecipe
 from distillab.data.encoding import EncodedRow, EncodedSplit
-from distillab.errors import CacheMismatch, TeacherError
+from distillab.errors import CacheMismatch
 from distillab.evaluation.likelihood import SharedTeacher
-from distillab.records import CacheUse, TeacherProvenance
+from distillab.records import AnswerStoreCounts, CacheUse, TeacherProvenance
+from distillab.runs.answers import make_answers, read_answers
 from distillab.runs.inputs import RunInputs
-from distillab.runs.sides import Side, asked_rows, asked_side, judging_side
-from distillab.runs.signals import reads_signals
+from distillab.runs.teacher_view import TokenView
+from distillab.teachers.answers import store_is_complete
 from distillab.teachers.cache_parts import Part, part_of
 from distillab.teachers.cached import CachedTeacher, load_cached
 from distillab.teachers.local import LocalTeacher, load_local
@@ -26,11 +27,11 @@ from distillab.teachers.protocol import Generates, SignalSource
 
 @dataclass(frozen=True)
 class StoredSignals:
-    """Where a run finds what its teacher said.
+    """Where a run finds cached signals of its teacher.
 
     Attributes:
-        train: of the training rows; None: the terms ask the teacher itself.
-        held_out: of the held-out rows; None: the evaluation asks the teacher itself, where it has its weights.
+        train: of the training rows; None: the terms read the teacher itself.
+        held_out: of the held-out rows; None: the evaluation reads the teacher itself, where it has its weights.
         text: the teacher's answers; None: in the folder of the run or of its study.
     """
 
@@ -39,40 +40,41 @@ class StoredSignals:
     text: str | None = None
 
 
-def stored_signals(recipe: RunRecipe, inputs: RunInputs) -> StoredSignals:
+NOTHING_STORED = StoredSignals()
+
+
+def stored_signals(inputs: RunInputs) -> StoredSignals:
     """What the recipe's own cache holds of what the run reads; nothing where it names none.
 
     Raises:
         CacheMismatch: the terms read signals, and the cache holds none of the training rows.
     """
-    if recipe.teacher is None or recipe.teacher.cache is None or inputs.place is None:
-        return StoredSignals()
-    location, parts = recipe.teacher.cache, inputs.place.parts
-    part: Part = "answers" if recipe.resolved().answers == "teacher" else "train"
-    if reads_signals(recipe) and part not in parts:
+    if inputs.teacher is None or inputs.teacher.spec.settings.cache is None:
+        return NOTHING_STORED
+    location, parts, method = inputs.teacher.spec.settings.cache, inputs.teacher.spec.parts, inputs.method
+    part: Part = "answers" if method.answers == "teacher" else "train"
+    if method.reads_signals and part not in parts:
         raise CacheMismatch(
             "The method reads the teacher's signals on its training rows, and the cache holds none of them.",
             where=part_of(location, part),
             facts=[
-                f"method {recipe.method}, whose rows have the answers of the {recipe.resolved().answers}",
+                f"method {inputs.recipe.method}, whose rows have the answers of the {method.answers}",
                 f"the cache holds: {', '.join(sorted(parts))}",
             ],
             fix="run `distillab cache build` with this recipe, or leave teacher.cache out",
         )
     return StoredSignals(
-        train=part_of(location, part) if reads_signals(recipe) else None,
-        held_out=_held_out_part(location, recipe, inputs),
+        train=part_of(location, part) if method.reads_signals else None,
+        held_out=_held_out_part(location, parts, inputs.eval_rows),
         text=part_of(location, "text") if "text" in parts else None,
     )
 
 
-def _held_out_part(location: str, recipe: RunRecipe, inputs: RunInputs) -> str | None:
-    """The part that holds whole distributions at all held-out rows that are judged."""
-    assert inputs.place is not None
-    rows = inputs.held_out.first(recipe.evaluation.rows).rows
+def _held_out_part(location: str, parts: Mapping[Part, CacheIdentity], rows: Sequence[EncodedRow]) -> str | None:
+    """The part that holds whole distributions at all held-out rows of the evaluation."""
     candidates: tuple[Part, ...] = ("held_out", "train")
     for part in candidates:
-        identity = inputs.place.parts.get(part)
+        identity = parts.get(part)
         if identity is None or not any(layout.kind == "full" for layout in identity.layouts):
             continue
         reader = CacheReader(part_of(location, part))
@@ -85,17 +87,15 @@ TRAINING = "the training rows"  # what a run's record calls them
 
 
 class RunTeacher:
-    """The teacher of one run. Its weights are loaded at most once, and only when something asks for them.
+    """The teacher of one run. Its weights are loaded at most once, and only when something needs them.
 
     Args:
-        recipe: of the run.
-        inputs: its tokenizers and rows.
-        device: the student's.
-        stored: where the run finds what the teacher said.
+        inputs: of the run.
+        stored: where the run finds cached signals; default: nowhere.
     """
 
-    def __init__(self, recipe: RunRecipe, inputs: RunInputs, *, device: torch.device, stored: StoredSignals) -> None:
-        self._recipe, self._prepared, self._device, self._stored = recipe, inputs, device, stored
+    def __init__(self, inputs: RunInputs, stored: StoredSignals = NOTHING_STORED) -> None:
+        self._inputs, self._stored = inputs, stored
         self._local: LocalTeacher | None = None
         self._opened: dict[str, CachedTeacher] = {}
         self.provenance: TeacherProvenance | None = None
@@ -124,47 +124,65 @@ class RunTeacher:
         Raises:
             TeacherError: the recipe names no weights, or they cannot be loaded.
         """
-        settings = self._recipe.teacher
         if self._local is None:
-            if settings is None or self._prepared.teacher is None:
-                raise TeacherError("This needs a teacher, and the recipe names none.", fix="add teacher: {path: …}")
+            view = self._inputs.require_teacher()
             self._local = load_local(
-                settings,
-                student_device=self._device,
-                template_sha256=self._prepared.teacher.encoder.template.sha256,
+                view.spec.settings,
+                student_device=self._inputs.device,
+                template_sha256=view.reader.encoder.template.sha256,
             )
             self.provenance = self._local.identity.provenance
         return self._local
 
     @property
-    def text(self) -> str | None:
-        """Where the answers of the recipe's own cache are; None: they are made, or found, beside the run."""
+    def cached_answers(self) -> str | None:
+        """Where the answers of the recipe's own cache are; None: they are kept beside the run."""
         return self._stored.text
 
+    def training_rows(self, answers_folder: Path) -> tuple[EncodedSplit, AnswerStoreCounts | None]:
+        """The rows that the run trains on; the teacher's answers are made now where they are missing.
+
+        A store that is complete is read without the teacher's weights.
+
+        Args:
+            answers_folder: where the teacher's answers are kept, unless the recipe's own cache holds them.
+        Returns:
+            The rows, and the counts of the answers where they are the teacher's.
+        Raises:
+            As `make_answers` and `read_answers`.
+        """
+        if self._inputs.method.answers == "dataset":
+            return self._inputs.train, None
+        if self.cached_answers is None and not store_is_complete(answers_folder):
+            make_answers(self._inputs, self._loaded(), answers_folder)
+        answers = read_answers(self._inputs, self.cached_answers or str(answers_folder))
+        self.provenance = answers.teacher
+        self.notes += answers.notes
+        return answers.split, answers.counts
+
     def for_terms(self, split: EncodedSplit) -> SignalSource | None:
-        """Who gives the terms their signals at the training rows; None where they read none.
+        """What gives the terms their signals at the training rows; None where they read none.
 
         Raises:
             CacheMismatch, CacheCorrupt: the cache does not hold these rows, or is another's or damaged.
         """
-        if not reads_signals(self._recipe):
+        if not self._inputs.method.reads_signals:
             return None
         if self._stored.train is None:
-            return self.source()
-        rows = asked_rows(self._recipe, self._prepared, split)
-        side = asked_side(self._recipe, self._prepared)
-        return self._cached(self._stored.train, rows, side=side, what=TRAINING)
+            return self._loaded()
+        view = self._inputs.require_teacher()
+        return self._cached(self._stored.train, view.rows(split), view=view.train_view, source=TRAINING)
 
     def for_evaluation(self) -> SharedTeacher | None:
-        """The teacher as a yardstick of distributions; None where ids do not mean the same, or it cannot be asked."""
-        recipe, width = self._recipe, self._prepared.shared_width
-        if recipe.teacher is None or width == 0:
+        """The teacher's distributions on the held-out rows; None where ids differ in meaning, or there is no source."""
+        view, width = self._inputs.teacher, self._inputs.shared_width
+        if view is None or width == 0:
             return None
         if self._stored.held_out is not None:
-            rows = self._prepared.held_out.first(recipe.evaluation.rows).rows
-            side = judging_side(self._prepared)
-            return SharedTeacher(self._cached(self._stored.held_out, rows, side=side, what="the held-out rows"), width)
-        if recipe.teacher.path is None:
+            rows = self._inputs.eval_rows
+            cached = self._cached(self._stored.held_out, rows, view=view.eval_view, source="the held-out rows")
+            return SharedTeacher(cached, width)
+        if view.spec.settings.path is None:
             self.notes.append(
                 "KL from the teacher and agreement with it were not measured: the cache does not hold the held-out "
                 "rows as kind full, and the recipe names no weights of the teacher"
@@ -172,29 +190,29 @@ class RunTeacher:
             return None
         return SharedTeacher(self.source(), width)
 
-    def _cached(self, location: str, rows: Sequence[EncodedRow], *, side: Side, what: str) -> CachedTeacher:
+    def _cached(self, location: str, rows: Sequence[EncodedRow], *, view: TokenView, source: str) -> CachedTeacher:
         if location not in self._opened:
             self._opened[location] = load_cached(
                 location,
-                device=self._device,
-                tokenizer_fingerprint=side.fingerprint,
-                template_sha256=side.reader.encoder.template.sha256,
-                width=side.width,
+                device=self._inputs.device,
+                tokenizer_fingerprint=view.fingerprint,
+                template_sha256=view.reader.encoder.template.sha256,
+                width=view.width,
             )
         teacher = self._opened[location]
-        teacher.require_rows(rows, what=what)
+        teacher.require_rows(rows, what=source)
         self.provenance = teacher.identity.provenance
-        self.uses.append(_use(location, teacher, rows, what))
+        self.uses.append(_use(location, teacher, rows, source))
         return teacher
 
 
-def _use(location: str, teacher: CachedTeacher, rows: Sequence[EncodedRow], what: str) -> CacheUse:
+def _use(location: str, teacher: CachedTeacher, rows: Sequence[EncodedRow], source: str) -> CacheUse:
     identity = teacher.reader.identity
     return CacheUse(
         path=location,
         fingerprint=identity.fingerprint,
         teacher=identity.teacher.name,
-        source=what,
+        source=source,
         kinds=tuple(layout.kind for layout in identity.layouts),
         rows=len(rows),
         tokens=sum(len(row) for row in rows),

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
+from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
-from distillab.config.models import RunRecipe
-from distillab.data.collation import Collator
-from distillab.data.vocabularies import Vocabularies
+from distillab.data.aligning import pair_rows, span_aligner
+from distillab.data.collation import Collator, TokenDataset
+from distillab.data.encoding import EncodedSplit
+from distillab.data.paired import PairedCollator, PairedDataset
 from distillab.evaluation.likelihood import score_rows, summarise
-from distillab.evaluation.protocol import HeldOut
 from distillab.interruption import Interrupted, defer_interrupt, interrupt_requested
 from distillab.models.attention import require_maps
-from distillab.models.loading import recompute_activations
+from distillab.models.batch import TokenBatch
+from distillab.models.loading import load_model, random_model, recompute_activations
 from distillab.models.packable import require_packable
 from distillab.models.padding import require_no_left_padding_read
 from distillab.models.projections import require_projections
@@ -24,62 +28,99 @@ from distillab.models.structure import model_shape
 from distillab.objectives.build import build_objective
 from distillab.objectives.term import Objective
 from distillab.progress import Progress
-from distillab.records import EvaluationRecord, ReferenceLines
+from distillab.records import EvaluationRecord, ReferenceLines, SpanCounts
+from distillab.runs.inputs import RunInputs
 from distillab.runs.journal import Journal
-from distillab.runs.training_data import TrainingData
 from distillab.teachers.protocol import SignalSource
 from distillab.training.arguments import training_arguments
 from distillab.training.checkpoints import Prefix, newest_checkpoint, require_finite_weights
 from distillab.training.projectors import detach
 from distillab.training.trainer import DistillationTrainer, StepReport
 
-
-@dataclass(frozen=True)
-class Watched:
-    """What the learning curve measures: held-out rows, how they are batched, the lines to show beside them."""
-
-    held_out: HeldOut
-    collator: Collator
-    references: ReferenceLines
+MakeCollator = Callable[[int], Collator]  # given the padding id
 
 
-def objective_for(
-    recipe: RunRecipe,
-    student: PreTrainedModel,
-    teacher: SignalSource | None,
-    *,
-    shared_width: int,
-    vocabularies: Vocabularies | None,
-) -> Objective:
-    """The recipe's objective, after both models were made ready for it.
+@dataclass(frozen=True, eq=False)
+class TrainingData:
+    """The rows of a run as its trainer takes them.
+
+    Attributes:
+        rows: as `collator` takes them.
+        collator: makes the training batches.
+        row_names: where each row of the split stands, for messages.
+        lengths: the student's tokens of each of `rows`.
+        spans: counts of the alignment of two tokenisations; None where there is one.
+    """
+
+    rows: Dataset[Any]
+    collator: Callable[[Sequence[Any]], TokenBatch]
+    row_names: Sequence[str]
+    lengths: Sequence[int]
+    spans: SpanCounts | None = None
+
+
+def training_data(inputs: RunInputs, split: EncodedSplit, *, collator: MakeCollator | None = None) -> TrainingData:
+    """The rows of a split, in both tokenisations where the terms read both.
 
     Args:
-        shared_width: ids that are compared.
-        vocabularies: both, for terms on two tokenisations.
+        collator: makes the batches instead of the usual one.
+    Raises:
+        DataError: no row was read by both tokenizers.
+    """
+    settings, reader, teacher = inputs.recipe.training, inputs.student, inputs.teacher
+    names = [f"{example.origin} (key {example.key})" for example in split.examples]
+    usual = reader.collator(settings.padding_side, packing=settings.packing)
+    if teacher is None or not teacher.own_tokens:
+        lengths = [len(row) for row in split.rows]
+        made = collator(reader.encoder.pad_id) if collator else usual
+        return TrainingData(TokenDataset(split), made, names, lengths)
+    source = f"{split.counts.source}, and {teacher.spec.name}"
+    aligner = span_aligner(reader, teacher.reader)
+    rows, counts = pair_rows(split.rows, teacher.rows(split), aligner=aligner, source=source)
+    paired = PairedCollator(usual, teacher.reader.collator(settings.padding_side))
+    return TrainingData(PairedDataset(rows), paired, names, [len(row.student) for row in rows], counts)
+
+
+def load_student(inputs: RunInputs) -> PreTrainedModel:
+    """The student before training: its pretrained weights, or weights drawn from the run's seed."""
+    settings, seed = inputs.recipe.student, inputs.recipe.seed
+    dtype, device, revision = settings.dtype, inputs.device, settings.revision
+    torch.manual_seed(seed)
+    if settings.init == "random":
+        return random_model(settings.path, seed=seed, dtype=dtype, device=device, revision=revision)
+    return load_model(settings.path, dtype=dtype, device=device, revision=revision, role="student")
+
+
+def objective_for(inputs: RunInputs, student: PreTrainedModel, teacher: SignalSource | None) -> Objective:
+    """The objective of a run, after both models were made ready for it.
+
+    Args:
+        teacher: what gives the terms their signals.
     Raises:
         ConfigError: a term does not fit the two models, or they cannot give what it reads; samples are to be packed
             and would read each other.
     """
+    settings, view = inputs.recipe.training, inputs.teacher
     objective = build_objective(
-        recipe.resolved().terms,
-        shared_width=shared_width,
+        inputs.method.terms,
+        shared_width=0 if view is None else view.compared_width,
         student=model_shape(student),
         teacher=None if teacher is None else teacher.identity.shape,
-        vocabularies=vocabularies,
+        vocabularies=None if view is None else view.vocabularies,
     )
     require_maps(student, objective.student_activations.maps)
     require_projections(student, objective.student_activations.projections)
-    if recipe.training.packing:
+    if settings.packing:
         require_packable(student, role="student")
-    if recipe.training.padding_side == "left":
+    if settings.padding_side == "left":
         require_no_left_padding_read(student, role="student")
     if teacher is not None and objective.reads_teacher:
-        teacher.require(objective.request, packing=recipe.training.packing)
+        teacher.require(objective.request, packing=settings.packing)
     return objective
 
 
 def trainer_for(
-    recipe: RunRecipe,
+    inputs: RunInputs,
     student: PreTrainedModel,
     teacher: SignalSource | None,
     data: TrainingData,
@@ -99,12 +140,12 @@ def trainer_for(
         identity: of the run, which its checkpoints are sealed with.
         measurements: see `DistillationTrainer`.
     """
-    settings = recipe.training
+    settings = inputs.recipe.training
     if settings.gradient_checkpointing:
         recompute_activations(student)
     return DistillationTrainer(
         model=student,
-        args=training_arguments(settings, folder=checkpoints, seed=recipe.seed),
+        args=training_arguments(settings, folder=checkpoints, seed=inputs.recipe.seed),
         rows=data.rows,
         collator=data.collator,
         objective=objective,
@@ -121,13 +162,12 @@ def trainer_for(
 
 
 def train_student(
-    recipe: RunRecipe,
+    inputs: RunInputs,
     student: PreTrainedModel,
     teacher: SignalSource | None,
     data: TrainingData,
     *,
-    objective: Objective,
-    watched: Watched,
+    references: ReferenceLines,
     identity: str,
     writes: bool,
 ) -> None:
@@ -135,24 +175,26 @@ def train_student(
 
     Args:
         data: the training rows and their batches.
+        references: shown beside the learning curve.
         identity: of the run; it goes on from its own checkpoint only.
         writes: False on all processes but the first.
     Raises:
+        ConfigError: see `objective_for`.
         Interrupted: a signal came; a checkpoint of the last step is kept.
         NumericsError: a loss, a gradient, a weight or a held-out figure is not finite.
         DataError: the checkpoint, or what was measured until it, is damaged.
     """
-    settings = recipe.training
+    recipe, settings = inputs.recipe, inputs.recipe.training
+    objective = objective_for(inputs, student, teacher)
     folder = Path(recipe.output)
     checkpoints = folder / "checkpoints"
     last = newest_checkpoint(checkpoints, run=identity)
 
     def measure(step: int) -> EvaluationRecord:
         require_finite_weights(student, step=step)
-        held_out, batch_size = watched.held_out, recipe.evaluation.batch_size
-        scores = score_rows(
-            student, held_out.rows, collator=watched.collator, batch_size=batch_size, stop_ids=held_out.stop_ids
-        )
+        held_out, size = inputs.held_out.first(recipe.evaluation.curve_rows), recipe.evaluation.batch_size
+        collator = inputs.student.collator(settings.padding_side)
+        scores = score_rows(student, held_out.rows, collator=collator, batch_size=size, stop_ids=held_out.stop_ids)
         return summarise(scores, scored_bytes=sum(held_out.scored_bytes))
 
     done = last.step if last else 0
@@ -166,11 +208,11 @@ def train_student(
             resumed=last,
             evaluate_every=settings.evaluate_every or max(1, settings.steps // 10),
             measure=measure,
-            references=watched.references,
+            references=references,
             progress=progress,
         )
         trainer = trainer_for(
-            recipe,
+            inputs,
             student,
             teacher,
             data,

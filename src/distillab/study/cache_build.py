@@ -9,29 +9,19 @@ from pathlib import Path
 
 from distillab.config.cache import CacheConfig, KindConfig
 from distillab.config.models import RunRecipe, StudyRecipe, TeacherConfig
-from distillab.data.encoding import EncodedRow
 from distillab.errors import ConfigError, TokenizerMismatch
 from distillab.files import require_space
-from distillab.models.loading import load_config, pick_device
-from distillab.runs.answers import make_answers, training_rows
+from distillab.models.loading import load_config
+from distillab.runs.answers import make_answers, read_answers
 from distillab.runs.dates import dated
-from distillab.runs.inputs import RunInputs, admit, load_inputs
+from distillab.runs.inputs import RunInputs, load_inputs
 from distillab.runs.lock import held, worker_lock
-from distillab.runs.sides import asked_rows, asked_side, judging_side, uses_teacher_tokenizer
-from distillab.runs.signals import (
-    CacheJob,
-    arms_kinds,
-    build_cache,
-    bytes_before_loading,
-    can_be_cached,
-    held_out_kinds,
-    reads_signals,
-)
-from distillab.runs.teacher import RunTeacher, StoredSignals
+from distillab.runs.signals import CacheJob, arms_kinds, build_cache, bytes_before_loading, held_out_kinds
+from distillab.runs.teacher import RunTeacher
+from distillab.runs.teacher_view import TeacherView
 from distillab.study.study import Study
 from distillab.teachers.answers import store_is_complete
 from distillab.teachers.cache_parts import Part, keep_tokenizer, part_of
-from distillab.teachers.protocol import SignalSource
 
 
 @dataclass(frozen=True)
@@ -39,32 +29,20 @@ class Plan:
     """One cache location and what goes into it, all from one teacher.
 
     Attributes:
-        recipe: a run that reads it.
-        inputs: tokenizers and rows of that run.
+        inputs: of a run that reads it.
         settings: how it is stored.
         location: the folder.
-        recordings: what the teacher says of rows that are there before.
-        text: its own answers are wanted.
-        answers: kinds that are wanted of the rows with its own answers.
+        recordings: signals on rows that exist before.
+        text: the teacher's answers are wanted.
+        answers: kinds that are wanted of the rows with the teacher's answers.
     """
 
-    recipe: RunRecipe
     inputs: RunInputs
     settings: CacheConfig
     location: Path
     recordings: tuple[CacheJob, ...]
     text: bool = False
     answers: tuple[KindConfig, ...] = ()
-
-    def teacher(self) -> RunTeacher:
-        """The teacher, whose weights are loaded when first asked."""
-        device = pick_device(self.recipe.training.device)
-        return RunTeacher(self.recipe, self.inputs, device=device, stored=StoredSignals())
-
-    @property
-    def asking(self) -> RunRecipe:
-        """The recipe by which the teacher answers all prompts."""
-        return self.recipe.model_copy(update={"answers": "teacher"})
 
     @property
     def folders(self) -> list[Path]:
@@ -93,13 +71,14 @@ def _plan_run(recipe: RunRecipe) -> Plan:
     settings = recipe.cache or CacheConfig()
     recipe = recipe.model_copy(update={"teacher": _with_weights(recipe.teacher)})
     location = Path(settings.folder) if settings.folder else Path(recipe.output) / "cache"
-    asks = recipe.resolved().answers == "teacher"
+    method = recipe.resolved()
+    asks = method.answers == "teacher"
     if settings.kinds is None:
         kinds: tuple[KindConfig, ...] | None = None
         text = asks
-        if reads_signals(recipe) and not can_be_cached(recipe):
+        if method.reads_signals and not method.can_be_cached:
             raise _nothing("Attention maps cannot be stored: they grow with the square of a row.", recipe)
-        if not (reads_signals(recipe) or text):
+        if not (method.reads_signals or text):
             raise _nothing("The recipe's method reads nothing of a teacher.", recipe)
     else:
         kinds = tuple(kind for kind in settings.kinds if kind.kind != "text")
@@ -111,16 +90,21 @@ def _plan_run(recipe: RunRecipe) -> Plan:
                 fix="add {kind: text}",
             )
     inputs = load_inputs(recipe)
-    admit(recipe, inputs, demonstrate_mismatch=False)
+    inputs.admit(demonstrate_mismatch=False)
+    teacher = inputs.require_teacher()
     if kinds is None:
-        kinds = arms_kinds([recipe], inputs)
-    own = uses_teacher_tokenizer(recipe)
-    if kinds and inputs.shared_width == 0 and not own:
-        raise _other_tokens(inputs)
-    recordings = [] if asks or not kinds else [_train_rows(location, kinds, recipe, inputs)]
-    if kinds and inputs.shared_width and not own:
-        recordings.append(_held_out_rows(location, recipe, inputs))
-    return Plan(recipe, inputs, settings, location, tuple(recordings), text, kinds if asks else ())
+        kinds = arms_kinds([inputs])
+    if kinds and inputs.shared_width == 0 and not teacher.own_tokens:
+        raise _other_tokens(teacher)
+    train, held_out = inputs.splits.sources
+    recordings = []
+    if kinds and not asks:
+        rows = teacher.rows(inputs.train)
+        recordings.append(CacheJob(location, "train", kinds, rows, train, teacher, teacher.train_view))
+    if kinds and inputs.shared_width and not teacher.own_tokens:
+        wanted, view = held_out_kinds(teacher), teacher.eval_view
+        recordings.append(CacheJob(location, "held_out", wanted, inputs.eval_rows, held_out, teacher, view))
+    return Plan(inputs, settings, location, tuple(recordings), text, kinds if asks else ())
 
 
 def _plan_study(recipe: StudyRecipe) -> list[Plan]:
@@ -128,23 +112,24 @@ def _plan_study(recipe: StudyRecipe) -> list[Plan]:
         raise ConfigError(
             "The study reads no cache.", where="teacher_signals: online", fix="set teacher_signals: cached"
         )
-    caches = Study(recipe, reproduce="").caches
+    study = Study(recipe, reproduce="")
+    caches = study.caches
     plans: dict[Path, Plan] = {}
     for arm in recipe.arms:
         if (arm.teacher or recipe.teacher).cache is not None:
             continue
-        run, inputs, stored = caches.run_recipe(arm), caches.inputs(arm), caches.stored(arm)
-        admit(run, inputs, demonstrate_mismatch=False)
+        inputs, stored = study.inputs(arm), caches.stored(arm)
+        inputs.admit(demonstrate_mismatch=False)
         parts: list[Part] = []
         if stored.train is not None and arm.resolved().answers == "dataset":
             parts.append("train")
         if stored.held_out is not None:
             parts.append("held_out")
-        for recording in (caches.recording(arm, part) for part in parts):
+        for recording in (caches.job(arm, part) for part in parts):
             known = plans.get(recording.location)
             others = known.recordings if known else ()
             if recording.folder not in [other.folder for other in others]:
-                plans[recording.location] = Plan(run, inputs, recipe.cache, recording.location, (*others, recording))
+                plans[recording.location] = Plan(inputs, recipe.cache, recording.location, (*others, recording))
     if not plans:
         raise ConfigError("No arm of the study reads what could be stored.", fix="add an arm such as logits")
     return list(plans.values())
@@ -157,10 +142,8 @@ def require_room(plans: Sequence[Plan]) -> None:
         StorageError: it does not.
     """
     for item in plans:
-        teacher = item.recipe.teacher
-        assert teacher is not None
         open_parts = [recording for recording in item.recordings if not recording.built.is_file()]
-        needed = sum(bytes_before_loading(part, item.inputs, dtype=teacher.dtype) for part in open_parts)
+        needed = sum(bytes_before_loading(part) for part in open_parts)
         already = sum(file.stat().st_size for part in open_parts for file in part.folder.glob("shards/*"))
         if needed > already:
             require_space(
@@ -184,61 +167,36 @@ def build(item: Plan, *, worker: int, workers: int) -> None:
     with ExitStack() as holds:
         for folder in item.folders:
             holds.enter_context(held(folder, worker_lock(worker, workers)))
-        teacher = item.teacher()
+        teacher = RunTeacher(item.inputs)
         for recording in item.recordings:
-            _record(item, recording, teacher.source(), worker=worker, workers=workers)
+            build_cache(recording, teacher=teacher.source(), settings=item.settings, worker=worker, workers=workers)
         if item.text:
             _build_text(item, teacher, worker=worker, workers=workers)
 
 
 def _build_text(item: Plan, teacher: RunTeacher, *, worker: int, workers: int) -> None:
-    """The teacher's answers, and signals on them."""
+    """Record the teacher's answers, and its signals on them."""
+    inputs, settings = item.inputs, item.settings
+    view = inputs.require_teacher()
     text = Path(part_of(str(item.location), "text"))
     make_answers(
-        item.asking,
-        item.inputs,
+        inputs,
         teacher.generator(),
         text,
-        rows_per_shard=item.settings.rows_per_shard,
-        compression=item.settings.compression,
+        rows_per_shard=settings.rows_per_shard,
+        compression=settings.compression,
         worker=worker,
         workers=workers,
     )
-    assert item.inputs.teacher is not None
-    assert item.inputs.place is not None
-    config = load_config(item.inputs.place.config, revision=item.inputs.place.revision)
-    keep_tokenizer(item.location, item.inputs.teacher.tokenizer, config)
+    config = load_config(view.spec.config, revision=view.spec.revision)
+    keep_tokenizer(item.location, view.reader.tokenizer, config)
     # rows with the answers are known when all workers have made theirs
     if not item.answers or not store_is_complete(text):
         return
-    split, _ = training_rows(item.asking, item.inputs, teacher, text)
-    source = f"the teacher's answers to {item.inputs.splits.sources[0]}"
-    rows, side = asked_rows(item.asking, item.inputs, split), asked_side(item.asking, item.inputs)
-    part = CacheJob(item.location, "answers", item.answers, rows, source, side)
-    _record(item, part, teacher.source(), worker=worker, workers=workers)
-
-
-def _record(item: Plan, recording: CacheJob, teacher: SignalSource, *, worker: int, workers: int) -> None:
-    build_cache(
-        recording,
-        teacher=teacher,
-        inputs=item.inputs,
-        settings=item.settings,
-        worker=worker,
-        workers=workers,
-    )
-
-
-def _train_rows(location: Path, kinds: tuple[KindConfig, ...], recipe: RunRecipe, inputs: RunInputs) -> CacheJob:
-    source = inputs.splits.sources[0]
-    rows = asked_rows(recipe, inputs, inputs.train)
-    return CacheJob(location, "train", kinds, rows, source, asked_side(recipe, inputs))
-
-
-def _held_out_rows(location: Path, recipe: RunRecipe, inputs: RunInputs) -> CacheJob:
-    rows: Sequence[EncodedRow] = inputs.held_out.first(recipe.evaluation.rows).rows
-    source = inputs.splits.sources[1]
-    return CacheJob(location, "held_out", held_out_kinds(inputs), rows, source, judging_side(inputs))
+    rows = view.rows(read_answers(inputs, str(text)).split)
+    source = f"the teacher's answers to {inputs.splits.sources[0]}"
+    job = CacheJob(item.location, "answers", item.answers, rows, source, view, view.train_view)
+    build_cache(job, teacher=teacher.source(), settings=settings, worker=worker, workers=workers)
 
 
 def _with_weights(teacher: TeacherConfig | None) -> TeacherConfig:
@@ -259,10 +217,9 @@ def _nothing(rule: str, recipe: RunRecipe) -> ConfigError:
     )
 
 
-def _other_tokens(inputs: RunInputs) -> TokenizerMismatch:
-    assert inputs.contract is not None
+def _other_tokens(teacher: TeacherView) -> TokenizerMismatch:
     return TokenizerMismatch(
         "The teacher reads the student's ids as other tokens, so it would say something about other rows.",
-        facts=[inputs.contract.reason],
+        facts=[teacher.contract.reason],
         fix="store its answers, which every tokenizer can read: cache: {kinds: [{kind: text}]}",
     )

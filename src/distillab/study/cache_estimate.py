@@ -17,6 +17,7 @@ from distillab.cache.shards import TOKENS
 from distillab.cache.sizes import index_bytes, record_bytes
 from distillab.data.encoding import EncodedRow
 from distillab.runs.signals import CacheJob, identity_for
+from distillab.runs.teacher import RunTeacher
 from distillab.study.cache_build import Plan
 from distillab.teachers.protocol import SignalSource
 from distillab.teachers.recording import batches
@@ -62,13 +63,13 @@ def estimate(plan: Plan) -> list[PartEstimate]:
         TeacherError: the teacher cannot be loaded.
         ConfigError: a layer or block that it does not have.
     """
-    teacher = plan.teacher().source()
+    teacher = RunTeacher(plan.inputs).source()
     return [_estimate(plan, recording, teacher) for recording in plan.recordings]
 
 
 def _estimate(plan: Plan, recording: CacheJob, teacher: SignalSource) -> PartEstimate:
     identity = identity_for(recording, teacher=teacher.identity, settings=plan.settings)
-    maker = SignalEncoder(teacher, identity, recording.side.reader.collator())
+    maker = SignalEncoder(teacher, identity, recording.view.reader.collator())
     sample = _sample(recording.rows, identity.batch_size)
     maker.rows(sample[0][:_WARM_ROWS])
     read: list[CachedRow] = []

@@ -10,22 +10,14 @@ from typing import Literal
 
 from distillab.cache.rows import row_digest
 from distillab.config.cache import KindConfig
-from distillab.config.models import ArmConfig, RunRecipe, StudyRecipe, TeacherConfig
+from distillab.config.models import ArmConfig, StudyRecipe, TeacherConfig
 from distillab.data.encoding import EncodedRow
 from distillab.files import require_space
 from distillab.models.loading import model_name
 from distillab.records import CacheUse, RunRecord, read_record
 from distillab.runs.inputs import RunInputs
-from distillab.runs.sides import asked_rows, asked_side, judging_side, uses_teacher_tokenizer
-from distillab.runs.signals import (
-    CacheJob,
-    arms_kinds,
-    bytes_before_loading,
-    can_be_cached,
-    held_out_kinds,
-    reads_signals,
-)
-from distillab.runs.teacher import StoredSignals, stored_signals
+from distillab.runs.signals import CacheJob, arms_kinds, bytes_before_loading, held_out_kinds
+from distillab.runs.teacher import NOTHING_STORED, StoredSignals, stored_signals
 from distillab.teachers.cache_parts import Part, part_of
 
 OTHERWISE = "set teacher_signals: online, which asks the teachers again in every run"
@@ -38,30 +30,27 @@ class StudyCaches:
 
     Args:
         recipe: the study.
-        inputs: tokenizers and rows of an arm.
-        run_recipe: the recipe of an arm, of any seed.
+        inputs: of a run of an arm, with any seed.
         planted: names of the arms whose batches are broken on purpose; their rows are in no cache.
     """
 
     recipe: StudyRecipe
     inputs: Callable[[ArmConfig], RunInputs]
-    run_recipe: Callable[[ArmConfig], RunRecipe]
     planted: frozenset[str]
     _locations: dict[str, Path] = field(default_factory=dict)
 
     def stored(self, arm: ArmConfig) -> StoredSignals:
-        """Where the runs of an arm find what their teacher said."""
+        """Where the runs of an arm find cached signals of their teacher."""
         if self.recipe.teacher_signals == "online":
-            return StoredSignals()
-        inputs = self.inputs(arm)
+            return NOTHING_STORED
         if self._teacher(arm).cache is not None:
-            given = stored_signals(self.run_recipe(arm), inputs)
+            given = stored_signals(self.inputs(arm))
             return given if self._reads(arm) else replace(given, train=None)
         train = part_of(str(self._location(arm, self._part(arm))), self._part(arm))
         held_out = part_of(str(self._location(arm, "held_out")), "held_out")
         return StoredSignals(
             train=train if self._reads(arm) else None,
-            held_out=held_out if inputs.shared_width else None,
+            held_out=held_out if self.inputs(arm).shared_width else None,
         )
 
     def missing(self, part: Part, arms: Sequence[ArmConfig]) -> list[ArmConfig]:
@@ -74,22 +63,22 @@ class StudyCaches:
         for arm in arms:
             if self.recipe.teacher_signals == "cached" and self._teacher(arm).cache is None and self._wants(arm, part):
                 first.setdefault(self._location(arm, part), arm)
-        return [arm for arm in first.values() if not self.recording(arm, part).built.is_file()]
+        return [arm for arm in first.values() if not self.job(arm, part).built.is_file()]
 
-    def recording(self, arm: ArmConfig, part: Part, rows: Sequence[EncodedRow] = ()) -> CacheJob:
+    def job(self, arm: ArmConfig, part: Part, rows: Sequence[EncodedRow] = ()) -> CacheJob:
         """What is to be recorded for an arm and all that share its cache.
 
         Args:
-            rows: of the part answers: the rows with the teacher's answers, as the teacher is asked about them.
+            rows: of the part answers: the teacher's inputs with its own answers.
         """
-        inputs, recipe = self.inputs(arm), self.run_recipe(arm)
-        train, held_out = inputs.splits.sources
-        side, source = asked_side(recipe, inputs), f"the teacher's answers to {train}"
+        inputs = self.inputs(arm)
+        teacher, (train, held_out) = inputs.require_teacher(), inputs.splits.sources
+        view, source = teacher.train_view, f"the teacher's answers to {train}"
         if part == "held_out":
-            rows, source, side = self._judged_rows(inputs), held_out, judging_side(inputs)
+            rows, source, view = inputs.eval_rows, held_out, teacher.eval_view
         elif part == "train":
-            rows, source = asked_rows(recipe, inputs, inputs.train), train
-        return CacheJob(self._location(arm, part), part, self._kinds(arm, part), rows, source, side)
+            rows, source = teacher.rows(inputs.train), train
+        return CacheJob(self._location(arm, part), part, self._kinds(arm, part), rows, source, teacher, view)
 
     def require_space(self, work: Sequence[tuple[ArmConfig, Part]]) -> None:
         """Check that all caches that are to be made fit onto the disk.
@@ -97,10 +86,7 @@ class StudyCaches:
         Raises:
             StorageError: they do not.
         """
-        needed = 0
-        for arm, part in work:
-            recording = self.recording(arm, part)
-            needed += bytes_before_loading(recording, self.inputs(arm), dtype=self._teacher(arm).dtype)
+        needed = sum(bytes_before_loading(self.job(arm, part)) for arm, part in work)
         if needed:
             require_space(self._root, needed, what="what the teachers say", otherwise=OTHERWISE)
 
@@ -124,8 +110,8 @@ class StudyCaches:
         return "answers" if arm.resolved().answers == "teacher" else "train"
 
     def _reads(self, arm: ArmConfig) -> bool:
-        recipe = self.run_recipe(arm)
-        return reads_signals(recipe) and can_be_cached(recipe) and arm.name not in self.planted
+        method = arm.resolved()
+        return method.reads_signals and method.can_be_cached and arm.name not in self.planted
 
     def _wants(self, arm: ArmConfig, part: Part) -> bool:
         if part == "held_out":
@@ -135,41 +121,34 @@ class StudyCaches:
     def _kinds(self, arm: ArmConfig, part: Part) -> tuple[KindConfig, ...]:
         """What all arms that share a part read of it; as the recipe says, where it says so."""
         if part == "held_out":
-            return held_out_kinds(self.inputs(arm))
-        return self._kinds_at(self._key(arm, part), arm, "answers" if part == "answers" else "train")
+            return held_out_kinds(self.inputs(arm).require_teacher())
+        return self._kinds_at(self._key(arm, part), "answers" if part == "answers" else "train")
 
-    def _kinds_at(self, key: str, arm: ArmConfig, part: _Shared) -> tuple[KindConfig, ...]:
-        sharing = [
-            self.run_recipe(other)
-            for other in self.recipe.arms
-            if self._key(other, part) == key and self._wants(other, part)
-        ]
+    def _kinds_at(self, key: str, part: _Shared) -> tuple[KindConfig, ...]:
+        sharing = [arm for arm in self.recipe.arms if self._key(arm, part) == key and self._wants(arm, part)]
         if self.recipe.cache.kinds is not None and sharing:
             return self.recipe.cache.kinds
-        return arms_kinds(sharing, self.inputs(arm))
+        return arms_kinds([self.inputs(arm) for arm in sharing])
 
     def _key(self, arm: ArmConfig, part: Part) -> str:
         """Arms of one key share a location."""
         key = self._teacher(arm).model_dump_json()
-        if part != "held_out" and uses_teacher_tokenizer(self.run_recipe(arm)):
+        if part != "held_out" and arm.resolved().tokens == "aligned":
             key += "its own tokens"
         if part == "answers":
             key += (arm.teacher_answers or self.recipe.teacher_answers).model_dump_json()
         return key
 
-    def _judged_rows(self, inputs: RunInputs) -> Sequence[EncodedRow]:
-        return inputs.held_out.first(self.recipe.evaluation.rows).rows
-
     def _location(self, arm: ArmConfig, part: Part) -> Path:
         """Named by all that decides what is in it, so that nothing else is ever found there."""
         key = self._key(arm, part)
         if key not in self._locations:
-            inputs, recipe = self.inputs(arm), self.run_recipe(arm)
-            train = inputs.train.rows if part == "held_out" else asked_rows(recipe, inputs, inputs.train)
+            inputs = self.inputs(arm)
+            train = inputs.train.rows if part == "held_out" else inputs.require_teacher().rows(inputs.train)
             digest = hashlib.sha256(key.encode())
             digest.update(self.recipe.cache.model_dump_json(exclude={"folder", "kinds"}).encode())
-            digest.update(repr(self._kinds_at(key, arm, "answers" if part == "answers" else "train")).encode())
-            for row in (*train, *self._judged_rows(inputs)):
+            digest.update(repr(self._kinds_at(key, "answers" if part == "answers" else "train")).encode())
+            for row in (*train, *inputs.eval_rows):
                 digest.update(row_digest(row.input_ids, row.answer_mask))
             name = f"{model_name(self._teacher(arm).source)}-{digest.hexdigest()[:12]}"
             self._locations[key] = self._root / name

@@ -63,9 +63,7 @@ def assemble(
         question="Given this teacher and this student, what does each level of access to the teacher buy?",
         verdict=verdict(arms),
         budget=_budget(recipe),
-        references=reference_lines(
-            inputs.train.rows, inputs.held_out.first(recipe.evaluation.rows).rows, vocabulary=vocabulary
-        ),
+        references=reference_lines(inputs.train.rows, inputs.eval_rows, vocabulary=vocabulary),
         baselines=tuple(baselines),
         arms=arms,
         samples=_samples(folder, recipe, inputs, baselines),

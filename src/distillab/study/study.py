@@ -1,12 +1,12 @@
-"""A study: methods × seeds on the same rows, under one budget, judged by one protocol.
+"""A study: methods × seeds on the same rows, under one budget, evaluated by one protocol.
 
 folder/
   study.json       the resolved recipe
   answers/         the teachers' answers, one store a teacher and decoding
-  cache/           what the teachers say of the rows, one location a teacher (see `caches`)
-  baselines/      the undistilled student, the teachers
+  cache/           the teachers' signals on the rows, one location a teacher (see `caches`)
+  baselines/       the undistilled student, the teachers
   runs/ARM/seedN/  one run each (see `run`)
-  doctor.json      what was found before the first run, where anybody looked
+  doctor.json      what the doctor found before the first run, unless it was left out
   results.json     the records of all, from which the report is made
   report.md, report.html
 """
@@ -14,34 +14,29 @@ folder/
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from distillab.config.models import ArmConfig, RunRecipe, StudyRecipe, TeacherConfig
-from distillab.data.collation import Collator
 from distillab.data.encoding import EncodedSplit
 from distillab.errors import ConfigError
-from distillab.models.loading import model_name, pick_device
-from distillab.records import Baseline, Investigation, RunRecord, StudyResults, write_record
-from distillab.runs.answers import training_rows
+from distillab.models.loading import model_name
+from distillab.records import Baseline, Investigation, RunRecord, StudyResults, TokenizerContract, write_record
 from distillab.runs.dates import dated
-from distillab.runs.folder import claim, require_claimable
-from distillab.runs.inputs import RunInputs, admit, fingerprints, load_inputs
+from distillab.runs.folder import RECORD, claim, require_claimable
+from distillab.runs.inputs import RunInputs, load_inputs
 from distillab.runs.lock import held, require_free, worker_lock
 from distillab.runs.run import execute
-from distillab.runs.sides import asked_rows
 from distillab.runs.signals import build_cache
-from distillab.runs.teacher import RunTeacher, StoredSignals
+from distillab.runs.teacher import RunTeacher
+from distillab.runs.training import MakeCollator
 from distillab.study.baselines import UNDISTILLED, Baselines, teacher_stem
 from distillab.study.caches import OTHERWISE, StudyCaches
 from distillab.study.results import assemble
 from distillab.study.workers import run_jobs
 from distillab.teachers.cache_parts import Part
-
-_Work = tuple[str, str, int]  # kind of work, name of the arm, seed
-_PART_OF: dict[str, Part] = {"cache_train": "train", "cache_held_out": "held_out", "cache_answers": "answers"}
 
 
 @dataclass(frozen=True)
@@ -50,11 +45,11 @@ class PlantedFailure:
 
     Attributes:
         shows: what it shows; every record of the arm is marked with it.
-        collator: given the padding id, makes the broken batches.
+        collator: makes the broken batches.
     """
 
     shows: str
-    collator: Callable[[int], Collator]
+    collator: MakeCollator
 
 
 @dataclass
@@ -74,8 +69,7 @@ class Study:
     demonstrate_mismatch: bool = False
     planted: dict[str, PlantedFailure] = field(default_factory=dict)
     investigation: Investigation | None = None
-    _prepared: dict[str, RunInputs] = field(default_factory=dict)
-    _caches: StudyCaches | None = None
+    _loaded: dict[str, RunInputs] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.recipe = dated(self.recipe)  # all arms read one day
@@ -99,8 +93,7 @@ class Study:
 
     def held_out_line(self) -> str:
         """How many of the held-out rows every model of the study can be judged on, and why not more."""
-        arm = self.recipe.arms[0]
-        return self._prepare(arm).held_out_line(self._run_recipe(arm, 0))
+        return self.inputs(self.recipe.arms[0]).held_out_line
 
     def run(self) -> StudyResults:
         """Run what is not finished yet, and assemble the results.
@@ -118,29 +111,42 @@ class Study:
         if self.investigation is not None:
             write_record(self.investigation, self.doctor_record)
         self._make_what_is_shared()
-        # seed by seed, so that an interrupted study has whole comparisons to look at
-        runs = [(arm, seed) for seed in self.recipe.seeds for arm in self.recipe.arms]
-        self._do_all([*self._missing_undistilled(), *(("run", arm.name, seed) for arm, seed in self._unfinished())])
-        records = [self.execute(arm, seed) for arm, seed in runs]
+        undistilled = [] if self._baselines.has(UNDISTILLED) else [Study.undistilled]
+        self._do([*undistilled, *(partial(Study.execute, arm=arm, seed=seed) for arm, seed in self._unfinished())])
+        records = [self.execute(arm, seed) for arm, seed in self._runs()]
         results = assemble(
             self.recipe,
-            self._prepare(self.recipe.arms[0]),
-            baselines=[self.undistilled(), *(self.teacher_point(arm) for arm in self._arm_of_each_teacher())],
+            self.inputs(self.recipe.arms[0]),
+            baselines=[self.undistilled(), *(self.teacher(arm) for arm in self._arm_of_each_teacher())],
             records=records,
             caches=self.caches.used(records),
-            contracts=[p.contract for p in self._prepared.values() if p.contract is not None],
+            contracts=self._contracts(),
             reproduce=self.reproduce,
             investigation=self.investigation,
         )
         write_record(results, folder / "results.json")
         return results
 
+    def inputs(self, arm: ArmConfig, seed: int = 0) -> RunInputs:
+        """The inputs of one run; rows and tokenizers are loaded once for all arms with the same teacher.
+
+        All arms are evaluated on the same held-out rows: those that fit whole for every teacher of the study.
+        """
+        if not self._loaded:
+            by_teacher: dict[str, RunInputs] = {}
+            for other in self.recipe.arms:
+                key = self._teacher_key(other)
+                if key not in by_teacher:
+                    by_teacher[key] = load_inputs(self._run_recipe(other, 0))
+            common = set.intersection(*(inputs.held_out_keys for inputs in by_teacher.values()))
+            self._loaded.update((key, inputs.with_eval_rows(common)) for key, inputs in by_teacher.items())
+        return self._loaded[self._teacher_key(arm)].with_recipe(self._run_recipe(arm, seed))
+
     def execute(self, arm: ArmConfig, seed: int) -> RunRecord:
-        """One run, or its record where it is finished."""
+        """Make one run, or return its record where it is finished."""
         failure = self.planted.get(arm.name)
         return execute(
-            self._run_recipe(arm, seed),
-            inputs=self._prepare(arm),
+            self.inputs(arm, seed),
             answers_folder=self._answers_folder(arm),
             arm=arm.name,
             demonstrate_mismatch=self.demonstrate_mismatch,
@@ -150,96 +156,72 @@ class Study:
         )
 
     def undistilled(self) -> Baseline:
-        """The student as it is before any training (a random one: with the first seed)."""
+        """Evaluate the student as it is before any training (a random one: with the first seed)."""
         arm = self.recipe.arms[0]
-        recipe = self._run_recipe(arm, self.recipe.seeds[0])
-        return self._baselines.undistilled(recipe, self._prepare(arm), self._teacher(arm, self.caches.stored(arm)))
+        inputs = self.inputs(arm, self.recipe.seeds[0])
+        return self._baselines.undistilled(inputs, RunTeacher(inputs, self.caches.stored(arm)))
 
-    def teacher_point(self, arm: ArmConfig) -> Baseline:
-        """The arm's teacher."""
-        recipe = self._run_recipe(arm, self.recipe.seeds[0])
-        return self._baselines.teacher(recipe, self._prepare(arm), self._teacher(arm, StoredSignals()))
+    def teacher(self, arm: ArmConfig) -> Baseline:
+        """Evaluate the arm's teacher."""
+        inputs = self.inputs(arm, self.recipe.seeds[0])
+        return self._baselines.teacher(inputs, RunTeacher(inputs))
 
     def answers(self, arm: ArmConfig) -> EncodedSplit:
-        """The rows with the answers of the arm's teacher, which answers what it has not answered yet.
+        """The rows with the answers of the arm's teacher, which generates those that are missing.
 
         They go into the store that all seeds share.
         """
-        recipe = self._run_recipe(arm, self.recipe.seeds[0])
-        inputs = self._prepare(arm)
-        return training_rows(recipe, inputs, self._teacher(arm, StoredSignals()), self._answers_folder(arm))[0]
+        teacher = RunTeacher(self.inputs(arm, self.recipe.seeds[0]))
+        return teacher.training_rows(self._answers_folder(arm))[0]
 
     def build(self, arm: ArmConfig, part: Part) -> None:
-        """Record what the arm's teacher says of some rows, for all runs that read it."""
-        recipe, inputs = self._run_recipe(arm, 0), self._prepare(arm)
-        rows = asked_rows(recipe, inputs, self.answers(arm)) if part == "answers" else ()
-        recording = self.caches.recording(arm, part, rows)
+        """Record the signals of the arm's teacher on some rows, for all runs that read them."""
+        inputs = self.inputs(arm)
+        rows = inputs.require_teacher().rows(self.answers(arm)) if part == "answers" else ()
+        job = self.caches.job(arm, part, rows)
         # several studies may keep their caches in one place
-        with held(recording.folder, worker_lock(0, 1)):
-            build_cache(
-                recording,
-                teacher=self._teacher(arm, StoredSignals()).source(),
-                inputs=inputs,
-                settings=self.recipe.cache,
-                otherwise=OTHERWISE,
-            )
+        with held(job.folder, worker_lock(0, 1)):
+            teacher = RunTeacher(inputs).source()
+            build_cache(job, teacher=teacher, settings=self.recipe.cache, otherwise=OTHERWISE)
 
-    @property
+    @cached_property
     def caches(self) -> StudyCaches:
         """What the runs share of their teachers' signals."""
-        if self._caches is None:
-            self._caches = StudyCaches(
-                self.recipe, self._prepare, lambda arm: self._run_recipe(arm, 0), frozenset(self.planted)
-            )
-        return self._caches
+        return StudyCaches(self.recipe, self.inputs, frozenset(self.planted))
 
     @property
     def _baselines(self) -> Baselines:
         return Baselines(Path(self.recipe.output) / "baselines")
 
-    def do(self, kind: str, arm_name: str, seed: int) -> None:
-        """One piece of the study; its result is on disk."""
-        arm = next(arm for arm in self.recipe.arms if arm.name == arm_name)
-        match kind:
-            case "baseline":
-                self.teacher_point(arm)
-            case "undistilled":
-                self.undistilled()
-            case "answers":
-                self.answers(arm)
-            case "run":
-                self.execute(arm, seed)
-            case _:
-                self.build(arm, _PART_OF[kind])
-
     def _make_what_is_shared(self) -> None:
-        """End points, answers and caches, so that no two runs make the same thing."""
+        """Make baselines, answers and caches, so that no two runs make the same thing."""
         arms = [arm for arm in self.recipe.arms if any(arm == other for other, _ in self._unfinished())]
-        judged = arms if arms or not self._missing_undistilled() else [self.recipe.arms[0]]
-        first = [("cache_train", arm) for arm in self.caches.missing("train", arms)]
-        first += [("cache_held_out", arm) for arm in self.caches.missing("held_out", judged)]
-        second = [("cache_answers", arm) for arm in self.caches.missing("answers", arms)]
-        self.caches.require_space([(arm, _PART_OF[kind]) for kind, arm in (*first, *second)])
-        shared = [*self._missing_end_points(), *self._missing_answers(arms)]
-        self._do_all([*shared, *((kind, arm.name, 0) for kind, arm in first)])
+        evaluated = arms if arms or self._baselines.has(UNDISTILLED) else [self.recipe.arms[0]]
+        first: list[tuple[ArmConfig, Part]] = [(arm, "train") for arm in self.caches.missing("train", arms)]
+        first += [(arm, "held_out") for arm in self.caches.missing("held_out", evaluated)]
+        second: list[tuple[ArmConfig, Part]] = [(arm, "answers") for arm in self.caches.missing("answers", arms)]
+        self.caches.require_space([*first, *second])
+        teachers = [partial(Study.teacher, arm=arm) for arm in self._arms_of_missing_teachers()]
+        answers = [partial(Study.answers, arm=arm) for arm in self._arms_of_answers(arms)]
+        self._do([*teachers, *answers, *(partial(Study.build, arm=arm, part=part) for arm, part in first)])
         # the rows of these have the answers that were just given
-        self._do_all([(kind, arm.name, 0) for kind, arm in second])
+        self._do([partial(Study.build, arm=arm, part=part) for arm, part in second])
+
+    def _runs(self) -> list[tuple[ArmConfig, int]]:
+        """All runs, seed by seed, so that an interrupted study has whole comparisons to look at."""
+        return [(arm, seed) for seed in self.recipe.seeds for arm in self.recipe.arms]
 
     def _unfinished(self) -> list[tuple[ArmConfig, int]]:
-        runs = [(arm, seed) for seed in self.recipe.seeds for arm in self.recipe.arms]
-        return [(arm, seed) for arm, seed in runs if not self._folder(arm, seed).joinpath("run.json").exists()]
+        return [(arm, seed) for arm, seed in self._runs() if not (self._folder(arm, seed) / RECORD).exists()]
 
-    def _teacher(self, arm: ArmConfig, stored: StoredSignals) -> RunTeacher:
-        recipe = self._run_recipe(arm, self.recipe.seeds[0])
-        return RunTeacher(recipe, self._prepare(arm), device=pick_device(recipe.training.device), stored=stored)
-
-    def _do_all(self, work: list[_Work]) -> None:
+    def _do(self, work: Sequence[Callable[[Study], object]]) -> None:
+        """Do several pieces of the study's work, whose results are on disk afterwards."""
         if self.recipe.workers == 1 or len(work) < 2:
-            for item in work:
-                self.do(*item)
+            for piece in work:
+                piece(self)
             return
-        bare = replace(self, _prepared={}, _caches=None)  # what is loaded here need not travel
-        run_jobs([partial(_in_worker, bare, *item) for item in work], workers=self.recipe.workers)
+        bare = replace(self, _loaded={})  # what is loaded here need not travel
+        run_jobs([partial(_in_worker, bare, piece) for piece in work], workers=self.recipe.workers)
 
     def _folder(self, arm: ArmConfig, seed: int) -> Path:
         return Path(self.recipe.output) / "runs" / arm.name / f"seed{seed}"
@@ -247,44 +229,40 @@ class Study:
     def _teacher_of(self, arm: ArmConfig) -> TeacherConfig:
         return arm.teacher or self.recipe.teacher
 
-    def _teacher_path(self, arm: ArmConfig) -> str:
-        path = self._teacher_of(arm).path
-        assert path is not None  # the recipe says so
-        return path
-
     def _arm_of_each_teacher(self) -> list[ArmConfig]:
         """One arm for each teacher of the study, in their order."""
         first: dict[str, ArmConfig] = {}
         for arm in self.recipe.arms:
-            first.setdefault(self._teacher_path(arm), arm)
+            first.setdefault(self._teacher_of(arm).place, arm)
         return list(first.values())
 
     def _fingerprints(self) -> dict[str, dict[str, str]]:
-        return {arm.name: fingerprints(self._run_recipe(arm, 0), self._prepare(arm)) for arm in self.recipe.arms}
+        return {arm.name: self.inputs(arm).fingerprints() for arm in self.recipe.arms}
 
-    def _missing_undistilled(self) -> list[_Work]:
-        return [] if self._baselines.has(UNDISTILLED) else [("undistilled", self.recipe.arms[0].name, 0)]
+    def _contracts(self) -> list[TokenizerContract]:
+        """Of each pair, in the order of the arms."""
+        return [inputs.contract for inputs in self._loaded.values() if inputs.contract is not None]
 
-    def _missing_end_points(self) -> list[_Work]:
+    def _arms_of_missing_teachers(self) -> list[ArmConfig]:
+        """One arm for each teacher that is not evaluated yet."""
         arms = self._arm_of_each_teacher()
-        missing = [arm for arm in arms if not self._baselines.has(teacher_stem(model_name(self._teacher_path(arm))))]
-        return [("baseline", arm.name, 0) for arm in missing]
+        return [arm for arm in arms if not self._baselines.has(teacher_stem(model_name(self._teacher_of(arm).place)))]
 
-    def _missing_answers(self, arms: list[ArmConfig]) -> list[_Work]:
-        """One piece a store that unfinished arms need; a store that is complete is seen to be so at once."""
+    def _arms_of_answers(self, arms: Sequence[ArmConfig]) -> list[ArmConfig]:
+        """One arm for each store that these arms need; a store that is complete is seen to be so at once."""
         first: dict[Path, ArmConfig] = {}
         for arm in arms:
             if arm.resolved().answers == "teacher":
                 first.setdefault(self._answers_folder(arm), arm)
-        return [("answers", arm.name, 0) for arm in first.values()]
+        return list(first.values())
 
     def _require_admitted(self) -> None:
         for arm in self.recipe.arms:
-            admit(self._run_recipe(arm, 0), self._prepare(arm), demonstrate_mismatch=self.demonstrate_mismatch)
+            self.inputs(arm).admit(demonstrate_mismatch=self.demonstrate_mismatch)
         self._require_distinct_teachers()
 
     def _require_distinct_teachers(self) -> None:
-        paths = [self._teacher_path(arm) for arm in self._arm_of_each_teacher()]
+        paths = [self._teacher_of(arm).place for arm in self._arm_of_each_teacher()]
         names = [model_name(path) for path in paths]
         if len(set(names)) != len(names):
             raise ConfigError(
@@ -295,21 +273,6 @@ class Study:
 
     def _run_recipe(self, arm: ArmConfig, seed: int) -> RunRecipe:
         return self.recipe.run_recipe(arm, seed, str(self._folder(arm, seed)))
-
-    def _prepare(self, arm: ArmConfig) -> RunInputs:
-        """Tokenizers and rows of an arm: the same for all arms with the same teacher.
-
-        All arms are judged on the same held-out rows: those that fit whole for every teacher of the study.
-        """
-        if not self._prepared:
-            pairs: dict[str, RunInputs] = {}
-            for other in self.recipe.arms:
-                key = self._teacher_key(other)
-                if key not in pairs:
-                    pairs[key] = load_inputs(self._run_recipe(other, 0))
-            common = set.intersection(*(inputs.held_out_keys for inputs in pairs.values()))
-            self._prepared = {key: inputs.judged_on(common) for key, inputs in pairs.items()}
-        return self._prepared[self._teacher_key(arm)]
 
     def _teacher_key(self, arm: ArmConfig) -> str:
         return self._teacher_of(arm).model_dump_json(include={"path", "cache", "tokenizer", "revision", "dtype"})
@@ -322,9 +285,11 @@ class Study:
         return Path(self.recipe.output) / "answers" / f"{model_name(teacher.source)}-{digest}"
 
 
-_studies: dict[str, Study] = {}
+_of_this_worker: list[Study] = []
 
 
-def _in_worker(study: Study, kind: str, arm_name: str, seed: int) -> None:
-    """One piece in a process of its own, which keeps the study of its first piece, and so what that has loaded."""
-    _studies.setdefault("the study", study).do(kind, arm_name, seed)
+def _in_worker(study: Study, piece: Callable[[Study], object]) -> None:
+    """Do a piece in a process of its own, which keeps the study of its first piece with what that has loaded."""
+    if not _of_this_worker:
+        _of_this_worker.append(study)
+    piece(_of_this_worker[0])

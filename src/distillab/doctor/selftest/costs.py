@@ -17,7 +17,6 @@ from distillab.doctor.selftest.setup import Arm, Setup
 from distillab.doctor.selftest.timing import StepTime, step_time, written_s
 from distillab.records import Examined, Finding
 from distillab.runs.answers import prompts_of
-from distillab.runs.signals import can_be_cached, reads_signals
 from distillab.terminal import plural
 
 CHECK_ID = "selftest-costs"
@@ -99,16 +98,16 @@ def measured_costs(setups: Sequence[Setup], weights: Sequence[Weights], budget: 
         found = step_time(setup, clock)
         times.append(found)
         training, arms = setup.recipe.training, len(setup.names)
-        from_cache = budget.cached and reads_signals(setup.recipe) and can_be_cached(setup.recipe)
+        from_cache = budget.cached and setup.inputs.method.reads_signals and setup.inputs.method.can_be_cached
         step_s = found.step_s - found.teacher_s if from_cache else found.step_s
         total_s += arms * budget.seeds * (training.steps * max(step_s, 0.0) + judging_s)
-        key = (id(setup.source), setup.recipe.resolved().tokens)
+        key = (id(setup.source), setup.inputs.method.tokens)
         if from_cache and key not in recorded:
             recorded.add(key)
             total_s += found.teacher_s * len(setup.inputs.train.rows) / training.batch_size
     for arm in (arm for setup in setups for arm in setup.arms):
         settings = f"{id(arm.source)} {arm.recipe.teacher_answers.model_dump_json()}"
-        if arm.recipe.resolved().answers == "teacher" and settings not in answered:
+        if arm.inputs.method.answers == "teacher" and settings not in answered:
             answered.add(settings)
             total_s += _answers_s(arm)
     runs = budget.seeds * sum(len(setup.names) for setup in setups)
@@ -184,12 +183,12 @@ def _judging_s(setup: Setup) -> float:
 
 def _answers_s(arm: Arm) -> float:
     """Seconds of the teacher's answers to all prompts; none where a cache holds them."""
-    teacher = arm.recipe.teacher
-    if arm.source is None or arm.inputs.teacher is None or teacher is None or teacher.path is None:
+    teacher = arm.inputs.teacher
+    if arm.source is None or teacher is None or teacher.spec.settings.path is None:
         return 0.0
     settings = arm.recipe.teacher_answers
-    prompts = [prompt.ids for prompt in prompts_of(arm.recipe, arm.inputs)]
-    each = written_s(arm.source.model(), arm.inputs.teacher, prompts, batch_size=settings.batch_size)
+    prompts = [prompt.ids for prompt in prompts_of(arm.inputs)]
+    each = written_s(arm.source.model(), teacher.reader, prompts, batch_size=settings.batch_size)
     batches = math.ceil(len(prompts) * settings.answers_per_prompt / settings.batch_size)
     return each * settings.max_new_tokens * batches
 
@@ -197,7 +196,7 @@ def _answers_s(arm: Arm) -> float:
 def _loaded(setup: Setup, weights: Sequence[Weights], budget: Budget) -> Weights:
     """What a run has loaded: where everything that it reads of the teacher is stored before, no teacher."""
     largest = max(weights, key=lambda one: one.learning + one.teacher)
-    stored = budget.cached and (can_be_cached(setup.recipe) or not reads_signals(setup.recipe))
+    stored = budget.cached and (setup.inputs.method.can_be_cached or not setup.inputs.method.reads_signals)
     return replace(largest, teacher=0) if stored else largest
 
 

@@ -69,18 +69,18 @@ def this_machine(recipe: RunRecipe) -> Machine:
     return Machine(memory, free_bytes(Path(recipe.output)))
 
 
-def weights_of(recipe: RunRecipe, inputs: RunInputs, *, teacher: bool) -> Weights:
+def weights_of(inputs: RunInputs, *, teacher: bool) -> Weights:
     """What the models of a run take.
 
     Args:
         teacher: whether its weights are loaded.
     """
-    student = load_config(recipe.student.path, revision=recipe.student.revision)
-    theirs = 0
-    if teacher and recipe.teacher is not None and inputs.place is not None:
-        config = load_config(inputs.place.config, revision=inputs.place.revision)
-        theirs = _bytes(inputs.place.config, config, recipe.teacher.dtype)
-    return Weights(_bytes(recipe.student.path, student, recipe.student.dtype), theirs)
+    student, of_teacher = inputs.recipe.student, 0
+    if teacher and inputs.teacher is not None:
+        spec = inputs.teacher.spec
+        of_teacher = _bytes(spec.config, load_config(spec.config, revision=spec.revision), spec.settings.dtype)
+    config = load_config(student.path, revision=student.revision)
+    return Weights(_bytes(student.path, config, student.dtype), of_teacher)
 
 
 def size(count: float) -> str:

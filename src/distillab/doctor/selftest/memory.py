@@ -15,15 +15,15 @@ from torch import Tensor
 from distillab.config.models import RunRecipe
 from distillab.data.collation import IndexedRow
 from distillab.doctor.selftest.machine import Weights, size, weights_of
-from distillab.doctor.selftest.setup import Arm, Setup, load_original, setups_of
+from distillab.doctor.selftest.setup import Arm, Setup, setups_of
 from distillab.models.chunking import SUB_CHUNK_BYTES, chunks
 from distillab.models.heads import output_head, with_lm_head
-from distillab.models.loading import pick_device
 from distillab.models.scoring import at_scored
 from distillab.models.structure import model_shape
 from distillab.runs.environment import peak_rss_bytes
 from distillab.runs.inputs import load_inputs
 from distillab.runs.teacher import RunTeacher, stored_signals
+from distillab.runs.training import load_student
 from distillab.training.arguments import microbatch_size
 
 _MIB = 1 << 20
@@ -150,9 +150,8 @@ def estimated(recipe: RunRecipe) -> RunMemory:
     """
     inputs = load_inputs(recipe)
     process = resident_bytes()
-    stored = stored_signals(recipe, inputs)
-    source = RunTeacher(recipe, inputs, device=pick_device(recipe.training.device), stored=stored)
-    arm = Arm(recipe.method, recipe, inputs, source if recipe.teacher is not None else None)
-    (setup,) = setups_of([arm], load_original(recipe), scratch=Path())
-    weights = weights_of(recipe, inputs, teacher=recipe.teacher is not None and recipe.teacher.path is not None)
+    source = RunTeacher(inputs, stored_signals(inputs))
+    arm = Arm(recipe.method, inputs, source if recipe.teacher is not None else None)
+    (setup,) = setups_of([arm], load_student(inputs), scratch=Path())
+    weights = weights_of(inputs, teacher=recipe.teacher is not None and recipe.teacher.path is not None)
     return run_memory(setup, weights, process=process)

@@ -19,15 +19,10 @@ from distillab.data.encoding import EncodedSplit
 from distillab.doctor.clock import Clock
 from distillab.models.aligned_positions import teacher_batch
 from distillab.models.batch import TokenBatch
-from distillab.models.loading import pick_device
 from distillab.objectives.term import Objective
 from distillab.runs.inputs import RunInputs
-from distillab.runs.run import load_student
-from distillab.runs.sides import uses_teacher_tokenizer
-from distillab.runs.signals import reads_signals
 from distillab.runs.teacher import RunTeacher, stored_signals
-from distillab.runs.training import objective_for
-from distillab.runs.training_data import TrainingData, training_data
+from distillab.runs.training import TrainingData, objective_for, training_data
 from distillab.teachers.protocol import SignalSource
 from distillab.teachers.signals import TeacherSignal
 
@@ -42,17 +37,20 @@ class Arm:
 
     Attributes:
         name: of the arm; of a run its method.
-        recipe: of one of its runs.
-        inputs: its tokenizers and rows.
+        inputs: of one of its runs.
         source: its teacher, whose weights are loaded once for all arms that have it; None where there is none.
         settings: how what the teacher says is stored, where it is.
     """
 
     name: str
-    recipe: RunRecipe
     inputs: RunInputs
     source: RunTeacher | None
     settings: CacheConfig = field(default_factory=CacheConfig)
+
+    @property
+    def recipe(self) -> RunRecipe:
+        """Of one of its runs."""
+        return self.inputs.recipe
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,14 +59,14 @@ class Setup:
 
     Attributes:
         arms: that train in this way.
-        recipe: of the first of them. Its answers are the data set's, because the teacher has given none yet.
+        inputs: of the first of them. Its answers are the data set's, because the teacher has given none yet.
         split: the few rows.
         original: the student before training, never changed.
         scratch: a folder that is removed at the end.
     """
 
     arms: tuple[Arm, ...]
-    recipe: RunRecipe
+    inputs: RunInputs
     split: EncodedSplit
     original: PreTrainedModel
     scratch: Path
@@ -84,9 +82,9 @@ class Setup:
         return ", ".join(self.names)
 
     @property
-    def inputs(self) -> RunInputs:
-        """Tokenizers and rows."""
-        return self.arms[0].inputs
+    def recipe(self) -> RunRecipe:
+        """Of the first of the arms."""
+        return self.inputs.recipe
 
     @property
     def source(self) -> RunTeacher | None:
@@ -101,12 +99,12 @@ class Setup:
     @property
     def device(self) -> torch.device:
         """The student's."""
-        return pick_device(self.recipe.training.device)
+        return self.inputs.device
 
     @property
     def terms(self) -> tuple[TermConfig, ...]:
         """The settings of the terms."""
-        return self.recipe.resolved().terms
+        return self.inputs.method.terms
 
     @property
     def draws(self) -> bool:
@@ -122,24 +120,23 @@ class Setup:
             TeacherError, CacheMismatch, CacheCorrupt: see `RunTeacher.for_terms`.
         """
         settings = self.recipe.teacher
-        if settings is None or self.source is None or not reads_signals(self.recipe):
+        if settings is None or self.source is None or not self.inputs.method.reads_signals:
             return None
         if settings.path is not None:
             return self.source.source()
-        stored = stored_signals(self.recipe, self.inputs)
-        return RunTeacher(self.recipe, self.inputs, device=self.device, stored=stored).for_terms(self.split)
+        return RunTeacher(self.inputs, stored_signals(self.inputs)).for_terms(self.split)
 
     @property
     def teacher_model(self) -> PreTrainedModel | None:
         """The weights of the teacher whose signals the terms read; None where there are none."""
         settings = self.recipe.teacher
-        live = settings is not None and settings.path is not None and reads_signals(self.recipe)
+        live = settings is not None and settings.path is not None and self.inputs.method.reads_signals
         return self.source.model() if live and self.source is not None else None
 
     @cached_property
     def data(self) -> TrainingData:
         """The few rows as the trainer takes them."""
-        return training_data(self.recipe, self.inputs, self.split)
+        return training_data(self.inputs, self.split)
 
     @cached_property
     def batch(self) -> TokenBatch:
@@ -166,13 +163,7 @@ class Setup:
         Raises:
             ConfigError: see `objective_for`.
         """
-        return objective_for(
-            self.recipe,
-            student,
-            self.teacher,
-            shared_width=self.inputs.compared_width(self.recipe),
-            vocabularies=self.inputs.vocabularies if uses_teacher_tokenizer(self.recipe) else None,
-        )
+        return objective_for(self.inputs, student, self.teacher)
 
     def signal(self, objective: Objective, teacher: SignalSource | None = None) -> TeacherSignal:
         """What the teacher, or another one, says of the few rows."""
@@ -191,7 +182,7 @@ class Setup:
     def with_terms(self, terms: Sequence[TermConfig]) -> Setup:
         """The same with other terms."""
         recipe = self.recipe.model_copy(update={"terms": tuple(terms)})
-        return replace(self, recipe=recipe)
+        return replace(self, inputs=self.inputs.with_recipe(recipe))
 
 
 def few_rows(inputs: RunInputs) -> EncodedSplit:
@@ -204,11 +195,6 @@ def few_rows(inputs: RunInputs) -> EncodedSplit:
     )
 
 
-def load_original(recipe: RunRecipe) -> PreTrainedModel:
-    """The student before training, on the recipe's device."""
-    return load_student(recipe, pick_device(recipe.training.device))
-
-
 def setups_of(arms: Sequence[Arm], original: PreTrainedModel, *, scratch: Path) -> list[Setup]:
     """One setup for all arms that train alike: the same terms, weights and teacher, where the terms read one.
 
@@ -219,15 +205,15 @@ def setups_of(arms: Sequence[Arm], original: PreTrainedModel, *, scratch: Path) 
     """
     groups: dict[str, list[Arm]] = {}
     for arm in arms:
-        method = arm.recipe.resolved()
+        method = arm.inputs.method
         terms = " ".join(f"{term.kind} {term.model_dump_json()}" for term in method.terms)
-        teacher = f"{id(arm.source)}" if reads_signals(arm.recipe) else ""
+        teacher = f"{id(arm.source)}" if method.reads_signals else ""
         groups.setdefault(f"{terms} {teacher}", []).append(arm)
     found = []
     for place, group in enumerate(groups.values()):
         recipe = group[0].recipe.model_copy(update={"answers": "dataset"})
-        split = few_rows(group[0].inputs)
-        found.append(Setup(tuple(group), recipe, split, original, scratch / str(place)))
+        inputs = group[0].inputs.with_recipe(recipe)
+        found.append(Setup(tuple(group), inputs, few_rows(inputs), original, scratch / str(place)))
     return found
 
 
@@ -238,8 +224,8 @@ def by_tokens(setups: Sequence[Setup]) -> list[Setup]:
     """
     groups: dict[tuple[int, bool], list[Setup]] = {}
     for setup in setups:
-        if setup.source is not None and reads_signals(setup.recipe):
-            groups.setdefault((id(setup.source), uses_teacher_tokenizer(setup.recipe)), []).append(setup)
+        if setup.source is not None and setup.inputs.method.reads_signals:
+            groups.setdefault((id(setup.source), setup.inputs.method.tokens == "aligned"), []).append(setup)
     found = []
     for group in groups.values():
         terms: dict[str, TermConfig] = {}

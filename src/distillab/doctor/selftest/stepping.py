@@ -13,8 +13,7 @@ from transformers.trainer_utils import SaveStrategy
 
 from distillab.config.models import TrainingConfig
 from distillab.doctor.selftest.setup import Setup
-from distillab.runs.training import trainer_for
-from distillab.runs.training_data import TrainingData
+from distillab.runs.training import TrainingData, trainer_for
 from distillab.training.projectors import detach
 from distillab.training.trainer import StepReport
 
@@ -95,11 +94,11 @@ def step(
         NumericsError: a loss or a gradient is not finite.
         ConfigError: a term does not fit the models.
     """
-    recipe = setup.recipe.model_copy(update={"training": training})
+    inputs = setup.inputs.with_recipe(setup.recipe.model_copy(update={"training": training}))
     reports: list[StepReport] = []
     objective = setup.objective(student)
     trainer = trainer_for(
-        recipe,
+        inputs,
         student,
         setup.teacher,
         data or setup.data,

@@ -23,7 +23,6 @@ from distillab.doctor.selftest.wording import left_out, looked_at, number
 from distillab.errors import TeacherError
 from distillab.objectives.step import measure
 from distillab.records import Examined, Finding
-from distillab.runs.sides import asked_rows, asked_side
 from distillab.runs.signals import CacheJob, arms_kinds, build_cache
 from distillab.runs.teacher import RunTeacher, StoredSignals
 from distillab.teachers.protocol import SignalSource
@@ -92,7 +91,7 @@ def examine_cache(setups: Sequence[Setup], clock: Clock) -> Examined:
 def kinds_of(setup: Setup) -> tuple[KindConfig, ...]:
     """The kinds that the recipe names, else those that its terms read."""
     named = tuple(kind for kind in setup.settings.kinds or () if not isinstance(kind, TextKind))
-    return named or arms_kinds([setup.recipe], setup.inputs)
+    return named or arms_kinds([setup.inputs])
 
 
 def stored_terms(
@@ -107,13 +106,12 @@ def stored_terms(
         TeacherError: the kinds do not serve a term.
     """
     location = setup.scratch / name
-    side, rows = asked_side(setup.recipe, setup.inputs), asked_rows(setup.recipe, setup.inputs, setup.split)
-    recording = CacheJob(location, "train", kinds, rows, "the few rows of the self-test", side)
+    view = setup.inputs.require_teacher()
+    rows, source = view.rows(setup.split), "the few rows of the self-test"
+    recording = CacheJob(location, "train", kinds, rows, source, view, view.train_view)
     settings = setup.settings.model_copy(update={"compression": "none"})
-    build_cache(recording, teacher=teacher, inputs=setup.inputs, settings=settings)
-    reader = RunTeacher(
-        setup.recipe, setup.inputs, device=setup.device, stored=StoredSignals(train=str(recording.folder))
-    )
+    build_cache(recording, teacher=teacher, settings=settings)
+    reader = RunTeacher(setup.inputs, StoredSignals(train=str(recording.folder)))
     cached = reader.for_terms(setup.split)
     assert cached is not None  # the terms read signals
     student = setup.student(dropout=False)

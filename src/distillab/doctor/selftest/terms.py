@@ -22,9 +22,8 @@ from distillab.models.projections import QKV
 from distillab.objectives.build import build_objective
 from distillab.objectives.step import measure
 from distillab.records import Examined, Finding
-from distillab.runs.inputs import RunInputs
-from distillab.runs.sides import uses_teacher_tokenizer
-from distillab.runs.training_data import training_data
+from distillab.runs.teacher_view import TeacherView, TokenizerPair
+from distillab.runs.training import training_data
 from distillab.teachers.protocol import SignalSource
 from distillab.teachers.signals import HeadInputs, TeacherSignal
 from distillab.terminal import plural
@@ -97,16 +96,19 @@ def teacher_as_student(setup: Setup, teacher: SignalSource) -> dict[str, Teacher
     """Name of a term -> its means where the student is the teacher."""
     model = setup.teacher_model
     assert model is not None  # the setup is one of `that_can_be_asked`
-    inputs = _read_by_teacher(setup.inputs) if uses_teacher_tokenizer(setup.recipe) else setup.inputs
-    split = setup.inputs.teacher_split(setup.split) if uses_teacher_tokenizer(setup.recipe) else setup.split
-    data = training_data(setup.recipe, inputs, split)
+    view, inputs, split = setup.inputs.require_teacher(), setup.inputs, setup.split
+    if view.own_tokens:
+        split = view.pair.encoded_for_teacher(split)
+        view = _teacher_tokens_alone(view)
+        inputs = replace(inputs, student=view.reader, teacher=view)
+    data = training_data(inputs, split)
     batch = data.collator([data.rows[place] for place in range(len(data.lengths))])
     objective = build_objective(
         setup.terms,
-        shared_width=inputs.compared_width(setup.recipe),
+        shared_width=view.compared_width,
         student=teacher.identity.shape,
         teacher=teacher.identity.shape,
-        vocabularies=inputs.vocabularies if uses_teacher_tokenizer(setup.recipe) else None,
+        vocabularies=view.vocabularies,
     )
     teacher.require(objective.request, packing=setup.recipe.training.packing)
     counts = {item.name: max(1, item.term.count(batch)) for item in objective.terms}
@@ -185,9 +187,7 @@ def _rolled(states_BLD: Tensor) -> Tensor:
     return states_BLD.roll(1, 1)
 
 
-def _read_by_teacher(inputs: RunInputs) -> RunInputs:
-    """The same rows with the teacher's tokenizer on both sides."""
-    contract, teacher = inputs.contract, inputs.teacher
-    assert contract is not None  # there is a teacher, so the pair was judged
-    assert teacher is not None
-    return replace(inputs, student=teacher, contract=contract.model_copy(update={"student": contract.teacher}))
+def _teacher_tokens_alone(view: TeacherView) -> TeacherView:
+    """The same with the teacher's tokenizer for both models."""
+    contract = view.contract.model_copy(update={"student": view.contract.teacher})
+    return replace(view, pair=TokenizerPair(view.reader, view.reader, contract))

@@ -16,7 +16,7 @@ from distillab.doctor.selftest.setup import Setup
 from distillab.doctor.selftest.stepping import step
 from distillab.models.aligned_positions import teacher_batch
 from distillab.models.generation import Decoding, generate_batches
-from distillab.runs.training_data import training_data
+from distillab.runs.training import training_data
 from distillab.training.arguments import microbatch_size
 
 _STEPS = 3  # the first one is slower, and is not counted
@@ -55,7 +55,7 @@ def step_time(setup: Setup, clock: Clock) -> StepTime:
     training = setup.recipe.training.model_copy(
         update={"steps": _STEPS, "warmup_steps": 0, "gradient_shares_every": _shares(setup)}
     )
-    data = training_data(setup.recipe, setup.inputs, split)
+    data = training_data(setup.inputs, split)
     seconds = step(setup, setup.student(), training, data=data).seconds[1:]
     teacher_s = 0.0
     if setup.teacher is not None:

@@ -1,7 +1,8 @@
-"""Where that is read which is known of a teacher before its weights: its tokenizer, its sizes, its name."""
+"""What is known of a teacher before its weights are loaded: its name, its files, its cache."""
 
 from __future__ import annotations
 
+import datetime
 from dataclasses import dataclass
 from typing import get_args
 
@@ -17,16 +18,18 @@ from distillab.teachers.cache_parts import Part, has_part, kept_tokenizer, part_
 
 @dataclass(frozen=True)
 class TeacherSpec:
-    """A teacher, as it is found.
+    """A teacher as a recipe names it and as it is found on disk.
 
     Attributes:
-        name: what it is called in records.
+        settings: of the recipe.
+        name: in records.
         config, tokenizer: folder or hub id that has config.json, and that has the tokenizer's files.
         revision: of both, where they come from a hub.
         weights_sha256: of its weight files; with a cache alone, of those that it was made with.
         parts: part -> identity of what its cache holds; empty where there is no cache.
     """
 
+    settings: TeacherConfig
     name: str
     config: str
     tokenizer: str
@@ -40,34 +43,44 @@ class TeacherSpec:
         caches = {f"cache_{part}": identity.fingerprint for part, identity in self.parts.items()}
         return {"teacher": self.weights_sha256, **caches}
 
+    def require_same_day(self, day: datetime.date | None) -> None:
+        """Check that the cached rows have the day of the run.
 
-def find_teacher_spec(settings: TeacherConfig) -> TeacherSpec:
-    """Look at a teacher's folder and cache, without loading anything large.
+        Args:
+            day: that the run's chat template writes; None: it writes none.
+        Raises:
+            CacheMismatch: they have another one.
+        """
+        for part, identity in self.parts.items():
+            if day is not None and identity.template_date not in (None, day):
+                raise CacheMismatch(
+                    "The chat template writes the day, and the cache was made with another one than this run's.",
+                    where=f"teacher.cache, part {part}",
+                    facts=[f"the cache: {identity.template_date}", f"this run: {day}"],
+                    fix=f"set data.date: {identity.template_date}, or build a cache of this run's day",
+                )
+
+
+def teacher_spec(settings: TeacherConfig) -> TeacherSpec:
+    """Read what a teacher's folder and cache state, without loading anything large.
 
     Raises:
         TeacherError: its folder lacks what loading will need.
         CacheMismatch: the cache is none, or is that of another teacher.
         CacheCorrupt: the cache is damaged.
     """
-    parts = {} if settings.cache is None else _identities(settings.cache)
-    if settings.path is None:
-        assert settings.cache is not None  # the settings have one of the two
-        kept = str(kept_tokenizer(settings.cache))
+    path, cache = settings.path, settings.cache
+    parts = {} if cache is None else _identities(cache)
+    if path is None:
+        kept = str(kept_tokenizer(settings.place))
         teacher = next(iter(parts.values())).teacher
-        return TeacherSpec(teacher.name, kept, kept, None, teacher.weights_sha256, parts)
-    require_weights(settings.path, role="teacher")
-    sha256 = weights_sha256(settings.path)
-    for part, identity in parts.items():
-        assert settings.cache is not None
-        _require_same_weights(identity, settings, sha256, part_of(settings.cache, part))
-    return TeacherSpec(
-        model_name(settings.path),
-        settings.path,
-        settings.tokenizer or settings.path,
-        settings.revision,
-        sha256,
-        parts,
-    )
+        return TeacherSpec(settings, teacher.name, kept, kept, None, teacher.weights_sha256, parts)
+    require_weights(path, role="teacher")
+    sha256 = weights_sha256(path)
+    if cache is not None:
+        for part, identity in parts.items():
+            _require_same_weights(identity, settings, sha256, part_of(cache, part))
+    return TeacherSpec(settings, model_name(path), path, settings.tokenizer or path, settings.revision, sha256, parts)
 
 
 def _identities(location: str) -> dict[Part, CacheIdentity]:
@@ -87,13 +100,13 @@ def _identities(location: str) -> dict[Part, CacheIdentity]:
 
 def _require_same_weights(identity: CacheIdentity, settings: TeacherConfig, sha256: str, where: str) -> None:
     # the hash of a hub id is that of its name, so its revision counts as well
-    sides = [
+    compared = [
         ("weights", identity.teacher.weights_sha256, sha256),
         ("revision", identity.revision, settings.revision),
     ]
     if settings.dtype != "auto":
-        sides.append(("dtype", identity.teacher.dtype, settings.dtype))
-    facts = [f"{name}: in the cache {there}; teacher.path {here}" for name, there, here in sides if there != here]
+        compared.append(("dtype", identity.teacher.dtype, settings.dtype))
+    facts = [f"{name}: in the cache {there}; teacher.path {here}" for name, there, here in compared if there != here]
     if facts:
         raise CacheMismatch(
             "The cache is of another teacher than teacher.path.",
