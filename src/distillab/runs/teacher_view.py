@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from distillab.config.terms import TokenNeed
+from distillab.config.terms import TokenRequirement
 from distillab.data.encoding import EncodedRow, EncodedSplit
 from distillab.data.reading import Reader
 from distillab.data.vocabularies import Vocabularies, vocabularies
@@ -73,7 +73,7 @@ class TeacherView:
 
     spec: TeacherSpec
     pair: TokenizerPair
-    tokens: TokenNeed
+    tokens: TokenRequirement
 
     @property
     def reader(self) -> Reader:

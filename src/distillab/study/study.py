@@ -233,7 +233,7 @@ class Study:
         """One arm for each teacher of the study, in their order."""
         first: dict[str, ArmConfig] = {}
         for arm in self.recipe.arms:
-            first.setdefault(self._teacher_of(arm).place, arm)
+            first.setdefault(self._teacher_of(arm).source, arm)
         return list(first.values())
 
     def _fingerprints(self) -> dict[str, dict[str, str]]:
@@ -246,7 +246,7 @@ class Study:
     def _arms_of_missing_teachers(self) -> list[ArmConfig]:
         """One arm for each teacher that is not evaluated yet."""
         arms = self._arm_of_each_teacher()
-        return [arm for arm in arms if not self._baselines.has(teacher_stem(model_name(self._teacher_of(arm).place)))]
+        return [arm for arm in arms if not self._baselines.has(teacher_stem(model_name(self._teacher_of(arm).source)))]
 
     def _arms_of_answers(self, arms: Sequence[ArmConfig]) -> list[ArmConfig]:
         """One arm for each store that these arms need; a store that is complete is seen to be so at once."""
@@ -262,7 +262,7 @@ class Study:
         self._require_distinct_teachers()
 
     def _require_distinct_teachers(self) -> None:
-        paths = [self._teacher_of(arm).place for arm in self._arm_of_each_teacher()]
+        paths = [self._teacher_of(arm).source for arm in self._arm_of_each_teacher()]
         names = [model_name(path) for path in paths]
         if len(set(names)) != len(names):
             raise ConfigError(

@@ -72,7 +72,7 @@ def teacher_spec(settings: TeacherConfig) -> TeacherSpec:
     path, cache = settings.path, settings.cache
     parts = {} if cache is None else _identities(cache)
     if path is None:
-        kept = str(kept_tokenizer(settings.place))
+        kept = str(kept_tokenizer(settings.source))
         teacher = next(iter(parts.values())).teacher
         return TeacherSpec(settings, teacher.name, kept, kept, None, teacher.weights_sha256, parts)
     require_weights(path, role="teacher")
