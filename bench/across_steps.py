@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from bench.distillab_steps import Reading, provenance, take_steps
 from bench.machine import ROOT
 from bench.measure import Probe
-from bench.ours import Reading, provenance, take_steps
 from bench.pair import student_of, teacher_of
 from bench.settings import ACROSS_BASE, Run, Size
 from distillab.config.terms import (

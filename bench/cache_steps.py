@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
+from bench.distillab_steps import provenance, split_of, take_steps
 from bench.measure import Probe
-from bench.ours import provenance, split_of, take_steps
 from bench.pair import student_of, teacher_of
 from bench.settings import Run
 from distillab.cache.reader import CacheReader

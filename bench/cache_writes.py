@@ -13,7 +13,7 @@ import torch
 
 from bench.cache_pairs import CPU, real, wide
 from bench.cache_reads import clocks
-from bench.ours import provenance, split_of
+from bench.distillab_steps import provenance, split_of
 from bench.pair import teacher_of
 from bench.settings import SIZES
 from distillab.cache.writer import CacheWriter

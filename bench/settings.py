@@ -160,7 +160,7 @@ CASES: dict[str, str] = {
             "white_box",
             "logits+gradient_shares",
         ),
-        "bench.ours:train",
+        "bench.distillab_steps:train",
     ),
     **dict.fromkeys(OFFLINE, "bench.cache_steps:train_offline"),
     **dict.fromkeys(ACROSS, "bench.across_steps:train_across"),

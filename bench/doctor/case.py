@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from distillab.records import Examined
+from distillab.records import CheckResult
 
 SetUp = Literal["ours", "torch", "transformers", "trl-sft", "trl-gkd", "trl-gold", "trl-distillation"]
-Probe = Literal["batch", "loss", "run", "pair", "data"]
+Audit = Literal["batch", "loss", "run", "pair", "data"]
 Needs = Literal["nothing", "materials", "trl"]
 Verdict = Literal["found", "another id", "missed", "good", "false alarm"]
 
@@ -48,9 +48,9 @@ class Case:
 
     name: str
     set_up: SetUp
-    probe: Probe
+    audit: Audit
     expected: frozenset[str]
-    make: Callable[[Place], Sequence[Examined]]
+    make: Callable[[Place], Sequence[CheckResult]]
     needs: Needs = "materials"
     beside: frozenset[str] = frozenset()
 
@@ -66,9 +66,9 @@ class EvaluationResult:
     seconds: float
 
 
-def judge(case: Case, examined: Sequence[Examined], seconds: float) -> EvaluationResult:
+def judge(case: Case, checks: Sequence[CheckResult], seconds: float) -> EvaluationResult:
     """Found: one of the expected ids is there, at any severity. A note alone is no other id: it is no alarm."""
-    found = tuple((finding.id, finding.severity) for one in examined for finding in one.findings)
+    found = tuple((finding.id, finding.severity) for one in checks for finding in one.findings)
     ids = {name for name, _ in found}
     errors = tuple(sorted({n for n, grade in found if grade == "error"} - case.expected - case.beside))
     alarms = {name for name, grade in found if grade != "note"}
@@ -86,25 +86,25 @@ class Cases(list[Case]):
     """The cases of one file; a decorated function is the `make` of its case, and gives it its name."""
 
     def fault(
-        self, set_up: SetUp, probe: Probe, *expected: str, needs: Needs = "materials", beside: Sequence[str] = ()
-    ) -> Callable[[Callable[[Place], Sequence[Examined]]], Callable[[Place], Sequence[Examined]]]:
+        self, set_up: SetUp, audit: Audit, *expected: str, needs: Needs = "materials", beside: Sequence[str] = ()
+    ) -> Callable[[Callable[[Place], Sequence[CheckResult]]], Callable[[Place], Sequence[CheckResult]]]:
         """A planted fault, which each of the ids would name rightly."""
         assert expected, "a fault has a right id"
 
-        def keep(make: Callable[[Place], Sequence[Examined]]) -> Callable[[Place], Sequence[Examined]]:
+        def keep(make: Callable[[Place], Sequence[CheckResult]]) -> Callable[[Place], Sequence[CheckResult]]:
             name = make.__name__.replace("_", "-")
-            self.append(Case(name, set_up, probe, frozenset(expected), make, needs, frozenset(beside)))
+            self.append(Case(name, set_up, audit, frozenset(expected), make, needs, frozenset(beside)))
             return make
 
         return keep
 
     def good(
-        self, set_up: SetUp, probe: Probe, *, needs: Needs = "materials"
-    ) -> Callable[[Callable[[Place], Sequence[Examined]]], Callable[[Place], Sequence[Examined]]]:
+        self, set_up: SetUp, audit: Audit, *, needs: Needs = "materials"
+    ) -> Callable[[Callable[[Place], Sequence[CheckResult]]], Callable[[Place], Sequence[CheckResult]]]:
         """A set-up without a fault."""
 
-        def keep(make: Callable[[Place], Sequence[Examined]]) -> Callable[[Place], Sequence[Examined]]:
-            self.append(Case(make.__name__.replace("_", "-"), set_up, probe, frozenset(), make, needs))
+        def keep(make: Callable[[Place], Sequence[CheckResult]]) -> Callable[[Place], Sequence[CheckResult]]:
+            self.append(Case(make.__name__.replace("_", "-"), set_up, audit, frozenset(), make, needs))
             return make
 
         return keep

@@ -15,7 +15,7 @@ from bench.doctor.cases_rows import CHATML
 from bench.doctor.loops import VOCABULARY, Loop, run
 from bench.doctor.rows import IGNORED, Rows, batches, padded, samples, scored, sums, tokenizer_of
 from distillab.doctor import audit_batch, audit_data, audit_run
-from distillab.records import Examined
+from distillab.records import CheckResult
 
 CASES = Cases()
 HEADER = "<|im_start|>assistant\n"
@@ -37,21 +37,21 @@ def _chat(place: Place, template: str) -> tuple[PreTrainedTokenizerFast, Rows]:
 
 
 @CASES.fault("torch", "batch", "answer-header-scored")
-def the_mask_ends_before_the_assistants_header(place: Place) -> Sequence[Examined]:
+def the_mask_ends_before_the_assistants_header(place: Place) -> Sequence[CheckResult]:
     """The response template is found, and what is scored begins with it instead of behind it."""
     tokenizer, rows = _chat(place, TEMPLATE + OPENING)
     return audit_batch(batches(rows, 0, size=4), tokenizer, learns="answers")
 
 
 @CASES.good("torch", "batch")
-def a_header_that_the_student_has_to_write(place: Place) -> Sequence[Examined]:
+def a_header_that_the_student_has_to_write(place: Place) -> Sequence[CheckResult]:
     """The template never ends a prompt with it."""
     tokenizer, rows = _chat(place, TEMPLATE)
     return audit_batch(batches(rows, 0, size=4), tokenizer, learns="answers")
 
 
 @CASES.fault("torch", "batch", "prompt-end-scored")
-def the_prompt_is_measured_without_its_begin_token(place: Place) -> Sequence[Examined]:
+def the_prompt_is_measured_without_its_begin_token(place: Place) -> Sequence[CheckResult]:
     """len(tokenizer(prompt, add_special_tokens=False)) tokens are masked: the last of the prompt is learned."""
     tokenizer = tokenizer_of(place, "mistral-7b-v0.1", pad="<unk>")
     rows = []
@@ -62,7 +62,7 @@ def the_prompt_is_measured_without_its_begin_token(place: Place) -> Sequence[Exa
 
 
 @CASES.fault("torch", "batch", "attention-mask-kind")
-def the_mask_is_made_to_be_added(place: Place) -> Sequence[Examined]:
+def the_mask_is_made_to_be_added(place: Place) -> Sequence[CheckResult]:
     """(1 - mask) * torch.finfo(dtype).min, kept in two dimensions."""
     tokenizer = tokenizer_of(place, "tinyllama-1.1b", pad="<unk>")
     batch = padded(scored(samples(tokenizer, sums(place, 12))), 0)
@@ -71,7 +71,7 @@ def the_mask_is_made_to_be_added(place: Place) -> Sequence[Examined]:
 
 
 @CASES.fault("torch", "batch", "attention-mask-looks-ahead")
-def the_mask_of_an_encoder(place: Place) -> Sequence[Examined]:
+def the_mask_of_an_encoder(place: Place) -> Sequence[CheckResult]:
     """(B, 1, 1, L), as BERT's extended mask: nothing in it is causal."""
     tokenizer = tokenizer_of(place, "tinyllama-1.1b", pad="<unk>")
     batch = padded(scored(samples(tokenizer, sums(place, 12))), 0)
@@ -80,7 +80,7 @@ def the_mask_of_an_encoder(place: Place) -> Sequence[Examined]:
 
 
 @CASES.good("torch", "batch")
-def a_causal_mask_that_is_added(place: Place) -> Sequence[Examined]:
+def a_causal_mask_that_is_added(place: Place) -> Sequence[CheckResult]:
     """(B, 1, L, L), 0 for what may be read."""
     tokenizer = tokenizer_of(place, "tinyllama-1.1b", pad="<unk>")
     batch = padded(scored(samples(tokenizer, sums(place, 12))), 0)
@@ -91,7 +91,7 @@ def a_causal_mask_that_is_added(place: Place) -> Sequence[Examined]:
 
 
 @CASES.fault("torch", "batch", "labels-misaligned")
-def sixty_rows_and_short_answers_padded_on_two_sides(place: Place) -> Sequence[Examined]:
+def sixty_rows_and_short_answers_padded_on_two_sides(place: Place) -> Sequence[CheckResult]:
     """Every row is another number of positions away, and some labels are one word."""
     tokenizer = tokenizer_of(place, "tinyllama-1.1b", pad="<unk>")
     pairs = [(p, " yes" if n % 4 == 0 else a) for n, (p, a) in enumerate(sums(place, 60))]
@@ -100,34 +100,34 @@ def sixty_rows_and_short_answers_padded_on_two_sides(place: Place) -> Sequence[E
     return audit_batch(left | {"labels": right["labels"]}, tokenizer)
 
 
-def _audit(place: Place, rows: list[tuple[str, str]]) -> Sequence[Examined]:
+def _audit(place: Place, rows: list[tuple[str, str]]) -> Sequence[CheckResult]:
     path = place.scratch / "borders.jsonl"
     path.write_text("\n".join(json.dumps({"prompt": p, "answer": a}) for p, a in rows), encoding="utf-8")
-    return audit_data(path, str(place.material("tokenizers", "tinyllama-1.1b"))).examined
+    return audit_data(path, str(place.material("tokenizers", "tinyllama-1.1b"))).checks
 
 
 @CASES.fault("torch", "data", "text-escaped")
-def answers_taken_from_web_pages(place: Place) -> Sequence[Examined]:
+def answers_taken_from_web_pages(place: Place) -> Sequence[CheckResult]:
     """Entities were never turned back."""
     rows = [(p, html.escape(f'It\'s "{a.strip()}" & done').replace("\n", "&lt;br&gt;")) for p, a in sums(place, 150)]
     return _audit(place, rows)
 
 
 @CASES.fault("torch", "data", "text-escaped")
-def line_ends_of_json_in_a_table(place: Place) -> Sequence[Examined]:
+def line_ends_of_json_in_a_table(place: Place) -> Sequence[CheckResult]:
     """A line end is a backslash and an n."""
     return _audit(place, [(p.replace("\n", "\\n"), a.strip().replace("\n", "\\n")) for p, a in sums(place, 150)])
 
 
 @CASES.good("torch", "data")
-def answers_about_web_pages(place: Place) -> Sequence[Examined]:
+def answers_about_web_pages(place: Place) -> Sequence[CheckResult]:
     """A tenth of the rows are code or speak of it."""
     web = ("How is an ampersand written in a web page?", "As `&amp;`:\n```html\n<p>Tom &amp; Jerry</p>\n```")
     sound = [(p, f"{a.strip()} ({n})") for n, (p, a) in enumerate(sums(place, 150))]
     return _audit(place, [web if n % 10 == 0 else row for n, row in enumerate(sound)])
 
 
-def _table(place: Place, **columns: float) -> Sequence[Examined]:
+def _table(place: Place, **columns: float) -> Sequence[CheckResult]:
     log = [row | columns for row in run(place, Loop(steps=60))]
     names = list(dict.fromkeys(name for row in log for name in row))
     path = place.scratch / "borders.csv"
@@ -135,16 +135,16 @@ def _table(place: Place, **columns: float) -> Sequence[Examined]:
         table = csv.DictWriter(file, names)
         table.writeheader()
         table.writerows(log)
-    return audit_run(path, vocabulary=VOCABULARY, random_student=True).examined
+    return audit_run(path, vocabulary=VOCABULARY, random_student=True).checks
 
 
 @CASES.fault("torch", "run", "term-never-changes")
-def the_part_of_the_teacher_is_a_constant(place: Place) -> Sequence[Examined]:
+def the_part_of_the_teacher_is_a_constant(place: Place) -> Sequence[CheckResult]:
     """kd_loss was detached and cached at the first step."""
     return _table(place, kd_loss=1.3862943611198906)
 
 
 @CASES.good("torch", "run")
-def balance_of_experts_switched_off(place: Place) -> Sequence[Examined]:
+def balance_of_experts_switched_off(place: Place) -> Sequence[CheckResult]:
     """aux_loss and its weight are 0, and the learning rate is constant."""
     return _table(place, aux_loss=0.0, aux_weight=0.0, learning_rate=3e-3)

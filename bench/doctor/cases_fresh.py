@@ -1,4 +1,4 @@
-"""Fifteen faults that no probe had seen. Six were found at the first run; docs/doctor/how-good.md says which."""
+"""Fifteen faults that no check had seen. Six were found at the first run; docs/doctor/how-good.md says which."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bench.doctor.case import Cases, Place
 from bench.doctor.loops import VOCABULARY, Loop, run
 from bench.doctor.rows import IGNORED, Rows, batches, padded, samples, scored, sums, tasks, tokenizer_of
 from distillab.doctor import audit_batch, audit_data, audit_loss, audit_run
-from distillab.records import Examined
+from distillab.records import CheckResult
 
 CASES = Cases()
 Part = tuple[str, bool]
@@ -45,7 +45,7 @@ def _turn(role: str, text: str) -> str:
 
 
 @CASES.fault("torch", "batch", "prompt-in-loss")
-def the_system_turn_is_scored(place: Place) -> Sequence[Examined]:
+def the_system_turn_is_scored(place: Place) -> Sequence[CheckResult]:
     """The mask begins at the first user turn; what the system says is learned in every row."""
     tokenizer = _chat_tokenizer(place)
     system = _turn("system", "You are a patient teacher. Work step by step, and give the result behind four signs.")
@@ -60,7 +60,7 @@ def the_system_turn_is_scored(place: Place) -> Sequence[Examined]:
 
 
 @CASES.fault("torch", "batch", "prompt-in-loss")
-def what_the_tool_returned_is_scored(place: Place) -> Sequence[Examined]:
+def what_the_tool_returned_is_scored(place: Place) -> Sequence[CheckResult]:
     """Everything behind the first answer is learned, the results of the calculator too."""
     tokenizer = _chat_tokenizer(place)
     rows = []
@@ -83,7 +83,7 @@ def what_the_tool_returned_is_scored(place: Place) -> Sequence[Examined]:
 
 
 @CASES.fault("torch", "batch", "tokens-hidden", "padding-attended", beside=["padding-side"])
-def the_mask_lies_on_the_other_side_than_the_padding(place: Place) -> Sequence[Examined]:
+def the_mask_lies_on_the_other_side_than_the_padding(place: Place) -> Sequence[CheckResult]:
     """ids are padded left, and the attention mask right."""
     tokenizer = tokenizer_of(place, "tinyllama-1.1b", pad="<unk>")
     rows = scored(samples(tokenizer, sums(place, 12)))
@@ -92,7 +92,7 @@ def the_mask_lies_on_the_other_side_than_the_padding(place: Place) -> Sequence[E
 
 
 @CASES.fault("torch", "batch", "positions-wrong")
-def positions_run_on_through_the_batch(place: Place) -> Sequence[Examined]:
+def positions_run_on_through_the_batch(place: Place) -> Sequence[CheckResult]:
     """torch.arange(B * L).view(B, L): only the first row begins at 0."""
     tokenizer = tokenizer_of(place, "gpt2", pad="<|pad|>")
     assert tokenizer.pad_token_id is not None
@@ -102,7 +102,7 @@ def positions_run_on_through_the_batch(place: Place) -> Sequence[Examined]:
 
 
 @CASES.fault("torch", "batch", "answer-start-not-scored", "answers-one-token")
-def the_end_token_alone_is_scored(place: Place) -> Sequence[Examined]:
+def the_end_token_alone_is_scored(place: Place) -> Sequence[CheckResult]:
     """labels[labels != eos] = -100, where == was meant."""
     tokenizer = tokenizer_of(place, "tinyllama-1.1b", pad="<unk>")
     rows: Rows = [(s.ids, [IGNORED] * (len(s.ids) - 1) + s.ids[-1:]) for s in samples(tokenizer, tasks(place, 16))]
@@ -112,7 +112,7 @@ def the_end_token_alone_is_scored(place: Place) -> Sequence[Examined]:
 # ---------------------------------------------------------------- logs
 
 
-def _log(place: Place, change: Callable[[int, Row], Row]) -> Sequence[Examined]:
+def _log(place: Place, change: Callable[[int, Row], Row]) -> Sequence[CheckResult]:
     """A sound run as CSV, each row changed."""
     rows = [change(n, dict(row)) for n, row in enumerate(run(place, Loop(steps=80)))]
     names = list(dict.fromkeys(name for row in rows for name in row))
@@ -121,17 +121,17 @@ def _log(place: Place, change: Callable[[int, Row], Row]) -> Sequence[Examined]:
         table = csv.DictWriter(file, names)
         table.writeheader()
         table.writerows(rows)
-    return audit_run(path, vocabulary=VOCABULARY, random_student=True).examined
+    return audit_run(path, vocabulary=VOCABULARY, random_student=True).checks
 
 
 @CASES.fault("torch", "run", "loss-not-finite")
-def one_part_is_not_a_number(place: Place) -> Sequence[Examined]:
+def one_part_is_not_a_number(place: Place) -> Sequence[CheckResult]:
     """nan_to_num stands around the part of the teacher: the sum is finite, the part is NaN from step 30 on."""
     return _log(place, lambda n, row: row | {"kd_loss": row["loss"] * 0.4 if n < 30 else float("nan")})
 
 
 @CASES.fault("torch", "run", "term-without-effect")
-def the_part_is_computed_and_never_added(place: Place) -> Sequence[Examined]:
+def the_part_is_computed_and_never_added(place: Place) -> Sequence[CheckResult]:
     """total = ce_loss; the part of the teacher is logged and forgotten."""
     return _log(place, lambda n, row: row | {"ce_loss": row["loss"], "kd_loss": 0.4 + 0.3 * ((n * 7) % 11) / 11})
 
@@ -139,13 +139,13 @@ def the_part_is_computed_and_never_added(place: Place) -> Sequence[Examined]:
 @CASES.fault(
     "torch", "run", "loss-negative", beside=["initial-loss-far-from-uniform", "loss-too-good", "loss-diverges"]
 )
-def a_loss_below_zero(place: Place) -> Sequence[Examined]:
+def a_loss_below_zero(place: Place) -> Sequence[CheckResult]:
     """The mean log-probability, with its sign lost on the way to the log."""
     return _log(place, lambda n, row: {name: -value if "loss" in name else value for name, value in row.items()})
 
 
 @CASES.fault("torch", "run", "evaluation-is-training")
-def the_training_batch_is_evaluated(place: Place) -> Sequence[Examined]:
+def the_training_batch_is_evaluated(place: Place) -> Sequence[CheckResult]:
     """eval_loss is the loss of the batch that was just trained on, to the last digit."""
     return _log(place, lambda n, row: {name: row["loss"] if name == "eval_loss" else v for name, v in row.items()})
 
@@ -159,7 +159,7 @@ def _shifted(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> 
 
 
 @CASES.fault("torch", "loss", "loss-without-gradient", "loss-not-minimal-at-teacher", needs="nothing")
-def large_errors_are_cut_off(place: Place) -> Sequence[Examined]:
+def large_errors_are_cut_off(place: Place) -> Sequence[CheckResult]:
     """clamp(max=0.05) on each position against spikes: what is worse than that has no gradient."""
 
     def loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
@@ -171,7 +171,7 @@ def large_errors_are_cut_off(place: Place) -> Sequence[Examined]:
 
 
 @CASES.fault("torch", "loss", "loss-drops-teacher-tail", needs="nothing", beside=["loss-not-minimal-at-teacher"])
-def the_teachers_likeliest_token_is_the_label(place: Place) -> Sequence[Examined]:
+def the_teachers_likeliest_token_is_the_label(place: Place) -> Sequence[CheckResult]:
     """cross_entropy(student, teacher.argmax): called distillation, and reads one token of the teacher."""
 
     def loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
@@ -182,7 +182,7 @@ def the_teachers_likeliest_token_is_the_label(place: Place) -> Sequence[Examined
 
 
 @CASES.fault("torch", "loss", "loss-not-repeatable", needs="nothing", beside=["loss-not-minimal-at-teacher"])
-def the_temperature_falls_with_every_call(place: Place) -> Sequence[Examined]:
+def the_temperature_falls_with_every_call(place: Place) -> Sequence[CheckResult]:
     """Annealed by counting calls: evaluation and accumulation count too."""
     calls = [0]
 
@@ -198,20 +198,20 @@ def the_temperature_falls_with_every_call(place: Place) -> Sequence[Examined]:
 # ---------------------------------------------------------------- rows
 
 
-def _audit(place: Place, rows: list[tuple[str, str]]) -> Sequence[Examined]:
+def _audit(place: Place, rows: list[tuple[str, str]]) -> Sequence[CheckResult]:
     path = place.scratch / "fresh.jsonl"
     path.write_text("\n".join(json.dumps({"prompt": p, "answer": a}) for p, a in rows), encoding="utf-8")
-    return audit_data(path, str(place.material("tokenizers", "tinyllama-1.1b"))).examined
+    return audit_data(path, str(place.material("tokenizers", "tinyllama-1.1b"))).checks
 
 
 @CASES.fault("torch", "data", "texts-cut-at-length")
-def answers_cut_at_a_number_of_characters(place: Place) -> Sequence[Examined]:
+def answers_cut_at_a_number_of_characters(place: Place) -> Sequence[CheckResult]:
     """A column of 200 characters: the answers end where it ends."""
     return _audit(place, [(p, a.strip()[:200]) for p, a in sums(place, 200)])
 
 
 @CASES.fault("torch", "data", "markers-in-text")
-def the_next_turn_in_words(place: Place) -> Sequence[Examined]:
+def the_next_turn_in_words(place: Place) -> Sequence[CheckResult]:
     """A transcript that was split at the first turn only: the answers go on with the user's next question."""
     pairs = sums(place, 200)
     questions = [p.removeprefix("Question: ").removesuffix("\nAnswer:") for p, _ in pairs]
@@ -223,7 +223,7 @@ def the_next_turn_in_words(place: Place) -> Sequence[Examined]:
 
 
 @CASES.fault("torch", "data", "answers-of-other-prompts")
-def every_answer_one_row_late(place: Place) -> Sequence[Examined]:
+def every_answer_one_row_late(place: Place) -> Sequence[CheckResult]:
     """Two files were read side by side, and one of them has a heading."""
     pairs = sums(place, 200)
     return _audit(place, [(p, pairs[n - 1][1].strip()) for n, (p, _) in enumerate(pairs)])

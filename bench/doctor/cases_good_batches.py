@@ -11,13 +11,13 @@ from transformers import DataCollatorForLanguageModeling, DataCollatorForSeq2Seq
 from bench.doctor.case import Cases, Place
 from bench.doctor.rows import IGNORED, Rows, batches, padded, samples, scored, stories, sums, tasks, tokenizer_of
 from distillab.doctor import audit_batch
-from distillab.records import Examined
+from distillab.records import CheckResult
 
 CASES = Cases()
 
 
 @CASES.good("torch", "batch")
-def llama_answers_padded_right(place: Place) -> Sequence[Examined]:
+def llama_answers_padded_right(place: Place) -> Sequence[CheckResult]:
     """The textbook: prompt masked, end token scored, padding masked."""
     tokenizer = tokenizer_of(place, "tinyllama-1.1b", pad="<unk>")
     return audit_batch(
@@ -26,7 +26,7 @@ def llama_answers_padded_right(place: Place) -> Sequence[Examined]:
 
 
 @CASES.good("torch", "batch")
-def mistral_answers_padded_left(place: Place) -> Sequence[Examined]:
+def mistral_answers_padded_left(place: Place) -> Sequence[CheckResult]:
     """Left padding with rotary positions is sound."""
     tokenizer = tokenizer_of(place, "mistral-7b-v0.1", pad="<unk>")
     rows = scored(samples(tokenizer, tasks(place, 16)))
@@ -34,14 +34,14 @@ def mistral_answers_padded_left(place: Place) -> Sequence[Examined]:
 
 
 @CASES.good("torch", "batch")
-def gpt2_pad_is_eos_and_the_end_is_scored(place: Place) -> Sequence[Examined]:
+def gpt2_pad_is_eos_and_the_end_is_scored(place: Place) -> Sequence[CheckResult]:
     """pad = eos, masked by length and not by id: the large vocabulary."""
     tokenizer = tokenizer_of(place, "gpt2", pad="<|endoftext|>")
     return audit_batch(batches(scored(samples(tokenizer, sums(place, 24))), tokenizer.pad_token_id), tokenizer)
 
 
 @CASES.good("torch", "batch")
-def gpt2_padded_left_with_positions(place: Place) -> Sequence[Examined]:
+def gpt2_padded_left_with_positions(place: Place) -> Sequence[CheckResult]:
     """Left padding with position ids that count from each row's first token."""
     tokenizer = tokenizer_of(place, "gpt2", pad="<|endoftext|>")
     batch = padded(scored(samples(tokenizer, sums(place, 12))), tokenizer.pad_token_id, side="left")
@@ -50,7 +50,7 @@ def gpt2_padded_left_with_positions(place: Place) -> Sequence[Examined]:
 
 
 @CASES.good("torch", "batch")
-def windows_of_one_long_text(place: Place) -> Sequence[Examined]:
+def windows_of_one_long_text(place: Place) -> Sequence[CheckResult]:
     """nanoGPT: x = data[i:i+L], y = data[i+1:i+1+L]; nothing shifts afterwards."""
     tokenizer = tokenizer_of(place, "tok512")
     data = torch.tensor(
@@ -69,7 +69,7 @@ def windows_of_one_long_text(place: Place) -> Sequence[Examined]:
 
 
 @CASES.good("torch", "batch")
-def characters_of_a_tiny_vocabulary(place: Place) -> Sequence[Examined]:
+def characters_of_a_tiny_vocabulary(place: Place) -> Sequence[CheckResult]:
     """105 characters, whole stories."""
     tokenizer = tokenizer_of(place, "tok105", pad="</s>")
     rows: Rows = []
@@ -80,7 +80,7 @@ def characters_of_a_tiny_vocabulary(place: Place) -> Sequence[Examined]:
 
 
 @CASES.good("transformers", "batch")
-def language_modelling_collator(place: Place) -> Sequence[Examined]:
+def language_modelling_collator(place: Place) -> Sequence[CheckResult]:
     """transformers' collator on texts with a padding token of their own, through a DataLoader."""
     tokenizer = tokenizer_of(place, "tinyllama-1.1b", pad="<unk>")
     rows = [{"input_ids": [*tokenizer(text[:300]).input_ids, 2]} for text in stories(place, 24)]
@@ -89,7 +89,7 @@ def language_modelling_collator(place: Place) -> Sequence[Examined]:
 
 
 @CASES.good("transformers", "batch")
-def seq2seq_collator_for_answers(place: Place) -> Sequence[Examined]:
+def seq2seq_collator_for_answers(place: Place) -> Sequence[CheckResult]:
     """DataCollatorForSeq2Seq pads ids and labels of LLaMA-Factory-like rows, to a multiple of 8."""
     tokenizer = tokenizer_of(place, "mistral-7b-v0.1", pad="</s>")
     rows = [{"input_ids": s.ids, "labels": s.labels} for s in samples(tokenizer, sums(place, 24))]
@@ -98,7 +98,7 @@ def seq2seq_collator_for_answers(place: Place) -> Sequence[Examined]:
 
 
 @CASES.good("torch", "batch")
-def chats_of_three_turns(place: Place) -> Sequence[Examined]:
+def chats_of_three_turns(place: Place) -> Sequence[CheckResult]:
     """All assistant turns with their end are scored, nothing else."""
     tokenizer = tokenizer_of(place, "gpt2", pad="<|pad|>")
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
@@ -118,7 +118,7 @@ def chats_of_three_turns(place: Place) -> Sequence[Examined]:
 
 
 @CASES.good("torch", "batch")
-def packed_with_positions(place: Place) -> Sequence[Examined]:
+def packed_with_positions(place: Place) -> Sequence[CheckResult]:
     """Samples in one row; position ids start again at each, and each sample's first token is not scored."""
     tokenizer = tokenizer_of(place, "tinyllama-1.1b", pad="<unk>")
     made = samples(tokenizer, sums(place, 10))
@@ -131,7 +131,7 @@ def packed_with_positions(place: Place) -> Sequence[Examined]:
 
 
 @CASES.good("torch", "batch")
-def packed_with_a_block_mask(place: Place) -> Sequence[Examined]:
+def packed_with_a_block_mask(place: Place) -> Sequence[CheckResult]:
     """Samples in one row with a mask of 1, 1, 1, 2, 2, 3, … as axolotl and LLaMA-Factory write it."""
     tokenizer = tokenizer_of(place, "mistral-7b-v0.1", pad="<unk>")
     made = samples(tokenizer, sums(place, 6))
@@ -145,7 +145,7 @@ def packed_with_a_block_mask(place: Place) -> Sequence[Examined]:
 
 
 @CASES.good("torch", "batch")
-def one_word_answers(place: Place) -> Sequence[Examined]:
+def one_word_answers(place: Place) -> Sequence[CheckResult]:
     """A classifier's data: long prompts, an answer of a token or two and the end token."""
     tokenizer = tokenizer_of(place, "tinyllama-1.1b", pad="<unk>")
     pairs = [(f"{p[:300]}\nIs this a question? Label:", " yes" if "?" in p else " no") for p, _ in tasks(place, 24)]
@@ -153,7 +153,7 @@ def one_word_answers(place: Place) -> Sequence[Examined]:
 
 
 @CASES.good("torch", "batch")
-def answers_that_quote_their_prompts(place: Place) -> Sequence[Examined]:
+def answers_that_quote_their_prompts(place: Place) -> Sequence[CheckResult]:
     """Copying tasks: prompt and answer hold the same tokens, so that a wrong alignment looks near."""
     tokenizer = tokenizer_of(place, "gpt2", pad="<|endoftext|>")
     pairs = [(f"Repeat: {a[:80]}\nRepeated:", f" {a[:80]}") for _, a in sums(place, 24)]
@@ -161,7 +161,7 @@ def answers_that_quote_their_prompts(place: Place) -> Sequence[Examined]:
 
 
 @CASES.good("torch", "batch")
-def some_answers_at_the_limit(place: Place) -> Sequence[Examined]:
+def some_answers_at_the_limit(place: Place) -> Sequence[CheckResult]:
     """A limit of 256 tokens that one row in thirty reaches."""
     tokenizer = tokenizer_of(place, "tinyllama-1.1b", pad="<unk>")
     rows = [(s.ids[:256], s.labels[:256]) for s in samples(tokenizer, sums(place, 64))]
@@ -169,7 +169,7 @@ def some_answers_at_the_limit(place: Place) -> Sequence[Examined]:
 
 
 @CASES.good("torch", "batch")
-def a_padded_model_vocabulary(place: Place) -> Sequence[Examined]:
+def a_padded_model_vocabulary(place: Place) -> Sequence[CheckResult]:
     """The output layer has 32,064 rows for 32,000 tokens, which is sound."""
     tokenizer = tokenizer_of(place, "mistral-7b-v0.1", pad="<unk>")
     rows = scored(samples(tokenizer, sums(place, 16)))
@@ -177,7 +177,7 @@ def a_padded_model_vocabulary(place: Place) -> Sequence[Examined]:
 
 
 @CASES.good("torch", "batch")
-def text_in_another_language(place: Place) -> Sequence[Examined]:
+def text_in_another_language(place: Place) -> Sequence[CheckResult]:
     """Russian and Chinese in byte pieces of an English tokenizer: many short tokens, all of them right."""
     tokenizer = tokenizer_of(place, "tinyllama-1.1b", pad="<unk>")
     pairs = [

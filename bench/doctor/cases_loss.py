@@ -1,4 +1,4 @@
-"""Loss functions of plain loops, each under the probe of losses."""
+"""Loss functions of plain loops, each under the check of losses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from bench.doctor import losses
 from bench.doctor.case import Case, Cases, Place
 from distillab.doctor import audit_loss
-from distillab.records import Examined
+from distillab.records import CheckResult
 
 CASES = Cases()
 
@@ -55,7 +55,7 @@ _GOOD: tuple[Callable[..., Tensor], ...] = (
 )
 
 
-def _make(function: Callable[..., Tensor]) -> Callable[[Place], Sequence[Examined]]:
+def _make(function: Callable[..., Tensor]) -> Callable[[Place], Sequence[CheckResult]]:
     return lambda place: (audit_loss(function, given="sequences"),)
 
 
@@ -72,12 +72,12 @@ for _function in _GOOD:
 
 
 @CASES.fault("torch", "loss", "loss-nan-when-nothing-is-scored", needs="nothing")
-def mean_over_no_tokens(place: Place) -> Sequence[Examined]:
+def mean_over_no_tokens(place: Place) -> Sequence[CheckResult]:
     """A plain .mean() over the scored tokens: NaN where a batch has none."""
     return (audit_loss(losses.soft_cross_entropy, given="sequences"),)
 
 
 @CASES.fault("torch", "loss", "loss-another-divergence", needs="nothing")
-def reverse_where_forward_is_said(place: Place) -> Sequence[Examined]:
+def reverse_where_forward_is_said(place: Place) -> Sequence[CheckResult]:
     """The paper says forward KL; the code is the reverse."""
     return (audit_loss(losses.minillm_reverse, given="sequences", expects="forward_kl"),)

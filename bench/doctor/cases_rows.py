@@ -10,14 +10,14 @@ from transformers import PreTrainedTokenizerFast
 from bench.doctor.case import Cases, Place
 from bench.doctor.rows import IGNORED, Rows, batches, padded, samples, scored, stories, sums, tasks, tokenizer_of
 from distillab.doctor import audit_batch
-from distillab.records import Examined
+from distillab.records import CheckResult
 
 CASES = Cases()
 CHATML = "<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
 
 
 @CASES.fault("torch", "batch", "padding-side")
-def gpt2_padded_left_without_positions(place: Place) -> Sequence[Examined]:
+def gpt2_padded_left_without_positions(place: Place) -> Sequence[CheckResult]:
     """A model with learned positions that counts from the row's first token, padded on the left."""
     tokenizer = tokenizer_of(place, "gpt2", pad="<|endoftext|>")
     rows = scored(samples(tokenizer, sums(place, 12)))
@@ -25,7 +25,7 @@ def gpt2_padded_left_without_positions(place: Place) -> Sequence[Examined]:
 
 
 @CASES.fault("torch", "batch", "answers-truncated")
-def answers_cut_at_the_length(place: Place) -> Sequence[Examined]:
+def answers_cut_at_the_length(place: Place) -> Sequence[CheckResult]:
     """Rows are cut at 128 tokens: of the longer ones the end, and the end token, are gone."""
     tokenizer = tokenizer_of(place, "tinyllama-1.1b", pad="<unk>")
     rows = [(s.ids[:128], s.labels[:128]) for s in samples(tokenizer, sums(place, 32))]
@@ -33,7 +33,7 @@ def answers_cut_at_the_length(place: Place) -> Sequence[Examined]:
 
 
 @CASES.fault("torch", "batch", "packed-without-boundaries")
-def samples_run_together(place: Place) -> Sequence[Examined]:
+def samples_run_together(place: Place) -> Sequence[CheckResult]:
     """Samples fill rows of 256 tokens, end token between them, and each reads the ones before it."""
     tokenizer = tokenizer_of(place, "tinyllama-1.1b", pad="<unk>")
     ids: list[int] = []
@@ -45,7 +45,7 @@ def samples_run_together(place: Place) -> Sequence[Examined]:
 
 
 @CASES.fault("torch", "batch", "padding-attended")
-def attention_over_the_padding(place: Place) -> Sequence[Examined]:
+def attention_over_the_padding(place: Place) -> Sequence[CheckResult]:
     """attention_mask = torch.ones_like(input_ids), padded on the left."""
     tokenizer = tokenizer_of(place, "mistral-7b-v0.1", pad="<unk>")
     batch = padded(scored(samples(tokenizer, sums(place, 12))), tokenizer.pad_token_id, side="left")
@@ -54,7 +54,7 @@ def attention_over_the_padding(place: Place) -> Sequence[Examined]:
 
 
 @CASES.fault("torch", "batch", "attention-mask-inverted")
-def one_means_padding(place: Place) -> Sequence[Examined]:
+def one_means_padding(place: Place) -> Sequence[CheckResult]:
     """A key_padding_mask of torch (True is padding) is given to a model of transformers (1 is text)."""
     tokenizer = tokenizer_of(place, "tinyllama-1.1b", pad="<unk>")
     batch = padded(scored(samples(tokenizer, sums(place, 12))), tokenizer.pad_token_id)
@@ -63,7 +63,7 @@ def one_means_padding(place: Place) -> Sequence[Examined]:
 
 
 @CASES.fault("torch", "batch", "tokens-hidden")
-def end_tokens_hidden_by_their_id(place: Place) -> Sequence[Examined]:
+def end_tokens_hidden_by_their_id(place: Place) -> Sequence[CheckResult]:
     """attention_mask = input_ids != pad with pad = eos, in chats of two turns: each turn's end is hidden."""
     tokenizer = tokenizer_of(place, "tinyllama-1.1b", pad="</s>")
     made = samples(tokenizer, sums(place, 16))
@@ -74,7 +74,7 @@ def end_tokens_hidden_by_their_id(place: Place) -> Sequence[Examined]:
 
 
 @CASES.fault("torch", "batch", "duplicated-rows")
-def drawn_with_replacement(place: Place) -> Sequence[Examined]:
+def drawn_with_replacement(place: Place) -> Sequence[CheckResult]:
     """The sampler draws with replacement from too few rows."""
     tokenizer = tokenizer_of(place, "gpt2", pad="<|endoftext|>")
     rows = scored(samples(tokenizer, sums(place, 12)))
@@ -83,14 +83,14 @@ def drawn_with_replacement(place: Place) -> Sequence[Examined]:
 
 
 @CASES.fault("torch", "batch", "ids-of-another-tokenizer")
-def tokenised_with_the_teachers_tokenizer(place: Place) -> Sequence[Examined]:
+def tokenised_with_the_teachers_tokenizer(place: Place) -> Sequence[CheckResult]:
     """The student is TinyLlama; the rows were tokenised with Mistral's 32,000 ids."""
     theirs, ours = tokenizer_of(place, "mistral-7b-v0.1", pad="<unk>"), tokenizer_of(place, "tinyllama-1.1b")
     return audit_batch(batches(scored(samples(theirs, sums(place, 24))), theirs.pad_token_id), ours, vocabulary=32000)
 
 
 @CASES.fault("torch", "batch", "markers-in-pieces")
-def chat_markers_that_are_no_tokens(place: Place) -> Sequence[Examined]:
+def chat_markers_that_are_no_tokens(place: Place) -> Sequence[CheckResult]:
     """ChatML on a base tokenizer to which nobody has added its markers."""
     tokenizer = tokenizer_of(place, "tinyllama-1.1b", pad="<unk>")
     pairs = [(CHATML.format(prompt=p), f"{a}<|im_end|>") for p, a in sums(place, 12)]
@@ -98,7 +98,7 @@ def chat_markers_that_are_no_tokens(place: Place) -> Sequence[Examined]:
 
 
 @CASES.fault("torch", "batch", "template-of-another-family")
-def llama_wording_for_a_chatml_student(place: Place) -> Sequence[Examined]:
+def llama_wording_for_a_chatml_student(place: Place) -> Sequence[CheckResult]:
     """The student's tokenizer has ChatML's markers and template; the rows are in [INST] … [/INST]."""
     tokenizer = _with_chatml(tokenizer_of(place, "gpt2", pad="<|pad|>"))
     pairs = [(f"[INST] {p} [/INST]", a) for p, a in sums(place, 12)]
@@ -106,7 +106,7 @@ def llama_wording_for_a_chatml_student(place: Place) -> Sequence[Examined]:
 
 
 @CASES.fault("torch", "batch", "ids-outside-vocabulary")
-def a_new_padding_token_without_a_row(place: Place) -> Sequence[Examined]:
+def a_new_padding_token_without_a_row(place: Place) -> Sequence[CheckResult]:
     """A padding token is added to the tokenizer, and the embeddings are not made longer."""
     tokenizer = tokenizer_of(place, "gpt2", pad="[PAD]")
     batch = padded(scored(samples(tokenizer, sums(place, 12))), tokenizer.pad_token_id)
@@ -114,7 +114,7 @@ def a_new_padding_token_without_a_row(place: Place) -> Sequence[Examined]:
 
 
 @CASES.fault("torch", "batch", "unknown-tokens")
-def text_that_the_vocabulary_does_not_know(place: Place) -> Sequence[Examined]:
+def text_that_the_vocabulary_does_not_know(place: Place) -> Sequence[CheckResult]:
     """Worked sums in a vocabulary of 105 characters of children's stories."""
     tokenizer = tokenizer_of(place, "tok105", pad="</s>")
     pairs = [(f"{a}\n", "Задача решена: 42.") for _, a in sums(place, 12)]
@@ -122,7 +122,7 @@ def text_that_the_vocabulary_does_not_know(place: Place) -> Sequence[Examined]:
 
 
 @CASES.fault("torch", "batch", "eos-missing")
-def no_end_token(place: Place) -> Sequence[Examined]:
+def no_end_token(place: Place) -> Sequence[CheckResult]:
     """Nobody appends the end token: the student never learns to stop."""
     tokenizer = tokenizer_of(place, "mistral-7b-v0.1", pad="<unk>")
     rows = scored(samples(tokenizer, sums(place, 24), eos=False))
@@ -130,7 +130,7 @@ def no_end_token(place: Place) -> Sequence[Examined]:
 
 
 @CASES.fault("torch", "batch", "double-bos")
-def begin_token_of_template_and_tokenizer(place: Place) -> Sequence[Examined]:
+def begin_token_of_template_and_tokenizer(place: Place) -> Sequence[CheckResult]:
     """The template writes <s>, and the tokenizer adds its own."""
     tokenizer = tokenizer_of(place, "mistral-7b-v0.1", pad="<unk>")
     rows: Rows = []
@@ -142,14 +142,14 @@ def begin_token_of_template_and_tokenizer(place: Place) -> Sequence[Examined]:
 
 
 @CASES.fault("torch", "batch", "bos-missing")
-def no_begin_token(place: Place) -> Sequence[Examined]:
+def no_begin_token(place: Place) -> Sequence[CheckResult]:
     """add_special_tokens=False for a model that has never seen a text without its begin token."""
     tokenizer = tokenizer_of(place, "tinyllama-1.1b", pad="<unk>")
     return audit_batch(padded(scored(samples(tokenizer, sums(place, 12), bos=False)), 0), tokenizer)
 
 
 @CASES.fault("torch", "batch", "positions-wrong")
-def positions_of_rows_that_were_cut(place: Place) -> Sequence[Examined]:
+def positions_of_rows_that_were_cut(place: Place) -> Sequence[CheckResult]:
     """Packed rows whose position ids start again where samples ended before they were cut to 60 tokens."""
     tokenizer = tokenizer_of(place, "tinyllama-1.1b", pad="<unk>")
     made = samples(tokenizer, [(text[:20], text[20:400]) for text in stories(place, 8)])
@@ -161,7 +161,7 @@ def positions_of_rows_that_were_cut(place: Place) -> Sequence[Examined]:
 
 
 @CASES.fault("torch", "batch", "positions-wrong", "padding-side")
-def positions_that_count_the_padding(place: Place) -> Sequence[Examined]:
+def positions_that_count_the_padding(place: Place) -> Sequence[CheckResult]:
     """Left padding with position_ids = arange: GPT-2's learned positions are those of the padding too."""
     tokenizer = tokenizer_of(place, "gpt2", pad="<|endoftext|>")
     batch = padded(scored(samples(tokenizer, sums(place, 12))), tokenizer.pad_token_id, side="left")
@@ -170,7 +170,7 @@ def positions_that_count_the_padding(place: Place) -> Sequence[Examined]:
 
 
 @CASES.fault("torch", "batch", "sample-start-scored")
-def first_tokens_of_packed_texts_scored(place: Place) -> Sequence[Examined]:
+def first_tokens_of_packed_texts_scored(place: Place) -> Sequence[CheckResult]:
     """Packed texts with position ids; each text's begin token is predicted from the text before it."""
     tokenizer = tokenizer_of(place, "mistral-7b-v0.1", pad="<unk>")
     texts = [
@@ -182,7 +182,7 @@ def first_tokens_of_packed_texts_scored(place: Place) -> Sequence[Examined]:
 
 
 @CASES.fault("torch", "batch", "eos-missing", "eos-not-scored")
-def end_token_masked_with_the_padding(place: Place) -> Sequence[Examined]:
+def end_token_masked_with_the_padding(place: Place) -> Sequence[CheckResult]:
     """labels[length - 1:] = -100: the last token of every answer is masked as if it were padding."""
     tokenizer = tokenizer_of(place, "tinyllama-1.1b", pad="<unk>")
     rows = [(s.ids, [*s.labels[:-1], IGNORED]) for s in samples(tokenizer, tasks(place, 16))]

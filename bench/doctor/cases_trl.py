@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from bench.doctor.case import Case, Place, Probe, SetUp
+from bench.doctor.case import Audit, Case, Place, SetUp
 from bench.doctor.rows import tokenizer_in, tokenizer_of
 from distillab.doctor import audit_batch, audit_run
 from distillab.doctor.batch.audit import Learns
 from distillab.doctor.batch.files import load_batches
-from distillab.records import Examined
+from distillab.records import CheckResult
 
-Make = Callable[[Place], Sequence[Examined]]
+Make = Callable[[Place], Sequence[CheckResult]]
 
 
 def _batch(name: str, learns: Learns | None = "answers", student: str | None = None) -> Make:
-    def make(place: Place) -> Sequence[Examined]:
+    def make(place: Place) -> Sequence[CheckResult]:
         given = load_batches(place.written(name, "batches.pt"))
         theirs = place.written(name, "tokenizer")
         tokenizer = tokenizer_in(theirs) if student is None else tokenizer_of(place, student, pad="<unk>")
@@ -25,25 +25,27 @@ def _batch(name: str, learns: Learns | None = "answers", student: str | None = N
 
 
 def _run(name: str, *, divergence: bool = False, random: bool = True, accumulation: int | None = None) -> Make:
-    def make(place: Place) -> Sequence[Examined]:
+    def make(place: Place) -> Sequence[CheckResult]:
         return audit_run(
             place.written(name),
             vocabulary=512,
             loss="divergence" if divergence else "cross_entropy",
             random_student=random,
             accumulation=accumulation,
-        ).examined
+        ).checks
 
     return make
 
 
 def _loss(name: str) -> Make:
-    return lambda place: (Examined.model_validate_json(place.written(name, "loss.json").read_text(encoding="utf-8")),)
+    return lambda place: (
+        CheckResult.model_validate_json(place.written(name, "loss.json").read_text(encoding="utf-8")),
+    )
 
 
-def _case(set_up: SetUp, probe: Probe, name: str, make: Make, *expected: str, beside: Sequence[str] = ()) -> Case:
+def _case(set_up: SetUp, audit: Audit, name: str, make: Make, *expected: str, beside: Sequence[str] = ()) -> Case:
     return Case(
-        f"{set_up}-{name.replace('_', '-')}", set_up, probe, frozenset(expected), make, "trl", frozenset(beside)
+        f"{set_up}-{name.replace('_', '-')}", set_up, audit, frozenset(expected), make, "trl", frozenset(beside)
     )
 
 

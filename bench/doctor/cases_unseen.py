@@ -1,4 +1,4 @@
-"""Batches that no probe was tuned on: mistakes of masks, padding and joining, and set-ups of other shapes."""
+"""Batches that no check was tuned on: mistakes of masks, padding and joining, and set-ups of other shapes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bench.doctor.case import Cases, Place
 from bench.doctor.rows import IGNORED, Rows, batches, padded, samples, scored, stories, sums, tasks, tokenizer_of
 from distillab.doctor import audit_batch
 from distillab.files import read_json_lines
-from distillab.records import Examined
+from distillab.records import CheckResult
 
 CASES = Cases()
 
@@ -54,7 +54,9 @@ def _encode(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
     return ids
 
 
-def _answers(given: object, tokenizer: PreTrainedTokenizerFast, *, absolute: bool | None = None) -> Sequence[Examined]:
+def _answers(
+    given: object, tokenizer: PreTrainedTokenizerFast, *, absolute: bool | None = None
+) -> Sequence[CheckResult]:
     return audit_batch(given, tokenizer, shifts="model", learns="answers", absolute_positions=absolute)
 
 
@@ -62,7 +64,7 @@ def _answers(given: object, tokenizer: PreTrainedTokenizerFast, *, absolute: boo
 
 
 @CASES.fault("torch", "batch", "all-masked-rows")
-def marker_of_the_answer_is_other_tokens_in_its_text(place: Place) -> Sequence[Examined]:
+def marker_of_the_answer_is_other_tokens_in_its_text(place: Place) -> Sequence[CheckResult]:
     """The marker is tokenised alone and searched in the row; behind a line break it is other tokens."""
     tokenizer = tokenizer_of(place, "tinyllama-1.1b", pad="<unk>")
     marker = _encode(tokenizer, "### Response:")
@@ -76,7 +78,7 @@ def marker_of_the_answer_is_other_tokens_in_its_text(place: Place) -> Sequence[E
 
 
 @CASES.fault("torch", "batch", "eos-not-scored")
-def end_of_every_turn_left_out_of_the_mask(place: Place) -> Sequence[Examined]:
+def end_of_every_turn_left_out_of_the_mask(place: Place) -> Sequence[CheckResult]:
     """In a chat the text of each answer is scored, and the marker that ends it belongs to the frame."""
     tokenizer = tokenizer_of(place, "tinyllama-1.1b", pad="<unk>")
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
@@ -98,7 +100,7 @@ def end_of_every_turn_left_out_of_the_mask(place: Place) -> Sequence[Examined]:
 
 
 @CASES.fault("torch", "batch", "double-bos")
-def answers_tokenised_with_a_begin_token_of_their_own(place: Place) -> Sequence[Examined]:
+def answers_tokenised_with_a_begin_token_of_their_own(place: Place) -> Sequence[CheckResult]:
     """tokenizer(prompt) + tokenizer(answer): the second call adds a begin token too. One row a batch."""
     tokenizer = tokenizer_of(place, "mistral-7b-v0.1", pad="<unk>")
     rows: Rows = []
@@ -109,7 +111,7 @@ def answers_tokenised_with_a_begin_token_of_their_own(place: Place) -> Sequence[
 
 
 @CASES.fault("torch", "batch", "answers-truncated")
-def cut_answers_that_end_all_the_same(place: Place) -> Sequence[Examined]:
+def cut_answers_that_end_all_the_same(place: Place) -> Sequence[CheckResult]:
     """(prompt + answer)[:127] + [end]: the student learns to end in the middle of a sentence."""
     tokenizer = tokenizer_of(place, "gpt2", pad="<|pad|>")
     assert tokenizer.pad_token_id is not None
@@ -120,7 +122,7 @@ def cut_answers_that_end_all_the_same(place: Place) -> Sequence[Examined]:
 
 
 @CASES.fault("transformers", "batch", "labels-misaligned", "labels-not-inputs")
-def ids_padded_left_and_labels_right(place: Place) -> Sequence[Examined]:
+def ids_padded_left_and_labels_right(place: Place) -> Sequence[CheckResult]:
     """tokenizer.pad goes by its padding_side; pad_sequence, for the labels, always fills on the right."""
     tokenizer = tokenizer_of(place, "mistral-7b-v0.1", pad="<unk>")
     tokenizer.padding_side = "left"
@@ -136,7 +138,7 @@ def ids_padded_left_and_labels_right(place: Place) -> Sequence[Examined]:
 
 
 @CASES.fault("torch", "batch", "positions-wrong")
-def positions_that_begin_at_one(place: Place) -> Sequence[Examined]:
+def positions_that_begin_at_one(place: Place) -> Sequence[CheckResult]:
     """cumsum of the attention mask without the − 1, for a model that learns a vector a position."""
     tokenizer = tokenizer_of(place, "gpt2", pad="<|pad|>")
     assert tokenizer.pad_token_id is not None
@@ -147,7 +149,7 @@ def positions_that_begin_at_one(place: Place) -> Sequence[Examined]:
 
 
 @CASES.fault("torch", "batch", "tokens-hidden")
-def attention_mask_made_of_the_labels(place: Place) -> Sequence[Examined]:
+def attention_mask_made_of_the_labels(place: Place) -> Sequence[CheckResult]:
     """attention_mask = labels != −100: the answer is learned without its prompt."""
     tokenizer = tokenizer_of(place, "tinyllama-1.1b", pad="<unk>")
     made = batches(scored(samples(tokenizer, sums(place, 24))), 0)
@@ -157,7 +159,7 @@ def attention_mask_made_of_the_labels(place: Place) -> Sequence[Examined]:
 
 
 @CASES.fault("transformers", "batch", "labels-not-inputs")
-def collator_for_masked_language_models(place: Place) -> Sequence[Examined]:
+def collator_for_masked_language_models(place: Place) -> Sequence[CheckResult]:
     """DataCollatorForLanguageModeling masks tokens unless it is told mlm=False."""
     torch.manual_seed(0)
     tokenizer = tokenizer_of(place, "tok512", pad="<unk>")
@@ -169,7 +171,7 @@ def collator_for_masked_language_models(place: Place) -> Sequence[Examined]:
 
 
 @CASES.fault("torch", "batch", "eos-missing", "markers-in-pieces")
-def end_token_of_another_family_as_text(place: Place) -> Sequence[Examined]:
+def end_token_of_another_family_as_text(place: Place) -> Sequence[CheckResult]:
     """A literal "</s>" behind every answer, from the days of a Llama student: three pieces for GPT-2."""
     tokenizer = tokenizer_of(place, "gpt2", pad="<|pad|>")
     assert tokenizer.pad_token_id is not None
@@ -179,7 +181,7 @@ def end_token_of_another_family_as_text(place: Place) -> Sequence[Examined]:
 
 
 @CASES.fault("torch", "batch", "labels-shifted-twice", "labels-misaligned")
-def one_of_two_sources_comes_shifted(place: Place) -> Sequence[Examined]:
+def one_of_two_sources_comes_shifted(place: Place) -> Sequence[CheckResult]:
     """Two prepared data sets are mixed; one holds labels for a loop that does not shift."""
     tokenizer = tokenizer_of(place, "tinyllama-1.1b", pad="<unk>")
     rows: Rows = []
@@ -194,7 +196,7 @@ def one_of_two_sources_comes_shifted(place: Place) -> Sequence[Examined]:
 
 
 @CASES.good("torch", "batch")
-def code_one_row_a_batch(place: Place) -> Sequence[Examined]:
+def code_one_row_a_batch(place: Place) -> Sequence[CheckResult]:
     """A function's head and description is the prompt, its body the answer: indentation, brackets, line breaks."""
     tokenizer = tokenizer_of(place, "gpt2", pad="<|pad|>")
     rows = scored(samples(tokenizer, functions()[:32]))
@@ -202,7 +204,7 @@ def code_one_row_a_batch(place: Place) -> Sequence[Examined]:
 
 
 @CASES.good("torch", "batch")
-def long_chats_in_mistrals_wording(place: Place) -> Sequence[Examined]:
+def long_chats_in_mistrals_wording(place: Place) -> Sequence[CheckResult]:
     """Eight turns in one row of its own, [INST] … [/INST] as text, the end token behind every answer."""
     tokenizer = tokenizer_of(place, "mistral-7b-v0.1", pad="<unk>")
     made = []
@@ -218,7 +220,7 @@ def long_chats_in_mistrals_wording(place: Place) -> Sequence[Examined]:
 
 
 @CASES.good("transformers", "batch")
-def flattened_by_the_collator(place: Place) -> Sequence[Examined]:
+def flattened_by_the_collator(place: Place) -> Sequence[CheckResult]:
     """DataCollatorWithFlattening: one row, no padding, no mask, positions that begin again."""
     tokenizer = tokenizer_of(place, "tinyllama-1.1b")
     collate = DataCollatorWithFlattening()
@@ -227,7 +229,7 @@ def flattened_by_the_collator(place: Place) -> Sequence[Examined]:
 
 
 @CASES.good("torch", "batch")
-def short_answers_padded_left_with_the_positions_of_generate(place: Place) -> Sequence[Examined]:
+def short_answers_padded_left_with_the_positions_of_generate(place: Place) -> Sequence[CheckResult]:
     """cumsum − 1, and 1 on the padding, as transformers' generate makes them."""
     tokenizer = tokenizer_of(place, "tinyllama-1.1b", pad="<unk>")
     made = batches(scored(samples(tokenizer, requests(place, 40))), 0, side="left")
@@ -238,7 +240,7 @@ def short_answers_padded_left_with_the_positions_of_generate(place: Place) -> Se
 
 
 @CASES.good("torch", "batch")
-def inputs_and_targets_of_a_stream(place: Place) -> Sequence[Examined]:
+def inputs_and_targets_of_a_stream(place: Place) -> Sequence[CheckResult]:
     """x = data[i : i + L] and y = data[i + 1 : i + 1 + L], at random places; nobody shifts again."""
     tokenizer = tokenizer_of(place, "tok512")
     stream = torch.tensor([i for text in stories(place, 100) for i in [1, *_encode(tokenizer, text), 2]])

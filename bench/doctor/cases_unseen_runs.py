@@ -1,4 +1,4 @@
-"""Losses, logs, pairs and rows that no probe was tuned on."""
+"""Losses, logs, pairs and rows that no check was tuned on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bench.doctor.cases_unseen import requests
 from bench.doctor.loops import VOCABULARY, Loop, as_csv, as_json_lines, run
 from bench.doctor.rows import IGNORED, stories, sums, tasks, tokenizer_of
 from distillab.doctor import audit_data, audit_loss, audit_pair, audit_run, audit_signal
-from distillab.records import Examined
+from distillab.records import CheckResult
 
 CASES = Cases()
 Log = list[dict[str, float]]
@@ -37,7 +37,7 @@ def _shifted(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> 
 
 
 @CASES.fault("torch", "loss", "loss-divides-by-unscored-positions", needs="nothing")
-def logits_set_to_zero_where_nothing_is_scored(place: Place) -> Sequence[Examined]:
+def logits_set_to_zero_where_nothing_is_scored(place: Place) -> Sequence[CheckResult]:
     """Both are uniform there, so their divergence is 0; but batchmean of the flat logits counts these places."""
 
     def loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ def logits_set_to_zero_where_nothing_is_scored(place: Place) -> Sequence[Examine
 
 
 @CASES.fault("torch", "loss", "loss-temperature-in-hard-part", needs="nothing")
-def both_parts_times_the_temperature_squared(place: Place) -> Sequence[Examined]:
+def both_parts_times_the_temperature_squared(place: Place) -> Sequence[CheckResult]:
     """The bracket stands around both parts; T² belongs to the soft one."""
 
     def loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float = 2.0) -> Tensor:
@@ -61,7 +61,7 @@ def both_parts_times_the_temperature_squared(place: Place) -> Sequence[Examined]
 
 
 @CASES.fault("torch", "loss", "loss-another-divergence", needs="nothing")
-def mixture_of_logarithms(place: Place) -> Sequence[Examined]:
+def mixture_of_logarithms(place: Place) -> Sequence[CheckResult]:
     """Jensen-Shannon with (log p + log q) / 2 for the mixture's logarithm: it is a quarter of Jeffreys' divergence."""
 
     def loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ def mixture_of_logarithms(place: Place) -> Sequence[Examined]:
 
 
 @CASES.fault("torch", "loss", "loss-blind-to-token-identity", needs="nothing", beside=["loss-not-minimal-at-teacher"])
-def each_side_has_its_own_top_tokens(place: Place) -> Sequence[Examined]:
+def each_side_has_its_own_top_tokens(place: Place) -> Sequence[CheckResult]:
     """The eight likeliest of either side are compared by rank; which tokens they are is dropped."""
 
     def loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ def each_side_has_its_own_top_tokens(place: Place) -> Sequence[Examined]:
 
 
 @CASES.fault("torch", "loss", "loss-ignores-teacher", needs="nothing", beside=["loss-not-minimal-at-teacher"])
-def estimate_of_the_divergence_taken_for_a_loss(place: Place) -> Sequence[Examined]:
+def estimate_of_the_divergence_taken_for_a_loss(place: Place) -> Sequence[CheckResult]:
     """log q(y) − log p(y) estimates KL(student ‖ teacher); differentiated as it is, the teacher falls out of it."""
 
     def loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ _ROWS_BRING = ["loss-not-minimal-at-teacher", "loss-counts-padding"]
 
 
 @CASES.fault("torch", "loss", "loss-reads-teacher-elsewhere", needs="nothing", beside=_ROWS_BRING)
-def teachers_rows_come_back_in_another_order(place: Place) -> Sequence[Examined]:
+def teachers_rows_come_back_in_another_order(place: Place) -> Sequence[CheckResult]:
     """Asked longest first, and never sorted back: here the last row first."""
 
     def loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ def teachers_rows_come_back_in_another_order(place: Place) -> Sequence[Examined]
 
 
 @CASES.fault("torch", "loss", "loss-not-repeatable", needs="nothing", beside=["loss-not-minimal-at-teacher"])
-def functional_dropout_is_never_off(place: Place) -> Sequence[Examined]:
+def functional_dropout_is_never_off(place: Place) -> Sequence[CheckResult]:
     """functional.dropout knows no eval mode: its `training` is True by default."""
 
     def loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ def functional_dropout_is_never_off(place: Place) -> Sequence[Examined]:
 
 
 @CASES.good("torch", "loss", needs="nothing")
-def a_mean_of_each_sequence_and_then_of_the_batch(place: Place) -> Sequence[Examined]:
+def a_mean_of_each_sequence_and_then_of_the_batch(place: Place) -> Sequence[CheckResult]:
     """Short answers weigh as much as long ones; some want it so."""
 
     def loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
@@ -134,7 +134,7 @@ def a_mean_of_each_sequence_and_then_of_the_batch(place: Place) -> Sequence[Exam
 
 
 @CASES.good("torch", "loss", needs="nothing")
-def sure_positions_weigh_more(place: Place) -> Sequence[Examined]:
+def sure_positions_weigh_more(place: Place) -> Sequence[CheckResult]:
     """Each position by the teacher's highest probability, a weighted mean."""
 
     def loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
@@ -179,9 +179,9 @@ def _looped(place: Place, mistake: Literal["a batch without a label", "gradients
     return log
 
 
-def _audit(place: Place, log: Log) -> Sequence[Examined]:
+def _audit(place: Place, log: Log) -> Sequence[CheckResult]:
     path = as_json_lines(log, place.scratch / "log.jsonl")
-    return audit_run(path, vocabulary=VOCABULARY, random_student=True).examined
+    return audit_run(path, vocabulary=VOCABULARY, random_student=True).checks
 
 
 def _every_tenth(log: Log, tell: Callable[[list[float]], float]) -> Log:
@@ -191,26 +191,26 @@ def _every_tenth(log: Log, tell: Callable[[list[float]], float]) -> Log:
 
 # The last id did not exist at the first run.
 @CASES.fault("torch", "run", "learning-rate-too-low", "loss-flat-near-uniform", "schedule-decays-too-early")
-def decay_of_an_epoch_taken_at_every_step(place: Place) -> Sequence[Examined]:
+def decay_of_an_epoch_taken_at_every_step(place: Place) -> Sequence[CheckResult]:
     """ExponentialLR(gamma=0.9).step() stands inside of the inner loop: after 40 steps the rate is gone."""
     return _audit(place, run(place, Loop(schedule=lambda step: 0.9**step)))
 
 
 @CASES.fault("torch", "run", "accumulation-rescales", "initial-loss-far-from-uniform")
-def ten_steps_summed_and_never_divided(place: Place) -> Sequence[Examined]:
+def ten_steps_summed_and_never_divided(place: Place) -> Sequence[CheckResult]:
     """running += loss.item(), told and cleared every ten steps."""
     return _audit(place, _every_tenth(run(place, Loop(steps=200)), sum))
 
 
 @CASES.fault("torch", "run", "loss-not-finite", "gradient-not-finite")
-def a_batch_with_nothing_to_score(place: Place) -> Sequence[Examined]:
+def a_batch_with_nothing_to_score(place: Place) -> Sequence[CheckResult]:
     """The mean over no label is NaN; so are the weights from then on."""
     path = as_csv(_looped(place, "a batch without a label"), place.scratch / "log.csv")
-    return audit_run(path, vocabulary=VOCABULARY, random_student=True).examined
+    return audit_run(path, vocabulary=VOCABULARY, random_student=True).checks
 
 
 @CASES.fault("torch", "run", "gradient-explodes", "loss-diverges")
-def gradients_are_never_cleared(place: Place) -> Sequence[Examined]:
+def gradients_are_never_cleared(place: Place) -> Sequence[CheckResult]:
     """optimizer.zero_grad() is missing, and nothing is clipped."""
     return _audit(place, _looped(place, "gradients are never cleared"))
 
@@ -218,14 +218,14 @@ def gradients_are_never_cleared(place: Place) -> Sequence[Examined]:
 @CASES.fault(
     "torch", "run", "held-out-above-uniform", "accumulation-rescales", beside=["held-out-worse-than-untrained"]
 )
-def held_out_batches_summed_and_never_divided(place: Place) -> Sequence[Examined]:
+def held_out_batches_summed_and_never_divided(place: Place) -> Sequence[CheckResult]:
     """Four held-out batches; their losses are added up."""
     log = run(place, Loop())
     return _audit(place, [{**row, "eval_loss": 4 * row["eval_loss"]} if "eval_loss" in row else row for row in log])
 
 
 @CASES.good("torch", "run")
-def printed_by_transformers_with_a_late_decay(place: Place) -> Sequence[Examined]:
+def printed_by_transformers_with_a_late_decay(place: Place) -> Sequence[CheckResult]:
     """A pretrained student, warmed up, held, decayed at the end; a line for ten steps, as a Trainer prints it."""
     held_then_down = Loop(150, 5e-4, pretrained=True, schedule=lambda step: min(1, (step + 1) / 15, (150 - step) / 30))
     lines = []
@@ -235,13 +235,13 @@ def printed_by_transformers_with_a_late_decay(place: Place) -> Sequence[Examined
         lines += [str({**told, "epoch": epoch}), str({"eval_loss": row["eval_loss"], "epoch": epoch})]
     path = place.scratch / "train.log"
     path.write_text("\n".join(lines), encoding="utf-8")
-    return audit_run(path, vocabulary=VOCABULARY, random_student=False).examined
+    return audit_run(path, vocabulary=VOCABULARY, random_student=False).checks
 
 
 # ---------------------------------------------------------------- pairs and rows
 
 
-def _uneven(place: Place, *, teacher_pads_left: bool) -> Sequence[Examined]:
+def _uneven(place: Place, *, teacher_pads_left: bool) -> Sequence[CheckResult]:
     """Rows of 20 to 64 tokens, padded on the right for the student; the teacher's logits as it was asked."""
     tokenizer = tokenizer_of(place, "tok512")
     rows = [[1, *tokenizer(text, add_special_tokens=False).input_ids] for text in stories(place, 24)]
@@ -261,45 +261,45 @@ def _uneven(place: Place, *, teacher_pads_left: bool) -> Sequence[Examined]:
 
 
 @CASES.fault("torch", "pair", "teacher-signal-shifted", "teacher-signal-unrelated")
-def teacher_pads_left_and_student_right(place: Place) -> Sequence[Examined]:
+def teacher_pads_left_and_student_right(place: Place) -> Sequence[CheckResult]:
     """The teacher is asked in batches made for generation: each row's signal is off by its own padding."""
     return _uneven(place, teacher_pads_left=True)
 
 
 @CASES.good("torch", "pair")
-def rows_of_uneven_length(place: Place) -> Sequence[Examined]:
+def rows_of_uneven_length(place: Place) -> Sequence[CheckResult]:
     """The same, both padded on the right."""
     return _uneven(place, teacher_pads_left=False)
 
 
 @CASES.fault("torch", "pair", "teacher-below-student")
-def teacher_and_student_exchanged(place: Place) -> Sequence[Examined]:
+def teacher_and_student_exchanged(place: Place) -> Sequence[CheckResult]:
     """The two folders are given in the wrong order."""
     models = place.material("models")
     data = str(place.material("text", "tinystories", "stories_dev.jsonl"))
-    return audit_pair(str(models / "llama2xs-tok512"), str(models / "bitllama-3M-tok512"), data).examined
+    return audit_pair(str(models / "llama2xs-tok512"), str(models / "bitllama-3M-tok512"), data).checks
 
 
-def _examined(
+def _checked(
     place: Place, tokenizer: str, train: list[tuple[str, str]], held_out: list[tuple[str, str]]
-) -> Sequence[Examined]:
+) -> Sequence[CheckResult]:
     files = []
     for name, pairs in (("train.jsonl", train), ("held_out.jsonl", held_out)):
         rows = [json.dumps({"prompt": prompt, "answer": answer.strip()}) for prompt, answer in pairs]
         files.append(place.scratch / name)
         files[-1].write_text("\n".join(rows), encoding="utf-8")
-    return audit_data(files[0], str(place.material("tokenizers", tokenizer)), held_out=files[1]).examined
+    return audit_data(files[0], str(place.material("tokenizers", tokenizer)), held_out=files[1]).checks
 
 
 @CASES.fault("torch", "data", "answers-of-other-prompts")
-def answers_joined_one_line_off(place: Place) -> Sequence[Examined]:
+def answers_joined_one_line_off(place: Place) -> Sequence[CheckResult]:
     """One of the two files that were joined by their line had a header."""
     pairs = sums(place, 300)
     train = [(prompt, answer) for (prompt, _), (_, answer) in zip(pairs[1:], pairs, strict=False)]
-    return _examined(place, "tinyllama-1.1b", train, sums(place, 60, start=320))
+    return _checked(place, "tinyllama-1.1b", train, sums(place, 60, start=320))
 
 
 @CASES.good("torch", "data")
-def instructions_judged_by_another_source(place: Place) -> Sequence[Examined]:
+def instructions_judged_by_another_source(place: Place) -> Sequence[CheckResult]:
     """Dolly to learn from, Self-Instruct's seeds to judge by; many answers are a word or two."""
-    return _examined(place, "mistral-7b-v0.1", tasks(place, 300), requests(place, 120))
+    return _checked(place, "mistral-7b-v0.1", tasks(place, 300), requests(place, 120))

@@ -13,11 +13,11 @@ from transformers.utils import logging
 
 from bench.doctor import (
     cases_borders,
+    cases_distillab,
     cases_fresh,
     cases_good_batches,
     cases_labels,
     cases_loss,
-    cases_ours,
     cases_pair,
     cases_rows,
     cases_run,
@@ -37,12 +37,12 @@ QUICK: tuple[Sequence[Case], ...] = (
     cases_good_batches.CASES,
     cases_loss.CASES,
 )
-# Their figures at the first run, before any probe was changed for one of them, stand in docs/doctor/how-good.md.
+# Their figures at the first run, before any check was changed for one of them, stand in docs/doctor/how-good.md.
 UNSEEN: tuple[Sequence[Case], ...] = (cases_unseen.CASES, cases_unseen_runs.CASES)
 EVERY: tuple[Sequence[Case], ...] = (
     *QUICK,
     cases_run.CASES,
-    cases_ours.CASES,
+    cases_distillab.CASES,
     cases_pair.CASES,
     cases_trl.CASES,
     *UNSEEN,
@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--trl", type=Path, help="what trl_runs has written before; otherwise the trainers are run now")
     parser.add_argument("--without-trl", action="store_true", help="leave the trainers of TRL out")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--unseen", action="store_true", help="the cases alone that no probe was tuned on")
+    which.add_argument("--unseen", action="store_true", help="the cases alone that no check was tuned on")
     which.add_argument("--quick", action="store_true", help="batches and losses of plain loops alone")
     parser.add_argument("--only", help="cases whose name holds this")
     given = parser.parse_args(arguments)

@@ -37,8 +37,8 @@ def run_cases(
             continue
         with tempfile.TemporaryDirectory() as scratch:
             began = time.perf_counter()
-            examined = case.make(replace(place, scratch=Path(scratch)))
-            judged.append(judge(case, examined, time.perf_counter() - began))
+            checks = case.make(replace(place, scratch=Path(scratch)))
+            judged.append(judge(case, checks, time.perf_counter() - began))
         if tell is not None:
             tell(judged[-1])
     return judged
@@ -46,7 +46,7 @@ def run_cases(
 
 def line(one: EvaluationResult) -> str:
     """One case on one line, with what was found where it is not what was planted."""
-    text = f"{one.verdict:11} {one.case.probe:5} {one.case.set_up:16} {one.case.name:48} {one.seconds:5.1f} s"
+    text = f"{one.verdict:11} {one.case.audit:5} {one.case.set_up:16} {one.case.name:48} {one.seconds:5.1f} s"
     if one.verdict in ("another id", "missed"):
         text += f"  planted: {', '.join(sorted(one.case.expected))}; found: {_found(one)}"
     if one.false_errors:
@@ -61,19 +61,19 @@ def _found(one: EvaluationResult) -> str:
 def summary(judged: Sequence[EvaluationResult]) -> str:
     """The table of docs/doctor/how-good.md."""
     lines = [
-        "| probe | faults | found with the right id | under another id only | missed | false errors beside the id "
+        "| audit | faults | found with the right id | under another id only | missed | false errors beside the id "
         "| good set-ups | false errors on them |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    probes = list(dict.fromkeys(one.case.probe for one in judged))
-    for probe in [*probes, None]:
-        mine = [one for one in judged if probe is None or one.case.probe == probe]
+    audits = list(dict.fromkeys(one.case.audit for one in judged))
+    for audit in [*audits, None]:
+        mine = [one for one in judged if audit is None or one.case.audit == audit]
         faults = [one for one in mine if one.case.expected]
         good = [one for one in mine if not one.case.expected]
         counts = Counter(one.verdict for one in faults)
         share = f"{counts['found']}" + (f" ({counts['found'] / len(faults):.1%})" if faults else "")
         lines.append(
-            f"| {probe or '**all**'} | {len(faults)} | {share} | {counts['another id']} | {counts['missed']} "
+            f"| {audit or '**all**'} | {len(faults)} | {share} | {counts['another id']} | {counts['missed']} "
             f"| {sum(bool(one.false_errors) for one in faults)} | {len(good)} "
             f"| {sum(one.verdict == 'false alarm' for one in good)} |"
         )

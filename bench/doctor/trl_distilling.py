@@ -17,7 +17,7 @@ from bench.doctor.losses import FakeModel
 from bench.doctor.trl_settings import plain
 from bench.doctor.trl_worlds import LLAMA, PLAIN, World, tiny
 from distillab.doctor import audit_loss
-from distillab.records import Examined
+from distillab.records import CheckResult
 
 
 def gkd_chats(world: World) -> Any:
@@ -83,26 +83,26 @@ def gold_temperature_zero(world: World) -> Any:
     return _distil(world, GOLDTrainer, plain(GOLDConfig, lmbda=0.0, beta=0.0, temperature=0.0, **settings))
 
 
-def gkd_loss(world: World, *, beta: float) -> Examined:
+def gkd_loss(world: World, *, beta: float) -> CheckResult:
     """compute_loss of a GKDTrainer, as a function of logits."""
     trainer = _chats(world, GKDTrainer, plain(GKDConfig, lmbda=0.0, beta=beta))
     function = _as_function(trainer)
     return audit_loss(lambda *tensors: function(*tensors), takes=_TAKES, given="sequences")
 
 
-def gkd_loss_temperature(world: World) -> Examined:
+def gkd_loss_temperature(world: World) -> CheckResult:
     """The same with GKDConfig's temperature, which never reaches the loss."""
     trainer = _chats(world, GKDTrainer, plain(GKDConfig, lmbda=0.0, beta=0.5))
     return audit_loss(_as_function(trainer), takes=_TAKES, given="sequences", temperature="temperature")
 
 
-def gold_loss(world: World) -> Examined:
+def gold_loss(world: World) -> CheckResult:
     """compute_loss of a GOLDTrainer with its temperature."""
     trainer = _chats(world, GOLDTrainer, plain(GOLDConfig, lmbda=0.0, beta=0.5))
     return audit_loss(_as_function(trainer), takes=_TAKES, given="sequences", temperature="temperature")
 
 
-def gold_uld_loss(world: World, *, merge: str) -> Examined:
+def gold_uld_loss(world: World, *, merge: str) -> CheckResult:
     """GOLD's ULD between two like tokenizers; "observed" is its default, "bayesian" the one that shifts."""
     tokenizer = world.chatml()
     config = plain(

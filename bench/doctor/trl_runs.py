@@ -3,7 +3,7 @@
     bench/.venv-peers/bin/python -m bench.doctor.trl_runs OUT MATERIALS [NAME …]
 
 OUT/NAME/batches.pt: the first inputs of compute_loss, plain tensors; OUT/NAME/tokenizer: with which they were made;
-OUT/NAME/trainer_state.json: the trainer's own log; OUT/NAME/loss.json: what the probe of losses says of its loss.
+OUT/NAME/trainer_state.json: the trainer's own log; OUT/NAME/loss.json: what the check of losses says of its loss.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ def test_an_error_is_exit_code_1_and_is_written(doctor, rows, tmp_path):
     assert "error: train-held-out-overlap" in out and "docs/doctor/train-held-out-overlap.md" in out
     record = read_record(Investigation, tmp_path / "found.json")
     assert (record.findings[0].id, record.findings[0].severity) == ("train-held-out-overlap", "error")
-    assert "30 of 30 (100.0%)" in record.findings[0].seen[0]
+    assert "30 of 30 (100.0%)" in record.findings[0].evidence[0]
     assert (tmp_path / "r" / "investigation.html").is_file()
 
 

@@ -87,11 +87,11 @@ def test_the_replay_on_the_demos_tokenizers(doctor, case):
     assert ids(found, "error") == TWO
     two_paths(found)
     unrelated = next(finding for finding in found.findings if finding.id == "pair-ids-unrelated")
-    assert "tokens.jsonl: its loss has token_divergence" in unrelated.seen
+    assert "tokens.jsonl: its loss has token_divergence" in unrelated.evidence
     # its log shows what follows, and says from what
     effect = next(finding for finding in found.findings if finding.id == "held-out-above-uniform")
     assert effect.follows_from == ("pair-ids-unrelated",)
-    assert effect.seen[0] == "log: tokens.jsonl"
+    assert effect.evidence[0] == "log: tokens.jsonl"
     assert "held-out-above-uniform must be gone" in out
     assert "Phase 2: Look at the warnings" not in out, "what follows from an error is no work of its own"
 
@@ -121,7 +121,7 @@ def test_each_alone(doctor, case):
 def test_rows_alone_are_examined(doctor, case):
     code, _, found = doctor("--student", str(case.student), "--data", str(case.data))
     assert code == 0 and found.pairing is None
-    assert any("200 rows" in one.looked_at for one in found.examined)
+    assert any("200 rows" in one.scope for one in found.checks)
     code, _, found = doctor("--student", str(case.student), "--data", str(case.data), "--held-out", str(case.data))
     assert code == 1 and "held-out" in next(f.title for f in found.findings if f.severity == "error")
 
@@ -156,19 +156,19 @@ def test_a_log_that_the_batch_cannot_have_made(doctor, case):
 
 
 def test_log_v_and_the_unigram_line_come_from_tokenizer_and_data(doctor, case):
-    def looked_at(*given: str) -> str:
+    def scope(*given: str) -> str:
         found = doctor("--log", str(case.log("sound")), *given)[2]
-        return next(one.looked_at for one in found.examined if one.probe == "run-references")
+        return next(one.scope for one in found.checks if one.check == "run-references")
 
     rows = ["--student", str(case.student), "--data", str(case.data)]
-    assert "log V 5.991" in looked_at(*rows) and "unigram" in looked_at(*rows)
+    assert "log V 5.991" in scope(*rows) and "unigram" in scope(*rows)
     # with the held-out rows it is the line that the run's own record has
     record = read_record(RunRecord, case.given.parent / "sound" / "run.json")
-    judged = looked_at(*rows, "--held-out", str(case.data.with_name("held_out.jsonl")))
+    judged = scope(*rows, "--held-out", str(case.data.with_name("held_out.jsonl")))
     said = float(judged.rpartition("unigram ")[2].split()[0])
     assert said == pytest.approx(record.references.unigram_nats, abs=0.1)
-    assert "unigram" not in looked_at("--student", str(case.student))
-    assert "log V" not in looked_at()
+    assert "unigram" not in scope("--student", str(case.student))
+    assert "log V" not in scope()
 
 
 def test_the_report_is_written(doctor, case, tmp_path):

@@ -32,7 +32,7 @@ def test_a_good_pair(run: Run, materials, rows, tmp_path):
     record = read_record(Investigation, tmp_path / "found.json")
     assert record.pairing is not None and record.pairing.contract.verdict == "identical"
     assert record.pairing.contract.data is not None and record.pairing.contract.data.rows == 40
-    assert {one.probe: one.not_done is None for one in record.examined}["alignment"]
+    assert {one.check: one.skipped is None for one in record.checks}["alignment"]
 
 
 def test_tokenizers_alone(run: Run, materials):

@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 
 from distillab import progress
 from distillab.config import RunRecipe, StudyRecipe
-from distillab.doctor.recipe import examine_recipe, examine_study
+from distillab.doctor.recipe import audit_recipe, audit_study
 from distillab.records import Investigation, StudyResults, read_record
 from distillab.report.findings import concluded
 from distillab.study.study import PlantedFailure, Study
@@ -52,8 +52,8 @@ def test_compare_examines_first_and_keeps_what_it_found(run: Run, study_file: Re
     results = read_record(StudyResults, folder / "results.json")
     assert results.investigation == kept and kept.skipped is None
     assert kept.pairing is not None and kept.pairing.contract.verdict == "identical"
-    probes = {one.probe for one in kept.examined}
-    assert {"tokenizers", "answer lengths", "selftest-terms", "selftest-costs"} <= probes
+    checks = {one.check for one in kept.checks}
+    assert {"tokenizers", "answer lengths", "selftest-terms", "selftest-costs"} <= checks
     assert "--no-doctor" not in results.reproduce
     # the same command does not examine again, whether the study is finished or not
     (folder / "results.json").unlink()
@@ -100,11 +100,11 @@ def test_the_command_of_a_run_writes_what_it_found(run: Run, recipe: Recipe, tmp
 
 def test_models_that_take_too_long_to_load_are_not_loaded(tiny_world: dict[str, Any], tmp_path: Path) -> None:
     values = {key: value for key, value in tiny_world.items() if key != "seeds"}
-    found = examine_recipe(RunRecipe(**values, method="logits", output=str(tmp_path / "run")), limit_s=1e-6)
-    [arms] = [one for one in found.examined if one.probe == "selftest-arms"]
-    assert "--seconds" in str(arms.not_done)
+    found = audit_recipe(RunRecipe(**values, method="logits", output=str(tmp_path / "run")), limit_s=1e-6)
+    [arms] = [one for one in found.checks if one.check == "selftest-arms"]
+    assert "--seconds" in str(arms.skipped)
     assert not [finding for finding in found.findings if finding.severity == "error"]
-    assert not [one for one in found.examined if one.probe == "selftest-terms"]
+    assert not [one for one in found.checks if one.check == "selftest-terms"]
 
 
 def test_the_limit_covers_rows_and_pair_too_and_nobody_is_sent_to_the_same_command(
@@ -112,12 +112,12 @@ def test_the_limit_covers_rows_and_pair_too_and_nobody_is_sent_to_the_same_comma
 ) -> None:
     values = {key: value for key, value in tiny_world.items() if key != "seeds"}
     recipe = RunRecipe(**values, method="logits", output=str(tmp_path / "run"))
-    late, whole = (examine_recipe(recipe, limit_s=limit_s) for limit_s in (1e-6, 600.0))
-    rows = [one for one in late.examined if one.probe in ("rows", "answer lengths")]
-    assert [one.probe for one in rows] == ["rows"] and "--seconds" in str(rows[0].not_done)
+    late, whole = (audit_recipe(recipe, limit_s=limit_s) for limit_s in (1e-6, 600.0))
+    rows = [one for one in late.checks if one.check in ("rows", "answer lengths")]
+    assert [one.check for one in rows] == ["rows"] and "--seconds" in str(rows[0].skipped)
     # the tokenizers are compared all the same: that is cheap, and refuses most of what cannot be
-    assert late.pairing is not None and "tokenizers" in {one.probe for one in late.examined}
-    names = [one.probe for one in whole.examined]
+    assert late.pairing is not None and "tokenizers" in {one.check for one in late.checks}
+    names = [one.check for one in whole.checks]
     telling = ["selftest-arms", "answer lengths", "tokenizers", "selftest-split", "selftest-terms", "selftest-head"]
     dear = ["selftest-first-steps", "selftest-costs", "teacher's mode", "begin token", "teacher's knowledge"]
     assert [name for name in names if name in {*telling, *dear}] == [*telling, *dear]
@@ -133,11 +133,11 @@ def test_a_long_examination_shows_which_probe_is_at_work(
     monkeypatch.setattr(progress, "_QUIET_S", 0.0)
     monkeypatch.setattr(progress, "_PLAIN_EVERY_S", 0.0)
     values = {key: value for key, value in tiny_world.items() if key != "seeds"}
-    examine_recipe(RunRecipe(**values, method="sft", output=str(tmp_path / "run")), limit_s=600.0)
+    audit_recipe(RunRecipe(**values, method="sft", output=str(tmp_path / "run")), limit_s=600.0)
     shown = capsys.readouterr().err
-    for probe in ("rows", "tokenizers", "selftest-split", "selftest-first-steps", "teacher's knowledge"):
-        assert f"now: {probe}" in shown
-    assert "15/16 probes" in shown
+    for check in ("rows", "tokenizers", "selftest-split", "selftest-first-steps", "teacher's knowledge"):
+        assert f"now: {check}" in shown
+    assert "15/16 checks" in shown
 
 
 def test_failures_on_purpose_are_no_findings(values: dict[str, Any], stranger: str, tmp_path: Path) -> None:
@@ -146,14 +146,14 @@ def test_failures_on_purpose_are_no_findings(values: dict[str, Any], stranger: s
     recipe = StudyRecipe(**{**values, "arms": ["sft", wrong, planted], "output": str(tmp_path / "study")})
     failure = PlantedFailure("predicts something else", lambda pad_id: pytest.fail("it is never asked"))
     study = Study(recipe, reproduce="", demonstrate_mismatch=True, planted={"planted": failure})
-    found = examine_study(study)
+    found = audit_study(study)
     assert not [finding.id for finding in found.findings if finding.severity == "error"]
-    [arms] = [one for one in found.examined if one.probe == "selftest-arms"]
-    assert "wrong" in str(arms.not_done) and "predicts something else" in str(arms.not_done)
+    [arms] = [one for one in found.checks if one.check == "selftest-arms"]
+    assert "wrong" in str(arms.skipped) and "predicts something else" in str(arms.skipped)
 
 
 def test_a_refused_arm_is_an_error_of_the_pair(values: dict[str, Any], stranger: str, tmp_path: Path) -> None:
     wrong = {"name": "wrong", "method": "logits", "teacher": {"path": stranger}}
     recipe = StudyRecipe(**{**values, "arms": ["sft", wrong], "output": str(tmp_path / "study")})
-    found = examine_recipe(recipe)
+    found = audit_recipe(recipe)
     assert [finding.id for finding in found.findings if finding.severity == "error"]

@@ -103,6 +103,6 @@ def with_width(subject: PairSubject, teacher: int) -> PairSubject:
     return replace(subject, contract=contract)
 
 
-def found(examined) -> dict[str, Finding]:
+def found(checks) -> dict[str, Finding]:
     """All findings by id."""
-    return {finding.id: finding for one in examined for finding in one.findings}
+    return {finding.id: finding for one in checks for finding in one.findings}

@@ -17,8 +17,8 @@ from distillab.pairing.loading import load_tokenizer
 CASES = [(fault, name) for fault in FAULTS for name in fault.only or TOKENIZERS]
 
 
-def found(examined):
-    return [finding for one in examined for finding in one.findings]
+def found(checks):
+    return [finding for one in checks for finding in one.findings]
 
 
 @pytest.mark.parametrize(("fault", "name"), CASES, ids=[f"{fault.name}-{name}" for fault, name in CASES])
@@ -82,7 +82,7 @@ def test_another_familys_template(chat_world):
     rows = chat_world.chat("[INST] {} ", "[/INST]", [chat_world.eos])
     findings = found(audit_batch(chat_world.batch(rows), chat_world.tokenizer))
     assert [(f.id, f.severity) for f in findings] == [("template-of-another-family", "warning")]
-    assert "ChatML" in " ".join(findings[0].seen)
+    assert "ChatML" in " ".join(findings[0].evidence)
 
 
 def test_markers_show_that_prompts_are_scored(chat_world):
@@ -111,7 +111,7 @@ def test_the_header_of_the_answers_is_scored(chat_world, learns):
     count = len(chat_world.text(HEADER))
     findings = found(audit_batch(with_header(chat_world, count), chat_world.tokenizer, learns=learns))
     assert [(f.id, f.severity) for f in findings] == [("answer-header-scored", "warning")]
-    assert findings[0].seen[0] == "8 of 8 answers, by the markers of the ChatML template"
+    assert findings[0].evidence[0] == "8 of 8 answers, by the markers of the ChatML template"
     assert found(audit_batch(with_header(chat_world, count), chat_world.tokenizer, learns="text")) == []
 
 
@@ -140,4 +140,4 @@ def test_the_investigations_batch_says_what_is_read_and_what_is_asked(world_of, 
     text = "\n".join(finding.example)
     prompt, answer = world.pairs[0]
     assert answer[:20] in text and prompt[:20] in text
-    assert "8 of 8 rows" in finding.seen[0]
+    assert "8 of 8 rows" in finding.evidence[0]

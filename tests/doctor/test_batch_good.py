@@ -21,8 +21,8 @@ from distillab.demo.failures import PromptPositions
 from distillab.doctor.batch.audit import audit_batch
 
 
-def said(examined):
-    return [(finding.severity, finding.id) for one in examined for finding in one.findings]
+def said(checks):
+    return [(finding.severity, finding.id) for one in checks for finding in one.findings]
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
@@ -163,14 +163,14 @@ def test_integers_of_any_kind_are_judged_and_never_crash(world_of, read_once, da
         batch["attention_mask"] = data.draw(flags)
     if data.draw(st.booleans()):
         batch["position_ids"] = data.draw(flags)
-    examined = audit_batch(
+    checks = audit_batch(
         batch,
         world.tokenizer,
         shifts=data.draw(st.sampled_from([None, "model", "batch"])),
         learns=data.draw(st.sampled_from([None, "answers", "text", "prompts"])),
         absolute_positions=True,
     )
-    assert len({one.probe for one in examined}) == len(examined)
-    for one in examined:
+    assert len({one.check for one in checks}) == len(checks)
+    for one in checks:
         for finding in one.findings:
-            assert finding.seen and finding.example and finding.do
+            assert finding.evidence and finding.example and finding.fix

@@ -1,4 +1,4 @@
-"""The bench's batches of masks' borders and kinds, and those of the fifteen cases that no probe had seen."""
+"""The bench's batches of masks' borders and kinds, and those of the fifteen cases that no check had seen."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from bench.doctor import cases_borders, cases_fresh
 from bench.doctor.case import Case, Place
 from bench.doctor.score import run_cases
 
-# those of logs train and those of rows are slow: left to `make bench-doctor`, and planted in the tests of their probes
-CASES = [case for case in (*cases_borders.CASES, *cases_fresh.CASES) if case.probe in ("batch", "loss")]
+# those of logs train and those of rows are slow: left to `make bench-doctor`, and planted in the tests of their checks
+CASES = [case for case in (*cases_borders.CASES, *cases_fresh.CASES) if case.audit in ("batch", "loss")]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

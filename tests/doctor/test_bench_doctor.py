@@ -9,7 +9,7 @@ from bench.doctor.case import Case, EvaluationResult, Place, judge
 from bench.doctor.command import EVERY, QUICK
 from bench.doctor.score import passed, run_cases, summary
 
-from distillab.records import Examined, Finding
+from distillab.records import CheckResult, Finding
 
 PAGES = Path(__file__).resolve().parents[2] / "docs" / "doctor"
 # one of several like it, and those with the largest tokenizers, are left to `make bench-doctor`
@@ -18,7 +18,7 @@ _HELD = 8
 
 def _finding(name: str, severity: str) -> Finding:
     return Finding.model_validate(
-        {"id": name, "severity": severity, "title": "t", "seen": ("s",), "means": "m", "do": ("d",)}
+        {"id": name, "severity": severity, "title": "t", "evidence": ("s",), "explanation": "m", "fix": ("d",)}
     )
 
 
@@ -27,8 +27,8 @@ def _case(*expected: str, beside: tuple[str, ...] = ()) -> Case:
 
 
 def _judged(case: Case, *found: tuple[str, str]) -> EvaluationResult:
-    examined = Examined(probe="p", looked_at="l", findings=tuple(_finding(*one) for one in found))
-    return judge(case, [examined], 0.1)
+    result = CheckResult(check="p", scope="l", findings=tuple(_finding(*one) for one in found))
+    return judge(case, [result], 0.1)
 
 
 def test_the_right_id_is_found_and_an_error_beside_it_is_false() -> None:

@@ -61,8 +61,8 @@ def _found(tmp_path: Path, losses: list[float], held_out: dict[int, float], norm
         rows.append(row | ({"eval_loss": held_out[step]} if step in held_out else {}))
     path = tmp_path / "log.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
-    examined = audit_run(path, vocabulary=512, random_student=True).examined
-    return {finding.id: finding.severity for one in examined for finding in one.findings}
+    checks = audit_run(path, vocabulary=512, random_student=True).checks
+    return {finding.id: finding.severity for one in checks for finding in one.findings}
 
 
 def _noisy(step: int) -> float:

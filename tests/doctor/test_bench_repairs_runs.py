@@ -67,8 +67,8 @@ def test_the_teacher_of_another_row(order: Callable[[Tensor], Tensor], weighted:
 
 def test_which_row_is_read_is_said() -> None:
     (found,) = _errors(_divergence(lambda t: t.roll(1, 0)))
-    assert "teacher row → student row: 0 → 1, 1 → 2, 2 → 3, 3 → 0" in found.seen
-    assert found.seen[-1] == "value at student = the teacher's rows in that order: 0"
+    assert "teacher row → student row: 0 → 1, 1 → 2, 2 → 3, 3 → 0" in found.evidence
+    assert found.evidence[-1] == "value at student = the teacher's rows in that order: 0"
 
 
 @pytest.mark.parametrize("weighted", [False, True])

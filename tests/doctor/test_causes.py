@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 from tests.doctor.batch_faults import prompt_in_answer_out
-from tests.doctor.test_together import finding
+from tests.doctor.test_correlate import finding
 
 from distillab.doctor.batch.audit import audit_batch
 from distillab.doctor.causes import BRINGS, with_causes
-from distillab.records import Examined
+from distillab.records import CheckResult
 
 PAGES = Path(__file__).resolve().parents[2] / "docs" / "doctor"
 
 
 def linked(*found):
-    (one,) = with_causes([Examined(probe="p", looked_at="l", findings=tuple(finding(*each) for each in found))])
+    (one,) = with_causes([CheckResult(check="p", scope="l", findings=tuple(finding(*each) for each in found))])
     return {each.id: (each.severity, each.follows_from) for each in one.findings}
 
 

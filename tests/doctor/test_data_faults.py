@@ -11,7 +11,7 @@ from tests.doctor.data_escapes import MEANT
 from tests.doctor.data_faults import FAULTS, Fault
 from tests.doctor.data_samples import Data, conversations, dolly, pairs, stories
 
-from distillab.doctor.data.audit import audit_data, examine_data
+from distillab.doctor.data.audit import audit_data, run_data_checks
 from distillab.doctor.data.subject import DataSubject, TeacherText
 from distillab.errors import ConfigError, DataError
 
@@ -24,7 +24,7 @@ def data(materials: Path) -> Data:
 
 
 def found(subject: DataSubject) -> dict[str, str]:
-    findings = [finding for one in examine_data(subject) for finding in one.findings]
+    findings = [finding for one in run_data_checks(subject) for finding in one.findings]
     said = {finding.id: finding.severity for finding in findings}
     assert len(findings) == len(said), "an id is said once"
     return said
@@ -120,10 +120,10 @@ def test_unknown_tokens(materials: Path) -> None:
 
 
 def test_what_cannot_be_examined_is_said(data: Data) -> None:
-    examined = {one.probe: one for one in examine_data(data.subject(held_out=()))}
-    assert examined["train and held-out rows"].not_done is not None
-    few = {one.probe: one for one in examine_data(data.subject(data.rows[:3]))}
-    assert few["languages"].not_done is not None and few["answers and their prompts"].not_done is not None
+    checks = {one.check: one for one in run_data_checks(data.subject(held_out=()))}
+    assert checks["train and held-out rows"].skipped is not None
+    few = {one.check: one for one in run_data_checks(data.subject(data.rows[:3]))}
+    assert few["languages"].skipped is not None and few["answers and their prompts"].skipped is not None
 
 
 def test_arguments_that_cannot_be(data: Data, materials: Path) -> None:

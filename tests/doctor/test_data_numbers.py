@@ -1,4 +1,4 @@
-"""The measures behind the data probes, against references that share nothing with them."""
+"""The measures behind the data checks, against references that share nothing with them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from distillab.doctor.data.encoded import encode_part
 from distillab.doctor.data.entropy import lowest_loss
 from distillab.doctor.data.languages import differ, language_of
 from distillab.doctor.data.markers import family_of, marker_in, rendered_by
-from distillab.doctor.data.overlap import examine_overlap
-from distillab.doctor.data.teacher_ends import loops, refuses
+from distillab.doctor.data.overlap import check_overlap
+from distillab.doctor.data.teacher_answers import loops, refuses
 from distillab.doctor.data.words import word_groups
 
 EOS = 99
@@ -112,7 +112,7 @@ def test_near_copies_are_those_that_share_most_groups(kept, near):
     part = [*text[: round(kept * 200)], *WORDS[200 : 400 - round(kept * 200)], "more"]
     train = pairs([("Ask", " ".join(WORDS[300:])), ("Ask", " ".join(part))])
     held = pairs([("Ask", " ".join(text))], first=10)
-    ids = [finding.id for finding in examine_overlap(train, held).findings]
+    ids = [finding.id for finding in check_overlap(train, held).findings]
     assert ("train-held-out-overlap" in ids) == near
 
 
@@ -120,7 +120,7 @@ def test_words_of_a_template_are_no_near_copies():
     preamble = " ".join(WORDS[:150])
     train = pairs([(f"{preamble} {' '.join(WORDS[n : n + 12])}", f"answer {n}") for n in range(150, 200)])
     held = pairs([(f"{preamble} {' '.join(WORDS[n : n + 12])}", f"answer {n}") for n in range(300, 320)], first=100)
-    assert examine_overlap(train, held).findings == ()
+    assert check_overlap(train, held).findings == ()
 
 
 @pytest.mark.parametrize("text", ["café", "naïve", "It’s", "“so”", "größer", "señor", "Привет", "λόγος", "漢字", "😀"])

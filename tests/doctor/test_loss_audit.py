@@ -17,7 +17,7 @@ from distillab.doctor.loss.call import TRIED_TEMPERATURE, described_call
 from distillab.doctor.loss.footprint import measured_hard_part
 from distillab.doctor.loss.formulas import MISTAKES, PLAIN, WITH_SHARES, lowest, recognised
 from distillab.doctor.loss.reduction import DIVISORS, measured_reductions
-from distillab.doctor.loss.world import (
+from distillab.doctor.loss.sample_problem import (
     WATCHED,
     invented,
     padded_left,
@@ -27,23 +27,23 @@ from distillab.doctor.loss.world import (
     with_unused_tokens,
 )
 from distillab.errors import ConfigError
-from distillab.records.findings import Examined, Finding
+from distillab.records.findings import CheckResult, Finding
 
 PAGES = Path(__file__).resolve().parents[2] / "docs" / "doctor"
 
 
 @functools.cache
-def audited(case: losses.Case) -> Examined:
+def audited(case: losses.Case) -> CheckResult:
     return audit_loss(case.function, **dict(case.call))
 
 
-def described(examined: Examined) -> str:
-    (note,) = (finding for finding in examined.findings if finding.id == "loss-description")
-    return "\n".join(note.seen)
+def described(result: CheckResult) -> str:
+    (note,) = (finding for finding in result.findings if finding.id == "loss-description")
+    return "\n".join(note.evidence)
 
 
-def finding(examined: Examined, name: str) -> Finding:
-    (one,) = (finding for finding in examined.findings if finding.id == name)
+def finding(result: CheckResult, name: str) -> Finding:
+    (one,) = (finding for finding in result.findings if finding.id == name)
     return one
 
 
@@ -57,16 +57,16 @@ def fault(name: str) -> losses.Case:
 
 @pytest.mark.parametrize("case", losses.GOOD, ids=lambda case: case.name)
 def test_sound_functions_have_no_error_and_are_described(case: losses.Case) -> None:
-    examined = audited(case)
-    assert [one for one in examined.findings if one.severity == "error"] == []
-    text = described(examined)
+    result = audited(case)
+    assert [one for one in result.findings if one.severity == "error"] == []
+    text = described(result)
     assert [words for words in case.says if words not in text] == []
 
 
 @pytest.mark.parametrize("case", losses.FAULTS, ids=lambda case: case.name)
 def test_planted_mistakes_are_found_under_their_id(case: losses.Case) -> None:
-    examined = audited(case)
-    ids = [one.id for one in examined.findings]
+    result = audited(case)
+    ids = [one.id for one in result.findings]
     assert case.found in ids
     assert len(ids) == len(set(ids))
 
@@ -116,9 +116,9 @@ def test_every_finding_has_its_page() -> None:
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("case", [losses.GOOD[2], losses.GOOD[4]], ids=lambda case: case.name)
 def test_the_verdict_is_not_that_of_one_draw(case: losses.Case, seed: int) -> None:
-    examined = audit_loss(case.function, seed=seed, vocabulary=64, **dict(case.call))
-    assert [one for one in examined.findings if one.severity == "error"] == []
-    assert "64 tokens" in examined.looked_at
+    result = audit_loss(case.function, seed=seed, vocabulary=64, **dict(case.call))
+    assert [one for one in result.findings if one.severity == "error"] == []
+    assert "64 tokens" in result.scope
 
 
 def test_the_recommended_form_has_no_finding_but_its_description() -> None:
@@ -129,16 +129,16 @@ def test_figures_are_the_functions_own() -> None:
     text = described(audited(good("Hinton")))
     assert "forward KL, KL(teacher ‖ student), T = 2, times T² and 0.7, mean over scored tokens" in text
     assert "labels: a cross-entropy, weight 0.3, mean over scored tokens" in text
-    seen = finding(audited(fault("mean over everything")), "loss-divides-by-unscored-positions").seen
+    evidence = finding(audited(fault("mean over everything")), "loss-divides-by-unscored-positions").evidence
     # 12 of 17 shifted columns: the gradient is 12/17 with five more
-    assert "multiplied by 0.706 with five more columns of padding" in seen[2]
+    assert "multiplied by 0.706 with five more columns of padding" in evidence[2]
 
 
 def test_a_one_sided_temperature_is_measured() -> None:
-    seen = finding(audited(fault("temperature on the teacher only")), "loss-temperature-on-one-side").seen
-    assert "0.333 times the teacher's" in seen[0]
-    seen = finding(audited(fault("temperature on the student only")), "loss-temperature-on-one-side").seen
-    assert "2 times the teacher's" in seen[0]
+    evidence = finding(audited(fault("temperature on the teacher only")), "loss-temperature-on-one-side").evidence
+    assert "0.333 times the teacher's" in evidence[0]
+    evidence = finding(audited(fault("temperature on the student only")), "loss-temperature-on-one-side").evidence
+    assert "2 times the teacher's" in evidence[0]
 
 
 def test_unsaid_and_said_shift() -> None:
@@ -154,7 +154,7 @@ def test_how_far_a_free_student_ends_decides_between_regulariser_and_mistake() -
     mild = finding(audited(good("softened teacher")), "loss-not-minimal-at-teacher")
     gross = finding(audited(fault("entropy with the wrong sign")), "loss-not-minimal-at-teacher")
     assert (mild.severity, gross.severity) == ("warning", "error")
-    assert "nats a token" in mild.seen[-1]
+    assert "nats a token" in mild.evidence[-1]
 
 
 def test_a_gradient_to_the_teacher_is_said() -> None:
@@ -171,8 +171,8 @@ def test_positions_instead_of_names() -> None:
 
     with pytest.raises(ConfigError, match="do not say what it takes"):
         audit_loss(renamed_arguments)
-    examined = audit_loss(renamed_arguments, takes=("teacher_logits", "student_logits", "labels"), expects="forward_kl")
-    assert "forward KL" in described(examined)
+    result = audit_loss(renamed_arguments, takes=("teacher_logits", "student_logits", "labels"), expects="forward_kl")
+    assert "forward KL" in described(result)
     # said the wrong way round it is the other direction
     wrong = audit_loss(renamed_arguments, takes=("student_logits", "teacher_logits", "labels"), expects="forward_kl")
     assert finding(wrong, "loss-another-divergence").severity == "error"
@@ -198,8 +198,8 @@ def test_what_the_function_raises_on_an_ordinary_batch_is_raised() -> None:
 
 
 def test_a_number_instead_of_a_tensor_has_no_gradient() -> None:
-    examined = audit_loss(lambda student_logits, teacher_logits: float(losses.kl(student_logits, teacher_logits).sum()))
-    assert [one.id for one in examined.findings] == ["loss-without-gradient"]
+    result = audit_loss(lambda student_logits, teacher_logits: float(losses.kl(student_logits, teacher_logits).sum()))
+    assert [one.id for one in result.findings] == ["loss-without-gradient"]
 
 
 def test_the_temperature_of_an_unusual_name() -> None:
@@ -263,8 +263,8 @@ def test_the_weight_of_the_labels_is_read() -> None:
 
 def test_smoothing_and_temperature_of_the_labels_are_told_apart() -> None:
     assert "label smoothing 0.1" in described(audited(good("label smoothing")))
-    seen = finding(audited(fault("labels tempered too")), "loss-temperature-in-hard-part").seen
-    assert "power -1.00" in seen[0] and "temperature = 2: 2" in seen[1]
+    evidence = finding(audited(fault("labels tempered too")), "loss-temperature-in-hard-part").evidence
+    assert "power -1.00" in evidence[0] and "temperature = 2: 2" in evidence[1]
     batch = invented(23, padded=True, seed=0)
     caller = described_call(losses.tempered_labels, takes=None, temperature=None, given="sequences")
     part = replace(measured_hard_part(caller, batch, caller(batch)), temperature=TRIED_TEMPERATURE)
@@ -341,13 +341,13 @@ def test_torchs_own_values_are_the_references() -> None:
 # ---------------------------------------------------------------- what must not be said
 
 
-def ids(examined: Examined) -> set[str]:
-    return {one.id for one in examined.findings}
+def ids(result: CheckResult) -> set[str]:
+    return {one.id for one in result.findings}
 
 
 def test_padding_is_no_error_of_a_function_without_a_mask() -> None:
-    examined = audit_loss(losses.mean_reduction)
-    assert finding(examined, "loss-counts-padding").severity == "warning"
+    result = audit_loss(losses.mean_reduction)
+    assert finding(result, "loss-counts-padding").severity == "warning"
     # said to be called without padding, or on the scored rows alone, it is none at all
     assert "loss-counts-padding" not in ids(audit_loss(losses.flat_batchmean, padded=False))
     assert "loss-counts-padding" not in ids(audited(good("batchmean of flat rows")))
@@ -381,8 +381,8 @@ def test_an_infinite_reverse_kl_is_no_finding() -> None:
 
 def test_sides_of_unlike_shapes_are_refused_by_who_refuses_them() -> None:
     assert "loss-accepts-other-width" not in ids(audited(good("careful")))
-    seen = finding(audited(fault("wider teacher cut after its softmax")), "loss-accepts-other-width").seen
-    assert "23 tokens of the student, 28 of the teacher" in seen[0]
+    evidence = finding(audited(fault("wider teacher cut after its softmax")), "loss-accepts-other-width").evidence
+    assert "23 tokens of the student, 28 of the teacher" in evidence[0]
 
 
 def test_a_teacher_at_another_position_is_not_called_a_mask() -> None:

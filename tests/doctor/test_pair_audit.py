@@ -1,4 +1,4 @@
-"""The pair's probes: planted faults are found, and good pairs are left in peace."""
+"""The pair's checks: planted faults are found, and good pairs are left in peace."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from tests.conftest import ROOT
 from tests.doctor.pair_samples import STUDENT, TEACHER, UNLIKE, found, reader_of, subject_of, with_width
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from distillab.doctor.pair.alignment import examine_alignment
-from distillab.doctor.pair.asking import affordable_tokens, evaluating
-from distillab.doctor.pair.audit import examine_pair
-from distillab.doctor.pair.begin import examine_begin
-from distillab.doctor.pair.contract import examine_contract
-from distillab.doctor.pair.mode import examine_mode
-from distillab.doctor.pair.padding import examine_padding
-from distillab.doctor.pair.precision import examine_precision
-from distillab.doctor.pair.quality import examine_quality
-from distillab.doctor.pair.template import examine_template
+from distillab.doctor.pair.alignment import check_alignment
+from distillab.doctor.pair.audit import run_pair_checks
+from distillab.doctor.pair.bos import check_begin
+from distillab.doctor.pair.contract import check_contract
+from distillab.doctor.pair.mode import check_mode
+from distillab.doctor.pair.padding import check_padding
+from distillab.doctor.pair.precision import check_precision
+from distillab.doctor.pair.quality import check_quality
+from distillab.doctor.pair.queries import affordable_tokens, evaluating
+from distillab.doctor.pair.template import check_template
 
 
 @pytest.fixture
@@ -35,39 +35,39 @@ def fewer(subject):
 
 
 def test_a_good_pair_is_left_in_peace(good):
-    examined = tuple(examine_pair(good))
-    assert not found(examined)
-    assert [one.not_done for one in examined if one.probe != "template"] == [None] * 7
-    assert "no template" in next(one.not_done for one in examined if one.probe == "template")
-    assert "p = 0.002" in next(one.looked_at for one in examined if one.probe == "alignment")
+    checks = tuple(run_pair_checks(good))
+    assert not found(checks)
+    assert [one.skipped for one in checks if one.check != "template"] == [None] * 7
+    assert "no template" in next(one.skipped for one in checks if one.check == "template")
+    assert "p = 0.002" in next(one.scope for one in checks if one.check == "alignment")
 
 
 def test_an_index_wise_pair_of_other_tokens(materials):
     subject = fewer(subject_of(materials, teacher=UNLIKE, student=None, tokenizer="tinyllama-1.1b"))
     errors = {
         id_: finding
-        for id_, finding in found((examine_contract(subject), examine_alignment(subject))).items()
+        for id_, finding in found((check_contract(subject), check_alignment(subject))).items()
         if finding.severity == "error"
     }
     assert set(errors) == {"pair-ids-unrelated", "teacher-signal-unrelated"}
     assert any("▁quick" in line for line in errors["pair-ids-unrelated"].example)
     assert any("would be pushed" in line for line in errors["pair-ids-unrelated"].example)
-    assert any("at its own tokens" in line for line in errors["teacher-signal-unrelated"].seen)
+    assert any("at its own tokens" in line for line in errors["teacher-signal-unrelated"].evidence)
 
 
 def test_other_tokens_that_nobody_compares_are_no_error(materials):
     subject = subject_of(materials, teacher=UNLIKE, student=None, tokenizer="tinyllama-1.1b")
     subject = fewer(replace(subject, compares_by_index=False))
-    examined = (examine_contract(subject), examine_alignment(subject), examine_mode(subject), examine_padding(subject))
-    assert {id_: finding.severity for id_, finding in found(examined).items()} == {"pair-ids-unrelated": "note"}
-    assert "at its own tokens" in examined[1].looked_at
+    checks = (check_contract(subject), check_alignment(subject), check_mode(subject), check_padding(subject))
+    assert {id_: finding.severity for id_, finding in found(checks).items()} == {"pair-ids-unrelated": "note"}
+    assert "at its own tokens" in checks[1].scope
 
 
 def test_a_teacher_that_cannot_read_the_students_ids(materials):
     subject = subject_of(materials, teacher="babyllama-tok105", student=STUDENT)
-    examined = (examine_contract(subject), examine_alignment(subject))
-    assert list(found(examined)) == ["pair-ids-unrelated"]
-    assert "no embedding" in examined[1].not_done
+    checks = (check_contract(subject), check_alignment(subject))
+    assert list(found(checks)) == ["pair-ids-unrelated"]
+    assert "no embedding" in checks[1].skipped
 
 
 def test_weights_of_another_tokenizer_are_a_warning(good):
@@ -78,7 +78,7 @@ def test_weights_of_another_tokenizer_are_a_warning(good):
         head = good.teacher_model.get_output_embeddings().weight
         if head.data_ptr() != weight.data_ptr():
             head.copy_(head[order].clone())
-    findings = found((examine_alignment(good), examine_quality(good)))
+    findings = found((check_alignment(good), check_quality(good)))
     assert {"teacher-below-unigram", "teacher-below-student"} <= set(findings)
     signal = [finding for id_, finding in findings.items() if id_.startswith("teacher-signal-")]
     assert signal and all(finding.severity == "warning" for finding in findings.values())
@@ -92,7 +92,7 @@ def test_a_teacher_that_has_learned_nothing_is_no_error(good, tied):
         tie_word_embeddings=tied,
     )  # fmt: skip
     subject = replace(good, teacher_model=LlamaForCausalLM(config).eval())
-    assert all(finding.severity == "warning" for finding in found(tuple(examine_pair(subject))).values())
+    assert all(finding.severity == "warning" for finding in found(tuple(run_pair_checks(subject))).values())
 
 
 def test_without_weights_and_without_rows(good):
@@ -100,10 +100,10 @@ def test_without_weights_and_without_rows(good):
         (replace(good, teacher_model=None), "no weights"),
         (replace(good, examples=()), "no rows"),
     ):
-        examined = tuple(examine_pair(subject))
-        assert examined[0].not_done is None
-        assert all(why in one.not_done for one in examined[1:])
-        assert not found(examined)
+        checks = tuple(run_pair_checks(subject))
+        assert checks[0].skipped is None
+        assert all(why in one.skipped for one in checks[1:])
+        assert not found(checks)
 
 
 def drops(model, share):
@@ -115,16 +115,16 @@ def drops(model, share):
 def test_a_teacher_in_train_mode(good):
     drops(good.teacher_model, 0.1).train()
     state = torch.get_rng_state()
-    finding = found([examine_mode(good)])["teacher-in-train-mode"]
+    finding = found([check_mode(good)])["teacher-in-train-mode"]
     assert finding.severity == "error"
-    assert any("self_attn" in line and "0.1" in line for line in finding.seen)
+    assert any("self_attn" in line and "0.1" in line for line in finding.evidence)
     assert torch.equal(torch.get_rng_state(), state), "a run's own draws are not disturbed"
     assert all(module.training for module in good.teacher_model.modules())
 
 
 def test_train_mode_without_dropout_and_dropout_in_eval_mode_are_no_faults(good):
-    assert not found([examine_mode(replace(good, teacher_model=good.teacher_model.train()))])
-    assert not found([examine_mode(replace(good, teacher_model=drops(good.teacher_model, 0.1).eval()))])
+    assert not found([check_mode(replace(good, teacher_model=good.teacher_model.train()))])
+    assert not found([check_mode(replace(good, teacher_model=drops(good.teacher_model, 0.1).eval()))])
 
 
 def test_every_module_keeps_its_own_mode(good):
@@ -139,28 +139,28 @@ def test_every_module_keeps_its_own_mode(good):
 
 def test_a_teacher_that_is_worse_than_its_student(materials):
     subject = subject_of(materials, teacher=STUDENT, student=TEACHER)
-    findings = found([examine_quality(subject)])
+    findings = found([check_quality(subject)])
     assert {id_: finding.severity for id_, finding in findings.items()} == {"teacher-below-student": "warning"}
-    assert not found([examine_quality(replace(subject, student_is_random=True))])
+    assert not found([check_quality(replace(subject, student_is_random=True))])
 
 
 def test_rows_without_the_begin_token(materials, tmp_path):
     subject = subject_of(materials, teacher="babyllama-tok105", student="babyllama-tok105")
-    assert not found([examine_begin(subject)])
+    assert not found([check_begin(subject)])
     for name in ("tokenizer.json", "tokenizer_config.json"):
         values = json.loads((materials / "tokenizers/tok105" / name).read_text())
         values.pop("post_processor", None)
         values.pop("add_bos_token", None)
         (tmp_path / name).write_text(json.dumps(values))
-    finding = found([examine_begin(replace(subject, student=reader_of(tmp_path)))])["teacher-begin-token"]
+    finding = found([check_begin(replace(subject, student=reader_of(tmp_path)))])["teacher-begin-token"]
     assert finding.severity == "warning" and finding.title.startswith("Without")
 
 
 def test_a_template_that_the_teacher_does_not_know(materials):
     subject = subject_of(materials, kind="pair", template="alpaca")
-    finding = found([examine_template(subject)])["teacher-template"]
-    assert finding.severity == "warning" and "data.template: plain" in finding.do
-    assert not found([examine_template(subject_of(materials, kind="pair", template="plain"))])
+    finding = found([check_template(subject)])["teacher-template"]
+    assert finding.severity == "warning" and "data.template: plain" in finding.fix
+    assert not found([check_template(subject_of(materials, kind="pair", template="plain"))])
 
 
 def widened(subject, *, like):
@@ -175,31 +175,31 @@ def widened(subject, *, like):
 
 def test_logits_without_a_token(good):
     padded = widened(good, like=0)
-    examined = (examine_contract(padded), examine_padding(padded), examine_alignment(padded))
-    findings = found(examined)
+    checks = (check_contract(padded), check_padding(padded), check_alignment(padded))
+    findings = found(checks)
     assert {id_: finding.severity for id_, finding in findings.items()} == {"pair-vocabulary-wider": "note"}
 
 
 def test_probability_on_logits_without_a_token(good):
     often = good.teacher.tokenizer("the", add_special_tokens=False)["input_ids"][-1]
-    finding = found([examine_padding(widened(good, like=often))])["logits-beyond-tokenizer"]
-    assert finding.severity == "warning" and "64 of 576 logits" in finding.seen[0]
+    finding = found([check_padding(widened(good, like=often))])["logits-beyond-tokenizer"]
+    assert finding.severity == "warning" and "64 of 576 logits" in finding.evidence[0]
 
 
 def test_an_overflow_in_float16(good):
     with torch.no_grad():
         good.teacher_model.model.layers[2].mlp.down_proj.weight.mul_(1e6)
-    note = found([examine_precision(good)])["teacher-overflows-float16"]
+    note = found([check_precision(good)])["teacher-overflows-float16"]
     assert note.severity == "note"
-    examined = examine_precision(replace(good, teacher_model=good.teacher_model.half()))
-    finding = found([examined])["teacher-logits-not-finite"]
-    assert finding.severity == "error" and any("first in module model.layers.2" in line for line in finding.seen)
+    result = check_precision(replace(good, teacher_model=good.teacher_model.half()))
+    finding = found([result])["teacher-logits-not-finite"]
+    assert finding.severity == "error" and any("first in module model.layers.2" in line for line in finding.evidence)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_a_sound_teacher_of_half_precision(good, dtype):
-    examined = examine_precision(replace(good, teacher_model=good.teacher_model.to(dtype)))
-    assert not found([examined]) and "from itself in float32" in examined.looked_at
+    result = check_precision(replace(good, teacher_model=good.teacher_model.to(dtype)))
+    assert not found([result]) and "from itself in float32" in result.scope
     assert good.teacher_model.dtype == dtype, "the float32 copy is a copy"
 
 
@@ -207,7 +207,7 @@ def test_a_teacher_that_rounds_much_away(good):
     with torch.no_grad():
         # softmax does not see what all logits have in common, but bfloat16 keeps eight bits of it
         good.teacher_model.get_output_embeddings().weight.add_(5.0)
-    finding = found([examine_precision(replace(good, teacher_model=good.teacher_model.bfloat16()))])
+    finding = found([check_precision(replace(good, teacher_model=good.teacher_model.bfloat16()))])
     assert finding["teacher-imprecise"].severity == "warning"
 
 
@@ -218,27 +218,27 @@ def test_large_models_are_asked_about_less(good):
 
 def test_a_teacher_that_draws_random_numbers(good):
     good.teacher_model.model.norm.register_forward_hook(lambda _, __, output: output + torch.rand(()))
-    finding = found([examine_mode(good)])["teacher-not-repeatable"]
-    assert finding.severity == "warning" and "KL between the two passes" in finding.seen[0]
+    finding = found([check_mode(good)])["teacher-not-repeatable"]
+    assert finding.severity == "warning" and "KL between the two passes" in finding.evidence[0]
 
 
 def test_an_output_layer_that_is_too_narrow(good):
-    finding = found([examine_contract(with_width(good, 500))])["pair-logits-too-narrow"]
-    assert finding.severity == "warning" and "500" in finding.seen[0]
+    finding = found([check_contract(with_width(good, 500))])["pair-logits-too-narrow"]
+    assert finding.severity == "warning" and "500" in finding.evidence[0]
 
 
 def test_much_of_the_teacher_lies_beyond_what_is_shared(good):
     contract = good.contract.model_copy(update={"verdict": "extended", "shared_width": 300})
-    finding = found([examine_padding(replace(good, contract=contract))])["teacher-outside-shared-ids"]
-    assert finding.severity == "warning" and "300 of the teacher's 512" in finding.seen[0]
-    assert not found([examine_padding(good)])
+    finding = found([check_padding(replace(good, contract=contract))])["teacher-outside-shared-ids"]
+    assert finding.severity == "warning" and "300 of the teacher's 512" in finding.evidence[0]
+    assert not found([check_padding(good)])
 
 
 def test_begin_tokens_and_templates_that_differ_are_noted(good):
     notes = ("BOS differs: teacher none, student '<s>' (id 1)", "only the teacher has a chat template")
     contract = good.contract.model_copy(update={"notes": notes})
-    finding = found([examine_contract(replace(good, contract=contract))])["pair-reads-otherwise"]
-    assert finding.severity == "note" and finding.seen == notes
+    finding = found([check_contract(replace(good, contract=contract))])["pair-reads-otherwise"]
+    assert finding.severity == "note" and finding.evidence == notes
 
 
 def test_every_finding_has_its_page_and_its_line():

@@ -27,23 +27,23 @@ def asked(materials):
         return model_of(materials, TEACHER)(ids).logits, ids
 
 
-def named(examined) -> dict[str, str]:
-    return {id_: finding.severity for id_, finding in found([examined]).items()}
+def named(result) -> dict[str, str]:
+    return {id_: finding.severity for id_, finding in found([result]).items()}
 
 
 def test_a_signal_that_fits(asked):
     logits, ids = asked
-    examined = audit_signal(logits, ids, logits)
-    assert examined.not_done is None and not examined.findings
-    assert "p = 0.002" in examined.looked_at
+    result = audit_signal(logits, ids, logits)
+    assert result.skipped is None and not result.findings
+    assert "p = 0.002" in result.scope
 
 
 @pytest.mark.parametrize("steps", [1, -1, 2])
 def test_a_signal_that_is_shifted(asked, steps):
     logits, ids = asked
-    examined = audit_signal(logits.roll(steps, dims=1), ids, own=asked)
-    assert named(examined) == {"teacher-signal-shifted": "error"}
-    assert f"at {steps:+d} of where" in examined.findings[0].means
+    result = audit_signal(logits.roll(steps, dims=1), ids, own=asked)
+    assert named(result) == {"teacher-signal-shifted": "error"}
+    assert f"at {steps:+d} of where" in result.findings[0].explanation
 
 
 def test_without_proof_that_the_teacher_knows_the_text_a_shift_by_one_may_be_repetition(asked):
@@ -53,46 +53,46 @@ def test_without_proof_that_the_teacher_knows_the_text_a_shift_by_one_may_be_rep
 
 def test_a_signal_of_other_rows(asked):
     logits, ids = asked
-    examined = audit_signal(logits.roll(1, dims=0), ids)
-    assert named(examined) == {"teacher-signal-of-other-rows": "error"}
-    assert f"{ROWS} of {ROWS}" in " ".join(examined.findings[0].seen)
+    result = audit_signal(logits.roll(1, dims=0), ids)
+    assert named(result) == {"teacher-signal-of-other-rows": "error"}
+    assert f"{ROWS} of {ROWS}" in " ".join(result.findings[0].evidence)
 
 
 def test_a_signal_of_shuffled_positions(asked):
     logits, ids = asked
     order = torch.randperm(LENGTH, generator=torch.Generator().manual_seed(0))
-    examined = audit_signal(logits[:, order], ids, own=asked)
-    assert named(examined) == {"teacher-signal-unrelated": "error"}
-    assert "look at positions and rows first" in examined.findings[0].means
+    result = audit_signal(logits[:, order], ids, own=asked)
+    assert named(result) == {"teacher-signal-unrelated": "error"}
+    assert "look at positions and rows first" in result.findings[0].explanation
     assert named(audit_signal(logits[:, order], ids)) == {"teacher-signal-unrelated": "warning"}
 
 
 def test_a_signal_of_another_vocabulary(asked):
     logits, ids = asked
     renamed = torch.randperm(512, generator=torch.Generator().manual_seed(0))
-    examined = audit_signal(logits[..., renamed], ids, own=asked)
-    assert named(examined) == {"teacher-signal-unrelated": "error"}
-    assert "mean other tokens" in examined.findings[0].means
+    result = audit_signal(logits[..., renamed], ids, own=asked)
+    assert named(result) == {"teacher-signal-unrelated": "error"}
+    assert "mean other tokens" in result.findings[0].explanation
 
 
 def test_the_students_signals_are_told_beside(asked):
     logits, ids = asked
     order = torch.randperm(LENGTH, generator=torch.Generator().manual_seed(0))
-    seen = " ".join(audit_signal(logits[:, order], ids, logits, own=asked).findings[0].seen)
-    assert "KL(teacher ‖ student)" in seen and "same first choice" in seen
+    evidence = " ".join(audit_signal(logits[:, order], ids, logits, own=asked).findings[0].evidence)
+    assert "KL(teacher ‖ student)" in evidence and "same first choice" in evidence
 
 
 def test_a_teacher_that_says_nothing_cannot_be_judged(asked):
     _, ids = asked
-    examined = audit_signal(torch.zeros(*ids.shape, 512), ids)
-    assert "nearly the same at every position" in examined.not_done
+    result = audit_signal(torch.zeros(*ids.shape, 512), ids)
+    assert "nearly the same at every position" in result.skipped
 
 
 def test_too_few_tokens_cannot_be_judged(asked):
     logits, ids = asked
     mask = torch.zeros_like(ids, dtype=torch.bool)
     mask[:, 5] = True
-    assert "too few" in audit_signal(logits, ids, mask=mask).not_done
+    assert "too few" in audit_signal(logits, ids, mask=mask).skipped
 
 
 def test_what_is_masked_does_not_matter(asked):
@@ -109,16 +109,16 @@ def test_an_impossible_token_does_not_decide_all(asked):
     logits, ids = asked
     hidden = logits.clone()
     hidden[0, 0, ids[0, 1]] = float("-inf")
-    examined = audit_signal(hidden, ids)
-    assert examined.not_done is None and not examined.findings
+    result = audit_signal(hidden, ids)
+    assert result.skipped is None and not result.findings
 
 
 def test_ids_beyond_the_logits_are_left_out(asked):
     logits, ids = asked
     extended = ids.clone()
     extended[:, 3] = 600
-    examined = audit_signal(logits, extended)
-    assert not examined.findings and f"{ROWS} tokens with an id beyond" in examined.looked_at
+    result = audit_signal(logits, extended)
+    assert not result.findings and f"{ROWS} tokens with an id beyond" in result.scope
 
 
 def test_the_same_seed_says_the_same(asked):

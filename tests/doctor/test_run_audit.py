@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from distillab.cli.main import app
 from distillab.doctor.run.audit import audit_run
-from distillab.doctor.run.budget import examine_differences
+from distillab.doctor.run.budget import check_differences
 from distillab.doctor.run.logs import read_runs
 from distillab.doctor.run.trends import near_factor, noise, slope, spikes, trend
 from distillab.errors import ConfigError, DataError
@@ -51,14 +51,14 @@ def test_a_sound_log_has_no_error(case: Case, tmp_path: Path) -> None:
 def test_warm_restarts_are_named_as_such() -> None:
     (finding,) = (one for one in audit_run(REAL / "good_restarts.json").findings if one.id == "schedule-restarts")
     assert "warm restarts" in finding.title
-    assert finding.seen[0].startswith("3 rises")
+    assert finding.evidence[0].startswith("3 rises")
 
 
 def test_a_rise_over_many_steps_is_one(tmp_path: Path) -> None:
     rates = [1e-3 * (0.02 + abs(math.cos(math.pi * at / 100))) for at in range(201)]
     rows = theirs(curve(201, 3.0, 1.0), rates=rates)
     (finding,) = (one for one in audit_run(write_lines(tmp_path, rows)).findings if one.id == "schedule-restarts")
-    assert finding.seen[0].startswith("2 rises; the first at step")
+    assert finding.evidence[0].startswith("2 rises; the first at step")
 
 
 def test_an_inverse_square_root_has_come_to_its_end(tmp_path: Path) -> None:
@@ -79,14 +79,14 @@ def test_a_share_that_grows_is_an_effect(tmp_path: Path) -> None:
 
 def test_the_best_step_of_an_overfitting_run_is_named() -> None:
     (finding,) = (one for one in audit_run(REAL / "bad_overfitting.json").findings if one.id == "overfitting")
-    assert "at step 60, its best" in finding.seen[0]
-    assert "training.steps=60" in finding.do[0]
+    assert "at step 60, its best" in finding.evidence[0]
+    assert "training.steps=60" in finding.fix[0]
 
 
 def test_the_first_nan_is_named() -> None:
     (finding,) = (one for one in audit_run(REAL / "bad_trl_nan.log").findings if one.id == "nan-shown-as-zero")
     # the first printed entry holds a loss of 3.125 with a NaN gradient; the second is 0
-    assert "first at step 2:" in finding.seen[0]
+    assert "first at step 2:" in finding.evidence[0]
     assert finding.example[0] == "step 1: loss 3.125, grad_norm nan"
 
 
@@ -141,7 +141,7 @@ def test_a_torn_last_line_is_told_and_any_other_refused(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     text = path.read_text(encoding="utf-8")
     path.write_text(text + '{"step": 30', encoding="utf-8")
-    assert "torn" in audit_run(tmp_path).examined[0].looked_at
+    assert "torn" in audit_run(tmp_path).checks[0].scope
     path.write_text('{"step": 30\n' + text, encoding="utf-8")
     with pytest.raises(DataError, match="no JSON"):
         audit_run(tmp_path)
@@ -166,19 +166,19 @@ def test_a_study_names_its_runs_in_one_finding(tmp_path: Path) -> None:
     found = audit_run(tmp_path)
     (finding,) = (one for one in found.findings if one.severity == "error")
     assert finding.id == "held-out-above-uniform"
-    assert finding.seen[0].startswith("logits/seed0: held-out 9.400")
-    assert finding.seen[-1] == "and 2 more runs: logits/seed6, logits/seed7"
-    assert not [line for line in finding.seen if "sft" in line]
-    assert len({one.probe for one in found.examined}) == len(found.examined)
+    assert finding.evidence[0].startswith("logits/seed0: held-out 9.400")
+    assert finding.evidence[-1] == "and 2 more runs: logits/seed6, logits/seed7"
+    assert not [line for line in finding.evidence if "sft" in line]
+    assert len({one.check for one in found.checks}) == len(found.checks)
 
 
 def test_arms_that_cannot_be_told_from_sft() -> None:
     results = study()
     unclear = [a.name for a in results.arms if a.against_sft and not a.demonstrates and not a.against_sft.excludes_zero]
-    findings = examine_differences(results).findings
+    findings = check_differences(results).findings
     assert bool(findings) == bool(unclear)
     if findings:
-        assert [line.split(":")[0] for line in findings[0].seen] == unclear
+        assert [line.split(":")[0] for line in findings[0].evidence] == unclear
 
 
 HOSTILE = {
@@ -250,7 +250,7 @@ ROWS = st.lists(
 @example(rows=[{"step": 0, "loss": math.inf}, {"step": 0, "loss": 0.0, "grad_norm": math.inf}])  # one brings the other
 def test_no_numbers_break_the_doctor(rows: list[dict[str, float]], tmp_path: Path) -> None:
     found = audit_run(write_lines(tmp_path, rows), vocabulary=64, random_student=True, unigram_nats=3.0)
-    assert len(found.examined) == 13
+    assert len(found.checks) == 13
     if not all(math.isfinite(row["loss"]) for row in rows):
         cause = "nan-shown-as-zero" if ("nan-shown-as-zero", "error") in ids(found) else "loss-not-finite"
         assert (cause, "error") in ids(found) and "loss-not-finite" in {id_ for id_, _ in ids(found)}

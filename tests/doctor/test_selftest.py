@@ -17,20 +17,20 @@ from transformers import PreTrainedModel
 from distillab.config.cache import CacheConfig
 from distillab.config.terms import HiddenStatesConfig, TokenDivergenceConfig
 from distillab.doctor.clock import Clock
-from distillab.doctor.pair.audit import PairSubject, examine_pair
-from distillab.doctor.selftest.costs import Budget, Costs, cost_findings, examine_costs
-from distillab.doctor.selftest.first_steps import examine_first_steps, first_step_findings
-from distillab.doctor.selftest.head import examine_head
-from distillab.doctor.selftest.judging import examine_evaluation
+from distillab.doctor.pair.audit import PairSubject, run_pair_checks
+from distillab.doctor.selftest.costs import Budget, Costs, check_costs, cost_findings
+from distillab.doctor.selftest.evaluation import check_evaluation
+from distillab.doctor.selftest.first_steps import check_first_steps, first_step_findings
+from distillab.doctor.selftest.head import check_head
 from distillab.doctor.selftest.machine import Machine, weights_of
 from distillab.doctor.selftest.memory import RunMemory, kept_by_student, resident_bytes, run_memory
 from distillab.doctor.selftest.rounding import rounding_of
 from distillab.doctor.selftest.setup import Arm, Setup, by_tokens, few_rows
-from distillab.doctor.selftest.split import examine_steps
+from distillab.doctor.selftest.split import check_steps
 from distillab.doctor.selftest.stepping import Stepped
-from distillab.doctor.selftest.stored import StoredTerm, cache_findings, examine_cache
-from distillab.doctor.selftest.terms import examine_terms, own_layers, teacher_as_student
-from distillab.records import Examined
+from distillab.doctor.selftest.stored import StoredTerm, cache_findings, check_cache
+from distillab.doctor.selftest.terms import check_terms, own_layers, teacher_as_student
+from distillab.records import CheckResult
 from distillab.teachers.local import LocalTeacher
 from distillab.training.trainer import StepReport
 
@@ -40,7 +40,7 @@ CE = {"kind": "cross_entropy"}
 
 @pytest.fixture(autouse=True)
 def _little_to_collect() -> Iterator[None]:
-    """As in `examine_arms`: a trainer collects garbage whenever it begins, and that takes longer than its steps."""
+    """As in `run_arm_checks`: a trainer collects garbage whenever it begins, and that takes longer than its steps."""
     gc.freeze()
     yield
     gc.unfreeze()
@@ -51,8 +51,8 @@ def world(tiny_world: dict[str, Any], tmp_path: Path) -> World:
     return World(tiny_world, tmp_path)
 
 
-def _ids(*examined: Examined) -> set[str]:
-    return {finding.id for one in examined for finding in one.findings}
+def _ids(*checks: CheckResult) -> set[str]:
+    return {finding.id for one in checks for finding in one.findings}
 
 
 def _at_body(change: Callable[[Tensor], Tensor]) -> Change:
@@ -85,16 +85,16 @@ def test_good_recipes_of_every_kind_are_left_in_peace(world: World, stranger: st
     assert [len(setup.terms) for setup in by_tokens(setups)] == [6, 7]
     clock = Clock(600.0)
     found = (
-        examine_terms(setups, clock),
-        examine_cache(setups, clock),
-        examine_head(setups, clock),
-        *examine_steps(setups, clock),
-        examine_evaluation(setups[0], clock),
+        check_terms(setups, clock),
+        check_cache(setups, clock),
+        check_head(setups, clock),
+        *check_steps(setups, clock),
+        check_evaluation(setups[0], clock),
     )
     assert _ids(*found) == set()
     assert clock.unit_s > 0
     # what cannot be said is named
-    assert "dual_space" in str(found[0].not_done) and "drawn" in str(found[3].not_done)
+    assert "dual_space" in str(found[0].skipped) and "drawn" in str(found[3].skipped)
 
 
 def test_first_steps_of_good_recipes_lower_the_loss(world: World, stranger: str) -> None:
@@ -102,7 +102,7 @@ def test_first_steps_of_good_recipes_lower_the_loss(world: World, stranger: str)
         world.arm("logits", method="logits"),
         world.arm("states", method="span_hidden_states", teacher={"path": stranger}),
     ]
-    assert _ids(examine_first_steps(world.setups(*arms), Clock(600.0))) == set()
+    assert _ids(check_first_steps(world.setups(*arms), Clock(600.0))) == set()
 
 
 def test_terms_that_were_fitted_to_the_rows_do_not_count(world: World) -> None:
@@ -140,14 +140,14 @@ def test_terms_that_were_fitted_to_the_rows_do_not_count(world: World) -> None:
 )
 def test_a_term_that_no_teacher_can_move_is_found(world: World, term: dict[str, Any], found: set[str]) -> None:
     setup = world.setup(method="logits", terms=[CE, term])
-    assert _ids(examine_terms([setup], Clock(600.0))) == found
+    assert _ids(check_terms([setup], Clock(600.0))) == found
 
 
 def test_a_teacher_that_says_something_else_each_time_is_not_zero_at_itself(world: World) -> None:
     setup = world.setup(method="logits", terms=[KL])
     assert isinstance(setup.teacher, LocalTeacher)
     _at_body(lambda states: states + torch.randn_like(states))(setup.teacher.model)
-    assert _ids(examine_terms([setup], Clock(600.0))) == {"term-not-zero-at-teacher"}
+    assert _ids(check_terms([setup], Clock(600.0))) == {"term-not-zero-at-teacher"}
 
 
 def test_the_teacher_one_position_off_is_what_a_term_says_of_rolled_states(world: World) -> None:
@@ -177,19 +177,19 @@ def test_layers_of_the_teacher_are_compared_with_themselves() -> None:
 def test_kinds_that_do_not_serve_a_term_are_found_before_all_rows_are_read(world: World) -> None:
     few = CacheConfig.model_validate({"kinds": [{"kind": "top_k", "k": 4}]})
     setup = world.setup(method="logits", terms=[CE, KL], settings=few)
-    found = examine_cache([setup], Clock(600.0))
-    assert _ids(found) == {"cache-does-not-serve"} and "top_k" in " ".join(found.findings[0].seen)
+    found = check_cache([setup], Clock(600.0))
+    assert _ids(found) == {"cache-does-not-serve"} and "top_k" in " ".join(found.findings[0].evidence)
 
 
 def test_a_cache_that_holds_another_teacher_is_found(world: World) -> None:
     """Rows are recorded one by one here, and this teacher says of a row what depends on the others of its batch."""
     alone = CacheConfig(batch_size=1)
     setup = world.setup(method="logits", terms=[KL], settings=alone)
-    assert _ids(examine_cache([setup], Clock(600.0))) == set()
+    assert _ids(check_cache([setup], Clock(600.0))) == set()
     assert isinstance(setup.teacher, LocalTeacher)
     _at_body(lambda states: states + 3 * states.mean(dim=0, keepdim=True).roll(1, -1))(setup.teacher.model)
     changed = setup.with_terms(setup.terms)
-    assert _ids(examine_cache([Setup(*_fields(changed, "again"))], Clock(600.0))) == {"cached-differs-from-live"}
+    assert _ids(check_cache([Setup(*_fields(changed, "again"))], Clock(600.0))) == {"cached-differs-from-live"}
 
 
 def _fields(setup: Setup, scratch: str) -> tuple[Any, ...]:
@@ -216,13 +216,13 @@ def test_a_student_whose_logits_are_not_those_of_its_head_is_found(world: World)
     def capped(model: PreTrainedModel) -> None:
         model.config.final_logit_softcapping = 0.05  # a Llama does nothing of the kind
 
-    assert _ids(examine_head([world.setup(method="sft", student=capped)], Clock(600.0))) == {"head-pass-differs"}
+    assert _ids(check_head([world.setup(method="sft", student=capped)], Clock(600.0))) == {"head-pass-differs"}
 
 
 def test_a_student_that_mixes_the_rows_of_a_batch_is_found(world: World) -> None:
-    split, reach = examine_steps([world.setup(method="sft", student=_at_body(_mixed))], Clock(600.0))
+    split, reach = check_steps([world.setup(method="sft", student=_at_body(_mixed))], Clock(600.0))
     assert _ids(split) == {"split-changes-step"} and _ids(reach) == set()
-    assert "cross_entropy" in " ".join(split.findings[0].seen)
+    assert "cross_entropy" in " ".join(split.findings[0].evidence)
 
 
 def _rounds_otherwise_alone(states: Tensor) -> Tensor:
@@ -243,10 +243,10 @@ def _rounding_teacher(world: World, dtype: str, **more: Any) -> Setup:
 def test_the_rounding_of_the_teachers_number_format_is_no_dependence_on_the_split(
     world: World, dtype: str, found: set[str]
 ) -> None:
-    split, _ = examine_steps([_rounding_teacher(world, dtype)], Clock(600.0))
+    split, _ = check_steps([_rounding_teacher(world, dtype)], Clock(600.0))
     assert _ids(split) == found
     if found:
-        assert "everything is float32" in " ".join(split.findings[0].seen)
+        assert "everything is float32" in " ".join(split.findings[0].evidence)
 
 
 def test_the_message_names_whose_number_format_it_is(world: World) -> None:
@@ -267,7 +267,7 @@ def test_the_message_names_whose_number_format_it_is(world: World) -> None:
 @pytest.mark.parametrize(("dtype", "found"), [("float32", {"cached-differs-from-live"}), ("bfloat16", set())])
 def test_a_cache_rounds_as_its_teacher_does(world: World, dtype: str, found: set[str]) -> None:
     setup = _rounding_teacher(world, dtype, settings=CacheConfig(batch_size=1))
-    assert _ids(examine_cache([setup], Clock(600.0))) == found
+    assert _ids(check_cache([setup], Clock(600.0))) == found
 
 
 def test_dropout_is_no_dependence_on_the_split(world: World) -> None:
@@ -275,20 +275,20 @@ def test_dropout_is_no_dependence_on_the_split(world: World) -> None:
         model.model.layers[0].self_attn.attention_dropout = 0.5
 
     setup = world.setup(method="sft", student=dropping)
-    assert _ids(*examine_steps([setup], Clock(600.0))) == set()
+    assert _ids(*check_steps([setup], Clock(600.0))) == set()
     assert setup.original.model.layers[0].self_attn.attention_dropout == 0.5
 
 
 def test_parameters_that_no_term_reaches_are_named(world: World) -> None:
     setup = world.setup(method="hidden_states", terms=[{"kind": "hidden_states", "layers": "embeddings"}])
-    _, reach = examine_steps([setup], Clock(600.0))
+    _, reach = check_steps([setup], Clock(600.0))
     assert _ids(reach) == {"parameters-without-gradient"}
-    assert reach.findings[0].severity == "warning" and "layers.0" in " ".join(reach.findings[0].seen)
+    assert reach.findings[0].severity == "warning" and "layers.0" in " ".join(reach.findings[0].evidence)
 
 
 def test_a_term_that_fades_in_reaches_what_it_will_reach(world: World) -> None:
     setup = world.setup(method="logits", terms=[{**KL, "weight": {"start": 0.0, "end": 1.0}}])
-    assert _ids(*examine_steps([setup], Clock(600.0))) == set()
+    assert _ids(*check_steps([setup], Clock(600.0))) == set()
 
 
 @pytest.mark.parametrize(
@@ -297,7 +297,7 @@ def test_a_term_that_fades_in_reaches_what_it_will_reach(world: World) -> None:
 )
 def test_the_learning_rate_is_tried(world: World, rate: float, found: set[str]) -> None:
     setup = world.setup(method="logits", training={"learning_rate": rate})
-    assert _ids(examine_first_steps([setup], Clock(600.0))) == found
+    assert _ids(check_first_steps([setup], Clock(600.0))) == found
 
 
 def test_weights_that_overflow_are_found(world: World) -> None:
@@ -305,24 +305,24 @@ def test_weights_that_overflow_are_found(world: World) -> None:
         with torch.no_grad():
             model.model.norm.weight.mul_(1e38)
 
-    found = examine_first_steps([world.setup(method="sft", student=huge)], Clock(600.0))
+    found = check_first_steps([world.setup(method="sft", student=huge)], Clock(600.0))
     assert _ids(found) == {"first-steps-not-finite"}
 
 
 def test_an_evaluation_that_draws_or_does_not_look_is_found(world: World) -> None:
     noisy = world.setup(method="sft", student=_at_body(lambda states: states + torch.randn_like(states)))
-    assert _ids(examine_evaluation(noisy, Clock(600.0))) == {"evaluation-not-repeatable"}
+    assert _ids(check_evaluation(noisy, Clock(600.0))) == {"evaluation-not-repeatable"}
     blind = world.setup(method="sft", student=_at_body(torch.zeros_like))
-    assert _ids(examine_evaluation(blind, Clock(600.0))) == {"evaluation-blind-to-weights"}
+    assert _ids(check_evaluation(blind, Clock(600.0))) == {"evaluation-blind-to-weights"}
 
 
 def test_the_student_is_never_changed(world: World) -> None:
     setup = world.setup(method="white_box")
     before = {name: tensor.clone() for name, tensor in setup.original.state_dict().items()}
     clock = Clock(600.0)
-    examine_steps([setup], clock)
-    examine_first_steps([setup], clock)
-    examine_evaluation(setup, clock)
+    check_steps([setup], clock)
+    check_first_steps([setup], clock)
+    check_evaluation(setup, clock)
     after = setup.original.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
 
@@ -357,15 +357,15 @@ def test_the_few_rows_are_short_ones_of_different_lengths(world: World) -> None:
 def test_what_takes_too_long_is_left_out_and_named(world: World) -> None:
     setup, clock = world.setup(method="logits"), Clock(1.0, unit_s=3.0)
     found = (
-        examine_terms([setup], clock),
-        examine_cache([setup], clock),
-        examine_head([setup], clock),
-        *examine_steps([setup], clock),
-        examine_first_steps([setup], clock),
-        examine_evaluation(setup, clock),
-        examine_costs([setup], [weights_of(setup.inputs, teacher=True)], Budget(), clock),
+        check_terms([setup], clock),
+        check_cache([setup], clock),
+        check_head([setup], clock),
+        *check_steps([setup], clock),
+        check_first_steps([setup], clock),
+        check_evaluation(setup, clock),
+        check_costs([setup], [weights_of(setup.inputs, teacher=True)], Budget(), clock),
     )
-    assert _ids(*found) == set() and all("--seconds" in str(one.not_done) for one in found)
+    assert _ids(*found) == set() and all("--seconds" in str(one.skipped) for one in found)
 
 
 def test_a_step_is_guessed_until_it_was_measured() -> None:
@@ -396,9 +396,9 @@ def test_no_model_is_asked_for_what_takes_too_long(world: World) -> None:
         examples=tuple(setup.inputs.train.examples),
         compares_by_index=True,
     )
-    first, *others = examine_pair(subject, Clock(0.0))
-    assert first.probe == "tokenizers" and first.not_done is None
-    assert len(others) == 7 and all("--seconds" in str(one.not_done) for one in others)
+    first, *others = run_pair_checks(subject, Clock(0.0))
+    assert first.check == "tokenizers" and first.skipped is None
+    assert len(others) == 7 and all("--seconds" in str(one.skipped) for one in others)
 
 
 def test_weights_are_counted_before_they_are_loaded(world: World) -> None:
@@ -440,9 +440,9 @@ def test_what_the_student_keeps_is_what_its_graph_saves(world: World) -> None:
 def test_costs_grow_with_the_runs_and_are_held_against_the_machine(world: World) -> None:
     setup = world.setup(method="logits")
     weights = [weights_of(setup.inputs, teacher=True)]
-    found = examine_costs([setup], weights, Budget(seeds=3, process_bytes=resident_bytes()), Clock(600.0))
-    assert found.looked_at.startswith("3 runs: about") and found.findings == ()
-    assert "interpreter, libraries and rows" in found.looked_at and "activations" in found.looked_at
+    found = check_costs([setup], weights, Budget(seeds=3, process_bytes=resident_bytes()), Clock(600.0))
+    assert found.scope.startswith("3 runs: about") and found.findings == ()
+    assert "interpreter, libraries and rows" in found.scope and "activations" in found.scope
     run = RunMemory(process=1 << 30, learning=4 << 30, teacher=1 << 30, activations=1 << 30, logits=1 << 30)
     assert run.total == 8 << 30 and "1.0 GiB logits" in str(run)
     costs = Costs(memory_bytes=8 << 30, run=run, together=1, disk_bytes=5 << 30, hours=2.0, runs=3, measured=True)

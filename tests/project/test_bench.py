@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bench import floor, gpu, hand, ours, pair, peers, table
+from bench import distillab_steps, floor, gpu, hand, pair, peers, table
 from bench.commands import measure
 from bench.loss_memory import loss_memory
 from bench.measure import MIB, Probe, percentile, repeat
@@ -132,7 +132,7 @@ def test_the_floor_makes_the_three_products_of_every_supervised_row() -> None:
 
 def test_our_trainer_and_the_hand_written_loop_take_the_same_steps() -> None:
     losses = {}
-    for case, function in (("hand_kl", hand.hand_kl), ("forward_kl", ours.train)):
+    for case, function in (("hand_kl", hand.hand_kl), ("forward_kl", distillab_steps.train)):
         probe = Probe(warmup=1, steps=3)
         function(Run(case, size="tiny"), probe)
         assert len(probe.measured) == 3
@@ -144,9 +144,9 @@ def test_our_trainer_and_the_hand_written_loop_take_the_same_steps() -> None:
 def test_packed_rows_are_the_same_tokens_in_full_sequences() -> None:
     size = SIZES["llama"]
     assert (size.rows, size.row_length, size.tokens) == (32, 256, 8192)
-    settings = ours.training_config(Run("sft", size="llama"), steps=1)
+    settings = distillab_steps.training_config(Run("sft", size="llama"), steps=1)
     assert (settings.packing, settings.batch_size) == (True, 32)
-    split = ours.split_of(size)
+    split = distillab_steps.split_of(size)
     assert [len(row) for row in split.rows] == [256] * 32
     assert sum(int(row.answer_mask.sum()) for row in split.rows) == size.tokens // 2
     assert {row.prompt_length for row in split.rows} == {128}
@@ -161,8 +161,12 @@ def test_every_case_leads_to_a_function() -> None:
         # read, not imported: TRL is in another environment
         tree = ast.parse((ROOT / (module.replace(".", "/") + ".py")).read_text(encoding="utf-8"))
         assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, case
-    assert {case for case, place in CASES.items() if place == "bench.ours:train"} == set(ours.TERMS)
-    assert {case for case in ours.TERMS if all(term.access == "none" for term in ours.TERMS[case])} <= WITHOUT_TEACHER
+    assert {case for case, place in CASES.items() if place == "bench.distillab_steps:train"} == set(
+        distillab_steps.TERMS
+    )
+    assert {
+        case for case in distillab_steps.TERMS if all(term.access == "none" for term in distillab_steps.TERMS[case])
+    } <= WITHOUT_TEACHER
 
 
 def test_what_a_whole_run_measures_is_known_and_each_ratio_has_its_base() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bench import cache_quality_table, ours, pair
+from bench import cache_quality_table, distillab_steps, pair
 from bench.cache_folders import RecordedPair
 from bench.cache_pairs import Pair
 from bench.cache_rows import rows_of, sampled_layout, sections, top_k_layout
@@ -51,12 +51,12 @@ def _one_thread() -> Iterator[None]:
 
 @cache
 def _teacher() -> LocalTeacher:
-    return LocalTeacher(pair.teacher_of(SIZE), ours.provenance())
+    return LocalTeacher(pair.teacher_of(SIZE), distillab_steps.provenance())
 
 
 @cache
 def _rows() -> tuple[EncodedRow, ...]:
-    return tuple(ours.split_of(SIZE).rows)
+    return tuple(distillab_steps.split_of(SIZE).rows)
 
 
 @cache
@@ -195,10 +195,10 @@ def test_a_pair_is_recorded_once_and_its_bytes_are_those_of_the_layout(materials
 def test_steps_from_a_cache_are_those_of_the_teacher_that_was_recorded(case: str) -> None:
     probes = {name: Probe(warmup=1, steps=3) for name in (case, "live")}
     train_offline(Run(case, size="tiny"), probes[case])
-    teacher = LocalTeacher(pair.teacher_of(SIZES["tiny"]), ours.provenance())
+    teacher = LocalTeacher(pair.teacher_of(SIZES["tiny"]), distillab_steps.provenance())
     term = WAYS[case][1]
     run = Run("forward_kl", size="tiny")
-    ours.take_steps(run, probes["live"], student=pair.student_of(run.shape), teacher=teacher, terms=(term,))
+    distillab_steps.take_steps(run, probes["live"], student=pair.student_of(run.shape), teacher=teacher, terms=(term,))
     assert len(probes[case].measured) == 3
     # nats: the same numbers; a byte each; other draws, 800 of them, whose log-ratios have a deviation of about 0.3
     tolerance = {"offline_full": 1e-6, "offline_top_k": 1e-3, "offline_sampled": 0.06}[case]

@@ -14,7 +14,7 @@ from tests.report.test_hostile_text import ALLOWED_TAGS, HOSTILE, Tags, assert_n
 
 from distillab.cli.doctor_console import report_investigation, show_investigation
 from distillab.records import (
-    Examined,
+    CheckResult,
     Finding,
     Investigation,
     MethodAdmission,
@@ -37,10 +37,10 @@ def finding(id_: str, severity: str, **changes: object) -> Finding:
         "id": id_,
         "severity": severity,
         "title": f"Title of {id_}.",
-        "seen": (f"seen of {id_}: 3 of 16 rows", f"more of {id_}"),
+        "evidence": (f"seen of {id_}: 3 of 16 rows", f"more of {id_}"),
         "example": (f"row of {id_}:", f"  position 1 of {id_}"),
-        "means": f"Meaning of {id_}. A second sentence of {id_}.",
-        "do": (f"first to do for {id_}", f"second to do for {id_}"),
+        "explanation": f"Meaning of {id_}. A second sentence of {id_}.",
+        "fix": (f"first to do for {id_}", f"second to do for {id_}"),
     }
     return Finding.model_validate(values | changes)
 
@@ -63,15 +63,15 @@ def whole(study: StudyResults) -> Investigation:
     """Two errors, one of which the pair's ways out mend; one finding that follows; a warning; a note."""
     return Investigation(
         subject="batch my-batch.pt; log my-log.csv",
-        examined=(
-            Examined(probe="labels", looked_at="16 rows", findings=(finding("one", "error"), finding("small", "note"))),
-            Examined(probe="pair", looked_at="2 tokenizers", findings=(finding("two", "error", do=WAYS),)),
-            Examined(
-                probe="log",
-                looked_at="600 steps",
+        checks=(
+            CheckResult(check="labels", scope="16 rows", findings=(finding("one", "error"), finding("small", "note"))),
+            CheckResult(check="pair", scope="2 tokenizers", findings=(finding("two", "error", fix=WAYS),)),
+            CheckResult(
+                check="log",
+                scope="600 steps",
                 findings=(finding("effect", "warning", follows_from=("two",)), finding("other", "warning")),
             ),
-            Examined(probe="ends", looked_at="0 rows", not_done="no row could be read"),
+            CheckResult(check="ends", scope="0 rows", skipped="no row could be read"),
         ),
         pairing=pairing(study.contracts[1]),
     )
@@ -115,7 +115,15 @@ def test_all_four_forms_say_the_same(whole: Investigation, tmp_path: Path) -> No
     said = [whole.subject, *conclusions.summary, *WAYS, "a reason to begin with it", "no row could be read"]
     said += [step for phase in conclusions.phases for step in (phase.title, *phase.steps)]
     for one in whole.findings:
-        said += [one.id, one.severity, one.title, one.means, *one.seen, *one.do, *(x.strip() for x in one.example)]
+        said += [
+            one.id,
+            one.severity,
+            one.title,
+            one.explanation,
+            *one.evidence,
+            *one.fix,
+            *(x.strip() for x in one.example),
+        ]
     for name, form in forms.items():
         missing = [line for line in said if line not in form]
         assert not missing, f"{name} lacks {missing}"
@@ -171,27 +179,27 @@ def test_a_valid_pair_has_a_method_and_no_paths(whole: Investigation, study: Stu
 
 
 def test_nothing_found_is_no_error(whole: Investigation, tmp_path: Path) -> None:
-    clean = Investigation(subject="a batch", examined=(Examined(probe="labels", looked_at="16 rows"),))
+    clean = Investigation(subject="a batch", checks=(CheckResult(check="labels", scope="16 rows"),))
     conclusions = concluded(clean).conclusions
     assert conclusions is not None
     assert conclusions.summary == ("Nothing was found by 1 examination.",)
     assert list(phases(clean)) == ["Verify"]
     page, text, _ = write_investigation(clean, tmp_path)
     assert "No finding." in page.read_text() and "No pair of tokenizers was given" in text.read_text()
-    warned = whole.model_copy(update={"examined": (whole.examined[2],), "pairing": None})
+    warned = whole.model_copy(update={"checks": (whole.checks[2],), "pairing": None})
     assert "what a warning names may make the values wrong" in concluded(warned).conclusions.summary[0]
     finding = warned.findings[0].model_copy(update={"severity": "note"})
     noted = whole.model_copy(
-        update={"examined": (whole.examined[2].model_copy(update={"findings": (finding,)}),), "pairing": None}
+        update={"checks": (whole.checks[2].model_copy(update={"findings": (finding,)}),), "pairing": None}
     )
     assert concluded(noted).conclusions.summary[0].endswith("nothing that was examined makes the values wrong.")
 
 
 def test_what_was_left_out_or_could_not_be_done_is_said(whole: Investigation) -> None:
-    skipped = concluded(Investigation(subject="recipe", examined=(), skipped="--no-doctor")).conclusions
+    skipped = concluded(Investigation(subject="recipe", checks=(), skipped="--no-doctor")).conclusions
     assert skipped is not None
     assert skipped.summary == ("Nothing was examined: it was left out by --no-doctor.",)
-    none = concluded(whole.model_copy(update={"examined": (whole.examined[3],)})).conclusions
+    none = concluded(whole.model_copy(update={"checks": (whole.checks[3],)})).conclusions
     assert none is not None
     assert none.summary[0] == "Nothing could be examined."
 
@@ -214,7 +222,7 @@ def test_the_command_line_writes_the_same_record_twice(whole: Investigation, tmp
 
 def poisoned(study: StudyResults, text: str) -> Investigation:
     """A text in every place that a user's data can reach."""
-    bad = finding("an-id", "error", title=text, seen=(text,), example=(text, text), means=text, do=(text,))
+    bad = finding("an-id", "error", title=text, evidence=(text,), example=(text, text), explanation=text, fix=(text,))
     contract = study.contracts[1]
     contract = contract.model_copy(
         update={"reason": text, "notes": (text,), "would_train": (text,), "extra_tokens": (text,)}
@@ -222,9 +230,9 @@ def poisoned(study: StudyResults, text: str) -> Investigation:
     judged = pairing(contract, ways=(text,))
     return Investigation(
         subject=text,
-        examined=(
-            Examined(probe=text, looked_at=text, findings=(bad,)),
-            Examined(probe="x", looked_at=text, not_done=text),
+        checks=(
+            CheckResult(check=text, scope=text, findings=(bad,)),
+            CheckResult(check="x", scope=text, skipped=text),
         ),
         pairing=judged.model_copy(update={"recommended": Recommendation(method="seqkd", because=(text,))}),
     )
@@ -253,7 +261,7 @@ def test_a_studys_page_shows_what_the_doctor_found(study: StudyResults, whole: I
         assert "2 errors, 2 warnings, 1 note" in page
         for text in ("Title of one.", "Meaning of effect.", "16 rows", "no row could be read"):
             assert text in page
-    skipped = Investigation(subject="recipe", examined=(), skipped="--no-doctor")
+    skipped = Investigation(subject="recipe", checks=(), skipped="--no-doctor")
     pages = [path.read_text() for path in write_report(study.model_copy(update={"investigation": skipped}), tmp_path)]
     assert all("it was left out by" in page and "no-doctor" in page.replace("\\", "") for page in pages)
     for path in write_report(study, tmp_path):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from distillab.cli.doctor_selftest import examined_first
+from distillab.cli.doctor_selftest import checked_first
 from distillab.config.models import RunRecipe, StudyRecipe
 from distillab.records import EncodingCounts
 from distillab.runs.held_out import held_out_line
@@ -58,7 +58,7 @@ def test_a_study_says_it_before_the_doctor_looks(
     values: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = StudyRecipe(**values, seeds=[0], output=str(tmp_path / "study"))
-    examined_first(Study(recipe, reproduce="x"), no_doctor=True)
+    checked_first(Study(recipe, reproduce="x"), no_doctor=True)
     assert capsys.readouterr().out.startswith("2 of 22 held-out rows can be judged: 18 too long, 2 empty answer;")
 
 

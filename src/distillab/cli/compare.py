@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from distillab.cli.doctor_selftest import NO_DOCTOR, NoDoctor, examined_first
+from distillab.cli.doctor_selftest import NO_DOCTOR, NoDoctor, checked_first
 
 
 def compare_command(
@@ -38,4 +38,4 @@ def compare_command(
     from distillab.study.study import Study
 
     study = Study(loaded, reproduce=redacted(shlex.join(words)), demonstrate_mismatch=demonstrate_mismatch)
-    show_study(examined_first(study, no_doctor=no_doctor).run(), Path(loaded.output))
+    show_study(checked_first(study, no_doctor=no_doctor).run(), Path(loaded.output))

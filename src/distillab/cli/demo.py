@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from distillab.cli.doctor_selftest import NO_DOCTOR, NoDoctor, examined_first
+from distillab.cli.doctor_selftest import NO_DOCTOR, NoDoctor, checked_first
 
 
 def demo_command(
@@ -24,4 +24,4 @@ def demo_command(
     from distillab.demo.replay import prepare_replay
 
     study = prepare_replay(output, reproduce=shlex.join(words))
-    show_study(examined_first(study, no_doctor=no_doctor).run(), output / "study")
+    show_study(checked_first(study, no_doctor=no_doctor).run(), output / "study")

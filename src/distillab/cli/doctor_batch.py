@@ -60,15 +60,15 @@ def batch_command(
     from distillab.cli.console import quiet_libraries
 
     quiet_libraries()
-    from distillab.doctor.batch.audit import examine_batch
-    from distillab.doctor.batch.overlap import examine_tokens_overlap
+    from distillab.doctor.batch.audit import run_batch_checks
+    from distillab.doctor.batch.overlap import check_tokens_overlap
     from distillab.pairing.loading import load_tokenizer, logits_width
     from distillab.records import Investigation
 
     path = _one_of(file, dataset)
     given = _given(path)
     loaded = load_tokenizer(tokenizer)
-    reading = examine_batch(
+    reading = run_batch_checks(
         given,
         loaded.tokenizer,
         shifts=shifts,
@@ -78,14 +78,14 @@ def batch_command(
         vocabulary=logits_width(tokenizer),
         absolute_positions=_counts_from_padding(tokenizer),
     )
-    examined = reading.examined
+    checks = reading.checks
     if held_out is not None:
-        examined = (*examined, examine_tokens_overlap(_texts(path, given), _texts(held_out, None), reading.facts))
+        checks = (*checks, check_tokens_overlap(_texts(path, given), _texts(held_out, None), reading.facts))
     console = plain_console()
     show_rows(console, reading, show)
     for note in loaded.notes:
         console.print(f"note: {note}", style="yellow")
-    report_investigation(console, Investigation(subject=str(path), examined=examined), as_json=as_json, report=report)
+    report_investigation(console, Investigation(subject=str(path), checks=checks), as_json=as_json, report=report)
 
 
 def _one_of(file: Path | None, dataset: Path | None) -> Path:

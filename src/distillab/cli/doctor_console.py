@@ -69,7 +69,7 @@ def show_investigation(console: Console, investigation: Investigation) -> None:
     console.print(investigation.subject, style="bold")
     if investigation.skipped is not None:
         console.print(f"  left out by {investigation.skipped}", style="yellow")
-    show_examined(console, investigation)
+    show_checks(console, investigation)
     for finding in investigation.findings:
         console.print()
         show_finding(console, finding)
@@ -81,25 +81,25 @@ def show_investigation(console: Console, investigation: Investigation) -> None:
     console.print(counted(investigation.findings), style="bold" if investigation.findings else "bold green")
 
 
-def show_examined(console: Console, investigation: Investigation) -> None:
+def show_checks(console: Console, investigation: Investigation) -> None:
     """A line for each examination, and one more where there was nothing to look at."""
-    width = max((len(one.probe) for one in investigation.examined), default=0)
-    for one in investigation.examined:
-        console.print(f"  {one.probe:<{width}}  {one.looked_at}")
-        if one.not_done:
-            console.print(f"  {'':<{width}}  not examined: {one.not_done}", style="yellow")
+    width = max((len(one.check) for one in investigation.checks), default=0)
+    for one in investigation.checks:
+        console.print(f"  {one.check:<{width}}  {one.scope}")
+        if one.skipped:
+            console.print(f"  {'':<{width}}  not examined: {one.skipped}", style="yellow")
 
 
 def show_finding(console: Console, finding: Finding) -> None:
     """One finding in full."""
     console.print(f"{finding.severity}: {finding.id}", style=_STYLE[finding.severity])
     console.print(finding.title)
-    for line in finding.seen:
+    for line in finding.evidence:
         console.print(f"  seen:   {line}")
     for line in finding.example:
         console.print(f"  {line}", style="dim")
-    console.print(f"  means:  {finding.means}")
-    for line in finding.do:
+    console.print(f"  means:  {finding.explanation}")
+    for line in finding.fix:
         console.print(f"  do:     {line}")
     console.print(f"  page:   docs/doctor/{finding.id}.md", style="dim")
 

@@ -11,7 +11,7 @@ from distillab.cli.doctor_console import (
     AsJson,
     ReportFolder,
     report_investigation,
-    show_examined,
+    show_checks,
     show_finding,
 )
 from distillab.terminal import echo, plain_console
@@ -51,13 +51,13 @@ def selftest_command(
     loaded = load_any(recipe, overrides or [])
     quiet_libraries()
     from distillab.doctor.clock import LIMIT_S
-    from distillab.doctor.recipe import examine_recipe
+    from distillab.doctor.recipe import audit_recipe
 
-    investigation = examine_recipe(loaded, demonstrate_mismatch=demonstrate_mismatch, limit_s=seconds or LIMIT_S)
+    investigation = audit_recipe(loaded, demonstrate_mismatch=demonstrate_mismatch, limit_s=seconds or LIMIT_S)
     report_investigation(plain_console(), investigation, as_json=as_json, report=report)
 
 
-def examined_first(study: Study, *, no_doctor: bool) -> Study:
+def checked_first(study: Study, *, no_doctor: bool) -> Study:
     """The study with what the doctor found before its first run.
 
     An examination that stands in the study's folder is taken as it is: recipe and files are the same, or the folder is
@@ -79,11 +79,11 @@ def examined_first(study: Study, *, no_doctor: bool) -> Study:
     if known is not None and (no_doctor or known.skipped is None):
         return replace(study, investigation=known)
     if no_doctor:
-        skipped = Investigation(subject=study.recipe.title, examined=(), skipped=NO_DOCTOR)
+        skipped = Investigation(subject=study.recipe.title, checks=(), skipped=NO_DOCTOR)
         return replace(study, investigation=skipped)
-    from distillab.doctor.recipe import examine_study
+    from distillab.doctor.recipe import audit_study
 
-    found = examine_study(study)
+    found = audit_study(study)
     _show_short(found)
     if any(finding.severity == "error" for finding in found.findings):
         echo(f"Nothing was trained. Mend what is wrong, or go on all the same with {NO_DOCTOR}: nothing is lost.")
@@ -92,12 +92,12 @@ def examined_first(study: Study, *, no_doctor: bool) -> Study:
 
 
 def _show_short(investigation: Investigation) -> None:
-    """A line a probe, and in full what is more than a note; the report has the rest."""
+    """A line a check, and in full what is more than a note; the report has the rest."""
     from distillab.report.findings import counted
 
     console = plain_console()
     console.print("Before the first run: pair, data and recipe", style="bold")
-    show_examined(console, investigation)
+    show_checks(console, investigation)
     notes = [finding.id for finding in investigation.findings if finding.severity == "note"]
     for finding in investigation.findings:
         if finding.severity != "note":

@@ -1,4 +1,4 @@
-"""The doctor: probes that look at what somebody has, and say what is wrong with it."""
+"""The doctor: checks that look at what somebody has, and say what is wrong with it."""
 
 from distillab.doctor.batch.audit import audit_batch
 from distillab.doctor.data.audit import audit_data

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from distillab.records import Examined, Finding, Severity
+from distillab.records import CheckResult, Finding, Severity
 
 _RANK: Mapping[Severity, int] = {"note": 0, "warning": 1, "error": 2}
 
@@ -71,15 +71,15 @@ BRINGS: Mapping[str, frozenset[str]] = {
 }
 
 
-def with_causes(examined: Sequence[Examined]) -> tuple[Examined, ...]:
+def with_causes(checks: Sequence[CheckResult]) -> tuple[CheckResult, ...]:
     """The same findings; each that another one brings along names it, and is a warning at most.
 
     A cause is at least as grave as what it explains: a note explains no error.
     """
-    findings = [finding for one in examined for finding in one.findings]
+    findings = [finding for one in checks for finding in one.findings]
     linked = {id(finding): _linked(finding, findings) for finding in findings}
     return tuple(
-        one.model_copy(update={"findings": tuple(linked[id(finding)] for finding in one.findings)}) for one in examined
+        one.model_copy(update={"findings": tuple(linked[id(finding)] for finding in one.findings)}) for one in checks
     )
 
 
@@ -90,8 +90,8 @@ def follows(finding: Finding, causes: Sequence[str], *, severity: Severity) -> F
         update={
             "severity": severity,
             "follows_from": names,
-            "means": f"{finding.means} Here the cause was found: {', '.join(names)}.",
-            "do": (f"nothing of its own: mend {' and '.join(names)}, then examine again",),
+            "explanation": f"{finding.explanation} Here the cause was found: {', '.join(names)}.",
+            "fix": (f"nothing of its own: mend {' and '.join(names)}, then examine again",),
         }
     )
 

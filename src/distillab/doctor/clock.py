@@ -20,7 +20,7 @@ class Clock:
     Args:
         limit_s: for everything together.
         unit_s: seconds of one optimizer step on the few rows; guessed until it was measured.
-        progress: shows which probe is at work; None: nothing does.
+        progress: shows which check is at work; None: nothing does.
     """
 
     limit_s: float = LIMIT_S
@@ -28,7 +28,7 @@ class Clock:
     progress: Progress | None = None
     _begun: float = field(default_factory=time.monotonic)
     _measured: bool = False
-    _probe: str = ""
+    _check: str = ""
     _refused_s: float = 0.0
 
     @property
@@ -50,11 +50,11 @@ class Clock:
         self.unit_s = max(self.unit_s, seconds) if self._measured else seconds
         self._measured = True
 
-    def begin(self, probe: str) -> None:
-        """A probe begins, and the one before it is done."""
+    def begin(self, check: str) -> None:
+        """A check begins, and the one before it is done."""
         if self.progress is not None:
-            self.progress.advance(1 if self._probe else 0, note=f"now: {probe}")
-        self._probe = probe
+            self.progress.advance(1 if self._check else 0, note=f"now: {check}")
+        self._check = check
 
     def refuses(self, units: float) -> str | None:
         """Why so many steps are not made; None where there is time for them."""

@@ -12,21 +12,21 @@ from distillab.data.reading import Reader
 from distillab.data.templates import resolve_template
 from distillab.doctor.batch.audit import IGNORED, Learns, Shifts, audit_batch
 from distillab.doctor.batch.files import load_batches
-from distillab.doctor.data.audit import examine_data
+from distillab.doctor.correlate import CheckedLog, check_together, compared_by_id, explained
+from distillab.doctor.data.audit import run_data_checks
 from distillab.doctor.data.encoded import encode_part
 from distillab.doctor.data.files import read_examples
 from distillab.doctor.data.subject import DataSubject
 from distillab.doctor.pair.subject import PairSubject
 from distillab.doctor.run.audit import audit_run
 from distillab.doctor.run.logs import Runs, read_runs
-from distillab.doctor.together import ExaminedLog, compared_by_id, examine_together, explained
-from distillab.doctor.token_ids import UNRELATED, Compares, examine_token_ids
+from distillab.doctor.token_ids import UNRELATED, Compares, check_token_ids
 from distillab.errors import ConfigError
 from distillab.evaluation.references import reference_lines
 from distillab.pairing.admission import pair_check
 from distillab.pairing.contract import compare_tokenizers
 from distillab.pairing.loading import LoadedTokenizer, load_tokenizer, logits_width
-from distillab.records import Examined, Investigation
+from distillab.records import CheckResult, Investigation
 
 __all__ = ["Compares", "investigate"]
 
@@ -94,7 +94,7 @@ def investigate(
     )
     reader = None if loaded is None else _reader(loaded, examples)
     given_logs = tuple(zip(_names(logs), logs, (read_runs(place) for place in logs), strict=True))
-    of_batch: tuple[Examined, ...] = ()
+    of_batch: tuple[CheckResult, ...] = ()
     if batch is not None and loaded is not None:
         of_batch = audit_batch(
             load_batches(Path(batch)) if isinstance(batch, str | os.PathLike) else batch,
@@ -105,25 +105,25 @@ def investigate(
             pad_id=pad_id,
             vocabulary=logits_width(loaded.path),
         )
-    of_pair: tuple[Examined, ...] = ()
-    of_data = () if data is None or reader is None else examine_data(DataSubject(examples, judged_by, reader))
+    of_pair: tuple[CheckResult, ...] = ()
+    of_data = () if data is None or reader is None else run_data_checks(DataSubject(examples, judged_by, reader))
     judged = None
     if teacher is not None and reader is not None:
         subject = _pair(load_tokenizer(teacher), reader, examples, data)
         by_id = tuple(fact for name, _, runs in given_logs for fact in _by_id(name, runs))
-        of_pair = (examine_token_ids(subject, compares=compares, by_id=by_id),)
+        of_pair = (check_token_ids(subject, compares=compares, by_id=by_id),)
         judged = pair_check(subject.contract)
     faults = [finding for one in of_batch for finding in one.findings]
     tokens = next((f for one in of_pair for f in one.findings if f.id == UNRELATED and f.severity == "error"), None)
     unigram = None if reader is None else _unigram(reader, examples, judged_by)
-    examined_logs = explained(
+    checked_logs = explained(
         [_log(*one, reader, unigram, vocabulary) for one in given_logs], batch=faults, tokens=tokens
     )
-    of_logs = [one for log in examined_logs for one in _named(log, several=len(logs) > 1)]
-    together = [examine_together(examined_logs, batch=faults, tokens=tokens)] if logs and (of_batch or of_pair) else []
+    of_logs = [one for log in checked_logs for one in _named(log, several=len(logs) > 1)]
+    together = [check_together(checked_logs, batch=faults, tokens=tokens)] if logs and (of_batch or of_pair) else []
     return Investigation(
         subject=_subject(batch, student, teacher, logs, data, held_out),
-        examined=(*of_batch, *of_pair, *of_data, *of_logs, *together),
+        checks=(*of_batch, *of_pair, *of_data, *of_logs, *together),
         pairing=judged,
     )
 
@@ -201,16 +201,16 @@ def _unigram(reader: Reader, train: Sequence[Example], held_out: Sequence[Exampl
 
 def _log(
     name: str, place: Path, runs: Runs, reader: Reader | None, unigram: float | None, vocabulary: int | None
-) -> ExaminedLog:
+) -> CheckedLog:
     """One log, audited. A log of ours may lack the reference lines; of another trainer's losses it is not known whether
     they are cross-entropies, so that no line is drawn beside them but where the caller gives the vocabulary."""
     if vocabulary is not None:
-        return ExaminedLog(name, runs.runs, audit_run(place, vocabulary=vocabulary, unigram_nats=unigram), unigram)
+        return CheckedLog(name, runs.runs, audit_run(place, vocabulary=vocabulary, unigram_nats=unigram), unigram)
     facts = [run.series.facts for run in runs.runs]
     if reader is None or not all(one.in_nats and one.uniform_nats is None for one in facts):
-        return ExaminedLog(name, runs.runs, audit_run(place))
+        return CheckedLog(name, runs.runs, audit_run(place))
     found = audit_run(place, vocabulary=len(reader.tokenizer), unigram_nats=unigram)
-    return ExaminedLog(name, runs.runs, found, unigram)
+    return CheckedLog(name, runs.runs, found, unigram)
 
 
 def _by_id(name: str, runs: Runs) -> list[str]:
@@ -232,20 +232,21 @@ def _names(logs: Sequence[Path]) -> list[str]:
     return [os.path.relpath(path.absolute(), shared) for path in logs]
 
 
-def _named(log: ExaminedLog, *, several: bool) -> list[Examined]:
-    """The probes of a log, with its name wherever there are several."""
+def _named(log: CheckedLog, *, several: bool) -> list[CheckResult]:
+    """The checks of a log, with its name wherever there are several."""
     if not several:
-        return list(log.investigation.examined)
+        return list(log.investigation.checks)
     return [
         one.model_copy(
             update={
-                "looked_at": f"{log.name}: {one.looked_at}",
+                "scope": f"{log.name}: {one.scope}",
                 "findings": tuple(
-                    finding.model_copy(update={"seen": (f"log: {log.name}", *finding.seen)}) for finding in one.findings
+                    finding.model_copy(update={"evidence": (f"log: {log.name}", *finding.evidence)})
+                    for finding in one.findings
                 ),
             }
         )
-        for one in log.investigation.examined
+        for one in log.investigation.checks
     ]
 
 

@@ -11,22 +11,22 @@ from transformers import PreTrainedModel
 from distillab.config.cache import CacheConfig
 from distillab.config.models import RunRecipe, StudyRecipe
 from distillab.doctor.clock import LIMIT_S, Clock
-from distillab.doctor.data.audit import examine_data
+from distillab.doctor.data.audit import run_data_checks
 from distillab.doctor.data.subject import DataSubject
-from distillab.doctor.pair.audit import PROBES as PAIR_PROBES
-from distillab.doctor.pair.audit import examine_pair
+from distillab.doctor.pair.audit import CHECKS as PAIR_CHECKS
+from distillab.doctor.pair.audit import run_pair_checks
 from distillab.doctor.pair.subject import PairSubject
-from distillab.doctor.selftest.audit import PROBES as SELFTEST_PROBES
-from distillab.doctor.selftest.audit import examine_arms
+from distillab.doctor.selftest.audit import CHECKS as SELFTEST_CHECKS
+from distillab.doctor.selftest.audit import run_arm_checks
 from distillab.doctor.selftest.costs import Budget, memory_finding
 from distillab.doctor.selftest.machine import Weights, size, this_machine, weights_of
 from distillab.doctor.selftest.memory import resident_bytes
+from distillab.doctor.selftest.messages import left_out
 from distillab.doctor.selftest.setup import Arm
-from distillab.doctor.selftest.wording import left_out
 from distillab.models.loading import model_name
 from distillab.pairing.admission import pair_check
 from distillab.progress import Progress
-from distillab.records import Examined, Investigation
+from distillab.records import CheckResult, Investigation
 from distillab.runs.inputs import load_inputs
 from distillab.runs.signals import bytes_before_loading
 from distillab.runs.teacher import RunTeacher
@@ -54,7 +54,7 @@ class _Recipe:
     budget: Budget
 
 
-def examine_recipe(
+def audit_recipe(
     recipe: RunRecipe | StudyRecipe, *, demonstrate_mismatch: bool = False, limit_s: float = LIMIT_S
 ) -> Investigation:
     """Examine what a recipe will do. Nothing is written, but into a folder that is removed.
@@ -67,21 +67,21 @@ def examine_recipe(
         DistillabError: what is raised before a run begins: missing weights, unreadable rows, terms that do not fit.
     """
     if isinstance(recipe, StudyRecipe):
-        return examine_study(Study(recipe, reproduce="", demonstrate_mismatch=demonstrate_mismatch), limit_s=limit_s)
+        return audit_study(Study(recipe, reproduce="", demonstrate_mismatch=demonstrate_mismatch), limit_s=limit_s)
     clock = Clock(limit_s)
     inputs = load_inputs(recipe)
     source = None if recipe.teacher is None else RunTeacher(inputs)
     arm = Arm(recipe.method, inputs, source, recipe.cache or CacheConfig())
-    return _examine(
+    return _check(
         _sorted_out(recipe.name, (arm,), {}, demonstrate_mismatch, Budget(process_bytes=resident_bytes())), clock
     )
 
 
-def examine_study(study: Study, *, limit_s: float = LIMIT_S) -> Investigation:
+def audit_study(study: Study, *, limit_s: float = LIMIT_S) -> Investigation:
     """The same of a study that is about to run, whose tokenizers and rows it uses afterwards.
 
     Raises:
-        DistillabError: see `examine_recipe`.
+        DistillabError: see `audit_recipe`.
     """
     clock = Clock(limit_s)
     recipe = study.recipe
@@ -94,7 +94,7 @@ def examine_study(study: Study, *, limit_s: float = LIMIT_S) -> Investigation:
     cached = recipe.teacher_signals == "cached"
     budget = Budget(len(recipe.seeds), recipe.workers, cached, _cache_bytes(study) if cached else 0, resident_bytes())
     planted = {name: f"its failure is planted: it {failure.shows}" for name, failure in study.planted.items()}
-    return _examine(_sorted_out(recipe.title, tuple(arms), planted, study.demonstrate_mismatch, budget), clock)
+    return _check(_sorted_out(recipe.title, tuple(arms), planted, study.demonstrate_mismatch, budget), clock)
 
 
 def _sorted_out(
@@ -120,31 +120,31 @@ def _sorted_out(
     return _Recipe(subject, tuple(tried), every or arms, tuple(missed), budget)
 
 
-def _examine(recipe: _Recipe, clock: Clock) -> Investigation:
+def _check(recipe: _Recipe, clock: Clock) -> Investigation:
     """What needs no model first, then the self-test, and last what only the pair's weights tell."""
     first = recipe.every[0]
     teachers = _of_each_teacher(recipe.every)
-    probes = 1 + SELFTEST_PROBES + sum(PAIR_PROBES for _ in teachers)
-    with Progress("examining the recipe", total=probes, unit="probes") as clock.progress:
+    total = 1 + SELFTEST_CHECKS + sum(PAIR_CHECKS for _ in teachers)
+    with Progress("examining the recipe", total=total, unit="checks") as clock.progress:
         chosen, load = _chosen(recipe, clock)
-        examined = [chosen, *_rows(first, clock)]
+        checks = [chosen, *_rows(first, clock)]
         original = load_student(first.inputs) if load else None
         pairs = [_pair(arm, recipe, original, clock, load=load) for arm in teachers]
         # of each pair what the tokenizers alone say
-        examined += [one for pair in pairs for one in islice(pair, 1)]
+        checks += [one for pair in pairs for one in islice(pair, 1)]
         if original is not None and recipe.arms:
             tried = [_weights(arm) for arm in recipe.arms]
-            examined += examine_arms(recipe.arms, original, weights=tried, budget=recipe.budget, clock=clock)
-        examined += [one for pair in pairs for one in pair]
+            checks += run_arm_checks(recipe.arms, original, weights=tried, budget=recipe.budget, clock=clock)
+        checks += [one for pair in pairs for one in pair]
     contract = first.inputs.contract
     return Investigation(
         subject=recipe.subject,
-        examined=tuple(examined),
+        checks=tuple(checks),
         pairing=None if contract is None else pair_check(contract),
     )
 
 
-def _chosen(recipe: _Recipe, clock: Clock) -> tuple[Examined, bool]:
+def _chosen(recipe: _Recipe, clock: Clock) -> tuple[CheckResult, bool]:
     """Which arms are tried, and whether the models are loaded: judged by their configurations alone."""
     weights = [_weights(arm) for arm in recipe.every]
     most = max((one.learning + one.teacher for one in weights), default=0)
@@ -160,28 +160,28 @@ def _chosen(recipe: _Recipe, clock: Clock) -> tuple[Examined, bool]:
         findings.append(memory_finding(most, machine.memory_bytes))
     elif (late := clock.refuses_s(_LOADING_SHARE * loaded / _BYTES_A_SECOND)) is not None:
         refusal = f"weights of {size(loaded)} are to be loaded: {late}"
-    chosen = Examined(
-        probe=CHECK_ID,
-        looked_at=f"{plural(len(recipe.arms), 'arm')}; process, weights, gradients and AdamW of a run: {size(most)}",
-        not_done=left_out([*recipe.missed, *([("the models", refusal)] if refusal else [])]),
+    chosen = CheckResult(
+        check=CHECK_ID,
+        scope=f"{plural(len(recipe.arms), 'arm')}; process, weights, gradients and AdamW of a run: {size(most)}",
+        skipped=left_out([*recipe.missed, *([("the models", refusal)] if refusal else [])]),
         findings=tuple(findings),
     )
     return chosen, refusal is None
 
 
-def _rows(arm: Arm, clock: Clock) -> tuple[Examined, ...]:
+def _rows(arm: Arm, clock: Clock) -> tuple[CheckResult, ...]:
     clock.begin("rows")
     splits = arm.inputs.splits
     texts = [text for example in splits.train[:_MOST_ROWS] for text in example.texts if text]
     refusal = clock.refuses_s(sum(map(len, texts)) / _CHARACTERS_A_SECOND)
     if refusal is not None:
-        return (Examined(probe="rows", looked_at=plural(len(splits.train), "row"), not_done=refusal),)
-    return examine_data(DataSubject(tuple(splits.train), tuple(splits.held_out), arm.inputs.student))
+        return (CheckResult(check="rows", scope=plural(len(splits.train), "row"), skipped=refusal),)
+    return run_data_checks(DataSubject(tuple(splits.train), tuple(splits.held_out), arm.inputs.student))
 
 
 def _pair(
     arm: Arm, recipe: _Recipe, original: PreTrainedModel | None, clock: Clock, *, load: bool
-) -> Iterator[Examined]:
+) -> Iterator[CheckResult]:
     inputs = arm.inputs
     if inputs.teacher is None or arm.source is None:
         return
@@ -200,8 +200,8 @@ def _pair(
     )
     several = len(_of_each_teacher(recipe.every)) > 1
     name = f"teacher {contract.teacher.name}: " if several else ""
-    for one in examine_pair(subject, clock):
-        yield one.model_copy(update={"looked_at": name + one.looked_at})
+    for one in run_pair_checks(subject, clock):
+        yield one.model_copy(update={"scope": name + one.scope})
 
 
 def _of_each_teacher(arms: Sequence[Arm]) -> list[Arm]:

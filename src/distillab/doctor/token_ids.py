@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from distillab.doctor.pair.contract import examine_contract
+from distillab.doctor.pair.contract import check_contract
 from distillab.doctor.pair.subject import PairSubject
-from distillab.records import Examined, Finding
+from distillab.records import CheckResult, Finding
 
 Compares = Literal["ids", "aligned", "text"]
 
 UNRELATED = "pair-ids-unrelated"
 
 
-def examine_token_ids(subject: PairSubject, *, compares: Compares | None, by_id: tuple[str, ...]) -> Examined:
+def check_token_ids(subject: PairSubject, *, compares: Compares | None, by_id: tuple[str, ...]) -> CheckResult:
     """The contract of two tokenizers, judged with what is known of the loss.
 
     Where equal ids mean other tokens, it is an error if ids are known to be compared, a warning if nothing is known,
@@ -25,18 +25,18 @@ def examine_token_ids(subject: PairSubject, *, compares: Compares | None, by_id:
         compares: what the loss compares, as the user says it; None: nobody said.
         by_id: facts from logs that show that the loss compares ids.
     """
-    evidence = (*(("it was said that the loss compares ids",) if compares == "ids" else ()), *by_id)
-    elsewhere = not evidence and compares is not None
-    examined = examine_contract(replace(subject, compares_by_index=not elsewhere))
+    known = (*(("it was said that the loss compares ids",) if compares == "ids" else ()), *by_id)
+    elsewhere = not known and compares is not None
+    result = check_contract(replace(subject, compares_by_index=not elsewhere))
     if elsewhere:
-        return examined
-    findings = tuple(_known(f, evidence) if f.id == UNRELATED else f for f in examined.findings)
-    return examined.model_copy(update={"findings": findings})
+        return result
+    findings = tuple(_known(f, known) if f.id == UNRELATED else f for f in result.findings)
+    return result.model_copy(update={"findings": findings})
 
 
-def _known(finding: Finding, evidence: tuple[str, ...]) -> Finding:
-    if evidence:
+def _known(finding: Finding, known: tuple[str, ...]) -> Finding:
+    if known:
         title = "Equal ids mean different tokens, and the loss compares the two models by id."
-        return finding.model_copy(update={"title": title, "seen": (*finding.seen, *evidence)})
+        return finding.model_copy(update={"title": title, "evidence": (*finding.evidence, *known)})
     unknown = "whether the loss compares ids is not known: say it by --compares, or give a log of distillab"
-    return finding.model_copy(update={"severity": "warning", "seen": (*finding.seen, unknown)})
+    return finding.model_copy(update={"severity": "warning", "evidence": (*finding.evidence, unknown)})

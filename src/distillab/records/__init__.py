@@ -6,7 +6,7 @@ Units are in the names: `_nats`, `_s`, `_bytes`, `_tokens`; shares are fractions
 
 from distillab.records.access import ACCESS_ORDER, AccessLevel
 from distillab.records.base import SCHEMA_VERSION, Record, read_record, write_record
-from distillab.records.findings import SEVERITY_ORDER, Conclusions, Examined, Finding, Investigation, Phase, Severity
+from distillab.records.findings import SEVERITY_ORDER, CheckResult, Conclusions, Finding, Investigation, Phase, Severity
 from distillab.records.metrics import PRIMARY, EvaluationRecord, Metric
 from distillab.records.outlook import begins_above_uniform, outlook, run_outlook, study_outlook
 from distillab.records.pairing import (
@@ -49,12 +49,12 @@ __all__ = [
     "ArmResult",
     "Baseline",
     "CacheUse",
+    "CheckResult",
     "Conclusions",
     "CurvePoint",
     "DataOverlap",
     "EncodingCounts",
     "EvaluationRecord",
-    "Examined",
     "Finding",
     "GenerationSample",
     "Interval",

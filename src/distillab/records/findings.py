@@ -19,21 +19,21 @@ class Finding(Record):
     id: str = Field(description="its page is docs/doctor/ID.md")
     severity: Severity = Field(description="error: the values are not what they are taken for; warning: may be; note")
     title: str = Field(description="one sentence without figures")
-    seen: tuple[str, ...] = Field(description="what was seen, a fact a line, with figures and units")
+    evidence: tuple[str, ...] = Field(description="the facts, one a line, with figures and units")
     example: tuple[str, ...] = Field(default=(), description="a piece of the examined data, line by line")
-    means: str = Field(description="what follows from it, for somebody who has never met it")
-    do: tuple[str, ...] = Field(description="what to do, the surest first; a line of config where there is one")
+    explanation: str = Field(description="what it means, for a reader who has never met it")
+    fix: tuple[str, ...] = Field(description="what to do, the surest first; a line of config where there is one")
     follows_from: tuple[str, ...] = Field(
         default=(), description="ids of findings of the same investigation that explain this one"
     )
 
 
-class Examined(Record):
-    """One probe: what it looked at, and whether it could."""
+class CheckResult(Record):
+    """One check: what it looked at, and whether it could."""
 
-    probe: str
-    looked_at: str = Field(description="what was looked at, with numbers: 64 rows, 5,120 scored tokens")
-    not_done: str | None = Field(default=None, description="why the probe had nothing to look at")
+    check: str
+    scope: str = Field(description="what was looked at, with numbers: 64 rows, 5,120 scored tokens")
+    skipped: str | None = Field(default=None, description="why the check had nothing to look at")
     findings: tuple[Finding, ...] = ()
 
 
@@ -56,7 +56,7 @@ class Investigation(Record):
 
     schema_version: int = SCHEMA_VERSION
     subject: str = Field(description="the file, folder, function or pair that was examined")
-    examined: tuple[Examined, ...]
+    checks: tuple[CheckResult, ...]
     pairing: PairCheck | None = Field(
         default=None, description="what the two tokenizers have in common and which methods are valid, where known"
     )
@@ -71,5 +71,5 @@ class Investigation(Record):
     @property
     def findings(self) -> tuple[Finding, ...]:
         """All findings, the gravest first; within a severity in the order in which they were found."""
-        every = [finding for one in self.examined for finding in one.findings]
+        every = [finding for one in self.checks for finding in one.findings]
         return tuple(sorted(every, key=lambda finding: SEVERITY_ORDER.index(finding.severity)))

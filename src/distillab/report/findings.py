@@ -20,7 +20,7 @@ from distillab.records import (
 # A sentence ends before a capital; "e.g." and "0.5" do not end one.
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 
-_SELFTEST = "selftest-"  # its probes: who has made it is not sent to it again
+_SELFTEST = "selftest-"  # its checks: who has made it is not sent to it again
 _CHOOSE = "Choose a valid path"
 _STOP = f"stop comparing ids; what is valid instead stands under “{_CHOOSE}”"
 # severity, title of the phase, whether all that a finding says is to be done belongs there
@@ -64,13 +64,15 @@ def _found(investigation: Investigation) -> tuple[str, ...]:
     if investigation.skipped is not None:
         return (f"Nothing was examined: it was left out by {investigation.skipped}.",)
     findings = investigation.findings
-    done = [one for one in investigation.examined if one.not_done is None]
+    done = [one for one in investigation.checks if one.skipped is None]
     if not done:
-        return ("Nothing could be examined.", *_not_done(investigation))
+        return ("Nothing could be examined.", *_skipped(investigation))
     causes = [finding for finding in findings if not finding.follows_from]
     effects = [finding for finding in findings if finding.follows_from]
     lines = [_lead(findings, len(done))]
-    lines += [f"{finding.title} {_first_sentence(finding.means)}" for finding in causes if finding.severity == "error"]
+    lines += [
+        f"{finding.title} {_first_sentence(finding.explanation)}" for finding in causes if finding.severity == "error"
+    ]
     if effects:
         lines.append("What follows from it: " + " ".join(_with_causes(finding) for finding in effects))
     warnings = [finding.title for finding in causes if finding.severity == "warning"]
@@ -78,7 +80,7 @@ def _found(investigation: Investigation) -> tuple[str, ...]:
         lines.append("Worth a look: " + " ".join(warnings))
     if investigation.pairing is not None:
         lines.append(_of_pair(investigation.pairing))
-    return (*lines, *_not_done(investigation))
+    return (*lines, *_skipped(investigation))
 
 
 def _lead(findings: Sequence[Finding], done: int) -> str:
@@ -113,8 +115,8 @@ def _of_pair(pairing: PairCheck) -> str:
     )
 
 
-def _not_done(investigation: Investigation) -> tuple[str, ...]:
-    left = [one.probe for one in investigation.examined if one.not_done is not None]
+def _skipped(investigation: Investigation) -> tuple[str, ...]:
+    left = [one.check for one in investigation.checks if one.skipped is not None]
     return (f"Not examined: {', '.join(left)}.",) if left else ()
 
 
@@ -141,9 +143,9 @@ def _mending(findings: Sequence[Finding], ways_out: tuple[str, ...]) -> list[Pha
 
 
 def _steps(finding: Finding, every: bool, ways_out: tuple[str, ...]) -> list[str]:
-    if ways_out and finding.do == ways_out:
+    if ways_out and finding.fix == ways_out:
         return [f"{finding.id}: {_STOP}"]
-    return [f"{finding.id}: {step}" for step in (finding.do if every else finding.do[:1])]
+    return [f"{finding.id}: {step}" for step in (finding.fix if every else finding.fix[:1])]
 
 
 def _path(pairing: PairCheck) -> Phase:
@@ -174,11 +176,11 @@ def _verifying(investigation: Investigation) -> Phase:
     effects = dict.fromkeys(finding.id for finding in investigation.findings if finding.follows_from)
     if effects:
         steps.append(f"examine the log of the mended run: {', '.join(effects)} must be gone")
-    reasons = dict.fromkeys(one.not_done for one in investigation.examined if one.not_done is not None)
+    reasons = dict.fromkeys(one.skipped for one in investigation.checks if one.skipped is not None)
     for reason in reasons:
-        probes = [one.probe for one in investigation.examined if one.not_done == reason]
-        steps.append(f"not examined yet: {', '.join(dict.fromkeys(probes))} ({reason})")
-    if not any(one.probe.startswith(_SELFTEST) for one in investigation.examined):
+        checks = [one.check for one in investigation.checks if one.skipped == reason]
+        steps.append(f"not examined yet: {', '.join(dict.fromkeys(checks))} ({reason})")
+    if not any(one.check.startswith(_SELFTEST) for one in investigation.checks):
         steps.append("before a long run: distillab doctor selftest RECIPE")
     steps += [
         "then a short study with plain fine-tuning (sft) beside: distillab compare RECIPE; the held-out loss must "

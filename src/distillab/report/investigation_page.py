@@ -17,7 +17,7 @@ class Doctor:
 
     counts: str
     findings: tuple[Finding, ...]
-    examined: sections.Grid
+    checks: sections.Grid
     skipped: str | None
 
 
@@ -61,11 +61,11 @@ def doctor_of(investigation: Investigation) -> Doctor:
     """The findings of an investigation, the gravest first, and what was examined."""
     rows = tuple(
         (
-            one.probe,
-            one.looked_at,
-            f"not examined: {one.not_done}" if one.not_done is not None else counted(one.findings),
+            one.check,
+            one.scope,
+            f"not examined: {one.skipped}" if one.skipped is not None else counted(one.findings),
         )
-        for one in investigation.examined
+        for one in investigation.checks
     )
     grid = sections.Grid("What was examined", ("examination", "what was looked at", "result"), rows)
     return Doctor(counted(investigation.findings), investigation.findings, grid, investigation.skipped)

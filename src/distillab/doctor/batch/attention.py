@@ -6,18 +6,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from distillab.doctor.batch.placing import PlacedRow
+from distillab.doctor.batch.label_offset import PlacedRow
 from distillab.doctor.batch.rows import GivenBatches, Ints
 from distillab.doctor.batch.show import row_line
 from distillab.doctor.batch.tokens import TokenFacts
-from distillab.records import Examined, Finding
+from distillab.records import CheckResult, Finding
 
 CHECK_ID = "attention and positions"
 
 
-def examine_attention(
+def check_attention(
     rows: Sequence[PlacedRow], facts: TokenFacts, given: GivenBatches, *, absolute_positions: bool | None
-) -> Examined:
+) -> CheckResult:
     """Compare attention mask and position ids with where the text lies.
 
     Args:
@@ -25,16 +25,16 @@ def examine_attention(
     """
     masks = sum(row.row.attention is not None for row in rows)
     positions = sum(row.row.positions is not None for row in rows)
-    looked_at = f"{len(rows):,} rows, {masks:,} with an attention mask, {positions:,} with position ids"
+    scope = f"{len(rows):,} rows, {masks:,} with an attention mask, {positions:,} with position ids"
     if given.notes:
-        looked_at += f"; {'; '.join(given.notes)}"
+        scope += f"; {'; '.join(given.notes)}"
     found = [
         _padding_attended(rows, facts),
         _hidden(rows, facts),
         _padding_side(rows, facts, absolute_positions),
         _positions(rows, facts) or _run_through(rows) or _begin_at_one(rows, absolute_positions),
     ]
-    return Examined(probe=CHECK_ID, looked_at=looked_at, findings=tuple(item for item in found if item is not None))
+    return CheckResult(check=CHECK_ID, scope=scope, findings=tuple(item for item in found if item is not None))
 
 
 def _padding_attended(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:
@@ -54,21 +54,23 @@ def _padding_attended(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding |
     certain = len(runs) >= 2 and max(runs) >= 2 and len(told) >= 0.5 * len(rows)
     if left:
         what = "have an attention mask of 1 there" if told else "come without an attention mask"
-        seen = (f"{len(hit):,} of {len(rows):,} rows begin with padding and {what}; {padding:,} in the first of them",)
+        evidence = (
+            f"{len(hit):,} of {len(rows):,} rows begin with padding and {what}; {padding:,} in the first of them",
+        )
     else:
-        seen = (f"{len(hit):,} of {len(rows):,} rows have 1 at {padding:,} tokens of padding behind the text",)
+        evidence = (f"{len(hit):,} of {len(rows):,} rows have 1 at {padding:,} tokens of padding behind the text",)
     return Finding(
         id="padding-attended",
         severity="error" if left and certain else "warning" if left else "note",
         title="Padding can be read." if left else "Padding behind the text can be read.",
-        seen=seen,
+        evidence=evidence,
         example=(f"{row.row.origin}: {row_line(row, facts)}",),
-        means="Every token reads the padding before it as if it were text, so the values depend on what else is in the "
-        "batch, and differ from those of the same row alone."
+        explanation="Every token reads the padding before it as if it were text, so the values depend on what else is "
+        "in the batch, and differ from those of the same row alone."
         if left
         else "A causal model reads nothing behind a token, so the scored values are right; a mean over all positions, "
         "or a mixture of experts that balances its load, counts the padding.",
-        do=("give an attention_mask with 0 at padding",),
+        fix=("give an attention_mask with 0 at padding",),
     )
 
 
@@ -84,24 +86,27 @@ def _hidden(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:
         return None
     count = sum(len(holes) for _, holes in hit)
     tokens = {int(token) for row, holes in hit for token in row.ids[holes]}
-    seen = [f"{count:,} tokens that are no padding have 0 in the attention mask, in {len(hit):,} of {len(rows):,} rows"]
+    evidence = [
+        f"{count:,} tokens that are no padding have 0 in the attention mask, in {len(hit):,} of {len(rows):,} rows"
+    ]
     if all(_is_unscored(row, holes) for row, holes in hit):
-        seen.append("they are just the tokens that are not scored: the mask was made of the labels")
+        evidence.append("they are just the tokens that are not scored: the mask was made of the labels")
     elif len(tokens) == 1:
-        seen.append(f"they are all the token {facts.name(next(iter(tokens)))}: the mask was made by id")
+        evidence.append(f"they are all the token {facts.name(next(iter(tokens)))}: the mask was made by id")
     row, holes = hit[0]
     return Finding(
         id="tokens-hidden",
         severity="warning",
         title="The attention mask hides tokens of the text.",
-        seen=tuple(seen),
+        evidence=tuple(evidence),
         example=(
             f"{row.row.origin}, position {int(holes[0])}: {facts.text(row.ids[max(0, holes[0] - 8) : holes[0] + 8])!r}",
         ),
-        means="The model is trained on another text than it reads when it generates: there these tokens are seen. "
-        "Mostly the padding token is also an ordinary one, and attention_mask = input_ids != pad_token_id hides both. "
-        "A mask made of the labels (labels != -100) hides the prompt: answers are learned without their questions.",
-        do=("make the mask by length, where the rows are padded",),
+        explanation="The model is trained on another text than it reads when it generates: there these tokens are "
+        "seen. Mostly the padding token is also an ordinary one, and attention_mask = input_ids != pad_token_id hides "
+        "both. A mask made of the labels (labels != -100) hides the prompt: answers are learned without their "
+        "questions.",
+        fix=("make the mask by length, where the rows are padded",),
     )
 
 
@@ -129,15 +134,15 @@ def _padding_side(rows: Sequence[PlacedRow], facts: TokenFacts, absolute: bool |
         id="padding-side",
         severity="error" if told else "warning",
         title="Rows are padded on the left, and the model learns a vector for every position.",
-        seen=(
+        evidence=(
             f"{len(hit):,} of {len(rows):,} rows have padding before the text, up to {row.start:,} tokens",
             f"position_ids: {'counted from the padding' if told else 'not in the batch'}",
         ),
         example=(f"{row.row.origin}: {row_line(row, facts)}",),
-        means="A model with learned positions (GPT-2) counts from the padding on when it is told nothing else, so the "
-        "first token of a short row stands at a position at which no text ever began. The same row has another loss "
-        "in every batch. Models with rotary positions are indifferent to it.",
-        do=(
+        explanation="A model with learned positions (GPT-2) counts from the padding on when it is told nothing else, "
+        "so the first token of a short row stands at a position at which no text ever began. The same row has another "
+        "loss in every batch. Models with rotary positions are indifferent to it.",
+        fix=(
             "pad on the right for training: tokenizer.padding_side = 'right'",
             "or give position_ids = (attention_mask.cumsum(-1) - 1).clamp(min=0)",
         ),
@@ -181,15 +186,15 @@ def _positions(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:
         id="positions-wrong",
         severity="error" if constant else "warning",
         title="The position ids do not count the tokens.",
-        seen=(
+        evidence=(
             f"{len(hit):,} of {len(rows):,} rows",
             "all position ids are one number"
             if constant
             else "they neither go on by one nor begin again at 0 with a sample",
         ),
         example=(f"{row.row.origin}, from position {max(0, at - 2)} on: {shown}",),
-        means="The model does not know the order of its tokens, or a wrong one.",
-        do=(
+        explanation="The model does not know the order of its tokens, or a wrong one.",
+        fix=(
             "leave position_ids out, and the model counts for itself",
             "or count every sample from 0, one by one",
         ),
@@ -211,11 +216,11 @@ def _run_through(rows: Sequence[PlacedRow]) -> Finding | None:
         id="positions-wrong",
         severity="warning",
         title="The position ids run on from row to row.",
-        seen=(f"{len(first):,} rows; each begins at its number in the batch times the width of the batch",),
+        evidence=(f"{len(first):,} rows; each begins at its number in the batch times the width of the batch",),
         example=(f"{row.row.origin}, from its beginning on: {shown}",),
-        means="Rows know nothing of each other, and each begins a text. A model that learns a vector for every "
+        explanation="Rows know nothing of each other, and each begins a text. A model that learns a vector for every "
         "position has none for the later rows; one with rotary positions is trained at places that it never meets.",
-        do=("torch.arange(L).repeat(B, 1)", "or leave position_ids out"),
+        fix=("torch.arange(L).repeat(B, 1)", "or leave position_ids out"),
     )
 
 
@@ -232,10 +237,10 @@ def _begin_at_one(rows: Sequence[PlacedRow], absolute: bool | None) -> Finding |
         id="positions-wrong",
         severity="warning",
         title="The position ids begin at 1.",
-        seen=(f"{len(texts):,} of {len(rows):,} rows; no text begins at position 0",),
+        evidence=(f"{len(texts):,} of {len(rows):,} rows; no text begins at position 0",),
         example=(f"{row.row.origin}, from its first token on: {shown}",),
-        means="A model that learns a vector for every position (GPT-2) has learned to begin a text at position 0, and "
-        "does so when it generates: every token is trained one place off, and a row of full length has no vector for "
-        "its last token.",
-        do=("position_ids = (attention_mask.cumsum(-1) - 1).clamp(min=0)", "or leave position_ids out"),
+        explanation="A model that learns a vector for every position (GPT-2) has learned to begin a text at position "
+        "0, and does so when it generates: every token is trained one place off, and a row of full length has no "
+        "vector for its last token.",
+        fix=("position_ids = (attention_mask.cumsum(-1) - 1).clamp(min=0)", "or leave position_ids out"),
     )

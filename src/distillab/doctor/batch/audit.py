@@ -6,24 +6,24 @@ from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerFast
 
-from distillab.doctor.batch.attention import examine_attention
-from distillab.doctor.batch.ends import examine_ends
-from distillab.doctor.batch.ids import examine_ids, much_unknown
-from distillab.doctor.batch.labels import examine_labels
+from distillab.doctor.batch.attention import check_attention
+from distillab.doctor.batch.eos import check_ends
+from distillab.doctor.batch.ids import check_ids, much_unknown
+from distillab.doctor.batch.label_offset import PlacedRow, Shifts, place, placements
+from distillab.doctor.batch.labels import check_labels
 from distillab.doctor.batch.markers import read_row
 from distillab.doctor.batch.mask_kinds import read_kinds
-from distillab.doctor.batch.packing import examine_packing
-from distillab.doctor.batch.placing import PlacedRow, Shifts, place, placements
+from distillab.doctor.batch.packing import check_packing
 from distillab.doctor.batch.rows import GivenBatches, read_batches
-from distillab.doctor.batch.scored import Learns, examine_scored
-from distillab.doctor.batch.sequences import examine_sequences
-from distillab.doctor.batch.template import examine_template
+from distillab.doctor.batch.scored import Learns, check_scored
+from distillab.doctor.batch.sequences import check_sequences
+from distillab.doctor.batch.template import check_template
 from distillab.doctor.batch.tokens import TokenFacts, token_facts
 from distillab.doctor.causes import with_causes
 from distillab.errors import ConfigError
-from distillab.records import Examined
+from distillab.records import CheckResult
 
-__all__ = ["BatchReading", "Learns", "Shifts", "audit_batch", "examine_batch"]
+__all__ = ["BatchReading", "Learns", "Shifts", "audit_batch", "run_batch_checks"]
 
 IGNORED = -100
 
@@ -37,7 +37,7 @@ class BatchReading:
             where they stand.
     """
 
-    examined: tuple[Examined, ...]
+    checks: tuple[CheckResult, ...]
     rows: tuple[PlacedRow, ...]
     facts: TokenFacts
 
@@ -52,7 +52,7 @@ def audit_batch(
     pad_id: int | None = None,
     vocabulary: int | None = None,
     absolute_positions: bool | None = None,
-) -> tuple[Examined, ...]:
+) -> tuple[CheckResult, ...]:
     """Look for faults in what a trainer is given. Nothing is changed, and no model is needed.
 
     Args:
@@ -70,13 +70,13 @@ def audit_batch(
         absolute_positions: the model learns a vector for every position (GPT-2) and counts from the first token of a
             row; None: not known, and not judged.
     Returns:
-        one record for each probe.
+        one record for each check.
     Raises:
         DataError: no batch of a causal model, or nothing to read in it.
         ShapeError: labels or masks are shaped otherwise than the ids.
         ConfigError: ignore_index is a token's id.
     """
-    return examine_batch(
+    return run_batch_checks(
         read_batches(batches),
         tokenizer,
         shifts=shifts,
@@ -85,10 +85,10 @@ def audit_batch(
         pad_id=pad_id,
         vocabulary=vocabulary,
         absolute_positions=absolute_positions,
-    ).examined
+    ).checks
 
 
-def examine_batch(
+def run_batch_checks(
     given: GivenBatches,
     tokenizer: PreTrainedTokenizerFast,
     *,
@@ -110,7 +110,7 @@ def examine_batch(
     given, of_masks = read_kinds(given, facts, ignore_index=ignore_index)
     expected = 1 if shifts == "batch" else 0
     found = placements(given.rows, facts, expected=expected, ignore_index=ignore_index)
-    labels = examine_labels(given.rows, found, facts, shifts=shifts, expected=expected, ignore_index=ignore_index)
+    labels = check_labels(given.rows, found, facts, shifts=shifts, expected=expected, ignore_index=ignore_index)
     placed = tuple(
         place(row, placement, facts, ignore_index=ignore_index)
         for row, placement in zip(given.rows, found, strict=True)
@@ -123,20 +123,20 @@ def examine_batch(
         for row, placement in zip(given.rows, found, strict=True)
     )
     every_text = [read_row(row, facts) for row in every]
-    attention = examine_attention(every, facts, given, absolute_positions=absolute_positions)
+    attention = check_attention(every, facts, given, absolute_positions=absolute_positions)
     attention = attention.model_copy(update={"findings": (*of_masks, *attention.findings)})
-    examined = with_causes(
+    checks = with_causes(
         (
             labels,
-            examine_scored(texts, facts, learns=learns),
-            examine_ends(placed, facts, learns=learns),
+            check_scored(texts, facts, learns=learns),
+            check_ends(placed, facts, learns=learns),
             attention,
-            examine_packing(texts, facts, given),
-            examine_sequences(every_text, placed, facts),
-            examine_template(every_text, facts),
-            examine_ids(given.rows, placed, facts, ignore_index=ignore_index, vocabulary=vocabulary),
+            check_packing(texts, facts, given),
+            check_sequences(every_text, placed, facts),
+            check_template(every_text, facts),
+            check_ids(given.rows, placed, facts, ignore_index=ignore_index, vocabulary=vocabulary),
         )
     )
     judged = {(row.row.batch, row.row.place): row for row in placed}
     rows = tuple(judged.get((row.row.batch, row.row.place), row) for row in every)
-    return BatchReading(examined, rows, facts)
+    return BatchReading(checks, rows, facts)

@@ -14,7 +14,7 @@ from distillab.doctor.batch.rows import BatchRow, GivenBatches, Ints, read_batch
 from distillab.errors import DataError
 from distillab.library_errors import first_line
 
-# the probes read this many; a comparison with held-out rows reads all
+# the checks read this many; a comparison with held-out rows reads all
 MOST_TOKENS = 1_000_000
 _READ = ("input_ids", "labels", "attention_mask", "position_ids", "seq_lens", "sequence_ids", "segment_ids", "seq_idx")
 

@@ -9,10 +9,10 @@ from itertools import pairwise
 import numpy as np
 
 from distillab.data.special import AddedTokens
-from distillab.doctor.batch.placing import PlacedRow
+from distillab.doctor.batch.label_offset import PlacedRow
 from distillab.doctor.batch.rows import BatchRow, Ints
 from distillab.doctor.batch.tokens import TokenFacts
-from distillab.records import Examined, Finding
+from distillab.records import CheckResult, Finding
 
 CHECK_ID = "ids"
 _MOST_TOKENS = 4_000
@@ -29,14 +29,14 @@ _SCRIPTS = 2
 _ONE_SCRIPT = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "HANGUL": "CJK", "FULLWIDTH": "LATIN", "MATHEMATICAL": "LATIN"}
 
 
-def examine_ids(
+def check_ids(
     rows: Sequence[BatchRow],
     placed: Sequence[PlacedRow],
     facts: TokenFacts,
     *,
     ignore_index: int,
     vocabulary: int | None,
-) -> Examined:
+) -> CheckResult:
     """Compare input ids and labels with what the tokenizer knows.
 
     Args:
@@ -45,13 +45,13 @@ def examine_ids(
     """
     tokens = sum(len(row.ids) for row in rows)
     known = len(facts.meanings)
-    looked_at = f"{len(rows):,} rows, {tokens:,} ids, against {known:,} of the tokenizer"
+    scope = f"{len(rows):,} rows, {tokens:,} ids, against {known:,} of the tokenizer"
     if vocabulary is not None:
-        looked_at += f" and {vocabulary:,} of the model"
+        scope += f" and {vocabulary:,} of the model"
     found = [_outside(rows, facts, ignore_index, vocabulary), _unknown(rows, facts)]
     if found[0] is None:
         found.append(_other_cuts(placed, facts))
-    return Examined(probe=CHECK_ID, looked_at=looked_at, findings=tuple(item for item in found if item is not None))
+    return CheckResult(check=CHECK_ID, scope=scope, findings=tuple(item for item in found if item is not None))
 
 
 def _outside(rows: Sequence[BatchRow], facts: TokenFacts, ignore_index: int, vocabulary: int | None) -> Finding | None:
@@ -65,14 +65,14 @@ def _outside(rows: Sequence[BatchRow], facts: TokenFacts, ignore_index: int, voc
         bad[name] = ids[(ids < 0) | (ids >= limit)]
     if not any(len(ids) for ids in bad.values()):
         return None
-    seen = [
+    evidence = [
         f"{len(ids):,} {name} are no token, e.g. {', '.join(map(str, np.unique(ids)[:6].tolist()))}"
         for name, ids in bad.items()
         if len(ids)
     ]
-    seen.append(f"the tokenizer has the ids 0 to {len(facts.meanings) - 1:,}")
+    evidence.append(f"the tokenizer has the ids 0 to {len(facts.meanings) - 1:,}")
     if vocabulary is not None:
-        seen.append(f"the model has the ids 0 to {vocabulary - 1:,}")
+        evidence.append(f"the model has the ids 0 to {vocabulary - 1:,}")
     labels = set(bad["labels"].tolist())
     other_ignore = not len(bad["input_ids"]) and len(labels) == 1 and next(iter(labels)) < 0
     row = next(
@@ -82,15 +82,15 @@ def _outside(rows: Sequence[BatchRow], facts: TokenFacts, ignore_index: int, voc
         id="ids-outside-vocabulary",
         severity="warning" if other_ignore else "error",
         title="Some ids are no tokens.",
-        seen=tuple(seen),
+        evidence=tuple(evidence),
         example=(
             f"{row.origin}: input_ids {row.ids[:8].tolist()} … {row.ids[-4:].tolist()}, "
             f"labels {row.labels[:8].tolist()} … {row.labels[-4:].tolist()}",
         ),
-        means="The batch was made with another tokenizer, or one to which tokens were added, or its padding has the "
-        "number that is meant for labels. An id beyond the model's vocabulary ends a run on a GPU with a failed "
+        explanation="The batch was made with another tokenizer, or one to which tokens were added, or its padding has "
+        "the number that is meant for labels. An id beyond the model's vocabulary ends a run on a GPU with a failed "
         "assertion, and one that the tokenizer does not know cannot be written by the student.",
-        do=(
+        fix=(
             f"if {next(iter(labels))} marks what is not scored: say --ignore-index {next(iter(labels))}, and give the "
             "loss the same ignore_index",
         )
@@ -131,11 +131,11 @@ def _unknown(rows: Sequence[BatchRow], facts: TokenFacts) -> Finding | None:
         id="unknown-tokens",
         severity="error" if mostly else "warning",
         title="Much of the text is unknown to the tokenizer.",
-        seen=(f"{count:,} of {total:,} tokens ({count / total:.1%}) are {facts.name(facts.unk)}",),
+        evidence=(f"{count:,} of {total:,} tokens ({count / total:.1%}) are {facts.name(facts.unk)}",),
         example=(f"{hit.origin}: {facts.text(_inner(hit.ids, facts)[:40])[:200]!r}",),
-        means="The unknown token stands for any text, so nothing can be learned from it, and a student that writes it "
-        "writes nothing. Tokenizers with byte fallback never need it.",
-        do=("check that the text is in a language and script of this tokenizer, or use one with byte fallback",),
+        explanation="The unknown token stands for any text, so nothing can be learned from it, and a student that "
+        "writes it writes nothing. Tokenizers with byte fallback never need it.",
+        fix=("check that the text is in a language and script of this tokenizer, or use one with byte fallback",),
     )
 
 
@@ -171,15 +171,15 @@ def _other_cuts(placed: Sequence[PlacedRow], facts: TokenFacts) -> Finding | Non
         id="ids-of-another-tokenizer",
         severity="warning",
         title="The tokenizer would not have cut this text so.",
-        seen=(
+        evidence=(
             f"the ids were read as text and encoded again: {kept:,} of {total:,} cuts came back ({kept / total:.1%})",
             "of a tokenizer's own ids nearly all do",
             *((f"letters of {len(scripts)} scripts, which change {changes:,} times in these tokens",) if mixed else ()),
         ),
         example=(f"the ids read as: {facts.text(worst[1][:48])!r}",),
-        means="The batch was made with another tokenizer, and every id means something else to this student. (Ids that "
-        "a model wrote by sampling, or subword regularisation, are cut in unusual ways too.)",
-        do=(
+        explanation="The batch was made with another tokenizer, and every id means something else to this student. "
+        "(Ids that a model wrote by sampling, or subword regularisation, are cut in unusual ways too.)",
+        fix=(
             "read the example: if it is no text, make the batch with the student's own tokenizer",
             "two tokenizers of one size may share nothing: distillab check TEACHER STUDENT",
         ),

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from distillab.doctor.batch.placing import Placement, Shifts
+from distillab.doctor.batch.label_offset import Placement, Shifts
 from distillab.doctor.batch.rows import BatchRow
 from distillab.doctor.batch.show import token_names
 from distillab.doctor.batch.tokens import TokenFacts
-from distillab.records import Examined, Finding
+from distillab.records import CheckResult, Finding
 
 CHECK_ID = "labels"
 _SHOWN = 6
@@ -18,7 +18,7 @@ _FEW_TOKENS = 8
 _MOVED = ("ahead", "in_place", "behind", "far", "other_row")
 
 
-def examine_labels(
+def check_labels(
     rows: Sequence[BatchRow],
     placed: Sequence[Placement],
     facts: TokenFacts,
@@ -26,7 +26,7 @@ def examine_labels(
     shifts: Shifts | None,
     expected: int,
     ignore_index: int,
-) -> Examined:
+) -> CheckResult:
     """Compare the labels with the inputs.
 
     Args:
@@ -35,13 +35,13 @@ def examine_labels(
         expected: the offset at which labels were expected.
     """
     compared = sum(placement.compared for placement in placed)
-    looked_at = f"{len(rows):,} rows, {compared:,} labels compared with the inputs"
+    scope = f"{len(rows):,} rows, {compared:,} labels compared with the inputs"
     if not compared:
-        return Examined(probe=CHECK_ID, looked_at=looked_at, not_done="no label is scored")
+        return CheckResult(check=CHECK_ID, scope=scope, skipped="no label is scored")
     denoising = sum(placement.kind == "denoising" for placement in placed)
     if denoising:
         found = _masked_language(rows, placed, facts, expected, ignore_index)
-        return Examined(probe=CHECK_ID, looked_at=looked_at, findings=(found,))
+        return CheckResult(check=CHECK_ID, scope=scope, findings=(found,))
     groups: dict[str, list[int]] = {}
     for number, placement in enumerate(placed):
         groups.setdefault(_group(placement, expected), []).append(number)
@@ -50,13 +50,16 @@ def examine_labels(
     for group, numbers in groups.items():
         if group == "good" or group in unplaced:
             continue
-        seen, example = _evidence(rows, placed, numbers, facts, expected, ignore_index)
+        evidence, example = _evidence(rows, placed, numbers, facts, expected, ignore_index)
         if unplaced and group in _MOVED:
             more = sum(len(groups[name]) for name in unplaced)
-            seen = (*seen, f"{more:,} further rows whose labels are not the inputs either, and cannot be placed")
-        finding = _finding(group, [placed[number] for number in numbers], facts, shifts, expected, seen, example)
+            evidence = (
+                *evidence,
+                f"{more:,} further rows whose labels are not the inputs either, and cannot be placed",
+            )
+        finding = _finding(group, [placed[number] for number in numbers], facts, shifts, expected, evidence, example)
         findings.append(finding)
-    return Examined(probe=CHECK_ID, looked_at=looked_at, findings=tuple(findings))
+    return CheckResult(check=CHECK_ID, scope=scope, findings=tuple(findings))
 
 
 def _group(placement: Placement, expected: int) -> str:
@@ -91,17 +94,17 @@ def _evidence(
     chosen = [placed[number] for number in numbers]
     total = sum(placement.compared for placement in chosen)
     equal = sum(round(placement.agreement * placement.compared) for placement in chosen)
-    seen = [
+    evidence = [
         f"{len(numbers):,} of {len(rows):,} rows",
         f"labels that are the input token where they should be: {equal:,} of {total:,} ({equal / total:.1%})",
     ]
     offsets = sorted({placement.offset for placement in chosen if placement.kind == "moved"})
     if offsets:
         listed = ", ".join(f"{offset:+d}" for offset in offsets[:6]) + (", …" if len(offsets) > 6 else "")
-        seen.append(f"labels at position t are the inputs at position t{listed}")
+        evidence.append(f"labels at position t are the inputs at position t{listed}")
     row, placement = rows[numbers[0]], chosen[0]
     if placement.other is not None:
-        seen.append(f"the labels of {row.origin} are the inputs of {rows[placement.other].origin}")
+        evidence.append(f"the labels of {row.origin} are the inputs of {rows[placement.other].origin}")
     places = np.flatnonzero(row.labels != ignore_index)
     wrong = places[places + expected < len(row.ids)]
     wrong = wrong[row.labels[wrong] != row.ids[wrong + expected]][:_SHOWN]
@@ -113,24 +116,25 @@ def _evidence(
     ]
     example.append(f"  the scored labels read: {facts.text(row.labels[places])[:200]!r}")
     example.append(f"  the inputs there read:  {facts.text(row.ids[places])[:200]!r}")
-    return tuple(seen), tuple(example)
+    return tuple(evidence), tuple(example)
 
 
 def _masked_language(
     rows: Sequence[BatchRow], placed: Sequence[Placement], facts: TokenFacts, expected: int, ignore_index: int
 ) -> Finding:
     numbers = [number for number, placement in enumerate(placed) if placement.kind == "denoising"]
-    seen, example = _evidence(rows, placed, numbers, facts, expected, ignore_index)
+    evidence, example = _evidence(rows, placed, numbers, facts, expected, ignore_index)
     return Finding(
         id="labels-not-inputs",
         severity="warning",
         title="The scored tokens are hidden from the model, as for a masked language model.",
-        seen=(*seen, "the inputs that differ from their labels are mostly one and the same token"),
+        evidence=(*evidence, "the inputs that differ from their labels are mostly one and the same token"),
         example=example,
-        means="A masked language model fills in what was hidden, with the text on both sides. A causal model reads the "
-        "mask token instead of the text, and is asked about a few of the tokens alone: it learns to write from a text "
-        "with holes that it never meets again. For an encoder this is what is meant, and it is not examined.",
-        do=(
+        explanation="A masked language model fills in what was hidden, with the text on both sides. A causal model "
+        "reads the mask token instead of the text, and is asked about a few of the tokens alone: it learns to write "
+        "from a text with holes that it never meets again. For an encoder this is what is meant, and it is not "
+        "examined.",
+        fix=(
             "transformers: DataCollatorForLanguageModeling(tokenizer, mlm=False); mlm=True is its default",
             "labels = input_ids, with -100 where nothing is scored",
         ),
@@ -143,7 +147,7 @@ def _finding(
     facts: TokenFacts,
     shifts: Shifts | None,
     expected: int,
-    seen: tuple[str, ...],
+    evidence: tuple[str, ...],
     example: tuple[str, ...],
 ) -> Finding:
     if group == "ahead":
@@ -151,12 +155,12 @@ def _finding(
             id="labels-shifted-twice",
             severity="error",
             title="The labels are shifted in the batch already: one time more than they should be.",
-            seen=(*seen, "it was not said whether anything shifts them later") if shifts is None else seen,
+            evidence=(*evidence, "it was not said whether anything shifts them later") if shifts is None else evidence,
             example=example,
-            means="With the shift that follows, the model is trained to predict the token after the next one. "
+            explanation="With the shift that follows, the model is trained to predict the token after the next one. "
             "transformers' models, and the trainers built on them, shift the labels themselves; only a loop that "
             "compares logits and labels position by position may be given shifted ones.",
-            do=(
+            fix=(
                 "where a transformers model computes the loss: labels = input_ids.clone(), with -100 where nothing "
                 "is scored, and no shift in the data",
                 "where your own loop compares them without a shift, nothing is wrong: say --shifts batch",
@@ -167,11 +171,11 @@ def _finding(
             id="labels-not-shifted",
             severity="error",
             title="The labels are the inputs themselves, and nothing shifts them.",
-            seen=seen,
+            evidence=evidence,
             example=example,
-            means="The model is trained to repeat the token that it has just read. The loss falls to nothing within "
-            "some hundred steps, and the model has learned to copy.",
-            do=(
+            explanation="The model is trained to repeat the token that it has just read. The loss falls to nothing "
+            "within some hundred steps, and the model has learned to copy.",
+            fix=(
                 "compare logits[:, :-1] with labels[:, 1:] in the loss",
                 "if the model or the loss shifts after all, nothing is wrong: say --shifts model",
             ),
@@ -181,14 +185,14 @@ def _finding(
             id="labels-shifted-wrong-way",
             severity="error",
             title="The labels are shifted the wrong way.",
-            seen=seen,
+            evidence=evidence,
             example=example,
-            means="After the shift of the model the label of a position is the token that stands there, so the model "
-            "learns to copy what it reads; the loss falls to nothing and the model cannot write."
+            explanation="After the shift of the model the label of a position is the token that stands there, so the "
+            "model learns to copy what it reads; the loss falls to nothing and the model cannot write."
             if expected == 0
             else "Every position is asked for the token before it, which the model has read: the loss falls to nothing "
             "and the model cannot write.",
-            do=(
+            fix=(
                 "leave the labels in place: labels = input_ids.clone(), with -100 where nothing is scored"
                 if expected == 0
                 else "labels[t] = input_ids[t + 1]: torch.roll(input_ids, -1, dims=1), with -100 at the last position",
@@ -199,11 +203,11 @@ def _finding(
             id="labels-misaligned",
             severity="error",
             title="The labels are the row's own tokens, but stand some positions away from them.",
-            seen=seen,
+            evidence=evidence,
             example=example,
-            means="Every label is scored against the wrong context. The usual cause is that inputs and labels are "
-            "padded on different sides, or that one of them was cut or begun with one token more.",
-            do=(
+            explanation="Every label is scored against the wrong context. The usual cause is that inputs and labels "
+            "are padded on different sides, or that one of them was cut or begun with one token more.",
+            fix=(
                 "pad input_ids, attention_mask and labels on the same side, in one function",
                 "cut input_ids and labels at the same place",
             ),
@@ -213,11 +217,11 @@ def _finding(
             id="labels-of-other-rows",
             severity="error",
             title="The labels are the tokens of another row of the batch.",
-            seen=seen,
+            evidence=evidence,
             example=example,
-            means="Inputs and labels were ordered differently (shuffled or sorted apart), so the model learns answers "
-            "to other prompts.",
-            do=("keep inputs and labels of a row in one object until they are padded",),
+            explanation="Inputs and labels were ordered differently (shuffled or sorted apart), so the model learns "
+            "answers to other prompts.",
+            fix=("keep inputs and labels of a row in one object until they are padded",),
         )
     total = sum(placement.compared for placement in placed)
     agreement = sum(placement.agreement * placement.compared for placement in placed) / total
@@ -226,12 +230,12 @@ def _finding(
             id="answer-at-prompt-positions",
             severity="warning" if facts.for_encoders else "error",
             title="The labels are another text than the inputs: the answer is predicted at the prompt's positions.",
-            seen=(*seen, "no shift of the labels makes them the inputs"),
+            evidence=(*evidence, "no shift of the labels makes them the inputs"),
             example=example,
-            means="A causal model learns from one sequence [prompt, answer]: it reads the tokens up to t and predicts "
-            "the token at t + 1. Here the n-th token of one text is predicted from the n-th token of another, and "
-            "there is nothing in it to be learned but which tokens are frequent.",
-            do=(
+            explanation="A causal model learns from one sequence [prompt, answer]: it reads the tokens up to t and "
+            "predicts the token at t + 1. Here the n-th token of one text is predicted from the n-th token of another, "
+            "and there is nothing in it to be learned but which tokens are frequent.",
+            fix=(
                 "input_ids = prompt + answer + end of text, in one sequence",
                 "labels = input_ids, with -100 at every position of the prompt and of the padding",
                 "if this is an encoder-decoder model, nothing of this applies: only causal models are examined",
@@ -241,10 +245,10 @@ def _finding(
         id="labels-not-inputs",
         severity="warning",
         title="Some labels are not the tokens that the model reads.",
-        seen=seen,
+        evidence=evidence,
         example=example,
-        means="After a token that is predicted wrongly the model reads another one than it was taught, which is meant "
-        "only where inputs are corrupted on purpose. Else inputs and labels come from two versions of the text: "
+        explanation="After a token that is predicted wrongly the model reads another one than it was taught, which is "
+        "meant only where inputs are corrupted on purpose. Else inputs and labels come from two versions of the text: "
         "two answers, two templates, or two tokenizations.",
-        do=("make the labels from the very input_ids that the model reads",),
+        fix=("make the labels from the very input_ids that the model reads",),
     )

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from distillab.doctor.batch.placing import PlacedRow
+from distillab.doctor.batch.label_offset import PlacedRow
 from distillab.doctor.batch.tokens import TokenFacts
 
 NO_PART, ASKS, ANSWERS = 0, 1, 2

@@ -16,7 +16,7 @@ _MOST = 0.9
 
 
 def read_kinds(given: GivenBatches, facts: TokenFacts, *, ignore_index: int) -> tuple[GivenBatches, list[Finding]]:
-    """The batches with masks that the other probes can read, and what is wrong with the masks as they were given."""
+    """The batches with masks that the other checks can read, and what is wrong with the masks as they were given."""
     found: list[Finding] = []
     tables = [row for row in given.rows if row.table is not None]
     if tables:
@@ -119,11 +119,11 @@ def _inverted_line(hidden: int, shown: int) -> Finding:
         id="attention-mask-inverted",
         severity="warning",
         title="The attention mask hides the text and shows the padding.",
-        seen=(f"{hidden:,} tokens of text have 0, {shown:,} tokens of padding have 1",),
-        means="transformers' models read 1 as: may be read. With this mask the model sees nothing of the text. (Some "
-        "modules of torch, as key_padding_mask, mean the opposite; then nothing is wrong.) For what follows the mask "
-        "was left aside.",
-        do=("attention_mask = 1 at tokens and 0 at padding",),
+        evidence=(f"{hidden:,} tokens of text have 0, {shown:,} tokens of padding have 1",),
+        explanation="transformers' models read 1 as: may be read. With this mask the model sees nothing of the text. "
+        "(Some modules of torch, as key_padding_mask, mean the opposite; then nothing is wrong.) For what follows the "
+        "mask was left aside.",
+        fix=("attention_mask = 1 at tokens and 0 at padding",),
     )
 
 
@@ -132,10 +132,12 @@ def _inverted_table(hidden: int, asked: int) -> Finding:
         id="attention-mask-inverted",
         severity="warning",
         title="The table of the attention mask shows what should be hidden: the tokens that come later.",
-        seen=(f"{hidden:,} of {asked:,} scored tokens may not read themselves, and are read by the token before them",),
-        means="transformers' models read True, or 0 where a mask is added, as: may be read. torch's own modules mean "
-        "the opposite by attn_mask; there nothing is wrong. For what follows the table was turned round.",
-        do=("invert it: ~mask, or where it is added, 0 for what may be read and torch.finfo(dtype).min elsewhere",),
+        evidence=(
+            f"{hidden:,} of {asked:,} scored tokens may not read themselves, and are read by the token before them",
+        ),
+        explanation="transformers' models read True, or 0 where a mask is added, as: may be read. torch's own modules "
+        "mean the opposite by attn_mask; there nothing is wrong. For what follows the table was turned round.",
+        fix=("invert it: ~mask, or where it is added, 0 for what may be read and torch.finfo(dtype).min elsewhere",),
     )
 
 
@@ -146,11 +148,15 @@ def _added(rows: Sequence[BatchRow]) -> Finding:
         id="attention-mask-kind",
         severity="warning",
         title="The attention mask is an additive one: 0 shows, and a large negative number hides.",
-        seen=(f"{len(rows):,} rows of one number a token; {total - hidden:,} times 0, {hidden:,} times -9999 or less",),
-        means="transformers' models read a mask of one number a token as: 0 hides, anything else shows. They would "
-        "hide the whole text and read the padding. A mask that is added to the scores has four dimensions there. (A "
-        "model of your own may mean it so.) For what follows the mask was read as additive.",
-        do=("attention_mask = (input_ids of the text) as 1 and padding as 0, whole numbers; the model makes the rest",),
+        evidence=(
+            f"{len(rows):,} rows of one number a token; {total - hidden:,} times 0, {hidden:,} times -9999 or less",
+        ),
+        explanation="transformers' models read a mask of one number a token as: 0 hides, anything else shows. They "
+        "would hide the whole text and read the padding. A mask that is added to the scores has four dimensions there. "
+        "(A model of your own may mean it so.) For what follows the mask was read as additive.",
+        fix=(
+            "attention_mask = (input_ids of the text) as 1 and padding as 0, whole numbers; the model makes the rest",
+        ),
     )
 
 
@@ -159,11 +165,11 @@ def _factors(rows: Sequence[BatchRow]) -> Finding:
         id="attention-mask-kind",
         severity="warning",
         title="The attention mask is a table of 0.0 and 1.0, where transformers' models add it to the scores.",
-        seen=(f"{len(rows):,} rows with a table of floats that holds positive numbers",),
-        means="A mask of floats with four dimensions is added as it is: 1.0 more for what may be read hides nothing, "
-        "so that every token reads the tokens that it is asked for. (A model of your own may multiply by it.) For "
-        "what follows 1 was read as: may be read.",
-        do=("give booleans, or 0 for what may be read and torch.finfo(dtype).min for what may not",),
+        evidence=(f"{len(rows):,} rows with a table of floats that holds positive numbers",),
+        explanation="A mask of floats with four dimensions is added as it is: 1.0 more for what may be read hides "
+        "nothing, so that every token reads the tokens that it is asked for. (A model of your own may multiply by it.) "
+        "For what follows 1 was read as: may be read.",
+        fix=("give booleans, or 0 for what may be read and torch.finfo(dtype).min for what may not",),
     )
 
 
@@ -172,15 +178,15 @@ def _ahead(rows: Sequence[BatchRow], ahead: int, asked: int) -> Finding:
         id="attention-mask-looks-ahead",
         severity="warning",
         title="The attention mask lets tokens read what comes after them.",
-        seen=(
+        evidence=(
             f"{ahead:,} of {asked:,} scored tokens may be read by the position that has to predict them",
             f"{len(rows):,} rows have a table of who reads whom",
         ),
-        means="transformers' models take a mask of four dimensions as it is and add no causal one. The answer is then "
-        "read and not predicted: the loss falls to nearly nothing, and the model cannot write. (Where your own model "
-        "joins the table with a causal mask, nothing is wrong. Prompts that read themselves in both directions are "
-        "not meant by this.)",
-        do=(
+        explanation="transformers' models take a mask of four dimensions as it is and add no causal one. The answer is "
+        "then read and not predicted: the loss falls to nearly nothing, and the model cannot write. (Where your own "
+        "model joins the table with a causal mask, nothing is wrong. Prompts that read themselves in both directions "
+        "are not meant by this.)",
+        fix=(
             "give a mask of two dimensions, and the model adds the causal one",
             "or mask & torch.tril(torch.ones(L, L, dtype=torch.bool))",
         ),

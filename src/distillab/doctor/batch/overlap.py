@@ -7,16 +7,16 @@ from collections.abc import Iterable
 
 from distillab.doctor.batch.rows import Ints
 from distillab.doctor.batch.tokens import TokenFacts, text_range
-from distillab.records import Examined, Finding
+from distillab.records import CheckResult, Finding
 
 CHECK_ID = "train and held-out rows"
 _LEAK = 0.5
 _FEWEST_TOKENS = 2
 
 
-def examine_tokens_overlap(
+def check_tokens_overlap(
     train: Iterable[tuple[Ints, Ints | None]], held_out: Iterable[tuple[Ints, Ints | None]], facts: TokenFacts
-) -> Examined:
+) -> CheckResult:
     """Compare rows by their tokens without padding; linear in both.
 
     Args:
@@ -33,11 +33,11 @@ def examine_tokens_overlap(
         if digest is not None and digest in known:
             hit += 1
             first = first or (place, known[digest], facts.text(ids[slice(*text_range(ids, attention, facts))][:60]))
-    looked_at = f"{len(digests):,} training rows, {rows:,} held-out rows"
+    scope = f"{len(digests):,} training rows, {rows:,} held-out rows"
     if not judged:
-        return Examined(probe=CHECK_ID, looked_at=looked_at, not_done="no held-out row has two tokens")
+        return CheckResult(check=CHECK_ID, scope=scope, skipped="no held-out row has two tokens")
     if first is None:
-        return Examined(probe=CHECK_ID, looked_at=looked_at)
+        return CheckResult(check=CHECK_ID, scope=scope)
     certain = hit >= _LEAK * judged
     held, own, text = first
     finding = Finding(
@@ -46,13 +46,13 @@ def examine_tokens_overlap(
         title="The held-out rows stand in the training rows."
         if certain
         else "Held-out rows stand in the training rows.",
-        seen=(f"{hit:,} of {judged:,} ({hit / judged:.1%}) held-out rows have the tokens of a training row",),
+        evidence=(f"{hit:,} of {judged:,} ({hit / judged:.1%}) held-out rows have the tokens of a training row",),
         example=(f"held-out row {held}, training row {own}: {text!r}",),
-        means="The student has been trained on them, so their loss and accuracy say how well it remembers, not what "
-        "it does with rows it has never seen. Overfitting cannot be seen either.",
-        do=("remove equal rows, then split", "or remove the held-out rows from the training rows"),
+        explanation="The student has been trained on them, so their loss and accuracy say how well it remembers, not "
+        "what it does with rows it has never seen. Overfitting cannot be seen either.",
+        fix=("remove equal rows, then split", "or remove the held-out rows from the training rows"),
     )
-    return Examined(probe=CHECK_ID, looked_at=looked_at, findings=(finding,))
+    return CheckResult(check=CHECK_ID, scope=scope, findings=(finding,))
 
 
 def _digest(ids: Ints, attention: Ints | None, facts: TokenFacts) -> bytes | None:

@@ -6,32 +6,32 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from distillab.doctor.batch.begins import answer_begins
+from distillab.doctor.batch.bos import answer_begins
+from distillab.doctor.batch.label_offset import PlacedRow
 from distillab.doctor.batch.markers import ReadRow
-from distillab.doctor.batch.placing import PlacedRow
 from distillab.doctor.batch.rows import GivenBatches, Ints
 from distillab.doctor.batch.show import token_names
 from distillab.doctor.batch.tokens import TokenFacts
-from distillab.records import Examined, Finding
+from distillab.records import CheckResult, Finding
 
 CHECK_ID = "packing"
 
 
-def examine_packing(rows: Sequence[ReadRow], facts: TokenFacts, given: GivenBatches) -> Examined:
+def check_packing(rows: Sequence[ReadRow], facts: TokenFacts, given: GivenBatches) -> CheckResult:
     """Look for samples behind the first one of a row, by begin and end tokens and by position ids."""
     if not rows:
-        return Examined(probe=CHECK_ID, looked_at="0 rows", not_done="no row has labels that belong to it")
+        return CheckResult(check=CHECK_ID, scope="0 rows", skipped="no row has labels that belong to it")
     starts = [(row, _starts(row, facts)) for row in rows]
     packed = [(row, at) for row, at in starts if len(at)]
     restarts = [(row.placed, _restarts(row.placed)) for row in rows]
     restarted = sum(len(at) > 0 for _, at in restarts)
-    looked_at = (
+    scope = (
         f"{len(rows):,} rows, {len(packed):,} with a begin or end token inside, {restarted:,} with positions that "
         "begin again"
     )
     told = given.boundaries is not None or restarted or any(_numbered(row.placed) for row in rows)
     found = [None if told else _without_boundaries(packed, rows, facts), _start_scored(restarts, facts)]
-    return Examined(probe=CHECK_ID, looked_at=looked_at, findings=tuple(item for item in found if item is not None))
+    return CheckResult(check=CHECK_ID, scope=scope, findings=tuple(item for item in found if item is not None))
 
 
 def _starts(row: ReadRow, facts: TokenFacts) -> Ints:
@@ -87,15 +87,15 @@ def _without_boundaries(
         # documents one after another are how language models are pretrained; a prompt and a stranger's answer are not
         severity="note" if text else "warning",
         title="Several samples stand in one row, and nothing tells the model where one ends.",
-        seen=(
+        evidence=(
             f"{len(packed):,} of {len(rows):,} rows; {sum(len(at) for _, at in packed):,} samples behind the first of "
             "their row",
             "no position ids that begin again, no numbered attention mask, no lengths of sequences",
         ),
         example=(f"{row.placed.row.origin}, position {first}: {'·'.join(around)}",),
-        means="Every sample reads those before it in its row as its context. The values differ from those of the same "
-        "sample alone, and change with what happens to be packed together.",
-        do=(
+        explanation="Every sample reads those before it in its row as its context. The values differ from those of the "
+        "same sample alone, and change with what happens to be packed together.",
+        fix=(
             "give position_ids that begin at 0 with every sample, and an attention that heeds them (transformers' "
             "DataCollatorWithFlattening; TRL: padding_free)",
             "distillab: training.packing: true does so by itself",
@@ -115,8 +115,8 @@ def _start_scored(restarts: Sequence[tuple[PlacedRow, Ints]], facts: TokenFacts)
         id="sample-start-scored",
         severity="warning",
         title="The first token of packed samples is scored.",
-        seen=(f"{sum(len(at) for _, at in hit):,} samples in {len(hit):,} rows",),
+        evidence=(f"{sum(len(at) for _, at in hit):,} samples in {len(hit):,} rows",),
         example=(f"{placed.row.origin}, position {first}: {'·'.join(around)}",),
-        means="It is predicted from the last token of the sample before it, with which it has nothing to do.",
-        do=("set the label of the first token of every packed sample to -100",),
+        explanation="It is predicted from the last token of the sample before it, with which it has nothing to do.",
+        fix=("set the label of the first token of every packed sample to -100",),
     )

@@ -141,16 +141,16 @@ def _header(borders: Sequence[_Border], judged: int, facts: TokenFacts) -> Findi
         id="answer-header-scored",
         severity="warning",
         title="The marker that opens the answers is scored.",
-        seen=(
+        evidence=(
             f"{len(borders):,} of {judged:,} answers, by the markers of the {border.row.family_name} template",
             f"scored before the answer: {'·'.join(token_names(tokens, facts))}; {share:.1%} of a row's scored tokens",
         ),
         example=(f"{border.row.placed.row.origin}: {row_line(border.row.placed, facts)}",),
-        means="The prompt ends with this marker when the student is asked, so that it never has to write it. It is the "
-        "same in every row and learned at once: the loss is lower than that of the answers, and the lower, the shorter "
-        "they are. Figures cannot be compared with those of another mask. (A student that has to open its answers "
-        "itself has to learn the marker.)",
-        do=(
+        explanation="The prompt ends with this marker when the student is asked, so that it never has to write it. It "
+        "is the same in every row and learned at once: the loss is lower than that of the answers, and the lower, the "
+        "shorter they are. Figures cannot be compared with those of another mask. (A student that has to open its "
+        "answers itself has to learn the marker.)",
+        fix=(
             "mask up to the end of apply_chat_template(prompt, add_generation_prompt=True)",
             "with a response template as the mark, begin behind it, not with it",
         ),
@@ -167,7 +167,7 @@ def _prompt_end(
         id="prompt-end-scored",
         severity=severity,
         title="The last tokens of the prompts are scored.",
-        seen=(
+        evidence=(
             f"{len(hit):,} of {judged:,} answers: {counts[0]}{f' to {counts[-1]}' if len(counts) > 1 else ''} tokens",
             fact,
         ),
@@ -175,10 +175,10 @@ def _prompt_end(
             f"{row.placed.row.origin}: scored before the answer: {'·'.join(token_names(tokens, facts))}",
             f"{row.placed.row.origin}: {row_line(row.placed, facts)}",
         ),
-        means="The mask is shorter than the prompt. What it leaves is mostly the same in every row and learned at "
-        "once, so that the loss is lower than that of the answers. The usual causes: the prompt was measured without "
-        "its begin token, labels and mask were shifted together, or prompt_length - 1.",
-        do=(
+        explanation="The mask is shorter than the prompt. What it leaves is mostly the same in every row and learned "
+        "at once, so that the loss is lower than that of the answers. The usual causes: the prompt was measured "
+        "without its begin token, labels and mask were shifted together, or prompt_length - 1.",
+        fix=(
             "mask by the number of tokens of the prompt as it stands in the row; the mask is not shifted, the model "
             "does that",
         ),

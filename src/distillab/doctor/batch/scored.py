@@ -9,12 +9,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from distillab.doctor.batch.label_offset import PlacedRow
 from distillab.doctor.batch.markers import ANSWERS, ASKS, ReadRow
-from distillab.doctor.batch.placing import PlacedRow
 from distillab.doctor.batch.prompt_end import scored_prompt_ends
 from distillab.doctor.batch.show import row_line
 from distillab.doctor.batch.tokens import TokenFacts
-from distillab.records import Examined, Finding, Severity
+from distillab.records import CheckResult, Finding, Severity
 
 CHECK_ID = "scored tokens"
 Learns = Literal["answers", "text", "prompts"]
@@ -26,7 +26,7 @@ _FEWEST_OF_A_TURN, _WHOLE_TURN = 6, 0.9
 _LETTER = re.compile(rb"[A-Za-z]")
 
 
-def examine_scored(rows: Sequence[ReadRow], facts: TokenFacts, *, learns: Learns | None) -> Examined:
+def check_scored(rows: Sequence[ReadRow], facts: TokenFacts, *, learns: Learns | None) -> CheckResult:
     """Look at which tokens are scored.
 
     Args:
@@ -35,9 +35,9 @@ def examine_scored(rows: Sequence[ReadRow], facts: TokenFacts, *, learns: Learns
     """
     scored = sum(int(row.placed.scored.sum()) for row in rows)
     text = sum(row.placed.stop - row.placed.start for row in rows)
-    looked_at = f"{len(rows):,} rows, {scored:,} scored of {text:,} tokens of text"
+    scope = f"{len(rows):,} rows, {scored:,} scored of {text:,} tokens of text"
     if not rows:
-        return Examined(probe=CHECK_ID, looked_at=looked_at, not_done="no row has labels that belong to it")
+        return CheckResult(check=CHECK_ID, scope=scope, skipped="no row has labels that belong to it")
     found = [_nothing(rows, facts), _padding(rows, facts)]
     inverted = _inverted(rows, facts, learns)
     if inverted is None:
@@ -46,7 +46,7 @@ def examine_scored(rows: Sequence[ReadRow], facts: TokenFacts, *, learns: Learns
         found += [prompts, _late(rows, facts) or _in_words(rows, facts)]
         found += [] if whole else [scored_prompt_ends(rows, facts)]
     found.append(inverted)
-    return Examined(probe=CHECK_ID, looked_at=looked_at, findings=tuple(item for item in found if item is not None))
+    return CheckResult(check=CHECK_ID, scope=scope, findings=tuple(item for item in found if item is not None))
 
 
 def scored_padding(placed: PlacedRow, facts: TokenFacts) -> NDArray[np.int64]:
@@ -65,12 +65,12 @@ def _nothing(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
         id="all-masked-rows",
         severity="error" if every else "warning",
         title="No token is scored in any row." if every else "Some rows have no scored token.",
-        seen=(f"{len(empty):,} of {len(rows):,} rows have no label that is scored",),
+        evidence=(f"{len(empty):,} of {len(rows):,} rows have no label that is scored",),
         example=(f"{empty[0].row.origin}: {row_line(empty[0], facts)}",),
-        means="Such a row teaches nothing and costs as much as the others. Where the loss is a mean over a row or a "
-        "microbatch, it divides by zero: NaN, which transformers' Trainer prints as 0.0. Mostly the prompt alone "
+        explanation="Such a row teaches nothing and costs as much as the others. Where the loss is a mean over a row "
+        "or a microbatch, it divides by zero: NaN, which transformers' Trainer prints as 0.0. Mostly the prompt alone "
         "fills the row, so that the answer is cut away, or the mask does not find where the answer begins.",
-        do=(
+        fix=(
             "drop rows whose answer is cut away entirely, and count them",
             "cut long prompts, not answers, or raise the longest length",
         ),
@@ -95,14 +95,14 @@ def _padding(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
         id="padding-in-loss",
         severity="error" if certain else "warning",
         title="Padding is scored.",
-        seen=(
+        evidence=(
             f"{len(hit):,} of {len(rows):,} rows",
             f"{count:,} of {scored:,} scored tokens are padding ({count / scored:.1%})",
         ),
         example=(f"{placed.row.origin}: {row_line(placed, facts)}",),
-        means="The student is taught to write padding after padding, which it learns at once: the loss looks low, "
-        "and the lower, the more padding there is. Figures of batches with other lengths cannot be compared.",
-        do=(
+        explanation="The student is taught to write padding after padding, which it learns at once: the loss looks "
+        "low, and the lower, the more padding there is. Figures of batches with other lengths cannot be compared.",
+        fix=(
             "labels = input_ids with -100 wherever attention_mask is 0",
             "mask by length, not by id, where the padding token is the end token too",
         ),
@@ -121,11 +121,11 @@ def _inverted(rows: Sequence[ReadRow], facts: TokenFacts, learns: Learns | None)
         id="mask-inverted",
         severity="error" if learns == "answers" or len(wrong) > 1 else "warning",
         title="The prompts are scored, and the answers are not.",
-        seen=(f"{len(wrong):,} of {len(judged):,} rows with scored tokens",),
+        evidence=(f"{len(wrong):,} of {len(judged):,} rows with scored tokens",),
         example=(f"{placed.row.origin}: {row_line(placed, facts)}",),
-        means="The student learns to write prompts. The mask was applied the wrong way round, unless the model "
+        explanation="The student learns to write prompts. The mask was applied the wrong way round, unless the model "
         "is to play the user.",
-        do=(
+        fix=(
             "set -100 at the positions of the prompt, and leave the labels of the answer",
             "if the model is to play the user, say --learns prompts",
         ),
@@ -177,12 +177,12 @@ def _prompts(rows: Sequence[ReadRow], facts: TokenFacts, learns: Learns | None) 
         id="prompt-in-loss",
         severity=severity,
         title="Prompts are scored too." if severity != "note" else "Every token is scored.",
-        seen=(f"{len(hit):,} of {len(judged):,} rows", fact, f"{scored:,} scored tokens in all"),
+        evidence=(f"{len(hit):,} of {len(judged):,} rows", fact, f"{scored:,} scored tokens in all"),
         example=(f"{placed.row.origin}: {row_line(placed, facts)}",),
-        means="The student is taught to write the prompts as well. The loss is then a mixture of two quantities: it "
-        "cannot be compared with one of answers alone, and with long prompts most of the gradient goes into them. "
+        explanation="The student is taught to write the prompts as well. The loss is then a mixture of two quantities: "
+        "it cannot be compared with one of answers alone, and with long prompts most of the gradient goes into them. "
         "For plain text it is what is meant.",
-        do=(
+        fix=(
             "set the labels of the prompt to -100 (TRL: completion_only_loss=True or assistant_only_loss=True)",
             "if the rows are plain text, say --learns text",
         ),
@@ -227,15 +227,15 @@ def _late(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
         id="answer-start-not-scored",
         severity="warning",
         title="The first tokens of the answers are not scored.",
-        seen=(
+        evidence=(
             f"{len(late):,} of {answers:,} answers, by the markers of the {row.family_name} template",
             f"tokens left out at the beginning of each: {left_out}",
         ),
         example=(f"{row.placed.row.origin}: {row_line(row.placed, facts)}",),
-        means="The student is never taught how an answer begins, and a generated answer goes wrong from its first "
-        "token on. The usual cause is a mask that was shifted together with the labels, or the length of a prompt "
-        "that was encoded apart and came out longer.",
-        do=("mask by the length of the prompt as it stands in the row; the mask is not shifted, the model does that",),
+        explanation="The student is never taught how an answer begins, and a generated answer goes wrong from its "
+        "first token on. The usual cause is a mask that was shifted together with the labels, or the length of a "
+        "prompt that was encoded apart and came out longer.",
+        fix=("mask by the length of the prompt as it stands in the row; the mask is not shifted, the model does that",),
     )
 
 
@@ -258,11 +258,12 @@ def _in_words(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
         id="answer-start-not-scored",
         severity="warning",
         title="What is scored begins inside of words.",
-        seen=(
+        evidence=(
             f"{len(hit):,} of {judged:,} rows: the last token that is not scored and the first that is are one word",
         ),
         example=(f"{placed.row.origin}: {row_line(placed, facts)}",),
-        means="An answer begins with a word. A mask that ends within one has another length than the prompt: that of "
-        "its text in characters, of another tokenization, or one token more. The answers' beginning is not taught.",
-        do=("mask by the number of tokens of the prompt as it stands in the row",),
+        explanation="An answer begins with a word. A mask that ends within one has another length than the prompt: "
+        "that of its text in characters, of another tokenization, or one token more. The answers' beginning is not "
+        "taught.",
+        fix=("mask by the number of tokens of the prompt as it stands in the row",),
     )

@@ -7,27 +7,27 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from distillab.doctor.batch.begins import answer_begins
+from distillab.doctor.batch.bos import answer_begins
+from distillab.doctor.batch.label_offset import PlacedRow
 from distillab.doctor.batch.markers import ReadRow
-from distillab.doctor.batch.placing import PlacedRow
 from distillab.doctor.batch.show import row_line, token_names
 from distillab.doctor.batch.tokens import TokenFacts
-from distillab.records import Examined, Finding
+from distillab.records import CheckResult, Finding
 
 CHECK_ID = "rows"
 
 
-def examine_sequences(rows: Sequence[ReadRow], judged: Sequence[PlacedRow], facts: TokenFacts) -> Examined:
+def check_sequences(rows: Sequence[ReadRow], judged: Sequence[PlacedRow], facts: TokenFacts) -> CheckResult:
     """Look for begin tokens that stand twice or are missing, and for rows that are equal.
 
     Args:
         judged: those of the rows whose labels belong to them, with the labels where they are meant.
     """
     placed = [row.placed for row in rows]
-    looked_at = f"{len(rows):,} rows, {sum(row.stop - row.start for row in placed):,} tokens of text"
+    scope = f"{len(rows):,} rows, {sum(row.stop - row.start for row in placed):,} tokens of text"
     doubled = _doubled(placed, facts) or _before_answers(judged, facts)
     found = [doubled, _missing(rows, facts), _repeated(placed, facts)]
-    return Examined(probe=CHECK_ID, looked_at=looked_at, findings=tuple(item for item in found if item is not None))
+    return CheckResult(check=CHECK_ID, scope=scope, findings=tuple(item for item in found if item is not None))
 
 
 def _doubled(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:
@@ -52,11 +52,11 @@ def _doubled(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:
         id="double-bos",
         severity="warning",
         title="The begin token stands twice.",
-        seen=(f"{len(hit):,} of {len(rows):,} rows hold {facts.name(facts.bos)} two times in a row",),
+        evidence=(f"{len(hit):,} of {len(rows):,} rows hold {facts.name(facts.bos)} two times in a row",),
         example=(f"{row.row.origin}: {'·'.join(token_names(row.ids[at : at + 8], facts))}",),
-        means="The template wrote the begin token, and the tokenizer added one more. The model was pretrained with "
-        "one, and a program that later generates with one asks it something else than what it learned.",
-        do=(
+        explanation="The template wrote the begin token, and the tokenizer added one more. The model was pretrained "
+        "with one, and a program that later generates with one asks it something else than what it learned.",
+        fix=(
             "tokenizer(text, add_special_tokens=False) for a text that apply_chat_template has made",
             "or apply_chat_template(…, tokenize=True)",
         ),
@@ -73,12 +73,12 @@ def _before_answers(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | N
         id="double-bos",
         severity="warning",
         title="A begin token stands between prompt and answer.",
-        seen=(f"{len(hit):,} of {len(rows):,} rows hold {facts.name(facts.bos)} where what is scored begins",),
+        evidence=(f"{len(hit):,} of {len(rows):,} rows hold {facts.name(facts.bos)} where what is scored begins",),
         example=(f"{row.row.origin}, position {int(at[0])}: {'·'.join(token_names(around, facts))}",),
-        means="The answer was encoded as a text of its own, and the tokenizer put a begin token before it too. No such "
-        "token follows the prompt when the student generates: it is asked something else than it learned, and where "
-        "the token is scored, it learns to write it.",
-        do=(
+        explanation="The answer was encoded as a text of its own, and the tokenizer put a begin token before it too. "
+        "No such token follows the prompt when the student generates: it is asked something else than it learned, and "
+        "where the token is scored, it learns to write it.",
+        fix=(
             "tokenizer(answer, add_special_tokens=False) for every part but the first",
             "or encode prompt and answer as one text",
         ),
@@ -100,11 +100,11 @@ def _missing(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
         id="bos-missing",
         severity="note",
         title="The rows begin without the token that the tokenizer puts before a text.",
-        seen=(f"0 of {len(texts):,} rows begin with {facts.name(facts.begins[0])}",),
+        evidence=(f"0 of {len(texts):,} rows begin with {facts.name(facts.begins[0])}",),
         example=(f"{row.row.origin}: {'·'.join(token_names(row.ids[row.start : row.start + 8], facts))}",),
-        means="Models that were pretrained with it give the first tokens of a text without it much lower "
+        explanation="Models that were pretrained with it give the first tokens of a text without it much lower "
         "probabilities. Where teacher and student are asked later with it, they are asked something else.",
-        do=("encode with add_special_tokens=True, unless the template writes the token",),
+        fix=("encode with add_special_tokens=True, unless the template writes the token",),
     )
 
 
@@ -123,14 +123,14 @@ def _beginnings_cut(texts: Sequence[PlacedRow], facts: TokenFacts) -> Finding | 
         id="bos-missing",
         severity="warning",
         title="The longest rows have lost their beginning.",
-        seen=(
+        evidence=(
             f"{begun:,} of {len(texts):,} rows begin with {facts.name(facts.begins[0])}; the other {len(bare):,} fill "
             f"their batch ({row.stop - row.start:,} tokens) and begin in the middle of a text",
         ),
         example=(f"{row.row.origin}: {'·'.join(token_names(row.ids[row.start : row.start + 8], facts))}",),
-        means="Rows beyond the longest length were cut at the front: the student reads half a question, and answers "
-        "what it has not read. Nothing says so while it trains.",
-        do=("raise the longest length, or leave such rows out and count them",),
+        explanation="Rows beyond the longest length were cut at the front: the student reads half a question, and "
+        "answers what it has not read. Nothing says so while it trains.",
+        fix=("raise the longest length, or leave such rows out and count them",),
     )
 
 
@@ -148,12 +148,13 @@ def _repeated(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:
         id="duplicated-rows",
         severity="warning",
         title="Rows are equal.",
-        seen=(
+        evidence=(
             f"{extra:,} of {len(texts):,} rows repeat another one ({extra / len(texts):.1%})",
             f"the commonest stands {most} times: {'; '.join(places[:4])}",
         ),
         example=(f"{row.row.origin}: {row_line(row, facts)}",),
-        means="The student sees these rows more often than is counted, learns them by heart first, and rows that are "
-        "also in the held-out part make its value too good. If a whole batch is one row, the data loader repeats it.",
-        do=("remove equal rows before the data is split", "check the sampler, where a batch repeats itself"),
+        explanation="The student sees these rows more often than is counted, learns them by heart first, and rows that "
+        "are also in the held-out part make its value too good. If a whole batch is one row, the data loader repeats "
+        "it.",
+        fix=("remove equal rows before the data is split", "check the sampler, where a batch repeats itself"),
     )

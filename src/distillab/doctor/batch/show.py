@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from rich.text import Text
 
 from distillab.data.view import token_texts
-from distillab.doctor.batch.placing import PlacedRow
+from distillab.doctor.batch.label_offset import PlacedRow
 from distillab.doctor.batch.tokens import TokenFacts
 
 _BORDER, _OPEN, _CLOSE = "·", "⟦", "⟧"

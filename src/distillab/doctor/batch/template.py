@@ -10,18 +10,18 @@ from numpy.typing import NDArray
 from distillab.doctor.batch.markers import FAMILIES, Family, ReadRow
 from distillab.doctor.batch.show import token_names
 from distillab.doctor.batch.tokens import END_TEXTS, TokenFacts
-from distillab.records import Examined, Finding
+from distillab.records import CheckResult, Finding
 
 CHECK_ID = "chat template"
 _MOST_ROWS = 0.8
 
 
-def examine_template(rows: Sequence[ReadRow], facts: TokenFacts) -> Examined:
+def check_template(rows: Sequence[ReadRow], facts: TokenFacts) -> CheckResult:
     """Look at the markers of the known families of templates."""
     own = facts.template.encode() or None
-    looked_at = f"{len(rows):,} rows; the tokenizer has {'no' if own is None else 'a'} chat template"
+    scope = f"{len(rows):,} rows; the tokenizer has {'no' if own is None else 'a'} chat template"
     found = _markers(rows, facts, own) or _ends_in_pieces(rows, facts)
-    return Examined(probe=CHECK_ID, looked_at=looked_at, findings=() if found is None else (found,))
+    return CheckResult(check=CHECK_ID, scope=scope, findings=() if found is None else (found,))
 
 
 def _markers(rows: Sequence[ReadRow], facts: TokenFacts, own: bytes | None) -> Finding | None:
@@ -70,17 +70,17 @@ def _in_pieces(rows: Sequence[ReadRow], family: Family, facts: TokenFacts, piece
         id="markers-in-pieces",
         severity="error" if known and len(rows) >= 2 else "warning",
         title="The markers of the chat template are spelled out in pieces.",
-        seen=(
+        evidence=(
             f"{len(rows):,} rows in the template {family.name}; {pieces:,} markers in several tokens, 0 as one token",
             "the tokenizer has a token for them" if known else "the tokenizer has no token for them",
         ),
         example=(f"{row.placed.row.origin}: {'·'.join(token_names(tokens, facts))}",),
-        means="A model of this template was taught the marker as one token and has never seen these pieces: it reads "
-        "the turns as text. The rows were encoded with special tokens split, or by a tokenizer that lacks them."
+        explanation="A model of this template was taught the marker as one token and has never seen these pieces: it "
+        "reads the turns as text. The rows were encoded with special tokens split, or by a tokenizer that lacks them."
         if known
         else "The student spends several tokens on every marker and has to learn them as text; a teacher that knows "
         "them as tokens reads another sequence.",
-        do=(
+        fix=(
             "encode with split_special_tokens=False; apply_chat_template(…, tokenize=True) does"
             if known
             else "add the markers as special tokens before training, and resize the embeddings; or use a template "
@@ -116,14 +116,14 @@ def _ends_in_pieces(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | Non
         id="markers-in-pieces",
         severity="warning",
         title="The end of the rows is a marker that is spelled out in pieces.",
-        seen=(
+        evidence=(
             f"{len(spelled):,} of {len(rows):,} rows end in {name!r}, in {len(tokens)} tokens",
             f"the tokenizer has {'a' if has else 'no'} token for it; its own end token is {own!r}",
         ),
         example=(f"{row.placed.row.origin}: {'·'.join(token_names(row.placed.ids[tokens], facts))}",),
-        means="What looks like the end token is ordinary text to this student. It learns to write the marker, and a "
-        "program that waits for the end token never sees one: answers run on to the longest length.",
-        do=(
+        explanation="What looks like the end token is ordinary text to this student. It learns to write the marker, "
+        "and a program that waits for the end token never sees one: answers run on to the longest length.",
+        fix=(
             "put tokenizer.eos_token, or its id, behind every answer, not a marker as a literal",
             "encode with split_special_tokens=False, where the tokenizer has the marker as a token",
         ),
@@ -137,12 +137,12 @@ def _foreign(rows: Sequence[ReadRow], family: Family, own: bytes) -> Finding:
         id="template-of-another-family",
         severity="warning",
         title="The rows are in another chat template than the tokenizer's own.",
-        seen=(
+        evidence=(
             f"{len(rows):,} rows in the template {family.name}",
             f"the tokenizer's own: {names[0] if names else own.decode('utf-8', 'replace')[:80]!r}",
         ),
         example=(f"{row.placed.row.origin}: {row.text[:160].decode('utf-8', 'replace')!r}",),
-        means="The model has been taught its turns by other markers. What it knows about answering is bound to those, "
-        "and a teacher asked in a foreign template gives worse answers and other probabilities.",
-        do=("render with the tokenizer's own template: tokenizer.apply_chat_template(messages)",),
+        explanation="The model has been taught its turns by other markers. What it knows about answering is bound to "
+        "those, and a teacher asked in a foreign template gives worse answers and other probabilities.",
+        fix=("render with the tokenizer's own template: tokenizer.apply_chat_template(messages)",),
     )

@@ -38,7 +38,7 @@ _NOTHING = TokenMeaning("unused", b"")
 
 @dataclass(frozen=True, eq=False)
 class TokenFacts:
-    """A tokenizer, as the probes need it.
+    """A tokenizer, as the checks need it.
 
     Attributes:
         meanings: of every id.

@@ -10,32 +10,32 @@ from distillab.config.data import ColumnsConfig
 from distillab.data.examples import Example
 from distillab.data.reading import Reader, load_reader
 from distillab.doctor.causes import with_causes
-from distillab.doctor.data.content import examine_content
+from distillab.doctor.data.content import check_content
 from distillab.doctor.data.encoded import encode_part
-from distillab.doctor.data.entropy import examine_entropy
+from distillab.doctor.data.entropy import check_entropy
 from distillab.doctor.data.files import read_examples, read_teacher_texts
-from distillab.doctor.data.languages import examine_languages
-from distillab.doctor.data.lengths import examine_lengths
-from distillab.doctor.data.matching import examine_matching
-from distillab.doctor.data.overlap import examine_overlap
-from distillab.doctor.data.repeats import examine_repeats
+from distillab.doctor.data.languages import check_languages
+from distillab.doctor.data.lengths import check_lengths
+from distillab.doctor.data.matching import check_matching
+from distillab.doctor.data.overlap import check_overlap
+from distillab.doctor.data.repeats import check_repeats
 from distillab.doctor.data.subject import DataSubject, TeacherText
-from distillab.doctor.data.teacher_ends import examine_teacher_ends
-from distillab.doctor.data.teacher_sources import examine_teacher_sources
+from distillab.doctor.data.teacher_answers import check_teacher_ends
+from distillab.doctor.data.teacher_sources import check_teacher_sources
 from distillab.errors import ConfigError, DataError
-from distillab.records import Examined, Investigation
+from distillab.records import CheckResult, Investigation
 
-__all__ = ["DataSubject", "TeacherText", "audit_data", "examine_data", "read_subject"]
+__all__ = ["DataSubject", "TeacherText", "audit_data", "read_subject", "run_data_checks"]
 
 
-def examine_data(subject: DataSubject) -> tuple[Examined, ...]:
+def run_data_checks(subject: DataSubject) -> tuple[CheckResult, ...]:
     """Look for faults in what a student is given to learn. Nothing is changed, and no model is needed.
 
-    Every row is read as text. The probes of lengths, entropy and unknown tokens encode, of large data, 10,000 rows or
+    Every row is read as text. The checks of lengths, entropy and unknown tokens encode, of large data, 10,000 rows or
     6 million characters, and say so.
 
     Returns:
-        one record for each probe; those of a teacher's answers only where there are any.
+        one record for each check; those of a teacher's answers only where there are any.
     Raises:
         DataError: there are no training rows, or the student's chat template refuses a row.
     """
@@ -43,25 +43,25 @@ def examine_data(subject: DataSubject) -> tuple[Examined, ...]:
         raise DataError("There are no rows to examine.", fix="give training rows")
     reader = subject.student
     train = encode_part(reader, subject.train)
-    examined = [
-        examine_lengths(subject.train, train),
-        examine_repeats(subject.train),
-        examine_overlap(subject.train, subject.held_out),
-        examine_entropy(train, encode_part(reader, subject.held_out), reader),
-        examine_content(subject.train, train, reader.encoder.template, reader.tokenizer),
-        examine_matching(subject.train),
-        examine_languages(subject.train),
+    checks = [
+        check_lengths(subject.train, train),
+        check_repeats(subject.train),
+        check_overlap(subject.train, subject.held_out),
+        check_entropy(train, encode_part(reader, subject.held_out), reader),
+        check_content(subject.train, train, reader.encoder.template, reader.tokenizer),
+        check_matching(subject.train),
+        check_languages(subject.train),
     ]
     if subject.teacher_texts:
         references: defaultdict[str, list[str]] = defaultdict(list)
         for example in subject.train:
             references[example.prompt].append(example.answer)
         plain_text = subject.train[0].kind == "text"
-        examined += [
-            examine_teacher_ends(subject.teacher_texts, references, plain_text=plain_text),
-            examine_teacher_sources(subject.teacher_texts, references),
+        checks += [
+            check_teacher_ends(subject.teacher_texts, references, plain_text=plain_text),
+            check_teacher_sources(subject.teacher_texts, references),
         ]
-    return with_causes(examined)
+    return with_causes(checks)
 
 
 def audit_data(
@@ -95,7 +95,7 @@ def audit_data(
         train, tokenizer, held_out=held_out, answers=answers, columns=columns, template=template, max_tokens=max_tokens
     )
     name = str(train) if isinstance(train, (str, Path)) else f"{len(subject.train):,} rows"
-    return Investigation(subject=name, examined=examine_data(subject))
+    return Investigation(subject=name, checks=run_data_checks(subject))
 
 
 def read_subject(

@@ -10,13 +10,13 @@ from transformers import PreTrainedTokenizerFast
 
 from distillab.data.examples import Example
 from distillab.data.rendering import Template
-from distillab.doctor.data.cut_texts import examine_cut_texts
-from distillab.doctor.data.damage import examine_damage
+from distillab.doctor.data.damage import check_damage
 from distillab.doctor.data.encoded import EncodedPart
-from distillab.doctor.data.escapes import examine_escapes
+from distillab.doctor.data.escapes import check_escapes
 from distillab.doctor.data.markers import family_of, marker_in, rendered_by
+from distillab.doctor.data.truncation import check_cut_texts
 from distillab.doctor.data.words import share, shown
-from distillab.records import Examined, Finding
+from distillab.records import CheckResult, Finding
 
 CHECK_ID = "texts"
 _MANY = 0.01
@@ -26,9 +26,9 @@ _MOST_INSIDE, _MOST_AT_END = 0.5, 0.05
 _FEWEST_WORDS = 4
 
 
-def examine_content(
+def check_content(
     examples: Sequence[Example], encoded: EncodedPart, template: Template, tokenizer: PreTrainedTokenizerFast
-) -> Examined:
+) -> CheckResult:
     """Read every text for what a conversion left in it.
 
     Args:
@@ -37,17 +37,17 @@ def examine_content(
     """
     characters = sum(len(text) for example in examples for text in example.texts)
     found = [
-        examine_damage(examples),
-        examine_escapes(examples),
-        examine_cut_texts(examples),
+        check_damage(examples),
+        check_escapes(examples),
+        check_cut_texts(examples),
         _unknown_tokens(encoded, tokenizer),
         _markers(examples),
         _rendered(examples, template),
         _inside(examples),
     ]
-    return Examined(
-        probe=CHECK_ID,
-        looked_at=f"{len(examples):,} rows, {characters:,} characters",
+    return CheckResult(
+        check=CHECK_ID,
+        scope=f"{len(examples):,} rows, {characters:,} characters",
         findings=tuple(one for one in found if one is not None),
     )
 
@@ -68,14 +68,14 @@ def _unknown_tokens(encoded: EncodedPart, tokenizer: PreTrainedTokenizerFast) ->
         id="unknown-tokens",
         severity=severity,
         title="Much of the text is unknown to the tokenizer." if severity != "note" else "Some text is unknown.",
-        seen=(
+        evidence=(
             f"{share(count, total)} tokens are the unknown token",
             f"{share(sum(number > 0 for number in counts), len(counts))} rows have one or more",
         ),
         example=(f"{encoded.examples[worst].origin}: {shown(encoded.examples[worst].answer)}",),
-        means="The unknown token stands for any text, so nothing can be learned from it, and a student that writes it "
-        "writes nothing. Tokenizers with byte fallback never need it.",
-        do=("check that the text is in a language and script of this tokenizer, or use one with byte fallback",),
+        explanation="The unknown token stands for any text, so nothing can be learned from it, and a student that "
+        "writes it writes nothing. Tokenizers with byte fallback never need it.",
+        fix=("check that the text is in a language and script of this tokenizer, or use one with byte fallback",),
     )
 
 
@@ -90,16 +90,16 @@ def _markers(examples: Sequence[Example]) -> Finding | None:
         id="markers-in-text",
         severity="warning" if len(hit) >= _MANY * len(examples) else "note",
         title="Answers hold the markers of a chat template.",
-        seen=(
+        evidence=(
             f"{share(len(hit), len(examples))} rows; "
             + ", ".join(f"{name}: {times:,}" for name, times in families.most_common()),
             f"{ends:,} of these answers end with the marker",
         ),
         example=(f"{example.origin}: {_around_marker(text)}",),
-        means="The student learns to write markers as words: letters, not the token that ends an answer. A server "
-        "that stops at the token does not stop at the word, and what stands behind a marker is another turn that "
-        "the student learns to make up.",
-        do=("cut answers at their first marker; the template and the end token are added when rows are encoded",),
+        explanation="The student learns to write markers as words: letters, not the token that ends an answer. A "
+        "server that stops at the token does not stop at the word, and what stands behind a marker is another turn "
+        "that the student learns to make up.",
+        fix=("cut answers at their first marker; the template and the end token are added when rows are encoded",),
     )
 
 
@@ -125,17 +125,17 @@ def _rendered(examples: Sequence[Example], template: Template) -> Finding | None
         id="prompts-already-rendered",
         severity="warning" if twice else "note",
         title="Prompts are already in a chat template" + (", and are put into another one." if twice else "."),
-        seen=(
+        evidence=(
             f"{share(len(hit), len(examples))} prompts are in the template "
             + ", ".join(name for name, _ in Counter(name for _, name in hit).most_common()),
             f"the rows are rendered in the template {template.name}",
         ),
         example=(f"{example.origin}: …{example.prompt[-100:]!r}",),
-        means="The model reads a template inside of a template; what it knows about answering is bound to one."
+        explanation="The model reads a template inside of a template; what it knows about answering is bound to one."
         if twice
         else "Markers of the data are read as plain words here, never as the special tokens that they spell. Where "
         "the template belongs to a chat model, that is not how the model was taught.",
-        do=(
+        fix=(
             "give the bare question, and let data.template render it for each model",
             "or data.template: plain, where the wording has no special tokens (Alpaca)",
         ),
@@ -160,16 +160,16 @@ def _inside(examples: Sequence[Example]) -> Finding | None:
         id="prompts-contain-answers",
         severity="warning" if leaks else "note",
         title="Prompts end with their own answer." if leaks else "Most answers stand in their prompts word by word.",
-        seen=(
+        evidence=(
             f"of {len(pairs):,} rows with answers of {_FEWEST_WORDS} words and more:",
             f"{share(len(inside), len(pairs))} stand in the prompt, {len(at_end):,} of them at its end",
         ),
         example=(f"{hit[0].origin}: …{hit[0].prompt[-120:]!r}", f"answer: {shown(hit[0].answer)}"),
-        means="The student learns to copy, and its loss falls to nearly nothing; where a prompt comes without its "
-        "answer, it has learned nothing. A column with prompt and answer together was taken for the prompt."
+        explanation="The student learns to copy, and its loss falls to nearly nothing; where a prompt comes without "
+        "its answer, it has learned nothing. A column with prompt and answer together was taken for the prompt."
         if leaks
         else "Copying solves these rows. For extraction that is the task; else the prompt gives the answer away.",
-        do=("name the column that holds the bare prompt: columns: {prompt: …, answer: …}",)
+        fix=("name the column that holds the bare prompt: columns: {prompt: …, answer: …}",)
         if leaks
         else ("judge on rows whose answer is not in the prompt, beside all rows",),
     )

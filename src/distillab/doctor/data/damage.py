@@ -85,7 +85,7 @@ def _read_as(codec: str, pattern: re.Pattern[str], text: str) -> str | None:
     return None
 
 
-def examine_damage(examples: Sequence[Example]) -> Finding | None:
+def check_damage(examples: Sequence[Example]) -> Finding | None:
     """Count rows with each kind of damage."""
     kinds: Counter[str] = Counter()
     first: dict[str, str] = {}
@@ -106,11 +106,11 @@ def examine_damage(examples: Sequence[Example]) -> Finding | None:
         id="text-damaged",
         severity="warning" if len(rows) >= _MANY * len(examples) else "note",
         title="Texts were damaged by a wrong encoding.",
-        seen=tuple(f"{share(times, len(examples))} rows hold {kind}" for kind, times in kinds.most_common()),
+        evidence=tuple(f"{share(times, len(examples))} rows hold {kind}" for kind, times in kinds.most_common()),
         example=tuple(first[kind] for kind, _ in kinds.most_common()),
-        means="The student learns to write these characters. They also cost tokens: one letter becomes two to four, "
-        "and a teacher reads such a text worse than a clean one.",
-        do=(
+        explanation="The student learns to write these characters. They also cost tokens: one letter becomes two to "
+        "four, and a teacher reads such a text worse than a clean one.",
+        fix=(
             "read the source again as UTF-8; text.encode('cp1252').decode('utf-8') undoes one wrong reading; for Mac "
             "Roman and Windows-1251 with mac_roman and cp1251",
             "leave out rows with U+FFFD, or a question mark for a letter: what stood there is lost",

@@ -42,7 +42,7 @@ class EncodedPart:
 
     @property
     def said(self) -> str:
-        """How many were encoded, for `looked_at`."""
+        """How many were encoded, for `scope`."""
         sample = "" if self.looked == self.total else f", {self.looked:,} of them encoded"
         return f"{self.total:,} rows{sample}"
 

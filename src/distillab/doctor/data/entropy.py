@@ -21,7 +21,7 @@ from distillab.data.reading import Reader
 from distillab.doctor.data.encoded import EncodedPart
 from distillab.doctor.data.words import share
 from distillab.evaluation.references import reference_lines
-from distillab.records import Examined, Finding
+from distillab.records import CheckResult, Finding
 
 CHECK_ID = "label entropy"
 _WORTH_SAYING = 0.02
@@ -29,7 +29,7 @@ _MOSTLY_OPEN = 0.5
 _ROWS_A_CONTEXT = 20
 
 
-def examine_entropy(train: EncodedPart, held_out: EncodedPart, reader: Reader) -> Examined:
+def check_entropy(train: EncodedPart, held_out: EncodedPart, reader: Reader) -> CheckResult:
     """State the lowest loss, in nats a scored token, and the unigram and bigram lines beside it.
 
     Args:
@@ -37,11 +37,11 @@ def examine_entropy(train: EncodedPart, held_out: EncodedPart, reader: Reader) -
     """
     rows, judged = train.cut, held_out.cut
     if not rows:
-        return Examined(probe=CHECK_ID, looked_at=train.said, not_done="no row has an answer with a token")
+        return CheckResult(check=CHECK_ID, scope=train.said, skipped="no row has an answer with a token")
     lines = reference_lines(rows, judged or rows, vocabulary=len(reader.tokenizer))
     floor = lowest_loss(rows)
     on = "the held-out answers" if judged else "the same answers"
-    looked_at = (
+    scope = (
         f"{train.said}, {sum(int(row.answer_mask.sum()) for row in rows):,} scored tokens; nats a token: log V "
         f"{lines.uniform_nats:.2f}, unigram {lines.unigram_nats:.2f} on {on}, "
         f"bigram {_bigram_nats(rows):.2f} on the training answers themselves, lowest loss {floor.nats:.3f}"
@@ -49,13 +49,13 @@ def examine_entropy(train: EncodedPart, held_out: EncodedPart, reader: Reader) -
     held = lowest_loss(judged) if judged else None
     most = max(floor.nats, held.nats if held is not None else 0.0)
     if most < _WORTH_SAYING:
-        return Examined(probe=CHECK_ID, looked_at=looked_at)
+        return CheckResult(check=CHECK_ID, scope=scope)
     texts = train.examples[0].kind == "text"
     open_ = not texts and _says_little(floor, rows)
-    seen = [_said("training rows", floor)]
+    evidence = [_said("training rows", floor)]
     if held is not None:
-        seen.append(_said("held-out rows", held))
-    seen.append(
+        evidence.append(_said("held-out rows", held))
+    evidence.append(
         f"unigram {lines.unigram_nats:.2f} nats a token on {on}, bigram {_bigram_nats(rows):.2f} on the training "
         "answers themselves, which is too low where they are few"
     )
@@ -65,19 +65,19 @@ def examine_entropy(train: EncodedPart, held_out: EncodedPart, reader: Reader) -
         title="The prompts say little about their answers."
         if open_
         else f"The loss cannot reach zero: {'texts begin alike' if texts else 'equal prompts have different answers'}.",
-        seen=tuple(seen),
-        means="Rows that are equal up to the answer get one distribution from any model, and its loss is lowest where "
-        "that is the distribution of their answers. The figure is exact for these rows and a lower bound for the "
+        evidence=tuple(evidence),
+        explanation="Rows that are equal up to the answer get one distribution from any model, and its loss is lowest "
+        "where that is the distribution of their answers. The figure is exact for these rows and a lower bound for the "
         "source: a prompt that stands once counts nothing, and of k answers at most ln k nats are seen. A training "
         "loss below it is measured wrongly (or on other rows).",
-        do=(
+        fix=(
             f"read held-out losses against it: `distillab doctor run FOLDER --entropy {held.nats:.3f}`"
             if held is not None and held.nats >= _WORTH_SAYING
             else "read training losses against it; of held-out rows whose prompts stand once it says nothing",
             "where it is not meant that equal prompts differ, look at `prompts-with-several-answers`",
         ),
     )
-    return Examined(probe=CHECK_ID, looked_at=looked_at, findings=(finding,))
+    return CheckResult(check=CHECK_ID, scope=scope, findings=(finding,))
 
 
 @dataclass(frozen=True)

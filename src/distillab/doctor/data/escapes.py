@@ -50,7 +50,7 @@ _KINDS = {
 }
 
 
-def examine_escapes(examples: Sequence[Example]) -> Finding | None:
+def check_escapes(examples: Sequence[Example]) -> Finding | None:
     """Count rows with each kind of escape, those left out that are about code or markup."""
     kinds: Counter[str] = Counter()
     first: dict[str, str] = {}
@@ -73,14 +73,14 @@ def examine_escapes(examples: Sequence[Example]) -> Finding | None:
         id="text-escaped",
         severity="warning" if rows >= max(_FEWEST, _MANY * len(examples)) else "note",
         title="Texts hold escapes that were never undone.",
-        seen=(
+        evidence=(
             *(f"{share(times, len(examples))} rows hold {kind}" for kind, times in kinds.most_common()),
             *passed_over,
         ),
         example=tuple(first[kind] for kind, _ in kinds.most_common()),
-        means="The texts were taken from web pages or written out twice. The student learns to write the escapes, "
-        "which nobody wants to read, and each costs three to six tokens where one would do.",
-        do=tuple(dict.fromkeys(f"{kind}: {_KINDS[kind]}" for kind, _ in kinds.most_common())),
+        explanation="The texts were taken from web pages or written out twice. The student learns to write the "
+        "escapes, which nobody wants to read, and each costs three to six tokens where one would do.",
+        fix=tuple(dict.fromkeys(f"{kind}: {_KINDS[kind]}" for kind, _ in kinds.most_common())),
     )
 
 

@@ -10,7 +10,7 @@ from functools import cache
 
 from distillab.data.examples import Example
 from distillab.doctor.data.words import share, shown
-from distillab.records import Examined, Finding
+from distillab.records import CheckResult, Finding
 
 CHECK_ID = "languages"
 _LOOKED_AT = 800
@@ -113,29 +113,29 @@ def differ(one: Language | None, two: Language | None) -> bool:
     return one.language is not None and two.language is not None and one.language != two.language
 
 
-def examine_languages(examples: Sequence[Example]) -> Examined:
+def check_languages(examples: Sequence[Example]) -> CheckResult:
     """Find rows whose answer is in another language than their prompt, where most rows stay in theirs; or the reverse.
 
     Data in which most rows change (translations) is judged by the rows that do not.
     """
     if examples and examples[0].kind == "text":
-        return Examined(probe=CHECK_ID, looked_at=f"{len(examples):,} rows", not_done="plain text has no prompts")
+        return CheckResult(check=CHECK_ID, scope=f"{len(examples):,} rows", skipped="plain text has no prompts")
     judged: list[tuple[Example, Language, Language]] = []
     for example in examples:
         asked, answered = language_of(example.prompt), language_of(example.answer)
         if asked is not None and answered is not None:
             judged.append((example, asked, answered))
-    looked_at = f"{len(examples):,} rows, {len(judged):,} with letters enough in prompt and answer"
+    scope = f"{len(examples):,} rows, {len(judged):,} with letters enough in prompt and answer"
     if len(judged) < _FEWEST_ROWS:
-        return Examined(probe=CHECK_ID, looked_at=looked_at, not_done="too few rows have letters enough")
+        return CheckResult(check=CHECK_ID, scope=scope, skipped="too few rows have letters enough")
     common = Counter(str(answered) for _, _, answered in judged).most_common(3)
-    looked_at += f"; answers: {', '.join(f'{name} {times:,}' for name, times in common)}"
+    scope += f"; answers: {', '.join(f'{name} {times:,}' for name, times in common)}"
     changed = [row for row in judged if differ(row[1], row[2])]
     translates = len(changed) > 0.5 * len(judged)
     stays = [row for row in judged if row[1].known and row[2].known and not differ(row[1], row[2])]
     hit = stays if translates else changed
     if not hit:
-        return Examined(probe=CHECK_ID, looked_at=looked_at)
+        return CheckResult(check=CHECK_ID, scope=scope)
     example, asked, answered = hit[0]
     kinds = Counter(f"{asked} → {answered}" for _, asked, answered in hit).most_common(4)
     finding = Finding(
@@ -144,7 +144,7 @@ def examine_languages(examples: Sequence[Example]) -> Examined:
         title="Some answers stay in the language of their prompt, where most rows change it."
         if translates
         else "Some answers are in another language or script than their prompt.",
-        seen=(
+        evidence=(
             f"{share(len(hit), len(judged))} rows with text enough",
             ", ".join(f"{kind}: {times:,}" for kind, times in kinds),
         ),
@@ -152,11 +152,12 @@ def examine_languages(examples: Sequence[Example]) -> Examined:
             f"{example.origin}: {shown(example.prompt)} ({asked})",
             f"answer: {shown(example.answer)} ({answered})",
         ),
-        means="Where it is not asked for, the student learns to change the language without a reason, and does so on "
-        "prompts of any kind. Languages of Latin script are told by their common words, so short texts are not judged.",
-        do=("look at these rows; leave out those that nobody asked for",),
+        explanation="Where it is not asked for, the student learns to change the language without a reason, and does "
+        "so on prompts of any kind. Languages of Latin script are told by their common words, so short texts are not "
+        "judged.",
+        fix=("look at these rows; leave out those that nobody asked for",),
     )
-    return Examined(probe=CHECK_ID, looked_at=looked_at, findings=(finding,))
+    return CheckResult(check=CHECK_ID, scope=scope, findings=(finding,))
 
 
 @cache

@@ -10,7 +10,7 @@ import numpy as np
 from distillab.data.examples import Example
 from distillab.doctor.data.encoded import EncodedPart
 from distillab.doctor.data.words import share, shown
-from distillab.records import Examined, Finding
+from distillab.records import CheckResult, Finding
 
 CHECK_ID = "answer lengths"
 _FEWEST = 20
@@ -19,7 +19,7 @@ _ONE_TOKEN_SHARE = 0.5
 _CUT_SHARE = 0.01
 
 
-def examine_lengths(examples: Sequence[Example], encoded: EncodedPart) -> Examined:
+def check_lengths(examples: Sequence[Example], encoded: EncodedPart) -> CheckResult:
     """Look at the answers' lengths, as texts and in the student's tokens.
 
     Args:
@@ -28,9 +28,9 @@ def examine_lengths(examples: Sequence[Example], encoded: EncodedPart) -> Examin
     """
     tokens = np.array([int(row.answer_mask.sum()) for row in encoded.whole], dtype=np.int64)
     lengths = np.array([len(row) for row in encoded.whole], dtype=np.int64)
-    looked_at = encoded.said
+    scope = encoded.said
     if len(tokens):
-        looked_at += f"; answers of {_quantiles(tokens)} tokens with their end, rows of {_quantiles(lengths)}"
+        scope += f"; answers of {_quantiles(tokens)} tokens with their end, rows of {_quantiles(lengths)}"
     found = [
         _empty(examples),
         _no_room(encoded),
@@ -38,7 +38,7 @@ def examine_lengths(examples: Sequence[Example], encoded: EncodedPart) -> Examin
         _one_token(encoded, tokens),
         _equal(examples),
     ]
-    return Examined(probe=CHECK_ID, looked_at=looked_at, findings=tuple(one for one in found if one is not None))
+    return CheckResult(check=CHECK_ID, scope=scope, findings=tuple(one for one in found if one is not None))
 
 
 def _quantiles(values: np.ndarray[tuple[int], np.dtype[np.int64]]) -> str:
@@ -55,12 +55,13 @@ def _empty(examples: Sequence[Example]) -> Finding | None:
         id="answers-empty",
         severity="error" if every else "warning",
         title="All answers are empty." if every else "Some answers are empty.",
-        seen=(f"{share(len(hit), len(examples))} rows have an answer without any text",),
+        evidence=(f"{share(len(hit), len(examples))} rows have an answer without any text",),
         example=tuple(f"{example.origin}: {shown(example.prompt)}" for example in hit[:3]),
-        means="There is nothing to learn. Most often the answers stand in another column, or were lost in a conversion."
+        explanation="There is nothing to learn. Most often the answers stand in another column, or were lost in a "
+        "conversion."
         if every
         else "distillab leaves these rows out and counts them; other trainers teach the student to end at once.",
-        do=(
+        fix=(
             "name the column that holds the answers: columns: {prompt: …, answer: …}",
             "remove rows without an answer",
         ),
@@ -81,12 +82,13 @@ def _no_room(encoded: EncodedPart) -> Finding | None:
         id="prompts-fill-rows",
         severity="error" if every else "warning",
         title="Prompts leave no room for an answer.",
-        seen=(
+        evidence=(
             f"{share(len(hit), len(encoded.whole))} rows have no token of an answer before token {encoded.max_tokens}",
         ),
         example=(f"{example.origin}: {int(row.answer_mask.argmax()):,} tokens stand before the answer",),
-        means="These rows teach nothing. A trainer that keeps them has rows without a scored token, whose mean is 0/0.",
-        do=("raise data.max_tokens (up to the model's context)", "or shorten or leave out these prompts"),
+        explanation="These rows teach nothing. A trainer that keeps them has rows without a scored token, whose mean "
+        "is 0/0.",
+        fix=("raise data.max_tokens (up to the model's context)", "or shorten or leave out these prompts"),
     )
 
 
@@ -104,15 +106,15 @@ def _cut_off(
         id="answers-cut-off",
         severity="warning" if len(hit) >= _CUT_SHARE * len(lengths) else "note",
         title="Rows are longer than the longest length, and lose their end.",
-        seen=(
+        evidence=(
             f"{share(len(hit), len(lengths))} rows have more than {encoded.max_tokens:,} tokens",
             f"{1 - kept / int(tokens.sum()):.1%} of the answers' tokens are cut off; "
             f"the longest row has {int(lengths.max()):,}",
             f"99 % of the rows fit into {int(np.percentile(lengths, 99, method='higher')):,} tokens",
         ),
         example=(f"{encoded.examples[longest].origin}: {shown(encoded.examples[longest].prompt)}",),
-        means="A cut answer has no end token, so the student learns that long answers do not end.",
-        do=(
+        explanation="A cut answer has no end token, so the student learns that long answers do not end.",
+        fix=(
             f"data.max_tokens: {int(lengths.max())} (the longest row), as far as the model's context allows",
             "or leave out what does not fit, and say how much it was",
         ),
@@ -129,11 +131,11 @@ def _one_token(encoded: EncodedPart, tokens: np.ndarray[tuple[int], np.dtype[np.
         id="answers-one-token",
         severity="note",
         title="Most answers are one token long.",
-        seen=(f"{share(len(hit), len(tokens))} answers are one token and the end token",),
+        evidence=(f"{share(len(hit), len(tokens))} answers are one token and the end token",),
         example=tuple(f"{shown(text)}: {times:,} times" for text, times in texts.most_common(3)),
-        means="Half of what is scored is the end token, which is learned in a few steps: the mean loss is about half "
-        "of the loss that counts. A distillation then transfers one distribution a row.",
-        do=("judge by accuracy or by the answer's first token beside the mean loss",),
+        explanation="Half of what is scored is the end token, which is learned in a few steps: the mean loss is about "
+        "half of the loss that counts. A distillation then transfers one distribution a row.",
+        fix=("judge by accuracy or by the answer's first token beside the mean loss",),
     )
 
 
@@ -147,9 +149,9 @@ def _equal(examples: Sequence[Example]) -> Finding | None:
         id="answers-equal",
         severity="warning",
         title="Most rows have one and the same answer.",
-        seen=(f"{share(times, len(examples))} rows have this answer",),
+        evidence=(f"{share(times, len(examples))} rows have this answer",),
         example=(shown(answer),),
-        means="A student that ignores its prompt is right on most rows. Its loss falls to nearly nothing, and says "
-        "nothing about whether it has learned to read.",
-        do=("look at how the rows were made: a default or an error text may stand in for answers",),
+        explanation="A student that ignores its prompt is right on most rows. Its loss falls to nearly nothing, and "
+        "says nothing about whether it has learned to read.",
+        fix=("look at how the rows were made: a default or an error text may stand in for answers",),
     )

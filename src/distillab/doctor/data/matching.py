@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from distillab.data.examples import Example
 from distillab.doctor.data.words import share, shown, words_of
-from distillab.records import Examined, Finding
+from distillab.records import CheckResult, Finding
 
 CHECK_ID = "answers and their prompts"
 _RARE = 5
@@ -16,13 +16,13 @@ _STRONG = 2
 _OTHERS, _OWN = 0.6, 0.1
 
 
-def examine_matching(examples: Sequence[Example]) -> Examined:
+def check_matching(examples: Sequence[Example]) -> CheckResult:
     """Look for answers that stand beside another row's prompt.
 
     A word that few prompts have is strong evidence. An answer votes for the prompt that shares most rare words with it.
     """
     if not examples or examples[0].kind == "text":
-        return Examined(probe=CHECK_ID, looked_at=f"{len(examples):,} rows", not_done="plain text has no prompts")
+        return CheckResult(check=CHECK_ID, scope=f"{len(examples):,} rows", skipped="plain text has no prompts")
     prompts = [set(words_of(example.prompt)) for example in examples]
     where: defaultdict[str, list[int]] = defaultdict(list)
     for place, words in enumerate(prompts):
@@ -48,33 +48,33 @@ def examine_matching(examples: Sequence[Example]) -> Examined:
             others += 1
             moves[best - place] += 1
             first = first or (place, best)
-    looked_at = f"{len(examples):,} rows, {judged:,} with answers that share rare words with a prompt"
+    scope = f"{len(examples):,} rows, {judged:,} with answers that share rare words with a prompt"
     if judged < _FEWEST_ROWS:
-        return Examined(
-            probe=CHECK_ID, looked_at=looked_at, not_done="too few answers share rare words with any prompt"
-        )
+        return CheckResult(check=CHECK_ID, scope=scope, skipped="too few answers share rare words with any prompt")
     if first is None or others < _OTHERS * judged or own > _OWN * judged:
-        return Examined(probe=CHECK_ID, looked_at=looked_at)
+        return CheckResult(check=CHECK_ID, scope=scope)
     step, times = moves.most_common(1)[0]
-    seen = [
+    evidence = [
         f"of {judged:,} answers that share {_STRONG} rare words or more with a prompt, {own:,} do so with their own",
         f"{share(others, judged)} share them with another row's prompt and none with their own",
     ]
     if times >= 0.5 * others:
-        seen.append(f"{times:,} of these prompts stand {step:+,} rows away: one column is shifted against the other")
+        evidence.append(
+            f"{times:,} of these prompts stand {step:+,} rows away: one column is shifted against the other"
+        )
     place, best = first
     finding = Finding(
         id="answers-of-other-prompts",
         severity="warning",
         title="Answers stand beside other rows' prompts.",
-        seen=tuple(seen),
+        evidence=tuple(evidence),
         example=(
             f"{examples[place].origin}: {shown(examples[place].prompt)}",
             f"its answer: {shown(examples[place].answer)}",
             f"{examples[best].origin} would fit: {shown(examples[best].prompt)}",
         ),
-        means="The student learns how answers look, and that they have nothing to do with prompts. Losses fall as for "
-        "good rows at first, and stay at what answers look like by themselves.",
-        do=("join prompts and answers by a key, never by position", "look at the rows: `distillab data FILE`"),
+        explanation="The student learns how answers look, and that they have nothing to do with prompts. Losses fall "
+        "as for good rows at first, and stay at what answers look like by themselves.",
+        fix=("join prompts and answers by a key, never by position", "look at the rows: `distillab data FILE`"),
     )
-    return Examined(probe=CHECK_ID, looked_at=looked_at, findings=(finding,))
+    return CheckResult(check=CHECK_ID, scope=scope, findings=(finding,))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from distillab.data.examples import Example
 from distillab.doctor.data.repeats import plain_row
 from distillab.doctor.data.words import plain_form, share, shown, word_groups
-from distillab.records import Examined, Finding
+from distillab.records import CheckResult, Finding
 
 CHECK_ID = "train and held-out rows"
 _GROUP = 8
@@ -23,11 +23,11 @@ _LONG_ANSWER = 20
 _BLOCK = 4_000
 
 
-def examine_overlap(train: Sequence[Example], held_out: Sequence[Example]) -> Examined:
+def check_overlap(train: Sequence[Example], held_out: Sequence[Example]) -> CheckResult:
     """Compare the two parts: equal rows, rows of nearly the same words, equal prompts, equal long answers."""
-    looked_at = f"{len(train):,} training rows, {len(held_out):,} held-out rows"
+    scope = f"{len(train):,} training rows, {len(held_out):,} held-out rows"
     if not held_out:
-        return Examined(probe=CHECK_ID, looked_at=looked_at, not_done="there are no held-out rows (--held-out FILE)")
+        return CheckResult(check=CHECK_ID, scope=scope, skipped="there are no held-out rows (--held-out FILE)")
     contents = {example.content: example for example in train}
     plain = {plain_row(example): example for example in train}
     exact = [example for example in held_out if example.content in contents]
@@ -39,7 +39,7 @@ def examine_overlap(train: Sequence[Example], held_out: Sequence[Example]) -> Ex
         near_keys = {example.key for example, _, _ in near}
         others = [example for example in rest if example.key not in near_keys]
         found += [_prompts(train, others, len(held_out)), _answers(train, others, len(held_out))]
-    return Examined(probe=CHECK_ID, looked_at=looked_at, findings=tuple(one for one in found if one is not None))
+    return CheckResult(check=CHECK_ID, scope=scope, findings=tuple(one for one in found if one is not None))
 
 
 def _rows(
@@ -52,17 +52,19 @@ def _rows(
 ) -> Finding | None:
     if not (exact or alike or near):
         return None
-    seen = []
+    evidence = []
     example: tuple[str, ...] = ()
     if near:
         held, own, part = near[0]
-        seen.append(f"{share(len(near), total)} share at least {_NEAR:.0%} of their groups of {_GROUP} words with one")
+        evidence.append(
+            f"{share(len(near), total)} share at least {_NEAR:.0%} of their groups of {_GROUP} words with one"
+        )
         example = _pair(held, own, f"{part:.0%} of the groups")
     if alike:
-        seen.insert(0, f"{share(len(alike), total)} stand there with other case or white space")
+        evidence.insert(0, f"{share(len(alike), total)} stand there with other case or white space")
         example = _pair(alike[0], plain[plain_row(alike[0])], "but for case and white space")
     if exact:
-        seen.insert(0, f"{share(len(exact), total)} held-out rows stand in the training rows exactly")
+        evidence.insert(0, f"{share(len(exact), total)} held-out rows stand in the training rows exactly")
         example = _pair(exact[0], contents[exact[0].content], "equal")
     certain = len(exact) + len(alike) >= _LEAK * total
     return Finding(
@@ -71,11 +73,11 @@ def _rows(
         title="The held-out rows stand in the training rows."
         if certain
         else "Held-out rows stand in the training rows.",
-        seen=tuple(seen),
+        evidence=tuple(evidence),
         example=example,
-        means="The student has been trained on them, so their loss and accuracy say how well it remembers, not what "
-        "it does with rows it has never seen. Overfitting cannot be seen either.",
-        do=(
+        explanation="The student has been trained on them, so their loss and accuracy say how well it remembers, not "
+        "what it does with rows it has never seen. Overfitting cannot be seen either.",
+        fix=(
             "remove equal rows, then split; data.held_out: {fraction: 0.1} keeps equal rows on one side",
             "or remove the held-out rows from the training file",
         ),
@@ -96,15 +98,15 @@ def _prompts(train: Sequence[Example], held_out: Sequence[Example], total: int) 
         id="held-out-prompts-in-train",
         severity="warning" if len(hit) >= _LEAK * total else "note",
         title="Prompts of held-out rows stand in the training rows with another answer.",
-        seen=(f"{share(len(hit), total)} held-out rows",),
+        evidence=(f"{share(len(hit), total)} held-out rows",),
         example=(
             f"{hit[0].origin} and {own.origin}: {shown(hit[0].prompt)}",
             f"held out: {shown(hit[0].answer)}",
             f"trained:  {shown(own.answer)}",
         ),
-        means="What is known about these prompts is known from training. Where answers differ in wording alone, the "
-        "held-out value is too good; where they differ in content, one of the rows may be wrong.",
-        do=("split by prompt: all rows of a prompt on one side",),
+        explanation="What is known about these prompts is known from training. Where answers differ in wording alone, "
+        "the held-out value is too good; where they differ in content, one of the rows may be wrong.",
+        fix=("split by prompt: all rows of a prompt on one side",),
     )
 
 
@@ -119,15 +121,15 @@ def _answers(train: Sequence[Example], held_out: Sequence[Example], total: int) 
         id="held-out-answers-in-train",
         severity="warning",
         title="Long answers of held-out rows stand in the training rows under another prompt.",
-        seen=(f"{share(len(hit), total)} held-out rows, with answers of {_LONG_ANSWER} words and more",),
+        evidence=(f"{share(len(hit), total)} held-out rows, with answers of {_LONG_ANSWER} words and more",),
         example=(
             f"{hit[0].origin} and {own.origin}: {shown(hit[0].answer)}",
             f"held out: {shown(hit[0].prompt)}",
             f"trained:  {shown(own.prompt)}",
         ),
-        means="Nobody writes the same long answer twice: the rows are paraphrases of one another, or share a source. "
-        "The student has learned these answers word by word.",
-        do=("group rows by their answer or source before splitting", "or remove one row of each pair"),
+        explanation="Nobody writes the same long answer twice: the rows are paraphrases of one another, or share a "
+        "source. The student has learned these answers word by word.",
+        fix=("group rows by their answer or source before splitting", "or remove one row of each pair"),
     )
 
 

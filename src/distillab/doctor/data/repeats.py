@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 
 from distillab.data.examples import Example
 from distillab.doctor.data.words import plain_form, share, shown
-from distillab.records import Examined, Finding
+from distillab.records import CheckResult, Finding
 
 CHECK_ID = "repeated rows"
 _MANY = 0.01
@@ -15,14 +15,14 @@ _SHORT_WORDS = 3
 _MOST_ANSWERS_SHOWN = 3
 
 
-def examine_repeats(examples: Sequence[Example]) -> Examined:
+def check_repeats(examples: Sequence[Example]) -> CheckResult:
     """Count rows that stand more than once, and prompts with different answers."""
     prompts = len({asked(example) for example in examples})
-    looked_at = f"{len(examples):,} rows"
+    scope = f"{len(examples):,} rows"
     if examples and examples[0].kind != "text":
-        looked_at += f", {prompts:,} different prompts"
+        scope += f", {prompts:,} different prompts"
     found = [_repeated(examples), _several_answers(examples)]
-    return Examined(probe=CHECK_ID, looked_at=looked_at, findings=tuple(one for one in found if one is not None))
+    return CheckResult(check=CHECK_ID, scope=scope, findings=tuple(one for one in found if one is not None))
 
 
 def asked(example: Example) -> Hashable:
@@ -45,19 +45,19 @@ def _repeated(examples: Sequence[Example]) -> Finding | None:
         return None
     row, times = plain.most_common(1)[0]
     places = [example for example in examples if plain_row(example) == row]
-    seen = [f"{share(extra, len(examples))} rows repeat another one exactly"]
+    evidence = [f"{share(extra, len(examples))} rows repeat another one exactly"]
     if extra_plain > extra:
-        seen.append(f"{share(extra_plain, len(examples))} do when case and white space are left aside")
-    seen.append(f"the commonest stands {times:,} times: {'; '.join(example.origin for example in places[:4])}")
+        evidence.append(f"{share(extra_plain, len(examples))} do when case and white space are left aside")
+    evidence.append(f"the commonest stands {times:,} times: {'; '.join(example.origin for example in places[:4])}")
     return Finding(
         id="duplicated-rows",
         severity="warning" if extra_plain >= _MANY * len(examples) else "note",
         title="Rows are equal.",
-        seen=tuple(seen),
+        evidence=tuple(evidence),
         example=(f"{shown(places[0].prompt)} → {shown(places[0].answer)}",),
-        means="Equal rows are counted as many and learned as one. Where the data are split after that, the held-out "
-        "part holds rows of the training part, and its value is too good.",
-        do=("remove them before the data are split", "or say that they are repeated on purpose"),
+        explanation="Equal rows are counted as many and learned as one. Where the data are split after that, the "
+        "held-out part holds rows of the training part, and its value is too good.",
+        fix=("remove them before the data are split", "or say that they are repeated on purpose"),
     )
 
 
@@ -81,7 +81,7 @@ def _several_answers(examples: Sequence[Example]) -> Finding | None:
         title="Short answers to the same prompt contradict each other."
         if labels
         else "Some prompts have several different answers.",
-        seen=(
+        evidence=(
             f"{share(len(several), len(answers))} prompts have different answers; {share(rows, len(examples))} rows",
             f"one prompt has {len(own):,} different answers in {own.total():,} rows",
         ),
@@ -89,10 +89,10 @@ def _several_answers(examples: Sequence[Example]) -> Finding | None:
             shown(first.prompt),
             *(f"→ {shown(text)}, {times:,} times" for text, times in own.most_common(_MOST_ANSWERS_SHOWN)),
         ),
-        means="No model can tell which of the answers is meant, so the loss has a floor above zero (`lowest-loss`), "
-        "and greedy answers match the reference at most as often as the commonest one stands."
+        explanation="No model can tell which of the answers is meant, so the loss has a floor above zero "
+        "(`lowest-loss`), and greedy answers match the reference at most as often as the commonest one stands."
         + (" Of short answers one is most often simply wrong." if labels else ""),
-        do=(
+        fix=(
             "where answers were sampled on purpose (sequence-level KD), nothing: this is what a distribution is",
             "else look at the rows: labels may be wrong, or the prompt lacks what tells them apart",
         ),

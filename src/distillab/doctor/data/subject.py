@@ -25,7 +25,7 @@ class TeacherText:
 
 @dataclass(frozen=True, eq=False)
 class DataSubject:
-    """What the probes of data look at.
+    """What the checks of data look at.
 
     Attributes:
         train: rows to learn from, all of one kind.

@@ -9,7 +9,7 @@ from distillab.doctor.data.languages import Language, differ, language_of
 from distillab.doctor.data.markers import family_of, marker_in
 from distillab.doctor.data.subject import TeacherText
 from distillab.doctor.data.words import plain_form, share, shown
-from distillab.records import Examined, Finding
+from distillab.records import CheckResult, Finding
 
 CHECK_ID = "teacher's answers and the data"
 _FEWEST = 20
@@ -19,20 +19,20 @@ _LANGUAGE_MANY, _FEWEST_LANGUAGE = 0.02, 3
 _LONG_WORDS, _COPIES = 12, 0.2
 
 
-def examine_teacher_sources(texts: Sequence[TeacherText], references: Mapping[str, Sequence[str]]) -> Examined:
+def check_teacher_sources(texts: Sequence[TeacherText], references: Mapping[str, Sequence[str]]) -> CheckResult:
     """Compare answers with their prompts and with the data set's own answers.
 
     Args:
         references: the data set's own answers, by prompt.
     """
     if not texts:
-        return Examined(probe=CHECK_ID, looked_at="0 answers", not_done="there are no answers of a teacher (--answers)")
+        return CheckResult(check=CHECK_ID, scope="0 answers", skipped="there are no answers of a teacher (--answers)")
     known = sum(text.prompt in references for text in texts)
     found = [_echoes(texts, references), _markers(texts, references), _languages(texts, references)]
     found.append(_copies(texts, references))
-    return Examined(
-        probe=CHECK_ID,
-        looked_at=f"{len(texts):,} answers, {known:,} to prompts of the training rows",
+    return CheckResult(
+        check=CHECK_ID,
+        scope=f"{len(texts):,} answers, {known:,} to prompts of the training rows",
         findings=tuple(one for one in found if one is not None),
     )
 
@@ -51,13 +51,13 @@ def _echoes(texts: Sequence[TeacherText], references: Mapping[str, Sequence[str]
         id="teacher-repeats-prompt",
         severity="error" if every else "warning",
         title="The teacher's answers begin with their prompt.",
-        seen=(f"{share(len(hit), len(judged))} answers begin with the whole prompt",),
+        evidence=(f"{share(len(hit), len(judged))} answers begin with the whole prompt",),
         example=(shown(hit[0].prompt), f"→ {shown(hit[0].text)}"),
-        means="The answers were stored with the prompt in front: model.generate returns both. The student learns to "
-        "repeat its prompt, and most of the loss is about that."
+        explanation="The answers were stored with the prompt in front: model.generate returns both. The student learns "
+        "to repeat its prompt, and most of the loss is about that."
         if every
         else "The student learns to repeat its prompt before it answers.",
-        do=("cut the prompt off: outputs[:, input_ids.shape[1]:]", "leave these answers out"),
+        fix=("cut the prompt off: outputs[:, input_ids.shape[1]:]", "leave these answers out"),
     )
 
 
@@ -76,14 +76,14 @@ def _markers(texts: Sequence[TeacherText], references: Mapping[str, Sequence[str
         id="teacher-template-markers",
         severity="warning" if len(hit) >= _MANY * len(texts) else "note",
         title="The teacher's answers hold the markers of a chat template.",
-        seen=(
+        evidence=(
             f"{share(len(hit), len(texts))} answers; "
             + ", ".join(f"{name}: {times:,}" for name, times in families.most_common()),
         ),
         example=(repr(text[max(0, at - 60) : at + 60]),),
-        means="The teacher did not stop where its turn ends, or special tokens were decoded as text. What stands "
+        explanation="The teacher did not stop where its turn ends, or special tokens were decoded as text. What stands "
         "behind a marker is a made-up turn, and the student learns all of it as words.",
-        do=(
+        fix=(
             "stop at the template's end of turn, and decode with skip_special_tokens=True",
             "cut answers at their first marker",
         ),
@@ -106,14 +106,14 @@ def _languages(texts: Sequence[TeacherText], references: Mapping[str, Sequence[s
         id="teacher-changes-language",
         severity="warning" if len(hit) >= max(_FEWEST_LANGUAGE, _LANGUAGE_MANY * len(judged)) else "note",
         title="The teacher answers in another language or script than the data.",
-        seen=(
+        evidence=(
             f"{share(len(hit), len(judged))} answers that can be compared with the data set's own",
             ", ".join(f"{kind}: {times:,}" for kind, times in kinds),
         ),
         example=(f"{shown(text.prompt)} → {shown(text.text)} ({wrote})",),
-        means="The student learns to change the language. Multilingual teachers do so on prompts that hold several "
-        "languages, and at high temperatures.",
-        do=("leave these answers out", "name the language in the prompt, or lower teacher_answers.temperature"),
+        explanation="The student learns to change the language. Multilingual teachers do so on prompts that hold "
+        "several languages, and at high temperatures.",
+        fix=("leave these answers out", "name the language in the prompt, or lower teacher_answers.temperature"),
     )
 
 
@@ -128,14 +128,14 @@ def _copies(texts: Sequence[TeacherText], references: Mapping[str, Sequence[str]
         id="teacher-copies-reference",
         severity="warning",
         title="The teacher's answers are the data set's own.",
-        seen=(
+        evidence=(
             f"{share(len(hit), len(judged))} answers of {_LONG_WORDS} words and more are the reference word by word",
         ),
         example=(f"{shown(hit[0].prompt)} → {shown(hit[0].text)}",),
-        means="Nobody writes a long answer twice. The references were stored as the teacher's answers, or stood in "
-        "its prompt, or the teacher was trained on these rows: then sequence-level KD is training on the data set. "
+        explanation="Nobody writes a long answer twice. The references were stored as the teacher's answers, or stood "
+        "in its prompt, or the teacher was trained on these rows: then sequence-level KD is training on the data set. "
         "(Where the training file is made of these answers, nothing is wrong.)",
-        do=(
+        fix=(
             "look at what the teacher was asked: `distillab data RECIPE`",
             "compare with SFT on the same rows: both arms then learn the same",
         ),

@@ -14,12 +14,12 @@ from distillab.doctor.loss.formulas import PLAIN, WITH_SHARES, Fit, recognised
 from distillab.doctor.loss.numerics import input_findings, number_findings
 from distillab.doctor.loss.positions import pairing_findings, position_findings, unshifted, unshifted_findings
 from distillab.doctor.loss.reduction import measured_reductions
+from distillab.doctor.loss.sample_problem import LogitBatch, invented
 from distillab.doctor.loss.subject import Subject, alike, measured
 from distillab.doctor.loss.temperature import measured_response, temperature_findings
 from distillab.doctor.loss.vocabulary import softmax_findings, token_findings
-from distillab.doctor.loss.world import LogitBatch, invented
 from distillab.errors import ConfigError, near_names
-from distillab.records.findings import Examined, Finding
+from distillab.records.findings import CheckResult, Finding
 
 _ROUNDING = 1e-6
 # Temperatures that are tried first where a formula is looked for.
@@ -36,7 +36,7 @@ def audit_loss(
     padded: bool = True,
     vocabulary: int = 23,
     seed: int = 0,
-) -> Examined:
+) -> CheckResult:
     """Examines a function that computes a distillation loss from logits.
 
     The function is called some hundred times on a small batch of random logits and on variations of it (another
@@ -59,7 +59,7 @@ def audit_loss(
         vocabulary: V, at least 20.
         seed: of the random logits.
     Returns:
-        One Examined with all findings; the last one, a note, says what the function computes.
+        One CheckResult with all findings; the last one, a note, says what the function computes.
     Raises:
         ConfigError: the function cannot be called so, returns no tensor, or a setting is wrong.
         Exception: whatever the function raises on an ordinary batch.
@@ -74,12 +74,12 @@ def audit_loss(
     with warnings.catch_warnings():
         # torch warns of some reductions at every call; what they do is found here by what they do
         warnings.simplefilter("ignore")
-        findings = _examined(caller, batch, said=given is not None, padded=padded, expects=expects)
+        findings = _checked(caller, batch, said=given is not None, padded=padded, expects=expects)
     name = getattr(function, "__qualname__", type(function).__name__)
-    return Examined(probe="loss", looked_at=f"{name}: {batch.sizes}", findings=tuple(findings))
+    return CheckResult(check="loss", scope=f"{name}: {batch.sizes}", findings=tuple(findings))
 
 
-def _examined(caller: LossCaller, batch: LogitBatch, *, said: bool, padded: bool, expects: str | None) -> list[Finding]:
+def _checked(caller: LossCaller, batch: LogitBatch, *, said: bool, padded: bool, expects: str | None) -> list[Finding]:
     base = caller(batch)
     stopped = _unusable(caller, batch, base)
     if stopped is not None:
@@ -134,19 +134,22 @@ def _unusable(caller: LossCaller, batch: LogitBatch, base: Measured) -> Finding 
             id="loss-not-a-number",
             severity="error",
             title="On ordinary logits the loss or its gradient is NaN or infinite.",
-            seen=(f"value {base.value:g} on logits between {batch.teacher.min():.1f} and {batch.teacher.max():.1f}",),
-            means="A logarithm of something negative, as a rule: kl_div takes probabilities as its target unless "
+            evidence=(
+                f"value {base.value:g} on logits between {batch.teacher.min():.1f} and {batch.teacher.max():.1f}",
+            ),
+            explanation="A logarithm of something negative, as a rule: kl_div takes probabilities as its target unless "
             "log_target=True, and gives NaN for log-probabilities or raw logits.",
-            do=("kl_div(log_softmax(student, -1), log_softmax(teacher, -1), log_target=True, reduction='none')",),
+            fix=("kl_div(log_softmax(student, -1), log_softmax(teacher, -1), log_target=True, reduction='none')",),
         )
     if not alike(base, caller(batch)):
         return Finding(
             id="loss-not-repeatable",
             severity="warning",
             title="The same logits give another loss at the second call.",
-            seen=(f"value {base.value:.5g}, then {caller(batch).value:.5g}",),
-            means="It draws random numbers, or keeps a state from call to call. It cannot be examined further so.",
-            do=("pass it with its drawing switched off, or with a generator that is seeded at every call",),
+            evidence=(f"value {base.value:.5g}, then {caller(batch).value:.5g}",),
+            explanation="It draws random numbers, or keeps a state from call to call. It cannot be examined further "
+            "so.",
+            fix=("pass it with its drawing switched off, or with a generator that is seeded at every call",),
         )
     # the gradient of a sound loss is some thousandths of its value here; what is left where all cancels is rounding
     if float(base.gradient.abs().max()) <= _ROUNDING * abs(base.value):
@@ -154,10 +157,11 @@ def _unusable(caller: LossCaller, batch: LogitBatch, base: Measured) -> Finding 
             id="loss-without-gradient",
             severity="error",
             title="The loss has no gradient for the student.",
-            seen=(f"value {base.value:.4g}, largest gradient {base.gradient.abs().max():.1g}",),
-            means="Training with it changes nothing: the student's logits are detached, turned into ids or numbers "
-            "(argmax, item()), or computed without gradients; or all of it cancels, as in q.detach() · log(q/p).",
-            do=("detach the teacher's logits alone", "in a reverse KL let the gradient through both places of q"),
+            evidence=(f"value {base.value:.4g}, largest gradient {base.gradient.abs().max():.1g}",),
+            explanation="Training with it changes nothing: the student's logits are detached, turned into ids or "
+            "numbers (argmax, item()), or computed without gradients; or all of it cancels, as in q.detach() · "
+            "log(q/p).",
+            fix=("detach the teacher's logits alone", "in a reverse KL let the gradient through both places of q"),
         )
     return None
 
@@ -168,12 +172,12 @@ def _ignores_teacher(subject: Subject) -> Finding:
         id="loss-ignores-teacher",
         severity="error",
         title="The teacher has no influence on what the student learns.",
-        seen=(
+        evidence=(
             "other teacher logits, at any position: "
             + ("another value, but the same gradient" if by_value else "the same value and the same gradient"),
         ),
-        means="What is trained is the rest of the loss alone. Every teacher, and none, gives the same student.",
-        do=("check the weight of the teacher's part and where it is added",),
+        explanation="What is trained is the rest of the loss alone. Every teacher, and none, gives the same student.",
+        fix=("check the weight of the teacher's part and where it is added",),
     )
 
 
@@ -194,8 +198,8 @@ def _is_another(said: str, fit: Fit, *, by_name: bool) -> Finding:
         id="loss-another-divergence",
         severity="warning" if by_name else "error",
         title="The function is another divergence than it is said to be.",
-        seen=(said, f"by its gradient: {fit.words} (off by {fit.off:.1e})"),
-        means="Forward KL makes the student cover all that the teacher says, reverse KL makes it choose a part. "
+        evidence=(said, f"by its gradient: {fit.words} (off by {fit.off:.1e})"),
+        explanation="Forward KL makes the student cover all that the teacher says, reverse KL makes it choose a part. "
         "kl_div(input, target) is KL(target ‖ input): the arguments stand the other way round than in a formula.",
-        do=("exchange the two sides, or the name",),
+        fix=("exchange the two sides, or the name",),
     )

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from distillab.doctor.loss.world import LogitBatch
+from distillab.doctor.loss.sample_problem import LogitBatch
 from distillab.errors import ConfigError, DistillabError
 
 Role = Literal["student_logits", "teacher_logits", "labels", "attention_mask"]

@@ -8,9 +8,9 @@ from distillab.doctor.loss.call import TRIED_TEMPERATURE
 from distillab.doctor.loss.footprint import Footprint
 from distillab.doctor.loss.formulas import Fit
 from distillab.doctor.loss.reduction import Reduction
+from distillab.doctor.loss.sample_problem import WATCHED, LogitBatch
 from distillab.doctor.loss.subject import NOTHING_LEFT, Subject
 from distillab.doctor.loss.temperature import TemperatureResponse
-from distillab.doctor.loss.world import WATCHED, LogitBatch
 from distillab.records.findings import Finding
 
 
@@ -25,17 +25,17 @@ def description(
 ) -> Finding:
     """The note that says what the function computes."""
     short = [_formula(subject, fit), _factor(subject, fit, soft, response), _reduction(subject, soft, hard)]
-    seen = [", ".join(words for words in short if words)]
+    evidence = [", ".join(words for words in short if words)]
     if fit is not None:
         verb = "explains" if fit.holds else "comes nearest to, and does not explain,"
-        seen.append(f"{fit.words} {verb} the gradient: off by {fit.off:.1e} of its length")
-    seen.append(_value_at_teacher(subject, fit))
+        evidence.append(f"{fit.words} {verb} the gradient: off by {fit.off:.1e} of its length")
+    evidence.append(_value_at_teacher(subject, fit))
     if subject.hard.offset is not None:
-        seen.append(_hard_part(subject, hard))
-    seen.append(f"positions: {_positions(subject.footprint, subject.batch)} ({_called(subject)})")
+        evidence.append(_hard_part(subject, hard))
+    evidence.append(f"positions: {_positions(subject.footprint, subject.batch)} ({_called(subject)})")
     if subject.base.shape:
-        seen.append(f"it returns a tensor of shape {subject.base.shape}, which is summed here")
-    seen.append(
+        evidence.append(f"it returns a tensor of shape {subject.base.shape}, which is summed here")
+    evidence.append(
         "a gradient flows into the teacher's logits where they ask for one: compute them under torch.no_grad()"
         if reaches_teacher
         else "no gradient flows into the teacher's logits"
@@ -44,10 +44,10 @@ def description(
         id="loss-description",
         severity="note",
         title="What this function computes, judged by its behaviour alone.",
-        seen=tuple(seen),
-        means="Direction, temperature, factor and divisor decide what a number such as 0.8 means, and how large its "
-        "gradient is beside other terms.",
-        do=("compare it with what the paper or the recipe says", "compare losses of two tools only where these agree"),
+        evidence=tuple(evidence),
+        explanation="Direction, temperature, factor and divisor decide what a number such as 0.8 means, and how large "
+        "its gradient is beside other terms.",
+        fix=("compare it with what the paper or the recipe says", "compare losses of two tools only where these agree"),
     )
 
 

@@ -25,7 +25,7 @@ def divisor_findings(subject: Subject, reduction: Reduction | None, part: str, f
     if divisor is None:
         return [] if counts_padding else _depends_on_padding(reduction, part)
     findings = []
-    seen = (f"{part}: {divisor.words}",)
+    evidence = (f"{part}: {divisor.words}",)
     if divisor.vocabulary:
         nats = fit is None or (fit.holds and fit.formula.family in _NATS)
         squared = fit is not None and fit.holds and fit.formula.family.startswith("squared")
@@ -34,28 +34,29 @@ def divisor_findings(subject: Subject, reduction: Reduction | None, part: str, f
                 id="loss-divided-by-vocabulary",
                 severity="error" if nats else "note" if squared else "warning",
                 title="The loss is divided by the size of the vocabulary.",
-                seen=(
-                    *seen,
+                evidence=(
+                    *evidence,
                     f"{_change(reduction, UNUSED_TOKENS)} with 9 more tokens that nobody uses",
                 ),
-                means="A divergence is a sum over the vocabulary. As a mean it is V times too small: with 32,000 "
+                explanation="A divergence is a sum over the vocabulary. As a mean it is V times too small: with 32,000 "
                 "tokens a KL of 1 nat reads 0.00003, and beside a cross-entropy it has no effect.",
-                do=("sum over the vocabulary: kl_div(…, reduction='none').sum(dim=-1)", _BY_TOKENS),
+                fix=("sum over the vocabulary: kl_div(…, reduction='none').sum(dim=-1)", _BY_TOKENS),
             )
         )
     counts_it_all = divisor.kind == "attended" and _counts_all_tokens(subject)
     if divisor.kind in ("positions", "attended") and subject.takes_mask and not counts_padding and not counts_it_all:
-        findings.append(_unscored(subject, reduction, seen, divisor.kind))
+        findings.append(_unscored(subject, reduction, evidence, divisor.kind))
     if divisor.kind == "batch" and not divisor.vocabulary:
         findings.append(
             Finding(
                 id="loss-grows-with-length",
                 severity="warning",
                 title="The loss is a sum over each sequence's tokens, divided by the number of sequences.",
-                seen=(*seen, "kl_div(reduction='batchmean') does this for logits of shape (B, L, V)"),
-                means="Value and gradient grow with the length of the answers, and so does the learning rate that is "
-                "in effect. Beside a mean over tokens, as in a cross-entropy, its weight is the mean answer length.",
-                do=("flatten to (tokens, V) before kl_div(reduction='batchmean')", _BY_TOKENS),
+                evidence=(*evidence, "kl_div(reduction='batchmean') does this for logits of shape (B, L, V)"),
+                explanation="Value and gradient grow with the length of the answers, and so does the learning rate "
+                "that is in effect. Beside a mean over tokens, as in a cross-entropy, its weight is the mean answer "
+                "length.",
+                fix=("flatten to (tokens, V) before kl_div(reduction='batchmean')", _BY_TOKENS),
             )
         )
     return findings
@@ -66,22 +67,22 @@ def _counts_all_tokens(subject: Subject) -> bool:
     return bool((subject.footprint.student & unscored).any())
 
 
-def _unscored(subject: Subject, reduction: Reduction, seen: tuple[str, ...], kind: str) -> Finding:
+def _unscored(subject: Subject, reduction: Reduction, evidence: tuple[str, ...], kind: str) -> Finding:
     scored, every = int(subject.batch.scored.sum()), subject.batch.labels.numel()
     padding = kind == "positions"
     return Finding(
         id="loss-divides-by-unscored-positions",
         severity="error" if padding and subject.padded else "warning",
         title="The loss counts scored positions only, but is divided by others too.",
-        seen=(
-            *seen,
+        evidence=(
+            *evidence,
             f"{scored} of {every} positions are scored here",
             *([f"{_change(reduction, MORE_PADDING)} with {MORE_PADDING}"] if padding else []),
             f"{_change(reduction, MORE_PROMPT)} with {MORE_PROMPT}",
         ),
-        means="Longer prompts, or a longer row in the same batch, make the loss and the gradient smaller, although "
-        "what is learned is the same.",
-        do=(_BY_TOKENS, "values[mask].mean()"),
+        explanation="Longer prompts, or a longer row in the same batch, make the loss and the gradient smaller, "
+        "although what is learned is the same.",
+        fix=(_BY_TOKENS, "values[mask].mean()"),
     )
 
 
@@ -95,10 +96,10 @@ def _depends_on_padding(reduction: Reduction, part: str) -> list[Finding]:
             id="loss-depends-on-padding",
             severity="error" if right else "warning",
             title="The loss depends on padding.",
-            seen=tuple(f"{part}: {_change(reduction, words)} with {words}" for words in changed),
-            means="The same rows give another loss when they are padded differently, so it depends on what a row is "
-            "batched with." + ("" if right else " This matters where batches are padded on the left."),
-            do=(_BY_TOKENS, "select positions by the labels, not by lengths"),
+            evidence=tuple(f"{part}: {_change(reduction, words)} with {words}" for words in changed),
+            explanation="The same rows give another loss when they are padded differently, so it depends on what a row "
+            "is batched with." + ("" if right else " This matters where batches are padded on the left."),
+            fix=(_BY_TOKENS, "select positions by the labels, not by lengths"),
         )
     ]
 

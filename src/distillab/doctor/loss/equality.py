@@ -56,14 +56,14 @@ def _mistaken(subject: Subject, fit: Fit) -> Finding:
         id="loss-mixes-logs-and-probabilities",
         severity="error",
         title="Probabilities, log-probabilities or raw logits stand where another of them belongs.",
-        seen=(
+        evidence=(
             f"the gradient is that of: {fit.words} (off by {fit.off:.1e})",
             f"the mistake: {fit.formula.mistake}",
             *_facts(subject),
         ),
-        means="The numbers are not a divergence between two distributions. They can be negative, and what they are "
-        "lowest for is not the teacher.",
-        do=(
+        explanation="The numbers are not a divergence between two distributions. They can be negative, and what they "
+        "are lowest for is not the teacher.",
+        fix=(
             "kl_div(log_softmax(student / T, -1), log_softmax(teacher / T, -1), log_target=True, reduction='none')",
             "in distillab: forward_kl(student_logp=…, teacher_logp=…), where the names say what is wanted",
         ),
@@ -75,10 +75,10 @@ def _only_the_likeliest() -> Finding:
         id="loss-drops-teacher-tail",
         severity="warning",
         title="Of the teacher's distribution only the most likely token is read.",
-        seen=("the gradient is that of a cross-entropy with argmax(teacher_logits)",),
-        means="This is sequence-level distillation position by position: how sure the teacher is, and what else it "
-        "would have said, is lost.",
-        do=("take a divergence between the distributions where the logits are there anyway",),
+        evidence=("the gradient is that of a cross-entropy with argmax(teacher_logits)",),
+        explanation="This is sequence-level distillation position by position: how sure the teacher is, and what else "
+        "it would have said, is lost.",
+        fix=("take a divergence between the distributions where the logits are there anyway",),
     )
 
 
@@ -91,9 +91,9 @@ def _upside_down(subject: Subject) -> list[Finding]:
             id="loss-not-minimal-at-teacher",
             severity="error",
             title="The loss is highest, not lowest, where the student equals the teacher.",
-            seen=_facts(subject),
-            means="Its sign is turned round: training drives the student away from the teacher.",
-            do=("turn the sign round: KL(p ‖ q) = Σ p (log p − log q)",),
+            evidence=_facts(subject),
+            explanation="Its sign is turned round: training drives the student away from the teacher.",
+            fix=("turn the sign round: KL(p ‖ q) = Σ p (log p − log q)",),
         )
     ]
 
@@ -110,14 +110,14 @@ def _unnormalised(subject: Subject, fit: Fit | None) -> list[Finding]:
             id="loss-mixes-logs-and-probabilities",
             severity="error",
             title="The teacher's raw logits stand where log-probabilities belong.",
-            seen=(
+            evidence=(
                 f"all teacher logits plus 1, which is the same distribution: value {raised.value:.4g} instead of "
                 f"{subject.base.value:.4g}",
                 f"the positions' weights differ by a factor of {float(fit.weights.max() / fit.weights.min()):.3g}",
             ),
-            means="exp(logit) is no probability: it is one times a number of its own at every position. Positions at "
-            "which the teacher's logits happen to be large rule the gradient.",
-            do=("kl_div(…, target=log_softmax(teacher_logits, -1), log_target=True)",),
+            explanation="exp(logit) is no probability: it is one times a number of its own at every position. "
+            "Positions at which the teacher's logits happen to be large rule the gradient.",
+            fix=("kl_div(…, target=log_softmax(teacher_logits, -1), log_target=True)",),
         )
     ]
 
@@ -146,15 +146,15 @@ def _one_sided(subject: Subject, ratio: float) -> Finding:
         # nearer to 1 it may as well be meant: an entropy bonus beside a reverse KL does the same
         severity="error" if abs(math.log(ratio)) > _CLEARLY else "warning",
         title=f"Only the {side}'s logits are divided by a temperature, or by another one than the other side's.",
-        seen=(
+        evidence=(
             f"the gradient vanishes where the student's logits are {ratio:.3g} times the teacher's, not where they are "
             "equal",
             *_facts(subject),
         ),
-        means="A student that fits perfectly is "
+        explanation="A student that fits perfectly is "
         + ("sharper" if ratio > 1 else "flatter")
         + f" than the teacher: its logits are {ratio:.3g} times as large.",
-        do=("divide both sides by the same temperature before the softmax",),
+        fix=("divide both sides by the same temperature before the softmax",),
     )
 
 
@@ -164,14 +164,14 @@ def _elsewhere(subject: Subject) -> Finding:
         id="loss-not-minimal-at-teacher",
         severity="error" if distance > _FAR else "warning",
         title="The loss is not lowest where the student equals the teacher.",
-        seen=(
+        evidence=(
             *_facts(subject),
             f"logits that are trained freely, {_STEPS} steps from the teacher's on, end {distance:.3g} nats a token "
             "from the teacher (forward KL)",
         ),
-        means="A student that could do anything would not become the teacher. A small distance can be a regulariser "
-        "that is meant, a large one is another quantity than a divergence.",
-        do=(
+        explanation="A student that could do anything would not become the teacher. A small distance can be a "
+        "regulariser that is meant, a large one is another quantity than a divergence.",
+        fix=(
             "call it with the same logits on both sides: the teacher's part must have no gradient there",
             "check softmax and log on both sides, the temperature on both sides, masks on both sides",
         ),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from distillab.doctor.loss.call import TRIED_TEMPERATURE, LossCaller, Measured
-from distillab.doctor.loss.world import LogitBatch
+from distillab.doctor.loss.sample_problem import LogitBatch
 
 # Changes below these shares of the gradient's or the value's size are rounding.
 _GRADIENT_ROUNDING = 2e-5

@@ -21,12 +21,12 @@ def unshifted(subject: Subject) -> bool:
     """Whether all that the function reads of labels stands one position late, as if its caller had shifted."""
     late = subject.batch.at_labels(0)
     by_mask = torch.equal(subject.footprint.teacher, late)
-    seen = bool(subject.footprint.teacher.any())
+    reads_teacher = bool(subject.footprint.teacher.any())
     if subject.footprint.offset:
         return False
     if subject.hard.offset is None:
         return by_mask
-    return subject.hard.offset == 0 and (by_mask or not seen)
+    return subject.hard.offset == 0 and (by_mask or not reads_teacher)
 
 
 def unshifted_findings(subject: Subject, *, severity: Severity) -> list[Finding]:
@@ -83,14 +83,14 @@ def pairing_findings(subject: Subject) -> list[Finding]:
                 id="loss-reads-teacher-elsewhere",
                 severity="error",
                 title="The student's logits are compared with the teacher's logits of another position.",
-                seen=(
+                evidence=(
                     f"the teacher's logits of position t change the gradient of the student's position t{offset:+d}",
                     f"value at student = teacher: {subject.equal.value:.4g}",
                     *shifted,
                 ),
-                means="Both models' logits at position t predict token t+1. Shifted against each other they predict "
-                "different tokens, and the loss falls while the student learns to repeat or to skip.",
-                do=("cut both sides alike: student_logits[:, :-1] and teacher_logits[:, :-1]",),
+                explanation="Both models' logits at position t predict token t+1. Shifted against each other they "
+                "predict different tokens, and the loss falls while the student learns to repeat or to skip.",
+                fix=("cut both sides alike: student_logits[:, :-1] and teacher_logits[:, :-1]",),
             )
         ]
     if subject.footprint.mixed > 0.5:
@@ -99,10 +99,10 @@ def pairing_findings(subject: Subject) -> list[Finding]:
                 id="loss-mixes-positions",
                 severity="warning",
                 title="One position's teacher changes the direction of other positions' gradients.",
-                seen=(f"so for {subject.footprint.mixed:.0%} of the positions that count",),
-                means="Next-token distributions are compared position by position. Something is shared between "
+                evidence=(f"so for {subject.footprint.mixed:.0%} of the positions that count",),
+                explanation="Next-token distributions are compared position by position. Something is shared between "
                 "positions here: a normalisation over another dimension, or a weight made from the whole batch.",
-                do=("check the dim of every softmax, norm and mean: over the vocabulary it is dim=-1",),
+                fix=("check the dim of every softmax, norm and mean: over the vocabulary it is dim=-1",),
             )
         ]
     return []
@@ -121,16 +121,16 @@ def _other_rows(subject: Subject) -> Finding:
         id="loss-reads-teacher-elsewhere",
         severity="error",
         title="Rows of the student are compared with other rows of the teacher.",
-        seen=(
+        evidence=(
             f"{subject.footprint.elsewhere:.0%} of the teacher's positions that count pull another row of the student, "
             "and not their own",
             *((f"teacher row → student row: {', '.join(f'{of} → {to}' for of, to in moved)}",) if moved else ()),
             f"value at student = teacher: {subject.equal.value:.4g}",
             *put_back,
         ),
-        means="The student is taught what the teacher said of another text. The loss falls all the same, towards what "
-        "all texts have in common.",
-        do=(
+        explanation="The student is taught what the teacher said of another text. The loss falls all the same, towards "
+        "what all texts have in common.",
+        fix=(
             "where the teacher's rows were sorted (by length), put them back: teacher_logits[order.argsort()]",
             "look for a flip, roll or shuffle of one side, and for a view whose first dimension is not the batch",
         ),
@@ -144,10 +144,10 @@ def _labels_not_shifted(offset: int, severity: Severity) -> Finding:
         title="The logits of a position are scored against the label of the same position, not of the next one."
         if offset == 0
         else "The logits are scored against labels of a wrong position.",
-        seen=(f"changing labels[t] moves the gradient at logits[t{offset:+d}]; a causal model's is logits[t-1]",),
-        means="A causal model's logits at t predict token t+1. Without the shift it learns to copy the token that it "
-        "has just read: the loss falls to nearly 0 and the student cannot write.",
-        do=_SHIFT,
+        evidence=(f"changing labels[t] moves the gradient at logits[t{offset:+d}]; a causal model's is logits[t-1]",),
+        explanation="A causal model's logits at t predict token t+1. Without the shift it learns to copy the token "
+        "that it has just read: the loss falls to nearly 0 and the student cannot write.",
+        fix=_SHIFT,
     )
 
 
@@ -157,14 +157,14 @@ def _mask_not_shifted(subject: Subject, severity: Severity) -> Finding:
         id="loss-mask-not-shifted",
         severity=severity,
         title="The mask of the teacher's part is one position late against the logits.",
-        seen=(
+        evidence=(
             "the teacher's logits count at t where labels[t] is scored; they predict labels[t+1]",
             f"{rows} first answer tokens of {rows} rows are not learned; "
             f"{rows} positions after the last answer token are",
         ),
-        means="The first token of every answer, which decides what kind of answer it is, gets nothing from the "
+        explanation="The first token of every answer, which decides what kind of answer it is, gets nothing from the "
         "teacher, and what follows the end of the answer is imitated.",
-        do=_SHIFT,
+        fix=_SHIFT,
     )
 
 
@@ -175,9 +175,11 @@ def _shifted_twice(what: Literal["labels", "mask"], subject: Subject) -> Finding
         title=f"The {what} are shifted twice against the logits."
         if what == "labels"
         else "The mask is shifted twice against the logits.",
-        seen=(f"logits[t] go with {what} of t+2; a causal model's go with t+1 (called with {subject.caller.given})",),
-        means="The student learns to skip a token: it predicts the one after the next.",
-        do=("shift in one place only: in the data, in the model, or in the loss", _SHIFT[1]),
+        evidence=(
+            f"logits[t] go with {what} of t+2; a causal model's go with t+1 (called with {subject.caller.given})",
+        ),
+        explanation="The student learns to skip a token: it predicts the one after the next.",
+        fix=("shift in one place only: in the data, in the model, or in the loss", _SHIFT[1]),
     )
 
 
@@ -193,15 +195,15 @@ def _counted(subject: Subject, counted: Tensor, part: str) -> list[Finding]:
                 id="loss-counts-padding",
                 severity="error" if subject.takes_mask else "warning",
                 title="Padding is in the loss.",
-                seen=(
+                evidence=(
                     f"{int(padding.sum())} of {int(counted.sum())} positions that count are padding ({part})",
                     "it is given labels or a mask"
                     if subject.takes_mask
                     else "it is given neither labels nor a mask, so only its caller can remove padding",
                 ),
-                means="The student learns from logits behind the end of a text, which mean nothing, and the value "
-                "depends on what a row is batched with.",
-                do=(
+                explanation="The student learns from logits behind the end of a text, which mean nothing, and the "
+                "value depends on what a row is batched with.",
+                fix=(
                     "multiply by the mask before summing, or select: logits[labels != -100] after the shift",
                     'where the rows are selected before the call, say so: audit_loss(…, given="scored")',
                     "where batches never hold padding: audit_loss(…, padded=False)",
@@ -214,13 +216,13 @@ def _counted(subject: Subject, counted: Tensor, part: str) -> list[Finding]:
                 id="loss-counts-prompt",
                 severity="warning",
                 title="Tokens that are not scored by the labels are in the loss.",
-                seen=(
+                evidence=(
                     f"{int(tokens.sum())} of {int(counted.sum())} positions that count are prompt, or the last token "
                     f"of a row ({part})",
                 ),
-                means="The student is also taught to write prompts. This can be meant; where prompts are long, most "
-                "of the gradient is about them.",
-                do=("keep the positions whose next label is not -100", "or keep it, and know what the value means"),
+                explanation="The student is also taught to write prompts. This can be meant; where prompts are long, "
+                "most of the gradient is about them.",
+                fix=("keep the positions whose next label is not -100", "or keep it, and know what the value means"),
             )
         )
     return findings
@@ -234,11 +236,11 @@ def _misses(subject: Subject, missing: Tensor) -> Finding:
         id="loss-misses-scored-positions",
         severity="warning",
         title="Some scored positions get nothing from the teacher.",
-        seen=(
+        evidence=(
             f"{int(missing.sum())} of {int(scored.sum())} scored positions have no influence",
             f"the first answer token in {first} of {len(missing)} rows, the last in {last}",
         ),
-        means="Where the function does not choose tokens on purpose, a slice is off by one, or is cut at the longest "
-        "prompt of the batch: tokens of the rows with shorter prompts are lost.",
-        do=("select by the labels (labels[:, 1:] != -100), not by lengths",),
+        explanation="Where the function does not choose tokens on purpose, a slice is off by one, or is cut at the "
+        "longest prompt of the batch: tokens of the rows with shorter prompts are lost.",
+        fix=("select by the labels (labels[:, 1:] != -100), not by lengths",),
     )

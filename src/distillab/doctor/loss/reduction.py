@@ -13,7 +13,7 @@ from torch import Tensor
 
 from distillab.doctor.loss.call import LossCaller
 from distillab.doctor.loss.footprint import HardPart
-from distillab.doctor.loss.world import (
+from distillab.doctor.loss.sample_problem import (
     WATCHED,
     LogitBatch,
     padded_left,

@@ -1,4 +1,4 @@
-"""A loss function under examination: how it is called, and what was measured of it once for all probes.
+"""A loss function under examination: how it is called, and what was measured of it once for all checks.
 
 Shape letters: B sequences, L positions, V vocabulary.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 from distillab.doctor.loss.call import TRIED_TEMPERATURE, LossCaller, Measured
 from distillab.doctor.loss.footprint import Footprint, HardPart, measured_footprint, measured_hard_part
 from distillab.doctor.loss.formulas import lowest
-from distillab.doctor.loss.world import LogitBatch
+from distillab.doctor.loss.sample_problem import LogitBatch
 
 # What is left of a gradient, as a share of it, where it is said to be zero: an ε inside of a logarithm leaves as much.
 NOTHING_LEFT = 1e-2
@@ -21,7 +21,7 @@ NOTHING_LEFT = 1e-2
 
 @dataclass(frozen=True)
 class Subject:
-    """The function and the measurements that every probe reads.
+    """The function and the measurements that every check reads.
 
     base: at independent logits. equal: with the teacher's logits on both sides. hard: the cross-entropy with labels.
     said: the caller has said what the function is given; otherwise it is a guess. padded: batches hold padding.

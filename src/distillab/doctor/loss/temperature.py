@@ -82,9 +82,10 @@ def temperature_findings(subject: Subject, response: TemperatureResponse | None)
                 id="loss-temperature-without-effect",
                 severity="error",
                 title="The temperature of this function changes nothing.",
-                seen=(f"{name} = 1, 2 and 4 give the same value, {subject.base.value:.4g}, and the same gradient",),
-                means="The setting is read by nobody. Results that are compared over temperatures are the same run.",
-                do=("divide both sides' logits by it before the softmax",),
+                evidence=(f"{name} = 1, 2 and 4 give the same value, {subject.base.value:.4g}, and the same gradient",),
+                explanation="The setting is read by nobody. Results that are compared over temperatures are the same "
+                "run.",
+                fix=("divide both sides' logits by it before the softmax",),
             )
         ]
     findings = []
@@ -97,10 +98,11 @@ def temperature_findings(subject: Subject, response: TemperatureResponse | None)
                 id="loss-temperature-unusual-factor",
                 severity="warning",
                 title="The loss is multiplied by an unusual power of the temperature.",
-                seen=(f"the factor grows like T to the power {response.power:.2f}; customary are 0 and 2",),
-                means="Soft gradients fall as 1/T²; with T² their size does not depend on T (Hinton et al. 2015), "
-                "without it the weight against the labels does. With any other power it depends on T in a new way.",
-                do=("multiply the teacher's part by T², or by nothing, and say which",),
+                evidence=(f"the factor grows like T to the power {response.power:.2f}; customary are 0 and 2",),
+                explanation="Soft gradients fall as 1/T²; with T² their size does not depend on T (Hinton et al. "
+                "2015), without it the weight against the labels does. With any other power it depends on T in a new "
+                "way.",
+                fix=("multiply the teacher's part by T², or by nothing, and say which",),
             )
         )
     if response.hard_power is not None and abs(response.hard_power) > 0.05:
@@ -109,13 +111,13 @@ def temperature_findings(subject: Subject, response: TemperatureResponse | None)
                 id="loss-temperature-in-hard-part",
                 severity="warning",
                 title="The temperature also changes the cross-entropy with labels.",
-                seen=(
+                evidence=(
                     f"the labels' gradient grows like T to the power {response.hard_power:.2f}; customary is 0",
                     f"temperature of its logits at {name} = 2: {subject.hard.temperature:.3g}",
                 ),
-                means="The student's own next-token probabilities, at temperature 1, are what it writes with. A "
+                explanation="The student's own next-token probabilities, at temperature 1, are what it writes with. A "
                 "cross-entropy at another temperature, or times T², trains something else, or with another weight.",
-                do=("give the labels' part the raw logits and a weight of its own; multiply only the teacher's part",),
+                fix=("give the labels' part the raw logits and a weight of its own; multiply only the teacher's part",),
             )
         )
     return findings
@@ -136,7 +138,7 @@ def _misplaced(subject: Subject, found: tuple[float, ...], asked: str) -> Findin
         id="loss-temperature-misplaced",
         severity="error" if inverted or constant else "warning",
         title="The temperature is not the one of the softmax.",
-        seen=(f"{subject.caller.temperature} = {asked} gives softmax temperatures {words}: {why}",),
-        means="A temperature above 1 is meant to soften both distributions, so that unlikely tokens teach too.",
-        do=("divide: softmax(logits / T, dim=-1), on both sides",),
+        evidence=(f"{subject.caller.temperature} = {asked} gives softmax temperatures {words}: {why}",),
+        explanation="A temperature above 1 is meant to soften both distributions, so that unlikely tokens teach too.",
+        fix=("divide: softmax(logits / T, dim=-1), on both sides",),
     )

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from distillab.doctor.loss.call import Measured
+from distillab.doctor.loss.sample_problem import LogitBatch, renamed
 from distillab.doctor.loss.subject import NOTHING_LEFT, Subject, alike
-from distillab.doctor.loss.world import LogitBatch, renamed
 from distillab.records.findings import Finding
 
 # A teacher this flat gives its tail a mass that can be seen.
@@ -36,14 +36,17 @@ def softmax_findings(subject: Subject) -> list[Finding]:
                     id="loss-softmax-over-wrong-dimension",
                     severity="error",
                     title="A softmax goes over positions or rows instead of over the vocabulary.",
-                    seen=(
+                    evidence=(
                         f"a number added to all of the {side}'s logits of a position changes the value from "
                         f"{subject.base.value:.4g} to {right.value:.4g}; a softmax over tokens would not see it",
                         f"a number added to one token at all positions does not: {wrong.value:.4g}",
                     ),
-                    means="What is compared are not next-token distributions. It is still zero for equal logits, and "
-                    "it falls during training.",
-                    do=("write dim=-1 in every softmax and log_softmax", "the default of old calls without dim is not"),
+                    explanation="What is compared are not next-token distributions. It is still zero for equal logits, "
+                    "and it falls during training.",
+                    fix=(
+                        "write dim=-1 in every softmax and log_softmax",
+                        "the default of old calls without dim is not",
+                    ),
                 )
             ]
     return []
@@ -69,10 +72,10 @@ def token_findings(subject: Subject) -> list[Finding]:
                 id="loss-depends-on-token-order",
                 severity="warning",
                 title="The value changes when tokens get other ids on both sides and in the labels.",
-                seen=(f"value {subject.base.value:.4g}; with renamed tokens {other.value:.4g}",),
-                means="Some ids are treated differently from others: the vocabulary is cut, some tokens are weighted, "
-                "or an index is used as a quantity.",
-                do=("fine where tokens are weighted on purpose; otherwise look for a slice or a comparison of ids",),
+                evidence=(f"value {subject.base.value:.4g}; with renamed tokens {other.value:.4g}",),
+                explanation="Some ids are treated differently from others: the vocabulary is cut, some tokens are "
+                "weighted, or an index is used as a quantity.",
+                fix=("fine where tokens are weighted on purpose; otherwise look for a slice or a comparison of ids",),
             )
         )
     if _is_blind(subject):
@@ -81,10 +84,10 @@ def token_findings(subject: Subject) -> list[Finding]:
                 id="loss-blind-to-token-identity",
                 severity="note" if subject.hard.offset is not None else "warning",
                 title="The loss does not see which token has which probability.",
-                seen=("the teacher's logits in another order of tokens give the same value and gradient",),
-                means="Sorted probabilities are compared. A student that is sure of the wrong token is as good as one "
-                "that is sure of the right one.",
-                do=("use it beside a cross-entropy with labels", "with a shared tokenizer take forward_kl instead"),
+                evidence=("the teacher's logits in another order of tokens give the same value and gradient",),
+                explanation="Sorted probabilities are compared. A student that is sure of the wrong token is as good "
+                "as one that is sure of the right one.",
+                fix=("use it beside a cross-entropy with labels", "with a shared tokenizer take forward_kl instead"),
             )
         )
     else:
@@ -112,14 +115,14 @@ def _tail_findings(subject: Subject) -> list[Finding]:
             id="loss-drops-teacher-tail",
             severity="warning",
             title="Of the teacher's distribution only the most likely tokens are read; nothing stands for the rest.",
-            seen=(
+            evidence=(
                 f"only the teacher's {kept} most likely of {order.shape[-1]} tokens have an influence",
                 f"gradient at student = teacher: {subject.left_at_teacher:.1%} of that at independent logits",
                 f"the student's other tokens have {'a' if tail_is_seen else 'no'} gradient",
             ),
-            means="Either the student is driven to give the rest no mass (over-confident by one over the kept mass), "
-            "or its mass there is not held by anything.",
-            do=(
+            explanation="Either the student is driven to give the rest no mass (over-confident by one over the kept "
+            "mass), or its mass there is not held by anything.",
+            fix=(
                 "give the rest a cell of its own: one more outcome with the teacher's remaining mass and the student's",
                 "in distillab: top_k_divergence, which keeps the tail cell",
             ),

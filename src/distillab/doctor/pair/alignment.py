@@ -1,4 +1,4 @@
-"""Probe: is the teacher's signal about the student's tokens? Measured, whatever the tokenizers are called."""
+"""Check: is the teacher's signal about the student's tokens? Measured, whatever the tokenizers are called."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from transformers import PreTrainedModel
 from distillab.data.examples import Example
 from distillab.data.reading import Reader
 from distillab.data.view import marked
-from distillab.doctor.pair.asking import ReadRows, affordable_tokens, evaluating, logits_of, read_rows, scored
-from distillab.doctor.pair.judging import CHECK_ID, judged
 from distillab.doctor.pair.measures import measure_signal, tokens_test
+from distillab.doctor.pair.queries import ReadRows, affordable_tokens, evaluating, logits_of, read_rows, scored
 from distillab.doctor.pair.signal_rows import MAX_ELEMENTS, SignalRow, signal_row
 from distillab.doctor.pair.subject import PairSubject
+from distillab.doctor.pair.verdict import CHECK_ID, judged
 from distillab.errors import DataError
 from distillab.pairing.token_bytes import token_meanings
-from distillab.records import Examined
+from distillab.records import CheckResult
 
 _MOST_TOKENS = 2_048
 _SHOWN_CHARACTERS = 160
 _SEED = 0
 
 
-def examine_alignment(subject: PairSubject) -> Examined:
+def check_alignment(subject: PairSubject) -> CheckResult:
     """Ask the teacher about rows as a loss by id would, and test the signal by permutation.
 
     Where ids are unrelated and nothing compares by them, the teacher is asked about its own tokens: are its weights
@@ -32,7 +32,7 @@ def examine_alignment(subject: PairSubject) -> Examined:
     teacher = subject.teacher_model
     lacking = subject.lacking_teacher
     if teacher is None or lacking is not None:
-        return Examined(probe=CHECK_ID, looked_at="the teacher's logits at the student's tokens", not_done=lacking)
+        return CheckResult(check=CHECK_ID, scope="the teacher's logits at the student's tokens", skipped=lacking)
     by_index = subject.same_ids or subject.compares_by_index
     reader = subject.student if by_index else subject.teacher
     # what a student says that has learned nothing tells nothing, and at other tokens it was not asked
@@ -44,22 +44,20 @@ def examine_alignment(subject: PairSubject) -> Examined:
         if by_index and not subject.same_ids and rows:
             own = tokens_test(_signals(subject.teacher, read.examples, teacher, None)[0], seed=_SEED)
     except DataError as error:
-        return Examined(probe=CHECK_ID, looked_at=said, not_done=f"{error.rule} {'; '.join(error.facts)}")
+        return CheckResult(check=CHECK_ID, scope=said, skipped=f"{error.rule} {'; '.join(error.facts)}")
     if not rows:
         why = f"none of {read.unreadable} rows can be read: they hold ids for which a model has no embedding"
-        return Examined(
-            probe=CHECK_ID, looked_at=said, not_done=why if read.unreadable else "no row has a scored token"
-        )
+        return CheckResult(check=CHECK_ID, scope=said, skipped=why if read.unreadable else "no row has a scored token")
     measures = measure_signal(rows, seed=_SEED)
     if read.unreadable:
         said += f"; {read.unreadable} rows left out that hold ids for which a model has no embedding"
-    looked_at = f"{said}: {measures.positions:,} scored tokens of {len(rows)} rows"
-    examined = judged(measures, looked_at=looked_at, own=own)
-    if not examined.findings:
-        return examined
+    scope = f"{said}: {measures.positions:,} scored tokens of {len(rows)} rows"
+    result = judged(measures, scope=scope, own=own)
+    if not result.findings:
+        return result
     shown = _example(reader, read)
-    return examined.model_copy(
-        update={"findings": tuple(finding.model_copy(update={"example": shown}) for finding in examined.findings)}
+    return result.model_copy(
+        update={"findings": tuple(finding.model_copy(update={"example": shown}) for finding in result.findings)}
     )
 
 

@@ -8,26 +8,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distillab.doctor.clock import Clock, guessed_s
-from distillab.doctor.pair.alignment import examine_alignment
-from distillab.doctor.pair.asking import affordable_tokens, device_of
-from distillab.doctor.pair.begin import examine_begin
-from distillab.doctor.pair.contract import examine_contract
+from distillab.doctor.pair.alignment import check_alignment
+from distillab.doctor.pair.bos import check_begin
+from distillab.doctor.pair.contract import check_contract
 from distillab.doctor.pair.loading import load_pair
-from distillab.doctor.pair.mode import examine_mode
-from distillab.doctor.pair.padding import examine_padding
-from distillab.doctor.pair.precision import examine_precision
-from distillab.doctor.pair.quality import examine_quality
+from distillab.doctor.pair.mode import check_mode
+from distillab.doctor.pair.padding import check_padding
+from distillab.doctor.pair.precision import check_precision
+from distillab.doctor.pair.quality import check_quality
+from distillab.doctor.pair.queries import affordable_tokens, device_of
 from distillab.doctor.pair.subject import PairSubject
-from distillab.doctor.pair.template import examine_template
+from distillab.doctor.pair.template import check_template
 from distillab.pairing.admission import pair_check
-from distillab.records import Examined, Investigation
+from distillab.records import CheckResult, Investigation
 
-__all__ = ["PairSubject", "audit_pair", "examine_pair"]
+__all__ = ["PairSubject", "audit_pair", "run_pair_checks"]
 
 
 @dataclass(frozen=True)
 class _Probe:
-    """A probe of the two models.
+    """A check of the two models.
 
     Attributes:
         name: as in its record.
@@ -36,26 +36,26 @@ class _Probe:
     """
 
     name: str
-    examine: Callable[[PairSubject], Examined]
+    examine: Callable[[PairSubject], CheckResult]
     tokens: int
     passes: float = 1.0
 
 
 # those that read little first
-_PROBES = (
-    _Probe("teacher's mode", examine_mode, 256, passes=2.0),
-    _Probe("number format", examine_precision, 512, passes=3.0),
-    _Probe("alignment", examine_alignment, 2_048, passes=2.0),
-    _Probe("vocabulary padding", examine_padding, 2_048),
-    _Probe("template", examine_template, 4_096),
-    _Probe("begin token", examine_begin, 4_096, passes=2.0),
-    _Probe("teacher's knowledge", examine_quality, 1 << 30, passes=2.0),
+_CHECKS = (
+    _Probe("teacher's mode", check_mode, 256, passes=2.0),
+    _Probe("number format", check_precision, 512, passes=3.0),
+    _Probe("alignment", check_alignment, 2_048, passes=2.0),
+    _Probe("vocabulary padding", check_padding, 2_048),
+    _Probe("template", check_template, 4_096),
+    _Probe("begin token", check_begin, 4_096, passes=2.0),
+    _Probe("teacher's knowledge", check_quality, 1 << 30, passes=2.0),
 )
-PROBES = 1 + len(_PROBES)
+CHECKS = 1 + len(_CHECKS)
 
 
-def examine_pair(subject: PairSubject, clock: Clock | None = None) -> Iterator[Examined]:
-    """All probes of a pair, one record each. Neither model is changed; a missing one is named in `not_done`.
+def run_pair_checks(subject: PairSubject, clock: Clock | None = None) -> Iterator[CheckResult]:
+    """All checks of a pair, one record each. Neither model is changed; a missing one is named in `skipped`.
 
     Args:
         clock: what would take longer than it allows is left out, and named; None: nothing is.
@@ -64,24 +64,24 @@ def examine_pair(subject: PairSubject, clock: Clock | None = None) -> Iterator[E
     """
     if clock is not None:
         clock.begin("tokenizers")
-    yield examine_contract(subject)
+    yield check_contract(subject)
     teacher = subject.teacher_model
     token_s = 0.0
     if teacher is not None:
         token_s = guessed_s(2 * teacher.num_parameters(), device_of(teacher).type)
-    for probe in _PROBES:
+    for check in _CHECKS:
         if clock is not None:
-            clock.begin(probe.name)
+            clock.begin(check.name)
         tokens = 0.0
         if subject.lacking_teacher is None:
-            tokens = probe.passes * min(probe.tokens, affordable_tokens(teacher, subject.student_model))
+            tokens = check.passes * min(check.tokens, affordable_tokens(teacher, subject.student_model))
         if clock is not None and (refusal := clock.refuses_s(tokens * token_s)) is not None:
-            yield Examined(probe=probe.name, looked_at="nothing", not_done=refusal)
+            yield CheckResult(check=check.name, scope="nothing", skipped=refusal)
             continue
         since = time.monotonic()
-        found = probe.examine(subject)
-        if tokens and found.not_done is None:
-            # rows may be fewer than the tokens that a probe would read: then it looks cheaper than it is, and so are
+        found = check.examine(subject)
+        if tokens and found.skipped is None:
+            # rows may be fewer than the tokens that a check would read: then it looks cheaper than it is, and so are
             # those that follow
             token_s = (time.monotonic() - since) / tokens
         yield found
@@ -128,6 +128,6 @@ def audit_pair(
     )
     return Investigation(
         subject=f"teacher {teacher}, student {student}",
-        examined=tuple(examine_pair(subject)),
+        checks=tuple(run_pair_checks(subject)),
         pairing=pair_check(subject.contract),
     )

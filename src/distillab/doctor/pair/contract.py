@@ -1,16 +1,16 @@
-"""Probe: what the two tokenizers have in common."""
+"""Check: what the two tokenizers have in common."""
 
 from __future__ import annotations
 
 from distillab.doctor.pair.subject import PairSubject
 from distillab.pairing.admission import ids_line, pair_check, tokens_line
-from distillab.records import Examined, Finding, SideBySide, TokenizerContract
+from distillab.records import CheckResult, Finding, SideBySide, TokenizerContract
 
 CHECK_ID = "tokenizers"
 _DANGER = "danger: "
 
 
-def examine_contract(subject: PairSubject) -> Examined:
+def check_contract(subject: PairSubject) -> CheckResult:
     """Do equal ids mean the same, and what else differs in how the two read a text?"""
     contract = subject.contract
     findings: list[Finding] = []
@@ -24,16 +24,16 @@ def examine_contract(subject: PairSubject) -> Examined:
     others = [note for note in contract.notes if not note.startswith(_DANGER)]
     if others:
         findings.append(_reads_otherwise(contract, others))
-    looked_at = (
+    scope = (
         f"{contract.teacher.tokens:,} tokens of the teacher, {contract.student.tokens:,} of the student; "
         f"{contract.data.rows:,} texts of {contract.data.source}"
     )
-    return Examined(probe=CHECK_ID, looked_at=f"{looked_at}: {contract.verdict}", findings=tuple(findings))
+    return CheckResult(check=CHECK_ID, scope=f"{scope}: {contract.verdict}", findings=tuple(findings))
 
 
 def _unrelated(contract: TokenizerContract, *, compared: bool) -> Finding:
     share = contract.data.equal_ids_by_position
-    seen = (
+    evidence = (
         contract.reason,
         f"{share:.1%} of the positions of {contract.data.source} hold the same id on both sides",
     )
@@ -42,21 +42,21 @@ def _unrelated(contract: TokenizerContract, *, compared: bool) -> Finding:
             id="pair-ids-unrelated",
             severity="note",
             title="Equal ids mean different tokens, and nothing compares by them.",
-            seen=seen,
+            evidence=evidence,
             example=_side_by_side(contract.example),
-            means="Methods that compare ids, or states position by position, are not valid for this pair. Those that "
-            "read text, and those made for two tokenisations, are.",
-            do=("distillab check TEACHER STUDENT lists the valid methods",),
+            explanation="Methods that compare ids, or states position by position, are not valid for this pair. Those "
+            "that read text, and those made for two tokenisations, are.",
+            fix=("distillab check TEACHER STUDENT lists the valid methods",),
         )
     return Finding(
         id="pair-ids-unrelated",
         severity="error",
         title="Equal ids mean different tokens, and a loss that compares by id would compare them.",
-        seen=seen,
+        evidence=evidence,
         example=(*_side_by_side(contract.example), *(f"trained would be: {said}" for said in contract.would_train)),
-        means="The student would be pushed towards tokens that happen to have the same number. Hidden states and "
+        explanation="The student would be pushed towards tokens that happen to have the same number. Hidden states and "
         "attention maps compared position by position belong to different words in the same way.",
-        do=pair_check(contract).ways_out,
+        fix=pair_check(contract).ways_out,
     )
 
 
@@ -68,10 +68,11 @@ def _wider(contract: TokenizerContract) -> Finding:
         id="pair-vocabulary-wider",
         severity="note",
         title="The ids mean the same, but the two sides do not have equally many.",
-        seen=(contract.reason, *sides, *([extra] if extra else [])),
-        means=f"A loss may compare the ids below {contract.shared_width:,}, with both sides' probabilities normalised "
-        "over these. distillab does so by itself; elsewhere a padded or repeated tensor is a common mistake.",
-        do=(f"in another trainer: logits[..., :{contract.shared_width}] on both sides, before the softmax",),
+        evidence=(contract.reason, *sides, *([extra] if extra else [])),
+        explanation=f"A loss may compare the ids below {contract.shared_width:,}, with both sides' probabilities "
+        "normalised over these. distillab does so by itself; elsewhere a padded or repeated tensor is a common "
+        "mistake.",
+        fix=(f"in another trainer: logits[..., :{contract.shared_width}] on both sides, before the softmax",),
     )
 
 
@@ -80,10 +81,10 @@ def _too_narrow(dangers: list[str]) -> Finding:
         id="pair-logits-too-narrow",
         severity="warning",
         title="A tokenizer makes ids that its model does not have.",
-        seen=tuple(dangers),
-        means="A text with such a token crashes the model, or on a GPU reads memory of something else. Tokens were "
-        "added to the tokenizer and not to the model, or the two do not belong together.",
-        do=("use the tokenizer that was published with the weights", "or resize the embeddings and train them"),
+        evidence=tuple(dangers),
+        explanation="A text with such a token crashes the model, or on a GPU reads memory of something else. Tokens "
+        "were added to the tokenizer and not to the model, or the two do not belong together.",
+        fix=("use the tokenizer that was published with the weights", "or resize the embeddings and train them"),
     )
 
 
@@ -92,13 +93,13 @@ def _reads_otherwise(contract: TokenizerContract, notes: list[str]) -> Finding:
         id="pair-reads-otherwise",
         severity="note",
         title="The two tokenizers treat something in another way.",
-        seen=tuple(notes),
+        evidence=tuple(notes),
         example=_side_by_side(contract.probes_differ[0]) if contract.probes_differ else (),
-        means="Begin and end tokens, chat templates and the cutting of rare texts are settings of a tokenizer, not of "
-        "the vocabulary. The teacher is asked in the form of the run, which may not be the one that it learned.",
-        do=(
+        explanation="Begin and end tokens, chat templates and the cutting of rare texts are settings of a tokenizer, "
+        "not of the vocabulary. The teacher is asked in the form of the run, which may not be the one that it learned.",
+        fix=(
             "in the run both should read one form: data.template",
-            "the probes 'begin token' and 'template' measure what each form costs the teacher",
+            "the checks 'begin token' and 'template' measure what each form costs the teacher",
         ),
     )
 

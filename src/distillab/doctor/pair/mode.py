@@ -1,4 +1,4 @@
-"""Probe: does the teacher say the same twice, in the mode in which it is?"""
+"""Check: does the teacher say the same twice, in the mode in which it is?"""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from distillab.divergences import forward_kl
-from distillab.doctor.pair.asking import device_of, evaluating, logits_of, read_rows
+from distillab.doctor.pair.queries import device_of, evaluating, logits_of, read_rows
 from distillab.doctor.pair.subject import PairSubject
-from distillab.records import Examined, Finding
+from distillab.records import CheckResult, Finding
 
 CHECK_ID = "teacher's mode"
 _MOST_TOKENS = 256
@@ -16,15 +16,15 @@ _NAMES_SHOWN = 4
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
-def examine_mode(subject: PairSubject) -> Examined:
+def check_mode(subject: PairSubject) -> CheckResult:
     """Two forward passes on one row, as the teacher stands, compared position by position."""
     teacher = subject.teacher_model
     lacking = subject.lacking_teacher
     if teacher is None or lacking is not None:
-        return Examined(probe=CHECK_ID, looked_at="two forward passes of the teacher", not_done=lacking)
+        return CheckResult(check=CHECK_ID, scope="two forward passes of the teacher", skipped=lacking)
     read = read_rows(subject.asked, subject.examples, teacher, most_tokens=_MOST_TOKENS)
     if not read.rows:
-        return Examined(probe=CHECK_ID, looked_at="two forward passes of the teacher", not_done="no row can be read")
+        return CheckResult(check=CHECK_ID, scope="two forward passes of the teacher", skipped="no row can be read")
     row = read.rows[0]
     noisy = [(name, module) for name, module in teacher.named_modules() if module.training and _dropout(module) > 0]
     # dropout draws from the generators that a run has seeded
@@ -33,13 +33,13 @@ def examine_mode(subject: PairSubject) -> Examined:
         first, second = (logits_of(teacher, subject.asked, row) for _ in range(2))
         with evaluating(teacher):
             third, fourth = (logits_of(teacher, subject.asked, row) for _ in range(2))
-    looked_at = f"two forward passes of the teacher on {len(row)} tokens, in {_mode(teacher)} mode"
+    scope = f"two forward passes of the teacher on {len(row)} tokens, in {_mode(teacher)} mode"
     findings = []
     if noisy and not torch.equal(first, second):
         findings.append(_in_train_mode(noisy, first, second))
     elif not torch.allclose(third.float(), fourth.float(), atol=1e-3, rtol=1e-3):
         findings.append(_not_repeatable(third, fourth))
-    return Examined(probe=CHECK_ID, looked_at=looked_at, findings=tuple(findings))
+    return CheckResult(check=CHECK_ID, scope=scope, findings=tuple(findings))
 
 
 def _dropout(module: nn.Module) -> float:
@@ -68,14 +68,14 @@ def _in_train_mode(noisy: list[tuple[str, nn.Module]], first: Tensor, second: Te
         id="teacher-in-train-mode",
         severity="error",
         title="The teacher is in train mode: it drops a part of itself at random, and says something else each time.",
-        seen=(
+        evidence=(
             _apart(first, second),
             f"modules that drop: {', '.join(named[:_NAMES_SHOWN])}" + (f" and {more} more" if more > 0 else ""),
         ),
-        means="Its signal carries noise that is no knowledge, and a weaker teacher is copied than the one that was "
-        "judged. from_pretrained gives a model in eval mode; something has called train() on it, or on a module that "
-        "holds it.",
-        do=("teacher.eval() behind the last train(), and no gradients for it", "keep it out of the trained module"),
+        explanation="Its signal carries noise that is no knowledge, and a weaker teacher is copied than the one that "
+        "was judged. from_pretrained gives a model in eval mode; something has called train() on it, or on a module "
+        "that holds it.",
+        fix=("teacher.eval() behind the last train(), and no gradients for it", "keep it out of the trained module"),
     )
 
 
@@ -84,8 +84,8 @@ def _not_repeatable(first: Tensor, second: Tensor) -> Finding:
         id="teacher-not-repeatable",
         severity="warning",
         title="The teacher gives other logits for the same tokens, although it is in eval mode.",
-        seen=(_apart(first, second),),
-        means="It draws random numbers, or keeps a state from call to call (a cache, running statistics). What is "
-        "stored of it is not what it says later.",
-        do=("use_cache=False", "look for layers of its own code that ignore eval mode"),
+        evidence=(_apart(first, second),),
+        explanation="It draws random numbers, or keeps a state from call to call (a cache, running statistics). What "
+        "is stored of it is not what it says later.",
+        fix=("use_cache=False", "look for layers of its own code that ignore eval mode"),
     )

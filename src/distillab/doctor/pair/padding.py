@@ -1,14 +1,14 @@
-"""Probe: how much probability does the teacher give to ids that nobody, or not the student, has?"""
+"""Check: how much probability does the teacher give to ids that nobody, or not the student, has?"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from distillab.doctor.pair.asking import affordable_tokens, evaluating, logits_of, read_rows, scored
+from distillab.doctor.pair.queries import affordable_tokens, evaluating, logits_of, read_rows, scored
 from distillab.doctor.pair.subject import PairSubject
 from distillab.pairing.token_bytes import token_meanings
-from distillab.records import Examined, Finding
+from distillab.records import CheckResult, Finding
 
 CHECK_ID = "vocabulary padding"
 _MOST_TOKENS = 2_048
@@ -16,16 +16,16 @@ _MUCH_NOBODYS = 0.01
 _MUCH_UNSHARED = 0.05
 
 
-def examine_padding(subject: PairSubject) -> Examined:
+def check_padding(subject: PairSubject) -> CheckResult:
     """The mass of the teacher's next-token distribution beyond its tokenizer, and beyond what both share."""
     said = "the teacher's probability on ids without a token"
     teacher, lacking = subject.teacher_model, subject.lacking_teacher
     if teacher is None or lacking is not None:
-        return Examined(probe=CHECK_ID, looked_at=said, not_done=lacking)
+        return CheckResult(check=CHECK_ID, scope=said, skipped=lacking)
     reader = subject.asked
     read = read_rows(reader, subject.examples, teacher, most_tokens=min(_MOST_TOKENS, affordable_tokens(teacher)))
     if not read.rows:
-        return Examined(probe=CHECK_ID, looked_at=said, not_done="no row can be read")
+        return CheckResult(check=CHECK_ID, scope=said, skipped="no row can be read")
     nobodys, unshared, positions = [], [], 0
     unused_W = torch.zeros(0, dtype=torch.bool)
     for row in read.rows:
@@ -45,10 +45,10 @@ def examine_padding(subject: PairSubject) -> Examined:
     shared = subject.contract.shared_width
     if subject.same_ids and shared < width - unused and float(beyond.mean() - mass.mean()) > _MUCH_UNSHARED:
         findings.append(_unshared(beyond, shared, width))
-    looked_at = f"{width:,} logits, {unused:,} of them without a token, at {positions:,} positions"
+    scope = f"{width:,} logits, {unused:,} of them without a token, at {positions:,} positions"
     if unused:
-        looked_at += f": {float(mass.mean()):.2g} of the probability"
-    return Examined(probe=CHECK_ID, looked_at=looked_at, findings=tuple(findings))
+        scope += f": {float(mass.mean()):.2g} of the probability"
+    return CheckResult(check=CHECK_ID, scope=scope, findings=tuple(findings))
 
 
 def _unused(subject: PairSubject, width: int) -> Tensor:
@@ -65,13 +65,13 @@ def _padding(mass: Tensor, unused: int, width: int) -> Finding:
         id="logits-beyond-tokenizer",
         severity="warning",
         title="The teacher gives probability to ids that are no tokens.",
-        seen=(
+        evidence=(
             f"{unused:,} of {width:,} logits belong to no token",
             f"they get {float(mass.mean()):.1%} of the probability on average, {float(mass.max()):.1%} at most",
         ),
-        means="Rows of the output layer that only pad its size were never trained, or the tokenizer is not that of the "
-        "weights. A student that copies the whole row learns to say what cannot be said.",
-        do=(
+        explanation="Rows of the output layer that only pad its size were never trained, or the tokenizer is not that "
+        "of the weights. A student that copies the whole row learns to say what cannot be said.",
+        fix=(
             "compare only ids that are tokens, normalised over these (distillab does)",
             "in sampling, forbid these ids: a sampled one cannot be read back",
         ),
@@ -83,11 +83,11 @@ def _unshared(beyond: Tensor, shared: int, width: int) -> Finding:
         id="teacher-outside-shared-ids",
         severity="warning",
         title="Much of what the teacher says lies outside the ids that both sides share.",
-        seen=(
+        evidence=(
             f"shared are the ids below {shared:,} of the teacher's {width:,}",
             f"beyond them lie {float(beyond.mean()):.1%} of its probability on average, at the data's positions",
         ),
-        means="What is compared is the rest, blown up to one: where the teacher wants a token that the student does "
-        "not have, the student is taught something that the teacher did not say.",
-        do=("give the student the teacher's tokens, or keep the two forms of the data to the shared ones",),
+        explanation="What is compared is the rest, blown up to one: where the teacher wants a token that the student "
+        "does not have, the student is taught something that the teacher did not say.",
+        fix=("give the student the teacher's tokens, or keep the two forms of the data to the shared ones",),
     )

@@ -1,4 +1,4 @@
-"""Probe: are the teacher's numbers within what its number format can hold?"""
+"""Check: are the teacher's numbers within what its number format can hold?"""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from distillab.divergences import forward_kl
-from distillab.doctor.pair.asking import ReadRows, evaluating, logits_of, read_rows
+from distillab.doctor.pair.queries import ReadRows, evaluating, logits_of, read_rows
 from distillab.doctor.pair.subject import PairSubject
-from distillab.records import Examined, Finding
+from distillab.records import CheckResult, Finding
 
 CHECK_ID = "number format"
 _MOST_TOKENS = 512
@@ -46,36 +46,36 @@ class Largest:
             self.value, self.module = largest, name
 
 
-def examine_precision(subject: PairSubject) -> Examined:
+def check_precision(subject: PairSubject) -> CheckResult:
     """Largest magnitude inside, whether all logits are finite, and how far they are from those in float32."""
     said = "the teacher's activations and logits"
     teacher, lacking = subject.teacher_model, subject.lacking_teacher
     if teacher is None or lacking is not None:
-        return Examined(probe=CHECK_ID, looked_at=said, not_done=lacking)
+        return CheckResult(check=CHECK_ID, scope=said, skipped=lacking)
     read = read_rows(subject.asked, subject.examples, teacher, most_tokens=_MOST_TOKENS)
     if not read.rows:
-        return Examined(probe=CHECK_ID, looked_at=said, not_done="no row can be read")
+        return CheckResult(check=CHECK_ID, scope=said, skipped="no row can be read")
     dtype = teacher.dtype
     name = str(dtype).removeprefix("torch.")
     tokens = sum(len(row) for row in read.rows)
     largest, logits = _run(teacher, subject, read)
-    looked_at = f"the teacher in {name} on {tokens} tokens: largest magnitude {largest.value:.3g} in {largest.module}"
+    scope = f"the teacher in {name} on {tokens} tokens: largest magnitude {largest.value:.3g} in {largest.module}"
     broken = sum(int(_broken(row).sum()) for row in logits)
     if broken:
-        return Examined(probe=CHECK_ID, looked_at=looked_at, findings=(_not_finite(largest, name, broken, tokens),))
+        return CheckResult(check=CHECK_ID, scope=scope, findings=(_not_finite(largest, name, broken, tokens),))
     findings = []
     if dtype != torch.float32 and teacher.num_parameters() <= _MOST_PARAMETERS:
         exact, exact_logits = _run(copy.deepcopy(teacher).float(), subject, read)
         kl = _kl(exact_logits, logits)
-        looked_at += f"; KL from itself in float32 {kl:.2g} nats a token"
+        scope += f"; KL from itself in float32 {kl:.2g} nats a token"
         if kl > _MUCH_KL_NATS:
             findings.append(_imprecise(name, kl, exact))
         largest = exact
     elif dtype != torch.float32:
-        looked_at += f"; not compared with float32: {teacher.num_parameters():,} parameters"
+        scope += f"; not compared with float32: {teacher.num_parameters():,} parameters"
     if largest.value > FLOAT16_MAX:
         findings.append(_overflows(largest, in_use=dtype == torch.float16))
-    return Examined(probe=CHECK_ID, looked_at=looked_at, findings=tuple(findings))
+    return CheckResult(check=CHECK_ID, scope=scope, findings=tuple(findings))
 
 
 def _run(model: PreTrainedModel, subject: PairSubject, read: ReadRows) -> tuple[Largest, list[Tensor]]:
@@ -118,12 +118,12 @@ def _not_finite(largest: Largest, name: str, broken: int, tokens: int) -> Findin
         id="teacher-logits-not-finite",
         severity="error",
         title="The teacher's logits are not numbers.",
-        seen=(
+        evidence=(
             f"at {broken} of {tokens} positions NaN, +inf, or −inf throughout; {where}",
             f"the teacher is in {name}; the largest finite magnitude is {largest.value:.3g}",
         ),
-        means="One such row makes a loss NaN. Float16 ends at 65,504, and some models' activations go beyond it.",
-        do=("teacher.dtype: bfloat16, or float32", "if it is so in float32 too, the weights are damaged"),
+        explanation="One such row makes a loss NaN. Float16 ends at 65,504, and some models' activations go beyond it.",
+        fix=("teacher.dtype: bfloat16, or float32", "if it is so in float32 too, the weights are damaged"),
     )
 
 
@@ -132,12 +132,13 @@ def _imprecise(name: str, kl: float, exact: Largest) -> Finding:
         id="teacher-imprecise",
         severity="warning",
         title="In its number format the teacher says something else than in float32.",
-        seen=(
+        evidence=(
             f"KL(float32 ‖ {name}) {kl:.3g} nats a token",
             f"largest magnitude in float32: {exact.value:.3g}, in {exact.module}",
         ),
-        means="Where student and teacher are close, the rounding is a part of the loss that nobody can learn away.",
-        do=("teacher.dtype: float32 where it fits; else bfloat16",),
+        explanation="Where student and teacher are close, the rounding is a part of the loss that nobody can learn "
+        "away.",
+        fix=("teacher.dtype: float32 where it fits; else bfloat16",),
     )
 
 
@@ -146,7 +147,7 @@ def _overflows(largest: Largest, *, in_use: bool) -> Finding:
         id="teacher-overflows-float16",
         severity="warning" if in_use else "note",
         title="The teacher's activations go beyond float16.",
-        seen=(f"largest magnitude {largest.value:.4g} in {largest.module}; float16 ends at {FLOAT16_MAX:,.0f}",),
-        means="In float16 these values become infinite, and what is computed from them NaN or saturated.",
-        do=("teacher.dtype: bfloat16 or float32, never float16",),
+        evidence=(f"largest magnitude {largest.value:.4g} in {largest.module}; float16 ends at {FLOAT16_MAX:,.0f}",),
+        explanation="In float16 these values become infinite, and what is computed from them NaN or saturated.",
+        fix=("teacher.dtype: bfloat16 or float32, never float16",),
     )

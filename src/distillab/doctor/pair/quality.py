@@ -1,4 +1,4 @@
-"""Probe: does the teacher know this data better than the student, and better than the frequencies of tokens?"""
+"""Check: does the teacher know this data better than the student, and better than the frequencies of tokens?"""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from transformers import PreTrainedModel
 
 from distillab.data.encoding import Dropped, EncodedRow
 from distillab.data.reading import Reader
-from distillab.doctor.pair.asking import ReadRows, affordable_tokens, evaluating, read_rows
+from distillab.doctor.pair.queries import ReadRows, affordable_tokens, evaluating, read_rows
 from distillab.doctor.pair.subject import PairSubject
 from distillab.evaluation.likelihood import RowScores, score_rows
 from distillab.evaluation.references import reference_lines
-from distillab.records import Examined, Finding, ReferenceLines
+from distillab.records import CheckResult, Finding, ReferenceLines
 
 CHECK_ID = "teacher's knowledge"
 _BATCH = 8
@@ -24,25 +24,25 @@ _ERRORS = 3.0
 _MOST_COUNTED = 2_000
 
 
-def examine_quality(subject: PairSubject) -> Examined:
+def check_quality(subject: PairSubject) -> CheckResult:
     """Nats of the teacher on the answers, beside those of the unigram model, of log V and of the student."""
     said = "the teacher's nats on the answers"
     teacher, lacking = subject.teacher_model, subject.lacking_teacher
     if teacher is None or lacking is not None:
-        return Examined(probe=CHECK_ID, looked_at=said, not_done=lacking)
+        return CheckResult(check=CHECK_ID, scope=said, skipped=lacking)
     # the other rows count the tokens, so that the unigram model has not seen the rows on which it is judged
     half = subject.examples[: max(1, len(subject.examples) // 2)]
     student = None if subject.student_is_random else subject.student_model
     read = read_rows(subject.asked, half, teacher, most_tokens=affordable_tokens(teacher, student))
     if len(read.rows) < _MIN_ROWS:
-        return Examined(probe=CHECK_ID, looked_at=said, not_done=f"{len(read.rows)} rows; {_MIN_ROWS} are needed")
+        return CheckResult(check=CHECK_ID, scope=said, skipped=f"{len(read.rows)} rows; {_MIN_ROWS} are needed")
     scores = _scores(teacher, subject.asked, read.rows)
     own = float(scores.nats.sum() / scores.tokens.sum())
     lines = _lines(subject, read)
     findings = []
     if not math.isfinite(own):
-        why = "the teacher's logits are not finite: see the probe of its number format"
-        return Examined(probe=CHECK_ID, looked_at=said, not_done=why)
+        why = "the teacher's logits are not finite: see the check of its number format"
+        return CheckResult(check=CHECK_ID, scope=said, skipped=why)
     if lines is not None and lines.unigram_nats is not None:
         margin = _ERRORS * _error(scores.nats - lines.unigram_nats * scores.tokens, scores)
         if own > lines.unigram_nats + margin:
@@ -52,7 +52,7 @@ def examine_quality(subject: PairSubject) -> Examined:
         finding, told = _against_student(subject, student, read, scores)
         shown += told
         findings += [finding] if finding else []
-    return Examined(probe=CHECK_ID, looked_at=shown, findings=tuple(findings))
+    return CheckResult(check=CHECK_ID, scope=shown, findings=tuple(findings))
 
 
 def _scores(model: PreTrainedModel, reader: Reader, rows: Sequence[EncodedRow]) -> RowScores:
@@ -108,8 +108,10 @@ def _against_student(
     told = f"; teacher {ours:.3f}, student {theirs:.3f} {unit} over {len(rows)} rows"
     if float(worse.mean()) <= _ERRORS * float(worse.std()) / math.sqrt(len(worse)):
         return None, told
-    seen = f"teacher {ours:.3f}, student {theirs:.3f} {unit} over {len(rows)} rows; worse in {int((worse > 0).sum())}"
-    return _below_student(seen), told
+    evidence = (
+        f"teacher {ours:.3f}, student {theirs:.3f} {unit} over {len(rows)} rows; worse in {int((worse > 0).sum())}"
+    )
+    return _below_student(evidence), told
 
 
 def _below_unigram(own: float, uniform: float, unigram: float, scores: RowScores) -> Finding:
@@ -117,33 +119,33 @@ def _below_unigram(own: float, uniform: float, unigram: float, scores: RowScores
         id="teacher-below-unigram",
         severity="warning",
         title="The teacher knows this data less than somebody who only knows how often each token occurs.",
-        seen=(
+        evidence=(
             f"teacher {own:.2f} nats a token, unigram model {unigram:.2f}, log V {uniform:.2f}",
             f"over {int(scores.tokens.sum()):,} tokens of {len(scores.keys)} rows",
         ),
-        means="There is nothing to learn from it here"
+        explanation="There is nothing to learn from it here"
         + (
             ": above log V it is surer of wrong tokens than of right ones. It reads another form, another language, or "
             "weights and tokenizer do not belong together."
             if own > uniform
             else ", except by accident."
         ),
-        do=(
+        fix=(
             "ask it for a text in the form of the data, and read that",
             "look at the findings on template, begin token and tokenizers first",
         ),
     )
 
 
-def _below_student(seen: str) -> Finding:
+def _below_student(evidence: str) -> Finding:
     return Finding(
         id="teacher-below-student",
         severity="warning",
         title="The teacher knows this data less than the student does.",
-        seen=(seen,),
-        means="A student that copies it gets worse on this data. It may still be wanted (a style, other answers than "
-        "those in the file), but then this file cannot show the gain.",
-        do=(
+        evidence=(evidence,),
+        explanation="A student that copies it gets worse on this data. It may still be wanted (a style, other answers "
+        "than those in the file), but then this file cannot show the gain.",
+        fix=(
             "judge by the teacher's own answers, or by the task's value, if those are wanted",
             "else take another teacher, or train it on this data first",
         ),

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from distillab.doctor.pair.judging import judged
 from distillab.doctor.pair.measures import measure_signal, tokens_test
 from distillab.doctor.pair.signal_rows import MAX_ELEMENTS, SignalRow, signal_row
+from distillab.doctor.pair.verdict import judged
 from distillab.errors import DataError, ShapeError
-from distillab.records import Examined
+from distillab.records import CheckResult
 
 
 def audit_signal(
@@ -25,7 +25,7 @@ def audit_signal(
     seed: int = 0,
     *,
     own: tuple[Tensor, Tensor] | None = None,
-) -> Examined:
+) -> CheckResult:
     """Test whether a teacher's logits are about the tokens beside which they stand.
 
     The logits at position t are taken to predict the id at t + 1, as in transformers. Compared are the pairing as it is
@@ -40,7 +40,7 @@ def audit_signal(
         own: logits (b, l, W) and ids (b, l) of the same teacher at its own tokens, on the same text. If it is good
             there, a signal that does not fit is an error; without the proof that it knows the text, a warning.
     Returns:
-        one record; `not_done` where there is too little to tell.
+        one record; `skipped` where there is too little to tell.
     Raises:
         ShapeError: the tensors do not fit together.
         DataError: ids that are no integers; logits with NaN or infinite values other than −inf; no position is scored.
@@ -65,7 +65,7 @@ def audit_signal(
         _require(own[0], own[1], None, None)
         inside_BL = _scored(own[1], None) & (own[1] < own[0].shape[2])
         control = tokens_test(_rows(own[0], own[1], None, inside_BL), seed=seed)
-    return judged(measures, looked_at=said, own=control)
+    return judged(measures, scope=said, own=control)
 
 
 def _scored(ids_BL: Tensor, mask: Tensor | None) -> Tensor:

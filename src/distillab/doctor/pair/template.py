@@ -1,4 +1,4 @@
-"""Probe: what does each form of the prompt cost the teacher?"""
+"""Check: what does each form of the prompt cost the teacher?"""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from distillab.data.encoding import EncodedRow, Encoder
 from distillab.data.examples import Example
 from distillab.data.reading import Reader
 from distillab.data.templates import resolve_template
-from distillab.doctor.pair.asking import affordable_tokens, evaluating, read_rows
-from distillab.doctor.pair.begin import clearly_worse
+from distillab.doctor.pair.bos import clearly_worse
+from distillab.doctor.pair.queries import affordable_tokens, evaluating, read_rows
 from distillab.doctor.pair.subject import PairSubject
 from distillab.errors import DataError
 from distillab.evaluation.likelihood import score_rows
-from distillab.records import Examined, Finding
+from distillab.records import CheckResult, Finding
 
 CHECK_ID = "template"
 _FORMS = {"pair": ("plain", "alpaca", "turns"), "messages": ("turns",)}
@@ -39,17 +39,17 @@ class _Form:
     nats: dict[str, float]
 
 
-def examine_template(subject: PairSubject) -> Examined:
+def check_template(subject: PairSubject) -> CheckResult:
     """The teacher's bits a byte of the same answers behind each form of the prompt that could be meant."""
     said = "the teacher's bits a byte with each template"
     teacher, lacking = subject.teacher_model, subject.lacking_teacher
     if teacher is None or lacking is not None:
-        return Examined(probe=CHECK_ID, looked_at=said, not_done=lacking)
+        return CheckResult(check=CHECK_ID, scope=said, skipped=lacking)
     kind = subject.examples[0].kind
     if kind == "text":
-        return Examined(probe=CHECK_ID, looked_at=said, not_done="plain text has no template")
+        return CheckResult(check=CHECK_ID, scope=said, skipped="plain text has no template")
     readers, refused = _other_forms(subject, kind)
-    # one form is a pass over the rows, and all together may take the time of one probe
+    # one form is a pass over the rows, and all together may take the time of one check
     most = min(_MOST_TOKENS, affordable_tokens(teacher) // (1 + len(readers)) + 1)
     examples = read_rows(subject.asked, subject.examples, teacher, most_tokens=most).examples
     used = _measured(teacher, subject.asked, examples, subject.asked.encoder.template.name)
@@ -62,18 +62,18 @@ def examine_template(subject: PairSubject) -> Examined:
     keys = [example.key for example in examples if all(example.key in form.nats for form in (used, *forms))]
     if len(keys) < _MIN_ROWS:
         why = f"{len(keys)} rows fit whole into every template; {_MIN_ROWS} are needed"
-        return Examined(probe=CHECK_ID, looked_at=said, not_done=why)
+        return CheckResult(check=CHECK_ID, scope=said, skipped=why)
     kept = set(keys)
     size = math.log(2) * sum(len(a.encode()) for e in examples if e.key in kept for a in e.answers)
     told = [f"{form.name} {sum(_column(form, keys)) / size:.3f}" for form in (used, *forms)]
-    looked_at = f"the teacher's bits a byte on {len(keys)} rows: {', '.join(told)} (the run's is {used.name})"
+    scope = f"the teacher's bits a byte on {len(keys)} rows: {', '.join(told)} (the run's is {used.name})"
     if refused:
-        looked_at += f"; not tried: {', '.join(refused)}"
+        scope += f"; not tried: {', '.join(refused)}"
     better = [form for form in forms if clearly_worse(_column(used, keys), _column(form, keys))]
     if not better:
-        return Examined(probe=CHECK_ID, looked_at=looked_at)
+        return CheckResult(check=CHECK_ID, scope=scope)
     best = min(better, key=lambda form: float(sum(_column(form, keys))))
-    return Examined(probe=CHECK_ID, looked_at=looked_at, findings=(_worse(used, best, told, examples, readers),))
+    return CheckResult(check=CHECK_ID, scope=scope, findings=(_worse(used, best, told, examples, readers),))
 
 
 def _other_forms(subject: PairSubject, kind: str) -> tuple[dict[str, Reader], list[str]]:
@@ -120,11 +120,11 @@ def _worse(
         id="teacher-template",
         severity="warning",
         title="In the run's template the teacher does clearly worse than in another one.",
-        seen=(f"bits a byte of the same answers: {', '.join(told)}", f"the run's template: {used.name}"),
+        evidence=(f"bits a byte of the same answers: {', '.join(told)}", f"the run's template: {used.name}"),
         example=(f"{best.name}: {shown[-160:]!r}",),
-        means="The teacher learned another form of a question. In a form that it does not know it says less, and that "
-        "is what the student copies.",
-        do=(
+        explanation="The teacher learned another form of a question. In a form that it does not know it says less, and "
+        "that is what the student copies.",
+        fix=(
             f"data.template: {best.name}" if not best.name.startswith("the ") else "use the teacher's chat template",
             "train and ask the student in the same form",
         ),

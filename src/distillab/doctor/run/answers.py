@@ -9,7 +9,7 @@ from typing import Any
 
 from distillab.doctor.run.logs_other import read_json_lines
 from distillab.errors import DataError
-from distillab.records import Examined, Finding, RunRecord
+from distillab.records import CheckResult, Finding, RunRecord
 
 _FEWEST = 10
 _SAME_SHARE = 0.5
@@ -19,7 +19,7 @@ _WORDS = 12
 _SHORT = 1.5
 
 
-def examine_answers(record: RunRecord, folder: Path) -> Examined:
+def check_answers(record: RunRecord, folder: Path) -> CheckResult:
     """Generations of a finished run: never ending, repeating themselves, the same for every prompt, next to empty.
 
     Args:
@@ -30,19 +30,19 @@ def examine_answers(record: RunRecord, folder: Path) -> Examined:
     """
     n, mean = record.evaluation.n("generations"), record.evaluation.value("mean_tokens")
     if n < _FEWEST or mean is None:
-        return Examined(probe="run-answers", looked_at="0 answers", not_done="the run generated too few answers")
+        return CheckResult(check="run-answers", scope="0 answers", skipped="the run generated too few answers")
     rows = _rows(folder / "held_out.jsonl")
     answers = [row["answer"] for row in rows if isinstance(row.get("answer"), str)]
     lengths = [row["tokens"] for row in rows if isinstance(row.get("tokens"), int)]
     expected = sum(lengths) / len(lengths) if lengths else None  # with the EOS
-    looked_at = f"{n} greedy answers, of {mean:.1f} tokens on average"
+    scope = f"{n} greedy answers, of {mean:.1f} tokens on average"
     repeats = _repeats(answers)
     found = [
         _never_stops(record, expected, answers) if repeats is None else repeats,
         _same(answers),
         _nearly_empty(record, expected, answers),
     ]
-    return Examined(probe="run-answers", looked_at=looked_at, findings=tuple(one for one in found if one is not None))
+    return CheckResult(check="run-answers", scope=scope, findings=tuple(one for one in found if one is not None))
 
 
 def _rows(path: Path) -> Sequence[Mapping[str, Any]]:
@@ -65,14 +65,14 @@ def _never_stops(record: RunRecord, expected: float | None, answers: Sequence[st
         id="never-stops",
         severity="warning",
         title="The student does not end its answers.",
-        seen=(
+        evidence=(
             f"{stopped:.0%} of {record.evaluation.n('generations')} answers end by EOS within {room} tokens",
             f"the held-out answers have {expected:.1f} tokens on average, EOS included",
         ),
         example=_shown(answers),
-        means="Exact match, ROUGE and every judge see the right answer with a tail of text behind it. The EOS was most "
-        "often not trained: masked because padding has the same id, or cut off with the end of long answers.",
-        do=(
+        explanation="Exact match, ROUGE and every judge see the right answer with a tail of text behind it. The EOS "
+        "was most often not trained: masked because padding has the same id, or cut off with the end of long answers.",
+        fix=(
             "look whether the EOS is supervised: `distillab doctor batch`; mask padding by length, never by id",
             "count truncated rows: `distillab data`; raise data.max_tokens",
         ),
@@ -90,11 +90,11 @@ def _repeats(answers: Sequence[str]) -> Finding | None:
         id="repeats-itself",
         severity="warning",
         title="The student repeats itself.",
-        seen=(f"{len(looping)} of {len(answers)} answers: more than half of their groups of three words repeat",),
+        evidence=(f"{len(looping)} of {len(answers)} answers: more than half of their groups of three words repeat",),
         example=_shown(looping),
-        means="Greedy decoding has run into a loop. Small students do this when they have learned frequencies and not "
-        "the text, when EOS was never trained, or after a divergence that favours one mode.",
-        do=(
+        explanation="Greedy decoding has run into a loop. Small students do this when they have learned frequencies "
+        "and not the text, when EOS was never trained, or after a divergence that favours one mode.",
+        fix=(
             "look at the held-out loss: near the unigram line the student is not trained enough",
             "look whether the EOS is supervised: `distillab doctor batch`",
         ),
@@ -118,11 +118,11 @@ def _same(answers: Sequence[str]) -> Finding | None:
         id="same-answer",
         severity="warning",
         title="The student gives most prompts one and the same answer.",
-        seen=(f"{times} of {len(answers)} answers are the same text",),
+        evidence=(f"{times} of {len(answers)} answers are the same text",),
         example=_shown([answer]),
-        means="Unless most held-out rows have this answer, the student does not read its prompt. It has collapsed to "
-        "what is most frequent.",
-        do=(
+        explanation="Unless most held-out rows have this answer, the student does not read its prompt. It has "
+        "collapsed to what is most frequent.",
+        fix=(
             "look at the labels and the input: `distillab doctor batch`",
             "look at the held-out answers: `distillab data`",
         ),
@@ -137,14 +137,14 @@ def _nearly_empty(record: RunRecord, expected: float | None, answers: Sequence[s
         id="answers-nearly-empty",
         severity="warning",
         title="The student ends its answers at once.",
-        seen=(
+        evidence=(
             f"{mean:.2f} tokens an answer on average, EOS included",
             f"the held-out answers have {expected:.1f}",
         ),
         example=_shown(answers),
-        means="The EOS is the likeliest first token. It is trained where no answer begins (labels at the wrong "
+        explanation="The EOS is the likeliest first token. It is trained where no answer begins (labels at the wrong "
         "positions, padding that counts as EOS), or the teacher's ids mean other tokens.",
-        do=(
+        fix=(
             "look at the labels: `distillab doctor batch`",
             "compare the tokenizers: `distillab check TEACHER STUDENT`",
         ),

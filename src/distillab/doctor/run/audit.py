@@ -8,38 +8,38 @@ from pathlib import Path
 from typing import Literal
 
 from distillab.doctor.causes import with_causes
-from distillab.doctor.run.answers import examine_answers
-from distillab.doctor.run.budget import examine_budget, examine_differences
-from distillab.doctor.run.confidence import examine_confidence
-from distillab.doctor.run.constants import examine_constants
-from distillab.doctor.run.figures import examine_figures
-from distillab.doctor.run.finite import examine_finite
-from distillab.doctor.run.gradients import examine_gradients
-from distillab.doctor.run.held_out import examine_held_out
-from distillab.doctor.run.learning_rate import examine_learning_rate
+from distillab.doctor.run.answers import check_answers
+from distillab.doctor.run.budget import check_budget, check_differences
+from distillab.doctor.run.confidence import check_confidence
+from distillab.doctor.run.constants import check_constants
+from distillab.doctor.run.figures import check_figures
+from distillab.doctor.run.finite import check_finite
+from distillab.doctor.run.gradients import check_gradients
+from distillab.doctor.run.held_out import check_held_out
+from distillab.doctor.run.learning_rate import check_learning_rate
 from distillab.doctor.run.logs import Run, read_runs
-from distillab.doctor.run.order import examine_order
+from distillab.doctor.run.order import check_order
 from distillab.doctor.run.outlook import run_outlooks, worse_than_start
-from distillab.doctor.run.reference import examine_references
-from distillab.doctor.run.rescaled import examine_rescaling
-from distillab.doctor.run.schedule import examine_schedule
+from distillab.doctor.run.reference import check_references
+from distillab.doctor.run.rescaled import check_rescaling
+from distillab.doctor.run.schedule import check_schedule
 from distillab.doctor.run.series import RunFacts
-from distillab.doctor.run.terms import examine_terms
+from distillab.doctor.run.terms import check_terms
 from distillab.errors import ConfigError
-from distillab.records import Examined, Finding, Investigation, study_outlook
+from distillab.records import CheckResult, Finding, Investigation, study_outlook
 
-_PROBES = (
-    examine_references,
-    examine_rescaling,
-    examine_held_out,
-    examine_gradients,
-    examine_learning_rate,
-    examine_schedule,
-    examine_terms,
-    examine_constants,
-    examine_figures,
-    examine_confidence,
-    examine_budget,
+_CHECKS = (
+    check_references,
+    check_rescaling,
+    check_held_out,
+    check_gradients,
+    check_learning_rate,
+    check_schedule,
+    check_terms,
+    check_constants,
+    check_figures,
+    check_confidence,
+    check_budget,
 )
 _RUNS_SHOWN = 6
 _FACTS_A_RUN = 3
@@ -68,7 +68,7 @@ def audit_run(
         random_student: whether the student began with random weights, where our records do not say.
         accumulation: microbatches an optimizer step times processes, for a log whose loss may be off by it.
     Returns:
-        one entry a probe; of a study one entry a probe over all its runs, with the names of the runs in each finding.
+        one entry a check; of a study one entry a check over all its runs, with the names of the runs in each finding.
     Raises:
         ConfigError: a number that cannot be.
         DataError: nothing there is a log that is known, or it is damaged.
@@ -94,15 +94,15 @@ def audit_run(
         )
         for run in found.runs
     ]
-    by_run = [_examine(run) for run in runs]
-    examined = by_run[0] if len(runs) == 1 else _joined([run.series.name for run in runs], by_run)
+    by_run = [_check(run) for run in runs]
+    checks = by_run[0] if len(runs) == 1 else _joined([run.series.name for run in runs], by_run)
     if found.results is not None:
-        examined = [*examined, examine_differences(found.results)]
+        checks = [*checks, check_differences(found.results)]
     first = run_outlooks(runs) if found.results is None else study_outlook(found.results)
-    graver = any(finding.severity != "note" for one in examined for finding in one.findings)
+    graver = any(finding.severity != "note" for one in checks for finding in one.findings)
     if first and not graver:
-        examined = [*examined, worse_than_start(first)]
-    return Investigation(subject=str(place), examined=tuple(examined), outlook=first)
+        checks = [*checks, worse_than_start(first)]
+    return Investigation(subject=str(place), checks=tuple(checks), outlook=first)
 
 
 def _require(vocabulary: int | None, unigram: float | None, entropy: float | None, accumulation: int | None) -> None:
@@ -143,38 +143,38 @@ def _with(
     )
 
 
-def _examine(run: Run) -> list[Examined]:
+def _check(run: Run) -> list[CheckResult]:
     series = run.series
-    order = examine_order(series)
-    kind = f"{series.source}: {order.looked_at}"
+    order = check_order(series)
+    kind = f"{series.source}: {order.scope}"
     if series.notes:
         kind += "; " + "; ".join(series.notes)
     ordered = series.in_order()
-    found = [order.model_copy(update={"looked_at": kind}), examine_finite(series)]
-    found += [probe(ordered) for probe in _PROBES]
+    found = [order.model_copy(update={"scope": kind}), check_finite(series)]
+    found += [check(ordered) for check in _CHECKS]
     if run.record is not None and run.folder is not None:
-        found.append(examine_answers(run.record, run.folder))
+        found.append(check_answers(run.record, run.folder))
     return list(with_causes(found))
 
 
-def _joined(names: list[str], by_run: list[list[Examined]]) -> list[Examined]:
-    """One entry a probe over all runs; findings of one id and severity become one that names the runs."""
-    probes = dict.fromkeys(one.probe for examined in by_run for one in examined)
+def _joined(names: list[str], by_run: list[list[CheckResult]]) -> list[CheckResult]:
+    """One entry a check over all runs; findings of one id and severity become one that names the runs."""
+    names_of_checks = dict.fromkeys(one.check for results in by_run for one in results)
     joined = []
-    for probe in probes:
+    for check in names_of_checks:
         mine = [
-            (name, one) for name, examined in zip(names, by_run, strict=True) for one in examined if one.probe == probe
+            (name, one) for name, results in zip(names, by_run, strict=True) for one in results if one.check == check
         ]
-        done = [(name, one) for name, one in mine if one.not_done is None]
+        done = [(name, one) for name, one in mine if one.skipped is None]
         groups: dict[tuple[str, str], list[tuple[str, Finding]]] = {}
         for name, one in done:
             for finding in one.findings:
                 groups.setdefault((finding.id, finding.severity), []).append((name, finding))
         joined.append(
-            Examined(
-                probe=probe,
-                looked_at=f"{len(done)} of {len(mine)} runs; the first: {(done or mine)[0][1].looked_at}",
-                not_done=None if done else mine[0][1].not_done,
+            CheckResult(
+                check=check,
+                scope=f"{len(done)} of {len(mine)} runs; the first: {(done or mine)[0][1].scope}",
+                skipped=None if done else mine[0][1].skipped,
                 findings=tuple(_one(found) for found in groups.values()),
             )
         )
@@ -182,12 +182,12 @@ def _joined(names: list[str], by_run: list[list[Examined]]) -> list[Examined]:
 
 
 def _one(found: list[tuple[str, Finding]]) -> Finding:
-    shown = [f"{name}: {fact}" for name, finding in found[:_RUNS_SHOWN] for fact in finding.seen[:_FACTS_A_RUN]]
+    shown = [f"{name}: {fact}" for name, finding in found[:_RUNS_SHOWN] for fact in finding.evidence[:_FACTS_A_RUN]]
     rest = [name for name, _ in found[_RUNS_SHOWN:]]
     first_name, first = found[0]
     return first.model_copy(
         update={
-            "seen": (*shown, *((f"and {len(rest)} more runs: {', '.join(rest)}",) if rest else ())),
+            "evidence": (*shown, *((f"and {len(rest)} more runs: {', '.join(rest)}",) if rest else ())),
             "example": (first_name, *first.example) if first.example else (),
         }
     )

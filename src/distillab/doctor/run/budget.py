@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from distillab.doctor.run.series import RunSeries
 from distillab.doctor.run.trends import slope
-from distillab.records import Examined, Finding, Interval, StudyResults
+from distillab.records import CheckResult, Finding, Interval, StudyResults
 from distillab.terminal import plural
 
 _FEWEST = 5
@@ -12,17 +12,17 @@ _STILL = 0.05
 _PART = 0.2  # of the run: the extrapolated steps
 
 
-def examine_budget(series: RunSeries) -> Examined:
+def check_budget(series: RunSeries) -> CheckResult:
     """A held-out loss that still falls at the end.
 
     Args:
         series: in order.
     """
     held_out = series.held_out_losses()
-    looked_at = f"{len(held_out)} held-out losses"
+    scope = f"{len(held_out)} held-out losses"
     if len(held_out) < _FEWEST:
         why = f"fewer than {_FEWEST} held-out losses"
-        return Examined(probe="run-budget", looked_at=looked_at, not_done=why)
+        return CheckResult(check="run-budget", scope=scope, skipped=why)
     late = held_out[-max(3, len(held_out) // 3) :]
     rate, error = slope([step for step, _ in late], [value for _, value in late])
     (step_before, before), (last_step, last) = held_out[-2:]
@@ -31,53 +31,53 @@ def examine_budget(series: RunSeries) -> Examined:
     more_steps = _PART * (held_out[-1][0] - held_out[0][0])
     gain = -rate * more_steps
     if last <= 0 or gain < _STILL * last or -rate < 2 * error or last != min(value for _, value in held_out):
-        return Examined(probe="run-budget", looked_at=looked_at)
+        return CheckResult(check="run-budget", scope=scope)
     finding = Finding(
         id="budget-too-small",
         severity="note",
         title="The held-out loss is still falling at the end.",
-        seen=(
+        evidence=(
             f"held-out {late[0][1]:.4g} at step {late[0][0]:,}, {last:.4g} at step {held_out[-1][0]:,}, the last",
             f"at that rate {more_steps:,.0f} more steps would take off another {gain:.3g} ({gain / last:.0%})",
         ),
-        means="Methods that start slowly look worse here than they are. A comparison at this budget ranks how fast "
-        "they start, not how far they come.",
-        do=(
+        explanation="Methods that start slowly look worse here than they are. A comparison at this budget ranks how "
+        "fast they start, not how far they come.",
+        fix=(
             "give all arms more steps, and compare again: training.steps",
             "or say that the comparison is of this budget",
         ),
     )
-    return Examined(probe="run-budget", looked_at=looked_at, findings=(finding,))
+    return CheckResult(check="run-budget", scope=scope, findings=(finding,))
 
 
-def examine_differences(results: StudyResults) -> Examined:
+def check_differences(results: StudyResults) -> CheckResult:
     """Arms that cannot be told from SFT, by their interval, or once all comparisons are taken together.
 
     Args:
         results: of a finished study.
     """
     compared = [arm for arm in results.arms if arm.against_sft is not None and arm.demonstrates is None]
-    looked_at = f"{len(compared)} arms against SFT"
+    scope = f"{len(compared)} arms against SFT"
     if not compared:
-        return Examined(probe="study-differences", looked_at=looked_at, not_done="no arm is compared with SFT")
+        return CheckResult(check="study-differences", scope=scope, skipped="no arm is compared with SFT")
     unclear = [arm for arm in compared if arm.against_sft is not None and arm.against_sft.outcome == "open"]
     if not unclear:
-        return Examined(probe="study-differences", looked_at=looked_at)
+        return CheckResult(check="study-differences", scope=scope)
     finding = Finding(
         id="difference-below-interval",
         severity="note",
         title="Some arms cannot be told from SFT at this budget.",
-        seen=tuple(
+        evidence=tuple(
             f"{arm.name}: {arm.against_sft.mean:+.3f} nats a token, {_interval(arm.against_sft)} "
             f"({arm.against_sft.measured_on or plural(len(arm.seeds), 'seed')})"
             for arm in unclear
             if arm.against_sft is not None
         ),
-        means="By seeds and rows alone, the difference could be of either sign, or one of so many arms would differ as "
-        "much by chance. That is no proof that there is none.",
-        do=("more seeds: seeds; more held-out rows: evaluation.rows", "report these arms as not told apart from SFT"),
+        explanation="By seeds and rows alone, the difference could be of either sign, or one of so many arms would "
+        "differ as much by chance. That is no proof that there is none.",
+        fix=("more seeds: seeds; more held-out rows: evaluation.rows", "report these arms as not told apart from SFT"),
     )
-    return Examined(probe="study-differences", looked_at=looked_at, findings=(finding,))
+    return CheckResult(check="study-differences", scope=scope, findings=(finding,))
 
 
 def _interval(difference: Interval) -> str:

@@ -6,14 +6,14 @@ import math
 from collections.abc import Sequence
 
 from distillab.doctor.run.series import HeldOutPoint, RunSeries
-from distillab.records import Examined, Finding
+from distillab.records import CheckResult, Finding
 
 _EXPECTED_ERROR = 0.1
 _NATS_ROSE = 0.05
 _KNOWS_SOMETHING = 0.2  # of the tokens; below, loss and accuracy tell of something worse
 
 
-def examine_confidence(series: RunSeries) -> Examined:
+def check_confidence(series: RunSeries) -> CheckResult:
     """Expected calibration error where it is logged; else a held-out loss that rises while the accuracy does not fall.
 
     Args:
@@ -25,38 +25,41 @@ def examine_confidence(series: RunSeries) -> Examined:
         for p in series.held_out
         if p.loss is not None and p.accuracy is not None and math.isfinite(p.loss + p.accuracy)
     ]
-    looked_at = f"{len(errors)} calibration errors, {len(both)} held-out losses with accuracy"
+    scope = f"{len(errors)} calibration errors, {len(both)} held-out losses with accuracy"
     if not errors and len(both) < 3:
         why = "neither calibration errors nor three held-out losses with accuracy are logged"
-        return Examined(probe="run-confidence", looked_at=looked_at, not_done=why)
-    seen = _logged(errors[-1]) if errors else _surer(both)
-    if not seen:
-        return Examined(probe="run-confidence", looked_at=looked_at)
+        return CheckResult(check="run-confidence", scope=scope, skipped=why)
+    evidence = _logged(errors[-1]) if errors else _surer(both)
+    if not evidence:
+        return CheckResult(check="run-confidence", scope=scope)
     finding = Finding(
         id="over-confident",
         severity="warning",
         title="The student is surer of its tokens than it is right.",
-        seen=seen,
-        means="It hits as many tokens as before, and where it misses it gives the right token less and less. Loss and "
-        "perplexity suffer, greedy answers do not; sampling and any use of its probabilities do.",
-        do=(
+        evidence=evidence,
+        explanation="It hits as many tokens as before, and where it misses it gives the right token less and less. "
+        "Loss and perplexity suffer, greedy answers do not; sampling and any use of its probabilities do.",
+        fix=(
             "stop earlier, or learn from the teacher's distribution, which is softer than labels: method: logits",
             "with a cache of the k likeliest tokens: keep the rest as a tail, never renormalise the k to one",
         ),
     )
-    return Examined(probe="run-confidence", looked_at=looked_at, findings=(finding,))
+    return CheckResult(check="run-confidence", scope=scope, findings=(finding,))
 
 
 def _logged(last: HeldOutPoint) -> tuple[str, ...]:
     assert last.calibration_error is not None
     if last.calibration_error <= _EXPECTED_ERROR:
         return ()
-    seen = f"expected calibration error {last.calibration_error:.3f} at step {last.step:,}"
+    evidence = f"expected calibration error {last.calibration_error:.3f} at step {last.step:,}"
     if last.confidence is None or last.accuracy is None:
-        return (seen,)
+        return (evidence,)
     if last.confidence <= last.accuracy:
         return ()  # surer than right is what does harm; the error has no sign
-    return (seen, f"mean probability of its first choice {last.confidence:.3f}, right {last.accuracy:.3f} of the time")
+    return (
+        evidence,
+        f"mean probability of its first choice {last.confidence:.3f}, right {last.accuracy:.3f} of the time",
+    )
 
 
 def _surer(points: Sequence[tuple[int, float, float]]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from distillab.doctor.run.columns import significant_digits
 from distillab.doctor.run.series import RunSeries
-from distillab.records import Examined, Finding, Severity
+from distillab.records import CheckResult, Finding, Severity
 
 _FEWEST = 5
 _CERTAIN_DIGITS = 4
@@ -15,18 +15,18 @@ _CERTAIN_DIGITS = 4
 _BALANCE = frozenset(("aux", "auxiliary", "router", "balance", "balancing", "z"))
 
 
-def examine_constants(series: RunSeries) -> Examined:
+def check_constants(series: RunSeries) -> CheckResult:
     """Training losses, parts of them and gradient norms that never change. A constant learning rate is a schedule.
 
     Args:
         series: in order.
     """
     names = list(dict.fromkeys(name for point in series.steps for name in point.parts))
-    looked_at = f"{len(series.steps):,} training entries; parts of the loss: {', '.join(names) or 'none'}"
+    scope = f"{len(series.steps):,} training entries; parts of the loss: {', '.join(names) or 'none'}"
     if len(series.steps) < _FEWEST:
-        return Examined(probe="run-columns", looked_at=looked_at, not_done="fewer than five training entries")
+        return CheckResult(check="run-columns", scope=scope, skipped="fewer than five training entries")
     found = [_loss(series), _norm(series), *(_part(series, name) for name in names), _evaluation(series)]
-    return Examined(probe="run-columns", looked_at=looked_at, findings=tuple(one for one in found if one is not None))
+    return CheckResult(check="run-columns", scope=scope, findings=tuple(one for one in found if one is not None))
 
 
 def never_changes(name: str, values: Sequence[float], severity: Severity) -> Finding:
@@ -35,10 +35,10 @@ def never_changes(name: str, values: Sequence[float], severity: Severity) -> Fin
         id="term-never-changes",
         severity=severity,
         title="A term of the loss has the same value at every step.",
-        seen=(f"{name}: {values[0]:.6g} at all {len(values):,} steps, though batches and weights change",),
-        means="The term does not depend on the student or on the batch: it is a constant, and has no gradient. "
+        evidence=(f"{name}: {values[0]:.6g} at all {len(values):,} steps, though batches and weights change",),
+        explanation="The term does not depend on the student or on the batch: it is a constant, and has no gradient. "
         + ("At zero it compares a model with itself." if values[0] == 0 else ""),
-        do=(
+        fix=(
             "check that the term reads the student's output of this batch, and that the teacher is another model",
             "`distillab doctor` can test the loss function itself: audit_loss",
         ),
@@ -63,7 +63,7 @@ def _part(series: RunSeries, name: str) -> Finding | None:
 
 
 def _loss(series: RunSeries) -> Finding | None:
-    # losses of exactly 0 are another probe's
+    # losses of exactly 0 are another check's
     values = [point.loss for point in series.steps if point.loss is not None]
     if not one_value(values) or values[0] == 0:
         return None
@@ -72,11 +72,11 @@ def _loss(series: RunSeries) -> Finding | None:
         id="loss-never-changes",
         severity="error" if certain else "warning",
         title="The training loss is the same at every entry.",
-        seen=(f"{values[0]!r} at all {len(values):,} entries, from step {series.steps[0].step:,} on",),
-        means="Batches differ, so that even a model that learns nothing has another loss at every step. What is logged "
-        "is not the loss of these batches: the same batch is read again and again without learning, a constant is "
-        "logged, or the loss does not depend on the model.",
-        do=(
+        evidence=(f"{values[0]!r} at all {len(values):,} entries, from step {series.steps[0].step:,} on",),
+        explanation="Batches differ, so that even a model that learns nothing has another loss at every step. What is "
+        "logged is not the loss of these batches: the same batch is read again and again without learning, a constant "
+        "is logged, or the loss does not depend on the model.",
+        fix=(
             "print the loss of two batches before any training: they must differ",
             "`distillab doctor` can test the loss function itself: audit_loss",
         ),
@@ -92,13 +92,13 @@ def _norm(series: RunSeries) -> Finding | None:
         id="gradient-norm-never-changes",
         severity="note" if clipped else "warning",
         title="The gradient norm is the same at every entry.",
-        seen=(f"{values[0]:.6g} at all {len(values):,} entries",),
-        means="It was measured after clipping, which makes every larger gradient as long as the limit: whether "
+        evidence=(f"{values[0]:.6g} at all {len(values):,} entries",),
+        explanation="It was measured after clipping, which makes every larger gradient as long as the limit: whether "
         "gradients explode cannot be seen, and every step is clipped."
         if clipped
         else "Gradients of different batches are never equally long. What is logged is an old value, or that of "
         "another model.",
-        do=("log what torch.nn.utils.clip_grad_norm_ returns: the norm before clipping",),
+        fix=("log what torch.nn.utils.clip_grad_norm_ returns: the norm before clipping",),
     )
 
 
@@ -112,8 +112,10 @@ def _evaluation(series: RunSeries) -> Finding | None:
         id="evaluation-never-changes",
         severity="warning",
         title="The held-out token accuracy is the same at every measurement, though the held-out loss moves.",
-        seen=(f"{values[0]!r} at all {len(values):,} measurements; held-out loss {losses[0]:.4g} to {losses[-1]:.4g}",),
-        means="The accuracy does not see what the loss sees: it is cached, or counted on other rows or by another "
-        "model.",
-        do=("count the accuracy in the same pass as the held-out loss",),
+        evidence=(
+            f"{values[0]!r} at all {len(values):,} measurements; held-out loss {losses[0]:.4g} to {losses[-1]:.4g}",
+        ),
+        explanation="The accuracy does not see what the loss sees: it is cached, or counted on other rows or by "
+        "another model.",
+        fix=("count the accuracy in the same pass as the held-out loss",),
     )

@@ -7,24 +7,24 @@ from collections.abc import Sequence
 
 from distillab.doctor.run.columns import significant_digits
 from distillab.doctor.run.series import RunSeries
-from distillab.records import Examined, Finding
+from distillab.records import CheckResult, Finding
 
 _FEWEST = 5
 _NEARLY_ALL = 0.95
 _DIGITS = 4
 
 
-def examine_figures(series: RunSeries) -> Examined:
+def check_figures(series: RunSeries) -> CheckResult:
     """Losses below zero; a part that equals the whole beside other parts; held-out losses that are training losses.
 
     Args:
         series: in order.
     """
-    looked_at = f"{len(series.steps):,} training entries, {len(series.held_out):,} held-out entries"
+    scope = f"{len(series.steps):,} training entries, {len(series.held_out):,} held-out entries"
     if len(series.steps) < _FEWEST:
-        return Examined(probe="run-figures", looked_at=looked_at, not_done="fewer than five training entries")
+        return CheckResult(check="run-figures", scope=scope, skipped="fewer than five training entries")
     found = [_negative(series), _never_added(series), _evaluation_is_training(series)]
-    return Examined(probe="run-figures", looked_at=looked_at, findings=tuple(one for one in found if one is not None))
+    return CheckResult(check="run-figures", scope=scope, findings=tuple(one for one in found if one is not None))
 
 
 def _negative(series: RunSeries) -> Finding | None:
@@ -37,11 +37,11 @@ def _negative(series: RunSeries) -> Finding | None:
         id="loss-negative",
         severity="error" if certain else "warning",
         title="The logged losses are below zero.",
-        seen=(f"{len(below):,} of {len(values):,} losses, {min(below):.4g} at the lowest",),
-        means="A cross-entropy and a divergence are never below zero: their sign was lost (a mean log-probability), or "
-        "probabilities stand where log-probabilities belong, or something is subtracted. What falls may be rising. "
-        "(Objectives of reinforcement learning may be negative, and are not judged here.)",
-        do=("log -log_probability.mean()", "`distillab doctor` can test the loss function itself: audit_loss"),
+        evidence=(f"{len(below):,} of {len(values):,} losses, {min(below):.4g} at the lowest",),
+        explanation="A cross-entropy and a divergence are never below zero: their sign was lost (a mean "
+        "log-probability), or probabilities stand where log-probabilities belong, or something is subtracted. What "
+        "falls may be rising. (Objectives of reinforcement learning may be negative, and are not judged here.)",
+        fix=("log -log_probability.mean()", "`distillab doctor` can test the loss function itself: audit_loss"),
     )
 
 
@@ -63,13 +63,13 @@ def _never_added(series: RunSeries) -> Finding | None:
         id="term-without-effect",
         severity="warning",
         title="Parts of the loss are logged and never added to it.",
-        seen=(
+        evidence=(
             f"loss is {whole[0]} to the last digit at {len(points):,} entries",
             f"not in it: {', '.join(rest)}",
         ),
-        means="The student is trained by one part alone. What this run shows about the others is that of a run without "
-        "them. (Where they are only watched, nothing is wrong.)",
-        do=("print the sum that backward() is called on, and compare it with the sum of the weighted parts",),
+        explanation="The student is trained by one part alone. What this run shows about the others is that of a run "
+        "without them. (Where they are only watched, nothing is wrong.)",
+        fix=("print the sum that backward() is called on, and compare it with the sum of the weighted parts",),
     )
 
 
@@ -83,10 +83,10 @@ def _evaluation_is_training(series: RunSeries) -> Finding | None:
         id="evaluation-is-training",
         severity="error",
         title="The held-out losses are the training losses of the same steps.",
-        seen=(f"{len(pairs):,} held-out losses, equal to the training loss of their step to the last digit",),
-        means="Nothing was held out: the training batch is evaluated, or its loss is logged under a second name. "
+        evidence=(f"{len(pairs):,} held-out losses, equal to the training loss of their step to the last digit",),
+        explanation="Nothing was held out: the training batch is evaluated, or its loss is logged under a second name. "
         "Learning rows by heart looks like success, and the best checkpoint is chosen by chance.",
-        do=("evaluate on rows that are not trained on, in a pass of their own: model.eval(), torch.no_grad()",),
+        fix=("evaluate on rows that are not trained on, in a pass of their own: model.eval(), torch.no_grad()",),
     )
 
 

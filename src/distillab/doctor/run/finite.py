@@ -6,19 +6,19 @@ import math
 from collections.abc import Sequence
 
 from distillab.doctor.run.series import RunSeries, StepPoint
-from distillab.records import Examined, Finding
+from distillab.records import CheckResult, Finding
 
 _REAL_LOSS = 0.1  # a loss above this does not become exactly zero in one step
 _SCALER_SETTLES = 20  # steps in which float16 loss scaling may overflow while it looks for its scale
 _RARE = 0.02
 
 
-def examine_finite(series: RunSeries) -> Examined:
+def check_finite(series: RunSeries) -> CheckResult:
     """NaN and infinity in losses and gradient norms; losses of exactly 0.0, which is how transformers prints NaN."""
     points = series.steps
-    looked_at = f"losses and gradient norms of {len(points):,} entries, {len(series.held_out):,} held-out losses"
+    scope = f"losses and gradient norms of {len(points):,} entries, {len(series.held_out):,} held-out losses"
     if not points and not series.held_out:
-        return Examined(probe="run-finite", looked_at=looked_at, not_done="the log has no entries")
+        return CheckResult(check="run-finite", scope=scope, skipped="the log has no entries")
     shown_as_zero = [p for p in points if p.loss == 0 and p.grad_norm is not None and not math.isfinite(p.grad_norm)]
     found = [
         _loss(series),
@@ -26,7 +26,7 @@ def examine_finite(series: RunSeries) -> Examined:
         _zero([p for p in points if p.loss == 0 and p not in shown_as_zero], points),
         None if shown_as_zero else _gradient(points),
     ]
-    return Examined(probe="run-finite", looked_at=looked_at, findings=tuple(one for one in found if one is not None))
+    return CheckResult(check="run-finite", scope=scope, findings=tuple(one for one in found if one is not None))
 
 
 def _loss(series: RunSeries) -> Finding | None:
@@ -54,11 +54,11 @@ def _loss(series: RunSeries) -> Finding | None:
         id="loss-not-finite",
         severity="error",
         title="A loss is not a number.",
-        seen=(f"first at step {step:,}: {what} ({where})", f"{len(bad):,} such values"),
+        evidence=(f"first at step {step:,}: {what} ({where})", f"{len(bad):,} such values"),
         example=_around(series.steps, step),
-        means="From that step on the weights are damaged, or a batch without any scored token was divided by zero. "
-        "Every later value is meaningless.",
-        do=(
+        explanation="From that step on the weights are damaged, or a batch without any scored token was divided by "
+        "zero. Every later value is meaningless.",
+        fix=(
             "run the same rows with `distillab train`, which stops at the first such value and names the row and the "
             "tensor",
             "if it is one batch: count its scored tokens (a prompt that fills max_tokens leaves none)",
@@ -82,15 +82,15 @@ def _nan_as_zero(points: Sequence[StepPoint], bad: Sequence[StepPoint]) -> Findi
         id="nan-shown-as-zero",
         severity="error",
         title="A loss that is printed as 0.0 was NaN.",
-        seen=(
+        evidence=(
             f"first at step {bad[0].step:,}: loss 0.0, grad_norm {bad[0].grad_norm} ({bad[0].where})",
             f"{len(bad):,} of {len(points):,} entries",
         ),
         example=_around(points, bad[0].step),
-        means="transformers replaces NaN and infinite losses in its log (logging_nan_inf_filter, on by default): where "
-        "all steps since the last entry were NaN, 0.0 is printed. The gradient norm beside it shows the truth. The "
-        "closing train_loss is a mean over such zeros and looks good.",
-        do=(
+        explanation="transformers replaces NaN and infinite losses in its log (logging_nan_inf_filter, on by default): "
+        "where all steps since the last entry were NaN, 0.0 is printed. The gradient norm beside it shows the truth. "
+        "The closing train_loss is a mean over such zeros and looks good.",
+        fix=(
             "set logging_nan_inf_filter=False, so that the log tells the truth",
             "start again from a checkpoint before that step; lower the learning rate, or compute the loss in float32",
         ),
@@ -111,15 +111,15 @@ def _zero(zeros: Sequence[StepPoint], points: Sequence[StepPoint]) -> Finding | 
         id="loss-exactly-zero",
         severity="error" if certain else "warning",
         title="A training loss is exactly zero.",
-        seen=(
+        evidence=(
             f"first at step {zeros[0].step:,} ({zeros[0].where}); {len(zeros):,} of {len(points):,} entries",
             *((f"the entry before: {before[-1]:g}",) if before else ()),
             f"gradient norm at these entries: {', '.join(map(str, list(norms)[:3]))}".replace("None", "not logged"),
         ),
         example=_around(points, zeros[0].step),
-        means="No model reaches zero on text. Either the batch had no scored token (all labels masked), or the loss "
-        "was NaN and the log shows 0.0 for it, or student and teacher are one model.",
-        do=(
+        explanation="No model reaches zero on text. Either the batch had no scored token (all labels masked), or the "
+        "loss was NaN and the log shows 0.0 for it, or student and teacher are one model.",
+        fix=(
             "look at the labels of that batch: count those that are not -100",
             "set logging_nan_inf_filter=False and run a few steps from there",
         ),
@@ -138,14 +138,15 @@ def _gradient(points: Sequence[StepPoint]) -> Finding | None:
         id="gradient-not-finite",
         severity="error" if at_the_end else "note" if settling else "warning",
         title="A gradient norm is not a number.",
-        seen=(
+        evidence=(
             f"first at step {bad[0].step:,}: grad_norm {bad[0].grad_norm}, loss {bad[0].loss} ({bad[0].where})",
             f"{len(bad):,} of {len(with_norm):,} entries",
         ),
         example=_around(points, bad[0].step),
-        means="With float16 and a loss scaler a few such steps are usual: they are skipped while the scale settles. "
-        "Without one, each of them writes NaN into the weights; with clipping, every gradient of the step becomes NaN.",
-        do=(
+        explanation="With float16 and a loss scaler a few such steps are usual: they are skipped while the scale "
+        "settles. Without one, each of them writes NaN into the weights; with clipping, every gradient of the step "
+        "becomes NaN.",
+        fix=(
             "use bfloat16 or float32 in place of float16",
             "if they stay: lower the learning rate, and look for log(0) or 0 · inf in the loss (−inf logits)",
         ),

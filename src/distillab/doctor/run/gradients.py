@@ -6,7 +6,7 @@ import statistics
 
 from distillab.doctor.run.series import RunSeries
 from distillab.doctor.run.trends import trend
-from distillab.records import Examined, Finding
+from distillab.records import CheckResult, Finding
 
 _FEWEST = 5
 _GROWN = 20.0
@@ -14,25 +14,23 @@ _LONE = 100.0
 _MOSTLY = 0.9
 
 
-def examine_gradients(series: RunSeries) -> Examined:
+def check_gradients(series: RunSeries) -> CheckResult:
     """Norms that grow to many times what they were, and norms of exactly zero.
 
     Args:
         series: in order.
     """
     norms = series.grad_norms()
-    looked_at = f"{len(norms):,} gradient norms"
+    scope = f"{len(norms):,} gradient norms"
     if len(norms) < _FEWEST:
-        return Examined(
-            probe="run-gradients", looked_at=looked_at, not_done="fewer than five gradient norms are logged"
-        )
+        return CheckResult(check="run-gradients", scope=scope, skipped="fewer than five gradient norms are logged")
     found = _zero(series) or _explodes(series)
-    return Examined(probe="run-gradients", looked_at=looked_at, findings=(found,) if found else ())
+    return CheckResult(check="run-gradients", scope=scope, findings=(found,) if found else ())
 
 
 def _zero(series: RunSeries) -> Finding | None:
     points = [p for p in series.steps if p.grad_norm is not None]
-    # a zero beside a zero loss is a step without scored tokens, which another probe tells
+    # a zero beside a zero loss is a step without scored tokens, which another check tells
     zeros = [p for p in points if p.grad_norm == 0 and p.loss != 0]
     if len(zeros) < _MOSTLY * len(points):
         return None
@@ -45,16 +43,16 @@ def _zero(series: RunSeries) -> Finding | None:
         title="The gradient is exactly zero."
         if still
         else "The logged gradient norm is exactly zero, though the loss falls.",
-        seen=(
+        evidence=(
             f"grad_norm 0 at {len(zeros):,} of {len(points):,} entries, the first at step {zeros[0].step:,}",
             *((f"training loss {ends.head:.4g} at the start, {ends.tail:.4g} at the end",) if ends else ()),
         ),
-        means="Nothing reaches the weights: the loss is detached from the student (no_grad, .item(), .detach()), or "
-        "all its parameters are frozen."
+        explanation="Nothing reaches the weights: the loss is detached from the student (no_grad, .item(), .detach()), "
+        "or all its parameters are frozen."
         if still
         else "The student learns, so the norm is not what it says: some sharded trainers do not measure it. Clipping "
         "and its warnings then do nothing.",
-        do=(
+        fix=(
             "after one backward pass, print the names of the parameters whose grad is not None and not zero",
             "with adapters: check that they are attached to the layers and that they learn",
         ),
@@ -81,14 +79,14 @@ def _explodes(series: RunSeries) -> Finding | None:
         title="The gradient norm grows to many times what it was."
         if grown
         else "Single gradients are a hundred times as large as the others.",
-        seen=(
+        evidence=(
             f"median {usual:.3g}; {ends.head:.3g} early, {ends.tail:.3g} at the end",
             f"largest {values[largest]:.3g} at step {norms[largest][0]:,}",
             *((f"{len(lone)} steps above {_LONE:.0f} times the median",) if lone else ()),
         ),
-        means="Without clipping, such a step throws the weights far away. With clipping it takes the whole step for "
-        "itself: the other rows of that step teach nothing. A norm that keeps growing is how divergence begins.",
-        do=(
+        explanation="Without clipping, such a step throws the weights far away. With clipping it takes the whole step "
+        "for itself: the other rows of that step teach nothing. A norm that keeps growing is how divergence begins.",
+        fix=(
             "clip: training.max_grad_norm=1.0; lower the learning rate, or warm it up over more steps",
             "look at the rows of that step: very few scored tokens, or one wrong label",
         ),

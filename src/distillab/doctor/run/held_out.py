@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from distillab.doctor.run.series import CROSS_ENTROPY, RunSeries
 from distillab.doctor.run.trends import trend
-from distillab.records import Examined, Finding
+from distillab.records import CheckResult, Finding
 
 _Curve = Sequence[tuple[int, float]]
 
@@ -18,7 +18,7 @@ _LEARNED = 0.9
 _BY_HEART = 0.5
 
 
-def examine_held_out(series: RunSeries) -> Examined:
+def check_held_out(series: RunSeries) -> CheckResult:
     """An evaluation that never changes; held-out loss above log V, the unigram line or its start; overfitting.
 
     The first epochs tell causes apart: while rows are new, the training loss is itself a held-out loss. A gap between
@@ -28,20 +28,20 @@ def examine_held_out(series: RunSeries) -> Examined:
         series: in order.
     """
     held_out = series.held_out_losses()
-    looked_at = f"{len(held_out)} held-out losses over {series.last_step:,} steps"
+    scope = f"{len(held_out)} held-out losses over {series.last_step:,} steps"
     constant = _never_changes(series)
     if constant is not None:
-        return Examined(probe="run-held-out", looked_at=looked_at, findings=(constant,))
+        return CheckResult(check="run-held-out", scope=scope, findings=(constant,))
     if len(held_out) < 2:
-        return Examined(probe="run-held-out", looked_at=looked_at, not_done="fewer than two held-out losses")
+        return CheckResult(check="run-held-out", scope=scope, skipped="fewer than two held-out losses")
     found = _above_uniform(series, held_out) or _above_unigram(series, held_out) or _above_start(series, held_out)
     by_heart = _overfitting(series, held_out) if found is None or _by_heart(series, held_out) else None
     both = tuple(one for one in (found, by_heart) if one is not None)
-    return Examined(probe="run-held-out", looked_at=looked_at, findings=both)
+    return CheckResult(check="run-held-out", scope=scope, findings=both)
 
 
 def _never_changes(series: RunSeries) -> Finding | None:
-    # exact zeros are no losses for the other probes, but here they are the sign
+    # exact zeros are no losses for the other checks, but here they are the sign
     points = [(point.step, point.loss) for point in series.held_out if point.loss is not None]
     values = [value for _, value in points]
     if len(values) < 3 or len(set(values)) > 1 or not _moved(series):
@@ -51,13 +51,13 @@ def _never_changes(series: RunSeries) -> Finding | None:
         id="evaluation-never-changes",
         severity="error" if certain else "warning",
         title="The held-out loss is the same at every measurement.",
-        seen=(
+        evidence=(
             f"{len(values)} measurements from step {points[0][0]:,} to {points[-1][0]:,}, all {values[0]!r}",
             _training_line(series),
         ),
-        means="The evaluation does not see the weights that are trained: it judges another copy of the model, a cached "
-        "result, or the teacher. No held-out figure of this run says anything.",
-        do=(
+        explanation="The evaluation does not see the weights that are trained: it judges another copy of the model, a "
+        "cached result, or the teacher. No held-out figure of this run says anything.",
+        fix=(
             "evaluate before training, then after one step with a large learning rate: the value must change",
             "check that the evaluated model is the one in the optimizer (adapters merged, the right rank, no copy)",
         ),
@@ -70,7 +70,7 @@ def _above_uniform(series: RunSeries, held_out: _Curve) -> Finding | None:
     if uniform is None or not series.facts.held_out_is_cross_entropy or last <= uniform + _ABOVE_NATS:
         return None
     if not _fell(series):
-        return None  # a run whose training loss does not fall is told by the probe of the learning rate
+        return None  # a run whose training loss does not fall is told by the check of the learning rate
     early = [(at, value) for at, value in held_out[1:] if _few_epochs(series, at)]
     # no measurement of the first epochs is better than the start: the loss never pointed the right way
     never_better = bool(early) and min(value for _, value in early) >= held_out[0][1] and _has_start(held_out)
@@ -79,15 +79,15 @@ def _above_uniform(series: RunSeries, held_out: _Curve) -> Finding | None:
         id="held-out-above-uniform",
         severity="error" if never_better else "warning",
         title="The held-out loss ends above log V while the training loss falls.",
-        seen=(
+        evidence=(
             f"held-out {last:.3f} nats a token at step {step:,}; log V, which knows nothing, is {uniform:.3f}",
             _start_line(held_out),
             _training_line(series),
             *_epoch_line(series, early),
         ),
         example=_curve_lines(held_out),
-        means="The student has become worse than one that gives every token the same probability: it is sure of wrong "
-        "tokens. "
+        explanation="The student has become worse than one that gives every token the same probability: it is sure of "
+        "wrong tokens. "
         + (
             "Its loss compares it with the teacher alone, and falls: so what it is taught is not what the answers are "
             "made of. That is how a teacher with another tokenizer looks, compared id by id."
@@ -95,7 +95,7 @@ def _above_uniform(series: RunSeries, held_out: _Curve) -> Finding | None:
             else "The loss that falls is not the loss of these answers: labels that are no answers, a teacher with "
             "other tokens, or a few rows learned by heart."
         ),
-        do=(
+        fix=(
             "compare the two tokenizers: `distillab check TEACHER STUDENT`; where ids mean other tokens take a teacher "
             "with the student's tokenizer (path A), or train on its written answers: method: seqkd (path B)",
             "look at the labels: `distillab doctor batch`",
@@ -123,7 +123,7 @@ def _above_unigram(series: RunSeries, held_out: _Curve) -> Finding | None:
         id="held-out-never-below-unigram",
         severity="error" if contradictions else "warning",
         title="The held-out loss never gets below the unigram line, and the training loss is far below it.",
-        seen=(
+        evidence=(
             f"best held-out {min(value for _, value in after_start):.3f} nats a token; the unigram line, which knows "
             f"only how often each token occurs, is {unigram:.3f}",
             _training_line(series),
@@ -133,7 +133,7 @@ def _above_unigram(series: RunSeries, held_out: _Curve) -> Finding | None:
             ),
         ),
         example=_curve_lines(held_out),
-        means="The student is good at what it is trained on, and worse at the held-out answers than a table of "
+        explanation="The student is good at what it is trained on, and worse at the held-out answers than a table of "
         "frequencies. "
         + (
             "In the first epochs the training rows are as new to it as the held-out rows, so this is no learning by "
@@ -142,7 +142,7 @@ def _above_unigram(series: RunSeries, held_out: _Curve) -> Finding | None:
             if contradictions
             else "Either a few rows were learned by heart, or the two losses do not ask for the same thing."
         ),
-        do=(
+        fix=(
             "look at the labels: `distillab doctor batch`; the input must be [prompt, answer, eos] in one sequence, "
             "and labels must equal the input at the answer's positions and be -100 elsewhere",
             "check that training and held-out rows are of one kind: same template, same language",
@@ -161,12 +161,12 @@ def _above_start(series: RunSeries, held_out: _Curve) -> Finding | None:
         id="held-out-worse-than-untrained",
         severity="warning",
         title="The held-out loss is never below that of the untrained student, while the training loss falls.",
-        seen=(_start_line(held_out), _training_line(series)),
+        evidence=(_start_line(held_out), _training_line(series)),
         example=_curve_lines(held_out),
-        means="Training made the student worse at the held-out answers from the first measurement on. Either the "
+        explanation="Training made the student worse at the held-out answers from the first measurement on. Either the "
         "training rows are another kind of text (another template, the teacher's style), or the labels or the "
         "teacher's tokens are wrong, or all was learned by heart before the first measurement.",
-        do=(
+        fix=(
             "measure the held-out loss more often at the start: training.evaluate_every",
             "compare three training rows with three held-out rows: `distillab data`",
             "check the pair and the labels: `distillab check`, `distillab doctor batch`",
@@ -191,14 +191,15 @@ def _overfitting(series: RunSeries, held_out: _Curve) -> Finding | None:
         id="overfitting",
         severity="warning",
         title="The held-out loss rises again while the training loss falls.",
-        seen=(
+        evidence=(
             f"held-out {best:.4g} at step {best_step:,}, its best; {last:.4g} at step {step:,}, the last",
             *((f"the best is after {epoch:.1f} passes over the training rows",) if epoch else ()),
             _training_line(series),
         ),
         example=_curve_lines(held_out),
-        means="From the best step on the student learns its rows by heart. The last weights are not the best ones.",
-        do=(
+        explanation="From the best step on the student learns its rows by heart. The last weights are not the best "
+        "ones.",
+        fix=(
             f"stop near step {best_step:,}: training.steps={best_step}",
             "more rows (the teacher can answer more prompts: method seqkd), or a lower learning rate",
         ),

@@ -6,7 +6,7 @@ import statistics
 
 from distillab.doctor.run.series import RunSeries
 from distillab.doctor.run.trends import noise, slope, spikes, trend
-from distillab.records import Examined, Finding
+from distillab.records import CheckResult, Finding
 
 _FEWEST = 20
 _ABOVE_START = 0.1
@@ -27,21 +27,19 @@ _LITTLE = 0.1
 _NOT_SLOWING = 0.7
 
 
-def examine_learning_rate(series: RunSeries) -> Examined:
+def check_learning_rate(series: RunSeries) -> CheckResult:
     """Divergence, spikes, and a loss that falls slowly on a straight line.
 
     Args:
         series: in order.
     """
     losses = series.losses()
-    looked_at = f"{len(losses):,} training losses, {len(series.learning_rates()):,} learning rates"
+    scope = f"{len(losses):,} training losses, {len(series.learning_rates()):,} learning rates"
     if len(losses) < _FEWEST:
         why = f"fewer than {_FEWEST} training losses"
-        return Examined(probe="run-learning-rate", looked_at=looked_at, not_done=why)
+        return CheckResult(check="run-learning-rate", scope=scope, skipped=why)
     found = [_diverges(series) or _thrown_at_the_start(series), _spikes(series), _too_low(series)]
-    return Examined(
-        probe="run-learning-rate", looked_at=looked_at, findings=tuple(one for one in found if one is not None)
-    )
+    return CheckResult(check="run-learning-rate", scope=scope, findings=tuple(one for one in found if one is not None))
 
 
 def _diverges(series: RunSeries) -> Finding | None:
@@ -72,15 +70,15 @@ def _diverges(series: RunSeries) -> Finding | None:
         id="loss-diverges",
         severity="error" if worse_than_nothing else "warning",
         title="The training loss rises again and does not come back.",
-        seen=(
+        evidence=(
             f"{ends.head:.4g} at the start, {smooth[best]:.4g} near step {at:,}, {ends.tail:.4g} at the end",
             *((f"learning rate at most {peak[1]:.3g}, first at step {peak[0]:,}",) if peak else ()),
             *((f"log V, which knows nothing: {series.facts.uniform_nats:.3f}",) if worse_than_nothing else ()),
         ),
         example=_curve(series),
-        means="The steps are too large: the weights were thrown out of the region they had found. The learning rate is "
-        "too high for this student, or its warm-up too short; or gradients are added up from step to step.",
-        do=(
+        explanation="The steps are too large: the weights were thrown out of the region they had found. The learning "
+        "rate is too high for this student, or its warm-up too short; or gradients are added up from step to step.",
+        fix=(
             "divide training.learning_rate by 3 to 10; warm up over 2 to 5 % of the steps: training.warmup_steps",
             "in a loop of your own: optimizer.zero_grad() at every step",
             "keep training.max_grad_norm=1.0; start again from the untrained student, not from these weights",
@@ -123,15 +121,15 @@ def _thrown_at_the_start(series: RunSeries) -> Finding | None:
         id="loss-diverges",
         severity="warning",
         title="The training loss rises far above where it began, before it falls.",
-        seen=(
+        evidence=(
             f"{first:.4g} at the first step; median of the {window:,} steps after it: {high:.4g}, at most "
             f"{max(early):.4g}; {values[-1]:.4g} at the last step",
             *((f"learning rate at most {max(rates):.3g}",) if rates else ()),
         ),
         example=_curve(series),
-        means="The first steps threw the weights away, and the rest of the run brings back a part of what they were. "
-        "The learning rate is too high for this student, or its warm-up too short.",
-        do=(
+        explanation="The first steps threw the weights away, and the rest of the run brings back a part of what they "
+        "were. The learning rate is too high for this student, or its warm-up too short.",
+        fix=(
             "divide training.learning_rate by 3 to 10; warm up over 2 to 5 % of the steps: training.warmup_steps",
             "start again from the untrained student, not from these weights",
         ),
@@ -176,7 +174,7 @@ def _spikes(series: RunSeries) -> Finding | None:
         id="loss-spikes",
         severity="warning",
         title="The training loss jumps and comes back, again and again.",
-        seen=(
+        evidence=(
             f"{len(found)} jumps above {factor:g} times the neighbours; first at step {losses[found[0]][0]:,}",
             f"the largest: {values[worst]:.4g} at step {losses[worst][0]:,}",
         ),
@@ -184,9 +182,9 @@ def _spikes(series: RunSeries) -> Finding | None:
             f"step {losses[place][0]}: loss {values[place]:.4g}"
             for place in range(max(0, worst - 2), min(len(values), worst + 3))
         ),
-        means="The learning rate is at the edge of what this student bears, or single batches are broken (few scored "
-        "tokens, another language, a wrong label). Each jump costs the steps that it takes to come back.",
-        do=(
+        explanation="The learning rate is at the edge of what this student bears, or single batches are broken (few "
+        "scored tokens, another language, a wrong label). Each jump costs the steps that it takes to come back.",
+        fix=(
             "lower the learning rate by half; clip gradients: training.max_grad_norm=1.0",
             "look at the rows of these steps; if they are always the same, repair or remove them",
         ),
@@ -217,7 +215,7 @@ def _too_low(series: RunSeries) -> Finding | None:
         id="learning-rate-too-low",
         severity="warning",
         title="The loss falls slowly and on a straight line.",
-        seen=(
+        evidence=(
             f"training loss {ends.head:.4g} at the start, {ends.tail:.4g} after {steps[-1] - steps[0]:,} steps",
             f"{-rate * 1000:.3g} in 1,000 steps, not slowing: {goal:.4g} ({name}) would take "
             f"{(ends.tail - goal) / -rate:,.0f} more steps",
@@ -228,9 +226,9 @@ def _too_low(series: RunSeries) -> Finding | None:
                 else ()
             ),
         ),
-        means="A loss that bends has found something; one that falls on a straight line with a steady gradient is "
-        "still at its beginning. The steps are too small, or the run is far too short.",
-        do=(
+        explanation="A loss that bends has found something; one that falls on a straight line with a steady gradient "
+        "is still at its beginning. The steps are too small, or the run is far too short.",
+        fix=(
             "try 3, 10 and 30 times training.learning_rate over 100 steps each; take the largest that does not jump",
             "check the weight of the term, and whether the loss is divided by more than the scored tokens",
         ),

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from distillab.doctor.run.logs_distillab import METRICS, of_our_rows, of_our_run
 from distillab.doctor.run.logs_other import (
     of_printed,
     of_rows_file,
@@ -14,7 +15,6 @@ from distillab.doctor.run.logs_other import (
     read_json_lines,
     read_text,
 )
-from distillab.doctor.run.logs_ours import METRICS, of_our_rows, of_our_run
 from distillab.doctor.run.series import RunFacts, RunSeries
 from distillab.errors import DataError
 from distillab.records import RunRecord, StudyResults, read_record

@@ -6,21 +6,21 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from distillab.doctor.run.series import RunSeries, StepPoint
-from distillab.records import Examined, Finding
+from distillab.records import CheckResult, Finding
 
 
-def examine_order(series: RunSeries) -> Examined:
+def check_order(series: RunSeries) -> CheckResult:
     """Steps that stand twice or go back; a run that has not come to its last step.
 
     Args:
         series: in the order of the log.
     """
-    looked_at = f"{len(series.steps):,} training entries, {len(series.held_out):,} held-out entries"
+    scope = f"{len(series.steps):,} training entries, {len(series.held_out):,} held-out entries"
     if not series.steps and not series.held_out:
-        return Examined(probe="run-order", looked_at=looked_at, not_done="the log has no entries")
+        return CheckResult(check="run-order", scope=scope, skipped="the log has no entries")
     found = [_out_of_order(series.steps), _unfinished(series)]
-    return Examined(
-        probe="run-order", looked_at=looked_at, findings=tuple(finding for finding in found if finding is not None)
+    return CheckResult(
+        check="run-order", scope=scope, findings=tuple(finding for finding in found if finding is not None)
     )
 
 
@@ -34,14 +34,14 @@ def _out_of_order(points: Sequence[StepPoint]) -> Finding | None:
         id="steps-out-of-order",
         severity="warning",
         title="The log goes back to earlier steps.",
-        seen=(
+        evidence=(
             f"{len(points):,} entries of {distinct:,} different steps; it goes back {len(back)} times",
             *again,
-            "where a step stands twice, the other probes read the later entry",
+            "where a step stands twice, the other checks read the later entry",
         ),
-        means="The log holds more than one run, or a run that was resumed and repeated steps. A curve drawn from it "
-        "joins different runs, and its last values may belong to another run than its first.",
-        do=(
+        explanation="The log holds more than one run, or a run that was resumed and repeated steps. A curve drawn from "
+        "it joins different runs, and its last values may belong to another run than its first.",
+        fix=(
             "give the log of one run: cut the file at the places named above, or log every run to a file of its own",
             "if it was resumed: check that the learning rate went on where it had been, and did not warm up again",
         ),
@@ -67,8 +67,8 @@ def _unfinished(series: RunSeries) -> Finding | None:
         id="run-not-finished",
         severity="note",
         title="The log ends before the run's last step.",
-        seen=(f"last step in the log: {last:,} of {planned:,}",),
-        means="The run is still going on, was stopped, or was killed. The learning rate is still that of the middle "
-        "of its schedule, so that the values here are above what the finished run would reach.",
-        do=("let it finish, or resume it, before it is compared with finished runs",),
+        evidence=(f"last step in the log: {last:,} of {planned:,}",),
+        explanation="The run is still going on, was stopped, or was killed. The learning rate is still that of the "
+        "middle of its schedule, so that the values here are above what the finished run would reach.",
+        fix=("let it finish, or resume it, before it is compared with finished runs",),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from distillab.doctor.run.logs import Run
-from distillab.records import Examined, Finding, outlook
+from distillab.records import CheckResult, Finding, outlook
 
 
 def run_outlooks(runs: Sequence[Run]) -> tuple[str, ...]:
@@ -27,21 +27,21 @@ def run_outlooks(runs: Sequence[Run]) -> tuple[str, ...]:
     return outlook(max(starts), ends, uniform=uniform, random=random) if starts else ()
 
 
-def worse_than_start(sentences: Sequence[str]) -> Examined:
+def worse_than_start(sentences: Sequence[str]) -> CheckResult:
     """The finding that stands beside the sentences where no other one explains them."""
     finding = Finding(
         id="worse-than-start",
         severity="warning",
         title="The student begins above log V, or ends no better than it began.",
-        seen=tuple(sentences),
-        means="What the arms are compared by is which of them does least harm. A student that begins above log V does "
-        "not read what it is given: another tokenizer or template, or weights that were not loaded. One that ends "
+        evidence=tuple(sentences),
+        explanation="What the arms are compared by is which of them does least harm. A student that begins above log V "
+        "does not read what it is given: another tokenizer or template, or weights that were not loaded. One that ends "
         "worse learned something else than these answers, or was pushed too hard.",
-        do=(
+        fix=(
             "evaluate the untrained student and one after ten steps: training.evaluate_every; lower "
             "training.learning_rate",
             "compare three training rows with three held-out rows: `distillab data`",
             "check the pair and the labels: `distillab check`, `distillab doctor batch`",
         ),
     )
-    return Examined(probe="run-outlook", looked_at="the start and the end of every arm", findings=(finding,))
+    return CheckResult(check="run-outlook", scope="the start and the end of every arm", findings=(finding,))

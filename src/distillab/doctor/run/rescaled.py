@@ -7,7 +7,7 @@ import statistics
 
 from distillab.doctor.run.series import RunSeries
 from distillab.doctor.run.trends import near_factor, trend
-from distillab.records import Examined, Finding
+from distillab.records import CheckResult, Finding
 
 _POINTS = 3
 _STEADY = 0.12  # relative spread of a ratio that is the same all along
@@ -17,7 +17,7 @@ _TERMS_WITHIN = 0.05
 _AS_LARGE = 0.25  # |log ratio|
 
 
-def examine_rescaling(series: RunSeries) -> Examined:
+def check_rescaling(series: RunSeries) -> CheckResult:
     """The training loss against the held-out loss at the same steps, against the sum of its terms, and against log V.
 
     A held-out loss is never accumulated, so a training loss that is k times as large all along was summed over k
@@ -26,11 +26,11 @@ def examine_rescaling(series: RunSeries) -> Examined:
     Args:
         series: in order.
     """
-    looked_at = f"{len(series.losses()):,} training losses, {len(series.held_out_losses()):,} held-out losses"
+    scope = f"{len(series.losses()):,} training losses, {len(series.held_out_losses()):,} held-out losses"
     if not series.losses():
-        return Examined(probe="run-rescaling", looked_at=looked_at, not_done="the log has no training loss")
+        return CheckResult(check="run-rescaling", scope=scope, skipped="the log has no training loss")
     found = _terms(series) if series.term_names else _held_out(series) or _start(series)
-    return Examined(probe="run-rescaling", looked_at=looked_at, findings=(found,) if found else ())
+    return CheckResult(check="run-rescaling", scope=scope, findings=(found,) if found else ())
 
 
 def _terms(series: RunSeries) -> Finding | None:
@@ -128,16 +128,16 @@ def _finding(series: RunSeries, ratio: float, against: str, over: str, *, certai
         id="accumulation-rescales",
         severity="error" if certain else "warning",
         title="The training loss is a whole multiple or fraction of what it should be.",
-        seen=(
+        evidence=(
             f"the training loss is {said} {against} ({over})",
             f"training loss {first[1]:.4g} at step {first[0]:,}, {last[1]:.4g} at step {last[0]:,}",
             *((f"microbatches an optimizer step, times processes: {known}",) if known else ()),
             *((f"gradient norm: {trend(norms).head:.4g} at the start",) if len(norms) > 1 else ()),
         ),
-        means="Microbatch means were added up without dividing by their number, or divided once too often. The "
+        explanation="Microbatch means were added up without dividing by their number, or divided once too often. The "
         "gradient is off by the same factor: with clipping at 1 it may be hidden, without it the learning rate is in "
         "effect another one. Rows of short answers also get another weight than rows of long ones.",
-        do=(
+        fix=(
             "divide the summed loss by the number of scored tokens of the whole optimizer step, over all processes",
             "compare two steps of the same rows: batch 4 × accumulation 1 and batch 1 × accumulation 4 must give one "
             "loss and one gradient norm",

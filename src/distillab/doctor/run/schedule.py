@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from distillab.doctor.run.series import RunSeries
 from distillab.doctor.run.trends import trend
-from distillab.records import Examined, Finding
+from distillab.records import CheckResult, Finding
 
 _FEWEST = 10
 _SAME = 0.02
@@ -23,27 +23,25 @@ _NEAR_UNIFORM = 0.75
 _NEAR_ENTROPY = 1.1
 
 
-def examine_schedule(series: RunSeries) -> Examined:
+def check_schedule(series: RunSeries) -> CheckResult:
     """A learning rate of zero, one that only warms up, never decays, restarts, ends too early or is cut off.
 
     Args:
         series: in order.
     """
     rates = series.learning_rates()
-    looked_at = f"{len(rates):,} learning rates"
+    scope = f"{len(rates):,} learning rates"
     if len(rates) < 3:
-        return Examined(
-            probe="run-schedule", looked_at=looked_at, not_done="fewer than three learning rates are logged"
-        )
+        return CheckResult(check="run-schedule", scope=scope, skipped="fewer than three learning rates are logged")
     values = [value for _, value in rates]
     if max(values) <= 0:
         found: Finding | None = _zero(series)
     elif len(values) < _FEWEST:
-        return Examined(probe="run-schedule", looked_at=looked_at, not_done="too few learning rates to tell a schedule")
+        return CheckResult(check="run-schedule", scope=scope, skipped="too few learning rates to tell a schedule")
     else:
         found = _only_warms_up(series) or _restarts(rates) or _never_decays(rates) or _decays_too_early(series)
         found = found or _cut_short(series)
-    return Examined(probe="run-schedule", looked_at=looked_at, findings=(found,) if found else ())
+    return CheckResult(check="run-schedule", scope=scope, findings=(found,) if found else ())
 
 
 def _zero(series: RunSeries) -> Finding:
@@ -53,7 +51,7 @@ def _zero(series: RunSeries) -> Finding:
         id="learning-rate-zero",
         severity="warning" if moves else "error",
         title="The learning rate is zero at every step.",
-        seen=(
+        evidence=(
             f"{len(series.learning_rates()):,} entries, all 0",
             *(
                 (f"training loss {trend(losses).head:.4g} at the start, {trend(losses).tail:.4g} at the end",)
@@ -61,10 +59,10 @@ def _zero(series: RunSeries) -> Finding:
                 else ()
             ),
         ),
-        means="The loss falls all the same, so the logged rate is not the one in use (several parameter groups)."
+        explanation="The loss falls all the same, so the logged rate is not the one in use (several parameter groups)."
         if moves
         else "No weight was ever changed.",
-        do=(
+        fix=(
             "check the schedule's number of steps: computed before the data set's length was known it is often 0 or 1",
             "check that the setting is read as a number: YAML 1.1 reads 1e-4 as text; write 1.0e-4",
         ),
@@ -86,10 +84,10 @@ def _only_warms_up(series: RunSeries) -> Finding | None:
         id="schedule-only-warms-up",
         severity="note" if unfinished else "warning",
         title="The learning rate rises until the end of the log.",
-        seen=(f"{values[0]:.3g} at step {rates[0][0]:,}, {values[-1]:.3g} at step {rates[-1][0]:,}, the highest",),
-        means="The warm-up is as long as what the log shows, so the student never trained at its learning rate for "
-        "long, and never with a falling one.",
-        do=("set training.warmup_steps to 2 to 5 % of the steps", "or give the run more steps"),
+        evidence=(f"{values[0]:.3g} at step {rates[0][0]:,}, {values[-1]:.3g} at step {rates[-1][0]:,}, the highest",),
+        explanation="The warm-up is as long as what the log shows, so the student never trained at its learning rate "
+        "for long, and never with a falling one.",
+        fix=("set training.warmup_steps to 2 to 5 % of the steps", "or give the run more steps"),
     )
 
 
@@ -115,14 +113,16 @@ def _restarts(rates: tuple[tuple[int, float], ...]) -> Finding | None:
         severity="note",
         title="The learning rate restarts after it had decayed"
         + (": a schedule with warm restarts." if regular else "."),
-        seen=(f"{len(rises)} rises; the first at step {step:,}: from {before:.3g} to {value:.3g}; peak {peak:.3g}",),
-        means="After each rise the loss goes up for a while and the last point before it is the better model. "
+        evidence=(
+            f"{len(rises)} rises; the first at step {step:,}: from {before:.3g} to {value:.3g}; peak {peak:.3g}",
+        ),
+        explanation="After each rise the loss goes up for a while and the last point before it is the better model. "
         + (
             "That is what warm restarts do."
             if regular
             else "Where no restart was asked for, the run was resumed without its scheduler's state."
         ),
-        do=(
+        fix=(
             "compare models at the low points of the schedule, and end the run at one",
             "if it was resumed: resume with the optimizer's and the scheduler's state",
         ),
@@ -139,10 +139,10 @@ def _never_decays(rates: tuple[tuple[int, float], ...]) -> Finding | None:
         id="schedule-never-decays",
         severity="note",
         title="The learning rate is constant to the end.",
-        seen=(f"{peak:.3g} from step {rates[reached][0]:,} to {rates[-1][0]:,}",),
-        means="At a constant rate the last weights jump about the point that they could settle in. A decay to zero "
-        "over the last part usually lowers the held-out loss, at no cost; the gain is not in this run's figures.",
-        do=("training.schedule=linear or cosine",),
+        evidence=(f"{peak:.3g} from step {rates[reached][0]:,} to {rates[-1][0]:,}",),
+        explanation="At a constant rate the last weights jump about the point that they could settle in. A decay to "
+        "zero over the last part usually lowers the held-out loss, at no cost; the gain is not in this run's figures.",
+        fix=("training.schedule=linear or cosine",),
     )
 
 
@@ -172,16 +172,16 @@ def _decays_too_early(series: RunSeries) -> Finding | None:
         id="schedule-decays-too-early",
         severity="note" if line is None else "warning",
         title="The learning rate is next to zero for most of the run.",
-        seen=(
+        evidence=(
             f"highest {peak:.3g}; below {_LARGE:.0%} of it after step {large:,}, below 1 % after step {alive:,} of "
             f"{last:,}; {rates[-1][1]:.3g} at the end",
             f"training loss {early.head:.4g} at the start, {early.tail:.4g} near step {alive:,}, {late.tail:.4g} at "
             "the end: it stopped with the rate",
             *((line,) if line is not None else ()),
         ),
-        means=f"The last {(last - alive) / (last - first):.0%} of the steps changed next to nothing. Most often a "
-        "decay that was meant for an epoch is taken at every step, or the schedule was laid for fewer steps.",
-        do=(
+        explanation=f"The last {(last - alive) / (last - first):.0%} of the steps changed next to nothing. Most often "
+        "a decay that was meant for an epoch is taken at every step, or the schedule was laid for fewer steps.",
+        fix=(
             "lay the schedule for the steps that there are: training.schedule=linear or cosine",
             "in a loop of your own: scheduler.step() once an epoch if its gamma or T_max counts epochs",
         ),
@@ -210,7 +210,7 @@ def _cut_short(series: RunSeries) -> Finding | None:
         return None
     planned = series.facts.planned_steps
     if planned is not None and last_step < planned:
-        return None  # the log ends before the run: the probe of the order says so
+        return None  # the log ends before the run: the check of the order says so
     before_step, before = rest[-max(2, len(rest) // 5)]
     whole = (peak - last) / max(1, last_step - rest[0][0])
     late = (before - last) / max(1, last_step - before_step)
@@ -221,11 +221,11 @@ def _cut_short(series: RunSeries) -> Finding | None:
         id="schedule-cut-short",
         severity="note",
         title="The learning rate was still high where the log ends.",
-        seen=(
+        evidence=(
             f"peak {peak:.3g}, last {last:.3g} at step {last_step:,}: {last / peak:.0%} of the peak",
             f"at its rate it comes to zero about {last / late:,.0f} steps later",
         ),
-        means="The schedule was laid for more steps than the log shows: the run was stopped, or its length was set "
-        "twice. The held-out loss falls most while the rate goes to zero, and that part is missing.",
-        do=("let it finish; or lay the schedule for the steps that there are: training.steps",),
+        explanation="The schedule was laid for more steps than the log shows: the run was stopped, or its length was "
+        "set twice. The held-out loss falls most while the rate goes to zero, and that part is missing.",
+        fix=("let it finish; or lay the schedule for the steps that there are: training.steps",),
     )

@@ -154,5 +154,5 @@ class RunSeries:
 
 
 def _measured(found: Iterable[tuple[int, float | None]]) -> tuple[tuple[int, float], ...]:
-    # NaN, ±inf and a loss of exactly 0.0 are no measurements of a loss: `examine_finite` speaks of them
+    # NaN, ±inf and a loss of exactly 0.0 are no measurements of a loss: `check_finite` speaks of them
     return tuple((step, value) for step, value in found if value is not None and math.isfinite(value) and value != 0)

@@ -7,7 +7,7 @@ import statistics
 from distillab.doctor.run.constants import never_changes, one_value
 from distillab.doctor.run.series import CROSS_ENTROPY, RunSeries
 from distillab.doctor.run.trends import trend
-from distillab.records import Examined, Finding
+from distillab.records import CheckResult, Finding
 
 _NO_SHARE = 0.01
 _FIGHT = -0.2
@@ -15,7 +15,7 @@ _APART = 0.1
 _FEWEST = 10
 
 
-def examine_terms(series: RunSeries) -> Examined:
+def check_terms(series: RunSeries) -> CheckResult:
     """Terms without positions, that never change, without a share of the gradient, or that fight each other.
 
     Args:
@@ -23,16 +23,16 @@ def examine_terms(series: RunSeries) -> Examined:
     """
     names = series.term_names
     measured = sum(bool(point.shares) for point in series.steps)
-    looked_at = f"{len(names)} terms ({', '.join(names) or 'none logged'}); gradient shares at {measured} steps"
+    scope = f"{len(names)} terms ({', '.join(names) or 'none logged'}); gradient shares at {measured} steps"
     if not names and not any(point.cosines for point in series.steps):
-        return Examined(probe="run-terms", looked_at=looked_at, not_done="the log does not tell the loss's terms apart")
+        return CheckResult(check="run-terms", scope=scope, skipped="the log does not tell the loss's terms apart")
     found: list[Finding] = []
     for name in names:
         one = _without_positions(series, name) or _never_changes(series, name) or _without_effect(series, name)
         found += [one] if one is not None else []
     fight = _cosines(series) or _apart(series)
     found += [fight] if fight is not None else []
-    return Examined(probe="run-terms", looked_at=looked_at, findings=tuple(found))
+    return CheckResult(check="run-terms", scope=scope, findings=tuple(found))
 
 
 def _without_positions(series: RunSeries, name: str) -> Finding | None:
@@ -43,9 +43,9 @@ def _without_positions(series: RunSeries, name: str) -> Finding | None:
         id="term-without-positions",
         severity="error",
         title="A term of the loss has nothing to compare at any step.",
-        seen=(f"{name}: count 0 at all {len(counts):,} steps",),
-        means="The term adds nothing, so this run is the same as one without it, under another name.",
-        do=("look at what the term counts: its mask is empty, or no part of the two texts meets (`distillab check`)",),
+        evidence=(f"{name}: count 0 at all {len(counts):,} steps",),
+        explanation="The term adds nothing, so this run is the same as one without it, under another name.",
+        fix=("look at what the term counts: its mask is empty, or no part of the two texts meets (`distillab check`)",),
     )
 
 
@@ -58,14 +58,14 @@ def _without_effect(series: RunSeries, name: str) -> Finding | None:
     shares = [(point.step, point.shares[name]) for point in series.steps if name in point.shares]
     weights = [point.weights[name] for point in series.steps if name in point.weights]
     if weights and not any(weights):
-        seen: tuple[str, ...] = (f"{name}: weight 0 at all {len(weights):,} steps",)
+        evidence: tuple[str, ...] = (f"{name}: weight 0 at all {len(weights):,} steps",)
     elif len(shares) >= 3 and max(share for _, share in shares) < _NO_SHARE:
         others = {
             other: statistics.median(p.shares[other] for p in series.steps if other in p.shares)
             for other in series.term_names
             if other != name
         }
-        seen = (
+        evidence = (
             f"{name}: at most {max(share for _, share in shares):.2%} of the gradient's norm at {len(shares)} "
             "measured steps",
             *(f"{other}: median {value:.1%}" for other, value in others.items()),
@@ -78,10 +78,10 @@ def _without_effect(series: RunSeries, name: str) -> Finding | None:
         id="term-without-effect",
         severity="warning",
         title=f"{kind} next to no part in the gradient.",
-        seen=seen,
-        means="The student is trained by the other terms alone. What this run shows about the term is that of a run "
-        "without it.",
-        do=(
+        evidence=evidence,
+        explanation="The student is trained by the other terms alone. What this run shows about the term is that of a "
+        "run without it.",
+        fix=(
             "raise its weight, or let it be set by the gradients: weight: balanced",
             "compare terms by their share of the gradient, not by their value: units differ",
         ),
@@ -125,16 +125,16 @@ def _apart(series: RunSeries) -> Finding | None:
     )
 
 
-def _fight(seen: tuple[str, ...]) -> Finding:
+def _fight(evidence: tuple[str, ...]) -> Finding:
     return Finding(
         id="terms-fight",
         severity="warning",
         title="Two terms of the loss pull the student apart.",
-        seen=seen,
-        means="What lowers one term raises the other. With few rows that is the labels learned by heart against a "
-        "teacher who spreads its probability; with a teacher of other tokens or of another template the two ask for "
+        evidence=evidence,
+        explanation="What lowers one term raises the other. With few rows that is the labels learned by heart against "
+        "a teacher who spreads its probability; with a teacher of other tokens or of another template the two ask for "
         "different texts.",
-        do=(
+        fix=(
             "train with each term alone, and compare the held-out loss",
             "let the teacher write the answers (method: seqkd), so that both terms ask for the same text",
             "lower the weight of one: weight: {start: 1.0, end: 0.0}",

@@ -1,4 +1,4 @@
-"""All probes of the self-test."""
+"""All checks of the self-test."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from transformers import PreTrainedModel
 
 from distillab.doctor.clock import Clock
 from distillab.doctor.selftest.costs import CHECK_ID as COSTS
-from distillab.doctor.selftest.costs import Budget, examine_costs
+from distillab.doctor.selftest.costs import Budget, check_costs
+from distillab.doctor.selftest.evaluation import CHECK_ID as EVALUATION
+from distillab.doctor.selftest.evaluation import check_evaluation
 from distillab.doctor.selftest.first_steps import CHECK_ID as FIRST_STEPS
-from distillab.doctor.selftest.first_steps import examine_first_steps
+from distillab.doctor.selftest.first_steps import check_first_steps
 from distillab.doctor.selftest.head import CHECK_ID as HEAD
-from distillab.doctor.selftest.head import examine_head
-from distillab.doctor.selftest.judging import CHECK_ID as EVALUATION
-from distillab.doctor.selftest.judging import examine_evaluation
+from distillab.doctor.selftest.head import check_head
 from distillab.doctor.selftest.machine import Weights
 from distillab.doctor.selftest.setup import Arm, setups_of
-from distillab.doctor.selftest.split import SPLIT, examine_steps
+from distillab.doctor.selftest.split import SPLIT, check_steps
 from distillab.doctor.selftest.stored import CHECK_ID as CACHE
-from distillab.doctor.selftest.stored import examine_cache
+from distillab.doctor.selftest.stored import check_cache
 from distillab.doctor.selftest.terms import CHECK_ID as TERMS
-from distillab.doctor.selftest.terms import examine_terms
-from distillab.records import Examined
+from distillab.doctor.selftest.terms import check_terms
+from distillab.records import CheckResult
 
-PROBES = 7  # that are begun one after another
+CHECKS = 7  # that are begun one after another
 _WIDTH = 4  # bytes of a weight, of most
 
 
@@ -43,9 +43,9 @@ def _little_to_collect() -> Iterator[None]:
         gc.unfreeze()
 
 
-def examine_arms(
+def run_arm_checks(
     arms: Sequence[Arm], original: PreTrainedModel, *, weights: Sequence[Weights], budget: Budget, clock: Clock
-) -> tuple[Examined, ...]:
+) -> tuple[CheckResult, ...]:
     """Try on a few rows what the runs of these arms will rely on, each different objective once.
 
     Args:
@@ -66,17 +66,17 @@ def examine_arms(
         # the first steps of all are measured, so that the clock knows what the others take; then the cheap ones, and
         # those that tell most of what is left
         clock.begin(SPLIT)
-        found = [*examine_steps(setups, clock)]
+        found = [*check_steps(setups, clock)]
         clock.begin(TERMS)
-        found.append(examine_terms(setups, clock))
+        found.append(check_terms(setups, clock))
         clock.begin(HEAD)
-        found.append(examine_head(setups, clock))
+        found.append(check_head(setups, clock))
         clock.begin(EVALUATION)
-        found.append(examine_evaluation(setups[0], clock))
+        found.append(check_evaluation(setups[0], clock))
         clock.begin(CACHE)
-        found.append(examine_cache(setups, clock))
+        found.append(check_cache(setups, clock))
         clock.begin(FIRST_STEPS)
-        found.append(examine_first_steps(setups, clock))
+        found.append(check_first_steps(setups, clock))
         clock.begin(COSTS)
-        found.append(examine_costs(setups, weights, budget, clock))
+        found.append(check_costs(setups, weights, budget, clock))
         return tuple(found)

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 import torch
 
 from distillab.doctor.clock import Clock
-from distillab.doctor.selftest.judging import judged
+from distillab.doctor.selftest.evaluation import judged
 from distillab.doctor.selftest.machine import Machine, Weights, size, this_machine
 from distillab.doctor.selftest.memory import RunMemory, run_memory
 from distillab.doctor.selftest.setup import Arm, Setup
 from distillab.doctor.selftest.timing import StepTime, step_time, written_s
-from distillab.records import Examined, Finding
+from distillab.records import CheckResult, Finding
 from distillab.runs.answers import prompts_of
 from distillab.terminal import plural
 
@@ -65,7 +65,7 @@ class Costs:
     measured: bool
 
 
-def examine_costs(setups: Sequence[Setup], weights: Sequence[Weights], budget: Budget, clock: Clock) -> Examined:
+def check_costs(setups: Sequence[Setup], weights: Sequence[Weights], budget: Budget, clock: Clock) -> CheckResult:
     """Measure some steps of every objective, and add up.
 
     Args:
@@ -75,11 +75,11 @@ def examine_costs(setups: Sequence[Setup], weights: Sequence[Weights], budget: B
         clock: what is left of the time.
     """
     if (refusal := clock.refuses(_UNITS)) is not None:
-        return Examined(probe=CHECK_ID, looked_at="no step", not_done=refusal)
+        return CheckResult(check=CHECK_ID, scope="no step", skipped=refusal)
     costs = measured_costs(setups, weights, budget, clock)
-    return Examined(
-        probe=CHECK_ID,
-        looked_at=f"{plural(costs.runs, 'run')}: about {size(costs.memory_bytes)} of memory, "
+    return CheckResult(
+        check=CHECK_ID,
+        scope=f"{plural(costs.runs, 'run')}: about {size(costs.memory_bytes)} of memory, "
         f"{size(costs.disk_bytes)} of disk, {_duration(costs.hours)}"
         f"; memory of {'a run' if costs.together == 1 else f'each of {costs.together} runs at once'}: {costs.run}"
         + ("" if costs.measured else " (steps extrapolated from short rows by their tokens)"),
@@ -88,7 +88,7 @@ def examine_costs(setups: Sequence[Setup], weights: Sequence[Weights], budget: B
 
 
 def measured_costs(setups: Sequence[Setup], weights: Sequence[Weights], budget: Budget, clock: Clock) -> Costs:
-    """The costs of the recipe; the arguments as in `examine_costs`."""
+    """The costs of the recipe; the arguments as in `check_costs`."""
     judging_s = _judging_s(setups[0])
     total_s = 0.0
     times: list[StepTime] = []
@@ -136,9 +136,9 @@ def cost_findings(costs: Costs, machine: Machine) -> list[Finding]:
                 id="disk-too-small",
                 severity="warning",
                 title="The disk has no room for what the recipe will write.",
-                seen=(f"needed: about {size(costs.disk_bytes)}", f"free: {size(machine.disk_bytes)}"),
-                means="The runs stop when the disk is full. What is finished then is kept.",
-                do=(
+                evidence=(f"needed: about {size(costs.disk_bytes)}", f"free: {size(machine.disk_bytes)}"),
+                explanation="The runs stop when the disk is full. What is finished then is kept.",
+                fix=(
                     "free some space, or another place: output=…, cache.folder=…",
                     "store less of the teacher: cache.kinds, or teacher_signals: online",
                 ),
@@ -153,9 +153,9 @@ def memory_finding(needed: int, there: int) -> Finding:
         id="memory-too-small",
         severity="warning",
         title="The models do not fit into the memory of the recipe's device.",
-        seen=(f"needed: about {size(needed)}", f"there: {size(there)}"),
-        means="The run is killed, or the machine begins to swap, which is as good as being killed.",
-        do=(
+        evidence=(f"needed: about {size(needed)}", f"there: {size(there)}"),
+        explanation="The run is killed, or the machine begins to swap, which is as good as being killed.",
+        fix=(
             "training.microbatch_size=1, training.gradient_checkpointing=true; workers=1",
             "a cache of the teacher, so that both models are never loaded together: distillab cache build",
             "a smaller student, or teacher.dtype=bfloat16",

@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 
 from distillab.doctor.clock import Clock
+from distillab.doctor.selftest.messages import left_out, number, scope
 from distillab.doctor.selftest.setup import Setup
 from distillab.doctor.selftest.stepping import Stepped, step, training_of
-from distillab.doctor.selftest.wording import left_out, looked_at, number
 from distillab.errors import NumericsError
-from distillab.records import Examined, Finding
+from distillab.records import CheckResult, Finding
 
 CHECK_ID = "selftest-first-steps"
 STEPS = 20
@@ -20,7 +20,7 @@ _FALLS = 0.998
 _NOTHING_TO_LEARN = 1e-3
 
 
-def examine_first_steps(setups: Sequence[Setup], clock: Clock) -> Examined:
+def check_first_steps(setups: Sequence[Setup], clock: Clock) -> CheckResult:
     """Let a fresh student overfit a few rows by every objective, at the recipe's learning rate.
 
     Args:
@@ -43,10 +43,10 @@ def examine_first_steps(setups: Sequence[Setup], clock: Clock) -> Examined:
         if not set(stepped.reports[0].terms) - stepped.fitted:
             missed.append((setup.name, "all terms are fitted to these few rows before the first step"))
         findings += first_step_findings(stepped, setup)
-    return Examined(
-        probe=CHECK_ID,
-        looked_at=looked_at(looked, f"{STEPS} steps on the same rows"),
-        not_done=left_out(missed),
+    return CheckResult(
+        check=CHECK_ID,
+        scope=scope(looked, f"{STEPS} steps on the same rows"),
+        skipped=left_out(missed),
         findings=tuple(findings),
     )
 
@@ -56,7 +56,7 @@ def first_step_findings(stepped: Stepped, setup: Setup) -> list[Finding]:
     first = stepped.loss(0, without=stepped.fitted)
     last = sum(stepped.loss(-1 - back, without=stepped.fitted) for back in range(_LAST)) / _LAST
     rate = setup.recipe.training.learning_rate
-    seen = (
+    evidence = (
         f"arms {setup.name}: loss {number(first)} before the first step, {number(last)} after {STEPS} steps on the "
         f"same {len(setup.data.lengths)} rows, at the recipe's learning rate {rate:g}",
         f"gradient norm {number(stepped.reports[0].grad_norm)} at the first step, "
@@ -70,10 +70,10 @@ def first_step_findings(stepped: Stepped, setup: Setup) -> list[Finding]:
                 id="first-steps-raise-loss",
                 severity="warning",
                 title="The first steps raise the loss of the rows that they learn.",
-                seen=seen,
-                means="The learning rate is most likely too high for this student: the steps jump over what they look "
-                "for. A long warm-up can still save a run; it is shorter here.",
-                do=(f"training.learning_rate={rate / 10:.1g}", "a warm-up: training.warmup_steps"),
+                evidence=evidence,
+                explanation="The learning rate is most likely too high for this student: the steps jump over what they "
+                "look for. A long warm-up can still save a run; it is shorter here.",
+                fix=(f"training.learning_rate={rate / 10:.1g}", "a warm-up: training.warmup_steps"),
             )
         ]
     if last > _FALLS * first:
@@ -82,10 +82,10 @@ def first_step_findings(stepped: Stepped, setup: Setup) -> list[Finding]:
                 id="first-steps-change-nothing",
                 severity="warning",
                 title="The first steps leave the loss of the rows that they learn as it is.",
-                seen=seen,
-                means="A few rows are learned within some steps by anything that learns. At this pace a run ends where "
-                "it began.",
-                do=(
+                evidence=evidence,
+                explanation="A few rows are learned within some steps by anything that learns. At this pace a run ends "
+                "where it began.",
+                fix=(
                     f"training.learning_rate={rate * 10:.1g}",
                     "look at the weights of the terms: a term with a tiny weight moves nothing",
                 ),
@@ -99,9 +99,12 @@ def _not_finite(setup: Setup, error: NumericsError) -> Finding:
         id="first-steps-not-finite",
         severity="error",
         title="The loss or its gradient is not finite within the first steps.",
-        seen=(f"arms {setup.name}, learning rate {setup.recipe.training.learning_rate:g}", *str(error).splitlines()),
-        means="The run would stop at the same place.",
-        do=(
+        evidence=(
+            f"arms {setup.name}, learning rate {setup.recipe.training.learning_rate:g}",
+            *str(error).splitlines(),
+        ),
+        explanation="The run would stop at the same place.",
+        fix=(
             "a tenth of training.learning_rate, or a longer training.warmup_steps",
             "training.precision: float32; student.dtype: float32; teacher.dtype: bfloat16 instead of float16",
         ),

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from distillab.doctor.clock import Clock
+from distillab.doctor.selftest.messages import left_out, number, scope
 from distillab.doctor.selftest.rounding import rounding_of
 from distillab.doctor.selftest.setup import Setup
-from distillab.doctor.selftest.wording import left_out, looked_at, number
 from distillab.models.inputs import model_inputs
 from distillab.models.scoring import at_scored, scored_targets
 from distillab.objectives.step import Measured, measure
 from distillab.objectives.term import Objective, SpanTerm, StudentScores, TeacherScores
-from distillab.records import Examined, Finding
+from distillab.records import CheckResult, Finding
 from distillab.teachers.signals import TeacherSignal
 
 CHECK_ID = "selftest-head"
@@ -42,7 +42,7 @@ class HeadDifference:
     gradient: float
 
 
-def examine_head(setups: Sequence[Setup], clock: Clock) -> Examined:
+def check_head(setups: Sequence[Setup], clock: Clock) -> CheckResult:
     """Compare the two ways for every objective.
 
     Args:
@@ -62,10 +62,10 @@ def examine_head(setups: Sequence[Setup], clock: Clock) -> Examined:
             findings += head_findings(found, setup)
         else:
             missed.append((setup.name, "no term reads logits position by position"))
-    return Examined(
-        probe=CHECK_ID,
-        looked_at=looked_at(looked, "loss and gradient"),
-        not_done=left_out(missed),
+    return CheckResult(
+        check=CHECK_ID,
+        scope=scope(looked, "loss and gradient"),
+        skipped=left_out(missed),
         findings=tuple(findings),
     )
 
@@ -100,13 +100,13 @@ def head_findings(found: HeadDifference, setup: Setup) -> list[Finding]:
             id="head-pass-differs",
             severity="error",
             title="The loss in chunks is not the loss of the model's own logits.",
-            seen=(
+            evidence=(
                 f"arms {setup.name}: {number(found.chunked)} in chunks, {number(found.dense)} from all logits",
                 f"their gradients differ by {found.gradient:.1%} of their size ({rounding})",
             ),
-            means="Between its last hidden states and its logits the model does something that is not known here, so a "
-            "run would train and judge other logits than the model gives when it is used.",
-            do=(
+            explanation="Between its last hidden states and its logits the model does something that is not known "
+            "here, so a run would train and judge other logits than the model gives when it is used.",
+            fix=(
                 "another class of student",
                 "this is a fault of distillab: please report the model's class and its config.json",
             ),

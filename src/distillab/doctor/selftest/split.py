@@ -10,11 +10,11 @@ from torch import Tensor
 
 from distillab.config.terms import LinearWeight, TermConfig
 from distillab.doctor.clock import Clock
+from distillab.doctor.selftest.messages import left_out, number, scope
 from distillab.doctor.selftest.rounding import rounding_of
 from distillab.doctor.selftest.setup import Setup
 from distillab.doctor.selftest.stepping import Stepped, step, training_of
-from distillab.doctor.selftest.wording import left_out, looked_at, number
-from distillab.records import Examined, Finding
+from distillab.records import CheckResult, Finding
 
 SPLIT, REACH = "selftest-split", "selftest-gradient"
 _UNITS = 3.0
@@ -29,7 +29,7 @@ class Splits:
     rows: Stepped
 
 
-def examine_steps(setups: Sequence[Setup], clock: Clock) -> tuple[Examined, Examined]:
+def check_steps(setups: Sequence[Setup], clock: Clock) -> tuple[CheckResult, CheckResult]:
     """Make one step of every objective in both ways.
 
     Args:
@@ -59,16 +59,16 @@ def examine_steps(setups: Sequence[Setup], clock: Clock) -> tuple[Examined, Exam
         else:
             found_split += split_findings(both, setup)
     return (
-        Examined(
-            probe=SPLIT,
-            looked_at=looked_at(looked, "a step as one microbatch and row by row"),
-            not_done=left_out([*missed, *not_split]),
+        CheckResult(
+            check=SPLIT,
+            scope=scope(looked, "a step as one microbatch and row by row"),
+            skipped=left_out([*missed, *not_split]),
             findings=tuple(found_split),
         ),
-        Examined(
-            probe=REACH,
-            looked_at=looked_at(looked, "the gradient"),
-            not_done=left_out(missed),
+        CheckResult(
+            check=REACH,
+            scope=scope(looked, "the gradient"),
+            skipped=left_out(missed),
             findings=tuple(found_reach),
         ),
     )
@@ -104,14 +104,14 @@ def split_findings(both: Splits, setup: Setup) -> list[Finding]:
             id="split-changes-step",
             severity="error",
             title="An optimizer step depends on how it is split into microbatches.",
-            seen=(
+            evidence=(
                 f"arms {setup.name}: loss {number(whole)} as one microbatch, {number(rows)} row by row",
                 f"their gradients differ by {apart:.1%} of their size ({rounding})",
                 *terms,
             ),
-            means="The same recipe gives another student on a machine with less memory, or on several, and two arms "
-            " with different microbatches are not comparable.",
-            do=(
+            explanation="The same recipe gives another student on a machine with less memory, or on several, and two "
+            "arms  with different microbatches are not comparable.",
+            fix=(
                 "the same training.microbatch_size for all that is compared",
                 "a model whose forward mixes the rows of a batch (batch normalisation, expert capacity) does this; "
                 "else it is a fault of distillab: please report it with the recipe",
@@ -132,14 +132,14 @@ def reach_findings(stepped: Stepped, setup: Setup) -> list[Finding]:
             id="parameters-without-gradient",
             severity="error" if every else "warning",
             title="The loss has no gradient for some of the student's parameters.",
-            seen=(
+            evidence=(
                 f"arms {setup.name}: {len(unreached)} of {len(stepped.learning)} tensors that learn have no gradient, "
                 "or a gradient of zero, in a step in which every term has its largest weight",
                 shown + (f" and {len(unreached) - _NAMED} more" if len(unreached) > _NAMED else ""),
             ),
-            means="These parameters stay as they are (weight decay aside). Of a student with random weights that is a "
-            "part that never learns anything.",
-            do=(
+            explanation="These parameters stay as they are (weight decay aside). Of a student with random weights that "
+            "is a part that never learns anything.",
+            fix=(
                 "add a term that reads the logits: {kind: cross_entropy}, or {kind: token_divergence}",
                 "experts that none of a few rows chose are no fault",
             ),

@@ -17,12 +17,12 @@ from torch import Tensor
 from distillab.config.cache import FullKind, KindConfig, SampledKind, TextKind, TopKKind
 from distillab.config.terms import AttentionMapsConfig
 from distillab.doctor.clock import Clock
+from distillab.doctor.selftest.messages import left_out, number, scope
 from distillab.doctor.selftest.rounding import teacher_format
 from distillab.doctor.selftest.setup import Setup, by_tokens, that_can_be_asked
-from distillab.doctor.selftest.wording import left_out, looked_at, number
 from distillab.errors import TeacherError
 from distillab.objectives.step import measure
-from distillab.records import Examined, Finding
+from distillab.records import CheckResult, Finding
 from distillab.runs.signals import CacheJob, arms_kinds, build_cache
 from distillab.runs.teacher import RunTeacher, StoredSignals
 from distillab.teachers.protocol import SignalSource
@@ -50,7 +50,7 @@ class StoredTerm:
     error: float = 0.0
 
 
-def examine_cache(setups: Sequence[Setup], clock: Clock) -> Examined:
+def check_cache(setups: Sequence[Setup], clock: Clock) -> CheckResult:
     """Record a few rows, read them back, and compare every term.
 
     Args:
@@ -79,11 +79,11 @@ def examine_cache(setups: Sequence[Setup], clock: Clock) -> Examined:
         for name, found in means.items():
             findings += cache_findings(name, found, kinds, group)
     if not groups:
-        return Examined(probe=CHECK_ID, looked_at="0 terms", not_done="no term reads a teacher")
-    return Examined(
-        probe=CHECK_ID,
-        looked_at=looked_at(groups, f"stored as {', '.join(dict.fromkeys(names)) or 'nothing'}"),
-        not_done=left_out(missed),
+        return CheckResult(check=CHECK_ID, scope="0 terms", skipped="no term reads a teacher")
+    return CheckResult(
+        check=CHECK_ID,
+        scope=scope(groups, f"stored as {', '.join(dict.fromkeys(names)) or 'nothing'}"),
+        skipped=left_out(missed),
         findings=tuple(findings),
     )
 
@@ -145,14 +145,14 @@ def cache_findings(name: str, found: StoredTerm, kinds: Sequence[KindConfig], se
             id="cached-differs-from-live",
             severity="error",
             title="A cache of the teacher gives a term another value than the teacher itself.",
-            seen=(
+            evidence=(
                 f"term {name} of {setup.name}: from the teacher {number(found.live)}, from the cache "
                 f"{number(found.cached)} a unit; allowed is a difference of {number(allowed)}",
                 f"the teacher's number format: {format_}",
                 f"stored as: {', '.join(kind.kind for kind in kinds)} {stored}",
             ),
-            means="Runs that read the cache would learn from another teacher than the one that the record names.",
-            do=(
+            explanation="Runs that read the cache would learn from another teacher than the one that the record names.",
+            fix=(
                 "leave cache.kinds out: what the terms read is then stored as they read it",
                 "teacher_signals: online asks the teacher in every run",
             ),
@@ -182,12 +182,12 @@ def _does_not_serve(setup: Setup, kinds: Sequence[KindConfig], error: TeacherErr
         id="cache-does-not-serve",
         severity="error",
         title="What is stored of the teacher is not what a term reads.",
-        seen=(
+        evidence=(
             f"arms {setup.name}; cache.kinds: {', '.join(kind.kind for kind in kinds)}",
             *str(error).splitlines(),
         ),
-        means="The teacher would read all rows first, and every run of these arms would then stop.",
-        do=(
+        explanation="The teacher would read all rows first, and every run of these arms would then stop.",
+        fix=(
             "leave cache.kinds out: what the terms read is then stored",
             "or name a kind that serves them: {kind: full}",
         ),

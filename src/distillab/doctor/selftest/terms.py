@@ -14,14 +14,14 @@ from torch import Tensor
 
 from distillab.config.terms import ContrastiveConfig, DualSpaceConfig, TermConfig
 from distillab.doctor.clock import Clock
+from distillab.doctor.selftest.messages import left_out, number, scope
 from distillab.doctor.selftest.setup import Setup, by_tokens, that_can_be_asked
-from distillab.doctor.selftest.wording import left_out, looked_at, number
 from distillab.models.activations import Activations
 from distillab.models.aligned_positions import teacher_batch
 from distillab.models.projections import QKV
 from distillab.objectives.build import build_objective
 from distillab.objectives.step import measure
-from distillab.records import Examined, Finding
+from distillab.records import CheckResult, Finding
 from distillab.runs.teacher_view import TeacherView, TokenizerPair
 from distillab.runs.training import training_data
 from distillab.teachers.protocol import SignalSource
@@ -45,7 +45,7 @@ class TeacherAsStudent:
     shifted: float
 
 
-def examine_terms(setups: Sequence[Setup], clock: Clock) -> Examined:
+def check_terms(setups: Sequence[Setup], clock: Clock) -> CheckResult:
     """Compare the teacher with itself by every term of the recipe.
 
     Args:
@@ -55,7 +55,7 @@ def examine_terms(setups: Sequence[Setup], clock: Clock) -> Examined:
     groups = by_tokens(setups)
     missed: list[tuple[str, str]] = []
     findings: list[Finding] = []
-    seen = 0
+    terms = 0
     for group, teacher in that_can_be_asked(groups, clock, units=_UNITS, missed=missed):
         zero = []
         for term in group.terms:
@@ -66,15 +66,15 @@ def examine_terms(setups: Sequence[Setup], clock: Clock) -> Examined:
         if not zero:
             continue
         means = teacher_as_student(group.with_terms(zero), teacher)
-        seen += len(means)
+        terms += len(means)
         for name, found in means.items():
             findings += term_findings(name, found, group)
     if not groups:
-        return Examined(probe=CHECK_ID, looked_at="0 terms", not_done="no term reads a teacher")
-    return Examined(
-        probe=CHECK_ID,
-        looked_at=looked_at(groups, plural(seen, "term")),
-        not_done=left_out(missed),
+        return CheckResult(check=CHECK_ID, scope="0 terms", skipped="no term reads a teacher")
+    return CheckResult(
+        check=CHECK_ID,
+        scope=scope(groups, plural(terms, "term")),
+        skipped=left_out(missed),
         findings=tuple(findings),
     )
 
@@ -114,7 +114,7 @@ def teacher_as_student(setup: Setup, teacher: SignalSource) -> dict[str, Teacher
     counts = {item.name: max(1, item.term.count(batch)) for item in objective.terms}
     factors = dict.fromkeys(objective.names, 1.0)
 
-    def means(signal: TeacherSignal) -> dict[str, float]:
+    def explanation(signal: TeacherSignal) -> dict[str, float]:
         # draws are the same in both, so that only the shift differs
         torch.manual_seed(_SEED)
         device = next(model.parameters()).device
@@ -123,7 +123,7 @@ def teacher_as_student(setup: Setup, teacher: SignalSource) -> dict[str, Teacher
 
     with setup.arithmetic(), torch.no_grad():
         signal = teacher.signal(teacher_batch(batch), objective.request)
-        equal, off = means(signal), means(shifted(signal))
+        equal, off = explanation(signal), explanation(shifted(signal))
     return {name: TeacherAsStudent(equal[name], off[name]) for name in objective.names}
 
 
@@ -146,7 +146,7 @@ def shifted(signal: TeacherSignal) -> TeacherSignal:
 
 def term_findings(name: str, found: TeacherAsStudent, setup: Setup) -> list[Finding]:
     """What is wrong with a term that gives these means."""
-    seen = (
+    evidence = (
         f"term {name} of {setup.name}",
         f"student = teacher: {number(found.equal)}; the teacher one position off: {number(found.shifted)} (a unit)",
     )
@@ -156,9 +156,10 @@ def term_findings(name: str, found: TeacherAsStudent, setup: Setup) -> list[Find
                 id="term-blind-to-teacher",
                 severity="error",
                 title="A term says the same whatever the teacher says.",
-                seen=seen,
-                means="The student learns nothing from this term. A run with it is a run without it, at its price.",
-                do=(
+                evidence=evidence,
+                explanation="The student learns nothing from this term. A run with it is a run without it, at its "
+                "price.",
+                fix=(
                     f"look at the settings of {name}: one token with tail: renormalise always has probability 1, and a "
                     "very high temperature makes all distributions equal",
                     "tail: cell, k of 16 or more, temperature between 1 and 4",
@@ -171,10 +172,10 @@ def term_findings(name: str, found: TeacherAsStudent, setup: Setup) -> list[Find
                 id="term-not-zero-at-teacher",
                 severity="error",
                 title="A term is not zero where the student is the teacher.",
-                seen=seen,
-                means="The term does not lead to the teacher: a student that has become the teacher would be driven "
-                "away from it.",
-                do=(
+                evidence=evidence,
+                explanation="The term does not lead to the teacher: a student that has become the teacher would be "
+                "driven away from it.",
+                fix=(
                     "use the term's settings as they are by default, and change one at a time",
                     "if it stays: this is a fault of distillab, please report it with the recipe",
                 ),

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from distillab.doctor.data.subject import TeacherText
 from distillab.doctor.data.words import plain_form, share, shown
 from distillab.doctor.run.answers import repeated_share
-from distillab.records import Examined, Finding
+from distillab.records import CheckResult, Finding
 
 CHECK_ID = "teacher's answers"
 _FEWEST = 20
@@ -36,9 +36,9 @@ _REFUSES = re.compile(
 )
 
 
-def examine_teacher_ends(
+def check_teacher_ends(
     texts: Sequence[TeacherText], references: Mapping[str, Sequence[str]], *, plain_text: bool
-) -> Examined:
+) -> CheckResult:
     """Look at answers for what makes them unfit to be learned from.
 
     Args:
@@ -46,11 +46,11 @@ def examine_teacher_ends(
         plain_text: the teacher went on with texts, which have no natural end.
     """
     if not texts:
-        return Examined(probe=CHECK_ID, looked_at="0 answers", not_done="there are no answers of a teacher (--answers)")
+        return CheckResult(check=CHECK_ID, scope="0 answers", skipped="there are no answers of a teacher (--answers)")
     known = sum(text.finished is not None for text in texts)
-    looked_at = f"{len(texts):,} answers to {len({text.prompt for text in texts}):,} prompts"
+    scope = f"{len(texts):,} answers to {len({text.prompt for text in texts}):,} prompts"
     if not known:
-        looked_at += "; nothing says which of them ended by themselves (a column finish_reason)"
+        scope += "; nothing says which of them ended by themselves (a column finish_reason)"
     found = [
         _cut_off([text for text in texts if text.finished is not None], plain_text=plain_text),
         _empty(texts),
@@ -58,7 +58,7 @@ def examine_teacher_ends(
         _refusals(texts, references),
         _same(texts),
     ]
-    return Examined(probe=CHECK_ID, looked_at=looked_at, findings=tuple(one for one in found if one is not None))
+    return CheckResult(check=CHECK_ID, scope=scope, findings=tuple(one for one in found if one is not None))
 
 
 def refuses(text: str) -> bool:
@@ -91,12 +91,12 @@ def _cut_off(texts: Sequence[TeacherText], *, plain_text: bool) -> Finding | Non
         id="teacher-answers-cut-off",
         severity="error" if never else "note" if plain_text else "warning",
         title="The teacher hardly ever ends an answer." if never else "Answers of the teacher are cut off.",
-        seen=(f"{share(len(cut), len(texts))} answers were cut at the longest length",),
+        evidence=(f"{share(len(cut), len(texts))} answers were cut at the longest length",),
         example=tuple(f"…{text.text[-100:]!r}" for text in cut[:2]),
-        means="distillab leaves cut answers out (keep_cut_off: false), so the student learns from the prompts with "
-        "short answers alone; kept, they teach answers without an end."
+        explanation="distillab leaves cut answers out (keep_cut_off: false), so the student learns from the prompts "
+        "with short answers alone; kept, they teach answers without an end."
         + (" When nothing ends, the teacher was not asked in its template, or its end token is another one." * never),
-        do=(
+        fix=(
             "ask the teacher in its own template (data.template), and stop at its end token",
             "raise teacher_answers.max_new_tokens",
         ),
@@ -112,11 +112,11 @@ def _empty(texts: Sequence[TeacherText]) -> Finding | None:
         id="teacher-answers-empty",
         severity="error" if every else "warning" if len(hit) >= _MANY_EMPTY * len(texts) else "note",
         title="All answers of the teacher are empty." if every else "Some answers of the teacher are empty.",
-        seen=(f"{share(len(hit), len(texts))} answers have no text",),
+        evidence=(f"{share(len(hit), len(texts))} answers have no text",),
         example=tuple(shown(text.prompt) for text in hit[:3]),
-        means="The teacher ended at once: the prompt ends with an end token, or in another place than where answers "
-        "begin in its template. Left out, these prompts are not learned; kept, they teach silence.",
-        do=("look at the end of the prompts: `distillab data RECIPE`", "leave empty answers out"),
+        explanation="The teacher ended at once: the prompt ends with an end token, or in another place than where "
+        "answers begin in its template. Left out, these prompts are not learned; kept, they teach silence.",
+        fix=("look at the end of the prompts: `distillab data RECIPE`", "leave empty answers out"),
     )
 
 
@@ -128,14 +128,14 @@ def _loops(texts: Sequence[TeacherText]) -> Finding | None:
         id="teacher-answers-loop",
         severity="warning" if len(hit) >= _LOOP_MANY * len(texts) else "note",
         title="Answers of the teacher run into loops.",
-        seen=(
+        evidence=(
             f"{share(len(hit), len(texts))} answers: more than half of their groups of three words stand before, or "
             "their end is one piece again and again",
         ),
         example=tuple(f"…{text.text[-120:]!r}" for text in hit[:2]),
-        means="Long loops are many tokens, so they weigh more than good answers. A student copies loops more easily "
-        "than anything else.",
-        do=(
+        explanation="Long loops are many tokens, so they weigh more than good answers. A student copies loops more "
+        "easily than anything else.",
+        fix=(
             "leave them out",
             "teacher_answers: {sample: true, temperature: 0.7}: greedy answers of small teachers loop most",
         ),
@@ -150,11 +150,13 @@ def _refusals(texts: Sequence[TeacherText], references: Mapping[str, Sequence[st
         id="teacher-refuses",
         severity="warning" if len(hit) >= _MANY_REFUSALS * len(texts) else "note",
         title="The teacher refuses some prompts.",
-        seen=(f"{share(len(hit), len(texts))} answers begin as refusals do, where the data set's own answer does not",),
+        evidence=(
+            f"{share(len(hit), len(texts))} answers begin as refusals do, where the data set's own answer does not",
+        ),
         example=tuple(f"{shown(text.prompt)} → {shown(text.text)}" for text in hit[:2]),
-        means="The student learns to refuse, and being small it refuses more than its teacher: refusals are all alike "
-        "and therefore easy. English refusals alone are recognised.",
-        do=("leave them out, or keep the data set's own answers for these prompts",),
+        explanation="The student learns to refuse, and being small it refuses more than its teacher: refusals are all "
+        "alike and therefore easy. English refusals alone are recognised.",
+        fix=("leave them out, or keep the data set's own answers for these prompts",),
     )
 
 
@@ -168,9 +170,9 @@ def _same(texts: Sequence[TeacherText]) -> Finding | None:
         id="teacher-answers-same",
         severity="warning",
         title="The teacher gives most prompts one and the same answer.",
-        seen=(f"{share(times, len(texts))} answers are the same text",),
+        evidence=(f"{share(times, len(texts))} answers are the same text",),
         example=(shown(answer),),
-        means="The teacher did not read its prompts: they were cut off, rendered without their content, or asked in a "
-        "form that the teacher does not know.",
-        do=("look at what the teacher was asked: `distillab data RECIPE`",),
+        explanation="The teacher did not read its prompts: they were cut off, rendered without their content, or asked "
+        "in a form that the teacher does not know.",
+        fix=("look at what the teacher was asked: `distillab data RECIPE`",),
     )

@@ -17,14 +17,14 @@ from distillab.data.examples import Example
 from distillab.data.reading import load_reader
 from distillab.divergences import forward_kl, jensen_shannon, reverse_kl
 from distillab.doctor import audit_batch, audit_loss, audit_run
-from distillab.records import Examined
+from distillab.records import CheckResult
 from distillab.runs.run import execute
 
 CASES = Cases()
 _IGNORED = -100
 
 
-def _batches(place: Place, name: str, *, packing: bool = False, side: Any = "right") -> Sequence[Examined]:
+def _batches(place: Place, name: str, *, packing: bool = False, side: Any = "right") -> Sequence[CheckResult]:
     reader = load_reader(
         str(place.material("tokenizers", name)), revision=None, template="auto", kind="pair", max_tokens=512
     )
@@ -42,19 +42,19 @@ def _batches(place: Place, name: str, *, packing: bool = False, side: Any = "rig
 
 
 @CASES.good("ours", "batch")
-def our_rows_for_tinyllama(place: Place) -> Sequence[Examined]:
+def our_rows_for_tinyllama(place: Place) -> Sequence[CheckResult]:
     """Encoder and collator, padded right."""
     return _batches(place, "tinyllama-1.1b")
 
 
 @CASES.good("ours", "batch")
-def our_rows_for_gpt2_padded_left(place: Place) -> Sequence[Examined]:
+def our_rows_for_gpt2_padded_left(place: Place) -> Sequence[CheckResult]:
     """Encoder and collator, padded left, pad = eos."""
     return _batches(place, "gpt2", side="left")
 
 
 @CASES.good("ours", "batch")
-def our_rows_packed(place: Place) -> Sequence[Examined]:
+def our_rows_packed(place: Place) -> Sequence[CheckResult]:
     """Several rows in one sequence."""
     return _batches(place, "mistral-7b-v0.1", packing=True)
 
@@ -69,7 +69,7 @@ def _divergence(divergence: Callable[..., Tensor]) -> Callable[[Tensor, Tensor, 
     return function
 
 
-def _audited(divergence: Callable[..., Tensor]) -> Callable[[Place], Sequence[Examined]]:
+def _audited(divergence: Callable[..., Tensor]) -> Callable[[Place], Sequence[CheckResult]]:
     return lambda place: (audit_loss(_divergence(divergence), given="sequences"),)
 
 
@@ -105,37 +105,37 @@ def _recipe(place: Place, *, training: dict[str, Any], **changes: Any) -> RunRec
     return RunRecipe(**{**values, **changes})
 
 
-def _ran(recipe: RunRecipe) -> Sequence[Examined]:
+def _ran(recipe: RunRecipe) -> Sequence[CheckResult]:
     execute(recipe)
-    return audit_run(Path(recipe.output)).examined
+    return audit_run(Path(recipe.output)).checks
 
 
 @CASES.good("ours", "run")
-def our_run_by_forward_kl(place: Place) -> Sequence[Examined]:
+def our_run_by_forward_kl(place: Place) -> Sequence[CheckResult]:
     """From random weights, by the real small teacher."""
     return _ran(_recipe(place, training={}, method="logits"))
 
 
 @CASES.good("ours", "run")
-def our_run_in_microbatches(place: Place) -> Sequence[Examined]:
+def our_run_in_microbatches(place: Place) -> Sequence[CheckResult]:
     """SFT, a step in microbatches."""
     return _ran(_recipe(place, training={"microbatch_size": 2}))
 
 
 @CASES.fault("ours", "run", "learning-rate-too-low", "nothing-learned")
-def our_run_with_a_tiny_rate(place: Place) -> Sequence[Examined]:
+def our_run_with_a_tiny_rate(place: Place) -> Sequence[CheckResult]:
     """The default of a large model, for a student with random weights."""
     return _ran(_recipe(place, training={"learning_rate": 1e-6}))
 
 
 @CASES.fault("ours", "run", "term-without-effect")
-def our_run_with_a_term_of_no_weight(place: Place) -> Sequence[Examined]:
+def our_run_with_a_term_of_no_weight(place: Place) -> Sequence[CheckResult]:
     """The teacher's term has a weight that was meant for a sum over the vocabulary."""
     terms = [{"kind": "cross_entropy"}, {"kind": "token_divergence", "weight": 1e-5}]
     return _ran(_recipe(place, training={"gradient_shares_every": 10}, method="logits", terms=terms))
 
 
 @CASES.fault("ours", "run", "schedule-only-warms-up", "learning-rate-too-low")
-def our_run_that_only_warms_up(place: Place) -> Sequence[Examined]:
+def our_run_that_only_warms_up(place: Place) -> Sequence[CheckResult]:
     """As many steps of warm-up as steps."""
     return _ran(_recipe(place, training={"warmup_steps": 60}))

@@ -16,7 +16,7 @@ from typing import Literal
 
 from distillab.doctor.pair.measures import Measures
 from distillab.doctor.pair.permutation import Tested
-from distillab.records import Examined, Finding
+from distillab.records import CheckResult, Finding
 
 CHECK_ID = "alignment"
 MIN_POSITIONS = 64
@@ -102,21 +102,21 @@ def shifted_by(measures: Measures) -> int | None:
     return max(measures.at_offset, key=lambda offset: measures.at_offset[offset]) if measures.at_offset else None
 
 
-def judged(measures: Measures, *, looked_at: str, own: Tested | None) -> Examined:
-    """One record of the probe.
+def judged(measures: Measures, *, scope: str, own: Tested | None) -> CheckResult:
+    """One record of the check.
 
     Args:
-        looked_at: how many tokens, and whose.
+        scope: how many tokens, and whose.
         own: as for `verdict`.
     """
     found = verdict(measures, own=own)
     if found.reading == "cannot tell":
-        return Examined(probe=CHECK_ID, looked_at=looked_at, not_done=found.reason)
-    seen = _seen(measures, own)
+        return CheckResult(check=CHECK_ID, scope=scope, skipped=found.reason)
+    evidence = _seen(measures, own)
     if found.reading == "fits":
-        return Examined(probe=CHECK_ID, looked_at=f"{looked_at}; {seen[0]}")
+        return CheckResult(check=CHECK_ID, scope=f"{scope}; {evidence[0]}")
     make = {"unrelated": _unrelated, "shifted": _shifted, "other rows": _of_other_rows}[found.reading]
-    return Examined(probe=CHECK_ID, looked_at=looked_at, findings=(make(measures, found, seen),))
+    return CheckResult(check=CHECK_ID, scope=scope, findings=(make(measures, found, evidence),))
 
 
 def _no_power(measures: Measures, reference: float) -> str | None:
@@ -179,14 +179,14 @@ def _told(tested: Tested) -> str:
     )
 
 
-def _unrelated(measures: Measures, found: Verdict, seen: tuple[str, ...]) -> Finding:
+def _unrelated(measures: Measures, found: Verdict, evidence: tuple[str, ...]) -> Finding:
     knows_names = measures.names is not None and measures.names.p <= 0.01 and measures.names.gain > 0.5
     return Finding(
         id="teacher-signal-unrelated",
         severity="error" if found.sure else "warning",
         title="What the teacher says is not about the tokens beside which it stands.",
-        seen=seen,
-        means="The teacher is confident, but at these tokens it does no better than if its signals were "
+        evidence=evidence,
+        explanation="The teacher is confident, but at these tokens it does no better than if its signals were "
         "shuffled: a loss that compares by position and id would teach noise. "
         + (
             "The vocabulary fits better than a shuffled one: look at positions and rows first."
@@ -194,7 +194,7 @@ def _unrelated(measures: Measures, found: Verdict, seen: tuple[str, ...]) -> Fin
             else "Nor does the vocabulary fit: the ids mean other tokens to the teacher."
         )
         + ("" if found.sure else " Or the teacher knows nothing of this kind of text, and is sure all the same."),
-        do=(
+        fix=(
             "compare the two tokenizers: distillab check TEACHER STUDENT",
             "where they differ: a teacher with the student's tokenizer, or method: seqkd",
             "where they are the same: check that the weights belong to the tokenizer, and the order of stored rows",
@@ -202,27 +202,27 @@ def _unrelated(measures: Measures, found: Verdict, seen: tuple[str, ...]) -> Fin
     )
 
 
-def _shifted(measures: Measures, found: Verdict, seen: tuple[str, ...]) -> Finding:
+def _shifted(measures: Measures, found: Verdict, evidence: tuple[str, ...]) -> Finding:
     offset = shifted_by(measures)
     return Finding(
         id="teacher-signal-shifted",
         severity="error" if found.sure else "warning",
         title="The teacher's signal belongs to another position.",
-        seen=seen,
-        means=f"It fits the tokens when it is read at {offset:+d} of where it stands. Either logits were moved against "
-        "the ids once too often or once too little, or the teacher itself was trained so."
+        evidence=evidence,
+        explanation=f"It fits the tokens when it is read at {offset:+d} of where it stands. Either logits were moved "
+        "against the ids once too often or once too little, or the teacher itself was trained so."
         + ("" if found.sure else " Or it repeats the token that it reads, as models do on text that they do not know."),
-        do=(
+        fix=(
             "the logits at position t predict the id at t + 1: shift one of the two, once",
             "ask the teacher for a text: if it writes none, it was trained with a wrong shift, or not at all",
         ),
     )
 
 
-def _of_other_rows(measures: Measures, found: Verdict, seen: tuple[str, ...]) -> Finding:
+def _of_other_rows(measures: Measures, found: Verdict, evidence: tuple[str, ...]) -> Finding:
     rows = measures.other_rows
     assert rows is not None
-    told = (*seen, f"rows whose tokens another row's signal fits: {rows.fits_elsewhere} of {rows.comparable}")
+    told = (*evidence, f"rows whose tokens another row's signal fits: {rows.fits_elsewhere} of {rows.comparable}")
     if found.sure and rows.example is not None:
         row, signal = rows.example
         told = (*told, f"e.g. the signal of examined row {row} (counted from 0) stands beside row {signal}")
@@ -230,14 +230,15 @@ def _of_other_rows(measures: Measures, found: Verdict, seen: tuple[str, ...]) ->
         id="teacher-signal-of-other-rows",
         severity="error" if found.sure else "warning",
         title="The teacher's signals belong to other rows.",
-        seen=told,
-        means="They know what usually stands at a place of an answer, and nothing of the row beside which they stand. "
+        evidence=told,
+        explanation="They know what usually stands at a place of an answer, and nothing of the row beside which they "
+        "stand. "
         + (
             "Rows were put in another order after the teacher had read them."
             if found.sure
             else "Rows were put in another order, or the teacher is confident and wrong about what differs among rows."
         ),
-        do=(
+        fix=(
             "store signals under the row's key, or a hash of its tokens, and look them up by it",
             "do not shuffle, filter or sort the data between storing and reading",
         ),

@@ -10,7 +10,7 @@ from distillab.config.terms import TermConfig
 from distillab.doctor.causes import follows
 from distillab.doctor.run.logs import Run
 from distillab.doctor.run.series import CROSS_ENTROPY, RunSeries
-from distillab.records import Examined, Finding, Investigation
+from distillab.records import CheckResult, Finding, Investigation
 
 CHECK_ID = "together"
 
@@ -47,7 +47,7 @@ _LEARNED = 0.8
 
 
 @dataclass(frozen=True, eq=False)
-class ExaminedLog:
+class CheckedLog:
     """One log.
 
     Attributes:
@@ -69,8 +69,8 @@ def compared_by_id(series: RunSeries) -> tuple[str, ...]:
 
 
 def explained(
-    logs: Sequence[ExaminedLog], *, batch: Sequence[Finding], tokens: Finding | None
-) -> tuple[ExaminedLog, ...]:
+    logs: Sequence[CheckedLog], *, batch: Sequence[Finding], tokens: Finding | None
+) -> tuple[CheckedLog, ...]:
     """The logs with every finding that follows from a fault found elsewhere marked so: the fault is to be mended first.
 
     A batch's fault explains what a log shows of labels; tokens that do not match, what it shows of a teacher. Where a
@@ -83,7 +83,7 @@ def explained(
     return tuple(_explained(log, batch, tokens) for log in logs)
 
 
-def examine_together(logs: Sequence[ExaminedLog], *, batch: Sequence[Finding], tokens: Finding | None) -> Examined:
+def check_together(logs: Sequence[CheckedLog], *, batch: Sequence[Finding], tokens: Finding | None) -> CheckResult:
     """Does what was given belong together, and what explains what?
 
     Args:
@@ -91,11 +91,11 @@ def examine_together(logs: Sequence[ExaminedLog], *, batch: Sequence[Finding], t
     """
     causes = [finding.id for finding in (*_faults(batch), *((tokens,) if tokens else ()))]
     follow = [f for log in logs for f in log.investigation.findings if f.follows_from]
-    looked_at = f"{len(causes)} causes beside {len(logs)} logs: {len(follow)} findings of the logs follow from a cause"
-    return Examined(probe=CHECK_ID, looked_at=looked_at, findings=tuple(_strangers(logs, _faults(batch))))
+    scope = f"{len(causes)} causes beside {len(logs)} logs: {len(follow)} findings of the logs follow from a cause"
+    return CheckResult(check=CHECK_ID, scope=scope, findings=tuple(_strangers(logs, _faults(batch))))
 
 
-def _explained(log: ExaminedLog, batch: Sequence[Finding], tokens: Finding | None) -> ExaminedLog:
+def _explained(log: CheckedLog, batch: Sequence[Finding], tokens: Finding | None) -> CheckedLog:
     series = [run.series for run in log.runs]
     causes: list[Finding] = []
     if any(not one.term_names or CROSS_ENTROPY in one.term_names for one in series):
@@ -104,11 +104,11 @@ def _explained(log: ExaminedLog, batch: Sequence[Finding], tokens: Finding | Non
         causes.append(tokens)
     if not causes:
         return log
-    examined = tuple(
+    checks = tuple(
         one.model_copy(update={"findings": tuple(_linked(finding, causes) for finding in one.findings)})
-        for one in log.investigation.examined
+        for one in log.investigation.checks
     )
-    return replace(log, investigation=log.investigation.model_copy(update={"examined": examined}))
+    return replace(log, investigation=log.investigation.model_copy(update={"checks": checks}))
 
 
 def _linked(finding: Finding, causes: Sequence[Finding]) -> Finding:
@@ -121,7 +121,7 @@ def _faults(batch: Sequence[Finding]) -> list[Finding]:
     return [finding for finding in batch if finding.severity == "error" and finding.id in _LABELS]
 
 
-def _strangers(logs: Sequence[ExaminedLog], faults: Sequence[Finding]) -> list[Finding]:
+def _strangers(logs: Sequence[CheckedLog], faults: Sequence[Finding]) -> list[Finding]:
     """Logs that cannot come from the given batch."""
     if not any(fault.id == "answer-at-prompt-positions" for fault in faults):
         return []
@@ -144,13 +144,13 @@ def _stranger(name: str, step: int, best: float, unigram: float) -> Finding:
         id="log-of-another-run",
         severity="warning",
         title="The log shows learning that the given batch cannot give.",
-        seen=(
+        evidence=(
             f"{name}: held-out {best:.3f} nats a token at step {step:,}; the unigram line is {unigram:.3f}",
             "the batch: the answer is predicted at the prompt's positions, which teaches how often tokens occur",
         ),
-        means="A student that is trained on such batches does not come so far below the unigram line. The log is of "
-        "another run than the batch, or the batch was made by another version of the data code.",
-        do=("save a batch of the very run whose log is given", "mend the batch all the same: its fault is certain"),
+        explanation="A student that is trained on such batches does not come so far below the unigram line. The log is "
+        "of another run than the batch, or the batch was made by another version of the data code.",
+        fix=("save a batch of the very run whose log is given", "mend the batch all the same: its fault is certain"),
     )
 
 

@@ -7,10 +7,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from distillab.doctor.clock import Clock
+from distillab.doctor.selftest.messages import number
 from distillab.doctor.selftest.setup import Setup
-from distillab.doctor.selftest.wording import number
 from distillab.evaluation.protocol import EvaluationResult, evaluate
-from distillab.records import Examined, Finding
+from distillab.records import CheckResult, Finding
 from distillab.terminal import plural
 
 CHECK_ID = "selftest-evaluation"
@@ -21,7 +21,7 @@ _SEED = 0
 _ROUNDING = 1e-4
 
 
-def examine_evaluation(setup: Setup, clock: Clock) -> Examined:
+def check_evaluation(setup: Setup, clock: Clock) -> CheckResult:
     """Judge the student before training twice, and once more with other weights.
 
     Args:
@@ -29,14 +29,14 @@ def examine_evaluation(setup: Setup, clock: Clock) -> Examined:
         clock: what is left of the time.
     """
     held_out = setup.inputs.held_out.first(_ROWS)
-    looked_at = f"{plural(len(held_out.rows), 'held-out row')}, judged three times"
+    scope = f"{plural(len(held_out.rows), 'held-out row')}, judged three times"
     if (refusal := clock.refuses(_UNITS)) is not None:
-        return Examined(probe=CHECK_ID, looked_at=looked_at, not_done=refusal)
+        return CheckResult(check=CHECK_ID, scope=scope, skipped=refusal)
     student = setup.student()
     first, again = judged(setup, student), judged(setup, student)
     disturb(student)
-    return Examined(
-        probe=CHECK_ID, looked_at=looked_at, findings=tuple(evaluation_findings(first, again, judged(setup, student)))
+    return CheckResult(
+        check=CHECK_ID, scope=scope, findings=tuple(evaluation_findings(first, again, judged(setup, student)))
     )
 
 
@@ -86,9 +86,12 @@ def evaluation_findings(first: EvaluationResult, again: EvaluationResult, other:
                 id="evaluation-not-repeatable",
                 severity="error",
                 title="The same student is judged otherwise the second time.",
-                seen=(*figures, f"largest difference of a row: {number(_apart(first.scores.nats, again.scores.nats))}"),
-                means="Differences between arms would be differences of chance.",
-                do=(
+                evidence=(
+                    *figures,
+                    f"largest difference of a row: {number(_apart(first.scores.nats, again.scores.nats))}",
+                ),
+                explanation="Differences between arms would be differences of chance.",
+                fix=(
                     "a student whose forward draws nothing in eval mode",
                     "this is a fault of distillab: please report the model's class",
                 ),
@@ -100,10 +103,10 @@ def evaluation_findings(first: EvaluationResult, again: EvaluationResult, other:
                 id="evaluation-blind-to-weights",
                 severity="error",
                 title="The held-out figures do not change when the student's weights do.",
-                seen=figures,
-                means="Whatever is trained, the figures stay the same: another model is judged than the one that "
+                evidence=figures,
+                explanation="Whatever is trained, the figures stay the same: another model is judged than the one that "
                 "learns.",
-                do=(
+                fix=(
                     "look for a second copy of the model: a merged adapter, an exported file",
                     "this is a fault of distillab: please report the model's class",
                 ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from distillab.doctor.batch.placing import PlacedRow
+from distillab.doctor.batch.label_offset import PlacedRow
 from distillab.doctor.batch.show import row_line
 from distillab.doctor.batch.tokens import TokenFacts
 from distillab.records import Finding
@@ -45,16 +45,16 @@ def cut_and_ended(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | Non
         id="answers-truncated",
         severity="warning",
         title="Answers are cut off, and end with an end token all the same.",
-        seen=(
+        evidence=(
             f"{count:,} of {len(rows):,} rows have exactly {longest:,} tokens, the longest length; of any other length "
             f"there are at most {max(lengths.values()):,}",
             f"before the end token {len(cut):,} of them stop at {_listed({_last_sign(row, facts) for row in cut})}; "
             f"the {len(shorter):,} shorter rows stop at {_listed(usual)}",
         ),
         example=(f"{cut[0].row.origin}: {row_line(cut[0], facts)}",),
-        means="Rows that were too long lost the rest of their answer, and the end token was put where they were cut. "
-        "The student learns to stop in the middle of a sentence, at a length and not at an end.",
-        do=(
+        explanation="Rows that were too long lost the rest of their answer, and the end token was put where they were "
+        "cut. The student learns to stop in the middle of a sentence, at a length and not at an end.",
+        fix=(
             "put the end token behind the answer before it is cut, so that what is cut has none",
             "raise the longest length, or leave out rows that do not fit, and count them",
         ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from distillab.doctor.batch.placing import PlacedRow
+from distillab.doctor.batch.label_offset import PlacedRow
 from distillab.doctor.batch.rows import Ints
 from distillab.doctor.batch.tokens import TokenFacts
 

@@ -13,7 +13,7 @@ _SHORTEST = 20
 _CLOSED = frozenset(".!?…。！？\"')]}`>:;|")
 
 
-def examine_cut_texts(examples: Sequence[Example]) -> Finding | None:
+def check_cut_texts(examples: Sequence[Example]) -> Finding | None:
     """Look for one length, in characters or bytes, that many texts have and none exceeds."""
     if not examples or examples[0].kind == "text":  # plain text is often cut into pieces of one length, on purpose
         return None
@@ -48,14 +48,14 @@ def _finding(what: str, unit: str, longest: int, hit: Sequence[tuple[Example, st
         id="texts-cut-at-length",
         severity="warning",
         title=f"Many {what} are cut at one length.",
-        seen=(
+        evidence=(
             f"{share(len(hit), total)} {what} have {longest:,} {unit} (or one less), and none has more",
             "they end without a sign that closes a sentence",
         ),
         example=(f"{example.origin}: …{shown(text[-60:])}",),
-        means="A column of fixed width, or a limit in the program that wrote the file, has cut the texts before they "
-        "were read here. The student learns to end where the limit was, in the middle of a word.",
-        do=(
+        explanation="A column of fixed width, or a limit in the program that wrote the file, has cut the texts before "
+        "they were read here. The student learns to end where the limit was, in the middle of a word.",
+        fix=(
             "read the source again without the limit",
             f"or leave out rows of {longest:,} {unit}, and count them",
         ),

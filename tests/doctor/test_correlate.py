@@ -13,16 +13,18 @@ from tests.doctor.batch_samples import World, pairs_of, tokenizer_of
 
 from distillab import doctor
 from distillab.cli.doctor_investigate import investigate_command
+from distillab.doctor.correlate import CheckedLog, check_together, compared_by_id, explained
 from distillab.doctor.investigate import investigate
 from distillab.doctor.run.logs import Run
 from distillab.doctor.run.series import HeldOutPoint, RunFacts, RunSeries, StepPoint
-from distillab.doctor.together import ExaminedLog, compared_by_id, examine_together, explained
 from distillab.errors import ConfigError
-from distillab.records import Examined, Finding, Investigation, Severity
+from distillab.records import CheckResult, Finding, Investigation, Severity
 
 
 def finding(id_: str, severity: Severity = "error") -> Finding:
-    return Finding(id=id_, severity=severity, title="A title.", seen=(), means="A meaning.", do=("its own advice",))
+    return Finding(
+        id=id_, severity=severity, title="A title.", evidence=(), explanation="A meaning.", fix=("its own advice",)
+    )
 
 
 POSITIONS, TOKENS = finding("answer-at-prompt-positions"), finding("pair-ids-unrelated")
@@ -30,16 +32,16 @@ POSITIONS, TOKENS = finding("answer-at-prompt-positions"), finding("pair-ids-unr
 
 def log(
     *terms: str, found: str = "held-out-above-uniform", held_out: float = 5.0, unigram: float | None = None
-) -> ExaminedLog:
+) -> CheckedLog:
     """A log of two steps with one finding and one held-out loss; `unigram` as the given rows have it."""
     steps = tuple(StepPoint(step, "line", loss=3.0, terms=dict.fromkeys(terms, 3.0)) for step in (1, 2))
     facts = RunFacts(in_nats=True, held_out_is_cross_entropy=True)
     series = RunSeries("", "a log", steps, (HeldOutPoint(2, "line", loss=held_out),), facts)
-    examined = Examined(probe="run-held-out", looked_at="2 steps", findings=(finding(found, "warning"),))
-    return ExaminedLog("mine", (Run(series),), Investigation(subject="log", examined=(examined,)), unigram)
+    result = CheckResult(check="run-held-out", scope="2 steps", findings=(finding(found, "warning"),))
+    return CheckedLog("mine", (Run(series),), Investigation(subject="log", checks=(result,)), unigram)
 
 
-def causes(given: ExaminedLog, *, batch: tuple[Finding, ...] = (), tokens: Finding | None = None) -> tuple[str, ...]:
+def causes(given: CheckedLog, *, batch: tuple[Finding, ...] = (), tokens: Finding | None = None) -> tuple[str, ...]:
     (after,) = explained([given], batch=batch, tokens=tokens)
     return after.investigation.findings[0].follows_from
 
@@ -85,8 +87,8 @@ def test_what_explains_nothing() -> None:
 def test_what_follows_has_no_advice_of_its_own() -> None:
     (after,) = explained([log("cross_entropy")], batch=(POSITIONS,), tokens=None)
     effect = after.investigation.findings[0]
-    assert effect.do == ("nothing of its own: mend answer-at-prompt-positions, then examine again",)
-    assert effect.means == "A meaning. Here the cause was found: answer-at-prompt-positions."
+    assert effect.fix == ("nothing of its own: mend answer-at-prompt-positions, then examine again",)
+    assert effect.explanation == "A meaning. Here the cause was found: answer-at-prompt-positions."
     assert effect.severity == "warning"
 
 
@@ -104,8 +106,8 @@ def test_a_log_that_the_batch_cannot_have_made(
     held_out: float, unigram: float | None, terms: tuple[str, ...], batch: tuple[Finding, ...], found: bool
 ) -> None:
     given = log(*terms, held_out=held_out, unigram=unigram)
-    examined = examine_together([given], batch=batch, tokens=None)
-    assert [one.id for one in examined.findings] == (["log-of-another-run"] if found else [])
+    result = check_together([given], batch=batch, tokens=None)
+    assert [one.id for one in result.findings] == (["log-of-another-run"] if found else [])
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +144,7 @@ def test_another_trainers_loss_is_not_taken_for_cross_entropy(pair: dict[str, st
     log_file.write_text("\n".join(["step,loss,eval_loss", *lines]) + "\n")
     found = investigate(student=pair["student"], logs=[log_file])
     assert "held-out-above-uniform" not in {one.id for one in found.findings}
-    # --vocabulary, which the log's probe names, is taken here too: the losses are then nats a token
+    # --vocabulary, which the log's check names, is taken here too: the losses are then nats a token
     known = investigate(student=pair["student"], logs=[log_file], vocabulary=400)
     assert "held-out-above-uniform" in {one.id for one in known.findings}
 

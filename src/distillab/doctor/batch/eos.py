@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
-from distillab.doctor.batch.cut_ends import cut_and_ended
-from distillab.doctor.batch.placing import PlacedRow
+from distillab.doctor.batch.label_offset import PlacedRow
 from distillab.doctor.batch.scored import Learns
 from distillab.doctor.batch.show import row_line
 from distillab.doctor.batch.tokens import END_TEXTS, TokenFacts
-from distillab.records import Examined, Finding, Severity
+from distillab.doctor.batch.truncation import cut_and_ended
+from distillab.records import CheckResult, Finding, Severity
 
 CHECK_ID = "ends of answers"
 # learned: an end token is the last scored one; hidden: an end token follows that is not scored; padded: so it does, but
@@ -23,25 +23,25 @@ _MEANT = "if the rows are plain text, which goes on, say --learns text"
 _PUNCTUATION = frozenset(".!?,;:\"')]}…。！？")
 
 
-def examine_ends(rows: Sequence[PlacedRow], facts: TokenFacts, *, learns: Learns | None) -> Examined:
+def check_ends(rows: Sequence[PlacedRow], facts: TokenFacts, *, learns: Learns | None) -> CheckResult:
     """Look at the last scored token of every row, and at what follows it.
 
     Args:
-        learns: as in `examine_scored`. Of answers the end is learned; a text may go on, and a prompt has none.
+        learns: as in `check_scored`. Of answers the end is learned; a text may go on, and a prompt has none.
     """
     judged = [row for row in rows if row.scored.any()]
-    looked_at = f"{len(judged):,} rows with scored tokens"
+    scope = f"{len(judged):,} rows with scored tokens"
     if not judged:
-        return Examined(probe=CHECK_ID, looked_at=looked_at, not_done="no row has labels that belong to it")
+        return CheckResult(check=CHECK_ID, scope=scope, skipped="no row has labels that belong to it")
     if not facts.ends:
-        return Examined(probe=CHECK_ID, looked_at=looked_at, not_done="the tokenizer has no token that ends a text")
+        return CheckResult(check=CHECK_ID, scope=scope, skipped="the tokenizer has no token that ends a text")
     ends = [(row, _end(row, facts)) for row in judged]
     if _own_end(judged, facts):
-        return Examined(probe=CHECK_ID, looked_at=f"{looked_at}; they all end in the same token, taken for their end")
+        return CheckResult(check=CHECK_ID, scope=f"{scope}; they all end in the same token, taken for their end")
     finding = _never_learned(ends, facts, learns) or _some_hidden(ends, facts)
     ended = [row for row, end in ends if end == "learned"]
     found = [finding, _cut(ends, facts) or cut_and_ended(ended, facts)]
-    return Examined(probe=CHECK_ID, looked_at=looked_at, findings=tuple(item for item in found if item is not None))
+    return CheckResult(check=CHECK_ID, scope=scope, findings=tuple(item for item in found if item is not None))
 
 
 def _end(row: PlacedRow, facts: TokenFacts) -> End:
@@ -109,12 +109,12 @@ def _never_learned(ends: Sequence[tuple[PlacedRow, End]], facts: TokenFacts, lea
             id="eos-not-scored",
             severity=severity,
             title="The end of the answers is never scored.",
-            seen=tuple(facts_seen),
+            evidence=tuple(facts_seen),
             example=(f"{hit[0].row.origin}: {row_line(hit[0], facts)}",),
-            means="The student is never taught to stop: its answers run on to the longest length, and every measure "
-            "of generated text falls. Mostly the padding token is the end token, and the mask was made by id "
+            explanation="The student is never taught to stop: its answers run on to the longest length, and every "
+            "measure of generated text falls. Mostly the padding token is the end token, and the mask was made by id "
             "(labels[input_ids == pad_token_id] = -100), which hides the true end too.",
-            do=(
+            fix=(
                 "append the end token to every answer, and mask padding by length (attention_mask), not by id",
                 "or use a padding token that is not the end token",
                 _MEANT,
@@ -126,11 +126,11 @@ def _never_learned(ends: Sequence[tuple[PlacedRow, End]], facts: TokenFacts, lea
         id="eos-missing",
         severity="error" if answers and len(opened) >= _SURE else "warning",
         title="The answers have no end token.",
-        seen=(f"0 of {len(rows):,} rows have an end token behind the scored text",),
+        evidence=(f"0 of {len(rows):,} rows have an end token behind the scored text",),
         example=(f"{opened[0].row.origin}: {row_line(opened[0], facts)}",),
-        means="The student is never taught to stop: its answers run on to the longest length. A tokenizer that puts a "
-        "token before a text seldom puts one behind it.",
-        do=("append tokenizer.eos_token to every answer before it is encoded, and score it", _MEANT),
+        explanation="The student is never taught to stop: its answers run on to the longest length. A tokenizer that "
+        "puts a token before a text seldom puts one behind it.",
+        fix=("append tokenizer.eos_token to every answer before it is encoded, and score it", _MEANT),
     )
 
 
@@ -142,10 +142,10 @@ def _some_hidden(ends: Sequence[tuple[PlacedRow, End]], facts: TokenFacts) -> Fi
         id="eos-not-scored",
         severity="warning",
         title="The end of some answers is not scored.",
-        seen=(f"{len(hidden):,} of {len(ends):,} rows have an end token behind the answer that is not scored",),
+        evidence=(f"{len(hidden):,} of {len(ends):,} rows have an end token behind the answer that is not scored",),
         example=(f"{hidden[0].row.origin}: {row_line(hidden[0], facts)}",),
-        means="The student is taught to stop by some rows only, and stops late.",
-        do=("score the end token of every answer",),
+        explanation="The student is taught to stop by some rows only, and stops late.",
+        fix=("score the end token of every answer",),
     )
 
 
@@ -160,12 +160,12 @@ def _cut(ends: Sequence[tuple[PlacedRow, End]], facts: TokenFacts) -> Finding | 
         id="answers-truncated",
         severity="warning",
         title="Answers are cut off.",
-        seen=(
+        evidence=(
             f"{len(answers):,} of {len(ends):,} rows are full ({len(answers[0].ids):,} tokens) and end without an end "
             "token",
         ),
         example=(f"{answers[0].row.origin}: {row_line(answers[0], facts)}",),
-        means="The student learns the beginning of these answers and never their end, so long answers are those that "
-        "it does not learn to finish.",
-        do=("raise the longest length, or leave out rows that do not fit, and count them",),
+        explanation="The student learns the beginning of these answers and never their end, so long answers are those "
+        "that it does not learn to finish.",
+        fix=("raise the longest length, or leave out rows that do not fit, and count them",),
     )

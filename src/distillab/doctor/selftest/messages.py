@@ -1,4 +1,4 @@
-"""What several probes of the self-test say in the same way."""
+"""What several checks of the self-test say in the same way."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from distillab.doctor.selftest.setup import Setup
 from distillab.terminal import plural
 
 
-def looked_at(setups: Sequence[Setup], what: str) -> str:
+def scope(setups: Sequence[Setup], what: str) -> str:
     """What was looked at: `what`, and for how many arms."""
     if not setups:
         return "nothing"
@@ -17,7 +17,7 @@ def looked_at(setups: Sequence[Setup], what: str) -> str:
 
 
 def left_out(reasons: Sequence[tuple[str, str]]) -> str | None:
-    """`not_done` of (what, why); None where nothing was left out. Equal reasons are said once."""
+    """`skipped` of (what, why); None where nothing was left out. Equal reasons are said once."""
     by_reason: dict[str, list[str]] = {}
     for what, why in reasons:
         by_reason.setdefault(why, []).append(what)
