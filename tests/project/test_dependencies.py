@@ -77,3 +77,17 @@ def test_nothing_is_declared_in_vain() -> None:
 def test_bounds_are_lower_bounds() -> None:
     for package, requirement in (declared() | extras()).items():
         assert re.fullmatch(re.escape(package) + r">=[0-9][0-9.]*", requirement), requirement
+
+
+def test_what_the_package_needs_is_pinned_exactly_and_torch_comes_first() -> None:
+    lines = (ROOT / "constraints" / "setup.txt").read_text(encoding="utf-8").splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert pins[0].startswith("torch==")
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.+]*", pin) for pin in pins)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+
+    def names(packages: list[str]) -> list[str]:
+        return [re.sub(r"[-_.]+", "-", re.split(r"[<>=!~\[ ;]", one)[0]).lower() for one in packages]
+
+    assert set(names(needed)) <= set(names(pins)) and len(set(names(pins))) == len(pins)
