@@ -34,7 +34,7 @@ def table() -> str:
 
 def _cell(verdict: Verdict, method: Method) -> str:
     found = standing(verdict, method)
-    if found != "outdone":
+    if found != "superseded":
         return found
     equals = verdict != "extended" and equals_with_same_tokens(method)
     return f"valid, {'equals' if equals else 'but prefer'} `{shared_vocabulary_method(method)}`"

@@ -1,4 +1,4 @@
-"""What a failed or forgotten download leaves under the name of a file."""
+"""Recognise files that a failed or incomplete download left: empty files, git-LFS pointers, web pages."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ START_BYTES = 512
 
 
 def not_downloaded(start: bytes) -> tuple[str, str] | None:
-    """What a file is in place of its content, and the way out; None where nothing is known against it.
+    """Return what a file holds instead of its content, and the fix; None if it looks sound.
 
     Args:
         start: the first `START_BYTES` bytes of the file.
@@ -17,7 +17,7 @@ def not_downloaded(start: bytes) -> tuple[str, str] | None:
     if not start:
         return "it is empty", "download the file again"
     if start.startswith(b"version https://git-lfs"):
-        return "it is a git-LFS pointer: the name of the content, not the content", "run `git lfs pull` in its folder"
+        return "it is a git-LFS pointer, not the content", "run `git lfs pull` in its folder"
     if start.lstrip().startswith((b"<!", b"<html", b"<?xml", b"<HTML")):
         text = start.lstrip()[:60].decode("utf-8", "replace")
         return f"it is a web page: {text!r}", "download the file itself; for a gated model accept its terms and log in"

@@ -1,19 +1,19 @@
-"""Every error that distillab raises on purpose.
+"""The exceptions of distillab, and the form of their messages.
 
     DistillabError
     ├── ConfigError          a recipe or an option is wrong
-    ├── ShapeError           two tensors do not fit together
+    ├── ShapeError           the shapes of two tensors do not match
     ├── TokenizerMismatch    teacher and student tokens do not mean the same
     ├── DataError            a file, a row or an encoding is unusable
-    ├── TeacherError         the teacher cannot be loaded or cannot give what is needed
+    ├── TeacherError         the teacher cannot be loaded or cannot provide what the method needs
     ├── CacheError           stored teacher outputs
     │   ├── CacheCorrupt     the bytes are damaged or missing
-    │   └── CacheMismatch    the bytes are fine, but they belong to something else
+    │   └── CacheMismatch    the bytes are sound, but belong to something else
     ├── StorageError         the disk is full
     └── NumericsError        a loss or a gradient is not finite
 
-A message has up to four parts: the rule that is broken, the facts of both sides, the context that
-only the caller knows, and what to write instead. The command line prints them without a traceback.
+A message has up to four parts: the rule that is broken, the facts, where it happened, and how to fix it.
+The command line prints them without a traceback.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from distillab.redaction import redacted
 
 
 class DistillabError(Exception):
-    """A broken rule, with its facts and its remedy.
+    """Base class: a broken rule, with its facts and its fix.
 
     Args:
         rule: the rule that is broken, one sentence.
-        facts: what was seen, one line a fact; where two sides disagree, one line a side.
+        facts: what was found, one line a fact; if teacher and student differ, one line each.
         where: the file, key, row or step concerned.
         fix: what to write or do instead.
     """
@@ -37,7 +37,7 @@ class DistillabError(Exception):
     def __init__(
         self, rule: str, *, facts: Sequence[str] = (), where: str | None = None, fix: str | None = None
     ) -> None:
-        # a path or an address may hold a secret, and messages go to terminals, logs and findings
+        # a path or an address can hold a secret, and messages go to terminals, logs and findings
         self.rule = redacted(rule)
         self.facts = tuple(map(redacted, facts))
         self.where = None if where is None else redacted(where)
@@ -59,11 +59,11 @@ class ConfigError(DistillabError):
 
 
 class ShapeError(DistillabError):
-    """Two tensors do not fit together."""
+    """The shapes of two tensors do not match."""
 
 
 class TokenizerMismatch(DistillabError):
-    """Teacher and student tokens do not mean the same, and the method needs that they do."""
+    """Teacher and student tokens do not mean the same, but the method compares them."""
 
 
 class DataError(DistillabError):
@@ -71,7 +71,7 @@ class DataError(DistillabError):
 
 
 class TeacherError(DistillabError):
-    """The teacher cannot be loaded, or cannot give what the method needs."""
+    """The teacher cannot be loaded, or cannot provide what the method needs."""
 
 
 class CacheError(DistillabError):
@@ -95,7 +95,7 @@ class NumericsError(DistillabError):
 
 
 def near_names(name: str, known: Iterable[str]) -> str:
-    """Text that lists the names nearest to a mistyped one, else all known names.
+    """Suggest the names nearest to a mistyped one, or list all known names.
 
     >>> near_names("loggits", ["logits", "sft"])
     'did you mean "logits"?'

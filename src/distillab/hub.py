@@ -1,4 +1,4 @@
-"""The hub, where it does not answer: said once and at once, instead of minutes of retries in silence."""
+"""Check once whether the Hugging Face hub answers, instead of minutes of silent retries."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _LONGEST_WAIT_S = 10.0
 
 
 def reach_hub() -> None:
-    """Before a hub id is looked up: where the hub does not answer, have its libraries use their cache alone.
+    """Switch to offline mode if the hub does not answer; call it before a hub id is looked up.
 
-    They would try again for 20 seconds a file, and say nothing.
+    The hub's libraries would retry for 20 seconds a file without a message.
     """
     if not constants.HF_HUB_OFFLINE and not _answers(constants.ENDPOINT):
-        echo(f"note: {constants.ENDPOINT} does not answer; only what was fetched before is used", error=True)
+        echo(f"note: {constants.ENDPOINT} does not answer; only files in the local cache are used", error=True)
         os.environ["HF_HUB_OFFLINE"] = "1"  # for what is imported or started later
         constants.HF_HUB_OFFLINE = True
         datasets = sys.modules.get("datasets.config")
@@ -32,16 +32,16 @@ def reach_hub() -> None:
 
 
 def was_fetched(repository: str) -> bool:
-    """Whether anything of a model's repository is in the hub's cache."""
+    """Return whether anything of a model's repository is in the hub's cache."""
     kept = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repository, repo_type="model"), "snapshots")
     return kept.is_dir()
 
 
 @cache
 def _answers(endpoint: str) -> bool:
-    asked = urllib.request.Request(endpoint, method="HEAD")
+    request = urllib.request.Request(endpoint, method="HEAD")
     try:
-        urllib.request.urlopen(asked, timeout=_LONGEST_WAIT_S).close()
+        urllib.request.urlopen(request, timeout=_LONGEST_WAIT_S).close()
     except HTTPError:
         return True  # a refusal is an answer
     except (OSError, ValueError):

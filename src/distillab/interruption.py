@@ -1,10 +1,10 @@
-"""How a program that was interrupted ends: with what it has done kept, and an exit code that says by what.
+"""Handle SIGTERM and Ctrl-C: finish the step, save, and exit with the signal's exit code.
 
-SIGTERM is what a cluster sends before it takes a machine away; SIGINT is Ctrl-C. Work that can only be kept at certain
-points (training: after a step) runs inside `finishing`, asks `requested` there, and raises `Interrupted` once it has
-kept what it did. Everywhere else a signal raises `Interrupted` at once. A second Ctrl-C always does.
+SIGTERM is what a cluster sends before it takes a machine away; SIGINT is Ctrl-C. Work that can only be saved at certain
+points (training: after a step) runs inside `defer_interrupt`, checks `interrupt_requested` there, and raises
+`Interrupted` after saving. Everywhere else a signal raises `Interrupted` at once. A second Ctrl-C always does.
 
-Handlers are installed by the command line, and by the worker processes of a study; never by importing the package.
+Handlers are installed by the command line and by the worker processes of a study, never by importing the package.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interrupted(BaseException):
-    """A signal ended the work. No `Exception`: nobody may take it for a failure and go on.
+    """A signal ended the work. A BaseException, so that no handler of failures catches it.
 
     Args:
         signal: its number.
-        kept: what was kept, one sentence each.
+        kept: what was saved, one sentence each.
     """
 
     def __init__(self, signal: int, *kept: str) -> None:
@@ -33,12 +33,12 @@ class Interrupted(BaseException):
 
     @property
     def exit_code(self) -> int:
-        """What a shell reports of a program that this signal ended: 143 or 130."""
+        """Return the exit code of a program that this signal ended: 143 or 130."""
         return 128 + self.signal
 
 
 class _State:
-    """Of this process: how many `finishing` are open, and the first signal that came in one."""
+    """State of this process: the number of open `defer_interrupt` blocks, and the first signal inside one."""
 
     depth = 0
     received: int | None = None
@@ -47,13 +47,13 @@ class _State:
 
 @contextmanager
 def handle_signals(*, quiet: bool = False) -> Iterator[None]:
-    """Handle SIGTERM and SIGINT as this module says, and leave everything as it was.
+    """Handle SIGTERM and SIGINT inside the block, and restore the old handlers after it.
 
-    Does nothing outside the main thread, where Python allows no handlers. A signal that the caller's process ignores
-    (SIGINT under nohup) stays ignored.
+    Does nothing outside the main thread, where Python allows no handlers. An ignored signal (SIGINT under nohup) stays
+    ignored.
 
     Args:
-        quiet: leave it to another process to say that the signal was heard.
+        quiet: do not print that the signal was received; another process does.
     """
     before = {}
     _State.received, _State.quiet = None, quiet
@@ -67,17 +67,17 @@ def handle_signals(*, quiet: bool = False) -> Iterator[None]:
     finally:
         _State.received = None
         for one, handler in before.items():
-            # None: it was not set from Python, and cannot be set back from here
+            # None: it was not set from Python and cannot be restored from here
             if handler is not None:
                 signal.signal(one, handler)
 
 
 @contextmanager
 def defer_interrupt() -> Iterator[None]:
-    """Work that asks `requested` at its next good point; until it has, a first signal is only noted.
+    """Only note a first signal inside the block, which checks `interrupt_requested` where it can save.
 
     Raises:
-        Interrupted: at the end, where a signal came and the work had no point left at which to ask.
+        Interrupted: at the end of the block, if a signal came after the last check.
     """
     _State.depth += 1
     try:
@@ -90,10 +90,10 @@ def defer_interrupt() -> Iterator[None]:
 
 @contextmanager
 def allow_interrupt() -> Iterator[None]:
-    """A part of `finishing` work that a signal may end anywhere.
+    """Let a signal end this part of a `defer_interrupt` block anywhere.
 
     Raises:
-        Interrupted: one has come before.
+        Interrupted: a signal came before.
     """
     depth, _State.depth = _State.depth, 0
     try:
@@ -105,7 +105,7 @@ def allow_interrupt() -> Iterator[None]:
 
 
 def interrupt_requested() -> int | None:
-    """The signal that asks this process to end; None: none has come."""
+    """Return the signal that this process received inside `defer_interrupt`, or None."""
     return _State.received
 
 
@@ -116,5 +116,5 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     if not again:
         _State.received = number
         if not _State.quiet:
-            # not print: the signal may have come in the middle of one
-            os.write(2, b"\nInterrupted: this step is finished and kept. A second Ctrl-C ends at once.\n")
+            # not print: the signal can come in the middle of one
+            os.write(2, b"\nInterrupted: finishing this step, then saving. Press Ctrl-C again to stop at once.\n")

@@ -1,7 +1,7 @@
-"""The one border at which what a library raises becomes an error of distillab.
+"""Turn the errors of libraries into errors of distillab.
 
-Over a damaged file, or a config that makes no sense, safetensors, tokenizers, transformers, datasets and pyarrow raise
-errors of any class: OSError, KeyError, ZeroDivisionError, classes of Rust that derive from Exception alone.
+For a damaged file or a wrong config, safetensors, tokenizers, transformers, datasets and pyarrow raise errors of any
+class: OSError, KeyError, ZeroDivisionError, Rust classes that derive from Exception.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ _LONGEST_FACT = 300
 
 @contextmanager
 def library_errors(error: type[DistillabError], rule: str, *, where: str, fix: str | None = None) -> Iterator[None]:
-    """Turn whatever a library raises while it reads files or settings into one error; nothing else stands inside.
+    """Turn any error of a library call inside the block into one error; put only that call inside.
 
     Args:
-        error: the class of what is raised.
+        error: the class to raise.
         rule: what could not be done.
         where: the folder, file or hub id.
-        fix: the way out, where there is one that holds for every cause.
+        fix: a fix that suits every cause, if there is one.
     Raises:
-        DistillabError: of the class `error`; ConfigError where code of the folder would have to run; StorageError
-            where the disk is full.
+        DistillabError: of the class `error`; ConfigError if code of the folder would have to run; StorageError if the
+            disk is full.
     """
     try:
         yield
@@ -41,21 +41,21 @@ def library_errors(error: type[DistillabError], rule: str, *, where: str, fix: s
 
 
 def first_line(problem: BaseException) -> str:
-    """The class of an error and the first line of what it says.
+    """Return the class of an error and the first line of its message.
 
     >>> first_line(KeyError("vocab"))
     "KeyError: 'vocab'"
     """
-    lines = str(problem).strip().splitlines() or ["it says no more"]
+    lines = str(problem).strip().splitlines() or ["no message"]
     return f"{type(problem).__name__}: {lines[0]}"[:_LONGEST_FACT]
 
 
 def _needs_code(source: str) -> ConfigError:
     return ConfigError(
-        "It needs Python code that its folder brings, and distillab runs none but its own.",
+        "It needs Python code from its folder (trust_remote_code), which distillab never runs.",
         where=source,
         facts=[
-            "auto_map in config.json or tokenizer_config.json names code, and transformers knows no class of its own"
+            "auto_map in config.json or tokenizer_config.json names code, and transformers has no class for the model"
         ],
-        fix="use a model whose model_type transformers supports; or convert it where you trust the code, and use that",
+        fix="use a model whose model_type transformers supports, or convert this one to such a type",
     )

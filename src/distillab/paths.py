@@ -1,4 +1,4 @@
-"""Folders of this machine, and ids of a hub: which of the two a text means."""
+"""Tell local folders from hub ids and URLs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 
 
 def is_local(path: str) -> bool:
-    """True where a text means a folder of this machine, never a hub id such as "organisation/model".
+    """Return whether a text means a local folder and not a hub id such as "organisation/model".
 
     >>> is_local("./model"), is_local("organisation/model"), is_local("a/b/c")
     (True, False, True)
@@ -23,7 +23,7 @@ def is_local(path: str) -> bool:
 
 
 def require_no_password(text: str, *, where: str) -> None:
-    """Check that no address in a text has `user:password@`, because texts of recipes and commands are kept.
+    """Check that no address in a text has `user:password@`, because recipes and commands are written to records.
 
     Raises:
         ConfigError: one has; the message does not repeat it.
@@ -33,17 +33,17 @@ def require_no_password(text: str, *, where: str) -> None:
             "An address holds a user's password, and addresses are kept in records.",
             where=where,
             facts=[f"text: {text}"],
-            fix="take user:password@ out; the store's client reads it from its variables or ~/.netrc",
+            fix="remove user:password@; the store's client reads it from environment variables or ~/.netrc",
         )
 
 
 def local_path(path: str) -> Path:
-    """The folder that a local text means, with ~ and secrets replaced."""
+    """Return the path of a local text, with ~ and secrets replaced."""
     return Path(revealed(path)).expanduser()
 
 
 def is_url(text: str) -> bool:
-    """True for a text with a scheme.
+    """Return whether a text has a scheme such as `s3://`.
 
     >>> is_url("https://huggingface.co/a/b"), is_url("s3://bucket/name"), is_url("a/b")
     (True, True, False)
@@ -52,13 +52,13 @@ def is_url(text: str) -> bool:
 
 
 def require_folder(path: str, *, whose: str, error: type[DistillabError] = ConfigError) -> Path:
-    """The folder of a model or tokenizer that a local text means.
+    """Return the folder of a model or tokenizer.
 
     Args:
         whose: "student", "teacher", …, for the message.
-        error: what is raised.
+        error: the class to raise.
     Raises:
-        DistillabError: it is a URL, a file, or not there; of the class `error`.
+        DistillabError: of the class `error`: it is a URL, a file, or does not exist.
     """
     folder = local_path(path)
     if folder.is_dir():
@@ -66,15 +66,13 @@ def require_folder(path: str, *, whose: str, error: type[DistillabError] = Confi
     if is_url(path):
         hub = _HUB_URL.fullmatch(path)
         raise error(
-            f"The {whose} is named by a folder or a hub id, not by a URL.",
+            f"The {whose} must be a folder or a hub id, not a URL.",
             where=path,
-            fix=f"write {hub[1]}"
-            if hub
-            else "download it, and give its folder; or give its hub id, organisation/model",
+            fix=f"write {hub[1]}" if hub else "download it and give its folder, or give its hub id: organisation/model",
         )
     if folder.exists():
         raise error(
-            f"The {whose} is named by its folder, not by a file.",
+            f"The {whose} must be a folder, not a file.",
             where=path,
             facts=["GGUF is llama.cpp's format of quantised weights"] if folder.suffix == ".gguf" else [],
             fix=_instead_of_file(folder),
@@ -92,5 +90,5 @@ def _instead_of_file(file: Path) -> str:
     if file.suffix == ".gguf":
         return "give the folder or hub id of the original model, with config.json and model.safetensors"
     if file.suffix in _WEIGHTS:
-        return f"give the folder that it lies in: {file.parent}"
+        return f"give its folder: {file.parent}"
     return "give the folder that holds config.json, the weights and the tokenizer"

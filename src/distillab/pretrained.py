@@ -1,10 +1,9 @@
-"""The one place at which a config, a tokenizer, a model or a data set is loaded.
+"""Load configs, tokenizers, models and data sets with transformers and datasets; no other file calls their loaders.
 
-A folder or a hub's repository may bring Python of its own (`auto_map`). transformers would ask on the terminal whether
-to run it, and `yes |` answers. Here it is never run, and nobody is asked. Data sets need no such word: `datasets`
-has run no script since version 4.
+A folder or a hub repository can bring its own Python code (`auto_map`). transformers would prompt on the terminal
+whether to run it; here it is never run, and nothing prompts. `datasets` runs no scripts since version 4.
 
-What the libraries raise is left as it is here; `library_errors` makes one error of it where a caller knows the role.
+Errors of the libraries pass through; callers wrap these functions in `library_errors`.
 """
 
 from __future__ import annotations
@@ -28,21 +27,21 @@ if TYPE_CHECKING:
 
 
 def config_from(source: str, *, revision: str | None) -> PretrainedConfig:
-    """A model's configuration.
+    """Load a model's configuration.
 
-    Raises: whatever transformers does; call it inside of `library_errors`.
+    Raises: what transformers raises; call it inside `library_errors`.
     """
     config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
-    config.name_or_path = redacted(source)  # it is saved with what is made of it
+    config.name_or_path = redacted(source)  # it is saved with the model
     return config
 
 
 def tokenizer_from(source: str, *, revision: str | None, rebuild: bool) -> Any:
-    """A tokenizer, of whatever class transformers makes of it.
+    """Load a tokenizer.
 
     Args:
-        rebuild: as its settings say; else read from tokenizer.json alone.
-    Raises: whatever transformers does; call it inside of `library_errors`.
+        rebuild: let AutoTokenizer build it from its settings; False: read tokenizer.json only.
+    Raises: what transformers raises; call it inside `library_errors`.
     """
     kind: Any = AutoTokenizer if rebuild else PreTrainedTokenizerFast
     tokenizer = kind.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
@@ -53,11 +52,11 @@ def tokenizer_from(source: str, *, revision: str | None, rebuild: bool) -> Any:
 def model_from(
     source: str, *, revision: str | None, dtype: str | torch.dtype, device_map: str | None, use_safetensors: bool | None
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """A causal language model with its weights, and what transformers says of them (missing keys, …).
+    """Load a causal language model, with transformers' loading info (missing keys, …).
 
-    A parameter whose shape in the files differs from the model's is left random and told under mismatched_keys.
+    A parameter whose shape in the files differs from the model's stays random and is listed under mismatched_keys.
 
-    Raises: whatever transformers does; call it inside of `library_errors`.
+    Raises: what transformers raises; call it inside `library_errors`.
     """
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         source,
@@ -66,7 +65,7 @@ def model_from(
         revision=revision,
         output_loading_info=True,
         use_safetensors=use_safetensors,
-        ignore_mismatched_sizes=True,  # so that all of them are told, with their shapes
+        ignore_mismatched_sizes=True,  # so that all of them are listed, with their shapes
         trust_remote_code=False,
     )
     model, info = loaded
@@ -75,14 +74,14 @@ def model_from(
 
 
 def model_of(config: PretrainedConfig, *, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """A causal language model of a shape, with weights drawn from torch's generator."""
+    """Build a randomly initialised causal language model; weights come from torch's generator."""
     return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
 
 
 def hub_rows(path: str, *, split: str) -> Dataset:
-    """A split of a hub's data set.
+    """Load a split of a data set from the hub.
 
-    Raises: whatever `datasets` does; call it inside of `library_errors`.
+    Raises: what `datasets` raises; call it inside `library_errors`.
     """
     from datasets import load_dataset
 

@@ -1,4 +1,4 @@
-"""One way to show that a long step is alive: a bar on a terminal, plain lines elsewhere, nothing under two seconds."""
+"""Show progress: a bar on a terminal, plain lines elsewhere, nothing for steps under two seconds."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Progress:
         self._bar: tqdm | None = None
         self._shown = False
         self._terminal = sys.stderr.isatty() and not _plain
-        # of several processes that do the same work, the first one speaks
+        # under torchrun only the first process prints
         self._silent = os.environ.get("RANK", "0") != "0"
 
     def __enter__(self) -> Self:
@@ -59,7 +59,7 @@ class Progress:
         return self
 
     def advance(self, units: int = 1, note: str = "") -> None:
-        """Say that `units` more are done; `note` is shown beside the count."""
+        """Count `units` more as done; `note` is shown beside the count."""
         self.done += units
         if self._bar is not None:
             if note:

@@ -1,6 +1,6 @@
-"""The one way to the terminal: invisible characters are shown as signs, and secrets are not shown.
+"""Print to the terminal with control characters made visible and secrets removed.
 
-A title, a name, a path or a row may hold codes that colour, clear or overwrite what stands on a terminal.
+A title, a name, a path or a row can hold codes that colour, clear or overwrite the terminal.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _HARMLESS = frozenset("\n\t\u200c\u200d")
 
 
 def visible(text: str) -> str:
-    """The text with every invisible or order-changing character shown as a sign.
+    """Return the text with every invisible or order-changing character replaced by a visible one.
 
-    Line feed, tab and the two joiners stay. C0 controls become control pictures, all other characters
+    Line feed, tab and the two joiners stay. C0 controls become control pictures; all other characters
     of the Unicode categories Cc, Cf, Cs, Zl and Zp become `⟨U+…⟩`.
 
     >>> visible("a\\x1b[31mb\\u202ec")
@@ -33,7 +33,7 @@ def visible(text: str) -> str:
 
 
 def plural(count: int, noun: str) -> str:
-    """A count with its noun.
+    """Return a count with its noun.
 
     >>> plural(1, "row"), plural(2_000, "row")
     ('1 row', '2,000 rows')
@@ -42,12 +42,12 @@ def plural(count: int, noun: str) -> str:
 
 
 def echo(text: str, *, error: bool = False) -> None:
-    """Print a text as a line on standard output, or on standard error."""
+    """Print a line to standard output, or to standard error."""
     print(visible(redacted(text)), file=sys.stderr if error else sys.stdout, flush=error)
 
 
 def plain_console(file: TextIO | None = None, *, record: bool = False) -> Console:
-    """A console that prints texts as they are, but nothing invisible; styles are its own.
+    """Return a rich console that prints texts without markup, and control characters as visible signs.
 
     Args:
         file: where it prints; default: standard output.

@@ -101,7 +101,7 @@ def test_a_template_is_rendered_as_transformers_renders_it(
     tokenizer.chat_template = source
     for length in range(1, len(TURNS) + 1):
         expected = tokenizer.apply_chat_template(TURNS[:length], tokenize=False, add_generation_prompt=ask)
-        assert ChatTemplate(tokenizer, DAY).render(TURNS[:length], ask=ask, origin="row") == expected
+        assert ChatTemplate(tokenizer, DAY).render(TURNS[:length], add_generation_prompt=ask, origin="row") == expected
 
 
 @pytest.mark.timeout(60)
@@ -109,7 +109,7 @@ def test_a_template_is_rendered_as_transformers_renders_it(
 def test_a_template_without_bounds_is_stopped(tokenizer: PreTrainedTokenizerFast, source: str) -> None:
     begin = time.process_time()
     with pytest.raises(DataError) as refusal:
-        _template(tokenizer, source).render(TURNS, ask=True, origin="row")
+        _template(tokenizer, source).render(TURNS, add_generation_prompt=True, origin="row")
     assert time.process_time() - begin < 15
     assert refusal.value.fix is not None and refusal.value.where is not None
 
@@ -123,16 +123,16 @@ def test_a_template_of_megabytes_is_refused(tokenizer: PreTrainedTokenizerFast) 
 
 def test_a_long_conversation_is_within_the_limits(tokenizer: PreTrainedTokenizerFast) -> None:
     turns = [{"role": role, "content": "x" * 2000} for _ in range(500) for role in ("user", "assistant")]
-    assert len(_template(tokenizer, LOOP).render(turns, ask=False, origin="row")) > 2_000_000
+    assert len(_template(tokenizer, LOOP).render(turns, add_generation_prompt=False, origin="row")) > 2_000_000
 
 
 def test_today_is_a_fixed_day(tokenizer: PreTrainedTokenizerFast) -> None:
     source = "Today is {{ strftime_now('%d %b %Y, %H:%M') }}." + LOOP
     template = _template(tokenizer, source)
     assert template.reads_date
-    assert template.render(TURNS, ask=True, origin="row").startswith("Today is 29 Nov 2026, 00:00.")
+    assert template.render(TURNS, add_generation_prompt=True, origin="row").startswith("Today is 29 Nov 2026, 00:00.")
     other = _template(tokenizer, source, datetime.date(2020, 1, 2))
-    assert other.render(TURNS, ask=True, origin="row").startswith("Today is 02 Jan 2020")
+    assert other.render(TURNS, add_generation_prompt=True, origin="row").startswith("Today is 02 Jan 2020")
     # neither has touched what transformers keeps for everybody
-    assert "29 Nov 2026" in template.render(TURNS, ask=True, origin="row")
+    assert "29 Nov 2026" in template.render(TURNS, add_generation_prompt=True, origin="row")
     assert not _template(tokenizer, LOOP).reads_date

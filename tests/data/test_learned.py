@@ -145,7 +145,7 @@ def test_a_prompt_that_opens_a_thought_is_not_called_a_rewritten_turn(
     template: str, answer: str, tmp_path: Path
 ) -> None:
     reader = _reader(tmp_path, template, ASK_THINKING)
-    with pytest.raises(DataError, match=r"begins the answer otherwise(.|\n)*f:1(.|\n)*<think>(.|\n)*\{prompt\}"):
+    with pytest.raises(DataError, match=r"starts answers with other text(.|\n)*f:1(.|\n)*<think>(.|\n)*\{prompt\}"):
         reader.encoder.encode(_pair(answer))
 
 
@@ -214,5 +214,5 @@ def test_the_setting_is_of_conversations(tmp_path: Path) -> None:
 
     splits = load_examples(config(talks))
     assert sorted(example.answers for example in (*splits.train, *splits.held_out)) == [("a",), ("b",)]
-    with pytest.raises(ConfigError, match="is of conversations"):
+    with pytest.raises(ConfigError, match="is for conversations only"):
         load_examples(config(pairs))

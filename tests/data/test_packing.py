@@ -60,7 +60,7 @@ def test_sequences_are_made_as_short_as_their_number_allows():
 
 
 def test_a_row_longer_than_the_capacity_is_refused():
-    with pytest.raises(DataError, match="longer than the sequence"):
+    with pytest.raises(DataError, match="longer than a packed sequence"):
         pack([3, 9], 8)
 
 

@@ -167,7 +167,7 @@ def test_an_unreachable_hub_id_says_so():
     )
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
-    assert "no such file or folder, and no such data set" in done.stdout
+    assert "no such file or folder, and the data set" in done.stdout
     assert "nobody/no-such-data" in done.stdout
 
 

@@ -49,7 +49,7 @@ def test_auto_takes_the_chat_template_where_there_is_one(chat_tokenizer, make):
         ("plain", "messages", "use chat or turns"),
         ("Q: {prompt}", "messages", "does not fit"),
         ("plan", "pair", 'did you mean "plain"'),
-        ("{prompt} {answer}", "pair", "ends where the answer begins"),
+        ("{prompt} {answer}", "pair", "must end where the answer begins"),
     ],
 )
 def test_templates_that_do_not_fit_are_refused(chat_tokenizer, name, kind, message):

@@ -79,7 +79,7 @@ def test_special_tokens_in_arguments_and_tools_stay_text(tokenizer):
 
 @pytest.mark.parametrize("example", [talk(tools=[]), talk(calls=CALLS[:0] or CALLS)], ids=["calls", "tools"])
 def test_a_template_without_tools_is_refused(chat_tokenizer, example):
-    with pytest.raises(DataError, match=r"leaves out tools or calls(.|\n)*f:1(.|\n)*not in its rendering: add"):
+    with pytest.raises(DataError, match=r"leaves out tools or tool calls(.|\n)*f:1(.|\n)*not in its rendering: add"):
         resolve_template("chat", chat_tokenizer, "messages").render(example)
     with pytest.raises(DataError, match=r"turns has no form for tools(.|\n)*data.template: chat"):
         resolve_template("turns", chat_tokenizer, "messages").render(example)

@@ -71,7 +71,7 @@ def hostile(tmp_path: Path, victim: Path, tiny_world: dict[str, Any]) -> Path:
     ids=["config", "model", "random", "tokenizer"],
 )
 def test_a_folder_that_brings_code_is_refused(hostile: Path, victim: Path, load: Callable[[str], object]) -> None:
-    with pytest.raises(ConfigError, match="runs none but its own") as refusal:
+    with pytest.raises(ConfigError, match="which distillab never runs") as refusal:
         load(str(hostile))
     assert not victim.exists()
     assert refusal.value.where == str(hostile)

@@ -157,11 +157,11 @@ def test_a_gguf_folder_and_a_gguf_file(folder: Path) -> None:
     file.write_bytes(b"GGUF" + bytes(64))
     assert "GGUF" in _refusal(folder)
     message = _refusal(file)
-    assert "not by a file" in message and "GGUF" in message and "does not exist" not in message
+    assert "not a file" in message and "GGUF" in message and "does not exist" not in message
 
 
 def test_a_weights_file_is_named_instead_of_its_folder(folder: Path) -> None:
-    assert f"the folder that it lies in: {folder}" in _refusal(folder / WEIGHTS)
+    assert f"give its folder: {folder}" in _refusal(folder / WEIGHTS)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_a_weights_file_is_named_instead_of_its_folder(folder: Path) -> None:
 )
 def test_a_url_is_answered_with_the_hub_id(url: str, fix: str) -> None:
     message = _said(lambda: require_weights(url, role="student"))
-    assert "not by a URL" in message and fix in message
+    assert "not a URL" in message and fix in message
 
 
 def _said(call: Callable[[], object]) -> str:

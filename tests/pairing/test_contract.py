@@ -61,7 +61,7 @@ def test_the_concrete_example_is_true(real: Load) -> None:
         "because both have id 450"
     )
     learnt = student.tokenizer.convert_ids_to_tokens(415)
-    assert f"the teacher says ' The', its id 415, the student would learn to say {learnt!r}" in second
+    assert f"the teacher predicts ' The', its id 415, the student would learn to predict {learnt!r}" in second
 
 
 def test_a_copy_of_the_tokenizer_is_identical(real: Load, edited) -> None:
@@ -133,7 +133,7 @@ def test_extended(real: Load, edited) -> None:
         assert result.verdict == "extended"
         assert result.shared_width == result.equal_ids == 32_000
         assert result.extra_tokens == ("<|im_start|>", "<|im_end|>")
-        assert f"the {who} has 2 tokens more" in result.reason
+        assert f"the {who} has 2 more tokens" in result.reason
     # Width does not hide the extension, and a narrower model narrows what is shared.
     assert contract(bigger, real("tinyllama-1.1b"), teacher=32_064, student=32_000).verdict == "extended"
     assert contract(bigger, bigger, teacher=32_002, student=32_064).verdict == "padded"
@@ -296,14 +296,14 @@ def test_special_on_one_side_only(toy, wrap, merges) -> None:
     theirs.add_tokens([AddedToken("<tool>", special=False)])
     result = contract(wrap(ours), wrap(theirs))
     assert result.verdict == "identical"
-    assert any("special on one side only" in note and "'<tool>'" in note for note in result.notes)
+    assert any("special in one tokenizer only" in note and "'<tool>'" in note for note in result.notes)
 
 
 def test_chat_templates(toy, wrap, merges) -> None:
     plain, one, two = (wrap(toy(merges), chat_template=t) for t in (None, "{{ 1 }}", "{{ 2 }}"))
     assert contract(one, one).notes == ()
     assert contract(one, two).notes == (
-        "the chat templates differ: both sides must see a chat as one of them renders it",
+        "the chat templates differ: render every chat for both models with one of the two",
     )
     assert contract(one, plain).notes == ("only the teacher has a chat template",)
 

@@ -89,7 +89,7 @@ def test_folder_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(ConfigError, match="not by a file"):
+    with pytest.raises(ConfigError, match="not a file"):
         load_tokenizer(str(tmp_path / "tokenizer.json"))
 
 
@@ -98,7 +98,7 @@ def test_hub_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError("We couldn't connect\nand more")
 
     monkeypatch.setattr("distillab.pairing.loading.cached_file", unreachable)
-    with pytest.raises(DataError, match="the hub does not give it") as caught:
+    with pytest.raises(DataError, match="it cannot be fetched from the hub") as caught:
         load_tokenizer("nobody/nothing", revision="abc")
     assert "revision abc" in str(caught.value)
     assert "and more" not in str(caught.value)
@@ -149,7 +149,7 @@ def test_settings_that_are_not_followed_are_noted(edited) -> None:
     if loaded.tokenizer("hello")["input_ids"][-1] == 2:
         assert loaded.notes == ()  # a transformers that follows the setting
     else:
-        assert loaded.notes[0].startswith("tokenizer_config.json says add_eos_token: true, but")
+        assert loaded.notes[0].startswith("tokenizer_config.json has add_eos_token: true, but")
     bare = load_tokenizer(str(edited("tok512", tokenizer=lambda t: t.update(post_processor=None))))
     assert any("add_bos_token: true" in note for note in bare.notes) == (bare.tokenizer("hello")["input_ids"][0] != 1)
 

@@ -1,4 +1,4 @@
-"""Rows in two tokenisations -> paired rows, with the spans that both share."""
+"""Pair the rows of two tokenisations and find their common spans."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _COUNTED = (
 
 
 def span_aligner(student: Reader, teacher: Reader) -> SpanAligner:
-    """The aligner of two readers' tokenizers; places where a normaliser changed the text are left out and counted."""
+    """Return the aligner of two tokenizers; text that a normaliser changed is left out and counted."""
     tables = [TokenTable.of(token_meanings(reader.tokenizer)) for reader in (student, teacher)]
     return SpanAligner(student=tables[0], teacher=tables[1], differing="leave_out")
 
@@ -38,10 +38,10 @@ def span_aligner(student: Reader, teacher: Reader) -> SpanAligner:
 def pair_rows(
     student: Sequence[EncodedRow], teacher: Sequence[EncodedRow], *, aligner: SpanAligner, source: str = ""
 ) -> tuple[list[PairedRow], SpanCounts]:
-    """Every row of the student's that the teacher has too, found by its key.
+    """Pair every student row with the teacher row of the same key.
 
     Args:
-        student, teacher: rows of the same examples; their order need not be the same.
+        student, teacher: rows of the same examples, in any order.
         source: name of the rows, for the counts.
     Raises:
         DataError: no row is left.
@@ -58,14 +58,20 @@ def pair_rows(
     for start in range(0, len(pairs), _ROWS_AT_ONCE):
         some = pairs[start : start + _ROWS_AT_ONCE]
         plans = aligner.rows(
-            [ours.input_ids for _, ours, _ in some],
-            [theirs.input_ids for _, _, theirs in some],
-            student_cut=[ours.truncated for _, ours, _ in some],
-            teacher_cut=[theirs.truncated for _, _, theirs in some],
-            keys=[ours.key for _, ours, _ in some],
+            [student_row.input_ids for _, student_row, _ in some],
+            [teacher_row.input_ids for _, _, teacher_row in some],
+            student_cut=[student_row.truncated for _, student_row, _ in some],
+            teacher_cut=[teacher_row.truncated for _, _, teacher_row in some],
+            keys=[student_row.key for _, student_row, _ in some],
         )
-        for (index, ours, theirs), plan in zip(some, plans, strict=True):
-            row = PairedRow(index, ours, theirs, _numbers(plan.student, len(ours)), _numbers(plan.teacher, len(theirs)))
+        for (index, student_row, teacher_row), plan in zip(some, plans, strict=True):
+            row = PairedRow(
+                index,
+                student_row,
+                teacher_row,
+                _numbers(plan.student, len(student_row)),
+                _numbers(plan.teacher, len(teacher_row)),
+            )
             found.append(row)
             totals += _counted(row, plan)
     counted = dict(zip(_COUNTED, totals.tolist(), strict=True))
@@ -73,7 +79,7 @@ def pair_rows(
 
 
 def _numbers(ranges: npt.NDArray[np.int32], tokens: int) -> npt.NDArray[np.int64]:
-    """(tokens,) the number of the span that each lies in."""
+    """Return (tokens,) the index of the span of each token."""
     numbers = np.full(tokens, NO_SPAN, dtype=np.int64)
     lengths = ranges[:, 1] - ranges[:, 0]
     spans = np.repeat(np.arange(len(ranges)), lengths)
@@ -83,7 +89,7 @@ def _numbers(ranges: npt.NDArray[np.int32], tokens: int) -> npt.NDArray[np.int64
 
 
 def _counted(row: PairedRow, plan: SpanPlan) -> npt.NDArray[np.int64]:
-    """The numbers of one row, in the order of `_COUNTED`."""
+    """Return the counts of one row, in the order of `_COUNTED`."""
     scored = []
     for numbers, mask in ((row.student_spans, row.student.answer_mask), (row.teacher_spans, row.teacher.answer_mask)):
         inside = numbers >= 0

@@ -1,7 +1,7 @@
-"""Rows of Arrow tables (Parquet, saved data sets) with the values that their columns mean.
+"""Convert Arrow tables (Parquet, saved data sets) to rows of Python values.
 
-Two types mean something else than their plain Python value: a float32 0.1 is 0.10000000149011612 as a Python float,
-and a class label is stored as a number whose name stands in the data set's features.
+Two types need care: a float32 0.1 is 0.10000000149011612 as a Python float, and a class label is stored as a number
+whose name is in the data set's features.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Labels = Mapping[str, Sequence[str]]
 
 
 def label_names(schema: pa.Schema) -> Labels:
-    """Names of the class labels that the `datasets` library wrote into a file's schema, by column."""
+    """Return the class label names that the `datasets` library wrote into a file's schema, by column."""
     stored = (schema.metadata or {}).get(b"huggingface")
     if stored is None:
         return {}
@@ -32,19 +32,19 @@ def label_names(schema: pa.Schema) -> Labels:
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            "The file's features, as the datasets library writes them, cannot be read.",
+            "The file's `datasets` metadata (features) cannot be read.",
             facts=[f"{type(error).__name__}: {error}"],
-            fix="write the file again, without its metadata",
+            fix="write the file again without metadata",
         ) from error
 
 
 def table_rows(table: pa.RecordBatch | pa.Table, labels: Labels) -> list[dict[str, Any]]:
-    """The rows of a table.
+    """Return the rows of a table.
 
     Args:
-        labels: names of the class labels, by column. −1 stands for no label and becomes null.
+        labels: class label names by column. −1 means no label and becomes null.
     Raises:
-        DataError: a label that has no name.
+        DataError: a label has no name.
     """
     columns = {
         field.name: _column(table.column(place).to_pylist(), field, labels.get(field.name))
@@ -76,7 +76,7 @@ def _has_short_floats(kind: pa.DataType) -> bool:
 
 
 def _shortest(value: Any, kind: pa.DataType) -> Any:
-    """The Python float of the shortest digits that give the same number in the column's own type."""
+    """Return the Python float with the shortest digits that give the same number in the column's dtype."""
     if value is None:
         return None
     if pa.types.is_float32(kind) or pa.types.is_float16(kind):

@@ -1,18 +1,17 @@
-"""Encodes pieces of one text so that no token crosses the border between two pieces.
+"""Encode parts of one text (prompt, answer) so that no token crosses the border between two parts.
 
-The first piece is encoded as the tokenizer encodes any text. A later piece is encoded as a
-*continuation*: as what follows, not as a new text. Encoding it alone would insert the space that
-SentencePiece puts before a text ("▁Yes" where the text says "\\nYes"); encoding both at once and
-cutting at the prompt's length shifts the cut wherever a token spans the border.
+The first part is encoded as usual. A later part is encoded as a *continuation*. Encoding it alone would
+insert SentencePiece's prefix space ("▁Yes" for "\\nYes"); encoding both at once and cutting at the
+prompt's length moves the cut if a token spans the border.
 
-A tokenizer first cuts the text at its added tokens and treats each stretch between them by itself.
-So only the stretch in which a border lies has to be continued. With N the tokenizer's normaliser and
-`before` the part of the stretch that stands before the border, the piece becomes N(before + piece)
-without its beginning N(before), encoded with no normaliser and no prefix. Where N joins characters
-over the border (a combining accent after its letter), the piece is normalised alone.
+A tokenizer splits the text at its added tokens and encodes each stretch between them by itself, so only
+the stretch with a border needs a continuation. With N the normaliser and `before` the part of the stretch
+before the border, the part becomes N(before + part) without its prefix N(before), encoded without
+normaliser and prefix space. If N joins characters over the border (a combining accent after its letter),
+the part is normalised alone.
 
-Known limit: WordPiece marks the inside of a word by "##". A piece that begins inside a word is
-encoded as if it began one, for the vocabulary has no other way to begin a piece.
+Known limit: WordPiece marks the inside of a word by "##". A part that begins inside a word is encoded as if
+it began one, because the vocabulary has no other way.
 """
 
 from __future__ import annotations
@@ -29,33 +28,33 @@ from transformers import PreTrainedTokenizerFast
 from distillab.data.special import AddedTokens, Range
 from distillab.errors import DataError
 
-# Pre-tokenizers that throw the spaces away: what follows a space is marked in another way (▁ or ##).
+# Pre-tokenizers that drop spaces; a word start is marked in another way (▁ or ##).
 _DROP_SPACES = {"WhitespaceSplit", "Whitespace", "BertPreTokenizer"}
 
 
 class Piece(NamedTuple):
-    """A part of a text. In the `literal` ranges special tokens are ordinary text."""
+    """A part of a text. Inside the `literal` ranges, special tokens are ordinary text."""
 
     text: str
     literal: tuple[Range, ...] = ()
 
 
 class BorderEncoder:
-    """Encodes pieces of one text, one list of ids a piece.
+    """Encode parts of one text, one list of ids each.
 
-    Special tokens outside of the literal ranges become their ids; inside they are spelled out.
+    Special tokens outside the literal ranges become their ids; inside they are encoded as text.
 
     Args:
-        tokenizer: any tokenizer that runs on the `tokenizers` library.
+        tokenizer: a fast tokenizer.
     Raises:
-        DataError: a tokenizer written in Python.
+        DataError: a slow (Python) tokenizer.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if not isinstance(backend, Tokenizer):
             raise DataError(
-                "Texts can be cut exactly only with a tokenizer of the tokenizers library (a fast one).",
+                "A fast tokenizer is needed, to split texts exactly between prompt and answer.",
                 facts=[f"got: {type(tokenizer).__name__}"],
                 fix="use a folder that has tokenizer.json",
             )
@@ -67,7 +66,7 @@ class BorderEncoder:
         inner = _edited(splitter, {"first": "never"}, prefix_space=None)
         built: dict[str, Tokenizer] = {}
         self._start = _build(layout, built)
-        # After an added token a text goes on: "first" puts its ▁ at the very beginning only.
+        # After an added token the text continues: "first" puts ▁ at the very beginning only.
         self._after_token = _build(layout | {"pre_tokenizer": inner}, built)
         self._continued = _build(layout | {"pre_tokenizer": never, "normalizer": None}, built)
         self._words = _build(layout | {"normalizer": None}, built) if _DROP_SPACES & _kinds(splitter) else None
@@ -75,9 +74,9 @@ class BorderEncoder:
         self._inner_normalizer = _without_prepend(layout)
 
     def encode(self, pieces: Sequence[Piece]) -> list[list[int]]:
-        """Ids of each piece. No begin or end token is added.
+        """Return the ids of each part, without begin and end tokens.
 
-        The ids of a piece depend on the pieces before it, never on those behind it.
+        The ids of a part depend on the parts before it, never on later ones.
         """
         result = []
         stretch, at_start = "", True
@@ -127,7 +126,7 @@ def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def _build(layout: dict[str, Any], built: dict[str, Tokenizer]) -> Tokenizer:
-    """A tokenizer of this layout; equal layouts (a large vocabulary takes a second) are built once."""
+    """Build a tokenizer from its JSON layout; equal layouts are built once (a large vocabulary takes a second)."""
     text = json.dumps(layout)
     if text not in built:
         built[text] = Tokenizer.from_str(text)
@@ -136,7 +135,7 @@ def _build(layout: dict[str, Any], built: dict[str, Tokenizer]) -> Tokenizer:
 
 
 def _edited(node: Any, schemes: dict[str, str], *, prefix_space: bool | None) -> Any:
-    """A pre-tokenizer's JSON with other prefix rules, wherever they stand in it."""
+    """Return a pre-tokenizer's JSON with other prefix rules."""
     node = copy.deepcopy(node)
     for part in _parts(node):
         if part["type"] == "Metaspace":
@@ -160,7 +159,7 @@ def _parts(node: Any) -> list[dict[str, Any]]:
 
 
 def _without_prepend(layout: dict[str, Any]) -> Normalizer | None:
-    """The normaliser less its Prepend, for a piece that is normalised alone."""
+    """Return the normaliser without its Prepend, for a part that is normalised alone."""
     kept = [part for part in _parts(layout["normalizer"]) if part["type"] != "Prepend"]
     if not kept:
         return None

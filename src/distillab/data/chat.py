@@ -1,4 +1,4 @@
-"""Rendering through a model's own chat template, so that what is learned and what is given are told apart."""
+"""Render conversations with a tokenizer's chat template, split into prompt and trained segments."""
 
 from __future__ import annotations
 
@@ -20,26 +20,25 @@ from distillab.errors import DataError
 
 _PROBE = "probe"
 _PROBING = "a probe of the chat template"
-# Unicode keeps these code points out of text; one of them marks special tokens that the data spells.
+# Noncharacters of Unicode; one of them marks special tokens that are spelled in the data.
 _MARKS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
 
 
 class Chat(Template):
     """The tokenizer's chat template.
 
-    The conversation is rendered turn by turn, each time up to where the next answer begins
-    (`add_generation_prompt`) and then with that answer: what the second adds to the first is learned,
-    up to and including the special token that ends the turn. A template whose rendering of a longer
-    conversation does not begin with that of a shorter one cannot be split so, and is refused.
+    The conversation is rendered turn by turn: up to the generation prompt of the next answer, then with that answer.
+    The difference of the two is trained on, up to and including the end-of-turn token. A template whose rendering of a
+    longer conversation does not start with that of a shorter one cannot be split this way and is refused.
 
-    A template may change an answer: drop its reasoning, write an empty one, trim it. What it renders is learned, and
-    how that differs from the data's answer stands in the segment (`RenderedSegment.rewritten`).
+    A template can change an answer: drop its reasoning, write an empty one, trim it. The rendered text is trained on,
+    and `RenderedSegment.rewritten` holds how it differs from the data.
 
-    Special tokens are the template's alone: where the data spells one, it stays text. The template is
-    the whole text: a begin token is there if the template writes it, as with `apply_chat_template`.
+    Special tokens come from the template only: spelled in the data, they stay text. The template is the whole text: a
+    begin token is there only if the template writes it, as with `apply_chat_template`.
 
-    Tool calls and tools are given to the template in the form that it reads. Assistant turns that are not learned are
-    part of what is given.
+    Tool calls and tools are passed to the template in the form that it reads. Assistant turns that are not trained on
+    are part of the prompt.
 
     Args:
         date: the day that a template which writes the date gets.
@@ -47,7 +46,7 @@ class Chat(Template):
             (`<think>`, for example): the student would be trained on other text than it generates. A teacher is not
             trained, so it can do without.
     Raises:
-        DataError: the tokenizer's chat template is none, or goes beyond a limit.
+        DataError: the tokenizer's chat template is invalid, or exceeds a limit.
     """
 
     complete = True
@@ -63,11 +62,11 @@ class Chat(Template):
         self._opening, self.end_of_turn = self._find_ends()
 
     def render(self, example: Example) -> tuple[RenderedSegment, ...]:
-        """A given and a learned segment for every answer that is learned.
+        """Return a prompt segment and a trained segment for every answer that is trained on.
 
         Raises:
-            DataError: the template refuses the conversation, rewrites earlier turns, begins an answer otherwise
-                than it asks for one, or leaves out tools or calls.
+            DataError: the template refuses the conversation, rewrites earlier turns, starts an answer with other text
+                than its generation prompt, or leaves out tools or calls.
         """
         turns = example.messages or (Message("user", example.prompt), Message("assistant", example.answer))
         mark = self._free_mark([*(turn.text for turn in turns), example.tools])
@@ -78,54 +77,59 @@ class Chat(Template):
         for number, turn in enumerate(turns):
             if not turn.is_answer:
                 continue
-            asked = self._text(marked[:number], ask=True, origin=example.origin, tools=tools)
-            if not asked.startswith(done):
-                raise _rewrites(done, asked, example.origin)
-            answered = self._text(marked[: number + 1], ask=False, origin=example.origin, tools=tools)
-            opening = "" if answered.startswith(asked) else self._opening
+            prompt = self._text(marked[:number], generation_prompt=True, origin=example.origin, tools=tools)
+            if not prompt.startswith(done):
+                raise _rewrites(done, prompt, example.origin)
+            whole = self._text(marked[: number + 1], generation_prompt=False, origin=example.origin, tools=tools)
+            opening = "" if whole.startswith(prompt) else self._opening
             if opening and not self._requires_generation_prompt:
-                asked = asked.removesuffix(opening)
-            if not answered.startswith(asked):
-                raise _begins_otherwise(asked, answered, example.origin)
-            answer = self._up_to_end(answered[len(asked) :])
-            segments.append(replace(_segment(asked[len(done) :], mark), opening=opening))
+                prompt = prompt.removesuffix(opening)
+            if not whole.startswith(prompt):
+                raise _other_generation_prompt(prompt, whole, example.origin)
+            answer = self._up_to_end(whole[len(prompt) :])
+            segments.append(replace(_segment(prompt[len(done) :], mark), opening=opening))
             segments.append(self._learned_segment(answer, turn, mark))
-            done = asked + answer
+            done = prompt + answer
         if tools or any(turn.tool_calls for turn in turns):
             check_calls(done if mark is None else done.replace(mark, ""), turns, example)
         return tuple(segments)
 
     def _text(
-        self, turns: Sequence[Mapping[str, Any]], *, ask: bool, origin: str, tools: Sequence[Any] | None = None
+        self,
+        turns: Sequence[Mapping[str, Any]],
+        *,
+        generation_prompt: bool,
+        origin: str,
+        tools: Sequence[Any] | None = None,
     ) -> str:
-        return self._template.render(turns, ask=ask, origin=origin, tools=tools)
+        return self._template.render(turns, add_generation_prompt=generation_prompt, origin=origin, tools=tools)
 
     def _learned_segment(self, text: str, turn: Message, mark: str | None) -> RenderedSegment:
         rendered = text
         for start, end in reversed(self._added.special_strings(text)):
             rendered = rendered[:start] + rendered[end:]
         rendered = rendered if mark is None else rendered.replace(mark, "")
-        # How a call is written is the template's, so nothing of it counts as cut or added.
+        # The template decides how a call is written, so nothing of it counts as removed or added.
         found = Learned(rendered) if turn.tool_calls else learned(turn.content, rendered)
         return replace(_segment(text, mark), supervised=True, ends_answer=True, rewritten=found)
 
     def _up_to_end(self, text: str) -> str:
-        # Behind the end-of-turn token most templates write a newline, which nobody should learn.
+        # Most templates write a newline after the end-of-turn token, which is not trained on.
         spans = self._added.special_strings(text)
         return text[: spans[-1][1]] if spans and not text[spans[-1][1] :].strip() else text
 
     def _find_ends(self) -> tuple[str, str | None]:
-        """What the template opens an answer with only where it asks for one, and the special token that ends one."""
+        """Return the text that only the generation prompt opens an answer with, and the end-of-turn token."""
         turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _PROBE}]
-        asked = self._text(turns[:1], ask=True, origin=_PROBING)
-        head, _, tail = self._text(turns, ask=False, origin=_PROBING).rpartition(_PROBE)
+        prompt = self._text(turns[:1], generation_prompt=True, origin=_PROBING)
+        head, _, tail = self._text(turns, generation_prompt=False, origin=_PROBING).rpartition(_PROBE)
         behind = self._up_to_end(tail)
         spans = self._added.special_strings(behind)
         end = behind[slice(*spans[-1])] if spans and spans[-1][1] == len(behind) else None
-        return (asked.removeprefix(head) if asked.startswith(head) else ""), end
+        return (prompt.removeprefix(head) if prompt.startswith(head) else ""), end
 
     def _free_mark(self, texts: Sequence[str]) -> str | None:
-        """A character to protect with, or None where the data spells no special token."""
+        """Return a character to protect with, or None if no special token is spelled in the data."""
         if not any(self._added.special_strings(text) for text in texts):
             return None
         return next(mark for mark in _MARKS if not any(mark in text for text in texts))
@@ -138,26 +142,26 @@ class Chat(Template):
         return text
 
 
-def _rewrites(done: str, asked: str, origin: str) -> DataError:
-    at = _differ_at(done, asked)
+def _rewrites(done: str, prompt: str, origin: str) -> DataError:
+    at = _differ_at(done, prompt)
     return DataError(
-        "The chat template rewrites earlier turns, so answers cannot be told from prompts.",
+        "The chat template rewrites earlier turns, so prompts and answers cannot be separated.",
         where=f"{origin}, character {at} of the rendering",
-        facts=[f"shorter: …{_around(done, at)}", f"longer:  …{_around(asked, at)}"],
-        fix="learn the last answer of a conversation alone (data.learned_answers: last), or use template: turns",
+        facts=[f"shorter: …{_around(done, at)}", f"longer:  …{_around(prompt, at)}"],
+        fix="train on the last answer only (data.learned_answers: last), or use template: turns",
     )
 
 
-def _begins_otherwise(asked: str, answered: str, origin: str) -> DataError:
-    """A template that asks with `<think>` and then writes the answer without one, say."""
-    at = _differ_at(asked, answered)
+def _other_generation_prompt(prompt: str, whole: str, origin: str) -> DataError:
+    """Error for a template with `<think>` in its generation prompt, for example, but not in the answer."""
+    at = _differ_at(prompt, whole)
     return DataError(
-        "The chat template begins the answer otherwise than it asks for one, so what is learned would not go on from "
-        "what is asked.",
+        "The chat template starts answers with other text than its generation prompt, so the student would be trained "
+        "on other text than it generates.",
         where=f"{origin}, character {at} of the rendering",
-        facts=[f"it asks with: …{_around(asked, at)}", f"the answer:   …{_around(answered, at)}"],
-        fix="write the template yourself, with {prompt}, or use template: turns; where the template keeps "
-        f"{asked[at:]!r}, begin every answer by it",
+        facts=[f"generation prompt: …{_around(prompt, at)}", f"answer:            …{_around(whole, at)}"],
+        fix="write your own template with {prompt}, or use template: turns; or, if the template keeps "
+        f"{prompt[at:]!r}, start every answer with it",
     )
 
 

@@ -1,4 +1,4 @@
-"""A tokenizer's chat template as a function of turns and of a day: within limits, and the same tomorrow."""
+"""Render a tokenizer's chat template within limits, and with a fixed date instead of today's."""
 
 from __future__ import annotations
 
@@ -19,15 +19,13 @@ _LIMIT_FIX = "use template: turns, or repair the tokenizer's chat_template"
 
 
 class ChatTemplate:
-    """The chat template of a tokenizer, rendered as `apply_chat_template` renders it.
-
-    What it calls today is a fixed day at midnight.
+    """The chat template of a tokenizer, rendered as by `apply_chat_template`, but at midnight of a fixed date.
 
     Attributes:
         source: its text.
-        reads_date: whether it asks for the day at all.
+        reads_date: whether it reads the date at all.
     Raises:
-        DataError: it is no template, or too long to be one.
+        DataError: it cannot be compiled, or is too long.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, date: datetime.date) -> None:
@@ -36,7 +34,7 @@ class ChatTemplate:
         self._special_tokens = tokenizer.special_tokens_map
         if len(self.source) > LONGEST_SOURCE:
             raise self._error("The chat template is too long.", f"{len(self.source):,} characters", _LIMIT_FIX)
-        # their filters, functions and extensions; an empty template, because compiling computes constants
+        # transformers' filters, functions and extensions; from an empty template, because compiling folds constants
         self._environment = LimitedEnvironment(_compile_jinja_template("").environment)
         midnight = datetime.datetime.combine(date, datetime.time())
         try:
@@ -47,17 +45,22 @@ class ChatTemplate:
             raise self._error("The chat template cannot be compiled.", str(error), _LIMIT_FIX) from error
 
     def render(
-        self, turns: Sequence[Mapping[str, Any]], *, ask: bool, origin: str, tools: Sequence[Any] | None = None
+        self,
+        turns: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool,
+        origin: str,
+        tools: Sequence[Any] | None = None,
     ) -> str:
-        """The text of a conversation.
+        """Return the text of a conversation.
 
         Args:
-            turns: role and content each, tool calls where there are some.
-            ask: end where the next answer begins.
+            turns: role, content and optional tool calls.
+            add_generation_prompt: end with the start of the next answer.
             origin: of the conversation, for messages.
-            tools: that the conversation may call.
+            tools: the tools of the conversation.
         Raises:
-            DataError: the template refuses the conversation, fails on it, or goes beyond a limit.
+            DataError: the template refuses the conversation, fails on it, or exceeds a limit.
         """
         roles = f"roles: {', '.join(turn['role'] for turn in turns)}"
         self._environment.begin()
@@ -66,7 +69,7 @@ class ChatTemplate:
                 messages=[dict(turn) for turn in turns],
                 tools=tools,
                 documents=None,
-                add_generation_prompt=ask,
+                add_generation_prompt=add_generation_prompt,
                 **self._special_tokens,
             )
         except TooMuchWork as error:

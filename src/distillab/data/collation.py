@@ -1,7 +1,4 @@
-"""Rows as tensors, padded or packed.
-
-Shapes: B sequences, L positions of the longest one.
-"""
+"""Collate rows into tensors, padded or packed. B sequences, L positions of the longest one."""
 
 from __future__ import annotations
 
@@ -30,7 +27,7 @@ class IndexedRow:
     """A row and its index in its split.
 
     Attributes:
-        spans: (L,) int64, the number of the span that each token lies in, where two tokenisations are aligned.
+        spans: (L,) int64, the index of the span of each token, if two tokenisations are aligned.
     """
 
     index: int
@@ -39,7 +36,7 @@ class IndexedRow:
 
 
 class TokenDataset(Dataset[IndexedRow]):
-    """A split as a torch data set; it gives what `Collator` takes."""
+    """A split as a torch data set, for `Collator`."""
 
     def __init__(self, split: EncodedSplit) -> None:
         self.split = split
@@ -52,14 +49,14 @@ class TokenDataset(Dataset[IndexedRow]):
 
 
 class Collator:
-    """Pads rows to the longest of them, or packs them into few sequences first.
+    """Pad rows to the longest one, or pack them into few sequences first.
 
-    Padding is known by length alone: `pad_id` may be any id, EOS too.
+    Masks are made from lengths, so `pad_id` can be any id, EOS too.
 
     Args:
-        pad_id: what stands in the padding.
+        pad_id: fills the padding.
         padding_side: right or left; a model that reads position_ids gives the same numbers for both.
-        capacity: rows are packed into sequences of at most so many tokens; None: one row a sequence.
+        capacity: pack rows into sequences of at most this many tokens; None: one row a sequence.
     """
 
     def __init__(self, pad_id: int, padding_side: PaddingSide = "right", capacity: int | None = None) -> None:
@@ -68,11 +65,11 @@ class Collator:
         self.capacity = capacity
 
     def __call__(self, rows: Sequence[IndexedRow]) -> TokenBatch:
-        """One batch, of all of these rows.
+        """Collate the rows into one batch.
 
         Raises:
-            DataError: no rows; a row's first token is supervised, although nothing stands before it that could
-                predict it; a row is longer than the capacity.
+            DataError: no rows; a row's first token is supervised, although no token before it predicts it; a row is
+                longer than the capacity.
         """
         if not rows:
             raise DataError("A batch needs at least one row.")
@@ -118,9 +115,9 @@ class Collator:
 
 
 def _require_first_token_given(row: EncodedRow) -> None:
-    # in a packed sequence it would be predicted from the sample before, under left padding from padding
+    # in a packed sequence it would be predicted from the previous sample, with left padding from padding
     if row.answer_mask[:1].any():
         raise DataError(
-            "The first token of a row is supervised, but nothing stands before it that could predict it.",
+            "The first token of a row is supervised, but no token before it can predict it.",
             where=f"row with key {row.key}",
         )

@@ -1,7 +1,7 @@
-"""Examples as ids: one sequence [prompt, answer, eos], and which of its tokens are learned.
+"""Encode examples as one sequence [prompt, answer, eos] with a mask of the supervised tokens.
 
-`answer_mask` marks the tokens that are *predicted*: the trainer scores logits at position t against
-the id at t + 1, where that is marked. The first token of a sequence has no context and is never marked.
+`answer_mask` marks the tokens that are *predicted*: the trainer scores logits at position t against the id
+at t + 1 if that is marked. The first token of a sequence has no context and is never marked.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class EncodedRow:
         answer_mask: (L,) bool, True where the token is supervised; never at 0.
         prompt_length: tokens before the last answer that has any token left.
         truncated: the sequence was cut at max_tokens.
-        special_in_text: the row's own text spells a special token (which is not read as one).
+        special_in_text: a special token is spelled in the row's text (and encoded as text).
         removed: characters of the data's answers that the template drops.
-        added: characters that the template writes into answers, special tokens aside.
+        added: characters that the template adds to answers, without special tokens.
         lost: characters of the row's text for which the tokenizer has no token.
     """
 
@@ -60,7 +60,7 @@ class EncodedRow:
 
 @dataclass(frozen=True)
 class Dropped:
-    """A row that cannot be learned from: an answer is empty or the template drops it, or no token of it fits."""
+    """A row that cannot be trained on: an answer is empty or dropped by the template, or no token of it fits."""
 
     key: str
     reason: DropReason
@@ -68,7 +68,7 @@ class Dropped:
 
 @dataclass(frozen=True, eq=False)
 class EncodedSplit:
-    """The rows that were kept, the example of each (same order), and what became of all."""
+    """The kept rows, the example of each (same order), and the counts of all rows."""
 
     rows: list[EncodedRow]
     examples: list[Example]
@@ -79,26 +79,25 @@ class EncodedSplit:
 
 
 class Encoder:
-    """Encodes examples of one kind for one tokenizer.
+    """Encode examples of one kind with one tokenizer.
 
-    A begin token stands first where the tokenizer itself adds one to a text, never twice; a chat
-    template is the whole text and decides by itself. EOS ends every answer, supervised, unless the
-    template closes the answer by a special token of its own.
+    A begin token comes first if the tokenizer adds one to a text, never twice; a chat template is the whole text. EOS
+    ends every answer, supervised, unless the template ends it with its own special token.
 
     Args:
-        tokenizer: of the `tokenizers` library.
+        tokenizer: a fast tokenizer.
         template: from `resolve_template`.
-        max_tokens: longest sequence; longer ones are cut there and lose their EOS.
+        max_tokens: longest sequence; longer ones are truncated and lose their EOS.
     Raises:
-        DataError: the tokenizer has no EOS, or is written in Python.
+        DataError: the tokenizer has no EOS, or is slow (Python).
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, template: Template, max_tokens: int) -> None:
         if tokenizer.eos_token_id is None:
             raise DataError(
-                "The tokenizer has no EOS token, so a model could not learn where an answer ends.",
+                "The tokenizer has no EOS token, so a model cannot learn where an answer ends.",
                 where=str(tokenizer.name_or_path),
-                fix="name eos_token in its tokenizer_config.json",
+                fix="set eos_token in its tokenizer_config.json",
             )
         self.template = template
         self.max_tokens = max_tokens
@@ -113,19 +112,19 @@ class Encoder:
 
     @property
     def pad_id(self) -> int:
-        """The tokenizer's padding id; EOS where it has none. Masks go by length, so either is right."""
+        """Return the padding id, or EOS if there is none. Masks are made from lengths, so both are right."""
         return self.eos_id if self._pad_id is None else int(self._pad_id)
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
-        """Ids at which a generated answer ends: EOS, and the template's end-of-turn token."""
+        """Return the ids that end a generated answer: EOS and the template's end-of-turn token."""
         ends = {self.eos_id} if self._end_of_turn_id is None else {self.eos_id, self._end_of_turn_id}
         return tuple(sorted(ends))
 
     def encode_prompt(self, example: Example) -> list[int]:
-        """What generation starts from: the ids that stand before the final answer in `encode`.
+        """Return the ids that generation starts from: those before the final answer in `encode`.
 
-        A teacher's template may open the answer beside (`<think>`), where it asks for one.
+        A teacher's generation prompt can also open the answer (`<think>`).
         """
         segments = self.template.prompt_segments(example)
         ids = [
@@ -136,7 +135,7 @@ class Encoder:
         return self._begun(ids)
 
     def encode(self, example: Example) -> EncodedRow | Dropped:
-        """One row, or why there is none.
+        """Encode one example, or return why it is dropped.
 
         Raises:
             DataError: the chat template refuses the conversation.
@@ -178,7 +177,7 @@ class Encoder:
         )
 
     def learned(self, example: Example) -> tuple[Learned, ...]:
-        """The text that `encode` marks as learned, one entry a stretch; the last one is the final answer's.
+        """Return the supervised text, one entry per segment; the last is the final answer.
 
         Raises:
             DataError: the chat template refuses the conversation.
@@ -186,10 +185,10 @@ class Encoder:
         return tuple(segment.learned for segment in self.template.render(example) if segment.supervised)
 
     def scored_bytes(self, example: Example) -> int:
-        """UTF-8 bytes of the text whose tokens are predicted, for a row that is not truncated.
+        """Return the UTF-8 bytes of the text whose tokens are predicted, for a row that is not truncated.
 
-        That is the text of its answers, as the template writes them, without the tokens that end them; where no begin
-        token is added to a text, also without its first token, which nothing predicts.
+        These are the rendered answers without the tokens that end them. If no begin token is added, the first token
+        does not count either, because nothing predicts it.
         """
         segments = self.template.render(example)
         learned = sum(len(self._open_text(segment).encode()) for segment in segments if segment.supervised)
@@ -197,17 +196,17 @@ class Encoder:
         return learned - (self._first_token_bytes(segments[0].text) if nothing_before else 0)
 
     def _open_text(self, segment: RenderedSegment) -> str:
-        """A segment's text without the token that ends an answer, where the template writes it."""
+        """Return a segment's text without the token that ends the answer, if the template writes it."""
         found = list(self._borders.added.find(segment.text, literal=segment.literal))
         closed = found and found[-1].id in self.stop_ids and found[-1].end == len(segment.text)
         return segment.text[: found[-1].start] if closed else segment.text
 
     def _first_token_bytes(self, text: str) -> int:
         first = self._meanings[self._borders.encode([Piece(text, ((0, len(text)),))])[0][0]]
-        if first.kind == "special":  # an unknown token does not say its bytes
+        if first.kind == "special":  # the bytes of an unknown token are not known
             places = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
             return len(text[: places[0][1]].encode())
-        # the space that a tokenizer puts before a text is none of the text's bytes
+        # a prefix space of the tokenizer is not part of the text
         return len(first.data if text[0].isspace() else first.data.removeprefix(b" "))
 
     @cached_property
@@ -215,13 +214,13 @@ class Encoder:
         return token_meanings(self._tokenizer)
 
     def encode_all(self, examples: Sequence[Example], *, source: str) -> EncodedSplit:
-        """Encode a split and count what becomes of its rows.
+        """Encode a split and count kept, dropped and truncated rows.
 
         Args:
             examples: at least one.
             source: name of the split, for the counts and messages.
         Raises:
-            DataError: nothing is left to learn from.
+            DataError: no row is left.
         """
         rows: list[EncodedRow] = []
         kept: list[Example] = []
@@ -260,7 +259,7 @@ class Encoder:
 
     def _closed(self, ids: list[int], segment: RenderedSegment) -> list[int]:
         closes = (self.eos_id, self._end_of_turn_id)
-        # Text of the data never makes these ids, so a last id among them was put there by the template.
+        # Text of the data never encodes to these ids, so the template wrote a last id among them.
         return ids if not segment.ends_answer or (ids and ids[-1] in closes) else [*ids, self.eos_id]
 
     def _begun(self, ids: list[int]) -> list[int]:
@@ -275,14 +274,14 @@ def _id_of(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
 
 
 def begin_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
-    """Ids that the tokenizer itself puts before a text (BOS, or nothing for GPT-2)."""
+    """Return the ids that the tokenizer adds before a text (BOS, or nothing for GPT-2)."""
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
     full = tokenizer("a", add_special_tokens=True)["input_ids"]
     for start in range(len(full) - len(bare) + 1):
         if full[start : start + len(bare)] == bare:
             return [int(number) for number in full[:start]]
     raise DataError(
-        "The tokenizer encodes a text otherwise when it adds its special tokens.",
+        "The tokenizer encodes a text differently when it adds special tokens.",
         where=str(tokenizer.name_or_path),
         facts=[f"without: {bare}", f"with:    {full}"],
     )

@@ -1,4 +1,4 @@
-"""What a row asks and what it answers, in one form for every file shape."""
+"""The `Example`: one row as prompt and answer, conversation or plain text, whatever the shape of the file."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ Role = Literal["system", "user", "assistant", "tool"]
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a conversation. An answer that is not learned is read like a prompt.
+    """One turn of a conversation.
 
     Attributes:
-        role: whose turn it is.
-        content: its text; may be empty beside tool calls.
-        learned: of an assistant turn: whether it is learned or only given.
-        tool_calls: of an assistant turn: JSON list of calls, as chat templates read them; empty where there is none.
-        name: of a tool turn: the tool's name, where the row has it.
-        call_id: of a tool turn: the call that it answers, where the row has it.
+        role: system, user, assistant or tool.
+        content: its text; can be empty beside tool calls.
+        learned: for an assistant turn: whether it is trained on; otherwise it is part of the prompt.
+        tool_calls: for an assistant turn: JSON list of calls, as chat templates read them; or empty.
+        name: for a tool turn: the tool's name, if the row has it.
+        call_id: for a tool turn: the call that it answers, if the row has it.
     """
 
     role: Role
@@ -35,37 +35,36 @@ class Message:
 
     @property
     def is_answer(self) -> bool:
-        """Whether this turn is learned."""
+        """Return whether this turn is trained on."""
         return self.role == "assistant" and self.learned
 
     @property
     def text(self) -> str:
-        """All text of the turn that comes from the data."""
+        """Return all text of the turn."""
         return self.content + self.tool_calls
 
     @property
     def parts(self) -> list[str]:
-        """Its role and all of its text; whether it is learned is another matter."""
+        """Return the role and all text."""
         extra = [self.tool_calls, self.name, self.call_id]
         return [self.role, self.content, *(extra if any(extra) else ())]
 
 
 @dataclass(frozen=True)
 class Example:
-    """One row, read.
+    """One row.
 
     Attributes:
         key: stable name of the row, `Row.key`.
-        origin: the place in the source, for messages.
-        kind: pair (one prompt, one answer), messages (a conversation; every assistant turn that is
-            learned is an answer), text (language modelling: prompt and answer are both learned, and
-            prompt + answer is exactly the text).
-        prompt: what is asked; of a conversation its last user turn.
-        answer: the answer; of a conversation its last assistant turn.
+        origin: file and line, for messages.
+        kind: pair (one prompt, one answer), messages (a conversation; every assistant turn with `learned` is an
+            answer), text (language modelling: prompt and answer are both trained on, and prompt + answer is the text).
+        prompt: the prompt; for a conversation its last user turn.
+        answer: the answer; for a conversation its last assistant turn.
         instruction: a pair's prompt without its context; empty for other kinds.
-        context: the `input` of an instruction row, empty where there is none.
+        context: the `input` of an instruction row, or empty.
         messages: all turns of a conversation; empty for other kinds.
-        tools: of a conversation: JSON list of the tools that it may call; empty where there is none.
+        tools: for a conversation: JSON list of its tools, or empty.
     """
 
     key: str
@@ -80,21 +79,21 @@ class Example:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """Every text that comes from the data."""
+        """Return all text of the row."""
         if self.kind == "messages":
             return tuple(message.text for message in self.messages)
         return (self.prompt, self.answer)
 
     @property
     def answers(self) -> tuple[str, ...]:
-        """Every answer that is learned."""
+        """Return every answer that is trained on."""
         if self.kind == "messages":
             return tuple(message.text for message in self.messages if message.is_answer)
         return (self.prompt + self.answer,) if self.kind == "text" else (self.answer,)
 
     @cached_property
     def content(self) -> str:
-        """Hash of what is asked and answered: equal for rows that differ in other columns only."""
+        """Return the hash of prompt and answer, equal for rows that differ in other columns only."""
         if self.kind == "text":
             return content_hash([self.prompt + self.answer])
         if self.kind == "messages":
@@ -112,12 +111,12 @@ class Example:
         return content_hash([self.prompt])
 
     def with_last_answer_alone(self) -> Example:
-        """The same conversation, of which the last answer is learned and no other."""
+        """Return the conversation with only its last answer trained on."""
         *earlier, last = self.messages
         return replace(self, messages=(*(replace(turn, learned=False) for turn in earlier), last))
 
     def with_answer(self, text: str) -> Example:
-        """The same row with another final answer; key, prompt and earlier turns stay.
+        """Return the row with another final answer; key, prompt and earlier turns stay.
 
         >>> Example("k", "f:1", "pair", "2+2?", "5").with_answer("4").answer
         '4'
@@ -128,16 +127,16 @@ class Example:
 
 
 def pair_example(key: str, origin: str, *, instruction: str, context: str, answer: str) -> Example:
-    """An instruction with its context, which follows after an empty line where there is one."""
+    """Make an example from an instruction and its context, separated by an empty line."""
     prompt = "\n\n".join(part for part in (instruction, context) if part)
     return Example(key, origin, "pair", prompt, answer, instruction=instruction, context=context)
 
 
 def text_example(key: str, origin: str, *, text: str, prompt_share: float) -> Example:
-    """Plain text, whose first `prompt_share` of the words is where generation starts from.
+    """Make an example from plain text; the first `prompt_share` of the words is the prompt for generation.
 
-    The cut stands before the space that leads the next word. Where a script has no spaces, and in a text of one word,
-    characters are counted instead. A text of one character has an empty prompt.
+    The cut is before the space of the next word. In scripts without spaces, and in a text of one word, characters are
+    counted instead. A text of one character has an empty prompt.
 
     >>> example = text_example("k", "f:1", text="one two  three four", prompt_share=0.5)
     >>> example.prompt, example.answer
@@ -150,6 +149,6 @@ def text_example(key: str, origin: str, *, text: str, prompt_share: float) -> Ex
 
 
 def conversation_example(key: str, origin: str, messages: tuple[Message, ...], *, tools: str = "") -> Example:
-    """A conversation that ends with an assistant turn."""
+    """Make an example from a conversation that ends with an assistant turn."""
     prompt = next((turn.content for turn in reversed(messages) if turn.role == "user"), "")
     return Example(key, origin, "messages", prompt, messages[-1].content, messages=messages, tools=tools)

@@ -1,4 +1,4 @@
-"""What a template makes of an answer: the text that is learned, and how it differs from the data's."""
+"""Compare a rendered answer with the answer in the data: what the template adds and removes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Learned:
-    """An answer as it is learned. What is learned is `before + text + behind`, special tokens aside.
+    """The supervised text of an answer, `before + text + behind`, without special tokens.
 
     Attributes:
-        text: the answer, as far as it comes from the data.
-        before, behind: text that the template puts around it, as an empty `<think></think>`.
-        removed: characters of the data's answer that are not learned.
-        added: characters that are learned and are not the data's.
+        text: the part that comes from the data.
+        before, behind: text that the template adds around it, such as an empty `<think></think>`.
+        removed: characters of the data's answer that the template drops.
+        added: characters that the template adds.
     """
 
     text: str
@@ -24,11 +24,11 @@ class Learned:
 
     @property
     def whole(self) -> str:
-        """All text that is learned."""
+        """Return all supervised text."""
         return self.before + self.text + self.behind
 
     def inside(self, generated: str) -> str:
-        """A generated answer without what the template puts around every answer, to be compared with `text`.
+        """Return a generated answer without the template's additions, for comparison with `text`.
 
         >>> Learned("4", before="<think></think>").inside("<think></think>5")
         '5'
@@ -37,17 +37,17 @@ class Learned:
 
 
 def learned(answer: str, rendered: str) -> Learned:
-    """What a template made of an answer.
+    """Return how a rendered answer differs from the answer in the data.
 
-    Where the rendering holds the answer, but for spaces around it, the rest of it was added; where the answer holds the
-    rendering, the rest of the answer was removed. Otherwise the two differ between their common beginning and end.
+    If the rendering contains the answer (up to spaces around it), its rest was added. If the answer contains the
+    rendering, the rest of the answer was removed. Otherwise they differ between their common prefix and suffix.
 
     Args:
-        answer: as it stands in the data.
-        rendered: as the template writes it, without special tokens of the template.
+        answer: as in the data.
+        rendered: as the template writes it, without special tokens.
     """
     for kept in filter(None, (answer, answer.strip())):
-        # the last one: templates write before an answer, as an empty thought
+        # the last occurrence: templates add text before an answer, such as empty reasoning
         before, found, behind = rendered.rpartition(kept)
         if found:
             return Learned(kept, before, behind, len(answer) - len(kept), len(before) + len(behind))
@@ -59,6 +59,6 @@ def learned(answer: str, rendered: str) -> Learned:
 
 
 def _common(left: str, right: str) -> int:
-    """Characters at the beginning of both."""
+    """Return the length of the common prefix."""
     pairs = zip(left, right, strict=False)
     return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(left), len(right)))

@@ -1,4 +1,4 @@
-"""Text for which a tokenizer has no token: it drops it, or writes its unknown token instead."""
+"""Count text that a tokenizer cannot represent: it drops it or writes its unknown token."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _UNKNOWN = "\ufdef unknown"  # no text holds this code point
 
 
 class LostText:
-    """Counts the characters of a text that no token stands for; white space is not counted.
+    """Count the characters of a text that no token stands for, without white space.
 
-    A tokenizer that has a token for every byte loses nothing and costs nothing here. Any other is asked where in the
-    text its unknown tokens stand. One that drops what it does not know is given an unknown token for that, because
-    where its other tokens stand is wrong behind what it drops.
+    A tokenizer with a token for every byte loses nothing and costs nothing here. For others, the offsets of unknown
+    tokens are counted. A tokenizer that drops unknown text gets an unknown token for this, because its other offsets
+    are wrong after dropped text.
 
     Args:
-        tokenizer: of the `tokenizers` library.
+        tokenizer: a fast tokenizer.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -43,10 +43,10 @@ class LostText:
         self._tokenizer = Tokenizer.from_str(json.dumps(layout | {"truncation": None, "padding": None}))
 
     def characters(self, text: str) -> int:
-        """How many characters of a text are lost."""
+        """Return the number of lost characters of a text."""
         if self._tokenizer is None or not text:
             return 0
-        # A space that the tokenizer puts before a text stands at its first character, and would hide that it is lost.
+        # A prefix space has the offset of the first character, and would hide that this is lost.
         encoding = self._tokenizer.encode(_BEFORE + text, add_special_tokens=False)
         kept, unknown = set[int](), set[int]()
         for id_, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
@@ -56,7 +56,7 @@ class LostText:
 
 
 def _has_every_byte(layout: dict[str, Any]) -> bool:
-    """Whether every byte is a token, so that any text can be written."""
+    """Return whether every byte is a token, so that any text can be encoded."""
     model = layout["model"]
     pieces = {piece for piece, _ in model["vocab"]} if model["type"] == "Unigram" else set(model["vocab"])
     if model.get("byte_fallback"):

@@ -1,8 +1,4 @@
-"""Which rows share a sequence.
-
-A microbatch's rows are put into as few sequences as fit, and these are made as short as that number allows: padding
-is what is left between them.
-"""
+"""Pack the rows of a microbatch into as few and as short sequences as possible."""
 
 from __future__ import annotations
 
@@ -12,23 +8,23 @@ from distillab.errors import DataError
 
 
 def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """The places of the rows of each sequence.
+    """Return the indices of the rows of each sequence.
 
-    First fit decreasing, which needs at most 11/9 of the fewest sequences, plus one; then the same again with a
-    smaller capacity, as long as the number of sequences stays.
+    First fit decreasing, which needs at most 11/9 of the fewest sequences, plus one; then again with the smallest
+    capacity that keeps the number of sequences.
 
     Args:
         lengths: tokens of each row.
         capacity: most tokens of a sequence.
     Returns:
-        Every place once; places ascend in a sequence, and sequences ascend by their first place.
+        Every index once; indices ascend in a sequence, and sequences ascend by their first index.
     Raises:
         DataError: a row is longer than the capacity.
     """
     longest = max(lengths, default=0)
     if longest > capacity:
         raise DataError(
-            "A row is longer than the sequence that it should be packed into.",
+            "A row is longer than a packed sequence.",
             facts=[f"row: {longest} tokens", f"sequence: at most {capacity}"],
         )
     found = _first_fit_decreasing(lengths, capacity)

@@ -1,7 +1,7 @@
-"""The same samples in two tokenisations, with the spans of bytes at which both meet.
+"""Rows in two tokenisations with their common spans, and the collator that batches both.
 
-The spans are found once, when the rows are encoded, so that a batch carries them as numbers: what a term counts is
-known before the forward pass, and nothing is searched in a training step.
+Spans are found once, when the rows are encoded, and batched as indices: counts are known before the forward pass, and a
+training step searches nothing.
 """
 
 from __future__ import annotations
@@ -23,13 +23,12 @@ Spans = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class PairedRow:
-    """One sample, read twice.
+    """One sample in both tokenisations.
 
     Attributes:
         index: of the student's row in its split.
-        student, teacher: the same text by either tokenizer.
-        student_spans, teacher_spans: (L,) of each, the number of the span that a token lies in, from 0 in each row; -1
-            where it lies in none.
+        student, teacher: the same text in the two tokenizers.
+        student_spans, teacher_spans: (L,) each, the index of a token's span, from 0 in each row; -1: none.
     """
 
     index: int
@@ -40,7 +39,7 @@ class PairedRow:
 
 
 class PairedDataset(Dataset[PairedRow]):
-    """Rows of a split in two tokenisations; it gives what `PairedCollator` takes."""
+    """A split in two tokenisations as a torch data set, for `PairedCollator`."""
 
     def __init__(self, rows: Sequence[PairedRow]) -> None:
         self.rows = rows
@@ -53,11 +52,10 @@ class PairedDataset(Dataset[PairedRow]):
 
 
 class PairedCollator:
-    """One batch of the student's tokens that holds the teacher's as well, under `teacher`.
+    """Collate the student's tokens into a batch that holds the teacher's batch under `teacher`.
 
     Args:
-        student, teacher: pad or pack either side by itself; where a sample stands in the one says nothing of where it
-            stands in the other.
+        student, teacher: collators that pad or pack independently of each other.
     """
 
     def __init__(self, student: Collator, teacher: Collator) -> None:
@@ -65,38 +63,38 @@ class PairedCollator:
         self.teacher = teacher
 
     def __call__(self, rows: Sequence[PairedRow]) -> TokenBatch:
-        """The batch; spans are numbered through all of its rows.
+        """Return the batch; span indices count through all of its rows.
 
         Raises:
-            ShapeError: a row has another number of spans on one side than on the other.
+            ShapeError: student and teacher tokens of a row have different numbers of spans.
             DataError: see `Collator`.
         """
-        ours, theirs = [], []
+        student_rows, teacher_rows = [], []
         start = 0
         for row in rows:
             count = span_count(row)
-            ours.append(IndexedRow(row.index, row.student, _shifted(row.student_spans, start)))
-            theirs.append(IndexedRow(row.index, row.teacher, _shifted(row.teacher_spans, start)))
+            student_rows.append(IndexedRow(row.index, row.student, _shifted(row.student_spans, start)))
+            teacher_rows.append(IndexedRow(row.index, row.teacher, _shifted(row.teacher_spans, start)))
             start += count + 1  # one number stays free, so that spans of two rows never follow each other
-        batch = self.student(ours)
-        batch["teacher"] = self.teacher(theirs)
+        batch = self.student(student_rows)
+        batch["teacher"] = self.teacher(teacher_rows)
         return batch
 
 
 def span_count(row: PairedRow) -> int:
-    """Spans of a row; both sides have the same.
+    """Return the number of spans of a row.
 
     Raises:
-        ShapeError: they have not.
+        ShapeError: it differs between student and teacher.
     """
-    ours, theirs = (int(spans.max(initial=NO_SPAN)) + 1 for spans in (row.student_spans, row.teacher_spans))
-    if ours != theirs:
+    in_student, in_teacher = (int(spans.max(initial=NO_SPAN)) + 1 for spans in (row.student_spans, row.teacher_spans))
+    if in_student != in_teacher:
         raise ShapeError(
             "The two tokenisations of a row were not aligned with each other.",
             where=f"row with key {row.student.key}",
-            facts=[f"spans of the student's tokens: {ours}", f"spans of the teacher's tokens: {theirs}"],
+            facts=[f"spans of the student's tokens: {in_student}", f"spans of the teacher's tokens: {in_teacher}"],
         )
-    return ours
+    return in_student
 
 
 def _shifted(spans: Spans, start: int) -> Spans:

@@ -1,4 +1,4 @@
-"""The pieces that a tokenizer itself cuts a few bytes into, in the middle of a text."""
+"""Tokenise a byte string as the tokenizer would in the middle of a text."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ PieceMaker = Callable[[Sequence[bytes]], list[list[int]]]
 
 
 def canonical_pieces(tokenizer: PreTrainedTokenizerFast, meanings: Sequence[TokenMeaning]) -> PieceMaker:
-    """A function from byte strings to ids, as what follows a text: no prefix space, no special tokens.
+    """Return a function from byte strings to ids, as a continuation: no prefix space, no special tokens.
 
-    Bytes that are no whole characters have ids in byte-level vocabularies only; elsewhere they get none, and neither
-    do bytes that the tokenizer's normaliser changes.
+    Incomplete characters have ids in byte-level vocabularies only; otherwise the list is empty, as for bytes that the
+    normaliser changes.
 
     Args:
-        tokenizer: of the `tokenizers` library.
+        tokenizer: a fast tokenizer.
         meanings: `token_meanings(tokenizer)`.
     Raises:
-        DataError: a tokenizer written in Python.
+        DataError: a slow (Python) tokenizer.
     """
     borders = BorderEncoder(tokenizer)
     model = tokenizer.backend_tokenizer.model

@@ -1,4 +1,4 @@
-"""One model's way of reading rows: its tokenizer and the encoder with its template."""
+"""The `Reader` of a model: its tokenizer and the encoder with its template."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from distillab.pairing.loading import LoadedTokenizer, load_tokenizer
 
 @dataclass(frozen=True)
 class Reader:
-    """A tokenizer, as it was loaded, and the encoder built on it."""
+    """A loaded tokenizer and the encoder built on it."""
 
     loaded: LoadedTokenizer
     encoder: Encoder
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerFast:
-        """The transformers tokenizer."""
+        """Return the transformers tokenizer."""
         return self.loaded.tokenizer
 
     def collator(self, padding_side: PaddingSide = "right", *, packing: bool = False) -> Collator:
-        """Rows -> batches for this tokenizer.
+        """Return the collator for this tokenizer.
 
         Args:
-            packing: several rows in one sequence, of at most as many tokens as the encoder lets a row have.
+            packing: put several rows into one sequence of at most the encoder's `max_tokens`.
         """
         return Collator(self.encoder.pad_id, padding_side, self.encoder.max_tokens if packing else None)
 
@@ -45,7 +45,7 @@ def load_reader(
     date: datetime.date | None = None,
     requires_generation_prompt: bool = True,
 ) -> Reader:
-    """The reader of the model at `path` for examples of one kind.
+    """Load the reader of the model at `path` for examples of one kind.
 
     Args:
         date: the day that a chat template which writes the date gets; default: today.

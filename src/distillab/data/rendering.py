@@ -1,6 +1,6 @@
-"""How an example becomes text: which stretches are given, which are learned.
+"""Render an example as text, split into prompt segments and supervised segments.
 
-Teacher and student read the same rendered text; each only cuts it into its own tokens.
+Teacher and student read the same rendered text, each with its own tokenizer.
 """
 
 from __future__ import annotations
@@ -30,16 +30,15 @@ _TURN_NAMES = {"system": "System", "user": "User", "assistant": "Assistant"}
 
 @dataclass(frozen=True)
 class RenderedSegment:
-    """A stretch of the rendered text.
+    """A segment of the rendered text.
 
     Attributes:
         text: the characters, exactly as both models read them.
-        supervised: whether its tokens are learned.
-        ends_answer: an answer ends with this segment; where it does not itself end in a special
-            token, encoding appends EOS.
-        literal: character ranges that come from the data, in which special tokens are plain text.
-        opening: what a template writes behind this segment where it asks for the answer, and not before the answer.
-        rewritten: what a template that changes answers made of this one; None: `text` is the data's.
+        supervised: whether its tokens are trained on.
+        ends_answer: an answer ends with this segment; if it does not end in a special token, EOS is appended.
+        literal: character ranges from the data, in which special tokens are plain text.
+        opening: text that the generation prompt adds after this segment, but a rendered answer does not start with.
+        rewritten: how a template changed the answer; None: `text` is from the data.
     """
 
     text: str
@@ -51,19 +50,19 @@ class RenderedSegment:
 
     @property
     def learned(self) -> Learned:
-        """The text of a supervised segment, special tokens of the template aside."""
+        """Return the text of a supervised segment without special tokens of the template."""
         return self.rewritten or Learned(self.text)
 
 
 class Template(ABC):
-    """A way to render examples of one kind.
+    """Base class of the templates.
 
     Attributes:
         name: plain, chat, alpaca, turns or custom.
-        sha256: hash of the name and the template's own text.
-        complete: the rendering holds all special tokens, so that no begin token is added to it.
-        end_of_turn: special token with which the rendering closes an answer; None: EOS is appended.
-        date: the day that the rendering reads; None where it reads none.
+        sha256: hash of the name and the template's text.
+        complete: the rendering holds all special tokens, so no begin token is added.
+        end_of_turn: special token that ends a rendered answer; None: EOS is appended.
+        date: the date that the template writes; None if it writes none.
     """
 
     complete = False
@@ -76,30 +75,30 @@ class Template(ABC):
 
     @abstractmethod
     def render(self, example: Example) -> tuple[RenderedSegment, ...]:
-        """The whole text, cut into segments; the last one ends the final answer.
+        """Return the whole text in segments; the last one ends the final answer.
 
         Raises:
             DataError: the example cannot be rendered (chat templates only).
         """
 
     def prompt_segments(self, example: Example) -> tuple[RenderedSegment, ...]:
-        """What generation of the final answer starts from: what stands before it, and what opens it."""
+        """Return the segments before the final answer, with the generation prompt."""
         *earlier, last = self.render(example)[:-1]
         return (*earlier, replace(last, text=last.text + last.opening))
 
     def render_prompt(self, example: Example) -> str:
-        """The text that generation starts from; it ends exactly where the answer begins."""
+        """Return the text that generation starts from; it ends exactly where the answer begins."""
         return "".join(segment.text for segment in self.prompt_segments(example))
 
 
 class PlainText(Template):
-    """Text as it is: all of it is learned."""
+    """Plain text, all of it supervised."""
 
     def __init__(self) -> None:
         super().__init__("plain", "{text}")
 
     def render(self, example: Example) -> tuple[RenderedSegment, ...]:
-        """Prompt share and remainder, both supervised."""
+        """Return prompt share and remainder, both supervised."""
         return (_data(example.prompt, supervised=True), _answer(example.answer))
 
 
@@ -110,35 +109,35 @@ class PlainPair(Template):
         super().__init__("plain", "{prompt}\n{answer}")
 
     def render(self, example: Example) -> tuple[RenderedSegment, ...]:
-        """Prompt and answer."""
+        """Return prompt and answer."""
         border = "" if example.prompt[-1:].isspace() else "\n"
         return (_data(example.prompt + border), _answer(example.answer))
 
 
 class Alpaca(Template):
-    """The Alpaca wording, with and without an input."""
+    """The Alpaca template, with and without an input."""
 
     def __init__(self) -> None:
         super().__init__("alpaca", _ALPACA + _ALPACA_CONTEXT)
 
     def render(self, example: Example) -> tuple[RenderedSegment, ...]:
-        """Instruction, input where there is one, and answer."""
-        wording = _ALPACA_CONTEXT if example.context else _ALPACA
-        # Filled by parts: str.format would read braces of the data as fields.
-        before, _, behind = wording.partition("{instruction}")
+        """Return instruction, input if there is one, and answer."""
+        form = _ALPACA_CONTEXT if example.context else _ALPACA
+        # not str.format, which would read braces of the data as fields
+        before, _, behind = form.partition("{instruction}")
         middle, _, end = behind.partition("{context}")
         prompt = before + example.instruction + middle + (example.context + end if example.context else "")
         return (_data(prompt), _answer(example.answer))
 
 
 class Turns(Template):
-    """`User:` and `Assistant:` on lines of their own; EOS closes every answer."""
+    """`User:` and `Assistant:` on separate lines; EOS ends every answer."""
 
     def __init__(self) -> None:
         super().__init__("turns", "System:\n{system}\n\nUser:\n{user}\n\nAssistant:\n{assistant}")
 
     def render(self, example: Example) -> tuple[RenderedSegment, ...]:
-        """One unsupervised segment before each answer; EOS closes a given answer as it does a learned one.
+        """Return a prompt segment before each answer; EOS ends every answer, supervised or not.
 
         Raises:
             DataError: the conversation has tools.
@@ -158,14 +157,14 @@ class Turns(Template):
 
 
 class Custom(Template):
-    """The user's own text around `{prompt}`. Special tokens that it spells are meant as such."""
+    """The user's own text around `{prompt}`. Special tokens spelled in it are encoded as special tokens."""
 
     def __init__(self, text: str) -> None:
         super().__init__("custom", text)
         self._fixed = text.split("{prompt}")
 
     def render(self, example: Example) -> tuple[RenderedSegment, ...]:
-        """The filled text and the answer."""
+        """Return the filled text and the answer."""
         text, literal = self._fixed[0], []
         for behind in self._fixed[1:]:
             literal.append((len(text), len(text) + len(example.prompt)))

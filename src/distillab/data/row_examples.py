@@ -1,4 +1,4 @@
-"""Rows read into examples: what each asks and answers, and which rows cannot be read."""
+"""Turn rows into examples, and report rows that cannot be read."""
 
 from __future__ import annotations
 
@@ -44,10 +44,7 @@ class ReadRows:
 
 
 def to_examples(rows: Sequence[Row], *, columns: ColumnsConfig | None, prompt_share: float) -> list[Example]:
-    """Read rows into examples, by the shape that `recognise` finds. Every row must be readable.
-
-    Args, Raises: as `examples_of`.
-    """
+    """Turn rows into examples as `examples_of` does; every row must be readable."""
     return examples_of(rows, columns=columns, prompt_share=prompt_share).examples
 
 
@@ -59,21 +56,21 @@ def examples_of(
     on_bad_row: Literal["error", "skip"] = "error",
     skipped: Sequence[str] = (),
 ) -> ReadRows:
-    """Read rows into examples, by the shape that `recognise` finds.
+    """Turn rows into examples, by the shape that `recognise` finds.
 
-    Prompts and texts must be text. What an answer may be stands in `written`. Empty answers are kept here: encoding
-    drops and counts them. A context may be null or absent.
+    Prompts must be text; for answers see `written`. Empty answers are kept here: encoding drops and counts them. A
+    context can be null or absent.
 
     Args:
         rows: at least one.
         columns: explicit columns, or None to recognise the shape.
-        prompt_share: plain text only: share of the words that is the prompt (of the characters, in a
-            script without spaces), 0 < share < 1.
-        on_bad_row: what a row that cannot be read does.
-        skipped: places that reading the file has left out already, which join those of the result.
+        prompt_share: plain text only: share of the words (of the characters in a script without spaces) that is the
+            prompt, 0 < share < 1.
+        on_bad_row: raise an error for rows that cannot be read, or skip them.
+        skipped: rows that reading the file has skipped already; they are added to the result's.
     Raises:
-        DataError: unknown shape; no row can be read; or, by `on_bad_row`: missing columns, nulls, values that are no
-            text, empty prompts, conversations that are not well formed: all counted, the first five named.
+        DataError: unknown shape; no row can be read; or, for `on_bad_row` "error": missing columns, nulls, values that
+            are not text, empty prompts, malformed conversations: all counted, the first five named.
     """
     shape = recognise(rows, columns)
     examples: list[Example] = []
@@ -88,28 +85,28 @@ def examples_of(
             f"{len(problems)} of {len(rows)} rows cannot be read as {shape}.",
             where=source_of(rows),
             facts=first_of(problems),
-            fix=f"write data.on_bad_row: skip to leave them out, named and counted; or name others: {COLUMNS_FIX}",
+            fix=f"write data.on_bad_row: skip to skip and count them; or name other columns: {COLUMNS_FIX}",
         )
     return ReadRows(examples, shape, (*skipped, *problems))
 
 
 def first_of(problems: Sequence[str]) -> list[str]:
-    """The first five of some lines, and how many more there are."""
+    """Return the first five lines, and how many more there are."""
     rest = [f"… and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
     return [*problems[:_SHOWN], *rest]
 
 
 def written(value: Any, name: str) -> str:
-    """An answer as the text that is learned.
+    """Return an answer as text.
 
-    Numbers have the shortest digits that give the same number in the type of their column (72 -> "72", a float32 0.1
-    -> "0.1"), decimals all of their digits, dates and times the form of ISO 8601. NaN, which tables write for nothing,
-    is an empty answer.
+    Numbers get the shortest digits that give the same number in the dtype of their column (72 -> "72", a float32 0.1
+    -> "0.1"), decimals all digits, dates and times ISO 8601. NaN, which tables use for a missing value, is an empty
+    answer.
 
     Raises:
-        Unusable: a truth value, infinity, bytes or anything else that has no one text.
+        Unusable: a bool, infinity, bytes or anything else without one text form.
     """
-    # bool is an int in Python, and True is no answer that a model should write.
+    # bool is an int in Python, but True is not an answer in text
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if isinstance(value, float | decimal.Decimal):
@@ -130,7 +127,7 @@ def _examples(row: Row, shape: Shape, prompt_share: float) -> list[Example]:
     if len(shape.columns) == 1:
         turns = read_turns(_present(row, shape.columns[0]), shape.columns[0])
         if shape.columns[0].lower() == "chosen":
-            # Both answers of a preference row go on from the same turns; only how they end is judged.
+            # Preference data: both answers continue the same turns, and only the last turn is compared.
             turns = (*given(turns[:-1]), turns[-1])
         return [_conversation(row, shape, row.key, turns)]
     prompt, context = _present(row, shape.columns[0]), _context(row, shape)
@@ -151,7 +148,7 @@ def _examples(row: Row, shape: Shape, prompt_share: float) -> list[Example]:
 
 
 def _answers(row: Row, column: str, context: str) -> list[tuple[str, Any]]:
-    """The answers of a row, each with the context that stands before it."""
+    """Return the answers of a row, each with its context."""
     value = _present(row, column)
     if not isinstance(value, list) or holds_turns(value):
         if isinstance(value, dict):
@@ -168,13 +165,13 @@ def _answers(row: Row, column: str, context: str) -> list[tuple[str, Any]]:
 
 
 def _asked_and_answered(row: Row, shape: Shape, prompt: Any, context: str, answer: Any) -> tuple[Message, ...]:
-    """A conversation of a prompt and an answer, each of which may be text or turns."""
+    """Make a conversation from a prompt and an answer, each of which is text or turns."""
     names = shape.columns
     if holds_turns(answer):
         turns = read_turns(answer, names[1])
         answered = (*given(turns[:-1]), turns[-1]) if turns[0].role in ("user", "system") else turns
         if answered[0].role != "assistant":
-            # The answer's column holds the prompt again (preference data); it must be the same one.
+            # The answer's column repeats the prompt (preference data); it must be the same one.
             if not holds_turns(prompt) and prompt not in [turn.content for turn in answered if turn.role == "user"]:
                 raise Unusable(f'"{names[1]}" is a conversation, and "{names[0]}" is not in it')
             return answered
@@ -205,16 +202,16 @@ def _conversation(row: Row, shape: Shape, key: str, turns: tuple[Message, ...]) 
 
 
 def _history(row: Row, shape: Shape) -> tuple[Message, ...]:
-    """Earlier turns, as Alpaca files have them: a list of [asked, answered]; the answers are learned."""
+    """Return the earlier turns of Alpaca files, a list of [prompt, answer]; the answers are trained on."""
     value = _value(row, shape.history)
     if is_blank(value):
         return ()
     if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
-        raise Unusable(f'"{shape.history}" is not a list of [asked, answered]')
+        raise Unusable(f'"{shape.history}" is not a list of [prompt, answer]')
     turns: list[Message] = []
-    for number, (asked, answered) in enumerate(value, start=1):
+    for number, (prompt, answer) in enumerate(value, start=1):
         name = f'"{shape.history}", item {number}'
-        turns += [Message("user", checked_text(asked, name)), Message("assistant", checked_text(answered, name))]
+        turns += [Message("user", checked_text(prompt, name)), Message("assistant", checked_text(answer, name))]
     return tuple(turns)
 
 
@@ -238,7 +235,7 @@ def _present(row: Row, column: str) -> Any:
 
 
 def _value(row: Row, column: str | None) -> Any:
-    """What stands in a column; of `a.b` what stands under `b` in the column `a`."""
+    """Return the value of a column; `a.b` is the key `b` of the objects in column `a`."""
     if column is None or column in row.values:
         return row.values.get(column) if column is not None else None
     value: Any = row.values

@@ -1,4 +1,4 @@
-"""Words of a text in any script: runs of letters and digits, or single characters where a script has no spaces."""
+"""Split text of any script into words: runs of letters and digits, or characters in scripts without spaces."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import unicodedata
 
 import regex
 
-# Unicode's line-breaking classes of text that may break between any two characters (ideographs, kana), or needs a
-# dictionary to find its words (Thai, Lao, Khmer, Burmese), but for symbols and emoji.
+# Unicode's line-breaking classes of text that can break between any two characters (ideographs, kana) or needs a
+# dictionary to find its words (Thai, Lao, Khmer, Burmese), without symbols and emoji.
 _UNSPACED = r"[[\p{lb=ID}\p{lb=CJ}\p{lb=SA}]&&[\p{L}\p{M}\p{N}]]"
 _CHARACTER = rf"{_UNSPACED}\p{{M}}*"
 _WORDS = regex.compile(rf"{_CHARACTER}|[[\p{{L}}\p{{M}}\p{{N}}]--{_UNSPACED}]+", regex.VERSION1)
@@ -16,7 +16,7 @@ _GRAPHEMES = regex.compile(r"(?!\s)\X")
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words in their composed form; of a text without letters and digits its characters.
+    """Return lower-case words in composed form (NFC); the characters of a text without letters and digits.
 
     >>> words("Größe: it's 3.5")
     ['größe', 'it', 's', '3', '5']
@@ -30,9 +30,9 @@ def words(text: str) -> list[str]:
 
 
 def piece_ends(text: str) -> list[int]:
-    """Where a text may be cut: after each run without spaces, or each character of a script without spaces.
+    """Return where a text can be cut: after each run without spaces, or each character of a script without spaces.
 
-    A text of one such piece may be cut after each of its characters.
+    A text of one such piece can be cut after each of its characters.
 
     >>> piece_ends(" one two ")
     [4, 8]

@@ -1,4 +1,4 @@
-"""Which columns hold the prompt and the answer: recognised by name, or named by the recipe."""
+"""Find the columns that hold prompt and answer: recognised by name, or named by the recipe."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ COLUMNS_FIX = (
 class Shape:
     """How the columns of a source are read.
 
-    `columns` are used in the order prompt, answer (pair); or they are one column of text, or of turns. Rows with a
-    prompt and an answer are conversations (kind messages) where one of the two holds turns, or where a system turn,
-    earlier turns or tools stand in other columns. `ignored` are the columns that nothing reads.
+    `columns` are prompt and answer (pair), or one column of text or of turns. Rows with a prompt and an answer are
+    conversations (kind messages) if one of the two holds turns, or if other columns hold a system turn, earlier turns
+    or tools. `ignored` are the columns that are not read.
     """
 
     kind: Kind
@@ -45,9 +45,9 @@ class Shape:
         return f"{self.kind} ({'/'.join(names)}{also}{ignored})"
 
 
-# The first shape whose columns exist wins. `text` is last, because many files carry the rendered
-# text beside its parts; instruction/output stands after the prompt shapes only because those need
-# a column that instruction files do not have (Dolly's `prompt` repeats its instruction, rendered).
+# The first shape whose columns exist wins. `text` is last, because many files carry the rendered text
+# beside its parts; instruction/output comes after the prompt shapes, which need a column that
+# instruction files do not have (Dolly's `prompt` repeats its instruction, rendered).
 KNOWN_SHAPES: tuple[Shape, ...] = (
     Shape("messages", ("messages",)),
     Shape("messages", ("conversations",)),
@@ -69,10 +69,9 @@ KNOWN_SHAPES: tuple[Shape, ...] = (
 
 
 def recognise(rows: Sequence[Row], columns: ColumnsConfig | None) -> Shape:
-    """Find how the rows are to be read, from the names of their columns.
+    """Find the shape of the rows from the names of their columns.
 
-    The order is that of `KNOWN_SHAPES`; names are compared without case where none is equal. Explicit columns come
-    before all of them.
+    The order is that of `KNOWN_SHAPES`; case is ignored if no name is equal. Explicit columns come first.
 
     Raises:
         DataError: no known shape, or a named column that no row has.
@@ -84,7 +83,7 @@ def recognise(rows: Sequence[Row], columns: ColumnsConfig | None) -> Shape:
     for shape in KNOWN_SHAPES:
         found = tuple(by_lower[name] for name in shape.columns if name in by_lower)
         if len(found) == len(shape.columns):
-            filled = {name: by_lower[name] for name in by_lower if _says_something(rows, by_lower[name], name)}
+            filled = {name: by_lower[name] for name in by_lower if _is_filled(rows, by_lower[name], name)}
             beside = replace(
                 shape,
                 columns=found,
@@ -97,7 +96,7 @@ def recognise(rows: Sequence[Row], columns: ColumnsConfig | None) -> Shape:
     known = "; ".join("/".join(shape.columns) for shape in KNOWN_SHAPES)
     facts = [f"columns: {', '.join(names)}", f"known shapes: {known}", *_nested(rows)]
     raise DataError(
-        "The columns are not those of a known shape.",
+        "The columns match no known shape.",
         where=source_of(rows),
         facts=facts,
         fix=f"name them: {COLUMNS_FIX}",
@@ -105,20 +104,20 @@ def recognise(rows: Sequence[Row], columns: ColumnsConfig | None) -> Shape:
 
 
 def source_of(rows: Sequence[Row]) -> str:
-    """The file or data set of some rows, for messages."""
+    """Return the file or data set of some rows, for messages."""
     return re.sub(r"(:\d+|, (row|item) \d+)$", "", rows[0].origin)
 
 
-def _says_something(rows: Sequence[Row], column: str, name: str) -> bool:
-    """Whether a column that changes what is read says anything in any row."""
+def _is_filled(rows: Sequence[Row], column: str, name: str) -> bool:
+    """Return whether a system, history or tools column has a value in any row."""
     if name not in (*_SYSTEM, "history", "tools"):
         return False
     return any(not is_blank(value) and value not in ([], "[]") for row in rows for value in (row.values.get(column),))
 
 
 def _explicit(columns: ColumnsConfig, rows: Sequence[Row], names: Sequence[str]) -> Shape:
-    asked = (columns.prompt, columns.answer, columns.text, columns.messages)
-    used = tuple(name for name in asked if name is not None)
+    explicit = (columns.prompt, columns.answer, columns.text, columns.messages)
+    used = tuple(name for name in explicit if name is not None)
     for name in (*used, columns.context, columns.system, columns.tools):
         if name is not None and name not in names and name.partition(".")[0] not in names:
             raise DataError(
@@ -132,7 +131,7 @@ def _explicit(columns: ColumnsConfig, rows: Sequence[Row], names: Sequence[str])
 
 
 def _with_rest(shape: Shape, rows: Sequence[Row], names: Sequence[str]) -> Shape:
-    """The shape with its kind, which the values decide where prompt and answer are apart, and with what is ignored."""
+    """Return the shape with its ignored columns, and with kind messages if values or other columns hold turns."""
     beside = (shape.system, shape.history, shape.tools)
     if shape.kind == "pair" and (
         any(name is not None for name in beside)
@@ -144,7 +143,7 @@ def _with_rest(shape: Shape, rows: Sequence[Row], names: Sequence[str]) -> Shape
 
 
 def _nested(rows: Sequence[Row]) -> list[str]:
-    """What stands under columns that hold turns or objects, with the setting that reads them."""
+    """Describe columns that hold turns or objects, with the setting that reads them."""
     facts = []
     for name, value in rows[0].values.items():
         first = value[0] if isinstance(value, list) and value else value

@@ -1,4 +1,4 @@
-"""Where rows come from: a file, a folder saved by `datasets`, or a hub id. Every row gets a stable key."""
+"""Read rows from a file, a folder saved by `datasets`, or a hub id. Every row gets a stable key."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _KEY_CHARACTERS = 16
 
 @dataclass(frozen=True)
 class Row:
-    """One row as it stands in its source.
+    """One row of a source.
 
     `key` is the row's content (sha256 of its canonical JSON, 16 characters) and its occurrence among
-    equal rows, so that it is the same in any order. `origin` names the place for messages: `file:line`.
+    equal rows, so it is the same in any order. `origin` is the place for messages: `file:line`.
     """
 
     key: str
@@ -45,15 +45,15 @@ class Row:
 def read_rows(source: SourceConfig, *, skipped: list[str] | None = None) -> list[Row]:
     """Read all rows of a source, or its first `limit`.
 
-    A path that exists is read by its ending (.jsonl, .ndjson, .json, .parquet, .csv) or as a folder
-    written by `datasets.save_to_disk`. What does not exist and looks like a file name is an error;
-    anything else is taken for a hub id.
+    An existing path is read by its ending (.jsonl, .ndjson, .json, .parquet, .csv) or as a folder
+    written by `datasets.save_to_disk`. A missing path that looks like a file name is an error;
+    anything else is taken as a hub id.
 
     Args:
-        skipped: where broken lines are written that are left out; None: a broken line is an error.
+        skipped: list to which skipped broken lines are added; None: a broken line is an error.
     Raises:
         DataError: missing, empty, unreadable or broken source; unknown ending; unknown split; a split
-            asked of a file; a hub id that cannot be reached.
+            of a file; a hub id that cannot be reached.
     """
     path = local_path(source.path)
     if path.is_dir():
@@ -101,8 +101,8 @@ def given_rows(data: object, *, name: str) -> list[Row]:
 
 
 def content_hash(value: Any) -> str:
-    """Sixteen hexadecimal characters of the sha256 of a value's canonical JSON."""
-    # Parquet holds dates and bytes, for which JSON has no form; only the key needs one.
+    """Return sixteen hexadecimal characters of the sha256 of a value's canonical JSON."""
+    # default: Parquet holds dates and bytes, which JSON cannot write
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=repr)
     return hashlib.sha256(text.encode("ascii")).hexdigest()[:_KEY_CHARACTERS]
 
@@ -123,7 +123,7 @@ def _file(path: Path, source: SourceConfig, skipped: list[str] | None) -> _Origi
             "A file has no splits.",
             where=source.path,
             facts=[f'split: "{source.split}"'],
-            fix="leave split out, or select held-out rows by held_out: {column: …, value: …}",
+            fix="remove split, or select held-out rows by held_out: {column: …, value: …}",
         )
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
@@ -180,7 +180,7 @@ def _missing(path: Path, written: str) -> DataError:
         return DataError(
             "Rows are read from a file, a saved folder or a hub's data set, not from a URL.",
             where=written,
-            fix="download the file and give its path; or for the hub write organisation/name",
+            fix="download the file and give its path, or for the hub give organisation/name",
         )
     parent = path.parent
     if not parent.is_dir():
@@ -215,7 +215,7 @@ def _saved_folder(path: Path, source: SourceConfig) -> _Origins:
             )
         return _from_dataset(loaded[wanted], f"{path}, {wanted}", source.limit)
     if source.split is not None:
-        raise DataError("The saved data set has no splits.", where=str(path), fix=f'leave out split: "{source.split}"')
+        raise DataError("The saved data set has no splits.", where=str(path), fix=f'remove split: "{source.split}"')
     return _from_dataset(loaded, str(path), source.limit)
 
 
@@ -227,7 +227,7 @@ def _hub(source: SourceConfig) -> _Origins:
     split = source.split or "train"
     with library_errors(
         DataError,
-        "There is no such file or folder, and no such data set can be fetched from the hub.",
+        "There is no such file or folder, and the data set cannot be fetched from the hub.",
         where=f"{source.path}, split {split}",
         fix="for a file, check the path; for a hub id, check the name, the split and the network",
     ):

@@ -1,4 +1,4 @@
-"""Special and other added tokens in text: where they stand, and which of them are meant."""
+"""Find special and other added tokens in text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Range = tuple[int, int]
 
 
 class Found(NamedTuple):
-    """One added token in a text: half-open character range, id, and whether it is special."""
+    """An added token in a text: half-open character range, id, and whether it is special."""
 
     start: int
     end: int
@@ -22,7 +22,7 @@ class Found(NamedTuple):
 
 
 class AddedTokens:
-    """The tokens at which a tokenizer cuts the text before anything else."""
+    """The added tokens of a tokenizer, at which it splits a text first."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self._tokens = {str(token.content): (number, token) for number, token in tokenizer.added_tokens_decoder.items()}
@@ -30,11 +30,10 @@ class AddedTokens:
         self._special = _pattern(pair for pair in self._tokens.values() if pair[1].special)
 
     def find(self, text: str, *, literal: Sequence[Range] = ()) -> Iterator[Found]:
-        """Added tokens of a text, in order.
+        """Yield the added tokens of a text, in order.
 
-        A special token that overlaps a `literal` range (text of the data) is plain text there and is
-        left out. Added tokens that are not special (runs of spaces, say) are ordinary vocabulary and
-        are found everywhere, as the tokenizer itself does.
+        A special token that overlaps a `literal` range (text of the data) is plain text and is left out. Added tokens
+        that are not special (runs of spaces, for example) are found everywhere, as by the tokenizer.
         """
         if self._any is None:
             return
@@ -49,7 +48,7 @@ class AddedTokens:
             place = end
 
     def special_strings(self, text: str) -> list[Range]:
-        """Ranges of a text that spell a special token."""
+        """Return the ranges of a text in which a special token is spelled."""
         if self._special is None:
             return []
         return [match.span(match.lastindex or 0) for match in self._special.finditer(text)]

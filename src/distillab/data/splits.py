@@ -1,4 +1,4 @@
-"""Training and held-out examples: by file, by a seeded fraction, or by a column."""
+"""Load and split examples into training and held-out: by file, by a seeded fraction, or by a column."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from distillab.errors import ConfigError, DataError
 
 @dataclass(frozen=True)
 class Splits:
-    """The two parts of a data set.
+    """The training and the held-out part of a data set.
 
     Attributes:
         train, held_out: examples in the order of their source.
         shape: how the training rows were read.
         held_out_shape: how the held-out rows were read; of the same kind.
-        sources: the two names, for counts and messages.
-        overlap: held-out examples whose prompt and answer stand in the training part too.
-        prompts_in_both: prompts of the held-out part that stand in the training part too.
-        skipped: rows of both parts that could not be read and were left out, each with its place and the reason.
+        sources: names of the parts, for counts and messages.
+        overlap: held-out examples whose prompt and answer are in the training part too.
+        prompts_in_both: held-out prompts that are in the training part too.
+        skipped: rows of both parts that could not be read, each with its place and the reason.
     """
 
     train: list[Example]
@@ -39,24 +39,24 @@ class Splits:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader of the run has to know of its rows, one line each."""
+        """Return notes on skipped rows and repeated prompts, one line each."""
         notes = []
         if self.skipped:
             some = "; ".join(first_of(self.skipped))
-            notes.append(f"{len(self.skipped)} rows that cannot be read are left out (data.on_bad_row: skip): {some}")
+            notes.append(f"{len(self.skipped)} rows cannot be read and are skipped (data.on_bad_row: skip): {some}")
         if self.prompts_in_both:
-            notes.append(f"{self.prompts_in_both} prompts of the held-out part stand in the training part too")
+            notes.append(f"{self.prompts_in_both} held-out prompts are in the training part too")
         return tuple(notes)
 
 
 def load_examples(config: DataConfig) -> Splits:
     """Read the rows that a recipe names and split them.
 
-    A fraction is taken by a seeded hash: the same rows in any order of the file, and all answers to one prompt on one
-    side.
+    A fraction is taken by a seeded hash: the same rows in any order of the file, and all answers to one prompt in the
+    same part.
 
     Raises:
-        DataError: unreadable source or rows; an empty side; parts of different kinds.
+        DataError: unreadable source or rows; an empty part; parts of different kinds.
     """
     held = config.held_out
     name = config.train.path if config.train.split is None else f"{config.train.path}, {config.train.split}"
@@ -75,12 +75,12 @@ def load_examples(config: DataConfig) -> Splits:
             raise DataError(
                 "Training and held-out rows are of different kinds.",
                 facts=[f"{name}: {read.shape}", f"{held.path}: {other.shape}"],
-                fix="name the columns of one of them by data.train.columns or data.held_out.columns: {…}",
+                fix="name the columns: data.train.columns or data.held_out.columns: {…}",
             )
         names = (name, held.path if held.split is None else f"{held.path}, {held.split}")
         return _checked(config, read.examples, other.examples, (read, other), names)
     if held.fraction is None:
-        raise ConfigError("held_out names no way to find its rows.", fix="give path, fraction or column with value")
+        raise ConfigError("held_out does not name its rows.", fix="give path, fraction, or column with value")
     taken = _by_fraction(read.examples, held.fraction, held.limit, config.seed, name)
     train = [example for example in read.examples if example.prompt_hash not in taken]
     held_out = [example for example in read.examples if example.prompt_hash in taken]
@@ -88,7 +88,7 @@ def load_examples(config: DataConfig) -> Splits:
 
 
 def load_source(config: DataConfig, source: SourceConfig) -> ReadRows:
-    """Read one source by the settings of a recipe.
+    """Read one source with the settings of a recipe.
 
     Raises:
         DataError: unreadable source or rows.
@@ -136,25 +136,25 @@ def _checked(
 
 
 def with_learned_answers(examples: list[Example], shape: Shape, config: DataConfig) -> list[Example]:
-    """The examples with those answers learned that the settings say.
+    """Apply `data.learned_answers` to the examples.
 
     Raises:
-        ConfigError: the last answers alone of rows that are no conversations.
+        ConfigError: "last", but the rows are not conversations.
     """
     if config.learned_answers == "all":
         return examples
     if shape.kind != "messages":
         raise ConfigError(
-            "data.learned_answers: last is of conversations; other rows have one answer.",
+            "data.learned_answers: last is for conversations only; other rows have one answer.",
             where=config.train.path,
             facts=[f"rows: {shape}"],
-            fix="leave learned_answers out",
+            fix="remove learned_answers",
         )
     return [example.with_last_answer_alone() for example in examples]
 
 
 def _by_column(rows: Sequence[Row], column: str, value: str) -> set[str]:
-    """Origins of the held-out rows."""
+    """Return the origins of the held-out rows."""
     lacking = [row.origin for row in rows if column not in row.values]
     if lacking:
         raise DataError(
@@ -174,9 +174,9 @@ def _by_column(rows: Sequence[Row], column: str, value: str) -> set[str]:
 
 
 def _by_fraction(examples: Sequence[Example], fraction: float, limit: int | None, seed: int, name: str) -> set[str]:
-    """Prompts (`Example.prompt_hash`) of the held-out examples: the lowest hashes, up to the wanted number of rows.
+    """Return the prompt hashes of the held-out examples: the lowest ranks, up to the wanted number of rows.
 
-    A prompt is ranked by the lowest content of its rows, so that prompts of one row are ranked by that row.
+    A prompt is ranked by the lowest content hash of its rows.
     """
     groups: dict[str, list[str]] = {}
     for example in examples:
@@ -186,22 +186,22 @@ def _by_fraction(examples: Sequence[Example], fraction: float, limit: int | None
             "A held-out fraction needs two different prompts.",
             where=name,
             facts=[f"rows: {len(examples)}"],
-            fix="all answers to one prompt stay on one side; give held-out rows of their own by data.held_out.path",
+            fix="all answers to one prompt stay in one part; give separate held-out rows by data.held_out.path",
         )
     wanted = max(1, round(len(examples) * fraction))
     if limit is not None:
         wanted = min(wanted, limit)
 
-    def rank(asked: str) -> bytes:
-        return hashlib.sha256(f"{seed} {min(groups[asked])}".encode()).digest()
+    def rank(prompt: str) -> bytes:
+        return hashlib.sha256(f"{seed} {min(groups[prompt])}".encode()).digest()
 
     taken: set[str] = set()
     rows = 0
-    for asked in sorted(groups, key=rank)[:-1]:
+    for prompt in sorted(groups, key=rank)[:-1]:
         if rows >= wanted:
             break
-        if taken and rows + len(groups[asked]) > wanted:
+        if taken and rows + len(groups[prompt]) > wanted:
             continue
-        taken.add(asked)
-        rows += len(groups[asked])
+        taken.add(prompt)
+        rows += len(groups[prompt])
     return taken

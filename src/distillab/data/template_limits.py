@@ -1,8 +1,8 @@
-"""Chat templates rendered within limits: whoever wrote one may loop or allocate, but not without end.
+"""A Jinja sandbox for chat templates that limits their loops, output and memory.
 
-A template is a program that comes with a tokenizer. Here it is compiled as transformers compiles it, with the same
-filters, functions and extensions, in a sandbox that counts: every turn of a loop and every character that is made.
-Of what could make too much in one step (`'x' * 10**11`, `'%1000000000d' % 1`), the size is known before it is made.
+A template is a program that comes with a tokenizer. It is compiled as by transformers, with the same filters, functions
+and extensions, in a sandbox that counts every loop iteration and every character produced. Operations that can produce
+too much in one step (`'x' * 10**11`, `'%1000000000d' % 1`) are checked before they run.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ LONGEST_SOURCE = 1 << 20
 _TURN = 512
 _ITEM = 32
 _MOST_BITS = 1 << 16  # of a whole number
-# These look at a container without writing out what is inside.
-_LOOKING = {"attr", "batch", "count", "d", "default", "dictsort", "first", "groupby", "items", "last", "length", "list"}
-_LOOKING |= {"map", "max", "min", "random", "reject", "rejectattr", "reverse", "select", "selectattr", "slice", "sort"}
-_LOOKING |= {"sum", "unique"}
+# These filters read a container without writing out its content.
+_READ_ONLY = {"attr", "batch", "count", "d", "default", "dictsort", "first", "groupby", "items", "last", "length"}
+_READ_ONLY |= {"list", "map", "max", "min", "random", "reject", "rejectattr", "reverse", "select", "selectattr"}
+_READ_ONLY |= {"slice", "sort", "sum", "unique"}
 _WIDE_FORMAT = re.compile(r"[%:.][^%{}a-zA-Z]*?(\d{5,}|\*)|:[^{}]*\{")
 
 
 class TooMuchWork(SecurityError):
-    """A template goes beyond a limit."""
+    """A template exceeds a limit."""
 
 
 class LimitedEnvironment(ImmutableSandboxedEnvironment):
@@ -82,11 +82,11 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         self.spend(_TURN)
 
     def joined(self, parts: list[Any]) -> str:
-        """What `a ~ b` is."""
+        """Return `a ~ b`."""
         return self._together(str(self._printed(part)) for part in parts)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """An operation whose result may be large; its size is looked at before."""
+        """Run an operation whose result can be large, after checking its size."""
         if operator == "%" and isinstance(left, str):
             self._require_narrow(left, right)
             self.spend(len(left) + self._weight(right))
@@ -100,7 +100,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
-        """A call of a template. Methods of texts and numbers may make much of little."""
+        """Run a call; methods of texts and numbers, which can produce much from little, are checked first."""
         owner = getattr(__obj, "__self__", None)
         if isinstance(__obj, BuiltinMethodType) and isinstance(owner, str | bytes | int):
             args = __self._require_modest(__obj.__name__, owner, args, kwargs)
@@ -108,7 +108,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         return super().call(__context, __obj, *args, **kwargs)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-        """`'…'.format`, whose fields may name a width."""
+        """Return `'…'.format` with a check of the field widths."""
         wrapped = super().wrap_str_format(value)
         if wrapped is None:
             return None
@@ -133,7 +133,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
             before, value, others = args[:place], args[place : place + 1], args[place + 1 :]
             if value and not isinstance(value[0], str | Mapping | list | tuple) and name in ("join", "list"):
                 value = (list(value[0]) if isinstance(value[0], Iterable) else value[0],)
-            if name not in _LOOKING:
+            if name not in _READ_ONLY:
                 self.spend(self._weight([*value, *others, *kwargs.values()]))
             if name == "join" and value:
                 between = others[0] if others else kwargs.get("d", "")
@@ -149,7 +149,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         return counted
 
     def _printed(self, value: Any) -> Any:
-        """What a template writes, weighed before it becomes text."""
+        """Count a value that a template writes, before it becomes text."""
         if not isinstance(value, str):
             self.spend(self._weight(value))
         return value
@@ -163,7 +163,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         return "".join(kept)
 
     def _require_modest(self, name: str, owner: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-        """Refuse a method that would make too much; what is read once only is handed back as a list."""
+        """Refuse a method call whose result would be too large; return the arguments with iterators as lists."""
         if name == "join" and args and not isinstance(args[0], str):
             args = (list(args[0]), *args[1:])
             self._require_size(self._weight(args[0]) + len(args[0]) * len(owner))
@@ -180,7 +180,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         return args
 
     def _require_narrow(self, form: str, values: Any) -> None:
-        """Refuse a format whose fields are thousands wide."""
+        """Refuse a format with very wide fields."""
         if _WIDE_FORMAT.search(form):
             raise TooMuchWork(f"a format with a field of unbounded width: {form[:80]!r}")
 
@@ -201,7 +201,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         return made
 
     def _weight(self, value: Any) -> int:
-        """Characters that a value has when all inside it is written out; counted until nothing would be left."""
+        """Return the characters of a value written out in full; counting stops at the remaining budget."""
         weight, stack = 0, [value]
         while stack and weight <= self._left:
             item = stack.pop()
@@ -215,7 +215,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
 
 
 class _Counting(NodeTransformer):
-    """Puts a count into every loop and macro, and `~` where its size is looked at."""
+    """Insert counters into every loop and macro, and replace `~` by a checked join."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
         return self._with_turn(node)

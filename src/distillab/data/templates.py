@@ -1,4 +1,4 @@
-"""Which template a recipe's name means."""
+"""Resolve the template that a recipe names."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ def resolve_template(
     *,
     requires_generation_prompt: bool = True,
 ) -> Template:
-    """The template that a recipe's name means for examples of one kind.
+    """Return the template of that name for examples of one kind.
 
-    auto: conversations and pairs take the tokenizer's chat template; without one, pairs are plain.
+    auto: conversations and pairs use the tokenizer's chat template; without one, pairs are plain.
     Text is always plain.
 
     Args:
         name: auto, plain, chat, alpaca, turns, or a text that contains {prompt}.
-        tokenizer: whose chat template is used.
+        tokenizer: its chat template is used.
         kind: pair, messages or text.
-        date: what a chat template that asks for the day is told; default: today.
-        requires_generation_prompt: as of `Chat`.
+        date: the day that a chat template which writes the date gets; default: today.
+        requires_generation_prompt: as for `Chat`.
     Raises:
         DataError: a chat template that cannot be used.
         ConfigError: an unknown name, a template that does not fit the kind, no chat template.
@@ -58,9 +58,9 @@ def resolve_template(
     if short == "custom":
         if "{answer}" in name:
             raise ConfigError(
-                "A template of your own ends where the answer begins.",
+                "A custom template must end where the answer begins.",
                 facts=[f"template: {name!r}"],
-                fix="leave {answer} out; EOS follows the answer by itself",
+                fix="remove {answer}; answer and EOS are added",
             )
         return Custom(name)
     if kind == "text":

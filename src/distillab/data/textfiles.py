@@ -1,4 +1,4 @@
-"""JSON lines, JSON lists and CSV, read strictly: a broken line is named, and none is left out in silence."""
+"""Read JSON lines, JSON lists and CSV strictly: a broken line is an error or is named."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any
 from distillab.errors import DataError
 
 _SHOWN = 5
-_SKIP = "write data.on_bad_row: skip to leave them out, named and counted"
+_SKIP = "write data.on_bad_row: skip to skip and count them"
 _LONGEST_CSV_FIELD = 2**31 - 1
 
 
 def read_json_lines(
     path: Path, limit: int | None, skipped: list[str] | None = None
 ) -> list[tuple[str, dict[str, Any]]]:
-    """Read one JSON object a line; blank lines hold nothing and are passed over.
+    """Read one JSON object per line; blank lines are skipped.
 
     Args:
-        path: the file, UTF-8 (with or without its signature).
-        limit: read only so many objects; what stands behind them is not looked at.
-        skipped: where broken lines are written, each with its place; None: they are an error.
+        path: the file, UTF-8 (with or without BOM).
+        limit: read only this many objects; the rest of the file is not checked.
+        skipped: list to which broken lines are added, each with its place; None: they are an error.
     Returns:
         (origin, object) pairs; origin is `file:line`.
     Raises:
@@ -108,7 +108,7 @@ def read_csv(path: Path, limit: int | None, skipped: list[str] | None = None) ->
 
 
 def parse_json(text: str) -> Any:
-    """What a JSON text holds, read strictly: no key twice, no NaN, no depth without end.
+    """Parse JSON strictly: no duplicate key, no NaN, no unlimited depth.
 
     Raises:
         ValueError: it is not JSON, or not strict.
@@ -127,7 +127,7 @@ def _json_object(text: str) -> dict[str, Any]:
 
 
 def _object_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    # The standard reader keeps the last of two equal keys without a word.
+    # The standard reader silently keeps the last of two equal keys.
     result = dict(pairs)
     if len(result) != len(pairs):
         names = [name for name, _ in pairs]
@@ -153,7 +153,7 @@ def _decode(path: Path) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        # The signature, where there is one, is not counted in error.start.
+        # error.start does not count the BOM
         at = error.start + (3 if data.startswith(b"\xef\xbb\xbf") else 0)
         line = data.count(b"\n", 0, at) + 1
         raise DataError(
@@ -181,7 +181,7 @@ def _check_header(path: Path, header: list[str]) -> None:
 
 
 def _settle(path: Path, problems: list[str], skipped: list[str] | None, fix: str) -> None:
-    """Refuse broken lines, or name them as left out."""
+    """Raise an error for broken lines, or add them to `skipped`."""
     if not problems:
         return
     if skipped is not None:

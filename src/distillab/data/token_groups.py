@@ -1,7 +1,7 @@
-"""Tokens of two vocabularies in groups, such that a text falls into the same group on both sides.
+"""Group the tokens of two vocabularies so that any text falls into the same group for both.
 
-Where one side has `1`, `2`, … and the other `12` as well, the first side's `1` and the other's `1`, `12`, `13`, … say
-the same thing: that the text goes on with a 1. One by one they cannot be compared, together they can.
+If one vocabulary has `1`, `2`, … and the other `12` as well, the first one's `1` and the other's `1`, `12`, `13`, …
+mean the same: the text continues with a 1. One by one they cannot be compared, as groups they can.
 
 Letters: V student ids, W teacher ids, G groups.
 """
@@ -24,13 +24,13 @@ Ids = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class SpelledTokens:
-    """Student tokens that the teacher spells with several, in an order in which those that go on alike stand together.
+    """Student tokens that the teacher spells with several tokens, sorted so that common prefixes are adjacent.
 
     Attributes:
-        rank: (V,) int64, the place of each; -1 for all other tokens.
-        start, end: (V,) int64, ranks of the tokens whose spelling begins with this one's (itself, and longer ones); 0
-            for all other tokens.
-        separable: (V,) bool, of these: the group has further student tokens than those.
+        rank: (V,) int64, position of each in the order; -1 for all other tokens.
+        start, end: (V,) int64, ranks of the tokens whose spelling has this one as a prefix (itself included); 0 for all
+            other tokens.
+        separable: (V,) bool, whether the group has student tokens beyond those.
     """
 
     rank: Tensor
@@ -44,9 +44,9 @@ class TokenGroups:
     """Groups that both vocabularies have tokens of.
 
     Attributes:
-        student: (V,) int64, the group of each student id; -1 where the teacher has none like it.
-        teacher: (W,) int64, the same of the teacher.
-        spelled: None where no student token is looked at apart from its group.
+        student: (V,) int64, the group of each student id; -1: none.
+        teacher: (W,) int64, the same for the teacher.
+        spelled: None if no student token is separated from its group.
     """
 
     student: Tensor
@@ -55,9 +55,9 @@ class TokenGroups:
 
 
 def common_groups(first_ids: Tensor, same: Tensor, *, student_width: int) -> TokenGroups:
-    """Each token that both have by itself; all others in none.
+    """Return one group per common token; all other tokens are in no group.
 
-    Several teacher ids of the same bytes (`a` and `<0x61>`) are one token here.
+    Several teacher ids of the same bytes (`a` and `<0x61>`) count as one token.
 
     Args:
         first_ids: (W,) as for `groups_by_beginning`.
@@ -71,21 +71,24 @@ def common_groups(first_ids: Tensor, same: Tensor, *, student_width: int) -> Tok
 
 
 def groups_by_beginning(first_ids: Tensor, paths: Sequence[Sequence[int]]) -> TokenGroups:
-    """The finest groups in which every token stands with the one by which the other side would begin its text.
+    """Return the finest groups in which each token is with the first token of its text in the other vocabulary.
 
     Args:
-        first_ids: (W,) student id by which the student begins the text of each teacher id; -1 for none.
-        paths: (V) teacher ids by which the teacher spells each student id; empty for none.
+        first_ids: (W,) first student id of the text of each teacher id; -1: none.
+        paths: (V) teacher ids that spell each student id; empty: none.
     """
     to_student = first_ids.numpy()
     width, size = len(to_student), len(paths)
     to_teacher = np.array([path[0] if path else -1 for path in paths], dtype=np.int64)
-    theirs, ours = np.flatnonzero(to_student >= 0), np.flatnonzero(to_teacher >= 0)
+    teacher_ids, student_ids = np.flatnonzero(to_student >= 0), np.flatnonzero(to_teacher >= 0)
     # nodes: the teacher's ids, then the student's
-    ends = (np.concatenate([theirs, to_teacher[ours]]), np.concatenate([to_student[theirs], ours]) + width)
+    ends = (
+        np.concatenate([teacher_ids, to_teacher[student_ids]]),
+        np.concatenate([to_student[teacher_ids], student_ids]) + width,
+    )
     links = coo_array((np.ones(len(ends[0]), dtype=np.int8), ends), shape=(width + size,) * 2)
     _, labels = connected_components(links, directed=False)
-    # numbered as the student's ids are: what is looked up in this order is found faster
+    # numbered in the order of the student's ids: lookups in this order are faster
     _, first = np.unique(labels[width:], return_index=True)
     in_order = labels[width:][np.sort(first)]
     both = in_order[np.isin(in_order, labels[:width])]

@@ -1,4 +1,4 @@
-"""Tools and calls of tools, as a chat template reads them."""
+"""Pass tools and tool calls to a chat template, and check that it renders them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from distillab.errors import DataError
 
 
 def template_turn(turn: Message, text: Callable[[str], str]) -> dict[str, Any]:
-    """A turn as chat templates read it.
+    """Return a turn as chat templates read it.
 
     Args:
-        text: what is done to every text of the data.
+        text: applied to every text of the data.
     """
     values: dict[str, Any] = {"role": turn.role, "content": text(turn.content)}
     if turn.tool_calls:
@@ -24,7 +24,7 @@ def template_turn(turn: Message, text: Callable[[str], str]) -> dict[str, Any]:
 
 
 def within(value: Any, text: Callable[[str], str]) -> Any:
-    """A JSON value with every text in it changed, names of keys too."""
+    """Apply `text` to every text in a JSON value, keys included."""
     if isinstance(value, str):
         return text(value)
     if isinstance(value, dict):
@@ -33,32 +33,32 @@ def within(value: Any, text: Callable[[str], str]) -> Any:
 
 
 def check_calls(rendered: str, turns: Sequence[Message], example: Example) -> None:
-    """Refuse a rendering in which the name of a tool, or of a called function, does not stand.
+    """Check that the names of all tools and called functions are in the rendering.
 
-    Templates that know no tools leave them out without a word, and half a conversation would be learned.
+    Templates without tool support silently leave them out, and half a conversation would be trained on.
 
     Raises:
-        DataError: names are lacking.
+        DataError: a name is missing.
     """
     lacking = [name for name in _names(turns, example.tools) if name not in rendered]
     if lacking:
         raise DataError(
-            "The chat template leaves out tools or calls of tools.",
+            "The chat template leaves out tools or tool calls.",
             where=example.origin,
             facts=[f"not in its rendering: {', '.join(dict.fromkeys(lacking))}"],
-            fix="use a tokenizer whose chat_template reads tools and tool_calls, or leave such rows out",
+            fix="use a tokenizer whose chat_template reads tools and tool_calls, or remove such rows",
         )
 
 
 def require_no_calls(example: Example, template: str) -> None:
-    """Refuse a conversation with tools for a template that has no form for them.
+    """Check that a conversation has no tools, for a template that does not support them.
 
     Raises:
-        DataError: it has some.
+        DataError: it has tools or tool calls.
     """
     if example.tools or any(turn.role == "tool" or turn.tool_calls for turn in example.messages):
         raise DataError(
-            f"The template {template} has no form for tools.",
+            f"The template {template} does not support tools.",
             where=example.origin,
             fix="write data.template: chat, with a tokenizer whose chat_template reads tools",
         )

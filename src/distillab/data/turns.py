@@ -1,4 +1,4 @@
-"""Conversations as files hold them: role/content or from/value, content in parts, tool calls; one strict reading."""
+"""Read the turns of a conversation strictly: role/content or from/value, content in parts, tool calls."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from distillab.data.examples import Message, Role
 from distillab.data.textfiles import parse_json
 
-# what OpenAI's, ShareGPT's and Gemma's files call the one who speaks
+# role names of OpenAI's, ShareGPT's and Gemma's formats
 _ROLES: dict[str, Role] = {
     "system": "system",
     "developer": "system",
@@ -29,11 +29,11 @@ _READ = ("role", "from", "content", "value", "weight", "name", "tool_call_id", "
 
 
 class Unusable(Exception):
-    """A fact about one row, for which it cannot be read."""
+    """The reason why one row cannot be read."""
 
 
 def checked_text(value: Any, name: str) -> str:
-    """The value, which must be text that can be encoded.
+    """Return a value that must be text in valid Unicode.
 
     Raises:
         Unusable: it is not.
@@ -50,17 +50,17 @@ def checked_text(value: Any, name: str) -> str:
 
 
 def holds_turns(value: Any) -> bool:
-    """Whether a value is a list of turns."""
+    """Return whether a value is a list of turns."""
     return isinstance(value, list) and bool(value) and all(isinstance(item, dict) and _keys(item) for item in value)
 
 
 def read_turns(value: Any, name: str) -> tuple[Message, ...]:
-    """The turns of a list, or of a JSON list written as text.
+    """Return the turns of a list, or of a JSON list as text.
 
     Args:
         name: of the column, for messages.
     Raises:
-        Unusable: no list, or a turn that cannot be read.
+        Unusable: not a list, or a turn cannot be read.
     """
     if isinstance(value, str) and value.lstrip().startswith("["):
         value = from_json(value, f'"{name}"')
@@ -70,33 +70,33 @@ def read_turns(value: Any, name: str) -> tuple[Message, ...]:
 
 
 def check_order(turns: Sequence[Message]) -> None:
-    """Refuse what is no conversation: a system turn or none, then user and assistant in turn, tools after their calls.
+    """Check the order: an optional system turn, then user and assistant alternating, tool turns after their calls.
 
     Raises:
         Unusable: the first turn that is out of order.
     """
-    spoken = turns[1:] if turns[0].role == "system" else turns
+    others = turns[1:] if turns[0].role == "system" else turns
     allowed: tuple[Role, ...] = ("user",)
-    for number, turn in enumerate(spoken, start=1 + len(turns) - len(spoken)):
+    for number, turn in enumerate(others, start=1 + len(turns) - len(others)):
         if turn.role not in allowed:
             raise Unusable(f"turn {number} is {turn.role}, where {' or '.join(allowed)} is expected")
         allowed = _behind(turn)
     if turns[-1].role != "assistant":
         raise Unusable(f"ends with a {turns[-1].role} turn; the last turn must be the assistant's")
     if not turns[-1].learned:
-        raise Unusable("the last turn has weight 0, so there is no answer to learn")
+        raise Unusable("the last turn has weight 0, so there is no answer to train on")
 
 
 def given(turns: Sequence[Message]) -> tuple[Message, ...]:
-    """The same turns, none of them learned."""
+    """Return the turns with none of them trained on."""
     return tuple(replace(turn, learned=False) if turn.role == "assistant" else turn for turn in turns)
 
 
 def read_tools(value: Any, name: str) -> str:
-    """A list of tools as JSON; empty where there is none.
+    """Return a list of tools as JSON; empty if there is none.
 
     Raises:
-        Unusable: no list of objects.
+        Unusable: not a list of objects.
     """
     if isinstance(value, str) and value.strip():
         value = from_json(value, f'"{name}"')
@@ -108,10 +108,10 @@ def read_tools(value: Any, name: str) -> str:
 
 
 def from_json(text: str, name: str) -> Any:
-    """What a JSON text holds.
+    """Parse a JSON text.
 
     Raises:
-        Unusable: it is no JSON.
+        Unusable: it is not JSON.
     """
     try:
         return parse_json(text)
@@ -126,7 +126,7 @@ def _behind(turn: Message) -> tuple[Role, ...]:
 
 
 def _keys(item: dict[str, Any]) -> tuple[str, str] | None:
-    """Names of the role and of the content of a turn."""
+    """Return the keys of the role and of the content of a turn."""
     role = next((key for key in ("role", "from") if key in item), None)
     content = next((key for key in ("content", "value") if key in item), None)
     if role is None or (content is None and not item.get("tool_calls") and not item.get(_CALL)):
@@ -139,10 +139,10 @@ def _turn(item: Any, place: str) -> Message:
     if keys is None:
         found = ", ".join(item) if isinstance(item, dict) else type(item).__name__
         raise Unusable(f"{place} has no role and content, nor from and value (it has: {found})")
-    # Dropping reasoning, images or the like would train on half a conversation.
+    # Dropping reasoning or images would train on half a conversation.
     extra = [key for key, value in item.items() if key not in _READ and value is not None]
     if extra:
-        raise Unusable(f"{place} has more than can be learned: {', '.join(extra)}")
+        raise Unusable(f"{place} has keys that cannot be trained on: {', '.join(extra)}")
     role, content = item[keys[0]], item.get(keys[1])
     if role == _CALL:
         calls = from_json(checked_text(content, place), place)
@@ -151,12 +151,12 @@ def _turn(item: Any, place: str) -> Message:
         raise Unusable(f'{place} has the role "{role}"; roles: {", ".join((*_ROLES, _CALL))}')
     calls = item.get("tool_calls") or ([item[_CALL]] if item.get(_CALL) else None)
     if calls is not None and _ROLES[role] != "assistant":
-        raise Unusable(f"{place} is {role} and has tool calls, which only an assistant makes")
+        raise Unusable(f"{place} has the role {role} and tool calls, which only an assistant makes")
     if content is None and calls is not None:
         content = ""
     name, call_id = item.get("name"), item.get("tool_call_id")
     if (name or call_id) and _ROLES[role] != "tool":
-        raise Unusable(f"{place} has more than can be learned: {'name' if name else 'tool_call_id'}")
+        raise Unusable(f"{place} has keys that cannot be trained on: {'name' if name else 'tool_call_id'}")
     return Message(
         _ROLES[role],
         _content(content, place),
@@ -183,26 +183,26 @@ def _is_learned(weight: Any, place: str) -> bool:
     if weight is None:
         return True
     if weight not in (0, 1):
-        raise Unusable(f"{place} has the weight {weight}; a turn is learned (1) or only given (0)")
+        raise Unusable(f"{place} has the weight {weight}; write 1 (trained on) or 0 (context only)")
     return bool(weight)
 
 
 def _calls(calls: Any, place: str) -> str:
     if not isinstance(calls, list) or not calls:
-        raise Unusable(f"{place} has tool calls that are no list")
+        raise Unusable(f"{place} has tool calls that are not a list")
     return _json([_call(call, place) for call in calls], place)
 
 
 def _call(call: Any, place: str) -> dict[str, Any]:
-    """One call, in the form that chat templates read: arguments are an object, not a JSON text of one."""
+    """Return one call as chat templates read it: arguments are an object, not JSON text."""
     function = call.get("function", call) if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
-        raise Unusable(f"{place} has a tool call without the name of a function")
+        raise Unusable(f"{place} has a tool call without a function name")
     arguments = function.get("arguments")
     if isinstance(arguments, str):
         arguments = from_json(arguments, f"{place}, arguments of {function['name']}")
     if arguments is not None and not isinstance(arguments, dict):
-        raise Unusable(f"{place}, arguments of {function['name']} are no object")
+        raise Unusable(f"{place}, arguments of {function['name']} are not an object")
     made: dict[str, Any] = {"type": "function"}
     if isinstance(call.get("id"), str):
         made["id"] = call["id"]
@@ -210,7 +210,7 @@ def _call(call: Any, place: str) -> dict[str, Any]:
 
 
 def _without_nulls(value: Any) -> Any:
-    # Parquet gives every object the keys of all others, null where it has none.
+    # Parquet gives every object the keys of all others, with null values.
     if isinstance(value, dict):
         return {key: _without_nulls(item) for key, item in value.items() if item is not None}
     return [_without_nulls(item) for item in value] if isinstance(value, list) else value
@@ -220,12 +220,12 @@ def _json(value: Any, name: str) -> str:
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
-        raise Unusable(f"{name} holds what JSON has no form for ({error})") from error
+        raise Unusable(f"{name} cannot be written as JSON ({error})") from error
     return checked_text(text, name)
 
 
 def is_blank(value: Any) -> bool:
-    """Whether a value of a table says nothing: null, NaN, or text without a letter."""
+    """Return whether a value is missing: null, NaN, or only white space."""
     return (
         value is None
         or (isinstance(value, float) and math.isnan(value))

@@ -1,4 +1,4 @@
-"""Shows a row as the model reads it: token borders, special tokens, and what is learned."""
+"""Show a row as the model reads it: token boundaries, special tokens, supervised tokens."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _LEARNED, _GIVEN, _SPECIAL = ("black on green", "black on bright_green"), ("dim"
 
 
 def token_texts(ids: Sequence[int], meanings: Sequence[TokenMeaning]) -> list[str]:
-    """What each token says. Line ends are ↵ and tabs ⇥; bytes that are no character by themselves <0xNN>."""
+    """Return the text of each token. Line ends are ↵, tabs ⇥, incomplete characters <0xNN>."""
     return [_text(meanings[number]) for number in ids]
 
 
 def marked(row: EncodedRow, meanings: Sequence[TokenMeaning]) -> str:
-    """The row in plain text: tokens separated by ·, supervised ones inside ⟦ ⟧."""
+    """Return the row in plain text: tokens separated by ·, supervised ones inside ⟦ ⟧."""
     texts = token_texts(row.input_ids.tolist(), meanings)
     parts = []
     for supervised, group in groupby(zip(row.answer_mask.tolist(), texts, strict=True), key=lambda pair: pair[0]):
@@ -31,7 +31,7 @@ def marked(row: EncodedRow, meanings: Sequence[TokenMeaning]) -> str:
 
 
 def coloured(row: EncodedRow, meanings: Sequence[TokenMeaning]) -> Text:
-    """The row for a terminal: supervised tokens on green, two shades in turn; special tokens in magenta."""
+    """Return the row for a terminal: supervised tokens on green, in two shades; special tokens in magenta."""
     result = Text()
     ids = row.input_ids.tolist()
     for place, (number, supervised, text) in enumerate(
@@ -50,5 +50,5 @@ def _text(meaning: TokenMeaning) -> str:
     except UnicodeDecodeError:
         return "".join(f"<0x{byte:02X}>" for byte in meaning.data)
     text = text.replace("\n", "↵").replace("\t", "⇥")
-    # Anything else that would move the cursor or colour the terminal is shown by its code.
+    # Control characters are shown by their code.
     return "".join(character if character.isprintable() else f"<U+{ord(character):04X}>" for character in text)

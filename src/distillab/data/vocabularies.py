@@ -1,4 +1,4 @@
-"""Two readers -> what is known of both vocabularies. V student ids, W teacher ids."""
+"""Map the teacher's vocabulary to the student's, for cross-tokenizer terms. V student ids, W teacher ids."""
 
 from __future__ import annotations
 
@@ -21,14 +21,13 @@ from distillab.pairing.token_bytes import TokenMeaning, token_meanings
 
 @dataclass(frozen=True, eq=False)
 class Vocabularies:
-    """Both vocabularies, as far as terms look at them.
+    """Mapping between the two vocabularies.
 
     Attributes:
         projection: from the teacher's to the student's; every teacher id has one student id, or none.
         student_starts: (V,) bool, whether a token begins a word, or ends the text.
         teacher_starts: (W,) bool, the same.
-        student_paths: (V) the teacher's tokens by which it spells each student token, empty where it cannot; None
-            where nobody asked.
+        student_paths: (V) teacher tokens that spell each student token, empty if it cannot; None if not computed.
     """
 
     projection: VocabularyProjection
@@ -48,7 +47,7 @@ class Vocabularies:
 
     @cached_property
     def first_ids(self) -> Tensor:
-        """(W,) int64, the student token by which a student begins a text that begins with the teacher's; -1: none."""
+        """Return (W,) int64, the first student token of the text of each teacher token; -1: none."""
         mapped = np.diff(self.projection.row_ends) > 0
         first = np.full(self.teacher_width, -1, dtype=np.int64)
         first[mapped] = self.projection.student_ids[self.projection.row_ends[:-1][mapped]]
@@ -56,67 +55,74 @@ class Vocabularies:
 
     @cached_property
     def common(self) -> tuple[Tensor, Tensor]:
-        """(C,) teacher ids and (C,) student ids of the tokens that both have, no id twice.
+        """Return (C,) teacher ids and (C,) student ids of the common tokens, no id twice.
 
-        Where several teacher ids mean one student id (`a` and `<0x61>`), the first of them is taken.
+        If several teacher ids mean one student id (`a` and `<0x61>`), the first is taken.
         """
-        theirs = np.flatnonzero(self._same.numpy())
-        ours = self.first_ids.numpy()[theirs]
-        _, first = np.unique(ours, return_index=True)
+        teacher_ids = np.flatnonzero(self._same.numpy())
+        student_ids = self.first_ids.numpy()[teacher_ids]
+        _, first = np.unique(student_ids, return_index=True)
         first.sort()
-        return torch.from_numpy(theirs[first]), torch.from_numpy(ours[first])
+        return torch.from_numpy(teacher_ids[first]), torch.from_numpy(student_ids[first])
 
     @cached_property
     def _same(self) -> Tensor:
-        """(W,) bool, whether the student has the same token."""
+        """Return (W,) bool, whether the student has the same token."""
         return torch.from_numpy(np.isin(self.projection.how, [HOWS.index("exact"), HOWS.index("role")]))
 
     @cached_property
     def by_common(self) -> TokenGroups:
-        """Each token that both have by itself, the others in no group."""
+        """Return one group per common token."""
         return common_groups(self.first_ids, self._same, student_width=self.student_width)
 
     @cached_property
     def by_beginning(self) -> TokenGroups | None:
-        """Tokens that begin alike; None where the paths are not known."""
+        """Return groups of tokens that begin alike; None if the paths are not known."""
         return None if self.student_paths is None else groups_by_beginning(self.first_ids, self.student_paths)
 
 
 def vocabularies(student: Reader, teacher: Reader, *, student_width: int, teacher_width: int) -> Vocabularies:
-    """What terms on two tokenisations need to know of a pair.
+    """Build the mapping of a pair.
 
     Args:
-        student_width, teacher_width: ids of either tokenizer that the two models have logits for.
+        student_width, teacher_width: ids that the models have logits for.
     """
-    ours, theirs = token_meanings(student.tokenizer), token_meanings(teacher.tokenizer)
+    student_meanings, teacher_meanings = token_meanings(student.tokenizer), token_meanings(teacher.tokenizer)
     projection = project_vocabulary(
-        teacher=theirs,
-        student=ours,
-        pieces=canonical_pieces(student.tokenizer, ours),
-        teacher_fingerprint=fingerprint(teacher.loaded, theirs),
-        student_fingerprint=fingerprint(student.loaded, ours),
+        teacher=teacher_meanings,
+        student=student_meanings,
+        pieces=canonical_pieces(student.tokenizer, student_meanings),
+        teacher_fingerprint=fingerprint(teacher.loaded, teacher_meanings),
+        student_fingerprint=fingerprint(student.loaded, student_meanings),
         teacher_width=teacher_width,
         student_width=student_width,
     )
     return Vocabularies(
         projection,
-        _starts(ours, student_width),
-        _starts(theirs, teacher_width),
-        _paths(student, teacher, ours, theirs, student_width=student_width, teacher_width=teacher_width),
+        _starts(student_meanings, student_width),
+        _starts(teacher_meanings, teacher_width),
+        _paths(
+            student,
+            teacher,
+            student_meanings,
+            teacher_meanings,
+            student_width=student_width,
+            teacher_width=teacher_width,
+        ),
     )
 
 
 def _paths(
     student: Reader,
     teacher: Reader,
-    ours: Sequence[TokenMeaning],
-    theirs: Sequence[TokenMeaning],
+    student_meanings: Sequence[TokenMeaning],
+    teacher_meanings: Sequence[TokenMeaning],
     *,
     student_width: int,
     teacher_width: int,
 ) -> tuple[tuple[int, ...], ...]:
-    """(V) the teacher's tokens that spell each student token: one where it has the same, else its own pieces."""
-    cut = canonical_pieces(teacher.tokenizer, theirs)
+    """Return (V) teacher tokens that spell each student token: the same token, else its pieces."""
+    cut = canonical_pieces(teacher.tokenizer, teacher_meanings)
     known: dict[bytes, list[int]] = {}
 
     def remembered(many: Sequence[bytes]) -> list[list[int]]:
@@ -125,27 +131,27 @@ def _paths(
         return found
 
     back = project_vocabulary(
-        teacher=ours,
-        student=theirs,
+        teacher=student_meanings,
+        student=teacher_meanings,
         pieces=remembered,
-        teacher_fingerprint=fingerprint(student.loaded, ours),
-        student_fingerprint=fingerprint(teacher.loaded, theirs),
+        teacher_fingerprint=fingerprint(student.loaded, student_meanings),
+        student_fingerprint=fingerprint(teacher.loaded, teacher_meanings),
         teacher_width=student_width,
         student_width=teacher_width,
     )
     paths: list[tuple[int, ...]] = []
     for number in range(student_width):
         first = tuple(mapped.student_id for mapped in back.describe(number))
-        pieces = tuple(known.get(ours[number].data, ())) if back.how[number] == HOWS.index("pieces") else ()
-        # of bytes that end inside of a character the first piece alone is known
+        pieces = tuple(known.get(student_meanings[number].data, ())) if back.how[number] == HOWS.index("pieces") else ()
+        # for bytes that end inside a character only the first piece is known
         paths.append(pieces if pieces[:1] == first else first)
     return tuple(paths)
 
 
 def _starts(meanings: list[TokenMeaning], width: int) -> Tensor:
-    """(width,) bool: the token cannot go on a word: it begins with a byte that no word has inside, or ends the text.
+    """Return (width,) bool: the token cannot continue a word, because of its first byte or because it ends the text.
 
-    Letters and digits of ASCII, and every byte of a longer character, may go on a word; so may an apostrophe.
+    ASCII letters and digits, apostrophes and every byte of a non-ASCII character can continue a word.
     """
     starts = torch.zeros(width, dtype=torch.bool)
     for number, meaning in enumerate(meanings):

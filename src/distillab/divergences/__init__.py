@@ -1,7 +1,7 @@
 """Divergences between next-token distributions: pure functions, tensors in, nats per position out.
 
-The student's and the teacher's log-probabilities are (N, V) over one vocabulary; `truncated` brings a teacher that
-says less to that form, and `sampled_cross_entropy` reads one that is known by draws alone.
+Student and teacher log-probabilities are (N, V) over one vocabulary. `truncated` converts top-k teacher
+log-probabilities to that form, and `sampled_cross_entropy` reads tokens sampled from the teacher.
 
 Shape letters: N flattened scored positions, V shared vocabulary.
 """

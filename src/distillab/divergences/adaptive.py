@@ -1,4 +1,4 @@
-"""Forward and reverse KL, weighed by where the two distributions differ. N scored positions, V shared vocabulary."""
+"""Adaptive mix of forward and reverse KL (AKL). N scored positions, V shared vocabulary."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from distillab.divergences.fused import evaluate
 from distillab.divergences.kl import kl_terms
 
-# The head is looked for among so many of the most likely tokens first, then among this many times more.
+# The head is searched among this many of the most likely tokens first, then among `_TIMES` as many.
 _FIRST, _TIMES = 64, 4
 
 
@@ -21,8 +21,8 @@ def adaptive_kl(*, student_logp: Tensor, teacher_logp: Tensor, head_mass: float)
         g = Σ |p − q| over the head, or over the tail; constants for the gradient
 
     The head is the smallest set of the teacher's most likely tokens that holds at least `head_mass`; tokens of
-    exactly equal probability are in it together, so that the order of the vocabulary does not matter. Reached means
-    to within 8 units of rounding.
+    exactly equal probability are in it together, so that the order of the vocabulary does not matter. The mass is
+    compared to within 8 units of rounding.
 
     Args:
         student_logp: (N, V) natural-log probabilities, rows sum to one, any float dtype.
@@ -34,10 +34,10 @@ def adaptive_kl(*, student_logp: Tensor, teacher_logp: Tensor, head_mass: float)
         ShapeError: the shapes differ (map the vocabularies first).
         ValueError: μ is not strictly between 0 and 1, or teacher_logp requires a gradient.
     Source: Wu et al. 2024, Rethinking Kullback-Leibler Divergence in Knowledge Distillation for Large Language
-        Models (arXiv:2404.02657): the head of its equation, which is that of DSKD's code too. The authors' own code
-        takes one token less where the head has more than one: the token with which μ is reached is in its tail.
+        Models (arXiv:2404.02657): the head of its equation, as in DSKD's code. The authors' own code takes one token
+        less if the head has more than one: the token that reaches μ is in its tail.
 
-    Cost: finding the head needs the most likely tokens in order; on a GPU the host waits for the device once a call.
+    Cost: finding the head needs a top-k; on a GPU the host synchronises with the device once per call.
 
     >>> p = torch.tensor([[0.5, 0.5]]).log(); q = torch.tensor([[0.25, 0.75]]).log()
     >>> round(adaptive_kl(student_logp=q, teacher_logp=p, head_mass=0.4).item(), 4)  # all is head: forward KL
@@ -66,7 +66,7 @@ def _weighed(weight: Tensor, value: Tensor) -> Tensor:
 
 
 def _head_gap(teacher_logp: Tensor, gap: Tensor, head_mass: float) -> Tensor:
-    """(N,) Σ gap over each row's head."""
+    """Return (N,) Σ gap over each row's head."""
     vocabulary = gap.shape[1]
     size = min(_FIRST, vocabulary)
     found, settled = _head_among(teacher_logp, gap, head_mass, size)
@@ -78,12 +78,12 @@ def _head_gap(teacher_logp: Tensor, gap: Tensor, head_mass: float) -> Tensor:
 
 
 def _head_among(teacher_logp: Tensor, gap: Tensor, head_mass: float, size: int) -> tuple[Tensor, Tensor]:
-    """(N,) Σ gap over what of the head stands among the `size` most likely tokens, and whether that is all of it."""
+    """Return (N,) Σ gap over the part of the head among the `size` most likely tokens, and whether that is all."""
     logp, ids = teacher_logp.topk(size, dim=-1)
     enough = head_mass * (1.0 - 8 * torch.finfo(gap.dtype).eps)
     reached = logp.exp().cumsum(dim=-1) >= enough
-    # the least likely token that is needed; where the mass is not reached yet, the last one seen
+    # the least likely token that is needed; if the mass is not reached yet, the last one seen
     last = logp[:, -1:]
     border = torch.where(reached, logp, -torch.inf).amax(dim=-1, keepdim=True).maximum(last)
-    # tokens as likely as the border may go on behind what was seen
+    # further tokens can be as likely as the border
     return torch.where(logp >= border, gap.gather(1, ids), 0.0).sum(dim=-1), (last < border)[:, 0]

@@ -37,11 +37,11 @@ def alpha_beta(*, student_logp: Tensor, teacher_logp: Tensor, alpha: float, beta
 
     Args:
         student_logp: (N, V) natural-log probabilities, rows sum to one, any float dtype.
-        teacher_logp: (N, V) the same vocabulary order, a constant; −inf means exactly no mass. A token that
-            neither side gives any mass counts for nothing.
+        teacher_logp: (N, V) the same vocabulary order, a constant; −inf means exactly no mass. A token without
+            mass in both contributes nothing.
         alpha: power of the teacher's probability; small values spread the attention over the vocabulary.
         beta: power of the student's probability; the authors take α = 0.2, β = 0.7 for small students. Negative
-            powers are computed in float64, and are infinite wherever one side alone gives no mass.
+            powers are computed in float64, and are infinite where only one distribution gives no mass.
     Returns:
         (N,) float32 (float64 for float64 inputs), ≥ 0; nats where α + β = 1.
     Raises:
@@ -76,7 +76,7 @@ def _alpha_beta(student: Tensor, teacher: Tensor, *, alpha: float, beta: float) 
         # B by its negative: log p^α q^β − log p^(α+β) = β·d
         other, divisor = _quotient(_weighted(teacher, total, teacher, 0.0), cross, d, beta), total
     else:
-        p_total, q_total = (_weighted(side, total, side, 0.0) for side in (teacher, student))
+        p_total, q_total = (_weighted(logp, total, logp, 0.0) for logp in (teacher, student))
         other, divisor = _quotient(p_total, q_total, d, total), beta
     terms = torch.sub(slope, other, out=other)
     if min(alpha, beta) < 0:
@@ -86,14 +86,14 @@ def _alpha_beta(student: Tensor, teacher: Tensor, *, alpha: float, beta: float) 
 
 
 def _weighted(first: Tensor, a: float, second: Tensor, b: float) -> Tensor:
-    """a·first + b·second, new, where a factor of 0 also silences −inf."""
+    """Return a·first + b·second as a new tensor; a factor of 0 also removes −inf."""
     if a == 0:
         return second * b if b != 0 else torch.zeros_like(second)
     return first * a if b == 0 else (first * a).add_(second, alpha=b)
 
 
 def _quotient(u: Tensor, v: Tensor, d: Tensor, k: float) -> Tensor:
-    """(e^u − e^v)/k for |u − v| = |k·d|, with the sign of d, in place of u and without cancellation.
+    """Return (e^u − e^v)/k for |u − v| = |k·d|, with the sign of d; u is overwritten, no digits cancel.
 
     For k = 0, where u = v, it is the limit e^u·d.
     """
@@ -107,7 +107,7 @@ def _quotient(u: Tensor, v: Tensor, d: Tensor, k: float) -> Tensor:
 def _settle_negative_powers(
     terms: Tensor, slope: Tensor, student: Tensor, teacher: Tensor, alpha: float, beta: float
 ) -> None:
-    """In place: what outcomes contribute whose powers are infinite, or too large for a number (∞ − ∞ says nothing)."""
+    """Set in place the contributions of outcomes whose powers are infinite or overflow (∞ − ∞ is undefined)."""
     no_p, no_q = teacher == -torch.inf, student == -torch.inf
     terms.masked_fill_(terms.isnan() & ~(student.isnan() | teacher.isnan()), torch.inf)
     terms.masked_fill_(no_p & no_q, 0.0)

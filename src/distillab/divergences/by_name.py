@@ -1,4 +1,4 @@
-"""The divergences by the names that a recipe gives them."""
+"""Look up divergences by their names in a recipe."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ BY_NAME: dict[str, Callable[..., Tensor]] = {
 
 
 def divergence(name: str, parameters: Mapping[str, float]) -> Callable[..., Tensor]:
-    """The divergence of that name with its parameters filled in.
+    """Return the divergence of that name with its parameters filled in.
 
     Args:
         name: one of `BY_NAME`.
-        parameters: exactly those that the divergence has beside its two tensors.
+        parameters: exactly the parameters of the divergence apart from its two tensors.
     Returns:
-        A function of `student_logp` and `teacher_logp`, keyword-only, both (N, V), that gives (N,).
+        A function of `student_logp` and `teacher_logp`, keyword-only, both (N, V), that returns (N,).
     Raises:
         ConfigError: the name is unknown, or the parameters are not those of the divergence.
 

@@ -1,8 +1,8 @@
-"""Value and slope of a divergence, made in the same pass over the vocabulary.
+"""Compute value and gradient of a divergence in the same pass over the vocabulary.
 
 Every divergence here is a sum over the vocabulary, so its derivative with respect to a log-probability is a formula
-of the same few numbers as its value. Written out, both take two or three passes over a (N, V) chunk; left to autograd,
-which keeps every intermediate result and runs back through each, they take three to five times as long.
+of the same few numbers as its value. Written out, both take two or three passes over a (N, V) chunk; autograd, which
+keeps every intermediate result, takes three to five times as long.
 
 Shape letters: N scored positions, V shared vocabulary.
 """
@@ -23,18 +23,17 @@ Formula = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def evaluate(formula: Formula, student_logp: Tensor, teacher_logp: Tensor) -> Tensor:
-    """A divergence by its formula, differentiable (once) with respect to the student.
+    """Evaluate a divergence by its formula, differentiable (once) with respect to the student.
 
     Args:
-        formula: gets both sides in at least float32 and may not change them. It may treat an outcome without mass as
-            it likes, but not hide that an input is no number: that is looked after here.
+        formula: gets both tensors in at least float32 and must not change them. NaN inputs are handled here.
         student_logp: (N, V) natural-log probabilities, any float dtype.
         teacher_logp: (N, V) a constant.
     Returns:
-        (N,) float32 (float64 where either input is); NaN for a row that holds NaN on either side.
+        (N,) float32 (float64 if either input is); NaN for a row with NaN in either input.
     Raises:
         ShapeError: the shapes differ, or are not (N, V).
-        ValueError: a gradient is asked for with respect to the teacher.
+        ValueError: teacher_logp requires a gradient.
     """
     if student_logp.shape != teacher_logp.shape or student_logp.dim() != 2:
         raise ShapeError(
@@ -50,16 +49,16 @@ def evaluate(formula: Formula, student_logp: Tensor, teacher_logp: Tensor) -> Te
 
 
 def nothing_from_no_mass_(terms: Tensor) -> Tensor:
-    """In place: NaN becomes 0, infinities stay.
+    """Replace NaN by 0 in place; infinities stay.
 
-    In a sum of p·log-ratio, NaN comes from 0·∞ alone, an outcome that has no mass and so no share in the sum. One
-    pass without a mask, a branch or a wait for the device; NaN of the inputs is put back by `evaluate`.
+    In a sum of p·log-ratio, NaN comes only from 0·∞, an outcome without mass, which contributes nothing. One pass
+    without a mask, a branch or a device synchronisation; NaN of the inputs is restored by `evaluate`.
     """
     return terms.nan_to_num_(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
 
 
 def zero_or_nan(logp: Tensor) -> Tensor:
-    """(N,) of (N, V) log-probabilities: 0 for a row of numbers (the largest is finite), NaN for one that holds NaN."""
+    """Return (N,) from (N, V) log-probabilities: 0 for a row of numbers (its largest is finite), NaN if it has NaN."""
     largest = logp.amax(dim=-1)
     return largest - largest
 
@@ -76,7 +75,7 @@ class _Evaluation(torch.autograd.Function):
     def backward(ctx: Any, *outputs: Any) -> tuple[Tensor, None, None]:
         (slope,) = ctx.saved_tensors
         (gradient,) = outputs
-        # not in place: the graph may be run back through again
+        # not in place: backward can run through the graph again
         return slope * gradient.unsqueeze(-1), None, None
 
 

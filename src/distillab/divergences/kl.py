@@ -17,7 +17,7 @@ def forward_kl(*, student_logp: Tensor, teacher_logp: Tensor) -> Tensor:
         student_logp: (N, V) natural-log probabilities, rows sum to one, any float dtype.
         teacher_logp: (N, V) the same vocabulary order, a constant; −inf means exactly no mass.
     Returns:
-        (N,) float32 nats (float64 for float64 inputs), ≥ 0; +inf where the student gives no mass to
+        (N,) float32 nats (float64 for float64 inputs), ≥ 0; +inf if the student gives zero probability to
         a token that the teacher gives some.
     Raises:
         ShapeError: the shapes differ (map the vocabularies first).
@@ -40,7 +40,7 @@ def reverse_kl(*, student_logp: Tensor, teacher_logp: Tensor) -> Tensor:
         student_logp: (N, V) natural-log probabilities, rows sum to one, any float dtype.
         teacher_logp: (N, V) the same vocabulary order, a constant; −inf means exactly no mass.
     Returns:
-        (N,) float32 nats (float64 for float64 inputs), ≥ 0; +inf where the student gives mass to a
+        (N,) float32 nats (float64 for float64 inputs), ≥ 0; +inf if the student gives probability to a
         token that the teacher gives none.
     Raises:
         ShapeError: the shapes differ (map the vocabularies first).
@@ -56,7 +56,7 @@ def reverse_kl(*, student_logp: Tensor, teacher_logp: Tensor) -> Tensor:
 
 
 def kl_terms(p_logp: Tensor, q_logp: Tensor) -> tuple[Tensor, Tensor]:
-    """p and p (log p − log q), both (N, V) and new: the summands of KL(p ‖ q), 0 where p is 0."""
+    """Return p and p (log p − log q), both new (N, V) tensors: the summands of KL(p ‖ q), 0 where p is 0."""
     p = p_logp.exp()
     return p, nothing_from_no_mass_(torch.sub(p_logp, q_logp).mul_(p))
 

@@ -42,8 +42,8 @@ def jensen_shannon(*, student_logp: Tensor, teacher_logp: Tensor, teacher_weight
 def skewed_forward_kl(*, student_logp: Tensor, teacher_logp: Tensor, skew: float) -> Tensor:
     """Skewed forward KL per position, KL(teacher ‖ α·teacher + (1−α)·student), in nats.
 
-    Forward KL for α → 0. The teacher's share in the mixture bounds it, so that a token that the student gives
-    hardly any mass does not rule the gradient.
+    Forward KL for α → 0. The teacher's share in the mixture bounds it, so that a token to which the student gives
+    almost no probability does not dominate the gradient.
 
     Args:
         student_logp: (N, V) natural-log probabilities, rows sum to one, any float dtype.
@@ -118,16 +118,16 @@ def _skewed_reverse(student: Tensor, teacher: Tensor, *, skew: float) -> tuple[T
 
 
 def _share(first: Tensor, mixture: Tensor) -> Tensor:
-    """first / mixture, in place of the mixture.
+    """Return first / mixture, written over the mixture.
 
-    It lies between 0 and 1/α; 0/0 stands for no mass. Where the mixture underflows before its part does, which is then
-    next to nothing itself, it is 1, whose logarithm counts nothing: that of 0 would be infinite.
+    It lies between 0 and 1/α; 0/0 means no mass. If the mixture underflows before `first` does, the ratio is set to 1,
+    whose logarithm contributes nothing; that of 0 would be infinite.
     """
     return torch.div(first, mixture, out=mixture).nan_to_num_(nan=0.0, posinf=1.0)
 
 
 def _summed(first: Tensor, ratio: Tensor) -> Tensor:
-    """Σ_v first · log ratio, in place of both."""
+    """Return Σ_v first · log ratio; both are overwritten."""
     return nothing_from_no_mass_(ratio.log_().mul_(first)).sum(dim=-1)
 
 

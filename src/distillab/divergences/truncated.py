@@ -1,6 +1,6 @@
-"""What to do where the teacher says its most likely tokens only.
+"""Compare with a teacher of which only the top-k log-probabilities are known.
 
-Each function brings both sides to the same outcomes, so that any divergence can then be applied to them; there is no
+Each function maps student and teacher to the same outcomes, so that any divergence can then be applied; there is no
 second formula for truncated teachers.
 
 Shape letters: N scored positions, V student vocabulary (of the shared ids), K kept entries.
@@ -21,21 +21,21 @@ from distillab.errors import ShapeError
 def with_tail_cell(
     *, student_logp: Tensor, kept_ids: Tensor, kept_logp: Tensor, tail_logmass: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Both sides over K + 1 outcomes: the kept tokens, and all others as one.
+    """Return student and teacher over K + 1 outcomes: the kept tokens, and all others as one.
 
     Merging outcomes never raises an f-divergence (the data-processing inequality), so forward and reverse KL, the
     skewed ones, Jensen-Shannon and total variation are lower bounds of their dense values, grow with K, and are equal
-    to them at K = V. Nothing is said of how the student's tail should be spread, and nothing wrong about it either.
+    to them at K = V. How the student's tail is distributed does not change the value.
 
     Args:
         student_logp: (N, V) natural-log probabilities, float32 or float64; or logits, which are these up to a constant
             a row: they are normalised here, which is faster than to do so before.
         kept_ids: (N, K) int64, no id twice in a row.
         kept_logp: (N, K) the teacher's true log-probabilities of those, not renormalised; a constant.
-        tail_logmass: (N,) the teacher's log-probability of all other tokens together: `logmass_outside` where its
-            whole distribution is known, `logmass_left` where the kept tokens are all that is.
+        tail_logmass: (N,) the teacher's log-probability of all other tokens together: `logmass_outside` if its
+            whole distribution is known, `logmass_left` if only the kept tokens are.
     Returns:
-        (N, K+1) student and (N, K+1) teacher log-probabilities; the tail stands last, −inf where it is empty.
+        (N, K+1) student and (N, K+1) teacher log-probabilities; the tail is last, −inf if it is empty.
     Raises:
         ShapeError: the shapes do not fit together.
     Source: the "ghost token" of Anshumann et al. 2025 (arXiv:2503.16870), section on remedies of top-k.
@@ -50,10 +50,10 @@ def with_tail_cell(
 
 
 def renormalised(*, student_logp: Tensor, kept_ids: Tensor, kept_logp: Tensor) -> tuple[Tensor, Tensor]:
-    """Both sides over the kept tokens alone, each made to sum to one there.
+    """Return student and teacher over the kept tokens only, each renormalised to sum to one.
 
-    Biased: it only asks that the kept tokens have the right *ratios*, and is zero for a student that gives all of
-    them together next to nothing. Any divergence is one on the K outcomes.
+    Biased: only the *ratios* of the kept tokens count, and it is zero for a student that gives all of them together
+    almost no probability. Any divergence can be applied to the K outcomes.
 
     Args and raises: as `with_tail_cell`.
     Returns:
@@ -64,11 +64,11 @@ def renormalised(*, student_logp: Tensor, kept_ids: Tensor, kept_logp: Tensor) -
 
 
 def drop_tail(*, student_logp: Tensor, kept_ids: Tensor, kept_logp: Tensor) -> tuple[Tensor, Tensor]:
-    """Both sides' true log-probabilities of the kept tokens; for forward KL alone: Σ_K t (log t − log q).
+    """Return the true log-probabilities of the kept tokens; for forward KL only: Σ_K t (log t − log q).
 
-    Biased: its smallest value is where the student gives the kept tokens t/Σt and all others nothing, so it drives
-    the student to be over-confident by 1/Σt. What is left of the sum is no divergence: it can be negative, down to
-    Σt·log Σt, and other divergences lose their meaning on rows that do not sum to one.
+    Biased: the minimum is where the student gives the kept tokens t/Σt and all others nothing, so the student becomes
+    over-confident by 1/Σt. The truncated sum is not a divergence: it can be negative, down to Σt·log Σt, and other
+    divergences lose their meaning on rows that do not sum to one.
 
     Args and raises: as `with_tail_cell`.
     Returns:
@@ -79,9 +79,9 @@ def drop_tail(*, student_logp: Tensor, kept_ids: Tensor, kept_logp: Tensor) -> t
 
 
 def logmass_outside(*, logp: Tensor, kept_ids: Tensor) -> Tensor:
-    """(N,) log-probability of all tokens that are not kept, of a distribution that is known in full.
+    """Return the (N,) log-probability of all tokens that are not kept, from the full distribution.
 
-    Summed from its own members, so it is exact however small it is; −inf where nothing is left.
+    Summed over these tokens, so it is exact however small it is; −inf if none is left.
 
     Args:
         logp: (N, V) natural-log probabilities.
@@ -91,12 +91,11 @@ def logmass_outside(*, logp: Tensor, kept_ids: Tensor) -> Tensor:
 
 
 def logmass_left(kept_logp: Tensor) -> Tensor:
-    """(N,) log(1 − Σ_K exp(kept)), the log-probability of all tokens that are not kept, from the kept ones alone.
+    """Return (N,) log(1 − Σ_K exp(kept)), the log-probability of all tokens that are not kept, from the kept ones.
 
-    The tail is known to the rounding of the kept ones only. Within 16 units of rounding of their type (2·10⁻⁶ in
-    float32) it cannot be told from nothing, and is nothing: −inf. With such a tail a divergence that is infinite
-    where the teacher has no mass (reverse KL) is infinite for every student that has a tail. A sum that is larger
-    than one by more than that is no probability, and gives NaN.
+    The tail is known only to the rounding of the kept ones. Within 16 units of rounding of their dtype (2·10⁻⁶ in
+    float32) it counts as empty: −inf. Then a divergence that is infinite where the teacher has no mass (reverse KL)
+    is infinite for every student that has a tail. A sum that exceeds one by more than that gives NaN.
 
     Args:
         kept_logp: (N, K) natural-log probabilities, float32 or float64.
@@ -169,7 +168,7 @@ def _check(student_logp: Tensor, kept_ids: Tensor, kept_logp: Tensor) -> None:
     )
     if not fits:
         raise ShapeError(
-            "A truncated teacher gives (N, K) ids and (N, K) log-probabilities for (N, V) of the student, K ≤ V.",
+            "Top-k teacher ids and log-probabilities are (N, K) for student log-probabilities (N, V), K ≤ V.",
             facts=[
                 f"student_logp {tuple(student_logp.shape)}",
                 f"kept_ids {tuple(kept_ids.shape)}",

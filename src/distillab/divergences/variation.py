@@ -8,13 +8,13 @@ from distillab.divergences.fused import evaluate
 
 
 def total_variation(*, student_logp: Tensor, teacher_logp: Tensor) -> Tensor:
-    """Total variation distance per position: the mass that one distribution would have to move to become the other.
+    """Total variation distance per position: the mass to move to turn one distribution into the other.
 
         D_n = ½ Σ_v |exp(t_nv) − exp(s_nv)|
 
-    1 − D is the rate at which speculative decoding accepts the student's drafts. Where both give a token the same
-    probability the kink has slope 0 here; as its gradient does not fade near the teacher, it settles less finely
-    than a KL.
+    1 − D is the acceptance rate of speculative decoding with the student as draft model. Where both give a token the
+    same probability, the gradient at the kink is 0. As the gradient does not fade near the teacher, it converges less
+    finely than a KL.
 
     Args:
         student_logp: (N, V) natural-log probabilities, rows sum to one, any float dtype.

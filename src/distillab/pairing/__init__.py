@@ -1,1 +1,1 @@
-"""May this student learn from this teacher, and how? Tokenizers, their contract, and what it admits."""
+"""Check a teacher-student pair: compare the tokenizers, then decide which methods are valid."""

@@ -1,4 +1,4 @@
-"""Contract x method -> is the method valid for this pair? What a method needs is read from the method alone."""
+"""Tokenizer contract and method -> is the method valid for this pair, and why?"""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from distillab.records import (
     Verdict,
 )
 
-Standing = Literal["valid", "outdone", "refused"]
+Standing = Literal["valid", "superseded", "refused"]
 
 _MAX_IDS = 12
 _FROM_TEACHER: dict[AccessLevel, str] = {
@@ -27,33 +27,33 @@ _FROM_TEACHER: dict[AccessLevel, str] = {
 
 
 def standing(verdict: Verdict, method: Method) -> Standing:
-    """What a verdict says of a method; `outdone`: valid, but the same tokens would allow a closer comparison."""
+    """Return whether a method is valid; `superseded`: valid, but a method on shared ids compares more directly."""
     if method.tokens == "any":
         return "valid"
     if method.tokens == "shared":
         return "refused" if verdict == "different" else "valid"
-    return "valid" if verdict == "different" else "outdone"
+    return "valid" if verdict == "different" else "superseded"
 
 
 def shared_vocabulary_method(method: Method) -> str:
-    """The first method that needs shared ids and reads as much of the teacher as this one does across tokenizers."""
+    """Return the first method on shared ids with the same access level as this cross-tokenizer method."""
     return next(name for name, other in METHODS.items() if other.tokens == "shared" and other.access == method.access)
 
 
 def equals_with_same_tokens(method: Method) -> bool:
-    """Whether a cross-tokenizer method equals `shared_vocabulary_method(method)` where both tokenizers split alike."""
+    """Return whether the method equals `shared_vocabulary_method(method)` where both tokenizers split alike."""
     other = METHODS[shared_vocabulary_method(method)]
     if method.answers != other.answers or len(method.terms) != len(other.terms):
         return False
     return all(
-        (ours.matches or ours.kind) == theirs.kind
-        and all(getattr(ours, name) == getattr(theirs, name) for name in type(theirs).model_fields if name != "kind")
-        for ours, theirs in zip(method.terms, other.terms, strict=True)
+        (across.matches or across.kind) == shared.kind
+        and all(getattr(across, name) == getattr(shared, name) for name in type(shared).model_fields if name != "kind")
+        for across, shared in zip(method.terms, other.terms, strict=True)
     )
 
 
 def admit(contract: TokenizerContract, method_name: str, method: Method) -> MethodAdmission:
-    """Whether the pair allows the method, with the reason."""
+    """Return whether the pair allows the method, with the reason."""
     return MethodAdmission(
         method=method_name,
         access=method.access,
@@ -63,7 +63,7 @@ def admit(contract: TokenizerContract, method_name: str, method: Method) -> Meth
 
 
 def pair_check(contract: TokenizerContract) -> PairCheck:
-    """The contract with every method's admission, the one to begin with, and the ways out where one is refused."""
+    """Return the contract, the admission of every method, the recommended one, and the ways out of a refusal."""
     methods = tuple(admit(contract, name, method) for name, method in METHODS.items())
     refused = any(not method.admitted for method in methods)
     return PairCheck(
@@ -80,9 +80,9 @@ def require_admitted(
     """Refuse a method that the pair does not allow.
 
     Args:
-        demonstrate_mismatch: let it pass, to show the failure; the caller marks every record with it.
+        demonstrate_mismatch: allow it, to show the failure; the caller marks every record.
     Raises:
-        TokenizerMismatch: says what is wrong with an example, what would be trained, and the ways out.
+        TokenizerMismatch: with an example, what would be trained, and the ways out.
     """
     admission = admit(contract, method_name, method)
     if admission.admitted or demonstrate_mismatch:
@@ -103,12 +103,12 @@ def require_admitted(
 
 
 def ids_line(ids: tuple[int, ...]) -> str:
-    """The first ids as text, `1, 450, 4996, …`."""
+    """Return the first ids as text, `1, 450, 4996, …`."""
     return ", ".join(map(str, ids[:_MAX_IDS])) + (", …" if len(ids) > _MAX_IDS else "")
 
 
 def tokens_line(tokens: tuple[str, ...]) -> str:
-    """The first tokens as text, `<s> | ▁The | ▁quick | …`."""
+    """Return the first tokens as text, `<s> | ▁The | ▁quick | …`."""
     return " | ".join(tokens[:_MAX_IDS]) + (" | …" if len(tokens) > _MAX_IDS else "")
 
 
@@ -116,7 +116,7 @@ def _reason(contract: TokenizerContract, method: Method) -> str:
     if method.tokens == "any":
         return _FROM_TEACHER[method.access]
     if method.tokens == "aligned":
-        return f"reads a text in both tokenisations and compares {_of_both(method)}{_outdone(contract, method)}"
+        return f"reads a text in both tokenisations and compares {_of_both(method)}{_superseded(contract, method)}"
     admitted = standing(contract.verdict, method) != "refused"
     ids = any(term.access != "internals" and term.tokens == "shared" for term in method.terms)
     if not ids and not admitted:
@@ -131,7 +131,7 @@ def _reason(contract: TokenizerContract, method: Method) -> str:
 
 
 def _of_both(method: Method) -> str:
-    """What is compared across two tokenisations."""
+    """Return what is compared across two tokenisations."""
     if any(term.tokens == "aligned" and term.access == "internals" for term in method.terms):
         return "inner states"
     if any(term.matches is not None for term in method.terms):
@@ -139,8 +139,8 @@ def _of_both(method: Method) -> str:
     return "probabilities, whatever the tokens"
 
 
-def _outdone(contract: TokenizerContract, method: Method) -> str:
-    if standing(contract.verdict, method) != "outdone":
+def _superseded(contract: TokenizerContract, method: Method) -> str:
+    if standing(contract.verdict, method) != "superseded":
         return ""
     better = shared_vocabulary_method(method)
     same_cuts = contract.verdict != "extended" and not contract.probes_differ

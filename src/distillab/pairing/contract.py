@@ -1,4 +1,4 @@
-"""Two tokenizers -> TokenizerContract: do equal ids mean equal bytes, and what is the evidence?"""
+"""Compare two tokenizers: do equal ids mean equal bytes, and what is the evidence?"""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MAX_SENTENCE = 120
 
 @dataclass(frozen=True)
 class _Ids:
-    """What comparing id by id gives."""
+    """Result of comparing id by id."""
 
     verdict: Verdict
     equal: int
@@ -43,70 +43,93 @@ def compare_tokenizers(
     texts: Sequence[str] = (),
     source: str = "",
 ) -> TokenizerContract:
-    """Compare two tokenizers, as they are loaded, and give the verdict with its evidence.
+    """Compare two loaded tokenizers and return the verdict with its evidence.
 
-    Ids are equal where they mean the same: the same bytes of the same kind, the same special token, or special tokens
-    with a role in common. What the verdict does not depend on (segmentation, BOS and EOS, chat template) is noted.
+    Ids are equal if they stand for the same bytes of the same kind, the same special token, or special tokens with a
+    common role. Differences that do not change the verdict (segmentation, BOS and EOS, chat template) become notes.
 
     Args:
-        teacher_width, student_width: rows of the models' output layers; None where not known.
-        texts: the data set's texts; the first sentence is shown side by side, the first 2,000 texts are measured. Where
-            there are none, a small sample in many languages is measured.
+        teacher_width, student_width: rows of the models' output layers; None if unknown.
+        texts: texts of the data set: the first sentence is shown in both tokenizers, the first 2,000 texts are
+            measured. Without texts a small multilingual sample is measured.
         source: name of the data set in the record.
     Raises:
         DataError: a tokenizer has no tokens.
     """
-    ours, theirs = token_meanings(teacher.tokenizer), token_meanings(student.tokenizer)
-    for loaded, meanings in ((teacher, ours), (student, theirs)):
+    teacher_meanings, student_meanings = token_meanings(teacher.tokenizer), token_meanings(student.tokenizer)
+    for loaded, meanings in ((teacher, teacher_meanings), (student, student_meanings)):
         if not meanings:
             raise DataError("The tokenizer has no tokens.", where=loaded.path)
-    ids = _compare_ids(ours, theirs, teacher_width, student_width)
+    ids = _compare_ids(teacher_meanings, student_meanings, teacher_width, student_width)
     teacher_words, student_words = teacher.tokenizer.get_vocab(), student.tokenizer.get_vocab()
     equal_strings = len(teacher_words.keys() & student_words.keys())
     example = side_by_side(teacher.tokenizer, student.tokenizer, _first_sentence(texts))
     probes_differ, segmentation_notes = compare_segmentation(
-        teacher.tokenizer, student.tokenizer, ours, theirs, texts, same_ids=ids.verdict != "different"
+        teacher.tokenizer,
+        student.tokenizer,
+        teacher_meanings,
+        student_meanings,
+        texts,
+        same_ids=ids.verdict != "different",
     )
-    teacher_side = _side(teacher, teacher_width, ours)
-    student_side = _side(student, student_width, theirs)
-    extra = [ours[i].data for i in ids.extra_teacher] + [theirs[i].data for i in ids.extra_student]
+    teacher_info = _info(teacher, teacher_width, teacher_meanings)
+    student_info = _info(student, student_width, student_meanings)
+    extra = [teacher_meanings[i].data for i in ids.extra_teacher] + [
+        student_meanings[i].data for i in ids.extra_student
+    ]
     if ids.verdict == "different":
-        extra = []  # by id nothing is "more" here: every id of one side clashes with the other
+        extra = []  # every id clashes, so no token is "extra"
     return TokenizerContract(
         verdict=ids.verdict,
-        reason=_reason(ids, teacher_side, student_side, equal_strings, ours, theirs),
-        teacher=teacher_side,
-        student=student_side,
+        reason=_reason(ids, teacher_info, student_info, equal_strings, teacher_meanings, student_meanings),
+        teacher=teacher_info,
+        student=student_info,
         equal_ids=ids.equal,
         equal_strings=equal_strings,
-        equal_bytes=len(_sayable(ours) & _sayable(theirs)),
+        equal_bytes=len(_token_strings(teacher_meanings) & _token_strings(student_meanings)),
         shared_width=ids.shared_width,
         extra_tokens=tuple(data.decode("utf-8", "backslashreplace") for data in extra[:_MAX_EXTRA]),
         example=example,
         probes_differ=probes_differ,
         data=data_overlap(
-            teacher.tokenizer, student.tokenizer, ours, theirs, texts or SAMPLE, source if texts else SAMPLE_SOURCE
+            teacher.tokenizer,
+            student.tokenizer,
+            teacher_meanings,
+            student_meanings,
+            texts or SAMPLE,
+            source if texts else SAMPLE_SOURCE,
         ),
         notes=(
-            *width_notes(teacher_side, student_side, len(ours), len(theirs)),
-            *role_notes(ours, theirs, teacher_side, student_side, same_ids=ids.verdict != "different"),
+            *width_notes(teacher_info, student_info, len(teacher_meanings), len(student_meanings)),
+            *role_notes(
+                teacher_meanings, student_meanings, teacher_info, student_info, same_ids=ids.verdict != "different"
+            ),
             *segmentation_notes,
-            *template_notes(teacher_side, student_side),
+            *template_notes(teacher_info, student_info),
         ),
-        would_train=would_train(example, ours, theirs, ids.differing) if ids.verdict == "different" else (),
+        would_train=would_train(example, teacher_meanings, student_meanings, ids.differing)
+        if ids.verdict == "different"
+        else (),
     )
 
 
 def _compare_ids(
-    ours: Sequence[TokenMeaning], theirs: Sequence[TokenMeaning], teacher_width: int | None, student_width: int | None
+    teacher_meanings: Sequence[TokenMeaning],
+    student_meanings: Sequence[TokenMeaning],
+    teacher_width: int | None,
+    student_width: int | None,
 ) -> _Ids:
-    common = min(len(ours), len(theirs))
-    differing = [i for i in range(common) if not means_the_same(ours[i], theirs[i])]
-    gaps_teacher = [i for i in differing if theirs[i].kind == "unused"]
-    gaps_student = [i for i in differing if ours[i].kind == "unused"]
-    extra_teacher = gaps_teacher + [i for i in range(common, len(ours)) if ours[i].kind != "unused"]
-    extra_student = gaps_student + [i for i in range(common, len(theirs)) if theirs[i].kind != "unused"]
-    equal = sum(ours[i].kind != "unused" for i in range(common)) - len(differing) + len(gaps_student)
+    common = min(len(teacher_meanings), len(student_meanings))
+    differing = [i for i in range(common) if not means_the_same(teacher_meanings[i], student_meanings[i])]
+    gaps_teacher = [i for i in differing if student_meanings[i].kind == "unused"]
+    gaps_student = [i for i in differing if teacher_meanings[i].kind == "unused"]
+    extra_teacher = gaps_teacher + [
+        i for i in range(common, len(teacher_meanings)) if teacher_meanings[i].kind != "unused"
+    ]
+    extra_student = gaps_student + [
+        i for i in range(common, len(student_meanings)) if student_meanings[i].kind != "unused"
+    ]
+    equal = sum(teacher_meanings[i].kind != "unused" for i in range(common)) - len(differing) + len(gaps_student)
     clashes = len(differing) > len(gaps_teacher) + len(gaps_student)
     if clashes or (extra_teacher and extra_student):
         return _Ids("different", equal, 0, differing, extra_teacher, extra_student)
@@ -125,26 +148,26 @@ def _reason(
     teacher: TokenizerInfo,
     student: TokenizerInfo,
     equal_strings: int,
-    ours: Sequence[TokenMeaning],
-    theirs: Sequence[TokenMeaning],
+    teacher_meanings: Sequence[TokenMeaning],
+    student_meanings: Sequence[TokenMeaning],
 ) -> str:
     smaller = min(teacher.tokens, student.tokens)
     if ids.verdict == "identical":
-        return f"All {smaller:,} ids mean the same bytes on both sides."
+        return f"All {smaller:,} ids mean the same bytes in both tokenizers."
     if ids.verdict == "padded":
         return (
             f"All {smaller:,} ids mean the same bytes; the logits have {_rows(teacher)} (teacher) and "
             f"{_rows(student)} (student) rows, and those beyond the tokens are unused."
         )
     if ids.verdict == "extended":
-        side, extra = ("teacher", ids.extra_teacher) if ids.extra_teacher else ("student", ids.extra_student)
-        return f"The {ids.equal:,} common ids mean the same bytes; the {side} has {len(extra):,} tokens more."
+        role, extra = ("teacher", ids.extra_teacher) if ids.extra_teacher else ("student", ids.extra_student)
+        return f"The {ids.equal:,} common ids mean the same bytes; the {role} has {len(extra):,} more tokens."
     if ids.equal > 0.9 * smaller:
         first = min([*ids.differing, *ids.extra_teacher, *ids.extra_student])
         return (
             f"{ids.equal:,} of {teacher.tokens:,} (teacher) and {student.tokens:,} (student) ids mean the same, but "
             f"neither vocabulary contains the other: the first id that differs is {first}, the teacher's "
-            f"{named(ours, first)} and the student's {named(theirs, first)}."
+            f"{named(teacher_meanings, first)} and the student's {named(student_meanings, first)}."
         )
     return (
         f"Equal ids mean different tokens: of {teacher.tokens:,} (teacher) and {student.tokens:,} (student) ids only "
@@ -153,11 +176,11 @@ def _reason(
     )
 
 
-def _rows(side: TokenizerInfo) -> str:
-    return "an unknown number of" if side.logits_width is None else f"{side.logits_width:,}"
+def _rows(info: TokenizerInfo) -> str:
+    return "an unknown number of" if info.logits_width is None else f"{info.logits_width:,}"
 
 
-def _side(loaded: LoadedTokenizer, width: int | None, meanings: Sequence[TokenMeaning]) -> TokenizerInfo:
+def _info(loaded: LoadedTokenizer, width: int | None, meanings: Sequence[TokenMeaning]) -> TokenizerInfo:
     template = loaded.tokenizer.chat_template
     return TokenizerInfo(
         name=loaded.name,
@@ -172,7 +195,7 @@ def _side(loaded: LoadedTokenizer, width: int | None, meanings: Sequence[TokenMe
 
 
 def fingerprint(loaded: LoadedTokenizer, meanings: Sequence[TokenMeaning]) -> str:
-    """sha256 over id -> meaning, the ids of the roles, and the ids of the probe texts with special tokens."""
+    """Return the SHA-256 of id -> meaning, the ids of the roles, and the ids of the probe texts with special tokens."""
     digest = hashlib.sha256()
     for meaning in meanings:
         digest.update(f"{meaning.kind}:{len(meaning.data)}:".encode() + meaning.data)
@@ -185,7 +208,7 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _sayable(meanings: Sequence[TokenMeaning]) -> set[bytes]:
+def _token_strings(meanings: Sequence[TokenMeaning]) -> set[bytes]:
     return {meaning.data for meaning in meanings if meaning.kind in ("text", "byte")}
 
 

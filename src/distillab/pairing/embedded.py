@@ -1,4 +1,4 @@
-"""Tokens that a model has no row for, because somebody added them to the tokenizer and did not resize the model."""
+"""Find tokens that a model has no embedding row for: added to the tokenizer without resizing the model."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _ROLES = ("pad", "bos", "eos", "unk")
 def require_embedded(loaded: LoadedTokenizer, *, width: int | None, role: str) -> None:
     """Check that the model has a row for every token that can be put into a batch.
 
-    These are the padding, begin, end and unknown token, every token that text may give, and those that the chat
-    template writes. Other special tokens may lie beyond the rows (Gemma 3 has one for images): nothing writes them.
+    These are the padding, begin, end and unknown token, every token that text can produce, and those that the chat
+    template writes. Other special tokens can lie beyond the rows (Gemma 3 has one for images): nothing writes them.
 
     Args:
-        width: rows of the model's embeddings, as config.json states them; None where not known.
+        width: rows of the model's embeddings, as config.json states them; None if unknown.
         role: "teacher" or "student", for the message.
     Raises:
-        DataError: it has not.
+        DataError: a token has no row.
     """
     if width is None:
         return
@@ -45,7 +45,7 @@ def require_embedded(loaded: LoadedTokenizer, *, width: int | None, role: str) -
 
 
 def _beyond(tokenizer: PreTrainedTokenizerFast, width: int) -> dict[int, str]:
-    """Id -> token, of those that can be put into a batch and are not below `width`."""
+    """Return id -> token for tokens that can be put into a batch and have an id of `width` or more."""
     outside = {number: token for token, number in tokenizer.get_vocab().items() if number >= width}
     if not outside:
         return {}

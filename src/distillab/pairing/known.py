@@ -1,4 +1,4 @@
-"""Tokenizers that are known by their fingerprint, and larger models that use the same one."""
+"""Known tokenizers by fingerprint, with larger models that use the same one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TEACHERS: dict[str, tuple[str, ...]] = {
 
 
 def teachers_with_tokenizer(fingerprint: str) -> tuple[str, ...]:
-    """Hub ids of models with the tokenizer of this fingerprint; empty where none is known.
+    """Return hub ids of models with the tokenizer of this fingerprint; empty if none is known.
 
     >>> teachers_with_tokenizer("no such fingerprint")
     ()

@@ -1,8 +1,8 @@
 """Load a tokenizer so that its ids are the ids that the model was trained on.
 
-transformers may rebuild a tokenizer from its settings instead of reading `tokenizer.json`, and then gives
-other ids (5.23 does so for TinyLlama on text with leading spaces). So what was loaded is compared with the
-file on probe texts. Weights are never looked at.
+transformers can rebuild a tokenizer from its settings instead of reading `tokenizer.json`, and then produces
+other ids (5.23 does so for TinyLlama on text with leading spaces). So the loaded tokenizer is compared with
+the file on probe texts. Weights are never read.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ _SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.mo
 
 @dataclass(frozen=True)
 class LoadedTokenizer:
-    """A tokenizer as it will be used.
+    """A loaded tokenizer.
 
     Args:
         tokenizer: transformers' fast tokenizer; its ids are the model's.
         name: last part of the folder's name, or the hub id.
-        path: what was asked for.
-        notes: what had to be done so that the ids are the model's; empty where nothing.
+        path: folder or hub id, as given.
+        notes: what was done so that the ids are the model's; empty if nothing.
     """
 
     tokenizer: PreTrainedTokenizerFast
@@ -54,17 +54,17 @@ class LoadedTokenizer:
 def load_tokenizer(path: str, *, revision: str | None = None) -> LoadedTokenizer:
     """Load a tokenizer and check it against its own `tokenizer.json`.
 
-    Segmentation must agree exactly. The special tokens around a text are taken as transformers puts them, and it is
-    noted where `add_bos_token` or `add_eos_token` of tokenizer_config.json say something else (5.23 follows
-    tokenizer.json there).
+    Segmentation must agree exactly. Special tokens around a text are those that transformers adds; a note is made if
+    `add_bos_token` or `add_eos_token` of tokenizer_config.json differ (5.23 follows tokenizer.json there).
 
     Args:
-        path: folder or hub id. What exists, starts with `.`, `/` or `~`, or has two slashes is never sought on the hub.
+        path: folder or hub id. A path that exists, starts with `.`, `/` or `~`, or has two slashes is never looked up
+            on the hub.
         revision: commit, tag or branch of a hub id.
     Raises:
         ConfigError: the folder does not exist, or is a file.
-        DataError: tokenizer files are missing or damaged, or the hub does not give them.
-        TokenizerMismatch: no way of loading gives the ids of `tokenizer.json`.
+        DataError: tokenizer files are missing or damaged, or cannot be fetched from the hub.
+        TokenizerMismatch: no way of loading produces the ids of `tokenizer.json`.
     """
     name = _name(path)
     with _quiet():
@@ -93,7 +93,7 @@ def load_tokenizer(path: str, *, revision: str | None = None) -> LoadedTokenizer
                         f"tokenizer.json: {file_ids}",
                     ],
                     fix="find out which of tokenizer.json and tokenizer_config.json belongs to the weights, "
-                    "and remove what the other changes",
+                    "and remove the settings of the other that change ids",
                 )
             text, loaded_ids, file_ids = min(wrong, key=lambda w: len(w[0]))
             notes.append(
@@ -132,11 +132,11 @@ def checked_tokenizer(tokenizer: PreTrainedTokenizerFast) -> LoadedTokenizer:
 
 
 def logits_width(path: str, revision: str | None = None) -> int | None:
-    """Rows of the model's output layer as `config.json` states them (`vocab_size`); None where it does not say.
+    """Return `vocab_size` of `config.json`, the rows of the model's output layer; None if it is not stated.
 
     Raises:
         ConfigError: the folder does not exist.
-        DataError: config.json is not JSON, its `vocab_size` is no count, or the hub does not give it.
+        DataError: config.json is not JSON, its `vocab_size` is not a count, or it cannot be fetched from the hub.
     """
     with _quiet():
         file = find_file(path, "config.json", revision)
@@ -147,12 +147,12 @@ def logits_width(path: str, revision: str | None = None) -> int | None:
     if width is None and isinstance(config.get("text_config"), dict):
         width = config["text_config"].get("vocab_size")
     if width is not None and (not isinstance(width, int) or isinstance(width, bool) or width < 1):
-        raise DataError("vocab_size is no count of tokens.", where=str(file), facts=[f"vocab_size: {width!r}"])
+        raise DataError("vocab_size is not a count of tokens.", where=str(file), facts=[f"vocab_size: {width!r}"])
     return width
 
 
 def find_file(path: str, filename: str, revision: str | None) -> Path | None:
-    """The file in the folder or in the hub's repository; None where the place exists but the file does not."""
+    """Return a file of the folder or of the hub's repository; None if that exists but the file does not."""
     if is_local(path):
         folder = require_folder(path, whose="tokenizer")
         file = folder / filename
@@ -160,11 +160,11 @@ def find_file(path: str, filename: str, revision: str | None) -> Path | None:
     reach_hub()
     where = path if revision is None else f"{path} (revision {revision})"
     fix = "give an existing folder (starting with ./ or /), or check the hub id, its access and the connection"
-    rule = "It is no folder here, and the hub does not give it."
+    rule = "There is no such folder, and it cannot be fetched from the hub."
     with library_errors(DataError, rule, where=where, fix=fix):
         found = cached_file(revealed(path), filename, revision=revision, _raise_exceptions_for_missing_entries=False)
     if found is None and constants.HF_HUB_OFFLINE and not was_fetched(revealed(path)):
-        raise DataError(rule, where=where, facts=["the hub is not asked (offline), and nothing of it is here"], fix=fix)
+        raise DataError(rule, where=where, facts=["offline mode, and nothing of it is in the hub's cache"], fix=fix)
     return Path(found) if found is not None else None
 
 
@@ -175,8 +175,8 @@ def _name(path: str) -> str:
 def _require_other_form(path: str, revision: str | None) -> None:
     """Without tokenizer.json: accept vocabulary files that convert exactly, refuse the rest.
 
-    AutoTokenizer itself does not refuse: of a folder with tokenizer_config.json alone it makes a tokenizer of
-    three tokens, and of a SentencePiece file one whose merges are in another order.
+    AutoTokenizer does not refuse: from tokenizer_config.json alone it makes a tokenizer of three tokens, and from a
+    SentencePiece file one whose merges are in another order.
     """
     if any(all(find_file(path, name, revision) for name in form) for form in _OTHER_FORMS):
         return
@@ -186,7 +186,7 @@ def _require_other_form(path: str, revision: str | None) -> None:
             "A tokenizer with a fast backend is needed: tokenizer.json is missing.",
             where=path,
             facts=[f"found {pieces[0]}, whose conversion is known to give other ids on some texts"],
-            fix="take tokenizer.json from the model's own repository and put it into the folder",
+            fix="put tokenizer.json of the model's own repository into the folder",
         )
     raise DataError(
         "There are no tokenizer files.",
@@ -208,13 +208,13 @@ def _listing(folder: Path) -> str:
 def _read_json(file: Path) -> dict[str, Any]:
     content = read_json(file)
     if not isinstance(content, dict):
-        raise DataError("The file is no JSON object.", where=str(file))
+        raise DataError("The file is not a JSON object.", where=str(file))
     return content
 
 
 def _read_reference(file: Path) -> Tokenizer:
     _read_json(file)
-    with library_errors(DataError, "The file is no tokenizer.", where=str(file)):
+    with library_errors(DataError, "The file is not a tokenizer.", where=str(file)):
         reference = Tokenizer.from_file(str(file))
     reference.no_truncation()
     reference.no_padding()
@@ -227,7 +227,7 @@ def _from_pretrained(path: str, revision: str | None, *, rebuild: bool) -> PreTr
         DataError,
         "transformers cannot load the tokenizer.",
         where=path,
-        fix="check tokenizer_config.json, and config.json beside it; code of a folder's own is not run",
+        fix="check tokenizer_config.json, and config.json beside it; code in the folder is never run",
     ):
         tokenizer = tokenizer_from(source, revision=revision, rebuild=rebuild)
     if not tokenizer.is_fast:
@@ -242,22 +242,22 @@ def _from_pretrained(path: str, revision: str | None, *, rebuild: bool) -> PreTr
 
 
 def _disagreements(tokenizer: PreTrainedTokenizerFast, reference: Tokenizer) -> list[tuple[str, list[int], list[int]]]:
-    """Probe texts with both id lists where they differ."""
+    """Return the probe texts that differ, each with the ids of both."""
     loaded = tokenizer(list(PROBES), add_special_tokens=False)["input_ids"]
     in_file = [encoding.ids for encoding in reference.encode_batch(list(PROBES), add_special_tokens=False)]
     return [(t, a, b) for t, a, b in zip(PROBES, loaded, in_file, strict=True) if a != b]
 
 
 def _unheeded_settings(tokenizer: PreTrainedTokenizerFast, path: str, revision: str | None) -> list[str]:
-    """Notes on settings of tokenizer_config.json that the loaded tokenizer does not follow."""
+    """Return notes on settings of tokenizer_config.json that the loaded tokenizer does not follow."""
     file = find_file(path, "tokenizer_config.json", revision)
     if file is None:
         return []
     config, ids = _read_json(file), tokenizer("hello")["input_ids"]
     adds = {"add_bos_token": ids[0] == tokenizer.bos_token_id, "add_eos_token": ids[-1] == tokenizer.eos_token_id}
     return [
-        f"tokenizer_config.json says {key}: {str(config[key]).lower()}, but tokenizer.json does otherwise and is "
-        f"followed: 'hello' is {ids}"
+        f"tokenizer_config.json has {key}: {str(config[key]).lower()}, but tokenizer.json differs and is followed: "
+        f"'hello' is {ids}"
         for key, done in adds.items()
         if isinstance(config.get(key), bool) and config[key] != done
     ]
@@ -265,7 +265,7 @@ def _unheeded_settings(tokenizer: PreTrainedTokenizerFast, path: str, revision: 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence log lines of loading: what matters in them is checked here, and said in the notes."""
+    """Silence log lines of loading: what matters is checked here and put into the notes."""
     hub = logging.getLogger("huggingface_hub")
     before, hub_before = transformers_logging.get_verbosity(), hub.level
     transformers_logging.set_verbosity(logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""What the evidence means in words: warnings of a contract, and what a loss that compares by id would teach."""
+"""Sentences for a tokenizer contract: warnings, and what a loss that compares by id would teach."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from distillab.records import SideBySide, TokenizerInfo
 
 
 def named(meanings: Sequence[TokenMeaning], id_: int | None) -> str:
-    """A token for a message: its text in quotes, the bytes where they are no text, or that there is none."""
+    """Format a token for a message: its text in quotes, its bytes if they are not text, or "(no token)"."""
     if id_ is None or id_ >= len(meanings) or meanings[id_].kind == "unused":
         return "(no token)"
     try:
@@ -19,98 +19,101 @@ def named(meanings: Sequence[TokenMeaning], id_: int | None) -> str:
 
 
 def would_train(
-    example: SideBySide, ours: Sequence[TokenMeaning], theirs: Sequence[TokenMeaning], differing: Sequence[int]
+    example: SideBySide,
+    teacher_meanings: Sequence[TokenMeaning],
+    student_meanings: Sequence[TokenMeaning],
+    differing: Sequence[int],
 ) -> tuple[str, ...]:
-    """What a loss by id would teach at the first wrong token of the example, seen from either side.
+    """Return what a loss that compares by id would teach at the first wrong token of the example.
 
-    Where no token of the example is wrong, the first id that differs is named.
+    If no token of the example is wrong, the first id that differs is named.
 
     Args:
-        ours, theirs: the teacher's and the student's meanings.
-        differing: ids below both lengths that do not mean the same.
+        differing: ids of both tokenizers that do not mean the same.
     """
-    wrong, said = set(differing), []
+    wrong, sentences = set(differing), []
     for position, id_ in enumerate(example.student_ids):
-        if id_ in wrong and theirs[id_].kind != "special":
-            said.append(
-                f"position {position}: the student's token {named(theirs, id_)} would be pushed towards the "
-                f"teacher's token {named(ours, id_)}, because both have id {id_}"
+        if id_ in wrong and student_meanings[id_].kind != "special":
+            sentences.append(
+                f"position {position}: the student's token {named(student_meanings, id_)} would be pushed towards the "
+                f"teacher's token {named(teacher_meanings, id_)}, because both have id {id_}"
             )
             break
     for position, id_ in enumerate(example.teacher_ids):
-        if id_ in wrong and ours[id_].kind != "special":
-            said.append(
-                f"position {position}: where the teacher says {named(ours, id_)}, its id {id_}, the student would "
-                f"learn to say {named(theirs, id_)}"
+        if id_ in wrong and teacher_meanings[id_].kind != "special":
+            sentences.append(
+                f"position {position}: where the teacher predicts {named(teacher_meanings, id_)}, its id {id_}, the "
+                f"student would learn to predict {named(student_meanings, id_)}"
             )
             break
-    if wrong and not said:  # the example is too short or too plain to show it
+    if wrong and not sentences:  # the example holds no token that differs
         first = min(wrong)
-        said.append(
-            f"id {first}: the student's token {named(theirs, first)} would be pushed towards the teacher's token "
-            f"{named(ours, first)}"
+        sentences.append(
+            f"id {first}: the student's token {named(student_meanings, first)} would be pushed towards the teacher's "
+            f"token {named(teacher_meanings, first)}"
         )
-    return tuple(said)
+    return tuple(sentences)
 
 
 def width_notes(teacher: TokenizerInfo, student: TokenizerInfo, teacher_ids: int, student_ids: int) -> tuple[str, ...]:
-    """Models whose logits have fewer rows than their tokenizer has ids.
+    """Name models whose logits have fewer rows than their tokenizer has ids.
 
     Args:
         teacher_ids, student_ids: the highest id plus one.
     """
     return tuple(
-        f"danger: the {who}'s logits have {side.logits_width:,} rows, but its tokenizer has ids up to {ids - 1:,}: "
-        f"its model can neither read nor write those from {side.logits_width:,} on"
-        for who, side, ids in (("teacher", teacher, teacher_ids), ("student", student, student_ids))
-        if side.logits_width is not None and side.logits_width < ids
+        f"danger: the {role}'s logits have {info.logits_width:,} rows, but its tokenizer has ids up to {ids - 1:,}: "
+        f"its model can neither read nor write those from {info.logits_width:,} on"
+        for role, info, ids in (("teacher", teacher, teacher_ids), ("student", student, student_ids))
+        if info.logits_width is not None and info.logits_width < ids
     )
 
 
 def role_notes(
-    ours: Sequence[TokenMeaning],
-    theirs: Sequence[TokenMeaning],
+    teacher_meanings: Sequence[TokenMeaning],
+    student_meanings: Sequence[TokenMeaning],
     teacher: TokenizerInfo,
     student: TokenizerInfo,
     *,
     same_ids: bool,
 ) -> tuple[str, ...]:
-    """BOS and EOS that are other tokens (or there on one side only), and special tokens that are not alike.
+    """Name BOS and EOS that differ (or that one tokenizer lacks), and special tokens that differ.
 
-    Where the ids mean different tokens anyway, only a role that one side lacks is worth a note.
+    If the ids mean different tokens anyway, only a missing role is noted.
     """
     notes: list[str] = []
     for role in ("bos", "eos"):
         a, b = teacher.roles.get(role), student.roles.get(role)
         if a != b and (same_ids or a is None or b is None):
-            notes.append(f"{role.upper()} differs: teacher {_with_id(ours, a)}, student {_with_id(theirs, b)}")
+            teachers, students = _with_id(teacher_meanings, a), _with_id(student_meanings, b)
+            notes.append(f"{role.upper()} differs: teacher {teachers}, student {students}")
     if not same_ids:
         return tuple(notes)
-    pairs = list(enumerate(zip(ours, theirs, strict=False)))
+    pairs = list(enumerate(zip(teacher_meanings, student_meanings, strict=False)))
     flagged = [i for i, (a, b) in pairs if {a.kind, b.kind} == {"special", "text"}]
     if flagged:
         notes.append(
-            f"{len(flagged)} tokens are special on one side only, e.g. {_with_id(ours, flagged[0])}: texts that "
-            "contain them are split differently"
+            f"{len(flagged)} tokens are special in one tokenizer only, e.g. "
+            f"{_with_id(teacher_meanings, flagged[0])}: texts that contain them are split differently"
         )
     renamed = [i for i, (a, b) in pairs if (a.kind, b.kind) == ("special", "special") and a.data != b.data]
     if renamed:
         first = renamed[0]
         notes.append(
-            f"{len(renamed)} special tokens have one role but two names, e.g. {_with_id(ours, first)} and "
-            f"{_with_id(theirs, first)}"
+            f"{len(renamed)} special tokens have one role but two names, e.g. {_with_id(teacher_meanings, first)} and "
+            f"{_with_id(student_meanings, first)}"
         )
     return tuple(notes)
 
 
 def template_notes(teacher: TokenizerInfo, student: TokenizerInfo) -> tuple[str, ...]:
-    """Chat templates that are not the same."""
+    """Note that the chat templates differ."""
     a, b = teacher.chat_template_sha256, student.chat_template_sha256
     if a == b:
         return ()
     if a is None or b is None:
         return (f"only the {'student' if a is None else 'teacher'} has a chat template",)
-    return ("the chat templates differ: both sides must see a chat as one of them renders it",)
+    return ("the chat templates differ: render every chat for both models with one of the two",)
 
 
 def _with_id(meanings: Sequence[TokenMeaning], id_: int | None) -> str:

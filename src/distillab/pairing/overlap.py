@@ -1,4 +1,4 @@
-"""How far two tokenisations of one data set agree, measured in bytes."""
+"""Measure in bytes how far two tokenisations of one data set agree."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_TEXTS = 2_000
 
 @dataclass(frozen=True)
 class _Row:
-    """One text in one tokenizer; `known` is False where an `unk` hides what was written."""
+    """One text in one tokenizer; `known` is False if it holds an `unk`."""
 
     ids: list[int]
     text: bytes
@@ -33,35 +33,35 @@ def data_overlap(
     texts: Sequence[str],
     source: str,
 ) -> DataOverlap:
-    """Tokens and boundaries that two tokenizers share on the first 2,000 texts, without special tokens.
+    """Count the tokens and boundaries that two tokenizers share on the first 2,000 texts, without special tokens.
 
-    A boundary is a byte position inside a row at which a token ends; start and end of a row do not count. A space that
-    only one tokenizer puts in front of a text is no difference. Rows whose bytes differ otherwise (a normaliser), or
-    that hold an `unk`, are counted in `rows_not_comparable`; their tokens count in the totals and in
-    `teacher_tokens_known` and `equal_ids_by_position`, not in the other shares. A share of nothing is 1.
+    A boundary is a byte position inside a row at which a token ends. A space that only one tokenizer puts in front of
+    a text is ignored. Rows whose bytes differ otherwise (a normaliser), or that hold an `unk`, are counted in
+    `rows_not_comparable`; their tokens count in the totals and in `teacher_tokens_known` and `equal_ids_by_position`,
+    not in the other shares. A share of nothing is 1.
 
     Args:
-        texts: the rows' texts; empty ones are passed over.
-        source: what the record says that the texts are.
+        texts: texts of the rows; empty ones are skipped.
+        source: name of the texts in the record.
     """
     texts = [text for text in texts[:MAX_TEXTS] if text]
     rows = zip(_rows(teacher, teacher_meanings, texts), _rows(student, student_meanings, texts), strict=True)
-    sayable = {meaning.data for meaning in student_meanings if meaning.kind in ("text", "byte")}
-    known = [meaning.kind in ("text", "byte") and meaning.data in sayable for meaning in teacher_meanings]
+    student_strings = {meaning.data for meaning in student_meanings if meaning.kind in ("text", "byte")}
+    known = [meaning.kind in ("text", "byte") and meaning.data in student_strings for meaning in teacher_meanings]
     not_comparable = teacher_tokens = student_tokens = known_tokens = positions = equal_positions = 0
     boundaries, tokens = np.zeros(3, dtype=np.int64), np.zeros(3, dtype=np.int64)  # teacher's, student's, shared
-    for ours, theirs in rows:
-        teacher_tokens += len(ours.ids)
-        student_tokens += len(theirs.ids)
-        known_tokens += sum(known[id_] for id_ in ours.ids)
-        positions += min(len(ours.ids), len(theirs.ids))
-        equal_positions += sum(a == b for a, b in zip(ours.ids, theirs.ids, strict=False))
-        shift = _front_space(ours.text, theirs.text) if ours.known and theirs.known else None
+    for teacher_row, student_row in rows:
+        teacher_tokens += len(teacher_row.ids)
+        student_tokens += len(student_row.ids)
+        known_tokens += sum(known[id_] for id_ in teacher_row.ids)
+        positions += min(len(teacher_row.ids), len(student_row.ids))
+        equal_positions += sum(a == b for a, b in zip(teacher_row.ids, student_row.ids, strict=False))
+        shift = _front_space(teacher_row.text, student_row.text) if teacher_row.known and student_row.known else None
         if shift is None:
             not_comparable += 1
             continue
-        teacher_spans, student_spans = _shifted(ours.spans, shift[0]), _shifted(theirs.spans, shift[1])
-        end = len(ours.text) - shift[0]
+        teacher_spans, student_spans = _shifted(teacher_row.spans, shift[0]), _shifted(student_row.spans, shift[1])
+        end = len(teacher_row.text) - shift[0]
         boundaries += _common(_inner_ends(teacher_spans, end), _inner_ends(student_spans, end))
         tokens += _common(_keys(teacher_spans, end), _keys(student_spans, end))
     return DataOverlap(
@@ -96,7 +96,7 @@ def _rows(tokenizer: PreTrainedTokenizerFast, meanings: Sequence[TokenMeaning], 
 
 
 def _front_space(teacher: bytes, student: bytes) -> tuple[int, int] | None:
-    """Bytes to take off each side's front so that the texts are equal; None where they stay different."""
+    """Return the bytes to remove from the front of each text to make them equal; None if they stay different."""
     if teacher == student:
         return 0, 0
     if teacher == b" " + student:
@@ -117,7 +117,7 @@ def _inner_ends(spans: NDArray[np.int64], end: int) -> NDArray[np.int64]:
 
 
 def _keys(spans: NDArray[np.int64], end: int) -> NDArray[np.int64]:
-    """One number a span, so that equal spans are equal numbers."""
+    """Encode each span as one number, so that equal spans are equal numbers."""
     keys: NDArray[np.int64] = spans[:, 0] * (end + 1) + spans[:, 1]
     return keys
 

@@ -1,4 +1,4 @@
-"""Texts on which tokenizers are known to disagree: spaces, indentation, scripts, normal forms, control characters."""
+"""Probe texts on which tokenizers are known to disagree: spaces, indentation, scripts, control characters."""
 
 from __future__ import annotations
 

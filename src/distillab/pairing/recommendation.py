@@ -1,4 +1,4 @@
-"""The method to begin with: measured best of those that the pair allows, and for which it has enough in common."""
+"""Recommend the method to begin with: the best in our measurements among those that suit the pair."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from distillab.config.methods import METHODS, Method
 from distillab.pairing.sample import SAMPLE_SOURCE
 from distillab.records import DataOverlap, Recommendation, TokenizerContract
 
-# Best first, by the mean of the places measured on two pairs with different tokenizers in the section named below, but
-# for one: hidden states and contrastive did better there than the projection, for students that begin with random
-# weights. They stand behind it for the reason given below for pairs with the same tokens. What stands behind sft was
-# worse than no teacher at all, and is never recommended.
+# Best first, by mean rank on two pairs with different tokenizers (section named below), with one exception: hidden
+# states and contrastive were better than the projection, for randomly initialised students. They come after it for the
+# reason given below for pairs with the same tokens. Methods after sft were worse than no teacher and are never
+# recommended.
 ORDER_ACROSS_TOKENIZERS: tuple[str, ...] = (
     "vocabulary_projection",
     "span_hidden_states",
@@ -25,31 +25,30 @@ ORDER_ACROSS_TOKENIZERS: tuple[str, ...] = (
 )
 ACROSS_TOKENIZERS_MEASURED_IN = "docs/experiments.md#across-tokenizers"
 
-# With the same tokens: better than sft in every study so far. Inner states gained more for students with random weights
-# and nothing for a pretrained one, and a tokenizer does not show which of the two the student is.
+# With the same tokens: better than sft in every study so far. Hidden states gained more for randomly initialised
+# students and nothing for a pretrained one, and a tokenizer does not show which of the two the student is.
 BEST_WITH_SAME_TOKENS = "logits"
 WITH_SAME_TOKENS_MEASURED_IN = "docs/experiments.md#2026-11-22-how-inner-terms-are-to-be-weighed"
 
-# Below a half most of what a term would compare is not there: most of the teacher's probability lies on tokens that the
-# student can begin only, or most places at which the student predicts are none at which the teacher does.
+# Below one half most of what a term compares is missing: most of the teacher's probability lies on tokens that the
+# student lacks, or most positions of the student have no aligned position of the teacher.
 ENOUGH_OF_TEXT = 0.5
 
 
 def recommend(contract: TokenizerContract) -> Recommendation:
-    """The method to begin with, and why.
+    """Return the method to begin with, and why.
 
-    A term that matches the tokens of two vocabularies needs tokens that both have, and every term on two tokenisations
-    places at which both cut. The first of the measured order that has enough of both, on the text that the contract has
-    measured, is recommended. Tokens count as often as they are used: a vocabulary is mostly rare words.
+    A term that matches tokens of two vocabularies needs common tokens, and every cross-tokenizer term needs common
+    boundaries. The first method of the measured order with enough of both, on the text of the contract, is
+    recommended. Tokens are weighted by how often they occur, because most of a vocabulary is rare.
     """
     if contract.verdict != "different":
         return Recommendation(
             method=BEST_WITH_SAME_TOKENS,
             because=(
-                f"{contract.shared_width:,} ids mean the same on both sides, so the teacher's whole distribution can "
-                "be compared at every token",
-                "where the student begins with random weights, white_box was better still: "
-                f"{WITH_SAME_TOKENS_MEASURED_IN}",
+                f"{contract.shared_width:,} ids mean the same in both tokenizers, so the teacher's whole distribution "
+                "can be compared at every token",
+                f"for a student with random weights, white_box was better still: {WITH_SAME_TOKENS_MEASURED_IN}",
             ),
         )
     passed: dict[str, list[str]] = {}
@@ -62,7 +61,7 @@ def recommend(contract: TokenizerContract) -> Recommendation:
 
 
 def cross_tokenizer_methods(contract: TokenizerContract) -> tuple[str, ...]:
-    """Methods for two tokenizers for which the pair has enough in common, best first, down to fine-tuning alone."""
+    """Return the cross-tokenizer methods that suit the pair and were better than SFT, best first."""
     better = ORDER_ACROSS_TOKENIZERS[: ORDER_ACROSS_TOKENIZERS.index("sft")]
     aligned = [name for name in better if METHODS[name].tokens == "aligned"]
     return tuple(name for name in aligned if _lacking(contract, METHODS[name]) is None)
@@ -74,7 +73,7 @@ def _because(contract: TokenizerContract, name: str, passed: Mapping[str, Sequen
     internals = ["span_hidden_states", "contrastive"]
     further = [other for other in internals if _lacking(contract, METHODS[other]) is None and name not in internals]
     if further and name in cross_tokenizer_methods(contract):
-        skipped.append(f"where the student begins with random weights, {' and '.join(further)} were better still")
+        skipped.append(f"for a student with random weights, {' and '.join(further)} were better still")
     return (*_common(contract, method), *skipped, f"the order was measured: {ACROSS_TOKENIZERS_MEASURED_IN}")
 
 
@@ -83,9 +82,9 @@ def _matches_tokens(method: Method) -> bool:
 
 
 def _common(contract: TokenizerContract, method: Method) -> tuple[str, ...]:
-    """What the two sides have in common for the method."""
+    """Return what the two tokenizers have in common for the method."""
     if method.tokens == "any":
-        return ("it needs text alone, which every tokenizer can read",)
+        return ("it needs only text, which every tokenizer can read",)
     data = contract.data
     share, words = _tokens_in_common(data)
     places, where = _places_in_common(data, method)
@@ -95,7 +94,7 @@ def _common(contract: TokenizerContract, method: Method) -> tuple[str, ...]:
 
 
 def _lacking(contract: TokenizerContract, method: Method) -> str | None:
-    """Why the pair has too little in common for the method; None where it has enough."""
+    """Return why the pair has too little in common for the method; None if it has enough."""
     if method.tokens == "any":
         return None
     data = contract.data
@@ -109,14 +108,14 @@ def _lacking(contract: TokenizerContract, method: Method) -> str | None:
 
 
 def _tokens_in_common(data: DataOverlap) -> tuple[float, str]:
-    """The share of the teacher's tokens that are the student's too, and of what it is a share."""
+    """Return the share of the teacher's tokens that the student has too, and its description."""
     return data.teacher_tokens_known, f"of the teacher's tokens in {data.source} are tokens of the student"
 
 
 def _places_in_common(data: DataOverlap, method: Method) -> tuple[float, str]:
-    """The share of one side's boundaries that the other has too, and of what it is a share.
+    """Return the share of one tokenizer's boundaries that the other has too, and its description.
 
-    Tokens are matched where the student predicts: at its own. A span ends where the side that cuts less often does.
+    Tokens are matched at the student's positions. Spans end where the tokenizer with fewer boundaries has one.
     """
     teacher, student = data.teacher_boundaries_shared, data.student_boundaries_shared
     if _matches_tokens(method) or student >= teacher:

@@ -1,8 +1,7 @@
-"""A small text in many languages, on which two tokenizers are compared where the user gives none.
+"""A small multilingual text on which two tokenizers are compared if the user gives none.
 
-A vocabulary is mostly rare words, so the share of it that two tokenizers have in common says little about a text; here
-tokens count as often as they are used. Seven tenths of the characters are English, mathematics and code; the rest is
-spread over the languages that models are used in most.
+Most of a vocabulary is rare, so the common share of two vocabularies tells little about a text; here tokens are
+weighted by use. 70 % of the characters are English, mathematics and code; the rest covers the most used languages.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Do two tokenizers split texts alike? Normalisers, prefix spaces, merges and special tokens around a text."""
+"""Compare how two tokenizers split texts: normalisers, prefix spaces, merges, special tokens around a text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _RULE_PROBES = 200
 
 
 def side_by_side(teacher: PreTrainedTokenizerFast, student: PreTrainedTokenizerFast, text: str) -> SideBySide:
-    """One text in both tokenizers as the models see it: with the special tokens that each puts around it."""
+    """Tokenise one text with both tokenizers, with the special tokens that each adds."""
     teacher_ids, student_ids = teacher(text)["input_ids"], student(text)["input_ids"]
     return SideBySide(
         text=text,
@@ -38,15 +38,15 @@ def compare_segmentation(
     *,
     same_ids: bool,
 ) -> tuple[tuple[SideBySide, ...], tuple[str, ...]]:
-    """Probe texts that the two split differently (at most 5, the shortest), and notes.
+    """Return probe texts that the two split differently (at most 5, the shortest), and notes.
 
-    Besides the fixed probes, the first 100 texts of the data and, where the ids are the same but the merges or scores
-    are not, texts made from those are tried: few texts show a rule that stands late in the list.
+    Besides the fixed probes, the first 100 texts of the data are tried. If the ids are equal but the merges or scores
+    differ, texts made from these are tried too, because few texts show a rule late in the list.
     """
     rule_texts, rule_note = _rule_probes(teacher, student) if same_ids else ((), ())
     tried = list(dict.fromkeys((*PROBES, *(t for t in texts[:_DATA_PROBES] if t), *rule_texts)))
-    ours, theirs = _split(teacher, teacher_meanings, tried), _split(student, student_meanings, tried)
-    differ = [text for text, a, b in zip(tried, ours, theirs, strict=True) if a != b]
+    splits = zip(_split(teacher, teacher_meanings, tried), _split(student, student_meanings, tried), strict=True)
+    differ = [text for text, (a, b) in zip(tried, splits, strict=True) if a != b]
     notes = list(rule_note)
     if differ and same_ids:
         notes.append(
@@ -68,15 +68,18 @@ def _split(
 def _rule_probes(
     teacher: PreTrainedTokenizerFast, student: PreTrainedTokenizerFast
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Texts made from the first merges or scored pieces that differ, and a note."""
+    """Return texts made from the first merges or scored pieces that differ, and a note."""
     states = [tokenizer.backend_tokenizer.model.__getstate__() for tokenizer in (teacher, student)]
     if states[0] == states[1]:  # the usual case; reading 150,000 rules takes a second
         return (), ()
-    ours, theirs = (_rules(json.loads(state)) for state in states)
-    if ours == theirs:
+    teacher_rules, student_rules = (_rules(json.loads(state)) for state in states)
+    if teacher_rules == student_rules:
         return (), ()
-    first = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
-    window = [*ours[first : first + _RULE_PROBES], *theirs[first : first + _RULE_PROBES]]
+    first = next(
+        (i for i, (a, b) in enumerate(zip(teacher_rules, student_rules, strict=False)) if a != b),
+        min(len(teacher_rules), len(student_rules)),
+    )
+    window = [*teacher_rules[first : first + _RULE_PROBES], *student_rules[first : first + _RULE_PROBES]]
     decoded = (
         tokenizer.backend_tokenizer.decoder.decode([pieces]).strip()
         for tokenizer in (teacher, student)
@@ -84,14 +87,14 @@ def _rule_probes(
         for pieces, _ in window
     )
     note = (
-        f"the lists of merges or scores differ: {len(ours):,} and {len(theirs):,} rules, the first difference at "
-        f"rule {first}"
+        f"the lists of merges or scores differ: {len(teacher_rules):,} and {len(student_rules):,} rules, the first "
+        f"difference at rule {first}"
     )
     return tuple(text for text in decoded if text), (note,)
 
 
 def _rules(model: dict[str, Any]) -> list[tuple[str, Any]]:
-    """What decides between the pieces: merges of BPE in order, scores of Unigram; the piece itself first."""
+    """Return the merges of BPE in order, or the scores of Unigram, each after its piece."""
     if model["type"] == "BPE":
         pairs = [tuple(m.split(" ", 1)) if isinstance(m, str) else tuple(m) for m in model["merges"]]
         return [("".join(pair), pair) for pair in pairs]
@@ -101,7 +104,7 @@ def _rules(model: dict[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _around_notes(teacher: PreTrainedTokenizerFast, student: PreTrainedTokenizerFast) -> tuple[str, ...]:
-    """BOS in front or EOS behind a text on one side only."""
+    """Return notes if only one tokenizer adds BOS before or EOS after a text."""
     notes: list[str] = []
     for role, position in (("bos", 0), ("eos", -1)):
         adds = [

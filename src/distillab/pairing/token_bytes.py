@@ -1,7 +1,7 @@
-"""Token id -> the bytes that it stands for, for every kind of Hugging Face tokenizer.
+"""Map token ids to the bytes that they stand for, for every kind of Hugging Face tokenizer.
 
-Vocabularies write one and the same thing differently: a space is `▁` or `Ġ`, a byte is `<0x0A>` or `Ċ`, the
-inside of a word is `##ing`. Only bytes can be compared.
+Vocabularies spell the same bytes differently: a space is `▁` or `Ġ`, a byte is `<0x0A>` or `Ċ`, a word
+continuation is `##ing`. Only bytes can be compared.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 @dataclass(frozen=True, slots=True)
 class TokenMeaning:
-    """What one id means.
+    """Meaning of one id.
 
     Args:
         kind: `text`; `byte`, a byte-fallback token; `special`, a marker that stands for no text;
@@ -37,10 +37,10 @@ class TokenMeaning:
 
 
 def token_meanings(tokenizer: PreTrainedTokenizerFast) -> list[TokenMeaning]:
-    """The meaning of every id from 0 to the highest one.
+    """Return the meaning of every id from 0 to the highest one.
 
-    A word start of a WordPiece vocabulary gets a leading space, as `▁` and `Ġ` have it. An added token that is not
-    special stands for its literal text, unless the model's own vocabulary holds it too (then the model makes it).
+    A WordPiece token that starts a word gets a leading space, like `▁` and `Ġ`. An added token that is not special
+    stands for its literal text, unless the model's own vocabulary holds it too.
     """
     backend = tokenizer.backend_tokenizer
     scheme = _Scheme.of(tokenizer)
@@ -62,10 +62,10 @@ def token_meanings(tokenizer: PreTrainedTokenizerFast) -> list[TokenMeaning]:
 
 
 def means_the_same(teacher: TokenMeaning, student: TokenMeaning) -> bool:
-    """Whether two meanings of one id agree.
+    """Return whether two meanings of one id agree.
 
-    A special token is its content, or a role that both sides give it. A token that is special on one side only is the
-    same token where its content is the same: the flag changes how texts are split, not what the row of logits means.
+    Special tokens agree if their content is equal or they share a role. A token that is special in one tokenizer only
+    agrees if its content is equal: the flag changes how texts are split, not the meaning of the row of logits.
     """
     if (teacher.kind, teacher.data) == (student.kind, student.data):
         return True
@@ -76,7 +76,7 @@ def means_the_same(teacher: TokenMeaning, student: TokenMeaning) -> bool:
 
 
 def role_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
-    """Ids of the special tokens that have a role; roles that the tokenizer does not fill are left out."""
+    """Return the ids of the special tokens by role; missing roles are left out."""
     named = {role: getattr(tokenizer, f"{role}_token_id") for role in ROLES}
     return {role: id_ for role, id_ in named.items() if id_ is not None}
 
@@ -87,10 +87,10 @@ def token_byte_lengths(meanings: Sequence[TokenMeaning]) -> NDArray[np.int64]:
 
 
 def byte_spans(ids: Sequence[int], meanings: Sequence[TokenMeaning]) -> NDArray[np.int64]:
-    """(n, 2) half-open byte ranges of the tokens in the text that they spell, by adding up their bytes.
+    """Return (n, 2) half-open byte ranges of the tokens, by adding up their bytes.
 
-    The text is the tokenizer's normalised one: a space that the tokenizer puts in front counts. `unk` hides an unknown
-    number of bytes, so positions after one are relative to what was spelled.
+    They refer to the normalised text, with a prefix space if the tokenizer adds one. `unk` stands for an unknown number
+    of bytes and counts as 0.
     """
     lengths = [len(meanings[i].data) if meanings[i].kind in ("text", "byte") else 0 for i in ids]
     ends = np.cumsum(np.array(lengths, dtype=np.int64))
@@ -98,7 +98,7 @@ def byte_spans(ids: Sequence[int], meanings: Sequence[TokenMeaning]) -> NDArray[
 
 
 def family(tokenizer: PreTrainedTokenizerFast) -> str:
-    """The kind of tokenizer in words: byte-level BPE, SentencePiece BPE with byte fallback, Unigram, WordPiece, …"""
+    """Return the kind of tokenizer: byte-level BPE, SentencePiece BPE with byte fallback, Unigram, WordPiece, …"""
     backend = tokenizer.backend_tokenizer
     scheme, kind = _Scheme.of(tokenizer), type(backend.model).__name__
     fallback = " with byte fallback" if scheme.byte_fallback else ""
@@ -115,7 +115,7 @@ def family(tokenizer: PreTrainedTokenizerFast) -> str:
 
 @dataclass(frozen=True)
 class _Scheme:
-    """How a vocabulary spells its pieces."""
+    """How a vocabulary spells its tokens."""
 
     byte_level: bool
     byte_fallback: bool
@@ -160,7 +160,7 @@ class _Scheme:
 
 
 def _nodes(part: Any) -> Iterator[dict[str, Any]]:
-    """The settings of a pipeline part and, where it is a sequence, of everything inside of it."""
+    """Yield the settings of a pipeline component and of everything inside it."""
     if part is not None:
         yield from _flattened(json.loads(part.__getstate__()))
 
@@ -172,7 +172,7 @@ def _flattened(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _byte_alphabet() -> dict[int, str]:
-    """Byte-level spelling -> Latin-1: printable characters stand for themselves, the other bytes from U+0100 on.
+    """Map byte-level spelling to Latin-1: printable characters are themselves, other bytes start at U+0100.
 
     Latin-1 characters that spell no byte become U+FFFF, which Latin-1 cannot encode.
     """
@@ -185,7 +185,7 @@ _ALPHABET = _byte_alphabet()
 
 
 def _spelled_bytes(text: str) -> bytes | None:
-    """Bytes of a byte-level piece; None where a character spells no byte, so that the piece is literal text."""
+    """Return the bytes of a byte-level token; None if a character spells no byte (the token is literal text)."""
     try:
         return text.translate(_ALPHABET).encode("latin-1")
     except UnicodeEncodeError:
