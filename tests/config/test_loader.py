@@ -119,6 +119,7 @@ def test_wrong_settings_say_what_is_wrong(recipe: Path, text: str, expected: str
             STUDY + "arms: [sft, attention]\ntraining: {gradient_shares_every: 0}\n",
             "arm attention: the balanced weight of attention_relations",
         ),
+        (STUDY + "arms: [{name: sft, method: sft, shown_failure: x}]\n", "it cannot be a shown failure"),
     ],
 )
 def test_wrong_studies_say_what_is_wrong(recipe: Path, text: str, expected: str) -> None:
@@ -181,8 +182,8 @@ def test_every_recipe_that_users_copy_is_valid() -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ("teacher: {cache: c}\n", "end point: add path beside c"),
-        ("arms: [sft, {name: x, method: logits, teacher: {cache: c}}]\n", "end point: add path beside c"),
+        ("teacher: {cache: c}\n", "baseline: add path beside c"),
+        ("arms: [sft, {name: x, method: logits, teacher: {cache: c}}]\n", "baseline: add path beside c"),
         ("teacher: {path: t, cache: c}\nteacher_signals: online\n", "online never reads the cache c"),
         ("cache: {kinds: [{kind: text}]}\n", "leave text out"),
         ("teacher_signals: online\ncache: {seed: 1}\n", "settings under cache have no effect"),

@@ -37,5 +37,7 @@ def compare_command(
     quiet_libraries()
     from distillab.study.study import Study
 
-    study = Study(loaded, reproduce=redacted(shlex.join(words)), demonstrate_mismatch=demonstrate_mismatch)
+    study = Study(loaded, reproduce=redacted(shlex.join(words)))
+    if demonstrate_mismatch:
+        study = study.showing_mismatches()
     show_study(checked_first(study, no_doctor=no_doctor).run(), Path(loaded.output))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def quiet_libraries() -> None:
-    """Keep the libraries' own progress bars and notices out of our output. Call before they are imported."""
+    """Keep the libraries' own progress bars and notices out of the output. Call before they are imported."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -31,19 +31,19 @@ def quiet_libraries() -> None:
 
 
 def show_run(record: RunRecord) -> None:
-    """Print a finished run: its figures, beside the lines that they can be judged by."""
+    """Print a finished run: its figures beside the reference values."""
     from distillab.records import run_outlook
 
     lines = record.references
     first = record.curve[0].held_out_nats_per_token
     for sentence in run_outlook(record):
         echo(sentence)
-    if record.demonstrates:
-        echo(f"NOT A RESULT. This run demonstrates: {record.demonstrates}")
+    if record.shown_failure:
+        echo(f"NOT A RESULT. This run shows a failure on purpose: {record.shown_failure}")
     echo(f"{record.name} ({record.method}, access: {record.access}, seed {record.seed})")
     echo(textwrap.fill(f"  {_figures(record.evaluation)}", _LINE, subsequent_indent="    "))
     echo(
-        f"  to judge it by, nats a token: untrained {first:.3f} (on the curve's rows), "
+        f"  for comparison, nats/token: untrained {first:.3f} (on the curve's rows), "
         f"unigram {lines.unigram_nats:.3f}, log V {lines.uniform_nats:.3f}"
     )
     cost = record.cost
@@ -98,7 +98,7 @@ def show_study(results: StudyResults, folder: Path) -> None:
     shown = columns((evaluation for _, evaluations, _ in models for evaluation in evaluations), summary=True)
     rows = _headings(shown)
     rows += [[name, *_cells(evaluations, difference, shown)] for name, evaluations, difference in models]
-    marks = {arm.name: "  a shown failure, no result" for arm in results.arms if arm.demonstrates}
+    marks = {arm.name: "  a shown failure, no result" for arm in results.arms if arm.shown_failure}
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     echo(results.title)
     echo(textwrap.fill(results.verdict, _LINE))
@@ -107,8 +107,8 @@ def show_study(results: StudyResults, folder: Path) -> None:
         echo("  ".join([row[0].ljust(widths[0]), *cells]) + marks.get(row[0], ""))
     lines = results.references
     echo(
-        f"To judge nats/token by: log V {lines.uniform_nats:.3f} knows nothing; unigram {lines.unigram_nats:.3f} knows "
-        "how often tokens occur. n: held-out rows × seeds."
+        f"References, nats/token: log V {lines.uniform_nats:.3f} (every token equally likely), unigram "
+        f"{lines.unigram_nats:.3f} (token frequencies alone). n: held-out rows × seeds."
     )
     echo(f"Report: {html}\n        {markdown}")
 

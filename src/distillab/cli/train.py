@@ -32,6 +32,6 @@ def train_command(
     inputs = load_inputs(loaded)
     if speaks:
         echo(inputs.held_out_line)
-    record = execute(inputs, demonstrate_mismatch=demonstrate_mismatch)
+    record = execute(inputs.showing_mismatch() if demonstrate_mismatch else inputs)
     if speaks:
         show_run(record)

@@ -148,7 +148,7 @@ class TrainingConfig(Settings):
 
 
 class EvaluationConfig(ReasoningSettings):
-    """The protocol that every model of a study is judged by."""
+    """The protocol by which every model of a study is evaluated."""
 
     rows: int = Field(default=200, ge=1, description="held-out rows for likelihood")
     curve_rows: int = Field(default=64, ge=1, description="held-out rows at each point of the learning curve")
@@ -197,6 +197,12 @@ class _Objective(Settings):
     method: str
     answers: Answers | None = Field(default=None, description="replaces the method's choice")
     terms: tuple[TermConfig, ...] | None = Field(default=None, min_length=1, description="replaces the method's terms")
+    shown_failure: str | None = Field(
+        default=None,
+        min_length=1,
+        description="what failure is shown on purpose: every record and table marks it as no result, and it can run "
+        "where the pair does not allow the method",
+    )
 
     @field_validator("method")
     @classmethod
@@ -308,7 +314,9 @@ class StudyRecipe(Settings):
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("the same seed stands twice in seeds")
         if "sft" not in names:
-            raise ValueError("a study needs the arm sft: every method is held against it")
+            raise ValueError("a study needs the arm sft: every method is compared with it")
+        if any(arm.name == "sft" and arm.shown_failure for arm in self.arms):
+            raise ValueError("every method is compared with the arm sft, so it cannot be a shown failure")
         return self
 
     @model_validator(mode="after")
@@ -321,7 +329,7 @@ class StudyRecipe(Settings):
     def _teachers_have_weights(self) -> StudyRecipe:
         for teacher in (self.teacher, *(arm.teacher for arm in self.arms if arm.teacher is not None)):
             if teacher.path is None:
-                raise ValueError(f"a study judges the teacher itself as an end point: add path beside {teacher.cache}")
+                raise ValueError(f"a study evaluates the teacher itself as a baseline: add path beside {teacher.cache}")
             if teacher.cache is not None and self.teacher_signals == "online":
                 raise ValueError(
                     f"teacher_signals: online never reads the cache {teacher.cache}; leave one of them out"
@@ -346,6 +354,7 @@ class StudyRecipe(Settings):
             method=arm.method,
             answers=arm.answers,
             terms=arm.terms,
+            shown_failure=arm.shown_failure,
             teacher_answers=arm.teacher_answers or self.teacher_answers,
             training=self.training,
             evaluation=self.evaluation,

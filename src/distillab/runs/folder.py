@@ -24,14 +24,13 @@ _AGAIN = "restore the folder from a copy; or delete its run.json, and the same c
 Fingerprints = dict[str, str] | dict[str, dict[str, str]]
 
 
-def identity_of(recipe: RunRecipe | StudyRecipe, *, fingerprints: Fingerprints, demonstrates: str | None = None) -> str:
+def identity_of(recipe: RunRecipe | StudyRecipe, *, fingerprints: Fingerprints) -> str:
     """sha256 of all that decides the figures of a run or a study: its settings, and the files behind them.
 
     Args:
         fingerprints: of the rows and weights behind the recipe's paths.
-        demonstrates: the failure that it shows on purpose.
     """
-    facts = {"recipe": identity_settings(recipe), "fingerprints": fingerprints, "demonstrates": demonstrates}
+    facts = {"recipe": identity_settings(recipe), "fingerprints": fingerprints}
     return hashlib.sha256(json.dumps(facts, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
@@ -40,7 +39,6 @@ def claim(
     recipe: RunRecipe | StudyRecipe,
     *,
     fingerprints: Fingerprints,
-    demonstrates: str | None = None,
 ) -> str:
     """Take a folder for one run or one study, or go on with the same one; returns its identity.
 
@@ -50,11 +48,11 @@ def claim(
     Raises:
         ConfigError: the folder holds a run of another recipe, of other files, or something else.
     """
-    require_claimable(folder, recipe, fingerprints=fingerprints, demonstrates=demonstrates)
-    identity = identity_of(recipe, fingerprints=fingerprints, demonstrates=demonstrates)
+    require_claimable(folder, recipe, fingerprints=fingerprints)
+    identity = identity_of(recipe, fingerprints=fingerprints)
     path = folder / _name(recipe)
     if not path.exists():
-        facts = {"fingerprints": fingerprints, "demonstrates": demonstrates, "identity": identity}
+        facts = {"fingerprints": fingerprints, "identity": identity}
         write_json(path, recipe.model_dump(mode="json") | facts)
     return identity
 
@@ -64,7 +62,6 @@ def require_claimable(
     recipe: RunRecipe | StudyRecipe,
     *,
     fingerprints: Fingerprints,
-    demonstrates: str | None = None,
 ) -> None:
     """Check that `claim` would take the folder. Nothing is written.
 
@@ -78,9 +75,8 @@ def require_claimable(
     if path.exists():
         there = read_json(path)
         known = there.get("identity") if isinstance(there, dict) else None
-        if known != identity_of(recipe, fingerprints=fingerprints, demonstrates=demonstrates):
-            facts = {"fingerprints": fingerprints, "demonstrates": demonstrates}
-            mine = json.loads(json.dumps(identity_settings(recipe) | facts))
+        if known != identity_of(recipe, fingerprints=fingerprints):
+            mine = json.loads(json.dumps(identity_settings(recipe) | {"fingerprints": fingerprints}))
             differing = _differences(there, mine)
             raise ConfigError(
                 "The output folder holds the work of another recipe, or of files that have changed since.",

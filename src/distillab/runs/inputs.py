@@ -31,6 +31,9 @@ from distillab.runs.held_out import fitting_rows, held_out_line, judged_rows, sa
 from distillab.runs.teacher_view import TeacherView, TokenizerPair
 from distillab.teachers.spec import TeacherSpec, teacher_spec
 
+MISMATCH = "logit KD by index between tokens that do not mean the same (--demonstrate-mismatch)"
+"""Label of a shown failure: the terms compare tokens whose ids do not mean the same."""
+
 
 @dataclass(frozen=True, eq=False)
 class RunInputs:
@@ -115,18 +118,20 @@ class RunInputs:
             raise TeacherError("This needs a teacher, and the recipe names none.", fix="add teacher: {path: …}")
         return self.teacher
 
-    def admit(self, *, demonstrate_mismatch: bool) -> bool:
-        """Refuse a method that the pair does not allow.
+    def admit(self) -> None:
+        """Refuse a method that the pair does not allow, unless the run shows the failure on purpose.
 
-        Returns:
-            True where the run goes on only because it demonstrates a mismatch.
         Raises:
             TokenizerMismatch: the method compares tokens by id, and the ids do not mean the same.
         """
-        if self.teacher is not None:
-            contract, name = self.teacher.contract, self.recipe.method
-            require_admitted(contract, name, self.method, demonstrate_mismatch=demonstrate_mismatch)
-        return self.mismatched_vocab
+        if self.teacher is not None and self.recipe.shown_failure is None:
+            require_admitted(self.teacher.contract, self.recipe.method, self.method)
+
+    def showing_mismatch(self) -> RunInputs:
+        """Return the same run, as a shown failure where it compares tokens whose ids do not mean the same."""
+        if not self.mismatched_vocab or self.recipe.shown_failure is not None:
+            return self
+        return self.with_recipe(self.recipe.model_copy(update={"shown_failure": MISMATCH}))
 
     def fingerprints(self) -> dict[str, str]:
         """sha256 of what stands behind the recipe's paths: rows, weight files, cache; and the day of its templates."""

@@ -90,7 +90,7 @@ def _plan_run(recipe: RunRecipe) -> Plan:
                 fix="add {kind: text}",
             )
     inputs = load_inputs(recipe)
-    inputs.admit(demonstrate_mismatch=False)
+    inputs.admit()
     teacher = inputs.require_teacher()
     if kinds is None:
         kinds = arms_kinds([inputs])
@@ -119,7 +119,7 @@ def _plan_study(recipe: StudyRecipe) -> list[Plan]:
         if (arm.teacher or recipe.teacher).cache is not None:
             continue
         inputs, stored = study.inputs(arm), caches.stored(arm)
-        inputs.admit(demonstrate_mismatch=False)
+        inputs.admit()
         parts: list[Part] = []
         if stored.train is not None and arm.resolved().answers == "dataset":
             parts.append("train")

@@ -31,12 +31,12 @@ class StudyCaches:
     Args:
         recipe: the study.
         inputs: of a run of an arm, with any seed.
-        planted: names of the arms whose batches are broken on purpose; their rows are in no cache.
+        uncached: names of the arms with batches of their own, whose rows are in no cache.
     """
 
     recipe: StudyRecipe
     inputs: Callable[[ArmConfig], RunInputs]
-    planted: frozenset[str]
+    uncached: frozenset[str]
     _locations: dict[str, Path] = field(default_factory=dict)
 
     def stored(self, arm: ArmConfig) -> StoredSignals:
@@ -111,7 +111,7 @@ class StudyCaches:
 
     def _reads(self, arm: ArmConfig) -> bool:
         method = arm.resolved()
-        return method.reads_signals and method.can_be_cached and arm.name not in self.planted
+        return method.reads_signals and method.can_be_cached and arm.name not in self.uncached
 
     def _wants(self, arm: ArmConfig, part: Part) -> bool:
         if part == "held_out":
