@@ -253,7 +253,7 @@ def test_caches_that_do_not_fit_are_refused_before_anything_is_made(
 ) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage(1, 1, 1000))
-    with pytest.raises(StorageError, match=r"(?s)what the teachers say.*teacher_signals: online"):
+    with pytest.raises(StorageError, match=r"(?s)the teachers' signals.*teacher_signals: online"):
         Study(_study(tiny_world, tmp_path / "study"), reproduce="x").run()
     assert not (tmp_path / "study" / "baselines").exists()
 

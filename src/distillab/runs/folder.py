@@ -95,7 +95,7 @@ def require_claimable(
 
 
 def _fix(recipe: RunRecipe | StudyRecipe, folder: Path, differing: list[str]) -> str:
-    """The way out; where more or fewer steps alone are asked for, what that would mean."""
+    """The fix; where only the number of steps differs, why that is another run."""
     if isinstance(recipe, RunRecipe) and [line.partition(":")[0] for line in differing] == ["training.steps"]:
         return (
             "set another output: the schedule, the curve and the budget follow from the number of steps, so it is "
@@ -147,7 +147,7 @@ def read_held_out(path: Path) -> list[dict[str, Any]]:
 
 
 def files_left(folder: Path) -> dict[str, str]:
-    """Name -> sha256 of every file that a run's record speaks of, safe on disk."""
+    """Name -> sha256 of every file that a run's record names, safe on disk."""
     single = [path for path in (folder / HELD_OUT, folder / PROJECTORS) if path.is_file()]
     paths = [*single, *sorted(path for path in (folder / STUDENT).rglob("*") if path.is_file())]
     for path in (*paths, folder / STUDENT, folder):
@@ -156,12 +156,12 @@ def files_left(folder: Path) -> dict[str, str]:
 
 
 def read_finished(folder: Path, *, arm: str, seed: int, identity: str) -> RunRecord | None:
-    """The record of a run, with every file that it speaks of checked; None where the run is not finished.
+    """The record of a run, with every file that it names checked; None where the run is not finished.
 
     Args:
         identity: of the run that is expected here.
     Raises:
-        DataError: the record is damaged, or of another run, or a file is not the one that it speaks of.
+        DataError: the record is damaged, or of another run, or a file is not the one that it names.
     """
     path = folder / RECORD
     if not path.exists():
@@ -179,11 +179,11 @@ def read_finished(folder: Path, *, arm: str, seed: int, identity: str) -> RunRec
 
 
 def require_unchanged(folder: Path, files: dict[str, str], *, fix: str) -> None:
-    """Check files against what a record says of them.
+    """Check files against the hashes in a record.
 
     Args:
         files: name -> sha256.
-        fix: what to do otherwise.
+        fix: of the error.
     Raises:
         DataError: a file is gone, or is another one.
     """

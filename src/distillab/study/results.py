@@ -51,7 +51,7 @@ def assemble(
     """The whole of a study, from its finished runs.
 
     Args:
-        investigation: what was found before the first of them; None: it was left out.
+        investigation: what the doctor found before the first of them; None: it was left out.
     """
     folder = Path(recipe.output)
     by_arm = {arm.name: [record for record in records if record.arm == arm.name] for arm in recipe.arms}
@@ -142,7 +142,7 @@ def _shared_s(
     """Seconds to make what runs read of their teachers, each store and cache once; None where one was made elsewhere.
 
     Args:
-        made: seconds of the caches, by their place.
+        made: seconds of the caches, by their path.
         training: without what only the evaluation reads.
     """
     seconds: dict[str, float | None] = {}

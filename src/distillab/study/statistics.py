@@ -98,7 +98,7 @@ def paired_interval(
 ) -> Interval:
     """Difference of nats a token, arm − base, with an interval over seeds and over rows.
 
-    Both sides were trained with the same seeds and evaluated on the same rows, so differences are formed
+    Arm and baseline were trained with the same seeds and evaluated on the same rows, so differences are formed
     seed by seed and row by row before anything is averaged. See `spread` and `Spread.half_width`; how often it covers
     the truth is simulated in `bench/intervals.py`.
 
@@ -143,8 +143,8 @@ def adjusted(intervals: Sequence[Interval]) -> list[Interval]:
     found = list(intervals)
     largest = 0.0
     order = sorted(range(len(found)), key=lambda index: _p(found[index]))
-    for place, index in enumerate(order):
-        largest = max(largest, min(1.0, _p(found[index]) * (len(found) - place)))
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, _p(found[index]) * (len(found) - rank)))
         found[index] = found[index].model_copy(update={"adjusted_p": largest, "comparisons": len(found)})
     return found
 

@@ -90,7 +90,7 @@ class Study:
         require_free(folder)
 
     def held_out_line(self) -> str:
-        """How many of the held-out rows every model of the study can be judged on, and why not more."""
+        """One line: on how many of the held-out rows every model of the study can be evaluated, and why not more."""
         return self.inputs(self.recipe.arms[0]).held_out_line
 
     def run(self) -> StudyResults:
@@ -174,7 +174,7 @@ class Study:
         inputs = self.inputs(arm)
         rows = inputs.require_teacher().rows(self.answers(arm)) if part == "answers" else ()
         job = self.caches.job(arm, part, rows)
-        # several studies may keep their caches in one place
+        # several studies can keep their caches in one folder
         with held(job.folder, worker_lock(0, 1)):
             teacher = RunTeacher(inputs).source()
             build_cache(job, teacher=teacher, settings=self.recipe.cache, otherwise=OTHERWISE)
@@ -261,7 +261,7 @@ class Study:
         names = [model_name(path) for path in paths]
         if len(set(names)) != len(names):
             raise ConfigError(
-                "Two teachers of the study have the same name, so their results could not be told apart.",
+                "Two teachers of the study have the same name, so their results could not be distinguished.",
                 facts=[f"{name}: {path}" for name, path in zip(names, paths, strict=True)],
                 fix="rename one of the folders",
             )
