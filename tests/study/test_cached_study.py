@@ -274,8 +274,9 @@ def test_a_cache_may_be_far_away(tiny_world: dict[str, Any], cached: Path, tmp_p
     """Its tokenizer comes over the same way as its rows."""
     far = fsspec.filesystem("memory")
     far.put(str(_location(cached)), "/far", recursive=True)
+    evaluation = {**tiny_world["evaluation"], "generate_rows": 2}
     try:
-        record = execute(_run(tiny_world, tmp_path / "run", teacher={"cache": "memory://far"}))
+        record = execute(_run(tiny_world, tmp_path / "run", teacher={"cache": "memory://far"}, evaluation=evaluation))
     finally:
         far.rm("/far", recursive=True)
     before = read_record(RunRecord, cached / "runs" / "logits" / "seed0" / "run.json")
