@@ -72,8 +72,8 @@ def test_a_key_that_stands_twice_is_refused_with_its_line(recipe: Path) -> None:
         (STUDY + "method: logits\nterms: [{kind: token_divergence, divergence: jensen_shannon}]\n", "teacher_weight"),
         ("student: {path: s}\ndata: {train: {path: d}, held_out: {fraction: 0.1, path: x}}\n", "exactly one"),
         ("student: {path: s}\ndata: {train: {path: d}, template: chatt}\n", 'did you mean "chat"'),
-        (RUN + "teacher: {tokenizer: t}\n", "path (its weights), cache (what it said), or both"),
-        (RUN + "teacher: {cache: c, dtype: float16}\n", "dtype: of no effect on a cache alone"),
+        (RUN + "teacher: {tokenizer: t}\n", "path (its weights), cache (its stored signals), or both"),
+        (RUN + "teacher: {cache: c, dtype: float16}\n", "dtype: no effect without path"),
         (RUN + "teacher: {cache: c, revision: x, tokenizer: t}\n", "tokenizer and revision: of no effect"),
         (RUN + "teacher: {cache: c, device: cuda}\n", "device: of no effect"),
         (RUN + "teacher: {cache: c, device_map: auto}\n", "device_map: of no effect"),
@@ -104,7 +104,7 @@ def test_wrong_settings_say_what_is_wrong(recipe: Path, text: str, expected: str
     [
         (STUDY + "arms: [logits]\n", "needs the arm sft"),
         (STUDY + "arms: [sft, sft]\n", "same name: sft"),
-        (STUDY + "seeds: [1, 1]\n", "twice in seeds"),
+        (STUDY + "seeds: [1, 1]\n", "duplicate seed"),
         (STUDY + "arms: [sft, {name: a/b, method: sft}]\n", "arms.1.name"),
         (STUDY + "arms: [sft, {name: a, method: logits, teacher: {paht: x}}]\n", "arms.1.teacher.paht"),
         (
@@ -185,7 +185,7 @@ def test_every_recipe_that_users_copy_is_valid() -> None:
         ("teacher: {cache: c}\n", "baseline: add path beside c"),
         ("arms: [sft, {name: x, method: logits, teacher: {cache: c}}]\n", "baseline: add path beside c"),
         ("teacher: {path: t, cache: c}\nteacher_signals: online\n", "online never reads the cache c"),
-        ("cache: {kinds: [{kind: text}]}\n", "leave text out"),
+        ("cache: {kinds: [{kind: text}]}\n", "remove text"),
         ("teacher_signals: online\ncache: {seed: 1}\n", "settings under cache have no effect"),
     ],
 )

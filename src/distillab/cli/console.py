@@ -1,4 +1,4 @@
-"""What the commands print, beside progress. Nothing heavy is imported at the top."""
+"""Output of the commands `train`, `compare` and `demo`. Nothing heavy is imported at the top."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def quiet_libraries() -> None:
-    """Keep the libraries' own progress bars and notices out of the output. Call before they are imported."""
+    """Silence progress bars and notices of the libraries. Call it before they are imported."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -31,7 +31,7 @@ def quiet_libraries() -> None:
 
 
 def show_run(record: RunRecord) -> None:
-    """Print a finished run: its figures beside the reference values."""
+    """Print the figures of a finished run, with the reference losses."""
     from distillab.records import run_outlook
 
     lines = record.references
@@ -54,25 +54,25 @@ def show_run(record: RunRecord) -> None:
     counts = record.train_counts
     echo(
         f"  rows: {counts.kept} of {counts.rows} used; dropped {counts.dropped_empty_answer} empty, "
-        f"{counts.dropped_no_room} without room; {counts.truncated} truncated"
-        + (f"; they answer {counts.prompts} prompts" if 0 < counts.prompts < counts.kept else "")
+        f"{counts.dropped_no_room} too long; {counts.truncated} truncated"
+        + (f"; {counts.prompts} different prompts" if 0 < counts.prompts < counts.kept else "")
     )
     if counts.characters_lost:
         echo(
             f"  the tokenizer has no token for {counts.characters_lost} characters of {counts.rows_with_lost_text} "
-            "rows; they are not learned"
+            "rows; they are not trained on"
         )
     if record.answers is not None and record.answers.with_reasoning:
         store = record.answers
         echo(
-            f"  the teacher's answers: {store.with_reasoning} of {store.generated} hold reasoning "
-            f"(teacher_answers.reasoning: {store.reasoning}); of {store.dropped_unfinished_reasoning} it has no end, "
-            "and these are dropped"
+            f"  the teacher's answers: {store.with_reasoning} of {store.generated} have reasoning "
+            f"(teacher_answers.reasoning: {store.reasoning}); {store.dropped_unfinished_reasoning} whose reasoning has "
+            "no end are dropped"
         )
     if counts.rows_cut_by_template or counts.rows_added_to_by_template:
         echo(
             f"  the chat template drops {counts.characters_cut_by_template} characters of the answers of "
-            f"{counts.rows_cut_by_template} rows, and writes {counts.characters_added_by_template} into those of "
+            f"{counts.rows_cut_by_template} rows, and adds {counts.characters_added_by_template} to those of "
             f"{counts.rows_added_to_by_template}"
         )
     for use in record.caches:
@@ -114,7 +114,7 @@ def show_study(results: StudyResults, folder: Path) -> None:
 
 
 def _headings(shown: Sequence[Column]) -> list[list[str]]:
-    """The heading of the table, as many lines as the longest label needs; the primary metric with its unit."""
+    """Return the lines of the table's heading; the primary metric has its unit."""
     labels = [
         ["held-out", "nats/token"] if column.is_primary else textwrap.wrap(column.metric.label, _HEADING)
         for column in shown
@@ -127,7 +127,7 @@ def _headings(shown: Sequence[Column]) -> list[list[str]]:
 def _cells(
     evaluations: tuple[EvaluationRecord, ...], difference: Interval | None, shown: Sequence[Column]
 ) -> list[str]:
-    """One row of the table: means over seeds, with the standard deviation of the primary metric."""
+    """Return one row of the table: means over seeds, with the standard deviation of the primary metric."""
     rows = sorted({evaluation.n("held-out rows") for evaluation in evaluations})
     seeds = f" × {len(evaluations)}" if difference is not None else ""
     values = [[evaluation.value(column.metric.name) for evaluation in evaluations] for column in shown]
@@ -152,7 +152,7 @@ def _mean(values: Sequence[float | None], *, spread: bool = False) -> str:
 
 
 def _figures(evaluation: EvaluationRecord) -> str:
-    """One model's figures as a line; shares as fractions."""
+    """Return one model's figures as a line; shares as fractions."""
     parts = [
         f"{metric.label} {metric.value:.3f}" + (f" {metric.unit}" if "/" in metric.unit else "")
         for metric in evaluation.metrics
