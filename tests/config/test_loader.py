@@ -74,10 +74,10 @@ def test_a_key_that_stands_twice_is_refused_with_its_line(recipe: Path) -> None:
         ("student: {path: s}\ndata: {train: {path: d}, template: chatt}\n", 'did you mean "chat"'),
         (RUN + "teacher: {tokenizer: t}\n", "path (its weights), cache (its stored signals), or both"),
         (RUN + "teacher: {cache: c, dtype: float16}\n", "dtype: no effect without path"),
-        (RUN + "teacher: {cache: c, revision: x, tokenizer: t}\n", "tokenizer and revision: of no effect"),
-        (RUN + "teacher: {cache: c, device: cuda}\n", "device: of no effect"),
-        (RUN + "teacher: {cache: c, device_map: auto}\n", "device_map: of no effect"),
-        (RUN + "cache: {kinds: [{kind: full}, {kind: full}]}\n", "the same kind stands twice: full"),
+        (RUN + "teacher: {cache: c, revision: x, tokenizer: t}\n", "tokenizer and revision: no effect"),
+        (RUN + "teacher: {cache: c, device: cuda}\n", "device: no effect"),
+        (RUN + "teacher: {cache: c, device_map: auto}\n", "device_map: no effect"),
+        (RUN + "cache: {kinds: [{kind: full}, {kind: full}]}\n", "duplicate kind: full"),
         ("student: {path: s}\ndata: {train: {path: d, columns: {prompt: q}}}\n", "both prompt and answer"),
         (
             STUDY + "terms: [{kind: token_divergence}, {kind: contrastive}]\n",
@@ -85,11 +85,11 @@ def test_a_key_that_stands_twice_is_refused_with_its_line(recipe: Path) -> None:
         ),
         (
             STUDY + "method: span_likelihood\ntraining: {packing: true}\n",
-            "span_likelihood reads every sample in two tokenisations, and packing is for one",
+            "span_likelihood uses two tokenisations, and packing supports one",
         ),
         (
             STUDY + "method: attention\ntraining: {gradient_shares_every: 0}\n",
-            "the balanced weight of attention_relations is set by measured gradients",
+            "the balanced weight of attention_relations needs gradient_shares_every",
         ),
         (STUDY + "terms: [{kind: vocabulary_projection, temprature: 2}]\n", "terms.0.temprature: no such key"),
         (RUN + "cache: {kinds: [{kind: full, k: 2}]}\n", "cache.kinds.0.k: no such key"),
@@ -109,7 +109,7 @@ def test_wrong_settings_say_what_is_wrong(recipe: Path, text: str, expected: str
         (STUDY + "arms: [sft, {name: a, method: logits, teacher: {paht: x}}]\n", "arms.1.teacher.paht"),
         (
             STUDY + "arms: [sft, merged_spans]\ntraining: {packing: true}\n",
-            "arm merged_spans: merged_spans reads every sample in two tokenisations",
+            "arm merged_spans: merged_spans uses two tokenisations",
         ),
         (
             STUDY + "arms: [sft, {name: a, method: sft, terms: [{kind: hidden_states}, {kind: merged_spans}]}]\n",
