@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from distillab import divergences, doctor, terms
+    from distillab.api.distil import distil
     from distillab.api.pair import check_pair
+    from distillab.api.trainer import Trainer
     from distillab.teachers.offline import OfflineDistillationDataset
 
 __all__ = [
     "OfflineDistillationDataset",
+    "Trainer",
     "__version__",
     "check_pair",
+    "distil",
     "divergences",
     "doctor",
     "terms",
@@ -27,7 +31,9 @@ __version__ = "0.1.0"
 
 _MODULE_OF = {
     "OfflineDistillationDataset": "distillab.teachers.offline",
+    "Trainer": "distillab.api.trainer",
     "check_pair": "distillab.api.pair",
+    "distil": "distillab.api.distil",
 }
 _MODULES = ("divergences", "doctor", "terms")
 

@@ -13,8 +13,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTok
 from distillab.config.data import SourceConfig
 from distillab.data.sources import Row, given_rows, read_rows
 from distillab.errors import ConfigError
+from distillab.in_memory import IN_MEMORY
 from distillab.models.structure import bare_model
-from distillab.pairing.loading import IN_MEMORY, LoadedTokenizer, checked_tokenizer, load_tokenizer, logits_width
+from distillab.pairing.loading import LoadedTokenizer, checked_tokenizer, load_tokenizer, logits_width
 
 PathLike = str | os.PathLike[str]
 Tokenizer = PreTrainedTokenizerBase

@@ -1,4 +1,4 @@
-"""`distillab report`: write the report of a finished study again."""
+"""`distillab report`: make the two report files of a finished study anew."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import typer
 from distillab.errors import DataError
 from distillab.terminal import echo
 
-_FIX = "give the output folder of a study, with results.json in it"
+_FIX = "give the output folder of a study, the one that holds results.json"
 
 
 def report_command(
-    folder: Annotated[Path, typer.Argument(help="Output folder of a study, with results.json in it.")],
+    folder: Annotated[Path, typer.Argument(help="Output folder of a study: the one that holds results.json.")],
 ) -> None:
-    """Write report.md and report.html again from FOLDER/results.json; nothing is trained or evaluated."""
+    """Make report.md and report.html again from FOLDER/results.json; nothing is measured anew."""
     from distillab.report import read_results, write_report
 
     path = folder / "results.json"

@@ -1,4 +1,4 @@
-"""Recipes: their settings, and how they are read and validated."""
+"""Strict recipes: what a user may write, and how it is read."""
 
 from distillab.config.loader import apply_overrides, load_recipe
 from distillab.config.methods import METHODS, Method

@@ -16,6 +16,7 @@ from distillab.config.data import SourceConfig
 from distillab.data.textfiles import read_csv, read_json, read_json_lines
 from distillab.downloads import START_BYTES, not_downloaded
 from distillab.errors import DataError, near_names
+from distillab.in_memory import in_memory
 from distillab.library_errors import library_errors
 from distillab.paths import is_url, local_path
 from distillab.redaction import redacted, revealed
@@ -55,6 +56,9 @@ def read_rows(source: SourceConfig, *, skipped: list[str] | None = None) -> list
         DataError: missing, empty, unreadable or broken source; unknown ending; unknown split; a split
             of a file; a hub id that cannot be reached.
     """
+    if (held := in_memory(source.path)) is not None:
+        rows: list[Row] = held
+        return rows[: source.limit]
     path = local_path(source.path)
     if path.is_dir():
         found = _saved_folder(path, source)

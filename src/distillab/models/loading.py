@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 from functools import cache
@@ -13,6 +14,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from distillab.errors import ConfigError
 from distillab.hub import reach_hub
+from distillab.in_memory import IN_MEMORY, ModelInMemory, in_memory
 from distillab.library_errors import library_errors
 from distillab.models.causal import require_causal
 from distillab.models.quantised import quantisation, require_loaded_as_stored, require_supported
@@ -43,6 +45,8 @@ def load_model(
     Raises:
         TeacherError or ConfigError: the weights are missing or do not fit the configuration, or the model reads ahead.
     """
+    if (held := in_memory(path)) is not None:
+        return _ready(held, dtype=dtype, device=device, role=role)
     require_weights(path, role=role)
     config = load_config(path, revision=revision, role=role)
     require_supported(config, path=path, role=role)
@@ -62,6 +66,19 @@ def load_model(
     ready = (model if device_map else _moved(model, device)).eval()
     require_causal(ready, role=role, where=path)
     return ready
+
+
+def _ready(held: ModelInMemory, *, dtype: str, device: torch.device, role: str) -> PreTrainedModel:
+    """A model in memory: a copy for a student, which will learn; a teacher itself, on the device where it is."""
+    require_supported(held.config, path=IN_MEMORY, role=role)
+    if role == "teacher" and dtype != "auto":
+        raise ConfigError(f"The teacher is in memory, and has its own dtype; teacher.dtype {dtype} would change it.")
+    model = cast(PreTrainedModel, held.model)
+    if role != "teacher":
+        model = _moved(copy.deepcopy(model), device)
+        model = model if dtype == "auto" else cast(PreTrainedModel, model.to(getattr(torch, dtype)))
+    require_causal(model.eval(), role=role, where=IN_MEMORY)
+    return model
 
 
 def _require_fitting(model: PreTrainedModel, info: dict[str, Any], *, path: str, role: str) -> None:
@@ -147,6 +164,8 @@ def load_config(path: str, *, revision: str | None, role: str = "model") -> Pret
     Raises:
         ConfigError: there is none, or it is not readable.
     """
+    if (held := in_memory(path)) is not None:
+        return cast(PretrainedConfig, held.config)
     if is_local(path) and not (require_folder(path, whose=role) / "config.json").is_file():
         raise ConfigError("The model's folder has no config.json.", where=path)
     with library_errors(ConfigError, "The config.json cannot be used.", where=path):
@@ -191,6 +210,8 @@ def pick_device(wanted: str) -> torch.device:
 
 def model_name(path: str) -> str:
     """What a model is called in records: its folder's name; for the student of a run, the run's name."""
+    if in_memory(path) is not None:
+        return IN_MEMORY
     place = Path(path)
     return place.parent.name if place.name == "student" and place.parent.name else place.name
 
@@ -200,6 +221,8 @@ def weights_sha256(path: str) -> str:
 
     A file that has neither another size nor another time of change is not read a second time.
     """
+    if (held := in_memory(path)) is not None:
+        return cast(str, held.sha256)
     folder = local_path(path)
     if not folder.is_dir():
         return hashlib.sha256(path.encode()).hexdigest()

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from huggingface_hub import constants
 from tokenizers import Tokenizer
@@ -23,13 +23,13 @@ from transformers.utils import logging as transformers_logging
 from distillab.errors import DataError, TokenizerMismatch
 from distillab.files import read_json
 from distillab.hub import reach_hub, was_fetched
+from distillab.in_memory import IN_MEMORY, in_memory
 from distillab.library_errors import library_errors
 from distillab.pairing.probes import PROBES
 from distillab.paths import is_local, local_path, require_folder
 from distillab.pretrained import tokenizer_from
 from distillab.redaction import redacted, revealed
 
-IN_MEMORY = "in memory"  # the name of what has no path
 _OTHER_FORMS = (("vocab.json", "merges.txt"), ("vocab.txt",))
 _SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 
@@ -66,6 +66,8 @@ def load_tokenizer(path: str, *, revision: str | None = None) -> LoadedTokenizer
         DataError: tokenizer files are missing or damaged, or cannot be fetched from the hub.
         TokenizerMismatch: no way of loading produces the ids of `tokenizer.json`.
     """
+    if (held := in_memory(path)) is not None:
+        return cast(LoadedTokenizer, held.tokenizer)
     name = _name(path)
     with _quiet():
         file = find_file(path, "tokenizer.json", revision)
@@ -138,6 +140,8 @@ def logits_width(path: str, revision: str | None = None) -> int | None:
         ConfigError: the folder does not exist.
         DataError: config.json is not JSON, its `vocab_size` is not a count, or it cannot be fetched from the hub.
     """
+    if (held := in_memory(path)) is not None:
+        return int(held.config.get_text_config().vocab_size)
     with _quiet():
         file = find_file(path, "config.json", revision)
     if file is None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
+from distillab.errors import ConfigError
 from distillab.files import write_bytes
 from distillab.objectives.term import Objective
 
@@ -20,8 +21,18 @@ FILE = "projectors.safetensors"
 
 
 def attach(objective: Objective, student: torch.nn.Module) -> None:
-    """Put the objective's projectors into the student's module tree, on its device."""
+    """Put the objective's projectors into the student's module tree, on its device.
+
+    Raises:
+        ConfigError: the student is a PEFT model, whose checkpoints hold its adapters alone.
+    """
     found = {name: term.projector for name, term in objective.state_terms.items() if term.projector is not None}
+    if found and hasattr(student, "peft_config"):
+        raise ConfigError(
+            "A checkpoint of adapters holds no projector, so training could not resume.",
+            facts=[f"{next(iter(found))} has a projector"],
+            fix="use terms without a projector, or train the whole student: model.merge_and_unload()",
+        )
     if found:
         device = next(student.parameters()).device
         student.add_module(_PLACE, torch.nn.ModuleDict(found).to(device))

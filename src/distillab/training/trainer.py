@@ -8,7 +8,7 @@ accumulation cannot change the result.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from distillab.files import read_json, require_space, write_json
@@ -45,7 +45,7 @@ from distillab.training.sampling import StepSampler
 from distillab.training.weighting import Weighting, gradient_at, gradient_cosines, shared_parameters
 
 StepCounts = dict[str, int]
-_WEIGHTS_FILE = "weights.json"  # balanced weights, beside a checkpoint's other files
+WEIGHTS_FILE = "weights.json"  # balanced weights, beside a checkpoint's other files
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,7 @@ class DistillationTrainer(Trainer):
         checkpoint_minutes: after which a checkpoint is made, beside those that `args` asks for.
         run: identity of the run, which its checkpoints are sealed with.
         measurements: gives what has been measured so far, safe on disk; None: nothing is kept of it.
+        eval_rows, processing_class, callbacks, optimizers: as of `transformers.Trainer`, for `dl.Trainer`.
     """
 
     def __init__(
@@ -116,12 +117,25 @@ class DistillationTrainer(Trainer):
         checkpoint_minutes: float = math.inf,
         run: str = "",
         measurements: Callable[[], Prefix] | None = None,
+        eval_rows: Any = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
     ) -> None:
         objective.require(teacher)
         require_separable_head(model, role="student")
         attach(objective, model)
         own_cache = getattr(model.config, "use_cache", None)
-        super().__init__(model=model, args=args, train_dataset=rows, data_collator=cast(Any, collator))
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=rows,
+            eval_dataset=eval_rows,
+            data_collator=cast(Any, collator),
+            processing_class=processing_class,
+            callbacks=callbacks,
+            optimizers=optimizers,
+        )
         # transformers turns the cache off in the config, which is saved with the student; `model_inputs` turns it off
         # for every forward pass by itself
         if own_cache is None:
@@ -265,12 +279,10 @@ class DistillationTrainer(Trainer):
         """Called once a step (logging_steps is 1): turns the Trainer's log into a `StepReport`."""
         if "grad_norm" not in logs:
             return  # the Trainer's closing summary
-        names = list(self._sums)
-        sums = self._over_processes(torch.stack([self._sums[name] for name in names]))
         self._on_step(
             StepReport(
                 step=self.state.global_step,
-                terms={name: (float(value), self._counts[name]) for name, value in zip(names, sums, strict=True)},
+                terms=self.step_terms(),
                 weights=dict(self._weights),
                 gradient_shares=self._shares,
                 gradient_cosines=self._cosines,
@@ -282,6 +294,30 @@ class DistillationTrainer(Trainer):
                 teacher_tokens=self._teacher_tokens,
             )
         )
+
+    def step_terms(self) -> dict[str, tuple[float, int]]:
+        """Term -> (sum in its unit, count) of the optimizer step that was just made, over all processes."""
+        names = list(self._sums)
+        sums = self._over_processes(torch.stack([self._sums[name] for name in names]))
+        return {name: (float(value), self._counts[name]) for name, value in zip(names, sums, strict=True)}
+
+    @torch.no_grad()
+    def over_batches(
+        self, objective: Objective, model: torch.nn.Module, batches: Iterable[TokenBatch]
+    ) -> dict[str, tuple[float, int]]:
+        """Term -> (sum in its unit, count) over batches that every process is given; each makes its share of them."""
+        names, device = objective.names, self.args.device
+        sums, counts = torch.zeros(len(names), device=device), torch.zeros(len(names), dtype=torch.long, device=device)
+        for number, batch in enumerate(batches):
+            if number % self.args.world_size == self.args.process_index:
+                with self.compute_loss_context_manager():
+                    measured = measure(
+                        model, batch, objective, self._signal(batch), factors=dict.fromkeys(names, 1.0), device=device
+                    )
+                sums += torch.stack([measured.sums[name].to(device) for name in names])
+                counts += torch.tensor([item.term.count(batch) for item in objective.terms], device=device)
+        totals = zip(self._over_processes(sums).tolist(), self._over_processes(counts).tolist(), strict=True)
+        return dict(zip(names, totals, strict=True))
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         checkpoints, step = Path(str(self.args.output_dir)), self.state.global_step
@@ -299,9 +335,7 @@ class DistillationTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             if self.weighting.balanced:
-                write_json(
-                    checkpoint_folder(writing_folder(checkpoints), step) / _WEIGHTS_FILE, self.weighting.balanced
-                )
+                write_json(checkpoint_folder(writing_folder(checkpoints), step) / WEIGHTS_FILE, self.weighting.balanced)
             measured = self._measurements() if self._measurements is not None else None
             seal(checkpoints, step, run=self._run, measurements=measured)
         self.accelerator.wait_for_everyone()
@@ -311,7 +345,7 @@ class DistillationTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        path = Path(resume_from_checkpoint) / _WEIGHTS_FILE
+        path = Path(resume_from_checkpoint) / WEIGHTS_FILE
         if path.exists():
             self.weighting.balanced = read_json(path)
 

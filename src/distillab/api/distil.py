@@ -1,0 +1,143 @@
+"""`dl.distil`: `distillab train`, for objects in memory too."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from distillab.api.given import Model, Rows
+from distillab.api.recipe import RecipeBuilder, Settings, quiet, terms_of
+from distillab.cli.console import show_run
+from distillab.config.models import RunRecipe
+from distillab.config.terms import BaseTermConfig
+from distillab.files import read_json_lines
+from distillab.models.loading import load_model, pick_device
+from distillab.pairing.loading import load_tokenizer
+from distillab.records import EvaluationRecord, RunRecord
+from distillab.runs.folder import identity_of
+from distillab.runs.inputs import load_inputs
+from distillab.runs.run import execute
+
+
+@dataclass(frozen=True, repr=False)
+class Run:
+    """A finished run.
+
+    Attributes:
+        recipe: what it was made from; the same as `distillab train` takes.
+        record: everything that is kept of it, `run.json`.
+    """
+
+    recipe: RunRecipe
+    record: RunRecord
+
+    @property
+    def folder(self) -> Path:
+        """Where it is kept: recipe, metrics, student, record."""
+        return Path(self.recipe.output)
+
+    @cached_property
+    def student(self) -> PreTrainedModel:
+        """The trained student, as it was evaluated and saved: the weights of `folder/student`, in eval mode."""
+        settings = self.recipe.student
+        device = pick_device(self.recipe.training.device)
+        path = str(self.folder / "student")
+        with quiet():
+            return load_model(path, dtype=settings.dtype, device=device, revision=None, role="student")
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """Its tokenizer, with the chat template."""
+        return load_tokenizer(str(self.folder / "student")).tokenizer
+
+    @cached_property
+    def metrics(self) -> list[dict[str, Any]]:
+        """One dict for each optimizer step and each point of the learning curve, as `metrics.jsonl` has them."""
+        return read_json_lines(self.folder / "metrics.jsonl")
+
+    @property
+    def evaluation(self) -> EvaluationRecord:
+        """The figures on the held-out rows: `.likelihood` and `.generation`."""
+        return self.record.evaluation
+
+    def report(self) -> str:
+        """The text that `distillab train` prints at its end."""
+        with contextlib.redirect_stdout(StringIO()) as text:
+            show_run(self.record)
+        return text.getvalue().rstrip()
+
+    def __repr__(self) -> str:
+        return self.report()
+
+
+def distil(
+    *,
+    student: Model,
+    train: Rows,
+    teacher: Model | None = None,
+    held_out: Rows | float | None = None,
+    method: str = "logits",
+    terms: Sequence[BaseTermConfig] | None = None,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    seed: int | None = None,
+    output: str | Path | None = None,
+    settings: Settings | None = None,
+) -> Run:
+    """Distil a teacher into a student: the run that `distillab train` makes from a recipe, to the last digit.
+
+    Started again with the same arguments it resumes, or gives back what is finished. Objects in memory are not changed:
+    a copy of the student learns.
+
+    Args:
+        student, teacher: each a folder or hub id, a model, or (model, tokenizer); the teacher may be the location of a
+            cache. Of a model alone the tokenizer is read from where the model was loaded. A PEFT model learns by its
+            adapters, which are merged before the student is evaluated and saved. None: the method has no teacher.
+        train: a file, saved folder or hub id, a `datasets.Dataset`, a `pandas.DataFrame`, or a list of dicts, with
+            columns as in docs/data.md.
+        held_out: rows of the same kinds, or the share of `train` that is held out; default: 0.1. TRL: eval_dataset.
+        method: its name (docs/methods); `terms` replaces its terms.
+        steps, batch_size, learning_rate: of the optimizer, over all processes. TRL: max_steps,
+            per_device_train_batch_size · gradient_accumulation_steps, learning_rate.
+        seed: of the row order, and of random weights.
+        output: the run's folder; default: runs/METHOD-… with the first letters of what decides the run, so that other
+            arguments give another folder.
+        settings: further settings of the recipe by their path, {"training.schedule": "cosine"}.
+    Raises:
+        ConfigError: a setting, or an object of another kind.
+        TokenizerMismatch: the pair does not allow the method; the message has the ways out.
+        DataError: rows without usable columns.
+        TeacherError, CacheMismatch, NumericsError, Interrupted: as `distillab train`.
+    """
+    builder = RecipeBuilder()
+    builder.student(student)
+    builder.teacher(teacher)
+    builder.train(train)
+    builder.held_out(held_out)
+    values = {
+        "method": method,
+        "terms": terms_of(terms),
+        "training.steps": steps,
+        "training.batch_size": batch_size,
+        "training.learning_rate": learning_rate,
+        "seed": seed,
+        "output": None if output is None else str(output),
+    }
+    for key, value in values.items():
+        builder.set(key, value)
+    recipe = builder.build(RunRecipe, settings, where="dl.distil")
+    with builder.held(), quiet():
+        inputs = load_inputs(recipe)
+        if output is None and "output" not in recipe.model_fields_set:
+            identity = identity_of(inputs.recipe, fingerprints=inputs.fingerprints())
+            folder = {"output": f"runs/{method}-{identity[:12]}"}
+            inputs = inputs.with_recipe(inputs.recipe.model_copy(update=folder))
+        return Run(inputs.recipe, execute(inputs))
