@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     recipe = study_recipe(options.output, data, options.materials, arms=options.arms, seeds=options.seeds)
     recipe = recipe.model_copy(update={"workers": options.workers})
-    results = Study(recipe, reproduce="python -m bench.across_tokenizers", demonstrate_mismatch=True).run()
+    results = Study(recipe, reproduce="python -m bench.across_tokenizers").showing_mismatches().run()
     for path in write_report(results, options.output / "study"):
         print(path)
     print(results.verdict)

@@ -98,7 +98,7 @@ STUDY = json.dumps({"student": {"path": "./model"}, "teacher": {"path": "./teach
 
 RECIPE_CASES = (
     Case("recipe", "gone", removed("recipe.yaml"), TRAIN, ("cannot be read",)),
-    Case("recipe", "a folder", nothing, ("train", "model"), ("this is a folder",)),
+    Case("recipe", "a folder", nothing, ("train", "model"), ("not a folder",)),
     Case("recipe", "empty", _recipe(""), TRAIN, ("mapping",)),
     Case("recipe", "a list", _recipe("[1, 2]"), TRAIN, ("mapping",)),
     Case("recipe", "NUL", _recipe("student: \x00"), TRAIN, ("not YAML",)),

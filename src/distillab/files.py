@@ -286,7 +286,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether an error says that there is no room; safetensors, tokenizers and torch say it in their text alone."""
+    """Return whether an error means a full disk; safetensors, tokenizers and torch only write so in the message."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in _FULL
     number = re.search(r"\(os error (\d+)\)", str(error))

@@ -27,7 +27,7 @@ REFUSALS = {
     "no-weights": Refusal({"teacher": {"cache": "nowhere"}}, [], 2, ["names no weights", "teacher: {path: …}"]),
     "no-such-layer": Refusal({}, ["cache.kinds=[{kind: hidden_states, layers: [7]}]"], 2, ["7", "0 to 1"]),
     "no-such-kind": Refusal({}, ["cache.kinds=[{kind: topk}]"], 2, ["cache.kinds"]),
-    "kind-twice": Refusal({}, ["cache.kinds=[{kind: top_k, k: 4}, {kind: top_k, k: 8}]"], 2, ["stands twice"]),
+    "kind-twice": Refusal({}, ["cache.kinds=[{kind: top_k, k: 4}, {kind: top_k, k: 8}]"], 2, ["duplicate kind"]),
     "attention-maps": Refusal(
         {"terms": [{"kind": "cross_entropy"}, {"kind": "attention_maps"}]}, [], 2, ["Attention maps cannot be stored"]
     ),

@@ -41,7 +41,7 @@ def test_pair_that_cannot_share_tokens(app: typer.Typer, materials: Path, tmp_pa
         "On rows.jsonl: 3 rows",
         "loading: AutoTokenizer builds",
         "valid    seqkd                  access: text       learns",
-        "teacher tokens that the student has too, wherever it cuts: ",
+        "teacher tokens that are in the student's vocabulary: ",
         "refused  logits                 access: logits     it compares token ids",
         "valid    span_hidden_states     access: internals  reads a text in both tokenisations",
         "Recommended: vocabulary_projection",

@@ -46,7 +46,7 @@ def test_what_is_left_out_is_said(app: typer.Typer, materials: Path) -> None:
     tokenizers = materials / "tokenizers"
     result = run(app, tokenizers / "gpt2", tokenizers / "tok512", "--tokens", "a  b")
     assert result.exit_code == 0
-    assert "left out, student: 1 tokens, special tokens that the other side lacks" in result.output
+    assert "left out, student: 1 tokens, special tokens that the other tokenizer lacks" in result.output
     assert "left out, teacher: 2 tokens, bytes that a normaliser changed" in result.output
 
 

@@ -98,7 +98,7 @@ def test_a_large_file_is_sampled_unless_all_is_asked_for(run, tmp_path, material
     path.write_text("\n".join([*rows, "{broken"]) + "\n")
     arguments = (path, "--tokenizer", materials / "tokenizers" / "tok512", "--show", "1")
     shown = run(*arguments)
-    assert "sampled: the first 1,000 rows" in shown
+    assert "sampled: only the first 1,000 rows" in shown
     assert "  rows                   1,000" in shown
     with pytest.raises(DataError, match="line 1501: not JSON"):
         run(*arguments, "--all")

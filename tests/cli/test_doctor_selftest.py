@@ -15,7 +15,7 @@ from distillab.config import RunRecipe, StudyRecipe
 from distillab.doctor.recipe import audit_recipe, audit_study
 from distillab.records import Investigation, StudyResults, read_record
 from distillab.report.findings import concluded
-from distillab.study.study import PlantedFailure, Study
+from distillab.study.study import Study
 from tests.cli.conftest import Run
 
 Recipe = Callable[..., str]
@@ -142,11 +142,10 @@ def test_a_long_examination_shows_which_probe_is_at_work(
 
 def test_failures_on_purpose_are_no_findings(values: dict[str, Any], stranger: str, tmp_path: Path) -> None:
     wrong = {"name": "wrong", "method": "logits", "teacher": {"path": stranger}}
-    planted = {"name": "planted", "method": "sft"}
+    planted = {"name": "planted", "method": "sft", "shown_failure": "predicts something else"}
     recipe = StudyRecipe(**{**values, "arms": ["sft", wrong, planted], "output": str(tmp_path / "study")})
-    failure = PlantedFailure("predicts something else", lambda pad_id: pytest.fail("it is never asked"))
-    study = Study(recipe, reproduce="", demonstrate_mismatch=True, planted={"planted": failure})
-    found = audit_study(study)
+    study = Study(recipe, reproduce="", collators={"planted": lambda pad_id: pytest.fail("no batch is made")})
+    found = audit_study(study.showing_mismatches())
     assert not [finding.id for finding in found.findings if finding.severity == "error"]
     [arms] = [one for one in found.checks if one.check == "selftest-arms"]
     assert "wrong" in str(arms.skipped) and "predicts something else" in str(arms.skipped)

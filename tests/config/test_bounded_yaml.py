@@ -24,10 +24,10 @@ def _multiplying(levels: int, times: int) -> str:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (_multiplying(9, 10), "multiply to more values"),
-        ("a0: &a {x: 1, y: 2}\n" + "b: &b {<<: [" + "*a, " * 15_000 + "*a]}\n", "multiply to more values"),
-        ("a: &a '" + "x" * 500_000 + "'\nb: [" + "*a, " * 1000 + "*a]\n", "multiply to more values"),
-        ("a: &a [*a]\n", "stands inside of what it names"),
+        (_multiplying(9, 10), "expand to too many values"),
+        ("a0: &a {x: 1, y: 2}\n" + "b: &b {<<: [" + "*a, " * 15_000 + "*a]}\n", "expand to too many values"),
+        ("a: &a '" + "x" * 500_000 + "'\nb: [" + "*a, " * 1000 + "*a]\n", "expand to too many values"),
+        ("a: &a [*a]\n", "contains itself"),
         ("a: " + "[" * 20_000 + "]" * 20_000 + "\n", "nested too deep"),
         ("a: " + "1" * 5000 + "\n", "cannot be read"),
         ("a: 2026-02-30\n", "cannot be read"),
@@ -48,7 +48,7 @@ def test_an_override_without_bounds_is_refused(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(RUN)
     bomb = "{" + ", ".join(_multiplying(9, 10).strip().split("\n")) + "}"
-    with pytest.raises(ConfigError, match="multiply to more values"):
+    with pytest.raises(ConfigError, match="expand to too many values"):
         load_recipe(RunRecipe, recipe, [f"name={bomb}"])
 
 

@@ -42,6 +42,7 @@ def test_a_setting_that_moves_no_figure_is_not_compared(change: dict[str, Any]) 
         {"cache": {"seed": 1}},
         {"arms": ["sft"]},
         {"arms": ["sft", "seqkd", {"name": "logits", "method": "logits", "teacher": {"path": "u"}}]},
+        {"arms": ["sft", "seqkd", {"name": "logits", "method": "logits", "shown_failure": "x"}]},
         {"student": {"path": "other"}},
         {"data": {"train": {"path": "d/rows.jsonl"}, "max_tokens": 9}},
     ],

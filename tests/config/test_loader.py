@@ -72,12 +72,12 @@ def test_a_key_that_stands_twice_is_refused_with_its_line(recipe: Path) -> None:
         (STUDY + "method: logits\nterms: [{kind: token_divergence, divergence: jensen_shannon}]\n", "teacher_weight"),
         ("student: {path: s}\ndata: {train: {path: d}, held_out: {fraction: 0.1, path: x}}\n", "exactly one"),
         ("student: {path: s}\ndata: {train: {path: d}, template: chatt}\n", 'did you mean "chat"'),
-        (RUN + "teacher: {tokenizer: t}\n", "path (its weights), cache (what it said), or both"),
-        (RUN + "teacher: {cache: c, dtype: float16}\n", "dtype: of no effect on a cache alone"),
-        (RUN + "teacher: {cache: c, revision: x, tokenizer: t}\n", "tokenizer and revision: of no effect"),
-        (RUN + "teacher: {cache: c, device: cuda}\n", "device: of no effect"),
-        (RUN + "teacher: {cache: c, device_map: auto}\n", "device_map: of no effect"),
-        (RUN + "cache: {kinds: [{kind: full}, {kind: full}]}\n", "the same kind stands twice: full"),
+        (RUN + "teacher: {tokenizer: t}\n", "path (its weights), cache (its stored signals), or both"),
+        (RUN + "teacher: {cache: c, dtype: float16}\n", "dtype: no effect without path"),
+        (RUN + "teacher: {cache: c, revision: x, tokenizer: t}\n", "tokenizer and revision: no effect"),
+        (RUN + "teacher: {cache: c, device: cuda}\n", "device: no effect"),
+        (RUN + "teacher: {cache: c, device_map: auto}\n", "device_map: no effect"),
+        (RUN + "cache: {kinds: [{kind: full}, {kind: full}]}\n", "duplicate kind: full"),
         ("student: {path: s}\ndata: {train: {path: d, columns: {prompt: q}}}\n", "both prompt and answer"),
         (
             STUDY + "terms: [{kind: token_divergence}, {kind: contrastive}]\n",
@@ -85,11 +85,11 @@ def test_a_key_that_stands_twice_is_refused_with_its_line(recipe: Path) -> None:
         ),
         (
             STUDY + "method: span_likelihood\ntraining: {packing: true}\n",
-            "span_likelihood reads every sample in two tokenisations, and packing is for one",
+            "span_likelihood uses two tokenisations, and packing supports one",
         ),
         (
             STUDY + "method: attention\ntraining: {gradient_shares_every: 0}\n",
-            "the balanced weight of attention_relations is set by measured gradients",
+            "the balanced weight of attention_relations needs gradient_shares_every",
         ),
         (STUDY + "terms: [{kind: vocabulary_projection, temprature: 2}]\n", "terms.0.temprature: no such key"),
         (RUN + "cache: {kinds: [{kind: full, k: 2}]}\n", "cache.kinds.0.k: no such key"),
@@ -104,12 +104,12 @@ def test_wrong_settings_say_what_is_wrong(recipe: Path, text: str, expected: str
     [
         (STUDY + "arms: [logits]\n", "needs the arm sft"),
         (STUDY + "arms: [sft, sft]\n", "same name: sft"),
-        (STUDY + "seeds: [1, 1]\n", "twice in seeds"),
+        (STUDY + "seeds: [1, 1]\n", "duplicate seed"),
         (STUDY + "arms: [sft, {name: a/b, method: sft}]\n", "arms.1.name"),
         (STUDY + "arms: [sft, {name: a, method: logits, teacher: {paht: x}}]\n", "arms.1.teacher.paht"),
         (
             STUDY + "arms: [sft, merged_spans]\ntraining: {packing: true}\n",
-            "arm merged_spans: merged_spans reads every sample in two tokenisations",
+            "arm merged_spans: merged_spans uses two tokenisations",
         ),
         (
             STUDY + "arms: [sft, {name: a, method: sft, terms: [{kind: hidden_states}, {kind: merged_spans}]}]\n",
@@ -119,6 +119,7 @@ def test_wrong_settings_say_what_is_wrong(recipe: Path, text: str, expected: str
             STUDY + "arms: [sft, attention]\ntraining: {gradient_shares_every: 0}\n",
             "arm attention: the balanced weight of attention_relations",
         ),
+        (STUDY + "arms: [{name: sft, method: sft, shown_failure: x}]\n", "it cannot be a shown failure"),
     ],
 )
 def test_wrong_studies_say_what_is_wrong(recipe: Path, text: str, expected: str) -> None:
@@ -181,10 +182,10 @@ def test_every_recipe_that_users_copy_is_valid() -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ("teacher: {cache: c}\n", "end point: add path beside c"),
-        ("arms: [sft, {name: x, method: logits, teacher: {cache: c}}]\n", "end point: add path beside c"),
+        ("teacher: {cache: c}\n", "baseline: add path beside c"),
+        ("arms: [sft, {name: x, method: logits, teacher: {cache: c}}]\n", "baseline: add path beside c"),
         ("teacher: {path: t, cache: c}\nteacher_signals: online\n", "online never reads the cache c"),
-        ("cache: {kinds: [{kind: text}]}\n", "leave text out"),
+        ("cache: {kinds: [{kind: text}]}\n", "remove text"),
         ("teacher_signals: online\ncache: {seed: 1}\n", "settings under cache have no effect"),
     ],
 )

@@ -37,8 +37,8 @@ def _said(
         ("num_train_epochs: 3", "training.steps = epochs"),
         ("training: {lr: 1e-4}", "write training.learning_rate"),
         ("lr: 1e-4", "write training.learning_rate"),
-        ("on_policy: true", "never writes its own training text"),
-        ("lmbda: 0.5", "never writes its own training text"),
+        ("on_policy: true", "on-policy training is not supported"),
+        ("lmbda: 0.5", "on-policy training is not supported"),
         ("temperature: 2", "teacher_answers.temperature"),
         ("beta: 0.5", "divergence: forward_kl"),
         ("bf16: true", "training.precision: bfloat16"),
@@ -57,9 +57,9 @@ def _said(
         ("deepspeed: zero3.json", "torchrun"),
         ("trust_remote_code: true", "never run"),
         ("use_vllm: true", "cache build"),
-        ("train_on_inputs: false", "prompts are never learned"),
+        ("train_on_inputs: false", "prompts are never trained on"),
         ("save_steps: 10", "training.checkpoint_every"),
-        ("resume_from_checkpoint: true", "same command goes on"),
+        ("resume_from_checkpoint: true", "same command resumes"),
         ("early_stopping_patience: 3", "one budget"),
     ],
 )
@@ -72,12 +72,12 @@ def test_a_key_of_another_trainer_is_answered_with_what_exists(tmp_path: Path, k
 @pytest.mark.parametrize(
     ("key", "expected"),
     [
-        ("learning_rate: 1e-4", "learning_rate: no such key; it stands under training.learning_rate"),
+        ("learning_rate: 1e-4", "learning_rate: no such key; write training.learning_rate"),
         ("batch_size: 4", "training.batch_size"),
-        ("training: {max_tokens: 64}", "it stands under data.max_tokens"),
-        ("training: {template: chat}", "it stands under data.template"),
-        ("gradient_checkpointing: true", "it stands under training.gradient_checkpointing"),
-        ("dtype: bfloat16", "it stands under student.dtype and teacher.dtype"),
+        ("training: {max_tokens: 64}", "write data.max_tokens"),
+        ("training: {template: chat}", "write data.template"),
+        ("gradient_checkpointing: true", "write training.gradient_checkpointing"),
+        ("dtype: bfloat16", "write student.dtype or teacher.dtype"),
         ("data: {train: {path: d}, seeed: 1}", 'did you mean "seed"?'),
     ],
 )
@@ -125,7 +125,7 @@ def test_a_recipe_of_a_run_is_no_study_and_the_other_way_round(tmp_path: Path) -
 
 def test_a_folder_is_no_recipe(tmp_path: Path) -> None:
     for load in (lambda: load_recipe(RunRecipe, tmp_path), lambda: load_any(tmp_path, ())):
-        with pytest.raises(ConfigError, match="this is a folder"):
+        with pytest.raises(ConfigError, match="not a folder"):
             load()
     (tmp_path / "mine.yaml").write_text(RUN)
     with pytest.raises(ConfigError) as error:
@@ -139,7 +139,7 @@ def test_output_is_a_folder_of_this_machine(
     tmp_path: Path, output: str, kind: type[RunRecipe] | type[StudyRecipe]
 ) -> None:
     message = str(_said(tmp_path, STUDY + f"output: {output}\n", kind=kind))
-    assert "output: results go to a folder of this machine" in message and output in message
+    assert "output: the output must be a folder of this machine" in message and output in message
 
 
 @pytest.mark.parametrize("text", ["a: \x00", "\x00", "student: {path: s\x07}"])

@@ -77,13 +77,13 @@ def make_case(
         evaluation=EvaluationConfig(rows=30, curve_rows=16, generate_rows=0, batch_size=16),
         output=str(folder / "sound"),
     )
-    positions = _changed(plain, name="positions", output=str(folder / "positions"))
+    positions = _changed(plain, name="positions", output=str(folder / "positions"), shown_failure="positions")
     given = folder / "given"
     save_batch(positions, PromptPositions, given / "batch.safetensors")
     if "sound" in runs:
         execute(plain)
     if "positions" in runs:
-        execute(positions, collator=PromptPositions, demonstrates="not told to the doctor")
+        execute(positions, collator=PromptPositions)
     if "tokens" in runs:
         path = folder / "teacher" / "student"
         shape = _shape(folder / "big", theirs)
@@ -107,8 +107,9 @@ def make_case(
             method="logits",
             terms=(TokenDivergenceConfig(),),
             teacher=TeacherConfig(path=str(path)),
+            shown_failure="wrong tokens",
         )
-        execute(by_id, demonstrate_mismatch=True)
+        execute(by_id)
     for name in runs:
         shutil.copy(folder / name / "metrics.jsonl", given / f"{name}.jsonl")
     return Case(given, world.train, mine, theirs)

@@ -121,10 +121,9 @@ def test_refusal_says_what_why_and_the_ways_out(investigated: TokenizerContract)
     assert "sorted_probabilities" not in text  # it stands behind sft in the measured order
 
 
-def test_demonstration_passes(investigated: TokenizerContract) -> None:
+def test_a_refused_method_is_an_error(investigated: TokenizerContract) -> None:
     with pytest.raises(TokenizerMismatch):
         require_admitted(investigated, "logits", METHODS["logits"])
-    require_admitted(investigated, "logits", METHODS["logits"], demonstrate_mismatch=True)
 
 
 def test_judgement(investigated: TokenizerContract, real) -> None:

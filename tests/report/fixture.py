@@ -93,20 +93,20 @@ def arm(
     access: AccessLevel,
     teacher: str | None,
     delta: Interval | None,
-    demonstrates: str | None = None,
+    shown_failure: str | None = None,
 ) -> ArmResult:
     """One arm over three seeds."""
     rng = random.Random(f"{name} of the fixture")
-    finals = [FINAL[name] + rng.gauss(0, 0.006 if demonstrates is None else 0.05) for _ in SEEDS]
-    skill = 0.14 if demonstrates else 0.74 + (1.75 - FINAL[name])
-    kl = None if teacher == OTHER and not demonstrates else 0.42 * FINAL[name] - 0.43
+    finals = [FINAL[name] + rng.gauss(0, 0.006 if shown_failure is None else 0.05) for _ in SEEDS]
+    skill = 0.14 if shown_failure else 0.74 + (1.75 - FINAL[name])
+    kl = None if teacher == OTHER and not shown_failure else 0.42 * FINAL[name] - 0.43
     return ArmResult(
         name=name,
         method=method,
         access=access,
         teacher=teacher,
         across_tokenizers=teacher == OTHER,
-        demonstrates=demonstrates,
+        shown_failure=shown_failure,
         seeds=SEEDS,
         evaluations=tuple(
             evaluation(final, kl=None if kl is None else kl + rng.gauss(0, 0.004), skill=skill + rng.gauss(0, 0.006))

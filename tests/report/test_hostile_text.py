@@ -65,7 +65,9 @@ class Tags(HTMLParser):
 def poisoned(study: StudyResults, text: str) -> StudyResults:
     """The study with the text in every place that a user or a model can write."""
     arms = tuple(
-        arm.model_copy(update={"name": f"{arm.name}{text}", "teacher": text, "demonstrates": arm.demonstrates and text})
+        arm.model_copy(
+            update={"name": f"{arm.name}{text}", "teacher": text, "shown_failure": arm.shown_failure and text}
+        )
         for arm in study.arms
     )
     sample = GenerationSample(prompt=text, reference=text, answers={arms[0].name: text, "stranger" + text: text})

@@ -128,7 +128,7 @@ def test_n_stands_beside_every_interval_and_few_rows_have_none(
     markdown, html = pages(results, tmp_path)
     assert r"−0.100 \[−0.200, −0.050\] n = 200 rows × 3 seeds better" in markdown
     assert "−0.400 too few rows for an interval n = 2 rows × 3 seeds |" in markdown
-    assert "<dd>400 of 420, 20 cannot be judged: 20 too long</dd>" in html
+    assert "<dd>400 of 420, 20 not evaluated: 20 too long</dd>" in html
     show_study(results, tmp_path)
     lines = {line.split()[0]: " ".join(line.split()) for line in capsys.readouterr().out.splitlines() if line.strip()}
     assert "-0.100 [-0.200, -0.050] 400 × 3 " in lines["logits"]

@@ -17,10 +17,10 @@ from distillab.report import write_report
 from distillab.report.findings import concluded
 
 ABOVE = (
-    "The student begins above log V, worse than knowing nothing: 7.900 nats a token before training, log V is 6.238."
+    "The student starts above log V, worse than a uniform guess: 7.900 nats a token before training, log V is 6.238."
 )
 WORSE = (
-    "Every arm is worse than the student one began with: 1.500 nats a token before training, 1.651 after the best of "
+    "Every arm is worse than the undistilled student: 1.500 nats a token before training, 1.651 after the best of "
     "4, logits."
 )
 
@@ -74,16 +74,16 @@ def test_nothing_is_said_of_a_sound_study(nats: float, random: bool | None, tmp_
 
 def test_a_shown_failure_does_not_save_and_does_not_damn() -> None:
     results = begun(1.5, random=False)
-    real = [arm for arm in results.arms if arm.demonstrates is None]
+    real = [arm for arm in results.arms if arm.shown_failure is None]
     good = with_value(real[0].evaluations[0], "nats_per_token", 1.0)
-    shown = [arm for arm in results.arms if arm.demonstrates is not None]
+    shown = [arm for arm in results.arms if arm.shown_failure is not None]
     saved = shown[0].model_copy(update={"evaluations": (good,) * 3})
     assert len(study_outlook(results.model_copy(update={"arms": (*real, saved)}))) == 1
 
 
 def test_a_single_run_is_named() -> None:
     assert outlook(2.0, {"run": 2.0}, uniform=6.0, random=False) == (
-        "run is no better than the student one began with: 2.000 nats a token before training, 2.000 after it.",
+        "run is no better than the undistilled student: 2.000 nats a token before training, 2.000 after it.",
     )
     assert outlook(None, {"run": 9.0}, uniform=6.0, random=False) == ()
 
@@ -92,7 +92,7 @@ def test_the_doctor_begins_with_it_for_a_run(tmp_path: Path) -> None:
     worse = ((0, 2.0), (60, 2.3), (120, 2.4), (300, 2.6))
     OurRun(held_out=worse, init="pretrained").write(tmp_path / "worse")
     found = audit_run(tmp_path / "worse")
-    assert found.outlook[0].startswith("the run is worse than the student one began with: 2.000 nats a token")
+    assert found.outlook[0].startswith("the run is worse than the undistilled student: 2.000 nats a token")
     assert [finding.id for finding in found.findings].count("held-out-worse-than-untrained") == 1
     assert "worse-than-start" not in {finding.id for finding in found.findings}
     OurRun().write(tmp_path / "good")

@@ -114,11 +114,11 @@ def test_sections_come_in_order(study: StudyResults, tmp_path: Path) -> None:
         "Figure 1",
         "Figure 2",
         "What they answer",
-        "Do teacher and student speak the same tokens?",
+        "Do teacher and student share their tokens?",
         "Rows and tokens",
-        "How the two tokenisations meet",
+        "How the two tokenisations align",
         "Answers written by teachers",
-        "What teachers said once, for all runs",
+        "Cached teacher signals, read by all runs",
         "What one run used",
         study.reproduce,
         "Terms",
@@ -162,10 +162,10 @@ def expected(arm: ArmResult) -> dict[str, str]:
     def sign(value: float) -> str:
         return f"{value:+.3f}".replace("-", "−")
 
-    delta = "baseline"
+    delta = "SFT itself"
     if arm.against_sft is not None:
         low, high = arm.against_sft.low, arm.against_sft.high
-        word = "better" if high < 0 else "worse" if low > 0 else "not told apart"
+        word = "better" if high < 0 else "worse" if low > 0 else "not significant"
         delta = f"{sign(arm.against_sft.mean)}|[{sign(low)}, {sign(high)}]|{word}"
     return {
         "held-out": seeds("nats_per_token", 3),
@@ -206,7 +206,7 @@ def test_demonstrations_are_marked_everywhere(study: StudyResults, tmp_path: Pat
 
 
 def test_no_demonstration_no_banner(study: StudyResults, tmp_path: Path) -> None:
-    arms = tuple(arm for arm in study.arms if arm.demonstrates is None)
+    arms = tuple(arm for arm in study.arms if arm.shown_failure is None)
     markdown, html = pages(study.model_copy(update={"arms": arms}), tmp_path)
     assert 'class="warning"' not in html
     assert "shown failure" not in html.lower().replace("a cross ✗ stands before every shown failure", "").replace(

@@ -36,7 +36,7 @@ def test_every_row_that_is_not_judged_has_its_reason(values: dict[str, Any], tmp
     assert (counts.rows, counts.kept, counts.left_out) == (22, 2, 20)
     assert counts.left_out_for == {"too long": 18, "empty answer": 2}
     assert inputs.held_out_line == (
-        "2 of 22 held-out rows can be judged: 18 too long, 2 empty answer; data.max_tokens 96 is their limit, raise "
+        "2 of 22 held-out rows can be evaluated: 18 too long, 2 empty answer; data.max_tokens 96 is their limit, raise "
         "it. Below 10 rows a difference gets no interval."
     )
     # of another teacher of the study one more does not fit
@@ -50,7 +50,7 @@ def test_the_line_stands_before_the_training(values: dict[str, Any], tmp_path: P
     training = {**values["training"], "steps": 2, "evaluate_every": 2}
     code, out, err = call("train", write_recipe(tmp_path, values, data=values["data"], training=training, teacher=None))
     assert code == 0, err
-    assert out.startswith("2 of 22 held-out rows can be judged: 18 too long, 2 empty answer; data.max_tokens 96")
+    assert out.startswith("2 of 22 held-out rows can be evaluated: 18 too long, 2 empty answer; data.max_tokens 96")
     assert "(n=2)" in out
 
 
@@ -59,15 +59,15 @@ def test_a_study_says_it_before_the_doctor_looks(
 ) -> None:
     recipe = StudyRecipe(**values, seeds=[0], output=str(tmp_path / "study"))
     checked_first(Study(recipe, reproduce="x"), no_doctor=True)
-    assert capsys.readouterr().out.startswith("2 of 22 held-out rows can be judged: 18 too long, 2 empty answer;")
+    assert capsys.readouterr().out.startswith("2 of 22 held-out rows can be evaluated: 18 too long, 2 empty answer;")
 
 
 @pytest.mark.parametrize(
     ("kept", "wanted", "line"),
     [
-        (40, 200, "40 of 40 held-out rows can be judged (evaluation.rows asks for 200)."),
-        (40, 20, "40 of 40 held-out rows can be judged; evaluation.rows takes the first 20."),
-        (40, 40, "40 of 40 held-out rows can be judged."),
+        (40, 200, "40 of 40 held-out rows can be evaluated (evaluation.rows is 200)."),
+        (40, 20, "40 of 40 held-out rows can be evaluated; evaluation.rows takes the first 20."),
+        (40, 40, "40 of 40 held-out rows can be evaluated."),
     ],
 )
 def test_the_line_says_how_many_are_taken(kept: int, wanted: int, line: str) -> None:

@@ -17,7 +17,7 @@ from distillab.errors import CacheCorrupt, CacheMismatch, StorageError, TeacherE
 from distillab.records import RunRecord, StudyResults, read_record
 from distillab.runs.run import execute
 from distillab.runs.signals import bytes_before_loading
-from distillab.study.study import PlantedFailure, Study
+from distillab.study.study import Study
 from distillab.teachers.cache_parts import Part
 
 ON_ANSWERS = {"name": "answers", "method": "logits", "answers": "teacher"}
@@ -163,9 +163,10 @@ def test_another_teacher_than_the_recorded_one_is_refused_with_both_sides(
 def test_another_student_tokenizer_is_refused(
     tiny_world: dict[str, Any], stranger: str, cached: Path, tmp_path: Path
 ) -> None:
-    recipe = _run(tiny_world, tmp_path / "run", student={"path": stranger}, teacher={"cache": str(_location(cached))})
+    teacher = {"cache": str(_location(cached))}
+    recipe = _run(tiny_world, tmp_path / "run", student={"path": stranger}, teacher=teacher, shown_failure="x")
     with pytest.raises(CacheMismatch, match="tokenizer"):
-        execute(recipe, demonstrate_mismatch=True)
+        execute(recipe)
 
 
 def test_other_rows_are_refused_before_training(tiny_world: dict[str, Any], cached: Path, tmp_path: Path) -> None:
@@ -228,14 +229,10 @@ def test_an_arm_that_cannot_be_cached_asks_the_teacher(tiny_world: dict[str, Any
 def test_a_planted_arm_that_reads_the_teacher_asks_it(tiny_world: dict[str, Any], tmp_path: Path) -> None:
     """Its batches are not those of any recorded row."""
     output = tmp_path / "study"
-    arms = ["sft", {"name": "broken", "method": "logits"}]
-    Study(
-        _study(tiny_world, output, arms=arms),
-        reproduce="x",
-        planted={"broken": PlantedFailure("a failure", PromptPositions)},
-    ).run()
+    arms = ["sft", {"name": "broken", "method": "logits", "shown_failure": "a failure"}]
+    Study(_study(tiny_world, output, arms=arms), reproduce="x", collators={"broken": PromptPositions}).run()
     record = read_record(RunRecord, output / "runs" / "broken" / "seed0" / "run.json")
-    assert (record.teacher_signals, record.demonstrates) == ("online", "a failure")
+    assert (record.teacher_signals, record.shown_failure) == ("online", "a failure")
 
 
 def test_a_demonstrated_mismatch_is_recorded_by_index(
@@ -246,7 +243,7 @@ def test_a_demonstrated_mismatch_is_recorded_by_index(
     figures = []
     for signals in ("cached", "online"):
         recipe = _study(tiny_world, tmp_path / signals, **changes, teacher_signals=signals)
-        results = Study(recipe, reproduce="x", demonstrate_mismatch=True).run()
+        results = Study(recipe, reproduce="x").showing_mismatches().run()
         figures.append(results.arms[1].evaluations[0].nats_per_token)
     assert figures[0] == pytest.approx(figures[1], abs=1e-5)
 
@@ -256,7 +253,7 @@ def test_caches_that_do_not_fit_are_refused_before_anything_is_made(
 ) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage(1, 1, 1000))
-    with pytest.raises(StorageError, match=r"(?s)what the teachers say.*teacher_signals: online"):
+    with pytest.raises(StorageError, match=r"(?s)the teachers' signals.*teacher_signals: online"):
         Study(_study(tiny_world, tmp_path / "study"), reproduce="x").run()
     assert not (tmp_path / "study" / "baselines").exists()
 
@@ -277,8 +274,9 @@ def test_a_cache_may_be_far_away(tiny_world: dict[str, Any], cached: Path, tmp_p
     """Its tokenizer comes over the same way as its rows."""
     far = fsspec.filesystem("memory")
     far.put(str(_location(cached)), "/far", recursive=True)
+    evaluation = {**tiny_world["evaluation"], "generate_rows": 2}
     try:
-        record = execute(_run(tiny_world, tmp_path / "run", teacher={"cache": "memory://far"}))
+        record = execute(_run(tiny_world, tmp_path / "run", teacher={"cache": "memory://far"}, evaluation=evaluation))
     finally:
         far.rm("/far", recursive=True)
     before = read_record(RunRecord, cached / "runs" / "logits" / "seed0" / "run.json")

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from distillab.config.models import RunRecipe, StudyRecipe
+from distillab.demo.failures import PromptPositions
 from distillab.doctor.run.logs import read_runs
 from distillab.errors import CacheMismatch, ConfigError, NumericsError, TeacherError, TokenizerMismatch
 from distillab.records import RunRecord, StudyResults, read_record
@@ -189,15 +190,20 @@ def test_a_study_with_one_refused_arm_does_nothing_at_all(
 
 def test_a_demonstration_is_marked_in_every_record(tiny_world: dict[str, Any], stranger: str, tmp_path: Path) -> None:
     recipe = _run(tiny_world, tmp_path / "run", method="logits", teacher={"path": stranger})
-    record = execute(recipe, demonstrate_mismatch=True)
-    assert record.demonstrates is not None and "--demonstrate-mismatch" in record.demonstrates
+    record = execute(load_inputs(recipe).showing_mismatch())
+    assert record.shown_failure is not None and "--demonstrate-mismatch" in record.shown_failure
     assert record.evaluation.value("kl_from_teacher") is None
-    assert json.loads((tmp_path / "run" / "recipe.json").read_text())["demonstrates"] == record.demonstrates
+    assert json.loads((tmp_path / "run" / "recipe.json").read_text())["shown_failure"] == record.shown_failure
+
+
+def test_batches_of_its_own_are_for_a_shown_failure_alone(study_recipe: StudyRecipe) -> None:
+    with pytest.raises(ConfigError, match=r"(?s)no shown_failure.*sft"):
+        Study(study_recipe, reproduce="x", collators={"sft": PromptPositions})
 
 
 def test_the_flag_alone_marks_nothing_on_a_sound_pair(tiny_world: dict[str, Any], tmp_path: Path) -> None:
-    record = execute(_run(tiny_world, tmp_path / "run", method="logits"), demonstrate_mismatch=True)
-    assert record.demonstrates is None
+    record = execute(load_inputs(_run(tiny_world, tmp_path / "run", method="logits")).showing_mismatch())
+    assert record.shown_failure is None
 
 
 def test_sequence_level_kd_works_across_tokenizers(tiny_world: dict[str, Any], stranger: str, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_every_term_changes_the_student(cached: Path) -> None:
 
 def test_the_record_says_how_the_tokenisations_meet(cached: Path) -> None:
     record = _record(cached, "projection")
-    assert record.spans is not None and record.demonstrates is None
+    assert record.spans is not None and record.shown_failure is None
     assert record.spans.rows == record.train_counts.kept
     assert 0 < record.spans.one_to_one <= record.spans.spans <= record.spans.student_in_spans
     assert record.spans.student_in_spans <= record.spans.student_tokens == record.train_counts.supervised_tokens

@@ -16,7 +16,7 @@ def _arm(name: str, access: AccessLevel, mean: float, *, across: bool = False, s
         access=access,
         teacher="t",
         across_tokenizers=across,
-        demonstrates=shows,
+        shown_failure=shows,
         seeds=(),
         evaluations=(),
         curves=(),
@@ -36,12 +36,12 @@ def test_levels_of_access_are_told_apart_by_the_teachers_tokens() -> None:
     )
     same, across, failures = text.split(". ")
     assert same == (
-        "Held against SFT on the same rows (claims at 5 % for all 3 arms together, Holm): "
+        "Compared with SFT on the same rows (claims at 5 % for all 3 arms together, Holm): "
         "logits is better by 0.090 nats a token (95 % interval -0.100 to -0.080)"
     )
     assert across == (
         "Across tokenizers, from a teacher with other tokens: spans is better by 0.040 nats a token (95 % interval "
-        "-0.050 to -0.030); not told from SFT: answers"
+        "-0.050 to -0.030); no significant difference from SFT: answers"
     )
     assert failures == "Shown as failures, not as results: broken."
 
@@ -55,11 +55,11 @@ def test_the_headline_of_twelve_arms_is_short_and_says_on_what_it_was_measured()
     ]
     text = verdict(measured)
     assert text.startswith(
-        "Held against SFT on the same rows (n = 200 rows × 3 seeds; claims at 5 % for all 12 arms together, Holm): "
+        "Compared with SFT on the same rows (n = 200 rows × 3 seeds; claims at 5 % for all 12 arms together, Holm): "
         "method_number_0 is better by 0.100 nats a token (95 % interval -0.110 to -0.090), method_number_1, "
         "method_number_2 and 2 more by less; method_number_11 is worse by 0.120"
     )
-    assert text.endswith("not told from SFT: method_number_5.")
+    assert text.endswith("no significant difference from SFT: method_number_5.")
     assert text.count("interval") == 2 and len(text) < 450
 
 
@@ -67,15 +67,15 @@ def test_too_few_rows_get_no_interval() -> None:
     difference = Interval(mean=-0.4, low=None, high=None, p=1.0, rows=2, seeds=1)
     text = verdict([_arm("logits", "logits", 0.0).model_copy(update={"against_sft": difference})])
     assert text == (
-        "Held against SFT on the same rows (n = 2 rows × 1 seed): not told from SFT: logits (too few rows for an "
-        "interval)."
+        "Compared with SFT on the same rows (n = 2 rows × 1 seed): no significant difference from SFT: logits (too few "
+        "rows for an interval)."
     )
 
 
 @pytest.mark.parametrize("across", [False, True])
 def test_one_kind_of_teacher_alone(across: bool) -> None:
     text = verdict([_arm("logits", "logits", 0.05, across=across)])
-    assert text.startswith("Held against SFT on the same rows") and text.endswith("(95 % interval +0.040 to +0.060).")
+    assert text.startswith("Compared with SFT on the same rows") and text.endswith("(95 % interval +0.040 to +0.060).")
     assert ("tokenizers" in text) == across
 
 
@@ -84,7 +84,7 @@ def test_what_one_comparison_would_claim_is_open_where_several_do_not() -> None:
     assert alone.against_sft is not None
     weak = alone.against_sft.model_copy(update={"p": 0.03, "adjusted_p": 0.12, "comparisons": 4})
     text = verdict([alone.model_copy(update={"against_sft": weak})])
-    assert text == "Held against SFT on the same rows: not told from SFT: logits."
+    assert text == "Compared with SFT on the same rows: no significant difference from SFT: logits."
     assert (interval_tone(weak), interval_tone(alone.against_sft)) == ("even", "good")
 
 

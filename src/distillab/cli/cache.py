@@ -1,4 +1,4 @@
-"""`distillab cache`: what a teacher said, stored once for every run that learns from it."""
+"""`distillab cache`: store teacher signals once, for every run that learns from them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 cache_app = typer.Typer(
     name="cache",
-    help="What a teacher said, stored once for every run that learns from it.",
+    help="Store teacher signals once, for every run that learns from them.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -35,12 +35,12 @@ def build_command(
         str | None,
         typer.Option(
             "--worker",
-            help="i/n: make every n-th shard; i counts from 0, so 0/2 and 1/2 are two workers. Default: torchrun's "
-            "RANK and WORLD_SIZE, else 0/1.",
+            help="i/n: make every n-th shard, from shard i on. 0/2 and 1/2 are two workers. Default: torchrun's RANK "
+            "and WORLD_SIZE, else 0/1.",
         ),
     ] = None,
 ) -> None:
-    """Store what the recipe's methods read of the teacher; the same command goes on after an interruption."""
+    """Store what the recipe's methods need from the teacher. After an interruption, the same command resumes."""
     number, workers = _share(worker)
     loaded = _load(recipe, overrides)
     from distillab.cli.cache_console import show_built
@@ -51,7 +51,7 @@ def build_command(
     require_room(plans)
     for item in plans:
         build(item, worker=number, workers=workers)
-    # of torchrun's processes the first speaks
+    # under torchrun only the first process prints
     if worker is not None or number == 0:
         show_built(plans, study=isinstance(loaded, StudyRecipe))
 
@@ -60,9 +60,9 @@ def build_command(
 def estimate_command(
     recipe: Annotated[Path, _RECIPE], overrides: Annotated[list[str] | None, _OVERRIDES] = None
 ) -> None:
-    """Say what `build` would cost: rows, tokens, bytes, the teacher's seconds, free disk. Nothing is written.
+    """Estimate the cost of `build`: rows, tokens, bytes, teacher time, free disk space. Nothing is written.
 
-    Exit code 1: the disk has no room.
+    Exit code 1: the disk has too little space.
     """
     loaded = _load(recipe, overrides)
     from distillab.cli.cache_console import show_estimate
@@ -76,7 +76,7 @@ def estimate_command(
 
 @cache_app.command("info")
 def info_command(location: Annotated[str, _LOCATION]) -> None:
-    """Say what a cache is and what it holds."""
+    """Show the identity and the content of a cache."""
     from distillab.cli.cache_console import show_info
     from distillab.teachers.cache_parts import require_location
 
@@ -88,10 +88,10 @@ def info_command(location: Annotated[str, _LOCATION]) -> None:
 def verify_command(
     location: Annotated[str, _LOCATION],
     discard: Annotated[
-        bool, typer.Option("--discard", help="Take damaged shards out, so that the next build makes them again.")
+        bool, typer.Option("--discard", help="Remove damaged shards; the next build makes them again.")
     ] = False,
 ) -> None:
-    """Read every byte of a cache and check it. Exit code 1: something is damaged or missing."""
+    """Read and check every byte of a cache. Exit code 1: something is damaged or missing."""
     from distillab.cli.cache_console import show_verified
     from distillab.teachers.cache_parts import require_location
 
@@ -109,7 +109,7 @@ def merge_command(
     into: Annotated[Path, typer.Argument(help="Folder of the joined cache.")],
     parts: Annotated[list[Path], typer.Argument(metavar="FROM...", help="Folders that workers have built.")],
 ) -> None:
-    """Join caches of one identity. Nothing is copied: the joined cache points to the other folders."""
+    """Join caches with the same identity. Nothing is copied: the joined cache refers to the other folders."""
     from distillab.cli.cache_console import show_info
     from distillab.teachers.cache_merging import merge_locations
 
@@ -122,10 +122,10 @@ def export_command(
     location: Annotated[str, _LOCATION],
     to: Annotated[Literal["parquet"], typer.Option("--to", help="Format.")],
     output: Annotated[
-        Path | None, typer.Option("--output", help="File; default: beside the folder, with the format as its ending.")
+        Path | None, typer.Option("--output", help="File; default: next to the folder, as FOLDER.parquet.")
     ] = None,
 ) -> None:
-    """Write a cache as one table for whatever else reads tables."""
+    """Write a cache as one table, for other tools."""
     from distillab.cache.export import export_parquet
     from distillab.cache.reader import CacheReader
     from distillab.progress import Progress
@@ -156,7 +156,7 @@ def _load(recipe: Path, overrides: list[str] | None) -> RunRecipe | StudyRecipe:
 
 
 def _share(text: str | None) -> tuple[int, int]:
-    """Which worker this is, of how many.
+    """Return the index of this worker and the number of workers.
 
     Raises:
         ConfigError: not i/n with 0 ≤ i < n.

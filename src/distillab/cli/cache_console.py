@@ -1,4 +1,4 @@
-"""What `distillab cache` prints. Everything heavy is imported by the commands."""
+"""Output of `distillab cache`. Heavy imports are inside the commands."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def show_verified(location: str, *, discard: bool) -> bool:
 
 def _show_verified(place: str, *, discard: bool) -> bool:
     if discard:
-        # read a second time below: what is said then is what is there then
+        # verified again below, so that the report shows the state after the removal
         found = discard_damaged(Path(place).expanduser())
         if not found.sound:
             _show_damage(found)

@@ -1,4 +1,4 @@
-"""`distillab check`: may this student learn from this teacher, and how?"""
+"""`distillab check`: compare the tokenizers of a pair, and list the valid methods."""
 
 from __future__ import annotations
 
@@ -24,23 +24,22 @@ def check_command(
     teacher: Annotated[str, typer.Argument(help="Folder or hub id of the teacher, or of its tokenizer.")],
     student: Annotated[str, typer.Argument(help="Folder or hub id of the student, or of its tokenizer.")],
     data: Annotated[
-        Path | None, typer.Option("--data", help="File with rows: measure the overlap on this text, not on a sample.")
+        Path | None, typer.Option("--data", help="File with rows: measure the overlap on this text.")
     ] = None,
     tokens: Annotated[
         str | None,
         typer.Option(
-            "--tokens", help="A text: show only its tokens side by side, and what each teacher token becomes."
+            "--tokens", help="A text: only show its tokens in both tokenizers, and what each teacher token maps to."
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the judgement as JSON and nothing else.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")] = False,
     require: Annotated[
-        str | None, typer.Option("--require", help="A method: exit code 1 where the pair does not allow it.")
+        str | None, typer.Option("--require", help="A method: exit code 1 if it is not valid for the pair.")
     ] = None,
 ) -> None:
-    """Judge a pair from its two tokenizers and configs; weights are not needed.
+    """Check a teacher-student pair by its tokenizers and configs; weights are not needed.
 
-    Exit code 0: judged, whatever is refused; 1: the method of --require is refused, or a tokenizer does not fit its
-    model. With --tokens nothing is judged.
+    Exit code 0: checked; 1: the method of --require is refused, or a tokenizer does not match its model.
     """
     from distillab.cli.check_tokens import show_tokens
     from distillab.config.data import SourceConfig
@@ -55,7 +54,8 @@ def check_command(
     if tokens is not None:
         if data is not None or as_json or require is not None:
             raise ConfigError(
-                "--tokens is shown by itself.", fix="leave out --data, --json and --require, or leave out --tokens"
+                "--tokens cannot be combined with other options.",
+                fix="remove --data, --json and --require, or --tokens",
             )
         show_tokens(load_tokenizer(teacher), load_tokenizer(student), tokens)
         return
@@ -66,8 +66,8 @@ def check_command(
         [load_tokenizer(path) for path in (teacher, student)],
         [logits_width(teacher), logits_width(student)],
     )
-    for role, side, width in zip(("teacher", "student"), loaded, widths, strict=True):
-        require_embedded(side, width=width, role=role)
+    for role, tokenizer, width in zip(("teacher", "student"), loaded, widths, strict=True):
+        require_embedded(tokenizer, width=width, role=role)
     contract = compare_tokenizers(
         loaded[0],
         loaded[1],
@@ -86,7 +86,7 @@ def check_command(
 
 
 def texts_of(rows: Sequence[Row], name: str) -> tuple[list[str], str]:
-    """The texts of some rows on which the overlap is measured, and what they are called.
+    """Return the texts on which the overlap is measured, and their name.
 
     Raises:
         DataError: all rows are empty.
@@ -105,13 +105,13 @@ def texts_of(rows: Sequence[Row], name: str) -> tuple[list[str], str]:
 
 
 def show_pair(judged: PairCheck, console: Console) -> None:
-    """Print a judgement of a pair."""
+    """Print the check of a pair."""
     from distillab.pairing.sample import SAMPLE_SOURCE
 
     contract = judged.contract
     console.print(f"verdict: {contract.verdict}", style=_STYLE[contract.verdict])
     console.print(contract.reason)
-    _show_sides(console, contract)
+    _show_tokenizers(console, contract)
     _show_ids(console, contract)
     _show_texts(console, contract)
     if contract.verdict == "different" or contract.data.source != SAMPLE_SOURCE:
@@ -143,18 +143,18 @@ def _title(console: Console, text: str) -> None:
     console.print(text, style="bold")
 
 
-def _show_sides(console: Console, contract: TokenizerContract) -> None:
+def _show_tokenizers(console: Console, contract: TokenizerContract) -> None:
     _title(console, "The two tokenizers")
-    for who, side in (("teacher", contract.teacher), ("student", contract.student)):
-        width = "not known (no config.json)" if side.logits_width is None else f"{side.logits_width:,}"
-        console.print(f"  {who}  {side.name}: {side.family}, {side.tokens:,} tokens, logits width {width}")
-        console.print(f"           special tokens by role: {_roles(side)}")
-        for note in side.loading_notes:
+    for role, info in (("teacher", contract.teacher), ("student", contract.student)):
+        width = "unknown (no config.json)" if info.logits_width is None else f"{info.logits_width:,}"
+        console.print(f"  {role}  {info.name}: {info.family}, {info.tokens:,} tokens, logits width {width}")
+        console.print(f"           special tokens by role: {_roles(info)}")
+        for note in info.loading_notes:
             console.print(f"           loading: {note}", style="yellow")
 
 
-def _roles(side: TokenizerInfo) -> str:
-    return ", ".join(f"{role} {id_}" for role, id_ in side.roles.items()) or "none"
+def _roles(info: TokenizerInfo) -> str:
+    return ", ".join(f"{role} {id_}" for role, id_ in info.roles.items()) or "none"
 
 
 def _show_ids(console: Console, contract: TokenizerContract) -> None:
@@ -163,14 +163,14 @@ def _show_ids(console: Console, contract: TokenizerContract) -> None:
     for count, what in (
         (contract.equal_ids, "ids that mean the same"),
         (contract.equal_strings, "token strings in both, whatever their ids"),
-        (contract.equal_bytes, "byte strings that both can say in one token"),
+        (contract.equal_bytes, "byte strings that are one token in both"),
     ):
         shares = f"{count / teacher:.1%} of the teacher's tokens, {count / student:.1%} of the student's"
         console.print(f"  {count:>9,}  {what}: {shares}")
     if contract.verdict != "different":
-        console.print(f"  {contract.shared_width:>9,}  ids, from 0 on, that a loss by id may compare")
+        console.print(f"  {contract.shared_width:>9,}  ids, from 0 on, that a loss by id can compare")
     if contract.extra_tokens:
-        console.print(f"  on one side only: {' '.join(map(repr, contract.extra_tokens))}")
+        console.print(f"  in one tokenizer only: {' '.join(map(repr, contract.extra_tokens))}")
 
 
 def _show_texts(console: Console, contract: TokenizerContract) -> None:
@@ -199,7 +199,7 @@ def _show_data(console: Console, data: DataOverlap) -> None:
         f"  tokens with the same bytes at the same place: teacher {data.teacher_tokens_identical:.1%}, "
         f"student {data.student_tokens_identical:.1%}"
     )
-    console.print(f"  teacher tokens that the student has too, wherever it cuts: {data.teacher_tokens_known:.1%}")
+    console.print(f"  teacher tokens that are in the student's vocabulary: {data.teacher_tokens_known:.1%}")
     console.print(f"  positions at which a loss by index would compare equal ids: {data.equal_ids_by_position:.1%}")
     if data.rows_not_comparable:
         console.print(f"  {data.rows_not_comparable:,} rows could not be compared: their bytes differ", style="yellow")

@@ -16,13 +16,13 @@ def compare_command(
     demonstrate_mismatch: bool = typer.Option(
         False,
         "--demonstrate-mismatch",
-        help="Let arms run that compare unrelated tokens by index, to show the failure; every record is marked.",
+        help="Allow arms that compare unrelated tokens by index, to show the failure; every record is marked.",
     ),
     no_doctor: NoDoctor = False,
 ) -> None:
-    """Compare methods on one pair; the same command resumes a study that was interrupted.
+    """Compare methods on one pair, and write a report. After an interruption, the same command resumes.
 
-    Before the first run the doctor examines pair, data and recipe. Exit code 1: it found an error.
+    Before the first run, the doctor checks pair, data and recipe. Exit code 1: it found an error.
     """
     from distillab.cli.console import quiet_libraries, show_study
     from distillab.config import StudyRecipe, load_recipe
@@ -37,5 +37,7 @@ def compare_command(
     quiet_libraries()
     from distillab.study.study import Study
 
-    study = Study(loaded, reproduce=redacted(shlex.join(words)), demonstrate_mismatch=demonstrate_mismatch)
+    study = Study(loaded, reproduce=redacted(shlex.join(words)))
+    if demonstrate_mismatch:
+        study = study.showing_mismatches()
     show_study(checked_first(study, no_doctor=no_doctor).run(), Path(loaded.output))

@@ -1,4 +1,4 @@
-"""What the commands print, beside progress. Nothing heavy is imported at the top."""
+"""Output of the commands `train`, `compare` and `demo`. Nothing heavy is imported at the top."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def quiet_libraries() -> None:
-    """Keep the libraries' own progress bars and notices out of our output. Call before they are imported."""
+    """Silence progress bars and notices of the libraries. Call it before they are imported."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -31,19 +31,19 @@ def quiet_libraries() -> None:
 
 
 def show_run(record: RunRecord) -> None:
-    """Print a finished run: its figures, beside the lines that they can be judged by."""
+    """Print the figures of a finished run, with the reference losses."""
     from distillab.records import run_outlook
 
     lines = record.references
     first = record.curve[0].held_out_nats_per_token
     for sentence in run_outlook(record):
         echo(sentence)
-    if record.demonstrates:
-        echo(f"NOT A RESULT. This run demonstrates: {record.demonstrates}")
+    if record.shown_failure:
+        echo(f"NOT A RESULT. This run shows a failure on purpose: {record.shown_failure}")
     echo(f"{record.name} ({record.method}, access: {record.access}, seed {record.seed})")
     echo(textwrap.fill(f"  {_figures(record.evaluation)}", _LINE, subsequent_indent="    "))
     echo(
-        f"  to judge it by, nats a token: untrained {first:.3f} (on the curve's rows), "
+        f"  for comparison, nats/token: untrained {first:.3f} (on the curve's rows), "
         f"unigram {lines.unigram_nats:.3f}, log V {lines.uniform_nats:.3f}"
     )
     cost = record.cost
@@ -54,25 +54,25 @@ def show_run(record: RunRecord) -> None:
     counts = record.train_counts
     echo(
         f"  rows: {counts.kept} of {counts.rows} used; dropped {counts.dropped_empty_answer} empty, "
-        f"{counts.dropped_no_room} without room; {counts.truncated} truncated"
-        + (f"; they answer {counts.prompts} prompts" if 0 < counts.prompts < counts.kept else "")
+        f"{counts.dropped_no_room} too long; {counts.truncated} truncated"
+        + (f"; {counts.prompts} different prompts" if 0 < counts.prompts < counts.kept else "")
     )
     if counts.characters_lost:
         echo(
             f"  the tokenizer has no token for {counts.characters_lost} characters of {counts.rows_with_lost_text} "
-            "rows; they are not learned"
+            "rows; they are not trained on"
         )
     if record.answers is not None and record.answers.with_reasoning:
         store = record.answers
         echo(
-            f"  the teacher's answers: {store.with_reasoning} of {store.generated} hold reasoning "
-            f"(teacher_answers.reasoning: {store.reasoning}); of {store.dropped_unfinished_reasoning} it has no end, "
-            "and these are dropped"
+            f"  the teacher's answers: {store.with_reasoning} of {store.generated} have reasoning "
+            f"(teacher_answers.reasoning: {store.reasoning}); {store.dropped_unfinished_reasoning} whose reasoning has "
+            "no end are dropped"
         )
     if counts.rows_cut_by_template or counts.rows_added_to_by_template:
         echo(
             f"  the chat template drops {counts.characters_cut_by_template} characters of the answers of "
-            f"{counts.rows_cut_by_template} rows, and writes {counts.characters_added_by_template} into those of "
+            f"{counts.rows_cut_by_template} rows, and adds {counts.characters_added_by_template} to those of "
             f"{counts.rows_added_to_by_template}"
         )
     for use in record.caches:
@@ -98,7 +98,7 @@ def show_study(results: StudyResults, folder: Path) -> None:
     shown = columns((evaluation for _, evaluations, _ in models for evaluation in evaluations), summary=True)
     rows = _headings(shown)
     rows += [[name, *_cells(evaluations, difference, shown)] for name, evaluations, difference in models]
-    marks = {arm.name: "  a shown failure, no result" for arm in results.arms if arm.demonstrates}
+    marks = {arm.name: "  a shown failure, no result" for arm in results.arms if arm.shown_failure}
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     echo(results.title)
     echo(textwrap.fill(results.verdict, _LINE))
@@ -107,14 +107,14 @@ def show_study(results: StudyResults, folder: Path) -> None:
         echo("  ".join([row[0].ljust(widths[0]), *cells]) + marks.get(row[0], ""))
     lines = results.references
     echo(
-        f"To judge nats/token by: log V {lines.uniform_nats:.3f} knows nothing; unigram {lines.unigram_nats:.3f} knows "
-        "how often tokens occur. n: held-out rows × seeds."
+        f"References, nats/token: log V {lines.uniform_nats:.3f} (every token equally likely), unigram "
+        f"{lines.unigram_nats:.3f} (token frequencies alone). n: held-out rows × seeds."
     )
     echo(f"Report: {html}\n        {markdown}")
 
 
 def _headings(shown: Sequence[Column]) -> list[list[str]]:
-    """The heading of the table, as many lines as the longest label needs; the primary metric with its unit."""
+    """Return the lines of the table's heading; the primary metric has its unit."""
     labels = [
         ["held-out", "nats/token"] if column.is_primary else textwrap.wrap(column.metric.label, _HEADING)
         for column in shown
@@ -127,7 +127,7 @@ def _headings(shown: Sequence[Column]) -> list[list[str]]:
 def _cells(
     evaluations: tuple[EvaluationRecord, ...], difference: Interval | None, shown: Sequence[Column]
 ) -> list[str]:
-    """One row of the table: means over seeds, with the standard deviation of the primary metric."""
+    """Return one row of the table: means over seeds, with the standard deviation of the primary metric."""
     rows = sorted({evaluation.n("held-out rows") for evaluation in evaluations})
     seeds = f" × {len(evaluations)}" if difference is not None else ""
     values = [[evaluation.value(column.metric.name) for evaluation in evaluations] for column in shown]
@@ -152,7 +152,7 @@ def _mean(values: Sequence[float | None], *, spread: bool = False) -> str:
 
 
 def _figures(evaluation: EvaluationRecord) -> str:
-    """One model's figures as a line; shares as fractions."""
+    """Return one model's figures as a line; shares as fractions."""
     parts = [
         f"{metric.label} {metric.value:.3f}" + (f" {metric.unit}" if "/" in metric.unit else "")
         for metric in evaluation.metrics

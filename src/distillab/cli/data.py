@@ -1,4 +1,4 @@
-"""`distillab data`: rows as the model reads them, and what became of all rows."""
+"""`distillab data`: show rows as the model reads them, and count kept and dropped rows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SAMPLE = 1000
 
 def data_command(
     source: Annotated[
-        str, typer.Argument(help="Recipe (YAML); or a data file, saved data set or hub id, with --tokenizer.")
+        str, typer.Argument(help="Recipe (YAML), or with --tokenizer a data file, saved data set or hub id.")
     ],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Changes: data.template=alpaca data.max_tokens=256 …")
@@ -28,19 +28,19 @@ def data_command(
     tokenizer: Annotated[
         str | None, typer.Option("--tokenizer", help="Folder or hub id; default: the recipe's student.")
     ] = None,
-    show: Annotated[int, typer.Option("--show", min=0, help="How many rows to print.")] = 3,
+    show: Annotated[int, typer.Option("--show", min=0, help="Number of rows to print.")] = 3,
     every_row: Annotated[
-        bool, typer.Option("--all", help=f"Count every row; otherwise the first {_SAMPLE:,} of each source.")
+        bool, typer.Option("--all", help=f"Count all rows, not only the first {_SAMPLE:,} of each source.")
     ] = False,
 ) -> None:
-    """Print rows with the supervised tokens marked, and count rows, drops and tokens."""
+    """Print rows with the supervised tokens marked, and count rows and tokens."""
     from distillab.cli.console import quiet_libraries
     from distillab.errors import ConfigError
 
     whole_file = not source.endswith(_RECIPE_ENDINGS)
     if whole_file and tokenizer is None:
         raise ConfigError(
-            "A data file needs a tokenizer to be shown with.",
+            "A data file needs a tokenizer.",
             where=source,
             fix="add --tokenizer FOLDER, or give a recipe",
         )
@@ -75,12 +75,12 @@ def _show(recipe: RunRecipe | StudyRecipe, show: int, *, whole_file: bool, every
     from distillab.runs.dates import dated
 
     config = recipe.data
-    # Only the recipe's revision of the model belongs to its own tokenizer.
+    # the recipe's revision is that of the model, so it does not apply to another tokenizer
     own = recipe.student.tokenizer is None
     loaded = load_tokenizer(
         recipe.student.tokenizer or recipe.student.path, revision=recipe.student.revision if own else None
     )
-    width = logits_width(loaded.path)  # None where no model lies beside the tokenizer
+    width = logits_width(loaded.path)  # None if there is no model beside the tokenizer
     require_embedded(loaded, width=width, role="student")
     if not every_row:
         config = _sampled(config)
@@ -92,11 +92,11 @@ def _show(recipe: RunRecipe | StudyRecipe, show: int, *, whole_file: bool, every
     else:
         shape, skipped = splits.shape, splits.skipped
         parts = list(zip(splits.sources, (splits.train, splits.held_out), strict=True))
-    looked_at = parts if every_row else [(name, examples[:_SAMPLE]) for name, examples in parts]
+    counted = parts if every_row else [(name, examples[:_SAMPLE]) for name, examples in parts]
     sampled = not every_row and sum(len(examples) for _, examples in parts) + len(skipped) >= _SAMPLE
     template = resolve_template(config.template, loaded.tokenizer, shape.kind, dated(recipe).data.date)
     encoder = Encoder(loaded.tokenizer, template, config.max_tokens)
-    encoded = [encoder.encode_all(examples, source=name) for name, examples in looked_at]
+    encoded = [encoder.encode_all(examples, source=name) for name, examples in counted]
 
     console = plain_console()
     meanings = token_meanings(loaded.tokenizer)
@@ -105,7 +105,7 @@ def _show(recipe: RunRecipe | StudyRecipe, show: int, *, whole_file: bool, every
         mark = ", cut at max_tokens" if row.truncated else ""
         mark += f", the template drops {row.removed} characters of its answers" if row.removed else ""
         mark += f", {row.lost} characters have no token" if row.lost else ""
-        mark += f", the template writes {row.added} characters into its answers" if row.added else ""
+        mark += f", the template adds {row.added} characters to its answers" if row.added else ""
         console.print(
             f"{example.origin}  ({len(row)} tokens, {int(row.answer_mask.sum())} supervised{mark})", style="bold"
         )
@@ -120,7 +120,7 @@ def _show(recipe: RunRecipe | StudyRecipe, show: int, *, whole_file: bool, every
     for note in loaded.notes:
         console.print(f"note: {note}")
     if sampled:
-        console.print(f"sampled: the first {_SAMPLE:,} rows are counted and split here; --all counts every row")
+        console.print(f"sampled: only the first {_SAMPLE:,} rows are counted and split; --all counts every row")
     if skipped:
         console.print(f"skipped: {len(skipped)} rows that cannot be read (data.on_bad_row: skip)")
         for line in first_of(skipped):
@@ -133,9 +133,9 @@ def _show(recipe: RunRecipe | StudyRecipe, show: int, *, whole_file: bool, every
 
 
 def _sampled(config: DataConfig) -> DataConfig:
-    """The same sources, of which the first rows are read.
+    """Limit the sources to their first rows.
 
-    A column that names the split may do so in runs of thousands of rows, so there every row is read.
+    If a column names the split, every row is read, because the values can come in runs of thousands of rows.
     """
     if config.held_out.column is not None:
         return config
@@ -155,17 +155,17 @@ def _counts(counts: EncodingCounts) -> str:
         counts.source,
         f"  rows               {counts.rows:>9,}",
         f"  kept               {counts.kept:>9,}",
-        f"  prompts            {counts.prompts:>9,}  (different ones; a fraction keeps all answers to one together)",
+        f"  prompts            {counts.prompts:>9,}  (different prompts; a fraction never splits the answers to one)",
         f"  dropped            {counts.rows - counts.kept:>9,}  "
-        f"(empty answer {counts.dropped_empty_answer:,}, no room for an answer {counts.dropped_no_room:,})",
-        f"  truncated          {counts.truncated:>9,}  (answer cut at max_tokens, its EOS is lost)",
-        f"  special in text    {counts.special_in_text:>9,}  (spell a special token; read as plain text)",
+        f"(empty answer {counts.dropped_empty_answer:,}, prompt fills max_tokens {counts.dropped_no_room:,})",
+        f"  truncated          {counts.truncated:>9,}  (answer cut at max_tokens, without EOS)",
+        f"  special in text    {counts.special_in_text:>9,}  (text that looks like a special token; plain text)",
         f"  cut by template    {counts.rows_cut_by_template:>9,}  "
-        f"({counts.characters_cut_by_template:,} characters of answers that it drops; not learned)",
+        f"({counts.characters_cut_by_template:,} characters of answers; not trained on)",
         f"  added by template  {counts.rows_added_to_by_template:>9,}  "
-        f"({counts.characters_added_by_template:,} characters that it writes into answers; learned)",
+        f"({counts.characters_added_by_template:,} characters in answers; trained on)",
         f"  without a token    {counts.rows_with_lost_text:>9,}  "
-        f"({counts.characters_lost:,} characters that the tokenizer drops or calls unknown; not learned)",
+        f"({counts.characters_lost:,} characters that the tokenizer drops or maps to unk; not trained on)",
         f"  tokens             {counts.tokens:>9,}",
         f"  supervised tokens  {counts.supervised_tokens:>9,}",
         f"  share of the prompt {counts.prompt_share:>8.1%}",

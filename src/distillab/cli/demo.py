@@ -1,4 +1,4 @@
-"""`distillab demo`: the investigation, replayed on a toy world; no download."""
+"""`distillab demo`: the whole investigation on a toy world; no download."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def demo_command(
     output: Path = typer.Option(Path("demo-output"), help="Folder for models, runs and the report."),
     no_doctor: NoDoctor = False,
 ) -> None:
-    """Train teachers and students on a toy world, compare every way, and show the two classic errors."""
+    """Train teachers and students on a toy world, compare all methods, and show the two classic errors."""
     from distillab.cli.console import quiet_libraries, show_study
 
     words = ["distillab", "demo", "--output", str(output)]

@@ -1,4 +1,4 @@
-"""The command line. Heavy imports stand inside the commands, so that --help answers at once."""
+"""Entry point of the command line. Heavy imports are inside the commands, so that --help is fast."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _show_version(value: bool) -> None:
 @app.callback()
 def _root(
     version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Print the version."),
-    debug: bool = typer.Option(False, "--debug", help="Show tracebacks of expected errors too."),
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of every error."),
 ) -> None:
     if debug:
         os.environ["DISTILLAB_DEBUG"] = "1"
@@ -66,19 +66,19 @@ def main() -> None:
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal of another encoding shows what it can
+        sys.stdout.reconfigure(errors="backslashreplace")  # for terminals that are not UTF-8
     try:
         with handle_signals():
             app()
     except Interrupted as stop:
         command = shlex.join(["distillab", *sys.argv[1:]])
-        lines = [*stop.kept, "Interrupted. What was finished is kept; the same command resumes:", f"  {command}"]
+        lines = [*stop.kept, "Interrupted. Finished work is kept; the same command resumes:", f"  {command}"]
         echo("\n".join(lines), error=True)
         sys.exit(stop.exit_code)
     except DistillabError as error:
         _tell(f"{type(error).__name__}: {error}", error)
         sys.exit(2 if type(error).__name__ == "ConfigError" else 1)
-    except Exception as error:  # noqa: BLE001 (the process border: a traceback may hold a secret)
+    except Exception as error:  # noqa: BLE001 (the process border: a traceback can hold a secret)
         place, cause = getattr(error, "filename", None), getattr(error, "strerror", None)
         if is_disk_full(error):  # an error of any library that writes
             _tell(f"StorageError: {disk_full_error(error, where=place)}", error)
@@ -92,13 +92,13 @@ def main() -> None:
 
 
 def _tell(message: str, error: Exception) -> None:
-    """An expected error in a few lines; with --debug its traceback."""
+    """Print an expected error in a few lines; with --debug its traceback."""
     whole = os.environ.get("DISTILLAB_DEBUG")
     echo("".join(traceback.format_exception(error)).rstrip() if whole else message, error=True)
 
 
 def _leave_process_group() -> None:
-    """Under torchrun: a group still open at the interpreter's end makes torch abort now and then, after all is done."""
+    """Close torch's process group under torchrun: left open, torch sometimes aborts when the interpreter exits."""
     distributed = sys.modules.get("torch.distributed")  # not imported: no group
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()

@@ -1,4 +1,4 @@
-"""A recipe file of either kind: of one run, or of a study."""
+"""Load a recipe file of either kind: a run's or a study's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def load_any(path: Path, overrides: Sequence[str]) -> RunRecipe | StudyRecipe:
-    """Read a recipe; it is a study's where `arms`, `seeds` or `title` stands in it.
+    """Read a recipe; it is a study's if it has `arms`, `seeds` or `title`.
 
     Raises:
         ConfigError: see `load_recipe`.

@@ -1,4 +1,4 @@
-"""`distillab report`: make the two report files of a finished study anew."""
+"""`distillab report`: write the report of a finished study again."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import typer
 from distillab.errors import DataError
 from distillab.terminal import echo
 
-_FIX = "give the output folder of a study, the one that holds results.json"
+_FIX = "give the output folder of a study, with results.json in it"
 
 
 def report_command(
-    folder: Annotated[Path, typer.Argument(help="Output folder of a study: the one that holds results.json.")],
+    folder: Annotated[Path, typer.Argument(help="Output folder of a study, with results.json in it.")],
 ) -> None:
-    """Make report.md and report.html again from FOLDER/results.json; nothing is measured anew."""
+    """Write report.md and report.html again from FOLDER/results.json; nothing is trained or evaluated."""
     from distillab.report import read_results, write_report
 
     path = folder / "results.json"

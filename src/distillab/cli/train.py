@@ -16,10 +16,10 @@ def train_command(
     demonstrate_mismatch: bool = typer.Option(
         False,
         "--demonstrate-mismatch",
-        help="Let a loss run that compares unrelated tokens by index, to show the failure; every record is marked.",
+        help="Allow a loss that compares unrelated tokens by index, to show the failure; every record is marked.",
     ),
 ) -> None:
-    """Train one student from a recipe; the same command resumes a run that was interrupted."""
+    """Train one student from a recipe. After an interruption, the same command resumes."""
     from distillab.cli.console import quiet_libraries, show_run
     from distillab.config import RunRecipe, load_recipe
 
@@ -28,10 +28,10 @@ def train_command(
     from distillab.runs.inputs import load_inputs
     from distillab.runs.run import execute
 
-    speaks = os.environ.get("RANK", "0") == "0"
+    is_first = os.environ.get("RANK", "0") == "0"
     inputs = load_inputs(loaded)
-    if speaks:
+    if is_first:
         echo(inputs.held_out_line)
-    record = execute(inputs, demonstrate_mismatch=demonstrate_mismatch)
-    if speaks:
+    record = execute(inputs.showing_mismatch() if demonstrate_mismatch else inputs)
+    if is_first:
         show_run(record)

@@ -1,4 +1,4 @@
-"""Strict recipes: what a user may write, and how it is read."""
+"""Recipes: their settings, and how they are read and validated."""
 
 from distillab.config.loader import apply_overrides, load_recipe
 from distillab.config.methods import METHODS, Method

@@ -1,4 +1,4 @@
-"""What every setting is: strict names, finite numbers, nothing changes after reading."""
+"""Base class of the settings: strict names, finite numbers, immutable; and types of paths."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _WRITTEN = frozenset({"output", "folder"})
 
 
 class Settings(BaseModel):
-    """Base: strict names, finite numbers, immutable.
+    """Base class: strict names, finite numbers, immutable.
 
-    `no_effect_on_results` names the settings that move no figure: where work is written, how it is cut into pieces.
+    `no_effect_on_results` lists the settings that change no result, such as output folders and shard sizes.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -27,19 +27,19 @@ class Settings(BaseModel):
     @field_validator("*", mode="after")
     @classmethod
     def _secrets_only_where_they_are_not_written(cls, value: Any, info: ValidationInfo) -> Any:
-        """A secret helps to open a place; a title keeps `${NAME}` as it stands; all else would be written out."""
+        """Refuse secrets except in paths that are read, and in titles and names, which keep `${NAME}`."""
         name = info.field_name or ""
         kept = name not in _NAMES_ONLY and (name in _WRITTEN or not is_path(cls.model_fields[name]))
         if kept and isinstance(value, str) and (secrets := secrets_in(value)):
-            raise ValueError(f"the value of {secrets[0]}, a secret by its name, would be written into files")
+            raise ValueError(f"the value of {secrets[0]}, a secret by its name, would be written to files")
         return value
 
 
 def _expanded(text: str) -> str:
-    """The path with a leading ~ replaced by the home folder, so that every reader of the setting sees one place."""
-    found = os.path.expanduser(text)  # noqa: PTH111 (Path would drop "./", which tells a folder from a hub id)
+    """Replace a leading ~ by the home folder."""
+    found = os.path.expanduser(text)  # noqa: PTH111 (Path would drop "./", which marks a folder and not a hub id)
     if found.startswith("~"):
-        raise ValueError(f'no home folder is known for "{text}"; write the path in full, or ./{text}')
+        raise ValueError(f'no home folder is known for "{text}"; write the full path, or ./{text}')
     return found
 
 
@@ -49,7 +49,7 @@ PathText = Annotated[str, AfterValidator(_expanded)]
 
 def _of_this_machine(text: str) -> str:
     if is_url(text):
-        raise ValueError(f"results go to a folder of this machine, and {text} is none; copy or upload them afterwards")
+        raise ValueError(f"the output must be a folder of this machine, not {text}; copy or upload it afterwards")
     return text
 
 
@@ -58,7 +58,7 @@ FolderText = Annotated[PathText, AfterValidator(_of_this_machine)]
 
 
 def is_path(field: FieldInfo) -> bool:
-    """Whether a setting is a `PathText`, or one that may be absent."""
+    """Return whether a setting is a `PathText`, or an optional one."""
     marks = [*field.metadata, *(mark for part in get_args(field.annotation) for mark in _marks(part))]
     return any(isinstance(mark, AfterValidator) and mark.func is _expanded for mark in marks)
 

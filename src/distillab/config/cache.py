@@ -1,4 +1,4 @@
-"""The settings of a teacher cache: which kinds of signal are stored, and how small."""
+"""Settings of a teacher cache: which kinds of signal are stored, and in which precision."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ StateStore = Literal["exact", "bfloat16", "int8"]
 
 
 class TopKKind(Settings):
-    """The teacher's k most likely tokens of every scored position, all others as one, and the actual token."""
+    """The teacher's top-k log-probabilities at every scored position, the tail mass, and the token of the text."""
 
     kind: Literal["top_k"] = "top_k"
     k: int = Field(default=64, ge=1, le=65535, description="tokens kept a position")
     temperature: float = Field(default=1.0, gt=0, description="the teacher's logits are divided by it")
     values: Literal["companded8", "float16"] = Field(
         default="companded8",
-        description="how a log-probability is stored: one byte, finer near 0 where it weighs most; or two bytes",
+        description="companded8: one byte a log-probability, finest near 0 where it matters most; float16: two bytes",
     )
 
 
 class SampledKind(Settings):
-    """Tokens drawn from the teacher's distribution, with their counts: unbiased, and the smallest."""
+    """Tokens sampled from the teacher's distribution, with their counts: unbiased, and the smallest kind."""
 
     kind: Literal["sampled"] = "sampled"
     draws: int = Field(default=50, ge=1, le=65535, description="draws a position, with replacement")
@@ -34,9 +34,9 @@ class SampledKind(Settings):
 
 
 class FullKind(Settings):
-    """The whole next-token distribution: what the teacher's head reads, and the head itself, once.
+    """The whole next-token distribution: the input of the teacher's LM head, and the head itself, once.
 
-    A row of the head's input is as long as the teacher is wide, where its logits are as long as the vocabulary.
+    An input of the head is as long as the hidden size, logits are as long as the vocabulary.
     """
 
     kind: Literal["full"] = "full"
@@ -44,11 +44,11 @@ class FullKind(Settings):
 
 
 class HiddenStatesKind(Settings):
-    """Hidden states of chosen teacher layers; 0 is the embeddings, n the n-th block, the last after the final norm."""
+    """Hidden states of chosen teacher layers: 0 is the embeddings, n the n-th block, the last after the final norm."""
 
     kind: Literal["hidden_states"] = "hidden_states"
     layers: tuple[int, ...] = Field(min_length=1)
-    positions: Positions = Field(default="answer", description="answer: where the answer is predicted; or all")
+    positions: Positions = Field(default="answer", description="answer: positions that predict the answer; or all")
     store: StateStore = Field(
         default="bfloat16", description="exact: in the teacher's own dtype; int8: with one scale a row"
     )
@@ -73,7 +73,7 @@ class AttentionInputsKind(Settings):
 
 
 class TextKind(Settings):
-    """The teacher's own answers to every prompt (sequence-level KD); how it answers: teacher_answers."""
+    """The teacher's own answers to every prompt (sequence-level KD), generated with teacher_answers."""
 
     kind: Literal["text"] = "text"
 
@@ -84,16 +84,16 @@ KindConfig = Annotated[
 
 
 class CacheConfig(Settings):
-    """What `distillab cache build` stores, and where."""
+    """Settings of `distillab cache build`: what is stored, and where."""
 
     no_effect_on_results: ClassVar[frozenset[str]] = frozenset({"folder", "rows_per_shard", "compression"})
     folder: PathText | None = Field(default=None, description="default: cache inside the recipe's output")
     kinds: tuple[KindConfig, ...] | None = Field(
-        default=None, min_length=1, description="default: what the recipe's methods read of the teacher"
+        default=None, min_length=1, description="default: what the recipe's methods need from the teacher"
     )
-    seed: int = Field(default=0, description="of the draws")
-    rows_per_shard: int = Field(default=256, ge=1, description="rows a file; what a kill can cost")
-    batch_size: int = Field(default=32, ge=1, description="rows the teacher reads at once")
+    seed: int = Field(default=0, description="for sampled tokens")
+    rows_per_shard: int = Field(default=256, ge=1, description="rows in a file; an interruption costs at most these")
+    batch_size: int = Field(default=32, ge=1, description="rows in a forward pass of the teacher")
     compression: Literal["none", "zstd"] = Field(default="none", description="zstd needs the extra distillab[zstd]")
 
     @model_validator(mode="after")
@@ -101,11 +101,11 @@ class CacheConfig(Settings):
         kinds = [item.kind for item in self.kinds or ()]
         twice = sorted({kind for kind in kinds if kinds.count(kind) > 1})
         if twice:
-            raise ValueError(f"the same kind stands twice: {', '.join(twice)}; use two caches")
+            raise ValueError(f"duplicate kind: {', '.join(twice)}; use two caches")
         return self
 
 
 def _each_once(value: tuple[int, ...], *, least: int) -> tuple[int, ...]:
     if len(set(value)) != len(value) or min(value) < least:
-        raise ValueError(f"each once, from {least} upwards")
+        raise ValueError(f"write each number once, {least} or larger")
     return tuple(sorted(value))

@@ -1,4 +1,4 @@
-"""The settings of rows: where they come from, their text form and their length."""
+"""Settings of the data: sources, columns, template, length."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from distillab.errors import near_names
 
 
 class ColumnsConfig(Settings):
-    """Explicit columns, for files whose shape is not recognised. `a.b` is what stands under `b` in the column `a`."""
+    """Explicit columns, for files whose shape is not recognised. `a.b` is the key `b` of objects in column `a`."""
 
     prompt: str | None = Field(default=None, description="text, or a list of turns that come before the answer")
     answer: str | None = Field(default=None, description="text, a list of texts (each is an answer), or turns")
-    text: str | None = Field(default=None, description="plain text, all of it learned")
+    text: str | None = Field(default=None, description="plain text, all of it trained on")
     messages: str | None = Field(default=None, description="a conversation: turns with role/content or from/value")
-    context: str | None = Field(default=None, description="beside prompt: follows it after an empty line")
-    system: str | None = Field(default=None, description="beside prompt or messages: the system turn")
-    tools: str | None = Field(default=None, description="beside prompt or messages: the tools that may be called")
+    context: str | None = Field(default=None, description="with prompt: follows it after an empty line")
+    system: str | None = Field(default=None, description="with prompt or messages: the system turn")
+    tools: str | None = Field(default=None, description="with prompt or messages: the available tools")
 
     @model_validator(mode="after")
     def _one_form(self) -> ColumnsConfig:
@@ -29,7 +29,7 @@ class ColumnsConfig(Settings):
         if sum(forms) != 1 or any(pair) != all(pair):
             raise ValueError("name both prompt and answer, or messages alone, or text alone")
         if self.context is not None and not all(pair):
-            raise ValueError("context stands beside prompt and answer")
+            raise ValueError("context needs prompt and answer")
         if self.text is not None and (self.system is not None or self.tools is not None):
             raise ValueError("plain text has no system turn and no tools")
         return self
@@ -41,11 +41,11 @@ class SourceConfig(Settings):
     path: PathText
     split: str | None = Field(default=None, description="split of a saved dataset or of a hub id")
     columns: ColumnsConfig | None = None
-    limit: int | None = Field(default=None, ge=1, description="take the first rows only")
+    limit: int | None = Field(default=None, ge=1, description="read only this many rows")
 
 
 class HeldOutConfig(Settings):
-    """Where the held-out rows come from: a file, a fraction of the training rows, or a column."""
+    """Source of the held-out rows: a file, a fraction of the training rows, or a column."""
 
     path: PathText | None = None
     split: str | None = None
@@ -61,40 +61,40 @@ class HeldOutConfig(Settings):
         if sum(ways) != 1:
             raise ValueError("give exactly one of path, fraction, column (with value)")
         if (self.column is None) != (self.value is None):
-            raise ValueError("column and value belong together")
+            raise ValueError("column needs value, and value needs column")
         if self.path is None and (self.split is not None or self.columns is not None):
-            raise ValueError("split and columns belong to path")
+            raise ValueError("split and columns need path")
         return self
 
 
 class DataConfig(Settings):
-    """Rows, their text form and their length."""
+    """Sources, template and length of the rows."""
 
-    # of a template that writes the day, the day stands among the fingerprints; of others it is nothing
+    # for a template that writes the date, the date is among the fingerprints; for others it has no effect
     no_effect_on_results: ClassVar[frozenset[str]] = frozenset({"date"})
     train: SourceConfig
     held_out: HeldOutConfig = HeldOutConfig(fraction=0.1)
     template: str = Field(
         default="auto",
-        description="auto, plain, chat, alpaca, turns, or your own text that contains {prompt}",
+        description="auto, plain, chat, alpaca, turns, or your own text with {prompt}",
     )
     learned_answers: Literal["all", "last"] = Field(
         default="all",
-        description="conversations only: every answer is learned, or the last one alone, with the earlier ones as its "
-        "chat template writes them then (some drop their reasoning)",
+        description="conversations only: train on every answer, or on the last one only, with the earlier ones as the "
+        "chat template then writes them (some drop their reasoning)",
     )
     prompt_share: float = Field(
-        default=0.25, gt=0, lt=1, description="plain text only: the share that is the prompt when generating"
+        default=0.25, gt=0, lt=1, description="plain text only: the share that is the prompt for generation"
     )
-    max_tokens: int = Field(default=512, ge=4, description="longest sequence; answers are cut there")
-    seed: int = Field(default=0, description="of the held-out fraction")
+    max_tokens: int = Field(default=512, ge=4, description="longest sequence; longer answers are truncated")
+    seed: int = Field(default=0, description="for the held-out fraction")
     date: datetime.date | None = Field(
         default=None,
-        description="what a chat template that writes the day is told; default: the day on which the work, or the "
-        "cache that it reads, was first made",
+        description="the date for chat templates that write today's date; default: the day on which the run, or the "
+        "cache that it reads, was first started",
     )
     on_bad_row: Literal["error", "skip"] = Field(
-        default="error", description="rows that cannot be read: stop, or leave them out, named and counted"
+        default="error", description="rows that cannot be read: stop, or skip and count them"
     )
 
     @field_validator("template")

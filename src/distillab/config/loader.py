@@ -1,4 +1,4 @@
-"""Reads a recipe: YAML 1.2, environment variables, dotted overrides, errors with the path and near names."""
+"""Load a recipe: YAML 1.2, environment variables, dotted overrides, errors with key path and near names."""
 
 from __future__ import annotations
 
@@ -27,9 +27,8 @@ _OF_A_STUDY = frozenset(StudyRecipe.model_fields.keys() - RunRecipe.model_fields
 def load_recipe(kind: type[_Recipe], path: Path, overrides: Sequence[str] = ()) -> _Recipe:
     """Read a recipe file and apply `key.sub=value` overrides.
 
-    `${NAME}` and `${NAME:-default}` in any text are replaced from the environment; those whose name is that of a
-    secret stay as they are written, and places alone may use them (`distillab.redaction`). Relative paths are relative
-    to the current directory.
+    `${NAME}` and `${NAME:-default}` are replaced from the environment; secrets stay as they are written, and only paths
+    and addresses can use them (`distillab.redaction`). Relative paths are relative to the current directory.
 
     Raises:
         ConfigError: unreadable file, broken YAML, duplicate key, unknown key (with its path and near
@@ -39,10 +38,10 @@ def load_recipe(kind: type[_Recipe], path: Path, overrides: Sequence[str] = ()) 
 
 
 def build_recipe(kind: type[_Recipe], values: Mapping[str, Any], overrides: Sequence[str], *, where: str) -> _Recipe:
-    """Make a recipe of values that do not come from a file; overrides and variables as in `load_recipe`.
+    """Build a recipe from values instead of a file; overrides and variables as in `load_recipe`.
 
     Args:
-        where: what the values come from, for messages.
+        where: source of the values, for messages.
     Raises:
         ConfigError: as `load_recipe`.
     """
@@ -55,14 +54,14 @@ def build_recipe(kind: type[_Recipe], values: Mapping[str, Any], overrides: Sequ
 
 
 def _require_of_kind(kind: type[_Recipe], values: Mapping[str, Any], *, where: str) -> None:
-    """Tell a recipe of one run from that of a study, before its keys are refused one by one."""
+    """Check that a recipe is for one run, or for a study, before its keys are checked one by one."""
     own, other = (_OF_A_STUDY, _OF_A_RUN) if kind is StudyRecipe else (_OF_A_RUN, _OF_A_STUDY)
     found = sorted(other & values.keys())
     if found and not own & values.keys():
         study = kind is StudyRecipe
         raise ConfigError(
-            f"This is the recipe of {'one run' if study else 'a study'}, and {'a study' if study else 'one run'} is "
-            "asked for.",
+            f"This is a recipe for {'one run' if study else 'a study'}, but the command needs one for "
+            f"{'a study' if study else 'one run'}.",
             where=where,
             facts=[f"it has: {', '.join(found)}"],
             fix=f"distillab train {where}; or for a study write arms: [sft, …] and seeds: [0, 1, 2] in place of "
@@ -88,7 +87,7 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
         for depth, part in enumerate(parents):
             place = _step(place, part, ".".join(parents[:depth]), create=True)
         value = _yaml_value(text, override)
-        _expand(value, where=f"the command line, {key.strip()}")  # what cannot be is not said of the file
+        _expand(value, where=f"the command line, {key.strip()}")  # so that an error names the override, not the file
         if isinstance(place, list):
             place[_index(place, last, key)] = value
         elif isinstance(place, dict):
@@ -137,14 +136,14 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
         problem = (error.problem or "").split(" with value")[0]
         raise ConfigError(
-            "A key stands twice in the recipe.", where=f"{path}, line {line}", facts=[problem], fix="keep one of them"
+            "A key is in the recipe twice.", where=f"{path}, line {line}", facts=[problem], fix="keep one of them"
         ) from error
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
         raise ConfigError(
             "The recipe is not YAML.", where=f"{path}, line {line}", facts=[str(error.problem)]
         ) from error
-    except YAMLError as error:  # a character that YAML does not have
+    except YAMLError as error:  # a character that YAML does not allow
         raise ConfigError(
             "The recipe is not YAML.", where=str(path), facts=[line.strip() for line in str(error).splitlines()[:2]]
         ) from error
@@ -154,7 +153,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _expand(value: Any, where: str) -> Any:
-    """Replace ${NAME} and ${NAME:-default} in every text, but secrets."""
+    """Replace ${NAME} and ${NAME:-default} in every text, except for secrets."""
     if isinstance(value, dict):
         return {key: _expand(item, where) for key, item in value.items()}
     if isinstance(value, list):
@@ -162,7 +161,7 @@ def _expand(value: Any, where: str) -> Any:
     if not isinstance(value, str):
         return value
     if "://" in value and not has_password(value):
-        value = redacted(value)  # the shell may have put a secret in
+        value = redacted(value)  # the shell can have inserted a secret
 
     def replace(match: re.Match[str]) -> str:
         found = os.environ.get(match[1], match[2])

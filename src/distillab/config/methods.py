@@ -75,7 +75,7 @@ class Method:
 
 
 # Inner states lead first and fade out: a narrow student cannot hold a wide teacher's, and at the end its own task must
-# decide. Attention relations have gradients of very different size from model to model, so theirs are measured.
+# decide. Attention relations have gradients of very different size from model to model, so their weights are balanced.
 # docs/experiments.md has the runs behind these numbers.
 _FADING = LinearWeight(start=10.0, end=0.0)
 _HINTS = HiddenStatesConfig(weight=_FADING)
@@ -137,7 +137,7 @@ METHODS: dict[str, Method] = {
     "contrastive": Method(
         "dataset",
         (CrossEntropyConfig(), ContrastiveConfig(weight=LinearWeight(start=3.0, end=0.0))),
-        "cross-entropy and, fading out, stretches of text told apart as the teacher's states tell them",
+        "cross-entropy and, fading out, the teacher's similarities between spans (InfoNCE)",
     ),
     "span_hidden_states": Method(
         "dataset",

@@ -1,4 +1,4 @@
-"""The settings of a run and of a study. Unknown keys are errors; every key changes something."""
+"""The recipe of a run (`RunRecipe`) and of a study (`StudyRecipe`). Unknown keys are errors."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class StudentConfig(Settings):
-    """The small model that learns."""
+    """The small model that is trained."""
 
     path: PathText = Field(description="folder or hub id of the model")
-    tokenizer: PathText | None = Field(default=None, description="folder or hub id, where it is not the model's")
+    tokenizer: PathText | None = Field(default=None, description="folder or hub id; default: the model's")
     revision: str | None = None
     init: Literal["pretrained", "random"] = Field(
         default="pretrained", description="random: only config.json is used, weights are drawn from the run's seed"
@@ -30,37 +30,37 @@ class StudentConfig(Settings):
     dtype: Dtype = "float32"
     save_dtype: Literal["source", "float32", "bfloat16", "float16"] = Field(
         default="source",
-        description="of the saved weights; source: what the model's config.json states. They are rounded to it before "
-        "the student is judged, so what is judged is what is saved",
+        description="dtype of the saved weights; source: that of the model's config.json. Weights are rounded to it "
+        "before the evaluation, so the evaluated model is the saved one",
     )
 
 
 class TeacherConfig(Settings):
-    """The large model that is learned from."""
+    """The large model that the student learns from."""
 
     path: PathText | None = Field(default=None, description="folder or hub id of the model")
     cache: PathText | None = Field(
         default=None,
-        description="folder or URL (s3://bucket/name, …) of what it said once, made by `distillab cache build`; its "
-        "signals are read from there. With path as well, the weights are loaded only for what the cache does not hold",
+        description="folder or URL (s3://bucket/name, …) of a cache made by `distillab cache build`; teacher signals "
+        "are read from it. With path as well, the weights are loaded only for what the cache does not hold",
     )
-    tokenizer: PathText | None = Field(default=None, description="folder or hub id, where it is not the model's")
+    tokenizer: PathText | None = Field(default=None, description="folder or hub id; default: the model's")
     revision: str | None = None
     dtype: Dtype = "auto"
     device: str = Field(default="auto", description="auto: the student's device; or cpu, cuda, cuda:1, …")
     device_map: Literal["auto", "balanced", "sequential"] | None = Field(
-        default=None, description="spread a teacher that is too large for one device, as accelerate does"
+        default=None, description="spread a large teacher over several devices (accelerate's device_map)"
     )
 
     @model_validator(mode="after")
     def _something_to_read(self) -> TeacherConfig:
         if self.path is None and self.cache is None:
-            raise ValueError("a teacher needs path (its weights), cache (what it said), or both")
+            raise ValueError("a teacher needs path (its weights), cache (its stored signals), or both")
         if self.path is None:
             about_weights = ("tokenizer", "revision", "dtype", "device", "device_map")
             idle = [name for name in about_weights if getattr(self, name) != type(self).model_fields[name].default]
             if idle:
-                raise ValueError(f"{' and '.join(idle)}: of no effect on a cache alone; add path, or leave it out")
+                raise ValueError(f"{' and '.join(idle)}: no effect without path; add path, or remove the setting")
         return self
 
     @property
@@ -78,7 +78,7 @@ class TeacherConfig(Settings):
 
 
 class TeacherAnswersConfig(ReasoningSettings):
-    """How the teacher answers the prompts for sequence-level KD."""
+    """How the teacher generates answers for sequence-level KD."""
 
     answers_per_prompt: int = Field(default=1, ge=1)
     sample: bool = Field(default=False, description="false: greedy")
@@ -87,13 +87,13 @@ class TeacherAnswersConfig(ReasoningSettings):
     max_new_tokens: int = Field(default=128, ge=1)
     batch_size: int = Field(default=32, ge=1)
     seed: int = 0
-    keep_cut_off: bool = Field(default=False, description="keep answers that do not end by themselves")
+    keep_cut_off: bool = Field(default=False, description="keep answers that do not end before max_new_tokens")
 
     @model_validator(mode="after")
     def _sampling_settings_need_sampling(self) -> TeacherAnswersConfig:
         if not self.sample:
             if self.answers_per_prompt > 1:
-                raise ValueError("several answers a prompt need sample: true; greedy answers are all the same")
+                raise ValueError("several answers per prompt need sample: true; greedy answers are all the same")
             if self.temperature != 1.0 or self.top_p != 1.0:
                 raise ValueError("temperature and top_p have no effect without sample: true")
         return self
@@ -104,9 +104,9 @@ class TrainingConfig(Settings):
 
     no_effect_on_results: ClassVar[frozenset[str]] = frozenset({"checkpoint_every", "checkpoint_minutes"})
     steps: int = Field(default=300, ge=1, description="optimizer steps")
-    batch_size: int = Field(default=32, ge=1, description="sequences an optimizer step, over all processes")
+    batch_size: int = Field(default=32, ge=1, description="sequences per optimizer step, over all processes")
     microbatch_size: int | None = Field(
-        default=None, ge=1, description="sequences a forward pass a process; default: batch_size / processes"
+        default=None, ge=1, description="sequences per forward pass and process; default: batch_size / processes"
     )
     learning_rate: float = Field(default=5e-4, gt=0)
     schedule: Literal["linear", "cosine", "constant"] = "linear"
@@ -119,24 +119,21 @@ class TrainingConfig(Settings):
     padding_side: Literal["right", "left"] = "right"
     packing: bool = Field(
         default=False,
-        description="put the rows of a microbatch into as few sequences of at most data.max_tokens as fit, so that "
-        "little is padding; the samples do not read each other, and the loss is the same",
+        description="pack the rows of a microbatch into few sequences of at most data.max_tokens; samples do not "
+        "attend to each other, and the loss is the same",
     )
     group_by_length: bool = Field(
         default=False,
-        description="rows of like length share a step: the same seeded rows within every 32 steps, in another order",
+        description="group rows of similar length in a step: the same seeded rows in every 32 steps, in another order",
     )
     evaluate_every: int | None = Field(default=None, ge=1, description="steps; default: a tenth of the budget")
     checkpoint_every: int | None = Field(default=None, ge=1, description="steps; default: a quarter of the budget")
-    checkpoint_minutes: float = Field(
-        default=10.0, gt=0, description="minutes after which a checkpoint is made too, beside those by steps"
-    )
+    checkpoint_minutes: float = Field(default=10.0, gt=0, description="also make a checkpoint after this many minutes")
     gradient_shares_every: int | None = Field(
         default=None,
         ge=0,
-        description="steps between two measurements of each term's share of the gradient, by which balanced weights "
-        "are set, from the first step on where there are several terms; default: a tenth of the budget, at most 50; "
-        "0: never",
+        description="steps between measurements of each term's share of the gradient, which set balanced weights; "
+        "measured from the first step if there are several terms; default: a tenth of the steps, at most 50; 0: never",
     )
     device: Literal["auto", "cpu"] = "auto"
 
@@ -148,11 +145,11 @@ class TrainingConfig(Settings):
 
 
 class EvaluationConfig(ReasoningSettings):
-    """The protocol that every model of a study is judged by."""
+    """The evaluation of every model of a study."""
 
-    rows: int = Field(default=200, ge=1, description="held-out rows for likelihood")
+    rows: int = Field(default=200, ge=1, description="held-out rows for the loss")
     curve_rows: int = Field(default=64, ge=1, description="held-out rows at each point of the learning curve")
-    generate_rows: int = Field(default=100, ge=0, description="held-out rows answered greedily; 0: none")
+    generate_rows: int = Field(default=100, ge=0, description="held-out prompts answered greedily; 0: none")
     max_new_tokens: int = Field(default=128, ge=1)
     batch_size: int = Field(default=32, ge=1)
     value_pattern: str | None = Field(
@@ -162,8 +159,8 @@ class EvaluationConfig(ReasoningSettings):
 
     value_kind: Literal["number", "text"] = Field(
         default="number",
-        description="how captured values are compared; number: 65,960 = 65960 = $65960.00, and what is no number as "
-        "text; text: by their letters, without punctuation at the ends",
+        description="how captured values are compared; number: 65,960 = 65960 = $65960.00, other values as text; text: "
+        "without punctuation at the ends",
     )
 
     @model_validator(mode="after")
@@ -192,12 +189,18 @@ def _known_method(name: str) -> str:
 
 
 class _Objective(Settings):
-    """A method by its name, whose two choices may be replaced."""
+    """A method by name, with optional replacements for its answers and terms."""
 
     method: str
     answers: Answers | None = Field(default=None, description="replaces the method's choice")
     terms: tuple[AnyTermConfig, ...] | None = Field(
         default=None, min_length=1, description="replaces the method's terms"
+    )
+    shown_failure: str | None = Field(
+        default=None,
+        min_length=1,
+        description="what failure is shown on purpose: every record and table marks it as no result, and it can run "
+        "where the pair does not allow the method",
     )
 
     @field_validator("method")
@@ -208,29 +211,27 @@ class _Objective(Settings):
     @model_validator(mode="after")
     def _terms_go_together(self) -> _Objective:
         if all(is_balanced(term.weight) for term in self.resolved().terms):
-            raise ValueError("at least one term needs a weight that is not balanced, to be measured against")
+            raise ValueError("at least one term needs a weight that is not balanced, as the reference")
         return self
 
     def resolved(self) -> Method:
-        """The method with its replacements applied.
+        """Return the method with its replacements applied.
 
         Raises:
-            ValueError: terms that do not go together.
+            ValueError: the terms cannot be combined.
         """
         preset = METHODS[self.method]
         return Method(self.answers or preset.answers, self.terms or preset.terms, preset.summary)
 
 
 def _require_training_fits(method: Method, training: TrainingConfig, whose: str) -> None:
-    """Refuse a method that cannot be trained in this way. `whose` stands in front of what is said."""
+    """Check that a method can be trained with these settings; `whose` is the prefix of the message."""
     aligned = [term.kind for term in method.terms if term.tokens == "aligned"]
     if aligned and training.packing:
-        raise ValueError(
-            f"{whose}{aligned[0]} reads every sample in two tokenisations, and packing is for one: set packing: false"
-        )
+        raise ValueError(f"{whose}{aligned[0]} uses two tokenisations, and packing supports one: set packing: false")
     balanced = [term.kind for term in method.terms if is_balanced(term.weight)]
     if balanced and training.gradient_shares_every == 0:
-        raise ValueError(f"{whose}the balanced weight of {balanced[0]} is set by measured gradients; 0 measures none")
+        raise ValueError(f"{whose}the balanced weight of {balanced[0]} needs gradient_shares_every of 1 or more")
 
 
 class ArmConfig(_Objective):
@@ -244,7 +245,7 @@ class ArmConfig(_Objective):
 class RunRecipe(_Objective):
     """`distillab train`: one student, one method, one seed."""
 
-    # `cache` is what `cache build` makes of the recipe; training reads teacher.cache, whose content is compared
+    # `cache` is for `cache build`; training reads teacher.cache, whose content is compared
     no_effect_on_results: ClassVar[frozenset[str]] = frozenset({"output", "cache"})
     name: str = "run"
     student: StudentConfig
@@ -255,7 +256,7 @@ class RunRecipe(_Objective):
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     cache: CacheConfig | None = Field(
-        default=None, description="of `distillab cache build`; training reads teacher.cache"
+        default=None, description="for `distillab cache build`; training reads teacher.cache"
     )
     seed: int = 0
     output: FolderText = "runs/run"
@@ -263,7 +264,7 @@ class RunRecipe(_Objective):
     @model_validator(mode="after")
     def _teacher_is_there(self) -> RunRecipe:
         if self.resolved().access != "none" and self.teacher is None:
-            raise ValueError(f"method {self.method} learns from a teacher: add teacher: {{path: …}} or {{cache: …}}")
+            raise ValueError(f"method {self.method} needs a teacher: add teacher: {{path: …}} or {{cache: …}}")
         return self
 
     @model_validator(mode="after")
@@ -287,11 +288,11 @@ class StudyRecipe(Settings):
     evaluation: EvaluationConfig = EvaluationConfig()
     teacher_signals: Literal["cached", "online"] = Field(
         default="cached",
-        description="cached: each teacher reads the rows once, and all runs read what it said; online: every run loads "
-        "the teacher and asks it at every step",
+        description="cached: each teacher runs over the rows once, and all runs read its cache; online: every run "
+        "loads the teacher and runs it at every step",
     )
-    cache: CacheConfig = Field(default=CacheConfig(), description="how what the teachers said is stored")
-    workers: int = Field(default=1, ge=1, description="runs at the same time, each in a process of its own")
+    cache: CacheConfig = Field(default=CacheConfig(), description="how teacher signals are stored")
+    workers: int = Field(default=1, ge=1, description="runs at the same time, each in its own process")
     output: FolderText = "runs/study"
 
     @field_validator("arms", mode="before")
@@ -308,9 +309,11 @@ class StudyRecipe(Settings):
             twice = sorted({name for name in names if names.count(name) > 1})
             raise ValueError(f"two arms have the same name: {', '.join(twice)}")
         if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError("the same seed stands twice in seeds")
+            raise ValueError("seeds has a duplicate seed")
         if "sft" not in names:
-            raise ValueError("a study needs the arm sft: every method is held against it")
+            raise ValueError("a study needs the arm sft: every method is compared with it")
+        if any(arm.name == "sft" and arm.shown_failure for arm in self.arms):
+            raise ValueError("every method is compared with the arm sft, so it cannot be a shown failure")
         return self
 
     @model_validator(mode="after")
@@ -323,10 +326,10 @@ class StudyRecipe(Settings):
     def _teachers_have_weights(self) -> StudyRecipe:
         for teacher in (self.teacher, *(arm.teacher for arm in self.arms if arm.teacher is not None)):
             if teacher.path is None:
-                raise ValueError(f"a study judges the teacher itself as an end point: add path beside {teacher.cache}")
+                raise ValueError(f"a study evaluates the teacher as a baseline: add path beside {teacher.cache}")
             if teacher.cache is not None and self.teacher_signals == "online":
                 raise ValueError(
-                    f"teacher_signals: online never reads the cache {teacher.cache}; leave one of them out"
+                    f"teacher_signals: online never reads the cache {teacher.cache}; remove one of the two"
                 )
         return self
 
@@ -335,11 +338,11 @@ class StudyRecipe(Settings):
         if self.teacher_signals == "online" and self.cache != CacheConfig():
             raise ValueError("teacher_signals: online makes no cache, so the settings under cache have no effect")
         if any(kind.kind == "text" for kind in self.cache.kinds or ()):
-            raise ValueError("cache.kinds: a study keeps the answers that its arms train on anyway; leave text out")
+            raise ValueError("cache.kinds: remove text; a study always keeps the answers that its arms train on")
         return self
 
     def run_recipe(self, arm: ArmConfig, seed: int, output: str) -> RunRecipe:
-        """The recipe of one run of this study."""
+        """Return the recipe of one run of this study."""
         return RunRecipe(
             name=f"{arm.name}-seed{seed}",
             student=self.student,
@@ -348,6 +351,7 @@ class StudyRecipe(Settings):
             method=arm.method,
             answers=arm.answers,
             terms=arm.terms,
+            shown_failure=arm.shown_failure,
             teacher_answers=arm.teacher_answers or self.teacher_answers,
             training=self.training,
             evaluation=self.evaluation,

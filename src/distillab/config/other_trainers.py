@@ -1,52 +1,49 @@
-"""What the keys of other trainers (TRL, axolotl, LLaMA-Factory, transformers) are called here, or what stands in their
-place."""
+"""Advice for keys of other trainers (TRL, axolotl, LLaMA-Factory, transformers): what to write here instead."""
 
 from __future__ import annotations
 
 _ADAPTERS = "every weight of the student learns, and adapters are not trained; merge one before (merge_and_unload)"
 _QUANTISED = "the student is not quantised; student.dtype and teacher.dtype are float32, bfloat16 or float16"
-_LOGGING = "nothing is sent anywhere: every step stands in OUTPUT/metrics.jsonl, the run in OUTPUT/run.json"
+_LOGGING = "nothing is sent anywhere: every step is logged in OUTPUT/metrics.jsonl, the run in OUTPUT/run.json"
 _UPLOAD = "nothing is uploaded; afterwards: hf upload ORGANISATION/MODEL OUTPUT/student"
 _EPOCHS = "write training.steps = epochs × training rows / training.batch_size"
 _PRECISION = (
     "write training.precision: bfloat16 (autocast over float32 weights); the weights' own type is student.dtype"
 )
-_ON_POLICY = (
-    "the student never writes its own training text here; answers: dataset or teacher says whose answers it reads"
-)
+_ON_POLICY = "on-policy training is not supported; answers: dataset or teacher chooses the answers that are trained on"
 _DIVERGENCE = "write a term: terms: [{kind: token_divergence, divergence: forward_kl, reverse_kl or jensen_shannon, …}]"
 _TEMPERATURE = (
-    "of a loss: terms: [{kind: token_divergence, temperature: 2}]; of a teacher that samples: "
+    "for a loss: terms: [{kind: token_divergence, temperature: 2}]; for sampled teacher answers: "
     "teacher_answers.temperature"
 )
 _WEIGHT = (
     "every term has its weight: terms: [{kind: cross_entropy, weight: 0.5}, {kind: token_divergence, weight: 0.5}]"
 )
 _LENGTH = "write data.max_tokens, of prompt and answer together"
-_ANSWER_LENGTH = "write teacher_answers.max_new_tokens (seqkd) or evaluation.max_new_tokens (judging)"
+_ANSWER_LENGTH = "write teacher_answers.max_new_tokens (seqkd) or evaluation.max_new_tokens (evaluation)"
 _MICROBATCH = "write training.batch_size, over all processes, and training.microbatch_size, a forward pass a process"
 _SCHEDULE = "write training.schedule: linear, cosine or constant"
 _OPTIMIZER = "the optimizer is AdamW: training.weight_decay, training.adam_beta2, training.max_grad_norm"
 _ATTENTION = "transformers chooses the attention implementation that suits the model and the device"
 _PARALLEL = "start it by torchrun --nproc_per_node N -m distillab.cli.main train …; a large teacher: teacher.device_map"
-_RESUME = "the same command goes on from the last checkpoint"
+_RESUME = "the same command resumes from the last checkpoint"
 _HELD_OUT = "write data.held_out: {path: …}, or {fraction: 0.1}"
 _EVALUATE = "write training.evaluate_every, in steps"
 _SAVE = "write training.checkpoint_every, in steps; the last checkpoint is removed when the run is finished"
 _ROWS = "write data.train: {path: …, columns: {prompt: …, answer: …}}"
-_PROMPTS = "prompts are never learned; answers are"
+_PROMPTS = "prompts are never trained on, answers are"
 _STUDENT = "write student: {path: …}"
 _TEACHER = "write teacher: {path: …}"
-_TOKENIZER = "write student.tokenizer or teacher.tokenizer, where it is not in the model's folder"
+_TOKENIZER = "write student.tokenizer or teacher.tokenizer, if it is not in the model's folder"
 _VOCABULARY = (
     "a model and its tokenizer are taken as they are: add tokens and resize before, save both, use that folder"
 )
 _DEVICE = "write training.device: auto or cpu, and teacher.device: auto, cpu, cuda:1, …"
-_NONE = "there is no such thing here"
+_NONE = "distillab has no such setting"
 _BUDGET = (
     "a run ends after training.steps, so that all methods have one budget; the curve stands in OUTPUT/metrics.jsonl"
 )
-_SERVED = "a teacher is asked in this process, or stored before: distillab cache build, then teacher: {cache: …}"
+_SERVED = "a teacher runs in this process, or is cached first: distillab cache build, then teacher: {cache: …}"
 
 _BY_ADVICE: dict[str, tuple[str, ...]] = {
     _ADAPTERS: (
@@ -173,7 +170,7 @@ _ADVICE = {key: advice for advice, keys in _BY_ADVICE.items() for key in keys}
 
 
 def advice_for(key: str) -> str | None:
-    """What to write instead of a key that another trainer has; None for a key of none.
+    """Return what to write instead of a key of another trainer; None for an unknown key.
 
     >>> advice_for("lr")
     'write training.learning_rate'

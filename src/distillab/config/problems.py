@@ -1,4 +1,4 @@
-"""What pydantic found wrong with a recipe, in words: the key's path, what exists instead, and where it was written."""
+"""Turn pydantic's validation errors into one message: key path, near names, and where the value was given."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _DEEPEST = 3  # of a key that stands at another place: a.b.c
 
 
 def readable(error: ValidationError, kind: type[BaseModel], *, where: str, overrides: Sequence[str]) -> ConfigError:
-    """One error of all that is wrong.
+    """Return one error for all problems.
 
     Args:
         kind: the recipe's class.
-        where: the recipe's file, or what it comes from.
-        overrides: key.sub=value, as they were given beside it.
+        where: the recipe's file, or its source.
+        overrides: key.sub=value, as given with it.
     """
     facts, given = [], []
     for item in error.errors():
@@ -45,21 +45,21 @@ def _fact(item: Any, key: str, kind: type[BaseModel]) -> str:
 
 
 def _is_of(key: str, override: str) -> bool:
-    """Whether what an override sets holds the key, or is held by it."""
+    """Return whether an override sets the key, a parent of it, or a part of it."""
     return key == override or key.startswith(f"{override}.") or (bool(key) and override.startswith(f"{key}."))
 
 
 def _instead(name: str, above: list[int | str], kind: type[BaseModel]) -> str:
-    """Another trainer's key in words, the same key at its place, or near names at this place."""
+    """Return advice for another trainer's key, or where the key belongs, or near names."""
     advice = advice_for(name)
     if advice is not None:
         return advice
     places = list(_places(kind, name))
-    return f"it stands under {' and '.join(places)}" if places else near_names(name, _fields_at(kind, above))
+    return f"write {' or '.join(places)}" if places else near_names(name, _fields_at(kind, above))
 
 
 def _places(kind: type[BaseModel], name: str, above: str = "", depth: int = 0) -> Iterator[str]:
-    """Paths of the settings of this name, lists of terms aside."""
+    """Yield the paths of the settings of this name, without lists of terms."""
     for field, about in kind.model_fields.items():
         if field == name:
             yield above + field
@@ -69,18 +69,18 @@ def _places(kind: type[BaseModel], name: str, above: str = "", depth: int = 0) -
 
 
 def _direct_models(annotation: Any) -> list[type[BaseModel]]:
-    """The models of `A` or `A | None`, not those of lists."""
+    """Return the models of `A` or `A | None`, not those of lists."""
     parts = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
     return [part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)]
 
 
 def _is_tag(path: tuple[int | str, ...], place: int) -> bool:
-    """Whether a part of an error's path is the `kind` of an item, which pydantic puts behind the item's number."""
+    """Return whether a part of an error's path is the `kind` of an item, which pydantic adds after its index."""
     return place >= 2 and path[place - 2] in ("terms", "kinds") and isinstance(path[place - 1], int)
 
 
 def _fields_at(kind: Any, path: list[int | str]) -> list[str]:
-    """Names that are allowed at a path of a nested model."""
+    """Return the names that are allowed at a path of a nested model."""
     models = _models_in(kind)
     for part in path:
         deeper: list[Any] = []
@@ -97,7 +97,7 @@ def _fields_at(kind: Any, path: list[int | str]) -> list[str]:
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    """The pydantic models inside an annotation such as `tuple[A | B, ...] | None`."""
+    """Return the pydantic models inside an annotation such as `tuple[A | B, ...] | None`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     if get_origin(annotation) in (Union, UnionType, tuple, list) or get_args(annotation):

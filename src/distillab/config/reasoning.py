@@ -1,4 +1,4 @@
-"""The settings of reasoning in answers: what it is marked by, and what becomes of it."""
+"""Settings for reasoning in answers: its markers, and whether it is kept or stripped."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from distillab.config.base import Settings
 
-# What the open models that reason put around it, by their own templates and model cards.
+# Reasoning markers of open models, from their templates and model cards.
 REASONING_MARKERS = (
     ("<think>", "</think>"),
     ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
@@ -20,18 +20,18 @@ REASONING_MARKERS = (
 
 
 class ReasoningSettings(Settings):
-    """Of settings that say how answers are read."""
+    """Base of the settings that read answers with reasoning."""
 
     reasoning: Literal["keep", "strip"] = Field(
         default="keep",
-        description="what becomes of text between the reasoning markers: kept with them, or taken out with them, so "
-        "that the answer alone is learned, or compared",
+        description="text between the reasoning markers: keep it with the markers, or strip both, so that only the "
+        "answer is trained on or compared",
     )
     reasoning_markers: tuple[tuple[str, str], ...] = Field(
         default=REASONING_MARKERS,
         min_length=1,
-        description="pairs of what reasoning begins and ends by, in text or special tokens; default: those of Qwen, "
-        "DeepSeek and others (<think>), gpt-oss (channels), Magistral, Seed-OSS, Command A and Kimi",
+        description="pairs of begin and end markers, as text or special tokens; default: those of Qwen, DeepSeek and "
+        "others (<think>), gpt-oss (channels), Magistral, Seed-OSS, Command A and Kimi",
     )
 
     @field_validator("reasoning_markers")

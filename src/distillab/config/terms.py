@@ -1,4 +1,4 @@
-"""The settings of each objective term, and what each needs of the pair: said here, once."""
+"""Settings of each term, its class, and the access level and tokens that it needs."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ Weight = Annotated[float, Field(gt=0)] | LinearWeight | Literal["balanced"]
 
 
 def is_balanced(weight: Weight) -> bool:
-    """Whether a weight is set by measured gradients."""
+    """Return whether a weight is set by measured gradients."""
     return weight == "balanced" or (isinstance(weight, LinearWeight) and weight.balanced)
 
 
@@ -141,13 +141,13 @@ class TokenDivergenceConfig(_Divergence):
 
 
 class TopKDivergenceConfig(_Divergence):
-    """The same where the teacher says its k most likely tokens only, as APIs and small caches do."""
+    """Divergence from the teacher's top-k log-probabilities, as APIs and small caches provide them."""
 
     target: ClassVar[str] = "distillab.objectives.top_k_divergence:TopKDivergence"
     access: ClassVar[AccessLevel] = "top_k"
     tokens: ClassVar[TokenRequirement] = "shared"
     kind: Literal["top_k_divergence"] = "top_k_divergence"
-    k: int = Field(default=32, ge=1, description="tokens that the teacher tells a position")
+    k: int = Field(default=32, ge=1, description="teacher tokens per position")
     tail: Literal["cell", "renormalise", "drop_tail"] = Field(
         default="cell",
         description="cell: all other tokens are one further outcome; renormalise: the kept ones are made to sum to "
@@ -245,7 +245,7 @@ class DualSpaceConfig(BaseTermConfig):
     attention: Literal["causal", "full"] = Field(
         default="causal",
         description="causal: no position looks further ahead in the text than its own span, and no state of the "
-        "student that has read more than the teacher speaks for it; full: all of the answer, as published",
+        "student that has read more than the teacher stands for it; full: all of the answer, as published",
     )
     projector_learning_rate: float | None = Field(
         default=None, gt=0, description="default: training.learning_rate; it follows the same schedule"

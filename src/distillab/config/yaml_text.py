@@ -1,4 +1,4 @@
-"""YAML 1.2 of bounded size: aliases may repeat a part, but not multiply until memory is full."""
+"""Read YAML 1.2 of bounded size and depth, so that nested aliases cannot fill the memory."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ LONGEST_BYTES = 1 << 20
 MOST_VALUES = 20_000
 DEEPEST = 50
 _SHOWN = 5
-_CHARACTERS_A_VALUE = 100  # a long text weighs as many values
+_CHARACTERS_A_VALUE = 100  # a long text counts as several values
 
 
 def read_text(path: Path) -> str:
-    """The text of a recipe file.
+    """Read the text of a recipe file.
 
     Raises:
-        ConfigError: it cannot be read, is not UTF-8, or is larger than a recipe can be.
+        ConfigError: it cannot be read, is not UTF-8, or is too large.
     """
     if path.is_dir():
         recipes = sorted(item.name for item in path.iterdir() if item.suffix in (".yaml", ".yml"))[:_SHOWN]
         raise ConfigError(
-            "A recipe is a file, and this is a folder.",
+            "A recipe is a file, not a folder.",
             where=str(path),
             facts=[f"recipes in it: {', '.join(recipes) or 'none'}"],
             fix=f"give the file: {path / recipes[0]}" if recipes else "give the recipe's file (YAML)",
@@ -41,7 +41,7 @@ def read_text(path: Path) -> str:
             "The file is too large for a recipe.",
             where=str(path),
             facts=[f"more than {LONGEST_BYTES:,} bytes"],
-            fix="give the recipe's file, not that of the rows or of a model",
+            fix="give the recipe's file, not a data or model file",
         )
     try:
         return content.decode("utf-8")
@@ -50,11 +50,11 @@ def read_text(path: Path) -> str:
 
 
 def parse(text: str, *, where: str) -> Any:
-    """The value that a YAML text holds. The text is measured before anything is built of it.
+    """Parse a YAML text, after checking its size with all aliases expanded.
 
     Raises:
         YAMLError: it is not YAML.
-        ConfigError: it is nested too deep, or its aliases expand to too many values; a number or a day is none.
+        ConfigError: it is nested too deep, its aliases expand to too many values, or a number or date is invalid.
     """
     _require_bounded(text, where)
     try:
@@ -70,10 +70,10 @@ def _yaml() -> YAML:
 
 
 def _require_bounded(text: str, where: str) -> None:
-    """Count the values with every alias put in full, from the stream of events, of which each is read once."""
+    """Count the values with every alias expanded, in one pass over the parser's events."""
     anchors: dict[str, int] = {}
     open_anchors: list[str | None] = []
-    sizes = [0]  # of the collections that are open, the whole text first
+    sizes = [0]  # sizes of the open collections, the whole text first
     for event in _yaml().parse(text):
         if isinstance(event, CollectionStartEvent):
             open_anchors.append(event.anchor)
@@ -92,14 +92,14 @@ def _require_bounded(text: str, where: str) -> None:
                 anchors[event.anchor] = size
         elif isinstance(event, AliasEvent):
             if event.anchor in open_anchors:
-                raise ConfigError("An alias of the recipe stands inside of what it names.", where=_line(where, event))
-            sizes[-1] += anchors.get(event.anchor, 0)  # of an unknown one the loader tells
+                raise ConfigError("An alias of the recipe contains itself.", where=_line(where, event))
+            sizes[-1] += anchors.get(event.anchor, 0)  # an unknown one is an error of the loader
         if sum(sizes) > MOST_VALUES:
             raise ConfigError(
-                "The aliases of the recipe multiply to more values than a recipe can have.",
+                "The aliases of the recipe expand to too many values.",
                 where=_line(where, event),
                 facts=[_limit(MOST_VALUES)],
-                fix="write out what is meant",
+                fix="write the values without aliases",
             )
 
 

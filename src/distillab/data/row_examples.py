@@ -178,14 +178,14 @@ def _asked_and_answered(row: Row, shape: Shape, prompt: Any, context: str, answe
     else:
         answered = (Message("assistant", written(answer, f'"{names[1]}"')),)
     if holds_turns(prompt):
-        asked = given(read_turns(prompt, names[0]))
+        before = given(read_turns(prompt, names[0]))
     else:
         text = pair_example(
             "", "", instruction=checked_text(prompt, f'"{names[0]}"'), context=context, answer=""
         ).prompt
         _check_prompts([text], shape)
-        asked = (Message("user", text),)
-    return (*asked, *answered)
+        before = (Message("user", text),)
+    return (*before, *answered)
 
 
 def _conversation(row: Row, shape: Shape, key: str, turns: tuple[Message, ...]) -> Example:

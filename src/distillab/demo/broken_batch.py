@@ -1,4 +1,4 @@
-"""Leaves a batch of the planted failure behind, for whoever wants to examine it as a stranger would."""
+"""Save a batch of the broken collator, to be examined by `distillab doctor batch`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from distillab.runs.inputs import load_inputs
 def save_batch(recipe: RunRecipe, collator: Callable[[int], Collator], path: Path) -> None:
     """Save the batch that the first rows of a run give: `input_ids`, `attention_mask`, `labels`, (B, L) each.
 
-    Nothing in the file says what it is.
+    The file does not name the failure.
 
     Args:
         recipe: of the run; its batch size is the number of rows.

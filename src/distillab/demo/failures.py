@@ -1,4 +1,4 @@
-"""The investigation's first error, planted on purpose. For the demo alone; nothing else may import it."""
+"""The collator of the demo's first shown failure. For the demo alone; nothing else imports it."""
 
 from __future__ import annotations
 

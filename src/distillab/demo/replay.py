@@ -26,9 +26,10 @@ from distillab.demo.models import MAX_POSITIONS, build_model
 from distillab.demo.tokenizers import train_tokenizers
 from distillab.demo.world import VALUE_PATTERN, WorldFiles, world_files, write_world
 from distillab.files import new_folder, read_json, read_json_lines, write_json
+from distillab.runs.inputs import MISMATCH
 from distillab.runs.lock import held
 from distillab.runs.run import execute
-from distillab.study.study import PlantedFailure, Study
+from distillab.study.study import Study
 from distillab.study.workers import run_jobs
 
 VOCABULARY = 640
@@ -53,6 +54,7 @@ _ANSWERS = TeacherAnswersConfig(answers_per_prompt=4, sample=True, max_new_token
 _KL_ALONE = (TokenDivergenceConfig(),)
 
 POSITIONS, WRONG_TOKENS = "prompt-positions", "logits-wrong-tokens"
+_SHIFTED = "predicts the answer's n-th token at the prompt's n-th position"
 
 
 def prepare_replay(output: Path, *, reproduce: str) -> Study:
@@ -70,7 +72,7 @@ def prepare_replay(output: Path, *, reproduce: str) -> Study:
 
 def _prepare_replay(output: Path, *, reproduce: str) -> Study:
     world, same, other = _world(output)
-    # a finished teacher is taken as it is: reading its 30,000 rows again would tell nothing
+    # a finished teacher is taken as it is: its 30,000 rows are not read again
     tokenizers = {"teacher": same, "teacher-other-tokens": other}
     missing = [name for name in tokenizers if not (output / name / "run.json").exists()]
     run_jobs(
@@ -82,10 +84,7 @@ def _prepare_replay(output: Path, *, reproduce: str) -> Study:
     return Study(
         study,
         reproduce=reproduce,
-        demonstrate_mismatch=True,
-        planted={
-            POSITIONS: PlantedFailure("predicts the answer's n-th token at the prompt's n-th position", PromptPositions)
-        },
+        collators={POSITIONS: PromptPositions},
     )
 
 
@@ -94,7 +93,7 @@ def _save_broken_batch(output: Path, study: StudyRecipe) -> None:
     if not path.exists():
         arm = next(arm for arm in study.arms if arm.name == POSITIONS)
         run = study.run_recipe(arm, SEEDS[0], str(path.parent))
-        # this arm asks no teacher, so none is read
+        # this arm has no teacher
         save_batch(run.model_copy(update={"teacher": None}), PromptPositions, path)
 
 
@@ -161,8 +160,8 @@ def _study(output: Path, world: WorldFiles) -> StudyRecipe:
         teacher=TeacherConfig(path=str(output / "teacher" / "student")),
         data=_data(world.train, world),
         arms=(
-            ArmConfig(name=POSITIONS, method="sft"),
-            ArmConfig(name=WRONG_TOKENS, method="logits", teacher=other, terms=_KL_ALONE),
+            ArmConfig(name=POSITIONS, method="sft", shown_failure=_SHIFTED),
+            ArmConfig(name=WRONG_TOKENS, method="logits", teacher=other, terms=_KL_ALONE, shown_failure=MISMATCH),
             ArmConfig(name="sft", method="sft"),
             ArmConfig(name="seqkd", method="seqkd"),
             ArmConfig(name="seqkd-other-tokens", method="seqkd", teacher=other),

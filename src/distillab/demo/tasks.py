@@ -16,7 +16,7 @@ ANSWER_WEIGHTS = (0.42, 0.26, 0.17, 0.10, 0.05)
 """Probabilities of the five answer wordings; question wording q uses them rotated by q places."""
 
 OPENERS = (("", 0.40), ("Sure, ", 0.25), ("Well, ", 0.15), ("I think ", 0.12), ("Let me see, ", 0.08))
-"""What may stand before the answer, with its probability, whatever the question."""
+"""What can stand before the answer, with its probability, whatever the question."""
 
 CAPITALS = {
     "Arvel": "Tosk", "Belmor": "Quill", "Candria": "Hode", "Dorvane": "Pelt", "Estoria": "Minsk", "Farlund": "Jarn",

@@ -34,12 +34,12 @@ class WorldFiles:
 
 
 def draw_row(task: Task, rng: random.Random, *, labelled_facts_only: bool) -> dict[str, str]:
-    """Draw one question of a kind and one of the answers it may get.
+    """Draw one question of a kind and one of its answers.
 
     Args:
         task: the kind of question.
         rng: where the chances come from.
-        labelled_facts_only: draw facts only from the part that the small labelled set may contain.
+        labelled_facts_only: draw facts only from the part that the small labelled set can contain.
     Returns:
         a row with `prompt` and `answer`.
     """
@@ -63,9 +63,9 @@ def is_held_out(prompt: str, seed: int) -> bool:
 def draw_rows(split: Split, count: int, *, seed: int) -> list[dict[str, str]]:
     """Draw the rows of one split; every kind of question is equally likely until it has no new one left.
 
-    Prompts of `train` and `held_out` do not repeat; those of `teacher` may, with other answer wordings, and they
-    include prompts of `train`. A held-out prompt stands in no other split, but its fact, or its sum, may be asked
-    there in other words: for facts that is the only way in which anybody could know the answer.
+    Prompts of `train` and `held_out` do not repeat; those of `teacher` can, with other answer wordings, and they
+    include prompts of `train`. A held-out prompt stands in no other split, but its fact, or its sum, can stand
+    there in other words: facts cannot be learnt otherwise.
 
     Args:
         split: which rows.
@@ -110,7 +110,7 @@ def write_world(folder: Path, *, seed: int, teacher_rows: int, student_rows: int
         seed: of the world.
         teacher_rows: size of the teachers' set, in rows.
         student_rows: size of the students' small labelled set.
-        held_out_rows: size of the set that all are judged by.
+        held_out_rows: size of the set that all models are evaluated on.
     Raises:
         ConfigError: a size is below 1.
         DataError: a split asks for more different prompts than there are.

@@ -61,20 +61,21 @@ def audit_recipe(
 
     Args:
         recipe: of a run or of a study; of a study every different arm is tried once.
-        demonstrate_mismatch: arms that compare unrelated tokens do so on purpose.
+        demonstrate_mismatch: arms that compare unrelated tokens are shown failures.
         limit_s: seconds of all of it; what would take longer is left out, and named.
     Raises:
         DistillabError: what is raised before a run begins: missing weights, unreadable rows, terms that do not fit.
     """
     if isinstance(recipe, StudyRecipe):
-        return audit_study(Study(recipe, reproduce="", demonstrate_mismatch=demonstrate_mismatch), limit_s=limit_s)
+        study = Study(recipe, reproduce="")
+        return audit_study(study.showing_mismatches() if demonstrate_mismatch else study, limit_s=limit_s)
     clock = Clock(limit_s)
     inputs = load_inputs(recipe)
+    if demonstrate_mismatch:
+        inputs = inputs.showing_mismatch()
     source = None if recipe.teacher is None else RunTeacher(inputs)
     arm = Arm(recipe.method, inputs, source, recipe.cache or CacheConfig())
-    return _check(
-        _sorted_out(recipe.name, (arm,), {}, demonstrate_mismatch, Budget(process_bytes=resident_bytes())), clock
-    )
+    return _check(_sorted_out(recipe.name, (arm,), Budget(process_bytes=resident_bytes())), clock)
 
 
 def audit_study(study: Study, *, limit_s: float = LIMIT_S) -> Investigation:
@@ -93,30 +94,24 @@ def audit_study(study: Study, *, limit_s: float = LIMIT_S) -> Investigation:
         arms.append(Arm(arm.name, inputs, source, recipe.cache))
     cached = recipe.teacher_signals == "cached"
     budget = Budget(len(recipe.seeds), recipe.workers, cached, _cache_bytes(study) if cached else 0, resident_bytes())
-    planted = {name: f"its failure is planted: it {failure.shows}" for name, failure in study.planted.items()}
-    return _check(_sorted_out(recipe.title, tuple(arms), planted, study.demonstrate_mismatch, budget), clock)
+    return _check(_sorted_out(recipe.title, tuple(arms), budget), clock)
 
 
-def _sorted_out(
-    title: str, arms: tuple[Arm, ...], planted: dict[str, str], demonstrate_mismatch: bool, budget: Budget
-) -> _Recipe:
+def _sorted_out(title: str, arms: tuple[Arm, ...], budget: Budget) -> _Recipe:
     """The arms that are tried, and why others are not."""
     missed, tried = [], []
     for arm in arms:
-        if arm.name in planted:
-            missed.append((arm.name, planted[arm.name]))
+        if arm.recipe.shown_failure is not None:
+            missed.append((arm.name, f"a shown failure: {arm.recipe.shown_failure}"))
         elif arm.inputs.mismatched_vocab:
-            purpose = "compares unrelated tokens on purpose (--demonstrate-mismatch)"
-            missed.append((arm.name, purpose if demonstrate_mismatch else "compares unrelated tokens, and is refused"))
+            missed.append((arm.name, "compares unrelated tokens, and is refused"))
         else:
             tried.append(arm)
     student = model_name(arms[0].recipe.student.path)
     teachers = dict.fromkeys(arm.inputs.teacher.spec.name for arm in arms if arm.inputs.teacher is not None)
     subject = f"{title}: student {student}" + (f", teacher {', '.join(teachers)}" if teachers else "")
     # an arm that is refused is one of those that the pair is examined for
-    every = tuple(arm for arm in arms if arm.name not in planted)
-    if demonstrate_mismatch:
-        every = tuple(arm for arm in every if arm in tried)
+    every = tuple(arm for arm in arms if arm.recipe.shown_failure is None)
     return _Recipe(subject, tuple(tried), every or arms, tuple(missed), budget)
 
 

@@ -1,1 +1,1 @@
-"""One protocol by which every model of a study is judged."""
+"""One protocol by which every model of a study is evaluated."""

@@ -1,4 +1,4 @@
-"""Whether a model is as sure of its next token as it is right."""
+"""Calibration: whether a model's confidence in its next token equals its accuracy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Calibration:
     """Confidence (probability of the likeliest token) against how often that token is the right one.
 
     Attributes:
-        tokens: that were judged.
+        tokens: scored.
         confidence, accuracy: means over them. A confidence above the accuracy is over-confidence.
         expected_error: Σ over the bins of confidence, share of tokens · |accuracy − confidence| there; 0 to 1.
     """

@@ -35,7 +35,7 @@ _OF_STUDENT, _OF_TEACHER = ("nats", "correct", "tokens", "confidence"), ("kl", "
 
 @dataclass(frozen=True)
 class SharedTeacher:
-    """A teacher whose distribution may be compared with the student's, id by id."""
+    """A teacher whose distribution can be compared with the student's, id by id."""
 
     teacher: SignalSource
     shared_width: int
@@ -132,11 +132,11 @@ def _batch_values(model: PreTrainedModel, batch: TokenBatch, shared: SharedTeach
         for here in rows:
             chunk = head.product(hidden_ND[here], out=memory[: here.stop - here.start])
             teacher = None if signal.scores is None else signal.scores.chunk(here, device)
-            for piece in sub_chunks(chunk.shape[0], width, device):
-                student = StudentScores(head.finish(chunk[piece]), targets_N[here][piece])
-                said = None if teacher is None else teacher.rows(piece)
-                for name, values in _values(student, said, shared.shared_width if shared else 0).items():
-                    found[name][here][piece] = values
+            for part in sub_chunks(chunk.shape[0], width, device):
+                student = StudentScores(head.finish(chunk[part]), targets_N[here][part])
+                scores = None if teacher is None else teacher.rows(part)
+                for name, values in _values(student, scores, shared.shared_width if shared else 0).items():
+                    found[name][here][part] = values
         return hidden_ND
 
     with_lm_head(model, batch, read, device=device)
@@ -155,7 +155,7 @@ def _values(student: StudentScores, teacher: NextTokens | None, width: int) -> d
         "nats": nats_N,
         "correct": (best.indices == targets_N).float(),
         "tokens": torch.ones_like(targets_N, dtype=torch.float32),
-        # rounding may take the nats of a certain token below zero
+        # rounding can take the nats of a certain token below zero
         "confidence": (above_target_N - nats_N).exp().clamp(max=1.0),
     }
     if teacher is not None:

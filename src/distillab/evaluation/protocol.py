@@ -1,4 +1,4 @@
-"""The held-out rows and how every model is judged on them: the same rows, the same decoding, the same metrics."""
+"""The evaluation of a model: for all models of a study the same held-out rows, the same decoding, the same metrics."""
 
 from __future__ import annotations
 
@@ -79,8 +79,8 @@ def evaluate(
         label: whose evaluation this is, for the progress line.
     """
     scored = held_out.first(settings.rows)
-    asked = held_out.first(settings.generate_rows)
-    total = len(scored.rows) + len(asked.rows)
+    prompted = held_out.first(settings.generate_rows)
+    total = len(scored.rows) + len(prompted.rows)
     with Progress(f"evaluating {label}", total=total, unit="rows") as progress:
         scores = score_rows(
             model,
@@ -91,7 +91,7 @@ def evaluate(
             shared=shared,
             after_batch=progress.advance,
         )
-        generation, answers = _generate(model, asked, settings, reader, progress)
+        generation, answers = _generate(model, prompted, settings, reader, progress)
     record = summarise(scores, scored_bytes=sum(scored.scored_bytes))
     record = record.model_copy(update={"metrics": (*record.metrics, *generation)})
     return EvaluationResult(record, scores, answers)
@@ -117,18 +117,18 @@ def require_finite_figures(record: EvaluationRecord, *, where: str) -> None:
 
 def _generate(
     model: PreTrainedModel,
-    asked: HeldOut,
+    prompted: HeldOut,
     settings: EvaluationConfig,
     reader: Reader,
     progress: Progress,
 ) -> tuple[tuple[Metric, ...], tuple[str, ...]]:
-    if not asked.rows:
+    if not prompted.rows:
         return (), ()
-    require_room(model, asked.prompt_ids, settings.max_new_tokens, setting="evaluation.max_new_tokens")
+    require_room(model, prompted.prompt_ids, settings.max_new_tokens, setting="evaluation.max_new_tokens")
     outputs = []
     for batch in generate_batches(
         model,
-        asked.prompt_ids,
+        prompted.prompt_ids,
         decoding=Decoding(settings.max_new_tokens),
         stop_ids=reader.encoder.stop_ids,
         batch_size=settings.batch_size,
@@ -136,15 +136,15 @@ def _generate(
         outputs.extend(batch)
         progress.advance(len(batch))
     # like is compared with like: the reference stands without what the template writes around it too
-    written = zip(asked.prompt_ids, (output.ids for output in outputs), strict=True)
-    references = asked.references
+    written = zip(prompted.prompt_ids, (output.ids for output in outputs), strict=True)
+    references = prompted.references
     if settings.reasoning == "strip":
         reads = AnswerText(reader.tokenizer, settings)
         texts = [reads.read(prompt, ids).answer for prompt, ids in written]
         references = tuple(without_reasoning(text, settings.reasoning_markers)[0] for text in references)
     else:
         texts = [continuation_text(reader.tokenizer, prompt, ids) for prompt, ids in written]
-    answers = tuple(wanted.inside(text) for wanted, text in zip(asked.answers, texts, strict=True))
+    answers = tuple(wanted.inside(text) for wanted, text in zip(prompted.answers, texts, strict=True))
     metrics = generation_metrics(
         answers,
         references,

@@ -1,4 +1,4 @@
-"""Values against which a loss can be judged: what a model reaches that knows nothing, or next to nothing."""
+"""Reference values of the loss: a uniform guess, and token frequencies alone."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from distillab.records import ReferenceLines
 
 
 def reference_lines(train: Sequence[EncodedRow], held_out: Sequence[EncodedRow], *, vocabulary: int) -> ReferenceLines:
-    """log V, and the nats a token of the unigram model of the training answers on the held-out answers.
+    """Return log V, and the nats a token of the unigram model of the training answers on the held-out answers.
 
     The unigram model counts every supervised token (EOS too) and adds one to every count, so that a token
     unseen in training has some probability.
 
     Args:
-        vocabulary: number of ids that the tokenizer knows.
+        vocabulary: number of ids of the tokenizer.
     """
     counts: Counter[int] = Counter()
     for row in train:

@@ -99,7 +99,7 @@ def generation_metrics(
 class UnicodeWords(Tokenizer):  # type: ignore[misc]  # the package has no types
     """Words of every script for ROUGE; for text in ASCII exactly the tokens of rouge_score with its Porter stemmer.
 
-    The package's own tokenizer knows a to z and 0 to 9 alone: any other letter is a space to it.
+    The package's own tokenizer reads a to z and 0 to 9 alone, and takes any other letter for a space.
     """
 
     def __init__(self) -> None:

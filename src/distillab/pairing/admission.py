@@ -74,18 +74,14 @@ def pair_check(contract: TokenizerContract) -> PairCheck:
     )
 
 
-def require_admitted(
-    contract: TokenizerContract, method_name: str, method: Method, *, demonstrate_mismatch: bool = False
-) -> None:
+def require_admitted(contract: TokenizerContract, method_name: str, method: Method) -> None:
     """Refuse a method that the pair does not allow.
 
-    Args:
-        demonstrate_mismatch: allow it, to show the failure; the caller marks every record.
     Raises:
         TokenizerMismatch: with an example, what would be trained, and the ways out.
     """
     admission = admit(contract, method_name, method)
-    if admission.admitted or demonstrate_mismatch:
+    if admission.admitted:
         return
     example = contract.example
     raise TokenizerMismatch(

@@ -1,4 +1,4 @@
-"""What runs, studies and judgements write to disk: plain values, no torch.
+"""What runs, studies and checks write to disk: plain values, no torch.
 
 A report is made from these records alone. Every file that holds one carries `schema_version`.
 Units are in the names: `_nats`, `_s`, `_bytes`, `_tokens`; shares are fractions between 0 and 1.
@@ -21,7 +21,7 @@ from distillab.records.pairing import (
 )
 from distillab.records.runs import (
     CurvePoint,
-    JudgedModel,
+    EvaluatedModel,
     ReferenceLines,
     RunCost,
     RunRecord,
@@ -54,12 +54,12 @@ __all__ = [
     "CurvePoint",
     "DataOverlap",
     "EncodingCounts",
+    "EvaluatedModel",
     "EvaluationRecord",
     "Finding",
     "GenerationSample",
     "Interval",
     "Investigation",
-    "JudgedModel",
     "MethodAdmission",
     "Metric",
     "NotJudged",

@@ -1,6 +1,6 @@
-"""What must be known before any other figure: a student that begins, or ends, worse than it should.
+"""Warnings that stand before any other figure: a student that starts, or ends, worse than it should.
 
-The sentences stand first in the terminal, in the report and in the doctor's answer, which all have them from here.
+Terminal, report and doctor print them first.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _ABOVE_PRETRAINED, _ABOVE_RANDOM = 0.02, 0.3
 
 
 def begins_above_uniform(nats: float, uniform: float, *, random: bool | None) -> bool:
-    """Whether an untrained student is worse than one that knows nothing; False where its weights' kind is unknown."""
+    """Return whether an untrained student is worse than a uniform guess; False where its weights are unknown."""
     return random is not None and nats > uniform * (1 + (_ABOVE_RANDOM if random else _ABOVE_PRETRAINED))
 
 
@@ -35,7 +35,7 @@ def outlook(
     found = []
     if uniform is not None and begins_above_uniform(start, uniform, random=random):
         found.append(
-            f"The student begins above log V, worse than knowing nothing: {start:.3f} nats a token before training, "
+            f"The student starts above log V, worse than a uniform guess: {start:.3f} nats a token before training, "
             f"log V is {uniform:.3f}."
         )
     if ends and min(ends.values()) >= start:
@@ -45,19 +45,19 @@ def outlook(
         if len(ends) == 1:
             who, after = f"{best} is", "after it"
         found.append(
-            f"{who} {worse} the student one began with: {start:.3f} nats a token before training, {ends[best]:.3f} "
+            f"{who} {worse} the undistilled student: {start:.3f} nats a token before training, {ends[best]:.3f} "
             f"{after}."
         )
     return tuple(found)
 
 
 def study_outlook(results: StudyResults) -> tuple[str, ...]:
-    """The sentences of a study; arms that show a failure on purpose do not count."""
+    """The sentences of a study; shown failures do not count."""
     untrained = [point for point in results.baselines if point.role == "undistilled student"]
     ends = {
         arm.name: sum(e.nats_per_token for e in arm.evaluations) / len(arm.evaluations)
         for arm in results.arms
-        if arm.demonstrates is None and arm.evaluations
+        if arm.shown_failure is None and arm.evaluations
     }
     start = untrained[0] if untrained else None
     return outlook(
@@ -69,9 +69,9 @@ def study_outlook(results: StudyResults) -> tuple[str, ...]:
 
 
 def run_outlook(record: RunRecord) -> tuple[str, ...]:
-    """The sentences of a run, by the first and the last point of its curve; none for a failure shown on purpose."""
+    """The sentences of a run, by the first and the last point of its curve; none for a shown failure."""
     first, last = record.curve[0], record.curve[-1]
-    if record.demonstrates is not None:
+    if record.shown_failure is not None:
         return ()
     return outlook(
         first.held_out_nats_per_token if first.step == 0 else None,

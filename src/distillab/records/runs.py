@@ -1,4 +1,4 @@
-"""What one run leaves behind."""
+"""The records of one run."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from distillab.records.pairing import TokenizerContract
 from distillab.records.sources import AnswerStoreCounts, CacheUse, EncodingCounts, SpanCounts, TeacherProvenance
 
 
-class JudgedModel(Record):
-    """A model that a study judged without training it: a file of its `baselines`."""
+class EvaluatedModel(Record):
+    """A model that a study evaluated without training it: a file of its `baselines`."""
 
     name: str
     identity: str = Field(description="sha256 of the settings and files that decide its figures")
@@ -32,10 +32,10 @@ class CurvePoint(Record):
 
 
 class ReferenceLines(Record):
-    """Values against which a loss can be judged, in nats a token of the student's vocabulary."""
+    """Reference values of the loss, in nats a token of the student's vocabulary."""
 
-    uniform_nats: float = Field(description="log V: knows nothing")
-    unigram_nats: float = Field(description="knows only how often each token occurs in the training answers")
+    uniform_nats: float = Field(description="log V: every token equally likely")
+    unigram_nats: float = Field(description="token frequencies of the training answers alone")
 
 
 class RunCost(Record):
@@ -53,7 +53,7 @@ class RunCost(Record):
         description="to write the teacher's answers, once for all runs that read them; None where it read none or "
         "they were made elsewhere",
     )
-    peak_rss_bytes: int = Field(description="of the process, which may have done other runs before")
+    peak_rss_bytes: int = Field(description="of the process, which can have done other runs before")
 
 
 class RunRecord(Record):
@@ -65,9 +65,6 @@ class RunRecord(Record):
     method: str
     access: AccessLevel
     seed: int
-    demonstrates: str | None = Field(
-        default=None, description="set where the run shows a failure on purpose; such a run is no result"
-    )
     identity: str = Field(description="sha256 of the settings and files that decide its figures")
     files: dict[str, str] = Field(default={}, description="sha256 of the student's files and the held-out figures")
     config: dict[str, Any]
@@ -76,15 +73,24 @@ class RunRecord(Record):
     teacher: TeacherProvenance | None
     answers: AnswerStoreCounts | None = None
     teacher_signals: Literal["none", "online", "cached"] = Field(
-        default="online", description="what training read of the teacher: nothing, itself, or what it once said"
+        default="online",
+        description="where training read the teacher's signals: nowhere, from the teacher, from a cache",
     )
     caches: tuple[CacheUse, ...] = ()
     notes: tuple[str, ...] = Field(default=(), description="what was left out, and why")
     train_counts: EncodingCounts
-    spans: SpanCounts | None = Field(default=None, description="how two tokenisations meet, for methods that read both")
+    spans: SpanCounts | None = Field(
+        default=None, description="how two tokenisations align, for methods that read both"
+    )
     held_out_counts: EncodingCounts
     references: ReferenceLines
     evaluation: EvaluationRecord
     curve: tuple[CurvePoint, ...]
     cost: RunCost
     environment: dict[str, str]
+
+    @property
+    def shown_failure(self) -> str | None:
+        """What failure the run shows on purpose; such a run is no result."""
+        label: str | None = self.config.get("shown_failure")
+        return label

@@ -24,8 +24,8 @@ class EncodingCounts(Record):
     truncated: int = Field(default=0, description="answers cut at max_tokens; their EOS is lost")
     left_out: int = Field(
         default=0,
-        description="held-out rows not judged: too long for a model of the pair, no prompt, or another answer in the "
-        "template of each",
+        description="held-out rows not evaluated: too long for a model of the pair, no prompt, or another answer in "
+        "the template of each",
     )
     left_out_for: dict[NotJudged, int] = Field(default={}, description="why, adding up to left_out")
     special_in_text: int = Field(default=0, description="rows whose own text contains a special token")
@@ -44,7 +44,7 @@ class EncodingCounts(Record):
 
     @property
     def reasons(self) -> str:
-        """Why rows are not judged, with their numbers: `18 too long, 1 empty answer`; empty where none is known."""
+        """Why rows are not evaluated, with their numbers: `18 too long, 1 empty answer`."""
         return ", ".join(f"{number} {reason}" for reason, number in self.left_out_for.items())
 
     @property

@@ -1,4 +1,4 @@
-"""What a study leaves behind: the report is made from this alone."""
+"""The records of a study: the report is made from these alone."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ class Interval(Record):
     p: float | None = Field(default=None, description="of no difference, for this comparison alone")
     adjusted_p: float | None = Field(
         default=None,
-        description="Holm's, over all arms held against SFT; None for a shown failure",
+        description="Holm's, over all arms compared with SFT; None for a shown failure",
     )
     comparisons: int | None = Field(default=None, description="over which adjusted_p is adjusted")
 
     @property
     def outcome(self) -> Literal["better", "worse", "open"]:
-        """What may be claimed at 5 %; of several comparisons by the adjusted p-value. Less is better."""
+        """The claim at 5 %, of several comparisons by the adjusted p-value; less is better. Open: not significant."""
         if not self.excludes_zero or (self.adjusted_p is not None and self.adjusted_p >= _ERROR):
             return "open"
         return "better" if self.mean < 0 else "worse"
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether the interval alone, of this comparison alone, tells the difference from none."""
+        """Whether the interval of this comparison alone excludes no difference."""
         return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
 
     @property
@@ -75,7 +75,7 @@ class ArmResult(Record):
     access: AccessLevel
     teacher: str | None
     across_tokenizers: bool = Field(default=False, description="its teacher's ids mean other tokens than the student's")
-    demonstrates: str | None = None
+    shown_failure: str | None = Field(default=None, description="set where the arm shows a failure on purpose")
     seeds: tuple[int, ...]
     evaluations: tuple[EvaluationRecord, ...]
     curves: tuple[tuple[CurvePoint, ...], ...]
@@ -114,13 +114,13 @@ class StudyResults(Record):
     contracts: tuple[TokenizerContract, ...]
     train_counts: tuple[EncodingCounts, ...]
     held_out_counts: EncodingCounts
-    spans: tuple[SpanCounts, ...] = Field(default=(), description="how two tokenisations of the training rows meet")
+    spans: tuple[SpanCounts, ...] = Field(default=(), description="how two tokenisations of the training rows align")
     answer_stores: tuple[AnswerStoreCounts, ...] = ()
-    caches: tuple[CacheUse, ...] = Field(default=(), description="what teachers said once, for all runs")
+    caches: tuple[CacheUse, ...] = Field(default=(), description="of teacher signals, read by all runs")
     investigation: Investigation | None = Field(default=None, description="what the doctor found before the first run")
     reproduce: str
     environment: dict[str, str]
-    wall_s: float = Field(description="sum over the runs, some of which may have run side by side")
+    wall_s: float = Field(description="sum over the runs, some of which can have run side by side")
     shared_s: float | None = Field(
         default=None,
         description="to make what the runs share: the teachers' answers and caches, those for the held-out rows too",

@@ -32,7 +32,7 @@ class Column:
 
     @property
     def better(self) -> str:
-        """The same in words, for readers who hear the page."""
+        """The same in words, for screen readers."""
         return f"{self.metric.direction} is better" if self.metric.direction else ""
 
     @property
@@ -72,14 +72,17 @@ def _capital(text: str) -> str:
 
 
 _TERMS: tuple[tuple[str, str], ...] = (
-    ("± ", "sample standard deviation over training seeds; it says nothing about other data."),
+    ("± ", "sample standard deviation over training seeds; it does not cover other data."),
     (
         "Δ to SFT",
         "held-out nats/token minus those of SFT, paired over seeds and rows, with a 95 % interval. Negative is better. "
-        "An interval that holds zero is no difference that this study can tell. Each is of one comparison alone; "
-        "“better” and “worse” are claimed of all arms together at 5 % (Holm’s adjusted p-values).",
+        "Each interval is of one comparison alone; “better” and “worse” are claimed at 5 % for all arms together "
+        "(Holm’s adjusted p-values); anything else is “not significant”.",
     ),
     ("Log V", "the loss of a model that gives every token of the vocabulary the same probability."),
-    ("Unigram", "the loss of a model that knows only how often each token occurs in the training answers."),
+    (
+        "Unigram",
+        "the loss of a model that predicts the token frequencies of the training answers, whatever the prompt.",
+    ),
     ("SFT, SeqKD", "supervised fine-tuning on the data set’s answers; the same on answers that a teacher wrote."),
 )

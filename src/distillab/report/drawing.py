@@ -59,7 +59,7 @@ class Drawing:
         self._add('<text class="{}" x="{}" y="{}" text-anchor="{}">{}{}</text>', css, x, y, anchor, visible(text), tip)
 
     def marker(self, at: Point, shape: str, css: str, radius: float = 4.0) -> None:
-        """A small shape that tells entries apart without colour."""
+        """A small shape: entries differ by it without colour."""
         self._parts.append(marker(shape, at, css, radius))
 
     def svg(self) -> Markup:

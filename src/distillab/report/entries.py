@@ -1,4 +1,4 @@
-"""What a report compares: end points and arms as one kind of thing, in the order in which they are shown."""
+"""What a report compares: baselines and arms as one kind of thing, in the order in which they are shown."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from distillab.records import (
     StudyResults,
 )
 
-Kind = Literal["undistilled", "arm", "teacher", "demonstration"]
-_KIND_ORDER: tuple[Kind, ...] = ("undistilled", "arm", "teacher", "demonstration")
+Kind = Literal["undistilled", "arm", "teacher", "failure"]
+_KIND_ORDER: tuple[Kind, ...] = ("undistilled", "arm", "teacher", "failure")
 _SHAPES = ("circle", "square", "triangle", "diamond", "down", "right", "left", "pentagon")
 # a circle that is open is the undistilled student's
 MARKERS = (*_SHAPES, *(f"open {shape}" for shape in _SHAPES[1:]))
@@ -41,7 +41,7 @@ class Entry:
 
     `comparable` is False where nats a token cannot be compared with the student's, because the model
     splits the held-out text into other tokens; `across_tokenizers` is True where an arm's teacher does.
-    `colour` and `marker` are how figures draw it; the marker alone tells 15 arms apart, the colour 16.
+    `colour` and `marker` are how figures draw it; there are 15 markers and 16 colours.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Entry:
     method: str | None
     teacher: str | None
     across_tokenizers: bool
-    demonstrates: str | None
+    shown_failure: str | None
     note: str | None
     seeds: tuple[int, ...]
     evaluations: tuple[EvaluationRecord, ...]
@@ -63,13 +63,23 @@ class Entry:
     marker: str
 
     @property
+    def is_failure(self) -> bool:
+        """Whether the arm shows a failure on purpose; it is no result."""
+        return self.kind == "failure"
+
+    @property
+    def marked_name(self) -> str:
+        """The name, with a shown failure marked as such."""
+        return f"{self.name} (shown failure)" if self.is_failure else self.name
+
+    @property
     def held_out_nats(self) -> tuple[float, ...]:
         """Held-out nats a token, one value a seed."""
         return tuple(evaluation.nats_per_token for evaluation in self.evaluations)
 
 
 def entries(results: StudyResults) -> tuple[Entry, ...]:
-    """All end points and arms: undistilled student, arms by access level, teachers, demonstrations.
+    """All baselines and arms: undistilled student, arms by access level, teachers, shown failures.
 
     Arms whose teacher has other tokens come after those whose teacher has the student's.
 
@@ -81,12 +91,12 @@ def entries(results: StudyResults) -> tuple[Entry, ...]:
     names = [point.name for point in results.baselines] + [arm.name for arm in results.arms]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise DataError("Every end point and arm of a study has a name of its own.", facts=[f"twice: {twice}"])
+        raise DataError("Every baseline and arm of a study has a name of its own.", facts=[f"twice: {twice}"])
     other_tokens = _models_with_other_tokens(results)
-    found = [_of_end_point(point, point.name not in other_tokens) for point in results.baselines]
+    found = [_of_baseline(point, point.name not in other_tokens) for point in results.baselines]
     arms = sorted(results.arms, key=lambda arm: (arm.across_tokenizers, ACCESS_ORDER.index(arm.access)))
-    trained = [arm for arm in arms if arm.demonstrates is None]
-    shown = [arm for arm in arms if arm.demonstrates is not None]
+    trained = [arm for arm in arms if arm.shown_failure is None]
+    shown = [arm for arm in arms if arm.shown_failure is not None]
     found += [_of_arm(arm, f"c{i % COLOURS}", MARKERS[i % len(MARKERS)]) for i, arm in enumerate(trained)]
     found += [_of_arm(arm, "warn", ("cross", "plus", "star")[i % 3]) for i, arm in enumerate(shown)]
     return tuple(sorted(found, key=lambda entry: _KIND_ORDER.index(entry.kind)))
@@ -118,7 +128,7 @@ def _models_with_other_tokens(results: StudyResults) -> set[str]:
     return different
 
 
-def _of_end_point(point: Baseline, comparable: bool) -> Entry:
+def _of_baseline(point: Baseline, comparable: bool) -> Entry:
     is_teacher = point.role == "teacher"
     return Entry(
         name=point.name,
@@ -127,7 +137,7 @@ def _of_end_point(point: Baseline, comparable: bool) -> Entry:
         method=None,
         teacher=None,
         across_tokenizers=False,
-        demonstrates=None,
+        shown_failure=None,
         note=point.note,
         seeds=(),
         evaluations=(point.evaluation,),
@@ -144,12 +154,12 @@ def _of_end_point(point: Baseline, comparable: bool) -> Entry:
 def _of_arm(arm: ArmResult, colour: str, marker: str) -> Entry:
     return Entry(
         name=arm.name,
-        kind="arm" if arm.demonstrates is None else "demonstration",
+        kind="arm" if arm.shown_failure is None else "failure",
         access=arm.access,
         method=arm.method,
         teacher=arm.teacher,
         across_tokenizers=arm.across_tokenizers,
-        demonstrates=arm.demonstrates,
+        shown_failure=arm.shown_failure,
         note=None,
         seeds=arm.seeds,
         evaluations=arm.evaluations,

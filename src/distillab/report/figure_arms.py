@@ -60,7 +60,7 @@ def _finite(values: Sequence[float]) -> tuple[float, ...]:
 
 def _axis(layout: _Layout, drawn: Sequence[Entry], references: ReferenceLines) -> Axis:
     near = [v for entry in of_kind(drawn, "arm", "teacher") for v in _finite(entry.held_out_nats)]
-    far = [v for entry in of_kind(drawn, "undistilled", "demonstration") for v in _finite(entry.held_out_nats)]
+    far = [v for entry in of_kind(drawn, "undistilled", "failure") for v in _finite(entry.held_out_nats)]
     far += [value for _, value in reference_values(references)]
     share = 0.42 if layout.label_above else 0.36
     return broken_axis(near or far, far if near else [], layout.left, layout.right, far_share=share)
@@ -75,7 +75,7 @@ def _draw(layout: _Layout, drawn: Sequence[Entry], references: ReferenceLines) -
     bottom = top + layout.row * len(drawn)
     picture = Drawing(layout.key, layout.width, bottom + 46, _TITLE, _description(drawn, lines, axis), layout.css)
     for index, entry in enumerate(drawn):
-        if entry.kind == "demonstration":
+        if entry.is_failure:
             picture.box((0, top + index * layout.row), layout.width, layout.row, "failure-band")
     _draw_axis(picture, axis, top, bottom, layout)
     for place, _, _, level in labels:
@@ -126,7 +126,7 @@ def _draw_row(picture: Drawing, axis: Axis, layout: _Layout, entry: Entry, top: 
     value_text = fixed(of_seeds.mean) + (f" ± {fixed(of_seeds.sd)}" if has_sd else "")
     name_at, value_at = (layout.left, layout.width - 6) if layout.label_above else (8, layout.width - 10)
     label_y = top + 18 if layout.label_above else y + (-2 if _under_name(entry) else 4)
-    on = " on-warn" if entry.kind == "demonstration" else ""
+    on = " on-warn" if entry.is_failure else ""
     under = "small warn-text" if on else "small muted"
     name = shown_name(entry)
     picture.text((name_at, label_y), fitted(name, layout.label_letters), f"name halo{on}", whole=name)
@@ -145,11 +145,11 @@ def _draw_row(picture: Drawing, axis: Axis, layout: _Layout, entry: Entry, top: 
 
 def shown_name(entry: Entry) -> str:
     """The name as figures write it: a cross stands before every shown failure."""
-    return f"✗ {entry.name}" if entry.demonstrates is not None else entry.name
+    return f"✗ {entry.name}" if entry.is_failure else entry.name
 
 
 def _under_name(entry: Entry) -> str:
-    if entry.kind == "demonstration":
+    if entry.is_failure:
         return "shown failure, not a result"
     if entry.kind == "teacher":
         return "teacher"
@@ -159,11 +159,11 @@ def _under_name(entry: Entry) -> str:
 
 
 def _description(drawn: Sequence[Entry], lines: Sequence[tuple[str, float]], axis: Axis) -> str:
-    said = []
+    means = []
     for entry in drawn:
         of_seeds = spread(entry.held_out_nats)
         assert of_seeds is not None  # only entries with values are drawn
-        said.append(f"{entry.name}{' (shown failure)' if entry.demonstrates else ''} {fixed(of_seeds.mean)}")
-    text = f"Mean held-out nats/token: {', '.join(said)}. "
+        means.append(f"{entry.marked_name} {fixed(of_seeds.mean)}")
+    text = f"Mean held-out nats/token: {', '.join(means)}. "
     text += f"References: {', '.join(f'{name} {fixed(value)}' for name, value in lines)}."
     return text + (" The axis is broken between the near and the far values." if axis.broken else "")

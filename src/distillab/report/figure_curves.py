@@ -38,7 +38,7 @@ class Series:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Places in px. `named` writes the names beside their lines; without, the legend tells them apart."""
+    """Places in px. `named` writes the names beside their lines; without, the legend names them."""
 
     key: str
     css: str
@@ -129,11 +129,11 @@ def training_panel(found: Sequence[Entry]) -> Panel | None:
     terms = list(dict.fromkeys(s.term for s in series))
     dashes = {term: _DASHES[min(i, len(_DASHES) - 1)] for i, term in enumerate(terms)}
     kinds = ("solid", "dashed", "dotted", "dash-dotted")
-    said = ", ".join(f"{kinds[min(i, 3)]}: {term}" for i, term in enumerate(terms))
+    styles = ", ".join(f"{kinds[min(i, 3)]}: {term}" for i, term in enumerate(terms))
     return Panel(
         "Training loss: what the log shows",
         _pictures("fig2b", "Training loss by training step", series, [], dashes),
-        f"Each term in its own unit, unweighted{_scale_words(_values(series, []))}; {said}.",
+        f"Each term in its own unit, unweighted{_scale_words(_values(series, []))}; {styles}.",
     )
 
 
@@ -228,7 +228,7 @@ def _draw_series(picture: Drawing, one: Series, x: Axis, y: Axis, dash: str) -> 
         return [(x.place(step), y.place(value)) for step, value in zip(one.steps, values, strict=True)]
 
     colour = one.entry.colour
-    failure = " failure" if one.entry.demonstrates else ""
+    failure = " failure" if one.entry.is_failure else ""
     if len(one.entry.seeds) > 1:
         picture.area([*places(one.low), *reversed(places(one.high))], f"band {colour}")
     mean = places(one.mean)
@@ -255,10 +255,10 @@ def _draw_labels(picture: Drawing, labels: Sequence[tuple[float, str, str]], lay
 
 
 def _description(series: Sequence[Series], lines: Sequence[tuple[str, float]]) -> str:
-    said = [
-        f"{s.entry.name}{' (shown failure)' if s.entry.demonstrates else ''}{' ' + s.term if s.term else ''}: "
+    values = [
+        f"{s.entry.marked_name}{' ' + s.term if s.term else ''}: "
         f"{s.mean[0]:.3f} at step {s.steps[0]}, {s.mean[-1]:.3f} at step {s.steps[-1]}"
         for s in series
     ]
-    text = "; ".join(said) + "."
+    text = "; ".join(values) + "."
     return text + (f" References: {', '.join(f'{name} {value:.3f}' for name, value in lines)}." if lines else "")

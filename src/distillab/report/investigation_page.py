@@ -8,7 +8,7 @@ from distillab.records import Finding, Investigation, PairCheck, Phase
 from distillab.report import sections
 from distillab.report.findings import concluded, counted
 
-NO_PAIR = "No pair of tokenizers was given, so nothing is said of methods: `distillab check TEACHER STUDENT` judges it."
+NO_PAIR = "No pair of tokenizers was given, so no method is checked: use `distillab check TEACHER STUDENT`."
 
 
 @dataclass(frozen=True)

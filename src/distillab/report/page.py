@@ -71,7 +71,7 @@ def page_of(results: StudyResults) -> Page:
         DataError: the parts of the results contradict each other (see `entries`).
     """
     found = entries(results)
-    trained = of_kind(found, "arm", "demonstration")
+    trained = of_kind(found, "arm", "failure")
     shown = columns(evaluation for entry in found for evaluation in entry.evaluations)
     panels = (held_out_panel(found, results.references), training_panel(found), closer_panel(found))
     return Page(
@@ -80,7 +80,7 @@ def page_of(results: StudyResults) -> Page:
         question=results.question,
         verdict=results.verdict,
         facts=_facts(results, found),
-        failures=of_kind(found, "demonstration"),
+        failures=of_kind(found, "failure"),
         table=main_table(found, shown),
         references=_references(results, found),
         access_meaning=ACCESS_MEANING,
@@ -88,7 +88,7 @@ def page_of(results: StudyResults) -> Page:
         not_drawn=_not_drawn(found),
         panels=tuple(panel for panel in panels if panel is not None),
         curves_not_drawn=_curves_not_drawn(found),
-        legend=tuple(Legend(e.name, legend_marker(e.marker, e.colour), e.demonstrates is not None) for e in trained),
+        legend=tuple(Legend(e.name, legend_marker(e.marker, e.colour), e.is_failure) for e in trained),
         curve_table=_curve_table(found),
         samples=sections.samples(results, found),
         samples_in_all=len(results.samples),
@@ -108,11 +108,11 @@ def page_of(results: StudyResults) -> Page:
 
 
 def _facts(results: StudyResults, found: Sequence[Entry]) -> tuple[tuple[str, str], ...]:
-    arms, failures = of_kind(found, "arm"), of_kind(found, "demonstration")
+    arms, failures = of_kind(found, "arm"), of_kind(found, "failure")
     rows = count_range([e.n("held-out rows") for entry in found for e in entry.evaluations])
     counts = results.held_out_counts
     if counts.left_out:
-        rows += f" of {count(counts.rows)}, {count(counts.left_out)} cannot be judged"
+        rows += f" of {count(counts.rows)}, {count(counts.left_out)} not evaluated"
         rows += f": {counts.reasons}" if counts.reasons else ""
     tokens = [e.tokens for entry in (*arms, *failures) for e in entry.evaluations]
     shown = f" + {len(failures)} shown failure{'s' if len(failures) > 1 else ''}" if failures else ""
@@ -136,15 +136,15 @@ def _times(results: StudyResults) -> str:
     shared = "an unknown time" if results.shared_s is None else duration(results.shared_s)
     return (
         f"All runs together took {duration(results.wall_s)} of training and evaluation, and what they share of their "
-        f"teachers (answers, caches) {shared}; judging the teachers and the untrained student is not counted."
+        f"teachers (answers, caches) {shared}; evaluating the teachers and the undistilled student is not counted."
     )
 
 
 def _references(results: StudyResults, found: Sequence[Entry]) -> tuple[tuple[str, str, str], ...]:
     """Reference lines as (name, value, meaning)."""
     lines = [
-        ("log V", fixed(results.references.uniform_nats), "knows nothing: every token equally likely"),
-        ("unigram", fixed(results.references.unigram_nats), "knows only how often each token occurs"),
+        ("log V", fixed(results.references.uniform_nats), "every token equally likely"),
+        ("unigram", fixed(results.references.unigram_nats), "token frequencies of the training answers alone"),
     ]
     untrained = of_kind(found, "undistilled")
     lines += [("undistilled student", fixed(e.held_out_nats[0]), "the student as it was given") for e in untrained]
@@ -186,5 +186,5 @@ def _curve_table(found: Sequence[Entry]) -> sections.Grid | None:
     steps = sorted({step for s in series for step in s.steps})
     values = [dict(zip(s.steps, s.mean, strict=True)) for s in series]
     rows = tuple((count(step), *(fixed(v[step]) if step in v else MISSING for v in values)) for step in steps)
-    names = tuple(f"{s.entry.name} (shown failure)" if s.entry.demonstrates else s.entry.name for s in series)
+    names = tuple(s.entry.marked_name for s in series)
     return sections.Grid("Held-out nats/token by step, mean over seeds", ("step", *names), rows)

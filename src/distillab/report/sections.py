@@ -119,7 +119,7 @@ def contract(record: TokenizerContract) -> Contract:
             f"{count(record.equal_ids)} of {count(widest)} ({_share(record.equal_ids, widest)})",
         ),
         ("token strings in both", f"{count(record.equal_strings)} ({_share(record.equal_strings, widest)})"),
-        ("byte strings that both can say", count(record.equal_bytes)),
+        ("byte strings that both can write", count(record.equal_bytes)),
         ("shared rows of the logits", count(record.shared_width) if record.shared_width else "none"),
     ]
     if record.extra_tokens:
@@ -207,7 +207,7 @@ def data_counts(train: Sequence[EncodingCounts], held_out: EncodingCounts) -> Gr
 
     headings = (
         *("split", "rows", "unreadable, skipped", "kept", "prompts", "dropped: empty answer", "dropped: no room"),
-        *("answers cut (EOS lost)", "not judged"),
+        *("answers cut (EOS lost)", "not evaluated"),
         *(
             "special token in text",
             "characters without a token",
@@ -221,7 +221,7 @@ def data_counts(train: Sequence[EncodingCounts], held_out: EncodingCounts) -> Gr
 
 
 def spans(found: Sequence[SpanCounts]) -> Grid:
-    """How two tokenisations of the same rows meet."""
+    """How two tokenisations of the same rows align."""
     headings = (
         *("training rows, and teacher", "rows", "teacher had no room", "answer tokens, student / teacher"),
         *("in shared spans, student / teacher", "spans", "of them one token on both sides", "half scored, not used"),
@@ -240,14 +240,16 @@ def spans(found: Sequence[SpanCounts]) -> Grid:
         )
         for record in found
     )
-    footnote = "A span is the smallest piece of text that both tokenisations cut out; terms compare what is said there."
-    return Grid("How the two tokenisations meet", headings, rows, footnote)
+    footnote = (
+        "A span is the smallest piece of text that both tokenisations cut out; terms compare the two models there."
+    )
+    return Grid("How the two tokenisations align", headings, rows, footnote)
 
 
 def answer_stores(stores: Sequence[AnswerStoreCounts]) -> Grid:
     """What became of the answers that teachers wrote."""
     headings = (
-        *("store", "prompts", "not asked: no room", "generated", "kept"),
+        *("store", "prompts", "skipped: no room", "generated", "kept"),
         *("dropped: empty", "dropped: cut off", "dropped: duplicate", "dropped: only reasoning", "with reasoning"),
     )
     rows = tuple(
@@ -266,7 +268,7 @@ def answer_stores(stores: Sequence[AnswerStoreCounts]) -> Grid:
 
 
 def caches(found: Sequence[CacheUse]) -> Grid:
-    """What teachers said once, and all runs read."""
+    """Cached teacher signals, which all runs read."""
     headings = (
         *("cache", "teacher", "rows of", "kinds", "rows", "teacher tokens", "scored tokens"),
         *("size", "time to make"),
@@ -284,7 +286,7 @@ def caches(found: Sequence[CacheUse]) -> Grid:
         for use in found
     )
     footnote = "Each teacher read its rows once. A run that reads a cache has no teacher tokens of its own."
-    return Grid("What teachers said once, for all runs", headings, rows, footnote)
+    return Grid("Cached teacher signals, read by all runs", headings, rows, footnote)
 
 
 def costs(found: Sequence[Entry]) -> Grid:
@@ -295,10 +297,9 @@ def costs(found: Sequence[Entry]) -> Grid:
             continue
         wall = spread([cost.wall_s for cost in entry.costs])
         assert wall is not None  # there is at least one cost
-        label = f"{entry.name} (shown failure)" if entry.demonstrates else entry.name
         rows.append(
             (
-                label,
+                entry.marked_name,
                 str(len(entry.costs)),
                 _mean([cost.steps for cost in entry.costs]),
                 _mean([cost.supervised_tokens for cost in entry.costs]),

@@ -1,4 +1,4 @@
-"""The main table: a row for each end point and arm, grouped by what access to the teacher it needs."""
+"""The main table: a row for each baseline and arm, grouped by what access to the teacher it needs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Heading:
 
 @dataclass(frozen=True)
 class Row:
-    """One end point or arm."""
+    """One baseline or arm."""
 
     entry: Entry
     cells: tuple[Cell, ...]
@@ -88,7 +88,7 @@ def main_table(found: Sequence[Entry], columns: Sequence[Column]) -> Table:
             arms = [e for e in of_kind(found, "arm") if e.access == access and e.across_tokenizers is across]
             groups.append(_access_group(access, rows(arms), across=across))
     groups.append(Group("Teachers", "the models that were learnt from", rows(of_kind(found, "teacher"))))
-    shown = rows(of_kind(found, "demonstration"))
+    shown = rows(of_kind(found, "failure"))
     groups.append(Group("Shown failures", "not results: made to fail on purpose", shown, failures=True))
     kept = tuple(group for group in groups if group.rows)
     return Table(tuple(headings), kept, _notes(found, kept, columns))
@@ -103,7 +103,7 @@ def _access_group(access: AccessLevel, rows: tuple[Row, ...], *, across: bool) -
 def _best_text(column: Column, arms: Sequence[Entry]) -> str | None:
     """The best mean among the trained students as it is printed; None where there is no direction or no choice.
 
-    Where all print the same figure, as where nobody scores, none is the best.
+    Where all print the same figure, such as 0, none is the best.
     """
     spreads = [column.spread(arm.evaluations) for arm in arms]
     means = [found.mean for found in spreads if found is not None and math.isfinite(found.mean)]
@@ -143,7 +143,7 @@ def _spread_cell(of_seeds: Spread, column: Column, is_best: bool, entry: Entry) 
 
 def _delta_cell(entry: Entry) -> Cell:
     if entry.method == "sft" and entry.against_sft is None and entry.kind == "arm":
-        return Cell("baseline", tone="even")
+        return Cell("SFT itself", tone="even")
     if entry.against_sft is None:
         return Cell(MISSING, tone="missing")
     interval = entry.against_sft
@@ -153,12 +153,12 @@ def _delta_cell(entry: Entry) -> Cell:
     if not all(math.isfinite(value) for value in (interval.mean, interval.low, interval.high)):
         return Cell(BROKEN, tone="broken")
     tone = interval_tone(interval)
-    word = {"good": "better", "bad": "worse", "even": "not told apart"}[tone]
+    word = {"good": "better", "bad": "worse", "even": "not significant"}[tone]
     return Cell(signed(interval.mean), (f"[{signed(interval.low)}, {signed(interval.high)}]", *on, word), tone)
 
 
 def interval_tone(interval: Interval) -> Literal["good", "bad", "even"]:
-    """good: better than the baseline, by `Interval.outcome`; bad: worse; even: not told apart."""
+    """good: better than SFT, by `Interval.outcome`; bad: worse; even: no significant difference."""
     tones: dict[str, Literal["good", "bad", "even"]] = {"better": "good", "worse": "bad", "open": "even"}
     return tones[interval.outcome]
 

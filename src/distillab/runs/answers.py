@@ -1,4 +1,4 @@
-"""The rows that a run trains on: the data set's own answers, or the teacher's (sequence-level KD)."""
+"""Training rows with the teacher's answers (sequence-level KD): generate them, read them."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def make_answers(
 
 
 def seconds_of(folder: Path) -> float | None:
-    """What the answers of a store have taken to write, all workers together; None where nobody counted.
+    """Seconds that the answers of a store took to generate, all workers together; None where they were not counted.
 
     Raises:
         DataError: a record of it is damaged.

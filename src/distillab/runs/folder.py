@@ -24,14 +24,13 @@ _AGAIN = "restore the folder from a copy; or delete its run.json, and the same c
 Fingerprints = dict[str, str] | dict[str, dict[str, str]]
 
 
-def identity_of(recipe: RunRecipe | StudyRecipe, *, fingerprints: Fingerprints, demonstrates: str | None = None) -> str:
+def identity_of(recipe: RunRecipe | StudyRecipe, *, fingerprints: Fingerprints) -> str:
     """sha256 of all that decides the figures of a run or a study: its settings, and the files behind them.
 
     Args:
         fingerprints: of the rows and weights behind the recipe's paths.
-        demonstrates: the failure that it shows on purpose.
     """
-    facts = {"recipe": identity_settings(recipe), "fingerprints": fingerprints, "demonstrates": demonstrates}
+    facts = {"recipe": identity_settings(recipe), "fingerprints": fingerprints}
     return hashlib.sha256(json.dumps(facts, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
@@ -40,7 +39,6 @@ def claim(
     recipe: RunRecipe | StudyRecipe,
     *,
     fingerprints: Fingerprints,
-    demonstrates: str | None = None,
 ) -> str:
     """Take a folder for one run or one study, or go on with the same one; returns its identity.
 
@@ -50,11 +48,11 @@ def claim(
     Raises:
         ConfigError: the folder holds a run of another recipe, of other files, or something else.
     """
-    require_claimable(folder, recipe, fingerprints=fingerprints, demonstrates=demonstrates)
-    identity = identity_of(recipe, fingerprints=fingerprints, demonstrates=demonstrates)
+    require_claimable(folder, recipe, fingerprints=fingerprints)
+    identity = identity_of(recipe, fingerprints=fingerprints)
     path = folder / _name(recipe)
     if not path.exists():
-        facts = {"fingerprints": fingerprints, "demonstrates": demonstrates, "identity": identity}
+        facts = {"fingerprints": fingerprints, "identity": identity}
         write_json(path, recipe.model_dump(mode="json") | facts)
     return identity
 
@@ -64,7 +62,6 @@ def require_claimable(
     recipe: RunRecipe | StudyRecipe,
     *,
     fingerprints: Fingerprints,
-    demonstrates: str | None = None,
 ) -> None:
     """Check that `claim` would take the folder. Nothing is written.
 
@@ -78,9 +75,8 @@ def require_claimable(
     if path.exists():
         there = read_json(path)
         known = there.get("identity") if isinstance(there, dict) else None
-        if known != identity_of(recipe, fingerprints=fingerprints, demonstrates=demonstrates):
-            facts = {"fingerprints": fingerprints, "demonstrates": demonstrates}
-            mine = json.loads(json.dumps(identity_settings(recipe) | facts))
+        if known != identity_of(recipe, fingerprints=fingerprints):
+            mine = json.loads(json.dumps(identity_settings(recipe) | {"fingerprints": fingerprints}))
             differing = _differences(there, mine)
             raise ConfigError(
                 "The output folder holds the work of another recipe, or of files that have changed since.",
@@ -99,7 +95,7 @@ def require_claimable(
 
 
 def _fix(recipe: RunRecipe | StudyRecipe, folder: Path, differing: list[str]) -> str:
-    """The way out; where more or fewer steps alone are asked for, what that would mean."""
+    """The fix; where only the number of steps differs, why that is another run."""
     if isinstance(recipe, RunRecipe) and [line.partition(":")[0] for line in differing] == ["training.steps"]:
         return (
             "set another output: the schedule, the curve and the budget follow from the number of steps, so it is "
@@ -151,7 +147,7 @@ def read_held_out(path: Path) -> list[dict[str, Any]]:
 
 
 def files_left(folder: Path) -> dict[str, str]:
-    """Name -> sha256 of every file that a run's record speaks of, safe on disk."""
+    """Name -> sha256 of every file that a run's record names, safe on disk."""
     single = [path for path in (folder / HELD_OUT, folder / PROJECTORS) if path.is_file()]
     paths = [*single, *sorted(path for path in (folder / STUDENT).rglob("*") if path.is_file())]
     for path in (*paths, folder / STUDENT, folder):
@@ -160,12 +156,12 @@ def files_left(folder: Path) -> dict[str, str]:
 
 
 def read_finished(folder: Path, *, arm: str, seed: int, identity: str) -> RunRecord | None:
-    """The record of a run, with every file that it speaks of checked; None where the run is not finished.
+    """The record of a run, with every file that it names checked; None where the run is not finished.
 
     Args:
         identity: of the run that is expected here.
     Raises:
-        DataError: the record is damaged, or of another run, or a file is not the one that it speaks of.
+        DataError: the record is damaged, or of another run, or a file is not the one that it names.
     """
     path = folder / RECORD
     if not path.exists():
@@ -183,11 +179,11 @@ def read_finished(folder: Path, *, arm: str, seed: int, identity: str) -> RunRec
 
 
 def require_unchanged(folder: Path, files: dict[str, str], *, fix: str) -> None:
-    """Check files against what a record says of them.
+    """Check files against the hashes in a record.
 
     Args:
         files: name -> sha256.
-        fix: what to do otherwise.
+        fix: of the error.
     Raises:
         DataError: a file is gone, or is another one.
     """

@@ -1,4 +1,4 @@
-"""Which held-out rows are judged: those that every model of the pair can be judged on, on the same text."""
+"""The held-out rows of the evaluation: those that every model of the pair reads whole, as the same text."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def held_out_for(reader: Reader, examples: tuple[Example, ...]) -> HeldOut:
 
 
 def held_out_line(counts: EncodingCounts, *, wanted: int, max_tokens: int, max_new_tokens: int) -> str:
-    """How many of the held-out rows can be judged: `2 of 20 held-out rows can be judged: 18 too long; …`.
+    """Return one line on the held-out rows: `2 of 20 held-out rows can be evaluated: 18 too long; …`.
 
     Args:
         counts: of the held-out rows.
         wanted: evaluation.rows.
         max_tokens, max_new_tokens: data.max_tokens, and evaluation.max_new_tokens.
     """
-    line = f"{counts.kept} of {counts.rows} held-out rows can be judged"
+    line = f"{counts.kept} of {counts.rows} held-out rows can be evaluated"
     if counts.left_out:
         line += f": {counts.reasons}"
     if "too long" in counts.left_out_for:
@@ -37,7 +37,7 @@ def held_out_line(counts: EncodingCounts, *, wanted: int, max_tokens: int, max_n
     if counts.kept > wanted:
         line += f"; evaluation.rows takes the first {wanted}"
     elif counts.rows < wanted:
-        line += f" (evaluation.rows asks for {wanted})"
+        line += f" (evaluation.rows is {wanted})"
     if min(counts.kept, wanted) < FEWEST_ROWS:
         line += f". Below {FEWEST_ROWS} rows a difference gets no interval"
     return f"{line}."
@@ -48,7 +48,7 @@ def fitting_rows(
 ) -> tuple[tuple[Example, ...], Counter[NotJudged]]:
     """Held-out rows that every tokenizer of the pair reads whole, and whose prompt leaves room for an answer.
 
-    So all models are judged on the same text. A prompt needs a token, for a model to go on from.
+    So all models are evaluated on the same text. A prompt needs a token, for a model to go on from.
 
     Returns:
         the rows; how many are left out for which reason, the first one that is met.
@@ -88,7 +88,7 @@ def same_answers(examples: tuple[Example, ...], readers: list[Reader], *, source
     if examples and not kept:
         raise DataError(
             "The templates of student and teacher keep different text of every held-out answer, so the two cannot be "
-            "judged on the same.",
+            "evaluated on the same text.",
             where=source,
             facts=[f"{reader.loaded.name}: {text[-1][:80]!r}" for reader, text in zip(readers, texts[0], strict=True)],
             fix="take out of the rows what one template drops (reasoning, usually), or use one template for both",
@@ -100,10 +100,10 @@ def _letters(reader: Reader, example: Example) -> list[str]:
     return ["".join(stretch.text.split()) for stretch in reader.encoder.learned(example)]
 
 
-def judged_rows(
+def encode_eval_rows(
     student: Reader, splits: Splits, examples: tuple[Example, ...], reasons: Mapping[NotJudged, int]
 ) -> tuple[HeldOut, EncodingCounts]:
-    """The held-out rows that are judged, and their counts with the number that is left out, and why."""
+    """Encode the held-out rows of the evaluation; return them with counts of all, of those left out, and why."""
     why = {reason: number for reason, number in reasons.items() if number}
     if not examples:
         raise DataError(

@@ -27,9 +27,12 @@ from distillab.pairing.embedded import require_embedded
 from distillab.pairing.loading import logits_width
 from distillab.records import EncodingCounts, TokenizerContract
 from distillab.runs.dates import FINGERPRINT, dated
-from distillab.runs.held_out import fitting_rows, held_out_line, judged_rows, same_answers
+from distillab.runs.held_out import encode_eval_rows, fitting_rows, held_out_line, same_answers
 from distillab.runs.teacher_view import TeacherView, TokenizerPair
 from distillab.teachers.spec import TeacherSpec, teacher_spec
+
+MISMATCH = "logit KD by index between tokens that do not mean the same (--demonstrate-mismatch)"
+"""Label of a shown failure: the terms compare tokens whose ids do not mean the same."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +100,7 @@ class RunInputs:
 
     @property
     def held_out_line(self) -> str:
-        """How many of the held-out rows can be judged, why others cannot, and the setting that changes it."""
+        """One line: how many held-out rows can be evaluated, why others cannot, and the setting that changes it."""
         return held_out_line(
             self.held_out_counts,
             wanted=self.recipe.evaluation.rows,
@@ -115,18 +118,20 @@ class RunInputs:
             raise TeacherError("This needs a teacher, and the recipe names none.", fix="add teacher: {path: …}")
         return self.teacher
 
-    def admit(self, *, demonstrate_mismatch: bool) -> bool:
-        """Refuse a method that the pair does not allow.
+    def admit(self) -> None:
+        """Refuse a method that the pair does not allow, unless the run shows the failure on purpose.
 
-        Returns:
-            True where the run goes on only because it demonstrates a mismatch.
         Raises:
             TokenizerMismatch: the method compares tokens by id, and the ids do not mean the same.
         """
-        if self.teacher is not None:
-            contract, name = self.teacher.contract, self.recipe.method
-            require_admitted(contract, name, self.method, demonstrate_mismatch=demonstrate_mismatch)
-        return self.mismatched_vocab
+        if self.teacher is not None and self.recipe.shown_failure is None:
+            require_admitted(self.teacher.contract, self.recipe.method, self.method)
+
+    def showing_mismatch(self) -> RunInputs:
+        """Return the same run, as a shown failure where it compares tokens whose ids do not mean the same."""
+        if not self.mismatched_vocab or self.recipe.shown_failure is not None:
+            return self
+        return self.with_recipe(self.recipe.model_copy(update={"shown_failure": MISMATCH}))
 
     def fingerprints(self) -> dict[str, str]:
         """sha256 of what stands behind the recipe's paths: rows, weight files, cache; and the day of its templates."""
@@ -164,7 +169,7 @@ class RunInputs:
         examples = tuple(example for example in self.held_out_examples if example.key in keys)
         fewer = len(self.held_out_examples) - len(examples)
         reasons = {**self.held_out_counts.left_out_for, "not for all teachers": fewer}
-        held_out, counts = judged_rows(self.student, self.splits, examples, reasons)
+        held_out, counts = encode_eval_rows(self.student, self.splits, examples, reasons)
         return replace(self, held_out_examples=examples, held_out=held_out, held_out_counts=counts)
 
 
@@ -196,7 +201,7 @@ def load_inputs(recipe: RunRecipe) -> RunInputs:
     fitting, reasons = fitting_rows(splits, readers, [None if c is None else c - answer for c in contexts])
     examples = same_answers(fitting, readers, source=splits.sources[1])
     reasons["template changes answer"] = len(fitting) - len(examples)
-    held_out, counts = judged_rows(student, splits, examples, reasons)
+    held_out, counts = encode_eval_rows(student, splits, examples, reasons)
     if recipe.evaluation.value_pattern is not None:
         for reference in held_out.references[: recipe.evaluation.generate_rows]:
             captured(reference, recipe.evaluation.value_pattern)  # a pattern that never ends is refused before training

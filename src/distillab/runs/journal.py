@@ -99,7 +99,7 @@ class Journal:
 
     def kept(self) -> Prefix:
         """What is measured so far, safe on disk."""
-        assert self._path is not None  # only the process that writes is asked
+        assert self._path is not None  # only the process that writes makes checkpoints
         sync(self._path)
         content = self._path.read_bytes()
         return Prefix(len(content), hashlib.sha256(content).hexdigest())
@@ -164,7 +164,10 @@ def read_journal(path: Path, *, steps: int) -> list[dict[str, Any]]:
         raise DataError(
             "The run's measurements are not those of all its steps, so its figures would be wrong.",
             where=str(path),
-            facts=[f"lines of steps: {len(there)}, steps: {steps}", f"the first that is not in its place: step {at}"],
+            facts=[
+                f"lines of steps: {len(there)}, steps: {steps}",
+                f"the first that is missing or out of order: step {at}",
+            ],
             fix=_ANEW,
         )
     return lines

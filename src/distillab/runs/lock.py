@@ -39,7 +39,7 @@ def held(folder: Path, name: str = LOCK) -> Iterator[None]:
     """Hold a folder for writing, which is made where it is missing.
 
     Args:
-        name: of the file that says who holds it.
+        name: of the lock file.
     Raises:
         ConfigError: another process, or this one, holds it.
     """
@@ -61,7 +61,7 @@ def held(folder: Path, name: str = LOCK) -> Iterator[None]:
 
 
 def require_free(folder: Path, name: str = LOCK) -> None:
-    """Check that nobody holds a folder. Nothing is written.
+    """Check that no process holds a folder. Nothing is written.
 
     Raises:
         ConfigError: somebody does.
@@ -135,7 +135,7 @@ def _this_process() -> dict[str, object]:
 
 
 def _started(pid: int) -> str | None:
-    """Something that tells a process from a later one of the same number; None: there is none."""
+    """When a process started, which distinguishes it from a later one of the same number; None: it does not run."""
     try:
         # the 22nd field is its start; the name before it may hold spaces
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rsplit(")", 1)[1].split()[19]

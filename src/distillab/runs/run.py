@@ -58,8 +58,6 @@ def execute(
     *,
     answers_folder: Path | None = None,
     arm: str | None = None,
-    demonstrate_mismatch: bool = False,
-    demonstrates: str | None = None,
     collator: MakeCollator | None = None,
     stored: StoredSignals | None = None,
 ) -> RunRecord:
@@ -69,9 +67,6 @@ def execute(
         run: the recipe; or its inputs, where they are loaded already.
         answers_folder: where the teacher's answers are kept; default: inside the run's folder.
         arm: name of the arm in its study; default: the method.
-        demonstrate_mismatch: let an index-by-index loss run on tokens that do not mean the same, and
-            mark the record.
-        demonstrates: what failure this run shows, where the caller planted one.
         collator: makes the training batches instead of the usual one (the demo's broken ones).
         stored: where cached signals of the teacher are; default: where the recipe's teacher.cache says.
     Raises:
@@ -88,20 +83,19 @@ def execute(
     inputs = load_inputs(run) if isinstance(run, RunRecipe) else run
     recipe = inputs.recipe
     folder, arm = Path(recipe.output), arm or recipe.method
-    if inputs.admit(demonstrate_mismatch=demonstrate_mismatch):
-        demonstrates = "logit KD by index between tokens that do not mean the same (--demonstrate-mismatch)"
+    inputs.admit()
     with processes.main_process_first():
         files = inputs.fingerprints()
     if processes.is_main_process:
-        require_claimable(folder, recipe, fingerprints=files, demonstrates=demonstrates)
+        require_claimable(folder, recipe, fingerprints=files)
     # of the processes of one run the first holds the folder
     with held(folder) if processes.is_main_process else nullcontext():
         with processes.main_process_first():
-            identity = claim(folder, recipe, fingerprints=files, demonstrates=demonstrates)
+            identity = claim(folder, recipe, fingerprints=files)
             finished = read_finished(folder, arm=arm, seed=recipe.seed, identity=identity)
         if finished is not None:
             return finished
-        claimed = _Claimed(inputs, folder, arm, identity, files, demonstrates, answers_folder or folder / "answers")
+        claimed = _Claimed(inputs, folder, arm, identity, files, answers_folder or folder / "answers")
         try:
             return claimed.execute(stored or stored_signals(inputs), collator=collator)
         except NumericsError as error:  # it knows the step; of a study the run must be known too
@@ -128,7 +122,6 @@ class _Claimed:
     arm: str
     identity: str
     fingerprints: dict[str, str]
-    demonstrates: str | None
     answers_folder: Path
 
     @property
@@ -163,7 +156,6 @@ class _Claimed:
             method=recipe.method,
             access=inputs.method.access,
             seed=recipe.seed,
-            demonstrates=self.demonstrates,
             identity=self.identity,
             config=recipe.model_dump(mode="json"),
             fingerprints=self.fingerprints,

@@ -1,7 +1,7 @@
-"""What a recipe's methods read of a teacher, as kinds of cache; and the recording of them.
+"""The teacher's signals that methods read, as kinds of cache; and the recording of them.
 
-What the teacher says is recorded for three sets of rows: the training rows, the training rows with its own answers, and
-the held-out rows by which students are judged (see `teachers/cache_parts.py` for where each lies).
+Signals are recorded for three sets of rows: the training rows, the training rows with the teacher's answers, and the
+held-out rows of the evaluation (see `teachers/cache_parts.py` for where each lies).
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ def build_cache(
     shards = -(-identity.rows // identity.rows_per_shard)
     needed = bytes_needed(identity.layouts, job.rows, vocabulary=teacher.identity.vocab_size)
     missing = math.ceil(needed * len(writer.todo()) / shards)
-    require_space(folder, missing, what=f"what the teacher says of {job.source}", otherwise=otherwise)
+    require_space(folder, missing, what=f"the teacher's signals on {job.source}", otherwise=otherwise)
     spec = job.teacher.spec
     keep_tokenizer(job.location, job.teacher.reader.tokenizer, load_config(spec.config, revision=spec.revision))
     done = record(teacher, job.rows, collator=job.view.reader.collator(), identity=identity, writer=writer)

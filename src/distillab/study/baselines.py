@@ -8,7 +8,7 @@ from pathlib import Path
 
 from distillab.errors import DataError
 from distillab.evaluation.protocol import EvaluationResult, evaluate, require_finite_figures
-from distillab.records import Baseline, EvaluationRecord, JudgedModel, read_record, write_record
+from distillab.records import Baseline, EvaluatedModel, EvaluationRecord, read_record, write_record
 from distillab.runs.folder import identity_of, require_unchanged, sha256_of, write_held_out
 from distillab.runs.held_out import held_out_for
 from distillab.runs.inputs import RunInputs
@@ -88,7 +88,7 @@ class Baselines:
         again = f"delete {path.name}, and the same command evaluates the model again"
         identity = identity_of(inputs.recipe, fingerprints=inputs.fingerprints())
         if path.exists():
-            known = read_record(JudgedModel, path, fix=again)
+            known = read_record(EvaluatedModel, path, fix=again)
             if (known.name, known.identity) != (stem, identity):
                 raise DataError(
                     "The record is that of another model, or of other settings.",
@@ -102,5 +102,5 @@ class Baselines:
         require_finite_figures(result.record, where=str(path))
         write_held_out(lines, result)
         files = {lines.name: sha256_of(lines)}
-        write_record(JudgedModel(name=stem, identity=identity, files=files, evaluation=result.record), path)
+        write_record(EvaluatedModel(name=stem, identity=identity, files=files, evaluation=result.record), path)
         return result.record

@@ -1,4 +1,4 @@
-"""What `distillab cache build` makes of a recipe: which parts, of which rows, where; and the making of them."""
+"""`distillab cache build`: plan which parts a recipe needs, of which rows, where; and build them."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ class Plan:
 
 
 def plan(recipe: RunRecipe | StudyRecipe) -> list[Plan]:
-    """What is to be stored for a recipe: of a study one location a teacher, where `distillab compare` looks for it.
+    """Plan what to store for a recipe: of a study one location a teacher, where `distillab compare` looks for it.
 
-    A study's own answers of the teacher, and signals on them, are made by the study itself.
+    The teachers' answers, and signals on them, are made by the study itself.
 
     Raises:
         ConfigError: nothing that could be stored is read, or the teacher has no weights.
@@ -72,10 +72,10 @@ def _plan_run(recipe: RunRecipe) -> Plan:
     recipe = recipe.model_copy(update={"teacher": _with_weights(recipe.teacher)})
     location = Path(settings.folder) if settings.folder else Path(recipe.output) / "cache"
     method = recipe.resolved()
-    asks = method.answers == "teacher"
+    on_answers = method.answers == "teacher"
     if settings.kinds is None:
         kinds: tuple[KindConfig, ...] | None = None
-        text = asks
+        text = on_answers
         if method.reads_signals and not method.can_be_cached:
             raise _nothing("Attention maps cannot be stored: they grow with the square of a row.", recipe)
         if not (method.reads_signals or text):
@@ -83,14 +83,14 @@ def _plan_run(recipe: RunRecipe) -> Plan:
     else:
         kinds = tuple(kind for kind in settings.kinds if kind.kind != "text")
         text = len(kinds) < len(settings.kinds)
-        if asks and kinds and not text:
+        if on_answers and kinds and not text:
             raise ConfigError(
                 "The method trains on the teacher's answers, and signals on them need the answers.",
                 where="cache.kinds",
                 fix="add {kind: text}",
             )
     inputs = load_inputs(recipe)
-    inputs.admit(demonstrate_mismatch=False)
+    inputs.admit()
     teacher = inputs.require_teacher()
     if kinds is None:
         kinds = arms_kinds([inputs])
@@ -98,13 +98,13 @@ def _plan_run(recipe: RunRecipe) -> Plan:
         raise _other_tokens(teacher)
     train, held_out = inputs.splits.sources
     recordings = []
-    if kinds and not asks:
+    if kinds and not on_answers:
         rows = teacher.rows(inputs.train)
         recordings.append(CacheJob(location, "train", kinds, rows, train, teacher, teacher.train_view))
     if kinds and inputs.shared_width and not teacher.own_tokens:
         wanted, view = held_out_kinds(teacher), teacher.eval_view
         recordings.append(CacheJob(location, "held_out", wanted, inputs.eval_rows, held_out, teacher, view))
-    return Plan(inputs, settings, location, tuple(recordings), text, kinds if asks else ())
+    return Plan(inputs, settings, location, tuple(recordings), text, kinds if on_answers else ())
 
 
 def _plan_study(recipe: StudyRecipe) -> list[Plan]:
@@ -119,7 +119,7 @@ def _plan_study(recipe: StudyRecipe) -> list[Plan]:
         if (arm.teacher or recipe.teacher).cache is not None:
             continue
         inputs, stored = study.inputs(arm), caches.stored(arm)
-        inputs.admit(demonstrate_mismatch=False)
+        inputs.admit()
         parts: list[Part] = []
         if stored.train is not None and arm.resolved().answers == "dataset":
             parts.append("train")
@@ -155,7 +155,7 @@ def require_room(plans: Sequence[Plan]) -> None:
 
 
 def build(item: Plan, *, worker: int, workers: int) -> None:
-    """Make what is missing of one location. Killed at any instant, it resumes.
+    """Build what is missing of one location. Killed at any instant, it resumes.
 
     Args:
         worker, workers: this process makes every shard whose number leaves `worker` when divided by `workers`.
@@ -203,7 +203,7 @@ def _with_weights(teacher: TeacherConfig | None) -> TeacherConfig:
     """The teacher without the cache that a run may already read: that is what is built."""
     if teacher is None or teacher.path is None:
         raise ConfigError(
-            "A cache is made of what a teacher says, and the recipe names no weights of one.",
+            "A cache is made of a teacher's signals, and the recipe names no teacher's weights.",
             fix="add teacher: {path: …}",
         )
     return teacher.model_copy(update={"cache": None})
@@ -213,13 +213,13 @@ def _nothing(rule: str, recipe: RunRecipe) -> ConfigError:
     return ConfigError(
         rule,
         facts=[f"method {recipe.method}"],
-        fix="say what is to be stored: cache: {kinds: [{kind: top_k}]}, or another method",
+        fix="name what is to be stored: cache: {kinds: [{kind: top_k}]}, or use another method",
     )
 
 
 def _other_tokens(teacher: TeacherView) -> TokenizerMismatch:
     return TokenizerMismatch(
-        "The teacher reads the student's ids as other tokens, so it would say something about other rows.",
+        "The teacher reads the student's ids as other tokens, so its signals would be of other rows.",
         facts=[teacher.contract.reason],
         fix="store its answers, which every tokenizer can read: cache: {kinds: [{kind: text}]}",
     )

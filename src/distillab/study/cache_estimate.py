@@ -1,4 +1,4 @@
-"""What a cache will cost, before it is built: bytes, and seconds of the teacher. N scored positions, M drawn tokens."""
+"""The cost of a cache before it is built: bytes, and seconds of the teacher. N scored positions, M drawn tokens."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def _sample(rows: Sequence[EncodedRow], size: int) -> list[list[EncodedRow]]:
     chance = random.Random(0)
     drawn = chance.sample(range(len(rows)), min(len(rows), size * _BATCHES))
     chosen = [rows[number] for number in sorted(drawn)]
-    found = [[chosen[place] for place in places] for places in batches([len(row) for row in chosen], size)]
+    found = [[chosen[index] for index in indices] for indices in batches([len(row) for row in chosen], size)]
     chance.shuffle(found)
     return found
 

@@ -20,7 +20,7 @@ from distillab.runs.signals import CacheJob, arms_kinds, bytes_before_loading, h
 from distillab.runs.teacher import NOTHING_STORED, StoredSignals, stored_signals
 from distillab.teachers.cache_parts import Part, part_of
 
-OTHERWISE = "set teacher_signals: online, which asks the teachers again in every run"
+OTHERWISE = "set teacher_signals: online, which runs the teachers again in every run"
 _Shared = Literal["train", "answers"]
 
 
@@ -31,12 +31,12 @@ class StudyCaches:
     Args:
         recipe: the study.
         inputs: of a run of an arm, with any seed.
-        planted: names of the arms whose batches are broken on purpose; their rows are in no cache.
+        uncached: names of the arms with batches of their own, whose rows are in no cache.
     """
 
     recipe: StudyRecipe
     inputs: Callable[[ArmConfig], RunInputs]
-    planted: frozenset[str]
+    uncached: frozenset[str]
     _locations: dict[str, Path] = field(default_factory=dict)
 
     def stored(self, arm: ArmConfig) -> StoredSignals:
@@ -88,7 +88,7 @@ class StudyCaches:
         """
         needed = sum(bytes_before_loading(self.job(arm, part)) for arm, part in work)
         if needed:
-            require_space(self._root, needed, what="what the teachers say", otherwise=OTHERWISE)
+            require_space(self._root, needed, what="the teachers' signals", otherwise=OTHERWISE)
 
     def used(self, records: Sequence[RunRecord]) -> tuple[CacheUse, ...]:
         """The caches that runs have read, each once; of those that the study made, as they were made."""
@@ -111,7 +111,7 @@ class StudyCaches:
 
     def _reads(self, arm: ArmConfig) -> bool:
         method = arm.resolved()
-        return method.reads_signals and method.can_be_cached and arm.name not in self.planted
+        return method.reads_signals and method.can_be_cached and arm.name not in self.uncached
 
     def _wants(self, arm: ArmConfig, part: Part) -> bool:
         if part == "held_out":
@@ -119,7 +119,7 @@ class StudyCaches:
         return self._reads(arm) and self._part(arm) == part
 
     def _kinds(self, arm: ArmConfig, part: Part) -> tuple[KindConfig, ...]:
-        """What all arms that share a part read of it; as the recipe says, where it says so."""
+        """The kinds that the recipe names, else those that the arms that share a part read."""
         if part == "held_out":
             return held_out_kinds(self.inputs(arm).require_teacher())
         return self._kinds_at(self._key(arm, part), "answers" if part == "answers" else "train")
@@ -140,7 +140,7 @@ class StudyCaches:
         return key
 
     def _location(self, arm: ArmConfig, part: Part) -> Path:
-        """Named by all that decides what is in it, so that nothing else is ever found there."""
+        """Its name is a hash of all that decides its content, so that nothing else is ever found there."""
         key = self._key(arm, part)
         if key not in self._locations:
             inputs = self.inputs(arm)

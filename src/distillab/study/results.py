@@ -51,7 +51,7 @@ def assemble(
     """The whole of a study, from its finished runs.
 
     Args:
-        investigation: what was found before the first of them; None: nobody looked.
+        investigation: what the doctor found before the first of them; None: it was left out.
     """
     folder = Path(recipe.output)
     by_arm = {arm.name: [record for record in records if record.arm == arm.name] for arm in recipe.arms}
@@ -82,16 +82,16 @@ def assemble(
 
 
 def verdict(arms: Sequence[ArmResult]) -> str:
-    """What came out against SFT, in a few lines however many arms there are; every interval is in the table."""
-    real = [arm for arm in arms if arm.demonstrates is None and arm.against_sft is not None]
+    """Return the differences from SFT in a few lines, however many arms there are; every interval is in the table."""
+    real = [arm for arm in arms if arm.shown_failure is None and arm.against_sft is not None]
     if not real:
         return "The study has no arm beside SFT, so there is nothing to compare."
     same, other = (_grouped([arm for arm in real if arm.across_tokenizers is across]) for across in (False, True))
-    text = f"Held against SFT on the same rows{_measured(real)}: {same}." if same else ""
+    text = f"Compared with SFT on the same rows{_measured(real)}: {same}." if same else ""
     if other:
-        joined = " Across" if same else f"Held against SFT on the same rows{_measured(real)}, across"
+        joined = " Across" if same else f"Compared with SFT on the same rows{_measured(real)}, across"
         text += f"{joined} tokenizers, from a teacher with other tokens: {other}."
-    shown = [arm.name for arm in arms if arm.demonstrates is not None]
+    shown = [arm.name for arm in arms if arm.shown_failure is not None]
     if shown:
         text += f" Shown as failures, not as results: {', '.join(shown)}."
     return text
@@ -108,21 +108,21 @@ def _measured(arms: Sequence[ArmResult]) -> str:
 
 
 def _grouped(arms: Sequence[ArmResult]) -> str:
-    """The arms by outcome, the best of each first; of those told from SFT the first one with its interval."""
+    """Return the arms by outcome, the best of each first; the first one that is better, or worse, with its interval."""
     known = [(arm.against_sft, arm.name) for arm in arms if arm.against_sft is not None]
     ordered = sorted(known, key=lambda pair: (pair[0].mean, pair[1]))
     better, worse, unclear = (
         [pair for pair in ordered if pair[0].outcome == outcome] for outcome in ("better", "worse", "open")
     )
-    parts = [_told(word, found) for word, found in (("better", better), ("worse", worse[::-1])) if found]
+    parts = [_claim(word, found) for word, found in (("better", better), ("worse", worse[::-1])) if found]
     if unclear:
         few = any(difference.low is None for difference, _ in unclear)
         why = " (too few rows for an interval)" if few else ""
-        parts.append(f"not told from SFT: {_names([name for _, name in unclear])}{why}")
+        parts.append(f"no significant difference from SFT: {_names([name for _, name in unclear])}{why}")
     return "; ".join(parts)
 
 
-def _told(word: str, found: Sequence[tuple[Interval, str]]) -> str:
+def _claim(word: str, found: Sequence[tuple[Interval, str]]) -> str:
     (difference, name), rest = found[0], [name for _, name in found[1:]]
     interval = f"95 % interval {difference.low:+.3f} to {difference.high:+.3f}"
     text = f"{name} is {word} by {abs(difference.mean):.3f} nats a token ({interval})"
@@ -142,8 +142,8 @@ def _shared_s(
     """Seconds to make what runs read of their teachers, each store and cache once; None where one was made elsewhere.
 
     Args:
-        made: seconds of the caches, by their place.
-        training: without what is read to judge alone.
+        made: seconds of the caches, by their path.
+        training: without what only the evaluation reads.
     """
     seconds: dict[str, float | None] = {}
     for record in records:
@@ -169,7 +169,7 @@ def _arm(
         access=first.access,
         teacher=first.teacher.name if first.teacher is not None and first.access != "none" else None,
         across_tokenizers=_across(first),
-        demonstrates=first.demonstrates,
+        shown_failure=first.shown_failure,
         seeds=tuple(run.seed for run in runs),
         evaluations=tuple(run.evaluation for run in runs),
         curves=tuple(run.curve for run in runs),
@@ -181,7 +181,7 @@ def _arm(
 
 def _adjusted(arms: Sequence[ArmResult]) -> tuple[ArmResult, ...]:
     """The arms with p-values for all comparisons together; a shown failure is no comparison."""
-    family = {arm.name: arm.against_sft for arm in arms if arm.demonstrates is None and arm.against_sft is not None}
+    family = {arm.name: arm.against_sft for arm in arms if arm.shown_failure is None and arm.against_sft is not None}
     by_name = dict(zip(family, adjusted(list(family.values())), strict=True))
     return tuple(arm.model_copy(update={"against_sft": by_name.get(arm.name, arm.against_sft)}) for arm in arms)
 

@@ -68,7 +68,7 @@ def spread(differences_NSR: Floats, tokens_NR: Floats) -> Spread:
     residuals of the mean over seeds); it is estimated from what both leave over, and counted once.
 
     Args:
-        differences_NSR: nats of a row, arm − baseline.
+        differences_NSR: nats of a row, arm − SFT.
         tokens_NR: scored tokens of the row.
     """
     _, seeds, rows = differences_NSR.shape
@@ -98,7 +98,7 @@ def paired_interval(
 ) -> Interval:
     """Difference of nats a token, arm − base, with an interval over seeds and over rows.
 
-    Both sides were trained with the same seeds and judged on the same rows, so differences are formed
+    Arm and baseline were trained with the same seeds and evaluated on the same rows, so differences are formed
     seed by seed and row by row before anything is averaged. See `spread` and `Spread.half_width`; how often it covers
     the truth is simulated in `bench/intervals.py`.
 
@@ -133,9 +133,9 @@ def p_value(found: Spread) -> float:
 
 
 def adjusted(intervals: Sequence[Interval]) -> list[Interval]:
-    """Several comparisons with one baseline, in the same order, with Holm's p-values beside their own.
+    """Several comparisons with one arm (SFT), in the same order, with Holm's p-values beside their own.
 
-    Of the arms that are like the baseline, none has an adjusted p-value below 0.05 in 95 of 100 studies, however the
+    Of the arms that are like SFT, none has an adjusted p-value below 0.05 in 95 of 100 studies, however the
     arms depend on each other. The intervals stay those of each comparison alone.
 
     Source: Holm 1979, A simple sequentially rejective multiple test procedure.
@@ -143,8 +143,8 @@ def adjusted(intervals: Sequence[Interval]) -> list[Interval]:
     found = list(intervals)
     largest = 0.0
     order = sorted(range(len(found)), key=lambda index: _p(found[index]))
-    for place, index in enumerate(order):
-        largest = max(largest, min(1.0, _p(found[index]) * (len(found) - place)))
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, _p(found[index]) * (len(found) - rank)))
         found[index] = found[index].model_copy(update={"adjusted_p": largest, "comparisons": len(found)})
     return found
 

@@ -39,19 +39,6 @@ from distillab.study.workers import run_jobs
 from distillab.teachers.cache_parts import Part
 
 
-@dataclass(frozen=True)
-class PlantedFailure:
-    """A failure that a demonstration plants into one arm.
-
-    Attributes:
-        shows: what it shows; every record of the arm is marked with it.
-        collator: makes the broken batches.
-    """
-
-    shows: str
-    collator: MakeCollator
-
-
 @dataclass
 class Study:
     """Plans and runs one study. Killed at any instant, it resumes and redoes no finished run.
@@ -59,20 +46,31 @@ class Study:
     Args:
         recipe: the study.
         reproduce: the command that makes it again, for the report.
-        demonstrate_mismatch: let arms run that the pair does not allow, and mark them.
-        planted: arm name -> failure planted on purpose (the demo only).
+        collators: arm name -> makes its batches instead of the usual collator; such an arm is a shown failure.
         investigation: what was found before; kept in the folder and in the results.
     """
 
     recipe: StudyRecipe
     reproduce: str
-    demonstrate_mismatch: bool = False
-    planted: dict[str, PlantedFailure] = field(default_factory=dict)
+    collators: dict[str, MakeCollator] = field(default_factory=dict)
     investigation: Investigation | None = None
     _loaded: dict[str, RunInputs] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.recipe = dated(self.recipe)  # all arms read one day
+        results = [arm.name for arm in self.recipe.arms if arm.name in self.collators and not arm.shown_failure]
+        if results:
+            raise ConfigError(
+                "Only a shown failure has batches of its own, and these arms have no shown_failure.", facts=results
+            )
+
+    def showing_mismatches(self) -> Study:
+        """Return the same study, its arms that compare unrelated tokens as shown failures, so that they run."""
+        shown = [self.inputs(arm).showing_mismatch().recipe.shown_failure for arm in self.recipe.arms]
+        arms = [
+            arm.model_copy(update={"shown_failure": label}) for arm, label in zip(self.recipe.arms, shown, strict=True)
+        ]
+        return replace(self, recipe=self.recipe.model_copy(update={"arms": tuple(arms)}))
 
     @property
     def doctor_record(self) -> Path:
@@ -92,7 +90,7 @@ class Study:
         require_free(folder)
 
     def held_out_line(self) -> str:
-        """How many of the held-out rows every model of the study can be judged on, and why not more."""
+        """One line: on how many of the held-out rows every model of the study can be evaluated, and why not more."""
         return self.inputs(self.recipe.arms[0]).held_out_line
 
     def run(self) -> StudyResults:
@@ -144,14 +142,11 @@ class Study:
 
     def execute(self, arm: ArmConfig, seed: int) -> RunRecord:
         """Make one run, or return its record where it is finished."""
-        failure = self.planted.get(arm.name)
         return execute(
             self.inputs(arm, seed),
             answers_folder=self._answers_folder(arm),
             arm=arm.name,
-            demonstrate_mismatch=self.demonstrate_mismatch,
-            demonstrates=failure.shows if failure else None,
-            collator=failure.collator if failure else None,
+            collator=self.collators.get(arm.name),
             stored=self.caches.stored(arm),
         )
 
@@ -179,7 +174,7 @@ class Study:
         inputs = self.inputs(arm)
         rows = inputs.require_teacher().rows(self.answers(arm)) if part == "answers" else ()
         job = self.caches.job(arm, part, rows)
-        # several studies may keep their caches in one place
+        # several studies can keep their caches in one folder
         with held(job.folder, worker_lock(0, 1)):
             teacher = RunTeacher(inputs).source()
             build_cache(job, teacher=teacher, settings=self.recipe.cache, otherwise=OTHERWISE)
@@ -187,7 +182,7 @@ class Study:
     @cached_property
     def caches(self) -> StudyCaches:
         """What the runs share of their teachers' signals."""
-        return StudyCaches(self.recipe, self.inputs, frozenset(self.planted))
+        return StudyCaches(self.recipe, self.inputs, frozenset(self.collators))
 
     @property
     def _baselines(self) -> Baselines:
@@ -258,7 +253,7 @@ class Study:
 
     def _require_admitted(self) -> None:
         for arm in self.recipe.arms:
-            self.inputs(arm).admit(demonstrate_mismatch=self.demonstrate_mismatch)
+            self.inputs(arm).admit()
         self._require_distinct_teachers()
 
     def _require_distinct_teachers(self) -> None:
@@ -266,7 +261,7 @@ class Study:
         names = [model_name(path) for path in paths]
         if len(set(names)) != len(names):
             raise ConfigError(
-                "Two teachers of the study have the same name, so their results could not be told apart.",
+                "Two teachers of the study have the same name, so their results could not be distinguished.",
                 facts=[f"{name}: {path}" for name, path in zip(names, paths, strict=True)],
                 fix="rename one of the folders",
             )

@@ -42,7 +42,7 @@ def run_jobs(jobs: Sequence[Job], *, workers: int) -> None:
         try:
             with defer_interrupt():
                 done = _wait(futures)
-        except (KeyboardInterrupt, Interrupted):  # a second signal, or no handler of ours
+        except (KeyboardInterrupt, Interrupted):  # a second signal, or no handler of distillab
             for child in multiprocessing.active_children():
                 child.kill()
             pool.shutdown(wait=False, cancel_futures=True)
@@ -91,7 +91,7 @@ def _do(job: Job) -> None:
 
 
 def _end_with_parent() -> None:
-    """A killed study must leave nobody behind who goes on writing into its folder when it is started again."""
+    """End with the parent: no worker of a killed study goes on writing into its folder when it is started again."""
     parent = multiprocessing.parent_process()
     assert parent is not None  # a worker has one
     parent.join()

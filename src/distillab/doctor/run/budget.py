@@ -56,7 +56,7 @@ def check_differences(results: StudyResults) -> CheckResult:
     Args:
         results: of a finished study.
     """
-    compared = [arm for arm in results.arms if arm.against_sft is not None and arm.demonstrates is None]
+    compared = [arm for arm in results.arms if arm.against_sft is not None and arm.shown_failure is None]
     scope = f"{len(compared)} arms against SFT"
     if not compared:
         return CheckResult(check="study-differences", scope=scope, skipped="no arm is compared with SFT")

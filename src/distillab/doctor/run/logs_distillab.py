@@ -28,8 +28,8 @@ def of_our_run(folder: Path, *, name: str) -> tuple[RunSeries, RunRecord | None]
     rows_an_epoch = record.train_counts.kept if record is not None else None
     batch = _at(recipe, "training", "batch_size")
     each = batch / rows_an_epoch if isinstance(batch, int) and rows_an_epoch else None
-    if record is not None and record.demonstrates:
-        notes = [*notes, f"its record says that it shows a failure on purpose: {record.demonstrates}"]
+    if record is not None and record.shown_failure:
+        notes = [*notes, f"its record says that it shows a failure on purpose: {record.shown_failure}"]
     series = of_our_rows(rows, name=name, facts=_facts(recipe, record), epochs_a_step=each, notes=tuple(notes))
     return series, record
 

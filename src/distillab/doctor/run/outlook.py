@@ -17,7 +17,7 @@ def run_outlooks(runs: Sequence[Run]) -> tuple[str, ...]:
     for run in runs:
         series = run.series.in_order()
         held_out = series.held_out_losses()
-        if run.record is not None and run.record.demonstrates is not None:
+        if run.record is not None and run.record.shown_failure is not None:
             continue
         if len(held_out) < 2 or held_out[0][0] != 0 or not series.facts.held_out_is_cross_entropy:
             return ()
