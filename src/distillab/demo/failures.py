@@ -18,7 +18,7 @@ class PromptPositions(Collator):
     """
 
     def __call__(self, rows: Sequence[IndexedRow]) -> TokenBatch:
-        """(B, L) with L the longest prompt; labels[t+1] is the answer's token t, so position t is scored with it."""
+        """Return (B, L) with L the longest prompt; labels[t+1] is the answer's token t, which position t predicts."""
         longest = max(item.row.prompt_length for item in rows)
         shape = (len(rows), longest)
         input_ids = torch.full(shape, self.pad_id, dtype=torch.int64)

@@ -98,7 +98,7 @@ def _save_broken_batch(output: Path, study: StudyRecipe) -> None:
 
 
 def _world(output: Path) -> tuple[WorldFiles, Path, Path]:
-    """The world's files and the two tokenizers; those of an earlier call are taken as they are."""
+    """Return the world's files and the two tokenizers; those of an earlier call are taken as they are."""
     rows = {"teacher_rows": TEACHER_ROWS, "student_rows": STUDENT_ROWS, "held_out_rows": HELD_OUT_ROWS}
     made = output / "world" / "made.json"  # written last
     settings = {**rows, "vocabulary": VOCABULARY, "tokenizer_rows": TOKENIZER_ROWS}

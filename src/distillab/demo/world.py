@@ -55,7 +55,7 @@ def draw_row(task: Task, rng: random.Random, *, labelled_facts_only: bool) -> di
 
 
 def is_held_out(prompt: str, seed: int) -> bool:
-    """Whether a prompt belongs to the held-out rows: decided by a hash, so that no prompt is on both sides."""
+    """Return whether a prompt belongs to the held-out rows: by a hash, so that it is in one split alone."""
     digest = hashlib.sha256(f"{seed}\n{prompt}".encode()).digest()
     return int.from_bytes(digest[:8], "big") % _HELD_OUT_SHARE == 0
 
@@ -98,7 +98,7 @@ def draw_rows(split: Split, count: int, *, seed: int) -> list[dict[str, str]]:
 
 
 def world_files(folder: Path) -> WorldFiles:
-    """The files of the world in `folder`."""
+    """Return the files of the world in `folder`."""
     return WorldFiles(folder / "teacher.jsonl", folder / "train.jsonl", folder / "held_out.jsonl")
 
 
@@ -127,7 +127,7 @@ def write_world(folder: Path, *, seed: int, teacher_rows: int, student_rows: int
 
 
 def value_of(answer: str) -> str | None:
-    """The value of an answer, or None where it has none.
+    """Return the value of an answer, or None where it has none.
 
     >>> value_of("Sure, that makes 12.")
     '12'

@@ -29,7 +29,7 @@ class Calibration:
 
 
 def calibration(confidence_N: Tensor, right_N: Tensor, *, bins: int = BINS) -> Calibration:
-    """Expected calibration error of N predictions.
+    """Return the expected calibration error of N predictions.
 
         E = Σ_b n_b/N · |mean right in b − mean confidence in b|
 

@@ -71,7 +71,7 @@ def score_rows(
     shared: SharedTeacher | None = None,
     after_batch: Callable[[int], None] | None = None,
 ) -> RowScores:
-    """Sums over the scored tokens of each row, in float64.
+    """Return sums over the scored tokens of each row, in float64.
 
     Args:
         stop_ids: ids that end an answer.
@@ -111,7 +111,7 @@ def score_rows(
 
 
 def _batch_values(model: PreTrainedModel, batch: TokenBatch, shared: SharedTeacher | None) -> dict[str, Tensor]:
-    """Name -> (N,) values, on the model's device."""
+    """Return name -> (N,) values, on the model's device."""
     device = next(model.parameters()).device
     targets_N = scored_targets(batch).to(device)
     signal = TeacherSignal() if shared is None else shared.teacher.signal(batch, _whole(shared))
@@ -166,7 +166,7 @@ def _values(student: StudentScores, teacher: NextTokens | None, width: int) -> d
 
 
 def bits_per_byte(scores: RowScores, *, scored_bytes: int) -> float:
-    """Bits of the scored text a byte of it: Σ nats of the tokens but EOS / (bytes · ln 2).
+    """Return the bits per byte of the scored text: Σ nats of the tokens but EOS / (bytes · ln 2).
 
     Args:
         scored_bytes: UTF-8 bytes of the text that those tokens are (`Encoder.scored_bytes`), summed over the rows.

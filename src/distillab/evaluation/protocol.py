@@ -43,7 +43,7 @@ class HeldOut:
         return tuple(answer.text for answer in self.answers)
 
     def first(self, n: int) -> HeldOut:
-        """The first n rows."""
+        """Return the first n rows."""
         return HeldOut(
             self.rows[:n],
             self.prompt_ids[:n],
@@ -72,7 +72,7 @@ def evaluate(
     shared: SharedTeacher | None,
     label: str,
 ) -> EvaluationResult:
-    """Likelihood over `settings.rows` rows, greedy generations over `settings.generate_rows` rows.
+    """Score `settings.rows` rows, and answer the prompts of `settings.generate_rows` rows greedily.
 
     Args:
         shared: the teacher to compare distributions with, where the tokenizer contract allows it.

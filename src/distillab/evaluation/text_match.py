@@ -106,7 +106,7 @@ class UnicodeWords(Tokenizer):  # type: ignore[misc]  # the package has no types
         self._ascii = DefaultTokenizer(use_stemmer=True)
 
     def tokenize(self, text: str) -> list[str]:
-        """The tokens of a text; words in ASCII are stemmed."""
+        """Return the tokens of a text; words in ASCII are stemmed."""
         found = words(text)
         return [(self._ascii.tokenize(word) or [word])[0] if word.isascii() else word for word in found]
 

@@ -23,7 +23,7 @@ _NUMBER = regex.compile(
 
 
 def normalised(text: str) -> str:
-    """Lower case, no punctuation at the ends of words, no articles, single spaces.
+    """Return the text in lower case, without punctuation at the ends of words, articles and double spaces.
 
     The SQuAD convention (Rajpurkar et al. 2016), but numbers keep their meaning: "3.5" is not "35", "-4" not "4".
 
@@ -41,7 +41,7 @@ def _bare(word: str) -> str:
 
 
 def captured(text: str, pattern: str) -> str | None:
-    """What the one group of `pattern` captures at its last match; None without a match.
+    """Return what the one group of `pattern` captures at its last match; None without a match.
 
     >>> captured("2 + 2 is 4. #### 4", r"#### (.+)")
     '4'
@@ -62,7 +62,7 @@ def captured(text: str, pattern: str) -> str | None:
 
 
 def same_value(answer: str | None, reference: str | None, *, kind: ValueKind) -> bool:
-    """Whether both are there and equal.
+    """Return whether both are there and equal.
 
     Args:
         kind: number: two numbers are compared by their value, anything else by its normalised text;
@@ -81,7 +81,7 @@ def same_value(answer: str | None, reference: str | None, *, kind: ValueKind) ->
 
 
 def number(text: str) -> Decimal | None:
-    """The number that a text is, with commas between thousands and a point before decimals; None if it is no number.
+    """Return the number that a text is, commas between thousands and a point before decimals; None if it is none.
 
     >>> number("-$1,234.50."), number("1,5"), number("3 apples")
     (Decimal('-1234.50'), None, None)

@@ -43,11 +43,11 @@ class EvaluationRecord(Record):
     metrics: tuple[Metric, ...]
 
     def metric(self, name: str) -> Metric | None:
-        """The metric of that name; None where it was not measured."""
+        """Return the metric of that name; None where it was not measured."""
         return next((metric for metric in self.metrics if metric.name == name), None)
 
     def value(self, name: str) -> float | None:
-        """Its value; None where it was not measured or has none."""
+        """Return its value; None where it was not measured or has none."""
         metric = self.metric(name)
         return None if metric is None else metric.value
 
@@ -64,5 +64,5 @@ class EvaluationRecord(Record):
         return value
 
     def n(self, sample: Literal["held-out rows", "generations"]) -> int:
-        """How many held-out rows were scored, or answers generated; 0 where none was."""
+        """Return how many held-out rows were scored, or answers generated; 0 where none was."""
         return max((metric.n for metric in self.metrics if metric.sample == sample), default=0)

@@ -22,7 +22,7 @@ def begins_above_uniform(nats: float, uniform: float, *, random: bool | None) ->
 def outlook(
     start: float | None, ends: Mapping[str, float], *, uniform: float | None, random: bool | None
 ) -> tuple[str, ...]:
-    """What stands before all else, a sentence each; empty where nothing does.
+    """Return the warnings that stand first, a sentence each.
 
     Args:
         start: held-out nats a token before training; None: not measured.
@@ -52,7 +52,7 @@ def outlook(
 
 
 def study_outlook(results: StudyResults) -> tuple[str, ...]:
-    """The sentences of a study; shown failures do not count."""
+    """Return the sentences of a study; shown failures do not count."""
     untrained = [point for point in results.baselines if point.role == "undistilled student"]
     ends = {
         arm.name: sum(e.nats_per_token for e in arm.evaluations) / len(arm.evaluations)
@@ -69,7 +69,7 @@ def study_outlook(results: StudyResults) -> tuple[str, ...]:
 
 
 def run_outlook(record: RunRecord) -> tuple[str, ...]:
-    """The sentences of a run, by the first and the last point of its curve; none for a shown failure."""
+    """Return the sentences of a run, by the first and the last point of its curve; none for a shown failure."""
     first, last = record.curve[0], record.curve[-1]
     if record.shown_failure is not None:
         return ()

@@ -51,7 +51,7 @@ def write_report(results: StudyResults, folder: Path) -> tuple[Path, Path]:
 
 
 def render(name: str, page: object) -> str:
-    """The text of one template; what a page holds is escaped as the template's kind of file needs it."""
+    """Render one template; what a page holds is escaped as the template's kind of file needs it."""
     if name.endswith(".html.j2"):
         return _template(name).render(page=page, style=Markup(_style()))
     return _template(name).render(page=page)
@@ -80,21 +80,21 @@ def _environment(finalize: Callable[[Any], Any], *, autoescape: bool) -> Environ
 
 
 def _finalize_html(value: Any) -> Any:
-    """Applied to every printed value before jinja2 escapes it."""
+    """Make every printed value visible, before jinja2 escapes it."""
     if value is None:
         raise TypeError("a template prints None")
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _finalize_markdown(value: Any) -> Any:
-    """Applied to every printed value: what is not Markdown already becomes harmless text."""
+    """Escape every printed value that is not Markdown already."""
     if value is None:
         raise TypeError("a template prints None")
     return markdown_inline(value) if isinstance(value, str) and not isinstance(value, Markdown) else value
 
 
 def _breakable(name: str) -> Markup:
-    """A name that may be broken after an underscore rather than anywhere."""
+    """Return a name that may be broken after an underscore rather than anywhere."""
     return Markup(escape(visible(name)).replace("_", Markup("_<wbr>")))
 
 

@@ -41,13 +41,13 @@ class Column:
         return self.metric.name == PRIMARY
 
     def spread(self, evaluations: Sequence[EvaluationRecord]) -> Spread | None:
-        """Mean and spread over the seeds, in the printed unit; None where no seed has a value."""
+        """Return mean and spread over the seeds, in the printed unit; None where no seed has a value."""
         values = [evaluation.value(self.metric.name) for evaluation in evaluations]
         return spread([None if value is None else value * self.scale for value in values])
 
 
 def columns(evaluations: Iterable[EvaluationRecord], *, summary: bool = False) -> tuple[Column, ...]:
-    """The metrics that tables show, in the order of the records; one that no model has is left out.
+    """Return the metrics that tables show, in the order of the records, without those that no model has.
 
     Args:
         summary: those of the terminal's table alone.
@@ -60,7 +60,7 @@ def columns(evaluations: Iterable[EvaluationRecord], *, summary: bool = False) -
 
 
 def glossary(shown: Sequence[Column]) -> tuple[tuple[str, str], ...]:
-    """Every term of the page with its meaning: the metrics first."""
+    """Return every term of the page with its meaning, the metrics first."""
     return (
         *((f"{_capital(column.metric.label)} ({column.unit})", _capital(column.metric.meaning)) for column in shown),
         *_TERMS,

@@ -37,33 +37,33 @@ class Drawing:
     _parts: list[Markup] = field(default_factory=list)
 
     def line(self, a: Point, b: Point, css: str) -> None:
-        """A straight line."""
+        """Draw a straight line."""
         self._add('<line class="{}" x1="{}" y1="{}" x2="{}" y2="{}"/>', css, *_places(*a, *b))
 
     def path(self, points: Sequence[Point], css: str) -> None:
-        """An open line through the points."""
+        """Draw an open line through the points."""
         self._add('<polyline class="{}" points="{}"/>', css, _point_list(points))
 
     def area(self, points: Sequence[Point], css: str) -> None:
-        """A closed, filled shape."""
+        """Draw a closed, filled shape."""
         self._add('<polygon class="{}" points="{}"/>', css, _point_list(points))
 
     def box(self, corner: Point, width: float, height: float, css: str) -> None:
-        """A filled rectangle."""
+        """Draw a filled rectangle."""
         self._add('<rect class="{}" x="{}" y="{}" width="{}" height="{}"/>', css, *_places(*corner, width, height))
 
     def text(self, at: Point, text: str, css: str = "", *, anchor: str = "start", whole: str = "") -> None:
-        """A text whose baseline starts, centres or ends at the point; `whole` is shown when pointed at."""
+        """Write a text whose baseline starts, centres or ends at the point; `whole` is shown when pointed at."""
         tip = Markup("<title>{}</title>").format(visible(whole)) if whole and whole != text else Markup("")
         x, y = _places(*at)
         self._add('<text class="{}" x="{}" y="{}" text-anchor="{}">{}{}</text>', css, x, y, anchor, visible(text), tip)
 
     def marker(self, at: Point, shape: str, css: str, radius: float = 4.0) -> None:
-        """A small shape: entries differ by it without colour."""
+        """Draw a small shape: entries differ by it without colour."""
         self._parts.append(marker(shape, at, css, radius))
 
     def svg(self) -> Markup:
-        """The finished picture."""
+        """Return the finished picture."""
         head = Markup(
             '<svg class="{}" viewBox="0 0 {} {}" role="img" aria-labelledby="{}-t {}-d" '
             'xmlns="http://www.w3.org/2000/svg"><title id="{}-t">{}</title><desc id="{}-d">{}</desc>'
@@ -106,7 +106,7 @@ def marker(shape: str, at: Point, css: str, radius: float) -> Markup:
 
 
 def legend_marker(shape: str, css: str) -> Markup:
-    """A marker on a short line, as a picture of its own for a legend; hidden from screen readers."""
+    """Return a marker on a short line, as a picture of its own for a legend; hidden from screen readers."""
     line = Markup('<line class="curve {}" x1="0" y1="7" x2="26" y2="7"/>').format(css)
     if css == "warn":
         line = Markup('<line class="curve warn failure" x1="0" y1="7" x2="26" y2="7"/>')
@@ -116,7 +116,7 @@ def legend_marker(shape: str, css: str) -> Markup:
 
 
 def fitted(text: str, longest: int) -> str:
-    """The text with at most `longest` characters: names that differ at either end stay different.
+    """Return the text with at most `longest` characters: names that differ at either end stay different.
 
     >>> fitted("logits_at_temperature_2", 13)
     'logits…ture_2'

@@ -79,7 +79,7 @@ class Entry:
 
 
 def entries(results: StudyResults) -> tuple[Entry, ...]:
-    """All baselines and arms: undistilled student, arms by access level, teachers, shown failures.
+    """Return all baselines and arms: undistilled student, arms by access level, teachers, shown failures.
 
     Arms whose teacher has other tokens come after those whose teacher has the student's.
 
@@ -114,7 +114,7 @@ def _check_lengths(arm: ArmResult) -> None:
 
 
 def _models_with_other_tokens(results: StudyResults) -> set[str]:
-    """Teachers whose nats a token are in another vocabulary than the student's.
+    """Return the names of the teachers whose nats a token are in another vocabulary than the student's.
 
     Two signs in the record: the contract's verdict, and another number of scored tokens on the same rows.
     """
@@ -174,5 +174,5 @@ def _of_arm(arm: ArmResult, colour: str, marker: str) -> Entry:
 
 
 def of_kind(found: Sequence[Entry], *kinds: Kind) -> tuple[Entry, ...]:
-    """The entries of the given kinds, in their order."""
+    """Return the entries of the given kinds, in their order."""
     return tuple(entry for entry in found if entry.kind in kinds)

@@ -41,7 +41,7 @@ _NARROW = _Layout("fig1n", "figure narrow", 380, 10, 370, 50, label_above=True, 
 
 
 def figure_arms(found: Sequence[Entry], references: ReferenceLines) -> tuple[Markup, ...]:
-    """The figure in two layouts, for wide and for narrow screens; empty where no value can be drawn."""
+    """Draw the figure in two layouts, for wide and for narrow screens; empty where no value can be drawn."""
     drawn = [entry for entry in found if entry.comparable and _finite(entry.held_out_nats)]
     if not drawn:
         return ()
@@ -49,7 +49,7 @@ def figure_arms(found: Sequence[Entry], references: ReferenceLines) -> tuple[Mar
 
 
 def reference_values(references: ReferenceLines) -> tuple[tuple[str, float], ...]:
-    """The reference lines that are finite: (name, nats a token)."""
+    """Return the reference lines that are finite: (name, nats a token)."""
     both = (("unigram", references.unigram_nats), ("log V", references.uniform_nats))
     return tuple((name, value) for name, value in both if math.isfinite(value))
 
@@ -88,7 +88,7 @@ def _draw(layout: _Layout, drawn: Sequence[Entry], references: ReferenceLines) -
 
 
 def _stacked(lines: Sequence[tuple[float, str]], layout: _Layout) -> list[tuple[float, str, float, int]]:
-    """Labels above the axis: (place of the line, text, centre of the text, level), without overlap."""
+    """Return labels above the axis: (place of the line, text, centre of the text, level), without overlap."""
     ends: list[float] = []
     placed: list[tuple[float, str, float, int]] = []
     for place, text in sorted(lines):
@@ -144,7 +144,7 @@ def _draw_row(picture: Drawing, axis: Axis, layout: _Layout, entry: Entry, top: 
 
 
 def shown_name(entry: Entry) -> str:
-    """The name as figures write it: a cross stands before every shown failure."""
+    """Return the name as figures write it: a cross stands before every shown failure."""
     return f"✗ {entry.name}" if entry.is_failure else entry.name
 
 

@@ -48,7 +48,7 @@ class _Layout:
     named: bool
 
     def y(self, values: Sequence[float]) -> Axis:
-        """The upright axis over all values."""
+        """Return the upright axis over all values."""
         return plain_axis(values, self.bottom, _TOP, log_from_ratio=_LOG_FROM)
 
 
@@ -62,12 +62,12 @@ class Panel:
 
 
 def held_out_series(found: Sequence[Entry]) -> tuple[Series, ...]:
-    """Held-out nats/token of every arm."""
+    """Return held-out nats/token of every arm."""
     return tuple(s for entry in found if (s := _series(entry, "", lambda point: point.held_out_nats_per_token)))
 
 
 def training_series(found: Sequence[Entry]) -> tuple[Series, ...]:
-    """Every term of every arm's training loss, each in its own unit."""
+    """Return every term of every arm's training loss, each in its own unit."""
     series: list[Series] = []
     for entry in found:
         terms = list(dict.fromkeys(t for curve in entry.curves for point in curve for t in point.train_nats))
@@ -82,7 +82,7 @@ def _reader(term: str) -> Callable[[CurvePoint], float | None]:
 
 
 def _series(entry: Entry, term: str, read: Callable[[CurvePoint], float | None]) -> Series | None:
-    """One line over the steps at which every seed has a finite value; None below two such steps."""
+    """Return one line over the steps at which every seed has a finite value; None below two such steps."""
     of_seeds = []
     for curve in entry.curves:
         values = {point.step: read(point) for point in curve}
@@ -104,7 +104,7 @@ def _series(entry: Entry, term: str, read: Callable[[CurvePoint], float | None])
 
 
 def held_out_panel(found: Sequence[Entry], references: ReferenceLines) -> Panel | None:
-    """Held-out loss of all arms with the reference lines; None where there are no curves."""
+    """Return held-out loss of all arms with the reference lines; None where there are no curves."""
     series = held_out_series(found)
     if not series:
         return None
@@ -122,7 +122,7 @@ def held_out_panel(found: Sequence[Entry], references: ReferenceLines) -> Panel 
 
 
 def training_panel(found: Sequence[Entry]) -> Panel | None:
-    """Training loss of all arms, a line for each term; None where nothing was logged."""
+    """Return training loss of all arms, a line for each term; None where nothing was logged."""
     series = training_series(found)
     if not series:
         return None
@@ -138,7 +138,7 @@ def training_panel(found: Sequence[Entry]) -> Panel | None:
 
 
 def closer_panel(found: Sequence[Entry]) -> Panel | None:
-    """Held-out loss of the results alone after the first fall; None below two arms or three points."""
+    """Return held-out loss of the results alone after the first fall; None below two arms or three points."""
     cut = [_from_share(s) for s in held_out_series(of_kind(found, "arm"))]
     series = [s for s in cut if len(s.steps) >= 3]
     if len(series) < 2:
@@ -176,7 +176,7 @@ def _pictures(
     lines: Sequence[tuple[str, float]],
     dashes: dict[str, str] | None = None,
 ) -> Markup:
-    """The panel for wide and for narrow screens; it grows with the number and the length of its names."""
+    """Draw the panel for wide and for narrow screens; it grows with the number and the length of its names."""
     names = [name for name, _ in lines] + [shown_name(s.entry) for s in _labelled(series)]
     beside = 14 + _LETTER * min(_LONGEST, max(map(len, names)))
     bottom = max(_LOWEST, _TOP + _LINE * len(names))
@@ -219,7 +219,7 @@ def _draw(
 
 
 def _labelled(series: Sequence[Series]) -> list[Series]:
-    """One line for each entry: its first term."""
+    """Return one line for each entry: its first term."""
     return list({s.entry.name: s for s in reversed(series)}.values())
 
 
@@ -239,7 +239,7 @@ def _draw_series(picture: Drawing, one: Series, x: Axis, y: Axis, dash: str) -> 
 
 
 def _draw_labels(picture: Drawing, labels: Sequence[tuple[float, str, str]], layout: _Layout) -> None:
-    """Names at the right end of their lines, moved apart where they would overlap."""
+    """Write the names at the right end of their lines, moved apart where they would overlap."""
     distance = _LINE
     ordered = sorted(labels)
     places = [place for place, *_ in ordered]

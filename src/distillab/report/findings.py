@@ -31,13 +31,13 @@ _MENDING: tuple[tuple[Severity, str, bool], ...] = (
 
 
 def concluded(investigation: Investigation) -> Investigation:
-    """The investigation with its conclusions, made anew; everything else is as it was."""
+    """Return the investigation with its conclusions, made anew."""
     conclusions = Conclusions(summary=_summary(investigation), phases=_phases(investigation))
     return investigation.model_copy(update={"conclusions": conclusions})
 
 
 def counted(findings: Sequence[Finding]) -> str:
-    """How many of each severity, `2 errors, 1 warning`; "nothing was found" where there is none."""
+    """Return how many of each severity, `2 errors, 1 warning`; "nothing was found" where there is none."""
     parts = [
         f"{number} {severity if number == 1 else severity + 's'}"
         for severity in SEVERITY_ORDER
@@ -47,7 +47,7 @@ def counted(findings: Sequence[Finding]) -> str:
 
 
 def by_access(methods: Sequence[MethodAdmission], *, admitted: bool) -> tuple[str, ...]:
-    """The valid methods, or the refused ones, by what they read of the teacher: `text: seqkd, on_policy`."""
+    """Return the valid methods, or the refused ones, by what they read of the teacher: `text: seqkd, on_policy`."""
     lines = []
     for access in ACCESS_ORDER:
         names = [method.method for method in methods if method.access == access and method.admitted is admitted]

@@ -44,7 +44,7 @@ class InvestigationPage:
 
 
 def page_of(investigation: Investigation) -> InvestigationPage:
-    """The page of an investigation, its conclusions made anew."""
+    """Return the page of an investigation, its conclusions made anew."""
     conclusions = concluded(investigation).conclusions
     assert conclusions is not None  # `concluded` makes them
     return InvestigationPage(
@@ -58,7 +58,7 @@ def page_of(investigation: Investigation) -> InvestigationPage:
 
 
 def doctor_of(investigation: Investigation) -> Doctor:
-    """The findings of an investigation, the gravest first, and what was examined."""
+    """Return the findings of an investigation, the gravest first, and what was examined."""
     rows = tuple(
         (
             one.check,

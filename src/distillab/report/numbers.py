@@ -15,7 +15,7 @@ BROKEN = "not finite"
 
 
 def fixed(value: float | None, decimals: int = 3) -> str:
-    """A value with a fixed number of decimals and a true minus sign.
+    """Write a value with a fixed number of decimals and a true minus sign.
 
     >>> fixed(-0.0421), fixed(None), fixed(float("nan"))
     ('−0.042', '–', 'not finite')
@@ -31,7 +31,7 @@ def fixed(value: float | None, decimals: int = 3) -> str:
 
 
 def signed(value: float, decimals: int = 3) -> str:
-    """Like `fixed`, with a plus sign before a positive value."""
+    """Write a value like `fixed`, with a plus sign before a positive one."""
     text = fixed(value, decimals)
     return f"+{text}" if math.isfinite(value) and value > 0 and text.strip("0.,") else text
 
@@ -50,7 +50,7 @@ class Spread:
 
 
 def spread(values: Sequence[float | None]) -> Spread | None:
-    """Mean and standard deviation (n − 1) of the values that are there; None where there is none.
+    """Return mean and standard deviation (n − 1) of the values that are there; None where there is none.
 
     >>> spread([1.0, 3.0, None])
     Spread(mean=2.0, sd=1.4142135623730951, n=2, missing=1)
@@ -66,7 +66,7 @@ def spread(values: Sequence[float | None]) -> Spread | None:
 
 
 def count(value: float) -> str:
-    """A whole number with thousands separators.
+    """Write a whole number with thousands separators.
 
     >>> count(1234567)
     '1,234,567'
@@ -75,7 +75,7 @@ def count(value: float) -> str:
 
 
 def count_range(values: Sequence[int]) -> str:
-    """One count where all are equal, else the lowest and the highest.
+    """Return one count where all are equal, else the lowest and the highest.
 
     >>> count_range([400, 400]), count_range([1000, 1200]), count_range([])
     ('400', '1,000 to 1,200', '–')
@@ -87,7 +87,7 @@ def count_range(values: Sequence[int]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a short text.
+    """Write seconds as a short text.
 
     >>> duration(4.25), duration(125), duration(7260)
     ('4.2 s', '2 min 05 s', '2 h 01 min')
@@ -103,7 +103,7 @@ def duration(seconds: float) -> str:
 
 
 def size(size_bytes: float) -> str:
-    """Bytes in MiB or GiB.
+    """Write bytes in MiB or GiB.
 
     >>> size(3 * 2**29), size(5 * 2**20)
     ('1.50 GiB', '5 MiB')
@@ -114,7 +114,7 @@ def size(size_bytes: float) -> str:
 
 
 def percent(share: float, decimals: int = 1) -> str:
-    """A share between 0 and 1 in per cent, with the sign.
+    """Write a share between 0 and 1 in per cent, with the sign.
 
     >>> percent(0.7558)
     '75.6 %'

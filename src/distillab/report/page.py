@@ -65,7 +65,7 @@ class Page:
 
 
 def page_of(results: StudyResults) -> Page:
-    """The page of a study.
+    """Return the page of a study.
 
     Raises:
         DataError: the parts of the results contradict each other (see `entries`).
@@ -141,7 +141,7 @@ def _times(results: StudyResults) -> str:
 
 
 def _references(results: StudyResults, found: Sequence[Entry]) -> tuple[tuple[str, str, str], ...]:
-    """Reference lines as (name, value, meaning)."""
+    """Return reference lines as (name, value, meaning)."""
     lines = [
         ("log V", fixed(results.references.uniform_nats), "every token equally likely"),
         ("unigram", fixed(results.references.unigram_nats), "token frequencies of the training answers alone"),
@@ -152,7 +152,7 @@ def _references(results: StudyResults, found: Sequence[Entry]) -> tuple[tuple[st
 
 
 def _not_drawn(found: Sequence[Entry]) -> tuple[str, ...]:
-    """Why a model is missing in the figures, a sentence each."""
+    """Return why a model is missing in the figures, a sentence each."""
     reasons = []
     for entry in found:
         broken = sum(1 for value in entry.held_out_nats if not math.isfinite(value))
@@ -166,7 +166,7 @@ def _not_drawn(found: Sequence[Entry]) -> tuple[str, ...]:
 
 
 def _curves_not_drawn(found: Sequence[Entry]) -> tuple[str, ...]:
-    """Which arms have curve points that no line can show, a sentence each."""
+    """Return which arms have curve points that no line can show, a sentence each."""
     reasons = []
     for entry in found:
         values = [
@@ -179,7 +179,7 @@ def _curves_not_drawn(found: Sequence[Entry]) -> tuple[str, ...]:
 
 
 def _curve_table(found: Sequence[Entry]) -> sections.Grid | None:
-    """The held-out curves as numbers, for those who cannot see the figure."""
+    """Return the held-out curves as numbers, for those who cannot see the figure."""
     series = held_out_series(found)
     if not series:
         return None

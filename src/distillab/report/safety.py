@@ -28,7 +28,7 @@ _MOST_LINE_ENDS, _MOST_SPACES = 3, 40  # more than two empty lines, or a deep in
 
 
 def shortened(text: str, longest: int = LONGEST_SHOWN) -> str:
-    """The text, cut at `longest` characters with a note that says how many are left out.
+    """Return the text, cut at `longest` characters with a note of how many are left out.
 
     >>> shortened("abcdef", 4)
     'abcd … (2 more characters in results.json)'
@@ -38,7 +38,7 @@ def shortened(text: str, longest: int = LONGEST_SHOWN) -> str:
 
 
 def without_blank_runs(text: str) -> str:
-    """The text, each long run of line ends or spaces replaced by a sign with its length.
+    """Return the text, each long run of line ends or spaces replaced by a sign with its length.
 
     >>> without_blank_runs("a\\n\\nb" + 64 * "\\n")
     'a\\n\\nb ⟨64 line ends⟩ '
@@ -60,7 +60,7 @@ class Markdown(str):
 
 
 def markdown_inline(text: str) -> Markdown:
-    """One line of Markdown that reads as the plain text, also inside a table cell.
+    """Return one line of Markdown that reads as the plain text, also inside a table cell.
 
     >>> markdown_inline("a|b <i>")
     'a\\\\|b \\\\<i\\\\>'
@@ -76,7 +76,7 @@ def markdown_inline(text: str) -> Markdown:
 
 
 def markdown_block(text: str) -> Markdown:
-    """A fenced code block whose fence is longer than any run of backticks in the text.
+    """Return a fenced code block whose fence is longer than any run of backticks in the text.
 
     >>> print(markdown_block("x"))
     ```text

@@ -20,7 +20,7 @@ class Part:
     log: bool = False
 
     def place(self, value: float) -> float:
-        """Where a value stands."""
+        """Return the place of a value."""
         if self.log:
             share = (math.log(value) - math.log(self.low)) / (math.log(self.high) - math.log(self.low))
         else:
@@ -28,7 +28,7 @@ class Part:
         return self.start + share * (self.end - self.start)
 
     def ticks(self, wanted: int) -> tuple[float, ...]:
-        """About `wanted` round values inside the part."""
+        """Return about `wanted` round values inside the part."""
         return _log_ticks(self.low, self.high, wanted) if self.log else _round_ticks(self.low, self.high, wanted)
 
 
@@ -44,7 +44,7 @@ class Axis:
         return len(self.parts) > 1
 
     def place(self, value: float) -> float:
-        """Where a value stands; a value in the gap or outside goes to the nearest end."""
+        """Return the place of a value; one in the gap or outside goes to the nearest end."""
         for part in self.parts:
             if value <= part.high:
                 return part.place(max(value, part.low))
@@ -52,7 +52,7 @@ class Axis:
         return last.place(min(value, last.high))
 
     def ticks(self, wanted: int) -> tuple[float, ...]:
-        """Round values over all parts; `wanted` is shared by their lengths."""
+        """Return round values over all parts; `wanted` is shared by their lengths."""
         whole = sum(abs(part.end - part.start) for part in self.parts)
         found: list[float] = []
         for part in self.parts:
@@ -61,7 +61,7 @@ class Axis:
 
 
 def plain_axis(values: Sequence[float], start: float, end: float, *, log_from_ratio: float = math.inf) -> Axis:
-    """An axis over all values with a margin; logarithmic where all are positive and max/min ≥ `log_from_ratio`."""
+    """Return an axis over all values with a margin; logarithmic where all are positive, max/min ≥ `log_from_ratio`."""
     low, high = min(values), max(values)
     if low > 0 and high / low >= log_from_ratio:
         return Axis((Part(low / 1.06, high * 1.06, start, end, log=True),))
@@ -70,7 +70,7 @@ def plain_axis(values: Sequence[float], start: float, end: float, *, log_from_ra
 
 
 def broken_axis(near: Sequence[float], far: Sequence[float], start: float, end: float, *, far_share: float) -> Axis:
-    """An axis that gives the near values room, and leaves out the empty stretch before far, higher ones.
+    """Return an axis that gives the near values room, and leaves out the empty stretch before far, higher ones.
 
     Without far values, or where they lie within twice the near range, the axis is plain.
 
@@ -96,7 +96,7 @@ def broken_axis(near: Sequence[float], far: Sequence[float], start: float, end: 
 
 
 def tick_text(value: float) -> str:
-    """A tick's number with no needless zeros.
+    """Return a tick's number with no needless zeros.
 
     >>> tick_text(1.50), tick_text(2000.0), tick_text(0.0001)
     ('1.5', '2,000', '0.0001')

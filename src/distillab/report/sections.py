@@ -94,7 +94,7 @@ class Contract:
 
 
 def samples(results: StudyResults, found: Sequence[Entry]) -> tuple[Sample, ...]:
-    """The first ten samples, their answers in the order of the entries; names that are no entry come last."""
+    """Return the first ten samples, their answers in the order of the entries; names that are no entry come last."""
     return tuple(_sample(sample, found) for sample in results.samples[:SAMPLES_SHOWN])
 
 
@@ -111,7 +111,7 @@ def _shown(text: str) -> str:
 
 
 def contract(record: TokenizerContract) -> Contract:
-    """One tokenizer contract: verdict, both sides, figures, examples."""
+    """Return one tokenizer contract: verdict, both sides, figures, examples."""
     widest = max(record.teacher.tokens, record.student.tokens)
     facts = [
         (
@@ -191,7 +191,7 @@ def _example(record: SideBySide, pair: TokenizerContract) -> Example:
 
 
 def data_counts(train: Sequence[EncodingCounts], held_out: EncodingCounts) -> Grid:
-    """What happened to the rows of every split."""
+    """Return what happened to the rows of every split."""
 
     def row(split: str, counts: EncodingCounts) -> tuple[str, ...]:
         return (
@@ -221,7 +221,7 @@ def data_counts(train: Sequence[EncodingCounts], held_out: EncodingCounts) -> Gr
 
 
 def spans(found: Sequence[SpanCounts]) -> Grid:
-    """How two tokenisations of the same rows align."""
+    """Return how two tokenisations of the same rows align."""
     headings = (
         *("training rows, and teacher", "rows", "teacher had no room", "answer tokens, student / teacher"),
         *("in shared spans, student / teacher", "spans", "of them one token on both sides", "half scored, not used"),
@@ -247,7 +247,7 @@ def spans(found: Sequence[SpanCounts]) -> Grid:
 
 
 def answer_stores(stores: Sequence[AnswerStoreCounts]) -> Grid:
-    """What became of the answers that teachers wrote."""
+    """Return what became of the answers that teachers wrote."""
     headings = (
         *("store", "prompts", "skipped: no room", "generated", "kept"),
         *("dropped: empty", "dropped: cut off", "dropped: duplicate", "dropped: only reasoning", "with reasoning"),
@@ -268,7 +268,7 @@ def answer_stores(stores: Sequence[AnswerStoreCounts]) -> Grid:
 
 
 def caches(found: Sequence[CacheUse]) -> Grid:
-    """Cached teacher signals, which all runs read."""
+    """Return cached teacher signals, which all runs read."""
     headings = (
         *("cache", "teacher", "rows of", "kinds", "rows", "teacher tokens", "scored tokens"),
         *("size", "time to make"),
@@ -290,7 +290,7 @@ def caches(found: Sequence[CacheUse]) -> Grid:
 
 
 def costs(found: Sequence[Entry]) -> Grid:
-    """What one run of each arm used, as the mean over its seeds, and what was made once for all of them."""
+    """Return what one run of each arm used, as the mean over its seeds, and what was made once for all of them."""
     rows: list[tuple[str, ...]] = []
     for entry in found:
         if not entry.costs:

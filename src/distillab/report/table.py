@@ -63,7 +63,7 @@ class Table:
 
 
 def main_table(found: Sequence[Entry], columns: Sequence[Column]) -> Table:
-    """The table of all entries; beside the primary metric its difference from SFT."""
+    """Return the table of all entries; beside the primary metric its difference from SFT."""
     best = {column.metric.name: _best_text(column, of_kind(found, "arm")) for column in columns}
     headings: list[Heading] = []
     for column in columns:
@@ -101,7 +101,7 @@ def _access_group(access: AccessLevel, rows: tuple[Row, ...], *, across: bool) -
 
 
 def _best_text(column: Column, arms: Sequence[Entry]) -> str | None:
-    """The best mean among the trained students as it is printed; None where there is no direction or no choice.
+    """Return the best mean among the trained students as it is printed; None where there is no direction or no choice.
 
     Where all print the same figure, such as 0, none is the best.
     """
@@ -158,7 +158,7 @@ def _delta_cell(entry: Entry) -> Cell:
 
 
 def interval_tone(interval: Interval) -> Literal["good", "bad", "even"]:
-    """good: better than SFT, by `Interval.outcome`; bad: worse; even: no significant difference."""
+    """Return the tone of `Interval.outcome`: good is better than SFT, bad worse, even not significant."""
     tones: dict[str, Literal["good", "bad", "even"]] = {"better": "good", "worse": "bad", "open": "even"}
     return tones[interval.outcome]
 
@@ -181,7 +181,7 @@ def _notes(found: Sequence[Entry], groups: Sequence[Group], columns: Sequence[Co
 
 
 def _missing(found: Sequence[Entry], columns: Sequence[Column]) -> str:
-    """What a dash stands for, with the records' reasons."""
+    """Return what a dash stands for, with the records' reasons."""
     labels: dict[str, list[str]] = {}
     for metric in (metric for entry in found for e in entry.evaluations for metric in e.metrics):
         if metric.missing is not None and any(metric.name == column.metric.name for column in columns):

@@ -48,7 +48,7 @@ def assemble(
     reproduce: str,
     investigation: Investigation | None = None,
 ) -> StudyResults:
-    """The whole of a study, from its finished runs.
+    """Assemble the results of a study from its finished runs.
 
     Args:
         investigation: what the doctor found before the first of them; None: it was left out.
@@ -98,7 +98,7 @@ def verdict(arms: Sequence[ArmResult]) -> str:
 
 
 def _measured(arms: Sequence[ArmResult]) -> str:
-    """` (n = 200 rows × 3 seeds; claims at 5 % for all 4 arms together, Holm)`."""
+    """Return ` (n = 200 rows × 3 seeds; claims at 5 % for all 4 arms together, Holm)`."""
     found = {arm.against_sft.measured_on for arm in arms if arm.against_sft is not None}
     parts = [*(found if len(found) == 1 else ())]
     if len(arms) > 1:
@@ -130,7 +130,7 @@ def _claim(word: str, found: Sequence[tuple[Interval, str]]) -> str:
 
 
 def _names(names: Sequence[str]) -> str:
-    """All of a few names, the number of many."""
+    """Return all of a few names, the number of many."""
     if len(names) <= _NAMED:
         return ", ".join(names)
     return f"{', '.join(names[: _NAMED - 1])} and {len(names) - _NAMED + 1} more"
@@ -139,7 +139,7 @@ def _names(names: Sequence[str]) -> str:
 def _shared_s(
     records: Sequence[RunRecord], made: Mapping[str, float | None], *, training: bool = False
 ) -> float | None:
-    """Seconds to make what runs read of their teachers, each store and cache once; None where one was made elsewhere.
+    """Return the seconds to make what runs read of their teachers, each once; None where one was made elsewhere.
 
     Args:
         made: seconds of the caches, by their path.
@@ -180,7 +180,7 @@ def _arm(
 
 
 def _adjusted(arms: Sequence[ArmResult]) -> tuple[ArmResult, ...]:
-    """The arms with p-values for all comparisons together; a shown failure is no comparison."""
+    """Return the arms with p-values for all comparisons together; a shown failure is no comparison."""
     family = {arm.name: arm.against_sft for arm in arms if arm.shown_failure is None and arm.against_sft is not None}
     by_name = dict(zip(family, adjusted(list(family.values())), strict=True))
     return tuple(arm.model_copy(update={"against_sft": by_name.get(arm.name, arm.against_sft)}) for arm in arms)
@@ -208,7 +208,7 @@ def _held_out_lines(folder: Path, arm: str, seed: int) -> list[dict[str, object]
 def _samples(
     folder: Path, recipe: StudyRecipe, inputs: RunInputs, baselines: Sequence[Baseline]
 ) -> tuple[GenerationSample, ...]:
-    """The first ten generated answers of every model; arms with their first seed."""
+    """Return the first ten generated answers of every model; arms with their first seed."""
     answers: dict[str, list[str]] = {}
     for point in baselines:
         stem = "undistilled" if point.role == "undistilled student" else f"teacher-{point.name}"

@@ -42,7 +42,7 @@ class Spread:
     rows: int
 
     def half_width(self, error: float) -> Floats:
-        """Half the width of the interval that misses with the probability `error`.
+        """Return half the width of the interval that misses with the probability `error`.
 
             H² = t²(S − 1; error · share) · V_seed + t²(R − 1; error) · V_row
 
@@ -61,7 +61,7 @@ class Spread:
 
 
 def spread(differences_NSR: Floats, tokens_NR: Floats) -> Spread:
-    """Mean and variance of N paired comparisons, each of S seeds on the same R rows.
+    """Return mean and variance of N paired comparisons, each of S seeds on the same R rows.
 
     The model is crossed: a difference has a part of its seed, one of its row, and one of seed and row together. The
     last one is in the variance over seeds (S seed means) and in that over rows (the ratio estimator's linearised
@@ -96,7 +96,7 @@ def paired_interval(
     *,
     confidence: float = 0.95,
 ) -> Interval:
-    """Difference of nats a token, arm − base, with an interval over seeds and over rows.
+    """Return the difference of nats a token, arm − base, with an interval over seeds and over rows.
 
     Arm and baseline were trained with the same seeds and evaluated on the same rows, so differences are formed
     seed by seed and row by row before anything is averaged. See `spread` and `Spread.half_width`; how often it covers
@@ -118,7 +118,7 @@ def paired_interval(
 
 
 def p_value(found: Spread) -> float:
-    """The error rate at which the interval of one comparison just touches 0."""
+    """Return the error rate at which the interval of one comparison just touches 0."""
     mean = abs(float(found.mean[0]))
 
     def over(log_error: float) -> float:
@@ -133,7 +133,7 @@ def p_value(found: Spread) -> float:
 
 
 def adjusted(intervals: Sequence[Interval]) -> list[Interval]:
-    """Several comparisons with one arm (SFT), in the same order, with Holm's p-values beside their own.
+    """Return the comparisons of several arms with SFT, in the same order, with Holm's p-values beside their own.
 
     Of the arms that are like SFT, none has an adjusted p-value below 0.05 in 95 of 100 studies, however the
     arms depend on each other. The intervals stay those of each comparison alone.
