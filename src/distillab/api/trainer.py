@@ -111,7 +111,7 @@ class Trainer(DistillationTrainer):
         recipe = builder.build(RunRecipe, None, where="dl.Trainer")
         with builder.held(), quiet():
             inputs = load_inputs(recipe)
-            inputs.admit(demonstrate_mismatch=False)
+            inputs.admit()
             source = RunTeacher(inputs, stored_signals(inputs)).for_terms(inputs.train)
         self.inputs = inputs
         data = training_data(inputs, inputs.train)
