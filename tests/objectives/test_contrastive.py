@@ -20,6 +20,7 @@ from distillab.data.encoding import EncodedRow
 from distillab.data.paired import PairedCollator, PairedRow
 from distillab.errors import ConfigError, NumericsError, ShapeError
 from distillab.models.activations import Activations
+from distillab.models.aligned_positions import align_batch
 from distillab.models.batch import TokenBatch
 from distillab.models.structure import ModelShape
 from distillab.objectives.build import build_objective
@@ -136,6 +137,7 @@ def test_a_batch_without_a_unit_gives_zero_that_still_reaches_all_that_learns() 
     nowhere = span_batch([1])  # two tokenisations that meet at no byte at all
     for side in (nowhere, nowhere["teacher"]):
         side["spans"] = torch.full_like(side["input_ids"], -1)
+    nowhere["alignment"] = align_batch(nowhere, nowhere["teacher"])
     for batch in (span_batch([4]), span_batch([4, 4]), nowhere):
         term = contrastive_term(temperature="learned")
         student, teacher = span_states(term, batch)

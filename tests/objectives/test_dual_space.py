@@ -16,6 +16,7 @@ from distillab.data.paired import PairedCollator
 from distillab.errors import NumericsError, TeacherError
 from distillab.models import chunking
 from distillab.models.activations import Activations
+from distillab.models.aligned_positions import align_batch
 from distillab.models.batch import TokenBatch
 from distillab.models.structure import ModelShape
 from distillab.objectives.build import build_objective
@@ -169,10 +170,12 @@ def test_a_batch_without_a_unit_gives_zero_that_still_reaches_all_that_learns() 
     nowhere = collate(ROWS[:2])
     for side in (nowhere, nowhere["teacher"]):
         side["spans"] = torch.full_like(side["input_ids"], -1)
+    nowhere["alignment"] = align_batch(nowhere, nowhere["teacher"])
     unanswered = collate(ROWS[:2])
     for side in (unanswered, unanswered["teacher"]):
         side["answer_mask"][:] = False
         side["labels"][:] = -100
+    unanswered["alignment"] = align_batch(unanswered, unanswered["teacher"])
     for batch in (nowhere, unanswered):
         total, count, gradients = _run(fitted_term(), world(), batch)
         assert total == 0.0 and count == 0
@@ -260,6 +263,7 @@ def test_a_warm_up_batch_without_a_span_is_refused() -> None:
     for side in (batch, batch["teacher"]):
         side["answer_mask"][:] = False
         side["labels"][:] = -100
+    batch["alignment"] = align_batch(batch, batch["teacher"])
     with pytest.raises(NumericsError, match="nothing to start from"):
         dual_space_term().initialise(*ends(world(), batch), batch)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from distillab.config.terms import CrossEntropyConfig, MergedSpansConfig, TermConfig, TokenDivergenceConfig
 from distillab.errors import ConfigError, TeacherError
 from distillab.models import chunking
-from distillab.models.aligned_positions import teacher_batch
+from distillab.models.aligned_positions import align_batch, teacher_batch
 from distillab.models.batch import TokenBatch
 from distillab.models.heads import OutputHead
 from distillab.models.scoring import at_scored, scored_targets
@@ -159,6 +159,7 @@ def test_a_later_piece_of_the_teacher_s_is_not_taught_as_the_student_s_next_toke
 def test_a_span_that_one_side_does_not_score_in_full_is_left_out() -> None:
     term, batch = merged_term(), paired_batch([0])
     batch["teacher"]["answer_mask"][0, 3] = False  # the teacher's first cd
+    batch["alignment"] = align_batch(batch, batch["teacher"])
     found = run(term, batch, logits_of(batch, V, seed=1), logits_of(batch["teacher"], W, seed=2))
     assert term.count(batch) == 4
     assert not found.values_N[:2].any() and not found.gradient_NV[:2].any()
@@ -203,7 +204,7 @@ def _measured(terms: tuple[TermConfig, ...], batch: TokenBatch, *, factor: float
 )
 def test_with_one_tokenisation_it_is_token_divergence(extra: dict[str, Any]) -> None:
     batch = paired_batch([0, 1, 2, 3, 5], same=True, teacher="left")
-    plain = TokenBatch(**{name: value for name, value in batch.items() if name not in ("spans", "teacher")})  # type: ignore[typeddict-item]
+    plain = TokenBatch(**{name: value for name, value in batch.items() if isinstance(value, torch.Tensor)})  # type: ignore[typeddict-item]
     merged, merged_gradient = _measured((MergedSpansConfig(**extra),), batch, factor=0.5)
     by_token, gradient = _measured((TokenDivergenceConfig(**extra),), plain, factor=0.5)
     term = merged_term(same=True, **extra)
@@ -296,6 +297,7 @@ def test_certainty_of_either_side_gives_no_infinity_and_no_missing_number(name: 
 def test_a_batch_without_a_span_gives_zero() -> None:
     term, batch = merged_term(), paired_batch([4, 5])
     batch["teacher"]["answer_mask"][:] = False
+    batch["alignment"] = align_batch(batch, batch["teacher"])
     found = run(term, batch, logits_of(batch, V, seed=1), torch.zeros(0, W))
     assert term.count(batch) == 0 and not found.values_N.any() and not found.gradient_NV.any()
     empty = paired_batch([4])

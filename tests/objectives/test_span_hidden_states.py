@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from distillab.config.terms import HiddenStatesConfig, SpanHiddenStatesConfig
 from distillab.errors import ConfigError, NumericsError, ShapeError
 from distillab.models.activations import Activations, ActivationSpec, record_activations
-from distillab.models.aligned_positions import shared_spans
+from distillab.models.aligned_positions import align_batch
 from distillab.models.batch import TokenBatch
 from distillab.models.inputs import model_inputs
 from distillab.models.structure import ModelShape, model_shape
@@ -99,7 +99,7 @@ def test_the_spans_that_are_counted_are_those_read_off_by_eye() -> None:
 def test_pooled_states_are_those_of_a_naive_loop_in_the_order_of_the_spans(pooling: Any) -> None:
     batch = paired_batch([6, 2, 0])  # the first span of the batch is wanted, and tokens before it lie in none
     states_BLD = states_of(batch, [1], D, seed=1).hidden[1]
-    found = pooled(states_BLD, batch, shared_spans(batch), pooling=pooling)
+    found = pooled(states_BLD, batch, batch["alignment"].shared_S, pooling=pooling)
     places = [(0, [1, 2]), (1, [1]), *((2, places) for places in ([3, 4], [5], [6], [7, 8], [9]))]
     expected = [_pool(states_BLD[b], tokens, pooling) for b, tokens in places]
     torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-5, atol=1e-6)
@@ -111,6 +111,8 @@ def test_a_span_that_one_side_does_not_score_in_full_is_left_out() -> None:
     ours, theirs = paired_batch([0]), paired_batch([0])
     ours["answer_mask"][0, 3] = False  # c of the first cd
     theirs["teacher"]["answer_mask"][0, 3] = False  # the teacher's whole cd
+    for batch in (ours, theirs):
+        batch["alignment"] = align_batch(batch, batch["teacher"])
     values = [term.total(*both_sides(term, one), one).item() for one in (ours, theirs)]
     assert values[0] == values[1] < full
     assert term.count(ours) == term.count(theirs) == 4
@@ -259,8 +261,8 @@ def test_states_of_another_batch_a_single_tokenisation_and_wrong_settings_are_re
         student, teacher = both_sides(term, of_student)[0], both_sides(term, of_teacher)[1]
         with pytest.raises(ShapeError, match="do not fit together"):
             term.total(student, teacher, few)
-    with pytest.raises(ShapeError, match="where the two tokenisations meet"):
-        term.count(TokenBatch(**{name: value for name, value in batch.items() if name != "spans"}))  # type: ignore[typeddict-item]
+    with pytest.raises(ShapeError, match="no alignment of two tokenisations"):
+        term.count(TokenBatch(**{name: value for name, value in batch.items() if name != "alignment"}))  # type: ignore[typeddict-item]
     with pytest.raises(ConfigError, match="no projector"):
         span_term(teacher=ModelShape(4, D, 2, 2, 3), projector_learning_rate=1e-3)
     with pytest.raises(ConfigError, match="without a projector"):

@@ -19,7 +19,7 @@ from distillab.config.terms import (
 from distillab.data.collation import Collator, IndexedRow
 from distillab.errors import TeacherError
 from distillab.models import chunking
-from distillab.models.aligned_positions import teacher_batch
+from distillab.models.aligned_positions import align_batch, teacher_batch
 from distillab.models.batch import TokenBatch
 from distillab.models.heads import OutputHead
 from distillab.objectives import build_objective
@@ -143,6 +143,7 @@ def test_a_pass_over_no_position_gives_nothing() -> None:
     for side in (batch, batch["teacher"]):
         side["answer_mask"][:] = False
         side["labels"][:] = -100
+    batch["alignment"] = align_batch(batch, batch["teacher"])
     term = OBJECTIVE.token_terms["span_likelihood_1"]
     assert isinstance(term, SpanLikelihood) and term.count(batch) == 0
     weight, hidden = torch.randn(VOCABULARY, D, requires_grad=True), torch.zeros(0, D, requires_grad=True)

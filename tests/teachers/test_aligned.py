@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from distillab.models.aligned_positions import ordinal_positions, partners, scored_spans, shared_spans
 from distillab.models.heads import OutputHead
 from distillab.models.scoring import at_scored, scored_targets
 from distillab.teachers.aligned import AlignedScores, align
@@ -45,7 +44,7 @@ def test_tiles_say_what_the_partners_say(head: bool, size: int) -> None:
     for start in range(0, count, size):
         here = slice(start, min(start + size, count))
         said = aligned.chunk(here, CPU)
-        for pair, found in ((said, partners(BATCH)), (said.by_order, ordinal_positions(BATCH))):
+        for pair, found in ((said, BATCH["alignment"].partner_N), (said.by_order, BATCH["alignment"].ordinal_N)):
             assert pair is not None
             wanted = found[here]
             assert pair.has.tolist() == (wanted >= 0).tolist()
@@ -68,8 +67,8 @@ def test_pieces_of_a_tile_are_the_same_at_some_of_its_positions() -> None:
 def test_what_follows_at_a_partner_and_how_likely_it_goes_on() -> None:
     aligned, logp = _aligned(), _naive_logp()
     said = aligned.chunk(slice(0, aligned.partner_N.shape[0]), CPU)
-    targets, spans = scored_targets(BATCH["teacher"]).tolist(), scored_spans(BATCH["teacher"]).tolist()
-    our_spans, shared = scored_spans(BATCH).tolist(), shared_spans(BATCH).tolist()
+    targets, spans = scored_targets(BATCH["teacher"]).tolist(), BATCH["alignment"].teacher.spans_N.tolist()
+    our_spans, shared = BATCH["alignment"].student.spans_N.tolist(), BATCH["alignment"].shared_S.tolist()
     place = 0
     for n, span in enumerate(our_spans):
         if span < 0 or not shared[span] or our_spans.index(span) != n:
@@ -88,8 +87,8 @@ def test_an_impossible_continuation_stays_at_its_span() -> None:
     """−inf of one span may not become NaN at the positions that have no partner."""
     logits = LOGITS.clone()
     targets = scored_targets(BATCH["teacher"])
-    spans = scored_spans(BATCH["teacher"])
-    ours = scored_spans(BATCH).tolist()
+    spans = BATCH["alignment"].teacher.spans_N
+    ours = BATCH["alignment"].student.spans_N.tolist()
     # the student has several tokens there too, and only the first of them has a partner
     further = next(m for m in range(1, len(spans)) if spans[m] == spans[m - 1] >= 0 and ours.count(spans[m]) > 1)
     logits[further, targets[further]] = -torch.inf

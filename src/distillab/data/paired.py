@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from distillab.data.collation import NO_SPAN, Collator, IndexedRow
 from distillab.data.encoding import EncodedRow
 from distillab.errors import ShapeError
+from distillab.models.aligned_positions import align_batch
 from distillab.models.batch import TokenBatch
 
 Spans = npt.NDArray[np.int64]
@@ -78,6 +79,7 @@ class PairedCollator:
             start += count + 1  # one number stays free, so that spans of two rows never follow each other
         batch = self.student(student_rows)
         batch["teacher"] = self.teacher(teacher_rows)
+        batch["alignment"] = align_batch(batch, batch["teacher"])
         return batch
 
 

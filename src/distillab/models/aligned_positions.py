@@ -1,6 +1,7 @@
-"""Where two tokenisations of the same samples meet.
+"""Align the scored positions of two tokenisations of the same samples: once a batch, when it is collated.
 
-Shape letters: B sequences, L positions, N scored positions of the student, M of the teacher, S spans of the batch.
+Shape letters: B sequences, L positions, T = L - 1, N scored positions of the student, M of the teacher, S spans of the
+batch.
 """
 
 from __future__ import annotations
@@ -9,114 +10,87 @@ import torch
 from torch import Tensor
 
 from distillab.errors import ShapeError
-from distillab.models.batch import TokenBatch
+from distillab.models.batch import AlignedSide, Alignment, TokenBatch
 from distillab.models.scoring import scored_positions
 
 
 def teacher_batch(batch: TokenBatch) -> TokenBatch:
-    """The batch as the teacher reads it: that of its own tokens, or the student's where both are the same."""
+    """Return the batch in the teacher's tokens, or the student's where both tokenizers are the same."""
     return batch.get("teacher", batch)
 
 
-def scored_spans(batch: TokenBatch) -> Tensor:
-    """(N,) the span that each scored token lies in; -1 where it lies in none."""
-    return _spans(batch)[:, 1:][scored_positions(batch)]
-
-
-def shared_spans(batch: TokenBatch) -> Tensor:
-    """(S,) bool: True for a span whose tokens are scored, all of them, on both sides.
-
-    S is one more than the largest number of a span in the batch, and 1 where there is none, so that it can be indexed.
-    """
-    sides = (batch, batch["teacher"])
-    spans = max(1, 1 + max(int(_spans(side).max()) for side in sides))
-    shared = torch.ones(spans, dtype=torch.bool, device=batch["input_ids"].device)
-    for side in sides:
-        numbers_BL, inside_BL = _spans(side), _spans(side) >= 0
-        scored = torch.zeros_like(shared)
-        scored[numbers_BL[inside_BL & side["answer_mask"]]] = True
-        scored[numbers_BL[inside_BL & ~side["answer_mask"]]] = False
-        shared &= scored
-    return shared
-
-
-def span_starts(batch: TokenBatch) -> Tensor:
-    """(N,) bool: True where the scored token is the first one of a span."""
-    spans_BL = _spans(batch)
-    first_BL = (spans_BL[:, 1:] != spans_BL[:, :-1]) & (spans_BL[:, 1:] >= 0)
-    return first_BL[scored_positions(batch)]
-
-
-def first_positions(batch: TokenBatch, wanted_S: Tensor) -> Tensor:
-    """(U,) int64: the scored position that predicts the first token of each wanted span, in the order of the spans.
-
-    Args:
-        batch: either side of a paired batch.
-        wanted_S: (S,) bool, U spans whose first tokens this side scores, as of `shared_spans`.
-    """
-    spans_N = scored_spans(batch)
-    first_N = span_starts(batch) & wanted_S[spans_N.clamp(min=0)]
-    place_S = torch.zeros(wanted_S.shape, dtype=torch.int64, device=wanted_S.device)
-    place_S[spans_N[first_N]] = first_N.nonzero()[:, 0]
-    return place_S[wanted_S]
-
-
-def partners(batch: TokenBatch) -> Tensor:
-    """(N,) int64: for each scored position of the student the one of the teacher that predicts from the same place.
-
-    That is: both next tokens begin a span that both sides score; what either model has read ends at the same byte. -1
-    where the teacher has no such position. Teacher positions count through `batch["teacher"]`, as M does.
-    """
-    shared = shared_spans(batch)
-    theirs = batch["teacher"]
-    at_span = torch.full(shared.shape, -1, dtype=torch.int64, device=shared.device)
-    their_spans, their_first = scored_spans(theirs), span_starts(theirs)
-    at_span[their_spans[their_first]] = their_first.nonzero()[:, 0]
-    at_span[~shared] = -1
-    our_spans, our_first = scored_spans(batch), span_starts(batch)
-    return torch.where(our_first, at_span[our_spans.clamp(min=0)], -1)
-
-
-def span_ends(batch: TokenBatch, spans: int) -> Tensor:
-    """(S,) int64: for each span the scored position from which a side predicts what comes right after it.
-
-    -1 where the next span does not begin right there (the sample ends, or a token that is in no span stands between),
-    or where its first token is not scored.
-
-    Args:
-        batch: either side of a paired batch.
-        spans: S, as of `shared_spans`.
-    """
-    spans_BL, scored_BT = _spans(batch), scored_positions(batch)
-    here_BT = spans_BL[:, :-1]
-    goes_on_BT = scored_BT & (here_BT >= 0) & (spans_BL[:, 1:] == here_BT + 1)
-    number_BT = scored_BT.flatten().cumsum(0).view_as(scored_BT) - 1
-    after_S = torch.full((spans,), -1, dtype=torch.int64, device=spans_BL.device)
-    after_S[here_BT[goes_on_BT]] = number_BT[goes_on_BT]
-    return after_S
-
-
-def ordinal_positions(batch: TokenBatch) -> Tensor:
-    """(N,) int64: the n-th scored position of a sample with the teacher's n-th of the same sample; -1 beyond its end.
-
-    Samples are matched by their row in the split; of a row that stands several times, by order.
+def require_alignment(batch: TokenBatch) -> Alignment:
+    """Return the alignment of a batch of two tokenisations.
 
     Raises:
-        ShapeError: the two sides do not hold the same rows.
+        ShapeError: the batch has one tokenisation.
     """
-    (ours, our_rows), (theirs, their_rows) = _samples(batch), _samples(batch["teacher"])
-    our_order, their_order = our_rows.argsort(stable=True), their_rows.argsort(stable=True)
-    if our_rows.shape != their_rows.shape or not torch.equal(our_rows[our_order], their_rows[their_order]):
+    if "alignment" not in batch:
         raise ShapeError(
-            "The two sides of the batch hold other samples.",
-            facts=[f"student: rows {our_rows.tolist()[:8]}", f"teacher: rows {their_rows.tolist()[:8]}"],
+            "The batch has no alignment of two tokenisations.",
+            facts=[f"it has {', '.join(batch)}"],
             fix="make it with a PairedCollator",
         )
-    match = torch.empty_like(our_order)
-    match[our_order] = their_order
-    sizes, our_sizes = (torch.bincount(side, minlength=match.shape[0]) for side in (theirs, ours))
-    place_N = torch.arange(ours.shape[0], device=ours.device) - (our_sizes.cumsum(0) - our_sizes)[ours]
-    sample_N = match[ours]
+    return batch["alignment"]
+
+
+def align_batch(student: TokenBatch, teacher: TokenBatch) -> Alignment:
+    """Align the same samples in the student's and the teacher's tokens.
+
+    Args:
+        student, teacher: with `spans`, numbered through both batches; padded or packed on their own.
+    Raises:
+        ShapeError: the two hold other samples.
+    """
+    batches = (student, teacher)
+    spans = max(1, 1 + max(int(batch["spans"].max()) for batch in batches))
+    shared_S = _scored_whole(student, spans) & _scored_whole(teacher, spans)
+    sides = [_side(batch, spans) for batch in batches]
+    partner_S = torch.where(shared_S, sides[1].first_S, -1)
+    partner_N = torch.where(sides[0].starts_N, partner_S[sides[0].spans_N.clamp(min=0)], -1)
+    return Alignment(sides[0], sides[1], shared_S, partner_N, _ordinal(student, teacher))
+
+
+def _scored_whole(batch: TokenBatch, spans: int) -> Tensor:
+    """(S,) bool: True for a span that has tokens here, all of them scored."""
+    spans_BL, inside_BL = batch["spans"], batch["spans"] >= 0
+    scored_S = torch.zeros(spans, dtype=torch.bool, device=spans_BL.device)
+    scored_S[spans_BL[inside_BL & batch["answer_mask"]]] = True
+    scored_S[spans_BL[inside_BL & ~batch["answer_mask"]]] = False
+    return scored_S
+
+
+def _side(batch: TokenBatch, spans: int) -> AlignedSide:
+    spans_BL, scored_BT = batch["spans"], scored_positions(batch)
+    here_BT, next_BT = spans_BL[:, :-1], spans_BL[:, 1:]
+    spans_N = next_BT[scored_BT]
+    starts_N = ((next_BT != here_BT) & (next_BT >= 0))[scored_BT]
+    first_S, next_S = (torch.full((spans,), -1, dtype=torch.int64, device=spans_BL.device) for _ in range(2))
+    first_S[spans_N[starts_N]] = starts_N.nonzero()[:, 0]
+    goes_on_BT = scored_BT & (here_BT >= 0) & (next_BT == here_BT + 1)
+    number_BT = scored_BT.flatten().cumsum(0).view_as(scored_BT) - 1
+    next_S[here_BT[goes_on_BT]] = number_BT[goes_on_BT]
+    return AlignedSide(spans_N, starts_N, first_S, next_S)
+
+
+def _ordinal(student: TokenBatch, teacher: TokenBatch) -> Tensor:
+    """(N,) int64, see `Alignment.ordinal_N`."""
+    (student_N, student_rows), (teacher_M, teacher_rows) = _samples(student), _samples(teacher)
+    student_order, teacher_order = (rows.argsort(stable=True) for rows in (student_rows, teacher_rows))
+    if student_rows.shape != teacher_rows.shape or not torch.equal(
+        student_rows[student_order], teacher_rows[teacher_order]
+    ):
+        raise ShapeError(
+            "The batches of student and teacher hold other samples.",
+            facts=[f"student: rows {student_rows.tolist()[:8]}", f"teacher: rows {teacher_rows.tolist()[:8]}"],
+            fix="make them with a PairedCollator",
+        )
+    match = torch.empty_like(student_order)
+    match[student_order] = teacher_order
+    sizes, student_sizes = (torch.bincount(side, minlength=match.shape[0]) for side in (teacher_M, student_N))
+    place_N = torch.arange(student_N.shape[0], device=match.device)
+    place_N = place_N - (student_sizes.cumsum(0) - student_sizes)[student_N]
+    sample_N = match[student_N]
     return torch.where(place_N < sizes[sample_N], (sizes.cumsum(0) - sizes)[sample_N] + place_N, -1)
 
 
@@ -125,12 +99,3 @@ def _samples(batch: TokenBatch) -> tuple[Tensor, Tensor]:
     first_BL = batch["attention_mask"].bool() & (batch["position_ids"] == 0)
     sample_BL = first_BL.flatten().cumsum(0).view_as(first_BL) - 1
     return sample_BL[:, 1:][scored_positions(batch)], batch["rows"][first_BL]
-
-
-def _spans(batch: TokenBatch) -> Tensor:
-    if "spans" not in batch:
-        raise ShapeError(
-            "The batch does not say where the two tokenisations meet.",
-            fix="make it with a PairedCollator",
-        )
-    return batch["spans"]

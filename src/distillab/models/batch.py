@@ -1,13 +1,68 @@
 """What a model reads and what is scored, as tensors.
 
-Shapes: B sequences, L positions of the longest one.
+Shapes: B sequences, L positions of the longest one, N scored positions of the student, M of the teacher, S spans of the
+batch.
 """
 
 from __future__ import annotations
 
-from typing import NotRequired, TypedDict
+from dataclasses import dataclass
+from typing import NotRequired, Self, TypedDict
 
+import torch
 from torch import Tensor
+
+
+class _Moves:
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """Return it with all tensors on a device; so a data loader moves it with its batch."""
+        moved = {name: value.to(device, non_blocking=non_blocking) for name, value in vars(self).items()}
+        return type(self)(**moved)
+
+
+@dataclass(frozen=True, eq=False)
+class AlignedSide(_Moves):
+    """The spans of a batch in one of two tokenisations, at its scored positions: N here, M where it is the teacher's.
+
+    Attributes:
+        spans_N: (N,) int64, the span that the token predicted lies in; -1 where it lies in none.
+        starts_N: (N,) bool, True where that token is the first one of its span.
+        first_S: (S,) int64, the scored position that predicts the first token of each span; -1 where it is not scored.
+        next_S: (S,) int64, the scored position that predicts the token right after each span; -1 where the next span
+            does not begin right there (the sample ends, or a token that is in no span stands between), or where its
+            first token is not scored.
+    """
+
+    spans_N: Tensor
+    starts_N: Tensor
+    first_S: Tensor
+    next_S: Tensor
+
+    def inside(self, wanted_S: Tensor) -> Tensor:
+        """(N,) bool: True where the token lies in one of the wanted spans, (S,) bool."""
+        return (self.spans_N >= 0) & wanted_S[self.spans_N.clamp(min=0)]
+
+
+@dataclass(frozen=True, eq=False)
+class Alignment(_Moves):
+    """How the scored positions of two tokenisations of one batch correspond.
+
+    Attributes:
+        student, teacher: the spans on either side.
+        shared_S: (S,) bool, True for a span whose tokens are scored, all of them, on both sides. S is one more than the
+            largest number of a span in the batch, and 1 where there is none, so that it can be indexed.
+        partner_N: (N,) int64, for each scored position of the student the one of the teacher that predicts from the
+            same place: both next tokens begin a span that both sides score, and what either model has read ends at the
+            same byte. -1 where the teacher has no such position. Teacher positions count from 0 to M - 1.
+        ordinal_N: (N,) int64, for the n-th scored position of a sample the teacher's n-th of the same sample; -1 beyond
+            its end. Samples are matched by their row in the split; of a row that occurs several times, by order.
+    """
+
+    student: AlignedSide
+    teacher: AlignedSide
+    shared_S: Tensor
+    partner_N: Tensor
+    ordinal_N: Tensor
 
 
 class TokenBatch(TypedDict):
@@ -21,6 +76,7 @@ class TokenBatch(TypedDict):
     spans: (B, L) int64, where the same samples were also read by another tokenizer: the number, in the batch, of the
         span of bytes that the token lies in and that both tokenisations share the borders of; -1 where there is none.
     teacher: the same samples as the teacher's tokenizer reads them, with the same span numbers.
+    alignment: which positions of the two correspond.
     """
 
     input_ids: Tensor
@@ -31,3 +87,4 @@ class TokenBatch(TypedDict):
     rows: Tensor
     spans: NotRequired[Tensor]
     teacher: NotRequired[TokenBatch]
+    alignment: NotRequired[Alignment]

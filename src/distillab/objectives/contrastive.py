@@ -16,7 +16,7 @@ from torch import Tensor
 from distillab.config.terms import ContrastiveConfig, Positions
 from distillab.errors import NumericsError
 from distillab.models.activations import Activations, ActivationSpec
-from distillab.models.aligned_positions import shared_spans
+from distillab.models.aligned_positions import require_alignment
 from distillab.models.batch import TokenBatch
 from distillab.models.structure import ModelShape
 from distillab.objectives.build import TermContext
@@ -91,7 +91,7 @@ class Contrastive(ActivationTerm, config=ContrastiveConfig):
 
     def count(self, batch: TokenBatch) -> int:
         """Spans that both sides score."""
-        return int(shared_spans(batch).sum())
+        return int(require_alignment(batch).shared_S.sum())
 
     def total(self, student: Activations, teacher: Activations, batch: TokenBatch) -> Tensor:
         """() the sum over the spans of a microbatch, float32; connected to all that learns also where there is none.

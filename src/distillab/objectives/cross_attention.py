@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from distillab.models.aligned_positions import scored_spans, span_starts
-from distillab.models.batch import TokenBatch
+from distillab.models.aligned_positions import require_alignment
+from distillab.models.batch import AlignedSide, TokenBatch
 from distillab.objectives.span_layout import span_layout
 
 
@@ -76,11 +76,13 @@ def cross_layout(batch: TokenBatch, *, causal: bool) -> CrossLayout:
     Args:
         causal: else every position looks at all of its sample.
     Raises:
-        ShapeError: the batch does not say where the two tokenisations meet.
+        ShapeError: the batch has one tokenisation.
     """
-    spans = span_layout(batch)
+    alignment, spans = require_alignment(batch), span_layout(batch)
     samples = int(spans.sample_S.max()) + 1 if spans.sample_S.numel() else 0
-    ours, theirs = (_places(side, spans.kept_A, spans.sample_S, samples) for side in (batch, batch["teacher"]))
+    ours, theirs = (
+        _places(side, spans.kept_A, spans.sample_S, samples) for side in (alignment.student, alignment.teacher)
+    )
     there_GP, there_GR = (side.laid(torch.ones_like(side.first_n), samples) for side in (ours, theirs))
     forth, back = there_GR[:, None, :], there_GP[:, None, :]
     if causal:
@@ -120,10 +122,9 @@ def attend(
     )
 
 
-def _places(side: TokenBatch, kept_A: Tensor, sample_S: Tensor, samples: int) -> Places:
-    spans_N = scored_spans(side)
-    kept_N = (spans_N >= 0) & kept_A[spans_N.clamp(min=0)]
-    span_n = (kept_A.cumsum(0) - 1)[spans_N[kept_N]]
+def _places(side: AlignedSide, kept_A: Tensor, sample_S: Tensor, samples: int) -> Places:
+    kept_N = side.inside(kept_A)
+    span_n = (kept_A.cumsum(0) - 1)[side.spans_N[kept_N]]
     sample_n = sample_S[span_n]
     sizes_G = torch.bincount(sample_n, minlength=samples)
     # a sample may stand in another order on the other side: places are counted from its own beginning
@@ -131,4 +132,4 @@ def _places(side: TokenBatch, kept_A: Tensor, sample_S: Tensor, samples: int) ->
     place_n = torch.empty_like(sample_n)
     numbers_n = torch.arange(sample_n.shape[0], device=sample_n.device)
     place_n[order_n] = numbers_n - (sizes_G.cumsum(0) - sizes_G)[sample_n[order_n]]
-    return Places(kept_N, sample_n, place_n, span_n, span_starts(side)[kept_N])
+    return Places(kept_N, sample_n, place_n, span_n, side.starts_N[kept_N])

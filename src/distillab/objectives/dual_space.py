@@ -14,7 +14,7 @@ from torch import Tensor
 from distillab.config.terms import DualSpaceConfig, Positions, TokenDivergenceConfig
 from distillab.errors import NumericsError
 from distillab.models.activations import ActivationSpec
-from distillab.models.aligned_positions import first_positions, scored_spans, shared_spans
+from distillab.models.aligned_positions import require_alignment
 from distillab.models.batch import TokenBatch
 from distillab.models.heads import OutputHead
 from distillab.models.scoring import at_scored, scored_positions, scored_targets
@@ -111,8 +111,8 @@ class DualSpace(HeadTerm, config=DualSpaceConfig):
 
     def count(self, batch: TokenBatch) -> int:
         """Scored tokens of the student in spans that both sides score."""
-        spans_N = scored_spans(batch)
-        return int(((spans_N >= 0) & shared_spans(batch)[spans_N.clamp(min=0)]).sum())
+        alignment = require_alignment(batch)
+        return int(alignment.student.inside(alignment.shared_S).sum())
 
     def total(self, student: ModelOutputs, teacher: ModelOutputs, batch: TokenBatch) -> Tensor:
         """() nats, float32, on the student's device; connected to all that learns also where no position takes part.
@@ -153,7 +153,8 @@ class DualSpace(HeadTerm, config=DualSpaceConfig):
         Raises:
             NumericsError: the batch has no span that both sides score, or states that cannot be fitted.
         """
-        shared = shared_spans(batch)
+        alignment = require_alignment(batch)
+        shared = alignment.shared_S
         if not bool(shared.any()):
             raise NumericsError(
                 "The term dual_space has nothing to start from: both sides score no span of the warm-up batch.",
@@ -161,7 +162,7 @@ class DualSpace(HeadTerm, config=DualSpaceConfig):
                 fix="look at the answers of the first rows: in neither tokenisation may all of them be cut away",
             )
         device = student.hidden_ND.device
-        ours_U, theirs_U = first_positions(batch, shared), first_positions(batch["teacher"], shared)
+        ours_U, theirs_U = alignment.student.first_S[shared], alignment.teacher.first_S[shared]
         ours_N, theirs_M = (
             torch.ones_like(scored_targets(side), dtype=torch.bool) for side in (batch, batch["teacher"])
         )

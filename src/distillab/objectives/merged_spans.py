@@ -15,7 +15,7 @@ from distillab.config.terms import MergedSpansConfig
 from distillab.data.vocabularies import Vocabularies
 from distillab.divergences.by_name import divergence
 from distillab.errors import ConfigError, TeacherError
-from distillab.models.aligned_positions import first_positions, scored_spans, shared_spans
+from distillab.models.aligned_positions import require_alignment
 from distillab.models.batch import TokenBatch
 from distillab.models.scoring import scored_targets
 from distillab.objectives.build import TermContext
@@ -104,7 +104,7 @@ class MergedSpans(SpanTerm, config=MergedSpansConfig):
 
     def count(self, batch: TokenBatch) -> int:
         """Spans that both sides score."""
-        return int(shared_spans(batch).sum())
+        return int(require_alignment(batch).shared_S.sum())
 
     def score(self, student: StudentScores) -> Tensor:
         """(n, 1) float32: log q of the token that follows."""
@@ -112,8 +112,7 @@ class MergedSpans(SpanTerm, config=MergedSpansConfig):
 
     def scored_at(self, batch: TokenBatch) -> Tensor:
         """(N,) bool: the tokens of the longer spans."""
-        spans_N = scored_spans(batch)
-        return (spans_N >= 0) & self._longer(batch)[spans_N.clamp(min=0)]
+        return require_alignment(batch).student.inside(self._longer(batch))
 
     def position_values(self, student: StudentScores, signal: TeacherScores | None) -> Tensor:
         """(n,) nats of the spans that are one token on both sides; 0 elsewhere.
@@ -141,29 +140,29 @@ class MergedSpans(SpanTerm, config=MergedSpansConfig):
         """
         if signal.scores is None:
             raise TeacherError(f"The term {self.name} needs the teacher's distribution, and there is none.")
-        device, theirs = observed_NC.device, batch["teacher"]
+        device, alignment = observed_NC.device, require_alignment(batch)
         longer_S = self._longer(batch)
-        ours_U = _span_sums(observed_NC[:, 0], scored_spans(batch).to(device), longer_S.to(device))
-        spans_M = scored_spans(theirs)
-        places = ((spans_M >= 0) & longer_S[spans_M.clamp(min=0)]).nonzero()[:, 0]
+        ours_U = _span_sums(observed_NC[:, 0], alignment.student.spans_N.to(device), longer_S.to(device))
+        places = alignment.teacher.inside(longer_S).nonzero()[:, 0]
         logp = actual_logp(
             signal.scores,
             places,
-            scored_targets(theirs),
+            scored_targets(batch["teacher"]),
             width=self.teacher_width,
             device=device,
             temperature=self.settings.temperature,
         )
-        theirs_U = _span_sums(logp, spans_M[places].to(device), longer_S.to(device))
+        theirs_U = _span_sums(logp, alignment.teacher.spans_N[places].to(device), longer_S.to(device))
         value_U = self._distance(_span_or_not(ours_U), _span_or_not(theirs_U)) * (1.0 - self.unmatched_weight)
-        place_U = first_positions(batch, longer_S).to(device)
+        place_U = alignment.student.first_S[longer_S].to(device)
         return torch.zeros_like(observed_NC[:, 0]).index_add(0, place_U, value_U)
 
     def _longer(self, batch: TokenBatch) -> Tensor:
         """(S,) bool: spans that both sides score, and that are not the same one token on both."""
-        shared, theirs = shared_spans(batch), batch["teacher"]
-        ours_U = scored_targets(batch)[first_positions(batch, shared)]
-        theirs_U = scored_targets(theirs)[first_positions(theirs, shared)]
+        alignment = require_alignment(batch)
+        shared = alignment.shared_S
+        ours_U = scored_targets(batch)[alignment.student.first_S[shared]]
+        theirs_U = scored_targets(batch["teacher"])[alignment.teacher.first_S[shared]]
         longer_S = shared.clone()
         # were there more of the span after a token that begins it on both sides, it would have been cut there
         longer_S[shared] = ~self._sides(shared.device).same(ours_U, theirs_U)

@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from distillab.config.terms import SortedProbabilitiesConfig
 from distillab.errors import TeacherError
-from distillab.models.aligned_positions import ordinal_positions, partners
+from distillab.models.aligned_positions import require_alignment
 from distillab.models.batch import TokenBatch
 from distillab.objectives.build import TermContext
 from distillab.objectives.term import StudentScores, TeacherScores, TokenTerm
@@ -52,8 +52,8 @@ class SortedProbabilities(TokenTerm, config=SortedProbabilitiesConfig):
 
     def count(self, batch: TokenBatch) -> int:
         """Positions that are compared."""
-        found = ordinal_positions(batch) if self.ordinal else partners(batch)
-        return int((found >= 0).sum())
+        alignment = require_alignment(batch)
+        return int(((alignment.ordinal_N if self.ordinal else alignment.partner_N) >= 0).sum())
 
     def per_position(self, student: StudentScores, signal: TeacherScores | None) -> Tensor:
         """(n,) between 0 and 2; 0 where there is no partner.

@@ -14,7 +14,7 @@ from torch import Tensor
 from distillab.config.terms import Positions, SpanHiddenStatesConfig
 from distillab.errors import ShapeError
 from distillab.models.activations import Activations
-from distillab.models.aligned_positions import shared_spans
+from distillab.models.aligned_positions import require_alignment
 from distillab.models.batch import TokenBatch
 from distillab.models.structure import ModelShape
 from distillab.objectives.layer_states import LayerStatesTerm
@@ -52,7 +52,7 @@ class SpanHiddenStates(LayerStatesTerm, config=SpanHiddenStatesConfig):
 
     def count(self, batch: TokenBatch) -> int:
         """Spans that both sides score."""
-        return int(shared_spans(batch).sum())
+        return int(require_alignment(batch).shared_S.sum())
 
     def states(
         self, pair: tuple[int, int], student: Activations, teacher: Activations, batch: TokenBatch
@@ -62,7 +62,7 @@ class SpanHiddenStates(LayerStatesTerm, config=SpanHiddenStatesConfig):
         Raises:
             ShapeError: the states do not belong to the batch.
         """
-        shared = shared_spans(batch)
+        shared = require_alignment(batch).shared_S
         student_BLD, teacher_BLE = student.hidden[pair[0]], teacher.hidden[pair[1]].detach()
         ours = pooled(student_BLD, batch, shared, pooling=self.pooling)
         theirs = pooled(teacher_BLE, batch["teacher"], shared, pooling=self.pooling)
@@ -77,7 +77,7 @@ def pooled(states_BLD: Tensor, side: TokenBatch, shared: Tensor, *, pooling: Lit
     Args:
         states_BLD: (B, L, D) at the tokens of one side, on any device.
         side: the batch as that side reads it.
-        shared: (S,) bool, the wanted spans, from `shared_spans`.
+        shared: (S,) bool, the wanted spans, as of `Alignment.shared_S`.
         pooling: the mean over a span's tokens, or its last one.
     Raises:
         ShapeError: the states do not belong to the batch.

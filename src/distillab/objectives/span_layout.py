@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from distillab.models.aligned_positions import shared_spans
+from distillab.models.aligned_positions import require_alignment
 from distillab.models.batch import TokenBatch
 from distillab.models.visibility import sample_numbers
 
@@ -43,9 +43,9 @@ def span_layout(batch: TokenBatch) -> SpanLayout:
     """Where the shared spans of a batch of two tokenisations stand.
 
     Raises:
-        ShapeError: the batch does not say where the two tokenisations meet.
+        ShapeError: the batch has one tokenisation.
     """
-    kept_A = shared_spans(batch)
+    kept_A = require_alignment(batch).shared_S
     span_T, token_BL = _tokens_inside(batch, kept_A)
     size, length = token_BL.shape
     # numbered through the batch: a sequence has no more samples than positions

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from distillab.config.terms import SpanLikelihoodConfig
 from distillab.errors import ConfigError, TeacherError
-from distillab.models.aligned_positions import scored_spans, shared_spans, span_ends, span_starts
+from distillab.models.aligned_positions import require_alignment
 from distillab.models.batch import TokenBatch
 from distillab.models.chunking import chunks, sub_chunks
 from distillab.models.scoring import scored_targets
@@ -74,7 +74,7 @@ class SpanLikelihood(SpanTerm, config=SpanLikelihoodConfig):
 
     def count(self, batch: TokenBatch) -> int:
         """Spans that both sides score."""
-        return int(shared_spans(batch).sum())
+        return int(require_alignment(batch).shared_S.sum())
 
     def score(self, student: StudentScores) -> Tensor:
         """(n, 2) float32: log q of the token that follows; with debias, log of the mass of tokens that begin a word."""
@@ -88,22 +88,17 @@ class SpanLikelihood(SpanTerm, config=SpanLikelihoodConfig):
             TeacherError: the teacher gives no scores.
         """
         device = observed_NC.device
-        shared = shared_spans(batch)
-        sides = (batch, batch["teacher"])
-        after = [span_ends(side, shared.shape[0]) for side in sides]
-        debiased = shared & (after[0] >= 0) & (after[1] >= 0) & self.settings.debias
-        numbers = (observed_NC, self._teacher_numbers(signal, sides[1], device))
+        alignment = require_alignment(batch)
+        sides, shared = (alignment.student, alignment.teacher), alignment.shared_S
+        debiased = shared & (sides[0].next_S >= 0) & (sides[1].next_S >= 0) & self.settings.debias
+        numbers = (observed_NC, self._teacher_numbers(signal, batch["teacher"], device))
         ours, theirs = (
-            _span_logp(numbers_N2, scored_spans(side).to(device), where.to(device), debiased.to(device))[shared]
-            for numbers_N2, side, where in zip(numbers, sides, after, strict=True)
+            _span_logp(numbers_N2, side.spans_N.to(device), side.next_S.to(device), debiased.to(device))[shared]
+            for numbers_N2, side in zip(numbers, sides, strict=True)
         )
         tau = self.settings.temperature
         nats_S = bernoulli_kl(teacher_logp=theirs / tau, student_logp=ours / tau)
-        spans_N = scored_spans(batch)
-        first_N = span_starts(batch) & shared[spans_N.clamp(min=0)]
-        place_S = torch.zeros(shared.shape, dtype=torch.int64, device=shared.device)
-        place_S[spans_N[first_N]] = first_N.nonzero()[:, 0]
-        return torch.zeros_like(observed_NC[:, 0]).index_add(0, place_S[shared].to(device), nats_S)
+        return torch.zeros_like(observed_NC[:, 0]).index_add(0, sides[0].first_S[shared].to(device), nats_S)
 
     def _teacher_numbers(self, signal: TeacherSignal, batch: TokenBatch, device: torch.device) -> Tensor:
         if signal.scores is None:

@@ -16,7 +16,7 @@ from distillab.data.token_groups import SpelledTokens, TokenGroups
 from distillab.data.vocabularies import Vocabularies
 from distillab.divergences.by_name import divergence
 from distillab.errors import TeacherError
-from distillab.models.aligned_positions import partners
+from distillab.models.aligned_positions import require_alignment
 from distillab.models.batch import TokenBatch
 from distillab.objectives.build import TermContext
 from distillab.objectives.grouped import Grouping, grouped
@@ -100,7 +100,11 @@ class VocabularyProjection(TokenTerm, config=VocabularyProjectionConfig):
 
     def count(self, batch: TokenBatch) -> int:
         """Scored positions; without `rest`, those that have a partner."""
-        return super().count(batch) if self.settings.rest == "text" else int((partners(batch) >= 0).sum())
+        return (
+            super().count(batch)
+            if self.settings.rest == "text"
+            else int((require_alignment(batch).partner_N >= 0).sum())
+        )
 
     def per_position(self, student: StudentScores, signal: TeacherScores | None) -> Tensor:
         """(n,) nats (the divergence times T² where the settings say so); without `rest` 0 where there is no partner.

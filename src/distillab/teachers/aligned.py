@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from distillab.models.aligned_positions import ordinal_positions, partners, scored_spans, shared_spans, span_starts
+from distillab.models.aligned_positions import require_alignment
 from distillab.models.batch import TokenBatch
 from distillab.models.scoring import scored_targets
 from distillab.teachers.signals import ChunkedScores, NextTokens
@@ -76,7 +76,7 @@ class AlignedScores:
 
     Attributes:
         scores: over M.
-        partner_N: by place, see `models/aligned_positions.py`.
+        partner_N: by place, see `Alignment`.
         ordinal_N: by number; None where no term asks.
         target_M: the teacher's next tokens.
         continuation_N: float32, see `AlignedTokens`; 0 where there is no partner.
@@ -126,26 +126,24 @@ def align(
         width: ids that the teacher's tokenizer has; further rows of its logits get no probability.
         ordinal: find partners by their number in the answer as well.
     """
-    theirs = batch["teacher"]
-    partner_N = partners(batch)
-    target_M = scored_targets(theirs)
-    spans_M, shared = scored_spans(theirs), shared_spans(batch)
-    inside_M = spans_M >= 0
-    further_M = inside_M & ~span_starts(theirs) & shared[spans_M.clamp(min=0)]
+    alignment = require_alignment(batch)
+    shared, partner_N, teacher = alignment.shared_S, alignment.partner_N, alignment.teacher
+    target_M = scored_targets(batch["teacher"])
+    further_M = teacher.inside(shared) & ~teacher.starts_N
     continuation_S = torch.zeros(shared.shape, dtype=torch.float32, device=shared.device)
     continuation_S.index_add_(
         0,
-        spans_M[further_M],
+        teacher.spans_N[further_M],
         actual_logp(scores, further_M.nonzero()[:, 0], target_M, width=width, device=device).to(shared.device),
     )
-    spans_N = scored_spans(batch)
+    spans_N = alignment.student.spans_N
     tokens_S = torch.bincount(spans_N[spans_N >= 0], minlength=shared.shape[0])
     span_N = spans_N.clamp(min=0)
     has_N = partner_N >= 0
     return AlignedScores(
         scores,
         partner_N,
-        ordinal_positions(batch) if ordinal else None,
+        alignment.ordinal_N if ordinal else None,
         target_M,
         torch.where(has_N, continuation_S[span_N], 0.0),
         (tokens_S[span_N] == 1) & has_N,
