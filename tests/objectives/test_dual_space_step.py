@@ -48,7 +48,7 @@ def _objective(student: torch.nn.Module, *beside: TermConfig, **settings: Any) -
         [*beside, DualSpaceConfig(**settings)],
         shared_width=0,
         student=model_shape(student),
-        teacher=peaked_teacher().shape,
+        teacher=peaked_teacher().identity.shape,
         vocabularies=TOY.vocabularies(),
     )
     term = objective.head_terms["dual_space"]
