@@ -1,7 +1,7 @@
-"""The day that chat templates read: one for all runs of a work, the same when it goes on tomorrow.
+"""The date that chat templates write: one for all runs of a study, the same when it resumes on another day.
 
-A template may write today's date (`strftime_now`). Read from the clock, an arm that is made again tomorrow would be
-trained on other prompts than its neighbours, and a cache would serve for one day.
+A template can write today's date (`strftime_now`). With the clock's date, an arm that is run again tomorrow would be
+trained on other prompts than the others, and a cache would serve for one day.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ _Recipe = TypeVar("_Recipe", bound=RunRecipe | StudyRecipe)
 
 
 def dated(recipe: _Recipe, *, builds: bool = False) -> _Recipe:
-    """The recipe with its day.
+    """Return the recipe with its date.
 
-    It is that which the recipe names, else that of the work which its folder holds, else that of a cache that it reads
-    or that was built for it, else today.
+    That is the date in the recipe, else of the run or study in its output folder, else of a cache that it reads or that
+    was built for it, else today's.
 
     Args:
-        builds: the cache of a run is what is made.
+        builds: the recipe is that of a cache that is being built.
     Raises:
         CacheMismatch, CacheCorrupt: a cache that it names is none, or is damaged.
-        DataError: the record of the work in its folder is damaged.
+        DataError: the record in its output folder is damaged.
     """
     if recipe.data.date is not None:
         return recipe
-    day = _of_the_work(recipe) or _of_a_cache(recipe, builds) or datetime.date.today()
+    day = _in_output(recipe) or _in_caches(recipe, builds) or datetime.date.today()
     data = recipe.data.model_copy(update={"date": day})
     return cast(_Recipe, recipe.model_copy(update={"data": data}))
 
 
-def _of_the_work(recipe: RunRecipe | StudyRecipe) -> datetime.date | None:
-    """The day that stands in the output folder."""
+def _in_output(recipe: RunRecipe | StudyRecipe) -> datetime.date | None:
+    """The date in the record of the output folder."""
     study = isinstance(recipe, StudyRecipe)
     path = Path(recipe.output) / ("study.json" if study else "recipe.json")
     if not path.is_file():
@@ -55,12 +55,12 @@ def _of_the_work(recipe: RunRecipe | StudyRecipe) -> datetime.date | None:
         return None if found is None else datetime.date.fromisoformat(found)
     except ValueError as error:
         raise DataError(
-            "The record holds no day where one should stand.", where=str(path), facts=[str(error)]
+            "The record has a template_date that is no date.", where=str(path), facts=[str(error)]
         ) from error
 
 
-def _of_a_cache(recipe: RunRecipe | StudyRecipe, builds: bool) -> datetime.date | None:
-    """The day of the caches that are read, else of those that `cache build` has made of the same recipe."""
+def _in_caches(recipe: RunRecipe | StudyRecipe, builds: bool) -> datetime.date | None:
+    """The date of the caches that the recipe reads, else of those that `cache build` made of the same recipe."""
     teachers = [recipe.teacher]
     if isinstance(recipe, StudyRecipe):
         teachers += [arm.teacher for arm in recipe.arms]

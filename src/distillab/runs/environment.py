@@ -1,4 +1,4 @@
-"""What a run was made with: versions, machine, memory."""
+"""The environment of a run: versions, machine, memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from distillab import __version__
 
 
 def environment() -> dict[str, str]:
-    """Versions and machine, as a record."""
+    """Return versions and machine, as a record."""
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
     return {
         "distillab": __version__,
@@ -28,6 +28,6 @@ def environment() -> dict[str, str]:
 
 
 def peak_rss_bytes() -> int:
-    """Largest resident memory of this process so far."""
+    """Return the largest resident memory of this process so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -40,7 +40,7 @@ def claim(
     *,
     fingerprints: Fingerprints,
 ) -> str:
-    """Take a folder for one run or one study, or go on with the same one; returns its identity.
+    """Claim a folder for one run or study, or resume the same one; return its identity.
 
     Args:
         fingerprints: of the rows and weights behind the recipe's paths (of a study: of every arm), so that a file
@@ -73,11 +73,11 @@ def require_claimable(
         raise ConfigError("The output is a file, and must be a folder.", where=str(folder), fix="set another output")
     path = folder / _name(recipe)
     if path.exists():
-        there = read_json(path)
-        known = there.get("identity") if isinstance(there, dict) else None
+        stored = read_json(path)
+        known = stored.get("identity") if isinstance(stored, dict) else None
         if known != identity_of(recipe, fingerprints=fingerprints):
-            mine = json.loads(json.dumps(identity_settings(recipe) | {"fingerprints": fingerprints}))
-            differing = _differences(there, mine)
+            current = json.loads(json.dumps(identity_settings(recipe) | {"fingerprints": fingerprints}))
+            differing = _differences(stored, current)
             raise ConfigError(
                 "The output folder holds the work of another recipe, or of files that have changed since.",
                 where=str(folder),
@@ -109,19 +109,19 @@ def _name(recipe: RunRecipe | StudyRecipe) -> str:
     return STUDY if isinstance(recipe, StudyRecipe) else RECIPE
 
 
-def _differences(there: Any, mine: Any, key: str = "") -> list[str]:
-    """What differs, among all that stands in `mine`; what decides nothing stands only in `there`."""
-    if isinstance(there, dict) and isinstance(mine, dict):
+def _differences(stored: Any, current: Any, key: str = "") -> list[str]:
+    """Return what differs, of the keys of `current`; settings without effect on results are in `stored` alone."""
+    if isinstance(stored, dict) and isinstance(current, dict):
         return [
             line
-            for name in sorted(mine)
-            for line in _differences(there.get(name), mine[name], f"{key}.{name}".lstrip("."))
+            for name in sorted(current)
+            for line in _differences(stored.get(name), current[name], f"{key}.{name}".lstrip("."))
         ]
-    if isinstance(there, list) and isinstance(mine, list) and len(there) == len(mine):
-        pairs = zip(there, mine, strict=True)
-        if any(isinstance(item, dict) for item in mine):
+    if isinstance(stored, list) and isinstance(current, list) and len(stored) == len(current):
+        pairs = zip(stored, current, strict=True)
+        if any(isinstance(item, dict) for item in current):
             return [line for n, (a, b) in enumerate(pairs) for line in _differences(a, b, f"{key}.{n}")]
-    return [] if there == mine else [f"{key}: there {there!r}, now {mine!r}"]
+    return [] if stored == current else [f"{key}: there {stored!r}, now {current!r}"]
 
 
 def write_held_out(path: Path, result: EvaluationResult) -> None:

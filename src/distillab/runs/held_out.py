@@ -15,7 +15,7 @@ from distillab.records import FEWEST_ROWS, EncodingCounts, NotJudged
 
 
 def held_out_for(reader: Reader, examples: tuple[Example, ...]) -> HeldOut:
-    """Held-out rows as `reader`'s tokenizer and template read them."""
+    """Encode held-out rows with a reader's tokenizer and template."""
     return _read(reader, examples, source="held-out rows")[0]
 
 
@@ -46,12 +46,12 @@ def held_out_line(counts: EncodingCounts, *, wanted: int, max_tokens: int, max_n
 def fitting_rows(
     splits: Splits, readers: list[Reader], longest_prompts: list[int | None]
 ) -> tuple[tuple[Example, ...], Counter[NotJudged]]:
-    """Held-out rows that every tokenizer of the pair reads whole, and whose prompt leaves room for an answer.
+    """Select the held-out rows that every tokenizer of the pair reads whole, with room for an answer in the context.
 
-    So all models are evaluated on the same text. A prompt needs a token, for a model to go on from.
+    So all models are evaluated on the same text. A prompt needs a token that generation continues.
 
     Returns:
-        the rows; how many are left out for which reason, the first one that is met.
+        The rows; and how many are left out for each reason, the first one that applies.
     """
     left = list(splits.held_out)
     reasons: Counter[NotJudged] = Counter()
@@ -78,12 +78,12 @@ def _unfit(reader: Reader, example: Example, row: EncodedRow | None, longest: in
 
 
 def same_answers(examples: tuple[Example, ...], readers: list[Reader], *, source: str) -> tuple[Example, ...]:
-    """The examples of whose answers every template keeps the same text, spaces aside.
+    """Select the examples of whose answers every template keeps the same text, spaces aside.
 
     Raises:
-        DataError: none is left of some.
+        DataError: there were examples, and none is left.
     """
-    texts = [[_letters(reader, example) for reader in readers] for example in examples]
+    texts = [[_learned_text(reader, example) for reader in readers] for example in examples]
     kept = tuple(example for example, each in zip(examples, texts, strict=True) if each.count(each[0]) == len(each))
     if examples and not kept:
         raise DataError(
@@ -96,7 +96,7 @@ def same_answers(examples: tuple[Example, ...], readers: list[Reader], *, source
     return kept
 
 
-def _letters(reader: Reader, example: Example) -> list[str]:
+def _learned_text(reader: Reader, example: Example) -> list[str]:
     return ["".join(stretch.text.split()) for stretch in reader.encoder.learned(example)]
 
 

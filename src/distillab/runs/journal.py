@@ -1,4 +1,4 @@
-"""What happens during a run, line by line on disk: `metrics.jsonl`, the progress line, the learning curve.
+"""The measurements of a run, line by line on disk: `metrics.jsonl`, the progress line, the learning curve.
 
 A step line: step, terms (each in its unit, nats for most), counts, weights, gradient_shares (at the steps where they
 are measured), loss, grad_norm, learning_rate, supervised_tokens, tokens, tokens_per_s.
@@ -36,7 +36,7 @@ class Journal:
         references: the lines that a held-out figure is shown beside.
         progress: shows the run.
     Raises:
-        DataError: what was measured until the checkpoint is not there any more as it was.
+        DataError: the measurements up to the checkpoint have changed since.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Journal:
         self._last = time.perf_counter()
 
     def kept(self) -> Prefix:
-        """What is measured so far, safe on disk."""
+        """Sync the measurements so far to disk; return their length and hash."""
         assert self._path is not None  # only the process that writes makes checkpoints
         sync(self._path)
         content = self._path.read_bytes()
@@ -119,7 +119,7 @@ class Journal:
 
 
 def read_curve(lines: list[dict[str, Any]]) -> tuple[CurvePoint, ...]:
-    """The learning curve of a run: each held-out point with the mean of every term since the point before."""
+    """Return the learning curve of a run: each held-out point with the mean of every term since the point before."""
     points: list[CurvePoint] = []
     sums: dict[str, float] = {}
     counts: dict[str, int] = {}
@@ -145,14 +145,14 @@ def read_curve(lines: list[dict[str, Any]]) -> tuple[CurvePoint, ...]:
 
 
 def read_totals(lines: list[dict[str, Any]]) -> tuple[int, int, int]:
-    """(supervised tokens, tokens of the student, of the same text by the teacher) over all steps of a run."""
+    """Return (supervised tokens, the student's tokens, the teacher's tokens of the same text) over all steps."""
     steps = [line for line in lines if "terms" in line]
     totals = [sum(line[name] for line in steps) for name in ("supervised_tokens", "tokens", "teacher_tokens")]
     return totals[0], totals[1], totals[2]
 
 
 def read_journal(path: Path, *, steps: int) -> list[dict[str, Any]]:
-    """The lines of a run that has come to its end.
+    """Read the lines of a run that has ended.
 
     Raises:
         DataError: a line is damaged, or the steps are not each one from the first to the last, once.
@@ -185,7 +185,7 @@ def _numbers(line: dict[str, Any], above: str = "") -> Iterator[tuple[str, float
 
 
 def _cut_to(path: Path, resumed: Checkpoint | None) -> None:
-    """Leave what was measured until a checkpoint. After it, a kill may have left half a line: it goes with the rest."""
+    """Truncate the file to what was measured up to a checkpoint; after it a kill can have left half a line."""
     if resumed is None or resumed.measurements is None:
         write_bytes(path, b"")
         return

@@ -1,4 +1,4 @@
-"""One writer for one folder: two programs that fill the same output would mix their lines and count twice.
+"""One writer for each folder: two programs that fill the same output would mix their lines and count twice.
 
 The kernel holds the lock (flock) for as long as the process lives, so `kill -9` leaves nothing behind. A file system
 without flock gets a file that names its holder: it is stale when that process of this machine is gone. Of another
