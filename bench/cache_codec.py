@@ -9,9 +9,8 @@ from typing import Any
 
 from bench.cache_rows import POSITIONS, sampled_layout, sections, top_k_layout
 from bench.measure import percentile
-from distillab.cache.layout import Layout
-from distillab.cache.rows import Section
-from distillab.cache.sections import decode, encode
+from distillab.cache.kinds import Layout, decode, encode
+from distillab.cache.layout import Section
 
 _ROWS = 32  # as many as a training batch asks for at once
 LAYOUTS: dict[str, Layout] = {

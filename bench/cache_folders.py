@@ -12,8 +12,8 @@ from bench.cache_signals import Way, ways
 from distillab.cache.reader import CacheReader
 from distillab.cache.writer import CacheWriter
 from distillab.config.cache import CacheConfig, KindConfig
-from distillab.teachers.cached import CachedTeacher
-from distillab.teachers.recording import identity_of, record
+from distillab.teachers.stored.teacher import CachedTeacher
+from distillab.teachers.stored.writing import identity_of, write_cache
 
 _SETTINGS = CacheConfig()
 
@@ -61,7 +61,7 @@ class RecordedPair:
                 source=f"{self.pair.name} train",
             )
             writer = CacheWriter(self._at(number), identity)
-            record(live, rows, collator=self.pair.collator, identity=identity, writer=writer)
+            write_cache(live, rows, collator=self.pair.collator, identity=identity, writer=writer)
 
     def teacher(self, way: Way) -> CachedTeacher:
         """What the way learns from, read from the disk."""

@@ -13,9 +13,10 @@ import numpy as np
 
 from bench.cache_rows import identity_of_rows, rows_of, sampled_layout, top_k_layout
 from bench.measure import percentile
-from distillab.cache.layout import Layout, StateArray, StatesLayout
+from distillab.cache.activations import StateArray, States, StatesLayout
+from distillab.cache.kinds import Layout
 from distillab.cache.reader import CacheReader
-from distillab.cache.rows import CachedRow, States, row_digest
+from distillab.cache.rows import CachedRow, row_digest
 from distillab.cache.writer import CacheWriter
 
 _AT_ONCE = 32

@@ -12,8 +12,10 @@ import numpy as np
 
 from distillab.cache.bits import bits_for
 from distillab.cache.identity import CacheIdentity, TeacherSizes
-from distillab.cache.layout import FORMAT_VERSION, Layout, SampledLayout, TokensLayout, TopKLayout
-from distillab.cache.rows import CachedRow, Sampled, Section, TopK, row_digest
+from distillab.cache.kinds import Layout
+from distillab.cache.layout import FORMAT_VERSION, Section, TokensLayout
+from distillab.cache.next_tokens import Sampled, SampledLayout, TopK, TopKLayout
+from distillab.cache.rows import CachedRow, row_digest
 from distillab.records import TeacherProvenance
 
 VOCABULARY = 32_000

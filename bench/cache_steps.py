@@ -22,8 +22,8 @@ from distillab.config.cache import CacheConfig, FullKind, KindConfig, SampledKin
 from distillab.config.terms import SampledDivergenceConfig, TermConfig, TokenDivergenceConfig, TopKDivergenceConfig
 from distillab.data.collation import Collator
 from distillab.teachers import LocalTeacher
-from distillab.teachers.cached import CachedTeacher
-from distillab.teachers.recording import identity_of, record
+from distillab.teachers.stored.teacher import CachedTeacher
+from distillab.teachers.stored.writing import identity_of, write_cache
 
 _SETTINGS = CacheConfig(batch_size=4)
 
@@ -59,4 +59,4 @@ def _record(run: Run, kind: KindConfig, location: Path) -> None:
         template_sha256="0",
         source="random",
     )
-    record(live, rows, collator=Collator(0), identity=identity, writer=CacheWriter(location, identity))
+    write_cache(live, rows, collator=Collator(0), identity=identity, writer=CacheWriter(location, identity))

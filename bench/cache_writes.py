@@ -22,7 +22,7 @@ from distillab.data.collation import Collator, IndexedRow
 from distillab.data.encoding import EncodedRow
 from distillab.models.inputs import model_inputs
 from distillab.teachers import LocalTeacher
-from distillab.teachers.recording import batches, identity_of, record
+from distillab.teachers.stored.writing import batches, identity_of, write_cache
 
 _SETTINGS = CacheConfig(rows_per_shard=16, batch_size=8)
 
@@ -69,7 +69,7 @@ class Asked:
         )
         with tempfile.TemporaryDirectory() as folder:
             writer = CacheWriter(Path(folder) / "cache", identity)
-            record(self.teacher, self.rows, collator=self.collator, identity=identity, writer=writer)
+            write_cache(self.teacher, self.rows, collator=self.collator, identity=identity, writer=writer)
 
 
 def writes(rounds: int, *, materials: Path) -> list[dict[str, Any]]:

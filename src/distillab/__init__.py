@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from distillab.api.distil import distil
     from distillab.api.pair import check_pair
     from distillab.api.trainer import Trainer
-    from distillab.teachers.offline import OfflineDistillationDataset
+    from distillab.teachers.stored.dataset import OfflineDistillationDataset
 
 __all__ = [
     "OfflineDistillationDataset",
@@ -30,7 +30,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 _MODULE_OF = {
-    "OfflineDistillationDataset": "distillab.teachers.offline",
+    "OfflineDistillationDataset": "distillab.teachers.stored.dataset",
     "Trainer": "distillab.api.trainer",
     "check_pair": "distillab.api.pair",
     "distil": "distillab.api.distil",

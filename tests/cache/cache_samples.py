@@ -10,18 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from distillab.cache.activations import StateArray, States, StatesLayout
 from distillab.cache.head import StoredHead
 from distillab.cache.identity import CacheIdentity, TeacherSizes
-from distillab.cache.layout import (
-    Layout,
-    SampledLayout,
-    StateArray,
-    StatesLayout,
-    TextLayout,
-    TokensLayout,
-    TopKLayout,
-)
-from distillab.cache.rows import CachedRow, Sampled, Section, States, Text, TopK, row_digest
+from distillab.cache.kinds import Layout
+from distillab.cache.layout import Section, TokensLayout
+from distillab.cache.next_tokens import Sampled, SampledLayout, TopK, TopKLayout
+from distillab.cache.rows import CachedRow, row_digest
+from distillab.cache.text import Text, TextLayout
 from distillab.cache.writer import CacheWriter
 from distillab.records.sources import TeacherProvenance
 

@@ -6,8 +6,9 @@ import struct
 
 import numpy as np
 
-from distillab.cache.layout import StateArray, StatesLayout
-from distillab.cache.rows import Sampled, Section, States, TopK
+from distillab.cache.activations import StateArray, States, StatesLayout
+from distillab.cache.layout import Section
+from distillab.cache.next_tokens import Sampled, TopK
 
 
 def top_k_row(rng: np.random.Generator, positions: int, k: int, vocabulary: int, *, ruled_out: int = 0) -> TopK:

@@ -40,7 +40,8 @@ def assert_same(found: Any, wanted: Any, name: str = "") -> None:
 
 
 def expected(version: str) -> Any:
-    return json.loads((GOLDEN / version / NUMBERS).read_text("utf-8"))
+    text = (GOLDEN / version / NUMBERS).read_text("utf-8")
+    return json.loads(text.replace('"own_nats"', '"entropy_estimate"'))  # the field's name when version 1 was written
 
 
 def test_this_version_is_golden() -> None:

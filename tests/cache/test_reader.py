@@ -12,11 +12,14 @@ import pytest
 
 import distillab.cache.opened
 import distillab.cache.sources
+from distillab.cache.activations import States
 from distillab.cache.finding import RowFinder
+from distillab.cache.next_tokens import Sampled, TopK
 from distillab.cache.opened import OpenShards
 from distillab.cache.reader import CacheReader
-from distillab.cache.rows import CachedRow, Sampled, States, Text, TopK, row_digest
+from distillab.cache.rows import CachedRow, row_digest
 from distillab.cache.shards import ShardIndex
+from distillab.cache.text import Text
 from distillab.cache.writer import CacheWriter
 from distillab.errors import CacheCorrupt, CacheMismatch, ConfigError, ShapeError
 from tests.cache.cache_samples import ALL, build, numbers, sample_head, sample_identity, sample_rows

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distillab.cache.bits import bits_for
-from distillab.cache.layout import SampledLayout, TokensLayout, TopKLayout
-from distillab.cache.rows import Sampled, TopK
-from distillab.cache.sections import decode, encode, encode_tokens
+from distillab.cache.kinds import decode, encode
+from distillab.cache.layout import TokensLayout
+from distillab.cache.next_tokens import Sampled, SampledLayout, TopK, TopKLayout
 from distillab.errors import CacheCorrupt, CacheMismatch, NumericsError, ShapeError
 from tests.cache.section_rows import Page, assert_equal, sampled_row, top_k_row
 
@@ -180,16 +180,14 @@ def test_sizes_that_the_docs_promise() -> None:
     rng = np.random.default_rng(0)
     positions = 100
     tokens = len(
-        encode_tokens(
-            rng.integers(0, 32_000, positions).astype(np.int32), np.ones(positions, bool), TokensLayout(id_bits=15)
-        )
+        TokensLayout(id_bits=15).encode(rng.integers(0, 32_000, positions).astype(np.int32), np.ones(positions, bool))
     )
     for k, most in ((64, 200), (16, 60)):
         layout = TopKLayout(k=k, id_bits=15, values="companded8", temperature=1.0)
         record = encode(top_k_row(rng, positions, k, 32_000), layout)
         assert (len(record) + tokens) / positions <= most
     distinct = np.full(positions, 12, np.int32)
-    counts = np.chunk(np.array([39] + [1] * 11, np.int32), positions)
+    counts = np.tile(np.array([39] + [1] * 11, np.int32), positions)
     drawn = Sampled(distinct, rng.integers(0, 32_000, 1200).astype(np.int32), counts, np.ones(positions, np.float32))
     record = encode(drawn, SampledLayout(draws=50, id_bits=15, count_bits=6, temperature=1.0))
     assert (len(record) + tokens) / positions <= 40

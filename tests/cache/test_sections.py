@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distillab.cache.layout import Layout, SampledLayout, TextLayout, TokensLayout, TopKLayout
-from distillab.cache.rows import Section, States, Text
-from distillab.cache.sections import decode, decode_tokens, encode, encode_tokens, positions_of, split
+from distillab.cache.activations import States
+from distillab.cache.kinds import Layout, decode, encode
+from distillab.cache.layout import Section, TokensLayout
+from distillab.cache.next_tokens import SampledLayout, TopKLayout
+from distillab.cache.text import Text, TextLayout
 from distillab.errors import CacheCorrupt, CacheMismatch, NumericsError, ShapeError
 from tests.cache.section_rows import STATES, Page, assert_equal, sampled_row, states_row, top_k_row
 
@@ -76,7 +78,7 @@ def test_text(answer: str, finish: str) -> None:
     read = decode([record], [0], TextLayout())
     assert isinstance(read, Text)
     assert (read.answer, read.finish) == (answer, finish)
-    assert split(read, [0]) == [read]
+    assert read.split([0]) == [read]
 
 
 def test_damaged_and_joined_texts_are_refused() -> None:
@@ -94,8 +96,8 @@ def test_tokens(seed: int, lengths: list[int], id_bits: int) -> None:
     layout = TokensLayout(id_bits=id_bits)
     ids = [rng.integers(0, min(2**id_bits, 2**31), length).astype(np.int32) for length in lengths]
     masks = [rng.integers(0, 2, length).astype(bool) for length in lengths]
-    records = [encode_tokens(i, m, layout) for i, m in zip(ids, masks, strict=True)]
-    read_ids, read_mask = decode_tokens(records, lengths, layout)
+    records = [layout.encode(i, m) for i, m in zip(ids, masks, strict=True)]
+    read_ids, read_mask = layout.decode(records, lengths)
     assert read_ids.dtype == np.int32
     assert read_mask.dtype == np.bool_
     np.testing.assert_array_equal(read_ids, np.concatenate(ids))
@@ -110,9 +112,9 @@ def test_tokens_that_do_not_fit_are_refused() -> None:
     mask = np.array([False, True])
     for ids in ([0, 512], [-1, 3]):
         with pytest.raises(CacheMismatch, match="9 bits hold 0 to 511"):
-            encode_tokens(np.array(ids, np.int32), mask, TokensLayout(id_bits=9))
+            TokensLayout(id_bits=9).encode(np.array(ids, np.int32), mask)
     with pytest.raises(ShapeError):
-        encode_tokens(np.array([1, 2, 3], np.int32), mask, TokensLayout(id_bits=9))
+        TokensLayout(id_bits=9).encode(np.array([1, 2, 3], np.int32), mask)
 
 
 # many rows at once
@@ -143,7 +145,7 @@ def test_rows_together_equal_each_by_itself(layout: Layout, seed: int, lengths: 
     views = [np.frombuffer(b"!" + record + b"?", np.uint8)[1:-1] for record in records]
     together = decode(views, lengths, layout)
     alone = [decode([record], [length], layout) for record, length in zip(records, lengths, strict=True)]
-    pieces = split(together, lengths)
+    pieces = together.split(lengths)
     assert len(pieces) == len(lengths)
     for piece, one in zip(pieces, alone, strict=True):
         assert_equal(piece, one)
@@ -176,4 +178,4 @@ def test_kinds_do_not_mix() -> None:
 def test_positions() -> None:
     answer = STATES.model_copy(update={"positions": "answer"})
     wanted = [(TokensLayout(id_bits=3), 9), (LAYOUTS[0], 4), (LAYOUTS[2], 4), (STATES, 9), (answer, 4)]
-    assert [positions_of(layout, tokens=9, scored=4) for layout, _ in wanted] == [n for _, n in wanted]
+    assert [layout.positions_of(tokens=9, scored=4) for layout, _ in wanted] == [n for _, n in wanted]

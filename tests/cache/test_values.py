@@ -15,9 +15,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from distillab.cache.layout import TopKLayout
-from distillab.cache.rows import TopK
-from distillab.cache.sections import decode, encode
+from distillab.cache.kinds import decode, encode
+from distillab.cache.next_tokens import TopK, TopKLayout
 from distillab.cache.values import (
     COMPANDED_LOGP,
     check_logp,

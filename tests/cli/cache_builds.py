@@ -17,10 +17,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from distillab.config import RunRecipe, load_recipe
-from distillab.study.cache_build import Plan, build, plan
+from distillab.study.cache_build import CacheBuild, cache_builds, run_build
 
 
-def start(whole: Plan, folder: Path, *, worker: int = 0, workers: int = 1) -> int:
+def start(whole: CacheBuild, folder: Path, *, worker: int = 0, workers: int = 1) -> int:
     """The id of a process that builds the plan's cache in another folder."""
     moved = replace(
         whole, location=folder, recordings=tuple(replace(part, location=folder) for part in whole.recordings)
@@ -30,7 +30,7 @@ def start(whole: Plan, folder: Path, *, worker: int = 0, workers: int = 1) -> in
         return child
     code = 1
     try:
-        build(moved, worker=worker, workers=workers)
+        run_build(moved, worker=worker, workers=workers)
         code = 0
     finally:
         if code:
@@ -61,7 +61,7 @@ def finished_shards(folder: Path) -> int:
 
 
 def main(recipe: Path, folder: Path, chains: int, kills: int) -> None:
-    (whole,) = plan(load_recipe(RunRecipe, recipe))
+    (whole,) = cache_builds(load_recipe(RunRecipe, recipe))
     since = time.perf_counter()
     finish(start(whole, folder / "whole"))
     shards = finished_shards(folder / "whole")

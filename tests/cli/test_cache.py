@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from distillab.cache.activations import States
+from distillab.cache.next_tokens import Sampled, TopK
 from distillab.cache.reader import CacheReader
-from distillab.cache.rows import Sampled, States, TopK
 from distillab.config import StudyRecipe
 from distillab.records import RunRecord, read_record
 from distillab.study.study import Study

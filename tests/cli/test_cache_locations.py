@@ -16,8 +16,8 @@ from safetensors import SafetensorError
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from distillab.errors import CacheCorrupt
-from distillab.teachers.cache_merging import merge_locations
-from distillab.teachers.cache_parts import keep_tokenizer, kept_tokenizer, location_faults
+from distillab.teachers.stored.location import keep_tokenizer, kept_tokenizer, location_faults
+from distillab.teachers.stored.merging import merge_locations
 from tests.cache.cache_samples import build, sample_identity, sample_rows, tree
 from tests.cli.conftest import Run, call
 

@@ -17,8 +17,8 @@ from distillab.doctor.data.files import read_examples, read_teacher_texts
 from distillab.pairing.loading import load_tokenizer
 from distillab.records import Investigation, TeacherProvenance, read_record
 from distillab.teachers import LocalTeacher
-from distillab.teachers.answer_identity import Prompt, answers_identity
-from distillab.teachers.answers import generate_store
+from distillab.teachers.stored.answer_identity import Prompt, answers_identity
+from distillab.teachers.stored.answers import generate_store
 from tests.cli.conftest import Run
 from tests.doctor.batch_samples import World, pairs_of
 

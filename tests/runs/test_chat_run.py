@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from distillab.cache.reader import CacheReader
-from distillab.cache.rows import Text
+from distillab.cache.text import Text
 from distillab.config.models import RunRecipe
 from distillab.runs.folder import read_held_out
 from distillab.runs.run import execute

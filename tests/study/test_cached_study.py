@@ -18,7 +18,7 @@ from distillab.records import RunRecord, StudyResults, read_record
 from distillab.runs.run import execute
 from distillab.runs.signals import bytes_before_loading
 from distillab.study.study import Study
-from distillab.teachers.cache_parts import Part
+from distillab.teachers.stored.location import Part
 
 ON_ANSWERS = {"name": "answers", "method": "logits", "answers": "teacher"}
 ARMS = ["sft", "seqkd", "logits", "hidden_states", "attention", ON_ANSWERS]

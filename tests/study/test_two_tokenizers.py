@@ -11,7 +11,7 @@ from distillab.cache.reader import CacheReader
 from distillab.config.models import RunRecipe, StudyRecipe
 from distillab.records import RunRecord, StudyResults, read_record
 from distillab.runs.run import execute
-from distillab.study.cache_build import build, plan
+from distillab.study.cache_build import cache_builds, run_build
 from distillab.study.study import Study
 
 TERMS = {
@@ -104,8 +104,8 @@ def test_a_cache_that_was_built_before_serves_the_run(
     tiny_world: dict[str, Any], stranger: str, tmp_path: Path
 ) -> None:
     online = _run(tiny_world, stranger, tmp_path / "online", cache={"folder": str(tmp_path / "cache")})
-    for item in plan(online):
-        build(item, worker=0, workers=1)
+    for item in cache_builds(online):
+        run_build(item, worker=0, workers=1)
     alone = _run(tiny_world, stranger, tmp_path / "offline", teacher={"cache": str(tmp_path / "cache")})
     here, there = execute(alone), execute(online.model_copy(update={"cache": None}))
     assert here.teacher_signals == "cached" and there.teacher_signals == "online"

@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from distillab.config.models import TeacherAnswersConfig
 from distillab.records import TeacherProvenance
 from distillab.teachers import LocalTeacher
-from distillab.teachers.answer_identity import Prompt, answers_identity
-from distillab.teachers.answers import Answer, generate_store, read_store
+from distillab.teachers.stored.answer_identity import Prompt, answers_identity
+from distillab.teachers.stored.answers import Answer, generate_store, read_store
 
 WORDS = ("cat", "dog", "bird", "boy", "girl", "tree", "fish", "bee")
 TEACHER = TeacherProvenance(name="t", weights_sha256="0", parameters=1, dtype="float32", template_sha256="0")

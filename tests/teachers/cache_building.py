@@ -14,9 +14,9 @@ from distillab.cache.writer import CacheWriter
 from distillab.config.cache import CacheConfig, KindConfig
 from distillab.data.collation import Collator
 from distillab.data.encoding import EncodedRow
-from distillab.teachers.cached import CachedTeacher
 from distillab.teachers.local import LocalTeacher
-from distillab.teachers.recording import identity_of, record
+from distillab.teachers.stored.teacher import CachedTeacher
+from distillab.teachers.stored.writing import identity_of, write_cache
 from tests.training.conftest import VOCABULARY, teacher, tiny_llama
 
 CPU = torch.device("cpu")
@@ -61,7 +61,7 @@ def build(
     config = CacheConfig(**{"rows_per_shard": 5, "batch_size": 3, **settings})
     identity = identity_for(source, rows, kinds, width=width, settings=config)
     writer = CacheWriter(folder, identity, worker=worker, workers=workers)
-    record(source, rows, collator=Collator(PAD), identity=identity, writer=writer)
+    write_cache(source, rows, collator=Collator(PAD), identity=identity, writer=writer)
     return folder
 
 

@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from transformers import LlamaForCausalLM
 
+from distillab.cache.activations import StateArray, States, StatesLayout
 from distillab.cache.identity import CacheIdentity, TeacherSizes
-from distillab.cache.layout import SampledLayout, StateArray, StatesLayout, TokensLayout, TopKLayout
-from distillab.cache.rows import CachedRow, Sampled, States, TopK
+from distillab.cache.layout import TokensLayout
+from distillab.cache.next_tokens import Sampled, SampledLayout, TopK, TopKLayout
+from distillab.cache.rows import CachedRow
 from distillab.cache.writer import CacheWriter
 from distillab.data.encoding import EncodedRow
 from distillab.records import TeacherProvenance

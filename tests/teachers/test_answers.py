@@ -15,13 +15,20 @@ import pytest
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from distillab.cache.reader import CacheReader
-from distillab.cache.rows import Text
+from distillab.cache.text import Text
 from distillab.cache.verify import verify
 from distillab.config.models import TeacherAnswersConfig
 from distillab.errors import CacheCorrupt, CacheMismatch, ConfigError, DataError
 from distillab.teachers import LocalTeacher
-from distillab.teachers.answer_identity import Prompt, answers_identity
-from distillab.teachers.answers import Answer, answerable, drop_invalid, generate_store, read_store, store_is_complete
+from distillab.teachers.stored.answer_identity import Prompt, answers_identity
+from distillab.teachers.stored.answers import (
+    Answer,
+    answerable,
+    drop_invalid,
+    generate_store,
+    read_store,
+    store_is_complete,
+)
 from tests.teachers.answers_worker import SETTINGS, TEACHER, WORDS, answers, fill, prompts
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -17,8 +17,8 @@ from distillab.errors import CacheMismatch, TeacherError
 from distillab.models.activations import ActivationSpec
 from distillab.models.structure import model_shape
 from distillab.objectives import build_objective
-from distillab.teachers.cached import CachedTeacher, load_cached
 from distillab.teachers.signals import Distribution, Draws, ScoreRequest, SignalRequest, Top
+from distillab.teachers.stored.teacher import CachedTeacher, load_cached
 from tests.teachers.cache_building import CPU, PAD, build, cached, peaked_teacher
 from tests.training.conftest import VOCABULARY, ragged_split, tiny_llama
 

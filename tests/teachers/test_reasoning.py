@@ -18,9 +18,9 @@ from distillab.evaluation.protocol import evaluate
 from distillab.records import TeacherProvenance
 from distillab.runs.held_out import held_out_for
 from distillab.teachers import LocalTeacher
-from distillab.teachers.answer_identity import Prompt, answers_identity
-from distillab.teachers.answers import AnswerStore, drop_invalid, generate_store, read_store
 from distillab.teachers.reasoning import AnswerText, Written, without_reasoning
+from distillab.teachers.stored.answer_identity import Prompt, answers_identity
+from distillab.teachers.stored.answers import AnswerStore, drop_invalid, generate_store, read_store
 from tests.models.chat_students import chat_reader, fitted, sums
 
 SPECIAL = (

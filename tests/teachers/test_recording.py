@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from distillab.cache.layout import SampledLayout, StatesLayout, TopKLayout
+from distillab.cache.activations import States, StatesLayout
+from distillab.cache.next_tokens import Sampled, SampledLayout, TopK, TopKLayout
 from distillab.cache.reader import CacheReader
-from distillab.cache.rows import Sampled, States, TopK
 from distillab.cache.writer import CacheWriter
 from distillab.config.cache import (
     AttentionInputsKind,
@@ -32,10 +32,10 @@ from distillab.data.encoding import EncodedRow
 from distillab.errors import CacheMismatch, ConfigError, NumericsError, TeacherError
 from distillab.models import chunking
 from distillab.models.structure import ModelShape
-from distillab.teachers.layouts import resolve_layouts
 from distillab.teachers.local import LocalTeacher
-from distillab.teachers.recording import batches, identity_of, record
-from distillab.teachers.row_making import counted
+from distillab.teachers.stored.kinds import resolve_layouts
+from distillab.teachers.stored.tokens import counted
+from distillab.teachers.stored.writing import batches, identity_of, write_cache
 from tests.teachers.cache_building import PAD, build, identity_for, peaked_teacher
 from tests.training.conftest import VOCABULARY, ragged_split, teacher
 
@@ -154,7 +154,7 @@ def record_with(folder: Path, source: LocalTeacher, rows: list[EncodedRow], kind
     settings = CacheConfig(rows_per_shard=5, batch_size=3)
     identity = identity_for(source, rows, [kind], width=VOCABULARY, settings=settings)
     writer = CacheWriter(folder, identity)
-    record(source, rows, collator=Collator(1), identity=identity, writer=writer)
+    write_cache(source, rows, collator=Collator(1), identity=identity, writer=writer)
 
 
 def test_other_rows_than_the_identity_are_refused(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_other_rows_than_the_identity_are_refused(tmp_path: Path) -> None:
     identity = identity_for(source, ROWS, [FullKind()], width=VOCABULARY, settings=CacheConfig())
     writer = CacheWriter(tmp_path, identity)
     with pytest.raises(CacheMismatch, match="not those of the cache"):
-        record(source, ROWS[::-1], collator=Collator(PAD), identity=identity, writer=writer)
+        write_cache(source, ROWS[::-1], collator=Collator(PAD), identity=identity, writer=writer)
 
 
 def test_the_template_of_the_rows_is_not_the_teachers_own() -> None:
@@ -187,7 +187,7 @@ def test_a_tensor_of_another_dtype_than_the_identity_says_is_refused(tmp_path: P
     settings = CacheConfig()
     identity = identity_for(peaked_teacher(torch.float16), ROWS, [kind], width=VOCABULARY, settings=settings)
     with pytest.raises(TeacherError, match="another dtype"):
-        record(source, ROWS, collator=Collator(PAD), identity=identity, writer=CacheWriter(tmp_path, identity))
+        write_cache(source, ROWS, collator=Collator(PAD), identity=identity, writer=CacheWriter(tmp_path, identity))
 
 
 def test_layouts_hold_what_the_teacher_has() -> None:

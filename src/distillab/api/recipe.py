@@ -16,7 +16,7 @@ from distillab.config.terms import BaseTermConfig
 from distillab.data.sources import given_rows
 from distillab.errors import ConfigError
 from distillab.in_memory import IN_MEMORY, ModelInMemory, holding, path_of
-from distillab.teachers.cache_parts import PARTS, has_part
+from distillab.teachers.stored.location import PARTS, has_part
 
 _Recipe = TypeVar("_Recipe", RunRecipe, StudyRecipe)
 Settings = Mapping[str, Any]

@@ -18,7 +18,7 @@ that everything reads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from distillab.cache.identity import CacheIdentity
-from distillab.cache.layout import Layout, SampledLayout, StatesLayout, TextLayout, TopKLayout
+from distillab.cache.kinds import Layout
+from distillab.cache.layout import Cell, ColumnType
 from distillab.cache.reader import CacheReader
-from distillab.cache.rows import CachedRow, Sampled, Section, States, Text, TopK
+from distillab.cache.rows import CachedRow
 from distillab.errors import ConfigError
 from distillab.files import replacing
 
@@ -54,12 +55,11 @@ def export_parquet(reader: CacheReader, output: Path, *, on_rows: Callable[[int]
         raise ConfigError("The output file is there already.", where=str(output), fix="delete it, or set --output")
     identity = reader.identity
     reader.require_complete()
-    kinds = [layout.kind for layout in identity.layouts]
     schema = schema_of(identity)
     with replacing(output) as temporary, pq.ParquetWriter(temporary, schema) as writer:
         for start in range(0, len(reader), identity.rows_per_shard):
             numbers = range(start, min(start + identity.rows_per_shard, len(reader)))
-            rows = reader.read(numbers, kinds)
+            rows = reader.read(numbers, identity.kinds)
             writer.write_table(_table(rows, identity.layouts, schema), row_group_size=len(rows))
             if on_rows is not None:
                 on_rows(len(rows))
@@ -69,33 +69,23 @@ def schema_of(identity: CacheIdentity) -> pa.Schema:
     """Columns of the file, with the cache's identity as metadata."""
     fields = [("key", pa.string()), ("input_ids", pa.list_(pa.int32())), ("answer_mask", pa.list_(pa.bool_()))]
     for layout in identity.layouts:
-        fields += _fields(layout)
+        fields += [(name, _arrow_type(kind, width)) for name, (kind, width) in layout.columns().items()]
     metadata = {"distillab.identity": identity.model_dump_json(), "distillab.fingerprint": identity.fingerprint}
     return pa.schema([pa.field(name, kind, nullable=False) for name, kind in fields], metadata=metadata)
 
 
-def _fields(layout: Layout) -> list[tuple[str, pa.DataType]]:
-    integers, floats = pa.list_(pa.int32()), pa.list_(pa.float32())
-    match layout:
-        case TopKLayout():
-            return [
-                ("top_k_ids", pa.list_(integers)),
-                ("top_k_logp", pa.list_(floats)),
-                ("top_k_tail_logmass", floats),
-                ("actual_logp", floats),
-            ]
-        case SampledLayout():
-            return [
-                ("sampled_ids", pa.list_(integers)),
-                ("sampled_counts", pa.list_(integers)),
-                ("sampled_own_nats", floats),
-            ]
-        case StatesLayout():
-            return [(array.name, pa.list_(pa.list_(pa.float32(), array.width))) for array in layout.arrays]
-        case TextLayout():
-            return [("answer", pa.string()), ("finish", pa.string())]
-        case _:
-            raise AssertionError(f"tokens stand in every cache and in no list of kinds: {layout.kind}")
+def _arrow_type(kind: ColumnType, width: int) -> pa.DataType:
+    match kind:
+        case "text":
+            return pa.string()
+        case "floats":
+            return pa.list_(pa.float32())
+        case "int lists":
+            return pa.list_(pa.list_(pa.int32()))
+        case "float lists":
+            return pa.list_(pa.list_(pa.float32()))
+        case "vectors":
+            return pa.list_(pa.list_(pa.float32(), width))
 
 
 def _table(rows: Sequence[CachedRow], layouts: Sequence[Layout], schema: pa.Schema) -> pa.Table:
@@ -105,50 +95,30 @@ def _table(rows: Sequence[CachedRow], layouts: Sequence[Layout], schema: pa.Sche
         "answer_mask": _ragged([row.answer_mask for row in rows]),
     }
     for layout in layouts:
-        columns |= _columns(layout, [row.sections[layout.kind] for row in rows])
+        cells_of: Callable[[Any], Mapping[str, Cell]] = layout.cells  # of this very type of section
+        cells = [cells_of(row.sections[layout.kind]) for row in rows]
+        for name, (kind, width) in layout.columns().items():
+            columns[name] = _column([cell[name] for cell in cells], kind, width)
     return pa.table([columns[name] for name in schema.names], schema=schema)
 
 
-def _columns(layout: Layout, sections: Sequence[Section]) -> dict[str, pa.Array]:
-    match layout:
-        case TopKLayout():
-            return _top_k([section for section in sections if isinstance(section, TopK)])
-        case SampledLayout():
-            return _sampled([section for section in sections if isinstance(section, Sampled)])
-        case StatesLayout():
-            states = [section for section in sections if isinstance(section, States)]
-            return {
-                array.name: _vectors([item.arrays[array.name] for item in states], array.width)
-                for array in layout.arrays
-            }
+def _column(cells: Sequence[Cell], kind: ColumnType, width: int) -> pa.Array:
+    match kind:
+        case "text":
+            return pa.array(cells, pa.string())
+        case "floats":
+            return _ragged(cells)
+        case "vectors":
+            flat = pa.array(np.concatenate([_as_float32(array) for array in cells]).reshape(-1))
+            return _lists([len(array) for array in cells], pa.FixedSizeListArray.from_arrays(flat, width))
         case _:
-            texts = [section for section in sections if isinstance(section, Text)]
-            return {
-                "answer": pa.array([item.answer for item in texts], pa.string()),
-                "finish": pa.array([item.finish for item in texts], pa.string()),
-            }
+            pairs = [cell if isinstance(cell, tuple) else (cell.reshape(-1), _widths(cell)) for cell in cells]
+            values, lengths = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
+            return _lists([len(each) for _, each in pairs], _lists(lengths, pa.array(values)))
 
 
-def _top_k(sections: Sequence[TopK]) -> dict[str, pa.Array]:
-    return {
-        "top_k_ids": _nested([item.ids for item in sections]),
-        "top_k_logp": _nested([item.logp for item in sections]),
-        "top_k_tail_logmass": _ragged([item.tail_logmass for item in sections]),
-        "actual_logp": _ragged([item.actual_logp for item in sections]),
-    }
-
-
-def _sampled(sections: Sequence[Sampled]) -> dict[str, pa.Array]:
-    positions = [len(item.distinct) for item in sections]
-    lengths = np.concatenate([item.distinct for item in sections])
-    ids, counts = (
-        pa.array(np.concatenate(parts)) for parts in zip(*((s.ids, s.counts) for s in sections), strict=True)
-    )
-    return {
-        "sampled_ids": _lists(positions, _lists(lengths, ids)),
-        "sampled_counts": _lists(positions, _lists(lengths, counts)),
-        "sampled_own_nats": _ragged([item.entropy_estimate for item in sections]),
-    }
+def _widths(array_NK: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    return np.full(array_NK.shape[0], array_NK.shape[1], np.int64)
 
 
 def _lists(lengths: Sequence[int] | npt.NDArray[np.integer[Any]], values: pa.Array) -> pa.Array:
@@ -159,20 +129,6 @@ def _lists(lengths: Sequence[int] | npt.NDArray[np.integer[Any]], values: pa.Arr
 
 def _ragged(arrays: Sequence[npt.NDArray[Any]]) -> pa.Array:
     return _lists([len(array) for array in arrays], pa.array(np.concatenate(arrays)))
-
-
-def _nested(arrays: Sequence[npt.NDArray[Any]]) -> pa.Array:
-    """(N, K) arrays as lists of lists of K."""
-    flat = np.concatenate(arrays)
-    inner = _lists(np.full(flat.shape[0], flat.shape[1]), pa.array(flat.reshape(-1)))
-    return _lists([len(array) for array in arrays], inner)
-
-
-def _vectors(arrays: Sequence[npt.NDArray[Any]], width: int) -> pa.Array:
-    flat = np.concatenate([_as_float32(array) for array in arrays])
-    return _lists(
-        [len(array) for array in arrays], pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), width)
-    )
 
 
 def _as_float32(array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

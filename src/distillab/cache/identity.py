@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from distillab.cache.layout import FORMAT_VERSION, Layout, TokensLayout
+from distillab.cache.kinds import Layout
+from distillab.cache.layout import FORMAT_VERSION, TokensLayout
 from distillab.records.base import Record
 from distillab.records.sources import TeacherProvenance
 
@@ -55,6 +56,16 @@ class CacheIdentity(Record):
     batch_size: int = Field(ge=1)
     decoding: dict[str, object] | None = Field(default=None, description="how the teacher answers (kind text)")
     engine: dict[str, str] = Field(description="versions and device: other ones may give other last digits")
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What is stored of each row."""
+        return tuple(layout.kind for layout in self.layouts)
+
+    @property
+    def stores_head(self) -> bool:
+        """The teacher's head is stored, so that whole distributions can be read."""
+        return any(layout.stores_head for layout in self.layouts)
 
     @property
     def fingerprint(self) -> str:

@@ -1,74 +1,163 @@
-"""What stands in a row of each kind: everything a reader needs to know to find the numbers again.
+"""What a row's record of any kind has, and the record that every cache has: the tokens.
 
-Shape letters: N scored positions of a row, L tokens of a row, P positions at which states are stored (N or L).
+Each kind's own module has its layout (a part of the identity: all that a reader needs to find the numbers again), its
+content in memory, and how the one becomes the other; `kinds.py` lists them. FORMAT.md, *Records*, is the specification.
+
+Shape letters: N scored positions of a row, L tokens of a row, P positions at which activations are stored (N or L).
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, ClassVar, Literal
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
-from distillab.config.terms import Positions
+from distillab.cache.bits import packed_bytes
+from distillab.cache.streams import Cursor, Stored, packed
+from distillab.errors import ShapeError
 from distillab.records.base import Record
 
 FORMAT_VERSION = 1
 
-# What a layout may say at most: far beyond any model, and small enough that no reader waits or overflows.
-_WIDEST = 2**24
-_MOST_DRAWS = 2**16
+Ints = npt.NDArray[np.int32]
+Floats = npt.NDArray[np.float32]
+
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "companded8": 1}
+"""Of one number, by the way in which it is stored."""
+
+WIDEST = 2**24
+"""The most that a layout may name of anything: far beyond any model, and no reader waits or overflows."""
+
+ColumnType = Literal["text", "floats", "int lists", "float lists", "vectors"]
+"""What a row has in a column of an exported table: a text, or one number, list or (D,) vector a position."""
+
+Cell = Any
+"""text: str. floats: (N,). lists: (N, K), or the values one after another with the (N,) lengths. vectors: (P, D)."""
 
 
-class TokensLayout(Record):
+class Section:
+    """What is stored of one row in one kind; as it comes from a file, of many rows, joined along their positions."""
+
+    def split(self, lengths: Sequence[int]) -> Sequence[Section]:
+        """Return one section a row: views into this one's memory.
+
+        Args:
+            lengths: positions of each row, as they were given to `decode`.
+        """
+        raise NotImplementedError
+
+
+def cuts(lengths: Sequence[int]) -> list[slice]:
+    """Return where each of several rows lies among all positions."""
+    return [slice(start, end) for start, end in pairwise([0, *np.cumsum(lengths).tolist()])]
+
+
+class RecordLayout(Record):
+    """The layout of a record, whatever its kind."""
+
+    def positions_of(self, *, tokens: int, scored: int) -> int:
+        """Return how many positions a row of so many tokens, so many of them scored, has in records of this layout."""
+        return scored
+
+    def record_bytes(self, *, tokens: int, scored: int, each: float | None = None) -> int:
+        """Return the bytes of one row's record without compression.
+
+        Args:
+            tokens: L of the row.
+            scored: N of the row.
+            each: values a position, where lengths do not decide them (`values_each`); default: the most there can be.
+        Raises:
+            ShapeError: a text, whose length is not known before.
+        """
+        raise NotImplementedError
+
+    def most_bytes(self, *, tokens: int, scored: int) -> int:
+        """Return the most bytes that one row's record can have without compression; a text has far fewer."""
+        return self.record_bytes(tokens=tokens, scored=scored)
+
+    def described(self) -> str:
+        """Return the settings in one line, for people."""
+        raise NotImplementedError
+
+
+class TokensLayout(RecordLayout):
     """The row's ids, and which of its tokens are scored; in every cache."""
 
     kind: Literal["tokens"] = "tokens"
     id_bits: int = Field(ge=1, le=32)
 
+    def encode(self, input_ids: Ints, answer_mask: npt.NDArray[np.bool_]) -> bytes:
+        """Return the record of one row: L ids packed at id_bits, then L bits of the mask packed at 1.
 
-class TopKLayout(Record):
-    """k ids and log-probabilities a position, the log-mass of all others, the log-probability of the actual token."""
+        Args:
+            input_ids, answer_mask: (L,).
+        Raises:
+            ShapeError: not of one length.
+            CacheMismatch: an id does not fit.
+        """
+        if input_ids.ndim != 1 or input_ids.shape != answer_mask.shape:
+            facts = (f"ids {input_ids.shape}, mask {answer_mask.shape}",)
+            raise ShapeError("A row's ids and mask differ.", facts=facts)
+        return packed(input_ids, self.id_bits, "token ids") + packed(answer_mask.astype(np.uint8), 1, "mask")
 
-    kind: Literal["top_k"] = "top_k"
-    k: int = Field(ge=1, le=_WIDEST)
-    id_bits: int = Field(ge=1, le=32)
-    values: Literal["companded8", "float16"]
-    temperature: float
+    def decode(self, records: Sequence[Stored], lengths: Sequence[int]) -> tuple[Ints, npt.NDArray[np.bool_]]:
+        """Return (sum of L,) ids and mask, the rows one after another.
+
+        Args:
+            records: one a row.
+            lengths: L of each.
+        Raises:
+            CacheCorrupt: a record is not as long as the layout says.
+        """
+        cursor = Cursor(records, self.kind)
+        input_ids = cursor.integers(lengths, self.id_bits)
+        answer_mask = cursor.integers(lengths, 1).astype(np.bool_)
+        cursor.end()
+        return input_ids, answer_mask
+
+    def positions_of(self, *, tokens: int, scored: int) -> int:
+        """Return L."""
+        return tokens
+
+    def record_bytes(self, *, tokens: int, scored: int, each: float | None = None) -> int:
+        """See `RecordLayout`."""
+        return packed_bytes(tokens, self.id_bits) + packed_bytes(tokens, 1)
+
+    def described(self) -> str:
+        """See `RecordLayout`."""
+        return f"{self.id_bits} bits an id"
 
 
-class SampledLayout(Record):
-    """The distinct ids that were drawn a position, how often each, and −mean log p of the draws."""
+class KindLayout(RecordLayout):
+    """The layout of a kind: one section a row.
 
-    kind: Literal["sampled"] = "sampled"
-    draws: int = Field(ge=1, le=_MOST_DRAWS)
-    id_bits: int = Field(ge=1, le=32)
-    count_bits: int = Field(ge=1, le=16)
-    temperature: float
-
-
-class StateArray(Record):
-    """One tensor of the teacher: (P, width) numbers a row.
-
-    name: `head_input` (full), `layer.N` (hidden_states), `block.N.query`, `.key`, `.value` (attention_inputs).
+    Attributes:
+        section: what a row has in memory.
+        joins: whether the records of several rows are decoded into one section.
+        head_inputs: numbers a position that the teacher's head reads; 0 where the kind has no head.
     """
 
-    name: str
-    width: int = Field(ge=1, le=_WIDEST)
-    store: Literal["float32", "float16", "bfloat16", "int8"]
+    section: ClassVar[type[Section]]
+    joins: ClassVar[bool] = True
 
+    @property
+    def head_inputs(self) -> int:
+        """See the class."""
+        return 0
 
-class StatesLayout(Record):
-    """Tensors of one kind, in their order."""
+    @property
+    def stores_head(self) -> bool:
+        """Whether the teacher's head belongs to the cache."""
+        return self.head_inputs > 0
 
-    kind: Literal["full", "hidden_states", "attention_inputs"]
-    positions: Positions
-    arrays: tuple[StateArray, ...] = Field(min_length=1, max_length=2**12)
+    def values_each(self, sections: Sequence[Section]) -> float | None:
+        """Return the values a position in some rows; None where the lengths of a row decide its size."""
+        return None
 
-
-class TextLayout(Record):
-    """The teacher's answer as UTF-8, and how it ended."""
-
-    kind: Literal["text"] = "text"
-
-
-Layout = Annotated[TokensLayout | TopKLayout | SampledLayout | StatesLayout | TextLayout, Field(discriminator="kind")]
+    def columns(self) -> Mapping[str, tuple[ColumnType, int]]:
+        """Return name -> type of every column of an exported table, with the width of a vector."""
+        raise NotImplementedError

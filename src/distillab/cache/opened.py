@@ -29,7 +29,7 @@ class OpenShards:
 
     def __init__(self, source: Source, identity: CacheIdentity, entries: dict[int, ShardEntry]) -> None:
         self.source, self.identity, self.entries = source, identity, entries
-        self.sections = (TOKENS, *(layout.kind for layout in identity.layouts))
+        self.sections = (TOKENS, *identity.kinds)
         self._fingerprint = identity.fingerprint
         self._indexes: OrderedDict[int, ShardIndex] = OrderedDict()
 

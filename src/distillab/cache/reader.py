@@ -14,12 +14,11 @@ from distillab.cache.folder import read_identity, rows_of, shards_of, within
 from distillab.cache.head import StoredHead, read_head
 from distillab.cache.identity import CacheIdentity
 from distillab.cache.journals import read_listing
-from distillab.cache.layout import Layout, TextLayout
+from distillab.cache.kinds import Layout, decode
+from distillab.cache.layout import RecordLayout, Section
 from distillab.cache.opened import OpenShards
-from distillab.cache.rows import CachedRow, Section
-from distillab.cache.sections import decode, decode_tokens, positions_of, split
+from distillab.cache.rows import CachedRow
 from distillab.cache.shards import TOKENS, Raw
-from distillab.cache.sizes import most_record_bytes
 from distillab.cache.sources import open_source
 from distillab.cache.streams import Stored
 from distillab.errors import CacheCorrupt, CacheError, CacheMismatch, ShapeError, near_names
@@ -62,7 +61,7 @@ class CacheReader:
     @property
     def kinds(self) -> tuple[str, ...]:
         """What is stored of each row."""
-        return tuple(self._layouts)
+        return self.identity.kinds
 
     @property
     def complete(self) -> bool:
@@ -134,7 +133,7 @@ class CacheReader:
         tokens = [length for length, _ in lengths]
         with within(self.location):
             content = self._content(records[TOKENS], lengths, self.identity.tokens)
-            input_ids, answer_mask = decode_tokens(content, tokens, self.identity.tokens)
+            input_ids, answer_mask = self.identity.tokens.decode(content, tokens)
             sections = {kind: self._split(records[kind], lengths, layout) for kind, layout in layouts.items()}
         ends = np.cumsum(tokens).tolist()
         return [
@@ -173,18 +172,18 @@ class CacheReader:
         """
         return read_head(self._source, self.identity.fingerprint, self._head_entry)
 
-    def _split(self, records: Sequence[Raw], lengths: Sequence[list[int]], layout: Layout) -> list[Section]:
+    def _split(self, records: Sequence[Raw], lengths: Sequence[list[int]], layout: Layout) -> Sequence[Section]:
         content, positions = self._content(records, lengths, layout), _positions(lengths, layout)
-        if isinstance(layout, TextLayout):
+        if not layout.joins:
             return [decode([one], [count], layout) for one, count in zip(content, positions, strict=True)]
-        return split(decode(content, positions, layout), positions)
+        return decode(content, positions, layout).split(positions)
 
-    def _content(self, records: Sequence[Raw], lengths: Sequence[list[int]], layout: Layout) -> Sequence[Stored]:
+    def _content(self, records: Sequence[Raw], lengths: Sequence[list[int]], layout: RecordLayout) -> Sequence[Stored]:
         name = self.identity.compression
         if name == "none":
             return records
         return [
-            decompress(record, name, most_bytes=most_record_bytes(layout, tokens=tokens, scored=scored))
+            decompress(record, name, most_bytes=layout.most_bytes(tokens=tokens, scored=scored))
             for record, (tokens, scored) in zip(records, lengths, strict=True)
         ]
 
@@ -218,4 +217,4 @@ class CacheReader:
 
 
 def _positions(lengths: Sequence[list[int]], layout: Layout) -> list[int]:
-    return [positions_of(layout, tokens=tokens, scored=scored) for tokens, scored in lengths]
+    return [layout.positions_of(tokens=tokens, scored=scored) for tokens, scored in lengths]

@@ -135,6 +135,28 @@ def make_shard(
     return b"".join((head, *(array.tobytes() for _, array in tensors))), index_bytes
 
 
+def index_bytes(keys: Sequence[str], kinds: Sequence[str], *, rows_per_shard: int) -> int:
+    """Return the bytes of all shards beside their records: headers, keys, digests, lengths, ends and checksums.
+
+    Exact but for some digits in the headers, which say where the records end.
+
+    Args:
+        keys: of all rows, in their order.
+        kinds: of the cache.
+    """
+    sections = [TOKENS, *kinds]
+    nothing = dict.fromkeys(sections, b"")
+    return sum(
+        make_shard(
+            [ShardRow(key, bytes(16), 0, 0, nothing) for key in keys[start : start + rows_per_shard]],
+            sections,
+            number=start // rows_per_shard,
+            fingerprint="0" * 64,
+        )[1]
+        for start in range(0, len(keys), rows_per_shard)
+    )
+
+
 def parse_index(buffer: Raw, sections: Sequence[str]) -> ShardIndex:
     """The index of a shard, as views into `buffer`.
 

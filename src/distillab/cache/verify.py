@@ -12,13 +12,11 @@ from distillab.cache.folder import read_identity, rows_of, shards_of, within
 from distillab.cache.head import read_head, read_head_entry
 from distillab.cache.identity import CacheIdentity
 from distillab.cache.journals import HeadEntry, ShardEntry, keep_entries, read_listing, read_manifest
-from distillab.cache.layout import Layout, TokensLayout
+from distillab.cache.kinds import Layout, decode
+from distillab.cache.layout import TokensLayout
 from distillab.cache.names import HEAD, HEAD_FACTS, IDENTITY, MANIFEST, SHARDS, require_own, shard_file
 from distillab.cache.opened import OpenShards
 from distillab.cache.rows import row_digest
-from distillab.cache.sections import decode, decode_tokens, positions_of
-from distillab.cache.shards import TOKENS
-from distillab.cache.sizes import most_record_bytes
 from distillab.cache.sources import LocalSource, Source, open_source, sha256_of
 from distillab.errors import CacheError, CacheMismatch, ConfigError
 from distillab.files import remove_leftovers
@@ -170,28 +168,27 @@ def _check_shard(shards: OpenShards, number: int) -> bytes:
         # the checksums of the records below would not see a change between them
         shards.records([(number, row) for row in range(len(index))], shards.sections)
         raise shards.damaged(number, "its sha256 is not that of its journal line")
-    layouts: list[Layout] = [identity.tokens, *identity.layouts]
+    layouts: list[TokensLayout | Layout] = [identity.tokens, *identity.layouts]
     for row in range(len(index)):
         records = shards.records([(number, row)], shards.sections)
         tokens, scored = index.lengths[row].tolist()
         for layout in layouts:
-            name = TOKENS if isinstance(layout, TokensLayout) else layout.kind
-            most_bytes = most_record_bytes(layout, tokens=tokens, scored=scored)
-            record = decompress(records[name][0], identity.compression, most_bytes=most_bytes)
+            most_bytes = layout.most_bytes(tokens=tokens, scored=scored)
+            record = decompress(records[layout.kind][0], identity.compression, most_bytes=most_bytes)
             if isinstance(layout, TokensLayout):
-                input_ids, answer_mask = decode_tokens([record], [tokens], layout)
+                input_ids, answer_mask = layout.decode([record], [tokens])
                 digest = row_digest(input_ids, answer_mask)
                 if digest != index.digests[row].tobytes() or int(answer_mask.sum()) != scored:
                     raise shards.damaged(number, f"row {row} of the shard: its digest is not that of its tokens")
             else:
-                decode([record], [positions_of(layout, tokens=tokens, scored=scored)], layout)
+                decode([record], [layout.positions_of(tokens=tokens, scored=scored)], layout)
     return index.digests.tobytes()
 
 
 def _check_head(
     source: Source, identity: CacheIdentity, listed: HeadEntry | None, *, wanted: bool
 ) -> CacheError | None:
-    if not wanted or not any(layout.kind == "full" for layout in identity.layouts):
+    if not wanted or not identity.stores_head:
         return None
     try:
         read_head(source, identity.fingerprint, listed)

@@ -16,9 +16,9 @@ from distillab.cache.folder import claim, rows_of, shards_of
 from distillab.cache.head import StoredHead, write_head
 from distillab.cache.identity import CacheIdentity
 from distillab.cache.journals import Journal, ShardEntry, read_listing
+from distillab.cache.kinds import encode
 from distillab.cache.names import SHARDS, require_own, shard_file, shard_number
 from distillab.cache.rows import CachedRow, row_digest
-from distillab.cache.sections import encode, encode_tokens
 from distillab.cache.shards import TOKENS, ShardRow, checksum, make_shard
 from distillab.cache.sources import LocalSource, not_there
 from distillab.errors import CacheMismatch, ConfigError, ShapeError
@@ -87,7 +87,7 @@ class CacheWriter:
                 ],
                 fix="give all rows of one of the shards that todo() names",
             )
-        sections = [TOKENS, *(layout.kind for layout in self.identity.layouts)]
+        sections = [TOKENS, *self.identity.kinds]
         stored = [self._stored(row) for row in rows]
         content, index_bytes = make_shard(stored, sections, number=number, fingerprint=self._fingerprint)
         path = self.folder / shard_file(number)
@@ -116,14 +116,14 @@ class CacheWriter:
         write_head(self.folder, head, self._fingerprint)
 
     def _stored(self, row: CachedRow) -> ShardRow:
-        kinds = {layout.kind for layout in self.identity.layouts}
-        if set(row.sections) != kinds:
+        kinds = self.identity.kinds
+        if set(row.sections) != set(kinds):
             raise ShapeError(
                 "A row has other sections than the cache.",
                 where=f"row {row.key}",
                 facts=[f"the row: {', '.join(row.sections) or 'none'}", f"the cache: {', '.join(sorted(kinds))}"],
             )
-        records = {TOKENS: encode_tokens(row.input_ids, row.answer_mask, self.identity.tokens)}
+        records = {TOKENS: self.identity.tokens.encode(row.input_ids, row.answer_mask)}
         records |= {layout.kind: encode(row.sections[layout.kind], layout) for layout in self.identity.layouts}
         return ShardRow(
             key=row.key,

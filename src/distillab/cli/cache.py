@@ -45,15 +45,15 @@ def build_command(
     loaded = _load(recipe, overrides)
     from distillab.cli.cache_console import show_built
     from distillab.config import StudyRecipe
-    from distillab.study.cache_build import build, plan, require_room
+    from distillab.study.cache_build import cache_builds, require_room, run_build
 
-    plans = plan(loaded)
-    require_room(plans)
-    for item in plans:
-        build(item, worker=number, workers=workers)
+    builds = cache_builds(loaded)
+    require_room(builds)
+    for item in builds:
+        run_build(item, worker=number, workers=workers)
     # under torchrun only the first process prints
     if worker is not None or number == 0:
-        show_built(plans, study=isinstance(loaded, StudyRecipe))
+        show_built(builds, study=isinstance(loaded, StudyRecipe))
 
 
 @cache_app.command("estimate")
@@ -66,11 +66,11 @@ def estimate_command(
     """
     loaded = _load(recipe, overrides)
     from distillab.cli.cache_console import show_estimate
-    from distillab.study.cache_build import plan
+    from distillab.study.cache_build import cache_builds
     from distillab.study.cache_estimate import estimate
 
-    plans = plan(loaded)
-    if not show_estimate([(item, estimate(item)) for item in plans]):
+    builds = cache_builds(loaded)
+    if not show_estimate([(item, estimate(item)) for item in builds]):
         raise typer.Exit(1)
 
 
@@ -78,7 +78,7 @@ def estimate_command(
 def info_command(location: Annotated[str, _LOCATION]) -> None:
     """Show the identity and the content of a cache."""
     from distillab.cli.cache_console import show_info
-    from distillab.teachers.cache_parts import require_location
+    from distillab.teachers.stored.location import require_location
 
     require_location(location)
     show_info(location)
@@ -93,7 +93,7 @@ def verify_command(
 ) -> None:
     """Read and check every byte of a cache. Exit code 1: something is damaged or missing."""
     from distillab.cli.cache_console import show_verified
-    from distillab.teachers.cache_parts import require_location
+    from distillab.teachers.stored.location import require_location
 
     if discard and "://" in location:
         raise ConfigError(
@@ -111,7 +111,7 @@ def merge_command(
 ) -> None:
     """Join caches with the same identity. Nothing is copied: the joined cache refers to the other folders."""
     from distillab.cli.cache_console import show_info
-    from distillab.teachers.cache_merging import merge_locations
+    from distillab.teachers.stored.merging import merge_locations
 
     merge_locations(into, parts)
     show_info(str(into))
@@ -129,7 +129,7 @@ def export_command(
     from distillab.cache.export import export_parquet
     from distillab.cache.reader import CacheReader
     from distillab.progress import Progress
-    from distillab.teachers.cache_parts import PARTS, has_part, part_of, require_location
+    from distillab.teachers.stored.location import PARTS, has_part, part_of, require_location
 
     require_location(location)
     if not has_part(location, "train"):

@@ -7,18 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distillab.cache.folder import read_identity, shards_of
-from distillab.cache.layout import Layout, SampledLayout, StatesLayout, TextLayout, TopKLayout
 from distillab.cache.sources import open_source
 from distillab.cache.summary import CacheSummary, summarise
 from distillab.cache.verify import VerifyReport, discard_damaged, verify
 from distillab.errors import CacheError
 from distillab.files import free_bytes
 from distillab.progress import Progress
-from distillab.teachers.cache_parts import PARTS, has_part, location_faults, part_of, tokenizer_is_sealed
+from distillab.teachers.stored.location import PARTS, has_part, location_faults, part_of, tokenizer_is_sealed
 from distillab.terminal import echo
 
 if TYPE_CHECKING:
-    from distillab.study.cache_build import Plan
+    from distillab.study.cache_build import CacheBuild
     from distillab.study.cache_estimate import PartEstimate
 
 
@@ -29,11 +28,11 @@ def show_info(location: str) -> None:
             _show_part(part_of(location, part), summarise(part_of(location, part)))
 
 
-def show_built(plans: Sequence[Plan], *, study: bool) -> None:
+def show_built(builds: Sequence[CacheBuild], *, study: bool) -> None:
     """What was built, and what to write into the recipe."""
     missing = 0
-    for plan in plans:
-        for folder in plan.folders:
+    for build in builds:
+        for folder in build.folders:
             if not folder.joinpath("identity.json").is_file():
                 echo(f"{folder}: not begun; its rows are the answers, which other workers have not finished")
                 missing += 1
@@ -47,13 +46,13 @@ def show_built(plans: Sequence[Plan], *, study: bool) -> None:
         echo("complete; distillab compare reads it with the same recipe")
     else:
         echo("complete; the line for the recipe:")
-        echo(f"teacher: {{cache: {plans[0].location}}}")
+        echo(f"teacher: {{cache: {builds[0].location}}}")
 
 
-def show_estimate(found: Sequence[tuple[Plan, Sequence[PartEstimate]]]) -> bool:
+def show_estimate(found: Sequence[tuple[CacheBuild, Sequence[PartEstimate]]]) -> bool:
     """What a build would cost; False where the disk has no room for it."""
     needed = 0
-    for plan, parts in found:
+    for build, parts in found:
         for part in parts:
             echo(f"{part.folder}  ({part.source})")
             echo(f"  rows {part.rows:,}   tokens {part.tokens:,}   scored tokens {part.scored_tokens:,}")
@@ -63,13 +62,13 @@ def show_estimate(found: Sequence[tuple[Plan, Sequence[PartEstimate]]]) -> bool:
             echo(f"  {'in all':<17} {part.total_bytes:>15,} bytes, {_each(part.total_bytes, part.scored_tokens)}")
             echo(f"  teacher           {part.teacher_s:>15,.1f} s on this machine, measured on some batches")
             needed += part.total_bytes
-        if plan.text:
-            echo(f"{plan.location}/text: the length of the teacher's answers is not known before")
-            settings = plan.inputs.recipe.teacher_answers
-            answers = len(plan.inputs.train) * settings.answers_per_prompt
+        if build.text:
+            echo(f"{build.location}/text: the length of the teacher's answers is not known before")
+            settings = build.inputs.recipe.teacher_answers
+            answers = len(build.inputs.train) * settings.answers_per_prompt
             echo(f"  at most {answers:,} answers of at most {settings.max_new_tokens:,} tokens")
-        if plan.answers:
-            echo(f"{plan.location}/answers: its rows are these answers, so its size is not known before")
+        if build.answers:
+            echo(f"{build.location}/answers: its rows are these answers, so its size is not known before")
     free = free_bytes(found[0][0].location)
     echo(f"needed in all {needed:,} bytes; free on the disk {free:,} bytes")
     if needed > free:
@@ -136,29 +135,13 @@ def _show_part(place: str, summary: CacheSummary) -> None:
     echo(f"  rows         {identity.source}: {summary.rows:,} rows of {identity.rows:,} in {summary.shards:,} shards")
     echo(f"               {summary.tokens:,} tokens, {summary.scored_tokens:,} of them scored")
     echo(f"  read with    tokenizer {identity.tokenizer[:12]}, template {identity.template_sha256[:12]}")
-    layouts: list[Layout] = [identity.tokens, *identity.layouts]
-    for layout in layouts:
-        echo(f"  {layout.kind:<16} {summary.kind_bytes[layout.kind]:>13,} bytes: {_described(layout)}")
+    for layout in (identity.tokens, *identity.layouts):
+        echo(f"  {layout.kind:<16} {summary.kind_bytes[layout.kind]:>13,} bytes: {layout.described()}")
     if summary.head_bytes:
         echo(f"  {'head':<16} {summary.head_bytes:>13,} bytes: once")
     echo(f"  in all       {summary.total_bytes:,} bytes, {_each(summary.total_bytes, summary.scored_tokens)}")
     echo(f"  compression  {identity.compression}   seed {identity.seed}   format {identity.format_version}")
     echo(f"  fingerprint  {identity.fingerprint}")
-
-
-def _described(layout: Layout) -> str:
-    match layout:
-        case TopKLayout():
-            return f"k {layout.k}, {layout.values}, temperature {layout.temperature:g}, {layout.id_bits} bits an id"
-        case SampledLayout():
-            return f"{layout.draws} draws, temperature {layout.temperature:g}, {layout.id_bits} bits an id"
-        case StatesLayout():
-            arrays = ", ".join(f"{array.name} ({array.width} × {array.store})" for array in layout.arrays)
-            return f"{arrays} at {layout.positions} positions"
-        case TextLayout():
-            return "the teacher's answers"
-        case _:
-            return f"{layout.id_bits} bits an id"
 
 
 def _each(total: int, scored: int) -> str:

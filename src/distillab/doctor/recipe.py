@@ -32,7 +32,7 @@ from distillab.runs.signals import bytes_before_loading
 from distillab.runs.teacher import RunTeacher
 from distillab.runs.training import load_student
 from distillab.study.study import Study
-from distillab.teachers.cache_parts import Part
+from distillab.teachers.stored.location import Part
 from distillab.terminal import plural
 
 CHECK_ID = "selftest-arms"

@@ -11,9 +11,9 @@ from distillab.interruption import Interrupted
 from distillab.models.loading import context_length, load_config
 from distillab.records import AnswersMade, AnswerStoreCounts, TeacherProvenance, read_record, write_record
 from distillab.runs.inputs import RunInputs
-from distillab.teachers.answer_identity import answers_identity
-from distillab.teachers.answers import answerable, drop_invalid, generate_store, read_store
 from distillab.teachers.protocol import Generates, Prompt
+from distillab.teachers.stored.answer_identity import answers_identity
+from distillab.teachers.stored.answers import answerable, drop_invalid, generate_store, read_store
 
 _MADE = "made-{}.json"  # beside the shards; one a worker
 

@@ -16,7 +16,7 @@ from distillab.cache.sources import open_source
 from distillab.config.models import RunRecipe, StudyRecipe
 from distillab.errors import DataError
 from distillab.files import read_json
-from distillab.teachers.cache_parts import PARTS, has_part, part_of
+from distillab.teachers.stored.location import PARTS, has_part, part_of
 
 FINGERPRINT = "template_date"
 _Recipe = TypeVar("_Recipe", bound=RunRecipe | StudyRecipe)

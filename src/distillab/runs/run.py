@@ -50,7 +50,7 @@ from distillab.runs.journal import read_curve, read_journal, read_totals
 from distillab.runs.lock import held
 from distillab.runs.teacher import RunTeacher, StoredSignals, stored_signals
 from distillab.runs.training import MakeCollator, load_student, train_student, training_data
-from distillab.teachers.cached import CachedTeacher
+from distillab.teachers.stored.teacher import CachedTeacher
 
 
 def execute(

@@ -1,7 +1,7 @@
-"""The teacher's signals that methods read, as kinds of cache; and the recording of them.
+"""The kinds of cache that methods read of a teacher, and the writing of one part of a cache location.
 
 Signals are recorded for three sets of rows: the training rows, the training rows with the teacher's answers, and the
-held-out rows of the evaluation (see `teachers/cache_parts.py` for where each lies).
+held-out rows of the evaluation (see `teachers/stored/location.py` for where each lies).
 """
 
 from __future__ import annotations
@@ -13,19 +13,15 @@ from pathlib import Path
 
 from distillab.cache.bits import bits_for
 from distillab.cache.identity import CacheIdentity
-from distillab.cache.layout import Layout, TokensLayout
+from distillab.cache.kinds import Layout
+from distillab.cache.layout import TokensLayout
 from distillab.cache.reader import CacheReader
-from distillab.cache.sizes import record_bytes
 from distillab.cache.writer import CacheWriter
 from distillab.config.cache import (
-    AttentionInputsKind,
     CacheConfig,
-    FullKind,
-    HiddenStatesKind,
     KindConfig,
-    TopKKind,
 )
-from distillab.config.terms import Positions, TermConfig
+from distillab.config.terms import TermConfig
 from distillab.data.encoding import EncodedRow
 from distillab.data.vocabularies import Vocabularies
 from distillab.files import require_space
@@ -35,11 +31,11 @@ from distillab.objectives.build import build_objective
 from distillab.records import CacheUse, read_record, write_record
 from distillab.runs.inputs import RunInputs
 from distillab.runs.teacher_view import TeacherView, TokenView
-from distillab.teachers.cache_parts import Part, keep_tokenizer, part_of
-from distillab.teachers.layouts import resolve_layouts
 from distillab.teachers.protocol import SignalSource, TeacherIdentity
-from distillab.teachers.recording import identity_of, record
-from distillab.teachers.signals import Top
+from distillab.teachers.stored.activations import WHOLE_DISTRIBUTIONS
+from distillab.teachers.stored.kinds import kinds_for, resolve_layouts
+from distillab.teachers.stored.location import Part, keep_tokenizer, part_of
+from distillab.teachers.stored.writing import identity_of, write_cache
 
 _HEAD_BYTES = 4  # of a weight, at most
 _ROW_BYTES = 96  # of a row in the index: key, digest, lengths; and for every kind an end and a checksum
@@ -54,10 +50,7 @@ def kinds_needed(
     teacher: ModelShape,
     vocabularies: Vocabularies | None = None,
 ) -> tuple[KindConfig, ...]:
-    """The kinds from which all of these terms read the same numbers as from the teacher itself, or nearly so.
-
-    `full` serves every term that reads distributions. Where nothing but the k most likely tokens at one temperature
-    are read, they alone are kept, at two bytes a log-probability.
+    """Return the kinds from which all of these terms read the same numbers as from the teacher itself, or nearly so.
 
     Args:
         terms: of all arms that share a teacher; no attention maps.
@@ -68,25 +61,12 @@ def kinds_needed(
         ConfigError: a term does not fit the two models.
     """
     objective = build_objective(terms, shared_width=width, student=student, teacher=teacher, vocabularies=vocabularies)
-    request = objective.request
-    kinds: list[KindConfig] = []
-    tops = [need for need in request.scores if isinstance(need, Top)]
-    if len(tops) == len(request.scores) and len({need.temperature for need in tops}) == 1:
-        kinds.append(TopKKind(k=max(need.k for need in tops), temperature=tops[0].temperature, values="float16"))
-    elif request.scores:
-        kinds.append(FullKind(store="exact"))
-    if request.activations.hidden:
-        positions: Positions = "answer" if request.hidden_at == {"answer"} else "all"
-        layers = tuple(sorted(request.activations.hidden))
-        kinds.append(HiddenStatesKind(layers=layers, positions=positions, store="exact"))
-    if request.activations.projections:
-        kinds.append(AttentionInputsKind(blocks=tuple(sorted(request.activations.projections)), store="exact"))
-    return tuple(kinds)
+    return kinds_for(objective.request)
 
 
 def held_out_kinds(teacher: TeacherView) -> tuple[KindConfig, ...]:
     """The kinds that the evaluation of a student reads: whole distributions, where ids mean the same to both models."""
-    return (FullKind(store="exact"),) if teacher.eval_view.width else ()
+    return WHOLE_DISTRIBUTIONS if teacher.eval_view.width else ()
 
 
 def arms_kinds(arms: Sequence[RunInputs]) -> tuple[KindConfig, ...]:
@@ -141,7 +121,7 @@ class CacheJob:
 
 
 def bytes_before_loading(job: CacheJob) -> int:
-    """Bytes that a recording will take, from the teacher's configuration alone."""
+    """Bytes that a job will take, from the teacher's configuration alone."""
     spec = job.teacher.spec
     config = load_config(spec.config, revision=spec.revision)
     dtype: str = spec.settings.dtype
@@ -160,15 +140,14 @@ def bytes_needed(layouts: Sequence[Layout], rows: Sequence[EncodedRow], *, vocab
     """
     every = (TokensLayout(id_bits=bits_for(vocabulary)), *layouts)
     records = sum(
-        record_bytes(layout, tokens=len(row), scored=int(row.answer_mask.sum())) for row in rows for layout in every
+        layout.record_bytes(tokens=len(row), scored=int(row.answer_mask.sum())) for row in rows for layout in every
     )
-    heads = [array for layout in layouts if layout.kind == "full" for array in layout.arrays]
-    head = sum(vocabulary * (array.width + 1) * _HEAD_BYTES for array in heads)
+    head = sum(vocabulary * (layout.head_inputs + 1) * _HEAD_BYTES for layout in layouts if layout.stores_head)
     return head + records + len(rows) * (_ROW_BYTES + _KIND_BYTES * len(every))
 
 
 def identity_for(job: CacheJob, *, teacher: TeacherIdentity, settings: CacheConfig) -> CacheIdentity:
-    """Everything that decides what a recording holds; the arguments as in `build_cache`.
+    """Everything that decides what a job holds; the arguments as in `write_part`.
 
     Raises:
         ConfigError: a layer or block that the teacher does not have.
@@ -187,7 +166,7 @@ def identity_for(job: CacheJob, *, teacher: TeacherIdentity, settings: CacheConf
     )
 
 
-def build_cache(
+def write_part(
     job: CacheJob,
     *,
     teacher: SignalSource,
@@ -220,7 +199,7 @@ def build_cache(
     require_space(folder, missing, what=f"the teacher's signals on {job.source}", otherwise=otherwise)
     spec = job.teacher.spec
     keep_tokenizer(job.location, job.teacher.reader.tokenizer, load_config(spec.config, revision=spec.revision))
-    done = record(teacher, job.rows, collator=job.view.reader.collator(), identity=identity, writer=writer)
+    done = write_cache(teacher, job.rows, collator=job.view.reader.collator(), identity=identity, writer=writer)
     made = CacheReader(folder)
     if not made.complete:
         return None
@@ -231,7 +210,7 @@ def build_cache(
         fingerprint=identity.fingerprint,
         teacher=identity.teacher.name,
         source=job.source,
-        kinds=tuple(layout.kind for layout in identity.layouts),
+        kinds=identity.kinds,
         rows=len(job.rows),
         tokens=sum(len(row) for row in job.rows),
         scored_tokens=sum(int(row.answer_mask.sum()) for row in job.rows),

@@ -18,11 +18,11 @@ from distillab.records import AnswerStoreCounts, CacheUse, TeacherProvenance
 from distillab.runs.answers import make_answers, read_answers
 from distillab.runs.inputs import RunInputs
 from distillab.runs.teacher_view import TokenView
-from distillab.teachers.answers import store_is_complete
-from distillab.teachers.cache_parts import Part, part_of
-from distillab.teachers.cached import CachedTeacher, load_cached
 from distillab.teachers.local import LocalTeacher, load_local
 from distillab.teachers.protocol import Generates, SignalSource
+from distillab.teachers.stored.answers import store_is_complete
+from distillab.teachers.stored.location import Part, part_of
+from distillab.teachers.stored.teacher import CachedTeacher, load_cached
 
 
 @dataclass(frozen=True)

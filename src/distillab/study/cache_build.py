@@ -16,23 +16,23 @@ from distillab.runs.answers import make_answers, read_answers
 from distillab.runs.dates import dated
 from distillab.runs.inputs import RunInputs, load_inputs
 from distillab.runs.lock import held, worker_lock
-from distillab.runs.signals import CacheJob, arms_kinds, build_cache, bytes_before_loading, held_out_kinds
+from distillab.runs.signals import CacheJob, arms_kinds, bytes_before_loading, held_out_kinds, write_part
 from distillab.runs.teacher import RunTeacher
 from distillab.runs.teacher_view import TeacherView
 from distillab.study.study import Study
-from distillab.teachers.answers import store_is_complete
-from distillab.teachers.cache_parts import Part, keep_tokenizer, part_of
+from distillab.teachers.stored.answers import store_is_complete
+from distillab.teachers.stored.location import Part, keep_tokenizer, part_of
 
 
 @dataclass(frozen=True)
-class Plan:
+class CacheBuild:
     """One cache location and what goes into it, all from one teacher.
 
     Attributes:
         inputs: of a run that reads it.
         settings: how it is stored.
         location: the folder.
-        recordings: signals on rows that exist before.
+        jobs: signals on rows that exist before.
         text: the teacher's answers are wanted.
         answers: kinds that are wanted of the rows with the teacher's answers.
     """
@@ -40,19 +40,19 @@ class Plan:
     inputs: RunInputs
     settings: CacheConfig
     location: Path
-    recordings: tuple[CacheJob, ...]
+    jobs: tuple[CacheJob, ...]
     text: bool = False
     answers: tuple[KindConfig, ...] = ()
 
     @property
     def folders(self) -> list[Path]:
         """The parts, in the order in which they are made."""
-        made = [recording.folder for recording in self.recordings]
+        made = [job.folder for job in self.jobs]
         wanted: list[tuple[Part, bool]] = [("text", self.text), ("answers", bool(self.answers))]
         return made + [Path(part_of(str(self.location), part)) for part, it_is in wanted if it_is]
 
 
-def plan(recipe: RunRecipe | StudyRecipe) -> list[Plan]:
+def cache_builds(recipe: RunRecipe | StudyRecipe) -> list[CacheBuild]:
     """Plan what to store for a recipe: of a study one location a teacher, where `distillab compare` looks for it.
 
     The teachers' answers, and signals on them, are made by the study itself.
@@ -63,11 +63,11 @@ def plan(recipe: RunRecipe | StudyRecipe) -> list[Plan]:
     """
     recipe = dated(recipe, builds=True)
     if isinstance(recipe, StudyRecipe):
-        return _plan_study(recipe)
-    return [_plan_run(recipe)]
+        return _of_study(recipe)
+    return [_of_run(recipe)]
 
 
-def _plan_run(recipe: RunRecipe) -> Plan:
+def _of_run(recipe: RunRecipe) -> CacheBuild:
     settings = recipe.cache or CacheConfig()
     recipe = recipe.model_copy(update={"teacher": _with_weights(recipe.teacher)})
     location = Path(settings.folder) if settings.folder else Path(recipe.output) / "cache"
@@ -97,24 +97,24 @@ def _plan_run(recipe: RunRecipe) -> Plan:
     if kinds and inputs.shared_width == 0 and not teacher.own_tokens:
         raise _other_tokens(teacher)
     train, held_out = inputs.splits.sources
-    recordings = []
+    jobs = []
     if kinds and not on_answers:
         rows = teacher.rows(inputs.train)
-        recordings.append(CacheJob(location, "train", kinds, rows, train, teacher, teacher.train_view))
+        jobs.append(CacheJob(location, "train", kinds, rows, train, teacher, teacher.train_view))
     if kinds and inputs.shared_width and not teacher.own_tokens:
         wanted, view = held_out_kinds(teacher), teacher.eval_view
-        recordings.append(CacheJob(location, "held_out", wanted, inputs.eval_rows, held_out, teacher, view))
-    return Plan(inputs, settings, location, tuple(recordings), text, kinds if on_answers else ())
+        jobs.append(CacheJob(location, "held_out", wanted, inputs.eval_rows, held_out, teacher, view))
+    return CacheBuild(inputs, settings, location, tuple(jobs), text, kinds if on_answers else ())
 
 
-def _plan_study(recipe: StudyRecipe) -> list[Plan]:
+def _of_study(recipe: StudyRecipe) -> list[CacheBuild]:
     if recipe.teacher_signals == "online":
         raise ConfigError(
             "The study reads no cache.", where="teacher_signals: online", fix="set teacher_signals: cached"
         )
     study = Study(recipe, reproduce="")
     caches = study.caches
-    plans: dict[Path, Plan] = {}
+    builds: dict[Path, CacheBuild] = {}
     for arm in recipe.arms:
         if (arm.teacher or recipe.teacher).cache is not None:
             continue
@@ -125,24 +125,24 @@ def _plan_study(recipe: StudyRecipe) -> list[Plan]:
             parts.append("train")
         if stored.held_out is not None:
             parts.append("held_out")
-        for recording in (caches.job(arm, part) for part in parts):
-            known = plans.get(recording.location)
-            others = known.recordings if known else ()
-            if recording.folder not in [other.folder for other in others]:
-                plans[recording.location] = Plan(inputs, recipe.cache, recording.location, (*others, recording))
-    if not plans:
+        for job in (caches.job(arm, part) for part in parts):
+            known = builds.get(job.location)
+            others = known.jobs if known else ()
+            if job.folder not in [other.folder for other in others]:
+                builds[job.location] = CacheBuild(inputs, recipe.cache, job.location, (*others, job))
+    if not builds:
         raise ConfigError("No arm of the study reads what could be stored.", fix="add an arm such as logits")
-    return list(plans.values())
+    return list(builds.values())
 
 
-def require_room(plans: Sequence[Plan]) -> None:
+def require_room(builds: Sequence[CacheBuild]) -> None:
     """Check, before any weight is loaded, that what is not there yet fits onto the disk.
 
     Raises:
         StorageError: it does not.
     """
-    for item in plans:
-        open_parts = [recording for recording in item.recordings if not recording.built.is_file()]
+    for item in builds:
+        open_parts = [job for job in item.jobs if not job.built.is_file()]
         needed = sum(bytes_before_loading(part) for part in open_parts)
         already = sum(file.stat().st_size for part in open_parts for file in part.folder.glob("shards/*"))
         if needed > already:
@@ -154,7 +154,7 @@ def require_room(plans: Sequence[Plan]) -> None:
             )
 
 
-def build(item: Plan, *, worker: int, workers: int) -> None:
+def run_build(item: CacheBuild, *, worker: int, workers: int) -> None:
     """Build what is missing of one location. Killed at any instant, it resumes.
 
     Args:
@@ -168,13 +168,13 @@ def build(item: Plan, *, worker: int, workers: int) -> None:
         for folder in item.folders:
             holds.enter_context(held(folder, worker_lock(worker, workers)))
         teacher = RunTeacher(item.inputs)
-        for recording in item.recordings:
-            build_cache(recording, teacher=teacher.source(), settings=item.settings, worker=worker, workers=workers)
+        for job in item.jobs:
+            write_part(job, teacher=teacher.source(), settings=item.settings, worker=worker, workers=workers)
         if item.text:
             _build_text(item, teacher, worker=worker, workers=workers)
 
 
-def _build_text(item: Plan, teacher: RunTeacher, *, worker: int, workers: int) -> None:
+def _build_text(item: CacheBuild, teacher: RunTeacher, *, worker: int, workers: int) -> None:
     """Record the teacher's answers, and its signals on them."""
     inputs, settings = item.inputs, item.settings
     view = inputs.require_teacher()
@@ -196,7 +196,7 @@ def _build_text(item: Plan, teacher: RunTeacher, *, worker: int, workers: int) -
     rows = view.rows(read_answers(inputs, str(text)).split)
     source = f"the teacher's answers to {inputs.splits.sources[0]}"
     job = CacheJob(item.location, "answers", item.answers, rows, source, view, view.train_view)
-    build_cache(job, teacher=teacher.source(), settings=settings, worker=worker, workers=workers)
+    write_part(job, teacher=teacher.source(), settings=settings, worker=worker, workers=workers)
 
 
 def _with_weights(teacher: TeacherConfig | None) -> TeacherConfig:

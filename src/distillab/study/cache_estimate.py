@@ -10,18 +10,17 @@ from pathlib import Path
 
 from distillab.cache.compression import compress
 from distillab.cache.identity import CacheIdentity
-from distillab.cache.layout import Layout, SampledLayout, TokensLayout
-from distillab.cache.rows import CachedRow, Sampled
-from distillab.cache.sections import encode, encode_tokens
-from distillab.cache.shards import TOKENS
-from distillab.cache.sizes import index_bytes, record_bytes
+from distillab.cache.kinds import encode
+from distillab.cache.layout import RecordLayout
+from distillab.cache.rows import CachedRow
+from distillab.cache.shards import TOKENS, index_bytes
 from distillab.data.encoding import EncodedRow
 from distillab.runs.signals import CacheJob, identity_for
 from distillab.runs.teacher import RunTeacher
-from distillab.study.cache_build import Plan
+from distillab.study.cache_build import CacheBuild
 from distillab.teachers.protocol import SignalSource
-from distillab.teachers.recording import batches
-from distillab.teachers.row_making import SignalEncoder
+from distillab.teachers.stored.encoder import SignalEncoder
+from distillab.teachers.stored.writing import batches
 
 _BATCHES = 4  # that the teacher reads for an estimate, at most
 _LONG_S = 15.0  # after so many seconds no further batch is begun
@@ -56,21 +55,21 @@ class PartEstimate:
         return sum(self.kind_bytes.values())
 
 
-def estimate(plan: Plan) -> list[PartEstimate]:
+def estimate(build: CacheBuild) -> list[PartEstimate]:
     """The cost of every part whose rows are known before: all but the teacher's own answers.
 
     Raises:
         TeacherError: the teacher cannot be loaded.
         ConfigError: a layer or block that it does not have.
     """
-    teacher = RunTeacher(plan.inputs).source()
-    return [_estimate(plan, recording, teacher) for recording in plan.recordings]
+    teacher = RunTeacher(build.inputs).source()
+    return [_estimate(build, job, teacher) for job in build.jobs]
 
 
-def _estimate(plan: Plan, recording: CacheJob, teacher: SignalSource) -> PartEstimate:
-    identity = identity_for(recording, teacher=teacher.identity, settings=plan.settings)
-    maker = SignalEncoder(teacher, identity, recording.view.reader.collator())
-    sample = _sample(recording.rows, identity.batch_size)
+def _estimate(build: CacheBuild, job: CacheJob, teacher: SignalSource) -> PartEstimate:
+    identity = identity_for(job, teacher=teacher.identity, settings=build.settings)
+    maker = SignalEncoder(teacher, identity, job.view.reader.collator())
+    sample = _sample(job.rows, identity.batch_size)
     maker.rows(sample[0][:_WARM_ROWS])
     read: list[CachedRow] = []
     since = time.perf_counter()
@@ -79,24 +78,20 @@ def _estimate(plan: Plan, recording: CacheJob, teacher: SignalSource) -> PartEst
         elapsed = time.perf_counter() - since
         if elapsed > _LONG_S:
             break
-    tokens = sum(len(row) for row in recording.rows)
-    sizes = _kind_bytes(identity, recording.rows, read)
-    keys = [row.key for row in recording.rows]
-    sizes["index"] = index_bytes(
-        keys, [layout.kind for layout in identity.layouts], rows_per_shard=identity.rows_per_shard
-    )
-    if "full" in sizes and teacher.identity.head is not None:
+    tokens = sum(len(row) for row in job.rows)
+    sizes, measured = _kind_bytes(identity, job.rows, read)
+    keys = [row.key for row in job.rows]
+    sizes["index"] = index_bytes(keys, identity.kinds, rows_per_shard=identity.rows_per_shard)
+    if identity.stores_head and teacher.identity.head is not None:
         sizes["head"] = teacher.identity.head.bytes
-    packed = identity.compression != "none"
-    kinds = [TOKENS, *(layout.kind for layout in identity.layouts)]
     return PartEstimate(
-        folder=recording.folder,
-        source=recording.source,
-        rows=len(recording.rows),
+        folder=job.folder,
+        source=job.source,
+        rows=len(job.rows),
         tokens=tokens,
-        scored_tokens=sum(int(row.answer_mask.sum()) for row in recording.rows),
+        scored_tokens=sum(int(row.answer_mask.sum()) for row in job.rows),
         kind_bytes=sizes,
-        measured=tuple(kind for kind in kinds if packed or kind == "sampled"),
+        measured=measured,
         teacher_s=elapsed / sum(len(row.input_ids) for row in read) * tokens,
     )
 
@@ -111,39 +106,32 @@ def _sample(rows: Sequence[EncodedRow], size: int) -> list[list[EncodedRow]]:
     return found
 
 
-def _kind_bytes(identity: CacheIdentity, rows: Sequence[EncodedRow], read: Sequence[CachedRow]) -> dict[str, int]:
-    layouts: list[Layout] = [identity.tokens, *identity.layouts]
-    lengths = [(len(row), int(row.answer_mask.sum())) for row in rows]
-    found: dict[str, int] = {}
-    for layout in layouts:
-        each = _drawn_each(read) if isinstance(layout, SampledLayout) else 0.0
-        whole = sum(
-            record_bytes(
-                layout,
-                tokens=tokens,
-                scored=scored,
-                distinct=round(each * scored) if isinstance(layout, SampledLayout) else None,
-            )
-            for tokens, scored in lengths
-        )
-        found[layout.kind] = round(whole * _shrinks(layout, identity.compression, read))
-    return found
+def _kind_bytes(
+    identity: CacheIdentity, rows: Sequence[EncodedRow], read: Sequence[CachedRow]
+) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Return "tokens" and every kind -> bytes of its records; and those kinds that were measured on the rows `read`."""
+    packed = identity.compression != "none"
+    measured = [TOKENS] if packed else []
+    tokens = [identity.tokens.encode(row.input_ids, row.answer_mask) for row in read]
+    found = {TOKENS: _stored_bytes(identity.tokens, rows, tokens, identity.compression)}
+    for layout in identity.layouts:
+        sections = [row.sections[layout.kind] for row in read]
+        records = [encode(section, layout) for section in sections]
+        each = layout.values_each(sections)
+        found[layout.kind] = _stored_bytes(layout, rows, records, identity.compression, each=each)
+        measured += [layout.kind] if packed or each is not None else []
+    return found, tuple(measured)
 
 
-def _drawn_each(read: Sequence[CachedRow]) -> float:
-    """Distinct tokens that are drawn a position: M / N."""
-    drawn = [section for row in read for section in row.sections.values() if isinstance(section, Sampled)]
-    return sum(len(section.ids) for section in drawn) / sum(len(section.distinct) for section in drawn)
-
-
-def _shrinks(layout: Layout, compression: str, read: Sequence[CachedRow]) -> float:
-    """Stored bytes of a kind's records by their bytes before compression."""
+def _stored_bytes(
+    layout: RecordLayout,
+    rows: Sequence[EncodedRow],
+    records: Sequence[bytes],
+    compression: str,
+    *,
+    each: float | None = None,
+) -> int:
+    whole = sum(layout.record_bytes(tokens=len(row), scored=int(row.answer_mask.sum()), each=each) for row in rows)
     if compression == "none":
-        return 1.0
-    records = [
-        encode_tokens(row.input_ids, row.answer_mask, layout)
-        if isinstance(layout, TokensLayout)
-        else encode(row.sections[layout.kind], layout)
-        for row in read
-    ]
-    return sum(len(compress(record, compression)) for record in records) / sum(map(len, records))
+        return whole
+    return round(whole * sum(len(compress(record, compression)) for record in records) / sum(map(len, records)))

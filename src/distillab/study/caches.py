@@ -18,7 +18,7 @@ from distillab.records import CacheUse, RunRecord, read_record
 from distillab.runs.inputs import RunInputs
 from distillab.runs.signals import CacheJob, arms_kinds, bytes_before_loading, held_out_kinds
 from distillab.runs.teacher import NOTHING_STORED, StoredSignals, stored_signals
-from distillab.teachers.cache_parts import Part, part_of
+from distillab.teachers.stored.location import Part, part_of
 
 OTHERWISE = "set teacher_signals: online, which runs the teachers again in every run"
 _Shared = Literal["train", "answers"]

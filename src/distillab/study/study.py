@@ -29,14 +29,14 @@ from distillab.runs.folder import RECORD, claim, require_claimable
 from distillab.runs.inputs import RunInputs, load_inputs
 from distillab.runs.lock import held, require_free, worker_lock
 from distillab.runs.run import execute
-from distillab.runs.signals import build_cache
+from distillab.runs.signals import write_part
 from distillab.runs.teacher import RunTeacher
 from distillab.runs.training import MakeCollator
 from distillab.study.baselines import UNDISTILLED, Baselines, teacher_stem
 from distillab.study.caches import OTHERWISE, StudyCaches
 from distillab.study.results import assemble
 from distillab.study.workers import run_jobs
-from distillab.teachers.cache_parts import Part
+from distillab.teachers.stored.location import Part
 
 
 @dataclass
@@ -177,7 +177,7 @@ class Study:
         # several studies can keep their caches in one folder
         with held(job.folder, worker_lock(0, 1)):
             teacher = RunTeacher(inputs).source()
-            build_cache(job, teacher=teacher, settings=self.recipe.cache, otherwise=OTHERWISE)
+            write_part(job, teacher=teacher, settings=self.recipe.cache, otherwise=OTHERWISE)
 
     @cached_property
     def caches(self) -> StudyCaches:

@@ -51,6 +51,7 @@ class LocalTeacher:
         model = self.model
         config, device = model.config.get_text_config(), model.device
         head = head_module(model)
+        weight = cast(Tensor, head.weight)
         return TeacherIdentity(
             provenance=self._provenance,
             access="internals",
@@ -60,7 +61,8 @@ class LocalTeacher:
             input_ids=cast(Tensor, model.get_input_embeddings().weight).shape[0],
             vocab_size=int(config.vocab_size),
             head=HeadSize(
-                inputs=cast(Tensor, head.weight).shape[1],
+                rows=weight.shape[0],
+                inputs=weight.shape[1],
                 bytes=sum(part.numel() * part.element_size() for part in head.parameters()),
             ),
             stop_ids=tuple(all_stop_ids(model, ())),

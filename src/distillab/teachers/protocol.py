@@ -18,8 +18,9 @@ NO_LAYERS = ModelShape(blocks=0, width=0, heads=0, key_value_heads=0, head_width
 
 @dataclass(frozen=True)
 class HeadSize:
-    """Size of an output head: `inputs` numbers a position; `bytes` of its weight and bias."""
+    """Size of an output head: `rows` ids, `inputs` numbers a position; `bytes` of its weight and bias."""
 
+    rows: int
     inputs: int
     bytes: int
 

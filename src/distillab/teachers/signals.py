@@ -106,8 +106,12 @@ class NextTokens(Protocol):
         """The k most likely of the first `width` ids."""
         ...
 
+    def actual(self, targets_n: Tensor, width: int, temperature: float) -> Tensor:
+        """Return (N,) log-probabilities of the tokens that follow; −inf for an id beyond `width`."""
+        ...
+
     def drawn(self, samples: int, width: int, temperature: float) -> DrawnTokens:
-        """Draws from the distribution over the first `width` ids."""
+        """Return draws from the distribution over the first `width` ids."""
         ...
 
 
@@ -127,6 +131,11 @@ class FullLogits:
     def width(self) -> int:
         """W."""
         return self.logits_NW.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Of the logits."""
+        return self.logits_NW.device
 
     def rows(self, here: slice) -> FullLogits:
         """The same at some of the positions."""
@@ -149,10 +158,16 @@ class FullLogits:
         kept_logp, kept_ids = logp.topk(k, dim=-1)
         return TopTokens(kept_ids, kept_logp, logmass_outside(logp=logp, kept_ids=kept_ids))
 
-    def drawn(self, samples: int, width: int, temperature: float, *, points: Tensor | None = None) -> DrawnTokens:
-        """New draws, from torch's own random state of the device where the logits are, or by given points (`draw`)."""
+    def actual(self, targets_n: Tensor, width: int, temperature: float) -> Tensor:
+        """Return (N,) log-probabilities of the tokens that follow; −inf for an id beyond `width`."""
+        targets_n = targets_n.to(self.logits_NW.device)
+        logp_n = self.logp(width, temperature).gather(1, targets_n.clamp(max=width - 1)[:, None])[:, 0]
+        return logp_n.masked_fill(targets_n >= width, -torch.inf)
+
+    def drawn(self, samples: int, width: int, temperature: float) -> DrawnTokens:
+        """Return new draws, from torch's own random state of the device where the logits are."""
         logp = self.logp(width, temperature)
-        ids = draw(logp, samples, points=points)
+        ids = draw(logp, samples)
         return DrawnTokens(ids, sampled_cross_entropy(student_logp=logp, drawn_ids=ids))
 
     def chunk(self, here: slice | Tensor, device: torch.device) -> FullLogits:
@@ -168,6 +183,11 @@ class HeadInputs:
     head: OutputHead
     _memory: list[Tensor] = field(default_factory=list, repr=False, compare=False)
 
+    @property
+    def device(self) -> torch.device:
+        """Of the hidden states."""
+        return self.hidden_ND.device
+
     @torch.no_grad()
     def chunk(self, here: slice | Tensor, device: torch.device) -> FullLogits:
         """Full logits at some of the positions, valid until the next call: all chunks use the same memory."""
@@ -179,10 +199,15 @@ class HeadInputs:
 
 
 class ChunkedScores(Protocol):
-    """A teacher's word on the next token at the N scored positions of a batch."""
+    """A teacher's next tokens at the N scored positions of a batch, given a chunk at a time."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        ...
 
     def chunk(self, here: slice | Tensor, device: torch.device) -> NextTokens:
-        """What it says at the positions `here` of the N, on the device where it is compared; until the next call."""
+        """Return the next tokens at the positions `here` of the N, on a device; valid until the next call."""
         ...
 
 

@@ -13,7 +13,7 @@ from distillab.config.models import TeacherConfig
 from distillab.errors import CacheMismatch
 from distillab.models.loading import model_name, weights_sha256
 from distillab.models.weights import require_weights
-from distillab.teachers.cache_parts import Part, has_part, kept_tokenizer, part_of, require_location
+from distillab.teachers.stored.location import Part, has_part, kept_tokenizer, part_of, require_location
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distillab.cache.reader import CacheReader
-from distillab.cache.rows import Text
+from distillab.cache.text import Text
 from distillab.config.data import ColumnsConfig, SourceConfig
 from distillab.data.examples import Example
 from distillab.data.row_examples import examples_of, to_examples

@@ -23,7 +23,7 @@ from distillab.doctor.selftest.setup import Setup, by_tokens, that_can_be_asked
 from distillab.errors import TeacherError
 from distillab.objectives.step import measure
 from distillab.records import CheckResult, Finding
-from distillab.runs.signals import CacheJob, arms_kinds, build_cache
+from distillab.runs.signals import CacheJob, arms_kinds, write_part
 from distillab.runs.teacher import RunTeacher, StoredSignals
 from distillab.teachers.protocol import SignalSource
 
@@ -108,10 +108,10 @@ def stored_terms(
     location = setup.scratch / name
     view = setup.inputs.require_teacher()
     rows, source = view.rows(setup.split), "the few rows of the self-test"
-    recording = CacheJob(location, "train", kinds, rows, source, view, view.train_view)
+    job = CacheJob(location, "train", kinds, rows, source, view, view.train_view)
     settings = setup.settings.model_copy(update={"compression": "none"})
-    build_cache(recording, teacher=teacher, settings=settings)
-    reader = RunTeacher(setup.inputs, StoredSignals(train=str(recording.folder)))
+    write_part(job, teacher=teacher, settings=settings)
+    reader = RunTeacher(setup.inputs, StoredSignals(train=str(job.folder)))
     cached = reader.for_terms(setup.split)
     assert cached is not None  # the terms read signals
     student = setup.student(dropout=False)

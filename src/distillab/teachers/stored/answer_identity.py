@@ -9,11 +9,12 @@ from collections.abc import Sequence
 
 from distillab.cache.bits import bits_for
 from distillab.cache.identity import CacheIdentity
-from distillab.cache.layout import TextLayout, TokensLayout
+from distillab.cache.layout import TokensLayout
+from distillab.cache.text import TextLayout
 from distillab.config.models import TeacherAnswersConfig
 from distillab.errors import CacheMismatch, DataError
-from distillab.teachers.layouts import teacher_sizes
 from distillab.teachers.protocol import Prompt, TeacherIdentity
+from distillab.teachers.stored.kinds import teacher_sizes
 
 
 def answers_identity(

@@ -9,29 +9,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from distillab.cache.reader import CacheReader
-from distillab.cache.rows import CachedRow, Sampled, Section, States, TopK
+from distillab.cache.rows import CachedRow
 from distillab.data.collation import UNSUPERVISED
 from distillab.errors import CacheMismatch, DataError, ShapeError, near_names
 from distillab.models.heads import OutputHead
-from distillab.teachers.arrays import as_tensor
-from distillab.teachers.cached import CachedTeacher
+from distillab.teachers.stored.activations import read_head
+from distillab.teachers.stored.arrays import as_tensor
+from distillab.teachers.stored.kinds import STORED
 
 _PADDED = ("input_ids", "labels", "attention_mask", "scored")
 
 
 class OfflineDistillationDataset(Dataset[dict[str, Tensor]]):
-    """The rows of a cache with what the teacher said of them.
+    """The rows of a cache with the teacher's signal.
 
     Signals leave this class only beside `scored` of the row they were stored with, one for each position that it
     marks, so they cannot be laid against a sequence position by position from its first prompt token on: a mistake
-    that trains without any error, and teaches the student what the teacher said somewhere else.
+    that trains without any error, and teaches the student the signal of another position.
 
     An item holds (`scored` is True at t where the logits of t are scored against the token of t+1):
 
@@ -43,8 +42,8 @@ class OfflineDistillationDataset(Dataset[dict[str, Tensor]]):
     * hidden_states: `hidden.4` (P, D) for each stored layer, P = N where the answer's positions are stored, else L;
     * full: `head_input` (N, D); attention_inputs: `block.4.query`, `.key`, `.value` (L, D).
 
-    Log-probabilities and nats are float32, natural logs. States are in the dtype in which they are stored; int8 comes
-    as float32.
+    Log-probabilities and nats are float32, natural logs. Activations are in the dtype in which they are
+    stored; int8 comes as float32.
 
     Args:
         location: folder of the cache, or an fsspec URL such as s3://bucket/cache.
@@ -86,7 +85,7 @@ class OfflineDistillationDataset(Dataset[dict[str, Tensor]]):
             CacheCorrupt: it is damaged.
         """
         self._require_kinds(["full"])
-        return CachedTeacher(self._reader, device=torch.device("cpu")).head
+        return read_head(self._reader, torch.device("cpu"))
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -123,7 +122,7 @@ class OfflineDistillationDataset(Dataset[dict[str, Tensor]]):
         return batch
 
     def _require_kinds(self, kinds: Sequence[str]) -> None:
-        stored = {layout.kind for layout in self._reader.identity.layouts} - {"text"}
+        stored = {kind for kind in self._reader.kinds if STORED[kind].access != "text"}
         for kind in kinds:
             if kind not in stored:
                 holds = ", ".join(sorted(stored)) or "tokens alone"
@@ -160,8 +159,7 @@ class OfflineDistillationDataset(Dataset[dict[str, Tensor]]):
 
 
 def _item(row: CachedRow) -> dict[str, Tensor]:
-    input_ids = _tensor(row.input_ids).long()
-    answer_mask = _tensor(row.answer_mask)
+    input_ids, answer_mask = as_tensor(row.input_ids).long(), as_tensor(row.answer_mask)
     item = {
         "input_ids": input_ids,
         "labels": input_ids.masked_fill(~answer_mask, UNSUPERVISED),
@@ -169,36 +167,9 @@ def _item(row: CachedRow) -> dict[str, Tensor]:
         # logits stand one position before the token that they predict
         "scored": torch.cat([answer_mask[1:], answer_mask.new_zeros(1)]),
     }
-    for section in row.sections.values():
-        item |= _signals(section)
+    for kind, section in row.sections.items():
+        item |= STORED[kind].tensors(section)
     return item
-
-
-def _signals(section: Section) -> dict[str, Tensor]:
-    match section:
-        case TopK():
-            return {
-                "top_k_ids": _tensor(section.ids).long(),
-                "top_k_logp": _tensor(section.logp),
-                "top_k_tail": _tensor(section.tail_logmass),
-                "actual_logp": _tensor(section.actual_logp),
-            }
-        case Sampled():
-            return {
-                "sampled_ids": _tensor(section.drawn()).long(),
-                "sampled_own_nats": _tensor(section.entropy_estimate),
-            }
-        case States():
-            return {_plain(name): _tensor(array) for name, array in section.arrays.items()}
-    raise AssertionError(section)
-
-
-def _tensor(array: npt.NDArray[np.generic]) -> Tensor:
-    return as_tensor(array, torch.device("cpu"))
-
-
-def _plain(name: str) -> str:
-    return name.replace("layer.", "hidden.")
 
 
 def _padded(row: Tensor, length: int, filling: int) -> Tensor:

@@ -10,8 +10,8 @@ from distillab.cache.merge import merge
 from distillab.cache.sources import LocalSource
 from distillab.errors import CacheMismatch
 from distillab.files import new_folder, remove_leftovers
-from distillab.teachers.cache_parts import PARTS, TOKENIZER, has_part, part_of, require_location
-from distillab.teachers.tokenizer_seal import SEAL, check_seal
+from distillab.teachers.stored.location import PARTS, TOKENIZER, has_part, part_of, require_location
+from distillab.teachers.stored.tokenizer_seal import SEAL, check_seal
 
 
 def merge_locations(into: Path, locations: Sequence[Path]) -> None:

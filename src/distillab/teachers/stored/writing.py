@@ -1,4 +1,4 @@
-"""Runs a teacher over rows once and writes what it says into a cache, so that it need not be run again.
+"""Runs a source over rows once and writes its signal into a cache, so that it need not be run again.
 
 A shard's batches are made from the shard's own rows, like lengths together, whatever is in the folder already: a
 recording that was killed and resumed, or shared by several workers, holds the same bytes as an uninterrupted one.
@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import cast
 
 from distillab.cache.bits import bits_for
-from distillab.cache.head import StoredHead
 from distillab.cache.identity import CacheIdentity
 from distillab.cache.layout import TokensLayout
 from distillab.cache.rows import CachedRow, row_digest
@@ -24,17 +23,16 @@ from distillab.config.cache import CacheConfig, KindConfig
 from distillab.data.collation import Collator
 from distillab.data.encoding import EncodedRow
 from distillab.errors import CacheMismatch
-from distillab.models.heads import OutputHead
 from distillab.progress import Progress
-from distillab.teachers.arrays import as_array
-from distillab.teachers.layouts import resolve_layouts, teacher_sizes
 from distillab.teachers.protocol import SignalSource, TeacherIdentity
-from distillab.teachers.row_making import SignalEncoder
+from distillab.teachers.stored.activations import stored_head
+from distillab.teachers.stored.encoder import SignalEncoder
+from distillab.teachers.stored.kinds import resolve_layouts, teacher_sizes
 
 
 @dataclass(frozen=True)
 class CacheWriteResult:
-    """What one call of `record` did.
+    """What one call of `write_cache` did.
 
     rows, tokens, scored_tokens: that the teacher read. teacher_s: seconds that it needed, with its head and the
     choice of tokens; encoding and writing happen beside it. wall_s: in all.
@@ -59,7 +57,7 @@ def identity_of(
     source: str,
     template_date: datetime.date | None = None,
 ) -> CacheIdentity:
-    """Everything that decides what `record` will write.
+    """Return everything that decides what `write_cache` writes.
 
     Args:
         rows: all rows of the cache, in their order.
@@ -69,7 +67,7 @@ def identity_of(
         tokenizer: fingerprint of the tokenizer that made the rows' ids.
         template_sha256: of the template that made their text; the teacher's own stands in its provenance.
         source: name of the rows, for messages.
-        template_date: the day that the template was told, if it writes one.
+        template_date: the day of the template, if it writes one.
     Raises:
         ConfigError: a kind does not fit the teacher.
     """
@@ -78,7 +76,7 @@ def identity_of(
         shape=teacher.shape,
         dtype=teacher.dtype,
         width=width,
-        head_inputs=teacher.head.inputs if teacher.head else None,
+        head_inputs=teacher.head.inputs if teacher.head else 0,
     )
     return CacheIdentity(
         teacher=teacher.provenance,
@@ -103,24 +101,24 @@ def identity_of(
 
 
 def rows_sha256(rows: Sequence[EncodedRow]) -> str:
-    """Over the digests of all rows, in their order."""
+    """Return the hash over the digests of all rows, in their order."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(row_digest(row.input_ids, row.answer_mask))
     return digest.hexdigest()
 
 
-def record(
-    teacher: SignalSource,
+def write_cache(
+    source: SignalSource,
     rows: Sequence[EncodedRow],
     *,
     collator: Collator,
     identity: CacheIdentity,
     writer: CacheWriter,
 ) -> CacheWriteResult:
-    """Make every shard that is still to be made by this writer.
+    """Write every shard that this writer still has to write.
 
-    While one shard is encoded and written by a thread, the teacher goes on with the next; so up to two shards are in
+    While one shard is encoded and written by a thread, the source goes on with the next; so up to two shards are in
     memory.
 
     Args:
@@ -130,11 +128,12 @@ def record(
         writer: of the same identity.
     Raises:
         CacheMismatch: the rows are not those of the identity.
+        TeacherError: the source does not give what a kind stores.
         NumericsError: the teacher's numbers are not finite; the shards before are kept.
         StorageError: the disk is full.
     """
     _require_same_rows(rows, identity)
-    maker = SignalEncoder(teacher, identity, collator)
+    encoder = SignalEncoder(source, identity, collator)
     todo = writer.todo()
     begun = time.perf_counter()
     size = identity.rows_per_shard
@@ -149,12 +148,12 @@ def record(
             made: list[CachedRow | None] = [None] * len(share)
             for places in batches([len(row) for row in share], identity.batch_size):
                 since = time.perf_counter()
-                for place, row in zip(places, maker.rows([share[place] for place in places]), strict=True):
+                for place, row in zip(places, encoder.rows([share[place] for place in places]), strict=True):
                     made[place] = row
                 teacher_s += time.perf_counter() - since
                 progress.advance(len(places))
-            if maker.head is not None and not head_written and _stores_full(identity):
-                writer.write_head(_stored_head(maker.head))
+            if encoder.head is not None and not head_written and identity.stores_head:
+                writer.write_head(stored_head(encoder.head))
                 head_written = True
             if writing is not None:
                 writing.result()
@@ -171,18 +170,9 @@ def record(
 
 
 def batches(lengths: Sequence[int], size: int) -> list[list[int]]:
-    """The places of a shard's rows, like lengths together: little is padding, and nothing but the lengths decides."""
+    """Return the places of a shard's rows, like lengths together; the lengths alone decide."""
     places = sorted(range(len(lengths)), key=lambda place: (lengths[place], place))
     return [places[start : start + size] for start in range(0, len(places), size)]
-
-
-def _stores_full(identity: CacheIdentity) -> bool:
-    return any(layout.kind == "full" for layout in identity.layouts)
-
-
-def _stored_head(head: OutputHead) -> StoredHead:
-    bias = None if head.bias_V is None else as_array(head.bias_V)
-    return StoredHead(as_array(head.weight_VD), bias, head.multiplier, head.cap)
 
 
 def _require_same_rows(rows: Sequence[EncodedRow], identity: CacheIdentity) -> None:

@@ -15,16 +15,17 @@ from transformers import PreTrainedTokenizerBase
 
 from distillab.cache.identity import CacheIdentity
 from distillab.cache.reader import CacheReader
-from distillab.cache.rows import CachedRow, Text
+from distillab.cache.rows import CachedRow
+from distillab.cache.text import Text
 from distillab.cache.writer import CacheWriter
 from distillab.config.models import TeacherAnswersConfig
 from distillab.errors import CacheMismatch, ConfigError, DataError
 from distillab.models.generation import Decoding, Generated
 from distillab.progress import Progress
 from distillab.records import AnswerStoreCounts
-from distillab.teachers.answer_identity import require_answers_to
 from distillab.teachers.protocol import Generates, Prompt, Sampling
 from distillab.teachers.reasoning import AnswerText
+from distillab.teachers.stored.answer_identity import require_answers_to
 
 _READ_ROWS = 1024
 _OLD_FILES = ("answers.jsonl", "provenance.json")

@@ -1,7 +1,4 @@
-"""A teacher that is not there: what it said was recorded before, and is read from a cache.
-
-Shape letters: B sequences, L positions, N scored positions of the batch, K kept tokens or draws, D width.
-"""
+"""A teacher that is not there: its signal was recorded before, and is read from a cache."""
 
 from __future__ import annotations
 
@@ -12,44 +9,24 @@ from typing import Any
 import torch
 
 from distillab.cache.reader import CacheReader
-from distillab.cache.rows import Sampled, States, TopK, row_digest
+from distillab.cache.rows import row_digest
 from distillab.data.encoding import EncodedRow
 from distillab.errors import CacheMismatch, TeacherError
 from distillab.models.batch import TokenBatch
 from distillab.models.heads import OutputHead
-from distillab.records import ACCESS_ORDER, AccessLevel
-from distillab.teachers.arrays import as_tensor
-from distillab.teachers.layouts import teacher_shape
+from distillab.records import ACCESS_ORDER
 from distillab.teachers.protocol import TeacherIdentity
-from distillab.teachers.samples import samples
-from distillab.teachers.signals import (
-    ChunkedScores,
-    DrawnTokens,
-    HeadInputs,
-    ScoreRequest,
-    SignalRequest,
-    TeacherSignal,
-    Top,
-    TopTokens,
-)
-from distillab.teachers.stored_inner import CachedActivations
-from distillab.teachers.stored_rows import require_stored
-from distillab.teachers.stored_tokens import CachedDistribution, stored_forms
-
-_ACCESS: dict[str, AccessLevel] = {
-    "text": "text",
-    "top_k": "top_k",
-    "sampled": "logits",
-    "full": "logits",
-    "hidden_states": "internals",
-    "attention_inputs": "internals",
-}
+from distillab.teachers.signals import ChunkedScores, SignalRequest, TeacherSignal
+from distillab.teachers.stored.activations import CachedActivations, read_head, read_head_inputs
+from distillab.teachers.stored.kinds import STORED, teacher_shape
+from distillab.teachers.stored.rows import require_stored, samples
+from distillab.teachers.stored.tokens import CachedCapabilities
 
 
 class CachedTeacher:
-    """Says again what a model said of the same rows.
+    """Gives the recorded signal of a model on the same rows.
 
-    A row is found by its tokens and its answer mask, so batches may come in any order, padded or packed, from any
+    A row is found by its tokens and its answer mask, so batches can come in any order, padded or packed, from any
     process. Where the whole distribution is stored (kind full) it serves every term that reads distributions; what is
     stored in the very form that a term reads is preferred, because it is smaller. It can be pickled; the files are
     opened again where it is used.
@@ -62,14 +39,13 @@ class CachedTeacher:
     def __init__(self, reader: CacheReader, *, device: torch.device) -> None:
         self._reader, self._device = reader, device
         identity = reader.identity
-        self._kinds = {layout.kind: layout for layout in identity.layouts}
-        self._forms = stored_forms(identity.layouts, width=identity.width, where=reader.location)
-        self._inner = CachedActivations(reader, device)
+        self._scores = CachedCapabilities.of(identity.layouts, width=identity.width, where=reader.location)
+        self._activations = CachedActivations(reader, device)
         self._head: OutputHead | None = None
         self._checked: set[SignalRequest] = set()
 
     def __getstate__(self) -> dict[str, Any]:
-        # the head is read again by whoever needs it: it may be large, and on a device
+        # the head is read again where it is needed: it can be large, and on a device
         return {**self.__dict__, "_head": None}
 
     @property
@@ -83,7 +59,7 @@ class CachedTeacher:
         stored = self._reader.identity
         return TeacherIdentity(
             provenance=stored.teacher,
-            access=max((_ACCESS[kind] for kind in self._kinds), key=ACCESS_ORDER.index),
+            access=max((STORED[kind].access for kind in stored.kinds), key=ACCESS_ORDER.index),
             revision=stored.revision,
             shape=teacher_shape(stored.sizes),
             dtype=stored.teacher.dtype,
@@ -93,47 +69,48 @@ class CachedTeacher:
         )
 
     def require(self, request: SignalRequest, *, packing: bool) -> None:
-        """Check that all that is asked for is stored.
+        """Check that everything that `request` names is stored.
 
         Args:
             packing: makes no difference: every row was recorded by itself.
         Raises:
-            TeacherError: it is not; the message says what to build.
+            TeacherError: it is not; the message names the cache to build.
         """
         if request.scores and not self._as_stored(request):
             for need in sorted(request.scores, key=str):
-                if "full" not in self._kinds and not self._forms.supports(need):
-                    self._forms.refuse(need)
+                if not self._reader.identity.stores_head and not self._scores.supports(need):
+                    self._scores.refuse(need)
                 if need.width > self.head.weight_VD.shape[0]:
                     raise TeacherError(
-                        "The stored head tells fewer ids than a term reads.",
+                        "The stored head has fewer ids than a term reads.",
                         where=self._reader.location,
                         facts=[f"needed: {need.width}", f"stored: {self.head.weight_VD.shape[0]}"],
                         fix="read the teacher whose tokenizer the run's contract was made for",
                     )
-        self._inner.require(request)
+        self._activations.require(request)
         self._checked.add(request)
 
     def signal(self, batch: TokenBatch, request: SignalRequest) -> TeacherSignal:
-        """What is stored of the batch's rows, at their positions.
+        """Return what is stored of the batch's rows, at their positions.
 
-        Inner states are (B, L, D) as from a model; where nothing is stored (padding; with positions: answer all but
+        Activations are (B, L, D) as from a model; where nothing is stored (padding; with positions: answer all but
         the scored positions) they are zero.
 
         Raises:
             CacheMismatch: a row of the batch is not in the cache.
             CacheCorrupt: stored bytes are damaged.
-            TeacherError: what is asked for is not stored.
+            TeacherError: what `request` names is not stored.
         """
         if request not in self._checked:
             self.require(request, packing=False)
         rows = self._rows(batch)
         scores: ChunkedScores | None = None
-        if request.scores:
-            scores = self._stored_tokens(rows, request) if self._as_stored(request) else self._head_inputs(rows)
-        return TeacherSignal(
-            scores=scores, activations=self._inner.captured(rows, batch, request) if request.activations else None
-        )
+        if request.scores and self._as_stored(request):
+            scores = self._scores.read(self._reader, rows, request, self._device)
+        elif request.scores:
+            scores = read_head_inputs(self._reader, rows, self.head)
+        activations = self._activations.read(rows, batch, request) if request.activations else None
+        return TeacherSignal(scores=scores, activations=activations)
 
     def require_rows(self, rows: Sequence[EncodedRow], *, what: str) -> None:
         """Check, before a run, that every row is in the cache with the same tokens.
@@ -149,16 +126,14 @@ class CachedTeacher:
     def head(self) -> OutputHead:
         """The recorded teacher's head (kind full), on the device."""
         if self._head is None:
-            stored = self._reader.head()
-            bias_V = None if stored.bias is None else as_tensor(stored.bias, self._device)
-            self._head = OutputHead(as_tensor(stored.weight, self._device), bias_V, stored.multiplier, stored.cap)
+            self._head = read_head(self._reader, self._device)
         return self._head
 
     def _as_stored(self, request: SignalRequest) -> bool:
-        return all(self._forms.supports(need) for need in request.scores)
+        return all(self._scores.supports(need) for need in request.scores)
 
     def _rows(self, batch: TokenBatch) -> list[int]:
-        """The stored row of every sample, in the order in which the batch's scored positions are flattened."""
+        """Return the stored row of every sample, in the order in which the scored positions are flattened."""
         found = samples(batch)
         numbers = self._reader.find_many([row_digest(sample.input_ids, sample.answer_mask) for sample in found])
         rows: list[int] = []
@@ -178,34 +153,6 @@ class CachedTeacher:
             rows.append(number)
         return rows
 
-    def _head_inputs(self, rows: Sequence[int]) -> HeadInputs:
-        section = self._reader.read_flat(rows, "full")
-        assert isinstance(section, States)
-        head = self.head
-        hidden_ND = as_tensor(section.arrays["head_input"], self._device).to(head.weight_VD.dtype)
-        return HeadInputs(hidden_ND, head)
-
-    def _stored_tokens(self, rows: Sequence[int], request: SignalRequest) -> CachedDistribution:
-        asked: frozenset[ScoreRequest] = request.scores
-        kept, draws, positions = None, None, 0
-        if any(isinstance(need, Top) for need in asked):
-            top = self._reader.read_flat(rows, "top_k")
-            assert isinstance(top, TopK)
-            kept = TopTokens(
-                as_tensor(top.ids, self._device).long(),
-                as_tensor(top.logp, self._device),
-                as_tensor(top.tail_logmass, self._device),
-            )
-            positions = len(top.ids)
-        if any(not isinstance(need, Top) for need in asked):
-            drawn = self._reader.read_flat(rows, "sampled")
-            assert isinstance(drawn, Sampled)
-            positions = len(drawn.distinct)
-            draws = DrawnTokens(
-                as_tensor(drawn.drawn(), self._device).long(), as_tensor(drawn.entropy_estimate, self._device)
-            )
-        return CachedDistribution(self._forms, positions, kept, draws)
-
 
 def load_cached(
     location: str | Path,
@@ -215,7 +162,7 @@ def load_cached(
     template_sha256: str,
     width: int,
 ) -> CachedTeacher:
-    """A teacher from the folder or URL of a cache.
+    """Return the teacher of a cache's folder or URL.
 
     Args:
         device: where its signal goes.
@@ -229,15 +176,14 @@ def load_cached(
     reader = CacheReader(location)
     reader.require_complete()
     identity = reader.identity
-    sides = [
+    pairs = [
         ("tokenizer", identity.tokenizer, tokenizer_fingerprint),
         ("template", identity.template_sha256, template_sha256),
     ]
-    kinds = {layout.kind for layout in identity.layouts}
-    if kinds & {"top_k", "sampled"} and "full" not in kinds:
-        # the whole distribution serves any width, and inner states have none
-        sides.append(("width", str(identity.width), str(width)))
-    facts = [f"{name}: the cache {there}; this run {here}" for name, there, here in sides if there != here]
+    if any(STORED[kind].fixes_width for kind in identity.kinds) and not identity.stores_head:
+        # the whole distribution serves any width, and activations have none
+        pairs.append(("width", str(identity.width), str(width)))
+    facts = [f"{name}: the cache {there}; this run {here}" for name, there, here in pairs if there != here]
     if facts:
         raise CacheMismatch(
             "The cache was made for another tokenizer, template or vocabulary than this run has.",

@@ -1,10 +1,10 @@
 """What lies where in a cache location, and the teacher's tokenizer that travels with it.
 
 location/
-  identity.json, shards/, …  what the teacher said of the data set's training rows
+  identity.json, shards/, …  the signal on the data set's training rows
   held_out/                  kind full of the held-out rows, by which students are judged
   text/                      the teacher's own answers
-  answers/                   what it said of the rows with its own answers
+  answers/                   the signal on the rows with its own answers
   tokenizer/                 its tokenizer and config.json: by these a pair is judged without the weights
 
 Each part but the tokenizer is a cache of its own, with its own identity; none of them must be there.
@@ -24,7 +24,7 @@ from distillab.cache.sources import LocalSource, open_source
 from distillab.errors import CacheCorrupt, CacheError, CacheMismatch
 from distillab.files import new_folder, remove_leftovers, write_bytes
 from distillab.paths import local_path
-from distillab.teachers.tokenizer_seal import check_seal, is_sealed, seal
+from distillab.teachers.stored.tokenizer_seal import check_seal, is_sealed, seal
 
 Part = Literal["train", "held_out", "text", "answers"]
 PARTS: tuple[Part, ...] = ("train", "held_out", "text", "answers")

@@ -1,0 +1,76 @@
+"""The kind `text`: the teacher's answer to a prompt, as UTF-8."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from distillab.cache.layout import Cell, ColumnType, KindLayout, Section
+from distillab.cache.streams import Stored
+from distillab.errors import CacheCorrupt, ShapeError
+
+_LONGEST = 2**26
+
+
+@dataclass(frozen=True, eq=False)
+class Text(Section):
+    """The teacher's answer. `finish`: stop (ended by itself) or length (cut at max_new_tokens)."""
+
+    answer: str
+    finish: Literal["stop", "length"]
+
+    def split(self, lengths: Sequence[int]) -> list[Text]:
+        """Return itself: texts are not joined."""
+        return [self]
+
+
+class TextLayout(KindLayout):
+    """The teacher's answer as UTF-8, and how it ended."""
+
+    section: ClassVar[type[Section]] = Text
+    joins: ClassVar[bool] = False
+
+    kind: Literal["text"] = "text"
+
+    def encode(self, section: Text) -> bytes:
+        """Return the record of one row: s or l for how it ended, then the answer."""
+        return (b"s" if section.finish == "stop" else b"l") + section.answer.encode()
+
+    def decode(self, records: Sequence[Stored], lengths: Sequence[int]) -> Text:
+        """Return the answer of one record.
+
+        Raises:
+            ShapeError: several records.
+            CacheCorrupt: it is none.
+        """
+        if len(records) != 1:
+            raise ShapeError("Texts cannot be joined: decode them one by one.", facts=(f"{len(records)} records",))
+        record = bytes(records[0])
+        if record[:1] not in (b"s", b"l"):
+            raise CacheCorrupt("A stored answer does not say how it ended.", facts=(f"first byte: {record[:1]!r}",))
+        try:
+            answer = record[1:].decode()
+        except UnicodeDecodeError as error:
+            raise CacheCorrupt("A stored answer is not UTF-8.", facts=(str(error),)) from error
+        return Text(answer, "stop" if record[:1] == b"s" else "length")
+
+    def record_bytes(self, *, tokens: int, scored: int, each: float | None = None) -> int:
+        """Raise ShapeError."""
+        raise ShapeError("How long the teacher's answers will be is not known before.")
+
+    def most_bytes(self, *, tokens: int, scored: int) -> int:
+        """See `RecordLayout`."""
+        return _LONGEST
+
+    def described(self) -> str:
+        """See `RecordLayout`."""
+        return "the teacher's answers"
+
+    def columns(self) -> Mapping[str, tuple[ColumnType, int]]:
+        """See `KindLayout`."""
+        return {"answer": ("text", 0), "finish": ("text", 0)}
+
+    def cells(self, section: Text) -> Mapping[str, Cell]:
+        """Return column -> cell of one row."""
+        return {"answer": section.answer, "finish": section.finish}

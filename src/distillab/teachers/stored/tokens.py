@@ -1,0 +1,379 @@
+"""The kinds `top_k` and `sampled`: next tokens of a teacher, recorded and given again.
+
+Shape letters: N scored positions, n some of them, K kept tokens, S draws, W ids that the distribution is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from distillab.cache.bits import bits_for
+from distillab.cache.kinds import Layout
+from distillab.cache.next_tokens import Sampled, SampledLayout, TopK, TopKLayout
+from distillab.cache.reader import CacheReader
+from distillab.config.cache import SampledKind, TopKKind
+from distillab.divergences.sampled import sampled_cross_entropy
+from distillab.errors import ConfigError, TeacherError
+from distillab.models.chunking import chunks, sub_chunks
+from distillab.records import AccessLevel
+from distillab.teachers.drawing import draw
+from distillab.teachers.signals import (
+    Distribution,
+    DrawnTokens,
+    Draws,
+    NextTokens,
+    ScoreRequest,
+    SignalRequest,
+    Top,
+    TopTokens,
+)
+from distillab.teachers.stored.arrays import as_tensor
+from distillab.teachers.stored.kind import RecordedBatch, Sizes, StoredKind
+
+_HALF, _BYTE = 2e-2, 0.15  # relative errors of a term's value
+
+
+class StoredTopK(StoredKind[TopKKind, TopKLayout, TopK]):
+    """The k most likely tokens of each position, and the mass of all others."""
+
+    access: ClassVar[AccessLevel] = "top_k"
+    fixes_width: ClassVar[bool] = True
+
+    def layout(self, settings: TopKKind, sizes: Sizes) -> TopKLayout:
+        """See `StoredKind`."""
+        if settings.k > sizes.width:
+            raise ConfigError(
+                "A teacher has no more tokens than its distribution.",
+                facts=[f"k {settings.k}", f"width {sizes.width}"],
+                where="kind top_k",
+                fix="a smaller k, or kind full, which holds all of them",
+            )
+        id_bits = bits_for(sizes.width)
+        return TopKLayout(k=settings.k, id_bits=id_bits, values=settings.values, temperature=settings.temperature)
+
+    def request(self, layout: TopKLayout, width: int) -> SignalRequest:
+        """See `StoredKind`."""
+        return SignalRequest(scores=frozenset({Top(layout.k, width, layout.temperature)}))
+
+    def columns(self, layout: TopKLayout, tokens: NextTokens, batch: RecordedBatch, here: slice) -> tuple[Tensor, ...]:
+        """Return ids, logp (n, K), tail and actual log-probability (n,) at some positions."""
+        top = tokens.top(layout.k, batch.width, layout.temperature)
+        actual_n = tokens.actual(batch.targets_N[here], batch.width, layout.temperature)
+        return top.ids, top.logp, top.tail_logmass, actual_n
+
+    def section(self, columns: Sequence[Tensor], layout: TopKLayout, batch: RecordedBatch) -> TopK:
+        """Return the columns of all positions as they are stored.
+
+        Raises:
+            NumericsError: a log-probability is NaN.
+        """
+        ids_NK, logp_NK, tail_N, actual_N = columns
+        batch.require_finite("log-probabilities", ~logp_NK.isnan().any(dim=-1), layout)
+        return TopK(ids_NK.to(torch.int32).numpy(), logp_NK.numpy(), tail_N.numpy(), actual_N.numpy())
+
+    def tensors(self, section: TopK) -> dict[str, Tensor]:
+        """See `StoredKind`."""
+        return {
+            "top_k_ids": as_tensor(section.ids).long(),
+            "top_k_logp": as_tensor(section.logp),
+            "top_k_tail": as_tensor(section.tail_logmass),
+            "actual_logp": as_tensor(section.actual_logp),
+        }
+
+    def relative_error(self, settings: TopKKind) -> float:
+        """See `StoredKind`: all tokens but the k are one outcome; a term that reads fewer loses only by rounding."""
+        return _HALF if settings.values == "float16" else _BYTE
+
+
+class StoredSampled(StoredKind[SampledKind, SampledLayout, Sampled]):
+    """Tokens drawn from the teacher's distribution."""
+
+    access: ClassVar[AccessLevel] = "logits"
+    fixes_width: ClassVar[bool] = True
+
+    def layout(self, settings: SampledKind, sizes: Sizes) -> SampledLayout:
+        """See `StoredKind`."""
+        return SampledLayout(
+            draws=settings.draws,
+            id_bits=bits_for(sizes.width),
+            count_bits=bits_for(settings.draws),
+            temperature=settings.temperature,
+        )
+
+    def request(self, layout: SampledLayout, width: int) -> SignalRequest:
+        """See `StoredKind`: the cache's own seed draws, so the source gives the distribution."""
+        return SignalRequest(scores=frozenset({Distribution(width, layout.temperature)}))
+
+    def columns(
+        self, layout: SampledLayout, tokens: NextTokens, batch: RecordedBatch, here: slice
+    ) -> tuple[Tensor, ...]:
+        """Return ids (n, S) and their mean negative log-probability (n,) at some positions."""
+        logp_nW = tokens.logp(batch.width, layout.temperature)
+        ids_nS = draw(logp_nW, layout.draws, points=batch.points(layout.draws)[here])
+        return ids_nS, sampled_cross_entropy(student_logp=logp_nW, drawn_ids=ids_nS)
+
+    def section(self, columns: Sequence[Tensor], layout: SampledLayout, batch: RecordedBatch) -> Sampled:
+        """Return the columns of all positions as they are stored.
+
+        Raises:
+            NumericsError: a log-probability is not finite.
+        """
+        ids_NS, entropy_N = columns
+        batch.require_finite("log-probabilities", entropy_N.isfinite(), layout)
+        return counted(ids_NS.numpy(), entropy_N.numpy())
+
+    def tensors(self, section: Sampled) -> dict[str, Tensor]:
+        """See `StoredKind`."""
+        return {
+            "sampled_ids": as_tensor(section.drawn()).long(),
+            "sampled_own_nats": as_tensor(section.entropy_estimate),
+        }
+
+    def relative_error(self, settings: SampledKind) -> float:
+        """See `StoredKind`: none, the draws' own error aside."""
+        return 0.0
+
+
+KINDS: dict[str, StoredKind[Any, Any, Any]] = {"top_k": StoredTopK(), "sampled": StoredSampled()}
+
+
+def encode_next_tokens(
+    layouts: Sequence[Layout], batch: RecordedBatch, *, vocabulary: int
+) -> dict[str, TopK | Sampled]:
+    """Return kind -> section of those layouts that hold next tokens, chunk by chunk: nothing of N × W is alive.
+
+    Args:
+        vocabulary: ids of the source's head, by which chunks are cut.
+    """
+    kinds: list[tuple[Any, Layout]] = [(KINDS[layout.kind], layout) for layout in layouts if layout.kind in KINDS]
+    scores = batch.signal.scores
+    if not kinds or scores is None:
+        return {}
+    device = scores.device
+    parts: dict[str, list[tuple[Tensor, ...]]] = {layout.kind: [] for _, layout in kinds}
+    for chunk_at in chunks(len(batch.targets_N), vocabulary, device):
+        chunk = scores.chunk(chunk_at, device)
+        for sub_at in sub_chunks(chunk.positions, vocabulary, device):
+            here = slice(chunk_at.start + sub_at.start, chunk_at.start + sub_at.stop)
+            tokens = chunk.rows(sub_at)
+            for kind, layout in kinds:
+                parts[layout.kind].append(kind.columns(layout, tokens, batch, here))
+    return {
+        layout.kind: kind.section(
+            [torch.cat(column).cpu() for column in zip(*parts[layout.kind], strict=True)], layout, batch
+        )
+        for kind, layout in kinds
+    }
+
+
+def counted(ids_NS: npt.NDArray[np.int64], entropy_N: npt.NDArray[np.float32]) -> Sampled:
+    """Return draws as their distinct ids, ascending within a position, with counts."""
+    sorted_NS = np.sort(ids_NS.astype(np.int32), axis=1)
+    first_NS = np.ones(sorted_NS.shape, np.bool_)
+    first_NS[:, 1:] = sorted_NS[:, 1:] != sorted_NS[:, :-1]
+    # every position begins with a first one, so runs never cross positions
+    starts_M = np.flatnonzero(first_NS)
+    return Sampled(
+        distinct=first_NS.sum(axis=1, dtype=np.int32),
+        ids=sorted_NS.reshape(-1)[starts_M],
+        counts=np.diff(starts_M, append=sorted_NS.size).astype(np.int32),
+        entropy_estimate=entropy_N,
+    )
+
+
+@dataclass(frozen=True)
+class CachedCapabilities:
+    """Which forms of the next token a cache holds, apart from the whole distribution.
+
+    where: the cache, for messages. width: ids of its distribution. top, draws: what is stored; None where it is not.
+    """
+
+    where: str
+    width: int
+    top: TopKLayout | None
+    draws: SampledLayout | None
+
+    @classmethod
+    def of(cls, layouts: Sequence[Layout], *, width: int, where: str) -> CachedCapabilities:
+        """Return the forms among a cache's layouts."""
+        top = next((layout for layout in layouts if isinstance(layout, TopKLayout)), None)
+        draws = next((layout for layout in layouts if isinstance(layout, SampledLayout)), None)
+        return cls(where, width, top, draws)
+
+    def supports(self, need: ScoreRequest) -> bool:
+        """Return whether `need` is stored, or follows from what is stored without loss."""
+        match need:
+            case Top():
+                kept = self.top
+                fits = kept is not None and need.k <= kept.k and need.temperature == kept.temperature
+                return fits and need.width == self.width
+            case Draws():
+                wanted = (need.samples, need.width, need.temperature)
+                return self.draws is not None and wanted == (self.draws.draws, self.width, self.draws.temperature)
+            case Distribution():
+                return False
+
+    def read(
+        self, reader: CacheReader, rows: Sequence[int], request: SignalRequest, device: torch.device
+    ) -> CachedDistribution:
+        """Return what is stored of some rows, of those forms that `request` names."""
+        kept, draws, actual_N = None, None, None
+        if any(isinstance(need, Top) for need in request.scores):
+            top = reader.read_flat(rows, "top_k")
+            assert isinstance(top, TopK)
+            tensors = (as_tensor(array, device) for array in (top.ids, top.logp, top.tail_logmass, top.actual_logp))
+            ids_NK, logp_NK, tail_N, actual_N = tensors
+            kept = TopTokens(ids_NK.long(), logp_NK, tail_N)
+        if any(not isinstance(need, Top) for need in request.scores):
+            drawn = reader.read_flat(rows, "sampled")
+            assert isinstance(drawn, Sampled)
+            draws = DrawnTokens(as_tensor(drawn.drawn(), device).long(), as_tensor(drawn.entropy_estimate, device))
+        return CachedDistribution(self, kept, draws, actual_N)
+
+    def refuse(self, need: ScoreRequest) -> NoReturn:
+        """Raise TeacherError for a form that is not stored."""
+        stored = []
+        if self.top is not None:
+            stored.append(_form(Top(self.top.k, self.width, self.top.temperature)))
+        if self.draws is not None:
+            stored.append(_form(Draws(self.draws.draws, self.width, self.draws.temperature)))
+        raise TeacherError(
+            "The cache does not hold what a term reads of the teacher.",
+            where=self.where,
+            facts=[f"needed: {_form(need)}", *(f"stored: {text}" for text in stored or ["nothing of the next token"])],
+            fix=f"build a cache that has it: `distillab cache build` with cache: {{kinds: [{_kind_for(need)}]}}, or "
+            "read the teacher itself: teacher: {path: …}",
+        )
+
+
+@dataclass(frozen=True)
+class CachedDistribution:
+    """The kept or the drawn tokens of each position, or both, as they are stored.
+
+    actual_N: (N,) log-probability of the token that follows, stored beside the kept ones.
+    """
+
+    capabilities: CachedCapabilities
+    kept: TopTokens | None
+    draws: DrawnTokens | None
+    actual_N: Tensor | None
+
+    @property
+    def positions(self) -> int:
+        """N."""
+        return next(form for form in (self.kept, self.draws) if form is not None).ids.shape[0]
+
+    @property
+    def width(self) -> int:
+        """Ids of the distribution."""
+        return self.capabilities.width
+
+    @property
+    def device(self) -> torch.device:
+        """Of the tensors."""
+        return next(iter(self.tensors().values())).device
+
+    def rows(self, here: slice) -> CachedDistribution:
+        """Return the same at some of the positions."""
+        return self._at(here, None)
+
+    def chunk(self, here: slice | Tensor, device: torch.device) -> CachedDistribution:
+        """Return the same at some of the positions, on a device."""
+        return self._at(here, device)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the log-probabilities."""
+        found = {}
+        if self.kept is not None:
+            found["the stored top_k log-probabilities"] = self.kept.logp
+        if self.draws is not None:
+            found["the stored draws' mean log-probabilities"] = self.draws.entropy_estimate
+        return found
+
+    def logp(self, width: int, temperature: float) -> Tensor:
+        """Raise TeacherError: the whole distribution is not stored."""
+        self.capabilities.refuse(Distribution(width, temperature))
+
+    def top(self, k: int, width: int, temperature: float) -> TopTokens:
+        """Return the k most likely; those of the stored ones that are dropped go to the tail.
+
+        Raises:
+            TeacherError: not so many are stored, or at another temperature or width.
+        """
+        need = Top(k, width, temperature)
+        kept = self.kept
+        if kept is None or not self.capabilities.supports(need):
+            self.capabilities.refuse(need)
+        if k == kept.ids.shape[1]:
+            return kept
+        dropped = torch.cat([kept.logp[:, k:], kept.tail_logmass[:, None]], dim=1)
+        return TopTokens(kept.ids[:, :k], kept.logp[:, :k], dropped.logsumexp(dim=1))
+
+    def actual(self, targets_n: Tensor, width: int, temperature: float) -> Tensor:
+        """Return the stored log-probabilities of the tokens that follow. Raises as `top`."""
+        need = Top(1, width, temperature)
+        if self.actual_N is None or not self.capabilities.supports(need):
+            self.capabilities.refuse(need)
+        return self.actual_N
+
+    def drawn(self, samples: int, width: int, temperature: float) -> DrawnTokens:
+        """Return the stored draws, the same at every step.
+
+        Raises:
+            TeacherError: another number is stored, or at another temperature or width.
+        """
+        need = Draws(samples, width, temperature)
+        if self.draws is None or not self.capabilities.supports(need):
+            self.capabilities.refuse(need)
+        return self.draws
+
+    def _at(self, here: slice | Tensor, device: torch.device | None) -> CachedDistribution:
+        kept, draws, actual_N = self.kept, self.draws, self.actual_N
+        if kept is not None:
+            kept = TopTokens(*(_part(part, here, device) for part in (kept.ids, kept.logp, kept.tail_logmass)))
+        if draws is not None:
+            draws = DrawnTokens(_part(draws.ids, here, device), _part(draws.entropy_estimate, here, device))
+        if actual_N is not None:
+            actual_N = _part(actual_N, here, device)
+        return CachedDistribution(self.capabilities, kept, draws, actual_N)
+
+
+def kind_for(scores: frozenset[ScoreRequest]) -> TopKKind | None:
+    """Return the kind that holds all of these alone, at two bytes a log-probability; None: they need more."""
+    tops = [need for need in scores if isinstance(need, Top)]
+    if len(tops) == len(scores) and len({need.temperature for need in tops}) == 1:
+        return TopKKind(k=max(need.k for need in tops), temperature=tops[0].temperature, values="float16")
+    return None
+
+
+def _part(tensor: Tensor, here: slice | Tensor, device: torch.device | None) -> Tensor:
+    part = tensor[here if isinstance(here, slice) else here.to(tensor.device)]
+    return part if device is None else part.to(device)
+
+
+def _form(need: ScoreRequest) -> str:
+    at = f"of the ids 0 to {need.width - 1} at temperature {need.temperature:g}"
+    match need:
+        case Top():
+            return f"the {need.k} most likely {at}"
+        case Draws():
+            return f"{need.samples} draws {at}"
+        case Distribution():
+            return f"the whole distribution {at}"
+
+
+def _kind_for(need: ScoreRequest) -> str:
+    match need:
+        case Top():
+            return f"{{kind: top_k, k: {need.k}, temperature: {need.temperature:g}}}"
+        case Draws():
+            return f"{{kind: sampled, draws: {need.samples}, temperature: {need.temperature:g}}}"
+        case Distribution():
+            return "{kind: full}"
