@@ -179,7 +179,7 @@ def summarise(scores: RowScores, *, scored_bytes: int) -> EvaluationRecord:
     """Return the teacher-forced metrics: means over all scored tokens, EOS too; bits per byte over the text alone."""
     tokens = float(scores.tokens.sum())
     ends = float(scores.eos_tokens.sum())
-    alone = None if scores.kl is not None else "no teacher that shares the model's tokens to compare with"
+    alone = None if scores.kl is not None else "no teacher shares the model's tokens"
     metric = partial(Metric, n=len(scores.keys), sample="held-out rows")
     metrics = (
         metric(

@@ -29,10 +29,10 @@ class Finding(Record):
 
 
 class CheckResult(Record):
-    """One check: what it looked at, and whether it could."""
+    """One check: its scope and its findings."""
 
     check: str
-    scope: str = Field(description="what was looked at, with numbers: 64 rows, 5,120 scored tokens")
+    scope: str = Field(description="what was examined, with numbers: 64 rows, 5,120 scored tokens")
     skipped: str | None = Field(default=None, description="why the check had nothing to look at")
     findings: tuple[Finding, ...] = ()
 
@@ -45,7 +45,7 @@ class Phase(Record):
 
 
 class Conclusions(Record):
-    """What follows from the findings: derived from the rest of the investigation alone, so that every form says it."""
+    """What follows from the findings: derived from the rest of the investigation alone, so that every form has it."""
 
     summary: tuple[str, ...] = Field(description="what is wrong, a sentence or two each")
     phases: tuple[Phase, ...] = Field(description="what to do, in this order")

@@ -17,7 +17,7 @@ class TokenizerInfo(Record):
 
     name: str
     family: str = Field(description="byte-level BPE, SentencePiece BPE, Unigram, WordPiece, …")
-    tokens: int = Field(description="number of ids the tokenizer knows")
+    tokens: int = Field(description="number of ids of the tokenizer")
     logits_width: int | None = Field(description="vocab_size of config.json; None where there is no config")
     roles: dict[str, int] = Field(description="special tokens by role: bos, eos, pad, unk, …")
     fingerprint: str = Field(description="sha256 over id -> meaning, roles and probe encodings")
@@ -69,7 +69,7 @@ class TokenizerContract(Record):
     student: TokenizerInfo
     equal_ids: int = Field(description="ids that mean the same on both sides")
     equal_strings: int = Field(description="token strings that both vocabularies hold, whatever their ids")
-    equal_bytes: int = Field(description="distinct byte strings that both vocabularies can say")
+    equal_bytes: int = Field(description="distinct byte strings that both vocabularies can write")
     shared_width: int = Field(description="ids 0 … shared_width-1 that mean the same; 0 where different")
     extra_tokens: tuple[str, ...] = Field(default=(), description="tokens that only one side has (at most 20)")
     example: SideBySide

@@ -23,7 +23,7 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 _SELFTEST = "selftest-"  # its checks: who has made it is not sent to it again
 _CHOOSE = "Choose a valid path"
 _STOP = f"stop comparing ids; what is valid instead stands under “{_CHOOSE}”"
-# severity, title of the phase, whether all that a finding says is to be done belongs there
+# severity, title of the phase, whether every fix of a finding belongs there
 _MENDING: tuple[tuple[Severity, str, bool], ...] = (
     ("error", "Stop, and mend the errors", True),
     ("warning", "Look at the warnings", False),
@@ -84,10 +84,10 @@ def _found(investigation: Investigation) -> tuple[str, ...]:
 
 
 def _lead(findings: Sequence[Finding], done: int) -> str:
-    looked = f"by {done} examination{'s' if done != 1 else ''}"
+    by = f"by {done} examination{'s' if done != 1 else ''}"
     if not findings:
-        return f"Nothing was found {looked}."
-    lead = f"{counted(findings).capitalize()}, {looked}."
+        return f"Nothing was found {by}."
+    lead = f"{counted(findings).capitalize()}, {by}."
     errors = sum(finding.severity == "error" for finding in findings)
     if not errors and any(finding.severity == "warning" for finding in findings):
         return f"{lead} No error, but what a warning names may make the values wrong: look at each first."

@@ -67,14 +67,14 @@ def doctor_of(investigation: Investigation) -> Doctor:
         )
         for one in investigation.checks
     )
-    grid = sections.Grid("What was examined", ("examination", "what was looked at", "result"), rows)
+    grid = sections.Grid("What was examined", ("examination", "scope", "result"), rows)
     return Doctor(counted(investigation.findings), investigation.findings, grid, investigation.skipped)
 
 
-def _pair(judged: PairCheck) -> Pair:
+def _pair(found: PairCheck) -> Pair:
     rows = tuple(
         (method.method, "valid" if method.admitted else "refused", method.access, method.reason)
-        for method in judged.methods
+        for method in found.methods
     )
     grid = sections.Grid("Methods", ("method", "for this pair", "what it reads of the teacher", "why"), rows)
-    return Pair(judged.recommended.method, judged.recommended.because, grid, sections.contract(judged.contract))
+    return Pair(found.recommended.method, found.recommended.because, grid, sections.contract(found.contract))
