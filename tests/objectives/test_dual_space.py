@@ -253,8 +253,8 @@ def test_the_projectors_start_where_both_models_meet() -> None:
     assert values[1] < 0.8 * values[0]
     models = world()
     layout = cross_layout(batch, causal=True)
-    before = _states(start, models, batch)[1] - ends(models, batch)[1].hidden_ND[layout.theirs.kept_N]
-    after = _states(fitted, models, batch)[1] - ends(models, batch)[1].hidden_ND[layout.theirs.kept_N]
+    before = _states(start, models, batch)[1] - ends(models, batch)[1].hidden_ND[layout.teacher.kept_N]
+    after = _states(fitted, models, batch)[1] - ends(models, batch)[1].hidden_ND[layout.teacher.kept_N]
     assert after.norm() < 0.8 * before.norm()
 
 

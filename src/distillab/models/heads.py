@@ -116,19 +116,19 @@ def require_separable_head(model: torch.nn.Module, *, role: str) -> None:
     try:
         with torch.no_grad():
             expected = inner(input_ids=ids, use_cache=False).logits.float()
-            ours = output_head(inner).logits(kept[0]).float().to(expected.device)
+            found = output_head(inner).logits(kept[0]).float().to(expected.device)
     finally:
         handle.remove()
         inner.train(training)
     scale = float(expected.abs().max())
     # heads of another dtype round differently; a forgotten operation is off by far more
-    if ours.shape != expected.shape or float((ours - expected).abs().max()) > 0.02 * max(scale, 1e-3):
+    if found.shape != expected.shape or float((found - expected).abs().max()) > 0.02 * max(scale, 1e-3):
         raise ConfigError(
             f"The {role}'s logits are not what its head alone gives, so they cannot be computed in parts.",
             facts=[
                 f"class: {type(inner).__name__}",
-                f"logits {tuple(expected.shape)} against {tuple(ours.shape)}, largest {scale:.3g}"
-                + (f", off by {float((ours - expected).abs().max()):.3g}" if ours.shape == expected.shape else ""),
+                f"logits {tuple(expected.shape)} against {tuple(found.shape)}, largest {scale:.3g}"
+                + (f", off by {float((found - expected).abs().max()):.3g}" if found.shape == expected.shape else ""),
             ],
             fix="known are a matrix product, a bias, a multiplier and final_logit_softcapping; please report the model",
         )

@@ -1,4 +1,4 @@
-"""Loads causal language models, and says plainly what is missing when it cannot."""
+"""Load causal language models; an error names what is missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model folder holds, told before any work: files that are no weights, or not those of a whole model.
+"""Check what a model folder holds, before any work: files that are no weights, or not those of a whole model.
 
 Only names and headers are read. What cannot be told without the model (shapes, parameters that are missing or left
 over) `load_model` checks.

@@ -39,7 +39,7 @@ class AttentionMaps(ActivationTerm, config=AttentionMapsConfig):
     Raises:
         ConfigError: a block that a model does not have; heads: matched with unequal numbers of heads.
     Source: Wang et al. 2020, MiniLM (arXiv:2002.10957), L_AT, for encoders and the last block; the causal mask and
-        other layer maps are ours.
+        other layer maps are new here.
     """
 
     def __init__(self, settings: AttentionMapsConfig, *, student: ModelShape, teacher: ModelShape) -> None:

@@ -47,7 +47,7 @@ class AttentionRelations(ActivationTerm, config=AttentionRelationsConfig):
         teacher: sizes of the teacher.
     Raises:
         ConfigError: a block that a model does not have; a number of relation heads that does not divide the widths.
-    Source: Wang et al. 2021, MiniLMv2 (arXiv:2012.15828), for encoders; the causal mask is ours.
+    Source: Wang et al. 2021, MiniLMv2 (arXiv:2012.15828), for encoders; the causal mask is new here.
     """
 
     def __init__(self, settings: AttentionRelationsConfig, *, student: ModelShape, teacher: ModelShape) -> None:

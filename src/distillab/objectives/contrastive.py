@@ -60,8 +60,8 @@ class Contrastive(ActivationTerm, config=ContrastiveConfig):
         teacher: sizes of the teacher.
     Raises:
         ConfigError: a layer that a model does not have.
-    Source: ours. InfoNCE: van den Oord et al. 2018 (arXiv:1807.03748); of a student's against a teacher's states: Tian
-        et al. 2020, CRD (arXiv:1910.10699), which compares whole images; the queue: He et al. 2020, MoCo
+    Source: new here. InfoNCE: van den Oord et al. 2018 (arXiv:1807.03748); of a student's against a teacher's states:
+        Tian et al. 2020, CRD (arXiv:1910.10699), which compares whole images; the queue: He et al. 2020, MoCo
         (arXiv:1911.05722); both directions and the learned temperature: Radford et al. 2021, CLIP (arXiv:2103.00020).
         None of them compares spans, and their negatives are those of the batch.
     """
@@ -108,13 +108,13 @@ class Contrastive(ActivationTerm, config=ContrastiveConfig):
         layout = span_layout(batch)
         parts = []
         for pair in self.pairs:
-            ours_SD, theirs_SE = _means(pair, student, teacher, batch, layout)
+            student_SD, teacher_SE = _means(pair, student, teacher, batch, layout)
             heads = self.heads(pair)
             # bfloat16 autocast would round the similarities, which are divided by a small temperature
-            with torch.autocast(ours_SD.device.type, enabled=False):
-                parts.append(heads(ours_SD, theirs_SE, layout).sum())
+            with torch.autocast(student_SD.device.type, enabled=False):
+                parts.append(heads(student_SD, teacher_SE, layout).sum())
             if heads.queue is not None:
-                self._staged[pair].append((span_key(layout.row_S, layout.place_S), layout.text_S, theirs_SE))
+                self._staged[pair].append((span_key(layout.row_S, layout.place_S), layout.text_S, teacher_SE))
         return torch.stack(parts).mean()
 
     @torch.no_grad()
@@ -134,10 +134,10 @@ class Contrastive(ActivationTerm, config=ContrastiveConfig):
                 fix="look at the answers of the first rows: in neither tokenisation may all of them be cut away",
             )
         for pair in self.pairs:
-            ours_SD, theirs_SE = _means(pair, student, teacher, batch, layout)
+            student_SD, teacher_SE = _means(pair, student, teacher, batch, layout)
             heads = self.heads(pair)
-            target_SW = _unit(theirs_SE @ heads.teacher.weight.float().T)
-            heads.student.weight.copy_(least_squares(student_ND=ours_SD, teacher_NE=target_SW))
+            target_SW = _unit(teacher_SE @ heads.teacher.weight.float().T)
+            heads.student.weight.copy_(least_squares(student_ND=student_SD, teacher_NE=target_SW))
 
     @torch.no_grad()
     def end_step(self, gather: Callable[[Tensor], Tensor]) -> None:
@@ -179,19 +179,19 @@ class _SpanHeads(torch.nn.Module):
             return math.exp(self.log_scale)
         return self.log_scale.float().clamp(0.0, math.log(LARGEST_SCALE)).exp()
 
-    def forward(self, ours_SD: Tensor, theirs_SE: Tensor, layout: SpanLayout) -> Tensor:
+    def forward(self, student_SD: Tensor, teacher_SE: Tensor, layout: SpanLayout) -> Tensor:
         """(S,) nats."""
         # scaled before anything is masked by −∞, which a gradient must not be multiplied with
-        ours_SW = self.scale() * _unit(ours_SD @ self.student.weight.float().T)
+        student_SW = self.scale() * _unit(student_SD @ self.student.weight.float().T)
         teacher_weight_EW = self.teacher.weight.float().T
-        theirs_SW = _unit(theirs_SE @ teacher_weight_EW)
-        forth_SP, back_SP, other_SP = _within_samples(ours_SW, theirs_SW, layout)
-        own_S1 = (ours_SW * theirs_SW).sum(dim=-1, keepdim=True)
+        teacher_SW = _unit(teacher_SE @ teacher_weight_EW)
+        forth_SP, back_SP, other_SP = _within_samples(student_SW, teacher_SW, layout)
+        own_S1 = (student_SW * teacher_SW).sum(dim=-1, keepdim=True)
         forth = [own_S1, forth_SP.masked_fill(~other_SP, -math.inf)]
         back = [own_S1, back_SP.masked_fill(~other_SP, -math.inf)]
         if self.queue is not None:
-            queue_SQ = ours_SW @ _unit(self.queue.states_QE @ teacher_weight_EW).T
-            other_SQ = self.queue.filled_Q & (self.queue.text_Q != layout.text_S.to(ours_SD.device)[:, None])
+            queue_SQ = student_SW @ _unit(self.queue.states_QE @ teacher_weight_EW).T
+            other_SQ = self.queue.filled_Q & (self.queue.text_Q != layout.text_S.to(student_SD.device)[:, None])
             forth.append(queue_SQ.masked_fill(~other_SQ, -math.inf))
         nats_S = torch.zeros_like(own_S1[:, 0])
         for candidates in (forth, back):
@@ -199,25 +199,25 @@ class _SpanHeads(torch.nn.Module):
         return nats_S
 
 
-def _within_samples(ours_SW: Tensor, theirs_SW: Tensor, layout: SpanLayout) -> tuple[Tensor, Tensor, Tensor]:
+def _within_samples(student_SW: Tensor, teacher_SW: Tensor, layout: SpanLayout) -> tuple[Tensor, Tensor, Tensor]:
     """The products of each span with the spans of its sample.
 
     Returns:
         (S, P) of its state in the student with those of the teacher; (S, P) of its state in the teacher with those of
         the student; (S, P) bool, True where the other span is there and has another text.
     """
-    device = ours_SW.device
+    device = student_SW.device
     sample_S, place_S, text_S = (tensor.to(device) for tensor in (layout.sample_S, layout.place_S, layout.text_S))
     samples, longest = (int(tensor.max()) + 1 if tensor.numel() else 0 for tensor in (sample_S, place_S))
     where = (sample_S, place_S)
-    ours_GPW, theirs_GPW = (
+    student_GPW, teacher_GPW = (
         unit_SW.new_zeros(samples, longest, unit_SW.shape[1]).index_put(where, unit_SW)
-        for unit_SW in (ours_SW, theirs_SW)
+        for unit_SW in (student_SW, teacher_SW)
     )
     text_GP = text_S.new_zeros(samples, longest).index_put(where, text_S)
     there_GP = torch.zeros_like(text_GP, dtype=torch.bool)
     there_GP[where] = True
-    product_GPP = ours_GPW @ theirs_GPW.transpose(1, 2)
+    product_GPP = student_GPW @ teacher_GPW.transpose(1, 2)
     other_SP = there_GP[sample_S] & (text_GP[sample_S] != text_S[:, None])
     return product_GPP[where], product_GPP.transpose(1, 2)[where], other_SP
 
@@ -226,9 +226,9 @@ def _means(
     pair: Pair, student: Activations, teacher: Activations, batch: TokenBatch, layout: SpanLayout
 ) -> tuple[Tensor, Tensor]:
     """(S, D) and (S, E) float32 on the student's device; the teacher's detached."""
-    ours_SD = pooled(student.hidden[pair[0]], batch, layout.kept_A, pooling="mean")
-    theirs_SE = pooled(teacher.hidden[pair[1]].detach(), batch["teacher"], layout.kept_A, pooling="mean")
-    return ours_SD, theirs_SE.to(ours_SD.device)
+    student_SD = pooled(student.hidden[pair[0]], batch, layout.kept_A, pooling="mean")
+    teacher_SE = pooled(teacher.hidden[pair[1]].detach(), batch["teacher"], layout.kept_A, pooling="mean")
+    return student_SD, teacher_SE.to(student_SD.device)
 
 
 def _unit(states: Tensor) -> Tensor:

@@ -52,15 +52,15 @@ class CrossLayout:
     """Who may look at whom, within a sample.
 
     Attributes:
-        ours, theirs: the student's and the teacher's positions.
+        student, teacher: the student's and the teacher's positions.
         samples: G.
         to_teacher_GPR: bool, True where the student's position may look at the teacher's; all True for a place that
             holds no position, whose row nobody reads.
         to_student_GRP: bool, the same of the teacher's positions.
     """
 
-    ours: Places
-    theirs: Places
+    student: Places
+    teacher: Places
     samples: int
     to_teacher_GPR: Tensor
     to_student_GRP: Tensor
@@ -80,18 +80,18 @@ def cross_layout(batch: TokenBatch, *, causal: bool) -> CrossLayout:
     """
     alignment, spans = require_alignment(batch), span_layout(batch)
     samples = int(spans.sample_S.max()) + 1 if spans.sample_S.numel() else 0
-    ours, theirs = (
+    student, teacher = (
         _places(side, spans.kept_A, spans.sample_S, samples) for side in (alignment.student, alignment.teacher)
     )
-    there_GP, there_GR = (side.laid(torch.ones_like(side.first_n), samples) for side in (ours, theirs))
+    there_GP, there_GR = (side.laid(torch.ones_like(side.first_n), samples) for side in (student, teacher))
     forth, back = there_GR[:, None, :], there_GP[:, None, :]
     if causal:
-        span_GP1, span_GR1 = (side.laid(side.span_n, samples)[:, :, None] for side in (ours, theirs))
+        span_GP1, span_GR1 = (side.laid(side.span_n, samples)[:, :, None] for side in (student, teacher))
         span_G1P, span_G1R = span_GP1.transpose(1, 2), span_GR1.transpose(1, 2)
-        first_G1P = ours.laid(ours.first_n, samples)[:, None, :]
+        first_G1P = student.laid(student.first_n, samples)[:, None, :]
         forth = forth & (span_G1R <= span_GP1)
         back = back & ((span_G1P < span_GR1) | ((span_G1P == span_GR1) & first_G1P))
-    return CrossLayout(ours, theirs, samples, forth | ~there_GP[:, :, None], back | ~there_GR[:, :, None])
+    return CrossLayout(student, teacher, samples, forth | ~there_GP[:, :, None], back | ~there_GR[:, :, None])
 
 
 def attend(
@@ -109,16 +109,16 @@ def attend(
     Returns:
         (n, D) and (m, E).
     """
-    ours, theirs, samples = layout.ours, layout.theirs, layout.samples
+    student, teacher, samples = layout.student, layout.teacher, layout.samples
     # scaled before anything is masked by −∞, which a gradient must not be multiplied with
-    scores_GPR = ours.laid(query_nX / math.sqrt(query_nX.shape[1]), samples) @ theirs.laid(key_mX, samples).mT
+    scores_GPR = student.laid(query_nX / math.sqrt(query_nX.shape[1]), samples) @ teacher.laid(key_mX, samples).mT
     forth_GPR, back_GRP = (
         scores.masked_fill(~sees.to(scores.device), -math.inf).softmax(dim=-1)
         for scores, sees in ((scores_GPR, layout.to_teacher_GPR), (scores_GPR.mT, layout.to_student_GRP))
     )
     return (
-        ours.taken(forth_GPR @ theirs.laid(teacher_values_mD, samples)),
-        theirs.taken(back_GRP @ ours.laid(student_values_nE, samples)),
+        student.taken(forth_GPR @ teacher.laid(teacher_values_mD, samples)),
+        teacher.taken(back_GRP @ student.laid(student_values_nE, samples)),
     )
 
 

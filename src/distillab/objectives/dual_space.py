@@ -126,20 +126,20 @@ class DualSpace(HeadTerm, config=DualSpaceConfig):
         """
         device = student.hidden_ND.device
         layout = cross_layout(batch, causal=self.settings.attention == "causal")
-        ours_N, theirs_M = layout.ours.kept_N, layout.theirs.kept_N
-        student_nD = student.hidden_ND[ours_N.to(device)]
+        student_N, teacher_M = layout.student.kept_N, layout.teacher.kept_N
+        student_nD = student.hidden_ND[student_N.to(device)]
         # bfloat16 autocast would round the scores of the attention
         with torch.autocast(device.type, enabled=False):
             in_student_nD, in_teacher_mE = self._projected(student, teacher, batch, layout)
         head = _detached(student.head)
         seen_nD = in_student_nD.detach().to(head.weight_VD.dtype)
-        targets_n = scored_targets(batch)[ours_N]
-        targets_m = scored_targets(batch["teacher"])[theirs_M]
-        said = HeadInputs(teacher.hidden_ND[theirs_M.to(teacher.hidden_ND.device)], teacher.head)
+        targets_n = scored_targets(batch)[student_N]
+        targets_m = scored_targets(batch["teacher"])[teacher_M]
+        scores = HeadInputs(teacher.hidden_ND[teacher_M.to(teacher.hidden_ND.device)], teacher.head)
         parts = (
             _nats(CrossEntropy(), head, in_student_nD, targets_n, None),
             _nats(self._in_student_space, student.head, student_nD, targets_n, HeadInputs(seen_nD, head)),
-            _nats(self._in_teacher_space, _detached(teacher.head), in_teacher_mE, targets_m, said),
+            _nats(self._in_teacher_space, _detached(teacher.head), in_teacher_mE, targets_m, scores),
         )
         return torch.stack([part.to(device) for part in parts]).sum()
 
@@ -162,17 +162,17 @@ class DualSpace(HeadTerm, config=DualSpaceConfig):
                 fix="look at the answers of the first rows: in neither tokenisation may all of them be cut away",
             )
         device = student.hidden_ND.device
-        ours_U, theirs_U = alignment.student.first_S[shared], alignment.teacher.first_S[shared]
-        ours_N, theirs_M = (
+        student_U, teacher_U = alignment.student.first_S[shared], alignment.teacher.first_S[shared]
+        student_N, teacher_M = (
             torch.ones_like(scored_targets(side), dtype=torch.bool) for side in (batch, batch["teacher"])
         )
-        index_N = torch.cat(_tokens(student, batch, ours_N, device), dim=-1)
-        key_M, value_M = _keys_and_values(teacher, batch["teacher"], theirs_M, device)
+        index_N = torch.cat(_tokens(student, batch, student_N, device), dim=-1)
+        key_M, value_M = _keys_and_values(teacher, batch["teacher"], teacher_M, device)
         hidden_N, hidden_M = student.hidden_ND.float(), teacher.hidden_ND.float().to(device)
         for name, inputs, outputs in (
-            ("query", index_N[ours_U.to(device)], key_M[theirs_U.to(device)]),
-            ("to_student", value_M[theirs_U.to(device)], hidden_N[ours_U.to(device)]),
-            ("to_teacher", hidden_N[ours_U.to(device)], hidden_M[theirs_U.to(device)]),
+            ("query", index_N[student_U.to(device)], key_M[teacher_U.to(device)]),
+            ("to_student", value_M[teacher_U.to(device)], hidden_N[student_U.to(device)]),
+            ("to_teacher", hidden_N[student_U.to(device)], hidden_M[teacher_U.to(device)]),
         ):
             self._map(name).weight.copy_(least_squares(student_ND=inputs, teacher_NE=outputs))
 
@@ -181,15 +181,15 @@ class DualSpace(HeadTerm, config=DualSpaceConfig):
     ) -> tuple[Tensor, Tensor]:
         """(n, D) h^{t→s} and (m, E) h^{s→t}, float32, on the student's device."""
         device = student.hidden_ND.device
-        ours_N, theirs_M = layout.ours.kept_N, layout.theirs.kept_N
-        index_n = torch.cat(_tokens(student, batch, ours_N, device), dim=-1)
-        key_m, value_m = _keys_and_values(teacher, batch["teacher"], theirs_M, device)
+        student_N, teacher_M = layout.student.kept_N, layout.teacher.kept_N
+        index_n = torch.cat(_tokens(student, batch, student_N, device), dim=-1)
+        key_m, value_m = _keys_and_values(teacher, batch["teacher"], teacher_M, device)
         return attend(
             layout,
             query_nX=self._apply("query", index_n),
             key_mX=key_m,
             teacher_values_mD=self._apply("to_student", value_m),
-            student_values_nE=self._apply("to_teacher", student.hidden_ND[ours_N.to(device)].float()),
+            student_values_nE=self._apply("to_teacher", student.hidden_ND[student_N.to(device)].float()),
         )
 
     def _map(self, name: str) -> torch.nn.Linear:

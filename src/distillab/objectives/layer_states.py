@@ -28,7 +28,7 @@ class LayerStatesTerm(ActivationTerm):
         mse     Σ_n ‖P ĥ_s(n) − ĥ_t(n)‖² / E,   ĥ = h / rms(h),   E the teacher's width
         cosine  Σ_n 1 − cos(P h_s(n), h_t(n))
 
-    averaged over the mapped pairs; P is the pair's projector, or the identity. A subclass says what a unit is.
+    averaged over the mapped pairs; P is the pair's projector, or the identity. A subclass defines the unit.
 
     Args:
         settings: layers, loss and projector.

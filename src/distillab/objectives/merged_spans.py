@@ -55,7 +55,7 @@ class MergedSpans(SpanTerm, config=MergedSpansConfig):
     With one tokenisation every span is one token, there are no others, and this *is* `token_divergence`. Where only
     one side has other tokens they have nothing to be compared with, and nothing is sorted. Made to sum to one, the C
     do not push the student's other tokens down: of KL(p ‖ q) the part that lies within the C is taken. How much mass
-    the others have is said by the sorted distance alone.
+    the others have is measured by the sorted distance alone.
 
     The gradient reaches all of the student's tokens of a span. All probabilities are taken at the temperature, those
     of earlier tokens too; T² rescales D and not the sorted distance.
@@ -70,7 +70,7 @@ class MergedSpans(SpanTerm, config=MergedSpansConfig):
         distribution at the span's last token times the probabilities of the earlier ones. (Their default, "observed",
         takes the distribution at the first token times the probabilities of the later ones and reads it one position
         late.) They compare rows that do not sum to one, by raw token strings, and also in longer spans, by the last
-        token alone; sums of one, the outcome "left the path", and matching by text are ours.
+        token alone; sums of one, the outcome "left the path", and matching by text are new here.
     """
 
     adds_position_values: bool = True
@@ -123,13 +123,13 @@ class MergedSpans(SpanTerm, config=MergedSpansConfig):
         aligned = require_aligned(signal, term=self.name)
         temperature, sides = self.settings.temperature, self._sides(student.logits_NV.device)
         alone_k = sides.same(student.targets_N[aligned.has], aligned.teacher_ids)
-        ours = student.logp(self.student_width, temperature)
-        theirs = aligned.teacher.logp(self.teacher_width, temperature)
-        theirs = theirs if bool(alone_k.all()) else theirs[alone_k]
+        student_nV = student.logp(self.student_width, temperature)
+        teacher_nW = aligned.teacher.logp(self.teacher_width, temperature)
+        teacher_nW = teacher_nW if bool(alone_k.all()) else teacher_nW[alone_k]
         alone_n = aligned.has.clone()
         alone_n[aligned.has] = alone_k
         every = bool(alone_n.all())
-        value = self._one_token(ours if every else ours[alone_n], theirs, sides)
+        value = self._one_token(student_nV if every else student_nV[alone_n], teacher_nW, sides)
         return value if every else value.new_zeros(alone_n.shape).masked_scatter(alone_n, value)
 
     def reduce_spans(self, observed_NC: Tensor, batch: TokenBatch, signal: TeacherSignal) -> Tensor:
@@ -142,7 +142,7 @@ class MergedSpans(SpanTerm, config=MergedSpansConfig):
             raise TeacherError(f"The term {self.name} needs the teacher's distribution, and there is none.")
         device, alignment = observed_NC.device, require_alignment(batch)
         longer_S = self._longer(batch)
-        ours_U = _span_sums(observed_NC[:, 0], alignment.student.spans_N.to(device), longer_S.to(device))
+        student_U = _span_sums(observed_NC[:, 0], alignment.student.spans_N.to(device), longer_S.to(device))
         places = alignment.teacher.inside(longer_S).nonzero()[:, 0]
         logp = actual_logp(
             signal.scores,
@@ -152,8 +152,8 @@ class MergedSpans(SpanTerm, config=MergedSpansConfig):
             device=device,
             temperature=self.settings.temperature,
         )
-        theirs_U = _span_sums(logp, alignment.teacher.spans_N[places].to(device), longer_S.to(device))
-        value_U = self._distance(_span_or_not(ours_U), _span_or_not(theirs_U)) * (1.0 - self.unmatched_weight)
+        teacher_U = _span_sums(logp, alignment.teacher.spans_N[places].to(device), longer_S.to(device))
+        value_U = self._distance(_span_or_not(student_U), _span_or_not(teacher_U)) * (1.0 - self.unmatched_weight)
         place_U = alignment.student.first_S[longer_S].to(device)
         return torch.zeros_like(observed_NC[:, 0]).index_add(0, place_U, value_U)
 
@@ -161,16 +161,16 @@ class MergedSpans(SpanTerm, config=MergedSpansConfig):
         """(S,) bool: spans that both sides score, and that are not the same one token on both."""
         alignment = require_alignment(batch)
         shared = alignment.shared_S
-        ours_U = scored_targets(batch)[alignment.student.first_S[shared]]
-        theirs_U = scored_targets(batch["teacher"])[alignment.teacher.first_S[shared]]
+        student_U = scored_targets(batch)[alignment.student.first_S[shared]]
+        teacher_U = scored_targets(batch["teacher"])[alignment.teacher.first_S[shared]]
         longer_S = shared.clone()
         # were there more of the span after a token that begins it on both sides, it would have been cut there
-        longer_S[shared] = ~self._sides(shared.device).same(ours_U, theirs_U)
+        longer_S[shared] = ~self._sides(shared.device).same(student_U, teacher_U)
         return longer_S
 
-    def _one_token(self, ours: Tensor, theirs: Tensor, sides: _Sides) -> Tensor:
+    def _one_token(self, student_nV: Tensor, teacher_nW: Tensor, sides: _Sides) -> Tensor:
         """(n',) of (n', V) and (n', W) log-probabilities."""
-        student_logp, teacher_logp = grouped(ours, sides.student), grouped(theirs, sides.teacher)
+        student_logp, teacher_logp = grouped(student_nV, sides.student), grouped(teacher_nW, sides.teacher)
         if not sides.student.complete:
             student_logp = student_logp.log_softmax(dim=-1)
         if sides.teacher.complete:
@@ -181,7 +181,8 @@ class MergedSpans(SpanTerm, config=MergedSpansConfig):
         if self.unmatched_weight == 0.0:
             return value
         rest = sorted_distance(
-            ours.index_select(1, sides.student_others).exp(), theirs.index_select(1, sides.teacher_others).exp()
+            student_nV.index_select(1, sides.student_others).exp(),
+            teacher_nW.index_select(1, sides.teacher_others).exp(),
         )
         return (1.0 - self.unmatched_weight) * value + self.unmatched_weight * rest
 
@@ -206,8 +207,8 @@ class _Sides:
 
     def same(self, student_ids: Tensor, teacher_ids: Tensor) -> Tensor:
         """bool, whether two ids are one token."""
-        ours, theirs = self.student.of[student_ids], self.teacher.of[teacher_ids]
-        return (ours == theirs) & (ours >= 0)
+        number = self.student.of[student_ids]
+        return (number == self.teacher.of[teacher_ids]) & (number >= 0)
 
 
 def _span_or_not(logp_U: Tensor) -> Tensor:

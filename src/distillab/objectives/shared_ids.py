@@ -9,11 +9,11 @@ from distillab.teachers.signals import NextTokens
 
 
 def require_fitting(student: StudentScores, signal: TeacherScores | None, *, width: int, term: str) -> NextTokens:
-    """The teacher's word, checked against the student's logits.
+    """Return the teacher's scores, checked against the student's logits.
 
     Args:
         width: ids 0 … width−1 mean the same on both sides.
-        term: who asks, for the message.
+        term: name of the term, for the message.
     Raises:
         TeacherError: there is none, or it has read other tokens.
         ShapeError: the two have another number of positions, or fewer ids than are shared.
@@ -25,10 +25,10 @@ def require_fitting(student: StudentScores, signal: TeacherScores | None, *, wid
             f"The term {term} compares tokens by their ids, and the teacher has read other tokens.",
             fix="vocabulary_projection, or another term that is made for two tokenizers",
         )
-    ours, theirs = student.logits_NV.shape, (signal.positions, signal.width)
-    if ours[0] != theirs[0] or min(ours[1], theirs[1]) < width:
+    student_shape, teacher_shape = student.logits_NV.shape, (signal.positions, signal.width)
+    if student_shape[0] != teacher_shape[0] or min(student_shape[1], teacher_shape[1]) < width:
         raise ShapeError(
             "Teacher and student scores do not fit together.",
-            facts=[f"student {tuple(ours)}", f"teacher {theirs}", f"shared ids {width}"],
+            facts=[f"student {tuple(student_shape)}", f"teacher {teacher_shape}", f"shared ids {width}"],
         )
     return signal

@@ -69,9 +69,9 @@ class SortedProbabilities(TokenTerm, config=SortedProbabilitiesConfig):
                 fix="align(…, ordinal=True)",
             )
         temperature = self.settings.temperature
-        ours = student.logp(self.student_width, temperature)[pair.has].exp()
-        theirs = pair.teacher.logp(self.teacher_width, temperature).exp()
-        value = sorted_distance(ours, theirs)
+        student_kV = student.logp(self.student_width, temperature)[pair.has].exp()
+        teacher_kW = pair.teacher.logp(self.teacher_width, temperature).exp()
+        value = sorted_distance(student_kV, teacher_kW)
         spread = torch.zeros(pair.has.shape, dtype=value.dtype, device=value.device)
         return spread.masked_scatter(pair.has, value)
 
@@ -84,11 +84,11 @@ def sorted_distance(student_p: Tensor, teacher_p: Tensor) -> Tensor:
 class _SortedDistance(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, student_p: Tensor, teacher_p: Tensor) -> Tensor:
-        ours, ids = _ascending(student_p)
-        theirs = _ascending_values(teacher_p)
-        width = max(ours.shape[1], theirs.shape[1])
-        ours, theirs = (torch.nn.functional.pad(p, (width - p.shape[1], 0)) for p in (ours, theirs))
-        difference = ours - theirs
+        student_kV, ids = _ascending(student_p)
+        teacher_kW = _ascending_values(teacher_p)
+        width = max(student_kV.shape[1], teacher_kW.shape[1])
+        student_kV, teacher_kW = (torch.nn.functional.pad(p, (width - p.shape[1], 0)) for p in (student_kV, teacher_kW))
+        difference = student_kV - teacher_kW
         ctx.save_for_backward(difference[:, width - ids.shape[1] :].sign(), ids)
         return difference.abs_().sum(dim=-1)
 

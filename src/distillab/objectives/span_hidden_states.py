@@ -40,7 +40,7 @@ class SpanHiddenStates(LayerStatesTerm, config=SpanHiddenStatesConfig):
         student, teacher: sizes of the two models.
     Raises:
         ConfigError: see `LayerStatesTerm`.
-    Source: ours, for spans; losses and projector as in `hidden_states`. Minixhofer et al. 2025 (arXiv:2503.20083)
+    Source: new, for spans; losses and projector as in `hidden_states`. Minixhofer et al. 2025 (arXiv:2503.20083)
         compare states of aligned chunks too, at the last byte of each, through a projector that starts at random.
     """
 
@@ -64,9 +64,9 @@ class SpanHiddenStates(LayerStatesTerm, config=SpanHiddenStatesConfig):
         """
         shared = require_alignment(batch).shared_S
         student_BLD, teacher_BLE = student.hidden[pair[0]], teacher.hidden[pair[1]].detach()
-        ours = pooled(student_BLD, batch, shared, pooling=self.pooling)
-        theirs = pooled(teacher_BLE, batch["teacher"], shared, pooling=self.pooling)
-        return ours, theirs.to(ours.device)
+        student_UD = pooled(student_BLD, batch, shared, pooling=self.pooling)
+        teacher_UE = pooled(teacher_BLE, batch["teacher"], shared, pooling=self.pooling)
+        return student_UD, teacher_UE.to(student_UD.device)
 
 
 def pooled(states_BLD: Tensor, side: TokenBatch, shared: Tensor, *, pooling: Literal["mean", "last"]) -> Tensor:

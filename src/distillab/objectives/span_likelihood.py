@@ -32,8 +32,8 @@ class SpanLikelihood(SpanTerm, config=SpanLikelihoodConfig):
         P_c = Π p(token | before) over the span's tokens,  Q_c = Π q(token | before)
         value_c = KL( Bernoulli(P_c^(1/τ)) ‖ Bernoulli(Q_c^(1/τ)) )
 
-    The one thing that two models with different tokens both say of a text is how likely a stretch of it is. It is 0
-    where both say the same, at every τ; the gradient reaches the student's likelihood alone. With τ = 100, as
+    The one thing that two models with different tokens both give for a text is how likely a stretch of it is. It is 0
+    where both are equal, at every τ; the gradient reaches the student's likelihood alone. With τ = 100, as
     published, all likelihoods come near 1 and the value is nearly a squared difference of log-likelihoods.
 
     debias: a model whose tokens are short says "Lon" also for texts that go on with "don", one with the token `London`
@@ -92,12 +92,12 @@ class SpanLikelihood(SpanTerm, config=SpanLikelihoodConfig):
         sides, shared = (alignment.student, alignment.teacher), alignment.shared_S
         debiased = shared & (sides[0].next_S >= 0) & (sides[1].next_S >= 0) & self.settings.debias
         numbers = (observed_NC, self._teacher_numbers(signal, batch["teacher"], device))
-        ours, theirs = (
+        student_S, teacher_S = (
             _span_logp(numbers_N2, side.spans_N.to(device), side.next_S.to(device), debiased.to(device))[shared]
             for numbers_N2, side in zip(numbers, sides, strict=True)
         )
         tau = self.settings.temperature
-        nats_S = bernoulli_kl(teacher_logp=theirs / tau, student_logp=ours / tau)
+        nats_S = bernoulli_kl(teacher_logp=teacher_S / tau, student_logp=student_S / tau)
         return torch.zeros_like(observed_NC[:, 0]).index_add(0, sides[0].first_S[shared].to(device), nats_S)
 
     def _teacher_numbers(self, signal: TeacherSignal, batch: TokenBatch, device: torch.device) -> Tensor:
@@ -107,9 +107,9 @@ class SpanLikelihood(SpanTerm, config=SpanLikelihoodConfig):
         starts = self._starts(device)[1]
         numbers_M2 = torch.zeros(targets_M.shape[0], 2, device=device)
         for here in chunks(targets_M.shape[0], self._widths[1], device):
-            said = signal.scores.chunk(here, device)
-            for piece in sub_chunks(said.positions, self._widths[1], device):
-                logp = said.rows(piece).logp(self._widths[1], 1.0)
+            scores = signal.scores.chunk(here, device)
+            for piece in sub_chunks(scores.positions, self._widths[1], device):
+                logp = scores.rows(piece).logp(self._widths[1], 1.0)
                 numbers_M2[here][piece] = self._numbers(logp, targets_M[here][piece], starts)
         return numbers_M2
 

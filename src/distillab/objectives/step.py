@@ -66,7 +66,7 @@ def measure(
 
     Args:
         model: the student, maybe wrapped.
-        signal: what the teacher said about the same batch.
+        signal: the teacher's signal for the same batch.
         factors: name -> factor of the term's sum in the loss.
         device: the student's.
         per_term_backward: give each term a loss of its own (the head is applied once for each term that reads

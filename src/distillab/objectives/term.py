@@ -231,7 +231,7 @@ class Objective:
 
     @property
     def remembering_terms(self) -> list[RemembersSteps]:
-        """The terms that are told when a step is over."""
+        """The terms that are called at the end of a step."""
         return [item.term for item in self.terms if isinstance(item.term, RemembersSteps)]
 
     @property

@@ -44,7 +44,7 @@ class TokenDivergence(TokenTerm, config=TokenDivergenceConfig):
         """(N,) nats (times T² where the settings say so).
 
         Raises:
-            TeacherError: there is no teacher, or it does not say what is asked.
+            TeacherError: there is no teacher, or it does not give what is requested.
             ShapeError: the signal has another number of positions, or fewer ids than are shared.
         """
         teacher = require_fitting(student, signal, width=self.shared_width, term=self.name)

@@ -1,4 +1,4 @@
-"""Divergence from a teacher that says its k most likely tokens only.
+"""Divergence from a teacher of which only the k most likely tokens are known.
 
 Shape letters: N scored positions, V student vocabulary, W teacher vocabulary, K kept entries.
 """
@@ -20,7 +20,7 @@ class TopKDivergence(TokenDivergence, config=TopKDivergenceConfig):
 
     Both sides are cut to the shared ids and divided by the temperature before the softmax, as in `TokenDivergence`;
     the k tokens, and their true probabilities, are those of the teacher at that temperature. A teacher with full
-    logits is asked for no more than one that tells k tokens could say, so the term shows what that access buys.
+    logits is read no further than one that gives k tokens, so the term shows what that access buys.
 
     Args:
         settings: k, the policy for the tail, divergence, temperature and rescaling.

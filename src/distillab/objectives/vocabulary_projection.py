@@ -37,12 +37,12 @@ class VocabularyProjection(TokenTerm, config=VocabularyProjectionConfig):
 
         projected   every token stands with the one by which the other side would begin its text: the student's `1`,
                     `12`, `13` with a teacher's `1`; the teacher's `London` with a student's `Lon`
-        common      each token that both vocabularies have by itself; nothing is said of all others
+        common      each token that both vocabularies have by itself; all others are not compared
 
     Where tokens are in no group, both sides are made to sum to one over the others, and the value is multiplied by the
     mass that the teacher gives to these: of KL(p ‖ q) that is the part that lies within them.
 
-    The chain rule says more of the text that really follows. Let w be the teacher's next token, s the span that it
+    The chain rule gives more for the text that really follows. Let w be the teacher's next token, s the span that it
     begins, and e = p(w) · Π p(further tokens of s | before): so likely does the teacher find that text. If the
     student's next token v is the whole of s, and the teacher has to spell it (`12` as `1` `2`), then v is an outcome of
     its own, apart from its group: P(v) = e + Σ p(w') over the w' that a student would begin with v. Longer student
@@ -62,8 +62,9 @@ class VocabularyProjection(TokenTerm, config=VocabularyProjectionConfig):
     tokens, and it is token divergence.
 
     No token of the student is suppressed because the teacher does not have it: in the projected form a student that
-    says in its own tokens exactly what the teacher says has the value 0; the common form does not touch such tokens at
-    all. (But it takes the rest of the teacher's `1` for the student's `1`, although some of it is `13` to the student.)
+    gives, in its own tokens, exactly the teacher's distribution has the value 0; the common form does not touch such
+    tokens at all. (But it takes the rest of the teacher's `1` for the student's `1`, although some of it is `13` to the
+    student.)
 
     Args:
         settings: form, divergence, temperature and rescaling. The chain rule is applied at temperature 1 to the further
@@ -74,7 +75,7 @@ class VocabularyProjection(TokenTerm, config=VocabularyProjectionConfig):
     Source: X-Token (arXiv:2605.21699): KL(p ‖ Wᵀ q) with the student carried to the teacher's tokens by first pieces,
         and the chain rule within a span. Here pieces are followed in both directions, later pieces have no weight
         (they are not next tokens), W is not learned, and the chain rule makes an outcome of its own. The common form
-        is that of GOLD (Patiño et al. 2025) on distributions that sum to one; theirs do not, so that every other token
+        is that of GOLD (Patiño et al. 2025) on distributions that sum to one; GOLD's do not, so that every other token
         is pushed down at every position.
     """
 
@@ -115,16 +116,16 @@ class VocabularyProjection(TokenTerm, config=VocabularyProjectionConfig):
         aligned = require_aligned(signal, term=self.name)
         temperature = self.settings.temperature
         every = bool(aligned.has.all())
-        ours = self._grouped(student.logp(self.student_width, temperature), None if every else aligned.has)
+        grouped_student = self._grouped(student.logp(self.student_width, temperature), None if every else aligned.has)
         targets = student.targets_N[aligned.has]
-        theirs = aligned.teacher.logp(self.teacher_width, temperature)
-        value = self._values(ours, theirs, targets, aligned)
+        teacher_kW = aligned.teacher.logp(self.teacher_width, temperature)
+        value = self._values(grouped_student, teacher_kW, targets, aligned)
         if self.settings.rescale_by_temperature_squared:
             value = value * temperature**2
         if self.settings.rest == "text":
             cold = student.logp(self.student_width, 1.0)
             # sums over groups take as long as a softmax: those of temperature 1 are there
-            seen = ours if temperature == 1.0 else self._grouped(cold, None if every else aligned.has)
+            seen = grouped_student if temperature == 1.0 else self._grouped(cold, None if every else aligned.has)
             value = value + self._within(seen, targets, aligned)
             if every:
                 return value
@@ -141,18 +142,18 @@ class VocabularyProjection(TokenTerm, config=VocabularyProjectionConfig):
 
     def _within(self, student: _OneSide, targets: Tensor, aligned: AlignedTokens) -> Tensor:
         """(k,) −log of the student's token within its outcome."""
-        ours, student_logp = student.logp_kV, student.groups_kG
-        groups = self._groups(ours.device)
+        student_kV, student_logp = student.logp_kV, student.groups_kG
+        groups = self._groups(student_kV.device)
         group_v = groups.student.of[targets]
         outcome = student_logp.gather(1, group_v.clamp(min=0)[:, None])[:, 0]
         alone = self._is_apart(targets, aligned).nonzero()[:, 0]
         if alone.numel():
             inside_V = groups.longer_students(targets[alone])
-            one = ours[alone].masked_fill(~inside_V, -torch.inf).logsumexp(dim=-1)
+            one = student_kV[alone].masked_fill(~inside_V, -torch.inf).logsumexp(dim=-1)
             outcome = outcome.index_copy(0, alone, one)
         if student.total_k is not None:
             outcome = outcome - student.total_k
-        actual = ours.gather(1, targets[:, None])[:, 0]
+        actual = student_kV.gather(1, targets[:, None])[:, 0]
         return torch.where(group_v >= 0, outcome, 0.0) - actual
 
     def _is_apart(self, targets: Tensor, aligned: AlignedTokens) -> Tensor:
@@ -160,52 +161,54 @@ class VocabularyProjection(TokenTerm, config=VocabularyProjectionConfig):
         spelled = self._groups(targets.device).spelled
         return torch.zeros_like(aligned.whole) if spelled is None else aligned.whole & spelled.separable[targets]
 
-    def _values(self, student: _OneSide, theirs: Tensor, targets: Tensor, aligned: AlignedTokens) -> Tensor:
+    def _values(self, student: _OneSide, teacher_kW: Tensor, targets: Tensor, aligned: AlignedTokens) -> Tensor:
         """(k,) of the student's and (k, W) the teacher's log-probabilities."""
-        ours = student.logp_kV
-        groups = self._groups(ours.device)
+        student_kV = student.logp_kV
+        groups = self._groups(student_kV.device)
         continuation = aligned.continuation_logp.clamp(max=-_ROUNDING)
-        event = theirs.gather(1, aligned.teacher_ids[:, None])[:, 0] + aligned.continuation_logp
+        event = teacher_kW.gather(1, aligned.teacher_ids[:, None])[:, 0] + aligned.continuation_logp
         group_w, group_v = groups.teacher.of[aligned.teacher_ids], groups.student.of[targets]
         apart = self._is_apart(targets, aligned)
         taken = apart | (group_v != group_w)
         moved = taken & ~apart & (group_v >= 0)
         changed = taken.nonzero()[:, 0]
         if changed.numel():
-            theirs = theirs.clone()
+            teacher_kW = teacher_kW.clone()
             stays = torch.log(-torch.expm1(continuation[changed]))
-            theirs[changed, aligned.teacher_ids[changed]] += stays
-        value = self._compared(student, theirs, event, group_v, moved)
+            teacher_kW[changed, aligned.teacher_ids[changed]] += stays
+        value = self._compared(student, teacher_kW, event, group_v, moved)
         alone = apart.nonzero()[:, 0]
         if not alone.numel():
             return value
         # few rows, made twice: to leave them out of the many costs a copy of all
-        return value.index_copy(0, alone, self._apart(ours[alone], theirs[alone], event[alone], targets[alone]))
+        return value.index_copy(
+            0, alone, self._apart(student_kV[alone], teacher_kW[alone], event[alone], targets[alone])
+        )
 
-    def _compared(self, student: _OneSide, theirs: Tensor, event: Tensor, group_v: Tensor, moved: Tensor) -> Tensor:
+    def _compared(self, student: _OneSide, teacher_kW: Tensor, event: Tensor, group_v: Tensor, moved: Tensor) -> Tensor:
         """(k,) over the groups; where `moved`, the event is carried over to the group of the student's token."""
-        groups = self._groups(theirs.device)
-        teacher_logp = grouped(theirs, groups.teacher)
+        groups = self._groups(teacher_kW.device)
+        teacher_logp = grouped(teacher_kW, groups.teacher)
         rows = moved.nonzero()[:, 0]
         if rows.numel():
-            if teacher_logp is theirs:
-                teacher_logp = theirs.clone()
+            if teacher_logp is teacher_kW:
+                teacher_logp = teacher_kW.clone()
             places = (rows, group_v[rows])
             teacher_logp[places] = torch.logaddexp(teacher_logp[places], event[rows])
         total = student.total_k
-        ours = student.groups_kG if total is None else student.groups_kG - total[:, None]
-        return self._weighed(ours, teacher_logp, groups)
+        student_kV = student.groups_kG if total is None else student.groups_kG - total[:, None]
+        return self._weighed(student_kV, teacher_logp, groups)
 
-    def _apart(self, ours: Tensor, theirs: Tensor, event: Tensor, targets: Tensor) -> Tensor:
+    def _apart(self, student_kV: Tensor, teacher_kW: Tensor, event: Tensor, targets: Tensor) -> Tensor:
         """(k,) over the groups and one outcome more: the student's token that follows."""
-        groups = self._groups(ours.device)
+        groups = self._groups(student_kV.device)
         inside_V, inside_W = groups.longer_students(targets), groups.longer_teachers(targets)
-        student_one = ours.masked_fill(~inside_V, -torch.inf).logsumexp(dim=-1, keepdim=True)
+        student_one = student_kV.masked_fill(~inside_V, -torch.inf).logsumexp(dim=-1, keepdim=True)
         teacher_one = torch.logaddexp(
-            theirs.masked_fill(~inside_W, -torch.inf).logsumexp(dim=-1, keepdim=True), event[:, None]
+            teacher_kW.masked_fill(~inside_W, -torch.inf).logsumexp(dim=-1, keepdim=True), event[:, None]
         )
-        student_logp = grouped(ours.masked_fill(inside_V, -torch.inf), groups.student)
-        teacher_logp = grouped(theirs.masked_fill(inside_W, -torch.inf), groups.teacher)
+        student_logp = grouped(student_kV.masked_fill(inside_V, -torch.inf), groups.student)
+        teacher_logp = grouped(teacher_kW.masked_fill(inside_W, -torch.inf), groups.teacher)
         student_logp = torch.cat([student_logp, student_one], dim=-1)
         if not groups.student.complete:
             student_logp = student_logp.log_softmax(dim=-1)

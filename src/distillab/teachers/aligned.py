@@ -1,4 +1,4 @@
-"""What a teacher with other tokens says at the places where both tokenisations meet.
+"""A teacher's scores in its own tokens, read at the student's aligned positions.
 
 Shape letters: N scored positions of the student, n some of them, k those of the n that have a partner, M scored
 positions of the teacher, S spans of the batch.
@@ -45,7 +45,7 @@ class AlignedTokens(PartnerTokens):
         continuation_logp: (k,) float32, log-probability, by the teacher, of the further tokens of the span that this
             token begins; 0 where it is the whole span, or where the teacher is sure of them in float32.
         whole: (k,) bool, True where the student's next token is the whole span.
-        by_order: partners by their number in the answer, where a term asks for these.
+        by_order: partners by their number in the answer, where a term reads these.
     """
 
     teacher_ids: Tensor
@@ -77,7 +77,7 @@ class AlignedScores:
     Attributes:
         scores: over M.
         partner_N: by place, see `Alignment`.
-        ordinal_N: by number; None where no term asks.
+        ordinal_N: by number; None where no term reads them.
         target_M: the teacher's next tokens.
         continuation_N: float32, see `AlignedTokens`; 0 where there is no partner.
         whole_N: bool, see `AlignedTokens`.
@@ -91,24 +91,24 @@ class AlignedScores:
     whole_N: Tensor
 
     def chunk(self, here: slice | Tensor, device: torch.device) -> AlignedTokens:
-        """What it says at some of the N positions; until the next call."""
+        """The scores at some of the N positions; until the next call."""
         partner = self.partner_N[here]
         has = partner >= 0
-        theirs = partner[has]
+        partners = partner[has]
         by_order = None
         if self.ordinal_N is None:
-            said = self.scores.chunk(theirs, device)
+            scores = self.scores.chunk(partners, device)
         else:
             # in one call, since the next one may use the same memory
             ordinal = self.ordinal_N[here]
             there = ordinal >= 0
-            both = self.scores.chunk(torch.cat([theirs, ordinal[there]]), device)
-            said = both.rows(slice(0, theirs.shape[0]))
-            by_order = PartnerTokens(there.to(device), both.rows(slice(theirs.shape[0], both.positions)))
+            both = self.scores.chunk(torch.cat([partners, ordinal[there]]), device)
+            scores = both.rows(slice(0, partners.shape[0]))
+            by_order = PartnerTokens(there.to(device), both.rows(slice(partners.shape[0], both.positions)))
         return AlignedTokens(
             has.to(device),
-            said,
-            self.target_M[theirs].to(device),
+            scores,
+            self.target_M[partners].to(device),
             self.continuation_N[here][has].to(device),
             self.whole_N[here][has].to(device),
             by_order,

@@ -1,4 +1,4 @@
-"""Finds where a loss or a gradient stopped being finite, and says so.
+"""Find where a loss or a gradient stopped being finite.
 
 Shape letters: N flattened scored positions, V vocabulary.
 """

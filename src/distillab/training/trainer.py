@@ -193,8 +193,8 @@ class DistillationTrainer(Trainer):
         local = [sum(weighted.term.count(batch) for batch in batches) for weighted in self.objective.terms]
         supervised = sum(scored_count(batch) for batch in batches)
         tokens = sum(int(batch["attention_mask"].sum()) for batch in batches)
-        theirs = sum(int(teacher_batch(batch)["attention_mask"].sum()) for batch in batches)
-        local += [supervised, tokens, theirs]
+        teacher_tokens = sum(int(teacher_batch(batch)["attention_mask"].sum()) for batch in batches)
+        local += [supervised, tokens, teacher_tokens]
         totals = self._over_processes(torch.tensor(local, dtype=torch.long, device=device))
         *counts, self._supervised_tokens, self._step_tokens, self._teacher_tokens = totals.tolist()
         self._counts = dict(zip(names, counts, strict=True))
