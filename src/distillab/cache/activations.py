@@ -74,7 +74,7 @@ class StatesLayout(KindLayout):
         An array is its (P, D) numbers, little-endian, row by row; as int8 first P float16 scales, then the P·D codes.
 
         Args:
-            section: float32 arrays where the layout says float32 or int8, float16 where float16, and where bfloat16
+            section: float32 arrays where the layout has float32 or int8, float16 where float16, and where bfloat16
                 its bits as uint16.
         Raises:
             ShapeError: other names, shapes or dtypes than the layout's.
@@ -97,7 +97,7 @@ class StatesLayout(KindLayout):
             records: one a row.
             lengths: P of each row.
         Raises:
-            CacheCorrupt: a record is not as long as the layout says.
+            CacheCorrupt: a record is not of the length of its layout.
         """
         cursor = Cursor(records, self.kind)
         arrays: dict[str, npt.NDArray[np.generic]] = {}

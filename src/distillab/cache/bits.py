@@ -19,7 +19,7 @@ GROUP = 8
 
 
 def bits_for(values: int) -> int:
-    """Bits that tell so many different values apart, at least one: ceil(log2 values).
+    """Return the bits for so many different values, at least one: ceil(log2 values).
 
     >>> bits_for(32_000), bits_for(151_936), bits_for(2), bits_for(1)
     (15, 18, 1, 1)
@@ -33,10 +33,10 @@ def packed_bytes(count: int, bits: int) -> int:
 
 
 def pack(values: npt.NDArray[np.integer], bits: int) -> bytes:
-    """The stream of `values`.
+    """Return the stream of `values`.
 
     Args:
-        values: (n,) whole numbers from 0 to 2**bits - 1; whoever calls has checked that they are.
+        values: (n,) whole numbers from 0 to 2**bits - 1; checked by the caller.
         bits: 1 to 32.
     Returns:
         `packed_bytes(n, bits)` bytes.
@@ -59,7 +59,7 @@ def pack(values: npt.NDArray[np.integer], bits: int) -> bytes:
 
 
 def unpack(stream: Bytes, bits: int) -> npt.NDArray[np.uint32]:
-    """All values of a stream, the zeros that fill up its last group among them.
+    """Return all values of a stream, the zeros that fill up its last group among them.
 
     Args:
         stream: whole groups of `bits` bytes each; several streams one after another are one stream.
@@ -88,7 +88,7 @@ def unpack(stream: Bytes, bits: int) -> npt.NDArray[np.uint32]:
 
 
 def unpack_streams(streams: Sequence[Bytes], counts: Sequence[int], bits: int) -> npt.NDArray[np.uint32]:
-    """The values of several streams, one after another, decoded in one go.
+    """Return the values of several streams, one after another, decoded in one go.
 
     Args:
         streams: each of `packed_bytes(count, bits)` bytes.

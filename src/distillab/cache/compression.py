@@ -31,7 +31,7 @@ def check_compression(name: str) -> None:
 
 
 def compress(record: bytes, name: str) -> bytes:
-    """A record as it stands in a shard. `name`: CacheIdentity.compression.
+    """Return a record as it stands in a shard. `name`: CacheIdentity.compression.
 
     Raises:
         ConfigError: a row's record is larger than a reader decompresses.
@@ -51,7 +51,7 @@ def compress(record: bytes, name: str) -> bytes:
 
 
 def decompress(stored: Stored, name: str, *, most_bytes: int) -> Stored:
-    """What `compress` was given.
+    """Return what `compress` was given.
 
     Args:
         most_bytes: that the record of this layout and length can have.

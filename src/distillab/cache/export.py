@@ -44,7 +44,7 @@ def export_parquet(reader: CacheReader, output: Path, *, on_rows: Callable[[int]
 
     Args:
         output: made under another name first, so it is whole or not there.
-        on_rows: told how many rows are done since it was called before.
+        on_rows: called with the number of rows that are done since the call before.
     Raises:
         ConfigError: `output` is there already.
         CacheMismatch: rows are missing.

@@ -39,7 +39,7 @@ class RowFinder:
         self._rows = self._rows[order]
 
     def find(self, digests: Sequence[bytes]) -> list[int | None]:
-        """The number of the first row with each digest; None where there is none.
+        """Return the number of the first row with each digest; None where there is none.
 
         Raises:
             CacheCorrupt: the shard of a row is damaged.

@@ -19,12 +19,12 @@ from distillab.files import disk_errors, place_new, remove_leftovers
 
 
 def shards_of(identity: CacheIdentity) -> int:
-    """How many shards a complete cache has."""
+    """Return how many shards a complete cache has."""
     return -(-identity.rows // identity.rows_per_shard)
 
 
 def rows_of(identity: CacheIdentity, number: int) -> range:
-    """The numbers of the rows that stand in a shard."""
+    """Return the numbers of the rows that stand in a shard."""
     start = number * identity.rows_per_shard
     return range(start, min(start + identity.rows_per_shard, identity.rows))
 
@@ -33,7 +33,7 @@ def rows_of(identity: CacheIdentity, number: int) -> range:
 
 
 def read_identity(source: Source) -> CacheIdentity:
-    """What the cache is of.
+    """Return what the cache is of.
 
     Raises:
         CacheCorrupt: identity.json is missing or damaged.
@@ -73,7 +73,7 @@ def claim(folder: Path, identity: CacheIdentity) -> None:
         CacheMismatch: it is another's, and every differing field is shown; or a subfolder leads to another place.
         CacheCorrupt: identity.json is damaged.
         StorageError: the disk is full.
-        ConfigError: the cache would have more shards than anybody reads.
+        ConfigError: the cache would have too many shards.
     """
     if shards_of(identity) > MOST_SHARDS:
         raise ConfigError(
@@ -123,7 +123,7 @@ def within(place: str) -> Iterator[None]:
 
 
 def newer_format(place: str, version: object) -> CacheMismatch:
-    """The error of a file that a newer version of the format has written."""
+    """Return the error of a file that a newer version of the format has written."""
     return CacheMismatch(
         "This cache was written by a newer version of distillab.",
         where=place,

@@ -56,10 +56,10 @@ def write_head(folder: Path, head: StoredHead, fingerprint: str) -> None:
 
 
 def read_head(source: Source, fingerprint: str, entry: HeadEntry | None = None) -> StoredHead:
-    """The head of a cache.
+    """Return the head of a cache.
 
     Args:
-        entry: of a merged cache's manifest; None: what head.json says.
+        entry: of a merged cache's manifest; None: of head.json.
     Raises:
         CacheCorrupt: it is missing or damaged.
         CacheMismatch: it belongs to another cache.
@@ -95,7 +95,7 @@ def read_head(source: Source, fingerprint: str, entry: HeadEntry | None = None) 
 
 
 def read_head_entry(source: Source) -> HeadEntry:
-    """What head.json says.
+    """Return the entry in head.json.
 
     Raises:
         CacheCorrupt: it is missing or damaged.

@@ -15,13 +15,13 @@ from distillab.records.sources import TeacherProvenance
 
 MOST_ROWS = 2**40
 MOST_SHARDS = 2**20
-"""So many files a cache may have: whoever reads it walks through all their numbers."""
+"""The most files of a cache: a reader walks through all their numbers."""
 
 _LARGEST = 2**31
 
 
 class TeacherSizes(Record):
-    """Sizes of the teacher, for terms that compare inner states."""
+    """Sizes of the teacher, for terms that compare activations."""
 
     blocks: int = Field(ge=0, le=_LARGEST)
     width: int = Field(ge=0, le=_LARGEST)
@@ -39,9 +39,7 @@ class CacheIdentity(Record):
     sizes: TeacherSizes
     tokenizer: str = Field(description="fingerprint of the tokenizer that made the rows' ids")
     template_sha256: str = Field(description="of the template that made the rows' text")
-    template_date: datetime.date | None = Field(
-        default=None, description="the day that this template was told, if it writes one"
-    )
+    template_date: datetime.date | None = Field(default=None, description="the day of this template, if it writes one")
     width: int = Field(ge=0, le=_LARGEST, description="ids 0 … width-1 that the teacher's distribution is over")
     source: str = Field(description="name of the rows, for messages")
     rows: int = Field(ge=0, le=MOST_ROWS)
@@ -74,7 +72,7 @@ class CacheIdentity(Record):
 
     @model_serializer(mode="wrap")
     def _without_a_day_as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """An identity without a day has the bytes and the fingerprint that it had before there was one."""
+        """Write an identity without a day with the bytes and the fingerprint that it had before there was one."""
         written: dict[str, Any] = write(self)
         if self.template_date is None:
             written.pop("template_date", None)

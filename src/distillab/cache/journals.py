@@ -41,7 +41,7 @@ class SealedEntry(Record):
 
     @property
     def sound(self) -> bool:
-        """It says what was once written."""
+        """It is as it was written."""
         return self.entry_xxh3 == self._checksum()
 
     def _checksum(self) -> str:
@@ -74,7 +74,7 @@ class Manifest(Record):
 
 @dataclass(frozen=True)
 class Listing:
-    """What journals and manifest say.
+    """The entries of journals and manifest.
 
     Attributes:
         shards: number -> its entry.
@@ -98,7 +98,7 @@ class Listing:
 
 
 def read_listing(source: Source, identity: CacheIdentity) -> Listing:
-    """All finished shards of a cache.
+    """Return all finished shards of a cache.
 
     A journal's last line without its line end was being written when the process died: its shard is not finished.
 
@@ -144,7 +144,7 @@ def read_listing(source: Source, identity: CacheIdentity) -> Listing:
 
 
 def foreign(place: str, wanted: str, found: str) -> CacheMismatch:
-    """The error of a file that belongs to another cache."""
+    """Return the error of a file that belongs to another cache."""
     return CacheMismatch(
         "A file in this cache belongs to another cache, or identity.json is another's or was changed.",
         where=place,
@@ -230,7 +230,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(source: Source, damaged: list[str]) -> Manifest | None:
-    """The sound entries of a merged cache's manifest; None where there is none, or it is damaged.
+    """Return the sound entries of a merged cache's manifest; None where there is none, or it is damaged.
 
     Args:
         damaged: gets the place of a manifest or an entry that cannot be read, or names what it may not.

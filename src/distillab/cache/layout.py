@@ -111,7 +111,7 @@ class TokensLayout(RecordLayout):
             records: one a row.
             lengths: L of each.
         Raises:
-            CacheCorrupt: a record is not as long as the layout says.
+            CacheCorrupt: a record is not of the length of its layout.
         """
         cursor = Cursor(records, self.kind)
         input_ids = cursor.integers(lengths, self.id_bits)

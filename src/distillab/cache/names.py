@@ -23,23 +23,23 @@ _SHARD = re.compile(r"shard-([0-9]+)\.safetensors")
 
 
 def shard_file(number: int) -> str:
-    """Name of a shard in its cache."""
+    """Return name of a shard in its cache."""
     return f"{SHARDS}/shard-{number:05d}.safetensors"
 
 
 def journal_file(worker: int, workers: int) -> str:
-    """Name of a worker's journal in its cache."""
+    """Return name of a worker's journal in its cache."""
     return f"{JOURNALS}/{worker}-of-{workers}.jsonl"
 
 
 def shard_number(name: str) -> int | None:
-    """Which shard a file of the folder `shards` is, or is a temporary file of; None: neither."""
+    """Return which shard a file of the folder `shards` is, or is a temporary file of; None: neither."""
     found = _SHARD.fullmatch(name) or _TEMPORARY.fullmatch(name)
     return int(found.group(1)) if found else None
 
 
 def in_another_folder(file: str, own: str) -> bool:
-    """Whether a manifest's name is that of the file `own` in a folder that a relative path leads to.
+    """Return whether a manifest's name is that of the file `own` in a folder that a relative path leads to.
 
     >>> in_another_folder("../part/shards/shard-00001.safetensors", "shards/shard-00001.safetensors")
     True
@@ -56,7 +56,7 @@ def in_another_folder(file: str, own: str) -> bool:
 
 
 def require_own(folder: Path, name: str) -> Path:
-    """A subfolder of a cache in which files are written or removed: it must be the cache's own, and no link.
+    """Return a subfolder of a cache in which files are written or removed: it must be the cache's own, and no link.
 
     Raises:
         CacheMismatch: it leads to another place.

@@ -87,7 +87,7 @@ class TopKLayout(KindLayout):
             records: one a row.
             lengths: N of each row.
         Raises:
-            CacheCorrupt: a record is not as long as the layout says, or its masses are far from one.
+            CacheCorrupt: a record is not of the length of its layout, or its masses are far from one.
         """
         cursor = Cursor(records, self.kind)
         entries = [n * self.k for n in lengths]

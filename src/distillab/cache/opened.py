@@ -38,7 +38,7 @@ class OpenShards:
         return {**self.__dict__, "_indexes": OrderedDict() if local else self._indexes}
 
     def count_rows(self) -> int:
-        """Rows of all shards, each of which has at least the size that its entry says, where this can be seen.
+        """Return rows of all shards, each of which has at least the size of its entry, where this can be seen.
 
         Raises:
             CacheCorrupt: a shard of a local cache is missing, or has another size.
@@ -48,7 +48,7 @@ class OpenShards:
         return sum(entry.rows for entry in self.entries.values())
 
     def open_all(self) -> Iterator[tuple[int, ShardIndex]]:
-        """Every shard's number and index, checked; the numbers rise.
+        """Return every shard's number and index, checked; the numbers rise.
 
         Raises:
             CacheCorrupt: a shard is missing, cut off or damaged.
@@ -67,7 +67,7 @@ class OpenShards:
             yield number, self._indexes[number]
 
     def index(self, number: int) -> ShardIndex:
-        """The index of one shard, checked. Raises as `open_all`."""
+        """Return the index of one shard, checked. Raises as `open_all`."""
         found = self._indexes.get(number)
         if found is not None:
             self._indexes.move_to_end(number)
@@ -136,7 +136,7 @@ class OpenShards:
         return index
 
     def _why(self, number: int, content: Raw) -> str:
-        """What a shard is instead, where it can be told: another sound shard, put here by mistake."""
+        """Return what a shard is instead, where it can be told: another sound shard, put here by mistake."""
         for other, entry in self.entries.items():
             if (
                 len(content) >= entry.index_bytes
@@ -146,7 +146,7 @@ class OpenShards:
         return "its index is not what was written"
 
     def damaged(self, number: int, fact: str) -> CacheCorrupt:
-        """The error of a shard whose bytes are not what was written."""
+        """Return the error of a shard whose bytes are not what was written."""
         return CacheCorrupt(
             f"Shard {number} of the cache is damaged.",
             where=self.source.place(self.entries[number].file),

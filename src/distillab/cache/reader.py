@@ -65,7 +65,7 @@ class CacheReader:
 
     @property
     def complete(self) -> bool:
-        """All rows are there (and, of kind full, whoever needs the head reads it)."""
+        """All rows are there (of kind full, the head is read where it is needed)."""
         return len(self._shards.entries) == shards_of(self.identity)
 
     @property
@@ -74,7 +74,7 @@ class CacheReader:
         return sum(entry.bytes for entry in self._shards.entries.values())
 
     def missing_shards(self) -> list[int]:
-        """Numbers of the shards that nobody has finished."""
+        """Return the numbers of the missing shards."""
         return [number for number in range(shards_of(self.identity)) if number not in self._shards.entries]
 
     def require_complete(self) -> None:
@@ -87,12 +87,12 @@ class CacheReader:
             raise self._incomplete(CacheMismatch)
 
     def present_rows(self) -> npt.NDArray[np.int64]:
-        """(rows that are there,) their numbers, rising."""
+        """Return (rows that are there,) their numbers, rising."""
         found = [np.asarray(rows_of(self.identity, number)) for number in sorted(self._shards.entries)]
         return np.concatenate(found, dtype=np.int64) if found else np.zeros(0, np.int64)
 
     def keys(self) -> list[str]:
-        """The key of every row of a complete cache, in the order of the rows.
+        """Return the key of every row of a complete cache, in the order of the rows.
 
         Raises:
             CacheCorrupt: shards are missing.
@@ -102,12 +102,12 @@ class CacheReader:
         return [key for number in sorted(self._shards.entries) for key in self._shards.index(number).row_keys()]
 
     def lengths(self) -> npt.NDArray[np.int64]:
-        """(rows that are there, 2): tokens L and scored positions N of each, in the order of `present_rows`."""
+        """Return (rows that are there, 2): tokens L and scored positions N of each, in the order of `present_rows`."""
         found = [self._shards.index(number).lengths for number in sorted(self._shards.entries)]
         return np.concatenate(found) if found else np.zeros((0, 2), np.int64)
 
     def find(self, digest: bytes) -> int | None:
-        """The number of the row with this `row_digest`, the first of several; None where there is none."""
+        """Return the number of the row with this `row_digest`, the first of several; None where there is none."""
         return self._finder.find([digest])[0]
 
     def find_many(self, digests: Sequence[bytes]) -> list[int | None]:
@@ -115,7 +115,7 @@ class CacheReader:
         return self._finder.find(digests)
 
     def read(self, rows: Sequence[int], kinds: Sequence[str]) -> list[CachedRow]:
-        """Rows with their tokens and the sections asked for.
+        """Return rows with their tokens and the sections of some kinds.
 
         Args:
             rows: numbers, in any order, also twice.
@@ -164,7 +164,7 @@ class CacheReader:
             return decode(self._content(records, lengths, layout), _positions(lengths, layout), layout)
 
     def head(self) -> StoredHead:
-        """The teacher's head (kind full).
+        """Return the teacher's head (kind full).
 
         Raises:
             CacheCorrupt: it is missing or damaged.

@@ -40,7 +40,7 @@ _DTYPES = {"I64": "<i8", "U64": "<u8", "U8": "u1", "F32": "<f4", "F16": "<f2", "
 
 
 class BadBytes(Exception):
-    """These bytes are no file of this format; whoever reads them knows which file they come from."""
+    """These bytes are no file of this format; the caller knows which file they come from."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,18 +81,18 @@ class ShardIndex:
         return len(self.lengths)
 
     def row_keys(self) -> list[str]:
-        """The names of the rows."""
+        """Return the names of the rows."""
         ends, text = self._keys
         whole, starts = text.tobytes(), [0, *ends.tolist()]
         return [whole[start:end].decode() for start, end in zip(starts, ends.tolist(), strict=False)]
 
     def row_key(self, row: int) -> str:
-        """The name of one row."""
+        """Return the name of one row."""
         ends, text = self._keys
         return text[int(ends[row - 1]) if row else 0 : int(ends[row])].tobytes().decode()
 
     def record(self, section: str, row: int) -> tuple[int, int, int]:
-        """(first byte in the file, the byte behind the last, checksum) of one record."""
+        """Return (first byte in the file, the byte behind the last, checksum) of one record."""
         ends, start = self.ends[section], self.starts[section]
         before = int(ends[row - 1]) if row else 0
         return start + before, start + int(ends[row]), int(self.checksums[section][row])
@@ -101,7 +101,7 @@ class ShardIndex:
 def make_shard(
     rows: Sequence[ShardRow], sections: Sequence[str], *, number: int, fingerprint: str
 ) -> tuple[bytes, int]:
-    """The bytes of a shard, the same for the same rows whoever makes them.
+    """Return the bytes of a shard, the same for the same rows.
 
     Args:
         rows: in the order of the cache.
@@ -138,7 +138,7 @@ def make_shard(
 def index_bytes(keys: Sequence[str], kinds: Sequence[str], *, rows_per_shard: int) -> int:
     """Return the bytes of all shards beside their records: headers, keys, digests, lengths, ends and checksums.
 
-    Exact but for some digits in the headers, which say where the records end.
+    Exact but for some digits in the headers, which hold where the records end.
 
     Args:
         keys: of all rows, in their order.
@@ -158,7 +158,7 @@ def index_bytes(keys: Sequence[str], kinds: Sequence[str], *, rows_per_shard: in
 
 
 def parse_index(buffer: Raw, sections: Sequence[str]) -> ShardIndex:
-    """The index of a shard, as views into `buffer`.
+    """Return the index of a shard, as views into `buffer`.
 
     Args:
         buffer: header and index, checked against their checksum; whatever stands behind them is not read.
@@ -234,7 +234,7 @@ class Place:
         return math.prod(self.shape)
 
     def array(self, buffer: Raw) -> npt.NDArray[Any]:
-        """A view of it; bfloat16 as its uint16 bits.
+        """Return a view of it; bfloat16 as its uint16 bits.
 
         Raises:
             BadBytes: the buffer ends before it does.
@@ -248,7 +248,7 @@ class Place:
 def safetensors_header(
     tensors: Sequence[tuple[str, npt.NDArray[Any]]], metadata: Mapping[str, str], *, bfloat16: bool = False
 ) -> bytes:
-    """The header of a file in which the arrays stand in this order, without gaps.
+    """Return the header of a file in which the arrays stand in this order, without gaps.
 
     Args:
         bfloat16: uint16 arrays are bits of bfloat16 numbers.

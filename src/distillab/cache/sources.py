@@ -47,11 +47,11 @@ class Source(Protocol):
         ...
 
     def place(self, file: str) -> str:
-        """A file's whole name, for messages."""
+        """Return a file's whole name, for messages."""
         ...
 
     def whole(self, file: str) -> bytes | None:
-        """All bytes of a small file; None where it is not there.
+        """Return all bytes of a small file; None where it is not there.
 
         Raises:
             CacheCorrupt: it is far too large for what it is, or no regular file.
@@ -59,15 +59,15 @@ class Source(Protocol):
         ...
 
     def files(self, folder: str) -> list[str]:
-        """Names of the files in a folder of the cache, in their order; none where there is no such folder."""
+        """Return names of the files in a folder of the cache, in their order; none where there is no such folder."""
         ...
 
     def size(self, file: str) -> int | None:
-        """Bytes of a file, None where it is not there or asking for it costs a request a file."""
+        """Return bytes of a file, None where it is not there or asking for it costs a request a file."""
         ...
 
     def read(self, ranges: Sequence[Range]) -> list[Raw]:
-        """The bytes of many ranges.
+        """Return the bytes of many ranges.
 
         Raises:
             CacheCorrupt: a file is not there, or ends before a range does.
@@ -76,7 +76,7 @@ class Source(Protocol):
 
 
 def open_source(location: str | Path) -> Source:
-    """A folder, or a URL that fsspec knows.
+    """Return a folder, or a URL that fsspec knows.
 
     Raises:
         ConfigError: a package that this kind of URL needs is not installed, or there is no such kind.
@@ -105,7 +105,7 @@ class _OpenFile:
             os.close(self._descriptor)
 
     def read(self, start: int, end: int) -> bytes:
-        """The bytes that are there of this range."""
+        """Return the bytes that are there of this range."""
         # a range of a damaged list must not take memory for what is not there
         end = min(end, self.size)
         parts = []
@@ -134,11 +134,11 @@ class LocalSource:
         return redacted(str(self.folder))
 
     def place(self, file: str) -> str:
-        """The file's path."""
+        """Return the file's path."""
         return os.path.normpath(self.folder / file)
 
     def whole(self, file: str) -> bytes | None:
-        """All bytes of a small file; None where it is not there."""
+        """Return all bytes of a small file; None where it is not there."""
         try:
             opened = _OpenFile(self.folder / file, self.place(file))
         except (FileNotFoundError, NotADirectoryError):
@@ -148,19 +148,19 @@ class LocalSource:
         return opened.read(0, opened.size)
 
     def files(self, folder: str) -> list[str]:
-        """Names of the files in a folder of the cache, in their order."""
+        """Return names of the files in a folder of the cache, in their order."""
         there = self.folder / folder
         return sorted(f"{folder}/{path.name}" for path in there.iterdir()) if there.is_dir() else []
 
     def size(self, file: str) -> int | None:
-        """Bytes of a file, None where it is not there."""
+        """Return bytes of a file, None where it is not there."""
         try:
             return (self.folder / file).stat().st_size
         except (FileNotFoundError, NotADirectoryError):
             return None
 
     def read(self, ranges: Sequence[Range]) -> list[Raw]:
-        """The bytes of many ranges."""
+        """Return the bytes of many ranges."""
         found: list[Raw] = []
         for file, start, end in ranges:
             opened = self._opened(file)
@@ -186,7 +186,7 @@ class LocalSource:
 
 
 class RemoteSource:
-    """Files behind fsspec; many ranges are asked for at once. Credentials and endpoints: from the environment."""
+    """Files behind fsspec; many ranges are fetched at once. Credentials and endpoints: from the environment."""
 
     def __init__(self, url: str) -> None:
         require_no_password(url, where="the cache's address")
@@ -203,11 +203,11 @@ class RemoteSource:
         return self.url
 
     def place(self, file: str) -> str:
-        """The file's URL."""
+        """Return the file's URL."""
         return _joined(self.url, file)
 
     def whole(self, file: str) -> bytes | None:
-        """All bytes of a file; None where it is not there."""
+        """Return all bytes of a file; None where it is not there."""
         fs, root = self._fs()
         (got,) = fs.cat_ranges([_joined(root, file)], [None], [None], on_error="return")
         if isinstance(got, FileNotFoundError):
@@ -220,7 +220,7 @@ class RemoteSource:
         return content
 
     def files(self, folder: str) -> list[str]:
-        """Names of the files in a folder of the cache, in their order."""
+        """Return names of the files in a folder of the cache, in their order."""
         fs, root = self._fs()
         try:
             fs.invalidate_cache()
@@ -236,7 +236,7 @@ class RemoteSource:
         return None
 
     def read(self, ranges: Sequence[Range]) -> list[Raw]:
-        """The bytes of many ranges, fetched together."""
+        """Return the bytes of many ranges, fetched together."""
         fs, root = self._fs()
         paths = [_joined(root, file) for file, _, _ in ranges]
         starts, ends = [start for _, start, _ in ranges], [end for _, _, end in ranges]
@@ -297,7 +297,7 @@ class RemoteSource:
 
 
 def sha256_of(source: Source, file: str, size: int) -> str:
-    """The SHA-256 of a file's first `size` bytes, read part by part.
+    """Return the SHA-256 of a file's first `size` bytes, read part by part.
 
     Raises:
         CacheCorrupt: the file is not there, or has fewer.
@@ -310,7 +310,7 @@ def sha256_of(source: Source, file: str, size: int) -> str:
 
 
 def not_there(place: str) -> CacheCorrupt:
-    """The error of a file that is missing."""
+    """Return the error of a file that is missing."""
     return CacheCorrupt(
         "A file of the cache is missing.",
         where=place,
@@ -319,7 +319,7 @@ def not_there(place: str) -> CacheCorrupt:
 
 
 def too_short(place: str, fact: str) -> CacheCorrupt:
-    """The error of a file that was cut off."""
+    """Return the error of a file that was cut off."""
     return CacheCorrupt(
         "A file of the cache is too short.",
         where=place,
@@ -346,7 +346,7 @@ def _joined(root: str, file: str) -> str:
     """`root` and a relative name, with ".." worked out; the "//" of a URL stays.
 
     Raises:
-        CacheCorrupt: the name leads to another host or bucket: a manifest must not choose whom this machine asks.
+        CacheCorrupt: the name leads to another host or bucket: a manifest must not choose a host.
     """
     protocol, mark, path = root.rpartition("://")
     joined = posixpath.normpath(f"{path}/{file}")

@@ -1,7 +1,7 @@
 """A record is several streams one behind the other; streams of many records are decoded in one call.
 
-Every kind's module says which streams a record has, in which order, and how long each is. No stream says its own
-length: it follows from the layout and the positions of the row, so a record holds nothing but content.
+Every kind's module defines which streams a record has, in which order, and how long each is. No stream holds its
+own length: it follows from the layout and the positions of the row, so a record holds nothing but content.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Stored = bytes | memoryview | Bytes
 
 
 def packed(values: npt.NDArray[np.integer], bits: int, what: str) -> bytes:
-    """The packed stream of `values`, read back before it is given away.
+    """Return the packed stream of `values`, read back before it is given away.
 
     Read back, because an id that loses a bit is another token, and no checksum over the bytes would see it.
 
@@ -59,7 +59,7 @@ class Cursor:
         self._kind = kind
 
     def integers(self, counts: Sequence[int], bits: int) -> npt.NDArray[np.int32]:
-        """The next stream of every row: so many packed values each; all rows' values one after another."""
+        """Return the next stream of every row: so many packed values each; all rows' values one after another."""
         streams = self._take([packed_bytes(count, bits) for count in counts])
         return unpack_streams(streams, counts, bits).view(np.int32)
 

@@ -1,6 +1,6 @@
 """Numbers in fewer bytes: log-probabilities in one byte or two, hidden states in one byte with a scale a row.
 
-What is lost is said here in nats and in units of a row's largest number; `docs/performance.md` has it in bytes and in
+What is lost is given here in nats and in units of a row's largest number; `docs/performance.md` has it in bytes and in
 gradients. N positions, K kept tokens, P rows of width D.
 """
 
@@ -152,5 +152,5 @@ def int8_rows(states_PD: Floats) -> tuple[npt.NDArray[np.float16], npt.NDArray[n
 
 
 def from_int8_rows(scale_P: npt.NDArray[np.float16], codes_PD: npt.NDArray[np.int8]) -> Floats:
-    """(P, D) what `int8_rows` stored."""
+    """Return (P, D) what `int8_rows` stored."""
     return codes_PD.astype(np.float32) * scale_P.astype(np.float32)[:, None]

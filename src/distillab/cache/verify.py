@@ -1,4 +1,4 @@
-"""Reads every byte of a cache and says what is wrong; takes damaged shards out where it is asked to."""
+"""Reads every byte of a cache and reports what is wrong; can take damaged shards out."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class VerifyReport:
         shards: how many are finished, sound or not.
         rows: of the sound ones.
         stored_bytes: of the sound ones.
-        missing: shards that nobody has finished; building goes on with them.
+        missing: unfinished shards; building goes on with them.
         damaged: shard -> what is wrong, with the file. A shard file that is missing is damage.
         lists: damaged journal lines and manifests.
         head: what is wrong with the head; None: nothing, or the cache has none.
-        order: the rows are not those of the identity, although every shard is sound; None: they are, or cannot be told.
+        order: the rows are not those of the identity, although every shard is sound; None: they are, or unknown.
     """
 
     location: str
@@ -66,7 +66,7 @@ def verify(location: str | Path, *, on_shard: Callable[[int], None] | None = Non
 
     Args:
         location: a local folder or a URL.
-        on_shard: told after every shard how many are done.
+        on_shard: called after every shard with the number that is done.
     Raises:
         CacheCorrupt: identity.json is missing or damaged.
         CacheMismatch: the format is newer, or a journal or manifest belongs to another cache.
@@ -161,7 +161,7 @@ def discard_damaged(folder: Path) -> VerifyReport:
 
 
 def _check_shard(shards: OpenShards, number: int) -> bytes:
-    """The digests of the shard's rows, one after another."""
+    """Return the digests of the shard's rows, one after another."""
     entry, identity = shards.entries[number], shards.identity
     index = shards.index(number)
     if sha256_of(shards.source, entry.file, entry.bytes) != entry.sha256:

@@ -61,7 +61,7 @@ class CacheWriter:
         self._remove_leftovers()
 
     def todo(self) -> list[int]:
-        """Numbers of the shards that this worker has still to make."""
+        """Return numbers of the shards that this worker has still to make."""
         return [n for n in range(shards_of(self.identity)) if self._mine(n) and n not in self._finished]
 
     def write(self, number: int, rows: Sequence[CachedRow]) -> None:
@@ -137,7 +137,7 @@ class CacheWriter:
         return number % self._workers == self._worker
 
     def _remove_leftovers(self) -> None:
-        """Files of this worker's share that nobody has finished: a process died between them and the journal."""
+        """Remove files of this worker's share that are unfinished: a process died between them and the journal."""
         for path in require_own(self.folder, SHARDS).iterdir():
             number = shard_number(path.name)
             unfinished = path.suffix == ".tmp" or number not in self._finished

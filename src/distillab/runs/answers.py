@@ -36,7 +36,7 @@ class AnswerRows:
 
 
 def read_answers(inputs: RunInputs, location: str) -> AnswerRows:
-    """The training rows with the answers of a complete store; the teacher's weights are not needed.
+    """Return the training rows with the answers of a complete store; the teacher's weights are not needed.
 
     Args:
         location: of the store.
@@ -144,7 +144,7 @@ def seconds_of(folder: Path) -> float | None:
 
 
 def prompts_of(inputs: RunInputs) -> list[Prompt]:
-    """The prompts of the training rows that leave room for an answer, as the teacher reads them.
+    """Return the prompts of the training rows that leave room for an answer, as the teacher reads them.
 
     Raises:
         ConfigError: none does.

@@ -70,7 +70,7 @@ def held_out_kinds(teacher: TeacherView) -> tuple[KindConfig, ...]:
 
 
 def arms_kinds(arms: Sequence[RunInputs]) -> tuple[KindConfig, ...]:
-    """The kinds that several runs with one pair of models read; none where they read nothing.
+    """Return the kinds that several runs with one pair of models read; none where they read nothing.
 
     Args:
         arms: those whose signals can be cached (`Method.can_be_cached`), whose teacher reads the same tokens.
@@ -121,7 +121,7 @@ class CacheJob:
 
 
 def bytes_before_loading(job: CacheJob) -> int:
-    """Bytes that a job will take, from the teacher's configuration alone."""
+    """Return bytes that a job will take, from the teacher's configuration alone."""
     spec = job.teacher.spec
     config = load_config(spec.config, revision=spec.revision)
     dtype: str = spec.settings.dtype
@@ -132,7 +132,7 @@ def bytes_before_loading(job: CacheJob) -> int:
 
 
 def bytes_needed(layouts: Sequence[Layout], rows: Sequence[EncodedRow], *, vocabulary: int) -> int:
-    """Bytes that a cache of these rows takes on the disk without compression; of `sampled` the most that it can.
+    """Return bytes that a cache of these rows takes on the disk without compression; of `sampled` the most that it can.
 
     Args:
         layouts: of all kinds.
@@ -147,7 +147,7 @@ def bytes_needed(layouts: Sequence[Layout], rows: Sequence[EncodedRow], *, vocab
 
 
 def identity_for(job: CacheJob, *, teacher: TeacherIdentity, settings: CacheConfig) -> CacheIdentity:
-    """Everything that decides what a job holds; the arguments as in `write_part`.
+    """Return everything that decides what a job holds; the arguments as in `write_part`.
 
     Raises:
         ConfigError: a layer or block that the teacher does not have.

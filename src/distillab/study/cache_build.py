@@ -200,7 +200,7 @@ def _build_text(item: CacheBuild, teacher: RunTeacher, *, worker: int, workers: 
 
 
 def _with_weights(teacher: TeacherConfig | None) -> TeacherConfig:
-    """The teacher without the cache that a run may already read: that is what is built."""
+    """Return the teacher without the cache that a run may already read: that is what is built."""
     if teacher is None or teacher.path is None:
         raise ConfigError(
             "A cache is made of a teacher's signals, and the recipe names no teacher's weights.",

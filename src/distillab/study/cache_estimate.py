@@ -56,7 +56,7 @@ class PartEstimate:
 
 
 def estimate(build: CacheBuild) -> list[PartEstimate]:
-    """The cost of every part whose rows are known before: all but the teacher's own answers.
+    """Return the cost of every part whose rows are known before: all but the teacher's own answers.
 
     Raises:
         TeacherError: the teacher cannot be loaded.

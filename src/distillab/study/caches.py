@@ -40,7 +40,7 @@ class StudyCaches:
     _locations: dict[str, Path] = field(default_factory=dict)
 
     def stored(self, arm: ArmConfig) -> StoredSignals:
-        """Where the runs of an arm find cached signals of their teacher."""
+        """Return where the runs of an arm find cached signals of their teacher."""
         if self.recipe.teacher_signals == "online":
             return NOTHING_STORED
         if self._teacher(arm).cache is not None:
@@ -66,7 +66,7 @@ class StudyCaches:
         return [arm for arm in first.values() if not self.job(arm, part).built.is_file()]
 
     def job(self, arm: ArmConfig, part: Part, rows: Sequence[EncodedRow] = ()) -> CacheJob:
-        """What is to be recorded for an arm and all that share its cache.
+        """Return what is to be recorded for an arm and all that share its cache.
 
         Args:
             rows: of the part answers: the teacher's inputs with its own answers.
@@ -91,7 +91,7 @@ class StudyCaches:
             require_space(self._root, needed, what="the teachers' signals", otherwise=OTHERWISE)
 
     def used(self, records: Sequence[RunRecord]) -> tuple[CacheUse, ...]:
-        """The caches that runs have read, each once; of those that the study made, as they were made."""
+        """Return the caches that runs have read, each once; of those that the study made, as they were made."""
         uses: dict[str, CacheUse] = {}
         for use in (use for record in records for use in record.caches):
             built = Path(use.path) / "built.json"
@@ -119,7 +119,7 @@ class StudyCaches:
         return self._reads(arm) and self._part(arm) == part
 
     def _kinds(self, arm: ArmConfig, part: Part) -> tuple[KindConfig, ...]:
-        """The kinds that the recipe names, else those that the arms that share a part read."""
+        """Return the kinds that the recipe names, else those that the arms that share a part read."""
         if part == "held_out":
             return held_out_kinds(self.inputs(arm).require_teacher())
         return self._kinds_at(self._key(arm, part), "answers" if part == "answers" else "train")

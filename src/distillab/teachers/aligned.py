@@ -32,7 +32,7 @@ class PartnerTokens:
     teacher: NextTokens
 
     def rows(self, here: slice) -> PartnerTokens:
-        """The same at some of the n positions."""
+        """Return the same at some of the n positions."""
         return PartnerTokens(self.has[here], self.teacher.rows(_among(self.has, here)))
 
 
@@ -54,11 +54,11 @@ class AlignedTokens(PartnerTokens):
     by_order: PartnerTokens | None = None
 
     def tensors(self) -> dict[str, Tensor]:
-        """What it consists of, by a name for messages."""
+        """Return what it consists of, by a name for messages."""
         return self.teacher.tensors()
 
     def rows(self, here: slice) -> AlignedTokens:
-        """The same at some of the n positions."""
+        """Return the same at some of the n positions."""
         kept = _among(self.has, here)
         return AlignedTokens(
             self.has[here],
@@ -119,7 +119,7 @@ class AlignedScores:
 def align(
     scores: ChunkedScores, batch: TokenBatch, *, width: int, ordinal: bool, device: torch.device
 ) -> AlignedScores:
-    """The scores of `batch["teacher"]`, to be read from the student's positions.
+    """Return the scores of `batch["teacher"]`, to be read from the student's positions.
 
     Args:
         device: where the two are compared: the student's, whichever the batch is on.
@@ -151,7 +151,7 @@ def align(
 
 
 def _among(has: Tensor, here: slice) -> slice:
-    """Where the partners of some positions stand among those of all."""
+    """Return where the partners of some positions stand among those of all."""
     before = int(has[: here.start].sum())
     return slice(before, before + int(has[here].sum()))
 
@@ -166,7 +166,7 @@ def actual_logp(
     device: torch.device,
     temperature: float = 1.0,
 ) -> Tensor:
-    """(len(places),) float32 log-probabilities of the teacher's own next tokens at some of its positions.
+    """Return (len(places),) float32 log-probabilities of the teacher's own next tokens at some of its positions.
 
     Args:
         places: indices into the M positions.

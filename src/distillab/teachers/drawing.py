@@ -10,7 +10,7 @@ from torch import Tensor
 
 @torch.no_grad()
 def draw(logp_NV: Tensor, samples: int, *, points: Tensor | None = None) -> Tensor:
-    """(N, samples) ids, drawn independently and with replacement from each row's distribution.
+    """Return (N, samples) ids, drawn independently and with replacement from each row's distribution.
 
     By inversion of the running sum in float64. `torch.multinomial` adds up in float32 on a CPU: of a million tokens of
     probability 10⁻⁸ behind one of 0.99 it draws none, where one draw in a hundred should be among them.
@@ -33,7 +33,7 @@ def draw(logp_NV: Tensor, samples: int, *, points: Tensor | None = None) -> Tens
 
 
 def row_points(digest: bytes, positions: int, samples: int, *, seed: int) -> Tensor:
-    """(positions, samples) float64 in [0, 1), the uniform numbers by which a row's tokens are drawn for a cache.
+    """Return (positions, samples) float64 in [0, 1), the uniform numbers by which a row's tokens are drawn for a cache.
 
     They depend on the row and the seed alone, so a row is drawn alike beside whatever other rows, and on any device.
 

@@ -34,7 +34,7 @@ class AnswerText:
 
     Args:
         tokenizer: the model's.
-        settings: say whether reasoning is kept, and by what it is marked.
+        settings: whether reasoning is kept, and its markers.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: ReasoningSettings) -> None:
@@ -48,7 +48,7 @@ class AnswerText:
         )
 
     def read(self, prompt_ids: Sequence[int], ids: Sequence[int]) -> Written:
-        """The answer that `ids` are, without the token that ended it."""
+        """Return the answer that `ids` are, without the token that ended it."""
         special = not self._in_markers.isdisjoint(ids)
         text = continuation_text(self._tokenizer, prompt_ids, ids, special_tokens=special)
         asked = continuation_text(self._tokenizer, (), prompt_ids, special_tokens=True)
@@ -64,7 +64,7 @@ class AnswerText:
 def without_reasoning(
     text: str, markers: Sequence[tuple[str, str]], *, opened: tuple[str, str] | None = None
 ) -> tuple[str, bool, bool]:
-    """A text without its reasoning and the spaces behind it, whether it has any, and whether that has no end.
+    """Return a text without its reasoning and the spaces behind it, whether it has any, and whether that has no end.
 
     What stands before an end that was never begun is reasoning too: some templates begin it in the prompt.
 
@@ -96,7 +96,7 @@ def without_reasoning(
 
 
 def _only_ended(text: str, markers: Sequence[tuple[str, str]]) -> tuple[str, str] | None:
-    """The pair whose end stands in the text before any beginning."""
+    """Return the pair whose end stands in the text before any beginning."""
     first = min((at for begin, _ in markers if (at := text.find(begin)) >= 0), default=len(text))
     ends = [(at, pair) for pair in markers if 0 <= (at := text.find(pair[1])) < first]
     return min(ends)[1] if ends else None

@@ -1,4 +1,4 @@
-"""What a teacher says about a batch: small frozen classes, each with exactly its own fields.
+"""The signal of a teacher on a batch: small frozen classes, each with exactly its own fields.
 
 Shape letters: N flattened scored positions of the batch, in row order; W teacher vocabulary; D teacher width; K kept
 tokens or draws.
@@ -74,9 +74,9 @@ class DrawnTokens:
 
 
 class NextTokens(Protocol):
-    """What a teacher says of the next token at some positions.
+    """The next tokens of a teacher at some positions.
 
-    A term asks for what it needs in one of three forms; `SignalRequest` said so before. A teacher that does not have
+    A term reads one of three forms, which its `SignalRequest` names before. A teacher that does not have
     a form raises TeacherError.
     """
 
@@ -87,23 +87,23 @@ class NextTokens(Protocol):
 
     @property
     def width(self) -> int:
-        """Ids that it can speak of."""
+        """Ids of the distribution."""
         ...
 
     def rows(self, here: slice) -> NextTokens:
-        """The same at some of the positions."""
+        """Return the same at some of the positions."""
         ...
 
     def tensors(self) -> dict[str, Tensor]:
-        """What it consists of, by a name for messages."""
+        """Return what it consists of, by a name for messages."""
         ...
 
     def logp(self, width: int, temperature: float) -> Tensor:
-        """(N, width) float32 log-probabilities over the first `width` ids."""
+        """Return (N, width) float32 log-probabilities over the first `width` ids."""
         ...
 
     def top(self, k: int, width: int, temperature: float) -> TopTokens:
-        """The k most likely of the first `width` ids."""
+        """Return the k most likely of the first `width` ids."""
         ...
 
     def actual(self, targets_n: Tensor, width: int, temperature: float) -> Tensor:
@@ -138,22 +138,22 @@ class FullLogits:
         return self.logits_NW.device
 
     def rows(self, here: slice) -> FullLogits:
-        """The same at some of the positions."""
+        """Return the same at some of the positions."""
         return FullLogits(self.logits_NW[here])
 
     def tensors(self) -> dict[str, Tensor]:
-        """The logits."""
+        """Return the logits."""
         return {"the teacher's logits": self.logits_NW}
 
     def logp(self, width: int, temperature: float) -> Tensor:
-        """(N, width) float32 log-probabilities over the first `width` ids; made once for all terms."""
+        """Return (N, width) float32 log-probabilities over the first `width` ids; made once for all terms."""
         key = (width, temperature)
         if key not in self._logp:
             self._logp[key] = log_probabilities(self.logits_NW, width, temperature)
         return self._logp[key]
 
     def top(self, k: int, width: int, temperature: float) -> TopTokens:
-        """The k most likely of the first `width` ids, and what all others have together."""
+        """Return the k most likely of the first `width` ids, and what all others have together."""
         logp = self.logp(width, temperature)
         kept_logp, kept_ids = logp.topk(k, dim=-1)
         return TopTokens(kept_ids, kept_logp, logmass_outside(logp=logp, kept_ids=kept_ids))
@@ -171,7 +171,7 @@ class FullLogits:
         return DrawnTokens(ids, sampled_cross_entropy(student_logp=logp, drawn_ids=ids))
 
     def chunk(self, here: slice | Tensor, device: torch.device) -> FullLogits:
-        """The same at some of the positions."""
+        """Return the same at some of the positions."""
         return FullLogits(self.logits_NW[here].to(device))
 
 
@@ -229,14 +229,14 @@ class SignalRequest:
 
 @dataclass(frozen=True)
 class TeacherSignal:
-    """What was asked for; None where it was not."""
+    """What a request names; None where it names none."""
 
     scores: ChunkedScores | None = None
     activations: Activations | None = None
 
 
 def log_probabilities(logits_NV: Tensor, width: int, temperature: float) -> Tensor:
-    """(N, width) float32: log-softmax of the first `width` logits divided by the temperature.
+    """Return (N, width) float32: log-softmax of the first `width` logits divided by the temperature.
 
     Cut before the softmax, so that unused rows of a padded vocabulary get no probability; in float32, because
     bfloat16 log-probabilities have three significant digits.

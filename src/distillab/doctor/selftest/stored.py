@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from distillab.config.cache import FullKind, KindConfig, SampledKind, TextKind, TopKKind
+from distillab.config.cache import KindConfig, SampledKind, TextKind
 from distillab.config.terms import AttentionMapsConfig
 from distillab.doctor.clock import Clock
 from distillab.doctor.selftest.messages import left_out, number, scope
@@ -26,12 +26,13 @@ from distillab.records import CheckResult, Finding
 from distillab.runs.signals import CacheJob, arms_kinds, write_part
 from distillab.runs.teacher import RunTeacher, StoredSignals
 from distillab.teachers.protocol import SignalSource
+from distillab.teachers.stored.kinds import STORED
 
 CHECK_ID = "selftest-cache"
 _UNITS = 4.0
 _LEAST = 1e-5  # of a unit of a term: rounding
 # relative differences of a term's value that a way of storing may make
-_EXACT, _HALF, _BYTE = 2e-3, 2e-2, 0.15
+_EXACT, _HALF = 2e-3, 2e-2
 # what a teacher of this format says of a row alone, and of the same row among others
 _OF_TEACHER = {"float16": 5e-3, "bfloat16": _HALF}
 _ERRORS = 6.0  # standard errors of a mean over positions, where tokens were drawn
@@ -161,20 +162,8 @@ def cache_findings(name: str, found: StoredTerm, kinds: Sequence[KindConfig], se
 
 
 def promised_difference(kinds: Sequence[KindConfig]) -> float:
-    """How far, relatively, a term's value may be off by the way in which it is stored."""
-    worst = _EXACT
-    for kind in kinds:
-        match kind:
-            case TopKKind():
-                # what is not among the k tokens is one outcome; a term that reads fewer loses nothing but rounding
-                worst = max(worst, _HALF if kind.values == "float16" else _BYTE)
-            case FullKind():
-                worst = max(worst, _EXACT if kind.store == "exact" else _HALF)
-            case SampledKind() | TextKind():
-                pass
-            case _:
-                worst = max(worst, {"exact": _EXACT, "bfloat16": _HALF, "int8": _BYTE}[kind.store])
-    return worst
+    """Return how far, relatively, a term's value can be off by the way in which the signal is stored."""
+    return max([_EXACT, *(STORED[kind.kind].relative_error(kind) for kind in kinds)])
 
 
 def _does_not_serve(setup: Setup, kinds: Sequence[KindConfig], error: TeacherError) -> Finding:

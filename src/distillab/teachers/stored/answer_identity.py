@@ -29,7 +29,7 @@ def answers_identity(
     compression: str = "none",
     template_date: datetime.date | None = None,
 ) -> CacheIdentity:
-    """Everything that decides the answers. Two stores of equal identity hold equal answers.
+    """Return everything that decides the answers. Two stores of equal identity hold equal answers.
 
     Args:
         tokenizer: fingerprint of the tokenizer that made the prompts' ids.
@@ -37,7 +37,7 @@ def answers_identity(
         source: name of the prompts, for messages.
         rows_per_shard: answers a file, at least: filled up to whole batches, because a batch is answered at once.
         compression: of the stored answers: none or zstd.
-        template_date: the day that the teacher's template was told, if it writes one.
+        template_date: the day of the teacher's template, if it writes one.
     Raises:
         DataError: a prompt has no token, so there is nothing to go on from.
     """

@@ -129,11 +129,11 @@ def read_store(
     fingerprint: str,
     weights_sha256: str | None,
 ) -> AnswerStore:
-    """All answers of a store.
+    """Return all answers of a store.
 
     Args:
         location: folder, or fsspec URL.
-        tokenizer: the one that made the prompts' ids; it tells which answers hold reasoning.
+        tokenizer: the one that made the prompts' ids; it finds the answers that hold reasoning.
         fingerprint: of it.
         weights_sha256: of the teacher that should have answered; None: of any.
     Raises:
@@ -164,7 +164,7 @@ def read_store(
 
 
 def answerable(prompts: Sequence[Prompt], *, context: int | None, max_new_tokens: int) -> list[Prompt]:
-    """The prompts that have a token to go on from, and leave room for an answer in the teacher's context.
+    """Return the prompts that have a token to go on from, and leave room for an answer in the teacher's context.
 
     Raises:
         ConfigError: none does.
@@ -198,10 +198,10 @@ def drop_invalid(
     prompt_tokens: int,
     not_asked: int = 0,
 ) -> tuple[dict[str, list[str]], AnswerStoreCounts]:
-    """The answers worth learning from, by row key, and what was dropped: empty, cut off, said twice for one prompt.
+    """The answers worth learning from, by row key, and what was dropped: empty, cut off, given twice for one prompt.
 
     Args:
-        settings: say what becomes of answers that were cut off.
+        settings: what becomes of answers that were cut off.
         prompt_tokens: that the teacher read for all answers.
         not_asked: prompts that were left out before (see `answerable`), for the counts.
     Raises:

@@ -78,7 +78,7 @@ class OfflineDistillationDataset(Dataset[dict[str, Tensor]]):
         return self._reader.identity.width
 
     def head(self) -> OutputHead:
-        """The teacher's head (kind full): its `logits` turns rows of `head_input` into the teacher's logits.
+        """Return the teacher's head (kind full): its `logits` turns rows of `head_input` into the teacher's logits.
 
         Raises:
             CacheMismatch: the cache does not hold it.
@@ -94,7 +94,7 @@ class OfflineDistillationDataset(Dataset[dict[str, Tensor]]):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Tensor]]:
-        """Several items at once, as DataLoader asks for them: one read for all of their rows."""
+        """Return several items at once, as DataLoader requests them: one read for all of their rows."""
         rows = self._reader.read([self._rows[index] for index in indices], self.kinds)
         return [_item(row) for row in rows]
 

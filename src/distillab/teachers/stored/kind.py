@@ -49,7 +49,7 @@ class Sizes:
 
 
 class StoredKind(Generic[C, L, S]):
-    """How a kind is laid out, what a source is asked for, and how its signal is described to a data set.
+    """How a kind is laid out, what it requests of a source, and its tensors in a data set.
 
     Attributes:
         access: what a cache of this kind gives.
@@ -68,7 +68,7 @@ class StoredKind(Generic[C, L, S]):
         raise NotImplementedError
 
     def request(self, layout: L, width: int) -> SignalRequest:
-        """Return what is asked of the source that is recorded."""
+        """Return what a source must give to be recorded."""
         raise NotImplementedError
 
     def tensors(self, section: S) -> dict[str, Tensor]:

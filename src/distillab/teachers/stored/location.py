@@ -33,12 +33,12 @@ _CONFIG = "config.json"
 
 
 def part_of(location: str, part: Part) -> str:
-    """Where a part of a cache location is."""
+    """Return where a part of a cache location is."""
     return location if part == "train" else f"{location.rstrip('/')}/{part}"
 
 
 def has_part(location: str, part: Part) -> bool:
-    """Whether a location has a part."""
+    """Return whether a location has a part."""
     return open_source(part_of(location, part)).whole(IDENTITY) is not None
 
 
@@ -58,9 +58,9 @@ def require_location(location: str) -> None:
 
 
 def location_faults(location: str) -> list[CacheError]:
-    """What is wrong with a location beside its parts, each of which is a cache that is verified by itself.
+    """Return what is wrong with a location beside its parts, each of which is a cache that is verified by itself.
 
-    A part whose identity.json is gone is no part any more, and nobody would look at it. The tokenizer belongs to the
+    A part whose identity.json is gone is no part any more, and no check would find it. The tokenizer belongs to the
     location: of a part that is given by itself nothing is wanted.
     """
     faults: list[CacheError] = []
@@ -114,7 +114,7 @@ def keep_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerFast, config: Pre
 
 
 def kept_tokenizer(location: str) -> Path:
-    """The folder with the teacher's tokenizer and config.json; of a remote location, a copy of it.
+    """Return the folder with the teacher's tokenizer and config.json; of a remote location, a copy of it.
 
     Raises:
         CacheCorrupt: the location has none, or its files are not those that were written.

@@ -37,7 +37,7 @@ class Sample:
 
 
 def samples(batch: TokenBatch) -> list[Sample]:
-    """Every sample of a batch: sequence by sequence, and within one in the order in which they stand.
+    """Return every sample of a batch: sequence by sequence, and within one in the order in which they stand.
 
     That is the order in which the scored positions of a batch are flattened (`models.scoring`), and its tokens too.
     """

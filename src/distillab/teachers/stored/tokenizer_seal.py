@@ -32,7 +32,7 @@ def seal(folder: Path) -> None:
 
 
 def is_sealed(source: Source, folder: str) -> bool:
-    """Whether the folder has a seal: those of older versions have none, and cannot be checked."""
+    """Return whether the folder has a seal: those of older versions have none, and cannot be checked."""
     return source.whole(f"{folder}/{SEAL}") is not None
 
 
