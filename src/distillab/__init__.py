@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from distillab import divergences, doctor, terms
     from distillab.api.distil import distil
     from distillab.api.pair import check_pair
+    from distillab.api.study import Study
     from distillab.api.trainer import Trainer
     from distillab.teachers.stored.dataset import OfflineDistillationDataset
 
 __all__ = [
     "OfflineDistillationDataset",
+    "Study",
     "Trainer",
     "__version__",
     "check_pair",
@@ -31,6 +33,7 @@ __version__ = "0.1.0"
 
 _MODULE_OF = {
     "OfflineDistillationDataset": "distillab.teachers.stored.dataset",
+    "Study": "distillab.api.study",
     "Trainer": "distillab.api.trainer",
     "check_pair": "distillab.api.pair",
     "distil": "distillab.api.distil",

@@ -10,6 +10,7 @@ import pandas
 import pytest
 import torch
 from datasets import Dataset
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
@@ -175,3 +176,15 @@ def test_a_pair_that_does_not_allow_the_method_is_refused_with_the_ways_out(
     with pytest.raises(TokenizerMismatch, match="not valid for this pair") as raised:
         dl.distil(**{**in_memory(world), "teacher": pair_of(stranger)})
     assert "vocabulary_projection" in str(raised.value)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT reads it
+def test_a_peft_student_learns_by_its_adapters_and_is_saved_whole(world: dict[str, Any], tmp_path: Path) -> None:
+    model, tokenizer = pair_of(world["student"])
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"]))
+    run = dl.distil(**{**world, "student": (adapted, tokenizer)}, output=tmp_path / "run")
+    for name, parameter in run.student.named_parameters():
+        assert torch.equal(parameter, before[name]) is ("q_proj" not in name), name
+    inside = dict(adapted.unload().named_parameters())
+    assert all(torch.equal(inside[name], value) for name, value in before.items())  # the user's own has not changed

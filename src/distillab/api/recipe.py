@@ -71,6 +71,11 @@ class RecipeBuilder:
             raise ConfigError("A setting is given twice.", where=key, fix="leave it out of settings")
         place[last] = value
 
+    @property
+    def names(self) -> list[str]:
+        """The names of what is in memory."""
+        return list(self._objects)
+
     def path(self, key: str) -> str:
         """The path that is set under a key."""
         place: Any = self._values

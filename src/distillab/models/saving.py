@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -26,6 +27,12 @@ def saved_dtype(wanted: str, source: PreTrainedConfig, model: PreTrainedModel) -
         return model.dtype if stated is None else getattr(torch, str(stated).removeprefix("torch."))
     dtype: torch.dtype = getattr(torch, wanted)
     return dtype
+
+
+def merged(model: PreTrainedModel) -> PreTrainedModel:
+    """The transformers model with PEFT's adapters in its weights; the model itself where it has none."""
+    merge = getattr(model, "merge_and_unload", None)
+    return model if merge is None else cast(PreTrainedModel, merge())
 
 
 @torch.no_grad()

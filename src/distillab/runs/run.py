@@ -31,7 +31,7 @@ from distillab.evaluation.protocol import EvaluationResult, evaluate, require_fi
 from distillab.evaluation.references import reference_lines
 from distillab.files import require_space
 from distillab.models.loading import load_config
-from distillab.models.saving import round_weights, save_student, saved_dtype
+from distillab.models.saving import merged, round_weights, save_student, saved_dtype
 from distillab.records import AnswerStoreCounts, ReferenceLines, RunCost, RunRecord, SpanCounts, write_record
 from distillab.runs.answers import seconds_of
 from distillab.runs.environment import environment, peak_rss_bytes
@@ -191,6 +191,7 @@ class _Claimed:
         data = training_data(inputs, split, collator=collator)
         references = reference_lines(split.rows, inputs.eval_rows, vocabulary=len(inputs.student.tokenizer))
         train_student(inputs, student, signals, data, references=references, identity=self.identity, writes=self.writes)
+        student = merged(student)  # a PEFT model learned by its adapters
         if signals is None:
             return _Trained(student, references, "none", data.spans)
         return _Trained(student, references, "cached" if isinstance(signals, CachedTeacher) else "online", data.spans)
