@@ -164,7 +164,7 @@ FOLDER_CASES = (
     ),
     Case("output", "results.json, cut off", _out("results.json", "{"), ("report", "out"), ("results.json",)),
     Case("output", "results.json, of no study", _out("results.json", "{}"), ("report", "out"), ("results.json",)),
-    Case("output", "a full quota", nothing, TRAIN, ("no room for more", "free some space"), most_bytes=QUOTA),
+    Case("output", "a full quota", nothing, TRAIN, ("The disk is full", "free some space"), most_bytes=QUOTA),
     Case("output", "a terminal that has ASCII alone", nothing, TRAIN, ("held-out:",), works=True, encoding="ascii"),
     Case("output", "check on such a terminal", nothing, CHECK, ("verdict:",), works=True, encoding="ascii"),
     Case("cache", "gone", nothing, CACHED, ("cache",)),

@@ -1,10 +1,9 @@
-"""How a file reaches the disk: whole or not at all, and still there after a power cut. And how JSON comes back.
+"""Write files atomically and durably, read JSON, and check disk space.
 
-Content goes to a temporary name beside the target that nobody can know before (random, created with O_EXCL and
-O_NOFOLLOW, so that no link planted there is followed), is synced, is renamed, and the folder is synced. Permissions
-are the user's default, as for any file that a program makes.
+Content is written to a random temporary name beside the target (created with O_EXCL and O_NOFOLLOW, so that no planted
+link is followed), synced, renamed, and the folder is synced. Permissions are the user's default.
 
-Three ways to take a name: `replacing` takes the place of what is there, `place_new` and `new_folder` take a free name.
+`replacing` replaces an existing file; `place_new` and `new_folder` need a free name.
 """
 
 from __future__ import annotations
@@ -32,50 +31,50 @@ from distillab.errors import ConfigError, DataError, StorageError
 
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-# torch counts the bytes that it has written, and gives no reason
+# torch reports only the bytes that it has written
 _TORCH_STOPPED = re.compile(r"unexpected pos \d+ vs \d+|PytorchStreamWriter failed writing")
 _DAY_S = 86_400
-_RESUMES = "free some space, then give the same command again: it resumes, what is finished is kept"
+_RESUMES = "free some space, then run the same command again: it resumes"
 
 
 # ---------------------------------------------------------------- writing
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file anew, whole or not at all; when this returns, a power cut does not lose it.
+    """Write a file atomically; when this returns, it survives a power cut.
 
     Raises:
-        StorageError: the disk, or what this user may use of it, is full.
+        StorageError: the disk or the user's quota is full.
     """
     with replacing(path) as temporary, create_new(temporary) as descriptor:
         write_all(descriptor, content)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text as `write_bytes` does; line ends stay as they are."""
+    """Write UTF-8 text as `write_bytes` does, without changing line ends."""
     write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write one JSON value, indented, as `write_bytes` does; NaN and infinity are refused by a ValueError."""
+    """Write one JSON value, indented, as `write_bytes` does; a ValueError for NaN and infinity."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def write_json_lines(path: Path, values: Iterable[Any]) -> None:
-    """Write one JSON value a line, as `write_bytes` does; NaN and infinity are refused by a ValueError."""
+    """Write one JSON value per line, as `write_bytes` does; a ValueError for NaN and infinity."""
     write_text(path, "".join(json_line(value) for value in values))
 
 
 def json_line(value: Any) -> str:
-    """One JSON value and its line end."""
+    """Return one JSON value and its line end."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A name to make a file at, which takes the place of `path` at the end, or is removed where an error ends it.
+    """Yield a temporary name for a file that replaces `path` at the end, or is removed after an error.
 
-    For libraries that write to a name; `write_bytes` for content in memory. Makes the folder of `path`.
+    For libraries that write to a name; use `write_bytes` for content in memory. Makes the folder of `path`.
 
     Raises:
         StorageError: the disk is full.
@@ -94,11 +93,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def place_new(path: Path, content: bytes) -> bool:
-    """Put a whole file at a name that must be free, or leave everything as it is.
+    """Put a whole file at a name that must be free, or change nothing.
 
     Returns:
-        False: the name is taken, or another process has removed the temporary file, which it does only where it
-        takes itself for the only one that makes `path`.
+        False: the name is taken, or another process that also makes `path` has removed the temporary file.
     Raises:
         StorageError: the disk is full.
         ConfigError: the file system has no hard links.
@@ -109,14 +107,14 @@ def place_new(path: Path, content: bytes) -> bool:
             with create_new(temporary) as descriptor:
                 write_all(descriptor, content)
             try:
-                # unlike a rename, a link does not take the place of what is there
+                # unlike a rename, a link does not replace an existing file
                 os.link(temporary, path)
             except (FileExistsError, FileNotFoundError):
                 return False
             except OSError as error:
                 if error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
                     raise ConfigError(
-                        "This file system has no hard links, by which two writers are kept apart.",
+                        "This file system has no hard links, which are needed against concurrent writers.",
                         where=str(path),
                         fix="build on a local disk, then copy the folder",
                     ) from error
@@ -129,12 +127,12 @@ def place_new(path: Path, content: bytes) -> bool:
 
 @contextmanager
 def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
-    """An empty folder to fill, which gets the name `path` at the end, or is removed where an error ends it.
+    """Yield an empty folder to fill, which is renamed to `path` at the end, or is removed after an error.
 
     Args:
-        replace: what has the name is removed; without it the name must be free.
+        replace: remove what has the name; otherwise the name must be free.
     Raises:
-        OSError: `path` is there and not an empty folder; it stays as it is.
+        OSError: `path` exists and is not an empty folder; it is not changed.
         StorageError: the disk is full.
     """
     temporary = temporary_name(path)
@@ -147,7 +145,7 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
             for folder, _, names in os.walk(temporary):
                 for name in names:
                     made = Path(folder, name)
-                    made.chmod(_permissions(temporary))  # libraries may keep others out
+                    made.chmod(_permissions(temporary))  # libraries can set narrower permissions
                     sync(made)
                 sync(Path(folder))
             if replace and path.exists():
@@ -161,12 +159,12 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 def _permissions(folder: Path) -> int:
-    """Those that the user's settings give a file, read off a folder that was just made."""
+    """Return the default permissions of a file, from a folder that was just made."""
     return stat.S_IMODE(folder.stat().st_mode) & 0o666
 
 
 def append(path: Path, content: bytes) -> None:
-    """Add to the end of a file, which is made where it is missing; on the disk when this returns, or as it was.
+    """Append to a file, made if it is missing; on the disk when this returns, or unchanged after an error.
 
     Raises:
         StorageError: the disk is full.
@@ -189,14 +187,14 @@ def append(path: Path, content: bytes) -> None:
 
 
 def temporary_name(path: Path) -> Path:
-    """A name beside `path` that no other process has or can guess. `leftovers` finds it again."""
+    """Return a name beside `path` that no other process has or can guess. `leftovers` finds it again."""
     return path.with_name(f".{path.name}.{_machine()}-{os.getpid()}-{secrets.token_hex(8)}.tmp")
 
 
 def leftovers(path: Path) -> list[Path]:
-    """Temporary files and folders that killed processes have left of making `path`.
+    """Return temporary files and folders of killed processes that were making `path`.
 
-    Of another machine, whose processes cannot be seen from here, what is older than a day.
+    From another machine, whose processes cannot be seen from here, those older than a day.
     """
     named = re.compile(re.escape(f".{path.name}.") + r"([0-9a-f]{8})-([0-9]+)-[0-9a-f]+\.tmp")
     found = [(entry, named.fullmatch(entry.name)) for entry in path.parent.glob(".*.tmp")]
@@ -204,7 +202,7 @@ def leftovers(path: Path) -> list[Path]:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what killed processes of this machine have left of making `path`."""
+    """Remove the leftovers of making `path`."""
     for left in leftovers(path):
         if left.is_dir() and not left.is_symlink():
             shutil.rmtree(left, ignore_errors=True)
@@ -229,7 +227,7 @@ def _may_live(entry: Path, machine: str, process: int) -> bool:
 
 @cache
 def _machine() -> str:
-    """Of this machine and, in containers, of the group of processes that see each other."""
+    """Return a hash of this machine and, in containers, of the process namespace."""
     processes = Path("/proc/self/ns/pid")
     group = processes.stat().st_ino if processes.exists() else 0
     return hashlib.sha256(f"{platform.node()} {group}".encode()).hexdigest()[:8]
@@ -237,10 +235,10 @@ def _machine() -> str:
 
 @contextmanager
 def create_new(path: Path) -> Iterator[int]:
-    """The descriptor of a file that must not be there, and is no link; synced and closed at the end.
+    """Yield the descriptor of a new file, not through a link; synced and closed at the end.
 
     Raises:
-        FileExistsError: something has this name.
+        FileExistsError: the name is taken.
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK, 0o666)
     try:
@@ -251,19 +249,19 @@ def create_new(path: Path) -> Iterator[int]:
 
 
 def write_all(descriptor: int, content: bytes) -> None:
-    """Write every byte: a full disk may first take a part, and give its error at the next call."""
+    """Write every byte: a full disk can first take a part, and raise its error at the next call."""
     rest = memoryview(content)
     while rest:
         rest = rest[os.write(descriptor, rest) :]
 
 
 def sync(path: Path) -> None:
-    """Make a file's content, or the names in a folder, survive a power cut."""
+    """Sync a file's content, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # some network file systems sync files alone, and say so in this way
+        # some network file systems sync files only and raise EINVAL for folders
         if error.errno != errno.EINVAL or not path.is_dir():
             raise
     finally:
@@ -272,7 +270,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn every way in which a system reports that there is no room into one error.
+    """Turn every error of a full disk into a StorageError.
 
     Raises:
         StorageError: the disk, the user's quota or the limit of a file's size is reached.
@@ -294,9 +292,9 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def disk_full_error(error: BaseException, *, where: str | None) -> StorageError:
-    """What to raise for an error of which `is_full` is true."""
+    """Return the StorageError for an error of which `is_disk_full` is true."""
     return StorageError(
-        "The disk has no room for more, or this user may not use more of it.",
+        "The disk is full, or the user's quota is used up.",
         where=where,
         facts=[str(error)],
         fix=_RESUMES,
@@ -304,14 +302,14 @@ def disk_full_error(error: BaseException, *, where: str | None) -> StorageError:
 
 
 def require_space(folder: Path, needed_bytes: int, *, what: str, otherwise: str | None = None) -> None:
-    """Check that a disk has room, before something large is written.
+    """Check that a disk has enough free space before something large is written.
 
     Args:
-        folder: where it will be written; it need not exist yet.
+        folder: the target; it need not exist yet.
         what: what will be written, for the message.
-        otherwise: a way out beside more space, for the message.
+        otherwise: another fix than freeing space, for the message.
     Raises:
-        StorageError: it has not.
+        StorageError: there is too little space.
     """
     free = free_bytes(folder)
     if free < needed_bytes:
@@ -319,13 +317,12 @@ def require_space(folder: Path, needed_bytes: int, *, what: str, otherwise: str 
             f"The disk has no room for {what}.",
             where=str(folder),
             facts=[f"needed {needed_bytes / 2**20:.1f} MiB", f"free {free / 2**20:.1f} MiB"],
-            fix="free some space, then give the same command again: it resumes"
-            + (f"; or {otherwise}" if otherwise else ""),
+            fix=_RESUMES + (f"; or {otherwise}" if otherwise else ""),
         )
 
 
 def free_bytes(folder: Path) -> int:
-    """Free on the disk where a folder is or will be."""
+    """Return the free bytes on the disk of a folder, which need not exist yet."""
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     return shutil.disk_usage(there).free
 
@@ -334,15 +331,12 @@ def free_bytes(folder: Path) -> int:
 
 
 def read_json(path: Path) -> Any:
-    """The one JSON value of a file.
+    """Read a file with one JSON value.
 
     Raises:
         DataError: the file cannot be read, or is not JSON.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"The file cannot be read: {error.strerror}.", where=str(path)) from error
+    content = _content(path)
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -351,38 +345,41 @@ def read_json(path: Path) -> Any:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file, one a line; lines end at a line feed and nowhere else.
+    """Read a file with one JSON object per line; lines end at a line feed and nowhere else.
 
     Raises:
-        DataError: the file cannot be read, or a line, its last one too, is not a whole JSON object.
+        DataError: the file cannot be read, or a line (also the last one) is not a whole JSON object.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"The file cannot be read: {error.strerror}.", where=str(path)) from error
-    *lines, rest = content.split(b"\n")
+    *lines, rest = _content(path).split(b"\n")
     if rest:
         where = f"{path}, line {len(lines) + 1}"
-        raise DataError("The last line of the file has no end: it was cut off.", where=where)
+        raise DataError("The last line of the file is incomplete: it was cut off.", where=where)
     return [json_object(line, where=f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
 
 
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"The file cannot be read: {error.strerror}.", where=str(path)) from error
+
+
 def json_object(text: bytes | str, *, where: str) -> dict[str, Any]:
-    """One JSON object.
+    """Parse one JSON object.
 
     Raises:
-        DataError: it is none.
+        DataError: it is not a JSON object.
     """
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError("A line of the file is damaged.", where=where, facts=[str(error)[:200]]) from error
     if not isinstance(value, dict):
-        raise DataError("A line of the file is no JSON object.", where=where, facts=[f"got: {type(value).__name__}"])
+        raise DataError("A line of the file is not a JSON object.", where=where, facts=[f"got: {type(value).__name__}"])
     return value
 
 
 def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal digits."""
+    """Return the SHA-256 of a file's bytes, in hexadecimal digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

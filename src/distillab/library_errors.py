@@ -52,7 +52,7 @@ def first_line(problem: BaseException) -> str:
 
 def _needs_code(source: str) -> ConfigError:
     return ConfigError(
-        "It needs Python code from its folder (trust_remote_code), which distillab never runs.",
+        "It needs Python code from its folder, which distillab never runs.",
         where=source,
         facts=[
             "auto_map in config.json or tokenizer_config.json names code, and transformers has no class for the model"

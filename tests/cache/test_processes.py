@@ -86,7 +86,7 @@ def test_a_full_disk(tmp_path: Path, whole: dict[str, bytes], limit: int, met_by
     (tmp_path / "go").touch()
     code, err = finished(process)
     assert code == 3, err
-    assert "no room for more" in err
+    assert "The disk is full" in err
     assert f"{tmp_path / 'c' / met_by}" in err
     assert "the same command again" in err
     reader = CacheReader(tmp_path / "c")

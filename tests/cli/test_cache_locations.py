@@ -185,7 +185,7 @@ def test_a_limit_of_file_sizes_is_no_traceback(location: Path, tmp_path: Path, c
         said.write_text(f"{code} {out}{err}"[:600])
 
     assert in_a_child(limited) == 0
-    assert said.read_text().startswith("1 StorageError: The disk has no room for more")
+    assert said.read_text().startswith("1 StorageError: The disk is full")
     assert "Traceback" not in said.read_text()
     assert not list(tmp_path.rglob("*.tmp"))
 
@@ -208,5 +208,5 @@ def test_a_full_disk_is_no_traceback_whatever_library_meets_it(
     monkeypatch.setattr("distillab.cli.main.app", fails)
     code, _, err = call()
     assert code == 1
-    assert err.startswith("StorageError: The disk has no room for more")
+    assert err.startswith("StorageError: The disk is full")
     assert str(error) in err

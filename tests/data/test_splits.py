@@ -118,7 +118,7 @@ def test_prompts_on_both_sides_of_a_column_are_said(tmp_path):
     rows = [{"question": f"q{n % 3}", "answer": str(n), "part": "dev" if n < 3 else "main"} for n in range(9)]
     splits = load(write(tmp_path / "a.jsonl", rows), {"column": "part", "value": "dev"})
     assert (splits.overlap, splits.prompts_in_both) == (0, 3)
-    assert splits.notes == ("3 prompts of the held-out part stand in the training part too",)
+    assert splits.notes == ("3 held-out prompts are in the training part too",)
 
 
 def test_bad_rows_are_left_out_only_where_that_is_written(tmp_path):
@@ -130,7 +130,7 @@ def test_bad_rows_are_left_out_only_where_that_is_written(tmp_path):
     splits = load(str(path), {"fraction": 0.2}, on_bad_row="skip")
     assert len(splits.train) + len(splits.held_out) == 10
     assert [line.partition(":")[2][:20] for line in splits.skipped] == [" not JSON (Expecting", '6: "answer" is null']
-    assert splits.notes[0].startswith("2 rows that cannot be read are left out (data.on_bad_row: skip): ")
+    assert splits.notes[0].startswith("2 rows cannot be read and are skipped (data.on_bad_row: skip): ")
     path.write_text('{"question": "q", "answer": null}\n')
     with pytest.raises(DataError, match="1 of 1 rows cannot be read"):
         load(str(path), {"fraction": 0.2}, on_bad_row="skip")

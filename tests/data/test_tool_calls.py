@@ -81,7 +81,7 @@ def test_special_tokens_in_arguments_and_tools_stay_text(tokenizer):
 def test_a_template_without_tools_is_refused(chat_tokenizer, example):
     with pytest.raises(DataError, match=r"leaves out tools or tool calls(.|\n)*f:1(.|\n)*not in its rendering: add"):
         resolve_template("chat", chat_tokenizer, "messages").render(example)
-    with pytest.raises(DataError, match=r"turns has no form for tools(.|\n)*data.template: chat"):
+    with pytest.raises(DataError, match=r"turns does not support tools(.|\n)*data.template: chat"):
         resolve_template("turns", chat_tokenizer, "messages").render(example)
 
 

@@ -12,15 +12,13 @@ from hypothesis import strategies as st
 
 from distillab.pairing.loading import LoadedTokenizer
 from distillab.pairing.overlap import MAX_TEXTS, data_overlap
-from distillab.pairing.token_bytes import token_meanings
 from distillab.records import DataOverlap
 
 Load = Callable[[str], LoadedTokenizer]
 
 
 def overlap(teacher: LoadedTokenizer, student: LoadedTokenizer, texts: list[str]) -> DataOverlap:
-    ours, theirs = token_meanings(teacher.tokenizer), token_meanings(student.tokenizer)
-    return data_overlap(teacher.tokenizer, student.tokenizer, ours, theirs, texts, "data")
+    return data_overlap(teacher, student, texts, "data")
 
 
 def rows(materials: Path, file: str, *columns: str) -> list[str]:
@@ -89,7 +87,6 @@ def naive(teacher: LoadedTokenizer, student: LoadedTokenizer, text: str) -> tupl
 
 def test_against_a_naive_count(real: Load) -> None:
     teacher, student = real("mistral-7b-v0.1"), real("tinyllama-1.1b")
-    ours, theirs = token_meanings(teacher.tokenizer), token_meanings(student.tokenizer)
     both = teacher.tokenizer.get_vocab().keys() & student.tokenizer.get_vocab().keys()  # both write bytes as <0x0A>
 
     @settings(max_examples=60, deadline=None)
@@ -99,7 +96,7 @@ def test_against_a_naive_count(real: Load) -> None:
         )
     )
     def check(text: str) -> None:
-        result = data_overlap(teacher.tokenizer, student.tokenizer, ours, theirs, [text], "x")
+        result = data_overlap(teacher, student, [text], "x")
         assert (
             result.teacher_boundaries_shared,
             result.student_boundaries_shared,

@@ -164,7 +164,7 @@ def test_a_full_disk_is_named_and_loses_nothing_that_was_measured(stopped: tuple
     journal = _journal(path, checkpoint)
     kept = path.rename(path.with_name("kept"))
     path.symlink_to("/dev/full")
-    with pytest.raises(StorageError, match=r"(?s)no room.*metrics\.jsonl.*it resumes"):
+    with pytest.raises(StorageError, match=r"(?s)disk is full.*metrics\.jsonl.*it resumes"):
         journal.step(_report(4))
     kept.replace(path)
     journal = _journal(path, checkpoint)

@@ -33,10 +33,9 @@ def show_tokens(teacher: LoadedTokenizer, student: LoadedTokenizer, text: str) -
     from distillab.alignment.vocabulary import project_vocabulary
     from distillab.data.pieces import canonical_pieces
     from distillab.pairing.contract import fingerprint
-    from distillab.pairing.token_bytes import token_meanings
 
     console = plain_console()
-    student_meanings, teacher_meanings = token_meanings(student.tokenizer), token_meanings(teacher.tokenizer)
+    student_meanings, teacher_meanings = student.meanings, teacher.meanings
     student_ids, teacher_ids = (np.array(one.tokenizer(text)["input_ids"], np.int32) for one in (student, teacher))
     aligner = SpanAligner(
         student=TokenTable.of(student_meanings), teacher=TokenTable.of(teacher_meanings), differing="leave_out"
@@ -52,8 +51,8 @@ def show_tokens(teacher: LoadedTokenizer, student: LoadedTokenizer, text: str) -
         teacher=teacher_meanings,
         student=student_meanings,
         pieces=canonical_pieces(student.tokenizer, student_meanings),
-        teacher_fingerprint=fingerprint(teacher, teacher_meanings),
-        student_fingerprint=fingerprint(student, student_meanings),
+        teacher_fingerprint=fingerprint(teacher),
+        student_fingerprint=fingerprint(student),
     )
     _show_mapping(console, projection, teacher_ids.tolist(), teacher_meanings, student_meanings)
 

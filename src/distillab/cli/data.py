@@ -65,13 +65,12 @@ def _recipe(source: str, overrides: list[str], tokenizer: str | None, whole_file
 def _show(recipe: RunRecipe | StudyRecipe, show: int, *, whole_file: bool, every_row: bool) -> None:
 
     from distillab.data.encoding import Encoder
-    from distillab.data.row_examples import first_of
     from distillab.data.splits import load_examples, load_source, with_learned_answers
     from distillab.data.templates import resolve_template
+    from distillab.data.textfiles import first_of
     from distillab.data.view import coloured, marked
     from distillab.pairing.embedded import require_embedded
     from distillab.pairing.loading import load_tokenizer, logits_width
-    from distillab.pairing.token_bytes import token_meanings
     from distillab.runs.dates import dated
 
     config = recipe.data
@@ -99,7 +98,7 @@ def _show(recipe: RunRecipe | StudyRecipe, show: int, *, whole_file: bool, every
     encoded = [encoder.encode_all(examples, source=name) for name, examples in counted]
 
     console = plain_console()
-    meanings = token_meanings(loaded.tokenizer)
+    meanings = loaded.meanings
     shown = list(zip(encoded[0].rows, encoded[0].examples, strict=True))[:show]
     for row, example in shown:
         mark = ", cut at max_tokens" if row.truncated else ""

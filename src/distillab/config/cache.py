@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from distillab.config.base import PathText, Settings
 from distillab.config.terms import Positions
+
+
+def _each_once(value: tuple[int, ...], *, least: int) -> tuple[int, ...]:
+    if len(set(value)) != len(value) or min(value) < least:
+        raise ValueError(f"write each number once, {least} or larger")
+    return tuple(sorted(value))
+
 
 Kind = Literal["text", "top_k", "sampled", "full", "hidden_states", "attention_inputs"]
 StateStore = Literal["exact", "bfloat16", "int8"]
@@ -47,29 +55,19 @@ class HiddenStatesKind(Settings):
     """Hidden states of chosen teacher layers: 0 is the embeddings, n the n-th block, the last after the final norm."""
 
     kind: Literal["hidden_states"] = "hidden_states"
-    layers: tuple[int, ...] = Field(min_length=1)
+    layers: Annotated[tuple[int, ...], Field(min_length=1), AfterValidator(partial(_each_once, least=0))]
     positions: Positions = Field(default="answer", description="answer: positions that predict the answer; or all")
     store: StateStore = Field(
         default="bfloat16", description="exact: in the teacher's own dtype; int8: with one scale a row"
     )
-
-    @field_validator("layers")
-    @classmethod
-    def _layers_once(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        return _each_once(value, least=0)
 
 
 class AttentionInputsKind(Settings):
     """Queries, keys and values of chosen teacher blocks (from 1) at every token, for attention relations."""
 
     kind: Literal["attention_inputs"] = "attention_inputs"
-    blocks: tuple[int, ...] = Field(min_length=1)
+    blocks: Annotated[tuple[int, ...], Field(min_length=1), AfterValidator(partial(_each_once, least=1))]
     store: StateStore = Field(default="bfloat16", description="as for hidden_states")
-
-    @field_validator("blocks")
-    @classmethod
-    def _blocks_once(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        return _each_once(value, least=1)
 
 
 class TextKind(Settings):
@@ -103,9 +101,3 @@ class CacheConfig(Settings):
         if twice:
             raise ValueError(f"duplicate kind: {', '.join(twice)}; use two caches")
         return self
-
-
-def _each_once(value: tuple[int, ...], *, least: int) -> tuple[int, ...]:
-    if len(set(value)) != len(value) or min(value) < least:
-        raise ValueError(f"write each number once, {least} or larger")
-    return tuple(sorted(value))

@@ -112,12 +112,12 @@ METHODS: dict[str, Method] = {
     "vocabulary_projection": Method(
         "dataset",
         (VocabularyProjectionConfig(),),
-        "the teacher's next-token distribution, brought to tokens that both have; what it does not say, from the text",
+        "the teacher's next-token distribution, projected to the student's tokens; the rest is learned from the text",
     ),
     "span_likelihood": Method(
         "dataset",
         (CrossEntropyConfig(), SpanLikelihoodConfig(weight=10.0, temperature=10.0, debias=False)),
-        "cross-entropy and how likely the teacher finds the stretches at whose ends both cut",
+        "cross-entropy and the teacher's likelihood of common spans (ALM)",
     ),
     "sorted_probabilities": Method(
         "dataset",
@@ -127,7 +127,7 @@ METHODS: dict[str, Method] = {
     "merged_spans": Method(
         "dataset",
         (CrossEntropyConfig(weight=0.5), MergedSpansConfig(weight=0.5)),
-        "cross-entropy and the teacher's distribution, merged over the stretches at whose ends both cut",
+        "cross-entropy and the teacher's distribution, merged over common spans (GOLD)",
     ),
     "dual_space": Method(
         "dataset",
@@ -142,6 +142,6 @@ METHODS: dict[str, Method] = {
     "span_hidden_states": Method(
         "dataset",
         (CrossEntropyConfig(), SpanHiddenStatesConfig(weight=_FADING)),
-        "cross-entropy and, fading out, the teacher's hidden states of the stretches at whose ends both cut",
+        "cross-entropy and, fading out, the teacher's hidden states of common spans",
     ),
 }

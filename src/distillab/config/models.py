@@ -182,12 +182,6 @@ class EvaluationConfig(ReasoningSettings):
         return value
 
 
-def _known_method(name: str) -> str:
-    if name not in METHODS:
-        raise ValueError(f'no such method: "{name}"; {near_names(name, METHODS)}')
-    return name
-
-
 class _Objective(Settings):
     """A method by name, with optional replacements for its answers and terms."""
 
@@ -206,7 +200,9 @@ class _Objective(Settings):
     @field_validator("method")
     @classmethod
     def _method_exists(cls, value: str) -> str:
-        return _known_method(value)
+        if value not in METHODS:
+            raise ValueError(f'no such method: "{value}"; {near_names(value, METHODS)}')
+        return value
 
     @model_validator(mode="after")
     def _terms_go_together(self) -> _Objective:

@@ -19,7 +19,7 @@ from pydantic import (
 from distillab.config.base import Settings
 from distillab.records import AccessLevel
 
-# shared: the ids of both sides mean the same. aligned: two tokenisations of the same text are read side by side.
+# shared: ids mean the same in both tokenizers. aligned: two tokenisations of the same text, aligned by spans.
 TokenRequirement = Literal["shared", "aligned", "any"]
 Divergence = Literal[
     "forward_kl",
@@ -68,7 +68,7 @@ class BaseTermConfig(Settings):
 
     Class attributes:
         target: "module:Class" of the term. It is imported when the term is built, so that settings load no torch.
-        access: what the term reads of the teacher.
+        access: what the term needs from the teacher.
         tokens: shared, where token ids of the two models must mean the same; aligned, where the term reads two
             tokenisations of the same text.
         matches: of a term that matches the tokens of two vocabularies: the kind of the term that it equals, with the
@@ -108,7 +108,7 @@ class _Divergence(BaseTermConfig):
     )
     alpha: float | None = Field(default=None, description="of alpha_beta: power of the teacher's probability")
     beta: float | None = Field(default=None, description="of alpha_beta: power of the student's probability")
-    temperature: float = Field(default=1.0, gt=0, description="both sides' logits are divided by it")
+    temperature: float = Field(default=1.0, gt=0, description="the logits of both models are divided by it")
     rescale_by_temperature_squared: bool = Field(
         default=False, description="multiply by temperature² (Hinton et al. 2015)"
     )
@@ -164,7 +164,7 @@ class SampledDivergenceConfig(BaseTermConfig):
     tokens: ClassVar[TokenRequirement] = "shared"
     kind: Literal["sampled_divergence"] = "sampled_divergence"
     samples: int = Field(default=50, ge=1, description="draws a position, with replacement; their counts are target")
-    temperature: float = Field(default=1.0, gt=0, description="both sides' logits are divided by it")
+    temperature: float = Field(default=1.0, gt=0, description="the logits of both models are divided by it")
 
 
 class VocabularyProjectionConfig(_Divergence):
@@ -177,13 +177,13 @@ class VocabularyProjectionConfig(_Divergence):
     kind: Literal["vocabulary_projection"] = "vocabulary_projection"
     form: Literal["projected", "common"] = Field(
         default="projected",
-        description="projected: tokens are compared in groups, each with the one by which the other side would begin "
-        "its text; common: only the tokens that both vocabularies have, made to sum to one over them on both sides",
+        description="projected: tokens are compared in groups, each with the first token of its text in the other "
+        "vocabulary; common: only the tokens of both vocabularies, renormalised over them",
     )
     rest: Literal["text", "none"] = Field(
         default="text",
-        description="text: what the teacher does not say (which token of a group, and every token that it does not "
-        "predict from the same place) is learned from the text that follows; none: it counts nothing",
+        description="text: what the teacher does not predict (which token of a group, and tokens at positions that are "
+        "not aligned) is learned from the text; none: it does not count",
     )
 
 
@@ -198,12 +198,12 @@ class SpanLikelihoodConfig(BaseTermConfig):
     debias: bool = Field(
         default=True,
         description="multiply a span's likelihood by the probability that the next token begins a new word, so that "
-        "a token that may go on is not taken for one that ends there",
+        "a token that can continue is not counted as one that ends there",
     )
 
 
 class SortedProbabilitiesConfig(BaseTermConfig):
-    """Distance between sorted next-token probabilities (ULD, Boizard et al. 2024): looks at no token at all."""
+    """Distance between sorted next-token probabilities (ULD, Boizard et al. 2024): token identity is not used."""
 
     target: ClassVar[str] = "distillab.objectives.sorted_probabilities:SortedProbabilities"
     access: ClassVar[AccessLevel] = "logits"
@@ -214,11 +214,11 @@ class SortedProbabilitiesConfig(BaseTermConfig):
         description="ordinal: the n-th token of the answer with the n-th, as published; boundaries: where both "
         "tokenisations begin a token",
     )
-    temperature: float = Field(default=1.0, gt=0, description="both sides' logits are divided by it")
+    temperature: float = Field(default=1.0, gt=0, description="the logits of both models are divided by it")
 
 
 class MergedSpansConfig(_Divergence):
-    """Divergence between distributions merged over spans by the chain rule; tokens of one side alone sorted (GOLD)."""
+    """Divergence between distributions merged over spans by the chain rule (GOLD); unmatched tokens are sorted."""
 
     target: ClassVar[str] = "distillab.objectives.merged_spans:MergedSpans"
     access: ClassVar[AccessLevel] = "logits"
@@ -229,7 +229,7 @@ class MergedSpansConfig(_Divergence):
         default=None,
         ge=0,
         lt=1,
-        description="u of (1 - u) · divergence + u · distance of the sorted tokens that only one side has; default: "
+        description="u of (1 - u) · divergence + u · distance of the sorted tokens of one vocabulary only; default: "
         "their share of the teacher's ids",
     )
 
@@ -253,14 +253,14 @@ class DualSpaceConfig(BaseTermConfig):
 
 
 class ContrastiveConfig(BaseTermConfig):
-    """Hidden states of the same span in both models are to find each other among those of other spans (InfoNCE)."""
+    """InfoNCE: the two models' states of the same span are the positive pair, other spans are negatives."""
 
     target: ClassVar[str] = "distillab.objectives.contrastive:Contrastive"
     access: ClassVar[AccessLevel] = "internals"
     tokens: ClassVar[TokenRequirement] = "aligned"
     kind: Literal["contrastive"] = "contrastive"
     layers: LayerMap = Field(default="last", description="as for hidden_states")
-    width: int = Field(default=128, ge=1, description="of the space that both sides are projected to")
+    width: int = Field(default=128, ge=1, description="of the space that both models are projected to")
     temperature: Annotated[float, Field(gt=0)] | Literal["learned"] = Field(
         default=0.07, description="the similarities are divided by it; learned: from 0.07 on, between 0.01 and 1"
     )

@@ -14,7 +14,6 @@ from distillab.data.encoding import EncodedRow
 from distillab.data.paired import PairedRow
 from distillab.data.reading import Reader
 from distillab.errors import DataError
-from distillab.pairing.token_bytes import token_meanings
 from distillab.records import SpanCounts
 
 _ROWS_AT_ONCE = 512
@@ -31,7 +30,7 @@ _COUNTED = (
 
 def span_aligner(student: Reader, teacher: Reader) -> SpanAligner:
     """Return the aligner of two tokenizers; text that a normaliser changed is left out and counted."""
-    tables = [TokenTable.of(token_meanings(reader.tokenizer)) for reader in (student, teacher)]
+    tables = [TokenTable.of(reader.loaded.meanings) for reader in (student, teacher)]
     return SpanAligner(student=tables[0], teacher=tables[1], differing="leave_out")
 
 

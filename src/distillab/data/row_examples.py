@@ -13,6 +13,7 @@ from distillab.config.data import ColumnsConfig
 from distillab.data.examples import Example, Message, conversation_example, pair_example, text_example
 from distillab.data.shapes import COLUMNS_FIX, Shape, recognise, source_of
 from distillab.data.sources import Row
+from distillab.data.textfiles import first_of
 from distillab.data.turns import (
     Unusable,
     check_order,
@@ -24,8 +25,6 @@ from distillab.data.turns import (
     read_turns,
 )
 from distillab.errors import DataError
-
-_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -88,12 +87,6 @@ def examples_of(
             fix=f"write data.on_bad_row: skip to skip and count them; or name other columns: {COLUMNS_FIX}",
         )
     return ReadRows(examples, shape, (*skipped, *problems))
-
-
-def first_of(problems: Sequence[str]) -> list[str]:
-    """Return the first five lines, and how many more there are."""
-    rest = [f"… and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
-    return [*problems[:_SHOWN], *rest]
 
 
 def written(value: Any, name: str) -> str:

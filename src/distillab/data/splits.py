@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from distillab.config.data import DataConfig, SourceConfig
 from distillab.data.examples import Example
-from distillab.data.row_examples import ReadRows, examples_of, first_of
+from distillab.data.row_examples import ReadRows, examples_of
 from distillab.data.shapes import Shape
 from distillab.data.sources import Row, read_rows
+from distillab.data.textfiles import first_of
 from distillab.errors import ConfigError, DataError
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +189,10 @@ def _settle(path: Path, problems: list[str], skipped: list[str] | None, fix: str
         skipped.extend(f"{path}, {problem}" for problem in problems)
         return
     rule = f"{len(problems)} line{'s' if len(problems) > 1 else ''} of the file cannot be read."
-    facts = problems[:_SHOWN]
-    if len(problems) > _SHOWN:
-        facts.append(f"… and {len(problems) - _SHOWN} more")
-    raise DataError(rule, where=str(path), facts=facts, fix=fix)
+    raise DataError(rule, where=str(path), facts=first_of(problems), fix=fix)
+
+
+def first_of(problems: Sequence[str]) -> list[str]:
+    """Return the first five lines, and how many more there are."""
+    rest = [f"… and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
+    return [*problems[:_SHOWN], *rest]

@@ -16,7 +16,7 @@ from distillab.data.pieces import canonical_pieces
 from distillab.data.reading import Reader
 from distillab.data.token_groups import TokenGroups, common_groups, groups_by_beginning
 from distillab.pairing.contract import fingerprint
-from distillab.pairing.token_bytes import TokenMeaning, token_meanings
+from distillab.pairing.token_bytes import TokenMeaning
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,13 +87,13 @@ def vocabularies(student: Reader, teacher: Reader, *, student_width: int, teache
     Args:
         student_width, teacher_width: ids that the models have logits for.
     """
-    student_meanings, teacher_meanings = token_meanings(student.tokenizer), token_meanings(teacher.tokenizer)
+    student_meanings, teacher_meanings = student.loaded.meanings, teacher.loaded.meanings
     projection = project_vocabulary(
         teacher=teacher_meanings,
         student=student_meanings,
         pieces=canonical_pieces(student.tokenizer, student_meanings),
-        teacher_fingerprint=fingerprint(teacher.loaded, teacher_meanings),
-        student_fingerprint=fingerprint(student.loaded, student_meanings),
+        teacher_fingerprint=fingerprint(teacher.loaded),
+        student_fingerprint=fingerprint(student.loaded),
         teacher_width=teacher_width,
         student_width=student_width,
     )
@@ -101,27 +101,13 @@ def vocabularies(student: Reader, teacher: Reader, *, student_width: int, teache
         projection,
         _starts(student_meanings, student_width),
         _starts(teacher_meanings, teacher_width),
-        _paths(
-            student,
-            teacher,
-            student_meanings,
-            teacher_meanings,
-            student_width=student_width,
-            teacher_width=teacher_width,
-        ),
+        _paths(student, teacher, student_width=student_width, teacher_width=teacher_width),
     )
 
 
-def _paths(
-    student: Reader,
-    teacher: Reader,
-    student_meanings: Sequence[TokenMeaning],
-    teacher_meanings: Sequence[TokenMeaning],
-    *,
-    student_width: int,
-    teacher_width: int,
-) -> tuple[tuple[int, ...], ...]:
+def _paths(student: Reader, teacher: Reader, *, student_width: int, teacher_width: int) -> tuple[tuple[int, ...], ...]:
     """Return (V) teacher tokens that spell each student token: the same token, else its pieces."""
+    student_meanings, teacher_meanings = student.loaded.meanings, teacher.loaded.meanings
     cut = canonical_pieces(teacher.tokenizer, teacher_meanings)
     known: dict[bytes, list[int]] = {}
 
@@ -134,8 +120,8 @@ def _paths(
         teacher=student_meanings,
         student=teacher_meanings,
         pieces=remembered,
-        teacher_fingerprint=fingerprint(student.loaded, student_meanings),
-        student_fingerprint=fingerprint(teacher.loaded, teacher_meanings),
+        teacher_fingerprint=fingerprint(student.loaded),
+        student_fingerprint=fingerprint(teacher.loaded),
         teacher_width=student_width,
         student_width=teacher_width,
     )

@@ -1,4 +1,4 @@
-"""Log-probabilities of tokens -> log-probabilities of groups of tokens.
+"""Sum token probabilities over groups of tokens, in log space, with a fused gradient.
 
 Shape letters: N positions, V ids, G groups, K groups of several ids, E ids of those.
 """

@@ -131,7 +131,7 @@ def _of_both(method: Method) -> str:
     if any(term.tokens == "aligned" and term.access == "internals" for term in method.terms):
         return "inner states"
     if any(term.matches is not None for term in method.terms):
-        return "next-token distributions where the two meet, over tokens that both have"
+        return "next-token distributions at aligned positions, over common tokens"
     return "probabilities, whatever the tokens"
 
 

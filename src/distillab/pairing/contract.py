@@ -15,7 +15,7 @@ from distillab.pairing.overlap import data_overlap
 from distillab.pairing.probes import FIRST_SENTENCE, PROBES
 from distillab.pairing.sample import SAMPLE, SAMPLE_SOURCE
 from distillab.pairing.segmentation import compare_segmentation, side_by_side
-from distillab.pairing.token_bytes import TokenMeaning, family, means_the_same, role_ids, token_meanings
+from distillab.pairing.token_bytes import TokenMeaning, family, means_the_same, role_ids
 from distillab.records import TokenizerContract, TokenizerInfo, Verdict
 
 _MAX_EXTRA = 20
@@ -56,58 +56,40 @@ def compare_tokenizers(
     Raises:
         DataError: a tokenizer has no tokens.
     """
-    teacher_meanings, student_meanings = token_meanings(teacher.tokenizer), token_meanings(student.tokenizer)
-    for loaded, meanings in ((teacher, teacher_meanings), (student, student_meanings)):
-        if not meanings:
+    for loaded in (teacher, student):
+        if not loaded.meanings:
             raise DataError("The tokenizer has no tokens.", where=loaded.path)
-    ids = _compare_ids(teacher_meanings, student_meanings, teacher_width, student_width)
+    ids = _compare_ids(teacher.meanings, student.meanings, teacher_width, student_width)
+    same_ids = ids.verdict != "different"
     teacher_words, student_words = teacher.tokenizer.get_vocab(), student.tokenizer.get_vocab()
     equal_strings = len(teacher_words.keys() & student_words.keys())
     example = side_by_side(teacher.tokenizer, student.tokenizer, _first_sentence(texts))
-    probes_differ, segmentation_notes = compare_segmentation(
-        teacher.tokenizer,
-        student.tokenizer,
-        teacher_meanings,
-        student_meanings,
-        texts,
-        same_ids=ids.verdict != "different",
-    )
-    teacher_info = _info(teacher, teacher_width, teacher_meanings)
-    student_info = _info(student, student_width, student_meanings)
-    extra = [teacher_meanings[i].data for i in ids.extra_teacher] + [
-        student_meanings[i].data for i in ids.extra_student
-    ]
-    if ids.verdict == "different":
-        extra = []  # every id clashes, so no token is "extra"
+    probes_differ, segmentation_notes = compare_segmentation(teacher, student, texts, same_ids=same_ids)
+    teacher_info, student_info = _info(teacher, teacher_width), _info(student, student_width)
+    extra: list[bytes] = []  # if every id clashes, no token is "extra"
+    if same_ids:
+        extra += [teacher.meanings[i].data for i in ids.extra_teacher]
+        extra += [student.meanings[i].data for i in ids.extra_student]
     return TokenizerContract(
         verdict=ids.verdict,
-        reason=_reason(ids, teacher_info, student_info, equal_strings, teacher_meanings, student_meanings),
+        reason=_reason(ids, teacher_info, student_info, equal_strings, teacher.meanings, student.meanings),
         teacher=teacher_info,
         student=student_info,
         equal_ids=ids.equal,
         equal_strings=equal_strings,
-        equal_bytes=len(_token_strings(teacher_meanings) & _token_strings(student_meanings)),
+        equal_bytes=len(_token_strings(teacher.meanings) & _token_strings(student.meanings)),
         shared_width=ids.shared_width,
         extra_tokens=tuple(data.decode("utf-8", "backslashreplace") for data in extra[:_MAX_EXTRA]),
         example=example,
         probes_differ=probes_differ,
-        data=data_overlap(
-            teacher.tokenizer,
-            student.tokenizer,
-            teacher_meanings,
-            student_meanings,
-            texts or SAMPLE,
-            source if texts else SAMPLE_SOURCE,
-        ),
+        data=data_overlap(teacher, student, texts or SAMPLE, source if texts else SAMPLE_SOURCE),
         notes=(
-            *width_notes(teacher_info, student_info, len(teacher_meanings), len(student_meanings)),
-            *role_notes(
-                teacher_meanings, student_meanings, teacher_info, student_info, same_ids=ids.verdict != "different"
-            ),
+            *width_notes(teacher_info, student_info, len(teacher.meanings), len(student.meanings)),
+            *role_notes(teacher.meanings, student.meanings, teacher_info, student_info, same_ids=same_ids),
             *segmentation_notes,
             *template_notes(teacher_info, student_info),
         ),
-        would_train=would_train(example, teacher_meanings, student_meanings, ids.differing)
+        would_train=would_train(example, teacher.meanings, student.meanings, ids.differing)
         if ids.verdict == "different"
         else (),
     )
@@ -180,24 +162,24 @@ def _rows(info: TokenizerInfo) -> str:
     return "an unknown number of" if info.logits_width is None else f"{info.logits_width:,}"
 
 
-def _info(loaded: LoadedTokenizer, width: int | None, meanings: Sequence[TokenMeaning]) -> TokenizerInfo:
+def _info(loaded: LoadedTokenizer, width: int | None) -> TokenizerInfo:
     template = loaded.tokenizer.chat_template
     return TokenizerInfo(
         name=loaded.name,
         family=family(loaded.tokenizer),
-        tokens=sum(meaning.kind != "unused" for meaning in meanings),
+        tokens=sum(meaning.kind != "unused" for meaning in loaded.meanings),
         logits_width=width,
         roles=role_ids(loaded.tokenizer),
-        fingerprint=fingerprint(loaded, meanings),
+        fingerprint=fingerprint(loaded),
         chat_template_sha256=None if template is None else _sha256(json.dumps(template, sort_keys=True).encode()),
         loading_notes=loaded.notes,
     )
 
 
-def fingerprint(loaded: LoadedTokenizer, meanings: Sequence[TokenMeaning]) -> str:
+def fingerprint(loaded: LoadedTokenizer) -> str:
     """Return the SHA-256 of id -> meaning, the ids of the roles, and the ids of the probe texts with special tokens."""
     digest = hashlib.sha256()
-    for meaning in meanings:
+    for meaning in loaded.meanings:
         digest.update(f"{meaning.kind}:{len(meaning.data)}:".encode() + meaning.data)
     digest.update(json.dumps(role_ids(loaded.tokenizer), sort_keys=True).encode())
     digest.update(json.dumps(loaded.tokenizer(list(PROBES))["input_ids"]).encode())

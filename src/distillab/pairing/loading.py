@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +27,7 @@ from distillab.hub import reach_hub, was_fetched
 from distillab.in_memory import IN_MEMORY, in_memory
 from distillab.library_errors import library_errors
 from distillab.pairing.probes import PROBES
+from distillab.pairing.token_bytes import TokenMeaning, token_meanings
 from distillab.paths import is_local, local_path, require_folder
 from distillab.pretrained import tokenizer_from
 from distillab.redaction import redacted, revealed
@@ -49,6 +51,11 @@ class LoadedTokenizer:
     name: str
     path: str
     notes: tuple[str, ...]
+
+    @cached_property
+    def meanings(self) -> list[TokenMeaning]:
+        """Return the meaning of every id."""
+        return token_meanings(self.tokenizer)
 
 
 def load_tokenizer(path: str, *, revision: str | None = None) -> LoadedTokenizer:

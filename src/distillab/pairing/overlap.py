@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerFast
 
-from distillab.pairing.token_bytes import TokenMeaning, byte_spans
+from distillab.pairing.loading import LoadedTokenizer
+from distillab.pairing.token_bytes import byte_spans
 from distillab.records import DataOverlap
 
 MAX_TEXTS = 2_000
@@ -25,14 +25,7 @@ class _Row:
     known: bool
 
 
-def data_overlap(
-    teacher: PreTrainedTokenizerFast,
-    student: PreTrainedTokenizerFast,
-    teacher_meanings: Sequence[TokenMeaning],
-    student_meanings: Sequence[TokenMeaning],
-    texts: Sequence[str],
-    source: str,
-) -> DataOverlap:
+def data_overlap(teacher: LoadedTokenizer, student: LoadedTokenizer, texts: Sequence[str], source: str) -> DataOverlap:
     """Count the tokens and boundaries that two tokenizers share on the first 2,000 texts, without special tokens.
 
     A boundary is a byte position inside a row at which a token ends. A space that only one tokenizer puts in front of
@@ -45,9 +38,9 @@ def data_overlap(
         source: name of the texts in the record.
     """
     texts = [text for text in texts[:MAX_TEXTS] if text]
-    rows = zip(_rows(teacher, teacher_meanings, texts), _rows(student, student_meanings, texts), strict=True)
-    student_strings = {meaning.data for meaning in student_meanings if meaning.kind in ("text", "byte")}
-    known = [meaning.kind in ("text", "byte") and meaning.data in student_strings for meaning in teacher_meanings]
+    rows = zip(_rows(teacher, texts), _rows(student, texts), strict=True)
+    student_strings = {meaning.data for meaning in student.meanings if meaning.kind in ("text", "byte")}
+    known = [meaning.kind in ("text", "byte") and meaning.data in student_strings for meaning in teacher.meanings]
     not_comparable = teacher_tokens = student_tokens = known_tokens = positions = equal_positions = 0
     boundaries, tokens = np.zeros(3, dtype=np.int64), np.zeros(3, dtype=np.int64)  # teacher's, student's, shared
     for teacher_row, student_row in rows:
@@ -79,11 +72,11 @@ def data_overlap(
     )
 
 
-def _rows(tokenizer: PreTrainedTokenizerFast, meanings: Sequence[TokenMeaning], texts: Sequence[str]) -> list[_Row]:
+def _rows(loaded: LoadedTokenizer, texts: Sequence[str]) -> list[_Row]:
     if not texts:
         return []
-    unknown = tokenizer.unk_token_id
-    encoded: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    meanings, unknown = loaded.meanings, loaded.tokenizer.unk_token_id
+    encoded: list[list[int]] = loaded.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
     return [
         _Row(
             ids,

@@ -8,8 +8,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
+from distillab.pairing.loading import LoadedTokenizer
 from distillab.pairing.probes import PROBES
-from distillab.pairing.token_bytes import TokenMeaning, role_ids
+from distillab.pairing.token_bytes import role_ids
 from distillab.records import SideBySide
 
 _MAX_SHOWN = 5
@@ -30,22 +31,16 @@ def side_by_side(teacher: PreTrainedTokenizerFast, student: PreTrainedTokenizerF
 
 
 def compare_segmentation(
-    teacher: PreTrainedTokenizerFast,
-    student: PreTrainedTokenizerFast,
-    teacher_meanings: Sequence[TokenMeaning],
-    student_meanings: Sequence[TokenMeaning],
-    texts: Sequence[str],
-    *,
-    same_ids: bool,
+    teacher: LoadedTokenizer, student: LoadedTokenizer, texts: Sequence[str], *, same_ids: bool
 ) -> tuple[tuple[SideBySide, ...], tuple[str, ...]]:
     """Return probe texts that the two split differently (at most 5, the shortest), and notes.
 
     Besides the fixed probes, the first 100 texts of the data are tried. If the ids are equal but the merges or scores
     differ, texts made from these are tried too, because few texts show a rule late in the list.
     """
-    rule_texts, rule_note = _rule_probes(teacher, student) if same_ids else ((), ())
+    rule_texts, rule_note = _rule_probes(teacher.tokenizer, student.tokenizer) if same_ids else ((), ())
     tried = list(dict.fromkeys((*PROBES, *(t for t in texts[:_DATA_PROBES] if t), *rule_texts)))
-    splits = zip(_split(teacher, teacher_meanings, tried), _split(student, student_meanings, tried), strict=True)
+    splits = zip(_split(teacher, tried), _split(student, tried), strict=True)
     differ = [text for text, (a, b) in zip(tried, splits, strict=True) if a != b]
     notes = list(rule_note)
     if differ and same_ids:
@@ -53,16 +48,14 @@ def compare_segmentation(
             f"the same ids, but {len(differ)} of {len(tried)} probe texts are split differently, e.g. "
             f"{min(differ, key=len)!r}: the normaliser, the prefix space or the merges are not the same"
         )
-    notes.extend(_around_notes(teacher, student))
+    notes.extend(_around_notes(teacher.tokenizer, student.tokenizer))
     shown = sorted(differ, key=len)[:_MAX_SHOWN]
-    return tuple(side_by_side(teacher, student, text) for text in shown), tuple(notes)
+    return tuple(side_by_side(teacher.tokenizer, student.tokenizer, text) for text in shown), tuple(notes)
 
 
-def _split(
-    tokenizer: PreTrainedTokenizerFast, meanings: Sequence[TokenMeaning], texts: Sequence[str]
-) -> list[list[tuple[str, bytes]]]:
-    encoded = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
-    return [[(meanings[i].kind, meanings[i].data) for i in ids] for ids in encoded]
+def _split(loaded: LoadedTokenizer, texts: Sequence[str]) -> list[list[tuple[str, bytes]]]:
+    encoded = loaded.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    return [[(loaded.meanings[i].kind, loaded.meanings[i].data) for i in ids] for ids in encoded]
 
 
 def _rule_probes(

@@ -1,4 +1,4 @@
-"""The metrics of a study as columns, and the report's list of terms: all of a metric comes from its record."""
+"""Columns of the report's tables, and its list of metrics, made from the metric records."""
 
 from __future__ import annotations
 

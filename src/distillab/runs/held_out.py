@@ -1,4 +1,4 @@
-"""The held-out rows of the evaluation: those that every model of the pair reads whole, as the same text."""
+"""Select the held-out rows of the evaluation: those that both models of the pair can read in full."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A teacher whose weights are in this process."""
+"""`LocalTeacher`: a model in this process as a signal source, and how it is loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Find where a loss or a gradient stopped being finite.
+"""Report which term, row and tensor made a loss or a gradient non-finite (NaN or infinite).
 
 Shape letters: N flattened scored positions, V vocabulary.
 """

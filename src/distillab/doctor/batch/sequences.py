@@ -1,4 +1,4 @@
-"""How rows begin, and whether they repeat."""
+"""Check how rows begin (BOS missing or doubled), and whether rows are repeated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Held-out rows that stand in the training rows: whole, nearly, their prompts, or their answers."""
+"""Find held-out rows that are also in the training rows: equal, nearly equal, same prompt, or same answer."""
 
 from __future__ import annotations
 
