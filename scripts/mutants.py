@@ -27,12 +27,12 @@ import shutil
 import sys
 import tempfile
 import textwrap
-import time
 import tomllib
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
-from multiprocessing.connection import wait
+from functools import cache
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -82,23 +82,21 @@ class Scope:
     path: Path
     node: ast.AST
 
-    def found(self, right: str) -> list[tuple[ast.AST, ast.AST]]:
+    def found(self, right: str) -> list[tuple[Any, Any]]:
         """Return first and last node of each place where the source `right` stands, in the order of the file."""
         wanted = _parsed(right)
-        lone = wanted[0].value if len(wanted) == 1 and isinstance(wanted[0], ast.Expr) else None
-        places: list[tuple[ast.AST, ast.AST]] = []
+        alone = len(wanted) == 1 and isinstance(wanted[0], ast.Expr)
+        sought: list[ast.AST] = [wanted[0].value] if alone else list(wanted)
+        places = []
         for node in _inside(self.node):
-            if lone is not None:
-                if type(node) is type(lone) and ast.unparse(node) == ast.unparse(lone):
-                    places.append((node, node))
-                continue
-            for block in (value for _, value in ast.iter_fields(node) if isinstance(value, list)):
-                for start in range(len(block) - len(wanted) + 1):
-                    here = block[start : start + len(wanted)]
-                    same_types = [type(node) for node in here] == [type(node) for node in wanted]
-                    if same_types and list(map(ast.unparse, here)) == list(map(ast.unparse, wanted)):
+            blocks = [[node]] if alone else [value for _, value in ast.iter_fields(node) if isinstance(value, list)]
+            for block in blocks:
+                for start in range(len(block) - len(sought) + 1):
+                    here = block[start : start + len(sought)]
+                    same_types = list(map(type, here)) == list(map(type, sought))
+                    if same_types and list(map(ast.unparse, here)) == list(map(ast.unparse, sought)):
                         places.append((here[0], here[-1]))
-        return sorted(places, key=lambda place: (place[0].lineno, place[0].col_offset))  # type: ignore[attr-defined]
+        return sorted(places, key=lambda place: (place[0].lineno, place[0].col_offset))
 
     def nearest(self, right: str) -> list[str]:
         """Return the sources in this scope that are most like `right`."""
@@ -111,17 +109,12 @@ class Package:
     """The modules, classes and functions of a source folder, and the mutants planted there."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    @cached_property
-    def scopes(self) -> list[Scope]:
-        """All scopes, named as `pairing.admission.Reason.text`."""
-        scopes = []
-        for path in sorted(self.folder.rglob("*.py")):
-            module = ".".join(path.relative_to(self.folder).with_suffix("").parts)
+        # named as `pairing.admission.Reason.text`
+        self.scopes: list[Scope] = []
+        for path in sorted(folder.rglob("*.py")):
+            module = ".".join(path.relative_to(folder).with_suffix("").parts)
             tree = ast.parse(path.read_text(encoding="utf-8"))
-            scopes += [Scope(name, path, node) for name, node in [(module, tree), *_named(tree, module)]]
-        return scopes
+            self.scopes += [Scope(name, path, node) for name, node in [(module, tree), *_named(tree, module)]]
 
     def scope(self, name: str) -> Scope:
         """Return the one scope whose dotted name ends so; raises `Lost` where there is none, or more than one."""
@@ -137,13 +130,16 @@ class Package:
 
     def planted(self, mutant: Mutant) -> tuple[Path, str]:
         """Return the file that a mutant changes, and its text then; raises `Lost` where that cannot be done."""
-        scope = self.scope(mutant.where)
-        places = scope.found(mutant.right)
-        if not places:
+        try:
+            scope = self.scope(mutant.where)
+            places = scope.found(mutant.right)
+            if not places:
+                raise Lost(f"not in {scope.name}; near: {scope.nearest(mutant.right)}")
+        except Lost as problem:
             elsewhere = [other.name for other in self.scopes if other.found(mutant.right)]
-            raise Lost(f"not in {scope.name}; near: {scope.nearest(mutant.right)}; the same is in {elsewhere[-3:]}")
+            raise Lost(f"{problem}; the same is in {elsewhere[-3:]}") from None
         if (len(places) > 1) != (mutant.nth is not None) or (mutant.nth or 1) > len(places):
-            lines = [place[0].lineno for place in places]  # type: ignore[attr-defined]
+            lines = [first.lineno for first, _ in places]
             raise Lost(f"{len(places)} times in {scope.name}, lines {lines}; nth is {mutant.nth}")
         text = scope.path.read_text(encoding="utf-8")
         changed = _replaced(text, places[(mutant.nth or 1) - 1], mutant)
@@ -154,6 +150,12 @@ class Package:
         except SyntaxError as error:
             raise Lost(f"the wrong version is not Python: {error}") from None
         return scope.path, changed
+
+
+@cache
+def distillab() -> Package:
+    """Return distillab's own package."""
+    return Package(PACKAGE)
 
 
 def _parsed(source: str) -> list[ast.stmt]:
@@ -193,61 +195,43 @@ def _replaced(text: str, place: tuple[Any, Any], mutant: Mutant) -> str:
     return (content[:begin] + wrong.encode() + content[end:]).decode()
 
 
-class Worker:
-    """A copy of the package that holds one mutant at a time, and the test that runs against it."""
+def survives(mutant: Mutant, folder: Path) -> str | None:
+    """Return why a mutant is not caught, or None where it is.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.log = folder / "log.txt"
-        shutil.copytree(PACKAGE, folder / "distillab", ignore=shutil.ignore_patterns("__pycache__"))
-        # by its content: by time and size, one mutant would be taken for the next
-        checked = py_compile.PycInvalidationMode.CHECKED_HASH
-        compileall.compile_dir(str(folder / "distillab"), quiet=1, invalidation_mode=checked)
+    Each process that calls it has a copy of the package, made from that in `folder`, and plants one mutant at a time.
+    """
+    copy = folder / str(os.getpid())
+    if not copy.exists():
+        shutil.copytree(folder / "distillab", copy / "distillab")
+    try:
+        path, changed = distillab().planted(mutant)
+    except Lost as problem:
+        return str(problem)
+    file, log = copy / "distillab" / path.relative_to(PACKAGE), copy / "log.txt"
+    right = file.read_bytes()
+    file.write_text(changed, encoding="utf-8")
+    process = multiprocessing.get_context("fork").Process(target=_run, args=(mutant.test, copy, log))
+    process.start()
+    process.join()
+    file.write_bytes(right)
+    if process.exitcode == _CODES:
+        return f"{mutant.test} passes"
+    # a test failed; anything else means that it did not run
+    return None if process.exitcode == _CODES + 1 else log.read_text(encoding="utf-8", errors="replace")[-1000:]
 
-    def start(self, mutant: Mutant, package: Package) -> None:
-        """Plant a mutant and start its test; raises `Lost`."""
-        path, changed = package.planted(mutant)
-        self.mutant, self.started = mutant, time.monotonic()
-        self.file = self.folder / "distillab" / path.relative_to(PACKAGE)
-        self.file.write_text(changed, encoding="utf-8")
-        self.process = multiprocessing.get_context("fork").Process(target=self._test)
-        self.process.start()
 
-    def _test(self) -> None:
-        with self.log.open("wb") as log:
-            os.dup2(log.fileno(), 1)
-            os.dup2(log.fileno(), 2)
-        os.chdir(ROOT)
-        os.environ["PYTHONPATH"] = os.pathsep.join([str(self.folder), str(ROOT)])
-        sys.path.insert(0, str(self.folder))
-        import pytest
+def _run(test: str, copy: Path, log: Path) -> None:
+    with log.open("wb") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    os.chdir(ROOT)
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(copy), str(ROOT)])
+    sys.path.insert(0, str(copy))
+    import pytest
 
-        # pytest warns of a plugin that was imported before it
-        options = [
-            "-q",
-            "-x",
-            "-p",
-            "no:cacheprovider",
-            "-p",
-            "no:xdist",
-            "-W",
-            "ignore::pytest.PytestAssertRewriteWarning",
-        ]
-        sys.exit(_CODES + pytest.main([*options, self.mutant.test]))
-
-    def verdict(self) -> str | None:
-        """Wait for the test and mend the copy; return why the mutant is not caught, or None where it is."""
-        self.process.join()
-        original = PACKAGE / self.file.relative_to(self.folder / "distillab")
-        shutil.copyfile(original, self.file)
-        if self.process.exitcode == _CODES:
-            return f"{self.mutant.test} passes"
-        # a test failed; anything else means that it did not run
-        return (
-            None
-            if self.process.exitcode == _CODES + 1
-            else self.log.read_text(encoding="utf-8", errors="replace")[-1000:]
-        )
+    # pytest warns of what was imported before it
+    known = "ignore::pytest.PytestAssertRewriteWarning"
+    sys.exit(_CODES + pytest.main(["-qx", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", known, test]))
 
 
 def main(words: list[str]) -> int:
@@ -256,33 +240,20 @@ def main(words: list[str]) -> int:
     sys.dont_write_bytecode = True
     for name in _SLOW_IMPORTS:
         __import__(name)
-    package = Package(PACKAGE)
+    distillab()  # parsed before the processes that plant are forked
     chosen = [m for m in listed() if not words or any(word in f"{m} {m.test}" for word in words)]
-    todo, busy, done, alive = list(chosen), [], 0, 0
+    alive = 0
     with tempfile.TemporaryDirectory() as folder:
-        free = [Worker(Path(folder) / str(number)) for number in range(min(os.cpu_count() or 1, len(chosen)))]
-
-        def report(mutant: Mutant, reason: str | None, seconds: float) -> None:
-            nonlocal done, alive
-            done, alive = done + 1, alive + (reason is not None)
-            outcome = "caught" if reason is None else f"SURVIVES, {reason}"
-            print(f"{done}/{len(chosen)} {mutant}: {outcome} ({seconds:.1f} s)", flush=True)
-
-        while todo or busy:
-            while todo and free:
-                mutant, worker = todo.pop(0), free.pop()
-                try:
-                    worker.start(mutant, package)
-                    busy.append(worker)
-                except Lost as problem:
-                    free.append(worker)
-                    report(mutant, str(problem), 0.0)
-            ended = wait([worker.process.sentinel for worker in busy])
-            for worker in [worker for worker in busy if worker.process.sentinel in ended]:
-                reason = worker.verdict()
-                report(worker.mutant, reason, time.monotonic() - worker.started)
-                busy.remove(worker)
-                free.append(worker)
+        shutil.copytree(PACKAGE, Path(folder) / "distillab", ignore=shutil.ignore_patterns("__pycache__"))
+        # told apart by content: by time and size, one mutant would be taken for the next
+        by_hash = py_compile.PycInvalidationMode.CHECKED_HASH
+        compileall.compile_dir(f"{folder}/distillab", quiet=1, invalidation_mode=by_hash)
+        with ProcessPoolExecutor(mp_context=multiprocessing.get_context("fork")) as pool:
+            outcomes = pool.map(survives, chosen, repeat(Path(folder)))
+            for number, (mutant, reason) in enumerate(zip(chosen, outcomes, strict=True), start=1):
+                alive += reason is not None
+                outcome = "caught" if reason is None else f"SURVIVES, {reason}"
+                print(f"{number}/{len(chosen)} {mutant}: {outcome}", flush=True)
     print(f"{len(chosen) - alive} of {len(chosen)} mutants caught")
     return 1 if alive else 0
 

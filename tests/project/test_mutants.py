@@ -7,7 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from scripts.mutants import PACKAGE, ROOT, Lost, Mutant, Package, listed
+from scripts.mutants import ROOT, Lost, Mutant, Package, distillab, listed
 
 CODE = '''
 def area(width, height):
@@ -32,11 +32,11 @@ def package(tmp_path: Path) -> Package:
 
 
 def test_every_wrong_version_can_be_planted_and_its_test_exists() -> None:
-    package, problems = Package(PACKAGE), []
+    problems: list[str] = []
     tests: dict[str, set[str]] = defaultdict(set)
     for mutant in listed():
         try:
-            package.planted(mutant)
+            distillab().planted(mutant)
         except Lost as problem:
             problems.append(f"{mutant}: {problem}")
         file, _, name = mutant.test.partition("::")
