@@ -136,7 +136,10 @@ class Package:
             if not places:
                 raise Lost(f"not in {scope.name}; near: {scope.nearest(mutant.right)}")
         except Lost as problem:
-            elsewhere = [other.name for other in self.scopes if other.found(mutant.right)]
+            files = {
+                other.path for other in self.scopes if isinstance(other.node, ast.Module) and other.found(mutant.right)
+            }
+            elsewhere = [other.name for other in self.scopes if other.path in files and other.found(mutant.right)]
             raise Lost(f"{problem}; the same is in {elsewhere[-3:]}") from None
         if (len(places) > 1) != (mutant.nth is not None) or (mutant.nth or 1) > len(places):
             lines = [first.lineno for first, _ in places]
