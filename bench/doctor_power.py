@@ -119,7 +119,7 @@ def _line(case: Case, size: int, repetitions: int) -> str:
         measures = measure_signal(rows, seed=seed)
         found = verdict(measures, own=case.own)
         taken[found.reading] += 1
-        errors += found.sure and found.reading not in ("fits", "cannot tell")
+        errors += found.sure and found.reading not in ("fits", "no verdict")
         significant += measures.tokens is not None and measures.tokens.p <= 0.05
     shares = [(f"**{name}**" if name == case.right else name, count) for name, count in taken.most_common()]
     told = ", ".join(f"{name} {count / repetitions:.1%}" for name, count in shares)

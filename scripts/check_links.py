@@ -28,7 +28,10 @@ _PACKAGE = Path("src/distillab")
 def documents(root: Path) -> list[Path]:
     """The Markdown files that are checked."""
     top = [root / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")]
-    return [path for path in top if path.is_file()] + sorted((root / "docs").rglob("*.md"))
+    return [path for path in top if path.is_file()] + [
+        *sorted((root / "docs").rglob("*.md")),
+        *sorted((root / "src").rglob("*.md")),
+    ]
 
 
 def prose_lines(text: str) -> Iterator[tuple[int, str]]:

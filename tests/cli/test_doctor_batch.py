@@ -50,7 +50,7 @@ def test_an_error_is_exit_code_1_and_is_written(doctor, world, tmp_path):
     code, out, _ = doctor(saved(prompt_in_answer_out(world), tmp_path / "batch.pt"), "--json", str(written))
     assert code == 1
     assert out.count("⟦") >= 3, "rows are shown although their labels are another text"
-    assert "error: answer-at-prompt-positions" in out and "docs/doctor/answer-at-prompt-positions.md" in out
+    assert "error: answer-at-prompt-positions" in out and "distillab doctor explain answer-at-prompt-positions" in out
     record = read_record(Investigation, written)
     assert record.findings[0].id == "answer-at-prompt-positions"
     assert record.findings[0].severity == "error"

@@ -54,7 +54,7 @@ def test_an_error_is_exit_code_1_and_is_written(doctor, rows, tmp_path):
     train, held_out = written(tmp_path / "a.jsonl", rows[:70]), written(tmp_path / "b.jsonl", rows[40:70])
     code, out, _ = doctor(train, "--held-out", held_out, "--json", tmp_path / "found.json", "--report", tmp_path / "r")
     assert code == 1
-    assert "error: train-held-out-overlap" in out and "docs/doctor/train-held-out-overlap.md" in out
+    assert "error: train-held-out-overlap" in out and "distillab doctor explain train-held-out-overlap" in out
     record = read_record(Investigation, tmp_path / "found.json")
     assert (record.findings[0].id, record.findings[0].severity) == ("train-held-out-overlap", "error")
     assert "30 of 30 (100.0%)" in record.findings[0].evidence[0]

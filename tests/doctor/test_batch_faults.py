@@ -31,19 +31,14 @@ def test_a_planted_fault_is_found(fault: Fault, name: str, world_of, read_once):
     assert len(findings) == len(said), "an id is said once"
 
 
-def test_every_id_has_its_page():
+def test_every_planted_id_is_given():
     root = Path(__file__).resolve().parents[2]
     ids = {
         id
         for path in (root / "src" / "distillab" / "doctor" / "batch").glob("*.py")
-        for id in re.findall(r'\bid="([a-z-]+)"', path.read_text(encoding="utf-8"))
+        for id in re.findall(r'from_page\(\s*"([a-z0-9-]+)"', path.read_text(encoding="utf-8"))
     }
     assert {fault.id for fault in FAULTS} <= ids
-    table = (root / "docs" / "doctor" / "README.md").read_text(encoding="utf-8")
-    for id in ids:
-        page = (root / "docs" / "doctor" / f"{id}.md").read_text(encoding="utf-8")
-        assert page.startswith(f"# `{id}`\n") and "## What to do" in page
-        assert f"({id}.md)" in table
 
 
 def test_there_are_enough_of_them():

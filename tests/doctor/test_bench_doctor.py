@@ -11,7 +11,7 @@ from bench.doctor.score import passed, run_cases, summary
 
 from distillab.records import CheckResult, Finding
 
-PAGES = Path(__file__).resolve().parents[2] / "docs" / "doctor"
+PAGES = Path(__file__).resolve().parents[2] / "src" / "distillab" / "doctor" / "findings"
 # one of several like it, and those with the largest tokenizers, are left to `make bench-doctor`
 _HELD = 8
 

@@ -12,7 +12,7 @@ from distillab.doctor.batch.audit import audit_batch
 from distillab.doctor.causes import BRINGS, with_causes
 from distillab.records import CheckResult
 
-PAGES = Path(__file__).resolve().parents[2] / "docs" / "doctor"
+PAGES = Path(__file__).resolve().parents[2] / "src" / "distillab" / "doctor" / "findings"
 
 
 def linked(*found):

@@ -87,8 +87,8 @@ def test_what_explains_nothing() -> None:
 def test_what_follows_has_no_advice_of_its_own() -> None:
     (after,) = explained([log("cross_entropy")], batch=(POSITIONS,), tokens=None)
     effect = after.investigation.findings[0]
-    assert effect.fix == ("nothing of its own: mend answer-at-prompt-positions, then examine again",)
-    assert effect.explanation == "A meaning. Here the cause was found: answer-at-prompt-positions."
+    assert effect.fix == ("nothing of its own: fix answer-at-prompt-positions, then run the check again",)
+    assert effect.explanation == "A meaning. Its cause was found here: answer-at-prompt-positions."
     assert effect.severity == "warning"
 
 
@@ -149,10 +149,10 @@ def test_another_trainers_loss_is_not_taken_for_cross_entropy(pair: dict[str, st
     assert "held-out-above-uniform" in {one.id for one in known.findings}
 
 
-def test_every_option_that_a_finding_tells_to_say_is_one_of_investigate() -> None:
+def test_every_option_that_a_finding_names_is_one_of_investigate() -> None:
     source = Path(doctor.__file__).parent
-    files = [*source.glob("batch/*.py"), *source.glob("run/*.py"), source / "token_ids.py"]
-    named = {name for file in files for name in re.findall(r"say (?:it by )?--([a-z-]+)", file.read_text())}
+    files = [*source.glob("findings/*.md"), *source.glob("run/*.py"), source / "token_ids.py"]
+    named = {name for file in files for name in re.findall(r"(?:say|give) --([a-z-]+)", file.read_text())}
     assert {"learns", "shifts", "vocabulary", "ignore-index", "compares"} <= named
     taken = {name.replace("_", "-") for name in inspect.signature(investigate_command).parameters}
     assert named <= taken

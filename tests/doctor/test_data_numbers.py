@@ -225,6 +225,6 @@ def test_a_large_part_is_sampled_by_prompt(materials, monkeypatch):
     whole = encode_part(data.reader(), rows)
     monkeypatch.setattr(encoded, "MOST_ROWS", 20)
     part = encode_part(data.reader(), rows)
-    assert (part.total, part.looked, part.said) == (40, 20, "40 rows, 20 of them encoded")
+    assert (part.total, part.looked, part.summary) == (40, 20, "40 rows, 20 of them encoded")
     assert set(Counter(example.prompt for example in part.examples).values()) == {2}
     assert lowest_loss(part.cut).openness == pytest.approx(lowest_loss(whole.cut).openness) == pytest.approx(1)

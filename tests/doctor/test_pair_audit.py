@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import replace
 
 import pytest
 import torch
-from tests.conftest import ROOT
 from tests.doctor.pair_samples import STUDENT, TEACHER, UNLIKE, found, reader_of, subject_of, with_width
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -239,13 +237,3 @@ def test_begin_tokens_and_templates_that_differ_are_noted(good):
     contract = good.contract.model_copy(update={"notes": notes})
     finding = found([check_contract(replace(good, contract=contract))])["pair-reads-otherwise"]
     assert finding.severity == "note" and finding.evidence == notes
-
-
-def test_every_finding_has_its_page_and_its_line():
-    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src/distillab/doctor/pair").glob("*.py"))
-    table = (ROOT / "docs/doctor/README.md").read_text(encoding="utf-8")
-    ids = set(re.findall(r'id="([a-z0-9-]+)"', code))
-    assert len(ids) == 18
-    for id_ in ids:
-        assert (ROOT / f"docs/doctor/{id_}.md").read_text(encoding="utf-8").startswith(f"# `{id_}`")
-        assert f"| [`{id_}`]({id_}.md) |" in table

@@ -26,7 +26,6 @@ from distillab.errors import ConfigError, DataError
 from distillab.records import Investigation
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ROOT / "docs" / "doctor"
 FAULTS = [*FAULTS_OF_CURVES, *FAULTS_OF_COLUMNS]
 GOOD = [*GOOD_CURVES, *GOOD_COLUMNS]
 
@@ -279,15 +278,14 @@ def test_spikes_are_lone_and_a_new_level_is_none() -> None:
     assert [near_factor(ratio) for ratio in (4.1, 0.24, 1.2, 2.5, 0.0)] == [4, -4, None, None, None]
 
 
-def test_every_id_has_a_page_and_a_line() -> None:
-    table = (PAGES / "README.md").read_text(encoding="utf-8")
+def test_every_id_is_planted() -> None:
     sources = sorted((ROOT / "src" / "distillab" / "doctor" / "run").glob("*.py"))
-    found = {name for path in sources for name in re.findall(r'\bid="([a-z0-9-]+)"', path.read_text(encoding="utf-8"))}
+    found = {
+        name
+        for path in sources
+        for name in re.findall(r'from_page\(\s*"([a-z0-9-]+)"', path.read_text(encoding="utf-8"))
+    }
     assert len(found) == 44
-    for name in found:
-        page = (PAGES / f"{name}.md").read_text(encoding="utf-8")
-        assert page.startswith(f"# `{name}`\n")
-        assert f"[`{name}`]({name}.md)" in table
     planted = {case.finds for case in FAULTS}
     assert found - planted == {"difference-below-interval", "worse-than-start"}
 

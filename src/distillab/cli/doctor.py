@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from distillab.cli.doctor_batch import batch_command
@@ -22,6 +24,16 @@ doctor_app = typer.Typer(
 @doctor_app.callback()
 def _doctor() -> None:
     """Exit code 0: no error was found; 1: an error, or what was given cannot be read; 2: wrong usage."""
+
+
+@doctor_app.command("explain")
+def _explain(
+    finding: Annotated[str, typer.Argument(metavar="ID", help="Id of a finding, as in a report.")],
+) -> None:
+    """Print the page of a finding: what it means, what to do, how it is found, why it hurts."""
+    from distillab.doctor.page import page
+
+    typer.echo(page(finding))
 
 
 doctor_app.command("investigate")(investigate_command)

@@ -95,13 +95,13 @@ def show_finding(console: Console, finding: Finding) -> None:
     console.print(f"{finding.severity}: {finding.id}", style=_STYLE[finding.severity])
     console.print(finding.title)
     for line in finding.evidence:
-        console.print(f"  seen:   {line}")
+        console.print(f"  found:  {line}")
     for line in finding.example:
         console.print(f"  {line}", style="dim")
     console.print(f"  means:  {finding.explanation}")
     for line in finding.fix:
-        console.print(f"  do:     {line}")
-    console.print(f"  page:   docs/doctor/{finding.id}.md", style="dim")
+        console.print(f"  fix:    {line}")
+    console.print(f"  page:   distillab doctor explain {finding.id}", style="dim")
 
 
 def _show_methods(console: Console, judged: PairCheck) -> None:

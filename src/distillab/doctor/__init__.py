@@ -1,4 +1,4 @@
-"""The doctor: checks that look at what somebody has, and say what is wrong with it."""
+"""The doctor: checks of a batch, rows, a loss, a pair, a log or a recipe, with what is wrong and what to do."""
 
 from distillab.doctor.batch.audit import audit_batch
 from distillab.doctor.data.audit import audit_data

@@ -1,4 +1,4 @@
-"""Which finding explains which other one: a consequence is told as one, and is no error of its own."""
+"""Which finding explains which other one: a consequence names its cause, and is no error of its own."""
 
 from __future__ import annotations
 
@@ -90,8 +90,8 @@ def follows(finding: Finding, causes: Sequence[str], *, severity: Severity) -> F
         update={
             "severity": severity,
             "follows_from": names,
-            "explanation": f"{finding.explanation} Here the cause was found: {', '.join(names)}.",
-            "fix": (f"nothing of its own: mend {' and '.join(names)}, then examine again",),
+            "explanation": f"{finding.explanation} Its cause was found here: {', '.join(names)}.",
+            "fix": (f"nothing of its own: fix {' and '.join(names)}, then run the check again",),
         }
     )
 

@@ -37,7 +37,7 @@ class Clock:
         return self.limit_s - (time.monotonic() - self._begun)
 
     def guess_unit(self, operations: float, device: str) -> None:
-        """Say what a step takes, until one was measured.
+        """Give the seconds of a step, until one was measured.
 
         Args:
             operations: multiplications and additions.

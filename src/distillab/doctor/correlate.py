@@ -1,4 +1,4 @@
-"""What several examinations say together that none of them can say alone."""
+"""Correlate several checks: what a batch and a pair explain of what a log shows."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import get_args
 
 from distillab.config.terms import TermConfig
 from distillab.doctor.causes import follows
+from distillab.doctor.page import from_page
 from distillab.doctor.run.logs import Run
 from distillab.doctor.run.series import CROSS_ENTROPY, RunSeries
 from distillab.records import CheckResult, Finding, Investigation
 
 CHECK_ID = "together"
 
-# faults of a batch by which the model is asked for something else than the answers that it is judged by
+# faults of a batch that train the model on something else than the answers it is evaluated on
 _LABELS = frozenset(
     (
         "answer-at-prompt-positions",
@@ -42,7 +43,7 @@ _BY_ID = frozenset(
     for settings in get_args(get_args(TermConfig)[0])
     if settings.tokens == "shared"
 )
-# such labels tell how often tokens occur, and nothing more; a student that is far below that line was given others
+# such labels show only how often tokens occur; a student that is far below that line was given others
 _LEARNED = 0.8
 
 
@@ -52,7 +53,7 @@ class CheckedLog:
 
     Attributes:
         name: among the others.
-        runs: what it says.
+        runs: its runs.
         investigation: what was found in it.
         unigram_nats: of rows like its own, where the log does not know it.
     """
@@ -74,7 +75,7 @@ def explained(
     """The logs with every finding that follows from a fault found elsewhere marked so: the fault is to be mended first.
 
     A batch's fault explains what a log shows of labels; tokens that do not match, what it shows of a teacher. Where a
-    log does not say which terms its loss has, both may.
+    log does not name the terms of its loss, both can.
 
     Args:
         batch: found in the batch.
@@ -140,21 +141,16 @@ def _strangers(logs: Sequence[CheckedLog], faults: Sequence[Finding]) -> list[Fi
 
 
 def _stranger(name: str, step: int, best: float, unigram: float) -> Finding:
-    return Finding(
-        id="log-of-another-run",
-        severity="warning",
-        title="The log shows learning that the given batch cannot give.",
+    return from_page(
+        "log-of-another-run",
         evidence=(
             f"{name}: held-out {best:.3f} nats a token at step {step:,}; the unigram line is {unigram:.3f}",
             "the batch: the answer is predicted at the prompt's positions, which teaches how often tokens occur",
         ),
-        explanation="A student that is trained on such batches does not come so far below the unigram line. The log is "
-        "of another run than the batch, or the batch was made by another version of the data code.",
-        fix=("save a batch of the very run whose log is given", "mend the batch all the same: its fault is certain"),
     )
 
 
 def _kind(name: str) -> str:
-    """Of terms of one kind a log says `token_divergence_1`, `token_divergence_2`."""
+    """Terms of one kind are named `token_divergence_1`, `token_divergence_2`."""
     kind, _, number = name.rpartition("_")
     return kind if number.isdigit() else name

@@ -32,7 +32,7 @@ __all__ = ["Compares", "investigate"]
 
 # rows on which the pair is measured and a unigram line counted; there is no line with fewer than the second number
 _MOST_ROWS, _FEWEST_ROWS = 2000, 20
-# nobody said where a run cuts rows
+# where a run truncates rows, if not given
 _UNCUT = 1 << 30
 
 
@@ -57,12 +57,12 @@ def investigate(
         batch: a file with saved batches (see `load_batches`), or what `audit_batch` takes. Needs `student`.
         student: folder or hub id of the student's tokenizer.
         teacher: of the teacher's. Needs `student`.
-        logs: what `audit_run` takes. log V comes from the student's tokenizer where our own log does not know it.
+        logs: what `audit_run` takes. log V comes from the student's tokenizer where the log does not have it.
         data: rows to learn from, as the run had them: examined, the pair is measured on them, and the unigram line is
             counted. Needs `student`.
         held_out: rows to judge by, for `data`: overlap is sought, and the unigram line is that of these rows.
         compares: what the loss compares of the two models: "ids" (any divergence between their logits), "aligned"
-            (made for two tokenizers), "text" (the teacher's answers alone). None: read from the log, where it says it.
+            (made for two tokenizers), "text" (the teacher's answers alone). None: read from the log, where it has it.
         shifts, learns, pad_id: as in `audit_batch`.
         ignore_index: the same; None: -100.
         vocabulary: as in `audit_run`, for logs of another trainer.
@@ -202,7 +202,7 @@ def _unigram(reader: Reader, train: Sequence[Example], held_out: Sequence[Exampl
 def _log(
     name: str, place: Path, runs: Runs, reader: Reader | None, unigram: float | None, vocabulary: int | None
 ) -> CheckedLog:
-    """One log, audited. A log of ours may lack the reference lines; of another trainer's losses it is not known whether
+    """Audit one log. distillab's own can lack the reference lines; of another trainer's losses it is not known whether
     they are cross-entropies, so that no line is drawn beside them but where the caller gives the vocabulary."""
     if vocabulary is not None:
         return CheckedLog(name, runs.runs, audit_run(place, vocabulary=vocabulary, unigram_nats=unigram), unigram)
@@ -214,7 +214,7 @@ def _log(
 
 
 def _by_id(name: str, runs: Runs) -> list[str]:
-    """What the logs say that is compared by id."""
+    """Return what is compared by id, from the logs."""
     facts = []
     for run in runs.runs:
         terms = compared_by_id(run.series)
@@ -225,7 +225,7 @@ def _by_id(name: str, runs: Runs) -> list[str]:
 
 
 def _names(logs: Sequence[Path]) -> list[str]:
-    """What tells several logs apart."""
+    """Return names that distinguish several logs."""
     if len(logs) < 2:
         return ["the log" for _ in logs]
     shared = os.path.commonpath([path.absolute() for path in logs])

@@ -116,7 +116,7 @@ def _sorted_out(title: str, arms: tuple[Arm, ...], budget: Budget) -> _Recipe:
 
 
 def _check(recipe: _Recipe, clock: Clock) -> Investigation:
-    """What needs no model first, then the self-test, and last what only the pair's weights tell."""
+    """Run the checks without a model first, then the self-test, and last those that need the pair's weights."""
     first = recipe.every[0]
     teachers = _of_each_teacher(recipe.every)
     total = 1 + SELFTEST_CHECKS + sum(PAIR_CHECKS for _ in teachers)
@@ -125,7 +125,7 @@ def _check(recipe: _Recipe, clock: Clock) -> Investigation:
         checks = [chosen, *_rows(first, clock)]
         original = load_student(first.inputs) if load else None
         pairs = [_pair(arm, recipe, original, clock, load=load) for arm in teachers]
-        # of each pair what the tokenizers alone say
+        # of each pair the check of the tokenizers alone
         checks += [one for pair in pairs for one in islice(pair, 1)]
         if original is not None and recipe.arms:
             tried = [_weights(arm) for arm in recipe.arms]

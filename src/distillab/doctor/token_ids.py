@@ -1,4 +1,4 @@
-"""Are the tokens of two vocabularies compared as though they were one? What logs say, beside the two tokenizers."""
+"""Are two vocabularies compared by id? The logs, beside the two tokenizers."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def check_token_ids(subject: PairSubject, *, compares: Compares | None, by_id: t
 
     Args:
         subject: `compares_by_index` of it is not read.
-        compares: what the loss compares, as the user says it; None: nobody said.
+        compares: what the loss compares, as the user gives it; None: not given.
         by_id: facts from logs that show that the loss compares ids.
     """
-    known = (*(("it was said that the loss compares ids",) if compares == "ids" else ()), *by_id)
+    known = (*(("the loss compares ids (--compares ids)",) if compares == "ids" else ()), *by_id)
     elsewhere = not known and compares is not None
     result = check_contract(replace(subject, compares_by_index=not elsewhere))
     if elsewhere:
@@ -38,5 +38,5 @@ def _known(finding: Finding, known: tuple[str, ...]) -> Finding:
     if known:
         title = "Equal ids mean different tokens, and the loss compares the two models by id."
         return finding.model_copy(update={"title": title, "evidence": (*finding.evidence, *known)})
-    unknown = "whether the loss compares ids is not known: say it by --compares, or give a log of distillab"
+    unknown = "whether the loss compares ids is not known: give --compares, or a log of distillab"
     return finding.model_copy(update={"severity": "warning", "evidence": (*finding.evidence, unknown)})

@@ -16,7 +16,7 @@ SEVERITY_ORDER: tuple[Severity, ...] = ("error", "warning", "note")
 class Finding(Record):
     """One thing that is wrong, or worth knowing."""
 
-    id: str = Field(description="its page is docs/doctor/ID.md")
+    id: str = Field(description="`distillab doctor explain ID` prints its page")
     severity: Severity = Field(description="error: the values are not what they are taken for; warning: may be; note")
     title: str = Field(description="one sentence without figures")
     evidence: tuple[str, ...] = Field(description="the facts, one a line, with figures and units")

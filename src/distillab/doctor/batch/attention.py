@@ -10,6 +10,7 @@ from distillab.doctor.batch.label_offset import PlacedRow
 from distillab.doctor.batch.rows import GivenBatches, Ints
 from distillab.doctor.batch.show import row_line
 from distillab.doctor.batch.tokens import TokenFacts
+from distillab.doctor.page import from_page
 from distillab.records import CheckResult, Finding
 
 CHECK_ID = "attention and positions"
@@ -39,38 +40,32 @@ def check_attention(
 
 def _padding_attended(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:
     left = [row for row in rows if row.start >= 1 and (row.attention is None or bool(row.attention[: row.start].any()))]
-    told = [row for row in left if row.attention is not None]
+    given = [row for row in left if row.attention is not None]
     right = [
         row for row in rows if row.attention is not None and row.stop > 0 and bool(row.attention[row.stop :].any())
     ]
     if not left and not right:
         return None
-    hit = told or left or right
+    hit = given or left or right
     row = hit[0]
     padding = row.start if left else len(row.ids) - row.stop
     # An end token before a text may stand for its beginning, and a like number of tokens before every text for a prompt
     # that is learned; padding is of other length in every row.
-    runs = {row.start for row in told if int(row.ids[0]) not in (facts.bos, facts.eos)}
-    certain = len(runs) >= 2 and max(runs) >= 2 and len(told) >= 0.5 * len(rows)
+    runs = {row.start for row in given if int(row.ids[0]) not in (facts.bos, facts.eos)}
+    certain = len(runs) >= 2 and max(runs) >= 2 and len(given) >= 0.5 * len(rows)
     if left:
-        what = "have an attention mask of 1 there" if told else "come without an attention mask"
+        what = "have an attention mask of 1 there" if given else "come without an attention mask"
         evidence = (
             f"{len(hit):,} of {len(rows):,} rows begin with padding and {what}; {padding:,} in the first of them",
         )
     else:
         evidence = (f"{len(hit):,} of {len(rows):,} rows have 1 at {padding:,} tokens of padding behind the text",)
-    return Finding(
-        id="padding-attended",
+    return from_page(
+        "padding-attended",
+        "left" if left else "right",
         severity="error" if left and certain else "warning" if left else "note",
-        title="Padding can be read." if left else "Padding behind the text can be read.",
         evidence=evidence,
         example=(f"{row.row.origin}: {row_line(row, facts)}",),
-        explanation="Every token reads the padding before it as if it were text, so the values depend on what else is "
-        "in the batch, and differ from those of the same row alone."
-        if left
-        else "A causal model reads nothing behind a token, so the scored values are right; a mean over all positions, "
-        "or a mixture of experts that balances its load, counts the padding.",
-        fix=("give an attention_mask with 0 at padding",),
     )
 
 
@@ -94,19 +89,12 @@ def _hidden(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:
     elif len(tokens) == 1:
         evidence.append(f"they are all the token {facts.name(next(iter(tokens)))}: the mask was made by id")
     row, holes = hit[0]
-    return Finding(
-        id="tokens-hidden",
-        severity="warning",
-        title="The attention mask hides tokens of the text.",
+    return from_page(
+        "tokens-hidden",
         evidence=tuple(evidence),
         example=(
             f"{row.row.origin}, position {int(holes[0])}: {facts.text(row.ids[max(0, holes[0] - 8) : holes[0] + 8])!r}",
         ),
-        explanation="The model is trained on another text than it reads when it generates: there these tokens are "
-        "seen. Mostly the padding token is also an ordinary one, and attention_mask = input_ids != pad_token_id hides "
-        "both. A mask made of the labels (labels != -100) hides the prompt: answers are learned without their "
-        "questions.",
-        fix=("make the mask by length, where the rows are padded",),
     )
 
 
@@ -128,24 +116,16 @@ def _padding_side(rows: Sequence[PlacedRow], facts: TokenFacts, absolute: bool |
     ]
     if not hit:
         return None
-    told = [row for row in hit if row.row.positions is not None]
+    given = [row for row in hit if row.row.positions is not None]
     row = max(hit, key=lambda row: row.start)
-    return Finding(
-        id="padding-side",
-        severity="error" if told else "warning",
-        title="Rows are padded on the left, and the model learns a vector for every position.",
+    return from_page(
+        "padding-side",
+        severity="error" if given else "warning",
         evidence=(
             f"{len(hit):,} of {len(rows):,} rows have padding before the text, up to {row.start:,} tokens",
-            f"position_ids: {'counted from the padding' if told else 'not in the batch'}",
+            f"position_ids: {'counted from the padding' if given else 'not in the batch'}",
         ),
         example=(f"{row.row.origin}: {row_line(row, facts)}",),
-        explanation="A model with learned positions (GPT-2) counts from the padding on when it is told nothing else, "
-        "so the first token of a short row stands at a position at which no text ever began. The same row has another "
-        "loss in every batch. Models with rotary positions are indifferent to it.",
-        fix=(
-            "pad on the right for training: tokenizer.padding_side = 'right'",
-            "or give position_ids = (attention_mask.cumsum(-1) - 1).clamp(min=0)",
-        ),
     )
 
 
@@ -182,10 +162,10 @@ def _positions(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:
     at = row.read_from + int(wrong[0])
     shown = [] if positions is None else positions[max(0, at - 2) : at + 6].tolist()
     constant = all(row.row.positions is not None and len(np.unique(row.row.positions)) == 1 for row, _ in hit)
-    return Finding(
-        id="positions-wrong",
+    return from_page(
+        "positions-wrong",
+        "miscounted",
         severity="error" if constant else "warning",
-        title="The position ids do not count the tokens.",
         evidence=(
             f"{len(hit):,} of {len(rows):,} rows",
             "all position ids are one number"
@@ -193,11 +173,6 @@ def _positions(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:
             else "they neither go on by one nor begin again at 0 with a sample",
         ),
         example=(f"{row.row.origin}, from position {max(0, at - 2)} on: {shown}",),
-        explanation="The model does not know the order of its tokens, or a wrong one.",
-        fix=(
-            "leave position_ids out, and the model counts for itself",
-            "or count every sample from 0, one by one",
-        ),
     )
 
 
@@ -212,15 +187,11 @@ def _run_through(rows: Sequence[PlacedRow]) -> Finding | None:
         return None
     row = next(row for row in rows if row.row.place == 1)
     shown = [] if row.row.positions is None else row.row.positions[:8].tolist()
-    return Finding(
-        id="positions-wrong",
-        severity="warning",
-        title="The position ids run on from row to row.",
+    return from_page(
+        "positions-wrong",
+        "across rows",
         evidence=(f"{len(first):,} rows; each begins at its number in the batch times the width of the batch",),
         example=(f"{row.row.origin}, from its beginning on: {shown}",),
-        explanation="Rows know nothing of each other, and each begins a text. A model that learns a vector for every "
-        "position has none for the later rows; one with rotary positions is trained at places that it never meets.",
-        fix=("torch.arange(L).repeat(B, 1)", "or leave position_ids out"),
     )
 
 
@@ -233,14 +204,9 @@ def _begin_at_one(rows: Sequence[PlacedRow], absolute: bool | None) -> Finding |
         return None
     row = texts[0]
     shown = [] if row.row.positions is None else row.row.positions[row.read_from : row.read_from + 8].tolist()
-    return Finding(
-        id="positions-wrong",
-        severity="warning",
-        title="The position ids begin at 1.",
+    return from_page(
+        "positions-wrong",
+        "from 1",
         evidence=(f"{len(texts):,} of {len(rows):,} rows; no text begins at position 0",),
         example=(f"{row.row.origin}, from its first token on: {shown}",),
-        explanation="A model that learns a vector for every position (GPT-2) has learned to begin a text at position "
-        "0, and does so when it generates: every token is trained one place off, and a row of full length has no "
-        "vector for its last token.",
-        fix=("position_ids = (attention_mask.cumsum(-1) - 1).clamp(min=0)", "or leave position_ids out"),
     )

@@ -30,7 +30,7 @@ IGNORED = -100
 
 @dataclass(frozen=True, eq=False)
 class BatchReading:
-    """What was found, and the rows as they were read, for whoever shows them.
+    """The results, and the rows as they were read, for those who show them.
 
     Attributes:
         rows: as they were given, each with its labels where they are meant, or, where they belong to another text,
@@ -59,7 +59,7 @@ def audit_batch(
         batches: a mapping with `input_ids` and `labels` (and `attention_mask`, `position_ids`), (B, L) each, as
             tensors, arrays or lists; a list of such mappings; or a DataLoader, of which the first 64 are read.
         tokenizer: with which the batch was made.
-        shifts: who moves logits and labels by one position against each other. "model": the model or the loss, as in
+        shifts: what moves logits and labels by one position against each other. "model": the model or the loss, as in
             transformers, so labels stand in place; "batch": the labels arrive moved, and nothing moves them again.
             None: not known; labels that arrive moved are then an error, because nearly everything shifts them again.
         learns: what should be scored, "answers", the whole "text", or "prompts" (of a model that plays the user); None:
@@ -117,7 +117,7 @@ def run_batch_checks(
         if placement.kind not in ("unrelated", "other_row", "denoising")
     )
     texts = [read_row(row, facts) for row in placed]
-    # who reads, and what begins, repeats or is spelled, is judged for every row
+    # attention, and what begins, repeats or is spelled, is judged for every row
     every = tuple(
         place(row, replace(placement, offset=0), facts, ignore_index=ignore_index)
         for row, placement in zip(given.rows, found, strict=True)

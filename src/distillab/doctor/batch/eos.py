@@ -11,6 +11,7 @@ from distillab.doctor.batch.scored import Learns
 from distillab.doctor.batch.show import row_line
 from distillab.doctor.batch.tokens import END_TEXTS, TokenFacts
 from distillab.doctor.batch.truncation import cut_and_ended
+from distillab.doctor.page import from_page
 from distillab.records import CheckResult, Finding, Severity
 
 CHECK_ID = "ends of answers"
@@ -19,7 +20,6 @@ CHECK_ID = "ends of answers"
 End = Literal["learned", "hidden", "padded", "cut", "open"]
 _ANSWER_TOKENS = 4
 _SURE = 4  # rows
-_MEANT = "if the rows are plain text, which goes on, say --learns text"
 _PUNCTUATION = frozenset(".!?,;:\"')]}…。！？")
 
 
@@ -105,32 +105,20 @@ def _never_learned(ends: Sequence[tuple[PlacedRow, End]], facts: TokenFacts, lea
             facts_seen.append(
                 f"in {len(padded):,} of them this may be padding: the padding and the end of a text are one token"
             )
-        return Finding(
-            id="eos-not-scored",
+        return from_page(
+            "eos-not-scored",
+            "never",
             severity=severity,
-            title="The end of the answers is never scored.",
             evidence=tuple(facts_seen),
             example=(f"{hit[0].row.origin}: {row_line(hit[0], facts)}",),
-            explanation="The student is never taught to stop: its answers run on to the longest length, and every "
-            "measure of generated text falls. Mostly the padding token is the end token, and the mask was made by id "
-            "(labels[input_ids == pad_token_id] = -100), which hides the true end too.",
-            fix=(
-                "append the end token to every answer, and mask padding by length (attention_mask), not by id",
-                "or use a padding token that is not the end token",
-                _MEANT,
-            ),
         )
     if not opened or (len(opened) < 2 and len(rows) > 1):
         return None
-    return Finding(
-        id="eos-missing",
+    return from_page(
+        "eos-missing",
         severity="error" if answers and len(opened) >= _SURE else "warning",
-        title="The answers have no end token.",
         evidence=(f"0 of {len(rows):,} rows have an end token behind the scored text",),
         example=(f"{opened[0].row.origin}: {row_line(opened[0], facts)}",),
-        explanation="The student is never taught to stop: its answers run on to the longest length. A tokenizer that "
-        "puts a token before a text seldom puts one behind it.",
-        fix=("append tokenizer.eos_token to every answer before it is encoded, and score it", _MEANT),
     )
 
 
@@ -138,14 +126,11 @@ def _some_hidden(ends: Sequence[tuple[PlacedRow, End]], facts: TokenFacts) -> Fi
     hidden = [row for row, end in ends if end == "hidden"]
     if len(hidden) < max(2, 0.1 * len(ends)):
         return None
-    return Finding(
-        id="eos-not-scored",
-        severity="warning",
-        title="The end of some answers is not scored.",
+    return from_page(
+        "eos-not-scored",
+        "some",
         evidence=(f"{len(hidden):,} of {len(ends):,} rows have an end token behind the answer that is not scored",),
         example=(f"{hidden[0].row.origin}: {row_line(hidden[0], facts)}",),
-        explanation="The student is taught to stop by some rows only, and stops late.",
-        fix=("score the end token of every answer",),
     )
 
 
@@ -156,16 +141,12 @@ def _cut(ends: Sequence[tuple[PlacedRow, End]], facts: TokenFacts) -> Finding | 
     answers = [row for row in cut if not row.whole]
     if not answers or (not learned and len(cut) < len(ends)):
         return None
-    return Finding(
-        id="answers-truncated",
-        severity="warning",
-        title="Answers are cut off.",
+    return from_page(
+        "answers-truncated",
+        "open",
         evidence=(
             f"{len(answers):,} of {len(ends):,} rows are full ({len(answers[0].ids):,} tokens) and end without an end "
             "token",
         ),
         example=(f"{answers[0].row.origin}: {row_line(answers[0], facts)}",),
-        explanation="The student learns the beginning of these answers and never their end, so long answers are those "
-        "that it does not learn to finish.",
-        fix=("raise the longest length, or leave out rows that do not fit, and count them",),
     )

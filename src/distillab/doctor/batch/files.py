@@ -59,7 +59,7 @@ def load_batches(path: Path) -> object:
     if ending in (".json", ".jsonl"):
         return _json(path, lines=ending == ".jsonl")
     raise DataError(
-        "The file's ending does not say what it is.",
+        "The file's ending is not known.",
         where=str(path),
         facts=[f"ending: {ending or 'none'}", f"known: {_KINDS}"],
         fix="torch.save(dict(batch), 'batch.pt'), or safetensors.torch.save_file(batch, 'batch.safetensors')",

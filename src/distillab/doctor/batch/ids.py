@@ -12,6 +12,7 @@ from distillab.data.special import AddedTokens
 from distillab.doctor.batch.label_offset import PlacedRow
 from distillab.doctor.batch.rows import BatchRow, Ints
 from distillab.doctor.batch.tokens import TokenFacts
+from distillab.doctor.page import from_page
 from distillab.records import CheckResult, Finding
 
 CHECK_ID = "ids"
@@ -78,27 +79,16 @@ def _outside(rows: Sequence[BatchRow], facts: TokenFacts, ignore_index: int, voc
     row = next(
         row for row in rows if np.isin(row.ids, bad["input_ids"]).any() or np.isin(row.labels, list(labels)).any()
     )
-    return Finding(
-        id="ids-outside-vocabulary",
+    return from_page(
+        "ids-outside-vocabulary",
+        "another ignore index" if other_ignore else "other ids",
         severity="warning" if other_ignore else "error",
-        title="Some ids are no tokens.",
         evidence=tuple(evidence),
         example=(
             f"{row.origin}: input_ids {row.ids[:8].tolist()} … {row.ids[-4:].tolist()}, "
             f"labels {row.labels[:8].tolist()} … {row.labels[-4:].tolist()}",
         ),
-        explanation="The batch was made with another tokenizer, or one to which tokens were added, or its padding has "
-        "the number that is meant for labels. An id beyond the model's vocabulary ends a run on a GPU with a failed "
-        "assertion, and one that the tokenizer does not know cannot be written by the student.",
-        fix=(
-            f"if {next(iter(labels))} marks what is not scored: say --ignore-index {next(iter(labels))}, and give the "
-            "loss the same ignore_index",
-        )
-        if other_ignore
-        else (
-            "make the batch with the student's own tokenizer, as it is saved beside its weights",
-            "pad input_ids with pad_token_id, and only labels with -100",
-        ),
+        words={"label": min(labels, default="")},
     )
 
 
@@ -127,15 +117,12 @@ def _unknown(rows: Sequence[BatchRow], facts: TokenFacts) -> Finding | None:
     count, total = unknown_inside(rows, facts)
     hit = next(row for row in rows if facts.unk in _inner(row.ids, facts))
     mostly = count >= 0.5 * total and total >= _FEWEST_TOKENS
-    return Finding(
-        id="unknown-tokens",
+    return from_page(
+        "unknown-tokens",
+        "in the batch",
         severity="error" if mostly else "warning",
-        title="Much of the text is unknown to the tokenizer.",
         evidence=(f"{count:,} of {total:,} tokens ({count / total:.1%}) are {facts.name(facts.unk)}",),
         example=(f"{hit.origin}: {facts.text(_inner(hit.ids, facts)[:40])[:200]!r}",),
-        explanation="The unknown token stands for any text, so nothing can be learned from it, and a student that "
-        "writes it writes nothing. Tokenizers with byte fallback never need it.",
-        fix=("check that the text is in a language and script of this tokenizer, or use one with byte fallback",),
     )
 
 
@@ -167,22 +154,14 @@ def _other_cuts(placed: Sequence[PlacedRow], facts: TokenFacts) -> Finding | Non
     mixed = len(scripts) >= _SCRIPTS and changes >= _SCRIPT_CHANGES * total
     if kept / total >= (_OWN_CUTS_WHERE_SCRIPTS_MIX if mixed else _OWN_CUTS):
         return None
-    return Finding(
-        id="ids-of-another-tokenizer",
-        severity="warning",
-        title="The tokenizer would not have cut this text so.",
+    return from_page(
+        "ids-of-another-tokenizer",
         evidence=(
             f"the ids were read as text and encoded again: {kept:,} of {total:,} cuts came back ({kept / total:.1%})",
             "of a tokenizer's own ids nearly all do",
             *((f"letters of {len(scripts)} scripts, which change {changes:,} times in these tokens",) if mixed else ()),
         ),
         example=(f"the ids read as: {facts.text(worst[1][:48])!r}",),
-        explanation="The batch was made with another tokenizer, and every id means something else to this student. "
-        "(Ids that a model wrote by sampling, or subword regularisation, are cut in unusual ways too.)",
-        fix=(
-            "read the example: if it is no text, make the batch with the student's own tokenizer",
-            "two tokenizers of one size may share nothing: distillab check TEACHER STUDENT",
-        ),
     )
 
 
@@ -217,7 +196,7 @@ def _kept_cuts(ids: Ints, facts: TokenFacts) -> int:
     Counted from the end of the text, since a tokenizer may put a space before it.
     """
     lengths = [len(data) for data in facts.data(ids)]
-    ours = sum(lengths) - np.cumsum(lengths)
+    borders = sum(lengths) - np.cumsum(lengths)
     text = facts.text(ids)
     best = 0
     for candidate in {text, text.removeprefix(" ")}:
@@ -225,5 +204,5 @@ def _kept_cuts(ids: Ints, facts: TokenFacts) -> int:
             continue
         again = np.array(facts.tokenizer.encode(candidate, add_special_tokens=False, verbose=False), dtype=np.int64)
         sizes = [len(data) for data in facts.data(again)]
-        best = max(best, int(np.isin(ours, sum(sizes) - np.cumsum(sizes)).sum()))
+        best = max(best, int(np.isin(borders, sum(sizes) - np.cumsum(sizes)).sum()))
     return best

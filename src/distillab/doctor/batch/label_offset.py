@@ -43,7 +43,7 @@ class Placement:
 
 @dataclass(frozen=True, eq=False)
 class PlacedRow:
-    """A row with its labels where they are meant: `scored[t]` says that the token at t is learned.
+    """A row with its labels where they are meant: `scored[t]`: the token at t is learned.
 
     Attributes:
         row: as it was given.
@@ -80,7 +80,7 @@ class PlacedRow:
 
     @property
     def read_from(self) -> int:
-        """The first position of the text that the attention mask shows; nothing asks for positions before it."""
+        """The first position of the text that the attention mask shows; positions before it are not read."""
         shown = range(0) if self.attention is None else np.flatnonzero(self.attention[self.start : self.stop])
         return self.start + (int(shown[0]) if len(shown) else 0)
 
@@ -152,8 +152,8 @@ def _expected(row: BatchRow, scored: NDArray[np.bool_], facts: TokenFacts, expec
     target = places + expected
     inside = places[(target >= start) & (target < stop)]
     # two texts that begin with the same begin token are no likelier to be one
-    said = inside[~np.isin(row.labels[inside], facts.begins)]
-    inside = said if len(said) else inside
+    without_begins = inside[~np.isin(row.labels[inside], facts.begins)]
+    inside = without_begins if len(without_begins) else inside
     share, compared = _agreement(row, inside if len(inside) else places, expected)
     if not compared:
         return Placement("nothing_scored", expected, 1.0, 0)

@@ -1,4 +1,4 @@
-"""Finds the markers of chat templates in a row, and with them which tokens ask and which answer."""
+"""Find the markers of chat templates in a row, and with them the tokens of prompts and of answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from distillab.doctor.batch.label_offset import PlacedRow
 from distillab.doctor.batch.tokens import TokenFacts
 
-NO_PART, ASKS, ANSWERS = 0, 1, 2
+NO_PART, PROMPT, ANSWER = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -20,22 +20,22 @@ class Family:
     """A family of templates.
 
     Attributes:
-        asks, answers: what stands before what is given, and before what is learned.
+        prompt, answer: the text before a prompt, and before an answer.
         markers: its words that are single tokens where the tokenizer has them.
         converses: it is used for several turns in one row.
     """
 
     name: str
-    asks: re.Pattern[bytes]
-    answers: re.Pattern[bytes]
+    prompt: re.Pattern[bytes]
+    answer: re.Pattern[bytes]
     markers: tuple[bytes, ...] = ()
     converses: bool = True
 
 
-def _family(name: str, asks: str, answers: str, *markers: str, converses: bool = True) -> Family:
+def _family(name: str, prompt: str, answer: str, *markers: str, converses: bool = True) -> Family:
     # a SentencePiece tokenizer may put a space behind a special token
     names = tuple(marker.encode() for marker in markers)
-    return Family(name, re.compile(asks.encode()), re.compile(answers.encode()), names, converses)
+    return Family(name, re.compile(prompt.encode()), re.compile(answer.encode()), names, converses)
 
 
 FAMILIES = (
@@ -81,8 +81,8 @@ class ReadRow:
 
     @cached_property
     def family(self) -> Family | None:
-        """The family whose asking and answering markers both stand in the row, most of them first."""
-        found = [(len(f.asks.findall(self.text)), f) for f in FAMILIES if f.answers.search(self.text)]
+        """Return the family whose prompt and answer markers both stand in the row, most of them first."""
+        found = [(len(f.prompt.findall(self.text)), f) for f in FAMILIES if f.answer.search(self.text)]
         found = [pair for pair in found if pair[0]]
         return max(found, key=lambda pair: pair[0])[1] if found else None
 
@@ -93,16 +93,16 @@ class ReadRow:
 
     @cached_property
     def parts(self) -> NDArray[np.int8]:
-        """(L,) for every token of the row: NO_PART, ASKS or ANSWERS.
+        """(L,) for every token of the row: NO_PART, PROMPT or ANSWER.
 
-        A marker belongs to what asks; blanks behind it, which templates add, to neither.
+        A marker belongs to the prompt; blanks behind it, which templates add, to neither.
         """
         parts = np.full(len(self.placed.ids), NO_PART, dtype=np.int8)
         if self.family is None:
             return parts
         borders = self._borders(self.family)
-        # what stands before the first marker (a sentence of the template) asks too
-        place, kind = 0, ASKS if borders[0][2] == ASKS else NO_PART
+        # what stands before the first marker (a sentence of the template) is prompt too
+        place, kind = 0, PROMPT if borders[0][2] == PROMPT else NO_PART
         for end, begin, following in [*borders, (len(self.text), len(self.text), NO_PART)]:
             parts[self.tokens_within(place, end)] = kind
             place, kind = begin, following
@@ -113,20 +113,20 @@ class ReadRow:
         """(marker, tokens) of every turn that is given to the student, without the marker of an answer behind it."""
         if self.family is None:
             return []
-        begins = sorted(match.start() for match in self.family.answers.finditer(self.text))
+        begins = sorted(match.start() for match in self.family.answer.finditer(self.text))
         borders = [begin for begin, _, _ in self._borders(self.family)]
         found = []
-        for match in self.family.asks.finditer(self.text):
+        for match in self.family.prompt.finditer(self.text):
             stop = min([at for at in (*borders, *begins) if at > match.start()], default=len(self.text))
             found.append((match[0].decode("utf-8", "replace"), self.tokens_within(match.start(), stop)))
         return found
 
     def _borders(self, family: Family) -> list[tuple[int, int, int]]:
         """(where the marker's part ends, where the part behind it begins, which part that is), in order."""
-        borders = [(match.start(), match.start(), ASKS) for match in family.asks.finditer(self.text)]
-        for match in family.answers.finditer(self.text):
+        borders = [(match.start(), match.start(), PROMPT) for match in family.prompt.finditer(self.text)]
+        for match in family.answer.finditer(self.text):
             behind = len(self.text) - len(self.text[match.end() :].lstrip())
-            borders.append((match.end(), behind, ANSWERS))
+            borders.append((match.end(), behind, ANSWER))
         return sorted(borders)
 
     def tokens_within(self, begin: int, end: int) -> NDArray[np.int64]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from distillab.doctor.batch.rows import BatchRow, GivenBatches, Ints
 from distillab.doctor.batch.tokens import TokenFacts
+from distillab.doctor.page import from_page
 from distillab.records import Finding
 
 _MOST = 0.9
@@ -42,21 +43,21 @@ def _with_tables(
 ) -> tuple[GivenBatches, list[Finding]]:
     """Tables become a line a row: what the scored tokens read, and behind them what reads itself."""
     factors = [row for row in tables if row.factors]
-    hidden = ahead = asked = 0
+    hidden = ahead = scored = 0
     for row in tables:
         places = _scored(row, ignore_index)
         table = row.table if row.table is not None else np.ones((len(row.ids), len(row.ids)), dtype=np.bool_)
-        asked += len(places)
+        scored += len(places)
         hidden += int((~table[places, places]).sum())
         ahead += int(table[places - 1, places].sum())
-    inverted = asked > 0 and hidden >= _MOST * asked and ahead >= _MOST * asked
+    inverted = scored > 0 and hidden >= _MOST * scored and ahead >= _MOST * scored
     if inverted:
         tables = [replace(row, table=~row.table) for row in tables if row.table is not None]
-    found = [_inverted_table(hidden, asked)] if inverted else []
+    found = [_inverted_table(hidden, scored)] if inverted else []
     if factors:
         found.append(_factors(factors))
-    elif not inverted and asked and ahead >= 0.5 * asked:
-        found.append(_ahead(tables, ahead, asked))
+    elif not inverted and scored and ahead >= 0.5 * scored:
+        found.append(_ahead(tables, ahead, scored))
     lines = {(row.batch, row.place): _line(row, ignore_index) for row in tables}
     rows = tuple(
         replace(row, attention=lines[row.batch, row.place]) if row.table is not None else row for row in given.rows
@@ -70,9 +71,9 @@ def _line(row: BatchRow, ignore_index: int) -> Ints:
     own = np.diagonal(table)
     if not len(places):
         return own.astype(np.int64)
-    asks = np.union1d(places, places - 1)
+    queries = np.union1d(places, places - 1)
     behind = np.arange(len(row.ids)) > places[-1]
-    return (table[asks].any(axis=0) | (own & behind)).astype(np.int64)
+    return (table[queries].any(axis=0) | (own & behind)).astype(np.int64)
 
 
 def _table(row: BatchRow) -> NDArray[np.bool_]:
@@ -87,7 +88,7 @@ def _apart(row: BatchRow, line: Ints) -> bool:
 
 
 def _without_inverted(given: GivenBatches, facts: TokenFacts) -> tuple[GivenBatches, Finding | None]:
-    """Masks that hide the text and show the padding tell nothing about where the text lies, and are left aside."""
+    """Masks that hide the text and show the padding do not show where the text lies, and are left aside."""
     counts = _inverted([(row.ids, row.attention) for row in given.rows if row.attention is not None], facts)
     if counts is None:
         return given, None
@@ -115,79 +116,48 @@ def _inverted(rows: Sequence[tuple[Ints, Ints]], facts: TokenFacts) -> tuple[int
 
 
 def _inverted_line(hidden: int, shown: int) -> Finding:
-    return Finding(
-        id="attention-mask-inverted",
-        severity="warning",
-        title="The attention mask hides the text and shows the padding.",
+    return from_page(
+        "attention-mask-inverted",
+        "padding",
         evidence=(f"{hidden:,} tokens of text have 0, {shown:,} tokens of padding have 1",),
-        explanation="transformers' models read 1 as: may be read. With this mask the model sees nothing of the text. "
-        "(Some modules of torch, as key_padding_mask, mean the opposite; then nothing is wrong.) For what follows the "
-        "mask was left aside.",
-        fix=("attention_mask = 1 at tokens and 0 at padding",),
     )
 
 
-def _inverted_table(hidden: int, asked: int) -> Finding:
-    return Finding(
-        id="attention-mask-inverted",
-        severity="warning",
-        title="The table of the attention mask shows what should be hidden: the tokens that come later.",
+def _inverted_table(hidden: int, scored: int) -> Finding:
+    return from_page(
+        "attention-mask-inverted",
+        "table",
         evidence=(
-            f"{hidden:,} of {asked:,} scored tokens may not read themselves, and are read by the token before them",
+            f"{hidden:,} of {scored:,} scored tokens may not read themselves, and are read by the token before them",
         ),
-        explanation="transformers' models read True, or 0 where a mask is added, as: may be read. torch's own modules "
-        "mean the opposite by attn_mask; there nothing is wrong. For what follows the table was turned round.",
-        fix=("invert it: ~mask, or where it is added, 0 for what may be read and torch.finfo(dtype).min elsewhere",),
     )
 
 
 def _added(rows: Sequence[BatchRow]) -> Finding:
     hidden = sum(int((row.attention == 0).sum()) for row in rows if row.attention is not None)
     total = sum(len(row.ids) for row in rows)
-    return Finding(
-        id="attention-mask-kind",
-        severity="warning",
-        title="The attention mask is an additive one: 0 shows, and a large negative number hides.",
+    return from_page(
+        "attention-mask-kind",
+        "additive",
         evidence=(
             f"{len(rows):,} rows of one number a token; {total - hidden:,} times 0, {hidden:,} times -9999 or less",
-        ),
-        explanation="transformers' models read a mask of one number a token as: 0 hides, anything else shows. They "
-        "would hide the whole text and read the padding. A mask that is added to the scores has four dimensions there. "
-        "(A model of your own may mean it so.) For what follows the mask was read as additive.",
-        fix=(
-            "attention_mask = (input_ids of the text) as 1 and padding as 0, whole numbers; the model makes the rest",
         ),
     )
 
 
 def _factors(rows: Sequence[BatchRow]) -> Finding:
-    return Finding(
-        id="attention-mask-kind",
-        severity="warning",
-        title="The attention mask is a table of 0.0 and 1.0, where transformers' models add it to the scores.",
+    return from_page(
+        "attention-mask-kind",
+        "float table",
         evidence=(f"{len(rows):,} rows with a table of floats that holds positive numbers",),
-        explanation="A mask of floats with four dimensions is added as it is: 1.0 more for what may be read hides "
-        "nothing, so that every token reads the tokens that it is asked for. (A model of your own may multiply by it.) "
-        "For what follows 1 was read as: may be read.",
-        fix=("give booleans, or 0 for what may be read and torch.finfo(dtype).min for what may not",),
     )
 
 
-def _ahead(rows: Sequence[BatchRow], ahead: int, asked: int) -> Finding:
-    return Finding(
-        id="attention-mask-looks-ahead",
-        severity="warning",
-        title="The attention mask lets tokens read what comes after them.",
+def _ahead(rows: Sequence[BatchRow], ahead: int, scored: int) -> Finding:
+    return from_page(
+        "attention-mask-looks-ahead",
         evidence=(
-            f"{ahead:,} of {asked:,} scored tokens may be read by the position that has to predict them",
-            f"{len(rows):,} rows have a table of who reads whom",
-        ),
-        explanation="transformers' models take a mask of four dimensions as it is and add no causal one. The answer is "
-        "then read and not predicted: the loss falls to nearly nothing, and the model cannot write. (Where your own "
-        "model joins the table with a causal mask, nothing is wrong. Prompts that read themselves in both directions "
-        "are not meant by this.)",
-        fix=(
-            "give a mask of two dimensions, and the model adds the causal one",
-            "or mask & torch.tril(torch.ones(L, L, dtype=torch.bool))",
+            f"{ahead:,} of {scored:,} scored tokens may be read by the position that has to predict them",
+            f"{len(rows):,} rows have a table of attention",
         ),
     )

@@ -1,6 +1,6 @@
 """Reads attention masks of every kind: a number a token, numbers added to scores, and tables of who reads whom.
 
-Shapes: B sequences, H heads, L positions; of a table the first L asks and the second is read.
+Shapes: B sequences, H heads, L positions; of a table the first L is the query and the second the key.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class GivenMasks:
 
 
 def read_masks(value: object, lengths: Sequence[int]) -> GivenMasks | str | None:
-    """Masks that are no plain table of integers; a string says why they cannot be judged.
+    """Masks that are no plain table of integers; a string is the reason why they cannot be judged.
 
     Args:
         value: as it stands in the batch.
@@ -47,7 +47,7 @@ def read_masks(value: object, lengths: Sequence[int]) -> GivenMasks | str | None
     if isinstance(value, (torch.Tensor, np.ndarray)):
         if value.ndim > 2:
             return _tables(value, lengths)
-        # a size that is not that of the ids is told where ids are read; nothing of any size is copied before
+        # a size that is not that of the ids is reported where ids are read; nothing of any size is copied before
         size = int(np.prod(value.shape, dtype=object))
         read = _is_float(value) and _is_plain(value) and value.ndim > 0 and 0 < size <= MAX_ENTRIES
         return _lines(list(_floats(value).reshape(-1, value.shape[-1]))) if read else None
@@ -99,7 +99,7 @@ def _floats(value: torch.Tensor | NDArray[np.generic]) -> NDArray[np.float64]:
 def _lines(rows: list[NDArray[np.float64]]) -> GivenMasks | str:
     values = np.concatenate(rows) if rows else np.array([])
     whole = bool(np.isfinite(values).all()) and bool((values == np.round(values)).all())
-    # a batch without padding, in floats: where nothing else is said, zeros that are added
+    # a batch without padding, in floats: without a further sign, zeros that are added
     if whole and bool((values >= 0).all()) and bool(values.any()):
         return GivenMasks([row.astype(np.int64) for row in rows])
     if bool(((values == 0) | (values <= HIDES)).all()):

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 from distillab.doctor.batch.rows import Ints
 from distillab.doctor.batch.tokens import TokenFacts, text_range
-from distillab.records import CheckResult, Finding
+from distillab.doctor.page import from_page
+from distillab.records import CheckResult
 
 CHECK_ID = "train and held-out rows"
 _LEAK = 0.5
@@ -40,17 +41,12 @@ def check_tokens_overlap(
         return CheckResult(check=CHECK_ID, scope=scope)
     certain = hit >= _LEAK * judged
     held, own, text = first
-    finding = Finding(
-        id="train-held-out-overlap",
+    finding = from_page(
+        "train-held-out-overlap",
+        "all" if certain else "some",
         severity="error" if certain else "warning",
-        title="The held-out rows stand in the training rows."
-        if certain
-        else "Held-out rows stand in the training rows.",
         evidence=(f"{hit:,} of {judged:,} ({hit / judged:.1%}) held-out rows have the tokens of a training row",),
         example=(f"held-out row {held}, training row {own}: {text!r}",),
-        explanation="The student has been trained on them, so their loss and accuracy say how well it remembers, not "
-        "what it does with rows it has never seen. Overfitting cannot be seen either.",
-        fix=("remove equal rows, then split", "or remove the held-out rows from the training rows"),
     )
     return CheckResult(check=CHECK_ID, scope=scope, findings=(finding,))
 

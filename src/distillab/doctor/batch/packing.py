@@ -1,4 +1,4 @@
-"""Several samples in one row: are their borders told to the model?"""
+"""Several samples in one row: does the model know their borders?"""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from distillab.doctor.batch.markers import ReadRow
 from distillab.doctor.batch.rows import GivenBatches, Ints
 from distillab.doctor.batch.show import token_names
 from distillab.doctor.batch.tokens import TokenFacts
+from distillab.doctor.page import from_page
 from distillab.records import CheckResult, Finding
 
 CHECK_ID = "packing"
@@ -29,16 +30,16 @@ def check_packing(rows: Sequence[ReadRow], facts: TokenFacts, given: GivenBatche
         f"{len(rows):,} rows, {len(packed):,} with a begin or end token inside, {restarted:,} with positions that "
         "begin again"
     )
-    told = given.boundaries is not None or restarted or any(_numbered(row.placed) for row in rows)
-    found = [None if told else _without_boundaries(packed, rows, facts), _start_scored(restarts, facts)]
+    marked = given.boundaries is not None or restarted or any(_numbered(row.placed) for row in rows)
+    found = [None if marked else _without_boundaries(packed, rows, facts), _start_scored(restarts, facts)]
     return CheckResult(check=CHECK_ID, scope=scope, findings=tuple(item for item in found if item is not None))
 
 
 def _starts(row: ReadRow, facts: TokenFacts) -> Ints:
     """Places at which a further sample seems to begin.
 
-    With a begin token of its own, that is what tells; otherwise a token behind an end token. In a conversation both
-    stand between turns, and nothing can be told.
+    With a begin token of its own, that is the sign; otherwise a token behind an end token. In a conversation both
+    stand between turns, and nothing is reported.
     """
     placed = row.placed
     text = placed.ids[placed.start : placed.stop]
@@ -82,24 +83,15 @@ def _without_boundaries(
     row, at = packed[0]
     first = int(at[0])
     around = token_names(row.placed.ids[max(0, first - 4) : first + 4], facts)
-    return Finding(
-        id="packed-without-boundaries",
-        # documents one after another are how language models are pretrained; a prompt and a stranger's answer are not
+    return from_page(
+        "packed-without-boundaries",
         severity="note" if text else "warning",
-        title="Several samples stand in one row, and nothing tells the model where one ends.",
         evidence=(
             f"{len(packed):,} of {len(rows):,} rows; {sum(len(at) for _, at in packed):,} samples behind the first of "
             "their row",
             "no position ids that begin again, no numbered attention mask, no lengths of sequences",
         ),
         example=(f"{row.placed.row.origin}, position {first}: {'·'.join(around)}",),
-        explanation="Every sample reads those before it in its row as its context. The values differ from those of the "
-        "same sample alone, and change with what happens to be packed together.",
-        fix=(
-            "give position_ids that begin at 0 with every sample, and an attention that heeds them (transformers' "
-            "DataCollatorWithFlattening; TRL: padding_free)",
-            "distillab: training.packing: true does so by itself",
-        ),
     )
 
 
@@ -111,12 +103,8 @@ def _start_scored(restarts: Sequence[tuple[PlacedRow, Ints]], facts: TokenFacts)
     placed, at = hit[0]
     first = int(at[0])
     around = token_names(placed.ids[max(0, first - 4) : first + 4], facts)
-    return Finding(
-        id="sample-start-scored",
-        severity="warning",
-        title="The first token of packed samples is scored.",
+    return from_page(
+        "sample-start-scored",
         evidence=(f"{sum(len(at) for _, at in hit):,} samples in {len(hit):,} rows",),
         example=(f"{placed.row.origin}, position {first}: {'·'.join(around)}",),
-        explanation="It is predicted from the last token of the sample before it, with which it has nothing to do.",
-        fix=("set the label of the first token of every packed sample to -100",),
     )

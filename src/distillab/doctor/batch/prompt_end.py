@@ -10,6 +10,7 @@ import numpy as np
 from distillab.doctor.batch.markers import Family, ReadRow
 from distillab.doctor.batch.show import row_line, token_names
 from distillab.doctor.batch.tokens import TokenFacts
+from distillab.doctor.page import from_page
 from distillab.records import Finding, Severity
 
 _FEWEST = 4
@@ -52,7 +53,7 @@ def _borders(row: ReadRow, facts: TokenFacts) -> list[_Border]:
     if family is None or _writes_header(family, facts):
         return []
     found = []
-    for match in family.answers.finditer(row.text):
+    for match in family.answer.finditer(row.text):
         behind = len(row.text) - len(row.text[match.end() :].lstrip())
         # a marker's first token may hold the blank before it, and its last the one behind
         marker = np.setdiff1d(
@@ -77,7 +78,7 @@ def _borders(row: ReadRow, facts: TokenFacts) -> list[_Border]:
 def _writes_header(family: Family, facts: TokenFacts) -> bool:
     """Whether the model has to write the answer's marker itself: its template never ends a prompt with one."""
     source = facts.template
-    closes_the_question = family.answers.pattern.startswith(rb"\[/")
+    closes_the_question = family.answer.pattern.startswith(rb"\[/")
     return bool(source) and "add_generation_prompt" not in source and not closes_the_question
 
 
@@ -137,23 +138,13 @@ def _header(borders: Sequence[_Border], judged: int, facts: TokenFacts) -> Findi
     border = borders[0]
     tokens = border.row.placed.ids[border.first - border.scored : border.first]
     share = np.mean([border.scored / int(border.row.placed.scored.sum()) for border in borders])
-    return Finding(
-        id="answer-header-scored",
-        severity="warning",
-        title="The marker that opens the answers is scored.",
+    return from_page(
+        "answer-header-scored",
         evidence=(
             f"{len(borders):,} of {judged:,} answers, by the markers of the {border.row.family_name} template",
             f"scored before the answer: {'·'.join(token_names(tokens, facts))}; {share:.1%} of a row's scored tokens",
         ),
         example=(f"{border.row.placed.row.origin}: {row_line(border.row.placed, facts)}",),
-        explanation="The prompt ends with this marker when the student is asked, so that it never has to write it. It "
-        "is the same in every row and learned at once: the loss is lower than that of the answers, and the lower, the "
-        "shorter they are. Figures cannot be compared with those of another mask. (A student that has to open its "
-        "answers itself has to learn the marker.)",
-        fix=(
-            "mask up to the end of apply_chat_template(prompt, add_generation_prompt=True)",
-            "with a response template as the mark, begin behind it, not with it",
-        ),
     )
 
 
@@ -163,10 +154,9 @@ def _prompt_end(
     counts = sorted({count for _, _, count in hit})
     row, first, count = hit[0]
     tokens = row.placed.ids[first - count : first]
-    return Finding(
-        id="prompt-end-scored",
+    return from_page(
+        "prompt-end-scored",
         severity=severity,
-        title="The last tokens of the prompts are scored.",
         evidence=(
             f"{len(hit):,} of {judged:,} answers: {counts[0]}{f' to {counts[-1]}' if len(counts) > 1 else ''} tokens",
             fact,
@@ -174,12 +164,5 @@ def _prompt_end(
         example=(
             f"{row.placed.row.origin}: scored before the answer: {'·'.join(token_names(tokens, facts))}",
             f"{row.placed.row.origin}: {row_line(row.placed, facts)}",
-        ),
-        explanation="The mask is shorter than the prompt. What it leaves is mostly the same in every row and learned "
-        "at once, so that the loss is lower than that of the answers. The usual causes: the prompt was measured "
-        "without its begin token, labels and mask were shifted together, or prompt_length - 1.",
-        fix=(
-            "mask by the number of tokens of the prompt as it stands in the row; the mask is not shifted, the model "
-            "does that",
         ),
     )

@@ -20,7 +20,7 @@ from distillab.errors import DataError, ShapeError
 MAX_BATCHES = 64
 MAX_TOKENS = 4_000_000
 _INT64 = np.iinfo(np.int64)
-# by these a collator tells an attention kernel where a sample begins
+# by these a collator marks for an attention kernel where a sample begins
 _BOUNDARY_KEYS = ("cu_seq_lens_q", "cu_seqlens", "cu_seq_lens", "seq_idx", "sequence_ids", "segment_ids", "seq_lens")
 _OTHER_MODELS = ("decoder_input_ids", "decoder_attention_mask", "pixel_values", "input_features")
 
@@ -36,7 +36,7 @@ class BatchRow:
         attention: (L,) as given, or None; numbers that are added to scores are 1 where they show, 0 where they hide.
         positions: (L,) as given, or None.
         fills: no row of its batch is longer.
-        table: (L, L) who may read whom, where the mask has more than two dimensions.
+        table: (L, L) True where a query can attend to a key, where the mask has more than two dimensions.
         added, factors: how the mask is meant; see `GivenMasks`.
     """
 
@@ -59,10 +59,10 @@ class BatchRow:
 
 @dataclass(frozen=True, eq=False)
 class GivenBatches:
-    """All rows, and what was said beside them.
+    """All rows, and the notes beside them.
 
     Attributes:
-        boundaries: the key that tells where samples begin inside of a row; None: there is none.
+        boundaries: the key that marks where samples begin inside of a row; None: there is none.
         notes: what was given and is not judged.
     """
 
@@ -88,9 +88,9 @@ def read_batches(batches: object) -> GivenBatches:
     boundaries: str | None = None
     number = -1
     for number, batch in enumerate(_each(batches)):
-        made, said, boundary = _read(batch, number)
+        made, remarks, boundary = _read(batch, number)
         rows.extend(made)
-        notes.extend(note for note in said if note not in notes)
+        notes.extend(note for note in remarks if note not in notes)
         boundaries = boundaries or boundary
         if sum(len(row.ids) for row in rows) > MAX_TOKENS:
             raise DataError(
@@ -158,7 +158,7 @@ def _read(batch: Mapping[object, object], number: int) -> tuple[list[BatchRow], 
     masks = _masks(batch.get("attention_mask"), ids, number)
     if isinstance(masks, str):
         notes.append(masks)
-        # what it says of borders between samples is not known, so that nothing is said of them
+        # its borders between samples are not known, so that they are not judged
         boundaries = boundaries or "attention_mask"
         masks = GivenMasks(None)
     longest = max((len(row) for row in ids), default=0)

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distillab.doctor.batch.label_offset import PlacedRow
-from distillab.doctor.batch.markers import ANSWERS, ASKS, ReadRow
+from distillab.doctor.batch.markers import ANSWER, PROMPT, ReadRow
 from distillab.doctor.batch.prompt_end import scored_prompt_ends
 from distillab.doctor.batch.show import row_line
 from distillab.doctor.batch.tokens import TokenFacts
+from distillab.doctor.page import from_page
 from distillab.records import CheckResult, Finding, Severity
 
 CHECK_ID = "scored tokens"
@@ -30,8 +31,8 @@ def check_scored(rows: Sequence[ReadRow], facts: TokenFacts, *, learns: Learns |
     """Look at which tokens are scored.
 
     Args:
-        learns: what the caller says should be: the answers alone, the whole text, or the prompts alone; None: nobody
-            said.
+        learns: what should be, by the caller: the answers alone, the whole text, or the prompts alone; None: not
+            given.
     """
     scored = sum(int(row.placed.scored.sum()) for row in rows)
     text = sum(row.placed.stop - row.placed.start for row in rows)
@@ -61,19 +62,12 @@ def _nothing(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
     if not empty:
         return None
     every = len(empty) == len(rows)
-    return Finding(
-        id="all-masked-rows",
+    return from_page(
+        "all-masked-rows",
+        "all" if every else "some",
         severity="error" if every else "warning",
-        title="No token is scored in any row." if every else "Some rows have no scored token.",
         evidence=(f"{len(empty):,} of {len(rows):,} rows have no label that is scored",),
         example=(f"{empty[0].row.origin}: {row_line(empty[0], facts)}",),
-        explanation="Such a row teaches nothing and costs as much as the others. Where the loss is a mean over a row "
-        "or a microbatch, it divides by zero: NaN, which transformers' Trainer prints as 0.0. Mostly the prompt alone "
-        "fills the row, so that the answer is cut away, or the mask does not find where the answer begins.",
-        fix=(
-            "drop rows whose answer is cut away entirely, and count them",
-            "cut long prompts, not answers, or raise the longest length",
-        ),
     )
 
 
@@ -91,21 +85,14 @@ def _padding(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
     guessed = bool(unknown) and (len(rows) < 2 or len(hit) < 0.5 * len(rows))
     certain = masked > 0 or (max(len(at) for _, at in hit) >= 3 and not guessed)
     placed = max(hit, key=lambda pair: len(pair[1]))[0]
-    return Finding(
-        id="padding-in-loss",
+    return from_page(
+        "padding-in-loss",
         severity="error" if certain else "warning",
-        title="Padding is scored.",
         evidence=(
             f"{len(hit):,} of {len(rows):,} rows",
             f"{count:,} of {scored:,} scored tokens are padding ({count / scored:.1%})",
         ),
         example=(f"{placed.row.origin}: {row_line(placed, facts)}",),
-        explanation="The student is taught to write padding after padding, which it learns at once: the loss looks "
-        "low, and the lower, the more padding there is. Figures of batches with other lengths cannot be compared.",
-        fix=(
-            "labels = input_ids with -100 wherever attention_mask is 0",
-            "mask by length, not by id, where the padding token is the end token too",
-        ),
     )
 
 
@@ -117,26 +104,19 @@ def _inverted(rows: Sequence[ReadRow], facts: TokenFacts, learns: Learns | None)
     if len(wrong) < max(1, 0.5 * len(judged)):
         return None
     placed = wrong[0].placed
-    return Finding(
-        id="mask-inverted",
+    return from_page(
+        "mask-inverted",
         severity="error" if learns == "answers" or len(wrong) > 1 else "warning",
-        title="The prompts are scored, and the answers are not.",
         evidence=(f"{len(wrong):,} of {len(judged):,} rows with scored tokens",),
         example=(f"{placed.row.origin}: {row_line(placed, facts)}",),
-        explanation="The student learns to write prompts. The mask was applied the wrong way round, unless the model "
-        "is to play the user.",
-        fix=(
-            "set -100 at the positions of the prompt, and leave the labels of the answer",
-            "if the model is to play the user, say --learns prompts",
-        ),
     )
 
 
 def _is_inverted(row: ReadRow) -> bool:
     placed = row.placed
     if row.family is not None:
-        asks, answers = placed.scored[row.parts == ASKS], placed.scored[row.parts == ANSWERS]
-        return bool(len(answers)) and bool(len(asks)) and asks.mean() >= 0.5 and answers.mean() <= 0.1
+        prompt, answer = placed.scored[row.parts == PROMPT], placed.scored[row.parts == ANSWER]
+        return bool(len(answer)) and bool(len(prompt)) and prompt.mean() >= 0.5 and answer.mean() <= 0.1
     # without markers: one scored stretch from the beginning, then a long one that is not, up to the end
     text = placed.scored[placed.start + 1 : placed.stop]
     count = int(text.sum())
@@ -147,7 +127,7 @@ def _prompts(rows: Sequence[ReadRow], facts: TokenFacts, learns: Learns | None) 
     if learns in ("text", "prompts"):
         return None
     judged = [row for row in rows if row.placed.scored.any()]
-    known = [row for row in judged if (row.parts == ASKS).any()]
+    known = [row for row in judged if (row.parts == PROMPT).any()]
     leaking = [row for row in known if _asking_share(row) >= 0.5]
     turns = [(row, marker) for row in known if (marker := _scored_turn(row)) is not None]
     whole = [row for row in judged if row.family is None and row.placed.whole]
@@ -155,7 +135,7 @@ def _prompts(rows: Sequence[ReadRow], facts: TokenFacts, learns: Learns | None) 
     severity: Severity
     if leaking:
         severity, hit = "error" if learns == "answers" else "warning", leaking
-        count = sum(int(row.placed.scored[row.parts == ASKS].sum()) for row in leaking)
+        count = sum(int(row.placed.scored[row.parts == PROMPT].sum()) for row in leaking)
         fact = (
             f"{count:,} scored tokens stand before the answers, by the markers of the {leaking[0].family_name} template"
         )
@@ -173,24 +153,17 @@ def _prompts(rows: Sequence[ReadRow], facts: TokenFacts, learns: Learns | None) 
         return None
     scored = sum(int(row.placed.scored.sum()) for row in judged)
     placed = hit[0].placed
-    return Finding(
-        id="prompt-in-loss",
+    return from_page(
+        "prompt-in-loss",
+        "prompts" if severity != "note" else "everything",
         severity=severity,
-        title="Prompts are scored too." if severity != "note" else "Every token is scored.",
         evidence=(f"{len(hit):,} of {len(judged):,} rows", fact, f"{scored:,} scored tokens in all"),
         example=(f"{placed.row.origin}: {row_line(placed, facts)}",),
-        explanation="The student is taught to write the prompts as well. The loss is then a mixture of two quantities: "
-        "it cannot be compared with one of answers alone, and with long prompts most of the gradient goes into them. "
-        "For plain text it is what is meant.",
-        fix=(
-            "set the labels of the prompt to -100 (TRL: completion_only_loss=True or assistant_only_loss=True)",
-            "if the rows are plain text, say --learns text",
-        ),
     )
 
 
 def _asking_share(row: ReadRow) -> float:
-    return float(row.placed.scored[row.parts == ASKS].mean())
+    return float(row.placed.scored[row.parts == PROMPT].mean())
 
 
 def _scored_turn(row: ReadRow) -> str | None:
@@ -206,7 +179,7 @@ def _late(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
     late: list[tuple[ReadRow, int, int]] = []
     answers = 0
     for row in rows:
-        places = np.flatnonzero(row.parts == ANSWERS)
+        places = np.flatnonzero(row.parts == ANSWER)
         for stretch in np.split(places, np.flatnonzero(np.diff(places) > 1) + 1):
             if not len(stretch) or not row.placed.scored[stretch].any():
                 continue
@@ -223,19 +196,14 @@ def _late(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
         return None
     row = late[0][0]
     left_out = f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
-    return Finding(
-        id="answer-start-not-scored",
-        severity="warning",
-        title="The first tokens of the answers are not scored.",
+    return from_page(
+        "answer-start-not-scored",
+        "tokens",
         evidence=(
             f"{len(late):,} of {answers:,} answers, by the markers of the {row.family_name} template",
             f"tokens left out at the beginning of each: {left_out}",
         ),
         example=(f"{row.placed.row.origin}: {row_line(row.placed, facts)}",),
-        explanation="The student is never taught how an answer begins, and a generated answer goes wrong from its "
-        "first token on. The usual cause is a mask that was shifted together with the labels, or the length of a "
-        "prompt that was encoded apart and came out longer.",
-        fix=("mask by the length of the prompt as it stands in the row; the mask is not shifted, the model does that",),
     )
 
 
@@ -254,16 +222,11 @@ def _in_words(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
     if len(hit) < max(_FEWEST_IN_WORDS, _IN_WORDS * judged):
         return None
     placed = hit[0].placed
-    return Finding(
-        id="answer-start-not-scored",
-        severity="warning",
-        title="What is scored begins inside of words.",
+    return from_page(
+        "answer-start-not-scored",
+        "inside words",
         evidence=(
             f"{len(hit):,} of {judged:,} rows: the last token that is not scored and the first that is are one word",
         ),
         example=(f"{placed.row.origin}: {row_line(placed, facts)}",),
-        explanation="An answer begins with a word. A mask that ends within one has another length than the prompt: "
-        "that of its text in characters, of another tokenization, or one token more. The answers' beginning is not "
-        "taught.",
-        fix=("mask by the number of tokens of the prompt as it stands in the row",),
     )

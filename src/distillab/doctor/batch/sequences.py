@@ -12,6 +12,7 @@ from distillab.doctor.batch.label_offset import PlacedRow
 from distillab.doctor.batch.markers import ReadRow
 from distillab.doctor.batch.show import row_line, token_names
 from distillab.doctor.batch.tokens import TokenFacts
+from distillab.doctor.page import from_page
 from distillab.records import CheckResult, Finding
 
 CHECK_ID = "rows"
@@ -48,18 +49,11 @@ def _doubled(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:
     if not hit:
         return None
     row, at = hit[0]
-    return Finding(
-        id="double-bos",
-        severity="warning",
-        title="The begin token stands twice.",
+    return from_page(
+        "double-bos",
+        "twice",
         evidence=(f"{len(hit):,} of {len(rows):,} rows hold {facts.name(facts.bos)} two times in a row",),
         example=(f"{row.row.origin}: {'·'.join(token_names(row.ids[at : at + 8], facts))}",),
-        explanation="The template wrote the begin token, and the tokenizer added one more. The model was pretrained "
-        "with one, and a program that later generates with one asks it something else than what it learned.",
-        fix=(
-            "tokenizer(text, add_special_tokens=False) for a text that apply_chat_template has made",
-            "or apply_chat_template(…, tokenize=True)",
-        ),
     )
 
 
@@ -69,19 +63,11 @@ def _before_answers(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | N
         return None
     row, at = hit[0]
     around = row.ids[max(row.start, int(at[0]) - 4) : int(at[0]) + 5]
-    return Finding(
-        id="double-bos",
-        severity="warning",
-        title="A begin token stands between prompt and answer.",
+    return from_page(
+        "double-bos",
+        "inside",
         evidence=(f"{len(hit):,} of {len(rows):,} rows hold {facts.name(facts.bos)} where what is scored begins",),
         example=(f"{row.row.origin}, position {int(at[0])}: {'·'.join(token_names(around, facts))}",),
-        explanation="The answer was encoded as a text of its own, and the tokenizer put a begin token before it too. "
-        "No such token follows the prompt when the student generates: it is asked something else than it learned, and "
-        "where the token is scored, it learns to write it.",
-        fix=(
-            "tokenizer(answer, add_special_tokens=False) for every part but the first",
-            "or encode prompt and answer as one text",
-        ),
     )
 
 
@@ -96,15 +82,11 @@ def _missing(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
     if any(int(row.ids[row.start]) == facts.begins[0] for row in texts):
         return None
     row = texts[0]
-    return Finding(
-        id="bos-missing",
-        severity="note",
-        title="The rows begin without the token that the tokenizer puts before a text.",
+    return from_page(
+        "bos-missing",
+        "all",
         evidence=(f"0 of {len(texts):,} rows begin with {facts.name(facts.begins[0])}",),
         example=(f"{row.row.origin}: {'·'.join(token_names(row.ids[row.start : row.start + 8], facts))}",),
-        explanation="Models that were pretrained with it give the first tokens of a text without it much lower "
-        "probabilities. Where teacher and student are asked later with it, they are asked something else.",
-        fix=("encode with add_special_tokens=True, unless the template writes the token",),
     )
 
 
@@ -119,18 +101,14 @@ def _beginnings_cut(texts: Sequence[PlacedRow], facts: TokenFacts) -> Finding | 
     if all(row.full for row in texts):
         return None  # pieces of a long text begin anywhere
     row = bare[0]
-    return Finding(
-        id="bos-missing",
-        severity="warning",
-        title="The longest rows have lost their beginning.",
+    return from_page(
+        "bos-missing",
+        "longest rows",
         evidence=(
             f"{begun:,} of {len(texts):,} rows begin with {facts.name(facts.begins[0])}; the other {len(bare):,} fill "
             f"their batch ({row.stop - row.start:,} tokens) and begin in the middle of a text",
         ),
         example=(f"{row.row.origin}: {'·'.join(token_names(row.ids[row.start : row.start + 8], facts))}",),
-        explanation="Rows beyond the longest length were cut at the front: the student reads half a question, and "
-        "answers what it has not read. Nothing says so while it trains.",
-        fix=("raise the longest length, or leave such rows out and count them",),
     )
 
 
@@ -144,17 +122,12 @@ def _repeated(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:
     key, most = counts.most_common(1)[0]
     row = texts[keys.index(key)]
     places = [other.row.origin for other, own in zip(texts, keys, strict=True) if own == key]
-    return Finding(
-        id="duplicated-rows",
-        severity="warning",
-        title="Rows are equal.",
+    return from_page(
+        "duplicated-rows",
+        "batch",
         evidence=(
             f"{extra:,} of {len(texts):,} rows repeat another one ({extra / len(texts):.1%})",
             f"the commonest stands {most} times: {'; '.join(places[:4])}",
         ),
         example=(f"{row.row.origin}: {row_line(row, facts)}",),
-        explanation="The student sees these rows more often than is counted, learns them by heart first, and rows that "
-        "are also in the held-out part make its value too good. If a whole batch is one row, the data loader repeats "
-        "it.",
-        fix=("remove equal rows before the data is split", "check the sampler, where a batch repeats itself"),
     )

@@ -18,7 +18,7 @@ _SCORED, _GIVEN, _PADDING = ("black on green", "black on bright_green"), ("dim",
 
 
 def token_names(ids: NDArray[np.int64], facts: TokenFacts) -> list[str]:
-    """What each token says; an integer that is no id by its number."""
+    """Return the text of each token; of an integer that is no id, the number."""
     return [
         f"<no token {number}>" if facts.meaning(number).kind == "unused" else token_texts([number], facts.meanings)[0]
         for number in ids.tolist()

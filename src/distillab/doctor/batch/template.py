@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from distillab.doctor.batch.markers import FAMILIES, Family, ReadRow
 from distillab.doctor.batch.show import token_names
 from distillab.doctor.batch.tokens import END_TEXTS, TokenFacts
+from distillab.doctor.page import from_page
 from distillab.records import CheckResult, Finding
 
 CHECK_ID = "chat template"
@@ -63,29 +64,18 @@ def _is_control(family: Family) -> bool:
 
 def _in_pieces(rows: Sequence[ReadRow], family: Family, facts: TokenFacts, pieces: int, *, known: bool) -> Finding:
     row = rows[0]
-    match = family.asks.search(row.text)
+    match = family.prompt.search(row.text)
     begin, end = match.span() if match else (0, 1)
     tokens = row.placed.ids[row.tokens_of(begin, end)]
-    return Finding(
-        id="markers-in-pieces",
+    return from_page(
+        "markers-in-pieces",
+        "known" if known else "unknown",
         severity="error" if known and len(rows) >= 2 else "warning",
-        title="The markers of the chat template are spelled out in pieces.",
         evidence=(
             f"{len(rows):,} rows in the template {family.name}; {pieces:,} markers in several tokens, 0 as one token",
             "the tokenizer has a token for them" if known else "the tokenizer has no token for them",
         ),
         example=(f"{row.placed.row.origin}: {'·'.join(token_names(tokens, facts))}",),
-        explanation="A model of this template was taught the marker as one token and has never seen these pieces: it "
-        "reads the turns as text. The rows were encoded with special tokens split, or by a tokenizer that lacks them."
-        if known
-        else "The student spends several tokens on every marker and has to learn them as text; a teacher that knows "
-        "them as tokens reads another sequence.",
-        fix=(
-            "encode with split_special_tokens=False; apply_chat_template(…, tokenize=True) does"
-            if known
-            else "add the markers as special tokens before training, and resize the embeddings; or use a template "
-            "whose markers are plain text",
-        ),
     )
 
 
@@ -112,37 +102,25 @@ def _ends_in_pieces(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | Non
     name = marker.decode()
     has = any(m.kind == "special" and m.data == marker for m in facts.meanings)
     own = facts.tokenizer.eos_token
-    return Finding(
-        id="markers-in-pieces",
-        severity="warning",
-        title="The end of the rows is a marker that is spelled out in pieces.",
+    return from_page(
+        "markers-in-pieces",
+        "at the end",
         evidence=(
             f"{len(spelled):,} of {len(rows):,} rows end in {name!r}, in {len(tokens)} tokens",
             f"the tokenizer has {'a' if has else 'no'} token for it; its own end token is {own!r}",
         ),
         example=(f"{row.placed.row.origin}: {'·'.join(token_names(row.placed.ids[tokens], facts))}",),
-        explanation="What looks like the end token is ordinary text to this student. It learns to write the marker, "
-        "and a program that waits for the end token never sees one: answers run on to the longest length.",
-        fix=(
-            "put tokenizer.eos_token, or its id, behind every answer, not a marker as a literal",
-            "encode with split_special_tokens=False, where the tokenizer has the marker as a token",
-        ),
     )
 
 
 def _foreign(rows: Sequence[ReadRow], family: Family, own: bytes) -> Finding:
     row = rows[0]
     names = [other.name for other in FAMILIES if other.markers and any(marker in own for marker in other.markers)]
-    return Finding(
-        id="template-of-another-family",
-        severity="warning",
-        title="The rows are in another chat template than the tokenizer's own.",
+    return from_page(
+        "template-of-another-family",
         evidence=(
             f"{len(rows):,} rows in the template {family.name}",
             f"the tokenizer's own: {names[0] if names else own.decode('utf-8', 'replace')[:80]!r}",
         ),
         example=(f"{row.placed.row.origin}: {row.text[:160].decode('utf-8', 'replace')!r}",),
-        explanation="The model has been taught its turns by other markers. What it knows about answering is bound to "
-        "those, and a teacher asked in a foreign template gives worse answers and other probabilities.",
-        fix=("render with the tokenizer's own template: tokenizer.apply_chat_template(messages)",),
     )

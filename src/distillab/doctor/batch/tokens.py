@@ -1,4 +1,4 @@
-"""What a tokenizer says about ids: which end an answer, which pad, and where the text of a row lies."""
+"""The facts of a tokenizer: which ids end an answer, which pad, and where the text of a row lies."""
 
 from __future__ import annotations
 
@@ -81,10 +81,10 @@ class TokenFacts:
         return b"".join(self.data(ids)).decode("utf-8", "replace")
 
     def name(self, token: int) -> str:
-        """A token for a person: what it says, and its id."""
+        """Return a token for a reader: its text and its id."""
         meaning = self.meaning(token)
-        said = "no token" if meaning.kind == "unused" else repr(meaning.data.decode("utf-8", "backslashreplace"))
-        return f"{token} ({said})"
+        text = "no token" if meaning.kind == "unused" else repr(meaning.data.decode("utf-8", "backslashreplace"))
+        return f"{token} ({text})"
 
 
 def token_facts(tokenizer: PreTrainedTokenizerFast, pad_id: int | None) -> TokenFacts:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from distillab.doctor.batch.label_offset import PlacedRow
 from distillab.doctor.batch.show import row_line
 from distillab.doctor.batch.tokens import TokenFacts
+from distillab.doctor.page import from_page
 from distillab.records import Finding
 
 _FEWEST_FULL = 4
@@ -41,10 +42,9 @@ def cut_and_ended(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | Non
     cut = [row for row in full if _last_sign(row, facts) not in usual]
     if len(cut) < max(_FEWEST_FULL, _UNUSUAL * count):
         return None
-    return Finding(
-        id="answers-truncated",
-        severity="warning",
-        title="Answers are cut off, and end with an end token all the same.",
+    return from_page(
+        "answers-truncated",
+        "ended",
         evidence=(
             f"{count:,} of {len(rows):,} rows have exactly {longest:,} tokens, the longest length; of any other length "
             f"there are at most {max(lengths.values()):,}",
@@ -52,12 +52,6 @@ def cut_and_ended(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | Non
             f"the {len(shorter):,} shorter rows stop at {_listed(usual)}",
         ),
         example=(f"{cut[0].row.origin}: {row_line(cut[0], facts)}",),
-        explanation="Rows that were too long lost the rest of their answer, and the end token was put where they were "
-        "cut. The student learns to stop in the middle of a sentence, at a length and not at an end.",
-        fix=(
-            "put the end token behind the answer before it is cut, so that what is cut has none",
-            "raise the longest length, or leave out rows that do not fit, and count them",
-        ),
     )
 
 

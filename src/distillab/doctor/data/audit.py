@@ -32,7 +32,7 @@ def run_data_checks(subject: DataSubject) -> tuple[CheckResult, ...]:
     """Look for faults in what a student is given to learn. Nothing is changed, and no model is needed.
 
     Every row is read as text. The checks of lengths, entropy and unknown tokens encode, of large data, 10,000 rows or
-    6 million characters, and say so.
+    6 million characters, and name it.
 
     Returns:
         one record for each check; those of a teacher's answers only where there are any.

@@ -16,7 +16,8 @@ from distillab.doctor.data.escapes import check_escapes
 from distillab.doctor.data.markers import family_of, marker_in, rendered_by
 from distillab.doctor.data.truncation import check_cut_texts
 from distillab.doctor.data.words import share, shown
-from distillab.records import CheckResult, Finding
+from distillab.doctor.page import from_page
+from distillab.records import CheckResult, Finding, Severity
 
 CHECK_ID = "texts"
 _MANY = 0.01
@@ -63,19 +64,18 @@ def _unknown_tokens(encoded: EncodedPart, tokenizer: PreTrainedTokenizerFast) ->
     if not count:
         return None
     worst = max(range(len(counts)), key=lambda place: counts[place])
-    severity = "error" if count >= _MOSTLY_UNKNOWN * total else "warning" if count >= _MUCH_UNKNOWN * total else "note"
-    return Finding(
-        id="unknown-tokens",
+    severity: Severity = (
+        "error" if count >= _MOSTLY_UNKNOWN * total else "warning" if count >= _MUCH_UNKNOWN * total else "note"
+    )
+    return from_page(
+        "unknown-tokens",
+        "in the batch" if severity != "note" else "some",
         severity=severity,
-        title="Much of the text is unknown to the tokenizer." if severity != "note" else "Some text is unknown.",
         evidence=(
             f"{share(count, total)} tokens are the unknown token",
             f"{share(sum(number > 0 for number in counts), len(counts))} rows have one or more",
         ),
         example=(f"{encoded.examples[worst].origin}: {shown(encoded.examples[worst].answer)}",),
-        explanation="The unknown token stands for any text, so nothing can be learned from it, and a student that "
-        "writes it writes nothing. Tokenizers with byte fallback never need it.",
-        fix=("check that the text is in a language and script of this tokenizer, or use one with byte fallback",),
     )
 
 
@@ -86,20 +86,15 @@ def _markers(examples: Sequence[Example]) -> Finding | None:
     families = Counter(family_of(text) for _, text in hit)
     ends = sum(_ends_with_marker(text) for _, text in hit)
     example, text = hit[0]
-    return Finding(
-        id="markers-in-text",
+    return from_page(
+        "markers-in-text",
         severity="warning" if len(hit) >= _MANY * len(examples) else "note",
-        title="Answers hold the markers of a chat template.",
         evidence=(
             f"{share(len(hit), len(examples))} rows; "
             + ", ".join(f"{name}: {times:,}" for name, times in families.most_common()),
             f"{ends:,} of these answers end with the marker",
         ),
         example=(f"{example.origin}: {_around_marker(text)}",),
-        explanation="The student learns to write markers as words: letters, not the token that ends an answer. A "
-        "server that stops at the token does not stop at the word, and what stands behind a marker is another turn "
-        "that the student learns to make up.",
-        fix=("cut answers at their first marker; the template and the end token are added when rows are encoded",),
     )
 
 
@@ -121,24 +116,16 @@ def _rendered(examples: Sequence[Example], template: Template) -> Finding | None
         return None
     twice = template.name in ("chat", "alpaca", "turns")
     example, _ = hit[0]
-    return Finding(
-        id="prompts-already-rendered",
+    return from_page(
+        "prompts-already-rendered",
+        "twice" if twice else "once",
         severity="warning" if twice else "note",
-        title="Prompts are already in a chat template" + (", and are put into another one." if twice else "."),
         evidence=(
             f"{share(len(hit), len(examples))} prompts are in the template "
             + ", ".join(name for name, _ in Counter(name for _, name in hit).most_common()),
             f"the rows are rendered in the template {template.name}",
         ),
         example=(f"{example.origin}: …{example.prompt[-100:]!r}",),
-        explanation="The model reads a template inside of a template; what it knows about answering is bound to one."
-        if twice
-        else "Markers of the data are read as plain words here, never as the special tokens that they spell. Where "
-        "the template belongs to a chat model, that is not how the model was taught.",
-        fix=(
-            "give the bare question, and let data.template render it for each model",
-            "or data.template: plain, where the wording has no special tokens (Alpaca)",
-        ),
     )
 
 
@@ -156,20 +143,13 @@ def _inside(examples: Sequence[Example]) -> Finding | None:
     if not leaks and len(inside) < _MOST_INSIDE * len(pairs):
         return None
     hit = at_end if leaks else inside
-    return Finding(
-        id="prompts-contain-answers",
+    return from_page(
+        "prompts-contain-answers",
+        "at the end" if leaks else "anywhere",
         severity="warning" if leaks else "note",
-        title="Prompts end with their own answer." if leaks else "Most answers stand in their prompts word by word.",
         evidence=(
             f"of {len(pairs):,} rows with answers of {_FEWEST_WORDS} words and more:",
             f"{share(len(inside), len(pairs))} stand in the prompt, {len(at_end):,} of them at its end",
         ),
         example=(f"{hit[0].origin}: …{hit[0].prompt[-120:]!r}", f"answer: {shown(hit[0].answer)}"),
-        explanation="The student learns to copy, and its loss falls to nearly nothing; where a prompt comes without "
-        "its answer, it has learned nothing. A column with prompt and answer together was taken for the prompt."
-        if leaks
-        else "Copying solves these rows. For extraction that is the task; else the prompt gives the answer away.",
-        fix=("name the column that holds the bare prompt: columns: {prompt: …, answer: …}",)
-        if leaks
-        else ("judge on rows whose answer is not in the prompt, beside all rows",),
     )

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from distillab.data.examples import Example
 from distillab.doctor.data.words import share
+from distillab.doctor.page import from_page
 from distillab.records import Finding
 
 _MANY = 0.001
@@ -102,19 +103,11 @@ def check_damage(examples: Sequence[Example]) -> Finding | None:
         kinds.update(one)
     if not rows:
         return None
-    return Finding(
-        id="text-damaged",
+    return from_page(
+        "text-damaged",
         severity="warning" if len(rows) >= _MANY * len(examples) else "note",
-        title="Texts were damaged by a wrong encoding.",
         evidence=tuple(f"{share(times, len(examples))} rows hold {kind}" for kind, times in kinds.most_common()),
         example=tuple(first[kind] for kind, _ in kinds.most_common()),
-        explanation="The student learns to write these characters. They also cost tokens: one letter becomes two to "
-        "four, and a teacher reads such a text worse than a clean one.",
-        fix=(
-            "read the source again as UTF-8; text.encode('cp1252').decode('utf-8') undoes one wrong reading; for Mac "
-            "Roman and Windows-1251 with mac_roman and cp1251",
-            "leave out rows with U+FFFD, or a question mark for a letter: what stood there is lost",
-        ),
     )
 
 

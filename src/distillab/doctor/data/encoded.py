@@ -41,7 +41,7 @@ class EncodedPart:
         return tuple(row for row in rows if row.answer_mask.any())
 
     @property
-    def said(self) -> str:
+    def summary(self) -> str:
         """How many were encoded, for `scope`."""
         sample = "" if self.looked == self.total else f", {self.looked:,} of them encoded"
         return f"{self.total:,} rows{sample}"

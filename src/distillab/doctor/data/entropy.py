@@ -20,8 +20,9 @@ from distillab.data.encoding import EncodedRow
 from distillab.data.reading import Reader
 from distillab.doctor.data.encoded import EncodedPart
 from distillab.doctor.data.words import share
+from distillab.doctor.page import from_page
 from distillab.evaluation.references import reference_lines
-from distillab.records import CheckResult, Finding
+from distillab.records import CheckResult
 
 CHECK_ID = "label entropy"
 _WORTH_SAYING = 0.02
@@ -37,12 +38,12 @@ def check_entropy(train: EncodedPart, held_out: EncodedPart, reader: Reader) -> 
     """
     rows, judged = train.cut, held_out.cut
     if not rows:
-        return CheckResult(check=CHECK_ID, scope=train.said, skipped="no row has an answer with a token")
+        return CheckResult(check=CHECK_ID, scope=train.summary, skipped="no row has an answer with a token")
     lines = reference_lines(rows, judged or rows, vocabulary=len(reader.tokenizer))
     floor = lowest_loss(rows)
     on = "the held-out answers" if judged else "the same answers"
     scope = (
-        f"{train.said}, {sum(int(row.answer_mask.sum()) for row in rows):,} scored tokens; nats a token: log V "
+        f"{train.summary}, {sum(int(row.answer_mask.sum()) for row in rows):,} scored tokens; nats a token: log V "
         f"{lines.uniform_nats:.2f}, unigram {lines.unigram_nats:.2f} on {on}, "
         f"bigram {_bigram_nats(rows):.2f} on the training answers themselves, lowest loss {floor.nats:.3f}"
     )
@@ -52,30 +53,25 @@ def check_entropy(train: EncodedPart, held_out: EncodedPart, reader: Reader) -> 
         return CheckResult(check=CHECK_ID, scope=scope)
     texts = train.examples[0].kind == "text"
     open_ = not texts and _says_little(floor, rows)
-    evidence = [_said("training rows", floor)]
+    evidence = [_line("training rows", floor)]
     if held is not None:
-        evidence.append(_said("held-out rows", held))
+        evidence.append(_line("held-out rows", held))
     evidence.append(
         f"unigram {lines.unigram_nats:.2f} nats a token on {on}, bigram {_bigram_nats(rows):.2f} on the training "
         "answers themselves, which is too low where they are few"
     )
-    finding = Finding(
-        id="lowest-loss",
+    why = "texts begin alike" if texts else "equal prompts have different answers"
+    advice = (
+        f"read held-out losses against it: `distillab doctor run FOLDER --entropy {held.nats:.3f}`"
+        if held is not None and held.nats >= _WORTH_SAYING
+        else "read training losses against it; of held-out rows whose prompts stand once it says nothing"
+    )
+    finding = from_page(
+        "lowest-loss",
+        "prompts say little" if open_ else "repeated prompts",
         severity="warning" if open_ else "note",
-        title="The prompts say little about their answers."
-        if open_
-        else f"The loss cannot reach zero: {'texts begin alike' if texts else 'equal prompts have different answers'}.",
         evidence=tuple(evidence),
-        explanation="Rows that are equal up to the answer get one distribution from any model, and its loss is lowest "
-        "where that is the distribution of their answers. The figure is exact for these rows and a lower bound for the "
-        "source: a prompt that stands once counts nothing, and of k answers at most ln k nats are seen. A training "
-        "loss below it is measured wrongly (or on other rows).",
-        fix=(
-            f"read held-out losses against it: `distillab doctor run FOLDER --entropy {held.nats:.3f}`"
-            if held is not None and held.nats >= _WORTH_SAYING
-            else "read training losses against it; of held-out rows whose prompts stand once it says nothing",
-            "where it is not meant that equal prompts differ, look at `prompts-with-several-answers`",
-        ),
+        words={"advice": advice, "why": why},
     )
     return CheckResult(check=CHECK_ID, scope=scope, findings=(finding,))
 
@@ -114,7 +110,7 @@ def lowest_loss(rows: Sequence[EncodedRow]) -> Floor:
         own = [(_digest(row, first), _digest(row, last)) for first, last in _runs(row)]
         runs.append((int(row.answer_mask.sum()), own))
         begins.update(begin for begin, _ in own)
-        # a later turn: of those that began alike, who is still alike at the end
+        # a later turn: those that began alike and are still alike at the end
         ends.update(begin + end for begin, end in own)
     total = 0.0
     tokens = repeated = repeated_tokens = 0
@@ -151,7 +147,7 @@ def _digest(row: EncodedRow, stop: int) -> bytes:
     return hashlib.blake2b(row.input_ids[:stop].tobytes(), digest_size=16).digest()
 
 
-def _said(name: str, floor: Floor) -> str:
+def _line(name: str, floor: Floor) -> str:
     text = f"{name}: no model gets below {floor.nats:.3f} nats a scored token"
     if floor.nats_repeated is not None:
         text += f"; {share(floor.repeated, floor.rows)} have a context that stands more than once, "

@@ -12,6 +12,7 @@ from html.entities import html5
 
 from distillab.data.examples import Example
 from distillab.doctor.data.words import share
+from distillab.doctor.page import from_page
 from distillab.records import Finding
 
 _MANY, _FEWEST = 0.01, 3
@@ -27,7 +28,7 @@ _QUOTES = re.compile(r"\\\"[^\"\\\n]{1,400}\\\"|\w\\'\w")
 _PERCENT = re.compile(r"(?<![\w/.:?=&%-])[\w'’-]+(?:%20[\w'’-]+)+")
 _FENCED = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`|\$\$?[^$]+\$\$?|https?://\S+", re.S)
 
-# what a text, or the prompt to it, speaks of where such signs are meant
+# words of a text or its prompt where such signs are meant
 _ABOUT = re.compile(
     r"\b(?:html|xml|xhtml|svg|css|json|yaml|jsx|markup|markdown|latex|tex|regex|regular expressions?|unicode|ascii"
     r"|utf-?8|url|uri|escap\w*|encod\w*|decod\w*|entit(?:y|ies)|tags?|code|coding|program\w*|scripts?|functions?|class|strings?"
@@ -68,18 +69,15 @@ def check_escapes(examples: Sequence[Example]) -> Finding | None:
             first.setdefault(kind, _around(example, text, found))
     if not rows:
         return None
-    passed_over = (f"{passed:,} further rows speak of code or markup, and were passed over",) if passed else ()
-    return Finding(
-        id="text-escaped",
+    passed_over = (f"{passed:,} further rows are about code or markup, and were passed over",) if passed else ()
+    return from_page(
+        "text-escaped",
         severity="warning" if rows >= max(_FEWEST, _MANY * len(examples)) else "note",
-        title="Texts hold escapes that were never undone.",
         evidence=(
             *(f"{share(times, len(examples))} rows hold {kind}" for kind, times in kinds.most_common()),
             *passed_over,
         ),
         example=tuple(first[kind] for kind, _ in kinds.most_common()),
-        explanation="The texts were taken from web pages or written out twice. The student learns to write the "
-        "escapes, which nobody wants to read, and each costs three to six tokens where one would do.",
         fix=tuple(dict.fromkeys(f"{kind}: {_KINDS[kind]}" for kind, _ in kinds.most_common())),
     )
 

@@ -34,7 +34,7 @@ def read_examples(path: str, *, columns: ColumnsConfig | None) -> list[Example]:
 def read_teacher_texts(path: str, train: Sequence[Example]) -> list[TeacherText]:
     """Answers of a teacher: a folder that distillab stored, or a file with prompts and answers.
 
-    Of a file the columns `finish_reason`, `finish` ("stop", "length") or `finished` (true, false) say which answers
+    Of a file the columns `finish_reason`, `finish` ("stop", "length") or `finished` (true, false) mark which answers
     ended by themselves.
 
     Args:
@@ -59,17 +59,17 @@ def read_teacher_texts(path: str, train: Sequence[Example]) -> list[TeacherText]
 
 
 def _finished(row: Row) -> bool | None:
-    said = next((row.values[name] for name in ("finish_reason", "finish", "finished") if name in row.values), None)
-    if said is None or isinstance(said, bool):
-        return said
-    if said in _STOPPED:
+    value = next((row.values[name] for name in ("finish_reason", "finish", "finished") if name in row.values), None)
+    if value is None or isinstance(value, bool):
+        return value
+    if value in _STOPPED:
         return True
-    if said in _CUT:
+    if value in _CUT:
         return False
     raise DataError(
         "It is not known whether this answer ended by itself.",
         where=row.origin,
-        facts=[f"finish: {ascii(said)[:60]}", f"known: {', '.join((*_STOPPED, *_CUT))}, true, false"],
+        facts=[f"finish: {ascii(value)[:60]}", f"known: {', '.join((*_STOPPED, *_CUT))}, true, false"],
         fix="write finish_reason: stop or length, or leave the column out",
     )
 
@@ -94,6 +94,6 @@ def _stored(path: str, train: Sequence[Example]) -> list[TeacherText]:
             "The stored answers are to other prompts than those of the training rows.",
             where=path,
             facts=[f"{len(unknown):,} of {len(rows):,} answers, the first {', '.join(unknown[:3]) or 'none is there'}"],
-            fix="give the file with the rows that the teacher was asked",
+            fix="give the file with the rows of the teacher's prompts",
         )
     return found

@@ -1,4 +1,4 @@
-"""In which script, and where it can be told in which language, a text is; rows whose answer changes it."""
+"""The script of a text, and its language where that can be recognised; rows whose answer changes it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from functools import cache
 
 from distillab.data.examples import Example
 from distillab.doctor.data.words import share, shown
-from distillab.records import CheckResult, Finding
+from distillab.doctor.page import from_page
+from distillab.records import CheckResult
 
 CHECK_ID = "languages"
 _LOOKED_AT = 800
@@ -66,7 +67,7 @@ _COMMON = {language: frozenset(words.split()) for language, words in _WORDS.item
 
 @dataclass(frozen=True)
 class Language:
-    """Of a text: its script, and for Latin script its language where common words tell it."""
+    """Return the script of a text, and for Latin script its language where common words show it."""
 
     script: str
     language: str | None = None
@@ -114,7 +115,7 @@ def differ(one: Language | None, two: Language | None) -> bool:
 
 
 def check_languages(examples: Sequence[Example]) -> CheckResult:
-    """Find rows whose answer is in another language than their prompt, where most rows stay in theirs; or the reverse.
+    """Find rows whose answer changes the language of their prompt, where most rows keep it; or the reverse.
 
     Data in which most rows change (translations) is judged by the rows that do not.
     """
@@ -122,13 +123,13 @@ def check_languages(examples: Sequence[Example]) -> CheckResult:
         return CheckResult(check=CHECK_ID, scope=f"{len(examples):,} rows", skipped="plain text has no prompts")
     judged: list[tuple[Example, Language, Language]] = []
     for example in examples:
-        asked, answered = language_of(example.prompt), language_of(example.answer)
-        if asked is not None and answered is not None:
-            judged.append((example, asked, answered))
+        prompt_language, answer_language = language_of(example.prompt), language_of(example.answer)
+        if prompt_language is not None and answer_language is not None:
+            judged.append((example, prompt_language, answer_language))
     scope = f"{len(examples):,} rows, {len(judged):,} with letters enough in prompt and answer"
     if len(judged) < _FEWEST_ROWS:
         return CheckResult(check=CHECK_ID, scope=scope, skipped="too few rows have letters enough")
-    common = Counter(str(answered) for _, _, answered in judged).most_common(3)
+    common = Counter(str(answer_language) for _, _, answer_language in judged).most_common(3)
     scope += f"; answers: {', '.join(f'{name} {times:,}' for name, times in common)}"
     changed = [row for row in judged if differ(row[1], row[2])]
     translates = len(changed) > 0.5 * len(judged)
@@ -136,26 +137,22 @@ def check_languages(examples: Sequence[Example]) -> CheckResult:
     hit = stays if translates else changed
     if not hit:
         return CheckResult(check=CHECK_ID, scope=scope)
-    example, asked, answered = hit[0]
-    kinds = Counter(f"{asked} → {answered}" for _, asked, answered in hit).most_common(4)
-    finding = Finding(
-        id="language-change",
+    example, prompt_language, answer_language = hit[0]
+    kinds = Counter(
+        f"{prompt_language} → {answer_language}" for _, prompt_language, answer_language in hit
+    ).most_common(4)
+    finding = from_page(
+        "language-change",
+        "translation" if translates else "same language",
         severity="warning" if len(hit) >= max(_FEWEST_MANY, _MANY * len(judged)) else "note",
-        title="Some answers stay in the language of their prompt, where most rows change it."
-        if translates
-        else "Some answers are in another language or script than their prompt.",
         evidence=(
             f"{share(len(hit), len(judged))} rows with text enough",
             ", ".join(f"{kind}: {times:,}" for kind, times in kinds),
         ),
         example=(
-            f"{example.origin}: {shown(example.prompt)} ({asked})",
-            f"answer: {shown(example.answer)} ({answered})",
+            f"{example.origin}: {shown(example.prompt)} ({prompt_language})",
+            f"answer: {shown(example.answer)} ({answer_language})",
         ),
-        explanation="Where it is not asked for, the student learns to change the language without a reason, and does "
-        "so on prompts of any kind. Languages of Latin script are told by their common words, so short texts are not "
-        "judged.",
-        fix=("look at these rows; leave out those that nobody asked for",),
     )
     return CheckResult(check=CHECK_ID, scope=scope, findings=(finding,))
 

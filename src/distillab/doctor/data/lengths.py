@@ -10,6 +10,7 @@ import numpy as np
 from distillab.data.examples import Example
 from distillab.doctor.data.encoded import EncodedPart
 from distillab.doctor.data.words import share, shown
+from distillab.doctor.page import from_page
 from distillab.records import CheckResult, Finding
 
 CHECK_ID = "answer lengths"
@@ -28,7 +29,7 @@ def check_lengths(examples: Sequence[Example], encoded: EncodedPart) -> CheckRes
     """
     tokens = np.array([int(row.answer_mask.sum()) for row in encoded.whole], dtype=np.int64)
     lengths = np.array([len(row) for row in encoded.whole], dtype=np.int64)
-    scope = encoded.said
+    scope = encoded.summary
     if len(tokens):
         scope += f"; answers of {_quantiles(tokens)} tokens with their end, rows of {_quantiles(lengths)}"
     found = [
@@ -51,20 +52,12 @@ def _empty(examples: Sequence[Example]) -> Finding | None:
     if not hit:
         return None
     every = len(hit) == len(examples)
-    return Finding(
-        id="answers-empty",
+    return from_page(
+        "answers-empty",
+        "all" if every else "some",
         severity="error" if every else "warning",
-        title="All answers are empty." if every else "Some answers are empty.",
         evidence=(f"{share(len(hit), len(examples))} rows have an answer without any text",),
         example=tuple(f"{example.origin}: {shown(example.prompt)}" for example in hit[:3]),
-        explanation="There is nothing to learn. Most often the answers stand in another column, or were lost in a "
-        "conversion."
-        if every
-        else "distillab leaves these rows out and counts them; other trainers teach the student to end at once.",
-        fix=(
-            "name the column that holds the answers: columns: {prompt: …, answer: …}",
-            "remove rows without an answer",
-        ),
     )
 
 
@@ -78,17 +71,13 @@ def _no_room(encoded: EncodedPart) -> Finding | None:
         return None
     every = len(hit) == len(encoded.whole)
     row, example = hit[0]
-    return Finding(
-        id="prompts-fill-rows",
+    return from_page(
+        "prompts-fill-rows",
         severity="error" if every else "warning",
-        title="Prompts leave no room for an answer.",
         evidence=(
             f"{share(len(hit), len(encoded.whole))} rows have no token of an answer before token {encoded.max_tokens}",
         ),
         example=(f"{example.origin}: {int(row.answer_mask.argmax()):,} tokens stand before the answer",),
-        explanation="These rows teach nothing. A trainer that keeps them has rows without a scored token, whose mean "
-        "is 0/0.",
-        fix=("raise data.max_tokens (up to the model's context)", "or shorten or leave out these prompts"),
     )
 
 
@@ -102,10 +91,9 @@ def _cut_off(
         return None
     kept = sum(int(row.answer_mask[: encoded.max_tokens].sum()) for row in encoded.whole)
     longest = int(lengths.argmax())
-    return Finding(
-        id="answers-cut-off",
+    return from_page(
+        "answers-cut-off",
         severity="warning" if len(hit) >= _CUT_SHARE * len(lengths) else "note",
-        title="Rows are longer than the longest length, and lose their end.",
         evidence=(
             f"{share(len(hit), len(lengths))} rows have more than {encoded.max_tokens:,} tokens",
             f"{1 - kept / int(tokens.sum()):.1%} of the answers' tokens are cut off; "
@@ -113,11 +101,7 @@ def _cut_off(
             f"99 % of the rows fit into {int(np.percentile(lengths, 99, method='higher')):,} tokens",
         ),
         example=(f"{encoded.examples[longest].origin}: {shown(encoded.examples[longest].prompt)}",),
-        explanation="A cut answer has no end token, so the student learns that long answers do not end.",
-        fix=(
-            f"data.max_tokens: {int(lengths.max())} (the longest row), as far as the model's context allows",
-            "or leave out what does not fit, and say how much it was",
-        ),
+        words={"longest": int(lengths.max())},
     )
 
 
@@ -127,15 +111,10 @@ def _one_token(encoded: EncodedPart, tokens: np.ndarray[tuple[int], np.dtype[np.
     if len(tokens) < _FEWEST or len(hit) < _ONE_TOKEN_SHARE * len(tokens):
         return None
     texts = Counter(encoded.examples[place].answer for place in hit.tolist())
-    return Finding(
-        id="answers-one-token",
-        severity="note",
-        title="Most answers are one token long.",
+    return from_page(
+        "answers-one-token",
         evidence=(f"{share(len(hit), len(tokens))} answers are one token and the end token",),
         example=tuple(f"{shown(text)}: {times:,} times" for text, times in texts.most_common(3)),
-        explanation="Half of what is scored is the end token, which is learned in a few steps: the mean loss is about "
-        "half of the loss that counts. A distillation then transfers one distribution a row.",
-        fix=("judge by accuracy or by the answer's first token beside the mean loss",),
     )
 
 
@@ -145,13 +124,6 @@ def _equal(examples: Sequence[Example]) -> Finding | None:
     answer, times = Counter(example.answer.strip() for example in examples).most_common(1)[0]
     if times < _SAME_SHARE * len(examples) or not answer:
         return None
-    return Finding(
-        id="answers-equal",
-        severity="warning",
-        title="Most rows have one and the same answer.",
-        evidence=(f"{share(times, len(examples))} rows have this answer",),
-        example=(shown(answer),),
-        explanation="A student that ignores its prompt is right on most rows. Its loss falls to nearly nothing, and "
-        "says nothing about whether it has learned to read.",
-        fix=("look at how the rows were made: a default or an error text may stand in for answers",),
+    return from_page(
+        "answers-equal", evidence=(f"{share(times, len(examples))} rows have this answer",), example=(shown(answer),)
     )

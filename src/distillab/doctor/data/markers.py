@@ -11,8 +11,8 @@ _STRONG = [family for family in FAMILIES if family.markers or family.name == "Al
 _OWN = {
     family.name: "|".join(
         [
-            family.asks.pattern.decode(),
-            family.answers.pattern.decode(),
+            family.prompt.pattern.decode(),
+            family.answer.pattern.decode(),
             *(re.escape(m.decode()) for m in family.markers),
         ]
     )
@@ -23,8 +23,8 @@ _ENDS = r"</s>|<s>|<\|endoftext\|>|<\|end_of_text\|>|<\|begin_of_text\|>|<eos>|<
 _TRANSCRIPT = r"\n\s*(?:User|Human): (?=[\s\S]{1,8000}?\n\s*(?:Assistant|AI|Bot): )"
 _ANY = re.compile("|".join([*_OWN.values(), _ENDS, _TRANSCRIPT]))
 _BY_FAMILY = {name: re.compile(pattern) for name, pattern in _OWN.items()}
-_ASKS_AND_ANSWERS = [
-    (family.name, re.compile(family.asks.pattern.decode()), re.compile(family.answers.pattern.decode()))
+_PROMPTS_AND_ANSWERS = [
+    (family.name, re.compile(family.prompt.pattern.decode()), re.compile(family.answer.pattern.decode()))
     for family in _STRONG
 ]
 
@@ -46,10 +46,10 @@ def family_of(text: str) -> str | None:
 
 
 def rendered_by(prompt: str) -> str | None:
-    """The family in whose template a prompt is already: what asks stands in it, and it ends where an answer begins."""
+    """Return the family whose template a prompt has: it holds a prompt marker, and ends where an answer begins."""
     end = prompt.rstrip()
-    for name, asks, answers in _ASKS_AND_ANSWERS:
+    for name, prompt_marker, answers in _PROMPTS_AND_ANSWERS:
         last = [match.end() for match in answers.finditer(end)]
-        if last and last[-1] >= len(end) - 2 and asks.search(end):
+        if last and last[-1] >= len(end) - 2 and prompt_marker.search(end):
             return name
     return None

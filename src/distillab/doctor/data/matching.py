@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from distillab.data.examples import Example
 from distillab.doctor.data.words import share, shown, words_of
-from distillab.records import CheckResult, Finding
+from distillab.doctor.page import from_page
+from distillab.records import CheckResult
 
 CHECK_ID = "answers and their prompts"
 _RARE = 5
@@ -63,18 +64,13 @@ def check_matching(examples: Sequence[Example]) -> CheckResult:
             f"{times:,} of these prompts stand {step:+,} rows away: one column is shifted against the other"
         )
     place, best = first
-    finding = Finding(
-        id="answers-of-other-prompts",
-        severity="warning",
-        title="Answers stand beside other rows' prompts.",
+    finding = from_page(
+        "answers-of-other-prompts",
         evidence=tuple(evidence),
         example=(
             f"{examples[place].origin}: {shown(examples[place].prompt)}",
             f"its answer: {shown(examples[place].answer)}",
             f"{examples[best].origin} would fit: {shown(examples[best].prompt)}",
         ),
-        explanation="The student learns how answers look, and that they have nothing to do with prompts. Losses fall "
-        "as for good rows at first, and stay at what answers look like by themselves.",
-        fix=("join prompts and answers by a key, never by position", "look at the rows: `distillab data FILE`"),
     )
     return CheckResult(check=CHECK_ID, scope=scope, findings=(finding,))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from distillab.data.examples import Example
 from distillab.doctor.data.repeats import plain_row
 from distillab.doctor.data.words import plain_form, share, shown, word_groups
+from distillab.doctor.page import from_page
 from distillab.records import CheckResult, Finding
 
 CHECK_ID = "train and held-out rows"
@@ -67,20 +68,12 @@ def _rows(
         evidence.insert(0, f"{share(len(exact), total)} held-out rows stand in the training rows exactly")
         example = _pair(exact[0], contents[exact[0].content], "equal")
     certain = len(exact) + len(alike) >= _LEAK * total
-    return Finding(
-        id="train-held-out-overlap",
+    return from_page(
+        "train-held-out-overlap",
+        "all" if certain else "some",
         severity="error" if certain else "warning",
-        title="The held-out rows stand in the training rows."
-        if certain
-        else "Held-out rows stand in the training rows.",
         evidence=tuple(evidence),
         example=example,
-        explanation="The student has been trained on them, so their loss and accuracy say how well it remembers, not "
-        "what it does with rows it has never seen. Overfitting cannot be seen either.",
-        fix=(
-            "remove equal rows, then split; data.held_out: {fraction: 0.1} keeps equal rows on one side",
-            "or remove the held-out rows from the training file",
-        ),
     )
 
 
@@ -94,19 +87,15 @@ def _prompts(train: Sequence[Example], held_out: Sequence[Example], total: int) 
     if not hit:
         return None
     own = known[plain_form(hit[0].prompt)]
-    return Finding(
-        id="held-out-prompts-in-train",
+    return from_page(
+        "held-out-prompts-in-train",
         severity="warning" if len(hit) >= _LEAK * total else "note",
-        title="Prompts of held-out rows stand in the training rows with another answer.",
         evidence=(f"{share(len(hit), total)} held-out rows",),
         example=(
             f"{hit[0].origin} and {own.origin}: {shown(hit[0].prompt)}",
             f"held out: {shown(hit[0].answer)}",
             f"trained:  {shown(own.answer)}",
         ),
-        explanation="What is known about these prompts is known from training. Where answers differ in wording alone, "
-        "the held-out value is too good; where they differ in content, one of the rows may be wrong.",
-        fix=("split by prompt: all rows of a prompt on one side",),
     )
 
 
@@ -117,19 +106,14 @@ def _answers(train: Sequence[Example], held_out: Sequence[Example], total: int) 
     if not hit:
         return None
     own = known[plain_form(hit[0].answer)]
-    return Finding(
-        id="held-out-answers-in-train",
-        severity="warning",
-        title="Long answers of held-out rows stand in the training rows under another prompt.",
+    return from_page(
+        "held-out-answers-in-train",
         evidence=(f"{share(len(hit), total)} held-out rows, with answers of {_LONG_ANSWER} words and more",),
         example=(
             f"{hit[0].origin} and {own.origin}: {shown(hit[0].answer)}",
             f"held out: {shown(hit[0].prompt)}",
             f"trained:  {shown(own.prompt)}",
         ),
-        explanation="Nobody writes the same long answer twice: the rows are paraphrases of one another, or share a "
-        "source. The student has learned these answers word by word.",
-        fix=("group rows by their answer or source before splitting", "or remove one row of each pair"),
     )
 
 

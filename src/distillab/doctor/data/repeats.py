@@ -7,6 +7,7 @@ from collections.abc import Hashable, Sequence
 
 from distillab.data.examples import Example
 from distillab.doctor.data.words import plain_form, share, shown
+from distillab.doctor.page import from_page
 from distillab.records import CheckResult, Finding
 
 CHECK_ID = "repeated rows"
@@ -17,7 +18,7 @@ _MOST_ANSWERS_SHOWN = 3
 
 def check_repeats(examples: Sequence[Example]) -> CheckResult:
     """Count rows that stand more than once, and prompts with different answers."""
-    prompts = len({asked(example) for example in examples})
+    prompts = len({prompt_of(example) for example in examples})
     scope = f"{len(examples):,} rows"
     if examples and examples[0].kind != "text":
         scope += f", {prompts:,} different prompts"
@@ -25,7 +26,7 @@ def check_repeats(examples: Sequence[Example]) -> CheckResult:
     return CheckResult(check=CHECK_ID, scope=scope, findings=tuple(one for one in found if one is not None))
 
 
-def asked(example: Example) -> Hashable:
+def prompt_of(example: Example) -> Hashable:
     """All that stands before the last answer, for telling prompts apart."""
     return example.messages[:-1] if example.kind == "messages" else example.prompt
 
@@ -49,15 +50,12 @@ def _repeated(examples: Sequence[Example]) -> Finding | None:
     if extra_plain > extra:
         evidence.append(f"{share(extra_plain, len(examples))} do when case and white space are left aside")
     evidence.append(f"the commonest stands {times:,} times: {'; '.join(example.origin for example in places[:4])}")
-    return Finding(
-        id="duplicated-rows",
+    return from_page(
+        "duplicated-rows",
+        "data",
         severity="warning" if extra_plain >= _MANY * len(examples) else "note",
-        title="Rows are equal.",
         evidence=tuple(evidence),
         example=(f"{shown(places[0].prompt)} → {shown(places[0].answer)}",),
-        explanation="Equal rows are counted as many and learned as one. Where the data are split after that, the "
-        "held-out part holds rows of the training part, and its value is too good.",
-        fix=("remove them before the data are split", "or say that they are repeated on purpose"),
     )
 
 
@@ -66,21 +64,19 @@ def _several_answers(examples: Sequence[Example]) -> Finding | None:
         return None
     answers: defaultdict[Hashable, Counter[str]] = defaultdict(Counter)
     for example in examples:
-        answers[asked(example)][plain_form(example.answer)] += 1
+        answers[prompt_of(example)][plain_form(example.answer)] += 1
     several = {prompt: own for prompt, own in answers.items() if len(own) > 1}
     if not several:
         return None
     rows = sum(own.total() for own in several.values())
-    # a label is right or wrong, a sentence can be said in many ways
+    # a label is right or wrong, a sentence can be written in many ways
     labels = all(len(text.split()) <= _SHORT_WORDS for own in several.values() for text in own)
     prompt, own = max(several.items(), key=lambda pair: len(pair[1]))
-    first = next(example for example in examples if asked(example) == prompt)
-    return Finding(
-        id="prompts-with-several-answers",
+    first = next(example for example in examples if prompt_of(example) == prompt)
+    return from_page(
+        "prompts-with-several-answers",
+        "short" if labels else "long",
         severity="warning" if labels and rows >= _MANY * len(examples) else "note",
-        title="Short answers to the same prompt contradict each other."
-        if labels
-        else "Some prompts have several different answers.",
         evidence=(
             f"{share(len(several), len(answers))} prompts have different answers; {share(rows, len(examples))} rows",
             f"one prompt has {len(own):,} different answers in {own.total():,} rows",
@@ -88,12 +84,5 @@ def _several_answers(examples: Sequence[Example]) -> Finding | None:
         example=(
             shown(first.prompt),
             *(f"→ {shown(text)}, {times:,} times" for text, times in own.most_common(_MOST_ANSWERS_SHOWN)),
-        ),
-        explanation="No model can tell which of the answers is meant, so the loss has a floor above zero "
-        "(`lowest-loss`), and greedy answers match the reference at most as often as the commonest one stands."
-        + (" Of short answers one is most often simply wrong." if labels else ""),
-        fix=(
-            "where answers were sampled on purpose (sequence-level KD), nothing: this is what a distribution is",
-            "else look at the rows: labels may be wrong, or the prompt lacks what tells them apart",
         ),
     )

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from distillab.doctor.data.subject import TeacherText
 from distillab.doctor.data.words import plain_form, share, shown
+from distillab.doctor.page import from_page
 from distillab.doctor.run.answers import repeated_share
 from distillab.records import CheckResult, Finding
 
@@ -50,7 +51,7 @@ def check_teacher_ends(
     known = sum(text.finished is not None for text in texts)
     scope = f"{len(texts):,} answers to {len({text.prompt for text in texts}):,} prompts"
     if not known:
-        scope += "; nothing says which of them ended by themselves (a column finish_reason)"
+        scope += "; no column finish_reason marks which of them ended by themselves"
     found = [
         _cut_off([text for text in texts if text.finished is not None], plain_text=plain_text),
         _empty(texts),
@@ -87,19 +88,12 @@ def _cut_off(texts: Sequence[TeacherText], *, plain_text: bool) -> Finding | Non
     if not cut or len(cut) < _CUT_SHARE * len(texts):
         return None
     never = len(cut) >= _ALL_CUT * len(texts) and len(texts) >= _FEWEST and not plain_text
-    return Finding(
-        id="teacher-answers-cut-off",
+    return from_page(
+        "teacher-answers-cut-off",
+        "all" if never else "some",
         severity="error" if never else "note" if plain_text else "warning",
-        title="The teacher hardly ever ends an answer." if never else "Answers of the teacher are cut off.",
         evidence=(f"{share(len(cut), len(texts))} answers were cut at the longest length",),
         example=tuple(f"…{text.text[-100:]!r}" for text in cut[:2]),
-        explanation="distillab leaves cut answers out (keep_cut_off: false), so the student learns from the prompts "
-        "with short answers alone; kept, they teach answers without an end."
-        + (" When nothing ends, the teacher was not asked in its template, or its end token is another one." * never),
-        fix=(
-            "ask the teacher in its own template (data.template), and stop at its end token",
-            "raise teacher_answers.max_new_tokens",
-        ),
     )
 
 
@@ -108,15 +102,12 @@ def _empty(texts: Sequence[TeacherText]) -> Finding | None:
     if not hit:
         return None
     every = len(hit) == len(texts)
-    return Finding(
-        id="teacher-answers-empty",
+    return from_page(
+        "teacher-answers-empty",
+        "all" if every else "some",
         severity="error" if every else "warning" if len(hit) >= _MANY_EMPTY * len(texts) else "note",
-        title="All answers of the teacher are empty." if every else "Some answers of the teacher are empty.",
         evidence=(f"{share(len(hit), len(texts))} answers have no text",),
         example=tuple(shown(text.prompt) for text in hit[:3]),
-        explanation="The teacher ended at once: the prompt ends with an end token, or in another place than where "
-        "answers begin in its template. Left out, these prompts are not learned; kept, they teach silence.",
-        fix=("look at the end of the prompts: `distillab data RECIPE`", "leave empty answers out"),
     )
 
 
@@ -124,21 +115,14 @@ def _loops(texts: Sequence[TeacherText]) -> Finding | None:
     hit = [text for text in texts if loops(text.text)]
     if not hit:
         return None
-    return Finding(
-        id="teacher-answers-loop",
+    return from_page(
+        "teacher-answers-loop",
         severity="warning" if len(hit) >= _LOOP_MANY * len(texts) else "note",
-        title="Answers of the teacher run into loops.",
         evidence=(
             f"{share(len(hit), len(texts))} answers: more than half of their groups of three words stand before, or "
             "their end is one piece again and again",
         ),
         example=tuple(f"…{text.text[-120:]!r}" for text in hit[:2]),
-        explanation="Long loops are many tokens, so they weigh more than good answers. A student copies loops more "
-        "easily than anything else.",
-        fix=(
-            "leave them out",
-            "teacher_answers: {sample: true, temperature: 0.7}: greedy answers of small teachers loop most",
-        ),
     )
 
 
@@ -146,17 +130,13 @@ def _refusals(texts: Sequence[TeacherText], references: Mapping[str, Sequence[st
     hit = [text for text in texts if refuses(text.text) and not any(map(refuses, references.get(text.prompt, ())))]
     if not hit:
         return None
-    return Finding(
-        id="teacher-refuses",
+    return from_page(
+        "teacher-refuses",
         severity="warning" if len(hit) >= _MANY_REFUSALS * len(texts) else "note",
-        title="The teacher refuses some prompts.",
         evidence=(
             f"{share(len(hit), len(texts))} answers begin as refusals do, where the data set's own answer does not",
         ),
         example=tuple(f"{shown(text.prompt)} → {shown(text.text)}" for text in hit[:2]),
-        explanation="The student learns to refuse, and being small it refuses more than its teacher: refusals are all "
-        "alike and therefore easy. English refusals alone are recognised.",
-        fix=("leave them out, or keep the data set's own answers for these prompts",),
     )
 
 
@@ -166,13 +146,8 @@ def _same(texts: Sequence[TeacherText]) -> Finding | None:
     answer, times = Counter(plain_form(text.text) for text in texts).most_common(1)[0]
     if times < _SAME_SHARE * len(texts) or not answer:
         return None
-    return Finding(
-        id="teacher-answers-same",
-        severity="warning",
-        title="The teacher gives most prompts one and the same answer.",
+    return from_page(
+        "teacher-answers-same",
         evidence=(f"{share(times, len(texts))} answers are the same text",),
         example=(shown(answer),),
-        explanation="The teacher did not read its prompts: they were cut off, rendered without their content, or asked "
-        "in a form that the teacher does not know.",
-        fix=("look at what the teacher was asked: `distillab data RECIPE`",),
     )

@@ -9,6 +9,7 @@ from distillab.doctor.data.languages import Language, differ, language_of
 from distillab.doctor.data.markers import family_of, marker_in
 from distillab.doctor.data.subject import TeacherText
 from distillab.doctor.data.words import plain_form, share, shown
+from distillab.doctor.page import from_page
 from distillab.records import CheckResult, Finding
 
 CHECK_ID = "teacher's answers and the data"
@@ -47,17 +48,12 @@ def _echoes(texts: Sequence[TeacherText], references: Mapping[str, Sequence[str]
     if not hit or len(hit) < _ECHO * len(judged):
         return None
     every = len(hit) >= _EVERY_ECHO * len(judged) and len(judged) >= _FEWEST
-    return Finding(
-        id="teacher-repeats-prompt",
+    return from_page(
+        "teacher-repeats-prompt",
+        "all" if every else "some",
         severity="error" if every else "warning",
-        title="The teacher's answers begin with their prompt.",
         evidence=(f"{share(len(hit), len(judged))} answers begin with the whole prompt",),
         example=(shown(hit[0].prompt), f"→ {shown(hit[0].text)}"),
-        explanation="The answers were stored with the prompt in front: model.generate returns both. The student learns "
-        "to repeat its prompt, and most of the loss is about that."
-        if every
-        else "The student learns to repeat its prompt before it answers.",
-        fix=("cut the prompt off: outputs[:, input_ids.shape[1]:]", "leave these answers out"),
     )
 
 
@@ -72,21 +68,14 @@ def _markers(texts: Sequence[TeacherText], references: Mapping[str, Sequence[str
     families = Counter(family_of(text.text) for text in hit)
     text = hit[0].text
     at = text.index(marker_in(text) or "")
-    return Finding(
-        id="teacher-template-markers",
+    return from_page(
+        "teacher-template-markers",
         severity="warning" if len(hit) >= _MANY * len(texts) else "note",
-        title="The teacher's answers hold the markers of a chat template.",
         evidence=(
             f"{share(len(hit), len(texts))} answers; "
             + ", ".join(f"{name}: {times:,}" for name, times in families.most_common()),
         ),
         example=(repr(text[max(0, at - 60) : at + 60]),),
-        explanation="The teacher did not stop where its turn ends, or special tokens were decoded as text. What stands "
-        "behind a marker is a made-up turn, and the student learns all of it as words.",
-        fix=(
-            "stop at the template's end of turn, and decode with skip_special_tokens=True",
-            "cut answers at their first marker",
-        ),
     )
 
 
@@ -102,18 +91,14 @@ def _languages(texts: Sequence[TeacherText], references: Mapping[str, Sequence[s
         return None
     text, wrote, _ = hit[0]
     kinds = Counter(f"{own} → {wrote}" for _, wrote, own in hit).most_common(4)
-    return Finding(
-        id="teacher-changes-language",
+    return from_page(
+        "teacher-changes-language",
         severity="warning" if len(hit) >= max(_FEWEST_LANGUAGE, _LANGUAGE_MANY * len(judged)) else "note",
-        title="The teacher answers in another language or script than the data.",
         evidence=(
             f"{share(len(hit), len(judged))} answers that can be compared with the data set's own",
             ", ".join(f"{kind}: {times:,}" for kind, times in kinds),
         ),
         example=(f"{shown(text.prompt)} → {shown(text.text)} ({wrote})",),
-        explanation="The student learns to change the language. Multilingual teachers do so on prompts that hold "
-        "several languages, and at high temperatures.",
-        fix=("leave these answers out", "name the language in the prompt, or lower teacher_answers.temperature"),
     )
 
 
@@ -124,19 +109,10 @@ def _copies(texts: Sequence[TeacherText], references: Mapping[str, Sequence[str]
     hit = [text for text in judged if plain_form(text.text) in map(plain_form, references[text.prompt])]
     if len(hit) < _COPIES * len(judged):
         return None
-    return Finding(
-        id="teacher-copies-reference",
-        severity="warning",
-        title="The teacher's answers are the data set's own.",
+    return from_page(
+        "teacher-copies-reference",
         evidence=(
             f"{share(len(hit), len(judged))} answers of {_LONG_WORDS} words and more are the reference word by word",
         ),
         example=(f"{shown(hit[0].prompt)} → {shown(hit[0].text)}",),
-        explanation="Nobody writes a long answer twice. The references were stored as the teacher's answers, or stood "
-        "in its prompt, or the teacher was trained on these rows: then sequence-level KD is training on the data set. "
-        "(Where the training file is made of these answers, nothing is wrong.)",
-        fix=(
-            "look at what the teacher was asked: `distillab data RECIPE`",
-            "compare with SFT on the same rows: both arms then learn the same",
-        ),
     )

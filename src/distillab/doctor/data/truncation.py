@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from distillab.data.examples import Example
 from distillab.doctor.data.words import share, shown
+from distillab.doctor.page import from_page
 from distillab.records import Finding
 
 _FEWEST, _MANY, _NEARLY_ALL = 5, 0.02, 0.9
@@ -38,25 +39,18 @@ def _is_cut(hit: Sequence[tuple[Example, str]], longest: int, total: int) -> boo
         return False
     words = [text for _, text in hit if " " in text.strip()]
     midway = [text for text in words if text.rstrip()[-1:] not in _CLOSED]
-    # labels, hashes and numbers of one length are no texts; equal texts are told elsewhere
+    # labels, hashes and numbers of one length are no texts; equal texts belong to another check
     return len(words) >= _NEARLY_ALL * len(hit) and len(midway) >= 0.8 * len(hit) and len(set(midway)) >= _FEWEST
 
 
 def _finding(what: str, unit: str, longest: int, hit: Sequence[tuple[Example, str]], total: int) -> Finding:
     example, text = hit[0]
-    return Finding(
-        id="texts-cut-at-length",
-        severity="warning",
-        title=f"Many {what} are cut at one length.",
+    return from_page(
+        "texts-cut-at-length",
         evidence=(
             f"{share(len(hit), total)} {what} have {longest:,} {unit} (or one less), and none has more",
             "they end without a sign that closes a sentence",
         ),
         example=(f"{example.origin}: …{shown(text[-60:])}",),
-        explanation="A column of fixed width, or a limit in the program that wrote the file, has cut the texts before "
-        "they were read here. The student learns to end where the limit was, in the middle of a word.",
-        fix=(
-            "read the source again without the limit",
-            f"or leave out rows of {longest:,} {unit}, and count them",
-        ),
+        words={"what": what, "longest": f"{longest:,}", "unit": unit},
     )

@@ -18,6 +18,7 @@ from distillab.doctor.loss.sample_problem import LogitBatch, invented
 from distillab.doctor.loss.subject import Subject, alike, measured
 from distillab.doctor.loss.temperature import measured_response, temperature_findings
 from distillab.doctor.loss.vocabulary import softmax_findings, token_findings
+from distillab.doctor.page import from_page
 from distillab.errors import ConfigError, near_names
 from distillab.records.findings import CheckResult, Finding
 
@@ -51,15 +52,15 @@ def audit_loss(
         takes: the roles of its positional arguments; None: they are read from its parameters' names.
         given: "sequences" (logits as the models give them, labels not shifted), "shifted" (the caller cuts the last
             logits and the first labels), or "scored" (the scored positions alone, (N, V) and (N,)); None: whether it
-            shifts is found out, and said where it does not.
+            shifts is measured, and reported where it does not.
         temperature: the name of its temperature parameter; None: a parameter of a usual name, where there is one.
-            It is given by name, 2 where nothing else is asked.
+            It is given by name, 2 by default.
         expects: the divergence that it is meant to be, by the name that distillab gives it.
         padded: its batches hold padding.
         vocabulary: V, at least 20.
         seed: of the random logits.
     Returns:
-        One CheckResult with all findings; the last one, a note, says what the function computes.
+        One CheckResult with all findings; the last one, a note, describes what the function computes.
     Raises:
         ConfigError: the function cannot be called so, returns no tensor, or a setting is wrong.
         Exception: whatever the function raises on an ordinary batch.
@@ -74,24 +75,26 @@ def audit_loss(
     with warnings.catch_warnings():
         # torch warns of some reductions at every call; what they do is found here by what they do
         warnings.simplefilter("ignore")
-        findings = _checked(caller, batch, said=given is not None, padded=padded, expects=expects)
+        findings = _checked(caller, batch, stated=given is not None, padded=padded, expects=expects)
     name = getattr(function, "__qualname__", type(function).__name__)
     return CheckResult(check="loss", scope=f"{name}: {batch.sizes}", findings=tuple(findings))
 
 
-def _checked(caller: LossCaller, batch: LogitBatch, *, said: bool, padded: bool, expects: str | None) -> list[Finding]:
+def _checked(
+    caller: LossCaller, batch: LogitBatch, *, stated: bool, padded: bool, expects: str | None
+) -> list[Finding]:
     base = caller(batch)
     stopped = _unusable(caller, batch, base)
     if stopped is not None:
         return [stopped]
     findings = input_findings(base.changed)
-    subject = measured(caller, batch, base, said=said, padded=padded)
-    if not said and unshifted(subject):
+    subject = measured(caller, batch, base, stated=stated, padded=padded)
+    if not stated and unshifted(subject):
         # consistently so: the function of a caller that shifts. It is examined as such from here on.
         findings += unshifted_findings(subject, severity="warning")
         caller = replace(caller, given="shifted")
         base = caller(batch)
-        subject = measured(caller, batch, base, said=False, padded=padded)
+        subject = measured(caller, batch, base, stated=False, padded=padded)
     wrong_softmax = softmax_findings(subject)
     if wrong_softmax:
         return findings + wrong_softmax
@@ -108,8 +111,8 @@ def _checked(caller: LossCaller, batch: LogitBatch, *, said: bool, padded: bool,
     findings += divisor_findings(subject, hard, "the labels' cross-entropy", None)
     response = measured_response(subject, fit)
     findings += temperature_findings(subject, response)
-    told = {finding.id for finding in findings}
-    findings += [finding for finding in token_findings(subject) if finding.id not in told]
+    named = {finding.id for finding in findings}
+    findings += [finding for finding in token_findings(subject) if finding.id not in named]
     findings += number_findings(subject)
     findings += _other_than_said(subject, fit, expects)
     said_once = {finding.id: finding for finding in reversed(findings)}
@@ -130,54 +133,31 @@ def _formula(subject: Subject) -> Fit | None:
 def _unusable(caller: LossCaller, batch: LogitBatch, base: Measured) -> Finding | None:
     """What makes every further measurement meaningless."""
     if not base.finite:
-        return Finding(
-            id="loss-not-a-number",
-            severity="error",
-            title="On ordinary logits the loss or its gradient is NaN or infinite.",
+        return from_page(
+            "loss-not-a-number",
             evidence=(
                 f"value {base.value:g} on logits between {batch.teacher.min():.1f} and {batch.teacher.max():.1f}",
             ),
-            explanation="A logarithm of something negative, as a rule: kl_div takes probabilities as its target unless "
-            "log_target=True, and gives NaN for log-probabilities or raw logits.",
-            fix=("kl_div(log_softmax(student, -1), log_softmax(teacher, -1), log_target=True, reduction='none')",),
         )
     if not alike(base, caller(batch)):
-        return Finding(
-            id="loss-not-repeatable",
-            severity="warning",
-            title="The same logits give another loss at the second call.",
-            evidence=(f"value {base.value:.5g}, then {caller(batch).value:.5g}",),
-            explanation="It draws random numbers, or keeps a state from call to call. It cannot be examined further "
-            "so.",
-            fix=("pass it with its drawing switched off, or with a generator that is seeded at every call",),
-        )
+        return from_page("loss-not-repeatable", evidence=(f"value {base.value:.5g}, then {caller(batch).value:.5g}",))
     # the gradient of a sound loss is some thousandths of its value here; what is left where all cancels is rounding
     if float(base.gradient.abs().max()) <= _ROUNDING * abs(base.value):
-        return Finding(
-            id="loss-without-gradient",
-            severity="error",
-            title="The loss has no gradient for the student.",
+        return from_page(
+            "loss-without-gradient",
             evidence=(f"value {base.value:.4g}, largest gradient {base.gradient.abs().max():.1g}",),
-            explanation="Training with it changes nothing: the student's logits are detached, turned into ids or "
-            "numbers (argmax, item()), or computed without gradients; or all of it cancels, as in q.detach() · "
-            "log(q/p).",
-            fix=("detach the teacher's logits alone", "in a reverse KL let the gradient through both places of q"),
         )
     return None
 
 
 def _ignores_teacher(subject: Subject) -> Finding:
     by_value = bool(subject.footprint.teacher.any())
-    return Finding(
-        id="loss-ignores-teacher",
-        severity="error",
-        title="The teacher has no influence on what the student learns.",
+    return from_page(
+        "loss-ignores-teacher",
         evidence=(
             "other teacher logits, at any position: "
             + ("another value, but the same gradient" if by_value else "the same value and the same gradient"),
         ),
-        explanation="What is trained is the rest of the loss alone. Every teacher, and none, gives the same student.",
-        fix=("check the weight of the teacher's part and where it is added",),
     )
 
 
@@ -193,13 +173,9 @@ def _other_than_said(subject: Subject, fit: Fit | None, expects: str | None) -> 
     return []
 
 
-def _is_another(said: str, fit: Fit, *, by_name: bool) -> Finding:
-    return Finding(
-        id="loss-another-divergence",
+def _is_another(stated: str, fit: Fit, *, by_name: bool) -> Finding:
+    return from_page(
+        "loss-another-divergence",
         severity="warning" if by_name else "error",
-        title="The function is another divergence than it is said to be.",
-        evidence=(said, f"by its gradient: {fit.words} (off by {fit.off:.1e})"),
-        explanation="Forward KL makes the student cover all that the teacher says, reverse KL makes it choose a part. "
-        "kl_div(input, target) is KL(target ‖ input): the arguments stand the other way round than in a formula.",
-        fix=("exchange the two sides, or the name",),
+        evidence=(stated, f"by its gradient: {fit.words} (off by {fit.off:.1e})"),
     )

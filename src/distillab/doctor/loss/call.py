@@ -103,7 +103,7 @@ class LossCaller:
             return None
 
     def reaches_teacher(self, batch: LogitBatch) -> bool:
-        """Whether a gradient flows into the teacher's logits where they ask for one."""
+        """Whether a gradient flows into the teacher's logits where they require one."""
         teacher = batch.teacher.clone().requires_grad_()
         try:
             out = self._out(batch, batch.student.clone(), teacher * 1.0, TRIED_TEMPERATURE)
@@ -133,7 +133,7 @@ class LossCaller:
             raise ConfigError(
                 "A loss function returns one tensor.",
                 facts=[f"returned: {type(out).__name__}"],
-                fix="wrap it: lambda *tensors: function(*tensors)[0], and say which tensors it takes",
+                fix="wrap it: lambda *tensors: function(*tensors)[0], and name the tensors that it takes",
             )
         return out
 
@@ -149,11 +149,11 @@ def _as_given(tensor: Tensor, role: Role, batch: LogitBatch, given: Given) -> Te
 def described_call(
     function: LossFunction, *, takes: Sequence[Role] | None, temperature: str | None, given: Given
 ) -> LossCaller:
-    """How that function is called: as it is said, else by the names of its parameters.
+    """Return how that function is called: as stated, else by the names of its parameters.
 
     Raises:
         ConfigError: a parameter without a default has an unknown name, no parameter is the student's or the
-            teacher's, or what is said is not among the names.
+            teacher's, or a stated name is not among the names.
     """
     parameters = _parameters(function)
     if temperature is None:
@@ -176,9 +176,9 @@ def described_call(
         or not {"student_logits", "teacher_logits"} <= set(roles.values())
     ):
         raise ConfigError(
-            "The names of the function's parameters do not say what it takes.",
+            "The names of the function's parameters do not show what it takes.",
             facts=[f"parameters: {', '.join(parameters) or 'none that can be read'}"],
-            fix='say it: audit_loss(function, takes=("student_logits", "teacher_logits", "labels"))',
+            fix='name it: audit_loss(function, takes=("student_logits", "teacher_logits", "labels"))',
         )
     return LossCaller(function, tuple(roles.values()), tuple(roles), temperature, given)
 

@@ -1,4 +1,4 @@
-"""What a loss function is, in words: said beside what is wrong with it."""
+"""What a loss function is, in words, beside what is wrong with it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from distillab.doctor.loss.reduction import Reduction
 from distillab.doctor.loss.sample_problem import WATCHED, LogitBatch
 from distillab.doctor.loss.subject import NOTHING_LEFT, Subject
 from distillab.doctor.loss.temperature import TemperatureResponse
+from distillab.doctor.page import from_page
 from distillab.records.findings import Finding
 
 
@@ -23,7 +24,7 @@ def description(
     response: TemperatureResponse | None,
     reaches_teacher: bool,
 ) -> Finding:
-    """The note that says what the function computes."""
+    """Return the note on what the function computes."""
     short = [_formula(subject, fit), _factor(subject, fit, soft, response), _reduction(subject, soft, hard)]
     evidence = [", ".join(words for words in short if words)]
     if fit is not None:
@@ -36,19 +37,11 @@ def description(
     if subject.base.shape:
         evidence.append(f"it returns a tensor of shape {subject.base.shape}, which is summed here")
     evidence.append(
-        "a gradient flows into the teacher's logits where they ask for one: compute them under torch.no_grad()"
+        "a gradient flows into the teacher's logits where they require one: compute them under torch.no_grad()"
         if reaches_teacher
         else "no gradient flows into the teacher's logits"
     )
-    return Finding(
-        id="loss-description",
-        severity="note",
-        title="What this function computes, judged by its behaviour alone.",
-        evidence=tuple(evidence),
-        explanation="Direction, temperature, factor and divisor decide what a number such as 0.8 means, and how large "
-        "its gradient is beside other terms.",
-        fix=("compare it with what the paper or the recipe says", "compare losses of two tools only where these agree"),
-    )
+    return from_page("loss-description", evidence=tuple(evidence))
 
 
 def _formula(subject: Subject, fit: Fit | None) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from distillab.doctor.loss.formulas import Fit
 from distillab.doctor.loss.reduction import LEFT_PADDING, MORE_PADDING, MORE_PROMPT, UNUSED_TOKENS, Reduction
 from distillab.doctor.loss.subject import Subject
+from distillab.doctor.page import from_page
 from distillab.records.findings import Finding
 
-_BY_TOKENS = "divide by the number of scored tokens: (values * mask).sum() / mask.sum()"
 _NATS = ("forward_kl", "reverse_kl", "jensen_shannon", "skewed_forward_kl", "skewed_reverse_kl", "mixed_kl")
 
 
@@ -30,17 +30,13 @@ def divisor_findings(subject: Subject, reduction: Reduction | None, part: str, f
         nats = fit is None or (fit.holds and fit.formula.family in _NATS)
         squared = fit is not None and fit.holds and fit.formula.family.startswith("squared")
         findings.append(
-            Finding(
-                id="loss-divided-by-vocabulary",
+            from_page(
+                "loss-divided-by-vocabulary",
                 severity="error" if nats else "note" if squared else "warning",
-                title="The loss is divided by the size of the vocabulary.",
                 evidence=(
                     *evidence,
                     f"{_change(reduction, UNUSED_TOKENS)} with 9 more tokens that nobody uses",
                 ),
-                explanation="A divergence is a sum over the vocabulary. As a mean it is V times too small: with 32,000 "
-                "tokens a KL of 1 nat reads 0.00003, and beside a cross-entropy it has no effect.",
-                fix=("sum over the vocabulary: kl_div(…, reduction='none').sum(dim=-1)", _BY_TOKENS),
             )
         )
     counts_it_all = divisor.kind == "attended" and _counts_all_tokens(subject)
@@ -48,15 +44,9 @@ def divisor_findings(subject: Subject, reduction: Reduction | None, part: str, f
         findings.append(_unscored(subject, reduction, evidence, divisor.kind))
     if divisor.kind == "batch" and not divisor.vocabulary:
         findings.append(
-            Finding(
-                id="loss-grows-with-length",
-                severity="warning",
-                title="The loss is a sum over each sequence's tokens, divided by the number of sequences.",
+            from_page(
+                "loss-grows-with-length",
                 evidence=(*evidence, "kl_div(reduction='batchmean') does this for logits of shape (B, L, V)"),
-                explanation="Value and gradient grow with the length of the answers, and so does the learning rate "
-                "that is in effect. Beside a mean over tokens, as in a cross-entropy, its weight is the mean answer "
-                "length.",
-                fix=("flatten to (tokens, V) before kl_div(reduction='batchmean')", _BY_TOKENS),
             )
         )
     return findings
@@ -70,19 +60,15 @@ def _counts_all_tokens(subject: Subject) -> bool:
 def _unscored(subject: Subject, reduction: Reduction, evidence: tuple[str, ...], kind: str) -> Finding:
     scored, every = int(subject.batch.scored.sum()), subject.batch.labels.numel()
     padding = kind == "positions"
-    return Finding(
-        id="loss-divides-by-unscored-positions",
+    return from_page(
+        "loss-divides-by-unscored-positions",
         severity="error" if padding and subject.padded else "warning",
-        title="The loss counts scored positions only, but is divided by others too.",
         evidence=(
             *evidence,
             f"{scored} of {every} positions are scored here",
             *([f"{_change(reduction, MORE_PADDING)} with {MORE_PADDING}"] if padding else []),
             f"{_change(reduction, MORE_PROMPT)} with {MORE_PROMPT}",
         ),
-        explanation="Longer prompts, or a longer row in the same batch, make the loss and the gradient smaller, "
-        "although what is learned is the same.",
-        fix=(_BY_TOKENS, "values[mask].mean()"),
     )
 
 
@@ -92,14 +78,11 @@ def _depends_on_padding(reduction: Reduction, part: str) -> list[Finding]:
         return []
     right = MORE_PADDING in changed
     return [
-        Finding(
-            id="loss-depends-on-padding",
+        from_page(
+            "loss-depends-on-padding",
+            "right" if right else "left",
             severity="error" if right else "warning",
-            title="The loss depends on padding.",
             evidence=tuple(f"{part}: {_change(reduction, words)} with {words}" for words in changed),
-            explanation="The same rows give another loss when they are padded differently, so it depends on what a row "
-            "is batched with." + ("" if right else " This matters where batches are padded on the left."),
-            fix=(_BY_TOKENS, "select positions by the labels, not by lengths"),
         )
     ]
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from distillab.doctor.loss.formulas import Fit, lowest
 from distillab.doctor.loss.subject import NOTHING_LEFT, Subject, alike
 from distillab.doctor.loss.vocabulary import kept_tokens
+from distillab.doctor.page import from_page
 from distillab.records.findings import Finding
 
 # A student that ends farther from the teacher than this is not taught by it, whatever else the loss is meant to do.
@@ -39,7 +40,7 @@ def equality_findings(subject: Subject, fit: Fit | None) -> list[Finding]:
     ratio = one_sided(subject)
     if ratio is not None:
         return [_one_sided(subject, ratio)]
-    # a teacher that is cut to its top k without the rest says so by itself
+    # a teacher that is cut to its top k without the rest has a finding of its own
     return [_elsewhere(subject)] if kept_tokens(subject) is None else []
 
 
@@ -52,33 +53,22 @@ def _facts(subject: Subject) -> tuple[str, str]:
 
 
 def _mistaken(subject: Subject, fit: Fit) -> Finding:
-    return Finding(
-        id="loss-mixes-logs-and-probabilities",
-        severity="error",
-        title="Probabilities, log-probabilities or raw logits stand where another of them belongs.",
+    return from_page(
+        "loss-mixes-logs-and-probabilities",
+        "any",
         evidence=(
             f"the gradient is that of: {fit.words} (off by {fit.off:.1e})",
             f"the mistake: {fit.formula.mistake}",
             *_facts(subject),
         ),
-        explanation="The numbers are not a divergence between two distributions. They can be negative, and what they "
-        "are lowest for is not the teacher.",
-        fix=(
-            "kl_div(log_softmax(student / T, -1), log_softmax(teacher / T, -1), log_target=True, reduction='none')",
-            "in distillab: forward_kl(student_logp=…, teacher_logp=…), where the names say what is wanted",
-        ),
     )
 
 
 def _only_the_likeliest() -> Finding:
-    return Finding(
-        id="loss-drops-teacher-tail",
-        severity="warning",
-        title="Of the teacher's distribution only the most likely token is read.",
+    return from_page(
+        "loss-drops-teacher-tail",
+        "argmax",
         evidence=("the gradient is that of a cross-entropy with argmax(teacher_logits)",),
-        explanation="This is sequence-level distillation position by position: how sure the teacher is, and what else "
-        "it would have said, is lost.",
-        fix=("take a divergence between the distributions where the logits are there anyway",),
     )
 
 
@@ -86,16 +76,7 @@ def _upside_down(subject: Subject) -> list[Finding]:
     at_teacher, elsewhere = subject.soft_value_at_teacher, subject.soft_value
     if elsewhere >= at_teacher - 1e-4 * max(abs(at_teacher), abs(elsewhere)):
         return []
-    return [
-        Finding(
-            id="loss-not-minimal-at-teacher",
-            severity="error",
-            title="The loss is highest, not lowest, where the student equals the teacher.",
-            evidence=_facts(subject),
-            explanation="Its sign is turned round: training drives the student away from the teacher.",
-            fix=("turn the sign round: KL(p ‖ q) = Σ p (log p − log q)",),
-        )
-    ]
+    return [from_page("loss-not-minimal-at-teacher", "highest", evidence=_facts(subject))]
 
 
 def _unnormalised(subject: Subject, fit: Fit | None) -> list[Finding]:
@@ -106,18 +87,14 @@ def _unnormalised(subject: Subject, fit: Fit | None) -> list[Finding]:
     if raised is None or alike(raised, subject.base, share=1e-2):
         return []
     return [
-        Finding(
-            id="loss-mixes-logs-and-probabilities",
-            severity="error",
-            title="The teacher's raw logits stand where log-probabilities belong.",
+        from_page(
+            "loss-mixes-logs-and-probabilities",
+            "teacher",
             evidence=(
                 f"all teacher logits plus 1, which is the same distribution: value {raised.value:.4g} instead of "
                 f"{subject.base.value:.4g}",
                 f"the positions' weights differ by a factor of {float(fit.weights.max() / fit.weights.min()):.3g}",
             ),
-            explanation="exp(logit) is no probability: it is one times a number of its own at every position. "
-            "Positions at which the teacher's logits happen to be large rule the gradient.",
-            fix=("kl_div(…, target=log_softmax(teacher_logits, -1), log_target=True)",),
         )
     ]
 
@@ -141,39 +118,29 @@ def one_sided(subject: Subject) -> float | None:
 
 def _one_sided(subject: Subject, ratio: float) -> Finding:
     side = "student" if ratio > 1 else "teacher"
-    return Finding(
-        id="loss-temperature-on-one-side",
-        # nearer to 1 it may as well be meant: an entropy bonus beside a reverse KL does the same
+    return from_page(
+        "loss-temperature-on-one-side",
+        "too sharp" if ratio > 1 else "too flat",
         severity="error" if abs(math.log(ratio)) > _CLEARLY else "warning",
-        title=f"Only the {side}'s logits are divided by a temperature, or by another one than the other side's.",
         evidence=(
             f"the gradient vanishes where the student's logits are {ratio:.3g} times the teacher's, not where they are "
             "equal",
             *_facts(subject),
         ),
-        explanation="A student that fits perfectly is "
-        + ("sharper" if ratio > 1 else "flatter")
-        + f" than the teacher: its logits are {ratio:.3g} times as large.",
-        fix=("divide both sides by the same temperature before the softmax",),
+        words={"side": side, "ratio": f"{ratio:.3g}"},
     )
 
 
 def _elsewhere(subject: Subject) -> Finding:
     distance = distance_of_best_student(subject)
-    return Finding(
-        id="loss-not-minimal-at-teacher",
+    return from_page(
+        "loss-not-minimal-at-teacher",
+        "not lowest",
         severity="error" if distance > _FAR else "warning",
-        title="The loss is not lowest where the student equals the teacher.",
         evidence=(
             *_facts(subject),
             f"logits that are trained freely, {_STEPS} steps from the teacher's on, end {distance:.3g} nats a token "
             "from the teacher (forward KL)",
-        ),
-        explanation="A student that could do anything would not become the teacher. A small distance can be a "
-        "regulariser that is meant, a large one is another quantity than a divergence.",
-        fix=(
-            "call it with the same logits on both sides: the teacher's part must have no gradient there",
-            "check softmax and log on both sides, the temperature on both sides, masks on both sides",
         ),
     )
 

@@ -29,7 +29,7 @@ PerPosition = Callable[[Tensor, Tensor], Tensor]
 class Formula:
     """One way to compare two rows of logits.
 
-    family: its name, as `expects` takes it, where it has one of ours. words: what it is called in a report.
+    family: its name, as `expects` takes it, where distillab has it. words: what it is called in a report.
     nats: its values are nats. mistake: why it is none that anybody means, in words.
     """
 

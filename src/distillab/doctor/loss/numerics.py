@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from distillab.doctor.loss.sample_problem import fresh_logits
 from distillab.doctor.loss.subject import Subject
+from distillab.doctor.page import from_page
 from distillab.records.findings import Finding
 
 # A student this near to the teacher is what a run ends with.
@@ -55,20 +56,7 @@ def _minus_infinity(subject: Subject) -> list[Finding]:
             evidence.append(f"{words}: {what} NaN")
     if not evidence:
         return []
-    return [
-        Finding(
-            id="loss-nan-at-minus-infinity",
-            severity="warning",
-            title="A token that has no mass makes the loss NaN.",
-            evidence=tuple(evidence),
-            explanation="0 · (−inf) is NaN in floating point, though such a token has no share in a divergence. One "
-            "masked vocabulary entry and the run is lost; trainers that filter NaN print 0.0.",
-            fix=(
-                "cut unused vocabulary off before the softmax, on both sides",
-                "replace −inf by torch.finfo(logits.dtype).min, or 0 · (−inf) by 0 (torch.where, nan_to_num)",
-            ),
-        )
-    ]
+    return [from_page("loss-nan-at-minus-infinity", evidence=tuple(evidence))]
 
 
 def _large_gaps(subject: Subject) -> list[Finding]:
@@ -78,14 +66,9 @@ def _large_gaps(subject: Subject) -> list[Finding]:
     if now is None or now.finite:
         return []
     return [
-        Finding(
-            id="loss-not-finite-at-large-gaps",
-            severity="warning",
-            title="Logits that are far apart make the loss or its gradient infinite or NaN.",
+        from_page(
+            "loss-not-finite-at-large-gaps",
             evidence=(f"logits between {tried.teacher.min():.0f} and {tried.teacher.max():.0f}: value {now.value:g}",),
-            explanation="A probability underflows to 0 before its logarithm is taken. In 16 bits this happens much "
-            "earlier.",
-            fix=("log_softmax(logits) instead of log(softmax(logits))", "clamp nothing: an ε changes the gradient"),
         )
     ]
 
@@ -98,15 +81,11 @@ def _nothing_scored(subject: Subject) -> list[Finding]:
         return []
     in_gradient = bool(now.gradient.isnan().any())
     return [
-        Finding(
-            id="loss-nan-when-nothing-is-scored",
+        from_page(
+            "loss-nan-when-nothing-is-scored",
+            "gradient" if in_gradient else "value",
             severity="warning" if in_gradient else "note",
-            title="A batch in which nothing is scored gives NaN.",
             evidence=("all labels -100: value NaN, gradient " + ("NaN" if in_gradient else "finite"),),
-            explanation="It is 0/0. Such a batch comes from rows whose answers were cut away, or from small "
-            "micro-batches. "
-            + ("One makes all weights NaN." if in_gradient else "The weights survive, the logged mean does not."),
-            fix=("drop rows without a scored token before batching", "divide by mask.sum().clamp(min=1)"),
         )
     ]
 
@@ -135,14 +114,10 @@ def _lowers(subject: Subject) -> Finding | None:
     low = sorted(str(kind).removeprefix("torch.") for kind in softmaxes.types & {torch.bfloat16, torch.float16})
     if not low:
         return None
-    return Finding(
-        id="loss-imprecise-in-bfloat16",
-        severity="warning",
-        title="The function takes its softmax in 16 bits, whatever it is given.",
+    return from_page(
+        "loss-imprecise-in-bfloat16",
+        "always",
         evidence=(f"float32 logits were given; a softmax came out in {', '.join(low)}",),
-        explanation="bfloat16 keeps about three figures, and a divergence is a small difference of larger numbers: "
-        "once the student is near the teacher, value and gradient are mostly rounding.",
-        fix=("student_logits.float() and teacher_logits.float() before the softmax",),
     )
 
 
@@ -162,16 +137,13 @@ def _bfloat16(subject: Subject) -> list[Finding]:
     if off < 0.25:
         return []
     return [
-        Finding(
-            id="loss-imprecise-in-bfloat16",
-            severity="warning",
-            title="In bfloat16 the gradient of this loss is mostly rounding once the student is near the teacher.",
+        from_page(
+            "loss-imprecise-in-bfloat16",
+            "in bfloat16",
             evidence=(
                 f"the same logits: value {exact.value:.4g} in float32, {rounded.value:.4g} in bfloat16",
                 f"the gradient is off by {off:.0%} of its length",
             ),
-            explanation="bfloat16 keeps about three figures, and a divergence is a small difference of larger numbers.",
-            fix=("student_logits.float() and teacher_logits.float() before the softmax",),
         )
     ]
 
@@ -186,17 +158,13 @@ def _other_width(subject: Subject) -> list[Finding]:
     cut = abs(now.value - subject.base.value) < 1e-5 * abs(subject.base.value)
     vocabulary = batch.student.shape[2]
     return [
-        Finding(
-            id="loss-accepts-other-width",
+        from_page(
+            "loss-accepts-other-width",
             severity="note" if cut else "warning",
-            title="A teacher with a larger vocabulary is accepted without a word.",
             evidence=(
                 f"{vocabulary} tokens of the student, {vocabulary + 5} of the teacher: value {now.value:.4g}",
                 f"with the teacher cut to {vocabulary} before its softmax: {subject.base.value:.4g}",
             ),
-            explanation="Two vocabularies of different size may be one vocabulary with unused rows, or two that have "
-            "nothing in common; the function cannot know, and does something in either case.",
-            fix=("compare the tokenizers first: distillab check", "refuse other widths; cut unused rows on purpose"),
         )
     ]
 
@@ -206,13 +174,7 @@ def input_findings(changed: tuple[str, ...]) -> list[Finding]:
     if not changed:
         return []
     return [
-        Finding(
-            id="loss-changes-its-inputs",
-            severity="warning",
-            title="The function writes into the logits that it is given.",
-            evidence=tuple(f"{side}'s logits are others after the call" for side in changed),
-            explanation="Whatever reads them afterwards, another term, a metric, a second call, reads other numbers; "
-            "where autograd needs the old ones, it stops with an error.",
-            fix=("write logits = logits / T, not logits /= T or logits.div_(T)",),
+        from_page(
+            "loss-changes-its-inputs", evidence=tuple(f"{side}'s logits are others after the call" for side in changed)
         )
     ]

@@ -15,7 +15,7 @@ from distillab.doctor.loss.footprint import Footprint, HardPart, measured_footpr
 from distillab.doctor.loss.formulas import lowest
 from distillab.doctor.loss.sample_problem import LogitBatch
 
-# What is left of a gradient, as a share of it, where it is said to be zero: an ε inside of a logarithm leaves as much.
+# What is left of a gradient, as a share of it, where it counts as zero: an ε inside of a logarithm leaves as much.
 NOTHING_LEFT = 1e-2
 
 
@@ -24,7 +24,7 @@ class Subject:
     """The function and the measurements that every check reads.
 
     base: at independent logits. equal: with the teacher's logits on both sides. hard: the cross-entropy with labels.
-    said: the caller has said what the function is given; otherwise it is a guess. padded: batches hold padding.
+    stated: the caller states what the function is given; otherwise it is a guess. padded: batches hold padding.
     """
 
     caller: LossCaller
@@ -33,7 +33,7 @@ class Subject:
     equal: Measured
     footprint: Footprint
     hard: HardPart
-    said: bool
+    stated: bool
     padded: bool
 
     @property
@@ -73,11 +73,11 @@ class Subject:
 
     @property
     def reads_teacher_alone(self) -> bool:
-        """Whether what is read from the teacher can be told from what is read from the labels."""
+        """Whether what is read from the teacher can be distinguished from what is read from the labels."""
         return self.hard.pure
 
 
-def measured(caller: LossCaller, batch: LogitBatch, base: Measured, *, said: bool, padded: bool) -> Subject:
+def measured(caller: LossCaller, batch: LogitBatch, base: Measured, *, stated: bool, padded: bool) -> Subject:
     """Measures the footprint, the labels' part, and the behaviour at student = teacher."""
     equal = caller(replace(batch, student=batch.teacher))
     footprint = measured_footprint(caller, batch, base)
@@ -87,7 +87,7 @@ def measured(caller: LossCaller, batch: LogitBatch, base: Measured, *, said: boo
         alike = float((at_teacher.weight - hard.weight).abs().max()) < 1e-2 * float(hard.weight.abs().max())
         hard = replace(hard, pure=hard.pure and at_teacher.pure and alike)
         hard = _settled(hard, equal.gradient, batch.teacher)
-    return Subject(caller, batch, base, equal, footprint, hard, said, padded)
+    return Subject(caller, batch, base, equal, footprint, hard, stated, padded)
 
 
 def _settled(hard: HardPart, gradient: Tensor, logits: Tensor) -> HardPart:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from distillab.doctor.loss.footprint import measured_hard_part
 from distillab.doctor.loss.formulas import Fit, best_temperature, fitted
 from distillab.doctor.loss.subject import Subject, alike
+from distillab.doctor.page import from_page
 from distillab.records.findings import Finding
 
 _TRIED = (1.0, 2.0, 4.0)
@@ -15,7 +16,7 @@ _TRIED = (1.0, 2.0, 4.0)
 
 @dataclass(frozen=True)
 class TemperatureResponse:
-    """found: the softmax's temperature for each that is asked for. power: the loss is multiplied by T to that power.
+    """found: the softmax's temperature for each that was requested. power: the loss is multiplied by T to that power.
 
     hard_power: the power of T by which the weight of the cross-entropy with labels grows; None without such a part.
     """
@@ -27,9 +28,9 @@ class TemperatureResponse:
 
     @property
     def follows(self) -> bool:
-        """Whether the softmax has the temperature that is asked for."""
+        """Whether the softmax has the requested temperature."""
         return self.found is None or all(
-            abs(found / asked - 1) < 0.02 for found, asked in zip(self.found, _TRIED, strict=True)
+            abs(found / requested - 1) < 0.02 for found, requested in zip(self.found, _TRIED, strict=True)
         )
 
 
@@ -37,7 +38,7 @@ def measured_response(subject: Subject, fit: Fit | None) -> TemperatureResponse 
     """Calls the function at temperatures 1, 2 and 4; None where it has none, or cannot be called so."""
     if subject.caller.temperature is None:
         return None
-    calls = [subject.caller.attempt(subject.batch, temperature=asked) for asked in _TRIED]
+    calls = [subject.caller.attempt(subject.batch, temperature=requested) for requested in _TRIED]
     measured = [one for one in calls if one is not None and one.finite]
     if len(measured) < len(_TRIED):
         return None
@@ -45,8 +46,8 @@ def measured_response(subject: Subject, fit: Fit | None) -> TemperatureResponse 
         return TemperatureResponse(None, None, None, True)
     hard_power = None
     hard = [
-        measured_hard_part(subject.caller, subject.batch, one, temperature=asked)
-        for asked, one in zip(_TRIED, measured, strict=True)
+        measured_hard_part(subject.caller, subject.batch, one, temperature=requested)
+        for requested, one in zip(_TRIED, measured, strict=True)
     ]
     if hard[0].offset is not None:
         weights = [float(one.weight.abs().sum()) for one in hard]
@@ -78,52 +79,36 @@ def temperature_findings(subject: Subject, response: TemperatureResponse | None)
     name = subject.caller.temperature
     if response.without_effect:
         return [
-            Finding(
-                id="loss-temperature-without-effect",
-                severity="error",
-                title="The temperature of this function changes nothing.",
+            from_page(
+                "loss-temperature-without-effect",
                 evidence=(f"{name} = 1, 2 and 4 give the same value, {subject.base.value:.4g}, and the same gradient",),
-                explanation="The setting is read by nobody. Results that are compared over temperatures are the same "
-                "run.",
-                fix=("divide both sides' logits by it before the softmax",),
             )
         ]
     findings = []
-    asked = ", ".join(f"{one:g}" for one in _TRIED)
+    requested = ", ".join(f"{one:g}" for one in _TRIED)
     if response.found is not None and not response.follows:
-        findings.append(_misplaced(subject, response.found, asked))
+        findings.append(_misplaced(subject, response.found, requested))
     elif response.power is not None and min(abs(response.power), abs(response.power - 2.0)) > 0.05:
         findings.append(
-            Finding(
-                id="loss-temperature-unusual-factor",
-                severity="warning",
-                title="The loss is multiplied by an unusual power of the temperature.",
+            from_page(
+                "loss-temperature-unusual-factor",
                 evidence=(f"the factor grows like T to the power {response.power:.2f}; customary are 0 and 2",),
-                explanation="Soft gradients fall as 1/T²; with T² their size does not depend on T (Hinton et al. "
-                "2015), without it the weight against the labels does. With any other power it depends on T in a new "
-                "way.",
-                fix=("multiply the teacher's part by T², or by nothing, and say which",),
             )
         )
     if response.hard_power is not None and abs(response.hard_power) > 0.05:
         findings.append(
-            Finding(
-                id="loss-temperature-in-hard-part",
-                severity="warning",
-                title="The temperature also changes the cross-entropy with labels.",
+            from_page(
+                "loss-temperature-in-hard-part",
                 evidence=(
                     f"the labels' gradient grows like T to the power {response.hard_power:.2f}; customary is 0",
                     f"temperature of its logits at {name} = 2: {subject.hard.temperature:.3g}",
                 ),
-                explanation="The student's own next-token probabilities, at temperature 1, are what it writes with. A "
-                "cross-entropy at another temperature, or times T², trains something else, or with another weight.",
-                fix=("give the labels' part the raw logits and a weight of its own; multiply only the teacher's part",),
             )
         )
     return findings
 
 
-def _misplaced(subject: Subject, found: tuple[float, ...], asked: str) -> Finding:
+def _misplaced(subject: Subject, found: tuple[float, ...], requested: str) -> Finding:
     words = ", ".join(f"{one:.3g}" for one in found)
     inverted = all(abs(one * wanted - 1) < 0.02 for one, wanted in zip(found, _TRIED, strict=True))
     constant = max(found) - min(found) < 0.02 * max(found)
@@ -134,11 +119,8 @@ def _misplaced(subject: Subject, found: tuple[float, ...], asked: str) -> Findin
         if constant
         else "it enters in another way"
     )
-    return Finding(
-        id="loss-temperature-misplaced",
+    return from_page(
+        "loss-temperature-misplaced",
         severity="error" if inverted or constant else "warning",
-        title="The temperature is not the one of the softmax.",
-        evidence=(f"{subject.caller.temperature} = {asked} gives softmax temperatures {words}: {why}",),
-        explanation="A temperature above 1 is meant to soften both distributions, so that unlikely tokens teach too.",
-        fix=("divide: softmax(logits / T, dim=-1), on both sides",),
+        evidence=(f"{subject.caller.temperature} = {requested} gives softmax temperatures {words}: {why}",),
     )

@@ -13,6 +13,7 @@ from torch import Tensor
 from distillab.doctor.loss.call import Measured
 from distillab.doctor.loss.sample_problem import LogitBatch, renamed
 from distillab.doctor.loss.subject import NOTHING_LEFT, Subject, alike
+from distillab.doctor.page import from_page
 from distillab.records.findings import Finding
 
 # A teacher this flat gives its tail a mass that can be seen.
@@ -32,20 +33,12 @@ def softmax_findings(subject: Subject) -> list[Finding]:
             continue
         if alike(wrong, subject.base, share=1e-3):
             return [
-                Finding(
-                    id="loss-softmax-over-wrong-dimension",
-                    severity="error",
-                    title="A softmax goes over positions or rows instead of over the vocabulary.",
+                from_page(
+                    "loss-softmax-over-wrong-dimension",
                     evidence=(
                         f"a number added to all of the {side}'s logits of a position changes the value from "
                         f"{subject.base.value:.4g} to {right.value:.4g}; a softmax over tokens would not see it",
                         f"a number added to one token at all positions does not: {wrong.value:.4g}",
-                    ),
-                    explanation="What is compared are not next-token distributions. It is still zero for equal logits, "
-                    "and it falls during training.",
-                    fix=(
-                        "write dim=-1 in every softmax and log_softmax",
-                        "the default of old calls without dim is not",
                     ),
                 )
             ]
@@ -68,26 +61,17 @@ def token_findings(subject: Subject) -> list[Finding]:
     other = subject.caller.attempt(renamed(subject.batch, seed=3))
     if other is not None and abs(other.value - subject.base.value) > 1e-4 * abs(subject.base.value):
         findings.append(
-            Finding(
-                id="loss-depends-on-token-order",
-                severity="warning",
-                title="The value changes when tokens get other ids on both sides and in the labels.",
+            from_page(
+                "loss-depends-on-token-order",
                 evidence=(f"value {subject.base.value:.4g}; with renamed tokens {other.value:.4g}",),
-                explanation="Some ids are treated differently from others: the vocabulary is cut, some tokens are "
-                "weighted, or an index is used as a quantity.",
-                fix=("fine where tokens are weighted on purpose; otherwise look for a slice or a comparison of ids",),
             )
         )
     if _is_blind(subject):
         findings.append(
-            Finding(
-                id="loss-blind-to-token-identity",
+            from_page(
+                "loss-blind-to-token-identity",
                 severity="note" if subject.hard.offset is not None else "warning",
-                title="The loss does not see which token has which probability.",
                 evidence=("the teacher's logits in another order of tokens give the same value and gradient",),
-                explanation="Sorted probabilities are compared. A student that is sure of the wrong token is as good "
-                "as one that is sure of the right one.",
-                fix=("use it beside a cross-entropy with labels", "with a shared tokenizer take forward_kl instead"),
             )
         )
     else:
@@ -111,20 +95,13 @@ def _tail_findings(subject: Subject) -> list[Finding]:
     if subject.left_at_teacher < NOTHING_LEFT and tail_is_seen:
         return []
     return [
-        Finding(
-            id="loss-drops-teacher-tail",
-            severity="warning",
-            title="Of the teacher's distribution only the most likely tokens are read; nothing stands for the rest.",
+        from_page(
+            "loss-drops-teacher-tail",
+            "top k",
             evidence=(
                 f"only the teacher's {kept} most likely of {order.shape[-1]} tokens have an influence",
                 f"gradient at student = teacher: {subject.left_at_teacher:.1%} of that at independent logits",
                 f"the student's other tokens have {'a' if tail_is_seen else 'no'} gradient",
-            ),
-            explanation="Either the student is driven to give the rest no mass (over-confident by one over the kept "
-            "mass), or its mass there is not held by anything.",
-            fix=(
-                "give the rest a cell of its own: one more outcome with the teacher's remaining mass and the student's",
-                "in distillab: top_k_divergence, which keeps the tail cell",
             ),
         )
     ]

@@ -1,1 +1,1 @@
-"""Examines a teacher and a student before they meet: their tokens, and what the one says to the other."""
+"""Checks of a teacher and a student before training: their tokens, and the teacher's signal."""

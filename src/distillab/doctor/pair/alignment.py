@@ -24,9 +24,9 @@ _SEED = 0
 
 
 def check_alignment(subject: PairSubject) -> CheckResult:
-    """Ask the teacher about rows as a loss by id would, and test the signal by permutation.
+    """Run the teacher on rows as a loss by id would, and test the signal by permutation.
 
-    Where ids are unrelated and nothing compares by them, the teacher is asked about its own tokens: are its weights
+    Where ids are unrelated and nothing compares by them, the teacher reads its own tokens: are its weights
     those of its tokenizer?
     """
     teacher = subject.teacher_model
@@ -35,23 +35,23 @@ def check_alignment(subject: PairSubject) -> CheckResult:
         return CheckResult(check=CHECK_ID, scope="the teacher's logits at the student's tokens", skipped=lacking)
     by_index = subject.same_ids or subject.compares_by_index
     reader = subject.student if by_index else subject.teacher
-    # what a student says that has learned nothing tells nothing, and at other tokens it was not asked
+    # an untrained student's logits show nothing, and at other tokens it has none
     student = subject.student_model if by_index and not subject.student_is_random else None
-    said = "the teacher's logits at the student's tokens" if by_index else "the teacher's logits at its own tokens"
+    what = "the teacher's logits at the student's tokens" if by_index else "the teacher's logits at its own tokens"
     try:
         rows, read = _signals(reader, subject.examples, teacher, student)
         own = None
         if by_index and not subject.same_ids and rows:
             own = tokens_test(_signals(subject.teacher, read.examples, teacher, None)[0], seed=_SEED)
     except DataError as error:
-        return CheckResult(check=CHECK_ID, scope=said, skipped=f"{error.rule} {'; '.join(error.facts)}")
+        return CheckResult(check=CHECK_ID, scope=what, skipped=f"{error.rule} {'; '.join(error.facts)}")
     if not rows:
         why = f"none of {read.unreadable} rows can be read: they hold ids for which a model has no embedding"
-        return CheckResult(check=CHECK_ID, scope=said, skipped=why if read.unreadable else "no row has a scored token")
+        return CheckResult(check=CHECK_ID, scope=what, skipped=why if read.unreadable else "no row has a scored token")
     measures = measure_signal(rows, seed=_SEED)
     if read.unreadable:
-        said += f"; {read.unreadable} rows left out that hold ids for which a model has no embedding"
-    scope = f"{said}: {measures.positions:,} scored tokens of {len(rows)} rows"
+        what += f"; {read.unreadable} rows left out that hold ids for which a model has no embedding"
+    scope = f"{what}: {measures.positions:,} scored tokens of {len(rows)} rows"
     result = judged(measures, scope=scope, own=own)
     if not result.findings:
         return result

@@ -1,4 +1,4 @@
-"""`audit_pair`: may this student learn from this teacher, and does the teacher say what it is taken to say?"""
+"""`audit_pair`: can this student learn from this teacher, and is the teacher's signal about the student's tokens?"""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def audit_pair(
     Args:
         teacher, student: folders or hub ids. One with only a tokenizer is judged by that alone.
         data: a file of rows, as for training; None: the tokenizers alone are judged.
-        rows: how many of its first rows are read; some are asked about, the others count tokens.
+        rows: how many of its first rows are read; some are read by the models, the others count tokens.
         template: how rows are written: auto, plain, chat, alpaca, turns, or a text with {prompt}.
         max_tokens: rows are cut there, and at the shorter of both contexts.
         dtype: of both models: auto (as stored), float32, bfloat16, float16.

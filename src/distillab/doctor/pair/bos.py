@@ -9,6 +9,7 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from distillab.data.encoding import EncodedRow
+from distillab.doctor.page import from_page
 from distillab.doctor.pair.queries import affordable_tokens, evaluating, read_rows
 from distillab.doctor.pair.subject import PairSubject
 from distillab.evaluation.likelihood import score_rows
@@ -32,32 +33,32 @@ class _Both:
 
 def check_begin(subject: PairSubject) -> CheckResult:
     """The teacher's nats on the same tokens with its begin token before the row and without."""
-    said = "the teacher's nats with and without its begin token"
+    what = "the teacher's nats with and without its begin token"
     teacher, lacking = subject.teacher_model, subject.lacking_teacher
     if teacher is None or lacking is not None:
-        return CheckResult(check=CHECK_ID, scope=said, skipped=lacking)
+        return CheckResult(check=CHECK_ID, scope=what, skipped=lacking)
     bos = subject.teacher.tokenizer.bos_token_id
     if bos is None:
-        return CheckResult(check=CHECK_ID, scope=said, skipped="the teacher's tokenizer has no begin token")
+        return CheckResult(check=CHECK_ID, scope=what, skipped="the teacher's tokenizer has no begin token")
     most = min(_MOST_TOKENS, affordable_tokens(teacher))
-    read = read_rows(subject.asked, subject.examples, teacher, most_tokens=most)
+    read = read_rows(subject.input_reader, subject.examples, teacher, most_tokens=most)
     used = [bool(row.input_ids[0] == bos) for row in read.rows]
     pairs = [_both(row, bos) for row in read.rows]
     pairs = [pair for pair in pairs if pair.bare.answer_mask.any()]
     if len(pairs) < _MIN_ROWS:
-        return CheckResult(check=CHECK_ID, scope=said, skipped=f"{len(pairs)} rows; {_MIN_ROWS} are needed")
+        return CheckResult(check=CHECK_ID, scope=what, skipped=f"{len(pairs)} rows; {_MIN_ROWS} are needed")
     if len(set(used)) > 1:
-        return CheckResult(check=CHECK_ID, scope=said, skipped="some rows begin with the token, and some do not")
+        return CheckResult(check=CHECK_ID, scope=what, skipped="some rows begin with the token, and some do not")
     begun = _nats(teacher, subject, [pair.begun for pair in pairs])
     bare = _nats(teacher, subject, [pair.bare for pair in pairs])
     tokens = sum(int(pair.bare.answer_mask.sum()) for pair in pairs)
     with_it, without = float(begun.sum()) / tokens, float(bare.sum()) / tokens
-    told = f"{with_it:.3f} nats a token with its begin token, {without:.3f} without; {tokens:,} tokens"
+    figures = f"{with_it:.3f} nats a token with its begin token, {without:.3f} without; {tokens:,} tokens"
     mine, other = (begun, bare) if used[0] else (bare, begun)
-    scope = f"the teacher: {told}, {len(pairs)} rows, which {'have' if used[0] else 'do not have'} it"
+    scope = f"the teacher: {figures}, {len(pairs)} rows, which {'have' if used[0] else 'do not have'} it"
     if not clearly_worse(mine, other):
         return CheckResult(check=CHECK_ID, scope=scope)
-    return CheckResult(check=CHECK_ID, scope=scope, findings=(_mismatch(told, begins=used[0]),))
+    return CheckResult(check=CHECK_ID, scope=scope, findings=(_mismatch(figures, begins=used[0]),))
 
 
 def clearly_worse(mine: np.ndarray, other: np.ndarray) -> bool:
@@ -89,27 +90,12 @@ def _nats(model: PreTrainedModel, subject: PairSubject, rows: list[EncodedRow]) 
         scores = score_rows(
             model,
             rows,
-            collator=subject.asked.collator(),
+            collator=subject.input_reader.collator(),
             batch_size=_BATCH,
-            stop_ids=subject.asked.encoder.stop_ids,
+            stop_ids=subject.input_reader.encoder.stop_ids,
         )
     return scores.nats.numpy()
 
 
-def _mismatch(told: str, *, begins: bool) -> Finding:
-    return Finding(
-        id="teacher-begin-token",
-        severity="warning",
-        title="With the begin token, as the rows have it, the teacher does clearly worse than without."
-        if begins
-        else "Without a begin token, as the rows are, the teacher does clearly worse than with it.",
-        evidence=(told,),
-        explanation="Models that learned every text behind a begin token lose much where it is missing, on short rows "
-        "most; others never saw one. What is distilled is the teacher at its worse.",
-        fix=(
-            "use a tokenizer, or a template, that does not write it"
-            if begins
-            else "let the tokenizer write it (add_bos_token: true and a matching tokenizer.json), or a template",
-            "distillab data show FILE --tokenizer STUDENT prints what the model reads",
-        ),
-    )
+def _mismatch(figures: str, *, begins: bool) -> Finding:
+    return from_page("teacher-begin-token", "with" if begins else "without", evidence=(figures,))

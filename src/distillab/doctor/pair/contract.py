@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from distillab.doctor.page import from_page
 from distillab.doctor.pair.subject import PairSubject
 from distillab.pairing.admission import ids_line, pair_check, tokens_line
 from distillab.records import CheckResult, Finding, SideBySide, TokenizerContract
@@ -38,69 +39,38 @@ def _unrelated(contract: TokenizerContract, *, compared: bool) -> Finding:
         f"{share:.1%} of the positions of {contract.data.source} hold the same id on both sides",
     )
     if not compared:
-        return Finding(
-            id="pair-ids-unrelated",
-            severity="note",
-            title="Equal ids mean different tokens, and nothing compares by them.",
-            evidence=evidence,
-            example=_side_by_side(contract.example),
-            explanation="Methods that compare ids, or states position by position, are not valid for this pair. Those "
-            "that read text, and those made for two tokenisations, are.",
-            fix=("distillab check TEACHER STUDENT lists the valid methods",),
+        return from_page(
+            "pair-ids-unrelated", "not compared", evidence=evidence, example=_side_by_side(contract.example)
         )
-    return Finding(
-        id="pair-ids-unrelated",
-        severity="error",
-        title="Equal ids mean different tokens, and a loss that compares by id would compare them.",
+    return from_page(
+        "pair-ids-unrelated",
+        "compared",
         evidence=evidence,
-        example=(*_side_by_side(contract.example), *(f"trained would be: {said}" for said in contract.would_train)),
-        explanation="The student would be pushed towards tokens that happen to have the same number. Hidden states and "
-        "attention maps compared position by position belong to different words in the same way.",
+        example=(*_side_by_side(contract.example), *(f"trained would be: {line}" for line in contract.would_train)),
         fix=pair_check(contract).ways_out,
     )
 
 
 def _wider(contract: TokenizerContract) -> Finding:
     both = (("teacher", contract.teacher), ("student", contract.student))
-    sides = [f"{who}: {side.tokens:,} tokens, {_width(side.logits_width)}" for who, side in both]
+    sides = [f"{model}: {side.tokens:,} tokens, {_width(side.logits_width)}" for model, side in both]
     extra = f"on one side only: {' '.join(map(repr, contract.extra_tokens[:8]))}" if contract.extra_tokens else None
-    return Finding(
-        id="pair-vocabulary-wider",
-        severity="note",
-        title="The ids mean the same, but the two sides do not have equally many.",
+    return from_page(
+        "pair-vocabulary-wider",
         evidence=(contract.reason, *sides, *([extra] if extra else [])),
-        explanation=f"A loss may compare the ids below {contract.shared_width:,}, with both sides' probabilities "
-        "normalised over these. distillab does so by itself; elsewhere a padded or repeated tensor is a common "
-        "mistake.",
-        fix=(f"in another trainer: logits[..., :{contract.shared_width}] on both sides, before the softmax",),
+        words={"shared_ids": f"{contract.shared_width:,}", "shared_width": contract.shared_width},
     )
 
 
 def _too_narrow(dangers: list[str]) -> Finding:
-    return Finding(
-        id="pair-logits-too-narrow",
-        severity="warning",
-        title="A tokenizer makes ids that its model does not have.",
-        evidence=tuple(dangers),
-        explanation="A text with such a token crashes the model, or on a GPU reads memory of something else. Tokens "
-        "were added to the tokenizer and not to the model, or the two do not belong together.",
-        fix=("use the tokenizer that was published with the weights", "or resize the embeddings and train them"),
-    )
+    return from_page("pair-logits-too-narrow", evidence=tuple(dangers))
 
 
 def _reads_otherwise(contract: TokenizerContract, notes: list[str]) -> Finding:
-    return Finding(
-        id="pair-reads-otherwise",
-        severity="note",
-        title="The two tokenizers treat something in another way.",
+    return from_page(
+        "pair-reads-otherwise",
         evidence=tuple(notes),
         example=_side_by_side(contract.probes_differ[0]) if contract.probes_differ else (),
-        explanation="Begin and end tokens, chat templates and the cutting of rare texts are settings of a tokenizer, "
-        "not of the vocabulary. The teacher is asked in the form of the run, which may not be the one that it learned.",
-        fix=(
-            "in the run both should read one form: data.template",
-            "the checks 'begin token' and 'template' measure what each form costs the teacher",
-        ),
     )
 
 

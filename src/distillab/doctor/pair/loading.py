@@ -86,19 +86,19 @@ def load_examples(data: str, rows: int) -> tuple[Example, ...]:
 
 
 def _named(reader: Reader, path: str) -> Reader:
-    # a run's folder is called student, whosoever it is
+    # a run's folder is called student, whatever model it holds
     return replace(reader, loaded=replace(reader.loaded, name=model_name(path)))
 
 
 def _context(path: str) -> int | None:
-    """Positions of the model; None where there is no model, or it does not say."""
+    """Positions of the model; None where there is no model, or its config does not give them."""
     if find_file(path, "config.json", None) is None or not _is_model(path):
         return None
     return context_length(load_config(path, revision=None))
 
 
 def _is_model(path: str) -> bool:
-    """Whether there are weights; of a hub id only the hub can tell."""
+    """Whether there are weights; of a hub id only the hub knows."""
     return not is_local(path) or any(any(local_path(path).glob(pattern)) for pattern in _WEIGHTS)
 
 

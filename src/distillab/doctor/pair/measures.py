@@ -46,10 +46,10 @@ class Measures:
     Attributes:
         positions, rows: how many are scored.
         tokens: log-probability of the tokens, signals shuffled within rows; None: no row has two positions.
-        claims: nats; what the gain would be if the teacher's probabilities were right. A teacher that says the same at
-            every position claims nothing, and no test can tell where its signal belongs.
+        claims: nats; the gain if the teacher's probabilities were right. A teacher with the same signal at
+            every position claims nothing, and no test can find where its signal belongs.
         names: log-probability of the tokens, vocabulary shuffled among the ids that occur.
-        kl: minus KL(teacher ‖ student), signals shuffled within rows; None without a student that says something.
+        kl: minus KL(teacher ‖ student), signals shuffled within rows; None without an informative student.
         agreement: share of positions where both have the same first choice; likewise.
         at_offset: the gain when the signal is read so many positions later; only where positions remain.
         other_rows: None with fewer than two rows.
@@ -145,7 +145,7 @@ def _other_rows(rows: Sequence[SignalRow], claims: float, generator: torch.Gener
     tested = permutation_test([gain_RR], generator=generator)
     assert tested is not None
     each = len(rows) / positions
-    # the table holds sums over rows; an effect is told for each position
+    # the table holds sums over rows; an effect is reported for each position
     tested = Tested(tested.mean * each, tested.shuffled * each, tested.spread * each, tested.p, positions)
     # a signal of another row was computed at that row's positions; a cache, though, may have put it at this row's
     searched = [_elsewhere(rows, [row.places for row in rows], claims), _elsewhere(rows, ranks, claimed)]

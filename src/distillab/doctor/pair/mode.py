@@ -1,4 +1,4 @@
-"""Check: does the teacher say the same twice, in the mode in which it is?"""
+"""Check: does the teacher give the same logits twice, in its mode?"""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from distillab.divergences import forward_kl
+from distillab.doctor.page import from_page
 from distillab.doctor.pair.queries import device_of, evaluating, logits_of, read_rows
 from distillab.doctor.pair.subject import PairSubject
 from distillab.records import CheckResult, Finding
@@ -22,7 +23,7 @@ def check_mode(subject: PairSubject) -> CheckResult:
     lacking = subject.lacking_teacher
     if teacher is None or lacking is not None:
         return CheckResult(check=CHECK_ID, scope="two forward passes of the teacher", skipped=lacking)
-    read = read_rows(subject.asked, subject.examples, teacher, most_tokens=_MOST_TOKENS)
+    read = read_rows(subject.input_reader, subject.examples, teacher, most_tokens=_MOST_TOKENS)
     if not read.rows:
         return CheckResult(check=CHECK_ID, scope="two forward passes of the teacher", skipped="no row can be read")
     row = read.rows[0]
@@ -30,9 +31,9 @@ def check_mode(subject: PairSubject) -> CheckResult:
     # dropout draws from the generators that a run has seeded
     device = device_of(teacher)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        first, second = (logits_of(teacher, subject.asked, row) for _ in range(2))
+        first, second = (logits_of(teacher, subject.input_reader, row) for _ in range(2))
         with evaluating(teacher):
-            third, fourth = (logits_of(teacher, subject.asked, row) for _ in range(2))
+            third, fourth = (logits_of(teacher, subject.input_reader, row) for _ in range(2))
     scope = f"two forward passes of the teacher on {len(row)} tokens, in {_mode(teacher)} mode"
     findings = []
     if noisy and not torch.equal(first, second):
@@ -64,28 +65,14 @@ def _apart(first: Tensor, second: Tensor) -> str:
 def _in_train_mode(noisy: list[tuple[str, nn.Module]], first: Tensor, second: Tensor) -> Finding:
     named = [f"{name or 'the model'} ({type(module).__name__}, {_dropout(module):g})" for name, module in noisy]
     more = len(named) - _NAMES_SHOWN
-    return Finding(
-        id="teacher-in-train-mode",
-        severity="error",
-        title="The teacher is in train mode: it drops a part of itself at random, and says something else each time.",
+    return from_page(
+        "teacher-in-train-mode",
         evidence=(
             _apart(first, second),
             f"modules that drop: {', '.join(named[:_NAMES_SHOWN])}" + (f" and {more} more" if more > 0 else ""),
         ),
-        explanation="Its signal carries noise that is no knowledge, and a weaker teacher is copied than the one that "
-        "was judged. from_pretrained gives a model in eval mode; something has called train() on it, or on a module "
-        "that holds it.",
-        fix=("teacher.eval() behind the last train(), and no gradients for it", "keep it out of the trained module"),
     )
 
 
 def _not_repeatable(first: Tensor, second: Tensor) -> Finding:
-    return Finding(
-        id="teacher-not-repeatable",
-        severity="warning",
-        title="The teacher gives other logits for the same tokens, although it is in eval mode.",
-        evidence=(_apart(first, second),),
-        explanation="It draws random numbers, or keeps a state from call to call (a cache, running statistics). What "
-        "is stored of it is not what it says later.",
-        fix=("use_cache=False", "look for layers of its own code that ignore eval mode"),
-    )
+    return from_page("teacher-not-repeatable", evidence=(_apart(first, second),))

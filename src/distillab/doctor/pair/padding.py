@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from distillab.doctor.page import from_page
 from distillab.doctor.pair.queries import affordable_tokens, evaluating, logits_of, read_rows, scored
 from distillab.doctor.pair.subject import PairSubject
 from distillab.pairing.token_bytes import token_meanings
@@ -18,14 +19,14 @@ _MUCH_UNSHARED = 0.05
 
 def check_padding(subject: PairSubject) -> CheckResult:
     """The mass of the teacher's next-token distribution beyond its tokenizer, and beyond what both share."""
-    said = "the teacher's probability on ids without a token"
+    what = "the teacher's probability on ids without a token"
     teacher, lacking = subject.teacher_model, subject.lacking_teacher
     if teacher is None or lacking is not None:
-        return CheckResult(check=CHECK_ID, scope=said, skipped=lacking)
-    reader = subject.asked
+        return CheckResult(check=CHECK_ID, scope=what, skipped=lacking)
+    reader = subject.input_reader
     read = read_rows(reader, subject.examples, teacher, most_tokens=min(_MOST_TOKENS, affordable_tokens(teacher)))
     if not read.rows:
-        return CheckResult(check=CHECK_ID, scope=said, skipped="no row can be read")
+        return CheckResult(check=CHECK_ID, scope=what, skipped="no row can be read")
     nobodys, unshared, positions = [], [], 0
     unused_W = torch.zeros(0, dtype=torch.bool)
     for row in read.rows:
@@ -61,33 +62,20 @@ def _unused(subject: PairSubject, width: int) -> Tensor:
 
 
 def _padding(mass: Tensor, unused: int, width: int) -> Finding:
-    return Finding(
-        id="logits-beyond-tokenizer",
-        severity="warning",
-        title="The teacher gives probability to ids that are no tokens.",
+    return from_page(
+        "logits-beyond-tokenizer",
         evidence=(
             f"{unused:,} of {width:,} logits belong to no token",
             f"they get {float(mass.mean()):.1%} of the probability on average, {float(mass.max()):.1%} at most",
-        ),
-        explanation="Rows of the output layer that only pad its size were never trained, or the tokenizer is not that "
-        "of the weights. A student that copies the whole row learns to say what cannot be said.",
-        fix=(
-            "compare only ids that are tokens, normalised over these (distillab does)",
-            "in sampling, forbid these ids: a sampled one cannot be read back",
         ),
     )
 
 
 def _unshared(beyond: Tensor, shared: int, width: int) -> Finding:
-    return Finding(
-        id="teacher-outside-shared-ids",
-        severity="warning",
-        title="Much of what the teacher says lies outside the ids that both sides share.",
+    return from_page(
+        "teacher-outside-shared-ids",
         evidence=(
             f"shared are the ids below {shared:,} of the teacher's {width:,}",
             f"beyond them lie {float(beyond.mean()):.1%} of its probability on average, at the data's positions",
         ),
-        explanation="What is compared is the rest, blown up to one: where the teacher wants a token that the student "
-        "does not have, the student is taught something that the teacher did not say.",
-        fix=("give the student the teacher's tokens, or keep the two forms of the data to the shared ones",),
     )

@@ -1,6 +1,6 @@
 """Permutation tests: is a signal about the tokens that stand beside it?
 
-A block is a table (n, n): what signal s says of token t, the higher the better. Its diagonal is the pairing as it was
+A block is a table (n, n): the score of token t under signal s, higher is better. Its diagonal is the pairing as it was
 given. If the signal knows nothing of the tokens, every other pairing within the block is as good.
 
 Shapes: n entries of a block, R repetitions, N positions in all.
@@ -78,7 +78,7 @@ def relabelling_test(
     """Shuffle the vocabulary: give every kind of token the name of another one.
 
     Args:
-        logp_NU: (N, U) what each signal says of each of the U ids that occur.
+        logp_NU: (N, U) the log-probability of each of the U ids that occur, under each signal.
         kinds_N: (N,) which of the U ids stands there.
     Returns:
         the test; None where fewer than two ids occur.
@@ -86,7 +86,7 @@ def relabelling_test(
     ids = logp_NU.shape[1]
     if ids < 2:
         return None
-    # what all positions at which id u stands say of id v
+    # the score of id v at all positions of id u
     table_UU = torch.zeros(ids, ids, dtype=torch.float64).index_add_(0, kinds_N, logp_NU.double())
     observed = float(table_UU.diagonal().sum())
     names_RU = torch.rand(repetitions, ids, generator=generator).argsort(dim=1)

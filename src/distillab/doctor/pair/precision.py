@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from distillab.divergences import forward_kl
+from distillab.doctor.page import from_page
 from distillab.doctor.pair.queries import ReadRows, evaluating, logits_of, read_rows
 from distillab.doctor.pair.subject import PairSubject
 from distillab.records import CheckResult, Finding
@@ -48,13 +49,13 @@ class Largest:
 
 def check_precision(subject: PairSubject) -> CheckResult:
     """Largest magnitude inside, whether all logits are finite, and how far they are from those in float32."""
-    said = "the teacher's activations and logits"
+    what = "the teacher's activations and logits"
     teacher, lacking = subject.teacher_model, subject.lacking_teacher
     if teacher is None or lacking is not None:
-        return CheckResult(check=CHECK_ID, scope=said, skipped=lacking)
-    read = read_rows(subject.asked, subject.examples, teacher, most_tokens=_MOST_TOKENS)
+        return CheckResult(check=CHECK_ID, scope=what, skipped=lacking)
+    read = read_rows(subject.input_reader, subject.examples, teacher, most_tokens=_MOST_TOKENS)
     if not read.rows:
-        return CheckResult(check=CHECK_ID, scope=said, skipped="no row can be read")
+        return CheckResult(check=CHECK_ID, scope=what, skipped="no row can be read")
     dtype = teacher.dtype
     name = str(dtype).removeprefix("torch.")
     tokens = sum(len(row) for row in read.rows)
@@ -80,7 +81,7 @@ def check_precision(subject: PairSubject) -> CheckResult:
 
 def _run(model: PreTrainedModel, subject: PairSubject, read: ReadRows) -> tuple[Largest, list[Tensor]]:
     with evaluating(model), _watched(model) as largest:
-        logits = [logits_of(model, subject.asked, row).float().cpu() for row in read.rows]
+        logits = [logits_of(model, subject.input_reader, row).float().cpu() for row in read.rows]
     return largest, logits
 
 
@@ -114,40 +115,28 @@ def _kl(exact: list[Tensor], logits: list[Tensor]) -> float:
 
 def _not_finite(largest: Largest, name: str, broken: int, tokens: int) -> Finding:
     where = f"first in module {largest.broken}" if largest.broken else "in the logits alone"
-    return Finding(
-        id="teacher-logits-not-finite",
-        severity="error",
-        title="The teacher's logits are not numbers.",
+    return from_page(
+        "teacher-logits-not-finite",
         evidence=(
             f"at {broken} of {tokens} positions NaN, +inf, or −inf throughout; {where}",
             f"the teacher is in {name}; the largest finite magnitude is {largest.value:.3g}",
         ),
-        explanation="One such row makes a loss NaN. Float16 ends at 65,504, and some models' activations go beyond it.",
-        fix=("teacher.dtype: bfloat16, or float32", "if it is so in float32 too, the weights are damaged"),
     )
 
 
 def _imprecise(name: str, kl: float, exact: Largest) -> Finding:
-    return Finding(
-        id="teacher-imprecise",
-        severity="warning",
-        title="In its number format the teacher says something else than in float32.",
+    return from_page(
+        "teacher-imprecise",
         evidence=(
             f"KL(float32 ‖ {name}) {kl:.3g} nats a token",
             f"largest magnitude in float32: {exact.value:.3g}, in {exact.module}",
         ),
-        explanation="Where student and teacher are close, the rounding is a part of the loss that nobody can learn "
-        "away.",
-        fix=("teacher.dtype: float32 where it fits; else bfloat16",),
     )
 
 
 def _overflows(largest: Largest, *, in_use: bool) -> Finding:
-    return Finding(
-        id="teacher-overflows-float16",
+    return from_page(
+        "teacher-overflows-float16",
         severity="warning" if in_use else "note",
-        title="The teacher's activations go beyond float16.",
         evidence=(f"largest magnitude {largest.value:.4g} in {largest.module}; float16 ends at {FLOAT16_MAX:,.0f}",),
-        explanation="In float16 these values become infinite, and what is computed from them NaN or saturated.",
-        fix=("teacher.dtype: bfloat16 or float32, never float16",),
     )

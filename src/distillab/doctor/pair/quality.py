@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from distillab.data.encoding import Dropped, EncodedRow
 from distillab.data.reading import Reader
+from distillab.doctor.page import from_page
 from distillab.doctor.pair.queries import ReadRows, affordable_tokens, evaluating, read_rows
 from distillab.doctor.pair.subject import PairSubject
 from distillab.evaluation.likelihood import RowScores, score_rows
@@ -26,31 +27,31 @@ _MOST_COUNTED = 2_000
 
 def check_quality(subject: PairSubject) -> CheckResult:
     """Nats of the teacher on the answers, beside those of the unigram model, of log V and of the student."""
-    said = "the teacher's nats on the answers"
+    what = "the teacher's nats on the answers"
     teacher, lacking = subject.teacher_model, subject.lacking_teacher
     if teacher is None or lacking is not None:
-        return CheckResult(check=CHECK_ID, scope=said, skipped=lacking)
+        return CheckResult(check=CHECK_ID, scope=what, skipped=lacking)
     # the other rows count the tokens, so that the unigram model has not seen the rows on which it is judged
     half = subject.examples[: max(1, len(subject.examples) // 2)]
     student = None if subject.student_is_random else subject.student_model
-    read = read_rows(subject.asked, half, teacher, most_tokens=affordable_tokens(teacher, student))
+    read = read_rows(subject.input_reader, half, teacher, most_tokens=affordable_tokens(teacher, student))
     if len(read.rows) < _MIN_ROWS:
-        return CheckResult(check=CHECK_ID, scope=said, skipped=f"{len(read.rows)} rows; {_MIN_ROWS} are needed")
-    scores = _scores(teacher, subject.asked, read.rows)
+        return CheckResult(check=CHECK_ID, scope=what, skipped=f"{len(read.rows)} rows; {_MIN_ROWS} are needed")
+    scores = _scores(teacher, subject.input_reader, read.rows)
     own = float(scores.nats.sum() / scores.tokens.sum())
     lines = _lines(subject, read)
     findings = []
     if not math.isfinite(own):
         why = "the teacher's logits are not finite: see the check of its number format"
-        return CheckResult(check=CHECK_ID, scope=said, skipped=why)
+        return CheckResult(check=CHECK_ID, scope=what, skipped=why)
     if lines is not None and lines.unigram_nats is not None:
         margin = _ERRORS * _error(scores.nats - lines.unigram_nats * scores.tokens, scores)
         if own > lines.unigram_nats + margin:
             findings.append(_below_unigram(own, lines.uniform_nats, lines.unigram_nats, scores))
-    shown = f"{said}: {own:.2f} nats a token over {int(scores.tokens.sum()):,} tokens of {len(read.rows)} rows"
+    shown = f"{what}: {own:.2f} nats a token over {int(scores.tokens.sum()):,} tokens of {len(read.rows)} rows"
     if student is not None:
-        finding, told = _against_student(subject, student, read, scores)
-        shown += told
+        finding, figures = _against_student(subject, student, read, scores)
+        shown += figures
         findings += [finding] if finding else []
     return CheckResult(check=CHECK_ID, scope=shown, findings=tuple(findings))
 
@@ -63,11 +64,11 @@ def _scores(model: PreTrainedModel, reader: Reader, rows: Sequence[EncodedRow]) 
 def _lines(subject: PairSubject, read: ReadRows) -> ReferenceLines | None:
     judged = {example.key for example in read.examples}
     rest = [example for example in subject.examples if example.key not in judged][:_MOST_COUNTED]
-    encoded = [subject.asked.encoder.encode(example) for example in rest]
+    encoded = [subject.input_reader.encoder.encode(example) for example in rest]
     counted = [row for row in encoded if not isinstance(row, Dropped)]
     if not counted:
         return None
-    return reference_lines(counted, read.rows, vocabulary=len(subject.asked.tokenizer))
+    return reference_lines(counted, read.rows, vocabulary=len(subject.input_reader.tokenizer))
 
 
 def _error(differences: torch.Tensor, scores: RowScores) -> float:
@@ -102,51 +103,27 @@ def _against_student(
     if any(row.truncated for row in rows):
         unit, sizes = "nats a token", [float((scores.tokens - scores.eos_tokens).sum())] * 2
     else:
-        unit, readers = "bits a byte", (subject.asked, subject.student)
+        unit, readers = "bits a byte", (subject.input_reader, subject.student)
         sizes = [math.log(2) * sum(map(reader.encoder.scored_bytes, examples)) for reader in readers]
-    ours, theirs = float(teacher_nats.sum()) / sizes[0], float(student_nats.sum()) / sizes[1]
-    told = f"; teacher {ours:.3f}, student {theirs:.3f} {unit} over {len(rows)} rows"
+    teacher_unit, student_unit = float(teacher_nats.sum()) / sizes[0], float(student_nats.sum()) / sizes[1]
+    figures = f"; teacher {teacher_unit:.3f}, student {student_unit:.3f} {unit} over {len(rows)} rows"
     if float(worse.mean()) <= _ERRORS * float(worse.std()) / math.sqrt(len(worse)):
-        return None, told
-    evidence = (
-        f"teacher {ours:.3f}, student {theirs:.3f} {unit} over {len(rows)} rows; worse in {int((worse > 0).sum())}"
-    )
-    return _below_student(evidence), told
+        return None, figures
+    evidence = f"teacher {teacher_unit:.3f}, student {student_unit:.3f} {unit} over {len(rows)} rows; worse in "
+    f"{int((worse > 0).sum())}"
+    return _below_student(evidence), figures
 
 
 def _below_unigram(own: float, uniform: float, unigram: float, scores: RowScores) -> Finding:
-    return Finding(
-        id="teacher-below-unigram",
-        severity="warning",
-        title="The teacher knows this data less than somebody who only knows how often each token occurs.",
+    return from_page(
+        "teacher-below-unigram",
+        "below uniform" if own > uniform else "below unigram",
         evidence=(
             f"teacher {own:.2f} nats a token, unigram model {unigram:.2f}, log V {uniform:.2f}",
             f"over {int(scores.tokens.sum()):,} tokens of {len(scores.keys)} rows",
-        ),
-        explanation="There is nothing to learn from it here"
-        + (
-            ": above log V it is surer of wrong tokens than of right ones. It reads another form, another language, or "
-            "weights and tokenizer do not belong together."
-            if own > uniform
-            else ", except by accident."
-        ),
-        fix=(
-            "ask it for a text in the form of the data, and read that",
-            "look at the findings on template, begin token and tokenizers first",
         ),
     )
 
 
 def _below_student(evidence: str) -> Finding:
-    return Finding(
-        id="teacher-below-student",
-        severity="warning",
-        title="The teacher knows this data less than the student does.",
-        evidence=(evidence,),
-        explanation="A student that copies it gets worse on this data. It may still be wanted (a style, other answers "
-        "than those in the file), but then this file cannot show the gain.",
-        fix=(
-            "judge by the teacher's own answers, or by the task's value, if those are wanted",
-            "else take another teacher, or train it on this data first",
-        ),
-    )
+    return from_page("teacher-below-student", evidence=(evidence,))

@@ -1,4 +1,4 @@
-"""Asks a model about a few rows, without changing it.
+"""Run a model on a few rows, without changing it.
 
 Shapes: L positions of a row, W the model's logits, n scored positions.
 """
@@ -30,7 +30,7 @@ class ReadRows:
     """Rows as one tokenizer reads them.
 
     Attributes:
-        rows, examples: those that are asked about, in the same order.
+        rows, examples: those that are read, in the same order.
         unreadable: rows left out because they hold an id for which the model has no embedding.
     """
 
@@ -65,7 +65,7 @@ def read_rows(
     """The first rows that can be read, up to a number of tokens; at least one where one can be.
 
     Args:
-        models: who will be asked; rows are left out that one of them has no embeddings for.
+        models: the models that will run; rows with ids that one of them has no embedding for are left out.
     """
     known = min((_embeddings(model) for model in models if model is not None), default=None)
     rows: list[EncodedRow] = []

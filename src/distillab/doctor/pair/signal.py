@@ -40,7 +40,7 @@ def audit_signal(
         own: logits (b, l, W) and ids (b, l) of the same teacher at its own tokens, on the same text. If it is good
             there, a signal that does not fit is an error; without the proof that it knows the text, a warning.
     Returns:
-        one record; `skipped` where there is too little to tell.
+        one record; `skipped` where there is too little data.
     Raises:
         ShapeError: the tensors do not fit together.
         DataError: ids that are no integers; logits with NaN or infinite values other than −inf; no position is scored.
@@ -57,15 +57,15 @@ def audit_signal(
             facts=[f"{beyond:,} tokens have an id for which there is no logit" if beyond else "the mask is empty"],
         )
     measures = measure_signal(rows, seed=seed)
-    said = f"{measures.positions:,} scored tokens of {len(rows)} rows, {width:,} logits"
+    what = f"{measures.positions:,} scored tokens of {len(rows)} rows, {width:,} logits"
     if beyond:
-        said += f"; {beyond:,} tokens with an id beyond the logits are left out"
+        what += f"; {beyond:,} tokens with an id beyond the logits are left out"
     control = None
     if own is not None:
         _require(own[0], own[1], None, None)
         inside_BL = _scored(own[1], None) & (own[1] < own[0].shape[2])
         control = tokens_test(_rows(own[0], own[1], None, inside_BL), seed=seed)
-    return judged(measures, scope=said, own=control)
+    return judged(measures, scope=what, own=control)
 
 
 def _scored(ids_BL: Tensor, mask: Tensor | None) -> Tensor:

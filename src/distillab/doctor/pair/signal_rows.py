@@ -1,4 +1,4 @@
-"""The scored positions of a row, with what teacher and student say there.
+"""The scored positions of a row, with the log-probabilities of teacher and student.
 
 Shapes: n scored positions of one row, W teacher's logits, V student's logits, C ids that both have logits for.
 """
@@ -25,7 +25,7 @@ class SignalRow:
         places: (n,) position in the row of the token that is predicted.
         ids: (n,) that token.
         teacher_logp: (n, C) float32 over the ids that both sides have logits for, each at least LOWEST_LOGP.
-        student_logp: (n, C) likewise; None where the student has not said anything.
+        student_logp: (n, C) likewise; None without the student's logits.
     """
 
     places: Tensor

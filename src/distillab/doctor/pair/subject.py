@@ -18,7 +18,7 @@ class PairSubject:
     Attributes:
         contract: what their tokenizers have in common.
         teacher, student: how each of them reads rows; the student's is the one that training uses.
-        teacher_model: as training would ask it, in the mode and the type in which it is; None: a cache stands for it,
+        teacher_model: as training would run it, in the mode and the type in which it is; None: a cache stands for it,
             or there is nothing to load. What needs it is not examined then.
         student_model: the student before training; None: nothing to load.
         student_is_random: it has not learned anything yet.
@@ -41,13 +41,13 @@ class PairSubject:
         return self.contract.verdict != "different"
 
     @property
-    def asked(self) -> Reader:
-        """Who cuts the rows that the teacher is asked about: the student's tokenizer where the ids are the same."""
+    def input_reader(self) -> Reader:
+        """The tokenizer of the teacher's input: the student's where the ids are the same."""
         return self.student if self.same_ids else self.teacher
 
     @property
     def lacking_teacher(self) -> str | None:
-        """Why the teacher cannot be asked; None where it can."""
+        """Why the teacher cannot run; None where it can."""
         if self.teacher_model is None:
             return "no weights of the teacher were loaded"
-        return None if self.examples else "there are no rows to ask about"
+        return None if self.examples else "there are no rows for the teacher"

@@ -13,6 +13,7 @@ from distillab.data.encoding import EncodedRow, Encoder
 from distillab.data.examples import Example
 from distillab.data.reading import Reader
 from distillab.data.templates import resolve_template
+from distillab.doctor.page import from_page
 from distillab.doctor.pair.bos import clearly_worse
 from distillab.doctor.pair.queries import affordable_tokens, evaluating, read_rows
 from distillab.doctor.pair.subject import PairSubject
@@ -41,18 +42,18 @@ class _Form:
 
 def check_template(subject: PairSubject) -> CheckResult:
     """The teacher's bits a byte of the same answers behind each form of the prompt that could be meant."""
-    said = "the teacher's bits a byte with each template"
+    what = "the teacher's bits a byte with each template"
     teacher, lacking = subject.teacher_model, subject.lacking_teacher
     if teacher is None or lacking is not None:
-        return CheckResult(check=CHECK_ID, scope=said, skipped=lacking)
+        return CheckResult(check=CHECK_ID, scope=what, skipped=lacking)
     kind = subject.examples[0].kind
     if kind == "text":
-        return CheckResult(check=CHECK_ID, scope=said, skipped="plain text has no template")
+        return CheckResult(check=CHECK_ID, scope=what, skipped="plain text has no template")
     readers, refused = _other_forms(subject, kind)
     # one form is a pass over the rows, and all together may take the time of one check
     most = min(_MOST_TOKENS, affordable_tokens(teacher) // (1 + len(readers)) + 1)
-    examples = read_rows(subject.asked, subject.examples, teacher, most_tokens=most).examples
-    used = _measured(teacher, subject.asked, examples, subject.asked.encoder.template.name)
+    examples = read_rows(subject.input_reader, subject.examples, teacher, most_tokens=most).examples
+    used = _measured(teacher, subject.input_reader, examples, subject.input_reader.encoder.template.name)
     forms = []
     for name, reader in readers.items():
         try:
@@ -62,23 +63,23 @@ def check_template(subject: PairSubject) -> CheckResult:
     keys = [example.key for example in examples if all(example.key in form.nats for form in (used, *forms))]
     if len(keys) < _MIN_ROWS:
         why = f"{len(keys)} rows fit whole into every template; {_MIN_ROWS} are needed"
-        return CheckResult(check=CHECK_ID, scope=said, skipped=why)
+        return CheckResult(check=CHECK_ID, scope=what, skipped=why)
     kept = set(keys)
     size = math.log(2) * sum(len(a.encode()) for e in examples if e.key in kept for a in e.answers)
-    told = [f"{form.name} {sum(_column(form, keys)) / size:.3f}" for form in (used, *forms)]
-    scope = f"the teacher's bits a byte on {len(keys)} rows: {', '.join(told)} (the run's is {used.name})"
+    figures = [f"{form.name} {sum(_column(form, keys)) / size:.3f}" for form in (used, *forms)]
+    scope = f"the teacher's bits a byte on {len(keys)} rows: {', '.join(figures)} (the run's is {used.name})"
     if refused:
         scope += f"; not tried: {', '.join(refused)}"
     better = [form for form in forms if clearly_worse(_column(used, keys), _column(form, keys))]
     if not better:
         return CheckResult(check=CHECK_ID, scope=scope)
     best = min(better, key=lambda form: float(sum(_column(form, keys))))
-    return CheckResult(check=CHECK_ID, scope=scope, findings=(_worse(used, best, told, examples, readers),))
+    return CheckResult(check=CHECK_ID, scope=scope, findings=(_worse(used, best, figures, examples, readers),))
 
 
 def _other_forms(subject: PairSubject, kind: str) -> tuple[dict[str, Reader], list[str]]:
     """Readers by the template's name, with the teacher's tokenizer; and the templates that cannot be used."""
-    teacher, used = subject.teacher, subject.asked.encoder
+    teacher, used = subject.teacher, subject.input_reader.encoder
     names = list(_FORMS[kind])
     if teacher.tokenizer.chat_template is not None:
         names.append("chat")
@@ -113,19 +114,13 @@ def _column(form: _Form, keys: Sequence[str]) -> np.ndarray:
 
 
 def _worse(
-    used: _Form, best: _Form, told: Sequence[str], examples: Sequence[Example], readers: dict[str, Reader]
+    used: _Form, best: _Form, figures: Sequence[str], examples: Sequence[Example], readers: dict[str, Reader]
 ) -> Finding:
     shown = readers[best.name].encoder.template.render_prompt(examples[0])
-    return Finding(
-        id="teacher-template",
-        severity="warning",
-        title="In the run's template the teacher does clearly worse than in another one.",
-        evidence=(f"bits a byte of the same answers: {', '.join(told)}", f"the run's template: {used.name}"),
+    return from_page(
+        "teacher-template",
+        "own template" if best.name.startswith("the ") else "another template",
+        evidence=(f"bits a byte of the same answers: {', '.join(figures)}", f"the run's template: {used.name}"),
         example=(f"{best.name}: {shown[-160:]!r}",),
-        explanation="The teacher learned another form of a question. In a form that it does not know it says less, and "
-        "that is what the student copies.",
-        fix=(
-            f"data.template: {best.name}" if not best.name.startswith("the ") else "use the teacher's chat template",
-            "train and ask the student in the same form",
-        ),
+        words={"name": best.name},
     )

@@ -1,6 +1,6 @@
 """What the measures of a signal mean: is it about the tokens beside which it stands?
 
-The teacher's own confidence says how much there is to find: if its probabilities were right, the signal would gain so
+The teacher's own confidence shows how much there is to find: if its probabilities were right, the signal would gain so
 many nats against shuffled ones. Real teachers on text that they know gained 0.35 to 1.04 of that (0.35: 4.9 M
 parameters, trained on stories, reading worded sums); signals at unrelated ids 0.00 to 0.02. The limits lie between.
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from distillab.doctor.page import from_page
 from distillab.doctor.pair.measures import Measures
 from distillab.doctor.pair.permutation import Tested
 from distillab.records import CheckResult, Finding
@@ -25,7 +26,7 @@ MIN_CLAIMS_NATS = 0.5
 UNRELATED_SHARE = 0.1
 # three standard deviations of the shuffled means: a lucky draw does not make a signal unrelated
 _SPREADS = 3.0
-# a test that could not tell the whole effect from none has nothing to say
+# a test that could not separate the whole effect from none gives no verdict
 _POWER_SPREADS = 10.0
 _SURE_P = 0.01
 # read so many positions later, a signal is compared with the token that the teacher has just read
@@ -33,7 +34,7 @@ _REPEATS = 1
 _AS_GOOD_AS_OWN = 0.7
 _MIN_COMPARABLE = 4
 
-Reading = Literal["fits", "unrelated", "shifted", "other rows", "cannot tell"]
+Reading = Literal["fits", "unrelated", "shifted", "other rows", "no verdict"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Verdict:
     Attributes:
         reference: nats a token that it would have gained if it fitted.
         sure: there is no other reading; False: or the teacher knows nothing of this text.
-        reason: why nothing can be told.
+        reason: why there is no verdict.
     """
 
     reading: Reading
@@ -62,7 +63,7 @@ def verdict(measures: Measures, *, own: Tested | None) -> Verdict:
     reference = own.gain if own is not None and knows else measures.claims
     lacking = _no_power(measures, reference)
     if lacking is not None:
-        return Verdict("cannot tell", reference, reason=lacking)
+        return Verdict("no verdict", reference, reason=lacking)
     tokens, rows = measures.tokens, measures.other_rows
     if rows is not None and rows.comparable >= _MIN_COMPARABLE and 2 * rows.fits_elsewhere > rows.comparable:
         return Verdict("other rows", reference, sure=True)
@@ -80,9 +81,9 @@ def verdict(measures: Measures, *, own: Tested | None) -> Verdict:
         reason = (
             f"the signal gains {tested.gain:.2f} ± {tested.spread:.2f} of {reference:.2f} nats on "
             f"{measures.positions:,} tokens (p = {tested.p:.2g}): too much for an unrelated one, too little for "
-            "one that fits; ask about more rows, or about text that the teacher knows"
+            "one that fits; give more rows, or text that the teacher knows"
         )
-        return Verdict("cannot tell", reference, reason=reason)
+        return Verdict("no verdict", reference, reason=reason)
     return Verdict("fits", reference)
 
 
@@ -110,7 +111,7 @@ def judged(measures: Measures, *, scope: str, own: Tested | None) -> CheckResult
         own: as for `verdict`.
     """
     found = verdict(measures, own=own)
-    if found.reading == "cannot tell":
+    if found.reading == "no verdict":
         return CheckResult(check=CHECK_ID, scope=scope, skipped=found.reason)
     evidence = _seen(measures, own)
     if found.reading == "fits":
@@ -121,18 +122,18 @@ def judged(measures: Measures, *, scope: str, own: Tested | None) -> CheckResult
 
 def _no_power(measures: Measures, reference: float) -> str | None:
     if measures.positions < MIN_POSITIONS:
-        return f"{measures.positions} scored tokens are too few to tell; {MIN_POSITIONS} are needed"
+        return f"{measures.positions} scored tokens are too few for the test; {MIN_POSITIONS} are needed"
     tested = _tested(measures)
     if tested is None:
         return "every row has one scored token, and there is one row: nothing can be shuffled"
     if reference < MIN_CLAIMS_NATS:
         return (
-            f"the teacher says nearly the same at every position ({reference:.2f} nats apart), so that nothing could "
-            "show where its signal belongs"
+            f"the teacher's signal is nearly the same at every position ({reference:.2f} nats apart), so that nothing "
+            "could show where its signal belongs"
         )
     if reference < _POWER_SPREADS * tested.spread:
         return (
-            f"the test could not tell: a fitting signal would gain {reference:.2f} nats a token, and chance alone "
+            f"the test has no verdict: a fitting signal would gain {reference:.2f} nats a token, and chance alone "
             f"gives ± {tested.spread:.2f} on {measures.positions} tokens"
         )
     return None
@@ -181,65 +182,41 @@ def _told(tested: Tested) -> str:
 
 def _unrelated(measures: Measures, found: Verdict, evidence: tuple[str, ...]) -> Finding:
     knows_names = measures.names is not None and measures.names.p <= 0.01 and measures.names.gain > 0.5
-    return Finding(
-        id="teacher-signal-unrelated",
+    vocabulary = (
+        "The vocabulary fits better than a shuffled one: look at positions and rows first."
+        if knows_names
+        else "Nor does the vocabulary fit: the ids mean other tokens to the teacher."
+    )
+    return from_page(
+        "teacher-signal-unrelated",
+        "sure" if found.sure else "likely",
         severity="error" if found.sure else "warning",
-        title="What the teacher says is not about the tokens beside which it stands.",
         evidence=evidence,
-        explanation="The teacher is confident, but at these tokens it does no better than if its signals were "
-        "shuffled: a loss that compares by position and id would teach noise. "
-        + (
-            "The vocabulary fits better than a shuffled one: look at positions and rows first."
-            if knows_names
-            else "Nor does the vocabulary fit: the ids mean other tokens to the teacher."
-        )
-        + ("" if found.sure else " Or the teacher knows nothing of this kind of text, and is sure all the same."),
-        fix=(
-            "compare the two tokenizers: distillab check TEACHER STUDENT",
-            "where they differ: a teacher with the student's tokenizer, or method: seqkd",
-            "where they are the same: check that the weights belong to the tokenizer, and the order of stored rows",
-        ),
+        words={"vocabulary": vocabulary},
     )
 
 
 def _shifted(measures: Measures, found: Verdict, evidence: tuple[str, ...]) -> Finding:
     offset = shifted_by(measures)
-    return Finding(
-        id="teacher-signal-shifted",
+    return from_page(
+        "teacher-signal-shifted",
+        "sure" if found.sure else "likely",
         severity="error" if found.sure else "warning",
-        title="The teacher's signal belongs to another position.",
         evidence=evidence,
-        explanation=f"It fits the tokens when it is read at {offset:+d} of where it stands. Either logits were moved "
-        "against the ids once too often or once too little, or the teacher itself was trained so."
-        + ("" if found.sure else " Or it repeats the token that it reads, as models do on text that they do not know."),
-        fix=(
-            "the logits at position t predict the id at t + 1: shift one of the two, once",
-            "ask the teacher for a text: if it writes none, it was trained with a wrong shift, or not at all",
-        ),
+        words={"offset": f"{offset:+d}"},
     )
 
 
 def _of_other_rows(measures: Measures, found: Verdict, evidence: tuple[str, ...]) -> Finding:
     rows = measures.other_rows
     assert rows is not None
-    told = (*evidence, f"rows whose tokens another row's signal fits: {rows.fits_elsewhere} of {rows.comparable}")
+    figures = (*evidence, f"rows whose tokens another row's signal fits: {rows.fits_elsewhere} of {rows.comparable}")
     if found.sure and rows.example is not None:
         row, signal = rows.example
-        told = (*told, f"e.g. the signal of examined row {row} (counted from 0) stands beside row {signal}")
-    return Finding(
-        id="teacher-signal-of-other-rows",
+        figures = (*figures, f"e.g. the signal of examined row {row} (counted from 0) stands beside row {signal}")
+    return from_page(
+        "teacher-signal-of-other-rows",
+        "sure" if found.sure else "likely",
         severity="error" if found.sure else "warning",
-        title="The teacher's signals belong to other rows.",
-        evidence=told,
-        explanation="They know what usually stands at a place of an answer, and nothing of the row beside which they "
-        "stand. "
-        + (
-            "Rows were put in another order after the teacher had read them."
-            if found.sure
-            else "Rows were put in another order, or the teacher is confident and wrong about what differs among rows."
-        ),
-        fix=(
-            "store signals under the row's key, or a hash of its tokens, and look them up by it",
-            "do not shuffle, filter or sort the data between storing and reading",
-        ),
+        evidence=figures,
     )

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from distillab.doctor.page import from_page
 from distillab.doctor.run.logs_other import read_json_lines
 from distillab.errors import DataError
 from distillab.records import CheckResult, Finding, RunRecord
@@ -58,24 +59,16 @@ def _rows(path: Path) -> Sequence[Mapping[str, Any]]:
 def _never_stops(record: RunRecord, expected: float | None, answers: Sequence[str]) -> Finding | None:
     stopped = record.evaluation.value("stopped_by_eos")
     room = record.config.get("evaluation", {}).get("max_new_tokens")
-    # where the answers themselves need the room, not stopping says nothing
+    # where the answers themselves need the room, not stopping means nothing
     if not isinstance(room, int) or expected is None or expected > 0.6 * room or stopped is None or stopped >= 0.2:
         return None
-    return Finding(
-        id="never-stops",
-        severity="warning",
-        title="The student does not end its answers.",
+    return from_page(
+        "never-stops",
         evidence=(
             f"{stopped:.0%} of {record.evaluation.n('generations')} answers end by EOS within {room} tokens",
             f"the held-out answers have {expected:.1f} tokens on average, EOS included",
         ),
         example=_shown(answers),
-        explanation="Exact match, ROUGE and every judge see the right answer with a tail of text behind it. The EOS "
-        "was most often not trained: masked because padding has the same id, or cut off with the end of long answers.",
-        fix=(
-            "look whether the EOS is supervised: `distillab doctor batch`; mask padding by length, never by id",
-            "count truncated rows: `distillab data`; raise data.max_tokens",
-        ),
     )
 
 
@@ -86,18 +79,10 @@ def _repeats(answers: Sequence[str]) -> Finding | None:
     looping = [answer for answer in judged if repeated_share(answer) > _REPEATED]
     if len(looping) < 0.3 * len(answers):
         return None
-    return Finding(
-        id="repeats-itself",
-        severity="warning",
-        title="The student repeats itself.",
+    return from_page(
+        "repeats-itself",
         evidence=(f"{len(looping)} of {len(answers)} answers: more than half of their groups of three words repeat",),
         example=_shown(looping),
-        explanation="Greedy decoding has run into a loop. Small students do this when they have learned frequencies "
-        "and not the text, when EOS was never trained, or after a divergence that favours one mode.",
-        fix=(
-            "look at the held-out loss: near the unigram line the student is not trained enough",
-            "look whether the EOS is supervised: `distillab doctor batch`",
-        ),
     )
 
 
@@ -114,18 +99,8 @@ def _same(answers: Sequence[str]) -> Finding | None:
     answer, times = Counter(text.strip() for text in answers).most_common(1)[0]
     if times < _SAME_SHARE * len(answers):
         return None
-    return Finding(
-        id="same-answer",
-        severity="warning",
-        title="The student gives most prompts one and the same answer.",
-        evidence=(f"{times} of {len(answers)} answers are the same text",),
-        example=_shown([answer]),
-        explanation="Unless most held-out rows have this answer, the student does not read its prompt. It has "
-        "collapsed to what is most frequent.",
-        fix=(
-            "look at the labels and the input: `distillab doctor batch`",
-            "look at the held-out answers: `distillab data`",
-        ),
+    return from_page(
+        "same-answer", evidence=(f"{times} of {len(answers)} answers are the same text",), example=_shown([answer])
     )
 
 
@@ -133,21 +108,13 @@ def _nearly_empty(record: RunRecord, expected: float | None, answers: Sequence[s
     mean = record.evaluation.value("mean_tokens")
     if expected is None or expected < 4 or mean is None or mean > _SHORT:
         return None
-    return Finding(
-        id="answers-nearly-empty",
-        severity="warning",
-        title="The student ends its answers at once.",
+    return from_page(
+        "answers-nearly-empty",
         evidence=(
             f"{mean:.2f} tokens an answer on average, EOS included",
             f"the held-out answers have {expected:.1f}",
         ),
         example=_shown(answers),
-        explanation="The EOS is the likeliest first token. It is trained where no answer begins (labels at the wrong "
-        "positions, padding that counts as EOS), or the teacher's ids mean other tokens.",
-        fix=(
-            "look at the labels: `distillab doctor batch`",
-            "compare the tokenizers: `distillab check TEACHER STUDENT`",
-        ),
     )
 
 

@@ -1,4 +1,4 @@
-"""`audit_run`: what a finished, running or failed training run says about itself."""
+"""`audit_run`: what the log of a finished, running or failed run shows."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ def audit_run(
     Args:
         place: a run or study folder of distillab; a folder with transformers' trainer_state.json (or checkpoints with
             one); a file: trainer_state.json, metrics.jsonl, JSON lines, a JSON list, CSV, or what a trainer printed.
-        vocabulary: ids of the student's tokenizer, so that log V is known. Our records hold it; another trainer's log
-            does not. It also says that the logged losses are nats a token.
+        vocabulary: ids of the student's tokenizer, so that log V is known. The records have it; other trainers' logs
+            do not. It also means that the logged losses are nats a token.
         loss: what another trainer logs. Where it is a divergence, it is not compared with the lines of cross-entropy.
         unigram_nats: nats a token of a model that knows only token frequencies, where known.
         entropy_nats: the lowest loss that the data allow, where known.
-        random_student: whether the student began with random weights, where our records do not say.
+        random_student: whether the student began with random weights, where the records do not have it.
         accumulation: microbatches an optimizer step times processes, for a log whose loss may be off by it.
     Returns:
         one entry a check; of a study one entry a check over all its runs, with the names of the runs in each finding.
@@ -128,9 +128,9 @@ def _with(
     random_student: bool | None,
     accumulation: int | None,
 ) -> RunFacts:
-    """What the caller knows goes before what the records say."""
-    ours = facts.held_out_is_cross_entropy
-    told = any(value is not None for value in (vocabulary, unigram_nats, entropy_nats)) and not divergence
+    """Return the facts with the caller's values, which go before those of the records."""
+    known = facts.held_out_is_cross_entropy
+    stated = any(value is not None for value in (vocabulary, unigram_nats, entropy_nats)) and not divergence
     return replace(
         facts,
         uniform_nats=math.log(vocabulary) if vocabulary is not None else facts.uniform_nats,
@@ -138,8 +138,8 @@ def _with(
         entropy_nats=entropy_nats if entropy_nats is not None else facts.entropy_nats,
         random_student=random_student if random_student is not None else facts.random_student,
         accumulation=accumulation if accumulation is not None else facts.accumulation,
-        in_nats=facts.in_nats or told,
-        held_out_is_cross_entropy=ours or told,
+        in_nats=facts.in_nats or stated,
+        held_out_is_cross_entropy=known or stated,
     )
 
 

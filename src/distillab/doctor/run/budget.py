@@ -1,10 +1,11 @@
-"""Was the run long enough, and the study large enough, to tell anything?"""
+"""Was the run long enough, and the study large enough, to show anything?"""
 
 from __future__ import annotations
 
+from distillab.doctor.page import from_page
 from distillab.doctor.run.series import RunSeries
 from distillab.doctor.run.trends import slope
-from distillab.records import CheckResult, Finding, Interval, StudyResults
+from distillab.records import CheckResult, Interval, StudyResults
 from distillab.terminal import plural
 
 _FEWEST = 5
@@ -32,26 +33,18 @@ def check_budget(series: RunSeries) -> CheckResult:
     gain = -rate * more_steps
     if last <= 0 or gain < _STILL * last or -rate < 2 * error or last != min(value for _, value in held_out):
         return CheckResult(check="run-budget", scope=scope)
-    finding = Finding(
-        id="budget-too-small",
-        severity="note",
-        title="The held-out loss is still falling at the end.",
+    finding = from_page(
+        "budget-too-small",
         evidence=(
             f"held-out {late[0][1]:.4g} at step {late[0][0]:,}, {last:.4g} at step {held_out[-1][0]:,}, the last",
             f"at that rate {more_steps:,.0f} more steps would take off another {gain:.3g} ({gain / last:.0%})",
-        ),
-        explanation="Methods that start slowly look worse here than they are. A comparison at this budget ranks how "
-        "fast they start, not how far they come.",
-        fix=(
-            "give all arms more steps, and compare again: training.steps",
-            "or say that the comparison is of this budget",
         ),
     )
     return CheckResult(check="run-budget", scope=scope, findings=(finding,))
 
 
 def check_differences(results: StudyResults) -> CheckResult:
-    """Arms that cannot be told from SFT, by their interval, or once all comparisons are taken together.
+    """Arms that cannot be distinguished from SFT, by their interval, or once all comparisons are taken together.
 
     Args:
         results: of a finished study.
@@ -63,25 +56,20 @@ def check_differences(results: StudyResults) -> CheckResult:
     unclear = [arm for arm in compared if arm.against_sft is not None and arm.against_sft.outcome == "open"]
     if not unclear:
         return CheckResult(check="study-differences", scope=scope)
-    finding = Finding(
-        id="difference-below-interval",
-        severity="note",
-        title="Some arms cannot be told from SFT at this budget.",
+    finding = from_page(
+        "difference-below-interval",
         evidence=tuple(
             f"{arm.name}: {arm.against_sft.mean:+.3f} nats a token, {_interval(arm.against_sft)} "
             f"({arm.against_sft.measured_on or plural(len(arm.seeds), 'seed')})"
             for arm in unclear
             if arm.against_sft is not None
         ),
-        explanation="By seeds and rows alone, the difference could be of either sign, or one of so many arms would "
-        "differ as much by chance. That is no proof that there is none.",
-        fix=("more seeds: seeds; more held-out rows: evaluation.rows", "report these arms as not told apart from SFT"),
     )
     return CheckResult(check="study-differences", scope=scope, findings=(finding,))
 
 
 def _interval(difference: Interval) -> str:
-    """The interval, and the p-value for all comparisons together where the interval alone would tell the two apart."""
+    """The interval, and the p-value for all comparisons together where the interval alone would separate the two."""
     if difference.low is None or difference.high is None:
         return "too few rows for an interval"
     text = f"95 % interval {difference.low:+.3f} to {difference.high:+.3f}"

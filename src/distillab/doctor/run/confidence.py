@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from distillab.doctor.page import from_page
 from distillab.doctor.run.series import HeldOutPoint, RunSeries
-from distillab.records import CheckResult, Finding
+from distillab.records import CheckResult
 
 _EXPECTED_ERROR = 0.1
 _NATS_ROSE = 0.05
-_KNOWS_SOMETHING = 0.2  # of the tokens; below, loss and accuracy tell of something worse
+_KNOWS_SOMETHING = 0.2  # of the tokens; below, loss and accuracy show something worse
 
 
 def check_confidence(series: RunSeries) -> CheckResult:
@@ -32,18 +33,7 @@ def check_confidence(series: RunSeries) -> CheckResult:
     evidence = _logged(errors[-1]) if errors else _surer(both)
     if not evidence:
         return CheckResult(check="run-confidence", scope=scope)
-    finding = Finding(
-        id="over-confident",
-        severity="warning",
-        title="The student is surer of its tokens than it is right.",
-        evidence=evidence,
-        explanation="It hits as many tokens as before, and where it misses it gives the right token less and less. "
-        "Loss and perplexity suffer, greedy answers do not; sampling and any use of its probabilities do.",
-        fix=(
-            "stop earlier, or learn from the teacher's distribution, which is softer than labels: method: logits",
-            "with a cache of the k likeliest tokens: keep the rest as a tail, never renormalise the k to one",
-        ),
-    )
+    finding = from_page("over-confident", evidence=evidence)
     return CheckResult(check="run-confidence", scope=scope, findings=(finding,))
 
 

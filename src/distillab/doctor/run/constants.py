@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from distillab.doctor.page import from_page
 from distillab.doctor.run.columns import significant_digits
 from distillab.doctor.run.series import RunSeries
 from distillab.records import CheckResult, Finding, Severity
@@ -30,18 +31,12 @@ def check_constants(series: RunSeries) -> CheckResult:
 
 
 def never_changes(name: str, values: Sequence[float], severity: Severity) -> Finding:
-    """What a term or part of the loss with one value is told as."""
-    return Finding(
-        id="term-never-changes",
+    """Return the finding of a term or part of the loss with one value."""
+    return from_page(
+        "term-never-changes",
+        "zero" if values[0] == 0 else "constant",
         severity=severity,
-        title="A term of the loss has the same value at every step.",
         evidence=(f"{name}: {values[0]:.6g} at all {len(values):,} steps, though batches and weights change",),
-        explanation="The term does not depend on the student or on the batch: it is a constant, and has no gradient. "
-        + ("At zero it compares a model with itself." if values[0] == 0 else ""),
-        fix=(
-            "check that the term reads the student's output of this batch, and that the teacher is another model",
-            "`distillab doctor` can test the loss function itself: audit_loss",
-        ),
     )
 
 
@@ -68,18 +63,10 @@ def _loss(series: RunSeries) -> Finding | None:
     if not one_value(values) or values[0] == 0:
         return None
     certain = min(series.facts.significant_digits, significant_digits(values[0])) >= _CERTAIN_DIGITS
-    return Finding(
-        id="loss-never-changes",
+    return from_page(
+        "loss-never-changes",
         severity="error" if certain else "warning",
-        title="The training loss is the same at every entry.",
         evidence=(f"{values[0]!r} at all {len(values):,} entries, from step {series.steps[0].step:,} on",),
-        explanation="Batches differ, so that even a model that learns nothing has another loss at every step. What is "
-        "logged is not the loss of these batches: the same batch is read again and again without learning, a constant "
-        "is logged, or the loss does not depend on the model.",
-        fix=(
-            "print the loss of two batches before any training: they must differ",
-            "`distillab doctor` can test the loss function itself: audit_loss",
-        ),
     )
 
 
@@ -88,17 +75,11 @@ def _norm(series: RunSeries) -> Finding | None:
     if not one_value(values) or values[0] == 0:
         return None
     clipped = significant_digits(round(values[0], 4)) <= 1
-    return Finding(
-        id="gradient-norm-never-changes",
+    return from_page(
+        "gradient-norm-never-changes",
+        "clipped" if clipped else "constant",
         severity="note" if clipped else "warning",
-        title="The gradient norm is the same at every entry.",
         evidence=(f"{values[0]:.6g} at all {len(values):,} entries",),
-        explanation="It was measured after clipping, which makes every larger gradient as long as the limit: whether "
-        "gradients explode cannot be seen, and every step is clipped."
-        if clipped
-        else "Gradients of different batches are never equally long. What is logged is an old value, or that of "
-        "another model.",
-        fix=("log what torch.nn.utils.clip_grad_norm_ returns: the norm before clipping",),
     )
 
 
@@ -108,14 +89,10 @@ def _evaluation(series: RunSeries) -> Finding | None:
     values = [point.accuracy for point in series.held_out if point.accuracy is not None]
     if len(set(losses)) < 3 or len(values) < _FEWEST or not one_value(values) or values[0] in (0.0, 1.0):
         return None
-    return Finding(
-        id="evaluation-never-changes",
-        severity="warning",
-        title="The held-out token accuracy is the same at every measurement, though the held-out loss moves.",
+    return from_page(
+        "evaluation-never-changes",
+        "accuracy",
         evidence=(
             f"{values[0]!r} at all {len(values):,} measurements; held-out loss {losses[0]:.4g} to {losses[-1]:.4g}",
         ),
-        explanation="The accuracy does not see what the loss sees: it is cached, or counted on other rows or by "
-        "another model.",
-        fix=("count the accuracy in the same pass as the held-out loss",),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from distillab.doctor.page import from_page
 from distillab.doctor.run.columns import significant_digits
 from distillab.doctor.run.series import RunSeries
 from distillab.records import CheckResult, Finding
@@ -33,15 +34,10 @@ def _negative(series: RunSeries) -> Finding | None:
     if len(below) < _FEWEST or len(below) < 0.5 * len(values):
         return None
     certain = series.facts.in_nats and len(below) == len(values)
-    return Finding(
-        id="loss-negative",
+    return from_page(
+        "loss-negative",
         severity="error" if certain else "warning",
-        title="The logged losses are below zero.",
         evidence=(f"{len(below):,} of {len(values):,} losses, {min(below):.4g} at the lowest",),
-        explanation="A cross-entropy and a divergence are never below zero: their sign was lost (a mean "
-        "log-probability), or probabilities stand where log-probabilities belong, or something is subtracted. What "
-        "falls may be rising. (Objectives of reinforcement learning may be negative, and are not judged here.)",
-        fix=("log -log_probability.mean()", "`distillab doctor` can test the loss function itself: audit_loss"),
     )
 
 
@@ -59,17 +55,13 @@ def _never_added(series: RunSeries) -> Finding | None:
     ]
     if len(whole) != 1 or not rest:
         return None
-    return Finding(
-        id="term-without-effect",
-        severity="warning",
-        title="Parts of the loss are logged and never added to it.",
+    return from_page(
+        "term-without-effect",
+        "not added",
         evidence=(
             f"loss is {whole[0]} to the last digit at {len(points):,} entries",
             f"not in it: {', '.join(rest)}",
         ),
-        explanation="The student is trained by one part alone. What this run shows about the others is that of a run "
-        "without them. (Where they are only watched, nothing is wrong.)",
-        fix=("print the sum that backward() is called on, and compare it with the sum of the weighted parts",),
     )
 
 
@@ -79,14 +71,9 @@ def _evaluation_is_training(series: RunSeries) -> Finding | None:
     values = [value for _, value in pairs]
     if len(set(values)) < _FEWEST or not _equal(pairs) or max(map(significant_digits, values)) < _DIGITS:
         return None
-    return Finding(
-        id="evaluation-is-training",
-        severity="error",
-        title="The held-out losses are the training losses of the same steps.",
+    return from_page(
+        "evaluation-is-training",
         evidence=(f"{len(pairs):,} held-out losses, equal to the training loss of their step to the last digit",),
-        explanation="Nothing was held out: the training batch is evaluated, or its loss is logged under a second name. "
-        "Learning rows by heart looks like success, and the best checkpoint is chosen by chance.",
-        fix=("evaluate on rows that are not trained on, in a pass of their own: model.eval(), torch.no_grad()",),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from distillab.doctor.page import from_page
 from distillab.doctor.run.series import RunSeries, StepPoint
 from distillab.records import CheckResult, Finding
 
@@ -50,20 +51,10 @@ def _loss(series: RunSeries) -> Finding | None:
     if not bad:
         return None
     step, where, what = min(bad, key=lambda item: item[0])
-    return Finding(
-        id="loss-not-finite",
-        severity="error",
-        title="A loss is not a number.",
+    return from_page(
+        "loss-not-finite",
         evidence=(f"first at step {step:,}: {what} ({where})", f"{len(bad):,} such values"),
         example=_around(series.steps, step),
-        explanation="From that step on the weights are damaged, or a batch without any scored token was divided by "
-        "zero. Every later value is meaningless.",
-        fix=(
-            "run the same rows with `distillab train`, which stops at the first such value and names the row and the "
-            "tensor",
-            "if it is one batch: count its scored tokens (a prompt that fills max_tokens leaves none)",
-            "if it is every step from there: lower training.learning_rate, or use float32 or bfloat16 for the logits",
-        ),
     )
 
 
@@ -78,22 +69,13 @@ def _of_part(points: Sequence[StepPoint], name: str) -> list[tuple[int, str, str
 def _nan_as_zero(points: Sequence[StepPoint], bad: Sequence[StepPoint]) -> Finding | None:
     if not bad:
         return None
-    return Finding(
-        id="nan-shown-as-zero",
-        severity="error",
-        title="A loss that is printed as 0.0 was NaN.",
+    return from_page(
+        "nan-shown-as-zero",
         evidence=(
             f"first at step {bad[0].step:,}: loss 0.0, grad_norm {bad[0].grad_norm} ({bad[0].where})",
             f"{len(bad):,} of {len(points):,} entries",
         ),
         example=_around(points, bad[0].step),
-        explanation="transformers replaces NaN and infinite losses in its log (logging_nan_inf_filter, on by default): "
-        "where all steps since the last entry were NaN, 0.0 is printed. The gradient norm beside it shows the truth. "
-        "The closing train_loss is a mean over such zeros and looks good.",
-        fix=(
-            "set logging_nan_inf_filter=False, so that the log tells the truth",
-            "start again from a checkpoint before that step; lower the learning rate, or compute the loss in float32",
-        ),
     )
 
 
@@ -107,22 +89,15 @@ def _zero(zeros: Sequence[StepPoint], points: Sequence[StepPoint]) -> Finding | 
     no_gradient = all(not p.grad_norm for p in zeros)
     certain = fell_at_once and to_the_end and no_gradient
     norms = {p.grad_norm for p in zeros}
-    return Finding(
-        id="loss-exactly-zero",
+    return from_page(
+        "loss-exactly-zero",
         severity="error" if certain else "warning",
-        title="A training loss is exactly zero.",
         evidence=(
             f"first at step {zeros[0].step:,} ({zeros[0].where}); {len(zeros):,} of {len(points):,} entries",
             *((f"the entry before: {before[-1]:g}",) if before else ()),
             f"gradient norm at these entries: {', '.join(map(str, list(norms)[:3]))}".replace("None", "not logged"),
         ),
         example=_around(points, zeros[0].step),
-        explanation="No model reaches zero on text. Either the batch had no scored token (all labels masked), or the "
-        "loss was NaN and the log shows 0.0 for it, or student and teacher are one model.",
-        fix=(
-            "look at the labels of that batch: count those that are not -100",
-            "set logging_nan_inf_filter=False and run a few steps from there",
-        ),
     )
 
 
@@ -134,22 +109,14 @@ def _gradient(points: Sequence[StepPoint]) -> Finding | None:
     half = with_norm[len(with_norm) // 2 :]
     at_the_end = len(with_norm) >= 4 and sum(p in bad for p in half) * 2 > len(half)
     settling = all(p.step <= _SCALER_SETTLES for p in bad) or len(bad) < _RARE * len(with_norm)
-    return Finding(
-        id="gradient-not-finite",
+    return from_page(
+        "gradient-not-finite",
         severity="error" if at_the_end else "note" if settling else "warning",
-        title="A gradient norm is not a number.",
         evidence=(
             f"first at step {bad[0].step:,}: grad_norm {bad[0].grad_norm}, loss {bad[0].loss} ({bad[0].where})",
             f"{len(bad):,} of {len(with_norm):,} entries",
         ),
         example=_around(points, bad[0].step),
-        explanation="With float16 and a loss scaler a few such steps are usual: they are skipped while the scale "
-        "settles. Without one, each of them writes NaN into the weights; with clipping, every gradient of the step "
-        "becomes NaN.",
-        fix=(
-            "use bfloat16 or float32 in place of float16",
-            "if they stay: lower the learning rate, and look for log(0) or 0 · inf in the loss (−inf logits)",
-        ),
     )
 
 

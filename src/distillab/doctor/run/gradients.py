@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 
+from distillab.doctor.page import from_page
 from distillab.doctor.run.series import RunSeries
 from distillab.doctor.run.trends import trend
 from distillab.records import CheckResult, Finding
@@ -30,31 +31,20 @@ def check_gradients(series: RunSeries) -> CheckResult:
 
 def _zero(series: RunSeries) -> Finding | None:
     points = [p for p in series.steps if p.grad_norm is not None]
-    # a zero beside a zero loss is a step without scored tokens, which another check tells
+    # a zero beside a zero loss is a step without scored tokens, which another check reports
     zeros = [p for p in points if p.grad_norm == 0 and p.loss != 0]
     if len(zeros) < _MOSTLY * len(points):
         return None
     losses = [value for _, value in series.losses()]
     ends = trend(losses) if len(losses) >= _FEWEST else None
     still = ends is not None and not ends.fell(0.02)
-    return Finding(
-        id="gradient-zero",
+    return from_page(
+        "gradient-zero",
+        "loss still" if still else "loss falls",
         severity="error" if still else "warning",
-        title="The gradient is exactly zero."
-        if still
-        else "The logged gradient norm is exactly zero, though the loss falls.",
         evidence=(
             f"grad_norm 0 at {len(zeros):,} of {len(points):,} entries, the first at step {zeros[0].step:,}",
             *((f"training loss {ends.head:.4g} at the start, {ends.tail:.4g} at the end",) if ends else ()),
-        ),
-        explanation="Nothing reaches the weights: the loss is detached from the student (no_grad, .item(), .detach()), "
-        "or all its parameters are frozen."
-        if still
-        else "The student learns, so the norm is not what it says: some sharded trainers do not measure it. Clipping "
-        "and its warnings then do nothing.",
-        fix=(
-            "after one backward pass, print the names of the parameters whose grad is not None and not zero",
-            "with adapters: check that they are attached to the layers and that they learn",
         ),
     )
 
@@ -73,22 +63,13 @@ def _explodes(series: RunSeries) -> Finding | None:
     lone = [place for place in range(len(values) // 3, len(values)) if values[place] > _LONE * usual]
     if not grown and not lone:
         return None
-    return Finding(
-        id="gradient-explodes",
-        severity="warning",
-        title="The gradient norm grows to many times what it was."
-        if grown
-        else "Single gradients are a hundred times as large as the others.",
+    return from_page(
+        "gradient-explodes",
+        "growth" if grown else "spikes",
         evidence=(
             f"median {usual:.3g}; {ends.head:.3g} early, {ends.tail:.3g} at the end",
             f"largest {values[largest]:.3g} at step {norms[largest][0]:,}",
             *((f"{len(lone)} steps above {_LONE:.0f} times the median",) if lone else ()),
-        ),
-        explanation="Without clipping, such a step throws the weights far away. With clipping it takes the whole step "
-        "for itself: the other rows of that step teach nothing. A norm that keeps growing is how divergence begins.",
-        fix=(
-            "clip: training.max_grad_norm=1.0; lower the learning rate, or warm it up over more steps",
-            "look at the rows of that step: very few scored tokens, or one wrong label",
         ),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from distillab.doctor.page import from_page
 from distillab.doctor.run.series import CROSS_ENTROPY, RunSeries
 from distillab.doctor.run.trends import trend
 from distillab.records import CheckResult, Finding
@@ -21,7 +22,7 @@ _BY_HEART = 0.5
 def check_held_out(series: RunSeries) -> CheckResult:
     """An evaluation that never changes; held-out loss above log V, the unigram line or its start; overfitting.
 
-    The first epochs tell causes apart: while rows are new, the training loss is itself a held-out loss. A gap between
+    The first epochs distinguish causes: while rows are new, the training loss is itself a held-out loss. A gap between
     the two at that time cannot come from learning rows by heart.
 
     Args:
@@ -47,19 +48,13 @@ def _never_changes(series: RunSeries) -> Finding | None:
     if len(values) < 3 or len(set(values)) > 1 or not _moved(series):
         return None
     certain = series.facts.significant_digits >= 6 or _moved(series, by=0.2)
-    return Finding(
-        id="evaluation-never-changes",
+    return from_page(
+        "evaluation-never-changes",
+        "loss",
         severity="error" if certain else "warning",
-        title="The held-out loss is the same at every measurement.",
         evidence=(
             f"{len(values)} measurements from step {points[0][0]:,} to {points[-1][0]:,}, all {values[0]!r}",
             _training_line(series),
-        ),
-        explanation="The evaluation does not see the weights that are trained: it judges another copy of the model, a "
-        "cached result, or the teacher. No held-out figure of this run says anything.",
-        fix=(
-            "evaluate before training, then after one step with a large learning rate: the value must change",
-            "check that the evaluated model is the one in the optimizer (adapters merged, the right rank, no copy)",
         ),
     )
 
@@ -70,15 +65,15 @@ def _above_uniform(series: RunSeries, held_out: _Curve) -> Finding | None:
     if uniform is None or not series.facts.held_out_is_cross_entropy or last <= uniform + _ABOVE_NATS:
         return None
     if not _fell(series):
-        return None  # a run whose training loss does not fall is told by the check of the learning rate
+        return None  # a run whose training loss does not fall belongs to the check of the learning rate
     early = [(at, value) for at, value in held_out[1:] if _few_epochs(series, at)]
     # no measurement of the first epochs is better than the start: the loss never pointed the right way
     never_better = bool(early) and min(value for _, value in early) >= held_out[0][1] and _has_start(held_out)
     kd_alone = bool(series.term_names) and CROSS_ENTROPY not in series.term_names
-    return Finding(
-        id="held-out-above-uniform",
+    return from_page(
+        "held-out-above-uniform",
+        "distillation alone" if kd_alone else "any loss",
         severity="error" if never_better else "warning",
-        title="The held-out loss ends above log V while the training loss falls.",
         evidence=(
             f"held-out {last:.3f} nats a token at step {step:,}; log V, which knows nothing, is {uniform:.3f}",
             _start_line(held_out),
@@ -86,21 +81,6 @@ def _above_uniform(series: RunSeries, held_out: _Curve) -> Finding | None:
             *_epoch_line(series, early),
         ),
         example=_curve_lines(held_out),
-        explanation="The student has become worse than one that gives every token the same probability: it is sure of "
-        "wrong tokens. "
-        + (
-            "Its loss compares it with the teacher alone, and falls: so what it is taught is not what the answers are "
-            "made of. That is how a teacher with another tokenizer looks, compared id by id."
-            if kd_alone
-            else "The loss that falls is not the loss of these answers: labels that are no answers, a teacher with "
-            "other tokens, or a few rows learned by heart."
-        ),
-        fix=(
-            "compare the two tokenizers: `distillab check TEACHER STUDENT`; where ids mean other tokens take a teacher "
-            "with the student's tokenizer (path A), or train on its written answers: method: seqkd (path B)",
-            "look at the labels: `distillab doctor batch`",
-            "if the tokens are the same: fewer passes over the rows, or more rows",
-        ),
     )
 
 
@@ -119,10 +99,10 @@ def _above_unigram(series: RunSeries, held_out: _Curve) -> Finding | None:
         for step, value in after_start
         if _few_epochs(series, step) and (near := _training_near(training, step)) is not None and near < unigram
     ]
-    return Finding(
-        id="held-out-never-below-unigram",
+    return from_page(
+        "held-out-never-below-unigram",
+        "in the first epochs" if contradictions else "later",
         severity="error" if contradictions else "warning",
-        title="The held-out loss never gets below the unigram line, and the training loss is far below it.",
         evidence=(
             f"best held-out {min(value for _, value in after_start):.3f} nats a token; the unigram line, which knows "
             f"only how often each token occurs, is {unigram:.3f}",
@@ -133,21 +113,6 @@ def _above_unigram(series: RunSeries, held_out: _Curve) -> Finding | None:
             ),
         ),
         example=_curve_lines(held_out),
-        explanation="The student is good at what it is trained on, and worse at the held-out answers than a table of "
-        "frequencies. "
-        + (
-            "In the first epochs the training rows are as new to it as the held-out rows, so this is no learning by "
-            "heart: the two losses do not ask for the same thing. The classic cause is an answer that is predicted at "
-            "the prompt's positions, without the answer's own tokens in the input."
-            if contradictions
-            else "Either a few rows were learned by heart, or the two losses do not ask for the same thing."
-        ),
-        fix=(
-            "look at the labels: `distillab doctor batch`; the input must be [prompt, answer, eos] in one sequence, "
-            "and labels must equal the input at the answer's positions and be -100 elsewhere",
-            "check that training and held-out rows are of one kind: same template, same language",
-            "if there are few rows: more rows, fewer passes",
-        ),
     )
 
 
@@ -157,20 +122,10 @@ def _above_start(series: RunSeries, held_out: _Curve) -> Finding | None:
         return None
     if last <= first * (1 + _OVERFIT):
         return None
-    return Finding(
-        id="held-out-worse-than-untrained",
-        severity="warning",
-        title="The held-out loss is never below that of the untrained student, while the training loss falls.",
+    return from_page(
+        "held-out-worse-than-untrained",
         evidence=(_start_line(held_out), _training_line(series)),
         example=_curve_lines(held_out),
-        explanation="Training made the student worse at the held-out answers from the first measurement on. Either the "
-        "training rows are another kind of text (another template, the teacher's style), or the labels or the "
-        "teacher's tokens are wrong, or all was learned by heart before the first measurement.",
-        fix=(
-            "measure the held-out loss more often at the start: training.evaluate_every",
-            "compare three training rows with three held-out rows: `distillab data`",
-            "check the pair and the labels: `distillab check`, `distillab doctor batch`",
-        ),
     )
 
 
@@ -187,22 +142,15 @@ def _overfitting(series: RunSeries, held_out: _Curve) -> Finding | None:
     # in the first epoch no row was read twice, so that nothing is known by heart
     if (epochs is not None and epochs <= 1) or not _fell_since(series, best_step):
         return None
-    return Finding(
-        id="overfitting",
-        severity="warning",
-        title="The held-out loss rises again while the training loss falls.",
+    return from_page(
+        "overfitting",
         evidence=(
             f"held-out {best:.4g} at step {best_step:,}, its best; {last:.4g} at step {step:,}, the last",
             *((f"the best is after {epoch:.1f} passes over the training rows",) if epoch else ()),
             _training_line(series),
         ),
         example=_curve_lines(held_out),
-        explanation="From the best step on the student learns its rows by heart. The last weights are not the best "
-        "ones.",
-        fix=(
-            f"stop near step {best_step:,}: training.steps={best_step}",
-            "more rows (the teacher can answer more prompts: method seqkd), or a lower learning rate",
-        ),
+        words={"best_step": f"{best_step:,}", "steps": best_step},
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 
+from distillab.doctor.page import from_page
 from distillab.doctor.run.series import RunSeries
 from distillab.doctor.run.trends import noise, slope, spikes, trend
 from distillab.records import CheckResult, Finding
@@ -20,7 +21,7 @@ _THROWN_AT_START = 1.25
 _FEWEST_THROWN = 5
 _SPIKE = 2.0
 _FEWEST_SPIKES = 2
-# lower jumps that come again and again are told too: one batch in so many is broken
+# lower jumps that come again and again count too: one batch in so many is broken
 _LOW_SPIKE = 1.4
 _FEWEST_LOW_SPIKES = 4
 _LITTLE = 0.1
@@ -53,7 +54,7 @@ def _diverges(series: RunSeries) -> Finding | None:
     off = max(high - smooth[best] if high > _THROWN * smooth[best] > 0 else 0.0, ends.tail - smooth[best])
     rise = ends.tail - smooth[best]
     far = rise > _ABOVE_BEST * abs(smooth[best]) and off > 4 * ends.error
-    # less of a rise is told where something else says the same
+    # a smaller rise counts where something else shows the same
     less = rise > max(_RISEN * abs(smooth[best]), 4 * ends.error) and _worse_elsewhere(series, losses[best * window][0])
     if not (far or less) or best == len(smooth) - 1 or _weights_rise(series):
         return None
@@ -66,23 +67,16 @@ def _diverges(series: RunSeries) -> Finding | None:
     at = losses[best * window][0]
     peak = max(rates, key=lambda pair: pair[1]) if rates else None
     worse_than_nothing = _above_uniform(series)
-    return Finding(
-        id="loss-diverges",
+    return from_page(
+        "loss-diverges",
+        "later",
         severity="error" if worse_than_nothing else "warning",
-        title="The training loss rises again and does not come back.",
         evidence=(
             f"{ends.head:.4g} at the start, {smooth[best]:.4g} near step {at:,}, {ends.tail:.4g} at the end",
             *((f"learning rate at most {peak[1]:.3g}, first at step {peak[0]:,}",) if peak else ()),
             *((f"log V, which knows nothing: {series.facts.uniform_nats:.3f}",) if worse_than_nothing else ()),
         ),
         example=_curve(series),
-        explanation="The steps are too large: the weights were thrown out of the region they had found. The learning "
-        "rate is too high for this student, or its warm-up too short; or gradients are added up from step to step.",
-        fix=(
-            "divide training.learning_rate by 3 to 10; warm up over 2 to 5 % of the steps: training.warmup_steps",
-            "in a loop of your own: optimizer.zero_grad() at every step",
-            "keep training.max_grad_norm=1.0; start again from the untrained student, not from these weights",
-        ),
     )
 
 
@@ -117,22 +111,15 @@ def _thrown_at_the_start(series: RunSeries) -> Finding | None:
     ):
         return None
     rates = [value for _, value in series.learning_rates()]
-    return Finding(
-        id="loss-diverges",
-        severity="warning",
-        title="The training loss rises far above where it began, before it falls.",
+    return from_page(
+        "loss-diverges",
+        "early",
         evidence=(
             f"{first:.4g} at the first step; median of the {window:,} steps after it: {high:.4g}, at most "
             f"{max(early):.4g}; {values[-1]:.4g} at the last step",
             *((f"learning rate at most {max(rates):.3g}",) if rates else ()),
         ),
         example=_curve(series),
-        explanation="The first steps threw the weights away, and the rest of the run brings back a part of what they "
-        "were. The learning rate is too high for this student, or its warm-up too short.",
-        fix=(
-            "divide training.learning_rate by 3 to 10; warm up over 2 to 5 % of the steps: training.warmup_steps",
-            "start again from the untrained student, not from these weights",
-        ),
     )
 
 
@@ -170,10 +157,8 @@ def _spikes(series: RunSeries) -> Finding | None:
         if len(found) < _FEWEST_LOW_SPIKES:
             return None
     worst = max(found, key=lambda place: values[place])
-    return Finding(
-        id="loss-spikes",
-        severity="warning",
-        title="The training loss jumps and comes back, again and again.",
+    return from_page(
+        "loss-spikes",
         evidence=(
             f"{len(found)} jumps above {factor:g} times the neighbours; first at step {losses[found[0]][0]:,}",
             f"the largest: {values[worst]:.4g} at step {losses[worst][0]:,}",
@@ -181,12 +166,6 @@ def _spikes(series: RunSeries) -> Finding | None:
         example=tuple(
             f"step {losses[place][0]}: loss {values[place]:.4g}"
             for place in range(max(0, worst - 2), min(len(values), worst + 3))
-        ),
-        explanation="The learning rate is at the edge of what this student bears, or single batches are broken (few "
-        "scored tokens, another language, a wrong label). Each jump costs the steps that it takes to come back.",
-        fix=(
-            "lower the learning rate by half; clip gradients: training.max_grad_norm=1.0",
-            "look at the rows of these steps; if they are always the same, repair or remove them",
         ),
     )
 
@@ -211,10 +190,8 @@ def _too_low(series: RunSeries) -> Finding | None:
         return None  # below the line that is easy to reach, slow is normal
     goal, name = (ends.tail / 2, "half of it") if unigram is None else (unigram, "the unigram line")
     rates = [value for _, value in series.learning_rates()]
-    return Finding(
-        id="learning-rate-too-low",
-        severity="warning",
-        title="The loss falls slowly and on a straight line.",
+    return from_page(
+        "learning-rate-too-low",
         evidence=(
             f"training loss {ends.head:.4g} at the start, {ends.tail:.4g} after {steps[-1] - steps[0]:,} steps",
             f"{-rate * 1000:.3g} in 1,000 steps, not slowing: {goal:.4g} ({name}) would take "
@@ -225,12 +202,6 @@ def _too_low(series: RunSeries) -> Finding | None:
                 if norms
                 else ()
             ),
-        ),
-        explanation="A loss that bends has found something; one that falls on a straight line with a steady gradient "
-        "is still at its beginning. The steps are too small, or the run is far too short.",
-        fix=(
-            "try 3, 10 and 30 times training.learning_rate over 100 steps each; take the largest that does not jump",
-            "check the weight of the term, and whether the loss is divided by more than the scored tokens",
         ),
     )
 

@@ -1,4 +1,4 @@
-"""A place -> the runs that it holds: our run, our study, a trainer's folder or its log."""
+"""Read the runs of a place: a run or study of distillab, a trainer's folder or its log."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from distillab.doctor.run.logs_distillab import METRICS, of_our_rows, of_our_run
+from distillab.doctor.run.logs_distillab import METRICS, of_metrics_file, of_run_folder
 from distillab.doctor.run.logs_other import (
     of_printed,
     of_rows_file,
@@ -27,7 +27,7 @@ _READ = f"a run or study folder of distillab, a folder with {_STATE}, a .json, .
 
 @dataclass(frozen=True)
 class Run:
-    """One run: what its log says, its folder and its record where it is ours and finished."""
+    """One run: its log, and its folder and record where it is a finished run of distillab."""
 
     series: RunSeries
     folder: Path | None = None
@@ -36,7 +36,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Runs:
-    """All runs of a place; `results` where it is a finished study of ours."""
+    """All runs of a place; `results` where it is a finished study of distillab."""
 
     runs: tuple[Run, ...]
     results: StudyResults | None = None
@@ -57,13 +57,13 @@ def read_runs(place: Path) -> Runs:
 
 def _folder(folder: Path) -> Runs:
     if (folder / METRICS).exists():
-        series, record = of_our_run(folder, name="")
+        series, record = of_run_folder(folder, name="")
         return Runs((Run(series, folder, record),))
     found = sorted(path.parent for path in (folder / "runs").glob(f"*/*/{METRICS}"))
     if found:
         runs = []
         for path in found:
-            series, record = of_our_run(path, name=f"{path.parent.name}/{path.name}")
+            series, record = of_run_folder(path, name=f"{path.parent.name}/{path.name}")
             runs.append(Run(series, path, record))
         finished = folder / "results.json"
         return Runs(tuple(runs), read_record(StudyResults, finished) if finished.exists() else None)
@@ -99,6 +99,6 @@ def _file(path: Path) -> RunSeries:
             rows, notes = read_json_lines(path)
             if rows and any("terms" in row.values for row in rows):
                 facts = RunFacts(in_nats=True, held_out_is_cross_entropy=True)
-                return of_our_rows(rows, name="", facts=facts, epochs_a_step=None, notes=tuple(notes))
+                return of_metrics_file(rows, name="", facts=facts, epochs_a_step=None, notes=tuple(notes))
         return of_rows_file(path)
     return of_printed(path)

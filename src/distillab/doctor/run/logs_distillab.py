@@ -16,7 +16,7 @@ from distillab.records import RunRecord, read_record
 METRICS, RECORD, RECIPE = "metrics.jsonl", "run.json", "recipe.json"
 
 
-def of_our_run(folder: Path, *, name: str) -> tuple[RunSeries, RunRecord | None]:
+def of_run_folder(folder: Path, *, name: str) -> tuple[RunSeries, RunRecord | None]:
     """One run folder, and its record where it is finished.
 
     Raises:
@@ -29,12 +29,12 @@ def of_our_run(folder: Path, *, name: str) -> tuple[RunSeries, RunRecord | None]
     batch = _at(recipe, "training", "batch_size")
     each = batch / rows_an_epoch if isinstance(batch, int) and rows_an_epoch else None
     if record is not None and record.shown_failure:
-        notes = [*notes, f"its record says that it shows a failure on purpose: {record.shown_failure}"]
-    series = of_our_rows(rows, name=name, facts=_facts(recipe, record), epochs_a_step=each, notes=tuple(notes))
+        notes = [*notes, f"its record marks it as a planted failure: {record.shown_failure}"]
+    series = of_metrics_file(rows, name=name, facts=_facts(recipe, record), epochs_a_step=each, notes=tuple(notes))
     return series, record
 
 
-def of_our_rows(
+def of_metrics_file(
     rows: list[LogRow], *, name: str, facts: RunFacts, epochs_a_step: float | None, notes: tuple[str, ...]
 ) -> RunSeries:
     """The lines of a metrics.jsonl.

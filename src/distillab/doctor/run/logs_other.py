@@ -54,7 +54,7 @@ def read_json(text: str, *, where: str) -> Any:
 
 
 def read_json_lines(path: Path) -> tuple[list[LogRow], list[str]]:
-    """Rows of a file of JSON lines, and what is to be said: a torn last line, as a killed trainer leaves it.
+    """Return the rows of a file of JSON lines, and notes: a torn last line, as a killed trainer leaves it.
 
     Raises:
         DataError: any other line is broken, or a line is no object.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+from distillab.doctor.page import from_page
 from distillab.doctor.run.series import RunSeries, StepPoint
 from distillab.records import CheckResult, Finding
 
@@ -30,20 +31,12 @@ def _out_of_order(points: Sequence[StepPoint]) -> Finding | None:
         return None
     distinct = len({point.step for point in points})
     again = [f"{b.where}: step {b.step} after step {a.step}{_epochs(a, b)}" for a, b in back[:3]]
-    return Finding(
-        id="steps-out-of-order",
-        severity="warning",
-        title="The log goes back to earlier steps.",
+    return from_page(
+        "steps-out-of-order",
         evidence=(
             f"{len(points):,} entries of {distinct:,} different steps; it goes back {len(back)} times",
             *again,
             "where a step stands twice, the other checks read the later entry",
-        ),
-        explanation="The log holds more than one run, or a run that was resumed and repeated steps. A curve drawn from "
-        "it joins different runs, and its last values may belong to another run than its first.",
-        fix=(
-            "give the log of one run: cut the file at the places named above, or log every run to a file of its own",
-            "if it was resumed: check that the learning rate went on where it had been, and did not warm up again",
         ),
     )
 
@@ -63,12 +56,4 @@ def _unfinished(series: RunSeries) -> Finding | None:
     # a trainer that logs every so many steps need not log the last one
     if planned is None or last + max(every, 1) > planned:
         return None
-    return Finding(
-        id="run-not-finished",
-        severity="note",
-        title="The log ends before the run's last step.",
-        evidence=(f"last step in the log: {last:,} of {planned:,}",),
-        explanation="The run is still going on, was stopped, or was killed. The learning rate is still that of the "
-        "middle of its schedule, so that the values here are above what the finished run would reach.",
-        fix=("let it finish, or resume it, before it is compared with finished runs",),
-    )
+    return from_page("run-not-finished", evidence=(f"last step in the log: {last:,} of {planned:,}",))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from distillab.doctor.page import from_page
 from distillab.doctor.run.logs import Run
-from distillab.records import CheckResult, Finding, outlook
+from distillab.records import CheckResult, outlook
 
 
 def run_outlooks(runs: Sequence[Run]) -> tuple[str, ...]:
@@ -29,19 +30,5 @@ def run_outlooks(runs: Sequence[Run]) -> tuple[str, ...]:
 
 def worse_than_start(sentences: Sequence[str]) -> CheckResult:
     """The finding that stands beside the sentences where no other one explains them."""
-    finding = Finding(
-        id="worse-than-start",
-        severity="warning",
-        title="The student begins above log V, or ends no better than it began.",
-        evidence=tuple(sentences),
-        explanation="What the arms are compared by is which of them does least harm. A student that begins above log V "
-        "does not read what it is given: another tokenizer or template, or weights that were not loaded. One that ends "
-        "worse learned something else than these answers, or was pushed too hard.",
-        fix=(
-            "evaluate the untrained student and one after ten steps: training.evaluate_every; lower "
-            "training.learning_rate",
-            "compare three training rows with three held-out rows: `distillab data`",
-            "check the pair and the labels: `distillab check`, `distillab doctor batch`",
-        ),
-    )
+    finding = from_page("worse-than-start", evidence=tuple(sentences))
     return CheckResult(check="run-outlook", scope="the start and the end of every arm", findings=(finding,))

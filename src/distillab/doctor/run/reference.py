@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 
+from distillab.doctor.page import from_page
 from distillab.doctor.run.rescaled import check_rescaling
 from distillab.doctor.run.series import RunSeries
 from distillab.doctor.run.trends import Trend, trend
@@ -30,7 +31,7 @@ def check_references(series: RunSeries) -> CheckResult:
     lines = _lines(series)
     scope = f"{len(training):,} cross-entropies of training beside {', '.join(lines) or 'no known line'}"
     if not training and not (held_out and series.facts.held_out_is_cross_entropy):
-        why = "the log has no cross-entropy in nats a token (of another trainer's log: say --vocabulary)"
+        why = "the log has no cross-entropy in nats a token (for another trainer's log, give --vocabulary)"
         return CheckResult(check="run-references", scope=scope, skipped=why)
     found = [_start(series), _stuck(series) or _flat(series), _below_entropy(series), _too_good(series)]
     return CheckResult(check="run-references", scope=scope, findings=tuple(one for one in found if one is not None))
@@ -45,7 +46,7 @@ def _lines(series: RunSeries) -> list[str]:
 def _start(series: RunSeries) -> Finding | None:
     uniform, random = series.facts.uniform_nats, series.facts.random_student
     first = _first(series)
-    # a factor of 2, 4, … is told by the check of rescaling
+    # a factor of 2, 4, … belongs to the check of rescaling
     if uniform is None or random is None or first is None or check_rescaling(series).findings:
         return None
     step, value, what = first
@@ -57,31 +58,8 @@ def _start(series: RunSeries) -> Finding | None:
         f"log V: {uniform:.3f}, so {value / uniform:.2f} times",
     )
     if random:
-        return Finding(
-            id="initial-loss-far-from-uniform",
-            severity="warning",
-            title="A student with random weights does not begin at log V.",
-            evidence=evidence,
-            explanation="Fresh weights know nothing, so their loss is close to log V. Far above: the weights are drawn "
-            "too large, or the loss is summed where it should be a mean. Far below: the weights are not fresh, or the "
-            "loss counts positions that are easy or empty.",
-            fix=(
-                "check the weights' standard deviation (0.02 is usual) and what the loss is divided by",
-                "count the scored tokens of one batch by hand and compare: `distillab doctor batch`",
-            ),
-        )
-    return Finding(
-        id="initial-loss-far-from-uniform",
-        severity="warning",
-        title="A pretrained student begins above log V: worse than one that knows nothing.",
-        evidence=evidence,
-        explanation="A pretrained model that reads its own tokens is far below log V on almost any text. Above it, it "
-        "reads ids of another tokenizer, a template that it has never seen, or its weights were not loaded.",
-        fix=(
-            "compare the tokenizer of the data with that of the student: `distillab check`",
-            "read the loading messages",
-        ),
-    )
+        return from_page("initial-loss-far-from-uniform", "random", evidence=evidence)
+    return from_page("initial-loss-far-from-uniform", "pretrained", evidence=evidence)
 
 
 def _first(series: RunSeries) -> tuple[int, float, str] | None:
@@ -103,26 +81,17 @@ def _stuck(series: RunSeries) -> Finding | None:
     if ends.tail < (1 - _STUCK_WITHIN) * uniform or best_held_out < (1 - _STUCK_WITHIN) * uniform:
         return None
     near = abs(ends.tail / uniform - 1) <= _STUCK_WITHIN and abs(ends.head / uniform - 1) <= _STUCK_WITHIN
-    # a slow fall that can be seen is told by the check of the learning rate
+    # a slow fall that can be seen belongs to the check of the learning rate
     if not near or ends.fell(0.002) or not _had_its_rate(series):
         return None
     rates = [value for _, value in series.learning_rates()]
-    return Finding(
-        id="nothing-learned",
-        severity="error",
-        title="The loss never leaves log V: nothing was learned.",
+    return from_page(
+        "nothing-learned",
         evidence=(
             f"training loss {ends.head:.3f} at the start, {ends.tail:.3f} at the end, log V {uniform:.3f}",
             f"steps: {series.last_step:,}",
             *((f"learning rate at most {max(rates):.3g}",) if rates else ()),
             *_norms(series),
-        ),
-        explanation="The student still gives every token nearly the same probability. Even which tokens are frequent, "
-        "which takes a few dozen steps, has not been learned.",
-        fix=(
-            "check that the optimizer holds the student's parameters and that they learn (requires_grad)",
-            "check that the loss is computed from logits and not from probabilities (a second softmax pins it)",
-            "raise the learning rate, and look at the labels of a batch: `distillab doctor batch`",
         ),
     )
 
@@ -143,26 +112,18 @@ def _flat(series: RunSeries) -> Finding | None:
         return None
     if not lowest <= ends.tail <= uniform or (unigram is not None and ends.tail <= unigram):
         return None
-    return Finding(
-        id="loss-flat-near-uniform",
-        severity="warning",
-        title="The loss has flattened close to log V.",
+    return from_page(
+        "loss-flat-near-uniform",
         evidence=(
             f"training loss {ends.head:.3f} at the start, {late.head:.3f} in the middle, {ends.tail:.3f} at the end",
             f"log V {uniform:.3f}; a loss on probabilities in place of logits never gets below {lowest:.3f}",
             *((f"unigram {unigram:.3f}",) if unigram is not None else ()),
         ),
-        explanation="Which tokens are frequent is easy to learn, and takes a loss further down than this on most text. "
-        "Something bounds the loss: a softmax taken twice, a temperature, label smoothing, or a cut in the gradient.",
-        fix=(
-            "give the loss logits, and take log_softmax once",
-            "test the loss by itself from Python: audit_loss",
-        ),
     )
 
 
 def _had_its_rate(series: RunSeries) -> bool:
-    """Enough steps after the warm-up; none, where the rate is zero all along (which another check tells)."""
+    """Enough steps after the warm-up; none, where the rate is zero all along (which another check reports)."""
     rates = series.learning_rates()
     if not rates:
         return True
@@ -184,15 +145,9 @@ def _below_entropy(series: RunSeries) -> Finding | None:
     step, best = min(held_out, key=lambda pair: pair[1])
     if best >= _BELOW_FLOOR * floor:
         return None
-    return Finding(
-        id="loss-below-entropy",
-        severity="warning",
-        title="The held-out loss is lower than the data allow.",
+    return from_page(
+        "loss-below-entropy",
         evidence=(f"held-out loss {best:.3f} at step {step:,}", f"entropy of the data, as it was given: {floor:.3f}"),
-        explanation="No model can be better than the entropy of the answers given their prompts, on rows it has not "
-        "seen. The held-out rows are also in the training part, or positions that are no answer (padding, the prompt) "
-        "are scored, or the answer can be read in the input.",
-        fix=("look for rows that stand in both parts: `distillab data`", "look at the mask: `distillab doctor batch`"),
     )
 
 
@@ -205,18 +160,10 @@ def _too_good(series: RunSeries) -> Finding | None:
     share = _TOO_GOOD_SHARE * facts.uniform_nats if facts.uniform_nats is not None and facts.random_student else 0.0
     if max(ends.tail, held_out[-1][1]) >= max(_TOO_GOOD_NATS, share):
         return None
-    return Finding(
-        id="loss-too-good",
-        severity="warning",
-        title="Training and held-out loss are both close to zero.",
+    return from_page(
+        "loss-too-good",
         evidence=(
             f"training {ends.tail:.4f}, held-out {held_out[-1][1]:.4f} nats a token at the end",
             f"training began at {ends.head:.3f}",
-        ),
-        explanation="Text is not predictable to that degree. Most often the labels are not shifted, so that the model "
-        "is asked for the token that it has just read; or most scored positions are padding.",
-        fix=(
-            "look at three rows with their labels: `distillab doctor batch`; a position is asked for the next token",
-            "let it generate: a student that copies its input cannot answer",
         ),
     )

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import statistics
 
+from distillab.doctor.page import from_page
 from distillab.doctor.run.series import RunSeries
 from distillab.doctor.run.trends import near_factor, trend
 from distillab.records import CheckResult, Finding
 
 _POINTS = 3
 _STEADY = 0.12  # relative spread of a ratio that is the same all along
-_MOVED = 0.2  # share by which the held-out loss must have changed, for a steady ratio to say anything
+_MOVED = 0.2  # share by which the held-out loss must have changed, for a steady ratio to mean anything
 _START_WITHIN = 0.04
 _TERMS_WITHIN = 0.05
 _AS_LARGE = 0.25  # |log ratio|
@@ -84,7 +85,7 @@ def _beside(series: RunSeries) -> list[tuple[float, float]]:
         near = [loss for at, loss in losses if before < at <= step][-10:]
         if near and step > 0:
             pairs.append((statistics.median(near), value))
-    # a loss below zero is a reward or a bound, and a ratio of two such says nothing
+    # a loss below zero is a reward or a bound, and a ratio of two such means nothing
     return [(loss, value) for loss, value in pairs if loss > 0 and value > 0]
 
 
@@ -120,26 +121,17 @@ def _is_steady(ratios: list[float]) -> bool:
 
 
 def _finding(series: RunSeries, ratio: float, against: str, over: str, *, certain: bool) -> Finding:
-    said = f"{ratio:.2f} times" if ratio > 1 else f"one {1 / ratio:.2f}th of"
+    factor = f"{ratio:.2f} times" if ratio > 1 else f"one {1 / ratio:.2f}th of"
     first, last = series.losses()[0], series.losses()[-1]
     norms = [value for _, value in series.grad_norms()]
     known = series.facts.accumulation
-    return Finding(
-        id="accumulation-rescales",
+    return from_page(
+        "accumulation-rescales",
         severity="error" if certain else "warning",
-        title="The training loss is a whole multiple or fraction of what it should be.",
         evidence=(
-            f"the training loss is {said} {against} ({over})",
+            f"the training loss is {factor} {against} ({over})",
             f"training loss {first[1]:.4g} at step {first[0]:,}, {last[1]:.4g} at step {last[0]:,}",
             *((f"microbatches an optimizer step, times processes: {known}",) if known else ()),
             *((f"gradient norm: {trend(norms).head:.4g} at the start",) if len(norms) > 1 else ()),
-        ),
-        explanation="Microbatch means were added up without dividing by their number, or divided once too often. The "
-        "gradient is off by the same factor: with clipping at 1 it may be hidden, without it the learning rate is in "
-        "effect another one. Rows of short answers also get another weight than rows of long ones.",
-        fix=(
-            "divide the summed loss by the number of scored tokens of the whole optimizer step, over all processes",
-            "compare two steps of the same rows: batch 4 × accumulation 1 and batch 1 × accumulation 4 must give one "
-            "loss and one gradient norm",
         ),
     )

@@ -12,7 +12,7 @@ from distillab.doctor.run.columns import parts_of
 from distillab.doctor.run.series import HeldOutPoint, RunFacts, RunSeries, StepPoint
 from distillab.errors import DataError, near_names
 
-# our name -> how others call it, after "/", "-" and " " became "_" and all letters small; the first one found counts
+# distillab's name -> other trainers' names, after "/", "-" and " " became "_", in small letters; the first counts
 _TRAINING: dict[str, tuple[str, ...]] = {
     "loss": ("loss", "train_loss", "training_loss", "loss_train", "total_loss", "train_total_loss"),
     "grad_norm": ("grad_norm", "train_grad_norm", "gradient_norm", "global_grad_norm"),
@@ -102,8 +102,8 @@ def series_of_rows(
             facts=[f"columns: {', '.join(list(seen)[:12]) or 'none'}", *_near(seen)],
             fix=f"name the columns loss, eval_loss, grad_norm, learning_rate, step (also read: {', '.join(_others())})",
         )
-    said = [] if has_steps else ["the log has no step numbers: its training entries are counted"]
-    return RunSeries("", source, tuple(steps), tuple(held_out), facts, (*notes, *said))
+    note = [] if has_steps else ["the log has no step numbers: its training entries are counted"]
+    return RunSeries("", source, tuple(steps), tuple(held_out), facts, (*notes, *note))
 
 
 def _plain(name: str) -> str:
@@ -111,8 +111,8 @@ def _plain(name: str) -> str:
 
 
 def _chosen(named: Mapping[str, Any], table: Mapping[str, tuple[str, ...]], where: str) -> dict[str, float]:
-    found = {ours: _number(named, theirs, where) for ours, theirs in table.items()}
-    return {ours: value for ours, value in found.items() if value is not None}
+    found = {name: _number(named, column, where) for name, column in table.items()}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _number(named: Mapping[str, Any], names: Sequence[str], where: str) -> float | None:
@@ -161,4 +161,4 @@ def _others() -> list[str]:
 
 def _near(seen: Mapping[str, None]) -> list[str]:
     known = [name for table in (_TRAINING, _HELD_OUT) for names in table.values() for name in names]
-    return [f"{name}: {said}" for name in seen if (said := near_names(name, known)).startswith("did")][:3]
+    return [f"{name}: {near}" for name in seen if (near := near_names(name, known)).startswith("did")][:3]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from itertools import pairwise
 
+from distillab.doctor.page import from_page
 from distillab.doctor.run.series import RunSeries
 from distillab.doctor.run.trends import trend
 from distillab.records import CheckResult, Finding
@@ -37,7 +38,7 @@ def check_schedule(series: RunSeries) -> CheckResult:
     if max(values) <= 0:
         found: Finding | None = _zero(series)
     elif len(values) < _FEWEST:
-        return CheckResult(check="run-schedule", scope=scope, skipped="too few learning rates to tell a schedule")
+        return CheckResult(check="run-schedule", scope=scope, skipped="too few learning rates to recognise a schedule")
     else:
         found = _only_warms_up(series) or _restarts(rates) or _never_decays(rates) or _decays_too_early(series)
         found = found or _cut_short(series)
@@ -47,10 +48,10 @@ def check_schedule(series: RunSeries) -> CheckResult:
 def _zero(series: RunSeries) -> Finding:
     losses = [value for _, value in series.losses()]
     moves = len(losses) >= 3 and trend(losses).fell()
-    return Finding(
-        id="learning-rate-zero",
+    return from_page(
+        "learning-rate-zero",
+        "loss moves" if moves else "loss still",
         severity="warning" if moves else "error",
-        title="The learning rate is zero at every step.",
         evidence=(
             f"{len(series.learning_rates()):,} entries, all 0",
             *(
@@ -58,13 +59,6 @@ def _zero(series: RunSeries) -> Finding:
                 if len(losses) > 1
                 else ()
             ),
-        ),
-        explanation="The loss falls all the same, so the logged rate is not the one in use (several parameter groups)."
-        if moves
-        else "No weight was ever changed.",
-        fix=(
-            "check the schedule's number of steps: computed before the data set's length was known it is often 0 or 1",
-            "check that the setting is read as a number: YAML 1.1 reads 1e-4 as text; write 1.0e-4",
         ),
     )
 
@@ -80,14 +74,10 @@ def _only_warms_up(series: RunSeries) -> Finding | None:
         return None
     planned = series.facts.planned_steps
     unfinished = planned is not None and rates[-1][0] < 0.5 * planned
-    return Finding(
-        id="schedule-only-warms-up",
+    return from_page(
+        "schedule-only-warms-up",
         severity="note" if unfinished else "warning",
-        title="The learning rate rises until the end of the log.",
         evidence=(f"{values[0]:.3g} at step {rates[0][0]:,}, {values[-1]:.3g} at step {rates[-1][0]:,}, the highest",),
-        explanation="The warm-up is as long as what the log shows, so the student never trained at its learning rate "
-        "for long, and never with a falling one.",
-        fix=("set training.warmup_steps to 2 to 5 % of the steps", "or give the run more steps"),
     )
 
 
@@ -108,23 +98,11 @@ def _restarts(rates: tuple[tuple[int, float], ...]) -> Finding | None:
     gaps = [later[0] - earlier[0] for earlier, later in pairwise(rises)]
     regular = len(rises) >= 2 and max(gaps) <= 3 * min(gaps)
     step, before, value = rises[0]
-    return Finding(
-        id="schedule-restarts",
-        severity="note",
-        title="The learning rate restarts after it had decayed"
-        + (": a schedule with warm restarts." if regular else "."),
+    return from_page(
+        "schedule-restarts",
+        "regular" if regular else "once",
         evidence=(
             f"{len(rises)} rises; the first at step {step:,}: from {before:.3g} to {value:.3g}; peak {peak:.3g}",
-        ),
-        explanation="After each rise the loss goes up for a while and the last point before it is the better model. "
-        + (
-            "That is what warm restarts do."
-            if regular
-            else "Where no restart was asked for, the run was resumed without its scheduler's state."
-        ),
-        fix=(
-            "compare models at the low points of the schedule, and end the run at one",
-            "if it was resumed: resume with the optimizer's and the scheduler's state",
         ),
     )
 
@@ -135,14 +113,8 @@ def _never_decays(rates: tuple[tuple[int, float], ...]) -> Finding | None:
     rest = [value for _, value in rates[reached:]]
     if reached > len(rates) // 2 or min(rest) < (1 - _SAME) * peak:
         return None
-    return Finding(
-        id="schedule-never-decays",
-        severity="note",
-        title="The learning rate is constant to the end.",
-        evidence=(f"{peak:.3g} from step {rates[reached][0]:,} to {rates[-1][0]:,}",),
-        explanation="At a constant rate the last weights jump about the point that they could settle in. A decay to "
-        "zero over the last part usually lowers the held-out loss, at no cost; the gain is not in this run's figures.",
-        fix=("training.schedule=linear or cosine",),
+    return from_page(
+        "schedule-never-decays", evidence=(f"{peak:.3g} from step {rates[reached][0]:,} to {rates[-1][0]:,}",)
     )
 
 
@@ -168,10 +140,9 @@ def _decays_too_early(series: RunSeries) -> Finding | None:
     entropy = series.facts.entropy_nats
     if entropy is not None and series.training_nats() and level < _NEAR_ENTROPY * entropy:
         return None
-    return Finding(
-        id="schedule-decays-too-early",
+    return from_page(
+        "schedule-decays-too-early",
         severity="note" if line is None else "warning",
-        title="The learning rate is next to zero for most of the run.",
         evidence=(
             f"highest {peak:.3g}; below {_LARGE:.0%} of it after step {large:,}, below 1 % after step {alive:,} of "
             f"{last:,}; {rates[-1][1]:.3g} at the end",
@@ -179,12 +150,7 @@ def _decays_too_early(series: RunSeries) -> Finding | None:
             "the end: it stopped with the rate",
             *((line,) if line is not None else ()),
         ),
-        explanation=f"The last {(last - alive) / (last - first):.0%} of the steps changed next to nothing. Most often "
-        "a decay that was meant for an epoch is taken at every step, or the schedule was laid for fewer steps.",
-        fix=(
-            "lay the schedule for the steps that there are: training.schedule=linear or cosine",
-            "in a loop of your own: scheduler.step() once an epoch if its gamma or T_max counts epochs",
-        ),
+        words={"share": f"{(last - alive) / (last - first):.0%}"},
     )
 
 
@@ -210,22 +176,17 @@ def _cut_short(series: RunSeries) -> Finding | None:
         return None
     planned = series.facts.planned_steps
     if planned is not None and last_step < planned:
-        return None  # the log ends before the run: the check of the order says so
+        return None  # the log ends before the run: the check of the order reports it
     before_step, before = rest[-max(2, len(rest) // 5)]
     whole = (peak - last) / max(1, last_step - rest[0][0])
     late = (before - last) / max(1, last_step - before_step)
     # a schedule that flattens has come to its end: one with a floor, or one that falls with 1/√step
     if late <= 0 or late < _STILL_FALLING * whole:
         return None
-    return Finding(
-        id="schedule-cut-short",
-        severity="note",
-        title="The learning rate was still high where the log ends.",
+    return from_page(
+        "schedule-cut-short",
         evidence=(
             f"peak {peak:.3g}, last {last:.3g} at step {last_step:,}: {last / peak:.0%} of the peak",
             f"at its rate it comes to zero about {last / late:,.0f} steps later",
         ),
-        explanation="The schedule was laid for more steps than the log shows: the run was stopped, or its length was "
-        "set twice. The held-out loss falls most while the rate goes to zero, and that part is missing.",
-        fix=("let it finish; or lay the schedule for the steps that there are: training.steps",),
     )

@@ -1,4 +1,4 @@
-"""What a log says, whoever wrote it: step -> loss, held-out loss, gradient norm, learning rate; each may be missing.
+"""The columns of a log of any trainer: step -> loss, held-out loss, gradient norm, learning rate; each may be missing.
 
 Units: losses are as they were logged. They are nats a token of the student's vocabulary only where `RunFacts.in_nats`.
 """
@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-# The term of our runs that predicts given answers; its value is comparable with log V and the unigram line.
+# The term of distillab's runs that predicts given answers; its value is comparable with log V and the unigram line.
 CROSS_ENTROPY = "cross_entropy"
 
 
@@ -64,8 +64,8 @@ class RunFacts:
         random_student: whether the student began with random weights.
         accumulation: microbatches an optimizer step, times processes: the factor by which a wrong mean is off.
         planned_steps: of the whole run.
-        in_nats: losses are nats a token: our records say so, or the user.
-        held_out_is_cross_entropy: the held-out loss is the cross-entropy of given answers (our runs), and not
+        in_nats: losses are nats a token, by distillab's records or the user's word.
+        held_out_is_cross_entropy: the held-out loss is the cross-entropy of given answers (distillab's runs), and not
             whatever loss a trainer evaluates.
         significant_digits: of the logged numbers; 4 where a trainer prints so.
     """
@@ -83,12 +83,12 @@ class RunFacts:
 
 @dataclass(frozen=True)
 class RunSeries:
-    """One run as its log tells it. Points stand in the order of the log.
+    """One run, from its log. Points stand in the order of the log.
 
     Attributes:
         name: of the run within the examined place; "" where it is the only one.
         source: the kind of log, for people.
-        notes: what the reader has to say: torn lines, lines passed over.
+        notes: remarks of the reader: torn lines, lines passed over.
     """
 
     name: str
@@ -115,7 +115,7 @@ class RunSeries:
 
     @property
     def last_step(self) -> int:
-        """The last step that the log tells of; 0 where it has none."""
+        """The last step of the log; 0 where it has none."""
         return max([point.step for point in self.steps] + [point.step for point in self.held_out], default=0)
 
     def training_nats(self) -> tuple[tuple[int, float], ...]:
@@ -145,7 +145,7 @@ class RunSeries:
         return tuple((step, value) for step, value in found if value is not None and math.isfinite(value))
 
     def epoch_at(self, step: int) -> float | None:
-        """Passes over the training rows at a step: of the last point until then that tells them."""
+        """Passes over the training rows at a step: of the last point until then that has them."""
         known = [(point.step, point.epoch) for point in self.steps if point.epoch is not None and point.step <= step]
         known += [
             (point.step, point.epoch) for point in self.held_out if point.epoch is not None and point.step <= step
@@ -154,5 +154,5 @@ class RunSeries:
 
 
 def _measured(found: Iterable[tuple[int, float | None]]) -> tuple[tuple[int, float], ...]:
-    # NaN, ±inf and a loss of exactly 0.0 are no measurements of a loss: `check_finite` speaks of them
+    # NaN, ±inf and a loss of exactly 0.0 are no measurements of a loss: `check_finite` reports them
     return tuple((step, value) for step, value in found if value is not None and math.isfinite(value) and value != 0)

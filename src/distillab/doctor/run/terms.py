@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 
+from distillab.doctor.page import from_page
 from distillab.doctor.run.constants import never_changes, one_value
 from distillab.doctor.run.series import CROSS_ENTROPY, RunSeries
 from distillab.doctor.run.trends import trend
@@ -25,7 +26,7 @@ def check_terms(series: RunSeries) -> CheckResult:
     measured = sum(bool(point.shares) for point in series.steps)
     scope = f"{len(names)} terms ({', '.join(names) or 'none logged'}); gradient shares at {measured} steps"
     if not names and not any(point.cosines for point in series.steps):
-        return CheckResult(check="run-terms", scope=scope, skipped="the log does not tell the loss's terms apart")
+        return CheckResult(check="run-terms", scope=scope, skipped="the log does not have the loss's terms one by one")
     found: list[Finding] = []
     for name in names:
         one = _without_positions(series, name) or _never_changes(series, name) or _without_effect(series, name)
@@ -39,14 +40,7 @@ def _without_positions(series: RunSeries, name: str) -> Finding | None:
     counts = [point.counts[name] for point in series.steps if name in point.counts]
     if not counts or any(counts):
         return None
-    return Finding(
-        id="term-without-positions",
-        severity="error",
-        title="A term of the loss has nothing to compare at any step.",
-        evidence=(f"{name}: count 0 at all {len(counts):,} steps",),
-        explanation="The term adds nothing, so this run is the same as one without it, under another name.",
-        fix=("look at what the term counts: its mask is empty, or no part of the two texts meets (`distillab check`)",),
-    )
+    return from_page("term-without-positions", evidence=(f"{name}: count 0 at all {len(counts):,} steps",))
 
 
 def _never_changes(series: RunSeries, name: str) -> Finding | None:
@@ -74,18 +68,7 @@ def _without_effect(series: RunSeries, name: str) -> Finding | None:
     else:
         return None
     kind = "The labels have" if name == CROSS_ENTROPY else "A term of the loss has"
-    return Finding(
-        id="term-without-effect",
-        severity="warning",
-        title=f"{kind} next to no part in the gradient.",
-        evidence=evidence,
-        explanation="The student is trained by the other terms alone. What this run shows about the term is that of a "
-        "run without it.",
-        fix=(
-            "raise its weight, or let it be set by the gradients: weight: balanced",
-            "compare terms by their share of the gradient, not by their value: units differ",
-        ),
-    )
+    return from_page("term-without-effect", "small gradient", evidence=evidence, words={"kind": kind})
 
 
 def _cosines(series: RunSeries) -> Finding | None:
@@ -126,17 +109,4 @@ def _apart(series: RunSeries) -> Finding | None:
 
 
 def _fight(evidence: tuple[str, ...]) -> Finding:
-    return Finding(
-        id="terms-fight",
-        severity="warning",
-        title="Two terms of the loss pull the student apart.",
-        evidence=evidence,
-        explanation="What lowers one term raises the other. With few rows that is the labels learned by heart against "
-        "a teacher who spreads its probability; with a teacher of other tokens or of another template the two ask for "
-        "different texts.",
-        fix=(
-            "train with each term alone, and compare the held-out loss",
-            "let the teacher write the answers (method: seqkd), so that both terms ask for the same text",
-            "lower the weight of one: weight: {start: 1.0, end: 0.0}",
-        ),
-    )
+    return from_page("terms-fight", evidence=evidence)

@@ -55,7 +55,7 @@ def trend(values: Sequence[float]) -> Trend:
 def noise(values: Sequence[float]) -> float:
     """Standard deviation around a slow curve: from the differences of neighbours, so that the slope has no part.
 
-    Of fewer than eight values nothing can be said, and the result is 0.
+    For fewer than eight values the result is 0.
     """
     if len(values) < 8:
         return 0.0

@@ -64,7 +64,7 @@ def run_arm_checks(
         operations = tokens * (6 * largest.student + 2 * largest.teacher) / _WIDTH
         clock.guess_unit(operations, setups[0].device.type)
         # the first steps of all are measured, so that the clock knows what the others take; then the cheap ones, and
-        # those that tell most of what is left
+        # the most informative of what is left
         clock.begin(SPLIT)
         found = [*check_steps(setups, clock)]
         clock.begin(TERMS)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from distillab.doctor.clock import Clock
+from distillab.doctor.page import from_page
 from distillab.doctor.selftest.evaluation import judged
 from distillab.doctor.selftest.machine import Machine, Weights, size, this_machine
 from distillab.doctor.selftest.memory import RunMemory, run_memory
@@ -31,7 +32,7 @@ class Budget:
         seeds: runs of every arm.
         workers: runs side by side.
         cached: whether teachers read the rows once, for all runs.
-        cache_bytes: of what they say, where it is stored and not there yet.
+        cache_bytes: of their signals, where it is stored and not there yet.
         process_bytes: of this process with its rows, before a model was loaded.
     """
 
@@ -132,16 +133,9 @@ def cost_findings(costs: Costs, machine: Machine) -> list[Finding]:
         found.append(memory_finding(costs.memory_bytes, machine.memory_bytes))
     if costs.disk_bytes > machine.disk_bytes:
         found.append(
-            Finding(
-                id="disk-too-small",
-                severity="warning",
-                title="The disk has no room for what the recipe will write.",
+            from_page(
+                "disk-too-small",
                 evidence=(f"needed: about {size(costs.disk_bytes)}", f"free: {size(machine.disk_bytes)}"),
-                explanation="The runs stop when the disk is full. What is finished then is kept.",
-                fix=(
-                    "free some space, or another place: output=…, cache.folder=…",
-                    "store less of the teacher: cache.kinds, or teacher_signals: online",
-                ),
             )
         )
     return found
@@ -149,18 +143,7 @@ def cost_findings(costs: Costs, machine: Machine) -> list[Finding]:
 
 def memory_finding(needed: int, there: int) -> Finding:
     """The device has less memory than the runs take."""
-    return Finding(
-        id="memory-too-small",
-        severity="warning",
-        title="The models do not fit into the memory of the recipe's device.",
-        evidence=(f"needed: about {size(needed)}", f"there: {size(there)}"),
-        explanation="The run is killed, or the machine begins to swap, which is as good as being killed.",
-        fix=(
-            "training.microbatch_size=1, training.gradient_checkpointing=true; workers=1",
-            "a cache of the teacher, so that both models are never loaded together: distillab cache build",
-            "a smaller student, or teacher.dtype=bfloat16",
-        ),
-    )
+    return from_page("memory-too-small", evidence=(f"needed: about {size(needed)}", f"there: {size(there)}"))
 
 
 def _judging_s(setup: Setup) -> float:
@@ -174,10 +157,10 @@ def _judging_s(setup: Setup) -> float:
     points = 1 + training.steps // (training.evaluate_every or max(1, training.steps // 10))
     held_out = setup.inputs.held_out
     seconds = row_s * (points * min(own.curve_rows, len(held_out.rows)) + min(own.rows, len(held_out.rows)))
-    asked = held_out.first(own.generate_rows).prompt_ids
-    if asked:
-        each = written_s(student, setup.inputs.student, asked, batch_size=own.batch_size)
-        seconds += each * own.max_new_tokens * math.ceil(len(asked) / own.batch_size)
+    prompts = held_out.first(own.generate_rows).prompt_ids
+    if prompts:
+        each = written_s(student, setup.inputs.student, prompts, batch_size=own.batch_size)
+        seconds += each * own.max_new_tokens * math.ceil(len(prompts) / own.batch_size)
     return seconds
 
 

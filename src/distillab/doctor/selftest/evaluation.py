@@ -7,6 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from distillab.doctor.clock import Clock
+from distillab.doctor.page import from_page
 from distillab.doctor.selftest.messages import number
 from distillab.doctor.selftest.setup import Setup
 from distillab.evaluation.protocol import EvaluationResult, evaluate
@@ -75,43 +76,23 @@ def disturb(student: PreTrainedModel) -> None:
 
 
 def evaluation_findings(first: EvaluationResult, again: EvaluationResult, other: EvaluationResult) -> list[Finding]:
-    """What is wrong with an evaluation that says this of the same weights, and of others."""
+    """Return the findings of an evaluation with these figures for the same and for other weights."""
     figures = tuple(
         f"{what}: {number(judged.record.nats_per_token)} nats a token"
         for what, judged in (("the student", first), ("again", again), ("with other weights", other))
     )
     if _apart(first.scores.nats, again.scores.nats) > _ROUNDING or first.answers != again.answers:
         return [
-            Finding(
-                id="evaluation-not-repeatable",
-                severity="error",
-                title="The same student is judged otherwise the second time.",
+            from_page(
+                "evaluation-not-repeatable",
                 evidence=(
                     *figures,
                     f"largest difference of a row: {number(_apart(first.scores.nats, again.scores.nats))}",
                 ),
-                explanation="Differences between arms would be differences of chance.",
-                fix=(
-                    "a student whose forward draws nothing in eval mode",
-                    "this is a fault of distillab: please report the model's class",
-                ),
             )
         ]
     if bool((first.scores.nats == other.scores.nats).all()):
-        return [
-            Finding(
-                id="evaluation-blind-to-weights",
-                severity="error",
-                title="The held-out figures do not change when the student's weights do.",
-                evidence=figures,
-                explanation="Whatever is trained, the figures stay the same: another model is judged than the one that "
-                "learns.",
-                fix=(
-                    "look for a second copy of the model: a merged adapter, an exported file",
-                    "this is a fault of distillab: please report the model's class",
-                ),
-            )
-        ]
+        return [from_page("evaluation-blind-to-weights", evidence=figures)]
     return []
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from distillab.doctor.clock import Clock
+from distillab.doctor.page import from_page
 from distillab.doctor.selftest.messages import left_out, number, scope
 from distillab.doctor.selftest.setup import Setup
 from distillab.doctor.selftest.stepping import Stepped, step, training_of
@@ -65,47 +66,17 @@ def first_step_findings(stepped: Stepped, setup: Setup) -> list[Finding]:
     if first < _NOTHING_TO_LEARN or not math.isfinite(first):
         return []
     if last > _RISES * first:
-        return [
-            Finding(
-                id="first-steps-raise-loss",
-                severity="warning",
-                title="The first steps raise the loss of the rows that they learn.",
-                evidence=evidence,
-                explanation="The learning rate is most likely too high for this student: the steps jump over what they "
-                "look for. A long warm-up can still save a run; it is shorter here.",
-                fix=(f"training.learning_rate={rate / 10:.1g}", "a warm-up: training.warmup_steps"),
-            )
-        ]
+        return [from_page("first-steps-raise-loss", evidence=evidence, words={"lower_rate": f"{rate / 10:.1g}"})]
     if last > _FALLS * first:
-        return [
-            Finding(
-                id="first-steps-change-nothing",
-                severity="warning",
-                title="The first steps leave the loss of the rows that they learn as it is.",
-                evidence=evidence,
-                explanation="A few rows are learned within some steps by anything that learns. At this pace a run ends "
-                "where it began.",
-                fix=(
-                    f"training.learning_rate={rate * 10:.1g}",
-                    "look at the weights of the terms: a term with a tiny weight moves nothing",
-                ),
-            )
-        ]
+        return [from_page("first-steps-change-nothing", evidence=evidence, words={"higher_rate": f"{rate * 10:.1g}"})]
     return []
 
 
 def _not_finite(setup: Setup, error: NumericsError) -> Finding:
-    return Finding(
-        id="first-steps-not-finite",
-        severity="error",
-        title="The loss or its gradient is not finite within the first steps.",
+    return from_page(
+        "first-steps-not-finite",
         evidence=(
             f"arms {setup.name}, learning rate {setup.recipe.training.learning_rate:g}",
             *str(error).splitlines(),
-        ),
-        explanation="The run would stop at the same place.",
-        fix=(
-            "a tenth of training.learning_rate, or a longer training.warmup_steps",
-            "training.precision: float32; student.dtype: float32; teacher.dtype: bfloat16 instead of float16",
         ),
     )

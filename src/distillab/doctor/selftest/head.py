@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from distillab.doctor.clock import Clock
+from distillab.doctor.page import from_page
 from distillab.doctor.selftest.messages import left_out, number, scope
 from distillab.doctor.selftest.rounding import rounding_of
 from distillab.doctor.selftest.setup import Setup
@@ -83,9 +84,9 @@ def head_difference(setup: Setup) -> HeadDifference | None:
         measured = measure(student, setup.batch, objective, signal, factors=factors, device=setup.device)
         chunked = measured.losses["+".join(objective.token_terms)]
         dense = _dense(setup, student, objective, signal, measured, factors)
-    ours, theirs = _gradient(chunked, learning), _gradient(dense, learning)
-    size = float(theirs.norm())
-    apart = float((ours - theirs).norm()) / size if size else float(ours.norm())
+    by_chunks, by_logits = _gradient(chunked, learning), _gradient(dense, learning)
+    size = float(by_logits.norm())
+    apart = float((by_chunks - by_logits).norm()) / size if size else float(by_chunks.norm())
     return HeadDifference(float(chunked.detach()), float(dense.detach()), apart)
 
 
@@ -96,19 +97,11 @@ def head_findings(found: HeadDifference, setup: Setup) -> list[Finding]:
     if loss_apart <= rounding.allowed and found.gradient <= rounding.allowed:
         return []
     return [
-        Finding(
-            id="head-pass-differs",
-            severity="error",
-            title="The loss in chunks is not the loss of the model's own logits.",
+        from_page(
+            "head-pass-differs",
             evidence=(
                 f"arms {setup.name}: {number(found.chunked)} in chunks, {number(found.dense)} from all logits",
                 f"their gradients differ by {found.gradient:.1%} of their size ({rounding})",
-            ),
-            explanation="Between its last hidden states and its logits the model does something that is not known "
-            "here, so a run would train and judge other logits than the model gives when it is used.",
-            fix=(
-                "another class of student",
-                "this is a fault of distillab: please report the model's class and its config.json",
             ),
         )
     ]
@@ -129,7 +122,7 @@ def _dense(
     here = slice(0, scores.targets_N.shape[0])
 
     def teacher() -> TeacherScores | None:
-        # valid until the teacher is asked again, which a term may do while it settles
+        # valid until the teacher's next forward pass, which a term may do while it settles
         return None if measured.teacher is None else measured.teacher.chunk(here, device)
 
     total = torch.zeros((), device=device)

@@ -99,7 +99,7 @@ def _bytes(path: str, config: PreTrainedConfig, dtype: str) -> int:
 
 @cache
 def _parameters(path: str, settings: str) -> int:
-    """How many parameters a model has; `settings` tells two configurations of one path apart."""
+    """How many parameters a model has; `settings` distinguishes two configurations of one path."""
     config = load_config(path, revision=None)
     with torch.device("meta"):
         model = model_of(config)

@@ -68,7 +68,7 @@ class RunMemory:
 
 
 def resident_bytes() -> int:
-    """What this process has in memory now; where the system does not say it, the most so far."""
+    """Return the bytes of this process in memory now; where the system does not give them, the peak so far."""
     table = Path("/proc/self/statm")
     if sys.platform != "linux" or not table.is_file():
         return peak_rss_bytes()

@@ -1,4 +1,4 @@
-"""What several checks of the self-test say in the same way."""
+"""Sentences that several checks of the self-test share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def scope(setups: Sequence[Setup], what: str) -> str:
 
 
 def left_out(reasons: Sequence[tuple[str, str]]) -> str | None:
-    """`skipped` of (what, why); None where nothing was left out. Equal reasons are said once."""
+    """`skipped` of (what, why); None where nothing was left out. Equal reasons stand once."""
     by_reason: dict[str, list[str]] = {}
     for what, why in reasons:
         by_reason.setdefault(why, []).append(what)

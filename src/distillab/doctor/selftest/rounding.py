@@ -27,7 +27,7 @@ class Rounding:
 
 
 def rounding_of(setup: Setup) -> Rounding:
-    """That of a loss and its gradient: of the student's weights, the arithmetic, and a teacher that is asked.
+    """That of a loss and its gradient: of the student's weights, the arithmetic, and a live teacher.
 
     Other kernels calculate a row alone than a row among others, so that the same teacher rounds it otherwise. What is
     read from a cache is the same each time.
@@ -44,6 +44,6 @@ def rounding_of(setup: Setup) -> Rounding:
 
 
 def teacher_format(setup: Setup) -> str:
-    """Number format in which the teacher calculates when it is asked; float32 where nothing is asked."""
+    """Return the number format of a live teacher; float32 without one."""
     model = setup.teacher_model
     return "float32" if model is None else str(model.dtype).removeprefix("torch.")

@@ -1,4 +1,4 @@
-"""One way of training that a recipe asks for, on a few rows, with the models as a run loads them."""
+"""One way of training of a recipe, on a few rows, with the models as a run loads them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Arm:
         name: of the arm; of a run its method.
         inputs: of one of its runs.
         source: its teacher, whose weights are loaded once for all arms that have it; None where there is none.
-        settings: how what the teacher says is stored, where it is.
+        settings: how the teacher's signal is stored, where it is.
     """
 
     name: str
@@ -93,7 +93,7 @@ class Setup:
 
     @property
     def settings(self) -> CacheConfig:
-        """How what the teacher says is stored."""
+        """How the teacher's signal is stored."""
         return self.arms[0].settings
 
     @property
@@ -108,7 +108,7 @@ class Setup:
 
     @property
     def draws(self) -> bool:
-        """Whether a term draws at random from a teacher that is asked."""
+        """Whether a term samples from a live teacher."""
         stored = self.recipe.teacher is not None and self.recipe.teacher.path is None
         return not stored and any(isinstance(term, SampledDivergenceConfig) for term in self.terms)
 
@@ -166,11 +166,11 @@ class Setup:
         return objective_for(self.inputs, student, self.teacher)
 
     def signal(self, objective: Objective, teacher: SignalSource | None = None) -> TeacherSignal:
-        """What the teacher, or another one, says of the few rows."""
-        asked = teacher or self.teacher
-        if asked is None or not objective.reads_teacher:
+        """Return the signal of the teacher, or of another one, on the few rows."""
+        source = teacher or self.teacher
+        if source is None or not objective.reads_teacher:
             return TeacherSignal()
-        return asked.signal(teacher_batch(self.batch), objective.request)
+        return source.signal(teacher_batch(self.batch), objective.request)
 
     @contextmanager
     def arithmetic(self) -> Iterator[None]:
@@ -220,7 +220,7 @@ def setups_of(arms: Sequence[Arm], original: PreTrainedModel, *, scratch: Path) 
 def by_tokens(setups: Sequence[Setup]) -> list[Setup]:
     """One setup for each teacher and way of reading it, with every term that any arm has, each once.
 
-    What is asked of a single term needs no objective of its own.
+    A question about a single term needs no objective of its own.
     """
     groups: dict[tuple[int, bool], list[Setup]] = {}
     for setup in setups:
@@ -238,7 +238,7 @@ def by_tokens(setups: Sequence[Setup]) -> list[Setup]:
     return found
 
 
-def that_can_be_asked(
+def answerable(
     groups: Sequence[Setup], clock: Clock, *, units: float, missed: list[tuple[str, str]]
 ) -> Iterator[tuple[Setup, SignalSource]]:
     """The setups whose teacher's weights are there, one by one, as long as there is time.

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from distillab.config.terms import LinearWeight, TermConfig
 from distillab.doctor.clock import Clock
+from distillab.doctor.page import from_page
 from distillab.doctor.selftest.messages import left_out, number, scope
 from distillab.doctor.selftest.rounding import rounding_of
 from distillab.doctor.selftest.setup import Setup
@@ -100,21 +101,12 @@ def split_findings(both: Splits, setup: Setup) -> list[Finding]:
         )
     ]
     return [
-        Finding(
-            id="split-changes-step",
-            severity="error",
-            title="An optimizer step depends on how it is split into microbatches.",
+        from_page(
+            "split-changes-step",
             evidence=(
                 f"arms {setup.name}: loss {number(whole)} as one microbatch, {number(rows)} row by row",
                 f"their gradients differ by {apart:.1%} of their size ({rounding})",
                 *terms,
-            ),
-            explanation="The same recipe gives another student on a machine with less memory, or on several, and two "
-            "arms  with different microbatches are not comparable.",
-            fix=(
-                "the same training.microbatch_size for all that is compared",
-                "a model whose forward mixes the rows of a batch (batch normalisation, expert capacity) does this; "
-                "else it is a fault of distillab: please report it with the recipe",
             ),
         )
     ]
@@ -128,30 +120,23 @@ def reach_findings(stepped: Stepped, setup: Setup) -> list[Finding]:
     every = len(unreached) == len(stepped.learning)
     shown = ", ".join(unreached[:_NAMED])
     return [
-        Finding(
-            id="parameters-without-gradient",
+        from_page(
+            "parameters-without-gradient",
             severity="error" if every else "warning",
-            title="The loss has no gradient for some of the student's parameters.",
             evidence=(
                 f"arms {setup.name}: {len(unreached)} of {len(stepped.learning)} tensors that learn have no gradient, "
                 "or a gradient of zero, in a step in which every term has its largest weight",
                 shown + (f" and {len(unreached) - _NAMED} more" if len(unreached) > _NAMED else ""),
             ),
-            explanation="These parameters stay as they are (weight decay aside). Of a student with random weights that "
-            "is a part that never learns anything.",
-            fix=(
-                "add a term that reads the logits: {kind: cross_entropy}, or {kind: token_divergence}",
-                "experts that none of a few rows chose are no fault",
-            ),
         )
     ]
 
 
-def difference(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> float:
-    """‖ours − theirs‖ / ‖ours‖ over all parameters; a missing gradient is zero."""
+def difference(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> float:
+    """‖first − second‖ / ‖first‖ over all parameters; a missing gradient is zero."""
     apart = size = 0.0
-    for name in sorted({*ours, *theirs}):
-        one, other = ours.get(name), theirs.get(name)
+    for name in sorted({*first, *second}):
+        one, other = first.get(name), second.get(name)
         known = one if one is not None else other
         assert known is not None
         zero = torch.zeros_like(known)

@@ -27,7 +27,7 @@ class Stepped:
     Attributes:
         reports: of every step.
         gradients: name -> gradient of the first step before clipping, float32 on the CPU; of the student's parameters
-            that have one. Empty where they were not asked for.
+            that have one. Empty where they were not requested.
         learning: names of all parameters of the student that learn.
         seconds: of every step, with its data and its teacher.
         fitted: names of the terms that were fitted to the rows before the first step (see

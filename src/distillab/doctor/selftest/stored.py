@@ -1,4 +1,4 @@
-"""Does a cache of what the teacher says give the terms the same values as the teacher itself?
+"""Does a cache of the teacher's signal give the terms the same values as the teacher itself?
 
 A few rows are recorded into a folder that is removed afterwards, by the code of `distillab cache build`, and read back
 by the code of a run. How far the values may differ is what the kind of storage promises
@@ -17,9 +17,10 @@ from torch import Tensor
 from distillab.config.cache import KindConfig, SampledKind, TextKind
 from distillab.config.terms import AttentionMapsConfig
 from distillab.doctor.clock import Clock
+from distillab.doctor.page import from_page
 from distillab.doctor.selftest.messages import left_out, number, scope
 from distillab.doctor.selftest.rounding import teacher_format
-from distillab.doctor.selftest.setup import Setup, by_tokens, that_can_be_asked
+from distillab.doctor.selftest.setup import Setup, answerable, by_tokens
 from distillab.errors import TeacherError
 from distillab.objectives.step import measure
 from distillab.records import CheckResult, Finding
@@ -33,7 +34,7 @@ _UNITS = 4.0
 _LEAST = 1e-5  # of a unit of a term: rounding
 # relative differences of a term's value that a way of storing may make
 _EXACT, _HALF = 2e-3, 2e-2
-# what a teacher of this format says of a row alone, and of the same row among others
+# a teacher of this format on a row alone, and on the same row among others
 _OF_TEACHER = {"float16": 5e-3, "bfloat16": _HALF}
 _ERRORS = 6.0  # standard errors of a mean over positions, where tokens were drawn
 
@@ -62,8 +63,8 @@ def check_cache(setups: Sequence[Setup], clock: Clock) -> CheckResult:
     missed: list[tuple[str, str]] = []
     findings: list[Finding] = []
     names: list[str] = []
-    asked = that_can_be_asked(groups, clock, units=_UNITS, missed=missed)
-    for place, (group, teacher) in enumerate(asked):
+    chosen = answerable(groups, clock, units=_UNITS, missed=missed)
+    for place, (group, teacher) in enumerate(chosen):
         storable = [term for term in group.terms if not isinstance(term, AttentionMapsConfig)]
         if len(storable) < len(group.terms):
             missed.append(("attention_maps", "attention maps are never stored: they grow with the square of a row"))
@@ -122,8 +123,8 @@ def stored_terms(
     factors = dict.fromkeys(objective.names, 1.0)
     drawn = setup.draws or any(isinstance(kind, SampledKind) for kind in kinds)
 
-    def values(asked: SignalSource) -> tuple[dict[str, float], dict[str, Tensor]]:
-        signal = setup.signal(objective, asked)
+    def values(source: SignalSource) -> tuple[dict[str, float], dict[str, Tensor]]:
+        signal = setup.signal(objective, source)
         measured = measure(student, setup.batch, objective, signal, factors=factors, device=setup.device)
         return {term: float(total) / counts[term] for term, total in measured.sums.items()}, measured.values
 
@@ -142,20 +143,13 @@ def cache_findings(name: str, found: StoredTerm, kinds: Sequence[KindConfig], se
         return []
     stored = ", ".join(kind.model_dump_json(exclude_defaults=True) for kind in kinds)
     return [
-        Finding(
-            id="cached-differs-from-live",
-            severity="error",
-            title="A cache of the teacher gives a term another value than the teacher itself.",
+        from_page(
+            "cached-differs-from-live",
             evidence=(
                 f"term {name} of {setup.name}: from the teacher {number(found.live)}, from the cache "
                 f"{number(found.cached)} a unit; allowed is a difference of {number(allowed)}",
                 f"the teacher's number format: {format_}",
                 f"stored as: {', '.join(kind.kind for kind in kinds)} {stored}",
-            ),
-            explanation="Runs that read the cache would learn from another teacher than the one that the record names.",
-            fix=(
-                "leave cache.kinds out: what the terms read is then stored as they read it",
-                "teacher_signals: online asks the teacher in every run",
             ),
         )
     ]
@@ -167,18 +161,11 @@ def promised_difference(kinds: Sequence[KindConfig]) -> float:
 
 
 def _does_not_serve(setup: Setup, kinds: Sequence[KindConfig], error: TeacherError) -> Finding:
-    return Finding(
-        id="cache-does-not-serve",
-        severity="error",
-        title="What is stored of the teacher is not what a term reads.",
+    return from_page(
+        "cache-does-not-serve",
         evidence=(
             f"arms {setup.name}; cache.kinds: {', '.join(kind.kind for kind in kinds)}",
             *str(error).splitlines(),
-        ),
-        explanation="The teacher would read all rows first, and every run of these arms would then stop.",
-        fix=(
-            "leave cache.kinds out: what the terms read is then stored",
-            "or name a kind that serves them: {kind: full}",
         ),
     )
 

@@ -1,7 +1,7 @@
-"""Is every term zero where the student is the teacher, and worse where the teacher speaks of another position?
+"""Is every term zero where the student is the teacher, and worse where the teacher's signal is shifted by one?
 
 The teacher takes the student's place, in the recipe's own terms, on the recipe's rows. A recipe can break this by its
-settings alone: the one most likely token, made to sum to one, says the same whatever the models say.
+settings alone: the one most likely token, made to sum to one, has the same value for all models.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from torch import Tensor
 
 from distillab.config.terms import ContrastiveConfig, DualSpaceConfig, TermConfig
 from distillab.doctor.clock import Clock
+from distillab.doctor.page import from_page
 from distillab.doctor.selftest.messages import left_out, number, scope
-from distillab.doctor.selftest.setup import Setup, by_tokens, that_can_be_asked
+from distillab.doctor.selftest.setup import Setup, answerable, by_tokens
 from distillab.models.activations import Activations
 from distillab.models.aligned_positions import teacher_batch
 from distillab.models.projections import QKV
@@ -31,7 +32,7 @@ from distillab.terminal import plural
 CHECK_ID = "selftest-terms"
 _UNITS = 3.0
 _ROUNDING = 1e-5  # of a unit of a term
-_PART = 0.01  # of what the term says of a teacher that is one position off
+_PART = 0.01  # of the term's value for a teacher that is one position off
 _BLIND = 1e-9
 _SEED = 0x5E1F  # of what is drawn from the teacher
 _NO_ZERO = "it learns how the two models' states are compared, so it is not zero where they are equal"
@@ -56,7 +57,7 @@ def check_terms(setups: Sequence[Setup], clock: Clock) -> CheckResult:
     missed: list[tuple[str, str]] = []
     findings: list[Finding] = []
     terms = 0
-    for group, teacher in that_can_be_asked(groups, clock, units=_UNITS, missed=missed):
+    for group, teacher in answerable(groups, clock, units=_UNITS, missed=missed):
         zero = []
         for term in group.terms:
             if learns_to_compare(term):
@@ -89,13 +90,13 @@ def own_layers(term: TermConfig) -> TermConfig:
     layers = getattr(term, "layers", None)
     if layers is None or isinstance(layers, str):
         return term
-    return term.model_copy(update={"layers": tuple((theirs, theirs) for _, theirs in layers)})
+    return term.model_copy(update={"layers": tuple((layer, layer) for _, layer in layers)})
 
 
 def teacher_as_student(setup: Setup, teacher: SignalSource) -> dict[str, TeacherAsStudent]:
     """Name of a term -> its means where the student is the teacher."""
     model = setup.teacher_model
-    assert model is not None  # the setup is one of `that_can_be_asked`
+    assert model is not None  # the setup is one of `answerable`
     view, inputs, split = setup.inputs.require_teacher(), setup.inputs, setup.split
     if view.own_tokens:
         split = view.pair.encoded_for_teacher(split)
@@ -128,7 +129,7 @@ def teacher_as_student(setup: Setup, teacher: SignalSource) -> dict[str, Teacher
 
 
 def shifted(signal: TeacherSignal) -> TeacherSignal:
-    """What a teacher says, each position's word at the next position."""
+    """Return a teacher's signal shifted by one position."""
     scores, activations = signal.scores, signal.activations
     if isinstance(scores, HeadInputs):
         scores = HeadInputs(scores.hidden_ND.roll(1, 0), scores.head)
@@ -151,36 +152,9 @@ def term_findings(name: str, found: TeacherAsStudent, setup: Setup) -> list[Find
         f"student = teacher: {number(found.equal)}; the teacher one position off: {number(found.shifted)} (a unit)",
     )
     if found.shifted < _BLIND:
-        return [
-            Finding(
-                id="term-blind-to-teacher",
-                severity="error",
-                title="A term says the same whatever the teacher says.",
-                evidence=evidence,
-                explanation="The student learns nothing from this term. A run with it is a run without it, at its "
-                "price.",
-                fix=(
-                    f"look at the settings of {name}: one token with tail: renormalise always has probability 1, and a "
-                    "very high temperature makes all distributions equal",
-                    "tail: cell, k of 16 or more, temperature between 1 and 4",
-                ),
-            )
-        ]
+        return [from_page("term-blind-to-teacher", evidence=evidence, words={"name": name})]
     if found.equal > _ROUNDING + _PART * found.shifted:
-        return [
-            Finding(
-                id="term-not-zero-at-teacher",
-                severity="error",
-                title="A term is not zero where the student is the teacher.",
-                evidence=evidence,
-                explanation="The term does not lead to the teacher: a student that has become the teacher would be "
-                "driven away from it.",
-                fix=(
-                    "use the term's settings as they are by default, and change one at a time",
-                    "if it stays: this is a fault of distillab, please report it with the recipe",
-                ),
-            )
-        ]
+        return [from_page("term-not-zero-at-teacher", evidence=evidence)]
     return []
 
 

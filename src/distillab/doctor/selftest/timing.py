@@ -29,7 +29,7 @@ class StepTime:
     """One optimizer step of one objective.
 
     Attributes:
-        step_s: of a step, with the teacher where one is asked.
+        step_s: of a step, with a live teacher where there is one.
         teacher_s: of the teacher's part.
         measured: on rows as the run has them; False: extrapolated from the few short rows by their tokens.
     """

@@ -1,0 +1,112 @@
+"""The page of a finding, `doctor/findings/ID.md`: the only text of what was found, what it means and what to do.
+
+A heading `## error or warning, CASE: TITLE` begins the text of one case, in this order: the explanation, then a list of
+what to do. `{name}` in it is a word that the check supplies. The other sections are for readers alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import cast, get_args
+
+from distillab.errors import ConfigError, near_names
+from distillab.records import Finding, Severity
+
+FOLDER = Path(__file__).parent / "findings"
+_SEVERITY = "|".join(get_args(Severity))
+_CASE = re.compile(rf"^## ((?:{_SEVERITY})(?:(?:, | or )(?:{_SEVERITY}))*)(?:, ([^:]+))?: (.+)$")
+_WORD = re.compile(r"\{(\w+)\}")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case of a finding: the severities that it can have, and its text with places for words."""
+
+    severities: tuple[Severity, ...]
+    title: str
+    explanation: str
+    fix: tuple[str, ...]
+
+    @property
+    def words(self) -> frozenset[str]:
+        """The names of the words that the text needs."""
+        return frozenset(_WORD.findall(" ".join((self.title, self.explanation, *self.fix))))
+
+
+def from_page(
+    name: str,
+    case: str = "",
+    *,
+    evidence: tuple[str, ...],
+    example: tuple[str, ...] = (),
+    severity: Severity | None = None,
+    fix: tuple[str, ...] = (),
+    words: Mapping[str, object] | None = None,
+) -> Finding:
+    """Return the finding with the text of its page.
+
+    Args:
+        name: the id.
+        case: which case of the page, where it has several.
+        evidence: the facts, one a line, with figures and units.
+        example: a piece of the examined data, line by line.
+        severity: one of those of the page; None: the page names one alone.
+        fix: what to do, where the check computes it; before the list of the page.
+        words: the words of the text.
+    Raises:
+        KeyError: the page has no such case, or a word is missing.
+        ValueError: the page does not name this severity.
+    """
+    text = cases(name)[case]
+    if severity is None:
+        (severity,) = text.severities
+    elif severity not in text.severities:
+        raise ValueError(f"{name}: severity {severity} is not on the page: {', '.join(text.severities)}")
+    given = words or {}
+
+    def filled(line: str) -> str:
+        return _WORD.sub(lambda match: str(given[match[1]]), line)
+
+    return Finding(
+        id=name,
+        severity=severity,
+        title=filled(text.title),
+        evidence=evidence,
+        example=example,
+        explanation=filled(text.explanation),
+        fix=(*fix, *map(filled, text.fix)),
+    )
+
+
+@cache
+def cases(name: str) -> Mapping[str, Case]:
+    """Return the cases of a finding by name; "" is the name of the only one."""
+    read: dict[str, Case] = {}
+    for part in re.split(r"^(?=## )", (FOLDER / f"{name}.md").read_text(encoding="utf-8"), flags=re.MULTILINE):
+        heading, _, body = part.partition("\n")
+        match = _CASE.match(heading)
+        if match is not None:
+            text, *steps = re.split(r"^\* ", body, flags=re.MULTILINE)
+            severities = tuple(cast(Severity, one) for one in re.findall(_SEVERITY, match[1]))
+            read[match[2] or ""] = Case(severities, match[3], _line(text), tuple(map(_line, steps)))
+    return read
+
+
+def page(name: str) -> str:
+    """Return the whole page of a finding, as Markdown.
+
+    Raises:
+        ConfigError: no finding has this id.
+    """
+    known = sorted(path.stem for path in FOLDER.glob("*.md"))
+    if name not in known:
+        raise ConfigError("No finding has this id.", facts=[f"got {name!r}"], fix=near_names(name, known))
+    return (FOLDER / f"{name}.md").read_text(encoding="utf-8")
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
