@@ -20,6 +20,7 @@ from __future__ import annotations
 import ast
 import compileall
 import difflib
+import gc
 import multiprocessing
 import os
 import py_compile
@@ -230,11 +231,12 @@ def _run(test: str, copy: Path, log: Path) -> None:
     os.chdir(ROOT)
     os.environ["PYTHONPATH"] = os.pathsep.join([str(copy), str(ROOT)])
     sys.path.insert(0, str(copy))
+    # without these, a quarter of the time goes to the search for plugins
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    plugins = ("-p", "pytest_timeout", "-p", "_hypothesis_pytestplugin", "-p", "no:cacheprovider")
     import pytest
 
-    # pytest warns of what was imported before it
-    known = "ignore::pytest.PytestAssertRewriteWarning"
-    sys.exit(_CODES + pytest.main(["-qx", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", known, test]))
+    sys.exit(_CODES + pytest.main(["-qx", *plugins, test]))
 
 
 def main(words: list[str]) -> int:
@@ -243,6 +245,7 @@ def main(words: list[str]) -> int:
     sys.dont_write_bytecode = True
     for name in _SLOW_IMPORTS:
         __import__(name)
+    gc.freeze()  # what is imported here is never collected in the forks
     distillab()  # parsed before the processes that plant are forked
     chosen = [m for m in listed() if not words or any(word in f"{m} {m.test}" for word in words)]
     alive = 0
