@@ -1,0 +1,40 @@
+"""The examples of docs/python.md run as they stand."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+
+import distillab as dl
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.filterwarnings("ignore:.*pin_memory")  # transformers' default, where there is no GPU
+def test_the_blocks_of_the_page_run_one_after_another(
+    tiny_world: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
+    student, file = tiny_world["student"]["path"], Path(tiny_world["data"]["train"]["path"])
+    names: dict[str, Any] = {
+        "dl": dl,
+        "transformers": transformers,
+        "student": student,
+        "teacher": tiny_world["teacher"]["path"],
+        "model": transformers.AutoModelForCausalLM.from_pretrained(student),
+        "tokenizer": transformers.AutoTokenizer.from_pretrained(student),
+        "rows": [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()],
+        "small": {"evaluation.generate_rows": 0, "data.max_tokens": 96, "training.device": "cpu"},
+    }
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 5
+    for block in blocks:
+        exec(block, names)
+    assert names["pair"].verdict == "identical"
+    assert list(names["study"].table().index)[-1] == "logits"
