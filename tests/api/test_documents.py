@@ -1,4 +1,4 @@
-"""The examples of docs/python.md run as they stand."""
+"""The examples of docs/python.md and the notebooks run as they stand."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import re
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 import transformers
+from nbclient import NotebookClient
 
 import distillab as dl
 
 ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 
 
 @pytest.mark.filterwarnings("ignore:.*pin_memory")  # transformers' default, where there is no GPU
@@ -38,3 +41,18 @@ def test_the_blocks_of_the_page_run_one_after_another(
         exec(block, names)
     assert names["pair"].verdict == "identical"
     assert list(names["study"].table().index)[-1] == "logits"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_run(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(notebook, timeout=240, kernel_name="python3").execute()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_kept_outputs_are_small_and_name_no_machine(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    notebook = nbformat.read(path, as_version=4)
+    assert all(cell.outputs for cell in notebook.cells if cell.cell_type == "code" and "print(" in cell.source)
+    assert len(text) < 20_000
+    assert not re.search(r"/tmp/|/home/|/root/|/work/", text)
