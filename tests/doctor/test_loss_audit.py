@@ -164,7 +164,7 @@ def test_positions_instead_of_names() -> None:
     def renamed_arguments(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, beta: float = 0.5) -> torch.Tensor:
         return losses.token_mean_kl(b, a, c)
 
-    with pytest.raises(ConfigError, match="do not say what it takes"):
+    with pytest.raises(ConfigError, match="do not show what it takes"):
         audit_loss(renamed_arguments)
     result = audit_loss(renamed_arguments, takes=("teacher_logits", "student_logits", "labels"), expects="forward_kl")
     assert "forward KL" in described(result)
