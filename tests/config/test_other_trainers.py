@@ -87,7 +87,7 @@ def test_a_key_at_another_place_is_answered_with_its_place(tmp_path: Path, key: 
 
 
 def test_no_key_is_answered_twice_and_none_exists_here_at_its_place() -> None:
-    keys = [key for keys in _BY_ADVICE.values() for key in keys]
+    keys = [key for words in _BY_ADVICE.values() for key in words.split()]
     assert len(keys) == len(set(keys)) > 200
     assert not set(keys) & (RunRecipe.model_fields.keys() | StudyRecipe.model_fields.keys())
     assert advice_for("Learning-Rate-Student") == "write training.learning_rate"
