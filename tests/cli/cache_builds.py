@@ -22,9 +22,7 @@ from distillab.study.cache_build import CacheBuild, cache_builds, run_build
 
 def start(whole: CacheBuild, folder: Path, *, worker: int = 0, workers: int = 1) -> int:
     """The id of a process that builds the plan's cache in another folder."""
-    moved = replace(
-        whole, location=folder, recordings=tuple(replace(part, location=folder) for part in whole.recordings)
-    )
+    moved = replace(whole, location=folder, jobs=tuple(replace(job, location=folder) for job in whole.jobs))
     child = os.fork()
     if child:
         return child

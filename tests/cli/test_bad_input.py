@@ -105,9 +105,9 @@ def test_a_good_run_prints_its_figures_and_where_they_are(run: Run, recipe: Call
     path = recipe(method="logits")
     code, out, _ = run("train", path)
     assert code == 0
-    assert "held-out:" in out and "log V" in out and "run.json" in out
+    assert "  held-out " in out and "log V" in out and "run.json" in out
     again, out_again, _ = run("train", path)
-    assert (again, out_again) == (0, out)  # finished: nothing is done again, the same is said
+    assert (again, out_again) == (0, out)  # finished: nothing is done again, the output is the same
     code, _, err = run("train", path, "training.steps=5")
     assert code == 2 and "training.steps: there 4, now 5" in err
     assert (tmp_path / "run" / "run.json").exists()

@@ -24,7 +24,9 @@ REFUSALS = {
     "worker-out-of-range": Refusal({}, ["--worker", "2/2"], 2, ["counts from 0", "got: 2/2"]),
     "worker-not-a-share": Refusal({}, ["--worker", "second"], 2, ["got: second"]),
     "nothing-to-store": Refusal({"method": "sft"}, [], 2, ["reads nothing of a teacher", "cache: {kinds:"]),
-    "no-weights": Refusal({"teacher": {"cache": "nowhere"}}, [], 2, ["names no weights", "teacher: {path: …}"]),
+    "no-weights": Refusal(
+        {"teacher": {"cache": "nowhere"}}, [], 2, ["names no teacher's weights", "teacher: {path: …}"]
+    ),
     "no-such-layer": Refusal({}, ["cache.kinds=[{kind: hidden_states, layers: [7]}]"], 2, ["7", "0 to 1"]),
     "no-such-kind": Refusal({}, ["cache.kinds=[{kind: topk}]"], 2, ["cache.kinds"]),
     "kind-twice": Refusal({}, ["cache.kinds=[{kind: top_k, k: 4}, {kind: top_k, k: 8}]"], 2, ["duplicate kind"]),

@@ -145,9 +145,9 @@ def test_conversations_must_be_well_formed(turns, message):
 def test_what_cannot_be_learned_of_a_turn_is_refused_with_its_name():
     with pytest.raises(DataError, match=r"no role and content, nor from and value \(it has: speaker, text\)"):
         examples({"messages": [{"speaker": "human", "text": "u"}]})
-    with pytest.raises(DataError, match="more than can be learned: reasoning_content"):
+    with pytest.raises(DataError, match="keys that cannot be trained on: reasoning_content"):
         examples({"messages": [{"role": "user", "content": "u", "reasoning_content": "hm"}]})
-    with pytest.raises(DataError, match="turn 1 is user and has tool calls"):
+    with pytest.raises(DataError, match="turn 1 has the role user and tool calls"):
         examples({"messages": [{"role": "user", "content": "u", "tool_calls": [1]}]})
     with pytest.raises(DataError, match='part 2 is of the type "image_url"; only text is read'):
         examples({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url"}]}]})
