@@ -54,8 +54,11 @@ def killed(child: int, folder: Path, *, shards: int, delay_s: float) -> bool:
 
 
 def finished_shards(folder: Path) -> int:
-    """Lines of all journals below a location."""
-    return sum(file.read_bytes().count(b"\n") for file in folder.rglob("journals/*.jsonl"))
+    """Count the lines of all journals below a location."""
+    try:
+        return sum(file.read_bytes().count(b"\n") for file in folder.rglob("journals/*.jsonl"))
+    except FileNotFoundError:  # a builder renamed a temporary folder in between; the caller counts again
+        return 0
 
 
 def main(recipe: Path, folder: Path, chains: int, kills: int) -> None:

@@ -26,9 +26,14 @@ def test_there_is_one_way_to_the_terminal() -> None:
     elsewhere = set()
     for file in sorted(root.rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
-            name = getattr(node.func, "id", getattr(node.func, "attr", "")) if isinstance(node, ast.Call) else ""
-            plain = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and name == "print"
-            if plain or name in ("echo", "secho", "Console"):
+            plain = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+            of_a_library = isinstance(node, ast.Attribute) and node.attr in ("echo", "secho", "Console")
+            imported = isinstance(node, ast.ImportFrom) and node.module in ("click", "typer", "rich.console")
+            if (
+                plain
+                or of_a_library
+                or (imported and {name.name for name in node.names} & {"echo", "secho", "Console"})
+            ):
                 elsewhere.add(file.relative_to(root).as_posix())
     assert elsewhere == {"terminal.py"}
 
