@@ -88,7 +88,7 @@ def test_a_second_ctrl_c_ends_at_once(tiny_world: dict[str, Any], tmp_path: Path
     wait_for(process, (tmp_path / "run" / "metrics.jsonl").exists)
     process.send_signal(signal.SIGINT)
     line = process.stderr.readline() if process.stderr else ""
-    while "A second Ctrl-C ends at once" not in line:
+    while "Press Ctrl-C again to stop at once" not in line:
         assert process.stderr is not None and line != ""
         line = process.stderr.readline()
     process.send_signal(signal.SIGINT)

@@ -12,6 +12,7 @@ from distillab.cli.doctor_investigate import investigate_command
 from distillab.cli.doctor_pair import pair_command
 from distillab.cli.doctor_run import run_command
 from distillab.cli.doctor_selftest import selftest_command
+from distillab.terminal import echo
 
 doctor_app = typer.Typer(
     name="doctor",
@@ -33,7 +34,7 @@ def _explain(
     """Print the page of a finding: what it means, what to do, how it is found, why it hurts."""
     from distillab.doctor.page import page
 
-    typer.echo(page(finding))
+    echo(page(finding))
 
 
 doctor_app.command("investigate")(investigate_command)
