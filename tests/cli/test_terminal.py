@@ -26,14 +26,11 @@ def test_there_is_one_way_to_the_terminal() -> None:
     elsewhere = set()
     for file in sorted(root.rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
-            plain = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
-            of_a_library = isinstance(node, ast.Attribute) and node.attr in ("echo", "secho", "Console")
-            imported = isinstance(node, ast.ImportFrom) and node.module in ("click", "typer", "rich.console")
-            if (
-                plain
-                or of_a_library
-                or (imported and {name.name for name in node.names} & {"echo", "secho", "Console"})
-            ):
+            called = node.func if isinstance(node, ast.Call) else None
+            plain = isinstance(called, ast.Name) and called.id in ("print", "secho", "Console")
+            of_a_library = isinstance(called, ast.Attribute) and called.attr in ("echo", "secho", "Console")
+            imported = isinstance(node, ast.ImportFrom) and node.module in ("click", "typer")
+            if plain or of_a_library or (imported and {name.name for name in node.names} & {"echo", "secho"}):
                 elsewhere.add(file.relative_to(root).as_posix())
     assert elsewhere == {"terminal.py"}
 
