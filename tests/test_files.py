@@ -318,7 +318,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
 try:
     getattr(test_files, sys.argv[2])(Path(sys.argv[1]))
 except Exception as error:
-    print(type(error).__name__, files.is_full(error))
+    print(type(error).__name__, files.is_disk_full(error))
 """
 
 
@@ -338,8 +338,8 @@ def test_what_libraries_say_of_a_full_disk_is_understood(tmp_path: Path, library
 
 def test_another_error_is_no_full_disk(path: Path) -> None:
     for error in (OSError(errno.EIO, "no room"), OSError("os error 28"), RuntimeError("expected pos 1"), ValueError()):
-        assert not files.is_full(error)
-    with pytest.raises(RuntimeError, match="something else"), files.storing(path):
+        assert not files.is_disk_full(error)
+    with pytest.raises(RuntimeError, match="something else"), files.disk_errors(path):
         raise RuntimeError("something else")
 
 
