@@ -20,7 +20,7 @@ import sys
 from functools import partial
 from pathlib import Path
 from distillab.study.workers import run_jobs
-from tests.study.test_parallel import hold
+from tests.study.test_workers import hold
 
 if __name__ == "__main__":
     run_jobs([partial(hold, Path(sys.argv[1]))], workers=1)
