@@ -18,7 +18,7 @@ from distillab.records.runs import RunRecord
 from distillab.runs.dates import dated
 from distillab.runs.inputs import load_inputs
 from distillab.runs.run import execute
-from distillab.study.cache_build import build, plan
+from distillab.study.cache_build import cache_builds, run_build
 from distillab.study.study import Study
 from tests.data.conftest import CHATML
 
@@ -78,13 +78,13 @@ def test_a_day_is_nothing_to_a_template_that_writes_none(tiny_world: dict[str, A
 
 def test_a_cache_serves_on_every_day_and_not_for_another(chat_world: dict[str, Any], tmp_path: Path) -> None:
     built = _run(chat_world, tmp_path / "run", DAY, method="logits")
-    for item in plan(built):
-        build(item, worker=0, workers=1)
+    for item in cache_builds(built):
+        run_build(item, worker=0, workers=1)
     location = tmp_path / "run" / "cache"
     assert json.loads((location / "identity.json").read_text())["template_date"] == "2020-01-02"
     # built again tomorrow, it is the same cache
-    for item in plan(_run(chat_world, tmp_path / "run", None, method="logits")):
-        build(item, worker=0, workers=1)
+    for item in cache_builds(_run(chat_world, tmp_path / "run", None, method="logits")):
+        run_build(item, worker=0, workers=1)
     read = chat_world | {"teacher": {"cache": str(location)}}
     record = execute(_run(read, tmp_path / "read", None, method="logits"))
     assert record.fingerprints["template_date"] == "2020-01-02" and record.teacher_signals == "cached"
