@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from distillab.config.data import DataConfig, HeldOutConfig, SourceConfig
 from distillab.config.models import (
@@ -75,10 +76,12 @@ def _prepare_replay(output: Path, *, reproduce: str) -> Study:
     # a finished teacher is taken as it is: its 30,000 rows are not read again
     tokenizers = {"teacher": same, "teacher-other-tokens": other}
     missing = [name for name in tokenizers if not (output / name / "run.json").exists()]
+    kinds: tuple[Literal["teacher", "student"], ...] = ("teacher", "student")
+    for kind in kinds:
+        _make_shape(output, kind)  # before the jobs, which both read the teacher's
     run_jobs(
         [partial(_train_teacher, output, world, name, tokenizers[name], seed=1) for name in missing], workers=WORKERS
     )
-    _student_shape(output)
     study = _study(output, world)
     _save_broken_batch(output, study)
     return Study(
@@ -119,14 +122,10 @@ def _tokenizers(world: WorldFiles, folder: Path) -> tuple[Path, Path]:
 
 
 def _train_teacher(output: Path, world: WorldFiles, name: str, tokenizer: Path, *, seed: int) -> None:
-    shape = output / "shapes" / "teacher"
-    if not (shape / "config.json").exists():
-        with new_folder(shape, replace=True) as made:
-            build_model("teacher", VOCABULARY, seed).config.save_pretrained(made)
     execute(
         RunRecipe(
             name=name,
-            student=StudentConfig(path=str(shape), tokenizer=str(tokenizer), init="random"),
+            student=StudentConfig(path=str(output / "shapes" / "teacher"), tokenizer=str(tokenizer), init="random"),
             data=_data(world.teacher, world),
             method="sft",
             training=_TEACHER_TRAINING,
@@ -137,11 +136,11 @@ def _train_teacher(output: Path, world: WorldFiles, name: str, tokenizer: Path, 
     )
 
 
-def _student_shape(output: Path) -> None:
-    shape = output / "shapes" / "student"
+def _make_shape(output: Path, kind: Literal["teacher", "student"]) -> None:
+    shape = output / "shapes" / kind
     if not (shape / "config.json").exists():
         with new_folder(shape, replace=True) as made:
-            build_model("student", VOCABULARY, 0).config.save_pretrained(made)
+            build_model(kind, VOCABULARY, 0).config.save_pretrained(made)
 
 
 def _data(train: Path, world: WorldFiles) -> DataConfig:
