@@ -64,7 +64,7 @@ class Run:
 
     @property
     def evaluation(self) -> EvaluationRecord:
-        """The figures on the held-out rows: `.likelihood` and `.generation`."""
+        """The figures on the held-out rows, metric by metric: `.value(name)`, `.nats_per_token`."""
         return self.record.evaluation
 
     def report(self) -> str:
@@ -122,7 +122,7 @@ def distil(
     builder.teacher(teacher)
     builder.train(train)
     builder.held_out(held_out)
-    values = {
+    arguments = {
         "method": method,
         "terms": terms_of(terms),
         "training.steps": steps,
@@ -131,9 +131,7 @@ def distil(
         "seed": seed,
         "output": None if output is None else str(output),
     }
-    for key, value in values.items():
-        builder.set(key, value)
-    recipe = builder.build(RunRecipe, settings, where="dl.distil")
+    recipe = builder.build(RunRecipe, arguments, settings, where="dl.distil")
     with builder.held(), quiet():
         inputs = load_inputs(recipe)
         if output is None and "output" not in recipe.model_fields_set:

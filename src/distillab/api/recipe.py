@@ -83,13 +83,18 @@ class RecipeBuilder:
             place = place[part]
         return str(place)
 
-    def build(self, kind: type[_Recipe], settings: Settings | None, *, where: str) -> _Recipe:
+    def build(
+        self, kind: type[_Recipe], arguments: Settings, settings: Settings | None = None, *, where: str
+    ) -> _Recipe:
         """Make the recipe.
 
+        Args:
+            arguments: of the function or class that makes it; None leaves a default.
+            settings: further ones of the user.
         Raises:
-            ConfigError: an unknown key, or a value that is not allowed.
+            ConfigError: an unknown key, a setting that is given twice, or a value that is not allowed.
         """
-        for key, value in (settings or {}).items():
+        for key, value in (*arguments.items(), *(settings or {}).items()):
             self.set(key, value)
         return build_recipe(kind, self._values, (), where=where)
 

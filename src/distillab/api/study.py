@@ -21,8 +21,6 @@ from distillab.study.study import Study as Runner
 if TYPE_CHECKING:
     import pandas
 
-_INTERVAL = {"mean": "", "low": "_low", "high": "_high"}
-
 
 class Study:
     """Methods × seeds on the same rows, under one budget: the study that `distillab compare` makes.
@@ -61,7 +59,7 @@ class Study:
         builder.teacher(teacher)
         builder.train(train)
         builder.held_out(held_out)
-        values = {
+        arguments = {
             "arms": list(arms),
             "seeds": list(seeds),
             "training.steps": steps,
@@ -69,9 +67,7 @@ class Study:
             "training.learning_rate": learning_rate,
             "output": str(output),
         }
-        for key, value in values.items():
-            builder.set(key, value)
-        self.recipe: StudyRecipe = builder.build(StudyRecipe, settings, where="dl.Study")
+        self.recipe: StudyRecipe = builder.build(StudyRecipe, arguments, settings, where="dl.Study")
         if builder.names and self.recipe.workers > 1:
             raise ConfigError(
                 "Workers are processes of their own, and cannot read this one's objects.",
@@ -130,17 +126,15 @@ class Study:
             {"name": point.name, "role": point.role, **_means([point.evaluation])} for point in results.baselines
         ]
         for arm in results.arms:
-            difference = arm.against_sft
-            rows.append(
-                {"name": arm.name, "role": "student", "method": arm.method, "seeds": len(arm.seeds)}
-                | _means(arm.evaluations)
-                | ({} if difference is None else {"against_sft": difference.mean})
-                | (
-                    {}
-                    if difference is None
-                    else {"against_sft_low": difference.low, "against_sft_high": difference.high}
-                )
-            )
+            row = {"name": arm.name, "role": "student", "method": arm.method, "seeds": len(arm.seeds)}
+            row |= _means(arm.evaluations)
+            if (difference := arm.against_sft) is not None:
+                row |= {
+                    "against_sft": difference.mean,
+                    "against_sft_low": difference.low,
+                    "against_sft_high": difference.high,
+                }
+            rows.append(row)
         return pandas.DataFrame(rows).set_index("name")
 
     def report(self) -> Path:

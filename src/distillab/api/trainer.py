@@ -92,7 +92,7 @@ class Trainer(DistillationTrainer):
         builder.student((model, processing_class))
         builder.teacher(teacher)
         builder.train(train_dataset)
-        values = {
+        arguments = {
             # a recipe has held-out rows; those of the trainer are eval_dataset, encoded below
             "data.held_out.path": builder.path("data.train.path"),
             "data.held_out.limit": 1,
@@ -105,10 +105,8 @@ class Trainer(DistillationTrainer):
             "training.device": "cpu" if args.device.type == "cpu" else "auto",
             "seed": args.seed,
         }
-        for key, value in values.items():
-            builder.set(key, value)
         _require_teacher(teacher, terms)
-        recipe = builder.build(RunRecipe, None, where="dl.Trainer")
+        recipe = builder.build(RunRecipe, arguments, where="dl.Trainer")
         with builder.held(), quiet():
             inputs = load_inputs(recipe)
             inputs.admit()
