@@ -75,7 +75,7 @@ def _held_out_part(location: str, parts: Mapping[Part, CacheIdentity], rows: Seq
     candidates: tuple[Part, ...] = ("held_out", "train")
     for part in candidates:
         identity = parts.get(part)
-        if identity is None or not any(layout.kind == "full" for layout in identity.layouts):
+        if identity is None or not identity.stores_head:
             continue
         reader = CacheReader(part_of(location, part))
         if None not in reader.find_many([row_digest(row.input_ids, row.answer_mask) for row in rows]):
