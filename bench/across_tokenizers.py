@@ -19,16 +19,9 @@ from transformers import LlamaConfig
 
 from bench.commands import OUTPUT
 from distillab.config.data import ColumnsConfig, DataConfig, HeldOutConfig, SourceConfig
-from distillab.config.models import (
-    ArmConfig,
-    EvaluationConfig,
-    RunRecipe,
-    StudentConfig,
-    StudyRecipe,
-    TeacherAnswersConfig,
-    TeacherConfig,
-    TrainingConfig,
-)
+from distillab.config.models import ArmConfig, EvaluationConfig, RunRecipe, StudyRecipe, TrainingConfig
+from distillab.config.student import StudentConfig
+from distillab.config.teacher import TeacherAnswersConfig, TeacherConfig
 from distillab.config.terms import (
     LinearWeight,
     SpanHiddenStatesConfig,

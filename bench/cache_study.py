@@ -12,7 +12,9 @@ from typing import Any
 
 from bench.cache_pairs import demo
 from bench.machine import ROOT
-from distillab.config.models import ArmConfig, EvaluationConfig, StudentConfig, StudyRecipe, TeacherConfig
+from distillab.config.models import ArmConfig, EvaluationConfig, StudyRecipe
+from distillab.config.student import StudentConfig
+from distillab.config.teacher import TeacherConfig
 from distillab.config.terms import TokenDivergenceConfig
 
 ARMS = (

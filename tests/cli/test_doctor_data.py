@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset, DatasetDict
 from transformers import AutoModelForCausalLM
 
-from distillab.config.models import TeacherAnswersConfig
+from distillab.config.teacher import TeacherAnswersConfig
 from distillab.data.reading import load_reader
 from distillab.doctor.batch import datasets as tokenised
 from distillab.doctor.data.files import read_examples, read_teacher_texts

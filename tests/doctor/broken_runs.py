@@ -9,7 +9,9 @@ from pathlib import Path
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from distillab.config.data import DataConfig, HeldOutConfig, SourceConfig
-from distillab.config.models import EvaluationConfig, RunRecipe, StudentConfig, TeacherConfig, TrainingConfig
+from distillab.config.models import EvaluationConfig, RunRecipe, TrainingConfig
+from distillab.config.student import StudentConfig
+from distillab.config.teacher import TeacherConfig
 from distillab.config.terms import TokenDivergenceConfig
 from distillab.demo.broken_batch import save_batch
 from distillab.demo.failures import PromptPositions

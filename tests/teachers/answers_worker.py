@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from distillab.config.models import TeacherAnswersConfig
+from distillab.config.teacher import TeacherAnswersConfig
 from distillab.records import TeacherProvenance
 from distillab.teachers import LocalTeacher
 from distillab.teachers.stored.answer_identity import Prompt, answers_identity

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from distillab.cache.reader import CacheReader
 from distillab.cache.text import Text
 from distillab.cache.verify import verify
-from distillab.config.models import TeacherAnswersConfig
+from distillab.config.teacher import TeacherAnswersConfig
 from distillab.errors import CacheCorrupt, CacheMismatch, ConfigError, DataError
 from distillab.teachers import LocalTeacher
 from distillab.teachers.stored.answer_identity import Prompt, answers_identity

@@ -10,8 +10,9 @@ import torch
 from pydantic import ValidationError
 from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from distillab.config.models import EvaluationConfig, TeacherAnswersConfig
+from distillab.config.models import EvaluationConfig
 from distillab.config.reasoning import REASONING_MARKERS
+from distillab.config.teacher import TeacherAnswersConfig
 from distillab.data.reading import Reader
 from distillab.errors import CacheMismatch, DataError
 from distillab.evaluation.protocol import evaluate

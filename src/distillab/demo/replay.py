@@ -10,16 +10,9 @@ from pathlib import Path
 from typing import Literal
 
 from distillab.config.data import DataConfig, HeldOutConfig, SourceConfig
-from distillab.config.models import (
-    ArmConfig,
-    EvaluationConfig,
-    RunRecipe,
-    StudentConfig,
-    StudyRecipe,
-    TeacherAnswersConfig,
-    TeacherConfig,
-    TrainingConfig,
-)
+from distillab.config.models import ArmConfig, EvaluationConfig, RunRecipe, StudyRecipe, TrainingConfig
+from distillab.config.student import StudentConfig
+from distillab.config.teacher import TeacherAnswersConfig, TeacherConfig
 from distillab.config.terms import TokenDivergenceConfig
 from distillab.demo.broken_batch import save_batch
 from distillab.demo.failures import PromptPositions

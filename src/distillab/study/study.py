@@ -19,7 +19,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 
-from distillab.config.models import ArmConfig, RunRecipe, StudyRecipe, TeacherConfig
+from distillab.config.models import ArmConfig, RunRecipe, StudyRecipe
+from distillab.config.teacher import TeacherConfig
 from distillab.data.encoding import EncodedSplit
 from distillab.errors import ConfigError
 from distillab.models.loading import model_name

@@ -11,7 +11,7 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from distillab.config.models import TeacherConfig
+from distillab.config.teacher import TeacherConfig
 from distillab.errors import TeacherError
 from distillab.models.activations import record_activations
 from distillab.models.attention import require_maps

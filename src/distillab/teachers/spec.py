@@ -9,7 +9,7 @@ from typing import get_args
 from distillab.cache.folder import read_identity
 from distillab.cache.identity import CacheIdentity
 from distillab.cache.sources import open_source
-from distillab.config.models import TeacherConfig
+from distillab.config.teacher import TeacherConfig
 from distillab.errors import CacheMismatch
 from distillab.models.loading import model_name, weights_sha256
 from distillab.models.weights import require_weights

@@ -11,7 +11,7 @@ from distillab.cache.bits import bits_for
 from distillab.cache.identity import CacheIdentity
 from distillab.cache.layout import TokensLayout
 from distillab.cache.text import TextLayout
-from distillab.config.models import TeacherAnswersConfig
+from distillab.config.teacher import TeacherAnswersConfig
 from distillab.errors import CacheMismatch, DataError
 from distillab.teachers.protocol import Prompt, TeacherIdentity
 from distillab.teachers.stored.kinds import teacher_sizes

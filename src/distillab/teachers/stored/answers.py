@@ -18,7 +18,7 @@ from distillab.cache.reader import CacheReader
 from distillab.cache.rows import CachedRow
 from distillab.cache.text import Text
 from distillab.cache.writer import CacheWriter
-from distillab.config.models import TeacherAnswersConfig
+from distillab.config.teacher import TeacherAnswersConfig
 from distillab.errors import CacheMismatch, ConfigError, DataError
 from distillab.models.generation import Decoding, Generated
 from distillab.progress import Progress

@@ -1,0 +1,75 @@
+"""The settings of a teacher, and of the answers that it generates."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from distillab.config.base import PathText, Settings
+from distillab.config.reasoning import ReasoningSettings
+from distillab.config.student import Dtype
+
+
+class TeacherConfig(Settings):
+    """The large model that the student learns from."""
+
+    path: PathText | None = Field(default=None, description="folder or hub id of the model")
+    cache: PathText | None = Field(
+        default=None,
+        description="folder or URL (s3://bucket/name, …) of a cache made by `distillab cache build`; teacher signals "
+        "are read from it. With path as well, the weights are loaded only for what the cache does not hold",
+    )
+    tokenizer: PathText | None = Field(default=None, description="folder or hub id; default: the model's")
+    revision: str | None = None
+    dtype: Dtype = "auto"
+    device: str = Field(default="auto", description="auto: the student's device; or cpu, cuda, cuda:1, …")
+    device_map: Literal["auto", "balanced", "sequential"] | None = Field(
+        default=None, description="spread a large teacher over several devices (accelerate's device_map)"
+    )
+
+    @model_validator(mode="after")
+    def _something_to_read(self) -> TeacherConfig:
+        if self.path is None and self.cache is None:
+            raise ValueError("a teacher needs path (its weights), cache (its stored signals), or both")
+        if self.path is None:
+            about_weights = ("tokenizer", "revision", "dtype", "device", "device_map")
+            idle = [name for name in about_weights if getattr(self, name) != type(self).model_fields[name].default]
+            if idle:
+                raise ValueError(f"{' and '.join(idle)}: no effect without path; add path, or remove the setting")
+        return self
+
+    @property
+    def source(self) -> str:
+        """Return the folder, hub id or address of the weights, else of the cache."""
+        source = self.path or self.cache
+        assert source is not None
+        return source
+
+    @model_validator(mode="after")
+    def _device_or_map(self) -> TeacherConfig:
+        if self.device_map is not None and self.device != "auto":
+            raise ValueError(f"device_map {self.device_map} chooses the devices; device {self.device} has no effect")
+        return self
+
+
+class TeacherAnswersConfig(ReasoningSettings):
+    """How the teacher generates answers for sequence-level KD."""
+
+    answers_per_prompt: int = Field(default=1, ge=1)
+    sample: bool = Field(default=False, description="false: greedy")
+    temperature: float = Field(default=1.0, gt=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_new_tokens: int = Field(default=128, ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    seed: int = 0
+    keep_cut_off: bool = Field(default=False, description="keep answers that do not end before max_new_tokens")
+
+    @model_validator(mode="after")
+    def _sampling_settings_need_sampling(self) -> TeacherAnswersConfig:
+        if not self.sample:
+            if self.answers_per_prompt > 1:
+                raise ValueError("several answers per prompt need sample: true; greedy answers are all the same")
+            if self.temperature != 1.0 or self.top_p != 1.0:
+                raise ValueError("temperature and top_p have no effect without sample: true")
+        return self
