@@ -19,9 +19,9 @@ _HEADING = re.compile(r"^(#{1,6})\s+(.+?)\s*#*$")
 _LINK = re.compile(r"!?\[[^\]]*\]\(\s*<?([^)>\s]+)>?(?:\s+\"[^\"]*\")?\s*\)")
 _CODE = re.compile(r"`([^`]+)`")
 _ELSEWHERE = re.compile(r"^[a-z][a-z0-9+.-]*:")
-# A word in code marks is meant as a path of this repository where it begins with one of its folders …
-_PATH = re.compile(r"^\.?[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*/?$")
-# … or with a folder of the package, as the tour writes it: `divergences/kl.py`.
+# A word in code marks is a path of this repository if it begins with one of its folders (not with `../`) …
+_PATH = re.compile(r"^(?!\.\./)\.?[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*/?$")
+# … or with a folder of the package, as in the tour: `divergences/kl.py`.
 _PACKAGE = Path("src/distillab")
 
 

@@ -29,7 +29,7 @@ def project(tmp_path: Path) -> Path:
     (tmp_path / "src" / "distillab" / "data" / "encoding.py").touch()
     (tmp_path / "README.md").write_text(
         "# Top\n[tour](docs/tour.md) [part](docs/tour.md#a-part-with-code) [here](#top) [web](https://example.org/x)\n"
-        "`data/encoding.py` and `src/distillab/data` and `prompt/answer` and `a/b`\n"
+        "`data/encoding.py` and `src/distillab/data` and `prompt/answer` and `a/b` and `../outside/data`\n"
         "```\n[not a link](nowhere.md) `docs/nowhere.md`\n```\n",
         encoding="utf-8",
     )
