@@ -119,7 +119,7 @@ def test_the_limit_covers_rows_and_pair_too_and_nobody_is_sent_to_the_same_comma
     assert late.pairing is not None and "tokenizers" in {one.check for one in late.checks}
     names = [one.check for one in whole.checks]
     telling = ["selftest-arms", "answer lengths", "tokenizers", "selftest-split", "selftest-terms", "selftest-head"]
-    dear = ["selftest-first-steps", "selftest-costs", "teacher's mode", "begin token", "teacher's knowledge"]
+    dear = ["selftest-first-steps", "selftest-costs", "teacher's mode", "BOS token", "teacher's knowledge"]
     assert [name for name in names if name in {*telling, *dear}] == [*telling, *dear]
     for found in (late, whole):
         conclusions = concluded(found).conclusions

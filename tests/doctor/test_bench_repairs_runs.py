@@ -62,7 +62,7 @@ def _errors(loss: Callable[..., Tensor]) -> list[Finding]:
 def test_the_teacher_of_another_row(order: Callable[[Tensor], Tensor], weighted: bool) -> None:
     found = _errors(_divergence(order, weighted=weighted))
     assert [finding.id for finding in found] == ["loss-reads-teacher-elsewhere"]
-    assert found[0].title == "Rows of the student are compared with other rows of the teacher."
+    assert found[0].title == "The student's rows are compared with other rows of the teacher."
 
 
 def test_which_row_is_read_is_said() -> None:

@@ -1,6 +1,7 @@
 """Every finding that the code gives has its page, with the case and the words that the code names."""
 
 import ast
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from distillab.doctor.page import FOLDER, cases, from_page, page
 from distillab.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
+SECTIONS = ("What it is", "How it is seen", "Why it hurts", "What else to do")
 IDS = sorted(path.stem for path in FOLDER.glob("*.md"))
 
 
@@ -60,7 +62,9 @@ def test_the_code_supplies_the_words_of_the_text_and_a_severity_where_the_page_n
 def test_a_page_has_its_id_the_facts_for_a_reader_and_a_line_in_the_table(name: str) -> None:
     text = page(name)
     assert text.startswith(f"# `{name}`\n\nFound by ")
-    assert "\n## How it is seen\n" in text and "\n## Why it hurts\n" in text
+    sections = [part for part in re.split(r"^## ", text, flags=re.MULTILINE)[1:] if part.partition("\n")[0] in SECTIONS]
+    assert [part.partition("\n")[0] for part in sections] == [one for one in SECTIONS if f"\n## {one}\n" in text]
+    assert "## How it is seen\n" in text and all(part.partition("\n")[2].strip() for part in sections)
     for case in cases(name).values():
         assert case.title and case.explanation and not case.title.endswith(" ")
     table = (ROOT / "docs/doctor/README.md").read_text(encoding="utf-8")
@@ -80,3 +84,10 @@ def test_the_words_are_filled_in_and_a_computed_fix_comes_first() -> None:
 def test_an_unknown_id_gets_its_near_names() -> None:
     with pytest.raises(ConfigError, match="overfitting"):
         page("overfiting")
+
+
+def test_a_case_without_an_explanation_or_without_a_list_has_that_of_the_next_case() -> None:
+    text, lists = cases("prompt-in-loss").values(), cases("padding-attended").values()
+    assert len({(case.explanation, case.fix) for case in text}) == 1 and len({case.title for case in text}) == 2
+    assert len({case.fix for case in lists}) == 1 and len({case.explanation for case in lists}) == 2
+    assert cases("pair-ids-unrelated")["compared"].fix == ()

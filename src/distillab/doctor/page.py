@@ -1,7 +1,8 @@
 """The page of a finding, `doctor/findings/ID.md`: the only text of what was found, what it means and what to do.
 
 A heading `## error or warning, CASE: TITLE` begins the text of one case, in this order: the explanation, then a list of
-what to do. `{name}` in it is a word that the check supplies. The other sections are for readers alone.
+what to do. A case that lacks one of them has that of the next case. `{name}` is a word that the check supplies. The
+other sections are for readers alone.
 """
 
 from __future__ import annotations
@@ -86,13 +87,16 @@ def from_page(
 def cases(name: str) -> Mapping[str, Case]:
     """Return the cases of a finding by name; "" is the name of the only one."""
     read: dict[str, Case] = {}
-    for part in re.split(r"^(?=## )", (FOLDER / f"{name}.md").read_text(encoding="utf-8"), flags=re.MULTILINE):
+    explanation = ""
+    fix: tuple[str, ...] = ()
+    for part in reversed(re.split(r"^(?=## )", page(name), flags=re.MULTILINE)):
         heading, _, body = part.partition("\n")
         match = _CASE.match(heading)
         if match is not None:
-            text, *steps = re.split(r"^\* ", body, flags=re.MULTILINE)
+            text, *steps = map(_line, re.split(r"^\* ", body, flags=re.MULTILINE))
+            explanation, fix = text or explanation, tuple(steps) or fix
             severities = tuple(cast(Severity, one) for one in re.findall(_SEVERITY, match[1]))
-            read[match[2] or ""] = Case(severities, match[3], _line(text), tuple(map(_line, steps)))
+            read[match[2] or ""] = Case(severities, match[3], explanation, fix)
     return read
 
 

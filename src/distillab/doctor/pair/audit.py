@@ -48,7 +48,7 @@ _CHECKS = (
     _Probe("alignment", check_alignment, 2_048, passes=2.0),
     _Probe("vocabulary padding", check_padding, 2_048),
     _Probe("template", check_template, 4_096),
-    _Probe("begin token", check_begin, 4_096, passes=2.0),
+    _Probe("BOS token", check_begin, 4_096, passes=2.0),
     _Probe("teacher's knowledge", check_quality, 1 << 30, passes=2.0),
 )
 CHECKS = 1 + len(_CHECKS)

@@ -1,4 +1,4 @@
-"""Check: what does a begin token before the row, or none, cost the teacher?"""
+"""Check: what does a BOS token before the row, or none, cost the teacher?"""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from distillab.doctor.pair.subject import PairSubject
 from distillab.evaluation.likelihood import score_rows
 from distillab.records import CheckResult, Finding
 
-CHECK_ID = "begin token"
+CHECK_ID = "BOS token"
 _BATCH = 8
 _MIN_ROWS = 8
 _MOST_TOKENS = 4_096
@@ -25,21 +25,21 @@ ERRORS = 3.0
 
 @dataclass(frozen=True)
 class _Both:
-    """One text with and without a begin token; the same tokens are scored, of which none stands first."""
+    """One text with and without a BOS token; the same tokens are scored, of which none stands first."""
 
     begun: EncodedRow
     bare: EncodedRow
 
 
 def check_begin(subject: PairSubject) -> CheckResult:
-    """The teacher's nats on the same tokens with its begin token before the row and without."""
-    what = "the teacher's nats with and without its begin token"
+    """The teacher's nats on the same tokens with its BOS token before the row and without."""
+    what = "the teacher's nats with and without its BOS token"
     teacher, lacking = subject.teacher_model, subject.lacking_teacher
     if teacher is None or lacking is not None:
         return CheckResult(check=CHECK_ID, scope=what, skipped=lacking)
     bos = subject.teacher.tokenizer.bos_token_id
     if bos is None:
-        return CheckResult(check=CHECK_ID, scope=what, skipped="the teacher's tokenizer has no begin token")
+        return CheckResult(check=CHECK_ID, scope=what, skipped="the teacher's tokenizer has no BOS token")
     most = min(_MOST_TOKENS, affordable_tokens(teacher))
     read = read_rows(subject.input_reader, subject.examples, teacher, most_tokens=most)
     used = [bool(row.input_ids[0] == bos) for row in read.rows]
@@ -53,7 +53,7 @@ def check_begin(subject: PairSubject) -> CheckResult:
     bare = _nats(teacher, subject, [pair.bare for pair in pairs])
     tokens = sum(int(pair.bare.answer_mask.sum()) for pair in pairs)
     with_it, without = float(begun.sum()) / tokens, float(bare.sum()) / tokens
-    figures = f"{with_it:.3f} nats a token with its begin token, {without:.3f} without; {tokens:,} tokens"
+    figures = f"{with_it:.3f} nats a token with its BOS token, {without:.3f} without; {tokens:,} tokens"
     mine, other = (begun, bare) if used[0] else (bare, begun)
     scope = f"the teacher: {figures}, {len(pairs)} rows, which {'have' if used[0] else 'do not have'} it"
     if not clearly_worse(mine, other):
@@ -76,7 +76,7 @@ def _both(row: EncodedRow, bos: int) -> _Both:
     begins = bool(row.input_ids[0] == bos)
     ids = row.input_ids[1:] if begins else row.input_ids
     mask = (row.answer_mask[1:] if begins else row.answer_mask).copy()
-    # without a begin token nothing stands before the first one
+    # without a BOS token nothing stands before the first one
     mask[:1] = False
     begun = np.concatenate([np.asarray([bos], dtype=np.int32), ids])
     return _Both(
