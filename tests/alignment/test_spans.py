@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from distillab.alignment.plan import LeftOut, SpanPlan, answer_spans
 from distillab.alignment.spans import SpanAligner
-from distillab.alignment.tables import pairing_markers
+from distillab.alignment.tables import match_special_tokens
 from distillab.alignment.walk import walk_row
 from distillab.errors import ShapeError
 from distillab.pairing.probes import PROBES
@@ -58,7 +58,7 @@ def walked(student: Side, teacher: Side, ours: np.ndarray, theirs: np.ndarray) -
         theirs.astype(np.int64),
         student.table,
         teacher.table,
-        pairing_markers(student.table, teacher.table),
+        match_special_tokens(student.table, teacher.table),
         student_cut=False,
         teacher_cut=False,
     )

@@ -263,7 +263,7 @@ def test_special_tokens_of_a_cut_row_are_never_sought_from_behind() -> None:
 )
 def test_an_id_without_meaning_is_refused(ids: list[int], wrong: str) -> None:
     student = TokenTable.of([TokenMeaning("text", b"a"), TokenMeaning("unused", b"")])
-    with pytest.raises(DataError, match="token of the side") as caught:
+    with pytest.raises(DataError, match="a token of its tokenizer") as caught:
         SpanAligner(student=student, teacher=table(b"a")).row(np.array(ids), np.array([0]))
     assert wrong in caught.value.facts[0] and "student" in caught.value.facts[0]
 

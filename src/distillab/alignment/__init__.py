@@ -1,6 +1,5 @@
-"""Two tokenisations of one text: the spans that they share, and what a token of one is in the other.
+"""Align two tokenisations of one text, and map the tokens of one vocabulary to another.
 
-`TokenTable` says what the ids of a tokenizer spell, `SpanAligner` finds the spans, `answer_spans` keeps those that a
-loss may use; `project_vocabulary` maps next-token distributions. Nothing here knows a tokenizer: what is needed of one
-comes in as data.
+`TokenTable` lists what the ids of a tokenizer spell, `SpanAligner` finds the common spans, `answer_spans` keeps those
+that a loss can use; `project_vocabulary` maps next-token distributions. No function here takes a tokenizer itself.
 """

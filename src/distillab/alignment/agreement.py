@@ -1,4 +1,7 @@
-"""How far two texts agree, in whole characters: from their beginnings, from their ends, and behind a difference."""
+"""Measure how far two texts agree, in whole characters: from the start, from the end, and behind a difference.
+
+All functions are symmetric: `left` and `right` are the two texts, in any order.
+"""
 
 from __future__ import annotations
 
@@ -8,71 +11,71 @@ from typing import NamedTuple
 
 import numpy as np
 
-# So many characters in a row that agree are no accident; up to so many that differ are looked at together.
+# SURE characters in a row that agree are no accident; _MOST characters that differ are compared at once.
 SURE, _MOST = 8, 64
 # What `blocks_behind` can reach: runs of less than SURE between so many differing characters.
 REACH = _MOST + (_MOST + 1) * SURE
 _CHARACTER = re.compile(rb"[\x00-\x7f]|[\xc0-\xff][\x80-\xbf]*|[\x80-\xbf]", re.DOTALL)
 
 
-def agreeing_start(ours: bytes, theirs: bytes) -> int:
-    """Length of the common beginning; it ends where a character ends on both sides, or one side."""
-    length = min(len(ours), len(theirs))
-    if ours[:length] == theirs[:length]:
+def agreeing_start(left: bytes, right: bytes) -> int:
+    """Return the length of the common start; it ends where a character ends in both texts, or where one text ends."""
+    length = min(len(left), len(right))
+    if left[:length] == right[:length]:
         return length
-    differs = np.frombuffer(ours[:length], dtype=np.uint8) != np.frombuffer(theirs[:length], dtype=np.uint8)
+    differs = np.frombuffer(left[:length], dtype=np.uint8) != np.frombuffer(right[:length], dtype=np.uint8)
     place = int(np.argmax(differs))
-    while place and (_inside(ours, place) or _inside(theirs, place)):
+    while place and (_inside(left, place) or _inside(right, place)):
         place -= 1
     return place
 
 
-def agreeing_end(ours: bytes, theirs: bytes) -> int:
-    """Length of the common end; it begins where a character begins."""
-    length = min(len(ours), len(theirs))
+def agreeing_end(left: bytes, right: bytes) -> int:
+    """Return the length of the common end; it begins where a character begins."""
+    length = min(len(left), len(right))
     if not length:
         return 0
-    differs = np.frombuffer(ours[-length:], dtype=np.uint8) != np.frombuffer(theirs[-length:], dtype=np.uint8)
+    differs = np.frombuffer(left[-length:], dtype=np.uint8) != np.frombuffer(right[-length:], dtype=np.uint8)
     found = int(np.argmax(differs[::-1])) if differs.any() else length
-    while found and _inside(ours, len(ours) - found):
+    while found and _inside(left, len(left) - found):
         found -= 1
     return found
 
 
 class Block(NamedTuple):
-    """A stretch that agrees: where it begins on both sides, and how long it is, in symbols."""
+    """Symbols that agree: where they begin in both texts, and how many there are."""
 
-    student: int
-    teacher: int
+    left: int
+    right: int
     length: int
 
 
-_Chain = tuple["_Chain", Block] | None  # the blocks of a way, the last one first
+_Chain = tuple["_Chain", Block] | None  # the blocks of an edit script, the last one first
 
 
-def blocks_behind(student: Sequence[object], teacher: Sequence[object]) -> list[Block]:
-    """What agrees behind a difference, by the shortest edit script (Myers 1986).
+def blocks_behind(left: Sequence[object], right: Sequence[object]) -> list[Block]:
+    """Find what agrees behind a difference, by the shortest edit script (Myers 1986).
 
     Args:
-        student: symbols from the difference on, the first `REACH` at most: characters, and what equals nothing.
-        teacher: the same of the other side.
+        left: symbols from the difference on, at most `REACH`: characters, and symbols that equal nothing.
+        right: the same of the other text.
     Returns:
-        Blocks in order, up to the first of 8 symbols or to the end of both sides. Where neither is found within 64
-        symbols that differ: those of the way that leads farthest. Empty where nothing agrees.
+        Blocks in order, up to the first of 8 symbols or to the end of both texts. If neither is found within 64
+        symbols that differ: those of the edit script that leads farthest. Empty if nothing agrees.
     """
-    n, m = len(student), len(teacher)
-    ends: dict[int, tuple[int, _Chain]] = {1: (0, None)}  # diagonal -> how far the student's side is read
+    n, m = len(left), len(right)
+    ends: dict[int, tuple[int, _Chain]] = {1: (0, None)}  # diagonal -> how far `left` is read
     farthest: tuple[int, _Chain] = (0, None)
     for edits in range(min(_MOST, n + m) + 1):
         for diagonal in range(-edits, edits + 1, 2):
-            left, above = ends.get(diagonal - 1, (-2, None)), ends.get(diagonal + 1, (-1, None))
-            x, chain = above if left[0] < above[0] else (left[0] + 1, left[1])
+            before, above = ends.get(diagonal - 1, (-2, None)), ends.get(diagonal + 1, (-1, None))
+            x, chain = above if before[0] < above[0] else (before[0] + 1, before[1])
             y = x - diagonal
             if not (0 <= x <= n and 0 <= y <= m):
                 ends.pop(diagonal, None)
                 continue
             length = 0
-            while length < SURE and x + length < n and y + length < m and student[x + length] == teacher[y + length]:
+            while length < SURE and x + length < n and y + length < m and left[x + length] == right[y + length]:
                 length += 1
             if length:
                 chain = (chain, Block(x, y, length))
@@ -84,7 +87,7 @@ def blocks_behind(student: Sequence[object], teacher: Sequence[object]) -> list[
 
 
 def characters(data: bytes) -> list[bytes]:
-    """The bytes of each UTF-8 character; a byte that continues none stands alone."""
+    """Split into UTF-8 characters; a byte that continues none stands alone."""
     return _CHARACTER.findall(data)
 
 
@@ -97,5 +100,5 @@ def _in_order(chain: _Chain) -> list[Block]:
 
 
 def _inside(data: bytes, place: int) -> bool:
-    """Whether the byte continues a UTF-8 character."""
+    """Return whether the byte continues a UTF-8 character."""
     return place < len(data) and data[place] & 0xC0 == 0x80

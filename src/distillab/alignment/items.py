@@ -1,4 +1,4 @@
-"""The items of one row on one side: runs of text tokens, special tokens, and tokens that hide what they stand for."""
+"""Cut a row into items: runs of text tokens, special tokens, and `unk`."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from distillab.alignment.tables import TEXT, TokenTable
 
 
 class Item(NamedTuple):
-    """A run of text tokens, one marker, or one hole."""
+    """A run of text tokens, one special token, or one `unk`; its tokens are first to last - 1."""
 
     kind: int
     first: int
     last: int
     data: bytes
     ends: NDArray[np.int64]  # of a run of text: where its tokens end in `data`
-    marker: int
+    special: int  # place in `TokenTable.special_tokens`, -1 for others
 
 
 @dataclass
-class Side:
-    """One side of a row, and where its tokens end on the line of coordinates."""
+class TokenBoundaries:
+    """A row of one tokenizer, and where its tokens end on the line of coordinates."""
 
     items: list[Item]
     cut: bool
@@ -34,19 +34,19 @@ class Side:
     indices: list[int] = field(default_factory=lambda: [0])
 
     def bound(self, coordinate: int, index: int) -> None:
-        """Add one boundary: `index` tokens end at it."""
+        """Add a boundary behind the first `index` tokens."""
         self.coordinates.append(coordinate)
         self.indices.append(index)
 
     def read(self, item: Item, start: int, stop: int, at: int) -> None:
-        """Boundaries of the tokens that end in the bytes start < end <= stop of a run, whose first byte is at `at`."""
+        """Add the boundaries of a run's tokens that end in start < end <= stop; byte `start` is at coordinate `at`."""
         low, high = np.searchsorted(item.ends, (start, stop), side="right").tolist()
         self.coordinates.extend((item.ends[low:high] + (at - start)).tolist())
         self.indices.extend(range(item.first + low + 1, item.first + high + 1))
 
 
 def split_items(ids: NDArray[np.int64], table: TokenTable) -> list[Item]:
-    """The items of a row, in order."""
+    """Return the items of a row, in order."""
     kinds = table.kinds[ids]
     nothing = np.zeros(0, dtype=np.int64)
     items: list[Item] = []
@@ -57,8 +57,8 @@ def split_items(ids: NDArray[np.int64], table: TokenTable) -> list[Item]:
             ends = np.cumsum(table.lengths[run])
             items.append(Item(TEXT, place, other, table.spell(run).tobytes(), ends, -1))
         if other < len(ids):
-            number = int(table.marker_numbers[ids[other]])
-            content = table.markers[number].content if number >= 0 else b""
+            number = int(table.special_numbers[ids[other]])
+            content = table.special_tokens[number].content if number >= 0 else b""
             items.append(Item(int(kinds[other]), other, other + 1, content, nothing, number))
         place = other + 1
     return items
@@ -68,8 +68,8 @@ class Character(NamedTuple):
     """A character of a text, or an item that is no text.
 
     Attributes:
-        symbol: its bytes; for other items a number that the other side does not have.
-        items_left: items from its own on.
+        symbol: its bytes; for other items a number that equals nothing in the other row.
+        items_left: items from its item on.
         start: its first byte in its item.
         end: the byte behind its last.
     """
@@ -81,7 +81,7 @@ class Character(NamedTuple):
 
 
 def first_characters(items: Sequence[Item], read: int, *, nothing: int) -> list[Character]:
-    """The first `REACH` characters behind `read` bytes of the first item."""
+    """Return the first `REACH` characters behind `read` bytes of the first item; `nothing` stands for other items."""
     found: list[Character] = []
     for number, item in enumerate(items):
         if len(found) >= REACH:
@@ -97,7 +97,7 @@ def first_characters(items: Sequence[Item], read: int, *, nothing: int) -> list[
 
 
 def last_text(items: Sequence[Item], read: int) -> bytes:
-    """What is left of the last item, where that is text."""
+    """Return what is left of the last item, if that is text."""
     if not items or items[-1].kind != TEXT:
         return b""
     return items[-1].data[read:] if len(items) == 1 else items[-1].data

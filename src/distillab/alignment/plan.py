@@ -12,13 +12,13 @@ from distillab.errors import ShapeError
 
 
 class LeftOut(NamedTuple):
-    """Tokens of one side that are in no span, by reason.
+    """Tokens of one row that are in no span, by reason.
 
     Args:
-        one_sided: special tokens (or a prefix space that is a token by itself) that the other side does not have, and
-            tokens inside of which the other side has one.
-        differing: a normaliser changed the bytes, or `unk` hides them.
-        cut: behind the end of the other side, which was cut.
+        one_sided: special tokens (or a prefix space that is a token by itself) that the other row does not have, and
+            tokens inside of which the other row has one.
+        differing: a normaliser changed the bytes, or they are `unk`.
+        cut: behind the end of the other row, which was truncated.
     """
 
     one_sided: int = 0
@@ -51,15 +51,15 @@ class SpanPlan:
         return len(self.n_bytes)
 
     def swapped(self) -> SpanPlan:
-        """The plan with the sides exchanged."""
+        """Return the plan with student and teacher exchanged."""
         return SpanPlan(self.teacher, self.student, self.n_bytes, self.teacher_left_out, self.student_left_out)
 
 
 class AnswerSpans(NamedTuple):
-    """What a loss may use of a plan.
+    """The spans of a plan that a loss can use.
 
     Args:
-        plan: the spans whose tokens are all scored, on both sides.
+        plan: the spans whose tokens are all scored, in both rows.
         straddling: spans that have scored tokens and others; they are not in `plan`.
     """
 
@@ -68,9 +68,9 @@ class AnswerSpans(NamedTuple):
 
 
 def answer_spans(plan: SpanPlan, *, student_mask: NDArray[np.bool_], teacher_mask: NDArray[np.bool_]) -> AnswerSpans:
-    """The spans that lie wholly in the answer on both sides.
+    """Keep the spans that lie wholly in the answer in both rows.
 
-    The tokens that the plan left out stay left out, and `student_left_out`, `teacher_left_out` go on counting the row.
+    `student_left_out` and `teacher_left_out` still count the tokens of the whole row.
 
     Args:
         student_mask: (L,) bool, `EncodedRow.answer_mask`: True where the token is scored.
@@ -78,19 +78,19 @@ def answer_spans(plan: SpanPlan, *, student_mask: NDArray[np.bool_], teacher_mas
     Raises:
         ShapeError: a mask is shorter than the row that the plan was made for.
     """
-    ours, our_lengths = _scored(plan.student, student_mask, "student_mask")
-    theirs, their_lengths = _scored(plan.teacher, teacher_mask, "teacher_mask")
-    whole = (ours == our_lengths) & (theirs == their_lengths)
+    student, student_lengths = _scored(plan.student, student_mask, "student_mask")
+    teacher, teacher_lengths = _scored(plan.teacher, teacher_mask, "teacher_mask")
+    whole = (student == student_lengths) & (teacher == teacher_lengths)
     kept = SpanPlan(
         plan.student[whole], plan.teacher[whole], plan.n_bytes[whole], plan.student_left_out, plan.teacher_left_out
     )
-    return AnswerSpans(kept, int(((ours + theirs > 0) & ~whole).sum()))
+    return AnswerSpans(kept, int(((student + teacher > 0) & ~whole).sum()))
 
 
 def _scored(
     ranges: NDArray[np.int32], mask: NDArray[np.bool_], name: str
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Scored tokens and all tokens of each range."""
+    """Return how many tokens of each range are scored, and how many it has."""
     end = int(ranges[-1, 1]) if len(ranges) else 0
     if mask.ndim != 1 or len(mask) < end:
         raise ShapeError(

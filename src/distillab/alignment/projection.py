@@ -1,4 +1,4 @@
-"""Next-token distributions of one vocabulary in the terms of another.
+"""Project next-token distributions of the teacher's vocabulary onto the student's.
 
 Letters: N positions, W teacher ids, V student ids, E entries.
 """
@@ -35,8 +35,8 @@ class Mapped(NamedTuple):
 class Projected(NamedTuple):
     """Args:
     logp: (N, V) float32, natural-log probabilities in the student's vocabulary; -inf where nothing maps to the id.
-        With `unmapped_logmass` they sum to what the teacher's sum to.
-    unmapped_logmass: (N,) float32, log of the teacher's probability that no student id gets.
+        Together with `unmapped_logmass` they have the mass of the teacher's.
+    unmapped_logmass: (N,) float32, log of the teacher's mass on ids that are unmapped.
     """
 
     logp: Tensor
@@ -50,7 +50,7 @@ class Coverage(NamedTuple):
         exact: the student has a token of the same bytes.
         pieces: the mass goes to the first of the student's pieces.
         role: special tokens of the same content or role.
-        unmapped: nothing on the student's side.
+        unmapped: the student has nothing.
     """
 
     exact: float
@@ -96,7 +96,7 @@ class VocabularyProjection:
         return len(self.how)
 
     def project(self, teacher_logp: Tensor) -> Projected:
-        """The distribution of the student's next token, where both sides stand at the same place of a text.
+        """Return the distribution of the student's next token, at a place where tokens of both rows end.
 
             p'(v) = Σ_w p(w) weight(w, v), summed in log space
 
@@ -118,13 +118,13 @@ class VocabularyProjection:
         top_NV.scatter_reduce_(1, targets.expand_as(terms_NE), terms_NE.detach(), "amax")
         # Where no term is finite the sum is 0 and its log -inf; the shift must not make that a NaN.
         top_NV = top_NV.masked_fill(top_NV.isinf(), 0.0)
-        # Thousands of tokens may meet in one (all words with one first letter): float32 would add them up too coarsely.
+        # Thousands of teacher ids can map to one student id (all words with one first letter): float32 is too coarse.
         shares_NE = (terms_NE - top_NV[:, targets]).exp().double()
         sums_NV = torch.zeros_like(top_NV, dtype=torch.float64).index_add(1, targets, shares_NE)
         return Projected(sums_NV.log().float() + top_NV, torch.logsumexp(logp_NW[:, unmapped], dim=1))
 
     def describe(self, teacher_id: int) -> list[Mapped]:
-        """What a teacher id becomes; empty where nothing.
+        """Return the student ids of a teacher id; empty if it is unmapped.
 
         Raises:
             ShapeError: there is no such id.
@@ -137,11 +137,11 @@ class VocabularyProjection:
         return [Mapped(id_, weight, how) for id_, weight in pairs]
 
     def coverage_by_rows(self) -> Coverage:
-        """Shares of the teacher's ids that mean anything; each id counts once."""
+        """Return shares of the teacher's ids that are in use; each id counts once."""
         return self.coverage_by_mass((self.how != HOWS.index("unused")).astype(np.int64))
 
     def coverage_by_mass(self, counts: Sequence[float] | NDArray[np.int64] | NDArray[np.float64]) -> Coverage:
-        """Shares of probability mass.
+        """Return shares of probability mass.
 
         Args:
             counts: (W,) how often the teacher's tokens occur in a data set, or summed probabilities.
@@ -158,7 +158,7 @@ class VocabularyProjection:
         return Coverage(shares[0], shares[1], shares[2], shares[3] + shares[4])
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file; it is whole or not there."""
+        """Write a safetensors file, atomically."""
         metadata = {
             "format": FORMAT,
             "student_width": str(self.student_width),
@@ -230,7 +230,7 @@ class VocabularyProjection:
             )
 
     def _tensors(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Teacher id, student id and log weight of every entry, and the teacher ids without entries."""
+        """Return teacher id, student id and log weight of every entry, and the teacher ids without entries."""
         if device not in self._on:
             sizes = np.diff(self.row_ends)
             arrays = (

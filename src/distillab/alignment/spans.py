@@ -1,22 +1,23 @@
-"""From two tokenisations of one text to the spans of bytes that they share.
+"""Find the spans of bytes that two tokenisations of one text have in common.
 
     student   |The| qu|ick| fox|        spans   The · quick · fox
     teacher   |The|quick|  fox|
 
-A span begins and ends where tokens of both sides do, and no such place is inside of it: it is minimal. Bytes are
-compared, so a character that one side cuts into bytes, or a token that holds half of one, is no special case.
+A span begins and ends where a token of both rows begins and ends, and no such place is inside of it: it is minimal.
+Bytes are compared, so a character that one tokenizer cuts into bytes, or a token that holds half of one, is no special
+case.
 
-What becomes of what is not text on both sides:
+What is not the same text in both rows:
 
-* special tokens that mean the same (content, or the roles bos, eos, sep, cls, mask): a span of their own, of 0 bytes;
-* a special token of one side only: left out and counted; where the texts do not agree so, it is compared by its content
-  with what the other side spells (a chat marker that one tokenizer knows and the other does not);
-* one space in front of a text on one side only (SentencePiece's prefix): no difference; a token of that space alone
+* special tokens that match (the same content, or one of the roles bos, eos, sep, cls, mask): one span, of 0 bytes;
+* a special token in one row only: left out and counted. If the texts do not agree then, its content is compared with
+  the other row's text (a special token of a chat template that the other tokenizer spells in pieces);
+* one space in front of a text in one row only (SentencePiece's prefix): no difference; a token of that space alone
   belongs to the span that follows it;
 * bytes that a normaliser changed: an error, or left out and counted (`differing="leave_out"`): what agrees before and
-  behind them, to the next special token of both, is kept;
-* `unk`: it hides bytes, so what is between the texts before and behind it is left out and counted;
-* the end of a row that was cut: the other side's tokens behind it are left out and counted.
+  behind them, to the next special token of both rows, is kept;
+* `unk`: its bytes are not known, so what is between the texts before and behind it is left out and counted;
+* the end of a row that was truncated: the other row's tokens behind it are left out and counted.
 
 Time and memory grow with the tokens. Rows come in lists: thousands of tokens at a time are fast, single rows are not.
 """
@@ -31,28 +32,29 @@ from numpy.typing import NDArray
 
 from distillab.alignment.batched import Rows, align_usual
 from distillab.alignment.plan import AnswerSpans, LeftOut, SpanPlan, answer_spans
-from distillab.alignment.tables import UNUSED, TokenTable, pairing_markers
-from distillab.alignment.walk import Difference, walk_row
+from distillab.alignment.regions import Difference
+from distillab.alignment.tables import UNUSED, TokenTable, match_special_tokens
+from distillab.alignment.walk import walk_row
 from distillab.errors import DataError, ShapeError
 
 __all__ = ["AnswerSpans", "LeftOut", "SpanAligner", "SpanPlan", "answer_spans"]
 
 
 class SpanAligner:
-    """Aligns rows of two tokenizers. It holds arrays only, so worker processes can be given it.
+    """Align rows of two tokenizers. It holds arrays only, so it can be sent to worker processes.
 
     Args:
         student: the student's tokens.
-        teacher: the teacher's.
-        differing: what to do where the bytes of the two sides differ: `refuse` (they are two texts, or a normaliser
-            changes one), or `leave_out` those places and count them.
+        teacher: the teacher's tokens.
+        differing: what to do where the bytes differ (the texts are not the same, or a normaliser changes one):
+            `refuse`, an error, or `leave_out`, leave those places out and count them.
     """
 
     def __init__(
         self, *, student: TokenTable, teacher: TokenTable, differing: Literal["refuse", "leave_out"] = "refuse"
     ) -> None:
         self.student, self.teacher, self.differing = student, teacher, differing
-        self._pairs = pairing_markers(student, teacher)
+        self._pairs = match_special_tokens(student, teacher)
 
     def rows(
         self,
@@ -63,7 +65,7 @@ class SpanAligner:
         teacher_cut: Sequence[bool] | None = None,
         keys: Sequence[str] | None = None,
     ) -> list[SpanPlan]:
-        """One plan a row.
+        """Return one plan a row.
 
         Args:
             student: R rows of ids, (L,) each.
@@ -72,8 +74,8 @@ class SpanAligner:
             teacher_cut: the same of the teacher's rows.
             keys: names of the rows, for messages.
         Raises:
-            ShapeError: not as many rows, flags or keys on both sides.
-            DataError: an id means nothing, or the bytes of a row differ and are not to be left out.
+            ShapeError: the numbers of rows, flags or keys differ.
+            DataError: an id is no token of its tokenizer, or the bytes of a row differ under `differing="refuse"`.
         """
         size = len(student)
         for name, given in (("teacher", teacher), ("student_cut", student_cut), ("teacher_cut", teacher_cut)):
@@ -82,13 +84,15 @@ class SpanAligner:
         cuts = [
             np.zeros(size, dtype=np.bool_) if cut is None else np.asarray(cut) for cut in (student_cut, teacher_cut)
         ]
-        ours, theirs = Rows.of(student, self.student), Rows.of(teacher, self.teacher)
-        _require_meanings(ours, "student", keys)
-        _require_meanings(theirs, "teacher", keys)
-        found, usual = align_usual(ours, theirs, self._pairs)
+        student_rows, teacher_rows = Rows.of(student, self.student), Rows.of(teacher, self.teacher)
+        _require_meanings(student_rows, "student", keys)
+        _require_meanings(teacher_rows, "teacher", keys)
+        found, usual = align_usual(student_rows, teacher_rows, self._pairs)
         plans = iter(found)
         return [
-            next(plans) if usual[row] else self._walked(ours, theirs, row, bool(cuts[0][row]), bool(cuts[1][row]), keys)
+            next(plans)
+            if usual[row]
+            else self._walked(student_rows, teacher_rows, row, bool(cuts[0][row]), bool(cuts[1][row]), keys)
             for row in range(size)
         ]
 
@@ -100,20 +104,26 @@ class SpanAligner:
         student_cut: bool = False,
         teacher_cut: bool = False,
     ) -> SpanPlan:
-        """The plan of one row; see `rows`."""
+        """Return the plan of one row; see `rows`."""
         return self.rows([student], [teacher], student_cut=[student_cut], teacher_cut=[teacher_cut])[0]
 
     def _walked(
-        self, ours: Rows, theirs: Rows, row: int, our_cut: bool, their_cut: bool, keys: Sequence[str] | None
+        self,
+        student: Rows,
+        teacher: Rows,
+        row: int,
+        student_cut: bool,
+        teacher_cut: bool,
+        keys: Sequence[str] | None,
     ) -> SpanPlan:
         plan, difference = walk_row(
-            ours.row(row),
-            theirs.row(row),
+            student.row(row),
+            teacher.row(row),
             self.student,
             self.teacher,
             self._pairs,
-            student_cut=our_cut,
-            teacher_cut=their_cut,
+            student_cut=student_cut,
+            teacher_cut=teacher_cut,
         )
         if difference is not None and self.differing == "refuse":
             raise _two_texts(difference, _name(row, keys))
@@ -122,7 +132,9 @@ class SpanAligner:
 
 def _require_length(name: str, given: Sequence[object] | None, size: int) -> None:
     if given is not None and len(given) != size:
-        raise ShapeError("Both sides have the same rows.", facts=[f"student: {size} rows", f"{name}: {len(given)}"])
+        raise ShapeError(
+            "Student and teacher have the same rows.", facts=[f"student: {size} rows", f"{name}: {len(given)}"]
+        )
 
 
 def _require_meanings(rows: Rows, who: str, keys: Sequence[str] | None) -> None:
@@ -136,7 +148,7 @@ def _require_meanings(rows: Rows, who: str, keys: Sequence[str] | None) -> None:
         wrong = int(np.argmax(unused))
     row = int(np.searchsorted(rows.borders, wrong, side="right")) - 1
     raise DataError(
-        "Every id of a row is a token of the side's tokenizer.",
+        "Every id of a row is a token of its tokenizer.",
         where=_name(row, keys),
         facts=[f"{who}: id {rows.ids[wrong]} at token {wrong - rows.borders[row]}, of {len(rows.table)} ids"],
         fix="align rows with the tokenizers that made them; are student and teacher exchanged?",
@@ -156,5 +168,5 @@ def _two_texts(difference: Difference, where: str) -> DataError:
             f"student: {before}then {difference.student!r}",
             f"teacher: {before}then {difference.teacher!r}",
         ],
-        fix='give both sides the same text; where a tokenizer\'s normaliser changes it, differing="leave_out"',
+        fix='give student and teacher the same text; if a tokenizer\'s normaliser changes it, differing="leave_out"',
     )

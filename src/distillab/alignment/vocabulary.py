@@ -1,12 +1,12 @@
-"""What each token of the teacher is in the student's vocabulary.
+"""Map each token of the teacher to a token of the student's vocabulary.
 
-Both models stand at the same place of a text and say what comes next. Where the student has a token of the same bytes,
-that is what comes next for it too. Where it has none, the next student token is the first of the pieces into which the
-student's tokenizer cuts those bytes; exactly so if texts are cut as the tokenizer itself cuts them and what follows
-does not change that cut. Special tokens go by content, then by role. The rest is unmapped, and its mass is reported.
+Both models predict the next token at the same place of a text. If the student has a token of the same bytes, that is
+the student's next token. If it has none, its next token is the first of the pieces into which the student's tokenizer
+cuts those bytes; this is exact if the text is cut as the tokenizer itself cuts it, and what follows does not change the
+cut. Special tokens are mapped by content, then by role. The rest is unmapped, and its mass is reported.
 
 Bytes that are part of a character, in a vocabulary that has whole characters: the next token is a byte token if no text
-token begins with those bytes; else it depends on which character it becomes, and the token is unmapped.
+token begins with those bytes; else it depends on the character that they become, and the token is unmapped.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def project_vocabulary(
     teacher_width: int | None = None,
     student_width: int | None = None,
 ) -> VocabularyProjection:
-    """The projection of a pair. Each teacher id has one student id, of weight 1, or none.
+    """Make the projection of a pair. Each teacher id has one student id, of weight 1, or none.
 
     Args:
         teacher, student: what every id means.
@@ -44,16 +44,16 @@ def project_vocabulary(
         teacher_width: columns of the teacher's logits; None: as many as ids. student_width: the same of the student.
     Raises:
         ShapeError: logits that are narrower than the vocabulary.
-        DataError: `pieces` gives ids that do not spell what was asked for.
+        DataError: `pieces` gives ids that do not spell the bytes that it was called with.
     """
     widths = [
         _width(name, given, len(meanings))
         for name, given, meanings in (("teacher", teacher_width, teacher), ("student", student_width, student))
     ]
-    ask = _Asked(pieces, student)
-    by_bytes = _by_bytes(student, ask)
+    cut = _CheckedPieces(pieces, student)
+    by_bytes = _by_bytes(student, cut)
     missing = {m.data for m in teacher if m.kind in ("text", "byte") and m.data not in by_bytes and m.data}
-    by_pieces = _first_pieces(missing, student, by_bytes, ask)
+    by_pieces = _first_pieces(missing, student, by_bytes, cut)
     by_content, by_role = _specials(student)
     spellings = Counter(m.data for m in teacher if m.kind in ("text", "byte"))
     targets = np.full(widths[0], -1, dtype=np.int64)
@@ -64,11 +64,11 @@ def project_vocabulary(
             continue
         if meaning.kind == "special":
             role = next((by_role[name] for name in _ROLES if name in meaning.roles and name in by_role), None)
-            # The other side may have the same marker as an ordinary added token.
+            # The student can have the same special token as an ordinary added token.
             found = ("role", by_content.get(meaning.data, by_bytes.get(meaning.data, role)))
         elif spellings[meaning.data] > 1 and id_ < len(student) and student[id_] == meaning:
-            # Several ids of the same bytes on both sides ("a" and "<0x61>"): each is itself, so that one and the same
-            # tokenizer gives the identity.
+            # Several ids of the same bytes in both vocabularies ("a" and "<0x61>"): each maps to itself, so that the
+            # same tokenizer twice gives the identity.
             found = ("exact", id_)
         elif meaning.data in by_bytes:
             found = ("exact", by_bytes[meaning.data])
@@ -97,29 +97,29 @@ def _width(name: str, given: int | None, tokens: int) -> int:
     return tokens if given is None else given
 
 
-class _Asked:
-    """The tokenizer's own pieces, checked: they must spell what was asked for."""
+class _CheckedPieces:
+    """Cut bytes with the student's tokenizer, and check that the pieces spell these bytes."""
 
     def __init__(self, pieces: Pieces, student: Sequence[Meaning]) -> None:
         self._pieces, self._student = pieces, student
 
     def __call__(self, many: Sequence[bytes]) -> dict[bytes, list[int]]:
-        """The pieces of those byte strings that have any."""
+        """Return the pieces of those byte strings that have any."""
         answers = self._pieces(many)
         found = {data: list(ids) for data, ids in zip(many, answers, strict=True) if len(ids)}
         for data, ids in found.items():
             spelled = b"".join(self._student[id_].data for id_ in ids)
             if spelled != data:
                 raise DataError(
-                    "Pieces spell the bytes that were asked for.",
-                    facts=[f"asked for: {data!r}", f"got:       {spelled!r}, ids {ids}"],
+                    "Pieces spell the bytes that they are made from.",
+                    facts=[f"bytes:  {data!r}", f"pieces: {spelled!r}, ids {ids}"],
                     fix="leave out what the tokenizer's normaliser changes, and the prefix space",
                 )
         return found
 
 
-def _by_bytes(student: Sequence[Meaning], ask: _Asked) -> dict[bytes, int]:
-    """The one student id of each byte string: a regular token before a byte token, the tokenizer's own of several."""
+def _by_bytes(student: Sequence[Meaning], cut: _CheckedPieces) -> dict[bytes, int]:
+    """Return one student id for each byte string: text before byte tokens; of several the tokenizer's choice."""
     texts: dict[bytes, list[int]] = {}
     singles: dict[bytes, int] = {}
     for id_, meaning in enumerate(student):
@@ -127,26 +127,26 @@ def _by_bytes(student: Sequence[Meaning], ask: _Asked) -> dict[bytes, int]:
             texts.setdefault(meaning.data, []).append(id_)
         elif meaning.kind == "byte":
             singles.setdefault(meaning.data, id_)
-    own = ask([data for data, ids in texts.items() if len(ids) > 1])
+    preferred = cut([data for data, ids in texts.items() if len(ids) > 1])
     chosen = {data: ids[0] for data, ids in texts.items()}
-    chosen.update({data: ids[0] for data, ids in own.items() if len(ids) == 1 and ids[0] in texts[data]})
+    chosen.update({data: ids[0] for data, ids in preferred.items() if len(ids) == 1 and ids[0] in texts[data]})
     return singles | chosen
 
 
 def _first_pieces(
-    missing: set[bytes], student: Sequence[Meaning], by_bytes: dict[bytes, int], ask: _Asked
+    missing: set[bytes], student: Sequence[Meaning], by_bytes: dict[bytes, int], cut: _CheckedPieces
 ) -> dict[bytes, int]:
-    """The first piece of each byte string that the student has no token of."""
-    found = ask(sorted(missing))
+    """Return the first piece of each byte string that the student has no token for."""
+    found = cut(sorted(missing))
     # Bytes that end inside of a character: what comes first is decided by the whole characters before.
     heads = {data: head for data in missing - found.keys() if (head := _whole_characters(data)) and head != data}
-    own = ask(sorted({head for head in heads.values() if head not in by_bytes}))
+    of_heads = cut(sorted({head for head in heads.values() if head not in by_bytes}))
     first = {data: ids[0] for data, ids in found.items()}
     for data, head in heads.items():
         if head in by_bytes:
             first[data] = by_bytes[head]
-        elif head in own:
-            first[data] = own[head][0]
+        elif head in of_heads:
+            first[data] = of_heads[head][0]
     texts = sorted(meaning.data for meaning in student if meaning.kind == "text")
     for data in missing - first.keys():
         part = _part_of_character(data)
@@ -156,7 +156,7 @@ def _first_pieces(
 
 
 def _whole_characters(data: bytes) -> bytes:
-    """The whole UTF-8 characters with which the bytes begin."""
+    """Return the whole UTF-8 characters with which the bytes begin."""
     try:
         data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -165,7 +165,7 @@ def _whole_characters(data: bytes) -> bytes:
 
 
 def _part_of_character(data: bytes) -> bytes:
-    """The bytes before the next character begins, where they begin with no whole one; else nothing."""
+    """Return the bytes before the next character begins; empty if they begin with a whole one."""
     if _whole_characters(data):
         return b""
     end = next((place for place in range(1, len(data)) if data[place] & 0xC0 != 0x80), len(data))
@@ -178,7 +178,7 @@ def _any_begins_with(ordered: Sequence[bytes], part: bytes) -> bool:
 
 
 def _specials(student: Sequence[Meaning]) -> tuple[dict[bytes, int], dict[str, int]]:
-    """Student ids of special tokens by content and by role; of several with one role the first."""
+    """Return the student ids of special tokens by content and by role; of several with one role the first."""
     by_content: dict[bytes, int] = {}
     by_role: dict[str, int] = {}
     for id_, meaning in enumerate(student):
