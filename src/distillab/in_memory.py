@@ -57,7 +57,7 @@ class ModelInMemory:
 
 @contextmanager
 def holding(objects: Mapping[str, Any]) -> Iterator[None]:
-    """Let `memory:NAME` mean an object, for each name, inside of the block."""
+    """Let `memory:NAME` stand for an object, for each name, inside of the block."""
     token = _objects.set({**_objects.get(), **{_PREFIX + name: value for name, value in objects.items()}})
     try:
         yield
@@ -66,12 +66,12 @@ def holding(objects: Mapping[str, Any]) -> Iterator[None]:
 
 
 def path_of(name: str) -> str:
-    """What a recipe writes for the object of that name."""
+    """Return what a recipe writes for the object of that name."""
     return _PREFIX + name
 
 
 def in_memory(path: str) -> Any:
-    """The object that a path means; None where it is a path of the disk or of the hub.
+    """Return the object that a path names; None if it is a path of the disk or of the hub.
 
     Raises:
         ConfigError: the object is not held in this process.

@@ -74,7 +74,7 @@ def handle_signals(*, quiet: bool = False) -> Iterator[None]:
 
 @contextmanager
 def defer_interrupt() -> Iterator[None]:
-    """Only note a first signal inside the block, which checks `interrupt_requested` where it can save.
+    """Only record a first signal inside the block, which checks `interrupt_requested` where it can save.
 
     Raises:
         Interrupted: at the end of the block, if a signal came after the last check.
@@ -90,7 +90,7 @@ def defer_interrupt() -> Iterator[None]:
 
 @contextmanager
 def allow_interrupt() -> Iterator[None]:
-    """Let a signal end this part of a `defer_interrupt` block anywhere.
+    """Allow a signal to end this part of a `defer_interrupt` block at any point.
 
     Raises:
         Interrupted: a signal came before.

@@ -68,7 +68,7 @@ class Run:
         return self.record.evaluation
 
     def report(self) -> str:
-        """The text that `distillab train` prints at its end."""
+        """Return the text that `distillab train` prints at its end."""
         with contextlib.redirect_stdout(StringIO()) as text:
             show_run(self.record)
         return text.getvalue().rstrip()

@@ -72,7 +72,7 @@ def eval_rows(inputs: RunInputs, data: Rows, *, name: str) -> EvalRows:
 
 @torch.no_grad()
 def eval_values(trainer: Trainer, rows: EvalRows, batches: DataLoader[Any]) -> dict[str, float]:
-    """`loss` and each term by its name, at the weights of the step; then the figures of the learning curve.
+    """Return `loss` and each term by its name, at the weights of the step, then the figures of the learning curve.
 
     A term that keeps spans of earlier steps (contrastive) is a measure of its step, and is left out of both.
     """

@@ -60,7 +60,7 @@ def given(value: object, *, role: str) -> Given:
 
 
 def tokenizer_of(found: Given, *, role: str) -> LoadedTokenizer:
-    """The tokenizer that belongs to what was given, checked against its files.
+    """Return the tokenizer that belongs to a model or a path, checked against its files.
 
     A model alone names the folder or hub id that it was loaded from; its tokenizer is read there.
 
@@ -81,14 +81,14 @@ def tokenizer_of(found: Given, *, role: str) -> LoadedTokenizer:
 
 
 def width_of(found: Given) -> int | None:
-    """Rows of the model's output layer; None where a tokenizer alone was given."""
+    """Return the rows of the model's output layer; None if only a tokenizer was passed."""
     if found.bare is not None:
         return int(found.bare.config.get_text_config().vocab_size)
     return None if found.path is None else logits_width(found.path)
 
 
 def rows_of(data: Rows, *, name: str) -> tuple[list[Row], str]:
-    """The rows that were given, and what they are called in messages and records.
+    """Return the rows that were passed, and their name in messages and records.
 
     Raises:
         DataError: a source that cannot be read; an object of another kind; no rows.

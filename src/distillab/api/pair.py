@@ -54,7 +54,7 @@ class PairReport:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        """The same text with its colours, for a notebook."""
+        """Return the same text with its colours, for a notebook."""
         return self._printed().export_html(inline_styles=True, code_format="<pre>{code}</pre>")
 
     def _printed(self) -> Console:

@@ -77,7 +77,7 @@ class RecipeBuilder:
         return list(self._objects)
 
     def path(self, key: str) -> str:
-        """The path that is set under a key."""
+        """Return the path that is set under a key."""
         place: Any = self._values
         for part in key.split("."):
             place = place[part]
@@ -100,7 +100,7 @@ class RecipeBuilder:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Let the recipe's names mean the objects."""
+        """Let the recipe's names stand for the objects, inside of the block."""
         with holding(self._objects):
             yield
 
@@ -143,7 +143,7 @@ def quiet() -> Iterator[None]:
 
 
 def terms_of(terms: Sequence[BaseTermConfig] | None) -> tuple[BaseTermConfig, ...] | None:
-    """The terms that replace those of the method.
+    """Return the terms that replace those of the method.
 
     Raises:
         ConfigError: something that is no term's settings.

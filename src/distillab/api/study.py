@@ -114,7 +114,7 @@ class Study:
         return read_results(path)
 
     def table(self) -> pandas.DataFrame:
-        """One row for each model: name, role, method, seeds, each metric's mean over the seeds, the difference to SFT.
+        """Return one row for each model: name, role, method, seeds, each metric's mean, the difference to SFT.
 
         `against_sft`, `against_sft_low` and `against_sft_high` are held-out nats a token minus SFT's, with the paired
         95 % interval; below zero is better. NaN: not measured.

@@ -158,7 +158,7 @@ class Trainer(DistillationTrainer):
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> torch.Tensor:
-        """One microbatch; after the last of a step its terms are added up for the next log."""
+        """Run one microbatch; after the last of a step, add up its terms for the next log."""
         loss = super().training_step(model, inputs, num_items_in_batch=num_items_in_batch)
         if self.accelerator.sync_gradients:
             for name, (total, count) in self.step_terms().items():
@@ -168,14 +168,14 @@ class Trainer(DistillationTrainer):
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """The Trainer's log, with the mean of each term since the last one."""
+        """Log as the Trainer does, with the mean of each term since the last log."""
         if "grad_norm" in logs:
             logs = logs | {name: total / max(1, count) for name, (total, count) in self._since_log.items()}
             self._since_log = {}
         transformers.Trainer.log(self, logs, start_time)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
-        """Batches of the held-out rows; `eval_dataset`: other rows, or the name of some."""
+        """Return batches of the held-out rows; `eval_dataset`: other rows, or the name of some."""
         chosen = self.eval_dataset if eval_dataset is None else eval_dataset
         if isinstance(chosen, str):
             chosen = cast(Any, self.eval_dataset)[chosen]
@@ -185,7 +185,7 @@ class Trainer(DistillationTrainer):
         return DataLoader(rows, batch_size=self.args.eval_batch_size, collate_fn=cast(Any, rows.collator))
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
-        """Not there: whole logits are never made, so there is nothing to predict with.
+        """Refuse: whole logits are never made, so there is nothing to predict with.
 
         Raises:
             ConfigError: always.
@@ -200,7 +200,7 @@ class Trainer(DistillationTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """The objective and the figures of the learning curve on held-out rows."""
+        """Evaluate the objective and the figures of the learning curve on held-out rows."""
         rows = cast(EvalRows, dataloader.dataset)
         values = eval_values(self, rows, dataloader)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in values.items()}
@@ -271,7 +271,7 @@ def _require_teacher(teacher: object, terms: Sequence[BaseTermConfig] | None) ->
 
 
 def _require_pushable(args: TrainingArguments, objective: Objective) -> None:
-    """A checkpoint holds the projectors too, and what is pushed from it could not be loaded as a model."""
+    """Refuse to push a checkpoint: it holds the projectors too, and could not be loaded as a model."""
     projecting = [name for name, term in objective.activation_terms.items() if term.projector is not None]
     if args.push_to_hub and args.hub_strategy != HubStrategy.END and projecting:
         raise ConfigError(

@@ -28,7 +28,7 @@ def bits_for(values: int) -> int:
 
 
 def packed_bytes(count: int, bits: int) -> int:
-    """Length of the stream of `count` values."""
+    """Return the length of the stream of `count` values."""
     return -(-count // GROUP) * bits
 
 

@@ -14,7 +14,7 @@ LARGEST_RECORD_BYTES = 2**32
 
 
 def check_compression(name: str) -> None:
-    """Before anything is read or written.
+    """Check the name of a compression, before anything is read or written.
 
     Raises:
         CacheMismatch: no compression of this name.

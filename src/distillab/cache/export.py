@@ -66,7 +66,7 @@ def export_parquet(reader: CacheReader, output: Path, *, on_rows: Callable[[int]
 
 
 def schema_of(identity: CacheIdentity) -> pa.Schema:
-    """Columns of the file, with the cache's identity as metadata."""
+    """Return the columns of the file, with the cache's identity as metadata."""
     fields = [("key", pa.string()), ("input_ids", pa.list_(pa.int32())), ("answer_mask", pa.list_(pa.bool_()))]
     for layout in identity.layouts:
         fields += [(name, _arrow_type(kind, width)) for name, (kind, width) in layout.columns().items()]
@@ -122,7 +122,7 @@ def _widths(array_NK: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
 
 
 def _lists(lengths: Sequence[int] | npt.NDArray[np.integer[Any]], values: pa.Array) -> pa.Array:
-    """Lists of these lengths, of values that stand one after another."""
+    """Return lists of these lengths, of values that stand one after another."""
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), values)
 
@@ -132,7 +132,7 @@ def _ragged(arrays: Sequence[npt.NDArray[Any]]) -> pa.Array:
 
 
 def _as_float32(array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """bfloat16 stands as its bits: the upper half of a float32."""
+    """Convert bfloat16, which is stored as its bits (the upper half of a float32)."""
     if array.dtype == np.uint16:
         return (array.astype(np.uint32) << 16).view(np.float32)
     return array.astype(np.float32, copy=False)

@@ -62,5 +62,5 @@ class RowFinder:
 
 
 def _prefixes(digests_R16: npt.NDArray[np.uint8]) -> Prefixes:
-    """(R,) the first eight bytes of each digest as a number. Which byte order does not matter: only equality counts."""
+    """Return (R,) the first eight bytes of each digest as a number. Only equality is used, so byte order is free."""
     return np.ascontiguousarray(digests_R16[:, :8]).view("<u8").reshape(-1)

@@ -101,7 +101,7 @@ def claim(folder: Path, identity: CacheIdentity) -> None:
 
 
 def differences(a: CacheIdentity, b: CacheIdentity, *, first: str, second: str) -> list[str]:
-    """One line for every field in which two identities differ, with both sides."""
+    """Return one line for every field in which two identities differ, with both values."""
     left, right = _flat(a.model_dump()), _flat(b.model_dump())
     names = [*left, *(name for name in right if name not in left)]
     return [

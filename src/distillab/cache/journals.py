@@ -36,7 +36,7 @@ class SealedEntry(Record):
     entry_xxh3: str = ""
 
     def sealed(self) -> Self:
-        """With its checksum."""
+        """Return the entry with its checksum."""
         return self.model_copy(update={"entry_xxh3": self._checksum()})
 
     @property

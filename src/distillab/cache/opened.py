@@ -81,7 +81,7 @@ class OpenShards:
         return index
 
     def records(self, places: Sequence[tuple[int, int]], sections: Sequence[str]) -> dict[str, list[Raw]]:
-        """Raw records of rows, each confirmed by its checksum.
+        """Return raw records of rows, each confirmed by its checksum.
 
         Args:
             places: (shard, row in it).

@@ -50,7 +50,7 @@ class CacheReader:
         self._layouts: dict[str, Layout] = {layout.kind: layout for layout in self.identity.layouts}
 
     def __len__(self) -> int:
-        """Rows of the complete cache."""
+        """Return the number of rows of the complete cache."""
         return self.identity.rows
 
     @property
@@ -147,7 +147,7 @@ class CacheReader:
         ]
 
     def read_flat(self, rows: Sequence[int], kind: str) -> Section:
-        """One section of many rows, joined along N, M or P and decoded in one go: the fast path of training.
+        """Read one section of many rows, joined along N, M or P and decoded at once: the fast path of training.
 
         Args:
             rows: numbers, at least one, in any order.

@@ -216,7 +216,7 @@ def _check_index(arrays: Mapping[str, npt.NDArray[Any]], records: Mapping[str, P
 
 
 def checksum(data: Raw) -> int:
-    """xxh3, 64 bits, seed 0."""
+    """Return the xxh3 checksum, 64 bits, seed 0."""
     return xxhash.xxh3_64_intdigest(data)
 
 
@@ -266,7 +266,7 @@ def safetensors_header(
 
 
 def parse_safetensors(buffer: Raw) -> tuple[dict[str, str], dict[str, Place], int]:
-    """Metadata, the arrays in their order, and how many bytes the file must have.
+    """Return the metadata, the arrays in their order, and how many bytes the file must have.
 
     Raises:
         BadBytes: it is no safetensors file, or its arrays do not follow one another without gaps.

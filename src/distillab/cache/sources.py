@@ -232,7 +232,7 @@ class RemoteSource:
         return sorted(f"{folder}/{posixpath.basename(name)}" for name in names if not name.endswith("/"))
 
     def size(self, file: str) -> int | None:
-        """None: it would cost a request a file; what is too short is seen when it is read."""
+        """Return None: it would cost a request a file; a file that is too short is found when it is read."""
         return None
 
     def read(self, ranges: Sequence[Range]) -> list[Raw]:
@@ -343,7 +343,7 @@ def _too_large(place: str, size: int) -> CacheCorrupt:
 
 
 def _joined(root: str, file: str) -> str:
-    """`root` and a relative name, with ".." worked out; the "//" of a URL stays.
+    """Join `root` and a relative name, with ".." resolved; the "//" of a URL stays.
 
     Raises:
         CacheCorrupt: the name leads to another host or bucket: a manifest must not choose a host.

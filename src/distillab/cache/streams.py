@@ -64,12 +64,12 @@ class Cursor:
         return unpack_streams(streams, counts, bits).view(np.int32)
 
     def numbers(self, counts: Sequence[int], dtype: str) -> npt.NDArray[Any]:
-        """The next stream of every row: so many little-endian numbers each; all rows' numbers one after another."""
+        """Read the next stream of every row: so many little-endian numbers each, row after row."""
         size = np.dtype(dtype).itemsize
         return np.concatenate(self._take([count * size for count in counts])).view(dtype)
 
     def end(self) -> None:
-        """Every record must be used up.
+        """Check that every record is used up.
 
         Raises:
             CacheCorrupt: bytes are left.

@@ -74,7 +74,7 @@ def check_logp(name: str, logp: Floats) -> None:
 
 
 def companded_codes(logp: Floats) -> npt.NDArray[np.uint8]:
-    """One byte a log-probability, finer near 0, where an error weighs most: the code of the nearest table entry.
+    """Encode log-probabilities in one byte each, finer near 0, where an error weighs most.
 
             table(u) = -s · (exp(u · log(1 + L/s) / 254) - 1),  u = 0 … 254;  255 is -inf;  s = 1.5, L = 24
 
@@ -103,7 +103,7 @@ def companded_codes(logp: Floats) -> npt.NDArray[np.uint8]:
 
 
 def float16_logp(logp: Floats) -> npt.NDArray[np.float16]:
-    """Two bytes a log-probability: off by at most 1/2048 of itself (0.005 nats at -10).
+    """Encode log-probabilities in two bytes each: off by at most 1/2048 of themselves (0.005 nats at -10).
 
     A finite value below -65504, the least that float16 has, becomes that: a mass of zero either way, but -inf would
     say that the teacher rules the token out.
@@ -117,12 +117,12 @@ def float16_logp(logp: Floats) -> npt.NDArray[np.float16]:
 
 
 def float16_nats(nats: Floats) -> npt.NDArray[np.float16]:
-    """Two bytes for a number of nats, from 0 to 65504: off by at most 1/2048 of itself."""
+    """Encode nats from 0 to 65504 in two bytes each: off by at most 1/2048 of themselves."""
     return (np.clip(nats, 0.0, -FLOAT16_LEAST) + np.float32(0.0)).astype("<f2")
 
 
 def int8_rows(states_PD: Floats) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.int8]]:
-    """One byte a number, with one float16 scale a row: x ≈ scale · code, codes from -127 to 127.
+    """Encode numbers in one byte each, with one float16 scale a row: x ≈ scale · code, codes from -127 to 127.
 
     scale is max|x| / 127 rounded *up* to a float16, so no number of the row falls outside. The error is at most half
     the scale, which is at most max|x| / 254 · (1 + 2⁻¹⁰) + 2⁻²⁵. A row with one number far larger than the others

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 def show_info(location: str) -> None:
-    """Every part of a location."""
+    """Print every part of a location."""
     for part in PARTS:
         if has_part(location, part):
             _show_part(part_of(location, part), summarise(part_of(location, part)))
 
 
 def show_built(builds: Sequence[CacheBuild], *, study: bool) -> None:
-    """What was built, and what to write into the recipe."""
+    """Print what was built, and what to write into the recipe."""
     missing = 0
     for build in builds:
         for folder in build.folders:
@@ -50,7 +50,7 @@ def show_built(builds: Sequence[CacheBuild], *, study: bool) -> None:
 
 
 def show_estimate(found: Sequence[tuple[CacheBuild, Sequence[PartEstimate]]]) -> bool:
-    """What a build would cost; False where the disk has no room for it."""
+    """Print what a build would cost; return False if the disk has no room for it."""
     needed = 0
     for build, parts in found:
         for part in parts:
@@ -77,7 +77,7 @@ def show_estimate(found: Sequence[tuple[CacheBuild, Sequence[PartEstimate]]]) ->
 
 
 def show_verified(location: str, *, discard: bool) -> bool:
-    """Every part's state; True where all are sound and complete."""
+    """Print every part's state; return True if all are sound and complete."""
     fine = True
     for part in PARTS:
         if has_part(location, part):

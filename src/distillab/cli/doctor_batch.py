@@ -110,14 +110,14 @@ def _given(path: Path) -> GivenBatches:
 
 
 def _texts(path: Path, given: GivenBatches | None) -> Iterator[tuple[Ints, Ints | None]]:
-    """Ids and attention mask of every row: of a data set also of those behind the first ones, which are examined."""
+    """Return ids and attention mask of every row; of a data set also of the rows that are not examined."""
     from distillab.doctor.batch.datasets import texts_of_dataset, texts_of_rows
 
     return texts_of_dataset(path) if path.is_dir() else texts_of_rows((given or _given(path)).rows)
 
 
 def _counts_from_padding(tokenizer: str) -> bool | None:
-    """Whether the model beside the tokenizer learns positions; None where there is no config.json, or it is silent."""
+    """Return whether the model beside the tokenizer has learned positions; None if config.json does not state it."""
     from distillab.files import read_json
     from distillab.pairing.loading import find_file
 

@@ -22,7 +22,7 @@ _STYLE = {"error": "bold red", "warning": "bold yellow", "note": "bold"}
 
 
 def show_rows(console: Console, reading: BatchReading, most: int) -> None:
-    """The first rows, token by token: what is scored, what is padding."""
+    """Print the first rows, token by token: what is scored, what is padding."""
     from distillab.doctor.batch.show import row_line, row_text
 
     for row in reading.rows[:most]:
@@ -61,7 +61,7 @@ def report_investigation(
 
 
 def show_investigation(console: Console, investigation: Investigation) -> None:
-    """What was looked at, every finding, the gravest first, the methods of the pair, and what follows."""
+    """Print the checks, the findings (the most severe first), the methods of the pair, and the conclusions."""
     from distillab.report.findings import counted
 
     for sentence in investigation.outlook:
@@ -82,7 +82,7 @@ def show_investigation(console: Console, investigation: Investigation) -> None:
 
 
 def show_checks(console: Console, investigation: Investigation) -> None:
-    """A line for each examination, and one more where there was nothing to look at."""
+    """Print a line for each check, and one more if it was skipped."""
     width = max((len(one.check) for one in investigation.checks), default=0)
     for one in investigation.checks:
         console.print(f"  {one.check:<{width}}  {one.scope}")
@@ -91,7 +91,7 @@ def show_checks(console: Console, investigation: Investigation) -> None:
 
 
 def show_finding(console: Console, finding: Finding) -> None:
-    """One finding in full."""
+    """Print one finding in full."""
     console.print(f"{finding.severity}: {finding.id}", style=_STYLE[finding.severity])
     console.print(finding.title)
     for line in finding.evidence:

@@ -58,7 +58,7 @@ def selftest_command(
 
 
 def checked_first(study: Study, *, no_doctor: bool) -> Study:
-    """The study with what the doctor found before its first run.
+    """Return the study with what the doctor found before its first run.
 
     An examination that stands in the study's folder is taken as it is: recipe and files are the same, or the folder is
     refused. On an error the program ends here, before anything was trained or written.
@@ -92,7 +92,7 @@ def checked_first(study: Study, *, no_doctor: bool) -> Study:
 
 
 def _show_short(investigation: Investigation) -> None:
-    """A line a check, and in full what is more than a note; the report has the rest."""
+    """Print a line a check, and in full what is more than a note; the report has the rest."""
     from distillab.report.findings import counted
 
     console = plain_console()

@@ -41,7 +41,7 @@ def _of(value: Any) -> Any:
 
 
 def _code_sha256(function: Callable[..., Any]) -> str:
-    """Over what a function does; values that it reads from elsewhere are not looked at."""
+    """Hash a function's code; values that it reads from elsewhere are not covered."""
     digest = hashlib.sha256()
     left = [getattr(function, "__code__", None) or type(function).__call__.__code__]
     while left:

@@ -153,7 +153,7 @@ def _rewrites(done: str, prompt: str, origin: str) -> DataError:
 
 
 def _other_generation_prompt(prompt: str, whole: str, origin: str) -> DataError:
-    """Error for a template with `<think>` in its generation prompt, for example, but not in the answer."""
+    """Return the error for a template with `<think>`, for example, in its generation prompt but not in the answer."""
     at = _differ_at(prompt, whole)
     return DataError(
         "The chat template starts answers with other text than its generation prompt, so the student would be trained "

@@ -75,7 +75,7 @@ def read_rows(source: SourceConfig, *, skipped: list[str] | None = None) -> list
 
 
 def given_rows(data: object, *, name: str) -> list[Row]:
-    """The rows of a `datasets.Dataset`, a `pandas.DataFrame` or a list of dicts, with the keys that a file gives them.
+    """Return the rows of a `datasets.Dataset`, a `pandas.DataFrame` or a list of dicts, with keys as of a file.
 
     Args:
         name: what they are called in messages: train, train_dataset, …

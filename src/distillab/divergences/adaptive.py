@@ -15,7 +15,7 @@ _FIRST, _TIMES = 64, 4
 
 
 def adaptive_kl(*, student_logp: Tensor, teacher_logp: Tensor, head_mass: float) -> Tensor:
-    """Adaptive KL per position, in nats: forward KL where the head differs, reverse KL where the tail does.
+    """Return adaptive KL per position, in nats: forward KL where the head differs, reverse KL where the tail does.
 
         D_n = g_head/(g_head + g_tail) · KL(teacher ‖ student) + g_tail/(g_head + g_tail) · KL(student ‖ teacher)
         g = Σ |p − q| over the head, or over the tail; constants for the gradient

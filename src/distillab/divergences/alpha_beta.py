@@ -16,7 +16,7 @@ _LEAST = 1e-6
 
 
 def alpha_beta(*, student_logp: Tensor, teacher_logp: Tensor, alpha: float, beta: float) -> Tensor:
-    """α-β divergence per position.
+    """Return the α-β divergence per position.
 
         D_n = −1/(αβ) Σ_v [ p^α q^β − α/(α+β) p^(α+β) − β/(α+β) q^(α+β) ]      p teacher, q student
 

@@ -11,7 +11,7 @@ from distillab.divergences.fused import evaluate, nothing_from_no_mass_
 
 
 def jensen_shannon(*, student_logp: Tensor, teacher_logp: Tensor, teacher_weight: float) -> Tensor:
-    """Generalised Jensen-Shannon divergence per position, in nats.
+    """Return the generalised Jensen-Shannon divergence per position, in nats.
 
         M = w·teacher + (1−w)·student
         D_n = w·KL(teacher ‖ M) + (1−w)·KL(student ‖ M)
@@ -40,7 +40,7 @@ def jensen_shannon(*, student_logp: Tensor, teacher_logp: Tensor, teacher_weight
 
 
 def skewed_forward_kl(*, student_logp: Tensor, teacher_logp: Tensor, skew: float) -> Tensor:
-    """Skewed forward KL per position, KL(teacher ‖ α·teacher + (1−α)·student), in nats.
+    """Return skewed forward KL per position, KL(teacher ‖ α·teacher + (1−α)·student), in nats.
 
     Forward KL for α → 0. The teacher's share in the mixture bounds it, so that a token to which the student gives
     almost no probability does not dominate the gradient.
@@ -66,7 +66,7 @@ def skewed_forward_kl(*, student_logp: Tensor, teacher_logp: Tensor, skew: float
 
 
 def skewed_reverse_kl(*, student_logp: Tensor, teacher_logp: Tensor, skew: float) -> Tensor:
-    """Skewed reverse KL per position, KL(student ‖ (1−α)·teacher + α·student), in nats.
+    """Return skewed reverse KL per position, KL(student ‖ (1−α)·teacher + α·student), in nats.
 
     Reverse KL for α → 0. The gradient also flows through the student's share in the mixture, as in DistiLLM;
     DistiLLM-2 (arXiv:2503.07067) cuts it there, which is another gradient of the same value.

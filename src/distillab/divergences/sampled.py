@@ -8,7 +8,7 @@ from distillab.errors import ShapeError
 
 
 def sampled_cross_entropy(*, student_logp: Tensor, drawn_ids: Tensor) -> Tensor:
-    """Cross-entropy of the student against the teacher's draws, per position, in nats.
+    """Return the cross-entropy of the student against the teacher's draws, per position, in nats.
 
         C_n = −Σ_v count_nv/K · s_nv = −1/K Σ_k s_n,drawn(n,k)
 

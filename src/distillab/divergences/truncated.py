@@ -146,7 +146,7 @@ class _Cells(torch.autograd.Function):
 
 
 def _by_their_largest(logits_NV: Tensor, kept_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, V) the tail's members as parts of the largest of them, 0 at the kept ids, and (N, 1) its logit."""
+    """Return (N, V) the tail's probabilities over the largest of them, 0 at the kept ids, and (N, 1) its logit."""
     rest = logits_NV.scatter(1, kept_ids, -torch.inf)
     largest = rest.amax(dim=-1, keepdim=True)
     # an empty tail: nothing to measure by

@@ -8,7 +8,7 @@ from distillab.divergences.fused import evaluate
 
 
 def total_variation(*, student_logp: Tensor, teacher_logp: Tensor) -> Tensor:
-    """Total variation distance per position: the mass to move to turn one distribution into the other.
+    """Return total variation per position: the mass to move to turn one distribution into the other.
 
         D_n = ½ Σ_v |exp(t_nv) − exp(s_nv)|
 

@@ -52,7 +52,7 @@ def align_batch(student: TokenBatch, teacher: TokenBatch) -> Alignment:
 
 
 def _scored_whole(batch: TokenBatch, spans: int) -> Tensor:
-    """(S,) bool: True for a span that has tokens here, all of them scored."""
+    """Return (S,) bool: True for a span that has tokens here, all of them scored."""
     spans_BL, inside_BL = batch["spans"], batch["spans"] >= 0
     scored_S = torch.zeros(spans, dtype=torch.bool, device=spans_BL.device)
     scored_S[spans_BL[inside_BL & batch["answer_mask"]]] = True
@@ -74,7 +74,7 @@ def _side(batch: TokenBatch, spans: int) -> AlignedSide:
 
 
 def _ordinal(student: TokenBatch, teacher: TokenBatch) -> Tensor:
-    """(N,) int64, see `Alignment.ordinal_N`."""
+    """Return (N,) int64, see `Alignment.ordinal_N`."""
     (student_N, student_rows), (teacher_M, teacher_rows) = _samples(student), _samples(teacher)
     student_order, teacher_order = (rows.argsort(stable=True) for rows in (student_rows, teacher_rows))
     if student_rows.shape != teacher_rows.shape or not torch.equal(
@@ -95,7 +95,7 @@ def _ordinal(student: TokenBatch, teacher: TokenBatch) -> Tensor:
 
 
 def _samples(batch: TokenBatch) -> tuple[Tensor, Tensor]:
-    """(N,) the sample, by number, of every scored position; and of each sample the row in its split."""
+    """Return (N,) the sample, by number, of every scored position; and of each sample the row in its split."""
     first_BL = batch["attention_mask"].bool() & (batch["position_ids"] == 0)
     sample_BL = first_BL.flatten().cumsum(0).view_as(first_BL) - 1
     return sample_BL[:, 1:][scored_positions(batch)], batch["rows"][first_BL]

@@ -27,7 +27,7 @@ _PROBE_TOKENS = 8
 
 
 def attention_module(block: torch.nn.Module, number: int) -> torch.nn.Module:
-    """The self-attention of a decoder block.
+    """Return the self-attention of a decoder block.
 
     Args:
         number: of the block, from 1, for the message.
@@ -97,7 +97,7 @@ def require_maps(model: torch.nn.Module, blocks: frozenset[int]) -> None:
 def _probing(
     model: PreTrainedModel, blocks: frozenset[int], found: dict[int, Tensor], *, learns: bool, device: torch.device
 ) -> Iterator[None]:
-    """Hooks, mode and random numbers as the probe needs them, and everything as it was afterwards."""
+    """Set hooks, mode and random numbers for the probe, and restore all of them afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     layers = decoder_blocks(model)
     handles = [keep_map(layers[number - 1], number, found) for number in blocks]
@@ -149,7 +149,7 @@ def _use_eager(attention: torch.nn.Module) -> bool:
 def _additive_mask(
     module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The mask that sdpa gets -> 0 and the lowest number, as eager attention adds it to its scores.
+    """Convert the mask that sdpa gets to 0 and the lowest number, as eager attention adds it to its scores.
 
     sdpa gets (B, 1, L, L) bool, or None for "causal, and nothing else".
     """

@@ -39,7 +39,7 @@ class AlignedSide(_Moves):
     next_S: Tensor
 
     def inside(self, wanted_S: Tensor) -> Tensor:
-        """(N,) bool: True where the token lies in one of the wanted spans, (S,) bool."""
+        """Return (N,) bool: True where the token lies in one of the wanted spans, (S,) bool."""
         return (self.spans_N >= 0) & wanted_S[self.spans_N.clamp(min=0)]
 
 

@@ -27,7 +27,7 @@ _SETTINGS = ("is_decoder", "causal")
 
 @torch.no_grad()
 def require_causal(model: torch.nn.Module, *, role: str, where: str | None = None) -> None:
-    """Change the second half of a short random row, and see whether the logits of the first half move.
+    """Check that changing the second half of a short random row does not change the logits of the first half.
 
     Two forward passes over 16 positions, in eval mode. Nothing is drawn from torch's global generator.
 
@@ -59,7 +59,7 @@ def require_causal(model: torch.nn.Module, *, role: str, where: str | None = Non
 
 
 def _moved(model: torch.nn.Module) -> tuple[float, float]:
-    """By how much the earlier logits move, and by how much they may; what is not finite is no finding of this one."""
+    """Return how much the earlier logits change, and how much they may change."""
     (row,) = random_rows(model, [_LENGTH])
     early, late = row[: _LENGTH // 2], row[_LENGTH // 2 :]
     first, second = (

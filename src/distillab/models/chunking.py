@@ -16,12 +16,12 @@ SUB_CHUNK_BYTES = {"cpu": 2 << 20}
 
 
 def chunks(rows: int, vocabulary: int, device: torch.device) -> list[slice]:
-    """The rows in chunks that are multiplied with the head at once."""
+    """Return the rows in chunks that are multiplied with the head at once."""
     return _cut(rows, max(LEAST_ROWS, CHUNK_BYTES.get(device.type, CHUNK_BYTES_GPU) // (4 * vocabulary)))
 
 
 def sub_chunks(rows: int, vocabulary: int, device: torch.device) -> list[slice]:
-    """The rows of a chunk in sub_chunks that are read at once; one piece where there is no cache to fit into."""
+    """Return the rows of a chunk in sub-chunks that are read at once; one if there is no cache to fit into."""
     return _cut(rows, SUB_CHUNK_BYTES[device.type] // (4 * vocabulary) if device.type in SUB_CHUNK_BYTES else rows)
 
 

@@ -39,7 +39,7 @@ class Generated:
 
 
 def all_stop_ids(model: PreTrainedModel, stop_ids: Sequence[int]) -> list[int]:
-    """Every id that ends an answer: those given, and those of the model's generation config."""
+    """Return every id that ends an answer: those given, and those of the model's generation config."""
     configured = model.generation_config.eos_token_id if model.generation_config is not None else None
     listed = configured if isinstance(configured, list) else [configured]
     return sorted({*stop_ids, *(int(i) for i in listed if i is not None)})
@@ -115,7 +115,7 @@ def _no_router_logits(model: PreTrainedModel) -> dict[str, bool]:
 
 @contextmanager
 def _without_own_config(model: PreTrainedModel) -> Iterator[None]:
-    """Let `generate` see no settings but those it is given.
+    """Let `generate` use only the settings that it is called with, inside of the block.
 
     transformers fills every field that the given config leaves unset from the model's own generation config.
     """
@@ -157,7 +157,7 @@ def require_room(
 def continuation_text(
     tokenizer: PreTrainedTokenizerBase, prompt_ids: Sequence[int], ids: Sequence[int], *, special_tokens: bool = False
 ) -> str:
-    """The text that `ids` add after the prompt.
+    """Return the text that `ids` add after the prompt.
 
     Both are decoded together and the prompt's text is cut off, because many tokenizers drop the leading
     space of whatever they decode first.

@@ -32,7 +32,7 @@ class OutputHead:
     cap: float | None = None
 
     def product(self, hidden_ND: Tensor, out: Tensor | None = None) -> Tensor:
-        """(N, V) h Wᵀ + b, in the dtype of both; on the head's device.
+        """Compute (N, V) h Wᵀ + b, in the dtype of both, on the head's device.
 
         Args:
             out: (N, V) memory to write into, without gradients; a new tensor for every chunk would cost as much as the
@@ -45,7 +45,7 @@ class OutputHead:
         return torch.addmm(self.bias_V, hidden_ND, self.weight_VD.T, out=out)
 
     def finish(self, product_NV: Tensor) -> Tensor:
-        """(N, V) logits of a product; the product itself where the model does nothing more."""
+        """Turn a product into (N, V) logits; return the product itself if the model does nothing more."""
         if self.multiplier != 1.0:
             product_NV = product_NV * self.multiplier
         if self.cap is not None:
@@ -53,12 +53,12 @@ class OutputHead:
         return product_NV
 
     def logits(self, hidden_ND: Tensor, out: Tensor | None = None) -> Tensor:
-        """(N, V) on the head's device; `out`: as for `product`."""
+        """Compute (N, V) logits on the head's device; `out`: as for `product`."""
         return self.finish(self.product(hidden_ND.to(self.weight_VD.device), out))
 
 
 def output_head(model: torch.nn.Module) -> OutputHead:
-    """A model's head as it is now; gradients of its tensors reach the model's parameters.
+    """Return a model's head as it is now; gradients of its tensors reach the model's parameters.
 
     A head under tensor parallelism is gathered. Under FSDP, call it where the head is called, as `with_lm_head` does.
 
@@ -150,7 +150,7 @@ def _forward_replaced(module: torch.nn.Module, forward: Callable[[Tensor], Tenso
 
 
 def _matrix(head: torch.nn.Module) -> tuple[Tensor, Tensor | None]:
-    """The weight and bias of a head, a LoRA adapter added."""
+    """Return the weight and bias of a head, a LoRA adapter added."""
     saved = getattr(head, "modules_to_save", None)  # PEFT: a full copy that learns in the head's place
     if isinstance(saved, torch.nn.ModuleDict):
         return _matrix(saved[cast(Any, head).active_adapters[0]])

@@ -26,7 +26,7 @@ from distillab.models.visibility import is_packed
 def model_inputs(
     batch: TokenBatch, device: torch.device, *, model: torch.nn.Module
 ) -> dict[str, Tensor | bool | int | None]:
-    """The keyword arguments of a forward pass without cache.
+    """Return the keyword arguments of a forward pass without cache.
 
     Args:
         batch: input_ids, attention_mask, position_ids, each (B, L); packed or not.
@@ -62,7 +62,7 @@ def model_inputs(
 
 
 def _flash_borders(positions_BL: Tensor) -> dict[str, Tensor | int]:
-    """Where samples begin when all sequences stand in one line, as transformers' flash attention takes it."""
+    """Return where samples begin when all sequences stand in one line, as transformers' flash attention takes it."""
     line = positions_BL.reshape(-1)
     end = torch.tensor([line.numel()], device=line.device)
     borders = torch.cat([(line == 0).nonzero()[:, 0], end]).to(torch.int32)

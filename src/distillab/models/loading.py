@@ -36,7 +36,7 @@ def load_model(
     role: str,
     device_map: str | None = None,
 ) -> PreTrainedModel:
-    """A causal language model with its pretrained weights, in eval mode.
+    """Load a causal language model with its pretrained weights, in eval mode.
 
     Args:
         dtype: "auto" (what config.json says), or float32, bfloat16, float16.
@@ -69,7 +69,7 @@ def load_model(
 
 
 def _ready(held: ModelInMemory, *, dtype: str, device: torch.device, role: str) -> PreTrainedModel:
-    """A model in memory: a copy for a student, which will learn; a teacher itself, on the device where it is."""
+    """Return a model in memory: a copy for a student, which will be trained; a teacher itself, on its device."""
     require_supported(held.config, path=IN_MEMORY, role=role)
     if role == "teacher" and dtype != "auto":
         raise ConfigError(f"The teacher is in memory, and has its own dtype; teacher.dtype {dtype} would change it.")
@@ -141,7 +141,7 @@ def _safetensors(path: str) -> bool | None:
 
 
 def random_model(path: str, *, seed: int, dtype: str, device: torch.device, revision: str | None) -> PreTrainedModel:
-    """A causal language model of the shape that config.json describes, with weights drawn from `seed`.
+    """Make a causal language model of the shape that config.json describes, with weights drawn from `seed`.
 
     Raises:
         ConfigError: the configuration is of no causal language model, or of one that reads ahead.
@@ -157,7 +157,7 @@ def random_model(path: str, *, seed: int, dtype: str, device: torch.device, revi
 
 
 def load_config(path: str, *, revision: str | None, role: str = "model") -> PretrainedConfig:
-    """A model's config.json.
+    """Load a model's config.json.
 
     Args:
         role: "teacher" or "student", for messages.
@@ -183,13 +183,13 @@ def recompute_activations(model: PreTrainedModel) -> None:
 
 
 def context_length(config: PretrainedConfig) -> int | None:
-    """Positions that a model was built for; None where its configuration does not say."""
+    """Return the positions that a model was built for; None if its configuration does not state them."""
     found = getattr(config, "max_position_embeddings", None)
     return int(found) if found is not None else None
 
 
 def pick_device(wanted: str) -> torch.device:
-    """The device that a setting of auto, cpu, cuda, … means on this machine; auto: a GPU of its own a process."""
+    """Return the device of a setting (auto, cpu, cuda, …) on this machine; auto: one GPU a process."""
     if wanted == "auto":
         gpu = int(os.environ.get("LOCAL_RANK", "0"))
         return torch.device("cuda", gpu) if torch.cuda.is_available() else torch.device("cpu")
@@ -209,7 +209,7 @@ def pick_device(wanted: str) -> torch.device:
 
 
 def model_name(path: str) -> str:
-    """What a model is called in records: its folder's name; for the student of a run, the run's name."""
+    """Return a model's name in records: its folder's name; for the student of a run, the run's name."""
     if in_memory(path) is not None:
         return IN_MEMORY
     place = Path(path)

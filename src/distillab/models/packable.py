@@ -57,7 +57,7 @@ def require_packable(model: torch.nn.Module, *, role: str) -> None:
 
 
 def _complaint(model: torch.nn.Module) -> str | None:
-    """What is wrong, in one line; None if the samples are independent."""
+    """Return what is wrong, in one line; None if the samples are independent."""
     first, other, padded = random_rows(model, _LENGTHS)
     packed = logits_of(model, [[first, other], [padded]])
     # the first sample of the first sequence and the only one of the second: every token becomes another one

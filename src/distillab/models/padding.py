@@ -24,7 +24,7 @@ _LIMIT_LOW_PRECISION = 5e-2
 
 @torch.no_grad()
 def reads_left_padding(model: torch.nn.Module) -> bool:
-    """Whether the logits of a short random row move when padding stands before it.
+    """Return whether the logits of a short random row change when padding is put before it.
 
     Two forward passes, in eval mode. Nothing is drawn from torch's global generator.
     """
@@ -56,7 +56,7 @@ def require_no_left_padding_read(model: torch.nn.Module, *, role: str) -> None:
 
 
 def _padded(row: torch.Tensor) -> TokenBatch:
-    """(1, padding + row), masked."""
+    """Return (1, padding + row), masked."""
     length = _PADDING + len(row)
     ids = torch.zeros(1, length, dtype=torch.int64)
     ids[0, _PADDING:] = row

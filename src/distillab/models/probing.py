@@ -19,35 +19,35 @@ _UNSUPERVISED = -100
 
 
 def random_rows(model: torch.nn.Module, lengths: Sequence[int]) -> list[Tensor]:
-    """Rows of these lengths with ids that the model has embeddings for; the same ones at every call."""
+    """Return rows of these lengths with ids that the model has embeddings for; the same ones at every call."""
     generator = torch.Generator().manual_seed(0)
     return [torch.randint(embedding_rows(model), (n,), generator=generator) for n in lengths]
 
 
 def other_tokens(row: Tensor, model: torch.nn.Module) -> Tensor:
-    """A row of the same length in which every token is another one."""
+    """Return a row of the same length in which every token is another one."""
     return (row + 1) % embedding_rows(model)
 
 
 def embedding_rows(model: torch.nn.Module) -> int:
-    """Ids that the model has embeddings for."""
+    """Return the number of ids that the model has embeddings for."""
     return cast(Tensor, bare_model(model).get_input_embeddings().weight).shape[0]
 
 
 def logits_of(model: torch.nn.Module, sequences: Sequence[Sequence[Tensor]]) -> Tensor:
-    """(B, L, V) float32 logits of sequences, each of one or more samples; padding stands on the right."""
+    """Return (B, L, V) float32 logits of sequences, each of one or more samples; padding on the right."""
     device = next(model.parameters()).device
     batch = _batch(sequences)
     return cast(Tensor, model(**model_inputs(batch, device, model=model)).logits).float()
 
 
 def distance(left: Tensor, right: Tensor) -> float:
-    """Root mean square of the difference, in units of the standard deviation of `left`."""
+    """Return the root mean square of the difference, in units of the standard deviation of `left`."""
     return float((left - right).pow(2).mean().sqrt() / left.std().clamp(min=1e-12))
 
 
 def coarsest(model: torch.nn.Module, device: torch.device) -> torch.dtype:
-    """The least precise type that takes part: of the weights, or of autocast."""
+    """Return the least precise dtype that is used: of the weights, or of autocast."""
     types = {p.dtype for p in model.parameters() if p.is_floating_point()}
     if torch.is_autocast_enabled(device.type):
         types.add(torch.get_autocast_dtype(device.type))
@@ -55,7 +55,7 @@ def coarsest(model: torch.nn.Module, device: torch.device) -> torch.dtype:
 
 
 def _batch(sequences: Sequence[Sequence[Tensor]]) -> TokenBatch:
-    """(B, L) with L the longest sequence: samples one after another, padding on the right, nothing supervised."""
+    """Return a batch (B, L), L the longest sequence: samples one after another, padding on the right, no labels."""
     longest = max(sum(len(sample) for sample in line) for line in sequences)
     shape = (len(sequences), longest)
     ids, mask, positions = (torch.zeros(shape, dtype=torch.int64) for _ in range(3))

@@ -37,13 +37,13 @@ Split = Callable[[Tensor, ModelShape], tuple[Tensor, Tensor, Tensor]]
 
 
 def _one_after_another(fused: Tensor, shape: ModelShape) -> tuple[Tensor, Tensor, Tensor]:
-    """All queries, then all keys, then all values."""
+    """Return all queries, then all keys, then all values."""
     query, key = shape.heads * shape.head_width, shape.key_value_heads * shape.head_width
     return fused[..., :query], fused[..., query : query + key], fused[..., query + key :]
 
 
 def _by_group(fused: Tensor, shape: ModelShape) -> tuple[Tensor, Tensor, Tensor]:
-    """For each key-value head: its queries, its key, its value. With as many as heads: q k v, head by head."""
+    """Return for each key-value head its queries, its key, its value. With as many as heads: q k v, head by head."""
     groups = shape.key_value_heads
     parts = fused.unflatten(-1, (groups, shape.heads // groups + 2, shape.head_width))
     return parts[..., :-2, :].flatten(-3), parts[..., -2, :].flatten(-2), parts[..., -1, :].flatten(-2)

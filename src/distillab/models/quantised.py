@@ -11,7 +11,7 @@ from distillab.models.weights import error_of
 
 
 def quantisation(config: PretrainedConfig) -> str | None:
-    """The method by which config.json says that the weights are quantised; None where it says nothing."""
+    """Return the quantisation method that config.json states; None if it states none."""
     stated: Any = getattr(config, "quantization_config", None) or getattr(
         config.get_text_config(), "quantization_config", None
     )

@@ -17,7 +17,7 @@ from distillab.models.generation import all_stop_ids
 
 
 def saved_dtype(wanted: str, source: PreTrainedConfig, model: PreTrainedModel) -> torch.dtype:
-    """The type of the saved weights.
+    """Return the dtype of the saved weights.
 
     Args:
         wanted: source (what the source's config states; the model's own where it states none), or a type's name.
@@ -30,7 +30,7 @@ def saved_dtype(wanted: str, source: PreTrainedConfig, model: PreTrainedModel) -
 
 
 def merged(model: PreTrainedModel) -> PreTrainedModel:
-    """The transformers model with PEFT's adapters in its weights; the model itself where it has none."""
+    """Return the transformers model with PEFT's adapters in its weights; the model itself where it has none."""
     merge = getattr(model, "merge_and_unload", None)
     return model if merge is None else cast(PreTrainedModel, merge())
 
@@ -96,7 +96,7 @@ def save_student(
 
 
 def _cast(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The model's tensors in another type; those that share their memory still do."""
+    """Return the model's tensors in another dtype; those that share memory still share it."""
     made: dict[tuple[int, tuple[int, ...]], Tensor] = {}
     found = {}
     for name, tensor in model.state_dict().items():

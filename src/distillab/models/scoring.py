@@ -11,25 +11,25 @@ from distillab.models.batch import TokenBatch
 
 
 def scored_positions(batch: TokenBatch) -> Tensor:
-    """(B, L−1) bool: True at position t where the logits of t are scored against the token of t+1."""
+    """Return (B, L−1) bool: True at position t where the logits of t are scored against the token of t+1."""
     return batch["answer_mask"][:, 1:]
 
 
 def scored_targets(batch: TokenBatch) -> Tensor:
-    """(N,) the tokens that the scored logits predict, row by row."""
+    """Return (N,) the tokens that the scored logits predict, row by row."""
     return batch["labels"][:, 1:][scored_positions(batch)]
 
 
 def scored_rows(batch: TokenBatch) -> Tensor:
-    """(N,) the row index, in its split, of each scored position."""
+    """Return (N,) the row index, in its split, of each scored position."""
     return batch["rows"][:, 1:][scored_positions(batch)]
 
 
 def scored_count(batch: TokenBatch) -> int:
-    """N, before any forward pass."""
+    """Return N, before any forward pass."""
     return int(scored_positions(batch).sum())
 
 
 def at_scored(states_BLD: Tensor, batch: TokenBatch) -> Tensor:
-    """(N, D) what stands at the scored positions, row by row; (B, L, D) may be on any device."""
+    """Return (N, D) the rows of (B, L, D) at the scored positions, sample by sample, on any device."""
     return states_BLD[:, :-1][scored_positions(batch).to(states_BLD.device)]

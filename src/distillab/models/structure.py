@@ -27,7 +27,7 @@ class ModelShape:
 
 
 def bare_model(model: torch.nn.Module) -> PreTrainedModel:
-    """The transformers model inside of wrappers (DDP, compiled, PEFT).
+    """Return the transformers model inside of wrappers (DDP, compiled, PEFT).
 
     Raises:
         ConfigError: there is none.
@@ -49,12 +49,12 @@ def bare_model(model: torch.nn.Module) -> PreTrainedModel:
 
 
 def model_shape(model: torch.nn.Module) -> ModelShape:
-    """The sizes of a model, from its configuration."""
+    """Return the sizes of a model, from its configuration."""
     return config_shape(bare_model(model).config)
 
 
 def config_shape(config: PreTrainedConfig) -> ModelShape:
-    """The sizes of the model that a configuration describes; no weights are needed."""
+    """Return the sizes of the model that a configuration describes; no weights are needed."""
     config = config.get_text_config()
     heads = int(getattr(config, "num_attention_heads", None) or 0)
     return ModelShape(
@@ -75,7 +75,7 @@ def _key_value_heads(config: PreTrainedConfig, heads: int) -> int:
 
 
 def decoder_blocks(model: torch.nn.Module) -> torch.nn.ModuleList:
-    """The decoder blocks of a model, in their order.
+    """Return the decoder blocks of a model, in their order.
 
     Raises:
         ConfigError: no list of modules has as many entries as the configuration has layers.
@@ -94,12 +94,12 @@ def decoder_blocks(model: torch.nn.Module) -> torch.nn.ModuleList:
 
 
 def decoder_body(model: torch.nn.Module) -> torch.nn.Module:
-    """The part that turns tokens into the hidden states that the head reads: embeddings, blocks, final norm."""
+    """Return the part that turns tokens into the hidden states that the head reads: embeddings, blocks, final norm."""
     return cast(torch.nn.Module, bare_model(model).get_decoder())
 
 
 def head_module(model: torch.nn.Module) -> torch.nn.Module:
-    """The module that turns hidden states into logits.
+    """Return the module that turns hidden states into logits.
 
     Raises:
         ConfigError: the model has none.

@@ -12,7 +12,7 @@ from distillab.models.batch import TokenBatch
 
 
 def sample_numbers(batch: TokenBatch) -> Tensor:
-    """(B, L) int64: the number of each position's sample in its sequence, from 0; -1 at padding.
+    """Return (B, L) int64: the number of each position's sample in its sequence, from 0; -1 at padding.
 
     Samples are told apart by their position ids, which start again at 0, and not by their row: the same row may
     follow itself.
@@ -23,12 +23,12 @@ def sample_numbers(batch: TokenBatch) -> Tensor:
 
 
 def is_packed(batch: TokenBatch) -> bool:
-    """Whether any sequence holds more than one sample."""
+    """Return whether any sequence holds more than one sample."""
     return bool((sample_numbers(batch) > 0).any())
 
 
 def visible(batch: TokenBatch) -> Tensor:
-    """(B, L, L) bool: True where position t (second axis) may read position s (third axis).
+    """Return (B, L, L) bool: True where position t (second axis) can read position s (third axis).
 
     That is: s ≤ t, both in the same sample, neither of them padding.
     """

@@ -54,7 +54,7 @@ def require_weights(path: str, *, role: str) -> None:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The weight files of a folder in name order: safetensors where there are any, as in loading."""
+    """Return the weight files of a folder in name order: safetensors where there are any, as in loading."""
     for pattern in WEIGHT_FILES:
         found = sorted(folder.glob(pattern))
         if found:
@@ -63,12 +63,12 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def error_of(role: str) -> type[DistillabError]:
-    """The error's class: a teacher that cannot be used is TeacherError, any other model a wrong setting."""
+    """Return the class of the error: TeacherError for a teacher, ConfigError for any other model."""
     return TeacherError if role == "teacher" else ConfigError
 
 
 def adapter_error(path: str, *, role: str, base: str | None) -> DistillabError:
-    """A folder of PEFT holds an adapter, and not the model that it was trained on."""
+    """Return the error for a PEFT folder, which holds an adapter without the model that it was trained on."""
     return error_of(role)(
         f"The {role}'s folder holds an adapter (adapter_config.json), and an adapter is not a whole model.",
         where=path,
@@ -85,7 +85,7 @@ def _base_of_adapter(folder: Path) -> str | None:
 
 
 def _require_all_parts(folder: Path, weights: list[Path], *, role: str) -> None:
-    """Of a sharded model: the index, and every file that it names."""
+    """Check that a sharded model has its index, and every file that the index names."""
     suffix = weights[0].suffix
     index = folder / next(name for name in _INDEXES if suffix in name)
     there = {file.name for file in weights}

@@ -63,11 +63,11 @@ class AttentionMaps(ActivationTerm, config=AttentionMapsConfig):
         return cls(settings, student=student, teacher=teacher)
 
     def count(self, batch: TokenBatch) -> int:
-        """Chosen positions of the microbatch."""
+        """Count the chosen positions of the microbatch."""
         return int(chosen_positions(batch, self.positions).sum())
 
     def total(self, student: Activations, teacher: Activations, batch: TokenBatch) -> Tensor:
-        """() the sum over the chosen positions, in nats, float32.
+        """Return () the sum over the chosen positions, in nats, float32.
 
         Args:
             student: maps at `student_activations`, with their graph.
@@ -89,13 +89,13 @@ class AttentionMaps(ActivationTerm, config=AttentionMapsConfig):
         return torch.stack(sums).sum() / len(sums)
 
     def _rows(self, map_BHLL: Tensor, chosen_BL: Tensor) -> Tensor:
-        """(N, H, L) float32 rows of the chosen positions; H is 1 where heads are averaged."""
+        """Return (N, H, L) float32 rows of the chosen positions; H is 1 where heads are averaged."""
         rows_NHL = map_BHLL.transpose(1, 2)[chosen_BL].float()
         return rows_NHL.mean(dim=1, keepdim=True) if self.settings.heads == "mean" else rows_NHL
 
 
 def _logp(rows_NHL: Tensor, hidden_NL: Tensor) -> Tensor:
-    """(N, H, L) log-probabilities; −inf where the position must not be read.
+    """Return (N, H, L) log-probabilities; −inf where the position must not be read.
 
     A probability below float32's smallest normal number, as a sliding window gives, is taken for that number: its
     logarithm, and so the divergence, stays finite (−87), and it has no gradient. Rows are divided by their sum, which

@@ -65,11 +65,11 @@ class AttentionRelations(ActivationTerm, config=AttentionRelationsConfig):
         return cls(settings, student=student, teacher=teacher)
 
     def count(self, batch: TokenBatch) -> int:
-        """Chosen positions of the microbatch."""
+        """Count the chosen positions of the microbatch."""
         return int(chosen_positions(batch, self.positions).sum())
 
     def total(self, student: Activations, teacher: Activations, batch: TokenBatch) -> Tensor:
-        """() the sum over the chosen positions, in nats, float32.
+        """Return () the sum over the chosen positions, in nats, float32.
 
         Args:
             student: projections at `student_activations`, with their graph.
@@ -127,7 +127,7 @@ class _Chunk:
 
 
 def _chunks(chosen_BL: Tensor, visible_BLL: Tensor, *, heads: int, device: torch.device) -> list[_Chunk]:
-    """The chosen rows in chunks of bounded size. What no row reads (later tokens, padding, other samples) is cut."""
+    """Return the chosen rows in chunks of bounded size, without columns that no row can read."""
     # the plan is made on the CPU, so that a GPU is waited for once and not once a chunk
     chosen_BL, visible_BLL = chosen_BL.cpu(), visible_BLL.cpu()
     budget = _CHUNK_ENTRIES.get(device.type, _CHUNK_ENTRIES_ELSEWHERE)
@@ -185,12 +185,12 @@ def _relation_sum(student_BLE: Tensor, teacher_BLE: Tensor, heads: int, chunks: 
 
 
 def _by_head(stretch: Tensor, heads: int) -> Tensor:
-    """(m, E) -> a new (A, m, d) in float32, outside of any graph."""
+    """Copy (m, E) to a new (A, m, d) in float32, outside of any graph."""
     return stretch.detach().float().unflatten(-1, (heads, -1)).transpose(0, 1).clone()
 
 
 def _relation_logp(x_Amd: Tensor, chunk: _Chunk) -> Tensor:
-    """(A · n, m) log-probabilities; −inf where the row must not read."""
+    """Return (A · n, m) log-probabilities; −inf where the row must not read."""
     rows_And = x_Amd[:, chunk.rows] / math.sqrt(x_Amd.shape[-1])
     scores_Anm = rows_And @ x_Amd.transpose(1, 2)
     # before the softmax: what may not be read gets no probability, and takes none from the rest

@@ -51,7 +51,7 @@ class ChunkedLoss:
     scored_at: Mapping[str, Tensor] = field(default_factory=dict)
 
     def loss(self, hidden_ND: Tensor) -> Tensor:
-        """Σ factor · nats over all terms and positions, a scalar that gradients flow back from."""
+        """Return Σ factor · nats over all terms and positions, a scalar with gradients."""
         return cast(Any, _Pass).apply(hidden_ND, self.head.weight_VD, self.head.bias_V, self)
 
     def piece(
@@ -129,7 +129,7 @@ class ChunkedLoss:
         return slopes, rows[0] if chosen is None else None
 
     def _chosen(self, most: int) -> Tensor | None:
-        """The positions that are observed: those that anyone reads, if they are at most so many; None: all."""
+        """Return the positions that any term reads, if they are few enough; None: all."""
         if not all(name in self.scored_at for name in self.reduce_spans):
             return None
         chosen = torch.stack([self.scored_at[name] for name in self.reduce_spans]).any(dim=0).nonzero()[:, 0]

@@ -86,15 +86,15 @@ class Contrastive(ActivationTerm, config=ContrastiveConfig):
         return cls(settings, student=student, teacher=teacher)
 
     def heads(self, pair: Pair) -> _SpanHeads:
-        """What learns and what is remembered for a pair of layers."""
+        """Build the layers that learn, and the queue, for a pair of layers."""
         return cast(_SpanHeads, cast(torch.nn.Module, self.projector).get_submodule(pair_name(pair)))
 
     def count(self, batch: TokenBatch) -> int:
-        """Spans that both sides score."""
+        """Count the spans that student and teacher score."""
         return int(require_alignment(batch).shared_S.sum())
 
     def total(self, student: Activations, teacher: Activations, batch: TokenBatch) -> Tensor:
-        """() the sum over the spans of a microbatch, float32; connected to all that learns also where there is none.
+        """Return () the sum over the spans of a microbatch, float32; connected to all that learns, even without spans.
 
         The teacher's spans are noted for the queue, until `end_step`.
 
@@ -174,13 +174,13 @@ class _SpanHeads(torch.nn.Module):
             self.log_scale = -math.log(settings.temperature)
 
     def scale(self) -> Tensor | float:
-        """1 / τ."""
+        """Return 1 / τ."""
         if isinstance(self.log_scale, float):
             return math.exp(self.log_scale)
         return self.log_scale.float().clamp(0.0, math.log(LARGEST_SCALE)).exp()
 
     def forward(self, student_SD: Tensor, teacher_SE: Tensor, layout: SpanLayout) -> Tensor:
-        """(S,) nats."""
+        """Compute (S,) nats."""
         # scaled before anything is masked by −∞, which a gradient must not be multiplied with
         student_SW = self.scale() * _unit(student_SD @ self.student.weight.float().T)
         teacher_weight_EW = self.teacher.weight.float().T
@@ -200,7 +200,7 @@ class _SpanHeads(torch.nn.Module):
 
 
 def _within_samples(student_SW: Tensor, teacher_SW: Tensor, layout: SpanLayout) -> tuple[Tensor, Tensor, Tensor]:
-    """The products of each span with the spans of its sample.
+    """Return the products of each span with the spans of its sample.
 
     Returns:
         (S, P) of its state in the student with those of the teacher; (S, P) of its state in the teacher with those of
@@ -225,7 +225,7 @@ def _within_samples(student_SW: Tensor, teacher_SW: Tensor, layout: SpanLayout) 
 def _means(
     pair: Pair, student: Activations, teacher: Activations, batch: TokenBatch, layout: SpanLayout
 ) -> tuple[Tensor, Tensor]:
-    """(S, D) and (S, E) float32 on the student's device; the teacher's detached."""
+    """Return (S, D) and (S, E) float32 on the student's device; the teacher's detached."""
     student_SD = pooled(student.hidden[pair[0]], batch, layout.kept_A, pooling="mean")
     teacher_SE = pooled(teacher.hidden[pair[1]].detach(), batch["teacher"], layout.kept_A, pooling="mean")
     return student_SD, teacher_SE.to(student_SD.device)

@@ -36,14 +36,14 @@ class Places:
     first_n: Tensor
 
     def laid(self, values_nX: Tensor, samples: int) -> Tensor:
-        """(G, P, …) the values sample by sample, zero where a sample has no further position."""
+        """Lay values out as (G, P, …) sample by sample, zero where a sample has no further position."""
         device = values_nX.device
         longest = int(self.place_n.max()) + 1 if self.place_n.numel() else 0
         where = (self.sample_n.to(device), self.place_n.to(device))
         return values_nX.new_zeros(samples, longest, *values_nX.shape[1:]).index_put(where, values_nX)
 
     def taken(self, laid_GPX: Tensor) -> Tensor:
-        """(n, …) back from the samples."""
+        """Take (n, …) back from the samples."""
         return laid_GPX[self.sample_n.to(laid_GPX.device), self.place_n.to(laid_GPX.device)]
 
 
@@ -67,7 +67,7 @@ class CrossLayout:
 
 
 def cross_layout(batch: TokenBatch, *, causal: bool) -> CrossLayout:
-    """The layout of a batch of two tokenisations, on the batch's device.
+    """Return the layout of a batch of two tokenisations, on the batch's device.
 
     Causal: a position of the student looks at positions of the teacher that predict a token of the same span or of an
     earlier one. A position of the teacher looks at those of the student that have read no more of the text than it has
@@ -97,7 +97,7 @@ def cross_layout(batch: TokenBatch, *, causal: bool) -> CrossLayout:
 def attend(
     layout: CrossLayout, *, query_nX: Tensor, key_mX: Tensor, teacher_values_mD: Tensor, student_values_nE: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Each side's mean of the other's values, weighted by one matrix of scores in both directions.
+    """Return for each row the mean of the other's values, weighted by one matrix of scores in both directions.
 
         A = Q Kᵀ / √X;   softmax over the teacher's positions (rows of A), and over the student's (columns)
 

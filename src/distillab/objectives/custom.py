@@ -48,7 +48,7 @@ class CustomLoss(TokenTerm, config=CustomLossConfig):
         return cls(settings, shared_width=context.shared_width)
 
     def per_position(self, student: StudentScores, signal: TeacherScores | None) -> Tensor:
-        """(N,) values of the loss.
+        """Return (N,) values of the loss.
 
         Raises:
             ConfigError: see above.
@@ -110,7 +110,7 @@ class CustomDivergence(CustomLoss, config=CustomDivergenceConfig):
         self.score_request = Distribution(shared_width)
 
     def per_position(self, student: StudentScores, signal: TeacherScores | None) -> Tensor:
-        """(N,) values of the loss.
+        """Return (N,) values of the loss.
 
         Raises:
             ConfigError: see `CustomLoss`.

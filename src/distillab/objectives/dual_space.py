@@ -110,12 +110,12 @@ class DualSpace(HeadTerm, config=DualSpaceConfig):
         )
 
     def count(self, batch: TokenBatch) -> int:
-        """Scored tokens of the student in spans that both sides score."""
+        """Count the student's scored tokens in spans that student and teacher score."""
         alignment = require_alignment(batch)
         return int(alignment.student.inside(alignment.shared_S).sum())
 
     def total(self, student: ModelOutputs, teacher: ModelOutputs, batch: TokenBatch) -> Tensor:
-        """() nats, float32, on the student's device; connected to all that learns also where no position takes part.
+        """Return () nats, float32, on the student's device; connected to all that learns, even without positions.
 
         Args:
             student: its end, with its graph; embeddings (B, L, D) in `activations.hidden[0]`.
@@ -179,7 +179,7 @@ class DualSpace(HeadTerm, config=DualSpaceConfig):
     def _projected(
         self, student: ModelOutputs, teacher: ModelOutputs, batch: TokenBatch, layout: CrossLayout
     ) -> tuple[Tensor, Tensor]:
-        """(n, D) h^{t→s} and (m, E) h^{s→t}, float32, on the student's device."""
+        """Return (n, D) h^{t→s} and (m, E) h^{s→t}, float32, on the student's device."""
         device = student.hidden_ND.device
         student_N, teacher_M = layout.student.kept_N, layout.teacher.kept_N
         index_n = torch.cat(_tokens(student, batch, student_N, device), dim=-1)
@@ -204,7 +204,7 @@ class _WhereTeacherIsRight(TokenDivergence):
     """The divergence at positions where the target's most likely token is the one that follows; 0 elsewhere."""
 
     def per_position(self, student: StudentScores, signal: TeacherScores | None) -> Tensor:
-        """(N,) nats."""
+        """Return (N,) nats."""
         teacher = require_fitting(student, signal, width=self.shared_width, term=DualSpace.name)
         likeliest_N = teacher.logp(self.shared_width, self.settings.temperature).argmax(dim=-1)
         nats_N = super().per_position(student, signal)
@@ -214,14 +214,14 @@ class _WhereTeacherIsRight(TokenDivergence):
 def _nats(
     term: TokenTerm, head: OutputHead, hidden_ND: Tensor, targets_N: Tensor, teacher: HeadInputs | None
 ) -> Tensor:
-    """() the term's sum over positions where a head is applied to states, chunk by chunk, on the head's device."""
+    """Return () the term's sum over positions where a head is applied to states, chunk by chunk."""
     device = head.weight_VD.device
     work = ChunkedLoss(head, targets_N.to(device), teacher, terms={term.name: term}, factors={term.name: 1.0})
     return work.loss(hidden_ND.to(device))
 
 
 def _tokens(end: ModelOutputs, side: TokenBatch, kept_N: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(n, X) of the tokens read last, (n, X) of those to be predicted: scaled embeddings, float32, detached."""
+    """Return (n, X) scaled embeddings of the tokens read last and of those to predict, float32, detached."""
     embeddings_BLX = end.activations.hidden[0].detach()
     here = embeddings_BLX.device
     next_NX = embeddings_BLX[:, 1:][scored_positions(side).to(here)]
@@ -234,7 +234,7 @@ def _tokens(end: ModelOutputs, side: TokenBatch, kept_N: Tensor, device: torch.d
 def _keys_and_values(
     teacher: ModelOutputs, side: TokenBatch, kept_M: Tensor, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """(m, 2E) and (m, E) float32, detached."""
+    """Return (m, 2E) and (m, E) float32, detached."""
     read_mE, following_mE = _tokens(teacher, side, kept_M, device)
     hidden_mE = teacher.hidden_ND.detach()[kept_M.to(teacher.hidden_ND.device)]
     return torch.cat([read_mE, following_mE], dim=-1), unit_rms(hidden_mE.float()).to(device) + following_mE

@@ -73,7 +73,7 @@ class Grouping:
 
 
 def grouped(logp_NV: Tensor, grouping: Grouping) -> Tensor:
-    """(N, G) log Σ exp over the ids of each group, differentiable once; −inf where none has any mass.
+    """Return (N, G) log Σ exp over the ids of each group, differentiable once; −inf where none has any mass.
 
     Ids in no group are left out; the rest is not made to sum to one.
     """
@@ -124,7 +124,7 @@ class _Grouped(torch.autograd.Function):
 
 
 def _sums(shares_NE: Tensor, grouping: Grouping) -> Tensor:
-    """(N, K) the sums over the members of each group."""
+    """Return (N, K) the sums over the members of each group."""
     sums_NK = shares_NE.new_zeros(shares_NE.shape[0], grouping.shared.shape[0])
     return sums_NK.index_add_(1, grouping.members[1], shares_NE)
 

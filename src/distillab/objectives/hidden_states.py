@@ -52,13 +52,13 @@ class HiddenStates(LayerStatesTerm, config=HiddenStatesConfig):
         self.positions = settings.positions
 
     def count(self, batch: TokenBatch) -> int:
-        """Chosen positions; for cka those of samples that have at least 4 of them."""
+        """Count the chosen positions; for cka those of samples that have at least 4 of them."""
         if self.settings.loss != "cka":
             return int(chosen_positions(batch, self.positions).sum())
         return sum(size for size in self._sample_sizes(batch) if size >= FEWEST_FOR_CKA)
 
     def pair_total(self, pair: tuple[int, int], student_ND: Tensor, teacher_NE: Tensor, batch: TokenBatch) -> Tensor:
-        """() the sum over the units for one pair of layers."""
+        """Return () the sum over the units for one pair of layers."""
         if self.loss == "cka":
             return _cka_total(student_ND, teacher_NE, self._sample_sizes(batch))
         return super().pair_total(pair, student_ND, teacher_NE, batch)
@@ -66,7 +66,7 @@ class HiddenStates(LayerStatesTerm, config=HiddenStatesConfig):
     def states(
         self, pair: tuple[int, int], student: Activations, teacher: Activations, batch: TokenBatch
     ) -> tuple[Tensor, Tensor]:
-        """(N, D) and (N, E) float32 at the chosen positions, on the student's device; the teacher's detached."""
+        """Return (N, D) and (N, E) float32 at the chosen positions, on the student's device; the teacher's detached."""
         student_BLD, teacher_BLE = student.hidden[pair[0]], teacher.hidden[pair[1]]
         chosen_BL = chosen_positions(batch, self.positions)
         if student_BLD.shape[:2] != chosen_BL.shape or teacher_BLE.shape[:2] != chosen_BL.shape:
@@ -85,7 +85,7 @@ class HiddenStates(LayerStatesTerm, config=HiddenStatesConfig):
         return student_ND, teacher_NE
 
     def _sample_sizes(self, batch: TokenBatch) -> list[int]:
-        """Chosen positions of each sample that has any, in row order."""
+        """Return the number of chosen positions of each sample that has any, in row order."""
         sample_BL = sample_numbers(batch)
         size, length = sample_BL.shape
         # numbered through the batch: a sequence has no more samples than positions

@@ -9,7 +9,7 @@ Pairs = tuple[tuple[int, int], ...]
 
 
 def layer_pairs(layers: LayerMap, *, student_blocks: int, teacher_blocks: int) -> Pairs:
-    """The pairs (student layer, teacher layer) of a layer map, S student blocks and T teacher blocks.
+    """Return the pairs (student layer, teacher layer) of a layer map, S student blocks and T teacher blocks.
 
     Blocks count from 1; layer 0 is the embeddings.
 

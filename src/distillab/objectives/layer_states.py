@@ -69,11 +69,11 @@ class LayerStatesTerm(ActivationTerm):
     def states(
         self, pair: tuple[int, int], student: Activations, teacher: Activations, batch: TokenBatch
     ) -> tuple[Tensor, Tensor]:
-        """(N, D) and (N, E) float32 of the units, on the student's device; the teacher's detached."""
+        """Return (N, D) and (N, E) float32 of the units, on the student's device; the teacher's detached."""
         raise NotImplementedError
 
     def total(self, student: Activations, teacher: Activations, batch: TokenBatch) -> Tensor:
-        """() the sum over the units of a microbatch, float32; connected to the student also where there is none.
+        """Return () the sum over the units of a microbatch, float32; connected to the student, even without units.
 
         Args:
             student: hidden states at `student_activations`, with their graph.
@@ -106,7 +106,7 @@ class LayerStatesTerm(ActivationTerm):
             pair_weight(self.projector, pair).copy_(least_squares(student_ND=student_ND, teacher_NE=teacher_NE))
 
     def pair_total(self, pair: tuple[int, int], student_ND: Tensor, teacher_NE: Tensor, batch: TokenBatch) -> Tensor:
-        """() the sum over the units for one pair of layers."""
+        """Return () the sum over the units for one pair of layers."""
         student_ND, teacher_NE = unit_rms(student_ND), unit_rms(teacher_NE)
         if self.projector is not None:
             student_ND = student_ND @ pair_weight(self.projector, pair).float().T

@@ -103,19 +103,19 @@ class MergedSpans(SpanTerm, config=MergedSpansConfig):
         return cls(settings, vocabularies=context.require_vocabularies(settings.kind))
 
     def count(self, batch: TokenBatch) -> int:
-        """Spans that both sides score."""
+        """Count the spans that student and teacher score."""
         return int(require_alignment(batch).shared_S.sum())
 
     def score(self, student: StudentScores) -> Tensor:
-        """(n, 1) float32: log q of the token that follows."""
+        """Return (n, 1) float32: log q of the token that follows."""
         return student.logp(self.student_width, self.settings.temperature).gather(1, student.targets_N[:, None])
 
     def scored_at(self, batch: TokenBatch) -> Tensor:
-        """(N,) bool: the tokens of the longer spans."""
+        """Return (N,) bool: the tokens of the longer spans."""
         return require_alignment(batch).student.inside(self._longer(batch))
 
     def position_values(self, student: StudentScores, signal: TeacherScores | None) -> Tensor:
-        """(n,) nats of the spans that are one token on both sides; 0 elsewhere.
+        """Return (n,) nats of the spans that are one token of student and of teacher; 0 elsewhere.
 
         Raises:
             TeacherError: the teacher's word is not aligned with the student's positions.
@@ -133,7 +133,7 @@ class MergedSpans(SpanTerm, config=MergedSpansConfig):
         return value if every else value.new_zeros(alone_n.shape).masked_scatter(alone_n, value)
 
     def reduce_spans(self, observed_NC: Tensor, batch: TokenBatch, signal: TeacherSignal) -> Tensor:
-        """(N,) nats of the longer spans, at the first token of each.
+        """Return (N,) nats of the longer spans, at the first token of each.
 
         Raises:
             TeacherError: the teacher gives no scores.
@@ -158,7 +158,7 @@ class MergedSpans(SpanTerm, config=MergedSpansConfig):
         return torch.zeros_like(observed_NC[:, 0]).index_add(0, place_U, value_U)
 
     def _longer(self, batch: TokenBatch) -> Tensor:
-        """(S,) bool: spans that both sides score, and that are not the same one token on both."""
+        """Return (S,) bool: scored spans that are not the same single token of student and of teacher."""
         alignment = require_alignment(batch)
         shared = alignment.shared_S
         student_U = scored_targets(batch)[alignment.student.first_S[shared]]
@@ -169,7 +169,7 @@ class MergedSpans(SpanTerm, config=MergedSpansConfig):
         return longer_S
 
     def _one_token(self, student_nV: Tensor, teacher_nW: Tensor, sides: _Sides) -> Tensor:
-        """(n',) of (n', V) and (n', W) log-probabilities."""
+        """Return (n',) values from (n', V) and (n', W) log-probabilities."""
         student_logp, teacher_logp = grouped(student_nV, sides.student), grouped(teacher_nW, sides.teacher)
         if not sides.student.complete:
             student_logp = student_logp.log_softmax(dim=-1)
@@ -206,19 +206,19 @@ class _Sides:
         self.teacher_others = (teacher_of < 0).nonzero()[:, 0]
 
     def same(self, student_ids: Tensor, teacher_ids: Tensor) -> Tensor:
-        """bool, whether two ids are one token."""
+        """Return whether two ids are one token, as bool."""
         number = self.student.of[student_ids]
         return (number == self.teacher.of[teacher_ids]) & (number >= 0)
 
 
 def _span_or_not(logp_U: Tensor) -> Tensor:
-    """(U, 2) log-probabilities of a span and of every other text, kept off certainty as `span_likelihood` does."""
+    """Return (U, 2) log-probabilities of a span and of every other text, clamped as in `span_likelihood`."""
     logp_U = logp_U.clamp(max=0.0) - SMALLEST
     return torch.stack([logp_U, log1mexp(logp_U)], dim=-1)
 
 
 def _span_sums(logp: Tensor, spans: Tensor, wanted_S: Tensor) -> Tensor:
-    """(U,) sums over the tokens of each wanted span, of log-probabilities at positions in these and other spans."""
+    """Return (U,) sums over the tokens of each wanted span, of log-probabilities at positions of any span."""
     number_S = wanted_S.cumsum(0) - 1
     inside = (spans >= 0) & wanted_S[spans.clamp(min=0)]
     return logp.new_zeros(int(wanted_S.sum())).index_add(0, number_S[spans[inside]], logp[inside])

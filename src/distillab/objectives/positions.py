@@ -11,7 +11,7 @@ from distillab.models.scoring import scored_positions
 
 
 def chosen_positions(batch: TokenBatch, positions: Positions) -> Tensor:
-    """(B, L) bool: where the answer is predicted ("answer"), or every token that is not padding ("all")."""
+    """Return (B, L) bool: where the answer is predicted ("answer"), or every token that is not padding ("all")."""
     if positions == "all":
         return batch["attention_mask"].bool()
     return torch.nn.functional.pad(scored_positions(batch), (0, 1))  # the last position predicts nothing

@@ -27,7 +27,7 @@ def build_projector(
     student_width: int,
     teacher_width: int,
 ) -> torch.nn.ModuleDict | None:
-    """The maps of all pairs under their names (`pair_name`), float32; None for the identity.
+    """Build the maps of all pairs under their names (`pair_name`), float32; None for the identity.
 
     Each starts as a semi-orthogonal matrix, drawn from torch's global random state: it keeps lengths where the
     teacher is the wider one.
@@ -56,7 +56,7 @@ def build_projector(
 
 
 def pair_name(pair: Pair) -> str:
-    """The name of a pair's map.
+    """Return the name of a pair's map.
 
     >>> pair_name((4, 8))
     's4_t8'
@@ -65,12 +65,12 @@ def pair_name(pair: Pair) -> str:
 
 
 def pair_weight(projector: torch.nn.Module, pair: Pair) -> Tensor:
-    """(E, D) the parameter of a pair, in what `build_projector` made."""
+    """Return (E, D) the parameter of a pair, from what `build_projector` made."""
     return cast(torch.nn.Linear, projector.get_submodule(pair_name(pair))).weight
 
 
 def least_squares(*, student_ND: Tensor, teacher_NE: Tensor) -> Tensor:
-    """The matrix that maps the student's states nearest to the teacher's, by ridge regression.
+    """Compute the matrix that maps the student's states nearest to the teacher's, by ridge regression.
 
         P = argmin Σ_n ‖P s_n − t_n‖² + λ ‖P‖²,   λ = 0.01 · Σ_n ‖s_n‖² / D
 

@@ -47,7 +47,7 @@ class SampledDivergence(TokenTerm, config=SampledDivergenceConfig):
         return cls(settings, shared_width=context.shared_width)
 
     def per_position(self, student: StudentScores, signal: TeacherScores | None) -> Tensor:
-        """(N,) nats; a random variable.
+        """Return (N,) nats; a random variable.
 
         Raises:
             TeacherError: there is no teacher, or it has no such draws.

@@ -18,7 +18,7 @@ _ROUNDING = 100.0
 
 
 def unit_rms(states_ND: Tensor) -> Tensor:
-    """Every state divided by its root mean square, as RMSNorm does without its weights.
+    """Divide every state by its root mean square, as RMSNorm does without its weights.
 
         ĥ_n = h_n / √(mean_d h_nd²)
 
@@ -33,7 +33,7 @@ def unit_rms(states_ND: Tensor) -> Tensor:
 
 
 def mean_squared_error(*, student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
-    """Squared error a position, averaged over the dimensions.
+    """Return the squared error a position, averaged over the dimensions.
 
         e_n = mean_d (s_nd − t_nd)²
 
@@ -62,7 +62,7 @@ def mean_squared_error(*, student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
 
 
 def cosine_distance(*, student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
-    """One minus the cosine of the angle between two states, a position.
+    """Return one minus the cosine of the angle between two states, a position.
 
     Args:
         student_ND: (N, D) the student's states, in the teacher's space.
@@ -82,7 +82,7 @@ def cosine_distance(*, student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
 
 
 def debiased_cka(*, student_nD: Tensor, teacher_nE: Tensor) -> Tensor:
-    """Debiased linear CKA of one sample: do its positions resemble each other in the same way on both sides?
+    """Compute the debiased linear CKA of one sample: how alike positions resemble each other in both models.
 
         K = S Sᵀ without its diagonal, U(K) = K − row means − column means + mean   (U-centred, see below)
         CKA = ⟨U(K), U(L)⟩ / (‖U(K)‖ ‖U(L)‖)

@@ -51,12 +51,12 @@ class SortedProbabilities(TokenTerm, config=SortedProbabilitiesConfig):
         return cls(settings, student_width=both.student_width, teacher_width=both.teacher_width)
 
     def count(self, batch: TokenBatch) -> int:
-        """Positions that are compared."""
+        """Count the positions that are compared."""
         alignment = require_alignment(batch)
         return int(((alignment.ordinal_N if self.ordinal else alignment.partner_N) >= 0).sum())
 
     def per_position(self, student: StudentScores, signal: TeacherScores | None) -> Tensor:
-        """(n,) between 0 and 2; 0 where there is no partner.
+        """Return (n,) between 0 and 2; 0 where there is no partner.
 
         Raises:
             TeacherError: the teacher's word is not aligned with the student's positions.
@@ -77,7 +77,7 @@ class SortedProbabilities(TokenTerm, config=SortedProbabilitiesConfig):
 
 
 def sorted_distance(student_p: Tensor, teacher_p: Tensor) -> Tensor:
-    """(k,) of (k, V) and (k, W) probabilities; differentiable, once, with respect to the student's."""
+    """Return (k,) from (k, V) and (k, W) probabilities; differentiable, once, with respect to the student's."""
     return _sorted_distance(student_p, teacher_p)
 
 
@@ -105,7 +105,7 @@ _sorted_distance = cast(Callable[[Tensor, Tensor], Tensor], _SortedDistance.appl
 
 
 def _ascending(p_kV: Tensor) -> tuple[Tensor, Tensor]:
-    """(k, V) each row's probabilities, the smallest first, and (k, V) whose they are."""
+    """Sort each row's probabilities ascending: (k, V) probabilities and (k, V) their ids."""
     if not _sorts_by_numpy(p_kV):
         return p_kV.sort(dim=-1)
     # probabilities are ordered as their bits are, so that both fit into one number
@@ -116,12 +116,12 @@ def _ascending(p_kV: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _ascending_values(p_kW: Tensor) -> Tensor:
-    """(k, W) each row's probabilities, the smallest first."""
+    """Sort each row's probabilities ascending, (k, W)."""
     if not _sorts_by_numpy(p_kW):
         return p_kW.sort(dim=-1).values
     return torch.from_numpy(np.sort(p_kW.numpy(), axis=-1))
 
 
 def _sorts_by_numpy(p: Tensor) -> bool:
-    """Whether numpy sorts it, which on a CPU takes a third of torch's time: docs/performance.md."""
+    """Return whether numpy sorts it, which takes a third of torch's time on a CPU: docs/performance.md."""
     return p.device.type == "cpu" and p.dtype == torch.float32

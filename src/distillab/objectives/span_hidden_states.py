@@ -51,13 +51,13 @@ class SpanHiddenStates(LayerStatesTerm, config=SpanHiddenStatesConfig):
         self.pooling = settings.pooling
 
     def count(self, batch: TokenBatch) -> int:
-        """Spans that both sides score."""
+        """Count the spans that student and teacher score."""
         return int(require_alignment(batch).shared_S.sum())
 
     def states(
         self, pair: tuple[int, int], student: Activations, teacher: Activations, batch: TokenBatch
     ) -> tuple[Tensor, Tensor]:
-        """(U, D) and (U, E) float32 of the spans, on the student's device; the teacher's detached.
+        """Return (U, D) and (U, E) float32 of the spans, on the student's device; the teacher's detached.
 
         Raises:
             ShapeError: the states do not belong to the batch.
@@ -70,7 +70,7 @@ class SpanHiddenStates(LayerStatesTerm, config=SpanHiddenStatesConfig):
 
 
 def pooled(states_BLD: Tensor, side: TokenBatch, shared: Tensor, *, pooling: Literal["mean", "last"]) -> Tensor:
-    """(U, D) one state for each of the spans that are wanted, in the order of their numbers, float32.
+    """Pool (U, D) one state for each of the wanted spans, in the order of their numbers, float32.
 
     Every token's state is divided by its root mean square first. Padding and other tokens are not read.
 

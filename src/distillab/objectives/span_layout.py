@@ -40,7 +40,7 @@ class SpanLayout:
 
 
 def span_layout(batch: TokenBatch) -> SpanLayout:
-    """Where the shared spans of a batch of two tokenisations stand.
+    """Return where the shared spans of a batch of two tokenisations stand.
 
     Raises:
         ShapeError: the batch has one tokenisation.
@@ -61,7 +61,7 @@ def span_layout(batch: TokenBatch) -> SpanLayout:
 
 
 def _tokens_inside(batch: TokenBatch, kept_A: Tensor) -> tuple[Tensor, Tensor]:
-    """(T,) the span of each token in a kept span, numbered from 0 through the kept ones; (B, L) bool, these tokens."""
+    """Return (T,) the span of each token in a kept span, numbered among the kept, and (B, L) bool, these tokens."""
     spans_BL = batch["spans"]
     token_BL = (spans_BL >= 0) & kept_A[spans_BL.clamp(min=0)]
     number_A = kept_A.cumsum(0) - 1
@@ -69,7 +69,7 @@ def _tokens_inside(batch: TokenBatch, kept_A: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _text(batch: TokenBatch, kept_A: Tensor) -> Tensor:
-    """(S,) Σ_k (id_k + 1) · base^k modulo 2⁶⁴ over the tokens of each span."""
+    """Return (S,) Σ_k (id_k + 1) · base^k modulo 2⁶⁴ over the tokens of each span."""
     span_T, token_BL = _tokens_inside(batch, kept_A)
     device = span_T.device
     order_T = torch.arange(span_T.shape[0], device=device)

@@ -73,16 +73,16 @@ class SpanLikelihood(SpanTerm, config=SpanLikelihoodConfig):
         return cls(settings, student_starts=both.student_starts, teacher_starts=both.teacher_starts)
 
     def count(self, batch: TokenBatch) -> int:
-        """Spans that both sides score."""
+        """Count the spans that student and teacher score."""
         return int(require_alignment(batch).shared_S.sum())
 
     def score(self, student: StudentScores) -> Tensor:
-        """(n, 2) float32: log q of the token that follows; with debias, log of the mass of tokens that begin a word."""
+        """Return (n, 2) float32: log q of the next token; with debias, log of the mass of tokens that begin a word."""
         starts = self._starts(student.logits_NV.device)[0]
         return self._numbers(student.logp(self._widths[0], 1.0), student.targets_N, starts)
 
     def reduce_spans(self, observed_NC: Tensor, batch: TokenBatch, signal: TeacherSignal) -> Tensor:
-        """(N,) nats; a span's value stands at its first token.
+        """Return (N,) nats; a span's value stands at its first token.
 
         Raises:
             TeacherError: the teacher gives no scores.
@@ -120,14 +120,14 @@ class SpanLikelihood(SpanTerm, config=SpanLikelihoodConfig):
         return torch.cat([actual, logp_nV.index_select(1, starts).logsumexp(dim=-1, keepdim=True)], dim=1)
 
     def _starts(self, device: torch.device) -> tuple[Tensor, ...]:
-        """Ids that begin a word, the student's and the teacher's."""
+        """Return the ids that begin a word, the student's and the teacher's."""
         if device not in self._starts_on:
             self._starts_on[device] = tuple(ids.to(device) for ids in self._starts_on_cpu)
         return self._starts_on[device]
 
 
 def _span_logp(numbers_N2: Tensor, spans_N: Tensor, after_S: Tensor, debiased_S: Tensor) -> Tensor:
-    """(S,) log-likelihoods of one side; those of spans that are not shared mean nothing."""
+    """Return (S,) log-likelihoods of one model; those of spans that are not shared have no meaning."""
     inside_N = spans_N >= 0
     total_S = numbers_N2.new_zeros(debiased_S.shape).index_add(0, spans_N[inside_N], numbers_N2[inside_N, 0])
     if not bool(debiased_S.any()):
@@ -137,7 +137,7 @@ def _span_logp(numbers_N2: Tensor, spans_N: Tensor, after_S: Tensor, debiased_S:
 
 
 def bernoulli_kl(*, teacher_logp: Tensor, student_logp: Tensor) -> Tensor:
-    """KL between two coins of which the logarithms of the probability of heads are known. Nats, ≥ 0.
+    """Return the KL of two Bernoulli distributions from the logarithms of their probabilities. Nats, ≥ 0.
 
         p (e^δ − 1 − δ)  +  (1 − p) (−log(1 − u) − u)        δ = log q − log p,  u = (q − p)/(1 − p)
 
@@ -169,7 +169,7 @@ _LOGARITHM = [1 / k for k in range(2, 10)]  # of −log(1 − x) − x, from x²
 
 
 def _series(x: Tensor, coefficients: Sequence[float]) -> Tensor:
-    """Σ coefficients[i] · x^(i+2)."""
+    """Return Σ coefficients[i] · x^(i+2)."""
     total = torch.zeros_like(x)
     for coefficient in reversed(coefficients):
         total = total * x + coefficient
@@ -177,7 +177,7 @@ def _series(x: Tensor, coefficients: Sequence[float]) -> Tensor:
 
 
 def log1mexp(logp: Tensor) -> Tensor:
-    """log(1 − e^x) for x < 0, accurate at both ends (Mächler 2012)."""
+    """Compute log(1 − e^x) for x < 0, accurate at both ends (Mächler 2012)."""
     near = torch.log(-torch.expm1(logp.clamp(min=-0.7)))
     far = torch.log1p(-torch.exp(logp.clamp(max=-0.69)))
     return torch.where(logp > -0.693147, near, far)

@@ -14,7 +14,7 @@ _PLACE_BITS = 32  # spans of one row fit in these
 
 
 def span_key(row_S: Tensor, place_S: Tensor) -> Tensor:
-    """(S,) int64, one number for a span of the data set, by which spans of a step are ordered."""
+    """Return (S,) int64, one number for a span of the data set, by which spans of a step are ordered."""
     return (row_S << _PLACE_BITS) | place_S
 
 

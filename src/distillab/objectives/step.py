@@ -45,7 +45,7 @@ class Measured:
     teacher: ChunkedScores | AlignedScores | None
 
     def scores(self, here: Tensor, batch: TokenBatch) -> tuple[StudentScores, TeacherScores | None]:
-        """Both sides' logits at some scored positions, made again: for looking at them."""
+        """Compute the logits of student and teacher at some scored positions again, to inspect them."""
         with torch.no_grad():
             student = StudentScores(self.head.logits(self.hidden_ND[here]), scored_targets(batch)[here])
             teacher = None if self.teacher is None else self.teacher.chunk(here, self.hidden_ND.device)
@@ -126,7 +126,7 @@ def measure(
 
 
 def teacher_end(signal: TeacherSignal) -> ModelOutputs:
-    """The teacher as a `HeadTerm` reads it.
+    """Return the teacher as a `HeadTerm` reads it.
 
     Raises:
         TeacherError: it does not give its last hidden states with its head.
@@ -144,7 +144,7 @@ def teacher_end(signal: TeacherSignal) -> ModelOutputs:
 def _read_by_student(
     signal: TeacherSignal, batch: TokenBatch, objective: Objective, device: torch.device
 ) -> ChunkedScores | AlignedScores | None:
-    """The teacher's scores at the student's positions, or, where it has read other tokens, aligned with them.
+    """Return the teacher's scores at the student's positions, aligned if the teacher read other tokens.
 
     None where no term reads them so.
     """

@@ -41,7 +41,7 @@ class StudentScores:
     _logp: dict[tuple[int, float], Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def logp(self, width: int, temperature: float) -> Tensor:
-        """(N, width) float32 log-probabilities over the first `width` ids; made once for all terms."""
+        """Return (N, width) float32 log-probabilities over the first `width` ids; made once for all terms."""
         key = (width, temperature)
         if key not in self._logp:
             self._logp[key] = log_probabilities(self.logits_NV, width, temperature)
@@ -65,7 +65,7 @@ class Term:
             cls.name, cls.access, cls.tokens = config.model_fields["kind"].default, config.access, config.tokens
 
     def count(self, batch: TokenBatch) -> int:
-        """Return how many units this microbatch adds to the normaliser; known before the forward pass."""
+        """Count the scored tokens of the microbatch."""
         raise NotImplementedError
 
 
@@ -76,11 +76,11 @@ class TokenTerm(Term):
     ordinal: bool = False  # whether it reads the teacher's n-th token of an answer at the student's n-th
 
     def count(self, batch: TokenBatch) -> int:
-        """Scored tokens of the microbatch."""
+        """Count the scored tokens of the microbatch."""
         return scored_count(batch)
 
     def per_position(self, student: StudentScores, signal: TeacherScores | None) -> Tensor:
-        """(N,) nats; their sum over all chunks is the term's value on the microbatch."""
+        """Return (N,) nats; their sum over all chunks is the term's value on the microbatch."""
         raise NotImplementedError
 
 
@@ -95,23 +95,23 @@ class SpanTerm(TokenTerm):
     adds_position_values: bool = False  # whether it reads the teacher position by position too, in `position_values`
 
     def score(self, student: StudentScores) -> Tensor:
-        """(n, C) float32, of some positions by themselves, with gradients to the logits."""
+        """Return (n, C) float32 numbers of some positions, each from its own logits, with gradients to them."""
         raise NotImplementedError
 
     def reduce_spans(self, observed_NC: Tensor, batch: TokenBatch, signal: TeacherSignal) -> Tensor:
-        """(N,) the term's values from all positions' numbers, differentiable; where a value stands is free."""
+        """Compute (N,) the term's values from all positions' numbers, differentiable. Any position can hold a value."""
         raise NotImplementedError
 
     def scored_at(self, batch: TokenBatch) -> Tensor | None:
-        """(N,) bool, the positions whose numbers `reduce_spans` reads; None: all. Those of others it may get or not."""
+        """Return (N,) bool, the positions whose numbers `reduce_spans` needs; None: all. It can get others too."""
         return None
 
     def position_values(self, student: StudentScores, signal: TeacherScores | None) -> Tensor:
-        """(n,) what positions add by themselves, beside what is settled; called if the term `adds_position_values`."""
+        """Return (n,) values of single positions, beside `reduce_spans`; called if the term `adds_position_values`."""
         raise NotImplementedError
 
     def per_position(self, student: StudentScores, signal: TeacherScores | None) -> Tensor:
-        """Not defined: a position has no value by itself."""
+        """Raise: a position has no value by itself."""
         raise TypeError(f"{self.name} is settled over several positions")
 
 
@@ -136,10 +136,10 @@ class ActivationTerm(StateTerm):
     """Base of the terms that read activations alone."""
 
     def initialise(self, student: Activations, teacher: Activations, batch: TokenBatch) -> None:
-        """Start from one batch; called once, before training. By default nothing is done."""
+        """Initialise from one batch; called once, before training."""
 
     def total(self, student: Activations, teacher: Activations, batch: TokenBatch) -> Tensor:
-        """() the sum over the microbatch's units, in the term's unit."""
+        """Return () the sum over the microbatch's units, in the term's unit."""
         raise NotImplementedError
 
 
@@ -168,11 +168,11 @@ class HeadTerm(StateTerm):
     score_request: ScoreRequest  # a whole distribution: a teacher gives it as hidden states and head
 
     def initialise(self, student: ModelOutputs, teacher: ModelOutputs, batch: TokenBatch) -> None:
-        """Called once before training, on one batch."""
+        """Initialise from one batch; called once, before training."""
         raise NotImplementedError
 
     def total(self, student: ModelOutputs, teacher: ModelOutputs, batch: TokenBatch) -> Tensor:
-        """() the sum over the microbatch, in the term's unit, with gradients to all that learns."""
+        """Return () the sum over the microbatch, in the term's unit, with gradients to all that learns."""
         raise NotImplementedError
 
 
@@ -181,7 +181,7 @@ class RemembersSteps(Protocol):
     """What a term has beside the rest if it keeps something from one optimizer step to the next."""
 
     def end_step(self, gather: Callable[[Tensor], Tensor]) -> None:
-        """Called after the last microbatch of every optimizer step, before the optimizer.
+        """End an optimizer step; called after its last microbatch, before the optimizer.
 
         Args:
             gather: (n, …) of each process -> those of all processes, one after another; n may differ.

@@ -41,7 +41,7 @@ class TokenDivergence(TokenTerm, config=TokenDivergenceConfig):
         return cls(settings, shared_width=context.shared_width)
 
     def per_position(self, student: StudentScores, signal: TeacherScores | None) -> Tensor:
-        """(N,) nats (times T² where the settings say so).
+        """Return (N,) nats (times T² if the settings require it).
 
         Raises:
             TeacherError: there is no teacher, or it does not give what is requested.
@@ -53,6 +53,6 @@ class TokenDivergence(TokenTerm, config=TokenDivergenceConfig):
         return value * self.settings.temperature**2 if self.settings.rescale_by_temperature_squared else value
 
     def outcomes(self, student: StudentScores, teacher: NextTokens) -> tuple[Tensor, Tensor]:
-        """Both sides' log-probabilities over what is compared: here all (N, shared ids)."""
+        """Return the log-probabilities of teacher and student that are compared: here all (N, shared ids)."""
         width, temperature = self.shared_width, self.settings.temperature
         return student.logp(width, temperature), teacher.logp(width, temperature)

@@ -50,7 +50,7 @@ class TopKDivergence(TokenDivergence, config=TopKDivergenceConfig):
         self.score_request = Top(settings.k, shared_width, settings.temperature)
 
     def outcomes(self, student: StudentScores, teacher: NextTokens) -> tuple[Tensor, Tensor]:
-        """Both sides over the outcomes that are compared: the kept tokens, with `cell` and what is outside of them."""
+        """Return teacher and student over the compared outcomes: the kept tokens, with `cell` also the rest as one."""
         width, temperature = self.shared_width, self.settings.temperature
         top = teacher.top(self._k, width, temperature)
         match self._tail:

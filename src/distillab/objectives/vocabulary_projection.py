@@ -100,7 +100,7 @@ class VocabularyProjection(TokenTerm, config=VocabularyProjectionConfig):
         return cls(settings, vocabularies=context.require_vocabularies(settings.kind))
 
     def count(self, batch: TokenBatch) -> int:
-        """Scored positions; without `rest`, those that have a partner."""
+        """Count the scored positions; without `rest`, those that have a partner."""
         return (
             super().count(batch)
             if self.settings.rest == "text"
@@ -108,7 +108,7 @@ class VocabularyProjection(TokenTerm, config=VocabularyProjectionConfig):
         )
 
     def per_position(self, student: StudentScores, signal: TeacherScores | None) -> Tensor:
-        """(n,) nats (the divergence times T² where the settings say so); without `rest` 0 where there is no partner.
+        """Return (n,) nats (times T² if the settings require it); without `rest` 0 where there is no partner.
 
         Raises:
             TeacherError: the teacher's word is not aligned with the student's positions.
@@ -134,14 +134,14 @@ class VocabularyProjection(TokenTerm, config=VocabularyProjectionConfig):
         return value if every else value.new_zeros(aligned.has.shape).masked_scatter(aligned.has, value)
 
     def _grouped(self, logp_nV: Tensor, has: Tensor | None) -> _OneSide:
-        """The student at the positions with a partner; None: all have one."""
+        """Return the student at the positions with a partner; None: all have one."""
         kept = logp_nV if has is None else logp_nV[has]
         grouping = self._groups(kept.device).student
         found = grouped(kept, grouping)
         return _OneSide(kept, found, None if grouping.complete else found.logsumexp(dim=-1))
 
     def _within(self, student: _OneSide, targets: Tensor, aligned: AlignedTokens) -> Tensor:
-        """(k,) −log of the student's token within its outcome."""
+        """Return (k,) −log of the student's token within its outcome."""
         student_kV, student_logp = student.logp_kV, student.groups_kG
         groups = self._groups(student_kV.device)
         group_v = groups.student.of[targets]
@@ -157,12 +157,12 @@ class VocabularyProjection(TokenTerm, config=VocabularyProjectionConfig):
         return torch.where(group_v >= 0, outcome, 0.0) - actual
 
     def _is_apart(self, targets: Tensor, aligned: AlignedTokens) -> Tensor:
-        """(k,) bool: the student's token is an outcome of its own, apart from its group."""
+        """Return (k,) bool: the student's token is a separate outcome, apart from its group."""
         spelled = self._groups(targets.device).spelled
         return torch.zeros_like(aligned.whole) if spelled is None else aligned.whole & spelled.separable[targets]
 
     def _values(self, student: _OneSide, teacher_kW: Tensor, targets: Tensor, aligned: AlignedTokens) -> Tensor:
-        """(k,) of the student's and (k, W) the teacher's log-probabilities."""
+        """Return (k,) of the student's and (k, W) the teacher's log-probabilities."""
         student_kV = student.logp_kV
         groups = self._groups(student_kV.device)
         continuation = aligned.continuation_logp.clamp(max=-_ROUNDING)
@@ -186,7 +186,7 @@ class VocabularyProjection(TokenTerm, config=VocabularyProjectionConfig):
         )
 
     def _compared(self, student: _OneSide, teacher_kW: Tensor, event: Tensor, group_v: Tensor, moved: Tensor) -> Tensor:
-        """(k,) over the groups; where `moved`, the event is carried over to the group of the student's token."""
+        """Return (k,) over the groups; where `moved`, the event is carried over to the group of the student's token."""
         groups = self._groups(teacher_kW.device)
         teacher_logp = grouped(teacher_kW, groups.teacher)
         rows = moved.nonzero()[:, 0]
@@ -200,7 +200,7 @@ class VocabularyProjection(TokenTerm, config=VocabularyProjectionConfig):
         return self._weighed(student_kV, teacher_logp, groups)
 
     def _apart(self, student_kV: Tensor, teacher_kW: Tensor, event: Tensor, targets: Tensor) -> Tensor:
-        """(k,) over the groups and one outcome more: the student's token that follows."""
+        """Return (k,) over the groups and one more outcome: the student's token that follows."""
         groups = self._groups(student_kV.device)
         inside_V, inside_W = groups.longer_students(targets), groups.longer_teachers(targets)
         student_one = student_kV.masked_fill(~inside_V, -torch.inf).logsumexp(dim=-1, keepdim=True)
@@ -215,7 +215,7 @@ class VocabularyProjection(TokenTerm, config=VocabularyProjectionConfig):
         return self._weighed(student_logp, torch.cat([teacher_logp, teacher_one], dim=-1), groups)
 
     def _weighed(self, student_logp: Tensor, teacher_logp: Tensor, groups: _Groups) -> Tensor:
-        """(k,) the divergence from the teacher's side made to sum to one, times its mass before that."""
+        """Return (k,) the divergence of the normalised teacher, times the teacher's mass before normalisation."""
         if groups.student.complete and groups.teacher.complete:
             return self._divergence(student_logp=student_logp, teacher_logp=teacher_logp)
         total = teacher_logp.logsumexp(dim=-1, keepdim=True)
@@ -252,12 +252,12 @@ class _Groups:
             self.rank_of_first = torch.where(first >= 0, self.spelled.rank[first.clamp(min=0)], -1)
 
     def longer_students(self, ids: Tensor) -> Tensor:
-        """(n, V) bool: the student's tokens that the teacher spells beginning with the spelling of each of these."""
+        """Return (n, V) bool: the student's tokens whose teacher spelling begins with the spelling of each of these."""
         assert self.spelled is not None
         return _between(self.spelled.rank, self.spelled, ids)
 
     def longer_teachers(self, ids: Tensor) -> Tensor:
-        """(n, W) bool: the teacher's tokens that the student would begin with one of those."""
+        """Return (n, W) bool: the teacher's tokens that the student would begin with one of those."""
         assert self.spelled is not None
         return _between(self.rank_of_first, self.spelled, ids)
 
@@ -267,7 +267,7 @@ def _between(rank: Tensor, spelled: SpelledTokens, ids: Tensor) -> Tensor:
 
 
 def require_aligned(signal: TeacherScores | None, *, term: str) -> AlignedTokens:
-    """The teacher's word at the partners of the student's positions.
+    """Return the teacher's next tokens at the partners of the student's positions.
 
     Raises:
         TeacherError: there is none, or the batch was made for one tokenizer alone.

@@ -184,7 +184,7 @@ def _name(path: str) -> str:
 
 
 def _require_other_form(path: str, revision: str | None) -> None:
-    """Without tokenizer.json: accept vocabulary files that convert exactly, refuse the rest.
+    """Accept vocabulary files that convert exactly in place of tokenizer.json, refuse others.
 
     AutoTokenizer does not refuse: from tokenizer_config.json alone it makes a tokenizer of three tokens, and from a
     SentencePiece file one whose merges are in another order.

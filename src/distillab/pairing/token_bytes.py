@@ -82,7 +82,7 @@ def role_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
 
 
 def token_byte_lengths(meanings: Sequence[TokenMeaning]) -> NDArray[np.int64]:
-    """(V,) bytes of text that each id stands for; special and unused ids stand for none."""
+    """Return (V,) bytes of text that each id stands for; special and unused ids stand for none."""
     return np.array([len(m.data) if m.kind in ("text", "byte") else 0 for m in meanings], dtype=np.int64)
 
 

@@ -59,7 +59,7 @@ class Drawing:
         self._add('<text class="{}" x="{}" y="{}" text-anchor="{}">{}{}</text>', css, x, y, anchor, visible(text), tip)
 
     def marker(self, at: Point, shape: str, css: str, radius: float = 4.0) -> None:
-        """Draw a small shape: entries differ by it without colour."""
+        """Draw a marker; see `marker`."""
         self._parts.append(marker(shape, at, css, radius))
 
     def svg(self) -> Markup:
@@ -80,7 +80,7 @@ class Drawing:
 
 
 def marker(shape: str, at: Point, css: str, radius: float) -> Markup:
-    """One marker as SVG: circle, ring, square, diamond, triangle, down, right, left, pentagon, star, cross, plus.
+    """Draw a marker as SVG: circle, ring, square, diamond, triangle, down, right, left, pentagon, star, cross, plus.
 
     `open` before a shape leaves its inside empty.
     """

@@ -134,7 +134,7 @@ def make_answers(
 
 
 def seconds_of(folder: Path) -> float | None:
-    """Seconds that the answers of a store took to generate, all workers together; None where they were not counted.
+    """Return the seconds that a store's answers took to generate, all workers together; None if not counted.
 
     Raises:
         DataError: a record of it is damaged.

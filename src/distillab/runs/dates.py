@@ -42,7 +42,7 @@ def dated(recipe: _Recipe, *, builds: bool = False) -> _Recipe:
 
 
 def _in_output(recipe: RunRecipe | StudyRecipe) -> datetime.date | None:
-    """The date in the record of the output folder."""
+    """Return the date in the record of the output folder."""
     study = isinstance(recipe, StudyRecipe)
     path = Path(recipe.output) / ("study.json" if study else "recipe.json")
     if not path.is_file():
@@ -60,7 +60,7 @@ def _in_output(recipe: RunRecipe | StudyRecipe) -> datetime.date | None:
 
 
 def _in_caches(recipe: RunRecipe | StudyRecipe, builds: bool) -> datetime.date | None:
-    """The date of the caches that the recipe reads, else of those that `cache build` made of the same recipe."""
+    """Return the date of the caches that the recipe reads, else of those that `cache build` made of the same recipe."""
     teachers = [recipe.teacher]
     if isinstance(recipe, StudyRecipe):
         teachers += [arm.teacher for arm in recipe.arms]

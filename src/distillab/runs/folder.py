@@ -25,7 +25,7 @@ Fingerprints = dict[str, str] | dict[str, dict[str, str]]
 
 
 def identity_of(recipe: RunRecipe | StudyRecipe, *, fingerprints: Fingerprints) -> str:
-    """sha256 of all that decides the figures of a run or a study: its settings, and the files behind them.
+    """Hash all that decides the figures of a run or a study: its settings, and the files behind them.
 
     Args:
         fingerprints: of the rows and weights behind the recipe's paths.
@@ -95,7 +95,7 @@ def require_claimable(
 
 
 def _fix(recipe: RunRecipe | StudyRecipe, folder: Path, differing: list[str]) -> str:
-    """The fix; where only the number of steps differs, why that is another run."""
+    """Return the fix; if only the number of steps differs, why that is another run."""
     if isinstance(recipe, RunRecipe) and [line.partition(":")[0] for line in differing] == ["training.steps"]:
         return (
             "set another output: the schedule, the curve and the budget follow from the number of steps, so it is "
@@ -138,7 +138,7 @@ def write_held_out(path: Path, result: EvaluationResult) -> None:
 
 
 def read_held_out(path: Path) -> list[dict[str, Any]]:
-    """The lines that `write_held_out` wrote.
+    """Read the lines that `write_held_out` wrote.
 
     Raises:
         DataError: the file is damaged or gone.
@@ -156,7 +156,7 @@ def files_left(folder: Path) -> dict[str, str]:
 
 
 def read_finished(folder: Path, *, arm: str, seed: int, identity: str) -> RunRecord | None:
-    """The record of a run, with every file that it names checked; None where the run is not finished.
+    """Read the record of a run, with every file that it names checked; None if the run is not finished.
 
     Args:
         identity: of the run that is expected here.
@@ -199,7 +199,7 @@ def require_unchanged(folder: Path, files: dict[str, str], *, fix: str) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """The sha256 of a file; one that has neither another size nor another time of change is not read again."""
+    """Return the sha256 of a file; a file of the same size and modification time is not read again."""
     stat = path.stat()
     return _sha256(os.path.realpath(path), stat.st_size, stat.st_mtime_ns)
 

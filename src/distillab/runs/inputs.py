@@ -134,7 +134,7 @@ class RunInputs:
         return self.with_recipe(self.recipe.model_copy(update={"shown_failure": MISMATCH}))
 
     def fingerprints(self) -> dict[str, str]:
-        """sha256 of what stands behind the recipe's paths: rows, weight files, cache; and the day of its templates."""
+        """Hash what the recipe's paths name: rows, weight files, cache; and the day of its templates."""
         found = {
             "train_rows": _content_sha256(self.splits.train),
             "held_out_rows": _content_sha256(self.splits.held_out),
@@ -145,7 +145,7 @@ class RunInputs:
         return found if self.teacher is None else found | self.teacher.spec.fingerprints
 
     def with_recipe(self, recipe: RunRecipe) -> RunInputs:
-        """The inputs of another recipe on the same rows, with the same student and teacher; nothing is loaded again.
+        """Return the inputs of another recipe on the same rows, student and teacher; nothing is loaded again.
 
         Raises:
             ValueError: the recipe names another student, another teacher or other data.
@@ -159,7 +159,7 @@ class RunInputs:
         return replace(self, recipe=recipe, teacher=teacher)
 
     def with_eval_rows(self, keys: set[str]) -> RunInputs:
-        """The same with fewer held-out rows: those whose keys are named.
+        """Return the same with fewer held-out rows: those with these keys.
 
         Raises:
             DataError: none of them is left.
@@ -218,7 +218,7 @@ def load_inputs(recipe: RunRecipe) -> RunInputs:
 
 
 def _loaded_from(recipe: RunRecipe) -> tuple[object, ...]:
-    """The settings that decide what `load_inputs` reads."""
+    """Return the settings that decide what `load_inputs` reads."""
     teacher = recipe.teacher
     return recipe.student, recipe.data, teacher and (teacher.path, teacher.cache, teacher.tokenizer, teacher.revision)
 
@@ -264,7 +264,7 @@ def _teacher_view(
 
 
 def _contexts(recipe: RunRecipe, spec: TeacherSpec | None) -> list[int | None]:
-    """Context of the student, and of the teacher where there is one; data.max_tokens must fit into both."""
+    """Return the context of the student, and of a teacher; check that data.max_tokens fits into both."""
     models = [("student", recipe.student.path, recipe.student.revision)]
     if spec is not None:
         models.append(("teacher", spec.config, spec.revision))

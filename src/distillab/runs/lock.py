@@ -30,7 +30,7 @@ _held: set[int] = set()
 
 
 def worker_lock(worker: int, workers: int) -> str:
-    """The lock of one of several workers that fill one cache: the same share must not be made twice at once."""
+    """Lock the share of one of several workers that fill one cache, so that no share is made twice at once."""
     return f"{LOCK}-{worker}-of-{workers}"
 
 
@@ -79,7 +79,7 @@ def require_free(folder: Path, name: str = LOCK) -> None:
 
 
 def _taken(path: Path) -> int:
-    """The descriptor of the lock file, locked. Python opens it so that no program it starts inherits it."""
+    """Return the descriptor of the lock file, locked. Python opens it so that no program it starts inherits it."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o666)
         try:
@@ -114,7 +114,7 @@ def _locked(descriptor: int, path: Path, *, wanted: int) -> bool:
 
 
 def _lives(holder: dict[str, object]) -> bool:
-    """Whether the process that a lock file names may still run; nothing is known of another machine's."""
+    """Return whether the process that a lock file names can still run; for another machine's it is not known."""
     if not holder:
         return False
     if holder.get("host") != socket.gethostname():
@@ -135,7 +135,7 @@ def _this_process() -> dict[str, object]:
 
 
 def _started(pid: int) -> str | None:
-    """When a process started, which distinguishes it from a later one of the same number; None: it does not run."""
+    """Return when a process started, which distinguishes it from a later one of the same number; None: not running."""
     try:
         # the 22nd field is its start; the name before it may hold spaces
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rsplit(")", 1)[1].split()[19]
@@ -174,7 +174,7 @@ def _in_use(path: Path) -> ConfigError:
 
 
 def _forget() -> None:
-    """A forked child must not keep the lock of a parent that was killed: it closes what it inherited."""
+    """Close the lock file in a forked child, which must not keep the lock of a parent that was killed."""
     for descriptor in _held:
         os.close(descriptor)
     _held.clear()

@@ -184,7 +184,7 @@ class _Claimed:
         return self._save(trained.student, result, record, dtype=dtype) if self.writes else record
 
     def _train(self, teacher: RunTeacher, split: EncodedSplit, *, collator: MakeCollator | None) -> _Trained:
-        """The student after its budget."""
+        """Train the student for its budget."""
         inputs = self.inputs
         signals = teacher.for_terms(split)
         student = load_student(inputs)
@@ -221,7 +221,7 @@ def _cost(
     wall_s: float,
     answers_s: float | None,
 ) -> RunCost:
-    """What the run used; tokens are counted from its metrics, so that they are right for a resumed run too."""
+    """Return what the run used; tokens are counted from its metrics, so they are right for a resumed run too."""
     supervised, tokens, by_teacher = read_totals(lines)
     written = answers.teacher_tokens if answers is not None else 0
     return RunCost(

@@ -65,7 +65,7 @@ def kinds_needed(
 
 
 def held_out_kinds(teacher: TeacherView) -> tuple[KindConfig, ...]:
-    """The kinds that the evaluation of a student reads: whole distributions, where ids mean the same to both models."""
+    """Return the kinds that the evaluation reads: whole distributions, if ids mean the same to both models."""
     return WHOLE_DISTRIBUTIONS if teacher.eval_view.width else ()
 
 

@@ -44,7 +44,7 @@ NOTHING_STORED = StoredSignals()
 
 
 def stored_signals(inputs: RunInputs) -> StoredSignals:
-    """What the recipe's own cache holds of what the run reads; nothing where it names none.
+    """Return what the run can read from the recipe's cache; nothing if the recipe names none.
 
     Raises:
         CacheMismatch: the terms read signals, and the cache holds none of the training rows.
@@ -71,7 +71,7 @@ def stored_signals(inputs: RunInputs) -> StoredSignals:
 
 
 def _held_out_part(location: str, parts: Mapping[Part, CacheIdentity], rows: Sequence[EncodedRow]) -> str | None:
-    """The part that holds whole distributions at all held-out rows of the evaluation."""
+    """Return the part that holds whole distributions at all held-out rows of the evaluation."""
     candidates: tuple[Part, ...] = ("held_out", "train")
     for part in candidates:
         identity = parts.get(part)
@@ -103,7 +103,7 @@ class RunTeacher:
         self.notes: list[str] = []
 
     def source(self) -> SignalSource:
-        """The teacher itself, opened once.
+        """Return the teacher itself, opened once.
 
         Raises:
             TeacherError: the recipe names no weights, or they cannot be loaded.
@@ -111,15 +111,15 @@ class RunTeacher:
         return self._loaded()
 
     def generator(self) -> Generates:
-        """The teacher as what writes answers. Raises as `source`."""
+        """Return the teacher as a source that writes answers. Raises as `source`."""
         return self._loaded()
 
     def model(self) -> PreTrainedModel:
-        """The teacher's weights. Raises as `source`."""
+        """Return the teacher's weights. Raises as `source`."""
         return self._loaded().model
 
     def _loaded(self) -> LocalTeacher:
-        """The teacher in this process.
+        """Load the teacher in this process.
 
         Raises:
             TeacherError: the recipe names no weights, or they cannot be loaded.
@@ -140,7 +140,7 @@ class RunTeacher:
         return self._stored.text
 
     def training_rows(self, answers_folder: Path) -> tuple[EncodedSplit, AnswerStoreCounts | None]:
-        """The rows that the run trains on; the teacher's answers are made now where they are missing.
+        """Return the rows that the run trains on; missing answers of the teacher are generated now.
 
         A store that is complete is read without the teacher's weights.
 
@@ -161,7 +161,7 @@ class RunTeacher:
         return answers.split, answers.counts
 
     def for_terms(self, split: EncodedSplit) -> SignalSource | None:
-        """What gives the terms their signals at the training rows; None where they read none.
+        """Return the source of the terms' signals at the training rows; None if they read none.
 
         Raises:
             CacheMismatch, CacheCorrupt: the cache does not hold these rows, or is another's or damaged.
@@ -174,7 +174,7 @@ class RunTeacher:
         return self._cached(self._stored.train, view.rows(split), view=view.train_view, source=TRAINING)
 
     def for_evaluation(self) -> SharedTeacher | None:
-        """The teacher's distributions on the held-out rows; None where ids differ in meaning, or there is no source."""
+        """Return the source for held-out rows; None if ids differ in meaning, or there is no source."""
         view, width = self._inputs.teacher, self._inputs.shared_width
         if view is None or width == 0:
             return None

@@ -33,7 +33,7 @@ class TokenizerPair:
         )
 
     def encoded_for_teacher(self, split: EncodedSplit) -> EncodedSplit:
-        """The examples of a split, encoded with the teacher's tokenizer; the last two splits are kept."""
+        """Encode the examples of a split with the teacher's tokenizer; the last two splits are kept."""
         for known, encoded in self._encoded:
             if known is split:
                 return encoded
@@ -123,10 +123,10 @@ class TeacherView:
         return TokenView(self.pair.student, self.contract.student.fingerprint, self.contract.shared_width)
 
     def rows(self, split: EncodedSplit) -> Sequence[EncodedRow]:
-        """The rows of a split as the teacher's inputs; with two tokenisations those that it has room for."""
+        """Return the rows of a split as the teacher's inputs; with two tokenisations those that fit into it."""
         return self.pair.encoded_for_teacher(split).rows if self.own_tokens else split.rows
 
 
 def vocab_size(side: TokenizerInfo) -> int:
-    """Ids that a tokenizer has and its model has logits for."""
+    """Return the number of ids that a tokenizer has and its model has logits for."""
     return min(width for width in (side.tokens, side.logits_width) if width is not None)

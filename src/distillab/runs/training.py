@@ -60,7 +60,7 @@ class TrainingData:
 
 
 def training_data(inputs: RunInputs, split: EncodedSplit, *, collator: MakeCollator | None = None) -> TrainingData:
-    """The rows of a split, in both tokenisations where the terms read both.
+    """Return the rows of a split, in both tokenisations if the terms read both.
 
     Args:
         collator: makes the batches instead of the usual one.
@@ -82,7 +82,7 @@ def training_data(inputs: RunInputs, split: EncodedSplit, *, collator: MakeColla
 
 
 def load_student(inputs: RunInputs) -> PreTrainedModel:
-    """The student before training: its pretrained weights, or weights drawn from the run's seed."""
+    """Load the student before training: its pretrained weights, or weights drawn from the run's seed."""
     settings, seed = inputs.recipe.student, inputs.recipe.seed
     dtype, device, revision = settings.dtype, inputs.device, settings.revision
     torch.manual_seed(seed)
@@ -92,7 +92,7 @@ def load_student(inputs: RunInputs) -> PreTrainedModel:
 
 
 def objective_for(inputs: RunInputs, student: PreTrainedModel, teacher: SignalSource | None) -> Objective:
-    """The objective of a run, after both models were made ready for it.
+    """Build the objective of a run, and prepare both models for it.
 
     Args:
         teacher: what gives the terms their signals.
@@ -131,7 +131,7 @@ def trainer_for(
     identity: str = "",
     measurements: Callable[[], Prefix] | None = None,
 ) -> DistillationTrainer:
-    """The trainer of a run, as the recipe's training settings have it.
+    """Build the trainer of a run from the recipe's training settings.
 
     Args:
         data: the training rows and their batches.

@@ -30,7 +30,7 @@ class Baselines:
     folder: Path
 
     def has(self, stem: str) -> bool:
-        """Whether it is evaluated already."""
+        """Return whether it is evaluated already."""
         return self._path(stem).exists()
 
     def undistilled(self, inputs: RunInputs, teacher: RunTeacher) -> Baseline:

@@ -97,7 +97,7 @@ def _estimate(build: CacheBuild, job: CacheJob, teacher: SignalSource) -> PartEs
 
 
 def _sample(rows: Sequence[EncodedRow], size: int) -> list[list[EncodedRow]]:
-    """Batches of rows from all over the data, like lengths together, as they will be recorded; in any order."""
+    """Return batches of rows from all over the data, sorted by length as in recording; in any order."""
     chance = random.Random(0)
     drawn = chance.sample(range(len(rows)), min(len(rows), size * _BATCHES))
     chosen = [rows[number] for number in sorted(drawn)]

@@ -55,7 +55,7 @@ class StudyCaches:
         )
 
     def missing(self, part: Part, arms: Sequence[ArmConfig]) -> list[ArmConfig]:
-        """One arm for each cache that these arms will read and that is not made yet.
+        """Return one arm for each cache that these arms will read and that is not made yet.
 
         Args:
             part: train, held_out or answers.
@@ -132,7 +132,7 @@ class StudyCaches:
         return arms_kinds([self.inputs(arm) for arm in sharing])
 
     def _key(self, arm: ArmConfig, part: Part) -> str:
-        """Arms of one key share a location."""
+        """Return the key of an arm; arms of one key share a location."""
         key = self._teacher(arm).model_dump_json()
         if part != "held_out" and arm.resolved().tokens == "aligned":
             key += "its own tokens"
@@ -141,7 +141,7 @@ class StudyCaches:
         return key
 
     def _location(self, arm: ArmConfig, part: Part) -> Path:
-        """Its name is a hash of all that decides its content, so that nothing else is ever found there."""
+        """Return the location, whose name is a hash of all that decides its content."""
         key = self._key(arm, part)
         if key not in self._locations:
             inputs = self.inputs(arm)

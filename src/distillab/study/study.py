@@ -91,7 +91,7 @@ class Study:
         require_free(folder)
 
     def held_out_line(self) -> str:
-        """One line: on how many of the held-out rows every model of the study can be evaluated, and why not more."""
+        """Return one line: on how many held-out rows every model can be evaluated, and why not more."""
         return self.inputs(self.recipe.arms[0]).held_out_line
 
     def run(self) -> StudyResults:
@@ -127,7 +127,7 @@ class Study:
         return results
 
     def inputs(self, arm: ArmConfig, seed: int = 0) -> RunInputs:
-        """The inputs of one run; rows and tokenizers are loaded once for all arms with the same teacher.
+        """Return the inputs of one run; rows and tokenizers are loaded once for all arms with the same teacher.
 
         All arms are evaluated on the same held-out rows: those that fit whole for every teacher of the study.
         """
@@ -163,7 +163,7 @@ class Study:
         return self._baselines.teacher(inputs, RunTeacher(inputs))
 
     def answers(self, arm: ArmConfig) -> EncodedSplit:
-        """The rows with the answers of the arm's teacher, which generates those that are missing.
+        """Return the rows with the answers of the arm's teacher, which generates those that are missing.
 
         They go into the store that all seeds share.
         """
@@ -204,7 +204,7 @@ class Study:
         self._do([partial(Study.build, arm=arm, part=part) for arm, part in second])
 
     def _runs(self) -> list[tuple[ArmConfig, int]]:
-        """All runs, seed by seed, so that an interrupted study has whole comparisons to look at."""
+        """Return all runs, seed by seed, so that an interrupted study has whole comparisons to look at."""
         return [(arm, seed) for seed in self.recipe.seeds for arm in self.recipe.arms]
 
     def _unfinished(self) -> list[tuple[ArmConfig, int]]:
@@ -226,7 +226,7 @@ class Study:
         return arm.teacher or self.recipe.teacher
 
     def _arm_of_each_teacher(self) -> list[ArmConfig]:
-        """One arm for each teacher of the study, in their order."""
+        """Return one arm for each teacher of the study, in their order."""
         first: dict[str, ArmConfig] = {}
         for arm in self.recipe.arms:
             first.setdefault(self._teacher_of(arm).source, arm)
@@ -236,16 +236,16 @@ class Study:
         return {arm.name: self.inputs(arm).fingerprints() for arm in self.recipe.arms}
 
     def _contracts(self) -> list[TokenizerContract]:
-        """Of each pair, in the order of the arms."""
+        """Return the contract of each pair, in the order of the arms."""
         return [inputs.contract for inputs in self._loaded.values() if inputs.contract is not None]
 
     def _arms_of_missing_teachers(self) -> list[ArmConfig]:
-        """One arm for each teacher that is not evaluated yet."""
+        """Return one arm for each teacher that is not evaluated yet."""
         arms = self._arm_of_each_teacher()
         return [arm for arm in arms if not self._baselines.has(teacher_stem(model_name(self._teacher_of(arm).source)))]
 
     def _arms_of_answers(self, arms: Sequence[ArmConfig]) -> list[ArmConfig]:
-        """One arm for each store that these arms need; a store that is complete is seen to be so at once."""
+        """Return one arm for each store of answers that these arms need, complete or not."""
         first: dict[Path, ArmConfig] = {}
         for arm in arms:
             if arm.resolved().answers == "teacher":

@@ -54,7 +54,7 @@ def run_jobs(jobs: Sequence[Job], *, workers: int) -> None:
 
 
 def _wait(futures: Sequence[Future[None]]) -> list[Future[None]]:
-    """The futures that are done when all are, or when one has failed.
+    """Return the futures that are done when all are, or when one has failed.
 
     Raises:
         Interrupted: a signal came to this process; it went to the workers too, and they have ended.

@@ -91,7 +91,7 @@ class AlignedScores:
     whole_N: Tensor
 
     def chunk(self, here: slice | Tensor, device: torch.device) -> AlignedTokens:
-        """The scores at some of the N positions; until the next call."""
+        """Return the scores at some of the N positions; valid until the next call."""
         partner = self.partner_N[here]
         has = partner >= 0
         partners = partner[has]

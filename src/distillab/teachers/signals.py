@@ -171,7 +171,7 @@ class FullLogits:
         return DrawnTokens(ids, sampled_cross_entropy(student_logp=logp, drawn_ids=ids))
 
     def chunk(self, here: slice | Tensor, device: torch.device) -> FullLogits:
-        """Return the same at some of the positions."""
+        """Return full logits at some of the positions, valid until the next call: all chunks use the same memory."""
         return FullLogits(self.logits_NW[here].to(device))
 
 
@@ -190,7 +190,7 @@ class HeadInputs:
 
     @torch.no_grad()
     def chunk(self, here: slice | Tensor, device: torch.device) -> FullLogits:
-        """Full logits at some of the positions, valid until the next call: all chunks use the same memory."""
+        """Return full logits at some of the positions, valid until the next call: all chunks use the same memory."""
         hidden_ND = self.hidden_ND[here]
         rows, width = hidden_ND.shape[0], self.head.weight_VD.shape[0]
         if not self._memory or self._memory[0].shape[0] < rows:
@@ -207,7 +207,7 @@ class ChunkedScores(Protocol):
         ...
 
     def chunk(self, here: slice | Tensor, device: torch.device) -> NextTokens:
-        """Return the next tokens at the positions `here` of the N, on a device; valid until the next call."""
+        """Return full logits at some of the positions, valid until the next call: all chunks use the same memory."""
         ...
 
 
@@ -245,6 +245,6 @@ def log_probabilities(logits_NV: Tensor, width: int, temperature: float) -> Tens
 
 
 def scaled_logits(logits_NV: Tensor, width: int, temperature: float) -> Tensor:
-    """(N, width) float32: the first `width` logits divided by the temperature, what `log_probabilities` normalises."""
+    """Return (N, width) float32: the first `width` logits divided by the temperature."""
     kept = logits_NV if logits_NV.shape[1] == width else logits_NV[:, :width]
     return kept.float() if temperature == 1.0 else kept.float() / temperature

@@ -15,7 +15,7 @@ _SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with
 
 
 def training_arguments(settings: TrainingConfig, *, folder: Path, seed: int) -> TrainingArguments:
-    """Arguments of one run.
+    """Build the arguments of one run.
 
     Raises:
         ConfigError: batch_size is no multiple of microbatch_size × processes, or one process would see
@@ -62,7 +62,7 @@ def training_arguments(settings: TrainingConfig, *, folder: Path, seed: int) -> 
 
 
 def microbatch_size(settings: TrainingConfig, processes: int) -> int:
-    """Sequences in one forward pass of one process."""
+    """Return the sequences in one forward pass of one process."""
     microbatch = settings.microbatch_size or max(1, settings.batch_size // processes)
     if settings.batch_size % (microbatch * processes):
         raise ConfigError(

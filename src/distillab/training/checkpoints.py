@@ -54,12 +54,12 @@ class Checkpoint:
 
 
 def checkpoint_folder(checkpoints: Path, step: int) -> Path:
-    """The place of the checkpoint of a step, as transformers names it."""
+    """Return the folder of the checkpoint of a step, as transformers names it."""
     return checkpoints / f"checkpoint-{step}"
 
 
 def writing_folder(checkpoints: Path) -> Path:
-    """Where the next checkpoint is written, until it is sealed."""
+    """Return the folder in which the next checkpoint is written, until it is sealed."""
     return checkpoints / ".writing"
 
 
@@ -106,7 +106,7 @@ def seal(checkpoints: Path, step: int, *, run: str, measurements: Prefix | None)
 
 
 def newest_checkpoint(checkpoints: Path, *, run: str) -> Checkpoint | None:
-    """The checkpoint of the latest step, every byte of it checked; None where there is none.
+    """Return the checkpoint of the latest step, every byte of it checked; None if there is none.
 
     Args:
         run: the identity of the run that wants to go on from it.
@@ -140,7 +140,7 @@ def newest_checkpoint(checkpoints: Path, *, run: str) -> Checkpoint | None:
 
 
 def checkpoint_bytes(model: torch.nn.Module) -> int:
-    """What a checkpoint takes: the weights, AdamW's two moments of those that learn, and some small files."""
+    """Return the size of a checkpoint: the weights, AdamW's two moments of trained weights, and small files."""
     weights = sum(p.numel() * p.element_size() for p in (*model.parameters(), *model.buffers()))
     learning = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     return weights + 2 * learning + _MARGIN_BYTES

@@ -22,7 +22,7 @@ _LOOKED_AT = 64  # bad positions whose logits are made again, to say which side 
 def nonfinite_loss(
     measured: Measured, batch: TokenBatch, *, step: int, row_names: Sequence[str]
 ) -> NumericsError | None:
-    """The error for a microbatch with a term whose sum is not finite: step, rows and the first tensor at fault."""
+    """Return the error for a term whose sum over a microbatch is not finite: step, rows, first tensor."""
     finite = torch.isfinite(torch.stack([total.float() for total in measured.sums.values()])).tolist()
     bad_terms = [name for name, good in zip(measured.sums, finite, strict=True) if not good]
     if not bad_terms:

@@ -21,7 +21,7 @@ from distillab.teachers.protocol import SignalSource
 def initialise(
     objective: Objective, student: torch.nn.Module, teacher: SignalSource, batch: TokenBatch, *, device: torch.device
 ) -> None:
-    """Let every term on activations initialise itself on a batch; the student's weights are only read.
+    """Let every term on activations initialise itself on a batch; the student's weights are not changed.
 
     Args:
         device: the student's.

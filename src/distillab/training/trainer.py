@@ -169,7 +169,7 @@ class DistillationTrainer(Trainer):
             initialise(objective, model, teacher, batch, device=args.device)
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW; a projector that has a learning rate of its own gets a parameter group of its own."""
+        """Create AdamW; a projector with a learning rate gets a separate parameter group."""
         optimizer = super().create_optimizer(model)
         give_own_learning_rates(optimizer, self.objective, cast(torch.nn.Module, self.model))
         return optimizer
@@ -187,7 +187,7 @@ class DistillationTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Any]:
-        """The microbatches of one optimizer step, and each term's count over them and all processes."""
+        """Return the microbatches of one optimizer step, and each term's count over them and all processes."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         names = self.objective.names
         local = [sum(weighted.term.count(batch) for batch in batches) for weighted in self.objective.terms]
@@ -215,7 +215,7 @@ class DistillationTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Tensor:
-        """Σ weight · sum / count, times the number of processes (which average their gradients)."""
+        """Return Σ weight · sum / count, times the number of processes (which average their gradients)."""
         counts: StepCounts | None = num_items_in_batch  # what get_batch_samples gave
         if counts is None:
             raise ValueError("compute_loss needs the counts of the step; evaluate with distillab.evaluation instead")
@@ -237,7 +237,7 @@ class DistillationTrainer(Trainer):
         return torch.stack(list(measured.losses.values())).sum() * self.args.world_size
 
     def _term_gradients(self, batches: Sequence[TokenBatch]) -> dict[str, Tensor]:
-        """The gradient of each term's unweighted loss over all microbatches of a step, where all terms reach; flat.
+        """Return the gradient of each term's unweighted loss over a step, at the parameters that all terms reach; flat.
 
         A pass of its own, so that the weights of the step are known before its first microbatch, and do not depend on
         how the step is split.
@@ -267,7 +267,7 @@ class DistillationTrainer(Trainer):
         return teacher.signal(teacher_batch(batch), request) if teacher is not None and request else TeacherSignal()
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-        """One microbatch; after the last of a step, its gradients are checked before anything uses them."""
+        """Run one microbatch; after the last of a step, check its gradients before anything uses them."""
         loss = super().training_step(model, inputs, num_items_in_batch=num_items_in_batch)
         if self.accelerator.sync_gradients:
             require_finite_gradients(model, step=self.state.global_step + 1)
@@ -276,7 +276,7 @@ class DistillationTrainer(Trainer):
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Called once a step (logging_steps is 1): turns the Trainer's log into a `StepReport`."""
+        """Turn the Trainer's log into a `StepReport`; called once a step (logging_steps is 1)."""
         if "grad_norm" not in logs:
             return  # the Trainer's closing summary
         self._on_step(
@@ -296,7 +296,7 @@ class DistillationTrainer(Trainer):
         )
 
     def step_terms(self) -> dict[str, tuple[float, int]]:
-        """Term -> (sum in its unit, count) of the optimizer step that was just made, over all processes."""
+        """Return term -> (sum in its unit, count) of the last optimizer step, over all processes."""
         names = list(self._sums)
         sums = self._over_processes(torch.stack([self._sums[name] for name in names]))
         return {name: (float(value), self._counts[name]) for name, value in zip(names, sums, strict=True)}
@@ -305,7 +305,7 @@ class DistillationTrainer(Trainer):
     def over_batches(
         self, objective: Objective, model: torch.nn.Module, batches: Iterable[TokenBatch]
     ) -> dict[str, tuple[float, int]]:
-        """Term -> (sum in its unit, count) over batches that every process is given; each makes its share of them."""
+        """Return term -> (sum in its unit, count) over batches that every process is given; each does its share."""
         names, device = objective.names, self.args.device
         sums, counts = torch.zeros(len(names), device=device), torch.zeros(len(names), dtype=torch.long, device=device)
         for number, batch in enumerate(batches):
@@ -360,7 +360,7 @@ class DistillationTrainer(Trainer):
         return gathered.sum(dim=0)
 
     def _joined(self, values: Tensor) -> Tensor:
-        """(n, …) of each process, one after another in the order of the processes; n may differ."""
+        """Concatenate (n, …) of all processes, in the order of the processes; n may differ."""
         if self.args.world_size == 1:
             return values
         sizes = cast(Tensor, self.accelerator.gather(torch.tensor([values.shape[0]], device=values.device))).tolist()

@@ -39,7 +39,7 @@ class Weighting:
     balanced: dict[str, float] = field(default_factory=dict)
 
     def due(self, step: int) -> bool:
-        """Whether gradients are measured at this step (from 1): the first one, and every so many after it."""
+        """Return whether gradients are measured at this step (from 1): the first one, and every so many after it."""
         if len(self.objective.terms) < 2 or self.every == 0:
             return False
         every = self.every or min(DEFAULT_EVERY, max(1, self.steps // 10))
@@ -82,7 +82,7 @@ class Weighting:
 
 
 def gradient_cosines(gradients: Mapping[str, Tensor]) -> dict[str, float]:
-    """The cosine between each two terms' gradients, by "one ~ other"; a pair with a gradient of zero has none.
+    """Return the cosine between each two terms' gradients, by "one ~ other"; a zero gradient has none.
 
     Below zero a small step that lowers one of the two losses raises the other.
 
@@ -96,7 +96,7 @@ def gradient_cosines(gradients: Mapping[str, Tensor]) -> dict[str, float]:
 
 
 def shared_parameters(objective: Objective, model: torch.nn.Module) -> list[torch.nn.Parameter]:
-    """The learning parameters of the highest block that every term's gradient passes.
+    """Return the learning parameters of the highest block that every term's gradient reaches.
 
     Raises:
         ConfigError: none of them learns, or they are sharded, so that a gradient cannot be taken for each term alone.
@@ -115,7 +115,7 @@ def shared_parameters(objective: Objective, model: torch.nn.Module) -> list[torc
 
 
 def _reach(term: Term, blocks: int) -> int:
-    """The highest block that the term's gradient enters; 0 is the embeddings."""
+    """Return the highest block that the term's gradient reaches; 0 is the embeddings."""
     if not isinstance(term, ActivationTerm):
         return blocks
     needed = term.student_activations
@@ -123,7 +123,7 @@ def _reach(term: Term, blocks: int) -> int:
 
 
 def gradient_at(parameters: Sequence[torch.nn.Parameter], loss: Tensor) -> Tensor:
-    """The loss's gradient at these parameters, flat and float32; the graph stays, and no `.grad` is touched."""
+    """Compute the loss's gradient at these parameters, flat and float32; the graph is kept, `.grad` not changed."""
     found = torch.autograd.grad(loss, list(parameters), retain_graph=True, allow_unused=True)
     return torch.cat(
         [

@@ -109,7 +109,7 @@ def require_answers_to(
 
 
 def prompts_sha256(prompts: Sequence[Prompt]) -> str:
-    """Over keys and ids, in their order."""
+    """Hash keys and ids, in their order."""
     digest = hashlib.sha256()
     for prompt in prompts:
         digest.update(json.dumps([prompt.key, list(prompt.ids)]).encode())

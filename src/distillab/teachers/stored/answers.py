@@ -110,7 +110,7 @@ def generate_store(
 
 
 def store_is_complete(folder: Path) -> bool:
-    """True where every answer of the store in `folder` is there; False also where there is no store.
+    """Return True if the store in `folder` has every answer; False if not, or if there is no store.
 
     Raises:
         CacheMismatch: the store is of an older version of distillab.
@@ -198,7 +198,7 @@ def drop_invalid(
     prompt_tokens: int,
     not_asked: int = 0,
 ) -> tuple[dict[str, list[str]], AnswerStoreCounts]:
-    """The answers worth learning from, by row key, and what was dropped: empty, cut off, given twice for one prompt.
+    """Return valid answers by row key, and count the others: empty, truncated, repeated for a prompt.
 
     Args:
         settings: what becomes of answers that were cut off.
@@ -250,7 +250,7 @@ def drop_invalid(
 
 
 def _refuse_old(location: str | Path) -> None:
-    """Version 0.1 kept answers in two files of its own; what decided them was written otherwise, so none is taken."""
+    """Refuse the answers of version 0.1: their identity was written in another way, so it cannot be compared."""
     there = [name for name in _OLD_FILES if (Path(location) / name).exists()]
     if there:
         raise CacheMismatch(
@@ -262,7 +262,7 @@ def _refuse_old(location: str | Path) -> None:
 
 
 def _jobs(prompts: Sequence[Prompt], settings: TeacherAnswersConfig) -> list[tuple[Prompt, int]]:
-    """What the rows of a store answer: like lengths together; ties by key, so that batches are always the same."""
+    """Return what a store has to answer, sorted by length, then by key, so that batches are always the same."""
     jobs = [(prompt, number) for prompt in prompts for number in range(settings.answers_per_prompt)]
     return sorted(jobs, key=lambda job: (len(job[0].ids), job[0].key, job[1]))
 

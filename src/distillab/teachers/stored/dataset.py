@@ -99,7 +99,7 @@ class OfflineDistillationDataset(Dataset[dict[str, Tensor]]):
         return [_item(row) for row in rows]
 
     def collate(self, items: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """One batch: tokens padded on the right to (B, L), signals of all items one after another.
+        """Collate one batch: tokens padded on the right to (B, L), signals of all items one after another.
 
         Signals stand in the order of `batch["scored"]`: row n of `batch["top_k_ids"]` is about row n of
         `logits[batch["scored"]]`, where `logits` (B, L, V) are the student's of the batch. States of all tokens stand

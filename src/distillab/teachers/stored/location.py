@@ -90,7 +90,7 @@ def location_faults(location: str) -> list[CacheError]:
 
 
 def tokenizer_is_sealed(location: str) -> bool:
-    """Whether the location's tokenizer can be checked: those of older versions, and parts by themselves, cannot."""
+    """Return whether the location's tokenizer can be checked: not those of older versions, nor of single parts."""
     return is_sealed(open_source(location), TOKENIZER)
 
 
