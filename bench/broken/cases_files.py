@@ -47,7 +47,7 @@ def _no_prompt(folder: Path) -> None:
 
 
 ROW_CASES = (
-    Case("rows", "gone", removed(ROWS), TRAIN, ("no such file",)),
+    Case("rows", "missing", removed(ROWS), TRAIN, ("no such file",)),
     Case("rows", "empty", file(ROWS, ""), TRAIN, ("empty",)),
     Case("rows", "blank lines", file(ROWS, "\n\n\n"), TRAIN, ("no rows",)),
     Case("rows", "a git-LFS pointer", file(ROWS, POINTER), TRAIN, ("git-LFS pointer",)),
@@ -86,7 +86,7 @@ ROW_CASES = (
     ),
     Case("rows", "a saved data set, damaged", _saved, _with("saved"), ("saved",)),
     Case("rows", "texts of one word, no begin token", _no_prompt, TRAIN, ("held-out:",), works=True),
-    Case("rows", "nothing but first tokens", _one_token, TRAIN, ("No held-out row",)),
+    Case("rows", "only first tokens", _one_token, TRAIN, ("No held-out row",)),
 )
 
 
@@ -97,7 +97,7 @@ def _recipe(content: bytes | str) -> Callable[[Path], object]:
 STUDY = json.dumps({"student": {"path": "./model"}, "teacher": {"path": "./teacher"}, "arms": ["sft"]})
 
 RECIPE_CASES = (
-    Case("recipe", "gone", removed("recipe.yaml"), TRAIN, ("cannot be read",)),
+    Case("recipe", "missing", removed("recipe.yaml"), TRAIN, ("cannot be read",)),
     Case("recipe", "a folder", nothing, ("train", "model"), ("not a folder",)),
     Case("recipe", "empty", _recipe(""), TRAIN, ("mapping",)),
     Case("recipe", "a list", _recipe("[1, 2]"), TRAIN, ("mapping",)),
@@ -106,10 +106,10 @@ RECIPE_CASES = (
     Case("recipe", "Latin-1", _recipe("name: Käse".encode("latin-1")), TRAIN, ("not UTF-8",)),
     Case("recipe", "1,000 deep", _recipe("[" * 1000 + "]" * 1000), TRAIN, ("nested too deep",)),
     Case("recipe", "a key twice", _recipe("seed: 1\nseed: 2\n"), TRAIN, ("twice",)),
-    Case("recipe", "weights in its place", nothing, ("train", "model/model.safetensors"), ("recipe",)),
-    Case("recipe", "a study's, given to train", _recipe(STUDY), TRAIN, ("distillab compare",)),
+    Case("recipe", "a weight file", nothing, ("train", "model/model.safetensors"), ("recipe",)),
+    Case("recipe", "a study's recipe for train", _recipe(STUDY), TRAIN, ("distillab compare",)),
     Case(
-        "recipe", "a run's, given to compare", nothing, ("compare", "recipe.yaml", "method=sft"), ("distillab train",)
+        "recipe", "a run's recipe for compare", nothing, ("compare", "recipe.yaml", "method=sft"), ("distillab train",)
     ),
     Case("recipe", "LoRA", nothing, (*TRAIN, "lora.r=8"), ("adapters are not trained", "the command line")),
     Case("recipe", "load_in_4bit", nothing, (*TRAIN, "student.load_in_4bit=true"), ("student.dtype",)),
@@ -119,13 +119,13 @@ RECIPE_CASES = (
     Case("recipe", "a model's URL", nothing, (*TRAIN, "student.path=https://huggingface.co/a/b"), ("write a/b",)),
     Case(
         "recipe",
-        "a GPU that is not there",
+        "a missing GPU",
         nothing,
         (*TRAIN, "method=logits", "teacher.path=./teacher", "teacher.device=cuda:97"),
         ("cuda:97",),
     ),
     Case("recipe", "a hub id, offline", nothing, (*TRAIN, "student.path=no-such/model"), ("no-such/model",)),
-    Case("recipe", "an override that is none", nothing, (*TRAIN, "training.steps"), ("key.sub=value",)),
+    Case("recipe", "an invalid override", nothing, (*TRAIN, "training.steps"), ("key.sub=value",)),
 )
 
 
@@ -163,11 +163,11 @@ FOLDER_CASES = (
         ("study.json",),
     ),
     Case("output", "results.json, cut off", _out("results.json", "{"), ("report", "out"), ("results.json",)),
-    Case("output", "results.json, of no study", _out("results.json", "{}"), ("report", "out"), ("results.json",)),
+    Case("output", "results.json, not of a study", _out("results.json", "{}"), ("report", "out"), ("results.json",)),
     Case("output", "a full quota", nothing, TRAIN, ("The disk is full", "free some space"), most_bytes=QUOTA),
-    Case("output", "a terminal that has ASCII alone", nothing, TRAIN, ("held-out:",), works=True, encoding="ascii"),
-    Case("output", "check on such a terminal", nothing, CHECK, ("verdict:",), works=True, encoding="ascii"),
-    Case("cache", "gone", nothing, CACHED, ("cache",)),
+    Case("output", "an ASCII terminal", nothing, TRAIN, ("held-out:",), works=True, encoding="ascii"),
+    Case("output", "check on an ASCII terminal", nothing, CHECK, ("verdict:",), works=True, encoding="ascii"),
+    Case("cache", "missing", nothing, CACHED, ("cache",)),
     Case("cache", "identity, cut off", _cache, CACHED, ("cache",)),
     Case("doctor", "a batch that is a web page", file("batch.safetensors", PAGE), BATCH, ("batch.safetensors",)),
     Case("doctor", "a batch that is empty", file("batch.safetensors", b""), BATCH, ("batch.safetensors",)),
@@ -180,7 +180,7 @@ FOLDER_CASES = (
     ),
     Case(
         "doctor",
-        "a log that is noise",
+        "a log of random bytes",
         file("log.jsonl", b"\xff\x00" * 50),
         ("doctor", "run", "log.jsonl"),
         ("log.jsonl",),

@@ -128,9 +128,8 @@ def table(cases: Sequence[Case], answers: Sequence[Answer]) -> str:
     lines = [
         "# Broken folders and files",
         "",
-        "What a user is told who gives distillab something that is broken, or unusual. Made by",
-        "`python -m bench.broken --table docs/broken-inputs.md`, which builds every case in a temporary folder with",
-        "tiny models and gives it to the command line.",
+        "The errors for broken or unusual inputs. Made by `python -m bench.broken --table docs/broken-inputs.md`,",
+        "which builds each case in a temporary folder with tiny models and gives it to the command line.",
         "",
         _counts(problems),
         "",
