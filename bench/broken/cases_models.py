@@ -205,7 +205,7 @@ CONFIG_CASES = (
     Case("config", "100,000 deep", file(CONFIG, DEEP), TRAIN, ("config.json",)),
     Case("config", "an encoder", _BERT, TRAIN, ("reads ahead",)),
     Case("config", "an encoder-decoder", _t5, TRAIN, ("cannot be loaded",)),
-    Case("config", "a quantised student", _quantised("bitsandbytes", load_in_4bit=True), TRAIN, ("do not learn",)),
+    Case("config", "a quantised student", _quantised("bitsandbytes", load_in_4bit=True), TRAIN, ("cannot be trained",)),
     Case("config", "a GPTQ teacher, package missing", both(_GPTQ, _taught), TEACH, ("optimum",)),
     Case("config", "an AWQ teacher, package missing", both(_AWQ, _taught), TEACH, ("gptqmodel",)),
     Case("config", "a teacher quantised by an unknown method", both(_quantised("exl2"), _taught), TEACH, ("exl2",)),

@@ -305,7 +305,7 @@ def test_the_students_heads_start_where_the_teachers_put_the_spans() -> None:
 
 def test_a_warm_up_batch_without_a_span_is_refused() -> None:
     term, batch = contrastive_term(), span_batch([4])
-    with pytest.raises(NumericsError, match="nothing to start from"):
+    with pytest.raises(NumericsError, match="cannot be initialised"):
         term.initialise(*span_states(term, batch), batch)
 
 

@@ -264,7 +264,7 @@ def test_a_warm_up_batch_without_a_span_is_refused() -> None:
         side["answer_mask"][:] = False
         side["labels"][:] = -100
     batch["alignment"] = align_batch(batch, batch["teacher"])
-    with pytest.raises(NumericsError, match="nothing to start from"):
+    with pytest.raises(NumericsError, match="cannot be initialised"):
         dual_space_term().initialise(*ends(world(), batch), batch)
 
 

@@ -308,7 +308,7 @@ def test_a_batch_without_a_span_gives_zero() -> None:
 
 
 def test_settings_that_would_do_nothing_are_refused() -> None:
-    with pytest.raises(ConfigError, match="none on one side"):
+    with pytest.raises(ConfigError, match="one of them has none"):
         merged_term(same=True, unmatched_weight=0.5)
     for weight in (-0.1, 1.0):
         with pytest.raises(ValidationError, match="unmatched_weight"):

@@ -1,1 +1,1 @@
-"""Weights on disk -> a causal language model -> generated tokens. Knows nothing of data or objectives."""
+"""Load, score and generate with causal language models. Does not import data or objectives."""

@@ -1,4 +1,4 @@
-"""What happens inside of a model, kept by forward hooks at the wanted layers only.
+"""Record hidden states, projections and attention maps of chosen layers by forward hooks.
 
 Shape letters: B sequences, L positions, D width of the hidden states.
 """
@@ -53,10 +53,10 @@ class Activations:
 
 @contextmanager
 def record_activations(model: torch.nn.Module, spec: ActivationSpec) -> Iterator[Activations]:
-    """Keep the wanted tensors of the forward pass that is done inside of the context.
+    """Record the wanted tensors of the forward pass that is done inside of the context.
 
     The hooks are gone when the context ends, so a recomputation in the backward pass (gradient checkpointing) does
-    not keep anything a second time.
+    not record anything a second time.
 
     Raises:
         ConfigError: the model has no such part, does not give its attention maps, or was not run through a wanted
@@ -107,9 +107,9 @@ def _hidden_hook(model: torch.nn.Module, blocks: torch.nn.ModuleList, index: int
         keep(output if isinstance(output, Tensor) else output[0])
 
     if index == 0:
-        # what the first block reads: position embeddings, scaling, dropout, whatever the model adds stands before it
+        # what the first block reads: after position embeddings, scaling, dropout and whatever else the model adds
         return blocks[0].register_forward_pre_hook(from_input, with_kwargs=True)
     if index == len(blocks):
-        # the body's own output is after the final norm, whatever is called behind it
+        # the body's output is after the final norm
         return decoder_body(model).register_forward_hook(from_output)
     return blocks[index - 1].register_forward_hook(from_output)

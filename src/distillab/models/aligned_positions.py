@@ -38,7 +38,7 @@ def align_batch(student: TokenBatch, teacher: TokenBatch) -> Alignment:
     """Align the same samples in the student's and the teacher's tokens.
 
     Args:
-        student, teacher: with `spans`, numbered through both batches; padded or packed on their own.
+        student, teacher: with `spans`, numbered through both batches; padded or packed separately.
     Raises:
         ShapeError: the two hold other samples.
     """

@@ -1,9 +1,9 @@
-"""Attention maps of single blocks: the probabilities that fused kernels never write down.
+"""Read the attention maps of single blocks: the probabilities, which fused kernels never store.
 
-Eager attention forms them. A transformers attention module reads from its `config` which implementation it is to use,
-so a mapped block's module gets a copy of that config which says eager; the other blocks keep their kernel, and the
-model's own config is not touched (a saved model is the same). The mask is made once for all blocks, in the form that
-the model's kernel wants, so a pre-hook turns it into the form that eager attention adds to its scores.
+Eager attention computes them. A transformers attention module reads from its `config` which implementation to use, so
+a mapped block's module gets a copy of that config with eager attention; the other blocks keep their kernel, and the
+model's config is not changed (a saved model is the same). The mask is made once for all blocks, in the form that the
+model's kernel takes, so a pre-hook turns it into the form that eager attention adds to its scores.
 
 Shape letters: B sequences, L positions, H heads.
 """
@@ -62,11 +62,11 @@ def keep_map(block: torch.nn.Module, number: int, found: dict[int, Tensor]) -> A
 
 
 def require_maps(model: torch.nn.Module, blocks: frozenset[int]) -> None:
-    """Make the model form the attention maps of these blocks from now on; its logits stay what they are.
+    """Make the model form the attention maps of these blocks from now on; its logits do not change.
 
-    Under sdpa only the given blocks are switched to eager attention; under a kernel whose mask says less (flash, flex)
-    the whole model is. Then the model reads two tiny batches, in training mode where it learns, to prove that its maps
-    are distributions over what may be read. Calling it again changes nothing.
+    Under sdpa only the given blocks are switched to eager attention; under a kernel whose mask holds less (flash, flex)
+    the whole model is. Then the model reads two tiny batches, in training mode if it is trained, to check that its maps
+    are distributions over the visible positions. A second call changes nothing.
 
     Args:
         blocks: counted from 1.
@@ -85,7 +85,7 @@ def require_maps(model: torch.nn.Module, blocks: frozenset[int]) -> None:
     whole, ragged = torch.ones_like(ids), torch.ones_like(ids)
     ragged[1, length // 2 :] = 0
     tolerance = 1e-4 if bare.dtype in (torch.float32, torch.float64) else 2e-2
-    for mask in (whole, ragged):  # a mask without padding may reach the blocks as no mask at all
+    for mask in (whole, ragged):  # without padding, blocks can get no mask at all
         found: dict[int, Tensor] = {}
         with _probing(bare, blocks, found, learns=learns, device=device):
             bare(input_ids=ids, attention_mask=mask, use_cache=False)
@@ -103,7 +103,7 @@ def _probing(
     handles = [keep_map(layers[number - 1], number, found) for number in blocks]
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            model.train(learns)  # dropout shows in the maps of a model that learns only
+            model.train(learns)  # dropout shows in the maps of a model in training mode only
             yield
     finally:
         for handle in handles:
@@ -134,7 +134,7 @@ def _switch(model: PreTrainedModel, blocks: frozenset[int]) -> None:
 
 
 def _use_eager(attention: torch.nn.Module) -> bool:
-    """Give the module, and what is inside of it, a config that says eager; False where it has one already."""
+    """Give the module, and what is inside of it, a config with eager attention; return False if it has one already."""
     changed = False
     for module in attention.modules():
         config: object = getattr(module, "config", None)

@@ -1,4 +1,4 @@
-"""What a model reads and what is scored, as tensors.
+"""A batch as tensors: what a model reads, and which positions are scored.
 
 Shapes: B sequences, L positions of the longest one, N scored positions of the student, M of the teacher, S spans of the
 batch.
@@ -48,12 +48,12 @@ class Alignment(_Moves):
     """How the scored positions of two tokenisations of one batch correspond.
 
     Attributes:
-        student, teacher: the spans on either side.
-        shared_S: (S,) bool, True for a span whose tokens are scored, all of them, on both sides. S is one more than the
-            largest number of a span in the batch, and 1 where there is none, so that it can be indexed.
+        student, teacher: the spans at the student's and at the teacher's positions.
+        shared_S: (S,) bool, True for a span whose tokens are all scored, for student and teacher. S is the largest
+            number of a span in the batch plus one, and 1 if there is none, so that it can be indexed.
         partner_N: (N,) int64, for each scored position of the student the one of the teacher that predicts from the
-            same place: both next tokens begin a span that both sides score, and what either model has read ends at the
-            same byte. -1 where the teacher has no such position. Teacher positions count from 0 to M - 1.
+            same place: both next tokens begin a shared span, and both models have read the text up to the same byte. -1
+            where the teacher has no such position. Teacher positions count from 0 to M - 1.
         ordinal_N: (N,) int64, for the n-th scored position of a sample the teacher's n-th of the same sample; -1 beyond
             its end. Samples are matched by their row in the split; of a row that occurs several times, by order.
     """

@@ -1,7 +1,7 @@
-"""Does a model read ahead? Asked of the model itself, not of a list of architectures.
+"""Check on the model itself, without a list of architectures, that it does not read later tokens.
 
-`AutoModelForCausalLM` loads encoders too (BERT, RoBERTa, XLM, XLNet). One that attends to both sides is shown the very
-token it has to predict: its loss falls to nothing, and it has learned nothing.
+`AutoModelForCausalLM` loads encoders too (BERT, RoBERTa, XLM, XLNet). One that attends in both
+directions reads the token that it has to predict: its loss falls to 0, and it has learned nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LENGTH = 4
 _LIMITS = {torch.float32: 1e-4, torch.float64: 1e-6}
 _LIMIT_LOW_PRECISION = 5e-3
 
-# settings of config.json by which an architecture that can be both is a decoder
+# settings of config.json that make a decoder of an architecture that can be either
 _SETTINGS = ("is_decoder", "causal")
 
 

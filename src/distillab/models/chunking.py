@@ -1,7 +1,7 @@
-"""How many rows a head is applied to at once, so that nothing of size tokens × vocabulary is ever alive.
+"""Choose how many rows a head is applied to at once, so that nothing of size tokens × vocabulary is in memory.
 
 Rows are multiplied with the head in chunks of at most so many float32 bytes, but at least so many rows: products of few
-rows are slow. What reads a chunk's logits does so in sub_chunks that stay in a core's cache. Measured: see
+rows are slow. A chunk's logits are read in sub-chunks that fit into a core's cache. Measured: see
 docs/performance.md.
 """
 

@@ -1,4 +1,4 @@
-"""Batched generation, the same for teachers that answer and for students that are judged."""
+"""Generate in batches, in the same way for teachers that answer and for students that are evaluated."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def generate_batches(
 ) -> Iterator[list[Generated]]:
     """Continue each prompt, batch by batch, in the order given (left-padded, eval mode, no gradients).
 
-    Every setting stands in `decoding`: the model's own generation config is not consulted but for its stop
-    ids, so a repetition penalty or a sampling default shipped with a model cannot change what is measured. A model
+    Every setting is in `decoding`: only the stop ids of the model's generation config are used, so a repetition
+    penalty or a sampling default that comes with a model cannot change what is measured. A model
     that reads padding gives the same answers for any batch size too.
     """
     was_training = model.training
@@ -73,7 +73,7 @@ def generate_batches(
         pad_token_id=stops[0],
         use_cache=True,
     )
-    # such a model is asked for one prompt at a time
+    # such a model gets one prompt at a time
     together = 1 if len(prompts) > 1 and reads_left_padding(model) else batch_size
     try:
         for start in range(0, len(prompts), batch_size):

@@ -1,4 +1,4 @@
-"""The head of a language model, apart from its body: hidden states -> logits, a few rows at a time.
+"""Apply the head of a language model apart from its body: hidden states -> logits, a few rows at a time.
 
 Shape letters: B sequences, L positions, N rows, D width of the hidden states, V vocabulary.
 """
@@ -36,7 +36,7 @@ class OutputHead:
 
         Args:
             out: (N, V) memory to write into, without gradients; a new tensor for every chunk would cost as much as the
-                product itself where the system has to find and clear its pages each time.
+                product itself, if the system has to find and clear its pages each time.
         """
         if out is None:
             return torch.nn.functional.linear(hidden_ND, self.weight_VD, self.bias_V)
@@ -80,8 +80,8 @@ def with_lm_head(
 ) -> Tensor:
     """Run a model up to its head, and `call` in the head's place with the hidden states (B, L, D) and the head.
 
-    The call stands where the head's forward stands, so whatever gathers or moves the head's weights around it
-    (DDP, FSDP, ZeRO-3, offloading) does so here too, and nothing of size tokens × vocabulary is made.
+    The call replaces the head's forward, so whatever gathers or moves the head's weights around it
+    (DDP, FSDP, ZeRO-3, offloading) works here too, and nothing of size tokens × vocabulary is made.
 
     Args:
         call: returns one tensor, which is returned.
@@ -104,7 +104,7 @@ def require_separable_head(model: torch.nn.Module, *, role: str) -> None:
 
     Raises:
         ConfigError: it does not: the model does something between its hidden states and its logits that is not
-            known here.
+            supported.
     """
     inner = bare_model(model)
     device = cast(Tensor, inner.get_input_embeddings().weight).device
@@ -130,13 +130,13 @@ def require_separable_head(model: torch.nn.Module, *, role: str) -> None:
                 f"logits {tuple(expected.shape)} against {tuple(found.shape)}, largest {scale:.3g}"
                 + (f", off by {float((found - expected).abs().max()):.3g}" if found.shape == expected.shape else ""),
             ],
-            fix="known are a matrix product, a bias, a multiplier and final_logit_softcapping; please report the model",
+            fix="supported: a matrix product, a bias, a multiplier, final_logit_softcapping; please report the model",
         )
 
 
 @contextmanager
 def _forward_replaced(module: torch.nn.Module, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    # accelerate's device hooks call what they found under this name
+    # accelerate's device hooks call the function under this name
     name = "_old_forward" if hasattr(module, "_hf_hook") else "forward"
     own = module.__dict__.get(name)
     object.__setattr__(module, name, forward)
@@ -151,7 +151,7 @@ def _forward_replaced(module: torch.nn.Module, forward: Callable[[Tensor], Tenso
 
 def _matrix(head: torch.nn.Module) -> tuple[Tensor, Tensor | None]:
     """Return the weight and bias of a head, a LoRA adapter added."""
-    saved = getattr(head, "modules_to_save", None)  # PEFT: a full copy that learns in the head's place
+    saved = getattr(head, "modules_to_save", None)  # PEFT: a full copy that is trained in place of the head
     if isinstance(saved, torch.nn.ModuleDict):
         return _matrix(saved[cast(Any, head).active_adapters[0]])
     base = getattr(head, "base_layer", None)

@@ -1,9 +1,9 @@
-"""What a model is called with, so that no sample of a packed sequence reads another one.
+"""Make the arguments of a forward pass, so that no sample of a packed sequence reads another one.
 
-Transformers separates samples by itself where it gets position ids that start again and *no* attention mask:
-eager, sdpa and flex build a block-diagonal mask then. Given the padding mask too, it builds a plain causal one, and
-samples read each other. Without it, padding (position id 0 each) becomes samples of one token, which no token reads.
-Flash kernels read position ids for one sequence only (B = 1), so they are told where samples begin.
+Transformers separates samples by itself if it gets position ids that start again and *no* attention mask: eager, sdpa
+and flex then build a block-diagonal mask. With the padding mask too, it builds a plain causal one, and samples read
+each other. Without it, padding (position id 0 each) becomes samples of one token, which no token reads. Flash kernels
+read position ids for one sequence only (B = 1), so they also get the places where samples begin.
 
 Shapes: B sequences, L positions.
 """
@@ -34,8 +34,8 @@ def model_inputs(
         model: a transformers model, wrapped or not. One whose forward takes no position ids (they follow from the
             attention mask there, or there are none) is not given any.
     Raises:
-        ConfigError: the batch is packed, and the model's forward does not take what would tell it so. Whether a
-            model that takes it keeps the samples apart, `require_packable` finds out.
+        ConfigError: the batch is packed, and the model's forward takes no argument that separates samples. Whether it
+            uses such an argument rightly is checked by `require_packable`.
     """
     bare = bare_model(model)
     # the class's own forward: precision wrappers put others on the instance
@@ -54,7 +54,7 @@ def model_inputs(
     missing = [name for name in ("position_ids", *borders) if not _takes(parameters, name)]
     if missing:
         raise ConfigError(
-            "Samples were packed into one sequence, and the model cannot be told where each begins.",
+            "Samples were packed into one sequence, and the model takes no argument that states where each begins.",
             facts=[f"model: {type(bare).__name__}", f"its forward does not take {', '.join(missing)}"],
             fix="set training.packing: false",
         )

@@ -1,4 +1,4 @@
-"""Load causal language models; an error names what is missing."""
+"""Load causal language models; errors name what is missing or does not fit."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def load_model(
     """Load a causal language model with its pretrained weights, in eval mode.
 
     Args:
-        dtype: "auto" (what config.json says), or float32, bfloat16, float16.
+        dtype: "auto" (as config.json states), or float32, bfloat16, float16.
         device: where the model goes, unless `device_map` spreads it.
         role: "teacher" or "student", for messages.
     Raises:

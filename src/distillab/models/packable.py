@@ -1,4 +1,4 @@
-"""May samples be packed for this model? Asked of the model itself, not of a list of architectures.
+"""Check on the model itself, without a list of architectures, that packed samples do not read each other.
 
 Shapes: B sequences, L positions, V vocabulary.
 """
@@ -18,7 +18,7 @@ _LENGTHS = (7, 9, 5)
 # Largest tolerated change of the logits, root mean square, in units of their standard deviation: when another
 # sample's tokens change (same shapes, so the same arithmetic: exactly 0 but for mixtures of experts, whose rows are
 # grouped anew), and against the sample alone (other shapes, so rounding differs). The smallest leak seen in tiny random
-# models was 8e-4 (Jamba), the usual one is 0.1 and more. A wrong refusal costs time, an unseen leak the result.
+# models was 8e-4 (Jamba), the usual one is 0.1 and more. A wrong refusal costs time, a missed leak the result.
 _LIMITS = {torch.float32: (1e-5, 1e-3), torch.float64: (1e-9, 1e-6)}
 _LIMITS_LOW_PRECISION = (5e-4, 5e-2)
 
@@ -35,7 +35,7 @@ def require_packable(model: torch.nn.Module, *, role: str) -> None:
         role: "student" or "teacher", for the message.
     Raises:
         ConfigError: a sample's logits move when another sample's tokens change, or are not those of the sample
-            alone; or the model cannot be told where samples begin.
+            alone; or the model takes no argument that states where samples begin.
     """
     bare = bare_model(model)
     was_training = model.training

@@ -1,8 +1,7 @@
-"""Does a model read the padding before a row? Asked of the model itself.
+"""Check on the model itself whether it reads the padding before a row.
 
-Recurrent models may pass over the attention mask (RWKV), so that padding on the left goes into their state, and an
-answer depends on the rows that it was batched with. In transformers 5.23 RWKV's cache is wrong for several rows even
-of one length.
+Recurrent models can ignore the attention mask (RWKV). Padding on the left then goes into their state, and an answer
+depends on the other rows of its batch. In transformers 5.23 RWKV's cache is wrong for several rows even of one length.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ def require_no_left_padding_read(model: torch.nn.Module, *, role: str) -> None:
     if reads_left_padding(model):
         raise ConfigError(
             f"The {role} reads padding that stands before a row, so a row's loss depends on the rows beside it.",
-            facts=[f"model: {type(bare_model(model)).__name__}, which passes over the attention mask"],
+            facts=[f"model: {type(bare_model(model)).__name__}, which ignores the attention mask"],
             fix="set training.padding_side: right",
         )
 

@@ -1,4 +1,4 @@
-"""What a question to a model itself needs: short random rows, their logits, and how far logits may move by rounding.
+"""Probe a model with short random rows: the rows, their logits, and the distance of two logits.
 
 Shapes: B sequences, L positions, V vocabulary.
 """

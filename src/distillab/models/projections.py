@@ -1,4 +1,4 @@
-"""Queries, keys and values of a decoder block, as its projections give them.
+"""Record queries, keys and values of a decoder block, as its projections give them.
 
 They are taken by forward hooks, so any attention kernel will do. "As the projections give them" means: adapters (LoRA)
 and biases included; before rotary embeddings, before the norm that some models put on queries and keys (Qwen3), and
@@ -82,8 +82,8 @@ def project(block: torch.nn.Module, number: int, found: dict[int, QKV], *, model
         block: a decoder block of `model`.
         number: its number, from 1.
     Raises:
-        ConfigError: the block's projections are laid out in a way that is not known here; or, when a hook runs, they
-            have another width than the configuration says.
+        ConfigError: the block's projections are laid out in a way that is not supported; or, when a hook runs, they
+            have another width than the configuration states.
     """
     bare = bare_model(model)
     shape, kind = model_shape(bare), str(bare.config.get_text_config().model_type)
@@ -150,7 +150,7 @@ def _require_widths(query: Tensor, key: Tensor, value: Tensor, *, shape: ModelSh
 
 def _wrong_width(given: str, expected: str, shape: ModelShape) -> ConfigError:
     return ConfigError(
-        "The model's queries, keys and values have other widths than its configuration says.",
+        "The model's queries, keys and values have other widths than its configuration states.",
         facts=[
             given,
             expected,

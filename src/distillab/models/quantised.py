@@ -1,4 +1,4 @@
-"""Checkpoints with quantised weights: which can be read here, and by whom."""
+"""Check whether a checkpoint with quantised weights can be used as teacher or student."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def require_supported(config: PretrainedConfig, *, path: str, role: str) -> None
     """Check that a model of this config can be used in this role.
 
     Raises:
-        ConfigError: a student with quantised weights, of which no gradient can be taken.
+        ConfigError: a student with quantised weights, which have no gradient.
     """
     method = quantisation(config)
     if method is not None and role == "student":
         raise ConfigError(
-            "The student's weights are quantised, and quantised weights do not learn.",
+            "The student's weights are quantised, and quantised weights cannot be trained.",
             where=path,
             facts=[f"quantization_config in config.json: {method}"],
             fix="use the original model, in float32, bfloat16 or float16",
@@ -38,7 +38,7 @@ def require_supported(config: PretrainedConfig, *, path: str, role: str) -> None
 
 
 def require_loaded_as_stored(model: PreTrainedModel, method: str | None, *, path: str, role: str) -> None:
-    """Check that what config.json says of quantised weights was heeded: transformers passes over unknown methods.
+    """Check that quantised weights were loaded as such: transformers ignores methods that it does not know.
 
     Raises:
         TeacherError (role "teacher") or ConfigError: it was not.
@@ -46,7 +46,7 @@ def require_loaded_as_stored(model: PreTrainedModel, method: str | None, *, path
     if method is None or getattr(model, "hf_quantizer", None) is not None:
         return
     raise error_of(role)(
-        f"config.json says that the {role}'s weights are quantised, and transformers read them as if they were not.",
+        f"config.json states that the {role}'s weights are quantised, but transformers loaded them as plain weights.",
         where=path,
         facts=[f"quantization_config: {method}", "transformers knows no such method, or no device for it is here"],
         fix="use the original model; or remove quantization_config where the weights are not quantised",

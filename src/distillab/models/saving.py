@@ -1,4 +1,4 @@
-"""Saves a student so that plain transformers generates with it what it was judged by."""
+"""Save a student so that plain transformers generates the same text as in its evaluation."""
 
 from __future__ import annotations
 
@@ -67,11 +67,11 @@ def save_student(
 ) -> None:
     """Write weights, tokenizer with its chat template, and a generation config of what the evaluation used.
 
-    The generation config holds every id that ended an answer, the padding id and the begin token, and nothing that
-    the checkpoint it came from set beside them: none of that was used when the student was judged.
+    The generation config holds every id that ended an answer, the padding id and the begin token, and no other setting
+    of the checkpoint that it was made from: none of those was used in the evaluation.
 
     Args:
-        folder: whole or not there; what has its name is replaced.
+        folder: written atomically; one of the same name is replaced.
         stop_ids: ids that end an answer beside those of the model's own generation config, as in generation.
         pad_id: of the batches.
         dtype: of the saved weights; default: the model's. See `round_weights`.

@@ -1,4 +1,4 @@
-"""The parts of a decoder model, found by what they are and not by a list of architectures."""
+"""Find the parts of a decoder model, without a list of architectures."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def bare_model(model: torch.nn.Module) -> PreTrainedModel:
     """
     inner = model
     while not isinstance(inner, PreTrainedModel):
-        # its own children only: PEFT's wrappers hand other names on to what they wrap, and would lead past the model
+        # its own children only: PEFT's wrappers pass other names on to what they wrap
         children = dict(inner.named_children())
         for name in ("module", "_fsdp_wrapped_module", "_orig_mod", "base_model", "model"):
             if name in children:
@@ -87,7 +87,7 @@ def decoder_blocks(model: torch.nn.Module) -> torch.nn.ModuleList:
         if isinstance(module, torch.nn.ModuleList) and len(module) == wanted:
             return module
     raise ConfigError(
-        "The model's decoder blocks were not found, so its inside cannot be compared.",
+        "The model's decoder blocks were not found, so its hidden states and attention cannot be compared.",
         facts=[f"class: {type(bare_model(model)).__name__}", f"no list of {wanted} modules"],
         fix="use a method that reads logits or text",
     )

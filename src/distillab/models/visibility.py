@@ -1,4 +1,4 @@
-"""Which positions of a batch belong to one sample, and which of them a position may read.
+"""Find which positions of a batch belong to one sample, and which of them a position can read.
 
 Shapes: B sequences, L positions.
 """
@@ -14,8 +14,8 @@ from distillab.models.batch import TokenBatch
 def sample_numbers(batch: TokenBatch) -> Tensor:
     """Return (B, L) int64: the number of each position's sample in its sequence, from 0; -1 at padding.
 
-    Samples are told apart by their position ids, which start again at 0, and not by their row: the same row may
-    follow itself.
+    Samples are separated by their position ids, which start again at 0, not by their row: a row can follow
+    itself.
     """
     token_BL = batch["attention_mask"].bool()
     starts_BL = token_BL & (batch["position_ids"] == 0)

@@ -1,7 +1,7 @@
-"""Check what a model folder holds, before any work: files that are no weights, or not those of a whole model.
+"""Check the files of a model folder before any work: files that are no weights, or not those of a whole model.
 
-Only names and headers are read. What cannot be told without the model (shapes, parameters that are missing or left
-over) `load_model` checks.
+Only names and headers are read. What needs the model (shapes, parameters that are missing or left over) is checked by
+`load_model`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def require_weights(path: str, *, role: str) -> None:
             that is no weights (a git-LFS pointer, a web page, cut off), a part that is missing, names of a wrapper.
     """
     if not is_local(path):
-        return  # a hub id: only the hub can tell
+        return  # a hub id: nothing to check on this disk
     error = error_of(role)
     folder = require_folder(path, whose=role, error=error)
     files = sorted(file.name for file in folder.iterdir())
@@ -93,7 +93,7 @@ def _require_all_parts(folder: Path, weights: list[Path], *, role: str) -> None:
         return
     if not index.is_file():
         raise error_of(role)(
-            f"The {role}'s weights are in parts, and the index that says what is in which is missing.",
+            f"The {role}'s weights are in parts, and their index (which parameter is in which part) is missing.",
             where=str(index),
             facts=[f"there: {', '.join(sorted(there)[:4])}"],
             fix="download the index too",
@@ -113,7 +113,7 @@ def _require_all_parts(folder: Path, weights: list[Path], *, role: str) -> None:
 
 
 def _require_readable(file: Path, *, role: str) -> None:
-    """Check that a file is what its name says, by its first bytes; of safetensors, that it is not cut off."""
+    """Check by its first bytes that a file is what its name states; of safetensors, that it is not truncated."""
     with file.open("rb") as stream:
         start = stream.read(START_BYTES)
     found, fix = not_downloaded(start) or (None, "download the file again")

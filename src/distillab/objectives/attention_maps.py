@@ -24,12 +24,12 @@ from distillab.objectives.term import ActivationTerm
 
 
 class AttentionMaps(ActivationTerm, config=AttentionMapsConfig):
-    """The student looks where the teacher looks.
+    """Attention KL: the student's attention distributions are pulled towards the teacher's.
 
         value(t) = mean over blocks and heads a of KL(A^teacher(a, t, ·) ‖ A^student(a, t, ·))
 
-    A are the softmax probabilities of a block, after rotary embeddings, over the positions that t may read. With
-    heads: mean each side's maps are first averaged over its heads. The unit is a chosen position, the value in nats.
+    A are the softmax probabilities of a block, after rotary embeddings, over the positions that t can read. With
+    heads: mean each model's maps are first averaged over its heads. The unit is a chosen position, the value in nats.
     Both models must form their maps: see `models.attention.require_maps`.
 
     Args:
@@ -45,7 +45,7 @@ class AttentionMaps(ActivationTerm, config=AttentionMapsConfig):
     def __init__(self, settings: AttentionMapsConfig, *, student: ModelShape, teacher: ModelShape) -> None:
         if settings.heads == "matched" and student.heads != teacher.heads:
             raise ConfigError(
-                "Attention heads can be matched one to one only where both models have as many.",
+                "Attention heads can be matched one to one only if both models have the same number.",
                 where="attention_maps, heads: matched",
                 facts=[f"student heads {student.heads}", f"teacher heads {teacher.heads}"],
                 fix="write heads: mean, or use attention_relations",
@@ -72,7 +72,7 @@ class AttentionMaps(ActivationTerm, config=AttentionMapsConfig):
         Args:
             student: maps at `student_activations`, with their graph.
             teacher: maps at `teacher_activations`, on any device and in any dtype.
-            batch: what both have read.
+            batch: the batch that both models have read.
         """
         device = student.maps[self.pairs[0][0]].device
         chosen_BL = chosen_positions(batch, self.positions).to(device)
@@ -97,9 +97,9 @@ class AttentionMaps(ActivationTerm, config=AttentionMapsConfig):
 def _logp(rows_NHL: Tensor, hidden_NL: Tensor) -> Tensor:
     """Return (N, H, L) log-probabilities; −inf where the position must not be read.
 
-    A probability below float32's smallest normal number, as a sliding window gives, is taken for that number: its
+    A probability below float32's smallest normal number, as a sliding window gives, is replaced by that number: its
     logarithm, and so the divergence, stays finite (−87), and it has no gradient. Rows are divided by their sum, which
-    half precision leaves a little off one.
+    is not exactly 1 in half precision.
     """
     hidden = hidden_NL[:, None]
     # filled before the logarithm: the gradient of log at 0 is infinite, and times zero it is NaN

@@ -32,9 +32,9 @@ _CHUNK_ENTRIES_ELSEWHERE = 2**24
 
 
 class AttentionRelations(ActivationTerm, config=AttentionRelationsConfig):
-    """The student's relations between positions are drawn to the teacher's, whatever either's heads are.
+    """Relation KL: the student's relations between positions are pulled towards the teacher's, for any heads.
 
-        R_X(a, t, ·) = softmax_s( x_at · x_as / √d ),   over the positions s that t may read
+        R_X(a, t, ·) = softmax_s( x_at · x_as / √d ),   over the positions s that t can read
         value(t) = mean over blocks, relations X and relation heads a of KL(R_X^teacher(a, t, ·) ‖ R_X^student(a, t, ·))
 
     x are the queries, keys or values of a block before rotary embeddings, all heads side by side, cut anew into A
@@ -74,7 +74,7 @@ class AttentionRelations(ActivationTerm, config=AttentionRelationsConfig):
         Args:
             student: projections at `student_activations`, with their graph.
             teacher: projections at `teacher_activations`, on any device and in any dtype.
-            batch: what both have read.
+            batch: the batch that both models have read.
         """
         sums: list[Tensor] = []
         chunks: list[_Chunk] | None = None
@@ -114,9 +114,9 @@ def _width(shape: ModelShape, relation: Relation) -> int:
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Some chosen rows of one sequence, and the stretch of keys that any of them may read.
+    """Some chosen rows of one sequence, and the range of keys that any of them can read.
 
-    rows: (n,) counted from `first`. hidden: (n, m) bool, True where the row must not read the key.
+    rows: (n,) counted from `first`. hidden: (n, m) bool, True where the row cannot read the key.
     """
 
     sequence: int
@@ -193,5 +193,5 @@ def _relation_logp(x_Amd: Tensor, chunk: _Chunk) -> Tensor:
     """Return (A · n, m) log-probabilities; −inf where the row must not read."""
     rows_And = x_Amd[:, chunk.rows] / math.sqrt(x_Amd.shape[-1])
     scores_Anm = rows_And @ x_Amd.transpose(1, 2)
-    # before the softmax: what may not be read gets no probability, and takes none from the rest
+    # before the softmax: masked keys get no probability, and take none from the rest
     return torch.log_softmax(scores_Anm.masked_fill(chunk.hidden, -math.inf), dim=-1).flatten(0, 1)

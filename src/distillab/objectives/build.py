@@ -15,12 +15,12 @@ from distillab.objectives.term import Objective, WeightedTerm
 
 @dataclass(frozen=True)
 class TermContext:
-    """The two models, as far as a term needs to know them when it is built.
+    """What a term needs of the two models when it is built.
 
     Attributes:
-        shared_width: ids that mean the same for both models; 0 where the method compares none.
-        student, teacher: sizes of the models; None where they are not loaded.
-        vocabularies: of both tokenizers; None where the method reads one tokenisation.
+        shared_width: ids that mean the same for both models; 0 if the method compares none.
+        student, teacher: sizes of the models; None if they are not loaded.
+        vocabularies: of both tokenizers; None if the method reads one tokenisation.
     """
 
     shared_width: int

@@ -1,12 +1,12 @@
-"""The student's head and everything that reads its logits, chunk by chunk, with the gradient made on the way.
+"""Apply the student's head and all terms on its logits chunk by chunk, with the gradient in the same pass.
 
-The logits of a chunk of rows are made, every term is applied to them, the gradient of the weighted sum is taken with
-respect to them, multiplied into the gradients of the hidden states and of the head, and forgotten. So no tensor of size
-tokens × vocabulary is ever alive, and the backward pass through the head is a multiplication by one number. The
-terms' own formulas are used as they stand: torch differentiates them within the chunk.
+For each chunk of rows the logits are computed, every term is applied to them, and the gradient of the weighted sum with
+respect to them is multiplied into the gradients of the hidden states and of the head. Then the chunk is freed. So no
+tensor of size tokens × vocabulary is ever in memory, and the backward pass through the head is a multiplication by one
+number. The terms' formulas are used as they are: torch differentiates them within the chunk.
 
 Shape letters: N scored positions of the microbatch, D student width, V student vocabulary.
-Source: the idea of making the gradient in the forward is that of Liger-Kernel's fused linear losses (Hsu et al. 2024,
+Source: the gradient is computed in the forward pass as in Liger-Kernel's fused linear losses (Hsu et al. 2024,
 arXiv:2410.10989); here for any sum of terms, and the teacher's head is applied in the same chunks.
 """
 
@@ -33,12 +33,12 @@ class ChunkedLoss:
     Attributes:
         head: the student's.
         targets_N: the tokens that are predicted.
-        teacher: its scores at the same positions; None where no term reads them.
+        teacher: its scores at the same positions; None if no term reads them.
         terms: name -> term.
         factors: name -> what one nat of the term is multiplied by in the loss.
         values: name -> (N,) nats of every position; filled by the pass.
-        reduce_spans: name of a `SpanTerm` -> its values from the (N, C) numbers that it observes.
-        scored_at: name of a `SpanTerm` -> (N,) bool, the positions whose numbers it reads, where it is not all.
+        reduce_spans: name of a `SpanTerm` -> its values from the (N, C) numbers of `score`.
+        scored_at: name of a `SpanTerm` -> (N,) bool, the positions whose numbers it reads, if not all.
     """
 
     head: OutputHead
@@ -63,10 +63,10 @@ class ChunkedLoss:
         values: Mapping[str, Tensor],
         slopes: Mapping[str, Tensor],
     ) -> Tensor:
-        """Apply the terms to some rows of a chunk: their weighted sum, a scalar.
+        """Apply the terms to some rows of a chunk; return their weighted sum, a scalar.
 
         The rows' product with the head is overwritten by the gradient of that sum with respect to it, and `values` by
-        each term's nats; those of a `SpanTerm` stand there already, and its gradient follows from its slopes.
+        each term's nats; those of a `SpanTerm` are there already, and its gradient follows from its slopes.
         """
         leaf = product_nV.detach().requires_grad_()
         with torch.enable_grad():
@@ -84,19 +84,19 @@ class ChunkedLoss:
                 nats = term.per_position(student, teacher)
                 values[name].copy_(nats.detach())
                 total = total + self.factors[name] * nats.sum()
-            # nothing where every term is settled, and by other positions
+            # nothing if all terms are span terms on other positions
             gradient = torch.autograd.grad(total, leaf)[0] if total.requires_grad else torch.zeros_like(leaf)
         product_nV.copy_(gradient)
         return torch.stack([self.factors[name] * nats.sum() for name, nats in values.items()]).sum()
 
     def settled(self, head: OutputHead, hidden_ND: Tensor, memory: Tensor) -> tuple[dict[str, Tensor], slice | None]:
-        """Observe every position for the terms that need several together: fills their values, gives their slopes.
+        """Score every position for the span terms: fill their values, and return their slopes.
 
         Args:
             memory: (rows of the largest chunk, V), written over.
         Returns:
-            name of a `SpanTerm` -> (N, C), the derivative of its summed values by each number observed; and of which
-            chunk the product with the head is in `memory` now, None where of none.
+            name of a `SpanTerm` -> (N, C), the derivative of its summed values by each number; and the chunk
+            whose product with the head is in `memory` now, or None.
         """
         if not self.reduce_spans:
             return {}, None
@@ -146,16 +146,16 @@ class _Pass(torch.autograd.Function):
         bias = None if bias_V is None else bias_V.to(dtype)
         head = OutputHead(weight, bias, work.head.multiplier, work.head.cap)
         wants_hidden, wants_weight, wants_bias, _ = ctx.needs_input_grad
-        # sums over many chunks are kept in float32, whatever the products are made in
+        # sums over many chunks are kept in float32, whatever the dtype of the products
         hidden_grad = torch.empty_like(hidden_ND) if wants_hidden else None
         weight_grad = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
         bias_grad = torch.zeros_like(bias, dtype=torch.float32) if wants_bias and bias is not None else None
-        # made before the loop: a small tensor that stays, allocated between large ones that go, would keep the
-        # allocator from using their place again
+        # made before the loop: a small tensor that is kept, allocated between large ones that are freed, would keep
+        # the allocator from reusing their memory
         kind = torch.float64 if dtype == torch.float64 else torch.float32
         work.values = {name: torch.empty(hidden.shape[0], dtype=kind, device=device) for name in work.terms}
         loss = torch.zeros((), device=device)
-        # a term that only settles has read the teacher there
+        # a span term without position values has read the teacher in `settled`
         read_here = any(
             term.score_request is not None and not (isinstance(term, SpanTerm) and not term.adds_position_values)
             for term in work.terms.values()

@@ -1,7 +1,8 @@
-"""The states of the same span in both models find each other among those of other spans.
+"""Contrastive loss (InfoNCE) between the states of the same span in both models.
 
-Shape letters: B sequences, L and M positions of student and teacher, D and E their widths, S spans that both sides
-score, G samples of the microbatch, P spans of the longest one, Q places of the queue, W width of the shared space.
+Shape letters: B sequences, L and M positions of student and teacher, D and E their widths, S spans that both
+models score, G samples of the microbatch, P spans of the longest one, Q places of the queue, W width of the shared
+space.
 """
 
 from __future__ import annotations
@@ -39,20 +40,21 @@ class Contrastive(ActivationTerm, config=ContrastiveConfig):
         back_c  = −log  e^(u_c·v_c/τ) / ( e^(u_c·v_c/τ) + Σ_{o in row} e^(u_o·v_c/τ) )
         value_c = ½ (forth_c + back_c),  averaged over the mapped pairs of layers; nats
 
-    The unit is a span that both sides score. The two tokenisations, the lengths and the widths may differ.
+    The unit is a span whose tokens are scored for both models. The two tokenisations, the lengths and the widths may
+    differ.
 
-    Others are the spans of the same row, which are the hard ones: same topic, same style, same neighbourhood. And, for
-    `forth`, the teacher's spans of earlier optimizer steps, as many as the queue holds. Never the other rows of the
-    microbatch: a row's value would depend on how the step is split. The student's earlier spans are of a student
-    that is no more, so `back` has no queue. The queue takes the spans of a step when the step is over, from all
-    microbatches and processes, in the order of their rows; so it is the same however the step is split.
+    Negatives are the spans of the same row, which are the hard ones: same topic, same style, same context. `forth` also
+    has the teacher's spans of earlier optimizer steps, as many as the queue holds. Other rows of the microbatch are no
+    negatives: a row's value would depend on how the step is split. The student's earlier spans are of an outdated
+    student, so `back` has no queue. The queue takes the spans of a step when the step is over, from all microbatches
+    and processes, in the order of their rows; so it is the same however the step is split.
 
-    Two spans with the same tokens of the teacher are never each other's others, in the row or in the queue: the same
-    word at another place has nearly the same state, and a row that comes again would have to flee from itself.
+    Two spans with the same tokens of the teacher are never negatives of each other, in the row or in the queue: the
+    same word at another place has nearly the same state, and a repeated row would be pushed away from itself.
 
-    Of n spans that are told apart in a row and an empty queue the value is log(1 + (n−1) e^(−1/τ)) where the pairs
-    match and the spans are orthogonal; it is on average never below log(1 + (n−1) e^(−n/((n−1)τ))), the value of a
-    regular simplex. A span without others has the value 0, and counts.
+    With n different spans in a row and an empty queue the value is log(1 + (n−1) e^(−1/τ)) if the pairs match and the
+    spans are orthogonal; it is on average never below log(1 + (n−1) e^(−n/((n−1)τ))), the value of a regular simplex.
+    A span without negatives has the value 0, and counts.
 
     Args:
         settings: layers, width, temperature and queue.
@@ -66,7 +68,7 @@ class Contrastive(ActivationTerm, config=ContrastiveConfig):
         None of them compares spans, and their negatives are those of the batch.
     """
 
-    positions: Positions = "all"  # a state stands at its own token, not where that is predicted
+    positions: Positions = "all"  # a state is read at its own token, not where that token is predicted
 
     def __init__(self, settings: ContrastiveConfig, *, student: ModelShape, teacher: ModelShape) -> None:
         self.settings = settings
@@ -96,7 +98,7 @@ class Contrastive(ActivationTerm, config=ContrastiveConfig):
     def total(self, student: Activations, teacher: Activations, batch: TokenBatch) -> Tensor:
         """Return () the sum over the spans of a microbatch, float32; connected to all that learns, even without spans.
 
-        The teacher's spans are noted for the queue, until `end_step`.
+        The teacher's spans are kept for the queue, until `end_step`.
 
         Args:
             student: hidden states at `student_activations`, (B, L, D) each, with their graph.
@@ -119,19 +121,19 @@ class Contrastive(ActivationTerm, config=ContrastiveConfig):
 
     @torch.no_grad()
     def initialise(self, student: Activations, teacher: Activations, batch: TokenBatch) -> None:
-        """Fit the student's heads to where the teacher's, drawn at random, put the spans of one batch.
+        """Fit the student's heads to the output of the teacher's random heads, on the spans of one batch.
 
-        The first gradients then go to what is different, and not to a rotation that the head has to find.
+        Then the first gradients are not spent on a rotation that the head has to find.
 
         Raises:
-            NumericsError: the batch has no span that both sides score, or states that cannot be fitted.
+            NumericsError: the batch has no shared span, or states that cannot be fitted.
         """
         layout = span_layout(batch)
         if not layout.row_S.numel():
             raise NumericsError(
-                "The term contrastive has nothing to start from: both sides score no span of the warm-up batch.",
+                "The term contrastive cannot be initialised: the warm-up batch has no span that both models score.",
                 facts=[f"{batch['input_ids'].shape[0]} sequences"],
-                fix="look at the answers of the first rows: in neither tokenisation may all of them be cut away",
+                fix="check the answers of the first rows: they may be truncated away in one tokenisation",
             )
         for pair in self.pairs:
             student_SD, teacher_SE = _means(pair, student, teacher, batch, layout)
@@ -143,7 +145,7 @@ class Contrastive(ActivationTerm, config=ContrastiveConfig):
     def end_step(self, gather: Callable[[Tensor], Tensor]) -> None:
         """Put the step's spans into the queue, and keep a learned temperature in its bounds.
 
-        To be called after the last microbatch of every optimizer step; what `total` noted is forgotten.
+        Called after the last microbatch of every optimizer step.
 
         Args:
             gather: (n, …) of each process -> those of all processes, one after another; n may differ.
@@ -155,7 +157,7 @@ class Contrastive(ActivationTerm, config=ContrastiveConfig):
                 heads.queue.put(key_n=key_n, text_n=text_n, states_nE=states_nE)
             staged.clear()
             if isinstance(heads.log_scale, torch.nn.Parameter):
-                # the gradient ends at the bound: a parameter beyond it would never come back
+                # the gradient is 0 at the bound: a parameter beyond it would never come back
                 heads.log_scale.clamp_(0.0, math.log(LARGEST_SCALE))
 
 
@@ -204,7 +206,7 @@ def _within_samples(student_SW: Tensor, teacher_SW: Tensor, layout: SpanLayout) 
 
     Returns:
         (S, P) of its state in the student with those of the teacher; (S, P) of its state in the teacher with those of
-        the student; (S, P) bool, True where the other span is there and has another text.
+        the student; (S, P) bool, True where there is another span, of another text.
     """
     device = student_SW.device
     sample_S, place_S, text_S = (tensor.to(device) for tensor in (layout.sample_S, layout.place_S, layout.text_S))

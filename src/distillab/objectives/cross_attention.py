@@ -1,7 +1,7 @@
-"""Attention between the scored positions of two models that have read one text in different tokens.
+"""Cross-attention between the scored positions of two models that read one text in different tokens.
 
 Shape letters: B sequences, L positions; N, M scored positions of student and teacher; n, m those of them that take
-part; G samples, P and R positions of the longest of them on either side; X any width.
+part; G samples, P and R positions of the longest of them for student and teacher; X any width.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from distillab.objectives.span_layout import span_layout
 
 @dataclass(frozen=True)
 class Places:
-    """The positions of one side that take part: those that predict a token of a span that both sides score.
+    """The positions of one model that take part: those that predict a token of a shared span.
 
     Attributes:
         kept_N: (N,) bool, which of the scored positions these are.
-        sample_n: (n,) int64, the sample that each stands in, from 0 and the same on both sides.
-        place_n: (n,) int64, the how manyth of its sample it is, from 0.
+        sample_n: (n,) int64, the sample that each stands in, from 0 and the same for both models.
+        place_n: (n,) int64, its place among those of its sample, from 0.
         span_n: (n,) int64, the span of the token that it predicts; numbers grow along a sample.
         first_n: (n,) bool, whether that token begins the span.
     """
@@ -49,13 +49,13 @@ class Places:
 
 @dataclass(frozen=True)
 class CrossLayout:
-    """Who may look at whom, within a sample.
+    """Which position attends to which, within a sample.
 
     Attributes:
         student, teacher: the student's and the teacher's positions.
         samples: G.
-        to_teacher_GPR: bool, True where the student's position may look at the teacher's; all True for a place that
-            holds no position, whose row nobody reads.
+        to_teacher_GPR: bool, True where the student's position attends to the teacher's; all True for a place without a
+            position, whose row is not read.
         to_student_GRP: bool, the same of the teacher's positions.
     """
 
@@ -69,12 +69,12 @@ class CrossLayout:
 def cross_layout(batch: TokenBatch, *, causal: bool) -> CrossLayout:
     """Return the layout of a batch of two tokenisations, on the batch's device.
 
-    Causal: a position of the student looks at positions of the teacher that predict a token of the same span or of an
-    earlier one. A position of the teacher looks at those of the student that have read no more of the text than it has
-    itself: the ones that predict a token of an earlier span, or the first one of the same.
+    Causal: a position of the student attends to positions of the teacher that predict a token of the same span or of an
+    earlier one. A position of the teacher attends to those of the student that have read no more of the text than it
+    has: those that predict a token of an earlier span, or the first one of the same span.
 
     Args:
-        causal: else every position looks at all of its sample.
+        causal: if False, every position attends to all of its sample.
     Raises:
         ShapeError: the batch has one tokenisation.
     """
@@ -127,7 +127,7 @@ def _places(side: AlignedSide, kept_A: Tensor, sample_S: Tensor, samples: int) -
     span_n = (kept_A.cumsum(0) - 1)[side.spans_N[kept_N]]
     sample_n = sample_S[span_n]
     sizes_G = torch.bincount(sample_n, minlength=samples)
-    # a sample may stand in another order on the other side: places are counted from its own beginning
+    # samples can have another order in the other batch: places are counted from the sample's beginning
     order_n = sample_n.argsort(stable=True)
     place_n = torch.empty_like(sample_n)
     numbers_n = torch.arange(sample_n.shape[0], device=sample_n.device)

@@ -1,4 +1,4 @@
-"""Your own torch loss as a term.
+"""Use your own torch loss as a term.
 
 Shape letters: N scored positions (all, or those of one chunk), V student vocabulary, W ids that both models share.
 """

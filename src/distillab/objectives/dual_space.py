@@ -1,4 +1,4 @@
-"""Each model's distribution in the other's space: projected states, cross-model attention, both heads.
+"""Dual-space distillation (DSKD): projected states, cross-model attention, and both heads.
 
 Shape letters: B sequences, L positions; N, M scored positions of student and teacher; n, m those of them that take
 part; D, E widths, V, W vocabularies of student and teacher; U spans of the warm-up batch.
@@ -39,30 +39,30 @@ class DualSpace(HeadTerm, config=DualSpaceConfig):
         h^{s→t}_j = Σ_i softmax_i(A_ij) P_st h_s(i),                q^{s→t} = teacher's head of it
         value = Σ_i −log p^{t→s}_i(y_i) + Σ_i [y_i = argmax p^{t→s}_i] KL_T(p^{t→s}_i ‖ q_i) + Σ_j KL_T(p_j ‖ q^{s→t}_j)
 
-    At a scored position x is the last token read and y the one to be predicted; e what a model's first block reads
-    there, h its last hidden state, q and p the student's and the teacher's own distributions; v̂ is v divided by its
-    root mean square; KL_T is that of both logits divided by T, without T². Nats.
+    At a scored position x is the last token read and y the one to be predicted; e the embedding that a model's first
+    block reads there, h its last hidden state, q and p the student's and the teacher's distributions; v̂ is v divided
+    by its root mean square; KL_T is that of both logits divided by T, without T². Nats.
 
-    What learns by which part: the first (at T = 1) moves P_q and P_ts alone; the second the student alone, its head
-    too; the third the student's body, P_st and P_q. Embeddings and the student's head within p^{t→s} are detached,
+    What each part trains: the first (at T = 1) P_q and P_ts alone; the second the student alone, with its head;
+    the third the student's body, P_st and P_q. Embeddings and the student's head within p^{t→s} are detached,
     p^{t→s} is within the second part, and the teacher is frozen: else the student's head would learn to read the
     teacher's states.
 
-    The unit of the count is a position of the student. All three sums are divided by it, the third too: it then says
-    how many nats of the text a student's token stands for, and no split of a step changes it. A position takes part if
-    the token that it predicts lies in a span that both sides score.
+    The unit of the count is a position of the student. All three sums are divided by it, the third too: it is then in
+    nats a student token, and no split of a step changes it. A position takes part if the token that it predicts lies in
+    a shared span.
 
-    Leaks: y_i and y_j are read on purpose, to find each other; what p^{t→s}_i must not know is a *later* token, and
-    what a state behind q^{s→t}_j must not have read is y_j itself: the student would learn to repeat what it has just
-    read instead of to predict it. With attention "full", as published, both happen: every position looks at the whole
-    answer. With "causal" the student's position looks at the teacher's up to the end of its own span, and the
-    teacher's at states of the student that have read no more text than it has (see `cross_layout`). What remains is in
-    the formula: the weights behind q^{s→t}_j know y_j, and may find a state that has read the same token earlier.
+    Leaks: y_i and y_j are read on purpose, to find each other; p^{t→s}_i must not depend on a *later* token, and
+    the states in q^{s→t}_j must not have read y_j itself: the student would learn to repeat what it has just read
+    instead of to predict it. With attention "full", as published, both happen: every position attends to the whole
+    answer. With "causal" the student's position attends to the teacher's up to the end of its own span, and the
+    teacher's to states of the student that have read no more text than it has (see `cross_layout`). One leak is in the
+    formula itself: the weights in q^{s→t}_j depend on y_j, and can find a state that has read the same token earlier.
 
     Args:
         settings: temperature T, attention and the projectors' learning rate.
         student, teacher: sizes of the two models.
-        student_width, teacher_width: ids of either tokenizer; further rows of the logits get no probability in the
+        student_width, teacher_width: ids of the tokenizers; further rows of the logits get no probability in the
             divergences.
     Source: Zhang et al. 2024, DSKD (arXiv:2406.17328), section 3 and 4, and its code for the detachments, the values
         and the mask of right tokens. We differ: attention is causal by default; states are scaled token by token, not
@@ -70,7 +70,7 @@ class DualSpace(HeadTerm, config=DualSpaceConfig):
         no shared span take no part; the projectors start from least squares on a warm-up batch, not at random.
     """
 
-    positions: Positions = "all"  # embeddings stand at their own tokens, the last one of the answer too
+    positions: Positions = "all"  # embeddings are read at their own tokens, the last one of the answer too
 
     def __init__(
         self,
@@ -118,8 +118,8 @@ class DualSpace(HeadTerm, config=DualSpaceConfig):
         """Return () nats, float32, on the student's device; connected to all that learns, even without positions.
 
         Args:
-            student: its end, with its graph; embeddings (B, L, D) in `activations.hidden[0]`.
-            teacher: its end, on any device.
+            student: its outputs, with their graph; embeddings (B, L, D) in `activations.hidden[0]`.
+            teacher: its outputs, on any device.
             batch: of two tokenisations.
         Raises:
             ShapeError: the batch has no spans, or logits have fewer ids than the tokenizers.
@@ -147,19 +147,19 @@ class DualSpace(HeadTerm, config=DualSpaceConfig):
     def initialise(self, student: ModelOutputs, teacher: ModelOutputs, batch: TokenBatch) -> None:
         """Fit the projectors to where both models predict the same next span of one batch.
 
-        Queries then find the teacher's position with the same two tokens, and both sides' states come out where the
-        other's own states are.
+        Queries then find the teacher's position with the same two tokens, and each model's projected states are near
+        the other's states.
 
         Raises:
-            NumericsError: the batch has no span that both sides score, or states that cannot be fitted.
+            NumericsError: the batch has no shared span, or states that cannot be fitted.
         """
         alignment = require_alignment(batch)
         shared = alignment.shared_S
         if not bool(shared.any()):
             raise NumericsError(
-                "The term dual_space has nothing to start from: both sides score no span of the warm-up batch.",
+                "The term dual_space cannot be initialised: the warm-up batch has no span that both models score.",
                 facts=[f"{batch['input_ids'].shape[0]} sequences"],
-                fix="look at the answers of the first rows: in neither tokenisation may all of them be cut away",
+                fix="check the answers of the first rows: they may be truncated away in one tokenisation",
             )
         device = student.hidden_ND.device
         student_U, teacher_U = alignment.student.first_S[shared], alignment.teacher.first_S[shared]

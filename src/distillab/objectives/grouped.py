@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Probabilities below 10⁻³⁸ have few digits in float32; a sum of this size does not notice what such members lack.
+# Probabilities below 10⁻³⁸ have few digits in float32; that does not change a sum of this size.
 _LEAST_SUM = 1e-35
 
 
@@ -75,13 +75,13 @@ class Grouping:
 def grouped(logp_NV: Tensor, grouping: Grouping) -> Tensor:
     """Return (N, G) log Σ exp over the ids of each group, differentiable once; −inf where none has any mass.
 
-    Ids in no group are left out; the rest is not made to sum to one.
+    Ids in no group are left out; the rest is not normalised.
     """
     return logp_NV if grouping.trivial else _grouped(logp_NV, grouping)
 
 
 class _Grouped(torch.autograd.Function):
-    """Groups of one id are looked up; sums are made for the others alone."""
+    """Groups of one id are looked up; sums are computed only for the others."""
 
     @staticmethod
     def forward(ctx: Any, logp_NV: Tensor, grouping: Grouping) -> Tensor:
@@ -98,7 +98,7 @@ class _Grouped(torch.autograd.Function):
             # too little for the sum to be exact: scaled by the largest of each group, which takes three times as long
             top_NK = total_NG.index_select(1, grouping.shared)
             top_NK.scatter_reduce_(1, groups.expand_as(members_NE), members_NE, "amax")
-            top_NK.masked_fill_(top_NK == -torch.inf, 0.0)  # no mass at all: nothing to scale by
+            top_NK.masked_fill_(top_NK == -torch.inf, 0.0)  # no mass: nothing to scale by
             shares_NE = members_NE.sub_(top_NK.index_select(1, groups)).exp_()
             sums_NK = _sums(shares_NE, grouping)
             logs_NK = sums_NK.log().add_(top_NK)

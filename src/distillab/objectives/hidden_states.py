@@ -20,19 +20,19 @@ from distillab.objectives.similarity import FEWEST_FOR_CKA, debiased_cka
 
 
 class HiddenStates(LayerStatesTerm, config=HiddenStatesConfig):
-    """The student's states are drawn to the teacher's at the chosen positions of the mapped layers.
+    """Pull the student's states towards the teacher's, at the chosen positions of the mapped layers.
 
         mse     Σ_t ‖P ĥ_s(t) − ĥ_t(t)‖² / E,   ĥ = h / rms(h),   E the teacher's width
         cosine  Σ_t 1 − cos(P h_s(t), h_t(t))
         cka     Σ_samples n · (1 − CKA(H_s, H_t)),   n chosen positions of the sample
 
     averaged over the mapped pairs; P is the pair's projector, or the identity. The unit is a chosen position. All
-    values are plain numbers, not nats: 0 where both sides are equal, 1 where P ĥ_s is zero (mse, cosine) or where the
+    values are plain numbers, not nats: 0 where both states are equal, 1 where P ĥ_s is zero (mse, cosine) or where the
     states are unrelated (cosine, cka).
 
-    The student's states are brought to one scale *before* the projector as well. Between blocks a state may be
-    hundreds of times longer in one model than in the other; a projector that had to make up for it would have weights
-    so small that one optimizer step of the usual size throws it far off.
+    The student's states are normalised *before* the projector as well. Between blocks a state can be hundreds of times
+    longer in one model than in the other; a projector that had to compensate for it would have weights so small that
+    one optimizer step of the usual size would change it far too much.
 
     For cka a sample with fewer than 4 chosen positions has no value: its positions are neither counted nor summed.
 
@@ -41,8 +41,8 @@ class HiddenStates(LayerStatesTerm, config=HiddenStatesConfig):
         student: sizes of the student.
         teacher: sizes of the teacher.
     Raises:
-        ConfigError: a layer that a model does not have; no projector where the widths differ; a learning rate for a
-            projector that there is none of.
+        ConfigError: a layer that a model does not have; no projector where the widths differ; a learning rate without a
+            projector.
     Source: see `objectives/similarity.py` for the losses, `objectives/layer_maps.py` for the layers.
     """
 
@@ -79,7 +79,7 @@ class HiddenStates(LayerStatesTerm, config=HiddenStatesConfig):
                     f"batch {tuple(chosen_BL.shape)}",
                 ],
             )
-        # chosen before they are moved and widened: the rest never costs anything
+        # chosen before they are moved and converted, so that the rest costs nothing
         student_ND = student_BLD[chosen_BL.to(student_BLD.device)].float()
         teacher_NE = teacher_BLE.detach()[chosen_BL.to(teacher_BLE.device)].to(student_BLD.device).float()
         return student_ND, teacher_NE

@@ -1,4 +1,4 @@
-"""Which layer of the student learns from which layer of the teacher."""
+"""Map layers of the student to layers of the teacher."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def layer_pairs(layers: LayerMap, *, student_blocks: int, teacher_blocks: int) -
 
         last        (S, T)
         uniform     (i, round(i · T / S)) for i = 1 … S; halves are rounded up, and no block is mapped to the
-                    embeddings. The last block always meets the last one. Where T = k · S this is i -> i · k.
+                    embeddings. The last block is always mapped to the last one. Where T = k · S this is i -> i · k.
         embeddings  (0, 0)
         pairs       as they are given
 
@@ -24,7 +24,7 @@ def layer_pairs(layers: LayerMap, *, student_blocks: int, teacher_blocks: int) -
         student_blocks: S.
         teacher_blocks: T.
     Raises:
-        ConfigError: a pair names a layer that its model does not have, a pair stands twice, or there is none.
+        ConfigError: a pair names a layer that its model does not have, a pair is given twice, or there is none.
     Source: uniform is TinyBERT's mapping of its blocks (Jiao et al. 2020, arXiv:1909.10351), which is defined where
         T is a multiple of S; the rounding carries it to other sizes.
 
@@ -38,7 +38,7 @@ def layer_pairs(layers: LayerMap, *, student_blocks: int, teacher_blocks: int) -
     if layers == "embeddings":
         return ((0, 0),)
     if layers == "uniform":
-        # in whole numbers: round() takes halves to the even side, and a float may miss the half
+        # in whole numbers: round() rounds halves to even, and a float may miss the half
         return tuple(
             (block, max(1, (2 * block * teacher_blocks + student_blocks) // (2 * student_blocks)))
             for block in range(1, student_blocks + 1)
@@ -64,7 +64,7 @@ def _check(pairs: Pairs, student_blocks: int, teacher_blocks: int) -> None:
     twice = sorted({pair for pair in pairs if pairs.count(pair) > 1})
     if twice:
         raise ConfigError(
-            "The same pair of layers stands twice, which would weigh it double.",
+            "The same pair of layers is given twice, which would double its weight.",
             where=where,
             facts=[f"twice: {list(pair)}" for pair in twice],
             fix="write each pair once; to weigh layers differently, write the term once for each",

@@ -1,4 +1,4 @@
-"""What the terms on hidden states of mapped layers have in common: layers, projector, losses, warm-up.
+"""Base of the terms on hidden states of mapped layers: layers, projector, losses, initialisation.
 
 Shape letters: N units (positions, or spans), D and E widths of student and teacher.
 """
@@ -23,7 +23,7 @@ from distillab.objectives.term import ActivationTerm
 
 
 class LayerStatesTerm(ActivationTerm):
-    """Base of the terms that draw the student's states to the teacher's, unit by unit, at mapped layers.
+    """Base of the terms that pull the student's states towards the teacher's, unit by unit, at mapped layers.
 
         mse     Σ_n ‖P ĥ_s(n) − ĥ_t(n)‖² / E,   ĥ = h / rms(h),   E the teacher's width
         cosine  Σ_n 1 − cos(P h_s(n), h_t(n))
@@ -34,8 +34,8 @@ class LayerStatesTerm(ActivationTerm):
         settings: layers, loss and projector.
         student, teacher: sizes of the two models.
     Raises:
-        ConfigError: a layer that a model does not have; no projector where the widths differ; a learning rate for a
-            projector that there is none of.
+        ConfigError: a layer that a model does not have; no projector where the widths differ; a learning rate without a
+            projector.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class LayerStatesTerm(ActivationTerm):
         Args:
             student: hidden states at `student_activations`, with their graph.
             teacher: hidden states at `teacher_activations`, on any device and in any dtype.
-            batch: what both have read.
+            batch: the batch that both models have read.
         Raises:
             ShapeError: the states do not belong to the batch, or the widths are not those of the sizes given before.
         """
@@ -92,9 +92,9 @@ class LayerStatesTerm(ActivationTerm):
 
     @torch.no_grad()
     def initialise(self, student: Activations, teacher: Activations, batch: TokenBatch) -> None:
-        """Fit the projector to one batch, where the settings say least_squares; else nothing is to be done.
+        """Fit the projector to one batch if the settings state least_squares; else do nothing.
 
-        The squares are those of the loss mse; cosine starts from the same.
+        The squares are those of the loss mse; cosine uses the same projector.
 
         Raises:
             NumericsError: the batch has no unit, or states that cannot be fitted.

@@ -1,7 +1,7 @@
-"""Divergence between distributions that are merged over spans by the chain rule.
+"""Divergence between distributions that are merged over spans by the chain rule (GOLD's merging, corrected).
 
 Shape letters: N scored positions of the student, n those of a chunk, k of these that have a partner, M scored positions
-of the teacher, S spans of the batch, U those that both sides score, V student vocabulary, W teacher vocabulary.
+of the teacher, S spans of the batch, U those that are shared, V student vocabulary, W teacher vocabulary.
 """
 
 from __future__ import annotations
@@ -29,33 +29,33 @@ from distillab.teachers.signals import Distribution, TeacherSignal
 
 
 class MergedSpans(SpanTerm, config=MergedSpansConfig):
-    """D(teacher, student) of the texts that may stand where a span stands.
+    """D(teacher, student) over the texts that are possible in place of a span.
 
-    A span is s_1 … s_a for the student and t_1 … t_b for the teacher. Each side is merged by the chain rule, at the
-    span's last token, where y may be any token:
+    A span is s_1 … s_a for the student and t_1 … t_b for the teacher. Each distribution is merged by the chain rule, at
+    the span's last token, where y may be any token:
 
         Q(y) = q(s_1) · … · q(s_{a−1} | …) · q(y | s_1 … s_{a−1}),   and P(y) likewise over t_1 … t_{b−1}
 
-    Both sum to the probability of the earlier tokens. What is missing to one, the texts that left the path before its
-    last token, belongs to the outcomes as well: without it the divergence of two rows that do not sum to one may be
-    negative, and falls when the student takes the whole path from its tokens. Outcomes are compared by their text:
+    Both sum to the probability of the earlier tokens. What is missing to one, the texts that differ before the last
+    token, is an outcome as well: without it the divergence of two rows that do not sum to one can be negative, and it
+    falls when the student takes probability from all tokens of the span. Outcomes are compared by their text:
 
-        one token on both sides    nothing is merged. D over the C tokens that both vocabularies have, both sides made
-                                   to sum to one over these, times the probability that the teacher gives to them; and
-                                   all other tokens by the sorted distance Σ_i | sort(q)_i − sort(p)_i |
-        more on a side             D over two outcomes: the span itself, and every other text
+        one token in both      nothing is merged. D over the C tokens that both vocabularies have, both distributions
+                               normalised over these, times the probability that the teacher gives to them; and all
+                               other tokens by the sorted distance Σ_i | sort(q)_i − sort(p)_i |
+        more in one or both    D over two outcomes: the span itself, and every other text
 
         value = (1 − u) · D + u · sorted distance,   summed over spans
 
-    In a longer span nothing else can be matched. The last tokens of the two sides begin at different bytes there, or
-    the span would have been cut between them, so that one token y is two different texts: after `Lon` the teacher's
-    `don` ends "London", the student's, from the start, is the text "don". Nor are the others sorted there, since they
-    are mixed with texts that left the path on one side only.
+    In a longer span nothing else can be matched. The last tokens of student and teacher begin at different bytes there,
+    or the span would have been cut between them, so that one token y is two different texts: after `Lon` the teacher's
+    `don` ends "London", the student's, from the start, is the text "don". The others are not sorted there either,
+    since they are mixed with texts that differ earlier in one tokenisation only.
 
-    With one tokenisation every span is one token, there are no others, and this *is* `token_divergence`. Where only
-    one side has other tokens they have nothing to be compared with, and nothing is sorted. Made to sum to one, the C
-    do not push the student's other tokens down: of KL(p ‖ q) the part that lies within the C is taken. How much mass
-    the others have is measured by the sorted distance alone.
+    With one tokenisation every span is one token, there are no others, and this *is* `token_divergence`. If only one
+    vocabulary has other tokens, there is nothing to compare them with, and nothing is sorted. Normalised over the C,
+    the divergence does not push the student's other tokens down: it is the part of KL(p ‖ q) within the C. How much
+    mass the others have is measured by the sorted distance alone.
 
     The gradient reaches all of the student's tokens of a span. All probabilities are taken at the temperature, those
     of earlier tokens too; T² rescales D and not the sorted distance.
@@ -65,12 +65,12 @@ class MergedSpans(SpanTerm, config=MergedSpansConfig):
             ids that the student does not have, as published.
         vocabularies: which tokens both have.
     Raises:
-        ConfigError: u is set, and one side has no other tokens.
+        ConfigError: u is set, and one vocabulary has no other tokens.
     Source: General On-Policy Logit Distillation (Patiño et al. 2025), as in TRL with "bayesian" merging: the full
         distribution at the span's last token times the probabilities of the earlier ones. (Their default, "observed",
         takes the distribution at the first token times the probabilities of the later ones and reads it one position
         late.) They compare rows that do not sum to one, by raw token strings, and also in longer spans, by the last
-        token alone; sums of one, the outcome "left the path", and matching by text are new here.
+        token alone; normalisation, the outcome of all other texts, and matching by text are new here.
     """
 
     adds_position_values: bool = True
@@ -80,13 +80,13 @@ class MergedSpans(SpanTerm, config=MergedSpansConfig):
         self.student_width, self.teacher_width = vocabularies.student_width, vocabularies.teacher_width
         self.score_request = Distribution(self.teacher_width, settings.temperature)
         groups = vocabularies.by_common
-        self._on_cpu = _Sides(groups.student, groups.teacher)
-        self._on: dict[torch.device, _Sides] = {}
+        self._on_cpu = _SharedTokens(groups.student, groups.teacher)
+        self._on: dict[torch.device, _SharedTokens] = {}
         self._divergence = divergence(settings.divergence, settings.parameters)
         others = [self._on_cpu.student_others.numel(), self._on_cpu.teacher_others.numel()]
         if settings.unmatched_weight is not None and not all(others):
             raise ConfigError(
-                "Only tokens that the other side does not have are sorted, and there are none on one side.",
+                "unmatched_weight weighs tokens that only one vocabulary has, and one of them has none.",
                 where=f"merged_spans: unmatched_weight {settings.unmatched_weight}",
                 facts=[
                     f"of the student alone: {others[0]} of {self.student_width} ids",
@@ -118,18 +118,18 @@ class MergedSpans(SpanTerm, config=MergedSpansConfig):
         """Return (n,) nats of the spans that are one token of student and of teacher; 0 elsewhere.
 
         Raises:
-            TeacherError: the teacher's word is not aligned with the student's positions.
+            TeacherError: the teacher's next tokens are not aligned with the student's positions.
         """
         aligned = require_aligned(signal, term=self.name)
-        temperature, sides = self.settings.temperature, self._sides(student.logits_NV.device)
-        alone_k = sides.same(student.targets_N[aligned.has], aligned.teacher_ids)
+        temperature, tokens = self.settings.temperature, self._shared_tokens(student.logits_NV.device)
+        alone_k = tokens.same(student.targets_N[aligned.has], aligned.teacher_ids)
         student_nV = student.logp(self.student_width, temperature)
         teacher_nW = aligned.teacher.logp(self.teacher_width, temperature)
         teacher_nW = teacher_nW if bool(alone_k.all()) else teacher_nW[alone_k]
         alone_n = aligned.has.clone()
         alone_n[aligned.has] = alone_k
         every = bool(alone_n.all())
-        value = self._one_token(student_nV if every else student_nV[alone_n], teacher_nW, sides)
+        value = self._one_token(student_nV if every else student_nV[alone_n], teacher_nW, tokens)
         return value if every else value.new_zeros(alone_n.shape).masked_scatter(alone_n, value)
 
     def reduce_spans(self, observed_NC: Tensor, batch: TokenBatch, signal: TeacherSignal) -> Tensor:
@@ -164,16 +164,16 @@ class MergedSpans(SpanTerm, config=MergedSpansConfig):
         student_U = scored_targets(batch)[alignment.student.first_S[shared]]
         teacher_U = scored_targets(batch["teacher"])[alignment.teacher.first_S[shared]]
         longer_S = shared.clone()
-        # were there more of the span after a token that begins it on both sides, it would have been cut there
-        longer_S[shared] = ~self._sides(shared.device).same(student_U, teacher_U)
+        # if more of the span followed a token that begins it in both, the span would have been cut there
+        longer_S[shared] = ~self._shared_tokens(shared.device).same(student_U, teacher_U)
         return longer_S
 
-    def _one_token(self, student_nV: Tensor, teacher_nW: Tensor, sides: _Sides) -> Tensor:
+    def _one_token(self, student_nV: Tensor, teacher_nW: Tensor, tokens: _SharedTokens) -> Tensor:
         """Return (n',) values from (n', V) and (n', W) log-probabilities."""
-        student_logp, teacher_logp = grouped(student_nV, sides.student), grouped(teacher_nW, sides.teacher)
-        if not sides.student.complete:
+        student_logp, teacher_logp = grouped(student_nV, tokens.student), grouped(teacher_nW, tokens.teacher)
+        if not tokens.student.complete:
             student_logp = student_logp.log_softmax(dim=-1)
-        if sides.teacher.complete:
+        if tokens.teacher.complete:
             value = self._distance(student_logp, teacher_logp)
         else:
             mass = teacher_logp.logsumexp(dim=-1, keepdim=True)
@@ -181,8 +181,8 @@ class MergedSpans(SpanTerm, config=MergedSpansConfig):
         if self.unmatched_weight == 0.0:
             return value
         rest = sorted_distance(
-            student_nV.index_select(1, sides.student_others).exp(),
-            teacher_nW.index_select(1, sides.teacher_others).exp(),
+            student_nV.index_select(1, tokens.student_others).exp(),
+            teacher_nW.index_select(1, tokens.teacher_others).exp(),
         )
         return (1.0 - self.unmatched_weight) * value + self.unmatched_weight * rest
 
@@ -190,15 +190,15 @@ class MergedSpans(SpanTerm, config=MergedSpansConfig):
         value = self._divergence(student_logp=student_logp, teacher_logp=teacher_logp)
         return value * self.settings.temperature**2 if self.settings.rescale_by_temperature_squared else value
 
-    def _sides(self, device: torch.device) -> _Sides:
+    def _shared_tokens(self, device: torch.device) -> _SharedTokens:
         if device not in self._on:
             on_cpu = self._on_cpu
-            self._on[device] = _Sides(on_cpu.student.of.to(device), on_cpu.teacher.of.to(device))
+            self._on[device] = _SharedTokens(on_cpu.student.of.to(device), on_cpu.teacher.of.to(device))
         return self._on[device]
 
 
-class _Sides:
-    """Both vocabularies on a device: (V,) and (W,) the number of the common token, -1 for any other one."""
+class _SharedTokens:
+    """The tokens that both vocabularies have, on a device: (V,) and (W,) the common token's number, else -1."""
 
     def __init__(self, student_of: Tensor, teacher_of: Tensor) -> None:
         self.student, self.teacher = Grouping(student_of), Grouping(teacher_of)

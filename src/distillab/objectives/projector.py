@@ -1,4 +1,4 @@
-"""From the student's width to the teacher's: one linear map a pair of layers, without bias.
+"""Project from the student's width to the teacher's: one linear map a pair of layers, without bias.
 
 Shape letters: N positions, D the student's width, E the teacher's.
 """
@@ -14,9 +14,9 @@ from distillab.errors import ConfigError, NumericsError, ShapeError
 
 Pair = tuple[int, int]
 
-# Share of the student's mean square a direction that is added to each. It hardly matters with many positions. With few,
-# much less of it fits the warm-up batch better and all other rows worse; much more would flatten the quiet directions
-# of a model in which a few dimensions are huge.
+# Ridge, as a share of the student's mean square a direction. It hardly matters with many positions. With few, a much
+# smaller one fits the warm-up batch better and all other rows worse; a much larger one would suppress the small
+# directions of a model in which a few dimensions are huge.
 RIDGE = 1e-2
 
 
@@ -29,8 +29,8 @@ def build_projector(
 ) -> torch.nn.ModuleDict | None:
     """Build the maps of all pairs under their names (`pair_name`), float32; None for the identity.
 
-    Each starts as a semi-orthogonal matrix, drawn from torch's global random state: it keeps lengths where the
-    teacher is the wider one.
+    Each starts as a semi-orthogonal matrix, drawn from torch's global random state: it keeps lengths if the
+    teacher is the wider model.
 
     Args:
         choice: auto is linear where the widths differ; none is refused there.
@@ -75,8 +75,8 @@ def least_squares(*, student_ND: Tensor, teacher_NE: Tensor) -> Tensor:
         P = argmin Σ_n ‖P s_n − t_n‖² + λ ‖P‖²,   λ = 0.01 · Σ_n ‖s_n‖² / D
 
     The ridge makes the solution unique where the positions do not span the student's space (fewer positions than D, or
-    collinear states): the directions that were never seen are mapped to zero. And it keeps the map from fitting what
-    is peculiar to a small warm-up batch. Solved in float64.
+    collinear states): directions without data are mapped to zero. And it keeps the map from overfitting a
+    small warm-up batch. Solved in float64.
 
     Args:
         student_ND: (N, D) states at some positions.
@@ -89,7 +89,7 @@ def least_squares(*, student_ND: Tensor, teacher_NE: Tensor) -> Tensor:
     """
     if student_ND.ndim != 2 or teacher_NE.ndim != 2 or student_ND.shape[0] != teacher_NE.shape[0]:
         raise ShapeError(
-            "A projector is fitted to the same positions on both sides.",
+            "A projector is fitted to the same positions of student and teacher.",
             facts=[f"student {tuple(student_ND.shape)}", f"teacher {tuple(teacher_NE.shape)}"],
         )
     student = student_ND.detach().double()
@@ -105,7 +105,7 @@ def least_squares(*, student_ND: Tensor, teacher_NE: Tensor) -> Tensor:
                 f"student states: mean square {float(student.pow(2).mean()) if student.numel() else 0.0:.3g}",
                 f"teacher states: mean square {float(teacher.pow(2).mean()) if teacher.numel() else 0.0:.3g}",
             ],
-            fix="write projector_init: orthogonal, or look at the rows and the dtype of the models",
+            fix="write projector_init: orthogonal, or check the rows and the dtype of the models",
         )
     ridge = RIDGE * mean_square * torch.eye(student.shape[1], dtype=torch.float64, device=student.device)
     return torch.linalg.solve(gram_DD + ridge, cross_DE).T.float().contiguous()

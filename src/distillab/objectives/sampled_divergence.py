@@ -1,4 +1,4 @@
-"""Forward KL by draws from the teacher's distribution.
+"""Forward KL, estimated by sampling from the teacher's distribution.
 
 Shape letters: N scored positions, V student vocabulary, W teacher vocabulary, K draws a position.
 """
@@ -28,12 +28,12 @@ class SampledDivergence(TokenTerm, config=SampledDivergenceConfig):
     A teacher with full logits draws anew at every step, from torch's own random state of the device where the logits
     are, which the run's seed sets and which every checkpoint holds: a run can be repeated, and one that is resumed
     draws as if it had not been interrupted. A cache has drawn once for every position. Other draws from that state
-    (dropout, say) change which tokens are drawn, and so does splitting the same rows into other microbatches or chunks;
-    the expectation stays.
+    (such as dropout) change which tokens are drawn, and so does splitting the same rows into other microbatches or
+    chunks; the expectation does not change.
 
     Args:
         settings: draws a position, and the temperature.
-        shared_width: ids 0 … shared_width−1 mean the same on both sides (from the tokenizer contract).
+        shared_width: ids 0 … shared_width−1 mean the same to both models (from the tokenizer contract).
     """
 
     def __init__(self, settings: SampledDivergenceConfig, *, shared_width: int) -> None:

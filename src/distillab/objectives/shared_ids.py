@@ -1,4 +1,4 @@
-"""The check that a teacher's logits and a student's fit together, shared by all terms that compare them by id."""
+"""Check that the teacher's logits fit the student's, for all terms that compare them by id."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def require_fitting(student: StudentScores, signal: TeacherScores | None, *, wid
     """Return the teacher's scores, checked against the student's logits.
 
     Args:
-        width: ids 0 … width−1 mean the same on both sides.
+        width: ids 0 … width−1 mean the same to both models.
         term: name of the term, for the message.
     Raises:
         TeacherError: there is none, or it has read other tokens.

@@ -1,7 +1,7 @@
-"""How alike the hidden states of two models are. Pure functions: tensors in, one value a position or a sample out.
+"""Compare hidden states of two models. Pure functions: tensors in, one value a position or a sample out.
 
 All are computed in float32 (float64 for float64 inputs). Shape letters: N positions, D width after projection,
-E width of the other side, n positions of one sample.
+E the teacher's width, n positions of one sample.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from distillab.errors import ShapeError
 
 # U-centring divides by n − 3
 FEWEST_FOR_CKA = 4
-# what is smaller than this many units of rounding is taken for rounding
+# values below this many units of rounding count as rounding
 _ROUNDING = 100.0
 
 
@@ -97,8 +97,8 @@ def debiased_cka(*, student_nD: Tensor, teacher_nE: Tensor) -> Tensor:
         student_nD: (n, D) the student's states at the sample's positions, n ≥ 4.
         teacher_nE: (n, E) the teacher's, any width.
     Returns:
-        () between −1 and 1; invariant to a rotation, a shift and a scale of either side. 0, without a gradient, where
-        nothing but rounding is left of a side after U-centring: all its states are alike, or all but one.
+        () between −1 and 1; invariant to a rotation, a shift and a scale of either matrix. 0, without a gradient,
+        if only rounding is left of one after U-centring: all its states are alike, or all but one.
     Raises:
         ShapeError: other numbers of positions, or fewer than 4.
     Source: Kornblith et al. 2019 (arXiv:1905.00414) for CKA; Song et al. 2012 (JMLR 13) for the unbiased HSIC;
@@ -107,7 +107,7 @@ def debiased_cka(*, student_nD: Tensor, teacher_nE: Tensor) -> Tensor:
     n = student_nD.shape[0]
     if student_nD.ndim != 2 or teacher_nE.ndim != 2 or teacher_nE.shape[0] != n or n < FEWEST_FOR_CKA:
         raise ShapeError(
-            f"CKA compares the same positions on both sides, at least {FEWEST_FOR_CKA} of them.",
+            f"CKA compares the same positions of both models, at least {FEWEST_FOR_CKA} of them.",
             facts=[f"student {tuple(student_nD.shape)}", f"teacher {tuple(teacher_nE.shape)}"],
         )
     student, student_flat = _u_centred_gram(_wide(student_nD))

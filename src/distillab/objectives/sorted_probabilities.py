@@ -1,4 +1,4 @@
-"""Distance between sorted next-token probabilities: the tokens themselves are not looked at.
+"""Distance between sorted next-token probabilities (ULD): the tokens themselves are not compared.
 
 Shape letters: n student positions, k those with a partner, V student vocabulary, W teacher vocabulary.
 """
@@ -28,11 +28,11 @@ class SortedProbabilities(TokenTerm, config=SortedProbabilitiesConfig):
 
     The Wasserstein distance between two distributions if every token were as far from every other one: equal for
     distributions of the same shape, whatever their tokens are. It is 0 for a student that is as sure as the teacher of
-    quite another word, which is why it helps so little (docs/experiments.md).
+    a different word, which is why it helps so little (docs/experiments.md).
 
     Args:
         settings: which positions are compared, and the temperature.
-        student_width, teacher_width: ids of either tokenizer.
+        student_width, teacher_width: ids of the tokenizers.
     Source: Universal Logit Distillation (Boizard et al. 2024, arXiv:2402.12030), eq. 4; positions as in their code,
         that is shifted: logits that predict the n-th answer token with logits that predict the n-th.
     """
@@ -59,7 +59,7 @@ class SortedProbabilities(TokenTerm, config=SortedProbabilitiesConfig):
         """Return (n,) between 0 and 2; 0 where there is no partner.
 
         Raises:
-            TeacherError: the teacher's word is not aligned with the student's positions.
+            TeacherError: the teacher's next tokens are not aligned with the student's positions.
         """
         aligned = require_aligned(signal, term=self.name)
         pair = aligned.by_order if self.ordinal else aligned
@@ -108,7 +108,7 @@ def _ascending(p_kV: Tensor) -> tuple[Tensor, Tensor]:
     """Sort each row's probabilities ascending: (k, V) probabilities and (k, V) their ids."""
     if not _sorts_by_numpy(p_kV):
         return p_kV.sort(dim=-1)
-    # probabilities are ordered as their bits are, so that both fit into one number
+    # probabilities have the same order as their bits, so that both fit into one number
     keys = p_kV.contiguous().view(torch.int32).to(torch.int64) << 32
     keys |= torch.arange(p_kV.shape[1])
     keys.numpy().sort(axis=-1)

@@ -1,6 +1,6 @@
 """Distance between the hidden states of mapped layers, span by span, for two tokenisations of the same text.
 
-Shape letters: B sequences, L positions of a side, S spans of the batch, U those that both sides score, D and E widths
+Shape letters: B sequences, L positions, S spans of the batch, U those that are shared, D and E widths
 of student and teacher.
 """
 
@@ -22,18 +22,18 @@ from distillab.objectives.similarity import unit_rms
 
 
 class SpanHiddenStates(LayerStatesTerm, config=SpanHiddenStatesConfig):
-    """The student's state of a span is drawn to the teacher's state of the same span, at mapped layers.
+    """Pull the student's state of a span towards the teacher's state of the same span, at mapped layers.
 
         h(c) = mean of ĥ(t) over the tokens t of the span c,   or ĥ of its last token;   ĥ = h / rms(h)
 
     compared by the losses of `hidden_states` (see there), averaged over the mapped pairs. The unit is a span of bytes
-    that both tokenisations share the borders of and whose tokens are in the answer, all of them, on both sides.
+    whose borders both tokenisations share and whose tokens are all in the answer.
 
-    A state stands at its own token: h(t) has read t, so both sides have read the text up to the span's end where the
-    last token is taken, and the span's text piece by piece where the mean is. (`hidden_states` reads the states that
+    A state is read at its own token: h(t) has read t, so both models have read the text up to the span's end for the
+    last token, and the span's text piece by piece for the mean. (`hidden_states` reads the states that
     *predict* an answer token, one place before. Here the last token of the answer counts and the last one of the
-    prompt does not.) Tokens are brought to one size before they are averaged, since a token with a huge state would
-    be the mean; the mean is brought to that size again.
+    prompt does not.) States are normalised before they are averaged, since a token with a huge state would dominate the
+    mean; the mean is normalised again.
 
     Args:
         settings: layers, loss, pooling and projector.
@@ -44,7 +44,7 @@ class SpanHiddenStates(LayerStatesTerm, config=SpanHiddenStatesConfig):
         compare states of aligned chunks too, at the last byte of each, through a projector that starts at random.
     """
 
-    positions: Positions = "all"  # a state stands at its own token, not where that is predicted
+    positions: Positions = "all"  # a state is read at its own token, not where that token is predicted
 
     def __init__(self, settings: SpanHiddenStatesConfig, *, student: ModelShape, teacher: ModelShape) -> None:
         super().__init__(settings, student=student, teacher=teacher)
@@ -69,20 +69,20 @@ class SpanHiddenStates(LayerStatesTerm, config=SpanHiddenStatesConfig):
         return student_UD, teacher_UE.to(student_UD.device)
 
 
-def pooled(states_BLD: Tensor, side: TokenBatch, shared: Tensor, *, pooling: Literal["mean", "last"]) -> Tensor:
+def pooled(states_BLD: Tensor, batch: TokenBatch, shared: Tensor, *, pooling: Literal["mean", "last"]) -> Tensor:
     """Pool (U, D) one state for each of the wanted spans, in the order of their numbers, float32.
 
     Every token's state is divided by its root mean square first. Padding and other tokens are not read.
 
     Args:
-        states_BLD: (B, L, D) at the tokens of one side, on any device.
-        side: the batch as that side reads it.
+        states_BLD: (B, L, D) at the tokens of one model, on any device.
+        batch: the batch as that model reads it.
         shared: (S,) bool, the wanted spans, as of `Alignment.shared_S`.
         pooling: the mean over a span's tokens, or its last one.
     Raises:
         ShapeError: the states do not belong to the batch.
     """
-    spans_BL = side["spans"]
+    spans_BL = batch["spans"]
     if states_BLD.shape[:2] != spans_BL.shape:
         raise ShapeError(
             "Hidden states and batch do not fit together.",

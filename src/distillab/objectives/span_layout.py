@@ -1,7 +1,7 @@
-"""The spans of a microbatch that both tokenisations score: in which sample they stand, and which have the same text.
+"""Find the shared spans of a microbatch: the sample that each is in, and which have the same text.
 
-Shape letters: B sequences, L positions of one side, T its tokens that lie in a kept span, A all spans of the batch,
-S those of them that both sides score.
+Shape letters: B sequences, L positions of one model, T its tokens that lie in a kept span, A all spans of the batch,
+S those of them that are shared.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _BASE = 6364136223846793005
 
 @dataclass(frozen=True)
 class SpanLayout:
-    """The spans that both sides score, in the order of their numbers, on the batch's device.
+    """The shared spans (scored for both models), in the order of their numbers, on the batch's device.
 
     Attributes:
         kept_A: (A,) bool, which of the batch's spans these are.
         sample_S: (S,) int64, the sample that a span lies in, from 0 through those that have a span.
-        place_S: (S,) int64, the how manyth of its sample it is, from 0.
+        place_S: (S,) int64, its place among those of its sample, from 0.
         row_S: (S,) int64, the row's index in its split.
         text_S: (S,) int64, equal where the teacher's token ids of the span are equal, and (but for a chance of about
             2⁻⁶³) only there.

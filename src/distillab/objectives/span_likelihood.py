@@ -1,6 +1,6 @@
-"""Likelihood of the spans of text that both tokenisations have in common.
+"""Approximate likelihood matching (ALM): the likelihood of the spans that both tokenisations share.
 
-Shape letters: N scored positions of the student, M of the teacher, S shared spans, V vocabulary of either.
+Shape letters: N scored positions of the student, M of the teacher, S shared spans, V a vocabulary.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ class SpanLikelihood(SpanTerm, config=SpanLikelihoodConfig):
         P_c = Π p(token | before) over the span's tokens,  Q_c = Π q(token | before)
         value_c = KL( Bernoulli(P_c^(1/τ)) ‖ Bernoulli(Q_c^(1/τ)) )
 
-    The one thing that two models with different tokens both give for a text is how likely a stretch of it is. It is 0
-    where both are equal, at every τ; the gradient reaches the student's likelihood alone. With τ = 100, as
+    Two models with different tokens both give the likelihood of a span of text. The value is 0 where both are equal,
+    at every τ; the gradient reaches the student's likelihood alone. With τ = 100, as
     published, all likelihoods come near 1 and the value is nearly a squared difference of log-likelihoods.
 
-    debias: a model whose tokens are short says "Lon" also for texts that go on with "don", one with the token `London`
-    does not. So both likelihoods are multiplied by the probability that the next token begins with a byte that begins
-    a word (space, punctuation, line end), or ends the text: then both speak of the same outcome. A span behind which
-    one side or both do not score the next span (the answer ends, a token of one side alone stands there) is compared
-    without that factor, on both sides.
+    debias: a model with short tokens gives "Lon" probability also for texts that continue with "don", one with the
+    token `London` does not. So both likelihoods are multiplied by the probability that the next token begins with a
+    byte that begins a word (space, punctuation, line end), or ends the text: then both are of the same outcome. If the
+    next span is not scored for one of the models (the answer ends, or a token of one tokenisation alone follows), the
+    span is compared without that factor.
 
     Args:
         settings: temperature τ and debiasing.
-        student_starts, teacher_starts: (V,) bool, of either vocabulary: whether the token begins a word.
+        student_starts, teacher_starts: (V,) bool, for each vocabulary: whether the token begins a word.
     Raises:
         ConfigError: debias, and a vocabulary in which no token begins a word.
     Source: Minixhofer et al. 2025, Approximate Likelihood Matching (arXiv:2503.20083), eq. 6-9, "append_space". We
-        subtract the entropy of the teacher's side, so that equal models have the value 0, and do not merge spans
+        subtract the teacher's entropy, so that equal models have the value 0, and do not merge spans
         ("merge_by_space_prob").
     """
 
@@ -144,7 +144,7 @@ def bernoulli_kl(*, teacher_logp: Tensor, student_logp: Tensor) -> Tensor:
     with p of the teacher and q of the student. It is the usual sum, ordered so that neither part is negative and
     nothing cancels between them; near 0 each part is a series. So the relative error stays that of δ.
 
-    Both are kept 10⁻⁶ below 0: the other side of a certain coin has no logarithm.
+    Both are kept 10⁻⁶ below 0: an outcome of probability 0 has no logarithm.
     """
     teacher, student = (logp.clamp(max=0.0) for logp in (teacher_logp, student_logp))
     delta = student - teacher
@@ -162,7 +162,7 @@ def bernoulli_kl(*, teacher_logp: Tensor, student_logp: Tensor) -> Tensor:
     return heads + other * torch.where(u.abs() < near, _series(tiny, _LOGARITHM), far)
 
 
-# Below this the series of eight terms are exact to rounding, and above it so is the plain form.
+# Below this the series of eight terms are exact to rounding; above it the plain form is.
 _NEAR = {torch.float32: 0.125, torch.float64: 0.01}
 _EXPONENTIAL = [1 / math.factorial(k) for k in range(2, 10)]  # of e^x − 1 − x, from x²
 _LOGARITHM = [1 / k for k in range(2, 10)]  # of −log(1 − x) − x, from x²

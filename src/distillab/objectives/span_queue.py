@@ -1,4 +1,4 @@
-"""Spans of the teacher that were read in earlier optimizer steps.
+"""A queue of the teacher's spans of earlier optimizer steps, as in MoCo.
 
 Shape letters: Q places, n spans of a step, E the teacher's width.
 """
@@ -19,9 +19,9 @@ def span_key(row_S: Tensor, place_S: Tensor) -> Tensor:
 
 
 class SpanQueue(torch.nn.Module):
-    """The newest spans, first in, first out, as buffers: they are saved and resumed with the model that it stands in.
+    """The newest spans, first in, first out, as buffers: saved and resumed with the module that holds them.
 
-    Kept are the teacher's own states, before any projection: what is learned later can be applied to them as well.
+    It keeps the teacher's states before any projection, so that heads that are trained later apply to them as well.
 
     Args:
         places: Q, at least 1.
@@ -51,9 +51,9 @@ class SpanQueue(torch.nn.Module):
 
     @torch.no_grad()
     def put(self, *, key_n: Tensor, text_n: Tensor, states_nE: Tensor) -> None:
-        """Put the spans of one optimizer step in, in the order of their keys; the oldest ones make room.
+        """Add the spans of one optimizer step, in the order of their keys; the oldest ones are dropped.
 
-        A span that is given twice counts once. Where there are more than Q, every so manieth is taken, so that no row
+        A span that is given twice counts once. If there are more than Q, evenly spaced ones are taken, so that no row
         of the step is preferred.
 
         Args:

@@ -1,4 +1,4 @@
-"""One microbatch through the student: all terms, summed with their factors.
+"""Run one microbatch through the student and all terms.
 
 Shape letters: N scored positions of the microbatch, B sequences, L positions, D student width.
 """
@@ -25,13 +25,13 @@ from distillab.teachers.signals import ChunkedScores, HeadInputs, TeacherSignal
 
 @dataclass(frozen=True)
 class Measured:
-    """What one microbatch gave.
+    """The losses and sums of one microbatch.
 
     Attributes:
-        losses: name -> factor · sum of the term, with gradients; terms whose gradients were made in one pass stand
-            together under the names joined by "+".
+        losses: name -> factor · sum of the term, with gradients; terms whose gradients were computed in one
+            pass have one entry, their names joined by "+".
         sums: name -> sum over the term's units, without gradients.
-        values: name -> (N,) nats a position, of the terms that have such.
+        values: name -> (N,) nats a position, of the terms that have them.
         hidden_ND: the student's last hidden states at the scored positions, without gradients.
         head: the student's.
         teacher: its scores, as the terms read them.
@@ -69,8 +69,8 @@ def measure(
         signal: the teacher's signal for the same batch.
         factors: name -> factor of the term's sum in the loss.
         device: the student's.
-        per_term_backward: give each term a loss of its own (the head is applied once for each term that reads
-            logits), so that their gradients can be measured one by one.
+        per_term_backward: give each term a separate loss (the head is applied once for each term that reads logits),
+            so that their gradients can be measured one by one.
     """
     targets_N = scored_targets(batch).to(device)
     teacher = _read_by_student(signal, batch, objective, device)
@@ -108,7 +108,7 @@ def measure(
             values.update(work.values)
             total = total + loss
         for name, term in objective.head_terms.items():
-            own = term.total(ModelOutputs(hidden_ND, head, activations), teacher_end(signal), batch)
+            own = term.total(ModelOutputs(hidden_ND, head, activations), teacher_outputs(signal), batch)
             by_head_terms[name] = own.detach()
             losses[name] = factors[name] * own
             total = total + losses[name]
@@ -125,7 +125,7 @@ def measure(
     return Measured(losses, sums, values, *kept[0], teacher)
 
 
-def teacher_end(signal: TeacherSignal) -> ModelOutputs:
+def teacher_outputs(signal: TeacherSignal) -> ModelOutputs:
     """Return the teacher as a `HeadTerm` reads it.
 
     Raises:
@@ -146,7 +146,7 @@ def _read_by_student(
 ) -> ChunkedScores | AlignedScores | None:
     """Return the teacher's scores at the student's positions, aligned if the teacher read other tokens.
 
-    None where no term reads them so.
+    None if no term reads them.
     """
     needs = [term.score_request for term in objective.token_terms.values() if term.score_request is not None]
     if signal.scores is None or not needs:

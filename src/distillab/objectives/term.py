@@ -1,4 +1,4 @@
-"""What a term is, and the weighted sum of terms that a run trains on.
+"""Base classes of the terms, and the weighted sum of terms that a run trains on.
 
 There are three kinds. A `TokenTerm` gives one value for each scored token, from the two models' logits there. An
 `ActivationTerm` gives one sum, from activations inside the two models. A `HeadTerm` gives one sum too, and applies both
@@ -85,10 +85,10 @@ class TokenTerm(Term):
 
 
 class SpanTerm(TokenTerm):
-    """Base of the terms whose value is a function of several positions' numbers together.
+    """Base of the terms whose values depend on several positions together.
 
-    The head is applied twice: first each position's C numbers are observed without gradients, and `reduce_spans` makes
-    the values of them and, differentiated, the slope by which each number counts; then the gradient is made chunk by
+    The head is applied twice: first `score` gives each position's C numbers without gradients, and `reduce_spans`
+    computes the values from them and, differentiated, the slope of each number; then the gradient is computed chunk by
     chunk as for every other term.
     """
 
@@ -112,7 +112,7 @@ class SpanTerm(TokenTerm):
 
     def per_position(self, student: StudentScores, signal: TeacherScores | None) -> Tensor:
         """Raise: a position has no value by itself."""
-        raise TypeError(f"{self.name} is settled over several positions")
+        raise TypeError(f"{self.name} has no value at a single position")
 
 
 class StateTerm(Term):
@@ -121,8 +121,8 @@ class StateTerm(Term):
     Attributes:
         positions: where the teacher's hidden states are read.
         student_activations, teacher_activations: what is recorded of either model.
-        projector: learns beside the student, and is no part of it; None where nothing is projected.
-        projector_learning_rate: None where it is the student's.
+        projector: trained beside the student, and not part of it; None if nothing is projected.
+        projector_learning_rate: None for the student's.
     """
 
     positions: Positions
@@ -159,10 +159,10 @@ class ModelOutputs:
 
 
 class HeadTerm(StateTerm):
-    """Base of the terms that apply the heads to states which they make themselves.
+    """Base of the terms that apply the heads to states which they compute themselves.
 
-    `total` is called within the student's forward, in its head's place, where the head's weights are at hand also if
-    they are sharded or moved.
+    `total` is called within the student's forward, in place of its head, where the head's weights are available even if
+    they are sharded or offloaded.
     """
 
     score_request: ScoreRequest  # a whole distribution: a teacher gives it as hidden states and head
@@ -178,7 +178,7 @@ class HeadTerm(StateTerm):
 
 @runtime_checkable
 class RemembersSteps(Protocol):
-    """What a term has beside the rest if it keeps something from one optimizer step to the next."""
+    """A term that keeps something from one optimizer step to the next."""
 
     def end_step(self, gather: Callable[[Tensor], Tensor]) -> None:
         """End an optimizer step; called after its last microbatch, before the optimizer.
@@ -191,7 +191,7 @@ class RemembersSteps(Protocol):
 
 @dataclass(frozen=True)
 class WeightedTerm:
-    """A term and its factor in the sum. `name` is the term's own, numbered where the term occurs more than once."""
+    """A term and its factor in the sum. `name` is the term's, numbered if the term occurs more than once."""
 
     name: str
     term: Term

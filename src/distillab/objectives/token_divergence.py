@@ -20,13 +20,13 @@ from distillab.teachers.signals import Distribution, NextTokens, ScoreRequest
 class TokenDivergence(TokenTerm, config=TokenDivergenceConfig):
     """D(teacher, student) of the next-token distributions at temperature T.
 
-    Both sides' logits are cut to the shared ids before the softmax, so that unused rows of a padded
+    The logits of both models are cut to the shared ids before the softmax, so that unused rows of a padded
     vocabulary get no probability, and divided by the temperature. The result is multiplied by T² only if
-    the settings say so (Hinton et al. 2015: it keeps the gradient's size independent of T).
+    the settings require it (Hinton et al. 2015: it keeps the gradient's size independent of T).
 
     Args:
         settings: divergence, temperature and rescaling.
-        shared_width: ids 0 … shared_width−1 mean the same on both sides (from the tokenizer contract).
+        shared_width: ids 0 … shared_width−1 mean the same to both models (from the tokenizer contract).
     """
 
     def __init__(self, settings: TokenDivergenceConfig | TopKDivergenceConfig, *, shared_width: int) -> None:

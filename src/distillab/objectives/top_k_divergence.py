@@ -16,15 +16,15 @@ from distillab.teachers.signals import NextTokens, Top, scaled_logits
 
 
 class TopKDivergence(TokenDivergence, config=TopKDivergenceConfig):
-    """D(teacher, student) over the teacher's k most likely tokens of each position, and what is done about the rest.
+    """D(teacher, student) over the teacher's k most likely tokens of each position, and the rest by a policy.
 
-    Both sides are cut to the shared ids and divided by the temperature before the softmax, as in `TokenDivergence`;
-    the k tokens, and their true probabilities, are those of the teacher at that temperature. A teacher with full
-    logits is read no further than one that gives k tokens, so the term shows what that access buys.
+    Both logits are cut to the shared ids and divided by the temperature before the softmax, as in `TokenDivergence`;
+    the k tokens, and their true probabilities, are those of the teacher at that temperature. Of a teacher with full
+    logits only these k tokens are read, so the term shows what that access level gains.
 
     Args:
         settings: k, the policy for the tail, divergence, temperature and rescaling.
-        shared_width: ids 0 … shared_width−1 mean the same on both sides (from the tokenizer contract).
+        shared_width: ids 0 … shared_width−1 mean the same to both models (from the tokenizer contract).
     Raises:
         ConfigError: k is larger than the number of shared ids, or the policy is `drop_tail` and the divergence not
             forward KL.
@@ -33,7 +33,7 @@ class TopKDivergence(TokenDivergence, config=TopKDivergenceConfig):
     def __init__(self, settings: TopKDivergenceConfig, *, shared_width: int) -> None:
         if settings.k > shared_width:
             raise ConfigError(
-                "The teacher cannot tell more tokens than both sides share.",
+                "k is larger than the number of ids that teacher and student share.",
                 facts=[f"k {settings.k}", f"shared ids {shared_width}"],
                 where="top_k_divergence: k",
                 fix="a smaller k, or token_divergence, which reads all of them",
@@ -43,7 +43,7 @@ class TopKDivergence(TokenDivergence, config=TopKDivergenceConfig):
                 "Without its tail a distribution does not sum to one, and only forward KL still has a meaning then.",
                 facts=[f"tail {settings.tail}", f"divergence {settings.divergence}"],
                 where="top_k_divergence: tail",
-                fix="tail: cell (unbiased in what it says), or divergence: forward_kl",
+                fix="tail: cell (the tail as one outcome), or divergence: forward_kl",
             )
         super().__init__(settings, shared_width=shared_width)
         self._k, self._tail = settings.k, settings.tail

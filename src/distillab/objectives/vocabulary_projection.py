@@ -1,4 +1,4 @@
-"""Divergence between next-token distributions of two vocabularies, where both tokenisations begin a token.
+"""Divergence between next-token distributions of two vocabularies, at positions where both begin a token.
 
 Shape letters: n student positions, k those with a partner, V student vocabulary, W teacher vocabulary, G groups.
 """
@@ -24,46 +24,47 @@ from distillab.objectives.term import StudentScores, TeacherScores, TokenTerm
 from distillab.teachers.aligned import AlignedTokens
 from distillab.teachers.signals import Distribution
 
-# What float32 cannot tell from certainty: so much of a token's mass always stays where it was.
+# The smallest difference from 1 in float32: so much of a token's mass always stays where it was.
 _ROUNDING = 2.0**-24
 
 
 class VocabularyProjection(TokenTerm, config=VocabularyProjectionConfig):
     """D(teacher, student) over groups of tokens, at the positions from which both predict the same text.
 
-    Only there do the two distributions speak of the same thing: what either model has read ends at the same byte.
-    Tokens are put into groups g that mean the same on both sides, so that P(g) = Σ p(w), Q(g) = Σ q(v) are two
+    Only there are the two distributions comparable: both models have read the text up to the same byte.
+    Tokens are put into groups g that mean the same in both vocabularies, so that P(g) = Σ p(w), Q(g) = Σ q(v) are two
     distributions over the same outcomes, and the value is D(P, Q).
 
-        projected   every token stands with the one by which the other side would begin its text: the student's `1`,
+        projected   every token is grouped with the one by which the other tokenizer begins its text: the student's `1`,
                     `12`, `13` with a teacher's `1`; the teacher's `London` with a student's `Lon`
         common      each token that both vocabularies have by itself; all others are not compared
 
-    Where tokens are in no group, both sides are made to sum to one over the others, and the value is multiplied by the
-    mass that the teacher gives to these: of KL(p ‖ q) that is the part that lies within them.
+    If tokens are in no group, both distributions are normalised over the others, and the value is multiplied by the
+    mass
+    that the teacher gives to these: that is the part of KL(p ‖ q) within them.
 
     The chain rule gives more for the text that really follows. Let w be the teacher's next token, s the span that it
-    begins, and e = p(w) · Π p(further tokens of s | before): so likely does the teacher find that text. If the
-    student's next token v is the whole of s, and the teacher has to spell it (`12` as `1` `2`), then v is an outcome of
-    its own, apart from its group: P(v) = e + Σ p(w') over the w' that a student would begin with v. Longer student
-    tokens that the teacher spells with the same beginning (`123`) belong to that outcome too, on the student's side.
+    begins, and e = p(w) · Π p(further tokens of s | before), the teacher's probability of that text. If the
+    student's next token v is the whole of s, and the teacher has to spell it (`12` as `1` `2`), then v is a separate
+    outcome, apart from its group: P(v) = e + Σ p(w') over the w' that a student would begin with v. Longer student
+    tokens that the teacher spells with the same beginning (`123`) belong to that outcome too, for the student.
     If w and v are not in one group (a text that is not cut as it would be by itself; the common form's `1` and `12`), e
     is taken from w's and given to v's, where v is in one.
 
-    With `rest: text` the text decides what the teacher does not say. Let g be the outcome that the student's next token
-    v belongs to; to the divergence is added
+    With `rest: text` the data decide what the teacher's groups leave open. Let g be the outcome that the student's next
+    token v belongs to; to the divergence is added
 
         −log q(v | g)   where the teacher predicts from the same place
         −log q(v)       everywhere else, and where v is in no group
 
     at temperature 1 (and −log Q(all groups) where groups do not hold all ids). By the chain rule log q(v) = log Q(g) +
-    log q(v | g): it is cross-entropy whose choice of g is taken from the teacher instead of from the text. So the term
-    stands by itself. With a teacher that is sure of the text it *is* cross-entropy; with one tokenisation groups are
-    tokens, and it is token divergence.
+    log q(v | g): it is cross-entropy with the choice of g taken from the teacher instead of from the text. So the term
+    needs no cross-entropy beside it. With a teacher that is sure of the text it *is* cross-entropy; with one
+    tokenisation groups are tokens, and it is token divergence.
 
     No token of the student is suppressed because the teacher does not have it: in the projected form a student that
     gives, in its own tokens, exactly the teacher's distribution has the value 0; the common form does not touch such
-    tokens at all. (But it takes the rest of the teacher's `1` for the student's `1`, although some of it is `13` to the
+    tokens at all. (But it counts all of the teacher's `1` as the student's `1`, although part of it is `13` for the
     student.)
 
     Args:
@@ -71,10 +72,10 @@ class VocabularyProjection(TokenTerm, config=VocabularyProjectionConfig):
             tokens of a span.
         vocabularies: the map between both.
     Raises:
-        TeacherError: projected, and the map does not say how the teacher spells the student's tokens.
+        TeacherError: projected, and the map lacks the teacher's spelling of the student's tokens.
     Source: X-Token (arXiv:2605.21699): KL(p ‖ Wᵀ q) with the student carried to the teacher's tokens by first pieces,
         and the chain rule within a span. Here pieces are followed in both directions, later pieces have no weight
-        (they are not next tokens), W is not learned, and the chain rule makes an outcome of its own. The common form
+        (they are not next tokens), W is not learned, and the chain rule makes a separate outcome. The common form
         is that of GOLD (Patiño et al. 2025) on distributions that sum to one; GOLD's do not, so that every other token
         is pushed down at every position.
     """
@@ -82,7 +83,7 @@ class VocabularyProjection(TokenTerm, config=VocabularyProjectionConfig):
     def __init__(self, settings: VocabularyProjectionConfig, *, vocabularies: Vocabularies) -> None:
         if settings.form == "projected" and vocabularies.by_beginning is None:
             raise TeacherError(
-                "The projected form needs to know how the teacher spells the student's tokens.",
+                "The projected form needs the teacher's spelling of the student's tokens.",
                 fix="make the map with `vocabularies`, or give Vocabularies the paths",
             )
         self.settings = settings
@@ -111,7 +112,7 @@ class VocabularyProjection(TokenTerm, config=VocabularyProjectionConfig):
         """Return (n,) nats (times T² if the settings require it); without `rest` 0 where there is no partner.
 
         Raises:
-            TeacherError: the teacher's word is not aligned with the student's positions.
+            TeacherError: the teacher's next tokens are not aligned with the student's positions.
         """
         aligned = require_aligned(signal, term=self.name)
         temperature = self.settings.temperature
@@ -124,7 +125,7 @@ class VocabularyProjection(TokenTerm, config=VocabularyProjectionConfig):
             value = value * temperature**2
         if self.settings.rest == "text":
             cold = student.logp(self.student_width, 1.0)
-            # sums over groups take as long as a softmax: those of temperature 1 are there
+            # sums over groups take as long as a softmax: those of temperature 1 are already computed
             seen = grouped_student if temperature == 1.0 else self._grouped(cold, None if every else aligned.has)
             value = value + self._within(seen, targets, aligned)
             if every:
@@ -133,14 +134,14 @@ class VocabularyProjection(TokenTerm, config=VocabularyProjectionConfig):
             return missed.masked_scatter(aligned.has, value)
         return value if every else value.new_zeros(aligned.has.shape).masked_scatter(aligned.has, value)
 
-    def _grouped(self, logp_nV: Tensor, has: Tensor | None) -> _OneSide:
+    def _grouped(self, logp_nV: Tensor, has: Tensor | None) -> _StudentLogp:
         """Return the student at the positions with a partner; None: all have one."""
         kept = logp_nV if has is None else logp_nV[has]
         grouping = self._groups(kept.device).student
         found = grouped(kept, grouping)
-        return _OneSide(kept, found, None if grouping.complete else found.logsumexp(dim=-1))
+        return _StudentLogp(kept, found, None if grouping.complete else found.logsumexp(dim=-1))
 
-    def _within(self, student: _OneSide, targets: Tensor, aligned: AlignedTokens) -> Tensor:
+    def _within(self, student: _StudentLogp, targets: Tensor, aligned: AlignedTokens) -> Tensor:
         """Return (k,) −log of the student's token within its outcome."""
         student_kV, student_logp = student.logp_kV, student.groups_kG
         groups = self._groups(student_kV.device)
@@ -161,7 +162,7 @@ class VocabularyProjection(TokenTerm, config=VocabularyProjectionConfig):
         spelled = self._groups(targets.device).spelled
         return torch.zeros_like(aligned.whole) if spelled is None else aligned.whole & spelled.separable[targets]
 
-    def _values(self, student: _OneSide, teacher_kW: Tensor, targets: Tensor, aligned: AlignedTokens) -> Tensor:
+    def _values(self, student: _StudentLogp, teacher_kW: Tensor, targets: Tensor, aligned: AlignedTokens) -> Tensor:
         """Return (k,) of the student's and (k, W) the teacher's log-probabilities."""
         student_kV = student.logp_kV
         groups = self._groups(student_kV.device)
@@ -180,12 +181,14 @@ class VocabularyProjection(TokenTerm, config=VocabularyProjectionConfig):
         alone = apart.nonzero()[:, 0]
         if not alone.numel():
             return value
-        # few rows, made twice: to leave them out of the many costs a copy of all
+        # few rows, computed twice: to leave them out of the many would cost a copy of all
         return value.index_copy(
             0, alone, self._apart(student_kV[alone], teacher_kW[alone], event[alone], targets[alone])
         )
 
-    def _compared(self, student: _OneSide, teacher_kW: Tensor, event: Tensor, group_v: Tensor, moved: Tensor) -> Tensor:
+    def _compared(
+        self, student: _StudentLogp, teacher_kW: Tensor, event: Tensor, group_v: Tensor, moved: Tensor
+    ) -> Tensor:
         """Return (k,) over the groups; where `moved`, the event is carried over to the group of the student's token."""
         groups = self._groups(teacher_kW.device)
         teacher_logp = grouped(teacher_kW, groups.teacher)
@@ -229,7 +232,7 @@ class VocabularyProjection(TokenTerm, config=VocabularyProjectionConfig):
 
 
 @dataclass(frozen=True)
-class _OneSide:
+class _StudentLogp:
     """The student's log-probabilities: (k, V) of tokens, (k, G) of groups, (k,) of all groups together; None: 0."""
 
     logp_kV: Tensor
@@ -238,7 +241,7 @@ class _OneSide:
 
 
 class _Groups:
-    """Both sides' groups on a device."""
+    """The groups of both vocabularies, on a device."""
 
     def __init__(self, groups: TokenGroups, first_ids: Tensor, device: torch.device) -> None:
         self.student, self.teacher = Grouping(groups.student.to(device)), Grouping(groups.teacher.to(device))
@@ -274,7 +277,7 @@ def require_aligned(signal: TeacherScores | None, *, term: str) -> AlignedTokens
     """
     if not isinstance(signal, AlignedTokens):
         raise TeacherError(
-            f"The term {term} reads two tokenisations side by side, and the batch holds one.",
+            f"The term {term} reads two tokenisations, and the batch has one.",
             fix="make batches with a PairedCollator",
         )
     return signal

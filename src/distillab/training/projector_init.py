@@ -12,7 +12,7 @@ from distillab.models.aligned_positions import teacher_batch
 from distillab.models.batch import TokenBatch
 from distillab.models.heads import OutputHead, with_lm_head
 from distillab.models.scoring import at_scored
-from distillab.objectives.step import teacher_end
+from distillab.objectives.step import teacher_outputs
 from distillab.objectives.term import ModelOutputs, Objective
 from distillab.teachers.protocol import SignalSource
 
@@ -43,5 +43,5 @@ def initialise(
     for term in objective.activation_terms.values():
         term.initialise(activations, signal.activations or Activations(), batch)
     for head_term in heads.values():
-        head_term.initialise(ends[0], teacher_end(signal), batch)
+        head_term.initialise(ends[0], teacher_outputs(signal), batch)
     student.train(was_training)
