@@ -320,7 +320,7 @@ def test_a_teacher_that_was_not_asked_or_not_aligned_is_refused() -> None:
     term, batch = merged_term(), paired_batch([0])
     ours, theirs = logits_of(batch, V, seed=1), logits_of(batch["teacher"], W, seed=2)
     student = StudentScores(ours, scored_targets(batch))
-    with pytest.raises(TeacherError, match="side by side"):
+    with pytest.raises(TeacherError, match="reads two tokenisations, and the batch has one"):
         term.position_values(student, FullLogits(copy.copy(theirs)))
     with pytest.raises(TeacherError, match="there is none"):
         term.reduce_spans(term.score(student), batch, TeacherSignal())

@@ -135,5 +135,5 @@ def test_a_teacher_that_was_not_looked_up_by_number_is_refused() -> None:
     scores = StudentScores(torch.zeros(1, V), torch.zeros(1, dtype=torch.int64))
     with pytest.raises(TeacherError, match="not looked up"):
         _term().per_position(scores, said)
-    with pytest.raises(TeacherError, match="side by side"):
+    with pytest.raises(TeacherError, match="reads two tokenisations, and the batch has one"):
         _term().per_position(scores, FullLogits(torch.zeros(1, W)))

@@ -179,7 +179,7 @@ def test_a_teacher_of_other_tokens_is_not_compared_id_by_id() -> None:
 def test_terms_on_two_tokenisations_refuse_a_batch_of_one() -> None:
     batch = Collator(0)([IndexedRow(row.index, row.student) for row in ROWS])
     objective = build_objective([VocabularyProjectionConfig()], shared_width=0, vocabularies=TOY.vocabularies())
-    with pytest.raises(TeacherError, match="side by side"):
+    with pytest.raises(TeacherError, match="reads two tokenisations, and the batch has one"):
         measure(
             tiny_model("untied"),
             batch,

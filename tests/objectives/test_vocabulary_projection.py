@@ -346,5 +346,5 @@ def test_never_negative(seed: int, scale: float, form: str) -> None:
 def test_an_objective_without_a_paired_batch_is_refused() -> None:
     scores = StudentScores(torch.zeros(1, V), torch.zeros(1, dtype=torch.int64))
     for said in (None, FullLogits(torch.zeros(1, W))):
-        with pytest.raises(TeacherError, match="side by side"):
+        with pytest.raises(TeacherError, match="reads two tokenisations, and the batch has one"):
             _term().per_position(scores, said)
