@@ -22,7 +22,7 @@ def tables(pair: str, found: dict[str, Any]) -> str:
 
 def _signals(signals: dict[str, dict[str, Any]]) -> str:
     sizes = [f"{entry['tokens']:,}" for entry in signals[LIVE]["gradient"]]
-    head = ["kept", "bytes a token", "with tokens and index", "ids a position", "of the teacher's mass"]
+    head = ["kept", "bytes per token", "with tokens and index", "ids per position", "of the teacher's mass"]
     head += ["KL(true‖recovered)", "KL(recovered‖true)"]
     head += [f"angle, {size} tokens" for size in sizes] + ["norm ratio"]
     rows = []

@@ -169,7 +169,7 @@ def _loss_memory(records: Sequence[Record]) -> str:
         ]
         for record in records
     ]
-    head = ["malloc", "supervised positions", "vocabulary", "all logits of one side, MiB", "results, MiB"]
+    head = ["malloc", "supervised positions", "vocabulary", "all logits of one model, MiB", "results, MiB"]
     return markdown([*head, "peak above, MiB"], rows)
 
 

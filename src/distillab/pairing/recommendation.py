@@ -28,7 +28,7 @@ ACROSS_TOKENIZERS_MEASURED_IN = "docs/experiments.md#across-tokenizers"
 # With the same tokens: better than sft in every study so far. Hidden states gained more for randomly initialised
 # students and nothing for a pretrained one, and a tokenizer does not show which of the two the student is.
 BEST_WITH_SAME_TOKENS = "logits"
-WITH_SAME_TOKENS_MEASURED_IN = "docs/experiments.md#2026-11-22-how-inner-terms-are-to-be-weighed"
+WITH_SAME_TOKENS_MEASURED_IN = "docs/experiments.md#2026-11-22-weights-of-terms-on-hidden-states-and-attention"
 
 # Below one half most of what a term compares is missing: most of the teacher's probability lies on tokens that the
 # student lacks, or most positions of the student have no aligned position of the teacher.
