@@ -84,11 +84,11 @@ def test_what_explains_nothing() -> None:
     assert causes(log("cross_entropy", found="learning-rate-zero"), batch=(POSITIONS,)) == ()
 
 
-def test_what_follows_has_no_advice_of_its_own() -> None:
+def test_what_follows_names_its_cause_as_the_fix() -> None:
     (after,) = explained([log("cross_entropy")], batch=(POSITIONS,), tokens=None)
     effect = after.investigation.findings[0]
-    assert effect.fix == ("nothing of its own: fix answer-at-prompt-positions, then run the check again",)
-    assert effect.explanation == "A meaning. Its cause was found here: answer-at-prompt-positions."
+    assert effect.fix == ("fix answer-at-prompt-positions, then run the check again",)
+    assert effect.explanation == "A meaning. The cause was found: answer-at-prompt-positions."
     assert effect.severity == "warning"
 
 
@@ -180,5 +180,5 @@ def test_what_would_change_nothing_is_refused(said: str, pair: dict[str, str], t
     log_file = metrics(tmp_path, "cross_entropy")
     values = {"compares": "ids", "shifts": "model", "held_out": log_file, "learns": "text", "pad_id": 0}
     value = values.get(said, -1)
-    with pytest.raises(ConfigError, match=f"--{said.replace('_', '-')} is read beside"):
+    with pytest.raises(ConfigError, match=f"--{said.replace('_', '-')} needs"):
         investigate(student=pair["student"], logs=[log_file], **{said: value})

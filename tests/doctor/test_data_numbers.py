@@ -211,7 +211,7 @@ def test_loops(text, said):
 def test_markers():
     assert marker_in("Hello <|im_end|>") == "<|im_end|>" and family_of("Hello <|im_end|>") == "ChatML"
     assert marker_in("### Response: x") == "### Response:" and family_of("[INST] x") == "Llama 2 and Mistral"
-    assert family_of("done</s>") == "an end token in words"
+    assert family_of("done</s>") == "an end token as text"
     assert marker_in("User: hello\nAssistant: hi, see <b>this</b> [1]") is None
     assert rendered_by("### Instruction:\nAdd.\n\n### Response:\n") == "Alpaca"
     assert rendered_by("What does [INST] mean, and [/INST]? Tell me.") is None

@@ -90,8 +90,8 @@ def follows(finding: Finding, causes: Sequence[str], *, severity: Severity) -> F
         update={
             "severity": severity,
             "follows_from": names,
-            "explanation": f"{finding.explanation} Its cause was found here: {', '.join(names)}.",
-            "fix": (f"nothing of its own: fix {' and '.join(names)}, then run the check again",),
+            "explanation": f"{finding.explanation} The cause was found: {', '.join(names)}.",
+            "fix": (f"fix {' and '.join(names)}, then run the check again",),
         }
     )
 

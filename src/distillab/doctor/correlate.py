@@ -92,7 +92,7 @@ def check_together(logs: Sequence[CheckedLog], *, batch: Sequence[Finding], toke
     """
     causes = [finding.id for finding in (*_faults(batch), *((tokens,) if tokens else ()))]
     follow = [f for log in logs for f in log.investigation.findings if f.follows_from]
-    scope = f"{len(causes)} causes beside {len(logs)} logs: {len(follow)} findings of the logs follow from a cause"
+    scope = f"{len(causes)} causes and {len(logs)} logs: {len(follow)} findings of the logs follow from a cause"
     return CheckResult(check=CHECK_ID, scope=scope, findings=tuple(_strangers(logs, _faults(batch))))
 
 
@@ -145,7 +145,7 @@ def _stranger(name: str, step: int, best: float, unigram: float) -> Finding:
         "log-of-another-run",
         evidence=(
             f"{name}: held-out {best:.3f} nats a token at step {step:,}; the unigram line is {unigram:.3f}",
-            "the batch: the answer is predicted at the prompt's positions, which teaches how often tokens occur",
+            "the batch: the answer is predicted at the prompt's positions, which teaches only token frequencies",
         ),
     )
 

@@ -154,7 +154,7 @@ def _require(
         )
     for name, value, needed, there in needs:
         if value is not None and there is None:
-            raise ConfigError(f"--{name} is read beside --{needed}, which is missing.", fix=f"--{needed} …")
+            raise ConfigError(f"--{name} needs --{needed}, which is missing.", fix=f"--{needed} …")
 
 
 def _reader(loaded: LoadedTokenizer, examples: Sequence[Example]) -> Reader:

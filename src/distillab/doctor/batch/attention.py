@@ -54,12 +54,14 @@ def _padding_attended(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding |
     runs = {row.start for row in given if int(row.ids[0]) not in (facts.bos, facts.eos)}
     certain = len(runs) >= 2 and max(runs) >= 2 and len(given) >= 0.5 * len(rows)
     if left:
-        what = "have an attention mask of 1 there" if given else "come without an attention mask"
+        what = "have an attention mask of 1 there" if given else "have no attention mask"
         evidence = (
             f"{len(hit):,} of {len(rows):,} rows begin with padding and {what}; {padding:,} in the first of them",
         )
     else:
-        evidence = (f"{len(hit):,} of {len(rows):,} rows have 1 at {padding:,} tokens of padding behind the text",)
+        evidence = (
+            f"{len(hit):,} of {len(rows):,} rows have attention mask 1 at {padding:,} padding tokens after the text",
+        )
     return from_page(
         "padding-attended",
         "left" if left else "right",
@@ -81,11 +83,9 @@ def _hidden(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:
         return None
     count = sum(len(holes) for _, holes in hit)
     tokens = {int(token) for row, holes in hit for token in row.ids[holes]}
-    evidence = [
-        f"{count:,} tokens that are no padding have 0 in the attention mask, in {len(hit):,} of {len(rows):,} rows"
-    ]
+    evidence = [f"{count:,} tokens that are not padding have attention mask 0, in {len(hit):,} of {len(rows):,} rows"]
     if all(_is_unscored(row, holes) for row, holes in hit):
-        evidence.append("they are just the tokens that are not scored: the mask was made of the labels")
+        evidence.append("they are exactly the tokens that are not scored: the mask was made from the labels")
     elif len(tokens) == 1:
         evidence.append(f"they are all the token {facts.name(next(iter(tokens)))}: the mask was made by id")
     row, holes = hit[0]
@@ -123,7 +123,7 @@ def _padding_side(rows: Sequence[PlacedRow], facts: TokenFacts, absolute: bool |
         severity="error" if given else "warning",
         evidence=(
             f"{len(hit):,} of {len(rows):,} rows have padding before the text, up to {row.start:,} tokens",
-            f"position_ids: {'counted from the padding' if given else 'not in the batch'}",
+            f"position_ids: {'counted from the first padding token' if given else 'not in the batch'}",
         ),
         example=(f"{row.row.origin}: {row_line(row, facts)}",),
     )
@@ -168,9 +168,7 @@ def _positions(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:
         severity="error" if constant else "warning",
         evidence=(
             f"{len(hit):,} of {len(rows):,} rows",
-            "all position ids are one number"
-            if constant
-            else "they neither go on by one nor begin again at 0 with a sample",
+            "all position ids are equal" if constant else "they neither increase by one nor restart at 0 at a sample",
         ),
         example=(f"{row.row.origin}, from position {max(0, at - 2)} on: {shown}",),
     )
@@ -190,7 +188,7 @@ def _run_through(rows: Sequence[PlacedRow]) -> Finding | None:
     return from_page(
         "positions-wrong",
         "across rows",
-        evidence=(f"{len(first):,} rows; each begins at its number in the batch times the width of the batch",),
+        evidence=(f"{len(first):,} rows; each starts at its index in the batch times the width of the batch",),
         example=(f"{row.row.origin}, from its beginning on: {shown}",),
     )
 

@@ -117,7 +117,7 @@ def _require_ids(names: list[str], columns: list[str], folder: Path) -> None:
             "The saved rows are not tokenised: there is no column input_ids.",
             where=str(folder),
             facts=[f"columns: {', '.join(columns)[:200]}"],
-            fix=f"examine texts by `distillab doctor data {folder} --tokenizer …`",
+            fix=f"examine texts with `distillab doctor data {folder} --tokenizer …`",
         )
 
 

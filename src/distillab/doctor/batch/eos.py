@@ -32,12 +32,12 @@ def check_ends(rows: Sequence[PlacedRow], facts: TokenFacts, *, learns: Learns |
     judged = [row for row in rows if row.scored.any()]
     scope = f"{len(judged):,} rows with scored tokens"
     if not judged:
-        return CheckResult(check=CHECK_ID, scope=scope, skipped="no row has labels that belong to it")
+        return CheckResult(check=CHECK_ID, scope=scope, skipped="no row has labels that are its own tokens")
     if not facts.ends:
-        return CheckResult(check=CHECK_ID, scope=scope, skipped="the tokenizer has no token that ends a text")
+        return CheckResult(check=CHECK_ID, scope=scope, skipped="the tokenizer has no EOS")
     ends = [(row, _end(row, facts)) for row in judged]
     if _own_end(judged, facts):
-        return CheckResult(check=CHECK_ID, scope=f"{scope}; they all end in the same token, taken for their end")
+        return CheckResult(check=CHECK_ID, scope=f"{scope}; all end in the same token, which counts as their EOS")
     finding = _never_learned(ends, facts, learns) or _some_hidden(ends, facts)
     ended = [row for row, end in ends if end == "learned"]
     found = [finding, _cut(ends, facts) or cut_and_ended(ended, facts)]
@@ -98,13 +98,11 @@ def _never_learned(ends: Sequence[tuple[PlacedRow, End]], facts: TokenFacts, lea
         severity: Severity = "error" if answers and len(hit) >= 2 else "warning"
         token = next(int(t) for t in hit[0].ids[hit[0].scored_places[-1] + 1 :] if int(t) in facts.ends)
         facts_seen = [
-            f"0 of {len(rows):,} rows have a scored end token; {mean:.1f} scored tokens a row on the mean",
-            f"{len(hit):,} rows go on with {facts.name(token)}, not scored",
+            f"0 of {len(rows):,} rows have a scored EOS; on average {mean:.1f} scored tokens per row",
+            f"in {len(hit):,} rows {facts.name(token)} follows, and is not scored",
         ]
         if padded:
-            facts_seen.append(
-                f"in {len(padded):,} of them this may be padding: the padding and the end of a text are one token"
-            )
+            facts_seen.append(f"in {len(padded):,} of them this may be padding: padding and EOS are the same token")
         return from_page(
             "eos-not-scored",
             "never",
@@ -117,7 +115,7 @@ def _never_learned(ends: Sequence[tuple[PlacedRow, End]], facts: TokenFacts, lea
     return from_page(
         "eos-missing",
         severity="error" if answers and len(opened) >= _SURE else "warning",
-        evidence=(f"0 of {len(rows):,} rows have an end token behind the scored text",),
+        evidence=(f"0 of {len(rows):,} rows have EOS after the scored text",),
         example=(f"{opened[0].row.origin}: {row_line(opened[0], facts)}",),
     )
 
@@ -129,7 +127,7 @@ def _some_hidden(ends: Sequence[tuple[PlacedRow, End]], facts: TokenFacts) -> Fi
     return from_page(
         "eos-not-scored",
         "some",
-        evidence=(f"{len(hidden):,} of {len(ends):,} rows have an end token behind the answer that is not scored",),
+        evidence=(f"{len(hidden):,} of {len(ends):,} rows have EOS after the answer, and it is not scored",),
         example=(f"{hidden[0].row.origin}: {row_line(hidden[0], facts)}",),
     )
 

@@ -67,7 +67,7 @@ def _outside(rows: Sequence[BatchRow], facts: TokenFacts, ignore_index: int, voc
     if not any(len(ids) for ids in bad.values()):
         return None
     evidence = [
-        f"{len(ids):,} {name} are no token, e.g. {', '.join(map(str, np.unique(ids)[:6].tolist()))}"
+        f"{len(ids):,} {name} are no tokens, e.g. {', '.join(map(str, np.unique(ids)[:6].tolist()))}"
         for name, ids in bad.items()
         if len(ids)
     ]
@@ -157,11 +157,11 @@ def _other_cuts(placed: Sequence[PlacedRow], facts: TokenFacts) -> Finding | Non
     return from_page(
         "ids-of-another-tokenizer",
         evidence=(
-            f"the ids were read as text and encoded again: {kept:,} of {total:,} cuts came back ({kept / total:.1%})",
-            "of a tokenizer's own ids nearly all do",
+            f"the ids, decoded and encoded again: {kept:,} of {total:,} token borders came back ({kept / total:.1%})",
+            "with a tokenizer's own ids, nearly all come back",
             *((f"letters of {len(scripts)} scripts, which change {changes:,} times in these tokens",) if mixed else ()),
         ),
-        example=(f"the ids read as: {facts.text(worst[1][:48])!r}",),
+        example=(f"the decoded ids: {facts.text(worst[1][:48])!r}",),
     )
 
 

@@ -56,7 +56,7 @@ def check_labels(
             more = sum(len(groups[name]) for name in unplaced)
             evidence = (
                 *evidence,
-                f"{more:,} further rows whose labels are not the inputs either, and cannot be placed",
+                f"{more:,} further rows whose labels are not the inputs either, at no known offset",
             )
         finding = _finding(group, [placed[number] for number in numbers], facts, shifts, expected, evidence, example)
         findings.append(finding)
@@ -97,7 +97,7 @@ def _evidence(
     equal = sum(round(placement.agreement * placement.compared) for placement in chosen)
     evidence = [
         f"{len(numbers):,} of {len(rows):,} rows",
-        f"labels that are the input token where they should be: {equal:,} of {total:,} ({equal / total:.1%})",
+        f"labels that equal the input token at the expected position: {equal:,} of {total:,} ({equal / total:.1%})",
     ]
     offsets = sorted({placement.offset for placement in chosen if placement.kind == "moved"})
     if offsets:
@@ -128,7 +128,7 @@ def _masked_language(
     return from_page(
         "labels-not-inputs",
         "masked",
-        evidence=(*evidence, "the inputs that differ from their labels are mostly one and the same token"),
+        evidence=(*evidence, "the inputs that differ from their labels are mostly the same token"),
         example=example,
     )
 
@@ -145,7 +145,7 @@ def _finding(
     if group == "ahead":
         return from_page(
             "labels-shifted-twice",
-            evidence=(*evidence, "it is not known whether anything shifts them later (--shifts)")
+            evidence=(*evidence, "whether the model or the loss shifts them later is not known (--shifts)")
             if shifts is None
             else evidence,
             example=example,

@@ -128,7 +128,8 @@ def _inverted_table(hidden: int, scored: int) -> Finding:
         "attention-mask-inverted",
         "table",
         evidence=(
-            f"{hidden:,} of {scored:,} scored tokens may not read themselves, and are read by the token before them",
+            f"{hidden:,} of {scored:,} scored tokens cannot attend to themselves, "
+            "and the token before can attend to them",
         ),
     )
 
@@ -140,7 +141,7 @@ def _added(rows: Sequence[BatchRow]) -> Finding:
         "attention-mask-kind",
         "additive",
         evidence=(
-            f"{len(rows):,} rows of one number a token; {total - hidden:,} times 0, {hidden:,} times -9999 or less",
+            f"{len(rows):,} rows with one number per token; {total - hidden:,} times 0, {hidden:,} times -9999 or less",
         ),
     )
 
@@ -149,7 +150,7 @@ def _factors(rows: Sequence[BatchRow]) -> Finding:
     return from_page(
         "attention-mask-kind",
         "float table",
-        evidence=(f"{len(rows):,} rows with a table of floats that holds positive numbers",),
+        evidence=(f"{len(rows):,} rows with a float mask, one entry per query and key, that holds positive numbers",),
     )
 
 
@@ -157,7 +158,7 @@ def _ahead(rows: Sequence[BatchRow], ahead: int, scored: int) -> Finding:
     return from_page(
         "attention-mask-looks-ahead",
         evidence=(
-            f"{ahead:,} of {scored:,} scored tokens may be read by the position that has to predict them",
-            f"{len(rows):,} rows have a table of attention",
+            f"{ahead:,} of {scored:,} scored tokens can be attended to by the position that has to predict them",
+            f"{len(rows):,} rows have an attention mask with one entry per query and key",
         ),
     )

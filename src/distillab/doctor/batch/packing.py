@@ -21,15 +21,12 @@ CHECK_ID = "packing"
 def check_packing(rows: Sequence[ReadRow], facts: TokenFacts, given: GivenBatches) -> CheckResult:
     """Look for samples behind the first one of a row, by begin and end tokens and by position ids."""
     if not rows:
-        return CheckResult(check=CHECK_ID, scope="0 rows", skipped="no row has labels that belong to it")
+        return CheckResult(check=CHECK_ID, scope="0 rows", skipped="no row has labels that are its own tokens")
     starts = [(row, _starts(row, facts)) for row in rows]
     packed = [(row, at) for row, at in starts if len(at)]
     restarts = [(row.placed, _restarts(row.placed)) for row in rows]
     restarted = sum(len(at) > 0 for _, at in restarts)
-    scope = (
-        f"{len(rows):,} rows, {len(packed):,} with a begin or end token inside, {restarted:,} with positions that "
-        "begin again"
-    )
+    scope = f"{len(rows):,} rows, {len(packed):,} with BOS or EOS inside, {restarted:,} with position ids that restart"
     marked = given.boundaries is not None or restarted or any(_numbered(row.placed) for row in rows)
     found = [None if marked else _without_boundaries(packed, rows, facts), _start_scored(restarts, facts)]
     return CheckResult(check=CHECK_ID, scope=scope, findings=tuple(item for item in found if item is not None))
@@ -87,9 +84,9 @@ def _without_boundaries(
         "packed-without-boundaries",
         severity="note" if text else "warning",
         evidence=(
-            f"{len(packed):,} of {len(rows):,} rows; {sum(len(at) for _, at in packed):,} samples behind the first of "
+            f"{len(packed):,} of {len(rows):,} rows; {sum(len(at) for _, at in packed):,} samples after the first of "
             "their row",
-            "no position ids that begin again, no numbered attention mask, no lengths of sequences",
+            "no position ids that restart, no numbered attention mask, no sequence lengths",
         ),
         example=(f"{row.placed.row.origin}, position {first}: {'·'.join(around)}",),
     )

@@ -100,7 +100,7 @@ def _by_markers(borders: Sequence[_Border], facts: TokenFacts) -> Finding | None
         )
     if len(blank) >= max(_FEWEST, _NEARLY_ALL * judged):
         chosen = [(border.row, border.first, border.scored) for border in blank]
-        return _prompt_end(chosen, judged, facts, "note", "it is the blank behind the marker of the answer")
+        return _prompt_end(chosen, judged, facts, "note", "it is the white space after the answer's marker")
     return None
 
 
@@ -122,10 +122,10 @@ def _by_first_tokens(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | No
         elif "\n" in first and not first.strip():
             blank.append((row, int(places[0]) + 1, 1))
     if len(closing) >= max(_FEWEST, _MOST * judged):
-        fact = "an answer does not begin with the sign that closes a sentence, and a prompt ends with it"
+        fact = "it is punctuation that ends a sentence: prompts end with it, answers do not begin with it"
         return _prompt_end(closing, judged, facts, "warning", fact)
     if len(blank) >= max(_FEWEST, _NEARLY_ALL * judged):
-        return _prompt_end(blank, judged, facts, "note", "it is a line end; some data begin their answers with one")
+        return _prompt_end(blank, judged, facts, "note", "it is a line break; in some data the answers begin with one")
     return None
 
 

@@ -38,7 +38,7 @@ def check_scored(rows: Sequence[ReadRow], facts: TokenFacts, *, learns: Learns |
     text = sum(row.placed.stop - row.placed.start for row in rows)
     scope = f"{len(rows):,} rows, {scored:,} scored of {text:,} tokens of text"
     if not rows:
-        return CheckResult(check=CHECK_ID, scope=scope, skipped="no row has labels that belong to it")
+        return CheckResult(check=CHECK_ID, scope=scope, skipped="no row has labels that are its own tokens")
     found = [_nothing(rows, facts), _padding(rows, facts)]
     inverted = _inverted(rows, facts, learns)
     if inverted is None:
@@ -66,7 +66,7 @@ def _nothing(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
         "all-masked-rows",
         "all" if every else "some",
         severity="error" if every else "warning",
-        evidence=(f"{len(empty):,} of {len(rows):,} rows have no label that is scored",),
+        evidence=(f"{len(empty):,} of {len(rows):,} rows have no scored label",),
         example=(f"{empty[0].row.origin}: {row_line(empty[0], facts)}",),
     )
 
@@ -148,7 +148,7 @@ def _prompts(rows: Sequence[ReadRow], facts: TokenFacts, learns: Learns | None) 
         fact = "every token of these rows is scored" + (", while others have an unscored beginning" if masking else "")
     elif whole and not masking:
         severity, hit = "note", whole
-        fact = "every token of every row is scored; whether there are prompts in them cannot be seen"
+        fact = "every token of every row is scored; whether they contain prompts is not known"
     else:
         return None
     scored = sum(int(row.placed.scored.sum()) for row in judged)
@@ -201,7 +201,7 @@ def _late(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
         "tokens",
         evidence=(
             f"{len(late):,} of {answers:,} answers, by the markers of the {row.family_name} template",
-            f"tokens left out at the beginning of each: {left_out}",
+            f"unscored tokens at the beginning of each: {left_out}",
         ),
         example=(f"{row.placed.row.origin}: {row_line(row.placed, facts)}",),
     )
@@ -226,7 +226,7 @@ def _in_words(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
         "answer-start-not-scored",
         "inside words",
         evidence=(
-            f"{len(hit):,} of {judged:,} rows: the last token that is not scored and the first that is are one word",
+            f"{len(hit):,} of {judged:,} rows: the last unscored and the first scored token are parts of one word",
         ),
         example=(f"{placed.row.origin}: {row_line(placed, facts)}",),
     )

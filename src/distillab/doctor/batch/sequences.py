@@ -52,7 +52,7 @@ def _doubled(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:
     return from_page(
         "double-bos",
         "twice",
-        evidence=(f"{len(hit):,} of {len(rows):,} rows hold {facts.name(facts.bos)} two times in a row",),
+        evidence=(f"{len(hit):,} of {len(rows):,} rows contain {facts.name(facts.bos)} twice in a row",),
         example=(f"{row.row.origin}: {'·'.join(token_names(row.ids[at : at + 8], facts))}",),
     )
 
@@ -66,7 +66,7 @@ def _before_answers(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | N
     return from_page(
         "double-bos",
         "inside",
-        evidence=(f"{len(hit):,} of {len(rows):,} rows hold {facts.name(facts.bos)} where what is scored begins",),
+        evidence=(f"{len(hit):,} of {len(rows):,} rows contain {facts.name(facts.bos)} where the scored part begins",),
         example=(f"{row.row.origin}, position {int(at[0])}: {'·'.join(token_names(around, facts))}",),
     )
 
@@ -127,7 +127,7 @@ def _repeated(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:
         "batch",
         evidence=(
             f"{extra:,} of {len(texts):,} rows repeat another one ({extra / len(texts):.1%})",
-            f"the commonest stands {most} times: {'; '.join(places[:4])}",
+            f"the most frequent one occurs {most} times: {'; '.join(places[:4])}",
         ),
         example=(f"{row.row.origin}: {row_line(row, facts)}",),
     )

@@ -149,7 +149,7 @@ def _inside(examples: Sequence[Example]) -> Finding | None:
         severity="warning" if leaks else "note",
         evidence=(
             f"of {len(pairs):,} rows with answers of {_FEWEST_WORDS} words and more:",
-            f"{share(len(inside), len(pairs))} stand in the prompt, {len(at_end):,} of them at its end",
+            f"{share(len(inside), len(pairs))} are contained in the prompt, {len(at_end):,} of them at its end",
         ),
         example=(f"{hit[0].origin}: …{hit[0].prompt[-120:]!r}", f"answer: {shown(hit[0].answer)}"),
     )

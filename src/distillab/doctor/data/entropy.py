@@ -60,11 +60,11 @@ def check_entropy(train: EncodedPart, held_out: EncodedPart, reader: Reader) -> 
         f"unigram {lines.unigram_nats:.2f} nats a token on {on}, bigram {_bigram_nats(rows):.2f} on the training "
         "answers themselves, which is too low where they are few"
     )
-    why = "texts begin alike" if texts else "equal prompts have different answers"
+    why = "texts have the same beginning" if texts else "equal prompts have different answers"
     advice = (
-        f"read held-out losses against it: `distillab doctor run FOLDER --entropy {held.nats:.3f}`"
+        f"compare held-out losses with it: `distillab doctor run FOLDER --entropy {held.nats:.3f}`"
         if held is not None and held.nats >= _WORTH_SAYING
-        else "read training losses against it; of held-out rows whose prompts stand once it says nothing"
+        else "compare training losses with it; it does not hold for held-out rows whose prompts occur once"
     )
     finding = from_page(
         "lowest-loss",
@@ -150,7 +150,7 @@ def _digest(row: EncodedRow, stop: int) -> bytes:
 def _line(name: str, floor: Floor) -> str:
     text = f"{name}: no model gets below {floor.nats:.3f} nats a scored token"
     if floor.nats_repeated is not None:
-        text += f"; {share(floor.repeated, floor.rows)} have a context that stands more than once, "
+        text += f"; {share(floor.repeated, floor.rows)} have a context that occurs more than once, "
         text += f"and among them it is {floor.nats_repeated:.3f}"
     return text
 

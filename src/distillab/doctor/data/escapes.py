@@ -43,11 +43,11 @@ _CODE = re.compile(
 )
 _KINDS = {
     "HTML entities": "html.unescape(text)",
-    "HTML tags": "strip the tags, and turn <br> and <p> into line ends",
-    "line ends or tabs as a backslash and a letter": r"text.replace('\\n', '\n'), or read the file as JSON once more",
-    "characters as \\u and their number": "json.loads on the text in quotation marks undoes one writing too many",
-    "quotation marks behind a backslash": "json.loads on the text in quotation marks undoes one writing too many",
-    "blanks as %20": "urllib.parse.unquote(text)",
+    "HTML tags": "strip the tags, and turn <br> and <p> into line breaks",
+    "line breaks or tabs as a backslash and a letter": r"text.replace('\\n', '\n'), or read the file as JSON once more",
+    "characters as \\u and their number": "json.loads on the text in quotation marks removes one level of escaping",
+    "quotation marks behind a backslash": "json.loads on the text in quotation marks removes one level of escaping",
+    "spaces as %20": "urllib.parse.unquote(text)",
 }
 
 
@@ -69,7 +69,7 @@ def check_escapes(examples: Sequence[Example]) -> Finding | None:
             first.setdefault(kind, _around(example, text, found))
     if not rows:
         return None
-    passed_over = (f"{passed:,} further rows are about code or markup, and were passed over",) if passed else ()
+    passed_over = (f"{passed:,} further rows are about code or markup, and were not judged",) if passed else ()
     return from_page(
         "text-escaped",
         severity="warning" if rows >= max(_FEWEST, _MANY * len(examples)) else "note",
@@ -99,12 +99,12 @@ def escapes_in(text: str) -> list[tuple[str, str]]:
     found = {
         "HTML entities": entity,
         "HTML tags": tags[0] if tags else None,
-        "line ends or tabs as a backslash and a letter": line_end[0] if line_end else None,
+        "line breaks or tabs as a backslash and a letter": line_end[0] if line_end else None,
     }
     for kind, pattern in (
         ("characters as \\u and their number", _UNICODE),
         ("quotation marks behind a backslash", _QUOTES),
-        ("blanks as %20", _PERCENT),
+        ("spaces as %20", _PERCENT),
     ):
         match = pattern.search(bare)
         found[kind] = match[0] if match else None

@@ -49,7 +49,7 @@ def read_teacher_texts(path: str, train: Sequence[Example]) -> list[TeacherText]
     read = examples_of(rows, columns=None, prompt_share=_PROMPT_SHARE)
     if read.shape.kind == "text":
         raise DataError(
-            "Answers of a teacher stand beside their prompts.",
+            "The teacher's answers need their prompts in the same rows.",
             where=path,
             facts=[f"read as {read.shape}"],
             fix="write the columns prompt and answer",
@@ -67,7 +67,7 @@ def _finished(row: Row) -> bool | None:
     if value in _CUT:
         return False
     raise DataError(
-        "It is not known whether this answer ended by itself.",
+        "The finish reason of this answer is not known.",
         where=row.origin,
         facts=[f"finish: {ascii(value)[:60]}", f"known: {', '.join((*_STOPPED, *_CUT))}, true, false"],
         fix="write finish_reason: stop or length, or leave the column out",

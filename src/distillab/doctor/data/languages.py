@@ -126,9 +126,9 @@ def check_languages(examples: Sequence[Example]) -> CheckResult:
         prompt_language, answer_language = language_of(example.prompt), language_of(example.answer)
         if prompt_language is not None and answer_language is not None:
             judged.append((example, prompt_language, answer_language))
-    scope = f"{len(examples):,} rows, {len(judged):,} with letters enough in prompt and answer"
+    scope = f"{len(examples):,} rows, {len(judged):,} with enough letters in prompt and answer"
     if len(judged) < _FEWEST_ROWS:
-        return CheckResult(check=CHECK_ID, scope=scope, skipped="too few rows have letters enough")
+        return CheckResult(check=CHECK_ID, scope=scope, skipped="too few rows have enough letters")
     common = Counter(str(answer_language) for _, _, answer_language in judged).most_common(3)
     scope += f"; answers: {', '.join(f'{name} {times:,}' for name, times in common)}"
     changed = [row for row in judged if differ(row[1], row[2])]
@@ -146,7 +146,7 @@ def check_languages(examples: Sequence[Example]) -> CheckResult:
         "translation" if translates else "same language",
         severity="warning" if len(hit) >= max(_FEWEST_MANY, _MANY * len(judged)) else "note",
         evidence=(
-            f"{share(len(hit), len(judged))} rows with text enough",
+            f"{share(len(hit), len(judged))} rows with enough text",
             ", ".join(f"{kind}: {times:,}" for kind, times in kinds),
         ),
         example=(

@@ -31,7 +31,7 @@ def check_lengths(examples: Sequence[Example], encoded: EncodedPart) -> CheckRes
     lengths = np.array([len(row) for row in encoded.whole], dtype=np.int64)
     scope = encoded.summary
     if len(tokens):
-        scope += f"; answers of {_quantiles(tokens)} tokens with their end, rows of {_quantiles(lengths)}"
+        scope += f"; answers of {_quantiles(tokens)} tokens with EOS, rows of {_quantiles(lengths)}"
     found = [
         _empty(examples),
         _no_room(encoded),
@@ -75,9 +75,9 @@ def _no_room(encoded: EncodedPart) -> Finding | None:
         "prompts-fill-rows",
         severity="error" if every else "warning",
         evidence=(
-            f"{share(len(hit), len(encoded.whole))} rows have no token of an answer before token {encoded.max_tokens}",
+            f"{share(len(hit), len(encoded.whole))} rows have no answer token within {encoded.max_tokens} tokens",
         ),
-        example=(f"{example.origin}: {int(row.answer_mask.argmax()):,} tokens stand before the answer",),
+        example=(f"{example.origin}: {int(row.answer_mask.argmax()):,} tokens before the answer",),
     )
 
 
@@ -113,7 +113,7 @@ def _one_token(encoded: EncodedPart, tokens: np.ndarray[tuple[int], np.dtype[np.
     texts = Counter(encoded.examples[place].answer for place in hit.tolist())
     return from_page(
         "answers-one-token",
-        evidence=(f"{share(len(hit), len(tokens))} answers are one token and the end token",),
+        evidence=(f"{share(len(hit), len(tokens))} answers are one token and EOS",),
         example=tuple(f"{shown(text)}: {times:,} times" for text, times in texts.most_common(3)),
     )
 

@@ -42,7 +42,7 @@ def family_of(text: str) -> str | None:
             return name
     if re.search(_TRANSCRIPT, text):
         return "turns in words"
-    return "an end token in words" if _ANY.search(text) else None
+    return "an end token as text" if _ANY.search(text) else None
 
 
 def rendered_by(prompt: str) -> str | None:

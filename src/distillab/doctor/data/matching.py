@@ -61,7 +61,7 @@ def check_matching(examples: Sequence[Example]) -> CheckResult:
     ]
     if times >= 0.5 * others:
         evidence.append(
-            f"{times:,} of these prompts stand {step:+,} rows away: one column is shifted against the other"
+            f"{times:,} of these prompts are {step:+,} rows away: one column is shifted relative to the other"
         )
     place, best = first
     finding = from_page(

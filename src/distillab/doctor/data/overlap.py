@@ -58,14 +58,14 @@ def _rows(
     if near:
         held, own, part = near[0]
         evidence.append(
-            f"{share(len(near), total)} share at least {_NEAR:.0%} of their groups of {_GROUP} words with one"
+            f"{share(len(near), total)} share at least {_NEAR:.0%} of their {_GROUP}-grams of words with one"
         )
-        example = _pair(held, own, f"{part:.0%} of the groups")
+        example = _pair(held, own, f"{part:.0%} of the n-grams")
     if alike:
-        evidence.insert(0, f"{share(len(alike), total)} stand there with other case or white space")
-        example = _pair(alike[0], plain[plain_row(alike[0])], "but for case and white space")
+        evidence.insert(0, f"{share(len(alike), total)} are there with other case or white space")
+        example = _pair(alike[0], plain[plain_row(alike[0])], "except for case and white space")
     if exact:
-        evidence.insert(0, f"{share(len(exact), total)} held-out rows stand in the training rows exactly")
+        evidence.insert(0, f"{share(len(exact), total)} held-out rows are in the training rows, exactly the same")
         example = _pair(exact[0], contents[exact[0].content], "equal")
     certain = len(exact) + len(alike) >= _LEAK * total
     return from_page(

@@ -48,8 +48,10 @@ def _repeated(examples: Sequence[Example]) -> Finding | None:
     places = [example for example in examples if plain_row(example) == row]
     evidence = [f"{share(extra, len(examples))} rows repeat another one exactly"]
     if extra_plain > extra:
-        evidence.append(f"{share(extra_plain, len(examples))} do when case and white space are left aside")
-    evidence.append(f"the commonest stands {times:,} times: {'; '.join(example.origin for example in places[:4])}")
+        evidence.append(f"{share(extra_plain, len(examples))} do when case and white space are ignored")
+    evidence.append(
+        f"the most frequent one occurs {times:,} times: {'; '.join(example.origin for example in places[:4])}"
+    )
     return from_page(
         "duplicated-rows",
         "data",

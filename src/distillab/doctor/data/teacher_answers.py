@@ -51,7 +51,7 @@ def check_teacher_ends(
     known = sum(text.finished is not None for text in texts)
     scope = f"{len(texts):,} answers to {len({text.prompt for text in texts}):,} prompts"
     if not known:
-        scope += "; no column finish_reason marks which of them ended by themselves"
+        scope += "; without a column finish_reason, which answers were cut is not known"
     found = [
         _cut_off([text for text in texts if text.finished is not None], plain_text=plain_text),
         _empty(texts),
@@ -92,7 +92,7 @@ def _cut_off(texts: Sequence[TeacherText], *, plain_text: bool) -> Finding | Non
         "teacher-answers-cut-off",
         "all" if never else "some",
         severity="error" if never else "note" if plain_text else "warning",
-        evidence=(f"{share(len(cut), len(texts))} answers were cut at the longest length",),
+        evidence=(f"{share(len(cut), len(texts))} answers were cut at the maximum length",),
         example=tuple(f"…{text.text[-100:]!r}" for text in cut[:2]),
     )
 
@@ -119,8 +119,8 @@ def _loops(texts: Sequence[TeacherText]) -> Finding | None:
         "teacher-answers-loop",
         severity="warning" if len(hit) >= _LOOP_MANY * len(texts) else "note",
         evidence=(
-            f"{share(len(hit), len(texts))} answers: more than half of their groups of three words stand before, or "
-            "their end is one piece again and again",
+            f"{share(len(hit), len(texts))} answers: more than half of their 3-grams of words occur earlier, or "
+            "their end repeats one piece",
         ),
         example=tuple(f"…{text.text[-120:]!r}" for text in hit[:2]),
     )
@@ -133,9 +133,7 @@ def _refusals(texts: Sequence[TeacherText], references: Mapping[str, Sequence[st
     return from_page(
         "teacher-refuses",
         severity="warning" if len(hit) >= _MANY_REFUSALS * len(texts) else "note",
-        evidence=(
-            f"{share(len(hit), len(texts))} answers begin as refusals do, where the data set's own answer does not",
-        ),
+        evidence=(f"{share(len(hit), len(texts))} answers begin like refusals, where the data set's answer does not",),
         example=tuple(f"{shown(text.prompt)} → {shown(text.text)}" for text in hit[:2]),
     )
 

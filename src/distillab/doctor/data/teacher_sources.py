@@ -112,7 +112,7 @@ def _copies(texts: Sequence[TeacherText], references: Mapping[str, Sequence[str]
     return from_page(
         "teacher-copies-reference",
         evidence=(
-            f"{share(len(hit), len(judged))} answers of {_LONG_WORDS} words and more are the reference word by word",
+            f"{share(len(hit), len(judged))} answers of {_LONG_WORDS} words and more equal the reference word by word",
         ),
         example=(f"{shown(hit[0].prompt)} → {shown(hit[0].text)}",),
     )

@@ -49,7 +49,7 @@ def _finding(what: str, unit: str, longest: int, hit: Sequence[tuple[Example, st
         "texts-cut-at-length",
         evidence=(
             f"{share(len(hit), total)} {what} have {longest:,} {unit} (or one less), and none has more",
-            "they end without a sign that closes a sentence",
+            "they do not end with punctuation that ends a sentence",
         ),
         example=(f"{example.origin}: …{shown(text[-60:])}",),
         words={"what": what, "longest": f"{longest:,}", "unit": unit},
