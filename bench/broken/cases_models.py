@@ -176,8 +176,8 @@ WEIGHT_CASES = (
     Case("weights", "saved through DDP", _renamed("module."), TRAIN, ("DDP", "removeprefix")),
     Case("weights", "an adapter beside a config", _adapter, TRAIN, ("merge_and_unload",)),
     Case("weights", "an adapter alone", _adapter_alone, TRAIN, ("merge_and_unload",)),
-    Case("weights", "GGUF", _gguf, TRAIN, ("GGUF",)),
-    Case("weights", "a .gguf as the path", _gguf, (*TRAIN, "student.path=model/model-q4_k_m.gguf"), ("not a file",)),
+    Case("weights", "a folder of GGUF files", _gguf, TRAIN, ("to use a GGUF file, give its path",)),
+    Case("weights", "a damaged GGUF file", _gguf, (*TRAIN, "student.path=model/model-q4_k_m.gguf"), ("damaged",)),
     Case(
         "weights", "a teacher's pointer", file("teacher/model.safetensors", POINTER), TEACH, ("The teacher's weight",)
     ),

@@ -19,7 +19,16 @@ def is_local(path: str) -> bool:
     (True, False, True)
     """
     place = revealed(path)
-    return place.startswith((".", "/", "~")) or place.count("/") > 1 or Path(place).exists()
+    return place.startswith((".", "/", "~")) or place.count("/") > 1 or is_gguf(path) or Path(place).exists()
+
+
+def is_gguf(path: str) -> bool:
+    """Return whether a text means a GGUF file, which is a whole model: configuration, weights and tokenizer.
+
+    >>> is_gguf("models/model.Q4_1.gguf"), is_gguf("organisation/model")
+    (True, False)
+    """
+    return revealed(path).endswith(".gguf") and not local_path(path).is_dir()
 
 
 def require_no_password(text: str, *, where: str) -> None:
@@ -74,8 +83,9 @@ def require_folder(path: str, *, whose: str, error: type[DistillabError] = Confi
         raise error(
             f"The {whose} must be a folder, not a file.",
             where=path,
-            facts=["GGUF is llama.cpp's format of quantised weights"] if folder.suffix == ".gguf" else [],
-            fix=_instead_of_file(folder),
+            fix=f"give its folder: {folder.parent}"
+            if folder.suffix in _WEIGHTS
+            else "give the folder that holds config.json, the weights and the tokenizer",
         )
     nearest = next(parent for parent in (*folder.absolute().parents, Path("/")) if parent.is_dir())
     raise error(
@@ -84,11 +94,3 @@ def require_folder(path: str, *, whose: str, error: type[DistillabError] = Confi
         facts=[f"nearest existing folder: {nearest}"],
         fix="give the folder that holds config.json and the weights, or a hub id: organisation/model",
     )
-
-
-def _instead_of_file(file: Path) -> str:
-    if file.suffix == ".gguf":
-        return "give the folder or hub id of the original model, with config.json and model.safetensors"
-    if file.suffix in _WEIGHTS:
-        return f"give its folder: {file.parent}"
-    return "give the folder that holds config.json, the weights and the tokenizer"

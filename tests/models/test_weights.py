@@ -151,15 +151,6 @@ def test_an_adapter_is_no_model(folder: Path, beside: bool) -> None:
     assert "adapter of: organisation/base" in message and "merge_and_unload" in message
 
 
-def test_a_gguf_folder_and_a_gguf_file(folder: Path) -> None:
-    (folder / WEIGHTS).unlink()
-    file = folder / "model-q4_k_m.gguf"
-    file.write_bytes(b"GGUF" + bytes(64))
-    assert "GGUF" in _refusal(folder)
-    message = _refusal(file)
-    assert "not a file" in message and "GGUF" in message and "does not exist" not in message
-
-
 def test_a_weights_file_is_named_instead_of_its_folder(folder: Path) -> None:
     assert f"give its folder: {folder}" in _refusal(folder / WEIGHTS)
 

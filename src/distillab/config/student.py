@@ -14,7 +14,7 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 class StudentConfig(Settings):
     """The small model that is trained."""
 
-    path: PathText = Field(description="folder or hub id of the model")
+    path: PathText = Field(description="folder or hub id of the model, or a GGUF file")
     tokenizer: PathText | None = Field(default=None, description="folder or hub id; default: the model's")
     revision: str | None = None
     init: Literal["pretrained", "random"] = Field(

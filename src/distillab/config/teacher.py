@@ -14,7 +14,7 @@ from distillab.config.student import Dtype
 class TeacherConfig(Settings):
     """The large model that the student learns from."""
 
-    path: PathText | None = Field(default=None, description="folder or hub id of the model")
+    path: PathText | None = Field(default=None, description="folder or hub id of the model, or a GGUF file")
     cache: PathText | None = Field(
         default=None,
         description="folder or URL (s3://bucket/name, …) of a cache made by `distillab cache build`; teacher signals "

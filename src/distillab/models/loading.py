@@ -17,9 +17,10 @@ from distillab.hub import reach_hub
 from distillab.in_memory import IN_MEMORY, ModelInMemory, in_memory
 from distillab.library_errors import library_errors
 from distillab.models.causal import require_causal
+from distillab.models.gguf import gguf_config
 from distillab.models.quantised import quantisation, require_loaded_as_stored, require_supported
 from distillab.models.weights import adapter_error, error_of, require_weights, weight_files
-from distillab.paths import is_local, local_path, require_folder
+from distillab.paths import is_gguf, is_local, local_path, require_folder
 from distillab.pretrained import config_from, model_from, model_of
 from distillab.redaction import revealed
 
@@ -137,7 +138,9 @@ def _source(path: str) -> str:
 
 def _safetensors(path: str) -> bool | None:
     # A .bin file is loaded with weights_only=True by transformers; safetensors is taken where it exists.
-    return True if is_local(path) and weight_files(local_path(path))[0].suffix == ".safetensors" else None
+    if is_gguf(path) or not is_local(path):
+        return None
+    return True if weight_files(local_path(path))[0].suffix == ".safetensors" else None
 
 
 def random_model(path: str, *, seed: int, dtype: str, device: torch.device, revision: str | None) -> PreTrainedModel:
@@ -157,7 +160,7 @@ def random_model(path: str, *, seed: int, dtype: str, device: torch.device, revi
 
 
 def load_config(path: str, *, revision: str | None, role: str = "model") -> PretrainedConfig:
-    """Load a model's config.json.
+    """Load a model's config.json, or the configuration that a GGUF file holds.
 
     Args:
         role: "teacher" or "student", for messages.
@@ -166,6 +169,8 @@ def load_config(path: str, *, revision: str | None, role: str = "model") -> Pret
     """
     if (held := in_memory(path)) is not None:
         return cast(PretrainedConfig, held.config)
+    if is_gguf(path):
+        return gguf_config(path, role=role)
     if is_local(path) and not (require_folder(path, whose=role) / "config.json").is_file():
         raise ConfigError("The model's folder has no config.json.", where=path)
     with library_errors(ConfigError, "The config.json cannot be used.", where=path):
@@ -217,16 +222,21 @@ def model_name(path: str) -> str:
 
 
 def weights_sha256(path: str) -> str:
-    """Hash over the bytes of a folder's weight files and config, in name order; a hub id hashes its name.
+    """Return a hash over the bytes of a folder's weight files and config, in name order, or over a GGUF file.
+
+    A hub id hashes its name.
 
     A file that has neither another size nor another time of change is not read a second time.
     """
     if (held := in_memory(path)) is not None:
         return cast(str, held.sha256)
     folder = local_path(path)
-    if not folder.is_dir():
+    if is_gguf(path):
+        names = [folder]
+    elif not folder.is_dir():
         return hashlib.sha256(path.encode()).hexdigest()
-    names = sorted({file for pattern in _FINGERPRINTED for file in folder.glob(pattern)})
+    else:
+        names = sorted({file for pattern in _FINGERPRINTED for file in folder.glob(pattern)})
     stats = [(file, file.stat()) for file in names]
     return _files_sha256(tuple((file, stat.st_size, stat.st_mtime_ns) for file, stat in stats))
 

@@ -13,7 +13,8 @@ from safetensors import SafetensorError, safe_open
 from distillab.downloads import START_BYTES, not_downloaded
 from distillab.errors import ConfigError, DistillabError, TeacherError
 from distillab.files import read_json
-from distillab.paths import is_local, require_folder
+from distillab.gguf_header import SUFFIX, read_header
+from distillab.paths import is_gguf, is_local, local_path, require_folder
 
 WEIGHT_FILES = ("model*.safetensors", "pytorch_model*.bin")
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -25,27 +26,31 @@ def require_weights(path: str, *, role: str) -> None:
 
     Raises:
         TeacherError: (role "teacher") or ConfigError: no such folder, no config.json, no weights, an adapter, a file
-            that is no weights (a git-LFS pointer, a web page, cut off), a part that is missing, names of a wrapper.
+            that is no weights (a git-LFS pointer, a web page, cut off), a part that is missing, names of a wrapper, a
+            GGUF file that is damaged.
     """
     if not is_local(path):
         return  # a hub id: nothing to check on this disk
     error = error_of(role)
+    if is_gguf(path):
+        read_header(local_path(path), error=error)
+        return
     folder = require_folder(path, whose=role, error=error)
     files = sorted(file.name for file in folder.iterdir())
     shown = ", ".join(files[:12]) or "nothing"
     if "adapter_config.json" in files:
         raise adapter_error(path, role=role, base=_base_of_adapter(folder))
+    named = [f"{path}/{name}" for name in files if name.endswith(SUFFIX)]
+    use_gguf = f"to use a GGUF file, give its path: {' or '.join(named[:3])}" if named else None
     if "config.json" not in files:
-        raise error(f"The {role}'s folder has no config.json.", where=path, facts=[f"it holds: {shown}"])
+        raise error(f"The {role}'s folder has no config.json.", where=path, facts=[f"it holds: {shown}"], fix=use_gguf)
     weights = weight_files(folder)
     if not weights:
-        gguf = [name for name in files if name.endswith(".gguf")]
         raise error(
             f"The {role}'s folder has no weights.",
             where=path,
             facts=[f"it holds: {shown}", "needed: model.safetensors, or a sharded model-0000x-of-0000y.safetensors"],
-            fix="download the model's weight files too, or point to the folder that has them"
-            + ("; GGUF is llama.cpp's format of quantised weights, and is not read" if gguf else ""),
+            fix=use_gguf or "download the model's weight files too, or point to the folder that has them",
         )
     _require_all_parts(folder, weights, role=role)
     for file in weights:

@@ -23,12 +23,14 @@ from transformers.utils import logging as transformers_logging
 
 from distillab.errors import DataError, TokenizerMismatch
 from distillab.files import read_json
+from distillab.gguf_header import read_header
 from distillab.hub import reach_hub, was_fetched
 from distillab.in_memory import IN_MEMORY, in_memory
 from distillab.library_errors import library_errors
+from distillab.pairing.gguf_tokenizer import gguf_tokenizer
 from distillab.pairing.probes import PROBES
 from distillab.pairing.token_bytes import TokenMeaning, token_meanings
-from distillab.paths import is_local, local_path, require_folder
+from distillab.paths import is_gguf, is_local, local_path, require_folder
 from distillab.pretrained import tokenizer_from
 from distillab.redaction import redacted, revealed
 
@@ -65,8 +67,8 @@ def load_tokenizer(path: str, *, revision: str | None = None) -> LoadedTokenizer
     `add_bos_token` or `add_eos_token` of tokenizer_config.json differ (5.23 follows tokenizer.json there).
 
     Args:
-        path: folder or hub id. A path that exists, starts with `.`, `/` or `~`, or has two slashes is never looked up
-            on the hub.
+        path: folder, hub id or GGUF file. A path that exists, starts with `.`, `/` or `~`, or has two slashes is never
+            looked up on the hub.
         revision: commit, tag or branch of a hub id.
     Raises:
         ConfigError: the folder does not exist, or is a file.
@@ -77,6 +79,9 @@ def load_tokenizer(path: str, *, revision: str | None = None) -> LoadedTokenizer
         return cast(LoadedTokenizer, held.tokenizer)
     name = _name(path)
     with _quiet():
+        if is_gguf(path):
+            tokenizer, gguf_notes = gguf_tokenizer(path)
+            return LoadedTokenizer(tokenizer, name, path, gguf_notes)
         file = find_file(path, "tokenizer.json", revision)
         if file is None:
             _require_other_form(path, revision)
@@ -141,7 +146,7 @@ def checked_tokenizer(tokenizer: PreTrainedTokenizerFast) -> LoadedTokenizer:
 
 
 def logits_width(path: str, revision: str | None = None) -> int | None:
-    """Return `vocab_size` of `config.json`, the rows of the model's output layer; None if it is not stated.
+    """Return `vocab_size` of `config.json` or of a GGUF file, the rows of the model's output layer; None if not stated.
 
     Raises:
         ConfigError: the folder does not exist.
@@ -149,6 +154,8 @@ def logits_width(path: str, revision: str | None = None) -> int | None:
     """
     if (held := in_memory(path)) is not None:
         return int(held.config.get_text_config().vocab_size)
+    if is_gguf(path):
+        return read_header(local_path(path), error=DataError).vocab_size
     with _quiet():
         file = find_file(path, "config.json", revision)
     if file is None:
@@ -163,7 +170,9 @@ def logits_width(path: str, revision: str | None = None) -> int | None:
 
 
 def find_file(path: str, filename: str, revision: str | None) -> Path | None:
-    """Return a file of the folder or of the hub's repository; None if that exists but the file does not."""
+    """Return a file of the folder or of the hub's repository; None if that exists but the file does not, or is GGUF."""
+    if is_gguf(path):
+        return None
     if is_local(path):
         folder = require_folder(path, whose="tokenizer")
         file = folder / filename

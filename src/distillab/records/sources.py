@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from distillab.records.base import Record
 
@@ -80,6 +80,15 @@ class TeacherProvenance(Record):
     parameters: int
     dtype: str
     template_sha256: str
+    quantization: str | None = Field(default=None, description="kind and bits of quantised weights, dequantised or not")
+
+    @model_serializer(mode="wrap")
+    def _whole_weights_as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write weights that are not quantised as before there was this field: the fingerprints of caches stay."""
+        written: dict[str, Any] = write(self)
+        if self.quantization is None:
+            written.pop("quantization", None)
+        return written
 
 
 class AnswerStoreCounts(Record):

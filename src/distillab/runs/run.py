@@ -30,9 +30,18 @@ from distillab.errors import NumericsError
 from distillab.evaluation.protocol import EvaluationResult, evaluate, require_finite_figures
 from distillab.evaluation.references import reference_lines
 from distillab.files import require_space
+from distillab.models.gguf import gguf_quantization
 from distillab.models.loading import load_config
 from distillab.models.saving import merged, round_weights, save_student, saved_dtype
-from distillab.records import AnswerStoreCounts, ReferenceLines, RunCost, RunRecord, SpanCounts, write_record
+from distillab.records import (
+    AnswerStoreCounts,
+    ReferenceLines,
+    RunCost,
+    RunRecord,
+    SpanCounts,
+    TeacherProvenance,
+    write_record,
+)
 from distillab.runs.answers import seconds_of
 from distillab.runs.environment import environment, peak_rss_bytes
 from distillab.runs.folder import (
@@ -164,7 +173,7 @@ class _Claimed:
             answers=answers,
             teacher_signals=trained.signals,
             caches=tuple(teacher.uses),
-            notes=(*inputs.splits.notes, *teacher.notes),
+            notes=(*inputs.splits.notes, *teacher.notes, *_quantised(recipe, teacher.provenance)),
             train_counts=split.counts,
             spans=trained.spans,
             held_out_counts=inputs.held_out_counts,
@@ -210,6 +219,16 @@ class _Claimed:
         write_record(record, self.folder / RECORD)
         shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
         return record
+
+
+def _quantised(recipe: RunRecipe, teacher: TeacherProvenance | None) -> list[str]:
+    """Return which of the two models was loaded from quantised weights, a note each."""
+    pretrained = recipe.student.init == "pretrained"
+    kinds = {
+        "teacher": None if teacher is None else teacher.quantization,
+        "student": gguf_quantization(recipe.student.path) if pretrained else None,
+    }
+    return [f"the {role} was loaded from quantised weights: {kind}" for role, kind in kinds.items() if kind]
 
 
 def _cost(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from distillab.errors import DataError
 from distillab.evaluation.protocol import EvaluationResult, evaluate, require_finite_figures
+from distillab.models.gguf import gguf_quantization
 from distillab.records import Baseline, EvaluatedModel, EvaluationRecord, read_record, write_record
 from distillab.runs.folder import identity_of, require_unchanged, sha256_of, write_held_out
 from distillab.runs.held_out import held_out_for
@@ -21,6 +22,11 @@ UNDISTILLED = "undistilled"
 def teacher_stem(name: str) -> str:
     """Name of a teacher's files among the baselines."""
     return f"teacher-{name}"
+
+
+def _quantised(path: str) -> str | None:
+    kind = gguf_quantization(path)
+    return kind and f"loaded from quantised weights: {kind}"
 
 
 @dataclass(frozen=True)
@@ -51,8 +57,9 @@ class Baselines:
                 label="the undistilled student",
             )
 
-        random = inputs.recipe.student.init == "random"
-        note = "random weights" if random else None
+        student = inputs.recipe.student
+        random = student.init == "random"
+        note = "random weights" if random else _quantised(student.path)
         evaluation = self._kept(UNDISTILLED, inputs, measure)
         return Baseline(name=UNDISTILLED, role="undistilled student", evaluation=evaluation, note=note, random=random)
 
@@ -71,9 +78,10 @@ class Baselines:
                 label=f"the teacher {name}",
             )
 
-        note = "its tokens are not the student's: compare bits per byte" if inputs.shared_width == 0 else None
+        other_tokens = "its tokens are not the student's: compare bits per byte" if inputs.shared_width == 0 else None
+        notes = [note for note in (other_tokens, _quantised(view.spec.config)) if note]
         evaluation = self._kept(teacher_stem(name), inputs, measure)
-        return Baseline(name=name, role="teacher", evaluation=evaluation, note=note)
+        return Baseline(name=name, role="teacher", evaluation=evaluation, note="; ".join(notes) or None)
 
     def _path(self, stem: str) -> Path:
         return self.folder / f"{stem}.json"

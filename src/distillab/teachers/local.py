@@ -17,6 +17,7 @@ from distillab.models.activations import record_activations
 from distillab.models.attention import require_maps
 from distillab.models.batch import TokenBatch
 from distillab.models.generation import Generated, all_stop_ids, generate_batches
+from distillab.models.gguf import gguf_quantization
 from distillab.models.heads import OutputHead, require_separable_head, with_lm_head
 from distillab.models.loading import load_model, model_name, pick_device, weights_sha256
 from distillab.models.packable import require_packable
@@ -155,6 +156,7 @@ def load_local(settings: TeacherConfig, *, student_device: torch.device, templat
         parameters=sum(p.numel() for p in model.parameters()),
         dtype=str(model.dtype).removeprefix("torch."),
         template_sha256=template_sha256,
+        quantization=gguf_quantization(path),
     )
     require_separable_head(model, role="teacher")
     return LocalTeacher(model, provenance, settings.revision)

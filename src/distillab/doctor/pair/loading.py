@@ -18,7 +18,7 @@ from distillab.errors import ConfigError
 from distillab.models.loading import context_length, load_config, load_model, model_name, pick_device
 from distillab.pairing.contract import compare_tokenizers
 from distillab.pairing.loading import find_file, logits_width
-from distillab.paths import is_local, local_path
+from distillab.paths import is_gguf, is_local, local_path
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _MOST_ROWS = 2_000
@@ -92,14 +92,14 @@ def _named(reader: Reader, path: str) -> Reader:
 
 def _context(path: str) -> int | None:
     """Positions of the model; None where there is no model, or its config does not give them."""
-    if find_file(path, "config.json", None) is None or not _is_model(path):
+    if not is_gguf(path) and (find_file(path, "config.json", None) is None or not _is_model(path)):
         return None
     return context_length(load_config(path, revision=None))
 
 
 def _is_model(path: str) -> bool:
     """Whether there are weights; of a hub id only the hub knows."""
-    return not is_local(path) or any(any(local_path(path).glob(pattern)) for pattern in _WEIGHTS)
+    return not is_local(path) or is_gguf(path) or any(any(local_path(path).glob(pattern)) for pattern in _WEIGHTS)
 
 
 def _model(path: str, examples: Sequence[Example], role: str, *, dtype: str, device: str) -> PreTrainedModel | None:
