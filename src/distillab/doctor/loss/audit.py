@@ -107,7 +107,7 @@ def _checked(
     fit = _formula(subject)
     findings += equality_findings(subject, fit)
     soft, hard = measured_reductions(caller, batch, subject.hard, padded=padded)
-    findings += divisor_findings(subject, soft, "what is read from the teacher", fit)
+    findings += divisor_findings(subject, soft, "the teacher's part", fit)
     findings += divisor_findings(subject, hard, "the labels' cross-entropy", None)
     response = measured_response(subject, fit)
     findings += temperature_findings(subject, response)

@@ -46,10 +46,10 @@ def description(
 
 def _formula(subject: Subject, fit: Fit | None) -> str:
     if not subject.reads_teacher_alone:
-        return "labels and teacher act together (an estimate from the labels' tokens, or labels that weigh)"
+        return "labels and teacher act together (an estimate at the labels' tokens, or labels as weights)"
     if fit is None:
-        return "the teacher weighs the labels' cross-entropy, and is no target itself"
-    return fit.words if fit.holds else "no formula that is known here"
+        return "the teacher gives the weights of the labels' cross-entropy, and is not a target itself"
+    return fit.words if fit.holds else "no known formula"
 
 
 def _factor(
@@ -77,7 +77,7 @@ def _reduction(subject: Subject, soft: Reduction | None, hard: Reduction | None)
     if subject.base.shape:
         return "not reduced"
     if reduction is None or reduction.divisor is None:
-        return "a reduction that is not known here"
+        return "an unknown reduction"
     return reduction.divisor.words
 
 
@@ -91,7 +91,7 @@ def _value_at_teacher(subject: Subject, fit: Fit | None) -> str:
         logp = (subject.batch.teacher[at] / fit.temperature).double().log_softmax(-1)
         entropy = float((-(logp.exp() * logp).sum(-1) * fit.weights).sum())
         if abs(value / entropy - 1) < 1e-2:
-            return words + ": the teacher's entropy (a cross-entropy; take it off to see the KL)"
+            return words + ": the teacher's entropy (a cross-entropy; subtract it to get the KL)"
     return words + ": its lowest, neither 0 nor the teacher's entropy"
 
 

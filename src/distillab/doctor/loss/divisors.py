@@ -35,7 +35,7 @@ def divisor_findings(subject: Subject, reduction: Reduction | None, part: str, f
                 severity="error" if nats else "note" if squared else "warning",
                 evidence=(
                     *evidence,
-                    f"{_change(reduction, UNUSED_TOKENS)} with 9 more tokens that nobody uses",
+                    f"{_change(reduction, UNUSED_TOKENS)} with 9 more unused tokens",
                 ),
             )
         )

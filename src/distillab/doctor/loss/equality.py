@@ -139,8 +139,8 @@ def _elsewhere(subject: Subject) -> Finding:
         severity="error" if distance > _FAR else "warning",
         evidence=(
             *_facts(subject),
-            f"logits that are trained freely, {_STEPS} steps from the teacher's on, end {distance:.3g} nats a token "
-            "from the teacher (forward KL)",
+            f"logits trained freely for {_STEPS} steps, starting at the teacher's, end {distance:.3g} nats a token "
+            "from them (forward KL)",
         ),
     )
 

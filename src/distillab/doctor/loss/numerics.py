@@ -43,7 +43,7 @@ def _minus_infinity(subject: Subject) -> list[Finding]:
 
     cases = {
         "the teacher's logits of some tokens are −inf": replace(batch, teacher=masked(batch.teacher)),
-        "both sides' logits of some tokens are −inf": replace(
+        "both models' logits of some tokens are −inf": replace(
             batch, teacher=masked(batch.teacher), student=masked(batch.student)
         ),
     }
@@ -175,6 +175,6 @@ def input_findings(changed: tuple[str, ...]) -> list[Finding]:
         return []
     return [
         from_page(
-            "loss-changes-its-inputs", evidence=tuple(f"{side}'s logits are others after the call" for side in changed)
+            "loss-changes-its-inputs", evidence=tuple(f"{side}'s logits are changed by the call" for side in changed)
         )
     ]

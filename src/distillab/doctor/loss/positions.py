@@ -54,13 +54,13 @@ def position_findings(subject: Subject) -> list[Finding]:
     elif by_labels[1] and offset != -2:
         findings.append(_shifted_twice("mask", subject))
     elif not by_labels[1]:
-        findings += _counted(subject, teacher, "what is read from the teacher")
+        findings += _counted(subject, teacher, "the teacher's part")
         missing = right & ~teacher
         if teacher.any() and missing.any():
             findings.append(_misses(subject, missing))
     own = subject.footprint.student & ~teacher & (subject.hard.weight == 0)
     if offset in (None, -1) and own.any():
-        findings += _counted(subject, own, "a part that reads neither teacher nor label there")
+        findings += _counted(subject, own, "a part that uses neither teacher nor label there")
     return findings
 
 
@@ -107,8 +107,8 @@ def _other_rows(subject: Subject) -> Finding:
         "loss-reads-teacher-elsewhere",
         "rows",
         evidence=(
-            f"{subject.footprint.elsewhere:.0%} of the teacher's positions that count pull another row of the student, "
-            "and not their own",
+            f"{subject.footprint.elsewhere:.0%} of the teacher's positions that count change the gradient of another "
+            "row of the student, and not of the same row",
             *((f"teacher row → student row: {', '.join(f'{of} → {to}' for of, to in moved)}",) if moved else ()),
             f"value at student = teacher: {subject.equal.value:.4g}",
             *put_back,
@@ -121,7 +121,7 @@ def _labels_not_shifted(offset: int, severity: Severity) -> Finding:
         "loss-labels-not-shifted",
         "same position" if offset == 0 else "other position",
         severity=severity,
-        evidence=(f"changing labels[t] moves the gradient at logits[t{offset:+d}]; a causal model's is logits[t-1]",),
+        evidence=(f"changing labels[t] changes the gradient at logits[t{offset:+d}]; it must be logits[t-1]",),
     )
 
 
@@ -132,8 +132,8 @@ def _mask_not_shifted(subject: Subject, severity: Severity) -> Finding:
         severity=severity,
         evidence=(
             "the teacher's logits count at t where labels[t] is scored; they predict labels[t+1]",
-            f"{rows} first answer tokens of {rows} rows are not learned; "
-            f"{rows} positions after the last answer token are",
+            f"the first answer token is not scored in {rows} of {rows} rows; "
+            f"{rows} positions after the last answer token are scored",
         ),
     )
 
@@ -142,9 +142,7 @@ def _shifted_twice(what: Literal["labels", "mask"], subject: Subject) -> Finding
     return from_page(
         "loss-labels-shifted-twice",
         "labels" if what == "labels" else "mask",
-        evidence=(
-            f"logits[t] go with {what} of t+2; a causal model's go with t+1 (called with {subject.caller.given})",
-        ),
+        evidence=(f"logits[t] are compared with {what} of t+2, not of t+1 (called with {subject.caller.given})",),
     )
 
 

@@ -24,7 +24,7 @@ from distillab.doctor.loss.sample_problem import (
 )
 
 _TOLERANCE = 3e-3
-UNUSED_TOKENS = "nine more tokens in the vocabulary that nobody uses"
+UNUSED_TOKENS = "nine more unused tokens in the vocabulary"
 MORE_PROMPT = "four more prompt tokens in every row"
 MORE_PADDING = "five more columns of padding"
 LEFT_PADDING = "padding on the left"

@@ -117,7 +117,7 @@ def _misplaced(subject: Subject, found: tuple[float, ...], requested: str) -> Fi
         if inverted
         else "only the value is multiplied by it"
         if constant
-        else "it enters in another way"
+        else "it is used in another way"
     )
     return from_page(
         "loss-temperature-misplaced",

@@ -37,7 +37,7 @@ def softmax_findings(subject: Subject) -> list[Finding]:
                     "loss-softmax-over-wrong-dimension",
                     evidence=(
                         f"a number added to all of the {side}'s logits of a position changes the value from "
-                        f"{subject.base.value:.4g} to {right.value:.4g}; a softmax over tokens would not see it",
+                        f"{subject.base.value:.4g} to {right.value:.4g}; a softmax over tokens would not change",
                         f"a number added to one token at all positions does not: {wrong.value:.4g}",
                     ),
                 )

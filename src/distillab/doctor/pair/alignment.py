@@ -46,11 +46,11 @@ def check_alignment(subject: PairSubject) -> CheckResult:
     except DataError as error:
         return CheckResult(check=CHECK_ID, scope=what, skipped=f"{error.rule} {'; '.join(error.facts)}")
     if not rows:
-        why = f"none of {read.unreadable} rows can be read: they hold ids for which a model has no embedding"
+        why = f"none of {read.unreadable} rows can be read: they contain ids for which a model has no embedding"
         return CheckResult(check=CHECK_ID, scope=what, skipped=why if read.unreadable else "no row has a scored token")
     measures = measure_signal(rows, seed=_SEED)
     if read.unreadable:
-        what += f"; {read.unreadable} rows left out that hold ids for which a model has no embedding"
+        what += f"; {read.unreadable} rows left out that contain ids for which a model has no embedding"
     scope = f"{what}: {measures.positions:,} scored tokens of {len(rows)} rows"
     result = judged(measures, scope=scope, own=own)
     if not result.findings:

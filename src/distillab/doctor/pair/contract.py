@@ -36,7 +36,7 @@ def _unrelated(contract: TokenizerContract, *, compared: bool) -> Finding:
     share = contract.data.equal_ids_by_position
     evidence = (
         contract.reason,
-        f"{share:.1%} of the positions of {contract.data.source} hold the same id on both sides",
+        f"{share:.1%} of the positions of {contract.data.source} have the same id in both",
     )
     if not compared:
         return from_page(
@@ -46,7 +46,7 @@ def _unrelated(contract: TokenizerContract, *, compared: bool) -> Finding:
         "pair-ids-unrelated",
         "compared",
         evidence=evidence,
-        example=(*_side_by_side(contract.example), *(f"trained would be: {line}" for line in contract.would_train)),
+        example=(*_side_by_side(contract.example), *(f"would train: {line}" for line in contract.would_train)),
         fix=pair_check(contract).ways_out,
     )
 
@@ -54,7 +54,9 @@ def _unrelated(contract: TokenizerContract, *, compared: bool) -> Finding:
 def _wider(contract: TokenizerContract) -> Finding:
     both = (("teacher", contract.teacher), ("student", contract.student))
     sides = [f"{model}: {side.tokens:,} tokens, {_width(side.logits_width)}" for model, side in both]
-    extra = f"on one side only: {' '.join(map(repr, contract.extra_tokens[:8]))}" if contract.extra_tokens else None
+    extra = (
+        f"in one vocabulary only: {' '.join(map(repr, contract.extra_tokens[:8]))}" if contract.extra_tokens else None
+    )
     return from_page(
         "pair-vocabulary-wider",
         evidence=(contract.reason, *sides, *([extra] if extra else [])),

@@ -80,7 +80,7 @@ def load_examples(data: str, rows: int) -> tuple[Example, ...]:
         DataError: the file is not readable, or its rows are of no known shape.
     """
     if not 1 <= rows <= _MOST_ROWS:
-        raise ConfigError("The number of rows cannot be.", facts=[f"rows: {rows}"], fix=f"1 to {_MOST_ROWS:,}")
+        raise ConfigError("The number of rows is out of range.", facts=[f"rows: {rows}"], fix=f"1 to {_MOST_ROWS:,}")
     read = read_rows(SourceConfig(path=data, limit=rows))
     return tuple(to_examples(read, columns=None, prompt_share=_PROMPT_SHARE))
 

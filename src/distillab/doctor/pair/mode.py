@@ -59,7 +59,7 @@ def _mode(model: nn.Module) -> str:
 def _apart(first: Tensor, second: Tensor) -> str:
     kl = forward_kl(teacher_logp=first.float().log_softmax(-1), student_logp=second.float().log_softmax(-1))
     same = (first.argmax(-1) == second.argmax(-1)).float().mean()
-    return f"KL between the two passes {float(kl.mean()):.3g} nats a token, same first choice {float(same):.1%}"
+    return f"KL between the two passes {float(kl.mean()):.3g} nats a token, same top-1 token {float(same):.1%}"
 
 
 def _in_train_mode(noisy: list[tuple[str, nn.Module]], first: Tensor, second: Tensor) -> Finding:
@@ -69,7 +69,7 @@ def _in_train_mode(noisy: list[tuple[str, nn.Module]], first: Tensor, second: Te
         "teacher-in-train-mode",
         evidence=(
             _apart(first, second),
-            f"modules that drop: {', '.join(named[:_NAMES_SHOWN])}" + (f" and {more} more" if more > 0 else ""),
+            f"modules with dropout: {', '.join(named[:_NAMES_SHOWN])}" + (f" and {more} more" if more > 0 else ""),
         ),
     )
 

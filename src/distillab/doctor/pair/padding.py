@@ -75,7 +75,7 @@ def _unshared(beyond: Tensor, shared: int, width: int) -> Finding:
     return from_page(
         "teacher-outside-shared-ids",
         evidence=(
-            f"shared are the ids below {shared:,} of the teacher's {width:,}",
-            f"beyond them lie {float(beyond.mean()):.1%} of its probability on average, at the data's positions",
+            f"the shared ids are those below {shared:,} of the teacher's {width:,}",
+            f"{float(beyond.mean()):.1%} of its probability is on the other ids, on average over the data's positions",
         ),
     )

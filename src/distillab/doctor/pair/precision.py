@@ -114,7 +114,7 @@ def _kl(exact: list[Tensor], logits: list[Tensor]) -> float:
 
 
 def _not_finite(largest: Largest, name: str, broken: int, tokens: int) -> Finding:
-    where = f"first in module {largest.broken}" if largest.broken else "in the logits alone"
+    where = f"first in module {largest.broken}" if largest.broken else "only in the logits"
     return from_page(
         "teacher-logits-not-finite",
         evidence=(

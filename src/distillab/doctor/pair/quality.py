@@ -90,7 +90,7 @@ def _against_student(
             rows.append(row)
             kept.append(number)
     if len(rows) < _MIN_ROWS:
-        return None, f"; the student was not compared: {len(rows)} rows are read whole by both"
+        return None, f"; the student was not compared: {len(rows)} rows fit whole into both"
     known = read_rows(subject.student, [read.examples[number] for number in kept], student, most_tokens=1 << 30)
     if known.unreadable:
         return None, f"; the student was not compared: it has no embedding for ids of {known.unreadable} rows"

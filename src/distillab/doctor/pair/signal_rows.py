@@ -58,7 +58,7 @@ def _logp(logits: Tensor, whose: str) -> Tensor:
     logits = logits.detach().float().cpu()
     if logits.isnan().any() or (logits == float("inf")).any() or (logits == float("-inf")).all(dim=1).any():
         raise DataError(
-            f"The {whose}'s logits are not numbers.",
+            f"The {whose}'s logits must be finite.",
             facts=[f"{int((~logits.isfinite()).sum()):,} of {logits.numel():,} values are NaN or infinite"],
             fix="find out at which layer they begin; float16 overflows at 65,504",
         )

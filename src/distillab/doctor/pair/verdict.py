@@ -128,8 +128,8 @@ def _no_power(measures: Measures, reference: float) -> str | None:
         return "every row has one scored token, and there is one row: nothing can be shuffled"
     if reference < MIN_CLAIMS_NATS:
         return (
-            f"the teacher's signal is nearly the same at every position ({reference:.2f} nats apart), so that nothing "
-            "could show where its signal belongs"
+            f"the teacher's signal is nearly the same at every position ({reference:.2f} nats apart), so the "
+            "test cannot show to which position it belongs"
         )
     if reference < _POWER_SPREADS * tested.spread:
         return (
@@ -154,9 +154,9 @@ def _seen(measures: Measures, own: Tested | None) -> tuple[str, ...]:
     lines = []
     if measures.tokens is not None:
         lines.append(f"log-probability of the tokens against signals shuffled within rows: {_told(measures.tokens)}")
-    lines.append(f"what a signal as confident as this one would gain if it were right: {measures.claims:.2f} nats")
+    lines.append(f"the gain of a correct signal with this confidence: {measures.claims:.2f} nats")
     if own is not None:
-        lines.append(f"what this teacher gains at its own tokens on the same text: {own.gain:.2f} nats")
+        lines.append(f"this teacher's gain at its own tokens on the same text: {own.gain:.2f} nats")
     if measures.other_rows is not None:
         lines.append(f"against signals of other rows at the same place: {_told(measures.other_rows.tested)}")
     if measures.names is not None:
@@ -166,7 +166,7 @@ def _seen(measures: Measures, own: Tested | None) -> tuple[str, ...]:
     if measures.agreement is not None:
         tested = measures.agreement
         lines.append(
-            f"same first choice as the student: {tested.mean:.1%}, shuffled {tested.shuffled:.1%} (p = {tested.p:.2g})"
+            f"same top-1 token as the student: {tested.mean:.1%}, shuffled {tested.shuffled:.1%} (p = {tested.p:.2g})"
         )
     offset = shifted_by(measures)
     if offset is not None:
@@ -185,7 +185,7 @@ def _unrelated(measures: Measures, found: Verdict, evidence: tuple[str, ...]) ->
     vocabulary = (
         "The vocabulary fits better than a shuffled one: look at positions and rows first."
         if knows_names
-        else "Nor does the vocabulary fit: the ids mean other tokens to the teacher."
+        else "The vocabulary does not fit either: for the teacher the ids are other tokens."
     )
     return from_page(
         "teacher-signal-unrelated",
@@ -213,7 +213,7 @@ def _of_other_rows(measures: Measures, found: Verdict, evidence: tuple[str, ...]
     figures = (*evidence, f"rows whose tokens another row's signal fits: {rows.fits_elsewhere} of {rows.comparable}")
     if found.sure and rows.example is not None:
         row, signal = rows.example
-        figures = (*figures, f"e.g. the signal of examined row {row} (counted from 0) stands beside row {signal}")
+        figures = (*figures, f"e.g. the signal of examined row {row} (counted from 0) is stored at row {signal}")
     return from_page(
         "teacher-signal-of-other-rows",
         "sure" if found.sure else "likely",

@@ -115,7 +115,7 @@ def _require(vocabulary: int | None, unigram: float | None, entropy: float | Non
         if value is not None and not (math.isfinite(value) and value > 0):
             wrong.append(f"{name} {value}: a positive number of nats a token")
     if wrong:
-        raise ConfigError("A number given to the doctor cannot be.", facts=wrong)
+        raise ConfigError("An argument is out of range.", facts=wrong)
 
 
 def _with(

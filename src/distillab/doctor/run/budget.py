@@ -37,7 +37,7 @@ def check_budget(series: RunSeries) -> CheckResult:
         "budget-too-small",
         evidence=(
             f"held-out {late[0][1]:.4g} at step {late[0][0]:,}, {last:.4g} at step {held_out[-1][0]:,}, the last",
-            f"at that rate {more_steps:,.0f} more steps would take off another {gain:.3g} ({gain / last:.0%})",
+            f"at that rate {more_steps:,.0f} more steps would lower it by another {gain:.3g} ({gain / last:.0%})",
         ),
     )
     return CheckResult(check="run-budget", scope=scope, findings=(finding,))

@@ -48,7 +48,7 @@ def _logged(last: HeldOutPoint) -> tuple[str, ...]:
         return ()  # surer than right is what does harm; the error has no sign
     return (
         evidence,
-        f"mean probability of its first choice {last.confidence:.3f}, right {last.accuracy:.3f} of the time",
+        f"mean probability of the top-1 token {last.confidence:.3f}, accuracy {last.accuracy:.3f}",
     )
 
 

@@ -74,7 +74,7 @@ def _diverges(series: RunSeries) -> Finding | None:
         evidence=(
             f"{ends.head:.4g} at the start, {smooth[best]:.4g} near step {at:,}, {ends.tail:.4g} at the end",
             *((f"learning rate at most {peak[1]:.3g}, first at step {peak[0]:,}",) if peak else ()),
-            *((f"log V, which knows nothing: {series.facts.uniform_nats:.3f}",) if worse_than_nothing else ()),
+            *((f"log V, a uniform guess: {series.facts.uniform_nats:.3f}",) if worse_than_nothing else ()),
         ),
         example=_curve(series),
     )
@@ -160,7 +160,7 @@ def _spikes(series: RunSeries) -> Finding | None:
     return from_page(
         "loss-spikes",
         evidence=(
-            f"{len(found)} jumps above {factor:g} times the neighbours; first at step {losses[found[0]][0]:,}",
+            f"{len(found)} spikes above {factor:g} times the neighbours; first at step {losses[found[0]][0]:,}",
             f"the largest: {values[worst]:.4g} at step {losses[worst][0]:,}",
         ),
         example=tuple(

@@ -71,7 +71,7 @@ def _folder(folder: Path) -> Runs:
     if state is not None:
         return Runs((Run(_file(state)),))
     raise DataError(
-        "The folder holds no log that is known.",
+        "The folder contains no known log.",
         where=str(folder),
         facts=[f"looked for {METRICS}, runs/ARM/SEED/{METRICS}, {_STATE}, checkpoint-N/{_STATE}"],
         fix=f"give {_READ}",

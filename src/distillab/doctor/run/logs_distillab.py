@@ -111,7 +111,7 @@ def _required(values: Mapping[str, Any], key: str, where: str) -> float:
         raise DataError("A line of the run's metrics lacks a field.", where=where, facts=[f"missing: {key}"])
     number = as_number(values[key], column=key, where=where)
     if key == "step" and not (math.isfinite(number) and 0 <= number < 1e12):
-        raise DataError("The number of a step is a whole number from 0.", where=where, facts=[f"seen: {number}"])
+        raise DataError("The number of a step is a whole number from 0.", where=where, facts=[f"found: {number}"])
     return number
 
 
@@ -122,5 +122,5 @@ def _optional(values: Mapping[str, Any], key: str, where: str) -> float | None:
 def _numbers(values: Mapping[str, Any], key: str, where: str) -> dict[str, float]:
     inside = values.get(key) or {}
     if not isinstance(inside, dict):
-        raise DataError("A field of the run's metrics is no object.", where=where, facts=[f"field: {key}"])
+        raise DataError("A field of the run's metrics is not an object.", where=where, facts=[f"field: {key}"])
     return {name: as_number(value, column=f"{key}.{name}", where=where) for name, value in inside.items()}

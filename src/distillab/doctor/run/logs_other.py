@@ -32,7 +32,7 @@ def read_text(path: Path) -> str:
     except OSError as error:
         raise DataError(f"The log cannot be read: {error.strerror}.", where=str(path)) from error
     if size > _LARGEST_BYTES:
-        raise DataError("The log is too large to be one.", where=str(path), facts=[f"{size / 2**20:.0f} MiB"])
+        raise DataError("The file is too large for a log.", where=str(path), facts=[f"{size / 2**20:.0f} MiB"])
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -50,7 +50,7 @@ def read_json(text: str, *, where: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DataError("The log is no JSON.", where=where, facts=[str(error)[:200]]) from error
+        raise DataError("The log is not JSON.", where=where, facts=[str(error)[:200]]) from error
 
 
 def read_json_lines(path: Path) -> tuple[list[LogRow], list[str]]:
@@ -67,10 +67,12 @@ def read_json_lines(path: Path) -> tuple[list[LogRow], list[str]]:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
             if number == lines[-1][0] and len(lines) > 1:
-                return rows, [f"line {number}, the last, is torn and was not read: the run was killed, or still writes"]
-            raise DataError("A line of the log is no JSON.", where=where, facts=[str(error)[:200]]) from error
+                return rows, [
+                    f"line {number}, the last, is incomplete and was not read: the run was killed, or is still writing"
+                ]
+            raise DataError("A line of the log is not JSON.", where=where, facts=[str(error)[:200]]) from error
         if not isinstance(value, dict):
-            raise DataError("A line of the log is no JSON object.", where=where, facts=[line[:60]])
+            raise DataError("A line of the log is not a JSON object.", where=where, facts=[line[:60]])
         rows.append(LogRow(where, value))
     return rows, []
 
@@ -127,14 +129,14 @@ def _csv(path: Path) -> list[LogRow]:
                 header = fields
             elif fields and len(fields) != len(header):
                 raise DataError(
-                    "A line of the log has not as many fields as its header.",
+                    "A line of the log does not have as many fields as its header.",
                     where=where,
                     facts=[f"fields {len(fields)}, header {len(header)}"],
                 )
             elif fields:
                 rows.append(LogRow(where, dict(zip(header, fields, strict=True))))
     except csv.Error as error:
-        raise DataError("The log is no CSV.", where=str(path), facts=[str(error)]) from error
+        raise DataError("The log is not CSV.", where=str(path), facts=[str(error)]) from error
     return rows
 
 
@@ -159,12 +161,12 @@ def of_printed(path: Path) -> RunSeries:
                 digits = max([digits, *(len(text.strip("-0.").replace(".", "")) for text in _losses(values))])
     if not rows:
         raise DataError(
-            "The text holds no line in which a trainer printed a loss.",
+            "The text contains no line with a printed loss.",
             where=str(path),
             facts=["looked for lines like {'loss': 1.23, 'grad_norm': 0.5, 'learning_rate': 1e-05, 'epoch': 0.1}"],
             fix="give trainer_state.json, CSV (.csv) or JSON lines (.jsonl)",
         )
-    notes = [f"{len(rows):,} printed entries among {len(lines):,} lines; the other lines were passed over"]
+    notes = [f"{len(rows):,} printed entries among {len(lines):,} lines; the other lines were skipped"]
     facts = RunFacts(significant_digits=max(1, digits))
     return series_of_rows(rows, source="a printed log", place=str(path), facts=facts, notes=notes)
 

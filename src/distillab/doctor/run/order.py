@@ -36,7 +36,7 @@ def _out_of_order(points: Sequence[StepPoint]) -> Finding | None:
         evidence=(
             f"{len(points):,} entries of {distinct:,} different steps; it goes back {len(back)} times",
             *again,
-            "where a step stands twice, the other checks read the later entry",
+            "where a step occurs twice, the other checks use the later entry",
         ),
     )
 

@@ -29,7 +29,7 @@ def check_references(series: RunSeries) -> CheckResult:
     """
     training, held_out = series.training_nats(), series.held_out_losses()
     lines = _lines(series)
-    scope = f"{len(training):,} cross-entropies of training beside {', '.join(lines) or 'no known line'}"
+    scope = f"{len(training):,} training cross-entropies, compared with {', '.join(lines) or 'no known reference'}"
     if not training and not (held_out and series.facts.held_out_is_cross_entropy):
         why = "the log has no cross-entropy in nats a token (for another trainer's log, give --vocabulary)"
         return CheckResult(check="run-references", scope=scope, skipped=why)
@@ -147,7 +147,7 @@ def _below_entropy(series: RunSeries) -> Finding | None:
         return None
     return from_page(
         "loss-below-entropy",
-        evidence=(f"held-out loss {best:.3f} at step {step:,}", f"entropy of the data, as it was given: {floor:.3f}"),
+        evidence=(f"held-out loss {best:.3f} at step {step:,}", f"entropy of the data, as given: {floor:.3f}"),
     )
 
 

@@ -97,7 +97,7 @@ def series_of_rows(
             )
     if not steps and not held_out:
         raise DataError(
-            "The log has no column that means a loss.",
+            "No column of the log is a known loss.",
             where=place,
             facts=[f"columns: {', '.join(list(seen)[:12]) or 'none'}", *_near(seen)],
             fix=f"name the columns loss, eval_loss, grad_norm, learning_rate, step (also read: {', '.join(_others())})",
@@ -134,10 +134,10 @@ def as_number(value: Any, *, column: str, where: str) -> float:
         except (ValueError, OverflowError):
             pass
     raise DataError(
-        "A value of the log is no number.",
+        "A value in the log is not a number.",
         where=where,
         facts=[f"{column}: {str(value)[:60]!r}"],
-        fix="repair or remove the entry; nothing is passed over in silence",
+        fix="repair or remove the entry; no value is skipped silently",
     )
 
 
@@ -146,7 +146,7 @@ def _step(named: Mapping[str, Any], where: str) -> int | None:
     if value is None:
         return None
     if not math.isfinite(value) or not 0 <= value <= _LARGEST_STEP:
-        raise DataError("The number of a step is a whole number from 0.", where=where, facts=[f"seen: {value}"])
+        raise DataError("The number of a step is a whole number from 0.", where=where, facts=[f"found: {value}"])
     return int(value)
 
 

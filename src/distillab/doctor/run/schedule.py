@@ -147,7 +147,7 @@ def _decays_too_early(series: RunSeries) -> Finding | None:
             f"highest {peak:.3g}; below {_LARGE:.0%} of it after step {large:,}, below 1 % after step {alive:,} of "
             f"{last:,}; {rates[-1][1]:.3g} at the end",
             f"training loss {early.head:.4g} at the start, {early.tail:.4g} near step {alive:,}, {late.tail:.4g} at "
-            "the end: it stopped with the rate",
+            "the end: it stopped falling with the rate",
             *((line,) if line is not None else ()),
         ),
         words={"share": f"{(last - alive) / (last - first):.0%}"},
@@ -164,7 +164,7 @@ def _line_it_stays_above(series: RunSeries, level: float) -> str | None:
         return f"the unigram line, {facts.unigram_nats:.3f}, was not reached" if above else None
     if facts.uniform_nats is None or not facts.random_student or level < _NEAR_UNIFORM * facts.uniform_nats:
         return None
-    return f"log V, which knows nothing, is {facts.uniform_nats:.3f}; the student began with random weights"
+    return f"log V, a uniform guess, is {facts.uniform_nats:.3f}; the student began with random weights"
 
 
 def _cut_short(series: RunSeries) -> Finding | None:
@@ -187,6 +187,6 @@ def _cut_short(series: RunSeries) -> Finding | None:
         "schedule-cut-short",
         evidence=(
             f"peak {peak:.3g}, last {last:.3g} at step {last_step:,}: {last / peak:.0%} of the peak",
-            f"at its rate it comes to zero about {last / late:,.0f} steps later",
+            f"at this slope it reaches zero about {last / late:,.0f} steps later",
         ),
     )

@@ -26,7 +26,7 @@ def check_terms(series: RunSeries) -> CheckResult:
     measured = sum(bool(point.shares) for point in series.steps)
     scope = f"{len(names)} terms ({', '.join(names) or 'none logged'}); gradient shares at {measured} steps"
     if not names and not any(point.cosines for point in series.steps):
-        return CheckResult(check="run-terms", scope=scope, skipped="the log does not have the loss's terms one by one")
+        return CheckResult(check="run-terms", scope=scope, skipped="the log does not list the terms of the loss")
     found: list[Finding] = []
     for name in names:
         one = _without_positions(series, name) or _never_changes(series, name) or _without_effect(series, name)

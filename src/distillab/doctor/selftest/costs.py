@@ -143,7 +143,7 @@ def cost_findings(costs: Costs, machine: Machine) -> list[Finding]:
 
 def memory_finding(needed: int, there: int) -> Finding:
     """The device has less memory than the runs take."""
-    return from_page("memory-too-small", evidence=(f"needed: about {size(needed)}", f"there: {size(there)}"))
+    return from_page("memory-too-small", evidence=(f"needed: about {size(needed)}", f"available: {size(there)}"))
 
 
 def _judging_s(setup: Setup) -> float:

@@ -30,7 +30,7 @@ def check_evaluation(setup: Setup, clock: Clock) -> CheckResult:
         clock: what is left of the time.
     """
     held_out = setup.inputs.held_out.first(_ROWS)
-    scope = f"{plural(len(held_out.rows), 'held-out row')}, judged three times"
+    scope = f"{plural(len(held_out.rows), 'held-out row')}, evaluated three times"
     if (refusal := clock.refuses(_UNITS)) is not None:
         return CheckResult(check=CHECK_ID, scope=scope, skipped=refusal)
     student = setup.student()

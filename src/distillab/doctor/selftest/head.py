@@ -57,7 +57,7 @@ def check_head(setups: Sequence[Setup], clock: Clock) -> CheckResult:
         if (refusal := clock.refuses(_UNITS)) is not None:
             missed.append((setup.name, refusal))
         elif setup.draws:
-            missed.append((setup.name, "the term draws from the teacher at random, anew for each of the two"))
+            missed.append((setup.name, "the term samples from the teacher, anew for each of the two"))
         elif (found := head_difference(setup)) is not None:
             looked.append(setup)
             findings += head_findings(found, setup)

@@ -251,7 +251,7 @@ def answerable(
     for group in groups:
         teacher = group.teacher
         if teacher is None or group.teacher_model is None:
-            missed.append((group.name, "the recipe names a cache alone, and this needs the teacher's weights"))
+            missed.append((group.name, "the recipe names only a cache, and this check needs the teacher's weights"))
         elif (refusal := clock.refuses(units)) is not None:
             missed.append((group.name, refusal))
         else:

@@ -54,7 +54,7 @@ def check_steps(setups: Sequence[Setup], clock: Clock) -> tuple[CheckResult, Che
         clock.measure_unit(min(both.whole.seconds[0], both.rows.seconds[0]))
         found_reach += reach_findings(both.whole, setup)
         if setup.draws:
-            not_split.append((setup.name, "the term draws from the teacher at random, anew for each microbatch"))
+            not_split.append((setup.name, "the term samples from the teacher, anew for each microbatch"))
         elif len(setup.data.lengths) < 2:
             not_split.append((setup.name, "there is one row, and nothing to split"))
         else:
@@ -124,7 +124,7 @@ def reach_findings(stepped: Stepped, setup: Setup) -> list[Finding]:
             "parameters-without-gradient",
             severity="error" if every else "warning",
             evidence=(
-                f"arms {setup.name}: {len(unreached)} of {len(stepped.learning)} tensors that learn have no gradient, "
+                f"arms {setup.name}: {len(unreached)} of {len(stepped.learning)} trainable tensors have no gradient, "
                 "or a gradient of zero, in a step in which every term has its largest weight",
                 shown + (f" and {len(unreached) - _NAMED} more" if len(unreached) > _NAMED else ""),
             ),

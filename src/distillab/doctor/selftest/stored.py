@@ -81,7 +81,7 @@ def check_cache(setups: Sequence[Setup], clock: Clock) -> CheckResult:
         for name, found in means.items():
             findings += cache_findings(name, found, kinds, group)
     if not groups:
-        return CheckResult(check=CHECK_ID, scope="0 terms", skipped="no term reads a teacher")
+        return CheckResult(check=CHECK_ID, scope="0 terms", skipped="no term uses a teacher")
     return CheckResult(
         check=CHECK_ID,
         scope=scope(groups, f"stored as {', '.join(dict.fromkeys(names)) or 'nothing'}"),
@@ -147,7 +147,7 @@ def cache_findings(name: str, found: StoredTerm, kinds: Sequence[KindConfig], se
             "cached-differs-from-live",
             evidence=(
                 f"term {name} of {setup.name}: from the teacher {number(found.live)}, from the cache "
-                f"{number(found.cached)} a unit; allowed is a difference of {number(allowed)}",
+                f"{number(found.cached)} per unit; the allowed difference is {number(allowed)}",
                 f"the teacher's number format: {format_}",
                 f"stored as: {', '.join(kind.kind for kind in kinds)} {stored}",
             ),

@@ -71,7 +71,7 @@ def check_terms(setups: Sequence[Setup], clock: Clock) -> CheckResult:
         for name, found in means.items():
             findings += term_findings(name, found, group)
     if not groups:
-        return CheckResult(check=CHECK_ID, scope="0 terms", skipped="no term reads a teacher")
+        return CheckResult(check=CHECK_ID, scope="0 terms", skipped="no term uses a teacher")
     return CheckResult(
         check=CHECK_ID,
         scope=scope(groups, plural(terms, "term")),
@@ -149,7 +149,7 @@ def term_findings(name: str, found: TeacherAsStudent, setup: Setup) -> list[Find
     """What is wrong with a term that gives these means."""
     evidence = (
         f"term {name} of {setup.name}",
-        f"student = teacher: {number(found.equal)}; the teacher one position off: {number(found.shifted)} (a unit)",
+        f"student = teacher: {number(found.equal)}; the teacher one position off: {number(found.shifted)} (per unit)",
     )
     if found.shifted < _BLIND:
         return [from_page("term-blind-to-teacher", evidence=evidence, words={"name": name})]
