@@ -181,8 +181,8 @@ def test_the_report_is_written(doctor, case, tmp_path):
 
 def test_wrong_usage(run, case, tmp_path):
     for given, said in (
-        ([], "nothing to examine"),
-        (["--student", str(case.student)], "nothing to examine"),
+        ([], "nothing to check"),
+        (["--student", str(case.student)], "nothing to check"),
         (["--log", str(case.log("sound")), "--compares", "ids"], "--teacher"),
         (["--log", str(case.log("sound")), "--shifts", "model"], "--batch"),
         (["--log", str(case.log("sound")), "--held-out", str(case.data)], "--data"),

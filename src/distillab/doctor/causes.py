@@ -1,4 +1,4 @@
-"""Which finding explains which other one: a consequence names its cause, and is no error of its own."""
+"""Which finding causes which other one: a consequence names its cause, and is at most a warning."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from distillab.records import CheckResult, Finding, Severity
 
 _RANK: Mapping[Severity, int] = {"note": 0, "warning": 1, "error": 2}
 
-# rows whose labels stand elsewhere are read where they are meant; what was cut off on the way is missed at their ends
+# rows with misplaced labels are read with corrected labels; their cut-off ends are then missing
 _OF_LABELS = frozenset(("all-masked-rows", "answers-truncated", "eos-missing", "eos-not-scored", "labels-not-inputs"))
 _OF_IDS = frozenset(
     (
@@ -41,7 +41,7 @@ _CURVES = frozenset(
         "overfitting",
     )
 )
-# cause -> what it brings along in the same batch, rows or log
+# cause -> its consequences in the same batch, rows or log
 BRINGS: Mapping[str, frozenset[str]] = {
     "answer-at-prompt-positions": _OF_LABELS,
     "labels-of-other-rows": _OF_LABELS,
@@ -72,9 +72,9 @@ BRINGS: Mapping[str, frozenset[str]] = {
 
 
 def with_causes(checks: Sequence[CheckResult]) -> tuple[CheckResult, ...]:
-    """The same findings; each that another one brings along names it, and is a warning at most.
+    """Return the same findings; a consequence of another one names it, and is at most a warning.
 
-    A cause is at least as grave as what it explains: a note explains no error.
+    A cause is at least as severe as its consequence: a note does not explain an error.
     """
     findings = [finding for one in checks for finding in one.findings]
     linked = {id(finding): _linked(finding, findings) for finding in findings}
@@ -84,7 +84,7 @@ def with_causes(checks: Sequence[CheckResult]) -> tuple[CheckResult, ...]:
 
 
 def follows(finding: Finding, causes: Sequence[str], *, severity: Severity) -> Finding:
-    """A finding as the consequence of others, which are to be mended first."""
+    """Return a finding as the consequence of others, which must be fixed first."""
     names = tuple(dict.fromkeys((*finding.follows_from, *causes)))
     return finding.model_copy(
         update={

@@ -1,4 +1,4 @@
-"""Correlate several checks: what a batch and a pair explain of what a log shows."""
+"""Correlate several checks: which findings of a log are caused by errors of a batch or a pair."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from distillab.doctor.run.logs import Run
 from distillab.doctor.run.series import CROSS_ENTROPY, RunSeries
 from distillab.records import CheckResult, Finding, Investigation
 
-CHECK_ID = "together"
+CHECK_ID = "correlate"
 
-# faults of a batch that train the model on something else than the answers it is evaluated on
+# errors of a batch by which the training loss is not that of the evaluated answers
 _LABELS = frozenset(
     (
         "answer-at-prompt-positions",
@@ -28,7 +28,7 @@ _LABELS = frozenset(
         "mask-inverted",
     )
 )
-# what a log shows where the loss that falls is not the loss of the held-out answers
+# what a log shows if the training loss is not that of the held-out answers
 _EFFECTS = frozenset(
     (
         "held-out-above-uniform",
@@ -43,7 +43,7 @@ _BY_ID = frozenset(
     for settings in get_args(get_args(TermConfig)[0])
     if settings.tokens == "shared"
 )
-# such labels show only how often tokens occur; a student that is far below that line was given others
+# such labels train only token frequencies: a held-out loss far below the unigram line is from other labels
 _LEARNED = 0.8
 
 
@@ -52,10 +52,10 @@ class CheckedLog:
     """One log.
 
     Attributes:
-        name: among the others.
+        name: unique among the logs.
         runs: its runs.
-        investigation: what was found in it.
-        unigram_nats: of rows like its own, where the log does not know it.
+        investigation: its findings.
+        unigram_nats: of similar rows, if the log does not have it.
     """
 
     name: str
@@ -65,27 +65,27 @@ class CheckedLog:
 
 
 def compared_by_id(series: RunSeries) -> tuple[str, ...]:
-    """Terms of a run's loss that compare the two models id by id or position by position, as its log names them."""
+    """Return the terms in a log that compare the two models by id or by position."""
     return tuple(name for name in series.term_names if _kind(name) in _BY_ID)
 
 
 def explained(
     logs: Sequence[CheckedLog], *, batch: Sequence[Finding], tokens: Finding | None
 ) -> tuple[CheckedLog, ...]:
-    """The logs with every finding that follows from a fault found elsewhere marked so: the fault is to be mended first.
+    """Return the logs; findings that follow from an error of the batch or of the tokens name it as their cause.
 
-    A batch's fault explains what a log shows of labels; tokens that do not match, what it shows of a teacher. Where a
-    log does not name the terms of its loss, both can.
+    An error of a batch explains findings on cross-entropy, tokens that do not match those on the teacher. If a log
+    does not name the terms of its loss, both can be the cause.
 
     Args:
-        batch: found in the batch.
-        tokens: the finding of tokens that are compared and do not match, where it is an error.
+        batch: findings of the batch.
+        tokens: the finding of compared tokens that do not match, if it is an error.
     """
     return tuple(_explained(log, batch, tokens) for log in logs)
 
 
 def check_together(logs: Sequence[CheckedLog], *, batch: Sequence[Finding], tokens: Finding | None) -> CheckResult:
-    """Does what was given belong together, and what explains what?
+    """Check whether batch and logs belong together, and count the findings with a cause.
 
     Args:
         logs: after `explained`.
@@ -123,7 +123,7 @@ def _faults(batch: Sequence[Finding]) -> list[Finding]:
 
 
 def _strangers(logs: Sequence[CheckedLog], faults: Sequence[Finding]) -> list[Finding]:
-    """Logs that cannot come from the given batch."""
+    """Return findings for logs that cannot come from the given batch."""
     if not any(fault.id == "answer-at-prompt-positions" for fault in faults):
         return []
     found = []
@@ -144,13 +144,13 @@ def _stranger(name: str, step: int, best: float, unigram: float) -> Finding:
     return from_page(
         "log-of-another-run",
         evidence=(
-            f"{name}: held-out {best:.3f} nats a token at step {step:,}; the unigram line is {unigram:.3f}",
+            f"{name}: held-out {best:.3f} nats/token at step {step:,}; the unigram line is {unigram:.3f}",
             "the batch: the answer is predicted at the prompt's positions, which teaches only token frequencies",
         ),
     )
 
 
 def _kind(name: str) -> str:
-    """Terms of one kind are named `token_divergence_1`, `token_divergence_2`."""
+    """Return the kind of a term: `token_divergence` for `token_divergence_2`."""
     kind, _, number = name.rpartition("_")
     return kind if number.isdigit() else name

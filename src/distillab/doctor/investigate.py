@@ -1,4 +1,4 @@
-"""`investigate`: batch, tokenizers, data and logs, whichever are there, examined one by one and together."""
+"""`investigate`: check the given batch, tokenizers, data and logs, separately and together."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from distillab.records import CheckResult, Investigation
 
 __all__ = ["Compares", "investigate"]
 
-# rows on which the pair is measured and a unigram line counted; there is no line with fewer than the second number
+# rows for the pair and for the unigram loss, which needs at least the second number
 _MOST_ROWS, _FEWEST_ROWS = 2000, 20
-# where a run truncates rows, if not given
+# maximum length of a row: no truncation
 _UNCUT = 1 << 30
 
 
@@ -51,26 +51,25 @@ def investigate(
     pad_id: int | None = None,
     vocabulary: int | None = None,
 ) -> Investigation:
-    """Examine all that is given, then all of it together. Nothing is trained, downloaded or executed.
+    """Check each given object, then all together. Nothing is trained, downloaded or executed.
 
     Args:
-        batch: a file with saved batches (see `load_batches`), or what `audit_batch` takes. Needs `student`.
+        batch: a file with saved batches (see `load_batches`), or an argument of `audit_batch`. Needs `student`.
         student: folder or hub id of the student's tokenizer.
-        teacher: of the teacher's. Needs `student`.
-        logs: what `audit_run` takes. log V comes from the student's tokenizer where the log does not have it.
-        data: rows to learn from, as the run had them: examined, the pair is measured on them, and the unigram line is
-            counted. Needs `student`.
-        held_out: rows to judge by, for `data`: overlap is sought, and the unigram line is that of these rows.
-        compares: what the loss compares of the two models: "ids" (any divergence between their logits), "aligned"
-            (made for two tokenizers), "text" (the teacher's answers alone). None: read from the log, where it has it.
+        teacher: folder or hub id of the teacher's tokenizer. Needs `student`.
+        logs: as in `audit_run`. log V is that of the student's tokenizer if the log does not have it.
+        data: training rows of the run, for the checks of data, the pair, and the unigram loss. Needs `student`.
+        held_out: held-out rows, for overlap with `data`; the unigram loss is then of these rows.
+        compares: what the loss compares in the two models: "ids" (any divergence between their logits), "aligned"
+            (for two tokenizers), "text" (the teacher's answers). None: read from the log, if it is there.
         shifts, learns, pad_id: as in `audit_batch`.
         ignore_index: the same; None: -100.
         vocabulary: as in `audit_run`, for logs of another trainer.
     Returns:
-        what was found, and which methods the pair allows.
+        The findings, and the methods that are valid for the pair.
     Raises:
-        ConfigError: nothing is given, or something whose tokenizer is missing.
-        DataError: something given cannot be read.
+        ConfigError: nothing is given, or a tokenizer is missing.
+        DataError: an argument cannot be read.
     """
     _require(
         batch=batch,
@@ -137,11 +136,11 @@ def _require(
     data: Path | None,
     needs: Sequence[tuple[str, object | None, str, object | None]],
 ) -> None:
-    """Refuse what cannot be examined, and every option (name, value) whose object (name, value) is not given."""
+    """Refuse arguments that cannot be checked, and every option (name, value) without its object (name, value)."""
     if batch is None and teacher is None and data is None and not logs:
         raise ConfigError(
-            "There is nothing to examine.",
-            facts=["given: neither a batch, nor rows, nor a teacher, nor a log"],
+            "There is nothing to check.",
+            facts=["given: no batch, no rows, no teacher, no log"],
             fix="give a batch (--batch), a log (--log), rows (--data) or both tokenizers (--student, --teacher)",
         )
     given = (("the batch", batch), ("the teacher", teacher), ("the rows", data))
@@ -149,7 +148,7 @@ def _require(
     if student is None and needing:
         raise ConfigError(
             "The student's tokenizer is missing.",
-            facts=[f"{name} cannot be examined without it" for name in needing],
+            facts=[f"{name} cannot be checked without it" for name in needing],
             fix="--student FOLDER, with the tokenizer that made the student's ids",
         )
     for name, value, needed, there in needs:
@@ -165,7 +164,7 @@ def _reader(loaded: LoadedTokenizer, examples: Sequence[Example]) -> Reader:
 
 
 def _pair(teacher: LoadedTokenizer, student: Reader, examples: tuple[Example, ...], data: Path | None) -> PairSubject:
-    """Two tokenizers without their models."""
+    """Return the pair of two tokenizers, without models."""
     contract = compare_tokenizers(
         teacher,
         student.loaded,
@@ -187,9 +186,9 @@ def _pair(teacher: LoadedTokenizer, student: Reader, examples: tuple[Example, ..
 
 
 def _unigram(reader: Reader, train: Sequence[Example], held_out: Sequence[Example]) -> float | None:
-    """Nats a token of token frequencies alone, counted on the training rows and judged on the held-out rows.
+    """Return the loss of token frequencies, counted on the training rows and evaluated on the held-out rows.
 
-    Where there are no held-out rows, one half of the rows is judged by the other; None where there are too few.
+    Without held-out rows, half of the training rows are used for the evaluation. None: too few rows.
     """
     if not held_out:
         train, held_out = train[::2], train[1::2]
@@ -202,8 +201,8 @@ def _unigram(reader: Reader, train: Sequence[Example], held_out: Sequence[Exampl
 def _log(
     name: str, place: Path, runs: Runs, reader: Reader | None, unigram: float | None, vocabulary: int | None
 ) -> CheckedLog:
-    """Audit one log. distillab's own can lack the reference lines; of another trainer's losses it is not known whether
-    they are cross-entropies, so that no line is drawn beside them but where the caller gives the vocabulary."""
+    """Audit one log. Reference losses are added to logs of distillab without them, and to logs of other trainers if
+    the vocabulary is given: without it their losses are not assumed to be cross-entropies."""
     if vocabulary is not None:
         return CheckedLog(name, runs.runs, audit_run(place, vocabulary=vocabulary, unigram_nats=unigram), unigram)
     facts = [run.series.facts for run in runs.runs]
@@ -214,7 +213,7 @@ def _log(
 
 
 def _by_id(name: str, runs: Runs) -> list[str]:
-    """Return what is compared by id, from the logs."""
+    """Return facts on the terms of a log that compare ids."""
     facts = []
     for run in runs.runs:
         terms = compared_by_id(run.series)
@@ -233,7 +232,7 @@ def _names(logs: Sequence[Path]) -> list[str]:
 
 
 def _named(log: CheckedLog, *, several: bool) -> list[CheckResult]:
-    """The checks of a log, with its name wherever there are several."""
+    """Return the checks of a log, with its name if there are several logs."""
     if not several:
         return list(log.investigation.checks)
     return [

@@ -1,4 +1,4 @@
-"""A recipe, examined before anything is paid for: its pair, its data, and the self-test of what its runs rely on."""
+"""Check a recipe before it runs: its pair, its data, and the self-test of its runs."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ from distillab.teachers.stored.location import Part
 from distillab.terminal import plural
 
 CHECK_ID = "selftest-arms"
-# of texts that are examined, a careful guess; no more rows than these are encoded
+# speed of the checks of texts, a careful guess; the most rows that are encoded
 _CHARACTERS_A_SECOND, _MOST_ROWS = 3e5, 10_000
-_BYTES_A_SECOND = 200e6  # at which weights are loaded, a careful guess
-_LOADING_SHARE = 3.0  # loading may take a third of the time
+_BYTES_A_SECOND = 200e6  # speed of loading weights, a careful guess
+_LOADING_SHARE = 3.0  # loading can take a third of the time
 _PARTS: tuple[Part, ...] = ("train", "held_out")
 
 
 @dataclass(frozen=True, eq=False)
 class _Recipe:
-    """What the recipe of a run and that of a study have in common."""
+    """The common part of a run recipe and a study recipe."""
 
     subject: str
-    arms: tuple[Arm, ...]  # those that are tried
-    every: tuple[Arm, ...]  # with those that are left out
+    arms: tuple[Arm, ...]  # arms of the self-test
+    every: tuple[Arm, ...]  # all arms
     missed: tuple[tuple[str, str], ...]
     budget: Budget
 
@@ -57,14 +57,14 @@ class _Recipe:
 def audit_recipe(
     recipe: RunRecipe | StudyRecipe, *, demonstrate_mismatch: bool = False, limit_s: float = LIMIT_S
 ) -> Investigation:
-    """Examine what a recipe will do. Nothing is written, but into a folder that is removed.
+    """Check a recipe before it runs. Files are written only to a temporary folder.
 
     Args:
-        recipe: of a run or of a study; of a study every different arm is tried once.
+        recipe: of a run or of a study; each different arm of a study is tested once.
         demonstrate_mismatch: arms that compare unrelated tokens are shown failures.
-        limit_s: seconds of all of it; what would take longer is left out, and named.
+        limit_s: seconds for all checks; checks that would take longer are skipped and listed.
     Raises:
-        DistillabError: what is raised before a run begins: missing weights, unreadable rows, terms that do not fit.
+        DistillabError: an error from before a run begins: missing weights, unreadable rows, terms that do not fit.
     """
     if isinstance(recipe, StudyRecipe):
         study = Study(recipe, reproduce="")
@@ -79,7 +79,7 @@ def audit_recipe(
 
 
 def audit_study(study: Study, *, limit_s: float = LIMIT_S) -> Investigation:
-    """The same of a study that is about to run, whose tokenizers and rows it uses afterwards.
+    """Check a study before it runs, with its loaded tokenizers and rows.
 
     Raises:
         DistillabError: see `audit_recipe`.
@@ -98,7 +98,7 @@ def audit_study(study: Study, *, limit_s: float = LIMIT_S) -> Investigation:
 
 
 def _sorted_out(title: str, arms: tuple[Arm, ...], budget: Budget) -> _Recipe:
-    """The arms that are tried, and why others are not."""
+    """Return the recipe with the arms that are tested, and the reasons for the others."""
     missed, tried = [], []
     for arm in arms:
         if arm.recipe.shown_failure is not None:
@@ -110,22 +110,22 @@ def _sorted_out(title: str, arms: tuple[Arm, ...], budget: Budget) -> _Recipe:
     student = model_name(arms[0].recipe.student.path)
     teachers = dict.fromkeys(arm.inputs.teacher.spec.name for arm in arms if arm.inputs.teacher is not None)
     subject = f"{title}: student {student}" + (f", teacher {', '.join(teachers)}" if teachers else "")
-    # an arm that is refused is one of those that the pair is examined for
+    # a refused arm counts for the checks of the pair
     every = tuple(arm for arm in arms if arm.recipe.shown_failure is None)
     return _Recipe(subject, tuple(tried), every or arms, tuple(missed), budget)
 
 
 def _check(recipe: _Recipe, clock: Clock) -> Investigation:
-    """Run the checks without a model first, then the self-test, and last those that need the pair's weights."""
+    """Run first the checks without a model, then the self-test, then those with the weights of the pair."""
     first = recipe.every[0]
     teachers = _of_each_teacher(recipe.every)
     total = 1 + SELFTEST_CHECKS + sum(PAIR_CHECKS for _ in teachers)
-    with Progress("examining the recipe", total=total, unit="checks") as clock.progress:
+    with Progress("checking the recipe", total=total, unit="checks") as clock.progress:
         chosen, load = _chosen(recipe, clock)
         checks = [chosen, *_rows(first, clock)]
         original = load_student(first.inputs) if load else None
         pairs = [_pair(arm, recipe, original, clock, load=load) for arm in teachers]
-        # of each pair the check of the tokenizers alone
+        # the first check of each pair needs only the tokenizers
         checks += [one for pair in pairs for one in islice(pair, 1)]
         if original is not None and recipe.arms:
             tried = [_weights(arm) for arm in recipe.arms]
@@ -140,7 +140,7 @@ def _check(recipe: _Recipe, clock: Clock) -> Investigation:
 
 
 def _chosen(recipe: _Recipe, clock: Clock) -> tuple[CheckResult, bool]:
-    """Which arms are tried, and whether the models are loaded: judged by their configurations alone."""
+    """Decide from the configurations which arms are tested and whether the models are loaded."""
     weights = [_weights(arm) for arm in recipe.every]
     most = max((one.learning + one.teacher for one in weights), default=0)
     if recipe.every[0].inputs.device.type == "cpu":
@@ -150,11 +150,11 @@ def _chosen(recipe: _Recipe, clock: Clock) -> tuple[CheckResult, bool]:
     refusal, findings = None, []
     if most > machine.memory_bytes:
         refusal = (
-            f"the process, the models and AdamW take {size(most)}, and the device has {size(machine.memory_bytes)}"
+            f"the process, the models and AdamW need {size(most)}, and the device has {size(machine.memory_bytes)}"
         )
         findings.append(memory_finding(most, machine.memory_bytes))
     elif (late := clock.refuses_s(_LOADING_SHARE * loaded / _BYTES_A_SECOND)) is not None:
-        refusal = f"weights of {size(loaded)} are to be loaded: {late}"
+        refusal = f"loading weights of {size(loaded)}: {late}"
     chosen = CheckResult(
         check=CHECK_ID,
         scope=f"{plural(len(recipe.arms), 'arm')}; process, weights, gradients and AdamW of a run: {size(most)}",
@@ -213,7 +213,7 @@ def _teacher_bytes(arms: Sequence[Arm], weights: Sequence[Weights]) -> dict[int,
 
 
 def _cache_bytes(study: Study) -> int:
-    """Of what the study will store of its teachers; without signals on their own answers, which are not known yet."""
+    """Return the size of the teacher signals of a study, without those on its answers, which do not exist yet."""
     caches, found = study.caches, 0
     for part in _PARTS:
         for arm in caches.missing(part, study.recipe.arms):

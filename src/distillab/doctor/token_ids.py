@@ -1,4 +1,4 @@
-"""Are two vocabularies compared by id? The logs, beside the two tokenizers."""
+"""Check whether two vocabularies are compared by id, from the logs and the two tokenizers."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ UNRELATED = "pair-ids-unrelated"
 
 
 def check_token_ids(subject: PairSubject, *, compares: Compares | None, by_id: tuple[str, ...]) -> CheckResult:
-    """The contract of two tokenizers, judged with what is known of the loss.
+    """Check the contract of two tokenizers, with the severity that follows from the loss.
 
-    Where equal ids mean other tokens, it is an error if ids are known to be compared, a warning if nothing is known,
-    and a note if the loss is known to compare something else.
+    If equal ids mean different tokens, it is an error if the loss compares ids, a warning if this is unknown, and a
+    note if the loss compares something else.
 
     Args:
-        subject: `compares_by_index` of it is not read.
-        compares: what the loss compares, as the user gives it; None: not given.
-        by_id: facts from logs that show that the loss compares ids.
+        subject: its `compares_by_index` is not used.
+        compares: what the loss compares, from the user; None: unknown.
+        by_id: evidence from logs that the loss compares ids.
     """
     known = (*(("the loss compares ids (--compares ids)",) if compares == "ids" else ()), *by_id)
     elsewhere = not known and compares is not None
@@ -38,5 +38,5 @@ def _known(finding: Finding, known: tuple[str, ...]) -> Finding:
     if known:
         title = "Equal ids mean different tokens, and the loss compares the two models by id."
         return finding.model_copy(update={"title": title, "evidence": (*finding.evidence, *known)})
-    unknown = "whether the loss compares ids is not known: give --compares, or a log of distillab"
+    unknown = "unknown whether the loss compares ids: give --compares, or a log of distillab"
     return finding.model_copy(update={"severity": "warning", "evidence": (*finding.evidence, unknown)})
