@@ -5,11 +5,13 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from distillab.doctor.page import FOLDER, cases, from_page, page
 from distillab.errors import ConfigError
+from distillab.records import Severity
 
 ROOT = Path(__file__).parents[2]
 SECTIONS = ("What it is", "How it is seen", "Why it hurts", "What else to do")
@@ -67,8 +69,10 @@ def test_a_page_has_its_id_the_facts_for_a_reader_and_a_line_in_the_table(name: 
     assert "## How it is seen\n" in text and all(part.partition("\n")[2].strip() for part in sections)
     for case in cases(name).values():
         assert case.title and case.explanation and not case.title.endswith(" ")
+    every = [one for one in get_args(Severity) if any(one in case.severities for case in cases(name).values())]
+    listed = " or ".join(filter(None, (", ".join(every[:-1]), every[-1])))
     table = (ROOT / "docs/doctor/README.md").read_text(encoding="utf-8")
-    assert f"| [`{name}`](../../src/distillab/doctor/findings/{name}.md) |" in table
+    assert f"| [`{name}`](../../src/distillab/doctor/findings/{name}.md) | {listed} |" in table
 
 
 def test_the_words_are_filled_in_and_a_computed_fix_comes_first() -> None:
