@@ -40,11 +40,11 @@ def test_a_frame_that_becomes_more_than_a_record_can_be_is_not_decompressed() ->
 
     bomb = compress(bytes(2**24), "zstd")
     assert len(bomb) < 2000
-    with pytest.raises(CacheCorrupt, match=r"its frame says 16,777,216 bytes; .* at most 2,000"):
+    with pytest.raises(CacheCorrupt, match=r"its frame states 16,777,216 bytes; .* at most 2,000"):
         decompress(bomb, "zstd", most_bytes=2000)
     # the length of a frame that says none is known when it is too late
     silent = zstandard.ZstdCompressor(write_content_size=False).compress(bytes(2**24))
-    with pytest.raises(CacheCorrupt, match="its frame says no size"):
+    with pytest.raises(CacheCorrupt, match="its frame states no size"):
         decompress(silent, "zstd", most_bytes=2**25)
 
 

@@ -405,7 +405,7 @@ def test_a_head_of_another_cache(cache: Path, tmp_path: Path) -> None:
     for name in ("head.safetensors", "head.json"):
         shutil.copy(tmp_path / "other" / name, cache / name)
     refused(cache, CacheMismatch, "head.json")
-    with pytest.raises(CacheMismatch, match="Another head"):
+    with pytest.raises(CacheMismatch, match="head in this cache is not"):
         CacheWriter(cache, IDENTITY).write_head(sample_head())
 
 

@@ -193,7 +193,7 @@ def test_a_store_that_does_not_answer(web: Store, cache: Path) -> None:
     reader = CacheReader(web(cache))
     # a port that nothing listens on
     url = re.sub(r":\d+/", ":1/", reader.location)
-    with pytest.raises(CacheError, match=r"(?s)cannot be read from its place.*http://127.0.0.1:1/c/identity.json"):
+    with pytest.raises(CacheError, match=r"(?s)cannot be read.*http://127.0.0.1:1/c/identity.json"):
         CacheReader(url)
 
 

@@ -155,7 +155,7 @@ def test_rows_together_equal_each_by_itself(layout: Layout, seed: int, lengths: 
 def test_a_record_of_another_length_is_damage(layout: Layout) -> None:
     record = encode(any_row(np.random.default_rng(2), 5, layout), layout)
     for damaged in (record[:-1], record + b"\0", record[: len(record) // 2], b""):
-        with pytest.raises(CacheCorrupt, match="not as long as its layout says"):
+        with pytest.raises(CacheCorrupt, match="has another length than its layout states"):
             decode([record, damaged], [5, 5], layout)
     with pytest.raises(ShapeError, match="length"):
         decode([record], [5, 5], layout)

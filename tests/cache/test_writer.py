@@ -137,7 +137,7 @@ def test_several_writers_may_store_the_same_head_but_no_other(tmp_path: Path) ->
     first.write_head(sample_head())
     second.write_head(sample_head())
     head = sample_head()
-    with pytest.raises(CacheMismatch, match="Another head"):
+    with pytest.raises(CacheMismatch, match="head in this cache is not"):
         second.write_head(StoredHead(head.weight + np.uint16(1), head.bias, 0.125, 30.0))
     assert CacheReader(tmp_path / "c").head().multiplier == 0.125
 

@@ -121,7 +121,7 @@ def test_an_identity_that_was_changed_is_not_sound(run: Run, location: Path) -> 
     path.write_text(path.read_text().replace('"source": "held out"', '"source": "held in"'))
     code, _, err = run("cache", "verify", str(location))
     assert code == 1
-    assert "identity.json is another's or was changed" in err
+    assert "identity.json was exchanged or changed" in err
 
 
 def test_a_merge_takes_the_tokenizer_with_its_seal(run: Run, location: Path, tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""The signal of a teacher on disk: small, safe to interrupt, and never taken for something else. See FORMAT.md."""
+"""Store a teacher's signal on disk: compact, safe to interrupt, checked by identity and checksums. See FORMAT.md."""

@@ -1,4 +1,4 @@
-"""The kinds `full` (the input of the teacher's head), `hidden_states` and `attention_inputs`: its activations.
+"""Encode and decode activations: the kinds `full` (the head's input), `hidden_states` and `attention_inputs`.
 
 P positions of a row at which they are stored (of all rows together after decoding), D width of an array.
 """
@@ -20,7 +20,7 @@ from distillab.config.terms import Positions
 from distillab.errors import NumericsError, ShapeError
 from distillab.records.base import Record
 
-# what an array is in memory, and in the file
+# the dtype of an array in memory, and in the file
 _IN_MEMORY = {"float32": "float32", "float16": "float16", "bfloat16": "uint16", "int8": "float32"}
 _IN_FILE = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
 
@@ -30,7 +30,7 @@ _BFLOAT16_EXPONENT = np.uint16(0x7F80)
 
 @dataclass(frozen=True, eq=False)
 class States(Section):
-    """name -> (P, D) numbers. float32 or float16; bfloat16 stands as its uint16 bits; int8 is decoded to float32."""
+    """name -> (P, D) numbers. float32 or float16; bfloat16 as its uint16 bits; int8 is decoded to float32."""
 
     arrays: dict[str, npt.NDArray[np.generic]]
 
@@ -85,7 +85,7 @@ class StatesLayout(KindLayout):
         if set(section.arrays) != set(names) or len(positions) > 1:
             given = ", ".join(f"{name} {array.shape}" for name, array in section.arrays.items()) or "none"
             raise ShapeError(
-                "A row's states are not those of the cache, or not at the same positions.",
+                "A row's states have other names or positions than those of the cache.",
                 facts=(f"given: {given}", f"the cache: {', '.join(names)}"),
             )
         return b"".join(_encode_array(section.arrays[array.name], array) for array in self.arrays)
@@ -136,7 +136,7 @@ def _encode_array(states_PD: npt.NDArray[Any], array: StateArray) -> bytes:
     wanted = _IN_MEMORY[array.store]
     if states_PD.dtype != wanted or states_PD.ndim != 2 or states_PD.shape[1] != array.width:
         raise ShapeError(
-            "A state has another shape or dtype than the cache says.",
+            "A state has another shape or dtype than the cache states.",
             facts=(f"given: {states_PD.dtype} {states_PD.shape}", f"the cache: {wanted} (P, {array.width})"),
             where=array.name,
         )
@@ -150,7 +150,7 @@ def _encode_array(states_PD: npt.NDArray[Any], array: StateArray) -> bytes:
             "A state of the teacher is not finite.",
             facts=(f"at position {position} of the row, number {place}",),
             where=array.name,
-            fix="look at the teacher: overflow (try teacher.dtype: float32 or bfloat16), or damaged weights",
+            fix="check the teacher: overflow (try teacher.dtype: float32 or bfloat16), or damaged weights",
         )
     if array.store == "int8":
         scale_P, codes_PD = int8_rows(states_PD)

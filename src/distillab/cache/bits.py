@@ -1,6 +1,6 @@
-"""Whole numbers at a fixed count of bits: a token id of a vocabulary of 32,000 takes 15 bits and not 32.
+"""Pack whole numbers at a fixed number of bits: a token id of a vocabulary of 32,000 takes 15 bits, not 32.
 
-Layout: a stream of numbers is one long little-endian binary number. Value i stands at the bits i·b … i·b + b - 1, and
+Layout: a stream of numbers is one long little-endian binary number. Value i has the bits i·b … i·b + b - 1, and
 bit j of the stream is bit j mod 8 (counted from the least) of byte j div 8. Eight values take exactly b bytes, and a
 stream is filled up with zeros to a whole group of eight, so streams of the same b can be put one after another and
 unpacked in one call.
@@ -19,7 +19,7 @@ GROUP = 8
 
 
 def bits_for(values: int) -> int:
-    """Return the bits for so many different values, at least one: ceil(log2 values).
+    """Return the bits that this number of different values needs, at least one: ceil(log2 values).
 
     >>> bits_for(32_000), bits_for(151_936), bits_for(2), bits_for(1)
     (15, 18, 1, 1)
@@ -59,7 +59,7 @@ def pack(values: npt.NDArray[np.integer], bits: int) -> bytes:
 
 
 def unpack(stream: Bytes, bits: int) -> npt.NDArray[np.uint32]:
-    """Return all values of a stream, the zeros that fill up its last group among them.
+    """Return all values of a stream, including the zeros that fill up its last group.
 
     Args:
         stream: whole groups of `bits` bytes each; several streams one after another are one stream.
@@ -88,7 +88,7 @@ def unpack(stream: Bytes, bits: int) -> npt.NDArray[np.uint32]:
 
 
 def unpack_streams(streams: Sequence[Bytes], counts: Sequence[int], bits: int) -> npt.NDArray[np.uint32]:
-    """Return the values of several streams, one after another, decoded in one go.
+    """Return the values of several streams, one after another, decoded at once.
 
     Args:
         streams: each of `packed_bytes(count, bits)` bytes.

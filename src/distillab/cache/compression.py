@@ -1,4 +1,4 @@
-"""Records as they are, or each as one zstd frame. Packed ids and rounded values hardly shrink; texts do."""
+"""Compress records, each as one zstd frame. Packed ids and rounded values hardly shrink; texts do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from distillab.errors import CacheCorrupt, CacheMismatch, ConfigError, near_name
 ZSTD_LEVEL = 3
 
 LARGEST_RECORD_BYTES = 2**32
-"""Of a record that is compressed: a frame of a few bytes can become any number of them."""
+"""The largest record that is compressed: a frame of a few bytes can decompress to any size."""
 
 
 def check_compression(name: str) -> None:
@@ -24,14 +24,14 @@ def check_compression(name: str) -> None:
         _zstandard()
     elif name != "none":
         raise CacheMismatch(
-            f'This version knows no compression "{name}".',
+            f'This version does not have the compression "{name}".',
             facts=(near_names(name, ("none", "zstd")),),
             fix="read the cache with the version that made it, or a newer one",
         )
 
 
 def compress(record: bytes, name: str) -> bytes:
-    """Return a record as it stands in a shard. `name`: CacheIdentity.compression.
+    """Return a record as it is stored in a shard. `name`: CacheIdentity.compression.
 
     Raises:
         ConfigError: a row's record is larger than a reader decompresses.
@@ -41,7 +41,7 @@ def compress(record: bytes, name: str) -> bytes:
         return record
     if len(record) > LARGEST_RECORD_BYTES:
         raise ConfigError(
-            "What is stored of one row is too large to be compressed.",
+            "A row's record is too large to be compressed.",
             where="cache.compression",
             facts=(f"{len(record):,} bytes; at most {LARGEST_RECORD_BYTES:,}",),
             fix="set cache.compression: none, or store fewer layers",
@@ -56,7 +56,7 @@ def decompress(stored: Stored, name: str, *, most_bytes: int) -> Stored:
     Args:
         most_bytes: that the record of this layout and length can have.
     Raises:
-        CacheCorrupt: the bytes are no zstd frame that says its size, or one of a larger record.
+        CacheCorrupt: the bytes are no zstd frame with a stated size, or one of a larger record.
     """
     check_compression(name)
     if name == "none":
@@ -66,8 +66,8 @@ def decompress(stored: Stored, name: str, *, most_bytes: int) -> Stored:
     try:
         size = zstandard.frame_content_size(stored)
         if not 0 <= size <= most_bytes:
-            said = f"{size:,} bytes" if size >= 0 else "no size"
-            raise _not_decompressed(f"its frame says {said}; a record of this row has at most {most_bytes:,}")
+            stated = f"{size:,} bytes" if size >= 0 else "no size"
+            raise _not_decompressed(f"its frame states {stated}; a record of this row has at most {most_bytes:,}")
         record: bytes = zstandard.decompress(stored)
     except zstandard.ZstdError as error:
         raise _not_decompressed(str(error)) from error

@@ -1,4 +1,4 @@
-"""A cache as one Parquet file, for whatever else reads tables.
+"""Export a cache as one Parquet file, for other programs.
 
 One row of the file is one row of the cache; row groups are the shards, so that one shard at a time is in memory.
 
@@ -12,8 +12,8 @@ One row of the file is one row of the cache; row groups are the shards, so that 
     answer, finish        string
 
 A list has one entry a scored position; `input_ids`, `answer_mask` and states of all positions have one a token.
-Log-probabilities are natural logs. The head of kind `full` is not in the table: `head.safetensors` is already a file
-that everything reads.
+Log-probabilities are natural logs. The head of kind `full` is not in the table: `head.safetensors` is already a plain
+safetensors file.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ from distillab.files import replacing
 def export_parquet(reader: CacheReader, output: Path, *, on_rows: Callable[[int], None] | None = None) -> None:
     """Write all rows of a complete cache to one Parquet file.
 
-    The identity and its fingerprint stand in the file's metadata, as `distillab.identity` and
+    The identity and its fingerprint are in the file's metadata, as `distillab.identity` and
     `distillab.fingerprint`.
 
     Args:
-        output: made under another name first, so it is whole or not there.
+        output: written under another name first, so that it is complete or does not exist.
         on_rows: called with the number of rows that are done since the call before.
     Raises:
         ConfigError: `output` is there already.
@@ -95,7 +95,7 @@ def _table(rows: Sequence[CachedRow], layouts: Sequence[Layout], schema: pa.Sche
         "answer_mask": _ragged([row.answer_mask for row in rows]),
     }
     for layout in layouts:
-        cells_of: Callable[[Any], Mapping[str, Cell]] = layout.cells  # of this very type of section
+        cells_of: Callable[[Any], Mapping[str, Cell]] = layout.cells  # exactly this type of section
         cells = [cells_of(row.sections[layout.kind]) for row in rows]
         for name, (kind, width) in layout.columns().items():
             columns[name] = _column([cell[name] for cell in cells], kind, width)

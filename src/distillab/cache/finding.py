@@ -1,4 +1,4 @@
-"""Which row has a digest: 12 bytes a row, and a look into the shard's own index to be sure."""
+"""Find the row of a digest: 12 bytes of memory a row, confirmed by the shard's index."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Prefixes = npt.NDArray[np.uint64]
 
 
 class RowFinder:
-    """Finds rows by the first eight bytes of their digests, sorted, then compares all sixteen.
+    """Find rows by the first eight bytes of their digests, sorted, then compare all sixteen.
 
-    Of ten million rows two begin alike with a chance of three in a million; then both are looked at.
+    Two of ten million rows begin alike with a chance of three in a million; then both are compared.
 
     Args:
         shards: of the cache.

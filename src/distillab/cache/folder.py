@@ -1,4 +1,4 @@
-"""A cache's folder: whose it is, and which rows stand in which shard."""
+"""Open a cache's folder: its identity, and which rows are in which shard."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def rows_of(identity: CacheIdentity, number: int) -> range:
     return range(start, min(start + identity.rows_per_shard, identity.rows))
 
 
-# ---------------------------------------------------------------- whose it is
+# ---------------------------------------------------------------- identity
 
 
 def read_identity(source: Source) -> CacheIdentity:
-    """Return what the cache is of.
+    """Return the identity of a cache.
 
     Raises:
         CacheCorrupt: identity.json is missing or damaged.
-        CacheMismatch: it is of a newer format.
+        CacheMismatch: it has a newer format.
     """
     content = source.whole(IDENTITY)
     if content is None:
@@ -48,12 +48,12 @@ def read_identity(source: Source) -> CacheIdentity:
         )
     try:
         fields = json.loads(content)
-        # before the fields, of which a newer version may have others
+        # before the fields, which a newer version can change
         version = fields["format_version"]
         if isinstance(version, int) and version > FORMAT_VERSION:
             raise newer_format(source.place(IDENTITY), version)
         identity = CacheIdentity.model_validate(fields)
-        _ = identity.fingerprint  # a ValueError where a text holds what UTF-8 has not
+        _ = identity.fingerprint  # a ValueError if a text is not valid UTF-8
     except ValidationError as error:
         first = error.errors()[0]
         raise _bad_identity(source, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
@@ -67,10 +67,10 @@ def read_identity(source: Source) -> CacheIdentity:
 
 
 def claim(folder: Path, identity: CacheIdentity) -> None:
-    """Make the folder this identity's, or see that it is already.
+    """Write this identity into the folder, or check that it is there already.
 
     Raises:
-        CacheMismatch: it is another's, and every differing field is shown; or a subfolder leads to another place.
+        CacheMismatch: it has another identity (every field that differs is shown), or a subfolder is a link.
         CacheCorrupt: identity.json is damaged.
         StorageError: the disk is full.
         ConfigError: the cache would have too many shards.
@@ -91,7 +91,7 @@ def claim(folder: Path, identity: CacheIdentity) -> None:
         there = read_identity(LocalSource(folder))
         if there != identity:
             raise CacheMismatch(
-                "This folder holds the cache of something else.",
+                "This folder holds a cache of another identity.",
                 where=str(path),
                 facts=differences(there, identity, first="the cache", second="this run"),
                 fix="build into another folder, or go back to the settings of this one",
@@ -113,7 +113,7 @@ def differences(a: CacheIdentity, b: CacheIdentity, *, first: str, second: str) 
 
 @contextmanager
 def within(place: str) -> Iterator[None]:
-    """Say of which file or folder an error from inside is, whose code sees bytes and no names."""
+    """Add the file or folder to an error from code that sees bytes and no names."""
     try:
         yield
     except CacheError as error:
@@ -149,8 +149,8 @@ def _too_many_shards(identity: CacheIdentity) -> str:
 
 def _bad_identity(source: Source, fact: str) -> CacheCorrupt:
     return CacheCorrupt(
-        "The cache's identity cannot be read, so nothing says what the cache is of.",
+        "The cache's identity cannot be read, so its content is unknown.",
         where=source.place(IDENTITY),
         facts=[fact],
-        fix="bring the file back from a copy, or delete the cache and build it again",
+        fix="restore the file from a copy, or delete the cache and build it again",
     )

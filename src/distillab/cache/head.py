@@ -1,4 +1,4 @@
-"""The teacher's head, stored once beside the rows of kind full: what turns a stored state into logits."""
+"""Store the teacher's head once, beside the rows of kind full: it turns a stored state into logits."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class StoredHead:
 
 
 def write_head(folder: Path, head: StoredHead, fingerprint: str) -> None:
-    """Put the head into a cache; the same head may be put there by several writers.
+    """Write the head into a cache; several writers can write the same head.
 
     Raises:
-        CacheMismatch: another head is there, or what is there was damaged.
+        CacheMismatch: another head is there, or a damaged one.
         ShapeError: not a weight of (W, D) and a bias of (W,), both of one of the three dtypes.
         StorageError: the disk is full.
     """
@@ -83,7 +83,7 @@ def read_head(source: Source, fingerprint: str, entry: HeadEntry | None = None) 
         raise foreign(place, fingerprint, metadata.get("fingerprint", "none"))
     try:
         cap = metadata["cap"]
-        # copies, which may be changed
+        # copies, which can be changed
         return StoredHead(
             weight=arrays["weight"].copy(),
             bias=arrays["bias"].copy() if "bias" in arrays else None,
@@ -145,10 +145,10 @@ def _place(path: Path, content: bytes) -> None:
         there = path.read_bytes()
         if there != content:
             raise CacheMismatch(
-                "Another head stands in this cache than the teacher's, or it was damaged.",
+                "The head in this cache is not the teacher's, or it is damaged.",
                 where=str(path),
                 facts=[f"there: xxh3 {checksum(there):016x}", f"to write: xxh3 {checksum(content):016x}"],
-                fix="`distillab cache verify --discard` takes a damaged head out; then give the same command again",
+                fix="`distillab cache verify --discard` removes a damaged head; then run the same command again",
             )
     remove_leftovers(path)
 
@@ -158,5 +158,5 @@ def _corrupt(place: str, fact: str) -> CacheCorrupt:
         "The stored head of the teacher is damaged.",
         where=place,
         facts=[fact],
-        fix="`distillab cache verify --discard` takes it out; the same build then writes it again",
+        fix="`distillab cache verify --discard` removes it; the same build then writes it again",
     )

@@ -1,4 +1,4 @@
-"""What decides a cache's content. Two caches of equal identity hold equal bytes."""
+"""The identity of a cache: everything that decides its content. Equal identities hold equal bytes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from distillab.records.sources import TeacherProvenance
 
 MOST_ROWS = 2**40
 MOST_SHARDS = 2**20
-"""The most files of a cache: a reader walks through all their numbers."""
+"""The largest number of files of a cache: a reader goes through all of them."""
 
 _LARGEST = 2**31
 
@@ -35,7 +35,7 @@ class CacheIdentity(Record):
 
     format_version: int = FORMAT_VERSION
     teacher: TeacherProvenance
-    revision: str | None = Field(description="of the teacher, where it came from a hub")
+    revision: str | None = Field(description="of the teacher, if it is from a hub")
     sizes: TeacherSizes
     tokenizer: str = Field(description="fingerprint of the tokenizer that made the rows' ids")
     template_sha256: str = Field(description="of the template that made the rows' text")
@@ -53,7 +53,7 @@ class CacheIdentity(Record):
     rows_per_shard: int = Field(ge=1, le=MOST_ROWS)
     batch_size: int = Field(ge=1)
     decoding: dict[str, object] | None = Field(default=None, description="how the teacher answers (kind text)")
-    engine: dict[str, str] = Field(description="versions and device: other ones may give other last digits")
+    engine: dict[str, str] = Field(description="versions and device: others can change the last digits")
 
     @property
     def kinds(self) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
-"""Which shards a cache has: a line a finished shard in a journal, or an entry of a manifest.
+"""Read and write the lists of a cache's shards: journals (a line for each finished shard) and manifests.
 
-Every entry has a checksum over itself, so that a damaged one is never taken for one of another cache. What it names
-must be what such a list may name (`names`), so that a list from anywhere leads to no other file of this machine.
+Every entry has a checksum of itself, so that a damaged one is never taken for one of another cache. It can only name
+files of a cache (`names`), so that no list leads to another file of this machine.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Listing:
                 "The list of the cache's shards is damaged.",
                 where=self.damaged[0],
                 facts=[f"{len(self.damaged)} damaged places"],
-                fix="`distillab cache verify --discard` takes them out; the same build then makes those shards again",
+                fix="`distillab cache verify --discard` removes them; the same build then makes those shards again",
             )
 
 
@@ -135,10 +135,10 @@ def read_listing(source: Source, identity: CacheIdentity) -> Listing:
         before = shards.setdefault(entry.shard, entry)
         if (before.sha256, before.bytes) != (entry.sha256, entry.bytes):
             raise CacheMismatch(
-                f"Shard {entry.shard} stands in this cache twice, with other bytes.",
+                f"Shard {entry.shard} is in this cache twice, with different bytes.",
                 where=place,
                 facts=[f"{before.file}: sha256 {before.sha256}", f"{entry.file}: sha256 {entry.sha256}"],
-                fix="two machines computed it, and not alike: take one of the two out (the line, or the merged folder)",
+                fix="two machines computed it with different results: remove one (the line, or the merged folder)",
             )
     return Listing(shards, manifest.head if manifest else None, damaged)
 
@@ -146,10 +146,10 @@ def read_listing(source: Source, identity: CacheIdentity) -> Listing:
 def foreign(place: str, wanted: str, found: str) -> CacheMismatch:
     """Return the error of a file that belongs to another cache."""
     return CacheMismatch(
-        "A file in this cache belongs to another cache, or identity.json is another's or was changed.",
+        "A file in this cache belongs to another cache, or identity.json was exchanged or changed.",
         where=place,
         facts=[f"identity.json: fingerprint {wanted}", f"the file: fingerprint {found}"],
-        fix="put back the file that belongs here; `distillab cache verify` tells whether the rest is sound",
+        fix="restore the file that belongs here; `distillab cache verify` checks the rest",
     )
 
 
@@ -161,7 +161,7 @@ class Journal:
         self._drop_torn_line()
 
     def append(self, entry: ShardEntry) -> None:
-        """Write down a finished shard; when this returns, a power cut does not lose it.
+        """Record a finished shard; when this returns, a power cut does not lose it.
 
         Raises:
             StorageError: the disk is full; the journal is as it was.
@@ -171,9 +171,9 @@ class Journal:
     def _drop_torn_line(self) -> None:
         if self.path.is_symlink():
             raise CacheMismatch(
-                "A journal of the cache is a link: what would be changed stands in another place.",
+                "A journal of the cache is a link, so a write would change a file elsewhere.",
                 where=str(self.path),
-                fix="put the file itself there",
+                fix="put the real file there",
             )
         if self.path.exists():
             content = self.path.read_bytes()
@@ -190,12 +190,12 @@ def keep_entries(
     keep_listed: Callable[[ShardEntry], bool],
     keep_head: bool,
 ) -> None:
-    """Write journals and manifest anew with the sound entries that are to be kept.
+    """Rewrite journals and manifest with the valid entries that are to be kept.
 
     Args:
         identity: of the cache.
-        keep: of the entries of journals, whose shards stand in this folder.
-        keep_listed: of the entries of the manifest, whose shards stand in other folders.
+        keep: of the entries of journals, whose shards are in this folder.
+        keep_listed: of the entries of the manifest, whose shards are in other folders.
     Raises:
         CacheMismatch: the folder of the journals is a link; nothing was changed.
     """
@@ -220,7 +220,7 @@ def keep_entries(
         head = manifest.head if keep_head else None
         write_manifest(folder, manifest.model_copy(update={"shards": shards, "head": head}))
     else:
-        # nothing can be read in it, or there is none
+        # unreadable, or there is none
         (folder / MANIFEST).unlink(missing_ok=True)
 
 
@@ -230,12 +230,12 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(source: Source, damaged: list[str]) -> Manifest | None:
-    """Return the sound entries of a merged cache's manifest; None where there is none, or it is damaged.
+    """Return the sound entries of a merged cache's manifest; None if there is none, or it is damaged.
 
     Args:
-        damaged: gets the place of a manifest or an entry that cannot be read, or names what it may not.
+        damaged: gets the place of a manifest or an entry that cannot be read, or names a forbidden file.
     Raises:
-        CacheMismatch: it is of a newer format.
+        CacheMismatch: it has a newer format.
     """
     content = source.whole(MANIFEST)
     if content is None:

@@ -1,4 +1,4 @@
-"""The kinds of a cache, and a section of a row to bytes and back: one record a row and kind.
+"""Encode sections of rows to bytes and decode them, for all kinds of a cache: one record a row and kind.
 
 The records of many rows are decoded together. FORMAT.md, *Records*, is the specification.
 """
@@ -30,16 +30,16 @@ def encode(section: Section, layout: Layout) -> bytes:
     """
     if not isinstance(section, layout.section):
         raise _other_kind(type(section).__name__, layout)
-    encoded: Callable[[Any], bytes] = layout.encode  # of this very type of section
+    encoded: Callable[[Any], bytes] = layout.encode  # exactly this type of section
     return encoded(section)
 
 
 def decode(records: Sequence[Stored], lengths: Sequence[int], layout: Layout) -> Section:
-    """Return the sections of many rows, decoded in one go and joined along N or P.
+    """Return the sections of many rows, decoded at once and joined along N or P.
 
     Args:
         records: one a row, at least one, in any order of rows; checked against their checksums and decompressed.
-        lengths: positions of each row, each at least 1 (`positions_of`); of a text they are not read.
+        lengths: positions of each row, each at least 1 (`positions_of`); not used for a text.
     Raises:
         ShapeError: texts of several rows (they cannot be joined).
         CacheCorrupt: a record cannot be one of this layout and length.

@@ -1,7 +1,7 @@
-"""What a row's record of any kind has, and the record that every cache has: the tokens.
+"""Base classes of the record layouts of all kinds, and the layout that every cache has: the tokens.
 
-Each kind's own module has its layout (a part of the identity: all that a reader needs to find the numbers again), its
-content in memory, and how the one becomes the other; `kinds.py` lists them. FORMAT.md, *Records*, is the specification.
+The module of each kind has its layout (part of the identity: all that a reader needs to find the numbers), its content
+in memory, and the encoding between the two; `kinds.py` lists them. FORMAT.md, *Records*, is the specification.
 
 Shape letters: N scored positions of a row, L tokens of a row, P positions at which activations are stored (N or L).
 """
@@ -27,20 +27,20 @@ Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "companded8": 1}
-"""Of one number, by the way in which it is stored."""
+"""Bytes of one number, by the way in which it is stored."""
 
 WIDEST = 2**24
-"""The most that a layout may name of anything: far beyond any model, and no reader waits or overflows."""
+"""The largest size that a layout can state: far beyond any model, and small enough that no reader overflows."""
 
 ColumnType = Literal["text", "floats", "int lists", "float lists", "vectors"]
-"""What a row has in a column of an exported table: a text, or one number, list or (D,) vector a position."""
+"""The content of a column of an exported table: a text, or one number, list or (D,) vector a position."""
 
 Cell = Any
 """text: str. floats: (N,). lists: (N, K), or the values one after another with the (N,) lengths. vectors: (P, D)."""
 
 
 class Section:
-    """What is stored of one row in one kind; as it comes from a file, of many rows, joined along their positions."""
+    """The content of one row in one kind; decoded from a file, of many rows, joined along their positions."""
 
     def split(self, lengths: Sequence[int]) -> Sequence[Section]:
         """Return one section a row: views into this one's memory.
@@ -69,9 +69,9 @@ class RecordLayout(Record):
         Args:
             tokens: L of the row.
             scored: N of the row.
-            each: values a position, where lengths do not decide them (`values_each`); default: the most there can be.
+            each: values a position, if lengths do not decide them (`values_each`); default: the largest possible.
         Raises:
-            ShapeError: a text, whose length is not known before.
+            ShapeError: a text, whose length is not known in advance.
         """
         raise NotImplementedError
 
@@ -138,7 +138,7 @@ class KindLayout(RecordLayout):
     Attributes:
         section: what a row has in memory.
         joins: whether the records of several rows are decoded into one section.
-        head_inputs: numbers a position that the teacher's head reads; 0 where the kind has no head.
+        head_inputs: numbers a position that the teacher's head reads; 0 if the kind has no head.
     """
 
     section: ClassVar[type[Section]]

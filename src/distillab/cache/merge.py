@@ -1,4 +1,4 @@
-"""Joins the shards that were made in several folders into one cache, by a list: nothing is copied or moved."""
+"""Merge the shards of several folders into one cache, by a list: nothing is copied or moved."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from distillab.errors import CacheMismatch, ConfigError
 def merge(into: Path, folders: Sequence[Path]) -> list[int]:
     """Write `into/manifest.json`, which lists the shards of all folders by relative paths.
 
-    Keep the folders at the same places to one another; copied together they stay readable. Merging again adds to what
-    is listed. Shards that several folders have must be the same bytes.
+    Keep the relative places of the folders; copied together they stay readable. A second merge adds to the list. Shards
+    that several folders have must be the same bytes.
 
     Args:
         into: a new folder, or a cache of the same identity, whose own shards stay part of it.
@@ -35,7 +35,7 @@ def merge(into: Path, folders: Sequence[Path]) -> list[int]:
     Returns:
         the shards that are still missing.
     Raises:
-        CacheMismatch: the identities differ (both sides are shown), or a shard differs between two folders.
+        CacheMismatch: the identities differ (both values are shown), or a shard differs between two folders.
         CacheCorrupt: a folder is no cache, its lists are damaged, or a listed file is missing.
         ConfigError: no folder was given.
     """
@@ -55,7 +55,7 @@ def merge(into: Path, folders: Sequence[Path]) -> list[int]:
     head: HeadEntry | None = None
     for folder in (into, *folders):
         head = _add(listed, head, folder, into, identities[0])
-    # what stands in the folder's own journals need not stand in its manifest
+    # entries of the folder's own journals need not be in its manifest
     shards = tuple(listed[number] for number in sorted(listed) if listed[number].file != shard_file(number))
     write_manifest(into, Manifest(fingerprint=identities[0].fingerprint, shards=shards, head=head))
     return [number for number in range(shards_of(identities[0])) if number not in listed]
@@ -75,10 +75,10 @@ def _add(
         before = listed.setdefault(number, moved)
         if before.sha256 != moved.sha256:
             raise CacheMismatch(
-                f"Two folders hold shard {number} with other bytes.",
+                f"Two folders hold shard {number} with different bytes.",
                 where=f"{into / before.file} and {source.place(entry.file)}",
                 facts=[f"sha256 {before.sha256}", f"sha256 {moved.sha256}"],
-                fix="two machines computed it, and not alike: merge without one of the folders, or build it again",
+                fix="two machines computed it with different results: merge without one folder, or build it again",
             )
     found = listing.head
     if found is None and source.size(HEAD_FACTS) is not None:
@@ -99,5 +99,5 @@ def _add(
 
 
 def _seen_from(into: Path, folder: Path, entry: SealedEntry) -> str:
-    # the folder's own place, not the file's: a name in a list is that of a cache's file, wherever a link leads
+    # resolve the folder, not the file: a name in a list is that of a cache's file, even if it is a link
     return Path(os.path.relpath(folder.resolve() / entry.file, into.resolve())).as_posix()

@@ -1,6 +1,6 @@
-"""Names in a cache: which file is what, and which names a list may give.
+"""Names of a cache's files, and which names a list can contain.
 
-A list comes with a cache from anywhere, so its names are checked before a file is opened, counted or removed: a
+A cache can come from anywhere, so the names in its lists are checked before a file is opened, counted or removed: a
 journal names shards of its own folder, a manifest names shards and a head of other folders, which are only read.
 """
 
@@ -56,15 +56,15 @@ def in_another_folder(file: str, own: str) -> bool:
 
 
 def require_own(folder: Path, name: str) -> Path:
-    """Return a subfolder of a cache in which files are written or removed: it must be the cache's own, and no link.
+    """Return a subfolder of a cache in which files are written or removed; it must not be a link.
 
     Raises:
-        CacheMismatch: it leads to another place.
+        CacheMismatch: it is a link.
     """
     there = folder / name
     if there.is_symlink() or (there.exists() and there.resolve() != folder.resolve() / name):
         raise CacheMismatch(
-            f"The cache's folder {name} is a link: what would be changed stands in another place.",
+            f"The cache's folder {name} is a link, so a write would change files elsewhere.",
             where=str(there),
             facts=[f"it leads to {str(there.resolve())!r}"],
             fix="put a real folder there; to keep a cache on another disk, link or name the whole cache folder",

@@ -1,4 +1,4 @@
-"""The kinds `top_k` and `sampled`: the teacher's next tokens, kept or drawn.
+"""Encode and decode next-token distributions: the kinds `top_k` (most likely tokens) and `sampled` (draws).
 
 N scored positions of a row (of all rows together after decoding), K kept tokens, M distinct drawn tokens of all
 positions.
@@ -21,7 +21,7 @@ from distillab.cache.values import COMPANDED_LOGP, check_logp, companded_codes, 
 from distillab.errors import CacheCorrupt, NumericsError, ShapeError
 
 MASS_SLACK = 1e-3
-"""How far a position's masses may be from one when they are stored: more than a softmax in float32 rounds."""
+"""Largest difference from one of a position's masses when they are stored: more than rounding of a float32 softmax."""
 
 _MOST_DRAWS = 2**16
 _FLOAT16 = 2
@@ -29,7 +29,7 @@ _FLOAT16 = 2
 
 @dataclass(frozen=True, eq=False)
 class TopK(Section):
-    """ids (N, K), likeliest first; logp (N, K), tail_logmass (N,), actual_logp (N,), natural logs."""
+    """ids (N, K), most likely first; logp (N, K), tail_logmass (N,), actual_logp (N,), natural logs."""
 
     ids: Ints
     logp: Floats
@@ -79,9 +79,9 @@ class TopKLayout(KindLayout):
     def decode(self, records: Sequence[Stored], lengths: Sequence[int]) -> TopK:
         """Return the rows one after another.
 
-        Each position's masses are made to sum to one again: log Σ exp(logp) + exp(tail_logmass) is taken off all of
-        them. Rounded values sum to a little more or less, and a teacher of another total mass is a bias: the divergence
-        of two equal distributions would not be zero. `actual_logp` is not part of the sum and stays as it was stored.
+        Each position's masses are normalised again: log Σ exp(logp) + exp(tail_logmass) is subtracted from all of them.
+        Rounded values sum to slightly more or less, and another total mass is a bias: the divergence of two equal
+        distributions would not be zero. `actual_logp` is not part of the sum and is returned as stored.
 
         Args:
             records: one a row.
@@ -165,7 +165,7 @@ class Sampled(Section):
 
 
 class SampledLayout(KindLayout):
-    """The distinct ids that were drawn a position, how often each, and −mean log p of the draws."""
+    """The distinct ids drawn at a position, how often each was drawn, and −mean log p of the draws."""
 
     section: ClassVar[type[Section]] = Sampled
 
@@ -180,7 +180,7 @@ class SampledLayout(KindLayout):
 
         Streams: entropy_estimate (N float16), distinct - 1 (N packed at count_bits), ids (M packed at id_bits),
         count - 1 of every id but the last of its position (M - N packed at count_bits): a position's last count is
-        what the others leave of its draws.
+        the rest of its draws.
 
         Raises:
             ShapeError: the arrays do not fit together, a position's counts do not sum to the draws, or count_bits is
@@ -207,7 +207,7 @@ class SampledLayout(KindLayout):
             records: one a row.
             lengths: N of each row.
         Raises:
-            CacheCorrupt: a record is not as long as the layout and its own counts say, or it has too many draws.
+            CacheCorrupt: a record has another length than its layout and its counts state, or too many draws.
         """
         cursor = Cursor(records, self.kind)
         entropy_N = cursor.numbers(lengths, "<f2").astype(np.float32)
@@ -285,7 +285,7 @@ def _check_top_k(row: TopK, layout: TopKLayout) -> None:
         check_logp(name, logp)
     if (row.logp[:, 1:] > row.logp[:, :-1]).any():
         raise NumericsError(
-            "The kept log-probabilities of a position must fall: the likeliest token stands first.",
+            "The kept log-probabilities of a position must fall: the most likely token is first.",
             facts=(f"rise by up to {np.nanmax(np.diff(row.logp, axis=1)):.4g} nats",),
             fix="sort ids and logp together before they are stored",
         )

@@ -1,4 +1,4 @@
-"""The shards of a cache, opened and checked: their indexes, and records by row."""
+"""Open and check the shards of a cache: their indexes, and records by row."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from distillab.cache.shards import FORMAT_NAME, TOKENS, BadBytes, Raw, ShardInde
 from distillab.cache.sources import LocalSource, Range, Source
 from distillab.errors import CacheCorrupt, CacheMismatch
 
-# A local index is quickly read again, so few are held; a remote one is held.
+# A local index is quickly read again, so few are kept in memory; remote ones are kept.
 _LOCAL_INDEXES = 128
 
 
 class OpenShards:
-    """Reads records of a cache's shards; nothing leaves it that its checksum does not confirm.
+    """Read records of a cache's shards; every record is confirmed by its checksum.
 
     Args:
         source: of the cache.
@@ -38,7 +38,7 @@ class OpenShards:
         return {**self.__dict__, "_indexes": OrderedDict() if local else self._indexes}
 
     def count_rows(self) -> int:
-        """Return rows of all shards, each of which has at least the size of its entry, where this can be seen.
+        """Return rows of all shards, each of which has at least the size of its entry, if that can be checked.
 
         Raises:
             CacheCorrupt: a shard of a local cache is missing, or has another size.
@@ -126,17 +126,17 @@ class OpenShards:
             raise foreign(place, self._fingerprint, facts.get("fingerprint", "none"))
         if facts.get("shard") != str(number):
             raise CacheMismatch(
-                "A shard stands under another's number.",
+                "A shard has another shard's number.",
                 where=place,
                 facts=[f"listed as shard {number}", f"it is shard {facts.get('shard')}"],
-                fix="put the files back under their own names",
+                fix="rename the files back",
             )
         if not len(index) == entry.rows == len(rows_of(self.identity, number)) or index.size != entry.bytes:
             raise self.damaged(number, f"it has {len(index)} rows and {index.size:,} bytes, by its own index")
         return index
 
     def _why(self, number: int, content: Raw) -> str:
-        """Return what a shard is instead, where it can be told: another sound shard, put here by mistake."""
+        """Return what a shard is instead, if it is known: another valid shard, put here by mistake."""
         for other, entry in self.entries.items():
             if (
                 len(content) >= entry.index_bytes
@@ -151,5 +151,5 @@ class OpenShards:
             f"Shard {number} of the cache is damaged.",
             where=self.source.place(self.entries[number].file),
             facts=[fact],
-            fix="`distillab cache verify --discard` takes damaged shards out; the same build then makes them again",
+            fix="`distillab cache verify --discard` removes damaged shards; the same build then makes them again",
         )

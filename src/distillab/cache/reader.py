@@ -1,4 +1,4 @@
-"""Reads a cache: rows by what the teacher read, in any order; every byte is checked before it becomes a number."""
+"""Read a cache: rows by the tokens that the teacher read, in any order; every byte is checked before it is decoded."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from distillab.errors import CacheCorrupt, CacheError, CacheMismatch, ShapeError
 
 
 class CacheReader:
-    """A cache, opened. Row i is row i of the data set that it was built of; rows are found by `row_digest`.
+    """An open cache. Row i is row i of the data set that it was built from; rows are found by `row_digest`.
 
     It can be pickled, and used after a fork: open files are dropped and opened again.
 
     Args:
-        location: a local folder, or a URL that fsspec knows, such as s3://bucket/cache.
+        location: a local folder, or a URL that fsspec supports, such as s3://bucket/cache.
     Raises:
         CacheCorrupt: there is no cache, or its identity, a journal or a shard's index is damaged.
         CacheMismatch: a shard or a journal belongs to another cache, or the format is newer.
@@ -81,7 +81,7 @@ class CacheReader:
         """Check, before anything is read, that all rows are there.
 
         Raises:
-            CacheMismatch: shards are missing. (A read that comes upon one of them raises CacheCorrupt.)
+            CacheMismatch: shards are missing. (Reading one of them raises CacheCorrupt.)
         """
         if not self.complete:
             raise self._incomplete(CacheMismatch)
@@ -211,7 +211,7 @@ class CacheReader:
             "The cache is not complete.",
             where=self.location,
             facts=[f"{len(missing):,} of {shards_of(self.identity):,} shards are missing, the first is {missing[0]}"],
-            fix="give the same `distillab cache build` again, or the run that began it: it makes what is missing; "
+            fix="run the same `distillab cache build` again, or the run that began it: it makes what is missing; "
             "parts in several folders are joined by `distillab cache merge`",
         )
 

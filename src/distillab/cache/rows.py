@@ -1,4 +1,4 @@
-"""One row of a cache in memory, whatever it looks like on disk.
+"""One row of a cache in memory, independent of its form on disk.
 
 Shape letter: L tokens.
 """
@@ -17,12 +17,12 @@ from distillab.cache.layout import Ints, Section
 
 @dataclass(frozen=True, eq=False)
 class CachedRow:
-    """A row: the sequence that the teacher read, and what is stored of its signal.
+    """A row: the sequence that the teacher read, and its stored signal.
 
     Attributes:
         key: the row's name in its data set.
         input_ids: (L,).
-        answer_mask: (L,) bool, True where a token is predicted; its logits stand one position before. Never at 0.
+        answer_mask: (L,) bool, True where a token is predicted, by the logits one position before. Never at 0.
         sections: kind -> what is stored of it.
     """
 
@@ -35,7 +35,7 @@ class CachedRow:
 def row_digest(input_ids: npt.NDArray[np.integer], answer_mask: npt.NDArray[np.bool_]) -> bytes:
     """Return 16 bytes by which a row is found: BLAKE2b over its length, its ids (int32, little-endian) and its mask.
 
-    So a row is found by what the teacher read, and a row of other tokens cannot be taken for it.
+    So a row is found by the tokens that the teacher read, and never taken for a row of other tokens.
     """
     digest = hashlib.blake2b(digest_size=16)
     digest.update(len(input_ids).to_bytes(8, "little"))

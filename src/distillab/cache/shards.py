@@ -1,4 +1,4 @@
-"""One shard file: a header, an index and records. FORMAT.md, *A shard*, is the specification.
+"""Read and write one shard file: a header, an index and records. FORMAT.md, *A shard*, is the specification.
 
 It is a safetensors file (the header is JSON, the rest flat arrays), so any safetensors library opens it. R rows.
 """
@@ -24,8 +24,7 @@ TOKENS = "tokens"
 FORMAT_NAME = "distillab-cache"
 
 INDEX_ROW_BYTES = 16 + 16 + 8 + 16
-"""Of a row in the index of a shard, at the least: its lengths, the end and checksum of its tokens, of its key the end,
-its digest."""
+"""Smallest size of a row in a shard's index: lengths, end and checksum of its tokens, end of its key, digest."""
 
 _ALIGNMENT = 8
 _INDEX_ARRAYS: Mapping[str, tuple[type[np.generic], tuple[int, ...]]] = {
@@ -34,13 +33,13 @@ _INDEX_ARRAYS: Mapping[str, tuple[type[np.generic], tuple[int, ...]]] = {
     "xxh3": (np.uint64, ()),
     "digests": (np.uint8, (16,)),
 }
-"""The end of an array's name -> what it is, and its shape behind the rows."""
+"""The end of an array's name -> its dtype, and its shape after the rows."""
 
 _DTYPES = {"I64": "<i8", "U64": "<u8", "U8": "u1", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 
 class BadBytes(Exception):
-    """These bytes are no file of this format; the caller knows which file they come from."""
+    """The bytes are no file of this format; the caller adds the file's name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +55,7 @@ class ShardRow:
 
 @dataclass(frozen=True, eq=False)
 class ShardIndex:
-    """Where the records of a shard lie, and what their checksums are.
+    """Places and checksums of a shard's records.
 
     Attributes:
         metadata: format, format_version, fingerprint and number of the shard, as text.
@@ -136,9 +135,9 @@ def make_shard(
 
 
 def index_bytes(keys: Sequence[str], kinds: Sequence[str], *, rows_per_shard: int) -> int:
-    """Return the bytes of all shards beside their records: headers, keys, digests, lengths, ends and checksums.
+    """Return the bytes of all shards without their records: headers, keys, digests, lengths, ends and checksums.
 
-    Exact but for some digits in the headers, which hold where the records end.
+    Exact but for some digits in the headers, which state where the records end.
 
     Args:
         keys: of all rows, in their order.
@@ -161,7 +160,7 @@ def parse_index(buffer: Raw, sections: Sequence[str]) -> ShardIndex:
     """Return the index of a shard, as views into `buffer`.
 
     Args:
-        buffer: header and index, checked against their checksum; whatever stands behind them is not read.
+        buffer: header and index, checked against their checksum; bytes behind them are not read.
         sections: that the cache has.
     Raises:
         BadBytes: it is no shard of these sections.
@@ -222,7 +221,7 @@ def checksum(data: Raw) -> int:
 
 @dataclass(frozen=True)
 class Place:
-    """Where an array stands in a safetensors file; `dtype` as safetensors writes it."""
+    """The place of an array in a safetensors file; `dtype` as safetensors writes it."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -248,7 +247,7 @@ class Place:
 def safetensors_header(
     tensors: Sequence[tuple[str, npt.NDArray[Any]]], metadata: Mapping[str, str], *, bfloat16: bool = False
 ) -> bytes:
-    """Return the header of a file in which the arrays stand in this order, without gaps.
+    """Return the header of a file with the arrays in this order, without gaps.
 
     Args:
         bfloat16: uint16 arrays are bits of bfloat16 numbers.
@@ -273,7 +272,7 @@ def parse_safetensors(buffer: Raw) -> tuple[dict[str, str], dict[str, Place], in
     """
     length = int.from_bytes(bytes(buffer[:8]), "little")
     if length > len(buffer) - 8:
-        raise BadBytes(f"its header has {length:,} bytes by its own account, and it ends before")
+        raise BadBytes(f"it states a header of {length:,} bytes, but ends before")
     try:
         header = json.loads(bytes(buffer[8 : 8 + length]))
         metadata, start, places = header.pop("__metadata__"), 8 + length, {}
@@ -285,7 +284,7 @@ def parse_safetensors(buffer: Raw) -> tuple[dict[str, str], dict[str, Place], in
             place = Place(facts["dtype"], shape, 8 + length + begin)
             item = np.dtype(_DTYPES[place.dtype]).itemsize
             if place.start != start or end - begin != item * place.count:
-                raise BadBytes(f"the array {name} does not stand where the one before it ends")
+                raise BadBytes(f"the array {name} does not begin where the one before it ends")
             start, places[name] = 8 + length + end, place
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadBytes(f"its header is damaged ({repr(error)[:200]})") from error

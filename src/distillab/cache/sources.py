@@ -1,4 +1,4 @@
-"""Where a cache's bytes come from: a folder of this machine, or a place that fsspec reaches (s3://bucket/cache).
+"""Read a cache's bytes from a local folder, or from a URL that fsspec supports (s3://bucket/cache).
 
 File names are relative to the cache, with "/" between their parts; a merged cache has names that begin with "../".
 """
@@ -25,21 +25,21 @@ from distillab.redaction import redacted, revealed
 Range = tuple[str, int, int]
 """File, first byte, the byte behind the last."""
 
-# Of a local cache: at most so many, and at most an eighth of what the process may have, which may be 64.
+# Open files of a local cache: at most this, and at most an eighth of the process's limit, which can be 64.
 _OPEN_FILES = 128
 _SHARE_OF_LIMIT = 8
 
-# Of lists and identities. A list has some 400 bytes a shard, so this is far beyond what a build makes.
+# Largest list or identity. A list has about 400 bytes a shard, so this is far beyond any build.
 _LARGEST_WHOLE_BYTES = 2**29
 
 _HASHED_BYTES = 2**24
 
-# What fsspec needs besides itself, where it is no package of the same name.
+# The package that fsspec needs for a protocol, if it has another name.
 _EXTRA_OF = {"s3": "pip install 'distillab[s3]'", "s3a": "pip install 'distillab[s3]'"}
 
 
 class Source(Protocol):
-    """Reads parts of a cache's files."""
+    """Reads byte ranges of a cache's files."""
 
     @property
     def location(self) -> str:
@@ -51,10 +51,10 @@ class Source(Protocol):
         ...
 
     def whole(self, file: str) -> bytes | None:
-        """Return all bytes of a small file; None where it is not there.
+        """Return all bytes of a small file; None if it is not there.
 
         Raises:
-            CacheCorrupt: it is far too large for what it is, or no regular file.
+            CacheCorrupt: it is far too large, or no regular file.
         """
         ...
 
@@ -63,7 +63,7 @@ class Source(Protocol):
         ...
 
     def size(self, file: str) -> int | None:
-        """Return bytes of a file, None where it is not there or asking for it costs a request a file."""
+        """Return a file's size in bytes; None if it is not there, or if that would cost a request a file."""
         ...
 
     def read(self, ranges: Sequence[Range]) -> list[Raw]:
@@ -76,27 +76,27 @@ class Source(Protocol):
 
 
 def open_source(location: str | Path) -> Source:
-    """Return a folder, or a URL that fsspec knows.
+    """Open a folder, or a URL that fsspec supports.
 
     Raises:
-        ConfigError: a package that this kind of URL needs is not installed, or there is no such kind.
+        ConfigError: a package that this kind of URL needs is not installed, or the kind is unknown.
     """
     text = str(location)
     return RemoteSource(text) if "://" in text else LocalSource(local_path(text))
 
 
 class _OpenFile:
-    """A regular file, open for reading as long as somebody holds this."""
+    """A regular file, open for reading as long as this object exists."""
 
     def __init__(self, path: Path, place: str) -> None:
-        # a pipe would wait for its writer for ever
+        # opening a pipe would wait for its writer forever
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         facts = os.fstat(self._descriptor)
         if not stat.S_ISREG(facts.st_mode):
             raise CacheCorrupt(
-                "What stands under the name of a cache's file is no regular file.",
+                "A cache's file is not a regular file.",
                 where=place,
-                fix="take it out of the folder; the same build then makes the file again",
+                fix="remove it from the folder; the same build then makes the file again",
             )
         self.size = facts.st_size
 
@@ -106,7 +106,7 @@ class _OpenFile:
 
     def read(self, start: int, end: int) -> bytes:
         """Return the bytes that are there of this range."""
-        # a range of a damaged list must not take memory for what is not there
+        # a range of a damaged list must not allocate memory beyond the file's end
         end = min(end, self.size)
         parts = []
         while start < end and (part := os.pread(self._descriptor, end - start, start)):
@@ -116,9 +116,9 @@ class _OpenFile:
 
 
 class LocalSource:
-    """A folder of this machine. A few of its files are held open; what is read often stays in the page cache.
+    """A local folder. A few of its files are kept open; bytes that are read often stay in the page cache.
 
-    Files are read and not mapped: a mapped file that is cut off while it is read ends the process.
+    Files are read, not mapped: a mapped file that is truncated while it is read kills the process.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -138,7 +138,7 @@ class LocalSource:
         return os.path.normpath(self.folder / file)
 
     def whole(self, file: str) -> bytes | None:
-        """Return all bytes of a small file; None where it is not there."""
+        """Return all bytes of a small file; None if it is not there."""
         try:
             opened = _OpenFile(self.folder / file, self.place(file))
         except (FileNotFoundError, NotADirectoryError):
@@ -153,7 +153,7 @@ class LocalSource:
         return sorted(f"{folder}/{path.name}" for path in there.iterdir()) if there.is_dir() else []
 
     def size(self, file: str) -> int | None:
-        """Return bytes of a file, None where it is not there."""
+        """Return a file's size in bytes; None if it is not there."""
         try:
             return (self.folder / file).stat().st_size
         except (FileNotFoundError, NotADirectoryError):
@@ -241,12 +241,12 @@ class RemoteSource:
         paths = [_joined(root, file) for file, _, _ in ranges]
         starts, ends = [start for _, start, _ in ranges], [end for _, _, end in ranges]
         found: list[Raw] = []
-        # an error is a value here, so that the file that it is about can be told
+        # an error is a value here, so that the message can name its file
         for (file, start, end), got in zip(ranges, fs.cat_ranges(paths, starts, ends, on_error="return"), strict=True):
             if isinstance(got, FileNotFoundError):
                 raise not_there(self.place(file)) from got
             if isinstance(got, Exception):
-                # some places refuse a range that begins behind the end
+                # some servers refuse a range that begins behind the end
                 size = fs.size(_joined(root, file))
                 if size is not None and size < end:
                     raise too_short(self.place(file), f"{size:,} bytes; bytes up to {end:,} were wanted") from got
@@ -266,14 +266,14 @@ class RemoteSource:
                 fs, root = fsspec.core.url_to_fs(revealed(self.url))
             except ImportError as error:
                 raise ConfigError(
-                    f"What reads {protocol}:// is not installed.",
+                    f"The package that reads {protocol}:// is not installed.",
                     where=self.url,
                     facts=[str(error)],
                     fix=_EXTRA_OF.get(protocol, "install the package that fsspec names"),
                 ) from error
             except ValueError as error:
                 raise ConfigError(
-                    f'No place of the kind "{protocol}" is known.', where=self.url, facts=[str(error)]
+                    f'The protocol "{protocol}" is not supported.', where=self.url, facts=[str(error)]
                 ) from error
             self._opened = (os.getpid(), fs, root)
         return self._opened[1], self._opened[2]
@@ -289,10 +289,10 @@ class RemoteSource:
 
     def _unreadable(self, file: str, error: Exception) -> CacheError:
         return CacheError(
-            "A file of the cache cannot be read from its place.",
+            "A file of the cache cannot be read.",
             where=self.place(file),
             facts=[f"{type(error).__name__}: {error}"],
-            fix="try again; where it stays, look at the place's address and credentials",
+            fix="try again; if it fails again, check the address and the credentials",
         )
 
 
@@ -314,7 +314,7 @@ def not_there(place: str) -> CacheCorrupt:
     return CacheCorrupt(
         "A file of the cache is missing.",
         where=place,
-        fix="`distillab cache verify --discard` takes it out; the same build then makes it again",
+        fix="`distillab cache verify --discard` removes it; the same build then makes it again",
     )
 
 
@@ -324,7 +324,7 @@ def too_short(place: str, fact: str) -> CacheCorrupt:
         "A file of the cache is too short.",
         where=place,
         facts=[fact],
-        fix="`distillab cache verify --discard` takes it out; the same build then makes it again",
+        fix="`distillab cache verify --discard` removes it; the same build then makes it again",
     )
 
 
@@ -335,10 +335,10 @@ def _most_open() -> int:
 
 def _too_large(place: str, size: int) -> CacheCorrupt:
     return CacheCorrupt(
-        "A list or a description of the cache is far larger than any build makes one.",
+        "A list or the identity of the cache is far larger than any build writes.",
         where=place,
         facts=[f"{size:,} bytes; at most {_LARGEST_WHOLE_BYTES:,} are read"],
-        fix="bring the file back from a copy, or delete the cache and build it again",
+        fix="restore the file from a copy, or delete the cache and build it again",
     )
 
 

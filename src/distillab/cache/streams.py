@@ -1,7 +1,7 @@
-"""A record is several streams one behind the other; streams of many records are decoded in one call.
+"""Decode the streams of many records in one call; a record is several streams one after another.
 
-Every kind's module defines which streams a record has, in which order, and how long each is. No stream holds its
-own length: it follows from the layout and the positions of the row, so a record holds nothing but content.
+The module of each kind defines which streams a record has, their order and lengths. A length is not stored: it
+follows from the layout and the positions of the row.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from distillab.cache.bits import Bytes, pack, packed_bytes, unpack, unpack_strea
 from distillab.errors import CacheCorrupt, CacheMismatch
 
 Stored = bytes | memoryview | Bytes
-"""The bytes of one record, as they come from a file."""
+"""The bytes of one record, as read from a file."""
 
 
 def packed(values: npt.NDArray[np.integer], bits: int, what: str) -> bytes:
-    """Return the packed stream of `values`, read back before it is given away.
+    """Return the packed stream of `values`, checked by reading it back.
 
-    Read back, because an id that loses a bit is another token, and no checksum over the bytes would see it.
+    An id that loses a bit is another token, and no checksum over the bytes would find that.
 
     Raises:
         CacheMismatch: a value is negative or needs more bits.
-        CacheCorrupt: what was written reads as something else (a fault of this machine or of `bits`).
+        CacheCorrupt: the bytes read back differently (a fault of this machine or of `bits`).
     """
     if len(values) and (values.min() < 0 or int(values.max()) >> bits):
         wrong = values.min() if values.min() < 0 else values.max()
         raise CacheMismatch(
-            f"The {what} do not fit into the bits that the cache gives them.",
+            f"The {what} do not fit into the number of bits of the cache.",
             facts=(f"largest or negative value: {wrong}", f"{bits} bits hold 0 to {(1 << bits) - 1}"),
             fix="the rows and the cache are of different vocabularies: build a cache for these rows",
         )
     stream = pack(values, bits)
     if not np.array_equal(unpack(np.frombuffer(stream, np.uint8), bits)[: len(values)], values):
         raise CacheCorrupt(
-            f"The {what} read back as others than were packed.",
+            f"The {what} that were read back are not those that were packed.",
             facts=(f"{len(values)} values at {bits} bits",),
             fix="nothing was written; if it happens again, this machine's memory is faulty",
         )
@@ -90,8 +90,8 @@ class Cursor:
 
     def _wrong_length(self, i: int, wanted: int) -> CacheCorrupt:
         return CacheCorrupt(
-            "A stored record is not as long as its layout says.",
-            facts=(f"{self._kind}: {len(self._records[i])} bytes, the layout wants {wanted}",),
+            "A stored record has another length than its layout states.",
+            facts=(f"{self._kind}: {len(self._records[i])} bytes, the layout states {wanted}",),
             where=f"row {i + 1} of the {len(self._records)} that were read together",
             fix="`distillab cache verify` finds what is damaged",
         )

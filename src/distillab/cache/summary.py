@@ -1,4 +1,4 @@
-"""What a cache holds, in figures; read from its index alone."""
+"""Summarise a cache in figures, read from its index alone."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class CacheSummary:
 
     Attributes:
         identity: of the cache.
-        shards, missing_shards: that are there, that are not.
-        rows, tokens, scored_tokens: that are there.
+        shards, missing_shards: finished, and not.
+        rows, tokens, scored_tokens: of the finished shards.
         kind_bytes: "tokens" and every kind -> bytes of its records.
         stored_bytes: of the shards, with headers and index.
-        head_bytes: of the teacher's head, which kind full stores once; 0 where there is none.
+        head_bytes: of the teacher's head, which kind full stores once; 0 if there is none.
     """
 
     identity: CacheIdentity

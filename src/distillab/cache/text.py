@@ -1,4 +1,4 @@
-"""The kind `text`: the teacher's answer to a prompt, as UTF-8."""
+"""Encode and decode the kind `text`: the teacher's answer to a prompt, as UTF-8."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LONGEST = 2**26
 
 @dataclass(frozen=True, eq=False)
 class Text(Section):
-    """The teacher's answer. `finish`: stop (ended by itself) or length (cut at max_new_tokens)."""
+    """The teacher's answer. `finish`: stop (ended by a stop token) or length (cut at max_new_tokens)."""
 
     answer: str
     finish: Literal["stop", "length"]
@@ -48,7 +48,7 @@ class TextLayout(KindLayout):
             raise ShapeError("Texts cannot be joined: decode them one by one.", facts=(f"{len(records)} records",))
         record = bytes(records[0])
         if record[:1] not in (b"s", b"l"):
-            raise CacheCorrupt("A stored answer does not say how it ended.", facts=(f"first byte: {record[:1]!r}",))
+            raise CacheCorrupt("A stored answer does not state how it ended.", facts=(f"first byte: {record[:1]!r}",))
         try:
             answer = record[1:].decode()
         except UnicodeDecodeError as error:
@@ -57,7 +57,7 @@ class TextLayout(KindLayout):
 
     def record_bytes(self, *, tokens: int, scored: int, each: float | None = None) -> int:
         """Raise ShapeError."""
-        raise ShapeError("How long the teacher's answers will be is not known before.")
+        raise ShapeError("The length of the teacher's answers is not known in advance.")
 
     def most_bytes(self, *, tokens: int, scored: int) -> int:
         """See `RecordLayout`."""

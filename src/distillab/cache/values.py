@@ -1,7 +1,7 @@
-"""Numbers in fewer bytes: log-probabilities in one byte or two, hidden states in one byte with a scale a row.
+"""Store numbers in fewer bytes: log-probabilities in one or two bytes, hidden states in one with a scale a row.
 
-What is lost is given here in nats and in units of a row's largest number; `docs/performance.md` has it in bytes and in
-gradients. N positions, K kept tokens, P rows of width D.
+The loss of precision is given here in nats and in units of a row's largest number; `docs/performance.md` has it in
+bytes and in gradients. N positions, K kept tokens, P rows of width D.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from distillab.errors import NumericsError
 Floats = npt.NDArray[np.float32]
 
 COMPANDING_SCALE = 1.5
-"""Below about this many nats codes lie evenly, beyond it in even ratios. See `companded_codes`."""
+"""Codes are evenly spaced below about this many nats, geometrically above. See `companded_codes`."""
 
 COMPANDING_LIMIT = 24.0
 """Nats at the last finite code: a log-probability below -24 is read as -24, a mass of 4 · 10⁻¹¹."""
@@ -27,14 +27,14 @@ NO_MASS = 255
 FLOAT16_LEAST = -65504.0
 
 ROUNDING_SLACK = 1e-3
-"""Nats above 0 that a log-probability may have, because a softmax rounds; it is stored as 0."""
+"""Nats above 0 that a log-probability can have by rounding; it is stored as 0."""
 
 
 _STEP = math.log1p(COMPANDING_LIMIT / COMPANDING_SCALE) / (NO_MASS - 1)
 
 
 def _companding_table() -> Floats:
-    # 0.0 - …, because -0.0 and 0.0 are equal and other bytes
+    # 0.0 - …, because -0.0 and 0.0 are equal but have different bytes
     finite = 0.0 - COMPANDING_SCALE * np.expm1(np.arange(NO_MASS, dtype=np.float64) * _STEP)
     return np.append(finite, -np.inf).astype(np.float32)
 
@@ -46,30 +46,30 @@ COMPANDED_LOGP = _companding_table()
 def _borders() -> Floats:
     finite = -COMPANDED_LOGP[:NO_MASS].astype(np.float64)
     middles = (finite[1:] + finite[:-1]) / 2
-    # every finite number belongs to a finite code, and only an infinite one to the code behind them
+    # every finite number has a finite code, and only -inf the last code
     return np.concatenate(([-np.inf], middles, [np.finfo(np.float32).max])).astype(np.float32)
 
 
 _BORDERS = _borders()
-"""(256,) code u stands for nats above _BORDERS[u], up to _BORDERS[u + 1] and with it."""
+"""(256,) code u is for nats above _BORDERS[u], up to and including _BORDERS[u + 1]."""
 
 
 def check_logp(name: str, logp: Floats) -> None:
-    """Refuse what is no log-probability.
+    """Check log-probabilities.
 
     Args:
         logp: any shape, positions first.
     Raises:
         NumericsError: NaN, +inf or more than 0 by more than rounding.
     """
-    # NaN is not below anything
+    # comparisons with NaN are False
     bad = ~(logp <= ROUNDING_SLACK)
     if bad.any():
         place = np.argwhere(bad)[0]
         raise NumericsError(
             "A log-probability of the teacher is not one: it must be at most 0, or -inf for no mass.",
             facts=(f"{name}: {logp[tuple(place)]} at scored position {place[0]} of the row",),
-            fix="look at the teacher: NaN comes from overflow (try teacher.dtype: float32), or from damaged weights",
+            fix="check the teacher: NaN comes from overflow (try teacher.dtype: float32), or from damaged weights",
         )
 
 
@@ -79,13 +79,13 @@ def companded_codes(logp: Floats) -> npt.NDArray[np.uint8]:
             table(u) = -s · (exp(u · log(1 + L/s) / 254) - 1),  u = 0 … 254;  255 is -inf;  s = 1.5, L = 24
 
         The error is at most half the distance to the next code, 0.0056 · (1.5 + |logp|) nats: 0.008 at 0, 0.014 at -1,
-        0.036 at -5, 0.064 at -10. A finite value below -24 becomes -24: where such values matter, take float16.
-        Measured as KL(true ‖ read back) over the kept tokens and the tail, masses summing to one again
-    (`scored.decode_top_k`), on four real small teachers and eight synthetic families from flat to peaked: on average
+        0.036 at -5, 0.064 at -10. A finite value below -24 becomes -24: if such values matter, use float16.
+        Measured as KL(true ‖ read back) over the kept tokens and the tail, masses normalised again
+    (`TopKLayout.decode`), on four real small teachers and eight synthetic families from flat to peaked: on average
     1.5, 3.0 and 4.6 · 10⁻⁵ nats a position at k = 4, 16 and 64, in the hardest family 9.3 · 10⁻⁵, at the worst single
     position 1.9 · 10⁻⁴. Evenly spaced codes over the same range: 9, 12, 14 · 10⁻⁵, and 9.7 · 10⁻⁴. float16: 4 · 10⁻⁷
     at worst.
-        Which entry is nearest is settled by comparison and not by a logarithm, so every machine writes the same bytes.
+        The nearest entry is found by comparison, not by a logarithm, so every machine writes the same bytes.
 
         Args:
             logp: at most 0 or -inf, any shape (`check_logp`).
@@ -95,7 +95,7 @@ def companded_codes(logp: Floats) -> npt.NDArray[np.uint8]:
     guess *= np.float32(1 / _STEP)
     guess += np.float32(0.5)
     codes = np.minimum(guess, np.float32(NO_MASS - 1)).astype(np.uint8)
-    # off by one code at most, as borders lie halfway in nats, and a logarithm's last digits differ between machines;
+    # off by at most one code: borders are halfway in nats, and a logarithm's last digits differ between machines;
     # the first line also takes -inf from the last finite code to NO_MASS
     codes += nats > np.take(_BORDERS[1:], codes)
     codes -= nats <= np.take(_BORDERS, codes)
@@ -106,12 +106,12 @@ def float16_logp(logp: Floats) -> npt.NDArray[np.float16]:
     """Encode log-probabilities in two bytes each: off by at most 1/2048 of themselves (0.005 nats at -10).
 
     A finite value below -65504, the least that float16 has, becomes that: a mass of zero either way, but -inf would
-    say that the teacher rules the token out.
+    mean probability 0.
 
     Args:
         logp: at most 0 or -inf, any shape (`check_logp`).
     """
-    # + 0.0, because -0.0 and 0.0 are equal and other bytes
+    # + 0.0, because -0.0 and 0.0 are equal but have different bytes
     reachable = np.clip(logp, FLOAT16_LEAST, 0.0) + np.float32(0.0)
     return np.where(np.isneginf(logp), logp, reachable).astype("<f2")
 
@@ -125,8 +125,8 @@ def int8_rows(states_PD: Floats) -> tuple[npt.NDArray[np.float16], npt.NDArray[n
     """Encode numbers in one byte each, with one float16 scale a row: x ≈ scale · code, codes from -127 to 127.
 
     scale is max|x| / 127 rounded *up* to a float16, so no number of the row falls outside. The error is at most half
-    the scale, which is at most max|x| / 254 · (1 + 2⁻¹⁰) + 2⁻²⁵. A row with one number far larger than the others
-    loses the others; bfloat16 does not.
+    the scale, which is at most max|x| / 254 · (1 + 2⁻¹⁰) + 2⁻²⁵. In a row with one number far larger than the
+    others, the others are lost; not so with bfloat16.
 
     Args:
         states_PD: finite.
@@ -146,7 +146,7 @@ def int8_rows(states_PD: Floats) -> tuple[npt.NDArray[np.float16], npt.NDArray[n
         )
     scale_P = wanted_P.astype(np.float16)
     scale_P = np.where(scale_P < wanted_P, np.nextafter(scale_P, np.float16(np.inf)), scale_P)
-    # a row of zeros has scale 0, and whatever it is divided by gives 0
+    # a row of zeros has scale 0, and gives 0 for any divisor
     divisor_P = np.where(scale_P > 0, scale_P, np.float16(1)).astype(np.float32)
     return scale_P.astype("<f2"), np.rint(states_PD / divisor_P[:, None]).astype(np.int8)
 

@@ -1,4 +1,4 @@
-"""Reads every byte of a cache and reports what is wrong; can take damaged shards out."""
+"""Read every byte of a cache and report what is wrong; can remove damaged shards."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from distillab.files import remove_leftovers
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What stands in a cache.
+    """The state of a cache.
 
     Attributes:
         location: the folder or URL.
-        identity: what the cache is of.
-        shards: how many are finished, sound or not.
-        rows: of the sound ones.
-        stored_bytes: of the sound ones.
-        missing: unfinished shards; building goes on with them.
+        identity: of the cache.
+        shards: how many are finished, valid or not.
+        rows: of the valid ones.
+        stored_bytes: of the valid ones.
+        missing: unfinished shards, which a build makes.
         damaged: shard -> what is wrong, with the file. A shard file that is missing is damage.
         lists: damaged journal lines and manifests.
         head: what is wrong with the head; None: nothing, or the cache has none.
-        order: the rows are not those of the identity, although every shard is sound; None: they are, or unknown.
+        order: the rows are not those of the identity, although every shard is valid; None: they are, or unknown.
     """
 
     location: str
@@ -89,7 +89,7 @@ def verify(location: str | Path, *, on_shard: Callable[[int], None] | None = Non
             on_shard(done)
     missing = tuple(number for number in range(shards_of(identity)) if number not in listing.shards)
     order = None
-    # answers are not known before they are given: of kind text the identity has the prompts, which their reader checks
+    # the identity of kind text covers the prompts, not the answers; the reader checks them
     if not damaged and not missing and not listing.damaged and identity.decoding is None:
         found = hashlib.sha256(b"".join(digests[number] for number in sorted(digests))).hexdigest()
         if found != identity.rows_sha256:
@@ -109,14 +109,13 @@ def verify(location: str | Path, *, on_shard: Callable[[int], None] | None = Non
 
 
 def discard_damaged(folder: Path) -> VerifyReport:
-    """Take what is damaged out of the folder, so that the same build makes it again.
+    """Remove damaged files from the folder, so that the same build makes them again.
 
-    Damaged shards and their journal lines, lines that cannot be read, and a damaged head go. No file is removed but a
-    shard or the head of this very folder: those of other folders (of a merged cache) are taken out of the manifest
-    and left where they are.
+    Damaged shards and their journal lines, lines that cannot be read, and a damaged head are removed. Only shards and
+    the head of this folder are deleted: those of other folders (of a merged cache) are removed from the manifest only.
 
     Returns:
-        what was found before.
+        the report before the removal.
     Raises:
         CacheCorrupt, CacheMismatch: as `verify`, or the folder of the shards is a link; nothing was changed.
         ConfigError: the place is not a local folder.
@@ -128,10 +127,10 @@ def discard_damaged(folder: Path) -> VerifyReport:
         return report
     if report.order is not None:
         raise CacheMismatch(
-            "Every shard of the cache is sound, but its rows are not those of its identity.",
+            "Every shard of the cache is valid, but its rows are not those of its identity.",
             where=report.location,
             facts=[report.order],
-            fix="identity.json was changed or belongs to another cache: bring the right one back",
+            fix="identity.json was changed or belongs to another cache: restore the right one",
         )
 
     shards = require_own(folder, SHARDS)
@@ -139,7 +138,7 @@ def discard_damaged(folder: Path) -> VerifyReport:
     def keep(entry: ShardEntry) -> bool:
         if entry.shard not in report.damaged:
             return True
-        # of the name that a shard of this folder has, whatever the line says; a link goes, not what it leads to
+        # by the name of this folder's shard, not by the line's; of a link only the link is removed
         (shards / Path(shard_file(entry.shard)).name).unlink(missing_ok=True)
         return False
 
@@ -165,7 +164,7 @@ def _check_shard(shards: OpenShards, number: int) -> bytes:
     entry, identity = shards.entries[number], shards.identity
     index = shards.index(number)
     if sha256_of(shards.source, entry.file, entry.bytes) != entry.sha256:
-        # the checksums of the records below would not see a change between them
+        # the checksums of the records below would not find a change between them
         shards.records([(number, row) for row in range(len(index))], shards.sections)
         raise shards.damaged(number, "its sha256 is not that of its journal line")
     layouts: list[TokensLayout | Layout] = [identity.tokens, *identity.layouts]

@@ -1,8 +1,8 @@
-"""Writes a cache: one worker's share of the shards, each whole or not at all, in any order, by any number of workers.
+"""Write a cache: one worker's share of the shards, each atomically, in any order, by any number of workers.
 
-A shard is made in memory, written under a name that no other process has, synced, linked to its own name (which must
-be free), and then written down in the worker's journal. Killed at any instant, a build loses the shard in flight:
-what stands in no journal is removed and made again.
+A shard is made in memory, written under a name that no other process uses, synced, linked to its final name (which must
+be free), and then recorded in the worker's journal. A build that is killed loses the current shard only: files in no
+journal are removed and made again.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class CacheWriter:
     """One of several workers: worker i of n makes the shards with number % n == i.
 
     Args:
-        folder: made where it is not there; otherwise it must be of the same identity, and the build goes on.
+        folder: created if it does not exist; otherwise it must have the same identity, and the build continues.
         identity: of the cache.
         worker: from 0.
     Raises:
-        CacheMismatch: the folder is another cache's.
+        CacheMismatch: the folder has another identity.
         CacheCorrupt: identity.json or a journal is damaged, or a finished shard is missing.
         ConfigError: there is no such worker, or zstd is wanted and not installed.
         StorageError: the disk is full.
@@ -74,7 +74,7 @@ class CacheWriter:
             ShapeError: not the shard's rows, or a section does not fit its layout.
             NumericsError: the teacher's numbers are not finite.
             CacheMismatch: an id does not fit, or another process writes under this worker's name.
-            StorageError: the disk is full; what is finished stays.
+            StorageError: the disk is full; finished shards are kept.
         """
         wanted = rows_of(self.identity, number)
         if number not in self.todo() or len(rows) != len(wanted):
@@ -96,7 +96,7 @@ class CacheWriter:
                 "Another process writes into this cache under the same worker's name.",
                 where=str(path),
                 facts=[f"this is worker {self._worker} of {self._workers}"],
-                fix="let one of them finish, or give each its own --worker i/n",
+                fix="let one of them finish, or give each another --worker i/n",
             )
         entry = ShardEntry(
             shard=number,

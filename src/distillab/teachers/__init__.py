@@ -1,4 +1,4 @@
-"""Sources of a teacher's signal: one protocol, so that a run moves between teachers by one line of its recipe."""
+"""Sources of a teacher's signal, behind one protocol: a local model, or a cache."""
 
 from distillab.teachers.local import LocalTeacher
 from distillab.teachers.protocol import Generates, SignalSource, TeacherIdentity

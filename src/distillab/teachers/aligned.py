@@ -1,4 +1,4 @@
-"""A teacher's scores in its own tokens, read at the student's aligned positions.
+"""Read a teacher's scores, computed on its own tokens, at the student's aligned positions.
 
 Shape letters: N scored positions of the student, n some of them, k those of the n that have a partner, M scored
 positions of the teacher, S spans of the batch.
@@ -21,7 +21,7 @@ _CHUNK_ROWS = 128
 
 @dataclass(frozen=True)
 class PartnerTokens:
-    """The teacher's word at those of n student positions that have a partner.
+    """The teacher's next tokens at those of n student positions that have a partner.
 
     Attributes:
         has: (n,) bool, which of them have one.
@@ -41,11 +41,11 @@ class AlignedTokens(PartnerTokens):
     """Partners by the place in the text: both next tokens begin a shared span.
 
     Attributes:
-        teacher_ids: (k,) int64, the teacher's token that really follows there.
+        teacher_ids: (k,) int64, the teacher's token that follows there in the text.
         continuation_logp: (k,) float32, log-probability, by the teacher, of the further tokens of the span that this
-            token begins; 0 where it is the whole span, or where the teacher is sure of them in float32.
+            token begins; 0 if it is the whole span, or if the teacher's probability of them rounds to 1 in float32.
         whole: (k,) bool, True where the student's next token is the whole span.
-        by_order: partners by their number in the answer, where a term reads these.
+        by_order: partners by their number in the answer, if a term reads these.
     """
 
     teacher_ids: Tensor
@@ -77,7 +77,7 @@ class AlignedScores:
     Attributes:
         scores: over M.
         partner_N: by place, see `Alignment`.
-        ordinal_N: by number; None where no term reads them.
+        ordinal_N: by number; None if no term reads them.
         target_M: the teacher's next tokens.
         continuation_N: float32, see `AlignedTokens`; 0 where there is no partner.
         whole_N: bool, see `AlignedTokens`.
@@ -99,7 +99,7 @@ class AlignedScores:
         if self.ordinal_N is None:
             scores = self.scores.chunk(partners, device)
         else:
-            # in one call, since the next one may use the same memory
+            # in one call, since the next one can use the same memory
             ordinal = self.ordinal_N[here]
             there = ordinal >= 0
             both = self.scores.chunk(torch.cat([partners, ordinal[there]]), device)
@@ -122,9 +122,9 @@ def align(
     """Return the scores of `batch["teacher"]`, to be read from the student's positions.
 
     Args:
-        device: where the two are compared: the student's, whichever the batch is on.
+        device: where the two are compared: the student's, whatever the batch's device.
         width: ids that the teacher's tokenizer has; further rows of its logits get no probability.
-        ordinal: find partners by their number in the answer as well.
+        ordinal: also find partners by their number in the answer.
     """
     alignment = require_alignment(batch)
     shared, partner_N, teacher = alignment.shared_S, alignment.partner_N, alignment.teacher

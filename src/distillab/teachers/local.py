@@ -1,4 +1,4 @@
-"""`LocalTeacher`: a model in this process as a signal source, and how it is loaded."""
+"""`LocalTeacher`: load a model in this process and use it as a signal source."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from distillab.teachers.signals import HeadInputs, SignalRequest, TeacherSignal
 
 
 class LocalTeacher:
-    """Runs a model in eval mode, without gradients, outside of the student's module tree.
+    """A model in eval mode, without gradients, outside of the student's module tree.
 
     The signal is made under `no_grad`, not `inference_mode`: an inference tensor cannot be saved for the
     student's backward pass.
@@ -95,7 +95,7 @@ class LocalTeacher:
         """
         model = self.model
         if model.training:
-            model.eval()  # a wrapper may have switched dropout on
+            model.eval()  # a wrapper can have enabled dropout
         embeddings = cast(Tensor, model.get_input_embeddings().weight)
         top = int(batch["input_ids"].max())
         if top >= embeddings.shape[0]:
@@ -130,7 +130,7 @@ def load_local(settings: TeacherConfig, *, student_device: torch.device, templat
     """Load a teacher from its folder or hub id.
 
     Args:
-        student_device: where it goes unless the settings say otherwise.
+        student_device: where it goes unless the settings name another device.
         template_sha256: of the template by which it reads rows, for its provenance.
     Raises:
         TeacherError: no weights are named, or they are missing or do not fit the configuration.
@@ -138,7 +138,7 @@ def load_local(settings: TeacherConfig, *, student_device: torch.device, templat
     path = settings.path
     if path is None:
         raise TeacherError(
-            "This needs the teacher's weights, and the recipe names a cache alone.",
+            "The teacher's weights are needed, and the recipe names only a cache.",
             where=f"teacher.cache: {settings.cache}",
             fix="add the teacher's folder: teacher: {path: …, cache: …}",
         )

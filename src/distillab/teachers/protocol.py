@@ -1,4 +1,4 @@
-"""The seam between a teacher and what learns from it, records it, sizes it or judges by it."""
+"""The interface of a teacher, for training, recording, sizing and evaluation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from distillab.records import AccessLevel, TeacherProvenance
 from distillab.teachers.signals import SignalRequest, TeacherSignal
 
 NO_LAYERS = ModelShape(blocks=0, width=0, heads=0, key_value_heads=0, head_width=0)
-"""The shape of a source that shows no activations."""
+"""The shape of a source without activations."""
 
 
 @dataclass(frozen=True)
@@ -27,19 +27,19 @@ class HeadSize:
 
 @dataclass(frozen=True)
 class TeacherIdentity:
-    """What is known of a source before its first signal; a cache of it is named by these.
+    """What is known of a source before its first signal; a cache's identity holds these.
 
     Attributes:
         provenance: name, hash, size, number format and template.
-        access: the most that it gives.
-        revision: of its weights, where they come from a hub.
-        shape: sizes of its layers; `NO_LAYERS` where it gives no activations.
+        access: the highest access level that it gives.
+        revision: of its weights, if they are from a hub.
+        shape: sizes of its layers; `NO_LAYERS` if it gives no activations.
         dtype: of its activations, as "bfloat16".
         input_ids: ids that it reads: 0 … input_ids - 1.
         vocab_size: ids that its configuration names.
-        head: None where it gives no head: then it cannot be stored as kind full.
+        head: None if it gives no head; then it cannot be stored as kind full.
         stop_ids: ids that end its answers, beside those of a template.
-        engine: versions and device; other ones can give other last digits.
+        engine: versions and device; others can change the last digits.
     """
 
     provenance: TeacherProvenance
@@ -91,7 +91,7 @@ class Sampling:
 
     Attributes:
         decoding: length, temperature, top-p.
-        stop_ids: ids that end an answer, beside the source's own.
+        stop_ids: ids that end an answer, in addition to the source's.
         seed: of the draws of one call.
     """
 
@@ -101,7 +101,7 @@ class Sampling:
 
 
 class Generates(Protocol):
-    """A source that can also write."""
+    """A source that can also generate answers."""
 
     @property
     def identity(self) -> TeacherIdentity:

@@ -1,4 +1,4 @@
-"""The reasoning in an answer: found by its markers, and kept or taken out."""
+"""Find the reasoning in an answer by its markers, and keep or remove it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Written:
     """What a model wrote after a prompt.
 
     Attributes:
-        answer: the text, with or without its reasoning as the settings have it.
+        answer: the text, with or without its reasoning, by the settings.
         reasoned: it holds reasoning, between markers.
         unfinished: the reasoning has no end, so no answer follows it.
     """
@@ -27,10 +27,10 @@ class Written:
 
 
 class AnswerText:
-    """Reads the answer out of what a model wrote.
+    """Extract the answer from the text that a model generated.
 
-    Special tokens are no text and are left out, but for an answer with reasoning markers that are special tokens
-    themselves: without them nothing would part the reasoning from the answer.
+    Special tokens are no text and are left out, except in an answer whose reasoning markers are special tokens: without
+    them the reasoning could not be separated from the answer.
 
     Args:
         tokenizer: the model's.
@@ -51,22 +51,22 @@ class AnswerText:
         """Return the answer that `ids` are, without the token that ended it."""
         special = not self._in_markers.isdisjoint(ids)
         text = continuation_text(self._tokenizer, prompt_ids, ids, special_tokens=special)
-        asked = continuation_text(self._tokenizer, (), prompt_ids, special_tokens=True)
-        opened = next((pair for pair in self._markers if asked.rstrip().endswith(pair[0])), None)
+        prompt = continuation_text(self._tokenizer, (), prompt_ids, special_tokens=True)
+        opened = next((pair for pair in self._markers if prompt.rstrip().endswith(pair[0])), None)
         rest, reasoned, unfinished = without_reasoning(text, self._markers, opened=opened)
         if self._strips:
             return Written(rest, reasoned, unfinished)
-        # what the prompt began of the reasoning belongs to it
-        begun = "" if opened is None or not text.strip() else asked[asked.rindex(opened[0]) :]
+        # the start of the reasoning in the prompt is part of it
+        begun = "" if opened is None or not text.strip() else prompt[prompt.rindex(opened[0]) :]
         return Written(begun + text, reasoned, unfinished)
 
 
 def without_reasoning(
     text: str, markers: Sequence[tuple[str, str]], *, opened: tuple[str, str] | None = None
 ) -> tuple[str, bool, bool]:
-    """Return a text without its reasoning and the spaces behind it, whether it has any, and whether that has no end.
+    """Return a text without its reasoning and the spaces after it, whether it has any, and whether that has no end.
 
-    What stands before an end that was never begun is reasoning too: some templates begin it in the prompt.
+    Text before an end marker without a begin marker is reasoning too: some templates begin it in the prompt.
 
     >>> without_reasoning("<think>2 + 2</think> 4", [("<think>", "</think>")])
     ('4', True, False)
@@ -77,7 +77,7 @@ def without_reasoning(
 
     Args:
         markers: pairs of beginning and end.
-        opened: the pair that the prompt began.
+        opened: the pair whose begin marker is in the prompt.
     """
     pair = opened or _only_ended(text, markers)
     kept, rest, reasoned = "", text, False

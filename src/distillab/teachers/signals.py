@@ -1,4 +1,4 @@
-"""The signal of a teacher on a batch: small frozen classes, each with exactly its own fields.
+"""The signal of a teacher on a batch, and the request for it, as small frozen classes.
 
 Shape letters: N flattened scored positions of the batch, in row order; W teacher vocabulary; D teacher width; K kept
 tokens or draws.
@@ -22,7 +22,7 @@ from distillab.teachers.drawing import draw
 
 @dataclass(frozen=True)
 class Distribution:
-    """A need: the whole distribution over the first `width` ids, at a temperature."""
+    """A request: the whole distribution over the first `width` ids, at a temperature."""
 
     width: int
     temperature: float = 1.0
@@ -30,7 +30,7 @@ class Distribution:
 
 @dataclass(frozen=True)
 class Top:
-    """A need: the k most likely of the first `width` ids, at a temperature."""
+    """A request: the k most likely of the first `width` ids, at a temperature."""
 
     k: int
     width: int
@@ -39,7 +39,7 @@ class Top:
 
 @dataclass(frozen=True)
 class Draws:
-    """A need: so many draws from the distribution over the first `width` ids, at a temperature."""
+    """A request: this number of draws from the distribution over the first `width` ids, at a temperature."""
 
     samples: int
     width: int
@@ -53,7 +53,7 @@ ScoreRequest = Distribution | Top | Draws
 class TopTokens:
     """The most likely tokens of each position.
 
-    ids: (N, K) int64, likeliest first. logp: (N, K) float32, their true natural-log probabilities, not renormalised.
+    ids: (N, K) int64, most likely first. logp: (N, K) float32, their true natural-log probabilities, not renormalised.
     tail_logmass: (N,) float32, log-probability of all other tokens together.
     """
 
@@ -76,8 +76,8 @@ class DrawnTokens:
 class NextTokens(Protocol):
     """The next tokens of a teacher at some positions.
 
-    A term reads one of three forms, which its `SignalRequest` names before. A teacher that does not have
-    a form raises TeacherError.
+    A term reads one of three forms, which its `SignalRequest` names in advance. A teacher that does not have a form
+    raises TeacherError.
     """
 
     @property
@@ -177,7 +177,7 @@ class FullLogits:
 
 @dataclass(frozen=True)
 class HeadInputs:
-    """The teacher's last hidden states with its head: logits are made where and when they are read."""
+    """The teacher's last hidden states with its head: logits are computed where they are read."""
 
     hidden_ND: Tensor
     head: OutputHead
@@ -213,10 +213,10 @@ class ChunkedScores(Protocol):
 
 @dataclass(frozen=True)
 class SignalRequest:
-    """What a run's terms read of the teacher.
+    """The signals that a run's terms read of the teacher.
 
-    hidden_at: at which positions the terms read hidden states; empty means all. A model gives them everywhere, a
-    cache may hold those of the answer alone.
+    hidden_at: at which positions the terms read hidden states; empty means all. A model gives them at all positions,
+    a cache can hold those of the answer alone.
     """
 
     scores: frozenset[ScoreRequest] = frozenset()
@@ -229,7 +229,7 @@ class SignalRequest:
 
 @dataclass(frozen=True)
 class TeacherSignal:
-    """What a request names; None where it names none."""
+    """The requested signals; None for those that are not requested."""
 
     scores: ChunkedScores | None = None
     activations: Activations | None = None

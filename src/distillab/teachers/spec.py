@@ -1,4 +1,4 @@
-"""What is known of a teacher before its weights are loaded: its name, its files, its cache."""
+"""Read what is known of a teacher before its weights are loaded: its name, its files, its cache."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class TeacherSpec:
         settings: of the recipe.
         name: in records.
         config, tokenizer: folder or hub id that has config.json, and that has the tokenizer's files.
-        revision: of both, where they come from a hub.
-        weights_sha256: of its weight files; with a cache alone, of those that it was made with.
-        parts: part -> identity of what its cache holds; empty where there is no cache.
+        revision: of both, if they are from a hub.
+        weights_sha256: of its weight files; with only a cache, of the weights that it was made with.
+        parts: part -> identity of what its cache holds; empty if there is no cache.
     """
 
     settings: TeacherConfig
@@ -44,20 +44,20 @@ class TeacherSpec:
         return {"teacher": self.weights_sha256, **caches}
 
     def require_same_day(self, day: datetime.date | None) -> None:
-        """Check that the cached rows have the day of the run.
+        """Check that the cached rows have the same date as the run.
 
         Args:
             day: that the run's chat template writes; None: it writes none.
         Raises:
-            CacheMismatch: they have another one.
+            CacheMismatch: they have another date.
         """
         for part, identity in self.parts.items():
             if day is not None and identity.template_date not in (None, day):
                 raise CacheMismatch(
-                    "The chat template writes the day, and the cache was made with another one than this run's.",
+                    "The chat template writes the date, and the cache was made with another date than this run's.",
                     where=f"teacher.cache, part {part}",
                     facts=[f"the cache: {identity.template_date}", f"this run: {day}"],
-                    fix=f"set data.date: {identity.template_date}, or build a cache of this run's day",
+                    fix=f"set data.date: {identity.template_date}, or build a cache with this run's date",
                 )
 
 
@@ -66,7 +66,7 @@ def teacher_spec(settings: TeacherConfig) -> TeacherSpec:
 
     Raises:
         TeacherError: its folder lacks what loading will need.
-        CacheMismatch: the cache is none, or is that of another teacher.
+        CacheMismatch: it is no cache, or the cache of another teacher.
         CacheCorrupt: the cache is damaged.
     """
     path, cache = settings.path, settings.cache
@@ -99,7 +99,7 @@ def _identities(location: str) -> dict[Part, CacheIdentity]:
 
 
 def _require_same_weights(identity: CacheIdentity, settings: TeacherConfig, sha256: str, where: str) -> None:
-    # the hash of a hub id is that of its name, so its revision counts as well
+    # a hub id is hashed by its name, so its revision is compared as well
     compared = [
         ("weights", identity.teacher.weights_sha256, sha256),
         ("revision", identity.revision, settings.revision),

@@ -1,4 +1,4 @@
-"""The one trainer."""
+"""Train a student: one trainer for all methods."""
 
 from distillab.training.trainer import DistillationTrainer
 

@@ -1,4 +1,4 @@
-"""Our settings -> transformers' TrainingArguments."""
+"""Convert a recipe's training settings to transformers' TrainingArguments."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def training_arguments(settings: TrainingConfig, *, folder: Path, seed: int) -> 
         logging_nan_inf_filter=False,
         save_strategy="steps",
         save_steps=checkpoint_every,
-        save_total_limit=None,  # `checkpoints.seal` removes older ones: transformers goes by the files' times
+        save_total_limit=None,  # `checkpoints.seal` removes older ones: transformers sorts by file times
         eval_strategy="no",
         report_to="none",
         disable_tqdm=True,

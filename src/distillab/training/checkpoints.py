@@ -1,12 +1,12 @@
-"""Checkpoints that a run may go on from: whole, sealed, and of this very run.
+"""Checkpoints from which a run can resume: complete, sealed, and of the same run.
 
 checkpoints/
-  checkpoint-N/    what transformers' Trainer keeps, our balanced weights, and `seal.json`, written last
-  .writing/        one that is being made; renamed into its place when it is sealed
+  checkpoint-N/    the files of transformers' Trainer, the balanced weights, and `seal.json`, written last
+    .writing/        one that is being written; renamed when it is sealed
 
 The seal names every file with its size and SHA-256, the step, the run, and how much of the run's measurements belongs
-to that step. So a flipped bit, a file that is gone or of another run, and lost measurements are found before training
-goes on, not afterwards in its figures.
+to that step. So a flipped bit, a missing file, a file of another run, and lost measurements are found before training
+resumes, not afterwards in its figures.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Checkpoint:
 
     Attributes:
         folder: its place.
-        step: optimizer steps that were done.
-        measurements: what of the run's measurements belongs to these steps; None: it kept none.
+        step: number of finished optimizer steps.
+        measurements: the part of the run's measurements that belongs to these steps; None: none were kept.
     """
 
     folder: Path
@@ -95,11 +95,11 @@ def seal(checkpoints: Path, step: int, *, run: str, measurements: Prefix | None)
     )
     place = checkpoint_folder(checkpoints, step)
     if place.exists():
-        shutil.rmtree(place)  # of the same step, which was done again
+        shutil.rmtree(place)  # of the same step, which was repeated
     written.rename(place)
     sync(checkpoints)
     shutil.rmtree(writing_folder(checkpoints))
-    # by step: a clock that went back must not make the newest one the oldest
+    # by step: after a clock change the newest one could look like the oldest
     for other, path in _found(checkpoints).items():
         if other != step:
             shutil.rmtree(path)
@@ -109,10 +109,10 @@ def newest_checkpoint(checkpoints: Path, *, run: str) -> Checkpoint | None:
     """Return the checkpoint of the latest step, every byte of it checked; None if there is none.
 
     Args:
-        run: the identity of the run that wants to go on from it.
+        run: the identity of the run that resumes.
     Raises:
-        DataError: it is not as it was sealed, or of another run. No older one is taken in its place: that would do
-            work again without a word.
+        DataError: it is not as it was sealed, or of another run. No older one is used instead: that would silently
+            repeat work.
     """
     found = _found(checkpoints)
     if not found:
@@ -131,7 +131,7 @@ def newest_checkpoint(checkpoints: Path, *, run: str) -> Checkpoint | None:
     except (DistillabError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise _refused(folder, f"{path.name} is damaged") from error
     if at != step:
-        wrong.insert(0, f"its folder's name says step {step}, its seal step {at}")
+        wrong.insert(0, f"its folder's name states step {step}, its seal step {at}")
     if of != run:
         wrong.insert(0, "it is of another run: another seed, recipe, or files that have changed since")
     if wrong:
@@ -147,7 +147,7 @@ def checkpoint_bytes(model: torch.nn.Module) -> int:
 
 
 def require_finite_weights(model: torch.nn.Module, *, step: int) -> None:
-    """Check every parameter, before it is kept.
+    """Check that every parameter is finite, before it is saved.
 
     Raises:
         NumericsError: one is NaN or infinite.
@@ -155,7 +155,7 @@ def require_finite_weights(model: torch.nn.Module, *, step: int) -> None:
     bad = [name for name, parameter in model.named_parameters() if not _is_finite(parameter.detach())]
     if bad:
         raise NumericsError(
-            "The student's weights are not finite, so nothing of them was kept.",
+            "The student's weights are not finite, so they were not saved.",
             where=f"step {step}",
             facts=[f"tensor: {name}" for name in bad[:5]] + ([f"and {len(bad) - 5} more"] if len(bad) > 5 else []),
             fix=LOWER_RATE,
@@ -166,7 +166,7 @@ def _is_finite(values: torch.Tensor) -> bool:
     here = values.to_local() if isinstance(values, DTensor) else values
     if not here.is_floating_point() or here.numel() == 0:
         return True
-    # NaN goes through both; thirty times faster than looking at each value, and no second copy
+    # NaN passes through both; thirty times faster than a test of each value, and without a copy
     return bool(torch.isfinite(torch.stack(torch.aminmax(here))).all())
 
 
@@ -182,7 +182,7 @@ def _files(folder: Path) -> dict[str, Path]:
 
 def _differences(folder: Path, sealed: Mapping[str, tuple[int, str]]) -> list[str]:
     there = _files(folder)
-    wrong = [f"{name} is gone" for name in sealed if name not in there]
+    wrong = [f"{name} is missing" for name in sealed if name not in there]
     wrong += [f"{name} was added" for name in there if name not in sealed]
     for name, (size, digest) in sealed.items():
         path = there.get(name)
@@ -197,7 +197,7 @@ def _differences(folder: Path, sealed: Mapping[str, tuple[int, str]]) -> list[st
 
 def _refused(folder: Path, *facts: str) -> DataError:
     return DataError(
-        "The checkpoint is not as it was sealed, so the run does not go on from it.",
+        "The checkpoint is not as it was sealed, so the run does not resume from it.",
         where=str(folder),
         facts=facts,
         fix="restore it from a copy; or delete this folder, and the same command starts the run anew",

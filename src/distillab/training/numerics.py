@@ -16,7 +16,7 @@ from distillab.models.scoring import scored_rows
 from distillab.objectives.step import Measured
 
 LOWER_RATE = "lower training.learning_rate, or use float32, with another output: the same command would stop here again"
-_LOOKED_AT = 64  # bad positions whose logits are made again, to say which side is at fault
+_LOOKED_AT = 64  # bad positions whose logits are computed again, to find which model is at fault
 
 
 def nonfinite_loss(
@@ -47,7 +47,7 @@ def nonfinite_loss(
     names = ", ".join(row_names[row] for row in rows[:5]) + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
     facts.append(f"rows: {names}")
     facts.append(f"tensor: {'; '.join(culprits) if culprits else f'{term} itself (all logits are finite)'}")
-    fix = LOWER_RATE if student_bad else "look at the rows named above and at the teacher's dtype"
+    fix = LOWER_RATE if student_bad else "check the rows named above and the teacher's dtype"
     return NumericsError(
         f"The loss is not finite ({term}), so training stopped.", where=f"step {step}", facts=facts, fix=fix
     )

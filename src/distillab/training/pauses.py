@@ -1,4 +1,4 @@
-"""When a run keeps what it has done beside its usual checkpoints: by the clock, and when a signal asks it to end."""
+"""Save checkpoints by the clock, and when a signal ends the run, in addition to those by steps."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from distillab.interruption import interrupt_requested
 
 
 class Pauses(TrainerCallback):
-    """Asks for a checkpoint after a step, and for the end of training where a signal came.
+    """Callback that requests a checkpoint after a step, and the end of training after a signal.
 
     Args:
         minutes: after which a checkpoint is due.
-        over_processes: sums flags over all processes, so that all do the same after the same step: each may have got
-            the signal at another moment, and the clock is that of the first process.
+        over_processes: sums flags over all processes, so that all do the same after the same step: each can get the
+            signal at another moment, and the clock is that of the first process.
         first: whether this is the first process.
     """
 
@@ -34,14 +34,14 @@ class Pauses(TrainerCallback):
         self._since = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Say what is due after this step."""
+        """Return what is due after this step."""
         if args.save_strategy == SaveStrategy.NO:
             return
         due = self._first and time.monotonic() - self._since >= self._seconds
         ends, saves = self._over_processes((int(interrupt_requested() is not None), int(due)))
         if ends:
             control.should_training_stop = True
-        # the last step is kept too: what follows it, the evaluation, may be interrupted like everything else
+        # the last step is saved too: the evaluation after it can be interrupted
         if ends or saves or state.global_step >= state.max_steps:
             control.should_save = True
 

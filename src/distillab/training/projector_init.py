@@ -1,4 +1,4 @@
-"""Before the first step: terms on activations see one batch, from which their projectors start."""
+"""Initialise the projectors of terms on activations from one batch, before the first step."""
 
 from __future__ import annotations
 

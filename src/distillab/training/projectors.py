@@ -1,7 +1,7 @@
-"""What learns beside the student and is no part of it: the projectors of terms on activations.
+"""Train the projectors of terms on activations beside the student, and save them apart from it.
 
-During training they stand in the student's module tree, so that they are synchronised, clipped, checkpointed and
-resumed with it; before the student is exported they are taken out.
+During training they are in the student's module tree, so that they are synchronised, clipped, checkpointed and
+resumed with it; before the student is exported they are removed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def attach(objective: Objective, student: torch.nn.Module) -> None:
     found = {name: term.projector for name, term in objective.state_terms.items() if term.projector is not None}
     if found and hasattr(student, "peft_config"):
         raise ConfigError(
-            "A checkpoint of adapters holds no projector, so training could not resume.",
+            "A checkpoint of adapters has no projector, so training could not resume.",
             facts=[f"{next(iter(found))} has a projector"],
             fix="use terms without a projector, or train the whole student: model.merge_and_unload()",
         )
@@ -45,7 +45,7 @@ def attached(student: torch.nn.Module) -> Mapping[str, torch.nn.Module]:
 
 
 def detach(student: torch.nn.Module, *, folder: Path | None) -> None:
-    """Take the projectors out of the student; does nothing where there are none.
+    """Remove the projectors from the student, if there are any.
 
     Args:
         folder: where they are saved; None on all processes but the first.
@@ -59,7 +59,7 @@ def detach(student: torch.nn.Module, *, folder: Path | None) -> None:
 
 
 def give_own_learning_rates(optimizer: torch.optim.Optimizer, objective: Objective, student: torch.nn.Module) -> None:
-    """Move projectors that have a learning rate of their own into parameter groups of their own."""
+    """Move projectors with their own learning rate into separate parameter groups."""
     for name, projector in attached(student).items():
         rate = objective.state_terms[name].projector_learning_rate
         if rate is None:

@@ -1,4 +1,4 @@
-"""Which rows each optimizer step reads: decided by the seed alone."""
+"""Choose the rows of each optimizer step, by the seed alone."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import torch
 from torch.utils.data import Sampler
 
 GROUPED_STEPS = 32
-# The order of steps is drawn apart from the rows, so that grouping cannot change which rows are drawn.
+# The order of steps has its own generator, so that grouping does not change which rows are drawn.
 _STEP_ORDER_SEED = 0x57E9
 
 
 class StepSampler(Sampler[int]):
     """Yields `draws` row indices: one seeded permutation of all rows after another.
 
-    Every optimizer step so has exactly its batch size, also where the rows do not divide by it, and two
+    So every optimizer step has exactly its batch size, even if the number of rows is no multiple of it, and two
     arms of a study with the same rows and seed read the same rows in the same order.
 
     With `lengths`, the rows of every 32 whole steps of one permutation are put into other steps: rows of like length
-    into the same one, longest first, and the steps into a drawn order. A step that holds the end of one permutation
-    and the start of the next keeps its rows, because a row could otherwise meet itself.
+    into the same one, longest first, and the steps into a random order. A step with the end of one permutation and
+    the start of the next keeps its rows, because a row could otherwise be in one step twice.
 
     Args:
         rows: how many there are.

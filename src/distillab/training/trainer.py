@@ -1,6 +1,6 @@
-"""The one trainer: transformers.Trainer with our objective, our normaliser and our row order.
+"""The trainer: transformers.Trainer with the objective, normaliser and row order of distillab.
 
-The step's shape: every term gives a sum over a microbatch; the trainer divides by the term's count over
+Every term gives a sum over a microbatch; the trainer divides by the term's count over
 all microbatches of the optimizer step and all processes. So batch split, padding side and gradient
 accumulation cannot change the result.
 """
@@ -56,8 +56,8 @@ class StepReport:
         step: number of the step, from 1.
         terms: term -> (sum in its unit, count).
         weights: term -> its factor at this step.
-        gradient_shares: term -> its share of the gradient norm; None at steps where it is not measured.
-        gradient_cosines: "term ~ term" -> cosine between the two gradients; None where the shares are.
+        gradient_shares: term -> its share of the gradient norm; None at steps without measurement.
+        gradient_cosines: "term ~ term" -> cosine between the two gradients; None if the shares are.
         loss: the weighted objective.
         grad_norm: before clipping.
         learning_rate: that the step used.
@@ -80,23 +80,23 @@ class StepReport:
 
 
 class DistillationTrainer(Trainer):
-    """Trains one student on one objective.
+    """Trainer of one student on one objective.
 
     Args:
-        model: the student, with every parameter that is to learn.
+        model: the student, with every parameter that is trained.
         args: transformers' arguments; made by `training_arguments`.
         rows: the training rows, as `collator` takes them.
         collator: rows -> TokenBatch.
         objective: the terms and their weights.
-        teacher: gives the signal, where any term needs one.
+        teacher: the signal source, if any term needs one.
         row_names: a name for each row, for messages.
         batch_size: sequences an optimizer step over all processes; decides how many rows are drawn.
         on_step: called after every optimizer step with its measurements (see `StepReport`).
-        lengths: tokens of each row, where rows of like length are to share a step.
+        lengths: tokens of each row, to put rows of similar length into one step.
         gradient_shares_every: steps between two measurements of the terms' gradients; None: see `Weighting`.
-        checkpoint_minutes: after which a checkpoint is made, beside those that `args` asks for.
-        run: identity of the run, which its checkpoints are sealed with.
-        measurements: gives what has been measured so far, safe on disk; None: nothing is kept of it.
+        checkpoint_minutes: after which a checkpoint is saved, in addition to those of `args`.
+        run: identity of the run, for the seal of its checkpoints.
+        measurements: returns the measurements so far, synced to disk; None: they are not kept.
         eval_rows, processing_class, callbacks, optimizers: as of `transformers.Trainer`, for `dl.Trainer`.
     """
 
@@ -136,8 +136,8 @@ class DistillationTrainer(Trainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
-        # transformers turns the cache off in the config, which is saved with the student; `model_inputs` turns it off
-        # for every forward pass by itself
+        # transformers disables the cache in the config, which is saved with the student; `model_inputs` disables it
+        # for every forward pass
         if own_cache is None:
             vars(model.config).pop("use_cache", None)
         else:
@@ -216,7 +216,7 @@ class DistillationTrainer(Trainer):
         num_items_in_batch: Any = None,
     ) -> Tensor:
         """Return Σ weight · sum / count, times the number of processes (which average their gradients)."""
-        counts: StepCounts | None = num_items_in_batch  # what get_batch_samples gave
+        counts: StepCounts | None = num_items_in_batch  # from get_batch_samples
         if counts is None:
             raise ValueError("compute_loss needs the counts of the step; evaluate with distillab.evaluation instead")
         batch = cast(TokenBatch, inputs)
@@ -225,7 +225,7 @@ class DistillationTrainer(Trainer):
             batch,
             self.objective,
             self._signal(batch),
-            # a step may have no scored token at all: its sum is zero, and so is its loss
+            # a step can have no scored token: its sum is zero, and so is its loss
             factors={name: self._weights[name] / max(1, count) for name, count in counts.items()},
             device=self.args.device,
         )
@@ -239,8 +239,8 @@ class DistillationTrainer(Trainer):
     def _term_gradients(self, batches: Sequence[TokenBatch]) -> dict[str, Tensor]:
         """Return the gradient of each term's unweighted loss over a step, at the parameters that all terms reach; flat.
 
-        A pass of its own, so that the weights of the step are known before its first microbatch, and do not depend on
-        how the step is split.
+        A separate pass, so that the weights of the step are known before its first microbatch, and do not depend on how
+        the step is split.
         """
         student = self.accelerator.unwrap_model(self.model_wrapped)
         student.train()
@@ -322,7 +322,7 @@ class DistillationTrainer(Trainer):
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         checkpoints, step = Path(str(self.args.output_dir)), self.state.global_step
         require_finite_weights(model, step=step)
-        # torch reports a full disk by an error that does not say so, and leaves half a checkpoint
+        # torch reports a full disk by an unclear error, and leaves half a checkpoint
         require_space(checkpoints, checkpoint_bytes(model), what="the next checkpoint")
         if self.args.should_save:
             begin(checkpoints)

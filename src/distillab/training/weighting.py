@@ -1,7 +1,7 @@
-"""The factor of each term at each step: constant, on a straight line, or balanced by gradient norms.
+"""Compute the weight of each term at each step: constant, linear in the step, or balanced by gradient norms.
 
-A gradient is looked at where all terms reach the student: at the parameters of the highest decoder block that each of
-them passes on its way back (the embeddings, where a term compares those alone).
+A gradient is measured where all terms reach the student: at the parameters of the highest decoder block that the
+gradient of each term reaches (the embeddings, if a term compares only those).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Weighting:
         objective: the terms with their settings.
         steps: optimizer steps of the run.
         every: steps between two measurements of the gradient; None: a tenth of the run, at most 50; 0: never.
-        balanced: name -> weight as it was last set; 1 before the first measurement.
+        balanced: name -> its last weight; 1 before the first measurement.
     """
 
     objective: Objective
@@ -61,12 +61,12 @@ class Weighting:
         return found
 
     def balance(self, gradients: Mapping[str, Tensor], *, step: int) -> dict[str, float]:
-        """Set the balanced weights, and give each term's share of the gradient at its weight.
+        """Set the balanced weights, and return each term's share of the gradient at its weight.
 
         Args:
             gradients: name -> gradient of the term's unweighted loss over the whole step and all processes, flat.
         Returns:
-            name -> weight · ‖gradient‖ / Σ over the terms of the same; zeros where no term has any gradient.
+            name -> weight · ‖gradient‖ / Σ over the terms of the same; zeros if no term has a gradient.
         """
         weights = self.weights(step)
         settled = [item.name for item in self.objective.terms if not is_balanced(item.weight)]

@@ -1,1 +1,1 @@
-"""What is stored of a teacher: the kinds, encoding beside decoding, and the source that reads them."""
+"""Store a teacher's signal in a cache: the kinds, with encoding and decoding, and the source that reads them."""

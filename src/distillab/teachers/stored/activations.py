@@ -1,6 +1,6 @@
-"""The kinds `hidden_states`, `attention_inputs` and `full` (the head's input): activations, recorded and given again.
+"""Record and replay activations: the kinds `hidden_states`, `attention_inputs` and `full` (the head's input).
 
-Shape letters: B sequences, L positions, N scored positions, P positions at which they are stored, D width.
+Shape letters: B sequences, L positions, N scored positions, P stored positions, D width.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class StoredActivations(StoredKind[C, StatesLayout, States]):
 
         Raises:
             NumericsError: a number is not finite.
-            TeacherError: a tensor is not of the dtype that the layout names, or the source gives no head.
+            TeacherError: a tensor has another dtype than the layout, or the source gives no head.
         """
         arrays: dict[str, npt.NDArray[np.generic]] = {}
         for array in layout.arrays:
@@ -109,7 +109,7 @@ class StoredAttentionInputs(StoredActivations[AttentionInputsKind]):
 
 
 class StoredHeadInputs(StoredActivations[FullKind]):
-    """What the head reads, from which the whole distribution is made; the head stands beside the rows, once."""
+    """The head's inputs, from which the whole distribution is computed; the head is stored once, beside the rows."""
 
     access: ClassVar[AccessLevel] = "logits"
 
@@ -136,7 +136,7 @@ KINDS: dict[str, StoredActivations[Any]] = {
     "attention_inputs": StoredAttentionInputs(),
 }
 WHOLE_DISTRIBUTIONS = (FullKind(store="exact"),)
-"""The kinds that serve every term and every measure that reads distributions."""
+"""The kinds that support every term and metric that reads distributions."""
 
 
 def kinds_for(request: SignalRequest) -> list[KindConfig]:
@@ -255,7 +255,7 @@ class CachedActivations:
             for layout in self._layouts.values()
         ]
         raise TeacherError(
-            "The cache does not hold what a term reads of the teacher.",
+            "The cache does not hold the signal that a term reads.",
             where=self._reader.location,
             facts=[f"needed: {needed}", *(f"stored: {text}" for text in stored or ["no activations"])],
             fix=f"build a cache that has it: `distillab cache build` with cache: {{kinds: [{kind}]}}, or read the "
@@ -286,7 +286,7 @@ def _store(store: StateStore, dtype: str) -> str:
         return store
     if dtype not in ("float32", "float16", "bfloat16"):
         raise ConfigError(
-            "A state cannot be stored exactly in the teacher's own dtype.",
+            "A state cannot be stored exactly in the teacher's dtype.",
             facts=[f"dtype {dtype}", "known: float32, float16, bfloat16"],
             fix="store: bfloat16, or another dtype of the teacher",
         )
@@ -300,7 +300,7 @@ def _as_stored(states_PD: Tensor, array: StateArray) -> Tensor:
         return states_PD.float()
     if states_PD.dtype != _DTYPES[array.store]:
         raise TeacherError(
-            "A tensor of the teacher is of another dtype than the cache says.",
+            "A tensor of the teacher has another dtype than the cache states.",
             where=array.name,
             facts=[f"the teacher's: {states_PD.dtype}", f"the cache: {array.store}"],
             fix="store: bfloat16",
@@ -314,7 +314,7 @@ def _require_numbers(name: str, wanted: Sequence[int], there: range, *, kind: st
         known = f"{there[0]} to {there[-1]}" if there else "none"
         raise ConfigError(
             f"The teacher does not have these {name}.",
-            facts=[f"asked for: {', '.join(map(str, absent))}", f"the teacher has {known}"],
+            facts=[f"requested: {', '.join(map(str, absent))}", f"the teacher has {known}"],
             where=f"kind {kind}",
             fix=f"name {name} from {known}" if there else "read another kind",
         )
@@ -324,5 +324,5 @@ def _no_head() -> ConfigError:
     return ConfigError(
         "The teacher gives no output head, so its whole distribution cannot be stored.",
         where="kind full",
-        fix="store the likeliest tokens: {kind: top_k}",
+        fix="store the most likely tokens: {kind: top_k}",
     )

@@ -1,4 +1,4 @@
-"""What decides a teacher's answers, as the identity of the cache that holds them."""
+"""The identity of a teacher's answers: everything that decides them."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ def answers_identity(
 
     Args:
         tokenizer: fingerprint of the tokenizer that made the prompts' ids.
-        stop_ids: ids at which an answer ends, beside the teacher's own.
+        stop_ids: ids at which an answer ends, in addition to the teacher's.
         source: name of the prompts, for messages.
-        rows_per_shard: answers a file, at least: filled up to whole batches, because a batch is answered at once.
+        rows_per_shard: answers a file, at least: rounded up to whole batches, because a batch is generated at once.
         compression: of the stored answers: none or zstd.
         template_date: the day of the teacher's template, if it writes one.
     Raises:
-        DataError: a prompt has no token, so there is nothing to go on from.
+        DataError: a prompt has no token, so there is nothing to continue.
     """
     for prompt in prompts:
         if not prompt.ids:
             raise DataError(
-                "A prompt has no token, so the teacher cannot be asked.", where=f"{source}, row {prompt.key}"
+                "A prompt has no token, so the teacher cannot continue it.", where=f"{source}, row {prompt.key}"
             )
     batches = -(-rows_per_shard // settings.batch_size)
     return CacheIdentity(
@@ -78,27 +78,27 @@ def require_answers_to(
     weights_sha256: str | None,
     where: str,
 ) -> None:
-    """Check that a store answers these prompts in this way, without the teacher's weights at hand.
+    """Check that a store answers these prompts with these settings, without the teacher's weights.
 
-    What the run cannot choose does not count: how the shards are cut, and on which engine the answers were made.
+    Not compared: how the shards are cut, and on which engine the answers were generated.
 
     Raises:
-        CacheMismatch: it does not; every difference, with both sides.
+        CacheMismatch: it does not; every difference is shown, with both values.
     """
-    stored, asked = identity.decoding or {}, _decoding(settings)
-    sides: list[tuple[str, object, object]] = [
+    stored, requested = identity.decoding or {}, _decoding(settings)
+    compared: list[tuple[str, object, object]] = [
         ("kind", [layout.kind for layout in identity.layouts], ["text"]),
         ("tokenizer", identity.tokenizer, tokenizer),
         ("prompts", identity.rows_sha256, prompts_sha256(prompts)),
         ("answers", identity.rows, len(prompts) * settings.answers_per_prompt),
-        # without the stop ids: they are the template's and the model's, which are compared themselves
-        *((f"decoding.{name}", stored.get(name), value) for name, value in asked.items()),
+        # without the stop ids: they follow from the template and the model, which are compared
+        *((f"decoding.{name}", stored.get(name), value) for name, value in requested.items()),
         ("seed", identity.seed, settings.seed),
         ("batch_size", identity.batch_size, settings.batch_size),
     ]
     if weights_sha256 is not None:
-        sides.append(("teacher's weights", identity.teacher.weights_sha256, weights_sha256))
-    facts = [f"{name}: the cache {there}, this run {here}" for name, there, here in sides if there != here]
+        compared.append(("teacher's weights", identity.teacher.weights_sha256, weights_sha256))
+    facts = [f"{name}: the cache {there}, this run {here}" for name, there, here in compared if there != here]
     if facts:
         raise CacheMismatch(
             "The stored answers belong to another teacher, other prompts or other settings.",
@@ -117,5 +117,5 @@ def prompts_sha256(prompts: Sequence[Prompt]) -> str:
 
 
 def _decoding(settings: TeacherAnswersConfig) -> dict[str, object]:
-    # seed and batch_size stand in the identity by themselves; keep_cut_off decides what is kept later
+    # seed and batch_size are fields of the identity; keep_cut_off is applied later
     return settings.model_dump(mode="json", exclude={"seed", "batch_size", "keep_cut_off"})

@@ -1,7 +1,7 @@
-"""Sequence-level KD: the teacher answers every prompt, once, into a cache that a kill cannot spoil.
+"""Sequence-level KD: generate the teacher's answer to every prompt once, into a cache that can be resumed.
 
-A store is a cache folder of kind `text`: a row is a prompt with what the teacher wrote after it. Batches are the same
-however often the work is interrupted, and sampling is seeded by batch, so a resumed store equals an uninterrupted one.
+A store is a cache folder of kind `text`: a row is a prompt with the teacher's answer. Batches do not depend on
+interruptions, and sampling is seeded by batch, so a resumed store equals an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ _OLD_FILES = ("answers.jsonl", "provenance.json")
 
 @dataclass(frozen=True)
 class Answer:
-    """What the teacher wrote after a prompt.
+    """The teacher's answer to a prompt.
 
     Attributes:
         key: of the prompt.
         number: of the answer, among those to its prompt.
         answer: the text.
-        finish: "stop" (ended by itself) or "length" (cut at max_new_tokens).
-        tokens: that were written, without the one that ended it.
-        reasoned: it holds reasoning, or held it before that was taken out.
+        finish: "stop" (ended by a stop token) or "length" (cut at max_new_tokens).
+        tokens: number of tokens, without the stop token.
+        reasoned: it has reasoning, or had it before that was removed.
         unfinished: the reasoning has no end.
     """
 
@@ -56,7 +56,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class AnswerStore:
-    """The answers of a complete store, in the order of the prompts and of their numbers, and what decided them."""
+    """The answers of a complete store, in the order of the prompts and of their numbers, and their identity."""
 
     answers: tuple[Answer, ...]
     identity: CacheIdentity
@@ -74,15 +74,15 @@ def generate_store(
     worker: int = 0,
     workers: int = 1,
 ) -> None:
-    """Make the answers that are not there yet; of several workers, this one's share of them.
+    """Generate the missing answers; of several workers, this one's share.
 
     Args:
         identity: of these prompts and settings, from `answers_identity`.
-        worker: makes the shards whose number leaves this rest when divided by `workers`.
+        worker: makes the shards with number % workers == worker.
     Raises:
         CacheMismatch: the folder holds answers of another teacher, other prompts or other settings, or is of an
             older version of distillab.
-        CacheCorrupt: what is there is damaged.
+        CacheCorrupt: the store is damaged.
     """
     _refuse_old(folder)
     writer = CacheWriter(folder, identity, worker=worker, workers=workers)
@@ -114,7 +114,7 @@ def store_is_complete(folder: Path) -> bool:
 
     Raises:
         CacheMismatch: the store is of an older version of distillab.
-        CacheCorrupt: what is there is damaged.
+        CacheCorrupt: the store is damaged.
     """
     _refuse_old(folder)
     return (folder / "identity.json").exists() and CacheReader(folder).complete
@@ -135,10 +135,10 @@ def read_store(
         location: folder, or fsspec URL.
         tokenizer: the one that made the prompts' ids; it finds the answers that hold reasoning.
         fingerprint: of it.
-        weights_sha256: of the teacher that should have answered; None: of any.
+        weights_sha256: of the expected teacher; None: any.
     Raises:
-        CacheMismatch: the store answers other prompts, or otherwise, or is not complete.
-        CacheCorrupt: what is there is damaged.
+        CacheMismatch: the store is for other prompts or settings, or is not complete.
+        CacheCorrupt: the store is damaged.
     """
     _refuse_old(location)
     reader = CacheReader(location)
@@ -164,7 +164,7 @@ def read_store(
 
 
 def answerable(prompts: Sequence[Prompt], *, context: int | None, max_new_tokens: int) -> list[Prompt]:
-    """Return the prompts that have a token to go on from, and leave room for an answer in the teacher's context.
+    """Return the prompts that have a token, and leave room for an answer in the teacher's context.
 
     Raises:
         ConfigError: none does.
@@ -173,7 +173,7 @@ def answerable(prompts: Sequence[Prompt], *, context: int | None, max_new_tokens
     kept = [prompt for prompt in begun if context is None or len(prompt.ids) + max_new_tokens <= context]
     if not begun:
         raise ConfigError(
-            "No prompt has a token, so the teacher cannot be asked.",
+            "No prompt has a token, so the teacher cannot continue it.",
             facts=[f"{len(prompts)} prompts"],
             fix="use texts of more than one character, or rows with a prompt",
         )
@@ -201,8 +201,8 @@ def drop_invalid(
     """Return valid answers by row key, and count the others: empty, truncated, repeated for a prompt.
 
     Args:
-        settings: what becomes of answers that were cut off.
-        prompt_tokens: that the teacher read for all answers.
+        settings: whether answers that were cut off are kept.
+        prompt_tokens: number of tokens that the teacher read for all answers.
         not_asked: prompts that were left out before (see `answerable`), for the counts.
     Raises:
         DataError: no answer is left.
@@ -244,7 +244,7 @@ def drop_invalid(
                 f"cut off at max_new_tokens {cut}",
                 f"reasoning without an end {thought}",
             ],
-            fix="raise teacher_answers.max_new_tokens, set its keep_cut_off, or look at the template of the prompts",
+            fix="raise teacher_answers.max_new_tokens, set its keep_cut_off, or check the template of the prompts",
         )
     return kept, counts
 
@@ -257,7 +257,7 @@ def _refuse_old(location: str | Path) -> None:
             "The folder holds answers that distillab 0.1 stored; this version reads caches.",
             where=str(location),
             facts=[f"there is {' and '.join(there)}"],
-            fix="use another folder, or delete this one and let the teacher answer again",
+            fix="use another folder, or delete this one and generate the answers again",
         )
 
 
@@ -268,7 +268,7 @@ def _jobs(prompts: Sequence[Prompt], settings: TeacherAnswersConfig) -> list[tup
 
 
 def _row(prompt: Prompt, number: int, output: Generated, answer: str) -> CachedRow:
-    # the stop token is what the teacher wrote too, so an answer of no other token is a row like any other
+    # the stop token is generated too, so an answer of only that token is a row like any other
     written = output.ids if output.stop_id is None else (*output.ids, output.stop_id)
     mask = np.zeros(len(prompt.ids) + len(written), dtype=np.bool_)
     mask[len(prompt.ids) :] = True
@@ -281,12 +281,15 @@ def _row(prompt: Prompt, number: int, output: Generated, answer: str) -> CachedR
 
 
 def _answer_of(row: CachedRow, prompt: Prompt, number: int, text: AnswerText, *, where: str) -> Answer:
-    asked, written = np.split(row.input_ids, [len(prompt.ids)])
-    if row.key != _key(prompt, number) or not np.array_equal(asked, prompt.ids):
+    prompt_ids, written = np.split(row.input_ids, [len(prompt.ids)])
+    if row.key != _key(prompt, number) or not np.array_equal(prompt_ids, prompt.ids):
         raise CacheMismatch(
-            "A stored answer is to another prompt.",
+            "A stored answer belongs to another prompt.",
             where=where,
-            facts=[f"stored {row.key}: {asked.tolist()[:20]}", f"this run {_key(prompt, number)}: {prompt.ids[:20]}"],
+            facts=[
+                f"stored {row.key}: {prompt_ids.tolist()[:20]}",
+                f"this run {_key(prompt, number)}: {prompt.ids[:20]}",
+            ],
             fix="use another folder, or delete this one",
         )
     stored = row.sections["text"]

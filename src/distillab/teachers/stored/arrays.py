@@ -1,4 +1,4 @@
-"""Stored numbers as tensors, and back."""
+"""Convert stored numbers to tensors, and back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 def as_tensor(array: npt.NDArray[np.generic], device: torch.device | None = None) -> Tensor:
     """Return the same numbers, by default on the CPU; uint16 holds the bits of bfloat16, which numpy lacks."""
     if not array.flags.writeable:
-        array = array.copy()  # torch would warn: it cannot keep a tensor from being written to
+        array = array.copy()  # torch would warn: a tensor cannot be read-only
     if array.dtype == np.uint16:
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).to(device or "cpu")
     return torch.from_numpy(array).to(device or "cpu")

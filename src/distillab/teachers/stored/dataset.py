@@ -1,7 +1,7 @@
-"""A cache as a torch data set, for any trainer and any plain loop. See docs/cache/offline-loop.md.
+"""Read a cache as a torch data set, for any trainer or plain loop. See docs/cache/offline-loop.md.
 
 Shape letters: B rows of a batch, L tokens of a row (of the longest one in a batch), N scored positions, K kept tokens,
-D width, P positions at which states are stored (N or L).
+D width, P positions with stored states (N or L).
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ _PADDED = ("input_ids", "labels", "attention_mask", "scored")
 class OfflineDistillationDataset(Dataset[dict[str, Tensor]]):
     """The rows of a cache with the teacher's signal.
 
-    Signals leave this class only beside `scored` of the row they were stored with, one for each position that it
-    marks, so they cannot be laid against a sequence position by position from its first prompt token on: a mistake
-    that trains without any error, and teaches the student the signal of another position.
+    Signals always come with `scored` of their row, one for each position that it marks. So they cannot be compared with
+    a sequence position by position from its first prompt token on: a mistake that trains without an error, and teaches
+    the student the signal of another position.
 
     An item holds (`scored` is True at t where the logits of t are scored against the token of t+1):
 
-    * `input_ids` (L,) int64, `[prompt, answer]`; `labels` (L,) int64, the same with -100 where nothing is learned, not
+    * `input_ids` (L,) int64, `[prompt, answer]`; `labels` (L,) int64, the same with -100 where unsupervised, not
       shifted; `attention_mask` (L,) int64, all 1; `scored` (L,) bool with N True;
-    * top_k: `top_k_ids` (N, K) int64, likeliest first, `top_k_logp` (N, K) their true log-probabilities, `top_k_tail`
+    * top_k: `top_k_ids` (N, K) int64, most likely first, `top_k_logp` (N, K) their true log-probabilities, `top_k_tail`
       (N,) log-probability of all other tokens together, `actual_logp` (N,) of the token that follows;
     * sampled: `sampled_ids` (N, draws) int64, an id as often as it was drawn, `sampled_own_nats` (N,) −mean log p;
-    * hidden_states: `hidden.4` (P, D) for each stored layer, P = N where the answer's positions are stored, else L;
+    * hidden_states: `hidden.4` (P, D) for each stored layer, P = N if only the answer's positions are stored, else L;
     * full: `head_input` (N, D); attention_inputs: `block.4.query`, `.key`, `.value` (L, D).
 
     Log-probabilities and nats are float32, natural logs. Activations are in the dtype in which they are
@@ -47,10 +47,10 @@ class OfflineDistillationDataset(Dataset[dict[str, Tensor]]):
 
     Args:
         location: folder of the cache, or an fsspec URL such as s3://bucket/cache.
-        kinds: what is read of each row; a kind that is not named costs nothing. () reads tokens and masks alone.
+        kinds: what is read of each row; other kinds cost nothing. () reads tokens and masks alone.
         keys: the rows to take, in this order; default: all, in the cache's order.
-        pad_id: what stands in `input_ids` after a row that is shorter than its batch; masks go by length, so any id
-            that the student knows is right.
+        pad_id: fills `input_ids` after a row that is shorter than its batch; masks follow the length, so any id of the
+            student is right.
     Raises:
         CacheMismatch: a kind or a key is not in the cache, or the cache is not complete.
         CacheCorrupt: bytes are damaged or missing (also when an item is read).
@@ -101,13 +101,13 @@ class OfflineDistillationDataset(Dataset[dict[str, Tensor]]):
     def collate(self, items: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Collate one batch: tokens padded on the right to (B, L), signals of all items one after another.
 
-        Signals stand in the order of `batch["scored"]`: row n of `batch["top_k_ids"]` is about row n of
-        `logits[batch["scored"]]`, where `logits` (B, L, V) are the student's of the batch. States of all tokens stand
-        in the order of `batch["attention_mask"].bool()`.
+        Signals are in the order of `batch["scored"]`: row n of `batch["top_k_ids"]` belongs to row n of
+        `logits[batch["scored"]]`, where `logits` (B, L, V) are the student's on the batch. States of all tokens are in
+        the order of `batch["attention_mask"].bool()`.
 
         Raises:
             DataError: no items.
-            ShapeError: an item's signals were changed and no longer stand for each of its positions.
+            ShapeError: an item's signals were changed and no longer match its positions.
         """
         if not items:
             raise DataError("A batch needs at least one row.")
@@ -150,7 +150,7 @@ class OfflineDistillationDataset(Dataset[dict[str, Tensor]]):
         several = [key for key in keys if len(rows[key]) > 1]
         if several:
             raise CacheMismatch(
-                "A key stands for several rows of the cache.",
+                "Several rows of the cache have this key.",
                 where=self.location,
                 facts=[f'"{key}": {len(rows[key])} rows' for key in several[:3]],
                 fix="leave keys out and choose among the items by torch.utils.data.Subset",
@@ -164,7 +164,7 @@ def _item(row: CachedRow) -> dict[str, Tensor]:
         "input_ids": input_ids,
         "labels": input_ids.masked_fill(~answer_mask, UNSUPERVISED),
         "attention_mask": torch.ones_like(input_ids),
-        # logits stand one position before the token that they predict
+        # logits are one position before the token that they predict
         "scored": torch.cat([answer_mask[1:], answer_mask.new_zeros(1)]),
     }
     for kind, section in row.sections.items():
@@ -181,7 +181,7 @@ def _require_aligned(item: dict[str, Tensor]) -> None:
     for name, tensor in item.items():
         if name not in _PADDED and len(tensor) not in (scored, tokens):
             raise ShapeError(
-                f"{name} does not stand for each position of its row.",
+                f"{name} does not have one entry for each position of its row.",
                 facts=[f"{len(tensor)} positions of {name}", f"{scored} scored positions", f"{tokens} tokens"],
                 fix="change whole items, not one part of them",
             )

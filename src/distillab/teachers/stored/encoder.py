@@ -1,4 +1,4 @@
-"""The signal of a teacher on a batch, as rows of a cache."""
+"""Encode the signal of a teacher on a batch as rows of a cache."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from distillab.teachers.stored.tokens import encode_next_tokens
 
 
 class SignalEncoder:
-    """Requests all kinds of a cache from a source, once a batch, and splits the signal into rows.
+    """Request all kinds of a cache from a source, once a batch, and split the signal into rows.
 
     Args:
         teacher: any source.
-        identity: names the kinds, how they are laid out, and the seed of the draws.
+        identity: the kinds, their layouts, and the seed of the draws.
         collator: pads the rows of a batch.
     Raises:
-        ConfigError: the identity holds the teacher's answers, which are no signal on given rows.
+        ConfigError: the identity is of answers (kind text), which are no signal on given rows.
         TeacherError: the source does not give what a kind stores.
     """
 
@@ -41,7 +41,7 @@ class SignalEncoder:
         self._teacher, self._identity, self._collator = teacher, identity, collator
         if any(STORED[kind].access == "text" for kind in identity.kinds):
             raise ConfigError(
-                "The teacher's answers are no signal on given rows.",
+                "Generated answers (kind text) are no signal on given rows.",
                 facts=[f"kinds: {', '.join(identity.kinds)}"],
                 fix="build kind text by itself",
             )
@@ -56,13 +56,13 @@ class SignalEncoder:
         self.head: OutputHead | None = None
 
     def rows(self, rows: Sequence[EncodedRow]) -> list[CachedRow]:
-        """Return the given rows, as one batch, with everything that the identity names.
+        """Return the rows of one batch with every kind of the identity.
 
-        `head` is the teacher's from here on, where the source gives one.
+        From here on `head` is the teacher's, if the source gives one.
 
         Raises:
             NumericsError: the teacher's numbers are not finite; the message names the row.
-            TeacherError: the teacher's tensors are not of the dtype that the identity names.
+            TeacherError: the teacher's tensors have another dtype than the identity states.
         """
         batch = self._collator([IndexedRow(index, row) for index, row in enumerate(rows)])
         return self.split(batch, self._teacher.signal(batch, self._request), rows)

@@ -33,13 +33,13 @@ S = TypeVar("S", bound=Section)
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a layout reads of a teacher.
+    """Sizes of a teacher that a layout needs.
 
     Attributes:
         shape: of its layers.
         dtype: of its activations, as "bfloat16"; in which `exact` ones are stored.
         width: its distribution is over the ids 0 … width - 1.
-        head_inputs: numbers that its head reads a position; 0 where it gives no head.
+        head_inputs: numbers that its head reads a position; 0 if it gives no head.
     """
 
     shape: ModelShape
@@ -52,8 +52,8 @@ class StoredKind(Generic[C, L, S]):
     """How a kind is laid out, what it requests of a source, and its tensors in a data set.
 
     Attributes:
-        access: what a cache of this kind gives.
-        fixes_width: whether it is read only over the ids that it was recorded over.
+        access: the access level of a cache of this kind.
+        fixes_width: whether it can only be read at the width at which it was recorded.
     """
 
     access: ClassVar[AccessLevel]
@@ -133,5 +133,5 @@ class RecordedBatch:
                     "The teacher's numbers are not finite, so nothing of this shard was written.",
                     where=f"row with key {key}",
                     facts=[f"tensor: {name}", f"{int((~good).sum())} of {len(good)} positions of the row"],
-                    fix="look at the row, or load the teacher in float32 (teacher: {dtype: float32})",
+                    fix="check the row, or load the teacher in float32 (teacher: {dtype: float32})",
                 )

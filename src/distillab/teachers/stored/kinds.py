@@ -1,4 +1,4 @@
-"""All kinds of a cache, and what a cache's settings mean for one teacher."""
+"""Resolve a cache's settings to the layouts of its kinds, for one teacher."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from distillab.teachers.stored import activations, tokens
 from distillab.teachers.stored.kind import Sizes, StoredKind
 from distillab.teachers.stored.text import TEXT
 
-# in the order of a cache, whatever the order of a recipe is: so that it changes no fingerprint
+# in a fixed order, so that the order in a recipe changes no fingerprint
 STORED: dict[str, StoredKind[Any, Any, Any]] = {"text": TEXT, **tokens.KINDS, **activations.KINDS}
 
 
@@ -44,21 +44,21 @@ def resolve_layouts(
             states. A few models have a projection between the two.
     Raises:
         ConfigError: a layer or block that the teacher does not have, more kept tokens than there are, a dtype that
-            cannot be stored, or a kind that stands twice.
+            cannot be stored, or a kind that is given twice.
     """
     names = [item.kind for item in kinds]
     if len(set(names)) != len(names):
-        raise ConfigError("A cache holds each kind once.", facts=[f"asked for: {', '.join(names)}"])
+        raise ConfigError("A cache holds each kind once.", facts=[f"requested: {', '.join(names)}"])
     sizes = Sizes(shape, dtype, width, shape.width if head_inputs is None else head_inputs)
     ordered = sorted(kinds, key=lambda item: [*STORED].index(item.kind))
     return tuple(STORED[item.kind].layout(item, sizes) for item in ordered)
 
 
 def kinds_for(request: SignalRequest) -> tuple[KindConfig, ...]:
-    """Return the kinds from which the same numbers are read as from the teacher itself, or nearly so.
+    """Return the kinds that give the same numbers as the teacher itself, or nearly the same.
 
-    Where nothing but the k most likely tokens at one temperature are read, they alone are kept; the whole distribution
-    serves everything else.
+    If only the k most likely tokens at one temperature are read, only they are kept; the whole distribution is for
+    all else.
     """
     alone = tokens.kind_for(request.scores)
     scores: Sequence[KindConfig] = () if not request.scores else [alone] if alone else activations.WHOLE_DISTRIBUTIONS

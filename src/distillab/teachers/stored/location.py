@@ -1,13 +1,13 @@
-"""What lies where in a cache location, and the teacher's tokenizer that travels with it.
+"""The folders of a cache location, with the teacher's tokenizer.
 
 location/
   identity.json, shards/, …  the signal on the data set's training rows
-  held_out/                  kind full of the held-out rows, by which students are judged
-  text/                      the teacher's own answers
-  answers/                   the signal on the rows with its own answers
-  tokenizer/                 its tokenizer and config.json: by these a pair is judged without the weights
+  held_out/                  kind full of the held-out rows, for the evaluation
+  text/                      the teacher's answers
+  answers/                   the signal on the rows with these answers
+  tokenizer/                 its tokenizer and config.json, to check a pair without the weights
 
-Each part but the tokenizer is a cache of its own, with its own identity; none of them must be there.
+Each part except the tokenizer is a separate cache with its own identity; each is optional.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ def has_part(location: str, part: Part) -> bool:
 
 
 def require_location(location: str) -> None:
-    """Check that there is a cache at all.
+    """Check that there is a cache.
 
     Raises:
-        CacheMismatch: no part of one is there.
+        CacheMismatch: there is no part of one.
     """
     if not any(has_part(location, part) for part in PARTS):
         raise CacheMismatch(
@@ -58,23 +58,23 @@ def require_location(location: str) -> None:
 
 
 def location_faults(location: str) -> list[CacheError]:
-    """Return what is wrong with a location beside its parts, each of which is a cache that is verified by itself.
+    """Return what is wrong with a location, apart from its parts, which are verified separately.
 
-    A part whose identity.json is gone is no part any more, and no check would find it. The tokenizer belongs to the
-    location: of a part that is given by itself nothing is wanted.
+    A part without identity.json is no longer a part, and no other check would find it. The tokenizer belongs to the
+    location: a part that is given alone needs none.
     """
     faults: list[CacheError] = []
     for part in PARTS:
         source = open_source(part_of(location, part))
         left = [*source.files(SHARDS), *source.files(JOURNALS)]
         if left and source.whole(IDENTITY) is None:
-            fact = f"{len(left):,} files in {SHARDS}/ and {JOURNALS}/, which belong to nothing without it"
+            fact = f"{len(left):,} files in {SHARDS}/ and {JOURNALS}/, which cannot be used without it"
             faults.append(
                 CacheCorrupt(
                     "A part of the cache has lost its identity.json.",
                     where=source.place(IDENTITY),
                     facts=[fact],
-                    fix="bring the file back from a copy, or delete the part and build it again",
+                    fix="restore the file from a copy, or delete the part and build it again",
                 )
             )
     source = open_source(location)
@@ -90,14 +90,14 @@ def location_faults(location: str) -> list[CacheError]:
 
 
 def tokenizer_is_sealed(location: str) -> bool:
-    """Return whether the location's tokenizer can be checked: not those of older versions, nor of single parts."""
+    """Return whether the location's tokenizer can be checked: not in older versions, nor of single parts."""
     return is_sealed(open_source(location), TOKENIZER)
 
 
 def keep_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerFast, config: PreTrainedConfig) -> None:
-    """Write the teacher's tokenizer and config.json into a cache location; what is there already stays.
+    """Write the teacher's tokenizer and config.json into a cache location; existing files are kept.
 
-    Several builders may do so at the same time: each writes into a folder of its own, and one of them is taken.
+    Several builders can do so at the same time: each writes into a temporary folder, and one of them is used.
     """
     there = folder / TOKENIZER
     remove_leftovers(there)
@@ -130,7 +130,7 @@ def kept_tokenizer(location: str) -> Path:
 
 def _no_tokenizer(location: str) -> CacheCorrupt:
     return CacheCorrupt(
-        "The cache has no tokenizer of its teacher, so the pair cannot be judged.",
+        "The cache has no tokenizer of its teacher, so the pair cannot be checked.",
         where=location,
         facts=[f"missing: {TOKENIZER}/{_CONFIG}"],
         fix="copy the folder tokenizer/ from where the cache was built, or name the teacher's folder: "

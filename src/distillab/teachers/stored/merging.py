@@ -1,4 +1,4 @@
-"""Joins whole cache locations: every part that any of them has, and the teacher's tokenizer."""
+"""Merge whole cache locations: every part that any of them has, and the teacher's tokenizer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from distillab.teachers.stored.tokenizer_seal import SEAL, check_seal
 
 
 def merge_locations(into: Path, locations: Sequence[Path]) -> None:
-    """Make `into` a cache location that holds what the others hold. Only the tokenizer, which is small, is copied.
+    """Make `into` a cache location with the parts of all others. Only the tokenizer, which is small, is copied.
 
     Raises:
         CacheMismatch: a location is no cache, parts of one name are of different identities, or the tokenizers differ.
@@ -40,9 +40,9 @@ def _take_tokenizer(there: Path, given: Path) -> None:
         with new_folder(there) as made:
             shutil.copytree(given, made, dirs_exist_ok=True)
         return
-    ours, theirs = _contents(there), _contents(given)
-    if ours != theirs:
-        differing = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
+    first, second = _contents(there), _contents(given)
+    if first != second:
+        differing = sorted(name for name in {*first, *second} if first.get(name) != second.get(name))
         raise CacheMismatch(
             "The two caches have different tokenizers of their teacher.",
             where=str(given),

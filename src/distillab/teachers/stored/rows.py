@@ -1,4 +1,4 @@
-"""The samples of a batch, and whether a cache holds the rows of a run.
+"""Split a batch into samples, and check that a cache holds the rows of a run.
 
 Shape letters: B sequences, L positions of a sequence, or tokens of a sample.
 """
@@ -18,12 +18,12 @@ from distillab.errors import CacheMismatch
 from distillab.models.batch import TokenBatch
 from distillab.models.visibility import sample_numbers
 
-_SHOWN_IDS = 6  # on either side of the first difference
+_SHOWN_IDS = 6  # before and after the first difference
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One row as it stands in a batch.
+    """One row of a batch.
 
     Attributes:
         row: its index in its split.
@@ -37,9 +37,9 @@ class Sample:
 
 
 def samples(batch: TokenBatch) -> list[Sample]:
-    """Return every sample of a batch: sequence by sequence, and within one in the order in which they stand.
+    """Return every sample of a batch: sequence by sequence, and in their order within one.
 
-    That is the order in which the scored positions of a batch are flattened (`models.scoring`), and its tokens too.
+    The scored positions and the tokens of a batch are flattened in the same order (`models.scoring`).
     """
     number_BL = sample_numbers(batch).cpu().numpy()
     size, length = number_BL.shape

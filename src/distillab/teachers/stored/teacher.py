@@ -1,4 +1,4 @@
-"""A teacher that is not there: its signal was recorded before, and is read from a cache."""
+"""Use a cache as a teacher: its signal was recorded before."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from distillab.teachers.stored.tokens import CachedCapabilities
 
 
 class CachedTeacher:
-    """Gives the recorded signal of a model on the same rows.
+    """A signal source that reads the recorded signal of a model on the same rows.
 
     A row is found by its tokens and its answer mask, so batches can come in any order, padded or packed, from any
-    process. Where the whole distribution is stored (kind full) it serves every term that reads distributions; what is
-    stored in the very form that a term reads is preferred, because it is smaller. It can be pickled; the files are
-    opened again where it is used.
+    process. If the whole distribution is stored (kind full), it supports every term that reads distributions; a stored
+    form that is exactly what a term reads is preferred, because it is smaller. It can be pickled; the files are opened
+    again where it is used.
 
     Args:
         reader: of a complete cache (see `load_cached`).
@@ -45,7 +45,7 @@ class CachedTeacher:
         self._checked: set[SignalRequest] = set()
 
     def __getstate__(self) -> dict[str, Any]:
-        # the head is read again where it is needed: it can be large, and on a device
+        # the head is read again if needed: it can be large, and on a device
         return {**self.__dict__, "_head": None}
 
     @property
@@ -72,7 +72,7 @@ class CachedTeacher:
         """Check that everything that `request` names is stored.
 
         Args:
-            packing: makes no difference: every row was recorded by itself.
+            packing: has no effect: every row was recorded alone.
         Raises:
             TeacherError: it is not; the message names the cache to build.
         """
@@ -91,15 +91,15 @@ class CachedTeacher:
         self._checked.add(request)
 
     def signal(self, batch: TokenBatch, request: SignalRequest) -> TeacherSignal:
-        """Return what is stored of the batch's rows, at their positions.
+        """Return the stored signal of the batch's rows, at their positions.
 
-        Activations are (B, L, D) as from a model; where nothing is stored (padding; with positions: answer all but
+        Activations are (B, L, D) as from a model; where nothing is stored (padding; with `positions: answer` all but
         the scored positions) they are zero.
 
         Raises:
             CacheMismatch: a row of the batch is not in the cache.
             CacheCorrupt: stored bytes are damaged.
-            TeacherError: what `request` names is not stored.
+            TeacherError: a requested signal is not stored.
         """
         if request not in self._checked:
             self.require(request, packing=False)
@@ -118,7 +118,7 @@ class CachedTeacher:
         Args:
             what: whose rows they are, for the message.
         Raises:
-            CacheMismatch: rows are missing, or have other tokens there; both sides are shown.
+            CacheMismatch: rows are missing, or have other tokens there; both are shown.
         """
         require_stored(self._reader, rows, what=what)
 
@@ -186,7 +186,7 @@ def load_cached(
     facts = [f"{name}: the cache {there}; this run {here}" for name, there, here in pairs if there != here]
     if facts:
         raise CacheMismatch(
-            "The cache was made for another tokenizer, template or vocabulary than this run has.",
+            "The cache was made for another tokenizer, template or vocabulary than this run's.",
             where=str(location),
             facts=facts,
             fix="build a cache with this run's recipe, or use the recipe that the cache was built with",

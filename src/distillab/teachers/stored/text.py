@@ -1,4 +1,4 @@
-"""The kind `text`: answers of a teacher, which are recorded by themselves (`answers.py`)."""
+"""The kind `text`: answers of a teacher, recorded separately (`answers.py`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from distillab.teachers.stored.kind import Sizes, StoredKind
 
 
 class StoredText(StoredKind[TextKind, TextLayout, Text]):
-    """The teacher's own answers."""
+    """The teacher's answers."""
 
     access: ClassVar[AccessLevel] = "text"
 

@@ -1,6 +1,6 @@
-"""The seal of the tokenizer that travels with a cache: which files it has, and what stands in each.
+"""Seal the tokenizer in a cache location: the names and hashes of its files.
 
-Every byte of a shard is checked when it is read; a pair is judged by these files, so they are checked too.
+Every byte of a shard is checked when it is read; a pair is checked by these files, so they are verified too.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def is_sealed(source: Source, folder: str) -> bool:
 
 
 def check_seal(source: Source, folder: str) -> None:
-    """Check a folder against its seal, where it has one.
+    """Check a folder against its seal, if it has one.
 
     Args:
         source: of the cache location.
@@ -68,7 +68,7 @@ def check_seal(source: Source, folder: str) -> None:
 
 def _broken(source: Source, folder: str, facts: list[str]) -> CacheCorrupt:
     return CacheCorrupt(
-        "The tokenizer that travels with the cache is not the one that was written there.",
+        "The tokenizer in the cache is not the one that was written there.",
         where=source.place(folder),
         facts=facts,
         fix="copy the folder from where the cache was built; or delete it, and the same `distillab cache build` "

@@ -1,4 +1,4 @@
-"""The kinds `top_k` and `sampled`: next tokens of a teacher, recorded and given again.
+"""Record and replay next-token distributions: the kinds `top_k` and `sampled`.
 
 Shape letters: N scored positions, n some of them, K kept tokens, S draws, W ids that the distribution is over.
 """
@@ -147,7 +147,7 @@ KINDS: dict[str, StoredKind[Any, Any, Any]] = {"top_k": StoredTopK(), "sampled":
 def encode_next_tokens(
     layouts: Sequence[Layout], batch: RecordedBatch, *, vocabulary: int
 ) -> dict[str, TopK | Sampled]:
-    """Return kind -> section of those layouts that hold next tokens, chunk by chunk: nothing of N × W is alive.
+    """Return kind -> section of those layouts that hold next tokens, chunk by chunk: nothing of N × W is in memory.
 
     Args:
         vocabulary: ids of the source's head, by which chunks are cut.
@@ -178,7 +178,7 @@ def counted(ids_NS: npt.NDArray[np.int64], entropy_N: npt.NDArray[np.float32]) -
     sorted_NS = np.sort(ids_NS.astype(np.int32), axis=1)
     first_NS = np.ones(sorted_NS.shape, np.bool_)
     first_NS[:, 1:] = sorted_NS[:, 1:] != sorted_NS[:, :-1]
-    # every position begins with a first one, so runs never cross positions
+    # every position begins a new run, so runs never cross positions
     starts_M = np.flatnonzero(first_NS)
     return Sampled(
         distinct=first_NS.sum(axis=1, dtype=np.int32),
@@ -190,9 +190,10 @@ def counted(ids_NS: npt.NDArray[np.int64], entropy_N: npt.NDArray[np.float32]) -
 
 @dataclass(frozen=True)
 class CachedCapabilities:
-    """Which forms of the next token a cache holds, apart from the whole distribution.
+    """Which forms of the next-token distribution a cache holds, apart from the whole one.
 
-    where: the cache, for messages. width: ids of its distribution. top, draws: what is stored; None where it is not.
+    where: the cache, for messages. width: ids of its distribution. top, draws: what is stored; None if it is not
+        stored.
     """
 
     where: str
@@ -245,7 +246,7 @@ class CachedCapabilities:
         if self.draws is not None:
             stored.append(_form(Draws(self.draws.draws, self.width, self.draws.temperature)))
         raise TeacherError(
-            "The cache does not hold what a term reads of the teacher.",
+            "The cache does not hold the signal that a term reads.",
             where=self.where,
             facts=[f"needed: {_form(need)}", *(f"stored: {text}" for text in stored or ["nothing of the next token"])],
             fix=f"build a cache that has it: `distillab cache build` with cache: {{kinds: [{_kind_for(need)}]}}, or "
@@ -302,10 +303,10 @@ class CachedDistribution:
         self.capabilities.refuse(Distribution(width, temperature))
 
     def top(self, k: int, width: int, temperature: float) -> TopTokens:
-        """Return the k most likely; those of the stored ones that are dropped go to the tail.
+        """Return the k most likely tokens; further stored ones are added to the tail.
 
         Raises:
-            TeacherError: not so many are stored, or at another temperature or width.
+            TeacherError: fewer are stored, or at another temperature or width.
         """
         need = Top(k, width, temperature)
         kept = self.kept

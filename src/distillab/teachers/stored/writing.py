@@ -1,6 +1,6 @@
-"""Runs a source over rows once and writes its signal into a cache, so that it need not be run again.
+"""Run a source over rows once and write its signal into a cache.
 
-A shard's batches are made from the shard's own rows, like lengths together, whatever is in the folder already: a
+A shard's batches are made from the shard's own rows, sorted by length, independent of what is in the folder: a
 recording that was killed and resumed, or shared by several workers, holds the same bytes as an uninterrupted one.
 """
 
@@ -32,10 +32,10 @@ from distillab.teachers.stored.kinds import resolve_layouts, teacher_sizes
 
 @dataclass(frozen=True)
 class CacheWriteResult:
-    """What one call of `write_cache` did.
+    """The result of one call of `write_cache`.
 
-    rows, tokens, scored_tokens: that the teacher read. teacher_s: seconds that it needed, with its head and the
-    choice of tokens; encoding and writing happen beside it. wall_s: in all.
+    rows, tokens, scored_tokens: that the teacher read. teacher_s: seconds of the teacher, with its head and the choice
+    of tokens; encoding and writing run at the same time. wall_s: in all.
     """
 
     rows: int
@@ -65,7 +65,7 @@ def identity_of(
         kinds: what is stored.
         width: the distribution is over the ids 0 … width-1.
         tokenizer: fingerprint of the tokenizer that made the rows' ids.
-        template_sha256: of the template that made their text; the teacher's own stands in its provenance.
+        template_sha256: of the template that made their text; the teacher's own is in its provenance.
         source: name of the rows, for messages.
         template_date: the day of the template, if it writes one.
     Raises:
@@ -116,9 +116,9 @@ def write_cache(
     identity: CacheIdentity,
     writer: CacheWriter,
 ) -> CacheWriteResult:
-    """Write every shard that this writer still has to write.
+    """Write all missing shards of this writer.
 
-    While one shard is encoded and written by a thread, the source goes on with the next; so up to two shards are in
+    While one shard is encoded and written by a thread, the source continues with the next; so up to two shards are in
     memory.
 
     Args:
