@@ -1,6 +1,6 @@
 """distillab: distil large language models into small ones, and know why it works or does not.
 
-The Python door; docs/python.md has an example of each name. Importing the package loads nothing heavy: a name is
+The Python interface; docs/python.md has an example of each name. Importing the package loads nothing heavy: a name is
 imported when it is first used.
 """
 

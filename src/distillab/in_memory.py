@@ -1,7 +1,7 @@
-"""Models and rows of a Python session, under names that stand where a recipe has paths: `memory:teacher`.
+"""Name models and rows of a Python session, so that a recipe can refer to them like to paths: `memory:teacher`.
 
-Whatever reads a path asks here first, so that a recipe, a run and a study need no second form for objects. A name means
-its object inside of the `with` that holds it, in this process.
+Code that reads a path calls `in_memory` first, so that recipes, runs and studies need no second form for objects. A
+name is valid inside of the `with holding(...)` block, in this process.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 IN_MEMORY = "in memory"
-"""The name, in records and messages, of what has no path."""
+"""The name in records and messages of an object without a path."""
 _PREFIX = "memory:"
 _objects: ContextVar[Mapping[str, Any]] = ContextVar("objects", default=MappingProxyType({}))
 

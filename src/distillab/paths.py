@@ -1,4 +1,4 @@
-"""Tell local folders from hub ids and URLs."""
+"""Distinguish local folders, hub ids and URLs."""
 
 from __future__ import annotations
 

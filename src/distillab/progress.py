@@ -27,7 +27,7 @@ def plain_lines() -> None:
 
 
 class Progress:
-    """Counts units of work and shows count, rate and time left on standard error.
+    """Count units of work, and show count, rate and time left on standard error.
 
     Args:
         label: what is being done.

@@ -40,5 +40,5 @@ def test_objects_are_compared_as_paths_are(tiny_world: dict[str, Any], tmp_path:
     assert table.loc["logits", "against_sft"] == logits.against_sft.mean  # type: ignore[union-attr]
     assert math.isnan(table.loc["sft", "against_sft"])
     assert study.report().read_text(encoding="utf-8").startswith("<!")
-    with pytest.raises(ConfigError, match="Workers are processes"):
+    with pytest.raises(ConfigError, match="Workers are separate processes"):
         dl.Study(**{**common, "settings": {"workers": 2}}, train=rows, output=tmp_path / "x")

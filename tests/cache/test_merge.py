@@ -99,7 +99,7 @@ def test_a_shard_with_other_bytes_is_refused(tmp_path: Path, parts: list[Path]) 
     changed = list(ROWS)
     changed[2] = type(ROWS[2])("another key", ROWS[2].input_ids, ROWS[2].answer_mask, ROWS[2].sections)
     build(tmp_path / "other", changed, IDENTITY)
-    with pytest.raises(CacheMismatch, match=r"(?s)hold shard 1 with other bytes.*shard-00001.*different results"):
+    with pytest.raises(CacheMismatch, match=r"(?s)hold shard 1 with different bytes.*shard-00001.*different results"):
         merge(tmp_path / "merged", [parts[1], tmp_path / "other"])
 
 

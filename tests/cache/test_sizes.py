@@ -63,5 +63,5 @@ def test_states(positions: Any, store: Any, dtype: str) -> None:
 
 
 def test_nobody_knows_the_length_of_an_answer() -> None:
-    with pytest.raises(ShapeError, match="not known before"):
+    with pytest.raises(ShapeError, match="not known in advance"):
         TextLayout().record_bytes(tokens=3, scored=2)

@@ -25,7 +25,7 @@ REFUSALS = {
     "worker-not-a-share": Refusal({}, ["--worker", "second"], 2, ["got: second"]),
     "nothing-to-store": Refusal({"method": "sft"}, [], 2, ["reads nothing of a teacher", "cache: {kinds:"]),
     "no-weights": Refusal(
-        {"teacher": {"cache": "nowhere"}}, [], 2, ["names no teacher's weights", "teacher: {path: …}"]
+        {"teacher": {"cache": "nowhere"}}, [], 2, ["names no teacher with weights", "teacher: {path: …}"]
     ),
     "no-such-layer": Refusal({}, ["cache.kinds=[{kind: hidden_states, layers: [7]}]"], 2, ["7", "0 to 1"]),
     "no-such-kind": Refusal({}, ["cache.kinds=[{kind: topk}]"], 2, ["cache.kinds"]),

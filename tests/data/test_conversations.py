@@ -26,7 +26,7 @@ def read(*values, **settings):
 
 
 def turns(example):
-    return [(turn.role, turn.content, turn.learned) for turn in example.messages]
+    return [(turn.role, turn.content, turn.supervised) for turn in example.messages]
 
 
 @pytest.mark.parametrize(

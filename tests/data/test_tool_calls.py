@@ -22,10 +22,10 @@ TOOLS = [{"type": "function", "function": {"name": "add", "description": "Sums."
 CALLS = [{"type": "function", "function": {"name": "add", "arguments": {"a": 1, "b": "2"}}}]
 
 
-def talk(*, calls=CALLS, tools=TOOLS, learned=True):
+def talk(*, calls=CALLS, tools=TOOLS, supervised=True):
     turns = (
         Message("user", "1 + 2?"),
-        Message("assistant", "", tool_calls=json.dumps(calls), learned=learned),
+        Message("assistant", "", tool_calls=json.dumps(calls), supervised=supervised),
         Message("tool", "3", name="add"),
         Message("assistant", "It is 3."),
     )
@@ -63,7 +63,7 @@ def test_a_call_is_learned_and_counts_as_nothing_added(tokenizer):
 
 
 def test_a_call_of_weight_0_is_given(tokenizer):
-    row = Encoder(tokenizer, resolve_template("chat", tokenizer, "messages"), 500).encode(talk(learned=False))
+    row = Encoder(tokenizer, resolve_template("chat", tokenizer, "messages"), 500).encode(talk(supervised=False))
     assert tokenizer.decode(row.input_ids[row.answer_mask]) == "It is 3.<|im_end|>"
     assert "[call" in tokenizer.decode(row.input_ids)
 
@@ -86,9 +86,9 @@ def test_a_template_without_tools_is_refused(chat_tokenizer, example):
 
 
 def test_given_answers_in_turns_end_as_learned_ones_do(chat_tokenizer):
-    def ids(learned):
+    def ids(supervised):
         turns = (
-            *(Message("user", "a"), Message("assistant", "b", learned=learned)),
+            *(Message("user", "a"), Message("assistant", "b", supervised=supervised)),
             *(Message("user", "c"), Message("assistant", "d")),
         )
         made = Encoder(chat_tokenizer, resolve_template("turns", chat_tokenizer, "messages"), 500)

@@ -38,7 +38,7 @@ def test_uniform_maps_every_block_in_order_and_last_to_last(students: int, teach
         (((1, 8),), r"\[1, 8\]: the teacher has the layers 0 \(embeddings\) to 7, not 8"),
         (((4, 1), (1, 1)), r"\[4, 1\]: the student has the layers 0 \(embeddings\) to 3, not 4"),
         (((-1, 1),), "not -1"),
-        (((1, 1), (1, 1)), "stands twice"),
+        (((1, 1), (1, 1)), "given twice"),
         ((), "at least one pair"),
     ],
 )

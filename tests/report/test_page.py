@@ -322,5 +322,5 @@ def test_contradicting_lengths_are_refused(study: StudyResults, tmp_path: Path, 
 
 
 def test_two_arms_of_one_name_are_refused(study: StudyResults, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="name of its own"):
+    with pytest.raises(DataError, match="needs a different name"):
         write_report(study.model_copy(update={"arms": (*study.arms, study.arms[0])}), tmp_path)

@@ -52,10 +52,10 @@ def test_a_newer_schema_is_named(study: StudyResults, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b'{"title": "cut o', "no JSON"),
-        (b"", "no JSON"),
-        (b'{"title": "\xff"}', "no JSON"),
-        (b"[" * 100_000, "no JSON"),
+        (b'{"title": "cut o', "not JSON"),
+        (b"", "not JSON"),
+        (b'{"title": "\xff"}', "not JSON"),
+        (b"[" * 100_000, "not JSON"),
         (b"[]", "no StudyResults"),
         (b"null", "no StudyResults"),
         (b'{"schema_version": 2}', "title"),

@@ -72,7 +72,7 @@ CHANGES: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "another arm's whole folder": (
         lambda f: (shutil.rmtree(f / SFT / "seed1"), shutil.copytree(f / LOGITS / "seed1", f / SFT / "seed1"))[0],
-        r"work of another recipe",
+        r"run or study of another recipe",
     ),
     "another arm's record": (
         lambda f: _swap(f / SFT / "seed1/run.json", f / LOGITS / "seed1/run.json"),
@@ -89,7 +89,7 @@ CHANGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "no student": (lambda f: shutil.rmtree(f / SFT / "seed0/student"), r"student/model\.safetensors is gone"),
     "a figure that is no number": (
         lambda f: _nan(f / SFT / "seed0/run.json"),
-        r"no RunRecord.*delete its run\.json, and the same command makes the run again",
+        r"no RunRecord.*delete its run\.json, and the same command repeats the run",
     ),
     "swapped baselines": (_swap_points, r"record is that of another model.*expected (undistilled|teacher-teacher)"),
     "swapped figures of baselines": (_swap_lines, r"undistilled\.jsonl has other bytes"),

@@ -117,7 +117,7 @@ def test_what_was_lost_before_the_checkpoint_is_refused(stopped: tuple[Path, Che
     changed = DAMAGES[damage](path.read_bytes())
     assert changed != path.read_bytes()
     path.write_bytes(changed)
-    with pytest.raises(DataError, match=r"(?s)not those that its checkpoint belongs to.*step 3.*starts the run anew"):
+    with pytest.raises(DataError, match=r"(?s)do not match its checkpoint.*step 3.*starts the run again"):
         _journal(path, checkpoint)
     assert path.read_bytes() == changed
 
@@ -141,7 +141,7 @@ def test_what_is_kept_is_the_file_so_far(stopped: tuple[Path, Checkpoint]) -> No
 def test_figures_of_fewer_steps_than_were_done_are_refused(stopped: tuple[Path, Checkpoint], lost: int) -> None:
     path, _ = stopped
     path.write_bytes(_without_line(path.read_bytes(), lost))
-    with pytest.raises(DataError, match=r"(?s)not those of all its steps.*lines of steps: 4, steps: 5"):
+    with pytest.raises(DataError, match=r"(?s)do not cover all its steps.*lines of steps: 4, steps: 5"):
         read_journal(path, steps=5)
 
 

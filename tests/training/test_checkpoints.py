@@ -131,7 +131,7 @@ def test_balanced_weights_belong_to_what_is_sealed(tmp_path: Path, train: Train)
     terms = (CrossEntropyConfig(), TokenDivergenceConfig(weight="balanced"))
     train(terms=terms, steps=2, batch_size=4, folder=tmp_path, checkpoint_every=2)
     (tmp_path / "checkpoint-2" / "weights.json").unlink()
-    with pytest.raises(DataError, match=r"weights\.json is gone"):
+    with pytest.raises(DataError, match=r"weights\.json is missing"):
         newest_checkpoint(tmp_path, run="")
 
 

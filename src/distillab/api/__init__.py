@@ -1,1 +1,1 @@
-"""The Python door: what `import distillab` hands on. Objects in memory stand where a recipe has paths."""
+"""The Python interface: what `import distillab` provides. It takes objects in memory where a recipe has paths."""

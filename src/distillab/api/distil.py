@@ -31,8 +31,8 @@ class Run:
     """A finished run.
 
     Attributes:
-        recipe: what it was made from; the same as `distillab train` takes.
-        record: everything that is kept of it, `run.json`.
+        recipe: the recipe, as for `distillab train`.
+        record: `run.json`.
     """
 
     recipe: RunRecipe
@@ -94,13 +94,14 @@ def distil(
 ) -> Run:
     """Distil a teacher into a student: the run that `distillab train` makes from a recipe, to the last digit.
 
-    Started again with the same arguments it resumes, or gives back what is finished. Objects in memory are not changed:
-    a copy of the student learns.
+    Called again with the same arguments it resumes, or returns the finished run. Objects in memory are not changed: a
+    copy of the student is trained.
 
     Args:
         student, teacher: each a folder or hub id, a model, or (model, tokenizer); the teacher may be the location of a
-            cache. Of a model alone the tokenizer is read from where the model was loaded. A PEFT model learns by its
-            adapters, which are merged before the student is evaluated and saved. None: the method has no teacher.
+            cache. For a model without a tokenizer, it is read from where the model was loaded. A PEFT model is trained
+            by its adapters, which are merged before the student is evaluated and saved. None: the method has no
+            teacher.
         train: a file, saved folder or hub id, a `datasets.Dataset`, a `pandas.DataFrame`, or a list of dicts, with
             columns as in docs/data.md.
         held_out: rows of the same kinds, or the share of `train` that is held out; default: 0.1. TRL: eval_dataset.
@@ -108,8 +109,8 @@ def distil(
         steps, batch_size, learning_rate: of the optimizer, over all processes. TRL: max_steps,
             per_device_train_batch_size · gradient_accumulation_steps, learning_rate.
         seed: of the row order, and of random weights.
-        output: the run's folder; default: runs/METHOD-… with the first letters of what decides the run, so that other
-            arguments give another folder.
+        output: the run's folder; default: runs/METHOD-… with the start of the run's hash, so that other arguments give
+            another folder.
         settings: further settings of the recipe by their path, {"training.schedule": "cosine"}.
     Raises:
         ConfigError: a setting, or an object of another kind.

@@ -1,4 +1,4 @@
-"""Held-out rows of `dl.Trainer`: the objective on them, and the figures of a run's learning curve."""
+"""Evaluate the held-out rows of `dl.Trainer`: the objective, and the figures of a run's learning curve."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def eval_rows(inputs: RunInputs, data: Rows, *, name: str) -> EvalRows:
 def eval_values(trainer: Trainer, rows: EvalRows, batches: DataLoader[Any]) -> dict[str, float]:
     """Return `loss` and each term by its name, at the weights of the step, then the figures of the learning curve.
 
-    A term that keeps spans of earlier steps (contrastive) is a measure of its step, and is left out of both.
+    A term that keeps spans of earlier steps (contrastive) depends on the step, and is left out of both.
     """
     model, reader = trainer.accelerator.unwrap_model(trainer.model), trainer.inputs.student
     objective = Objective(tuple(item for item in trainer.objective.terms if not isinstance(item.term, RemembersSteps)))

@@ -1,4 +1,4 @@
-"""What a user passes in -> what the rest of distillab works on: tokenizers that are checked, rows with their keys."""
+"""Convert the user's objects to checked tokenizers and to rows with keys."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Rows = PathLike | Sequence[Mapping[str, Any]] | Any
 
 
 class Given(NamedTuple):
-    """The parts of what was given for one of the two models."""
+    """The model and tokenizer that were passed for teacher or student."""
 
     path: str | None
     model: torch.nn.Module | None
@@ -39,7 +39,7 @@ class Given(NamedTuple):
 
 
 def given(value: object, *, role: str) -> Given:
-    """Sort out what was given for one of the two models.
+    """Separate the model and tokenizer that were passed for teacher or student.
 
     Raises:
         ConfigError: it is no path, model, tokenizer or (model, tokenizer).
@@ -62,7 +62,7 @@ def given(value: object, *, role: str) -> Given:
 def tokenizer_of(found: Given, *, role: str) -> LoadedTokenizer:
     """Return the tokenizer that belongs to a model or a path, checked against its files.
 
-    A model alone names the folder or hub id that it was loaded from; its tokenizer is read there.
+    For a model without a tokenizer, it is read from the folder or hub id that the model was loaded from.
 
     Raises:
         ConfigError: there is none.

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class PairReport:
-    """Whether a student can learn from a teacher, and by which methods. It shows itself as the CLI's text.
+    """Whether a student can learn from a teacher, and by which methods. It is printed as the CLI's text.
 
     Attributes:
-        record: the whole judgement, as `distillab check --json` prints it.
+        record: the whole check, as `distillab check --json` prints it.
     """
 
     record: PairCheck
@@ -64,11 +64,11 @@ class PairReport:
 
 
 def check_pair(teacher: Model | Tokenizer, student: Model | Tokenizer, *, data: Rows | None = None) -> PairReport:
-    """Judge whether a student can learn from a teacher, from their tokenizers; no forward pass is made.
+    """Check from the tokenizers whether a student can learn from a teacher; no forward pass is made.
 
     Args:
-        teacher, student: each a folder or hub id, a model, a tokenizer, or (model, tokenizer). Of a model alone the
-            tokenizer is read from the folder or hub id that the model names.
+        teacher, student: each a folder or hub id, a model, a tokenizer, or (model, tokenizer). For a model
+            without a tokenizer, it is read from the folder or hub id that the model names.
         data: rows (path, `datasets.Dataset`, `pandas.DataFrame`, list of dicts) on which the overlap of the two
             tokenisations is measured; default: a sample in many languages.
     Raises:

@@ -1,4 +1,4 @@
-"""Arguments of the door -> one recipe, and the objects in memory that its paths name."""
+"""Convert the arguments of the Python interface to one recipe, and the objects in memory that its paths name."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Settings = Mapping[str, Any]
 
 
 class RecipeBuilder:
-    """Collects the values of a recipe. An object in memory becomes a name that means it while `held` is entered."""
+    """Collect the values of a recipe. An object in memory gets a name, which is valid inside of `held`."""
 
     def __init__(self) -> None:
         self._values: dict[str, Any] = {}
@@ -151,7 +151,7 @@ def terms_of(terms: Sequence[BaseTermConfig] | None) -> tuple[BaseTermConfig, ..
     for term in terms or ():
         if not isinstance(term, BaseTermConfig):
             raise ConfigError(
-                "A term is given as something else.",
+                "An item of terms is not a term.",
                 facts=[f"given: {term!r}"],
                 fix="write dl.terms.TokenDivergence(…); a function: dl.terms.CustomLoss(loss=function)",
             )

@@ -70,16 +70,16 @@ class Study:
         self.recipe: StudyRecipe = builder.build(StudyRecipe, arguments, settings, where="dl.Study")
         if builder.names and self.recipe.workers > 1:
             raise ConfigError(
-                "Workers are processes of their own, and cannot read this one's objects.",
+                "Workers are separate processes, and cannot read objects of this one.",
                 facts=[f"in memory: {', '.join(builder.names)}", f"workers: {self.recipe.workers}"],
                 fix="leave workers out, or give paths",
             )
 
     def run(self, *, check: bool = True) -> Study:
-        """Run what is not finished yet.
+        """Run all unfinished runs.
 
         Args:
-            check: let the doctor check pair, data and recipe first, as `distillab compare` does.
+            check: check pair, data and recipe first with the doctor, as `distillab compare` does.
         Returns:
             The study itself.
         Raises:
@@ -96,14 +96,14 @@ class Study:
                 raise ConfigError(
                     "The doctor found an error, so nothing was trained.",
                     where=self.recipe.output,
-                    fix="see above what to do; .run(check=False) goes on all the same",
+                    fix="see the fixes above; .run(check=False) runs without these checks",
                 ) from found
             runner.run()
         return self
 
     @property
     def results(self) -> StudyResults:
-        """Everything that is kept of it, `results.json`.
+        """The results, `results.json`.
 
         Raises:
             DataError: the study has not run.

@@ -35,7 +35,7 @@ from distillab.training.pauses import Pauses
 from distillab.training.projectors import attach, detach
 from distillab.training.trainer import WEIGHTS_FILE, DistillationTrainer
 
-# Arguments that would have no effect on a loss of terms, or change its batches unseen: the values that they may have.
+# Allowed values of arguments that otherwise have no effect on a loss of terms, or silently change its batches.
 _ALLOWED = {
     "label_smoothing_factor": (0.0,),
     "auto_find_batch_size": (False,),
@@ -45,7 +45,7 @@ _ALLOWED = {
 
 
 class Trainer(DistillationTrainer):
-    """Trains a student on terms; all else is `transformers.Trainer`: callbacks, report_to, resuming, the hub.
+    """A `transformers.Trainer` with a sum of terms as loss; callbacks, report_to, resuming and the hub work as usual.
 
     The log of a step has `loss`, the weighted sum, and the mean of each term by its name. `evaluate()` gives
     `eval_loss`, the same sum on the held-out rows, `eval_` with each term's name, `eval_nats_per_token` and the other
@@ -56,7 +56,7 @@ class Trainer(DistillationTrainer):
         model: the student, a transformers or PEFT model. It is trained in place.
         processing_class: the student's tokenizer.
         train_dataset, eval_dataset: a path, `datasets.Dataset`, `pandas.DataFrame` or list of dicts of text, with
-            columns as in docs/data.md; eval_dataset may be a dict of such. Held-out rows that do not fit are left out.
+            columns as in docs/data.md; eval_dataset can be a dict of these. Held-out rows that do not fit are left out.
         args: `max_steps`, else `num_train_epochs`, decides the length.
         teacher: a folder or hub id, a model, (model, tokenizer), or the location of a cache; None: no term needs one.
             A model is put in eval mode, without gradients.

@@ -34,14 +34,14 @@ def show_built(builds: Sequence[CacheBuild], *, study: bool) -> None:
     for build in builds:
         for folder in build.folders:
             if not folder.joinpath("identity.json").is_file():
-                echo(f"{folder}: not begun; its rows are the answers, which other workers have not finished")
+                echo(f"{folder}: not started; its rows are the answers, which other workers have not finished")
                 missing += 1
                 continue
             summary = summarise(folder)
             missing += summary.missing_shards
             _show_part(str(folder), summary)
     if missing:
-        echo("not complete: other workers' shards are missing; give the same command for every worker")
+        echo("not complete: other workers' shards are missing; run the same command for every worker")
     elif study:
         echo("complete; distillab compare reads it with the same recipe")
     else:
@@ -63,12 +63,12 @@ def show_estimate(found: Sequence[tuple[CacheBuild, Sequence[PartEstimate]]]) ->
             echo(f"  teacher           {part.teacher_s:>15,.1f} s on this machine, measured on some batches")
             needed += part.total_bytes
         if build.text:
-            echo(f"{build.location}/text: the length of the teacher's answers is not known before")
+            echo(f"{build.location}/text: the length of the teacher's answers is not known in advance")
             settings = build.inputs.recipe.teacher_answers
             answers = len(build.inputs.train) * settings.answers_per_prompt
             echo(f"  at most {answers:,} answers of at most {settings.max_new_tokens:,} tokens")
         if build.answers:
-            echo(f"{build.location}/answers: its rows are these answers, so its size is not known before")
+            echo(f"{build.location}/answers: its rows are these answers, so its size is not known in advance")
     free = free_bytes(found[0][0].location)
     echo(f"needed in all {needed:,} bytes; free on the disk {free:,} bytes")
     if needed > free:
@@ -99,7 +99,7 @@ def _show_verified(place: str, *, discard: bool) -> bool:
         found = discard_damaged(Path(place).expanduser())
         if not found.sound:
             _show_damage(found)
-            echo("  taken out; the same distillab cache build makes it again")
+            echo("  removed; the same distillab cache build makes it again")
     shards = shards_of(read_identity(open_source(place)))
     with Progress(f"verifying {place}", total=shards, unit="shards") as progress:
         report = verify(place, on_shard=lambda _: progress.advance())
@@ -108,7 +108,7 @@ def _show_verified(place: str, *, discard: bool) -> bool:
     _show_damage(report)
     if report.missing:
         echo(f"  not complete: {len(report.missing):,} of {report.shards + len(report.missing):,} shards are missing")
-        echo("  do: give the same distillab cache build again")
+        echo("  fix: run the same distillab cache build again")
     return report.complete
 
 
@@ -121,7 +121,7 @@ def _show_damage(report: VerifyReport) -> None:
     if report.order:
         echo(f"  the rows are not those of the identity: {report.order}")
     if not report.sound and "://" not in report.location:
-        echo(f"  do: distillab cache verify {report.location} --discard, then the same distillab cache build again")
+        echo(f"  fix: distillab cache verify {report.location} --discard, then the same distillab cache build again")
 
 
 def _show_part(place: str, summary: CacheSummary) -> None:

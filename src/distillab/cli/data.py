@@ -65,7 +65,7 @@ def _recipe(source: str, overrides: list[str], tokenizer: str | None, whole_file
 def _show(recipe: RunRecipe | StudyRecipe, show: int, *, whole_file: bool, every_row: bool) -> None:
 
     from distillab.data.encoding import Encoder
-    from distillab.data.splits import load_examples, load_source, with_learned_answers
+    from distillab.data.splits import load_examples, load_source, with_supervised_answers
     from distillab.data.templates import resolve_template
     from distillab.data.textfiles import first_of
     from distillab.data.view import coloured, marked
@@ -87,7 +87,7 @@ def _show(recipe: RunRecipe | StudyRecipe, show: int, *, whole_file: bool, every
     if splits is None:
         read = load_source(config, config.train)
         shape, skipped = read.shape, read.skipped
-        parts = [(config.train.path, with_learned_answers(read.examples, read.shape, config))]
+        parts = [(config.train.path, with_supervised_answers(read.examples, read.shape, config))]
     else:
         shape, skipped = splits.shape, splits.skipped
         parts = list(zip(splits.sources, (splits.train, splits.held_out), strict=True))

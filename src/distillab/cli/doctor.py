@@ -16,7 +16,7 @@ from distillab.terminal import echo
 
 doctor_app = typer.Typer(
     name="doctor",
-    help="Why are my values so low? Examines what you have, finds faults, and says what to do.",
+    help="Why are my values so low? Checks batch, data, loss, pair and run, and lists errors with fixes.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

@@ -1,4 +1,4 @@
-"""`distillab doctor batch`: what a trainer is given."""
+"""`distillab doctor batch`: check saved batches, or a tokenised data set."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def batch_command(
     ] = None,
     held_out: Annotated[
         Path | None,
-        typer.Option("--held-out", help="Tokenised rows to judge by, in any of these forms: do rows stand in both?"),
+        typer.Option("--held-out", help="Tokenised held-out rows, in any of these forms: rows in both are reported."),
     ] = None,
     shifts: Annotated[
         Literal["model", "batch"] | None,
         typer.Option(
             "--shifts",
-            help="Who moves labels against logits by one: the model or its loss (transformers), or the batch itself.",
+            help="What shifts labels against logits by one: the model or its loss (transformers), or the batch itself.",
         ),
     ] = None,
     learns: Annotated[
@@ -47,13 +47,13 @@ def batch_command(
     ] = None,
     ignore_index: Annotated[int, typer.Option("--ignore-index", help="The label that is not scored.")] = -100,
     pad_id: Annotated[
-        int | None, typer.Option("--pad-id", help="Id of the padding, where it is not the tokenizer's.")
+        int | None, typer.Option("--pad-id", help="Id of the padding, if it is not the tokenizer's.")
     ] = None,
     show: Annotated[int, typer.Option("--show", min=0, help="Rows to print token by token.")] = 3,
     as_json: AsJson = None,
     report: ReportFolder = None,
 ) -> None:
-    """Examine what a trainer is given: saved batches, or a tokenised data set, with input_ids and labels.
+    """Check the inputs of a trainer: saved batches, or a tokenised data set, with input_ids and labels.
 
     Exit code 1: an error was found.
     """
@@ -124,6 +124,6 @@ def _counts_from_padding(tokenizer: str) -> bool | None:
     path = find_file(tokenizer, "config.json", None)
     if path is None:
         return None
-    # logits_width has read it before, and refused what is no JSON object
+    # logits_width has checked that it is a JSON object
     kind = read_json(path).get("model_type")
     return None if kind is None else kind in _COUNT_FROM_PADDING

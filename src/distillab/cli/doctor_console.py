@@ -1,4 +1,4 @@
-"""What `distillab doctor` prints. Everything heavy is imported by the commands."""
+"""Output of `distillab doctor`. Heavy imports are inside the commands."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def show_rows(console: Console, reading: BatchReading, most: int) -> None:
 def report_investigation(
     console: Console, investigation: Investigation, *, as_json: Path | None, report: Path | None
 ) -> None:
-    """Print what was examined and found, write it where asked, and end with exit code 1 where there is an error.
+    """Print scopes and findings, write the requested files, and exit with code 1 if there is an error.
 
-    Every form has the same conclusions.
+    All formats have the same conclusions.
     """
     from distillab.records import write_record
     from distillab.report.findings import concluded
@@ -68,7 +68,7 @@ def show_investigation(console: Console, investigation: Investigation) -> None:
         console.print(sentence, style="bold yellow")
     console.print(investigation.subject, style="bold")
     if investigation.skipped is not None:
-        console.print(f"  left out by {investigation.skipped}", style="yellow")
+        console.print(f"  skipped by {investigation.skipped}", style="yellow")
     show_checks(console, investigation)
     for finding in investigation.findings:
         console.print()

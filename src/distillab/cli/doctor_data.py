@@ -1,4 +1,4 @@
-"""`distillab doctor data`: rows to learn from, rows to judge by, and what a teacher wrote."""
+"""`distillab doctor data`: check training rows, held-out rows, and a teacher's answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def data_command(
     ],
     tokenizer: Annotated[str, typer.Option("--tokenizer", help="Folder or hub id of the student's tokenizer.")],
     held_out: Annotated[
-        str | None, typer.Option("--held-out", help="Rows to judge by, in the same form, to be compared.")
+        str | None, typer.Option("--held-out", help="Held-out rows, in the same form, to compare with.")
     ] = None,
     answers: Annotated[
         str | None,
@@ -26,20 +26,28 @@ def data_command(
             "(and finish_reason).",
         ),
     ] = None,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", min=4, help="Where a run cuts rows.")] = 512,
+    max_tokens: Annotated[
+        int, typer.Option("--max-tokens", min=4, help="data.max_tokens of the run: rows are truncated there.")
+    ] = 512,
     template: Annotated[
-        str, typer.Option("--template", help="In which rows are rendered: auto, plain, chat, alpaca, turns, or a text.")
+        str, typer.Option("--template", help="Template of the rows: auto, plain, chat, alpaca, turns, or a text.")
     ] = "auto",
     prompt_column: Annotated[
-        str | None, typer.Option("--prompt-column", help="Where its name does not tell, with --answer-column.")
+        str | None,
+        typer.Option(
+            "--prompt-column", help="The prompt's column, if its name is not recognised; with --answer-column."
+        ),
     ] = None,
     answer_column: Annotated[
-        str | None, typer.Option("--answer-column", help="Where its name does not tell, with --prompt-column.")
+        str | None,
+        typer.Option(
+            "--answer-column", help="The answer's column, if its name is not recognised; with --prompt-column."
+        ),
     ] = None,
     as_json: AsJson = None,
     report: ReportFolder = None,
 ) -> None:
-    """Examine rows: lengths, repetitions, overlap, lowest loss, damaged texts, and a teacher's answers.
+    """Check rows: lengths, repetitions, overlap, lowest loss, damaged texts, and a teacher's answers.
 
     Exit code 1: an error was found.
     """

@@ -1,4 +1,4 @@
-"""`distillab doctor investigate`: everything that is there, examined one by one and together."""
+"""`distillab doctor investigate`: check batch, tokenizers, rows and logs, one by one and together."""
 
 from __future__ import annotations
 
@@ -29,33 +29,33 @@ def investigate_command(
         Path | None,
         typer.Option(
             "--data",
-            help="File with rows to learn from: examined; the pair is measured on them, and a unigram line counted.",
+            help="File with training rows: checked; the pair and the unigram line are measured on them.",
         ),
     ] = None,
     held_out: Annotated[
-        Path | None, typer.Option("--held-out", help="File with rows to judge by: sought among those of --data.")
+        Path | None, typer.Option("--held-out", help="File with held-out rows: searched for in those of --data.")
     ] = None,
     compares: Annotated[
         Literal["ids", "aligned", "text"] | None,
         typer.Option(
             "--compares",
-            help="What the loss compares with the teacher, where no log of ours says it: ids (any divergence between "
+            help="What the loss compares with the teacher, if no distillab log states it: ids (any divergence between "
             "logits), aligned (made for two tokenizers), text (its answers).",
         ),
     ] = None,
     shifts: Annotated[
         Literal["model", "batch"] | None,
-        typer.Option("--shifts", help="Who moves labels against logits by one, as for `distillab doctor batch`."),
+        typer.Option("--shifts", help="What shifts labels against logits by one, as for `distillab doctor batch`."),
     ] = None,
     learns: Annotated[
         Literal["answers", "text", "prompts"] | None,
         typer.Option("--learns", help="What should be scored, as for `distillab doctor batch`."),
     ] = None,
     ignore_index: Annotated[
-        int | None, typer.Option("--ignore-index", help="The label that is not scored; -100 where nothing is given.")
+        int | None, typer.Option("--ignore-index", help="The label that is not scored; default: -100.")
     ] = None,
     pad_id: Annotated[
-        int | None, typer.Option("--pad-id", help="Id of the padding, where it is not the tokenizer's.")
+        int | None, typer.Option("--pad-id", help="Id of the padding, if it is not the tokenizer's.")
     ] = None,
     vocabulary: Annotated[
         int | None,
@@ -64,7 +64,7 @@ def investigate_command(
     as_json: AsJson = None,
     report: ReportFolder = None,
 ) -> None:
-    """Examine batch, tokenizers, rows and logs, as many as are given, one by one and together.
+    """Check batch, tokenizers, rows and logs, as far as given, one by one and together.
 
     Exit code 1: an error was found.
     """

@@ -1,4 +1,4 @@
-"""`distillab doctor pair`: a teacher and a student, before they meet."""
+"""`distillab doctor pair`: check a teacher and a student before a run."""
 
 from __future__ import annotations
 
@@ -17,13 +17,18 @@ def pair_command(
     data: Annotated[
         Path | None, typer.Option("--data", help="File with rows, as for training. Without it: tokenizers alone.")
     ] = None,
-    rows: Annotated[int, typer.Option("--rows", min=1, max=2000, help="How many of its first rows are read.")] = 128,
+    rows: Annotated[int, typer.Option("--rows", min=1, max=2000, help="Number of its first rows to read.")] = 128,
     template: Annotated[
-        str, typer.Option("--template", help="How rows are written: auto, plain, chat, alpaca, turns, or {prompt}.")
+        str,
+        typer.Option(
+            "--template", help="Template of the rows: auto, plain, chat, alpaca, turns, or a text with {prompt}."
+        ),
     ] = "auto",
-    max_tokens: Annotated[int, typer.Option("--max-tokens", min=8, help="Rows are cut there.")] = 256,
+    max_tokens: Annotated[
+        int, typer.Option("--max-tokens", min=8, help="data.max_tokens of the run: rows are truncated there.")
+    ] = 256,
     dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"], typer.Option("--dtype", help="Of both models.")
+        Literal["auto", "float32", "bfloat16", "float16"], typer.Option("--dtype", help="dtype of both models.")
     ] = "auto",
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda.")] = "auto",
     by_index: Annotated[
@@ -36,7 +41,7 @@ def pair_command(
     as_json: AsJson = None,
     report: ReportFolder = None,
 ) -> None:
-    """Examine a pair: tokenizers, and by measurement whether the teacher's signal is about the student's tokens.
+    """Check a pair: its tokenizers, and by measurement whether the teacher's signal fits the student's tokens.
 
     Exit code 1: an error was found.
     """

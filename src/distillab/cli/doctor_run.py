@@ -1,4 +1,4 @@
-"""`distillab doctor run`: a finished, running or failed run, by what it wrote."""
+"""`distillab doctor run`: check a finished, running or failed run by its log."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ def run_command(
         int | None, typer.Option("--vocabulary", help="Ids of the student's tokenizer, for another trainer's log.")
     ] = None,
     loss: Annotated[
-        Literal["cross_entropy", "divergence"], typer.Option("--loss", help="What another trainer's log shows.")
+        Literal["cross_entropy", "divergence"],
+        typer.Option("--loss", help="The kind of loss in another trainer's log."),
     ] = "cross_entropy",
     unigram: Annotated[
-        float | None, typer.Option("--unigram", help="Nats a token of the unigram model, where known.")
+        float | None, typer.Option("--unigram", help="Nats a token of the unigram model, if known.")
     ] = None,
     entropy: Annotated[
-        float | None, typer.Option("--entropy", help="Lowest nats a token that the data allow, where known.")
+        float | None, typer.Option("--entropy", help="Lowest nats a token that the data allow, if known.")
     ] = None,
     random_student: Annotated[
         bool | None,
         typer.Option(
-            "--random-student/--pretrained-student", help="How the student began, where the log does not say."
+            "--random-student/--pretrained-student", help="How the student began, if the log does not state it."
         ),
     ] = None,
     accumulation: Annotated[
@@ -42,7 +43,7 @@ def run_command(
     as_json: AsJson = None,
     report: ReportFolder = None,
 ) -> None:
-    """Examine a run by its log: ours, a transformers trainer_state.json, what TRL or axolotl print, CSV, JSON lines.
+    """Check a run by its log: distillab's, a transformers trainer_state.json, output of TRL or axolotl, CSV, JSONL.
 
     Exit code 1: an error was found.
     """

@@ -1,4 +1,4 @@
-"""`distillab doctor selftest`, and the same before a study's first run."""
+"""`distillab doctor selftest`, and the same checks before a study's first run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 NO_DOCTOR = "--no-doctor"
 NoDoctor = Annotated[
     bool,
-    typer.Option(NO_DOCTOR, help="Do not examine pair, data and recipe before the first run; the report says so."),
+    typer.Option(NO_DOCTOR, help="Do not check pair, data and recipe before the first run; the report states it."),
 ]
 
 
@@ -32,18 +32,18 @@ def selftest_command(
     overrides: Annotated[list[str] | None, typer.Argument(help="Changes to the recipe: key.sub=value …")] = None,
     demonstrate_mismatch: Annotated[
         bool,
-        typer.Option("--demonstrate-mismatch", help="Arms that compare unrelated tokens by index do so on purpose."),
+        typer.Option("--demonstrate-mismatch", help="Allow arms that compare unrelated tokens by index."),
     ] = False,
     seconds: Annotated[
         float | None,
-        typer.Option("--seconds", min=1, help="What all of it may take; default 60. The rest is left out, and named."),
+        typer.Option("--seconds", min=1, help="Time limit; default 60. Checks beyond it are skipped, and named."),
     ] = None,
     as_json: AsJson = None,
     report: ReportFolder = None,
 ) -> None:
-    """Try a recipe before paying for it: its pair, its data, and all that its runs rely on, on a few rows.
+    """Test a recipe on a few rows before the full run: its pair, its data, and what its runs rely on.
 
-    Nothing is trained to keep and nothing is written. Exit code 1: an error was found.
+    Nothing is kept and nothing is written. Exit code 1: an error was found.
     """
     from distillab.cli.console import quiet_libraries
     from distillab.cli.recipes import load_any
@@ -60,11 +60,11 @@ def selftest_command(
 def checked_first(study: Study, *, no_doctor: bool) -> Study:
     """Return the study with what the doctor found before its first run.
 
-    An examination that stands in the study's folder is taken as it is: recipe and files are the same, or the folder is
-    refused. On an error the program ends here, before anything was trained or written.
+    A result in the study's folder is reused: recipe and files are the same, or the folder is refused. On an error the
+    program ends here, before anything was trained or written.
 
     Args:
-        no_doctor: leave the examination out, and record that.
+        no_doctor: skip the checks, and record that.
     Raises:
         TokenizerMismatch, ConfigError: the study cannot run.
     """
@@ -86,7 +86,7 @@ def checked_first(study: Study, *, no_doctor: bool) -> Study:
     found = audit_study(study)
     _show_short(found)
     if any(finding.severity == "error" for finding in found.findings):
-        echo(f"Nothing was trained. Mend what is wrong, or go on all the same with {NO_DOCTOR}: nothing is lost.")
+        echo(f"Nothing was trained. Fix the errors, or run without these checks: {NO_DOCTOR}.")
         raise typer.Exit(1)
     return replace(study, investigation=found)
 

@@ -80,7 +80,7 @@ def main() -> None:
         sys.exit(2 if type(error).__name__ == "ConfigError" else 1)
     except Exception as error:  # noqa: BLE001 (the process border: a traceback can hold a secret)
         place, cause = getattr(error, "filename", None), getattr(error, "strerror", None)
-        if is_disk_full(error):  # an error of any library that writes
+        if is_disk_full(error):  # an error of any library that writes files
             _tell(f"StorageError: {disk_full_error(error, where=place)}", error)
         elif isinstance(error, OSError):
             _tell(f"{cause or error}: {place or ''}".rstrip(": "), error)

@@ -78,10 +78,10 @@ class DataConfig(Settings):
         default="auto",
         description="auto, plain, chat, alpaca, turns, or your own text with {prompt}",
     )
-    learned_answers: Literal["all", "last"] = Field(
+    supervised_answers: Literal["all", "last"] = Field(
         default="all",
-        description="conversations only: train on every answer, or on the last one only, with the earlier ones as the "
-        "chat template then writes them (some drop their reasoning)",
+        description="conversations only: train on every answer, or on the last one only; the earlier ones are then "
+        "context, as the chat template writes them (some drop their reasoning)",
     )
     prompt_share: float = Field(
         default=0.25, gt=0, lt=1, description="plain text only: the share that is the prompt for generation"

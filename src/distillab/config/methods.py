@@ -47,7 +47,7 @@ class Method:
         if shared and aligned:
             raise ValueError(
                 f"{shared[0]} is for one tokenisation that both models read, {aligned[0]} for two, and a batch holds "
-                "one or the other: leave out one of the terms, or replace it by one of the other's sort (docs/methods)"
+                "one or the other: leave out one of the terms, or replace it by one of the other kind (docs/methods)"
             )
 
     @property
@@ -74,8 +74,9 @@ class Method:
         return not any(isinstance(term, AttentionMapsConfig) for term in self.terms)
 
 
-# Inner states lead first and fade out: a narrow student cannot hold a wide teacher's, and at the end its own task must
-# decide. Attention relations have gradients of very different size from model to model, so their weights are balanced.
+# Hidden states have most weight at first and fade out: a narrow student cannot reproduce a wide teacher's, and the task
+# itself must decide in the end. Attention relations have gradients of very different size from model to model, so their
+# weights are balanced.
 # docs/experiments.md has the runs behind these numbers.
 _FADING = LinearWeight(start=10.0, end=0.0)
 _HINTS = HiddenStatesConfig(weight=_FADING)
@@ -106,9 +107,9 @@ METHODS: dict[str, Method] = {
         (CrossEntropyConfig(weight=0.5), TokenDivergenceConfig(weight=0.5), _HINTS, _relations(0.1)),
         "cross-entropy and everything: next-token distribution, hidden states, attention",
     ),
-    # Made for two tokenizers; weights as docs/experiments.md found them on the demo. Vocabulary projection learns
-    # from the text what the teacher does not say, so it needs no cross-entropy beside it; with it the hard tokens count
-    # twice. Span likelihood's weight undoes its division by the temperature; sorted probabilities are as published.
+    # Made for two tokenizers; weights as found on the demo (docs/experiments.md). Vocabulary projection takes from the
+    # text what the teacher does not predict, so it needs no cross-entropy; with it the tokens of the text would count
+    # twice. Span likelihood's weight cancels its division by the temperature; sorted probabilities are as published.
     "vocabulary_projection": Method(
         "dataset",
         (VocabularyProjectionConfig(),),

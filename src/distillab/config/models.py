@@ -101,8 +101,8 @@ class EvaluationConfig(ReasoningSettings):
         return value
 
 
-class _Objective(Settings):
-    """A method by name, with optional replacements for its answers and terms."""
+class _MethodSettings(Settings):
+    """Base of the settings of a run and of an arm: a method by name, with replacements for its answers and terms."""
 
     method: str
     answers: Answers | None = Field(default=None, description="replaces the method's choice")
@@ -124,7 +124,7 @@ class _Objective(Settings):
         return value
 
     @model_validator(mode="after")
-    def _terms_go_together(self) -> _Objective:
+    def _terms_go_together(self) -> _MethodSettings:
         if all(is_balanced(term.weight) for term in self.resolved().terms):
             raise ValueError("at least one term needs a weight that is not balanced, as the reference")
         return self
@@ -149,7 +149,7 @@ def _require_training_fits(method: Method, training: TrainingConfig, whose: str)
         raise ValueError(f"{whose}the balanced weight of {balanced[0]} needs gradient_shares_every of 1 or more")
 
 
-class ArmConfig(_Objective):
+class ArmConfig(_MethodSettings):
     """One arm of a study."""
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", description="also a folder name")
@@ -157,7 +157,7 @@ class ArmConfig(_Objective):
     teacher_answers: TeacherAnswersConfig | None = Field(default=None, description="default: the study's")
 
 
-class RunRecipe(_Objective):
+class RunRecipe(_MethodSettings):
     """`distillab train`: one student, one method, one seed."""
 
     # `cache` is for `cache build`; training reads teacher.cache, whose content is compared

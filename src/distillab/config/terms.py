@@ -46,12 +46,12 @@ _PARAMETERS: dict[str, tuple[str, ...]] = {
 
 
 class LinearWeight(Settings):
-    """A factor that goes from `start` to `end` in a straight line over the run's optimizer steps."""
+    """A factor that changes linearly from `start` to `end` over the run's optimizer steps."""
 
     start: float = Field(ge=0)
     end: float = Field(ge=0)
     balanced: bool = Field(
-        default=False, description="the line is a multiple of the balanced weight instead of the weight itself"
+        default=False, description="multiply the balanced weight by the factor, instead of using it as the weight"
     )
 
 
@@ -69,10 +69,10 @@ class BaseTermConfig(Settings):
     Class attributes:
         target: "module:Class" of the term. It is imported when the term is built, so that settings load no torch.
         access: what the term needs from the teacher.
-        tokens: shared, where token ids of the two models must mean the same; aligned, where the term reads two
-            tokenisations of the same text.
-        matches: of a term that matches the tokens of two vocabularies: the kind of the term that it equals, with the
-            same settings, where both vocabularies are the same. Such a term needs tokens that both have.
+        tokens: shared, if token ids of the two models must mean the same; aligned, if the term reads two tokenisations
+            of the same text.
+        matches: for a term that matches the tokens of two vocabularies: the kind of the term that it equals if both
+            vocabularies are the same. Such a term needs common tokens.
     """
 
     target: ClassVar[str]
@@ -82,7 +82,7 @@ class BaseTermConfig(Settings):
     weight: Weight = Field(
         default=1.0,
         description="factor of this term in the sum: a number, {start, end}, or balanced (its gradient is kept as "
-        "large as that of the terms that are not balanced); {start, end, balanced: true} is a line of balanced weights",
+        "large as that of the terms that are not balanced); {start, end, balanced: true} scales the balanced weight",
     )
 
 
@@ -93,8 +93,8 @@ class CrossEntropyConfig(BaseTermConfig):
     kind: Literal["cross_entropy"] = "cross_entropy"
 
 
-class _Divergence(BaseTermConfig):
-    """Base of the terms that compare two next-token distributions."""
+class _DivergenceTermConfig(BaseTermConfig):
+    """Base of the settings of terms that compare two next-token distributions by a divergence."""
 
     divergence: Divergence = "forward_kl"
     teacher_weight: float | None = Field(
@@ -114,7 +114,7 @@ class _Divergence(BaseTermConfig):
     )
 
     @model_validator(mode="after")
-    def _parameters_belong_to_the_divergence(self) -> _Divergence:
+    def _parameters_belong_to_the_divergence(self) -> _DivergenceTermConfig:
         wanted = _PARAMETERS.get(self.divergence, ())
         for name in ("teacher_weight", "skew", "head_mass", "alpha", "beta"):
             given = getattr(self, name) is not None
@@ -131,7 +131,7 @@ class _Divergence(BaseTermConfig):
         return {name: getattr(self, name) for name in _PARAMETERS.get(self.divergence, ())}
 
 
-class TokenDivergenceConfig(_Divergence):
+class TokenDivergenceConfig(_DivergenceTermConfig):
     """Divergence between the teacher's and the student's next-token distributions, index by index."""
 
     target: ClassVar[str] = "distillab.objectives.token_divergence:TokenDivergence"
@@ -140,7 +140,7 @@ class TokenDivergenceConfig(_Divergence):
     kind: Literal["token_divergence"] = "token_divergence"
 
 
-class TopKDivergenceConfig(_Divergence):
+class TopKDivergenceConfig(_DivergenceTermConfig):
     """Divergence from the teacher's top-k log-probabilities, as APIs and small caches provide them."""
 
     target: ClassVar[str] = "distillab.objectives.top_k_divergence:TopKDivergence"
@@ -167,7 +167,7 @@ class SampledDivergenceConfig(BaseTermConfig):
     temperature: float = Field(default=1.0, gt=0, description="the logits of both models are divided by it")
 
 
-class VocabularyProjectionConfig(_Divergence):
+class VocabularyProjectionConfig(_DivergenceTermConfig):
     """Divergence between next-token distributions of two vocabularies, where both tokenisations begin a token."""
 
     target: ClassVar[str] = "distillab.objectives.vocabulary_projection:VocabularyProjection"
@@ -217,7 +217,7 @@ class SortedProbabilitiesConfig(BaseTermConfig):
     temperature: float = Field(default=1.0, gt=0, description="the logits of both models are divided by it")
 
 
-class MergedSpansConfig(_Divergence):
+class MergedSpansConfig(_DivergenceTermConfig):
     """Divergence between distributions merged over spans by the chain rule (GOLD); unmatched tokens are sorted."""
 
     target: ClassVar[str] = "distillab.objectives.merged_spans:MergedSpans"
@@ -244,8 +244,8 @@ class DualSpaceConfig(BaseTermConfig):
     temperature: float = Field(default=2.0, gt=0, description="of both divergences")
     attention: Literal["causal", "full"] = Field(
         default="causal",
-        description="causal: no position looks further ahead in the text than its own span, and no state of the "
-        "student that has read more than the teacher stands for it; full: all of the answer, as published",
+        description="causal: no position attends beyond its own span, and to no state of the "
+        "student that has read more text than the teacher; full: the whole answer, as published",
     )
     projector_learning_rate: float | None = Field(
         default=None, gt=0, description="default: training.learning_rate; it follows the same schedule"
@@ -270,8 +270,8 @@ class ContrastiveConfig(BaseTermConfig):
     )
 
 
-class _Custom(BaseTermConfig):
-    """Base of one's own losses. Only Python can name them: a recipe holds no code."""
+class _CustomTermConfig(BaseTermConfig):
+    """Base of the settings of a user's own loss, for the Python interface only: a recipe holds no code."""
 
     name: str = Field(default="custom", pattern=r"^[a-z][a-z0-9_]*$", description="of the term in logs and reports")
     loss: Callable[..., Any] = Field(description="deterministic; gives (N,) values, each of its position alone")
@@ -291,7 +291,7 @@ class _Custom(BaseTermConfig):
         return getattr(loss, "__qualname__", type(loss).__qualname__)
 
 
-class CustomLossConfig(_Custom):
+class CustomLossConfig(_CustomTermConfig):
     """Your own loss of the student: `loss(student_logits, labels)`."""
 
     target: ClassVar[str] = "distillab.objectives.custom:CustomLoss"
@@ -299,7 +299,7 @@ class CustomLossConfig(_Custom):
     kind: Literal["custom_loss"] = "custom_loss"
 
 
-class CustomDivergenceConfig(_Custom):
+class CustomDivergenceConfig(_CustomTermConfig):
     """Your own loss of student and teacher, over the token ids that both share."""
 
     target: ClassVar[str] = "distillab.objectives.custom:CustomDivergence"
@@ -309,15 +309,15 @@ class CustomDivergenceConfig(_Custom):
     kind: Literal["custom_divergence"] = "custom_divergence"
 
 
-class _OnActivations(BaseTermConfig):
-    """Base of the terms that compare what happens inside of the two models, position by position."""
+class _ActivationTermConfig(BaseTermConfig):
+    """Base of the settings of terms that compare activations of the two models, position by position."""
 
     access: ClassVar[AccessLevel] = "internals"
     tokens: ClassVar[TokenRequirement] = "shared"
     positions: Positions = Field(default="answer", description="answer: where the answer is predicted; or all")
 
 
-class HiddenStatesConfig(_OnActivations):
+class HiddenStatesConfig(_ActivationTermConfig):
     """Distance between hidden states of mapped layers."""
 
     target: ClassVar[str] = "distillab.objectives.hidden_states:HiddenStates"
@@ -359,7 +359,7 @@ class SpanHiddenStatesConfig(BaseTermConfig):
     )
 
 
-class AttentionRelationsConfig(_OnActivations):
+class AttentionRelationsConfig(_ActivationTermConfig):
     """Divergence between self-attention relations of queries, keys and values (MiniLMv2)."""
 
     target: ClassVar[str] = "distillab.objectives.attention_relations:AttentionRelations"
@@ -378,7 +378,7 @@ class AttentionRelationsConfig(_OnActivations):
         return self
 
 
-class AttentionMapsConfig(_OnActivations):
+class AttentionMapsConfig(_ActivationTermConfig):
     """Divergence between attention distributions; needs eager attention in both models."""
 
     target: ClassVar[str] = "distillab.objectives.attention_maps:AttentionMaps"
@@ -419,7 +419,7 @@ TermConfig = Annotated[
 
 
 def _own_loss(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
-    return value if isinstance(value, _Custom) else validate(value)
+    return value if isinstance(value, _CustomTermConfig) else validate(value)
 
 
 AnyTermConfig = Annotated[SerializeAsAny[TermConfig], WrapValidator(_own_loss)]

@@ -12,9 +12,9 @@ from transformers import PreTrainedTokenizerFast
 
 from distillab.data.chat_template import ChatTemplate
 from distillab.data.examples import Example, Message
-from distillab.data.learned import Learned, learned
 from distillab.data.rendering import RenderedSegment, Template
 from distillab.data.special import AddedTokens, Range
+from distillab.data.supervised_text import SupervisedText, supervised_text
 from distillab.data.tool_calls import check_calls, template_turn, within
 from distillab.errors import DataError
 
@@ -110,7 +110,7 @@ class Chat(Template):
             rendered = rendered[:start] + rendered[end:]
         rendered = rendered if mark is None else rendered.replace(mark, "")
         # The template decides how a call is written, so nothing of it counts as removed or added.
-        found = Learned(rendered) if turn.tool_calls else learned(turn.content, rendered)
+        found = SupervisedText(rendered) if turn.tool_calls else supervised_text(turn.content, rendered)
         return replace(_segment(text, mark), supervised=True, ends_answer=True, rewritten=found)
 
     def _up_to_end(self, text: str) -> str:
@@ -148,7 +148,7 @@ def _rewrites(done: str, prompt: str, origin: str) -> DataError:
         "The chat template rewrites earlier turns, so prompts and answers cannot be separated.",
         where=f"{origin}, character {at} of the rendering",
         facts=[f"shorter: …{_around(done, at)}", f"longer:  …{_around(prompt, at)}"],
-        fix="train on the last answer only (data.learned_answers: last), or use template: turns",
+        fix="train on the last answer only (data.supervised_answers: last), or use template: turns",
     )
 
 

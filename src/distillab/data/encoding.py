@@ -17,9 +17,9 @@ from transformers import PreTrainedTokenizerFast
 
 from distillab.data.border import BorderEncoder, Piece
 from distillab.data.examples import Example
-from distillab.data.learned import Learned
 from distillab.data.lost_text import LostText
 from distillab.data.rendering import RenderedSegment, Template
+from distillab.data.supervised_text import SupervisedText
 from distillab.errors import DataError
 from distillab.pairing.token_bytes import TokenMeaning, token_meanings
 from distillab.progress import track
@@ -143,7 +143,7 @@ class Encoder:
         if not all(answer.strip() for answer in example.answers):
             return Dropped(example.key, "empty_answer")
         segments = self.template.render(example)
-        answers = [segment.learned for segment in segments if segment.ends_answer]
+        answers = [segment.supervised_text for segment in segments if segment.ends_answer]
         if any(answer.removed and not answer.text.strip() for answer in answers):
             return Dropped(example.key, "empty_answer")
         ids: list[int] = []
@@ -176,13 +176,13 @@ class Encoder:
             lost=sum(self._lost.characters(text) for text in example.texts),
         )
 
-    def learned(self, example: Example) -> tuple[Learned, ...]:
+    def supervised_texts(self, example: Example) -> tuple[SupervisedText, ...]:
         """Return the supervised text, one entry per segment; the last is the final answer.
 
         Raises:
             DataError: the chat template refuses the conversation.
         """
-        return tuple(segment.learned for segment in self.template.render(example) if segment.supervised)
+        return tuple(segment.supervised_text for segment in self.template.render(example) if segment.supervised)
 
     def scored_bytes(self, example: Example) -> int:
         """Return the UTF-8 bytes of the text whose tokens are predicted, for a row that is not truncated.
@@ -191,9 +191,9 @@ class Encoder:
         does not count either, because nothing predicts it.
         """
         segments = self.template.render(example)
-        learned = sum(len(self._open_text(segment).encode()) for segment in segments if segment.supervised)
+        text_bytes = sum(len(self._open_text(segment).encode()) for segment in segments if segment.supervised)
         nothing_before = not self._begin and segments[0].supervised
-        return learned - (self._first_token_bytes(segments[0].text) if nothing_before else 0)
+        return text_bytes - (self._first_token_bytes(segments[0].text) if nothing_before else 0)
 
     def _open_text(self, segment: RenderedSegment) -> str:
         """Return a segment's text without the token that ends the answer, if the template writes it."""

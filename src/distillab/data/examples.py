@@ -20,7 +20,7 @@ class Message:
     Attributes:
         role: system, user, assistant or tool.
         content: its text; can be empty beside tool calls.
-        learned: for an assistant turn: whether it is trained on; otherwise it is part of the prompt.
+        supervised: for an assistant turn: whether it is trained on; otherwise it is part of the prompt.
         tool_calls: for an assistant turn: JSON list of calls, as chat templates read them; or empty.
         name: for a tool turn: the tool's name, if the row has it.
         call_id: for a tool turn: the call that it answers, if the row has it.
@@ -28,7 +28,7 @@ class Message:
 
     role: Role
     content: str
-    learned: bool = True
+    supervised: bool = True
     tool_calls: str = ""
     name: str = ""
     call_id: str = ""
@@ -36,7 +36,7 @@ class Message:
     @property
     def is_answer(self) -> bool:
         """Return whether this turn is trained on."""
-        return self.role == "assistant" and self.learned
+        return self.role == "assistant" and self.supervised
 
     @property
     def text(self) -> str:
@@ -57,7 +57,7 @@ class Example:
     Attributes:
         key: stable name of the row, `Row.key`.
         origin: file and line, for messages.
-        kind: pair (one prompt, one answer), messages (a conversation; every assistant turn with `learned` is an
+        kind: pair (one prompt, one answer), messages (a conversation; every assistant turn with `supervised` is an
             answer), text (language modelling: prompt and answer are both trained on, and prompt + answer is the text).
         prompt: the prompt; for a conversation its last user turn.
         answer: the answer; for a conversation its last assistant turn.
@@ -113,7 +113,7 @@ class Example:
     def with_last_answer_alone(self) -> Example:
         """Return the conversation with only its last answer trained on."""
         *earlier, last = self.messages
-        return replace(self, messages=(*(replace(turn, learned=False) for turn in earlier), last))
+        return replace(self, messages=(*(replace(turn, supervised=False) for turn in earlier), last))
 
     def with_answer(self, text: str) -> Example:
         """Return the row with another final answer; key, prompt and earlier turns stay.

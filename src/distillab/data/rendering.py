@@ -11,8 +11,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 
 from distillab.data.examples import Example, Message
-from distillab.data.learned import Learned
 from distillab.data.special import Range
+from distillab.data.supervised_text import SupervisedText
 from distillab.data.tool_calls import require_no_calls
 
 # Stanford Alpaca (Taori et al. 2023), with the newline after "### Response:" that MiniLLM's data has.
@@ -46,12 +46,12 @@ class RenderedSegment:
     ends_answer: bool = False
     literal: tuple[Range, ...] = ()
     opening: str = ""
-    rewritten: Learned | None = None
+    rewritten: SupervisedText | None = None
 
     @property
-    def learned(self) -> Learned:
+    def supervised_text(self) -> SupervisedText:
         """Return the text of a supervised segment without special tokens of the template."""
-        return self.rewritten or Learned(self.text)
+        return self.rewritten or SupervisedText(self.text)
 
 
 class Template(ABC):
@@ -149,7 +149,7 @@ class Turns(Template):
         for turn in turns:
             text += f"{_TURN_NAMES[turn.role]}:\n"
             if turn.role == "assistant":
-                segments.extend((_data(text), replace(_answer(turn.content), supervised=turn.learned)))
+                segments.extend((_data(text), replace(_answer(turn.content), supervised=turn.supervised)))
                 text = "\n\n"
             else:
                 text += f"{turn.content}\n\n"

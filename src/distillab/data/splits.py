@@ -122,7 +122,7 @@ def _checked(
     for part, part_name in zip((train, held_out), names, strict=True):
         if not part:
             raise DataError("One part of the data has no rows.", where=part_name)
-    train, held_out = (with_learned_answers(part, read[0].shape, config) for part in (train, held_out))
+    train, held_out = (with_supervised_answers(part, read[0].shape, config) for part in (train, held_out))
     known, prompts = {example.content for example in train}, {example.prompt_hash for example in train}
     return Splits(
         train=train,
@@ -136,20 +136,20 @@ def _checked(
     )
 
 
-def with_learned_answers(examples: list[Example], shape: Shape, config: DataConfig) -> list[Example]:
-    """Apply `data.learned_answers` to the examples.
+def with_supervised_answers(examples: list[Example], shape: Shape, config: DataConfig) -> list[Example]:
+    """Apply `data.supervised_answers` to the examples.
 
     Raises:
         ConfigError: "last", but the rows are not conversations.
     """
-    if config.learned_answers == "all":
+    if config.supervised_answers == "all":
         return examples
     if shape.kind != "messages":
         raise ConfigError(
-            "data.learned_answers: last is for conversations only; other rows have one answer.",
+            "data.supervised_answers: last is for conversations only; other rows have one answer.",
             where=config.train.path,
             facts=[f"rows: {shape}"],
-            fix="remove learned_answers",
+            fix="remove supervised_answers",
         )
     return [example.with_last_answer_alone() for example in examples]
 

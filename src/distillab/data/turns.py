@@ -83,13 +83,13 @@ def check_order(turns: Sequence[Message]) -> None:
         allowed = _behind(turn)
     if turns[-1].role != "assistant":
         raise Unusable(f"ends with a {turns[-1].role} turn; the last turn must be the assistant's")
-    if not turns[-1].learned:
+    if not turns[-1].supervised:
         raise Unusable("the last turn has weight 0, so there is no answer to train on")
 
 
 def given(turns: Sequence[Message]) -> tuple[Message, ...]:
     """Return the turns with none of them trained on."""
-    return tuple(replace(turn, learned=False) if turn.role == "assistant" else turn for turn in turns)
+    return tuple(replace(turn, supervised=False) if turn.role == "assistant" else turn for turn in turns)
 
 
 def read_tools(value: Any, name: str) -> str:
@@ -160,7 +160,7 @@ def _turn(item: Any, place: str) -> Message:
     return Message(
         _ROLES[role],
         _content(content, place),
-        learned=_is_learned(item.get("weight"), place),
+        supervised=_is_supervised(item.get("weight"), place),
         tool_calls="" if calls is None else _calls(calls, place),
         name=checked_text(name or "", f"{place}, name"),
         call_id=checked_text(call_id or "", f"{place}, tool_call_id"),
@@ -179,7 +179,7 @@ def _content(value: Any, place: str) -> str:
     return "".join(texts)
 
 
-def _is_learned(weight: Any, place: str) -> bool:
+def _is_supervised(weight: Any, place: str) -> bool:
     if weight is None:
         return True
     if weight not in (0, 1):

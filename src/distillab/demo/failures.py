@@ -1,4 +1,4 @@
-"""The collator of the demo's first shown failure. For the demo alone; nothing else imports it."""
+"""A broken collator on purpose: the demo trains with it to show a failure that a falling loss hides."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from distillab.models.batch import TokenBatch
 
 
 class PromptPositions(Collator):
-    """Input: the prompt alone. Target: the answer's n-th token at the prompt's n-th position.
+    """Wrong on purpose: the prompt alone is the input, the answer's n-th token the label at its n-th place.
 
-    This is what the investigated project trained on. The loss falls, because the model learns which tokens are
-    frequent at which place, and nothing about how an answer goes on.
+    The investigated project was trained like this. The loss falls, because the model learns which tokens are frequent
+    at which position, but it does not learn to continue an answer.
     """
 
     def __call__(self, rows: Sequence[IndexedRow]) -> TokenBatch:
-        """Return (B, L) with L the longest prompt; labels[t+1] is the answer's token t, which position t predicts."""
+        """Return (B, L) with L the longest prompt; labels[t + 1], predicted at position t, is the answer's token t."""
         longest = max(item.row.prompt_length for item in rows)
         shape = (len(rows), longest)
         input_ids = torch.full(shape, self.pad_id, dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""Builds the demo's tiny models: small enough to train in a minute, of the same class as real ones."""
+"""Build the demo's tiny models: small enough to train in a minute, of the same class as real ones."""
 
 from __future__ import annotations
 

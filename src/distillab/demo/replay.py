@@ -1,6 +1,6 @@
-"""The investigation, replayed: two teachers, one student, both errors, and every way that is valid.
+"""Replay the investigation: two teachers, one student, both errors, and every valid method.
 
-All settings of the demo stand here. Killed at any instant, it resumes.
+All settings of the demo are here. It resumes after an interruption.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def prepare_replay(output: Path, *, reproduce: str) -> Study:
 
     Args:
         output: folder of everything that the demo makes.
-        reproduce: the command that makes it again, for the report.
+        reproduce: the command that repeats it, for the report.
     Raises:
         ConfigError: another process writes into the folder.
     """
@@ -66,7 +66,7 @@ def prepare_replay(output: Path, *, reproduce: str) -> Study:
 
 def _prepare_replay(output: Path, *, reproduce: str) -> Study:
     world, same, other = _world(output)
-    # a finished teacher is taken as it is: its 30,000 rows are not read again
+    # a finished teacher is reused: its 30,000 rows are not read again
     tokenizers = {"teacher": same, "teacher-other-tokens": other}
     missing = [name for name in tokenizers if not (output / name / "run.json").exists()]
     kinds: tuple[Literal["teacher", "student"], ...] = ("teacher", "student")
@@ -109,7 +109,7 @@ def _world(output: Path) -> tuple[WorldFiles, Path, Path]:
 
 def _tokenizers(world: WorldFiles, folder: Path) -> tuple[Path, Path]:
     rows = read_json_lines(world.teacher)[:TOKENIZER_ROWS]
-    # prompt and answer apart: a token must not learn to span the line between them
+    # prompt and answer separately: no token must span the border between them
     texts = [text for row in rows for text in (row["prompt"], row["answer"])]
     return train_tokenizers(texts, size=VOCABULARY, folder=folder)
 

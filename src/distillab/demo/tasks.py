@@ -1,9 +1,9 @@
-"""What the demo world asks and how it answers: fourteen kinds of short question with exact answers.
+"""Questions and answers of the demo world: fourteen kinds of short question with exact answers.
 
 Each kind has several question wordings and several answer wordings. Which answer wording is likely depends on
-the question wording, so that the right next-token distribution is something to learn: one row shows one draw
-from it, a teacher that has read many rows shows all of it. Countries and fruits are invented, so that no model
-can know the facts from elsewhere.
+the question wording, so that the right next-token distribution has to be learned: one row shows one draw from
+it, a teacher that has read many rows knows all of it. Countries and fruits are invented, so that no model can know
+the facts from other data.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Task:
     """One kind of question.
 
     Attributes:
-        name: what it is called in counts and tests.
+        name: in counts and tests.
         draw: draws an item. It is given the generator and whether the item must be one that the small labelled
             set may contain (only facts make a difference).
         questions: wordings of the question, with gaps in braces.

@@ -1,4 +1,4 @@
-"""Trains the demo's two tokenizers: one size, two vocabularies."""
+"""Train the demo's two tokenizers: one size, two vocabularies."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ MIN_SIZE = len(SPECIAL_TOKENS) + 256 + 100
 def train_tokenizers(texts: Sequence[str], *, size: int, folder: Path) -> tuple[Path, Path]:
     """Train tokenizer A (byte-level BPE) and tokenizer B (BPE over `▁` words with byte fallback) on one corpus.
 
-    Both have exactly `size` tokens, the same special tokens with the same ids, and lose no text. Nothing that a
-    size check looks at tells them apart, yet nearly every id means something else.
+    Both have exactly `size` tokens, the same special tokens with the same ids, and lose no text. A check of
+    sizes finds no difference, yet nearly every id means something else.
 
     Args:
         texts: the corpus, the same for both.
@@ -44,7 +44,7 @@ def train_tokenizers(texts: Sequence[str], *, size: int, folder: Path) -> tuple[
             raise ConfigError(
                 "The corpus is too small for a vocabulary of this size.",
                 facts=[f"wanted: {size} tokens", f"{path.name} got: {tokenizer.get_vocab_size()}"],
-                fix="ask for a smaller vocabulary or give more text",
+                fix="use a smaller vocabulary or more text",
             )
         _save(tokenizer, path)
     return paths
@@ -73,7 +73,7 @@ def _word_pieces(texts: Sequence[str], size: int) -> Tokenizer:
     tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=[*SPECIAL_TOKENS, *_BYTE_TOKENS], show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
-    # Byte tokens were called special only to get their ids. They must not match the letters "<0x41>" in a text.
+    # Byte tokens were declared special only to get their ids. They must not match the letters "<0x41>" in a text.
     written = json.loads(tokenizer.to_str())
     written["added_tokens"] = [token for token in written["added_tokens"] if token["content"] in SPECIAL_TOKENS]
     plain: Tokenizer = Tokenizer.from_str(json.dumps(written))

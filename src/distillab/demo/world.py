@@ -1,4 +1,4 @@
-"""Writes the demo world: a large labelled set for the teachers, a small one for the students, held-out rows."""
+"""Write the demo world: a large labelled set for the teachers, a small one for the students, held-out rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Split = Literal["teacher", "train", "held_out"]
 _HELD_OUT_SHARE = 5
 """One prompt of this many is held out."""
 _PATIENCE = 200
-"""Draws a row before the world is called exhausted."""
+"""Draws for a row before the world counts as exhausted."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def draw_row(task: Task, rng: random.Random, *, labelled_facts_only: bool) -> di
 
     Args:
         task: the kind of question.
-        rng: where the chances come from.
+        rng: random generator.
         labelled_facts_only: draw facts only from the part that the small labelled set can contain.
     Returns:
         a row with `prompt` and `answer`.
@@ -64,8 +64,8 @@ def draw_rows(split: Split, count: int, *, seed: int) -> list[dict[str, str]]:
     """Draw the rows of one split; every kind of question is equally likely until it has no new one left.
 
     Prompts of `train` and `held_out` do not repeat; those of `teacher` can, with other answer wordings, and they
-    include prompts of `train`. A held-out prompt stands in no other split, but its fact, or its sum, can stand
-    there in other words: facts cannot be learnt otherwise.
+    include prompts of `train`. A held-out prompt is in no other split, but its fact, or its sum, can be there in
+    other words: facts cannot be learned otherwise.
 
     Args:
         split: which rows.
@@ -90,7 +90,7 @@ def draw_rows(split: Split, count: int, *, seed: int) -> list[dict[str, str]]:
             raise DataError(
                 f"The demo world has too few different questions for {count} {split} rows.",
                 facts=[f"rows drawn so far: {len(rows)}"],
-                fix="ask for fewer rows",
+                fix="use fewer rows",
             )
         seen.add(prompt)
         rows.append(row)
@@ -113,7 +113,7 @@ def write_world(folder: Path, *, seed: int, teacher_rows: int, student_rows: int
         held_out_rows: size of the set that all models are evaluated on.
     Raises:
         ConfigError: a size is below 1.
-        DataError: a split asks for more different prompts than there are.
+        DataError: a split needs more different prompts than there are.
     """
     files = world_files(folder)
     sizes: tuple[tuple[Split, Path, int], ...] = (
@@ -127,7 +127,7 @@ def write_world(folder: Path, *, seed: int, teacher_rows: int, student_rows: int
 
 
 def value_of(answer: str) -> str | None:
-    """Return the value of an answer, or None where it has none.
+    """Return the value of an answer, or None if it has none.
 
     >>> value_of("Sure, that makes 12.")
     '12'

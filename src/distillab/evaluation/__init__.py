@@ -1,1 +1,1 @@
-"""One protocol by which every model of a study is evaluated."""
+"""Evaluate every model of a study by one protocol."""

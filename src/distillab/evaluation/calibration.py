@@ -1,4 +1,4 @@
-"""Calibration: whether a model's confidence in its next token equals its accuracy."""
+"""Measure calibration: how far a model's confidence in its next token differs from its accuracy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BINS = 15
 
 @dataclass(frozen=True)
 class Calibration:
-    """Confidence (probability of the likeliest token) against how often that token is the right one.
+    """Confidence (probability of the most likely token) against how often that token is right.
 
     Attributes:
         tokens: scored.
@@ -34,8 +34,8 @@ def calibration(confidence_N: Tensor, right_N: Tensor, *, bins: int = BINS) -> C
         E = Σ_b n_b/N · |mean right in b − mean confidence in b|
 
     Args:
-        confidence_N: (N,) probability of the likeliest token, float64, in (0, 1].
-        right_N: (N,) 1.0 where it was the right one, else 0.0.
+        confidence_N: (N,) probability of the most likely token, float64, in (0, 1].
+        right_N: (N,) 1.0 where it was right, else 0.0.
         bins: of equal width; a confidence on a border belongs to the bin below it.
     Raises:
         ConfigError: fewer than one bin, or no predictions.

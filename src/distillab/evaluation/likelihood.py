@@ -1,4 +1,4 @@
-"""Teacher-forced figures over held-out answers, row by row.
+"""Score held-out answers under teacher forcing, row by row: loss, accuracy, KL and agreement.
 
 Shape letters: N flattened scored positions, V student vocabulary, W teacher vocabulary.
 """
@@ -29,7 +29,7 @@ from distillab.teachers.protocol import SignalSource
 from distillab.teachers.signals import Distribution, NextTokens, SignalRequest, TeacherSignal
 
 _COLUMNS = ("nats", "eos_nats", "eos_tokens", "tokens", "correct", "kl", "agree")
-# what is computed of every scored position
+# what is computed at every scored position
 _OF_STUDENT, _OF_TEACHER = ("nats", "correct", "tokens", "confidence"), ("kl", "agree")
 
 
@@ -45,7 +45,7 @@ class SharedTeacher:
 class RowScores:
     """One entry a row, in the order of the rows; calibration over all tokens.
 
-    `eos_nats` are those of the tokens that end an answer; `nats` holds them too. KL and agreement are None without a
+    `eos_nats` are the nats of the tokens that end an answer; `nats` includes them. KL and agreement are None without a
     shared teacher.
     """
 
@@ -81,7 +81,7 @@ def score_rows(
     model.eval()
     columns = {name: torch.zeros(len(rows), dtype=torch.float64) for name in _COLUMNS}
     ends = torch.tensor(sorted(stop_ids))
-    # rows of like length share a batch; results are put back by row index
+    # rows of similar length share a batch; results are put back by row index
     order = sorted(range(len(rows)), key=lambda index: len(rows[index].input_ids))
     confidence, right = [], []
     for start in range(0, len(order), batch_size):
@@ -120,12 +120,12 @@ def _batch_values(model: PreTrainedModel, batch: TokenBatch, shared: SharedTeach
     def read(hidden_BLD: Tensor, head: OutputHead) -> Tensor:
         hidden_ND = at_scored(hidden_BLD, batch)
         width = head.weight_VD.shape[0]
-        # a chunk of rows at a time, in the same memory, and read in parts: nothing of size tokens × vocabulary is made,
-        # and a figure's own tensors are small
+        # a chunk of rows at a time, in the same memory, and read in sub-chunks: nothing of size tokens × vocabulary is
+        # made, and a figure's tensors are small
         rows = chunks(hidden_ND.shape[0], width, device)
         memory = hidden_ND.new_empty(rows[0].stop if rows else 0, width)
-        # made before the loop, as in the pass of a step: small tensors that stay between large ones that go would keep
-        # the allocator from using their place again
+        # made before the loop: small tensors that are kept, between large ones that are freed, would keep the allocator
+        # from reusing their memory
         kind = torch.float64 if hidden_ND.dtype == torch.float64 else torch.float32
         names = (*_OF_STUDENT, *(() if signal.scores is None else _OF_TEACHER))
         found.update({name: torch.empty(hidden_ND.shape[0], dtype=kind, device=device) for name in names})
@@ -169,7 +169,7 @@ def bits_per_byte(scores: RowScores, *, scored_bytes: int) -> float:
     """Return the bits per byte of the scored text: Σ nats of the tokens but EOS / (bytes · ln 2).
 
     Args:
-        scored_bytes: UTF-8 bytes of the text that those tokens are (`Encoder.scored_bytes`), summed over the rows.
+        scored_bytes: UTF-8 bytes of the text of those tokens (`Encoder.scored_bytes`), summed over the rows.
     Source: `bits_per_byte` of EleutherAI's lm-evaluation-harness, which scores no EOS.
     """
     return float(scores.nats.sum() - scores.eos_nats.sum()) / math.log(2) / scored_bytes

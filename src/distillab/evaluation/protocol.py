@@ -1,4 +1,4 @@
-"""The evaluation of a model: for all models of a study the same held-out rows, the same decoding, the same metrics."""
+"""Evaluate a model: for all models of a study the same held-out rows, the same decoding, the same metrics."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from transformers import PreTrainedModel
 
 from distillab.config.models import EvaluationConfig
 from distillab.data.encoding import EncodedRow
-from distillab.data.learned import Learned
 from distillab.data.reading import Reader
+from distillab.data.supervised_text import SupervisedText
 from distillab.errors import NumericsError
 from distillab.evaluation.likelihood import RowScores, SharedTeacher, score_rows, summarise
 from distillab.evaluation.text_match import generation_metrics
@@ -25,7 +25,7 @@ class HeldOut:
     """Held-out rows as one tokenizer and its template read them. One entry a row in every field but `stop_ids`.
 
     Attributes:
-        answers: the final answers as the template has them learned, with what it puts around them.
+        answers: the supervised text of the final answers, with the template's additions.
         scored_bytes: `Encoder.scored_bytes`.
         stop_ids: the ids that end an answer.
     """
@@ -33,7 +33,7 @@ class HeldOut:
     rows: tuple[EncodedRow, ...]
     prompt_ids: tuple[tuple[int, ...], ...]
     prompts: tuple[str, ...]
-    answers: tuple[Learned, ...]
+    answers: tuple[SupervisedText, ...]
     scored_bytes: tuple[int, ...]
     stop_ids: tuple[int, ...]
 
@@ -56,7 +56,7 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """An evaluation with its raw material; answers without what the template puts around them."""
+    """An evaluation with its scores and generated answers, without the template's additions."""
 
     record: EvaluationRecord
     scores: RowScores
@@ -75,7 +75,7 @@ def evaluate(
     """Score `settings.rows` rows, and answer the prompts of `settings.generate_rows` rows greedily.
 
     Args:
-        shared: the teacher to compare distributions with, where the tokenizer contract allows it.
+        shared: the teacher to compare distributions with, if the tokenizer contract allows it.
         label: whose evaluation this is, for the progress line.
     """
     scored = held_out.first(settings.rows)
@@ -98,7 +98,7 @@ def evaluate(
 
 
 def require_finite_figures(record: EvaluationRecord, *, where: str) -> None:
-    """Check every figure of a model, before it is kept.
+    """Check that every figure of a model is finite, before it is saved.
 
     Raises:
         NumericsError: one is NaN or infinite.
@@ -107,7 +107,7 @@ def require_finite_figures(record: EvaluationRecord, *, where: str) -> None:
     bad = [f"{name}: {value}" for name, value in figures if not math.isfinite(value)]
     if bad:
         raise NumericsError(
-            "A held-out figure is not finite, so nothing of the model was kept.",
+            "A held-out figure is not finite, so the model was not saved.",
             where=where,
             facts=bad,
             fix="lower training.learning_rate, or use float32, with another output; a model that was not trained here "
@@ -135,7 +135,7 @@ def _generate(
     ):
         outputs.extend(batch)
         progress.advance(len(batch))
-    # like is compared with like: the reference stands without what the template writes around it too
+    # the reference is compared without the template's additions too
     written = zip(prompted.prompt_ids, (output.ids for output in outputs), strict=True)
     references = prompted.references
     if settings.reasoning == "strip":

@@ -28,7 +28,7 @@ def generation_metrics(
     A row whose reference has no captured value counts as a miss for value match.
 
     Args:
-        without_reasoning: reasoning was taken out of answers and references; the metrics state it.
+        without_reasoning: reasoning was removed from answers and references; the metrics state it.
     """
     n = len(answers)
     pairs = list(zip(answers, references, strict=True))
@@ -83,7 +83,7 @@ def generation_metrics(
             direction=None,
             value=sum(stopped) / n,
             level="summary",
-            meaning="share of greedy answers that the model ended itself rather than being cut at the limit.",
+            meaning="share of greedy answers that end with a stop token, not at the length limit.",
         ),
         metric(
             name="mean_tokens",
@@ -99,7 +99,7 @@ def generation_metrics(
 class UnicodeWords(Tokenizer):  # type: ignore[misc]  # the package has no types
     """Words of every script for ROUGE; for text in ASCII exactly the tokens of rouge_score with its Porter stemmer.
 
-    The package's own tokenizer reads a to z and 0 to 9 alone, and takes any other letter for a space.
+    The package's own tokenizer keeps only a to z and 0 to 9, and treats any other letter as a space.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The value of an answer, such as the number after "####", and when two values are the same."""
+"""Extract the value of an answer, such as the number after "####", and compare two values."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def captured(text: str, pattern: str) -> str | None:
 
 
 def same_value(answer: str | None, reference: str | None, *, kind: ValueKind) -> bool:
-    """Return whether both are there and equal.
+    """Return whether both exist and are equal.
 
     Args:
         kind: number: two numbers are compared by their value, anything else by its normalised text;
@@ -81,7 +81,7 @@ def same_value(answer: str | None, reference: str | None, *, kind: ValueKind) ->
 
 
 def number(text: str) -> Decimal | None:
-    """Return the number that a text is, commas between thousands and a point before decimals; None if it is none.
+    """Parse a text as a number, with commas between thousands and a point before decimals; None if it is no number.
 
     >>> number("-$1,234.50."), number("1,5"), number("3 apples")
     (Decimal('-1234.50'), None, None)

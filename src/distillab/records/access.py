@@ -1,4 +1,4 @@
-"""How much of the teacher is seen."""
+"""The levels of access to a teacher."""
 
 from __future__ import annotations
 

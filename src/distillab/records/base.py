@@ -1,4 +1,4 @@
-"""What every record is, and how it reaches the disk and comes back."""
+"""Base class of the records, written and read as JSON."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def read_record(kind: type[_R], path: Path, *, fix: str | None = None) -> _R:
     """Read one record from a JSON file.
 
     Args:
-        fix: what to do where it cannot be read.
+        fix: what to do if it cannot be read.
     Raises:
         DataError: the file is missing, is not JSON in UTF-8, was written with another schema version, or does not have
             the fields of `kind`.
@@ -37,7 +37,7 @@ def read_record(kind: type[_R], path: Path, *, fix: str | None = None) -> _R:
     except OSError as error:
         raise DataError(f"The record cannot be read: {error.strerror}.", where=str(path), fix=fix) from error
     except (ValueError, RecursionError) as error:
-        raise DataError("The record is no JSON in UTF-8.", where=str(path), facts=[str(error)], fix=fix) from error
+        raise DataError("The record is not JSON in UTF-8.", where=str(path), facts=[str(error)], fix=fix) from error
     version = value.get("schema_version") if isinstance(value, dict) else None
     if isinstance(version, int) and version != SCHEMA_VERSION:
         newer = version > SCHEMA_VERSION

@@ -1,4 +1,4 @@
-"""What an examination found: the records that a doctor's report is made from."""
+"""Records of the doctor's checks and findings, from which its report is made."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ SEVERITY_ORDER: tuple[Severity, ...] = ("error", "warning", "note")
 
 
 class Finding(Record):
-    """One thing that is wrong, or worth knowing."""
+    """One error, warning or note."""
 
     id: str = Field(description="`distillab doctor explain ID` prints its page")
     severity: Severity = Field(description="error: the values are not what they are taken for; warning: may be; note")
     title: str = Field(description="one sentence without figures")
     evidence: tuple[str, ...] = Field(description="the facts, one a line, with figures and units")
     example: tuple[str, ...] = Field(default=(), description="a piece of the examined data, line by line")
-    explanation: str = Field(description="what it means, for a reader who has never met it")
-    fix: tuple[str, ...] = Field(description="what to do, the surest first; a line of config where there is one")
+    explanation: str = Field(description="what it means, for a reader who does not know it")
+    fix: tuple[str, ...] = Field(description="what to do, the most reliable first; a line of config if there is one")
     follows_from: tuple[str, ...] = Field(
         default=(), description="ids of findings of the same investigation that explain this one"
     )
@@ -33,36 +33,36 @@ class CheckResult(Record):
 
     check: str
     scope: str = Field(description="what was examined, with numbers: 64 rows, 5,120 scored tokens")
-    skipped: str | None = Field(default=None, description="why the check had nothing to look at")
+    skipped: str | None = Field(default=None, description="why the check was not done")
     findings: tuple[Finding, ...] = ()
 
 
 class Phase(Record):
-    """One step of the way out."""
+    """One phase of the recommendations."""
 
     title: str
     steps: tuple[str, ...]
 
 
 class Conclusions(Record):
-    """What follows from the findings: derived from the rest of the investigation alone, so that every form has it."""
+    """Conclusions from the findings, derived from the rest of the investigation, the same in every format."""
 
     summary: tuple[str, ...] = Field(description="what is wrong, a sentence or two each")
     phases: tuple[Phase, ...] = Field(description="what to do, in this order")
 
 
 class Investigation(Record):
-    """All that one call of the doctor found."""
+    """The findings of one call of the doctor."""
 
     schema_version: int = SCHEMA_VERSION
     subject: str = Field(description="the file, folder, function or pair that was examined")
     checks: tuple[CheckResult, ...]
     pairing: PairCheck | None = Field(
-        default=None, description="what the two tokenizers have in common and which methods are valid, where known"
+        default=None, description="what the two tokenizers have in common and which methods are valid, if known"
     )
-    skipped: str | None = Field(default=None, description="the flag by which the user left the examination out")
+    skipped: str | None = Field(default=None, description="the flag by which the user skipped the checks")
     outlook: tuple[str, ...] = Field(
-        default=(), description="what must be known before all else: a student that begins or ends worse than it should"
+        default=(), description="warnings shown first: a student that begins or ends worse than expected"
     )
     conclusions: Conclusions | None = Field(
         default=None, description="made by `report.findings.concluded`; None until then"

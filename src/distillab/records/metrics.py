@@ -1,4 +1,4 @@
-"""The figures of one model: each is a record with all that a table or a report needs to show it."""
+"""Metrics of one model: each is a record with everything that a table or a report shows of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Warnings that stand before any other figure: a student that starts, or ends, worse than it should.
+"""Make the warnings that are shown first: a student that starts or ends worse than expected.
 
 Terminal, report and doctor print them first.
 """
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from distillab.records.runs import RunRecord
 from distillab.records.studies import StudyResults
 
-# A pretrained student is far below log V. Fresh weights stand near it: above, by half the variance of their logits.
+# A pretrained student is far below log V. Random weights are near it: above, by half the variance of their logits.
 _ABOVE_PRETRAINED, _ABOVE_RANDOM = 0.02, 0.3
 
 
@@ -22,12 +22,12 @@ def begins_above_uniform(nats: float, uniform: float, *, random: bool | None) ->
 def outlook(
     start: float | None, ends: Mapping[str, float], *, uniform: float | None, random: bool | None
 ) -> tuple[str, ...]:
-    """Return the warnings that stand first, a sentence each.
+    """Return the warnings that are shown first, a sentence each.
 
     Args:
         start: held-out nats a token before training; None: not measured.
         ends: the same after it, of every arm or run by its name, on the same rows.
-        uniform: log V, where it is known.
+        uniform: log V, if it is known.
         random: whether the student began with random weights; None: not known.
     """
     if start is None:

@@ -1,4 +1,4 @@
-"""What a judgement of a pair holds."""
+"""Records of the check of a pair."""
 
 from __future__ import annotations
 
@@ -18,13 +18,11 @@ class TokenizerInfo(Record):
     name: str
     family: str = Field(description="byte-level BPE, SentencePiece BPE, Unigram, WordPiece, …")
     tokens: int = Field(description="number of ids of the tokenizer")
-    logits_width: int | None = Field(description="vocab_size of config.json; None where there is no config")
+    logits_width: int | None = Field(description="vocab_size of config.json; None if there is no config")
     roles: dict[str, int] = Field(description="special tokens by role: bos, eos, pad, unk, …")
     fingerprint: str = Field(description="sha256 over id -> meaning, roles and probe encodings")
     chat_template_sha256: str | None
-    loading_notes: tuple[str, ...] = Field(
-        default=(), description="what had to be done so that the ids are the model's"
-    )
+    loading_notes: tuple[str, ...] = Field(default=(), description="what was done so that the ids are the model's")
 
 
 class SideBySide(Record):
@@ -45,8 +43,8 @@ class DataOverlap(Record):
     rows_not_comparable: int = Field(description="rows whose normalised bytes differ between the two")
     teacher_tokens: int
     student_tokens: int
-    teacher_boundaries_shared: float = Field(description="share of the teacher's boundaries the student has too")
-    student_boundaries_shared: float = Field(description="share of the student's boundaries the teacher has too")
+    teacher_boundaries_shared: float = Field(description="share of the teacher's boundaries that the student has too")
+    student_boundaries_shared: float = Field(description="share of the student's boundaries that the teacher has too")
     teacher_tokens_identical: float = Field(
         description="share of the teacher's tokens with a student token of the same bytes at the same place"
     )
@@ -67,11 +65,11 @@ class TokenizerContract(Record):
     reason: str = Field(description="one sentence: why this verdict")
     teacher: TokenizerInfo
     student: TokenizerInfo
-    equal_ids: int = Field(description="ids that mean the same on both sides")
+    equal_ids: int = Field(description="ids that mean the same to both models")
     equal_strings: int = Field(description="token strings that both vocabularies hold, whatever their ids")
     equal_bytes: int = Field(description="distinct byte strings that both vocabularies can write")
-    shared_width: int = Field(description="ids 0 … shared_width-1 that mean the same; 0 where different")
-    extra_tokens: tuple[str, ...] = Field(default=(), description="tokens that only one side has (at most 20)")
+    shared_width: int = Field(description="ids 0 … shared_width-1 mean the same; 0 if the verdict is different")
+    extra_tokens: tuple[str, ...] = Field(default=(), description="tokens that only one tokenizer has (at most 20)")
     example: SideBySide
     probes_differ: tuple[SideBySide, ...] = Field(
         default=(), description="probe texts that the two segment differently (at most 5)"
@@ -97,7 +95,7 @@ class Recommendation(Record):
 
     method: str
     because: tuple[str, ...] = Field(
-        description="what the pair has in common for it, what was passed over, where the order was measured"
+        description="what the pair has in common for it, which methods were not chosen, where the order was measured"
     )
 
 

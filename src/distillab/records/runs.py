@@ -23,7 +23,7 @@ class EvaluatedModel(Record):
 
 
 class CurvePoint(Record):
-    """One held-out measurement during training, and the training loss around it."""
+    """One held-out measurement during training, with the training loss since the last one."""
 
     step: int
     train_nats: dict[str, float] = Field(description="mean of each term since the last point, in its own unit")
@@ -45,12 +45,12 @@ class RunCost(Record):
     supervised_tokens: int
     student_tokens: int = Field(description="read in training, prompts included")
     teacher_tokens: int = Field(
-        description="read in training, or read and written for its answers; 0 where training read a cache"
+        description="read in training, or read and generated for its answers; 0 if training read a cache"
     )
-    wall_s: float = Field(description="of the last session, where a run was resumed")
+    wall_s: float = Field(description="of the last session, if the run was resumed")
     answers_s: float | None = Field(
         default=None,
-        description="to write the teacher's answers, once for all runs that read them; None where it read none or "
+        description="to generate the teacher's answers, once for all runs that read them; None if it read none or "
         "they were made elsewhere",
     )
     peak_rss_bytes: int = Field(description="of the process, which can have done other runs before")
@@ -77,7 +77,7 @@ class RunRecord(Record):
         description="where training read the teacher's signals: nowhere, from the teacher, from a cache",
     )
     caches: tuple[CacheUse, ...] = ()
-    notes: tuple[str, ...] = Field(default=(), description="what was left out, and why")
+    notes: tuple[str, ...] = Field(default=(), description="what was skipped, and why")
     train_counts: EncodingCounts
     spans: SpanCounts | None = Field(
         default=None, description="how two tokenisations align, for methods that read both"

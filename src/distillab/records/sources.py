@@ -1,4 +1,4 @@
-"""Where rows and signals came from, and what became of them."""
+"""Counts of rows and tokens, and the provenance of signals."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NotJudged = Literal[
 
 
 class EncodingCounts(Record):
-    """What happened to the rows of one split."""
+    """Counts of the rows of one split: kept, dropped, truncated."""
 
     source: str
     rows: int
@@ -28,17 +28,21 @@ class EncodingCounts(Record):
         "the template of each",
     )
     left_out_for: dict[NotJudged, int] = Field(default={}, description="why, adding up to left_out")
-    special_in_text: int = Field(default=0, description="rows whose own text contains a special token")
+    special_in_text: int = Field(default=0, description="rows whose text contains a special token")
     rows_cut_by_template: int = Field(default=0, description="rows of whose answers the template drops text")
-    characters_cut_by_template: int = Field(default=0, description="of answers, dropped by the template: not learned")
+    characters_cut_by_template: int = Field(
+        default=0, description="of answers, dropped by the template: not trained on"
+    )
     rows_added_to_by_template: int = Field(default=0, description="rows into whose answers the template writes text")
     characters_added_by_template: int = Field(
-        default=0, description="written into answers by the template, special tokens aside: learned"
+        default=0, description="added to answers by the template, without special tokens: trained on"
     )
     prompts: int = Field(default=0, description="different prompts of the rows that were kept; 0: not counted")
     skipped: int = Field(default=0, description="rows that could not be read (data.on_bad_row: skip), beside `rows`")
     rows_with_lost_text: int = Field(default=0, description="rows with text for which the tokenizer has no token")
-    characters_lost: int = Field(default=0, description="characters for which the tokenizer has no token: not learned")
+    characters_lost: int = Field(
+        default=0, description="characters for which the tokenizer has no token: not trained on"
+    )
     tokens: int = 0
     supervised_tokens: int = 0
 
@@ -54,10 +58,10 @@ class EncodingCounts(Record):
 
 
 class SpanCounts(Record):
-    """What became of the rows and tokens of a split that two tokenizers read.
+    """Counts of the rows and tokens of a split that two tokenizers read.
 
-    Spans are the smallest pieces of text that both tokenisations cut out; they are counted where both sides score all
-    of their tokens.
+    Spans are the smallest pieces of text that both tokenisations cut out; they are counted if all their tokens are
+    scored for both models.
     """
 
     source: str = Field(default="", description="whose rows, and which teacher reads them")
@@ -68,7 +72,7 @@ class SpanCounts(Record):
     student_in_spans: int
     teacher_in_spans: int
     spans: int
-    one_to_one: int = Field(description="spans that are one token on both sides")
+    one_to_one: int = Field(description="spans that are one token of both models")
     straddling: int = Field(description="spans with scored tokens and others, which no loss uses")
 
 
@@ -92,44 +96,44 @@ class TeacherProvenance(Record):
 
 
 class AnswerStoreCounts(Record):
-    """What became of the answers that a teacher generated."""
+    """Counts of the answers that a teacher generated."""
 
     path: str
     prompts: int
     generated: int
     kept: int
-    teacher_tokens: int = Field(description="tokens that the teacher read and wrote for them")
+    teacher_tokens: int = Field(description="tokens that the teacher read and generated for them")
     dropped_empty: int = 0
     dropped_cut_off: int = 0
     dropped_duplicate: int = 0
     dropped_unfinished_reasoning: int = Field(
-        default=0, description="answers whose reasoning has no end, where reasoning is taken out"
+        default=0, description="answers whose reasoning has no end, if reasoning is removed"
     )
-    with_reasoning: int = Field(default=0, description="answers that hold reasoning, kept or taken out")
-    reasoning: Literal["keep", "strip"] = Field(default="keep", description="what becomes of it")
+    with_reasoning: int = Field(default=0, description="answers that hold reasoning, kept or removed")
+    reasoning: Literal["keep", "strip"] = Field(default="keep", description="keep or strip")
     not_asked: int = Field(
         default=0, description="prompts without a token, or that leave no room in the teacher's context"
     )
 
 
 class AnswersMade(Record):
-    """What a worker has spent on a store of answers; it stands beside them."""
+    """The time that a worker spent on a store of answers; a file beside them."""
 
-    seconds: float = Field(description="over all sessions; those that were killed outright are not counted")
+    seconds: float = Field(description="over all sessions; killed ones are not counted")
 
 
 class CacheUse(Record):
     """A stored teacher, as a run or a study reads it."""
 
     path: str
-    fingerprint: str = Field(description="of the cache's identity: whatever decides its content")
+    fingerprint: str = Field(description="of the cache's identity")
     teacher: str
     source: str = Field(description="name of the rows")
     kinds: tuple[str, ...]
     rows: int
     tokens: int = Field(description="that the teacher read for it")
     scored_tokens: int
-    stored_bytes: int | None = Field(default=None, description="on the disk; None where the run did not make it")
+    stored_bytes: int | None = Field(default=None, description="on the disk; None if the run did not make it")
     teacher_s: float | None = Field(
-        default=None, description="to make it, in the last session where it was resumed; None where made elsewhere"
+        default=None, description="to make it, of the last session if resumed; None if made elsewhere"
     )

@@ -15,17 +15,19 @@ from distillab.records.runs import CurvePoint, ReferenceLines, RunCost
 from distillab.records.sources import AnswerStoreCounts, CacheUse, EncodingCounts, SpanCounts
 
 _ERROR = 0.05
-FEWEST_ROWS = 10  # on fewer rows a difference gets no interval: they stand for no others
+FEWEST_ROWS = 10  # on fewer rows a difference gets no interval
 
 
 class Interval(Record):
-    """A paired difference with its 95 % interval, where one means anything."""
+    """A paired difference with its 95 % interval, if there are enough rows."""
 
     mean: float
     low: float | None = Field(description="None: too few rows for an interval")
     high: float | None
-    rows: int | None = Field(default=None, description="on which it was measured")
-    seeds: int | None = Field(default=None, description="over which; with one the interval is over rows alone")
+    rows: int | None = Field(default=None, description="rows on which it was measured")
+    seeds: int | None = Field(
+        default=None, description="seeds over which it was measured; with one the interval is over rows alone"
+    )
     p: float | None = Field(default=None, description="of no difference, for this comparison alone")
     adjusted_p: float | None = Field(
         default=None,
@@ -75,7 +77,7 @@ class ArmResult(Record):
     access: AccessLevel
     teacher: str | None
     across_tokenizers: bool = Field(default=False, description="its teacher's ids mean other tokens than the student's")
-    shown_failure: str | None = Field(default=None, description="set where the arm shows a failure on purpose")
+    shown_failure: str | None = Field(default=None, description="set if the arm shows a failure on purpose")
     seeds: tuple[int, ...]
     evaluations: tuple[EvaluationRecord, ...]
     curves: tuple[tuple[CurvePoint, ...], ...]
@@ -86,8 +88,8 @@ class ArmResult(Record):
     )
     shared_s: float | None = Field(
         default=None,
-        description="to make what its runs read of the teacher, once for all of them: written answers, stored signals; "
-        "0 where they read none; None where it was made elsewhere",
+        description="to make what its runs read of the teacher, once for all of them: answers and stored signals; "
+        "0 if they read none; None if it was made elsewhere",
     )
 
 

@@ -1,4 +1,4 @@
-"""Records in, two files out. Each is written whole or not at all, so a full disk leaves no half page."""
+"""Write the report of a study from its records: report.html and report.md, each atomically."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def write_report(results: StudyResults, folder: Path) -> tuple[Path, Path]:
 
     Args:
         results: the study.
-        folder: where the two files go; it is made where it is missing.
+        folder: where the two files go; created if it is missing.
     Returns:
         the paths of report.md and report.html.
     Raises:

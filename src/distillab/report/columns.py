@@ -1,4 +1,4 @@
-"""Columns of the report's tables, and its list of metrics, made from the metric records."""
+"""Make the columns of the report's tables, and its list of metrics, from the metric records."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def columns(evaluations: Iterable[EvaluationRecord], *, summary: bool = False) -
     """Return the metrics that tables show, in the order of the records, without those that no model has.
 
     Args:
-        summary: those of the terminal's table alone.
+        summary: only those of the terminal's table.
     """
     found: dict[str, Metric] = {}
     for metric in (metric for evaluation in evaluations for metric in evaluation.metrics):

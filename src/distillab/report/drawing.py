@@ -1,6 +1,6 @@
-"""SVG by hand: colours are CSS classes, so that a figure follows the reader's light or dark setting.
+"""Draw SVG; colours are CSS classes, so that a figure follows the reader's light or dark setting.
 
-Places are in user units (px at full size). Every text is made visible and escaped here, and nowhere else.
+Places are in user units (px at full size). Every text is made visible and escaped only here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a report compares: baselines and arms as one kind of thing, in the order in which they are shown."""
+"""List the models that a report compares, baselines and arms, in the order in which they are shown."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ COLOURS = 16
 
 ACCESS_MEANING: dict[AccessLevel, str] = {
     "none": "the data set’s own answers; no teacher",
-    "text": "the teacher’s written answers",
+    "text": "the teacher’s answers",
     "top_k": "the teacher’s k most likely next tokens with their probabilities",
     "logits": "the teacher’s full next-token distribution",
     "internals": "the teacher’s hidden states or attention",
@@ -39,8 +39,8 @@ ACCESS_MEANING: dict[AccessLevel, str] = {
 class Entry:
     """One model or arm of the study.
 
-    `comparable` is False where nats a token cannot be compared with the student's, because the model
-    splits the held-out text into other tokens; `across_tokenizers` is True where an arm's teacher does.
+    `comparable` is False if nats a token cannot be compared with the student's, because the model splits the held-out
+    text into other tokens; `across_tokenizers` is True if an arm's teacher does.
     `colour` and `marker` are how figures draw it; there are 15 markers and 16 colours.
     """
 
@@ -84,14 +84,14 @@ def entries(results: StudyResults) -> tuple[Entry, ...]:
     Arms whose teacher has other tokens come after those whose teacher has the student's.
 
     Raises:
-        DataError: an arm has not one evaluation, curve and cost for each seed, or a name stands twice.
+        DataError: an arm has not one evaluation, curve and cost for each seed, or a name is used twice.
     """
     for arm in results.arms:
         _check_lengths(arm)
     names = [point.name for point in results.baselines] + [arm.name for arm in results.arms]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise DataError("Every baseline and arm of a study has a name of its own.", facts=[f"twice: {twice}"])
+        raise DataError("Every baseline and arm of a study needs a different name.", facts=[f"twice: {twice}"])
     other_tokens = _models_with_other_tokens(results)
     found = [_of_baseline(point, point.name not in other_tokens) for point in results.baselines]
     arms = sorted(results.arms, key=lambda arm: (arm.across_tokenizers, ACCESS_ORDER.index(arm.access)))
@@ -116,7 +116,7 @@ def _check_lengths(arm: ArmResult) -> None:
 def _models_with_other_tokens(results: StudyResults) -> set[str]:
     """Return the names of the teachers whose nats a token are in another vocabulary than the student's.
 
-    Two signs in the record: the contract's verdict, and another number of scored tokens on the same rows.
+    Found by the contract's verdict, or by another number of scored tokens on the same rows.
     """
     different = {contract.teacher.name for contract in results.contracts if contract.verdict == "different"}
     of_student = {(e.n("held-out rows"), e.tokens) for arm in results.arms for e in arm.evaluations}

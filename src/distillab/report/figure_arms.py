@@ -1,4 +1,4 @@
-"""Figure 1: the held-out loss of every model, its seeds as dots, against the reference lines."""
+"""Draw figure 1: the held-out loss of every model, its seeds as dots, with the reference lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figure 2: what training showed (its loss) beside what was learnt (the held-out loss), step by step."""
+"""Draw figure 2: the training loss and the held-out loss by step."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LETTER, _LINE = 7.0, 13.0  # px of small text
 _LONGEST = 30  # letters of a name; longer ones are cut in their middle, and whole in the legend
 _LOG_FROM = 4.0
 _DASHES = ("", "dash-1", "dash-2", "dash-3")
-# The closer panel leaves out the first fall, which all arms share.
+# The closer panel omits the first fall, which all arms share.
 _CLOSER_FROM = 0.3
 
 

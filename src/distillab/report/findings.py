@@ -1,4 +1,4 @@
-"""What follows from the findings: an executive summary and recommendations in phases, from the record alone."""
+"""Derive conclusions from the findings of a record: a summary, and recommendations in phases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The investigation report: one record, three files that say the same."""
+"""Write the investigation report: one record as HTML, Markdown and JSON."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def write_investigation(investigation: Investigation, folder: Path) -> list[Path
 
     Args:
         investigation: what was found.
-        folder: where the files go; it is made where it is missing.
+        folder: where the files go; created if it is missing.
     Returns:
         the paths of the three files.
     Raises:

@@ -1,4 +1,4 @@
-"""An investigation as plain values: what the HTML and the Markdown template print."""
+"""Convert an investigation to the plain values that the HTML and Markdown templates print."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NO_PAIR = "No pair of tokenizers was given, so no method is checked: use `distil
 
 @dataclass(frozen=True)
 class Doctor:
-    """Findings and what was examined; on a study's page too."""
+    """Findings and scopes; on a study's page too."""
 
     counts: str
     findings: tuple[Finding, ...]

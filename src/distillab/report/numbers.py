@@ -1,4 +1,4 @@
-"""Numbers as text: fixed decimals, mean and spread over seeds, counts, times, sizes.
+"""Format numbers as text: fixed decimals, mean and spread over seeds, counts, times, sizes.
 
 A missing value is `MISSING`, a NaN or an infinity is `BROKEN`: neither is ever printed as a number.
 """

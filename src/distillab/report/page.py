@@ -1,4 +1,4 @@
-"""The whole page as plain values: what the HTML and the Markdown template print."""
+"""Convert the results of a study to the plain values that the HTML and Markdown templates print."""
 
 from __future__ import annotations
 

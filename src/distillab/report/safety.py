@@ -1,6 +1,6 @@
-"""Hostile text made harmless: invisible characters are shown, Markdown is escaped.
+"""Make hostile text harmless: show invisible characters, escape Markdown.
 
-Escaping for HTML is jinja2's; here is what HTML escaping leaves: characters that reverse, hide or
+jinja2 escapes HTML; this module treats what HTML escaping leaves: characters that reverse, hide or
 overwrite text (terminal codes, right-to-left overrides), and the signs that Markdown reads as markup.
 """
 

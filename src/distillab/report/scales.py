@@ -1,4 +1,4 @@
-"""From values to places: linear, logarithmic and broken axes with round ticks."""
+"""Map values to places: linear, logarithmic and broken axes with round ticks."""
 
 from __future__ import annotations
 
@@ -70,13 +70,13 @@ def plain_axis(values: Sequence[float], start: float, end: float, *, log_from_ra
 
 
 def broken_axis(near: Sequence[float], far: Sequence[float], start: float, end: float, *, far_share: float) -> Axis:
-    """Return an axis that gives the near values room, and leaves out the empty stretch before far, higher ones.
+    """Return an axis with room for the near values, without the empty part before far, higher ones.
 
     Without far values, or where they lie within twice the near range, the axis is plain.
 
     Args:
         near: the values whose differences matter.
-        far: values that must be seen, but whose distance would squeeze the near ones.
+        far: values that must be shown, but would compress the near ones.
         start, end: places of the ends.
         far_share: part of the length that the far values get.
     """

@@ -1,4 +1,4 @@
-"""What stands below the main table: samples, contracts, data counts, answer stores, costs."""
+"""Make the sections below the main table: samples, contracts, data counts, answer stores, costs."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def _shown(text: str) -> str:
 
 
 def contract(record: TokenizerContract) -> Contract:
-    """Return one tokenizer contract: verdict, both sides, figures, examples."""
+    """Return one tokenizer contract: verdict, both tokenizers, figures, examples."""
     widest = max(record.teacher.tokens, record.student.tokens)
     facts = [
         (
@@ -123,7 +123,7 @@ def contract(record: TokenizerContract) -> Contract:
         ("shared rows of the logits", count(record.shared_width) if record.shared_width else "none"),
     ]
     if record.extra_tokens:
-        facts.append(("tokens of one side only (first 20)", " ".join(record.extra_tokens)))
+        facts.append(("tokens of one tokenizer only (first 20)", " ".join(record.extra_tokens)))
     facts += _overlap_facts(record.data)
     loading = [f"{side.name}: {note}" for side in (record.teacher, record.student) for note in side.loading_notes]
     return Contract(

@@ -1,4 +1,4 @@
-"""The main table: a row for each baseline and arm, grouped by what access to the teacher it needs."""
+"""Make the main table: a row for each baseline and arm, grouped by access to the teacher."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def _access_group(access: AccessLevel, rows: tuple[Row, ...], *, across: bool) -
 
 
 def _best_text(column: Column, arms: Sequence[Entry]) -> str | None:
-    """Return the best mean among the trained students as it is printed; None where there is no direction or no choice.
+    """Return the best mean among the trained students as it is printed; None if there is no direction or no choice.
 
     Where all print the same figure, such as 0, none is the best.
     """

@@ -1,4 +1,4 @@
-"""Training rows with the teacher's answers (sequence-level KD): generate them, read them."""
+"""Generate and read training rows with the teacher's answers (sequence-level KD)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from distillab.teachers.protocol import Generates, Prompt
 from distillab.teachers.stored.answer_identity import answers_identity
 from distillab.teachers.stored.answers import answerable, drop_invalid, generate_store, read_store
 
-_MADE = "made-{}.json"  # beside the shards; one a worker
+_MADE = "made-{}.json"  # beside the shards, one file a worker
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,9 +24,9 @@ class AnswerRows:
 
     Attributes:
         split: the rows, for the student.
-        counts: what became of the answers.
-        teacher: that wrote them.
-        notes: what a reader of the run must know of them.
+        counts: of used and dropped answers.
+        teacher: that generated them.
+        notes: remarks for the reader of the run's record.
     """
 
     split: EncodedSplit
@@ -74,7 +74,7 @@ def read_answers(inputs: RunInputs, location: str) -> AnswerRows:
     if counts.with_reasoning and settings.reasoning == "keep" and split.counts.special_in_text:
         notes = (
             f"{split.counts.special_in_text} answers spell special tokens of the student's tokenizer (markers of the "
-            "reasoning that is kept), which it learns as plain text; teacher_answers.reasoning: strip takes them out",
+            "reasoning that is kept), which it learns as plain text; teacher_answers.reasoning: strip removes them",
         )
     return AnswerRows(split, counts, store.identity.teacher, notes)
 
@@ -89,16 +89,16 @@ def make_answers(
     worker: int = 0,
     workers: int = 1,
 ) -> None:
-    """Generate the teacher's answers that are missing. Killed at any instant, it resumes.
+    """Generate the missing answers of the teacher. It resumes after an interruption.
 
     Args:
-        rows_per_shard: answers a file, at least; what a kill can cost.
+        rows_per_shard: answers a file, at least; an interruption costs at most these.
         compression: of the stored answers: none or zstd.
         worker, workers: this process makes the shards with number % workers == worker.
     Raises:
         TeacherError: the recipe names no teacher.
         ConfigError: no prompt leaves room for an answer.
-        CacheMismatch: the folder holds answers of another teacher, to other prompts or by other settings.
+        CacheMismatch: the folder holds answers of another teacher, to other prompts or with other settings.
     """
     view, settings, prompts = inputs.require_teacher(), inputs.recipe.teacher_answers, prompts_of(inputs)
     encoder = view.reader.encoder
@@ -127,7 +127,7 @@ def make_answers(
             worker=worker,
             workers=workers,
         )
-    except Interrupted:  # its time was spent, and what it wrote is kept
+    except Interrupted:  # its time was spent, and its answers are kept
         write_record(AnswersMade(seconds=before + time.perf_counter() - since), made)
         raise
     write_record(AnswersMade(seconds=before + time.perf_counter() - since), made)

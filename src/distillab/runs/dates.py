@@ -1,7 +1,7 @@
-"""The date that chat templates write: one for all runs of a study, the same when it resumes on another day.
+"""Fix the date that chat templates write: one for all runs of a study, the same when it resumes on another day.
 
-A template can write today's date (`strftime_now`). With the clock's date, an arm that is run again tomorrow would be
-trained on other prompts than the others, and a cache would serve for one day.
+A template can write today's date (`strftime_now`). With the clock's date, an arm that is run tomorrow would be
+trained on other prompts than the others, and a cache would be valid for one day.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def dated(recipe: _Recipe, *, builds: bool = False) -> _Recipe:
     Args:
         builds: the recipe is that of a cache that is being built.
     Raises:
-        CacheMismatch, CacheCorrupt: a cache that it names is none, or is damaged.
+        CacheMismatch, CacheCorrupt: a cache that it names does not exist, or is damaged.
         DataError: the record in its output folder is damaged.
     """
     if recipe.data.date is not None:
@@ -68,7 +68,7 @@ def _in_caches(recipe: RunRecipe | StudyRecipe, builds: bool) -> datetime.date |
     folder = recipe.cache.folder if recipe.cache is not None else None
     built = Path(folder) if folder is not None else Path(recipe.output) / "cache"
     own = [built] if builds else []
-    if isinstance(recipe, StudyRecipe):  # there is one location a teacher
+    if isinstance(recipe, StudyRecipe):  # one location a teacher
         own = sorted(built.iterdir()) if built.is_dir() else []
     return next(_days(read), None) or max(_days(map(str, own)), default=None)
 

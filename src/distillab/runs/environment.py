@@ -1,4 +1,4 @@
-"""The environment of a run: versions, machine, memory."""
+"""Describe the environment of a run: versions, machine, memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The folder of a run or of a study: whose it is, what a finished run leaves in it, and whether that is unchanged."""
+"""Claim the folder of a run or a study, and write, read and verify the files of a finished run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from distillab.training.projectors import FILE as PROJECTORS
 
 RECIPE, STUDY = "recipe.json", "study.json"
 RECORD, HELD_OUT, STUDENT = "run.json", "held_out.jsonl", "student"
-_AGAIN = "restore the folder from a copy; or delete its run.json, and the same command makes the run again"
+_AGAIN = "restore the folder from a copy; or delete its run.json, and the same command repeats the run"
 Fingerprints = dict[str, str] | dict[str, dict[str, str]]
 
 
@@ -43,8 +43,8 @@ def claim(
     """Claim a folder for one run or study, or resume the same one; return its identity.
 
     Args:
-        fingerprints: of the rows and weights behind the recipe's paths (of a study: of every arm), so that a file
-            that has changed since is noticed.
+        fingerprints: of the rows and weights behind the recipe's paths (of a study: of every arm), so that a changed
+            file is detected.
     Raises:
         ConfigError: the folder holds a run of another recipe, of other files, or something else.
     """
@@ -63,7 +63,7 @@ def require_claimable(
     *,
     fingerprints: Fingerprints,
 ) -> None:
-    """Check that `claim` would take the folder. Nothing is written.
+    """Check that `claim` would accept the folder. Nothing is written.
 
     Raises:
         ConfigError: it would not.
@@ -79,13 +79,13 @@ def require_claimable(
             current = json.loads(json.dumps(identity_settings(recipe) | {"fingerprints": fingerprints}))
             differing = _differences(stored, current)
             raise ConfigError(
-                "The output folder holds the work of another recipe, or of files that have changed since.",
+                "The output folder holds a run or study of another recipe, or of files that have changed since.",
                 where=str(folder),
                 facts=differing[:8] or ["an earlier version of distillab made it"],
                 fix=_fix(recipe, folder, differing),
             )
         return
-    # a cache may have been built there before (`distillab cache build` of the same recipe)
+    # a cache can have been built there before (`distillab cache build` of the same recipe)
     if folder.is_dir() and any(item.name not in ("cache", LOCK) for item in folder.iterdir()):
         raise ConfigError(
             "The output folder is not empty, and distillab did not make it.",
@@ -99,7 +99,7 @@ def _fix(recipe: RunRecipe | StudyRecipe, folder: Path, differing: list[str]) ->
     if isinstance(recipe, RunRecipe) and [line.partition(":")[0] for line in differing] == ["training.steps"]:
         return (
             "set another output: the schedule, the curve and the budget follow from the number of steps, so it is "
-            "another run; or train on what this one has made, as a run of its own: "
+            "another run; or train its student further, as a separate run: "
             f"student.path={folder}/student output=…"
         )
     return "set another output, or delete this folder"
@@ -141,7 +141,7 @@ def read_held_out(path: Path) -> list[dict[str, Any]]:
     """Read the lines that `write_held_out` wrote.
 
     Raises:
-        DataError: the file is damaged or gone.
+        DataError: the file is damaged or missing.
     """
     return read_json_lines(path)
 
@@ -185,15 +185,15 @@ def require_unchanged(folder: Path, files: dict[str, str], *, fix: str) -> None:
         files: name -> sha256.
         fix: of the error.
     Raises:
-        DataError: a file is gone, or is another one.
+        DataError: a file is missing, or has changed.
     """
     wrong = []
     for name, digest in files.items():
         path = folder / name
         if not path.is_file():
-            wrong.append(f"{name} is gone")
+            wrong.append(f"{name} is missing")
         elif sha256_of(path) != digest:
-            wrong.append(f"{name} has other bytes than when the record was made")
+            wrong.append(f"{name} has changed since the record was written")
     if wrong:
         raise DataError("Files of a finished run have changed since.", where=str(folder), facts=wrong[:8], fix=fix)
 

@@ -67,7 +67,7 @@ def fitting_rows(
 def _unfit(reader: Reader, example: Example, row: EncodedRow | None, longest: int | None) -> NotJudged | None:
     if row is None:
         dropped = reader.encoder.encode(example)
-        assert isinstance(dropped, Dropped)  # it is none of the kept rows
+        assert isinstance(dropped, Dropped)  # not among the kept rows
         return "empty answer" if dropped.reason == "empty_answer" else "too long"
     if row.truncated:
         return "too long"
@@ -78,7 +78,7 @@ def _unfit(reader: Reader, example: Example, row: EncodedRow | None, longest: in
 
 
 def same_answers(examples: tuple[Example, ...], readers: list[Reader], *, source: str) -> tuple[Example, ...]:
-    """Select the examples of whose answers every template keeps the same text, spaces aside.
+    """Select the examples for which every template keeps the same text of the answer, spaces aside.
 
     Raises:
         DataError: there were examples, and none is left.
@@ -91,13 +91,13 @@ def same_answers(examples: tuple[Example, ...], readers: list[Reader], *, source
             "evaluated on the same text.",
             where=source,
             facts=[f"{reader.loaded.name}: {text[-1][:80]!r}" for reader, text in zip(readers, texts[0], strict=True)],
-            fix="take out of the rows what one template drops (reasoning, usually), or use one template for both",
+            fix="remove from the rows what one template drops (reasoning, usually), or use one template for both",
         )
     return kept
 
 
 def _learned_text(reader: Reader, example: Example) -> list[str]:
-    return ["".join(stretch.text.split()) for stretch in reader.encoder.learned(example)]
+    return ["".join(text.text.split()) for text in reader.encoder.supervised_texts(example)]
 
 
 def encode_eval_rows(
@@ -126,7 +126,7 @@ def _read(reader: Reader, examples: tuple[Example, ...], *, source: str) -> tupl
         rows=tuple(encoded.rows),
         prompt_ids=tuple(tuple(reader.encoder.encode_prompt(example)) for example in examples),
         prompts=tuple(example.prompt for example in examples),
-        answers=tuple(reader.encoder.learned(example)[-1] for example in examples),
+        answers=tuple(reader.encoder.supervised_texts(example)[-1] for example in examples),
         scored_bytes=tuple(reader.encoder.scored_bytes(example) for example in examples),
         stop_ids=reader.encoder.stop_ids,
     )

@@ -1,4 +1,4 @@
-"""Everything about a run that is known before any weight is loaded: recipe, tokenizers, contract, rows, admission."""
+"""Load the inputs of a run before any weights: recipe, tokenizers, contract, rows, admission."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class RunInputs:
         recipe: with the day of its chat templates.
         splits: the examples of both parts.
         student: its tokenizer and template.
-        teacher: how it reads rows; None where the recipe names none.
+        teacher: how it reads rows; None if the recipe names none.
         train: the training rows with the data set's answers.
         held_out, held_out_examples, held_out_counts: the held-out rows on which every model of the pair is evaluated.
     """
@@ -115,7 +115,7 @@ class RunInputs:
             TeacherError: the recipe names none.
         """
         if self.teacher is None:
-            raise TeacherError("This needs a teacher, and the recipe names none.", fix="add teacher: {path: …}")
+            raise TeacherError("A teacher is needed, and the recipe names none.", fix="add teacher: {path: …}")
         return self.teacher
 
     def admit(self) -> None:
@@ -177,7 +177,7 @@ def load_inputs(recipe: RunRecipe) -> RunInputs:
     """Load the tokenizers and the rows of a recipe, compare the tokenizers, encode the rows.
 
     Raises:
-        TeacherError, ConfigError: a model folder lacks what loading will need; a device is not there.
+        TeacherError, ConfigError: a model folder lacks what loading will need; a device does not exist.
         CacheMismatch, CacheCorrupt: the teacher's cache is not usable, or is of another teacher.
         ConfigError: evaluation.value_pattern takes too long on a reference.
         DataError: no row is usable.
@@ -204,7 +204,7 @@ def load_inputs(recipe: RunRecipe) -> RunInputs:
     held_out, counts = encode_eval_rows(student, splits, examples, reasons)
     if recipe.evaluation.value_pattern is not None:
         for reference in held_out.references[: recipe.evaluation.generate_rows]:
-            captured(reference, recipe.evaluation.value_pattern)  # a pattern that never ends is refused before training
+            captured(reference, recipe.evaluation.value_pattern)  # refuse slow patterns before training
     return RunInputs(
         recipe=recipe,
         splits=splits,
@@ -247,7 +247,7 @@ def _teacher_view(
 ) -> TeacherView:
     """Load the teacher's tokenizer and compare it with the student's."""
     reader = _reader(spec.tokenizer, spec.revision, recipe, splits, requires_generation_prompt=False)
-    # named as the model: the folder that it came from can have any name
+    # named as the model: the folder can have any name
     reader = replace(reader, loaded=replace(reader.loaded, name=spec.name))
     width = logits_width(spec.config, revision=spec.revision)
     require_embedded(reader.loaded, width=width, role="teacher")

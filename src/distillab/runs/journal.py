@@ -1,4 +1,4 @@
-"""The measurements of a run, line by line on disk: `metrics.jsonl`, the progress line, the learning curve.
+"""Write and read the measurements of a run (`metrics.jsonl`), and show its progress.
 
 A step line: step, terms (each in its unit, nats for most), counts, weights, gradient_shares (at the steps where they
 are measured), loss, grad_norm, learning_rate, supervised_tokens, tokens, tokens_per_s.
@@ -24,16 +24,16 @@ from distillab.training.trainer import StepReport
 
 
 class Journal:
-    """Writes the measurements of one run; can go on where a killed run stopped.
+    """Writer of one run's measurements; continues the file of an interrupted run.
 
     Args:
         path: the file; None on all processes but the first.
         steps: optimizer steps of the whole run.
-        resumed: the checkpoint that training starts from, None at step 0; what was measured after it is of steps that
-            will be done again, and is removed.
+        resumed: the checkpoint that training starts from, None at step 0; measurements after it belong to steps that
+            will be repeated, and are removed.
         evaluate_every: steps between two points of the learning curve; step 0 and the last always are.
-        measure: gives held-out figures of the student as it is now, given the step.
-        references: the lines that a held-out figure is shown beside.
+        measure: returns held-out figures of the student at a step.
+        references: shown beside the held-out loss.
         progress: shows the run.
     Raises:
         DataError: the measurements up to the checkpoint have changed since.
@@ -99,7 +99,7 @@ class Journal:
 
     def kept(self) -> Prefix:
         """Sync the measurements so far to disk; return their length and hash."""
-        assert self._path is not None  # only the process that writes makes checkpoints
+        assert self._path is not None  # only the writing process makes checkpoints
         sync(self._path)
         content = self._path.read_bytes()
         return Prefix(len(content), hashlib.sha256(content).hexdigest())
@@ -162,18 +162,20 @@ def read_journal(path: Path, *, steps: int) -> list[dict[str, Any]]:
     if there != list(range(1, steps + 1)):
         at = next((n for n, step in enumerate(there, start=1) if step != n), len(there) + 1)
         raise DataError(
-            "The run's measurements are not those of all its steps, so its figures would be wrong.",
+            "The run's measurements do not cover all its steps, so its figures would be wrong.",
             where=str(path),
             facts=[
                 f"lines of steps: {len(there)}, steps: {steps}",
-                f"the first that is missing or out of order: step {at}",
+                f"first missing or out of order: step {at}",
             ],
             fix=_ANEW,
         )
     return lines
 
 
-_ANEW = "restore the file from a copy; or delete it and the run's checkpoints, and the same command starts the run anew"
+_ANEW = (
+    "restore the file from a copy; or delete it and the run's checkpoints, and the same command starts the run again"
+)
 
 
 def _numbers(line: dict[str, Any], above: str = "") -> Iterator[tuple[str, float]]:
@@ -194,7 +196,7 @@ def _cut_to(path: Path, resumed: Checkpoint | None) -> None:
     kept = content[: sealed.bytes]
     if hashlib.sha256(kept).hexdigest() != sealed.sha256:
         raise DataError(
-            "The run's measurements are not those that its checkpoint belongs to, so its figures would be wrong.",
+            "The run's measurements do not match its checkpoint, so its figures would be wrong.",
             where=str(path),
             facts=[
                 f"the checkpoint of step {resumed.step} was sealed with the first {sealed.bytes:,} bytes",

@@ -1,8 +1,8 @@
-"""One writer for each folder: two programs that fill the same output would mix their lines and count twice.
+"""Lock folders: two processes that write into the same output would mix their lines and count twice.
 
-The kernel holds the lock (flock) for as long as the process lives, so `kill -9` leaves nothing behind. A file system
-without flock gets a file that names its holder: it is stale when that process of this machine is gone. Of another
-machine nothing can be known, so its file stands until somebody deletes it.
+The kernel holds the lock (flock) for as long as the process lives, so `kill -9` leaves nothing behind. On a file
+system without flock a file names the process: the lock is stale if that process of this machine no longer runs. For
+another machine this cannot be checked, so its file stays until a user deletes it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def worker_lock(worker: int, workers: int) -> str:
 
 @contextmanager
 def held(folder: Path, name: str = LOCK) -> Iterator[None]:
-    """Hold a folder for writing, which is made where it is missing.
+    """Hold the lock of a folder for writing; the folder is created if it is missing.
 
     Args:
         name: of the lock file.
@@ -54,7 +54,7 @@ def held(folder: Path, name: str = LOCK) -> Iterator[None]:
     try:
         yield
     finally:
-        if os.getpid() == owner:  # a forked child that comes here holds nothing
+        if os.getpid() == owner:  # a forked child holds nothing
             path.unlink(missing_ok=True)
             _held.discard(descriptor)
             os.close(descriptor)
@@ -64,7 +64,7 @@ def require_free(folder: Path, name: str = LOCK) -> None:
     """Check that no process holds a folder. Nothing is written.
 
     Raises:
-        ConfigError: somebody does.
+        ConfigError: one does.
     """
     path = folder / name
     try:
@@ -85,7 +85,7 @@ def _taken(path: Path) -> int:
         try:
             if not _locked(descriptor, path, wanted=fcntl.LOCK_EX):
                 raise _in_use(path)
-            # who held it before may have deleted the file between our two calls: then this is no lock
+            # the previous process can have deleted the file between our two calls: then this is no lock
             if _is_still(path, descriptor):
                 return descriptor
         except BaseException:
@@ -137,7 +137,7 @@ def _this_process() -> dict[str, object]:
 def _started(pid: int) -> str | None:
     """Return when a process started, which distinguishes it from a later one of the same number; None: not running."""
     try:
-        # the 22nd field is its start; the name before it may hold spaces
+        # the 22nd field is its start; the name before it can hold spaces
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rsplit(")", 1)[1].split()[19]
     except OSError:
         pass
@@ -163,7 +163,7 @@ def _in_use(path: Path) -> ConfigError:
     return ConfigError(
         "Another process writes into this folder.",
         where=str(path.parent),
-        facts=facts or ["it has not yet written who it is"],
+        facts=facts or ["it has not yet written its process id"],
         fix="wait until it has ended, end it, or set another output"
         + (
             f"; if it no longer runs there, delete {path}"

@@ -1,11 +1,11 @@
-"""One run: one student, one method, one seed, one folder that explains it.
+"""Execute one run: one student, one method, one seed, one folder with all its files.
 
 folder/
   recipe.json      the resolved recipe
   metrics.jsonl    every step, and the learning curve
   checkpoints/     for resuming; removed when the run is finished
   answers/         the teacher's answers (sequence-level KD), unless a study shares them
-  projectors.safetensors  what learned beside the student (hidden_states), where there was such
+  projectors.safetensors  the projectors of terms on activations, if there are any
   student/         the trained model and its tokenizer
   held_out.jsonl   nats of every held-out row, and the generated answers
   run.json         the record; written last, so a folder without it is not finished
@@ -70,22 +70,22 @@ def execute(
     collator: MakeCollator | None = None,
     stored: StoredSignals | None = None,
 ) -> RunRecord:
-    """Run a recipe to its end, or go on where an earlier try stopped, or return what is finished.
+    """Run a recipe, or resume it, or return its record if it is finished.
 
     Args:
-        run: the recipe; or its inputs, where they are loaded already.
+        run: the recipe; or its inputs, if they are loaded already.
         answers_folder: where the teacher's answers are kept; default: inside the run's folder.
         arm: name of the arm in its study; default: the method.
         collator: makes the training batches instead of the usual one (the demo's broken ones).
-        stored: where cached signals of the teacher are; default: where the recipe's teacher.cache says.
+        stored: where cached signals of the teacher are; default: the recipe's teacher.cache.
     Raises:
         TokenizerMismatch: the pair does not allow the method; raised before any weight is loaded.
         ConfigError: the folder holds a run of another recipe, or of files that have changed since; or another process
             writes into it.
-        DataError: what the folder holds of this run is damaged.
+        DataError: files of this run in the folder are damaged.
         CacheMismatch, CacheCorrupt: the cache is of another teacher or other rows, or is damaged.
         NumericsError: a loss, a gradient, a weight or a held-out figure is not finite.
-        Interrupted: a signal came; what was done is kept.
+        Interrupted: a signal came; finished work is kept.
     """
     recipe = run if isinstance(run, RunRecipe) else run.recipe
     processes = PartialState(cpu=recipe.training.device == "cpu")
@@ -97,7 +97,7 @@ def execute(
         files = inputs.fingerprints()
     if processes.is_main_process:
         require_claimable(folder, recipe, fingerprints=files)
-    # of the processes of one run the first holds the folder
+    # only the first process of a run locks the folder
     with held(folder) if processes.is_main_process else nullcontext():
         with processes.main_process_first():
             identity = claim(folder, recipe, fingerprints=files)
@@ -107,14 +107,14 @@ def execute(
         claimed = _Claimed(inputs, folder, arm, identity, files, answers_folder or folder / "answers")
         try:
             return claimed.execute(stored or stored_signals(inputs), collator=collator)
-        except NumericsError as error:  # it knows the step; of a study the run must be known too
+        except NumericsError as error:  # the message has the step; in a study the run is needed too
             facts = [f"run {recipe.name} in {folder}", *error.facts]
             raise NumericsError(error.rule, where=error.where, facts=facts, fix=error.fix) from error
 
 
 @dataclass(frozen=True)
 class _Trained:
-    """What training leaves, and what it read of the teacher."""
+    """The result of training, and what it read of the teacher."""
 
     student: PreTrainedModel
     references: ReferenceLines
@@ -148,7 +148,7 @@ class _Claimed:
         trained = self._train(teacher, split, collator=collator)
         source = load_config(recipe.student.path, revision=recipe.student.revision)
         dtype = saved_dtype(recipe.student.save_dtype, source, trained.student)
-        round_weights(trained.student, dtype)  # what is evaluated is what is saved
+        round_weights(trained.student, dtype)  # evaluate what is saved
         result = evaluate(
             trained.student,
             inputs.held_out,
@@ -200,7 +200,7 @@ class _Claimed:
         data = training_data(inputs, split, collator=collator)
         references = reference_lines(split.rows, inputs.eval_rows, vocabulary=len(inputs.student.tokenizer))
         train_student(inputs, student, signals, data, references=references, identity=self.identity, writes=self.writes)
-        student = merged(student)  # a PEFT model learned by its adapters
+        student = merged(student)  # a PEFT model was trained by its adapters
         if signals is None:
             return _Trained(student, references, "none", data.spans)
         return _Trained(student, references, "cached" if isinstance(signals, CachedTeacher) else "online", data.spans)

@@ -1,7 +1,7 @@
-"""The kinds of cache that methods read of a teacher, and the writing of one part of a cache location.
+"""Choose the cache kinds that methods need, and write one part of a cache location.
 
 Signals are recorded for three sets of rows: the training rows, the training rows with the teacher's answers, and the
-held-out rows of the evaluation (see `teachers/stored/location.py` for where each lies).
+held-out rows of the evaluation (for their folders see `teachers/stored/location.py`).
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from distillab.teachers.stored.kinds import kinds_for, resolve_layouts
 from distillab.teachers.stored.location import Part, keep_tokenizer, part_of
 from distillab.teachers.stored.writing import identity_of, write_cache
 
-_HEAD_BYTES = 4  # of a weight, at most
-_ROW_BYTES = 96  # of a row in the index: key, digest, lengths; and for every kind an end and a checksum
+_HEAD_BYTES = 4  # largest bytes of a weight
+_ROW_BYTES = 96  # bytes of a row in the index: key, digest, lengths; and for every kind an end and a checksum
 _KIND_BYTES = 16
 
 
@@ -50,7 +50,7 @@ def kinds_needed(
     teacher: ModelShape,
     vocabularies: Vocabularies | None = None,
 ) -> tuple[KindConfig, ...]:
-    """Return the kinds from which all of these terms read the same numbers as from the teacher itself, or nearly so.
+    """Return the kinds that give all these terms the same numbers as the teacher itself, or nearly the same.
 
     Args:
         terms: of all arms that share a teacher; no attention maps.
@@ -70,7 +70,7 @@ def held_out_kinds(teacher: TeacherView) -> tuple[KindConfig, ...]:
 
 
 def arms_kinds(arms: Sequence[RunInputs]) -> tuple[KindConfig, ...]:
-    """Return the kinds that several runs with one pair of models read; none where they read nothing.
+    """Return the kinds that several runs with one pair of models read; empty if they read nothing.
 
     Args:
         arms: those whose signals can be cached (`Method.can_be_cached`), whose teacher reads the same tokens.
@@ -89,7 +89,7 @@ def arms_kinds(arms: Sequence[RunInputs]) -> tuple[KindConfig, ...]:
 
 @dataclass(frozen=True, eq=False)
 class CacheJob:
-    """A part of a cache location that is to be made.
+    """A part of a cache location to be built.
 
     Attributes:
         location: the cache location.
@@ -132,7 +132,7 @@ def bytes_before_loading(job: CacheJob) -> int:
 
 
 def bytes_needed(layouts: Sequence[Layout], rows: Sequence[EncodedRow], *, vocabulary: int) -> int:
-    """Return bytes that a cache of these rows takes on the disk without compression; of `sampled` the most that it can.
+    """Return the bytes of a cache of these rows on disk, without compression; for `sampled` the largest possible.
 
     Args:
         layouts: of all kinds.
@@ -147,7 +147,7 @@ def bytes_needed(layouts: Sequence[Layout], rows: Sequence[EncodedRow], *, vocab
 
 
 def identity_for(job: CacheJob, *, teacher: TeacherIdentity, settings: CacheConfig) -> CacheIdentity:
-    """Return everything that decides what a job holds; the arguments as in `write_part`.
+    """Return the identity of a job's part; the arguments as in `write_part`.
 
     Raises:
         ConfigError: a layer or block that the teacher does not have.
@@ -175,19 +175,19 @@ def write_part(
     workers: int = 1,
     otherwise: str | None = None,
 ) -> CacheUse | None:
-    """Make one part of a cache location, or what is missing of it. Killed at any instant, it resumes.
+    """Write one part of a cache location, or its missing shards. It resumes after an interruption.
 
     Args:
-        job: what goes where.
+        job: the part.
         teacher: whose signals these are.
         settings: sizes of files and batches, compression, seed of the draws.
         worker, workers: this process makes the shards with number % workers == worker.
-        otherwise: a way out beside more space, for the message of a full disk.
+        otherwise: another fix than more space, for the message of a full disk.
     Returns:
-        The record of the finished part; None where shards of other workers are still missing.
+        The record of the finished part; None if shards of other workers are still missing.
     Raises:
-        StorageError: it does not fit onto the disk.
-        CacheMismatch: the folder holds the cache of something else.
+        StorageError: the disk has too little space.
+        CacheMismatch: the folder holds a cache of another identity.
         ConfigError: a layer or block that the teacher does not have.
     """
     identity = identity_for(job, teacher=teacher.identity, settings=settings)
@@ -204,7 +204,7 @@ def write_part(
     if not made.complete:
         return None
     if not done.rows and job.built.is_file():
-        return read_record(CacheUse, job.built)  # which knows how long it took
+        return read_record(CacheUse, job.built)  # its record has the time
     use = CacheUse(
         path=str(folder),
         fingerprint=identity.fingerprint,

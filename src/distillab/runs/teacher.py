@@ -1,4 +1,4 @@
-"""The teacher of a run: its cache where there is one, else its weights, loaded when first needed."""
+"""Open the teacher of a run: its cache if there is one, else its weights, loaded when first needed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class StoredSignals:
 
     Attributes:
         train: of the training rows; None: the terms read the teacher itself.
-        held_out: of the held-out rows; None: the evaluation reads the teacher itself, where it has its weights.
+        held_out: of the held-out rows; None: the evaluation reads the teacher itself, if it has its weights.
         text: the teacher's answers; None: in the folder of the run or of its study.
     """
 
@@ -55,7 +55,7 @@ def stored_signals(inputs: RunInputs) -> StoredSignals:
     part: Part = "answers" if method.answers == "teacher" else "train"
     if method.reads_signals and part not in parts:
         raise CacheMismatch(
-            "The method reads the teacher's signals on its training rows, and the cache holds none of them.",
+            "The method needs the teacher's signals on its training rows, and the cache holds none.",
             where=part_of(location, part),
             facts=[
                 f"method {inputs.recipe.method}, whose rows have the answers of the {method.answers}",
@@ -83,7 +83,7 @@ def _held_out_part(location: str, parts: Mapping[Part, CacheIdentity], rows: Seq
     return None
 
 
-TRAINING = "the training rows"  # what a run's record calls them
+TRAINING = "the training rows"  # their names in a run's record
 
 
 class RunTeacher:
@@ -91,7 +91,7 @@ class RunTeacher:
 
     Args:
         inputs: of the run.
-        stored: where the run finds cached signals; default: nowhere.
+        stored: where cached signals are; default: none.
     """
 
     def __init__(self, inputs: RunInputs, stored: StoredSignals = NOTHING_STORED) -> None:
@@ -147,7 +147,7 @@ class RunTeacher:
         Args:
             answers_folder: where the teacher's answers are kept, unless the recipe's own cache holds them.
         Returns:
-            The rows, and the counts of the answers where they are the teacher's.
+            The rows, and the counts of the answers if they are the teacher's.
         Raises:
             As `make_answers` and `read_answers`.
         """
@@ -164,7 +164,7 @@ class RunTeacher:
         """Return the source of the terms' signals at the training rows; None if they read none.
 
         Raises:
-            CacheMismatch, CacheCorrupt: the cache does not hold these rows, or is another's or damaged.
+            CacheMismatch, CacheCorrupt: the cache does not hold these rows, has another identity, or is damaged.
         """
         if not self._inputs.method.reads_signals:
             return None

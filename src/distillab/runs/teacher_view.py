@@ -1,4 +1,4 @@
-"""How the teacher of a run reads rows: with which tokenizer, and how many ids of its distributions are compared."""
+"""Decide how the teacher of a run reads rows: with which tokenizer, and how many ids are compared."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from distillab.teachers.spec import TeacherSpec
 
 @dataclass(frozen=True, eq=False)
 class TokenizerPair:
-    """The tokenizers of both models, and what is derived from them once for all runs that share them."""
+    """The tokenizers of both models, and what is derived from them, once for all runs that share them."""
 
     student: Reader
     teacher: Reader
@@ -24,7 +24,7 @@ class TokenizerPair:
 
     @cached_property
     def vocabularies(self) -> Vocabularies:
-        """Both vocabularies side by side, for the terms on two tokenisations."""
+        """Both vocabularies, for the terms on two tokenisations."""
         return vocabularies(
             self.student,
             self.teacher,
@@ -99,7 +99,7 @@ class TeacherView:
     def compared_width(self) -> int:
         """Ids that the terms compare: those that mean the same to both models.
 
-        Where none do and the run compares by index all the same, to demonstrate it, those of the smaller vocabulary.
+        If no ids do and the run compares by index on purpose (a shown failure): the ids of the smaller vocabulary.
         """
         if self.mismatched_vocab:
             return min(vocab_size(self.contract.teacher), vocab_size(self.contract.student))
@@ -127,6 +127,6 @@ class TeacherView:
         return self.pair.encoded_for_teacher(split).rows if self.own_tokens else split.rows
 
 
-def vocab_size(side: TokenizerInfo) -> int:
+def vocab_size(info: TokenizerInfo) -> int:
     """Return the number of ids that a tokenizer has and its model has logits for."""
-    return min(width for width in (side.tokens, side.logits_width) if width is not None)
+    return min(width for width in (info.tokens, info.logits_width) if width is not None)

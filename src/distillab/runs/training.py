@@ -1,4 +1,4 @@
-"""The training part of a run: from a fresh student, or from the last checkpoint, to the end of the budget."""
+"""Train the student of a run: from its initial weights or the last checkpoint, to the end of the budget."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from distillab.training.checkpoints import Prefix, newest_checkpoint, require_fi
 from distillab.training.projectors import detach
 from distillab.training.trainer import DistillationTrainer, StepReport
 
-MakeCollator = Callable[[int], Collator]  # given the padding id
+MakeCollator = Callable[[int], Collator]  # takes the padding id
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,9 +47,9 @@ class TrainingData:
     Attributes:
         rows: as `collator` takes them.
         collator: makes the training batches.
-        row_names: where each row of the split stands, for messages.
+        row_names: the origin of each row of the split, for messages.
         lengths: the student's tokens of each of `rows`.
-        spans: counts of the alignment of two tokenisations; None where there is one.
+        spans: counts of the alignment of two tokenisations; None if there is one.
     """
 
     rows: Dataset[Any]
@@ -95,10 +95,10 @@ def objective_for(inputs: RunInputs, student: PreTrainedModel, teacher: SignalSo
     """Build the objective of a run, and prepare both models for it.
 
     Args:
-        teacher: what gives the terms their signals.
+        teacher: source of the terms' signals.
     Raises:
-        ConfigError: a term does not fit the two models, or they cannot give what it reads; samples are to be packed
-            and would read each other.
+        ConfigError: a term does not fit the two models, or the models cannot give what it reads; packed samples
+            would read each other.
     """
     settings, view = inputs.recipe.training, inputs.teacher
     objective = build_objective(
@@ -137,7 +137,7 @@ def trainer_for(
         data: the training rows and their batches.
         checkpoints: folder of its checkpoints.
         on_step: called after every optimizer step.
-        identity: of the run, which its checkpoints are sealed with.
+        identity: of the run, for the seal of its checkpoints.
         measurements: see `DistillationTrainer`.
     """
     settings = inputs.recipe.training
@@ -176,13 +176,13 @@ def train_student(
     Args:
         data: the training rows and their batches.
         references: shown beside the learning curve.
-        identity: of the run; it goes on from its own checkpoint only.
+        identity: of the run; it resumes only from its own checkpoint.
         writes: False on all processes but the first.
     Raises:
         ConfigError: see `objective_for`.
         Interrupted: a signal came; a checkpoint of the last step is kept.
         NumericsError: a loss, a gradient, a weight or a held-out figure is not finite.
-        DataError: the checkpoint, or what was measured until it, is damaged.
+        DataError: the checkpoint, or the measurements before it, are damaged.
     """
     recipe, settings = inputs.recipe, inputs.recipe.training
     objective = objective_for(inputs, student, teacher)
@@ -225,7 +225,7 @@ def train_student(
         trainer.train(resume_from_checkpoint=str(last.folder) if last else None)
         step = trainer.state.global_step
         if step < settings.steps or interrupt_requested() is not None:
-            # another process of this run may have got the signal, and not this one
+            # another process of this run can have received the signal
             number = interrupt_requested() or signal.SIGTERM
             raise Interrupted(number, f"{recipe.name}: step {step} of {settings.steps} is kept ({checkpoints})")
         require_finite_weights(student, step=settings.steps)

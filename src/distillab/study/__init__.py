@@ -1,1 +1,1 @@
-"""Plans, runs and compares: one run of one recipe, and studies of many under one budget."""
+"""Plan, run and compare the arms × seeds of a study."""

@@ -1,4 +1,4 @@
-"""What a study compares its arms with beside SFT: the undistilled student and the teachers, each evaluated once."""
+"""Evaluate the baselines of a study, each once: the undistilled student and the teachers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Baselines:
         """Evaluate the student as it is before any training.
 
         Args:
-            inputs: of a run; a random student is that of its seed.
+            inputs: of a run; a random student has its seed.
             teacher: whose distributions it is compared with.
         """
 
@@ -87,7 +87,7 @@ class Baselines:
         return self.folder / f"{stem}.json"
 
     def _kept(self, stem: str, inputs: RunInputs, measure: Callable[[], EvaluationResult]) -> EvaluationRecord:
-        """Return what was measured before, checked; else measure now.
+        """Return the stored evaluation, checked; else evaluate now.
 
         Raises:
             DataError: the record is damaged or of another model, or its figures have changed since.

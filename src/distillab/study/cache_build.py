@@ -1,4 +1,4 @@
-"""`distillab cache build`: plan which parts a recipe needs, of which rows, where; and build them."""
+"""`distillab cache build`: plan the parts that a recipe needs, and build them."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from distillab.teachers.stored.location import Part, keep_tokenizer, part_of
 
 @dataclass(frozen=True)
 class CacheBuild:
-    """One cache location and what goes into it, all from one teacher.
+    """One cache location and its parts, all from one teacher.
 
     Attributes:
         inputs: of a run that reads it.
         settings: how it is stored.
         location: the folder.
-        jobs: signals on rows that exist before.
-        text: the teacher's answers are wanted.
-        answers: kinds that are wanted of the rows with the teacher's answers.
+        jobs: signals on rows that are known in advance.
+        text: whether the teacher's answers are stored.
+        answers: kinds for the rows with the teacher's answers.
     """
 
     inputs: RunInputs
@@ -54,13 +54,13 @@ class CacheBuild:
 
 
 def cache_builds(recipe: RunRecipe | StudyRecipe) -> list[CacheBuild]:
-    """Plan what to store for a recipe: of a study one location a teacher, where `distillab compare` looks for it.
+    """Plan what to store for a recipe; for a study one location a teacher, where `distillab compare` reads it.
 
     The teachers' answers, and signals on them, are made by the study itself.
 
     Raises:
         ConfigError: nothing that could be stored is read, or the teacher has no weights.
-        TokenizerMismatch: the teacher reads the student's ids as other tokens.
+        TokenizerMismatch: the student's ids mean other tokens to the teacher.
     """
     recipe = dated(recipe, builds=True)
     if isinstance(recipe, StudyRecipe):
@@ -137,7 +137,7 @@ def _of_study(recipe: StudyRecipe) -> list[CacheBuild]:
 
 
 def require_room(builds: Sequence[CacheBuild]) -> None:
-    """Check, before any weight is loaded, that what is not there yet fits onto the disk.
+    """Check, before any weight is loaded, that the missing parts fit onto the disk.
 
     Raises:
         StorageError: it does not.
@@ -156,14 +156,14 @@ def require_room(builds: Sequence[CacheBuild]) -> None:
 
 
 def run_build(item: CacheBuild, *, worker: int, workers: int) -> None:
-    """Build what is missing of one location. Killed at any instant, it resumes.
+    """Build the missing parts of one location. It resumes after an interruption.
 
     Args:
-        worker, workers: this process makes every shard whose number leaves `worker` when divided by `workers`.
+        worker, workers: this process makes the shards with number % workers == worker.
     Raises:
         StorageError: the disk is full.
-        CacheMismatch: the folder holds the cache of something else.
-        ConfigError: another process makes the same share of it.
+        CacheMismatch: the folder holds a cache of another identity.
+        ConfigError: another process makes the same share.
     """
     with ExitStack() as holds:
         for folder in item.folders:
@@ -191,7 +191,7 @@ def _build_text(item: CacheBuild, teacher: RunTeacher, *, worker: int, workers: 
     )
     config = load_config(view.spec.config, revision=view.spec.revision)
     keep_tokenizer(item.location, view.reader.tokenizer, config)
-    # rows with the answers are known when all workers have made theirs
+    # rows with the answers are known when all workers have finished theirs
     if not item.answers or not store_is_complete(text):
         return
     rows = view.rows(read_answers(inputs, str(text)).split)
@@ -204,7 +204,7 @@ def _with_weights(teacher: TeacherConfig | None) -> TeacherConfig:
     """Return the teacher without the cache that a run may already read: that is what is built."""
     if teacher is None or teacher.path is None:
         raise ConfigError(
-            "A cache is made of a teacher's signals, and the recipe names no teacher's weights.",
+            "A cache is built from a teacher's signals, and the recipe names no teacher with weights.",
             fix="add teacher: {path: …}",
         )
     return teacher.model_copy(update={"cache": None})
@@ -220,7 +220,7 @@ def _nothing(rule: str, recipe: RunRecipe) -> ConfigError:
 
 def _other_tokens(teacher: TeacherView) -> TokenizerMismatch:
     return TokenizerMismatch(
-        "The teacher reads the student's ids as other tokens, so its signals would be of other rows.",
+        "The student's ids mean other tokens to the teacher, so its signals would be for other texts.",
         facts=[teacher.contract.reason],
         fix="store its answers, which every tokenizer can read: cache: {kinds: [{kind: text}]}",
     )

@@ -1,4 +1,4 @@
-"""The cost of a cache before it is built: bytes, and seconds of the teacher. N scored positions, M drawn tokens."""
+"""Estimate a cache before it is built: bytes, and seconds of the teacher. N scored positions, M drawn tokens."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from distillab.teachers.protocol import SignalSource
 from distillab.teachers.stored.encoder import SignalEncoder
 from distillab.teachers.stored.writing import batches
 
-_BATCHES = 4  # that the teacher reads for an estimate, at most
-_LONG_S = 15.0  # after so many seconds no further batch is begun
-_WARM_ROWS = 2  # that it reads before, untimed: the first ones of a process are slower
+_BATCHES = 4  # rows that the teacher reads for an estimate, at most
+_LONG_S = 15.0  # seconds after which no further batch is started
+_WARM_ROWS = 2  # batches before, untimed: the first ones of a process are slower
 
 
 @dataclass(frozen=True)
 class PartEstimate:
-    """What one part of a cache location will cost.
+    """The estimated cost of one part of a cache location.
 
     Attributes:
         folder: where it goes.
         source: name of the rows.
         rows, tokens, scored_tokens: of it.
         kind_bytes: "tokens", every kind, and "index" -> bytes; "head" where kind full stores it.
-        measured: those of them that were measured on some rows; the others are exact.
-        teacher_s: seconds, from some batches.
+        measured: the kinds whose size was measured on some rows; the others are exact.
+        teacher_s: seconds, estimated from some batches.
     """
 
     folder: Path
@@ -56,7 +56,7 @@ class PartEstimate:
 
 
 def estimate(build: CacheBuild) -> list[PartEstimate]:
-    """Return the cost of every part whose rows are known before: all but the teacher's own answers.
+    """Return the cost of every part whose rows are known in advance: all but the teacher's answers.
 
     Raises:
         TeacherError: the teacher cannot be loaded.

@@ -1,4 +1,4 @@
-"""The caches that the runs of a study share: one location a teacher, each part made once."""
+"""Plan the caches that the runs of a study share: one location a teacher, each part made once."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class StudyCaches:
     Args:
         recipe: the study.
         inputs: of a run of an arm, with any seed.
-        uncached: names of the arms with batches of their own, whose rows are in no cache.
+        uncached: names of the arms with another collator, whose rows are in no cache.
     """
 
     recipe: StudyRecipe
@@ -67,10 +67,10 @@ class StudyCaches:
         return [arm for arm in first.values() if not self.job(arm, part).built.is_file()]
 
     def job(self, arm: ArmConfig, part: Part, rows: Sequence[EncodedRow] = ()) -> CacheJob:
-        """Return what is to be recorded for an arm and all that share its cache.
+        """Return the job that records the cache of an arm and of all arms that share it.
 
         Args:
-            rows: of the part answers: the teacher's inputs with its own answers.
+            rows: for the part answers: the teacher's inputs with its answers.
         """
         inputs = self.inputs(arm)
         teacher, (train, held_out) = inputs.require_teacher(), inputs.splits.sources
@@ -82,7 +82,7 @@ class StudyCaches:
         return CacheJob(self._location(arm, part), part, self._kinds(arm, part), rows, source, teacher, view)
 
     def require_space(self, work: Sequence[tuple[ArmConfig, Part]]) -> None:
-        """Check that all caches that are to be made fit onto the disk.
+        """Check that all caches to be built fit onto the disk.
 
         Raises:
             StorageError: they do not.

@@ -1,4 +1,4 @@
-"""Records of runs -> the results of a study. Pure bookkeeping: nothing here touches a model."""
+"""Assemble the results of a study from the records of its runs; no model is used."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def assemble(
     """Assemble the results of a study from its finished runs.
 
     Args:
-        investigation: what the doctor found before the first of them; None: it was left out.
+        investigation: what the doctor found before the first run; None: it was skipped.
     """
     folder = Path(recipe.output)
     by_arm = {arm.name: [record for record in records if record.arm == arm.name] for arm in recipe.arms}
@@ -139,7 +139,7 @@ def _names(names: Sequence[str]) -> str:
 def _shared_s(
     records: Sequence[RunRecord], made: Mapping[str, float | None], *, training: bool = False
 ) -> float | None:
-    """Return the seconds to make what runs read of their teachers, each once; None where one was made elsewhere.
+    """Return the seconds to make what runs read of their teachers, each once; None if one was made elsewhere.
 
     Args:
         made: seconds of the caches, by their path.

@@ -1,4 +1,4 @@
-"""Intervals for paired differences over seeds and rows, and what several comparisons do to their error rate.
+"""Compute intervals for paired differences over seeds and rows, and adjust for several comparisons.
 
 Shape letters: N studies (1 outside of simulations), S seeds, R held-out rows.
 """
@@ -18,8 +18,8 @@ from distillab.records import FEWEST_ROWS, Interval
 
 Floats = NDArray[np.float64]
 
-# Share of the error rate that the t over seeds is given. Seed effects are often skewed (one bad run), and the t of few
-# skewed values covers 88 % where it promises 95; with two seeds it is as wide as it can usefully be.
+# Share of the error rate for the t interval over seeds. Seed effects are often skewed (one bad run), and a t interval
+# of few skewed values covers 88 % instead of 95; with two seeds it is as wide as is useful.
 _SEED_SHARE = {2: 1.0, 3: 0.82}
 _SEED_SHARE_OF_MORE = 0.58
 
@@ -30,7 +30,7 @@ class Spread:
 
     Attributes:
         mean: nats a token.
-        by_seed: variance over seeds of the mean, with what seeds and rows do together; 0 with one seed.
+        by_seed: variance over seeds of the mean, with the interaction of seeds and rows; 0 with one seed.
         by_row: variance over rows beyond that.
         seeds, rows: how many.
     """
@@ -47,7 +47,7 @@ class Spread:
             H² = t²(S − 1; error · share) · V_seed + t²(R − 1; error) · V_row
 
         Two intervals, each with its own degrees of freedom, added in quadrature (MOVER): never narrower than t over
-        seeds, and not as wide as t with S − 1 degrees of freedom would be where rows rule.
+        seeds, and not as wide as t with S − 1 degrees of freedom if rows dominate the variance.
 
         Source: Howe 1974; Zou and Donner 2008, Construction of confidence limits about effect measures (MOVER).
         """
@@ -65,7 +65,7 @@ def spread(differences_NSR: Floats, tokens_NR: Floats) -> Spread:
 
     The model is crossed: a difference has a part of its seed, one of its row, and one of seed and row together. The
     last one is in the variance over seeds (S seed means) and in that over rows (the ratio estimator's linearised
-    residuals of the mean over seeds); it is estimated from what both leave over, and counted once.
+    residuals of the mean over seeds); it is estimated from the rest, and counted once.
 
     Args:
         differences_NSR: nats of a row, arm − SFT.
@@ -133,10 +133,10 @@ def p_value(found: Spread) -> float:
 
 
 def adjusted(intervals: Sequence[Interval]) -> list[Interval]:
-    """Return the comparisons of several arms with SFT, in the same order, with Holm's p-values beside their own.
+    """Return the comparisons of several arms with SFT, in the same order, with Holm's adjusted p-values added.
 
-    Of the arms that are like SFT, none has an adjusted p-value below 0.05 in 95 of 100 studies, however the
-    arms depend on each other. The intervals stay those of each comparison alone.
+    If no arm differs from SFT, none has an adjusted p-value below 0.05 in 95 of 100 studies, for any dependence of the
+    arms. The intervals are not adjusted.
 
     Source: Holm 1979, A simple sequentially rejective multiple test procedure.
     """

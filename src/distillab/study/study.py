@@ -1,4 +1,4 @@
-"""A study: methods × seeds on the same rows, under one budget, evaluated by one protocol.
+"""Run a study: methods × seeds on the same rows, under one budget, evaluated by one protocol.
 
 folder/
   study.json       the resolved recipe
@@ -6,7 +6,7 @@ folder/
   cache/           the teachers' signals on the rows, one location a teacher (see `caches`)
   baselines/       the undistilled student, the teachers
   runs/ARM/seedN/  one run each (see `run`)
-  doctor.json      what the doctor found before the first run, unless it was left out
+  doctor.json      what the doctor found before the first run, unless it was skipped
   results.json     the records of all, from which the report is made
   report.md, report.html
 """
@@ -42,13 +42,13 @@ from distillab.teachers.stored.location import Part
 
 @dataclass
 class Study:
-    """Plans and runs one study. Killed at any instant, it resumes and redoes no finished run.
+    """Plan and run one study. It resumes after an interruption and repeats no finished run.
 
     Args:
         recipe: the study.
-        reproduce: the command that makes it again, for the report.
-        collators: arm name -> makes its batches instead of the usual collator; such an arm is a shown failure.
-        investigation: what was found before; kept in the folder and in the results.
+        reproduce: the command that repeats it, for the report.
+        collators: arm name -> its collator, instead of the usual one; such an arm is a shown failure.
+        investigation: what the doctor found; kept in the folder and in the results.
     """
 
     recipe: StudyRecipe
@@ -58,11 +58,11 @@ class Study:
     _loaded: dict[str, RunInputs] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.recipe = dated(self.recipe)  # all arms read one day
+        self.recipe = dated(self.recipe)  # all arms use one date
         results = [arm.name for arm in self.recipe.arms if arm.name in self.collators and not arm.shown_failure]
         if results:
             raise ConfigError(
-                "Only a shown failure has batches of its own, and these arms have no shown_failure.", facts=results
+                "Only a shown failure can have another collator, and these arms have no shown_failure.", facts=results
             )
 
     def showing_mismatches(self) -> Study:
@@ -95,7 +95,7 @@ class Study:
         return self.inputs(self.recipe.arms[0]).held_out_line
 
     def run(self) -> StudyResults:
-        """Run what is not finished yet, and assemble the results.
+        """Run all unfinished runs, and assemble the results.
 
         Raises:
             TokenizerMismatch, ConfigError: see `require_runnable`.
@@ -165,7 +165,7 @@ class Study:
     def answers(self, arm: ArmConfig) -> EncodedSplit:
         """Return the rows with the answers of the arm's teacher, which generates those that are missing.
 
-        They go into the store that all seeds share.
+        They are kept in the store that all seeds share.
         """
         teacher = RunTeacher(self.inputs(arm, self.recipe.seeds[0]))
         return teacher.training_rows(self._answers_folder(arm))[0]
@@ -200,7 +200,7 @@ class Study:
         teachers = [partial(Study.teacher, arm=arm) for arm in self._arms_of_missing_teachers()]
         answers = [partial(Study.answers, arm=arm) for arm in self._arms_of_answers(arms)]
         self._do([*teachers, *answers, *(partial(Study.build, arm=arm, part=part) for arm, part in first)])
-        # the rows of these have the answers that were just given
+        # their rows have the answers that were just generated
         self._do([partial(Study.build, arm=arm, part=part) for arm, part in second])
 
     def _runs(self) -> list[tuple[ArmConfig, int]]:
@@ -216,7 +216,7 @@ class Study:
             for piece in work:
                 piece(self)
             return
-        bare = replace(self, _loaded={})  # what is loaded here need not travel
+        bare = replace(self, _loaded={})  # loaded objects are not pickled
         run_jobs([partial(_in_worker, bare, piece) for piece in work], workers=self.recipe.workers)
 
     def _folder(self, arm: ArmConfig, seed: int) -> Path:
@@ -285,7 +285,7 @@ _of_this_worker: list[Study] = []
 
 
 def _in_worker(study: Study, piece: Callable[[Study], object]) -> None:
-    """Do a piece in a process of its own, which keeps the study of its first piece with what that has loaded."""
+    """Run a job in a worker process, which keeps the study of its first job with everything loaded."""
     if not _of_this_worker:
         _of_this_worker.append(study)
     piece(_of_this_worker[0])

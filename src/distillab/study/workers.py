@@ -1,7 +1,7 @@
-"""Runs independent jobs in several processes of one machine.
+"""Run independent jobs in several processes of one machine.
 
 Two small models train faster side by side on one thread each than one after another on two threads.
-A job leaves its result on disk, so a job that is done is never done again.
+A job writes its result to disk, so that a finished job is never repeated.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def run_jobs(jobs: Sequence[Job], *, workers: int) -> None:
     Args:
         jobs: picklable (a `functools.partial` of a module's function).
     Raises:
-        The first error of any job; the others are not started any more.
-        Interrupted: a signal came; every worker has kept what it did, and has ended.
+        The first error of any job; no further job is started.
+        Interrupted: a signal came; every worker has saved its work, and has ended.
     """
     if not jobs:
         return
@@ -57,7 +57,7 @@ def _wait(futures: Sequence[Future[None]]) -> list[Future[None]]:
     """Return the futures that are done when all are, or when one has failed.
 
     Raises:
-        Interrupted: a signal came to this process; it went to the workers too, and they have ended.
+        Interrupted: a signal came to this process and to the workers, which have ended.
     """
     pending = set(futures)
     while pending and interrupt_requested() is None:
@@ -80,7 +80,7 @@ def _start(threads: int) -> None:
     torch.set_num_threads(threads)
     plain_lines()  # several bars on one terminal would overwrite each other
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    # until this process ends; between two jobs it waits, and a signal must not end it with a traceback there
+    # until this process ends; it waits between two jobs, and a signal must not end it with a traceback
     _handlers.enter_context(handle_signals(quiet=True))
     _handlers.enter_context(defer_interrupt())
 
@@ -93,6 +93,6 @@ def _do(job: Job) -> None:
 def _end_with_parent() -> None:
     """End with the parent: no worker of a killed study goes on writing into its folder when it is started again."""
     parent = multiprocessing.parent_process()
-    assert parent is not None  # a worker has one
+    assert parent is not None  # a worker has one study
     parent.join()
     os._exit(1)

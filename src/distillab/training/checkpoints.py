@@ -200,5 +200,5 @@ def _refused(folder: Path, *facts: str) -> DataError:
         "The checkpoint is not as it was sealed, so the run does not resume from it.",
         where=str(folder),
         facts=facts,
-        fix="restore it from a copy; or delete this folder, and the same command starts the run anew",
+        fix="restore it from a copy; or delete this folder, and the same command starts the run again",
     )

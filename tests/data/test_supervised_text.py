@@ -13,9 +13,9 @@ from distillab.config.data import DataConfig
 from distillab.config.models import EvaluationConfig
 from distillab.data.encoding import Dropped, EncodedRow
 from distillab.data.examples import Example, Message, conversation_example, pair_example
-from distillab.data.learned import Learned, learned
 from distillab.data.reading import Reader, load_reader
 from distillab.data.splits import load_examples
+from distillab.data.supervised_text import SupervisedText, supervised_text
 from distillab.errors import ConfigError, DataError
 from distillab.evaluation.protocol import evaluate
 from distillab.runs.held_out import held_out_for
@@ -67,19 +67,19 @@ def _row(reader: Reader, answer: str) -> EncodedRow:
 @pytest.mark.parametrize(
     ("answer", "rendered", "expected"),
     [
-        ("4", "4", Learned("4")),
-        ("4", f"{NO_THOUGHT}4", Learned("4", before=NO_THOUGHT, added=19)),
-        (f"{THOUGHT}4", "\n\n4", Learned("\n\n4", removed=len(THOUGHT) - 2)),
-        ("  4\n", "4", Learned("4", removed=3)),
-        ("4\n", f"{NO_THOUGHT}4", Learned("4", before=NO_THOUGHT, removed=1, added=19)),
-        ("4", "4\n", Learned("4", behind="\n", added=1)),
-        ("think", f"{NO_THOUGHT}think", Learned("think", before=NO_THOUGHT, added=19)),
-        ("<think>a</think>4", "<think>b</think>4", Learned("<think>b</think>4", removed=1, added=1)),
-        (f"{THOUGHT}", "", Learned("", removed=len(THOUGHT))),
+        ("4", "4", SupervisedText("4")),
+        ("4", f"{NO_THOUGHT}4", SupervisedText("4", before=NO_THOUGHT, added=19)),
+        (f"{THOUGHT}4", "\n\n4", SupervisedText("\n\n4", removed=len(THOUGHT) - 2)),
+        ("  4\n", "4", SupervisedText("4", removed=3)),
+        ("4\n", f"{NO_THOUGHT}4", SupervisedText("4", before=NO_THOUGHT, removed=1, added=19)),
+        ("4", "4\n", SupervisedText("4", behind="\n", added=1)),
+        ("think", f"{NO_THOUGHT}think", SupervisedText("think", before=NO_THOUGHT, added=19)),
+        ("<think>a</think>4", "<think>b</think>4", SupervisedText("<think>b</think>4", removed=1, added=1)),
+        (f"{THOUGHT}", "", SupervisedText("", removed=len(THOUGHT))),
     ],
 )
-def test_what_a_template_made_of_an_answer(answer: str, rendered: str, expected: Learned) -> None:
-    assert learned(answer, rendered) == expected
+def test_what_a_template_made_of_an_answer(answer: str, rendered: str, expected: SupervisedText) -> None:
+    assert supervised_text(answer, rendered) == expected
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_a_prompt_that_opens_a_thought_is_not_called_a_rewritten_turn(
 def test_an_answer_that_goes_on_from_an_opened_thought_is_learned(tmp_path: Path) -> None:
     reader = _reader(tmp_path, KEEP, ASK_THINKING)
     assert _row(reader, f"{THOUGHT}4.").removed == len("<think>\n")
-    assert reader.encoder.learned(_pair(f"{THOUGHT}4."))[-1].text == "Two and two.\n</think>\n\n4."
+    assert reader.encoder.supervised_texts(_pair(f"{THOUGHT}4."))[-1].text == "Two and two.\n</think>\n\n4."
 
 
 def test_a_teacher_is_asked_as_its_template_asks_and_scored_as_it_writes(tmp_path: Path) -> None:
@@ -178,13 +178,13 @@ TALK = conversation_example(
 
 def test_a_template_that_drops_earlier_thoughts_learns_the_last_answer(tmp_path: Path) -> None:
     encoder = chat_reader(tmp_path, OPEN + EMPTY + CLOSE + ASK, special=SPECIAL, kind="messages").encoder
-    with pytest.raises(DataError, match=r"rewrites earlier turns(.|\n)*learned_answers: last"):
+    with pytest.raises(DataError, match=r"rewrites earlier turns(.|\n)*supervised_answers: last"):
         encoder.encode(TALK)
     given, taught = encoder.template.render(TALK.with_last_answer_alone())
     asked = "<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n4.<|im_end|>\n"
     assert given.text == f"{asked}<|im_start|>user\nAnd doubled?<|im_end|>\n<|im_start|>assistant\n"
     assert taught.text == f"{NO_THOUGHT}8.<|im_end|>"
-    assert [answer.text for answer in encoder.learned(TALK.with_last_answer_alone())] == ["8."]
+    assert [answer.text for answer in encoder.supervised_texts(TALK.with_last_answer_alone())] == ["8."]
 
 
 def test_earlier_answers_are_read_and_not_learned(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_the_setting_is_of_conversations(tmp_path: Path) -> None:
     pairs.write_text("".join(json.dumps({"prompt": t, "completion": t}) + "\n" for t in "ab"))
 
     def config(path: Path) -> DataConfig:
-        return DataConfig(train={"path": str(path)}, held_out={"fraction": 0.5}, learned_answers="last")
+        return DataConfig(train={"path": str(path)}, held_out={"fraction": 0.5}, supervised_answers="last")
 
     splits = load_examples(config(talks))
     assert sorted(example.answers for example in (*splits.train, *splits.held_out)) == [("a",), ("b",)]

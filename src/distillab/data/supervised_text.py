@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Learned:
+class SupervisedText:
     """The supervised text of an answer, `before + text + behind`, without special tokens.
 
     Attributes:
@@ -30,13 +30,13 @@ class Learned:
     def inside(self, generated: str) -> str:
         """Return a generated answer without the template's additions, for comparison with `text`.
 
-        >>> Learned("4", before="<think></think>").inside("<think></think>5")
+        >>> SupervisedText("4", before="<think></think>").inside("<think></think>5")
         '5'
         """
         return generated.removeprefix(self.before).removesuffix(self.behind)
 
 
-def learned(answer: str, rendered: str) -> Learned:
+def supervised_text(answer: str, rendered: str) -> SupervisedText:
     """Return how a rendered answer differs from the answer in the data.
 
     If the rendering contains the answer (up to spaces around it), its rest was added. If the answer contains the
@@ -50,12 +50,12 @@ def learned(answer: str, rendered: str) -> Learned:
         # the last occurrence: templates add text before an answer, such as empty reasoning
         before, found, behind = rendered.rpartition(kept)
         if found:
-            return Learned(kept, before, behind, len(answer) - len(kept), len(before) + len(behind))
+            return SupervisedText(kept, before, behind, len(answer) - len(kept), len(before) + len(behind))
     if rendered in answer:
-        return Learned(rendered, removed=len(answer) - len(rendered))
+        return SupervisedText(rendered, removed=len(answer) - len(rendered))
     start = _common(answer, rendered)
     end = _common(answer[start:][::-1], rendered[start:][::-1])
-    return Learned(rendered, removed=len(answer) - start - end, added=len(rendered) - start - end)
+    return SupervisedText(rendered, removed=len(answer) - start - end, added=len(rendered) - start - end)
 
 
 def _common(left: str, right: str) -> int:
