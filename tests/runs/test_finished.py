@@ -86,7 +86,7 @@ CHANGES: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda f: _flip(f / LOGITS / "seed0/student/model.safetensors"),
         r"have changed since.*student/model\.safetensors has other bytes",
     ),
-    "no student": (lambda f: shutil.rmtree(f / SFT / "seed0/student"), r"student/model\.safetensors is gone"),
+    "no student": (lambda f: shutil.rmtree(f / SFT / "seed0/student"), r"student/model\.safetensors is missing"),
     "a figure that is no number": (
         lambda f: _nan(f / SFT / "seed0/run.json"),
         r"no RunRecord.*delete its run\.json, and the same command repeats the run",

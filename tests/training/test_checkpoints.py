@@ -65,8 +65,8 @@ def _seal_of_nonsense(folder: Path) -> None:
 DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "a flipped bit": (_flip, "model.safetensors has other bytes"),
     "a short file": (_cut, r"optimizer.pt has 3 bytes, sealed were 56"),
-    "no optimizer": (lambda folder: (folder / "optimizer.pt").unlink(), "optimizer.pt is gone"),
-    "no shard": (lambda folder: (folder / "shards" / "0.distcp").unlink(), "shards/0.distcp is gone"),
+    "no optimizer": (lambda folder: (folder / "optimizer.pt").unlink(), "optimizer.pt is missing"),
+    "no shard": (lambda folder: (folder / "shards" / "0.distcp").unlink(), "shards/0.distcp is missing"),
     "a file too many": (lambda folder: (folder / "scheduler.pt").write_bytes(b"x"), "scheduler.pt was added"),
     "of another seed": (_swap, "of another run"),
     "of another step": (_rename, "step 9, its seal step 8"),
