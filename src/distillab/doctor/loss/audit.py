@@ -38,7 +38,7 @@ def audit_loss(
     vocabulary: int = 23,
     seed: int = 0,
 ) -> CheckResult:
-    """Examines a function that computes a distillation loss from logits.
+    """Examine a function that computes a distillation loss from logits.
 
     The function is called some hundred times on a small batch of random logits and on variations of it (another
     teacher at one position, more padding, other ids, …); what it computes is read from its values and gradients.
@@ -47,7 +47,7 @@ def audit_loss(
         audit_loss(lambda s, t, y: my_loss(s, t, y, beta=0.1), takes=("student_logits", "teacher_logits", "labels"))
 
     Args:
-        function: takes float32 logits (B, L, V) of both sides, int64 labels (B, L) with -100 where not scored, and an
+        function: takes float32 logits (B, L, V) of both models, int64 labels (B, L) with -100 where not scored, and an
             attention mask (B, L), as many of them as it needs; returns a tensor, a scalar as a rule.
         takes: the roles of its positional arguments; None: they are read from its parameters' names.
         given: "sequences" (logits as the models give them, labels not shifted), "shifted" (the caller cuts the last
@@ -56,7 +56,7 @@ def audit_loss(
         temperature: the name of its temperature parameter; None: a parameter of a usual name, where there is one.
             It is given by name, 2 by default.
         expects: the divergence that it is meant to be, by the name that distillab gives it.
-        padded: its batches hold padding.
+        padded: its batches contain padding.
         vocabulary: V, at least 20.
         seed: of the random logits.
     Returns:
@@ -114,9 +114,9 @@ def _checked(
     named = {finding.id for finding in findings}
     findings += [finding for finding in token_findings(subject) if finding.id not in named]
     findings += number_findings(subject)
-    findings += _other_than_said(subject, fit, expects)
-    said_once = {finding.id: finding for finding in reversed(findings)}
-    findings = [finding for finding in findings if said_once[finding.id] is finding]
+    findings += _other_than_expected(subject, fit, expects)
+    first_of_id = {finding.id: finding for finding in reversed(findings)}
+    findings = [finding for finding in findings if first_of_id[finding.id] is finding]
     note = description(
         subject, fit=fit, soft=soft, hard=hard, response=response, reaches_teacher=caller.reaches_teacher(batch)
     )
@@ -131,7 +131,7 @@ def _formula(subject: Subject) -> Fit | None:
 
 
 def _unusable(caller: LossCaller, batch: LogitBatch, base: Measured) -> Finding | None:
-    """What makes every further measurement meaningless."""
+    """Return the finding that makes every further measurement meaningless, if there is one."""
     if not base.finite:
         return from_page(
             "loss-not-a-number",
@@ -161,7 +161,7 @@ def _ignores_teacher(subject: Subject) -> Finding:
     )
 
 
-def _other_than_said(subject: Subject, fit: Fit | None, expects: str | None) -> list[Finding]:
+def _other_than_expected(subject: Subject, fit: Fit | None, expects: str | None) -> list[Finding]:
     if fit is None or not fit.holds or fit.formula.mistake is not None:
         return []
     if expects is not None and fit.formula.family != expects:

@@ -1,4 +1,4 @@
-"""Calling a loss function that somebody else has written.
+"""Call a loss function of unknown code.
 
 Shape letters: B sequences, L positions, N scored positions, V vocabulary.
 """
@@ -82,7 +82,7 @@ class LossCaller:
     given: Given
 
     def __call__(self, batch: LogitBatch, *, temperature: float = TRIED_TEMPERATURE) -> Measured:
-        """Value and gradient; what the function raises is raised."""
+        """Return value and gradient; an error of the function is raised."""
         student = batch.student.clone().requires_grad_()
         # a copy: a leaf that wants a gradient may not be written into, and a function that does so is to be seen
         inside, teacher = student * 1.0, batch.teacher.clone()
@@ -96,14 +96,14 @@ class LossCaller:
         return Measured(float(out.detach().sum()), gradient, tuple(out.shape), changed)
 
     def attempt(self, batch: LogitBatch, *, temperature: float = TRIED_TEMPERATURE) -> Measured | None:
-        """The same on inputs that a function may well refuse; None where it does."""
+        """Return the same for inputs that a function may refuse; None if it does."""
         try:
             return self(batch, temperature=temperature)
         except REFUSALS:
             return None
 
     def reaches_teacher(self, batch: LogitBatch) -> bool:
-        """Whether a gradient flows into the teacher's logits where they require one."""
+        """Return whether a gradient flows into the teacher's logits if they require one."""
         teacher = batch.teacher.clone().requires_grad_()
         try:
             out = self._out(batch, batch.student.clone(), teacher * 1.0, TRIED_TEMPERATURE)
@@ -184,7 +184,7 @@ def described_call(
 
 
 def _parameters(function: LossFunction) -> dict[str, object]:
-    """Name -> default of what can be given by name."""
+    """Return name -> default of the parameters that can be given by name."""
     signature = inspect.signature(function.forward if isinstance(function, nn.Module) else function)
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {name: one.default for name, one in signature.parameters.items() if one.kind in kinds}

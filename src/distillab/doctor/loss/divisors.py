@@ -12,7 +12,7 @@ _NATS = ("forward_kl", "reverse_kl", "jensen_shannon", "skewed_forward_kl", "ske
 
 
 def divisor_findings(subject: Subject, reduction: Reduction | None, part: str, fit: Fit | None) -> list[Finding]:
-    """A divisor that holds the vocabulary, unscored positions or nothing of the length.
+    """Return findings on a divisor that contains the vocabulary or unscored positions, or no length at all.
 
     Args:
         part: what the reduction is of, in words.

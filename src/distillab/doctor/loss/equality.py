@@ -24,7 +24,7 @@ _CLEARLY = math.log(1.25)
 
 
 def equality_findings(subject: Subject, fit: Fit | None) -> list[Finding]:
-    """What is wrong with the place where the loss is lowest.
+    """Return what is wrong with the place where the loss is lowest.
 
     Args:
         fit: the formula that explains the gradient best; None where none was looked for.
@@ -40,7 +40,7 @@ def equality_findings(subject: Subject, fit: Fit | None) -> list[Finding]:
     ratio = one_sided(subject)
     if ratio is not None:
         return [_one_sided(subject, ratio)]
-    # a teacher that is cut to its top k without the rest has a finding of its own
+    # a teacher that is cut to its top k without the rest has another finding
     return [_elsewhere(subject)] if kept_tokens(subject) is None else []
 
 
@@ -80,7 +80,7 @@ def _upside_down(subject: Subject) -> list[Finding]:
 
 
 def _unnormalised(subject: Subject, fit: Fit | None) -> list[Finding]:
-    """exp(logits) in place of probabilities: right but for a weight that each position's logits make up."""
+    """Return the finding of exp(logits) in place of probabilities: right except for a weight at each position."""
     if fit is None or not fit.holds or not fit.formula.tempered or not fit.formula.nats:
         return []
     raised = subject.caller.attempt(replace(subject.batch, teacher=subject.batch.teacher + 1.0))
@@ -100,7 +100,7 @@ def _unnormalised(subject: Subject, fit: Fit | None) -> list[Finding]:
 
 
 def one_sided(subject: Subject) -> float | None:
-    """The factor k at which student logits = k · teacher logits leave no gradient; None where there is none."""
+    """Return the factor k at which student logits = k · teacher logits leave no gradient; None if there is none."""
     size = float(subject.soft_gradient.norm())
 
     def left(power: float) -> float:
@@ -146,7 +146,7 @@ def _elsewhere(subject: Subject) -> Finding:
 
 
 def distance_of_best_student(subject: Subject) -> float:
-    """Nats a token, forward KL, between the teacher and the logits that the loss leads to from the teacher's on."""
+    """Return the forward KL, nats a token, between the teacher and logits that are trained from the teacher's on."""
     teacher = subject.batch.teacher
     free = teacher.clone().requires_grad_()
     optimizer = torch.optim.Adam([free], lr=0.1)

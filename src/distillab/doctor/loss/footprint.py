@@ -19,7 +19,7 @@ _GRADIENT_ROUNDING = 2e-5
 _VALUE_ROUNDING = 3e-6
 # A gradient that turns by more than this (length of the difference of unit vectors) is read from elsewhere too.
 _TURN = 1e-2
-# Rows may be misread and some of them stand in their own place all the same; rounding gives no such pull at all.
+# Rows may be in another order with some of them in place; rounding never changes another row's gradient like this.
 _SOME_ROWS = 0.1
 
 
@@ -64,7 +64,7 @@ class HardPart:
     smoothing: float = 0.0
 
     def gradient(self, student: Tensor) -> Tensor:
-        """(B, L, V) its share of the gradient at these student logits."""
+        """Return (B, L, V) its share of the gradient at these student logits."""
         q = (student / self.temperature).softmax(dim=-1)
         to_label = q.scatter_add(2, self.target[..., None], -torch.ones_like(q[..., :1]))
         to_all = q - 1.0 / q.shape[-1]
@@ -72,7 +72,7 @@ class HardPart:
         return (to_label + spread * to_all) * self.weight[..., None]
 
     def value(self, student: Tensor) -> float:
-        """Its share of the value at these student logits, nats."""
+        """Return its share of the value at these student logits, nats."""
         logp = (student / self.temperature).log_softmax(dim=-1)
         spread = self.smoothing / (1.0 - self.smoothing)
         nats = -logp.gather(2, self.target[..., None])[..., 0] - spread * logp.mean(dim=-1)
@@ -80,7 +80,7 @@ class HardPart:
 
 
 def measured_footprint(caller: LossCaller, batch: LogitBatch, base: Measured) -> Footprint:
-    """Changes the teacher's logits position by position, and looks at what the value and the gradient do."""
+    """Change the teacher's logits position by position, and measure how value and gradient change."""
     # another order of the tokens, and another sharpness: seen by what reads the first choice alone, and by what sorts
     other = batch.teacher.roll(5, dims=-1) * 0.7
     rows = base.gradient.norm(dim=-1)
@@ -128,7 +128,7 @@ def measured_footprint(caller: LossCaller, batch: LogitBatch, base: Measured) ->
 def measured_hard_part(
     caller: LossCaller, batch: LogitBatch, base: Measured, *, temperature: float = TRIED_TEMPERATURE
 ) -> HardPart:
-    """Changes the labels one by one, and reads the weight of the cross-entropy from what the gradient does."""
+    """Change the labels one by one, and read the weight of the cross-entropy from the gradient's change."""
     rows, length, vocabulary = batch.student.shape
     weight = torch.zeros(rows, length)
     target = torch.zeros(rows, length, dtype=torch.int64)

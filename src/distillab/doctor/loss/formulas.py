@@ -154,7 +154,7 @@ WITH_SHARES: tuple[Formula, ...] = (
 
 @dataclass(frozen=True)
 class Fit:
-    """A formula held against a measured gradient.
+    """A formula fitted to a measured gradient.
 
     off: length of what the formula does not explain, as a share of the gradient's. weights: (N,) its factor at each
     position.
@@ -177,7 +177,7 @@ class Fit:
 
 
 def fitted(formula: Formula, temperature: float, student: Tensor, teacher: Tensor, gradient: Tensor) -> Fit:
-    """Holds one formula against the gradient (N, V) that a function has at these logits (N, V)."""
+    """Fit one formula to the gradient (N, V) that a function has at these logits (N, V)."""
     own = reference_gradient(formula, temperature, student, teacher)
     weights = (own * gradient).sum(-1) / own.square().sum(-1).clamp(min=1e-30)
     rest = gradient - weights[:, None] * own
@@ -185,7 +185,7 @@ def fitted(formula: Formula, temperature: float, student: Tensor, teacher: Tenso
 
 
 def reference_gradient(formula: Formula, temperature: float, student: Tensor, teacher: Tensor) -> Tensor:
-    """(N, V) ∂ Σ formula / ∂ student logits, in float64."""
+    """Return (N, V) ∂ Σ formula / ∂ student logits, in float64."""
     leaf = student.double().requires_grad_()
     value = formula.of(leaf / temperature, teacher.double() / temperature)
     (gradient,) = torch.autograd.grad(value.sum(), leaf)
@@ -193,7 +193,7 @@ def reference_gradient(formula: Formula, temperature: float, student: Tensor, te
 
 
 def recognised(student: Tensor, teacher: Tensor, gradient: Tensor, temperatures: tuple[float, ...]) -> Fit:
-    """The formula that explains a gradient best: (N, V) each.
+    """Return the formula that explains a gradient best: (N, V) each.
 
     Args:
         temperatures: those that are tried first; then all between ¼ and 8 for the formulas without a further setting.
@@ -225,7 +225,7 @@ def _off(fit: Fit) -> float:
 
 
 def best_temperature(formula: Formula, student: Tensor, teacher: Tensor, gradient: Tensor) -> float:
-    """The temperature between ⅛ and 8 at which a formula explains a gradient (N, V) best."""
+    """Return the temperature between ⅛ and 8 at which a formula explains a gradient (N, V) best."""
     gradient = gradient.double()
 
     def off(power: float) -> float:
@@ -235,7 +235,7 @@ def best_temperature(formula: Formula, student: Tensor, teacher: Tensor, gradien
 
 
 def lowest(function: Callable[[float], float], low: float, high: float, *, steps: int) -> float:
-    """Where a function is lowest: on a grid, then by thirds between the neighbours of its best point."""
+    """Return where a function is lowest: on a grid, then by thirds between the neighbours of its best point."""
     grid = [low + (high - low) * step / steps for step in range(steps + 1)]
     best = min(grid, key=function)
     left, right = best - (high - low) / steps, best + (high - low) / steps

@@ -20,7 +20,7 @@ _MASKED = 3
 
 
 def number_findings(subject: Subject) -> list[Finding]:
-    """All of this module's checks."""
+    """Run all of this module's checks."""
     return [
         *_minus_infinity(subject),
         *_large_gaps(subject),
@@ -100,7 +100,7 @@ class _Softmaxes(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Do it, and remember."""
+        """Run the operation, and record its dtype."""
         out = func(*args, **(kwargs or {}))
         if func in (torch.ops.aten._log_softmax.default, torch.ops.aten._softmax.default):
             self.types.add(out.dtype)
@@ -108,7 +108,7 @@ class _Softmaxes(TorchDispatchMode):
 
 
 def _lowers(subject: Subject) -> Finding | None:
-    """float32 comes in, and the function itself goes down to 16 bits before its softmax."""
+    """Return the finding of a function that casts float32 inputs to 16 bits before its softmax."""
     with _Softmaxes() as softmaxes:
         subject.caller.attempt(subject.batch)
     low = sorted(str(kind).removeprefix("torch.") for kind in softmaxes.types & {torch.bfloat16, torch.float16})
@@ -170,7 +170,7 @@ def _other_width(subject: Subject) -> list[Finding]:
 
 
 def input_findings(changed: tuple[str, ...]) -> list[Finding]:
-    """Whether the function writes into the logits that it is given."""
+    """Return a finding if the function writes into the logits that it is given."""
     if not changed:
         return []
     return [

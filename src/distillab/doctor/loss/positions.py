@@ -1,4 +1,4 @@
-"""Which positions a loss counts, and whether teacher, labels and mask stand beside the right logits."""
+"""Check which positions a loss counts, and whether teacher, labels and mask belong to the right logits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from distillab.records.findings import Finding, Severity
 
 
 def unshifted(subject: Subject) -> bool:
-    """Whether all that the function reads of labels stands one position late, as if its caller had shifted."""
+    """Return whether all labels are used one position late, as if the caller had shifted them."""
     late = subject.batch.at_labels(0)
     by_mask = torch.equal(subject.footprint.teacher, late)
     reads_teacher = bool(subject.footprint.teacher.any())
@@ -26,7 +26,7 @@ def unshifted(subject: Subject) -> bool:
 
 
 def unshifted_findings(subject: Subject, *, severity: Severity) -> list[Finding]:
-    """The labels, and the mask that is made from them, one position late."""
+    """Return findings of labels, and of the mask made from them, that are one position late."""
     findings = []
     if subject.hard.offset == 0:
         findings.append(_labels_not_shifted(0, severity))
@@ -36,7 +36,7 @@ def unshifted_findings(subject: Subject, *, severity: Severity) -> list[Finding]
 
 
 def position_findings(subject: Subject) -> list[Finding]:
-    """Everything about positions, for a function that is called as it is meant to be called."""
+    """Return all findings on positions, for a function that is called as intended."""
     if subject.caller.given == "scored":
         return []
     findings = []
@@ -47,7 +47,7 @@ def position_findings(subject: Subject) -> list[Finding]:
     elif offset not in (None, -1):
         findings.append(_labels_not_shifted(offset or 0, "error"))
     if subject.footprint.offset or subject.footprint.of_other_rows:
-        return findings  # what is read of the teacher does not stand beside these labels
+        return findings  # the teacher's part does not belong to these labels
     by_labels = torch.equal(teacher, subject.batch.at_labels(0)), torch.equal(teacher, subject.batch.at_labels(2))
     if by_labels[0]:
         findings.append(_mask_not_shifted(subject, "error"))
@@ -65,7 +65,7 @@ def position_findings(subject: Subject) -> list[Finding]:
 
 
 def pairing_findings(subject: Subject) -> list[Finding]:
-    """Whether a position's gradient comes from the teacher's logits of the same position of the same row."""
+    """Return findings if a position's gradient does not come from the teacher's logits of the same position and row."""
     if subject.footprint.of_other_rows:
         return [_other_rows(subject)]
     offset = subject.footprint.offset

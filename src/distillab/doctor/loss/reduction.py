@@ -107,7 +107,7 @@ DIVISORS = _divisors()
 
 
 def variations(batch: LogitBatch, *, padded: bool) -> dict[str, LogitBatch]:
-    """Batches of other shapes that all hold the watched row."""
+    """Return batches of other shapes that all contain the watched row."""
     made = {
         "the first row alone": with_rows(batch, [0]),
         "the first two rows": with_rows(batch, [0, 1]),
@@ -125,7 +125,7 @@ def variations(batch: LogitBatch, *, padded: bool) -> dict[str, LogitBatch]:
 def measured_reductions(
     caller: LossCaller, batch: LogitBatch, hard: HardPart, *, padded: bool
 ) -> tuple[Reduction | None, Reduction | None]:
-    """Watches the gradient of the first row's position `WATCHED` through all variations.
+    """Measure the gradient of the first row's position `WATCHED` in all variations.
 
     Returns:
         The reduction of what is read from the teacher, and of the cross-entropy with labels; None for a part that
@@ -158,7 +158,7 @@ def measured_reductions(
 
 
 def _watched(caller: LossCaller, batch: LogitBatch, hard: HardPart) -> tuple[Tensor, float] | None:
-    """The teacher's part of the watched gradient, (V,) over the tokens of the first batch, and the labels' weight."""
+    """Return the teacher's part of the watched gradient, (V,) over the first batch's tokens, and the labels' weight."""
     measured = caller.attempt(batch)
     if measured is None:
         return None
@@ -178,7 +178,7 @@ def _watched(caller: LossCaller, batch: LogitBatch, hard: HardPart) -> tuple[Ten
 
 
 def _explained(changes: dict[str, float], batches: dict[str, LogitBatch]) -> Divisor | None:
-    """The first divisor whose sizes explain all changes.
+    """Return the first divisor whose sizes explain all changes.
 
     Where none does, the variation of the vocabulary is left out: a loss that reads all tokens alike, as a distance of
     logits does, changes with it in its own way.

@@ -37,7 +37,7 @@ class LogitBatch:
     start: int = 0
 
     def at_labels(self, ahead: int) -> Tensor:
-        """(B, L) bool: position t, where labels[t + ahead] is a token. ahead = 1: what a causal loss scores."""
+        """Return (B, L) bool: position t, where labels[t + ahead] is a token. ahead = 1: what a causal loss scores."""
         supervised = self.labels != -100
         length = supervised.shape[1]
         marks = torch.zeros_like(supervised)
@@ -57,7 +57,7 @@ class LogitBatch:
 
 
 def invented(vocabulary: int, *, padded: bool, seed: int) -> LogitBatch:
-    """Four rows of random logits; right padding, or without padding rows whose answers fill them."""
+    """Return four rows of random logits: with right padding, or full rows."""
     generator = torch.Generator().manual_seed(seed)
     shape = (len(_ROWS), _LENGTH, vocabulary)
     labels = torch.full(shape[:2], -100)
@@ -72,12 +72,12 @@ def invented(vocabulary: int, *, padded: bool, seed: int) -> LogitBatch:
 
 
 def fresh_logits(batch: LogitBatch, seed: int) -> Tensor:
-    """(B, L, V) other random logits of the teacher's kind."""
+    """Return (B, L, V) other random logits of the teacher's kind."""
     return torch.randn(batch.teacher.shape, generator=torch.Generator().manual_seed(seed)) * 2.0
 
 
 def with_rows(batch: LogitBatch, rows: Sequence[int]) -> LogitBatch:
-    """Those rows, in that order."""
+    """Return these rows, in this order."""
     chosen = list(rows)
     return replace(
         batch,
@@ -89,7 +89,7 @@ def with_rows(batch: LogitBatch, rows: Sequence[int]) -> LogitBatch:
 
 
 def with_columns(batch: LogitBatch, columns: int, *, prompt: bool, left: bool) -> LogitBatch:
-    """More columns in front or behind: prompt tokens, or padding; their logits are arbitrary numbers."""
+    """Add columns in front or behind: prompt tokens, or padding; their logits are arbitrary numbers."""
     rows, _, vocabulary = batch.student.shape
     generator = torch.Generator().manual_seed(columns)
     more = [torch.randn(rows, columns, vocabulary, generator=generator) * 2.0 for _ in range(2)]
@@ -109,7 +109,7 @@ def with_columns(batch: LogitBatch, columns: int, *, prompt: bool, left: bool) -
 
 
 def padded_left(batch: LogitBatch) -> LogitBatch:
-    """The same rows with their padding in front."""
+    """Return the same rows with their padding in front."""
     length = batch.attention.shape[1]
     back = (length - batch.attention.sum(dim=1, keepdim=True)) % length
     order = (torch.arange(length)[None] - back) % length
@@ -124,7 +124,7 @@ def padded_left(batch: LogitBatch) -> LogitBatch:
 
 
 def with_unused_tokens(batch: LogitBatch, count: int) -> LogitBatch:
-    """More vocabulary, to which neither side gives any mass."""
+    """Add tokens to the vocabulary to which neither model gives any probability."""
     unused = torch.full((*batch.student.shape[:2], count), _UNUSED_LOGIT)
     return replace(
         batch, student=torch.cat([batch.student, unused], dim=2), teacher=torch.cat([batch.teacher, unused], dim=2)
@@ -132,7 +132,7 @@ def with_unused_tokens(batch: LogitBatch, count: int) -> LogitBatch:
 
 
 def with_fewer_scored(batch: LogitBatch) -> LogitBatch:
-    """The first row's last two scored tokens are not scored any more."""
+    """Remove the first row's last two scored tokens from the mask."""
     labels = batch.labels.clone()
     last = (labels[0] != -100).nonzero()[-2:, 0]
     labels[0, last] = -100
@@ -140,7 +140,7 @@ def with_fewer_scored(batch: LogitBatch) -> LogitBatch:
 
 
 def renamed(batch: LogitBatch, seed: int) -> LogitBatch:
-    """Every token gets another id, on both sides and in the labels."""
+    """Give every token another id, for both models and in the labels."""
     order = torch.randperm(batch.student.shape[2], generator=torch.Generator().manual_seed(seed))
     labels = torch.where(batch.labels >= 0, order.argsort()[batch.labels.clamp(min=0)], batch.labels)
     return replace(batch, student=batch.student[..., order], teacher=batch.teacher[..., order], labels=labels)

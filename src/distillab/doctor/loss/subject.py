@@ -23,7 +23,7 @@ NOTHING_LEFT = 1e-2
 class Subject:
     """The function and the measurements that every check reads.
 
-    base: at independent logits. equal: with the teacher's logits on both sides. hard: the cross-entropy with labels.
+    base: at independent logits. equal: with the teacher's logits for both models. hard: the cross-entropy with labels.
     stated: the caller states what the function is given; otherwise it is a guess. padded: batches hold padding.
     """
 
@@ -78,7 +78,7 @@ class Subject:
 
 
 def measured(caller: LossCaller, batch: LogitBatch, base: Measured, *, stated: bool, padded: bool) -> Subject:
-    """Measures the footprint, the labels' part, and the behaviour at student = teacher."""
+    """Measure the footprint, the labels' part, and the behaviour at student = teacher."""
     equal = caller(replace(batch, student=batch.teacher))
     footprint = measured_footprint(caller, batch, base)
     hard = measured_hard_part(caller, batch, base)
@@ -91,7 +91,7 @@ def measured(caller: LossCaller, batch: LogitBatch, base: Measured, *, stated: b
 
 
 def _settled(hard: HardPart, gradient: Tensor, logits: Tensor) -> HardPart:
-    """The labels' temperature and smoothing, where they explain all that is left at student = teacher.
+    """Return the labels' temperature and smoothing, if they explain all that is left at student = teacher.
 
     A sound divergence has no gradient there, so that what is left is the labels'.
     """
@@ -119,7 +119,7 @@ def _settled(hard: HardPart, gradient: Tensor, logits: Tensor) -> HardPart:
 
 
 def alike(first: Measured, second: Measured, *, share: float = 1e-4) -> bool:
-    """Whether two calls gave the same value and, where their shapes allow, the same gradient."""
+    """Return whether two calls gave the same value and, where their shapes allow, the same gradient."""
     if abs(first.value - second.value) > share * max(abs(first.value), abs(second.value), 1e-12):
         return False
     if first.gradient.shape != second.gradient.shape:

@@ -35,7 +35,7 @@ class TemperatureResponse:
 
 
 def measured_response(subject: Subject, fit: Fit | None) -> TemperatureResponse | None:
-    """Calls the function at temperatures 1, 2 and 4; None where it has none, or cannot be called so."""
+    """Call the function at temperatures 1, 2 and 4; None if it has none, or cannot be called so."""
     if subject.caller.temperature is None:
         return None
     calls = [subject.caller.attempt(subject.batch, temperature=requested) for requested in _TRIED]
@@ -73,7 +73,7 @@ def measured_response(subject: Subject, fit: Fit | None) -> TemperatureResponse 
 
 
 def temperature_findings(subject: Subject, response: TemperatureResponse | None) -> list[Finding]:
-    """A temperature without effect, in the wrong place, or with an unusual factor."""
+    """Return findings of a temperature without effect, in the wrong place, or with an unusual factor."""
     if response is None:
         return []
     name = subject.caller.temperature

@@ -21,14 +21,14 @@ _FLATTENED = 0.3
 
 
 def softmax_findings(subject: Subject) -> list[Finding]:
-    """A softmax does not see a number that is added to all logits over which it goes."""
-    sides = ["teacher"] if subject.hard.offset is not None else ["student", "teacher"]
-    for side in sides:
+    """Return the finding of a softmax over another dimension: a softmax ignores a number added to all its logits."""
+    models = ["teacher"] if subject.hard.offset is not None else ["student", "teacher"]
+    for model in models:
         rows, length, vocabulary = subject.batch.student.shape
         generator = torch.Generator().manual_seed(5)
         over_tokens = torch.randn(rows, length, 1, generator=generator) * 2.0
         over_others = torch.randn(1, 1, vocabulary, generator=generator) * 2.0
-        right, wrong = _added(subject, side, over_tokens), _added(subject, side, over_others)
+        right, wrong = _added(subject, model, over_tokens), _added(subject, model, over_others)
         if right is None or wrong is None or alike(right, subject.base, share=1e-3):
             continue
         if alike(wrong, subject.base, share=1e-3):
@@ -36,7 +36,7 @@ def softmax_findings(subject: Subject) -> list[Finding]:
                 from_page(
                     "loss-softmax-over-wrong-dimension",
                     evidence=(
-                        f"a number added to all of the {side}'s logits of a position changes the value from "
+                        f"a number added to all of the {model}'s logits of a position changes the value from "
                         f"{subject.base.value:.4g} to {right.value:.4g}; a softmax over tokens would not change",
                         f"a number added to one token at all positions does not: {wrong.value:.4g}",
                     ),
@@ -45,18 +45,18 @@ def softmax_findings(subject: Subject) -> list[Finding]:
     return []
 
 
-def _added(subject: Subject, side: str, number: Tensor) -> Measured | None:
+def _added(subject: Subject, model: str, number: Tensor) -> Measured | None:
     batch = subject.batch
     changed = (
         replace(batch, student=batch.student + number)
-        if side == "student"
+        if model == "student"
         else replace(batch, teacher=batch.teacher + number)
     )
     return subject.caller.attempt(changed)
 
 
 def token_findings(subject: Subject) -> list[Finding]:
-    """Whether the value depends on the order of the ids, on which token is which, and on the teacher's tail."""
+    """Return findings on the order of the ids, on which token is which, and on the teacher's tail."""
     findings = []
     other = subject.caller.attempt(renamed(subject.batch, seed=3))
     if other is not None and abs(other.value - subject.base.value) > 1e-4 * abs(subject.base.value):
@@ -108,7 +108,7 @@ def _tail_findings(subject: Subject) -> list[Finding]:
 
 
 def kept_tokens(subject: Subject) -> int | None:
-    """How many of the teacher's most likely tokens are read; None where all are."""
+    """Return how many of the teacher's most likely tokens are used; None if all are."""
     batch = subject.batch
     flat = replace(batch, teacher=batch.teacher * _FLATTENED)
     base = subject.caller.attempt(flat)

@@ -55,7 +55,7 @@ CHECKS = 1 + len(_CHECKS)
 
 
 def run_pair_checks(subject: PairSubject, clock: Clock | None = None) -> Iterator[CheckResult]:
-    """All checks of a pair, one record each. Neither model is changed; a missing one is named in `skipped`.
+    """Run all checks of a pair, one record each. Neither model is changed; a missing one is named in `skipped`.
 
     Args:
         clock: what would take longer than it allows is left out, and named; None: nothing is.

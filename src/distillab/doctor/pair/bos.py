@@ -1,4 +1,4 @@
-"""Check: what does a BOS token before the row, or none, cost the teacher?"""
+"""Check whether a BOS token before the row makes the teacher better or worse."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ ERRORS = 3.0
 
 @dataclass(frozen=True)
 class _Both:
-    """One text with and without a BOS token; the same tokens are scored, of which none stands first."""
+    """One text with and without a BOS token; the same tokens are scored, and never the first one."""
 
     begun: EncodedRow
     bare: EncodedRow
 
 
 def check_begin(subject: PairSubject) -> CheckResult:
-    """The teacher's nats on the same tokens with its BOS token before the row and without."""
+    """Compare the teacher's nats on the same tokens with its BOS token before the row and without."""
     what = "the teacher's nats with and without its BOS token"
     teacher, lacking = subject.teacher_model, subject.lacking_teacher
     if teacher is None or lacking is not None:
@@ -62,7 +62,7 @@ def check_begin(subject: PairSubject) -> CheckResult:
 
 
 def clearly_worse(mine: np.ndarray, other: np.ndarray) -> bool:
-    """Whether the nats of the rows are clearly higher than in another form: by a tenth, and not by chance.
+    """Return whether the nats of the rows are clearly higher than in another form: by a tenth, and not by chance.
 
     Args:
         mine, other: one entry a row, in the same order.
@@ -76,7 +76,7 @@ def _both(row: EncodedRow, bos: int) -> _Both:
     begins = bool(row.input_ids[0] == bos)
     ids = row.input_ids[1:] if begins else row.input_ids
     mask = (row.answer_mask[1:] if begins else row.answer_mask).copy()
-    # without a BOS token nothing stands before the first one
+    # without a BOS token nothing precedes the first one
     mask[:1] = False
     begun = np.concatenate([np.asarray([bos], dtype=np.int32), ids])
     return _Both(

@@ -1,4 +1,4 @@
-"""Check: what the two tokenizers have in common."""
+"""Check what the two tokenizers have in common."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _DANGER = "danger: "
 
 
 def check_contract(subject: PairSubject) -> CheckResult:
-    """Do equal ids mean the same, and what else differs in how the two read a text?"""
+    """Check whether equal ids mean the same, and what else differs between the two tokenizers."""
     contract = subject.contract
     findings: list[Finding] = []
     if contract.verdict == "different":

@@ -37,7 +37,7 @@ def load_pair(
     device: str,
     compares_by_index: bool,
 ) -> PairSubject:
-    """A subject from two folders; a side without weights has no model. See `audit_pair` for the arguments."""
+    """Load a subject from two folders; a folder without weights gives no model. See `audit_pair` for the arguments."""
     examples = load_examples(data, rows) if data is not None else ()
     lengths = [length for path in (teacher, student) if (length := _context(path)) is not None]
     most = min([max_tokens, *lengths])
@@ -73,7 +73,7 @@ def load_pair(
 
 
 def load_examples(data: str, rows: int) -> tuple[Example, ...]:
-    """The first rows of a file.
+    """Load the first rows of a file.
 
     Raises:
         ConfigError: the number of rows cannot be.
@@ -91,14 +91,14 @@ def _named(reader: Reader, path: str) -> Reader:
 
 
 def _context(path: str) -> int | None:
-    """Positions of the model; None where there is no model, or its config does not give them."""
+    """Return the positions of the model; None if there is no model, or its config does not give them."""
     if not is_gguf(path) and (find_file(path, "config.json", None) is None or not _is_model(path)):
         return None
     return context_length(load_config(path, revision=None))
 
 
 def _is_model(path: str) -> bool:
-    """Whether there are weights; of a hub id only the hub knows."""
+    """Return whether there are weights; a hub id counts as a model."""
     return not is_local(path) or is_gguf(path) or any(any(local_path(path).glob(pattern)) for pattern in _WEIGHTS)
 
 

@@ -29,7 +29,7 @@ class OtherRows:
         claims: what the gain would be if the teacher's probabilities were right.
         comparable: rows for which another row's signal could be tried at the same positions.
         fits_elsewhere: of these, rows whose tokens another row's signal fits, and their own does not.
-        example: (row, the row beside which its signal stands); None where there is none.
+        example: (row, the row at which its signal is stored); None if there is none.
     """
 
     tested: Tested
@@ -67,7 +67,7 @@ class Measures:
 
 
 def measure_signal(rows: Sequence[SignalRow], *, seed: int) -> Measures:
-    """Everything that can be measured without knowing a token.
+    """Measure everything that needs no knowledge of a token.
 
     Args:
         rows: at least one position in all.
@@ -94,13 +94,13 @@ def measure_signal(rows: Sequence[SignalRow], *, seed: int) -> Measures:
 
 
 def tokens_test(rows: Sequence[SignalRow], *, seed: int) -> Tested | None:
-    """`Measures.tokens` alone."""
+    """Measure only `Measures.tokens`."""
     generator = torch.Generator().manual_seed(seed)
     return permutation_test([row.teacher_logp[:, row.ids] for row in rows], generator=generator)
 
 
 def _claims(logp_nC: Tensor) -> Tensor:
-    """(n,) the gain at each position against the mean over positions, if tokens were drawn from the signal itself."""
+    """Return (n,) the gain at each position over the mean position, if tokens were sampled from the signal."""
     prob_nC = logp_nC.exp()
     return ((logp_nC - logp_nC.mean(dim=0)) * prob_nC).sum(dim=1)
 
@@ -126,7 +126,7 @@ def _at_offsets(rows: Sequence[SignalRow], tables: Sequence[Tensor]) -> dict[int
     for offset in OFFSETS:
         gained = []
         for row, table in zip(rows, tables, strict=True):
-            # signal s stands `offset` positions behind token t
+            # signal s is `offset` positions behind token t
             pairs = row.places[:, None] == row.places[None, :] + offset
             gained.append((table - table.mean(dim=0))[pairs])
         values = torch.cat(gained)
@@ -160,7 +160,7 @@ def _other_rows(rows: Sequence[SignalRow], claims: float, generator: torch.Gener
 
 
 def _elsewhere(rows: Sequence[SignalRow], places: Sequence[Tensor], claims: float) -> tuple[int, list[tuple[int, int]]]:
-    """How many rows could be tried, and those whose tokens the signal of one other row fits, with that row."""
+    """Return how many rows could be tried, and those whose tokens one other row's signal fits, with that row."""
     fit_RR, shared_RR = _row_gains(rows, places)
     fit_RR = fit_RR / shared_RR.clamp(min=1)
     fit_RR[shared_RR < _MIN_OVERLAP] = float("-inf")
@@ -174,7 +174,7 @@ def _elsewhere(rows: Sequence[SignalRow], places: Sequence[Tensor], claims: floa
 
 
 def _row_gains(rows: Sequence[SignalRow], places: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """What row s's signal gains on row t's tokens, where both reach a place.
+    """Return the gain of row s's signal on row t's tokens, where both reach a place.
 
     Returns:
         (R, R) sums over places, each against the mean of all signals there; and (R, R) places in common.
@@ -190,7 +190,7 @@ def _row_gains(rows: Sequence[SignalRow], places: Sequence[Tensor]) -> tuple[Ten
 
 
 def _by_place(rows: Sequence[SignalRow], places: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """For every place that two rows or more reach: (r,) which rows, (r, C) their signals, (r,) their tokens."""
+    """Yield for every place that two rows or more reach: (r,) which rows, (r, C) their signals, (r,) their tokens."""
     index = [{int(place): number for number, place in enumerate(own)} for own in places]
     for place in sorted({place for known in index for place in known}):
         here = [number for number, known in enumerate(index) if place in known]

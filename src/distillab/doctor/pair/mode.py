@@ -18,7 +18,7 @@ _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropo
 
 
 def check_mode(subject: PairSubject) -> CheckResult:
-    """Two forward passes on one row, as the teacher stands, compared position by position."""
+    """Compare two forward passes on one row, in the teacher's current mode, position by position."""
     teacher = subject.teacher_model
     lacking = subject.lacking_teacher
     if teacher is None or lacking is not None:
@@ -44,7 +44,7 @@ def check_mode(subject: PairSubject) -> CheckResult:
 
 
 def _dropout(module: nn.Module) -> float:
-    """The share that a module drops while it trains; models also keep one as a number of their attention."""
+    """Return the dropout of a module; models also keep one as a number of their attention."""
     shares = [getattr(module, name, 0.0) for name in ("p", "dropout", "attention_dropout")]
     if not isinstance(module, _DROPOUTS):
         shares = shares[1:]

@@ -1,4 +1,4 @@
-"""Check: how much probability does the teacher give to ids that nobody, or not the student, has?"""
+"""Check how much probability the teacher gives to ids without a token, or without a token of the student."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MUCH_UNSHARED = 0.05
 
 
 def check_padding(subject: PairSubject) -> CheckResult:
-    """The mass of the teacher's next-token distribution beyond its tokenizer, and beyond what both share."""
+    """Measure the teacher's probability on ids beyond its tokenizer, and beyond the shared ids."""
     what = "the teacher's probability on ids without a token"
     teacher, lacking = subject.teacher_model, subject.lacking_teacher
     if teacher is None or lacking is not None:
@@ -53,7 +53,7 @@ def check_padding(subject: PairSubject) -> CheckResult:
 
 
 def _unused(subject: PairSubject, width: int) -> Tensor:
-    """(width,) True where the teacher's tokenizer has no token of that id."""
+    """Return (width,) True where the teacher's tokenizer has no token of that id."""
     meanings = token_meanings(subject.teacher.tokenizer)
     unused = torch.ones(width, dtype=torch.bool)
     for id_, meaning in enumerate(meanings[:width]):

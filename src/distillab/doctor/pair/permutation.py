@@ -1,4 +1,4 @@
-"""Permutation tests: is a signal about the tokens that stand beside it?
+"""Permutation tests: does a signal belong to the tokens at its positions?
 
 A block is a table (n, n): the score of token t under signal s, higher is better. Its diagonal is the pairing as it was
 given. If the signal knows nothing of the tokens, every other pairing within the block is as good.
@@ -79,7 +79,7 @@ def relabelling_test(
 
     Args:
         logp_NU: (N, U) the log-probability of each of the U ids that occur, under each signal.
-        kinds_N: (N,) which of the U ids stands there.
+        kinds_N: (N,) which of the U ids is there.
     Returns:
         the test; None where fewer than two ids occur.
     """

@@ -36,7 +36,7 @@ class Largest:
     found: list[str] = field(default_factory=list)
 
     def look(self, name: str, output: object) -> None:
-        """Look at what a module gave."""
+        """Record what a module returned."""
         tensor = output[0] if isinstance(output, tuple) and output else output
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or not tensor.numel():
             return
@@ -48,7 +48,7 @@ class Largest:
 
 
 def check_precision(subject: PairSubject) -> CheckResult:
-    """Largest magnitude inside, whether all logits are finite, and how far they are from those in float32."""
+    """Check the largest magnitude inside, whether all logits are finite, and how far they are from those in float32."""
     what = "the teacher's activations and logits"
     teacher, lacking = subject.teacher_model, subject.lacking_teacher
     if teacher is None or lacking is not None:
@@ -101,7 +101,7 @@ def _watched(model: nn.Module) -> Iterator[Largest]:
 
 
 def _broken(logits: Tensor) -> Tensor:
-    """(L,) positions that have no softmax; −inf at some ids is a probability of zero."""
+    """Return (L,) positions that have no softmax; −inf at some ids is a probability of zero."""
     return logits.isnan().any(dim=-1) | (logits == float("inf")).any(dim=-1) | (~logits.isfinite()).all(dim=-1)
 
 

@@ -26,7 +26,7 @@ _MOST_COUNTED = 2_000
 
 
 def check_quality(subject: PairSubject) -> CheckResult:
-    """Nats of the teacher on the answers, beside those of the unigram model, of log V and of the student."""
+    """Compare the teacher's nats on the answers with those of the unigram model, log V and the student."""
     what = "the teacher's nats on the answers"
     teacher, lacking = subject.teacher_model, subject.lacking_teacher
     if teacher is None or lacking is not None:
@@ -72,14 +72,14 @@ def _lines(subject: PairSubject, read: ReadRows) -> ReferenceLines | None:
 
 
 def _error(differences: torch.Tensor, scores: RowScores) -> float:
-    """Standard error of a mean over tokens, rows being independent."""
+    """Return the standard error of a mean over tokens, rows being independent."""
     return float(differences.std() * math.sqrt(len(differences)) / scores.tokens.sum())
 
 
 def _against_student(
     subject: PairSubject, student: PreTrainedModel, read: ReadRows, teacher: RowScores
 ) -> tuple[Finding | None, str]:
-    """Row by row in bits, so that two tokenisations can be compared; rows that one side does not read whole are out."""
+    """Compare row by row in bits, across tokenizations; rows that do not fit whole into both models are left out."""
     rows, kept = [], []
     for number, example in enumerate(read.examples):
         row = subject.student.encoder.encode(example)

@@ -45,12 +45,12 @@ class ReadRows:
 
 
 def device_of(model: PreTrainedModel) -> torch.device:
-    """Where its weights are."""
+    """Return the device of the model's weights."""
     return next(model.parameters()).device
 
 
 def affordable_tokens(*models: PreTrainedModel | None) -> int:
-    """Tokens that all of these models read in some seconds."""
+    """Return the number of tokens that all of these models read in some seconds."""
     most = _MAX_TOKENS
     for model in models:
         if model is not None:
@@ -62,7 +62,7 @@ def affordable_tokens(*models: PreTrainedModel | None) -> int:
 def read_rows(
     reader: Reader, examples: Sequence[Example], *models: PreTrainedModel | None, most_tokens: int
 ) -> ReadRows:
-    """The first rows that can be read, up to a number of tokens; at least one where one can be.
+    """Return the first rows that can be read, up to a number of tokens; at least one if one can be.
 
     Args:
         models: the models that will run; rows with ids that one of them has no embedding for are left out.
@@ -87,7 +87,7 @@ def read_rows(
 
 
 def logits_of(model: PreTrainedModel, reader: Reader, row: EncodedRow) -> Tensor:
-    """(L, W) raw logits in the model's dtype, on its device; without gradients, in the mode in which the model is."""
+    """Return (L, W) raw logits in the model's dtype, on its device; without gradients, in the model's current mode."""
     batch = reader.collator()([IndexedRow(0, row)])
     with torch.no_grad():
         output = model(**model_inputs(batch, device_of(model), model=model))
@@ -96,13 +96,13 @@ def logits_of(model: PreTrainedModel, reader: Reader, row: EncodedRow) -> Tensor
 
 
 def scored(row: EncodedRow) -> Tensor:
-    """(n,) positions of the tokens that are scored; the logits one position before predict them."""
+    """Return (n,) positions of the scored tokens; the logits one position before predict them."""
     return torch.from_numpy(row.answer_mask).nonzero()[:, 0]
 
 
 @contextmanager
 def evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """In eval mode for a while; every module returns to its own mode."""
+    """Set eval mode for a while; every module returns to its own mode."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

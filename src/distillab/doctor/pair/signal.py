@@ -26,7 +26,7 @@ def audit_signal(
     *,
     own: tuple[Tensor, Tensor] | None = None,
 ) -> CheckResult:
-    """Test whether a teacher's logits are about the tokens beside which they stand.
+    """Test whether a teacher's logits belong to the tokens at their positions.
 
     The logits at position t are taken to predict the id at t + 1, as in transformers. Compared are the pairing as it is
     given and shuffled ones; nothing is known of tokens but their ids.
@@ -70,7 +70,7 @@ def audit_signal(
 
 def _scored(ids_BL: Tensor, mask: Tensor | None) -> Tensor:
     scored_BL = torch.ones_like(ids_BL, dtype=torch.bool) if mask is None else mask.bool().clone()
-    # nothing stands before the first token that could predict it
+    # nothing precedes the first token that could predict it
     scored_BL[:, 0] = False
     return scored_BL
 

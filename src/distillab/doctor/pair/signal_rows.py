@@ -24,7 +24,7 @@ class SignalRow:
     Attributes:
         places: (n,) position in the row of the token that is predicted.
         ids: (n,) that token.
-        teacher_logp: (n, C) float32 over the ids that both sides have logits for, each at least LOWEST_LOGP.
+        teacher_logp: (n, C) float32 over the ids for which both models have logits, each at least LOWEST_LOGP.
         student_logp: (n, C) likewise; None without the student's logits.
     """
 
@@ -38,7 +38,7 @@ class SignalRow:
 
 
 def signal_row(places: Tensor, ids: Tensor, teacher_logits: Tensor, student_logits: Tensor | None) -> SignalRow:
-    """A row of scored positions from raw logits (n, W) and (n, V); compared are the first min(W, V) of both.
+    """Return a row of scored positions from raw logits (n, W) and (n, V); compared are the first min(W, V) of both.
 
     Raises:
         DataError: a value is NaN or +inf, or a position has no finite one.

@@ -18,7 +18,7 @@ class PairSubject:
     Attributes:
         contract: what their tokenizers have in common.
         teacher, student: how each of them reads rows; the student's is the one that training uses.
-        teacher_model: as training would run it, in the mode and the type in which it is; None: a cache stands for it,
+        teacher_model: as training would run it, in its current mode and dtype; None: a cache replaces it,
             or there is nothing to load. What needs it is not examined then.
         student_model: the student before training; None: nothing to load.
         student_is_random: it has not learned anything yet.
@@ -37,7 +37,7 @@ class PairSubject:
 
     @property
     def same_ids(self) -> bool:
-        """Equal ids mean the same on both sides."""
+        """Whether equal ids mean the same."""
         return self.contract.verdict != "different"
 
     @property

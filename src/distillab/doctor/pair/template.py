@@ -41,7 +41,7 @@ class _Form:
 
 
 def check_template(subject: PairSubject) -> CheckResult:
-    """The teacher's bits a byte of the same answers behind each form of the prompt that could be meant."""
+    """Compare the teacher's bits a byte of the same answers behind each form of the prompt."""
     what = "the teacher's bits a byte with each template"
     teacher, lacking = subject.teacher_model, subject.lacking_teacher
     if teacher is None or lacking is not None:
@@ -78,7 +78,7 @@ def check_template(subject: PairSubject) -> CheckResult:
 
 
 def _other_forms(subject: PairSubject, kind: str) -> tuple[dict[str, Reader], list[str]]:
-    """Readers by the template's name, with the teacher's tokenizer; and the templates that cannot be used."""
+    """Return readers by the template's name, with the teacher's tokenizer; and the templates that cannot be used."""
     teacher, used = subject.teacher, subject.input_reader.encoder
     names = list(_FORMS[kind])
     if teacher.tokenizer.chat_template is not None:

@@ -1,4 +1,4 @@
-"""What the measures of a signal mean: is it about the tokens beside which it stands?
+"""What the measures of a signal mean: does it belong to the tokens at its positions?
 
 The teacher's own confidence shows how much there is to find: if its probabilities were right, the signal would gain so
 many nats against shuffled ones. Real teachers on text that they know gained 0.35 to 1.04 of that (0.35: 4.9 M
@@ -54,7 +54,7 @@ class Verdict:
 
 
 def verdict(measures: Measures, *, own: Tested | None) -> Verdict:
-    """What the signal is.
+    """Return the verdict on the signal.
 
     Args:
         own: the same teacher at its own tokens, on the same text, where that was measured.
@@ -88,7 +88,7 @@ def verdict(measures: Measures, *, own: Tested | None) -> Verdict:
 
 
 def _fits_at(measures: Measures, offset: int, tokens: Tested, own: Tested | None) -> bool:
-    """Whether the signal belongs `offset` positions away.
+    """Return whether the signal belongs `offset` positions away.
 
     At ids that it cannot read a teacher repeats them too, but gains less by that than by its own tokens.
     """
@@ -99,12 +99,12 @@ def _fits_at(measures: Measures, offset: int, tokens: Tested, own: Tested | None
 
 
 def shifted_by(measures: Measures) -> int | None:
-    """The offset at which the signal gains most; None where no other one can be tried."""
+    """Return the offset at which the signal gains most; None if no other one can be tried."""
     return max(measures.at_offset, key=lambda offset: measures.at_offset[offset]) if measures.at_offset else None
 
 
 def judged(measures: Measures, *, scope: str, own: Tested | None) -> CheckResult:
-    """One record of the check.
+    """Return the record of the check.
 
     Args:
         scope: how many tokens, and whose.
@@ -140,7 +140,7 @@ def _no_power(measures: Measures, reference: float) -> str | None:
 
 
 def _tested(measures: Measures) -> Tested | None:
-    """Rows with one scored token each can be exchanged, not shuffled."""
+    """Return the test that applies: rows with one scored token each can be exchanged, not shuffled."""
     if measures.tokens is not None or measures.other_rows is None:
         return measures.tokens
     return measures.other_rows.tested
@@ -153,16 +153,16 @@ def _lost(tested: Tested, reference: float) -> bool:
 def _seen(measures: Measures, own: Tested | None) -> tuple[str, ...]:
     lines = []
     if measures.tokens is not None:
-        lines.append(f"log-probability of the tokens against signals shuffled within rows: {_told(measures.tokens)}")
+        lines.append(f"log-probability of the tokens against signals shuffled within rows: {_as_text(measures.tokens)}")
     lines.append(f"the gain of a correct signal with this confidence: {measures.claims:.2f} nats")
     if own is not None:
         lines.append(f"this teacher's gain at its own tokens on the same text: {own.gain:.2f} nats")
     if measures.other_rows is not None:
-        lines.append(f"against signals of other rows at the same place: {_told(measures.other_rows.tested)}")
+        lines.append(f"against signals of other rows at the same place: {_as_text(measures.other_rows.tested)}")
     if measures.names is not None:
-        lines.append(f"against a shuffled vocabulary: {_told(measures.names)}")
+        lines.append(f"against a shuffled vocabulary: {_as_text(measures.names)}")
     if measures.kl is not None:
-        lines.append(f"KL(teacher ‖ student) against signals shuffled within rows: {_told(measures.kl)}")
+        lines.append(f"KL(teacher ‖ student) against signals shuffled within rows: {_as_text(measures.kl)}")
     if measures.agreement is not None:
         tested = measures.agreement
         lines.append(
@@ -174,7 +174,7 @@ def _seen(measures: Measures, own: Tested | None) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _told(tested: Tested) -> str:
+def _as_text(tested: Tested) -> str:
     return (
         f"gain {tested.gain:.2f} ± {tested.spread:.2f} nats a token (p = {tested.p:.2g}, {tested.positions:,} tokens)"
     )

@@ -21,7 +21,7 @@ _SHORT = 1.5
 
 
 def check_answers(record: RunRecord, folder: Path) -> CheckResult:
-    """Generations of a finished run: never ending, repeating themselves, the same for every prompt, next to empty.
+    """Check the generations of a finished run: without an end, with loops, the same for every prompt, nearly empty.
 
     Args:
         record: of the run.
@@ -87,7 +87,7 @@ def _repeats(answers: Sequence[str]) -> Finding | None:
 
 
 def repeated_share(answer: str) -> float:
-    """Share of a text's groups of three words that stand in it before; of three words at least."""
+    """Return the share of a text's groups of three words that occur in it before; of three words at least."""
     words = answer.split()
     groups = [tuple(words[at : at + 3]) for at in range(len(words) - 2)]
     return 1 - len(set(groups)) / len(groups)

@@ -55,7 +55,7 @@ def audit_run(
     random_student: bool | None = None,
     accumulation: int | None = None,
 ) -> Investigation:
-    """Examine a run by what it wrote; nothing of it is executed, and nothing is trained.
+    """Examine a run by its files; nothing of it is executed, and nothing is trained.
 
     Args:
         place: a run or study folder of distillab; a folder with transformers' trainer_state.json (or checkpoints with
@@ -158,7 +158,7 @@ def _check(run: Run) -> list[CheckResult]:
 
 
 def _joined(names: list[str], by_run: list[list[CheckResult]]) -> list[CheckResult]:
-    """One entry a check over all runs; findings of one id and severity become one that names the runs."""
+    """Return one entry a check over all runs; findings of one id and severity become one that names the runs."""
     names_of_checks = dict.fromkeys(one.check for results in by_run for one in results)
     joined = []
     for check in names_of_checks:

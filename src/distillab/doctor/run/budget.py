@@ -14,7 +14,7 @@ _PART = 0.2  # of the run: the extrapolated steps
 
 
 def check_budget(series: RunSeries) -> CheckResult:
-    """A held-out loss that still falls at the end.
+    """Check for a held-out loss that still falls at the end.
 
     Args:
         series: in order.
@@ -44,7 +44,7 @@ def check_budget(series: RunSeries) -> CheckResult:
 
 
 def check_differences(results: StudyResults) -> CheckResult:
-    """Arms that cannot be distinguished from SFT, by their interval, or once all comparisons are taken together.
+    """Check for arms that cannot be distinguished from SFT, by their interval or over all comparisons together.
 
     Args:
         results: of a finished study.
@@ -69,7 +69,7 @@ def check_differences(results: StudyResults) -> CheckResult:
 
 
 def _interval(difference: Interval) -> str:
-    """The interval, and the p-value for all comparisons together where the interval alone would separate the two."""
+    """Return the interval, and the p-value over all comparisons if the interval alone would separate the two."""
     if difference.low is None or difference.high is None:
         return "too few rows for an interval"
     text = f"95 % interval {difference.low:+.3f} to {difference.high:+.3f}"

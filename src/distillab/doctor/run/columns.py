@@ -16,7 +16,7 @@ _SAYS_NOTHING = frozenset(("loss", "losses", "train", "training"))
 
 
 def parts_of(named: Mapping[str, Any], known: frozenset[str]) -> tuple[dict[str, float], dict[str, float]]:
-    """(part of the training loss -> value, part -> its weight) of one entry; what is no finite number is left out.
+    """Return (part of the training loss -> value, part -> its weight) of one entry; only finite numbers.
 
     >>> parts_of({"loss": 2.0, "kd_loss": "0.7", "kd_weight": 0.5, "eval_kd_loss": 1.0, "loss_type": "kd"}, {"loss"})
     ({'kd_loss': 0.7}, {'kd_loss': 0.5})
@@ -43,7 +43,7 @@ def parts_of(named: Mapping[str, Any], known: frozenset[str]) -> tuple[dict[str,
 
 
 def significant_digits(value: float) -> int:
-    """Digits of a number as it was logged, from the first that is not 0.
+    """Return the digits of a number as it was logged, from the first that is not 0.
 
     >>> significant_digits(0.0), significant_digits(0.50), significant_digits(0.6931)
     (0, 1, 4)

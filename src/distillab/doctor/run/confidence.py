@@ -15,7 +15,7 @@ _KNOWS_SOMETHING = 0.2  # of the tokens; below, loss and accuracy show something
 
 
 def check_confidence(series: RunSeries) -> CheckResult:
-    """Expected calibration error where it is logged; else a held-out loss that rises while the accuracy does not fall.
+    """Check the logged calibration error; without one, a held-out loss that rises while the accuracy does not fall.
 
     Args:
         series: in order.
@@ -53,7 +53,7 @@ def _logged(last: HeldOutPoint) -> tuple[str, ...]:
 
 
 def _surer(points: Sequence[tuple[int, float, float]]) -> tuple[str, ...]:
-    """The loss of the right tokens rises though they are hit as often: the misses are surer than they were."""
+    """Return the evidence of a loss that rises at the same accuracy: more confidence where the student is wrong."""
     best, last = min(points, key=lambda point: point[1]), points[-1]
     if best[0] == 0 or last[1] <= (1 + _NATS_ROSE) * best[1] or last[2] < max(best[2], _KNOWS_SOMETHING):
         return ()

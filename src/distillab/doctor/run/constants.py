@@ -17,7 +17,7 @@ _BALANCE = frozenset(("aux", "auxiliary", "router", "balance", "balancing", "z")
 
 
 def check_constants(series: RunSeries) -> CheckResult:
-    """Training losses, parts of them and gradient norms that never change. A constant learning rate is a schedule.
+    """Check for losses, parts of them and gradient norms that never change. A constant learning rate is a schedule.
 
     Args:
         series: in order.
@@ -41,7 +41,7 @@ def never_changes(name: str, values: Sequence[float], severity: Severity) -> Fin
 
 
 def one_value(values: Sequence[float]) -> bool:
-    """Whether there are enough finite values, all equal to six digits."""
+    """Return whether there are enough finite values, all equal to six digits."""
     finite = len(values) >= _FEWEST and all(math.isfinite(value) for value in values)
     return finite and len({f"{value:.6g}" for value in values}) == 1
 
@@ -84,7 +84,7 @@ def _norm(series: RunSeries) -> Finding | None:
 
 
 def _evaluation(series: RunSeries) -> Finding | None:
-    """Another held-out figure stands still while the held-out loss moves."""
+    """Return the finding of another held-out figure that never changes while the held-out loss does."""
     losses = [point.loss for point in series.held_out if point.loss is not None]
     values = [point.accuracy for point in series.held_out if point.accuracy is not None]
     if len(set(losses)) < 3 or len(values) < _FEWEST or not one_value(values) or values[0] in (0.0, 1.0):

@@ -16,7 +16,7 @@ _DIGITS = 4
 
 
 def check_figures(series: RunSeries) -> CheckResult:
-    """Losses below zero; a part that equals the whole beside other parts; held-out losses that are training losses.
+    """Check for losses below zero, a part that equals the whole, and held-out losses that are training losses.
 
     Args:
         series: in order.
@@ -42,7 +42,7 @@ def _negative(series: RunSeries) -> Finding | None:
 
 
 def _never_added(series: RunSeries) -> Finding | None:
-    """The whole is one of its parts, to the last digit, though other parts are not zero."""
+    """Return the finding of a loss that equals one of its parts to the last digit, though other parts are not zero."""
     points = [point for point in series.steps if point.loss is not None and math.isfinite(point.loss)]
     names = list(dict.fromkeys(name for point in points for name in point.parts if "loss" in name.split("_")))
     whole = [name for name in names if _equal([(point.parts.get(name), point.loss) for point in points])]

@@ -15,7 +15,7 @@ _RARE = 0.02
 
 
 def check_finite(series: RunSeries) -> CheckResult:
-    """NaN and infinity in losses and gradient norms; losses of exactly 0.0, which is how transformers prints NaN."""
+    """Check for NaN and infinity in losses and gradient norms, and for losses of exactly 0.0 (NaN in transformers)."""
     points = series.steps
     scope = f"losses and gradient norms of {len(points):,} entries, {len(series.held_out):,} held-out losses"
     if not points and not series.held_out:
@@ -59,7 +59,7 @@ def _loss(series: RunSeries) -> Finding | None:
 
 
 def _of_part(points: Sequence[StepPoint], name: str) -> list[tuple[int, str, str]]:
-    """A part of another trainer's loss that was a number and never is one again; NaN may also mean: not measured."""
+    """Return the entries of a part that was a number and never is one again; NaN may also mean: not measured."""
     known = [(p, p.parts[name]) for p in points if name in p.parts]
     last = max((n for n, (_, value) in enumerate(known) if math.isfinite(value)), default=-1)
     lost = known[last + 1 :] if last >= 0 else []

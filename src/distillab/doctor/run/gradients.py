@@ -16,7 +16,7 @@ _MOSTLY = 0.9
 
 
 def check_gradients(series: RunSeries) -> CheckResult:
-    """Norms that grow to many times what they were, and norms of exactly zero.
+    """Check for norms that grow to many times what they were, and norms of exactly zero.
 
     Args:
         series: in order.
@@ -75,6 +75,6 @@ def _explodes(series: RunSeries) -> Finding | None:
 
 
 def _much_lower(series: RunSeries) -> bool:
-    """The loss fell by half or more: a norm that grows as the loss gets small belongs to a normal end."""
+    """Return whether the loss fell by half or more: a norm that grows as the loss gets small is normal at the end."""
     losses = [value for _, value in series.losses()]
     return len(losses) >= _FEWEST and trend(losses).fell(0.5)

@@ -20,7 +20,7 @@ _BY_HEART = 0.5
 
 
 def check_held_out(series: RunSeries) -> CheckResult:
-    """An evaluation that never changes; held-out loss above log V, the unigram line or its start; overfitting.
+    """Check for an evaluation that never changes, a held-out loss above log V, unigram or its start, and overfitting.
 
     The first epochs distinguish causes: while rows are new, the training loss is itself a held-out loss. A gap between
     the two at that time cannot come from learning rows by heart.
@@ -155,7 +155,7 @@ def _overfitting(series: RunSeries, held_out: _Curve) -> Finding | None:
 
 
 def _by_heart(series: RunSeries, held_out: _Curve) -> bool:
-    """The training loss, a cross-entropy too, ends far below the best held-out loss, which was far below log V."""
+    """Return whether the training cross-entropy ends far below the best held-out loss, which was far below log V."""
     training, uniform = series.training_nats(), series.facts.uniform_nats
     best = min(value for _, value in held_out)
     if uniform is None or len(training) < 3 or best >= _LEARNED * uniform:

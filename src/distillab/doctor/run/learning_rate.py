@@ -29,7 +29,7 @@ _NOT_SLOWING = 0.7
 
 
 def check_learning_rate(series: RunSeries) -> CheckResult:
-    """Divergence, spikes, and a loss that falls slowly on a straight line.
+    """Check for divergence, spikes, and a loss that falls slowly on a straight line.
 
     Args:
         series: in order.
@@ -81,7 +81,7 @@ def _diverges(series: RunSeries) -> Finding | None:
 
 
 def _worse_elsewhere(series: RunSeries, best_step: int) -> bool:
-    """Since the training loss was best the held-out loss has risen too, or the gradient norm grows without end."""
+    """Return whether the held-out loss rose too since the best step, or the gradient norm grows without end."""
     held_out = series.held_out_losses()
     if len(held_out) >= 3:
         at, best = min(held_out, key=lambda pair: pair[1])
@@ -96,7 +96,7 @@ def _worse_elsewhere(series: RunSeries, best_step: int) -> bool:
 
 
 def _thrown_at_the_start(series: RunSeries) -> Finding | None:
-    """Far above its first value for a tenth of the run: it may come back, to less than it would have learned."""
+    """Return the finding of a loss far above its first value for a tenth of the run, even if it comes back."""
     losses = series.losses()
     values = [value for _, value in losses]
     window = max(_FEWEST_THROWN, len(values) // 10)
@@ -129,7 +129,7 @@ def _above_uniform(series: RunSeries) -> bool:
 
 
 def _weights_rise(series: RunSeries) -> bool:
-    """The objective is another one at the end than at the start, so that its value may rise."""
+    """Return whether the objective at the end is another one than at the start, so that its value may rise."""
     weighted = [point.weights for point in series.steps if point.weights]
     return bool(weighted) and any(
         weighted[-1].get(name, 0.0) > 1.05 * weighted[0].get(name, 0.0) for name in weighted[-1]
@@ -137,7 +137,7 @@ def _weights_rise(series: RunSeries) -> bool:
 
 
 def _goes_down_in_its_terms(series: RunSeries) -> bool:
-    """Every term ends lower than it began: the sum rose by its weights alone."""
+    """Return whether every term ends lower than it began: then only the weights raised the sum."""
     by_term = [[p.terms[name] for p in series.steps if name in p.terms] for name in series.term_names]
     return bool(by_term) and all(len(values) > 2 and trend(values).fell() for values in by_term)
 

@@ -43,7 +43,7 @@ class Runs:
 
 
 def read_runs(place: Path) -> Runs:
-    """Read whatever a place holds.
+    """Read the log or logs of a file or folder.
 
     Raises:
         DataError: nothing there is a log that is known, or a log is damaged.
@@ -79,7 +79,7 @@ def _folder(folder: Path) -> Runs:
 
 
 def _newest_state(folder: Path) -> Path | None:
-    """The trainer's state of a folder, else that of its last checkpoint: each holds the whole history until then."""
+    """Return the trainer's state of a folder, else of its last checkpoint: each has the whole history until then."""
     if (folder / _STATE).exists():
         return folder / _STATE
     numbered = [(int(match[1]), path) for path in folder.iterdir() if (match := _CHECKPOINT.fullmatch(path.name))]

@@ -17,7 +17,7 @@ METRICS, RECORD, RECIPE = "metrics.jsonl", "run.json", "recipe.json"
 
 
 def of_run_folder(folder: Path, *, name: str) -> tuple[RunSeries, RunRecord | None]:
-    """One run folder, and its record where it is finished.
+    """Read one run folder, and its record if it is finished.
 
     Raises:
         DataError: a file of it is damaged.
@@ -37,7 +37,7 @@ def of_run_folder(folder: Path, *, name: str) -> tuple[RunSeries, RunRecord | No
 def of_metrics_file(
     rows: list[LogRow], *, name: str, facts: RunFacts, epochs_a_step: float | None, notes: tuple[str, ...]
 ) -> RunSeries:
-    """The lines of a metrics.jsonl.
+    """Read the lines of a metrics.jsonl.
 
     Raises:
         DataError: a line has not the fields of a step or of a held-out measurement.

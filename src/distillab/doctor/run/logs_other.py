@@ -21,7 +21,7 @@ _ENDS = re.compile(r"[\r\n]+")  # a progress bar writes over itself
 
 
 def read_text(path: Path) -> str:
-    """The text of a log.
+    """Read the text of a log.
 
     Raises:
         DataError: it cannot be read, is larger than 512 MiB, or is not UTF-8.
@@ -42,7 +42,7 @@ def read_text(path: Path) -> str:
 
 
 def read_json(text: str, *, where: str) -> Any:
-    """Any JSON value; NaN and Infinity are read, because trainers write them.
+    """Read any JSON value; NaN and Infinity too, because trainers write them.
 
     Raises:
         DataError: it is none.
@@ -54,7 +54,7 @@ def read_json(text: str, *, where: str) -> Any:
 
 
 def read_json_lines(path: Path) -> tuple[list[LogRow], list[str]]:
-    """Return the rows of a file of JSON lines, and notes: a torn last line, as a killed trainer leaves it.
+    """Return the rows of a file of JSON lines, and notes: an incomplete last line, as a killed trainer leaves it.
 
     Raises:
         DataError: any other line is broken, or a line is no object.
@@ -78,7 +78,7 @@ def read_json_lines(path: Path) -> tuple[list[LogRow], list[str]]:
 
 
 def of_trainer_state(value: dict[str, Any], path: Path) -> RunSeries:
-    """transformers' `trainer_state.json`.
+    """Read transformers' `trainer_state.json`.
 
     Raises:
         DataError: its history is no list of objects, or holds no loss.
@@ -99,7 +99,7 @@ def of_trainer_state(value: dict[str, Any], path: Path) -> RunSeries:
 
 
 def of_rows_file(path: Path) -> RunSeries:
-    """JSON lines, a JSON list or CSV, with one entry a row."""
+    """Read JSON lines, a JSON list or CSV, with one entry a row."""
     kind = path.suffix.lower()
     notes: list[str] = []
     if kind == ".csv":
@@ -141,7 +141,7 @@ def _csv(path: Path) -> list[LogRow]:
 
 
 def of_printed(path: Path) -> RunSeries:
-    """What a trainer prints: `{'loss': 1.23, 'grad_norm': 0.5, 'learning_rate': 1e-05, 'epoch': 0.1}` among other text.
+    """Read printed entries: `{'loss': 1.23, 'grad_norm': 0.5, 'learning_rate': 1e-05, 'epoch': 0.1}` among other text.
 
     Nothing is evaluated; names and values are taken out of the text. transformers prints four significant digits.
 

@@ -11,7 +11,7 @@ from distillab.records import CheckResult, Finding
 
 
 def check_order(series: RunSeries) -> CheckResult:
-    """Steps that stand twice or go back; a run that has not come to its last step.
+    """Check for steps that occur twice or go back, and for a run that has not reached its last step.
 
     Args:
         series: in the order of the log.

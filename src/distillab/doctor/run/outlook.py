@@ -1,4 +1,4 @@
-"""What stands before all findings of a run or study: a student that begins or ends worse than it should."""
+"""The sentences before all findings of a run or study: a student that begins or ends worse than it should."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from distillab.records import CheckResult, outlook
 
 
 def run_outlooks(runs: Sequence[Run]) -> tuple[str, ...]:
-    """The sentences for runs without results of a study; of several, only what holds for all.
+    """Return the sentences for runs without results of a study; of several, only what holds for all.
 
     Runs that show a failure on purpose do not count, nor do losses that are no cross-entropies in nats.
     """
@@ -29,6 +29,6 @@ def run_outlooks(runs: Sequence[Run]) -> tuple[str, ...]:
 
 
 def worse_than_start(sentences: Sequence[str]) -> CheckResult:
-    """The finding that stands beside the sentences where no other one explains them."""
+    """Return the finding for these sentences if no other one explains them."""
     finding = from_page("worse-than-start", evidence=tuple(sentences))
     return CheckResult(check="run-outlook", scope="the start and the end of every arm", findings=(finding,))

@@ -22,7 +22,7 @@ _BELOW_FLOOR = 0.9
 
 
 def check_references(series: RunSeries) -> CheckResult:
-    """Where the loss begins, whether it ever leaves log V, and whether it is lower than the data allow.
+    """Check where the loss begins, whether it ever leaves log V, and whether it is lower than the data allow.
 
     Args:
         series: in order.
@@ -97,7 +97,7 @@ def _stuck(series: RunSeries) -> Finding | None:
 
 
 def _flat(series: RunSeries) -> Finding | None:
-    """Flattened above the lowest value that cross-entropy reaches where the softmax is taken twice."""
+    """Return the finding of a loss that is flat above the lowest cross-entropy with a softmax taken twice."""
     uniform, training = series.facts.uniform_nats, series.training_nats()
     if uniform is None or len(training) < 2 * _FEWEST or not series.facts.random_student or not _had_its_rate(series):
         return None
@@ -123,7 +123,7 @@ def _flat(series: RunSeries) -> Finding | None:
 
 
 def _had_its_rate(series: RunSeries) -> bool:
-    """Enough steps after the warm-up; none, where the rate is zero all along (which another check reports)."""
+    """Return whether there are enough steps after the warm-up; False if the rate is always zero."""
     rates = series.learning_rates()
     if not rates:
         return True

@@ -19,7 +19,7 @@ _AS_LARGE = 0.25  # |log ratio|
 
 
 def check_rescaling(series: RunSeries) -> CheckResult:
-    """The training loss against the held-out loss at the same steps, against the sum of its terms, and against log V.
+    """Compare the training loss with the held-out loss at the same steps, the sum of its terms, and log V.
 
     A held-out loss is never accumulated, so a training loss that is k times as large all along was summed over k
     microbatches (or processes) or divided by them once too often.
@@ -35,7 +35,7 @@ def check_rescaling(series: RunSeries) -> CheckResult:
 
 
 def _terms(series: RunSeries) -> Finding | None:
-    """Our runs log the terms before they are weighted and summed."""
+    """Compare with the sum of the weighted terms: distillab's runs log the terms before they are weighted."""
     ratios = []
     for point in series.steps:
         expected = sum(point.weights.get(name, 0.0) * value for name, value in point.terms.items())
@@ -77,11 +77,11 @@ def _held_out(series: RunSeries) -> Finding | None:
 
 
 def _beside(series: RunSeries) -> list[tuple[float, float]]:
-    """Training and held-out loss at the same steps."""
+    """Compare training and held-out loss at the same steps."""
     held_out, losses = series.held_out_losses(), series.losses()
     pairs = []
     for before, (step, value) in zip([0, *(s for s, _ in held_out)], held_out, strict=False):
-        # the training losses nearest to the measurement: a mean over few steps that stand just before it
+        # the training losses nearest to the measurement: a mean over few steps just before it
         near = [loss for at, loss in losses if before < at <= step][-10:]
         if near and step > 0:
             pairs.append((statistics.median(near), value))
@@ -90,7 +90,7 @@ def _beside(series: RunSeries) -> list[tuple[float, float]]:
 
 
 def _start(series: RunSeries) -> Finding | None:
-    """A random student begins at log V."""
+    """Compare with log V, where a student with random weights begins."""
     uniform, losses = series.facts.uniform_nats, series.training_nats()
     if uniform is None or not series.facts.random_student or not losses:
         return None

@@ -34,7 +34,7 @@ _LARGEST_STEP = 10**12
 
 @dataclass(frozen=True)
 class LogRow:
-    """One entry of a log: where it stands, and its columns."""
+    """One entry of a log: its place, and its columns."""
 
     where: str
     values: Mapping[str, Any]
@@ -43,7 +43,7 @@ class LogRow:
 def series_of_rows(
     rows: Sequence[LogRow], *, source: str, place: str, facts: RunFacts, notes: Sequence[str]
 ) -> RunSeries:
-    """The points of a log.
+    """Return the points of a log.
 
     Args:
         rows: in the order of the log.
@@ -123,7 +123,7 @@ def _number(named: Mapping[str, Any], names: Sequence[str], where: str) -> float
 
 
 def as_number(value: Any, *, column: str, where: str) -> float:
-    """A logged value as a number; NaN and ±inf are numbers here, because a log that holds them is what is examined.
+    """Return a logged value as a number; NaN and ±inf too, because logs with them are examined.
 
     Raises:
         DataError: it is none.

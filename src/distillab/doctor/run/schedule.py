@@ -25,7 +25,7 @@ _NEAR_ENTROPY = 1.1
 
 
 def check_schedule(series: RunSeries) -> CheckResult:
-    """A learning rate of zero, one that only warms up, never decays, restarts, ends too early or is cut off.
+    """Check for a learning rate of zero, one that only warms up, never decays, restarts, ends too early or is cut off.
 
     Args:
         series: in order.
@@ -155,7 +155,7 @@ def _decays_too_early(series: RunSeries) -> Finding | None:
 
 
 def _line_it_stays_above(series: RunSeries, level: float) -> str | None:
-    """A line that shows that there was more to learn; None where nothing in the log or of the caller shows it."""
+    """Return evidence that there was more to learn; None if neither the log nor the caller gives any."""
     facts = series.facts
     if not series.training_nats():
         return None

@@ -83,7 +83,7 @@ class RunFacts:
 
 @dataclass(frozen=True)
 class RunSeries:
-    """One run, from its log. Points stand in the order of the log.
+    """One run, from its log. Points are in the order of the log.
 
     Attributes:
         name: of the run within the examined place; "" where it is the only one.
@@ -99,7 +99,7 @@ class RunSeries:
     notes: tuple[str, ...] = ()
 
     def in_order(self) -> RunSeries:
-        """The same with one point a step, in the order of the steps: of a step that stands twice, the later one."""
+        """Return the same with one point a step, in the order of the steps: the later one of two at one step."""
         steps = {point.step: point for point in self.steps}
         held_out = {point.step: point for point in self.held_out}
         return replace(
@@ -119,7 +119,7 @@ class RunSeries:
         return max([point.step for point in self.steps] + [point.step for point in self.held_out], default=0)
 
     def training_nats(self) -> tuple[tuple[int, float], ...]:
-        """(step, cross-entropy in nats a token) of training, measured values; empty where the log has no such thing."""
+        """Return (step, cross-entropy in nats a token) of training, measured values; empty if the log has none."""
         if not self.facts.in_nats:
             return ()
         if self.term_names:
@@ -127,25 +127,25 @@ class RunSeries:
         return self.losses()
 
     def losses(self) -> tuple[tuple[int, float], ...]:
-        """(step, training loss as it was logged), measured values."""
+        """Return (step, training loss as it was logged), measured values."""
         return _measured((point.step, point.loss) for point in self.steps)
 
     def held_out_losses(self) -> tuple[tuple[int, float], ...]:
-        """(step, held-out loss as it was logged), measured values."""
+        """Return (step, held-out loss as it was logged), measured values."""
         return _measured((point.step, point.loss) for point in self.held_out)
 
     def grad_norms(self) -> tuple[tuple[int, float], ...]:
-        """(step, gradient norm), finite values; zeros among them."""
+        """Return (step, gradient norm), finite values; zeros among them."""
         found = ((point.step, point.grad_norm) for point in self.steps)
         return tuple((step, value) for step, value in found if value is not None and math.isfinite(value))
 
     def learning_rates(self) -> tuple[tuple[int, float], ...]:
-        """(step, learning rate), finite values."""
+        """Return (step, learning rate), finite values."""
         found = ((point.step, point.learning_rate) for point in self.steps)
         return tuple((step, value) for step, value in found if value is not None and math.isfinite(value))
 
     def epoch_at(self, step: int) -> float | None:
-        """Passes over the training rows at a step: of the last point until then that has them."""
+        """Return the passes over the training rows at a step: of the last point until then that has them."""
         known = [(point.step, point.epoch) for point in self.steps if point.epoch is not None and point.step <= step]
         known += [
             (point.step, point.epoch) for point in self.held_out if point.epoch is not None and point.step <= step

@@ -17,7 +17,7 @@ _FEWEST = 10
 
 
 def check_terms(series: RunSeries) -> CheckResult:
-    """Terms without positions, that never change, without a share of the gradient, or that fight each other.
+    """Check for terms without positions, that never change, without a share of the gradient, or that fight each other.
 
     Args:
         series: in order.
@@ -90,7 +90,7 @@ def _cosines(series: RunSeries) -> Finding | None:
 
 
 def _apart(series: RunSeries) -> Finding | None:
-    """Without logged cosines: one term falls over the last two thirds of the run while another rises."""
+    """Return the finding without logged cosines: one term falls over the last two thirds while another rises."""
     ends = {}
     for name in series.term_names:
         values = [point.terms[name] for point in series.steps if name in point.terms and point.weights.get(name, 1.0)]

@@ -35,16 +35,16 @@ class Trend:
     error: float
 
     def fell(self, share: float = 0.03) -> bool:
-        """The end is below the beginning by more than the noise, and by at least this share of the beginning."""
+        """Return whether the end is below the beginning by more than the noise, and by at least this share of it."""
         return self.head - self.tail > max(share * abs(self.head), _SURE * self.error)
 
     def rose(self, share: float = 0.03) -> bool:
-        """The end is above the beginning by more than the noise, and by at least this share of the beginning."""
+        """Return whether the end is above the beginning by more than the noise, and by at least this share of it."""
         return self.tail - self.head > max(share * abs(self.head), _SURE * self.error)
 
 
 def trend(values: Sequence[float]) -> Trend:
-    """Ends and noise of at least two values."""
+    """Return the ends and the noise of at least two values."""
     window = min(_LONGEST_WINDOW, max(1, int(len(values) * _WINDOW_SHARE)))
     spread = noise(values)
     # standard error of a median is about 1.25 times that of a mean
@@ -53,7 +53,7 @@ def trend(values: Sequence[float]) -> Trend:
 
 
 def noise(values: Sequence[float]) -> float:
-    """Standard deviation around a slow curve: from the differences of neighbours, so that the slope has no part.
+    """Return the standard deviation around a slow curve: from differences of neighbours, so that the slope has no part.
 
     For fewer than eight values the result is 0.
     """
@@ -65,7 +65,7 @@ def noise(values: Sequence[float]) -> float:
 
 
 def slope(steps: Sequence[int], values: Sequence[float]) -> tuple[float, float]:
-    """Least-squares slope a step, and its standard error, of at least three points at differing steps."""
+    """Return the least-squares slope a step, and its standard error, of at least three points at differing steps."""
     x = np.asarray(steps, dtype=np.float64)
     y = np.asarray(values, dtype=np.float64)
     x = x - x.mean()
@@ -78,7 +78,7 @@ def slope(steps: Sequence[int], values: Sequence[float]) -> tuple[float, float]:
 
 
 def spikes(values: Sequence[float], *, factor: float) -> list[int]:
-    """Places of lone values above `factor` times the median of their neighbours, and far outside their noise.
+    """Return the places of single values above `factor` times the median of their neighbours, far outside their noise.
 
     A value is lone where the curve comes back within the neighbourhood, so that a jump to a new level is none. The
     first tenth is not looked at: curves move fast there.
@@ -98,7 +98,7 @@ def spikes(values: Sequence[float], *, factor: float) -> list[int]:
 
 
 def near_factor(ratio: float, *, within: float = 0.1) -> int | None:
-    """The whole k ≥ 2 with ratio ≈ k or ratio ≈ 1/k (given as −k), else None.
+    """Return the whole k ≥ 2 with ratio ≈ k or ratio ≈ 1/k (given as −k), else None.
 
     >>> near_factor(3.98), near_factor(0.2503), near_factor(1.3)
     (4, -4, None)

@@ -89,7 +89,7 @@ def check_costs(setups: Sequence[Setup], weights: Sequence[Weights], budget: Bud
 
 
 def measured_costs(setups: Sequence[Setup], weights: Sequence[Weights], budget: Budget, clock: Clock) -> Costs:
-    """The costs of the recipe; the arguments as in `check_costs`."""
+    """Measure the costs of the recipe; the arguments as in `check_costs`."""
     judging_s = _judging_s(setups[0])
     total_s = 0.0
     times: list[StepTime] = []
@@ -127,7 +127,7 @@ def measured_costs(setups: Sequence[Setup], weights: Sequence[Weights], budget: 
 
 
 def cost_findings(costs: Costs, machine: Machine) -> list[Finding]:
-    """What a machine does not have."""
+    """Return findings of the memory and disk space that a machine lacks."""
     found = []
     if costs.memory_bytes > machine.memory_bytes:
         found.append(memory_finding(costs.memory_bytes, machine.memory_bytes))
@@ -142,12 +142,12 @@ def cost_findings(costs: Costs, machine: Machine) -> list[Finding]:
 
 
 def memory_finding(needed: int, there: int) -> Finding:
-    """The device has less memory than the runs take."""
+    """Return the finding of a device with less memory than the runs take."""
     return from_page("memory-too-small", evidence=(f"needed: about {size(needed)}", f"available: {size(there)}"))
 
 
 def _judging_s(setup: Setup) -> float:
-    """Seconds of a run's learning curve and of its evaluation at the end."""
+    """Return the seconds of a run's learning curve and of its evaluation at the end."""
     own = setup.recipe.evaluation
     training = setup.recipe.training
     student = setup.student()
@@ -165,7 +165,7 @@ def _judging_s(setup: Setup) -> float:
 
 
 def _answers_s(arm: Arm) -> float:
-    """Seconds of the teacher's answers to all prompts; none where a cache holds them."""
+    """Return the seconds of the teacher's answers to all prompts; none if a cache has them."""
     teacher = arm.inputs.teacher
     if arm.source is None or teacher is None or teacher.spec.settings.path is None:
         return 0.0
@@ -177,7 +177,7 @@ def _answers_s(arm: Arm) -> float:
 
 
 def _loaded(setup: Setup, weights: Sequence[Weights], budget: Budget) -> Weights:
-    """What a run has loaded: where everything that it reads of the teacher is stored before, no teacher."""
+    """Return the models that a run loads: no teacher if everything that it uses of the teacher is stored before."""
     largest = max(weights, key=lambda one: one.learning + one.teacher)
     stored = budget.cached and (setup.inputs.method.can_be_cached or not setup.inputs.method.reads_signals)
     return replace(largest, teacher=0) if stored else largest

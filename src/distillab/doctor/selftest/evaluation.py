@@ -23,7 +23,7 @@ _ROUNDING = 1e-4
 
 
 def check_evaluation(setup: Setup, clock: Clock) -> CheckResult:
-    """Judge the student before training twice, and once more with other weights.
+    """Evaluate the student before training twice, and once more with other weights.
 
     Args:
         setup: of any objective; all arms are judged in the same way.
@@ -42,7 +42,7 @@ def check_evaluation(setup: Setup, clock: Clock) -> CheckResult:
 
 
 def judged(setup: Setup, student: PreTrainedModel, *, answers: bool = True) -> EvaluationResult:
-    """The student, by the recipe's protocol on a few held-out rows.
+    """Evaluate the student by the recipe's protocol on a few held-out rows.
 
     Args:
         answers: whether it writes some too.
@@ -97,5 +97,5 @@ def evaluation_findings(first: EvaluationResult, again: EvaluationResult, other:
 
 
 def _apart(one: Tensor, other: Tensor) -> float:
-    """The largest relative difference of a row's nats."""
+    """Return the largest relative difference of a row's nats."""
     return float(((one - other).abs() / one.abs().clamp(min=1e-6)).max())

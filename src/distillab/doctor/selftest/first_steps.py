@@ -53,7 +53,7 @@ def check_first_steps(setups: Sequence[Setup], clock: Clock) -> CheckResult:
 
 
 def first_step_findings(stepped: Stepped, setup: Setup) -> list[Finding]:
-    """What is wrong with first steps that go like this."""
+    """Return what is wrong with these first steps."""
     first = stepped.loss(0, without=stepped.fitted)
     last = sum(stepped.loss(-1 - back, without=stepped.fitted) for back in range(_LAST)) / _LAST
     rate = setup.recipe.training.learning_rate

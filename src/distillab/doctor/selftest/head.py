@@ -72,7 +72,7 @@ def check_head(setups: Sequence[Setup], clock: Clock) -> CheckResult:
 
 
 def head_difference(setup: Setup) -> HeadDifference | None:
-    """The loss and its gradient in both ways; None where no term reads logits."""
+    """Return the loss and its gradient in both ways; None if no term uses logits."""
     student = setup.student(dropout=False)
     objective = setup.objective(student)
     if not objective.token_terms:
@@ -91,7 +91,7 @@ def head_difference(setup: Setup) -> HeadDifference | None:
 
 
 def head_findings(found: HeadDifference, setup: Setup) -> list[Finding]:
-    """What is wrong with a head whose two ways differ like this."""
+    """Return what is wrong with a head whose two ways differ like this."""
     rounding = rounding_of(setup)
     loss_apart = abs(found.chunked - found.dense) / max(abs(found.dense), 1e-6)
     if loss_apart <= rounding.allowed and found.gradient <= rounding.allowed:
@@ -115,7 +115,7 @@ def _dense(
     measured: Measured,
     factors: dict[str, float],
 ) -> Tensor:
-    """Σ factor · term over the terms that read logits, from all logits at once."""
+    """Return Σ factor · term over the terms that use logits, from all logits at once."""
     batch, device = setup.batch, setup.device
     logits_BLV = cast(Tensor, student(**model_inputs(batch, device, model=student)).logits)
     scores = StudentScores(at_scored(logits_BLV, batch), scored_targets(batch).to(device))

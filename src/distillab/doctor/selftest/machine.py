@@ -58,7 +58,7 @@ class Weights:
 
 
 def this_machine(recipe: RunRecipe) -> Machine:
-    """The machine as the recipe's device and output folder see it."""
+    """Return the memory and disk space of the recipe's device and output folder."""
     device = pick_device(recipe.training.device)
     if device.type == "cuda":
         memory = int(torch.cuda.get_device_properties(device).total_memory)
@@ -70,7 +70,7 @@ def this_machine(recipe: RunRecipe) -> Machine:
 
 
 def weights_of(inputs: RunInputs, *, teacher: bool) -> Weights:
-    """What the models of a run take.
+    """Return the bytes of a run's models.
 
     Args:
         teacher: whether its weights are loaded.
@@ -84,7 +84,7 @@ def weights_of(inputs: RunInputs, *, teacher: bool) -> Weights:
 
 
 def size(count: float) -> str:
-    """Bytes for people."""
+    """Return a number of bytes as readable text."""
     for unit, name in ((2**30, "GiB"), (2**20, "MiB")):
         if count >= unit:
             return f"{count / unit:,.1f} {name}"
@@ -99,7 +99,7 @@ def _bytes(path: str, config: PreTrainedConfig, dtype: str) -> int:
 
 @cache
 def _parameters(path: str, settings: str) -> int:
-    """How many parameters a model has; `settings` distinguishes two configurations of one path."""
+    """Return the number of a model's parameters; `settings` distinguishes two configurations of one path."""
     config = load_config(path, revision=None)
     with torch.device("meta"):
         model = model_of(config)

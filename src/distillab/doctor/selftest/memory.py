@@ -78,7 +78,7 @@ def resident_bytes() -> int:
 
 
 def run_memory(setup: Setup, weights: Weights, *, process: int) -> RunMemory:
-    """The memory of a run of these arms.
+    """Return the memory of a run of these arms.
 
     Args:
         weights: of its models.
@@ -103,7 +103,7 @@ def run_memory(setup: Setup, weights: Weights, *, process: int) -> RunMemory:
 
 
 def kept_by_student(setup: Setup, rows: int) -> tuple[int, int]:
-    """Bytes that the student keeps of so many of the longest rows for the backward pass, and how many are scored.
+    """Return the bytes kept of so many of the longest rows for the backward pass, and how many positions are scored.
 
     The longest row is read once, and every tensor that the graph saves is counted once; other rows of a microbatch are
     padded to it.
@@ -136,14 +136,14 @@ def kept_by_student(setup: Setup, rows: int) -> tuple[int, int]:
 
 
 def _chunk_bytes(scored: int, vocabulary: int, device: torch.device) -> int:
-    """A chunk of logits, and what is computed of a piece of it."""
+    """Return the bytes of a chunk of logits, and of what is computed from a piece of it."""
     rows = max((here.stop - here.start for here in chunks(scored, vocabulary, device)), default=0)
     piece = min(SUB_CHUNK_BYTES.get(device.type, 4 * rows * vocabulary), 4 * rows * vocabulary)
     return 4 * rows * vocabulary + _OF_A_PIECE * piece
 
 
 def estimated(recipe: RunRecipe) -> RunMemory:
-    """The memory of a recipe's run, from a process that has not loaded a model before.
+    """Estimate the memory of a recipe's run, from a process that has not loaded a model before.
 
     Raises:
         DistillabError: what is raised before a run begins.

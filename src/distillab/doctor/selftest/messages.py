@@ -9,7 +9,7 @@ from distillab.terminal import plural
 
 
 def scope(setups: Sequence[Setup], what: str) -> str:
-    """What was looked at: `what`, and for how many arms."""
+    """Return the scope: `what`, and for how many arms."""
     if not setups:
         return "nothing"
     arms = sum(len(setup.names) for setup in setups)
@@ -17,7 +17,7 @@ def scope(setups: Sequence[Setup], what: str) -> str:
 
 
 def left_out(reasons: Sequence[tuple[str, str]]) -> str | None:
-    """`skipped` of (what, why); None where nothing was left out. Equal reasons stand once."""
+    """Return `skipped` of (what, why); None if nothing was left out. Equal reasons are given once."""
     by_reason: dict[str, list[str]] = {}
     for what, why in reasons:
         by_reason.setdefault(why, []).append(what)
@@ -25,5 +25,5 @@ def left_out(reasons: Sequence[tuple[str, str]]) -> str | None:
 
 
 def number(value: float) -> str:
-    """Four significant digits."""
+    """Return a number with four significant digits."""
     return f"{value:.4g}"

@@ -27,7 +27,7 @@ class Rounding:
 
 
 def rounding_of(setup: Setup) -> Rounding:
-    """That of a loss and its gradient: of the student's weights, the arithmetic, and a live teacher.
+    """Return the rounding of a loss and its gradient: of the student's weights, the arithmetic, and a live teacher.
 
     Other kernels calculate a row alone than a row among others, so that the same teacher rounds it otherwise. What is
     read from a cache is the same each time.

@@ -145,7 +145,7 @@ class Setup:
         return self.data.collator([rows[place] for place in range(len(self.data.lengths))])
 
     def student(self, *, dropout: bool = True) -> PreTrainedModel:
-        """A copy of the student before training.
+        """Return a copy of the student before training.
 
         Args:
             dropout: False: without, so that two passes give the same.
@@ -158,7 +158,7 @@ class Setup:
         return student
 
     def objective(self, student: PreTrainedModel) -> Objective:
-        """The objective of a run for this student.
+        """Return the objective of a run for this student.
 
         Raises:
             ConfigError: see `objective_for`.
@@ -174,19 +174,19 @@ class Setup:
 
     @contextmanager
     def arithmetic(self) -> Iterator[None]:
-        """The precision in which the trainer calculates."""
+        """Return the precision in which the trainer calculates."""
         kind = self.device.type
         with torch.autocast(kind, dtype=torch.bfloat16, enabled=self.recipe.training.precision == "bfloat16"):
             yield
 
     def with_terms(self, terms: Sequence[TermConfig]) -> Setup:
-        """The same with other terms."""
+        """Return the same setup with other terms."""
         recipe = self.recipe.model_copy(update={"terms": tuple(terms)})
         return replace(self, inputs=self.inputs.with_recipe(recipe))
 
 
 def few_rows(inputs: RunInputs) -> EncodedSplit:
-    """A few of the shorter training rows, of different lengths; rows that a teacher with other tokens reads too."""
+    """Return a few of the shorter training rows, of different lengths."""
     split = inputs.train
     order = sorted(range(len(split.rows)), key=lambda place: (len(split.rows[place]), place))
     places = list(dict.fromkeys(order[int(share * (len(order) - 1))] for share in _QUANTILES))[:ROWS]
@@ -196,7 +196,7 @@ def few_rows(inputs: RunInputs) -> EncodedSplit:
 
 
 def setups_of(arms: Sequence[Arm], original: PreTrainedModel, *, scratch: Path) -> list[Setup]:
-    """One setup for all arms that train alike: the same terms, weights and teacher, where the terms read one.
+    """Return one setup for all arms that train alike: the same terms, weights and teacher, if the terms use one.
 
     Args:
         arms: of one student and one data set.
@@ -218,7 +218,7 @@ def setups_of(arms: Sequence[Arm], original: PreTrainedModel, *, scratch: Path) 
 
 
 def by_tokens(setups: Sequence[Setup]) -> list[Setup]:
-    """One setup for each teacher and way of reading it, with every term that any arm has, each once.
+    """Return one setup for each teacher and way of reading it, with every term that any arm has, each once.
 
     A question about a single term needs no objective of its own.
     """
@@ -241,7 +241,7 @@ def by_tokens(setups: Sequence[Setup]) -> list[Setup]:
 def answerable(
     groups: Sequence[Setup], clock: Clock, *, units: float, missed: list[tuple[str, str]]
 ) -> Iterator[tuple[Setup, SignalSource]]:
-    """The setups whose teacher's weights are there, one by one, as long as there is time.
+    """Yield the setups whose teacher's weights are there, one by one, as long as there is time.
 
     Args:
         groups: of `by_tokens`.

@@ -76,7 +76,7 @@ def check_steps(setups: Sequence[Setup], clock: Clock) -> tuple[CheckResult, Che
 
 
 def both_splits(setup: Setup) -> Splits:
-    """The step in both ways, without dropout, every term at the largest weight of its line."""
+    """Make the step in both ways, without dropout, every term at the largest weight of its schedule."""
     weighted = setup.with_terms([_at_largest(term) for term in setup.terms])
 
     def made(microbatch: int | None) -> Stepped:
@@ -87,7 +87,7 @@ def both_splits(setup: Setup) -> Splits:
 
 
 def split_findings(both: Splits, setup: Setup) -> list[Finding]:
-    """What is wrong with a step that depends on its split like this."""
+    """Return what is wrong with a step that depends on its split like this."""
     rounding = rounding_of(setup)
     whole, rows = both.whole.loss(0), both.rows.loss(0)
     loss_apart = abs(whole - rows) / max(abs(whole), 1e-6)
@@ -113,7 +113,7 @@ def split_findings(both: Splits, setup: Setup) -> list[Finding]:
 
 
 def reach_findings(stepped: Stepped, setup: Setup) -> list[Finding]:
-    """What is wrong with a gradient that reaches these parameters."""
+    """Return the finding of trainable parameters that no gradient reaches."""
     unreached = [name for name in stepped.learning if not _reached(stepped.gradients.get(name))]
     if not unreached:
         return []
@@ -133,7 +133,7 @@ def reach_findings(stepped: Stepped, setup: Setup) -> list[Finding]:
 
 
 def difference(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> float:
-    """‖first − second‖ / ‖first‖ over all parameters; a missing gradient is zero."""
+    """Return ‖first − second‖ / ‖first‖ over all parameters; a missing gradient is zero."""
     apart = size = 0.0
     for name in sorted({*first, *second}):
         one, other = first.get(name), second.get(name)

@@ -41,7 +41,7 @@ class Stepped:
     fitted: frozenset[str] = frozenset()
 
     def loss(self, step: int, *, without: frozenset[str] = frozenset()) -> float:
-        """The terms' means at a step (from 0; negative from the end), with the weights of the first step.
+        """Return the loss of the terms' means at a step (from 0; negative from the end), with the first step's weights.
 
         Args:
             without: names of terms that are left out.
@@ -53,7 +53,7 @@ class Stepped:
 
 
 def training_of(setup: Setup, *, steps: int, microbatch: int | None = None, clipped: bool = True) -> TrainingConfig:
-    """The recipe's training settings for some steps on the few rows, all of them in every step.
+    """Return the recipe's training settings for some steps on the few rows, all of them in every step.
 
     The learning rate is the recipe's, and constant after a warm-up of a quarter of the steps where the recipe has one.
 

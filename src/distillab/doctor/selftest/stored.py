@@ -91,7 +91,7 @@ def check_cache(setups: Sequence[Setup], clock: Clock) -> CheckResult:
 
 
 def kinds_of(setup: Setup) -> tuple[KindConfig, ...]:
-    """The kinds that the recipe names, else those that its terms read."""
+    """Return the cache kinds that the recipe names, else those that its terms use."""
     named = tuple(kind for kind in setup.settings.kinds or () if not isinstance(kind, TextKind))
     return named or arms_kinds([setup.inputs])
 
@@ -99,7 +99,7 @@ def kinds_of(setup: Setup) -> tuple[KindConfig, ...]:
 def stored_terms(
     setup: Setup, teacher: SignalSource, kinds: tuple[KindConfig, ...], name: str
 ) -> dict[str, StoredTerm]:
-    """Name of a term -> its means for the student before training.
+    """Return name of a term -> its means for the student before training.
 
     Args:
         kinds: what is stored.
@@ -135,7 +135,7 @@ def stored_terms(
 
 
 def cache_findings(name: str, found: StoredTerm, kinds: Sequence[KindConfig], setup: Setup) -> list[Finding]:
-    """What is wrong with a cache that gives a term this mean."""
+    """Return what is wrong with a cache that gives a term this mean."""
     format_ = teacher_format(setup)
     promised = max(promised_difference(kinds), _OF_TEACHER.get(format_, 0.0))
     allowed = _LEAST + promised * abs(found.live) + _ERRORS * found.error

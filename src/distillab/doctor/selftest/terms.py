@@ -81,12 +81,12 @@ def check_terms(setups: Sequence[Setup], clock: Clock) -> CheckResult:
 
 
 def learns_to_compare(term: TermConfig) -> bool:
-    """Whether a term has something that learns between the two models' states, so that equal states are not zero."""
+    """Return whether a term has learned parts between the two models' states, so that equal states are not zero."""
     return isinstance(term, ContrastiveConfig | DualSpaceConfig) or getattr(term, "projector", None) == "linear"
 
 
 def own_layers(term: TermConfig) -> TermConfig:
-    """The term with every layer of the teacher mapped to itself."""
+    """Return the term with every layer of the teacher mapped to itself."""
     layers = getattr(term, "layers", None)
     if layers is None or isinstance(layers, str):
         return term
@@ -94,7 +94,7 @@ def own_layers(term: TermConfig) -> TermConfig:
 
 
 def teacher_as_student(setup: Setup, teacher: SignalSource) -> dict[str, TeacherAsStudent]:
-    """Name of a term -> its means where the student is the teacher."""
+    """Return name of a term -> its means if the student is the teacher."""
     model = setup.teacher_model
     assert model is not None  # the setup is one of `answerable`
     view, inputs, split = setup.inputs.require_teacher(), setup.inputs, setup.split
@@ -146,7 +146,7 @@ def shifted(signal: TeacherSignal) -> TeacherSignal:
 
 
 def term_findings(name: str, found: TeacherAsStudent, setup: Setup) -> list[Finding]:
-    """What is wrong with a term that gives these means."""
+    """Return what is wrong with a term that gives these means."""
     evidence = (
         f"term {name} of {setup.name}",
         f"student = teacher: {number(found.equal)}; the teacher one position off: {number(found.shifted)} (per unit)",
@@ -163,6 +163,6 @@ def _rolled(states_BLD: Tensor) -> Tensor:
 
 
 def _teacher_tokens_alone(view: TeacherView) -> TeacherView:
-    """The same with the teacher's tokenizer for both models."""
+    """Return the same setup with the teacher's tokenizer for both models."""
     contract = view.contract.model_copy(update={"student": view.contract.teacher})
     return replace(view, pair=TokenizerPair(view.reader, view.reader, contract))

@@ -40,7 +40,7 @@ class StepTime:
 
 
 def step_time(setup: Setup, clock: Clock) -> StepTime:
-    """Seconds of a step: measured on drawn rows where there is time for it.
+    """Return the seconds of a step: measured on random rows if there is time for it.
 
     Args:
         clock: what is left of the time; its unit was measured.
@@ -70,7 +70,7 @@ def step_time(setup: Setup, clock: Clock) -> StepTime:
 
 
 def written_s(model: PreTrainedModel, reader: Reader, prompts: Sequence[Sequence[int]], *, batch_size: int) -> float:
-    """Seconds of one further token of a batch of answers.
+    """Return the seconds of one further token of a batch of answers.
 
     Args:
         reader: the model's.
@@ -94,5 +94,5 @@ def _drawn(setup: Setup, count: int) -> EncodedSplit:
 
 
 def _shares(setup: Setup) -> int:
-    """Gradient shares are measured at the first step alone, or never."""
+    """Return `gradient_shares_every` for the timed steps: shares at the first step only, or never."""
     return 0 if setup.recipe.training.gradient_shares_every == 0 else _STEPS + 1
