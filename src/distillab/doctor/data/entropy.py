@@ -68,7 +68,7 @@ def check_entropy(train: EncodedPart, held_out: EncodedPart, reader: Reader) -> 
     )
     finding = from_page(
         "lowest-loss",
-        "prompts say little" if open_ else "repeated prompts",
+        "open prompts" if open_ else "repeated prompts",
         severity="warning" if open_ else "note",
         evidence=tuple(evidence),
         words={"advice": advice, "why": why},
