@@ -30,7 +30,7 @@ def measure_apart(run: Run) -> dict[str, Any]:
     """
     python = PEERS_PYTHON if run.case in PEER_CASES else Path(sys.executable)
     if not python.exists():
-        raise Failed(f"{run.case} needs an environment of its own.\n  do: make bench-peers")
+        raise Failed(f"{run.case} needs a separate environment.\n  fix: make bench-peers")
     try:
         done = subprocess.run(
             [str(python), "-m", "bench", "worker", json.dumps(asdict(run))],

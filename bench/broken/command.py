@@ -160,6 +160,6 @@ def _first_line(case: Case, answer: Answer) -> str:
     kinds = ("Error:", "Mismatch:", "Corrupt:")
     lines = [line for line in answer.text.splitlines() if any(kind in line.split(" ")[0] for kind in kinds)]
     said = answer.text.splitlines()
-    facts = [text.partition("seen:")[2].strip() for text in said if text.startswith("  seen:")]
+    facts = [text.partition("found:")[2].strip() for text in said if text.startswith("  found:")]
     line = " ".join([(lines or said or [""])[0].partition(": ")[2], *facts[:1]])
     return line[:_LONGEST].replace("|", "\\|").replace("<", "&lt;")

@@ -56,8 +56,8 @@ class Case:
 
 
 @dataclass(frozen=True)
-class EvaluationResult:
-    """What came of a case. false_errors: ids of severity error that are not true of the set-up."""
+class ScoredCase:
+    """The result of a case. false_errors: ids of severity error that are not true of the set-up."""
 
     case: Case
     verdict: Verdict
@@ -66,7 +66,7 @@ class EvaluationResult:
     seconds: float
 
 
-def judge(case: Case, checks: Sequence[CheckResult], seconds: float) -> EvaluationResult:
+def judge(case: Case, checks: Sequence[CheckResult], seconds: float) -> ScoredCase:
     """Found: one of the expected ids is there, at any severity. A note alone is no other id: it is no alarm."""
     found = tuple((finding.id, finding.severity) for one in checks for finding in one.findings)
     ids = {name for name, _ in found}
@@ -79,7 +79,7 @@ def judge(case: Case, checks: Sequence[CheckResult], seconds: float) -> Evaluati
         verdict = "found"
     else:
         verdict = "another id" if alarms - case.beside else "missed"
-    return EvaluationResult(case, verdict, found, errors, seconds)
+    return ScoredCase(case, verdict, found, errors, seconds)
 
 
 class Cases(list[Case]):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bench.doctor.case import Case, EvaluationResult, Place, judge
+from bench.doctor.case import Case, ScoredCase, Place, judge
 
 # Of the planted faults; of errors that are not true there may be none.
 TARGET = 0.95
@@ -28,8 +28,8 @@ def can_run(case: Case, place: Place) -> bool:
 
 
 def run_cases(
-    cases: Iterable[Case], place: Place, *, tell: Callable[[EvaluationResult], None] | None = None
-) -> list[EvaluationResult]:
+    cases: Iterable[Case], place: Place, *, tell: Callable[[ScoredCase], None] | None = None
+) -> list[ScoredCase]:
     """Run each case that can be run, in a scratch folder of its own."""
     judged = []
     for case in cases:
@@ -44,7 +44,7 @@ def run_cases(
     return judged
 
 
-def line(one: EvaluationResult) -> str:
+def line(one: ScoredCase) -> str:
     """One case on one line, with what was found where it is not what was planted."""
     text = f"{one.verdict:11} {one.case.audit:5} {one.case.set_up:16} {one.case.name:48} {one.seconds:5.1f} s"
     if one.verdict in ("another id", "missed"):
@@ -54,11 +54,11 @@ def line(one: EvaluationResult) -> str:
     return text
 
 
-def _found(one: EvaluationResult) -> str:
+def _found(one: ScoredCase) -> str:
     return ", ".join(f"{name} ({grade})" for name, grade in one.found if grade != "note") or "nothing"
 
 
-def summary(judged: Sequence[EvaluationResult]) -> str:
+def summary(judged: Sequence[ScoredCase]) -> str:
     """The table of docs/doctor/how-good.md."""
     lines = [
         "| audit | faults | found with the right id | under another id only | missed | false errors beside the id "
@@ -87,7 +87,7 @@ def summary(judged: Sequence[EvaluationResult]) -> str:
     return "\n".join(lines)
 
 
-def passed(judged: Sequence[EvaluationResult]) -> bool:
+def passed(judged: Sequence[ScoredCase]) -> bool:
     """At least 95 % of the faults with the right id, and no error that is not true."""
     faults = [one for one in judged if one.case.expected]
     share = sum(one.verdict == "found" for one in faults) / max(len(faults), 1)

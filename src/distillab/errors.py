@@ -12,8 +12,8 @@
     ├── StorageError         the disk is full
     └── NumericsError        a loss or a gradient is not finite
 
-A message has up to four parts: the rule that is broken, the facts, where it happened, and how to fix it.
-The command line prints them without a traceback.
+A message has up to four parts: the rule that is broken, where it happened, what was found, and how to fix it. They are
+printed as `where:`, `found:` and `fix:`, as in the doctor's findings, without a traceback.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ class DistillabError(Exception):
         lines = [self.rule]
         if self.where:
             lines.append(f"  where: {self.where}")
-        lines.extend(f"  seen:  {fact}" for fact in self.facts)
+        lines.extend(f"  found: {fact}" for fact in self.facts)
         if self.fix:
-            lines.append(f"  do:    {self.fix}")
+            lines.append(f"  fix:   {self.fix}")
         return "\n".join(lines)
 
 

@@ -167,7 +167,7 @@ def test_what_cannot_be_is_an_error_with_a_way_out(
     with pytest.raises(error) as raised:
         dl.distil(**{**world, **wrong})
     assert text in str(raised.value)
-    assert "do:" in str(raised.value) or "did you mean" in str(raised.value)
+    assert "fix:" in str(raised.value) or "did you mean" in str(raised.value)
 
 
 def test_a_pair_that_does_not_allow_the_method_is_refused_with_the_ways_out(

@@ -325,7 +325,7 @@ def test_a_flipped_bit_anywhere_in_a_manifest(sound: Path, tmp_path: Path) -> No
         if wrong.split() == content.split():
             assert everything(merged) == wanted
         else:
-            with pytest.raises((CacheCorrupt, CacheMismatch), match=r"(?s)manifest\.json.*do:"):
+            with pytest.raises((CacheCorrupt, CacheMismatch), match=r"(?s)manifest\.json.*fix:"):
                 everything(merged)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from bench.doctor.case import Case, EvaluationResult, Place, judge
+from bench.doctor.case import Case, ScoredCase, Place, judge
 from bench.doctor.command import EVERY, QUICK
 from bench.doctor.score import passed, run_cases, summary
 
@@ -26,7 +26,7 @@ def _case(*expected: str, beside: tuple[str, ...] = ()) -> Case:
     return Case("c", "torch", "batch", frozenset(expected), lambda place: (), "nothing", frozenset(beside))
 
 
-def _judged(case: Case, *found: tuple[str, str]) -> EvaluationResult:
+def _judged(case: Case, *found: tuple[str, str]) -> ScoredCase:
     result = CheckResult(check="p", scope="l", findings=tuple(_finding(*one) for one in found))
     return judge(case, [result], 0.1)
 

@@ -245,4 +245,4 @@ def test_random_weights_of_a_config_that_makes_no_sense(folder: Path) -> None:
 @pytest.mark.parametrize("device", ["cuda:7", "cuda:banana", "gpu"])
 def test_a_device_that_is_not_there(device: str) -> None:
     message = _said(lambda: pick_device(device))
-    assert device in message and "do:" in message
+    assert device in message and "fix:" in message

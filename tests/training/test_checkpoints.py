@@ -157,5 +157,5 @@ def test_one_value_that_is_not_finite_is_found_and_its_tensor_named(dtype: torch
     require_finite_weights(student, step=7)
     with torch.no_grad():
         student.model.norm.weight[3] = value
-    with pytest.raises(NumericsError, match=r"(?s)step 7.*tensor: model\.norm\.weight\n  do:"):
+    with pytest.raises(NumericsError, match=r"(?s)step 7.*tensor: model\.norm\.weight\n  fix:"):
         require_finite_weights(student, step=7)
