@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bench.doctor.case import Case, ScoredCase, Place, judge
+from bench.doctor.case import Case, Place, ScoredCase, judge
 
 # Of the planted faults; of errors that are not true there may be none.
 TARGET = 0.95

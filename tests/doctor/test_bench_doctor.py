@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from bench.doctor.case import Case, ScoredCase, Place, judge
+from bench.doctor.case import Case, Place, ScoredCase, judge
 from bench.doctor.command import EVERY, QUICK
 from bench.doctor.score import passed, run_cases, summary
 
