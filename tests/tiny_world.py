@@ -16,7 +16,7 @@ from distillab.demo.world import VALUE_PATTERN, write_world
 VOCABULARY = 400
 
 
-def save_tiny(folder: Path, seed: int, tokenizer: Path) -> Path:
+def save_tiny(folder: Path, seed: int, tokenizer: Path, *, layers: int = 1) -> Path:
     """A tiny Llama with weights and a tokenizer in one folder."""
     import torch
     from transformers import PreTrainedTokenizerFast
@@ -26,7 +26,7 @@ def save_tiny(folder: Path, seed: int, tokenizer: Path) -> Path:
         vocab_size=VOCABULARY,
         hidden_size=32,
         intermediate_size=48,
-        num_hidden_layers=1,
+        num_hidden_layers=layers,
         num_attention_heads=2,
         num_key_value_heads=2,
         max_position_embeddings=128,

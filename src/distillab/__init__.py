@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from distillab import divergences, doctor, terms
     from distillab.api.distil import distil
     from distillab.api.pair import check_pair
+    from distillab.api.prune import prune
     from distillab.api.study import Study
     from distillab.api.trainer import Trainer
     from distillab.teachers.stored.dataset import OfflineDistillationDataset
@@ -26,6 +27,7 @@ __all__ = [
     "distil",
     "divergences",
     "doctor",
+    "prune",
     "terms",
 ]
 
@@ -37,6 +39,7 @@ _MODULE_OF = {
     "Trainer": "distillab.api.trainer",
     "check_pair": "distillab.api.pair",
     "distil": "distillab.api.distil",
+    "prune": "distillab.api.prune",
 }
 _MODULES = ("divergences", "doctor", "terms")
 

@@ -21,7 +21,12 @@ def identity_settings(recipe: RunRecipe | StudyRecipe) -> dict[str, Any]:
     checkpoint interval. The device stays in, because another device rounds and samples differently. Paths are
     normalised, so that `./rows.jsonl` equals `rows.jsonl`.
     """
-    values = _of(recipe)
+    return settings_identity(recipe)
+
+
+def settings_identity(settings: Settings) -> dict[str, Any]:
+    """Return the same for a part of a recipe."""
+    values = _of(settings)
     assert isinstance(values, dict)
     return values
 

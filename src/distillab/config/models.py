@@ -11,6 +11,7 @@ from distillab.config.base import FolderText, Settings
 from distillab.config.cache import CacheConfig
 from distillab.config.data import DataConfig
 from distillab.config.methods import METHODS, Answers, Method
+from distillab.config.pruning import with_source
 from distillab.config.reasoning import REASONING_MARKERS, ReasoningSettings
 from distillab.config.student import StudentConfig
 from distillab.config.teacher import TeacherAnswersConfig, TeacherConfig
@@ -176,6 +177,11 @@ class RunRecipe(_MethodSettings):
     seed: int = 0
     output: FolderText = "runs/run"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _student_of_the_teacher(cls, values: Any) -> Any:
+        return with_source(values)
+
     @model_validator(mode="after")
     def _teacher_is_there(self) -> RunRecipe:
         if self.resolved().access != "none" and self.teacher is None:
@@ -209,6 +215,11 @@ class StudyRecipe(Settings):
     cache: CacheConfig = Field(default=CacheConfig(), description="how teacher signals are stored")
     workers: int = Field(default=1, ge=1, description="runs at the same time, each in its own process")
     output: FolderText = "runs/study"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _student_of_the_teacher(cls, values: Any) -> Any:
+        return with_source(values)
 
     @field_validator("arms", mode="before")
     @classmethod

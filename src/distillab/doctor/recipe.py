@@ -107,7 +107,8 @@ def _sorted_out(title: str, arms: tuple[Arm, ...], budget: Budget) -> _Recipe:
             missed.append((arm.name, "compares unrelated tokens, and is refused"))
         else:
             tried.append(arm)
-    student = model_name(arms[0].recipe.student.path)
+    settings = arms[0].recipe.student
+    student = ("" if settings.from_teacher is None else "made from ") + model_name(settings.path)
     teachers = dict.fromkeys(arm.inputs.teacher.spec.name for arm in arms if arm.inputs.teacher is not None)
     subject = f"{title}: student {student}" + (f", teacher {', '.join(teachers)}" if teachers else "")
     # a refused arm counts for the checks of the pair

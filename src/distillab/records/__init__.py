@@ -19,6 +19,7 @@ from distillab.records.pairing import (
     TokenizerInfo,
     Verdict,
 )
+from distillab.records.pruning import CalibrationRows, ModelSizes, PruningRecord
 from distillab.records.runs import (
     CurvePoint,
     EvaluatedModel,
@@ -49,6 +50,7 @@ __all__ = [
     "ArmResult",
     "Baseline",
     "CacheUse",
+    "CalibrationRows",
     "CheckResult",
     "Conclusions",
     "CurvePoint",
@@ -62,9 +64,11 @@ __all__ = [
     "Investigation",
     "MethodAdmission",
     "Metric",
+    "ModelSizes",
     "NotJudged",
     "PairCheck",
     "Phase",
+    "PruningRecord",
     "Recommendation",
     "Record",
     "ReferenceLines",

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import torch
 
@@ -46,6 +47,7 @@ class RunInputs:
         teacher: how it reads rows; None if the recipe names none.
         train: the training rows with the data set's answers.
         held_out, held_out_examples, held_out_counts: the held-out rows on which every model of the pair is evaluated.
+        made_in: where a student that is made from its teacher is kept, if a study shares it.
     """
 
     recipe: RunRecipe
@@ -56,6 +58,7 @@ class RunInputs:
     held_out: HeldOut
     held_out_examples: tuple[Example, ...]
     held_out_counts: EncodingCounts
+    made_in: Path | None = None
 
     @cached_property
     def method(self) -> Method:
@@ -66,6 +69,11 @@ class RunInputs:
     def device(self) -> torch.device:
         """The student's."""
         return pick_device(self.recipe.training.device)
+
+    @property
+    def made(self) -> Path:
+        """The folder of a student that is made from its teacher."""
+        return self.made_in or Path(self.recipe.output) / "made"
 
     @property
     def contract(self) -> TokenizerContract | None:

@@ -4,6 +4,7 @@ folder/
   recipe.json      the resolved recipe
   metrics.jsonl    every step, and the learning curve
   checkpoints/     for resuming; removed when the run is finished
+  made/            the student before training, where it is made from its teacher, unless a study shares it
   answers/         the teacher's answers (sequence-level KD), unless a study shares them
   projectors.safetensors  the projectors of terms on activations, if there are any
   student/         the trained model and its tokenizer
@@ -57,6 +58,7 @@ from distillab.runs.folder import (
 from distillab.runs.inputs import RunInputs, load_inputs
 from distillab.runs.journal import read_curve, read_journal, read_totals
 from distillab.runs.lock import held
+from distillab.runs.pruned import keep_student
 from distillab.runs.teacher import RunTeacher, StoredSignals, stored_signals
 from distillab.runs.training import MakeCollator, load_student, train_student, training_data
 from distillab.teachers.stored.teacher import CachedTeacher
@@ -144,6 +146,7 @@ class _Claimed:
         inputs, teacher = self.inputs, RunTeacher(self.inputs, stored)
         recipe = inputs.recipe
         with PartialState().main_process_first():
+            made = keep_student(inputs)
             split, answers = teacher.training_rows(self.answers_folder)
         trained = self._train(teacher, split, collator=collator)
         source = load_config(recipe.student.path, revision=recipe.student.revision)
@@ -173,7 +176,12 @@ class _Claimed:
             answers=answers,
             teacher_signals=trained.signals,
             caches=tuple(teacher.uses),
-            notes=(*inputs.splits.notes, *teacher.notes, *_quantised(recipe, teacher.provenance)),
+            notes=(
+                *inputs.splits.notes,
+                *teacher.notes,
+                *_quantised(recipe, teacher.provenance),
+                *([f"the student is {made.line}"] if made else []),
+            ),
             train_counts=split.counts,
             spans=trained.spans,
             held_out_counts=inputs.held_out_counts,

@@ -26,6 +26,7 @@ from distillab.data.encoding import EncodedRow
 from distillab.data.vocabularies import Vocabularies
 from distillab.files import require_space
 from distillab.models.loading import load_config
+from distillab.models.pruning import student_config
 from distillab.models.structure import ModelShape, config_shape
 from distillab.objectives.build import build_objective
 from distillab.records import CacheUse, read_record, write_record
@@ -81,7 +82,7 @@ def arms_kinds(arms: Sequence[RunInputs]) -> tuple[KindConfig, ...]:
     return kinds_needed(
         [term for inputs in arms for term in inputs.method.terms],
         width=teacher.train_view.width,
-        student=config_shape(load_config(student.path, revision=student.revision)),
+        student=config_shape(student_config(student)),
         teacher=config_shape(load_config(teacher.spec.config, revision=teacher.spec.revision)),
         vocabularies=teacher.vocabularies,
     )

@@ -31,6 +31,7 @@ from distillab.progress import Progress
 from distillab.records import EvaluationRecord, ReferenceLines, SpanCounts
 from distillab.runs.inputs import RunInputs
 from distillab.runs.journal import Journal
+from distillab.runs.pruned import made_student
 from distillab.teachers.protocol import SignalSource
 from distillab.training.arguments import training_arguments
 from distillab.training.checkpoints import Prefix, newest_checkpoint, require_finite_weights
@@ -82,10 +83,12 @@ def training_data(inputs: RunInputs, split: EncodedSplit, *, collator: MakeColla
 
 
 def load_student(inputs: RunInputs) -> PreTrainedModel:
-    """Load the student before training: its pretrained weights, or weights drawn from the run's seed."""
+    """Load the student before training: its weights, those kept of the teacher, or random ones of the run's seed."""
     settings, seed = inputs.recipe.student, inputs.recipe.seed
     dtype, device, revision = settings.dtype, inputs.device, settings.revision
     torch.manual_seed(seed)
+    if settings.from_teacher is not None:
+        return made_student(inputs)
     if settings.init == "random":
         return random_model(settings.path, seed=seed, dtype=dtype, device=device, revision=revision)
     return load_model(settings.path, dtype=dtype, device=device, revision=revision, role="student")

@@ -13,6 +13,7 @@ from distillab.records import Baseline, EvaluatedModel, EvaluationRecord, read_r
 from distillab.runs.folder import identity_of, require_unchanged, sha256_of, write_held_out
 from distillab.runs.held_out import held_out_for
 from distillab.runs.inputs import RunInputs
+from distillab.runs.pruned import keep_student
 from distillab.runs.teacher import RunTeacher
 from distillab.runs.training import load_student
 
@@ -59,8 +60,10 @@ class Baselines:
 
         student = inputs.recipe.student
         random = student.init == "random"
-        note = "random weights" if random else _quantised(student.path)
         evaluation = self._kept(UNDISTILLED, inputs, measure)
+        made = keep_student(inputs)
+        notes = ["random weights" if random else _quantised(student.path), None if made is None else made.line]
+        note = "; ".join(note for note in notes if note) or None
         return Baseline(name=UNDISTILLED, role="undistilled student", evaluation=evaluation, note=note, random=random)
 
     def teacher(self, inputs: RunInputs, teacher: RunTeacher) -> Baseline:

@@ -2,6 +2,7 @@
 
 folder/
   study.json       the resolved recipe
+  made/            the student before training, where it is made from its teacher
   answers/         the teachers' answers, one store a teacher and decoding
   cache/           the teachers' signals on the rows, one location a teacher (see `caches`)
   baselines/       the undistilled student, the teachers
@@ -29,6 +30,7 @@ from distillab.runs.dates import dated
 from distillab.runs.folder import RECORD, claim, require_claimable
 from distillab.runs.inputs import RunInputs, load_inputs
 from distillab.runs.lock import held, require_free, worker_lock
+from distillab.runs.pruned import keep_student
 from distillab.runs.run import execute
 from distillab.runs.signals import write_part
 from distillab.runs.teacher import RunTeacher
@@ -138,7 +140,10 @@ class Study:
                 if key not in by_teacher:
                     by_teacher[key] = load_inputs(self._run_recipe(other, 0))
             common = set.intersection(*(inputs.held_out_keys for inputs in by_teacher.values()))
-            self._loaded.update((key, inputs.with_eval_rows(common)) for key, inputs in by_teacher.items())
+            made_in = Path(self.recipe.output) / "made"
+            self._loaded.update(
+                (key, replace(inputs.with_eval_rows(common), made_in=made_in)) for key, inputs in by_teacher.items()
+            )
         return self._loaded[self._teacher_key(arm)].with_recipe(self._run_recipe(arm, seed))
 
     def execute(self, arm: ArmConfig, seed: int) -> RunRecord:
@@ -190,7 +195,8 @@ class Study:
         return Baselines(Path(self.recipe.output) / "baselines")
 
     def _make_what_is_shared(self) -> None:
-        """Make baselines, answers and caches, so that no two runs make the same thing."""
+        """Make the student, baselines, answers and caches, so that no two runs make the same thing."""
+        keep_student(self.inputs(self.recipe.arms[0]))
         arms = [arm for arm in self.recipe.arms if any(arm == other for other, _ in self._unfinished())]
         evaluated = arms if arms or self._baselines.has(UNDISTILLED) else [self.recipe.arms[0]]
         first: list[tuple[ArmConfig, Part]] = [(arm, "train") for arm in self.caches.missing("train", arms)]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedConfig
@@ -13,6 +16,7 @@ from transformers import PreTrainedConfig
 from distillab.config.models import RunRecipe
 from distillab.files import free_bytes
 from distillab.models.loading import load_config, pick_device
+from distillab.models.pruning import student_config
 from distillab.pretrained import model_of
 from distillab.runs.inputs import RunInputs
 
@@ -78,9 +82,8 @@ def weights_of(inputs: RunInputs, *, teacher: bool) -> Weights:
     student, of_teacher = inputs.recipe.student, 0
     if teacher and inputs.teacher is not None:
         spec = inputs.teacher.spec
-        of_teacher = _bytes(spec.config, load_config(spec.config, revision=spec.revision), spec.settings.dtype)
-    config = load_config(student.path, revision=student.revision)
-    return Weights(_bytes(student.path, config, student.dtype), of_teacher)
+        of_teacher = _bytes(load_config(spec.config, revision=spec.revision), spec.settings.dtype)
+    return Weights(_bytes(student_config(student), student.dtype), of_teacher)
 
 
 def size(count: float) -> str:
@@ -91,16 +94,15 @@ def size(count: float) -> str:
     return f"{count / 2**10:,.0f} KiB"
 
 
-def _bytes(path: str, config: PreTrainedConfig, dtype: str) -> int:
+def _bytes(config: PreTrainedConfig, dtype: str) -> int:
     if dtype == "auto":
         dtype = str(config.dtype or "float32").removeprefix("torch.")
-    return _parameters(path, config.to_json_string(use_diff=False)) * _WIDTHS.get(dtype, 4)
+    return _parameters(type(config).from_dict, config.to_json_string(use_diff=False)) * _WIDTHS.get(dtype, 4)
 
 
 @cache
-def _parameters(path: str, settings: str) -> int:
-    """Return the number of a model's parameters; `settings` distinguishes two configurations of one path."""
-    config = load_config(path, revision=None)
+def _parameters(read: Callable[[dict[str, Any]], PreTrainedConfig], settings: str) -> int:
+    """Return the number of parameters of a model."""
     with torch.device("meta"):
-        model = model_of(config)
+        model = model_of(read(json.loads(settings)))
     return sum(p.numel() for p in model.parameters())
