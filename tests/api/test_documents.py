@@ -36,7 +36,7 @@ def test_the_blocks_of_the_page_run_one_after_another(
         "small": {"evaluation.generate_rows": 0, "data.max_tokens": 96, "training.device": "cpu"},
     }
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     for block in blocks:
         exec(block, names)
     assert names["pair"].verdict == "identical"

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from distillab.config.base import Settings
 
-_OF_THE_TEACHER = ("path", "tokenizer", "revision", "gguf_file")
+_OF_THE_TEACHER = ("path", "tokenizer", "revision")
 _CALIBRATION = ("calibration_rows", "seed")
 
 
