@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM, Gemma2Config, MixtralConfig, PreT
 from distillab.config.pruning import PruningConfig
 from distillab.errors import ConfigError
 from distillab.models.importance import Importance, measure_importance
+from distillab.models.narrowing import width_parts
 from distillab.models.pruning import Kept, choose, pruned_config, pruned_model, pruned_sizes
 from distillab.models.structure import decoder_blocks
-from distillab.models.widths import width_parts
 from tests.models.decoders import KINDS, VOCABULARY, tiny_model
 
 IDS = torch.randint(VOCABULARY, (2, 9), generator=torch.Generator().manual_seed(3))

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from distillab.models.batch import TokenBatch
 from distillab.models.inputs import model_inputs
+from distillab.models.narrowing import WidthParts
 from distillab.models.structure import decoder_blocks, decoder_body, model_shape
-from distillab.models.widths import WidthParts
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +100,7 @@ class _Sums:
         for reach in self._reaches:
             place = len(self._states) - 1 - reach
             if place >= 0:
-                self._add(reach, place, cosine_distance(self._states[place], self._states[-1]))
+                self._add(reach, place, cosine_distances(self._states[place], self._states[-1]))
 
     def channels(self, block: int, module: torch.nn.Module, args: tuple[Tensor, ...]) -> None:
         """Add what the down projection of a block reads."""
@@ -116,6 +116,6 @@ class _Sums:
         self._sums[what, place] = self._sums.get((what, place), torch.zeros_like(total)) + total
 
 
-def cosine_distance(first_ND: Tensor, second_ND: Tensor) -> Tensor:
+def cosine_distances(first_ND: Tensor, second_ND: Tensor) -> Tensor:
     """Return (N,) 1 − cos of the angle between two hidden states, float64."""
     return 1 - torch.nn.functional.cosine_similarity(first_ND.double(), second_ND.double(), dim=-1)

@@ -23,9 +23,9 @@ from distillab.errors import ConfigError
 from distillab.library_errors import library_errors
 from distillab.models.importance import Importance
 from distillab.models.loading import load_config
+from distillab.models.narrowing import WidthParts, width_parts
 from distillab.models.probing import coarsest, distance, logits_of, random_rows
 from distillab.models.structure import bare_model, config_shape, decoder_blocks
-from distillab.models.widths import WidthParts, width_parts
 from distillab.pretrained import model_of
 
 _PROBE_TOKENS = 8

@@ -23,10 +23,10 @@ from distillab.files import require_space
 from distillab.models.batch import TokenBatch
 from distillab.models.importance import Importance, measure_importance
 from distillab.models.loading import load_config, load_model, model_name, weights_sha256
+from distillab.models.narrowing import width_parts
 from distillab.models.pruning import Kept, choose, pruned_model, pruned_sizes
 from distillab.models.saving import save_student, saved_dtype
 from distillab.models.structure import config_shape, model_shape
-from distillab.models.widths import width_parts
 from distillab.progress import Progress
 from distillab.records import CalibrationRows, ModelSizes, PruningRecord, read_record, write_record
 from distillab.runs.folder import require_unchanged, sha256_of
