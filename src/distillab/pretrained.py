@@ -65,7 +65,13 @@ def tokenizer_from(source: str, *, revision: str | None, rebuild: bool) -> Any:
 
 
 def model_from(
-    source: str, *, revision: str | None, dtype: str | torch.dtype, device_map: str | None, use_safetensors: bool | None
+    source: str,
+    *,
+    revision: str | None,
+    dtype: str | torch.dtype,
+    device_map: str | dict[str, torch.device] | None,
+    use_safetensors: bool | None,
+    quantization_config: Any = None,
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """Load a causal language model, with transformers' loading info (missing keys, …).
 
@@ -82,6 +88,7 @@ def model_from(
             revision=revision,
             output_loading_info=True,
             use_safetensors=use_safetensors,
+            quantization_config=quantization_config,
             ignore_mismatched_sizes=True,  # so that all of them are listed, with their shapes
             trust_remote_code=False,
         )

@@ -17,7 +17,9 @@ from distillab.api.recipe import RecipeBuilder, Settings, quiet, terms_of
 from distillab.cli.console import show_run
 from distillab.config.models import RunRecipe
 from distillab.config.terms import BaseTermConfig
+from distillab.errors import ConfigError
 from distillab.files import read_json_lines
+from distillab.models.adapters import load_adapter
 from distillab.models.loading import load_model, pick_device
 from distillab.pairing.loading import load_tokenizer
 from distillab.records import EvaluationRecord, RunRecord
@@ -48,9 +50,15 @@ class Run:
         """The trained student, as it was evaluated and saved: the weights of `folder/student`, in eval mode."""
         settings = self.recipe.student
         device = pick_device(self.recipe.training.device)
-        path = str(self.folder / "student")
+        path, adapter, revision = str(self.folder / "student"), None, None
+        if settings.save_as == "adapter":
+            path, adapter, revision = settings.path, self.folder / "student", settings.revision
+        quantization = settings.quantization if adapter else None
         with quiet():
-            return load_model(path, dtype=settings.dtype, device=device, revision=None, role="student")
+            model = load_model(
+                path, dtype=settings.dtype, device=device, revision=revision, role="student", quantization=quantization
+            )
+            return model if adapter is None else load_adapter(model, adapter, error=ConfigError)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerFast:

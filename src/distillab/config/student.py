@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from distillab.config.base import PathText, Settings
 from distillab.config.pruning import PruningConfig
+from distillab.paths import is_gguf
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Quantization = Literal["int8", "nf4"]
+TargetName = Annotated[str, Field(pattern=r"^\w+(\.\w+)*$")]
+
+
+class AdapterConfig(Settings):
+    """Low-rank adapters on frozen weights: W + alpha / rank · B A (LoRA, Hu et al. 2021)."""
+
+    kind: Literal["lora"] = "lora"
+    rank: int = Field(default=16, ge=1)
+    alpha: float = Field(default=32.0, gt=0, description="the adapter's product is multiplied by alpha / rank")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="of the adapter's input")
+    targets: Literal["all-linear"] | tuple[TargetName, ...] = Field(
+        default="all-linear",
+        description="names of the modules that get an adapter, as q_proj; all-linear: every linear layer but the head",
+    )
+
+    @model_validator(mode="after")
+    def _something_learns(self) -> AdapterConfig:
+        if not self.targets:
+            raise ValueError("targets is empty, so nothing would learn; write all-linear, or names such as [q_proj]")
+        return self
 
 
 class StudentConfig(Settings):
@@ -27,6 +49,17 @@ class StudentConfig(Settings):
         default="pretrained", description="random: only config.json is used, weights are drawn from the run's seed"
     )
     dtype: Dtype = "float32"
+    adapter: AdapterConfig | None = Field(
+        default=None, description="train adapters alone, on frozen weights; default: every weight is trained"
+    )
+    quantization: Quantization | None = Field(
+        default=None, description="load the frozen weights quantised (nf4: QLoRA); needs an adapter"
+    )
+    save_as: Literal["merged", "adapter"] = Field(
+        default="merged",
+        description="what is evaluated and saved of a student with adapters: the whole model with the adapters in its "
+        "weights, or the adapters alone, which peft loads on the student's path",
+    )
     save_dtype: Literal["source", "float32", "bfloat16", "float16"] = Field(
         default="source",
         description="dtype of the saved weights; source: that of the model's config.json. Weights are rounded to it "
@@ -37,4 +70,25 @@ class StudentConfig(Settings):
     def _made_or_random(self) -> StudentConfig:
         if self.from_teacher is not None and self.init == "random":
             raise ValueError("from_teacher keeps the teacher's weights; with init: random it has no effect")
+        return self
+
+    @model_validator(mode="after")
+    def _adapter_fits(self) -> StudentConfig:
+        if self.adapter is not None and self.init == "random":
+            raise ValueError("an adapter learns on frozen pretrained weights; init: random has none. Remove one")
+        if self.adapter is None and self.quantization is not None:
+            raise ValueError(
+                f"quantization {self.quantization}: quantised weights cannot be trained, only adapters on them; "
+                "add adapter: {kind: lora}"
+            )
+        if self.from_teacher is not None and (self.quantization is not None or self.save_as == "adapter"):
+            raise ValueError(
+                "with from_teacher the student's whole weights exist in the run alone: remove quantization and save_as; "
+                "or make the student with `distillab prune`, and give its folder as path"
+            )
+        # a model in memory can have adapters already
+        if self.adapter is None and self.save_as == "adapter" and not self.path.startswith("memory:"):
+            raise ValueError("save_as: adapter has no effect without adapter: {kind: lora}")
+        if self.save_as == "adapter" and is_gguf(self.path):
+            raise ValueError("save_as: adapter: peft cannot load adapters on a GGUF file; write save_as: merged")
         return self

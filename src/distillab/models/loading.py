@@ -12,13 +12,21 @@ from typing import Any, cast
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
+from distillab.config.student import Quantization
 from distillab.errors import ConfigError
 from distillab.hub import reach_hub
 from distillab.in_memory import IN_MEMORY, ModelInMemory, in_memory
 from distillab.library_errors import library_errors
 from distillab.models.causal import require_causal
 from distillab.models.gguf import gguf_config
-from distillab.models.quantised import quantisation, require_loaded_as_stored, require_supported
+from distillab.models.quantised import (
+    keep_differentiable,
+    quantisation,
+    quantising,
+    require_loaded_as_stored,
+    require_supported,
+)
+from distillab.models.structure import is_adapted
 from distillab.models.weights import adapter_error, error_of, require_weights, weight_files
 from distillab.paths import is_gguf, is_local, local_path, require_folder
 from distillab.pretrained import config_from, model_from, model_of
@@ -36,48 +44,57 @@ def load_model(
     revision: str | None,
     role: str,
     device_map: str | None = None,
+    quantization: Quantization | None = None,
 ) -> PreTrainedModel:
     """Load a causal language model with its pretrained weights, in eval mode.
 
     Args:
         dtype: "auto" (as config.json states), or float32, bfloat16, float16.
         device: where the model goes, unless `device_map` spreads it.
+        quantization: quantise the weights of its linear layers while loading.
         role: "teacher" or "student", for messages.
     Raises:
         TeacherError or ConfigError: the weights are missing or do not fit the configuration, or the model reads ahead.
     """
     if (held := in_memory(path)) is not None:
+        if quantization is not None:
+            raise error_of(role)(f"The {role} is in memory, and {role}.quantization is for weights that are loaded.")
         return _ready(held, dtype=dtype, device=device, role=role)
     require_weights(path, role=role)
     config = load_config(path, revision=revision, role=role)
     require_supported(config, path=path, role=role)
     wanted = dtype if dtype == "auto" else getattr(torch, dtype)
+    quantised_by = quantising(quantization, config, dtype=dtype, path=path, role=role) if quantization else None
     with library_errors(error_of(role), f"The {role} cannot be loaded.", where=path):
         model, info = model_from(
             _source(path),
             revision=revision,
             dtype=wanted,
-            device_map=device_map,
+            device_map=device_map if quantised_by is None or device_map else {"": device},
             use_safetensors=_safetensors(path),
+            quantization_config=quantised_by,
         )
     if getattr(model, "_hf_peft_config_loaded", False):
         raise adapter_error(path, role=role, base=None)
     _require_fitting(model, info, path=path, role=role)
     require_loaded_as_stored(model, quantisation(config), path=path, role=role)
-    ready = (model if device_map else _moved(model, device)).eval()
+    keep_differentiable(model)
+    ready = (model if device_map or quantised_by else _moved(model, device)).eval()
     require_causal(ready, role=role, where=path)
     return ready
 
 
 def _ready(held: ModelInMemory, *, dtype: str, device: torch.device, role: str) -> PreTrainedModel:
     """Return a model in memory: a copy for a student, which will be trained; a teacher itself, on its device."""
-    require_supported(held.config, path=IN_MEMORY, role=role)
+    require_supported(held.config, path=IN_MEMORY, role=role, adapted=is_adapted(held.model))
     if role == "teacher" and dtype != "auto":
         raise ConfigError(f"The teacher is in memory, and has its own dtype; teacher.dtype {dtype} would change it.")
     model = cast(PreTrainedModel, held.model)
     if role != "teacher":
         model = _moved(copy.deepcopy(model), device)
-        model = model if dtype == "auto" else cast(PreTrainedModel, model.to(getattr(torch, dtype)))
+        if dtype != "auto" and quantisation(held.config) is None:
+            model = cast(PreTrainedModel, model.to(getattr(torch, dtype)))
+        keep_differentiable(model)
     require_causal(model.eval(), role=role, where=IN_MEMORY)
     return model
 

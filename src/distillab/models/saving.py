@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -13,7 +12,9 @@ from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, Pr
 
 from distillab.errors import NumericsError
 from distillab.files import new_folder
+from distillab.models.adapters import save_adapter
 from distillab.models.generation import all_stop_ids
+from distillab.models.structure import bare_model, is_adapted
 
 
 def saved_dtype(wanted: str, source: PreTrainedConfig, model: PreTrainedModel) -> torch.dtype:
@@ -29,12 +30,6 @@ def saved_dtype(wanted: str, source: PreTrainedConfig, model: PreTrainedModel) -
     return dtype
 
 
-def merged(model: PreTrainedModel) -> PreTrainedModel:
-    """Return the transformers model with PEFT's adapters in its weights; the model itself where it has none."""
-    merge = getattr(model, "merge_and_unload", None)
-    return model if merge is None else cast(PreTrainedModel, merge())
-
-
 @torch.no_grad()
 def round_weights(model: PreTrainedModel, dtype: torch.dtype) -> None:
     """Round every weight to what `dtype` can hold, in place; the weights keep their own type.
@@ -43,7 +38,8 @@ def round_weights(model: PreTrainedModel, dtype: torch.dtype) -> None:
         NumericsError: a finite weight is beyond the type's range.
     """
     for name, parameter in model.named_parameters():
-        if not parameter.is_floating_point() or parameter.dtype == dtype:
+        kept = is_adapted(model) and not parameter.requires_grad  # the adapters alone are saved
+        if kept or not parameter.is_floating_point() or parameter.dtype == dtype:
             continue
         rounded = parameter.to(dtype).to(parameter.dtype)
         if not torch.equal(rounded.isfinite(), parameter.isfinite()):
@@ -69,6 +65,7 @@ def save_student(
 
     The generation config holds every id that ended an answer, the padding id and the begin token, and no other setting
     of the checkpoint that it was made from: none of those was used in the evaluation.
+    Of a peft model the adapters alone are written.
 
     Args:
         folder: written atomically; one of the same name is replaced.
@@ -76,19 +73,23 @@ def save_student(
         pad_id: of the batches.
         dtype: of the saved weights; default: the model's. See `round_weights`.
     """
-    own = model.generation_config
-    stops = all_stop_ids(model, stop_ids)
-    model.generation_config = GenerationConfig(
+    bare = bare_model(model)
+    own, stops = bare.generation_config, all_stop_ids(bare, stop_ids)
+    bare.generation_config = GenerationConfig(
         bos_token_id=None if own is None else own.bos_token_id,
         eos_token_id=stops if len(stops) > 1 else stops[0],
         pad_token_id=pad_id,
     )
     with new_folder(folder, replace=True) as made:
         try:
-            model.save_pretrained(made, state_dict=None if dtype is None else _cast(model, dtype))
+            if is_adapted(model):
+                save_adapter(made, model, dtype=dtype or bare.dtype)
+                bare.generation_config.save_pretrained(made)
+            else:
+                model.save_pretrained(made, state_dict=None if dtype is None else _cast(model, dtype))
         finally:
-            model.generation_config = own
-        if dtype is not None:
+            bare.generation_config = own
+        if dtype is not None and not is_adapted(model):
             config = copy.deepcopy(model.config)  # save_pretrained states the type of the model in memory
             config.dtype = dtype
             config.save_pretrained(made)

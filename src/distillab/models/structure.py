@@ -48,6 +48,11 @@ def bare_model(model: torch.nn.Module) -> PreTrainedModel:
     return inner
 
 
+def is_adapted(model: torch.nn.Module) -> bool:
+    """Return whether a model is one of peft, with adapters."""
+    return hasattr(model, "peft_config")
+
+
 def model_shape(model: torch.nn.Module) -> ModelShape:
     """Return the sizes of a model, from its configuration."""
     return config_shape(bare_model(model).config)

@@ -73,12 +73,18 @@ def error_of(role: str) -> type[DistillabError]:
 
 
 def adapter_error(path: str, *, role: str, base: str | None) -> DistillabError:
-    """Return the error for a PEFT folder, which holds an adapter without the model that it was trained on."""
+    """Return the error of a peft folder that is given as a whole model."""
+    model = base or "MODEL"
+    use = (
+        f"write teacher: {{path: {model}, adapter: {path}}}"
+        if role == "teacher"
+        else f"write student: {{path: {model}, adapter: {{kind: lora}}}} to train adapters anew"
+    )
     return error_of(role)(
         f"The {role}'s folder holds an adapter (adapter_config.json), and an adapter is not a whole model.",
         where=path,
         facts=[f"adapter of: {base}"] if base else [],
-        fix="merge it once and use the merged folder: AutoPeftModelForCausalLM.from_pretrained(folder)"
+        fix=f"{use}; or merge it once and use the merged folder: AutoPeftModelForCausalLM.from_pretrained(folder)"
         ".merge_and_unload().save_pretrained(merged), and save the tokenizer there too",
     )
 

@@ -31,9 +31,11 @@ from distillab.errors import NumericsError
 from distillab.evaluation.protocol import EvaluationResult, evaluate, require_finite_figures
 from distillab.evaluation.references import reference_lines
 from distillab.files import require_space
+from distillab.models.adapters import learning, merged
 from distillab.models.gguf import gguf_quantization
 from distillab.models.loading import load_config
-from distillab.models.saving import merged, round_weights, save_student, saved_dtype
+from distillab.models.saving import round_weights, save_student, saved_dtype
+from distillab.models.structure import is_adapted
 from distillab.records import (
     AnswerStoreCounts,
     ReferenceLines,
@@ -122,6 +124,7 @@ class _Trained:
     references: ReferenceLines
     signals: Literal["none", "online", "cached"]
     spans: SpanCounts | None
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -179,6 +182,7 @@ class _Claimed:
             notes=(
                 *inputs.splits.notes,
                 *teacher.notes,
+                *trained.notes,
                 *_quantised(recipe, teacher.provenance),
                 *([f"the student is {made.line}"] if made else []),
             ),
@@ -208,16 +212,19 @@ class _Claimed:
         data = training_data(inputs, split, collator=collator)
         references = reference_lines(split.rows, inputs.eval_rows, vocabulary=len(inputs.student.tokenizer))
         train_student(inputs, student, signals, data, references=references, identity=self.identity, writes=self.writes)
-        student = merged(student)  # a PEFT model was trained by its adapters
+        notes = (f"The student has {learning(student)}.",) if is_adapted(student) else ()
+        student = merged(student) if inputs.recipe.student.save_as == "merged" else student
         if signals is None:
-            return _Trained(student, references, "none", data.spans)
-        return _Trained(student, references, "cached" if isinstance(signals, CachedTeacher) else "online", data.spans)
+            return _Trained(student, references, "none", data.spans, notes)
+        kind: Literal["cached", "online"] = "cached" if isinstance(signals, CachedTeacher) else "online"
+        return _Trained(student, references, kind, data.spans, notes)
 
     def _save(
         self, student: PreTrainedModel, result: EvaluationResult, record: RunRecord, *, dtype: torch.dtype
     ) -> RunRecord:
         """Write what the run leaves, its record last; return the record with the hashes of the rest."""
-        weights = sum(p.numel() * dtype.itemsize for p in student.parameters())
+        saved = [p for p in student.parameters() if p.requires_grad or not is_adapted(student)]
+        weights = sum(p.numel() * dtype.itemsize for p in saved)
         require_space(self.folder, weights + (1 << 22), what="the trained student")
         reader = self.inputs.student
         stop_ids, pad_id = reader.encoder.stop_ids, reader.encoder.pad_id
@@ -231,11 +238,9 @@ class _Claimed:
 
 def _quantised(recipe: RunRecipe, teacher: TeacherProvenance | None) -> list[str]:
     """Return which of the two models was loaded from quantised weights, a note each."""
-    pretrained = recipe.student.init == "pretrained"
-    kinds = {
-        "teacher": None if teacher is None else teacher.quantization,
-        "student": gguf_quantization(recipe.student.path) if pretrained else None,
-    }
+    student = recipe.student
+    of_student = student.quantization or gguf_quantization(student.path) if student.init == "pretrained" else None
+    kinds = {"teacher": None if teacher is None else teacher.quantization, "student": of_student}
     return [f"the {role} was loaded from quantised weights: {kind}" for role, kind in kinds.items() if kind]
 
 

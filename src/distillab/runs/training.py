@@ -16,15 +16,17 @@ from distillab.data.aligning import pair_rows, span_aligner
 from distillab.data.collation import Collator, TokenDataset
 from distillab.data.encoding import EncodedSplit
 from distillab.data.paired import PairedCollator, PairedDataset
+from distillab.errors import ConfigError
 from distillab.evaluation.likelihood import score_rows, summarise
 from distillab.interruption import Interrupted, defer_interrupt, interrupt_requested
+from distillab.models.adapters import add_adapter
 from distillab.models.attention import require_maps
 from distillab.models.batch import TokenBatch
 from distillab.models.loading import load_model, random_model, recompute_activations
 from distillab.models.packable import require_packable
 from distillab.models.padding import require_no_left_padding_read
 from distillab.models.projections import require_projections
-from distillab.models.structure import model_shape
+from distillab.models.structure import is_adapted, model_shape
 from distillab.objectives.build import build_objective
 from distillab.objectives.term import Objective
 from distillab.progress import Progress
@@ -83,15 +85,34 @@ def training_data(inputs: RunInputs, split: EncodedSplit, *, collator: MakeColla
 
 
 def load_student(inputs: RunInputs) -> PreTrainedModel:
-    """Load the student before training: its weights, those kept of the teacher, or random ones of the run's seed."""
+    """Load the student before training: its weights, those kept of the teacher, or random ones; with new adapters where set.
+
+    Adapters and random weights are drawn from the run's seed.
+
+    Raises:
+        ConfigError: the adapters do not fit the model, or there are none and they are to be saved.
+    """
     settings, seed = inputs.recipe.student, inputs.recipe.seed
     dtype, device, revision = settings.dtype, inputs.device, settings.revision
     torch.manual_seed(seed)
-    if settings.from_teacher is not None:
-        return made_student(inputs)
     if settings.init == "random":
         return random_model(settings.path, seed=seed, dtype=dtype, device=device, revision=revision)
-    return load_model(settings.path, dtype=dtype, device=device, revision=revision, role="student")
+    if settings.from_teacher is not None:
+        model = made_student(inputs)
+    else:
+        quantization = settings.quantization
+        model = load_model(
+            settings.path, dtype=dtype, device=device, revision=revision, role="student", quantization=quantization
+        )
+    if settings.adapter is not None:
+        return add_adapter(model, settings.adapter, seed=seed, revision=revision)
+    if settings.save_as == "adapter" and not is_adapted(model):
+        raise ConfigError(
+            "The student has no adapters that could be saved.",
+            where="student.save_as: adapter",
+            fix="give a peft model, or set student.adapter",
+        )
+    return model
 
 
 def objective_for(inputs: RunInputs, student: PreTrainedModel, teacher: SignalSource | None) -> Objective:

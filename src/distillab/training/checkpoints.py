@@ -23,6 +23,7 @@ from torch.distributed.tensor import DTensor
 
 from distillab.errors import DataError, DistillabError, NumericsError
 from distillab.files import file_sha256, read_json, sync, write_json
+from distillab.models.structure import is_adapted
 from distillab.training.numerics import LOWER_RATE
 
 _MARGIN_BYTES = 1 << 20
@@ -141,18 +142,20 @@ def newest_checkpoint(checkpoints: Path, *, run: str) -> Checkpoint | None:
 
 def checkpoint_bytes(model: torch.nn.Module) -> int:
     """Return the size of a checkpoint: the weights, AdamW's two moments of trained weights, and small files."""
-    weights = sum(p.numel() * p.element_size() for p in (*model.parameters(), *model.buffers()))
     learning = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    every = (*model.parameters(), *model.buffers())
+    weights = learning if is_adapted(model) else sum(p.numel() * p.element_size() for p in every)
     return weights + 2 * learning + _MARGIN_BYTES
 
 
 def require_finite_weights(model: torch.nn.Module, *, step: int) -> None:
-    """Check that every parameter is finite, before it is saved.
+    """Check that every trained parameter is finite, before it is saved.
 
     Raises:
         NumericsError: one is NaN or infinite.
     """
-    bad = [name for name, parameter in model.named_parameters() if not _is_finite(parameter.detach())]
+    trained = [(name, parameter.detach()) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    bad = [name for name, values in trained if not _is_finite(values)]
     if bad:
         raise NumericsError(
             "The student's weights are not finite, so they were not saved.",

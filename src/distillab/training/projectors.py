@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 
-from distillab.errors import ConfigError
 from distillab.files import write_bytes
 from distillab.objectives.term import Objective
 
@@ -21,18 +20,8 @@ FILE = "projectors.safetensors"
 
 
 def attach(objective: Objective, student: torch.nn.Module) -> None:
-    """Put the objective's projectors into the student's module tree, on its device.
-
-    Raises:
-        ConfigError: the student is a PEFT model, whose checkpoints hold its adapters alone.
-    """
+    """Put the objective's projectors into the student's module tree, on its device."""
     found = {name: term.projector for name, term in objective.state_terms.items() if term.projector is not None}
-    if found and hasattr(student, "peft_config"):
-        raise ConfigError(
-            "A checkpoint of adapters has no projector, so training could not resume.",
-            facts=[f"{next(iter(found))} has a projector"],
-            fix="use terms without a projector, or train the whole student: model.merge_and_unload()",
-        )
     if found:
         device = next(student.parameters()).device
         student.add_module(_PLACE, torch.nn.ModuleDict(found).to(device))
@@ -53,9 +42,23 @@ def detach(student: torch.nn.Module, *, folder: Path | None) -> None:
     place = getattr(student, _PLACE, None)
     if isinstance(place, torch.nn.ModuleDict):
         if folder is not None:
-            tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in place.state_dict().items()}
-            write_bytes(folder / FILE, save(tensors))
+            write(student, folder)
         delattr(student, _PLACE)
+
+
+def write(student: torch.nn.Module, folder: Path) -> None:
+    """Write the projectors of a student into a folder; does nothing where there are none."""
+    place = getattr(student, _PLACE, None)
+    if isinstance(place, torch.nn.ModuleDict):
+        tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in place.state_dict().items()}
+        write_bytes(folder / FILE, save(tensors))
+
+
+def read(student: torch.nn.Module, folder: Path) -> None:
+    """Read what `write` wrote; does nothing where there are none."""
+    place = getattr(student, _PLACE, None)
+    if isinstance(place, torch.nn.ModuleDict):
+        place.load_state_dict(load_file(folder / FILE))
 
 
 def give_own_learning_rates(optimizer: torch.optim.Optimizer, objective: Objective, student: torch.nn.Module) -> None:

@@ -24,10 +24,12 @@ from distillab.models.aligned_positions import teacher_batch
 from distillab.models.batch import TokenBatch
 from distillab.models.heads import require_separable_head
 from distillab.models.scoring import scored_count
+from distillab.models.structure import is_adapted
 from distillab.objectives.step import measure
 from distillab.objectives.term import Objective
 from distillab.teachers.protocol import SignalSource
 from distillab.teachers.signals import TeacherSignal
+from distillab.training import projectors
 from distillab.training.checkpoints import (
     Prefix,
     begin,
@@ -202,7 +204,10 @@ class DistillationTrainer(Trainer):
         step = self.state.global_step + 1
         self._shares = self._cosines = None
         if self.weighting.due(step):
-            gradients = self._term_gradients(batches)
+            # with draws of its own: a resumed step measures before the state of the generator is restored
+            with torch.random.fork_rng([device] if device.type == "cuda" else []):
+                torch.manual_seed(self.args.seed + step)
+                gradients = self._term_gradients(batches)
             self._cosines = gradient_cosines(gradients)
             self._shares = self.weighting.balance(gradients, step=step)
         self._weights = self.weighting.weights(step)
@@ -343,8 +348,17 @@ class DistillationTrainer(Trainer):
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._writing or super()._get_output_dir(trial))
 
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, state_dict)
+        student = cast(torch.nn.Module, self.model)
+        if is_adapted(student):  # peft saves the adapters alone
+            projectors.write(student, Path(output_dir or str(self.args.output_dir)))
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
+        student = cast(torch.nn.Module, self.model)
+        if is_adapted(student):
+            projectors.read(student, Path(resume_from_checkpoint))
         path = Path(resume_from_checkpoint) / WEIGHTS_FILE
         if path.exists():
             self.weighting.balanced = read_json(path)
