@@ -77,18 +77,22 @@ def model_from(
 
     A parameter whose shape in the files differs from the model's stays random and is listed under mismatched_keys.
 
+    Args:
+        quantization_config: by which weights are quantised; not for a GGUF file.
     Raises: what transformers raises; call it inside `library_errors`.
     """
+    settings = _gguf_settings(source) if is_gguf(source) else {}
+    if quantization_config is not None:  # None would pass over what config.json states
+        settings["quantization_config"] = quantization_config
     with _located(source) as place:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             **place,
-            **(_gguf_settings(source) if is_gguf(source) else {}),
+            **settings,
             dtype=dtype,
             device_map=device_map,
             revision=revision,
             output_loading_info=True,
             use_safetensors=use_safetensors,
-            quantization_config=quantization_config,
             ignore_mismatched_sizes=True,  # so that all of them are listed, with their shapes
             trust_remote_code=False,
         )

@@ -28,9 +28,10 @@ def _said(
 @pytest.mark.parametrize(
     ("key", "expected"),
     [
-        ("lora: {r: 8}", "adapters are not trained"),
-        ("load_in_4bit: true", "student.dtype"),
-        ("training: {load_in_8bit: true}", "student.dtype"),
+        ("lora: {r: 8}", "student: {adapter: {kind: lora"),
+        ("use_dora: true", "plain LoRA"),
+        ("load_in_4bit: true", "student.quantization"),
+        ("training: {load_in_8bit: true}", "teacher.quantization"),
         ("report_to: wandb", "metrics.jsonl"),
         ("push_to_hub: true", "hf upload"),
         ("training: {num_epochs: 3}", "training.steps = epochs"),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-_ADAPTERS = "every weight of the student learns, and adapters are not trained; merge one before (merge_and_unload)"
-_QUANTISED = "the student is not quantised; student.dtype and teacher.dtype are float32, bfloat16 or float16"
+_ADAPTERS = "write student: {adapter: {kind: lora, rank: 16, alpha: 32, dropout: 0.0, targets: all-linear}}"
+_NO_DORA = "adapters are plain LoRA: student.adapter has rank, alpha, dropout and targets"
+_QUANTISED = "write student.quantization (with student.adapter) or teacher.quantization: int8 or nf4"
 _LOGGING = "nothing is sent anywhere: every step is logged in OUTPUT/metrics.jsonl, the run in OUTPUT/run.json"
 _UPLOAD = "nothing is uploaded; afterwards: hf upload ORGANISATION/MODEL OUTPUT/student"
 _EPOCHS = "write training.steps = epochs × training rows / training.batch_size"
@@ -48,9 +49,9 @@ _SERVED = "a teacher runs in this process, or is cached first: distillab cache b
 _BY_ADVICE = {
     _ADAPTERS: (
         "lora peft use_peft peft_config lora_config lora_r lora_rank lora_alpha lora_dropout lora_target "
-        "lora_target_modules lora_target_linear target_modules finetuning_type adapter qlora use_dora use_rslora "
-        "freeze_trainable_layers unfrozen_parameters"
+        "lora_target_modules lora_target_linear target_modules finetuning_type adapter qlora"
     ),
+    _NO_DORA: "use_dora use_rslora freeze_trainable_layers unfrozen_parameters",
     _QUANTISED: (
         "load_in_4bit load_in_8bit quantization quantization_bit quantization_config bnb_config bnb_4bit_quant_type "
         "gptq awq"
