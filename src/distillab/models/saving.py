@@ -74,7 +74,7 @@ def save_student(
         dtype: of the saved weights; default: the model's. See `round_weights`.
     """
     bare = bare_model(model)
-    own, stops = bare.generation_config, all_stop_ids(bare, stop_ids)
+    own, stops = bare.generation_config, all_stop_ids(model, stop_ids)
     bare.generation_config = GenerationConfig(
         bos_token_id=None if own is None else own.bos_token_id,
         eos_token_id=stops if len(stops) > 1 else stops[0],
