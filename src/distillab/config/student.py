@@ -83,7 +83,7 @@ class StudentConfig(Settings):
             )
         if self.from_teacher is not None and (self.quantization is not None or self.save_as == "adapter"):
             raise ValueError(
-                "with from_teacher the student's whole weights exist in the run alone: remove quantization and save_as; "
+                "with from_teacher the student's whole weights are in the run alone: remove quantization and save_as; "
                 "or make the student with `distillab prune`, and give its folder as path"
             )
         # a model in memory can have adapters already

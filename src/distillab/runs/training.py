@@ -85,9 +85,9 @@ def training_data(inputs: RunInputs, split: EncodedSplit, *, collator: MakeColla
 
 
 def load_student(inputs: RunInputs) -> PreTrainedModel:
-    """Load the student before training: its weights, those kept of the teacher, or random ones; with new adapters where set.
+    """Load the student before training: its weights, those kept of the teacher, or random ones; maybe adapted.
 
-    Adapters and random weights are drawn from the run's seed.
+    Random weights, and new adapters on others, are drawn from the run's seed.
 
     Raises:
         ConfigError: the adapters do not fit the model, or there are none and they are to be saved.
