@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import get_args
 
 from distillab.config.methods import METHODS, Method
-from distillab.pairing.admission import equals_with_same_tokens, shared_vocabulary_method, standing
+from distillab.pairing.admission import equals_with_same_tokens, method_status, shared_vocabulary_method
 from distillab.records import Verdict
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "methods" / "README.md"
@@ -33,7 +33,7 @@ def table() -> str:
 
 
 def _cell(verdict: Verdict, method: Method) -> str:
-    found = standing(verdict, method)
+    found = method_status(verdict, method)
     if found != "superseded":
         return found
     equals = verdict != "extended" and equals_with_same_tokens(method)

@@ -141,7 +141,7 @@ def test_a_narrow_screen_says_that_the_table_goes_on(study: StudyResults, tmp_pa
     tables = re.findall(
         r'(<p class="swipe"[^>]*>[^<]*</p>\s*)?<div class="scroll"[^>]*>\s*<table class="(?:main|plain figures)"', body
     )
-    assert len(tables) >= 6 and all("goes on to the right" in hint for hint in tables)
+    assert len(tables) >= 6 and all("Swipe for more columns" in hint for hint in tables)
     style = STYLE.read_text(encoding="utf-8")
     assert ".swipe{display:none" in style
     assert ".swipe{display:block}" in style[style.index("@media (max-width:720px)") :]

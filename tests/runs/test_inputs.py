@@ -60,7 +60,7 @@ def test_another_recipe_shares_what_is_loaded(pair: RunInputs) -> None:
 )
 def test_a_recipe_of_other_models_or_data_is_refused(pair: RunInputs, changes: dict[str, Any]) -> None:
     values = pair.recipe.model_dump() | changes
-    with pytest.raises(ValueError, match="must be loaded anew"):
+    with pytest.raises(ValueError, match="must be loaded again"):
         pair.with_recipe(RunRecipe(**values))
 
 

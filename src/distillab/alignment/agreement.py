@@ -87,7 +87,7 @@ def blocks_behind(left: Sequence[object], right: Sequence[object]) -> list[Block
 
 
 def characters(data: bytes) -> list[bytes]:
-    """Split into UTF-8 characters; a byte that continues none stands alone."""
+    """Split into UTF-8 characters; a byte that continues none is separate."""
     return _CHARACTER.findall(data)
 
 

@@ -1,4 +1,4 @@
-"""The plan of a row: which tokens of the student stand for the same bytes as which tokens of the teacher."""
+"""The plan of a row: the student's and the teacher's token ranges of each common span."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ HOWS: tuple[How, ...] = ("exact", "pieces", "role", "unmapped", "unused")
 
 
 class Mapped(NamedTuple):
-    """One student id that a teacher id stands for, with the share of its probability, and by what rule."""
+    """One student id that a teacher id is mapped to, with its share of the probability, and the rule."""
 
     student_id: int
     weight: float
@@ -63,7 +63,7 @@ class VocabularyProjection:
     """A sparse (W, V) matrix, rows of weights that sum to one or are empty (compressed by rows).
 
     Args:
-        row_ends: (W + 1,) int64; entries of teacher id w stand at row_ends[w]:row_ends[w + 1].
+        row_ends: (W + 1,) int64; entries of teacher id w are at row_ends[w]:row_ends[w + 1].
         student_ids: (E,) int64.
         weights: (E,) float32, > 0.
         how: (W,) uint8, place in `HOWS`.

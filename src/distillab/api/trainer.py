@@ -147,7 +147,7 @@ class Trainer(DistillationTrainer):
         trial: Any = None,
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
-        """Train, as transformers does. Projectors stand in the student meanwhile, and are taken out at the end."""
+        """Train, as transformers does. Projectors are in the student meanwhile, and are removed at the end."""
         attach(self.objective, cast(torch.nn.Module, self.model))
         try:
             return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)

@@ -122,7 +122,7 @@ def _widths(array_NK: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
 
 
 def _lists(lengths: Sequence[int] | npt.NDArray[np.integer[Any]], values: pa.Array) -> pa.Array:
-    """Return lists of these lengths, of values that stand one after another."""
+    """Return lists of these lengths, of values that follow one another."""
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), values)
 

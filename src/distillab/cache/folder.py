@@ -24,7 +24,7 @@ def shards_of(identity: CacheIdentity) -> int:
 
 
 def rows_of(identity: CacheIdentity, number: int) -> range:
-    """Return the numbers of the rows that stand in a shard."""
+    """Return the numbers of the rows of a shard."""
     start = number * identity.rows_per_shard
     return range(start, min(start + identity.rows_per_shard, identity.rows))
 

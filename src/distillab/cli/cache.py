@@ -134,7 +134,7 @@ def export_command(
     require_location(location)
     if not has_part(location, "train"):
         parts = [part_of(location, part) for part in PARTS if has_part(location, part)]
-        raise ConfigError("Say which part of the cache is meant.", where=location, facts=parts, fix="give one of these")
+        raise ConfigError("Name one part of the cache.", where=location, facts=parts, fix="give one of these")
     if output is None:
         if "://" in location:
             raise ConfigError("A cache that is not on this machine has no folder beside it.", fix="add --output FILE")

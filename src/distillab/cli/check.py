@@ -76,12 +76,12 @@ def check_command(
         texts=texts,
         source=source,
     )
-    judged = pair_check(contract)
+    pair = pair_check(contract)
     if as_json:
-        echo(json.dumps(judged.model_dump(mode="json"), indent=2))
+        echo(json.dumps(pair.model_dump(mode="json"), indent=2))
     else:
-        show_pair(judged, plain_console())
-    if any(not method.admitted and method.method == require for method in judged.methods):
+        show_pair(pair, plain_console())
+    if any(not method.admitted and method.method == require for method in pair.methods):
         raise typer.Exit(1)
 
 
@@ -104,11 +104,11 @@ def texts_of(rows: Sequence[Row], name: str) -> tuple[list[str], str]:
     return texts, name
 
 
-def show_pair(judged: PairCheck, console: Console) -> None:
+def show_pair(pair: PairCheck, console: Console) -> None:
     """Print the check of a pair."""
     from distillab.pairing.sample import SAMPLE_SOURCE
 
-    contract = judged.contract
+    contract = pair.contract
     console.print(f"verdict: {contract.verdict}", style=_STYLE[contract.verdict])
     console.print(contract.reason)
     _show_tokenizers(console, contract)
@@ -121,20 +121,20 @@ def show_pair(judged: PairCheck, console: Console) -> None:
         for note in contract.notes:
             console.print(f"  - {note}", style="yellow")
     _title(console, "Methods")
-    width = max(len(method.method) for method in judged.methods)
-    for method in judged.methods:
+    width = max(len(method.method) for method in pair.methods)
+    for method in pair.methods:
         word, style = ("valid  ", "green") if method.admitted else ("refused", "red")
         console.print(f"  {word}  {method.method:<{width}}  access: {method.access:<9}  {method.reason}", style=style)
-    _title(console, f"Recommended: {judged.recommended.method}")
-    for sentence in judged.recommended.because:
+    _title(console, f"Recommended: {pair.recommended.method}")
+    for sentence in pair.recommended.because:
         console.print(f"  - {sentence}")
     if contract.would_train:
         _title(console, "What a refused method would train")
         for sentence in contract.would_train:
             console.print(f"  - {sentence}")
-    if judged.ways_out:
+    if pair.ways_out:
         _title(console, "Ways out")
-        for way in judged.ways_out:
+        for way in pair.ways_out:
             console.print(f"  - {way}")
 
 

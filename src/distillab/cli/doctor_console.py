@@ -104,19 +104,19 @@ def show_finding(console: Console, finding: Finding) -> None:
     console.print(f"  page:   distillab doctor explain {finding.id}", style="dim")
 
 
-def _show_methods(console: Console, judged: PairCheck) -> None:
+def _show_methods(console: Console, pair: PairCheck) -> None:
     from distillab.report.findings import by_access
 
     console.print()
     console.print("Accepted methods for this pair, by what they read of the teacher", style="bold")
     for word, style, lines in (
-        ("valid", "green", by_access(judged.methods, admitted=True)),
-        ("refused", "red", by_access(judged.methods, admitted=False)),
+        ("valid", "green", by_access(pair.methods, admitted=True)),
+        ("refused", "red", by_access(pair.methods, admitted=False)),
     ):
         for line in lines:
             console.print(f"  {word:<7}  {line}", style=style)
-    console.print(f"  begin with {judged.recommended.method}:")
-    for reason in judged.recommended.because:
+    console.print(f"  begin with {pair.recommended.method}:")
+    for reason in pair.recommended.because:
         console.print(f"    - {reason}")
 
 

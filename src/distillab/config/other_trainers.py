@@ -41,9 +41,7 @@ _VOCABULARY = (
 )
 _DEVICE = "write training.device: auto or cpu, and teacher.device: auto, cpu, cuda:1, …"
 _NONE = "distillab has no such setting"
-_BUDGET = (
-    "a run ends after training.steps, so that all methods have one budget; the curve stands in OUTPUT/metrics.jsonl"
-)
+_BUDGET = "a run ends after training.steps, so that all methods have one budget; the curve is in OUTPUT/metrics.jsonl"
 _SERVED = "a teacher runs in this process, or is cached first: distillab cache build, then teacher: {cache: …}"
 
 _BY_ADVICE = {

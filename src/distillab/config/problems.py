@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from distillab.config.other_trainers import advice_for
 from distillab.errors import ConfigError, near_names
 
-_DEEPEST = 3  # of a key that stands at another place: a.b.c
+_DEEPEST = 3  # of a key that exists at another place: a.b.c
 
 
 def readable(error: ValidationError, kind: type[BaseModel], *, where: str, overrides: Sequence[str]) -> ConfigError:

@@ -374,7 +374,7 @@ class AttentionRelationsConfig(_ActivationTermConfig):
     def _blocks_only(self) -> AttentionRelationsConfig:
         _require_blocks(self.layers)
         if len(set(self.relations)) != len(self.relations):
-            raise ValueError("the same relation stands twice")
+            raise ValueError("the same relation is given twice")
         return self
 
 

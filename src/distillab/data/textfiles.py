@@ -104,7 +104,7 @@ def read_csv(path: Path, limit: int | None, skipped: list[str] | None = None) ->
                 rows.append((f"{path}:{reader.line_num}", dict(zip(header, fields, strict=True))))
     except csv.Error as error:
         problems.append(f"line {reader.line_num}: {error}")
-    _settle(path, problems, skipped, f'fields that hold commas, quotes or line ends stand in "…"; or {_SKIP}')
+    _settle(path, problems, skipped, f'write fields that hold commas, quotes or line ends in "…"; or {_SKIP}')
     return rows
 
 
@@ -133,7 +133,7 @@ def _object_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) != len(pairs):
         names = [name for name, _ in pairs]
         twice = sorted({name for name in names if names.count(name) > 1})
-        raise ValueError(f"key stands twice: {', '.join(twice)}")
+        raise ValueError(f"duplicate key: {', '.join(twice)}")
     return result
 
 
@@ -178,7 +178,7 @@ def _check_header(path: Path, header: list[str]) -> None:
         )
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
-        raise DataError("A column stands twice in the header.", where=f"{path}:1", facts=[f"twice: {twice}"])
+        raise DataError("A column is in the header twice.", where=f"{path}:1", facts=[f"twice: {twice}"])
 
 
 def _settle(path: Path, problems: list[str], skipped: list[str] | None, fix: str) -> None:

@@ -32,7 +32,7 @@ def alpha_beta(*, student_logp: Tensor, teacher_logp: Tensor, alpha: float, beta
         D_n = Σ_v (A − C)/β = Σ_v (A + B)/(α+β)
         A = (q^(α+β) − p^α q^β)/α     B = (p^(α+β) − p^α q^β)/β     C = (q^(α+β) − p^(α+β))/(α+β)
 
-    where each quotient has a limit of its own (A → q^β d for α → 0, and so on), so values near a limit are as exact
+    where each quotient has a limit (A → q^β d for α → 0, and so on), so values near a limit are as exact
     as others. A is also the slope ∂D/∂log q.
 
     Args:

@@ -9,7 +9,7 @@ from distillab.divergences.fused import evaluate, nothing_from_no_mass_
 
 
 def forward_kl(*, student_logp: Tensor, teacher_logp: Tensor) -> Tensor:
-    """Forward KL per position, KL(teacher ‖ student), in nats.
+    """Return forward KL per position, KL(teacher ‖ student), in nats.
 
         D_n = Σ_v exp(t_nv) (t_nv − s_nv)
 
@@ -32,7 +32,7 @@ def forward_kl(*, student_logp: Tensor, teacher_logp: Tensor) -> Tensor:
 
 
 def reverse_kl(*, student_logp: Tensor, teacher_logp: Tensor) -> Tensor:
-    """Reverse KL per position, KL(student ‖ teacher), in nats.
+    """Return reverse KL per position, KL(student ‖ teacher), in nats.
 
         D_n = Σ_v exp(s_nv) (s_nv − t_nv)
 

@@ -109,7 +109,7 @@ class _Cells(torch.autograd.Function):
     """(N, V) logits -> (N, K+1) log-probabilities: of the kept ids, and of all others together.
 
     Normalised here, because then value and gradient need one pass of exponentials; a log-softmax before it, and its
-    gradient behind, need one each, and the tail a third.
+    gradient, need one each, and the tail a third.
     """
 
     @staticmethod

@@ -29,7 +29,7 @@ class AlignedSide(_Moves):
         starts_N: (N,) bool, True where that token is the first one of its span.
         first_S: (S,) int64, the scored position that predicts the first token of each span; -1 where it is not scored.
         next_S: (S,) int64, the scored position that predicts the token right after each span; -1 where the next span
-            does not begin right there (the sample ends, or a token that is in no span stands between), or where its
+            does not begin right there (the sample ends, or a token without a span is between), or where its
             first token is not scored.
     """
 

@@ -16,7 +16,7 @@ from distillab.models.structure import bare_model
 _LENGTH = 4
 
 # Largest tolerated move of the earlier logits, in units of their standard deviation. It is exactly 0 for a causal
-# model, but for mixtures of experts, whose tokens are grouped anew, so that rounding differs. An encoder with weights
+# model, but for mixtures of experts, whose tokens are regrouped, so that rounding differs. An encoder with weights
 # fresh from initialisation, which attends to everything alike, moves by 0.01 and more.
 _LIMITS = {torch.float32: 1e-4, torch.float64: 1e-6}
 _LIMIT_LOW_PRECISION = 5e-3

@@ -62,7 +62,7 @@ def model_inputs(
 
 
 def _flash_borders(positions_BL: Tensor) -> dict[str, Tensor | int]:
-    """Return where samples begin when all sequences stand in one line, as transformers' flash attention takes it."""
+    """Return where samples begin when all sequences are concatenated, as transformers' flash attention takes it."""
     line = positions_BL.reshape(-1)
     end = torch.tensor([line.numel()], device=line.device)
     borders = torch.cat([(line == 0).nonzero()[:, 0], end]).to(torch.int32)

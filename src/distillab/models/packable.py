@@ -17,7 +17,7 @@ _LENGTHS = (7, 9, 5)
 
 # Largest tolerated change of the logits, root mean square, in units of their standard deviation: when another
 # sample's tokens change (same shapes, so the same arithmetic: exactly 0 but for mixtures of experts, whose rows are
-# grouped anew), and against the sample alone (other shapes, so rounding differs). The smallest leak seen in tiny random
+# regrouped), and against the sample alone (other shapes, so rounding differs). The smallest leak seen in tiny random
 # models was 8e-4 (Jamba), the usual one is 0.1 and more. A wrong refusal costs time, a missed leak the result.
 _LIMITS = {torch.float32: (1e-5, 1e-3), torch.float64: (1e-9, 1e-6)}
 _LIMITS_LOW_PRECISION = (5e-4, 5e-2)

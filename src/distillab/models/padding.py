@@ -48,7 +48,7 @@ def require_no_left_padding_read(model: torch.nn.Module, *, role: str) -> None:
     """
     if reads_left_padding(model):
         raise ConfigError(
-            f"The {role} reads padding that stands before a row, so a row's loss depends on the rows beside it.",
+            f"The {role} reads padding before a row, so a row's loss depends on the rows beside it.",
             facts=[f"model: {type(bare_model(model)).__name__}, which ignores the attention mask"],
             fix="set training.padding_side: right",
         )

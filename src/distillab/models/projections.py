@@ -25,7 +25,7 @@ from distillab.models.structure import ModelShape, bare_model, decoder_blocks, m
 class QKV:
     """Queries (B, L, heads × head width), keys and values (B, L, key-value heads × head width), before RoPE.
 
-    Heads stand one after another, in the model's order.
+    Heads are concatenated, in the model's order.
     """
 
     query: Tensor

@@ -37,7 +37,7 @@ class AttentionRelations(ActivationTerm, config=AttentionRelationsConfig):
         R_X(a, t, ·) = softmax_s( x_at · x_as / √d ),   over the positions s that t can read
         value(t) = mean over blocks, relations X and relation heads a of KL(R_X^teacher(a, t, ·) ‖ R_X^student(a, t, ·))
 
-    x are the queries, keys or values of a block before rotary embeddings, all heads side by side, cut anew into A
+    x are the queries, keys or values of a block before rotary embeddings, all heads concatenated, split again into A
     relation heads of width d = E / A. E and d may differ between the models; A is the same. The unit is a chosen
     position, the value in nats.
 
@@ -148,7 +148,7 @@ def _chunks(chosen_BL: Tensor, visible_BLL: Tensor, *, heads: int, device: torch
 class _RelationSum(torch.autograd.Function):
     """Σ over chunks, relation heads and rows of the KL; the gradient is formed chunk by chunk in the forward pass.
 
-    So one chunk's relations are alive at a time, and nothing of size A · L² is.
+    So only one chunk's relations are in memory at a time, and nothing of size A · L².
     """
 
     @staticmethod

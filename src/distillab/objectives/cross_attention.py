@@ -23,7 +23,7 @@ class Places:
 
     Attributes:
         kept_N: (N,) bool, which of the scored positions these are.
-        sample_n: (n,) int64, the sample that each stands in, from 0 and the same for both models.
+        sample_n: (n,) int64, the sample of each, from 0 and the same for both models.
         place_n: (n,) int64, its place among those of its sample, from 0.
         span_n: (n,) int64, the span of the token that it predicts; numbers grow along a sample.
         first_n: (n,) bool, whether that token begins the span.

@@ -25,7 +25,7 @@ class SampledDivergence(TokenTerm, config=SampledDivergenceConfig):
     In expectation the value and its gradient are those of forward KL; a single value can be negative. It is the
     cross-entropy of the draws (`sampled_cross_entropy`) less the teacher's own at the same draws.
 
-    A teacher with full logits draws anew at every step, from torch's own random state of the device where the logits
+    A teacher with full logits draws again at every step, from torch's own random state of the device where the logits
     are, which the run's seed sets and which every checkpoint holds: a run can be repeated, and one that is resumed
     draws as if it had not been interrupted. A cache has drawn once for every position. Other draws from that state
     (such as dropout) change which tokens are drawn, and so does splitting the same rows into other microbatches or

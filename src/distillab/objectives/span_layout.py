@@ -40,7 +40,7 @@ class SpanLayout:
 
 
 def span_layout(batch: TokenBatch) -> SpanLayout:
-    """Return where the shared spans of a batch of two tokenisations stand.
+    """Return the places of the shared spans of a batch of two tokenisations.
 
     Raises:
         ShapeError: the batch has one tokenisation.

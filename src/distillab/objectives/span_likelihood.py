@@ -82,7 +82,7 @@ class SpanLikelihood(SpanTerm, config=SpanLikelihoodConfig):
         return self._numbers(student.logp(self._widths[0], 1.0), student.targets_N, starts)
 
     def reduce_spans(self, observed_NC: Tensor, batch: TokenBatch, signal: TeacherSignal) -> Tensor:
-        """Return (N,) nats; a span's value stands at its first token.
+        """Return (N,) nats; a span's value is at its first token.
 
         Raises:
             TeacherError: the teacher gives no scores.

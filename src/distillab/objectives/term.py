@@ -65,7 +65,7 @@ class Term:
             cls.name, cls.access, cls.tokens = config.model_fields["kind"].default, config.access, config.tokens
 
     def count(self, batch: TokenBatch) -> int:
-        """Count the scored tokens of the microbatch."""
+        """Return how many units this microbatch adds to the normaliser; known before the forward pass."""
         raise NotImplementedError
 
 
@@ -136,7 +136,7 @@ class ActivationTerm(StateTerm):
     """Base of the terms that read activations alone."""
 
     def initialise(self, student: Activations, teacher: Activations, batch: TokenBatch) -> None:
-        """Initialise from one batch; called once, before training."""
+        """Initialise from one batch; called once, before training. By default nothing is done."""
 
     def total(self, student: Activations, teacher: Activations, batch: TokenBatch) -> Tensor:
         """Return () the sum over the microbatch's units, in the term's unit."""

@@ -17,7 +17,7 @@ from distillab.records import (
     Verdict,
 )
 
-Standing = Literal["valid", "superseded", "refused"]
+MethodStatus = Literal["valid", "superseded", "refused"]
 
 _MAX_IDS = 12
 _FROM_TEACHER: dict[AccessLevel, str] = {
@@ -26,7 +26,7 @@ _FROM_TEACHER: dict[AccessLevel, str] = {
 }
 
 
-def standing(verdict: Verdict, method: Method) -> Standing:
+def method_status(verdict: Verdict, method: Method) -> MethodStatus:
     """Return whether a method is valid; `superseded`: valid, but a method on shared ids compares more directly."""
     if method.tokens == "any":
         return "valid"
@@ -57,7 +57,7 @@ def admit(contract: TokenizerContract, method_name: str, method: Method) -> Meth
     return MethodAdmission(
         method=method_name,
         access=method.access,
-        admitted=standing(contract.verdict, method) != "refused",
+        admitted=method_status(contract.verdict, method) != "refused",
         reason=_reason(contract, method),
     )
 
@@ -113,7 +113,7 @@ def _reason(contract: TokenizerContract, method: Method) -> str:
         return _FROM_TEACHER[method.access]
     if method.tokens == "aligned":
         return f"reads a text in both tokenisations and compares {_of_both(method)}{_superseded(contract, method)}"
-    admitted = standing(contract.verdict, method) != "refused"
+    admitted = method_status(contract.verdict, method) != "refused"
     ids = any(term.access != "internals" and term.tokens == "shared" for term in method.terms)
     if not ids and not admitted:
         return "it compares both models' states position by position, and in this pair they read different tokens there"
@@ -136,7 +136,7 @@ def _of_both(method: Method) -> str:
 
 
 def _superseded(contract: TokenizerContract, method: Method) -> str:
-    if standing(contract.verdict, method) != "superseded":
+    if method_status(contract.verdict, method) != "superseded":
         return ""
     better = shared_vocabulary_method(method)
     same_cuts = contract.verdict != "extended" and not contract.probes_differ

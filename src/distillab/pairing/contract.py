@@ -154,7 +154,7 @@ def _reason(
     return (
         f"Equal ids mean different tokens: of {teacher.tokens:,} (teacher) and {student.tokens:,} (student) ids only "
         f"{ids.equal:,} ({ids.equal / smaller:.1%}) mean the same, although {equal_strings:,} token strings "
-        f"({equal_strings / smaller:.1%}) stand in both vocabularies."
+        f"({equal_strings / smaller:.1%}) are in both vocabularies."
     )
 
 

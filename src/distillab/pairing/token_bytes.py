@@ -25,7 +25,7 @@ class TokenMeaning:
     """Meaning of one id.
 
     Args:
-        kind: `text`; `byte`, a byte-fallback token; `special`, a marker that stands for no text;
+        kind: `text`; `byte`, a byte-fallback token; `special`, a token that stands for no text;
             `unused`, an id below the highest one that no token has.
         data: the bytes of the text; for a special token the UTF-8 bytes of its content.
         roles: of a special token: bos, eos, unk, pad, sep, cls, mask; empty for the others.

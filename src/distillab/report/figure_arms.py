@@ -32,7 +32,7 @@ class _Layout:
 
     @property
     def dots(self) -> float:
-        """How far below the top of a row its dots stand."""
+        """Distance of the dots from the top of their row."""
         return self.row - 11 if self.label_above else self.row / 2
 
 
@@ -144,7 +144,7 @@ def _draw_row(picture: Drawing, axis: Axis, layout: _Layout, entry: Entry, top: 
 
 
 def shown_name(entry: Entry) -> str:
-    """Return the name as figures write it: a cross stands before every shown failure."""
+    """Return the name as in figures: a cross before every shown failure."""
     return f"✗ {entry.name}" if entry.is_failure else entry.name
 
 

@@ -22,7 +22,7 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 
 _SELFTEST = "selftest-"  # its checks: who has made it is not sent to it again
 _CHOOSE = "Choose a valid path"
-_STOP = f"stop comparing ids; what is valid instead stands under “{_CHOOSE}”"
+_STOP = f"stop comparing ids; what is valid instead is listed under “{_CHOOSE}”"
 # severity, title of the phase, whether every fix of a finding belongs there
 _MENDING: tuple[tuple[Severity, str, bool], ...] = (
     ("error", "Stop, and mend the errors", True),
@@ -31,7 +31,7 @@ _MENDING: tuple[tuple[Severity, str, bool], ...] = (
 
 
 def concluded(investigation: Investigation) -> Investigation:
-    """Return the investigation with its conclusions, made anew."""
+    """Return the investigation with its conclusions, derived again."""
     conclusions = Conclusions(summary=_summary(investigation), phases=_phases(investigation))
     return investigation.model_copy(update={"conclusions": conclusions})
 

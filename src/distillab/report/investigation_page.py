@@ -44,7 +44,7 @@ class InvestigationPage:
 
 
 def page_of(investigation: Investigation) -> InvestigationPage:
-    """Return the page of an investigation, its conclusions made anew."""
+    """Return the page of an investigation, its conclusions derived again."""
     conclusions = concluded(investigation).conclusions
     assert conclusions is not None  # `concluded` makes them
     return InvestigationPage(

@@ -224,7 +224,7 @@ def spans(found: Sequence[SpanCounts]) -> Grid:
     """Return how two tokenisations of the same rows align."""
     headings = (
         *("training rows, and teacher", "rows", "teacher had no room", "answer tokens, student / teacher"),
-        *("in shared spans, student / teacher", "spans", "of them one token on both sides", "half scored, not used"),
+        *("in shared spans, student / teacher", "spans", "of them one token of both", "half scored, not used"),
     )
     rows = tuple(
         (

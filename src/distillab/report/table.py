@@ -181,7 +181,7 @@ def _notes(found: Sequence[Entry], groups: Sequence[Group], columns: Sequence[Co
 
 
 def _missing(found: Sequence[Entry], columns: Sequence[Column]) -> str:
-    """Return what a dash stands for, with the records' reasons."""
+    """Return the meaning of a dash, with the records' reasons."""
     labels: dict[str, list[str]] = {}
     for metric in (metric for entry in found for e in entry.evaluations for metric in e.metrics):
         if metric.missing is not None and any(metric.name == column.metric.name for column in columns):

@@ -159,7 +159,7 @@ class RunInputs:
             ValueError: the recipe names another student, another teacher or other data.
         """
         if _loaded_from(recipe) != _loaded_from(self.recipe):
-            raise ValueError("the inputs of a recipe with other models or other data must be loaded anew")
+            raise ValueError("the inputs of a recipe with other models or other data must be loaded again")
         if self.teacher is None or recipe.teacher is None:
             return replace(self, recipe=recipe)
         spec = replace(self.teacher.spec, settings=recipe.teacher)

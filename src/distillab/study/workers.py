@@ -91,7 +91,7 @@ def _do(job: Job) -> None:
 
 
 def _end_with_parent() -> None:
-    """End with the parent: no worker of a killed study goes on writing into its folder when it is started again."""
+    """End with the parent, so that no worker of a killed study writes into its folder after a restart."""
     parent = multiprocessing.parent_process()
     assert parent is not None  # a worker has one study
     parent.join()

@@ -151,7 +151,7 @@ def align(
 
 
 def _among(has: Tensor, here: slice) -> slice:
-    """Return where the partners of some positions stand among those of all."""
+    """Return the places of the partners of some positions among those of all."""
     before = int(has[: here.start].sum())
     return slice(before, before + int(has[here].sum()))
 

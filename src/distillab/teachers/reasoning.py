@@ -96,7 +96,7 @@ def without_reasoning(
 
 
 def _only_ended(text: str, markers: Sequence[tuple[str, str]]) -> tuple[str, str] | None:
-    """Return the pair whose end stands in the text before any beginning."""
+    """Return the pair whose end marker is in the text before any begin marker."""
     first = min((at for begin, _ in markers if (at := text.find(begin)) >= 0), default=len(text))
     ends = [(at, pair) for pair in markers if 0 <= (at := text.find(pair[1])) < first]
     return min(ends)[1] if ends else None

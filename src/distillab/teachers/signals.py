@@ -171,7 +171,7 @@ class FullLogits:
         return DrawnTokens(ids, sampled_cross_entropy(student_logp=logp, drawn_ids=ids))
 
     def chunk(self, here: slice | Tensor, device: torch.device) -> FullLogits:
-        """Return full logits at some of the positions, valid until the next call: all chunks use the same memory."""
+        """Return the same at some of the positions."""
         return FullLogits(self.logits_NW[here].to(device))
 
 
@@ -207,7 +207,7 @@ class ChunkedScores(Protocol):
         ...
 
     def chunk(self, here: slice | Tensor, device: torch.device) -> NextTokens:
-        """Return full logits at some of the positions, valid until the next call: all chunks use the same memory."""
+        """Return the next tokens at the positions `here` of the N, on a device; valid until the next call."""
         ...
 
 

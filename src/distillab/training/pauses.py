@@ -46,5 +46,5 @@ class Pauses(TrainerCallback):
             control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Start the clock anew."""
+        """Restart the clock."""
         self._since = time.monotonic()
