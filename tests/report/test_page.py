@@ -209,7 +209,7 @@ def test_no_demonstration_no_banner(study: StudyResults, tmp_path: Path) -> None
     arms = tuple(arm for arm in study.arms if arm.shown_failure is None)
     markdown, html = pages(study.model_copy(update={"arms": arms}), tmp_path)
     assert 'class="warning"' not in html
-    assert "shown failure" not in html.lower().replace("a cross ✗ stands before every shown failure", "").replace(
+    assert "shown failure" not in html.lower().replace("a cross ✗ marks every shown failure", "").replace(
         "without the shown failures", ""
     )
     assert "Warning" not in markdown

@@ -21,7 +21,7 @@ _ROLES_THAT_PAIR = frozenset({"bos", "eos", "sep", "cls", "mask"})
 
 
 class Meaning(Protocol):
-    """What one id means; `pairing.token_bytes.TokenMeaning` is one."""
+    """The meaning of one id; `pairing.token_bytes.TokenMeaning` is one."""
 
     @property
     def kind(self) -> str:

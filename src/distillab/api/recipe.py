@@ -73,7 +73,7 @@ class RecipeBuilder:
 
     @property
     def names(self) -> list[str]:
-        """The names of what is in memory."""
+        """The names of the objects in memory."""
         return list(self._objects)
 
     def path(self, key: str) -> str:

@@ -221,7 +221,7 @@ class Trainer(DistillationTrainer):
 
 
 class _Passes(TrainerCallback):
-    """Counts epochs as passes over the rows: the sampler gives all steps in one, so transformers sees one epoch.
+    """Count epochs as passes over the rows: the sampler gives all steps in one, so transformers sees one epoch.
 
     Args:
         batch_size: rows of a step.
@@ -232,7 +232,7 @@ class _Passes(TrainerCallback):
         self._batch_size, self._rows = batch_size, rows
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Set the epoch, and what is due at its end; transformers does so at the last step."""
+        """Set the epoch, and run what is due at its end; transformers does so at the last step."""
         drawn = state.global_step * self._batch_size
         state.epoch = drawn / self._rows
         ended = drawn // self._rows > (drawn - self._batch_size) // self._rows

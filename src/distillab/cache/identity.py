@@ -57,7 +57,7 @@ class CacheIdentity(Record):
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """What is stored of each row."""
+        """The stored kinds."""
         return tuple(layout.kind for layout in self.layouts)
 
     @property

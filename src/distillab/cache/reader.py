@@ -60,7 +60,7 @@ class CacheReader:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """What is stored of each row."""
+        """The stored kinds."""
         return self.identity.kinds
 
     @property

@@ -191,7 +191,7 @@ def parse_index(buffer: Raw, sections: Sequence[str]) -> ShardIndex:
 
 
 def _check_index(arrays: Mapping[str, npt.NDArray[Any]], records: Mapping[str, Place]) -> None:
-    """Refuse an index whose numbers lead out of the shard, as only a faulty or hostile writer makes one."""
+    """Refuse an index with numbers beyond the shard; only a faulty or hostile writer makes one."""
     rows = len(arrays["lengths"]) if arrays["lengths"].ndim else -1
     for name, array in arrays.items():
         dtype, shape = _INDEX_ARRAYS.get(name.rpartition(".")[2], (np.uint8, ()))

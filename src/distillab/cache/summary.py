@@ -49,7 +49,7 @@ class CacheSummary:
 
 
 def summarise(location: str | Path) -> CacheSummary:
-    """Count what a cache holds.
+    """Summarise a cache.
 
     Raises:
         CacheCorrupt, CacheMismatch: as `CacheReader`.

@@ -40,7 +40,7 @@ def build_command(
         ),
     ] = None,
 ) -> None:
-    """Store what the recipe's methods need from the teacher. After an interruption, the same command resumes."""
+    """Store the teacher signals that the recipe's methods need. After an interruption, the same command resumes."""
     number, workers = _share(worker)
     loaded = _load(recipe, overrides)
     from distillab.cli.cache_console import show_built

@@ -24,7 +24,7 @@ doctor_app = typer.Typer(
 
 @doctor_app.callback()
 def _doctor() -> None:
-    """Exit code 0: no error was found; 1: an error, or what was given cannot be read; 2: wrong usage."""
+    """Exit code 0: no error was found; 1: an error, or unreadable input; 2: wrong usage."""
 
 
 @doctor_app.command("explain")

@@ -1,4 +1,4 @@
-"""Methods: named pairs of whose answers the student reads and which terms are summed.
+"""Methods: named pairs of the answers that the student is trained on, and the terms of its loss.
 
 A new method is one file in `objectives/`, one class in `config/terms.py` and one line in `METHODS`.
 """

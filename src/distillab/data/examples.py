@@ -1,4 +1,4 @@
-"""The `Example`: one row as prompt and answer, conversation or plain text, whatever the shape of the file."""
+"""The `Example`: one row as prompt and answer, conversation or plain text, independent of the shape of the file."""
 
 from __future__ import annotations
 

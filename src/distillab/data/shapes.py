@@ -20,7 +20,7 @@ COLUMNS_FIX = (
 
 @dataclass(frozen=True)
 class Shape:
-    """How the columns of a source are read.
+    """The columns of a source, and how they are read.
 
     `columns` are prompt and answer (pair), or one column of text or of turns. Rows with a prompt and an answer are
     conversations (kind messages) if one of the two holds turns, or if other columns hold a system turn, earlier turns

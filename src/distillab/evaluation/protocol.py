@@ -39,7 +39,7 @@ class HeldOut:
 
     @property
     def references(self) -> tuple[str, ...]:
-        """What generated answers are compared with: the answers, without what the template puts around them."""
+        """The references of generated answers: the answers, without the template's additions."""
         return tuple(answer.text for answer in self.answers)
 
     def first(self, n: int) -> HeldOut:

@@ -21,7 +21,7 @@ from distillab.models.structure import bare_model, decoder_blocks, decoder_body
 
 @dataclass(frozen=True)
 class ActivationSpec:
-    """Which activations a step needs of a model.
+    """The activations that a step needs of a model.
 
     hidden: 0 is what the first block reads (the embeddings), ℓ the output of the ℓ-th block; for the last block
     that is after the final norm, as the head reads it. projections and maps: blocks, counted from 1.

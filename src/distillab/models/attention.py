@@ -134,7 +134,7 @@ def _switch(model: PreTrainedModel, blocks: frozenset[int]) -> None:
 
 
 def _use_eager(attention: torch.nn.Module) -> bool:
-    """Give the module, and what is inside of it, a config with eager attention; return False if it has one already."""
+    """Give the module, and its submodules, a config with eager attention; return False if it has one already."""
     changed = False
     for module in attention.modules():
         config: object = getattr(module, "config", None)

@@ -45,7 +45,7 @@ class AlignedSide(_Moves):
 
 @dataclass(frozen=True, eq=False)
 class Alignment(_Moves):
-    """How the scored positions of two tokenisations of one batch correspond.
+    """The correspondence of the scored positions of two tokenisations of one batch.
 
     Attributes:
         student, teacher: the spans at the student's and at the teacher's positions.

@@ -17,7 +17,7 @@ from distillab.models.padding import reads_left_padding
 
 @dataclass(frozen=True)
 class Decoding:
-    """How tokens are chosen. Greedy unless `sample`."""
+    """Settings of decoding. Greedy unless `sample`."""
 
     max_new_tokens: int
     sample: bool = False

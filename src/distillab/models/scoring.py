@@ -1,4 +1,4 @@
-"""The causal shift, in one place: which logits are scored, and against which token.
+"""Apply the causal shift, only here: which logits are scored, and against which token.
 
 Shape letters: B sequences, L positions, N flattened scored positions, V vocabulary.
 """

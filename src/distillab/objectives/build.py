@@ -15,7 +15,7 @@ from distillab.objectives.term import Objective, WeightedTerm
 
 @dataclass(frozen=True)
 class TermContext:
-    """What a term needs of the two models when it is built.
+    """The properties of the two models that a term needs when it is built.
 
     Attributes:
         shared_width: ids that mean the same for both models; 0 if the method compares none.

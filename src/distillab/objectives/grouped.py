@@ -20,7 +20,7 @@ _LEAST_SUM = 1e-35
 
 @dataclass(frozen=True, eq=False)
 class Grouping:
-    """Which group each id of a vocabulary belongs to.
+    """The group of each id of a vocabulary.
 
     Attributes:
         of: (V,) int64, from 0 on, each group with an id at least; -1 for ids that are in none.

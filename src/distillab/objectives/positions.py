@@ -1,4 +1,4 @@
-"""Which positions of a batch the terms on activations compare. B sequences, L positions."""
+"""Choose the positions that the terms on activations compare. B sequences, L positions."""
 
 from __future__ import annotations
 

@@ -236,12 +236,12 @@ class Objective:
 
     @property
     def student_activations(self) -> ActivationSpec:
-        """What is captured of the student."""
+        """The activations that are recorded of the student."""
         return _union([term.student_activations for term in self.state_terms.values()])
 
     @property
     def request(self) -> SignalRequest:
-        """What the terms read of the teacher; empty where they read nothing."""
+        """The signals that the terms read of the teacher; empty if they read none."""
         scores = frozenset(term.score_request for term in self.token_terms.values() if term.score_request is not None)
         scores |= frozenset(term.score_request for term in self.head_terms.values())
         terms = list(self.state_terms.values())

@@ -1,4 +1,4 @@
-"""Sentences for a tokenizer contract: warnings, and what a loss that compares by id would teach."""
+"""Write the sentences of a tokenizer contract: warnings, and what a loss by id would train."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def family(tokenizer: PreTrainedTokenizerFast) -> str:
 
 @dataclass(frozen=True)
 class _Scheme:
-    """How a vocabulary spells its tokens."""
+    """The spelling of a vocabulary's tokens."""
 
     byte_level: bool
     byte_fallback: bool

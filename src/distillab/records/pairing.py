@@ -36,7 +36,7 @@ class SideBySide(Record):
 
 
 class DataOverlap(Record):
-    """How far two tokenisations of one data set agree, in bytes."""
+    """Agreement of two tokenisations of one data set, in bytes."""
 
     source: str
     rows: int
@@ -58,7 +58,7 @@ class DataOverlap(Record):
 
 
 class TokenizerContract(Record):
-    """What two tokenizers have in common, and the verdict."""
+    """The comparison of two tokenizers, with the verdict."""
 
     schema_version: int = SCHEMA_VERSION
     verdict: Verdict

@@ -39,7 +39,7 @@ class ReferenceLines(Record):
 
 
 class RunCost(Record):
-    """What a run used."""
+    """The cost of a run: tokens, time, memory."""
 
     steps: int
     supervised_tokens: int

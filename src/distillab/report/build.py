@@ -51,7 +51,7 @@ def write_report(results: StudyResults, folder: Path) -> tuple[Path, Path]:
 
 
 def render(name: str, page: object) -> str:
-    """Render one template; what a page holds is escaped as the template's kind of file needs it."""
+    """Render one template; values are escaped for the template's kind of file."""
     if name.endswith(".html.j2"):
         return _template(name).render(page=page, style=Markup(_style()))
     return _template(name).render(page=page)

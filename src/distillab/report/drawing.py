@@ -106,7 +106,7 @@ def marker(shape: str, at: Point, css: str, radius: float) -> Markup:
 
 
 def legend_marker(shape: str, css: str) -> Markup:
-    """Return a marker on a short line, as a picture of its own for a legend; hidden from screen readers."""
+    """Return a marker on a short line, as a separate picture for a legend; hidden from screen readers."""
     line = Markup('<line class="curve {}" x1="0" y1="7" x2="26" y2="7"/>').format(css)
     if css == "warn":
         line = Markup('<line class="curve warn failure" x1="0" y1="7" x2="26" y2="7"/>')

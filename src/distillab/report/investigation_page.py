@@ -23,7 +23,7 @@ class Doctor:
 
 @dataclass(frozen=True)
 class Pair:
-    """Which methods are valid for the pair."""
+    """The valid methods of the pair."""
 
     recommended: str
     because: tuple[str, ...]
@@ -58,7 +58,7 @@ def page_of(investigation: Investigation) -> InvestigationPage:
 
 
 def doctor_of(investigation: Investigation) -> Doctor:
-    """Return the findings of an investigation, the gravest first, and what was examined."""
+    """Return the findings of an investigation, the most severe first, and the scopes."""
     rows = tuple(
         (
             one.check,

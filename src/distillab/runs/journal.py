@@ -187,7 +187,7 @@ def _numbers(line: dict[str, Any], above: str = "") -> Iterator[tuple[str, float
 
 
 def _cut_to(path: Path, resumed: Checkpoint | None) -> None:
-    """Truncate the file to what was measured up to a checkpoint; after it a kill can have left half a line."""
+    """Truncate the file to the measurements up to a checkpoint; a killed process can have left half a line."""
     if resumed is None or resumed.measurements is None:
         write_bytes(path, b"")
         return

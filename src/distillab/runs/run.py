@@ -129,7 +129,7 @@ class _Trained:
 
 @dataclass(frozen=True)
 class _Claimed:
-    """A run whose folder this process holds."""
+    """A run whose folder is locked by this process."""
 
     inputs: RunInputs
     folder: Path
@@ -222,7 +222,7 @@ class _Claimed:
     def _save(
         self, student: PreTrainedModel, result: EvaluationResult, record: RunRecord, *, dtype: torch.dtype
     ) -> RunRecord:
-        """Write what the run leaves, its record last; return the record with the hashes of the rest."""
+        """Write the files of the run, its record last; return the record with the hashes of the others."""
         saved = [p for p in student.parameters() if p.requires_grad or not is_adapted(student)]
         weights = sum(p.numel() * dtype.itemsize for p in saved)
         require_space(self.folder, weights + (1 << 22), what="the trained student")

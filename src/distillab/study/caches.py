@@ -27,7 +27,7 @@ _Shared = Literal["train", "answers"]
 
 @dataclass
 class StudyCaches:
-    """Which run of a study reads which cache.
+    """The caches that the runs of a study read.
 
     Args:
         recipe: the study.

@@ -77,7 +77,7 @@ class Study:
 
     @property
     def doctor_record(self) -> Path:
-        """Where what was found before the first run is kept."""
+        """The file with the doctor's findings before the first run."""
         return Path(self.recipe.output) / "doctor.json"
 
     def require_runnable(self) -> None:
@@ -187,7 +187,7 @@ class Study:
 
     @cached_property
     def caches(self) -> StudyCaches:
-        """What the runs share of their teachers' signals."""
+        """The caches of the teachers' signals that the runs share."""
         return StudyCaches(self.recipe, self.inputs, frozenset(self.collators))
 
     @property
@@ -217,7 +217,7 @@ class Study:
         return [(arm, seed) for arm, seed in self._runs() if not (self._folder(arm, seed) / RECORD).exists()]
 
     def _do(self, work: Sequence[Callable[[Study], object]]) -> None:
-        """Do several pieces of the study's work, whose results are on disk afterwards."""
+        """Run several jobs of the study, whose results are on disk afterwards."""
         if self.recipe.workers == 1 or len(work) < 2:
             for piece in work:
                 piece(self)

@@ -54,7 +54,7 @@ class AlignedTokens(PartnerTokens):
     by_order: PartnerTokens | None = None
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return what it consists of, by a name for messages."""
+        """Return its tensors, by a name for messages."""
         return self.teacher.tensors()
 
     def rows(self, here: slice) -> AlignedTokens:

@@ -27,7 +27,7 @@ class HeadSize:
 
 @dataclass(frozen=True)
 class TeacherIdentity:
-    """What is known of a source before its first signal; a cache's identity holds these.
+    """Properties of a source that are known before its first signal; a cache's identity holds them.
 
     Attributes:
         provenance: name, hash, size, number format and template.
@@ -55,11 +55,11 @@ class TeacherIdentity:
 
 
 class SignalSource(Protocol):
-    """A teacher: a local model, a cache, a server, or whatever else gives the same kind of signal."""
+    """A teacher: a local model, a cache, a server, or any other source of the same kind of signal."""
 
     @property
     def identity(self) -> TeacherIdentity:
-        """Its name, what it gives, and its sizes."""
+        """Its name, its access level, and its sizes."""
         ...
 
     def require(self, request: SignalRequest, *, packing: bool) -> None:
@@ -87,7 +87,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How answers are generated.
+    """Settings of generation.
 
     Attributes:
         decoding: length, temperature, top-p.

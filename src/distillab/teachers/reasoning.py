@@ -13,7 +13,7 @@ from distillab.models.generation import continuation_text
 
 @dataclass(frozen=True)
 class Written:
-    """What a model wrote after a prompt.
+    """The text that a model generated after a prompt.
 
     Attributes:
         answer: the text, with or without its reasoning, by the settings.

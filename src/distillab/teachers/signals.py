@@ -95,7 +95,7 @@ class NextTokens(Protocol):
         ...
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return what it consists of, by a name for messages."""
+        """Return its tensors, by a name for messages."""
         ...
 
     def logp(self, width: int, temperature: float) -> Tensor:
@@ -153,7 +153,7 @@ class FullLogits:
         return self._logp[key]
 
     def top(self, k: int, width: int, temperature: float) -> TopTokens:
-        """Return the k most likely of the first `width` ids, and what all others have together."""
+        """Return the k most likely of the first `width` ids, and the mass of all others."""
         logp = self.logp(width, temperature)
         kept_logp, kept_ids = logp.topk(k, dim=-1)
         return TopTokens(kept_ids, kept_logp, logmass_outside(logp=logp, kept_ids=kept_ids))

@@ -65,7 +65,7 @@ def writing_folder(checkpoints: Path) -> Path:
 
 
 def begin(checkpoints: Path) -> None:
-    """Make the folder for the next checkpoint; what a kill left there is removed."""
+    """Make the folder for the next checkpoint; files of a killed process are removed."""
     shutil.rmtree(writing_folder(checkpoints), ignore_errors=True)
     writing_folder(checkpoints).mkdir(parents=True)
 

@@ -13,7 +13,7 @@ _STEP_ORDER_SEED = 0x57E9
 
 
 class StepSampler(Sampler[int]):
-    """Yields `draws` row indices: one seeded permutation of all rows after another.
+    """Yield `draws` row indices: one seeded permutation of all rows after another.
 
     So every optimizer step has exactly its batch size, even if the number of rows is no multiple of it, and two
     arms of a study with the same rows and seed read the same rows in the same order.

@@ -49,7 +49,7 @@ class Sizes:
 
 
 class StoredKind(Generic[C, L, S]):
-    """How a kind is laid out, what it requests of a source, and its tensors in a data set.
+    """Base of the kinds: the layout, the request to a source, and the tensors in a data set.
 
     Attributes:
         access: the access level of a cache of this kind.
@@ -68,7 +68,7 @@ class StoredKind(Generic[C, L, S]):
         raise NotImplementedError
 
     def request(self, layout: L, width: int) -> SignalRequest:
-        """Return what a source must give to be recorded."""
+        """Return the request to the source that is recorded."""
         raise NotImplementedError
 
     def tensors(self, section: S) -> dict[str, Tensor]:

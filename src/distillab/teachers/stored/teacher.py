@@ -55,7 +55,7 @@ class CachedTeacher:
 
     @property
     def identity(self) -> TeacherIdentity:
-        """The recorded teacher; `access` is the most that any stored kind gives, `require` checks what a run reads."""
+        """The recorded teacher; `access` is the highest level of any stored kind, `require` checks what a run reads."""
         stored = self._reader.identity
         return TeacherIdentity(
             provenance=stored.teacher,

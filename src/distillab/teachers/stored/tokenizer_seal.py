@@ -26,7 +26,7 @@ class TokenizerSeal(Record):
 
 
 def seal(folder: Path) -> None:
-    """Write the seal of a folder; what is put there later is a fault."""
+    """Write the seal of a folder; later changes count as damage."""
     files = {path.name: file_sha256(path) for path in sorted(folder.iterdir()) if path.name != SEAL}
     write_text(folder / SEAL, TokenizerSeal(files=files).model_dump_json(indent=2) + "\n")
 

@@ -190,7 +190,7 @@ def counted(ids_NS: npt.NDArray[np.int64], entropy_N: npt.NDArray[np.float32]) -
 
 @dataclass(frozen=True)
 class CachedCapabilities:
-    """Which forms of the next-token distribution a cache holds, apart from the whole one.
+    """The forms of the next-token distribution that a cache holds, apart from the whole one.
 
     where: the cache, for messages. width: ids of its distribution. top, draws: what is stored; None if it is not
         stored.
@@ -209,7 +209,7 @@ class CachedCapabilities:
         return cls(where, width, top, draws)
 
     def supports(self, need: ScoreRequest) -> bool:
-        """Return whether `need` is stored, or follows from what is stored without loss."""
+        """Return whether `need` is stored, or follows without loss from a stored form."""
         match need:
             case Top():
                 kept = self.top
@@ -224,7 +224,7 @@ class CachedCapabilities:
     def read(
         self, reader: CacheReader, rows: Sequence[int], request: SignalRequest, device: torch.device
     ) -> CachedDistribution:
-        """Return what is stored of some rows, of those forms that `request` names."""
+        """Return the stored forms that `request` names, of some rows."""
         kept, draws, actual_N = None, None, None
         if any(isinstance(need, Top) for need in request.scores):
             top = reader.read_flat(rows, "top_k")
