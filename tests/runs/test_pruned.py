@@ -155,6 +155,11 @@ def test_settings_without_effect_or_meaning_are_refused(
     assert message in str(caught.value)
 
 
+def test_more_than_the_teacher_has_is_refused_before_any_weight_is_loaded(values: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="must be a smaller part"):
+        _inputs(values, student={"from_teacher": {"keep_layers": 4}})
+
+
 def test_a_student_of_the_teacher_needs_its_weights_and_keeps_them(values: dict[str, Any]) -> None:
     for changes, message in (
         ({"teacher": None}, "add teacher"),

@@ -21,6 +21,7 @@ from distillab.errors import ConfigError, TeacherError
 from distillab.evaluation.protocol import HeldOut
 from distillab.evaluation.values import captured
 from distillab.models.loading import context_length, load_config, pick_device, weights_sha256
+from distillab.models.pruning import student_config
 from distillab.models.weights import require_weights
 from distillab.pairing.admission import require_admitted
 from distillab.pairing.contract import compare_tokenizers
@@ -273,12 +274,12 @@ def _teacher_view(
 
 def _contexts(recipe: RunRecipe, spec: TeacherSpec | None) -> list[int | None]:
     """Return the context of the student, and of a teacher; check that data.max_tokens fits into both."""
-    models = [("student", recipe.student.path, recipe.student.revision)]
+    models = [("student", recipe.student.path, student_config(recipe.student))]
     if spec is not None:
-        models.append(("teacher", spec.config, spec.revision))
+        models.append(("teacher", spec.config, load_config(spec.config, revision=spec.revision)))
     contexts = []
-    for role, path, revision in models:
-        context = context_length(load_config(path, revision=revision))
+    for role, path, config in models:
+        context = context_length(config)
         if context is not None and recipe.data.max_tokens > context:
             raise ConfigError(
                 f"data.max_tokens is longer than the {role}'s context.",
