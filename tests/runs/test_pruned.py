@@ -15,11 +15,13 @@ from distillab.config.loader import build_recipe
 from distillab.config.models import RunRecipe, StudyRecipe
 from distillab.doctor.recipe import audit_recipe
 from distillab.errors import ConfigError, DataError
+from distillab.models.loading import load_model
 from distillab.records import PruningRecord, read_record
 from distillab.runs.inputs import RunInputs, load_inputs
 from distillab.runs.pruned import calibration_rows, keep_student, made_student
 from distillab.runs.run import execute
 from distillab.study.study import Study
+from tests.gguf_files import byte_level, tiny_llama, write_gguf
 from tests.tiny_world import save_tiny
 
 
@@ -131,6 +133,24 @@ def test_the_python_door_prunes_a_model_in_memory(values: dict[str, Any], tmp_pa
     assert dl.prune(teacher=model, train=rows, keep_layers=[0, 3], output=folder, settings=settings) == folder
     # the teacher's tokenizer is with it, so that it is a student like any other
     assert dl.check_pair(values["teacher"]["path"], folder).contract.verdict == "identical"
+
+
+def test_a_gguf_file_is_pruned_into_plain_safetensors(values: dict[str, Any], tmp_path: Path) -> None:
+    tokenizer = byte_level(single_digits=True)
+    file = write_gguf(tmp_path / "whole.gguf", tiny_llama(tokenizer.get_vocab_size()), tokenizer)
+    settings = {"data.template": "plain", "data.max_tokens": 96}
+    folder = dl.prune(
+        teacher=file,
+        train=values["data"]["train"]["path"],
+        keep_layers=[1],
+        output=tmp_path / "small",
+        settings=settings,
+    )
+    student = AutoModelForCausalLM.from_pretrained(folder)
+    assert "quantization_config" not in json.loads((folder / "config.json").read_text("utf-8"))
+    whole = load_model(str(file), dtype="float32", device=torch.device("cpu"), revision=None, role="student")
+    pairs = zip(whole.model.layers[1].parameters(), student.model.layers[0].parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
 
 
 @pytest.mark.parametrize(
