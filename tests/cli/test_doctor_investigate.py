@@ -77,7 +77,7 @@ def two_paths(found: Investigation) -> None:
     assert "white box: logits, hidden_states, attention, white_box only after the tokens are made the same" in chosen
     assert "Black box: seqkd as it is" in chosen
     titles = list(phases)
-    assert titles[0] == "Stop, and mend the errors" and titles[-1] == "Verify"
+    assert titles[0] == "Fix the errors first" and titles[-1] == "Verify"
     assert "answer-at-prompt-positions: input_ids = prompt + answer" in phases[titles[0]]
 
 
@@ -93,7 +93,7 @@ def test_the_replay_on_the_demos_tokenizers(doctor, case):
     assert effect.follows_from == ("pair-ids-unrelated",)
     assert effect.evidence[0] == "log: tokens.jsonl"
     assert "held-out-above-uniform must be gone" in out
-    assert "Phase 2: Look at the warnings" not in out, "what follows from an error is no work of its own"
+    assert "Phase 2: Check the warnings" not in out, "what follows from an error is no work of its own"
 
 
 def test_the_replay_on_the_investigations_tokenizers(doctor, real_case):
@@ -145,7 +145,7 @@ def test_a_sound_set_up(doctor, case, tmp_path):
     assert code == 0
     assert not ids(found, "error") and not ids(found, "warning")
     assert found.pairing is not None and found.pairing.contract.verdict == "identical"
-    assert "Choose a method" in out and "Stop, and mend" not in out
+    assert "Choose a method" in out and "Fix the errors" not in out
 
 
 def test_a_log_that_the_batch_cannot_have_made(doctor, case):

@@ -41,7 +41,7 @@ def test_tokenizers_alone(run: Run, materials):
     code, out, _ = run(*words)
     assert code == 1
     assert "error: pair-ids-unrelated" in out and "distillab doctor explain pair-ids-unrelated" in out
-    assert "not examined: no weights of the teacher" in out
+    assert "not checked: no weights of the teacher" in out
     code, out, _ = run(*words, "--across-tokenizers")
     assert code == 0 and "note: pair-ids-unrelated" in out
 

@@ -138,70 +138,70 @@ def _strings(value: object) -> list[str]:
 
 
 def test_what_was_examined_stands_in_one_table(whole: Investigation, tmp_path: Path) -> None:
-    table = write_investigation(whole, tmp_path)[1].read_text().split("## What was examined")[1]
+    table = write_investigation(whole, tmp_path)[1].read_text().split("## What was checked")[1]
     assert "| labels | 16 rows | 1 error, 1 note |" in table
-    assert "| ends | 0 rows | not examined: no row could be read |" in table
+    assert "| ends | 0 rows | not checked: no row could be read |" in table
 
 
 def test_the_summary_says_errors_then_effects_then_warnings(whole: Investigation) -> None:
     conclusions = concluded(whole).conclusions
     assert conclusions is not None
     lead, first, second, effect, warning, pair, left = conclusions.summary
-    assert lead.startswith("2 errors, 2 warnings, 1 note, by 3 examinations.")
+    assert lead.startswith("2 errors, 2 warnings, 1 note, by 3 checks.")
     assert first == "Title of one. Meaning of one."
     assert second == "Title of two. Meaning of two."
     assert effect == "What follows from it: Title of effect (two)."
-    assert warning == "Worth a look: Title of other."
+    assert warning == "Warnings: Title of other."
     assert "different: 2 of 3 methods are valid for this pair; begin with seqkd." in pair
-    assert left == "Not examined: ends."
+    assert left == "Not checked: ends."
 
 
 def test_the_phases_mend_causes_first_and_effects_not_at_all(whole: Investigation) -> None:
     found = phases(whole)
-    assert list(found) == ["Stop, and mend the errors", "Look at the warnings", "Choose a valid path", "Verify"]
-    mend = found["Stop, and mend the errors"]
+    assert list(found) == ["Fix the errors first", "Check the warnings", "Choose a valid path", "Verify"]
+    mend = found["Fix the errors first"]
     assert mend[:2] == ("one: first to do for one", "one: second to do for one")
     # the pair's ways out stand in their own phase, once
     assert len(mend) == 3 and mend[2].startswith("two: stop comparing ids")
-    assert found["Look at the warnings"] == ("other: first to do for other",)
+    assert found["Check the warnings"] == ("other: first to do for other",)
     assert found["Choose a valid path"][:3] == WAYS
     verify = found["Verify"]
-    assert verify[0] == "call the doctor again on what was mended: no error may be left"
-    assert verify[1] == "examine the log of the mended run: effect must be gone"
-    assert verify[2] == "not examined yet: ends (no row could be read)"
+    assert verify[0] == "run the doctor again after the fixes: no error must be left"
+    assert verify[1] == "check the log of the fixed run: effect must be gone"
+    assert verify[2] == "not checked yet: ends (no row could be read)"
 
 
 def test_a_valid_pair_has_a_method_and_no_paths(whole: Investigation, study: StudyResults) -> None:
     found = phases(whole.model_copy(update={"pairing": pairing(study.contracts[0], ways=())}))
     assert found["Choose a method"][0] == "with this pair begin with method: seqkd"
     assert "Choose a valid path" not in found
-    assert "two: path A: another teacher" in found["Stop, and mend the errors"]
+    assert "two: path A: another teacher" in found["Fix the errors first"]
 
 
 def test_nothing_found_is_no_error(whole: Investigation, tmp_path: Path) -> None:
     clean = Investigation(subject="a batch", checks=(CheckResult(check="labels", scope="16 rows"),))
     conclusions = concluded(clean).conclusions
     assert conclusions is not None
-    assert conclusions.summary == ("Nothing was found by 1 examination.",)
+    assert conclusions.summary == ("Nothing was found by 1 check.",)
     assert list(phases(clean)) == ["Verify"]
     page, text, _ = write_investigation(clean, tmp_path)
     assert "No finding." in page.read_text() and "No pair of tokenizers was given" in text.read_text()
     warned = whole.model_copy(update={"checks": (whole.checks[2],), "pairing": None})
-    assert "what a warning names may make the values wrong" in concluded(warned).conclusions.summary[0]
+    assert "a warning can make the values wrong" in concluded(warned).conclusions.summary[0]
     finding = warned.findings[0].model_copy(update={"severity": "note"})
     noted = whole.model_copy(
         update={"checks": (whole.checks[2].model_copy(update={"findings": (finding,)}),), "pairing": None}
     )
-    assert concluded(noted).conclusions.summary[0].endswith("nothing that was examined makes the values wrong.")
+    assert concluded(noted).conclusions.summary[0].endswith("no check found a cause of wrong values.")
 
 
 def test_what_was_left_out_or_could_not_be_done_is_said(whole: Investigation) -> None:
     skipped = concluded(Investigation(subject="recipe", checks=(), skipped="--no-doctor")).conclusions
     assert skipped is not None
-    assert skipped.summary == ("Nothing was examined: it was left out by --no-doctor.",)
+    assert skipped.summary == ("Nothing was checked: the checks were skipped by --no-doctor.",)
     none = concluded(whole.model_copy(update={"checks": (whole.checks[3],)})).conclusions
     assert none is not None
-    assert none.summary[0] == "Nothing could be examined."
+    assert none.summary[0] == "No check could be done."
 
 
 def test_the_record_comes_back_and_equal_records_give_equal_bytes(whole: Investigation, tmp_path: Path) -> None:
@@ -263,6 +263,6 @@ def test_a_studys_page_shows_what_the_doctor_found(study: StudyResults, whole: I
             assert text in page
     skipped = Investigation(subject="recipe", checks=(), skipped="--no-doctor")
     pages = [path.read_text() for path in write_report(study.model_copy(update={"investigation": skipped}), tmp_path)]
-    assert all("it was left out by" in page and "no-doctor" in page.replace("\\", "") for page in pages)
+    assert all("the checks were skipped by" in page and "no-doctor" in page.replace("\\", "") for page in pages)
     for path in write_report(study, tmp_path):
         assert "doctor found" not in path.read_text(), "records from before the doctor say nothing of it"

@@ -96,7 +96,7 @@ def _one_of(file: Path | None, dataset: Path | None) -> Path:
     if dataset is not None and file is None:
         return dataset
     raise ConfigError(
-        "Either a file with batches is examined, or a data set.",
+        "Either a file with batches is checked, or a data set.",
         fix="distillab doctor batch FILE --tokenizer …, or distillab doctor batch --dataset FOLDER --tokenizer …",
     )
 

@@ -87,7 +87,7 @@ def show_checks(console: Console, investigation: Investigation) -> None:
     for one in investigation.checks:
         console.print(f"  {one.check:<{width}}  {one.scope}")
         if one.skipped:
-            console.print(f"  {'':<{width}}  not examined: {one.skipped}", style="yellow")
+            console.print(f"  {'':<{width}}  not checked: {one.skipped}", style="yellow")
 
 
 def show_finding(console: Console, finding: Finding) -> None:

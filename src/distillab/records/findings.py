@@ -17,10 +17,10 @@ class Finding(Record):
     """One error, warning or note."""
 
     id: str = Field(description="`distillab doctor explain ID` prints its page")
-    severity: Severity = Field(description="error: the values are not what they are taken for; warning: may be; note")
+    severity: Severity = Field(description="error: the measured values are wrong; warning: they can be; note")
     title: str = Field(description="one sentence without figures")
     evidence: tuple[str, ...] = Field(description="the facts, one a line, with figures and units")
-    example: tuple[str, ...] = Field(default=(), description="a piece of the examined data, line by line")
+    example: tuple[str, ...] = Field(default=(), description="an example from the data, line by line")
     explanation: str = Field(description="what it means, for a reader who does not know it")
     fix: tuple[str, ...] = Field(description="what to do, the most reliable first; a line of config if there is one")
     follows_from: tuple[str, ...] = Field(
@@ -32,7 +32,7 @@ class CheckResult(Record):
     """One check: its scope and its findings."""
 
     check: str
-    scope: str = Field(description="what was examined, with numbers: 64 rows, 5,120 scored tokens")
+    scope: str = Field(description="what was checked, with numbers: 64 rows, 5,120 scored tokens")
     skipped: str | None = Field(default=None, description="why the check was not done")
     findings: tuple[Finding, ...] = ()
 
@@ -55,7 +55,7 @@ class Investigation(Record):
     """The findings of one call of the doctor."""
 
     schema_version: int = SCHEMA_VERSION
-    subject: str = Field(description="the file, folder, function or pair that was examined")
+    subject: str = Field(description="the file, folder, function or pair that was checked")
     checks: tuple[CheckResult, ...]
     pairing: PairCheck | None = Field(
         default=None, description="what the two tokenizers have in common and which methods are valid, if known"

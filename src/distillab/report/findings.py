@@ -20,13 +20,13 @@ from distillab.records import (
 # A sentence ends before a capital; "e.g." and "0.5" do not end one.
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 
-_SELFTEST = "selftest-"  # its checks: who has made it is not sent to it again
+_SELFTEST = "selftest-"  # prefix of its checks; if they were done, it is not recommended again
 _CHOOSE = "Choose a valid path"
 _STOP = f"stop comparing ids; what is valid instead is listed under “{_CHOOSE}”"
 # severity, title of the phase, whether every fix of a finding belongs there
-_MENDING: tuple[tuple[Severity, str, bool], ...] = (
-    ("error", "Stop, and mend the errors", True),
-    ("warning", "Look at the warnings", False),
+_BY_SEVERITY: tuple[tuple[Severity, str, bool], ...] = (
+    ("error", "Fix the errors first", True),
+    ("warning", "Check the warnings", False),
 )
 
 
@@ -37,7 +37,7 @@ def concluded(investigation: Investigation) -> Investigation:
 
 
 def counted(findings: Sequence[Finding]) -> str:
-    """Return how many of each severity, `2 errors, 1 warning`; "nothing was found" where there is none."""
+    """Return how many of each severity, `2 errors, 1 warning`; "nothing was found" if there is none."""
     parts = [
         f"{number} {severity if number == 1 else severity + 's'}"
         for severity in SEVERITY_ORDER
@@ -62,11 +62,11 @@ def _summary(investigation: Investigation) -> tuple[str, ...]:
 
 def _found(investigation: Investigation) -> tuple[str, ...]:
     if investigation.skipped is not None:
-        return (f"Nothing was examined: it was left out by {investigation.skipped}.",)
+        return (f"Nothing was checked: the checks were skipped by {investigation.skipped}.",)
     findings = investigation.findings
     done = [one for one in investigation.checks if one.skipped is None]
     if not done:
-        return ("Nothing could be examined.", *_skipped(investigation))
+        return ("No check could be done.", *_skipped(investigation))
     causes = [finding for finding in findings if not finding.follows_from]
     effects = [finding for finding in findings if finding.follows_from]
     lines = [_lead(findings, len(done))]
@@ -74,27 +74,27 @@ def _found(investigation: Investigation) -> tuple[str, ...]:
         f"{finding.title} {_first_sentence(finding.explanation)}" for finding in causes if finding.severity == "error"
     ]
     if effects:
-        lines.append("What follows from it: " + " ".join(_with_causes(finding) for finding in effects))
+        lines.append("Consequences of these: " + " ".join(_with_causes(finding) for finding in effects))
     warnings = [finding.title for finding in causes if finding.severity == "warning"]
     if warnings:
-        lines.append("Worth a look: " + " ".join(warnings))
+        lines.append("Warnings: " + " ".join(warnings))
     if investigation.pairing is not None:
         lines.append(_of_pair(investigation.pairing))
     return (*lines, *_skipped(investigation))
 
 
 def _lead(findings: Sequence[Finding], done: int) -> str:
-    by = f"by {done} examination{'s' if done != 1 else ''}"
+    by = f"by {done} check{'s' if done != 1 else ''}"
     if not findings:
         return f"Nothing was found {by}."
     lead = f"{counted(findings).capitalize()}, {by}."
     errors = sum(finding.severity == "error" for finding in findings)
     if not errors and any(finding.severity == "warning" for finding in findings):
-        return f"{lead} No error, but what a warning names may make the values wrong: look at each first."
+        return f"{lead} No error, but a warning can make the values wrong: check each one first."
     if not errors:
-        return f"{lead} No error: nothing that was examined makes the values wrong."
+        return f"{lead} No error: no check found a cause of wrong values."
     which = "these errors" if errors > 1 else "this error"
-    return f"{lead} With {which} the values are not what they are taken for: mend first, then measure again."
+    return f"{lead} With {which} the measured values are wrong: fix first, then measure again."
 
 
 def _with_causes(finding: Finding) -> str:
@@ -117,23 +117,23 @@ def _of_pair(pairing: PairCheck) -> str:
 
 def _skipped(investigation: Investigation) -> tuple[str, ...]:
     left = [one.check for one in investigation.checks if one.skipped is not None]
-    return (f"Not examined: {', '.join(left)}.",) if left else ()
+    return (f"Not checked: {', '.join(left)}.",) if left else ()
 
 
 def _phases(investigation: Investigation) -> tuple[Phase, ...]:
     if investigation.skipped is not None:
-        return (Phase(title="Examine", steps=(f"call the same without {investigation.skipped}",)),)
+        return (Phase(title="Check", steps=(f"run the same command without {investigation.skipped}",)),)
     pairing = investigation.pairing
-    phases = _mending(investigation.findings, () if pairing is None else pairing.ways_out)
+    phases = _fixing(investigation.findings, () if pairing is None else pairing.ways_out)
     if pairing is not None:
         phases.append(_path(pairing))
     return (*phases, _verifying(investigation))
 
 
-def _mending(findings: Sequence[Finding], ways_out: tuple[str, ...]) -> list[Phase]:
+def _fixing(findings: Sequence[Finding], ways_out: tuple[str, ...]) -> list[Phase]:
     causes = [finding for finding in findings if not finding.follows_from]
     phases = []
-    for severity, title, every in _MENDING:
+    for severity, title, every in _BY_SEVERITY:
         steps = [
             step for finding in causes if finding.severity == severity for step in _steps(finding, every, ways_out)
         ]
@@ -169,21 +169,21 @@ def _path(pairing: PairCheck) -> Phase:
 def _verifying(investigation: Investigation) -> Phase:
     errors = any(finding.severity == "error" for finding in investigation.findings)
     steps = [
-        "call the doctor again on what was mended: no error may be left"
+        "run the doctor again after the fixes: no error must be left"
         if errors
-        else "call the doctor again after every change of data, loss or pair"
+        else "run the doctor again after every change of data, loss or pair"
     ]
     effects = dict.fromkeys(finding.id for finding in investigation.findings if finding.follows_from)
     if effects:
-        steps.append(f"examine the log of the mended run: {', '.join(effects)} must be gone")
+        steps.append(f"check the log of the fixed run: {', '.join(effects)} must be gone")
     reasons = dict.fromkeys(one.skipped for one in investigation.checks if one.skipped is not None)
     for reason in reasons:
         checks = [one.check for one in investigation.checks if one.skipped == reason]
-        steps.append(f"not examined yet: {', '.join(dict.fromkeys(checks))} ({reason})")
+        steps.append(f"not checked yet: {', '.join(dict.fromkeys(checks))} ({reason})")
     if not any(one.check.startswith(_SELFTEST) for one in investigation.checks):
         steps.append("before a long run: distillab doctor selftest RECIPE")
     steps += [
-        "then a short study with plain fine-tuning (sft) beside: distillab compare RECIPE; the held-out loss must "
-        "come below the unigram line, and a method is worth its price where it is below sft",
+        "then a short study with plain fine-tuning (sft) as baseline: distillab compare RECIPE; the held-out loss must "
+        "come below the unigram line, and a method is worth its cost if it is below sft",
     ]
     return Phase(title="Verify", steps=tuple(steps))

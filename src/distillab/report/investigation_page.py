@@ -63,11 +63,11 @@ def doctor_of(investigation: Investigation) -> Doctor:
         (
             one.check,
             one.scope,
-            f"not examined: {one.skipped}" if one.skipped is not None else counted(one.findings),
+            f"not checked: {one.skipped}" if one.skipped is not None else counted(one.findings),
         )
         for one in investigation.checks
     )
-    grid = sections.Grid("What was examined", ("examination", "scope", "result"), rows)
+    grid = sections.Grid("What was checked", ("check", "scope", "result"), rows)
     return Doctor(counted(investigation.findings), investigation.findings, grid, investigation.skipped)
 
 
