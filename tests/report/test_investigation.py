@@ -150,7 +150,7 @@ def test_the_summary_says_errors_then_effects_then_warnings(whole: Investigation
     assert lead.startswith("2 errors, 2 warnings, 1 note, by 3 checks.")
     assert first == "Title of one. Meaning of one."
     assert second == "Title of two. Meaning of two."
-    assert effect == "What follows from it: Title of effect (two)."
+    assert effect == "Consequences of these: Title of effect (two)."
     assert warning == "Warnings: Title of other."
     assert "different: 2 of 3 methods are valid for this pair; begin with seqkd." in pair
     assert left == "Not checked: ends."
