@@ -14,7 +14,7 @@ from distillab.config.methods import METHODS, Answers, Method
 from distillab.config.pruning import with_source
 from distillab.config.reasoning import REASONING_MARKERS, ReasoningSettings
 from distillab.config.student import StudentConfig
-from distillab.config.teacher import TeacherAnswersConfig, TeacherConfig
+from distillab.config.teacher import TeacherAnswersConfig, TeacherConfig, TeacherCorrectionConfig
 from distillab.config.terms import AnyTermConfig, is_balanced
 from distillab.errors import near_names
 
@@ -155,6 +155,7 @@ class ArmConfig(_MethodSettings):
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", description="also a folder name")
     teacher: TeacherConfig | None = Field(default=None, description="default: the study's teacher")
+    teacher_correction: TeacherCorrectionConfig | None = Field(default=None, description="default: the study's")
     teacher_answers: TeacherAnswersConfig | None = Field(default=None, description="default: the study's")
 
 
@@ -166,6 +167,9 @@ class RunRecipe(_MethodSettings):
     name: str = "run"
     student: StudentConfig
     teacher: TeacherConfig | None = None
+    teacher_correction: TeacherCorrectionConfig | None = Field(
+        default=None, description="train the teacher on the training rows first; the student learns from that one"
+    )
     data: DataConfig
     method: str = "sft"
     teacher_answers: TeacherAnswersConfig = TeacherAnswersConfig()
@@ -191,6 +195,10 @@ class RunRecipe(_MethodSettings):
     @model_validator(mode="after")
     def _training_fits(self) -> RunRecipe:
         _require_training_fits(self.resolved(), self.training, "")
+        if self.teacher_correction is not None:
+            self.teacher_correction.require_fits(self.teacher, self.training, whose="")
+            if self.resolved().access == "none":
+                raise ValueError(f"teacher_correction has no effect: method {self.method} reads nothing of a teacher")
         return self
 
 
@@ -201,6 +209,9 @@ class StudyRecipe(Settings):
     title: str = "What does each level of access to the teacher buy?"
     student: StudentConfig
     teacher: TeacherConfig
+    teacher_correction: TeacherCorrectionConfig | None = Field(
+        default=None, description="train the teachers on the training rows first, for all arms"
+    )
     data: DataConfig
     arms: tuple[ArmConfig, ...] = Field(default=("sft", "seqkd", "logits"), validate_default=True)
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
@@ -246,6 +257,10 @@ class StudyRecipe(Settings):
     def _training_fits_every_arm(self) -> StudyRecipe:
         for arm in self.arms:
             _require_training_fits(arm.resolved(), self.training, f"arm {arm.name}: ")
+            if (correction := arm.teacher_correction or self.teacher_correction) is not None:
+                correction.require_fits(arm.teacher or self.teacher, self.training, whose=f"arm {arm.name}: ")
+            if arm.teacher_correction is not None and arm.resolved().access == "none":
+                raise ValueError(f"arm {arm.name}: teacher_correction has no effect, it reads nothing of a teacher")
         return self
 
     @model_validator(mode="after")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import Field, model_validator
 
 from distillab.config.base import PathText, Settings
 from distillab.config.reasoning import ReasoningSettings
 from distillab.config.student import Dtype
+
+_Training = TypeVar("_Training", bound=Settings)
 
 
 class TeacherConfig(Settings):
@@ -73,3 +75,37 @@ class TeacherAnswersConfig(ReasoningSettings):
             if self.temperature != 1.0 or self.top_p != 1.0:
                 raise ValueError("temperature and top_p have no effect without sample: true")
         return self
+
+
+class TeacherCorrectionConfig(Settings):
+    """Train the teacher on the training rows before the student learns from it (Minitron, arXiv:2408.11796).
+
+    All other settings of the training are the recipe's.
+    """
+
+    steps: int = Field(ge=1, description="optimizer steps of the teacher")
+    learning_rate: float = Field(default=1e-5, gt=0)
+    seed: int = Field(default=0, description="of the order of the rows")
+
+    def training(self, training: _Training) -> _Training:
+        """Return the training settings of a recipe, with these steps and this learning rate.
+
+        Raises:
+            ValueError: they do not go together.
+        """
+        return type(training)(**training.model_dump() | self.model_dump(include={"steps", "learning_rate"}))
+
+    def require_fits(self, teacher: TeacherConfig | None, training: Settings, *, whose: str) -> None:
+        """Check that a teacher can be corrected; `whose` is the prefix of the message.
+
+        Raises:
+            ValueError: it cannot.
+        """
+        if teacher is None or teacher.path is None or teacher.cache is not None:
+            raise ValueError(
+                f"{whose}teacher_correction trains the weights of teacher.path: it needs one, and no cache"
+            )
+        try:
+            self.training(training)
+        except ValueError as error:
+            raise ValueError(f"{whose}teacher_correction: {error}") from error

@@ -71,6 +71,9 @@ class RunRecord(Record):
     fingerprints: dict[str, str] = Field(description="sha256 of rows and weights")
     contract: TokenizerContract | None
     teacher: TeacherProvenance | None
+    teacher_correction: RunCost | None = Field(
+        default=None, description="to train the teacher on the training rows first; in a study once for all runs"
+    )
     answers: AnswerStoreCounts | None = None
     teacher_signals: Literal["none", "online", "cached"] = Field(
         default="online",

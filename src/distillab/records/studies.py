@@ -66,6 +66,7 @@ class Baseline(Record):
     role: Literal["undistilled student", "teacher"]
     evaluation: EvaluationRecord
     note: str | None = None
+    correction: RunCost | None = Field(default=None, description="to train the teacher on the training rows first")
     random: bool | None = Field(default=None, description="whether its weights are random; None for a teacher")
 
 

@@ -142,7 +142,7 @@ def _of_baseline(point: Baseline, comparable: bool) -> Entry:
         seeds=(),
         evaluations=(point.evaluation,),
         curves=(),
-        costs=(),
+        costs=() if point.correction is None else (point.correction,),
         against_sft=None,
         shared_s=None,
         comparable=comparable or not is_teacher,

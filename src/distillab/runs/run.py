@@ -5,6 +5,7 @@ folder/
   metrics.jsonl    every step, and the learning curve
   checkpoints/     for resuming; removed when the run is finished
   made/            the student before training, where it is made from its teacher, unless a study shares it
+  corrected_teachers/  the teacher after its correction, where the recipe has one: a run of its own
   answers/         the teacher's answers (sequence-level KD), unless a study shares them
   projectors.safetensors  the projectors of terms on activations, if there are any
   student/         the trained model and its tokenizer
@@ -17,7 +18,7 @@ from __future__ import annotations
 import shutil
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,6 +47,7 @@ from distillab.records import (
     write_record,
 )
 from distillab.runs.answers import seconds_of
+from distillab.runs.correction import corrected_recipe, correction_recipe
 from distillab.runs.environment import environment, peak_rss_bytes
 from distillab.runs.folder import (
     HELD_OUT,
@@ -73,6 +75,7 @@ def execute(
     arm: str | None = None,
     collator: MakeCollator | None = None,
     stored: StoredSignals | None = None,
+    correction: RunCost | None = None,
 ) -> RunRecord:
     """Run a recipe, or resume it, or return its record if it is finished.
 
@@ -82,6 +85,7 @@ def execute(
         arm: name of the arm in its study; default: the method.
         collator: makes the training batches instead of the usual one (the demo's broken ones).
         stored: where cached signals of the teacher are; default: the recipe's teacher.cache.
+        correction: what it took to correct the teacher, where the study of the run did it.
     Raises:
         TokenizerMismatch: the pair does not allow the method; raised before any weight is loaded.
         ConfigError: the folder holds a run of another recipe, or of files that have changed since; or another process
@@ -108,7 +112,12 @@ def execute(
             finished = read_finished(folder, arm=arm, seed=recipe.seed, identity=identity)
         if finished is not None:
             return finished
-        claimed = _Claimed(inputs, folder, arm, identity, files, answers_folder or folder / "answers")
+        if recipe.teacher_correction is not None:
+            first = correction_recipe(inputs, recipe.teacher_correction, folder / "corrected_teachers")
+            correction = execute(first).cost
+            inputs = replace(load_inputs(corrected_recipe(recipe, first)), made_in=inputs.made_in)
+        answers = answers_folder or folder / "answers"
+        claimed = _Claimed(inputs, recipe, folder, arm, identity, files, answers, correction)
         try:
             return claimed.execute(stored or stored_signals(inputs), collator=collator)
         except NumericsError as error:  # the message has the step; in a study the run is needed too
@@ -129,14 +138,22 @@ class _Trained:
 
 @dataclass(frozen=True)
 class _Claimed:
-    """A run whose folder is locked by this process."""
+    """A run whose folder is locked by this process.
+
+    Attributes:
+        inputs: with the teacher that the student learns from.
+        recipe: with the teacher as the user names it.
+        correction: what it took to correct the teacher.
+    """
 
     inputs: RunInputs
+    recipe: RunRecipe
     folder: Path
     arm: str
     identity: str
     fingerprints: dict[str, str]
     answers_folder: Path
+    correction: RunCost | None
 
     @property
     def writes(self) -> bool:
@@ -172,10 +189,11 @@ class _Claimed:
             access=inputs.method.access,
             seed=recipe.seed,
             identity=self.identity,
-            config=recipe.model_dump(mode="json"),
+            config=self.recipe.model_dump(mode="json"),
             fingerprints=self.fingerprints,
             contract=inputs.contract,
             teacher=teacher.provenance,
+            teacher_correction=self.correction,
             answers=answers,
             teacher_signals=trained.signals,
             caches=tuple(teacher.uses),

@@ -9,7 +9,7 @@ from pathlib import Path
 from distillab.errors import DataError
 from distillab.evaluation.protocol import EvaluationResult, evaluate, require_finite_figures
 from distillab.models.gguf import gguf_quantization
-from distillab.records import Baseline, EvaluatedModel, EvaluationRecord, read_record, write_record
+from distillab.records import Baseline, EvaluatedModel, EvaluationRecord, RunCost, read_record, write_record
 from distillab.runs.folder import identity_of, require_unchanged, sha256_of, write_held_out
 from distillab.runs.held_out import held_out_for
 from distillab.runs.inputs import RunInputs
@@ -66,8 +66,12 @@ class Baselines:
         note = "; ".join(note for note in notes if note) or None
         return Baseline(name=UNDISTILLED, role="undistilled student", evaluation=evaluation, note=note, random=random)
 
-    def teacher(self, inputs: RunInputs, teacher: RunTeacher) -> Baseline:
-        """Evaluate a teacher, on the same text with its own tokenizer."""
+    def teacher(self, inputs: RunInputs, teacher: RunTeacher, correction: RunCost | None = None) -> Baseline:
+        """Evaluate a teacher, on the same text with its own tokenizer.
+
+        Args:
+            correction: what it took to train it on the training rows before.
+        """
         view = inputs.require_teacher()
         name = view.spec.name
 
@@ -82,9 +86,11 @@ class Baselines:
             )
 
         other_tokens = "its tokens are not the student's: compare bits per byte" if inputs.shared_width == 0 else None
-        notes = [note for note in (other_tokens, _quantised(view.spec.config)) if note]
+        trained = correction and f"the teacher, corrected: trained on the training rows, {correction.steps} steps"
+        notes = [note for note in (trained, other_tokens, _quantised(view.spec.config)) if note]
         evaluation = self._kept(teacher_stem(name), inputs, measure)
-        return Baseline(name=name, role="teacher", evaluation=evaluation, note="; ".join(notes) or None)
+        note = "; ".join(notes) or None
+        return Baseline(name=name, role="teacher", evaluation=evaluation, note=note, correction=correction)
 
     def _path(self, stem: str) -> Path:
         return self.folder / f"{stem}.json"

@@ -62,6 +62,14 @@ def cache_builds(recipe: RunRecipe | StudyRecipe) -> list[CacheBuild]:
         ConfigError: nothing that could be stored is read, or the teacher has no weights.
         TokenizerMismatch: the student's ids mean other tokens to the teacher.
     """
+    arms = recipe.arms if isinstance(recipe, StudyRecipe) else ()
+    if any(one.teacher_correction is not None for one in (recipe, *arms)):
+        raise ConfigError(
+            "A corrected teacher exists after `distillab train` or `compare` has made it.",
+            where="teacher_correction",
+            fix="leave cache build out: a study caches the corrected teacher's signals itself; or name the teacher in "
+            "OUTPUT/corrected_teachers as teacher.path",
+        )
     recipe = dated(recipe, builds=True)
     if isinstance(recipe, StudyRecipe):
         return _of_study(recipe)

@@ -149,6 +149,8 @@ def _shared_s(
     for record in records:
         if record.answers is not None:
             seconds[record.answers.path] = record.cost.answers_s
+        if record.teacher_correction is not None and record.teacher is not None and record.access != "none":
+            seconds[f"the correction of {record.teacher.name}"] = record.teacher_correction.wall_s
         uses = [use for use in record.caches if use.source == TRAINING or not training]
         seconds.update((use.path, made.get(use.path)) for use in uses)
     known = [value for value in seconds.values() if value is not None]

@@ -4,6 +4,7 @@ folder/
   study.json       the resolved recipe
   made/            the student before training, where it is made from its teacher
   answers/         the teachers' answers, one store a teacher and decoding
+  corrected_teachers/  the teachers after their correction, one run each
   cache/           the teachers' signals on the rows, one location a teacher (see `caches`)
   baselines/       the undistilled student, the teachers
   runs/ARM/seedN/  one run each (see `run`)
@@ -25,7 +26,7 @@ from distillab.config.teacher import TeacherConfig
 from distillab.data.encoding import EncodedSplit
 from distillab.errors import ConfigError
 from distillab.models.loading import model_name
-from distillab.records import Baseline, Investigation, RunRecord, StudyResults, TokenizerContract, write_record
+from distillab.records import Baseline, Investigation, RunCost, RunRecord, StudyResults, TokenizerContract, write_record
 from distillab.runs.dates import dated
 from distillab.runs.folder import RECORD, claim, require_claimable
 from distillab.runs.inputs import RunInputs, load_inputs
@@ -37,8 +38,9 @@ from distillab.runs.teacher import RunTeacher
 from distillab.runs.training import MakeCollator
 from distillab.study.baselines import UNDISTILLED, Baselines, teacher_stem
 from distillab.study.caches import OTHERWISE, StudyCaches
+from distillab.study.corrections import correct_teachers
 from distillab.study.results import assemble
-from distillab.study.workers import run_jobs
+from distillab.study.workers import do_in_worker, run_jobs
 from distillab.teachers.stored.location import Part
 
 
@@ -58,6 +60,7 @@ class Study:
     collators: dict[str, MakeCollator] = field(default_factory=dict)
     investigation: Investigation | None = None
     _loaded: dict[str, RunInputs] = field(default_factory=dict)
+    _corrected: dict[str, RunCost] = field(default_factory=dict)  # path of a teacher -> what its correction took
 
     def __post_init__(self) -> None:
         self.recipe = dated(self.recipe)  # all arms use one date
@@ -107,10 +110,16 @@ class Study:
             return self._run()
 
     def _run(self) -> StudyResults:
-        folder = Path(self.recipe.output)
-        claim(folder, self.recipe, fingerprints=self._fingerprints())
+        claim(Path(self.recipe.output), self.recipe, fingerprints=self._fingerprints())
         if self.investigation is not None:
             write_record(self.investigation, self.doctor_record)
+        recipe, costs = correct_teachers(self.recipe, self.inputs, self._do)
+        study = replace(self, recipe=recipe, _loaded={}, _corrected=costs) if costs else self
+        learned_from = {study._teacher_of(arm).source for arm in recipe.arms}
+        others = [arm for arm in self._arm_of_each_teacher() if self._teacher_of(arm).source not in learned_from]
+        return study._run_all([self.teacher(arm) for arm in others])
+
+    def _run_all(self, other_teachers: Sequence[Baseline]) -> StudyResults:
         self._make_what_is_shared()
         undistilled = [] if self._baselines.has(UNDISTILLED) else [Study.undistilled]
         self._do([*undistilled, *(partial(Study.execute, arm=arm, seed=seed) for arm, seed in self._unfinished())])
@@ -118,14 +127,14 @@ class Study:
         results = assemble(
             self.recipe,
             self.inputs(self.recipe.arms[0]),
-            baselines=[self.undistilled(), *(self.teacher(arm) for arm in self._arm_of_each_teacher())],
+            baselines=[self.undistilled(), *other_teachers, *map(self.teacher, self._arm_of_each_teacher())],
             records=records,
             caches=self.caches.used(records),
             contracts=self._contracts(),
             reproduce=self.reproduce,
             investigation=self.investigation,
         )
-        write_record(results, folder / "results.json")
+        write_record(results, Path(self.recipe.output) / "results.json")
         return results
 
     def inputs(self, arm: ArmConfig, seed: int = 0) -> RunInputs:
@@ -154,6 +163,7 @@ class Study:
             arm=arm.name,
             collator=self.collators.get(arm.name),
             stored=self.caches.stored(arm),
+            correction=self._corrected.get(self._teacher_of(arm).source),
         )
 
     def undistilled(self) -> Baseline:
@@ -165,7 +175,7 @@ class Study:
     def teacher(self, arm: ArmConfig) -> Baseline:
         """Evaluate the arm's teacher."""
         inputs = self.inputs(arm, self.recipe.seeds[0])
-        return self._baselines.teacher(inputs, RunTeacher(inputs))
+        return self._baselines.teacher(inputs, RunTeacher(inputs), self._corrected.get(self._teacher_of(arm).source))
 
     def answers(self, arm: ArmConfig) -> EncodedSplit:
         """Return the rows with the answers of the arm's teacher, which generates those that are missing.
@@ -223,7 +233,7 @@ class Study:
                 piece(self)
             return
         bare = replace(self, _loaded={})  # loaded objects are not pickled
-        run_jobs([partial(_in_worker, bare, piece) for piece in work], workers=self.recipe.workers)
+        run_jobs([partial(do_in_worker, bare, piece) for piece in work], workers=self.recipe.workers)
 
     def _folder(self, arm: ArmConfig, seed: int) -> Path:
         return Path(self.recipe.output) / "runs" / arm.name / f"seed{seed}"
@@ -264,12 +274,13 @@ class Study:
         self._require_distinct_teachers()
 
     def _require_distinct_teachers(self) -> None:
-        paths = [self._teacher_of(arm).source for arm in self._arm_of_each_teacher()]
-        names = [model_name(path) for path in paths]
-        if len(set(names)) != len(names):
+        names = {
+            path: model_name(path) for path in (self._teacher_of(arm).source for arm in self._arm_of_each_teacher())
+        }
+        if len(set(names.values())) != len(names):
             raise ConfigError(
                 "Two teachers of the study have the same name, so their results could not be distinguished.",
-                facts=[f"{name}: {path}" for name, path in zip(names, paths, strict=True)],
+                facts=[f"{name}: {path}" for path, name in names.items()],
                 fix="rename one of the folders",
             )
 
@@ -285,13 +296,3 @@ class Study:
         text = teacher.model_dump_json() + settings.model_dump_json(exclude={"keep_cut_off"})
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
         return Path(self.recipe.output) / "answers" / f"{model_name(teacher.source)}-{digest}"
-
-
-_of_this_worker: list[Study] = []
-
-
-def _in_worker(study: Study, piece: Callable[[Study], object]) -> None:
-    """Run a job in a worker process, which keeps the study of its first job with everything loaded."""
-    if not _of_this_worker:
-        _of_this_worker.append(study)
-    piece(_of_this_worker[0])

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from contextlib import ExitStack
+from typing import Any, TypeVar
 
 import torch
 
@@ -21,6 +22,8 @@ from distillab.progress import plain_lines
 Job = Callable[[], None]
 _LOOK_EVERY_S = 0.2
 _handlers = ExitStack()
+_Owner = TypeVar("_Owner")
+_owners: list[Any] = []
 
 
 def run_jobs(jobs: Sequence[Job], *, workers: int) -> None:
@@ -51,6 +54,13 @@ def run_jobs(jobs: Sequence[Job], *, workers: int) -> None:
             pool.shutdown(wait=True, cancel_futures=True)
         for future in done:
             future.result()
+
+
+def do_in_worker(owner: _Owner, piece: Callable[[_Owner], object]) -> None:
+    """Do a piece of an owner's work in a worker, which keeps the owner of its first piece with what that has loaded."""
+    if not _owners:
+        _owners.append(owner)
+    piece(_owners[0])
 
 
 def _wait(futures: Sequence[Future[None]]) -> list[Future[None]]:
