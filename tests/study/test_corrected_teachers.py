@@ -125,6 +125,16 @@ def test_a_run_corrects_its_teacher_first(tiny_world: dict[str, Any], folder: Pa
         execute(_run(tiny_world, tmp_path / "run", method="logits", teacher_correction={**CORRECTION, "seed": 1}))
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT reads it
+def test_adapters_correct_a_teacher_that_is_saved_whole(tiny_world: dict[str, Any], tmp_path: Path) -> None:
+    correction = {**CORRECTION, "adapter": {"kind": "lora", "rank": 2}}
+    execute(_run(tiny_world, tmp_path / "run", method="logits", teacher_correction=correction))
+    found = load_file(_correction(tmp_path / "run") / "student" / "model.safetensors")
+    plain = load_file(Path(tiny_world["teacher"]["path"]) / "model.safetensors")
+    changed = {name for name in plain if not torch.equal(found[name], plain[name])}
+    assert found.keys() == plain.keys() and changed and all("proj" in name for name in changed)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -209,9 +209,7 @@ class StudyRecipe(Settings):
     title: str = "What does each level of access to the teacher buy?"
     student: StudentConfig
     teacher: TeacherConfig
-    teacher_correction: TeacherCorrectionConfig | None = Field(
-        default=None, description="train the teachers on the training rows first, for all arms"
-    )
+    teacher_correction: TeacherCorrectionConfig | None = Field(default=None, description="of every arm's teacher")
     data: DataConfig
     arms: tuple[ArmConfig, ...] = Field(default=("sft", "seqkd", "logits"), validate_default=True)
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)

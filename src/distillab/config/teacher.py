@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from distillab.config.base import PathText, Settings
 from distillab.config.reasoning import ReasoningSettings
-from distillab.config.student import Dtype
+from distillab.config.student import AdapterConfig, Dtype
 
 _Training = TypeVar("_Training", bound=Settings)
 
@@ -85,6 +85,9 @@ class TeacherCorrectionConfig(Settings):
 
     steps: int = Field(ge=1, description="optimizer steps of the teacher")
     learning_rate: float = Field(default=1e-5, gt=0)
+    adapter: AdapterConfig | None = Field(
+        default=None, description="train adapters alone and merge them; default: every weight of the teacher is trained"
+    )
     seed: int = Field(default=0, description="of the order of the rows")
 
     def training(self, training: _Training) -> _Training:

@@ -27,7 +27,12 @@ def correction_recipe(inputs: RunInputs, settings: TeacherCorrectionConfig, fold
     teacher = spec.settings
     recipe = RunRecipe(
         name=f"the correction of {spec.name}",
-        student=StudentConfig(path=teacher.source, tokenizer=teacher.tokenizer, revision=teacher.revision),
+        student=StudentConfig(
+            path=teacher.source,
+            tokenizer=teacher.tokenizer,
+            revision=teacher.revision,
+            adapter=settings.adapter,
+        ),
         data=run.data,
         training=settings.training(run.training),
         evaluation=run.evaluation.model_copy(update={"generate_rows": 0, "value_pattern": None}),
