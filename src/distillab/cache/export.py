@@ -4,7 +4,7 @@ One row of the file is one row of the cache; row groups are the shards, so that 
 
     key                   string
     input_ids             list<int32>      answer_mask           list<bool>
-    top_k_ids             list<list<int32>>, likeliest first     top_k_logp            list<list<float>>
+    top_k_ids             list<list<int32>>, most likely first   top_k_logp            list<list<float>>
     top_k_tail_logmass    list<float>      actual_logp           list<float>
     sampled_ids           list<list<int32>>, each drawn id once  sampled_counts        list<list<int32>>
     sampled_own_nats      list<float>

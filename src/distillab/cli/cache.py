@@ -137,7 +137,7 @@ def export_command(
         raise ConfigError("Name one part of the cache.", where=location, facts=parts, fix="give one of these")
     if output is None:
         if "://" in location:
-            raise ConfigError("A cache that is not on this machine has no folder beside it.", fix="add --output FILE")
+            raise ConfigError("A remote cache has no local folder for the file.", fix="add --output FILE")
         folder = Path(location).expanduser()
         output = folder.with_name(f"{folder.resolve().name}.{to}")
     reader = CacheReader(location)

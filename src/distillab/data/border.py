@@ -4,8 +4,8 @@ The first part is encoded as usual. A later part is encoded as a *continuation*.
 insert SentencePiece's prefix space ("▁Yes" for "\\nYes"); encoding both at once and cutting at the
 prompt's length moves the cut if a token spans the border.
 
-A tokenizer splits the text at its added tokens and encodes each stretch between them by itself, so only
-the stretch with a border needs a continuation. With N the normaliser and `before` the part of the stretch
+A tokenizer splits the text at its added tokens and encodes the text between them separately, so only
+the text with a border needs a continuation. With N the normaliser and `before` the part of this text
 before the border, the part becomes N(before + part) without its prefix N(before), encoded without
 normaliser and prefix space. If N joins characters over the border (a combining accent after its letter),
 the part is normalised alone.
@@ -79,16 +79,16 @@ class BorderEncoder:
         The ids of a part depend on the parts before it, never on later ones.
         """
         result = []
-        stretch, at_start = "", True
+        text_before, at_start = "", True
         for piece in pieces:
             ids: list[int] = []
             for part in self._cut(piece):
                 if isinstance(part, int):
                     ids.append(part)
-                    stretch, at_start = "", False
+                    text_before, at_start = "", False
                 else:
-                    ids.extend(self._text_ids(part, before=stretch, at_start=at_start))
-                    stretch += part
+                    ids.extend(self._text_ids(part, before=text_before, at_start=at_start))
+                    text_before += part
             result.append(ids)
         return result
 

@@ -77,7 +77,7 @@ class Vocabularies:
 
     @cached_property
     def by_beginning(self) -> TokenGroups | None:
-        """Return groups of tokens that begin alike; None if the paths are not known."""
+        """Return groups of tokens with the same beginning; None if the paths are not known."""
         return None if self.student_paths is None else groups_by_beginning(self.first_ids, self.student_paths)
 
 

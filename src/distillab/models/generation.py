@@ -34,7 +34,7 @@ class Generated:
 
     @property
     def stopped(self) -> bool:
-        """It ended by itself."""
+        """Whether it ended with a stop token."""
         return self.stop_id is not None
 
 

@@ -69,7 +69,7 @@ def save_student(
 
     Args:
         folder: written atomically; one of the same name is replaced.
-        stop_ids: ids that end an answer beside those of the model's own generation config, as in generation.
+        stop_ids: ids that end an answer, in addition to those of the model's generation config.
         pad_id: of the batches.
         dtype: of the saved weights; default: the model's. See `round_weights`.
     """

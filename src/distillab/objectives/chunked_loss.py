@@ -54,7 +54,7 @@ class ChunkedLoss:
         """Return Σ factor · nats over all terms and positions, a scalar with gradients."""
         return cast(Any, _Pass).apply(hidden_ND, self.head.weight_VD, self.head.bias_V, self)
 
-    def piece(
+    def apply_terms(
         self,
         head: OutputHead,
         product_nV: Tensor,
@@ -89,7 +89,9 @@ class ChunkedLoss:
         product_nV.copy_(gradient)
         return torch.stack([self.factors[name] * nats.sum() for name, nats in values.items()]).sum()
 
-    def settled(self, head: OutputHead, hidden_ND: Tensor, memory: Tensor) -> tuple[dict[str, Tensor], slice | None]:
+    def score_spans(
+        self, head: OutputHead, hidden_ND: Tensor, memory: Tensor
+    ) -> tuple[dict[str, Tensor], slice | None]:
         """Score every position for the span terms: fill their values, and return their slopes.
 
         Args:
@@ -109,16 +111,16 @@ class ChunkedLoss:
         rows = chunks(hidden_ND.shape[0], memory.shape[1], device) or [slice(0, 0)]
         for here in reversed(rows):
             chunk = head.product(hidden_ND[here], out=memory[: here.stop - here.start])
-            for piece in sub_chunks(chunk.shape[0], memory.shape[1], device) or [slice(0, 0)]:
-                student = StudentScores(head.finish(chunk[piece]), targets[here][piece])
+            for part in sub_chunks(chunk.shape[0], memory.shape[1], device) or [slice(0, 0)]:
+                student = StudentScores(head.finish(chunk[part]), targets[here][part])
                 for name in self.reduce_spans:
                     numbers = cast(SpanTerm, self.terms[name]).score(student)
                     if name not in observed:
                         observed[name] = numbers.new_zeros(count, numbers.shape[1])
                     if chosen is None:
-                        observed[name][here][piece] = numbers
+                        observed[name][here][part] = numbers
                     else:
-                        observed[name][chosen[here][piece]] = numbers
+                        observed[name][chosen[here][part]] = numbers
         slopes = {}
         for name, leaf in observed.items():
             leaf.requires_grad_()
@@ -155,7 +157,7 @@ class _Pass(torch.autograd.Function):
         kind = torch.float64 if dtype == torch.float64 else torch.float32
         work.values = {name: torch.empty(hidden.shape[0], dtype=kind, device=device) for name in work.terms}
         loss = torch.zeros((), device=device)
-        # a span term without position values has read the teacher in `settled`
+        # a span term without position values has read the teacher in `score_spans`
         read_here = any(
             term.score_request is not None and not (isinstance(term, SpanTerm) and not term.adds_position_values)
             for term in work.terms.values()
@@ -164,18 +166,18 @@ class _Pass(torch.autograd.Function):
             rows = chunks(hidden.shape[0], weight.shape[0], device)
             # the first chunk is the largest
             memory = hidden.new_empty(rows[0].stop if rows else 0, weight.shape[0])
-            slopes, held = work.settled(head, hidden, memory)
+            slopes, held = work.score_spans(head, hidden, memory)
             for here in rows:
                 hidden_TD = hidden[here]
                 chunk = memory[: hidden_TD.shape[0]]
                 if here != held:
                     head.product(hidden_TD, out=chunk)
                 teacher = work.teacher.chunk(here, device) if work.teacher is not None and read_here else None
-                for piece in sub_chunks(chunk.shape[0], weight.shape[0], device):
-                    scores = None if teacher is None else teacher.rows(piece)
-                    values = {name: nats_N[here][piece] for name, nats_N in work.values.items()}
-                    slope = {name: slope_NC[here][piece] for name, slope_NC in slopes.items()}
-                    loss += work.piece(head, chunk[piece], work.targets_N[here][piece], scores, values, slope)
+                for part in sub_chunks(chunk.shape[0], weight.shape[0], device):
+                    scores = None if teacher is None else teacher.rows(part)
+                    values = {name: nats_N[here][part] for name, nats_N in work.values.items()}
+                    slope = {name: slope_NC[here][part] for name, slope_NC in slopes.items()}
+                    loss += work.apply_terms(head, chunk[part], work.targets_N[here][part], scores, values, slope)
                 # the chunk holds the gradient of its logits now
                 if hidden_grad is not None:
                     hidden_grad[here] = chunk @ weight

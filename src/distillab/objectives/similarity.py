@@ -82,7 +82,7 @@ def cosine_distance(*, student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
 
 
 def debiased_cka(*, student_nD: Tensor, teacher_nE: Tensor) -> Tensor:
-    """Compute the debiased linear CKA of one sample: how alike positions resemble each other in both models.
+    """Compute the debiased linear CKA of one sample: do its positions have the same similarities in both models?
 
         K = S Sᵀ without its diagonal, U(K) = K − row means − column means + mean   (U-centred, see below)
         CKA = ⟨U(K), U(L)⟩ / (‖U(K)‖ ‖U(L)‖)

@@ -108,9 +108,9 @@ class SpanLikelihood(SpanTerm, config=SpanLikelihoodConfig):
         numbers_M2 = torch.zeros(targets_M.shape[0], 2, device=device)
         for here in chunks(targets_M.shape[0], self._widths[1], device):
             scores = signal.scores.chunk(here, device)
-            for piece in sub_chunks(scores.positions, self._widths[1], device):
-                logp = scores.rows(piece).logp(self._widths[1], 1.0)
-                numbers_M2[here][piece] = self._numbers(logp, targets_M[here][piece], starts)
+            for part in sub_chunks(scores.positions, self._widths[1], device):
+                logp = scores.rows(part).logp(self._widths[1], 1.0)
+                numbers_M2[here][part] = self._numbers(logp, targets_M[here][part], starts)
         return numbers_M2
 
     def _numbers(self, logp_nV: Tensor, targets_n: Tensor, starts: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ def shared_vocabulary_method(method: Method) -> str:
 
 
 def equals_with_same_tokens(method: Method) -> bool:
-    """Return whether the method equals `shared_vocabulary_method(method)` where both tokenizers split alike."""
+    """Return whether the method equals `shared_vocabulary_method(method)` if both tokenizers are the same."""
     other = METHODS[shared_vocabulary_method(method)]
     if method.answers != other.answers or len(method.terms) != len(other.terms):
         return False

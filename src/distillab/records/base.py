@@ -57,5 +57,5 @@ def read_record(kind: type[_R], path: Path, *, fix: str | None = None) -> _R:
 
 
 def write_record(record: Record, path: Path) -> None:
-    """Write one record as JSON, whole or not at all; NaN and infinity are refused by a ValueError."""
+    """Write one record as JSON, atomically; NaN and infinity raise a ValueError."""
     write_json(path, record.model_dump(mode="json"))

@@ -70,6 +70,6 @@ class Investigation(Record):
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """All findings, the gravest first; within a severity in the order in which they were found."""
+        """All findings, the most severe first; within a severity in the order in which they were found."""
         every = [finding for one in self.checks for finding in one.findings]
         return tuple(sorted(every, key=lambda finding: SEVERITY_ORDER.index(finding.severity)))

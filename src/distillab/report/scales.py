@@ -11,7 +11,7 @@ _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 
 @dataclass(frozen=True)
 class Part:
-    """One unbroken stretch of an axis: values low … high are at places start … end."""
+    """One unbroken part of an axis: values low … high are at places start … end."""
 
     low: float
     high: float

@@ -258,7 +258,7 @@ def answer_stores(stores: Sequence[AnswerStoreCounts]) -> Grid:
             *(count(n) for n in (store.prompts, store.not_asked, store.generated, store.kept)),
             *(count(n) for n in (store.dropped_empty, store.dropped_cut_off, store.dropped_duplicate)),
             count(store.dropped_unfinished_reasoning),
-            f"{count(store.with_reasoning)} ({'kept' if store.reasoning == 'keep' else 'taken out'})"
+            f"{count(store.with_reasoning)} ({'kept' if store.reasoning == 'keep' else 'removed'})"
             if store.with_reasoning
             else count(0),
         )

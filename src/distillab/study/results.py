@@ -85,7 +85,7 @@ def verdict(arms: Sequence[ArmResult]) -> str:
     """Return the differences from SFT in a few lines, however many arms there are; every interval is in the table."""
     real = [arm for arm in arms if arm.shown_failure is None and arm.against_sft is not None]
     if not real:
-        return "The study has no arm beside SFT, so there is nothing to compare."
+        return "The study has only the arm SFT, so there is nothing to compare."
     same, other = (_grouped([arm for arm in real if arm.across_tokenizers is across]) for across in (False, True))
     text = f"Compared with SFT on the same rows{_measured(real)}: {same}." if same else ""
     if other:

@@ -229,11 +229,11 @@ class Study:
     def _do(self, work: Sequence[Callable[[Study], object]]) -> None:
         """Run several jobs of the study, whose results are on disk afterwards."""
         if self.recipe.workers == 1 or len(work) < 2:
-            for piece in work:
-                piece(self)
+            for job in work:
+                job(self)
             return
         bare = replace(self, _loaded={})  # loaded objects are not pickled
-        run_jobs([partial(do_in_worker, bare, piece) for piece in work], workers=self.recipe.workers)
+        run_jobs([partial(do_in_worker, bare, job) for job in work], workers=self.recipe.workers)
 
     def _folder(self, arm: ArmConfig, seed: int) -> Path:
         return Path(self.recipe.output) / "runs" / arm.name / f"seed{seed}"

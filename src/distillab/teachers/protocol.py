@@ -38,7 +38,7 @@ class TeacherIdentity:
         input_ids: ids that it reads: 0 … input_ids - 1.
         vocab_size: ids that its configuration names.
         head: None if it gives no head; then it cannot be stored as kind full.
-        stop_ids: ids that end its answers, beside those of a template.
+        stop_ids: ids that end its answers, in addition to those of a template.
         engine: versions and device; others can change the last digits.
     """
 

@@ -18,7 +18,7 @@ class StepSampler(Sampler[int]):
     So every optimizer step has exactly its batch size, even if the number of rows is no multiple of it, and two
     arms of a study with the same rows and seed read the same rows in the same order.
 
-    With `lengths`, the rows of every 32 whole steps of one permutation are put into other steps: rows of like length
+    With `lengths`, the rows of every 32 whole steps of one permutation are put into other steps: rows of similar length
     into the same one, longest first, and the steps into a random order. A step with the end of one permutation and
     the start of the next keeps its rows, because a row could otherwise be in one step twice.
 

@@ -170,7 +170,7 @@ def write_cache(
 
 
 def batches(lengths: Sequence[int], size: int) -> list[list[int]]:
-    """Return the places of a shard's rows, like lengths together; the lengths alone decide."""
+    """Return the places of a shard's rows, sorted by length; only the lengths decide."""
     places = sorted(range(len(lengths)), key=lambda place: (lengths[place], place))
     return [places[start : start + size] for start in range(0, len(places), size)]
 
