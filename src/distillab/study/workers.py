@@ -56,11 +56,11 @@ def run_jobs(jobs: Sequence[Job], *, workers: int) -> None:
             future.result()
 
 
-def do_in_worker(owner: _Owner, piece: Callable[[_Owner], object]) -> None:
-    """Do a piece of an owner's work in a worker, which keeps the owner of its first piece with what that has loaded."""
+def do_in_worker(owner: _Owner, job: Callable[[_Owner], object]) -> None:
+    """Run a job of an owner in a worker process, which keeps the owner of its first job with everything loaded."""
     if not _owners:
         _owners.append(owner)
-    piece(_owners[0])
+    job(_owners[0])
 
 
 def _wait(futures: Sequence[Future[None]]) -> list[Future[None]]:
