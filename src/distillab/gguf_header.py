@@ -160,7 +160,7 @@ class _Walk:
             raise ValueError(f"general.alignment is {alignment}, {_ARCHITECTURE} {metadata.get(_ARCHITECTURE)}")
         places = [self.tensor() for _ in range(tensors)]
         end = -(-self.at // alignment) * alignment + max((at + t.stored_bytes for t, at in places), default=0)
-        if end > file_bytes:
+        if places and end > file_bytes:
             raise ValueError(f"its tensors end at byte {end:,}, and the file has {file_bytes:,}")
         return GgufHeader(metadata, tuple(tensor for tensor, _ in places))
 

@@ -2,14 +2,14 @@
 
 A GGUF file holds the vocabulary, the merges and the name of the pre-tokenizer, which splits text before merging.
 transformers 5.23 splits as GPT-2 does where it does not know the name: SmolLM2 then has two tokens for the newlines of
-"\\n\\n1.", which it was trained on as one.
+"\\n\\n1.", which it was trained on as one. Of a SentencePiece vocabulary it drops the first of several spaces.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers import normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from distillab.errors import DataError, TokenizerMismatch
@@ -43,14 +43,20 @@ def gguf_tokenizer(path: str) -> tuple[PreTrainedTokenizerFast, tuple[str, ...]]
             fix=_OTHER,
         )
     note = "built from the vocabulary of the GGUF file; there is no tokenizer.json that it could be checked against"
-    if stated.get("tokenizer.ggml.model") != "gpt2":
-        return tokenizer, (note,)
-    return tokenizer, (note, *_split_as_stated(tokenizer.backend_tokenizer, stated.get("tokenizer.ggml.pre"), path))
+    return tokenizer, (note, *_split_as_stated(tokenizer, stated, path))
 
 
-def _split_as_stated(backend: Tokenizer, name: Any, path: str) -> tuple[str, ...]:
-    """Give a byte-level tokenizer the pre-tokenizer that its file names, where transformers does not know the name."""
-    built = backend.pre_tokenizer
+def _split_as_stated(tokenizer: PreTrainedTokenizerFast, stated: dict[str, Any], path: str) -> tuple[str, ...]:
+    """Split text as the file states, where transformers does not; return notes."""
+    backend = tokenizer.backend_tokenizer
+    built, name = backend.pre_tokenizer, stated.get("tokenizer.ggml.pre")
+    if isinstance(built, pre_tokenizers.Metaspace):
+        prefix = [normalizers.Prepend("▁")] if stated.get("tokenizer.ggml.add_space_prefix", True) else []
+        backend.normalizer = normalizers.Sequence([*prefix, normalizers.Replace(" ", "▁")])
+        backend.pre_tokenizer = None
+        untyped: Any = tokenizer
+        untyped.add_bos_token = stated.get("tokenizer.ggml.add_bos_token", True)  # transformers 5.19 does not read it
+        return ("every space counts, as in SentencePiece; transformers drops one of several, and it was set here",)
     if not isinstance(built, pre_tokenizers.ByteLevel) or name in _AS_GPT2:
         return ()
     if name not in _SINGLE_DIGITS:
