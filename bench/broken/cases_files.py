@@ -85,7 +85,7 @@ ROW_CASES = (
         ("web page",),
     ),
     Case("rows", "a saved data set, damaged", _saved, _with("saved"), ("saved",)),
-    Case("rows", "texts of one word, no begin token", _no_prompt, TRAIN, ("held-out:",), works=True),
+    Case("rows", "texts of one word, no begin token", _no_prompt, TRAIN, ("held-out ",), works=True),
     Case("rows", "only first tokens", _one_token, TRAIN, ("No held-out row",)),
 )
 
@@ -165,7 +165,7 @@ FOLDER_CASES = (
     Case("output", "results.json, cut off", _out("results.json", "{"), ("report", "out"), ("results.json",)),
     Case("output", "results.json, not of a study", _out("results.json", "{}"), ("report", "out"), ("results.json",)),
     Case("output", "a full quota", nothing, TRAIN, ("The disk is full", "free some space"), most_bytes=QUOTA),
-    Case("output", "an ASCII terminal", nothing, TRAIN, ("held-out:",), works=True, encoding="ascii"),
+    Case("output", "an ASCII terminal", nothing, TRAIN, ("held-out ",), works=True, encoding="ascii"),
     Case("output", "check on an ASCII terminal", nothing, CHECK, ("verdict:",), works=True, encoding="ascii"),
     Case("cache", "missing", nothing, CACHED, ("cache",)),
     Case("cache", "identity, cut off", _cache, CACHED, ("cache",)),

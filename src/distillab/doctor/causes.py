@@ -86,14 +86,19 @@ def with_causes(checks: Sequence[CheckResult]) -> tuple[CheckResult, ...]:
 def follows(finding: Finding, causes: Sequence[str], *, severity: Severity) -> Finding:
     """Return a finding as the consequence of others, which must be fixed first."""
     names = tuple(dict.fromkeys((*finding.follows_from, *causes)))
+    explanation = finding.explanation.removesuffix(_named(finding.follows_from))
     return finding.model_copy(
         update={
             "severity": severity,
             "follows_from": names,
-            "explanation": f"{finding.explanation} The cause was found: {', '.join(names)}.",
+            "explanation": explanation + _named(names),
             "fix": (f"fix {' and '.join(names)}, then run the check again",),
         }
     )
+
+
+def _named(causes: Sequence[str]) -> str:
+    return f" The cause was found: {', '.join(causes)}."
 
 
 def _linked(finding: Finding, others: Sequence[Finding]) -> Finding:
