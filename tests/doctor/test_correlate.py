@@ -13,6 +13,7 @@ from tests.doctor.batch_samples import World, pairs_of, tokenizer_of
 
 from distillab import doctor
 from distillab.cli.doctor_investigate import investigate_command
+from distillab.doctor.causes import follows
 from distillab.doctor.correlate import CheckedLog, check_together, compared_by_id, explained
 from distillab.doctor.investigate import investigate
 from distillab.doctor.run.logs import Run
@@ -90,6 +91,8 @@ def test_what_follows_names_its_cause_as_the_fix() -> None:
     assert effect.fix == ("fix answer-at-prompt-positions, then run the check again",)
     assert effect.explanation == "A meaning. The cause was found: answer-at-prompt-positions."
     assert effect.severity == "warning"
+    again = follows(effect, ["another"], severity="note")
+    assert again.explanation == "A meaning. The cause was found: answer-at-prompt-positions, another."
 
 
 @pytest.mark.parametrize(
