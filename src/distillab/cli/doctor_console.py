@@ -108,14 +108,14 @@ def _show_methods(console: Console, pair: PairCheck) -> None:
     from distillab.report.findings import by_access
 
     console.print()
-    console.print("Accepted methods for this pair, by what they read of the teacher", style="bold")
+    console.print("Valid and refused methods for this pair, by access to the teacher", style="bold")
     for word, style, lines in (
         ("valid", "green", by_access(pair.methods, admitted=True)),
         ("refused", "red", by_access(pair.methods, admitted=False)),
     ):
         for line in lines:
             console.print(f"  {word:<7}  {line}", style=style)
-    console.print(f"  begin with {pair.recommended.method}:")
+    console.print(f"  recommended: {pair.recommended.method}")
     for reason in pair.recommended.because:
         console.print(f"    - {reason}")
 
