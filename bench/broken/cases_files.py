@@ -111,8 +111,8 @@ RECIPE_CASES = (
     Case(
         "recipe", "a run's recipe for compare", nothing, ("compare", "recipe.yaml", "method=sft"), ("distillab train",)
     ),
-    Case("recipe", "LoRA", nothing, (*TRAIN, "lora.r=8"), ("adapters are not trained", "the command line")),
-    Case("recipe", "load_in_4bit", nothing, (*TRAIN, "student.load_in_4bit=true"), ("student.dtype",)),
+    Case("recipe", "LoRA", nothing, (*TRAIN, "lora.r=8"), ("student: {adapter:", "the command line")),
+    Case("recipe", "load_in_4bit", nothing, (*TRAIN, "student.load_in_4bit=true"), ("student.quantization",)),
     Case("recipe", "num_epochs", nothing, (*TRAIN, "training.num_epochs=3"), ("training.steps = epochs",)),
     Case("recipe", "learning_rate at the top", nothing, (*TRAIN, "learning_rate=1e-4"), ("training.learning_rate",)),
     Case("recipe", "output on a hub", nothing, (*TRAIN, "output=hf://me/model"), ("folder of this machine",)),
