@@ -25,7 +25,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from bench.machine import ROOT
 from distillab.data.examples import Example, text_example
 from distillab.data.reading import Reader, load_reader
-from distillab.evaluation.likelihood import bits_per_byte, score_rows
+from distillab.evaluation.likelihood import score_rows
+from distillab.evaluation.summary import bits_per_byte
 from distillab.models.loading import load_model
 from distillab.pairing.loading import load_tokenizer
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import torch
 
 from distillab.evaluation.calibration import Calibration
-from distillab.evaluation.likelihood import RowScores, summarise
-from distillab.evaluation.text_match import generation_metrics
+from distillab.evaluation.likelihood import RowScores
+from distillab.evaluation.summary import fidelity, summarise
+from distillab.evaluation.text_match import judge
 from distillab.records import EvaluationRecord
 
 
 def figures(*, rows: int = 20, tokens: int = 180, generated: int = 0, **values: float | None) -> EvaluationRecord:
     """The record of a model; a metric that is not named has no value."""
     one = torch.ones(1, dtype=torch.float64)
-    scores = RowScores(("row",), one, one, one, one, one, one, one, Calibration(1, 0.5, 0.5, 0.0))
+    scores = RowScores(("row",), one, one, one, one, one, one, one, one, Calibration(1, 0.5, 0.5, 0.0))
     record = summarise(scores, scored_bytes=4 * tokens)
-    made = generation_metrics(["a"], ["a"], stopped=[True], lengths=[1], value_pattern="(a)") if generated else ()
-    metrics = (*record.metrics, *made)
+    made = judge(["a"], ["a"], stopped=[True], lengths=[1], value_pattern="(a)").metrics if generated else ()
+    own = fidelity(scores, missing="", own_text=True) if generated else ()
+    metrics = (*record.metrics, *own, *made)
     unknown = set(values) - {metric.name for metric in metrics}
     assert not unknown, unknown
     counts = {"held-out rows": rows, "generations": generated}

@@ -76,7 +76,7 @@ def test_json_and_nothing_else(app: typer.Typer, materials: Path) -> None:
     assert result.exit_code == 0
     judged = PairCheck.model_validate_json(result.stdout)
     assert judged.contract.verdict == "different"
-    assert json.loads(result.stdout)["schema_version"] == 2
+    assert json.loads(result.stdout)["schema_version"] == 3
 
 
 @pytest.mark.parametrize(("method", "code"), [("logits", 1), ("seqkd", 0)])

@@ -15,7 +15,8 @@ from distillab.data.encoding import EncodedRow, Encoder
 from distillab.data.examples import Example, Message, conversation_example, pair_example, text_example
 from distillab.data.reading import Reader, load_reader
 from distillab.data.templates import resolve_template
-from distillab.evaluation.likelihood import RowScores, bits_per_byte, score_rows, summarise
+from distillab.evaluation.likelihood import RowScores, score_rows
+from distillab.evaluation.summary import bits_per_byte, summarise
 
 # made by `python -m bench.lm_eval_bits --record`
 _HARNESS = json.loads(Path(__file__).with_name("lm_eval_bits.json").read_text(encoding="utf-8"))

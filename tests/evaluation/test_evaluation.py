@@ -17,9 +17,11 @@ from distillab.config.data import DataConfig, HeldOutConfig, SourceConfig
 from distillab.data.encoding import EncodedRow
 from distillab.data.reading import Reader, load_reader
 from distillab.data.splits import load_examples
-from distillab.evaluation.likelihood import SharedTeacher, score_rows, summarise
+from distillab.divergences import total_variation
+from distillab.evaluation.likelihood import SharedTeacher, score_rows
 from distillab.evaluation.references import reference_lines
-from distillab.evaluation.text_match import generation_metrics
+from distillab.evaluation.summary import summarise
+from distillab.evaluation.text_match import judge
 from distillab.evaluation.values import captured, normalised
 from distillab.models.chunking import SUB_CHUNK_BYTES
 from distillab.models.generation import Decoding, continuation_text, generate_batches
@@ -51,7 +53,7 @@ def test_figures_equal_a_naive_loop(materials: Path, reader: Reader, rows: list[
     student, source = _model(materials, "llama2xs-tok512"), _model(materials, "stories260K-tok512")
     shared = SharedTeacher(LocalTeacher(source, PROVENANCE), 512)
     scores = score_rows(student, rows, collator=reader.collator(), batch_size=3, stop_ids=STOPS, shared=shared)
-    assert scores.kl is not None and scores.agree is not None
+    assert scores.kl is not None and scores.agree is not None and scores.acceptance is not None
     for index, row in enumerate(rows):
         ids = torch.tensor(row.input_ids[None].astype(np.int64))
         with torch.no_grad():
@@ -66,6 +68,10 @@ def test_figures_equal_a_naive_loop(materials: Path, reader: Reader, rows: list[
         assert int(scores.correct[index]) == sum(int(q[t].argmax()) == g for t, g in zip(at, gold, strict=True))
         assert float(scores.kl[index]) == pytest.approx((p[at].exp() * (p[at] - q[at])).sum().item(), rel=1e-3)
         assert int(scores.agree[index]) == int((p[at].argmax(-1) == q[at].argmax(-1)).sum())
+        accepted = sum(min(a, b) for t in at for a, b in zip(p[t].exp().tolist(), q[t].exp().tolist(), strict=True))
+        assert float(scores.acceptance[index]) == pytest.approx(accepted, rel=1e-4)
+        variation = total_variation(student_logp=q[at], teacher_logp=p[at])
+        assert float(scores.acceptance[index]) == pytest.approx(len(at) - float(variation.sum()), rel=1e-4)
 
 
 class _Largest(TorchDispatchMode):
@@ -120,6 +126,7 @@ def test_a_model_has_no_divergence_from_itself(materials: Path, reader: Reader, 
     )
     assert summary.value("kl_from_teacher") == pytest.approx(0.0, abs=1e-5)
     assert summary.value("top1_agreement") == 1.0
+    assert summary.value("acceptance") == pytest.approx(1.0, abs=1e-5)
 
 
 def test_evaluation_changes_with_the_weights(materials: Path, reader: Reader, rows: list[EncodedRow]) -> None:
@@ -175,14 +182,14 @@ def test_the_last_match_is_the_captured_value() -> None:
     assert captured("nothing", r"#### (\d+)") is None
 
 
-def test_generation_metrics_by_hand() -> None:
-    metrics = generation_metrics(
+def test_the_metrics_of_answers_by_hand() -> None:
+    metrics = judge(
         ["It is 4.", "it is 5", "no"],
         ["It is 4.", "It is 5.", "It is 6."],
         stopped=[True, True, False],
         lengths=[3, 3, 9],
         value_pattern=r"(\d+)\.?$",
-    )
+    ).metrics
     found = {metric.name: metric.value for metric in metrics}
     assert {metric.n for metric in metrics} == {3} and found["mean_tokens"] == 5.0
     assert found["exact_match"] == pytest.approx(1 / 3)
@@ -193,7 +200,7 @@ def test_generation_metrics_by_hand() -> None:
 
 
 def test_a_wrong_reference_value_is_a_miss_even_if_the_answer_has_none_either() -> None:
-    metrics = generation_metrics(["x"], ["y"], stopped=[True], lengths=[1], value_pattern=r"(\d+)")
+    metrics = judge(["x"], ["y"], stopped=[True], lengths=[1], value_pattern=r"(\d+)").metrics
     assert metrics[0].name == "value_match" and metrics[0].value == 0.0
 
 

@@ -14,7 +14,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from distillab.config.models import EvaluationConfig
 from distillab.data.segments import words
 from distillab.errors import ConfigError
-from distillab.evaluation.text_match import UnicodeWords, generation_metrics
+from distillab.evaluation.text_match import UnicodeWords, judge
 from distillab.evaluation.values import captured, number, same_value
 from distillab.records import Metric
 
@@ -39,8 +39,8 @@ _SAME = {
 
 def _metrics(answer: str, reference: str, **settings: str) -> dict[str, Metric]:
     given: dict[str, str | None] = {"value_pattern": None, **settings}
-    found = generation_metrics([answer], [reference], stopped=[True], lengths=[1], **given)  # type: ignore[arg-type]
-    return {metric.name: metric for metric in found}
+    found = judge([answer], [reference], stopped=[True], lengths=[1], **given)  # type: ignore[arg-type]
+    return {metric.name: metric for metric in found.metrics}
 
 
 @pytest.mark.parametrize("name", _SAME)

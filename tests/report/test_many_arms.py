@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 from tests.figures import with_value
+from tests.report.fixture import compared
 
 from distillab.cli.console import show_study
-from distillab.records import Interval, StudyResults
+from distillab.records import Interval, StudyResults, TeacherCost
 from distillab.report import write_report
 from distillab.report.drawing import fitted, marker
 from distillab.report.entries import COLOURS, MARKERS, entries, of_kind
@@ -103,7 +104,9 @@ def test_empty_lines_leave_no_hole(text: str, shown: str, study: StudyResults, t
 
 def test_what_was_made_once_is_counted_where_it_is_used(study: StudyResults, tmp_path: Path) -> None:
     seconds = {"sft": 0.0, "seqkd": 3600.0, "logits": 60.0}
-    arms = tuple(arm.model_copy(update={"shared_s": seconds.get(arm.name)}) for arm in study.arms)
+    bare = {"read_tokens": 1, "generated_tokens": 0, "stored_bytes": None}
+    costs = {name: TeacherCost(seconds=value, **bare) for name, value in seconds.items()}
+    arms = tuple(arm.model_copy(update={"teacher_cost": costs.get(arm.name)}) for arm in study.arms)
     markdown, html = pages(study.model_copy(update={"arms": arms, "shared_s": 3700.0}), tmp_path)
     lines = markdown[markdown.index("| arm | runs") :].split("\n\n")[0].splitlines()[2:]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
@@ -121,7 +124,10 @@ def test_n_stands_beside_every_interval_and_few_rows_have_none(
     measured = Interval(mean=-0.1, low=-0.2, high=-0.05, p=0.01, rows=200, seeds=3)
     few = Interval(mean=-0.4, low=None, high=None, p=1.0, rows=2, seeds=3)
     given = {"logits": measured, "seqkd": few}
-    arms = tuple(arm.model_copy(update={"against_sft": given.get(arm.name)}) for arm in study.arms)
+    arms = tuple(
+        arm.model_copy(update={"comparisons": compared(given[arm.name], nearer=False) if arm.name in given else ()})
+        for arm in study.arms
+    )
     counts = study.held_out_counts.model_copy(update={"rows": 420, "left_out": 20, "left_out_for": {"too long": 20}})
     results = study.model_copy(update={"arms": arms, "held_out_counts": counts})
     assert StudyResults.model_validate_json(results.model_dump_json()) == results

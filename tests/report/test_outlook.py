@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+from html import unescape
 from pathlib import Path
 
 import pytest
 from tests.doctor.run_samples import OurRun
 from tests.figures import with_value
+from tests.report import fixture
 from tests.report.fixture import study as invented
 
 from distillab.cli.console import show_study
 from distillab.doctor.run.audit import audit_run
-from distillab.records import StudyResults, outlook, study_outlook, write_record
+from distillab.records import Interval, StudyResults, outlook, study_outlook, teachers_not_better, write_record
 from distillab.report import write_report
 from distillab.report.findings import concluded
 
@@ -79,6 +81,33 @@ def test_a_shown_failure_does_not_save_and_does_not_damn() -> None:
     shown = [arm for arm in results.arms if arm.shown_failure is not None]
     saved = shown[0].model_copy(update={"evaluations": (good,) * 3})
     assert len(study_outlook(results.model_copy(update={"arms": (*real, saved)}))) == 1
+
+
+def test_a_teacher_that_is_no_better_than_sft_is_said_everywhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = begun(6.3, random=True)
+    (compared,) = fixture.compared(Interval(mean=0.02, low=-0.01, high=0.05), nearer=False)
+    first, teacher, other = results.baselines
+    points = (first, teacher.model_copy(update={"comparisons": (compared,)}), other)
+    results = results.model_copy(update={"baselines": points})
+    sentence = (
+        "imaginary-teacher-M, the teacher, is not better than SFT on the data set's answers: +0.020 nats/token (95 % "
+        "interval -0.010 to +0.050)."
+    )
+    show_study(results, tmp_path)
+    assert " ".join(capsys.readouterr().out.split()).startswith(sentence)
+    assert f'<p class="outlook" role="note">{sentence}' in unescape((tmp_path / "report.html").read_text())
+    assert "teacher correction" in (tmp_path / "report.md").read_text(encoding="utf-8")
+    OurRun().write(tmp_path / "runs" / "logits" / "seed0")
+    write_record(results, tmp_path / "results.json")
+    found = audit_run(tmp_path)
+    assert found.outlook[0].startswith(sentence)
+    assert [finding.id for finding in found.findings if finding.severity != "note"] == ["teacher-not-better"]
+    for low, high in ((-0.05, -0.01), (None, None)):
+        better = compared.model_copy(update={"difference": Interval(mean=-0.02, low=low, high=high)})
+        points = (first, teacher.model_copy(update={"comparisons": (better,)}), other)
+        assert teachers_not_better(results.model_copy(update={"baselines": points})) == ()
 
 
 def test_a_single_run_is_named() -> None:

@@ -62,7 +62,7 @@ def table(html: str) -> list[list[str]]:
 def row(html: str, name: str) -> dict[str, str]:
     """One row of the main table by column heading (without unit and arrow)."""
     rows = table(html)
-    headings = [re.sub(r"[↓↑]", "", cell.split("|")[0]) for cell in rows[0]]
+    headings = [re.sub(r"[↓↑]", "", cell.split("|")[0]) for cell in rows[1]]  # the families stand above them
     found = next(cells for cells in rows if cells[0].split("|")[0] == name and len(cells) > 1)
     return dict(zip(headings, found, strict=True))
 
@@ -107,6 +107,7 @@ def test_sections_come_in_order(study: StudyResults, tmp_path: Path) -> None:
     marks = [
         study.title,
         study.question,
+        study.headline[:20],
         study.verdict[:40],
         "no result",
         "What each level of access buys",
@@ -174,6 +175,10 @@ def expected(arm: ArmResult) -> dict[str, str]:
         "token accuracy": seeds("token_accuracy", 1, 100),
         "KL from teacher": seeds("kl_from_teacher", 3),
         "top-1 agreement": seeds("top1_agreement", 1, 100),
+        "acceptance": seeds("acceptance", 1, 100),
+        "KL from teacher, own text": seeds("own_kl_from_teacher", 3),
+        "top-1 agreement, own text": seeds("own_top1_agreement", 1, 100),
+        "acceptance, own text": seeds("own_acceptance", 1, 100),
         "value match": seeds("value_match", 1, 100),
         "exact match": seeds("exact_match", 1, 100),
         "norm. match": seeds("normalised_match", 1, 100),
@@ -184,6 +189,26 @@ def expected(arm: ArmResult) -> dict[str, str]:
         "generations": "200",
         "seeds": str(len(arm.seeds)),
     }
+
+
+def test_metrics_stand_in_families_and_gaps_beside_them(study: StudyResults, tmp_path: Path) -> None:
+    markdown, html = pages(study, tmp_path)
+    spans = re.findall(r'<th scope="colgroup" colspan="(\d+)">([^<]*)<', html)
+    assert spans == [
+        ("4", "likelihood of the data set’s answers"),
+        ("6", "fidelity to the teacher"),
+        ("6", "task scores of generated answers"),
+    ]
+    (line,) = [line for line in markdown.splitlines() if line.startswith("| logits | held-out")]
+    assert [cell.strip().replace("\\", "") for cell in line.split("|")[2:-1]] == [
+        "held-out −0.088 nats/token [−0.095, −0.081], better",
+        "+27 % [+25, +30]",
+        "KL from teacher −0.040 nats/token [−0.050, −0.030], better",
+        "+13 % [+10, +16]",
+    ]
+    assert "seqkd_other_teacher, likelihood of the data set’s answers: too few rows for an interval." in html
+    (cost,) = [line for line in markdown.splitlines() if line.startswith("| logits | imaginary-teacher-M |")][-1:]
+    assert [cell.strip() for cell in cost.split("|")[3:-1]] == ["431,000", "75,000", "12.5 s", "3 MiB"]
 
 
 def test_demonstrations_are_marked_everywhere(study: StudyResults, tmp_path: Path) -> None:

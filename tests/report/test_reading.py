@@ -58,7 +58,7 @@ def test_a_newer_schema_is_named(study: StudyResults, tmp_path: Path) -> None:
         (b"[" * 100_000, "not JSON"),
         (b"[]", "no StudyResults"),
         (b"null", "no StudyResults"),
-        (b'{"schema_version": 2}', "title"),
+        (b'{"schema_version": 3}', "title"),
     ],
 )
 def test_a_broken_file_is_refused(tmp_path: Path, content: bytes, said: str) -> None:

@@ -90,7 +90,7 @@ def test_the_cost_is_in_the_records_and_in_the_report(folder: Path) -> None:
     assert next(point for point in results.baselines if point.correction).correction == cost
     row = next(row for row in costs(entries(results)).rows if row[0] == _correction(folder).name)
     assert row[2:4] == ("3", f"{cost.supervised_tokens:,}")
-    seconds = {arm.name: arm.shared_s or 0.0 for arm in results.arms}
+    seconds = {arm.name: arm.teacher_cost.seconds or 0.0 for arm in results.arms}
     assert seconds["corrected"] > cost.wall_s
 
 

@@ -9,8 +9,16 @@ import pytest
 from bench.intervals import HIGHEST, LOWEST, Cell, coverage, false_claims
 from scipy.stats import t as student_t
 
-from distillab.records import Interval
-from distillab.study.statistics import _SEED_SHARE, _SEED_SHARE_OF_MORE, adjusted, p_value, paired_interval, spread
+from distillab.records import Interval, Recovered
+from distillab.study.statistics import (
+    _SEED_SHARE,
+    _SEED_SHARE_OF_MORE,
+    adjusted,
+    p_value,
+    paired_interval,
+    recovered_gap,
+    spread,
+)
 
 
 def test_mean_is_the_difference_of_nats_over_tokens() -> None:
@@ -65,6 +73,45 @@ def test_swapping_the_sides_mirrors_the_interval() -> None:
 )
 def test_covers_the_truth_about_as_often_as_it_says(cell: Cell) -> None:
     assert LOWEST <= coverage(cell, studies=4000, seed=1) <= HIGHEST
+
+
+def test_the_recovered_gap_by_hand() -> None:
+    """SFT loses 3 nats a token, the teacher 1: an arm that loses 2.5 has gone a quarter of the way."""
+    tokens = np.tile([2.0, 4.0], 10)
+    sft, teacher = [3.0 * tokens] * 2, [1.0 * tokens] * 2
+    assert recovered_gap([2.5 * tokens] * 2, sft, teacher, tokens) == Recovered(share=0.25, low=0.25, high=0.25)
+    assert recovered_gap([3.5 * tokens] * 2, sft, teacher, tokens).share == -0.25
+    with pytest.raises(ValueError, match="do not differ"):
+        recovered_gap(sft, sft, sft, tokens)
+
+
+def test_at_its_ends_the_arm_and_the_mixture_of_sft_and_teacher_just_differ() -> None:
+    generator = np.random.default_rng(6)
+    tokens = generator.integers(5, 40, size=40).astype(np.float64)
+    sft, arm = ([(mean + generator.normal(0, 0.3, size=40)) * tokens for _ in range(3)] for mean in (3.0, 2.6))
+    teacher = [(1.5 + generator.normal(0, 0.8, size=40)) * tokens] * 3
+    found = recovered_gap(arm, sft, teacher, tokens)
+    assert found.low < found.share < found.high
+    for share in (found.low, found.high):
+        mixture = [(1 - share) * base + share * goal for base, goal in zip(sft, teacher, strict=True)]
+        interval = paired_interval(arm, mixture, tokens)
+        assert min(abs(interval.low), abs(interval.high)) == pytest.approx(0.0, abs=1e-9)
+
+
+@pytest.mark.parametrize("gap", [0.5, 2.0])
+def test_the_recovered_gap_covers_the_truth(gap: float) -> None:
+    """True share 0.4; rows and seeds vary; where the teacher is hardly better than SFT, many studies have no share."""
+    generator = np.random.default_rng(7)
+    tokens, covered = np.full(30, 10.0), []
+    for _ in range(100):
+        easy, seeds = generator.normal(0, 0.5, size=30), generator.normal(0, 0.05, size=(2, 3))
+        sft = [(3 + easy + s + generator.normal(0, 0.2, size=30)) * tokens for s in seeds[0]]
+        arm = [(3 - 0.4 * gap + easy + s + generator.normal(0, 0.2, size=30)) * tokens for s in seeds[1]]
+        teacher = [(3 - gap + generator.normal(0, 0.5, size=30)) * tokens] * 3
+        if paired_interval(teacher, sft, tokens).outcome == "better":
+            found = recovered_gap(arm, sft, teacher, tokens)
+            covered.append(found.low <= 0.4 <= found.high)
+    assert len(covered) > 80 and np.mean(covered) > 0.93
 
 
 def test_variances_are_those_of_a_loop() -> None:

@@ -11,7 +11,8 @@ from distillab.api.given import Rows, rows_of
 from distillab.data.encoding import EncodedSplit
 from distillab.data.row_examples import examples_of
 from distillab.errors import DataError
-from distillab.evaluation.likelihood import score_rows, summarise
+from distillab.evaluation.likelihood import score_rows
+from distillab.evaluation.summary import summarise
 from distillab.objectives.term import Objective, RemembersSteps
 from distillab.runs.inputs import RunInputs
 from distillab.runs.training import TrainingData, training_data

@@ -117,7 +117,8 @@ class Study:
         """Return one row for each model: name, role, method, seeds, each metric's mean, the difference to SFT.
 
         `against_sft`, `against_sft_low` and `against_sft_high` are held-out nats a token minus SFT's, with the paired
-        95 % interval; below zero is better. NaN: not measured.
+        95 % interval; below zero is better. `likelihood_gap_closed`, `fidelity_gap_closed` and `task_gap_closed` are
+        shares of the gap between SFT (0) and the teacher (1). NaN: not measured.
         """
         import pandas
 
@@ -134,6 +135,9 @@ class Study:
                     "against_sft_low": difference.low,
                     "against_sft_high": difference.high,
                 }
+            row |= {
+                f"{one.family}_gap_closed": one.recovered.share for one in arm.comparisons if one.recovered is not None
+            }
             rows.append(row)
         return pandas.DataFrame(rows).set_index("name")
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from distillab.terminal import echo, plural
 
-_LINE, _HEADING = 110, 9
+_LINE, _HEADING = 100, 10
 
 if TYPE_CHECKING:
     from distillab.records import EvaluationRecord, Interval, RunRecord, StudyResults
@@ -41,15 +41,18 @@ def show_run(record: RunRecord) -> None:
     if record.shown_failure:
         echo(f"NOT A RESULT. This run shows a failure on purpose: {record.shown_failure}")
     echo(f"{record.name} ({record.method}, access: {record.access}, seed {record.seed})")
-    echo(textwrap.fill(f"  {_figures(record.evaluation)}", _LINE, subsequent_indent="    "))
+    for line in _figures(record.evaluation):
+        echo(textwrap.fill(f"  {line}", _LINE, subsequent_indent="    "))
     echo(
         f"  for comparison, nats/token: untrained {first:.3f} (on the curve's rows), "
         f"unigram {lines.unigram_nats:.3f}, log V {lines.uniform_nats:.3f}"
     )
-    cost = record.cost
+    cost, store = record.cost, record.answers
+    written = "" if store is None else f" ({store.generated_tokens} of them generated)"
     echo(
         f"  cost: {plural(cost.steps, 'step')}, {cost.supervised_tokens} supervised of {cost.student_tokens} tokens, "
-        f"{cost.teacher_tokens} teacher tokens, {cost.wall_s:.1f} s, peak {cost.peak_rss_bytes / 2**20:.0f} MiB"
+        f"{cost.teacher_tokens} teacher tokens{written}, {cost.wall_s:.1f} s, peak "
+        f"{cost.peak_rss_bytes / 2**20:.0f} MiB"
     )
     counts = record.train_counts
     echo(
@@ -62,8 +65,7 @@ def show_run(record: RunRecord) -> None:
             f"  the tokenizer has no token for {counts.characters_lost} characters of {counts.rows_with_lost_text} "
             "rows; they are not trained on"
         )
-    if record.answers is not None and record.answers.with_reasoning:
-        store = record.answers
+    if store is not None and store.with_reasoning:
         echo(
             f"  the teacher's answers: {store.with_reasoning} of {store.generated} have reasoning "
             f"(teacher_answers.reasoning: {store.reasoning}); {store.dropped_unfinished_reasoning} whose reasoning has "
@@ -85,12 +87,13 @@ def show_run(record: RunRecord) -> None:
 
 def show_study(results: StudyResults, folder: Path) -> None:
     """Print a finished study and write its report."""
-    from distillab.records import study_outlook
+    from distillab.records import study_outlook, teachers_not_better
     from distillab.report.build import write_report
     from distillab.report.columns import columns
+    from distillab.report.entries import entries
 
     markdown, html = write_report(results, folder)
-    for sentence in study_outlook(results):
+    for sentence in (*study_outlook(results), *teachers_not_better(results)):
         echo(textwrap.fill(sentence, _LINE))
     models: list[tuple[str, tuple[EvaluationRecord, ...], Interval | None]]
     models = [(point.name, (point.evaluation,), None) for point in results.baselines]
@@ -98,9 +101,13 @@ def show_study(results: StudyResults, folder: Path) -> None:
     shown = columns((evaluation for _, evaluations, _ in models for evaluation in evaluations), summary=True)
     rows = _headings(shown)
     rows += [[name, *_cells(evaluations, difference, shown)] for name, evaluations, difference in models]
+    others = {entry.name for entry in entries(results) if not entry.comparable}
+    for row in (row for row in rows if row[0] in others):
+        row[1] += " †"
     marks = {arm.name: "  a shown failure, no result" for arm in results.arms if arm.shown_failure}
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     echo(results.title)
+    echo(textwrap.fill(results.headline, _LINE))
     echo(textwrap.fill(results.verdict, _LINE))
     for row in rows:
         cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
@@ -109,6 +116,7 @@ def show_study(results: StudyResults, folder: Path) -> None:
     echo(
         f"References, nats/token: log V {lines.uniform_nats:.3f} (every token equally likely), unigram "
         f"{lines.unigram_nats:.3f} (token frequencies alone). n: held-out rows × seeds."
+        + (" †: in other tokens." if others else "")
     )
     echo(f"Report: {html}\n        {markdown}")
 
@@ -151,11 +159,21 @@ def _mean(values: Sequence[float | None], *, spread: bool = False) -> str:
     return f"{text} ± {statistics.stdev(known):.3f}" if spread and len(known) > 1 else text
 
 
-def _figures(evaluation: EvaluationRecord) -> str:
-    """Return one model's figures as a line; shares as fractions."""
-    parts = [
-        f"{metric.label} {metric.value:.3f}" + (f" {metric.unit}" if "/" in metric.unit else "")
-        for metric in evaluation.metrics
-        if metric.value is not None and metric.level != "record"
-    ]
-    return ", ".join(parts) + f" (n={evaluation.n('held-out rows')})"
+def _figures(evaluation: EvaluationRecord) -> list[str]:
+    """Return one model's figures, a line for each family; shares as fractions."""
+    from distillab.records import FAMILIES
+
+    lines = []
+    for family, name in FAMILIES.items():
+        found = [metric for metric in evaluation.metrics if metric.family == family and metric.level != "record"]
+        parts = [
+            f"{metric.label} {metric.value:.3f}" + (f" {metric.unit}" if "/" in metric.unit else "")
+            for metric in found
+            if metric.value is not None
+        ]
+        for reason in dict.fromkeys(metric.missing for metric in found if metric.missing is not None):
+            labels = ", ".join(metric.label for metric in found if metric.missing == reason)
+            parts.append(f"{labels}: not measured, {reason}")
+        if found:
+            lines.append(f"{name}: {'; '.join(parts)} (n={found[0].n})")
+    return lines

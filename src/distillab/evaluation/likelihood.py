@@ -5,10 +5,8 @@ Shape letters: N flattened scored positions, V student vocabulary, W teacher voc
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,7 +14,7 @@ from transformers import PreTrainedModel
 
 from distillab.data.collation import Collator, IndexedRow
 from distillab.data.encoding import EncodedRow
-from distillab.divergences import forward_kl
+from distillab.divergences import forward_kl, total_variation
 from distillab.evaluation.calibration import Calibration, calibration
 from distillab.models.batch import TokenBatch
 from distillab.models.chunking import chunks, sub_chunks
@@ -24,29 +22,33 @@ from distillab.models.heads import OutputHead, with_lm_head
 from distillab.models.scoring import at_scored, scored_rows, scored_targets
 from distillab.objectives.cross_entropy import CrossEntropy
 from distillab.objectives.term import StudentScores
-from distillab.records import PRIMARY, EvaluationRecord, Metric
 from distillab.teachers.protocol import SignalSource
 from distillab.teachers.signals import Distribution, NextTokens, SignalRequest, TeacherSignal
 
-_COLUMNS = ("nats", "eos_nats", "eos_tokens", "tokens", "correct", "kl", "agree")
 # what is computed at every scored position
-_OF_STUDENT, _OF_TEACHER = ("nats", "correct", "tokens", "confidence"), ("kl", "agree")
+_OF_STUDENT, _OF_TEACHER = ("nats", "correct", "tokens", "confidence"), ("kl", "agree", "acceptance")
+_COLUMNS = ("nats", "eos_nats", "eos_tokens", "tokens", "correct", *_OF_TEACHER)
 
 
 @dataclass(frozen=True)
 class SharedTeacher:
-    """A teacher whose distribution can be compared with the student's, id by id."""
+    """A teacher whose distribution can be compared with the student's, id by id.
+
+    Attributes:
+        reads_any_text: False for a cache, which holds the held-out rows alone.
+    """
 
     teacher: SignalSource
     shared_width: int
+    reads_any_text: bool = True
 
 
 @dataclass(frozen=True)
 class RowScores:
     """One entry a row, in the order of the rows; calibration over all tokens.
 
-    `eos_nats` are the nats of the tokens that end an answer; `nats` includes them. KL and agreement are None without a
-    shared teacher.
+    `eos_nats` are the nats of the tokens that end an answer; `nats` includes them. KL, agreement and acceptance are
+    None without a shared teacher.
     """
 
     keys: tuple[str, ...]
@@ -57,6 +59,7 @@ class RowScores:
     correct: Tensor
     kl: Tensor | None
     agree: Tensor | None
+    acceptance: Tensor | None
     calibration: Calibration
 
 
@@ -104,8 +107,7 @@ def score_rows(
         eos_tokens=columns["eos_tokens"],
         tokens=columns["tokens"],
         correct=columns["correct"],
-        kl=columns["kl"] if shared else None,
-        agree=columns["agree"] if shared else None,
+        **{name: columns[name] if shared else None for name in _OF_TEACHER},
         calibration=calibration(torch.cat(confidence), torch.cat(right)),
     )
 
@@ -159,104 +161,8 @@ def _values(student: StudentScores, teacher: NextTokens | None, width: int) -> d
         "confidence": (above_target_N - nats_N).exp().clamp(max=1.0),
     }
     if teacher is not None:
-        values["kl"] = forward_kl(student_logp=student.logp(width, 1.0), teacher_logp=teacher.logp(width, 1.0))
-        agree = student.logits_NV[:, :width].argmax(dim=-1) == teacher.logp(width, 1.0).argmax(dim=-1)
-        values["agree"] = agree.float()
+        both = {"student_logp": student.logp(width, 1.0), "teacher_logp": teacher.logp(width, 1.0)}
+        values["kl"] = forward_kl(**both)
+        values["agree"] = (student.logits_NV[:, :width].argmax(dim=-1) == both["teacher_logp"].argmax(dim=-1)).float()
+        values["acceptance"] = 1.0 - total_variation(**both)
     return values
-
-
-def bits_per_byte(scores: RowScores, *, scored_bytes: int) -> float:
-    """Return the bits per byte of the scored text: Σ nats of the tokens but EOS / (bytes · ln 2).
-
-    Args:
-        scored_bytes: UTF-8 bytes of the text of those tokens (`Encoder.scored_bytes`), summed over the rows.
-    Source: `bits_per_byte` of EleutherAI's lm-evaluation-harness, which scores no EOS.
-    """
-    return float(scores.nats.sum() - scores.eos_nats.sum()) / math.log(2) / scored_bytes
-
-
-def summarise(scores: RowScores, *, scored_bytes: int) -> EvaluationRecord:
-    """Return the teacher-forced metrics: means over all scored tokens, EOS too; bits per byte over the text alone."""
-    tokens = float(scores.tokens.sum())
-    ends = float(scores.eos_tokens.sum())
-    alone = None if scores.kl is not None else "no teacher shares the model's tokens"
-    metric = partial(Metric, n=len(scores.keys), sample="held-out rows")
-    metrics = (
-        metric(
-            name=PRIMARY,
-            label="held-out",
-            unit="nats/token",
-            direction="lower",
-            value=float(scores.nats.sum()) / tokens,
-            level="summary",
-            meaning="mean of −ln(probability) that a model gives to the next true token of answers it was not trained "
-            "on; e to this power is the perplexity. It compares only models with the same tokenizer.",
-        ),
-        metric(
-            name="bits_per_byte",
-            label="bits/byte",
-            unit="bits",
-            direction="lower",
-            value=bits_per_byte(scores, scored_bytes=scored_bytes),
-            level="summary",
-            meaning="the same information divided by the bytes of the text (without EOS, as in lm-evaluation-harness), "
-            "so that models with different tokenizers can be compared.",
-        ),
-        metric(
-            name="token_accuracy",
-            label="token accuracy",
-            unit="share",
-            direction="higher",
-            value=float(scores.correct.sum()) / tokens,
-            meaning="share of held-out tokens that are the model’s most likely token.",
-        ),
-        metric(
-            name="kl_from_teacher",
-            label="KL from teacher",
-            unit="nats/token",
-            direction="lower",
-            value=None if scores.kl is None else float(scores.kl.sum()) / tokens,
-            missing=alone,
-            level="summary",
-            meaning="KL(teacher ‖ student), the forward direction: expected under the teacher’s distribution, a token, "
-            "in nats. Zero means equal distributions. Given only where the two share their tokens.",
-        ),
-        metric(
-            name="top1_agreement",
-            label="top-1 agreement",
-            unit="share",
-            direction="higher",
-            value=None if scores.agree is None else float(scores.agree.sum()) / tokens,
-            missing=alone,
-            meaning="share of held-out positions at which student and teacher prefer the same token.",
-        ),
-        metric(
-            name="confidence",
-            label="confidence",
-            unit="share",
-            direction=None,
-            value=scores.calibration.confidence,
-            level="record",
-            meaning="mean probability of the model’s most likely token; above the token accuracy: over-confident.",
-        ),
-        metric(
-            name="expected_calibration_error",
-            label="calibration error",
-            unit="share",
-            direction="lower",
-            value=scores.calibration.expected_error,
-            level="record",
-            meaning="mean distance of confidence and accuracy, in 15 bins of confidence (ECE).",
-        ),
-        metric(
-            name="eos_nats",
-            label="EOS loss",
-            unit="nats/token",
-            direction="lower",
-            value=float(scores.eos_nats.sum()) / ends if ends else None,
-            missing=None if ends else "no held-out answer ends with EOS",
-            level="record",
-            meaning="the held-out loss of the tokens that end an answer; part of nats/token, not of bits/byte.",
-        ),
-    )
-    return EvaluationRecord(tokens=int(tokens), scored_bytes=scored_bytes, metrics=metrics)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from transformers import PreTrainedModel
 
@@ -12,11 +12,13 @@ from distillab.data.encoding import EncodedRow
 from distillab.data.reading import Reader
 from distillab.data.supervised_text import SupervisedText
 from distillab.errors import NumericsError
-from distillab.evaluation.likelihood import RowScores, SharedTeacher, score_rows, summarise
-from distillab.evaluation.text_match import generation_metrics
+from distillab.evaluation.likelihood import RowScores, SharedTeacher, score_rows
+from distillab.evaluation.own_text import own_text_metrics
+from distillab.evaluation.summary import summarise
+from distillab.evaluation.text_match import Judged, judge
 from distillab.models.generation import Decoding, continuation_text, generate_batches, require_room
 from distillab.progress import Progress
-from distillab.records import EvaluationRecord, Metric
+from distillab.records import EvaluationRecord
 from distillab.teachers.reasoning import AnswerText, without_reasoning
 
 
@@ -55,12 +57,33 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
+class Written:
+    """Greedy answers to the first prompts.
+
+    Attributes:
+        answers: their texts, without what the template puts around them.
+        ids: of each, with the token that ended it.
+        judged: their metrics, and the score of each.
+    """
+
+    answers: tuple[str, ...] = ()
+    ids: tuple[tuple[int, ...], ...] = ()
+    judged: Judged = field(default_factory=lambda: Judged((), {}))
+
+
+@dataclass(frozen=True)
 class EvaluationResult:
-    """An evaluation with its scores and generated answers, without the template's additions."""
+    """An evaluation with its scores and generated answers, row by row."""
 
     record: EvaluationRecord
     scores: RowScores
-    answers: tuple[str, ...]
+    scored_bytes: tuple[int, ...]
+    written: Written
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The texts of the greedy answers."""
+        return self.written.answers
 
 
 def evaluate(
@@ -91,10 +114,11 @@ def evaluate(
             shared=shared,
             after_batch=progress.advance,
         )
-        generation, answers = _generate(model, prompted, settings, reader, progress)
+        written = _generate(model, prompted, settings, reader, progress)
     record = summarise(scores, scored_bytes=sum(scored.scored_bytes))
-    record = record.model_copy(update={"metrics": (*record.metrics, *generation)})
-    return EvaluationResult(record, scores, answers)
+    own = own_text_metrics(model, prompted.prompt_ids, written.ids, settings, reader=reader, shared=shared)
+    record = record.model_copy(update={"metrics": (*record.metrics, *own, *written.judged.metrics)})
+    return EvaluationResult(record, scores, scored.scored_bytes, written)
 
 
 def require_finite_figures(record: EvaluationRecord, *, where: str) -> None:
@@ -121,9 +145,9 @@ def _generate(
     settings: EvaluationConfig,
     reader: Reader,
     progress: Progress,
-) -> tuple[tuple[Metric, ...], tuple[str, ...]]:
+) -> Written:
     if not prompted.rows:
-        return (), ()
+        return Written()
     require_room(model, prompted.prompt_ids, settings.max_new_tokens, setting="evaluation.max_new_tokens")
     outputs = []
     for batch in generate_batches(
@@ -145,7 +169,7 @@ def _generate(
     else:
         texts = [continuation_text(reader.tokenizer, prompt, ids) for prompt, ids in written]
     answers = tuple(wanted.inside(text) for wanted, text in zip(prompted.answers, texts, strict=True))
-    metrics = generation_metrics(
+    judged = judge(
         answers,
         references,
         stopped=[output.stopped for output in outputs],
@@ -154,4 +178,4 @@ def _generate(
         value_kind=settings.value_kind,
         without_reasoning=settings.reasoning == "strip",
     )
-    return metrics, answers
+    return Written(answers, tuple(output.scored_ids for output in outputs), judged)

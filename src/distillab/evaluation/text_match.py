@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache, partial
 
 from rouge_score.rouge_scorer import RougeScorer
@@ -13,7 +14,15 @@ from distillab.evaluation.values import ValueKind, captured, normalised, same_va
 from distillab.records import Metric
 
 
-def generation_metrics(
+@dataclass(frozen=True)
+class Judged:
+    """Metrics of answers; and of those that compare with a reference, the score of every answer, by their names."""
+
+    metrics: tuple[Metric, ...]
+    scores: dict[str, list[float]]
+
+
+def judge(
     answers: Sequence[str],
     references: Sequence[str],
     *,
@@ -22,8 +31,8 @@ def generation_metrics(
     value_pattern: str | None,
     value_kind: ValueKind = "number",
     without_reasoning: bool = False,
-) -> tuple[Metric, ...]:
-    """Return the metrics of greedy answers: means over rows.
+) -> Judged:
+    """Return the metrics of greedy answers, means over rows, and the rows.
 
     A row whose reference has no captured value counts as a miss for value match.
 
@@ -32,19 +41,24 @@ def generation_metrics(
     """
     n = len(answers)
     pairs = list(zip(answers, references, strict=True))
-    value_match = None
+    scores = {
+        "exact_match": [float(answer.strip() == reference.strip()) for answer, reference in pairs],
+        "normalised_match": [float(normalised(answer) == normalised(reference)) for answer, reference in pairs],
+        "rouge_l": [_rouge().score(reference, answer)["rougeL"].fmeasure for answer, reference in pairs],
+    }
     if value_pattern is not None:
         values = [(captured(answer, value_pattern), captured(reference, value_pattern)) for answer, reference in pairs]
-        value_match = sum(same_value(a, r, kind=value_kind) for a, r in values) / n
-    metric = partial(Metric, n=n, sample="generations")
+        scores["value_match"] = [float(same_value(a, r, kind=value_kind)) for a, r in values]
+    means = {name: sum(rows) / n for name, rows in scores.items()}
+    metric = partial(Metric, family="task", n=n, sample="generations")
     compared = "; compared without their reasoning." if without_reasoning else "."
-    return (
+    metrics = (
         metric(
             name="value_match",
             label="value match",
             unit="share",
             direction="higher",
-            value=value_match,
+            value=means.get("value_match"),
             missing=None if value_pattern is not None else "evaluation.value_pattern is not set",
             level="summary",
             meaning="share of greedy answers whose decisive part (what evaluation.value_pattern captures, compared as "
@@ -55,7 +69,7 @@ def generation_metrics(
             label="exact match",
             unit="share",
             direction="higher",
-            value=sum(answer.strip() == reference.strip() for answer, reference in pairs) / n,
+            value=means["exact_match"],
             meaning=f"share of greedy answers equal to the reference, as written{compared}",
         ),
         metric(
@@ -63,7 +77,7 @@ def generation_metrics(
             label="norm. match",
             unit="share",
             direction="higher",
-            value=sum(normalised(answer) == normalised(reference) for answer, reference in pairs) / n,
+            value=means["normalised_match"],
             meaning=f"exact match with case, space, articles and punctuation evened out{compared}",
         ),
         metric(
@@ -71,8 +85,8 @@ def generation_metrics(
             label="ROUGE-L",
             unit="score",
             direction="higher",
-            value=sum(_rouge().score(reference, answer)["rougeL"].fmeasure for answer, reference in pairs) / n,
-            level="summary",
+            value=means["rouge_l"],
+            level="table" if value_pattern else "summary",
             meaning="F-measure of the longest common subsequence of words with the reference; words of every script"
             f"{compared}",
         ),
@@ -82,7 +96,6 @@ def generation_metrics(
             unit="share",
             direction=None,
             value=sum(stopped) / n,
-            level="summary",
             meaning="share of greedy answers that end with a stop token, not at the length limit.",
         ),
         metric(
@@ -94,6 +107,7 @@ def generation_metrics(
             meaning="mean length of the greedy answers, EOS included.",
         ),
     )
+    return Judged(metrics, scores)
 
 
 class UnicodeWords(Tokenizer):  # type: ignore[misc]  # the package has no types

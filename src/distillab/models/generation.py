@@ -37,6 +37,11 @@ class Generated:
         """Whether it ended with a stop token."""
         return self.stop_id is not None
 
+    @property
+    def scored_ids(self) -> tuple[int, ...]:
+        """Every token that the model chose: with the one that ended the answer."""
+        return self.ids if self.stop_id is None else (*self.ids, self.stop_id)
+
 
 def all_stop_ids(model: PreTrainedModel, stop_ids: Sequence[int]) -> list[int]:
     """Return every id that ends an answer: those given, and those of the model's generation config."""

@@ -7,8 +7,8 @@ Units are in the names: `_nats`, `_s`, `_bytes`, `_tokens`; shares are fractions
 from distillab.records.access import ACCESS_ORDER, AccessLevel
 from distillab.records.base import SCHEMA_VERSION, Record, read_record, write_record
 from distillab.records.findings import SEVERITY_ORDER, CheckResult, Conclusions, Finding, Investigation, Phase, Severity
-from distillab.records.metrics import PRIMARY, EvaluationRecord, Metric
-from distillab.records.outlook import begins_above_uniform, outlook, run_outlook, study_outlook
+from distillab.records.metrics import FAMILIES, HEADLINES, PRIMARY, EvaluationRecord, Family, Metric
+from distillab.records.outlook import begins_above_uniform, outlook, run_outlook, study_outlook, teachers_not_better
 from distillab.records.pairing import (
     DataOverlap,
     MethodAdmission,
@@ -36,11 +36,23 @@ from distillab.records.sources import (
     SpanCounts,
     TeacherProvenance,
 )
-from distillab.records.studies import FEWEST_ROWS, ArmResult, Baseline, GenerationSample, Interval, StudyResults
+from distillab.records.studies import (
+    FEWEST_ROWS,
+    ArmResult,
+    Baseline,
+    Comparison,
+    GenerationSample,
+    Interval,
+    Recovered,
+    StudyResults,
+    TeacherCost,
+)
 
 __all__ = [
     "ACCESS_ORDER",
+    "FAMILIES",
     "FEWEST_ROWS",
+    "HEADLINES",
     "PRIMARY",
     "SCHEMA_VERSION",
     "SEVERITY_ORDER",
@@ -52,12 +64,14 @@ __all__ = [
     "CacheUse",
     "CalibrationRows",
     "CheckResult",
+    "Comparison",
     "Conclusions",
     "CurvePoint",
     "DataOverlap",
     "EncodingCounts",
     "EvaluatedModel",
     "EvaluationRecord",
+    "Family",
     "Finding",
     "GenerationSample",
     "Interval",
@@ -71,6 +85,7 @@ __all__ = [
     "PruningRecord",
     "Recommendation",
     "Record",
+    "Recovered",
     "ReferenceLines",
     "RunCost",
     "RunRecord",
@@ -78,6 +93,7 @@ __all__ = [
     "SideBySide",
     "SpanCounts",
     "StudyResults",
+    "TeacherCost",
     "TeacherProvenance",
     "TokenizerContract",
     "TokenizerInfo",
@@ -87,5 +103,6 @@ __all__ = [
     "read_record",
     "run_outlook",
     "study_outlook",
+    "teachers_not_better",
     "write_record",
 ]

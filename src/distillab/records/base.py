@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from distillab.errors import DataError
 from distillab.files import write_json
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 class Record(BaseModel):

@@ -11,12 +11,29 @@ from distillab.records.base import Record
 PRIMARY = "nats_per_token"
 """The metric that arms are compared by: held-out cross-entropy, in nats a token."""
 
+Family = Literal["likelihood", "fidelity", "task"]
+
+FAMILIES: dict[Family, str] = {
+    "likelihood": "likelihood of the data set’s answers",
+    "fidelity": "fidelity to the teacher",
+    "task": "task scores of generated answers",
+}
+"""What a metric is about: what SFT trains, how near the student is to its teacher, how good its own answers are."""
+
+HEADLINES: dict[Family, tuple[str, ...]] = {
+    "likelihood": (PRIMARY,),
+    "fidelity": ("kl_from_teacher",),
+    "task": ("value_match", "rouge_l"),
+}
+"""The metric that stands for a family: the first of these that has a value."""
+
 
 class Metric(Record):
     """One figure of one model. Two models on the same rows are compared by an `Interval`."""
 
     name: str = Field(description="its key, such as nats_per_token")
     label: str = Field(description="its name in tables")
+    family: Family = Field(description="what it is about; see FAMILIES")
     unit: str = Field(description="nats/token, bits, share or score (both 0 to 1), tokens, …")
     direction: Literal["lower", "higher"] | None = Field(description="which values are better; None: neither")
     value: float | None

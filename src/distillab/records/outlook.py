@@ -51,6 +51,22 @@ def outlook(
     return tuple(found)
 
 
+def teachers_not_better(results: StudyResults) -> tuple[str, ...]:
+    """Return a sentence for each teacher that is not better than SFT on the data set's answers."""
+    found = []
+    for point in results.baselines:
+        compared = next((one for one in point.comparisons if one.family == "likelihood"), None)
+        if compared is not None and compared.difference.low is not None and compared.difference.outcome != "better":
+            gap = compared.difference
+            found.append(
+                f"{point.name}, the teacher, is not better than SFT on the data set's answers: {gap.mean:+.3f} "
+                f"{compared.unit} (95 % interval {gap.low:+.3f} to {gap.high:+.3f}). A student that follows it comes "
+                "nearer to it, and no better there. Ways out: train the teacher on these rows first (teacher "
+                "correction), or let it write the answers (seqkd)."
+            )
+    return tuple(found)
+
+
 def study_outlook(results: StudyResults) -> tuple[str, ...]:
     """Return the sentences of a study; shown failures do not count."""
     untrained = [point for point in results.baselines if point.role == "undistilled student"]

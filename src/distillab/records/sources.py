@@ -103,6 +103,7 @@ class AnswerStoreCounts(Record):
     generated: int
     kept: int
     teacher_tokens: int = Field(description="tokens that the teacher read and generated for them")
+    generated_tokens: int = Field(description="of these, those that it generated")
     dropped_empty: int = 0
     dropped_cut_off: int = 0
     dropped_duplicate: int = 0

@@ -9,7 +9,7 @@ from pydantic import Field
 from distillab.records.access import AccessLevel
 from distillab.records.base import SCHEMA_VERSION, Record
 from distillab.records.findings import Investigation
-from distillab.records.metrics import EvaluationRecord
+from distillab.records.metrics import EvaluationRecord, Family
 from distillab.records.pairing import TokenizerContract
 from distillab.records.runs import CurvePoint, ReferenceLines, RunCost
 from distillab.records.sources import AnswerStoreCounts, CacheUse, EncodingCounts, SpanCounts
@@ -34,13 +34,14 @@ class Interval(Record):
         description="Holm's, over all arms compared with SFT; None for a shown failure",
     )
     comparisons: int | None = Field(default=None, description="over which adjusted_p is adjusted")
+    direction: Literal["lower", "higher"] = Field(default="lower", description="which values are better")
 
     @property
     def outcome(self) -> Literal["better", "worse", "open"]:
-        """The claim at 5 %, of several comparisons by the adjusted p-value; less is better. Open: not significant."""
+        """The claim at 5 %, of several comparisons by the adjusted p-value. Open: not significant."""
         if not self.excludes_zero or (self.adjusted_p is not None and self.adjusted_p >= _ERROR):
             return "open"
-        return "better" if self.mean < 0 else "worse"
+        return "better" if (self.mean < 0) == (self.direction == "lower") else "worse"
 
     @property
     def excludes_zero(self) -> bool:
@@ -59,6 +60,38 @@ def _counted(number: int, thing: str) -> str:
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
+class Recovered(Record):
+    """The share of the gap between SFT (0) and the teacher (1) that an arm has closed, with its 95 % interval."""
+
+    share: float
+    low: float
+    high: float
+
+
+class Comparison(Record):
+    """The headline of one family, of a model against SFT."""
+
+    family: Family
+    metric: str = Field(description="the headline")
+    label: str
+    unit: str
+    difference: Interval = Field(description="the model's minus SFT's, paired over seeds and rows")
+    recovered: Recovered | None = None
+    undefined: str | None = Field(default=None, description="why there is no share of a gap; None for a teacher")
+
+
+class TeacherCost(Record):
+    """What an arm took from its teacher for training, over all its runs; what they share is counted once."""
+
+    read_tokens: int = Field(description="prompts and texts that it read")
+    generated_tokens: int = Field(description="for its answers")
+    seconds: float | None = Field(
+        description="to correct it, generate the answers and store the signals; reading online is part of the runs' "
+        "own time; None: made elsewhere"
+    )
+    stored_bytes: int | None = Field(description="of the caches of its signals; None: made elsewhere")
+
+
 class Baseline(Record):
     """A model that was not trained in this study: the undistilled student, a teacher."""
 
@@ -68,6 +101,7 @@ class Baseline(Record):
     note: str | None = None
     correction: RunCost | None = Field(default=None, description="to train the teacher on the training rows first")
     random: bool | None = Field(default=None, description="whether its weights are random; None for a teacher")
+    comparisons: tuple[Comparison, ...] = Field(default=(), description="of a teacher with SFT")
 
 
 class ArmResult(Record):
@@ -83,15 +117,18 @@ class ArmResult(Record):
     evaluations: tuple[EvaluationRecord, ...]
     curves: tuple[tuple[CurvePoint, ...], ...]
     costs: tuple[RunCost, ...]
-    against_sft: Interval | None = Field(
-        default=None,
-        description="held-out nats a token minus SFT's, paired over seeds and rows; negative is better",
-    )
-    shared_s: float | None = Field(
-        default=None,
-        description="to make what its runs read of the teacher, once for all of them: answers and stored signals; "
-        "0 if they read none; None if it was made elsewhere",
-    )
+    comparisons: tuple[Comparison, ...] = Field(default=(), description="with SFT, one a family; none for SFT itself")
+    teacher_cost: TeacherCost | None = None
+
+    def against(self, family: Family) -> Comparison | None:
+        """Return the comparison with SFT by that family's headline."""
+        return next((one for one in self.comparisons if one.family == family), None)
+
+    @property
+    def against_sft(self) -> Interval | None:
+        """Held-out nats a token minus SFT's; negative is better."""
+        found = self.against("likelihood")
+        return None if found is None else found.difference
 
 
 class GenerationSample(Record):
@@ -108,6 +145,7 @@ class StudyResults(Record):
     schema_version: int = SCHEMA_VERSION
     title: str
     question: str
+    headline: str = Field(description="what each level of access buys, in one sentence")
     verdict: str
     budget: str
     references: ReferenceLines

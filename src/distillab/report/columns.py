@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from distillab.records import PRIMARY, EvaluationRecord, Metric
+from distillab.records import FAMILIES, PRIMARY, EvaluationRecord, Metric
 from distillab.report.numbers import Spread, spread
 
 # unit of the record -> unit of the page, factor, decimals; any other unit is printed as it is, with three decimals
-_PRINTED = {"share": ("%", 100.0, 1), "score": ("× 100", 100.0, 1), "tokens": ("tokens", 1.0, 1)}
+PRINTED = {"share": ("%", 100.0, 1), "score": ("× 100", 100.0, 1), "tokens": ("tokens", 1.0, 1)}
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Column:
 
 
 def columns(evaluations: Iterable[EvaluationRecord], *, summary: bool = False) -> tuple[Column, ...]:
-    """Return the metrics that tables show, in the order of the records, without those that no model has.
+    """Return the metrics that tables show, family by family in the records' order, without those that no model has.
 
     Args:
         summary: only those of the terminal's table.
@@ -56,7 +56,8 @@ def columns(evaluations: Iterable[EvaluationRecord], *, summary: bool = False) -
     for metric in (metric for evaluation in evaluations for metric in evaluation.metrics):
         if metric.value is not None and metric.level in (("summary",) if summary else ("summary", "table")):
             found.setdefault(metric.name, metric)
-    return tuple(Column(metric, *_PRINTED.get(metric.unit, (metric.unit, 1.0, 3))) for metric in found.values())
+    ordered = sorted(found.values(), key=lambda metric: list(FAMILIES).index(metric.family))
+    return tuple(Column(metric, *PRINTED.get(metric.unit, (metric.unit, 1.0, 3))) for metric in ordered)
 
 
 def glossary(shown: Sequence[Column]) -> tuple[tuple[str, str], ...]:
@@ -78,6 +79,12 @@ _TERMS: tuple[tuple[str, str], ...] = (
         "held-out nats/token minus those of SFT, paired over seeds and rows, with a 95 % interval. Negative is better. "
         "Each interval is of one comparison alone; “better” and “worse” are claimed at 5 % for all arms together "
         "(Holm’s adjusted p-values); anything else is “not significant”.",
+    ),
+    (
+        "Gap closed",
+        "(arm − SFT) / (teacher − SFT) of a family’s headline: 0 % is SFT, 100 % the teacher (whose KL is 0). The "
+        "interval is Fieller’s, over seeds and rows. Undefined where the teacher is not better than SFT beyond its "
+        "interval.",
     ),
     ("Log V", "the loss of a model that gives every token of the vocabulary the same probability."),
     (

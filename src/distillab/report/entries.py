@@ -12,11 +12,13 @@ from distillab.records import (
     AccessLevel,
     ArmResult,
     Baseline,
+    Comparison,
     CurvePoint,
     EvaluationRecord,
     Interval,
     RunCost,
     StudyResults,
+    TeacherCost,
 )
 
 Kind = Literal["undistilled", "arm", "teacher", "failure"]
@@ -57,7 +59,8 @@ class Entry:
     curves: tuple[tuple[CurvePoint, ...], ...]
     costs: tuple[RunCost, ...]
     against_sft: Interval | None
-    shared_s: float | None
+    comparisons: tuple[Comparison, ...]
+    teacher_cost: TeacherCost | None
     comparable: bool
     colour: str
     marker: str
@@ -71,6 +74,11 @@ class Entry:
     def marked_name(self) -> str:
         """The name, with a shown failure marked as such."""
         return f"{self.name} (shown failure)" if self.is_failure else self.name
+
+    @property
+    def shared_s(self) -> float | None:
+        """Seconds of what its runs share of the teacher; None where it was made elsewhere."""
+        return None if self.teacher_cost is None else self.teacher_cost.seconds
 
     @property
     def held_out_nats(self) -> tuple[float, ...]:
@@ -144,7 +152,8 @@ def _of_baseline(point: Baseline, comparable: bool) -> Entry:
         curves=(),
         costs=() if point.correction is None else (point.correction,),
         against_sft=None,
-        shared_s=None,
+        comparisons=point.comparisons,
+        teacher_cost=None,
         comparable=comparable or not is_teacher,
         colour="ink" if is_teacher else "muted",
         marker="star" if is_teacher else "ring",
@@ -166,7 +175,8 @@ def _of_arm(arm: ArmResult, colour: str, marker: str) -> Entry:
         curves=arm.curves,
         costs=arm.costs,
         against_sft=arm.against_sft,
-        shared_s=arm.shared_s,
+        comparisons=arm.comparisons,
+        teacher_cost=arm.teacher_cost,
         comparable=True,
         colour=colour,
         marker=marker,

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from distillab.records import AccessLevel, StudyResults, study_outlook
+from distillab.records import AccessLevel, StudyResults, study_outlook, teachers_not_better
 from distillab.report import sections
 from distillab.report.columns import columns, glossary
 from distillab.report.drawing import legend_marker
 from distillab.report.entries import ACCESS_MEANING, Entry, entries, of_kind
 from distillab.report.figure_arms import figure_arms
 from distillab.report.figure_curves import Panel, closer_panel, held_out_panel, held_out_series, training_panel
+from distillab.report.gaps import gaps, teacher_costs
 from distillab.report.investigation_page import Doctor, doctor_of
 from distillab.report.numbers import MISSING, count, count_range, duration, fixed
 from distillab.report.table import Table, main_table
@@ -36,10 +37,12 @@ class Page:
     title: str
     outlook: tuple[str, ...]
     question: str
+    headline: str
     verdict: str
     facts: tuple[tuple[str, str], ...]
     failures: tuple[Entry, ...]
     table: Table
+    gaps: sections.Grid | None
     references: tuple[tuple[str, str, str], ...]
     access_meaning: dict[AccessLevel, str]
     arms_figure: tuple[Markup, ...]
@@ -57,6 +60,7 @@ class Page:
     stores: sections.Grid | None
     caches: sections.Grid | None
     costs: sections.Grid
+    teacher_costs: sections.Grid | None
     budget: str
     reproduce: str
     environment: dict[str, str]
@@ -76,12 +80,14 @@ def page_of(results: StudyResults) -> Page:
     panels = (held_out_panel(found, results.references), training_panel(found), closer_panel(found))
     return Page(
         title=results.title,
-        outlook=study_outlook(results),
+        outlook=(*study_outlook(results), *teachers_not_better(results)),
         question=results.question,
+        headline=results.headline,
         verdict=results.verdict,
         facts=_facts(results, found),
         failures=of_kind(found, "failure"),
         table=main_table(found, shown),
+        gaps=gaps(found),
         references=_references(results, found),
         access_meaning=ACCESS_MEANING,
         arms_figure=figure_arms(found, results.references),
@@ -99,6 +105,7 @@ def page_of(results: StudyResults) -> Page:
         stores=sections.answer_stores(results.answer_stores) if results.answer_stores else None,
         caches=sections.caches(results.caches) if results.caches else None,
         costs=sections.costs(found),
+        teacher_costs=teacher_costs(found),
         budget=results.budget,
         reproduce=results.reproduce,
         environment=results.environment,

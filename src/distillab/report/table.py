@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
-from distillab.records import ACCESS_ORDER, AccessLevel, Interval
+from distillab.records import ACCESS_ORDER, FAMILIES, AccessLevel, Interval
 from distillab.report.columns import Column
 from distillab.report.entries import ACCESS_MEANING, Entry, of_kind
 from distillab.report.numbers import BROKEN, MISSING, Spread, count_range, fixed, signed
@@ -55,9 +56,10 @@ class Group:
 
 @dataclass(frozen=True)
 class Table:
-    """The main table and the notes that its signs need."""
+    """The main table and the notes that its signs need; `families` span the headings: (name, how many)."""
 
     headings: tuple[Heading, ...]
+    families: tuple[tuple[str, int], ...]
     groups: tuple[Group, ...]
     notes: tuple[str, ...]
 
@@ -91,7 +93,14 @@ def main_table(found: Sequence[Entry], columns: Sequence[Column]) -> Table:
     shown = rows(of_kind(found, "failure"))
     groups.append(Group("Shown failures", "not results: made to fail on purpose", shown, failures=True))
     kept = tuple(group for group in groups if group.rows)
-    return Table(tuple(headings), kept, _notes(found, kept, columns))
+    return Table(tuple(headings), _families(headings, columns), kept, _notes(found, kept, columns))
+
+
+def _families(headings: Sequence[Heading], columns: Sequence[Column]) -> tuple[tuple[str, int], ...]:
+    """Return what stands above the headings; the last are of no family."""
+    family = {column.metric.name: column.metric.family for column in columns} | {"delta": "likelihood"}
+    names = [FAMILIES[family[heading.key]] if heading.key in family else "" for heading in headings]
+    return tuple((name, len(list(group))) for name, group in groupby(names))
 
 
 def _access_group(access: AccessLevel, rows: tuple[Row, ...], *, across: bool) -> Group:

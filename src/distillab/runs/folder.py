@@ -125,15 +125,18 @@ def _differences(stored: Any, current: Any, key: str = "") -> list[str]:
 
 
 def write_held_out(path: Path, result: EvaluationResult) -> None:
-    """Write one line a held-out row: key, nats, tokens, and the generated answer where there is one."""
-    scores, answers = result.scores, result.answers
+    """Write one line a held-out row: its sums, and the written answer where there is one, with its ids and scores."""
+    scores, written = result.scores, result.written
+    columns = {"nats": scores.nats, "eos_nats": scores.eos_nats, "tokens": scores.tokens, "kl": scores.kl}
+    known = {name: column.tolist() for name, column in columns.items() if column is not None}
+    known |= {"tokens": scores.tokens.long().tolist(), "bytes": list(result.scored_bytes)}
     lines: list[dict[str, Any]] = [
-        {"key": key, "nats": float(nats), "tokens": int(tokens)}
-        for key, nats, tokens in zip(scores.keys, scores.nats, scores.tokens, strict=True)
+        {"key": key, **{name: column[row] for name, column in known.items()}} for row, key in enumerate(scores.keys)
     ]
-    lines += [{} for _ in answers[len(lines) :]]
-    for line, answer in zip(lines, answers, strict=False):
-        line["answer"] = answer
+    lines += [{} for _ in written.answers[len(lines) :]]
+    for row, (line, answer, ids) in enumerate(zip(lines, written.answers, written.ids, strict=False)):
+        judged = {name: of_rows[row] for name, of_rows in written.judged.scores.items()}
+        line |= {"answer": answer, "ids": list(ids), "scores": judged}
     write_json_lines(path, lines)
 
 

@@ -181,7 +181,7 @@ class RunTeacher:
         if self._stored.held_out is not None:
             rows = self._inputs.eval_rows
             cached = self._cached(self._stored.held_out, rows, view=view.eval_view, source="the held-out rows")
-            return SharedTeacher(cached, width)
+            return SharedTeacher(cached, width, reads_any_text=False)
         if view.spec.settings.path is None:
             self.notes.append(
                 "KL from the teacher and agreement with it were not measured: the cache does not hold the held-out "

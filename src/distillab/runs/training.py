@@ -17,7 +17,8 @@ from distillab.data.collation import Collator, TokenDataset
 from distillab.data.encoding import EncodedSplit
 from distillab.data.paired import PairedCollator, PairedDataset
 from distillab.errors import ConfigError
-from distillab.evaluation.likelihood import score_rows, summarise
+from distillab.evaluation.likelihood import score_rows
+from distillab.evaluation.summary import summarise
 from distillab.interruption import Interrupted, defer_interrupt, interrupt_requested
 from distillab.models.adapters import add_adapter
 from distillab.models.attention import require_maps

@@ -6,34 +6,34 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from distillab.config.models import StudyRecipe
+from distillab.config.models import ArmConfig, StudyRecipe
 from distillab.evaluation.references import reference_lines
+from distillab.models.loading import model_name
 from distillab.records import (
     AnswerStoreCounts,
     ArmResult,
     Baseline,
     CacheUse,
+    Comparison,
     EncodingCounts,
     GenerationSample,
-    Interval,
     Investigation,
     RunRecord,
     SpanCounts,
     StudyResults,
+    TeacherCost,
     TokenizerContract,
 )
 from distillab.runs.environment import environment
 from distillab.runs.folder import read_held_out
 from distillab.runs.inputs import RunInputs
 from distillab.runs.teacher import TRAINING
-from distillab.study.statistics import adjusted, paired_interval
+from distillab.study.baselines import UNDISTILLED, teacher_stem
+from distillab.study.comparisons import Judged, comparisons, with_adjusted
+from distillab.study.verdict import headline, verdict
 from distillab.terminal import plural
 
 _SAMPLES = 10
-_NAMED = 3
 _Counts = TypeVar("_Counts", EncodingCounts, AnswerStoreCounts, SpanCounts)
 
 
@@ -55,16 +55,29 @@ def assemble(
     """
     folder = Path(recipe.output)
     by_arm = {arm.name: [record for record in records if record.arm == arm.name] for arm in recipe.arms}
-    made = {use.path: use.teacher_s for use in caches}
-    arms = _adjusted([_arm(folder, name, runs, by_arm["sft"], made) for name, runs in by_arm.items()])
+    made = {use.path: use for use in caches}
+    judged = {name: _judged(folder, runs) for name, runs in by_arm.items()}
+    teachers = {point.name: _teacher(folder, point) for point in baselines if point.role == "teacher"}
+
+    def compared(arm: ArmConfig) -> tuple[Comparison, ...]:
+        teacher = teachers[model_name((arm.teacher or recipe.teacher).source)]
+        return () if arm.name == "sft" else comparisons(judged[arm.name], judged["sft"], teacher)
+
+    arms = with_adjusted([_arm(by_arm[arm.name], made, compared(arm)) for arm in recipe.arms])
     vocabulary = len(inputs.student.tokenizer)
     return StudyResults(
         title=recipe.title,
         question="Given this teacher and this student, what does each level of access to the teacher buy?",
+        headline=headline(arms),
         verdict=verdict(arms),
         budget=_budget(recipe),
         references=reference_lines(inputs.train.rows, inputs.eval_rows, vocabulary=vocabulary),
-        baselines=tuple(baselines),
+        baselines=tuple(
+            point.model_copy(update={"comparisons": comparisons(teachers[point.name], judged["sft"])})
+            if point.role == "teacher"
+            else point
+            for point in baselines
+        ),
         arms=arms,
         samples=_samples(folder, recipe, inputs, baselines),
         contracts=tuple(contracts),
@@ -81,68 +94,11 @@ def assemble(
     )
 
 
-def verdict(arms: Sequence[ArmResult]) -> str:
-    """Return the differences from SFT in a few lines, however many arms there are; every interval is in the table."""
-    real = [arm for arm in arms if arm.shown_failure is None and arm.against_sft is not None]
-    if not real:
-        return "The study has only the arm SFT, so there is nothing to compare."
-    same, other = (_grouped([arm for arm in real if arm.across_tokenizers is across]) for across in (False, True))
-    text = f"Compared with SFT on the same rows{_measured(real)}: {same}." if same else ""
-    if other:
-        joined = " Across" if same else f"Compared with SFT on the same rows{_measured(real)}, across"
-        text += f"{joined} tokenizers, from a teacher with other tokens: {other}."
-    shown = [arm.name for arm in arms if arm.shown_failure is not None]
-    if shown:
-        text += f" Shown as failures, not as results: {', '.join(shown)}."
-    return text
-
-
-def _measured(arms: Sequence[ArmResult]) -> str:
-    """Return ` (n = 200 rows × 3 seeds; claims at 5 % for all 4 arms together, Holm)`."""
-    found = {arm.against_sft.measured_on for arm in arms if arm.against_sft is not None}
-    parts = [*(found if len(found) == 1 else ())]
-    if len(arms) > 1:
-        parts.append(f"claims at 5 % for all {len(arms)} arms together, Holm")
-    text = "; ".join(part for part in parts if part)
-    return f" ({text})" if text else ""
-
-
-def _grouped(arms: Sequence[ArmResult]) -> str:
-    """Return the arms by outcome, the best of each first; the first one that is better, or worse, with its interval."""
-    known = [(arm.against_sft, arm.name) for arm in arms if arm.against_sft is not None]
-    ordered = sorted(known, key=lambda pair: (pair[0].mean, pair[1]))
-    better, worse, unclear = (
-        [pair for pair in ordered if pair[0].outcome == outcome] for outcome in ("better", "worse", "open")
-    )
-    parts = [_claim(word, found) for word, found in (("better", better), ("worse", worse[::-1])) if found]
-    if unclear:
-        few = any(difference.low is None for difference, _ in unclear)
-        why = " (too few rows for an interval)" if few else ""
-        parts.append(f"no significant difference from SFT: {_names([name for _, name in unclear])}{why}")
-    return "; ".join(parts)
-
-
-def _claim(word: str, found: Sequence[tuple[Interval, str]]) -> str:
-    (difference, name), rest = found[0], [name for _, name in found[1:]]
-    interval = f"95 % interval {difference.low:+.3f} to {difference.high:+.3f}"
-    text = f"{name} is {word} by {abs(difference.mean):.3f} nats a token ({interval})"
-    return f"{text}, {_names(rest)} by less" if rest else text
-
-
-def _names(names: Sequence[str]) -> str:
-    """Return all of a few names, the number of many."""
-    if len(names) <= _NAMED:
-        return ", ".join(names)
-    return f"{', '.join(names[: _NAMED - 1])} and {len(names) - _NAMED + 1} more"
-
-
-def _shared_s(
-    records: Sequence[RunRecord], made: Mapping[str, float | None], *, training: bool = False
-) -> float | None:
+def _shared_s(records: Sequence[RunRecord], made: Mapping[str, CacheUse], *, training: bool = False) -> float | None:
     """Return the seconds to make what runs read of their teachers, each once; None if one was made elsewhere.
 
     Args:
-        made: seconds of the caches, by their path.
+        made: the caches as they were made, by their path.
         training: without what only the evaluation reads.
     """
     seconds: dict[str, float | None] = {}
@@ -152,21 +108,42 @@ def _shared_s(
         if record.teacher_correction is not None and record.teacher is not None and record.access != "none":
             seconds[f"the correction of {record.teacher.name}"] = record.teacher_correction.wall_s
         uses = [use for use in record.caches if use.source == TRAINING or not training]
-        seconds.update((use.path, made.get(use.path)) for use in uses)
+        seconds.update((use.path, made.get(use.path, use).teacher_s) for use in uses)
     known = [value for value in seconds.values() if value is not None]
     return sum(known) if len(known) == len(seconds) else None
 
 
-def _arm(
-    folder: Path,
-    name: str,
-    runs: Sequence[RunRecord],
-    sft: Sequence[RunRecord],
-    made: Mapping[str, float | None],
-) -> ArmResult:
+def _teacher_cost(runs: Sequence[RunRecord], made: Mapping[str, CacheUse]) -> TeacherCost:
+    """Return what the runs of an arm took from their teacher for training; what they share is counted once."""
+    stores = {run.answers.path: run.answers for run in runs if run.answers is not None}
+    uses = {use.path: made.get(use.path, use) for run in runs for use in run.caches if use.source == TRAINING}
+    online = sum(run.cost.teacher_tokens - (run.answers.teacher_tokens if run.answers else 0) for run in runs)
+    written = sum(store.generated_tokens for store in stores.values())
+    stored = [use.stored_bytes for use in uses.values()]
+    return TeacherCost(
+        read_tokens=online
+        + sum(use.tokens for use in uses.values())
+        + sum(store.teacher_tokens for store in stores.values())
+        - written,
+        generated_tokens=written,
+        seconds=_shared_s(runs, made, training=True),
+        stored_bytes=None if None in stored else sum(size for size in stored if size is not None),
+    )
+
+
+def _judged(folder: Path, runs: Sequence[RunRecord]) -> Judged:
+    lines = [_held_out_lines(folder, run.arm, run.seed) for run in runs]
+    return Judged([run.evaluation for run in runs], lines, judged_by=runs[0].teacher)
+
+
+def _teacher(folder: Path, point: Baseline) -> Judged:
+    return Judged([point.evaluation], [read_held_out(folder / "baselines" / f"{teacher_stem(point.name)}.jsonl")])
+
+
+def _arm(runs: Sequence[RunRecord], made: Mapping[str, CacheUse], compared: tuple[Comparison, ...]) -> ArmResult:
     first = runs[0]
     return ArmResult(
-        name=name,
+        name=first.arm,
         method=first.method,
         access=first.access,
         teacher=first.teacher.name if first.teacher is not None and first.access != "none" else None,
@@ -176,31 +153,13 @@ def _arm(
         evaluations=tuple(run.evaluation for run in runs),
         curves=tuple(run.curve for run in runs),
         costs=tuple(run.cost for run in runs),
-        against_sft=None if name == "sft" else _against(folder, runs, sft),
-        shared_s=_shared_s(runs, made, training=True),
+        comparisons=compared,
+        teacher_cost=_teacher_cost(runs, made),
     )
-
-
-def _adjusted(arms: Sequence[ArmResult]) -> tuple[ArmResult, ...]:
-    """Return the arms with p-values for all comparisons together; a shown failure is no comparison."""
-    family = {arm.name: arm.against_sft for arm in arms if arm.shown_failure is None and arm.against_sft is not None}
-    by_name = dict(zip(family, adjusted(list(family.values())), strict=True))
-    return tuple(arm.model_copy(update={"against_sft": by_name.get(arm.name, arm.against_sft)}) for arm in arms)
 
 
 def _across(run: RunRecord) -> bool:
     return run.access != "none" and run.contract is not None and run.contract.verdict == "different"
-
-
-def _against(folder: Path, runs: Sequence[RunRecord], sft: Sequence[RunRecord]) -> Interval:
-    arm = [_row_nats(folder, run) for run in runs]
-    base = [_row_nats(folder, run) for run in sft]
-    return paired_interval([nats for nats, _ in arm], [nats for nats, _ in base], arm[0][1])
-
-
-def _row_nats(folder: Path, run: RunRecord) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    lines = [line for line in _held_out_lines(folder, run.arm, run.seed) if "nats" in line]
-    return np.array([line["nats"] for line in lines]), np.array([line["tokens"] for line in lines], dtype=np.float64)
 
 
 def _held_out_lines(folder: Path, arm: str, seed: int) -> list[dict[str, object]]:
@@ -213,7 +172,7 @@ def _samples(
     """Return the first ten generated answers of every model; arms with their first seed."""
     answers: dict[str, list[str]] = {}
     for point in baselines:
-        stem = "undistilled" if point.role == "undistilled student" else f"teacher-{point.name}"
+        stem = UNDISTILLED if point.role == "undistilled student" else teacher_stem(point.name)
         answers[point.name] = _answers(read_held_out(folder / "baselines" / f"{stem}.jsonl"))
     for arm in recipe.arms:
         answers[arm.name] = _answers(_held_out_lines(folder, arm.name, recipe.seeds[0]))

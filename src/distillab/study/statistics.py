@@ -6,7 +6,7 @@ Shape letters: N studies (1 outside of simulations), S seeds, R held-out rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.stats import t as student_t
 
-from distillab.records import FEWEST_ROWS, Interval
+from distillab.records import FEWEST_ROWS, Interval, Recovered
 
 Floats = NDArray[np.float64]
 
@@ -115,6 +115,52 @@ def paired_interval(
         return Interval(mean=mean, low=None, high=None, p=1.0, rows=found.rows, seeds=found.seeds)
     half = float(found.half_width(1 - confidence)[0])
     return Interval(mean=mean, low=mean - half, high=mean + half, p=p_value(found), rows=found.rows, seeds=found.seeds)
+
+
+def recovered_gap(
+    arm: Sequence[Floats],
+    base: Sequence[Floats],
+    teacher: Sequence[Floats],
+    tokens: Floats,
+    *,
+    confidence: float = 0.95,
+) -> Recovered:
+    """Return the share of the way from the baseline to the teacher that an arm has gone, with its interval.
+
+        share = mean(arm − base) / mean(teacher − base)
+
+    The interval holds every share g for which arm and (1 − g) · base + g · teacher do not differ beyond the interval of
+    `paired_interval`. It has two ends exactly where teacher and baseline differ beyond theirs.
+
+    Args:
+        arm, base, teacher, tokens: as of `paired_interval`; a teacher has the same rows for each seed.
+    Raises:
+        ValueError: teacher and baseline do not differ beyond the interval.
+    Source: Fieller 1954, Some problems in interval estimation.
+    """
+    gained, gap = np.stack(arm) - np.stack(base), np.stack(teacher) - np.stack(base)
+
+    def beyond(share: float) -> float:
+        found = spread((gained - share * gap)[None], tokens[None])
+        return float(abs(found.mean[0]) - found.half_width(1 - confidence)[0])
+
+    whole = spread(gap[None], tokens[None])
+    if not abs(whole.mean[0]) > whole.half_width(1 - confidence)[0]:
+        raise ValueError("teacher and baseline do not differ beyond the interval")
+    share = float(gained.sum() / gap.sum())
+    low, high = (_edge(beyond, share, step) for step in (-0.5, 0.5))
+    return Recovered(share=share, low=low, high=high)
+
+
+def _edge(beyond: Callable[[float], float], start: float, step: float) -> float:
+    """Return the first zero of `beyond` from `start`, where it is above 0 by rounding alone, in steps of `step`."""
+    if beyond(start) >= 0.0:
+        return start
+    end = start + step
+    while beyond(end) <= 0.0:
+        step *= 2
+        end += step
+    return float(brentq(beyond, start, end))
 
 
 def p_value(found: Spread) -> float:

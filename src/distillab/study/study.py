@@ -8,6 +8,7 @@ folder/
   cache/           the teachers' signals on the rows, one location a teacher (see `caches`)
   baselines/       the undistilled student, the teachers
   runs/ARM/seedN/  one run each (see `run`)
+  own_text/        the teachers' figures on the students' generated answers
   doctor.json      what the doctor found before the first run, unless it was skipped
   results.json     the records of all, from which the report is made
   report.md, report.html
@@ -34,11 +35,12 @@ from distillab.runs.lock import held, require_free, worker_lock
 from distillab.runs.pruned import keep_student
 from distillab.runs.run import execute
 from distillab.runs.signals import write_part
-from distillab.runs.teacher import RunTeacher
+from distillab.runs.teacher import NOTHING_STORED, RunTeacher
 from distillab.runs.training import MakeCollator
 from distillab.study.baselines import UNDISTILLED, Baselines, teacher_stem
 from distillab.study.caches import OTHERWISE, StudyCaches
 from distillab.study.corrections import correct_teachers
+from distillab.study.own_text import with_own_text
 from distillab.study.results import assemble
 from distillab.study.workers import do_in_worker, run_jobs
 from distillab.teachers.stored.location import Part
@@ -123,7 +125,8 @@ class Study:
         self._make_what_is_shared()
         undistilled = [] if self._baselines.has(UNDISTILLED) else [Study.undistilled]
         self._do([*undistilled, *(partial(Study.execute, arm=arm, seed=seed) for arm, seed in self._unfinished())])
-        records = [self.execute(arm, seed) for arm, seed in self._runs()]
+        done = [(self.inputs(*run), self.execute(*run)) for run in self._runs()]
+        records = with_own_text(Path(self.recipe.output) / "own_text", done)
         results = assemble(
             self.recipe,
             self.inputs(self.recipe.arms[0]),
@@ -170,7 +173,9 @@ class Study:
         """Evaluate the student as it is before any training (a random one: with the first seed)."""
         arm = self.recipe.arms[0]
         inputs = self.inputs(arm, self.recipe.seeds[0])
-        return self._baselines.undistilled(inputs, RunTeacher(inputs, self.caches.stored(arm)))
+        # a cache does not contain its generated answers
+        stored = self.caches.stored(arm) if self._teacher_of(arm).path is None else NOTHING_STORED
+        return self._baselines.undistilled(inputs, RunTeacher(inputs, stored))
 
     def teacher(self, arm: ArmConfig) -> Baseline:
         """Evaluate the arm's teacher."""

@@ -19,14 +19,14 @@ from distillab.doctor.run.held_out import check_held_out
 from distillab.doctor.run.learning_rate import check_learning_rate
 from distillab.doctor.run.logs import Run, read_runs
 from distillab.doctor.run.order import check_order
-from distillab.doctor.run.outlook import run_outlooks, worse_than_start
+from distillab.doctor.run.outlook import check_teachers, run_outlooks, worse_than_start
 from distillab.doctor.run.reference import check_references
 from distillab.doctor.run.rescaled import check_rescaling
 from distillab.doctor.run.schedule import check_schedule
 from distillab.doctor.run.series import RunFacts
 from distillab.doctor.run.terms import check_terms
 from distillab.errors import ConfigError
-from distillab.records import CheckResult, Finding, Investigation, study_outlook
+from distillab.records import CheckResult, Finding, Investigation, study_outlook, teachers_not_better
 
 _CHECKS = (
     check_references,
@@ -102,7 +102,10 @@ def audit_run(
     graver = any(finding.severity != "note" for one in checks for finding in one.findings)
     if first and not graver:
         checks = [*checks, worse_than_start(first)]
-    return Investigation(subject=str(place), checks=tuple(checks), outlook=first)
+    teachers: tuple[str, ...] = ()
+    if found.results is not None:
+        checks, teachers = [*checks, check_teachers(found.results)], teachers_not_better(found.results)
+    return Investigation(subject=str(place), checks=tuple(checks), outlook=(*first, *teachers))
 
 
 def _require(vocabulary: int | None, unigram: float | None, entropy: float | None, accumulation: int | None) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from distillab.doctor.page import from_page
 from distillab.doctor.run.logs import Run
-from distillab.records import CheckResult, outlook
+from distillab.records import CheckResult, StudyResults, outlook, teachers_not_better
 
 
 def run_outlooks(runs: Sequence[Run]) -> tuple[str, ...]:
@@ -32,3 +32,14 @@ def worse_than_start(sentences: Sequence[str]) -> CheckResult:
     """Return the finding for these sentences if no other one explains them."""
     finding = from_page("worse-than-start", evidence=tuple(sentences))
     return CheckResult(check="run-outlook", scope="the start and the end of every arm", findings=(finding,))
+
+
+def check_teachers(results: StudyResults) -> CheckResult:
+    """Teachers that are not better than SFT on the data set's answers.
+
+    Args:
+        results: of a finished study.
+    """
+    sentences = teachers_not_better(results)
+    findings = (from_page("teacher-not-better", evidence=sentences),) if sentences else ()
+    return CheckResult(check="study-teachers", scope="the teachers against SFT", findings=findings)

@@ -220,12 +220,14 @@ def drop_invalid(
             twice += 1
         else:
             kept.setdefault(item.key, []).append(item.answer)
+    written = sum(item.tokens for item in answers)
     counts = AnswerStoreCounts(
         path=path,
         prompts=len({item.key for item in answers}),
         generated=len(answers),
         kept=sum(map(len, kept.values())),
-        teacher_tokens=prompt_tokens + sum(item.tokens for item in answers),
+        teacher_tokens=prompt_tokens + written,
+        generated_tokens=written,
         dropped_empty=empty,
         dropped_cut_off=cut,
         dropped_duplicate=twice,

@@ -1,0 +1,86 @@
+"""How far each arm has gone from SFT to its teacher, by every family, and what the teacher gave for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from distillab.records import FAMILIES, Comparison, Family
+from distillab.report.columns import PRINTED
+from distillab.report.entries import Entry
+from distillab.report.numbers import MISSING, count, duration, signed, size
+from distillab.report.sections import Grid
+from distillab.report.table import interval_tone
+
+_WORD = {"good": "better", "bad": "worse", "even": "not significant"}
+
+
+def gaps(found: Sequence[Entry]) -> Grid | None:
+    """Return each arm's difference from SFT and its share of the gap to the teacher; None where nothing is compared."""
+    arms = [entry for entry in found if entry.kind == "arm" and entry.comparisons]
+    if not arms:
+        return None
+    families = [family for family in FAMILIES if any(_by(entry, family) for entry in arms)]
+    headings = [text for family in families for text in (f"{FAMILIES[family]}: Δ to SFT", "of the gap closed")]
+    rows = tuple((entry.name, *(cell for family in families for cell in _cells(_by(entry, family)))) for entry in arms)
+    reasons: dict[str, list[str]] = {}
+    for entry in arms:
+        for one in entry.comparisons:
+            if one.undefined is not None:
+                reasons.setdefault(f"{FAMILIES[one.family]}: {one.undefined}", []).append(entry.name)
+    missing = "".join(f" {', '.join(names)}, {reason}." for reason, names in reasons.items())
+    return Grid(
+        "From SFT to the teacher: differences and shares of the gap, with their 95 % intervals",
+        ("arm", *headings),
+        rows,
+        "SFT is 0 %, the teacher 100 %; a negative share is further from it than SFT. A dash: not measured of both, or "
+        f"no gap to close.{missing}",
+    )
+
+
+def _by(entry: Entry, family: Family) -> Comparison | None:
+    return next((one for one in entry.comparisons if one.family == family), None)
+
+
+def _cells(one: Comparison | None) -> tuple[str, str]:
+    if one is None:
+        return MISSING, MISSING
+    unit, scale, decimals = PRINTED.get(one.unit, (one.unit, 1.0, 3))
+    gap = one.difference
+    text = f"{signed(gap.mean * scale, decimals)} {unit}"
+    if gap.low is None or gap.high is None:
+        text += ", too few rows for an interval"
+    else:
+        ends = f"{signed(gap.low * scale, decimals)}, {signed(gap.high * scale, decimals)}"
+        text += f" [{ends}], {_WORD[interval_tone(gap)]}"
+    share = one.recovered
+    if share is None:
+        return f"{one.label} {text}", MISSING
+    low, high = (signed(end * 100, 0) for end in (share.low, share.high))
+    return f"{one.label} {text}", f"{signed(share.share * 100, 0)} % [{low}, {high}]"
+
+
+def teacher_costs(found: Sequence[Entry]) -> Grid | None:
+    """Return what each arm took from its teacher; None where none took anything."""
+    arms = [(entry, entry.teacher_cost) for entry in found if entry.teacher_cost is not None]
+    rows = tuple(
+        (
+            entry.marked_name,
+            entry.teacher or MISSING,
+            count(cost.read_tokens),
+            count(cost.generated_tokens),
+            MISSING if cost.seconds is None else duration(cost.seconds),
+            MISSING if cost.stored_bytes is None else size(cost.stored_bytes),
+        )
+        for entry, cost in arms
+        if cost.read_tokens
+    )
+    if not rows:
+        return None
+    return Grid(
+        "What each arm took from its teacher",
+        ("arm", "teacher", "tokens it read", "tokens it generated", "time", "stored signals"),
+        rows,
+        "For the training of all runs of the arm; what they share is counted once, and arms that share it have it "
+        "each. Time: to correct the teacher, generate answers and store signals; what a teacher reads at every step is "
+        "in the runs’ own time. What only the evaluation asks of it is not counted.",
+    )

@@ -1,0 +1,162 @@
+"""Every model of a study against SFT: a difference and a share of the way to the teacher, by each family's headline."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from distillab.records import (
+    FAMILIES,
+    HEADLINES,
+    ArmResult,
+    Comparison,
+    EvaluationRecord,
+    Family,
+    Interval,
+    Metric,
+    Recovered,
+    TeacherProvenance,
+)
+from distillab.study.statistics import Floats, adjusted, paired_interval, recovered_gap
+
+_LN2 = math.log(2)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is compared of a model; one entry a seed, or one alone for a teacher.
+
+    Attributes:
+        evaluations: its figures.
+        lines: its held-out rows, as `read_held_out` gives them.
+        judged_by: the teacher that its fidelity was measured against; None: none, or it is the teacher.
+    """
+
+    evaluations: Sequence[EvaluationRecord]
+    lines: Sequence[Sequence[dict[str, Any]]]
+    judged_by: TeacherProvenance | None = None
+
+
+def comparisons(model: Judged, sft: Judged, teacher: Judged | None = None) -> tuple[Comparison, ...]:
+    """Return a model against SFT, by each family that was measured of both.
+
+    Args:
+        teacher: that of the model; None: the model is one itself, and has no share of the way to it.
+    """
+    found = []
+    for family in FAMILIES:
+        same_teacher = family != "fidelity" or _same(model.judged_by, sft.judged_by)
+        metric = _headline(family, (model, sft))
+        if metric is not None and same_teacher:
+            difference = _difference(metric, model, sft)
+            recovered, undefined = (None, None) if teacher is None else _gap(family, model, sft, teacher)
+            found.append(
+                Comparison(
+                    family=family,
+                    metric=metric.name,
+                    label=metric.label,
+                    unit=metric.unit,
+                    difference=difference,
+                    recovered=recovered,
+                    undefined=undefined,
+                )
+            )
+    return tuple(found)
+
+
+def with_adjusted(arms: Sequence[ArmResult]) -> tuple[ArmResult, ...]:
+    """Return the arms with p-values for all comparisons of a family together; a shown failure is no comparison."""
+    found = {arm.name: arm for arm in arms}
+    for family in FAMILIES:
+        compared = {arm.name: one for arm in arms if arm.shown_failure is None and (one := arm.against(family))}
+        intervals = adjusted([one.difference for one in compared.values()])
+        for (name, old), interval in zip(compared.items(), intervals, strict=True):
+            new = old.model_copy(update={"difference": interval})
+            changed = tuple(new if one.family == family else one for one in found[name].comparisons)
+            found[name] = found[name].model_copy(update={"comparisons": changed})
+    return tuple(found.values())
+
+
+def _headline(family: Family, models: Sequence[Judged]) -> Metric | None:
+    """Return the first headline of a family that all have; bits a byte where they split the text into other tokens."""
+    names = HEADLINES[family]
+    if family == "likelihood" and len({tuple(_column(one.lines[0], "tokens")) for one in models}) > 1:
+        names = ("bits_per_byte",)
+    shared = (name for name in names if all(e.value(name) is not None for one in models for e in one.evaluations))
+    name = next(shared, None)
+    return None if name is None else models[0].evaluations[0].metric(name)
+
+
+def _difference(metric: Metric, model: Judged, sft: Judged) -> Interval:
+    base, weights = _of_seeds(metric, sft)
+    seeds = len(base)
+    values = [_in_weights_of(one, weights) for one in _each_seed(metric, model, seeds)]
+    return paired_interval(values, base, weights).model_copy(update={"direction": metric.direction})
+
+
+def _gap(family: Family, model: Judged, sft: Judged, teacher: Judged) -> tuple[Recovered | None, str | None]:
+    """Return the share of the way to the teacher; or None, and why there is none."""
+    # a teacher has no distance from itself
+    metric = _headline(family, (model, sft) if family == "fidelity" else (model, sft, teacher))
+    if metric is None:
+        return None, f"the teacher has no {FAMILIES[family]}"
+    base, weights = _of_seeds(metric, sft)
+    if family == "fidelity":
+        goal = [np.zeros_like(weights)] * len(base)
+    else:
+        goal = [_in_weights_of(one, weights) for one in _each_seed(metric, teacher, len(base))]
+    whole = paired_interval(goal, base, weights).model_copy(update={"direction": metric.direction})
+    if whole.low is None or whole.high is None:
+        return None, "too few rows for an interval"
+    if whole.outcome != "better":
+        return None, (
+            f"the teacher is not better than SFT beyond the interval: {whole.mean:+.3f} {metric.unit}, "
+            f"95 % interval {whole.low:+.3f} to {whole.high:+.3f}"
+        )
+    values = [_in_weights_of(one, weights) for one in _each_seed(metric, model, len(base))]
+    return recovered_gap(values, base, goal, weights), None
+
+
+Rows = tuple[Floats, Floats]  # (R,) sums and their weights
+
+
+def _rows(metric: str, lines: Sequence[dict[str, Any]]) -> Rows:
+    """Return what a metric is the mean of: the sums of each row, and what they are divided by."""
+    if metric in HEADLINES["task"]:
+        scores = [line["scores"][metric] for line in lines if "scores" in line]
+        return np.array(scores), np.ones(len(scores))
+    tokens = _column(lines, "tokens")
+    if metric == "bits_per_byte":
+        return (_column(lines, "nats") - _column(lines, "eos_nats")) / _LN2, _column(lines, "bytes")
+    return _column(lines, {"nats_per_token": "nats", "kl_from_teacher": "kl"}[metric]), tokens
+
+
+def _column(lines: Sequence[dict[str, Any]], name: str) -> Floats:
+    return np.array([line[name] for line in lines if name in line], dtype=np.float64)
+
+
+def _of_seeds(metric: Metric, model: Judged) -> tuple[list[Floats], Floats]:
+    rows = [_rows(metric.name, lines) for lines in model.lines]
+    return [values for values, _ in rows], rows[0][1]
+
+
+def _each_seed(metric: Metric, model: Judged, seeds: int) -> list[Rows]:
+    """Return the rows of each seed; those of a teacher for each of them."""
+    rows = [_rows(metric.name, lines) for lines in model.lines]
+    return rows * seeds if len(rows) == 1 else rows
+
+
+def _in_weights_of(rows: Rows, weights: Floats) -> Floats:
+    """Return the sums as they were with other weights: two tokenizers can score other bytes of the same row."""
+    values, own = rows
+    return values if (own == weights).all() else values / own * weights
+
+
+def _same(one: TeacherProvenance | None, other: TeacherProvenance | None) -> bool:
+    return (
+        one is not None and other is not None and (one.weights_sha256, one.dtype) == (other.weights_sha256, other.dtype)
+    )

@@ -1,0 +1,84 @@
+"""Fidelity on the students' own answers, for runs that read the teacher from a cache.
+
+No such run loads the teacher. When all are finished it is loaded once, and reads their answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from distillab.evaluation.likelihood import SharedTeacher
+from distillab.evaluation.own_text import CACHE_LACKS_IT, own_text_metrics
+from distillab.evaluation.protocol import require_finite_figures
+from distillab.models.loading import load_model
+from distillab.progress import track
+from distillab.records import EvaluatedModel, RunRecord, read_record, write_record
+from distillab.runs.folder import HELD_OUT, STUDENT, read_held_out
+from distillab.runs.inputs import RunInputs
+from distillab.runs.teacher import RunTeacher
+from distillab.teachers.protocol import SignalSource
+
+
+def with_own_text(folder: Path, runs: Sequence[tuple[RunInputs, RunRecord]]) -> list[RunRecord]:
+    """Return the records of finished runs with their fidelity on own answers, which is measured now if it is missing.
+
+    A teacher is loaded only if something is missing.
+
+    Args:
+        folder: of these measurements, a file a run.
+    """
+    left: dict[str, list[tuple[RunInputs, RunRecord]]] = {}
+    for inputs, record in runs:
+        teacher = inputs.require_teacher().spec.settings
+        if teacher.path is not None and _lacks(_with_measured(folder, record)):
+            left.setdefault(teacher.model_dump_json(), []).append((inputs, record))
+    for same in left.values():
+        source = RunTeacher(same[0][0]).source()
+        for inputs, record in track(same, "scoring own answers", total=len(same), unit="runs"):
+            _measure(folder, inputs, record, source)
+    return [_with_measured(folder, record) for _, record in runs]
+
+
+def _with_measured(folder: Path, record: RunRecord) -> RunRecord:
+    path = _path(folder, record)
+    if not path.exists():
+        return record
+    known = read_record(EvaluatedModel, path, fix=f"delete {path.name}, and the same command measures it again")
+    if (known.identity, known.files) != (record.identity, _files(record)):
+        return record  # the run was made again, with other answers
+    measured = {metric.name: metric for metric in known.evaluation.metrics}
+    metrics = tuple(measured.get(metric.name, metric) for metric in record.evaluation.metrics)
+    return record.model_copy(update={"evaluation": record.evaluation.model_copy(update={"metrics": metrics})})
+
+
+def _lacks(record: RunRecord) -> bool:
+    return any(metric.missing == CACHE_LACKS_IT for metric in record.evaluation.metrics)
+
+
+def _measure(folder: Path, inputs: RunInputs, record: RunRecord, teacher: SignalSource) -> None:
+    run = Path(inputs.recipe.output)
+    dtype, device = inputs.recipe.student.dtype, inputs.device
+    written = [line["ids"] for line in read_held_out(run / HELD_OUT) if "ids" in line]
+    metrics = own_text_metrics(
+        load_model(str(run / STUDENT), dtype=dtype, device=device, revision=None, role="student"),
+        inputs.held_out.prompt_ids[: len(written)],
+        written,
+        inputs.recipe.evaluation,
+        reader=inputs.student,
+        shared=SharedTeacher(teacher, inputs.shared_width),
+    )
+    evaluation = record.evaluation.model_copy(update={"metrics": metrics})
+    path = _path(folder, record)
+    require_finite_figures(evaluation, where=str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    found = EvaluatedModel(name=record.name, identity=record.identity, files=_files(record), evaluation=evaluation)
+    write_record(found, path)
+
+
+def _path(folder: Path, record: RunRecord) -> Path:
+    return folder / record.arm / f"seed{record.seed}.json"
+
+
+def _files(record: RunRecord) -> dict[str, str]:
+    return {HELD_OUT: record.files[HELD_OUT]}

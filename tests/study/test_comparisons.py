@@ -1,0 +1,90 @@
+"""Differences and shares of the gap from held-out rows, by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from distillab.records import ArmResult, TeacherProvenance
+from distillab.study.comparisons import Judged, comparisons
+from tests.figures import figures
+
+ROWS = 12
+TEACHER = TeacherProvenance(name="t", weights_sha256="1", parameters=1, dtype="float32", template_sha256="0")
+
+
+def judged(
+    nats: float, *, kl: float | None = None, score: float = 0.0, tokens: int = 4, size: int = 10, by: str = "1"
+) -> Judged:
+    """A model with so many nats and KL a token; every row ends in a token of 0.5 nats."""
+    lines: list[dict[str, Any]] = [
+        {"key": str(row), "nats": nats * tokens, "eos_nats": 0.5, "tokens": tokens, "bytes": size}
+        | ({} if kl is None else {"kl": kl * tokens})
+        | {"scores": {"value_match": float(row < ROWS * score), "rouge_l": 0.0}}
+        for row in range(ROWS)
+    ]
+    values = {"nats_per_token": nats, "bits_per_byte": 1.0, "kl_from_teacher": kl, "value_match": score, "rouge_l": 0.0}
+    provenance = TEACHER.model_copy(update={"weights_sha256": by})
+    return Judged([figures(generated=ROWS, **values)], [lines], judged_by=provenance)
+
+
+def test_every_family_by_hand() -> None:
+    sft, teacher = judged(3.0, kl=0.8, score=0.25), judged(1.0, score=0.75)
+    found = {one.family: one for one in comparisons(judged(2.5, kl=0.2, score=1.0), sft, teacher)}
+    assert [one.metric for one in found.values()] == ["nats_per_token", "kl_from_teacher", "value_match"]
+    assert [one.difference.mean for one in found.values()] == pytest.approx([-0.5, -0.6, 0.75])
+    shares = [one.recovered.share if one.recovered else None for one in found.values()]
+    assert shares == pytest.approx([0.25, 0.75, 1.5])
+    assert [one.difference.outcome for one in found.values()] == ["better"] * 3
+    worse = {one.family: one for one in comparisons(judged(3.5, kl=1.0, score=0.25), sft, teacher)}
+    assert worse["likelihood"].recovered.share == pytest.approx(-0.25)  # type: ignore[union-attr]
+    assert worse["fidelity"].difference.outcome == "worse"
+
+
+def test_no_gap_no_share_and_the_reason() -> None:
+    sft = judged(3.0, kl=0.8, score=0.5)
+    likelihood, fidelity, task = comparisons(judged(2.5, kl=0.9, score=0.5), sft, judged(3.0, score=0.5))
+    assert (likelihood.recovered, task.recovered) == (None, None)
+    assert likelihood.undefined == (
+        "the teacher is not better than SFT beyond the interval: +0.000 nats/token, 95 % interval +0.000 to +0.000"
+    )
+    assert fidelity.recovered is not None and fidelity.recovered.share == pytest.approx(-0.125)
+    short = [Judged(one.evaluations, [one.lines[0][:9]]) for one in (judged(2.5), sft, judged(1.0))]
+    assert {one.undefined for one in comparisons(*short)} == {"too few rows for an interval"}
+    assert [one.undefined for one in comparisons(judged(1.0), sft)] == [None, None]
+
+
+def test_fidelity_to_another_teacher_is_not_compared() -> None:
+    sft, teacher = judged(3.0, kl=0.8), judged(1.0)
+    assert [one.family for one in comparisons(judged(2.0, kl=0.1, by="2"), sft, teacher)] == ["likelihood", "task"]
+
+
+def test_a_teacher_with_other_tokens_is_compared_in_bits_a_byte() -> None:
+    """12 nats of a row less 0.5 for its end are 11.5 for 10 bytes; the teacher's 4 − 0.5 are for 7 bytes."""
+    sft, arm, teacher = judged(3.0), judged(2.5), judged(2.0, tokens=2, size=7)
+    likelihood = comparisons(arm, sft, teacher)[0]
+    assert (likelihood.metric, likelihood.difference.mean) == ("nats_per_token", pytest.approx(-0.5))
+    share = (9.5 - 11.5) / (3.5 / 7 * 10 - 11.5)
+    assert likelihood.recovered is not None and likelihood.recovered.share == pytest.approx(share)
+    gap = comparisons(teacher, sft)[0]
+    assert (gap.metric, gap.unit) == ("bits_per_byte", "bits")
+    assert gap.difference.mean == pytest.approx((3.5 / 7 - 11.5 / 10) / math.log(2))
+
+
+def test_an_arm_knows_its_comparison_by_likelihood() -> None:
+    compared = comparisons(judged(2.5), judged(3.0), judged(1.0))
+    arm = ArmResult(
+        name="a",
+        method="logits",
+        access="logits",
+        teacher="t",
+        seeds=(),
+        evaluations=(),
+        curves=(),
+        costs=(),
+        comparisons=compared,
+    )
+    assert arm.against_sft == compared[0].difference
+    assert arm.against("fidelity") is None
