@@ -207,7 +207,7 @@ def test_what_is_no_file_is_not_waited_for(cache: Path) -> None:
     assert list(verify(cache).damaged) == [1]
     (cache / "identity.json").unlink()
     os.mkfifo(cache / "identity.json")
-    with pytest.raises(CacheCorrupt, match="no regular file"):
+    with pytest.raises(CacheCorrupt, match="not a regular file"):
         CacheReader(cache)
 
 

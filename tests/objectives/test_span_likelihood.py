@@ -210,5 +210,5 @@ def test_a_vocabulary_in_which_no_word_begins_is_refused() -> None:
 def test_needs_a_teacher() -> None:
     with pytest.raises(TeacherError, match="needs the teacher"):
         _term().reduce_spans(torch.zeros(30, 2), collate(ROWS), TeacherSignal())
-    with pytest.raises(TypeError, match="several positions"):
+    with pytest.raises(TypeError, match="no value at a single position"):
         _term().per_position(None, None)  # type: ignore[arg-type]
