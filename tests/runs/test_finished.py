@@ -80,11 +80,11 @@ CHANGES: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "another arm's figures": (
         lambda f: _swap(f / SFT / "seed1/held_out.jsonl", f / LOGITS / "seed1/held_out.jsonl"),
-        r"have changed since.*held_out\.jsonl has other bytes.*delete its run\.json",
+        r"have changed since.*held_out\.jsonl has changed since.*delete its run\.json",
     ),
     "a bit of the student": (
         lambda f: _flip(f / LOGITS / "seed0/student/model.safetensors"),
-        r"have changed since.*student/model\.safetensors has other bytes",
+        r"have changed since.*student/model\.safetensors has changed since",
     ),
     "no student": (lambda f: shutil.rmtree(f / SFT / "seed0/student"), r"student/model\.safetensors is missing"),
     "a figure that is no number": (
@@ -92,7 +92,7 @@ CHANGES: dict[str, tuple[Callable[[Path], None], str]] = {
         r"no RunRecord.*delete its run\.json, and the same command repeats the run",
     ),
     "swapped baselines": (_swap_points, r"record is that of another model.*expected (undistilled|teacher-teacher)"),
-    "swapped figures of baselines": (_swap_lines, r"undistilled\.jsonl has other bytes"),
+    "swapped figures of baselines": (_swap_lines, r"undistilled\.jsonl has changed since"),
 }
 
 
