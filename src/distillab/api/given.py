@@ -20,7 +20,7 @@ from distillab.pairing.loading import LoadedTokenizer, checked_tokenizer, load_t
 PathLike = str | os.PathLike[str]
 Tokenizer = PreTrainedTokenizerBase
 Model = PathLike | torch.nn.Module | tuple[torch.nn.Module, Tokenizer]
-"""A folder or hub id; a transformers or PEFT model; or (model, tokenizer)."""
+"""A folder, hub id or GGUF file; a transformers or PEFT model; or (model, tokenizer)."""
 Rows = PathLike | Sequence[Mapping[str, Any]] | Any
 """A file, saved folder or hub id; a `datasets.Dataset`; a `pandas.DataFrame`; or a list of dicts."""
 
