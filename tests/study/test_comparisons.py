@@ -69,7 +69,7 @@ def test_a_teacher_with_other_tokens_is_compared_in_bits_a_byte() -> None:
     share = (9.5 - 11.5) / (3.5 / 7 * 10 - 11.5)
     assert likelihood.recovered is not None and likelihood.recovered.share == pytest.approx(share)
     gap = comparisons(teacher, sft)[0]
-    assert (gap.metric, gap.unit) == ("bits_per_byte", "bits")
+    assert (gap.metric, gap.unit) == ("bits_per_byte", "bits/byte")
     assert gap.difference.mean == pytest.approx((3.5 / 7 - 11.5 / 10) / math.log(2))
 
 

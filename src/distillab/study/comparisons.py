@@ -59,7 +59,7 @@ def comparisons(model: Judged, sft: Judged, teacher: Judged | None = None) -> tu
                     family=family,
                     metric=metric.name,
                     label=metric.label,
-                    unit=metric.unit,
+                    unit=_unit(metric),
                     difference=difference,
                     recovered=recovered,
                     undefined=undefined,
@@ -114,7 +114,7 @@ def _gap(family: Family, model: Judged, sft: Judged, teacher: Judged) -> tuple[R
         return None, "too few rows for an interval"
     if whole.outcome != "better":
         return None, (
-            f"the teacher is not better than SFT beyond the interval: {whole.mean:+.3f} {metric.unit}, "
+            f"the teacher is not better than SFT beyond the interval: {whole.mean:+.3f} {_unit(metric)}, "
             f"95 % interval {whole.low:+.3f} to {whole.high:+.3f}"
         )
     values = [_in_weights_of(one, weights) for one in _each_seed(metric, model, len(base))]
@@ -154,6 +154,10 @@ def _in_weights_of(rows: Rows, weights: Floats) -> Floats:
     """Return the sums as they were with other weights: two tokenizers can score other bytes of the same row."""
     values, own = rows
     return values if (own == weights).all() else values / own * weights
+
+
+def _unit(metric: Metric) -> str:
+    return "bits/byte" if metric.name == "bits_per_byte" else metric.unit
 
 
 def _same(one: TeacherProvenance | None, other: TeacherProvenance | None) -> bool:

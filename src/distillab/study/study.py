@@ -125,8 +125,8 @@ class Study:
         self._make_what_is_shared()
         undistilled = [] if self._baselines.has(UNDISTILLED) else [Study.undistilled]
         self._do([*undistilled, *(partial(Study.execute, arm=arm, seed=seed) for arm, seed in self._unfinished())])
-        done = [(self.inputs(*run), self.execute(*run)) for run in self._runs()]
-        records = with_own_text(Path(self.recipe.output) / "own_text", done)
+        finished = [(self.inputs(*run), self.execute(*run)) for run in self._runs()]
+        records = with_own_text(Path(self.recipe.output) / "own_text", finished)
         results = assemble(
             self.recipe,
             self.inputs(self.recipe.arms[0]),
