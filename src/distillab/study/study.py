@@ -174,7 +174,7 @@ class Study:
         arm = self.recipe.arms[0]
         inputs = self.inputs(arm, self.recipe.seeds[0])
         # a cache does not contain its generated answers
-        stored = self.caches.stored(arm) if self._teacher_of(arm).path is None else NOTHING_STORED
+        stored = NOTHING_STORED if self._teacher_of(arm).path else self.caches.stored(arm)
         return self._baselines.undistilled(inputs, RunTeacher(inputs, stored))
 
     def teacher(self, arm: ArmConfig) -> Baseline:
