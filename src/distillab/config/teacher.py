@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
 from distillab.config.base import PathText, Settings
 from distillab.config.reasoning import ReasoningSettings
-from distillab.config.student import AdapterConfig, Dtype
+from distillab.config.student import AdapterConfig, Dtype, Quantization
 
 _Training = TypeVar("_Training", bound=Settings)
 
@@ -16,6 +16,8 @@ _Training = TypeVar("_Training", bound=Settings)
 class TeacherConfig(Settings):
     """The large model that the student learns from."""
 
+    # it adds a baseline to a study; no run reads it
+    no_effect_on_results: ClassVar[frozenset[str]] = frozenset({"measure_full_precision"})
     path: PathText | None = Field(default=None, description="folder or hub id of the model, or a GGUF file")
     cache: PathText | None = Field(
         default=None,
@@ -24,7 +26,16 @@ class TeacherConfig(Settings):
     )
     tokenizer: PathText | None = Field(default=None, description="folder or hub id; default: the model's")
     revision: str | None = None
+    adapter: PathText | None = Field(default=None, description="folder of LoRA adapters (peft) on the model at path")
     dtype: Dtype = "auto"
+    quantization: Quantization | None = Field(
+        default=None, description="quantise the weights of its linear layers, but not of the head, while loading"
+    )
+    measure_full_precision: bool = Field(
+        default=True,
+        description="a study with a quantised teacher also evaluates its weights as they are, once, as a baseline; "
+        "false: where they do not fit into the memory",
+    )
     device: str = Field(default="auto", description="auto: the student's device; or cpu, cuda, cuda:1, …")
     device_map: Literal["auto", "balanced", "sequential"] | None = Field(
         default=None, description="spread a large teacher over several devices (accelerate's device_map)"
@@ -35,10 +46,16 @@ class TeacherConfig(Settings):
         if self.path is None and self.cache is None:
             raise ValueError("a teacher needs path (its weights), cache (its stored signals), or both")
         if self.path is None:
-            about_weights = ("tokenizer", "revision", "dtype", "device", "device_map")
+            about_weights = ("tokenizer", "revision", "adapter", "dtype", "quantization", "device", "device_map")
             idle = [name for name in about_weights if getattr(self, name) != type(self).model_fields[name].default]
             if idle:
                 raise ValueError(f"{' and '.join(idle)}: no effect without path; add path, or remove the setting")
+        return self
+
+    @model_validator(mode="after")
+    def _full_precision_is_another(self) -> TeacherConfig:
+        if self.quantization is None and not self.measure_full_precision:
+            raise ValueError("measure_full_precision has no effect without quantization")
         return self
 
     @property
@@ -108,6 +125,8 @@ class TeacherCorrectionConfig(Settings):
             raise ValueError(
                 f"{whose}teacher_correction trains the weights of teacher.path: it needs one, and no cache"
             )
+        if teacher.adapter is not None:
+            raise ValueError(f"{whose}teacher_correction trains whole weights: merge teacher.adapter into them first")
         try:
             self.training(training)
         except ValueError as error:

@@ -22,11 +22,10 @@ from distillab.errors import ConfigError, DistillabError
 from distillab.library_errors import library_errors
 from distillab.models.quantised import dequantise, quantisation
 from distillab.models.structure import bare_model, head_module, is_adapted
+from distillab.models.weights import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE_SHA256
 
 if TYPE_CHECKING:
     from peft import PeftModel
-
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 def add_adapter(
@@ -114,13 +113,18 @@ def learning(model: torch.nn.Module) -> str:
     return f"adapters of rank {config.r}: {trained:,} parameters are trained; {rest}"
 
 
-def save_adapter(folder: Path, model: torch.nn.Module, *, dtype: torch.dtype) -> None:
-    """Write the adapters into a folder as peft does; `AutoPeftModelForCausalLM.from_pretrained` loads it."""
+def save_adapter(folder: Path, model: torch.nn.Module, *, dtype: torch.dtype, base_sha256: str | None = None) -> None:
+    """Write the adapters into a folder as peft does; `AutoPeftModelForCausalLM.from_pretrained` loads it.
+
+    Args:
+        base_sha256: of the weights that they were trained on.
+    """
     config = copy.deepcopy(_config(cast("PeftModel", model)))
     config.inference_mode = True
     config.save_pretrained(str(folder))
     tensors = {name: tensor.to(dtype).cpu().contiguous() for name, tensor in adapter_tensors(model).items()}
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    base = {} if base_sha256 is None else {BASE_SHA256: base_sha256}
+    save_file(tensors, folder / ADAPTER_WEIGHTS, metadata={"format": "pt", **base})
 
 
 def load_adapter(model: PreTrainedModel, folder: Path, *, error: type[DistillabError]) -> PreTrainedModel:
@@ -135,11 +139,11 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, error: type[DistillabE
         DistillabError: the settings are of no plain LoRA, or the tensors do not fit the model.
     """
     peft = _peft()
-    with library_errors(error, "The adapter's settings cannot be used.", where=str(folder / CONFIG)):
+    with library_errors(error, "The adapter's settings cannot be used.", where=str(folder / ADAPTER_CONFIG)):
         config = peft.PeftConfig.from_pretrained(str(folder))
-    with library_errors(error, "The adapter's weights cannot be read.", where=str(folder / WEIGHTS)):
-        tensors = load_file(folder / WEIGHTS)
-    _require_plain_lora(config, tensors, where=str(folder / CONFIG), error=error)
+    with library_errors(error, "The adapter's weights cannot be read.", where=str(folder / ADAPTER_WEIGHTS)):
+        tensors = load_file(folder / ADAPTER_WEIGHTS)
+    _require_plain_lora(config, tensors, where=str(folder / ADAPTER_CONFIG), error=error)
     config.init_lora_weights, config.inference_mode = True, True
     with library_errors(error, "The adapter cannot be put on the model.", where=str(folder)):
         adapted = peft.get_peft_model(model, config)

@@ -33,7 +33,7 @@ from distillab.pretrained import config_from, model_from, model_of
 from distillab.redaction import revealed
 
 # the files that a model's fingerprint covers
-_FINGERPRINTED = ("*.safetensors", "pytorch_model*.bin", "config.json")
+_FINGERPRINTED = ("*.safetensors", "pytorch_model*.bin", "config.json", "adapter_config.json")
 
 
 def load_model(

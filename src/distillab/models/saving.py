@@ -60,6 +60,7 @@ def save_student(
     stop_ids: Sequence[int],
     pad_id: int,
     dtype: torch.dtype | None = None,
+    base_sha256: str | None = None,
 ) -> None:
     """Write weights, tokenizer with its chat template, and a generation config of what the evaluation used.
 
@@ -72,6 +73,7 @@ def save_student(
         stop_ids: ids that end an answer, in addition to those of the model's generation config.
         pad_id: of the batches.
         dtype: of the saved weights; default: the model's. See `round_weights`.
+        base_sha256: of the weights that adapters were trained on.
     """
     bare = bare_model(model)
     own, stops = bare.generation_config, all_stop_ids(model, stop_ids)
@@ -83,7 +85,7 @@ def save_student(
     with new_folder(folder, replace=True) as made:
         try:
             if is_adapted(model):
-                save_adapter(made, model, dtype=dtype or bare.dtype)
+                save_adapter(made, model, dtype=dtype or bare.dtype, base_sha256=base_sha256)
                 bare.generation_config.save_pretrained(made)
             else:
                 model.save_pretrained(made, state_dict=None if dtype is None else _cast(model, dtype))

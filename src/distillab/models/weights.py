@@ -16,6 +16,9 @@ from distillab.files import read_json
 from distillab.gguf_header import SUFFIX, read_header
 from distillab.paths import is_gguf, is_local, local_path, require_folder
 
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+BASE_SHA256 = "base_weights_sha256"
+"""In the metadata of adapters: which weights they were trained on."""
 WEIGHT_FILES = ("model*.safetensors", "pytorch_model*.bin")
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _WRAPPERS = {"_orig_mod.": "torch.compile", "module.": "DataParallel or DDP"}
@@ -38,7 +41,7 @@ def require_weights(path: str, *, role: str) -> None:
     folder = require_folder(path, whose=role, error=error)
     files = sorted(file.name for file in folder.iterdir())
     shown = ", ".join(files[:12]) or "nothing"
-    if "adapter_config.json" in files:
+    if ADAPTER_CONFIG in files:
         raise adapter_error(path, role=role, base=_base_of_adapter(folder))
     named = [f"{path}/{name}" for name in files if name.endswith(SUFFIX)]
     use_gguf = f"to use a GGUF file, give its path: {' or '.join(named[:3])}" if named else None
@@ -56,6 +59,41 @@ def require_weights(path: str, *, role: str) -> None:
     for file in weights:
         _require_readable(file, role=role)
     _require_no_wrapper([file for file in weights if file.suffix == ".safetensors"], role=role)
+
+
+def require_adapter(path: str, *, base: str, base_sha256: str | None) -> None:
+    """Check before any work that a folder holds the adapters of a teacher, in safetensors.
+
+    Args:
+        base: the model that they are put on.
+        base_sha256: of its weights; None: not known. Adapters that distillab saved hold that of their base.
+    Raises:
+        TeacherError: a file is missing or damaged, or the adapters are of another model.
+    """
+    folder = require_folder(path, whose="teacher's adapter", error=TeacherError)
+    missing = [name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS) if not (folder / name).is_file()]
+    if missing:
+        raise TeacherError(
+            "The teacher's adapter lacks a file.",
+            where=path,
+            facts=[f"missing: {', '.join(missing)}"],
+            fix="give a folder that peft has saved; adapters in .bin files, which can hold code, are not read",
+        )
+    _require_readable(folder / ADAPTER_WEIGHTS, role="teacher")
+    with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as opened:
+        recorded = (opened.metadata() or {}).get(BASE_SHA256)
+    stated = _base_of_adapter(folder)
+    by_hash = recorded is not None and base_sha256 is not None
+    # a folder can have been moved, so without a hash the last part of the name is compared
+    same = recorded == base_sha256 if by_hash else stated in (None, "") or Path(stated or "").name == Path(base).name
+    if not same:
+        raise TeacherError(
+            "The adapter was trained on another model than teacher.path.",
+            where=path,
+            facts=[f"its base: {stated}", f"teacher.path: {base}", *(["their weights differ"] if by_hash else [])],
+            fix="give its base as teacher.path"
+            + ("" if by_hash else "; if it is the same model under another name, write that in adapter_config.json"),
+        )
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -90,7 +128,7 @@ def adapter_error(path: str, *, role: str, base: str | None) -> DistillabError:
 
 
 def _base_of_adapter(folder: Path) -> str | None:
-    config = read_json(folder / "adapter_config.json")
+    config = read_json(folder / ADAPTER_CONFIG)
     base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
     return base if isinstance(base, str) else None
 

@@ -86,12 +86,15 @@ class TeacherProvenance(Record):
     template_sha256: str
     quantization: str | None = Field(default=None, description="kind and bits of quantised weights, dequantised or not")
 
+    adapter_sha256: str | None = Field(default=None, description="of the adapters on the weights")
+
     @model_serializer(mode="wrap")
     def _whole_weights_as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Write weights that are not quantised as before there was this field: the fingerprints of caches stay."""
+        """Write whole weights as before there were these fields: the fingerprints of caches stay."""
         written: dict[str, Any] = write(self)
-        if self.quantization is None:
-            written.pop("quantization", None)
+        for name in ("quantization", "adapter_sha256"):
+            if written.get(name) is None:
+                written.pop(name, None)
         return written
 
 

@@ -102,6 +102,9 @@ class Baseline(Record):
     correction: RunCost | None = Field(default=None, description="to train the teacher on the training rows first")
     random: bool | None = Field(default=None, description="whether its weights are random; None for a teacher")
     comparisons: tuple[Comparison, ...] = Field(default=(), description="of a teacher with SFT")
+    against_full_precision: Interval | None = Field(
+        default=None, description="of a quantised teacher: held-out nats a token minus those of its weights as they are"
+    )
 
 
 class ArmResult(Record):

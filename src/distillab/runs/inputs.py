@@ -163,7 +163,7 @@ class RunInputs:
             raise ValueError("the inputs of a recipe with other models or other data must be loaded again")
         if self.teacher is None or recipe.teacher is None:
             return replace(self, recipe=recipe)
-        spec = replace(self.teacher.spec, settings=recipe.teacher)
+        spec = self.teacher.spec.with_settings(recipe.teacher)
         teacher = TeacherView(spec, self.teacher.pair, recipe.resolved().tokens)
         return replace(self, recipe=recipe, teacher=teacher)
 
@@ -229,7 +229,8 @@ def load_inputs(recipe: RunRecipe) -> RunInputs:
 def _loaded_from(recipe: RunRecipe) -> tuple[object, ...]:
     """Return the settings that decide what `load_inputs` reads."""
     teacher = recipe.teacher
-    return recipe.student, recipe.data, teacher and (teacher.path, teacher.cache, teacher.tokenizer, teacher.revision)
+    found = teacher and (teacher.path, teacher.cache, teacher.tokenizer, teacher.revision, teacher.adapter)
+    return recipe.student, recipe.data, found
 
 
 def _content_sha256(examples: Sequence[Example]) -> str:

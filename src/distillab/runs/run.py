@@ -37,6 +37,7 @@ from distillab.models.gguf import gguf_quantization
 from distillab.models.loading import load_config
 from distillab.models.saving import round_weights, save_student, saved_dtype
 from distillab.models.structure import is_adapted
+from distillab.paths import is_local
 from distillab.records import (
     AnswerStoreCounts,
     ReferenceLines,
@@ -246,7 +247,15 @@ class _Claimed:
         require_space(self.folder, weights + (1 << 22), what="the trained student")
         reader = self.inputs.student
         stop_ids, pad_id = reader.encoder.stop_ids, reader.encoder.pad_id
-        save_student(self.folder / STUDENT, student, reader.tokenizer, stop_ids=stop_ids, pad_id=pad_id, dtype=dtype)
+        save_student(
+            self.folder / STUDENT,
+            student,
+            reader.tokenizer,
+            stop_ids=stop_ids,
+            pad_id=pad_id,
+            dtype=dtype,
+            base_sha256=self.fingerprints["student"] if is_local(self.inputs.recipe.student.path) else None,
+        )
         write_held_out(self.folder / HELD_OUT, result)
         record = record.model_copy(update={"files": files_left(self.folder)})
         write_record(record, self.folder / RECORD)

@@ -6,16 +6,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from distillab.errors import DataError
 from distillab.evaluation.protocol import EvaluationResult, evaluate, require_finite_figures
 from distillab.models.gguf import gguf_quantization
 from distillab.records import Baseline, EvaluatedModel, EvaluationRecord, RunCost, read_record, write_record
-from distillab.runs.folder import identity_of, require_unchanged, sha256_of, write_held_out
+from distillab.runs.folder import identity_of, read_held_out, require_unchanged, sha256_of, write_held_out
 from distillab.runs.held_out import held_out_for
 from distillab.runs.inputs import RunInputs
 from distillab.runs.pruned import keep_student
 from distillab.runs.teacher import RunTeacher
 from distillab.runs.training import load_student
+from distillab.study.statistics import paired_interval
 
 UNDISTILLED = "undistilled"
 
@@ -25,8 +28,8 @@ def teacher_stem(name: str) -> str:
     return f"teacher-{name}"
 
 
-def _quantised(path: str) -> str | None:
-    kind = gguf_quantization(path)
+def _quantised(path: str, quantization: str | None) -> str | None:
+    kind = quantization or gguf_quantization(path)
     return kind and f"loaded from quantised weights: {kind}"
 
 
@@ -62,7 +65,10 @@ class Baselines:
         random = student.init == "random"
         evaluation = self._kept(UNDISTILLED, inputs, measure)
         made = keep_student(inputs)
-        notes = ["random weights" if random else _quantised(student.path), None if made is None else made.line]
+        notes = [
+            "random weights" if random else _quantised(student.path, student.quantization),
+            None if made is None else made.line,
+        ]
         note = "; ".join(note for note in notes if note) or None
         return Baseline(name=UNDISTILLED, role="undistilled student", evaluation=evaluation, note=note, random=random)
 
@@ -87,10 +93,25 @@ class Baselines:
 
         other_tokens = "its tokens are not the student's: compare bits per byte" if inputs.shared_width == 0 else None
         trained = correction and f"the teacher, corrected: trained on the training rows, {correction.steps} steps"
-        notes = [note for note in (trained, other_tokens, _quantised(view.spec.config)) if note]
+        quantised = _quantised(view.spec.config, view.spec.settings.quantization)
+        notes = [note for note in (trained, other_tokens, quantised) if note]
         evaluation = self._kept(teacher_stem(name), inputs, measure)
         note = "; ".join(notes) or None
         return Baseline(name=name, role="teacher", evaluation=evaluation, note=note, correction=correction)
+
+    def compared(self, quantised: Baseline, full: Baseline) -> Baseline:
+        """Return the figures of a quantised teacher with its difference to the same weights in full precision."""
+        lines = [
+            read_held_out(self._path(teacher_stem(point.name)).with_suffix(".jsonl")) for point in (quantised, full)
+        ]
+        nats, base = ([np.array([line["nats"] for line in each if "nats" in line])] for each in lines)
+        tokens = np.array([line["tokens"] for line in lines[0] if "nats" in line], dtype=np.float64)
+        found = paired_interval(nats, base, tokens)
+        note = f"{found.mean:+.3f} nats/token against {full.name} in full precision"
+        if found.low is not None:
+            note += f" (95 % interval {found.low:+.3f} to {found.high:+.3f})"
+        notes = "; ".join(part for part in (quantised.note, note) if part)
+        return quantised.model_copy(update={"against_full_precision": found, "note": notes})
 
     def _path(self, stem: str) -> Path:
         return self.folder / f"{stem}.json"

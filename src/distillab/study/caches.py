@@ -14,11 +14,11 @@ from distillab.config.models import ArmConfig, StudyRecipe
 from distillab.config.teacher import TeacherConfig
 from distillab.data.encoding import EncodedRow
 from distillab.files import require_space
-from distillab.models.loading import model_name
 from distillab.records import CacheUse, RunRecord, read_record
 from distillab.runs.inputs import RunInputs
 from distillab.runs.signals import CacheJob, arms_kinds, bytes_before_loading, held_out_kinds
 from distillab.runs.teacher import NOTHING_STORED, StoredSignals, stored_signals
+from distillab.teachers.spec import teacher_name
 from distillab.teachers.stored.location import Part, part_of
 
 OTHERWISE = "set teacher_signals: online, which runs the teachers again in every run"
@@ -133,7 +133,7 @@ class StudyCaches:
 
     def _key(self, arm: ArmConfig, part: Part) -> str:
         """Return the key of an arm; arms of one key share a location."""
-        key = self._teacher(arm).model_dump_json()
+        key = self._teacher(arm).model_dump_json(exclude={"measure_full_precision"})
         if part != "held_out" and arm.resolved().tokens == "aligned":
             key += "its own tokens"
         if part == "answers":
@@ -151,6 +151,6 @@ class StudyCaches:
             digest.update(repr(self._kinds_at(key, "answers" if part == "answers" else "train")).encode())
             for row in (*train, *inputs.eval_rows):
                 digest.update(row_digest(row.input_ids, row.answer_mask))
-            name = f"{model_name(self._teacher(arm).source)}-{digest.hexdigest()[:12]}"
+            name = f"{teacher_name(self._teacher(arm))}-{digest.hexdigest()[:12]}"
             self._locations[key] = self._root / name
         return self._locations[key]

@@ -26,7 +26,6 @@ from distillab.config.models import ArmConfig, RunRecipe, StudyRecipe
 from distillab.config.teacher import TeacherConfig
 from distillab.data.encoding import EncodedSplit
 from distillab.errors import ConfigError
-from distillab.models.loading import model_name
 from distillab.records import Baseline, Investigation, RunCost, RunRecord, StudyResults, TokenizerContract, write_record
 from distillab.runs.dates import dated
 from distillab.runs.folder import RECORD, claim, require_claimable
@@ -42,7 +41,9 @@ from distillab.study.caches import OTHERWISE, StudyCaches
 from distillab.study.corrections import correct_teachers
 from distillab.study.own_text import with_own_text
 from distillab.study.results import assemble
+from distillab.study.teachers import arm_of_each_evaluated, arm_of_each_teacher, in_full_precision, require_distinct
 from distillab.study.workers import do_in_worker, run_jobs
+from distillab.teachers.spec import teacher_name
 from distillab.teachers.stored.location import Part
 
 
@@ -130,7 +131,7 @@ class Study:
         results = assemble(
             self.recipe,
             self.inputs(self.recipe.arms[0]),
-            baselines=[self.undistilled(), *other_teachers, *map(self.teacher, self._arm_of_each_teacher())],
+            baselines=[self.undistilled(), *other_teachers, *self._teachers()],
             records=records,
             caches=self.caches.used(records),
             contracts=self._contracts(),
@@ -181,6 +182,19 @@ class Study:
         """Evaluate the arm's teacher."""
         inputs = self.inputs(arm, self.recipe.seeds[0])
         return self._baselines.teacher(inputs, RunTeacher(inputs), self._corrected.get(self._teacher_of(arm).source))
+
+    def _teachers(self) -> list[Baseline]:
+        """Evaluate every teacher; of a quantised one, compare it with its weights in full precision."""
+        found = {
+            teacher_name(self._teacher_of(arm)): self.teacher(arm)
+            for arm in arm_of_each_evaluated(self.recipe.arms, self.recipe.teacher)
+        }
+        for arm in self._arm_of_each_teacher():
+            teacher = self._teacher_of(arm)
+            name, full = teacher_name(teacher), teacher_name(in_full_precision(teacher))
+            if name != full and full in found:
+                found[name] = self._baselines.compared(found[name], found[full])
+        return list(found.values())
 
     def answers(self, arm: ArmConfig) -> EncodedSplit:
         """Return the rows with the answers of the arm's teacher, which generates those that are missing.
@@ -247,11 +261,7 @@ class Study:
         return arm.teacher or self.recipe.teacher
 
     def _arm_of_each_teacher(self) -> list[ArmConfig]:
-        """Return one arm for each teacher of the study, in their order."""
-        first: dict[str, ArmConfig] = {}
-        for arm in self.recipe.arms:
-            first.setdefault(self._teacher_of(arm).source, arm)
-        return list(first.values())
+        return arm_of_each_teacher(self.recipe.arms, self.recipe.teacher)
 
     def _fingerprints(self) -> dict[str, dict[str, str]]:
         return {arm.name: self.inputs(arm).fingerprints() for arm in self.recipe.arms}
@@ -262,8 +272,8 @@ class Study:
 
     def _arms_of_missing_teachers(self) -> list[ArmConfig]:
         """Return one arm for each teacher that is not evaluated yet."""
-        arms = self._arm_of_each_teacher()
-        return [arm for arm in arms if not self._baselines.has(teacher_stem(model_name(self._teacher_of(arm).source)))]
+        arms = arm_of_each_evaluated(self.recipe.arms, self.recipe.teacher)
+        return [arm for arm in arms if not self._baselines.has(teacher_stem(teacher_name(self._teacher_of(arm))))]
 
     def _arms_of_answers(self, arms: Sequence[ArmConfig]) -> list[ArmConfig]:
         """Return one arm for each store of answers that these arms need, complete or not."""
@@ -276,28 +286,21 @@ class Study:
     def _require_admitted(self) -> None:
         for arm in self.recipe.arms:
             self.inputs(arm).admit()
-        self._require_distinct_teachers()
-
-    def _require_distinct_teachers(self) -> None:
-        names = {
-            path: model_name(path) for path in (self._teacher_of(arm).source for arm in self._arm_of_each_teacher())
-        }
-        if len(set(names.values())) != len(names):
-            raise ConfigError(
-                "Two teachers of the study have the same name, so their results could not be distinguished.",
-                facts=[f"{name}: {path}" for path, name in names.items()],
-                fix="rename one of the folders",
-            )
+        require_distinct([self._teacher_of(arm) for arm in self._arm_of_each_teacher()])
 
     def _run_recipe(self, arm: ArmConfig, seed: int) -> RunRecipe:
         return self.recipe.run_recipe(arm, seed, str(self._folder(arm, seed)))
 
     def _teacher_key(self, arm: ArmConfig) -> str:
-        return self._teacher_of(arm).model_dump_json(include={"path", "cache", "tokenizer", "revision", "dtype"})
+        return self._teacher_of(arm).model_dump_json(
+            include={"path", "cache", "tokenizer", "revision", "dtype", "adapter"}
+        )
 
     def _answers_folder(self, arm: ArmConfig) -> Path:
         teacher = self._teacher_of(arm)
         settings = arm.teacher_answers or self.recipe.teacher_answers
-        text = teacher.model_dump_json() + settings.model_dump_json(exclude={"keep_cut_off"})
+        text = teacher.model_dump_json(exclude={"measure_full_precision"}) + settings.model_dump_json(
+            exclude={"keep_cut_off"}
+        )
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-        return Path(self.recipe.output) / "answers" / f"{model_name(teacher.source)}-{digest}"
+        return Path(self.recipe.output) / "answers" / f"{teacher_name(teacher)}-{digest}"

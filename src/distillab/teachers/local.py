@@ -14,19 +14,22 @@ from transformers import PreTrainedModel
 from distillab.config.teacher import TeacherConfig
 from distillab.errors import TeacherError
 from distillab.models.activations import record_activations
+from distillab.models.adapters import load_adapter
 from distillab.models.attention import require_maps
 from distillab.models.batch import TokenBatch
 from distillab.models.generation import Generated, all_stop_ids, generate_batches
 from distillab.models.gguf import gguf_quantization
 from distillab.models.heads import OutputHead, require_separable_head, with_lm_head
-from distillab.models.loading import load_model, model_name, pick_device, weights_sha256
+from distillab.models.loading import load_model, pick_device, weights_sha256
 from distillab.models.packable import require_packable
 from distillab.models.projections import require_projections
 from distillab.models.scoring import at_scored
 from distillab.models.structure import head_module, model_shape
+from distillab.paths import local_path
 from distillab.records import TeacherProvenance
 from distillab.teachers.protocol import HeadSize, Prompt, Sampling, TeacherIdentity
 from distillab.teachers.signals import HeadInputs, SignalRequest, TeacherSignal
+from distillab.teachers.spec import teacher_name
 
 
 class LocalTeacher:
@@ -149,14 +152,18 @@ def load_local(settings: TeacherConfig, *, student_device: torch.device, templat
         device_map=settings.device_map,
         revision=settings.revision,
         role="teacher",
+        quantization=settings.quantization,
     )
+    if settings.adapter is not None:
+        model = load_adapter(model, local_path(settings.adapter), error=TeacherError).eval()
     provenance = TeacherProvenance(
-        name=model_name(path),
+        name=teacher_name(settings),
         weights_sha256=weights_sha256(path),
-        parameters=sum(p.numel() for p in model.parameters()),
+        parameters=model.num_parameters(),  # of quantised weights, those that they stand for
         dtype=str(model.dtype).removeprefix("torch."),
         template_sha256=template_sha256,
-        quantization=gguf_quantization(path),
+        quantization=settings.quantization or gguf_quantization(path),
+        adapter_sha256=None if settings.adapter is None else weights_sha256(settings.adapter),
     )
     require_separable_head(model, role="teacher")
     return LocalTeacher(model, provenance, settings.revision)

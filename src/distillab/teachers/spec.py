@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import datetime
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 from distillab.cache.folder import read_identity
 from distillab.cache.identity import CacheIdentity
 from distillab.cache.sources import open_source
 from distillab.config.teacher import TeacherConfig
-from distillab.errors import CacheMismatch
+from distillab.errors import CacheMismatch, TeacherError
+from distillab.in_memory import in_memory
+from distillab.models.gguf import gguf_quantization
 from distillab.models.loading import model_name, weights_sha256
-from distillab.models.weights import require_weights
+from distillab.models.weights import require_adapter, require_weights
+from distillab.paths import is_local
 from distillab.teachers.stored.location import Part, has_part, kept_tokenizer, part_of, require_location
 
 
@@ -26,6 +29,7 @@ class TeacherSpec:
         config, tokenizer: folder or hub id that has config.json, and that has the tokenizer's files.
         revision: of both, if they are from a hub.
         weights_sha256: of its weight files; with only a cache, of the weights that it was made with.
+        adapter_sha256: of the adapters on its weights; None where it has none.
         parts: part -> identity of what its cache holds; empty if there is no cache.
     """
 
@@ -35,13 +39,19 @@ class TeacherSpec:
     tokenizer: str
     revision: str | None
     weights_sha256: str
+    adapter_sha256: str | None
     parts: dict[Part, CacheIdentity]
 
     @property
     def fingerprints(self) -> dict[str, str]:
         """The teacher's weights, and every part of its cache, for the folder of a run."""
         caches = {f"cache_{part}": identity.fingerprint for part, identity in self.parts.items()}
-        return {"teacher": self.weights_sha256, **caches}
+        adapter = {} if self.adapter_sha256 is None else {"teacher_adapter": self.adapter_sha256}
+        return {"teacher": self.weights_sha256, **adapter, **caches}
+
+    def with_settings(self, settings: TeacherConfig) -> TeacherSpec:
+        """Return the same weights with other settings of their loading, and the name that tells them apart."""
+        return replace(self, settings=settings, name=teacher_name(settings) if settings.path else self.name)
 
     def require_same_day(self, day: datetime.date | None) -> None:
         """Check that the cached rows have the same date as the run.
@@ -61,6 +71,14 @@ class TeacherSpec:
                 )
 
 
+def teacher_name(settings: TeacherConfig) -> str:
+    """Return the name of a teacher in records: its folder's, that of its adapters', and its quantisation."""
+    adapter = [] if settings.adapter is None else [model_name(settings.adapter)]
+    return "-".join(
+        [model_name(settings.source), *adapter, *([settings.quantization] if settings.quantization else [])]
+    )
+
+
 def teacher_spec(settings: TeacherConfig) -> TeacherSpec:
     """Read what a teacher's folder and cache state, without loading anything large.
 
@@ -74,13 +92,22 @@ def teacher_spec(settings: TeacherConfig) -> TeacherSpec:
     if path is None:
         kept = str(kept_tokenizer(settings.source))
         teacher = next(iter(parts.values())).teacher
-        return TeacherSpec(settings, teacher.name, kept, kept, None, teacher.weights_sha256, parts)
+        of_weights, of_adapter = teacher.weights_sha256, teacher.adapter_sha256
+        return TeacherSpec(settings, teacher.name, kept, kept, None, of_weights, of_adapter, parts)
+    if in_memory(path) is not None and (settings.adapter or settings.quantization):
+        raise TeacherError(
+            "The teacher is in memory, and teacher.adapter and teacher.quantization are for its loading."
+        )
     require_weights(path, role="teacher")
-    sha256 = weights_sha256(path)
+    of_weights, of_adapter = weights_sha256(path), None
+    if settings.adapter is not None:
+        require_adapter(settings.adapter, base=path, base_sha256=of_weights if is_local(path) else None)
+        of_adapter = weights_sha256(settings.adapter)
     if cache is not None:
         for part, identity in parts.items():
-            _require_same_weights(identity, settings, sha256, part_of(cache, part))
-    return TeacherSpec(settings, model_name(path), path, settings.tokenizer or path, settings.revision, sha256, parts)
+            _require_same_weights(identity, settings, of_weights, of_adapter, part_of(cache, part))
+    name, tokenizer = teacher_name(settings), settings.tokenizer or path
+    return TeacherSpec(settings, name, path, tokenizer, settings.revision, of_weights, of_adapter, parts)
 
 
 def _identities(location: str) -> dict[Part, CacheIdentity]:
@@ -98,11 +125,16 @@ def _identities(location: str) -> dict[Part, CacheIdentity]:
     return found
 
 
-def _require_same_weights(identity: CacheIdentity, settings: TeacherConfig, sha256: str, where: str) -> None:
+def _require_same_weights(
+    identity: CacheIdentity, settings: TeacherConfig, sha256: str, adapter_sha256: str | None, where: str
+) -> None:
+    quantization = settings.quantization or gguf_quantization(settings.source)
     # a hub id is hashed by its name, so its revision is compared as well
     compared = [
         ("weights", identity.teacher.weights_sha256, sha256),
         ("revision", identity.revision, settings.revision),
+        ("adapter", identity.teacher.adapter_sha256, adapter_sha256),
+        ("quantization", identity.teacher.quantization, quantization),
     ]
     if settings.dtype != "auto":
         compared.append(("dtype", identity.teacher.dtype, settings.dtype))
