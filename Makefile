@@ -23,6 +23,7 @@ help: ## list the targets (the default)
 setup: $(STAMP) ## create .venv and install the pinned packages; nothing is done twice
 	@echo "Ready: $(BIN)/distillab --help"
 
+# Packages for quantised weights lie beside the others: tests/quantised.py has the reason.
 # torch goes first: were it last, another package could pull a build that the pins do not mean.
 $(STAMP): pyproject.toml $(PINS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
@@ -38,6 +39,7 @@ $(STAMP): pyproject.toml $(PINS)
 	@$(PIP) install "torch==$$(sed -n 's/^torch==//p' $(PINS))" -c $(PINS)
 	@echo "Installing distillab and what it needs (a few minutes the first time)"
 	@$(PIP) install -c $(PINS) -e ".[dev]"
+	@$(PIP) install -c $(PINS) --no-deps --upgrade --target $(VENV)/quantization torchao bitsandbytes
 	@touch $@
 
 demo: $(STAMP) ## the main job on a toy world: train, compare, write the report (about 7 minutes on 2 cores)

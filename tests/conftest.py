@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -20,3 +21,11 @@ def materials() -> Path:
     if not folder.is_dir():
         pytest.skip(f"DISTILLAB_MATERIALS: no such folder: {folder}")
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs torchao and bitsandbytes where they are not importable; `tests/quantised.py` has the reason."""
+    if not all(find_spec(name) for name in ("torchao", "bitsandbytes")):
+        for item in items:
+            if item.get_closest_marker("quantised"):
+                item.add_marker(pytest.mark.skip(reason="tests/project/test_quantised.py runs it"))

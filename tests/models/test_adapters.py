@@ -18,6 +18,7 @@ from distillab.models.loading import load_model
 from distillab.models.quantised import keep_differentiable
 from distillab.models.structure import bare_model
 from tests.models.decoders import tiny_model
+from tests.quantised import INT8, NF4
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
@@ -80,7 +81,7 @@ def test_new_adapters_change_nothing_and_are_all_that_learns(load: Load, targets
     assert f"rank 3: {trained:,} parameters are trained; embeddings, norms" in learning(adapted)
 
 
-@pytest.mark.parametrize("kind", [None, "int8", "nf4"])
+@pytest.mark.parametrize("kind", [None, INT8, NF4])
 def test_merging_gives_what_the_adapters_give(load: Load, kind: Quantization | None) -> None:
     adapted = _taught(load(kind), rank=4, alpha=6)
     expected, plain = _logits(adapted), _logits(load(kind))
@@ -128,7 +129,7 @@ def test_saved_adapters_load_by_peft_by_transformers_and_here(load: Load, base: 
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("kind", ["int8", "nf4"])
+@pytest.mark.parametrize("kind", [INT8, NF4])
 @pytest.mark.parametrize("when", ["never", "before adapters", "before training", "between steps"])
 def test_every_adapter_of_a_quantised_student_learns(
     load: Load, kind: Quantization, when: str, checkpointing: bool
@@ -156,6 +157,7 @@ def test_every_adapter_of_a_quantised_student_learns(
     assert all(not torch.equal(part, seen[0][name]) for name, part in seen[1].items())
 
 
+@pytest.mark.quantised
 def test_what_bitsandbytes_has_packed_is_unpacked(load: Load) -> None:
     model = load("nf4")
     before = [p.detach().clone() for p in model.parameters() if not p.is_floating_point()]

@@ -16,6 +16,7 @@ from distillab.evaluation.likelihood import score_rows
 from distillab.files import file_sha256
 from distillab.runs.inputs import load_inputs
 from distillab.runs.run import execute
+from tests.quantised import INT8, NF4
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
@@ -29,11 +30,12 @@ def _recipe(tiny_world: dict[str, Any], output: Path, *, student: dict[str, Any]
     return RunRecipe(**{**values, "method": "logits", "output": str(output), **changes})
 
 
-@pytest.mark.parametrize("student", [{}, {"quantization": "nf4"}, {"quantization": "int8"}], ids=str)
+@pytest.mark.parametrize("kind", [None, INT8, NF4])
 @pytest.mark.parametrize("save_as", ["merged", "adapter"])
 def test_what_is_evaluated_is_what_is_saved(
-    tiny_world: dict[str, Any], tmp_path: Path, student: dict[str, Any], save_as: str
+    tiny_world: dict[str, Any], tmp_path: Path, kind: str | None, save_as: str
 ) -> None:
+    student = {} if kind is None else {"quantization": kind}
     base = Path(tiny_world["student"]["path"]) / "model.safetensors"
     before, sha256 = load_file(base), file_sha256(base)
     recipe = _recipe(tiny_world, tmp_path / "run", student={**student, "save_as": save_as})

@@ -23,6 +23,7 @@ from distillab.study.study import Study
 from distillab.teachers.local import LocalTeacher, load_local
 from distillab.teachers.spec import teacher_name, teacher_spec
 from tests.models.decoders import tiny_model
+from tests.quantised import INT8
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
@@ -62,6 +63,7 @@ def _logits(teacher: LocalTeacher) -> torch.Tensor:
         return teacher.model(input_ids=IDS).logits
 
 
+@pytest.mark.quantised
 @pytest.mark.parametrize(("kind", "near"), [("int8", 0.03), ("nf4", 0.5)])
 def test_a_quantised_teacher_is_near_its_weights_and_says_what_it_is(base: Path, kind: Any, near: float) -> None:
     whole, quantised = _load(base), _load(base, quantization=kind)
@@ -77,6 +79,7 @@ def test_a_quantised_teacher_is_near_its_weights_and_says_what_it_is(base: Path,
     assert quantised.identity.head == whole.identity.head
 
 
+@pytest.mark.quantised
 def test_rows_are_rounded_to_whole_steps_of_their_largest_weight(base: Path) -> None:
     weight = _load(base).model.model.layers[0].mlp.up_proj.weight.double()
     found = _load(base, quantization="int8").model.model.layers[0].mlp.up_proj.weight.dequantize().double()
@@ -84,7 +87,7 @@ def test_rows_are_rounded_to_whole_steps_of_their_largest_weight(base: Path) -> 
     assert float(((found - weight).abs() / steps).max()) < 0.52
 
 
-@pytest.mark.parametrize("quantization", [None, "int8"])
+@pytest.mark.parametrize("quantization", [None, INT8])
 def test_adapters_are_on_the_teacher_and_in_its_record(base: Path, adapter: Path, quantization: Any) -> None:
     settings = {"adapter": str(adapter), "quantization": quantization}
     found = _load(base, **settings)
@@ -183,6 +186,7 @@ def test_settings_that_cannot_be(settings: dict[str, Any], text: str) -> None:
         TeacherConfig(**settings)
 
 
+@pytest.mark.quantised
 def test_weights_that_are_quantised_already_are_not_quantised_again(base: Path, tmp_path: Path) -> None:
     _load(base, quantization="nf4").model.save_pretrained(tmp_path / "nf4")
     assert _load(tmp_path / "nf4").model.hf_quantizer is not None
@@ -190,6 +194,7 @@ def test_weights_that_are_quantised_already_are_not_quantised_again(base: Path, 
         _load(tmp_path / "nf4", quantization="int8")
 
 
+@pytest.mark.quantised
 def test_a_study_states_what_quantisation_costs_its_teacher(tiny_world: dict[str, Any], tmp_path: Path) -> None:
     teacher = {**tiny_world["teacher"], "quantization": "nf4"}
     values = {

@@ -167,13 +167,13 @@ class RunRecipe(_MethodSettings):
     name: str = "run"
     student: StudentConfig
     teacher: TeacherConfig | None = None
-    teacher_correction: TeacherCorrectionConfig | None = Field(
-        default=None, description="train the teacher on the training rows first; the student learns from that one"
-    )
     data: DataConfig
     method: str = "sft"
     teacher_answers: TeacherAnswersConfig = TeacherAnswersConfig()
     training: TrainingConfig = TrainingConfig()
+    teacher_correction: TeacherCorrectionConfig | None = Field(
+        default=None, description="train the teacher on the training rows first; the student learns from that one"
+    )
     evaluation: EvaluationConfig = EvaluationConfig()
     cache: CacheConfig | None = Field(
         default=None, description="for `distillab cache build`; training reads teacher.cache"
@@ -209,12 +209,12 @@ class StudyRecipe(Settings):
     title: str = "What does each level of access to the teacher buy?"
     student: StudentConfig
     teacher: TeacherConfig
-    teacher_correction: TeacherCorrectionConfig | None = Field(default=None, description="of every arm's teacher")
     data: DataConfig
     arms: tuple[ArmConfig, ...] = Field(default=("sft", "seqkd", "logits"), validate_default=True)
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
     teacher_answers: TeacherAnswersConfig = TeacherAnswersConfig()
     training: TrainingConfig = TrainingConfig()
+    teacher_correction: TeacherCorrectionConfig | None = Field(default=None, description="of every arm's teacher")
     evaluation: EvaluationConfig = EvaluationConfig()
     teacher_signals: Literal["cached", "online"] = Field(
         default="cached",
