@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import pytest
-
 from tests.conftest import ROOT
 from tests.quantised import PACKAGES
 

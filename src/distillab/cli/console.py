@@ -30,7 +30,7 @@ def quiet_libraries() -> None:
         "torchao",
         "torch.utils._pytree",
         "bitsandbytes",
-    ):  # transformers imports them where they are installed
+    ):  # imported by transformers
         logging.getLogger(name).setLevel(logging.ERROR)
     from transformers.utils.logging import disable_progress_bar
 
