@@ -1,4 +1,4 @@
-"""`python -m bench.memory`: what `doctor selftest` says that a run will take of the memory, beside what it took.
+"""`python -m bench.memory`: what `distillab estimate` says that a run will take of the memory, beside what it took.
 
 Every set-up is estimated in one fresh process and trained in another, whose largest resident memory is what the system
 counted. The runs are short: what they take at once does not depend on how many steps there are.
@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from bench.machine import ROOT
 
@@ -53,6 +55,7 @@ class SetUp:
         changes: of the recipe.
         wide: layers and width of a student that is drawn with the student's tokenizer; None: as it is.
         cached: the teacher is read from a cache.
+        adapter: of the student, whose own weights are frozen.
     """
 
     name: str
@@ -61,6 +64,7 @@ class SetUp:
     changes: Mapping[str, Any]
     wide: tuple[int, int] | None = None
     cached: bool = False
+    adapter: Mapping[str, Any] | None = None
 
 
 _LOGITS = {"method": "logits", "terms": [{"kind": "token_divergence"}]}
@@ -79,6 +83,14 @@ SETUPS: Sequence[SetUp] = (
         "smallmistral-stories",
         {**_LOGITS, **_LONG, "microbatch_size": 1},
         wide=(8, 512),
+    ),
+    SetUp(
+        "58 M with LoRA",
+        "smallmistral-stories",
+        "smallmistral-stories",
+        {**_LOGITS, **_LONG},
+        wide=(8, 512),
+        adapter={"rank": 16},
     ),
 )
 
@@ -158,6 +170,10 @@ def _recipe(setup: SetUp, materials: Path, folder: Path) -> dict[str, Any]:
     student: dict[str, Any] = {"path": str(models / setup.student)}
     if setup.wide is not None:
         student = {"path": str(_wide(models / setup.student, setup.wide, folder / "wide")), "init": "random"}
+    if setup.adapter is not None:
+        config = AutoConfig.from_pretrained(student["path"])
+        AutoModelForCausalLM.from_config(config).save_pretrained(student["path"])
+        student = {"path": student["path"], "adapter": setup.adapter}
     values: dict[str, Any] = {
         "student": student,
         "data": {

@@ -405,7 +405,7 @@ def test_weights_are_counted_before_they_are_loaded(world: World) -> None:
     setup = world.setup(method="logits")
     assert isinstance(setup.teacher, LocalTeacher)
     found = weights_of(setup.inputs, teacher=True)
-    assert found.student == sum(p.numel() * 4 for p in setup.original.parameters())
+    assert found.student == found.trained == sum(p.numel() * 4 for p in setup.original.parameters())
     assert found.teacher == sum(p.numel() * 4 for p in setup.teacher.model.parameters())
     assert weights_of(setup.inputs, teacher=False).teacher == 0
 
@@ -413,22 +413,24 @@ def test_weights_are_counted_before_they_are_loaded(world: World) -> None:
 def test_the_memory_of_a_run_has_parts_that_follow_from_its_settings(world: World) -> None:
     def of(*, cached: bool = False, **changes: Any) -> RunMemory:
         setup = world.setup(method="logits", **changes)
-        weights = weights_of(setup.inputs, teacher=not cached)
-        return run_memory(setup, weights, process=1 << 30)
+        weights = weights_of(setup.inputs, teacher=True)
+        student = setup.student()
+        return run_memory(setup.inputs, student, weights, process=1 << 30, device=setup.device, cached=cached)
 
-    whole, one = of(), of(training={"microbatch_size": 1})
-    assert whole.process > 1 << 30 and whole.learning == 4 * whole.teacher > 0
-    assert whole.activations == 8 * one.activations > 0, "a microbatch of eight rows, and of one"
+    whole, half, one = of(), of(training={"microbatch_size": 4}), of(training={"microbatch_size": 1})
+    assert whole.process > 1 << 30 and whole.teacher > 0
+    assert [whole.student, whole.gradients, whole.optimizer] == [whole.teacher, whole.teacher, 2 * whole.teacher]
+    assert whole.activations == 2 * half.activations > 8 * one.activations > 0, "one row is not padded"
     assert whole.logits > one.logits > 0
     assert of(cached=True).teacher == 0
     assert of(training={"gradient_checkpointing": True}).activations < whole.activations
-    assert whole.total == whole.process + whole.learning + whole.teacher + whole.activations + whole.logits
+    assert of(cached=True).total == whole.total - whole.teacher
 
 
 def test_what_the_student_keeps_is_what_its_graph_saves(world: World) -> None:
     """Against all tensors of one layer, counted by hand: at the least what every matrix product reads."""
     setup = world.setup(method="sft")
-    kept, scored = kept_by_student(setup, 1)
+    kept, scored = kept_by_student(setup.inputs, setup.student(), 1)
     longest = max(setup.inputs.train.rows, key=len)
     assert scored == int(longest.answer_mask[1:].sum())
     width, inner = 32, 48
@@ -443,7 +445,7 @@ def test_costs_grow_with_the_runs_and_are_held_against_the_machine(world: World)
     found = check_costs([setup], weights, Budget(seeds=3, process_bytes=resident_bytes()), Clock(600.0))
     assert found.scope.startswith("3 runs: about") and found.findings == ()
     assert "interpreter, libraries and rows" in found.scope and "activations" in found.scope
-    run = RunMemory(process=1 << 30, learning=4 << 30, teacher=1 << 30, activations=1 << 30, logits=1 << 30)
+    run = RunMemory(*(1 << 30 for _ in range(8)))
     assert run.total == 8 << 30 and "1.0 GiB logits" in str(run)
     costs = Costs(memory_bytes=8 << 30, run=run, together=1, disk_bytes=5 << 30, hours=2.0, runs=3, measured=True)
     assert {f.id for f in cost_findings(costs, Machine(4 << 30, 6 << 30))} == {"memory-too-small"}

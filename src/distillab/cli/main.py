@@ -18,6 +18,7 @@ from distillab.cli.compare import compare_command
 from distillab.cli.data import data_command
 from distillab.cli.demo import demo_command
 from distillab.cli.doctor import doctor_app
+from distillab.cli.estimate import estimate_command
 from distillab.cli.prune import prune_command
 from distillab.cli.report import report_command
 from distillab.cli.train import train_command
@@ -56,6 +57,7 @@ app.command("data")(data_command)
 app.command("prune")(prune_command)
 app.command("train")(train_command)
 app.command("compare")(compare_command)
+app.command("estimate")(estimate_command)
 app.add_typer(cache_app)
 app.add_typer(doctor_app)
 app.command("report")(report_command)

@@ -182,9 +182,11 @@ class RunInputs:
         return replace(self, held_out_examples=examples, held_out=held_out, held_out_counts=counts)
 
 
-def load_inputs(recipe: RunRecipe) -> RunInputs:
+def load_inputs(recipe: RunRecipe, *, weights: bool = True) -> RunInputs:
     """Load the tokenizers and the rows of a recipe, compare the tokenizers, encode the rows.
 
+    Args:
+        weights: False: a folder of a model needs its configuration and tokenizer only.
     Raises:
         TeacherError, ConfigError: a model folder lacks what loading will need; a device does not exist.
         CacheMismatch, CacheCorrupt: the teacher's cache is not usable, or is of another teacher.
@@ -194,9 +196,9 @@ def load_inputs(recipe: RunRecipe) -> RunInputs:
     recipe = dated(recipe)
     for device in {recipe.training.device, "auto" if recipe.teacher is None else recipe.teacher.device}:
         pick_device(device)
-    if recipe.student.init == "pretrained":
+    if weights and recipe.student.init == "pretrained":
         require_weights(recipe.student.path, role="student")
-    spec = None if recipe.teacher is None else teacher_spec(recipe.teacher)
+    spec = None if recipe.teacher is None else teacher_spec(recipe.teacher, weights=weights)
     contexts = _contexts(recipe, spec)
     splits = load_examples(recipe.data)
     student = _reader(recipe.student.tokenizer or recipe.student.path, recipe.student.revision, recipe, splits)

@@ -55,6 +55,7 @@ class Study:
         recipe: the study.
         reproduce: the command that repeats it, for the report.
         collators: arm name -> its collator, instead of the usual one; such an arm is a shown failure.
+        needs_weights: False: it is estimated, and not run.
         investigation: what the doctor found; kept in the folder and in the results.
     """
 
@@ -62,6 +63,7 @@ class Study:
     reproduce: str
     collators: dict[str, MakeCollator] = field(default_factory=dict)
     investigation: Investigation | None = None
+    needs_weights: bool = True
     _loaded: dict[str, RunInputs] = field(default_factory=dict)
     _corrected: dict[str, RunCost] = field(default_factory=dict)  # path of a teacher -> what its correction took
 
@@ -151,7 +153,7 @@ class Study:
             for other in self.recipe.arms:
                 key = self._teacher_key(other)
                 if key not in by_teacher:
-                    by_teacher[key] = load_inputs(self._run_recipe(other, 0))
+                    by_teacher[key] = load_inputs(self._run_recipe(other, 0), weights=self.needs_weights)
             common = set.intersection(*(inputs.held_out_keys for inputs in by_teacher.values()))
             made_in = Path(self.recipe.output) / "made"
             self._loaded.update(

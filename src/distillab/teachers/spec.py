@@ -79,9 +79,11 @@ def teacher_name(settings: TeacherConfig) -> str:
     )
 
 
-def teacher_spec(settings: TeacherConfig) -> TeacherSpec:
+def teacher_spec(settings: TeacherConfig, *, weights: bool = True) -> TeacherSpec:
     """Read what a teacher's folder and cache state, without loading anything large.
 
+    Args:
+        weights: False: they need not be there.
     Raises:
         TeacherError: its folder lacks what loading will need.
         CacheMismatch: it is no cache, or the cache of another teacher.
@@ -98,7 +100,8 @@ def teacher_spec(settings: TeacherConfig) -> TeacherSpec:
         raise TeacherError(
             "The teacher is in memory, and teacher.adapter and teacher.quantization are for its loading."
         )
-    require_weights(path, role="teacher")
+    if weights:
+        require_weights(path, role="teacher")
     of_weights, of_adapter = weights_sha256(path), None
     if settings.adapter is not None:
         require_adapter(settings.adapter, base=path, base_sha256=of_weights if is_local(path) else None)

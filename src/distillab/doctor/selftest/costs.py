@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -113,10 +113,7 @@ def measured_costs(setups: Sequence[Setup], weights: Sequence[Weights], budget: 
             total_s += _answers_s(arm)
     runs = budget.seeds * sum(len(setup.names) for setup in setups)
     together = min(budget.workers, runs)
-    largest = max(
-        (run_memory(setup, _loaded(setup, weights, budget), process=budget.process_bytes) for setup in setups),
-        key=lambda one: one.total,
-    )
+    largest = max((_memory(setup, weights, budget) for setup in setups), key=lambda one: one.total)
     # the process that starts several runs stays beside them
     memory = largest.total * together + (budget.process_bytes if together > 1 else 0)
     if setups[0].device.type == "cuda":
@@ -176,11 +173,12 @@ def _answers_s(arm: Arm) -> float:
     return each * settings.max_new_tokens * batches
 
 
-def _loaded(setup: Setup, weights: Sequence[Weights], budget: Budget) -> Weights:
-    """Return the models that a run loads: no teacher if everything that it uses of the teacher is stored before."""
+def _memory(setup: Setup, weights: Sequence[Weights], budget: Budget) -> RunMemory:
+    """Return the memory of a run, which loads no teacher if everything that it uses of the teacher is stored before."""
     largest = max(weights, key=lambda one: one.learning + one.teacher)
-    stored = budget.cached and (setup.inputs.method.can_be_cached or not setup.inputs.method.reads_signals)
-    return replace(largest, teacher=0) if stored else largest
+    method, process, device = setup.inputs.method, budget.process_bytes, setup.device
+    cached = budget.cached and (method.can_be_cached or not method.reads_signals)
+    return run_memory(setup.inputs, setup.student(), largest, process=process, device=device, cached=cached)
 
 
 def _duration(hours: float) -> str:

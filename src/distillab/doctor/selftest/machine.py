@@ -8,21 +8,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from distillab.config.models import RunRecipe
+from distillab.config.student import AdapterConfig, Quantization
 from distillab.files import free_bytes
+from distillab.models.adapters import add_adapter
 from distillab.models.loading import load_config, pick_device
 from distillab.models.pruning import student_config
+from distillab.models.structure import head_module
 from distillab.pretrained import model_of
 from distillab.runs.inputs import RunInputs
 
 _LIMIT = Path("/sys/fs/cgroup/memory.max")  # of a container
 _WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
-_COPIES = 4  # of a weight that learns: itself, its gradient, AdamW's two moments
+# bytes of a quantised weight: 4 bits and a float32 scale for 64 weights; 8 bits, with a scale for a whole row
+_QUANTISED = {"nf4": 0.5 + 4 / 64, "int8": 1.0}
 
 
 @dataclass(frozen=True)
@@ -43,34 +47,57 @@ class Weights:
     """Bytes of the models of one run, from their configurations alone.
 
     Attributes:
-        student: of its weights.
+        student: of its weights, with adapters.
+        trained: of those that learn.
         teacher: of its weights; 0 where none are loaded.
     """
 
     student: int
+    trained: int
     teacher: int
+
+    @property
+    def optimizer(self) -> int:
+        """Of AdamW's two moments."""
+        return 2 * self.trained
 
     @property
     def learning(self) -> int:
         """Of the student with its gradients and AdamW's moments."""
-        return _COPIES * self.student
+        return self.student + self.trained + self.optimizer
 
     @property
     def checkpoint(self) -> int:
-        """Of the student with AdamW's moments."""
-        return 3 * self.student
+        """Of what learns, with AdamW's moments."""
+        return self.trained + self.optimizer
+
+
+class Parameters(NamedTuple):
+    """Numbers of the parameters of a model."""
+
+    all: int  # with adapters
+    adapters: int
+    linear: int  # of linear layers but the head, without adapters: those that are quantised
+
+    def bytes(self, width: int, quantization: Quantization | None) -> int:
+        """Return the bytes of the weights; peft keeps adapters in float32."""
+        other = self.all - self.adapters - self.linear
+        linear = self.linear * (_QUANTISED[quantization] if quantization else width)
+        return 4 * self.adapters + width * other + round(linear)
 
 
 def this_machine(recipe: RunRecipe) -> Machine:
     """Return the memory and disk space of the recipe's device and output folder."""
     device = pick_device(recipe.training.device)
-    if device.type == "cuda":
-        memory = int(torch.cuda.get_device_properties(device).total_memory)
-    else:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        limit = _LIMIT.read_text(encoding="utf-8").strip() if _LIMIT.is_file() else "max"
-        memory = min(memory, int(limit)) if limit != "max" else memory
+    memory = int(torch.cuda.get_device_properties(device).total_memory) if device.type == "cuda" else this_memory()
     return Machine(memory, free_bytes(Path(recipe.output)))
+
+
+def this_memory() -> int:
+    """Return the memory of the machine or its container."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = _LIMIT.read_text(encoding="utf-8").strip() if _LIMIT.is_file() else "max"
+    return min(memory, int(limit)) if limit != "max" else memory
 
 
 def weights_of(inputs: RunInputs, *, teacher: bool) -> Weights:
@@ -82,8 +109,12 @@ def weights_of(inputs: RunInputs, *, teacher: bool) -> Weights:
     student, of_teacher = inputs.recipe.student, 0
     if teacher and inputs.teacher is not None:
         spec = inputs.teacher.spec
-        of_teacher = _bytes(load_config(spec.config, revision=spec.revision), spec.settings.dtype)
-    return Weights(_bytes(student_config(student), student.dtype), of_teacher)
+        config = load_config(spec.config, revision=spec.revision)
+        of_teacher = parameters(config).bytes(width_of(spec.settings.dtype, config), spec.settings.quantization)
+    config = student_config(student)
+    count, width = parameters(config, student.adapter), width_of(student.dtype, config)
+    whole = count.bytes(width, student.quantization)
+    return Weights(whole, whole if student.adapter is None else 4 * count.adapters, of_teacher)
 
 
 def size(count: float) -> str:
@@ -94,15 +125,40 @@ def size(count: float) -> str:
     return f"{count / 2**10:,.0f} KiB"
 
 
-def _bytes(config: PreTrainedConfig, dtype: str) -> int:
+def width_of(dtype: str, config: PreTrainedConfig) -> int:
+    """Return the bytes of a weight; `auto`: as the configuration states."""
     if dtype == "auto":
         dtype = str(config.dtype or "float32").removeprefix("torch.")
-    return _parameters(type(config).from_dict, config.to_json_string(use_diff=False)) * _WIDTHS.get(dtype, 4)
+    return _WIDTHS.get(dtype, 4)
+
+
+def unloaded_model(config: PreTrainedConfig, adapter: AdapterConfig | None, *, dtype: str) -> PreTrainedModel:
+    """Build a model on the meta device, where tensors have shapes and no memory; with new adapters, if it gets them."""
+    with torch.device("meta"):
+        model = model_of(config, dtype=None if dtype == "auto" else getattr(torch, dtype))
+        return model if adapter is None else add_adapter(model, adapter, seed=0)
+
+
+def parameters(config: PreTrainedConfig, adapter: AdapterConfig | None = None) -> Parameters:
+    """Count the parameters of a model that is not loaded.
+
+    Args:
+        adapter: put onto the model, whose own parameters are then frozen.
+    """
+    return _parameters(type(config).from_dict, config.to_json_string(use_diff=False), adapter)
 
 
 @cache
-def _parameters(read: Callable[[dict[str, Any]], PreTrainedConfig], settings: str) -> int:
-    """Return the number of parameters of a model."""
-    with torch.device("meta"):
-        model = model_of(read(json.loads(settings)))
-    return sum(p.numel() for p in model.parameters())
+def _parameters(
+    read: Callable[[dict[str, Any]], PreTrainedConfig], settings: str, adapter: AdapterConfig | None
+) -> Parameters:
+    model = unloaded_model(read(json.loads(settings)), adapter, dtype="auto")
+    head = head_module(model)
+    linear = {
+        id(module.weight): module.weight.numel()
+        for module in model.modules()
+        if isinstance(module, torch.nn.Linear) and module is not head and module.weight is not head.weight
+    }
+    sizes = [(name, parameter.numel()) for name, parameter in model.named_parameters()]
+    adapters = sum(size for name, size in sizes if "lora_" in name)
+    return Parameters(sum(size for _, size in sizes), adapters, sum(linear.values()) - adapters)

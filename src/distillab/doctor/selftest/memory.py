@@ -6,24 +6,29 @@ Shape letters: L positions of the longest row, V vocabulary, W the teacher's.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from distillab.config.models import RunRecipe
 from distillab.data.collation import IndexedRow
-from distillab.doctor.selftest.machine import Weights, size, weights_of
-from distillab.doctor.selftest.setup import Arm, Setup, setups_of
+from distillab.doctor.selftest.machine import Weights, size, unloaded_model, weights_of, width_of
+from distillab.errors import ConfigError
+from distillab.library_errors import library_errors
 from distillab.models.chunking import SUB_CHUNK_BYTES, chunks
-from distillab.models.heads import output_head, with_lm_head
-from distillab.models.scoring import at_scored
-from distillab.models.structure import model_shape
+from distillab.models.heads import output_head
+from distillab.models.inputs import model_inputs
+from distillab.models.loading import load_config
+from distillab.models.pruning import student_config
+from distillab.models.structure import config_shape, decoder_body, model_shape
+from distillab.objectives.build import build_objective
 from distillab.runs.environment import peak_rss_bytes
-from distillab.runs.inputs import load_inputs
-from distillab.runs.teacher import RunTeacher, stored_signals
-from distillab.runs.training import load_student
+from distillab.runs.inputs import RunInputs, load_inputs
+from distillab.runs.teacher import stored_signals
 from distillab.training.arguments import microbatch_size
 
 _MIB = 1 << 20
@@ -39,32 +44,43 @@ class RunMemory:
 
     Attributes:
         process: interpreter, libraries, tokenizers and rows; 0 on a GPU.
-        learning: the student's weights, their gradients, and AdamW's moments.
-        teacher: its weights, where they are loaded.
+        student, gradients, optimizer: the student's weights, the gradients of those that learn, AdamW's moments.
         activations: what the student keeps of the largest microbatch until its gradients are made.
         logits: chunks of both models' logits, and the sum of the head's gradients over them.
+        teacher: its weights, where they are loaded.
+        teacher_activations: what the terms read of it, and what it needs for a forward pass above the student's.
     """
 
     process: int
-    learning: int
-    teacher: int
+    student: int
+    gradients: int
+    optimizer: int
     activations: int
     logits: int
+    teacher: int
+    teacher_activations: int
 
     def __str__(self) -> str:
-        named = (
+        return ", ".join(f"{size(part)} {name}" for name, part in self.named if part)
+
+    @property
+    def named(self) -> tuple[tuple[str, int], ...]:
+        """The parts with their names for people."""
+        return (
             ("interpreter, libraries and rows", self.process),
-            ("the student with its gradients and AdamW", self.learning),
-            ("the teacher", self.teacher),
+            ("the student's weights", self.student),
+            ("gradients", self.gradients),
+            ("AdamW's moments", self.optimizer),
             ("activations", self.activations),
             ("logits", self.logits),
+            ("the teacher's weights", self.teacher),
+            ("the teacher's activations", self.teacher_activations),
         )
-        return ", ".join(f"{size(part)} {name}" for name, part in named if part)
 
     @property
     def total(self) -> int:
         """All together."""
-        return self.process + self.learning + self.teacher + self.activations + self.logits
+        return sum(part for _, part in self.named)
 
 
 def resident_bytes() -> int:
@@ -77,62 +93,121 @@ def resident_bytes() -> int:
     return int(table.read_text(encoding="utf-8").split()[1]) * resource.getpagesize()
 
 
-def run_memory(setup: Setup, weights: Weights, *, process: int) -> RunMemory:
-    """Return the memory of a run of these arms.
+def run_memory(
+    inputs: RunInputs,
+    student: PreTrainedModel,
+    weights: Weights,
+    *,
+    process: int,
+    device: torch.device,
+    cached: bool = False,
+) -> RunMemory:
+    """Return the memory of a run.
 
     Args:
+        student: as it will be trained; also one without memory, see `no_memory`.
         weights: of its models.
         process: of this process with its rows, before a model was loaded.
+        device: of the run.
+        cached: the teacher's signals are read from a cache.
     """
-    rows = microbatch_size(setup.recipe.training, 1)
-    kept, scored = kept_by_student(setup, rows)
-    device = setup.device
-    head = output_head(setup.original).weight_VD
-    widths = [head.shape[0]]
-    if setup.teacher_model is not None:
-        widths.append(output_head(setup.teacher_model).weight_VD.shape[0])
-    elif setup.teacher is not None:
-        widths *= 2
+    training, view = inputs.recipe.training, inputs.teacher
+    rows = microbatch_size(training, 1)
+    kept, scored = kept_by_student(inputs, student, rows)
+    head = output_head(student).weight_VD
+    vocabularies, of_teacher = [head.shape[0]], 0
+    if view is not None and inputs.method.reads_signals:
+        config = load_config(view.spec.config, revision=view.spec.revision)
+        vocabularies.append(int(config.get_text_config().vocab_size))
+        width = 2 if training.precision == "bfloat16" else width_of(view.spec.settings.dtype, config)
+        with unset_fake_temporarily():  # terms on two tokenisations read values
+            held, passing = _teacher_floats(inputs, student, config, rows)
+        of_teacher = width * held + (0 if cached else max(0, width * passing - kept))
     return RunMemory(
         process=0 if device.type == "cuda" else process + _FIRST_USE_BYTES,
-        learning=weights.learning,
-        teacher=weights.teacher,
+        student=weights.student,
+        gradients=weights.trained,
+        optimizer=weights.optimizer,
         activations=kept,
-        logits=sum(_chunk_bytes(scored, each, device) for each in widths) + 4 * head.numel(),
+        logits=sum(_chunk_bytes(scored, each, device) for each in vocabularies) + 4 * head.numel() * head.requires_grad,
+        teacher=0 if cached else weights.teacher,
+        teacher_activations=of_teacher,
     )
 
 
-def kept_by_student(setup: Setup, rows: int) -> tuple[int, int]:
+def kept_by_student(inputs: RunInputs, student: PreTrainedModel, rows: int) -> tuple[int, int]:
     """Return the bytes kept of so many of the longest rows for the backward pass, and how many positions are scored.
 
     The longest row is read once, and every tensor that the graph saves is counted once; other rows of a microbatch are
-    padded to it.
+    padded to it. Autocast's copies of weights are kept once for all rows.
     """
-    inputs, training = setup.inputs, setup.recipe.training
+    training, kind = inputs.recipe.training, next(student.parameters()).device.type
     longest = max(inputs.train.rows, key=len)
-    batch = inputs.student.collator(training.padding_side)([IndexedRow(0, longest)])
-    student = setup.student()
+    with unset_fake_temporarily():  # a batch has values, also where the model has none
+        batch = inputs.student.collator(training.padding_side)([IndexedRow(0, longest)])
+        if rows > 1:
+            batch["attention_mask"][:, -1] = 0  # shorter rows are padded, and then there is a mask
+        arguments = model_inputs(batch, next(student.parameters()).device, model=student)
     student.train()
-    weights = {parameter.untyped_storage().data_ptr() for parameter in student.parameters()}
-    found: dict[int, int] = {}
+    own = {parameter.untyped_storage()._cdata for parameter in student.parameters()}
+    shapes = {shape for parameter in student.parameters() for shape in (parameter.shape, parameter.shape[::-1])}
+    found: tuple[dict[int, int], dict[int, int]] = ({}, {})
 
     def keep(tensor: Tensor) -> Tensor:
         place = tensor.untyped_storage()
-        if place.data_ptr() not in weights:
-            found[place.data_ptr()] = place.nbytes()
+        if place._cdata not in own:
+            found[tensor.dim() == 2 and tensor.shape in shapes][place._cdata] = place.nbytes()
         return tensor
 
     # the graph holds what it saves until here, so that no two tensors have one place
-    with setup.arithmetic(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        hidden_ND = with_lm_head(student, batch, lambda hidden, head: at_scored(hidden, batch), device=setup.device)
+    with (
+        torch.autocast(kind, dtype=torch.bfloat16, enabled=training.precision == "bfloat16"),
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+    ):
+        hidden = decoder_body(student)(**arguments)[0]
     shape = model_shape(student)
-    kept = sum(found.values())
+    kept, copies = (sum(part.values()) for part in found)
     if training.gradient_checkpointing:
         # what a block reads is kept of all of them, and everything of the one that is made again
-        kept = kept // shape.blocks + shape.blocks * len(longest) * shape.width * hidden_ND.element_size()
+        kept = kept // shape.blocks + shape.blocks * len(longest) * shape.width * hidden.element_size()
     else:
         kept += kept // shape.blocks  # gradients of the block that is at work
-    return rows * kept, rows * hidden_ND.shape[0]
+    return copies + rows * kept, rows * int(longest.answer_mask[1:].sum())
+
+
+def _on_cpu(student: PreTrainedModel) -> None:
+    """Give the tensors of a model the CPU as their device, in place; under FakeTensorMode they have no memory there."""
+    made: dict[int, Tensor] = {}
+
+    def moved(tensor: Tensor) -> Tensor:
+        return made.setdefault(id(tensor), torch.empty_like(tensor, device="cpu"))
+
+    for module in student.modules():
+        for name, parameter in list(module.named_parameters(recurse=False, remove_duplicate=False)):
+            setattr(module, name, torch.nn.Parameter(moved(parameter), parameter.requires_grad))
+        for name, buffer in list(module.named_buffers(recurse=False, remove_duplicate=False)):
+            setattr(module, name, moved(buffer))
+
+
+def _teacher_floats(
+    inputs: RunInputs, student: PreTrainedModel, config: PreTrainedConfig, rows: int
+) -> tuple[int, int]:
+    """Return how many numbers the terms hold of the teacher, and how many one of its blocks has at once."""
+    view, shape = inputs.require_teacher(), config_shape(config)
+    length = max(map(len, view.rows(inputs.train)))
+    objective = build_objective(
+        inputs.method.terms,
+        shared_width=view.compared_width,
+        student=model_shape(student),
+        teacher=shape,
+        vocabularies=view.vocabularies,
+    )
+    read = objective.request.activations
+    projections = shape.head_width * (shape.heads + 2 * shape.key_value_heads)
+    each = shape.width * (1 + len(read.hidden)) + projections * len(read.projections)
+    inner = int(getattr(config.get_text_config(), "intermediate_size", None) or 4 * shape.width)
+    held = each + shape.heads * length * len(read.maps)
+    return rows * length * held, rows * length * (4 * shape.width + 3 * inner)
 
 
 def _chunk_bytes(scored: int, vocabulary: int, device: torch.device) -> int:
@@ -143,15 +218,31 @@ def _chunk_bytes(scored: int, vocabulary: int, device: torch.device) -> int:
 
 
 def estimated(recipe: RunRecipe) -> RunMemory:
-    """Estimate the memory of a recipe's run, from a process that has not loaded a model before.
+    """Estimate the memory of a recipe's run, from a process that has not loaded a model before. No weights are read.
 
     Raises:
         DistillabError: what is raised before a run begins.
     """
-    inputs = load_inputs(recipe)
-    process = resident_bytes()
-    source = RunTeacher(inputs, stored_signals(inputs))
-    arm = Arm(recipe.method, inputs, source if recipe.teacher is not None else None)
-    (setup,) = setups_of([arm], load_student(inputs), scratch=Path())
-    weights = weights_of(inputs, teacher=recipe.teacher is not None and recipe.teacher.path is not None)
-    return run_memory(setup, weights, process=process)
+    inputs = load_inputs(recipe, weights=False)
+    cached = stored_signals(inputs).train is not None
+    return unloaded_memory(inputs, process=resident_bytes(), device=inputs.device, cached=cached)
+
+
+def unloaded_memory(inputs: RunInputs, *, process: int, device: torch.device, cached: bool) -> RunMemory:
+    """Return the memory of a run from the configurations of its models; the arguments as in `run_memory`.
+
+    Raises:
+        ConfigError: a forward pass of the student depends on values, not on shapes alone (mixtures of experts).
+    """
+    view, settings = inputs.teacher, inputs.recipe.student
+    weights = weights_of(inputs, teacher=view is not None and view.spec.settings.path is not None)
+    needed = inputs.method.access != "none" or inputs.shared_width > 0
+    config, rule = student_config(settings), "The student's activations cannot be counted without its weights."
+    student = unloaded_model(config, settings.adapter, dtype=settings.dtype)
+    with (
+        library_errors(ConfigError, rule, where=settings.path, fix="run `distillab doctor selftest` on the recipe"),
+        FakeTensorMode(allow_non_fake_inputs=True),
+    ):
+        _on_cpu(student)
+        whole = run_memory(inputs, student, weights, process=process, device=device, cached=cached)
+    return whole if needed else replace(whole, teacher=0)

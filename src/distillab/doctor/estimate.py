@@ -1,0 +1,263 @@
+"""What a recipe will take of a device: memory, disk, tokens, hours. From configurations and rows; no weights are read.
+
+Hours are those of the floating-point operations, at the share of the device's peak that is stated: 2 a parameter and
+token for a forward pass (blocks: at all tokens; head: at the scored ones), twice that again for a backward pass. A
+generated token takes at least as long as reading the model's weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from transformers import PreTrainedConfig
+
+from distillab.config.models import RunRecipe, StudyRecipe
+from distillab.data.encoding import EncodedRow
+from distillab.doctor.devices import Device
+from distillab.doctor.selftest.machine import Parameters, Weights, parameters, weights_of, width_of
+from distillab.doctor.selftest.memory import RunMemory, resident_bytes, unloaded_memory
+from distillab.models.loading import load_config
+from distillab.models.pruning import student_config
+from distillab.runs.correction import correction_recipe
+from distillab.runs.inputs import RunInputs, load_inputs
+from distillab.runs.signals import bytes_before_loading
+from distillab.runs.teacher import stored_signals
+from distillab.study.study import Study
+from distillab.teachers.stored.location import Part
+
+UTILISATION = 0.4
+"""The share of a device's peak that training reaches."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that is not loaded.
+
+    Attributes:
+        count: of its parameters.
+        lookup: those of its input embeddings, whose rows are read and not multiplied.
+        head: those of its head.
+        bytes: of its weights.
+    """
+
+    count: Parameters
+    lookup: int
+    head: int
+    bytes: int
+
+    def forward(self, tokens: float, scored: float) -> float:
+        """Return the operations of a forward pass: blocks at all tokens, head at the scored ones."""
+        return 2 * ((self.count.all - self.lookup - self.head) * tokens + self.head * scored)
+
+
+def model_of_config(config: PreTrainedConfig, count: Parameters, bytes_: int) -> Model:
+    """Return a model by its configuration; tied embeddings are the head's."""
+    text = config.get_text_config()
+    table = int(text.vocab_size) * int(text.hidden_size)
+    return Model(count, 0 if text.tie_word_embeddings else table, table, bytes_)
+
+
+@dataclass(frozen=True)
+class RunEstimate:
+    """One arm: what each of its runs takes.
+
+    Attributes:
+        student_tokens, scored_tokens: that the student reads in training, and that are scored.
+        teacher_tokens: that the teacher reads while the student is trained.
+        training, evaluation: seconds.
+    """
+
+    name: str
+    runs: int
+    memory: RunMemory
+    student_tokens: float
+    scored_tokens: float
+    teacher_tokens: float
+    training: float
+    evaluation: float
+    weights: Weights
+
+
+@dataclass
+class Estimate:
+    """A recipe on a device.
+
+    Attributes:
+        runs: the arms, and the corrections of teachers.
+        together: how many runs go on at the same time.
+        shared: what is made once -> seconds.
+        cache_bytes: of the teachers' signals.
+    """
+
+    device: Device
+    together: int = 1
+    runs: list[RunEstimate] = field(default_factory=list)
+    shared: dict[str, float] = field(default_factory=dict)
+    cache_bytes: int = 0
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of the largest runs at the same time."""
+        return max(run.memory.total for run in self.runs) * self.together
+
+    @property
+    def disk(self) -> dict[str, int]:
+        """What is written -> bytes."""
+        return {
+            "teacher signals": self.cache_bytes,
+            "checkpoints": self.together * 2 * max(run.weights.checkpoint for run in self.runs),
+            "students": sum(run.runs * run.weights.student for run in self.runs),
+        }
+
+    @property
+    def seconds(self) -> float:
+        """All together, one after another."""
+        return sum(run.runs * (run.training + run.evaluation) for run in self.runs) + sum(self.shared.values())
+
+
+def estimate(recipe: RunRecipe | StudyRecipe, device: Device) -> Estimate:
+    """Return what a recipe takes of a device.
+
+    Raises:
+        DistillabError: a configuration, a tokenizer or rows cannot be read.
+    """
+    found = Estimate(device)
+    if isinstance(recipe, RunRecipe):
+        inputs = load_inputs(recipe, weights=False)
+        process, cached = resident_bytes(), stored_signals(inputs).train is not None
+        ArmCost(found, inputs, recipe.method, process, cached).add(runs=1)
+        return found
+    study = Study(recipe, reproduce="", needs_weights=False)
+    found.together = min(recipe.workers, len(recipe.arms) * len(recipe.seeds))
+    study.inputs(recipe.arms[0])
+    process, stored = resident_bytes(), recipe.teacher_signals == "cached"
+    for arm in recipe.arms:
+        made = study.inputs(arm)
+        correction = arm.teacher_correction or recipe.teacher_correction
+        made = made.with_recipe(made.recipe.model_copy(update={"teacher_correction": correction}))
+        cached = stored and (made.method.can_be_cached or not made.method.reads_signals)
+        ArmCost(found, made, arm.name, process, cached).add(runs=len(recipe.seeds))
+    if stored:
+        _add_caches(found, study)
+    return found
+
+
+@dataclass(frozen=True)
+class ArmCost:
+    """An arm, or the run of a recipe, that is added to an estimate."""
+
+    whole: Estimate
+    inputs: RunInputs
+    name: str
+    process: int
+    cached: bool
+
+    def add(self, *, runs: int) -> None:
+        """Add its runs, the correction of its teacher, and the answers of it."""
+        inputs, training = self.inputs, self.inputs.recipe.training
+        each = training.steps * training.batch_size / len(inputs.train.rows)
+        tokens, scored = (each * count for count in _token_counts(inputs.train.rows))
+        live = inputs.teacher is not None and inputs.method.reads_signals and not self.cached
+        of_teacher = self.teacher.forward(tokens, scored) if live else 0.0
+        memory = unloaded_memory(inputs, process=self.process, device=self.whole.device.kind, cached=self.cached)
+        self.whole.runs.append(
+            RunEstimate(
+                name=self.name,
+                runs=runs,
+                memory=memory,
+                student_tokens=tokens,
+                scored_tokens=scored,
+                teacher_tokens=tokens if live else 0.0,
+                training=self._seconds(self.student.forward(tokens, scored) * self.passes + of_teacher),
+                evaluation=self._evaluation(self.student, inputs.recipe.evaluation.generate_rows),
+                weights=weights_of(inputs, teacher=False),
+            )
+        )
+        self._add_shared()
+
+    def _add_shared(self) -> None:
+        inputs, shared = self.inputs, self.whole.shared
+        recipe, view = inputs.recipe, inputs.teacher
+        if recipe.teacher_correction is not None:
+            correction = correction_recipe(inputs, recipe.teacher_correction, Path(recipe.output))
+            name = f"correction of the teacher: {Path(correction.output).name}"
+            if name not in [run.name for run in self.whole.runs]:
+                made = load_inputs(correction, weights=False)
+                ArmCost(self.whole, made, name, self.process, cached=False).add(runs=1)
+        if view is None or view.spec.settings.path is None:
+            return
+        if inputs.method.answers == "teacher":
+            settings = recipe.teacher_answers
+            prompts = len(inputs.train.rows) * settings.answers_per_prompt
+            name = f"answers of {view.spec.name}"
+            seconds = self._generation(self.teacher, prompts, settings.max_new_tokens, settings.batch_size)
+            shared[name] = max(shared.get(name, 0.0), seconds)
+        if self.whole.runs[-1].runs > 1:
+            shared[f"evaluation of {view.spec.name}"] = self._evaluation(self.teacher, recipe.evaluation.generate_rows)
+
+    @property
+    def passes(self) -> float:
+        """Forward passes that a step costs: a backward pass is two, one of them for the weights."""
+        recipe = self.inputs.recipe
+        backward = 2.0 if recipe.student.adapter is None else 1.0
+        return 1.0 + backward + recipe.training.gradient_checkpointing
+
+    @cached_property
+    def student(self) -> Model:
+        """The student."""
+        settings = self.inputs.recipe.student
+        config = student_config(settings)
+        count = parameters(config, settings.adapter)
+        return model_of_config(config, count, weights_of(self.inputs, teacher=False).student)
+
+    @cached_property
+    def teacher(self) -> Model:
+        """The teacher."""
+        spec = self.inputs.require_teacher().spec
+        config = load_config(spec.config, revision=spec.revision)
+        count = parameters(config)
+        width = width_of(spec.settings.dtype, config)
+        return model_of_config(config, count, count.bytes(width, spec.settings.quantization))
+
+    def _seconds(self, operations: float) -> float:
+        device, kind = self.whole.device, self.inputs.recipe.training.precision
+        return operations / (UTILISATION * (device.bfloat16 if kind == "bfloat16" else device.float32))
+
+    def _evaluation(self, model: Model, prompts: int) -> float:
+        settings, training = self.inputs.recipe.evaluation, self.inputs.recipe.training
+        points = 1 + training.steps // (training.evaluate_every or max(1, training.steps // 10))
+        rows = self.inputs.eval_rows
+        read = (len(rows) + points * min(settings.curve_rows, len(rows))) / len(rows)
+        tokens, scored = (read * count for count in _token_counts(rows))
+        prompts = min(prompts, len(self.inputs.held_out.rows))
+        return self._seconds(model.forward(tokens, scored)) + self._generation(
+            model, prompts, settings.max_new_tokens, settings.batch_size
+        )
+
+    def _generation(self, model: Model, prompts: int, new_tokens: int, batch_size: int) -> float:
+        """Return the seconds of answers that all have their largest length."""
+        computed = self._seconds(model.forward(prompts * new_tokens, prompts * new_tokens))
+        read = math.ceil(prompts / batch_size) * new_tokens * model.bytes / (UTILISATION * self.whole.device.bandwidth)
+        return max(computed, read)
+
+
+def _add_caches(found: Estimate, study: Study) -> None:
+    """Add the signals that a study stores, but those on answers that are not written yet."""
+    parts: tuple[Part, ...] = ("train", "held_out")
+    for part in parts:
+        for arm in study.caches.missing(part, study.recipe.arms):
+            job, inputs = study.caches.job(arm, part), study.inputs(arm)
+            found.cache_bytes += bytes_before_loading(job)
+            reader = ArmCost(found, inputs, arm.name, 0, cached=True)
+            name = f"signals of {job.teacher.spec.name}"
+            seconds = reader._seconds(reader.teacher.forward(*_token_counts(job.rows)))
+            found.shared[name] = found.shared.get(name, 0.0) + seconds
+
+
+def _token_counts(rows: Sequence[EncodedRow]) -> tuple[int, int]:
+    """Return the tokens of rows, and those that are scored."""
+    return sum(map(len, rows)), sum(int(row.answer_mask.sum()) for row in rows)
