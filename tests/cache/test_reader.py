@@ -146,7 +146,7 @@ def test_what_cannot_be_answered_is_refused(cache: Path, tmp_path: Path) -> None
         reader.read_flat([-1], "top_k")
     with pytest.raises(CacheCorrupt, match=r"(?s)no cache here.*identity.json"):
         CacheReader(tmp_path / "nothing")
-    with pytest.raises(ConfigError, match='kind "nonsense"'):
+    with pytest.raises(ConfigError, match='protocol "nonsense"'):
         CacheReader("nonsense://bucket/cache")
 
 

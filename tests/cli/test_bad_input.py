@@ -105,7 +105,7 @@ def test_a_good_run_prints_its_figures_and_where_they_are(run: Run, recipe: Call
     path = recipe(method="logits")
     code, out, _ = run("train", path)
     assert code == 0
-    assert "  held-out " in out and "log V" in out and "run.json" in out
+    assert ": held-out " in out and "nats/token" in out and "log V" in out and "run.json" in out
     again, out_again, _ = run("train", path)
     assert (again, out_again) == (0, out)  # finished: nothing is done again, the output is the same
     code, _, err = run("train", path, "training.steps=5")

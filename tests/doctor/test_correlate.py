@@ -147,7 +147,7 @@ def test_another_trainers_loss_is_not_taken_for_cross_entropy(pair: dict[str, st
     log_file.write_text("\n".join(["step,loss,eval_loss", *lines]) + "\n")
     found = investigate(student=pair["student"], logs=[log_file])
     assert "held-out-above-uniform" not in {one.id for one in found.findings}
-    # --vocabulary, which the log's check names, is taken here too: the losses are then nats a token
+    # --vocabulary, which the log's check names, is taken here too: the losses are then nats per token
     known = investigate(student=pair["student"], logs=[log_file], vocabulary=400)
     assert "held-out-above-uniform" in {one.id for one in known.findings}
 

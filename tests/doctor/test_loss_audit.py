@@ -149,7 +149,7 @@ def test_how_far_a_free_student_ends_decides_between_regulariser_and_mistake() -
     mild = finding(audited(good("softened teacher")), "loss-not-minimal-at-teacher")
     gross = finding(audited(fault("entropy with the wrong sign")), "loss-not-minimal-at-teacher")
     assert (mild.severity, gross.severity) == ("warning", "error")
-    assert "nats a token" in mild.evidence[-1]
+    assert "nats per token" in mild.evidence[-1]
 
 
 def test_a_gradient_to_the_teacher_is_said() -> None:

@@ -85,7 +85,7 @@ def test_half_precision_maps_give_no_negative_divergence() -> None:
 
 
 def test_unequal_numbers_of_heads_cannot_be_matched() -> None:
-    with pytest.raises(ConfigError, match="as many") as caught:
+    with pytest.raises(ConfigError, match="the same number") as caught:
         maps_term("matched", 2, 3)
     assert "heads: mean" in str(caught.value)
 

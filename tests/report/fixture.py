@@ -265,8 +265,8 @@ def study() -> StudyResults:
     return StudyResults(
         title="What does access to imaginary-teacher-M buy a student of 0.3 M parameters?",
         question="Same prompts, same 600 steps, three seeds: which access to the teacher lowers the held-out loss?",
-        headline="Beyond SFT, on the data set's answers: its logits (logits) buy 0.088 nats a token.",
-        verdict="Logits buy 0.088 nats a token over supervised fine-tuning (95 % interval 0.081 to 0.095); "
+        headline="Beyond SFT, on the data set's answers: its logits (logits) buy 0.088 nats per token.",
+        verdict="Logits buy 0.088 nats per token over supervised fine-tuning (95 % interval 0.081 to 0.095); "
         "the teacher’s texts alone buy 0.021.",
         budget="600 optimizer steps of 16 rows",
         references=ReferenceLines(uniform_nats=LOG_V, unigram_nats=4.1173),

@@ -19,16 +19,16 @@ from distillab.report import write_report
 from distillab.report.findings import concluded
 
 ABOVE = (
-    "The student starts above log V, worse than a uniform guess: 7.900 nats a token before training, log V is 6.238."
+    "The student starts above log V, worse than a uniform guess: 7.900 nats per token before training, log V is 6.238."
 )
 WORSE = (
-    "Every arm is worse than the undistilled student: 1.500 nats a token before training, 1.651 after the best of "
+    "Every arm is worse than the undistilled student: 1.500 nats per token before training, 1.651 after the best of "
     "4, logits."
 )
 
 
 def begun(nats: float, *, random: bool | None) -> StudyResults:
-    """The invented study with an untrained student of so many nats a token."""
+    """The invented study with an untrained student of so many nats per token."""
     results = invented()
     point = results.baselines[0]
     evaluation = with_value(point.evaluation, "nats_per_token", nats)
@@ -112,7 +112,7 @@ def test_a_teacher_that_is_no_better_than_sft_is_said_everywhere(
 
 def test_a_single_run_is_named() -> None:
     assert outlook(2.0, {"run": 2.0}, uniform=6.0, random=False) == (
-        "run is no better than the undistilled student: 2.000 nats a token before training, 2.000 after it.",
+        "run is no better than the undistilled student: 2.000 nats per token before training, 2.000 after it.",
     )
     assert outlook(None, {"run": 9.0}, uniform=6.0, random=False) == ()
 
@@ -121,7 +121,7 @@ def test_the_doctor_begins_with_it_for_a_run(tmp_path: Path) -> None:
     worse = ((0, 2.0), (60, 2.3), (120, 2.4), (300, 2.6))
     OurRun(held_out=worse, init="pretrained").write(tmp_path / "worse")
     found = audit_run(tmp_path / "worse")
-    assert found.outlook[0].startswith("the run is worse than the undistilled student: 2.000 nats a token")
+    assert found.outlook[0].startswith("the run is worse than the undistilled student: 2.000 nats per token")
     assert [finding.id for finding in found.findings].count("held-out-worse-than-untrained") == 1
     assert "worse-than-start" not in {finding.id for finding in found.findings}
     OurRun().write(tmp_path / "good")

@@ -76,7 +76,7 @@ def test_covers_the_truth_about_as_often_as_it_says(cell: Cell) -> None:
 
 
 def test_the_recovered_gap_by_hand() -> None:
-    """SFT loses 3 nats a token, the teacher 1: an arm that loses 2.5 has gone a quarter of the way."""
+    """SFT loses 3 nats per token, the teacher 1: an arm that loses 2.5 has gone a quarter of the way."""
     tokens = np.tile([2.0, 4.0], 10)
     sft, teacher = [3.0 * tokens] * 2, [1.0 * tokens] * 2
     assert recovered_gap([2.5 * tokens] * 2, sft, teacher, tokens) == Recovered(share=0.25, low=0.25, high=0.25)

@@ -43,10 +43,10 @@ def test_levels_of_access_are_told_apart_by_the_teachers_tokens() -> None:
     same, across, failures = text.split(". ")
     assert same == (
         "Compared with SFT on the same rows (claims at 5 % for all 3 arms together, Holm): "
-        "logits is better by 0.090 nats a token (95 % interval -0.100 to -0.080)"
+        "logits is better by 0.090 nats per token (95 % interval -0.100 to -0.080)"
     )
     assert across == (
-        "Across tokenizers, from a teacher with other tokens: spans is better by 0.040 nats a token (95 % interval "
+        "Across tokenizers, from a teacher with other tokens: spans is better by 0.040 nats per token (95 % interval "
         "-0.050 to -0.030); no significant difference from SFT: answers"
     )
     assert failures == "Shown as failures, not as results: broken."
@@ -62,7 +62,7 @@ def test_the_headline_of_twelve_arms_is_short_and_says_on_what_it_was_measured()
     text = verdict(measured)
     assert text.startswith(
         "Compared with SFT on the same rows (n = 200 rows × 3 seeds; claims at 5 % for all 12 arms together, Holm): "
-        "method_number_0 is better by 0.100 nats a token (95 % interval -0.110 to -0.090), method_number_1, "
+        "method_number_0 is better by 0.100 nats per token (95 % interval -0.110 to -0.090), method_number_1, "
         "method_number_2 and 2 more by less; method_number_11 is worse by 0.120"
     )
     assert text.endswith("no significant difference from SFT: method_number_5.")
@@ -124,11 +124,11 @@ def test_the_headline_says_for_each_level_what_it_buys() -> None:
         _arm("broken", "text", -9.0, shows="an error"),
     ]
     assert headline(arms) == (
-        "Beyond SFT, on the data set's answers: other arms without a teacher (sft-twice) cost 0.200 nats a token and "
+        "Beyond SFT, on the data set's answers: other arms without a teacher (sft-twice) cost 0.200 nats per token and "
         "bring the student 13 % nearer to the teacher; the teacher's answers (seqkd) make no difference beyond "
         "the interval and bring the student 13 % nearer to the teacher; the teacher's logits (logits, best of 2) buy "
-        "0.090 nats a token, 27 % of the gap, and bring the student 13 % nearer to the teacher; the teacher's hidden "
-        "states or attention (states) cost 0.080 nats a token and bring the student 13 % nearer to the teacher; the "
-        "teacher's logits, from a teacher with other tokens, (projection) buy 0.050 nats a token."
+        "0.090 nats per token, 27 % of the gap, and bring the student 13 % nearer to the teacher; the teacher's hidden "
+        "states or attention (states) cost 0.080 nats per token and bring the student 13 % nearer to the teacher; the "
+        "teacher's logits, from a teacher with other tokens, (projection) buy 0.050 nats per token."
     )
     assert headline([]).startswith("No arm of this study has access to a teacher")

@@ -116,7 +116,7 @@ class Study:
     def table(self) -> pandas.DataFrame:
         """Return one row for each model: name, role, method, seeds, each metric's mean, the difference to SFT.
 
-        `against_sft`, `against_sft_low` and `against_sft_high` are held-out nats a token minus SFT's, with the paired
+        `against_sft`, `against_sft_low` and `against_sft_high` are held-out nats per token minus SFT's, with the paired
         95 % interval; below zero is better. `likelihood_gap_closed`, `fidelity_gap_closed` and `task_gap_closed` are
         shares of the gap between SFT (0) and the teacher (1). NaN: not measured.
         """

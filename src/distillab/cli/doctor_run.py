@@ -29,7 +29,7 @@ def run_command(
         float | None, typer.Option("--unigram", help="Nats a token of the unigram model, if known.")
     ] = None,
     entropy: Annotated[
-        float | None, typer.Option("--entropy", help="Lowest nats a token that the data allow, if known.")
+        float | None, typer.Option("--entropy", help="Lowest nats per token that the data allow, if known.")
     ] = None,
     random_student: Annotated[
         bool | None,

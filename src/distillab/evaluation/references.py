@@ -11,7 +11,7 @@ from distillab.records import ReferenceLines
 
 
 def reference_lines(train: Sequence[EncodedRow], held_out: Sequence[EncodedRow], *, vocabulary: int) -> ReferenceLines:
-    """Return log V, and the nats a token of the unigram model of the training answers on the held-out answers.
+    """Return log V, and the nats per token of the unigram model of the training answers on the held-out answers.
 
     The unigram model counts every supervised token (EOS too) and adds one to every count, so that a token
     unseen in training has some probability.

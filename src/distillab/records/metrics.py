@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from distillab.records.base import Record
 
 PRIMARY = "nats_per_token"
-"""The metric that arms are compared by: held-out cross-entropy, in nats a token."""
+"""The metric that arms are compared by: held-out cross-entropy, in nats per token."""
 
 Family = Literal["likelihood", "fidelity", "task"]
 

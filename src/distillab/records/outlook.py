@@ -25,7 +25,7 @@ def outlook(
     """Return the warnings that are shown first, a sentence each.
 
     Args:
-        start: held-out nats a token before training; None: not measured.
+        start: held-out nats per token before training; None: not measured.
         ends: the same after it, of every arm or run by its name, on the same rows.
         uniform: log V, if it is known.
         random: whether the student began with random weights; None: not known.
@@ -35,7 +35,7 @@ def outlook(
     found = []
     if uniform is not None and begins_above_uniform(start, uniform, random=random):
         found.append(
-            f"The student starts above log V, worse than a uniform guess: {start:.3f} nats a token before training, "
+            f"The student starts above log V, worse than a uniform guess: {start:.3f} nats per token before training, "
             f"log V is {uniform:.3f}."
         )
     if ends and min(ends.values()) >= start:
@@ -45,7 +45,7 @@ def outlook(
         if len(ends) == 1:
             who, after = f"{best} is", "after it"
         found.append(
-            f"{who} {worse} the undistilled student: {start:.3f} nats a token before training, {ends[best]:.3f} "
+            f"{who} {worse} the undistilled student: {start:.3f} nats per token before training, {ends[best]:.3f} "
             f"{after}."
         )
     return tuple(found)

@@ -32,7 +32,7 @@ class CurvePoint(Record):
 
 
 class ReferenceLines(Record):
-    """Reference values of the loss, in nats a token of the student's vocabulary."""
+    """Reference values of the loss, in nats per token of the student's vocabulary."""
 
     uniform_nats: float = Field(description="log V: every token equally likely")
     unigram_nats: float = Field(description="token frequencies of the training answers alone")

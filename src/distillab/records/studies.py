@@ -103,7 +103,7 @@ class Baseline(Record):
     random: bool | None = Field(default=None, description="whether its weights are random; None for a teacher")
     comparisons: tuple[Comparison, ...] = Field(default=(), description="of a teacher with SFT")
     against_full_precision: Interval | None = Field(
-        default=None, description="of a quantised teacher: held-out nats a token minus those of its weights as they are"
+        default=None, description="of a quantised teacher: held-out nats per token minus those of its full weights"
     )
 
 
@@ -129,7 +129,7 @@ class ArmResult(Record):
 
     @property
     def against_sft(self) -> Interval | None:
-        """Held-out nats a token minus SFT's; negative is better."""
+        """Held-out nats per token minus SFT's; negative is better."""
         found = self.against("likelihood")
         return None if found is None else found.difference
 

@@ -41,7 +41,7 @@ ACCESS_MEANING: dict[AccessLevel, str] = {
 class Entry:
     """One model or arm of the study.
 
-    `comparable` is False if nats a token cannot be compared with the student's, because the model splits the held-out
+    `comparable` is False if nats per token cannot be compared with the student's, because the model splits the held-out
     text into other tokens; `across_tokenizers` is True if an arm's teacher does.
     `colour` and `marker` are how figures draw it; there are 15 markers and 16 colours.
     """
@@ -82,7 +82,7 @@ class Entry:
 
     @property
     def held_out_nats(self) -> tuple[float, ...]:
-        """Held-out nats a token, one value a seed."""
+        """Held-out nats per token, one value a seed."""
         return tuple(evaluation.nats_per_token for evaluation in self.evaluations)
 
 
@@ -122,7 +122,7 @@ def _check_lengths(arm: ArmResult) -> None:
 
 
 def _models_with_other_tokens(results: StudyResults) -> set[str]:
-    """Return the names of the teachers whose nats a token are in another vocabulary than the student's.
+    """Return the names of the teachers whose nats per token are in another vocabulary than the student's.
 
     Found by the contract's verdict, or by another number of scored tokens on the same rows.
     """

@@ -49,7 +49,7 @@ def figure_arms(found: Sequence[Entry], references: ReferenceLines) -> tuple[Mar
 
 
 def reference_values(references: ReferenceLines) -> tuple[tuple[str, float], ...]:
-    """Return the reference lines that are finite: (name, nats a token)."""
+    """Return the reference lines that are finite: (name, nats per token)."""
     both = (("unigram", references.unigram_nats), ("log V", references.uniform_nats))
     return tuple((name, value) for name, value in both if math.isfinite(value))
 

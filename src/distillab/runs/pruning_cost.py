@@ -38,7 +38,7 @@ def measured(inputs: RunInputs, model: PreTrainedModel) -> Measured:
 
 
 def _scored(inputs: RunInputs, model: PreTrainedModel, held_out: HeldOut) -> tuple[float, float]:
-    """Return nats a token and seconds."""
+    """Return nats per token and seconds."""
     start = time.perf_counter()
     scores = score_rows(
         model,

@@ -82,7 +82,7 @@ def with_adjusted(arms: Sequence[ArmResult]) -> tuple[ArmResult, ...]:
 
 
 def _headline(family: Family, models: Sequence[Judged]) -> Metric | None:
-    """Return the first headline of a family that all have; bits a byte where they split the text into other tokens."""
+    """Return the first headline of a family that all have; bits per byte if their tokens differ."""
     names = HEADLINES[family]
     if family == "likelihood" and len({tuple(_column(one.lines[0], "tokens")) for one in models}) > 1:
         names = ("bits_per_byte",)

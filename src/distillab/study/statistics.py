@@ -29,7 +29,7 @@ class Spread:
     """A mean difference and the two parts of its variance; arrays (N,), one entry a study.
 
     Attributes:
-        mean: nats a token.
+        mean: nats per token.
         by_seed: variance over seeds of the mean, with the interaction of seeds and rows; 0 with one seed.
         by_row: variance over rows beyond that.
         seeds, rows: how many.
@@ -96,7 +96,7 @@ def paired_interval(
     *,
     confidence: float = 0.95,
 ) -> Interval:
-    """Return the difference of nats a token, arm − base, with an interval over seeds and over rows.
+    """Return the difference of nats per token, arm − base, with an interval over seeds and over rows.
 
     Arm and baseline were trained with the same seeds and evaluated on the same rows, so differences are formed
     seed by seed and row by row before anything is averaged. See `spread` and `Spread.half_width`; how often it covers
@@ -106,7 +106,7 @@ def paired_interval(
         arm, base: for each seed, (R,) nats of each row.
         tokens: (R,) scored tokens of each row.
     Returns:
-        mean, low, high in nats a token, and the p-value of no difference; no low and high, and a p-value of 1, on
+        mean, low, high in nats per token, and the p-value of no difference; no low and high, and a p-value of 1, on
         fewer than `FEWEST_ROWS` rows.
     """
     found = spread((np.stack(arm) - np.stack(base))[None], tokens[None])

@@ -34,11 +34,11 @@ def _best(arms: Sequence[ArmResult]) -> tuple[ArmResult, int] | None:
 
 
 def _bought(arm: ArmResult, of: int) -> str:
-    """Return `the teacher's logits (NAME) buy 0.085 nats a token, 19 % of the gap, and bring the student …`."""
+    """Return `the teacher's logits (NAME) buy 0.085 nats per token, 19 % of the gap, and bring the student …`."""
     where = ", from a teacher with other tokens," if arm.across_tokenizers else ""
     answers, nearness = arm.against("likelihood"), arm.against("fidelity")
     assert answers is not None  # of the arms that are compared
-    size, closed = f"{abs(answers.difference.mean):.3f} nats a token", answers.recovered
+    size, closed = f"{abs(answers.difference.mean):.3f} nats per token", answers.recovered
     said = {
         "better": f"buy {size}" + ("" if closed is None else f", {100 * closed.share:.0f} % of the gap,"),
         "worse": f"cost {size}",
@@ -100,7 +100,7 @@ def _grouped(arms: Sequence[ArmResult]) -> str:
 def _claim(word: str, found: Sequence[tuple[Interval, str]]) -> str:
     (difference, name), rest = found[0], [name for _, name in found[1:]]
     interval = f"95 % interval {difference.low:+.3f} to {difference.high:+.3f}"
-    text = f"{name} is {word} by {abs(difference.mean):.3f} nats a token ({interval})"
+    text = f"{name} is {word} by {abs(difference.mean):.3f} nats per token ({interval})"
     return f"{text}, {_names(rest)} by less" if rest else text
 
 

@@ -43,7 +43,7 @@ def check_entropy(train: EncodedPart, held_out: EncodedPart, reader: Reader) -> 
     floor = lowest_loss(rows)
     on = "the held-out answers" if judged else "the same answers"
     scope = (
-        f"{train.summary}, {sum(int(row.answer_mask.sum()) for row in rows):,} scored tokens; nats a token: log V "
+        f"{train.summary}, {sum(int(row.answer_mask.sum()) for row in rows):,} scored tokens; nats per token: log V "
         f"{lines.uniform_nats:.2f}, unigram {lines.unigram_nats:.2f} on {on}, "
         f"bigram {_bigram_nats(rows):.2f} on the training answers themselves, lowest loss {floor.nats:.3f}"
     )
@@ -57,7 +57,7 @@ def check_entropy(train: EncodedPart, held_out: EncodedPart, reader: Reader) -> 
     if held is not None:
         evidence.append(_line("held-out rows", held))
     evidence.append(
-        f"unigram {lines.unigram_nats:.2f} nats a token on {on}, bigram {_bigram_nats(rows):.2f} on the training "
+        f"unigram {lines.unigram_nats:.2f} nats per token on {on}, bigram {_bigram_nats(rows):.2f} on the training "
         "answers themselves, which is too low where they are few"
     )
     why = "texts have the same beginning" if texts else "equal prompts have different answers"

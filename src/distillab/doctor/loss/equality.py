@@ -139,14 +139,14 @@ def _elsewhere(subject: Subject) -> Finding:
         severity="error" if distance > _FAR else "warning",
         evidence=(
             *_facts(subject),
-            f"logits trained freely for {_STEPS} steps, starting at the teacher's, end {distance:.3g} nats a token "
+            f"logits trained freely for {_STEPS} steps, starting at the teacher's, end {distance:.3g} nats per token "
             "from them (forward KL)",
         ),
     )
 
 
 def distance_of_best_student(subject: Subject) -> float:
-    """Return the forward KL, nats a token, between the teacher and logits that are trained from the teacher's on."""
+    """Return the forward KL, nats per token, between the teacher and logits that are trained from the teacher's on."""
     teacher = subject.batch.teacher
     free = teacher.clone().requires_grad_()
     optimizer = torch.optim.Adam([free], lr=0.1)

@@ -53,7 +53,7 @@ def check_begin(subject: PairSubject) -> CheckResult:
     bare = _nats(teacher, subject, [pair.bare for pair in pairs])
     tokens = sum(int(pair.bare.answer_mask.sum()) for pair in pairs)
     with_it, without = float(begun.sum()) / tokens, float(bare.sum()) / tokens
-    figures = f"{with_it:.3f} nats a token with its BOS token, {without:.3f} without; {tokens:,} tokens"
+    figures = f"{with_it:.3f} nats per token with its BOS token, {without:.3f} without; {tokens:,} tokens"
     mine, other = (begun, bare) if used[0] else (bare, begun)
     scope = f"the teacher: {figures}, {len(pairs)} rows, which {'have' if used[0] else 'do not have'} it"
     if not clearly_worse(mine, other):

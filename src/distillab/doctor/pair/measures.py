@@ -1,6 +1,6 @@
 """What is measured of a signal: how much better it fits its own tokens than others.
 
-All effects are in nats a token, against the mean over shuffled pairings.
+All effects are in nats per token, against the mean over shuffled pairings.
 
 Shapes: n scored positions of one row, C ids, r rows that reach a place, R rows.
 """

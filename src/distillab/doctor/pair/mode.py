@@ -59,7 +59,7 @@ def _mode(model: nn.Module) -> str:
 def _apart(first: Tensor, second: Tensor) -> str:
     kl = forward_kl(teacher_logp=first.float().log_softmax(-1), student_logp=second.float().log_softmax(-1))
     same = (first.argmax(-1) == second.argmax(-1)).float().mean()
-    return f"KL between the two passes {float(kl.mean()):.3g} nats a token, same top-1 token {float(same):.1%}"
+    return f"KL between the two passes {float(kl.mean()):.3g} nats per token, same top-1 token {float(same):.1%}"
 
 
 def _in_train_mode(noisy: list[tuple[str, nn.Module]], first: Tensor, second: Tensor) -> Finding:

@@ -68,7 +68,7 @@ def check_precision(subject: PairSubject) -> CheckResult:
     if dtype != torch.float32 and teacher.num_parameters() <= _MOST_PARAMETERS:
         exact, exact_logits = _run(copy.deepcopy(teacher).float(), subject, read)
         kl = _kl(exact_logits, logits)
-        scope += f"; KL from itself in float32 {kl:.2g} nats a token"
+        scope += f"; KL from itself in float32 {kl:.2g} nats per token"
         if kl > _MUCH_KL_NATS:
             findings.append(_imprecise(name, kl, exact))
         largest = exact
@@ -128,7 +128,7 @@ def _imprecise(name: str, kl: float, exact: Largest) -> Finding:
     return from_page(
         "teacher-imprecise",
         evidence=(
-            f"KL(float32 ‖ {name}) {kl:.3g} nats a token",
+            f"KL(float32 ‖ {name}) {kl:.3g} nats per token",
             f"largest magnitude in float32: {exact.value:.3g}, in {exact.module}",
         ),
     )

@@ -48,7 +48,7 @@ def check_quality(subject: PairSubject) -> CheckResult:
         margin = _ERRORS * _error(scores.nats - lines.unigram_nats * scores.tokens, scores)
         if own > lines.unigram_nats + margin:
             findings.append(_below_unigram(own, lines.uniform_nats, lines.unigram_nats, scores))
-    shown = f"{what}: {own:.2f} nats a token over {int(scores.tokens.sum()):,} tokens of {len(read.rows)} rows"
+    shown = f"{what}: {own:.2f} nats per token over {int(scores.tokens.sum()):,} tokens of {len(read.rows)} rows"
     if student is not None:
         finding, figures = _against_student(subject, student, read, scores)
         shown += figures
@@ -101,9 +101,9 @@ def _against_student(
     worse = teacher_nats - student_nats
     examples = [read.examples[number] for number in kept]
     if any(row.truncated for row in rows):
-        unit, sizes = "nats a token", [float((scores.tokens - scores.eos_tokens).sum())] * 2
+        unit, sizes = "nats per token", [float((scores.tokens - scores.eos_tokens).sum())] * 2
     else:
-        unit, readers = "bits a byte", (subject.input_reader, subject.student)
+        unit, readers = "bits per byte", (subject.input_reader, subject.student)
         sizes = [math.log(2) * sum(map(reader.encoder.scored_bytes, examples)) for reader in readers]
     teacher_unit, student_unit = float(teacher_nats.sum()) / sizes[0], float(student_nats.sum()) / sizes[1]
     figures = f"; teacher {teacher_unit:.3f}, student {student_unit:.3f} {unit} over {len(rows)} rows"
@@ -119,7 +119,7 @@ def _below_unigram(own: float, uniform: float, unigram: float, scores: RowScores
         "teacher-below-unigram",
         "below uniform" if own > uniform else "below unigram",
         evidence=(
-            f"teacher {own:.2f} nats a token, unigram model {unigram:.2f}, log V {uniform:.2f}",
+            f"teacher {own:.2f} nats per token, unigram model {unigram:.2f}, log V {uniform:.2f}",
             f"over {int(scores.tokens.sum()):,} tokens of {len(scores.keys)} rows",
         ),
     )

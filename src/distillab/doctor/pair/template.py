@@ -41,8 +41,8 @@ class _Form:
 
 
 def check_template(subject: PairSubject) -> CheckResult:
-    """Compare the teacher's bits a byte of the same answers behind each form of the prompt."""
-    what = "the teacher's bits a byte with each template"
+    """Compare the teacher's bits per byte of the same answers behind each form of the prompt."""
+    what = "the teacher's bits per byte with each template"
     teacher, lacking = subject.teacher_model, subject.lacking_teacher
     if teacher is None or lacking is not None:
         return CheckResult(check=CHECK_ID, scope=what, skipped=lacking)
@@ -67,7 +67,7 @@ def check_template(subject: PairSubject) -> CheckResult:
     kept = set(keys)
     size = math.log(2) * sum(len(a.encode()) for e in examples if e.key in kept for a in e.answers)
     figures = [f"{form.name} {sum(_column(form, keys)) / size:.3f}" for form in (used, *forms)]
-    scope = f"the teacher's bits a byte on {len(keys)} rows: {', '.join(figures)} (the run's is {used.name})"
+    scope = f"the teacher's bits per byte on {len(keys)} rows: {', '.join(figures)} (the run's is {used.name})"
     if refused:
         scope += f"; not tried: {', '.join(refused)}"
     better = [form for form in forms if clearly_worse(_column(used, keys), _column(form, keys))]
@@ -120,7 +120,7 @@ def _worse(
     return from_page(
         "teacher-template",
         "own template" if best.name.startswith("the ") else "another template",
-        evidence=(f"bits a byte of the same answers: {', '.join(figures)}", f"the run's template: {used.name}"),
+        evidence=(f"bits per byte of the same answers: {', '.join(figures)}", f"the run's template: {used.name}"),
         example=(f"{best.name}: {shown[-160:]!r}",),
         words={"name": best.name},
     )

@@ -42,7 +42,7 @@ class Verdict:
     """What a signal is taken for.
 
     Attributes:
-        reference: nats a token that it would have gained if it fitted.
+        reference: nats per token that it would have gained if it fitted.
         sure: there is no other reading; False: or the teacher knows nothing of this text.
         reason: why there is no verdict.
     """
@@ -133,7 +133,7 @@ def _no_power(measures: Measures, reference: float) -> str | None:
         )
     if reference < _POWER_SPREADS * tested.spread:
         return (
-            f"the test has no verdict: a fitting signal would gain {reference:.2f} nats a token, and chance alone "
+            f"the test has no verdict: a fitting signal would gain {reference:.2f} nats per token, and chance alone "
             f"gives ± {tested.spread:.2f} on {measures.positions} tokens"
         )
     return None
@@ -176,7 +176,7 @@ def _seen(measures: Measures, own: Tested | None) -> tuple[str, ...]:
 
 def _as_text(tested: Tested) -> str:
     return (
-        f"gain {tested.gain:.2f} ± {tested.spread:.2f} nats a token (p = {tested.p:.2g}, {tested.positions:,} tokens)"
+        f"gain {tested.gain:.2f} ± {tested.spread:.2f} nats per token (p = {tested.p:.2g}, {tested.positions:,} tokens)"
     )
 
 

@@ -61,9 +61,9 @@ def audit_run(
         place: a run or study folder of distillab; a folder with transformers' trainer_state.json (or checkpoints with
             one); a file: trainer_state.json, metrics.jsonl, JSON lines, a JSON list, CSV, or what a trainer printed.
         vocabulary: ids of the student's tokenizer, so that log V is known. The records have it; other trainers' logs
-            do not. It also means that the logged losses are nats a token.
+            do not. It also means that the logged losses are nats per token.
         loss: what another trainer logs. Where it is a divergence, it is not compared with the lines of cross-entropy.
-        unigram_nats: nats a token of a model that knows only token frequencies, where known.
+        unigram_nats: nats per token of a model that knows only token frequencies, where known.
         entropy_nats: the lowest loss that the data allow, where known.
         random_student: whether the student began with random weights, where the records do not have it.
         accumulation: microbatches an optimizer step times processes, for a log whose loss may be off by it.
@@ -116,7 +116,7 @@ def _require(vocabulary: int | None, unigram: float | None, entropy: float | Non
         wrong.append(f"accumulation {accumulation}: at least 1")
     for name, value in (("unigram_nats", unigram), ("entropy_nats", entropy)):
         if value is not None and not (math.isfinite(value) and value > 0):
-            wrong.append(f"{name} {value}: a positive number of nats a token")
+            wrong.append(f"{name} {value}: a positive number of nats per token")
     if wrong:
         raise ConfigError("An argument is out of range.", facts=wrong)
 

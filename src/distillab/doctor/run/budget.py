@@ -59,7 +59,7 @@ def check_differences(results: StudyResults) -> CheckResult:
     finding = from_page(
         "difference-below-interval",
         evidence=tuple(
-            f"{arm.name}: {arm.against_sft.mean:+.3f} nats a token, {_interval(arm.against_sft)} "
+            f"{arm.name}: {arm.against_sft.mean:+.3f} nats per token, {_interval(arm.against_sft)} "
             f"({arm.against_sft.measured_on or plural(len(arm.seeds), 'seed')})"
             for arm in unclear
             if arm.against_sft is not None

@@ -75,7 +75,7 @@ def _above_uniform(series: RunSeries, held_out: _Curve) -> Finding | None:
         "distillation alone" if kd_alone else "any loss",
         severity="error" if never_better else "warning",
         evidence=(
-            f"held-out {last:.3f} nats a token at step {step:,}; log V, a uniform guess, is {uniform:.3f}",
+            f"held-out {last:.3f} nats per token at step {step:,}; log V, a uniform guess, is {uniform:.3f}",
             _start_line(held_out),
             _training_line(series),
             *_epoch_line(series, early),
@@ -104,7 +104,7 @@ def _above_unigram(series: RunSeries, held_out: _Curve) -> Finding | None:
         "in the first epochs" if contradictions else "later",
         severity="error" if contradictions else "warning",
         evidence=(
-            f"best held-out {min(value for _, value in after_start):.3f} nats a token; the unigram line "
+            f"best held-out {min(value for _, value in after_start):.3f} nats per token; the unigram line "
             f"(token frequencies alone) is {unigram:.3f}",
             _training_line(series),
             *(

@@ -31,7 +31,7 @@ def check_references(series: RunSeries) -> CheckResult:
     lines = _lines(series)
     scope = f"{len(training):,} training cross-entropies, compared with {', '.join(lines) or 'no known reference'}"
     if not training and not (held_out and series.facts.held_out_is_cross_entropy):
-        why = "the log has no cross-entropy in nats a token (for another trainer's log, give --vocabulary)"
+        why = "the log has no cross-entropy in nats per token (for another trainer's log, give --vocabulary)"
         return CheckResult(check="run-references", scope=scope, skipped=why)
     found = [_start(series), _stuck(series) or _flat(series), _below_entropy(series), _too_good(series)]
     return CheckResult(check="run-references", scope=scope, findings=tuple(one for one in found if one is not None))
@@ -54,7 +54,7 @@ def _start(series: RunSeries) -> Finding | None:
     if not far_below and not begins_above_uniform(value, uniform, random=random):
         return None
     evidence = (
-        f"{what} at step {step}: {value:.3f} nats a token",
+        f"{what} at step {step}: {value:.3f} nats per token",
         f"log V: {uniform:.3f}, so {value / uniform:.2f} times",
     )
     if random:
@@ -163,7 +163,7 @@ def _too_good(series: RunSeries) -> Finding | None:
     return from_page(
         "loss-too-good",
         evidence=(
-            f"training {ends.tail:.4f}, held-out {held_out[-1][1]:.4f} nats a token at the end",
+            f"training {ends.tail:.4f}, held-out {held_out[-1][1]:.4f} nats per token at the end",
             f"training began at {ends.head:.3f}",
         ),
     )

@@ -1,6 +1,6 @@
 """The columns of a log of any trainer: step -> loss, held-out loss, gradient norm, learning rate; each may be missing.
 
-Units: losses are as they were logged. They are nats a token of the student's vocabulary only where `RunFacts.in_nats`.
+Losses have the unit that was logged: nats per token of the student's vocabulary only where `RunFacts.in_nats`.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ class RunFacts:
 
     Attributes:
         uniform_nats: log V.
-        unigram_nats: nats a token of a model that knows only how often each token occurs.
+        unigram_nats: nats per token of a model that knows only how often each token occurs.
         entropy_nats: the lowest loss that the data allow.
         random_student: whether the student began with random weights.
         accumulation: microbatches an optimizer step, times processes: the factor by which a wrong mean is off.
         planned_steps: of the whole run.
-        in_nats: losses are nats a token, by distillab's records or the user's word.
+        in_nats: losses are nats per token, by distillab's records or the user's word.
         held_out_is_cross_entropy: the held-out loss is the cross-entropy of given answers (distillab's runs), and not
             whatever loss a trainer evaluates.
         significant_digits: of the logged numbers; 4 where a trainer prints so.
@@ -119,7 +119,7 @@ class RunSeries:
         return max([point.step for point in self.steps] + [point.step for point in self.held_out], default=0)
 
     def training_nats(self) -> tuple[tuple[int, float], ...]:
-        """Return (step, cross-entropy in nats a token) of training, measured values; empty if the log has none."""
+        """Return (step, cross-entropy in nats per token) of training, measured values; empty if the log has none."""
         if not self.facts.in_nats:
             return ()
         if self.term_names:

@@ -78,7 +78,7 @@ def disturb(student: PreTrainedModel) -> None:
 def evaluation_findings(first: EvaluationResult, again: EvaluationResult, other: EvaluationResult) -> list[Finding]:
     """Return the findings of an evaluation with these figures for the same and for other weights."""
     figures = tuple(
-        f"{what}: {number(judged.record.nats_per_token)} nats a token"
+        f"{what}: {number(judged.record.nats_per_token)} nats per token"
         for what, judged in (("the student", first), ("again", again), ("with other weights", other))
     )
     if _apart(first.scores.nats, again.scores.nats) > _ROUNDING or first.answers != again.answers:
