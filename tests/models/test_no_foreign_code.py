@@ -110,8 +110,8 @@ def test_there_is_one_place_that_loads() -> None:
         wanted = file.relative_to(root).as_posix() == "pretrained.py"
         if any(name.startswith(LOADERS) for name in names) and not wanted:
             elsewhere.append(file)
-    # peft reads the JSON file of an adapter's settings; the others call functions of distillab with such names: one reads
-    # stored batches, one builds a term from its settings
+    # peft reads the JSON file of an adapter's settings; the others call functions of distillab with such names: one
+    # reads stored batches, one builds a term from its settings
     assert [file.name for file in elsewhere] == ["doctor_batch.py", "adapters.py", "build.py"]
 
 
