@@ -82,5 +82,5 @@ def teacher_costs(found: Sequence[Entry]) -> Grid | None:
         rows,
         "For the training of all runs of the arm; what they share is counted once, and arms that share it have it "
         "each. Time: to correct the teacher, generate answers and store signals; what a teacher reads at every step is "
-        "in the runs’ own time. What only the evaluation asks of it is not counted.",
+        "in the runs’ own time. Its forward passes in the evaluation are not counted.",
     )

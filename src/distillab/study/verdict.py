@@ -1,4 +1,4 @@
-"""What a study says in words: the headline, and the differences from SFT."""
+"""The sentences of a study: the headline, and the differences from SFT."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _bought(arm: ArmResult, of: int) -> str:
     answers, nearness = arm.against("likelihood"), arm.against("fidelity")
     assert answers is not None  # of the arms that are compared
     size, closed = f"{abs(answers.difference.mean):.3f} nats per token", answers.recovered
-    said = {
+    words = {
         "better": f"buy {size}" + ("" if closed is None else f", {100 * closed.share:.0f} % of the gap,"),
         "worse": f"cost {size}",
         "open": "make no difference beyond the interval"
@@ -48,12 +48,12 @@ def _bought(arm: ArmResult, of: int) -> str:
     }[answers.difference.outcome]
     if nearness is not None and nearness.recovered is not None:
         share = f"{100 * abs(nearness.recovered.share):.0f} %"
-        said += {
+        words += {
             "better": f" and bring the student {share} nearer to the teacher",
             "worse": f" and take the student {share} further from the teacher",
             "open": " and bring the student no nearer to the teacher",
         }[nearness.difference.outcome]
-    return f"{_ACCESS[arm.access]}{where} ({arm.name}{f', best of {of}' if of > 1 else ''}) {said.removesuffix(',')}"
+    return f"{_ACCESS[arm.access]}{where} ({arm.name}{f', best of {of}' if of > 1 else ''}) {words.removesuffix(',')}"
 
 
 def verdict(arms: Sequence[ArmResult]) -> str:

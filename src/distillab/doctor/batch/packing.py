@@ -1,4 +1,4 @@
-"""Several samples in one row: does the model know their borders?"""
+"""Check rows that hold several samples: whether a sample can attend to the one before it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Examines rows of prompts and answers, and what a teacher wrote."""
+"""Check rows of prompts and answers, and the answers that a teacher generated."""
 
 from __future__ import annotations
 
