@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from distillab.study.statistics import spread
+from distillab.evaluation.intervals import spread
 
 SEEDS, ROWS = (3, 5, 10), (50, 200, 500)
 DISTRIBUTIONS = ("normal", "skewed", "heavy", "outlying")

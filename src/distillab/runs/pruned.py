@@ -161,7 +161,8 @@ def importance_of(inputs: RunInputs, teacher: PreTrainedModel) -> Importance:
 
 def _pruning(inputs: RunInputs) -> PruningConfig:
     pruning = inputs.recipe.student.from_teacher
-    assert pruning is not None  # callers ask first
+    if pruning is None:
+        raise ConfigError("The student is not made from its teacher.", fix="add student: {from_teacher: …}")
     return pruning
 
 

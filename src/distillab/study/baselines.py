@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from distillab.errors import DataError
+from distillab.evaluation.intervals import paired_interval
 from distillab.evaluation.protocol import EvaluationResult, evaluate, require_finite_figures
 from distillab.models.gguf import gguf_quantization
 from distillab.records import Baseline, EvaluatedModel, EvaluationRecord, RunCost, read_record, write_record
@@ -18,7 +19,6 @@ from distillab.runs.inputs import RunInputs
 from distillab.runs.pruned import keep_student
 from distillab.runs.teacher import RunTeacher
 from distillab.runs.training import load_student
-from distillab.study.statistics import paired_interval
 
 UNDISTILLED = "undistilled"
 

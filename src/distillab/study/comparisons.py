@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from distillab.evaluation.intervals import Floats, adjusted, paired_interval, recovered_gap
 from distillab.records import (
     FAMILIES,
     HEADLINES,
@@ -21,7 +22,6 @@ from distillab.records import (
     Recovered,
     TeacherProvenance,
 )
-from distillab.study.statistics import Floats, adjusted, paired_interval, recovered_gap
 
 _LN2 = math.log(2)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from distillab.records import ACCESS_ORDER, AccessLevel, ArmResult, Interval
+from distillab.records import ACCESS_ORDER, AccessLevel, ArmResult, Comparison, Interval
 
 _NAMED = 3
 _ACCESS: dict[AccessLevel, str] = {
@@ -27,17 +27,16 @@ def headline(arms: Sequence[ArmResult]) -> str:
     return f"Beyond SFT, on the data set's answers: {'; '.join(parts)}."
 
 
-def _best(arms: Sequence[ArmResult]) -> tuple[ArmResult, int] | None:
-    """Return the arm that does best on the data set's answers, and of how many."""
-    known = [(arm.against_sft.mean, arm.name, arm) for arm in arms if arm.against_sft is not None]
-    return (min(known)[2], len(known)) if known else None
+def _best(arms: Sequence[ArmResult]) -> tuple[ArmResult, Comparison, int] | None:
+    """Return the arm that does best on the data set's answers, its comparison there, and of how many."""
+    known = [(found.difference.mean, arm.name, arm, found) for arm in arms if (found := arm.against("likelihood"))]
+    return (*min(known, key=lambda one: one[:2])[2:], len(known)) if known else None
 
 
-def _bought(arm: ArmResult, of: int) -> str:
+def _bought(arm: ArmResult, answers: Comparison, of: int) -> str:
     """Return `the teacher's logits (NAME) buy 0.085 nats per token, 19 % of the gap, and bring the student …`."""
     where = ", from a teacher with other tokens," if arm.across_tokenizers else ""
-    answers, nearness = arm.against("likelihood"), arm.against("fidelity")
-    assert answers is not None  # of the arms that are compared
+    nearness = arm.against("fidelity")
     size, closed = f"{abs(answers.difference.mean):.3f} nats per token", answers.recovered
     words = {
         "better": f"buy {size}" + ("" if closed is None else f", {100 * closed.share:.0f} % of the gap,"),

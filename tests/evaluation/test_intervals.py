@@ -9,8 +9,7 @@ import pytest
 from bench.intervals import HIGHEST, LOWEST, Cell, coverage, false_claims
 from scipy.stats import t as student_t
 
-from distillab.records import Interval, Recovered
-from distillab.study.statistics import (
+from distillab.evaluation.intervals import (
     _SEED_SHARE,
     _SEED_SHARE_OF_MORE,
     adjusted,
@@ -19,6 +18,7 @@ from distillab.study.statistics import (
     recovered_gap,
     spread,
 )
+from distillab.records import Interval, Recovered
 
 
 def test_mean_is_the_difference_of_nats_over_tokens() -> None:
