@@ -183,6 +183,7 @@ def test_more_than_the_teacher_has_is_refused_before_any_weight_is_loaded(values
 def test_a_student_of_the_teacher_needs_its_weights_and_keeps_them(values: dict[str, Any]) -> None:
     for changes, message in (
         ({"teacher": None}, "add teacher"),
+        ({"teacher": {**values["teacher"], "adapter": "folder"}}, "without its adapter"),
         ({"student": {**values["student"], "init": "random"}}, "init: random"),
     ):
         with pytest.raises(ConfigError, match="cannot be used") as caught:

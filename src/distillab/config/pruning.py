@@ -79,7 +79,7 @@ def with_source(values: Any) -> Any:
     """Return the values of a recipe, its student with the teacher's folder and tokenizer if it is made from it.
 
     Raises:
-        ValueError: the teacher has no weights.
+        ValueError: the teacher has no weights, or an adapter on them.
     """
     student, teacher = (values.get(role) for role in ("student", "teacher")) if isinstance(values, dict) else (0, 0)
     if not isinstance(student, dict) or student.get("from_teacher") is None or "path" in student:
@@ -87,5 +87,10 @@ def with_source(values: Any) -> Any:
     of_teacher = teacher if isinstance(teacher, dict) else getattr(teacher, "__dict__", {})
     if of_teacher.get("path") is None:
         raise ValueError("student.from_teacher prunes the teacher's weights: add teacher: {path: …}")
+    if of_teacher.get("adapter") is not None:
+        raise ValueError(
+            "student.from_teacher would prune the teacher without its adapter: merge the adapter into the teacher's "
+            "weights first, and give their folder as teacher.path"
+        )
     taken = {name: of_teacher[name] for name in _OF_THE_TEACHER if of_teacher.get(name) is not None}
     return {**values, "student": {**taken, **student}}
