@@ -64,7 +64,7 @@ check: $(STAMP) ## ruff, types, import layers, doctests, links in the docs
 	@$(BIN)/python -m pytest --doctest-modules src --quiet
 	@$(BIN)/python scripts/check_links.py
 
-prove: $(STAMP) ## wrong versions of the code, each of which a named test must catch (about 15 minutes on 2 cores)
+prove: $(STAMP) ## wrong versions of the code, each of which a named test must catch (about 4 minutes on 2 cores)
 	@$(BIN)/python scripts/mutants.py
 
 bench: $(STAMP) ## what a training step costs, beside its floor (about 25 minutes; ARGS="--block WORD" for a part)
