@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from distillab.config.models import RunRecipe
 from distillab.errors import ConfigError, DistillabError
 from distillab.gguf_header import read_header
-from distillab.models.gguf import gguf_quantization
+from distillab.models.gguf import quantization_of
 from distillab.models.loading import load_model, weights_sha256
 from distillab.runs.run import execute
 from tests.gguf_files import Q, byte_level, tiny_llama, write_gguf
@@ -61,7 +61,7 @@ def test_the_logits_are_those_of_the_model_that_was_written(
         parameter.data.copy_(torch.from_numpy(rounded))
     with torch.no_grad():
         torch.testing.assert_close(read(IDS).logits, model(IDS).logits, rtol=0, atol=1e-6)
-    assert gguf_quantization(str(file)) == quantization
+    assert quantization_of(str(file), None) == quantization
     assert not hasattr(read.config, "quantization_config")
     assert read.dtype == torch.float32
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -11,8 +11,6 @@ from distillab.terminal import echo
 
 if TYPE_CHECKING:
     from distillab.runs.pruning_cost import Measured
-
-_BYS = ("influence", "contiguous", "uniform")
 
 
 def prune_command(
@@ -43,6 +41,7 @@ def prune_command(
     from distillab.cli.console import quiet_libraries
     from distillab.config import RunRecipe
     from distillab.config.loader import build_recipe
+    from distillab.config.pruning import Choice
     from distillab.errors import ConfigError
 
     if not (counted := (keep_layers or "").isdigit()) and (by is not None or compare):
@@ -77,7 +76,7 @@ def prune_command(
     echo(f"{'':24}  {'parameters':>12}  {'nats/token':>10}  {'tokens/s':>9}  {'× before':>8}")
     _show("before", before, before)
     _show(by or "after", measured(inputs, student), before)
-    for how in (how for how in _BYS if compare and how != by):
+    for how in (how for how in get_args(Choice) if compare and how != by):
         other, _ = student_from(replace(inputs, recipe=recipe(how)), model, importance)
         _show(f"{how} (not kept)", measured(inputs, other), before)
     echo(f"{record.line}; layers {', '.join(map(str, record.kept_layers))}")

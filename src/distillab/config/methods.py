@@ -73,6 +73,11 @@ class Method:
         """Whether all that the terms read can be stored. Attention maps cannot: they grow with the square of a row."""
         return not any(isinstance(term, AttentionMapsConfig) for term in self.terms)
 
+    @property
+    def trains_from_cache(self) -> bool:
+        """Whether training loads no teacher if all that can be stored is stored."""
+        return self.can_be_cached or not self.reads_signals
+
 
 # Hidden states have most weight at first and fade out: a narrow student cannot reproduce a wide teacher's, and the task
 # itself must decide in the end. Attention relations have gradients of very different size from model to model, so their

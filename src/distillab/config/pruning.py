@@ -13,11 +13,14 @@ _OF_THE_TEACHER = ("path", "tokenizer", "revision")
 _CALIBRATION = ("calibration_rows", "seed")
 
 
+Choice = Literal["influence", "contiguous", "uniform"]
+
+
 class KeptLayers(Settings):
     """How many decoder blocks are kept, and by what they are chosen."""
 
     count: int = Field(ge=1)
-    by: Literal["influence", "contiguous", "uniform"] = Field(
+    by: Choice = Field(
         default="influence",
         description="influence: those that change their input most; contiguous: all but the run of blocks over which "
         "the hidden states change least; uniform: evenly spaced, with the first and the last",

@@ -28,6 +28,7 @@ from distillab.runs.signals import bytes_before_loading
 from distillab.runs.teacher import stored_signals
 from distillab.study.study import Study
 from distillab.teachers.stored.location import Part
+from distillab.training.arguments import curve_points
 
 UTILISATION = 0.4
 """The share of a device's peak that training reaches."""
@@ -139,7 +140,7 @@ def estimate(recipe: RunRecipe | StudyRecipe, device: Device) -> Estimate:
         made = study.inputs(arm)
         correction = arm.teacher_correction or recipe.teacher_correction
         made = made.with_recipe(made.recipe.model_copy(update={"teacher_correction": correction}))
-        cached = stored and (made.method.can_be_cached or not made.method.reads_signals)
+        cached = stored and made.method.trains_from_cache
         ArmCost(found, made, arm.name, process, cached).add(runs=len(recipe.seeds))
     if stored:
         _add_caches(found, study)
@@ -228,9 +229,8 @@ class ArmCost:
         return operations / (UTILISATION * (device.bfloat16 if kind == "bfloat16" else device.float32))
 
     def _evaluation(self, model: Model, prompts: int) -> float:
-        settings, training = self.inputs.recipe.evaluation, self.inputs.recipe.training
-        points = 1 + training.steps // (training.evaluate_every or max(1, training.steps // 10))
-        rows = self.inputs.eval_rows
+        settings, rows = self.inputs.recipe.evaluation, self.inputs.eval_rows
+        points = curve_points(self.inputs.recipe.training)
         read = (len(rows) + points * min(settings.curve_rows, len(rows))) / len(rows)
         tokens, scored = (read * count for count in _token_counts(rows))
         prompts = min(prompts, len(self.inputs.held_out.rows))

@@ -36,18 +36,33 @@ class _Fidelity(NamedTuple):
 
 _FIDELITY = (
     _Fidelity(
-        *("kl", "kl_from_teacher", "KL from teacher", "nats/token", "lower", "summary"),
-        "KL(teacher ‖ student), the forward direction: expected under the teacher’s distribution, a token, in nats. "
-        "Zero means equal distributions. Given only where the two share their tokens.",
+        column="kl",
+        name="kl_from_teacher",
+        label="KL from teacher",
+        unit="nats/token",
+        direction="lower",
+        level="summary",
+        meaning="KL(teacher ‖ student), the forward direction: expected under the teacher’s distribution, a token, in "
+        "nats. Zero means equal distributions. Given only where the two share their tokens.",
     ),
     _Fidelity(
-        *("agree", "top1_agreement", "top-1 agreement", "share", "higher", "table"),
-        "share of positions at which student and teacher prefer the same token.",
+        column="agree",
+        name="top1_agreement",
+        label="top-1 agreement",
+        unit="share",
+        direction="higher",
+        level="table",
+        meaning="share of positions at which student and teacher prefer the same token.",
     ),
     _Fidelity(
-        *("acceptance", "acceptance", "acceptance", "share", "higher", "summary"),
-        "Σ min(p, q) over the shared tokens, the mean of all positions: the share of its drafts that the teacher would "
-        "accept in speculative decoding with this student as draft model (1 − total variation).",
+        column="acceptance",
+        name="acceptance",
+        label="acceptance",
+        unit="share",
+        direction="higher",
+        level="summary",
+        meaning="Σ min(p, q) over the shared tokens, the mean of all positions: the share of its drafts that the "
+        "teacher would accept in speculative decoding with this student as draft model (1 − total variation).",
     ),
 )
 

@@ -16,9 +16,15 @@ from distillab.pretrained import config_from
 _ORIGINAL = "use the folder or hub id of the original model, with config.json and model.safetensors"
 
 
-def gguf_quantization(path: str) -> str | None:
-    """Return how the weights of a GGUF file are quantised; None where they are not, or the path is another one."""
-    return read_header(local_path(path), error=ConfigError).quantization if is_gguf(path) else None
+def quantization_of(path: str, loaded_as: str | None) -> str | None:
+    """Return how weights are quantised: while they are loaded, or in a GGUF file; None where they are not.
+
+    Args:
+        loaded_as: the recipe's setting.
+    """
+    if loaded_as is not None or not is_gguf(path):
+        return loaded_as
+    return read_header(local_path(path), error=ConfigError).quantization
 
 
 def gguf_config(path: str, *, role: str) -> PretrainedConfig:

@@ -85,7 +85,6 @@ class TeacherProvenance(Record):
     dtype: str
     template_sha256: str
     quantization: str | None = Field(default=None, description="kind and bits of quantised weights, dequantised or not")
-
     adapter_sha256: str | None = Field(default=None, description="of the adapters on the weights")
 
     @model_serializer(mode="wrap")

@@ -33,7 +33,7 @@ from distillab.evaluation.protocol import EvaluationResult, evaluate, require_fi
 from distillab.evaluation.references import reference_lines
 from distillab.files import require_space
 from distillab.models.adapters import learning, merged
-from distillab.models.gguf import gguf_quantization
+from distillab.models.gguf import quantization_of
 from distillab.models.loading import load_config
 from distillab.models.saving import round_weights, save_student, saved_dtype
 from distillab.models.structure import is_adapted
@@ -266,7 +266,7 @@ class _Claimed:
 def _quantised(recipe: RunRecipe, teacher: TeacherProvenance | None) -> list[str]:
     """Return which of the two models was loaded from quantised weights, a note each."""
     student = recipe.student
-    of_student = student.quantization or gguf_quantization(student.path) if student.init == "pretrained" else None
+    of_student = quantization_of(student.path, student.quantization) if student.init == "pretrained" else None
     kinds = {"teacher": None if teacher is None else teacher.quantization, "student": of_student}
     return [f"the {role} was loaded from quantised weights: {kind}" for role, kind in kinds.items() if kind]
 

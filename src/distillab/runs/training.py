@@ -36,7 +36,7 @@ from distillab.runs.inputs import RunInputs
 from distillab.runs.journal import Journal
 from distillab.runs.pruned import made_student
 from distillab.teachers.protocol import SignalSource
-from distillab.training.arguments import training_arguments
+from distillab.training.arguments import evaluation_interval, training_arguments
 from distillab.training.checkpoints import Prefix, newest_checkpoint, require_finite_weights
 from distillab.training.projectors import detach
 from distillab.training.trainer import DistillationTrainer, StepReport
@@ -231,7 +231,7 @@ def train_student(
             folder / "metrics.jsonl" if writes else None,
             steps=settings.steps,
             resumed=last,
-            evaluate_every=settings.evaluate_every or max(1, settings.steps // 10),
+            evaluate_every=evaluation_interval(settings),
             measure=measure,
             references=references,
             progress=progress,

@@ -11,7 +11,7 @@ import numpy as np
 from distillab.errors import DataError
 from distillab.evaluation.intervals import paired_interval
 from distillab.evaluation.protocol import EvaluationResult, evaluate, require_finite_figures
-from distillab.models.gguf import gguf_quantization
+from distillab.models.gguf import quantization_of
 from distillab.records import Baseline, EvaluatedModel, EvaluationRecord, RunCost, read_record, write_record
 from distillab.runs.folder import identity_of, read_held_out, require_unchanged, sha256_of, write_held_out
 from distillab.runs.held_out import held_out_for
@@ -29,7 +29,7 @@ def teacher_stem(name: str) -> str:
 
 
 def _quantised(path: str, quantization: str | None) -> str | None:
-    kind = quantization or gguf_quantization(path)
+    kind = quantization_of(path, quantization)
     return kind and f"loaded from quantised weights: {kind}"
 
 

@@ -30,11 +30,13 @@ def correct_teachers(
     for arm in recipe.arms:
         if (settings := arm.teacher_correction or recipe.teacher_correction) is not None:
             made[arm.name] = correction_recipe(inputs(arm), settings, Path(recipe.output) / "corrected_teachers")
-    do([partial(_correct, correction=one) for one in {one.output: one for one in made.values()}.values()])
+    each = {one.output: one for one in made.values()}
+    do([partial(_correct, correction=one) for one in each.values()])
+    spent = {output: execute(one).cost for output, one in each.items()}
     teachers = {
         arm.name: corrected(arm.teacher or recipe.teacher, made[arm.name]) for arm in recipe.arms if arm.name in made
     }
-    costs = {teacher.source: execute(made[name]).cost for name, teacher in teachers.items()}
+    costs = {teacher.source: spent[made[name].output] for name, teacher in teachers.items()}
     arms = [
         arm.model_copy(update={"teacher": teachers.get(arm.name, arm.teacher), "teacher_correction": None})
         for arm in recipe.arms

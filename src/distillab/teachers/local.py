@@ -18,7 +18,7 @@ from distillab.models.adapters import load_adapter
 from distillab.models.attention import require_maps
 from distillab.models.batch import TokenBatch
 from distillab.models.generation import Generated, all_stop_ids, generate_batches
-from distillab.models.gguf import gguf_quantization
+from distillab.models.gguf import quantization_of
 from distillab.models.heads import OutputHead, require_separable_head, with_lm_head
 from distillab.models.loading import load_model, pick_device, weights_sha256
 from distillab.models.packable import require_packable
@@ -162,7 +162,7 @@ def load_local(settings: TeacherConfig, *, student_device: torch.device, templat
         parameters=model.num_parameters(),  # of quantised weights, those that they stand for
         dtype=str(model.dtype).removeprefix("torch."),
         template_sha256=template_sha256,
-        quantization=settings.quantization or gguf_quantization(path),
+        quantization=quantization_of(path, settings.quantization),
         adapter_sha256=None if settings.adapter is None else weights_sha256(settings.adapter),
     )
     require_separable_head(model, role="teacher")

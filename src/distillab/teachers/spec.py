@@ -12,7 +12,7 @@ from distillab.cache.sources import open_source
 from distillab.config.teacher import TeacherConfig
 from distillab.errors import CacheMismatch, TeacherError
 from distillab.in_memory import in_memory
-from distillab.models.gguf import gguf_quantization
+from distillab.models.gguf import quantization_of
 from distillab.models.loading import model_name, weights_sha256
 from distillab.models.weights import require_adapter, require_weights
 from distillab.paths import is_local
@@ -131,7 +131,7 @@ def _identities(location: str) -> dict[Part, CacheIdentity]:
 def _require_same_weights(
     identity: CacheIdentity, settings: TeacherConfig, sha256: str, adapter_sha256: str | None, where: str
 ) -> None:
-    quantization = settings.quantization or gguf_quantization(settings.source)
+    quantization = quantization_of(settings.source, settings.quantization)
     # a hub id is hashed by its name, so its revision is compared as well
     compared = [
         ("weights", identity.teacher.weights_sha256, sha256),

@@ -61,6 +61,16 @@ def training_arguments(settings: TrainingConfig, *, folder: Path, seed: int) -> 
     )
 
 
+def evaluation_interval(settings: TrainingConfig) -> int:
+    """Return the steps between two points of the learning curve."""
+    return settings.evaluate_every or max(1, settings.steps // 10)
+
+
+def curve_points(settings: TrainingConfig) -> int:
+    """Return about how many points the learning curve has, the untrained student's too."""
+    return 1 + settings.steps // evaluation_interval(settings)
+
+
 def microbatch_size(settings: TrainingConfig, processes: int) -> int:
     """Return the sequences in one forward pass of one process."""
     microbatch = settings.microbatch_size or max(1, settings.batch_size // processes)

@@ -19,6 +19,7 @@ from distillab.doctor.selftest.timing import StepTime, step_time, written_s
 from distillab.records import CheckResult, Finding
 from distillab.runs.answers import prompts_of
 from distillab.terminal import plural
+from distillab.training.arguments import curve_points
 
 CHECK_ID = "selftest-costs"
 _UNITS = 6.0
@@ -146,13 +147,11 @@ def memory_finding(needed: int, there: int) -> Finding:
 def _judging_s(setup: Setup) -> float:
     """Return the seconds of a run's learning curve and of its evaluation at the end."""
     own = setup.recipe.evaluation
-    training = setup.recipe.training
     student = setup.student()
     since = time.perf_counter()
     rows = judged(setup, student, answers=False).record.n("held-out rows")
     row_s = (time.perf_counter() - since) / rows
-    points = 1 + training.steps // (training.evaluate_every or max(1, training.steps // 10))
-    held_out = setup.inputs.held_out
+    held_out, points = setup.inputs.held_out, curve_points(setup.recipe.training)
     seconds = row_s * (points * min(own.curve_rows, len(held_out.rows)) + min(own.rows, len(held_out.rows)))
     prompts = held_out.first(own.generate_rows).prompt_ids
     if prompts:
@@ -177,7 +176,7 @@ def _memory(setup: Setup, weights: Sequence[Weights], budget: Budget) -> RunMemo
     """Return the memory of a run, which loads no teacher if everything that it uses of the teacher is stored before."""
     largest = max(weights, key=lambda one: one.learning + one.teacher)
     method, process, device = setup.inputs.method, budget.process_bytes, setup.device
-    cached = budget.cached and (method.can_be_cached or not method.reads_signals)
+    cached = budget.cached and method.trains_from_cache
     return run_memory(setup.inputs, setup.student(), largest, process=process, device=device, cached=cached)
 
 
