@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +13,8 @@ from ruamel.yaml import YAML
 
 from distillab.cache.verify import verify
 from tests.cli.conftest import Run
-from tests.processes import start_distillab, wait_for
+from tests.processes import ONE_THREAD, Forked, start_distillab, wait_for
 
-ROOT = Path(__file__).resolve().parents[2]
 CHAINS, KILLS = 5, 4  # caches, and how often the build of each is killed: 20 instants
 KINDS = [
     {"kind": "top_k", "k": 8},
@@ -36,11 +32,11 @@ def built(tiny_world: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) 
     recipe = folder / "recipe.yaml"
     with recipe.open("w") as stream:
         YAML(typ="safe", pure=True).dump(values, stream)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    command = [sys.executable, "-m", "tests.cli.cache_builds", str(recipe), str(folder), str(CHAINS), str(KILLS)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return folder, json.loads(done.stdout.splitlines()[-1])
+    words = (str(recipe), str(folder), str(CHAINS), str(KILLS))
+    started = Forked("tests.cli.cache_builds", *words, environment=ONE_THREAD | {"TOKENIZERS_PARALLELISM": "false"})
+    out, err = started.communicate()
+    assert started.returncode == 0, err[-3000:]
+    return folder, json.loads(out.splitlines()[-1])
 
 
 def contents(location: Path) -> dict[str, bytes | list[bytes]]:
@@ -98,7 +94,7 @@ def shards(location: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def started(recipe: Callable[..., str], tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def started(recipe: Callable[..., str], tmp_path: Path) -> Iterator[tuple[str, Forked]]:
     """A build in a process of its own, which has written a shard or two of many."""
     path = recipe(method="logits", cache={"kinds": KINDS, "rows_per_shard": 2, "batch_size": 2})
     process = start_distillab("cache", "build", path)
@@ -108,9 +104,7 @@ def started(recipe: Callable[..., str], tmp_path: Path) -> Iterator[tuple[str, s
     process.communicate()
 
 
-def test_the_same_share_is_not_made_twice_at_once(
-    run: Run, started: tuple[str, subprocess.Popen[str]], tmp_path: Path
-) -> None:
+def test_the_same_share_is_not_made_twice_at_once(run: Run, started: tuple[str, Forked], tmp_path: Path) -> None:
     path, process = started
     process.send_signal(signal.SIGSTOP)  # or it finishes while the second loads
     assert process.poll() is None
@@ -119,7 +113,7 @@ def test_the_same_share_is_not_made_twice_at_once(
 
 
 def test_ctrl_c_says_that_the_same_command_goes_on_and_it_does(
-    run: Run, started: tuple[str, subprocess.Popen[str]], tmp_path: Path
+    run: Run, started: tuple[str, Forked], tmp_path: Path
 ) -> None:
     path, process = started
     process.send_signal(signal.SIGINT)

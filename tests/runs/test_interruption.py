@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import threading
 import time
 from pathlib import Path
@@ -21,7 +20,7 @@ from distillab.errors import StorageError
 from distillab.files import require_space
 from distillab.interruption import Interrupted, defer_interrupt, handle_signals, interrupt_requested
 from distillab.runs.run import execute
-from tests.processes import LIMIT_S, ended, start_distillab, start_python, steps_done, wait_for
+from tests.processes import LIMIT_S, Forked, ended, start_distillab, start_python, steps_done, together, wait_for
 
 
 def _write(tiny_world: dict[str, Any], folder: Path, output: str, *, checkpoint_every: int = 5, **changes: Any) -> Path:
@@ -34,7 +33,7 @@ def _write(tiny_world: dict[str, Any], folder: Path, output: str, *, checkpoint_
     return path
 
 
-def _start(recipe: Path) -> subprocess.Popen[str]:
+def _start(recipe: Path) -> Forked:
     return start_distillab("train", str(recipe))
 
 
@@ -87,10 +86,7 @@ def test_a_second_ctrl_c_ends_at_once(tiny_world: dict[str, Any], tmp_path: Path
     process = _start(_write(tiny_world, tmp_path, "run", training=training))
     wait_for(process, (tmp_path / "run" / "metrics.jsonl").exists)
     process.send_signal(signal.SIGINT)
-    line = process.stderr.readline() if process.stderr else ""
-    while "Press Ctrl-C again to stop at once" not in line:
-        assert process.stderr is not None and line != ""
-        line = process.stderr.readline()
+    wait_for(process, lambda: "Press Ctrl-C again to stop at once" in process.written("stderr"))
     process.send_signal(signal.SIGINT)
     since = time.monotonic()
     code, err = ended(process)
@@ -161,8 +157,8 @@ def test_two_processes_of_one_run_stop_after_the_same_step_and_go_on(
     tiny_world: dict[str, Any], tmp_path: Path
 ) -> None:
     recipe = _write(tiny_world, tmp_path, "run", checkpoint_every=60)
-    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "distillab.cli.main", "train")
-    process = start_python(*launch, str(recipe))
+    launch = ("torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "distillab.cli.main", "train")
+    process = Forked(*launch, str(recipe))
     wait_for(process, lambda: steps_done(tmp_path / "run") >= 3)
     process.send_signal(signal.SIGTERM)
     code, err = ended(process)
@@ -171,8 +167,8 @@ def test_two_processes_of_one_run_stop_after_the_same_step_and_go_on(
     step = int(kept.name.removeprefix("checkpoint-"))
     assert step == steps_done(tmp_path / "run") and f"run: step {step} of 60 is kept" in err, err
     assert {"rng_state_0.pth", "rng_state_1.pth", "seal.json"} <= {path.name for path in kept.iterdir()}
-    code, err = ended(start_python(*launch, str(recipe)))
-    assert code == 0, err
+    for code, err in map(ended, together("distillab.cli.main", "train", str(recipe))):
+        assert code == 0, err
     assert _steps(tmp_path / "run") == list(range(1, 61))
 
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -29,11 +26,10 @@ from distillab.teachers.stored.answers import (
     read_store,
     store_is_complete,
 )
+from tests.processes import Forked
 from tests.teachers.answers_worker import SETTINGS, TEACHER, WORDS, answers, fill, prompts
 
-ROOT = Path(__file__).resolve().parents[2]
 # what this process searches first: a wrong copy of the package, where one is on trial
-SEARCHED = [path for path in [os.environ.get("PYTHONPATH", "")] if path]
 
 
 @pytest.fixture(scope="module")
@@ -107,14 +103,12 @@ def test_a_killed_store_resumes_to_what_an_uninterrupted_one_holds(
     whole: Path, model_path: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "killed"
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([*SEARCHED, str(ROOT)])}
-    command = [sys.executable, "-m", "tests.teachers.answers_worker", str(folder), str(model_path)]
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
+    process = Forked("tests.teachers.answers_worker", str(folder), str(model_path))
     deadline = time.monotonic() + 120
     while len(_lines(folder)) < 2 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.communicate()
     assert process.returncode == -signal.SIGKILL, "the process had finished before it was killed"
     assert 0 < len(_lines(folder)) < len(_lines(whole)), "the process was killed before or after all of its work"
     with (folder / "journals" / "0-of-1.jsonl").open("ab") as stream:

@@ -1,4 +1,4 @@
-"""Run by torchrun in `test_sharded`: one backward pass under FSDP2; process 0 compares with the unsharded model."""
+"""Run in processes by `test_sharded`: one backward pass under FSDP2; process 0 compares with the unsharded model."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Training of a tiny student on rows in two toy tokenisations: letters against pairs of letters.
 
-Run as a module, by torchrun: some steps with the term `contrastive` or another; process 0 writes what it measured.
+Run as a module, in processes: some steps with the term `contrastive` or another; process 0 writes what it measured.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Run by torchrun in `test_processes`: two optimizer steps of the tiny model; process 0 writes what it measured."""
+"""Run in processes by `test_processes`: two optimizer steps of the tiny model; process 0 writes what it measured."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from distillab.training.checkpoints import checkpoint_bytes
 from distillab.training.projectors import FILE, detach
 from distillab.training.trainer import DistillationTrainer, StepReport
 from tests.training.span_runs import span_trainer
-from tests.training.two_processes import by_torchrun
+from tests.training.two_processes import in_processes
 
 TERM = ContrastiveConfig(width=8, queue=20, temperature="learned")
 
@@ -88,7 +88,7 @@ def test_heads_and_queue_are_saved_beside_the_student_and_counted_for_the_disk(t
 
 
 def test_two_processes_fill_the_queue_of_one(tmp_path: Path) -> None:
-    two = by_torchrun("tests.training.span_runs", tmp_path / "two", "2", "contrastive")  # with accumulation too
+    two = in_processes("tests.training.span_runs", tmp_path / "two", "2", "contrastive")  # with accumulation too
     assert two["world"] == 2
     one, reports = _run(tmp_path / "one")
     queue = _queue(one)

@@ -14,7 +14,7 @@ from distillab.training.projectors import FILE, attached, detach
 from distillab.training.trainer import DistillationTrainer, StepReport
 from distillab.training.weighting import shared_parameters
 from tests.training.span_runs import span_trainer
-from tests.training.two_processes import by_torchrun
+from tests.training.two_processes import in_processes
 
 
 def _curve(reports: list[StepReport]) -> list[float]:
@@ -103,7 +103,7 @@ def test_projectors_are_saved_beside_the_student_and_have_a_rate_of_their_own(tm
 
 
 def test_two_processes_give_the_curve_of_one(tmp_path: Path) -> None:
-    two = by_torchrun("tests.training.span_runs", tmp_path / "two", "2", "dual_space")  # with accumulation too
+    two = in_processes("tests.training.span_runs", tmp_path / "two", "2", "dual_space")  # with accumulation too
     _, reports = _run(tmp_path / "one")
     for a, b in zip(reports, two["reports"], strict=True):
         assert b["loss"] == pytest.approx(a.loss, rel=1e-4)

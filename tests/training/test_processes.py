@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.two_processes import by_torchrun
+from tests.training.two_processes import in_processes
 
 WORKER = "tests.training.step_worker"
 
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:
-    one = by_torchrun(WORKER, tmp_path / "one", "8", processes=1)
-    two = by_torchrun(WORKER, tmp_path / "two", "2")  # with accumulation too
+    one = in_processes(WORKER, tmp_path / "one", "8", processes=1)
+    two = in_processes(WORKER, tmp_path / "two", "2")  # with accumulation too
     assert (one["world"], two["world"]) == (1, 2)
     for a, b in zip(one["reports"], two["reports"], strict=True):
         assert b["loss"] == pytest.approx(a["loss"], rel=1e-5)

@@ -1,32 +1,24 @@
-"""Run a module of the tests by torchrun and read what its process 0 wrote; `leave` is how such a module ends."""
+"""Run a module of the tests in two processes and read what its process 0 wrote; `leave` is how such a module ends."""
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 
-ROOT = Path(__file__).resolve().parents[2]
-# what this process searches first: a wrong copy of the package, where one is on trial
-SEARCHED = [path for path in [os.environ.get("PYTHONPATH", "")] if path]
+from tests.processes import ended, together
+
 RESULT = "result.json"
 
 
-def by_torchrun(module: str, folder: Path, *arguments: str, processes: int = 2) -> dict[str, Any]:
+def in_processes(module: str, folder: Path, *arguments: str, processes: int = 2) -> dict[str, Any]:
     """The result of `python -m module folder arguments` on so many gloo processes."""
     folder.mkdir(exist_ok=True)
-    command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"),
-        *("-m", module, str(folder), *arguments),
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([*SEARCHED, str(ROOT)])}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-3000:]
+    for code, err in map(ended, together(module, str(folder), *arguments, processes=processes)):
+        assert code == 0, err[-3000:]
     result: dict[str, Any] = json.loads((folder / RESULT).read_text())
     return result
 
