@@ -64,6 +64,11 @@ class Method:
         return needs[0] if needs else "any"
 
     @property
+    def reads_prompts(self) -> str | None:
+        """The first term for which both models must read the same prompt; None: there is none."""
+        return next((term.kind for term in self.terms if term.tokens == "aligned" or _reads_prompt(term)), None)
+
+    @property
     def reads_signals(self) -> bool:
         """Whether any term reads the teacher."""
         return any(term.access != "none" for term in self.terms)
@@ -77,6 +82,12 @@ class Method:
     def trains_from_cache(self) -> bool:
         """Whether training loads no teacher if all that can be stored is stored."""
         return self.can_be_cached or not self.reads_signals
+
+
+def _reads_prompt(term: TermConfig) -> bool:
+    # the keys of attention are positions of the prompt, wherever the queries are
+    inside = isinstance(term, AttentionRelationsConfig | AttentionMapsConfig)
+    return inside or getattr(term, "positions", None) == "all"
 
 
 # Hidden states have most weight at first and fade out: a narrow student cannot reproduce a wide teacher's, and the task

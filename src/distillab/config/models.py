@@ -140,6 +140,15 @@ class _MethodSettings(Settings):
         return Method(self.answers or preset.answers, self.terms or preset.terms, preset.summary)
 
 
+def _require_prompt_fits(method: Method, teacher: TeacherConfig | None, whose: str) -> None:
+    """Check that no term reads a prompt that the teacher does not share; `whose` is the prefix of the message."""
+    if teacher is not None and teacher.prompt_column is not None and method.reads_prompts is not None:
+        raise ValueError(
+            f"{whose}{method.reads_prompts} compares what both models make of the same prompt, and with prompt_column "
+            "the teacher reads another one: leave one of the two out, or use terms on the answer's positions alone"
+        )
+
+
 def _require_training_fits(method: Method, training: TrainingConfig, whose: str) -> None:
     """Check that a method can be trained with these settings; `whose` is the prefix of the message."""
     aligned = [term.kind for term in method.terms if term.tokens == "aligned"]
@@ -195,6 +204,7 @@ class RunRecipe(_MethodSettings):
     @model_validator(mode="after")
     def _training_fits(self) -> RunRecipe:
         _require_training_fits(self.resolved(), self.training, "")
+        _require_prompt_fits(self.resolved(), self.teacher, "")
         if self.teacher_correction is not None:
             self.teacher_correction.require_fits(self.teacher, self.training, whose="")
             if self.resolved().access == "none":
@@ -255,6 +265,7 @@ class StudyRecipe(Settings):
     def _training_fits_every_arm(self) -> StudyRecipe:
         for arm in self.arms:
             _require_training_fits(arm.resolved(), self.training, f"arm {arm.name}: ")
+            _require_prompt_fits(arm.resolved(), arm.teacher or self.teacher, f"arm {arm.name}: ")
             if (correction := arm.teacher_correction or self.teacher_correction) is not None:
                 correction.require_fits(arm.teacher or self.teacher, self.training, whose=f"arm {arm.name}: ")
             if arm.teacher_correction is not None and arm.resolved().access == "none":

@@ -27,6 +27,12 @@ class TeacherConfig(Settings):
     tokenizer: PathText | None = Field(default=None, description="folder or hub id; default: the model's")
     revision: str | None = None
     adapter: PathText | None = Field(default=None, description="folder of LoRA adapters (peft) on the model at path")
+    prompt_column: str | None = Field(
+        default=None,
+        min_length=1,
+        description="column with the prompt that the teacher reads in place of the data's: a hint, or the answer, "
+        "which the student does not see",
+    )
     dtype: Dtype = "auto"
     quantization: Quantization | None = Field(
         default=None, description="quantise the weights of its linear layers, but not of the head, while loading"

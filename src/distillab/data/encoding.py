@@ -6,6 +6,7 @@ at t + 1 if that is marked. The first token of a sequence has no context and is 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -109,6 +110,12 @@ class Encoder:
         end = template.end_of_turn
         self._end_of_turn_id = None if end is None else _id_of(tokenizer, end)
         self._pad_id = tokenizer.pad_token_id
+
+    def with_max_tokens(self, max_tokens: int) -> Encoder:
+        """Return the same with another limit."""
+        other = copy.copy(self)
+        other.max_tokens = max_tokens
+        return other
 
     @property
     def pad_id(self) -> int:

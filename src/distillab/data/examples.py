@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from distillab.data.segments import piece_ends
 from distillab.data.sources import content_hash
@@ -65,6 +66,7 @@ class Example:
         context: the `input` of an instruction row, or empty.
         messages: all turns of a conversation; empty for other kinds.
         tools: for a conversation: JSON list of its tools, or empty.
+        beside: further columns of the row by their names, which concern the teacher alone.
     """
 
     key: str
@@ -76,6 +78,7 @@ class Example:
     context: str = ""
     messages: tuple[Message, ...] = ()
     tools: str = ""
+    beside: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -114,6 +117,19 @@ class Example:
         """Return the conversation with only its last answer trained on."""
         *earlier, last = self.messages
         return replace(self, messages=(*(replace(turn, supervised=False) for turn in earlier), last))
+
+    def with_prompt(self, text: str) -> Example:
+        """Return the row with another prompt; context, answer, system turn and earlier turns stay.
+
+        >>> Example("k", "f:1", "pair", "2+2?", "4").with_prompt("2+2? It is even.").prompt
+        '2+2? It is even.'
+        """
+        if self.kind == "messages":
+            last = max(number for number, turn in enumerate(self.messages) if turn.role == "user")
+            asked = replace(self.messages[last], content=text)
+            return replace(self, prompt=text, messages=(*self.messages[:last], asked, *self.messages[last + 1 :]))
+        made = pair_example(self.key, self.origin, instruction=text, context=self.context, answer=self.answer)
+        return replace(made, beside=self.beside)
 
     def with_answer(self, text: str) -> Example:
         """Return the row with another final answer; key, prompt and earlier turns stay.

@@ -6,7 +6,7 @@ import datetime
 import decimal
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from distillab.config.data import ColumnsConfig
@@ -54,6 +54,7 @@ def examples_of(
     prompt_share: float,
     on_bad_row: Literal["error", "skip"] = "error",
     skipped: Sequence[str] = (),
+    beside: Sequence[str] = (),
 ) -> ReadRows:
     """Turn rows into examples, by the shape that `recognise` finds.
 
@@ -67,16 +68,19 @@ def examples_of(
             prompt, 0 < share < 1.
         on_bad_row: raise an error for rows that cannot be read, or skip them.
         skipped: rows that reading the file has skipped already; they are added to the result's.
+        beside: further columns, kept as `Example.beside`; None where a row lacks one.
     Raises:
         DataError: unknown shape; no row can be read; or, for `on_bad_row` "error": missing columns, nulls, values that
             are not text, empty prompts, malformed conversations: all counted, the first five named.
     """
     shape = recognise(rows, columns)
+    shape = replace(shape, ignored=tuple(name for name in shape.ignored if name not in beside))
     examples: list[Example] = []
     problems: list[str] = []
     for row in rows:
         try:
-            examples.extend(_examples(row, shape, prompt_share))
+            kept = {name: _value(row, name) for name in beside}
+            examples.extend(replace(made, beside=kept) for made in _examples(row, shape, prompt_share))
         except Unusable as problem:
             problems.append(f"{row.origin}: {problem}")
     if problems and (on_bad_row == "error" or not examples):

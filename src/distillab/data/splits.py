@@ -50,19 +50,21 @@ class Splits:
         return tuple(notes)
 
 
-def load_examples(config: DataConfig) -> Splits:
+def load_examples(config: DataConfig, *, beside: Sequence[str] = ()) -> Splits:
     """Read the rows that a recipe names and split them.
 
     A fraction is taken by a seeded hash: the same rows in any order of the file, and all answers to one prompt in the
     same part.
 
+    Args:
+        beside: further columns to keep of each row, see `Example.beside`.
     Raises:
         DataError: unreadable source or rows; an empty part; parts of different kinds.
     """
     held = config.held_out
     name = config.train.path if config.train.split is None else f"{config.train.path}, {config.train.split}"
     rows, broken = _rows(config, config.train)
-    read = _read(config, config.train, rows, broken)
+    read = _read(config, config.train, rows, broken, beside)
     if held.column is not None and held.value is not None:
         chosen = _by_column(rows, held.column, held.value)
         train = [example for example in read.examples if example.origin not in chosen]
@@ -71,7 +73,7 @@ def load_examples(config: DataConfig) -> Splits:
         return _checked(config, train, held_out, (read, read), names)
     if held.path is not None:
         source = SourceConfig(path=held.path, split=held.split, columns=held.columns, limit=held.limit)
-        other = load_source(config, source)
+        other = load_source(config, source, beside=beside)
         if other.shape.kind != read.shape.kind:
             raise DataError(
                 "Training and held-out rows are of different kinds.",
@@ -88,13 +90,13 @@ def load_examples(config: DataConfig) -> Splits:
     return _checked(config, train, held_out, (read, read), (f"{name}, training part", f"{name}, held-out part"))
 
 
-def load_source(config: DataConfig, source: SourceConfig) -> ReadRows:
+def load_source(config: DataConfig, source: SourceConfig, *, beside: Sequence[str] = ()) -> ReadRows:
     """Read one source with the settings of a recipe.
 
     Raises:
         DataError: unreadable source or rows.
     """
-    return _read(config, source, *_rows(config, source))
+    return _read(config, source, *_rows(config, source), beside)
 
 
 def _rows(config: DataConfig, source: SourceConfig) -> tuple[list[Row], list[str]]:
@@ -102,13 +104,16 @@ def _rows(config: DataConfig, source: SourceConfig) -> tuple[list[Row], list[str
     return read_rows(source, skipped=broken if config.on_bad_row == "skip" else None), broken
 
 
-def _read(config: DataConfig, source: SourceConfig, rows: Sequence[Row], broken: Sequence[str]) -> ReadRows:
+def _read(
+    config: DataConfig, source: SourceConfig, rows: Sequence[Row], broken: Sequence[str], beside: Sequence[str]
+) -> ReadRows:
     return examples_of(
         rows,
         columns=source.columns,
         prompt_share=config.prompt_share,
         on_bad_row=config.on_bad_row,
         skipped=broken,
+        beside=beside,
     )
 
 

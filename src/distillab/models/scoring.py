@@ -5,6 +5,7 @@ Shape letters: B sequences, L positions, N flattened scored positions, V vocabul
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from distillab.models.batch import TokenBatch
@@ -13,6 +14,11 @@ from distillab.models.batch import TokenBatch
 def scored_positions(batch: TokenBatch) -> Tensor:
     """Return (B, L−1) bool: True at position t where the logits of t are scored against the token of t+1."""
     return batch["answer_mask"][:, 1:]
+
+
+def predicting_positions(batch: TokenBatch) -> Tensor:
+    """Return (B, L) bool: the same over all L positions; the last one predicts nothing."""
+    return torch.nn.functional.pad(scored_positions(batch), (0, 1))
 
 
 def scored_targets(batch: TokenBatch) -> Tensor:
@@ -33,3 +39,11 @@ def scored_count(batch: TokenBatch) -> int:
 def at_scored(states_BLD: Tensor, batch: TokenBatch) -> Tensor:
     """Return (N, D) the rows of (B, L, D) at the scored positions, sample by sample, on any device."""
     return states_BLD[:, :-1][scored_positions(batch).to(states_BLD.device)]
+
+
+def placed(states_PD: Tensor, at_BL: Tensor) -> Tensor:
+    """Return (B, L, D) with the P rows at the positions where `at_BL` is True, in row order; zero elsewhere."""
+    at_BL = at_BL.to(states_PD.device)
+    states_BLD = states_PD.new_zeros(*at_BL.shape, states_PD.shape[1])
+    states_BLD[at_BL] = states_PD
+    return states_BLD

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from distillab.data.encoding import EncodedSplit
 from distillab.interruption import Interrupted
-from distillab.models.loading import context_length, load_config
 from distillab.records import AnswersMade, AnswerStoreCounts, TeacherProvenance, read_record, write_record
 from distillab.runs.inputs import RunInputs
 from distillab.teachers.protocol import Generates, Prompt
@@ -150,8 +149,6 @@ def prompts_of(inputs: RunInputs) -> list[Prompt]:
         ConfigError: none does.
     """
     view = inputs.require_teacher()
-    prompts = [
-        Prompt(example.key, tuple(view.reader.encoder.encode_prompt(example))) for example in inputs.train.examples
-    ]
-    context = context_length(load_config(view.spec.config, revision=view.spec.revision))
-    return answerable(prompts, context=context, max_new_tokens=inputs.recipe.teacher_answers.max_new_tokens)
+    read = view.as_read(inputs.train.examples, where=inputs.splits.sources[0])
+    prompts = [Prompt(example.key, tuple(view.reader.encoder.encode_prompt(example))) for example in read]
+    return answerable(prompts, context=view.context, max_new_tokens=inputs.recipe.teacher_answers.max_new_tokens)

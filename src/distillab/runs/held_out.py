@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from distillab.data.encoding import Dropped, EncodedRow
 from distillab.data.examples import Example
@@ -14,7 +14,7 @@ from distillab.evaluation.protocol import HeldOut
 from distillab.records import FEWEST_ROWS, EncodingCounts, NotJudged
 
 
-def held_out_for(reader: Reader, examples: tuple[Example, ...]) -> HeldOut:
+def held_out_for(reader: Reader, examples: Sequence[Example]) -> HeldOut:
     """Encode held-out rows with a reader's tokenizer and template."""
     return _read(reader, examples, source="held-out rows")[0]
 
@@ -120,7 +120,7 @@ def encode_eval_rows(
     return held_out, counts.model_copy(update=update)
 
 
-def _read(reader: Reader, examples: tuple[Example, ...], *, source: str) -> tuple[HeldOut, EncodingCounts]:
+def _read(reader: Reader, examples: Sequence[Example], *, source: str) -> tuple[HeldOut, EncodingCounts]:
     encoded = reader.encoder.encode_all(examples, source=source)
     held_out = HeldOut(
         rows=tuple(encoded.rows),

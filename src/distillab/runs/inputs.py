@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -102,6 +103,16 @@ class RunInputs:
         """The held-out rows whose likelihood is measured."""
         return self.held_out.first(self.recipe.evaluation.rows).rows
 
+    @cached_property
+    def teacher_eval_rows(self) -> Sequence[EncodedRow]:
+        """The same rows as the teacher reads them in the evaluation, by the student's tokenizer."""
+        rows = list(self.eval_rows)
+        examples = list(self.held_out_examples[: len(rows)])
+        if self.teacher is None or self.teacher.prompt_column is None:
+            return rows
+        split = EncodedSplit(rows, examples, self.held_out_counts)
+        return self.teacher.pair.prompted(split, self.teacher.prompt_column, context=self.teacher.context).rows
+
     @property
     def held_out_keys(self) -> set[str]:
         """Keys of the held-out rows on which models can be evaluated."""
@@ -149,6 +160,9 @@ class RunInputs:
             "held_out_rows": _content_sha256(self.splits.held_out),
             "student": weights_sha256(self.recipe.student.path),
         }
+        if _beside(self.recipe):
+            every = [sorted(example.beside.items()) for example in (*self.splits.train, *self.splits.held_out)]
+            found["teacher_columns"] = hashlib.sha256(json.dumps(every).encode()).hexdigest()
         if (day := self.template_date) is not None:
             found[FINGERPRINT] = str(day)
         return found if self.teacher is None else found | self.teacher.spec.fingerprints
@@ -200,7 +214,7 @@ def load_inputs(recipe: RunRecipe, *, weights: bool = True) -> RunInputs:
         require_weights(recipe.student.path, role="student")
     spec = None if recipe.teacher is None else teacher_spec(recipe.teacher, weights=weights)
     contexts = _contexts(recipe, spec)
-    splits = load_examples(recipe.data)
+    splits = load_examples(recipe.data, beside=_beside(recipe))
     student = _reader(recipe.student.tokenizer or recipe.student.path, recipe.student.revision, recipe, splits)
     width = logits_width(recipe.student.path, revision=recipe.student.revision)
     require_embedded(student.loaded, width=width, role="student")
@@ -208,6 +222,9 @@ def load_inputs(recipe: RunRecipe, *, weights: bool = True) -> RunInputs:
     train = student.encoder.encode_all(splits.train, source=splits.sources[0])
     train = replace(train, counts=train.counts.model_copy(update={"skipped": len(splits.skipped)}))
     readers = [student] if teacher is None else [student, teacher.reader]
+    if teacher is not None:
+        for part, source in zip((splits.train, splits.held_out), splits.sources, strict=True):
+            teacher.as_read(part, where=source)  # refuse rows without their prompts before training
     answer = recipe.evaluation.max_new_tokens if recipe.evaluation.generate_rows else 0
     fitting, reasons = fitting_rows(splits, readers, [None if c is None else c - answer for c in contexts])
     examples = same_answers(fitting, readers, source=splits.sources[1])
@@ -228,11 +245,17 @@ def load_inputs(recipe: RunRecipe, *, weights: bool = True) -> RunInputs:
     )
 
 
+def _beside(recipe: RunRecipe) -> list[str]:
+    """Return the columns that concern the teacher alone."""
+    teacher = recipe.teacher
+    return [] if teacher is None or teacher.prompt_column is None else [teacher.prompt_column]
+
+
 def _loaded_from(recipe: RunRecipe) -> tuple[object, ...]:
     """Return the settings that decide what `load_inputs` reads."""
     teacher = recipe.teacher
     found = teacher and (teacher.path, teacher.cache, teacher.tokenizer, teacher.revision, teacher.adapter)
-    return recipe.student, recipe.data, found
+    return recipe.student, recipe.data, found, _beside(recipe)
 
 
 def _content_sha256(examples: Sequence[Example]) -> str:

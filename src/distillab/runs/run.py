@@ -66,7 +66,6 @@ from distillab.runs.lock import held
 from distillab.runs.pruned import keep_student
 from distillab.runs.teacher import RunTeacher, StoredSignals, stored_signals
 from distillab.runs.training import MakeCollator, load_student, train_student, training_data
-from distillab.teachers.stored.teacher import CachedTeacher
 
 
 def execute(
@@ -235,7 +234,7 @@ class _Claimed:
         student = merged(student) if inputs.recipe.student.save_as == "merged" else student
         if signals is None:
             return _Trained(student, references, "none", data.spans, notes)
-        kind: Literal["cached", "online"] = "cached" if isinstance(signals, CachedTeacher) else "online"
+        kind: Literal["cached", "online"] = "cached" if teacher.trains_from_cache else "online"
         return _Trained(student, references, kind, data.spans, notes)
 
     def _save(

@@ -19,7 +19,9 @@ from distillab.runs.answers import make_answers, read_answers
 from distillab.runs.inputs import RunInputs
 from distillab.runs.teacher_view import TokenView
 from distillab.teachers.local import LocalTeacher, load_local
+from distillab.teachers.prompted import PromptedTeacher
 from distillab.teachers.protocol import Generates, SignalSource
+from distillab.teachers.routes import Routes
 from distillab.teachers.stored.answers import store_is_complete
 from distillab.teachers.stored.location import Part, part_of
 from distillab.teachers.stored.teacher import CachedTeacher, load_cached
@@ -65,7 +67,7 @@ def stored_signals(inputs: RunInputs) -> StoredSignals:
         )
     return StoredSignals(
         train=part_of(location, part) if method.reads_signals else None,
-        held_out=_held_out_part(location, parts, inputs.eval_rows),
+        held_out=_held_out_part(location, parts, inputs.teacher_eval_rows),
         text=part_of(location, "text") if "text" in parts else None,
     )
 
@@ -139,6 +141,11 @@ class RunTeacher:
         """Where the answers of the recipe's own cache are; None: they are kept beside the run."""
         return self._stored.text
 
+    @property
+    def trains_from_cache(self) -> bool:
+        """Whether the terms' signals on the training rows are stored."""
+        return self._stored.train is not None
+
     def training_rows(self, answers_folder: Path) -> tuple[EncodedSplit, AnswerStoreCounts | None]:
         """Return the rows that the run trains on; missing answers of the teacher are generated now.
 
@@ -168,27 +175,38 @@ class RunTeacher:
         """
         if not self._inputs.method.reads_signals:
             return None
-        if self._stored.train is None:
-            return self._loaded()
         view = self._inputs.require_teacher()
-        return self._cached(self._stored.train, view.rows(split), view=view.train_view, source=TRAINING)
+        source: SignalSource
+        if self._stored.train is None:
+            source = self._loaded()
+        else:
+            source = self._cached(self._stored.train, view.rows(split), view=view.train_view, source=TRAINING)
+        return source if view.prompt_column is None else self._prompted(source, split.rows, view.rows(split))
 
     def for_evaluation(self) -> SharedTeacher | None:
         """Return the source for held-out rows; None if ids differ in meaning, or there is no source."""
         view, width = self._inputs.teacher, self._inputs.shared_width
         if view is None or width == 0:
             return None
+        rows, read = self._inputs.eval_rows, self._inputs.teacher_eval_rows
         if self._stored.held_out is not None:
-            rows = self._inputs.eval_rows
-            cached = self._cached(self._stored.held_out, rows, view=view.eval_view, source="the held-out rows")
-            return SharedTeacher(cached, width, reads_any_text=False)
+            cached = self._cached(self._stored.held_out, read, view=view.eval_view, source="the held-out rows")
+            return SharedTeacher(self._prompted(cached, rows, read), width, reads_any_text=False)
         if view.spec.settings.path is None:
             self.notes.append(
                 "KL from the teacher and agreement with it were not measured: the cache does not hold the held-out "
                 "rows as kind full, and the recipe names no weights of the teacher"
             )
             return None
-        return SharedTeacher(self.source(), width)
+        return SharedTeacher(self._prompted(self.source(), rows, read), width)
+
+    def _prompted(self, source: SignalSource, rows: Sequence[EncodedRow], read: Sequence[EncodedRow]) -> SignalSource:
+        """Return the source for the student's rows, of which it reads others where it has prompts of its own."""
+        if self._inputs.require_teacher().prompt_column is None:
+            return source
+        routes: Routes[EncodedRow] = Routes()
+        routes.add(rows, read)
+        return PromptedTeacher(source, routes, self._inputs.student.collator())
 
     def _cached(self, location: str, rows: Sequence[EncodedRow], *, view: TokenView, source: str) -> CachedTeacher:
         if location not in self._opened:

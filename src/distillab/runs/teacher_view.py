@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from distillab.config.terms import TokenRequirement
 from distillab.data.encoding import EncodedRow, EncodedSplit
+from distillab.data.examples import Example
 from distillab.data.reading import Reader
+from distillab.data.teacher_prompts import teacher_rows, with_teacher_prompts
 from distillab.data.vocabularies import Vocabularies, vocabularies
+from distillab.models.loading import context_length, load_config
 from distillab.records import TokenizerContract, TokenizerInfo
 from distillab.teachers.spec import TeacherSpec
+
+_NO_LIMIT = 1 << 30  # tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,15 +39,35 @@ class TokenizerPair:
 
     def encoded_for_teacher(self, split: EncodedSplit) -> EncodedSplit:
         """Encode the examples of a split with the teacher's tokenizer; the last two splits are kept."""
-        for known, encoded in self._encoded:
-            if known is split:
+        return self._kept(
+            split, "", lambda: self.teacher.encoder.encode_all(split.examples, source=split.counts.source)
+        )
+
+    def prompted(self, split: EncodedSplit, column: str, *, context: int | None) -> EncodedSplit:
+        """Encode the examples of a split with the student's tokenizer and the teacher's prompts of a column.
+
+        Raises:
+            DataError: see `with_teacher_prompts` and `teacher_rows`.
+        """
+        source = split.counts.source
+
+        def encoded() -> EncodedSplit:
+            examples = with_teacher_prompts(split.examples, column, where=source)
+            rows = teacher_rows(self.student.encoder, examples, split.rows, context=context, where=source)
+            return EncodedSplit(rows, examples, split.counts)
+
+        return self._kept(split, column, encoded)
+
+    def _kept(self, split: EncodedSplit, column: str, encode: Callable[[], EncodedSplit]) -> EncodedSplit:
+        for known, of, encoded in self._encoded:
+            if known is split and of == column:
                 return encoded
-        encoded = self.teacher.encoder.encode_all(split.examples, source=split.counts.source)
-        self._encoded[:] = [*self._encoded[-1:], (split, encoded)]
-        return encoded
+        made = encode()
+        self._encoded[:] = [*self._encoded[-1:], (split, column, made)]
+        return made
 
     @cached_property
-    def _encoded(self) -> list[tuple[EncodedSplit, EncodedSplit]]:
+    def _encoded(self) -> list[tuple[EncodedSplit, str, EncodedSplit]]:
         return []  # a run needs its training rows, or those with the teacher's answers, in several places
 
 
@@ -122,9 +147,43 @@ class TeacherView:
         """How the teacher reads the held-out rows on which students are evaluated."""
         return TokenView(self.pair.student, self.contract.student.fingerprint, self.contract.shared_width)
 
+    @property
+    def context(self) -> int | None:
+        """Tokens that the teacher reads at most; None: its configuration names no limit."""
+        return context_length(load_config(self.spec.config, revision=self.spec.revision))
+
+    @property
+    def prompt_column(self) -> str | None:
+        """The column with the prompts that the teacher alone reads."""
+        return self.spec.settings.prompt_column
+
     def rows(self, split: EncodedSplit) -> Sequence[EncodedRow]:
-        """Return the rows of a split as the teacher's inputs; with two tokenisations those that fit into it."""
-        return self.pair.encoded_for_teacher(split).rows if self.own_tokens else split.rows
+        """Return the rows of a split as the teacher's inputs; with two tokenisations those that fit into it.
+
+        Raises:
+            DataError: see `TokenizerPair.prompted`.
+        """
+        if self.own_tokens:
+            return self.pair.encoded_for_teacher(split).rows
+        if self.prompt_column is not None:
+            return self.pair.prompted(split, self.prompt_column, context=self.context).rows
+        return split.rows
+
+    def as_read(self, examples: Sequence[Example], *, where: str) -> Sequence[Example]:
+        """Return examples with the prompts that the teacher reads.
+
+        Raises:
+            DataError: see `with_teacher_prompts`.
+        """
+        column = self.prompt_column
+        return examples if column is None else with_teacher_prompts(examples, column, where=where)
+
+    @property
+    def alone(self) -> Reader:
+        """The teacher's own tokenizer and template for rows that the student does not read with it."""
+        if self.prompt_column is None:
+            return self.reader
+        return replace(self.reader, encoder=self.reader.encoder.with_max_tokens(self.context or _NO_LIMIT))
 
 
 def vocab_size(info: TokenizerInfo) -> int:

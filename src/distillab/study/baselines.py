@@ -84,7 +84,7 @@ class Baselines:
         def measure() -> EvaluationResult:
             return evaluate(
                 teacher.model(),
-                held_out_for(view.reader, inputs.held_out_examples),
+                held_out_for(view.alone, view.as_read(inputs.held_out_examples, where=inputs.splits.sources[1])),
                 inputs.recipe.evaluation,
                 reader=view.reader,
                 shared=None,
@@ -94,7 +94,8 @@ class Baselines:
         other_tokens = "its tokens are not the student's: compare bits per byte" if inputs.shared_width == 0 else None
         trained = correction and f"the teacher, corrected: trained on the training rows, {correction.steps} steps"
         quantised = _quantised(view.spec.config, view.spec.settings.quantization)
-        notes = [note for note in (trained, other_tokens, quantised) if note]
+        prompts = view.prompt_column and f"it reads {view.prompt_column}, which the student does not see"
+        notes = [note for note in (trained, prompts, other_tokens, quantised) if note]
         evaluation = self._kept(teacher_stem(name), inputs, measure)
         note = "; ".join(notes) or None
         return Baseline(name=name, role="teacher", evaluation=evaluation, note=note, correction=correction)

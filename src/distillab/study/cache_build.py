@@ -112,7 +112,7 @@ def _of_run(recipe: RunRecipe) -> CacheBuild:
         jobs.append(CacheJob(location, "train", kinds, rows, train, teacher, teacher.train_view))
     if kinds and inputs.shared_width and not teacher.own_tokens:
         wanted, view = held_out_kinds(teacher), teacher.eval_view
-        jobs.append(CacheJob(location, "held_out", wanted, inputs.eval_rows, held_out, teacher, view))
+        jobs.append(CacheJob(location, "held_out", wanted, inputs.teacher_eval_rows, held_out, teacher, view))
     return CacheBuild(inputs, settings, location, tuple(jobs), text, kinds if on_answers else ())
 
 

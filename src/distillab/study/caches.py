@@ -76,7 +76,7 @@ class StudyCaches:
         teacher, (train, held_out) = inputs.require_teacher(), inputs.splits.sources
         view, source = teacher.train_view, f"the teacher's answers to {train}"
         if part == "held_out":
-            rows, source, view = inputs.eval_rows, held_out, teacher.eval_view
+            rows, source, view = inputs.teacher_eval_rows, held_out, teacher.eval_view
         elif part == "train":
             rows, source = teacher.rows(inputs.train), train
         return CacheJob(self._location(arm, part), part, self._kinds(arm, part), rows, source, teacher, view)
@@ -145,11 +145,13 @@ class StudyCaches:
         key = self._key(arm, part)
         if key not in self._locations:
             inputs = self.inputs(arm)
-            train = inputs.train.rows if part == "held_out" else inputs.require_teacher().rows(inputs.train)
+            teacher = inputs.require_teacher()
+            by_student = part == "held_out" and teacher.own_tokens
+            train = inputs.train.rows if by_student else teacher.rows(inputs.train)
             digest = hashlib.sha256(key.encode())
             digest.update(self.recipe.cache.model_dump_json(exclude={"folder", "kinds"}).encode())
             digest.update(repr(self._kinds_at(key, "answers" if part == "answers" else "train")).encode())
-            for row in (*train, *inputs.eval_rows):
+            for row in (*train, *inputs.teacher_eval_rows):
                 digest.update(row_digest(row.input_ids, row.answer_mask))
             name = f"{teacher_name(self._teacher(arm))}-{digest.hexdigest()[:12]}"
             self._locations[key] = self._root / name

@@ -161,6 +161,7 @@ def _unit(metric: Metric) -> str:
 
 
 def _same(one: TeacherProvenance | None, other: TeacherProvenance | None) -> bool:
-    return (
-        one is not None and other is not None and (one.weights_sha256, one.dtype) == (other.weights_sha256, other.dtype)
-    )
+    if one is None or other is None:
+        return False
+    # the name tells apart what is made of equal weights, by quantisation or another prompt
+    return (one.name, one.weights_sha256, one.dtype) == (other.name, other.weights_sha256, other.dtype)

@@ -17,7 +17,6 @@ from distillab.records import EvaluatedModel, RunRecord, read_record, write_reco
 from distillab.runs.folder import HELD_OUT, STUDENT, read_held_out
 from distillab.runs.inputs import RunInputs
 from distillab.runs.teacher import RunTeacher
-from distillab.teachers.protocol import SignalSource
 
 
 def with_own_text(folder: Path, runs: Sequence[tuple[RunInputs, RunRecord]]) -> list[RunRecord]:
@@ -34,9 +33,9 @@ def with_own_text(folder: Path, runs: Sequence[tuple[RunInputs, RunRecord]]) -> 
         if teacher.path is not None and _lacks(_with_measured(folder, record)):
             left.setdefault(teacher.model_dump_json(), []).append((inputs, record))
     for same in left.values():
-        source = RunTeacher(same[0][0]).source()
+        shared = RunTeacher(same[0][0]).for_evaluation()
         for inputs, record in track(same, "scoring own answers", total=len(same), unit="runs"):
-            _measure(folder, inputs, record, source)
+            _measure(folder, inputs, record, shared)
     return [_with_measured(folder, record) for _, record in runs]
 
 
@@ -56,7 +55,7 @@ def _lacks(record: RunRecord) -> bool:
     return any(metric.missing == CACHE_LACKS_IT for metric in record.evaluation.metrics)
 
 
-def _measure(folder: Path, inputs: RunInputs, record: RunRecord, teacher: SignalSource) -> None:
+def _measure(folder: Path, inputs: RunInputs, record: RunRecord, shared: SharedTeacher | None) -> None:
     run = Path(inputs.recipe.output)
     dtype, device = inputs.recipe.student.dtype, inputs.device
     written = [line["ids"] for line in read_held_out(run / HELD_OUT) if "ids" in line]
@@ -66,7 +65,7 @@ def _measure(folder: Path, inputs: RunInputs, record: RunRecord, teacher: Signal
         written,
         inputs.recipe.evaluation,
         reader=inputs.student,
-        shared=SharedTeacher(teacher, inputs.shared_width),
+        shared=shared,
     )
     evaluation = record.evaluation.model_copy(update={"metrics": metrics})
     path = _path(folder, record)

@@ -8,7 +8,6 @@ from typing import TypeVar
 
 from distillab.config.models import ArmConfig, StudyRecipe
 from distillab.evaluation.references import reference_lines
-from distillab.models.loading import model_name
 from distillab.records import (
     AnswerStoreCounts,
     ArmResult,
@@ -31,6 +30,7 @@ from distillab.runs.teacher import TRAINING
 from distillab.study.baselines import UNDISTILLED, teacher_stem
 from distillab.study.comparisons import Judged, comparisons, with_adjusted
 from distillab.study.verdict import headline, verdict
+from distillab.teachers.spec import teacher_name
 from distillab.terminal import plural
 
 _SAMPLES = 10
@@ -60,7 +60,7 @@ def assemble(
     teachers = {point.name: _teacher(folder, point) for point in baselines if point.role == "teacher"}
 
     def compared(arm: ArmConfig) -> tuple[Comparison, ...]:
-        teacher = teachers[model_name((arm.teacher or recipe.teacher).source)]
+        teacher = teachers[teacher_name(arm.teacher or recipe.teacher)]
         return () if arm.name == "sft" else comparisons(judged[arm.name], judged["sft"], teacher)
 
     arms = with_adjusted([_arm(by_arm[arm.name], made, compared(arm)) for arm in recipe.arms])

@@ -295,7 +295,7 @@ class Study:
 
     def _teacher_key(self, arm: ArmConfig) -> str:
         return self._teacher_of(arm).model_dump_json(
-            include={"path", "cache", "tokenizer", "revision", "dtype", "adapter"}
+            include={"path", "cache", "tokenizer", "revision", "dtype", "adapter", "prompt_column"}
         )
 
     def _answers_folder(self, arm: ArmConfig) -> Path:

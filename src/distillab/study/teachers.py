@@ -19,7 +19,7 @@ def arm_of_each_teacher(arms: Sequence[ArmConfig], default: TeacherConfig) -> li
     first: dict[tuple[str | None, ...], ArmConfig] = {}
     for arm in arms:
         teacher = arm.teacher or default
-        first.setdefault((teacher.source, teacher.adapter, teacher.quantization), arm)
+        first.setdefault((teacher.source, teacher.adapter, teacher.quantization, teacher.prompt_column), arm)
     return list(first.values())
 
 

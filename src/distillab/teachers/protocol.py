@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from distillab.models.batch import TokenBatch
 from distillab.models.generation import Decoding, Generated
@@ -75,6 +75,20 @@ class SignalSource(Protocol):
     def signal(self, batch: TokenBatch, request: SignalRequest) -> TeacherSignal:
         """Return what `request` names of `batch`, without gradients."""
         ...
+
+
+@runtime_checkable
+class CountsTokens(Protocol):
+    """A source that reads other tokens than those of the batch."""
+
+    def tokens(self, batch: TokenBatch) -> int:
+        """Count the tokens that it reads for a batch."""
+        ...
+
+
+def tokens_read(source: object, batch: TokenBatch) -> int:
+    """Count the tokens that a source reads for a batch; those of the batch, unless it counts them itself."""
+    return source.tokens(batch) if isinstance(source, CountsTokens) else int(batch["attention_mask"].sum())
 
 
 @dataclass(frozen=True)

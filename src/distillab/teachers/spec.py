@@ -72,11 +72,10 @@ class TeacherSpec:
 
 
 def teacher_name(settings: TeacherConfig) -> str:
-    """Return the name of a teacher in records: its folder's, that of its adapters', and its quantisation."""
-    adapter = [] if settings.adapter is None else [model_name(settings.adapter)]
-    return "-".join(
-        [model_name(settings.source), *adapter, *([settings.quantization] if settings.quantization else [])]
-    )
+    """Return the name of a teacher in records: its folder's, its adapters', its quantisation and its prompts."""
+    adapter = None if settings.adapter is None else model_name(settings.adapter)
+    parts = (model_name(settings.source), adapter, settings.quantization, settings.prompt_column)
+    return "-".join(part for part in parts if part is not None)
 
 
 def teacher_spec(settings: TeacherConfig, *, weights: bool = True) -> TeacherSpec:

@@ -27,7 +27,7 @@ from distillab.models.scoring import scored_count
 from distillab.models.structure import is_adapted
 from distillab.objectives.step import measure
 from distillab.objectives.term import Objective
-from distillab.teachers.protocol import SignalSource
+from distillab.teachers.protocol import SignalSource, tokens_read
 from distillab.teachers.signals import TeacherSignal
 from distillab.training import projectors
 from distillab.training.checkpoints import (
@@ -195,7 +195,7 @@ class DistillationTrainer(Trainer):
         local = [sum(weighted.term.count(batch) for batch in batches) for weighted in self.objective.terms]
         supervised = sum(scored_count(batch) for batch in batches)
         tokens = sum(int(batch["attention_mask"].sum()) for batch in batches)
-        teacher_tokens = sum(int(teacher_batch(batch)["attention_mask"].sum()) for batch in batches)
+        teacher_tokens = sum(tokens_read(self._teacher[0], teacher_batch(batch)) for batch in batches)
         local += [supervised, tokens, teacher_tokens]
         totals = self._over_processes(torch.tensor(local, dtype=torch.long, device=device))
         *counts, self._supervised_tokens, self._step_tokens, self._teacher_tokens = totals.tolist()

@@ -123,7 +123,7 @@ class Setup:
         if settings is None or self.source is None or not self.inputs.method.reads_signals:
             return None
         if settings.path is not None:
-            return self.source.source()
+            return self.source.for_terms(self.split)
         return RunTeacher(self.inputs, stored_signals(self.inputs)).for_terms(self.split)
 
     @property

@@ -24,7 +24,7 @@ from distillab.models.activations import Activations, ActivationSpec
 from distillab.models.batch import TokenBatch
 from distillab.models.heads import OutputHead
 from distillab.models.projections import QKV
-from distillab.models.scoring import at_scored, scored_positions
+from distillab.models.scoring import at_scored, placed, predicting_positions
 from distillab.records import AccessLevel
 from distillab.teachers.signals import Distribution, HeadInputs, SignalRequest
 from distillab.teachers.stored.arrays import as_array, as_tensor
@@ -227,27 +227,20 @@ class CachedActivations:
         """
         found, spec = Activations(), request.activations
         if spec.hidden:
-            placed = self._placed(rows, batch, "hidden_states")
-            found.hidden = {number: placed[f"layer.{number}"] for number in spec.hidden}
+            states = self._placed(rows, batch, "hidden_states")
+            found.hidden = {number: states[f"layer.{number}"] for number in spec.hidden}
         if spec.projections:
-            placed = self._placed(rows, batch, "attention_inputs")
+            states = self._placed(rows, batch, "attention_inputs")
             for number in spec.projections:
-                found.projections[number] = QKV(*(placed[f"block.{number}.{part}"] for part in _PARTS))
+                found.projections[number] = QKV(*(states[f"block.{number}.{part}"] for part in _PARTS))
         return found
 
     def _placed(self, rows: Sequence[int], batch: TokenBatch, kind: str) -> dict[str, Tensor]:
         section = self._reader.read_flat(rows, kind)
         assert isinstance(section, States)
-        if self._layouts[kind].positions == "all":
-            at_BL = batch["attention_mask"].bool().to(self._device)
-        else:
-            at_BL = torch.nn.functional.pad(scored_positions(batch), (0, 1)).to(self._device)
-        placed = {}
-        for name, array in section.arrays.items():
-            states_PD = as_tensor(array, self._device)
-            placed[name] = states_PD.new_zeros(*at_BL.shape, states_PD.shape[1])
-            placed[name][at_BL] = states_PD
-        return placed
+        everywhere = self._layouts[kind].positions == "all"
+        at_BL = batch["attention_mask"].bool() if everywhere else predicting_positions(batch)
+        return {name: placed(as_tensor(array, self._device), at_BL) for name, array in section.arrays.items()}
 
     def _refuse(self, needed: str, kind: str) -> None:
         stored = [

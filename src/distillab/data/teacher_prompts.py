@@ -1,0 +1,85 @@
+"""Replace the prompts of rows by those that only the teacher reads, from a column of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from distillab.data.encoding import Dropped, EncodedRow, Encoder
+from distillab.data.examples import Example
+from distillab.data.textfiles import first_of
+from distillab.errors import DataError
+
+_NO_LIMIT = 1 << 30  # tokens
+
+
+def with_teacher_prompts(examples: Sequence[Example], column: str, *, where: str) -> list[Example]:
+    """Return the examples with the prompts of a column.
+
+    Args:
+        column: its name; the rows hold it as `Example.beside`.
+        where: their source, for messages.
+    Raises:
+        DataError: plain text, which has no prompt; or rows without a text in that column, counted.
+    """
+    if any(example.kind == "text" for example in examples):
+        raise DataError(
+            f"Plain text has no prompt that teacher.prompt_column: {column} could replace.",
+            where=where,
+            fix="give rows with prompt and answer, or conversations",
+        )
+    bad = [problem for example in examples if (problem := _problem(example, column))]
+    if bad:
+        raise DataError(
+            f'{len(bad)} of {len(examples)} rows have no prompt for the teacher in the column "{column}".',
+            where=where,
+            facts=first_of(bad),
+            fix=f'give every row, held-out rows too, a text in "{column}" (the usual prompt where there is no hint)',
+        )
+    return [example.with_prompt(example.beside[column]) for example in examples]
+
+
+def teacher_rows(
+    encoder: Encoder, examples: Sequence[Example], student: Sequence[EncodedRow], *, context: int | None, where: str
+) -> list[EncodedRow]:
+    """Encode rows with the teacher's prompts, each cut after as many scored tokens as the student's row has.
+
+    Args:
+        encoder: of the tokens that both models read; its `max_tokens` is not applied to the teacher's prompt.
+        examples: with the teacher's prompts.
+        student: the student's row of each.
+        context: tokens that the teacher reads at most.
+        where: their source, for messages.
+    Raises:
+        DataError: rows whose answers have other tokens after the teacher's prompt, or that are too long; counted.
+    """
+    whole, made = encoder.with_max_tokens(_NO_LIMIT), []
+    other, long = [], []
+    for example, row in zip(examples, student, strict=True):
+        read = whole.encode(example)
+        wanted = row.input_ids[row.answer_mask]
+        scored = np.flatnonzero([] if isinstance(read, Dropped) else read.answer_mask)[: len(wanted)]
+        if isinstance(read, Dropped) or not np.array_equal(read.input_ids[scored], wanted):
+            other.append(example.origin)
+            continue
+        end = int(scored[-1]) + 1
+        if context is not None and end > context:
+            long.append(f"{example.origin}: {end} tokens")
+        made.append(EncodedRow(row.key, read.input_ids[:end], read.answer_mask[:end], min(read.prompt_length, end)))
+    for bad, rule, fix in (
+        (other, "have another answer, in tokens, after the teacher's prompt", "use a template that keeps the answer"),
+        (long, f"do not fit into the teacher's context of {context} tokens", "shorten the prompts of the teacher"),
+    ):
+        if bad:
+            raise DataError(f"{len(bad)} of {len(student)} rows {rule}.", where=where, facts=first_of(bad), fix=fix)
+    return made
+
+
+def _problem(example: Example, column: str) -> str | None:
+    value = example.beside.get(column)
+    if not isinstance(value, str) or not value.strip():
+        return f"{example.origin}: {'none' if value is None else repr(value)[:80]}"
+    if example.kind == "messages" and not any(turn.role == "user" for turn in example.messages):
+        return f"{example.origin}: no user turn that it could replace"
+    return None
