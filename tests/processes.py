@@ -88,6 +88,9 @@ def _become(module: str, words: tuple[str, ...], environment: dict[str, str], ou
     os.chdir(ROOT)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(
+        signal.SIG_UNBLOCK, {signal.SIGTERM}
+    )  # blocked where distillab began the process it is forked from
     import torch  # it has read OMP_NUM_THREADS already
 
     torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))

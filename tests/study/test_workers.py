@@ -14,24 +14,7 @@ from pathlib import Path
 import pytest
 
 from distillab.study.workers import run_jobs
-
-_STUDY = """
-import sys
-from functools import partial
-from pathlib import Path
-from distillab.study.workers import run_jobs
-from tests.study.test_workers import hold
-
-if __name__ == "__main__":
-    run_jobs([partial(hold, Path(sys.argv[1]))], workers=1)
-"""
-
-
-def hold(folder: Path) -> None:
-    """Say which process this is, and stay."""
-    (folder / "written").write_text(str(os.getpid()))
-    (folder / "written").rename(folder / "pid")
-    time.sleep(600)
+from tests.processes import ROOT, Forked, ended, wait_for
 
 
 def fail() -> None:
@@ -44,15 +27,27 @@ def test_the_error_of_a_job_is_raised() -> None:
 
 
 def test_a_worker_ends_with_a_killed_study(tmp_path: Path) -> None:
-    study = subprocess.Popen([sys.executable, "-c", _STUDY, str(tmp_path)], stderr=subprocess.DEVNULL)
-    try:
-        _until(lambda: (tmp_path / "pid").exists())
-        worker = int((tmp_path / "pid").read_text())
-        assert _runs(worker)
-    finally:
-        study.send_signal(signal.SIGKILL)
-        study.wait()
+    study = Forked("tests.study.holding_study", str(tmp_path))
+    wait_for(study, (tmp_path / "pid").exists)
+    worker = int((tmp_path / "pid").read_text())
+    assert _runs(worker)
+    study.kill()
+    study.communicate()
     _until(lambda: not _runs(worker))
+
+
+def test_a_signal_to_all_processes_of_a_study_ends_it_as_one_to_the_first(tmp_path: Path) -> None:
+    """As a cluster sends it."""
+    command = [sys.executable, "-m", "tests.study.holding_study", str(tmp_path)]
+    study = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    wait_for(study, (tmp_path / "pid").exists)
+    os.killpg(study.pid, signal.SIGTERM)
+    code, err = ended(study)
+    assert (code, err) == (
+        143,
+        "\nInterrupted: finishing this step, then saving. Press Ctrl-C again to stop at once.\n",
+    )
+    assert (tmp_path / "saved").exists() and not _runs(int((tmp_path / "pid").read_text()))
 
 
 def _runs(pid: int) -> bool:

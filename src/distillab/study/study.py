@@ -42,7 +42,7 @@ from distillab.study.corrections import correct_teachers
 from distillab.study.own_text import with_own_text
 from distillab.study.results import assemble
 from distillab.study.teachers import arm_of_each_evaluated, arm_of_each_teacher, in_full_precision, require_distinct
-from distillab.study.workers import do_in_worker, run_jobs
+from distillab.study.workers import Workers, do_in_worker
 from distillab.teachers.spec import teacher_name
 from distillab.teachers.stored.location import Part
 
@@ -118,16 +118,19 @@ class Study:
         claim(Path(self.recipe.output), self.recipe, fingerprints=self._fingerprints())
         if self.investigation is not None:
             write_record(self.investigation, self.doctor_record)
-        recipe, costs = correct_teachers(self.recipe, self.inputs, self._do)
+        with Workers(self.recipe.workers) as workers:
+            recipe, costs = correct_teachers(self.recipe, self.inputs, partial(self._do, workers))
         study = replace(self, recipe=recipe, _loaded={}, _corrected=costs) if costs else self
         learned_from = {study._teacher_of(arm).source for arm in recipe.arms}
         others = [arm for arm in self._arm_of_each_teacher() if self._teacher_of(arm).source not in learned_from]
         return study._run_all([self.teacher(arm) for arm in others])
 
     def _run_all(self, other_teachers: Sequence[Baseline]) -> StudyResults:
-        self._make_what_is_shared()
-        undistilled = [] if self._baselines.has(UNDISTILLED) else [Study.undistilled]
-        self._do([*undistilled, *(partial(Study.execute, arm=arm, seed=seed) for arm, seed in self._unfinished())])
+        with Workers(self.recipe.workers) as workers:
+            self._make_what_is_shared(workers)
+            undistilled = [] if self._baselines.has(UNDISTILLED) else [Study.undistilled]
+            runs = [partial(Study.execute, arm=arm, seed=seed) for arm, seed in self._unfinished()]
+            self._do(workers, [*undistilled, *runs])
         finished = [(self.inputs(*run), self.execute(*run)) for run in self._runs()]
         records = with_own_text(Path(self.recipe.output) / "own_text", finished)
         results = assemble(
@@ -225,7 +228,7 @@ class Study:
     def _baselines(self) -> Baselines:
         return Baselines(Path(self.recipe.output) / "baselines")
 
-    def _make_what_is_shared(self) -> None:
+    def _make_what_is_shared(self, workers: Workers) -> None:
         """Make the student, baselines, answers and caches, so that no two runs make the same thing."""
         keep_student(self.inputs(self.recipe.arms[0]))
         arms = [arm for arm in self.recipe.arms if any(arm == other for other, _ in self._unfinished())]
@@ -236,9 +239,9 @@ class Study:
         self.caches.require_space([*first, *second])
         teachers = [partial(Study.teacher, arm=arm) for arm in self._arms_of_missing_teachers()]
         answers = [partial(Study.answers, arm=arm) for arm in self._arms_of_answers(arms)]
-        self._do([*teachers, *answers, *(partial(Study.build, arm=arm, part=part) for arm, part in first)])
+        self._do(workers, [*teachers, *answers, *(partial(Study.build, arm=arm, part=part) for arm, part in first)])
         # their rows have the answers that were just generated
-        self._do([partial(Study.build, arm=arm, part=part) for arm, part in second])
+        self._do(workers, [partial(Study.build, arm=arm, part=part) for arm, part in second])
 
     def _runs(self) -> list[tuple[ArmConfig, int]]:
         """Return all runs, seed by seed, so that an interrupted study has whole comparisons to look at."""
@@ -247,14 +250,14 @@ class Study:
     def _unfinished(self) -> list[tuple[ArmConfig, int]]:
         return [(arm, seed) for arm, seed in self._runs() if not (self._folder(arm, seed) / RECORD).exists()]
 
-    def _do(self, work: Sequence[Callable[[Study], object]]) -> None:
+    def _do(self, workers: Workers, work: Sequence[Callable[[Study], object]]) -> None:
         """Run several jobs of the study, whose results are on disk afterwards."""
         if self.recipe.workers == 1 or len(work) < 2:
             for job in work:
                 job(self)
             return
         bare = replace(self, _loaded={})  # loaded objects are not pickled
-        run_jobs([partial(do_in_worker, bare, job) for job in work], workers=self.recipe.workers)
+        workers.run([partial(do_in_worker, bare, job) for job in work])
 
     def _folder(self, arm: ArmConfig, seed: int) -> Path:
         return Path(self.recipe.output) / "runs" / arm.name / f"seed{seed}"

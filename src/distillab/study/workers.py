@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from contextlib import ExitStack
+from multiprocessing import resource_tracker
+from multiprocessing.context import BaseContext
+from multiprocessing.forkserver import ensure_running
 from typing import Any, TypeVar
 
 import torch
@@ -26,21 +31,34 @@ _Owner = TypeVar("_Owner")
 _owners: list[Any] = []
 
 
-def run_jobs(jobs: Sequence[Job], *, workers: int) -> None:
-    """Run all jobs in `workers` fresh processes.
+class Workers:
+    """Processes of one study; they start with its first jobs and stay, with what they have loaded, until the end.
 
     Args:
-        jobs: picklable (a `functools.partial` of a module's function).
-    Raises:
-        The first error of any job; no further job is started.
-        Interrupted: a signal came; every worker has saved its work, and has ended.
+        number: of processes.
     """
-    if not jobs:
-        return
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    # spawn: a forked process would inherit torch's thread pools in an undefined state
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(threads,)) as pool:
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._started: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._started is not None:
+            self._started.shutdown(wait=True, cancel_futures=True)
+
+    def run(self, jobs: Sequence[Job]) -> None:
+        """Run all jobs.
+
+        Args:
+            jobs: picklable (a `functools.partial` of a module's function).
+        Raises:
+            The first error of any job; no further job is started.
+            Interrupted: a signal came; every worker has saved its work, and has ended.
+        """
+        pool = self._started = self._started or self._pool()
         futures = [pool.submit(_do, job) for job in jobs]
         try:
             with defer_interrupt():
@@ -54,6 +72,17 @@ def run_jobs(jobs: Sequence[Job], *, workers: int) -> None:
             pool.shutdown(wait=True, cancel_futures=True)
         for future in done:
             future.result()
+
+    def _pool(self) -> ProcessPoolExecutor:
+        threads = max(1, (os.cpu_count() or 1) // self._number)
+        return ProcessPoolExecutor(self._number, mp_context=_context(), initializer=_start, initargs=(threads,))
+
+
+def run_jobs(jobs: Sequence[Job], *, workers: int) -> None:
+    """Run all jobs in `workers` fresh processes; the rest as `Workers.run`."""
+    if jobs:
+        with Workers(workers) as fresh:
+            fresh.run(jobs)
 
 
 def do_in_worker(owner: _Owner, job: Callable[[_Owner], object]) -> None:
@@ -86,7 +115,29 @@ def _wait(futures: Sequence[Future[None]]) -> list[Future[None]]:
     return [future for future in futures if future.done()]
 
 
+def _context() -> BaseContext:
+    """Return how workers start: each by itself, or on a CPU as forks of one process that has the imports done.
+
+    That process has no threads yet: a fork would inherit torch's in an undefined state. And no fork can use a GPU that
+    was used before, which some libraries do when they are imported.
+    """
+    if sys.platform != "linux" or torch.accelerator.is_available():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["distillab.study.study"])
+    # a scheduler sends SIGTERM to all processes of a job: the one that is forked must not end before its forks
+    resource_tracker.ensure_running()  # it unblocks SIGTERM when it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return context
+
+
 def _start(threads: int) -> None:
+    if sys.platform == "linux":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # see `_context`
     torch.set_num_threads(threads)
     plain_lines()  # several bars on one terminal would overwrite each other
     threading.Thread(target=_end_with_parent, daemon=True).start()
