@@ -14,7 +14,8 @@ from rouge_score.rouge_scorer import RougeScorer
 from distillab.config.models import EvaluationConfig
 from distillab.data.segments import words
 from distillab.errors import ConfigError
-from distillab.evaluation.text_match import UnicodeWords, judge
+from distillab.evaluation.rouge import UnicodeWords
+from distillab.evaluation.text_match import judge
 from distillab.evaluation.values import captured, number, same_value
 from distillab.records import Metric
 

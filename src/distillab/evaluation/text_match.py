@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 
-from rouge_score.rouge_scorer import RougeScorer
-from rouge_score.tokenizers import DefaultTokenizer, Tokenizer
-
-from distillab.data.segments import words
 from distillab.evaluation.values import ValueKind, captured, normalised, same_value
 from distillab.records import Metric
 
@@ -39,12 +35,14 @@ def judge(
     Args:
         without_reasoning: reasoning was removed from answers and references; the metrics state it.
     """
+    from distillab.evaluation.rouge import rouge_l  # NLTK and SciPy come with it: a second of imports
+
     n = len(answers)
     pairs = list(zip(answers, references, strict=True))
     scores = {
         "exact_match": [float(answer.strip() == reference.strip()) for answer, reference in pairs],
         "normalised_match": [float(normalised(answer) == normalised(reference)) for answer, reference in pairs],
-        "rouge_l": [_rouge().score(reference, answer)["rougeL"].fmeasure for answer, reference in pairs],
+        "rouge_l": [rouge_l(answer, reference) for answer, reference in pairs],
     }
     if value_pattern is not None:
         values = [(captured(answer, value_pattern), captured(reference, value_pattern)) for answer, reference in pairs]
@@ -108,23 +106,3 @@ def judge(
         ),
     )
     return Judged(metrics, scores)
-
-
-class UnicodeWords(Tokenizer):  # type: ignore[misc]  # the package has no types
-    """Words of every script for ROUGE; for text in ASCII exactly the tokens of rouge_score with its Porter stemmer.
-
-    The package's own tokenizer keeps only a to z and 0 to 9, and treats any other letter as a space.
-    """
-
-    def __init__(self) -> None:
-        self._ascii = DefaultTokenizer(use_stemmer=True)
-
-    def tokenize(self, text: str) -> list[str]:
-        """Return the tokens of a text; words in ASCII are stemmed."""
-        found = words(text)
-        return [(self._ascii.tokenize(word) or [word])[0] if word.isascii() else word for word in found]
-
-
-@cache
-def _rouge() -> RougeScorer:
-    return RougeScorer(["rougeL"], tokenizer=UnicodeWords())
