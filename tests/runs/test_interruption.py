@@ -57,12 +57,18 @@ def _steps(folder: Path) -> list[int]:
     return [line["step"] for line in lines if "loss" in line]
 
 
+@pytest.fixture(scope="module")
+def whole(tiny_world: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> torch.Tensor:
+    """The weights of a run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    _finish(_write(tiny_world, folder, "whole"))
+    return _weights(folder / "whole")
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_run_keeps_its_last_step_and_says_how_to_go_on(
-    tiny_world: dict[str, Any], tmp_path: Path, number: signal.Signals, code: int
+    tiny_world: dict[str, Any], whole: torch.Tensor, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    whole = _write(tiny_world, tmp_path, "whole")
-    _finish(whole)
     broken = _write(tiny_world, tmp_path, "broken", checkpoint_every=60)
     process = _start(broken)
     wait_for(process, lambda: steps_done(tmp_path / "broken") >= 7)
@@ -77,7 +83,7 @@ def test_an_interrupted_run_keeps_its_last_step_and_says_how_to_go_on(
     assert f"run: step {step} of 60 is kept" in err
     _finish(broken)
     assert _steps(tmp_path / "broken") == list(range(1, 61))
-    assert torch.equal(_weights(tmp_path / "broken"), _weights(tmp_path / "whole"))
+    assert torch.equal(_weights(tmp_path / "broken"), whole)
 
 
 def test_a_second_ctrl_c_ends_at_once(tiny_world: dict[str, Any], tmp_path: Path) -> None:
@@ -127,9 +133,9 @@ def test_programs_that_tests_start_heed_ctrl_c_also_where_the_tests_ignore_it() 
 
 def test_kill_9_while_the_teacher_answers_loses_nothing(tiny_world: dict[str, Any], tmp_path: Path) -> None:
     answers = {"sample": True, "max_new_tokens": 24, "batch_size": 2, "keep_cut_off": True, "answers_per_prompt": 2}
-    whole = _write(tiny_world, tmp_path, "whole", method="seqkd", teacher_answers=answers)
-    _finish(whole)
-    broken = _write(tiny_world, tmp_path, "broken", method="seqkd", teacher_answers=answers)
+    values = {"method": "seqkd", "teacher_answers": answers, "training": tiny_world["training"]}
+    _finish(_write(tiny_world, tmp_path, "whole", **values))
+    broken = _write(tiny_world, tmp_path, "broken", **values)
     process = _start(broken)
     journal = tmp_path / "broken" / "answers" / "journals" / "0-of-1.jsonl"
     wait_for(process, lambda: journal.exists() and journal.read_bytes().count(b"\n") > 0)
