@@ -42,8 +42,15 @@ def _same_but_for_time(a: RunRecord, b: RunRecord) -> bool:
     return a.model_dump(exclude=out) == b.model_dump(exclude=out)
 
 
-def test_a_study_holds_every_arm_seed_end_point_and_reference(study_recipe: StudyRecipe) -> None:
-    results = _study(study_recipe).run()
+@pytest.fixture(scope="module")
+def finished(tiny_world: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyRecipe, StudyResults]:
+    """A study that was run to its end, and its results; nothing in its folder may change."""
+    recipe = StudyRecipe(**tiny_world, output=str(tmp_path_factory.mktemp("finished") / "study"))
+    return recipe, _study(recipe).run()
+
+
+def test_a_study_holds_every_arm_seed_end_point_and_reference(finished: tuple[StudyRecipe, StudyResults]) -> None:
+    study_recipe, results = finished
     assert [arm.name for arm in results.arms] == ["sft", "seqkd", "logits"]
     assert all(arm.seeds == (0, 1) and len(arm.evaluations) == 2 for arm in results.arms)
     assert {point.role for point in results.baselines} == {"undistilled student", "teacher"}
@@ -68,9 +75,8 @@ def test_a_study_holds_every_arm_seed_end_point_and_reference(study_recipe: Stud
     assert written == results
 
 
-def test_the_record_of_a_run_explains_it(study_recipe: StudyRecipe) -> None:
-    _study(study_recipe).run()
-    folder = Path(study_recipe.output) / "runs" / "logits" / "seed1"
+def test_the_record_of_a_run_explains_it(finished: tuple[StudyRecipe, StudyResults]) -> None:
+    folder = Path(finished[0].output) / "runs" / "logits" / "seed1"
     record = read_record(RunRecord, folder / "run.json")
     assert record.contract is not None and record.contract.verdict == "identical"
     assert record.teacher is not None and len(record.teacher.weights_sha256) == 64
@@ -91,8 +97,8 @@ def test_the_record_of_a_run_explains_it(study_recipe: StudyRecipe) -> None:
     assert not (folder / "checkpoints").exists()
 
 
-def test_a_second_call_redoes_no_finished_run(study_recipe: StudyRecipe) -> None:
-    first = _study(study_recipe).run()
+def test_a_second_call_redoes_no_finished_run(finished: tuple[StudyRecipe, StudyResults]) -> None:
+    study_recipe, first = finished
     folder = Path(study_recipe.output)
     stamps = {path: path.stat().st_mtime_ns for path in folder.rglob("run.json")}
     second = _study(study_recipe).run()
@@ -100,8 +106,10 @@ def test_a_second_call_redoes_no_finished_run(study_recipe: StudyRecipe) -> None
     assert first == second
 
 
-def test_an_interrupted_study_resumes_to_the_same_numbers(study_recipe: StudyRecipe, tmp_path: Path) -> None:
-    whole = _study(study_recipe).run()
+def test_an_interrupted_study_resumes_to_the_same_numbers(
+    finished: tuple[StudyRecipe, StudyResults], tmp_path: Path
+) -> None:
+    study_recipe, whole = finished
     copy = study_recipe.model_copy(update={"output": str(tmp_path / "copy")})
     _study(copy).run()
     for lost in ("logits/seed0", "seqkd/seed1"):  # as after a kill: some runs are missing, and the results
