@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ from distillab.teachers.protocol import NO_LAYERS, tokens_read
 from distillab.teachers.routed import RoutedTeacher
 from distillab.teachers.routes import Routes
 from distillab.teachers.signals import Distribution, SignalRequest
-from tests.training.conftest import VOCABULARY, ragged_split, teacher, tiny_llama
+from tests.training.conftest import VOCABULARY, Train, ragged_split, teacher, tiny_llama, train  # noqa: F401
 
 CPU = torch.device("cpu")
 SPLIT = ragged_split(12)
@@ -223,3 +224,25 @@ def test_what_a_composition_cannot_give_is_refused() -> None:
     inside = SignalRequest(activations=ActivationSpec(hidden=frozenset({1})))
     with pytest.raises(TeacherError, match="no hidden states or attention"):
         MixedTeacher(parts, dict.fromkeys(parts, 1 / 3)).require(inside, packing=False)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_killed_run_resumes_to_the_same_weights(train: Train, tmp_path: Path, mixed: bool) -> None:  # noqa: F811
+    parts = teachers()
+    source = MixedTeacher(parts, dict.fromkeys(parts, 1 / 3)) if mixed else routed(parts)
+    settings = {
+        "source": source,
+        "split": SPLIT,
+        "steps": 6,
+        "checkpoint_every": 2,
+        "microbatch_size": 3,
+        "batch_size": 6,
+    }
+    straight, reports = train(folder=tmp_path / "straight", **settings)
+    with pytest.raises(KeyboardInterrupt):
+        train(folder=tmp_path / "killed", stop_after=3, **settings)
+    resumed, rest = train(folder=tmp_path / "killed", resume=str(tmp_path / "killed" / "checkpoint-2"), **settings)
+    assert [report.loss for report in rest] == [report.loss for report in reports[2:]]
+    pairs = zip(resumed.parameters(), straight.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+    assert reports[0].teacher_tokens == (3 if mixed else 1) * reports[0].tokens

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import distillab as dl
 from distillab.config.models import RunRecipe, StudyRecipe
+from distillab.doctor.recipe import audit_recipe
 from distillab.errors import DataError, TeacherError
 from distillab.files import read_json_lines
 from distillab.models.activations import ActivationSpec
@@ -49,7 +50,7 @@ def values(tiny_world: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
     return {
         **{name: dict(tiny_world[name]) for name in ("student", "training", "teacher_answers")},
         "teacher": {"path": tiny_world["student"]["path"], "prompt_column": "hint"},
-        "evaluation": {**tiny_world["evaluation"], "generate_rows": 2},
+        "evaluation": {**tiny_world["evaluation"], "rows": 12, "generate_rows": 16},
         "data": data,
         "method": "logits",
         "output": str(tmp_path / "run"),
@@ -167,6 +168,12 @@ def test_a_hint_that_the_teacher_cannot_read_whole_is_refused(values: dict[str, 
     inputs = load_inputs(RunRecipe(**values))
     with pytest.raises(DataError, match="1 of 60 rows do not fit into the teacher's context of 128 tokens"):
         RunTeacher(inputs).for_terms(inputs.train)
+
+
+def test_the_doctor_reads_the_teachers_prompts(values: dict[str, Any]) -> None:
+    study = {name: value for name, value in values.items() if name != "method"}
+    found = audit_recipe(StudyRecipe(**study | {"arms": ["sft", "logits"], "seeds": [0]}))
+    assert not [one for check in found.checks for one in check.findings if one.severity == "error"]
 
 
 def test_another_hint_is_another_run(values: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from distillab.api.given import Model, Rows
+from distillab.api.given import Model, Rows, Teacher
 from distillab.api.recipe import RecipeBuilder, Settings, quiet, terms_of
 from distillab.cli.console import show_run
 from distillab.config.models import RunRecipe
@@ -89,7 +89,7 @@ def distil(
     *,
     student: Model,
     train: Rows,
-    teacher: Model | None = None,
+    teacher: Teacher | None = None,
     held_out: Rows | float | None = None,
     method: str = "logits",
     terms: Sequence[BaseTermConfig] | None = None,
@@ -108,8 +108,9 @@ def distil(
     Args:
         student, teacher: each a folder or hub id, a model, or (model, tokenizer); the teacher may be the location of a
             cache. For a model without a tokenizer, it is read from where the model was loaded. A PEFT model is trained
-            by its adapters, which are merged before the student is evaluated and saved. None: the method has no
-            teacher.
+            by its adapters, which are merged before the student is evaluated and saved. Several teachers are a dict,
+            {name: teacher}, with settings data.teacher_column or teachers.NAME.weight (docs/several-teachers.md). None:
+            the method has no teacher.
         train: a file, saved folder or hub id, a `datasets.Dataset`, a `pandas.DataFrame`, or a list of dicts, with
             columns as in docs/data.md.
         held_out: rows of the same kinds, or the share of `train` that is held out; default: 0.1. TRL: eval_dataset.

@@ -21,6 +21,8 @@ PathLike = str | os.PathLike[str]
 Tokenizer = PreTrainedTokenizerBase
 Model = PathLike | torch.nn.Module | tuple[torch.nn.Module, Tokenizer]
 """A folder, hub id or GGUF file; a transformers or PEFT model; or (model, tokenizer)."""
+Teacher = Model | Mapping[str, Model]
+"""One teacher, or several by their names."""
 Rows = PathLike | Sequence[Mapping[str, Any]] | Any
 """A file, saved folder or hub id; a `datasets.Dataset`; a `pandas.DataFrame`; or a list of dicts."""
 

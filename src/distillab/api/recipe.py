@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from transformers.utils import logging
 
-from distillab.api.given import Model, Rows, given, tokenizer_of
+from distillab.api.given import Model, Rows, Teacher, given, tokenizer_of
 from distillab.config.loader import build_recipe
 from distillab.config.models import RunRecipe, StudyRecipe
 from distillab.config.terms import BaseTermConfig
@@ -34,15 +34,15 @@ class RecipeBuilder:
         """Set the student."""
         self._model("student", value)
 
-    def teacher(self, value: Model | None) -> None:
-        """Set the teacher, or its cache where a folder or URL is one; None: there is none."""
+    def teacher(self, value: Teacher | None) -> None:
+        """Set the teacher, or its cache where a folder or URL is one; several by their names; None: there is none."""
         if value is None:
             return
-        if isinstance(value, str | os.PathLike):
-            path = os.fspath(value)
-            self.set("teacher.cache" if any(has_part(path, part) for part in PARTS) else "teacher.path", path)
+        if isinstance(value, Mapping):
+            for name, one in value.items():
+                self._teacher(f"teachers.{name}", one)
             return
-        self._model("teacher", value)
+        self._teacher("teacher", value)
 
     def train(self, value: Rows) -> None:
         """Set the training rows."""
@@ -103,6 +103,13 @@ class RecipeBuilder:
         """Let the recipe's names stand for the objects, inside of the block."""
         with holding(self._objects):
             yield
+
+    def _teacher(self, role: str, value: Model) -> None:
+        if isinstance(value, str | os.PathLike):
+            path = os.fspath(value)
+            self.set(f"{role}.cache" if any(has_part(path, part) for part in PARTS) else f"{role}.path", path)
+            return
+        self._model(role, value)
 
     def _model(self, role: str, value: Model) -> None:
         found = given(value, role=role)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from distillab.api.given import Model, Rows
+from distillab.api.given import Model, Rows, Teacher
 from distillab.api.recipe import RecipeBuilder, Settings, quiet
 from distillab.cli.doctor_selftest import checked_first
 from distillab.config.models import ArmConfig, StudyRecipe
@@ -43,7 +43,7 @@ class Study:
         self,
         *,
         student: Model,
-        teacher: Model,
+        teacher: Teacher,
         train: Rows,
         output: str | Path,
         held_out: Rows | float | None = None,

@@ -74,6 +74,9 @@ class DataConfig(Settings):
     no_effect_on_results: ClassVar[frozenset[str]] = frozenset({"date"})
     train: SourceConfig
     held_out: HeldOutConfig = HeldOutConfig(fraction=0.1)
+    teacher_column: str | None = Field(
+        default=None, min_length=1, description="column with the name of each row's teacher, one of teachers"
+    )
     template: str = Field(
         default="auto",
         description="auto, plain, chat, alpaca, turns, or your own text with {prompt}",

@@ -42,6 +42,8 @@ def _of(value: Any) -> Any:
         }
     if callable(value):  # a loss of one's own
         return {"name": getattr(value, "__qualname__", type(value).__qualname__), "code": _code_sha256(value)}
+    if isinstance(value, dict):
+        return {name: _of(item) for name, item in value.items()}
     return [_of(item) for item in value] if isinstance(value, tuple) else value
 
 

@@ -13,6 +13,7 @@ from distillab.config.data import DataConfig
 from distillab.config.methods import METHODS, Answers, Method
 from distillab.config.pruning import with_source
 from distillab.config.reasoning import REASONING_MARKERS, ReasoningSettings
+from distillab.config.several_teachers import Teachers, require_teachers, require_teachers_fit
 from distillab.config.student import StudentConfig
 from distillab.config.teacher import TeacherAnswersConfig, TeacherConfig, TeacherCorrectionConfig
 from distillab.config.terms import AnyTermConfig, is_balanced
@@ -140,15 +141,6 @@ class _MethodSettings(Settings):
         return Method(self.answers or preset.answers, self.terms or preset.terms, preset.summary)
 
 
-def _require_prompt_fits(method: Method, teacher: TeacherConfig | None, whose: str) -> None:
-    """Check that no term reads a prompt that the teacher does not share; `whose` is the prefix of the message."""
-    if teacher is not None and teacher.prompt_column is not None and method.reads_prompts is not None:
-        raise ValueError(
-            f"{whose}{method.reads_prompts} compares what both models make of the same prompt, and with prompt_column "
-            "the teacher reads another one: leave one of the two out, or use terms on the answer's positions alone"
-        )
-
-
 def _require_training_fits(method: Method, training: TrainingConfig, whose: str) -> None:
     """Check that a method can be trained with these settings; `whose` is the prefix of the message."""
     aligned = [term.kind for term in method.terms if term.tokens == "aligned"]
@@ -176,6 +168,9 @@ class RunRecipe(_MethodSettings):
     name: str = "run"
     student: StudentConfig
     teacher: TeacherConfig | None = None
+    teachers: Teachers | None = Field(
+        default=None, min_length=1, description="several teachers by their names, in place of teacher"
+    )
     data: DataConfig
     method: str = "sft"
     teacher_answers: TeacherAnswersConfig = TeacherAnswersConfig()
@@ -195,16 +190,40 @@ class RunRecipe(_MethodSettings):
     def _student_of_the_teacher(cls, values: Any) -> Any:
         return with_source(values)
 
+    @property
+    def each_teacher(self) -> dict[str, TeacherConfig]:
+        """The teachers by their names; a single one has the name ""."""
+        if self.teachers is not None:
+            return {name: one.alone for name, one in self.teachers.items()}
+        return {} if self.teacher is None else {"": self.teacher}
+
+    @property
+    def teacher_weights(self) -> dict[str, float]:
+        """The weights of a mixture; empty where there is none."""
+        return {name: one.weight for name, one in (self.teachers or {}).items() if one.weight is not None}
+
+    def of_teacher(self, name: str) -> RunRecipe:
+        """Return the recipe with one of its several teachers alone."""
+        data = self.data.model_copy(update={"teacher_column": None})
+        return self.model_copy(update={"teacher": self.each_teacher[name], "teachers": None, "data": data})
+
     @model_validator(mode="after")
     def _teacher_is_there(self) -> RunRecipe:
-        if self.resolved().access != "none" and self.teacher is None:
+        require_teachers(self.teacher, self.teachers, self.data.teacher_column)
+        if self.resolved().access != "none" and not self.each_teacher:
             raise ValueError(f"method {self.method} needs a teacher: add teacher: {{path: …}} or {{cache: …}}")
         return self
 
     @model_validator(mode="after")
     def _training_fits(self) -> RunRecipe:
         _require_training_fits(self.resolved(), self.training, "")
-        _require_prompt_fits(self.resolved(), self.teacher, "")
+        require_teachers_fit(
+            self.resolved(),
+            list(self.each_teacher.values()),
+            "",
+            mixed=bool(self.teacher_weights),
+            corrected=self.teacher_correction is not None,
+        )
         if self.teacher_correction is not None:
             self.teacher_correction.require_fits(self.teacher, self.training, whose="")
             if self.resolved().access == "none":
@@ -218,7 +237,10 @@ class StudyRecipe(Settings):
     no_effect_on_results: ClassVar[frozenset[str]] = frozenset({"output", "workers", "title"})
     title: str = "What does each level of access to the teacher buy?"
     student: StudentConfig
-    teacher: TeacherConfig
+    teacher: TeacherConfig | None = None
+    teachers: Teachers | None = Field(
+        default=None, min_length=1, description="several teachers by their names, in place of teacher"
+    )
     data: DataConfig
     arms: tuple[ArmConfig, ...] = Field(default=("sft", "seqkd", "logits"), validate_default=True)
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
@@ -261,11 +283,25 @@ class StudyRecipe(Settings):
             raise ValueError("every method is compared with the arm sft, so it cannot be a shown failure")
         return self
 
+    def teachers_of(self, arm: ArmConfig) -> dict[str, TeacherConfig]:
+        """Return the teachers of an arm by their names; a single one has the name ""."""
+        one = arm.teacher or self.teacher
+        return {"": one} if one is not None else {name: each.alone for name, each in (self.teachers or {}).items()}
+
     @model_validator(mode="after")
     def _training_fits_every_arm(self) -> StudyRecipe:
+        require_teachers(self.teacher, self.teachers, self.data.teacher_column)
+        if self.teacher is None and self.teachers is None:
+            raise ValueError("a study needs teacher: {path: …}, or teachers: {name: {path: …}, …}")
         for arm in self.arms:
             _require_training_fits(arm.resolved(), self.training, f"arm {arm.name}: ")
-            _require_prompt_fits(arm.resolved(), arm.teacher or self.teacher, f"arm {arm.name}: ")
+            require_teachers_fit(
+                arm.resolved(),
+                list(self.teachers_of(arm).values()),
+                f"arm {arm.name}: ",
+                mixed=arm.teacher is None and self.data.teacher_column is None,
+                corrected=(arm.teacher_correction or self.teacher_correction) is not None,
+            )
             if (correction := arm.teacher_correction or self.teacher_correction) is not None:
                 correction.require_fits(arm.teacher or self.teacher, self.training, whose=f"arm {arm.name}: ")
             if arm.teacher_correction is not None and arm.resolved().access == "none":
@@ -274,7 +310,7 @@ class StudyRecipe(Settings):
 
     @model_validator(mode="after")
     def _teachers_have_weights(self) -> StudyRecipe:
-        for teacher in (self.teacher, *(arm.teacher for arm in self.arms if arm.teacher is not None)):
+        for teacher in (one for arm in self.arms for one in self.teachers_of(arm).values()):
             if teacher.path is None:
                 raise ValueError(f"a study evaluates the teacher as a baseline: add path beside {teacher.cache}")
             if teacher.cache is not None and self.teacher_signals == "online":
@@ -297,7 +333,8 @@ class StudyRecipe(Settings):
             name=f"{arm.name}-seed{seed}",
             student=self.student,
             teacher=arm.teacher or self.teacher,
-            data=self.data,
+            teachers=None if arm.teacher is not None else self.teachers,
+            data=self.data if arm.teacher is None else self.data.model_copy(update={"teacher_column": None}),
             method=arm.method,
             answers=arm.answers,
             terms=arm.terms,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -163,7 +163,9 @@ class ArmCost:
         each = training.steps * training.batch_size / len(inputs.train.rows)
         tokens, scored = (each * count for count in _token_counts(inputs.train.rows))
         live = inputs.teacher is not None and inputs.method.reads_signals and not self.cached
-        of_teacher = self.teacher.forward(tokens, scored) if live else 0.0
+        each_teacher = self._of_each_teacher() if live else []
+        read = [tuple(each * count for count in _token_counts(one.inputs.train.rows)) for one in each_teacher]
+        of_teachers = sum(one.teacher.forward(*counts) for one, counts in zip(each_teacher, read, strict=True))
         memory = unloaded_memory(inputs, process=self.process, device=self.whole.device.kind, cached=self.cached)
         self.whole.runs.append(
             RunEstimate(
@@ -172,8 +174,8 @@ class ArmCost:
                 memory=memory,
                 student_tokens=tokens,
                 scored_tokens=scored,
-                teacher_tokens=tokens if live else 0.0,
-                training=self._seconds(self.student.forward(tokens, scored) * self.passes + of_teacher),
+                teacher_tokens=sum(counts[0] for counts in read),
+                training=self._seconds(self.student.forward(tokens, scored) * self.passes + of_teachers),
                 evaluation=self._evaluation(self.student, inputs.recipe.evaluation.generate_rows),
                 weights=weights_of(inputs, teacher=False),
             )
@@ -182,23 +184,30 @@ class ArmCost:
 
     def _add_shared(self) -> None:
         inputs, shared = self.inputs, self.whole.shared
-        recipe, view = inputs.recipe, inputs.teacher
+        recipe = inputs.recipe
         if recipe.teacher_correction is not None:
             correction = correction_recipe(inputs, recipe.teacher_correction, Path(recipe.output))
             name = f"correction of the teacher: {Path(correction.output).name}"
             if name not in [run.name for run in self.whole.runs]:
                 made = load_inputs(correction, weights=False)
                 ArmCost(self.whole, made, name, self.process, cached=False).add(runs=1)
-        if view is None or view.spec.settings.path is None:
-            return
-        if inputs.method.answers == "teacher":
-            settings = recipe.teacher_answers
-            prompts = len(inputs.train.rows) * settings.answers_per_prompt
-            name = f"answers of {view.spec.name}"
-            seconds = self._generation(self.teacher, prompts, settings.max_new_tokens, settings.batch_size)
-            shared[name] = max(shared.get(name, 0.0), seconds)
-        if self.whole.runs[-1].runs > 1:
-            shared[f"evaluation of {view.spec.name}"] = self._evaluation(self.teacher, recipe.evaluation.generate_rows)
+        for one in self._of_each_teacher():
+            view = one.inputs.teacher
+            if view is None or view.spec.settings.path is None:
+                continue
+            if inputs.method.answers == "teacher":
+                settings = recipe.teacher_answers
+                prompts = len(one.inputs.train.rows) * settings.answers_per_prompt
+                name = f"answers of {view.spec.name}"
+                seconds = self._generation(one.teacher, prompts, settings.max_new_tokens, settings.batch_size)
+                shared[name] = max(shared.get(name, 0.0), seconds)
+            if self.whole.runs[-1].runs > 1:
+                seconds = self._evaluation(one.teacher, recipe.evaluation.generate_rows)
+                shared[f"evaluation of {view.spec.name}"] = seconds
+
+    def _of_each_teacher(self) -> list[ArmCost]:
+        """Return the arm; or for each of its several teachers one with its rows."""
+        return [replace(self, inputs=part) for part in self.inputs.parts.values()] or [self]
 
     @property
     def passes(self) -> float:

@@ -28,6 +28,7 @@ from distillab.pairing.admission import pair_check
 from distillab.progress import Progress
 from distillab.records import CheckResult, Investigation
 from distillab.runs.inputs import load_inputs
+from distillab.runs.several import open_teacher
 from distillab.runs.signals import bytes_before_loading
 from distillab.runs.teacher import RunTeacher
 from distillab.runs.training import load_student
@@ -73,7 +74,7 @@ def audit_recipe(
     inputs = load_inputs(recipe)
     if demonstrate_mismatch:
         inputs = inputs.showing_mismatch()
-    source = None if recipe.teacher is None else RunTeacher(inputs)
+    source = None if inputs.teacher is None else open_teacher(inputs)
     arm = Arm(recipe.method, inputs, source, recipe.cache or CacheConfig())
     return _check(_sorted_out(recipe.name, (arm,), Budget(process_bytes=resident_bytes())), clock)
 
@@ -89,8 +90,8 @@ def audit_study(study: Study, *, limit_s: float = LIMIT_S) -> Investigation:
     sources: dict[str, RunTeacher] = {}
     arms = []
     for arm in recipe.arms:
-        inputs, teacher = study.inputs(arm), arm.teacher or recipe.teacher
-        source = sources.setdefault(teacher.model_dump_json(), RunTeacher(inputs))
+        inputs = study.inputs(arm)
+        source = sources.setdefault(repr(recipe.teachers_of(arm)), open_teacher(inputs))
         arms.append(Arm(arm.name, inputs, source, recipe.cache))
     cached = recipe.teacher_signals == "cached"
     budget = Budget(len(recipe.seeds), recipe.workers, cached, _cache_bytes(study) if cached else 0, resident_bytes())
@@ -183,7 +184,7 @@ def _pair(
         return
     contract = inputs.teacher.contract
     with_weights = load and inputs.teacher.spec.settings.path is not None
-    shared = [other for other in recipe.every if other.source is arm.source]
+    shared = [other for other in recipe.every if other.source is arm.source] or recipe.every
     subject = PairSubject(
         contract=contract,
         teacher=inputs.teacher.reader,
@@ -201,12 +202,12 @@ def _pair(
 
 
 def _of_each_teacher(arms: Sequence[Arm]) -> list[Arm]:
-    return list({id(arm.source): arm for arm in reversed(arms)}.values())[::-1]
+    different = {id(arm.source): arm for arm in reversed(arms)}.values()
+    return [one for arm in reversed(different) for one in arm.of_each_teacher(every_row=True)]
 
 
 def _weights(arm: Arm) -> Weights:
-    teacher = arm.recipe.teacher
-    return weights_of(arm.inputs, teacher=teacher is not None and teacher.path is not None)
+    return weights_of(arm.inputs, teacher=True)
 
 
 def _teacher_bytes(arms: Sequence[Arm], weights: Sequence[Weights]) -> dict[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from transformers import PreTrainedModel
@@ -46,12 +47,16 @@ class HeldOut:
 
     def first(self, n: int) -> HeldOut:
         """Return the first n rows."""
+        return self.at(range(min(n, len(self.rows))))
+
+    def at(self, places: Sequence[int]) -> HeldOut:
+        """Return the rows at some places."""
         return HeldOut(
-            self.rows[:n],
-            self.prompt_ids[:n],
-            self.prompts[:n],
-            self.answers[:n],
-            self.scored_bytes[:n],
+            tuple(self.rows[n] for n in places),
+            tuple(self.prompt_ids[n] for n in places),
+            tuple(self.prompts[n] for n in places),
+            tuple(self.answers[n] for n in places),
+            tuple(self.scored_bytes[n] for n in places),
             self.stop_ids,
         )
 

@@ -61,10 +61,11 @@ def _in_output(recipe: RunRecipe | StudyRecipe) -> datetime.date | None:
 
 def _in_caches(recipe: RunRecipe | StudyRecipe, builds: bool) -> datetime.date | None:
     """Return the date of the caches that the recipe reads, else of those that `cache build` made of the same recipe."""
-    teachers = [recipe.teacher]
     if isinstance(recipe, StudyRecipe):
-        teachers += [arm.teacher for arm in recipe.arms]
-    read = [teacher.cache for teacher in teachers if teacher is not None and teacher.cache is not None]
+        teachers = [teacher for arm in recipe.arms for teacher in recipe.teachers_of(arm).values()]
+    else:
+        teachers = list(recipe.each_teacher.values())
+    read = [teacher.cache for teacher in teachers if teacher.cache is not None]
     folder = recipe.cache.folder if recipe.cache is not None else None
     built = Path(folder) if folder is not None else Path(recipe.output) / "cache"
     own = [built] if builds else []

@@ -5,8 +5,8 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from distillab.data.encoding import EncodedRow, EncodedSplit
 from distillab.data.examples import Example
 from distillab.data.reading import Reader, load_reader
 from distillab.data.splits import Splits, load_examples
-from distillab.errors import ConfigError, TeacherError
+from distillab.errors import ConfigError, TeacherError, TokenizerMismatch
 from distillab.evaluation.protocol import HeldOut
 from distillab.evaluation.values import captured
 from distillab.models.loading import context_length, load_config, pick_device, weights_sha256
@@ -31,7 +31,7 @@ from distillab.pairing.loading import logits_width
 from distillab.records import EncodingCounts, TokenizerContract
 from distillab.runs.dates import FINGERPRINT, dated
 from distillab.runs.held_out import encode_eval_rows, fitting_rows, held_out_line, same_answers
-from distillab.runs.teacher_view import TeacherView, TokenizerPair
+from distillab.runs.teacher_view import TeacherView, TokenizerPair, require_columns, together
 from distillab.teachers.spec import TeacherSpec, teacher_spec
 
 MISMATCH = "logit KD by index between tokens that do not mean the same (--demonstrate-mismatch)"
@@ -50,6 +50,8 @@ class RunInputs:
         train: the training rows with the data set's answers.
         held_out, held_out_examples, held_out_counts: the held-out rows on which every model of the pair is evaluated.
         made_in: where a student that is made from its teacher is kept, if a study shares it.
+        views: how each of several teachers reads rows, by name; `teacher` then stands for all of them.
+        mixed: its teacher is part of a mixture.
     """
 
     recipe: RunRecipe
@@ -61,6 +63,41 @@ class RunInputs:
     held_out_examples: tuple[Example, ...]
     held_out_counts: EncodingCounts
     made_in: Path | None = None
+    views: Mapping[str, TeacherView] = field(default_factory=dict)
+    mixed: bool = False
+
+    @cached_property
+    def parts(self) -> dict[str, RunInputs]:
+        """The inputs of each of several teachers, with its rows alone; of a mixture with all rows. Empty for one."""
+        return {name: self._part(name) for name in self.views}
+
+    def alone(self, name: str) -> RunInputs:
+        """Return the inputs of one of several teachers on all rows."""
+        recipe = self.recipe.of_teacher(name)
+        return replace(self, recipe=recipe, teacher=self.views[name], views={}, mixed=bool(self.recipe.teacher_weights))
+
+    def of(self, name: str, split: EncodedSplit) -> EncodedSplit:
+        """Return the rows of a split that one of several teachers reads."""
+        column = self.recipe.data.teacher_column
+        if column is None:
+            return split
+        own = [place for place, example in enumerate(split.examples) if example.beside[column] == name]
+        return EncodedSplit([split.rows[n] for n in own], [split.examples[n] for n in own], split.counts)
+
+    def _part(self, name: str) -> RunInputs:
+        part, column = self.alone(name), self.recipe.data.teacher_column
+        if column is None:
+            return part
+        own = [n for n, example in enumerate(self.held_out_examples) if example.beside[column] == name]
+        evaluated = sum(n < len(self.eval_rows) for n in own)
+        evaluation = part.recipe.evaluation.model_copy(update={"rows": evaluated})
+        return replace(
+            part,
+            recipe=part.recipe.model_copy(update={"evaluation": evaluation}),
+            train=self.of(name, self.train),
+            held_out=self.held_out.at(own),
+            held_out_examples=tuple(self.held_out_examples[n] for n in own),
+        )
 
     @cached_property
     def method(self) -> Method:
@@ -90,7 +127,8 @@ class RunInputs:
     @property
     def mismatched_vocab(self) -> bool:
         """True where the terms compare tokens by their ids, and the ids do not mean the same."""
-        return self.teacher is not None and self.teacher.mismatched_vocab
+        views = self.views.values() or ([] if self.teacher is None else [self.teacher])
+        return any(view.mismatched_vocab for view in views)
 
     @property
     def template_date(self) -> datetime.date | None:
@@ -103,15 +141,23 @@ class RunInputs:
         """The held-out rows whose likelihood is measured."""
         return self.held_out.first(self.recipe.evaluation.rows).rows
 
-    @cached_property
+    @property
     def teacher_eval_rows(self) -> Sequence[EncodedRow]:
         """The same rows as the teacher reads them in the evaluation, by the student's tokenizer."""
-        rows = list(self.eval_rows)
-        examples = list(self.held_out_examples[: len(rows)])
+        return self.teacher_held_out[: len(self.eval_rows)]
+
+    @cached_property
+    def held_out_split(self) -> EncodedSplit:
+        """All held-out rows on which models can be evaluated; the first are `eval_rows`, others may have a prompt."""
+        return EncodedSplit(list(self.held_out.rows), list(self.held_out_examples), self.held_out_counts)
+
+    @cached_property
+    def teacher_held_out(self) -> Sequence[EncodedRow]:
+        """The rows of `held_out_split` as the teacher reads them, by the student's tokenizer."""
         if self.teacher is None or self.teacher.prompt_column is None:
-            return rows
-        split = EncodedSplit(rows, examples, self.held_out_counts)
-        return self.teacher.pair.prompted(split, self.teacher.prompt_column, context=self.teacher.context).rows
+            return self.held_out.rows
+        column, context = self.teacher.prompt_column, self.teacher.context
+        return self.teacher.pair.prompted(self.held_out_split, column, context=context).rows
 
     @property
     def held_out_keys(self) -> set[str]:
@@ -144,6 +190,12 @@ class RunInputs:
         Raises:
             TokenizerMismatch: the method compares tokens by id, and the ids do not mean the same.
         """
+        for name, part in self.parts.items():
+            try:
+                part.admit()
+            except TokenizerMismatch as error:
+                where = f"teachers: {name}" + (f", {error.where}" if error.where else "")
+                raise TokenizerMismatch(error.rule, where=where, facts=error.facts, fix=error.fix) from error
         if self.teacher is not None and self.recipe.shown_failure is None:
             require_admitted(self.teacher.contract, self.recipe.method, self.method)
 
@@ -165,7 +217,9 @@ class RunInputs:
             found["teacher_columns"] = hashlib.sha256(json.dumps(every).encode()).hexdigest()
         if (day := self.template_date) is not None:
             found[FINGERPRINT] = str(day)
-        return found if self.teacher is None else found | self.teacher.spec.fingerprints
+        for name, view in self.views.items():
+            found |= {f"{file}_{name}": sha256 for file, sha256 in view.spec.fingerprints.items()}
+        return found if self.teacher is None or self.views else found | self.teacher.spec.fingerprints
 
     def with_recipe(self, recipe: RunRecipe) -> RunInputs:
         """Return the inputs of another recipe on the same rows, student and teacher; nothing is loaded again.
@@ -175,11 +229,11 @@ class RunInputs:
         """
         if _loaded_from(recipe) != _loaded_from(self.recipe):
             raise ValueError("the inputs of a recipe with other models or other data must be loaded again")
-        if self.teacher is None or recipe.teacher is None:
-            return replace(self, recipe=recipe)
-        spec = self.teacher.spec.with_settings(recipe.teacher)
-        teacher = TeacherView(spec, self.teacher.pair, recipe.resolved().tokens)
-        return replace(self, recipe=recipe, teacher=teacher)
+        tokens, views = recipe.resolved().tokens, {}
+        for name, settings in recipe.each_teacher.items():
+            view = self.views[name] if name else self.require_teacher()
+            views[name] = TeacherView(view.spec.with_settings(settings), view.pair, tokens)
+        return replace(self, recipe=recipe, teacher=together(views, recipe.teacher_weights), views=_named(views))
 
     def with_eval_rows(self, keys: set[str]) -> RunInputs:
         """Return the same with fewer held-out rows: those with these keys.
@@ -208,23 +262,21 @@ def load_inputs(recipe: RunRecipe, *, weights: bool = True) -> RunInputs:
         DataError: no row is usable.
     """
     recipe = dated(recipe)
-    for device in {recipe.training.device, "auto" if recipe.teacher is None else recipe.teacher.device}:
+    for device in {recipe.training.device, *(teacher.device for teacher in recipe.each_teacher.values())}:
         pick_device(device)
     if weights and recipe.student.init == "pretrained":
         require_weights(recipe.student.path, role="student")
-    spec = None if recipe.teacher is None else teacher_spec(recipe.teacher, weights=weights)
-    contexts = _contexts(recipe, spec)
+    specs = {name: teacher_spec(teacher, weights=weights) for name, teacher in recipe.each_teacher.items()}
+    contexts = _contexts(recipe, list(specs.values()))
     splits = load_examples(recipe.data, beside=_beside(recipe))
     student = _reader(recipe.student.tokenizer or recipe.student.path, recipe.student.revision, recipe, splits)
     width = logits_width(recipe.student.path, revision=recipe.student.revision)
     require_embedded(student.loaded, width=width, role="student")
-    teacher = None if spec is None else _teacher_view(spec, recipe, student, splits, student_width=width)
+    views = {name: _teacher_view(spec, recipe, student, splits, student_width=width) for name, spec in specs.items()}
+    require_columns(views, splits, recipe.data.teacher_column)
     train = student.encoder.encode_all(splits.train, source=splits.sources[0])
     train = replace(train, counts=train.counts.model_copy(update={"skipped": len(splits.skipped)}))
-    readers = [student] if teacher is None else [student, teacher.reader]
-    if teacher is not None:
-        for part, source in zip((splits.train, splits.held_out), splits.sources, strict=True):
-            teacher.as_read(part, where=source)  # refuse rows without their prompts before training
+    readers = [student, *(view.reader for view in views.values())]
     answer = recipe.evaluation.max_new_tokens if recipe.evaluation.generate_rows else 0
     fitting, reasons = fitting_rows(splits, readers, [None if c is None else c - answer for c in contexts])
     examples = same_answers(fitting, readers, source=splits.sources[1])
@@ -237,24 +289,32 @@ def load_inputs(recipe: RunRecipe, *, weights: bool = True) -> RunInputs:
         recipe=recipe,
         splits=splits,
         student=student,
-        teacher=teacher,
+        teacher=together(views, recipe.teacher_weights),
         train=train,
         held_out=held_out,
         held_out_examples=examples,
         held_out_counts=counts,
+        views=_named(views),
     )
 
 
+def _named(views: Mapping[str, TeacherView]) -> dict[str, TeacherView]:
+    """Return the teachers if they have names; a single one has none."""
+    return {name: view for name, view in views.items() if name}
+
+
 def _beside(recipe: RunRecipe) -> list[str]:
-    """Return the columns that concern the teacher alone."""
-    teacher = recipe.teacher
-    return [] if teacher is None or teacher.prompt_column is None else [teacher.prompt_column]
+    """Return the columns that concern the teachers alone."""
+    columns = [teacher.prompt_column for teacher in recipe.each_teacher.values()]
+    return sorted({column for column in (*columns, recipe.data.teacher_column) if column is not None})
 
 
 def _loaded_from(recipe: RunRecipe) -> tuple[object, ...]:
     """Return the settings that decide what `load_inputs` reads."""
-    teacher = recipe.teacher
-    found = teacher and (teacher.path, teacher.cache, teacher.tokenizer, teacher.revision, teacher.adapter)
+    found = [
+        (name, one.path, one.cache, one.tokenizer, one.revision, one.adapter)
+        for name, one in recipe.each_teacher.items()
+    ]
     return recipe.student, recipe.data, found, _beside(recipe)
 
 
@@ -298,11 +358,10 @@ def _teacher_view(
     return TeacherView(spec, TokenizerPair(student, reader, contract), recipe.resolved().tokens)
 
 
-def _contexts(recipe: RunRecipe, spec: TeacherSpec | None) -> list[int | None]:
-    """Return the context of the student, and of a teacher; check that data.max_tokens fits into both."""
+def _contexts(recipe: RunRecipe, specs: Sequence[TeacherSpec]) -> list[int | None]:
+    """Return the context of the student, and of each teacher; check that data.max_tokens fits into all."""
     models = [("student", recipe.student.path, student_config(recipe.student))]
-    if spec is not None:
-        models.append(("teacher", spec.config, load_config(spec.config, revision=spec.revision)))
+    models += [("teacher", spec.config, load_config(spec.config, revision=spec.revision)) for spec in specs]
     contexts = []
     for role, path, config in models:
         context = context_length(config)

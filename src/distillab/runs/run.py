@@ -47,7 +47,6 @@ from distillab.records import (
     TeacherProvenance,
     write_record,
 )
-from distillab.runs.answers import seconds_of
 from distillab.runs.correction import corrected_recipe, correction_recipe
 from distillab.runs.environment import environment, peak_rss_bytes
 from distillab.runs.folder import (
@@ -64,6 +63,7 @@ from distillab.runs.inputs import RunInputs, load_inputs
 from distillab.runs.journal import read_curve, read_journal, read_totals
 from distillab.runs.lock import held
 from distillab.runs.pruned import keep_student
+from distillab.runs.several import open_teacher
 from distillab.runs.teacher import RunTeacher, StoredSignals, stored_signals
 from distillab.runs.training import MakeCollator, load_student, train_student, training_data
 
@@ -163,7 +163,7 @@ class _Claimed:
     def execute(self, stored: StoredSignals, *, collator: MakeCollator | None) -> RunRecord:
         """Train, evaluate, save."""
         start = time.perf_counter()
-        inputs, teacher = self.inputs, RunTeacher(self.inputs, stored)
+        inputs, teacher = self.inputs, open_teacher(self.inputs, stored)
         recipe = inputs.recipe
         with PartialState().main_process_first():
             made = keep_student(inputs)
@@ -216,7 +216,7 @@ class _Claimed:
                 steps=recipe.training.steps,
                 online=trained.signals == "online",
                 wall_s=time.perf_counter() - start,
-                answers_s=seconds_of(self.answers_folder) if answers and teacher.cached_answers is None else None,
+                answers_s=teacher.answers_seconds(self.answers_folder) if answers else None,
             ),
             environment=environment(),
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from distillab.cache.bits import bits_for
@@ -33,6 +33,7 @@ from distillab.records import CacheUse, read_record, write_record
 from distillab.runs.inputs import RunInputs
 from distillab.runs.teacher_view import TeacherView, TokenView
 from distillab.teachers.protocol import SignalSource, TeacherIdentity
+from distillab.teachers.signals import Distribution
 from distillab.teachers.stored.activations import WHOLE_DISTRIBUTIONS
 from distillab.teachers.stored.kinds import kinds_for, resolve_layouts
 from distillab.teachers.stored.location import Part, keep_tokenizer, part_of
@@ -50,6 +51,7 @@ def kinds_needed(
     student: ModelShape,
     teacher: ModelShape,
     vocabularies: Vocabularies | None = None,
+    mixed: bool = False,
 ) -> tuple[KindConfig, ...]:
     """Return the kinds that give all these terms the same numbers as the teacher itself, or nearly the same.
 
@@ -58,11 +60,15 @@ def kinds_needed(
         width: ids that are compared.
         student, teacher: sizes, by which named layer maps are resolved.
         vocabularies: both, for terms on two tokenisations.
+        mixed: the teacher is part of a mixture, which is computed from whole distributions.
     Raises:
         ConfigError: a term does not fit the two models.
     """
     objective = build_objective(terms, shared_width=width, student=student, teacher=teacher, vocabularies=vocabularies)
-    return kinds_for(objective.request)
+    request = objective.request
+    if mixed:
+        request = replace(request, scores=request.scores | {Distribution(width)})
+    return kinds_for(request)
 
 
 def held_out_kinds(teacher: TeacherView) -> tuple[KindConfig, ...]:
@@ -85,6 +91,7 @@ def arms_kinds(arms: Sequence[RunInputs]) -> tuple[KindConfig, ...]:
         student=config_shape(student_config(student)),
         teacher=config_shape(load_config(teacher.spec.config, revision=teacher.spec.revision)),
         vocabularies=teacher.vocabularies,
+        mixed=any(inputs.mixed for inputs in arms),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from transformers import PreTrainedModel
@@ -15,7 +15,7 @@ from distillab.data.encoding import EncodedRow, EncodedSplit
 from distillab.errors import CacheMismatch
 from distillab.evaluation.likelihood import SharedTeacher
 from distillab.records import AnswerStoreCounts, CacheUse, TeacherProvenance
-from distillab.runs.answers import make_answers, read_answers
+from distillab.runs.answers import make_answers, read_answers, seconds_of
 from distillab.runs.inputs import RunInputs
 from distillab.runs.teacher_view import TokenView
 from distillab.teachers.local import LocalTeacher, load_local
@@ -35,11 +35,15 @@ class StoredSignals:
         train: of the training rows; None: the terms read the teacher itself.
         held_out: of the held-out rows; None: the evaluation reads the teacher itself, if it has its weights.
         text: the teacher's answers; None: in the folder of the run or of its study.
+        parts: the same for each of several teachers, by name.
+        answers: where the answers of each of several teachers are; default: a folder of its name in that of the run.
     """
 
     train: str | None = None
     held_out: str | None = None
     text: str | None = None
+    parts: Mapping[str, StoredSignals] = field(default_factory=dict)
+    answers: Mapping[str, Path] = field(default_factory=dict)
 
 
 NOTHING_STORED = StoredSignals()
@@ -51,6 +55,8 @@ def stored_signals(inputs: RunInputs) -> StoredSignals:
     Raises:
         CacheMismatch: the terms read signals, and the cache holds none of the training rows.
     """
+    if inputs.parts:
+        return StoredSignals(parts={name: stored_signals(part) for name, part in inputs.parts.items()})
     if inputs.teacher is None or inputs.teacher.spec.settings.cache is None:
         return NOTHING_STORED
     location, parts, method = inputs.teacher.spec.settings.cache, inputs.teacher.spec.parts, inputs.method
@@ -146,6 +152,14 @@ class RunTeacher:
         """Whether the terms' signals on the training rows are stored."""
         return self._stored.train is not None
 
+    def answers_seconds(self, answers_folder: Path) -> float | None:
+        """Return the seconds that the teacher's answers took; None if they are not counted, or in the recipe's cache.
+
+        Args:
+            answers_folder: as for `training_rows`.
+        """
+        return seconds_of(answers_folder) if self.cached_answers is None else None
+
     def training_rows(self, answers_folder: Path) -> tuple[EncodedSplit, AnswerStoreCounts | None]:
         """Return the rows that the run trains on; missing answers of the teacher are generated now.
 
@@ -175,12 +189,20 @@ class RunTeacher:
         """
         if not self._inputs.method.reads_signals:
             return None
-        view = self._inputs.require_teacher()
-        source: SignalSource
         if self._stored.train is None:
-            source = self._loaded()
-        else:
-            source = self._cached(self._stored.train, view.rows(split), view=view.train_view, source=TRAINING)
+            return self.live(split)
+        view = self._inputs.require_teacher()
+        source = self._cached(self._stored.train, view.rows(split), view=view.train_view, source=TRAINING)
+        return source if view.prompt_column is None else self._prompted(source, split.rows, view.rows(split))
+
+    def live(self, split: EncodedSplit) -> SignalSource:
+        """Return the teacher itself, for some of the rows; whether the terms read it makes no difference.
+
+        Raises:
+            TeacherError: the recipe names no weights, or they cannot be loaded.
+        """
+        view = self._inputs.require_teacher()
+        source = self._loaded()
         return source if view.prompt_column is None else self._prompted(source, split.rows, view.rows(split))
 
     def for_evaluation(self) -> SharedTeacher | None:
@@ -188,9 +210,10 @@ class RunTeacher:
         view, width = self._inputs.teacher, self._inputs.shared_width
         if view is None or width == 0:
             return None
-        rows, read = self._inputs.eval_rows, self._inputs.teacher_eval_rows
+        rows, read = self._inputs.held_out.rows, self._inputs.teacher_held_out
         if self._stored.held_out is not None:
-            cached = self._cached(self._stored.held_out, read, view=view.eval_view, source="the held-out rows")
+            stored, evaluated = self._stored.held_out, self._inputs.teacher_eval_rows
+            cached = self._cached(stored, evaluated, view=view.eval_view, source="the held-out rows")
             return SharedTeacher(self._prompted(cached, rows, read), width, reads_any_text=False)
         if view.spec.settings.path is None:
             self.notes.append(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -10,10 +10,12 @@ from distillab.config.terms import TokenRequirement
 from distillab.data.encoding import EncodedRow, EncodedSplit
 from distillab.data.examples import Example
 from distillab.data.reading import Reader
-from distillab.data.teacher_prompts import teacher_rows, with_teacher_prompts
+from distillab.data.splits import Splits
+from distillab.data.teacher_columns import require_every_teacher, require_names, teacher_rows, with_teacher_prompts
 from distillab.data.vocabularies import Vocabularies, vocabularies
 from distillab.models.loading import context_length, load_config
 from distillab.records import TokenizerContract, TokenizerInfo
+from distillab.teachers.composed import composed_name
 from distillab.teachers.spec import TeacherSpec
 
 _NO_LIMIT = 1 << 30  # tokens
@@ -189,3 +191,40 @@ class TeacherView:
 def vocab_size(info: TokenizerInfo) -> int:
     """Return the number of ids that a tokenizer has and its model has logits for."""
     return min(width for width in (info.tokens, info.logits_width) if width is not None)
+
+
+def together(views: Mapping[str, TeacherView], weights: Mapping[str, float]) -> TeacherView | None:
+    """Return one view for several teachers: the one with the fewest ids in common with the student, under all names.
+
+    It stands for all of them where they must be alike: whether ids are compared, and how many.
+
+    Args:
+        weights: of a mixture, by name; empty where there is none.
+    """
+    if not views:
+        return None
+    first = min(views.values(), key=lambda view: view.contract.shared_width)
+    if len(views) == 1:
+        return first
+    name = composed_name({name: (weights.get(name), view.spec.name) for name, view in views.items()})
+    settings = first.spec.settings.model_copy(update={"cache": None, "prompt_column": None})
+    return TeacherView(replace(first.spec, name=name, settings=settings, parts={}), first.pair, first.tokens)
+
+
+def require_columns(views: Mapping[str, TeacherView], splits: Splits, column: str | None) -> None:
+    """Refuse rows that lack what the teachers need of them.
+
+    Args:
+        views: the teachers by their names.
+        column: that names each row's teacher; None: every teacher reads every row.
+    Raises:
+        DataError: see `require_names`, `require_every_teacher` and `with_teacher_prompts`.
+    """
+    for part, source in zip((splits.train, splits.held_out), splits.sources, strict=True):
+        if column is not None:
+            require_names(part, column, list(views), where=source)
+        for name, view in views.items():
+            own = part if column is None else [example for example in part if example.beside[column] == name]
+            view.as_read(own, where=source)
+    if column is not None:
+        require_every_teacher(splits.train, column, list(views), where=splits.sources[0])

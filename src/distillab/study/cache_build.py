@@ -21,6 +21,7 @@ from distillab.runs.signals import CacheJob, arms_kinds, bytes_before_loading, h
 from distillab.runs.teacher import RunTeacher
 from distillab.runs.teacher_view import TeacherView
 from distillab.study.study import Study
+from distillab.study.teachers import one_teacher_each, only_teacher
 from distillab.teachers.stored.answers import store_is_complete
 from distillab.teachers.stored.location import Part, keep_tokenizer, part_of
 
@@ -73,6 +74,12 @@ def cache_builds(recipe: RunRecipe | StudyRecipe) -> list[CacheBuild]:
     recipe = dated(recipe, builds=True)
     if isinstance(recipe, StudyRecipe):
         return _of_study(recipe)
+    if recipe.teachers is not None:
+        raise ConfigError(
+            "The recipe of a run has several teachers, and its cache is of one.",
+            facts=list(recipe.teachers),
+            fix="make it a study, which caches the signals of each teacher itself",
+        )
     return [_of_run(recipe)]
 
 
@@ -124,8 +131,8 @@ def _of_study(recipe: StudyRecipe) -> list[CacheBuild]:
     study = Study(recipe, reproduce="")
     caches = study.caches
     builds: dict[Path, CacheBuild] = {}
-    for arm in recipe.arms:
-        if (arm.teacher or recipe.teacher).cache is not None:
+    for arm in one_teacher_each(recipe, recipe.arms):
+        if only_teacher(recipe, arm).cache is not None:
             continue
         inputs, stored = study.inputs(arm), caches.stored(arm)
         inputs.admit()

@@ -18,6 +18,7 @@ from distillab.records import CacheUse, RunRecord, read_record
 from distillab.runs.inputs import RunInputs
 from distillab.runs.signals import CacheJob, arms_kinds, bytes_before_loading, held_out_kinds
 from distillab.runs.teacher import NOTHING_STORED, StoredSignals, stored_signals
+from distillab.study.teachers import PartArm, one_teacher_each, only_teacher
 from distillab.teachers.spec import teacher_name
 from distillab.teachers.stored.location import Part, part_of
 
@@ -51,7 +52,7 @@ class StudyCaches:
         held_out = part_of(str(self._location(arm, "held_out")), "held_out")
         return StoredSignals(
             train=train if self._reads(arm) else None,
-            held_out=held_out if self.inputs(arm).shared_width else None,
+            held_out=held_out if self._wants(arm, "held_out") else None,
         )
 
     def missing(self, part: Part, arms: Sequence[ArmConfig]) -> list[ArmConfig]:
@@ -61,7 +62,7 @@ class StudyCaches:
             part: train, held_out or answers.
         """
         first: dict[Path, ArmConfig] = {}
-        for arm in arms:
+        for arm in one_teacher_each(self.recipe, arms):
             if self.recipe.teacher_signals == "cached" and self._teacher(arm).cache is None and self._wants(arm, part):
                 first.setdefault(self._location(arm, part), arm)
         return [arm for arm in first.values() if not self.job(arm, part).built.is_file()]
@@ -105,7 +106,7 @@ class StudyCaches:
         return Path(folder) if folder else Path(self.recipe.output) / "cache"
 
     def _teacher(self, arm: ArmConfig) -> TeacherConfig:
-        return arm.teacher or self.recipe.teacher
+        return only_teacher(self.recipe, arm)
 
     def _part(self, arm: ArmConfig) -> _Shared:
         return "answers" if arm.resolved().answers == "teacher" else "train"
@@ -116,7 +117,7 @@ class StudyCaches:
 
     def _wants(self, arm: ArmConfig, part: Part) -> bool:
         if part == "held_out":
-            return self.inputs(arm).shared_width > 0
+            return self.inputs(arm).shared_width > 0 and len(self.inputs(arm).eval_rows) > 0
         return self._reads(arm) and self._part(arm) == part
 
     def _kinds(self, arm: ArmConfig, part: Part) -> tuple[KindConfig, ...]:
@@ -126,7 +127,8 @@ class StudyCaches:
         return self._kinds_at(self._key(arm, part), "answers" if part == "answers" else "train")
 
     def _kinds_at(self, key: str, part: _Shared) -> tuple[KindConfig, ...]:
-        sharing = [arm for arm in self.recipe.arms if self._key(arm, part) == key and self._wants(arm, part)]
+        arms = one_teacher_each(self.recipe, self.recipe.arms)
+        sharing = [arm for arm in arms if self._key(arm, part) == key and self._wants(arm, part)]
         if self.recipe.cache.kinds is not None and sharing:
             return self.recipe.cache.kinds
         return arms_kinds([self.inputs(arm) for arm in sharing])
@@ -134,6 +136,8 @@ class StudyCaches:
     def _key(self, arm: ArmConfig, part: Part) -> str:
         """Return the key of an arm; arms of one key share a location."""
         key = self._teacher(arm).model_dump_json(exclude={"measure_full_precision"})
+        if isinstance(arm, PartArm) and self.recipe.data.teacher_column is not None:
+            key += f"the rows of {arm.part}"
         if part != "held_out" and arm.resolved().tokens == "aligned":
             key += "its own tokens"
         if part == "answers":

@@ -41,11 +41,12 @@ class Judged:
     judged_by: TeacherProvenance | None = None
 
 
-def comparisons(model: Judged, sft: Judged, teacher: Judged | None = None) -> tuple[Comparison, ...]:
+def comparisons(model: Judged, sft: Judged, teacher: Judged | str | None = None) -> tuple[Comparison, ...]:
     """Return a model against SFT, by each family that was measured of both.
 
     Args:
-        teacher: that of the model; None: the model is one itself, and has no share of the way to it.
+        teacher: that of the model; a text: why there is not one; None: the model is one itself, and has no share of
+            the way to it.
     """
     found = []
     for family in FAMILIES:
@@ -98,8 +99,10 @@ def _difference(metric: Metric, model: Judged, sft: Judged) -> Interval:
     return paired_interval(values, base, weights).model_copy(update={"direction": metric.direction})
 
 
-def _gap(family: Family, model: Judged, sft: Judged, teacher: Judged) -> tuple[Recovered | None, str | None]:
+def _gap(family: Family, model: Judged, sft: Judged, teacher: Judged | str) -> tuple[Recovered | None, str | None]:
     """Return the share of the way to the teacher; or None, and why there is none."""
+    if isinstance(teacher, str):
+        return None, teacher
     # a teacher has no distance from itself
     metric = _headline(family, (model, sft) if family == "fidelity" else (model, sft, teacher))
     if metric is None:

@@ -11,6 +11,7 @@ from distillab.records import RunCost
 from distillab.runs.correction import corrected, correction_recipe
 from distillab.runs.inputs import RunInputs
 from distillab.runs.run import execute
+from distillab.study.teachers import only_teacher
 
 
 def correct_teachers(
@@ -34,7 +35,7 @@ def correct_teachers(
     do([partial(_correct, correction=one) for one in each.values()])
     spent = {output: execute(one).cost for output, one in each.items()}
     teachers = {
-        arm.name: corrected(arm.teacher or recipe.teacher, made[arm.name]) for arm in recipe.arms if arm.name in made
+        arm.name: corrected(only_teacher(recipe, arm), made[arm.name]) for arm in recipe.arms if arm.name in made
     }
     costs = {teacher.source: spent[made[name].output] for name, teacher in teachers.items()}
     arms = [

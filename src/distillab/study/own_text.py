@@ -16,7 +16,7 @@ from distillab.progress import track
 from distillab.records import EvaluatedModel, RunRecord, read_record, write_record
 from distillab.runs.folder import HELD_OUT, STUDENT, read_held_out
 from distillab.runs.inputs import RunInputs
-from distillab.runs.teacher import RunTeacher
+from distillab.runs.several import open_teacher
 
 
 def with_own_text(folder: Path, runs: Sequence[tuple[RunInputs, RunRecord]]) -> list[RunRecord]:
@@ -29,11 +29,12 @@ def with_own_text(folder: Path, runs: Sequence[tuple[RunInputs, RunRecord]]) -> 
     """
     left: dict[str, list[tuple[RunInputs, RunRecord]]] = {}
     for inputs, record in runs:
-        teacher = inputs.require_teacher().spec.settings
-        if teacher.path is not None and _lacks(_with_measured(folder, record)):
-            left.setdefault(teacher.model_dump_json(), []).append((inputs, record))
+        each = inputs.recipe.each_teacher
+        if all(teacher.path is not None for teacher in each.values()) and _lacks(_with_measured(folder, record)):
+            key = repr([(name, teacher, inputs.recipe.teacher_weights) for name, teacher in each.items()])
+            left.setdefault(key, []).append((inputs, record))
     for same in left.values():
-        shared = RunTeacher(same[0][0]).for_evaluation()
+        shared = open_teacher(same[0][0]).for_evaluation()
         for inputs, record in track(same, "scoring own answers", total=len(same), unit="runs"):
             _measure(folder, inputs, record, shared)
     return [_with_measured(folder, record) for _, record in runs]

@@ -60,8 +60,9 @@ def assemble(
     teachers = {point.name: _teacher(folder, point) for point in baselines if point.role == "teacher"}
 
     def compared(arm: ArmConfig) -> tuple[Comparison, ...]:
-        teacher = teachers[teacher_name(arm.teacher or recipe.teacher)]
-        return () if arm.name == "sft" else comparisons(judged[arm.name], judged["sft"], teacher)
+        names = [teacher_name(teacher) for teacher in recipe.teachers_of(arm).values()]
+        goal = teachers[names[0]] if len(names) == 1 else "the arm has several teachers"
+        return () if arm.name == "sft" else comparisons(judged[arm.name], judged["sft"], goal)
 
     arms = with_adjusted([_arm(by_arm[arm.name], made, compared(arm)) for arm in recipe.arms])
     vocabulary = len(inputs.student.tokenizer)

@@ -17,6 +17,7 @@ folder/
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -33,15 +34,24 @@ from distillab.runs.inputs import RunInputs, load_inputs
 from distillab.runs.lock import held, require_free, worker_lock
 from distillab.runs.pruned import keep_student
 from distillab.runs.run import execute
+from distillab.runs.several import open_teacher
 from distillab.runs.signals import write_part
-from distillab.runs.teacher import NOTHING_STORED, RunTeacher
+from distillab.runs.teacher import NOTHING_STORED, RunTeacher, StoredSignals
 from distillab.runs.training import MakeCollator
 from distillab.study.baselines import UNDISTILLED, Baselines, teacher_stem
 from distillab.study.caches import OTHERWISE, StudyCaches
 from distillab.study.corrections import correct_teachers
 from distillab.study.own_text import with_own_text
 from distillab.study.results import assemble
-from distillab.study.teachers import arm_of_each_evaluated, arm_of_each_teacher, in_full_precision, require_distinct
+from distillab.study.teachers import (
+    PartArm,
+    arm_of_each_evaluated,
+    arm_of_each_teacher,
+    in_full_precision,
+    one_teacher_each,
+    only_teacher,
+    require_distinct,
+)
 from distillab.study.workers import Workers, do_in_worker
 from distillab.teachers.spec import teacher_name
 from distillab.teachers.stored.location import Part
@@ -121,7 +131,7 @@ class Study:
         with Workers(self.recipe.workers) as workers:
             recipe, costs = correct_teachers(self.recipe, self.inputs, partial(self._do, workers))
         study = replace(self, recipe=recipe, _loaded={}, _corrected=costs) if costs else self
-        learned_from = {study._teacher_of(arm).source for arm in recipe.arms}
+        learned_from = {one.source for arm in recipe.arms for one in recipe.teachers_of(arm).values()}
         others = [arm for arm in self._arm_of_each_teacher() if self._teacher_of(arm).source not in learned_from]
         return study._run_all([self.teacher(arm) for arm in others])
 
@@ -162,6 +172,11 @@ class Study:
             self._loaded.update(
                 (key, replace(inputs.with_eval_rows(common), made_in=made_in)) for key, inputs in by_teacher.items()
             )
+        if isinstance(arm, PartArm):
+            (whole,) = (other for other in self.recipe.arms if other.name == arm.name)
+            several = self.inputs(whole, seed)
+            found = several.alone(arm.part) if arm.every_row else several.parts[arm.part]
+            return found.with_recipe(found.recipe.model_copy(update={"teacher": arm.teacher}))
         return self._loaded[self._teacher_key(arm)].with_recipe(self._run_recipe(arm, seed))
 
     def execute(self, arm: ArmConfig, seed: int) -> RunRecord:
@@ -171,8 +186,8 @@ class Study:
             answers_folder=self._answers_folder(arm),
             arm=arm.name,
             collator=self.collators.get(arm.name),
-            stored=self.caches.stored(arm),
-            correction=self._corrected.get(self._teacher_of(arm).source),
+            stored=self._stored(arm),
+            correction=self._correction_of(arm),
         )
 
     def undistilled(self) -> Baseline:
@@ -180,20 +195,18 @@ class Study:
         arm = self.recipe.arms[0]
         inputs = self.inputs(arm, self.recipe.seeds[0])
         # a cache does not contain its generated answers
-        stored = NOTHING_STORED if self._teacher_of(arm).path else self.caches.stored(arm)
-        return self._baselines.undistilled(inputs, RunTeacher(inputs, stored))
+        paths = [teacher.path for teacher in self.recipe.teachers_of(arm).values()]
+        stored = NOTHING_STORED if all(paths) else self._stored(arm)
+        return self._baselines.undistilled(inputs, open_teacher(inputs, stored))
 
     def teacher(self, arm: ArmConfig) -> Baseline:
         """Evaluate the arm's teacher."""
         inputs = self.inputs(arm, self.recipe.seeds[0])
-        return self._baselines.teacher(inputs, RunTeacher(inputs), self._corrected.get(self._teacher_of(arm).source))
+        return self._baselines.teacher(inputs, RunTeacher(inputs), self._correction_of(arm))
 
     def _teachers(self) -> list[Baseline]:
         """Evaluate every teacher; of a quantised one, compare it with its weights in full precision."""
-        found = {
-            teacher_name(self._teacher_of(arm)): self.teacher(arm)
-            for arm in arm_of_each_evaluated(self.recipe.arms, self.recipe.teacher)
-        }
+        found = {teacher_name(self._teacher_of(arm)): self.teacher(arm) for arm in arm_of_each_evaluated(self.recipe)}
         for arm in self._arm_of_each_teacher():
             teacher = self._teacher_of(arm)
             name, full = teacher_name(teacher), teacher_name(in_full_precision(teacher))
@@ -208,6 +221,20 @@ class Study:
         """
         teacher = RunTeacher(self.inputs(arm, self.recipe.seeds[0]))
         return teacher.training_rows(self._answers_folder(arm))[0]
+
+    def _stored(self, arm: ArmConfig) -> StoredSignals:
+        """Return where the runs of an arm find what is stored of their teachers."""
+        parts = [one for one in one_teacher_each(self.recipe, [arm]) if isinstance(one, PartArm)]
+        if not parts:
+            return self.caches.stored(arm)
+        return StoredSignals(
+            parts={one.part: self.caches.stored(one) for one in parts},
+            answers={one.part: self._answers_folder(one) for one in parts},
+        )
+
+    def _correction_of(self, arm: ArmConfig) -> RunCost | None:
+        sources = [teacher.source for teacher in self.recipe.teachers_of(arm).values()]
+        return self._corrected.get(sources[0]) if len(sources) == 1 else None
 
     def build(self, arm: ArmConfig, part: Part) -> None:
         """Record the signals of the arm's teacher on some rows, for all runs that read them."""
@@ -238,7 +265,8 @@ class Study:
         second: list[tuple[ArmConfig, Part]] = [(arm, "answers") for arm in self.caches.missing("answers", arms)]
         self.caches.require_space([*first, *second])
         teachers = [partial(Study.teacher, arm=arm) for arm in self._arms_of_missing_teachers()]
-        answers = [partial(Study.answers, arm=arm) for arm in self._arms_of_answers(arms)]
+        writing = self._arms_of_answers(one_teacher_each(self.recipe, arms))
+        answers = [partial(Study.answers, arm=arm) for arm in writing]
         self._do(workers, [*teachers, *answers, *(partial(Study.build, arm=arm, part=part) for arm, part in first)])
         # their rows have the answers that were just generated
         self._do(workers, [partial(Study.build, arm=arm, part=part) for arm, part in second])
@@ -263,21 +291,22 @@ class Study:
         return Path(self.recipe.output) / "runs" / arm.name / f"seed{seed}"
 
     def _teacher_of(self, arm: ArmConfig) -> TeacherConfig:
-        return arm.teacher or self.recipe.teacher
+        return only_teacher(self.recipe, arm)
 
     def _arm_of_each_teacher(self) -> list[ArmConfig]:
-        return arm_of_each_teacher(self.recipe.arms, self.recipe.teacher)
+        return arm_of_each_teacher(self.recipe)
 
     def _fingerprints(self) -> dict[str, dict[str, str]]:
         return {arm.name: self.inputs(arm).fingerprints() for arm in self.recipe.arms}
 
     def _contracts(self) -> list[TokenizerContract]:
         """Return the contract of each pair, in the order of the arms."""
-        return [inputs.contract for inputs in self._loaded.values() if inputs.contract is not None]
+        pairs = [view for inputs in self._loaded.values() for view in inputs.views.values() or [inputs.teacher]]
+        return list({repr(view.contract): view.contract for view in pairs if view is not None}.values())
 
     def _arms_of_missing_teachers(self) -> list[ArmConfig]:
         """Return one arm for each teacher that is not evaluated yet."""
-        arms = arm_of_each_evaluated(self.recipe.arms, self.recipe.teacher)
+        arms = arm_of_each_evaluated(self.recipe)
         return [arm for arm in arms if not self._baselines.has(teacher_stem(teacher_name(self._teacher_of(arm))))]
 
     def _arms_of_answers(self, arms: Sequence[ArmConfig]) -> list[ArmConfig]:
@@ -297,15 +326,19 @@ class Study:
         return self.recipe.run_recipe(arm, seed, str(self._folder(arm, seed)))
 
     def _teacher_key(self, arm: ArmConfig) -> str:
-        return self._teacher_of(arm).model_dump_json(
-            include={"path", "cache", "tokenizer", "revision", "dtype", "adapter", "prompt_column"}
-        )
+        names = {"path", "cache", "tokenizer", "revision", "dtype", "adapter", "prompt_column"}
+        each = self.recipe.teachers_of(arm).items()
+        return json.dumps({name: teacher.model_dump(mode="json", include=names) for name, teacher in each})
 
     def _answers_folder(self, arm: ArmConfig) -> Path:
-        teacher = self._teacher_of(arm)
         settings = arm.teacher_answers or self.recipe.teacher_answers
+        each = self.recipe.teachers_of(arm)
+        if len(each) > 1:  # each has a store of its own
+            return Path(self.recipe.output) / "answers"
+        (teacher,) = each.values()
         text = teacher.model_dump_json(exclude={"measure_full_precision"}) + settings.model_dump_json(
             exclude={"keep_cut_off"}
         )
+        text += arm.part if isinstance(arm, PartArm) else ""
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
         return Path(self.recipe.output) / "answers" / f"{teacher_name(teacher)}-{digest}"

@@ -4,31 +4,61 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from distillab.config.models import ArmConfig
+from distillab.config.models import ArmConfig, StudyRecipe
 from distillab.config.teacher import TeacherConfig
 from distillab.errors import ConfigError
 from distillab.teachers.spec import teacher_name
 
 
-def arm_of_each_teacher(arms: Sequence[ArmConfig], default: TeacherConfig) -> list[ArmConfig]:
-    """Return one arm for each teacher of a study, in their order.
+class PartArm(ArmConfig):
+    """One of the several teachers of an arm, as an arm.
 
-    Args:
-        default: teacher of the arms that name none.
+    Attributes:
+        part: its name.
+        every_row: it reads all rows, not only its own.
     """
-    first: dict[tuple[str | None, ...], ArmConfig] = {}
+
+    part: str
+    every_row: bool = False
+
+
+def one_teacher_each(recipe: StudyRecipe, arms: Sequence[ArmConfig], *, every_row: bool = False) -> list[ArmConfig]:
+    """Return the arms; in place of an arm with several teachers one for each of them."""
+    found: list[ArmConfig] = []
     for arm in arms:
-        teacher = arm.teacher or default
+        for name, teacher in recipe.teachers_of(arm).items():
+            values = {field: getattr(arm, field) for field in ArmConfig.model_fields} | {"teacher": teacher}
+            found.append(PartArm.model_construct(**values, part=name, every_row=every_row) if name else arm)
+    return found
+
+
+def only_teacher(recipe: StudyRecipe, arm: ArmConfig) -> TeacherConfig:
+    """Return the teacher of an arm that has one.
+
+    Raises:
+        ConfigError: it has several.
+    """
+    each = recipe.teachers_of(arm)
+    if len(each) > 1:
+        raise ConfigError(f"The arm {arm.name} has several teachers, and this needs one.", facts=list(each))
+    return next(iter(each.values()))
+
+
+def arm_of_each_teacher(recipe: StudyRecipe) -> list[ArmConfig]:
+    """Return one arm for each teacher of a study, in their order; each reads all rows."""
+    first: dict[tuple[str | None, ...], ArmConfig] = {}
+    for arm in one_teacher_each(recipe, recipe.arms, every_row=True):
+        teacher = only_teacher(recipe, arm)
         first.setdefault((teacher.source, teacher.adapter, teacher.quantization, teacher.prompt_column), arm)
     return list(first.values())
 
 
-def arm_of_each_evaluated(arms: Sequence[ArmConfig], default: TeacherConfig) -> list[ArmConfig]:
+def arm_of_each_evaluated(recipe: StudyRecipe) -> list[ArmConfig]:
     """Return one arm for each teacher, and one for each quantised teacher in full precision where it is measured."""
-    found = arm_of_each_teacher(arms, default)
-    names = {teacher_name(arm.teacher or default) for arm in found}
+    found = arm_of_each_teacher(recipe)
+    names = {teacher_name(only_teacher(recipe, arm)) for arm in found}
     for arm in tuple(found):
-        teacher = arm.teacher or default
+        teacher = only_teacher(recipe, arm)
         if teacher.measure_full_precision and teacher_name(full := in_full_precision(teacher)) not in names:
             names.add(teacher_name(full))
             found.append(arm.model_copy(update={"teacher": full}))

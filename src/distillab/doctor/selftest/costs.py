@@ -111,7 +111,7 @@ def measured_costs(setups: Sequence[Setup], weights: Sequence[Weights], budget: 
         settings = f"{id(arm.source)} {arm.recipe.teacher_answers.model_dump_json()}"
         if arm.inputs.method.answers == "teacher" and settings not in answered:
             answered.add(settings)
-            total_s += _answers_s(arm)
+            total_s += sum(map(_answers_s, arm.of_each_teacher(every_row=False)))
     runs = budget.seeds * sum(len(setup.names) for setup in setups)
     together = min(budget.workers, runs)
     largest = max((_memory(setup, weights, budget) for setup in setups), key=lambda one: one.total)

@@ -104,13 +104,13 @@ def weights_of(inputs: RunInputs, *, teacher: bool) -> Weights:
     """Return the bytes of a run's models.
 
     Args:
-        teacher: whether its weights are loaded.
+        teacher: whether its weights are loaded, if it has any.
     """
     student, of_teacher = inputs.recipe.student, 0
-    if teacher and inputs.teacher is not None:
-        spec = inputs.teacher.spec
+    views = list(inputs.views.values()) or ([] if inputs.teacher is None else [inputs.teacher])
+    for spec in (view.spec for view in views if teacher and view.spec.settings.path is not None):
         config = load_config(spec.config, revision=spec.revision)
-        of_teacher = parameters(config).bytes(width_of(spec.settings.dtype, config), spec.settings.quantization)
+        of_teacher += parameters(config).bytes(width_of(spec.settings.dtype, config), spec.settings.quantization)
     config = student_config(student)
     count, width = parameters(config, student.adapter), width_of(student.dtype, config)
     whole = count.bytes(width, student.quantization)

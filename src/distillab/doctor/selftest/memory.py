@@ -234,8 +234,8 @@ def unloaded_memory(inputs: RunInputs, *, process: int, device: torch.device, ca
     Raises:
         ConfigError: a forward pass of the student depends on values, not on shapes alone (mixtures of experts).
     """
-    view, settings = inputs.teacher, inputs.recipe.student
-    weights = weights_of(inputs, teacher=view is not None and view.spec.settings.path is not None)
+    settings = inputs.recipe.student
+    weights = weights_of(inputs, teacher=True)
     needed = inputs.method.access != "none" or inputs.shared_width > 0
     config, rule = student_config(settings), "The student's activations cannot be counted without its weights."
     student = unloaded_model(config, settings.adapter, dtype=settings.dtype)

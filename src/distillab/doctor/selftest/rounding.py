@@ -46,4 +46,7 @@ def rounding_of(setup: Setup) -> Rounding:
 def teacher_format(setup: Setup) -> str:
     """Return the number format of a live teacher; float32 without one."""
     model = setup.teacher_model
+    if setup.inputs.views and setup.teacher is not None:  # the coarsest of several
+        formats = setup.teacher.identity.provenance.dtype.split(", ")
+        return max(formats, key=lambda name: _ALLOWED.get(name, 0.0))
     return "float32" if model is None else str(model.dtype).removeprefix("torch.")

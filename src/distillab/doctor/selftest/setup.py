@@ -21,6 +21,7 @@ from distillab.models.aligned_positions import teacher_batch
 from distillab.models.batch import TokenBatch
 from distillab.objectives.term import Objective
 from distillab.runs.inputs import RunInputs
+from distillab.runs.several import open_teacher
 from distillab.runs.teacher import RunTeacher, stored_signals
 from distillab.runs.training import TrainingData, objective_for, training_data
 from distillab.teachers.protocol import SignalSource
@@ -51,6 +52,16 @@ class Arm:
     def recipe(self) -> RunRecipe:
         """Of one of its runs."""
         return self.inputs.recipe
+
+    def of_each_teacher(self, *, every_row: bool) -> list[Arm]:
+        """Return the arm; or for each of its several teachers one that has it alone.
+
+        Args:
+            every_row: they read all rows, not only their own.
+        """
+        names = self.inputs.views
+        each = {name: self.inputs.alone(name) if every_row else self.inputs.parts[name] for name in names}
+        return [replace(self, inputs=inputs, source=RunTeacher(inputs)) for inputs in each.values()] or [self]
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +120,8 @@ class Setup:
     @property
     def draws(self) -> bool:
         """Whether a term samples from a live teacher."""
-        stored = self.recipe.teacher is not None and self.recipe.teacher.path is None
+        each = self.recipe.each_teacher.values()
+        stored = bool(each) and all(teacher.path is None for teacher in each)
         return not stored and any(isinstance(term, SampledDivergenceConfig) for term in self.terms)
 
     @cached_property
@@ -119,16 +131,17 @@ class Setup:
         Raises:
             TeacherError, CacheMismatch, CacheCorrupt: see `RunTeacher.for_terms`.
         """
-        settings = self.recipe.teacher
-        if settings is None or self.source is None or not self.inputs.method.reads_signals:
+        if self.source is None or not self.inputs.method.reads_signals:
             return None
-        if settings.path is not None:
-            return self.source.for_terms(self.split)
-        return RunTeacher(self.inputs, stored_signals(self.inputs)).for_terms(self.split)
+        if all(teacher.path is not None for teacher in self.recipe.each_teacher.values()):
+            return self.source.live(self.inputs.train)
+        every_row = self.inputs.views or self.inputs.require_teacher().prompt_column is not None
+        stored = open_teacher(self.inputs, stored_signals(self.inputs))
+        return stored.for_terms(self.inputs.train if every_row else self.split)
 
     @property
     def teacher_model(self) -> PreTrainedModel | None:
-        """The weights of the teacher whose signals the terms read; None where there are none."""
+        """The weights of the one teacher whose signals the terms read; None where there are none, or several."""
         settings = self.recipe.teacher
         live = settings is not None and settings.path is not None and self.inputs.method.reads_signals
         return self.source.model() if live and self.source is not None else None
@@ -241,7 +254,9 @@ def by_tokens(setups: Sequence[Setup]) -> list[Setup]:
 def answerable(
     groups: Sequence[Setup], clock: Clock, *, units: float, missed: list[tuple[str, str]]
 ) -> Iterator[tuple[Setup, SignalSource]]:
-    """Yield the setups whose teacher's weights are there, one by one, as long as there is time.
+    """Yield the setups whose teacher's weights are there, with the teacher itself, as long as there is time.
+
+    It reads the rows that it is given, also where it has prompts of its own.
 
     Args:
         groups: of `by_tokens`.
@@ -249,13 +264,14 @@ def answerable(
         missed: takes the name of each that is left out, and why.
     """
     for group in groups:
-        teacher = group.teacher
-        if teacher is None or group.teacher_model is None:
-            missed.append((group.name, "the recipe names only a cache, and this check needs the teacher's weights"))
+        if group.source is None or group.teacher_model is None:
+            several = "the arm has several teachers, and this check is of one"
+            stored = "the recipe names only a cache, and this check needs the teacher's weights"
+            missed.append((group.name, several if group.inputs.views else stored))
         elif (refusal := clock.refuses(units)) is not None:
             missed.append((group.name, refusal))
         else:
-            yield group, teacher
+            yield group, group.source.source()
 
 
 def _without_dropout(model: torch.nn.Module) -> None:

@@ -129,7 +129,7 @@ def stored_terms(
         return {term: float(total) / counts[term] for term, total in measured.sums.items()}, measured.values
 
     with setup.arithmetic(), torch.no_grad():
-        (live, live_at), (again, again_at) = values(teacher), values(cached)
+        (live, live_at), (again, again_at) = values(setup.teacher or teacher), values(cached)
     errors = {term: _standard_error(live_at[term] - again_at[term]) for term in live_at} if drawn else {}
     return {term: StoredTerm(live[term], again[term], errors.get(term, 0.0)) for term in objective.names}
 

@@ -1,7 +1,8 @@
-"""Replace the prompts of rows by those that only the teacher reads, from a column of the data."""
+"""Columns that concern the teacher alone: the name of each row's teacher, and the prompts that only it reads."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +13,49 @@ from distillab.data.textfiles import first_of
 from distillab.errors import DataError
 
 _NO_LIMIT = 1 << 30  # tokens
+
+
+def require_names(examples: Sequence[Example], column: str, names: Sequence[str], *, where: str) -> None:
+    """Check that every row names one of the teachers.
+
+    Args:
+        column: that has the names; the rows hold it as `Example.beside`.
+        names: of the teachers.
+        where: the source of the rows, for messages.
+    Raises:
+        DataError: rows have no name there, or an unknown one; counted.
+    """
+    unknown = Counter(repr(example.beside[column]) for example in examples if example.beside[column] not in names)
+    if unknown:
+        first = {repr(example.beside[column]): example.origin for example in reversed(examples)}
+        raise DataError(
+            f'{unknown.total()} of {len(examples)} rows name no teacher in the column "{column}".',
+            where=where,
+            facts=first_of(
+                [
+                    f"{'no name' if name == 'None' else name}: {number} rows, the first {first[name]}"
+                    for name, number in unknown.most_common()
+                ]
+            ),
+            fix=f"write one of {', '.join(names)} in every row, held-out rows too, or add the teacher to teachers",
+        )
+
+
+def require_every_teacher(examples: Sequence[Example], column: str, names: Sequence[str], *, where: str) -> None:
+    """Check that every teacher has training rows.
+
+    Raises:
+        DataError: one has none.
+    """
+    counts = Counter(example.beside[column] for example in examples)
+    idle = [name for name in names if not counts[name]]
+    if idle:
+        raise DataError(
+            f"No training row names the teacher {' or '.join(idle)}.",
+            where=where,
+            facts=[f"{name}: {counts[name]} rows" for name in names],
+            fix="leave that teacher out of teachers, or give it rows",
+        )
 
 
 def with_teacher_prompts(examples: Sequence[Example], column: str, *, where: str) -> list[Example]:
