@@ -78,13 +78,13 @@ class PromptedTeacher:
 
     def tokens(self, batch: TokenBatch) -> int:
         """Count the tokens that the teacher reads for a batch."""
-        return sum(len(self._row(sample)) for sample in samples(batch))
+        return sum(len(self._read(sample)) for sample in samples(batch))
 
     def batch(self, batch: TokenBatch) -> TokenBatch:
         """Return the teacher's rows of a batch, one a sequence, in the order of the samples."""
-        return self.collator([IndexedRow(sample.row, self._row(sample)) for sample in samples(batch)])
+        return self.collator([IndexedRow(sample.row, self._read(sample)) for sample in samples(batch)])
 
-    def _row(self, sample: Sample) -> EncodedRow:
+    def _read(self, sample: Sample) -> EncodedRow:
         row = self.rows.of_row(sample)
         if row is None:
             prompt, start = self.rows.of_prompt(sample), last_answer(sample)
