@@ -23,7 +23,6 @@ from bench.machine import ROOT
 
 # of what was measured
 ALLOWED = 0.15
-_STEPS = 4
 _ROWS = 160
 _CHILD = """
 import json, sys
@@ -56,6 +55,7 @@ class SetUp:
         wide: layers and width of a student that is drawn with the student's tokenizer; None: as it is.
         cached: the teacher is read from a cache.
         adapter: of the student, whose own weights are frozen.
+        steps: of the run; the second has all that later ones have.
     """
 
     name: str
@@ -65,6 +65,7 @@ class SetUp:
     wide: tuple[int, int] | None = None
     cached: bool = False
     adapter: Mapping[str, Any] | None = None
+    steps: int = 4
 
 
 _LOGITS = {"method": "logits", "terms": [{"kind": "token_divergence"}]}
@@ -161,7 +162,7 @@ def _recipe(setup: SetUp, materials: Path, folder: Path) -> dict[str, Any]:
     held_out.write_text("\n".join(rows[_ROWS : _ROWS + 40]), encoding="utf-8")
     changes = dict(setup.changes)
     training = {
-        "steps": _STEPS,
+        "steps": setup.steps,
         "device": "cpu",
         "batch_size": changes.pop("batch_size"),
         "microbatch_size": changes.pop("microbatch_size", None),
