@@ -27,7 +27,9 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    modeling_gguf_pytorch_utils,
 )
+from transformers.utils import logging
 
 from distillab.paths import is_gguf, local_path
 from distillab.redaction import redacted
@@ -124,7 +126,11 @@ def _gguf_config(source: str, size: int, changed_ns: int) -> PretrainedConfig:
 
 
 def _gguf_settings(source: str) -> dict[str, Any]:
-    """Let every weight be dequantised: transformers 5.23 would keep some packed on a GPU, where they cannot learn."""
+    """Let every weight be dequantised: transformers 5.23 would keep some packed on a GPU, where they cannot learn.
+
+    Its progress bar then follows transformers' setting, as that of every other file does.
+    """
+    modeling_gguf_pytorch_utils.tqdm = logging.tqdm
     packed = getattr(transformers, "GgufConfig", None)
     settings = {} if packed is None else {"quantization_config": packed(dequantize=True)}
     return {"config": config_from(source, revision=None), **settings}

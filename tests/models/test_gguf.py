@@ -12,6 +12,7 @@ import gguf
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
 
 from distillab.config.models import RunRecipe
 from distillab.errors import ConfigError, DistillabError
@@ -74,6 +75,19 @@ def test_the_fingerprint_is_that_of_the_file(good: Path, tmp_path: Path) -> None
     content[-1] ^= 1
     copy.write_bytes(content)
     assert weights_sha256(str(copy)) != weights_sha256(str(good))
+
+
+def test_the_progress_bar_is_off_where_those_of_transformers_are(
+    good: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        _load(good)
+        assert capsys.readouterr().err == ""
+    finally:
+        if enabled:
+            logging.enable_progress_bar()
 
 
 def test_nothing_beside_the_file_is_read(good: Path, tmp_path: Path) -> None:

@@ -96,8 +96,10 @@ def test_a_teacher_that_is_no_better_than_sft_is_said_everywhere(
         "interval -0.010 to +0.050)."
     )
     show_study(results, tmp_path)
-    assert " ".join(capsys.readouterr().out.split()).startswith(sentence)
-    assert f'<p class="outlook" role="note">{sentence}' in unescape((tmp_path / "report.html").read_text())
+    # the headline, which answers the study's question, comes first
+    assert f"{results.title} {results.headline} {sentence}" in " ".join(capsys.readouterr().out.split())
+    page = unescape((tmp_path / "report.html").read_text())
+    assert page.index(results.headline) < page.index(f'<p class="outlook" role="note">{sentence}')
     assert "teacher correction" in (tmp_path / "report.md").read_text(encoding="utf-8")
     OurRun().write(tmp_path / "runs" / "logits" / "seed0")
     write_record(results, tmp_path / "results.json")

@@ -98,7 +98,7 @@ def show_study(results: StudyResults, folder: Path) -> None:
     from distillab.report.entries import entries
 
     markdown, html = write_report(results, folder)
-    for sentence in (*study_outlook(results), *teachers_not_better(results)):
+    for sentence in study_outlook(results):
         echo(textwrap.fill(sentence, _LINE))
     models: list[tuple[str, tuple[EvaluationRecord, ...], Interval | None]]
     models = [(point.name, (point.evaluation,), None) for point in results.baselines]
@@ -112,8 +112,8 @@ def show_study(results: StudyResults, folder: Path) -> None:
     marks = {arm.name: "  a shown failure, no result" for arm in results.arms if arm.shown_failure}
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     echo(results.title)
-    echo(textwrap.fill(results.headline, _LINE))
-    echo(textwrap.fill(results.verdict, _LINE))
+    for sentence in (results.headline, *teachers_not_better(results), results.verdict):
+        echo(textwrap.fill(sentence, _LINE))
     for row in rows:
         cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
         echo("  ".join([row[0].ljust(widths[0]), *cells]) + marks.get(row[0], ""))

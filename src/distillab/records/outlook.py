@@ -1,6 +1,6 @@
-"""Make the warnings that are shown first: a student that starts or ends worse than expected.
+"""Make the warnings that stand out: a student that starts or ends worse than expected, a teacher no better than SFT.
 
-Terminal, report and doctor print them first.
+Terminal, report and doctor print those on the student first, those on a teacher after the headline.
 """
 
 from __future__ import annotations

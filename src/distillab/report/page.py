@@ -38,6 +38,7 @@ class Page:
     outlook: tuple[str, ...]
     question: str
     headline: str
+    weak_teachers: tuple[str, ...]
     verdict: str
     facts: tuple[tuple[str, str], ...]
     failures: tuple[Entry, ...]
@@ -80,9 +81,10 @@ def page_of(results: StudyResults) -> Page:
     panels = (held_out_panel(found, results.references), training_panel(found), closer_panel(found))
     return Page(
         title=results.title,
-        outlook=(*study_outlook(results), *teachers_not_better(results)),
+        outlook=study_outlook(results),
         question=results.question,
         headline=results.headline,
+        weak_teachers=teachers_not_better(results),
         verdict=results.verdict,
         facts=_facts(results, found),
         failures=of_kind(found, "failure"),
