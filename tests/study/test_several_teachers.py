@@ -134,7 +134,8 @@ def test_a_study_caches_each_teacher_and_lists_it(values: dict[str, Any], tmp_pa
         assert cached.value(name) == pytest.approx(live.evaluation.value(name), abs=1e-4)
     assert [point.name for point in results.baselines] == ["undistilled", "teacher", "second"]
     assert found["logits"].costs[0].teacher_tokens == 0
-    assert found["logits"].comparisons[0].undefined == "the arm has several teachers"
+    undefined = {one.family: one.undefined for one in found["logits"].comparisons}
+    assert undefined["likelihood"] == "the arm has several teachers" != undefined["fidelity"]
     assert found["math-alone"].evaluations[0].nats_per_token != cached.nats_per_token
     names = {use.teacher for use in results.caches}
     assert names == {"teacher", "second"}

@@ -198,7 +198,11 @@ def _pair(
     several = len(_of_each_teacher(recipe.every)) > 1
     name = f"teacher {contract.teacher.name}: " if several else ""
     for one in run_pair_checks(subject, clock):
-        yield one.model_copy(update={"scope": name + one.scope})
+        findings = tuple(
+            found.model_copy(update={"evidence": (name + found.evidence[0], *found.evidence[1:])})
+            for found in one.findings
+        )
+        yield one.model_copy(update={"scope": name + one.scope, "findings": findings})
 
 
 def _of_each_teacher(arms: Sequence[Arm]) -> list[Arm]:

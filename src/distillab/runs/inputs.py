@@ -16,23 +16,22 @@ from distillab.config.methods import Method
 from distillab.config.models import RunRecipe
 from distillab.data.encoding import EncodedRow, EncodedSplit
 from distillab.data.examples import Example
-from distillab.data.reading import Reader, load_reader
+from distillab.data.reading import Reader
 from distillab.data.splits import Splits, load_examples
-from distillab.errors import ConfigError, TeacherError, TokenizerMismatch
+from distillab.errors import TeacherError, TokenizerMismatch
 from distillab.evaluation.protocol import HeldOut
 from distillab.evaluation.values import captured
-from distillab.models.loading import context_length, load_config, pick_device, weights_sha256
-from distillab.models.pruning import student_config
+from distillab.models.loading import pick_device, weights_sha256
 from distillab.models.weights import require_weights
 from distillab.pairing.admission import require_admitted
-from distillab.pairing.contract import compare_tokenizers
 from distillab.pairing.embedded import require_embedded
 from distillab.pairing.loading import logits_width
 from distillab.records import EncodingCounts, TokenizerContract
 from distillab.runs.dates import FINGERPRINT, dated
 from distillab.runs.held_out import encode_eval_rows, fitting_rows, held_out_line, same_answers
-from distillab.runs.teacher_view import TeacherView, TokenizerPair, require_columns, together
-from distillab.teachers.spec import TeacherSpec, teacher_spec
+from distillab.runs.readers import contexts_of, reader_of, teacher_view
+from distillab.runs.teacher_view import TeacherView, require_columns, together
+from distillab.teachers.spec import teacher_spec
 
 MISMATCH = "logit KD by index between tokens that do not mean the same (--demonstrate-mismatch)"
 """Label of a shown failure: the terms compare tokens whose ids do not mean the same."""
@@ -267,12 +266,12 @@ def load_inputs(recipe: RunRecipe, *, weights: bool = True) -> RunInputs:
     if weights and recipe.student.init == "pretrained":
         require_weights(recipe.student.path, role="student")
     specs = {name: teacher_spec(teacher, weights=weights) for name, teacher in recipe.each_teacher.items()}
-    contexts = _contexts(recipe, list(specs.values()))
+    contexts = contexts_of(recipe, list(specs.values()))
     splits = load_examples(recipe.data, beside=_beside(recipe))
-    student = _reader(recipe.student.tokenizer or recipe.student.path, recipe.student.revision, recipe, splits)
+    student = reader_of(recipe.student.tokenizer or recipe.student.path, recipe.student.revision, recipe, splits)
     width = logits_width(recipe.student.path, revision=recipe.student.revision)
     require_embedded(student.loaded, width=width, role="student")
-    views = {name: _teacher_view(spec, recipe, student, splits, student_width=width) for name, spec in specs.items()}
+    views = {name: teacher_view(spec, recipe, student, splits, student_width=width) for name, spec in specs.items()}
     require_columns(views, splits, recipe.data.teacher_column)
     train = student.encoder.encode_all(splits.train, source=splits.sources[0])
     train = replace(train, counts=train.counts.model_copy(update={"skipped": len(splits.skipped)}))
@@ -320,57 +319,3 @@ def _loaded_from(recipe: RunRecipe) -> tuple[object, ...]:
 
 def _content_sha256(examples: Sequence[Example]) -> str:
     return hashlib.sha256("\n".join(example.content for example in examples).encode()).hexdigest()
-
-
-def _reader(
-    path: str, revision: str | None, recipe: RunRecipe, splits: Splits, *, requires_generation_prompt: bool = True
-) -> Reader:
-    data = recipe.data
-    return load_reader(
-        path,
-        revision=revision,
-        template=data.template,
-        kind=splits.shape.kind,
-        max_tokens=data.max_tokens,
-        requires_generation_prompt=requires_generation_prompt,
-        date=data.date,
-    )
-
-
-def _teacher_view(
-    spec: TeacherSpec, recipe: RunRecipe, student: Reader, splits: Splits, *, student_width: int | None
-) -> TeacherView:
-    """Load the teacher's tokenizer and compare it with the student's."""
-    reader = _reader(spec.tokenizer, spec.revision, recipe, splits, requires_generation_prompt=False)
-    # named as the model: the folder can have any name
-    reader = replace(reader, loaded=replace(reader.loaded, name=spec.name))
-    width = logits_width(spec.config, revision=spec.revision)
-    require_embedded(reader.loaded, width=width, role="teacher")
-    contract = compare_tokenizers(
-        reader.loaded,
-        student.loaded,
-        teacher_width=width,
-        student_width=student_width,
-        texts=[text for example in splits.train[:500] for text in example.texts],
-        source=splits.sources[0],
-    )
-    spec.require_same_day(student.encoder.template.date or reader.encoder.template.date)
-    return TeacherView(spec, TokenizerPair(student, reader, contract), recipe.resolved().tokens)
-
-
-def _contexts(recipe: RunRecipe, specs: Sequence[TeacherSpec]) -> list[int | None]:
-    """Return the context of the student, and of each teacher; check that data.max_tokens fits into all."""
-    models = [("student", recipe.student.path, student_config(recipe.student))]
-    models += [("teacher", spec.config, load_config(spec.config, revision=spec.revision)) for spec in specs]
-    contexts = []
-    for role, path, config in models:
-        context = context_length(config)
-        if context is not None and recipe.data.max_tokens > context:
-            raise ConfigError(
-                f"data.max_tokens is longer than the {role}'s context.",
-                where=path,
-                facts=[f"data.max_tokens {recipe.data.max_tokens}", f"context {context}"],
-                fix=f"set data.max_tokens to {context} or less",
-            )
-        contexts.append(context)
-    return contexts

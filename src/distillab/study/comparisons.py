@@ -101,17 +101,17 @@ def _difference(metric: Metric, model: Judged, sft: Judged) -> Interval:
 
 def _gap(family: Family, model: Judged, sft: Judged, teacher: Judged | str) -> tuple[Recovered | None, str | None]:
     """Return the share of the way to the teacher; or None, and why there is none."""
-    if isinstance(teacher, str):
+    if isinstance(teacher, str) and family != "fidelity":
         return None, teacher
     # a teacher has no distance from itself
-    metric = _headline(family, (model, sft) if family == "fidelity" else (model, sft, teacher))
+    goals = [] if family == "fidelity" or isinstance(teacher, str) else [teacher]
+    metric = _headline(family, (model, sft, *goals))
     if metric is None:
         return None, f"the teacher has no {FAMILIES[family]}"
     base, weights = _of_seeds(metric, sft)
-    if family == "fidelity":
-        goal = [np.zeros_like(weights)] * len(base)
-    else:
-        goal = [_in_weights_of(one, weights) for one in _each_seed(metric, teacher, len(base))]
+    goal = [np.zeros_like(weights)] * len(base)
+    for one in goals:
+        goal = [_in_weights_of(rows, weights) for rows in _each_seed(metric, one, len(base))]
     whole = paired_interval(goal, base, weights).model_copy(update={"direction": metric.direction})
     if whole.low is None or whole.high is None:
         return None, "too few rows for an interval"
