@@ -192,8 +192,8 @@ def test_teachers_with_prompts_of_their_own_are_composed(values: dict[str, Any])
     for part in ("train", "held_out"):
         path = Path(values["data"][part]["path"])
         rows = read_json_lines(path)
-        for row in rows:  # only the rows of the teacher that reads it need a hint
-            row["hint"] = f"Think. {row['prompt']}" if row["by"] == "chat" else None
+        for row in rows:  # only training rows of the teacher that reads it need a hint
+            row["hint"] = f"Think. {row['prompt']}" if row["by"] == "chat" or part == "held_out" else None
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     values["teachers"]["chat"]["prompt_column"] = "hint"
     inputs = load_inputs(RunRecipe(**values, method="logits"))
@@ -206,6 +206,14 @@ def test_teachers_with_prompts_of_their_own_are_composed(values: dict[str, Any])
     count = int(batch["answer_mask"].sum())
     assert scores.chunk(slice(0, count), torch.device("cpu")).logp(400, 1.0).shape == (count, 400)
     assert source.tokens(batch) > int(batch["attention_mask"].sum())  # type: ignore[attr-defined]
+    study = {**values, "arms": ["sft", "logits"], "seeds": [0]}
+    results = Study(StudyRecipe(**study), reproduce="").run()
+    assert [point.name for point in results.baselines] == ["undistilled", "teacher", "second-hint"]
+    assert all(arm.evaluations[0].value("own_kl_from_teacher") is not None for arm in results.arms)
+    rows[0]["hint"] = None
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    with pytest.raises(DataError, match="1 of 30 rows have no prompt for the teacher"):
+        load_inputs(RunRecipe(**values, method="logits"))
 
 
 def _row(inputs: Any, number: int) -> Any:

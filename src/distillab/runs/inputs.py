@@ -65,6 +65,11 @@ class RunInputs:
     views: Mapping[str, TeacherView] = field(default_factory=dict)
     mixed: bool = False
 
+    @property
+    def each_view(self) -> list[TeacherView]:
+        """How each teacher reads rows."""
+        return list(self.views.values()) or ([] if self.teacher is None else [self.teacher])
+
     @cached_property
     def parts(self) -> dict[str, RunInputs]:
         """The inputs of each of several teachers, with its rows alone; of a mixture with all rows. Empty for one."""
@@ -126,14 +131,13 @@ class RunInputs:
     @property
     def mismatched_vocab(self) -> bool:
         """True where the terms compare tokens by their ids, and the ids do not mean the same."""
-        views = self.views.values() or ([] if self.teacher is None else [self.teacher])
-        return any(view.mismatched_vocab for view in views)
+        return any(view.mismatched_vocab for view in self.each_view)
 
     @property
     def template_date(self) -> datetime.date | None:
-        """The day that the chat template of either model writes; None where neither writes one."""
-        of_teacher = None if self.teacher is None else self.teacher.reader.encoder.template.date
-        return self.student.encoder.template.date or of_teacher
+        """The day that the chat template of any of the models writes; None where none writes one."""
+        readers = [self.student, *(view.reader for view in self.each_view)]
+        return next((day for reader in readers if (day := reader.encoder.template.date) is not None), None)
 
     @property
     def eval_rows(self) -> Sequence[EncodedRow]:

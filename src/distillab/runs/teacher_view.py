@@ -224,7 +224,8 @@ def require_columns(views: Mapping[str, TeacherView], splits: Splits, column: st
         if column is not None:
             require_names(part, column, list(views), where=source)
         for name, view in views.items():
-            own = part if column is None else [example for example in part if example.beside[column] == name]
-            view.as_read(own, where=source)
+            # a study evaluates every teacher on all held-out rows
+            every = column is None or part is splits.held_out
+            view.as_read([one for one in part if every or one.beside[str(column)] == name], where=source)
     if column is not None:
         require_every_teacher(splits.train, column, list(views), where=splits.sources[0])

@@ -301,8 +301,8 @@ class Study:
 
     def _contracts(self) -> list[TokenizerContract]:
         """Return the contract of each pair, in the order of the arms."""
-        pairs = [view for inputs in self._loaded.values() for view in inputs.views.values() or [inputs.teacher]]
-        return list({repr(view.contract): view.contract for view in pairs if view is not None}.values())
+        pairs = [view.contract for inputs in self._loaded.values() for view in inputs.each_view]
+        return list({repr(contract): contract for contract in pairs}.values())
 
     def _arms_of_missing_teachers(self) -> list[ArmConfig]:
         """Return one arm for each teacher that is not evaluated yet."""
