@@ -229,7 +229,7 @@ def test_rows_that_name_no_teacher_are_counted(values: dict[str, Any]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     with pytest.raises(DataError, match='3 of 60 rows name no teacher in the column "by"') as error:
         load_inputs(RunRecipe(**values, method="logits"))
-    assert "'maths': 2 rows" in str(error.value) and "no name: 1 rows" in str(error.value)
+    assert "'maths': 2 rows" in str(error.value) and "no name: 1 row" in str(error.value)
     assert "write one of math, chat" in str(error.value)
 
 

@@ -11,6 +11,7 @@ from distillab.data.encoding import Dropped, EncodedRow, Encoder
 from distillab.data.examples import Example
 from distillab.data.textfiles import first_of
 from distillab.errors import DataError
+from distillab.terminal import plural
 
 _NO_LIMIT = 1 << 30  # tokens
 
@@ -33,7 +34,7 @@ def require_names(examples: Sequence[Example], column: str, names: Sequence[str]
             where=where,
             facts=first_of(
                 [
-                    f"{'no name' if name == 'None' else name}: {number} rows, the first {first[name]}"
+                    f"{'no name' if name == 'None' else name}: {plural(number, 'row')}, the first {first[name]}"
                     for name, number in unknown.most_common()
                 ]
             ),
@@ -53,7 +54,7 @@ def require_every_teacher(examples: Sequence[Example], column: str, names: Seque
         raise DataError(
             f"No training row names the teacher {' or '.join(idle)}.",
             where=where,
-            facts=[f"{name}: {counts[name]} rows" for name in names],
+            facts=[f"{name}: {plural(counts[name], 'row')}" for name in names],
             fix="leave that teacher out of teachers, or give it rows",
         )
 
