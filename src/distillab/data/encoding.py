@@ -7,6 +7,7 @@ at t + 1 if that is marked. The first token of a sequence has no context and is 
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -111,10 +112,10 @@ class Encoder:
         self._end_of_turn_id = None if end is None else _id_of(tokenizer, end)
         self._pad_id = tokenizer.pad_token_id
 
-    def with_max_tokens(self, max_tokens: int) -> Encoder:
-        """Return the same with another limit."""
+    def with_max_tokens(self, max_tokens: int | None) -> Encoder:
+        """Return the same with another limit; None: without one."""
         other = copy.copy(self)
-        other.max_tokens = max_tokens
+        other.max_tokens = sys.maxsize if max_tokens is None else max_tokens
         return other
 
     @property

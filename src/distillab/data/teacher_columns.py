@@ -13,8 +13,6 @@ from distillab.data.textfiles import first_of
 from distillab.errors import DataError
 from distillab.terminal import plural
 
-_NO_LIMIT = 1 << 30  # tokens
-
 
 def require_names(examples: Sequence[Example], column: str, names: Sequence[str], *, where: str) -> None:
     """Check that every row names one of the teachers.
@@ -99,7 +97,7 @@ def teacher_rows(
     Raises:
         DataError: rows whose answers have other tokens after the teacher's prompt, or that are too long; counted.
     """
-    whole, made = encoder.with_max_tokens(_NO_LIMIT), []
+    whole, made = encoder.with_max_tokens(None), []
     other, long = [], []
     for example, row in zip(examples, student, strict=True):
         read = whole.encode(example)

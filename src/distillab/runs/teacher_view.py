@@ -18,8 +18,6 @@ from distillab.records import TokenizerContract, TokenizerInfo
 from distillab.teachers.composed import composed_name
 from distillab.teachers.spec import TeacherSpec
 
-_NO_LIMIT = 1 << 30  # tokens
-
 
 @dataclass(frozen=True, eq=False)
 class TokenizerPair:
@@ -185,7 +183,7 @@ class TeacherView:
         """The teacher's own tokenizer and template for rows that the student does not read with it."""
         if self.prompt_column is None:
             return self.reader
-        return replace(self.reader, encoder=self.reader.encoder.with_max_tokens(self.context or _NO_LIMIT))
+        return replace(self.reader, encoder=self.reader.encoder.with_max_tokens(self.context))
 
 
 def vocab_size(info: TokenizerInfo) -> int:
