@@ -87,17 +87,8 @@ def write_gguf(
     extra_tensor: str | None = None,
 ) -> Path:
     """Write a model with its tokenizer; matrices as `kind`, vectors as float32."""
-    config, writer = model.config, gguf.GGUFWriter(file, architecture)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(10_000.0)
-    writer.add_rope_dimension_count(config.head_dim)
-    writer.add_vocab_size(config.vocab_size)
+    writer = gguf.GGUFWriter(file, architecture)
+    _add_sizes(writer, model)
     vocabulary = sorted(tokenizer.get_vocab(), key=lambda token: tokenizer.token_to_id(token) or 0)
     writer.add_tokenizer_model("gpt2")
     if pre is not None:
@@ -114,11 +105,58 @@ def write_gguf(
     writer.add_chat_template(CHATML)
     for key, value in (more or {}).items():
         writer.add_string(key, value) if isinstance(value, str) else writer.add_uint32(key, value)
+    _add_tensors(writer, model, kind)
+    if extra_tensor is not None:
+        writer.add_tensor(extra_tensor, np.ones(8, np.float32))
+    return _closed(writer, file)
+
+
+def write_sentencepiece_gguf(file: Path, model: LlamaForCausalLM, tokenizer: Tokenizer, *, kind: Any = Q.F32) -> Path:
+    """Write a model with a SentencePiece tokenizer (BPE with bytes), of which ids 0 to 2 are <unk>, <s> and </s>."""
+    writer = gguf.GGUFWriter(file, "llama")
+    _add_sizes(writer, model)
+    pieces = [tokenizer.id_to_token(id_) or "" for id_ in range(model.config.vocab_size)]
+    special = {"<unk>": gguf.TokenType.UNKNOWN, "<s>": gguf.TokenType.CONTROL, "</s>": gguf.TokenType.CONTROL}
+    is_byte = [len(piece) == 6 and piece.startswith("<0x") for piece in pieces]
+    first = 3 + sum(is_byte)  # SentencePiece gives BPE piece number n the score -n
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(pieces)
+    writer.add_token_scores([0.0 if id_ < first else float(first - id_) for id_ in range(len(pieces))])
+    writer.add_token_types(
+        [
+            special.get(piece, gguf.TokenType.BYTE if byte else gguf.TokenType.NORMAL)
+            for piece, byte in zip(pieces, is_byte, strict=True)
+        ]
+    )
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+    writer.add_add_bos_token(True)
+    _add_tensors(writer, model, kind)
+    return _closed(writer, file)
+
+
+def _add_sizes(writer: gguf.GGUFWriter, model: LlamaForCausalLM) -> None:
+    config = model.config
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(10_000.0)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_vocab_size(config.vocab_size)
+
+
+def _add_tensors(writer: gguf.GGUFWriter, model: LlamaForCausalLM, kind: Any) -> None:
     for name, weight in tensors_of(model).items():
         stored = kind if weight.ndim > 1 else Q.F32
         writer.add_tensor(name, gguf.quantize(weight, stored), raw_dtype=stored)
-    if extra_tensor is not None:
-        writer.add_tensor(extra_tensor, np.ones(8, np.float32))
+
+
+def _closed(writer: gguf.GGUFWriter, file: Path) -> Path:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -1,0 +1,49 @@
+"""The settings of a server that holds a teacher."""
+
+from __future__ import annotations
+
+import re
+from typing import ClassVar, Literal
+
+from pydantic import Field, field_validator
+
+from distillab.config.base import Settings
+from distillab.redaction import has_password, is_secret
+
+Dialect = Literal["llama_cpp", "vllm", "openai_chat"]
+_SECRET_NAMES = "TOKEN, KEY, SECRET or PASSWORD"
+
+
+class ServerConfig(Settings):
+    """A server, the form of its requests, and the limits that the client keeps."""
+
+    no_effect_on_results: ClassVar[frozenset[str]] = frozenset({"concurrency", "timeout_s", "tries", "failed_rows"})
+    url: str = Field(description="address without a path of an API, as http://127.0.0.1:8080; a base path is kept")
+    dialect: Dialect = Field(description="form of the requests: llama_cpp, vllm (both score text), openai_chat (text)")
+    model: str | None = Field(default=None, min_length=1, description="the name by which the server has the model")
+    api_key_env: str | None = Field(
+        default=None, description=f"environment variable with the key; its name has {_SECRET_NAMES}, so it is redacted"
+    )
+    k: int = Field(default=16, ge=1, description="most likely tokens asked for at each position")
+    concurrency: int = Field(default=4, ge=1, le=256, description="most requests at once")
+    timeout_s: float = Field(default=300.0, gt=0, description="longest time of one request, to its last byte")
+    tries: int = Field(default=6, ge=1, description="of one request, the first one included")
+    failed_rows: float = Field(default=0.05, ge=0, lt=1, description="largest share of failed rows; beyond it: stop")
+
+    @field_validator("url")
+    @classmethod
+    def _an_address(cls, url: str) -> str:
+        if not re.match(r"https?://[^/]", url):
+            raise ValueError(f'"{url}" is no http:// or https:// address')
+        if has_password(url):
+            raise ValueError("an address is kept in records: remove user:password@ and use api_key_env")
+        if "?" in url or "#" in url:
+            raise ValueError("the address of a server has no ? and no #; a key belongs into api_key_env")
+        return url.rstrip("/")
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _named_as_a_secret(cls, name: str | None) -> str | None:
+        if name is not None and not is_secret(name):
+            raise ValueError(f'the value of "{name}" would not be redacted: use a name with {_SECRET_NAMES}')
+        return name

@@ -1,0 +1,45 @@
+"""What a form of API must provide so that text can be scored by it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from distillab.cache.next_tokens import TopK
+from distillab.teachers.served.exchange import Call, Read
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A row to score.
+
+    Attributes:
+        ids: its tokens, with BOS if the teacher reads one.
+        scored: places of the tokens whose log-probability is wanted, rising, none of them 0.
+        k: entries a position.
+        width: W, ids of the teacher.
+        where: the row, for messages.
+    """
+
+    ids: Sequence[int]
+    scored: Sequence[int]
+    k: int
+    width: int
+    where: str
+
+
+@dataclass(frozen=True)
+class ScoringCall:
+    """A request that scores some of a row's tokens, one after another, and how its answer is read."""
+
+    call: Call
+    read: Read[TopK]
+
+
+class ScoringDialect(Protocol):
+    """A form of API that gives log-probabilities of given text."""
+
+    def calls(self, wanted: Wanted) -> list[ScoringCall]:
+        """Return the requests that together score a row; their answers, in this order, are its positions."""
+        ...

@@ -1,0 +1,104 @@
+"""vLLM's /v1/completions with prompt_logprobs: a row is one request.
+
+`prompt_logprobs: k` gives k entries a position, and one more where the token that follows is not among them. They
+are raw log-probabilities, whatever the temperature. k above the server's --max-logprobs is refused by the server.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from distillab.cache.next_tokens import TopK
+from distillab.teachers.served.dialects.dialect import ScoringCall, Wanted
+from distillab.teachers.served.errors import WrongAnswer
+from distillab.teachers.served.exchange import Call, Reading, Usage, decoded
+from distillab.teachers.served.positions import Position, top_k
+
+
+class _Entry(msgspec.Struct):
+    logprob: float
+    rank: int
+
+
+class _Choice(msgspec.Struct):
+    prompt_logprobs: list[dict[int, _Entry] | None]
+
+
+class _Details(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int
+    completion_tokens: int = 0
+    prompt_tokens_details: _Details | None = None
+
+
+class _Answer(msgspec.Struct):
+    choices: list[_Choice]
+    usage: _Usage
+    model: str | None = None
+    system_fingerprint: str | None = None
+
+
+class Vllm:
+    """Scores a row by one request.
+
+    Args:
+        model: the name under which the server has it.
+    """
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+
+    def calls(self, wanted: Wanted) -> list[ScoringCall]:
+        """Return the one request of a row; max_tokens is 1 because vLLM refuses 0."""
+        body = {
+            "model": self._model,
+            "prompt": [int(id_) for id_ in wanted.ids],
+            "max_tokens": 1,
+            "temperature": 0,
+            "prompt_logprobs": wanted.k,
+        }
+        return [ScoringCall(Call("/v1/completions", body), lambda content: _read(content, wanted))]
+
+
+def _read(content: bytes, wanted: Wanted) -> Reading[TopK]:
+    answer = decoded(content, _Answer, where=wanted.where)
+    counted = {
+        "choices": (len(answer.choices), 1),
+        "prompt tokens": (answer.usage.prompt_tokens, len(wanted.ids)),
+        "positions": (len(answer.choices[0].prompt_logprobs) if answer.choices else 0, len(wanted.ids)),
+    }
+    facts = [f"{name}: the server {got}, sent {sent}" for name, (got, sent) in counted.items() if got != sent]
+    if facts:
+        raise WrongAnswer(
+            "The server scored another number of tokens than was sent.",
+            where=wanted.where,
+            facts=facts,
+            fix="a server that adds a BOS token, or cuts the row, gives values of another text",
+        )
+    values = answer.choices[0].prompt_logprobs
+    positions = [_position(values[place], int(wanted.ids[place]), place, wanted) for place in wanted.scored]
+    details = answer.usage.prompt_tokens_details
+    usage = Usage(
+        answer.usage.prompt_tokens,
+        (details.cached_tokens or 0) if details is not None else 0,
+        answer.usage.completion_tokens,
+    )
+    names = [name for name in (answer.model, answer.system_fingerprint) if name is not None]
+    return Reading(top_k(positions, k=wanted.k, width=wanted.width, where=wanted.where), usage, "/".join(names) or None)
+
+
+def _position(entries: dict[int, _Entry] | None, actual_id: int, place: int, wanted: Wanted) -> Position:
+    actual = None if entries is None else entries.get(actual_id)
+    if entries is None or actual is None:
+        raise WrongAnswer(
+            "A position of the server's answer lacks the token that follows: the positions are shifted, or dropped.",
+            where=f"{wanted.where}, token {place}",
+            facts=[f"id {actual_id} is not among {'no entries' if entries is None else sorted(entries)[:20]}"],
+            fix="use a server that scores the ids that it was sent",
+        )
+    # the token that follows is one more entry where it is not among the k most likely, and its rank is higher than k
+    kept = {id_: entry.logprob for id_, entry in entries.items() if id_ != actual_id or actual.rank <= wanted.k}
+    return Position(list(kept), list(kept.values()), actual_id, actual.logprob)

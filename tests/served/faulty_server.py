@@ -1,0 +1,142 @@
+"""A server in the form of vLLM's that misbehaves on command: an ASGI app on a real socket.
+
+Its right answers are those of a table: after every token the same distribution. `script` holds what it does to the
+next requests, one entry a request; after the last it answers rightly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import socket
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import uvicorn
+
+W = 40
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+Fault = Callable[[dict[str, Any]], Any]
+"""Changes an answer in place, or returns what replaces it."""
+
+
+def table(seed: int = 0) -> np.ndarray:
+    """(W, W) float64 log-probabilities of the next token after each token."""
+    logits = 3 * np.random.default_rng(seed).standard_normal((W, W))
+    return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+
+
+@dataclass
+class Status:
+    """An answer with another status."""
+
+    code: int
+    body: bytes = b'{"error": {"message": "not now"}}'
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Bytes:
+    """The right answer's bytes, changed. `of` gets them; `pause_s` is between two bytes of the first 50."""
+
+    of: Callable[[bytes], bytes] = lambda content: content
+    pause_s: float = 0.0
+    cut_at: int | None = None
+    """Close the connection after so many bytes, of more that were announced."""
+
+
+@dataclass
+class FaultyServer:
+    """What it was asked, and what it will do."""
+
+    script: list[Fault | Status | Bytes] = field(default_factory=list)
+    always: Fault | Status | Bytes | None = None
+    asked: list[dict[str, Any]] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    running: int = 0
+    most_running: int = 0
+    busy_s: float = 0.0
+    url: str = ""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        body = b""
+        while (message := await receive())["type"] == "http.request":
+            body += message.get("body", b"")
+            if not message.get("more_body"):
+                break
+        request = json.loads(body)
+        self.asked.append(request)
+        self.headers.append({name.decode(): value.decode() for name, value in scope["headers"]})
+        fault = self.script.pop(0) if self.script else self.always
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
+        await asyncio.sleep(self.busy_s)
+        self.running -= 1
+        await self._answer(request, fault, send)
+
+    async def _answer(self, request: dict[str, Any], fault: Fault | Status | Bytes | None, send: Send) -> None:
+        status, headers, answer = 200, {}, right_answer(request)
+        if isinstance(fault, Status):
+            status, headers, content = fault.code, fault.headers, fault.body
+        else:
+            if callable(fault):
+                changed = fault(answer)
+                answer = answer if changed is None else changed
+            content = json.dumps(answer).encode()
+        how = fault if isinstance(fault, Bytes) else Bytes()
+        content = how.of(content)
+        headers = {"content-type": "application/json", "content-length": str(len(content)), **headers}
+        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+        await send({"type": "http.response.start", "status": status, "headers": raw})
+        if how.pause_s:
+            for at in range(50):
+                await send({"type": "http.response.body", "body": content[at : at + 1], "more_body": True})
+                await asyncio.sleep(how.pause_s)
+            content = content[50:]
+        if how.cut_at is not None:
+            await send({"type": "http.response.body", "body": content[: how.cut_at], "more_body": True})
+            return  # uvicorn then closes the connection
+        await send({"type": "http.response.body", "body": content})
+
+
+def right_answer(request: dict[str, Any]) -> dict[str, Any]:
+    """What vLLM answers."""
+    ids, k, logp_WW = request["prompt"], request["prompt_logprobs"], table()
+    positions: list[dict[str, Any] | None] = [None]
+    for before, actual in itertools.pairwise(ids):
+        order = np.argsort(-logp_WW[before], kind="stable")
+        ranks = {int(id_): rank for rank, id_ in enumerate(order, start=1)}
+        kept = dict.fromkeys([actual, *(int(id_) for id_ in order[:k])])
+        positions.append({str(i): {"logprob": float(logp_WW[before, i]), "rank": ranks[i]} for i in kept})
+    return {
+        "model": "table",
+        "choices": [{"index": 0, "text": "x", "finish_reason": "length", "prompt_logprobs": positions}],
+        "usage": {"prompt_tokens": len(ids), "completion_tokens": 1},
+    }
+
+
+@contextmanager
+def serving(app: FaultyServer) -> Iterator[FaultyServer]:
+    """Serve on a free port of 127.0.0.1, in a thread."""
+    listening = socket.socket()
+    listening.bind(("127.0.0.1", 0))
+    app.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    config = uvicorn.Config(app, log_level="critical", lifespan="off", ws="none", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    try:
+        yield app
+    finally:
+        server.should_exit = True
+        thread.join(timeout=20)
+        listening.close()

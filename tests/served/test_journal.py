@@ -1,0 +1,121 @@
+"""Stored answers survive kills, and damage is found."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from distillab.errors import CacheCorrupt, CacheMismatch
+from distillab.teachers.served.journal import ANSWERS, AnswerJournal, answer_key
+from tests.processes import start_python, wait_for
+from tests.served.faulty_server import FaultyServer, serving
+
+CONTENTS = [b"{}", b"x" * 1000, bytes(range(256)) * 3]
+KEYS = [bytes([number]) * 16 for number in range(3)]
+
+SCORE = """
+import sys
+from pathlib import Path
+from distillab.config.served import ServerConfig
+from distillab.teachers.served.client import Client
+from distillab.teachers.served.dialects.dialect import Wanted
+from distillab.teachers.served.dialects.vllm import Vllm
+from distillab.teachers.served.journal import AnswerJournal
+from distillab.teachers.served.scoring import score_rows
+url, folder = sys.argv[1:]
+client = Client(ServerConfig(url=url, dialect="vllm", model="table", k=5), AnswerJournal(Path(folder)), tokenizer="t")
+rows = [Wanted([1, 2 + number % 30, number // 30], (1, 2), 5, 40, str(number)) for number in range(60)]
+total = sum(float(got.actual_logp.sum()) for _, got in score_rows(client, Vllm("table"), rows))
+print(repr(total), client.counts.stored)
+"""
+
+
+@pytest.fixture
+def server() -> Iterator[FaultyServer]:
+    with serving(FaultyServer(busy_s=0.01)) as app:
+        yield app
+
+
+def filled(folder: Path) -> None:
+    journal = AnswerJournal(folder)
+    for key, content in zip(KEYS, CONTENTS, strict=True):
+        journal.put(key, content)
+    journal.close()
+
+
+def test_what_was_put_is_there_after_reopening(tmp_path: Path) -> None:
+    filled(tmp_path)
+    journal = AnswerJournal(tmp_path)
+    assert [journal.get(key) for key in KEYS] == CONTENTS
+    assert journal.get(b"?" * 16) is None and len(journal) == 3
+    journal.close()
+
+
+def test_a_record_cut_at_any_byte_is_dropped_and_can_be_put_again(tmp_path: Path) -> None:
+    filled(tmp_path)
+    path = tmp_path / ANSWERS
+    whole = path.read_bytes()
+    last = whole.index(KEYS[2]) - 4
+    for end in range(last + 1, len(whole), 7):
+        path.write_bytes(whole[:end])
+        journal = AnswerJournal(tmp_path)
+        assert journal.get(KEYS[1]) == CONTENTS[1] and journal.get(KEYS[2]) is None
+        journal.put(KEYS[2], CONTENTS[2])
+        journal.close()
+        assert path.read_bytes() == whole
+
+
+def test_damaged_bytes_are_found(tmp_path: Path) -> None:
+    filled(tmp_path)
+    path = tmp_path / ANSWERS
+    whole = path.read_bytes()
+    for at in (0, 2, 40, len(whole) - 3):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(CacheCorrupt, match="damaged"):
+            read_all(tmp_path)
+
+
+def read_all(folder: Path) -> list[bytes | None]:
+    journal = AnswerJournal(folder)
+    try:
+        return [journal.get(key) for key in KEYS]
+    finally:
+        journal.close()
+
+
+def test_one_process_writes_at_a_time(tmp_path: Path) -> None:
+    journal = AnswerJournal(tmp_path)
+    with pytest.raises(CacheMismatch, match="Another process"):
+        AnswerJournal(tmp_path)
+    journal.close()
+    AnswerJournal(tmp_path).close()
+
+
+def test_everything_that_decides_an_answer_is_in_its_key() -> None:
+    base = {"server": "http://a", "model": "m", "tokenizer": "t", "path": "/p", "body": {"prompt": [1, 2], "k": 3}}
+    changes = [{}, {"server": "http://b"}, {"model": "n"}, {"tokenizer": "u"}, {"path": "/q"}, {"body": {"k": 3}}]
+    keys = [answer_key(**(base | change)) for change in changes]
+    assert all(one != other for one, other in itertools.combinations(keys, 2))
+    assert answer_key(**(base | {"body": {"k": 3, "prompt": [1, 2]}})) == keys[0]
+
+
+def test_a_killed_run_asks_nothing_twice(server: FaultyServer, tmp_path: Path) -> None:
+    for answers in (5, 40):
+        process = start_python("-c", SCORE, server.url, str(tmp_path))
+        wait_for(process, lambda wanted=answers: len(server.asked) >= wanted)  # type: ignore[misc]
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    out, err = start_python("-c", SCORE, server.url, str(tmp_path)).communicate(timeout=120)
+    total, stored = out.split()
+    asked = [json.dumps(request) for request in server.asked]
+    # what was on its way when the process died was not answered: at most four requests a kill
+    assert len(set(asked)) == 60 and len(asked) <= 60 + 2 * 4, err
+    assert int(stored) >= 40 - 2 * 4
+    out, _ = start_python("-c", SCORE, server.url, str(tmp_path)).communicate(timeout=120)
+    assert out.split() == [total, "60"] and len(server.asked) == len(asked)
