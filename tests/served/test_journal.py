@@ -45,11 +45,11 @@ def server() -> Iterator[FaultyServer]:
 def filled(folder: Path) -> None:
     journal = AnswerJournal(folder)
     for key, content in zip(KEYS, CONTENTS, strict=True):
-        journal.put(key, content)
+        journal.store_answer(key, content)
     journal.close()
 
 
-def test_what_was_put_is_there_after_reopening(tmp_path: Path) -> None:
+def test_what_was_stored_is_there_after_reopening(tmp_path: Path) -> None:
     filled(tmp_path)
     journal = AnswerJournal(tmp_path)
     assert [journal.get(key) for key in KEYS] == CONTENTS
@@ -57,7 +57,7 @@ def test_what_was_put_is_there_after_reopening(tmp_path: Path) -> None:
     journal.close()
 
 
-def test_a_record_cut_at_any_byte_is_dropped_and_can_be_put_again(tmp_path: Path) -> None:
+def test_a_record_cut_at_any_byte_is_dropped_and_can_be_stored_again(tmp_path: Path) -> None:
     filled(tmp_path)
     path = tmp_path / ANSWERS
     whole = path.read_bytes()
@@ -66,7 +66,7 @@ def test_a_record_cut_at_any_byte_is_dropped_and_can_be_put_again(tmp_path: Path
         path.write_bytes(whole[:end])
         journal = AnswerJournal(tmp_path)
         assert journal.get(KEYS[1]) == CONTENTS[1] and journal.get(KEYS[2]) is None
-        journal.put(KEYS[2], CONTENTS[2])
+        journal.store_answer(KEYS[2], CONTENTS[2])
         journal.close()
         assert path.read_bytes() == whole
 

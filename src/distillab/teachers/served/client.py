@@ -100,7 +100,7 @@ class Client:
             return self._same_backend(read(stored))
         content, reading = self._answered(call, read)
         value = self._same_backend(reading)
-        self._journal.put(key, content)
+        self._journal.store_answer(key, content)
         with self._lock:
             self._usage += reading.usage
         return value

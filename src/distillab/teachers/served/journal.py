@@ -89,7 +89,7 @@ class AnswerJournal:
             raise self._damaged(start)
         return zlib.decompress(stored)
 
-    def put(self, key: bytes, content: bytes) -> None:
+    def store_answer(self, key: bytes, content: bytes) -> None:
         """Store an answer; when this returns, it survives a power cut.
 
         Raises:
