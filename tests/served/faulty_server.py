@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import uvicorn
 
-W = 40
+W = 48
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]

@@ -30,7 +30,7 @@ from distillab.teachers.served.journal import AnswerJournal
 from distillab.teachers.served.scoring import score_rows
 url, folder = sys.argv[1:]
 client = Client(ServerConfig(url=url, dialect="vllm", model="table", k=5), AnswerJournal(Path(folder)), tokenizer="t")
-rows = [Wanted([1, 2 + number % 30, number // 30], (1, 2), 5, 40, str(number)) for number in range(60)]
+rows = [Wanted([1, 2 + number % 30, number // 30], (1, 2), 5, 48, str(number)) for number in range(60)]
 total = sum(float(got.actual_logp.sum()) for _, got in score_rows(client, Vllm("table"), rows))
 print(repr(total), client.counts.stored)
 """

@@ -61,6 +61,13 @@ class TopTokens:
     logp: Tensor
     tail_logmass: Tensor
 
+    def first(self, k: int) -> TopTokens:
+        """Return the k ≤ K most likely; the others are added to the tail."""
+        if k == self.ids.shape[1]:
+            return self
+        dropped = torch.cat([self.logp[:, k:], self.tail_logmass[:, None]], dim=1)
+        return TopTokens(self.ids[:, :k], self.logp[:, :k], dropped.logsumexp(dim=1))
+
 
 @dataclass(frozen=True)
 class DrawnTokens:

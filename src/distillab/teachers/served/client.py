@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -46,7 +47,7 @@ class Client:
     """Sends requests to one server.
 
     Args:
-        journal: where answers are stored.
+        journal: where answers are stored; None: nowhere, for requests that are to be asked again.
         tokenizer: fingerprint of the tokenizer that makes the ids; "" where requests hold text.
         wait: sleeps for some seconds.
     Raises:
@@ -56,7 +57,7 @@ class Client:
     def __init__(
         self,
         server: ServerConfig,
-        journal: AnswerJournal,
+        journal: AnswerJournal | None,
         *,
         tokenizer: str,
         wait: Callable[[float], object] = time.sleep,
@@ -66,11 +67,17 @@ class Client:
         self._key = _api_key(server.api_key_env)
         self._gate = Gate(server.concurrency)
         self._lock = threading.Lock()
+        self._asking: dict[bytes, tuple[threading.Lock, int]] = {}
         self._asked = self._stored = self._failed = 0
         self._usage, self._backend = Usage(), ""
         limits = httpx2.Limits(max_connections=server.concurrency, max_keepalive_connections=server.concurrency)
         # auth as a function, so that no ~/.netrc replaces the key
         self._http = httpx2.Client(auth=self._with_key, timeout=server.timeout_s, limits=limits)
+
+    @property
+    def backend(self) -> str:
+        """The model as the server names it; "" before the first answer, or where it names none."""
+        return self._backend
 
     @property
     def counts(self) -> Counts:
@@ -93,16 +100,17 @@ class Client:
         key = answer_key(
             server=server.url, model=server.model, tokenizer=self._tokenizer, path=call.path, body=call.body
         )
-        stored = self._journal.get(key)
-        if stored is not None:
-            with self._lock:
-                self._stored += 1
-            return self._same_backend(read(stored))
-        content, reading = self._answered(call, read)
-        value = self._same_backend(reading)
-        self._journal.store_answer(key, content)
-        with self._lock:
-            self._usage += reading.usage
+        if self._journal is None:
+            return self._counted(self._answered(call, read)[1])
+        with self._alone(key):
+            stored = self._journal.get(key)
+            if stored is not None:
+                with self._lock:
+                    self._stored += 1
+                return self._same_backend(read(stored))
+            content, reading = self._answered(call, read)
+            value = self._counted(reading)
+            self._journal.store_answer(key, content)
         return value
 
     def each(self, items: Sequence[R], do: Callable[[R], T]) -> Iterator[tuple[R, T | RowFailed]]:
@@ -130,6 +138,29 @@ class Client:
                     yield item, result
             finally:
                 pool.shutdown(cancel_futures=True)
+
+    @contextmanager
+    def _alone(self, key: bytes) -> Iterator[None]:
+        """Let one thread at a time ask for an answer: a batch can have a row twice."""
+        with self._lock:
+            mine, users = self._asking.get(key, (threading.Lock(), 0))
+            self._asking[key] = mine, users + 1
+        try:
+            with mine:
+                yield
+        finally:
+            with self._lock:
+                _, users = self._asking[key]
+                if users > 1:
+                    self._asking[key] = mine, users - 1
+                else:
+                    del self._asking[key]
+
+    def _counted(self, reading: Reading[T]) -> T:
+        value = self._same_backend(reading)
+        with self._lock:
+            self._usage += reading.usage
+        return value
 
     def _answered(self, call: Call, read: Read[T]) -> tuple[bytes, Reading[T]]:
         """Try until an answer is whole and right."""

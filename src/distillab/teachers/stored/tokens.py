@@ -312,10 +312,7 @@ class CachedDistribution:
         kept = self.kept
         if kept is None or not self.capabilities.supports(need):
             self.capabilities.refuse(need)
-        if k == kept.ids.shape[1]:
-            return kept
-        dropped = torch.cat([kept.logp[:, k:], kept.tail_logmass[:, None]], dim=1)
-        return TopTokens(kept.ids[:, :k], kept.logp[:, :k], dropped.logsumexp(dim=1))
+        return kept.first(k)
 
     def actual(self, targets_n: Tensor, width: int, temperature: float) -> Tensor:
         """Return the stored log-probabilities of the tokens that follow. Raises as `top`."""
