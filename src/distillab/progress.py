@@ -55,6 +55,7 @@ class Progress:
                 unit=f" {self.unit}",
                 delay=_QUIET_S,
                 leave=True,
+                disable=False,
             )
         return self
 

@@ -125,6 +125,14 @@ def test_a_run_corrects_its_teacher_first(tiny_world: dict[str, Any], folder: Pa
         execute(_run(tiny_world, tmp_path / "run", method="logits", teacher_correction={**CORRECTION, "seed": 1}))
 
 
+def test_a_correction_that_makes_the_teacher_worse_is_refused(tiny_world: dict[str, Any], tmp_path: Path) -> None:
+    destroying = {**CORRECTION, "learning_rate": 10.0}
+    with pytest.raises(ConfigError, match="made the teacher worse") as caught:
+        execute(_run(tiny_world, tmp_path / "run", method="logits", teacher_correction=destroying))
+    assert "learning rate of 10" in str(caught.value) and "teacher_correction.learning_rate" in str(caught.value)
+    assert not (tmp_path / "run" / "student").exists()
+
+
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT reads it
 def test_adapters_correct_a_teacher_that_is_saved_whole(tiny_world: dict[str, Any], tmp_path: Path) -> None:
     correction = {**CORRECTION, "adapter": {"kind": "lora", "rank": 2}}

@@ -64,6 +64,7 @@ def _recipe(source: str, overrides: list[str], tokenizer: str | None, whole_file
 
 def _show(recipe: RunRecipe | StudyRecipe, show: int, *, whole_file: bool, every_row: bool) -> None:
 
+    from distillab.cli.recipes import show_losses
     from distillab.data.encoding import Encoder
     from distillab.data.splits import load_examples, load_source, with_supervised_answers
     from distillab.data.templates import resolve_template
@@ -129,6 +130,7 @@ def _show(recipe: RunRecipe | StudyRecipe, show: int, *, whole_file: bool, every
     if splits is not None:
         console.print(f"held-out rows whose prompt and answer are also in the training part: {splits.overlap}")
         console.print(f"held-out prompts that are also in the training part: {splits.prompts_in_both}")
+        show_losses(recipe)
 
 
 def _sampled(config: DataConfig) -> DataConfig:

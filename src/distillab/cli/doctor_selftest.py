@@ -74,6 +74,7 @@ def checked_first(study: Study, *, no_doctor: bool) -> Study:
 
     study.require_runnable()
     echo(study.held_out_line())
+    show_losses(study.recipe)
     kept = study.doctor_record
     known = read_record(Investigation, kept) if kept.exists() else None
     if known is not None and (no_doctor or known.skipped is None):

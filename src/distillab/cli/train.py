@@ -21,6 +21,7 @@ def train_command(
 ) -> None:
     """Train one student from a recipe. After an interruption, the same command resumes."""
     from distillab.cli.console import quiet_libraries, show_run
+    from distillab.cli.recipes import show_losses
     from distillab.config import RunRecipe, load_recipe
 
     loaded = load_recipe(RunRecipe, recipe, overrides or [])
@@ -32,6 +33,7 @@ def train_command(
     inputs = load_inputs(loaded)
     if is_first:
         echo(inputs.held_out_line)
+        show_losses(loaded)
     record = execute(inputs.showing_mismatch() if demonstrate_mismatch else inputs)
     if is_first:
         show_run(record)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from distillab.config.student import Init
 from distillab.config.terms import (
     AttentionMapsConfig,
     AttentionRelationsConfig,
@@ -34,6 +35,12 @@ Answers = Literal["dataset", "teacher"]
 class Method:
     """A named pair of choices.
 
+    Attributes:
+        answers: whose answers the student learns.
+        terms: of the loss, with their weights.
+        summary: in a line.
+        pretrained: the terms with other weights, for a student that starts from pretrained weights; None: the same.
+
     Raises:
         ValueError: one term needs shared ids, another one two tokenisations.
     """
@@ -41,6 +48,7 @@ class Method:
     answers: Answers
     terms: tuple[TermConfig, ...]
     summary: str
+    pretrained: tuple[TermConfig, ...] | None = None
 
     def __post_init__(self) -> None:
         shared, aligned = ([term.kind for term in self.terms if term.tokens == need] for need in ("shared", "aligned"))
@@ -49,6 +57,10 @@ class Method:
                 f"{shared[0]} is for one tokenisation that both models read, {aligned[0]} for two, and a batch holds "
                 "one or the other: leave out one of the terms, or replace it by one of the other kind (docs/methods)"
             )
+
+    def terms_for(self, init: Init) -> tuple[TermConfig, ...]:
+        """Return the terms for a student that starts so."""
+        return self.pretrained if init == "pretrained" and self.pretrained is not None else self.terms
 
     @property
     def access(self) -> AccessLevel:
@@ -90,12 +102,20 @@ def _reads_prompt(term: TermConfig) -> bool:
     return inside or getattr(term, "positions", None) == "all"
 
 
-# Hidden states have most weight at first and fade out: a narrow student cannot reproduce a wide teacher's, and the task
-# itself must decide in the end. Attention relations have gradients of very different size from model to model, so their
-# weights are balanced.
 # docs/experiments.md has the runs behind these numbers.
+#
+# For a student with random weights. Hidden states have most weight at first and fade out: a narrow student cannot
+# reproduce a wide teacher's, and the task itself must decide in the end. Attention relations have gradients of very
+# different size from model to model, so their weights are balanced.
+#
+# For a pretrained student. It is near the optimum of its task, and the gradients of the other terms are orthogonal to
+# that of the cross-entropy: what they take of a step is lost to the task. So each has a small share of the gradient,
+# and every term that reads the teacher fades out.
+_ONCE_FADING = LinearWeight(start=1.0, end=0.0)
+_TENTH_FADING = LinearWeight(start=0.1, end=0.0, balanced=True)
 _FADING = LinearWeight(start=10.0, end=0.0)
 _HINTS = HiddenStatesConfig(weight=_FADING)
+_SMALL_HINTS = HiddenStatesConfig(weight=_TENTH_FADING)
 
 
 def _relations(start: float) -> AttentionRelationsConfig:
@@ -109,19 +129,30 @@ METHODS: dict[str, Method] = {
         "dataset",
         (CrossEntropyConfig(weight=0.5), TokenDivergenceConfig(weight=0.5)),
         "cross-entropy and the teacher's next-token distribution",
+        pretrained=(CrossEntropyConfig(), TokenDivergenceConfig(weight=_ONCE_FADING)),
     ),
     "hidden_states": Method(
-        "dataset", (CrossEntropyConfig(), _HINTS), "cross-entropy and, fading out, the teacher's hidden states"
+        "dataset",
+        (CrossEntropyConfig(), _HINTS),
+        "cross-entropy and, fading out, the teacher's hidden states",
+        pretrained=(CrossEntropyConfig(), _SMALL_HINTS),
     ),
     "attention": Method(
         "dataset",
         (CrossEntropyConfig(), _relations(1.0)),
         "cross-entropy and the relations between the teacher's queries, keys and values",
+        pretrained=(CrossEntropyConfig(), _relations(0.1)),
     ),
     "white_box": Method(
         "dataset",
         (CrossEntropyConfig(weight=0.5), TokenDivergenceConfig(weight=0.5), _HINTS, _relations(0.1)),
         "cross-entropy and everything: next-token distribution, hidden states, attention",
+        pretrained=(
+            CrossEntropyConfig(),
+            TokenDivergenceConfig(weight=_ONCE_FADING),
+            _SMALL_HINTS,
+            _relations(0.1),
+        ),
     ),
     # Made for two tokenizers; weights as found on the demo (docs/experiments.md). Vocabulary projection takes from the
     # text what the teacher does not predict, so it needs no cross-entropy; with it the tokens of the text would count

@@ -14,7 +14,7 @@ from distillab.config.methods import METHODS, Answers, Method
 from distillab.config.pruning import with_source
 from distillab.config.reasoning import REASONING_MARKERS, ReasoningSettings
 from distillab.config.several_teachers import Teachers, require_teachers, require_teachers_fit
-from distillab.config.student import StudentConfig
+from distillab.config.student import Init, StudentConfig
 from distillab.config.teacher import TeacherAnswersConfig, TeacherConfig, TeacherCorrectionConfig
 from distillab.config.terms import AnyTermConfig, is_balanced
 from distillab.errors import near_names
@@ -140,6 +140,10 @@ class _MethodSettings(Settings):
         preset = METHODS[self.method]
         return Method(self.answers or preset.answers, self.terms or preset.terms, preset.summary)
 
+    def terms_for(self, init: Init) -> tuple[AnyTermConfig, ...]:
+        """Return the terms that are given, or those of the method's preset for a student that starts so."""
+        return self.terms or METHODS[self.method].terms_for(init)
+
 
 def _require_training_fits(method: Method, training: TrainingConfig, whose: str) -> None:
     """Check that a method can be trained with these settings; `whose` is the prefix of the message."""
@@ -208,6 +212,12 @@ class RunRecipe(_MethodSettings):
         return self.model_copy(update={"teacher": self.each_teacher[name], "teachers": None, "data": data})
 
     @model_validator(mode="after")
+    def _terms_are_written_out(self) -> RunRecipe:
+        """Replace a preset by its terms, so that the record and the identity hold the weights."""
+        object.__setattr__(self, "terms", self.terms_for(self.student.init))
+        return self
+
+    @model_validator(mode="after")
     def _teacher_is_there(self) -> RunRecipe:
         require_teachers(self.teacher, self.teachers, self.data.teacher_column)
         if self.resolved().access != "none" and not self.each_teacher:
@@ -268,6 +278,13 @@ class StudyRecipe(Settings):
         if isinstance(value, list | tuple):
             return [{"name": item, "method": item} if isinstance(item, str) else item for item in value]
         return value
+
+    @model_validator(mode="after")
+    def _terms_are_written_out(self) -> StudyRecipe:
+        """Replace presets by their terms, so that the records and the identity hold the weights."""
+        arms = (arm.model_copy(update={"terms": arm.terms_for(self.student.init)}) for arm in self.arms)
+        object.__setattr__(self, "arms", tuple(arms))
+        return self
 
     @model_validator(mode="after")
     def _arms_are_complete(self) -> StudyRecipe:

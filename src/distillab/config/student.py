@@ -11,6 +11,7 @@ from distillab.config.pruning import PruningConfig
 from distillab.paths import is_gguf
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Init = Literal["pretrained", "random"]
 Quantization = Literal["int8", "nf4"]
 TargetName = Annotated[str, Field(pattern=r"^\w+(\.\w+)*$")]
 
@@ -45,8 +46,10 @@ class StudentConfig(Settings):
     )
     tokenizer: PathText | None = Field(default=None, description="folder or hub id; default: the model's")
     revision: str | None = None
-    init: Literal["pretrained", "random"] = Field(
-        default="pretrained", description="random: only config.json is used, weights are drawn from the run's seed"
+    init: Init = Field(
+        default="pretrained",
+        description="random: only config.json is used, weights are drawn from the run's seed. A method's preset has "
+        "other weights for its terms then",
     )
     dtype: Dtype = "float32"
     adapter: AdapterConfig | None = Field(

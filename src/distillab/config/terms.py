@@ -63,6 +63,16 @@ def is_balanced(weight: Weight) -> bool:
     return weight == "balanced" or (isinstance(weight, LinearWeight) and weight.balanced)
 
 
+def weight_text(weight: Weight) -> str:
+    """Return a weight as console and report show it."""
+    match weight:
+        case LinearWeight(start=start, end=end, balanced=balanced):
+            return f"{'balanced ' if balanced else ''}{start:g}→{end:g}"
+        case str():
+            return weight
+    return f"{weight:g}"
+
+
 class BaseTermConfig(Settings):
     """Base of the term settings.
 

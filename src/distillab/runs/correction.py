@@ -10,6 +10,8 @@ from pathlib import Path
 from distillab.config.models import RunRecipe
 from distillab.config.student import StudentConfig
 from distillab.config.teacher import TeacherConfig, TeacherCorrectionConfig
+from distillab.errors import ConfigError
+from distillab.records import RunCost, RunRecord
 from distillab.runs.folder import STUDENT, identity_of
 from distillab.runs.inputs import RunInputs
 
@@ -42,6 +44,26 @@ def correction_recipe(inputs: RunInputs, settings: TeacherCorrectionConfig, fold
     named = {name: files[name] for name in ("train_rows", "held_out_rows", "teacher")}
     name = f"{spec.name}-corrected-{identity_of(recipe, fingerprints=named)[:6]}".replace(" ", "-")
     return recipe.model_copy(update={"output": str(folder / name)})
+
+
+def cost_of_correction(correction: RunRecord) -> RunCost:
+    """Return what a finished correction took.
+
+    Raises:
+        ConfigError: the teacher is worse on the held-out rows than before.
+    """
+    before, after = (correction.curve[i].held_out_nats_per_token for i in (0, -1))
+    if after > before:
+        raise ConfigError(
+            "Its correction made the teacher worse.",
+            where=correction.name,
+            facts=[
+                f"on the held-out rows of the curve: {before:.3f} nats/token before, {after:.3f} after",
+                f"{correction.cost.steps} steps at a learning rate of {correction.config['training']['learning_rate']:g}",
+            ],
+            fix="lower teacher_correction.learning_rate (by 10 is a good first try), or remove teacher_correction",
+        )
+    return correction.cost
 
 
 def corrected(teacher: TeacherConfig, correction: RunRecipe) -> TeacherConfig:

@@ -47,7 +47,7 @@ from distillab.records import (
     TeacherProvenance,
     write_record,
 )
-from distillab.runs.correction import corrected_recipe, correction_recipe
+from distillab.runs.correction import corrected_recipe, correction_recipe, cost_of_correction
 from distillab.runs.environment import environment, peak_rss_bytes
 from distillab.runs.folder import (
     HELD_OUT,
@@ -114,7 +114,7 @@ def execute(
             return finished
         if recipe.teacher_correction is not None:
             first = correction_recipe(inputs, recipe.teacher_correction, folder / "corrected_teachers")
-            correction = execute(first).cost
+            correction = cost_of_correction(execute(first))
             inputs = replace(load_inputs(corrected_recipe(recipe, first)), made_in=inputs.made_in)
         answers = answers_folder or folder / "answers"
         claimed = _Claimed(inputs, recipe, folder, arm, identity, files, answers, correction)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from distillab.config.models import ArmConfig, RunRecipe, StudyRecipe
 from distillab.records import RunCost
-from distillab.runs.correction import corrected, correction_recipe
+from distillab.runs.correction import corrected, correction_recipe, cost_of_correction
 from distillab.runs.inputs import RunInputs
 from distillab.runs.run import execute
 from distillab.study.teachers import only_teacher
@@ -33,7 +33,7 @@ def correct_teachers(
             made[arm.name] = correction_recipe(inputs(arm), settings, Path(recipe.output) / "corrected_teachers")
     each = {one.output: one for one in made.values()}
     do([partial(_correct, correction=one) for one in each.values()])
-    spent = {output: execute(one).cost for output, one in each.items()}
+    spent = {output: cost_of_correction(execute(one)) for output, one in each.items()}
     teachers = {
         arm.name: corrected(only_teacher(recipe, arm), made[arm.name]) for arm in recipe.arms if arm.name in made
     }
