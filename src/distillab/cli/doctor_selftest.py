@@ -14,6 +14,7 @@ from distillab.cli.doctor_console import (
     show_checks,
     show_finding,
 )
+from distillab.cli.recipes import show_losses
 from distillab.terminal import echo, plain_console
 
 if TYPE_CHECKING:

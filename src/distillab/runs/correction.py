@@ -52,6 +52,7 @@ def cost_of_correction(correction: RunRecord) -> RunCost:
     Raises:
         ConfigError: the teacher is worse on the held-out rows than before.
     """
+    training = correction.config["training"]
     before, after = (correction.curve[i].held_out_nats_per_token for i in (0, -1))
     if after > before:
         raise ConfigError(
@@ -59,7 +60,7 @@ def cost_of_correction(correction: RunRecord) -> RunCost:
             where=correction.name,
             facts=[
                 f"on the held-out rows of the curve: {before:.3f} nats/token before, {after:.3f} after",
-                f"{correction.cost.steps} steps at a learning rate of {correction.config['training']['learning_rate']:g}",
+                f"{correction.cost.steps} steps at a learning rate of {training['learning_rate']:g}",
             ],
             fix="lower teacher_correction.learning_rate (by 10 is a good first try), or remove teacher_correction",
         )
