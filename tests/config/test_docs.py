@@ -10,7 +10,7 @@ from typing import get_args
 import pytest
 
 from distillab.config import METHODS, RunRecipe, load_recipe
-from distillab.config.terms import TermConfig
+from distillab.config.terms import TermConfig, weight_text
 
 PAGES = sorted((Path(__file__).resolve().parents[2] / "docs" / "methods").glob("*.md"))
 
@@ -35,9 +35,13 @@ def test_every_page_is_linked_and_every_method_is_listed() -> None:
     text = (PAGES[0].parent / "README.md").read_text(encoding="utf-8")
     linked = set(re.findall(r"\]\((\w+)\.md\)", text))
     assert linked == {page.stem for page in PAGES} - {"README"}
-    (table,) = re.findall(r"\| method \| answers \| terms \|\n\|---\|---\|---\|\n((?:\|.*\n)+)", text)
+    (table,) = re.findall(r"\| method \| answers \| terms, .* \|\n\|---\|---\|---\|---\|\n((?:\|.*\n)+)", text)
     rows = [re.findall(r"^\| `(\w+)` \| (data set|teacher) \|", row)[0] for row in table.splitlines()]
     assert rows == [(name, "data set" if m.answers == "dataset" else "teacher") for name, m in METHODS.items()]
+    for row, method in zip(table.splitlines(), METHODS.values(), strict=True):
+        _, _, pretrained, random = row.strip("| ").split(" | ")
+        assert (random == "the same") == (method.pretrained is None)
+        assert all(weight_text(term.weight) in pretrained for term in method.pretrained or () if term.weight != 1.0)
     front = (PAGES[0].parents[2] / "README.md").read_text(encoding="utf-8")
     assert re.findall(r"^\| `(\w+)` \| (?:none|text|logits|internals) \|", front, re.MULTILINE) == list(METHODS)
 

@@ -28,7 +28,9 @@ def test_a_preset_for_pretrained_students_changes_weights_alone(method: str) -> 
     assert without_weights("pretrained") == without_weights("random")
 
 
-@pytest.mark.parametrize("method", ["hidden_states", "attention", "white_box"])
+@pytest.mark.parametrize(
+    "method", ["logits", "hidden_states", "attention", "white_box", "contrastive", "span_hidden_states"]
+)
 def test_the_weights_that_a_run_trains_with_are_in_its_recipe(method: str) -> None:
     pretrained, random = run("pretrained", method=method), run("random", method=method)
     assert pretrained.terms == METHODS[method].pretrained == pretrained.resolved().terms

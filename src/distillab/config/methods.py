@@ -186,10 +186,12 @@ METHODS: dict[str, Method] = {
         "dataset",
         (CrossEntropyConfig(), ContrastiveConfig(weight=LinearWeight(start=3.0, end=0.0))),
         "cross-entropy and, fading out, the teacher's similarities between spans (InfoNCE)",
+        pretrained=(CrossEntropyConfig(), ContrastiveConfig(weight=_TENTH_FADING)),
     ),
     "span_hidden_states": Method(
         "dataset",
         (CrossEntropyConfig(), SpanHiddenStatesConfig(weight=_FADING)),
         "cross-entropy and, fading out, the teacher's hidden states of common spans",
+        pretrained=(CrossEntropyConfig(), SpanHiddenStatesConfig(weight=_TENTH_FADING)),
     ),
 }
