@@ -38,7 +38,7 @@ def test_the_teacher_reads_its_own_tokens_where_terms_align(pair: RunInputs) -> 
 
 
 def test_by_index_it_reads_the_students_tokens(pair: RunInputs) -> None:
-    by_index = pair.with_recipe(pair.recipe.model_copy(update={"method": "logits"}))
+    by_index = pair.with_recipe(pair.recipe.model_copy(update={"method": "logits", "terms": None}))
     teacher = by_index.require_teacher()
     assert by_index.mismatched_vocab
     assert teacher.train_view.reader is by_index.student
@@ -49,7 +49,7 @@ def test_by_index_it_reads_the_students_tokens(pair: RunInputs) -> None:
 
 
 def test_another_recipe_shares_what_is_loaded(pair: RunInputs) -> None:
-    other = pair.with_recipe(pair.recipe.model_copy(update={"method": "merged_spans", "seed": 5}))
+    other = pair.with_recipe(pair.recipe.model_copy(update={"method": "merged_spans", "terms": None, "seed": 5}))
     assert (other.method.terms[0].kind, other.recipe.seed) != (pair.method.terms[0].kind, pair.recipe.seed)
     assert other.train is pair.train
     assert other.require_teacher().vocabularies is pair.require_teacher().vocabularies
