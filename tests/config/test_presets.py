@@ -39,6 +39,12 @@ def test_the_weights_that_a_run_trains_with_are_in_its_recipe(method: str) -> No
     assert RunRecipe.model_validate(pretrained.model_dump(mode="json")) == pretrained
 
 
+def test_the_weights_of_a_study_are_in_its_recipe() -> None:
+    values = {**run("random").model_dump(include={"student", "teacher", "data"}), "arms": ["sft", "white_box"]}
+    (_, arm) = StudyRecipe.model_validate(values).arms
+    assert arm.terms == METHODS["white_box"].terms
+
+
 def test_terms_of_a_recipe_replace_every_preset() -> None:
     for init in ("pretrained", "random"):
         assert run(init, method="white_box", terms=OWN).terms == run(init, method="hidden_states", terms=OWN).terms
