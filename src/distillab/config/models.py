@@ -330,6 +330,11 @@ class StudyRecipe(Settings):
         for teacher in (one for arm in self.arms for one in self.teachers_of(arm).values()):
             if teacher.path is None:
                 raise ValueError(f"a study evaluates the teacher as a baseline: add path beside {teacher.cache}")
+            if teacher.server is not None:
+                raise ValueError(
+                    f"a study evaluates the teacher as a baseline, and the weights are behind {teacher.server.url}: "
+                    "use the recipe of a run, and `distillab cache build`"
+                )
             if teacher.cache is not None and self.teacher_signals == "online":
                 raise ValueError(
                     f"teacher_signals: online never reads the cache {teacher.cache}; remove one of the two"

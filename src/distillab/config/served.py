@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from typing import ClassVar, Literal
 
@@ -47,3 +49,8 @@ class ServerConfig(Settings):
         if name is not None and not is_secret(name):
             raise ValueError(f'the value of "{name}" would not be redacted: use a name with {_SECRET_NAMES}')
         return name
+
+    @property
+    def identity_sha256(self) -> str:
+        """Stands for the hash of the weights, which cannot be read: over the address, the model's name and the API."""
+        return hashlib.sha256(json.dumps(["served", self.url, self.model, self.dialect]).encode()).hexdigest()

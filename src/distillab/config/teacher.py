@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from distillab.config.base import PathText, Settings
 from distillab.config.reasoning import ReasoningSettings
+from distillab.config.served import ServerConfig
 from distillab.config.student import AdapterConfig, Dtype, Quantization
 
 _Training = TypeVar("_Training", bound=Settings)
@@ -23,6 +24,11 @@ class TeacherConfig(Settings):
         default=None,
         description="folder or URL (s3://bucket/name, …) of a cache made by `distillab cache build`; teacher signals "
         "are read from it. With path as well, the weights are loaded only for what the cache does not hold",
+    )
+    server: ServerConfig | None = Field(
+        default=None,
+        description="a server that has the model and gives its k most likely tokens; path is then the folder or hub id "
+        "of its configuration and tokenizer, and no weights are read",
     )
     tokenizer: PathText | None = Field(default=None, description="folder or hub id; default: the model's")
     revision: str | None = None
@@ -56,6 +62,22 @@ class TeacherConfig(Settings):
             idle = [name for name in about_weights if getattr(self, name) != type(self).model_fields[name].default]
             if idle:
                 raise ValueError(f"{' and '.join(idle)}: no effect without path; add path, or remove the setting")
+        return self
+
+    @model_validator(mode="after")
+    def _a_server_has_the_weights(self) -> TeacherConfig:
+        if self.server is None:
+            return self
+        if self.path is None:
+            raise ValueError("a server needs path beside it: the folder or hub id of its configuration and tokenizer")
+        about_weights = ("cache", "adapter", "dtype", "quantization", "device", "device_map")
+        idle = [name for name in about_weights if getattr(self, name) != type(self).model_fields[name].default]
+        if idle:
+            raise ValueError(f"{' and '.join(idle)}: no effect on a teacher behind a server; remove the setting")
+        if self.server.dialect == "openai_chat":
+            raise ValueError("server.dialect openai_chat gives text alone; recipes read llama_cpp and vllm")
+        if self.server.dialect == "vllm" and self.server.model is None:
+            raise ValueError("server.dialect vllm needs server.model, the name under which the server has it")
         return self
 
     @model_validator(mode="after")
@@ -127,9 +149,9 @@ class TeacherCorrectionConfig(Settings):
         Raises:
             ValueError: it cannot.
         """
-        if teacher is None or teacher.path is None or teacher.cache is not None:
+        if teacher is None or teacher.path is None or teacher.cache is not None or teacher.server is not None:
             raise ValueError(
-                f"{whose}teacher_correction trains the weights of teacher.path: it needs one, and no cache"
+                f"{whose}teacher_correction trains the weights of teacher.path: it needs one, and no cache or server"
             )
         if teacher.adapter is not None:
             raise ValueError(f"{whose}teacher_correction trains whole weights: merge teacher.adapter into them first")

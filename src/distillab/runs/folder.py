@@ -16,6 +16,7 @@ from distillab.evaluation.protocol import EvaluationResult
 from distillab.files import file_sha256, read_json, read_json_lines, sync, write_json, write_json_lines
 from distillab.records import RunRecord, read_record
 from distillab.runs.lock import LOCK
+from distillab.teachers.served.journal import FOLDER as SERVED
 from distillab.training.projectors import FILE as PROJECTORS
 
 RECIPE, STUDY = "recipe.json", "study.json"
@@ -85,8 +86,8 @@ def require_claimable(
                 fix=_fix(recipe, folder, differing),
             )
         return
-    # a cache can have been built there before (`distillab cache build` of the same recipe)
-    if folder.is_dir() and any(item.name not in ("cache", LOCK) for item in folder.iterdir()):
+    # `distillab cache build` of the same recipe can have made a cache there before, and stored answers of a server
+    if folder.is_dir() and any(item.name not in ("cache", SERVED, LOCK) for item in folder.iterdir()):
         raise ConfigError(
             "The output folder is not empty, and distillab did not make it.",
             where=str(folder),

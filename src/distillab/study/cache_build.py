@@ -117,7 +117,9 @@ def _of_run(recipe: RunRecipe) -> CacheBuild:
     if kinds and not on_answers:
         rows = teacher.rows(inputs.train)
         jobs.append(CacheJob(location, "train", kinds, rows, train, teacher, teacher.train_view))
-    if kinds and inputs.shared_width and not teacher.own_tokens:
+    # whole distributions, which no server gives
+    served = teacher.spec.settings.server is not None
+    if kinds and inputs.shared_width and not teacher.own_tokens and not served:
         wanted, view = held_out_kinds(teacher), teacher.eval_view
         jobs.append(CacheJob(location, "held_out", wanted, inputs.teacher_eval_rows, held_out, teacher, view))
     return CacheBuild(inputs, settings, location, tuple(jobs), text, kinds if on_answers else ())

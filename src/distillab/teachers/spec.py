@@ -72,9 +72,10 @@ class TeacherSpec:
 
 
 def teacher_name(settings: TeacherConfig) -> str:
-    """Return the name of a teacher in records: its folder's, its adapters', its quantisation and its prompts."""
+    """Return the name of a teacher in records: its folder's, adapters', quantisation and prompts; "served"."""
     adapter = None if settings.adapter is None else model_name(settings.adapter)
-    parts = (model_name(settings.source), adapter, settings.quantization, settings.prompt_column)
+    served = None if settings.server is None else "served"
+    parts = (model_name(settings.source), adapter, settings.quantization, settings.prompt_column, served)
     return "-".join(part for part in parts if part is not None)
 
 
@@ -99,9 +100,9 @@ def teacher_spec(settings: TeacherConfig, *, weights: bool = True) -> TeacherSpe
         raise TeacherError(
             "The teacher is in memory, and teacher.adapter and teacher.quantization are for its loading."
         )
-    if weights:
+    if weights and settings.server is None:
         require_weights(path, role="teacher")
-    of_weights, of_adapter = weights_sha256(path), None
+    of_weights, of_adapter = weights_sha256(path) if settings.server is None else settings.server.identity_sha256, None
     if settings.adapter is not None:
         require_adapter(settings.adapter, base=path, base_sha256=of_weights if is_local(path) else None)
         of_adapter = weights_sha256(settings.adapter)

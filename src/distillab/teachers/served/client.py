@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,11 +15,11 @@ import httpx2
 import msgspec
 
 from distillab.config.served import ServerConfig
-from distillab.errors import ConfigError
 from distillab.redaction import redacted
 from distillab.teachers.served.errors import CutAnswer, RowFailed, ServerError
 from distillab.teachers.served.exchange import Call, Read, Reading, Usage
 from distillab.teachers.served.journal import AnswerJournal, answer_key
+from distillab.teachers.served.key import authorisation, read_key
 from distillab.teachers.served.pace import Gate, back_off_s, retry_after_s
 
 T = TypeVar("T")
@@ -30,7 +30,6 @@ _TOO_MUCH = frozenset({429, 503, 529})
 _OF_THIS_REQUEST = frozenset({400, 413, 422})
 _LONGEST_RETRY_AFTER_S = 600.0
 _LARGEST_BYTES = 2**29
-_SHORTEST_KEY = 8
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class Client:
     ) -> None:
         self.server = server
         self._journal, self._tokenizer, self._wait = journal, tokenizer, wait
-        self._key = _api_key(server.api_key_env)
+        self._key = read_key(server.api_key_env)
         self._gate = Gate(server.concurrency)
         self._lock = threading.Lock()
         self._asking: dict[bytes, tuple[threading.Lock, int]] = {}
@@ -72,7 +71,8 @@ class Client:
         self._usage, self._backend = Usage(), ""
         limits = httpx2.Limits(max_connections=server.concurrency, max_keepalive_connections=server.concurrency)
         # auth as a function, so that no ~/.netrc replaces the key
-        self._http = httpx2.Client(auth=self._with_key, timeout=server.timeout_s, limits=limits)
+        self._http = httpx2.Client(auth=authorisation(self._key), timeout=server.timeout_s, limits=limits)
+        weakref.finalize(self, self._http.close)
 
     @property
     def backend(self) -> str:
@@ -261,33 +261,12 @@ class Client:
             fix=failures[-1].fix or "correct the cause, then run the same command again: answers so far are stored",
         )
 
-    def _with_key(self, request: httpx2.Request) -> httpx2.Request:
-        if self._key is not None:
-            request.headers["Authorization"] = f"Bearer {self._key}"
-        return request
-
     def _without_key(self, content: bytes) -> bytes:
         # a server that repeats the key in its answer would have it written to the journal
         return content if self._key is None else content.replace(self._key.encode(), self._whence().encode())
 
     def _whence(self) -> str:
         return "none" if self.server.api_key_env is None else f"${{{self.server.api_key_env}}}"
-
-
-def _api_key(name: str | None) -> str | None:
-    if name is None:
-        return None
-    key = os.environ.get(name, "")
-    if len(key) < _SHORTEST_KEY or not key.isascii() or not key.isprintable():
-        raise ConfigError(
-            "The key of the server is not in the environment.",
-            where=f"teacher.server.api_key_env: {name}",
-            facts=[
-                "the variable is not set" if not key else f"its value is no key of {_SHORTEST_KEY} characters or more"
-            ],
-            fix=f"export {name}=… before the command",
-        )
-    return key
 
 
 def _said(content: bytes) -> str:

@@ -11,6 +11,7 @@ import json
 import os
 import struct
 import threading
+import weakref
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,9 @@ from xxhash import xxh3_64_intdigest, xxh3_128_digest
 
 from distillab.errors import CacheCorrupt, CacheMismatch
 from distillab.files import append
+
+FOLDER = "served"
+"""Name of the folder, in that of a run."""
 
 ANSWERS = "served.answers"
 _LOCK = "served.lock"
@@ -59,10 +63,11 @@ class AnswerJournal:
                 where=str(folder),
                 fix="wait for its end, or use another folder",
             ) from error
+        self._release = weakref.finalize(self, os.close, self._held)
         try:
             self._places = self._opened()
         except CacheCorrupt:
-            os.close(self._held)
+            self.close()
             raise
 
     def __len__(self) -> int:
@@ -70,7 +75,7 @@ class AnswerJournal:
 
     def close(self) -> None:
         """Let another process write."""
-        os.close(self._held)
+        self._release()
 
     def get(self, key: bytes) -> bytes | None:
         """Return a stored answer; None if there is none.

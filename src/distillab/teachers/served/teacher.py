@@ -5,8 +5,6 @@ Shape letters: B sequences, L positions, N flattened scored positions, K kept en
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -126,7 +124,8 @@ class ServedTeacher:
 
     Args:
         client: of the server. dialect: of its API.
-        width: W, ids of the teacher.
+        width: W, ids of the distributions; the mass of ids beyond it is in the tail. If one of them is among the k most
+            likely, the row is refused.
         name: in records. template_sha256: of the template by which it reads rows.
         device: of the signal.
     """
@@ -144,11 +143,9 @@ class ServedTeacher:
         self._client, self._dialect, self._device = client, dialect, device
         server = client.server
         self._gives = ServedCapabilities(server.url, server.k, width)
-        # the weights cannot be read: the server and its model's name stand for them
-        content = json.dumps(["served", server.url, server.model, server.dialect])
         provenance = TeacherProvenance(
             name=name,
-            weights_sha256=hashlib.sha256(content.encode()).hexdigest(),
+            weights_sha256=server.identity_sha256,
             parameters=0,
             dtype="unknown",
             template_sha256=template_sha256,

@@ -1,0 +1,122 @@
+"""A teacher behind a server in recipes: its cache, and training on it, equal those of the weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+
+from distillab.config import StudyRecipe
+from distillab.config.teacher import TeacherConfig
+from tests.cli.conftest import call
+
+TEXTS = (
+    ("Once upon a time there was", " a little dog. The dog said: hello! He was happy."),
+    ("Lily and Ben went", " to the park.\n\nThey saw a big 🐶; then they ran home to mom."),
+    ("One day, a boy named Tim", " found 1,234 shiny stones. He showed them to his mom."),
+)
+Recipe = Callable[..., str]
+
+
+@pytest.fixture
+def recipe(materials: Path, tmp_path: Path) -> Recipe:
+    """Write a recipe of a run; returns its path."""
+    model = str(materials / "models" / "smallmistral-stories")
+    rows = [{"prompt": prompt, "answer": answer + f" {number}"} for number in range(4) for prompt, answer in TEXTS]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def write(name: str, **changes: Any) -> str:
+        values = {
+            "student": {"path": model, "init": "random"},
+            "teacher": {"path": model},
+            "data": {"train": {"path": str(tmp_path / "rows.jsonl")}, "max_tokens": 64},
+            "answers": "dataset",
+            "terms": [{"kind": "top_k_divergence", "k": 16}],
+            "training": {"steps": 3, "batch_size": 4, "device": "cpu"},
+            "evaluation": {"rows": 4, "generate_rows": 0, "max_new_tokens": 4},
+            "output": str(tmp_path / name),
+            **changes,
+        }
+        path = tmp_path / f"{name}.yaml"
+        with path.open("w") as stream:
+            YAML(typ="safe", pure=True).dump(values, stream)
+        return str(path)
+
+    return write
+
+
+def losses(run: Path) -> list[float]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def test_training_on_a_server_and_on_its_cache_is_training_on_the_weights(
+    recipe: Recipe, llama_server: str, materials: Path, tmp_path: Path
+) -> None:
+    model = str(materials / "models" / "smallmistral-stories")
+    served = recipe("served", teacher={"path": model, "server": {"url": llama_server, "dialect": "llama_cpp"}})
+    code, out, err = call("cache", "build", served)
+    assert code == 0, err
+    assert "smallmistral-stories-served" in out and "top_k" in out
+    answers = (tmp_path / "served" / "served" / "served.answers").stat().st_size
+    assert call("train", served)[0] == 0
+    # the run reads what the build was answered
+    assert (tmp_path / "served" / "served" / "served.answers").stat().st_size == answers
+    cached = recipe("cached", teacher={"cache": str(tmp_path / "served" / "cache")})
+    assert call("train", cached)[0] == 0
+    assert call("train", recipe("local"))[0] == 0
+    wanted = losses(tmp_path / "local")
+    assert len(wanted) == 3
+    # measured: 3e-4 of the loss, for both
+    assert losses(tmp_path / "served") == pytest.approx(wanted, rel=2e-3)
+    assert losses(tmp_path / "cached") == pytest.approx(wanted, rel=2e-3)
+    record = (tmp_path / "served" / "run.json").read_text()
+    assert "smallmistral-stories-served" in record and "teacher is behind a server" in record
+
+
+def test_what_a_server_does_not_give_is_refused(recipe: Recipe, llama_server: str, materials: Path) -> None:
+    model = str(materials / "models" / "smallmistral-stories")
+    teacher = {"path": model, "server": {"url": llama_server, "dialect": "llama_cpp"}}
+    whole = recipe("whole", teacher=teacher, terms=[{"kind": "token_divergence"}])
+    code, _, err = call("train", whole)
+    assert code != 0 and "The server does not give the signal" in err and "whole distribution" in err
+    wide = recipe("wide", teacher=teacher, terms=[{"kind": "top_k_divergence", "k": 17}])
+    code, _, err = call("train", wide)
+    assert code != 0 and "teacher.server.k is 16" in err
+    text = recipe("text", teacher=teacher, answers="teacher", terms=[{"kind": "cross_entropy"}])
+    code, _, err = call("train", text)
+    assert code != 0 and "behind a server" in err
+
+
+SERVER = {"url": "http://127.0.0.1:9", "dialect": "llama_cpp"}
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"server": SERVER}, "needs path"),
+        ({"path": "m", "server": SERVER, "cache": "c"}, "cache: no effect"),
+        ({"path": "m", "server": SERVER, "dtype": "float32", "device": "cpu"}, "dtype and device: no effect"),
+        ({"path": "m", "server": SERVER | {"dialect": "openai_chat"}}, "text alone"),
+        ({"path": "m", "server": SERVER | {"dialect": "vllm"}}, "needs server.model"),
+        ({"path": "m", "server": SERVER | {"url": "127.0.0.1:9"}}, "no http"),
+        ({"path": "m", "server": SERVER | {"url": "http://me:word@host"}}, "api_key_env"),
+        ({"path": "m", "server": SERVER | {"url": "http://host/?key=1"}}, "no ?"),
+        ({"path": "m", "server": SERVER | {"api_key_env": "MINE"}}, "would not be redacted"),
+        ({"path": "m", "server": SERVER | {"url": "http://host/${MY_API_KEY}"}}, "secret by its name"),
+    ],
+)
+def test_settings_without_effect_or_with_a_secret_are_refused(values: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValidationError, match=reason.replace("?", r"\?")):
+        TeacherConfig(**values)
+
+
+def test_a_study_says_that_it_needs_the_weights(tiny_world: dict[str, Any], tmp_path: Path) -> None:
+    values = tiny_world | {"teacher": tiny_world["teacher"] | {"server": SERVER}}
+    with pytest.raises(ValidationError, match="cache build"):
+        StudyRecipe(**values, output=str(tmp_path))
