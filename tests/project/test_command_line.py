@@ -15,7 +15,7 @@ import pytest
 from distillab import errors
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ("check", "data", "prune", "train", "compare", "estimate", "cache", "doctor", "report", "demo")
+COMMANDS = ("check", "data", "prune", "train", "compare", "estimate", "cache", "teacher", "doctor", "report", "demo")
 HEAVY = ("torch", "transformers", "datasets", "tokenizers", "numpy", "scipy", "pandas", "pyarrow", "matplotlib")
 CALLS = [[], *([name] for name in COMMANDS)]
 

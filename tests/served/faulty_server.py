@@ -24,7 +24,14 @@ Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Fault = Callable[[dict[str, Any]], Any]
-"""Changes an answer in place, or returns what replaces it."""
+"""Changes an answer in place, or returns `Instead`."""
+
+
+@dataclass
+class Instead:
+    """What replaces an answer."""
+
+    value: Any
 
 
 def table(seed: int = 0) -> np.ndarray:
@@ -90,7 +97,7 @@ class FaultyServer:
         else:
             if callable(fault):
                 changed = fault(answer)
-                answer = answer if changed is None else changed
+                answer = changed.value if isinstance(changed, Instead) else answer
             content = json.dumps(answer).encode()
         how = fault if isinstance(fault, Bytes) else Bytes()
         content = how.of(content)
@@ -118,6 +125,7 @@ def right_answer(request: dict[str, Any]) -> dict[str, Any]:
         kept = dict.fromkeys([actual, *(int(id_) for id_ in order[:k])])
         positions.append({str(i): {"logprob": float(logp_WW[before, i]), "rank": ranks[i]} for i in kept})
     return {
+        "request": request,
         "model": "table",
         "choices": [{"index": 0, "text": "x", "finish_reason": "length", "prompt_logprobs": positions}],
         "usage": {"prompt_tokens": len(ids), "completion_tokens": 1},

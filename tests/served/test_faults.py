@@ -19,7 +19,7 @@ from distillab.teachers.served.dialects.vllm import Vllm
 from distillab.teachers.served.errors import RowFailed, ServerError, WrongAnswer
 from distillab.teachers.served.journal import ANSWERS, AnswerJournal
 from distillab.teachers.served.scoring import score_row, score_rows
-from tests.served.faulty_server import Bytes, Fault, FaultyServer, Status, W, serving, table
+from tests.served.faulty_server import Bytes, Fault, FaultyServer, Instead, Status, W, serving, table
 
 K = 5
 ROW = Wanted([1, 7, 3, 30, 22, 9, 4], (2, 3, 4, 5, 6), K, W, "row 1")
@@ -209,8 +209,8 @@ WRONG: dict[str, Fault | Bytes] = {
     "an id twice": Bytes(of=lambda content: _id_twice(content)),
     "no choice": lambda answer: answer.update(choices=[]),
     "two choices": lambda answer: answer["choices"].append(answer["choices"][0]),
-    "a list": lambda answer: [answer],
-    "an error with status 200": lambda answer: {"error": {"message": "overloaded"}},
+    "a list": lambda answer: Instead([answer]),
+    "an error with status 200": lambda answer: Instead({"error": {"message": "overloaded"}}),
 }
 
 

@@ -21,6 +21,7 @@ from distillab.cli.doctor import doctor_app
 from distillab.cli.estimate import estimate_command
 from distillab.cli.prune import prune_command
 from distillab.cli.report import report_command
+from distillab.cli.teacher import teacher_app
 from distillab.cli.train import train_command
 from distillab.errors import DistillabError
 from distillab.files import disk_full_error, is_disk_full
@@ -59,6 +60,7 @@ app.command("train")(train_command)
 app.command("compare")(compare_command)
 app.command("estimate")(estimate_command)
 app.add_typer(cache_app)
+app.add_typer(teacher_app)
 app.add_typer(doctor_app)
 app.command("report")(report_command)
 app.command("demo")(demo_command)

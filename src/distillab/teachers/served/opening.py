@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from distillab.config.served import ServerConfig
 from distillab.config.teacher import TeacherConfig
 from distillab.errors import ConfigError
 from distillab.pairing.loading import LoadedTokenizer
@@ -36,17 +37,39 @@ def open_served(
         width: ids of its distributions. template_sha256: of the template by which it reads rows.
         device: of its signal.
     Raises:
-        ConfigError: the settings name no server that scores text, or its key is not in the environment.
+        ConfigError: the server scores no text, or its key is not in the environment.
         CacheMismatch: another process asks it for answers into the same folder.
     """
     server = settings.server
-    dialect: ScoringDialect
-    if server is not None and server.dialect == "llama_cpp":
-        dialect = LlamaCpp(tokens.meanings, server.model)
-    elif server is not None and server.dialect == "vllm" and server.model is not None:
-        dialect = Vllm(server.model)
-    else:
-        raise ConfigError("The recipe names no server that scores text.", where="teacher.server")
+    if server is None:
+        raise ConfigError("The recipe names no server.", where="teacher.server")
     client = Client(server, AnswerJournal(folder), tokenizer=fingerprint)
     name = teacher_name(settings)
-    return ServedTeacher(client, dialect, width=width, name=name, template_sha256=template_sha256, device=device)
+    return ServedTeacher(
+        client,
+        scoring_dialect(server, tokens),
+        width=width,
+        name=name,
+        template_sha256=template_sha256,
+        device=device,
+    )
+
+
+def scoring_dialect(server: ServerConfig, tokens: LoadedTokenizer) -> ScoringDialect:
+    """Return how the server is asked to score text.
+
+    Args:
+        tokens: the tokenizer that makes the ids.
+    Raises:
+        ConfigError: it scores no text, or vLLM's model has no name.
+    """
+    if server.dialect == "llama_cpp":
+        return LlamaCpp(tokens.meanings, server.model)
+    if server.dialect == "vllm" and server.model is not None:
+        return Vllm(server.model)
+    raise ConfigError(
+        "The server scores no text.",
+        where=server.url,
+        facts=[f"dialect {server.dialect}, model {server.model}"],
+        fix="dialect llama_cpp, or vllm with the name of its model",
+    )

@@ -1,0 +1,110 @@
+"""What a probe finds of a real server, and of servers that do not do what they seem to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from distillab.config.served import ServerConfig
+from distillab.teachers.served.client import Client
+from distillab.teachers.served.dialects.vllm import Vllm
+from distillab.teachers.served.probe import Check, probe
+from tests.cli.conftest import call
+from tests.served.faulty_server import Fault, FaultyServer, W, serving, table
+
+IDS = [1, 7, 3, 30, 22, 9, 4, 17]
+
+
+@pytest.fixture
+def server() -> Iterator[FaultyServer]:
+    with serving(FaultyServer()) as app:
+        yield app
+
+
+def probed(server: FaultyServer, *, k: int = 5, seed: int = 0) -> dict[str, Check]:
+    client = Client(ServerConfig(url=server.url, dialect="vllm", model="table", k=k, tries=1), None, tokenizer="t")
+    found = probe(client, Vllm("table"), IDS, width=W, local=lambda ids: table(seed)[np.array(ids)])
+    client.close()
+    return {check.name: check for check in found}
+
+
+def refused(server: FaultyServer, **settings: Any) -> list[str]:
+    return [name for name, check in probed(server, **settings).items() if check.passed is False]
+
+
+def test_a_real_server_passes(llama_server: str, materials: Path) -> None:
+    model = str(materials / "models" / "smallmistral-stories")
+    code, out, err = call(
+        "teacher", "probe", llama_server, "--path", model, "--dialect", "llama_cpp", "--k", "8", "--weights"
+    )
+    assert code == 0, out + err
+    lines = out.splitlines()
+    assert sum(line.startswith("  ok ") for line in lines) == 8 and "NO" not in out
+    assert lines[-1] == f"teacher: {{path: {model}, server: {{url: {llama_server}, dialect: llama_cpp, k: 8}}}}"
+
+
+def test_a_table_passes_and_is_not_another_table(server: FaultyServer) -> None:
+    assert refused(server) == []
+    assert refused(server, seed=1) == ["the same model as the local weights"]
+
+
+def _only_when(field: str, value: object, change: Fault) -> Fault:
+    def fault(answer: dict[str, Any]) -> object:
+        return change(answer) if answer["request"].get(field) == value else None
+
+    return fault
+
+
+def _entries(answer: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for position in answer["choices"][0]["prompt_logprobs"][1:]:
+        yield from position.values()
+
+
+def _halved(answer: dict[str, Any]) -> None:
+    for entry in _entries(answer):
+        entry["logprob"] = entry["logprob"] / 2 - 1.5
+
+
+def _shifted(answer: dict[str, Any]) -> None:
+    """With all ids at every position nothing is missing, but each is the next one's."""
+    positions = answer["choices"][0]["prompt_logprobs"]
+    positions[1:] = [*positions[2:], positions[1]]
+
+
+class _Drifting:
+    """Another backend at every second request."""
+
+    asked = 0
+
+    def __call__(self, answer: dict[str, Any]) -> None:
+        self.asked += 1
+        if self.asked % 2 == 0:
+            for entry in _entries(answer):
+                entry["logprob"] -= 0.3
+
+
+def test_what_a_server_does_is_found(server: FaultyServer) -> None:
+    server.always = _only_when("temperature", 2.0, _halved)
+    assert refused(server) == ["raw at temperature 2"]
+    server.always = _shifted
+    assert "positions are aligned" in refused(server, k=W)
+    server.always = _Drifting()
+    assert refused(server)
+    server.always = lambda answer: answer["choices"][0].pop("prompt_logprobs")
+    found = probed(server)
+    assert [check.passed for check in found.values()] == [False] and "prompt_logprobs" in found[
+        "scores given ids"
+    ].found
+
+
+def test_a_server_that_is_not_there_is_an_error_in_a_few_lines(materials: Path) -> None:
+    model = str(materials / "models" / "smallmistral-stories")
+    words = ("--path", model, "--dialect", "llama_cpp")
+    code, out, _ = call("teacher", "probe", "http://127.0.0.1:9", *words)
+    assert code == 1 and "NO" in out and "ConnectError" in out
+    code, _, err = call("teacher", "probe", "127.0.0.1:9", *words)
+    assert code == 2 and "no http:// or https:// address" in err
