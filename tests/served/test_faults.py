@@ -266,13 +266,13 @@ def rows(count: int) -> list[Wanted]:
 
 def test_failed_rows_are_counted_and_stop_the_run_beyond_the_ceiling(connect: Connect, asked: FaultyServer) -> None:
     asked.script = [Status(422)] * 2
-    results = [result for _, result in score_rows(connect(failed_rows=0.1), Vllm("table"), rows(20))]
+    results = [result for _, result in score_rows(connect(), Vllm("table"), rows(20), failed_rows=0.1)]
     assert sum(isinstance(result, RowFailed) for result in results) == 2 and len(results) == 20
     asked.script = [Status(422)] * 3
-    client = connect(failed_rows=0.1)
+    client = connect()
     other = [Wanted([5, *row.ids], row.scored, K, W, row.where) for row in rows(20)]
     with pytest.raises(ServerError, match="Too many rows failed") as caught:
-        list(score_rows(client, Vllm("table"), other))
+        list(score_rows(client, Vllm("table"), other, failed_rows=0.1))
     assert "failed: 3 of 20 rows" in str(caught.value)
 
 

