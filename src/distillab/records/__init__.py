@@ -33,6 +33,7 @@ from distillab.records.sources import (
     CacheUse,
     EncodingCounts,
     NotJudged,
+    ServedCost,
     SpanCounts,
     TeacherProvenance,
 )
@@ -89,6 +90,7 @@ __all__ = [
     "ReferenceLines",
     "RunCost",
     "RunRecord",
+    "ServedCost",
     "Severity",
     "SideBySide",
     "SpanCounts",

@@ -10,7 +10,14 @@ from distillab.records.access import AccessLevel
 from distillab.records.base import SCHEMA_VERSION, Record
 from distillab.records.metrics import EvaluationRecord
 from distillab.records.pairing import TokenizerContract
-from distillab.records.sources import AnswerStoreCounts, CacheUse, EncodingCounts, SpanCounts, TeacherProvenance
+from distillab.records.sources import (
+    AnswerStoreCounts,
+    CacheUse,
+    EncodingCounts,
+    ServedCost,
+    SpanCounts,
+    TeacherProvenance,
+)
 
 
 class EvaluatedModel(Record):
@@ -52,6 +59,9 @@ class RunCost(Record):
         default=None,
         description="to generate the teacher's answers, once for all runs that read them; None if it read none or "
         "they were made elsewhere",
+    )
+    served: ServedCost | None = Field(
+        default=None, description="of the signals that training read from a server; of answers see the answers' counts"
     )
     peak_rss_bytes: int = Field(description="of the process, which can have done other runs before")
 

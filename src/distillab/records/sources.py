@@ -97,6 +97,17 @@ class TeacherProvenance(Record):
         return written
 
 
+class ServedCost(Record):
+    """What a teacher behind a server was asked, and what it costs; over all starts, killed ones too."""
+
+    requests: int = Field(description="with tries that failed before the answer came")
+    prompt_tokens: int = Field(description="as the server counts them, like the other two")
+    cached_tokens: int = Field(description="of these, those that the server had read before")
+    completion_tokens: int
+    seconds: float = Field(description="in which at least one request was on its way")
+    money: float | None = Field(description="by the recipe's prices; None if it has none")
+
+
 class AnswerStoreCounts(Record):
     """Counts of the answers that a teacher generated."""
 
@@ -109,6 +120,8 @@ class AnswerStoreCounts(Record):
     dropped_empty: int = 0
     dropped_cut_off: int = 0
     dropped_duplicate: int = 0
+    dropped_filtered: int = Field(default=0, description="answers that a server filtered, or a refusal in their place")
+    dropped_refused: int = Field(default=0, description="prompts that a server refused to answer, as too long ones")
     dropped_unfinished_reasoning: int = Field(
         default=0, description="answers whose reasoning has no end, if reasoning is removed"
     )
@@ -117,6 +130,7 @@ class AnswerStoreCounts(Record):
     not_asked: int = Field(
         default=0, description="prompts without a token, or that leave no room in the teacher's context"
     )
+    served: ServedCost | None = Field(default=None, description="of all answers, where a server gave them")
 
 
 class AnswersMade(Record):
@@ -140,3 +154,4 @@ class CacheUse(Record):
     teacher_s: float | None = Field(
         default=None, description="to make it, of the last session if resumed; None if made elsewhere"
     )
+    served: ServedCost | None = Field(default=None, description="to make it, where a server gave the signals")
