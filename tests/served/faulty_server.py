@@ -1,4 +1,4 @@
-"""A server in the form of vLLM's that misbehaves on command: an ASGI app on a real socket.
+"""A server in the form of vLLM's (or others, see `paths`) that misbehaves on command: an ASGI app on a real socket.
 
 Its right answers are those of a table: after every token the same distribution. `script` holds what it does to the
 next requests, one entry a request; after the last it answers rightly.
@@ -61,8 +61,9 @@ class Bytes:
 
 @dataclass
 class FaultyServer:
-    """What it was asked, and what it will do."""
+    """What it was asked, and what it will do; it answers at `paths` alone."""
 
+    paths: tuple[str, ...] = ("/v1/completions",)
     script: list[Fault | Status | Bytes] = field(default_factory=list)
     always: Fault | Status | Bytes | None = None
     asked: list[dict[str, Any]] = field(default_factory=list)
@@ -83,18 +84,24 @@ class FaultyServer:
         request = json.loads(body)
         self.asked.append(request)
         self.headers.append({name.decode(): value.decode() for name, value in scope["headers"]})
-        fault = self.script.pop(0) if self.script else self.always
+        if scope["path"] not in self.paths:
+            fault: Fault | Status | Bytes | None = Status(404, b'{"detail": "Not Found"}')
+        else:
+            fault = self.script.pop(0) if self.script else self.always
         self.running += 1
         self.most_running = max(self.most_running, self.running)
         await asyncio.sleep(self.busy_s)
         self.running -= 1
-        await self._answer(request, fault, send)
+        await self._answer(scope["path"], request, fault, send)
 
-    async def _answer(self, request: dict[str, Any], fault: Fault | Status | Bytes | None, send: Send) -> None:
-        status, headers, answer = 200, {}, right_answer(request)
+    async def _answer(
+        self, path: str, request: dict[str, Any], fault: Fault | Status | Bytes | None, send: Send
+    ) -> None:
+        status, headers = 200, {}
         if isinstance(fault, Status):
             status, headers, content = fault.code, fault.headers, fault.body
         else:
+            answer = RIGHT[path](request)
             if callable(fault):
                 changed = fault(answer)
                 answer = changed.value if isinstance(changed, Instead) else answer
@@ -115,7 +122,7 @@ class FaultyServer:
         await send({"type": "http.response.body", "body": content})
 
 
-def right_answer(request: dict[str, Any]) -> dict[str, Any]:
+def vllm_answer(request: dict[str, Any]) -> dict[str, Any]:
     """What vLLM answers."""
     ids, k, logp_WW = request["prompt"], request["prompt_logprobs"], table()
     positions: list[dict[str, Any] | None] = [None]
@@ -127,9 +134,41 @@ def right_answer(request: dict[str, Any]) -> dict[str, Any]:
     return {
         "request": request,
         "model": "table",
-        "choices": [{"index": 0, "text": "x", "finish_reason": "length", "prompt_logprobs": positions}],
+        "choices": [
+            {"index": 0, "text": "x", "finish_reason": "length", "prompt_logprobs": positions, "prompt_token_ids": ids}
+        ],
         "usage": {"prompt_tokens": len(ids), "completion_tokens": 1},
     }
+
+
+def sglang_answer(request: dict[str, Any]) -> dict[str, Any]:
+    """What SGLang answers."""
+    ids, k, start, logp_WW = request["input_ids"], request["top_logprobs_num"], request["logprob_start_len"], table()
+    actual: list[list[Any]] = [[None, ids[start], None]]
+    top: list[list[list[Any]] | None] = [None]
+    for before, id_ in itertools.pairwise(ids[start:]):
+        actual.append([float(logp_WW[before, id_]), id_, None])
+        order = np.argsort(-logp_WW[before], kind="stable")[:k]
+        top.append([[float(logp_WW[before, i]), int(i), None] for i in order])
+    meta = {"prompt_tokens": len(ids), "completion_tokens": 0, "cached_tokens": start, "weight_version": "default"}
+    return {"text": "", "meta_info": meta | {"input_token_logprobs": actual, "input_top_logprobs": top}}
+
+
+def chat_answer(request: dict[str, Any]) -> dict[str, Any]:
+    """What a chat server answers."""
+    message = {"role": "assistant", "content": "yes"}
+    return {
+        "model": request["model"],
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 3, "completion_tokens": 1},
+    }
+
+
+RIGHT: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "/v1/completions": vllm_answer,
+    "/generate": sglang_answer,
+    "/v1/chat/completions": chat_answer,
+}
 
 
 @contextmanager

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from distillab.config.served import ServerConfig
+from distillab.records import ServerCheck
 from distillab.teachers.served.client import Client
 from distillab.teachers.served.dialects.vllm import Vllm
-from distillab.teachers.served.probe import Check, probe
+from distillab.teachers.served.probe import probe
 from tests.cli.conftest import call
 from tests.served.faulty_server import Fault, FaultyServer, W, serving, table
 
@@ -25,7 +26,7 @@ def server() -> Iterator[FaultyServer]:
         yield app
 
 
-def probed(server: FaultyServer, *, k: int = 5, seed: int = 0) -> dict[str, Check]:
+def probed(server: FaultyServer, *, k: int = 5, seed: int = 0) -> dict[str, ServerCheck]:
     client = Client(ServerConfig(url=server.url, dialect="vllm", model="table", k=k, tries=1), None, tokenizer="t")
     found = probe(client, Vllm("table"), IDS, width=W, local=lambda ids: table(seed)[np.array(ids)])
     client.close()
@@ -38,12 +39,11 @@ def refused(server: FaultyServer, **settings: Any) -> list[str]:
 
 def test_a_real_server_passes(llama_server: str, materials: Path) -> None:
     model = str(materials / "models" / "smallmistral-stories")
-    code, out, err = call(
-        "teacher", "probe", llama_server, "--path", model, "--dialect", "llama_cpp", "--k", "8", "--weights"
-    )
+    code, out, err = call("teacher", "probe", llama_server, "--path", model, "--k", "8", "--weights")
     assert code == 0, out + err
     lines = out.splitlines()
-    assert sum(line.startswith("  ok ") for line in lines) == 8 and "NO" not in out
+    assert lines[0] == f"{llama_server}: llama_cpp" and "over 32 rows" in out
+    assert sum(line.startswith("  ok ") for line in lines) == 9 and "NO" not in out
     assert lines[-1] == f"teacher: {{path: {model}, server: {{url: {llama_server}, dialect: llama_cpp, k: 8}}}}"
 
 
@@ -62,6 +62,20 @@ def _only_when(field: str, value: object, change: Fault) -> Fault:
 def _entries(answer: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for position in answer["choices"][0]["prompt_logprobs"][1:]:
         yield from position.values()
+
+
+def _lowered(answer: dict[str, Any]) -> None:
+    """Not normalised: no single position shows it."""
+    for entry in _entries(answer):
+        entry["logprob"] -= 0.5
+
+
+def _invented(answer: dict[str, Any]) -> None:
+    """A token outside of the most likely gets the value of the last of them."""
+    for position in answer["choices"][0]["prompt_logprobs"][1:]:
+        last = min(entry["logprob"] for entry in position.values() if entry["rank"] <= 5)
+        for entry in position.values():
+            entry["logprob"] = max(entry["logprob"], last)
 
 
 def _halved(answer: dict[str, Any]) -> None:
@@ -90,6 +104,10 @@ class _Drifting:
 def test_what_a_server_does_is_found(server: FaultyServer) -> None:
     server.always = _only_when("temperature", 2.0, _halved)
     assert refused(server) == ["raw at temperature 2"]
+    server.always = _lowered
+    assert refused(server) == ["normalised", "the same model as the local weights"]
+    server.always = _only_when("prompt_logprobs", 10, _halved)
+    assert refused(server) == ["k is honoured"]
     server.always = _shifted
     assert "positions are aligned" in refused(server, k=W)
     server.always = _Drifting()
@@ -103,8 +121,10 @@ def test_what_a_server_does_is_found(server: FaultyServer) -> None:
 
 def test_a_server_that_is_not_there_is_an_error_in_a_few_lines(materials: Path) -> None:
     model = str(materials / "models" / "smallmistral-stories")
-    words = ("--path", model, "--dialect", "llama_cpp")
-    code, out, _ = call("teacher", "probe", "http://127.0.0.1:9", *words)
+    words = ("--path", model)
+    code, out, _ = call("teacher", "probe", "http://127.0.0.1:9", *words, "--dialect", "llama_cpp")
     assert code == 1 and "NO" in out and "ConnectError" in out
+    code, out, err = call("teacher", "probe", "http://127.0.0.1:9", *words)
+    assert code != 0 and "no API that is known" in err and err.count("ConnectError") == 3
     code, _, err = call("teacher", "probe", "127.0.0.1:9", *words)
     assert code == 2 and "no http:// or https:// address" in err

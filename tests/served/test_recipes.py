@@ -59,13 +59,15 @@ def test_training_on_a_server_and_on_its_cache_is_training_on_the_weights(
     recipe: Recipe, llama_server: str, materials: Path, tmp_path: Path
 ) -> None:
     model = str(materials / "models" / "smallmistral-stories")
-    served = recipe("served", teacher={"path": model, "server": {"url": llama_server, "dialect": "llama_cpp"}})
+    served = recipe("served", teacher={"path": model, "server": {"url": llama_server}})
     code, out, err = call("cache", "build", served)
     assert code == 0, err
     assert "smallmistral-stories-served" in out and "top_k" in out
     answers = (tmp_path / "served" / "served" / "served.answers").stat().st_size
+    probed = (tmp_path / "served" / "served" / "probe.json").stat()
     assert call("train", served)[0] == 0
-    # the run reads what the build was answered
+    # the run reads what the build was answered, and what it found
+    assert (tmp_path / "served" / "served" / "probe.json").stat().st_mtime_ns == probed.st_mtime_ns
     assert (tmp_path / "served" / "served" / "served.answers").stat().st_size == answers
     cached = recipe("cached", teacher={"cache": str(tmp_path / "served" / "cache")})
     assert call("train", cached)[0] == 0
@@ -75,8 +77,12 @@ def test_training_on_a_server_and_on_its_cache_is_training_on_the_weights(
     # measured: 3e-4 of the loss, for both
     assert losses(tmp_path / "served") == pytest.approx(wanted, rel=2e-3)
     assert losses(tmp_path / "cached") == pytest.approx(wanted, rel=2e-3)
-    record = (tmp_path / "served" / "run.json").read_text()
-    assert "smallmistral-stories-served" in record and "teacher is behind a server" in record
+    text = (tmp_path / "served" / "run.json").read_text()
+    assert "smallmistral-stories-served" in text and "teacher is behind a server" in text
+    (found,) = json.loads(text)["servers"]
+    assert found["dialect"] == "llama_cpp" and all(check["passed"] is not False for check in found["checks"])
+    engine = json.loads(next((tmp_path / "served" / "cache").rglob("identity.json")).read_text())["engine"]
+    assert engine["dialect"] == "llama_cpp" and "positions are aligned; " in engine["probed"]
 
 
 def test_what_a_server_does_not_give_is_refused(recipe: Recipe, llama_server: str, materials: Path) -> None:
@@ -103,7 +109,6 @@ SERVER = {"url": "http://127.0.0.1:9", "dialect": "llama_cpp"}
         ({"path": "m", "server": SERVER, "cache": "c"}, "cache: no effect"),
         ({"path": "m", "server": SERVER, "dtype": "float32", "device": "cpu"}, "dtype and device: no effect"),
         ({"path": "m", "server": SERVER | {"dialect": "openai_chat"}}, "text alone"),
-        ({"path": "m", "server": SERVER | {"dialect": "vllm"}}, "needs server.model"),
         ({"path": "m", "server": SERVER | {"url": "127.0.0.1:9"}}, "no http"),
         ({"path": "m", "server": SERVER | {"url": "http://me:word@host"}}, "api_key_env"),
         ({"path": "m", "server": SERVER | {"url": "http://host/?key=1"}}, "no ?"),

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from distillab.teachers.served.probe import Floats, LogProbabilities
 
 teacher_app = typer.Typer(name="teacher", help="Teachers behind a server.", no_args_is_help=True, rich_markup_mode=None)
-_TEXT = "Once upon a time there was a little dog. It said: hello! He was happy."
+_ROWS = 32  # compared with the local weights
 _MARKS = {True: "ok", False: "NO", None: "--"}
 
 
@@ -27,7 +27,10 @@ def _teacher() -> None:
 def probe_command(
     url: Annotated[str, typer.Argument(help="Address of the server, as http://127.0.0.1:8080.")],
     path: Annotated[str, typer.Option("--path", help="Folder or hub id of its configuration and tokenizer.")],
-    dialect: Annotated[Literal["llama_cpp", "vllm"], typer.Option("--dialect", help="Form of its API.")],
+    dialect: Annotated[
+        Literal["auto", "llama_cpp", "vllm", "sglang", "openai_chat"],
+        typer.Option("--dialect", help="Form of its API; auto: it is asked."),
+    ] = "auto",
     model: Annotated[str | None, typer.Option("--model", help="The name under which it has the model.")] = None,
     k: Annotated[int, typer.Option("--k", min=1, help="Entries asked for at each position.")] = 16,
     api_key_env: Annotated[
@@ -50,30 +53,29 @@ def probe_command(
     except ValidationError as error:
         raise readable(error, ServerConfig, where="distillab teacher probe", overrides=()) from error
     quiet_libraries()
+    from distillab.demo.instructions import draw_instructions
     from distillab.pairing.contract import fingerprint
     from distillab.pairing.loading import load_tokenizer, logits_width
-    from distillab.teachers.served.client import Client
-    from distillab.teachers.served.opening import scoring_dialect
-    from distillab.teachers.served.probe import probe
+    from distillab.teachers.served.probing import probed
 
     tokens = load_tokenizer(path)
-    width = logits_width(path) or len(tokens.meanings)
-    client = Client(server, None, tokenizer=fingerprint(tokens))
-    checks = probe(
-        client,
-        scoring_dialect(server, tokens),
-        tokens.tokenizer(_TEXT).input_ids,
-        width=width,
+    rows = [row.instruction for row in draw_instructions(_ROWS - 1, seed=0)]
+    found = probed(
+        server,
+        tokens,
+        fingerprint=fingerprint(tokens),
+        width=logits_width(path) or len(tokens.meanings),
         local=_local(path) if weights else None,
+        rows=[tokens.tokenizer(row).input_ids for row in rows] if weights else (),
     )
-    client.close()
-    for check in checks:
+    echo(f"{found.url}: {found.dialect}")
+    for check in found.checks:
         echo(f"  {_MARKS[check.passed]:<3} {check.name:<36} {check.found}")
-    if any(check.passed is False for check in checks):
-        echo("the server cannot be used as a teacher that scores text")
+    if any(check.passed is False for check in found.checks):
+        echo("the server cannot be used as a teacher")
         raise typer.Exit(1)
     named = f", model: {model}" if model else ""
-    echo(f"teacher: {{path: {path}, server: {{url: {url}, dialect: {dialect}{named}, k: {k}}}}}")
+    echo(f"teacher: {{path: {path}, server: {{url: {url}, dialect: {found.dialect}{named}, k: {k}}}}}")
 
 
 def _local(path: str) -> LogProbabilities:

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 from distillab.config.base import Settings
 from distillab.redaction import has_password, is_secret
 
-Dialect = Literal["llama_cpp", "vllm", "openai_chat"]
+Dialect = Literal["auto", "llama_cpp", "vllm", "sglang", "openai_chat"]
 _SECRET_NAMES = "TOKEN, KEY, SECRET or PASSWORD"
 
 
@@ -21,7 +21,11 @@ class ServerConfig(Settings):
 
     no_effect_on_results: ClassVar[frozenset[str]] = frozenset({"concurrency", "timeout_s", "tries"})
     url: str = Field(description="address without a path of an API, as http://127.0.0.1:8080; a base path is kept")
-    dialect: Dialect = Field(description="form of the requests: llama_cpp, vllm (both score text), openai_chat (text)")
+    dialect: Dialect = Field(
+        default="auto",
+        description="form of the requests: llama_cpp, vllm, sglang (they score text), openai_chat (text alone); auto: "
+        "the server is asked",
+    )
     model: str | None = Field(default=None, min_length=1, description="the name by which the server has the model")
     api_key_env: str | None = Field(
         default=None, description=f"environment variable with the key; its name has {_SECRET_NAMES}, so it is redacted"
@@ -51,5 +55,5 @@ class ServerConfig(Settings):
 
     @property
     def identity_sha256(self) -> str:
-        """Stands for the hash of the weights, which cannot be read: over the address, the model's name and the API."""
-        return hashlib.sha256(json.dumps(["served", self.url, self.model, self.dialect]).encode()).hexdigest()
+        """Stands for the hash of the weights, which cannot be read: over the address and the model's name."""
+        return hashlib.sha256(json.dumps(["served", self.url, self.model]).encode()).hexdigest()

@@ -75,9 +75,7 @@ class TeacherConfig(Settings):
         if idle:
             raise ValueError(f"{' and '.join(idle)}: no effect on a teacher behind a server; remove the setting")
         if self.server.dialect == "openai_chat":
-            raise ValueError("server.dialect openai_chat gives text alone; recipes read llama_cpp and vllm")
-        if self.server.dialect == "vllm" and self.server.model is None:
-            raise ValueError("server.dialect vllm needs server.model, the name under which the server has it")
+            raise ValueError("server.dialect openai_chat gives text alone; recipes read the other dialects")
         return self
 
     @model_validator(mode="after")

@@ -34,6 +34,8 @@ from distillab.records.sources import (
     EncodingCounts,
     NotJudged,
     ServedCost,
+    ServerCheck,
+    ServerProbe,
     SpanCounts,
     TeacherProvenance,
 )
@@ -91,6 +93,8 @@ __all__ = [
     "RunCost",
     "RunRecord",
     "ServedCost",
+    "ServerCheck",
+    "ServerProbe",
     "Severity",
     "SideBySide",
     "SpanCounts",

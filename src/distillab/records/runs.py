@@ -15,6 +15,7 @@ from distillab.records.sources import (
     CacheUse,
     EncodingCounts,
     ServedCost,
+    ServerProbe,
     SpanCounts,
     TeacherProvenance,
 )
@@ -81,6 +82,7 @@ class RunRecord(Record):
     fingerprints: dict[str, str] = Field(description="sha256 of rows and weights")
     contract: TokenizerContract | None
     teacher: TeacherProvenance | None
+    servers: tuple[ServerProbe, ...] = Field(default=(), description="what was measured of the teacher's server")
     teacher_correction: RunCost | None = Field(
         default=None, description="to train the teacher on the training rows first; in a study once for all runs"
     )

@@ -155,3 +155,23 @@ class CacheUse(Record):
         default=None, description="to make it, of the last session if resumed; None if made elsewhere"
     )
     served: ServedCost | None = Field(default=None, description="to make it, where a server gave the signals")
+
+
+class ServerCheck(Record):
+    """A question to a server, and what it did."""
+
+    name: str
+    passed: bool | None = Field(description="None: the answer is neither good nor bad")
+    found: str
+
+
+class ServerProbe(Record):
+    """What was measured of a teacher's server before its first row was asked for; a file beside its answers."""
+
+    asked: str = Field(description="sha256 of the settings and the tokenizer that it was asked with")
+    url: str
+    dialect: str = Field(description="form of its requests, as found")
+    model: str | None = Field(description="the name by which it was asked")
+    backend: str = Field(description='the model and version as its answers name them; "" if they do not')
+    k: int
+    checks: tuple[ServerCheck, ...]

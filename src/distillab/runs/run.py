@@ -193,6 +193,7 @@ class _Claimed:
             fingerprints=self.fingerprints,
             contract=inputs.contract,
             teacher=teacher.provenance,
+            servers=tuple(teacher.probes),
             teacher_correction=self.correction,
             answers=answers,
             teacher_signals=trained.signals,

@@ -134,6 +134,7 @@ class SeveralTeachers(RunTeacher):
         """Take over what the parts have recorded for the run's record."""
         parts = self._parts
         self.uses = [use for part in parts.values() for use in part.uses]
+        self.probes = [probe for part in parts.values() for probe in part.probes]
         self.notes = list(dict.fromkeys(f"{name}: {note}" for name, part in parts.items() for note in part.notes))
         known = {name: part.provenance for name, part in parts.items() if part.provenance is not None}
         if len(known) == len(parts):

@@ -14,7 +14,7 @@ from distillab.cache.rows import row_digest
 from distillab.data.encoding import EncodedRow, EncodedSplit
 from distillab.errors import CacheMismatch, TeacherError
 from distillab.evaluation.likelihood import SharedTeacher
-from distillab.records import AnswerStoreCounts, CacheUse, TeacherProvenance
+from distillab.records import AnswerStoreCounts, CacheUse, ServerProbe, TeacherProvenance
 from distillab.runs.answers import make_answers, read_answers, seconds_of
 from distillab.runs.inputs import RunInputs
 from distillab.runs.teacher_view import TokenView
@@ -111,6 +111,7 @@ class RunTeacher:
         self._served: ServedTeacher | None = None
         self._opened: dict[str, CachedTeacher] = {}
         self.provenance: TeacherProvenance | None = None
+        self.probes: list[ServerProbe] = []
         self.uses: list[CacheUse] = []
         self.notes: list[str] = []
 
@@ -135,6 +136,7 @@ class RunTeacher:
                 device=self._inputs.device,
             )
             self.provenance = self._served.identity.provenance
+            self.probes = [probe for probe in (self._served.probe,) if probe is not None]
         return self._served
 
     def generator(self) -> Generates:

@@ -48,6 +48,7 @@ class Client:
     Args:
         journal: where answers are stored; None: nowhere, for requests that are to be asked again.
         tokenizer: fingerprint of the tokenizer that makes the ids; "" where requests hold text.
+        backend: the model as the server named it before; "": not known.
         wait: sleeps for some seconds.
     Raises:
         ConfigError: the environment variable of the key is not set, or its value is too short to be redacted.
@@ -59,6 +60,7 @@ class Client:
         journal: AnswerJournal | None,
         *,
         tokenizer: str,
+        backend: str = "",
         wait: Callable[[float], object] = time.sleep,
     ) -> None:
         self.server = server
@@ -68,7 +70,7 @@ class Client:
         self._lock = threading.Lock()
         self._asking: dict[bytes, tuple[threading.Lock, int]] = {}
         self._asked = self._stored = self._failed = 0
-        self._usage, self._backend = Usage(), ""
+        self._usage, self._backend = Usage(), backend
         limits = httpx2.Limits(max_connections=server.concurrency, max_keepalive_connections=server.concurrency)
         # auth as a function, so that no ~/.netrc replaces the key
         self._http = httpx2.Client(auth=authorisation(self._key), timeout=server.timeout_s, limits=limits)

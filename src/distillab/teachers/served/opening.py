@@ -6,15 +6,13 @@ from pathlib import Path
 
 import torch
 
-from distillab.config.served import ServerConfig
 from distillab.config.teacher import TeacherConfig
 from distillab.errors import ConfigError
 from distillab.pairing.loading import LoadedTokenizer
 from distillab.teachers.served.client import Client
-from distillab.teachers.served.dialects.dialect import ScoringDialect
-from distillab.teachers.served.dialects.llama_cpp import LlamaCpp
-from distillab.teachers.served.dialects.vllm import Vllm
+from distillab.teachers.served.errors import ServerError
 from distillab.teachers.served.journal import AnswerJournal
+from distillab.teachers.served.probing import probed_once, scoring_dialect
 from distillab.teachers.served.teacher import ServedTeacher
 from distillab.teachers.spec import teacher_name
 
@@ -29,47 +27,37 @@ def open_served(
     template_sha256: str,
     device: torch.device,
 ) -> ServedTeacher:
-    """Return the teacher; nothing is asked before its first signal.
+    """Return the teacher; its server is probed, unless the folder holds the result of an earlier start.
 
     Args:
-        folder: where the server's answers are stored.
+        folder: where the server's answers are stored, and what was found of it.
         tokens: the tokenizer that makes its ids. fingerprint: of it.
         width: ids of its distributions. template_sha256: of the template by which it reads rows.
         device: of its signal.
     Raises:
-        ConfigError: the server scores no text, or its key is not in the environment.
+        ConfigError: its key is not in the environment.
+        ServerError: it scores no text, or does not give what it seems to.
         CacheMismatch: another process asks it for answers into the same folder.
     """
     server = settings.server
     if server is None:
         raise ConfigError("The recipe names no server.", where="teacher.server")
-    client = Client(server, AnswerJournal(folder), tokenizer=fingerprint)
-    name = teacher_name(settings)
+    journal = AnswerJournal(folder)
+    found = probed_once(server, folder, tokens, fingerprint=fingerprint, width=width)
+    dialect = scoring_dialect(found.dialect, server.model, tokens)
+    if dialect is None:
+        raise ServerError(
+            "The server scores no text.",
+            where=f"{server.url}, dialect {found.dialect}",
+            facts=[f"{check.name}: {check.found}" for check in found.checks],
+            fix="use a method that reads answers alone (access text), or a server of llama.cpp, vLLM or SGLang",
+        )
     return ServedTeacher(
-        client,
-        scoring_dialect(server, tokens),
+        Client(server, journal, tokenizer=fingerprint, backend=found.backend),
+        dialect,
         width=width,
-        name=name,
+        name=teacher_name(settings),
         template_sha256=template_sha256,
         device=device,
-    )
-
-
-def scoring_dialect(server: ServerConfig, tokens: LoadedTokenizer) -> ScoringDialect:
-    """Return how the server is asked to score text.
-
-    Args:
-        tokens: the tokenizer that makes the ids.
-    Raises:
-        ConfigError: it scores no text, or vLLM's model has no name.
-    """
-    if server.dialect == "llama_cpp":
-        return LlamaCpp(tokens.meanings, server.model)
-    if server.dialect == "vllm" and server.model is not None:
-        return Vllm(server.model)
-    raise ConfigError(
-        "The server scores no text.",
-        where=server.url,
-        facts=[f"dialect {server.dialect}, model {server.model}"],
-        fix="dialect llama_cpp, or vllm with the name of its model",
+        probe=found,
     )

@@ -1,15 +1,19 @@
-"""Probe a server: what it gives is measured by a few requests, not taken from its name or its documents."""
+"""Probe a server: what it gives is measured by a few requests, not taken from its name or its documents.
+
+Shape letters: L tokens of a row, N its scored positions, K entries of a position, W teacher vocabulary.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from distillab.cache.next_tokens import TopK
+from distillab.cache.next_tokens import MASS_SLACK, TopK
+from distillab.records import ServerCheck
 from distillab.teachers.served.client import Client
 from distillab.teachers.served.dialects.dialect import ScoringDialect, Wanted
 from distillab.teachers.served.errors import RowFailed
@@ -25,13 +29,7 @@ LogProbabilities = Callable[[Sequence[int]], Floats]
 """Ids -> (L, W) log-probabilities of the token after each."""
 
 
-@dataclass(frozen=True)
-class Check:
-    """A question to the server. passed: None where the answer is neither good nor bad."""
-
-    name: str
-    passed: bool | None
-    found: str
+TEXT = "Once upon a time there was a little dog. It said: hello! He was happy."
 
 
 def probe(
@@ -41,14 +39,15 @@ def probe(
     *,
     width: int,
     local: LogProbabilities | None = None,
-) -> list[Check]:
+    rows: Sequence[Sequence[int]] = (),
+) -> list[ServerCheck]:
     """Ask a server about ten times, and return what was found.
 
     Args:
         client: without a journal: every request is sent.
         ids: a text of eight tokens or more, as its tokenizer makes them, without a special token behind the first.
         width: W, ids of the teacher.
-        local: the same model in this process.
+        local: the same model in this process; it is compared on `ids` and on `rows`.
     Raises:
         ServerError: the server cannot be used.
     """
@@ -57,22 +56,28 @@ def probe(
     try:
         first = _scored(client, dialect, wanted)
     except RowFailed as error:
-        return [Check("scores given ids", False, "; ".join([error.rule, *error.facts]))]
-    mass = np.exp(first.logp.astype(np.float64)).sum(axis=1)
+        return [_check("scores given ids", False, "; ".join([error.rule, *error.facts]))]
     found = [
-        Check("scores given ids", True, f"{len(ids) - 1} positions of {len(ids)} tokens; none was added"),
-        Check("normalised", True, f"mass of the {k} entries {mass.min():.3f} to {mass.max():.3f}"),
+        _check("scores given ids", True, f"{len(ids) - 1} positions of {len(ids)} ids, keyed by ids; none was added"),
+        _tried("normalised", lambda: _normalised(client, dialect, wanted, first)),
         _tried("positions are aligned", lambda: _aligned(client, dialect, wanted, first)),
+        _tried("an unlikely token has its value", lambda: _unlikely(client, dialect, wanted, first)),
         _tried("k is honoured", lambda: _more(client, dialect, wanted, first)),
-        _tried("raw at temperature 2", lambda: _same(first, _scored(client, dialect, wanted, {"temperature": 2.0}))),
+        _tried("raw at temperature 2", lambda: _same(first, _scored(client, dialect, wanted, dialect.hot))),
         _tried("the same again", lambda: _same(first, _scored(client, dialect, wanted))),
         _tried("the same after its beginning", lambda: _after_beginning(client, dialect, wanted, first)),
-        _unknown_fields(client, dialect, wanted),
-        Check("names its model", None, client.backend or "no"),
+        _tried("refuses unknown fields", lambda: _unknown_fields(client, dialect, wanted)),
+        _check("names its model", None, client.backend or "no"),
     ]
     if local is not None:
-        found.append(_same_model(first, wanted, local(ids)))
+        found.append(
+            _tried("the same model as the local weights", lambda: _same_model(client, dialect, wanted, rows, local))
+        )
     return found
+
+
+def _check(name: str, passed: bool | None, found: str) -> ServerCheck:
+    return ServerCheck(name=name, passed=passed, found=found)
 
 
 def _scored(client: Client, dialect: ScoringDialect, wanted: Wanted, more: Mapping[str, Any] | None = None) -> TopK:
@@ -80,11 +85,23 @@ def _scored(client: Client, dialect: ScoringDialect, wanted: Wanted, more: Mappi
     return joined([client.ask(Call(part.call.path, {**part.call.body, **(more or {})}), part.read) for part in parts])
 
 
-def _tried(name: str, ask: Callable[[], tuple[bool | None, str]]) -> Check:
+def _tried(name: str, ask: Callable[[], tuple[bool | None, str]]) -> ServerCheck:
     try:
-        return Check(name, *ask())
+        return _check(name, *ask())
     except RowFailed as error:
-        return Check(name, False, "; ".join([error.rule, *error.facts[-2:]]))
+        return _check(name, False, "; ".join([error.rule, *error.facts[-2:]]))
+
+
+def _normalised(client: Client, dialect: ScoringDialect, wanted: Wanted, first: TopK) -> tuple[bool | None, str]:
+    """Ask for all W at one position; a server may refuse so many."""
+    mass_N = np.exp(first.logp.astype(np.float64)).sum(axis=1)
+    some = f"mass of the {wanted.k} entries {mass_N.min():.3f} to {mass_N.max():.3f}"
+    try:
+        all_ = _scored(client, dialect, replace(wanted, ids=wanted.ids[:2], scored=(1,), k=wanted.width))
+    except RowFailed as error:
+        return None, f"{some}; all {wanted.width} are refused: {_why(error)}"
+    whole = float(np.exp(all_.logp.astype(np.float64)).sum())
+    return abs(whole - 1) <= MASS_SLACK, f"{some}, of all {wanted.width} {whole:.6f}"
 
 
 def _aligned(client: Client, dialect: ScoringDialect, wanted: Wanted, first: TopK) -> tuple[bool, str]:
@@ -92,8 +109,7 @@ def _aligned(client: Client, dialect: ScoringDialect, wanted: Wanted, first: Top
     place = len(wanted.ids) // 2
     at = place - 1
     other = next(id_ for id_ in map(int, first.ids[at]) if id_ != int(wanted.ids[place]))
-    ids = [*wanted.ids[:place], other, *wanted.ids[place + 1 :]]
-    second = _scored(client, dialect, replace(wanted, ids=ids))
+    second = _scored(client, dialect, _exchanged(wanted, place, other))
     entry = float(first.logp[at][first.ids[at] == other][0])
     before = float(np.abs(second.actual_logp[:at] - first.actual_logp[:at]).max(initial=0.0))
     own = abs(float(second.actual_logp[at]) - entry)
@@ -102,12 +118,28 @@ def _aligned(client: Client, dialect: ScoringDialect, wanted: Wanted, first: Top
     return good, f"token {place} exchanged: before it {before:.1e}, its own {own:.1e}, behind it {after:.1e} nats"
 
 
+def _unlikely(client: Client, dialect: ScoringDialect, wanted: Wanted, first: TopK) -> tuple[bool | None, str]:
+    """Exchange one token for one outside of the k most likely: its value must be there, and fit into the rest."""
+    place = len(wanted.ids) // 2
+    at = place - 1
+    others = [int(id_) for id_ in wanted.ids[1:] if int(id_) not in first.ids[at]]
+    if not others:
+        return None, f"the {wanted.k} most likely hold every token of the text"
+    value = float(_scored(client, dialect, _exchanged(wanted, place, others[0])).actual_logp[at])
+    rest = 1 - float(np.exp(first.logp[at].astype(np.float64)).sum())
+    return np.exp(value) <= rest + MASS_SLACK, f"{value:.2f} nats, a probability of {np.exp(value):.1e} of {rest:.1e}"
+
+
+def _exchanged(wanted: Wanted, place: int, id_: int) -> Wanted:
+    return replace(wanted, ids=[*wanted.ids[:place], id_, *wanted.ids[place + 1 :]])
+
+
 def _more(client: Client, dialect: ScoringDialect, wanted: Wanted, first: TopK) -> tuple[bool | None, str]:
     k = min(2 * wanted.k, wanted.width)
     try:
         more = _scored(client, dialect, replace(wanted, k=k))
     except RowFailed as error:
-        return None, f"{wanted.k} entries; {k} are refused: {(error.facts or (error.rule,))[0][:120]}"
+        return None, f"{wanted.k} entries; {k} are refused: {_why(error)}"
     difference = float(np.abs(more.logp[:, : wanted.k] - first.logp).max())
     return difference <= _ROUNDING_NATS, f"{wanted.k} and {k} entries; the first {wanted.k} differ by {difference:.1e}"
 
@@ -125,18 +157,26 @@ def _after_beginning(client: Client, dialect: ScoringDialect, wanted: Wanted, fi
     return _same(first, _scored(client, dialect, wanted))
 
 
-def _unknown_fields(client: Client, dialect: ScoringDialect, wanted: Wanted) -> Check:
-    name = "refuses unknown fields"
+def _unknown_fields(client: Client, dialect: ScoringDialect, wanted: Wanted) -> tuple[None, str]:
     try:
         _scored(client, dialect, wanted, {"no_such_field_of_a_request": 1})
     except RowFailed as error:
-        return Check(name, None, f"yes: {(error.facts or (error.rule,))[0][:120]}")
-    return Check(name, None, "no: a misspelt field is accepted in silence")
+        return None, f"yes: {_why(error)}"
+    return None, "no: a misspelt field is accepted in silence"
 
 
-def _same_model(first: TopK, wanted: Wanted, logp_LW: Floats) -> Check:
-    places = np.arange(len(wanted.ids) - 1)
-    local_NK = np.take_along_axis(logp_LW[places], first.ids.astype(np.int64), axis=1)
-    difference = np.abs(local_NK - first.logp)
-    found = f"differs by at most {difference.max():.1e}, on average {difference.mean():.1e} nats"
-    return Check("the same model as the local weights", bool(difference.max() <= _SAME_MODEL_NATS), found)
+def _same_model(
+    client: Client, dialect: ScoringDialect, wanted: Wanted, rows: Sequence[Sequence[int]], local: LogProbabilities
+) -> tuple[bool, str]:
+    differences = []
+    for ids in (wanted.ids, *rows):
+        served = _scored(client, dialect, replace(wanted, ids=ids, scored=range(1, len(ids))))
+        local_NK = np.take_along_axis(local(ids)[:-1], served.ids.astype(np.int64), axis=1)
+        differences.append(np.abs(local_NK - served.logp).ravel())
+    all_ = np.concatenate(differences)
+    found = f"differs by at most {all_.max():.1e}, on average {all_.mean():.1e} nats, over {len(differences)} rows"
+    return bool(all_.max() <= _SAME_MODEL_NATS), found
+
+
+def _why(error: RowFailed) -> str:
+    return (error.facts or (error.rule,))[0][:120]

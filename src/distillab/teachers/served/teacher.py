@@ -14,7 +14,7 @@ from torch import Tensor
 from distillab.errors import TeacherError
 from distillab.models.batch import TokenBatch
 from distillab.models.scoring import scored_positions
-from distillab.records import TeacherProvenance
+from distillab.records import ServerProbe, TeacherProvenance
 from distillab.teachers.protocol import NO_LAYERS, TeacherIdentity
 from distillab.teachers.served.client import Client
 from distillab.teachers.served.dialects.dialect import ScoringDialect, Wanted
@@ -127,6 +127,7 @@ class ServedTeacher:
             likely, the row is refused.
         name: in records. template_sha256: of the template by which it reads rows.
         device: of the signal.
+        probe: what was measured of the server; None: nothing was.
     """
 
     def __init__(
@@ -138,8 +139,9 @@ class ServedTeacher:
         name: str,
         template_sha256: str,
         device: torch.device,
+        probe: ServerProbe | None = None,
     ) -> None:
-        self._client, self._dialect, self._device = client, dialect, device
+        self._client, self._dialect, self._device, self.probe = client, dialect, device, probe
         server = client.server
         self._gives = ServedCapabilities(server.url, server.k, width)
         provenance = TeacherProvenance(
@@ -150,6 +152,9 @@ class ServedTeacher:
             template_sha256=template_sha256,
         )
         engine = {"server": server.url, "dialect": server.dialect, "model": server.model or ""}
+        if probe is not None:
+            passed = "; ".join(check.name for check in probe.checks if check.passed)
+            engine |= {"dialect": probe.dialect, "backend": probe.backend, "probed": passed}
         self.identity = TeacherIdentity(provenance, "top_k", None, NO_LAYERS, "float32", width, width, engine=engine)
 
     def require(self, request: SignalRequest, *, packing: bool) -> None:

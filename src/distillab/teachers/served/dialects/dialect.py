@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 from distillab.cache.next_tokens import TopK
 from distillab.teachers.served.exchange import Call, Read
@@ -38,7 +38,13 @@ class ScoringCall:
 
 
 class ScoringDialect(Protocol):
-    """A form of API that gives log-probabilities of given text."""
+    """A form of API that gives log-probabilities of given text.
+
+    Attributes:
+        hot: fields of a request that ask for temperature 2.
+    """
+
+    hot: ClassVar[Mapping[str, Any]]
 
     def calls(self, wanted: Wanted) -> list[ScoringCall]:
         """Return the requests that together score a row; their answers, in this order, are its positions."""

@@ -10,9 +10,9 @@ Three forms of request; none changes what is read, the softmax of the unchanged 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -68,6 +68,8 @@ class LlamaCpp:
     Raises:
         ValueError: no id is text.
     """
+
+    hot: ClassVar[Mapping[str, Any]] = {"temperature": 2.0}
 
     def __init__(self, meanings: Sequence[TokenMeaning], model: str | None = None) -> None:
         self._model = model

@@ -1,10 +1,14 @@
 """vLLM's /v1/completions with prompt_logprobs: a row is one request.
 
+`return_token_ids` has the server repeat the ids that it read: an answer to another row is recognised.
 `prompt_logprobs: k` gives k entries a position, and one more where the token that follows is not among them. They
 are raw log-probabilities, whatever the temperature. k above the server's --max-logprobs is refused by the server.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -22,6 +26,7 @@ class _Entry(msgspec.Struct):
 
 class _Choice(msgspec.Struct):
     prompt_logprobs: list[dict[int, _Entry] | None]
+    prompt_token_ids: list[int] | None = None
 
 
 class _Details(msgspec.Struct):
@@ -45,21 +50,25 @@ class Vllm:
     """Scores a row by one request.
 
     Args:
-        model: the name under which the server has it.
+        model: the name under which the server has it; None: the server has one model.
     """
 
-    def __init__(self, model: str) -> None:
+    hot: ClassVar[Mapping[str, Any]] = {"temperature": 2.0}
+
+    def __init__(self, model: str | None = None) -> None:
         self._model = model
 
     def calls(self, wanted: Wanted) -> list[ScoringCall]:
         """Return the one request of a row; max_tokens is 1 because vLLM refuses 0."""
-        body = {
-            "model": self._model,
+        body: dict[str, Any] = {
             "prompt": [int(id_) for id_ in wanted.ids],
             "max_tokens": 1,
             "temperature": 0,
             "prompt_logprobs": wanted.k,
+            "return_token_ids": True,
         }
+        if self._model is not None:
+            body["model"] = self._model
         return [ScoringCall(Call("/v1/completions", body), lambda content: _read(content, wanted))]
 
 
@@ -71,9 +80,12 @@ def _read(content: bytes, wanted: Wanted) -> Reading[TopK]:
         "positions": (len(answer.choices[0].prompt_logprobs) if answer.choices else 0, len(wanted.ids)),
     }
     facts = [f"{name}: the server {got}, sent {sent}" for name, (got, sent) in counted.items() if got != sent]
+    read = answer.choices[0].prompt_token_ids if answer.choices else None
+    if not facts and read is not None and read != [int(id_) for id_ in wanted.ids]:
+        facts = [f"ids: the server {read[:20]}, sent {list(wanted.ids)[:20]}"]
     if facts:
         raise WrongAnswer(
-            "The server scored another number of tokens than was sent.",
+            "The server scored other tokens than were sent.",
             where=wanted.where,
             facts=facts,
             fix="a server that adds a BOS token, or cuts the row, gives values of another text",

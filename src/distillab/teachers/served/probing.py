@@ -1,0 +1,169 @@
+"""Find a server's dialect and probe it, once for a run: the result is kept beside the server's answers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+from distillab.config.served import Dialect, ServerConfig
+from distillab.errors import TeacherError
+from distillab.pairing.loading import LoadedTokenizer
+from distillab.records import ServerCheck, ServerProbe, read_record, write_record
+from distillab.teachers.served.client import Client
+from distillab.teachers.served.dialects.dialect import ScoringDialect, Wanted
+from distillab.teachers.served.dialects.llama_cpp import LlamaCpp
+from distillab.teachers.served.dialects.openai_chat import OpenAiChat
+from distillab.teachers.served.dialects.sglang import SgLang
+from distillab.teachers.served.dialects.vllm import Vllm
+from distillab.teachers.served.errors import ServerError
+from distillab.teachers.served.probe import TEXT, LogProbabilities, probe
+
+FILE = "probe.json"
+_SCORING: tuple[Dialect, ...] = ("sglang", "llama_cpp", "vllm")
+_TRIES = 2
+
+
+def scoring_dialect(name: str, model: str | None, tokens: LoadedTokenizer) -> ScoringDialect | None:
+    """Return how text is scored in a dialect; None: it gives text alone, or is not known yet (auto).
+
+    Args:
+        model: the name by which the server has the model.
+        tokens: the tokenizer that makes the ids.
+    """
+    match name:
+        case "llama_cpp":
+            return LlamaCpp(tokens.meanings, model)
+        case "vllm":
+            return Vllm(model)
+        case "sglang":
+            return SgLang()
+        case _:
+            return None
+
+
+def find_dialect(server: ServerConfig, tokens: LoadedTokenizer | None) -> tuple[Dialect, list[ServerCheck]]:
+    """Return the dialect whose own request the server answers rightly, and what those before it were answered.
+
+    Those that score text are asked for the value of one token, then chat for one short answer.
+
+    Args:
+        tokens: the tokenizer that makes the ids; None: only chat can be asked.
+    Raises:
+        ServerError: no dialect fits.
+    """
+    tried = []
+    for name in _SCORING:
+        dialect = None if tokens is None else scoring_dialect(name, server.model, tokens)
+        if tokens is None or dialect is None:
+            continue
+        ids = tokens.tokenizer(TEXT).input_ids[:3]
+        calls = dialect.calls(Wanted(ids, (len(ids) - 1,), 1, len(tokens.meanings), "probe"))
+        try:
+            with closing(_client(server)) as client:
+                for each in calls:
+                    client.ask(each.call, each.read)
+        except TeacherError as error:
+            tried.append(ServerCheck(name=f"scores text by {name}", passed=None, found=_why(error)))
+        else:
+            return name, tried
+    chat = _chat(server)
+    if chat.passed:
+        return "openai_chat", [*tried, chat]
+    raise ServerError(
+        "The server has no API that is known.",
+        where=server.url,
+        facts=[f"{check.name}: {check.found}" for check in (*tried, chat)],
+        fix="is it running? check teacher.server: url (without the path of an API), model, api_key_env",
+    )
+
+
+def _chat(server: ServerConfig) -> ServerCheck:
+    """Ask for one short answer."""
+    name = "gives text by openai_chat"
+    if server.model is None:
+        return ServerCheck(name=name, passed=False, found="not asked: it needs the name of a model")
+    chat, say = OpenAiChat(server.model), [{"role": "user", "content": "Say yes."}]
+    try:
+        with closing(_client(server)) as client:
+            answer = client.ask(chat.call(say, max_tokens=4, temperature=0.0, top_p=1.0, seed=None), chat.read)
+    except TeacherError as error:
+        return ServerCheck(name=name, passed=False, found=_why(error))
+    return ServerCheck(name=name, passed=True, found=f"an answer of {len(answer.text)} characters, {answer.finish}")
+
+
+def probed(
+    server: ServerConfig,
+    tokens: LoadedTokenizer | None,
+    *,
+    fingerprint: str,
+    width: int,
+    local: LogProbabilities | None = None,
+    rows: Sequence[Sequence[int]] = (),
+) -> ServerProbe:
+    """Ask a server what it is and what it gives.
+
+    Args:
+        fingerprint: of the tokenizer. Others as of `probe`.
+    Raises:
+        ServerError: the server cannot be used.
+    """
+    if server.dialect == "auto":
+        name, checks = find_dialect(server, tokens)
+    else:
+        name, checks = server.dialect, [_chat(server)] if server.dialect == "openai_chat" else []
+    dialect = None if tokens is None else scoring_dialect(name, server.model, tokens)
+    with closing(_client(server)) as client:
+        if tokens is not None and dialect is not None:
+            checks = probe(client, dialect, tokens.tokenizer(TEXT).input_ids, width=width, local=local, rows=rows)
+        return ServerProbe(
+            asked=_asked(server, fingerprint, width),
+            url=server.url,
+            dialect=name,
+            model=server.model,
+            backend=client.backend,
+            k=server.k,
+            checks=tuple(checks),
+        )
+
+
+def probed_once(
+    server: ServerConfig, folder: Path, tokens: LoadedTokenizer | None, *, fingerprint: str, width: int
+) -> ServerProbe:
+    """Return the probe in a folder; if there is none of these settings, the server is asked, and the result written.
+
+    Raises:
+        ServerError: the server cannot be used, or does not give what it seems to.
+    """
+    path = folder / FILE
+    if path.exists():
+        known = read_record(ServerProbe, path, fix="remove it: the server is then probed again")
+        if known.asked == _asked(server, fingerprint, width):
+            return known
+    found = probed(server, tokens, fingerprint=fingerprint, width=width)
+    wrong = [f"{check.name}: {check.found}" for check in found.checks if check.passed is False]
+    if wrong:
+        raise ServerError(
+            "The server does not give what it seems to: no row was asked for.",
+            where=f"{server.url}, dialect {found.dialect}",
+            facts=wrong,
+            fix="`distillab teacher probe URL` shows all that it does; correct its settings, or use another server",
+        )
+    write_record(found, path)
+    return found
+
+
+def _client(server: ServerConfig) -> Client:
+    """Return a client whose every request is sent; a server that is not there is not waited for."""
+    return Client(server.model_copy(update={"tries": min(server.tries, _TRIES)}), None, tokenizer="")
+
+
+def _asked(server: ServerConfig, fingerprint: str, width: int) -> str:
+    facts = [server.identity_sha256, server.dialect, server.k, fingerprint, width]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _why(error: TeacherError) -> str:
+    return (error.facts or (error.rule,))[-1][:160]
