@@ -104,9 +104,11 @@ def test_a_text_server_is_asked_for_one_short_answer(server: FaultyServer) -> No
 
 
 def _clipped(answer: dict[str, Any]) -> None:
-    for position in answer["choices"][0]["prompt_logprobs"][1:]:
+    """Three entries a position, and the actual token."""
+    ids, positions = answer["request"]["prompt"], answer["choices"][0]["prompt_logprobs"]
+    for actual, position in zip(ids[1:], positions[1:], strict=True):
         for id_, entry in list(position.items()):
-            if 3 < entry["rank"] <= 5:
+            if entry["rank"] > 3 and id_ != str(actual):
                 del position[id_]
 
 

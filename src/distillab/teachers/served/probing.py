@@ -166,4 +166,4 @@ def _asked(server: ServerConfig, fingerprint: str, width: int) -> str:
 
 
 def _why(error: TeacherError) -> str:
-    return (error.facts or (error.rule,))[-1][:160]
+    return "; ".join(error.facts or (error.rule,))[:200]
