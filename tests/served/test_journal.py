@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 
 from distillab.errors import CacheCorrupt, CacheMismatch
-from distillab.teachers.served.journal import ANSWERS, AnswerJournal, answer_key
+from distillab.teachers.served.exchange import Paid, Usage
+from distillab.teachers.served.journal import ANSWERS, AnswerJournal, answer_key, paid_in
 from tests.processes import start_python, wait_for
 from tests.served.faulty_server import FaultyServer, serving
 
 CONTENTS = [b"{}", b"x" * 1000, bytes(range(256)) * 3]
 KEYS = [bytes([number]) * 16 for number in range(3)]
+PAID = Paid(Usage(7, 2, 3), 2, 0.5)
 
 SCORE = """
 import sys
@@ -45,7 +47,7 @@ def server() -> Iterator[FaultyServer]:
 def filled(folder: Path) -> None:
     journal = AnswerJournal(folder)
     for key, content in zip(KEYS, CONTENTS, strict=True):
-        journal.store_answer(key, content)
+        journal.store_answer(key, content, PAID)
     journal.close()
 
 
@@ -55,6 +57,7 @@ def test_what_was_stored_is_there_after_reopening(tmp_path: Path) -> None:
     assert [journal.get(key) for key in KEYS] == CONTENTS
     assert journal.get(b"?" * 16) is None and len(journal) == 3
     journal.close()
+    assert paid_in(tmp_path) == Paid(Usage(21, 6, 9), 6, 1.5) and paid_in(tmp_path / "none") == Paid()
 
 
 def test_a_record_cut_at_any_byte_is_dropped_and_can_be_stored_again(tmp_path: Path) -> None:
@@ -66,7 +69,7 @@ def test_a_record_cut_at_any_byte_is_dropped_and_can_be_stored_again(tmp_path: P
         path.write_bytes(whole[:end])
         journal = AnswerJournal(tmp_path)
         assert journal.get(KEYS[1]) == CONTENTS[1] and journal.get(KEYS[2]) is None
-        journal.store_answer(KEYS[2], CONTENTS[2])
+        journal.store_answer(KEYS[2], CONTENTS[2], PAID)
         journal.close()
         assert path.read_bytes() == whole
 
@@ -75,7 +78,7 @@ def test_damaged_bytes_are_found(tmp_path: Path) -> None:
     filled(tmp_path)
     path = tmp_path / ANSWERS
     whole = path.read_bytes()
-    for at in (0, 2, 40, len(whole) - 3):
+    for at in (0, 2, 25, 60, len(whole) - 3):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
         with pytest.raises(CacheCorrupt, match="damaged"):
             read_all(tmp_path)

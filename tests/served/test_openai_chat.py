@@ -9,13 +9,16 @@ from typing import Any
 import pytest
 
 from distillab.config.served import ServerConfig
+from distillab.errors import ConfigError
+from distillab.models.generation import Decoding, GeneratedText
+from distillab.teachers.protocol import Prompt, Sampling
 from distillab.teachers.served.client import Client
-from distillab.teachers.served.dialects.openai_chat import ChatAnswer, OpenAiChat
+from distillab.teachers.served.dialects.openai_chat import OpenAiChat
 from distillab.teachers.served.errors import CutAnswer, WrongAnswer
 from distillab.teachers.served.journal import AnswerJournal
 
 CHAT = OpenAiChat("small")
-MESSAGES = [{"role": "user", "content": "Tell me a story of a dog."}]
+PROMPT = Prompt("1", (1, 2), (("user", "Tell me a story of a dog."),))
 
 
 def answer(message: dict[str, Any], finish: str = "stop", **more: Any) -> bytes:
@@ -25,13 +28,14 @@ def answer(message: dict[str, Any], finish: str = "stop", **more: Any) -> bytes:
 def test_a_real_server_answers(llama_server: str, tmp_path: Path) -> None:
     journal = AnswerJournal(tmp_path)
     client = Client(ServerConfig(url=llama_server, dialect="openai_chat", model="small"), journal, tokenizer="")
-    call = CHAT.call(MESSAGES, max_tokens=12, temperature=0, top_p=1, seed=1)
-    first = client.ask(call, CHAT.read)
+    asked = CHAT.answer_call(PROMPT, Sampling(Decoding(12), (2,), seed=1))
+    first = client.ask(asked.call, CHAT.read)
+    assert "seed" not in asked.call.body
     assert first.text and first.finish == "length"
     assert client.counts.usage.completion == 12 and client.counts.usage.prompt > 5
-    assert client.ask(call, CHAT.read) == first and client.counts.asked == 1
-    other = client.ask(CHAT.call(MESSAGES, max_tokens=12, temperature=1, top_p=1, seed=1, number=1), CHAT.read)
-    assert other.text != first.text and client.counts.asked == 2
+    assert client.ask(asked.call, CHAT.read) == first and client.counts.asked == 1
+    drawn = CHAT.answer_call(PROMPT, Sampling(Decoding(12, True, 1.0, 1.0), (2,), seed=2))
+    assert client.ask(drawn.call, CHAT.read).text != first.text and client.counts.asked == 2
     client.close()
     journal.close()
 
@@ -40,7 +44,7 @@ def test_reasoning_is_kept_apart_and_tokens_are_the_server_s() -> None:
     usage = {"prompt_tokens": 9, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 5}}
     message = {"content": "4", "reasoning_content": "2 + 2"}
     reading = CHAT.read(answer(message, usage=usage, model="m", system_fingerprint="f"))
-    assert reading.value == ChatAnswer("4", "2 + 2", "stop")
+    assert reading.value == GeneratedText("4", "2 + 2", "stop")
     assert (reading.usage.prompt, reading.usage.cached, reading.usage.completion) == (9, 5, 4)
     assert reading.backend == "m/f"
 
@@ -48,13 +52,13 @@ def test_reasoning_is_kept_apart_and_tokens_are_the_server_s() -> None:
 @pytest.mark.parametrize(
     ("message", "finish", "wanted"),
     [
-        ({"content": "cut o"}, "length", ChatAnswer("cut o", "", "length")),
-        ({"content": ""}, "stop", ChatAnswer("", "", "stop")),
-        ({"content": None}, "content_filter", ChatAnswer("", "", "content_filter")),
-        ({"content": None, "refusal": "I cannot."}, "stop", ChatAnswer("", "", "content_filter")),
+        ({"content": "cut o"}, "length", GeneratedText("cut o", "", "length")),
+        ({"content": ""}, "stop", GeneratedText("", "", "stop")),
+        ({"content": None}, "content_filter", GeneratedText("", "", "filtered")),
+        ({"content": None, "refusal": "I cannot."}, "stop", GeneratedText("", "", "filtered")),
     ],
 )
-def test_how_an_answer_ended_is_kept(message: dict[str, Any], finish: str, wanted: ChatAnswer) -> None:
+def test_how_an_answer_ended_is_kept(message: dict[str, Any], finish: str, wanted: GeneratedText) -> None:
     assert CHAT.read(answer(message, finish)).value == wanted
 
 
@@ -71,3 +75,8 @@ def test_how_an_answer_ended_is_kept(message: dict[str, Any], finish: str, wante
 def test_what_is_no_answer_is_refused(content: bytes, error: type[Exception]) -> None:
     with pytest.raises(error):
         CHAT.read(content)
+
+
+def test_a_row_that_is_no_conversation_is_refused() -> None:
+    with pytest.raises(ConfigError, match="answers conversations"):
+        CHAT.answer_call(Prompt("1", (1, 2)), Sampling(Decoding(12), (2,), seed=1))

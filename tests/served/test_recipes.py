@@ -94,9 +94,9 @@ def test_what_a_server_does_not_give_is_refused(recipe: Recipe, llama_server: st
     wide = recipe("wide", teacher=teacher, terms=[{"kind": "top_k_divergence", "k": 17}])
     code, _, err = call("train", wide)
     assert code != 0 and "teacher.server.k is 16" in err
-    text = recipe("text", teacher=teacher, answers="teacher", terms=[{"kind": "cross_entropy"}])
-    code, _, err = call("train", text)
-    assert code != 0 and "behind a server" in err
+    chat = {"server": {"url": llama_server, "dialect": "openai_chat", "model": "small"}}
+    code, _, err = call("train", recipe("text", teacher=chat))
+    assert code != 0 and "a chat server gives text alone" in err
 
 
 SERVER = {"url": "http://127.0.0.1:9", "dialect": "llama_cpp"}
@@ -108,7 +108,8 @@ SERVER = {"url": "http://127.0.0.1:9", "dialect": "llama_cpp"}
         ({"server": SERVER}, "needs path"),
         ({"path": "m", "server": SERVER, "cache": "c"}, "cache: no effect"),
         ({"path": "m", "server": SERVER, "dtype": "float32", "device": "cpu"}, "dtype and device: no effect"),
-        ({"path": "m", "server": SERVER | {"dialect": "openai_chat"}}, "text alone"),
+        ({"server": SERVER | {"dialect": "openai_chat"}}, "needs server.model"),
+        ({"path": "m", "server": SERVER | {"max_cost": 1}}, "needs prices"),
         ({"path": "m", "server": SERVER | {"url": "127.0.0.1:9"}}, "no http"),
         ({"path": "m", "server": SERVER | {"url": "http://me:word@host"}}, "api_key_env"),
         ({"path": "m", "server": SERVER | {"url": "http://host/?key=1"}}, "no ?"),

@@ -10,15 +10,19 @@ from distillab.cache.layout import Cell, ColumnType, KindLayout, Section
 from distillab.cache.streams import Stored
 from distillab.errors import CacheCorrupt, ShapeError
 
+Finish = Literal["stop", "length", "filtered", "refused"]
+"""How an answer ended: by a stop token; cut at max_new_tokens; filtered by a server; the prompt refused by a server."""
+
 _LONGEST = 2**26
+_LETTERS: Mapping[Finish, bytes] = {"stop": b"s", "length": b"l", "filtered": b"f", "refused": b"r"}
 
 
 @dataclass(frozen=True, eq=False)
 class Text(Section):
-    """The teacher's answer. `finish`: stop (ended by a stop token) or length (cut at max_new_tokens)."""
+    """The teacher's answer."""
 
     answer: str
-    finish: Literal["stop", "length"]
+    finish: Finish
 
     def split(self, lengths: Sequence[int]) -> list[Text]:
         """Return itself: texts are not joined."""
@@ -34,8 +38,8 @@ class TextLayout(KindLayout):
     kind: Literal["text"] = "text"
 
     def encode(self, section: Text) -> bytes:
-        """Return the record of one row: s or l for how it ended, then the answer."""
-        return (b"s" if section.finish == "stop" else b"l") + section.answer.encode()
+        """Return the record of one row: the first letter of how it ended, then the answer."""
+        return _LETTERS[section.finish] + section.answer.encode()
 
     def decode(self, records: Sequence[Stored], lengths: Sequence[int]) -> Text:
         """Return the answer of one record.
@@ -47,13 +51,14 @@ class TextLayout(KindLayout):
         if len(records) != 1:
             raise ShapeError("Texts cannot be joined: decode them one by one.", facts=(f"{len(records)} records",))
         record = bytes(records[0])
-        if record[:1] not in (b"s", b"l"):
+        finish = next((name for name, letter in _LETTERS.items() if letter == record[:1]), None)
+        if finish is None:
             raise CacheCorrupt("A stored answer does not state how it ended.", facts=(f"first byte: {record[:1]!r}",))
         try:
             answer = record[1:].decode()
         except UnicodeDecodeError as error:
             raise CacheCorrupt("A stored answer is not UTF-8.", facts=(str(error),)) from error
-        return Text(answer, "stop" if record[:1] == b"s" else "length")
+        return Text(answer, finish)
 
     def record_bytes(self, *, tokens: int, scored: int, each: float | None = None) -> int:
         """Raise ShapeError."""

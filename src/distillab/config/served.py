@@ -7,7 +7,7 @@ import json
 import re
 from typing import ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from distillab.config.base import Settings
 from distillab.redaction import has_password, is_secret
@@ -16,10 +16,31 @@ Dialect = Literal["auto", "llama_cpp", "vllm", "sglang", "openai_chat"]
 _SECRET_NAMES = "TOKEN, KEY, SECRET or PASSWORD"
 
 
+class PricesConfig(Settings):
+    """Prices of a million tokens, as the server counts them, in any one currency."""
+
+    prompt: float = Field(ge=0)
+    cached: float | None = Field(
+        default=None, ge=0, description="of prompt tokens that the server kept; default: prompt"
+    )
+    completion: float = Field(ge=0)
+
+    def of(self, *, prompt: int, cached: int, completion: int) -> float:
+        """Return the price of tokens; `cached` are among `prompt`.
+
+        >>> PricesConfig(prompt=2, cached=1, completion=8).of(prompt=1_000_000, cached=500_000, completion=250_000)
+        3.5
+        """
+        kept = self.prompt if self.cached is None else self.cached
+        return ((prompt - cached) * self.prompt + cached * kept + completion * self.completion) / 1e6
+
+
 class ServerConfig(Settings):
     """A server, the form of its requests, and the limits that the client keeps."""
 
-    no_effect_on_results: ClassVar[frozenset[str]] = frozenset({"concurrency", "timeout_s", "tries"})
+    no_effect_on_results: ClassVar[frozenset[str]] = frozenset(
+        {"concurrency", "timeout_s", "tries", "prices", "max_cost"}
+    )
     url: str = Field(description="address without a path of an API, as http://127.0.0.1:8080; a base path is kept")
     dialect: Dialect = Field(
         default="auto",
@@ -34,6 +55,10 @@ class ServerConfig(Settings):
     concurrency: int = Field(default=4, ge=1, le=256, description="most requests at once")
     timeout_s: float = Field(default=300.0, gt=0, description="longest time of one request, to its last byte")
     tries: int = Field(default=6, ge=1, description="of one request, the first one included")
+    prices: PricesConfig | None = Field(default=None, description="of a million tokens; none are built in")
+    max_cost: float | None = Field(
+        default=None, gt=0, description="stop before more is spent, over all starts; what was answered is kept"
+    )
 
     @field_validator("url")
     @classmethod
@@ -44,7 +69,7 @@ class ServerConfig(Settings):
             raise ValueError("an address is kept in records: remove user:password@ and use api_key_env")
         if "?" in url or "#" in url:
             raise ValueError("the address of a server has no ? and no #; a key belongs into api_key_env")
-        return url.rstrip("/")
+        return url.rstrip("/").removesuffix("/v1")
 
     @field_validator("api_key_env")
     @classmethod
@@ -52,6 +77,12 @@ class ServerConfig(Settings):
         if name is not None and not is_secret(name):
             raise ValueError(f'the value of "{name}" would not be redacted: use a name with {_SECRET_NAMES}')
         return name
+
+    @model_validator(mode="after")
+    def _a_limit_needs_prices(self) -> ServerConfig:
+        if self.max_cost is not None and self.prices is None:
+            raise ValueError("max_cost needs prices: {prompt: …, completion: …} of a million tokens")
+        return self
 
     @property
     def identity_sha256(self) -> str:

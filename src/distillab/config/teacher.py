@@ -27,8 +27,8 @@ class TeacherConfig(Settings):
     )
     server: ServerConfig | None = Field(
         default=None,
-        description="a server that has the model and gives its k most likely tokens; path is then the folder or hub id "
-        "of its configuration and tokenizer, and no weights are read",
+        description="a server that has the model and gives its k most likely tokens, or its answers; path is then the "
+        "folder or hub id of its configuration and tokenizer, and no weights are read; a chat server needs none",
     )
     tokenizer: PathText | None = Field(default=None, description="folder or hub id; default: the model's")
     revision: str | None = None
@@ -55,8 +55,8 @@ class TeacherConfig(Settings):
 
     @model_validator(mode="after")
     def _something_to_read(self) -> TeacherConfig:
-        if self.path is None and self.cache is None:
-            raise ValueError("a teacher needs path (its weights), cache (its stored signals), or both")
+        if self.path is None and self.cache is None and self.server is None:
+            raise ValueError("a teacher needs path (its weights), cache (its stored signals), or both; or a server")
         if self.path is None:
             about_weights = ("tokenizer", "revision", "adapter", "dtype", "quantization", "device", "device_map")
             idle = [name for name in about_weights if getattr(self, name) != type(self).model_fields[name].default]
@@ -68,14 +68,14 @@ class TeacherConfig(Settings):
     def _a_server_has_the_weights(self) -> TeacherConfig:
         if self.server is None:
             return self
-        if self.path is None:
+        if self.path is None and self.server.dialect not in ("auto", "openai_chat"):
             raise ValueError("a server needs path beside it: the folder or hub id of its configuration and tokenizer")
         about_weights = ("cache", "adapter", "dtype", "quantization", "device", "device_map")
         idle = [name for name in about_weights if getattr(self, name) != type(self).model_fields[name].default]
         if idle:
             raise ValueError(f"{' and '.join(idle)}: no effect on a teacher behind a server; remove the setting")
-        if self.server.dialect == "openai_chat":
-            raise ValueError("server.dialect openai_chat gives text alone; recipes read the other dialects")
+        if self.server.dialect == "openai_chat" and self.server.model is None:
+            raise ValueError("server.dialect openai_chat needs server.model, the name under which the server has it")
         return self
 
     @model_validator(mode="after")
@@ -86,8 +86,8 @@ class TeacherConfig(Settings):
 
     @property
     def source(self) -> str:
-        """Return the folder, hub id or address of the weights, else of the cache."""
-        source = self.path or self.cache
+        """Return the folder, hub id or address of the weights, else of the cache, else the name of a server's model."""
+        source = self.path or self.cache or (None if self.server is None else self.server.model)
         assert source is not None
         return source
 

@@ -94,6 +94,17 @@ class Example:
             return tuple(message.text for message in self.messages if message.is_answer)
         return (self.prompt + self.answer,) if self.kind == "text" else (self.answer,)
 
+    @property
+    def asked(self) -> tuple[tuple[str, str], ...]:
+        """Return (role, text) of the turns before the last answer; () where they hold calls, or it is no conversation.
+
+        >>> Example("k", "f:1", "pair", "2+2?", "4").asked
+        (('user', '2+2?'),)
+        """
+        turns = (Message("user", self.prompt),) if self.kind == "pair" else self.messages[:-1]
+        calls = self.tools or any(turn.tool_calls or turn.role == "tool" for turn in turns)
+        return () if calls else tuple((turn.role, turn.content) for turn in turns)
+
     @cached_property
     def content(self) -> str:
         """Return the hash of prompt and answer, equal for rows that differ in other columns only."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -41,6 +41,22 @@ class Generated:
     def scored_ids(self) -> tuple[int, ...]:
         """Every token that the model chose: with the one that ended the answer."""
         return self.ids if self.stop_id is None else (*self.ids, self.stop_id)
+
+
+@dataclass(frozen=True)
+class GeneratedText:
+    """An answer of a source that gives text alone.
+
+    Attributes:
+        text: without the reasoning. May be empty.
+        reasoning: that was given apart; "" if none.
+        finish: "stop"; "length", cut at max_new_tokens; "filtered" by the source, or refused by the model in a field of
+            its own; "refused", the source did not answer the prompt.
+    """
+
+    text: str
+    reasoning: str
+    finish: Literal["stop", "length", "filtered", "refused"]
 
 
 def all_stop_ids(model: PreTrainedModel, stop_ids: Sequence[int]) -> list[int]:

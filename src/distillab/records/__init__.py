@@ -38,6 +38,7 @@ from distillab.records.sources import (
     ServerProbe,
     SpanCounts,
     TeacherProvenance,
+    total_cost,
 )
 from distillab.records.studies import (
     FEWEST_ROWS,
@@ -110,5 +111,6 @@ __all__ = [
     "run_outlook",
     "study_outlook",
     "teachers_not_better",
+    "total_cost",
     "write_record",
 ]

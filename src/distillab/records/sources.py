@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
@@ -106,6 +107,16 @@ class ServedCost(Record):
     completion_tokens: int
     seconds: float = Field(description="in which at least one request was on its way")
     money: float | None = Field(description="by the recipe's prices; None if it has none")
+
+
+def total_cost(costs: Iterable[ServedCost | None]) -> ServedCost | None:
+    """Return several costs together; None if there is none. Without the prices of one, there is no sum of money."""
+    known = [cost for cost in costs if cost is not None]
+    if not known:
+        return None
+    money = [cost.money for cost in known]
+    numbers = {name: sum(getattr(cost, name) for cost in known) for name in ServedCost.model_fields if name != "money"}
+    return ServedCost(**numbers, money=None if None in money else sum(filter(None, money)))
 
 
 class AnswerStoreCounts(Record):

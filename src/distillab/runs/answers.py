@@ -8,9 +8,12 @@ from pathlib import Path
 
 from distillab.data.encoding import EncodedSplit
 from distillab.interruption import Interrupted
+from distillab.paths import is_url, local_path
 from distillab.records import AnswersMade, AnswerStoreCounts, TeacherProvenance, read_record, write_record
 from distillab.runs.inputs import RunInputs
 from distillab.teachers.protocol import Generates, Prompt
+from distillab.teachers.served.cost import served_cost
+from distillab.teachers.served.journal import FOLDER, paid_in
 from distillab.teachers.stored.answer_identity import answers_identity
 from distillab.teachers.stored.answers import answerable, drop_invalid, generate_store, read_store
 
@@ -68,6 +71,10 @@ def read_answers(inputs: RunInputs, location: str) -> AnswerRows:
         for example in examples
         for number, answer in enumerate(kept.get(example.key, []))
     ]
+    if not is_url(location):
+        prices = None if view.spec.settings.server is None else view.spec.settings.server.prices
+        served = served_cost(paid_in(local_path(location) / FOLDER), prices)
+        counts = counts.model_copy(update={"served": served})
     split = inputs.student.encoder.encode_all(answered, source=counts.path)
     notes: tuple[str, ...] = ()
     if counts.with_reasoning and settings.reasoning == "keep" and split.counts.special_in_text:
@@ -150,5 +157,9 @@ def prompts_of(inputs: RunInputs) -> list[Prompt]:
     """
     view = inputs.require_teacher()
     read = view.as_read(inputs.train.examples, where=inputs.splits.sources[0])
-    prompts = [Prompt(example.key, tuple(view.reader.encoder.encode_prompt(example))) for example in read]
+    served = view.spec.settings.server is not None
+    prompts = [
+        Prompt(example.key, tuple(view.reader.encoder.encode_prompt(example)), example.asked if served else ())
+        for example in read
+    ]
     return answerable(prompts, context=view.context, max_new_tokens=inputs.recipe.teacher_answers.max_new_tokens)

@@ -18,7 +18,7 @@ from distillab.data.encoding import EncodedRow, EncodedSplit
 from distillab.data.examples import Example
 from distillab.data.reading import Reader
 from distillab.data.splits import Splits, load_examples
-from distillab.errors import TeacherError, TokenizerMismatch
+from distillab.errors import ConfigError, TeacherError, TokenizerMismatch
 from distillab.evaluation.protocol import HeldOut
 from distillab.evaluation.values import captured
 from distillab.models.loading import pick_device, weights_sha256
@@ -120,8 +120,8 @@ class RunInputs:
 
     @property
     def contract(self) -> TokenizerContract | None:
-        """How the two tokenizers relate; None where there is no teacher."""
-        return None if self.teacher is None else self.teacher.contract
+        """How the two tokenizers relate; None where there is no teacher, or its tokenizer is not known."""
+        return None if self.teacher is None or self.teacher.spec.text_only else self.teacher.contract
 
     @property
     def shared_width(self) -> int:
@@ -191,6 +191,7 @@ class RunInputs:
         """Refuse a method that the pair does not allow, unless the run shows the failure on purpose.
 
         Raises:
+            ConfigError: the method reads signals, and the teacher gives text alone.
             TokenizerMismatch: the method compares tokens by id, and the ids do not mean the same.
         """
         for name, part in self.parts.items():
@@ -199,6 +200,15 @@ class RunInputs:
             except TokenizerMismatch as error:
                 where = f"teachers: {name}" + (f", {error.where}" if error.where else "")
                 raise TokenizerMismatch(error.rule, where=where, facts=error.facts, fix=error.fix) from error
+        server = None if self.teacher is None else self.teacher.spec.settings.server
+        chat = server is not None and (server.dialect == "openai_chat" or self.require_teacher().spec.text_only)
+        if server is not None and chat and self.method.reads_signals:
+            raise ConfigError(
+                "The method reads the teacher's signals, and a chat server gives text alone.",
+                where=server.url,
+                facts=[f"method {self.recipe.method}, access {self.method.access}"],
+                fix="use method: seqkd; or a server that scores text, with teacher.path for its tokenizer",
+            )
         if self.teacher is not None and self.recipe.shown_failure is None:
             require_admitted(self.teacher.contract, self.recipe.method, self.method)
 
@@ -269,7 +279,10 @@ def load_inputs(recipe: RunRecipe, *, weights: bool = True) -> RunInputs:
         pick_device(device)
     if weights and recipe.student.init == "pretrained":
         require_weights(recipe.student.path, role="student")
-    specs = {name: teacher_spec(teacher, weights=weights) for name, teacher in recipe.each_teacher.items()}
+    specs = {
+        name: teacher_spec(teacher, weights=weights).read_by(recipe.student)
+        for name, teacher in recipe.each_teacher.items()
+    }
     contexts = contexts_of(recipe, list(specs.values()))
     splits = load_examples(recipe.data, beside=_beside(recipe))
     student = reader_of(recipe.student.tokenizer or recipe.student.path, recipe.student.revision, recipe, splits)
@@ -315,7 +328,7 @@ def _beside(recipe: RunRecipe) -> list[str]:
 def _loaded_from(recipe: RunRecipe) -> tuple[object, ...]:
     """Return the settings that decide what `load_inputs` reads."""
     found = [
-        (name, one.path, one.cache, one.tokenizer, one.revision, one.adapter)
+        (name, one.path, one.cache, one.tokenizer, one.revision, one.adapter, one.server)
         for name, one in recipe.each_teacher.items()
     ]
     return recipe.student, recipe.data, found, _beside(recipe)

@@ -43,6 +43,7 @@ from distillab.records import (
     ReferenceLines,
     RunCost,
     RunRecord,
+    ServedCost,
     SpanCounts,
     TeacherProvenance,
     write_record,
@@ -218,6 +219,7 @@ class _Claimed:
                 online=trained.signals == "online",
                 wall_s=time.perf_counter() - start,
                 answers_s=teacher.answers_seconds(self.answers_folder) if answers else None,
+                served=teacher.served_cost,
             ),
             environment=environment(),
         )
@@ -279,6 +281,7 @@ def _cost(
     online: bool,
     wall_s: float,
     answers_s: float | None,
+    served: ServedCost | None,
 ) -> RunCost:
     """Return what the run used; tokens are counted from its metrics, so they are right for a resumed run too."""
     supervised, tokens, by_teacher = read_totals(lines)
@@ -290,5 +293,6 @@ def _cost(
         teacher_tokens=written + (by_teacher if online else 0),
         wall_s=wall_s,
         answers_s=answers_s,
+        served=served,
         peak_rss_bytes=peak_rss_bytes(),
     )

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from distillab.data.encoding import EncodedSplit
 from distillab.errors import ConfigError, TeacherError
 from distillab.evaluation.likelihood import SharedTeacher
-from distillab.records import AnswerStoreCounts
+from distillab.records import AnswerStoreCounts, ServedCost, total_cost
 from distillab.runs.inputs import RunInputs
 from distillab.runs.teacher import NOTHING_STORED, RunTeacher, StoredSignals
 from distillab.teachers.composed import composed_provenance
@@ -42,9 +42,14 @@ class SeveralTeachers(RunTeacher):
         found = {name: part.live(self._inputs.of(name, split)) for name, part in self._parts.items()}
         return self._composed(found, split)
 
-    def generator(self) -> Generates:
+    def generator(self, answers_folder: Path) -> Generates:
         """Raise: each teacher writes the answers to its own rows, see `training_rows`."""
         raise self._no_model()
+
+    @property
+    def served_cost(self) -> ServedCost | None:
+        """What signals took of all teachers that are behind servers."""
+        return total_cost(part.served_cost for part in self._parts.values())
 
     def model(self) -> PreTrainedModel:
         """Raise: there is no one model."""
@@ -150,4 +155,4 @@ def _summed(counts: list[AnswerStoreCounts], path: str) -> AnswerStoreCounts:
     first = counts[0]
     names = [name for name, value in first if isinstance(value, int)]
     total = {name: sum(getattr(one, name) for one in counts) for name in names}
-    return first.model_copy(update={**total, "path": path})
+    return first.model_copy(update={**total, "path": path, "served": total_cost(one.served for one in counts)})

@@ -149,7 +149,9 @@ class TeacherView:
 
     @property
     def context(self) -> int | None:
-        """Tokens that the teacher reads at most; None: its configuration names no limit."""
+        """Tokens that the teacher reads at most; None: its configuration names no limit, or is not known."""
+        if self.spec.text_only:
+            return None
         return context_length(load_config(self.spec.config, revision=self.spec.revision))
 
     @property

@@ -199,7 +199,7 @@ def _build_text(item: CacheBuild, teacher: RunTeacher, *, worker: int, workers: 
     text = Path(part_of(str(item.location), "text"))
     make_answers(
         inputs,
-        teacher.generator(),
+        teacher.generator(text),
         text,
         rows_per_shard=settings.rows_per_shard,
         compression=settings.compression,
@@ -219,7 +219,7 @@ def _build_text(item: CacheBuild, teacher: RunTeacher, *, worker: int, workers: 
 
 def _with_weights(teacher: TeacherConfig | None) -> TeacherConfig:
     """Return the teacher without the cache that a run may already read: that is what is built."""
-    if teacher is None or teacher.path is None:
+    if teacher is None or (teacher.path is None and teacher.server is None):
         raise ConfigError(
             "A cache is built from a teacher's signals, and the recipe names no teacher with weights.",
             fix="add teacher: {path: …}",

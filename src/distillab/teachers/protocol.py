@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from distillab.models.batch import TokenBatch
-from distillab.models.generation import Decoding, Generated
+from distillab.models.generation import Decoding, Generated, GeneratedText
 from distillab.models.structure import ModelShape
 from distillab.records import AccessLevel, TeacherProvenance
 from distillab.teachers.signals import SignalRequest, TeacherSignal
@@ -93,10 +93,17 @@ def tokens_read(source: object, batch: TokenBatch) -> int:
 
 @dataclass(frozen=True)
 class Prompt:
-    """The key of a row, and its prompt as the teacher reads it."""
+    """A row's prompt as the teacher reads it.
+
+    Attributes:
+        key: of the row.
+        ids: the prompt by the tokenizer in which the teacher's answers are kept.
+        turns: the same as (role, text) of a conversation, for a teacher that reads text; () where it is none.
+    """
 
     key: str
     ids: tuple[int, ...]
+    turns: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -122,6 +129,15 @@ class Generates(Protocol):
         """As of a `SignalSource`."""
         ...
 
-    def answers(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Generated]:
+    def answers(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Generated | GeneratedText]:
         """Yield one answer a prompt, in their order. Equal calls give equal answers, where the source can."""
+        ...
+
+
+@runtime_checkable
+class Announces(Protocol):
+    """A source whose requests cost money."""
+
+    def announce(self, sizes: Sequence[tuple[int, int]]) -> None:
+        """Print what requests will take; `sizes`: tokens that each reads, and generates at most."""
         ...

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from distillab.config.reasoning import ReasoningSettings
-from distillab.models.generation import continuation_text
+from distillab.models.generation import GeneratedText, continuation_text
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,10 @@ class AnswerText:
         """Return the answer that `ids` are, without the token that ended it."""
         special = not self._in_markers.isdisjoint(ids)
         text = continuation_text(self._tokenizer, prompt_ids, ids, special_tokens=special)
-        prompt = continuation_text(self._tokenizer, (), prompt_ids, special_tokens=True)
+        return self.read_text(text, continuation_text(self._tokenizer, (), prompt_ids, special_tokens=True))
+
+    def read_text(self, text: str, prompt: str = "") -> Written:
+        """Return the answer that a text is; `prompt`: before it, where the reasoning can begin."""
         opened = next((pair for pair in self._markers if prompt.rstrip().endswith(pair[0])), None)
         rest, reasoned, unfinished = without_reasoning(text, self._markers, opened=opened)
         if self._strips:
@@ -59,6 +62,15 @@ class AnswerText:
         # the start of the reasoning in the prompt is part of it
         begun = "" if opened is None or not text.strip() else prompt[prompt.rindex(opened[0]) :]
         return Written(begun + text, reasoned, unfinished)
+
+    def whole(self, given: GeneratedText) -> str:
+        """Return the text with the reasoning that was given apart, between the first pair of markers."""
+        if not given.reasoning:
+            return given.text
+        begin, end = self._markers[0]
+        if given.finish == "length" and not given.text:
+            return f"{begin}\n{given.reasoning}"
+        return f"{begin}\n{given.reasoning}\n{end}\n\n{given.text}"
 
 
 def without_reasoning(

@@ -9,6 +9,7 @@ from typing import get_args
 from distillab.cache.folder import read_identity
 from distillab.cache.identity import CacheIdentity
 from distillab.cache.sources import open_source
+from distillab.config.student import StudentConfig
 from distillab.config.teacher import TeacherConfig
 from distillab.errors import CacheMismatch, TeacherError
 from distillab.in_memory import in_memory
@@ -43,6 +44,18 @@ class TeacherSpec:
     parts: dict[Part, CacheIdentity]
 
     @property
+    def text_only(self) -> bool:
+        """Whether nothing is known of it but its text: it has no folder, and its answers are the student's tokens."""
+        return self.settings.path is None and self.settings.server is not None
+
+    def read_by(self, student: StudentConfig) -> TeacherSpec:
+        """Return the same with the student's tokenizer where it has none that is known."""
+        if not self.text_only:
+            return self
+        tokenizer = student.tokenizer or student.path
+        return replace(self, config=student.path, tokenizer=tokenizer, revision=student.revision)
+
+    @property
     def fingerprints(self) -> dict[str, str]:
         """The teacher's weights, and every part of its cache, for the folder of a run."""
         caches = {f"cache_{part}": identity.fingerprint for part, identity in self.parts.items()}
@@ -51,7 +64,8 @@ class TeacherSpec:
 
     def with_settings(self, settings: TeacherConfig) -> TeacherSpec:
         """Return the same weights with other settings of their loading, and the name that tells them apart."""
-        return replace(self, settings=settings, name=teacher_name(settings) if settings.path else self.name)
+        named = settings.path is not None or settings.server is not None
+        return replace(self, settings=settings, name=teacher_name(settings) if named else self.name)
 
     def require_same_day(self, day: datetime.date | None) -> None:
         """Check that the cached rows have the same date as the run.
@@ -91,6 +105,9 @@ def teacher_spec(settings: TeacherConfig, *, weights: bool = True) -> TeacherSpe
     """
     path, cache = settings.path, settings.cache
     parts = {} if cache is None else _identities(cache)
+    if path is None and settings.server is not None:
+        name, sha256 = teacher_name(settings), settings.server.identity_sha256
+        return TeacherSpec(settings, name, "", "", None, sha256, None, parts)
     if path is None:
         kept = str(kept_tokenizer(settings.source))
         teacher = next(iter(parts.values())).teacher

@@ -15,10 +15,12 @@ import httpx2
 import msgspec
 
 from distillab.config.served import ServerConfig
+from distillab.records import ServedCost
 from distillab.redaction import redacted
-from distillab.teachers.served.errors import CutAnswer, RowFailed, ServerError
-from distillab.teachers.served.exchange import Call, Read, Reading, Usage
-from distillab.teachers.served.journal import AnswerJournal, answer_key
+from distillab.teachers.served.cost import Account, served_cost
+from distillab.teachers.served.errors import CutAnswer, RefusedRequest, RowFailed, ServerError
+from distillab.teachers.served.exchange import Call, Paid, Read, Reading, Usage
+from distillab.teachers.served.journal import AnswerJournal, answer_key, paid_in
 from distillab.teachers.served.key import authorisation, read_key
 from distillab.teachers.served.pace import Gate, back_off_s, retry_after_s
 
@@ -49,6 +51,7 @@ class Client:
         journal: where answers are stored; None: nowhere, for requests that are to be asked again.
         tokenizer: fingerprint of the tokenizer that makes the ids; "" where requests hold text.
         backend: the model as the server named it before; "": not known.
+        account: of all clients of one teacher; default: of this one.
         wait: sleeps for some seconds.
     Raises:
         ConfigError: the environment variable of the key is not set, or its value is too short to be redacted.
@@ -61,9 +64,13 @@ class Client:
         *,
         tokenizer: str,
         backend: str = "",
+        account: Account | None = None,
         wait: Callable[[float], object] = time.sleep,
     ) -> None:
         self.server = server
+        self.account = account or Account(server)
+        if journal is not None:
+            self.account.include(journal.path.parent)
         self._journal, self._tokenizer, self._wait = journal, tokenizer, wait
         self._key = read_key(server.api_key_env)
         self._gate = Gate(server.concurrency)
@@ -71,6 +78,7 @@ class Client:
         self._asking: dict[bytes, tuple[threading.Lock, int]] = {}
         self._asked = self._stored = self._failed = 0
         self._usage, self._backend = Usage(), backend
+        self._last_answer = 0.0
         limits = httpx2.Limits(max_connections=server.concurrency, max_keepalive_connections=server.concurrency)
         # auth as a function, so that no ~/.netrc replaces the key
         self._http = httpx2.Client(auth=authorisation(self._key), timeout=server.timeout_s, limits=limits)
@@ -86,6 +94,12 @@ class Client:
         """What was done so far."""
         with self._lock:
             return Counts(self._asked, self._stored, self._failed, self._usage)
+
+    @property
+    def cost(self) -> ServedCost | None:
+        """What the answers in the journal took, those of earlier starts too; None if there are none."""
+        paid = Paid() if self._journal is None else paid_in(self._journal.path.parent)
+        return served_cost(paid, self.server.prices)
 
     def close(self) -> None:
         """Close the connections."""
@@ -110,10 +124,20 @@ class Client:
                 with self._lock:
                     self._stored += 1
                 return self._same_backend(read(stored))
-            content, reading = self._answered(call, read)
-            value = self._counted(reading)
-            self._journal.store_answer(key, content)
+            start = time.monotonic()
+            with self.account.one_more():
+                content, reading, tries = self._answered(call, read)
+                value = self._counted(reading)
+                paid = Paid(reading.usage, tries, self._seconds_since(start))
+                self._journal.store_answer(key, content, paid)
+                self.account.add(paid)
         return value
+
+    def _seconds_since(self, start: float) -> float:
+        """Return the seconds since a request began or, if that is later, since the last answer to another."""
+        with self._lock:
+            before, self._last_answer = self._last_answer, time.monotonic()
+            return self._last_answer - max(start, before)
 
     def each(
         self, items: Sequence[R], do: Callable[[R], T], *, failed_rows: float
@@ -168,8 +192,8 @@ class Client:
             self._usage += reading.usage
         return value
 
-    def _answered(self, call: Call, read: Read[T]) -> tuple[bytes, Reading[T]]:
-        """Try until an answer is whole and right."""
+    def _answered(self, call: Call, read: Read[T]) -> tuple[bytes, Reading[T], int]:
+        """Try until an answer is whole and right; return it with the number of tries."""
         why: list[str] = []
         for attempt in range(1, self.server.tries + 1):
             with self._lock:
@@ -181,7 +205,7 @@ class Client:
                 if status == 200:
                     reading = read(content)
                     self._gate.succeeded()
-                    return content, reading
+                    return content, reading, attempt
                 wait_s = self._refused(call, status, headers, content)
                 why.append(f"HTTP {status}: {_said(content)}")
             except CutAnswer as error:
@@ -235,7 +259,7 @@ class Client:
                 )
             return wait_s
         if status in _OF_THIS_REQUEST:
-            raise RowFailed("The server refuses a request.", where=where, facts=[f"HTTP {status}: {said}"])
+            raise RefusedRequest("The server refuses a request.", where=where, facts=[f"HTTP {status}: {said}"])
         raise ServerError(
             "The server cannot be used.",
             where=where,

@@ -3,6 +3,7 @@
 TeacherError
 ├── ServerError     the server cannot be used at all: the run stops
 └── RowFailed       one request failed for good: its row is counted as failed
+    ├── RefusedRequest  the server will never answer it, as one that is too long
     ├── CutAnswer   the answer is not whole JSON; it is asked for again
     └── WrongAnswer the answer is whole, and is not what was asked for; asked again it would cost again
 """
@@ -18,6 +19,10 @@ class ServerError(TeacherError):
 
 class RowFailed(TeacherError):
     """A row has no usable answer."""
+
+
+class RefusedRequest(RowFailed):
+    """A request that the server refuses."""
 
 
 class CutAnswer(RowFailed):

@@ -10,7 +10,7 @@ import msgspec
 
 from distillab.teachers.served.errors import CutAnswer, WrongAnswer
 
-T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 S = TypeVar("S")
 
 
@@ -33,17 +33,35 @@ class Usage:
     def __add__(self, other: Usage) -> Usage:
         return Usage(self.prompt + other.prompt, self.cached + other.cached, self.completion + other.completion)
 
+    def __sub__(self, other: Usage) -> Usage:
+        return Usage(self.prompt - other.prompt, self.cached - other.cached, self.completion - other.completion)
+
 
 @dataclass(frozen=True)
-class Reading(Generic[T]):
+class Paid:
+    """What answers took. requests: failed tries too; seconds: in which at least one was on its way."""
+
+    usage: Usage = Usage()
+    requests: int = 0
+    seconds: float = 0.0
+
+    def __add__(self, other: Paid) -> Paid:
+        return Paid(self.usage + other.usage, self.requests + other.requests, self.seconds + other.seconds)
+
+    def __sub__(self, other: Paid) -> Paid:
+        return Paid(self.usage - other.usage, self.requests - other.requests, self.seconds - other.seconds)
+
+
+@dataclass(frozen=True)
+class Reading(Generic[T_co]):
     """A checked answer: its value, its tokens, and the backend that the server names (None if it names none)."""
 
-    value: T
+    value: T_co
     usage: Usage
     backend: str | None
 
 
-Read = Callable[[bytes], Reading[T]]
+Read = Callable[[bytes], Reading[T_co]]
 """Raises CutAnswer or WrongAnswer."""
 
 

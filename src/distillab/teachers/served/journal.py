@@ -1,7 +1,8 @@
 """Answers of servers as they came, on disk before they are used: what is paid for once is not asked for again.
 
-A file of records: magic (4 bytes), key (16), xxh3-64 of the stored bytes (8), their length (4), the answer (zlib).
-A record that a killed process left unfinished is cut off when the file is opened again.
+A file of records: magic (4 bytes), key (16), what it took (20: requests; tokens of prompt, cache and completion;
+seconds), xxh3-64 of this and of the stored bytes (8), their length (4), the answer (zlib). A record that a killed
+process left unfinished is cut off when the file is opened again.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import struct
 import threading
 import weakref
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +23,16 @@ from xxhash import xxh3_64_intdigest, xxh3_128_digest
 
 from distillab.errors import CacheCorrupt, CacheMismatch
 from distillab.files import append
+from distillab.teachers.served.exchange import Paid, Usage
 
 FOLDER = "served"
 """Name of the folder, in that of a run."""
 
 ANSWERS = "served.answers"
 _LOCK = "served.lock"
-_HEAD = struct.Struct("<4s16sQI")
-_MAGIC = b"dsa1"
+_HEAD = struct.Struct("<4s16s20sQI")
+_PAID = struct.Struct("<IIIIf")
+_MAGIC = b"dsa2"
 
 
 def answer_key(*, server: str, model: str | None, tokenizer: str, path: str, body: Mapping[str, Any]) -> bytes:
@@ -65,10 +69,13 @@ class AnswerJournal:
             ) from error
         self._release = weakref.finalize(self, os.close, self._held)
         try:
-            self._places = self._opened()
+            self._places = dict(_places(self.path))
         except CacheCorrupt:
             self.close()
             raise
+        self._end = max((place.end for place in self._places.values()), default=0)
+        if self.path.exists() and self._end < self.path.stat().st_size:
+            os.truncate(self.path, self._end)
 
     def __len__(self) -> int:
         return len(self._places)
@@ -86,53 +93,79 @@ class AnswerJournal:
         place = self._places.get(key)
         if place is None:
             return None
-        start, length, checksum = place
         with self.path.open("rb") as stream:
-            stream.seek(start)
-            stored = stream.read(length)
-        if xxh3_64_intdigest(stored) != checksum:
-            raise self._damaged(start)
+            stream.seek(place.start + _HEAD.size)
+            stored = stream.read(place.length)
+        if xxh3_64_intdigest(_packed(place.paid) + stored) != place.checksum:
+            raise _damaged(self.path, place.start)
         return zlib.decompress(stored)
 
-    def store_answer(self, key: bytes, content: bytes) -> None:
-        """Store an answer; when this returns, it survives a power cut.
+    def store_answer(self, key: bytes, content: bytes, paid: Paid) -> None:
+        """Store an answer and what it took; when this returns, it survives a power cut.
 
         Raises:
             StorageError: the disk is full.
         """
-        stored = zlib.compress(content, 1)
-        checksum = xxh3_64_intdigest(stored)
+        stored, took = zlib.compress(content, 1), _packed(paid)
+        checksum = xxh3_64_intdigest(took + stored)
         with self._lock:
             if key in self._places:
                 return
-            append(self.path, _HEAD.pack(_MAGIC, key, checksum, len(stored)) + stored)
-            self._places[key] = (self._end + _HEAD.size, len(stored), checksum)
-            self._end += _HEAD.size + len(stored)
+            append(self.path, _HEAD.pack(_MAGIC, key, took, checksum, len(stored)) + stored)
+            self._places[key] = place = _Place(self._end, len(stored), checksum, paid)
+            self._end = place.end
 
-    def _opened(self) -> dict[bytes, tuple[int, int, int]]:
-        """Return where each answer is, and cut off an unfinished record."""
-        places: dict[bytes, tuple[int, int, int]] = {}
-        self._end = 0
-        if not self.path.exists():
-            return places
-        size = self.path.stat().st_size
-        with self.path.open("rb") as stream:
-            while len(head := stream.read(_HEAD.size)) == _HEAD.size:
-                magic, key, checksum, length = _HEAD.unpack(head)
-                if magic != _MAGIC:
-                    raise self._damaged(self._end)
-                if self._end + _HEAD.size + length > size:
-                    break
-                places[key] = (self._end + _HEAD.size, length, checksum)
-                self._end += _HEAD.size + length
-                stream.seek(self._end)
-        if self._end < size:
-            os.truncate(self.path, self._end)
-        return places
 
-    def _damaged(self, start: int) -> CacheCorrupt:
-        return CacheCorrupt(
-            "The stored answers of a server are damaged.",
-            where=f"{self.path}, byte {start:,}",
-            fix="restore the file from a copy, or remove it: the answers are then asked for again",
-        )
+def paid_in(folder: Path) -> Paid:
+    """Return what all answers of a journal took, those of earlier starts too; nothing if there is none.
+
+    Raises:
+        CacheCorrupt: the file is damaged.
+    """
+    return sum((place.paid for _, place in _places(folder / ANSWERS)), Paid())
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A record: where it starts, how long its answer is."""
+
+    start: int
+    length: int
+    checksum: int
+    paid: Paid
+
+    @property
+    def end(self) -> int:
+        return self.start + _HEAD.size + self.length
+
+
+def _places(path: Path) -> Iterator[tuple[bytes, _Place]]:
+    """Yield key and place of each whole record."""
+    if not path.exists():
+        return
+    size, start = path.stat().st_size, 0
+    with path.open("rb") as stream:
+        while len(head := stream.read(_HEAD.size)) == _HEAD.size:
+            magic, key, took, checksum, length = _HEAD.unpack(head)
+            if magic != _MAGIC:
+                raise _damaged(path, start)
+            requests, prompt, cached, completion, seconds = _PAID.unpack(took)
+            place = _Place(start, length, checksum, Paid(Usage(prompt, cached, completion), requests, seconds))
+            if place.end > size:
+                return
+            yield key, place
+            start = place.end
+            stream.seek(start)
+
+
+def _packed(paid: Paid) -> bytes:
+    usage = paid.usage
+    return _PAID.pack(paid.requests, usage.prompt, usage.cached, usage.completion, paid.seconds)
+
+
+def _damaged(path: Path, start: int) -> CacheCorrupt:
+    return CacheCorrupt(
+        "The stored answers of a server are damaged.",
+        where=f"{path}, byte {start:,}",
+        fix="restore the file from a copy, or remove it: the answers are then asked for again",
+    )

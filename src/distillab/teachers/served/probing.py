@@ -10,10 +10,12 @@ from pathlib import Path
 
 from distillab.config.served import Dialect, ServerConfig
 from distillab.errors import TeacherError
+from distillab.models.generation import Decoding
 from distillab.pairing.loading import LoadedTokenizer
 from distillab.records import ServerCheck, ServerProbe, read_record, write_record
+from distillab.teachers.protocol import Prompt, Sampling
 from distillab.teachers.served.client import Client
-from distillab.teachers.served.dialects.dialect import ScoringDialect, Wanted
+from distillab.teachers.served.dialects.dialect import AnsweringDialect, ScoringDialect, Wanted
 from distillab.teachers.served.dialects.llama_cpp import LlamaCpp
 from distillab.teachers.served.dialects.openai_chat import OpenAiChat
 from distillab.teachers.served.dialects.sglang import SgLang
@@ -40,6 +42,19 @@ def scoring_dialect(name: str, model: str | None, tokens: LoadedTokenizer) -> Sc
             return Vllm(model)
         case "sglang":
             return SgLang()
+        case _:
+            return None
+
+
+def answering_dialect(name: str, model: str | None, tokens: LoadedTokenizer) -> AnsweringDialect | None:
+    """Return how answers are asked for in a dialect; None: it is not known. The arguments as of `scoring_dialect`."""
+    match name:
+        case "llama_cpp":
+            return LlamaCpp(tokens.meanings, model)
+        case "vllm":
+            return Vllm(model)
+        case "openai_chat" if model is not None:
+            return OpenAiChat(model)
         case _:
             return None
 
@@ -85,10 +100,12 @@ def _chat(server: ServerConfig) -> ServerCheck:
     name = "gives text by openai_chat"
     if server.model is None:
         return ServerCheck(name=name, passed=False, found="not asked: it needs the name of a model")
-    chat, say = OpenAiChat(server.model), [{"role": "user", "content": "Say yes."}]
+    say = Prompt("probe", (), (("user", "Say yes."),))
+    chat = OpenAiChat(server.model)
+    asked = chat.answer_call(say, Sampling(Decoding(4), (), seed=0))
     try:
         with closing(_client(server)) as client:
-            answer = client.ask(chat.call(say, max_tokens=4, temperature=0.0, top_p=1.0, seed=None), chat.read)
+            answer = client.ask(asked.call, chat.read)
     except TeacherError as error:
         return ServerCheck(name=name, passed=False, found=_why(error))
     return ServerCheck(name=name, passed=True, found=f"an answer of {len(answer.text)} characters, {answer.finish}")

@@ -11,10 +11,11 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from distillab.config.served import ServerConfig
 from distillab.errors import TeacherError
 from distillab.models.batch import TokenBatch
 from distillab.models.scoring import scored_positions
-from distillab.records import ServerProbe, TeacherProvenance
+from distillab.records import AccessLevel, ServedCost, ServerProbe, TeacherProvenance
 from distillab.teachers.protocol import NO_LAYERS, TeacherIdentity
 from distillab.teachers.served.client import Client
 from distillab.teachers.served.dialects.dialect import ScoringDialect, Wanted
@@ -118,6 +119,30 @@ class ServedScores:
         self.capabilities.refuse("draws from the distribution")
 
 
+def served_identity(
+    server: ServerConfig,
+    access: AccessLevel,
+    *,
+    width: int,
+    name: str,
+    template_sha256: str,
+    probe: ServerProbe | None,
+) -> TeacherIdentity:
+    """Return the identity of a teacher behind a server; the arguments as of `ServedTeacher`."""
+    provenance = TeacherProvenance(
+        name=name,
+        weights_sha256=server.identity_sha256,
+        parameters=0,
+        dtype="unknown",
+        template_sha256=template_sha256,
+    )
+    engine = {"server": server.url, "dialect": server.dialect, "model": server.model or ""}
+    if probe is not None:
+        passed = "; ".join(check.name for check in probe.checks if check.passed)
+        engine |= {"dialect": probe.dialect, "backend": probe.backend, "probed": passed}
+    return TeacherIdentity(provenance, access, None, NO_LAYERS, "float32", width, width, engine=engine)
+
+
 class ServedTeacher:
     """A teacher behind a server that scores given ids.
 
@@ -144,18 +169,14 @@ class ServedTeacher:
         self._client, self._dialect, self._device, self.probe = client, dialect, device, probe
         server = client.server
         self._gives = ServedCapabilities(server.url, server.k, width)
-        provenance = TeacherProvenance(
-            name=name,
-            weights_sha256=server.identity_sha256,
-            parameters=0,
-            dtype="unknown",
-            template_sha256=template_sha256,
+        self.identity = served_identity(
+            server, "top_k", width=width, name=name, template_sha256=template_sha256, probe=probe
         )
-        engine = {"server": server.url, "dialect": server.dialect, "model": server.model or ""}
-        if probe is not None:
-            passed = "; ".join(check.name for check in probe.checks if check.passed)
-            engine |= {"dialect": probe.dialect, "backend": probe.backend, "probed": passed}
-        self.identity = TeacherIdentity(provenance, "top_k", None, NO_LAYERS, "float32", width, width, engine=engine)
+
+    @property
+    def cost(self) -> ServedCost | None:
+        """What its stored answers took, over all starts; None if there are none."""
+        return self._client.cost
 
     def require(self, request: SignalRequest, *, packing: bool) -> None:
         """Check that the server gives what the terms read.

@@ -10,48 +10,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from distillab.cache.identity import CacheIdentity
 from distillab.cache.reader import CacheReader
 from distillab.cache.rows import CachedRow
-from distillab.cache.text import Text
 from distillab.cache.writer import CacheWriter
 from distillab.config.teacher import TeacherAnswersConfig
 from distillab.errors import CacheMismatch, ConfigError, DataError
-from distillab.models.generation import Decoding, Generated
+from distillab.models.generation import Decoding
 from distillab.progress import Progress
 from distillab.records import AnswerStoreCounts
-from distillab.teachers.protocol import Generates, Prompt, Sampling
+from distillab.teachers.protocol import Announces, Generates, Prompt, Sampling
 from distillab.teachers.reasoning import AnswerText
 from distillab.teachers.stored.answer_identity import require_answers_to
+from distillab.teachers.stored.answer_rows import Answer, AnswerRows
 
 _READ_ROWS = 1024
 _OLD_FILES = ("answers.jsonl", "provenance.json")
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The teacher's answer to a prompt.
-
-    Attributes:
-        key: of the prompt.
-        number: of the answer, among those to its prompt.
-        answer: the text.
-        finish: "stop" (ended by a stop token) or "length" (cut at max_new_tokens).
-        tokens: number of tokens, without the stop token.
-        reasoned: it has reasoning, or had it before that was removed.
-        unfinished: the reasoning has no end.
-    """
-
-    key: str
-    number: int
-    answer: str
-    finish: str
-    tokens: int
-    reasoned: bool = False
-    unfinished: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,7 +62,7 @@ def generate_store(
     """
     _refuse_old(folder)
     writer = CacheWriter(folder, identity, worker=worker, workers=workers)
-    text = AnswerText(tokenizer, settings)
+    made = AnswerRows(tokenizer, AnswerText(tokenizer, settings), tuple(stop_ids))
     decoding = Decoding(settings.max_new_tokens, settings.sample, settings.temperature, settings.top_p)
     jobs = _jobs(prompts, settings)
     size = identity.rows_per_shard
@@ -94,6 +70,8 @@ def generate_store(
     todo = writer.todo()
     total = sum(map(len, share[worker::workers]))
     missing = sum(len(share[number]) for number in todo)
+    if isinstance(teacher, Announces) and todo:
+        teacher.announce([(len(prompt.ids), decoding.max_new_tokens) for number in todo for prompt, _ in share[number]])
     with Progress("teacher answers", total=total, unit="answers", done=total - missing) as progress:
         for number in todo:
             rows: list[CachedRow] = []
@@ -102,8 +80,7 @@ def generate_store(
                 sampling = Sampling(decoding, tuple(stop_ids), settings.seed * 1_000_003 + start)
                 written = teacher.answers([prompt for prompt, _ in batch], sampling)
                 rows += [
-                    _row(prompt, number, answer, text.read(prompt.ids, answer.ids).answer)
-                    for (prompt, number), answer in zip(batch, written, strict=True)
+                    made.row(prompt, number, answer) for (prompt, number), answer in zip(batch, written, strict=True)
                 ]
                 progress.advance(len(batch))
             writer.write(number, rows)
@@ -152,13 +129,13 @@ def read_store(
     )
     reader.require_complete()
     jobs = _jobs(prompts, settings)
-    text = AnswerText(tokenizer, settings)
+    stored = AnswerRows(tokenizer, AnswerText(tokenizer, settings))
     answers: dict[tuple[str, int], Answer] = {}
     for start in range(0, len(jobs), _READ_ROWS):
         here = range(start, min(start + _READ_ROWS, len(jobs)))
         for place, row in zip(here, reader.read(here, ["text"]), strict=True):
             prompt, number = jobs[place]
-            answers[prompt.key, number] = _answer_of(row, prompt, number, text, where=str(location))
+            answers[prompt.key, number] = stored.answer(row, prompt, number, where=str(location))
     wanted = [(prompt.key, number) for prompt in prompts for number in range(settings.answers_per_prompt)]
     return AnswerStore(tuple(answers[key] for key in wanted), reader.identity)
 
@@ -198,7 +175,7 @@ def drop_invalid(
     prompt_tokens: int,
     not_asked: int = 0,
 ) -> tuple[dict[str, list[str]], AnswerStoreCounts]:
-    """Return valid answers by row key, and count the others: empty, truncated, repeated for a prompt.
+    """Return valid answers by row key, and count the others: empty, truncated, filtered, repeated for a prompt.
 
     Args:
         settings: whether answers that were cut off are kept.
@@ -208,9 +185,13 @@ def drop_invalid(
         DataError: no answer is left.
     """
     kept: dict[str, list[str]] = {}
-    empty = cut = twice = thought = 0
+    empty = cut = twice = thought = filtered = refused = 0
     for item in answers:
-        if item.unfinished and not item.answer.strip():
+        if item.finish == "filtered":
+            filtered += 1
+        elif item.finish == "refused":
+            refused += 1
+        elif item.unfinished and not item.answer.strip():
             thought += 1
         elif not item.answer.strip():
             empty += 1
@@ -231,6 +212,8 @@ def drop_invalid(
         dropped_empty=empty,
         dropped_cut_off=cut,
         dropped_duplicate=twice,
+        dropped_filtered=filtered,
+        dropped_refused=refused,
         dropped_unfinished_reasoning=thought,
         with_reasoning=sum(item.reasoned for item in answers),
         reasoning=settings.reasoning,
@@ -245,6 +228,8 @@ def drop_invalid(
                 f"empty {empty}",
                 f"cut off at max_new_tokens {cut}",
                 f"reasoning without an end {thought}",
+                f"filtered by the server {filtered}",
+                f"not answered by the server {refused}",
             ],
             fix="raise teacher_answers.max_new_tokens, set its keep_cut_off, or check the template of the prompts",
         )
@@ -267,47 +252,3 @@ def _jobs(prompts: Sequence[Prompt], settings: TeacherAnswersConfig) -> list[tup
     """Return what a store has to answer, sorted by length, then by key, so that batches are always the same."""
     jobs = [(prompt, number) for prompt in prompts for number in range(settings.answers_per_prompt)]
     return sorted(jobs, key=lambda job: (len(job[0].ids), job[0].key, job[1]))
-
-
-def _row(prompt: Prompt, number: int, output: Generated, answer: str) -> CachedRow:
-    # the stop token is generated too, so an answer of only that token is a row like any other
-    written = output.ids if output.stop_id is None else (*output.ids, output.stop_id)
-    mask = np.zeros(len(prompt.ids) + len(written), dtype=np.bool_)
-    mask[len(prompt.ids) :] = True
-    return CachedRow(
-        key=_key(prompt, number),
-        input_ids=np.asarray([*prompt.ids, *written], dtype=np.int32),
-        answer_mask=mask,
-        sections={"text": Text(answer, "length" if output.stop_id is None else "stop")},
-    )
-
-
-def _answer_of(row: CachedRow, prompt: Prompt, number: int, text: AnswerText, *, where: str) -> Answer:
-    prompt_ids, written = np.split(row.input_ids, [len(prompt.ids)])
-    if row.key != _key(prompt, number) or not np.array_equal(prompt_ids, prompt.ids):
-        raise CacheMismatch(
-            "A stored answer belongs to another prompt.",
-            where=where,
-            facts=[
-                f"stored {row.key}: {prompt_ids.tolist()[:20]}",
-                f"this run {_key(prompt, number)}: {prompt.ids[:20]}",
-            ],
-            fix="use another folder, or delete this one",
-        )
-    stored = row.sections["text"]
-    assert isinstance(stored, Text)
-    tokens = int(row.answer_mask.sum()) - (stored.finish == "stop")
-    found = text.read(prompt.ids, written[:tokens].tolist())
-    return Answer(
-        key=prompt.key,
-        number=number,
-        answer=stored.answer,
-        finish=stored.finish,
-        tokens=tokens,
-        reasoned=found.reasoned,
-        unfinished=found.unfinished,
-    )
-
-
-def _key(prompt: Prompt, number: int) -> str:
-    return f"{prompt.key}/{number}"

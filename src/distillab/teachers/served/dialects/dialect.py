@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from distillab.cache.next_tokens import TopK
+from distillab.models.generation import Generated, GeneratedText
+from distillab.teachers.protocol import Prompt, Sampling
 from distillab.teachers.served.exchange import Call, Read
 
 
@@ -35,6 +37,22 @@ class ScoringCall:
 
     call: Call
     read: Read[TopK]
+
+
+@dataclass(frozen=True)
+class AnswerCall:
+    """A request for one answer, and how it is read."""
+
+    call: Call
+    read: Read[Generated | GeneratedText]
+
+
+class AnsweringDialect(Protocol):
+    """A form of API that generates answers."""
+
+    def answer_call(self, prompt: Prompt, sampling: Sampling) -> AnswerCall:
+        """Return the request of one answer; `sampling.seed` is this answer's own."""
+        ...
 
 
 class ScoringDialect(Protocol):

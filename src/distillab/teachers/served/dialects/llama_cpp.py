@@ -12,18 +12,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import msgspec
 
 from distillab.cache.next_tokens import TopK
+from distillab.models.generation import Generated
 from distillab.pairing.token_bytes import TokenMeaning
-from distillab.teachers.served.dialects.dialect import ScoringCall, Wanted
+from distillab.teachers.protocol import Prompt, Sampling
+from distillab.teachers.served.dialects.dialect import AnswerCall, ScoringCall, Wanted
+from distillab.teachers.served.dialects.tokens import require_counts, until_stop
 from distillab.teachers.served.errors import WrongAnswer
 from distillab.teachers.served.exchange import Call, Reading, Usage, decoded
 from distillab.teachers.served.positions import Position, top_k
 
 _FORCED = 1e4  # added to a logit by the sampler: above any difference of two logits
+_WRITTEN_FIELDS = ["tokens", "tokens_evaluated", "stop_type", "timings", "model"]
 _FIELDS = ["tokens", "completion_probabilities", "tokens_evaluated", "timings", "model"]
 
 
@@ -46,6 +50,14 @@ class _Answer(msgspec.Struct):
     tokens: list[int]
     completion_probabilities: list[_Step]
     tokens_evaluated: int
+    timings: _Timings | None = None
+    model: str | None = None
+
+
+class _Written(msgspec.Struct):
+    tokens: list[int]
+    tokens_evaluated: int
+    stop_type: Literal["eos", "limit", "word"]
     timings: _Timings | None = None
     model: str | None = None
 
@@ -88,6 +100,37 @@ class LlamaCpp:
             ScoringCall(self._call(part, wanted), self._reader(part, wanted))
             for part in self._parts(wanted.ids, wanted.scored, wanted)
         ]
+
+    def answer_call(self, prompt: Prompt, sampling: Sampling) -> AnswerCall:
+        """Return the request of one answer. What the server's own settings could change is set."""
+        decoding = sampling.decoding
+        body: dict[str, Any] = {
+            "prompt": list(prompt.ids),
+            "n_predict": decoding.max_new_tokens,
+            "temperature": decoding.temperature if decoding.sample else 0,
+            "top_p": decoding.top_p,
+            # transformers too divides by the temperature first
+            "samplers": ["temperature", "top_p"] if decoding.sample else ["temperature"],
+            "return_tokens": True,
+            "cache_prompt": False,
+            "response_fields": _WRITTEN_FIELDS,
+        }
+        if decoding.sample:
+            body["seed"] = sampling.seed % 2**32
+        if self._model is not None:
+            body["model"] = self._model
+        where = f"answer to row {prompt.key}"
+
+        def read(content: bytes) -> Reading[Generated]:
+            answer = decoded(content, _Written, where=where)
+            require_counts({"prompt tokens": (answer.tokens_evaluated, len(prompt.ids))}, where=where)
+            ended = answer.stop_type != "limit"
+            # the model's own end token is the last one
+            stop = answer.tokens[-1] if ended and answer.tokens and answer.tokens[-1] in self._special else None
+            usage = Usage(answer.tokens_evaluated, answer.timings.cache_n if answer.timings else 0, len(answer.tokens))
+            return Reading(until_stop(answer.tokens, sampling, ended=ended, stop_id=stop), usage, answer.model)
+
+        return AnswerCall(Call("/completion", body), read)
 
     def _parts(self, ids: Sequence[int], scored: Sequence[int], wanted: Wanted) -> list[_Part]:
         parts: list[_Part] = []

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
 
+from distillab.errors import ConfigError
+from distillab.models.generation import GeneratedText
+from distillab.teachers.protocol import Prompt, Sampling
+from distillab.teachers.served.dialects.dialect import AnswerCall
 from distillab.teachers.served.errors import WrongAnswer
 from distillab.teachers.served.exchange import Call, Reading, Usage, decoded
 
-Finish = Literal["stop", "length", "content_filter"]
+_FINISHES: Mapping[str, Literal["stop", "length", "filtered"]] = {
+    "stop": "stop",
+    "length": "length",
+    "content_filter": "filtered",
+}
 
 
 class _Message(msgspec.Struct):
@@ -45,21 +53,6 @@ class _Answer(msgspec.Struct):
 
 
 @dataclass(frozen=True)
-class ChatAnswer:
-    """An answer of a chat server.
-
-    Attributes:
-        text: without the reasoning. May be empty.
-        reasoning: that the server gave in a field of its own; "" if none.
-        finish: "stop"; "length", cut at max_tokens; "content_filter", refused or filtered by the server.
-    """
-
-    text: str
-    reasoning: str
-    finish: Finish
-
-
-@dataclass(frozen=True)
 class OpenAiChat:
     """Asks for answers to conversations.
 
@@ -69,35 +62,31 @@ class OpenAiChat:
 
     model: str
 
-    def call(
-        self,
-        messages: Sequence[Mapping[str, str]],
-        *,
-        max_tokens: int,
-        temperature: float,
-        top_p: float,
-        seed: int | None,
-        number: int = 0,
-    ) -> Call:
-        """Return the request of one answer. Greedy: temperature 0.
+    def answer_call(self, prompt: Prompt, sampling: Sampling) -> AnswerCall:
+        """Return the request of one answer to the prompt's turns. Greedy: temperature 0, and no seed.
 
-        Args:
-            messages: role and content of each.
-            number: of this answer, of several to one conversation. It is in the stored answer's key through `seed`:
-                seeds of two answers must differ.
+        Raises:
+            ConfigError: the prompt is no conversation of texts.
         """
+        if not prompt.turns:
+            raise ConfigError(
+                "A chat server answers conversations, and a row is none, or calls tools.",
+                where=f"row {prompt.key}",
+                fix="use rows with a prompt or with messages, without tools; or a server that continues tokens",
+            )
+        decoding = sampling.decoding
         body: dict[str, Any] = {
             "model": self.model,
-            "messages": [dict(message) for message in messages],
-            "max_tokens": max_tokens,
-            "temperature": temperature,
-            "top_p": top_p,
+            "messages": [{"role": role, "content": text} for role, text in prompt.turns],
+            "max_tokens": decoding.max_new_tokens,
+            "temperature": decoding.temperature if decoding.sample else 0,
+            "top_p": decoding.top_p,
         }
-        if seed is not None:
-            body["seed"] = seed + number
-        return Call("/v1/chat/completions", body)
+        if decoding.sample:
+            body["seed"] = sampling.seed
+        return AnswerCall(Call("/v1/chat/completions", body), self.read)
 
-    def read(self, content: bytes) -> Reading[ChatAnswer]:
+    def read(self, content: bytes) -> Reading[GeneratedText]:
         """Return the one answer.
 
         Raises:
@@ -111,15 +100,15 @@ class OpenAiChat:
                 where=where,
                 facts=[f"answers: {len(answer.choices)}"],
             )
-        message, finish = answer.choices[0].message, answer.choices[0].finish_reason
-        if finish not in ("stop", "length", "content_filter"):
+        message, reason = answer.choices[0].message, answer.choices[0].finish_reason
+        finish = "filtered" if message.refusal else _FINISHES.get(reason)
+        if finish is None:
             raise WrongAnswer(
                 "An answer ended for a reason that is not known.",
                 where=where,
-                facts=[f"finish_reason: {finish}", "known: stop, length, content_filter"],
+                facts=[f"finish_reason: {reason}", f"known: {', '.join(_FINISHES)}"],
                 fix="a server that calls tools gives no text to learn from",
             )
-        known: Finish = "content_filter" if message.refusal else finish  # type: ignore[assignment]
         counted = answer.usage
         details = counted.prompt_tokens_details if counted else None
         usage = Usage(
@@ -128,5 +117,5 @@ class OpenAiChat:
             counted.completion_tokens if counted else 0,
         )
         names = [name for name in (answer.model, answer.system_fingerprint) if name]
-        value = ChatAnswer(message.content or "", message.reasoning_content or message.reasoning or "", known)
+        value = GeneratedText(message.content or "", message.reasoning_content or message.reasoning or "", finish)
         return Reading(value, usage, "/".join(names) or None)

@@ -1,4 +1,4 @@
-"""vLLM's /v1/completions with prompt_logprobs: a row is one request.
+"""vLLM's /v1/completions: with prompt_logprobs a row is scored by one request; ids in and ids out for answers.
 
 `return_token_ids` has the server repeat the ids that it read: an answer to another row is recognised.
 `prompt_logprobs: k` gives k entries a position, and one more where the token that follows is not among them. They
@@ -8,15 +8,20 @@ are raw log-probabilities, whatever the temperature. k above the server's --max-
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import msgspec
 
 from distillab.cache.next_tokens import TopK
-from distillab.teachers.served.dialects.dialect import ScoringCall, Wanted
+from distillab.models.generation import Generated
+from distillab.teachers.protocol import Prompt, Sampling
+from distillab.teachers.served.dialects.dialect import AnswerCall, ScoringCall, Wanted
+from distillab.teachers.served.dialects.tokens import require_counts, until_stop
 from distillab.teachers.served.errors import WrongAnswer
 from distillab.teachers.served.exchange import Call, Reading, Usage, decoded
 from distillab.teachers.served.positions import Position, top_k
+
+T = TypeVar("T")
 
 
 class _Entry(msgspec.Struct):
@@ -29,6 +34,12 @@ class _Choice(msgspec.Struct):
     prompt_token_ids: list[int] | None = None
 
 
+class _Written(msgspec.Struct):
+    token_ids: list[int]
+    finish_reason: Literal["stop", "length"]
+    stop_reason: int | str | None = None
+
+
 class _Details(msgspec.Struct):
     cached_tokens: int | None = None
 
@@ -39,11 +50,18 @@ class _Usage(msgspec.Struct):
     prompt_tokens_details: _Details | None = None
 
 
-class _Answer(msgspec.Struct):
-    choices: list[_Choice]
+class _About(msgspec.Struct, kw_only=True):
     usage: _Usage
     model: str | None = None
     system_fingerprint: str | None = None
+
+
+class _Answer(_About, kw_only=True):
+    choices: list[_Choice]
+
+
+class _WrittenAnswer(_About, kw_only=True):
+    choices: list[_Written]
 
 
 class Vllm:
@@ -71,6 +89,29 @@ class Vllm:
             body["model"] = self._model
         return [ScoringCall(Call("/v1/completions", body), lambda content: _read(content, wanted))]
 
+    def answer_call(self, prompt: Prompt, sampling: Sampling) -> AnswerCall:
+        """Return the request of one answer. What a model's own generation config could change is set."""
+        decoding = sampling.decoding
+        body: dict[str, Any] = {
+            "prompt": list(prompt.ids),
+            "max_tokens": decoding.max_new_tokens,
+            "temperature": decoding.temperature if decoding.sample else 0,
+            "top_p": decoding.top_p,
+            "top_k": 0,
+            "min_p": 0,
+            "repetition_penalty": 1,
+            "stop_token_ids": list(sampling.stop_ids),
+            "return_token_ids": True,
+        }
+        if self._model is not None:
+            body["model"] = self._model
+        if decoding.sample:
+            body["seed"] = sampling.seed
+        where = f"answer to row {prompt.key}"
+        return AnswerCall(
+            Call("/v1/completions", body), lambda content: _read_answer(content, prompt, sampling, where=where)
+        )
+
 
 def _read(content: bytes, wanted: Wanted) -> Reading[TopK]:
     answer = decoded(content, _Answer, where=wanted.where)
@@ -79,19 +120,37 @@ def _read(content: bytes, wanted: Wanted) -> Reading[TopK]:
         "prompt tokens": (answer.usage.prompt_tokens, len(wanted.ids)),
         "positions": (len(answer.choices[0].prompt_logprobs) if answer.choices else 0, len(wanted.ids)),
     }
-    facts = [f"{name}: the server {got}, sent {sent}" for name, (got, sent) in counted.items() if got != sent]
-    read = answer.choices[0].prompt_token_ids if answer.choices else None
-    if not facts and read is not None and read != [int(id_) for id_ in wanted.ids]:
-        facts = [f"ids: the server {read[:20]}, sent {list(wanted.ids)[:20]}"]
-    if facts:
+    require_counts(counted, where=wanted.where)
+    read = answer.choices[0].prompt_token_ids
+    if read is not None and read != [int(id_) for id_ in wanted.ids]:
         raise WrongAnswer(
             "The server scored other tokens than were sent.",
             where=wanted.where,
-            facts=facts,
-            fix="a server that adds a BOS token, or cuts the row, gives values of another text",
+            facts=[f"ids: the server {read[:20]}, sent {list(wanted.ids)[:20]}"],
         )
     values = answer.choices[0].prompt_logprobs
     positions = [_position(values[place], int(wanted.ids[place]), place, wanted) for place in wanted.scored]
+    return _reading(answer, top_k(positions, k=wanted.k, width=wanted.width, where=wanted.where))
+
+
+def _read_answer(content: bytes, prompt: Prompt, sampling: Sampling, *, where: str) -> Reading[Generated]:
+    answer = decoded(content, _WrittenAnswer, where=where)
+    if len(answer.choices) != 1:
+        raise WrongAnswer("The server gave another number of answers than one.", where=where)
+    written = answer.choices[0]
+    require_counts(
+        {
+            "prompt tokens": (answer.usage.prompt_tokens, len(prompt.ids)),
+            "tokens of the answer": (answer.usage.completion_tokens, len(written.token_ids)),
+        },
+        where=where,
+    )
+    stop, ended = written.stop_reason, written.finish_reason == "stop"
+    stop_id = stop if isinstance(stop, int) else None
+    return _reading(answer, until_stop(written.token_ids, sampling, ended=ended, stop_id=stop_id))
+
+
+def _reading(answer: _About, value: T) -> Reading[T]:
     details = answer.usage.prompt_tokens_details
     usage = Usage(
         answer.usage.prompt_tokens,
@@ -99,7 +158,7 @@ def _read(content: bytes, wanted: Wanted) -> Reading[TopK]:
         answer.usage.completion_tokens,
     )
     names = [name for name in (answer.model, answer.system_fingerprint) if name is not None]
-    return Reading(top_k(positions, k=wanted.k, width=wanted.width, where=wanted.where), usage, "/".join(names) or None)
+    return Reading(value, usage, "/".join(names) or None)
 
 
 def _position(entries: dict[int, _Entry] | None, actual_id: int, place: int, wanted: Wanted) -> Position:
