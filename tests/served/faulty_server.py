@@ -57,6 +57,7 @@ class Bytes:
     pause_s: float = 0.0
     cut_at: int | None = None
     """Close the connection after so many bytes, of more that were announced."""
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -64,7 +65,7 @@ class FaultyServer:
     """What it was asked, and what it will do; it answers at `paths` alone."""
 
     paths: tuple[str, ...] = ("/v1/completions",)
-    script: list[Fault | Status | Bytes] = field(default_factory=list)
+    script: list[Fault | Status | Bytes | None] = field(default_factory=list)
     always: Fault | Status | Bytes | None = None
     asked: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -108,7 +109,7 @@ class FaultyServer:
             content = json.dumps(answer).encode()
         how = fault if isinstance(fault, Bytes) else Bytes()
         content = how.of(content)
-        headers = {"content-type": "application/json", "content-length": str(len(content)), **headers}
+        headers = {"content-type": "application/json", "content-length": str(len(content)), **how.headers, **headers}
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
         await send({"type": "http.response.start", "status": status, "headers": raw})
         if how.pause_s:

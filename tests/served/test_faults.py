@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from distillab.cache.next_tokens import TopK
 from distillab.config.served import ServerConfig
-from distillab.errors import ConfigError
+from distillab.data.collation import Collator, IndexedRow
+from distillab.data.encoding import EncodedRow
+from distillab.errors import ConfigError, TeacherError
+from distillab.teachers.served import client as client_module
 from distillab.teachers.served.client import Client
 from distillab.teachers.served.dialects.dialect import Wanted
 from distillab.teachers.served.dialects.vllm import Vllm
-from distillab.teachers.served.errors import RowFailed, ServerError, WrongAnswer
+from distillab.teachers.served.errors import RowFailed, ServerError
 from distillab.teachers.served.journal import ANSWERS, AnswerJournal
 from distillab.teachers.served.scoring import score_row, score_rows
-from tests.served.faulty_server import Bytes, Fault, FaultyServer, Instead, Status, W, serving, table
+from distillab.teachers.served.teacher import ServedTeacher
+from distillab.teachers.signals import SignalRequest, Top
+from tests.served.faults import MISBEHAVIOURS, ROW, TRIED_AGAIN, K
+from tests.served.faulty_server import Bytes, FaultyServer, Status, W, serving, table
 
-K = 5
-ROW = Wanted([1, 7, 3, 30, 22, 9, 4], (2, 3, 4, 5, 6), K, W, "row 1")
 KEY = "sk-planted-0123456789"
 
 
@@ -86,40 +90,9 @@ def require_right(got: TopK) -> None:
     np.testing.assert_allclose(np.exp(got.tail_logmass), tail, atol=1e-6)
 
 
-def positions(answer: dict[str, Any]) -> list[dict[str, Any] | None]:
-    found: list[dict[str, Any] | None] = answer["choices"][0]["prompt_logprobs"]
-    return found
-
-
-def entry(answer: dict[str, Any], place: int = 3) -> dict[str, Any]:
-    """The entries of a scored position."""
-    found = positions(answer)[place]
-    assert found is not None
-    return found
-
-
 def test_without_a_fault_it_is_the_table(connect: Connect, asked: FaultyServer) -> None:
     require_right(score_row(connect(), Vllm("table"), ROW))
     assert len(asked.asked) == 1
-
-
-TRIED_AGAIN: dict[str, Status | Bytes] = {
-    "429 with Retry-After": Status(429, headers={"retry-after": "7"}),
-    "429 without it": Status(429),
-    "a Retry-After that is no number": Status(429, headers={"retry-after": "soon"}),
-    "500": Status(500),
-    "502 of a proxy, as HTML": Status(502, b"<html>Bad gateway</html>"),
-    "503": Status(503),
-    "529": Status(529),
-    "408": Status(408),
-    "cut JSON, whole HTTP": Bytes(of=lambda content: content[:-40]),
-    "an empty answer": Bytes(of=lambda content: b""),
-    "a connection closed in the middle": Bytes(cut_at=60),
-    "a connection closed before the first byte": Bytes(cut_at=0),
-    "bytes that are no UTF-8": Bytes(of=lambda content: content.replace(b'"table"', b'"\xff\xfe"')),
-    "two answers in one": Bytes(of=lambda content: content + content),
-    "NaN as Python writes it": Bytes(of=lambda content: content.replace(b'"logprob": -', b'"logprob": NaN, "x": -')),
-}
 
 
 @pytest.mark.parametrize("fault", TRIED_AGAIN.values(), ids=TRIED_AGAIN)
@@ -151,113 +124,78 @@ def test_a_request_has_a_budget_of_tries(fault: Status | Bytes, connect: Connect
     assert len(asked.asked) == 3 and "try 3" in str(caught.value)
 
 
-def _shifted(by: int) -> Fault:
-    def shift(answer: dict[str, Any]) -> None:
-        found = positions(answer)
-        found[1:] = np.roll(np.array(found[1:], dtype=object), by).tolist()
-
-    return shift
+def other_row(number: int) -> EncodedRow:
+    return encoded([5, *ROW.ids[1:-1], number])
 
 
-def _every(change: Callable[[dict[str, Any]], object]) -> Fault:
-    def fault(answer: dict[str, Any]) -> None:
-        for place in ROW.scored:
-            change(entry(answer, place))
-
-    return fault
+def encoded(ids: Sequence[int]) -> EncodedRow:
+    """With the scored tokens of `ROW`."""
+    array = np.array(ids, np.int32)
+    return EncodedRow(key="r", input_ids=array, answer_mask=np.arange(len(array)) >= ROW.scored[0], prompt_length=2)
 
 
-def _set(value: float) -> Fault:
-    return lambda answer: entry(answer)[next(iter(entry(answer)))].update(logprob=value)
+def test_there_are_thirty_of_them_and_more() -> None:
+    assert len(MISBEHAVIOURS) >= 30
 
 
-def _tempered(entries: dict[str, Any]) -> None:
-    for value in entries.values():
-        value["logprob"] /= 2
-
-
-def _renamed_id(answer: dict[str, Any]) -> None:
-    entries = entry(answer)
-    other = next(name for name in entries if name != str(ROW.ids[3]))
-    entries[str(W + 5)] = entries.pop(other)
-
-
-def _drop_last(entries: dict[str, Any]) -> None:
-    del entries[max(entries, key=lambda id_: entries[id_]["rank"] if id_ not in map(str, ROW.ids) else 0)]
-
-
-WRONG: dict[str, Fault | Bytes] = {
-    "no prompt_logprobs": lambda answer: answer["choices"][0].pop("prompt_logprobs"),
-    "prompt_logprobs is null": lambda answer: answer["choices"][0].update(prompt_logprobs=None),
-    "shifted to the right": _shifted(1),
-    "shifted to the left": _shifted(-1),
-    "one position more": lambda answer: positions(answer).append(entry(answer)),
-    "one position less": lambda answer: positions(answer).pop(),
-    "a BOS token added": lambda answer: answer["usage"].update(prompt_tokens=8),
-    "null at a scored position": lambda answer: positions(answer).__setitem__(3, None),
-    "k - 1 entries": _every(_drop_last),
-    "an id beyond the vocabulary": _renamed_id,
-    "a negative id": lambda answer: entry(answer).update({"-1": entry(answer).popitem()[1]}),
-    "-9999 for minus infinity": _set(-9999.0),
-    "a positive log-probability": _set(0.7),
-    "null for a log-probability": lambda answer: entry(answer)[str(ROW.ids[3])].update(logprob=None),
-    "a text as key": lambda answer: entry(answer).update({"a": entry(answer).popitem()[1]}),
-    "mass above one": _every(lambda entries: [value.update(logprob=-0.5) for value in entries.values()]),
-    "probabilities in place of their logarithms": _every(
-        lambda entries: [value.update(logprob=float(np.exp(value["logprob"]))) for value in entries.values()]
-    ),
-    "an id twice": Bytes(of=lambda content: _id_twice(content)),
-    "no choice": lambda answer: answer.update(choices=[]),
-    "two choices": lambda answer: answer["choices"].append(answer["choices"][0]),
-    "a list": lambda answer: Instead([answer]),
-    "an error with status 200": lambda answer: Instead({"error": {"message": "overloaded"}}),
-}
-
-
-def _id_twice(content: bytes) -> bytes:
-    """JSON can have a key twice; a parser keeps the last."""
-    answer = json.loads(content)
-    names = [name for name in entry(answer) if name != str(ROW.ids[3])]
-    text = json.dumps(entry(answer))
-    return content.replace(text.encode(), text.replace(f'"{names[1]}"', f'"{names[0]}"').encode())
-
-
-@pytest.mark.parametrize("fault", WRONG.values(), ids=WRONG)
-def test_a_wrong_answer_fails_its_row_and_is_not_stored(
-    fault: Fault | Bytes, connect: Connect, asked: FaultyServer
+@pytest.mark.parametrize("name", MISBEHAVIOURS)
+def test_none_is_trained_on_and_no_row_is_lost_uncounted(
+    name: str, connect: Connect, asked: FaultyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked.script = [fault]
+    """The third row of a batch meets the misbehaviour; what training reads is right, or there is none."""
+    fault, outcome = MISBEHAVIOURS[name]
+    monkeypatch.setattr(client_module, "_LARGEST_BYTES", 2**19)
+    batch = Collator(0)([IndexedRow(n, row) for n, row in enumerate([other_row(1), other_row(2), encoded(ROW.ids)])])
+    request = SignalRequest(frozenset({Top(K, W)}))
+    asked.script = [None, None, fault]
+    source = teacher(connect(concurrency=1, model="table"))
+    if outcome != "again":
+        with pytest.raises(TeacherError) as caught:
+            source.signal(batch, request)
+        assert isinstance(caught.value, ServerError)
+        assert ("failed: 1 of 3 rows" in str(caught.value)) == (outcome == "row")
+        # nothing of it was stored: the next start asks for this row alone
+        source = teacher(connect(concurrency=1))
+    scores = source.signal(batch, request).scores
+    assert scores is not None and len(asked.asked) == 4
+    before = [id_ for row in ([5, *ROW.ids[1:]], [5, *ROW.ids[1:]], ROW.ids) for id_ in row[1:-1]]
+    wanted = torch.from_numpy(table()[before]).float()
+    torch.testing.assert_close(scores.top(K, W, 1.0).logp, wanted.topk(K).values)
+    targets = [id_ for last in (1, 2, ROW.ids[-1]) for id_ in [*ROW.ids[2:-1], last]]
+    torch.testing.assert_close(scores.actual(torch.empty(0), W, 1.0), wanted[range(15), targets])
+
+
+def teacher(client: Client) -> ServedTeacher:
+    cpu = torch.device("cpu")
+    return ServedTeacher(client, Vllm("table"), width=W, name="served", template_sha256="0", device=cpu)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("401", "cannot be used"),
+        ("a redirect", "cannot be used"),
+        ("a Retry-After of a day", "wait for a long time"),
+        ("another model answers", "another model than before"),
+        ("an answer of a megabyte", "larger than any"),
+    ],
+)
+def test_the_reason_is_said_and_nothing_more_is_asked(
+    name: str, reason: str, connect: Connect, asked: FaultyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "_LARGEST_BYTES", 2**19)
     client = connect()
-    with pytest.raises(WrongAnswer):
-        score_row(client, Vllm("table"), ROW)
-    assert len(asked.asked) == 1
-    require_right(score_row(client, Vllm("table"), ROW))
+    score_row(client, Vllm("table"), ROW)
+    asked.always = MISBEHAVIOURS[name][0]
+    with pytest.raises(ServerError, match=reason):
+        score_row(client, Vllm("table"), rows(1)[0])
     assert len(asked.asked) == 2
 
 
-FATAL = {"401": 401, "403": 403, "404, another model": 404, "a redirect": 307}
-
-
-@pytest.mark.parametrize("status", FATAL.values(), ids=FATAL)
-def test_what_no_try_can_help_stops_at_once(status: int, connect: Connect, asked: FaultyServer) -> None:
-    asked.always = Status(status, b'{"error": "no"}', {"location": "http://127.0.0.1:9/"})
-    with pytest.raises(ServerError, match="cannot be used"):
-        score_row(connect(), Vllm("table"), ROW)
+def test_another_content_type_does_no_harm(connect: Connect, asked: FaultyServer) -> None:
+    asked.always = Bytes(headers={"content-type": "text/plain"})
+    require_right(score_row(connect(), Vllm("table"), ROW))
     assert len(asked.asked) == 1
-
-
-def test_a_long_retry_after_stops_the_run(connect: Connect, asked: FaultyServer) -> None:
-    asked.always = Status(429, headers={"retry-after": "86400"})
-    with pytest.raises(ServerError, match="wait for a long time"):
-        score_row(connect(), Vllm("table"), ROW)
-
-
-def test_another_backend_stops_the_run(connect: Connect, asked: FaultyServer) -> None:
-    client = connect()
-    score_row(client, Vllm("table"), ROW)
-    asked.always = lambda answer: answer.update(model="another")
-    with pytest.raises(ServerError, match="another model than before"):
-        score_row(client, Vllm("table"), Wanted([1, 2, 3], (1, 2), K, W, "row 2"))
 
 
 def rows(count: int) -> list[Wanted]:

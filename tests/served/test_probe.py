@@ -71,11 +71,10 @@ def _lowered(answer: dict[str, Any]) -> None:
 
 
 def _invented(answer: dict[str, Any]) -> None:
-    """A token outside of the most likely gets the value of the last of them."""
-    for position in answer["choices"][0]["prompt_logprobs"][1:]:
-        last = min(entry["logprob"] for entry in position.values() if entry["rank"] <= 5)
-        for entry in position.values():
-            entry["logprob"] = max(entry["logprob"], last)
+    """The value of a token outside of the most likely is made up."""
+    for entry in _entries(answer):
+        if entry["rank"] > answer["request"]["prompt_logprobs"]:
+            entry["logprob"] -= 1
 
 
 def _halved(answer: dict[str, Any]) -> None:
@@ -106,6 +105,8 @@ def test_what_a_server_does_is_found(server: FaultyServer) -> None:
     assert refused(server) == ["raw at temperature 2"]
     server.always = _lowered
     assert refused(server) == ["normalised", "the same model as the local weights"]
+    server.always = _invented
+    assert refused(server) == ["a token outside of the k has its value"]
     server.always = _only_when("prompt_logprobs", 10, _halved)
     assert refused(server) == ["k is honoured"]
     server.always = _shifted
@@ -125,6 +126,6 @@ def test_a_server_that_is_not_there_is_an_error_in_a_few_lines(materials: Path) 
     code, out, _ = call("teacher", "probe", "http://127.0.0.1:9", *words, "--dialect", "llama_cpp")
     assert code == 1 and "NO" in out and "ConnectError" in out
     code, out, err = call("teacher", "probe", "http://127.0.0.1:9", *words)
-    assert code != 0 and "no API that is known" in err and err.count("ConnectError") == 3
+    assert code != 0 and "no API that is known" in err and err.count("scores text by") == 3
     code, _, err = call("teacher", "probe", "127.0.0.1:9", *words)
     assert code == 2 and "no http:// or https:// address" in err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,13 @@ from transformers import PreTrainedTokenizerFast
 from distillab.config.served import ServerConfig
 from distillab.pairing.loading import LoadedTokenizer
 from distillab.records import ServerProbe
+from distillab.teachers.served.client import Client
+from distillab.teachers.served.dialects.dialect import Wanted
+from distillab.teachers.served.dialects.vllm import Vllm
 from distillab.teachers.served.errors import ServerError
 from distillab.teachers.served.probe import TEXT
 from distillab.teachers.served.probing import FILE, find_dialect, probed, probed_once
+from distillab.teachers.served.scoring import score_row
 from tests.served.faulty_server import Fault, FaultyServer, Status, W, serving
 from tests.served.test_probe import _halved, _only_when
 
@@ -130,6 +135,36 @@ def test_a_server_that_lies_is_refused_with_what_it_did(
     assert did in str(caught.value) and not (tmp_path / FILE).exists()
     server.always = None
     once(dialect="vllm")
+
+
+def test_a_backend_that_changes_after_the_probe_stops_the_run(once: Once, server: FaultyServer) -> None:
+    found = once()
+    server.always = lambda answer: answer.update(model="another")
+    config = ServerConfig(url=server.url, model="table", k=5)
+    with (
+        closing(Client(config, None, tokenizer="t", backend=found.backend)) as client,
+        pytest.raises(ServerError, match="another model than before"),
+    ):
+        score_row(client, Vllm("table"), Wanted([1, 2, 3], (1, 2), 5, W, "row"))
+
+
+@pytest.mark.parametrize("fault", [Status(401), Status(500), lambda answer: answer.update(choices=[])])
+def test_connections_are_closed_whatever_it_does(
+    fault: Fault | Status, once: Once, server: FaultyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Client] = []
+    first = Client.__init__
+
+    def kept(self: Client, *words: Any, **settings: Any) -> None:
+        first(self, *words, **settings)
+        opened.append(self)
+
+    monkeypatch.setattr(Client, "__init__", kept)
+    server.always = fault
+    for dialect in ("auto", "vllm"):
+        with pytest.raises(ServerError):
+            once(dialect=dialect)
+    assert len(opened) == 5 and all(client._http.is_closed for client in opened)
 
 
 def test_a_busy_server_is_not_judged(once: Once, server: FaultyServer) -> None:

@@ -80,25 +80,25 @@ def _of_meta(change: Callable[[dict[str, Any]], object]) -> Callable[[dict[str, 
     return lambda answer: change(answer["meta_info"])
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [
-        lambda answer: answer.pop("meta_info"),
-        _of_meta(lambda meta: meta.pop("input_top_logprobs")),
-        _of_meta(lambda meta: meta.update(prompt_tokens=5)),
-        _of_meta(lambda meta: meta["input_token_logprobs"].pop(0)),
-        _of_meta(lambda meta: meta["input_token_logprobs"].reverse()),
-        _of_meta(lambda meta: meta["input_top_logprobs"].pop()),
-        _of_meta(lambda meta: meta["input_top_logprobs"].reverse()),
-        _of_meta(lambda meta: meta["input_top_logprobs"][1].pop()),
-        _of_meta(lambda meta: meta["input_token_logprobs"][2].__setitem__(0, None)),
-        _of_meta(lambda meta: meta["input_top_logprobs"][2][0].__setitem__(0, None)),
-        _of_meta(lambda meta: meta["input_top_logprobs"][2][0].__setitem__(1, " the")),
-        _of_meta(lambda meta: meta["input_token_logprobs"][1].__setitem__(0, -0.5)),
-    ],
-)
-def test_another_form_is_refused(fault: Callable[[dict[str, Any]], object]) -> None:
+FAULTS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "no meta_info": lambda answer: answer.pop("meta_info"),
+    "no top log-probabilities": _of_meta(lambda meta: meta.pop("input_top_logprobs")),
+    "a BOS token added": _of_meta(lambda meta: meta.update(prompt_tokens=5)),
+    "a position less": _of_meta(lambda meta: meta["input_token_logprobs"].pop(0)),
+    "other ids": _of_meta(lambda meta: meta["input_token_logprobs"].reverse()),
+    "a position less of the most likely": _of_meta(lambda meta: meta["input_top_logprobs"].pop()),
+    "positions shifted": _of_meta(lambda meta: meta["input_top_logprobs"].reverse()),
+    "k clipped": _of_meta(lambda meta: meta["input_top_logprobs"][1].pop()),
+    "null for the actual token": _of_meta(lambda meta: meta["input_token_logprobs"][2].__setitem__(0, None)),
+    "null for an entry": _of_meta(lambda meta: meta["input_top_logprobs"][2][0].__setitem__(0, None)),
+    "a text for an id": _of_meta(lambda meta: meta["input_top_logprobs"][2][0].__setitem__(1, " the")),
+    "two values of one token": _of_meta(lambda meta: meta["input_token_logprobs"][1].__setitem__(0, -0.5)),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_another_form_is_refused(fault: str) -> None:
     answer = copy.deepcopy(RECORDED)
-    fault(answer)
+    FAULTS[fault](answer)
     with pytest.raises(WrongAnswer):
         read(answer)

@@ -69,7 +69,7 @@ def decoded(content: bytes, kind: type[S], *, where: str) -> S:
     """Decode an answer.
 
     Raises:
-        CutAnswer: it is not whole JSON, or has NaN, which JSON does not have.
+        CutAnswer: it is not whole JSON, has NaN, which JSON does not have, or is nested too deeply.
         WrongAnswer: a field is missing, or of another type.
     """
     try:
@@ -81,7 +81,7 @@ def decoded(content: bytes, kind: type[S], *, where: str) -> S:
             facts=[str(error), f"the answer begins: {_start(content)}"],
             fix="the server ignores the request's fields, or has another API: set teacher.server.dialect",
         ) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CutAnswer(
             "The answer of the server is not whole JSON.",
             where=where,

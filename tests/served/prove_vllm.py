@@ -1,0 +1,206 @@
+"""vLLM itself, on the CPU: `make prove-served`. It is no part of `make test`: its environment takes 3.4 GB.
+
+The model is the small Mistral-tokenised one of the materials, in float32. vLLM's log-probabilities are a float32
+log-softmax; so they are compared with transformers' logits under the same one. A float64 one differs by 5e-5.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from distillab.cache.next_tokens import TopK
+from distillab.config.cache import TopKKind
+from distillab.config.served import ServerConfig
+from distillab.data.encoding import EncodedRow
+from distillab.records import TeacherProvenance
+from distillab.teachers.local import LocalTeacher
+from distillab.teachers.served.client import Client
+from distillab.teachers.served.dialects.dialect import Wanted
+from distillab.teachers.served.dialects.vllm import Vllm
+from distillab.teachers.served.errors import RowFailed
+from distillab.teachers.served.journal import AnswerJournal
+from distillab.teachers.served.scoring import score_row, score_rows
+from distillab.teachers.served.teacher import ServedTeacher
+from tests.cli.conftest import call
+from tests.processes import ROOT
+from tests.served.conftest import SmallMistral
+from tests.served.llama_server import free_port
+from tests.served.test_llama_cpp import TEXTS
+from tests.served.test_recipes import Recipe, losses, recipe  # noqa: F401
+from tests.served.test_teacher import CPU, recorded
+
+PYTHON = ROOT / ".venv" / "served" / "bin" / "python"
+START_S = 600
+W = 32_000
+TOLERANCE_NATS = 1e-5  # of the k most likely and the actual token
+ALL_NATS = 3e-5  # of all 32,000, down to probabilities of 1e-9
+CACHE_NATS = 1e-4  # the local one is made by another softmax
+pytestmark = pytest.mark.timeout(START_S + 300)
+
+SETTINGS = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+@pytest.fixture(scope="session")
+def vllm(materials: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of the server."""
+    folder, port = tmp_path_factory.mktemp("vllm"), free_port()
+    words = {
+        "--model": str(materials / "models" / "smallmistral-stories"),
+        "--served-model-name": "stories",
+        "--dtype": "float32",
+        "--max-model-len": "512",
+        "--max-num-seqs": "8",
+        "--max-logprobs": "-1",
+        "--host": "127.0.0.1",
+        "--port": str(port),
+    }
+    flags = ["--no-enable-prefix-caching", "--enforce-eager"]
+    # the command `vllm` looks for a package of that name; the module is there
+    command = [str(PYTHON), "-m", "vllm.entrypoints.openai.api_server", *(w for pair in words.items() for w in pair)]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | SETTINGS
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [*command, *flags], cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _wait_until_ready(process, url, folder / "log")
+        yield url
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(timeout=60)
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    until = time.monotonic() + START_S
+    while time.monotonic() < until:
+        assert process.poll() is None, log.read_text(errors="replace")[-3000:]
+        try:
+            with urllib.request.urlopen(url + "/health", timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(1)
+    raise AssertionError(f"vLLM does not answer after {START_S} s:\n" + log.read_text(errors="replace")[-3000:])
+
+
+@pytest.fixture
+def client(vllm: str, tmp_path: Path) -> Iterator[Client]:
+    journal = AnswerJournal(tmp_path / "answers")
+    client = Client(ServerConfig(url=vllm, dialect="vllm", model="stories"), journal, tokenizer="small mistral")
+    yield client
+    client.close()
+    journal.close()
+
+
+def rows(small_mistral: SmallMistral, *, k: int) -> list[Wanted]:
+    each = [[*small_mistral.tokenizer(text).input_ids, 2] for text in TEXTS]
+    return [Wanted(ids, range(1, len(ids)), k, W, f"row {number}") for number, ids in enumerate(each)]
+
+
+@torch.no_grad()
+def errors(small_mistral: SmallMistral, wanted: Wanted, got: TopK) -> tuple[float, float, float]:
+    """Largest difference from transformers: of the entries and of the actual token; and from a float64 softmax."""
+    logits = small_mistral.model(torch.tensor([list(wanted.ids)])).logits[0, :-1]
+    logp, ids = logits.log_softmax(-1), torch.from_numpy(got.ids).long()
+    actual = logp.gather(1, torch.tensor(list(wanted.ids))[1:, None])[:, 0]
+    kept = torch.from_numpy(got.logp)
+    top = logp.topk(wanted.k).values  # no more likely token is missing
+    entries = max((kept - logp.gather(1, ids)).abs().max(), (kept - top).abs().max())
+    exact = (kept.double() - logits.double().log_softmax(-1).gather(1, ids)).abs().max()
+    return float(entries), float((torch.from_numpy(got.actual_logp) - actual).abs().max()), float(exact)
+
+
+def test_it_is_found_and_passes_the_probe(vllm: str, materials: Path) -> None:
+    model = str(materials / "models" / "smallmistral-stories")
+    code, out, err = call("teacher", "probe", vllm, "--path", model, "--weights")
+    print(out)
+    assert code == 0, out + err
+    assert out.splitlines()[0] == f"{vllm}: vllm" and sum(line.startswith("  ok ") for line in out.splitlines()) == 9
+
+
+def test_log_probabilities_are_those_of_transformers(client: Client, small_mistral: SmallMistral) -> None:
+    found = []
+    for wanted, got in score_rows(client, Vllm(), rows(small_mistral, k=16)):
+        assert not isinstance(got, RowFailed), got
+        found.append(errors(small_mistral, wanted, got))
+    entries, actual, exact = np.max(found, axis=0)
+    print(f"16 most likely: {entries:.1e}, actual token: {actual:.1e}, against a float64 softmax: {exact:.1e} nats")
+    assert max(entries, actual) < TOLERANCE_NATS
+
+
+def test_k_goes_up_to_the_vocabulary(client: Client, small_mistral: SmallMistral) -> None:
+    wanted = rows(small_mistral, k=W)[0]
+    got = score_row(client, Vllm(), wanted)
+    entries, _, _ = errors(small_mistral, wanted, got)
+    print(f"all {W}: {entries:.1e} nats over {len(wanted.scored)} positions")
+    assert got.ids.shape == (len(wanted.scored), W) and np.isneginf(got.tail_logmass).all()
+    assert entries < ALL_NATS
+
+
+def test_a_cache_built_from_it_is_the_local_one(client: Client, small_mistral: SmallMistral, tmp_path: Path) -> None:
+    encoded = [
+        EncodedRow(key=str(n), input_ids=np.array(row.ids, np.int32), answer_mask=np.arange(len(row.ids)) >= 1,
+                   prompt_length=1)
+        for n, row in enumerate(rows(small_mistral, k=16))
+    ]  # fmt: skip
+    source = ServedTeacher(client, Vllm(), width=W, name="served", template_sha256="0", device=CPU)
+    here = TeacherProvenance(name="local", weights_sha256="0", parameters=0, dtype="float32", template_sha256="0")
+    kind = TopKKind(k=16, values="float16")
+    caches = [
+        recorded(source, encoded, tmp_path / "served", width=W, kind=kind),
+        recorded(LocalTeacher(small_mistral.model, here), encoded, tmp_path / "local", width=W, kind=kind),
+    ]
+    equal, largest = [], 0.0
+    for one, other in zip(*(cache.read(range(len(encoded)), ["top_k"]) for cache in caches), strict=True):
+        got, wanted = one.sections["top_k"], other.sections["top_k"]
+        np.testing.assert_array_equal(got.ids, wanted.ids)
+        for name in ("logp", "actual_logp"):
+            values, due = getattr(got, name), getattr(wanted, name)
+            equal.append((values == due).ravel())
+            step = np.spacing(np.abs(due).astype(np.float16)).astype(np.float64)  # of float16, in which both are stored
+            largest = max(largest, float((np.abs(values - due) - step).max()))
+        np.testing.assert_allclose(np.exp(got.tail_logmass), np.exp(wanted.tail_logmass), atol=1e-4)
+    share = np.concatenate(equal).mean()
+    print(
+        f"caches of {len(encoded)} rows: equal ids, {share:.1%} of the values equal, beyond float16 {largest:.1e} nats"
+    )
+    assert largest < CACHE_NATS and share > 0.8
+
+
+def test_training_on_it_and_on_its_cache_is_training_on_the_weights(
+    recipe: Recipe,  # noqa: F811
+    vllm: str,
+    materials: Path,
+    tmp_path: Path,
+) -> None:
+    model = str(materials / "models" / "smallmistral-stories")
+    served = recipe("served", teacher={"path": model, "server": {"url": vllm}})
+    assert call("cache", "build", served)[0] == 0
+    cached = recipe("cached", teacher={"cache": str(tmp_path / "served" / "cache")})
+    for path in (served, cached, recipe("local", teacher={"path": model, "dtype": "float32"})):
+        code, _, err = call("train", path)
+        assert code == 0, err
+    wanted, *others = (np.array(losses(tmp_path / name)) for name in ("local", "served", "cached"))
+    differences = [float(np.abs(other / wanted - 1).max()) for other in others]
+    print(f"three steps: the loss differs by {differences[0]:.1e} of it; from its cache by {differences[1]:.1e}")
+    assert len(wanted) == 3 and differences[0] < 1e-5 and differences[1] < 1e-3  # the cache holds float16
+    found = json.loads((tmp_path / "served" / "run.json").read_text())["servers"]
+    assert [one["dialect"] for one in found] == ["vllm"] and found[0]["backend"].startswith("stories/vllm")
