@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 import urllib.error
@@ -36,7 +37,6 @@ from distillab.teachers.served.teacher import ServedTeacher
 from tests.cli.conftest import call
 from tests.processes import ROOT
 from tests.served.conftest import SmallMistral
-from tests.served.llama_server import free_port
 from tests.served.test_llama_cpp import TEXTS
 from tests.served.test_recipes import Recipe, losses, recipe  # noqa: F401
 from tests.served.test_teacher import CPU, recorded
@@ -61,7 +61,10 @@ SETTINGS = {
 @pytest.fixture(scope="session")
 def vllm(materials: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of the server."""
-    folder, port = tmp_path_factory.mktemp("vllm"), free_port()
+    folder = tmp_path_factory.mktemp("vllm")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = int(free.getsockname()[1])
     words = {
         "--model": str(materials / "models" / "smallmistral-stories"),
         "--served-model-name": "stories",
