@@ -39,6 +39,7 @@ class Pair:
         student: the same; a number: so many of the teacher's blocks.
         learning_rate, correction_rate: of the students, and of a teacher that is corrected.
         arms: methods.
+        steps: of 8 rows. precision: of all arithmetic.
     """
 
     teacher: str
@@ -46,23 +47,25 @@ class Pair:
     learning_rate: float
     correction_rate: float = 3e-5
     arms: tuple[str, ...] = SAME_TOKENS
+    steps: int = 200
+    precision: str = "float32"
 
 
 PAIRS = {
     # ternary weights: at 3e-5 the correction destroys this teacher
     "bitllama-llama2xs": Pair("bitllama-3M-tok512", "llama2xs-tok512", 1e-3, 6e-6),
     "bitllama-stories260k": Pair("bitllama-3M-tok512", "stories260K-tok512", 5e-4, 6e-6),
-    "smollm2-24": Pair("smollm2", 24, 1e-4),
-    "smollm2-20": Pair("smollm2", 20, 1e-4),
-    "smollm2-15": Pair("smollm2", 15, 1e-4),
+    "smollm2-24": Pair("smollm2", 24, 1e-4, steps=30, precision="bfloat16"),
+    "smollm2-20": Pair("smollm2", 20, 1e-4, steps=30, precision="bfloat16"),
+    "smollm2-15": Pair("smollm2", 15, 1e-4, steps=30, precision="bfloat16"),
     "mistral-llama2xs": Pair("smallmistral-stories", "llama2xs-tok512", 1e-3, arms=OTHER_TOKENS),
     "smollm2-stories260k": Pair("smollm2", "stories260K-tok512", 5e-4, arms=OTHER_TOKENS),
     "smollm2-bitllama": Pair("smollm2", "bitllama-3M-tok512", 6e-6, arms=OTHER_TOKENS),
 }
 STORIES = {"train": slice(0, 1200), "tune": slice(1200, 1420), "report": slice(1420, None)}
-DOLLY = {"train": slice(0, 400), "tune": slice(400, 500), "report": slice(500, None)}
-"""Rows that train, and that are held out. Of Dolly the rows of at most 500 characters, in their order."""
-_CHARACTERS = 500
+DOLLY = {"train": slice(0, 240), "tune": slice(240, 300), "report": slice(300, None)}
+"""Rows that train, and that are held out. Of Dolly the rows of at most 300 characters, in their order."""
+_CHARACTERS = 300
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -83,12 +86,12 @@ def study_settings(pair: Pair, materials: Path, folder: Path, part: str, options
     pruned = kept is not None
     source = materials / "text" / ("dolly/dev.jsonl" if pruned else "tinystories/stories_dev.jsonl")
     rows = _rows(source, DOLLY if pruned else STORIES, folder / "rows", part)
-    warmup = {"warmup_steps": options.steps // 20}
+    steps = options.steps or pair.steps
     corrected = [
         {
             "name": f"{method}-corrected",
             "method": method,
-            "teacher_correction": {"steps": options.steps, "learning_rate": pair.correction_rate},
+            "teacher_correction": {"steps": steps, "learning_rate": pair.correction_rate},
         }
         for method in CORRECTED
         if pair.arms == SAME_TOKENS
@@ -106,11 +109,12 @@ def study_settings(pair: Pair, materials: Path, folder: Path, part: str, options
         "arms": [*(arm for arm in pair.arms if arm in (options.arms or pair.arms)), *corrected],
         "seeds": SEEDS[part],
         "training": {
-            "steps": options.steps,
+            "steps": steps,
             "batch_size": 8,
             "learning_rate": pair.learning_rate,
+            "warmup_steps": steps // 20,
+            "precision": pair.precision,
             "device": "cpu",
-            **warmup,
         },
         "evaluation": {"rows": options.rows, "curve_rows": 8, "generate_rows": 0},
         "workers": options.workers,
@@ -139,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("pair", choices=PAIRS)
     parser.add_argument("--tune", action="store_true", help="other held-out rows and seeds than the reported ones")
     parser.add_argument("--arms", nargs="+", help="methods; default: all of the pair")
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, help="default: those of the pair")
     parser.add_argument("--rows", type=int, default=150, help="held-out rows")
     parser.add_argument("--workers", type=int, default=2)
     materials = Path(os.environ.get("DISTILLAB_MATERIALS", "../shared/data"))
