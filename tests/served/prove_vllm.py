@@ -25,8 +25,10 @@ from distillab.cache.next_tokens import TopK
 from distillab.config.cache import TopKKind
 from distillab.config.served import ServerConfig
 from distillab.data.encoding import EncodedRow
+from distillab.models.generation import Decoding, Generated
 from distillab.records import TeacherProvenance
 from distillab.teachers.local import LocalTeacher
+from distillab.teachers.protocol import Prompt, Sampling
 from distillab.teachers.served.client import Client
 from distillab.teachers.served.dialects.dialect import Wanted
 from distillab.teachers.served.dialects.vllm import Vllm
@@ -207,3 +209,25 @@ def test_training_on_it_and_on_its_cache_is_training_on_the_weights(
     assert len(wanted) == 3 and differences[0] < 1e-5 and differences[1] < 1e-3  # the cache holds float16
     found = json.loads((tmp_path / "served" / "run.json").read_text())["servers"]
     assert [one["dialect"] for one in found] == ["vllm"] and found[0]["backend"].startswith("stories/vllm")
+
+
+@torch.no_grad()
+def greedy(small_mistral: SmallMistral, ids: list[int], *, tokens: int, stop_ids: tuple[int, ...]) -> Generated:
+    """Without a cache, token by token."""
+    written: list[int] = []
+    while len(written) < tokens:
+        next_ = int(small_mistral.model(torch.tensor([[*ids, *written]])).logits[0, -1].argmax())
+        if next_ in stop_ids:
+            return Generated(tuple(written), next_)
+        written.append(next_)
+    return Generated(tuple(written), None)
+
+
+def test_answers_are_those_of_transformers(client: Client, small_mistral: SmallMistral) -> None:
+    full_stop = small_mistral.tokenizer.convert_tokens_to_ids(".")
+    prompts = [small_mistral.tokenizer(text).input_ids for text in TEXTS]
+    for stop_ids in ((2,), (full_stop, 2)):
+        sampling = Sampling(Decoding(max_new_tokens=32), stop_ids, seed=0)
+        for number, ids in enumerate(prompts):
+            asked = Vllm().answer_call(Prompt(str(number), tuple(ids)), sampling)
+            assert client.ask(asked.call, asked.read) == greedy(small_mistral, ids, tokens=32, stop_ids=stop_ids)
