@@ -48,7 +48,7 @@ def test_a_real_server_passes(llama_server: str, materials: Path) -> None:
 
 
 def test_a_table_passes_and_is_not_another_table(server: FaultyServer) -> None:
-    assert refused(server) == []
+    assert refused(server) == refused(server, k=1) == refused(server, k=W) == []
     assert refused(server, seed=1) == ["the same model as the local weights"]
 
 

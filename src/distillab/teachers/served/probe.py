@@ -51,7 +51,7 @@ def probe(
     Raises:
         ServerError: the server cannot be used.
     """
-    k = client.server.k
+    k = max(2, client.server.k)  # one of two entries can be exchanged for the actual token
     wanted = Wanted(ids, range(1, len(ids)), k, width, "probe")
     try:
         first = _scored(client, dialect, wanted)
