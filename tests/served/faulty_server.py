@@ -125,6 +125,8 @@ class FaultyServer:
 
 def vllm_answer(request: dict[str, Any]) -> dict[str, Any]:
     """What vLLM answers."""
+    if "prompt_logprobs" not in request:
+        return vllm_text(request)
     ids, k, logp_WW = request["prompt"], request["prompt_logprobs"], table()
     positions: list[dict[str, Any] | None] = [None]
     for before, actual in itertools.pairwise(ids):
@@ -142,6 +144,24 @@ def vllm_answer(request: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def vllm_text(request: dict[str, Any]) -> dict[str, Any]:
+    """What vLLM answers to a prompt: the most likely tokens."""
+    ids, stops = list(request["prompt"]), request["stop_token_ids"]
+    while len(ids) < len(request["prompt"]) + request["max_tokens"] and ids[-1] not in stops:
+        ids.append(int(table()[ids[-1]].argmax()))
+    written = ids[len(request["prompt"]) :]
+    ended = written[-1] if written[-1] in stops else None
+    choice = {
+        "index": 0,
+        "text": "x",
+        "token_ids": written,
+        "finish_reason": "length" if ended is None else "stop",
+        "stop_reason": ended,
+    }
+    usage = {"prompt_tokens": len(request["prompt"]), "completion_tokens": len(written)}
+    return {"model": "table", "choices": [choice], "usage": usage}
+
+
 def sglang_answer(request: dict[str, Any]) -> dict[str, Any]:
     """What SGLang answers."""
     ids, k, start, logp_WW = request["input_ids"], request["top_logprobs_num"], request["logprob_start_len"], table()
@@ -156,12 +176,13 @@ def sglang_answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def chat_answer(request: dict[str, Any]) -> dict[str, Any]:
-    """What a chat server answers."""
-    message = {"role": "assistant", "content": "yes"}
+    """What a chat server answers: yes, to what it was asked, and the seed."""
+    words = request["messages"][-1]["content"].split()
+    said = ["yes", *words, str(request.get("seed", "greedy"))]
     return {
         "model": request["model"],
-        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-        "usage": {"prompt_tokens": 3, "completion_tokens": 1},
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": " ".join(said)}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": len(words) + 8, "completion_tokens": len(said)},
     }
 
 

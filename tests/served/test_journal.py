@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
-import os
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,34 +10,10 @@ import pytest
 from distillab.errors import CacheCorrupt, CacheMismatch
 from distillab.teachers.served.exchange import Paid, Usage
 from distillab.teachers.served.journal import ANSWERS, AnswerJournal, answer_key, paid_in
-from tests.processes import start_python, wait_for
-from tests.served.faulty_server import FaultyServer, serving
 
 CONTENTS = [b"{}", b"x" * 1000, bytes(range(256)) * 3]
 KEYS = [bytes([number]) * 16 for number in range(3)]
 PAID = Paid(Usage(7, 2, 3), 2, 0.5)
-
-SCORE = """
-import sys
-from pathlib import Path
-from distillab.config.served import ServerConfig
-from distillab.teachers.served.client import Client
-from distillab.teachers.served.dialects.dialect import Wanted
-from distillab.teachers.served.dialects.vllm import Vllm
-from distillab.teachers.served.journal import AnswerJournal
-from distillab.teachers.served.scoring import score_rows
-url, folder = sys.argv[1:]
-client = Client(ServerConfig(url=url, dialect="vllm", model="table", k=5), AnswerJournal(Path(folder)), tokenizer="t")
-rows = [Wanted([1, 2 + number % 30, number // 30], (1, 2), 5, 48, str(number)) for number in range(60)]
-total = sum(float(got.actual_logp.sum()) for _, got in score_rows(client, Vllm("table"), rows))
-print(repr(total), client.counts.stored)
-"""
-
-
-@pytest.fixture
-def server() -> Iterator[FaultyServer]:
-    with serving(FaultyServer(busy_s=0.01)) as app:
-        yield app
 
 
 def filled(folder: Path) -> None:
@@ -106,19 +78,3 @@ def test_everything_that_decides_an_answer_is_in_its_key() -> None:
     keys = [answer_key(**(base | change)) for change in changes]
     assert all(one != other for one, other in itertools.combinations(keys, 2))
     assert answer_key(**(base | {"body": {"k": 3, "prompt": [1, 2]}})) == keys[0]
-
-
-def test_a_killed_run_asks_nothing_twice(server: FaultyServer, tmp_path: Path) -> None:
-    for answers in (5, 40):
-        process = start_python("-c", SCORE, server.url, str(tmp_path))
-        wait_for(process, lambda wanted=answers: len(server.asked) >= wanted)  # type: ignore[misc]
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
-    out, err = start_python("-c", SCORE, server.url, str(tmp_path)).communicate(timeout=120)
-    total, stored = out.split()
-    asked = [json.dumps(request) for request in server.asked]
-    # what was on its way when the process died was not answered: at most four requests a kill
-    assert len(set(asked)) == 60 and len(asked) <= 60 + 2 * 4, err
-    assert int(stored) >= 40 - 2 * 4
-    out, _ = start_python("-c", SCORE, server.url, str(tmp_path)).communicate(timeout=120)
-    assert out.split() == [total, "60"] and len(server.asked) == len(asked)

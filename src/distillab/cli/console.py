@@ -38,7 +38,7 @@ def quiet_libraries() -> None:
 
 def show_run(record: RunRecord) -> None:
     """Print the figures of a finished run, with the reference losses."""
-    from distillab.records import run_outlook
+    from distillab.records import run_outlook, total_cost
 
     lines = record.references
     first = record.curve[0].held_out_nats_per_token
@@ -60,6 +60,16 @@ def show_run(record: RunRecord) -> None:
         f"{cost.teacher_tokens} teacher tokens{written}, {cost.wall_s:.1f} s, peak "
         f"{cost.peak_rss_bytes / 2**20:.0f} MiB"
     )
+    served = total_cost([cost.served, None if store is None else store.served, *(use.served for use in record.caches)])
+    if served is not None:
+        money = "" if served.money is None else f", {served.money:.4g} by the recipe's prices"
+        echo(
+            f"  of the teacher behind a server: {plural(served.requests, 'request')}, {served.prompt_tokens} tokens "
+            f"read ({served.cached_tokens} of them before), {served.completion_tokens} generated, "
+            f"{served.seconds:.1f} s{money}"
+        )
+    if store is not None and (lost := store.dropped_filtered + store.dropped_refused):
+        echo(f"  the teacher's answers: {lost} of {store.generated} are dropped: its server filtered or refused them")
     counts = record.train_counts
     echo(
         f"  rows: {counts.kept} of {counts.rows} used; dropped {counts.dropped_empty_answer} empty, "

@@ -111,7 +111,10 @@ class Projection:
         self._server, self._of = server, of
         self._rows, self._prompt = len(sizes), sum(prompt for prompt, _ in sizes)
         self._measured = False
-        self._print(f"{self._rows:,} {of}, at most", Usage(self._prompt, 0, sum(answer for _, answer in sizes)))
+        most = Usage(self._prompt, 0, sum(answer for _, answer in sizes))
+        self._print(
+            f"{self._rows:,} {of}, about {most.prompt:,} tokens read, at most {most.completion:,} generated", most
+        )
 
     def measured(self, rows: int, prompt: int, paid: Paid) -> None:
         """Print, once, what all will take by what some have taken; `prompt`: their tokens as `sizes` counts them."""
@@ -124,16 +127,14 @@ class Projection:
             round(paid.usage.cached * by_prompt),
             round(paid.usage.completion * by_rows),
         )
-        self._print(f"{self._rows:,} {self._of}, by the first {rows:,}", usage, paid.seconds * by_rows)
+        tokens = f"{usage.prompt:,} tokens read, {usage.completion:,} generated, {paid.seconds * by_rows:,.0f} s"
+        self._print(f"{self._rows:,} {self._of}, by the first {rows:,}: {tokens}", usage)
 
-    def _print(self, what: str, usage: Usage, seconds: float | None = None) -> None:
-        parts = [f"{usage.prompt:,} tokens read, {usage.completion:,} generated"]
-        if seconds is not None:
-            parts.append(f"{seconds:,.0f} s")
+    def _print(self, what: str, usage: Usage) -> None:
         if (money := _money(self._server.prices, usage)) is not None:
             limit = self._server.max_cost
-            parts.append(f"{money:.4g} by teacher.server.prices" + ("" if limit is None else f" (max_cost {limit:g})"))
-        echo(f"teacher behind {self._server.url}: {what}: {', '.join(parts)}", error=True)
+            what += f", {money:.4g} by teacher.server.prices" + ("" if limit is None else f" (max_cost {limit:g})")
+        echo(f"teacher behind {self._server.url}: {what}", error=True)
 
 
 def _money(prices: PricesConfig | None, usage: Usage) -> float | None:

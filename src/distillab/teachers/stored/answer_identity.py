@@ -109,10 +109,10 @@ def require_answers_to(
 
 
 def prompts_sha256(prompts: Sequence[Prompt]) -> str:
-    """Hash keys, ids and turns, in their order."""
+    """Hash keys and ids, in their order."""
     digest = hashlib.sha256()
     for prompt in prompts:
-        digest.update(json.dumps([prompt.key, list(prompt.ids), *prompt.turns]).encode())
+        digest.update(json.dumps([prompt.key, list(prompt.ids)]).encode())
     return digest.hexdigest()
 
 
