@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,7 @@ def write_gguf(
     *,
     kind: Any = Q.F16,
     pre: str | None = "smollm",
+    special: Sequence[str] = SPECIAL,
     architecture: str = "llama",
     more: dict[str, Any] | None = None,
     extra_tensor: str | None = None,
@@ -95,7 +97,7 @@ def write_gguf(
         writer.add_tokenizer_pre(pre)
     writer.add_token_list(vocabulary)
     control, normal = gguf.TokenType.CONTROL, gguf.TokenType.NORMAL
-    writer.add_token_types([control if token in SPECIAL else normal for token in vocabulary])
+    writer.add_token_types([control if token in special else normal for token in vocabulary])
     merges = json.loads(tokenizer.to_str())["model"]["merges"]
     writer.add_token_merges([" ".join(pair) for pair in merges])
     writer.add_bos_token_id(1)

@@ -13,7 +13,8 @@ from distillab.config.models import RunRecipe
 from distillab.config.terms import TermConfig
 from distillab.errors import ConfigError
 from distillab.models.structure import ModelShape
-from distillab.runs.signals import kinds_needed
+from distillab.runs.signals import request_needed
+from distillab.teachers.stored.kinds import kinds_for
 
 STUDENT = ModelShape(blocks=2, width=32, heads=2, key_value_heads=2, head_width=16)
 TEACHER = ModelShape(blocks=6, width=64, heads=4, key_value_heads=4, head_width=16)
@@ -21,7 +22,7 @@ TEACHER = ModelShape(blocks=6, width=64, heads=4, key_value_heads=4, head_width=
 
 def kinds(*terms: dict[str, Any]) -> tuple[Any, ...]:
     read = TypeAdapter(tuple[TermConfig, ...]).validate_python(terms)
-    return kinds_needed(read, width=100, student=STUDENT, teacher=TEACHER)
+    return kinds_for(request_needed(read, width=100, student=STUDENT, teacher=TEACHER))
 
 
 def test_cross_entropy_reads_nothing() -> None:
@@ -69,7 +70,7 @@ def test_attention_relations_need_blocks_and_leave_hidden_states_alone() -> None
 
 
 def test_the_widest_preset_needs_three_kinds() -> None:
-    found = kinds_needed(METHODS["white_box"].terms, width=100, student=STUDENT, teacher=TEACHER)
+    found = kinds_for(request_needed(METHODS["white_box"].terms, width=100, student=STUDENT, teacher=TEACHER))
     assert [kind.kind for kind in found] == ["full", "hidden_states", "attention_inputs"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,15 +38,13 @@ def small_mistral(materials: Path) -> SmallMistral:
     return SmallMistral(model, AutoTokenizer.from_pretrained(folder))
 
 
-@pytest.fixture(scope="session")
-def llama_server(small_mistral: SmallMistral, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of the server."""
-    folder = tmp_path_factory.mktemp("llama_server")
-    file, address, log = folder / "small.gguf", folder / "address", folder / "log"
-    write_sentencepiece_gguf(file, small_mistral.model, small_mistral.tokenizer.backend_tokenizer)  # type: ignore[arg-type]
+@contextmanager
+def llama_cpp(model: Path, log: Path) -> Iterator[str]:
+    """The address of llama.cpp's server with a model, started by the script that users have."""
+    address = log.with_suffix(".address")
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.served.llama_server", str(file), str(address)],
+            [sys.executable, "scripts/serve.py", str(model), "--port", "0", "--address", str(address)],
             cwd=ROOT,
             stdout=stream,
             stderr=stream,
@@ -57,3 +56,13 @@ def llama_server(small_mistral: SmallMistral, tmp_path_factory: pytest.TempPathF
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.fixture(scope="session")
+def llama_server(small_mistral: SmallMistral, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of the server."""
+    folder = tmp_path_factory.mktemp("llama_server")
+    file = folder / "small.gguf"
+    write_sentencepiece_gguf(file, small_mistral.model, small_mistral.tokenizer.backend_tokenizer)  # type: ignore[arg-type]
+    with llama_cpp(file, folder / "log") as address:
+        yield address

@@ -11,7 +11,6 @@ import pytest
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
-from distillab.config import StudyRecipe
 from distillab.config.teacher import TeacherConfig
 from tests.cli.conftest import call
 
@@ -120,9 +119,3 @@ SERVER = {"url": "http://127.0.0.1:9", "dialect": "llama_cpp"}
 def test_settings_without_effect_or_with_a_secret_are_refused(values: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValidationError, match=reason.replace("?", r"\?")):
         TeacherConfig(**values)
-
-
-def test_a_study_says_that_it_needs_the_weights(tiny_world: dict[str, Any], tmp_path: Path) -> None:
-    values = tiny_world | {"teacher": tiny_world["teacher"] | {"server": SERVER}}
-    with pytest.raises(ValidationError, match="cache build"):
-        StudyRecipe(**values, output=str(tmp_path))

@@ -65,6 +65,10 @@ def _show(found: Estimate, title: str) -> bool:
         echo(f"  {run.name:<20} {''.join(tokens)}   {_hours(run.training)} {_hours(run.evaluation)} × {run.runs}")
     for name, seconds in found.shared.items():
         echo(f"  {name:<65} {_hours(seconds)}")
+    if found.asked:
+        echo("asked of a server, once: tokens that it reads, and that it generates at most")
+    for name, (read, written) in found.asked.items():
+        echo(f"  {name:<35} {read:>14,.0f} {written:>14,.0f}")
     echo(
         f"in all {_hours(found.seconds).strip()} hours, one run after another; answers counted at their largest length"
     )

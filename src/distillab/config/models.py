@@ -326,19 +326,18 @@ class StudyRecipe(Settings):
         return self
 
     @model_validator(mode="after")
-    def _teachers_have_weights(self) -> StudyRecipe:
-        for teacher in (one for arm in self.arms for one in self.teachers_of(arm).values()):
-            if teacher.path is None:
-                raise ValueError(f"a study evaluates the teacher as a baseline: add path beside {teacher.cache}")
-            if teacher.server is not None:
-                raise ValueError(
-                    f"a study evaluates the teacher as a baseline, and the weights are behind {teacher.server.url}: "
-                    "use the recipe of a run, and `distillab cache build`"
-                )
-            if teacher.cache is not None and self.teacher_signals == "online":
-                raise ValueError(
-                    f"teacher_signals: online never reads the cache {teacher.cache}; remove one of the two"
-                )
+    def _teachers_are_read_once(self) -> StudyRecipe:
+        if self.teacher_signals == "online":
+            for teacher in (one for arm in self.arms for one in self.teachers_of(arm).values()):
+                if teacher.cache is not None:
+                    raise ValueError(
+                        f"teacher_signals: online never reads the cache {teacher.cache}; remove one of the two"
+                    )
+                if teacher.server is not None:
+                    raise ValueError(
+                        f"teacher_signals: online would ask {teacher.server.url} again in every run; remove it, and "
+                        "the study asks once"
+                    )
         return self
 
     @model_validator(mode="after")

@@ -85,6 +85,11 @@ class TeacherConfig(Settings):
         return self
 
     @property
+    def has_weights(self) -> bool:
+        """Whether its weights can be loaded here."""
+        return self.path is not None and self.server is None
+
+    @property
     def source(self) -> str:
         """Return the folder, hub id or address of the weights, else of the cache, else the name of a server's model."""
         source = self.path or self.cache or (None if self.server is None else self.server.model)

@@ -92,6 +92,7 @@ class Estimate:
         together: how many runs go on at the same time.
         shared: what is made once -> seconds.
         cache_bytes: of the teachers' signals.
+        asked: what servers are asked for, each once -> tokens that they read, and that they generate at most.
     """
 
     device: Device
@@ -99,6 +100,7 @@ class Estimate:
     runs: list[RunEstimate] = field(default_factory=list)
     shared: dict[str, float] = field(default_factory=dict)
     cache_bytes: int = 0
+    asked: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def memory_bytes(self) -> int:
@@ -163,7 +165,7 @@ class ArmCost:
         each = training.steps * training.batch_size / len(inputs.train.rows)
         tokens, scored = (each * count for count in _token_counts(inputs.train.rows))
         live = inputs.teacher is not None and inputs.method.reads_signals and not self.cached
-        each_teacher = self._of_each_teacher() if live else []
+        each_teacher = [one for one in self._of_each_teacher() if live and one.has_weights]
         read = [tuple(each * count for count in _token_counts(one.inputs.train.rows)) for one in each_teacher]
         of_teachers = sum(one.teacher.forward(*counts) for one, counts in zip(each_teacher, read, strict=True))
         memory = unloaded_memory(inputs, process=self.process, device=self.whole.device.kind, cached=self.cached)
@@ -192,22 +194,39 @@ class ArmCost:
                 made = load_inputs(correction, weights=False)
                 ArmCost(self.whole, made, name, self.process, cached=False).add(runs=1)
         for one in self._of_each_teacher():
-            view = one.inputs.teacher
-            if view is None or view.spec.settings.path is None:
+            view, rows = one.inputs.teacher, one.inputs.train.rows
+            if view is None or not (view.spec.settings.has_weights or view.spec.settings.server):
                 continue
+            served, asked = view.spec.settings.server is not None, self.whole.asked
+            if served and inputs.method.reads_signals and not self.cached:
+                steps = recipe.training.steps * recipe.training.batch_size
+                asked[f"signals of {view.spec.name}"] = min(steps / len(rows), 1.0) * _token_counts(rows)[0], 0.0
             if inputs.method.answers == "teacher":
-                settings = recipe.teacher_answers
-                prompts = len(one.inputs.train.rows) * settings.answers_per_prompt
-                name = f"answers of {view.spec.name}"
-                seconds = self._generation(one.teacher, prompts, settings.max_new_tokens, settings.batch_size)
-                shared[name] = max(shared.get(name, 0.0), seconds)
+                settings, name = recipe.teacher_answers, f"answers of {view.spec.name}"
+                prompts = len(rows) * settings.answers_per_prompt
+                if served:
+                    read = settings.answers_per_prompt * sum(row.prompt_length for row in rows)
+                    asked[name] = float(read), float(prompts * settings.max_new_tokens)
+                else:
+                    seconds = self._generation(one.teacher, prompts, settings.max_new_tokens, settings.batch_size)
+                    shared[name] = max(shared.get(name, 0.0), seconds)
             if self.whole.runs[-1].runs > 1:
-                seconds = self._evaluation(one.teacher, recipe.evaluation.generate_rows)
-                shared[f"evaluation of {view.spec.name}"] = seconds
+                name, prompts = f"evaluation of {view.spec.name}", recipe.evaluation.generate_rows
+                if served:
+                    prompted = inputs.held_out.first(prompts).prompt_ids
+                    read = _token_counts(inputs.eval_rows)[0] + sum(map(len, prompted))
+                    asked[name] = float(read), float(len(prompted) * recipe.evaluation.max_new_tokens)
+                else:
+                    shared[name] = self._evaluation(one.teacher, prompts)
 
     def _of_each_teacher(self) -> list[ArmCost]:
         """Return the arm; or for each of its several teachers one with its rows."""
         return [replace(self, inputs=part) for part in self.inputs.parts.values()] or [self]
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether its teacher runs on this device."""
+        return self.inputs.require_teacher().spec.settings.has_weights
 
     @property
     def passes(self) -> float:
@@ -263,6 +282,9 @@ def _add_caches(found: Estimate, study: Study) -> None:
             found.cache_bytes += bytes_before_loading(job)
             reader = ArmCost(found, inputs, arm.name, 0, cached=True)
             name = f"signals of {job.teacher.spec.name}"
+            if not reader.has_weights:
+                found.asked[name] = found.asked.get(name, (0.0, 0.0))[0] + _token_counts(job.rows)[0], 0.0
+                continue
             seconds = reader._seconds(reader.teacher.forward(*_token_counts(job.rows)))
             found.shared[name] = found.shared.get(name, 0.0) + seconds
 

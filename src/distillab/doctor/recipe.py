@@ -106,6 +106,8 @@ def _sorted_out(title: str, arms: tuple[Arm, ...], budget: Budget) -> _Recipe:
             missed.append((arm.name, f"a shown failure: {arm.recipe.shown_failure}"))
         elif arm.inputs.mismatched_vocab:
             missed.append((arm.name, "compares unrelated tokens, and is refused"))
+        elif arm.inputs.method.reads_signals and any(one.server for one in arm.recipe.each_teacher.values()):
+            missed.append((arm.name, "its teacher is behind a server, which only the run asks"))
         else:
             tried.append(arm)
     settings = arms[0].recipe.student
@@ -183,7 +185,7 @@ def _pair(
     if inputs.teacher is None or arm.source is None:
         return
     contract = inputs.teacher.contract
-    with_weights = load and inputs.teacher.spec.settings.path is not None
+    with_weights = load and inputs.teacher.spec.settings.has_weights
     shared = [other for other in recipe.every if other.source is arm.source] or recipe.every
     subject = PairSubject(
         contract=contract,

@@ -23,7 +23,7 @@ from distillab.models.scoring import at_scored, scored_rows, scored_targets
 from distillab.objectives.cross_entropy import CrossEntropy
 from distillab.objectives.term import StudentScores
 from distillab.teachers.protocol import SignalSource
-from distillab.teachers.signals import Distribution, NextTokens, SignalRequest, TeacherSignal
+from distillab.teachers.signals import Distribution, NextTokens, SignalRequest, TeacherSignal, Top
 
 # what is computed at every scored position
 _OF_STUDENT, _OF_TEACHER = ("nats", "correct", "tokens", "confidence"), ("kl", "agree", "acceptance")
@@ -63,6 +63,10 @@ class RowScores:
     calibration: Calibration
 
 
+_NONE = torch.zeros(0, dtype=torch.float64)
+NO_ROWS = RowScores((), _NONE, _NONE, _NONE, _NONE, _NONE, None, None, None, Calibration(0, 0.0, 0.0, 0.0))
+
+
 @torch.no_grad()
 def score_rows(
     model: PreTrainedModel,
@@ -82,24 +86,80 @@ def score_rows(
     """
     was_training = model.training
     model.eval()
+
+    def values(batch: TokenBatch) -> dict[str, Tensor]:
+        return _batch_values(model, batch, shared)
+
+    found = _sums(values, rows, collator, batch_size, stop_ids, shared=shared is not None, after_batch=after_batch)
+    model.train(was_training)
+    return found
+
+
+def score_teacher(
+    teacher: SignalSource,
+    rows: Sequence[EncodedRow],
+    *,
+    width: int,
+    collator: Collator,
+    batch_size: int,
+    stop_ids: Sequence[int],
+    after_batch: Callable[[int], None] | None = None,
+) -> RowScores:
+    """Return the same of a teacher whose weights are not here, from its most likely token and the one that follows.
+
+    Args:
+        width: ids of its distribution.
+    """
+    request = SignalRequest(scores=frozenset({Top(1, width)}))
+
+    def values(batch: TokenBatch) -> dict[str, Tensor]:
+        targets_N, scores = scored_targets(batch), teacher.signal(batch, request).scores
+        assert scores is not None  # they were asked for
+        parts = []
+        for here in chunks(len(targets_N), width, scores.device):
+            given = scores.chunk(here, targets_N.device)
+            best = given.top(1, width, 1.0)
+            parts.append(
+                {
+                    "nats": -given.actual(targets_N[here], width, 1.0),
+                    "correct": (best.ids[:, 0] == targets_N[here]).float(),
+                    "tokens": torch.ones_like(best.logp[:, 0]),
+                    "confidence": best.logp[:, 0].exp(),
+                }
+            )
+        return {name: torch.cat([part[name] for part in parts]) for name in _OF_STUDENT}
+
+    return _sums(values, rows, collator, batch_size, stop_ids, shared=False, after_batch=after_batch)
+
+
+def _sums(
+    values: Callable[[TokenBatch], dict[str, Tensor]],
+    rows: Sequence[EncodedRow],
+    collator: Collator,
+    batch_size: int,
+    stop_ids: Sequence[int],
+    *,
+    shared: bool,
+    after_batch: Callable[[int], None] | None,
+) -> RowScores:
+    """Return the sums over each row's tokens of the values at all positions; rows of similar length share a batch."""
     columns = {name: torch.zeros(len(rows), dtype=torch.float64) for name in _COLUMNS}
     ends = torch.tensor(sorted(stop_ids))
-    # rows of similar length share a batch; results are put back by row index
+    # results are put back by row index
     order = sorted(range(len(rows)), key=lambda index: len(rows[index].input_ids))
     confidence, right = [], []
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         batch = collator([IndexedRow(index, rows[index]) for index in chosen])
-        found = {name: values.double().cpu() for name, values in _batch_values(model, batch, shared).items()}
+        found = {name: column.double().cpu() for name, column in values(batch).items()}
         found["eos_tokens"] = torch.isin(scored_targets(batch), ends).double()
         found["eos_nats"] = found["nats"] * found["eos_tokens"]
         confidence.append(found.pop("confidence"))
         right.append(found["correct"])
-        for name, values in found.items():
-            columns[name].index_add_(0, scored_rows(batch), values)
+        for name, column in found.items():
+            columns[name].index_add_(0, scored_rows(batch), column)
         if after_batch is not None:
             after_batch(len(chosen))
-    model.train(was_training)
     return RowScores(
         keys=tuple(row.key for row in rows),
         nats=columns["nats"],

@@ -47,6 +47,7 @@ def own_text_metrics(
     *,
     reader: Reader,
     shared: SharedTeacher | None,
+    unshared: str = NO_SHARED_TEACHER,
 ) -> tuple[Metric, ...]:
     """Return the student's fidelity on its own answers; without values where no teacher can read them.
 
@@ -55,11 +56,12 @@ def own_text_metrics(
     Args:
         prompts, written: see `own_rows`.
         shared: the teacher, where it has the student's tokens.
+        unshared: why there is none.
     """
     if not written:
         return ()
     if shared is None or not shared.reads_any_text:
-        missing = NO_SHARED_TEACHER if shared is None else CACHE_LACKS_IT
+        missing = unshared if shared is None else CACHE_LACKS_IT
         return fidelity(None, missing=missing, own_text=True, n=len(written))
     rows = own_rows(prompts, written, teacher_ids=shared.teacher.identity.input_ids)
     if not rows:

@@ -13,13 +13,14 @@ from distillab.data.encoding import EncodedRow
 from distillab.data.reading import Reader
 from distillab.data.supervised_text import SupervisedText
 from distillab.errors import NumericsError
-from distillab.evaluation.likelihood import RowScores, SharedTeacher, score_rows
+from distillab.evaluation.likelihood import NO_ROWS, RowScores, SharedTeacher, score_rows, score_teacher
 from distillab.evaluation.own_text import own_text_metrics
-from distillab.evaluation.summary import summarise
+from distillab.evaluation.summary import NO_SHARED_TEACHER, summarise
 from distillab.evaluation.text_match import Judged, judge
-from distillab.models.generation import Decoding, continuation_text, generate_batches, require_room
+from distillab.models.generation import Decoding, Generated, continuation_text, generate_batches, require_room
 from distillab.progress import Progress
 from distillab.records import EvaluationRecord
+from distillab.teachers.protocol import Generates, Prompt, Sampling, SignalSource
 from distillab.teachers.reasoning import AnswerText, without_reasoning
 
 
@@ -99,12 +100,14 @@ def evaluate(
     reader: Reader,
     shared: SharedTeacher | None,
     label: str,
+    unshared: str = NO_SHARED_TEACHER,
 ) -> EvaluationResult:
     """Score `settings.rows` rows, and answer the prompts of `settings.generate_rows` rows greedily.
 
     Args:
         shared: the teacher to compare distributions with, if the tokenizer contract allows it.
         label: whose evaluation this is, for the progress line.
+        unshared: why there is no such teacher, if there is none.
     """
     scored = held_out.first(settings.rows)
     prompted = held_out.first(settings.generate_rows)
@@ -120,10 +123,60 @@ def evaluate(
             after_batch=progress.advance,
         )
         written = _generate(model, prompted, settings, reader, progress)
-    record = summarise(scores, scored_bytes=sum(scored.scored_bytes))
-    own = own_text_metrics(model, prompted.prompt_ids, written.ids, settings, reader=reader, shared=shared)
+    record = summarise(scores, scored_bytes=sum(scored.scored_bytes), unshared=unshared)
+    own = own_text_metrics(
+        model, prompted.prompt_ids, written.ids, settings, reader=reader, shared=shared, unshared=unshared
+    )
     record = record.model_copy(update={"metrics": (*record.metrics, *own, *written.judged.metrics)})
     return EvaluationResult(record, scores, scored.scored_bytes, written)
+
+
+@dataclass(frozen=True)
+class AbsentWeights:
+    """What can be read of a model whose weights are not here: of a server, or of a cache.
+
+    Attributes:
+        scores: gives its next tokens on the held-out rows; a text: why it cannot.
+        writes: answers prompts; None: it cannot.
+        width: ids of its distribution.
+    """
+
+    scores: SignalSource | str
+    writes: Generates | None
+    width: int
+
+
+def evaluate_absent(
+    model: AbsentWeights, held_out: HeldOut, settings: EvaluationConfig, *, reader: Reader, label: str
+) -> EvaluationResult:
+    """Evaluate as `evaluate`, as far as it can be read; what cannot has no value, and the reason."""
+    scored = held_out.first(settings.rows)
+    prompted = held_out.first(settings.generate_rows if model.writes is not None else 0)
+    scores: RowScores | None = None
+    with Progress(f"evaluating {label}", total=len(scored.rows) + len(prompted.rows), unit="rows") as progress:
+        if not isinstance(model.scores, str):
+            scores = score_teacher(
+                model.scores,
+                scored.rows,
+                width=model.width,
+                collator=reader.collator(),
+                batch_size=settings.batch_size,
+                stop_ids=scored.stop_ids,
+                after_batch=progress.advance,
+            )
+        outputs: list[Generated] = []
+        if model.writes is not None and prompted.rows:
+            prompts = [Prompt(row.key, ids) for row, ids in zip(prompted.rows, prompted.prompt_ids, strict=True)]
+            sampling = Sampling(Decoding(settings.max_new_tokens), reader.encoder.stop_ids, seed=0)
+            for output in model.writes.answers(prompts, sampling):
+                outputs.append(output)
+                progress.advance(1)
+    written = _judged(outputs, prompted, settings, reader) if outputs else Written()
+    if scores is None:
+        scored = scored.first(0)
+    record = summarise(scores, scored_bytes=sum(scored.scored_bytes), unscored=str(model.scores))
+    record = record.model_copy(update={"metrics": (*record.metrics, *written.judged.metrics)})
+    return EvaluationResult(record, scores or NO_ROWS, scored.scored_bytes, written)
 
 
 def require_finite_figures(record: EvaluationRecord, *, where: str) -> None:
@@ -154,7 +207,7 @@ def _generate(
     if not prompted.rows:
         return Written()
     require_room(model, prompted.prompt_ids, settings.max_new_tokens, setting="evaluation.max_new_tokens")
-    outputs = []
+    outputs: list[Generated] = []
     for batch in generate_batches(
         model,
         prompted.prompt_ids,
@@ -164,6 +217,10 @@ def _generate(
     ):
         outputs.extend(batch)
         progress.advance(len(batch))
+    return _judged(outputs, prompted, settings, reader)
+
+
+def _judged(outputs: Sequence[Generated], prompted: HeldOut, settings: EvaluationConfig, reader: Reader) -> Written:
     # the reference is compared without the template's additions too
     written = zip(prompted.prompt_ids, (output.ids for output in outputs), strict=True)
     references = prompted.references

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from distillab.evaluation.likelihood import RowScores
 from distillab.records import PRIMARY, EvaluationRecord, Metric
@@ -97,67 +96,90 @@ def fidelity(scores: RowScores | None, *, missing: str, own_text: bool = False, 
     return tuple(found)
 
 
-def summarise(scores: RowScores, *, scored_bytes: int) -> EvaluationRecord:
-    """Return the teacher-forced metrics: means over all scored tokens, EOS too; bits per byte over the text alone."""
-    tokens = float(scores.tokens.sum())
-    ends = float(scores.eos_tokens.sum())
-    metric = partial(Metric, family="likelihood", n=len(scores.keys), sample="held-out rows")
+def summarise(
+    scores: RowScores | None, *, scored_bytes: int, unscored: str = "", unshared: str = NO_SHARED_TEACHER
+) -> EvaluationRecord:
+    """Return the teacher-forced metrics: means over all scored tokens, EOS too; bits per byte over the text alone.
+
+    Args:
+        scores: None: the model gives none.
+        scored_bytes: as for `bits_per_byte`.
+        unscored: why there are no scores. unshared: why there is no fidelity, if there is none.
+    """
+    values = {} if scores is None else _likelihood(scores, scored_bytes)
+    why = dict.fromkeys(values, "no held-out answer ends with EOS")  # what else a mean can lack
+    rows = 0 if scores is None else len(scores.keys)
+
+    def metric(name: str, **shown: Any) -> Metric:
+        value = values.get(name)
+        missing = why.get(name, unscored) if value is None else None
+        return Metric(
+            name=name, family="likelihood", n=rows, sample="held-out rows", value=value, missing=missing, **shown
+        )
+
     metrics = (
         metric(
-            name=PRIMARY,
+            PRIMARY,
             label="held-out",
             unit="nats/token",
             direction="lower",
-            value=float(scores.nats.sum()) / tokens,
             level="summary",
             meaning="mean of −ln(probability) that a model gives to the next true token of answers it was not trained "
             "on; e to this power is the perplexity. It compares only models with the same tokenizer.",
         ),
         metric(
-            name="bits_per_byte",
+            "bits_per_byte",
             label="bits/byte",
             unit="bits",
             direction="lower",
-            value=bits_per_byte(scores, scored_bytes=scored_bytes),
             meaning="the same information divided by the bytes of the text (without EOS, as in lm-evaluation-harness), "
             "so that models with different tokenizers can be compared.",
         ),
         metric(
-            name="token_accuracy",
+            "token_accuracy",
             label="token accuracy",
             unit="share",
             direction="higher",
-            value=float(scores.correct.sum()) / tokens,
             meaning="share of held-out tokens that are the model’s most likely token.",
         ),
-        *fidelity(scores, missing=NO_SHARED_TEACHER),
+        *fidelity(scores, missing=unshared if scores is not None else unscored),
         metric(
-            name="confidence",
+            "confidence",
             label="confidence",
             unit="share",
             direction=None,
-            value=scores.calibration.confidence,
             level="record",
             meaning="mean probability of the model’s most likely token; above the token accuracy: over-confident.",
         ),
         metric(
-            name="expected_calibration_error",
+            "expected_calibration_error",
             label="calibration error",
             unit="share",
             direction="lower",
-            value=scores.calibration.expected_error,
             level="record",
             meaning="mean distance of confidence and accuracy, in 15 bins of confidence (ECE).",
         ),
         metric(
-            name="eos_nats",
+            "eos_nats",
             label="EOS loss",
             unit="nats/token",
             direction="lower",
-            value=float(scores.eos_nats.sum()) / ends if ends else None,
-            missing=None if ends else "no held-out answer ends with EOS",
             level="record",
             meaning="the held-out loss of the tokens that end an answer; part of nats/token, not of bits/byte.",
         ),
     )
-    return EvaluationRecord(tokens=int(tokens), scored_bytes=scored_bytes, metrics=metrics)
+    tokens = 0 if scores is None else int(scores.tokens.sum())
+    return EvaluationRecord(tokens=tokens, scored_bytes=scored_bytes, metrics=metrics)
+
+
+def _likelihood(scores: RowScores, scored_bytes: int) -> dict[str, float | None]:
+    """Return the value of each metric of likelihood."""
+    tokens, ends = float(scores.tokens.sum()), float(scores.eos_tokens.sum())
+    return {
+        PRIMARY: float(scores.nats.sum()) / tokens,
+        "bits_per_byte": bits_per_byte(scores, scored_bytes=scored_bytes),
+        "token_accuracy": float(scores.correct.sum()) / tokens,
+        "confidence": scores.calibration.confidence,
+        "expected_calibration_error": scores.calibration.expected_error,
+        "eos_nats": float(scores.eos_nats.sum()) / ends if ends else None,
+    }

@@ -9,6 +9,7 @@ from typing import Literal
 from distillab.errors import DataError
 from distillab.records import (
     ACCESS_ORDER,
+    PRIMARY,
     AccessLevel,
     ArmResult,
     Baseline,
@@ -82,8 +83,8 @@ class Entry:
 
     @property
     def held_out_nats(self) -> tuple[float, ...]:
-        """Held-out nats per token, one value a seed."""
-        return tuple(evaluation.nats_per_token for evaluation in self.evaluations)
+        """Held-out nats per token, one value a seed; empty for a teacher that gives no scores."""
+        return tuple(nats for evaluation in self.evaluations if (nats := evaluation.value(PRIMARY)) is not None)
 
 
 def entries(results: StudyResults) -> tuple[Entry, ...]:

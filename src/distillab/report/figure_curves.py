@@ -157,8 +157,8 @@ def _from_share(series: Series) -> Series:
 
 
 def _models(found: Sequence[Entry], kind: str, name: str) -> list[tuple[str, float]]:
-    chosen = [e for e in found if e.kind == kind and e.comparable and math.isfinite(e.held_out_nats[0])]
-    return [(name or entry.name, entry.held_out_nats[0]) for entry in chosen]
+    chosen = [(e.name, nats) for e in found if e.kind == kind and e.comparable for nats in e.held_out_nats[:1]]
+    return [(name or own, nats) for own, nats in chosen if math.isfinite(nats)]
 
 
 def _values(series: Sequence[Series], lines: Sequence[tuple[str, float]]) -> list[float]:

@@ -65,6 +65,7 @@ from distillab.runs.journal import read_curve, read_journal, read_totals
 from distillab.runs.lock import held
 from distillab.runs.pruned import keep_student
 from distillab.runs.several import open_teacher
+from distillab.runs.signals import require_given
 from distillab.runs.teacher import RunTeacher, StoredSignals, stored_signals
 from distillab.runs.training import MakeCollator, load_student, train_student, training_data
 
@@ -102,6 +103,7 @@ def execute(
     recipe = inputs.recipe
     folder, arm = Path(recipe.output), arm or recipe.method
     inputs.admit()
+    require_given(inputs)
     with processes.main_process_first():
         files = inputs.fingerprints()
     if processes.is_main_process:
@@ -173,13 +175,15 @@ class _Claimed:
         source = load_config(recipe.student.path, revision=recipe.student.revision)
         dtype = saved_dtype(recipe.student.save_dtype, source, trained.student)
         round_weights(trained.student, dtype)  # evaluate what is saved
+        shared = teacher.for_evaluation()
         result = evaluate(
             trained.student,
             inputs.held_out,
             recipe.evaluation,
             reader=inputs.student,
-            shared=teacher.for_evaluation(),
+            shared=shared,
             label=recipe.name,
+            unshared=teacher.unshared,
         )
         require_finite_figures(result.record, where=f"after step {recipe.training.steps}")
         lines = read_journal(self.folder / "metrics.jsonl", steps=recipe.training.steps) if self.writes else []

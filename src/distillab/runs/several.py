@@ -30,7 +30,8 @@ class SeveralTeachers(RunTeacher):
     def __init__(self, inputs: RunInputs, stored: StoredSignals = NOTHING_STORED) -> None:
         super().__init__(inputs, stored)
         self._parts = {
-            name: RunTeacher(part, stored.parts.get(name, NOTHING_STORED)) for name, part in inputs.parts.items()
+            name: RunTeacher(part, stored.parts.get(name, NOTHING_STORED), served_in=self._served_in / name)
+            for name, part in inputs.parts.items()
         }
 
     def source(self) -> SignalSource:
@@ -116,6 +117,7 @@ class SeveralTeachers(RunTeacher):
         self._collect()
         shared = {name: one for name, one in found.items() if one is not None}
         if len(shared) < len(found):
+            self.unshared = next(part.unshared for name, part in self._parts.items() if name not in shared)
             return None
         return SharedTeacher(
             self._composed({name: one.teacher for name, one in shared.items()}, self._inputs.held_out_split),

@@ -33,7 +33,8 @@ from distillab.records import CacheUse, read_record, write_record
 from distillab.runs.inputs import RunInputs
 from distillab.runs.teacher_view import TeacherView, TokenView
 from distillab.teachers.protocol import SignalSource, TeacherIdentity
-from distillab.teachers.signals import Distribution
+from distillab.teachers.served.teacher import ServedCapabilities
+from distillab.teachers.signals import Distribution, SignalRequest
 from distillab.teachers.stored.activations import WHOLE_DISTRIBUTIONS
 from distillab.teachers.stored.kinds import kinds_for, resolve_layouts
 from distillab.teachers.stored.location import Part, keep_tokenizer, part_of
@@ -44,7 +45,7 @@ _ROW_BYTES = 96  # bytes of a row in the index: key, digest, lengths; and for ev
 _KIND_BYTES = 16
 
 
-def kinds_needed(
+def request_needed(
     terms: Sequence[TermConfig],
     *,
     width: int,
@@ -52,11 +53,11 @@ def kinds_needed(
     teacher: ModelShape,
     vocabularies: Vocabularies | None = None,
     mixed: bool = False,
-) -> tuple[KindConfig, ...]:
-    """Return the kinds that give all these terms the same numbers as the teacher itself, or nearly the same.
+) -> SignalRequest:
+    """Return what all these terms read of the teacher.
 
     Args:
-        terms: of all arms that share a teacher; no attention maps.
+        terms: of all arms that share a teacher.
         width: ids that are compared.
         student, teacher: sizes, by which named layer maps are resolved.
         vocabularies: both, for terms on two tokenisations.
@@ -68,12 +69,28 @@ def kinds_needed(
     request = objective.request
     if mixed:
         request = replace(request, scores=request.scores | {Distribution(width)})
-    return kinds_for(request)
+    return request
 
 
 def held_out_kinds(teacher: TeacherView) -> tuple[KindConfig, ...]:
-    """Return the kinds that the evaluation reads: whole distributions, if ids mean the same to both models."""
-    return WHOLE_DISTRIBUTIONS if teacher.eval_view.width else ()
+    """Return the kinds that the evaluation reads: whole distributions, if ids mean the same to both models.
+
+    A server gives none.
+    """
+    return WHOLE_DISTRIBUTIONS if teacher.eval_view.width and teacher.spec.settings.server is None else ()
+
+
+def require_given(inputs: RunInputs) -> None:
+    """Refuse, before anything is loaded or asked, a method that reads what the teacher's server does not give.
+
+    Raises:
+        TeacherError: it does.
+    """
+    for part in (inputs.parts or {"": inputs}).values():
+        server = None if part.teacher is None else part.teacher.spec.settings.server
+        if part.teacher is not None and server is not None and part.method.reads_signals:
+            gives = ServedCapabilities(server.url, server.k, part.teacher.train_view.width)
+            gives.require_all(_request([part]), packing=part.recipe.training.packing)
 
 
 def arms_kinds(arms: Sequence[RunInputs]) -> tuple[KindConfig, ...]:
@@ -82,10 +99,13 @@ def arms_kinds(arms: Sequence[RunInputs]) -> tuple[KindConfig, ...]:
     Args:
         arms: those whose signals can be cached (`Method.can_be_cached`), whose teacher reads the same tokens.
     """
-    if not arms:
-        return ()
+    return kinds_for(_request(arms)) if arms else ()
+
+
+def _request(arms: Sequence[RunInputs]) -> SignalRequest:
+    """Return what they read."""
     student, teacher = arms[0].recipe.student, arms[0].require_teacher()
-    return kinds_needed(
+    return request_needed(
         [term for inputs in arms for term in inputs.method.terms],
         width=teacher.train_view.width,
         student=config_shape(student_config(student)),

@@ -15,6 +15,8 @@ from distillab.config.served import ServerConfig
 from distillab.data.encoding import EncodedRow, EncodedSplit
 from distillab.errors import CacheMismatch, TeacherError
 from distillab.evaluation.likelihood import SharedTeacher
+from distillab.evaluation.protocol import AbsentWeights
+from distillab.evaluation.summary import NO_SHARED_TEACHER
 from distillab.records import AnswerStoreCounts, CacheUse, ServedCost, ServerProbe, TeacherProvenance
 from distillab.runs.answers import make_answers, read_answers, seconds_of
 from distillab.runs.inputs import RunInputs
@@ -27,6 +29,7 @@ from distillab.teachers.served.cost import Account
 from distillab.teachers.served.journal import FOLDER
 from distillab.teachers.served.opening import open_served, open_writer
 from distillab.teachers.served.teacher import ServedTeacher
+from distillab.teachers.signals import SignalRequest, Top
 from distillab.teachers.stored.answers import store_is_complete
 from distillab.teachers.stored.location import Part, part_of
 from distillab.teachers.stored.teacher import CachedTeacher, load_cached
@@ -105,10 +108,19 @@ class RunTeacher:
     Args:
         inputs: of the run.
         stored: where cached signals are; default: none.
+        served_in: where the answers of its server are kept; default: in the run's folder.
+
+    Attributes:
+        provenance: of the teacher that was read; None before.
+        uses: the caches that were read. notes: for the run's record.
+        unshared: why its distributions are not compared with the student's, where they are not.
     """
 
-    def __init__(self, inputs: RunInputs, stored: StoredSignals = NOTHING_STORED) -> None:
+    def __init__(
+        self, inputs: RunInputs, stored: StoredSignals = NOTHING_STORED, *, served_in: Path | None = None
+    ) -> None:
         self._inputs, self._stored = inputs, stored
+        self._served_in = served_in or Path(inputs.recipe.output) / FOLDER
         self._local: LocalTeacher | None = None
         self._served: ServedTeacher | None = None
         self._account: Account | None = None
@@ -117,6 +129,7 @@ class RunTeacher:
         self.probes: list[ServerProbe] = []
         self.uses: list[CacheUse] = []
         self.notes: list[str] = []
+        self.unshared = NO_SHARED_TEACHER
 
     def source(self) -> SignalSource:
         """Return the teacher itself, opened once.
@@ -125,13 +138,44 @@ class RunTeacher:
             TeacherError: the recipe names no weights, or they cannot be loaded.
         """
         view = self._inputs.require_teacher()
-        if view.spec.settings.server is None:
-            return self._loaded()
+        return self._loaded() if view.spec.settings.server is None else self._asked(view.train_view)
+
+    def absent(self, rows: Sequence[EncodedRow]) -> AbsentWeights:
+        """Return what can be read of a teacher whose weights are not here, from its server or its cache.
+
+        Args:
+            rows: held-out rows in its own tokens.
+        """
+        view = self._inputs.require_teacher()
+        own, why = view.own_view, "the cache does not hold the held-out rows"
+        if view.spec.settings.server is not None:
+            return AbsentWeights(self._asked(own), None, own.width)
+        parts: tuple[Part, ...] = ("held_out", "train")
+        for part in (part for part in parts if part in view.spec.parts):
+            width = view.spec.parts[part].width
+            try:
+                cached = load_cached(
+                    part_of(view.spec.settings.source, part),
+                    device=self._inputs.device,
+                    tokenizer_fingerprint=own.fingerprint,
+                    template_sha256=own.reader.encoder.template.sha256,
+                    width=width,
+                )
+                cached.require(SignalRequest(scores=frozenset({Top(1, width)})), packing=False)
+                cached.require_rows(rows, what="the held-out rows")
+            except (CacheMismatch, TeacherError) as error:
+                why = f"{error.rule} ({part} of the cache)"
+            else:
+                return AbsentWeights(cached, None, width)
+        return AbsentWeights(why, None, own.width)
+
+    def _asked(self, read: TokenView) -> ServedTeacher:
+        """Return the server of the teacher, opened once."""
+        view = self._inputs.require_teacher()
         if self._served is None:
-            read = view.train_view
             self._served = open_served(
                 view.spec.settings,
-                Path(self._inputs.recipe.output) / FOLDER,
+                self._served_in,
                 tokens=read.reader.loaded,
                 fingerprint=read.fingerprint,
                 width=read.width,
@@ -263,7 +307,7 @@ class RunTeacher:
         return source if view.prompt_column is None else self._prompted(source, split.rows, view.rows(split))
 
     def for_evaluation(self) -> SharedTeacher | None:
-        """Return the source for held-out rows; None if ids differ in meaning, or there is no source."""
+        """Return the source for held-out rows; None if ids differ in meaning, or there is none: see `unshared`."""
         view, width = self._inputs.teacher, self._inputs.shared_width
         if view is None or width == 0:
             return None
@@ -272,19 +316,13 @@ class RunTeacher:
             stored, evaluated = self._stored.held_out, self._inputs.teacher_eval_rows
             cached = self._cached(stored, evaluated, view=view.eval_view, source="the held-out rows")
             return SharedTeacher(self._prompted(cached, rows, read), width, reads_any_text=False)
-        if view.spec.settings.server is not None:
-            self.notes.append(
-                "KL from the teacher and agreement with it were not measured: they need whole distributions, and the "
-                "teacher is behind a server"
-            )
-            return None
-        if view.spec.settings.path is None:
-            self.notes.append(
-                "KL from the teacher and agreement with it were not measured: the cache does not hold the held-out "
-                "rows as kind full, and the recipe names no weights of the teacher"
-            )
-            return None
-        return SharedTeacher(self._prompted(self.source(), rows, read), width)
+        if view.spec.settings.has_weights:
+            return SharedTeacher(self._prompted(self.source(), rows, read), width)
+        self.unshared = "the teacher is behind a server, which gives no whole distributions"
+        if view.spec.settings.server is None:
+            self.unshared = "the cache does not hold the held-out rows as kind full, and no weights are named"
+        self.notes.append(f"KL from the teacher and agreement with it were not measured: {self.unshared}")
+        return None
 
     def _prompted(self, source: SignalSource, rows: Sequence[EncodedRow], read: Sequence[EncodedRow]) -> SignalSource:
         """Return the source for the student's rows, of which it reads others where it has prompts of its own."""

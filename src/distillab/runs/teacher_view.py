@@ -139,8 +139,13 @@ class TeacherView:
     def train_view(self) -> TokenView:
         """How the teacher reads the training rows."""
         if self.own_tokens:
-            return TokenView(self.reader, self.contract.teacher.fingerprint, vocab_size(self.contract.teacher))
+            return self.own_view
         return TokenView(self.pair.student, self.contract.student.fingerprint, self.compared_width)
+
+    @property
+    def own_view(self) -> TokenView:
+        """How the teacher reads rows in its own tokens."""
+        return TokenView(self.reader, self.contract.teacher.fingerprint, vocab_size(self.contract.teacher))
 
     @property
     def eval_view(self) -> TokenView:

@@ -10,7 +10,7 @@ import numpy as np
 
 from distillab.errors import DataError
 from distillab.evaluation.intervals import paired_interval
-from distillab.evaluation.protocol import EvaluationResult, evaluate, require_finite_figures
+from distillab.evaluation.protocol import EvaluationResult, evaluate, evaluate_absent, require_finite_figures
 from distillab.models.gguf import quantization_of
 from distillab.records import Baseline, EvaluatedModel, EvaluationRecord, RunCost, read_record, write_record
 from distillab.runs.folder import identity_of, read_held_out, require_unchanged, sha256_of, write_held_out
@@ -52,13 +52,15 @@ class Baselines:
         """
 
         def measure() -> EvaluationResult:
+            shared = teacher.for_evaluation()
             return evaluate(
                 load_student(inputs),
                 inputs.held_out,
                 inputs.recipe.evaluation,
                 reader=inputs.student,
-                shared=teacher.for_evaluation(),
+                shared=shared,
                 label="the undistilled student",
+                unshared=teacher.unshared,
             )
 
         student = inputs.recipe.student
@@ -82,14 +84,12 @@ class Baselines:
         name = view.spec.name
 
         def measure() -> EvaluationResult:
-            return evaluate(
-                teacher.model(),
-                held_out_for(view.alone, view.as_read(inputs.held_out_examples, where=inputs.splits.sources[1])),
-                inputs.recipe.evaluation,
-                reader=view.reader,
-                shared=None,
-                label=f"the teacher {name}",
-            )
+            held_out = held_out_for(view.alone, view.as_read(inputs.held_out_examples, where=inputs.splits.sources[1]))
+            settings, label = inputs.recipe.evaluation, f"the teacher {name}"
+            if view.spec.settings.has_weights:
+                return evaluate(teacher.model(), held_out, settings, reader=view.reader, shared=None, label=label)
+            absent = teacher.absent(held_out.first(settings.rows).rows)
+            return evaluate_absent(absent, held_out, settings, reader=view.reader, label=label)
 
         other_tokens = "its tokens are not the student's: compare bits per byte" if inputs.shared_width == 0 else None
         trained = correction and f"the teacher, corrected: trained on the training rows, {correction.steps} steps"

@@ -17,11 +17,12 @@ from distillab.runs.answers import make_answers, read_answers
 from distillab.runs.dates import dated
 from distillab.runs.inputs import RunInputs, load_inputs
 from distillab.runs.lock import held, worker_lock
-from distillab.runs.signals import CacheJob, arms_kinds, bytes_before_loading, held_out_kinds, write_part
+from distillab.runs.signals import CacheJob, arms_kinds, bytes_before_loading, held_out_kinds, require_given, write_part
 from distillab.runs.teacher import RunTeacher
 from distillab.runs.teacher_view import TeacherView
 from distillab.study.study import Study
 from distillab.study.teachers import one_teacher_each, only_teacher
+from distillab.teachers.served.journal import FOLDER as SERVED
 from distillab.teachers.stored.answers import store_is_complete
 from distillab.teachers.stored.location import Part, keep_tokenizer, part_of
 
@@ -37,6 +38,7 @@ class CacheBuild:
         jobs: signals on rows that are known in advance.
         text: whether the teacher's answers are stored.
         answers: kinds for the rows with the teacher's answers.
+        served_in: where the answers of its server are kept; default: in the run's folder.
     """
 
     inputs: RunInputs
@@ -45,6 +47,7 @@ class CacheBuild:
     jobs: tuple[CacheJob, ...]
     text: bool = False
     answers: tuple[KindConfig, ...] = ()
+    served_in: Path | None = None
 
     @property
     def folders(self) -> list[Path]:
@@ -107,6 +110,7 @@ def _of_run(recipe: RunRecipe) -> CacheBuild:
             )
     inputs = load_inputs(recipe)
     inputs.admit()
+    require_given(inputs)
     teacher = inputs.require_teacher()
     if kinds is None:
         kinds = arms_kinds([inputs])
@@ -117,10 +121,8 @@ def _of_run(recipe: RunRecipe) -> CacheBuild:
     if kinds and not on_answers:
         rows = teacher.rows(inputs.train)
         jobs.append(CacheJob(location, "train", kinds, rows, train, teacher, teacher.train_view))
-    # whole distributions, which no server gives
-    served = teacher.spec.settings.server is not None
-    if kinds and inputs.shared_width and not teacher.own_tokens and not served:
-        wanted, view = held_out_kinds(teacher), teacher.eval_view
+    wanted, view = held_out_kinds(teacher) or kinds, teacher.eval_view
+    if kinds and inputs.shared_width and not teacher.own_tokens:
         jobs.append(CacheJob(location, "held_out", wanted, inputs.teacher_eval_rows, held_out, teacher, view))
     return CacheBuild(inputs, settings, location, tuple(jobs), text, kinds if on_answers else ())
 
@@ -138,6 +140,7 @@ def _of_study(recipe: StudyRecipe) -> list[CacheBuild]:
             continue
         inputs, stored = study.inputs(arm), caches.stored(arm)
         inputs.admit()
+        require_given(inputs)
         parts: list[Part] = []
         if stored.train is not None and arm.resolved().answers == "dataset":
             parts.append("train")
@@ -147,7 +150,10 @@ def _of_study(recipe: StudyRecipe) -> list[CacheBuild]:
             known = builds.get(job.location)
             others = known.jobs if known else ()
             if job.folder not in [other.folder for other in others]:
-                builds[job.location] = CacheBuild(inputs, recipe.cache, job.location, (*others, job))
+                served_in = Path(recipe.output) / SERVED / job.location.name
+                builds[job.location] = CacheBuild(
+                    inputs, recipe.cache, job.location, (*others, job), served_in=served_in
+                )
     if not builds:
         raise ConfigError("No arm of the study reads what could be stored.", fix="add an arm such as logits")
     return list(builds.values())
@@ -185,7 +191,7 @@ def run_build(item: CacheBuild, *, worker: int, workers: int) -> None:
     with ExitStack() as holds:
         for folder in item.folders:
             holds.enter_context(held(folder, worker_lock(worker, workers)))
-        teacher = RunTeacher(item.inputs)
+        teacher = RunTeacher(item.inputs, served_in=item.served_in)
         for job in item.jobs:
             write_part(job, teacher=teacher.source(), settings=item.settings, worker=worker, workers=workers)
         if item.text:

@@ -117,7 +117,8 @@ class StudyCaches:
 
     def _wants(self, arm: ArmConfig, part: Part) -> bool:
         if part == "held_out":
-            return self.inputs(arm).shared_width > 0 and len(self.inputs(arm).eval_rows) > 0
+            teacher = self.inputs(arm).teacher
+            return teacher is not None and bool(held_out_kinds(teacher)) and len(self.inputs(arm).eval_rows) > 0
         return self._reads(arm) and self._part(arm) == part
 
     def _kinds(self, arm: ArmConfig, part: Part) -> tuple[KindConfig, ...]:

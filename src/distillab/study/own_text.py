@@ -30,7 +30,7 @@ def with_own_text(folder: Path, runs: Sequence[tuple[RunInputs, RunRecord]]) -> 
     left: dict[str, list[tuple[RunInputs, RunRecord]]] = {}
     for inputs, record in runs:
         each = inputs.recipe.each_teacher
-        if all(teacher.path is not None for teacher in each.values()) and _lacks(_with_measured(folder, record)):
+        if all(teacher.has_weights for teacher in each.values()) and _lacks(_with_measured(folder, record)):
             key = repr([(name, teacher, inputs.recipe.teacher_weights) for name, teacher in each.items()])
             left.setdefault(key, []).append((inputs, record))
     for same in left.values():

@@ -182,7 +182,7 @@ def _samples(
         GenerationSample(
             prompt=inputs.held_out.prompts[index],
             reference=inputs.held_out.references[index],
-            answers={name: given[index] for name, given in answers.items()},
+            answers={name: given[index] for name, given in answers.items() if given},
         )
         for index in range(n)
     )

@@ -6,6 +6,7 @@ folder/
   answers/         the teachers' answers, one store a teacher and decoding
   corrected_teachers/  the teachers after their correction, one run each
   cache/           the teachers' signals on the rows, one location a teacher (see `caches`)
+  served/          what servers were asked, and answered, one folder a purpose
   baselines/       the undistilled student, the teachers
   runs/ARM/seedN/  one run each (see `run`)
   own_text/        the teachers' figures on the students' generated answers
@@ -35,7 +36,7 @@ from distillab.runs.lock import held, require_free, worker_lock
 from distillab.runs.pruned import keep_student
 from distillab.runs.run import execute
 from distillab.runs.several import open_teacher
-from distillab.runs.signals import write_part
+from distillab.runs.signals import require_given, write_part
 from distillab.runs.teacher import NOTHING_STORED, RunTeacher, StoredSignals
 from distillab.runs.training import MakeCollator
 from distillab.study.baselines import UNDISTILLED, Baselines, teacher_stem
@@ -53,6 +54,7 @@ from distillab.study.teachers import (
     require_distinct,
 )
 from distillab.study.workers import Workers, do_in_worker
+from distillab.teachers.served.journal import FOLDER as SERVED
 from distillab.teachers.spec import teacher_name
 from distillab.teachers.stored.location import Part
 
@@ -195,14 +197,15 @@ class Study:
         arm = self.recipe.arms[0]
         inputs = self.inputs(arm, self.recipe.seeds[0])
         # a cache does not contain its generated answers
-        paths = [teacher.path for teacher in self.recipe.teachers_of(arm).values()]
-        stored = NOTHING_STORED if all(paths) else self._stored(arm)
+        loadable = all(teacher.has_weights for teacher in self.recipe.teachers_of(arm).values())
+        stored = NOTHING_STORED if loadable else self._stored(arm)
         return self._baselines.undistilled(inputs, open_teacher(inputs, stored))
 
     def teacher(self, arm: ArmConfig) -> Baseline:
         """Evaluate the arm's teacher."""
         inputs = self.inputs(arm, self.recipe.seeds[0])
-        return self._baselines.teacher(inputs, RunTeacher(inputs), self._correction_of(arm))
+        stem = teacher_stem(teacher_name(self._teacher_of(arm)))
+        return self._baselines.teacher(inputs, self._open(inputs, stem), self._correction_of(arm))
 
     def _teachers(self) -> list[Baseline]:
         """Evaluate every teacher; of a quantised one, compare it with its weights in full precision."""
@@ -219,8 +222,13 @@ class Study:
 
         They are kept in the store that all seeds share.
         """
-        teacher = RunTeacher(self.inputs(arm, self.recipe.seeds[0]))
-        return teacher.training_rows(self._answers_folder(arm))[0]
+        store = self._answers_folder(arm)
+        teacher = self._open(self.inputs(arm, self.recipe.seeds[0]), f"answers-{store.name}")
+        return teacher.training_rows(store)[0]
+
+    def _open(self, inputs: RunInputs, what: str) -> RunTeacher:
+        """Return a teacher; of a server, what it answers for one purpose is kept in one folder."""
+        return RunTeacher(inputs, served_in=Path(self.recipe.output) / SERVED / what)
 
     def _stored(self, arm: ArmConfig) -> StoredSignals:
         """Return where the runs of an arm find what is stored of their teachers."""
@@ -243,7 +251,7 @@ class Study:
         job = self.caches.job(arm, part, rows)
         # several studies can keep their caches in one folder
         with held(job.folder, worker_lock(0, 1)):
-            teacher = RunTeacher(inputs).source()
+            teacher = self._open(inputs, job.location.name).source()
             write_part(job, teacher=teacher, settings=self.recipe.cache, otherwise=OTHERWISE)
 
     @cached_property
@@ -320,13 +328,14 @@ class Study:
     def _require_admitted(self) -> None:
         for arm in self.recipe.arms:
             self.inputs(arm).admit()
+            require_given(self.inputs(arm))
         require_distinct([self._teacher_of(arm) for arm in self._arm_of_each_teacher()])
 
     def _run_recipe(self, arm: ArmConfig, seed: int) -> RunRecipe:
         return self.recipe.run_recipe(arm, seed, str(self._folder(arm, seed)))
 
     def _teacher_key(self, arm: ArmConfig) -> str:
-        names = {"path", "cache", "tokenizer", "revision", "dtype", "adapter", "prompt_column"}
+        names = {"path", "cache", "server", "tokenizer", "revision", "dtype", "adapter", "prompt_column"}
         each = self.recipe.teachers_of(arm).items()
         return json.dumps({name: teacher.model_dump(mode="json", include=names) for name, teacher in each})
 

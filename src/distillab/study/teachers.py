@@ -46,10 +46,11 @@ def only_teacher(recipe: StudyRecipe, arm: ArmConfig) -> TeacherConfig:
 
 def arm_of_each_teacher(recipe: StudyRecipe) -> list[ArmConfig]:
     """Return one arm for each teacher of a study, in their order; each reads all rows."""
-    first: dict[tuple[str | None, ...], ArmConfig] = {}
+    first: dict[tuple[object, ...], ArmConfig] = {}
     for arm in one_teacher_each(recipe, recipe.arms, every_row=True):
         teacher = only_teacher(recipe, arm)
-        first.setdefault((teacher.source, teacher.adapter, teacher.quantization, teacher.prompt_column), arm)
+        key = (teacher.source, teacher.server, teacher.adapter, teacher.quantization, teacher.prompt_column)
+        first.setdefault(key, arm)
     return list(first.values())
 
 

@@ -86,7 +86,15 @@ class TeacherSpec:
 
 
 def teacher_name(settings: TeacherConfig) -> str:
-    """Return the name of a teacher in records: its folder's, adapters', quantisation and prompts; "served"."""
+    """Return the name of a teacher in records: its folder's, adapters', quantisation and prompts; "served".
+
+    With a cache alone it is the name of the teacher that it was made with.
+
+    Raises:
+        CacheMismatch, CacheCorrupt: see `teacher_spec`.
+    """
+    if settings.path is None and settings.cache is not None:
+        return next(iter(_identities(settings.cache).values())).teacher.name
     adapter = None if settings.adapter is None else model_name(settings.adapter)
     served = None if settings.server is None else "served"
     parts = (model_name(settings.source), adapter, settings.quantization, settings.prompt_column, served)

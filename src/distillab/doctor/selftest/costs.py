@@ -163,7 +163,7 @@ def _judging_s(setup: Setup) -> float:
 def _answers_s(arm: Arm) -> float:
     """Return the seconds of the teacher's answers to all prompts; none if a cache has them."""
     teacher = arm.inputs.teacher
-    if arm.source is None or teacher is None or teacher.spec.settings.path is None:
+    if arm.source is None or teacher is None or not teacher.spec.settings.has_weights:
         return 0.0
     settings = arm.recipe.teacher_answers
     prompts = [prompt.ids for prompt in prompts_of(arm.inputs)]

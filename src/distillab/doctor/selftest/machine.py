@@ -107,7 +107,7 @@ def weights_of(inputs: RunInputs, *, teacher: bool) -> Weights:
         teacher: whether its weights are loaded, if it has any.
     """
     student, of_teacher = inputs.recipe.student, 0
-    for spec in (view.spec for view in inputs.each_view if teacher and view.spec.settings.path is not None):
+    for spec in (view.spec for view in inputs.each_view if teacher and view.spec.settings.has_weights):
         config = load_config(spec.config, revision=spec.revision)
         of_teacher += parameters(config).bytes(width_of(spec.settings.dtype, config), spec.settings.quantization)
     config = student_config(student)

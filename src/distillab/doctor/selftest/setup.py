@@ -121,7 +121,7 @@ class Setup:
     def draws(self) -> bool:
         """Whether a term samples from a live teacher."""
         each = self.recipe.each_teacher.values()
-        stored = bool(each) and all(teacher.path is None for teacher in each)
+        stored = bool(each) and not any(teacher.has_weights for teacher in each)
         return not stored and any(isinstance(term, SampledDivergenceConfig) for term in self.terms)
 
     @cached_property
@@ -133,7 +133,7 @@ class Setup:
         """
         if self.source is None or not self.inputs.method.reads_signals:
             return None
-        if all(teacher.path is not None for teacher in self.recipe.each_teacher.values()):
+        if all(teacher.has_weights for teacher in self.recipe.each_teacher.values()):
             return self.source.live(self.inputs.train)
         every_row = self.inputs.views or self.inputs.require_teacher().prompt_column is not None
         stored = open_teacher(self.inputs, stored_signals(self.inputs))
@@ -143,7 +143,7 @@ class Setup:
     def teacher_model(self) -> PreTrainedModel | None:
         """The weights of the one teacher whose signals the terms read; None where there are none, or several."""
         settings = self.recipe.teacher
-        live = settings is not None and settings.path is not None and self.inputs.method.reads_signals
+        live = settings is not None and settings.has_weights and self.inputs.method.reads_signals
         return self.source.model() if live and self.source is not None else None
 
     @cached_property

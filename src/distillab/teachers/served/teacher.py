@@ -33,6 +33,19 @@ class ServedCapabilities:
     k: int
     width: int
 
+    def require_all(self, request: SignalRequest, *, packing: bool) -> None:
+        """Check that the server gives what the terms read.
+
+        Raises:
+            TeacherError: it does not.
+        """
+        if packing:
+            self.refuse("rows that are packed into one sequence; set training.packing: false")
+        if request.activations:
+            self.refuse("activations")
+        for need in request.scores:
+            self.require(need)
+
     def require(self, need: ScoreRequest) -> None:
         """Raise TeacherError for what the server does not give."""
         match need:
@@ -184,12 +197,7 @@ class ServedTeacher:
         Raises:
             TeacherError: it does not.
         """
-        if packing:
-            self._gives.refuse("rows that are packed into one sequence; set training.packing: false")
-        if request.activations:
-            self._gives.refuse("activations")
-        for need in request.scores:
-            self._gives.require(need)
+        self._gives.require_all(request, packing=packing)
 
     def signal(self, batch: TokenBatch, request: SignalRequest) -> TeacherSignal:
         """Return the k most likely tokens at the scored positions; rows that were asked before come from the journal.
