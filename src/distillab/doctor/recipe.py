@@ -182,7 +182,7 @@ def _pair(
     arm: Arm, recipe: _Recipe, original: PreTrainedModel | None, clock: Clock, *, load: bool
 ) -> Iterator[CheckResult]:
     inputs = arm.inputs
-    if inputs.teacher is None or arm.source is None:
+    if inputs.teacher is None or arm.source is None or inputs.teacher.spec.text_only:
         return
     contract = inputs.teacher.contract
     with_weights = load and inputs.teacher.spec.settings.has_weights

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from distillab.config.models import EvaluationConfig
 from distillab.data.encoding import EncodedRow
+from distillab.data.examples import Example
 from distillab.data.reading import Reader
 from distillab.data.supervised_text import SupervisedText
 from distillab.errors import NumericsError
@@ -17,7 +18,14 @@ from distillab.evaluation.likelihood import NO_ROWS, RowScores, SharedTeacher, s
 from distillab.evaluation.own_text import own_text_metrics
 from distillab.evaluation.summary import NO_SHARED_TEACHER, summarise
 from distillab.evaluation.text_match import Judged, judge
-from distillab.models.generation import Decoding, Generated, continuation_text, generate_batches, require_room
+from distillab.models.generation import (
+    Decoding,
+    Generated,
+    GeneratedText,
+    continuation_text,
+    generate_batches,
+    require_room,
+)
 from distillab.progress import Progress
 from distillab.records import EvaluationRecord
 from distillab.teachers.protocol import Generates, Prompt, Sampling, SignalSource
@@ -147,9 +155,19 @@ class AbsentWeights:
 
 
 def evaluate_absent(
-    model: AbsentWeights, held_out: HeldOut, settings: EvaluationConfig, *, reader: Reader, label: str
+    model: AbsentWeights,
+    held_out: HeldOut,
+    settings: EvaluationConfig,
+    *,
+    examples: Sequence[Example],
+    reader: Reader,
+    label: str,
 ) -> EvaluationResult:
-    """Evaluate as `evaluate`, as far as it can be read; what cannot has no value, and the reason."""
+    """Evaluate as `evaluate`, as far as it can be read; what cannot has no value, and the reason.
+
+    Args:
+        examples: of the held-out rows, for a model that reads conversations.
+    """
     scored = held_out.first(settings.rows)
     prompted = held_out.first(settings.generate_rows if model.writes is not None else 0)
     scores: RowScores | None = None
@@ -164,10 +182,11 @@ def evaluate_absent(
                 stop_ids=scored.stop_ids,
                 after_batch=progress.advance,
             )
-        outputs: list[Generated] = []
+        outputs: list[Generated | GeneratedText] = []
         if model.writes is not None and prompted.rows:
-            prompts = [Prompt(row.key, ids) for row, ids in zip(prompted.rows, prompted.prompt_ids, strict=True)]
-            sampling = Sampling(Decoding(settings.max_new_tokens), reader.encoder.stop_ids, seed=0)
+            sampling = Sampling(Decoding(settings.max_new_tokens), tuple(reader.encoder.stop_ids), seed=0)
+            each = zip(prompted.rows, prompted.prompt_ids, examples, strict=False)
+            prompts = [Prompt(row.key, ids, example.asked) for row, ids, example in each]
             for output in model.writes.answers(prompts, sampling):
                 outputs.append(output)
                 progress.advance(1)
@@ -207,7 +226,7 @@ def _generate(
     if not prompted.rows:
         return Written()
     require_room(model, prompted.prompt_ids, settings.max_new_tokens, setting="evaluation.max_new_tokens")
-    outputs: list[Generated] = []
+    outputs: list[Generated | GeneratedText] = []
     for batch in generate_batches(
         model,
         prompted.prompt_ids,
@@ -220,24 +239,36 @@ def _generate(
     return _judged(outputs, prompted, settings, reader)
 
 
-def _judged(outputs: Sequence[Generated], prompted: HeldOut, settings: EvaluationConfig, reader: Reader) -> Written:
+def _judged(
+    outputs: Sequence[Generated | GeneratedText], prompted: HeldOut, settings: EvaluationConfig, reader: Reader
+) -> Written:
+    reads = AnswerText(reader.tokenizer, settings)
+    texts, each_ids, stopped = [], [], []
+    for prompt, output in zip(prompted.prompt_ids, outputs, strict=True):
+        if isinstance(output, GeneratedText):
+            texts.append(reads.read_text(reads.whole(output)).answer)
+            each_ids.append(tuple(reader.tokenizer.encode(texts[-1], add_special_tokens=False)))
+            stopped.append(output.finish == "stop")
+        else:
+            strips = settings.reasoning == "strip"
+            text = reads.read(prompt, output.ids).answer if strips else None
+            texts.append(continuation_text(reader.tokenizer, prompt, output.ids) if text is None else text)
+            each_ids.append(output.ids)
+            stopped.append(output.stopped)
     # the reference is compared without the template's additions too
-    written = zip(prompted.prompt_ids, (output.ids for output in outputs), strict=True)
     references = prompted.references
     if settings.reasoning == "strip":
-        reads = AnswerText(reader.tokenizer, settings)
-        texts = [reads.read(prompt, ids).answer for prompt, ids in written]
         references = tuple(without_reasoning(text, settings.reasoning_markers)[0] for text in references)
-    else:
-        texts = [continuation_text(reader.tokenizer, prompt, ids) for prompt, ids in written]
     answers = tuple(wanted.inside(text) for wanted, text in zip(prompted.answers, texts, strict=True))
     judged = judge(
         answers,
         references,
-        stopped=[output.stopped for output in outputs],
-        lengths=[len(output.ids) for output in outputs],
+        stopped=stopped,
+        lengths=[len(ids) for ids in each_ids],
         value_pattern=settings.value_pattern,
         value_kind=settings.value_kind,
         without_reasoning=settings.reasoning == "strip",
     )
-    return Written(answers, tuple(output.scored_ids for output in outputs), judged)
+    written = zip(each_ids, outputs, strict=True)
+    ids = tuple(known if isinstance(output, GeneratedText) else output.scored_ids for known, output in written)
+    return Written(answers, ids, judged)

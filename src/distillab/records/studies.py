@@ -12,7 +12,7 @@ from distillab.records.findings import Investigation
 from distillab.records.metrics import EvaluationRecord, Family
 from distillab.records.pairing import TokenizerContract
 from distillab.records.runs import CurvePoint, ReferenceLines, RunCost
-from distillab.records.sources import AnswerStoreCounts, CacheUse, EncodingCounts, SpanCounts
+from distillab.records.sources import AnswerStoreCounts, CacheUse, EncodingCounts, ServedCost, SpanCounts
 
 _ERROR = 0.05
 FEWEST_ROWS = 10  # on fewer rows a difference gets no interval
@@ -90,6 +90,7 @@ class TeacherCost(Record):
         "own time; None: made elsewhere"
     )
     stored_bytes: int | None = Field(description="of the caches of its signals; None: made elsewhere")
+    served: ServedCost | None = Field(default=None, description="what its server was asked for, as the server counts")
 
 
 class Baseline(Record):
@@ -100,6 +101,7 @@ class Baseline(Record):
     evaluation: EvaluationRecord
     note: str | None = None
     correction: RunCost | None = Field(default=None, description="to train the teacher on the training rows first")
+    served: ServedCost | None = Field(default=None, description="what its evaluation took of its server")
     random: bool | None = Field(default=None, description="whether its weights are random; None for a teacher")
     comparisons: tuple[Comparison, ...] = Field(default=(), description="of a teacher with SFT")
     against_full_precision: Interval | None = Field(

@@ -18,6 +18,7 @@ from distillab.records import (
     EvaluationRecord,
     Interval,
     RunCost,
+    ServedCost,
     StudyResults,
     TeacherCost,
 )
@@ -62,6 +63,7 @@ class Entry:
     against_sft: Interval | None
     comparisons: tuple[Comparison, ...]
     teacher_cost: TeacherCost | None
+    served: ServedCost | None
     comparable: bool
     colour: str
     marker: str
@@ -155,6 +157,7 @@ def _of_baseline(point: Baseline, comparable: bool) -> Entry:
         against_sft=None,
         comparisons=point.comparisons,
         teacher_cost=None,
+        served=point.served,
         comparable=comparable or not is_teacher,
         colour="ink" if is_teacher else "muted",
         marker="star" if is_teacher else "ring",
@@ -178,6 +181,7 @@ def _of_arm(arm: ArmResult, colour: str, marker: str) -> Entry:
         against_sft=arm.against_sft,
         comparisons=arm.comparisons,
         teacher_cost=arm.teacher_cost,
+        served=None,
         comparable=True,
         colour=colour,
         marker=marker,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from distillab.records import FAMILIES, Comparison, Family
+from distillab.records import FAMILIES, Comparison, Family, ServedCost
 from distillab.report.columns import PRINTED
 from distillab.report.entries import Entry
 from distillab.report.numbers import MISSING, count, duration, signed, size
@@ -60,9 +60,9 @@ def _cells(one: Comparison | None) -> tuple[str, str]:
 
 
 def teacher_costs(found: Sequence[Entry]) -> Grid | None:
-    """Return what each arm took from its teacher; None where none took anything."""
+    """Return what each arm took from its teacher, and what servers were asked for; None where nothing was taken."""
     arms = [(entry, entry.teacher_cost) for entry in found if entry.teacher_cost is not None]
-    rows = tuple(
+    rows = [
         (
             entry.marked_name,
             entry.teacher or MISSING,
@@ -70,17 +70,43 @@ def teacher_costs(found: Sequence[Entry]) -> Grid | None:
             count(cost.generated_tokens),
             MISSING if cost.seconds is None else duration(cost.seconds),
             MISSING if cost.stored_bytes is None else size(cost.stored_bytes),
+            *_asked(cost.served),
         )
         for entry, cost in arms
         if cost.read_tokens
-    )
+    ]
+    teachers = [(entry.name, entry.served) for entry in found if entry.served is not None]
+    rows += [(f"evaluation of {name}", name, *[MISSING] * 4, *_asked(cost)) for name, cost in teachers]
     if not rows:
         return None
-    return Grid(
-        "What each arm took from its teacher",
-        ("arm", "teacher", "tokens it read", "tokens it generated", "time", "stored signals"),
-        rows,
+    headings = ("arm", "teacher", "tokens it read", "tokens it generated", "time", "stored signals", *_ASKED)
+    is_served = any(cell != MISSING for row in rows for cell in row[-len(_ASKED) :])
+    columns = len(headings) if is_served else -len(_ASKED)
+    text = (
         "For the training of all runs of the arm; what they share is counted once, and arms that share it have it "
         "each. Time: to correct the teacher, generate answers and store signals; what a teacher reads at every step is "
-        "in the runs’ own time. Its forward passes in the evaluation are not counted.",
+        "in the runs’ own time. The forward passes of a teacher in this process in the evaluation are not counted."
+    )
+    if is_served:
+        text += (
+            " Asked of its server: as the server counts; some forms of API read a row several times to score it, and "
+            "count a scored token as generated. Money: by the prices in the recipe."
+        )
+    return Grid(
+        "The cost of the teachers: what each arm took", headings[:columns], tuple(row[:columns] for row in rows), text
+    )
+
+
+_ASKED = ("requests to its server", "prompt tokens (cached)", "completion tokens", "seconds", "money")
+
+
+def _asked(cost: ServedCost | None) -> tuple[str, ...]:
+    if cost is None:
+        return (MISSING,) * len(_ASKED)
+    return (
+        count(cost.requests),
+        f"{count(cost.prompt_tokens)} ({count(cost.cached_tokens)})",
+        count(cost.completion_tokens),
+        f"{cost.seconds:.0f}",
+        MISSING if cost.money is None else f"{cost.money:.4g}",
     )

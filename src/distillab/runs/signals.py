@@ -33,7 +33,7 @@ from distillab.records import CacheUse, read_record, write_record
 from distillab.runs.inputs import RunInputs
 from distillab.runs.teacher_view import TeacherView, TokenView
 from distillab.teachers.protocol import SignalSource, TeacherIdentity
-from distillab.teachers.served.teacher import ServedCapabilities
+from distillab.teachers.served.teacher import ServedCapabilities, ServedTeacher
 from distillab.teachers.signals import Distribution, SignalRequest
 from distillab.teachers.stored.activations import WHOLE_DISTRIBUTIONS
 from distillab.teachers.stored.kinds import kinds_for, resolve_layouts
@@ -244,6 +244,7 @@ def write_part(
         scored_tokens=sum(int(row.answer_mask.sum()) for row in job.rows),
         stored_bytes=made.stored_bytes,
         teacher_s=done.wall_s,
+        served=teacher.cost if isinstance(teacher, ServedTeacher) else None,
     )
     write_record(use, job.built)
     return use

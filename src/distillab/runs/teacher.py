@@ -11,13 +11,13 @@ from transformers import PreTrainedModel
 from distillab.cache.identity import CacheIdentity
 from distillab.cache.reader import CacheReader
 from distillab.cache.rows import row_digest
-from distillab.config.served import ServerConfig
+from distillab.config.teacher import TeacherConfig
 from distillab.data.encoding import EncodedRow, EncodedSplit
 from distillab.errors import CacheMismatch, TeacherError
 from distillab.evaluation.likelihood import SharedTeacher
 from distillab.evaluation.protocol import AbsentWeights
 from distillab.evaluation.summary import NO_SHARED_TEACHER
-from distillab.records import AnswerStoreCounts, CacheUse, ServedCost, ServerProbe, TeacherProvenance
+from distillab.records import AnswerStoreCounts, CacheUse, ServedCost, ServerProbe, TeacherProvenance, total_cost
 from distillab.runs.answers import make_answers, read_answers, seconds_of
 from distillab.runs.inputs import RunInputs
 from distillab.runs.teacher_view import TokenView
@@ -25,9 +25,10 @@ from distillab.teachers.local import LocalTeacher, load_local
 from distillab.teachers.prompted import PromptedTeacher
 from distillab.teachers.protocol import Generates, SignalSource
 from distillab.teachers.routes import Routes
-from distillab.teachers.served.cost import Account
-from distillab.teachers.served.journal import FOLDER
+from distillab.teachers.served.cost import Account, served_cost
+from distillab.teachers.served.journal import FOLDER, paid_in
 from distillab.teachers.served.opening import open_served, open_writer
+from distillab.teachers.served.probing import answering_dialect, probed_once, scoring_dialect
 from distillab.teachers.served.teacher import ServedTeacher
 from distillab.teachers.signals import SignalRequest, Top
 from distillab.teachers.stored.answers import store_is_complete
@@ -145,11 +146,21 @@ class RunTeacher:
 
         Args:
             rows: held-out rows in its own tokens.
+        Raises:
+            ServerError: the server cannot be used.
         """
         view = self._inputs.require_teacher()
         own, why = view.own_view, "the cache does not hold the held-out rows"
-        if view.spec.settings.server is not None:
-            return AbsentWeights(self._asked(own), None, own.width)
+        if (server := view.spec.settings.server) is not None:
+            tokens = None if view.spec.text_only else own.reader.loaded
+            found = probed_once(server, self._served_in, tokens, fingerprint=own.fingerprint, width=own.width)
+            scores = tokens is not None and scoring_dialect(found.dialect, server.model, tokens) is not None
+            writes = answering_dialect(found.dialect, server.model, own.reader.loaded) is not None
+            return AbsentWeights(
+                self._asked(own) if scores else "its server gives text alone",
+                self.generator(self._served_in) if writes else None,
+                own.width,
+            )
         parts: tuple[Part, ...] = ("held_out", "train")
         for part in (part for part in parts if part in view.spec.parts):
             width = view.spec.parts[part].width
@@ -181,7 +192,7 @@ class RunTeacher:
                 width=read.width,
                 template_sha256=view.reader.encoder.template.sha256,
                 device=self._inputs.device,
-                account=self._paid_by(view.spec.settings.server),
+                account=self._account_of(view.spec.settings),
             )
             self.provenance = self._served.identity.provenance
             self.probes += [self._served.probe] if self._served.probe is not None else []
@@ -198,21 +209,29 @@ class RunTeacher:
             tokens=view.reader.loaded,
             fingerprint=view.contract.teacher.fingerprint,
             template_sha256=view.reader.encoder.template.sha256,
-            account=self._paid_by(view.spec.settings.server),
+            account=self._account_of(view.spec.settings),
         )
         self.provenance = writer.identity.provenance
         self.probes += [writer.probe] if writer.probe is not None else []
         return writer
 
-    def _paid_by(self, server: ServerConfig) -> Account:
-        if self._account is None:
-            self._account = Account(server)
+    def _account_of(self, settings: TeacherConfig) -> Account | None:
+        if self._account is None and settings.server is not None:
+            self._account = Account(settings.server)
         return self._account
 
     @property
     def served_cost(self) -> ServedCost | None:
         """What signals took that training read from a server, over all starts; None if it read none."""
         return None if self._served is None else self._served.cost
+
+    @property
+    def paid(self) -> ServedCost | None:
+        """What all took that a server was asked for into the folder of this teacher; None if it was not asked."""
+        server = self._inputs.require_teacher().spec.settings.server
+        prices = None if server is None else server.prices
+        folders = (self._served_in, self._served_in / FOLDER)
+        return total_cost(served_cost(paid_in(folder), prices) for folder in folders)
 
     def model(self) -> PreTrainedModel:
         """Return the teacher's weights. Raises as `source`."""

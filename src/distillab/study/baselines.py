@@ -84,12 +84,13 @@ class Baselines:
         name = view.spec.name
 
         def measure() -> EvaluationResult:
-            held_out = held_out_for(view.alone, view.as_read(inputs.held_out_examples, where=inputs.splits.sources[1]))
+            examples = view.as_read(inputs.held_out_examples, where=inputs.splits.sources[1])
+            held_out = held_out_for(view.alone, examples)
             settings, label = inputs.recipe.evaluation, f"the teacher {name}"
             if view.spec.settings.has_weights:
                 return evaluate(teacher.model(), held_out, settings, reader=view.reader, shared=None, label=label)
             absent = teacher.absent(held_out.first(settings.rows).rows)
-            return evaluate_absent(absent, held_out, settings, reader=view.reader, label=label)
+            return evaluate_absent(absent, held_out, settings, examples=examples, reader=view.reader, label=label)
 
         other_tokens = "its tokens are not the student's: compare bits per byte" if inputs.shared_width == 0 else None
         trained = correction and f"the teacher, corrected: trained on the training rows, {correction.steps} steps"
@@ -98,7 +99,10 @@ class Baselines:
         notes = [note for note in (trained, prompts, other_tokens, quantised) if note]
         evaluation = self._kept(teacher_stem(name), inputs, measure)
         note = "; ".join(notes) or None
-        return Baseline(name=name, role="teacher", evaluation=evaluation, note=note, correction=correction)
+        served = teacher.paid
+        return Baseline(
+            name=name, role="teacher", evaluation=evaluation, note=note, correction=correction, served=served
+        )
 
     def compared(self, quantised: Baseline, full: Baseline) -> Baseline:
         """Return the figures of a quantised teacher with its difference to the same weights in full precision."""

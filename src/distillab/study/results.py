@@ -22,6 +22,7 @@ from distillab.records import (
     StudyResults,
     TeacherCost,
     TokenizerContract,
+    total_cost,
 )
 from distillab.runs.environment import environment
 from distillab.runs.folder import read_held_out
@@ -129,6 +130,13 @@ def _teacher_cost(runs: Sequence[RunRecord], made: Mapping[str, CacheUse]) -> Te
         generated_tokens=written,
         seconds=_shared_s(runs, made, training=True),
         stored_bytes=None if None in stored else sum(size for size in stored if size is not None),
+        served=total_cost(
+            [
+                *(store.served for store in stores.values()),
+                *(use.served for use in uses.values()),
+                *(run.cost.served for run in runs),
+            ]
+        ),
     )
 
 

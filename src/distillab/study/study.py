@@ -309,7 +309,9 @@ class Study:
 
     def _contracts(self) -> list[TokenizerContract]:
         """Return the contract of each pair, in the order of the arms."""
-        pairs = [view.contract for inputs in self._loaded.values() for view in inputs.each_view]
+        pairs = [
+            view.contract for inputs in self._loaded.values() for view in inputs.each_view if not view.spec.text_only
+        ]
         return list({repr(contract): contract for contract in pairs}.values())
 
     def _arms_of_missing_teachers(self) -> list[ArmConfig]:
