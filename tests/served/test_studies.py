@@ -14,11 +14,14 @@ from distillab.config import StudyRecipe
 from distillab.config.models import RunRecipe
 from distillab.errors import TeacherError
 from distillab.records import Baseline, StudyResults
+from distillab.report.build import write_report
 from distillab.runs.run import execute
 from distillab.study.study import Study
 from distillab.teachers.served.journal import ANSWERS
 from tests.cli.conftest import call
 from tests.served.conftest import llama_cpp
+from tests.served.faulty_server import FaultyServer, serving
+from tests.tiny_world import VOCABULARY
 
 TOP_K = [{"kind": "top_k_divergence", "k": 16}]
 # nobody listens there
@@ -51,13 +54,15 @@ def beside(
         "sft",
         {"name": "here", "method": "logits", "terms": TOP_K},
         {"name": "served", "method": "logits", "terms": TOP_K, "teacher": server},
+        {"name": "answers", "method": "seqkd", "teacher": server},
     ]
     recipe = study(tiny_world, output, arms=arms)
     return Study(recipe, reproduce="x").run(), output, recipe
 
 
 def test_a_served_arm_gives_the_figures_of_the_weights(beside: tuple[StudyResults, Path, StudyRecipe]) -> None:
-    results, _, _ = beside
+    results, output, _ = beside
+    write_report(results, output)
     arms = {arm.name: arm for arm in results.arms}
     for here, served in zip(arms["here"].evaluations, arms["served"].evaluations, strict=True):
         # the largest difference that was measured is 2e-5
@@ -68,22 +73,24 @@ def test_a_served_arm_gives_the_figures_of_the_weights(beside: tuple[StudyResult
         own = served.metric("own_kl_from_teacher")
         assert own is not None and own.missing == kl.missing
     here_point, served_point = point(results, "teacher"), point(results, "teacher-served")
-    for name in ("nats_per_token", "bits_per_byte", "token_accuracy", "confidence", "eos_nats"):
+    for name in ("nats_per_token", "bits_per_byte", "token_accuracy", "confidence", "eos_nats", "rouge_l"):
         # llama.cpp keeps keys and values in float16; measured: 6e-4
         assert served_point.evaluation.value(name) == pytest.approx(here_point.evaluation.value(name), abs=5e-3)
     assert arms["served"].against("likelihood") is not None
+    costs = [cost for arm in results.arms if (cost := arm.teacher_cost) is not None and cost.served is not None]
+    assert len(costs) == 2 and all(cost.served and cost.served.requests >= 60 for cost in costs)
+    assert served_point.served is not None and served_point.served.requests >= 26 and here_point.served is None
+    assert "requests to its server" in (output / "report.md").read_text()
 
 
 def test_a_study_asks_once(beside: tuple[StudyResults, Path, StudyRecipe]) -> None:
     _, output, recipe = beside
-    journals = {path.parent.name: path.stat() for path in (output / "served").glob(f"*/{ANSWERS}")}
-    assert len(journals) == 2 and "teacher-teacher-served" in journals  # the training rows, and the held-out rows
-    assert not list((output / "runs").rglob(ANSWERS))
+    first = {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in output.rglob(ANSWERS)}
+    # the training rows, the held-out rows and the answers to their prompts; the answers to the training prompts
+    assert sorted(path.relative_to(output).parts[0] for path in first) == ["answers", "served", "served", "served"]
+    (output / "results.json").unlink()
     Study(recipe, reproduce="x").run()
-    again = {path.parent.name: path.stat() for path in (output / "served").glob(f"*/{ANSWERS}")}
-    assert {name: (one.st_size, one.st_mtime_ns) for name, one in again.items()} == {
-        name: (one.st_size, one.st_mtime_ns) for name, one in journals.items()
-    }
+    assert {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in output.rglob(ANSWERS)} == first
 
 
 def test_a_study_can_have_a_served_teacher_alone_or_a_cache_of_it(
@@ -104,6 +111,22 @@ def test_a_study_can_have_a_served_teacher_alone_or_a_cache_of_it(
         assert one.evaluations[0].nats_per_token == pytest.approx(other.evaluations[0].nats_per_token, abs=1e-6)
     nats = [point(results, "teacher-served").evaluation.nats_per_token for results in (alone, cached)]
     assert nats[0] == pytest.approx(nats[1], abs=1e-3)  # a cache has float16
+
+
+def test_with_all_entries_a_server_gives_whole_distributions_across_tokenizers_too(
+    tiny_world: dict[str, Any], stranger: str, tmp_path: Path
+) -> None:
+    with llama_cpp(Path(stranger), tmp_path / "log") as url:
+        served = {"path": stranger, "server": {"url": url, "dialect": "llama_cpp", "k": VOCABULARY}}
+        methods = ("vocabulary_projection", "merged_spans", "span_likelihood")
+        arms = [{"name": f"{method}-{n}", "method": method, "teacher": teacher}
+                for method in methods for n, teacher in enumerate(({"path": stranger}, served))]  # fmt: skip
+        recipe = study(tiny_world, tmp_path / "study", arms=["sft", *arms], seeds=[0])
+        results = Study(recipe, reproduce="x").run()
+    arms_by_name = {arm.name: arm for arm in results.arms}
+    for method in methods:
+        here, there = (arms_by_name[f"{method}-{n}"].evaluations[0].nats_per_token for n in (0, 1))
+        assert there == pytest.approx(here, abs=1e-3), method
 
 
 @pytest.mark.parametrize(
@@ -130,6 +153,19 @@ def test_an_arm_that_reads_more_is_refused_before_anything_is_asked(
     values = {name: value for name, value in tiny_world.items() if name != "seeds"}
     with pytest.raises(TeacherError, match="does not give the signal"):
         execute(RunRecipe(**values | method | {"teacher": teacher}, output=str(tmp_path / "run")))
+
+
+def test_a_teacher_that_gives_text_alone_is_judged_by_its_answers(tiny_world: dict[str, Any], tmp_path: Path) -> None:
+    with serving(FaultyServer(paths=("/v1/chat/completions",))) as faulty:
+        teacher = {"server": {"url": faulty.url, "dialect": "openai_chat", "model": "m"}}
+        values = tiny_world | {"teacher": teacher, "arms": ["sft", "seqkd"], "seeds": [0]}
+        results = Study(study(values, tmp_path / "study"), reproduce="x").run()
+    (teacher_point,) = (one for one in results.baselines if one.role == "teacher")
+    nats, rouge = (teacher_point.evaluation.metric(name) for name in ("nats_per_token", "rouge_l"))
+    assert nats is not None and nats.missing is not None and "text alone" in nats.missing
+    assert rouge is not None and rouge.value is not None
+    write_report(results, tmp_path)
+    assert "text alone" in (tmp_path / "report.md").read_text()
 
 
 def test_a_server_is_not_asked_in_every_run(tiny_world: dict[str, Any], tmp_path: Path) -> None:

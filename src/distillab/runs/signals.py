@@ -20,6 +20,7 @@ from distillab.cache.writer import CacheWriter
 from distillab.config.cache import (
     CacheConfig,
     KindConfig,
+    TopKKind,
 )
 from distillab.config.terms import TermConfig
 from distillab.data.encoding import EncodedRow
@@ -90,7 +91,7 @@ def require_given(inputs: RunInputs) -> None:
         server = None if part.teacher is None else part.teacher.spec.settings.server
         if part.teacher is not None and server is not None and part.method.reads_signals:
             gives = ServedCapabilities(server.url, server.k, part.teacher.train_view.width)
-            gives.require_all(_request([part]), packing=part.recipe.training.packing)
+            gives.require(_request([part]), packing=part.recipe.training.packing)
 
 
 def arms_kinds(arms: Sequence[RunInputs]) -> tuple[KindConfig, ...]:
@@ -99,7 +100,13 @@ def arms_kinds(arms: Sequence[RunInputs]) -> tuple[KindConfig, ...]:
     Args:
         arms: those whose signals can be cached (`Method.can_be_cached`), whose teacher reads the same tokens.
     """
-    return kinds_for(_request(arms)) if arms else ()
+    if not arms:
+        return ()
+    request = _request(arms)
+    widths = [need.width for need in request.scores if isinstance(need, Distribution)]
+    if widths and arms[0].require_teacher().spec.settings.server is not None:
+        return (TopKKind(k=max(widths), values="float16"),)  # all that there are, which is the whole distribution
+    return kinds_for(request)
 
 
 def _request(arms: Sequence[RunInputs]) -> SignalRequest:

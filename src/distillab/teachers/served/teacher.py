@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 import torch
-from torch import Tensor
 
 from distillab.config.served import ServerConfig
 from distillab.errors import TeacherError
@@ -22,114 +21,69 @@ from distillab.teachers.served.dialects.dialect import ScoringDialect, Wanted
 from distillab.teachers.served.errors import RowFailed
 from distillab.teachers.served.positions import joined
 from distillab.teachers.served.scoring import score_rows
-from distillab.teachers.signals import DrawnTokens, Draws, ScoreRequest, SignalRequest, TeacherSignal, Top, TopTokens
+from distillab.teachers.signals import (
+    Distribution,
+    Draws,
+    ScoreRequest,
+    SignalRequest,
+    TeacherSignal,
+    Top,
+    TopTokens,
+)
+from distillab.teachers.stored.tokens import KeptDistribution, form_of
 
 
 @dataclass(frozen=True)
 class ServedCapabilities:
-    """What the server gives: the `k` most likely of `width` ids, at temperature 1; where: its address."""
+    """What the server gives: the `k` most likely of `width` ids, at temperature 1; where: its address.
+
+    With k = width they are the whole distribution, from which that of another temperature follows.
+    """
 
     where: str
     k: int
     width: int
 
-    def require_all(self, request: SignalRequest, *, packing: bool) -> None:
+    def require(self, request: SignalRequest, *, packing: bool) -> None:
         """Check that the server gives what the terms read.
 
         Raises:
             TeacherError: it does not.
         """
         if packing:
-            self.refuse("rows that are packed into one sequence; set training.packing: false")
+            raise self._refused("rows that are packed into one sequence; set training.packing: false")
         if request.activations:
-            self.refuse("activations")
-        for need in request.scores:
-            self.require(need)
+            raise self._refused("activations")
+        for need in sorted(request.scores, key=str):
+            if not self.supports(need):
+                self.refuse(need)
 
-    def require(self, need: ScoreRequest) -> None:
-        """Raise TeacherError for what the server does not give."""
+    def supports(self, need: ScoreRequest) -> bool:
+        """See `Gives`."""
         match need:
-            case Top() if need.temperature != 1.0:
-                self.refuse(f"temperature {need.temperature:g}: the mass outside of the {self.k} entries is not known")
-            case Top() if need.width != self.width:
-                self.refuse(f"the distribution over {need.width} ids; the teacher has {self.width}")
-            case Top() if need.k > self.k:
-                self.refuse(f"the {need.k} most likely tokens; teacher.server.k is {self.k}")
             case Top():
-                return
+                return need.k <= self.k and (need.width, need.temperature) == (self.width, 1.0)
             case Draws():
-                self.refuse("draws from the distribution")
-            case _:
-                self.refuse("the whole distribution")
+                return False
+            case Distribution():
+                return self.k >= self.width == need.width
 
-    def refuse(self, what: str) -> NoReturn:
-        """Raise TeacherError."""
-        raise TeacherError(
+    def refuse(self, need: ScoreRequest) -> NoReturn:
+        """See `Gives`."""
+        raise self._refused(form_of(need))
+
+    def _refused(self, what: str) -> TeacherError:
+        return TeacherError(
             "The server does not give the signal that a term reads.",
             where=self.where,
-            facts=[f"needed: {what}", f"given: the {self.k} most likely tokens at temperature 1, and their tail"],
-            fix="use a term that reads the k most likely tokens (top_k_divergence), or a teacher with weights",
+            facts=[
+                f"needed: {what}",
+                f"given: the {self.k} most likely of the ids 0 to {self.width - 1} at temperature 1, and their tail; "
+                f"teacher.server.k is {self.k}",
+            ],
+            fix=f"use a term that reads the k most likely tokens (top_k_divergence); or k: {self.width}, which is the "
+            "whole distribution, where the server gives so many; or a teacher with weights",
         )
-
-
-@dataclass(frozen=True)
-class ServedScores:
-    """The kept tokens of each position, and the log-probability of the token that follows."""
-
-    capabilities: ServedCapabilities
-    kept: TopTokens
-    actual_N: Tensor
-
-    @property
-    def positions(self) -> int:
-        """N."""
-        return self.kept.ids.shape[0]
-
-    @property
-    def width(self) -> int:
-        """W."""
-        return self.capabilities.width
-
-    @property
-    def device(self) -> torch.device:
-        """Of the tensors."""
-        return self.actual_N.device
-
-    def rows(self, here: slice) -> ServedScores:
-        """Return the same at some of the positions."""
-        return self.chunk(here, self.device)
-
-    def chunk(self, here: slice | Tensor, device: torch.device) -> ServedScores:
-        """Return the same at some of the positions, on a device."""
-        at = here if isinstance(here, slice) else here.to(self.device)
-        parts = (part[at].to(device) for part in (self.kept.ids, self.kept.logp, self.kept.tail_logmass))
-        return ServedScores(self.capabilities, TopTokens(*parts), self.actual_N[at].to(device))
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the log-probabilities."""
-        return {"the served top_k log-probabilities": self.kept.logp}
-
-    def logp(self, width: int, temperature: float) -> Tensor:
-        """Raise TeacherError: a server gives no whole distribution."""
-        self.capabilities.refuse("the whole distribution")
-
-    def top(self, k: int, width: int, temperature: float) -> TopTokens:
-        """Return the k most likely tokens; further ones are added to the tail.
-
-        Raises:
-            TeacherError: fewer were asked for, or another width or temperature is wanted.
-        """
-        self.capabilities.require(Top(k, width, temperature))
-        return self.kept.first(k)
-
-    def actual(self, targets_n: Tensor, width: int, temperature: float) -> Tensor:
-        """Return the log-probabilities of the tokens that follow. Raises as `top`."""
-        self.capabilities.require(Top(1, width, temperature))
-        return self.actual_N
-
-    def drawn(self, samples: int, width: int, temperature: float) -> DrawnTokens:
-        """Raise TeacherError: a server gives no draws."""
-        self.capabilities.refuse("draws from the distribution")
 
 
 def served_identity(
@@ -197,7 +151,7 @@ class ServedTeacher:
         Raises:
             TeacherError: it does not.
         """
-        self._gives.require_all(request, packing=packing)
+        self._gives.require(request, packing=packing)
 
     def signal(self, batch: TokenBatch, request: SignalRequest) -> TeacherSignal:
         """Return the k most likely tokens at the scored positions; rows that were asked before come from the journal.
@@ -213,7 +167,9 @@ class ServedTeacher:
         ids_NK, logp_NK, tail_N, actual_N = (
             torch.from_numpy(array).to(self._device) for array in (top.ids, top.logp, top.tail_logmass, top.actual_logp)
         )
-        return TeacherSignal(scores=ServedScores(self._gives, TopTokens(ids_NK.long(), logp_NK, tail_N), actual_N))
+        return TeacherSignal(
+            scores=KeptDistribution(self._gives, TopTokens(ids_NK.long(), logp_NK, tail_N), None, actual_N)
+        )
 
     def _wanted(self, batch: TokenBatch) -> list[Wanted]:
         """Return the rows with a scored token, in their order, without padding."""

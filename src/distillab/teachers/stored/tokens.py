@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,7 @@ from distillab.teachers.signals import (
     SignalRequest,
     Top,
     TopTokens,
+    log_probabilities,
 )
 from distillab.teachers.stored.arrays import as_tensor
 from distillab.teachers.stored.kind import RecordedBatch, Sizes, StoredKind
@@ -219,49 +220,72 @@ class CachedCapabilities:
                 wanted = (need.samples, need.width, need.temperature)
                 return self.draws is not None and wanted == (self.draws.draws, self.width, self.draws.temperature)
             case Distribution():
-                return False
+                kept = self.top
+                return kept is not None and kept.temperature == 1.0 and kept.k >= self.width == need.width
 
     def read(
         self, reader: CacheReader, rows: Sequence[int], request: SignalRequest, device: torch.device
-    ) -> CachedDistribution:
+    ) -> KeptDistribution:
         """Return the stored forms that `request` names, of some rows."""
         kept, draws, actual_N = None, None, None
-        if any(isinstance(need, Top) for need in request.scores):
+        if any(not isinstance(need, Draws) for need in request.scores):
             top = reader.read_flat(rows, "top_k")
             assert isinstance(top, TopK)
             tensors = (as_tensor(array, device) for array in (top.ids, top.logp, top.tail_logmass, top.actual_logp))
             ids_NK, logp_NK, tail_N, actual_N = tensors
             kept = TopTokens(ids_NK.long(), logp_NK, tail_N)
-        if any(not isinstance(need, Top) for need in request.scores):
+        if any(isinstance(need, Draws) for need in request.scores):
             drawn = reader.read_flat(rows, "sampled")
             assert isinstance(drawn, Sampled)
             draws = DrawnTokens(as_tensor(drawn.drawn(), device).long(), as_tensor(drawn.entropy_estimate, device))
-        return CachedDistribution(self, kept, draws, actual_N)
+        return KeptDistribution(self, kept, draws, actual_N)
 
     def refuse(self, need: ScoreRequest) -> NoReturn:
         """Raise TeacherError for a form that is not stored."""
         stored = []
         if self.top is not None:
-            stored.append(_form(Top(self.top.k, self.width, self.top.temperature)))
+            stored.append(form_of(Top(self.top.k, self.width, self.top.temperature)))
         if self.draws is not None:
-            stored.append(_form(Draws(self.draws.draws, self.width, self.draws.temperature)))
+            stored.append(form_of(Draws(self.draws.draws, self.width, self.draws.temperature)))
         raise TeacherError(
             "The cache does not hold the signal that a term reads.",
             where=self.where,
-            facts=[f"needed: {_form(need)}", *(f"stored: {text}" for text in stored or ["nothing of the next token"])],
+            facts=[
+                f"needed: {form_of(need)}",
+                *(f"stored: {text}" for text in stored or ["nothing of the next token"]),
+            ],
             fix=f"build a cache that has it: `distillab cache build` with cache: {{kinds: [{_kind_for(need)}]}}, or "
             "read the teacher itself: teacher: {path: …}",
         )
 
 
+class Gives(Protocol):
+    """What a source gives of the next tokens, over `width` ids."""
+
+    @property
+    def width(self) -> int:
+        """Ids of the distribution."""
+        ...
+
+    def supports(self, need: ScoreRequest) -> bool:
+        """Return whether `need` is given, or follows without loss from what is."""
+        ...
+
+    def refuse(self, need: ScoreRequest) -> NoReturn:
+        """Raise TeacherError for what is not given."""
+        ...
+
+
 @dataclass(frozen=True)
-class CachedDistribution:
-    """The kept or the drawn tokens of each position, or both, as they are stored.
+class KeptDistribution:
+    """The kept or the drawn tokens of each position, or both, as a cache or a server gives them.
+
+    Where all `width` tokens are kept, that is the whole distribution.
 
     actual_N: (N,) log-probability of the token that follows, stored beside the kept ones.
     """
 
-    capabilities: CachedCapabilities
+    capabilities: Gives
     kept: TopTokens | None
     draws: DrawnTokens | None
     actual_N: Tensor | None
@@ -281,11 +305,11 @@ class CachedDistribution:
         """Of the tensors."""
         return next(iter(self.tensors().values())).device
 
-    def rows(self, here: slice) -> CachedDistribution:
+    def rows(self, here: slice) -> KeptDistribution:
         """Return the same at some of the positions."""
         return self._at(here, None)
 
-    def chunk(self, here: slice | Tensor, device: torch.device) -> CachedDistribution:
+    def chunk(self, here: slice | Tensor, device: torch.device) -> KeptDistribution:
         """Return the same at some of the positions, on a device."""
         return self._at(here, device)
 
@@ -293,14 +317,23 @@ class CachedDistribution:
         """Return the log-probabilities."""
         found = {}
         if self.kept is not None:
-            found["the stored top_k log-probabilities"] = self.kept.logp
+            found["the top_k log-probabilities"] = self.kept.logp
         if self.draws is not None:
             found["the stored draws' mean log-probabilities"] = self.draws.entropy_estimate
         return found
 
     def logp(self, width: int, temperature: float) -> Tensor:
-        """Raise TeacherError: the whole distribution is not stored."""
-        self.capabilities.refuse(Distribution(width, temperature))
+        """Return the whole distribution.
+
+        Raises:
+            TeacherError: only a part of it is kept.
+        """
+        need = Distribution(width, temperature)
+        if self.kept is None or not self.capabilities.supports(need):
+            self.capabilities.refuse(need)
+        positions = self.kept.ids.shape[0]
+        logits_NW = self.kept.logp.new_full((positions, width), -torch.inf)
+        return log_probabilities(logits_NW.scatter_(1, self.kept.ids, self.kept.logp), width, temperature)
 
     def top(self, k: int, width: int, temperature: float) -> TopTokens:
         """Return the k most likely tokens; further stored ones are added to the tail.
@@ -332,7 +365,7 @@ class CachedDistribution:
             self.capabilities.refuse(need)
         return self.draws
 
-    def _at(self, here: slice | Tensor, device: torch.device | None) -> CachedDistribution:
+    def _at(self, here: slice | Tensor, device: torch.device | None) -> KeptDistribution:
         kept, draws, actual_N = self.kept, self.draws, self.actual_N
         if kept is not None:
             kept = TopTokens(*(_part(part, here, device) for part in (kept.ids, kept.logp, kept.tail_logmass)))
@@ -340,7 +373,7 @@ class CachedDistribution:
             draws = DrawnTokens(_part(draws.ids, here, device), _part(draws.entropy_estimate, here, device))
         if actual_N is not None:
             actual_N = _part(actual_N, here, device)
-        return CachedDistribution(self.capabilities, kept, draws, actual_N)
+        return KeptDistribution(self.capabilities, kept, draws, actual_N)
 
 
 def kind_for(scores: frozenset[ScoreRequest]) -> TopKKind | None:
@@ -356,7 +389,8 @@ def _part(tensor: Tensor, here: slice | Tensor, device: torch.device | None) -> 
     return part if device is None else part.to(device)
 
 
-def _form(need: ScoreRequest) -> str:
+def form_of(need: ScoreRequest) -> str:
+    """Return a request in words."""
     at = f"of the ids 0 to {need.width - 1} at temperature {need.temperature:g}"
     match need:
         case Top():
