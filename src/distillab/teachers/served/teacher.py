@@ -137,7 +137,12 @@ class ServedTeacher:
         server = client.server
         self._gives = ServedCapabilities(server.url, server.k, width)
         self.identity = served_identity(
-            server, "top_k", width=width, name=name, template_sha256=template_sha256, probe=probe
+            server,
+            "logits" if server.k >= width else "top_k",
+            width=width,
+            name=name,
+            template_sha256=template_sha256,
+            probe=probe,
         )
 
     @property

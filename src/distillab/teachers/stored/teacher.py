@@ -16,7 +16,7 @@ from distillab.models.batch import TokenBatch
 from distillab.models.heads import OutputHead
 from distillab.records import ACCESS_ORDER
 from distillab.teachers.protocol import TeacherIdentity
-from distillab.teachers.signals import ChunkedScores, SignalRequest, TeacherSignal
+from distillab.teachers.signals import ChunkedScores, Distribution, SignalRequest, TeacherSignal
 from distillab.teachers.stored.activations import CachedActivations, read_head, read_head_inputs
 from distillab.teachers.stored.kinds import STORED, teacher_shape
 from distillab.teachers.stored.rows import require_stored, samples
@@ -57,9 +57,12 @@ class CachedTeacher:
     def identity(self) -> TeacherIdentity:
         """The recorded teacher; `access` is the highest level of any stored kind, `require` checks what a run reads."""
         stored = self._reader.identity
+        levels = [STORED[kind].access for kind in stored.kinds]
+        if self._scores.supports(Distribution(stored.width)):
+            levels.append("logits")
         return TeacherIdentity(
             provenance=stored.teacher,
-            access=max((STORED[kind].access for kind in stored.kinds), key=ACCESS_ORDER.index),
+            access=max(levels, key=ACCESS_ORDER.index),
             revision=stored.revision,
             shape=teacher_shape(stored.sizes),
             dtype=stored.teacher.dtype,
