@@ -158,3 +158,15 @@ def test_a_row_without_an_answer_is_never_trained_on(
         recorded(served, SPLIT.rows, tmp_path / "cache", width=W)
     recorded(served, SPLIT.rows, tmp_path / "cache", width=W)
     assert len(server.asked) == len(SPLIT.rows) + 1  # what was answered before is not asked for again
+
+
+def test_what_rows_will_take_is_printed_before_and_after_the_first_ones(
+    served: ServedTeacher, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorded(served, SPLIT.rows, tmp_path / "cache", width=W)
+    tokens = sum(len(row) for row in SPLIT.rows)
+    scored = sum(int(row.answer_mask.sum()) for row in SPLIT.rows)
+    err = capsys.readouterr().err
+    assert f"12 rows, about {tokens} tokens read, at most {scored} generated" in err
+    assert f"12 rows, by the first 12: {tokens} tokens read, 12 generated" in err
+    assert served.cost is not None and served.cost.requests == 12 and served.cost.prompt_tokens == tokens

@@ -250,7 +250,8 @@ def answer_stores(stores: Sequence[AnswerStoreCounts]) -> Grid:
     """Return what became of the answers that teachers wrote."""
     headings = (
         *("store", "prompts", "skipped: no room", "generated", "kept"),
-        *("dropped: empty", "dropped: cut off", "dropped: duplicate", "dropped: only reasoning", "with reasoning"),
+        *("dropped: empty", "dropped: cut off", "dropped: duplicate", "dropped: only reasoning"),
+        *("dropped: by a server", "with reasoning"),
     )
     rows = tuple(
         (
@@ -258,6 +259,7 @@ def answer_stores(stores: Sequence[AnswerStoreCounts]) -> Grid:
             *(count(n) for n in (store.prompts, store.not_asked, store.generated, store.kept)),
             *(count(n) for n in (store.dropped_empty, store.dropped_cut_off, store.dropped_duplicate)),
             count(store.dropped_unfinished_reasoning),
+            count(store.dropped_filtered + store.dropped_refused),
             f"{count(store.with_reasoning)} ({'kept' if store.reasoning == 'keep' else 'removed'})"
             if store.with_reasoning
             else count(0),

@@ -23,7 +23,7 @@ from distillab.runs.inputs import RunInputs
 from distillab.runs.teacher_view import TokenView
 from distillab.teachers.local import LocalTeacher, load_local
 from distillab.teachers.prompted import PromptedTeacher
-from distillab.teachers.protocol import Generates, SignalSource
+from distillab.teachers.protocol import Generates, SignalSource, announce
 from distillab.teachers.routes import Routes
 from distillab.teachers.served.cost import Account, served_cost
 from distillab.teachers.served.journal import FOLDER, paid_in
@@ -309,9 +309,12 @@ class RunTeacher:
         """
         if not self._inputs.method.reads_signals:
             return None
-        if self._stored.train is None:
-            return self.live(split)
         view = self._inputs.require_teacher()
+        if self._stored.train is None:
+            source, training = self.live(split), self._inputs.recipe.training
+            read = view.rows(split)[: training.steps * training.batch_size]
+            announce(self._served, [(len(row), int(row.answer_mask.sum())) for row in read])
+            return source
         source = self._cached(self._stored.train, view.rows(split), view=view.train_view, source=TRAINING)
         return source if view.prompt_column is None else self._prompted(source, split.rows, view.rows(split))
 

@@ -141,3 +141,9 @@ class Announces(Protocol):
     def announce(self, sizes: Sequence[tuple[int, int]]) -> None:
         """Print what requests will take; `sizes`: tokens that each reads, and generates at most."""
         ...
+
+
+def announce(source: object, sizes: Sequence[tuple[int, int]]) -> None:
+    """Let a source whose requests cost money print what these will take. Nothing is printed for others, or for none."""
+    if isinstance(source, Announces) and sizes:
+        source.announce(sizes)

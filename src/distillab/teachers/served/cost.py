@@ -34,7 +34,7 @@ class Account:
     """What was paid for a teacher's answers, in all its journals, against `max_cost`. Threads may share it."""
 
     def __init__(self, server: ServerConfig) -> None:
-        self._server, self._paid = server, Paid()
+        self.server, self._paid = server, Paid()
         self._included: set[Path] = set()
         self._running = 0
         self._lock = threading.Lock()
@@ -61,10 +61,10 @@ class Account:
         Raises:
             ServerError: there is a limit, and the server does not count its tokens.
         """
-        if self._server.max_cost is not None and paid.usage == Usage():
+        if self.server.max_cost is not None and paid.usage == Usage():
             raise ServerError(
                 "The server does not count its tokens, so teacher.server.max_cost cannot be kept.",
-                where=self._server.url,
+                where=self.server.url,
                 fix="leave max_cost out",
             )
         with self._lock:
@@ -87,13 +87,13 @@ class Account:
                 self._running -= 1
 
     def _require_money(self, running: int) -> None:
-        limit, paid = self._server.max_cost, self._paid
-        spent = _money(self._server.prices, paid.usage) or 0.0
+        limit, paid = self.server.max_cost, self._paid
+        spent = _money(self.server.prices, paid.usage) or 0.0
         if limit is None or (spent < limit and spent + running * spent / max(paid.requests, 1) <= limit * (1 + 1e-9)):
             return
         raise ServerError(
             "The next answer of the teacher would cost more than teacher.server.max_cost allows.",
-            where=self._server.url,
+            where=self.server.url,
             facts=[f"spent: {spent:.6g} in {paid.requests:,} requests", f"max_cost: {limit:g}"],
             fix="raise teacher.server.max_cost and run the same command again: what was paid for is stored",
         )
@@ -107,18 +107,25 @@ class Projection:
         sizes: tokens that each reads, and generates at most.
     """
 
-    def __init__(self, server: ServerConfig, of: str, sizes: Sequence[tuple[int, int]]) -> None:
-        self._server, self._of = server, of
+    def __init__(self, account: Account, of: str, sizes: Sequence[tuple[int, int]]) -> None:
+        self._account, self._of = account, of
         self._rows, self._prompt = len(sizes), sum(prompt for prompt, _ in sizes)
         self._measured = False
         most = Usage(self._prompt, 0, sum(answer for _, answer in sizes))
-        self._print(
-            f"{self._rows:,} {of}, about {most.prompt:,} tokens read, at most {most.completion:,} generated", most
-        )
+        tokens = f"about {most.prompt:,} tokens read, at most {most.completion:,} generated"
+        self._print(f"{self._rows:,} {of}, {tokens}", most)
+        stored = account.paid.requests
+        if stored:
+            echo(f"  of these, what was answered before is not asked again: {stored:,} requests", error=True)
 
-    def measured(self, rows: int, prompt: int, paid: Paid) -> None:
-        """Print, once, what all will take by what some have taken; `prompt`: their tokens as `sizes` counts them."""
-        if self._measured or not rows:
+    def measured(self, rows: int, prompt: int, since: Paid, now: Paid) -> None:
+        """Print, once, what all will take by what the first ones took.
+
+        Args:
+            rows: their number. prompt: their tokens as `sizes` counts them. since, now: paid before and after them.
+        """
+        paid = now - since
+        if self._measured or not rows or paid.requests < rows:  # some were stored
             return
         self._measured = True
         by_prompt, by_rows = self._prompt / max(prompt, 1), self._rows / rows
@@ -131,10 +138,10 @@ class Projection:
         self._print(f"{self._rows:,} {self._of}, by the first {rows:,}: {tokens}", usage)
 
     def _print(self, what: str, usage: Usage) -> None:
-        if (money := _money(self._server.prices, usage)) is not None:
-            limit = self._server.max_cost
+        if (money := _money(self._account.server.prices, usage)) is not None:
+            limit = self._account.server.max_cost
             what += f", {money:.4g} by teacher.server.prices" + ("" if limit is None else f" (max_cost {limit:g})")
-        echo(f"teacher behind {self._server.url}: {what}", error=True)
+        echo(f"teacher behind {self._account.server.url}: {what}", error=True)
 
 
 def _money(prices: PricesConfig | None, usage: Usage) -> float | None:

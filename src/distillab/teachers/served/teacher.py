@@ -5,6 +5,7 @@ Shape letters: B sequences, L positions, N flattened scored positions, K kept en
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -17,6 +18,7 @@ from distillab.models.scoring import scored_positions
 from distillab.records import AccessLevel, ServedCost, ServerProbe, TeacherProvenance
 from distillab.teachers.protocol import NO_LAYERS, TeacherIdentity
 from distillab.teachers.served.client import Client
+from distillab.teachers.served.cost import Projection
 from distillab.teachers.served.dialects.dialect import ScoringDialect, Wanted
 from distillab.teachers.served.errors import RowFailed
 from distillab.teachers.served.positions import joined
@@ -136,6 +138,7 @@ class ServedTeacher:
         self._client, self._dialect, self._device, self.probe = client, dialect, device, probe
         server = client.server
         self._gives = ServedCapabilities(server.url, server.k, width)
+        self._projection: Projection | None = None
         self.identity = served_identity(
             server,
             "logits" if server.k >= width else "top_k",
@@ -144,6 +147,10 @@ class ServedTeacher:
             template_sha256=template_sha256,
             probe=probe,
         )
+
+    def announce(self, sizes: Sequence[tuple[int, int]]) -> None:
+        """Print what scoring rows will cost; after the first batch, what it will cost by it."""
+        self._projection = Projection(self._client.account, "rows", sizes)
 
     @property
     def cost(self) -> ServedCost | None:
@@ -166,8 +173,12 @@ class ServedTeacher:
         """
         if not request.scores:
             return TeacherSignal()
-        scored = score_rows(self._client, self._dialect, self._wanted(batch))
+        rows, before = self._wanted(batch), self._client.account.paid
+        scored = score_rows(self._client, self._dialect, rows)
         parts = [each for _, each in scored if not isinstance(each, RowFailed)]  # one that failed has raised an error
+        if self._projection is not None:
+            read = sum(len(row.ids) for row in rows)
+            self._projection.measured(len(rows), read, before, self._client.account.paid)
         top = joined(parts)
         ids_NK, logp_NK, tail_N, actual_N = (
             torch.from_numpy(array).to(self._device) for array in (top.ids, top.logp, top.tail_logmass, top.actual_logp)

@@ -34,7 +34,7 @@ class ServedWriter:
 
     def announce(self, sizes: Sequence[tuple[int, int]]) -> None:
         """Print what answers will cost; after the first batch, what they will cost by it."""
-        self._projection = Projection(self._client.server, "answers", sizes)
+        self._projection = Projection(self._client.account, "answers", sizes)
 
     def answers(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Generated | GeneratedText]:
         """Yield one answer a prompt, in their order; several are asked for at once. Stored ones are not asked for.
@@ -51,13 +51,13 @@ class ServedWriter:
             asked = self._dialect.answer_call(prompt, replace(sampling, seed=sampling.seed + place))
             return self._client.ask(asked.call, asked.read)
 
-        stored, paid = self._client.counts.stored, self._client.account.paid
+        before = self._client.account.paid
         for _, got in self._client.each(list(enumerate(prompts)), answer, failed_rows=1.0):
             self._asked += 1
             yield self._counted(got) if isinstance(got, RowFailed) else got
-        if self._projection is not None and self._client.counts.stored == stored:
+        if self._projection is not None:
             read = sum(len(prompt.ids) for prompt in prompts)
-            self._projection.measured(len(prompts), read, self._client.account.paid - paid)
+            self._projection.measured(len(prompts), read, before, self._client.account.paid)
 
     def _counted(self, failure: RowFailed) -> GeneratedText:
         if not isinstance(failure, RefusedRequest):

@@ -21,7 +21,7 @@ from distillab.errors import CacheMismatch, ConfigError, DataError
 from distillab.models.generation import Decoding
 from distillab.progress import Progress
 from distillab.records import AnswerStoreCounts
-from distillab.teachers.protocol import Announces, Generates, Prompt, Sampling
+from distillab.teachers.protocol import Generates, Prompt, Sampling, announce
 from distillab.teachers.reasoning import AnswerText
 from distillab.teachers.stored.answer_identity import require_answers_to
 from distillab.teachers.stored.answer_rows import Answer, AnswerRows
@@ -70,8 +70,7 @@ def generate_store(
     todo = writer.todo()
     total = sum(map(len, share[worker::workers]))
     missing = sum(len(share[number]) for number in todo)
-    if isinstance(teacher, Announces) and todo:
-        teacher.announce([(len(prompt.ids), decoding.max_new_tokens) for number in todo for prompt, _ in share[number]])
+    announce(teacher, [(len(prompt.ids), decoding.max_new_tokens) for number in todo for prompt, _ in share[number]])
     with Progress("teacher answers", total=total, unit="answers", done=total - missing) as progress:
         for number in todo:
             rows: list[CachedRow] = []

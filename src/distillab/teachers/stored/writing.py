@@ -24,7 +24,7 @@ from distillab.data.collation import Collator
 from distillab.data.encoding import EncodedRow
 from distillab.errors import CacheMismatch
 from distillab.progress import Progress
-from distillab.teachers.protocol import SignalSource, TeacherIdentity
+from distillab.teachers.protocol import SignalSource, TeacherIdentity, announce
 from distillab.teachers.stored.activations import stored_head
 from distillab.teachers.stored.encoder import SignalEncoder
 from distillab.teachers.stored.kinds import resolve_layouts, teacher_sizes
@@ -139,6 +139,7 @@ def write_cache(
     size = identity.rows_per_shard
     shares = {number: rows[number * size : (number + 1) * size] for number in todo}
     total, teacher_s, head_written = sum(map(len, shares.values())), 0.0, False
+    announce(source, [(len(row), int(row.answer_mask.sum())) for share in shares.values() for row in share])
     with (
         ThreadPoolExecutor(max_workers=1) as thread,
         Progress(f"teacher on {identity.source}", total=total, unit="rows") as progress,
