@@ -96,6 +96,9 @@ def test_it_is_asked_once_and_again_with_other_settings(once: Once, server: Faul
     first = once()
     assert first.dialect == "vllm" and first.backend == "table" and (tmp_path / FILE).is_file()
     assert [check.name for check in first.checks if check.passed is False] == []
+    assert first.cost is not None and first.cost.requests == sum(
+        "prompt_logprobs" in request for request in server.asked
+    )
     asked = len(server.asked)
     assert once() == first and len(server.asked) == asked
     assert once(k=6).k == 6 and len(server.asked) > asked

@@ -186,3 +186,4 @@ class ServerProbe(Record):
     backend: str = Field(description='the model and version as its answers name them; "" if they do not')
     k: int
     checks: tuple[ServerCheck, ...]
+    cost: ServedCost | None = Field(default=None, description="of the probe itself; None: nothing was answered")

@@ -117,20 +117,25 @@ class Client:
             server=server.url, model=server.model, tokenizer=self._tokenizer, path=call.path, body=call.body
         )
         if self._journal is None:
-            return self._counted(self._answered(call, read)[1])
+            return self._bought(key, call, read)
         with self._alone(key):
             stored = self._journal.get(key)
-            if stored is not None:
-                with self._lock:
-                    self._stored += 1
-                return self._same_backend(read(stored))
-            start = time.monotonic()
-            with self.account.one_more():
-                content, reading, tries = self._answered(call, read)
-                value = self._counted(reading)
-                paid = Paid(reading.usage, tries, self._seconds_since(start))
+            if stored is None:
+                return self._bought(key, call, read)
+            with self._lock:
+                self._stored += 1
+            return self._same_backend(read(stored))
+
+    def _bought(self, key: bytes, call: Call, read: Read[T]) -> T:
+        """Ask, store the answer and count what it took."""
+        start = time.monotonic()
+        with self.account.one_more():
+            content, reading, tries = self._answered(call, read)
+            value = self._counted(reading)
+            paid = Paid(reading.usage, tries, self._seconds_since(start))
+            if self._journal is not None:
                 self._journal.store_answer(key, content, paid)
-                self.account.add(paid)
+            self.account.add(paid)
         return value
 
     def _seconds_since(self, start: float) -> float:

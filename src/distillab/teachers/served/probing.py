@@ -15,6 +15,7 @@ from distillab.pairing.loading import LoadedTokenizer
 from distillab.records import ServerCheck, ServerProbe, read_record, write_record
 from distillab.teachers.protocol import Prompt, Sampling
 from distillab.teachers.served.client import Client
+from distillab.teachers.served.cost import Account, served_cost
 from distillab.teachers.served.dialects.dialect import AnsweringDialect, ScoringDialect, Wanted
 from distillab.teachers.served.dialects.llama_cpp import LlamaCpp
 from distillab.teachers.served.dialects.openai_chat import OpenAiChat
@@ -59,13 +60,16 @@ def answering_dialect(name: str, model: str | None, tokens: LoadedTokenizer) -> 
             return None
 
 
-def find_dialect(server: ServerConfig, tokens: LoadedTokenizer | None) -> tuple[Dialect, list[ServerCheck]]:
+def find_dialect(
+    server: ServerConfig, tokens: LoadedTokenizer | None, account: Account | None = None
+) -> tuple[Dialect, list[ServerCheck]]:
     """Return the dialect whose own request the server answers rightly, and what those before it were answered.
 
     Those that score text are asked for the value of one token, then chat for one short answer.
 
     Args:
         tokens: the tokenizer that makes the ids; None: only chat can be asked.
+        account: what the answers took is added to it.
     Raises:
         ServerError: no dialect fits.
     """
@@ -77,14 +81,14 @@ def find_dialect(server: ServerConfig, tokens: LoadedTokenizer | None) -> tuple[
         ids = tokens.tokenizer(TEXT).input_ids[:3]
         calls = dialect.calls(Wanted(ids, (len(ids) - 1,), 1, len(tokens.meanings), "probe"))
         try:
-            with closing(_client(server)) as client:
+            with closing(_client(server, account)) as client:
                 for each in calls:
                     client.ask(each.call, each.read)
         except TeacherError as error:
             tried.append(ServerCheck(name=f"scores text by {name}", passed=None, found=_why(error)))
         else:
             return name, tried
-    chat = _chat(server)
+    chat = _chat(server, account)
     if chat.passed:
         return "openai_chat", [*tried, chat]
     raise ServerError(
@@ -95,7 +99,7 @@ def find_dialect(server: ServerConfig, tokens: LoadedTokenizer | None) -> tuple[
     )
 
 
-def _chat(server: ServerConfig) -> ServerCheck:
+def _chat(server: ServerConfig, account: Account | None) -> ServerCheck:
     """Ask for one short answer."""
     name = "gives text by openai_chat"
     if server.model is None:
@@ -104,7 +108,7 @@ def _chat(server: ServerConfig) -> ServerCheck:
     chat = OpenAiChat(server.model)
     asked = chat.answer_call(say, Sampling(Decoding(4), (), seed=0))
     try:
-        with closing(_client(server)) as client:
+        with closing(_client(server, account)) as client:
             answer = client.ask(asked.call, chat.read)
     except TeacherError as error:
         return ServerCheck(name=name, passed=False, found=_why(error))
@@ -127,12 +131,13 @@ def probed(
     Raises:
         ServerError: the server cannot be used.
     """
+    account = Account(server)
     if server.dialect == "auto":
-        name, checks = find_dialect(server, tokens)
+        name, checks = find_dialect(server, tokens, account)
     else:
-        name, checks = server.dialect, [_chat(server)] if server.dialect == "openai_chat" else []
+        name, checks = server.dialect, [_chat(server, account)] if server.dialect == "openai_chat" else []
     dialect = None if tokens is None else scoring_dialect(name, server.model, tokens)
-    with closing(_client(server)) as client:
+    with closing(_client(server, account)) as client:
         if tokens is not None and dialect is not None:
             checks = probe(client, dialect, tokens.tokenizer(TEXT).input_ids, width=width, local=local, rows=rows)
         return ServerProbe(
@@ -143,6 +148,7 @@ def probed(
             backend=client.backend,
             k=server.k,
             checks=tuple(checks),
+            cost=served_cost(account.paid, server.prices),
         )
 
 
@@ -172,9 +178,9 @@ def probed_once(
     return found
 
 
-def _client(server: ServerConfig) -> Client:
+def _client(server: ServerConfig, account: Account | None) -> Client:
     """Return a client whose every request is sent; a server that is not there is not waited for."""
-    return Client(server.model_copy(update={"tries": min(server.tries, _TRIES)}), None, tokenizer="")
+    return Client(server.model_copy(update={"tries": min(server.tries, _TRIES)}), None, tokenizer="", account=account)
 
 
 def _asked(server: ServerConfig, fingerprint: str, width: int) -> str:
