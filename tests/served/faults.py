@@ -130,9 +130,10 @@ WRONG: dict[str, Fault | Bytes] = {
 
 
 def _of_another_row(answer: dict[str, Any]) -> dict[str, Any]:
-    """All ids at every position, as of a proxy that stores answers under the wrong key."""
+    """Of a proxy that stores answers under the wrong key: the rows differ before the scored tokens."""
     request = answer["request"]
-    return vllm_answer(request | {"prompt": [*request["prompt"][:-1], 11]})
+    first, _, *others = request["prompt"]
+    return vllm_answer(request | {"prompt": [first, 11, *others]})
 
 
 def _id_twice(content: bytes) -> bytes:
