@@ -187,8 +187,8 @@ def test_the_other_commands_read_a_recipe_with_a_server(tiny_world: dict[str, An
         code, out, err = call("doctor", "selftest", str(file))
         assert code == 0, err
         assert "behind a server" in out
-        code, out, err = call("estimate", str(file))
+        code, out, err = call("estimate", str(file), "teacher.server.prices={prompt: 2, completion: 8}")
         assert code == 0, err
-        assert "asked of a server" in out
+        assert "asked of a server" in out and "by teacher.server.prices" in out
         assert call("data", str(file))[0] == 0
         assert not (tmp_path / name).exists()

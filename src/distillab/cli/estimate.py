@@ -67,8 +67,9 @@ def _show(found: Estimate, title: str) -> bool:
         echo(f"  {name:<65} {_hours(seconds)}")
     if found.asked:
         echo("asked of a server, once: tokens that it reads, and that it generates at most")
-    for name, (read, written) in found.asked.items():
-        echo(f"  {name:<35} {read:>14,.0f} {written:>14,.0f}")
+    for name, asked in found.asked.items():
+        money = "" if asked.money is None else f"   {asked.money:.4g} by teacher.server.prices"
+        echo(f"  {name:<35} {asked.read:>14,} {asked.written:>14,}{money}")
     echo(
         f"in all {_hours(found.seconds).strip()} hours, one run after another; answers counted at their largest length"
     )

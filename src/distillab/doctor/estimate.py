@@ -16,6 +16,7 @@ from pathlib import Path
 from transformers import PreTrainedConfig
 
 from distillab.config.models import RunRecipe, StudyRecipe
+from distillab.config.served import ServerConfig
 from distillab.data.encoding import EncodedRow
 from distillab.doctor.devices import Device
 from distillab.doctor.selftest.machine import Parameters, Weights, parameters, weights_of, width_of
@@ -83,6 +84,25 @@ class RunEstimate:
     weights: Weights
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Tokens that a server reads, and that it generates at most; what they cost by the recipe's prices, if it has any.
+
+    A server can count more: some forms of API read a row several times to score it.
+    """
+
+    read: int
+    written: int
+    money: float | None
+
+    @classmethod
+    def of(cls, server: ServerConfig, read: float, written: int = 0) -> Asked:
+        """Return these tokens with their price."""
+        prices, read = server.prices, round(read)
+        money = None if prices is None else prices.of(prompt=read, cached=0, completion=written)
+        return cls(read, written, money)
+
+
 @dataclass
 class Estimate:
     """A recipe on a device.
@@ -92,7 +112,7 @@ class Estimate:
         together: how many runs go on at the same time.
         shared: what is made once -> seconds.
         cache_bytes: of the teachers' signals.
-        asked: what servers are asked for, each once -> tokens that they read, and that they generate at most.
+        asked: what servers are asked for, each once.
     """
 
     device: Device
@@ -100,7 +120,7 @@ class Estimate:
     runs: list[RunEstimate] = field(default_factory=list)
     shared: dict[str, float] = field(default_factory=dict)
     cache_bytes: int = 0
-    asked: dict[str, tuple[float, float]] = field(default_factory=dict)
+    asked: dict[str, Asked] = field(default_factory=dict)
 
     @property
     def memory_bytes(self) -> int:
@@ -195,27 +215,28 @@ class ArmCost:
                 ArmCost(self.whole, made, name, self.process, cached=False).add(runs=1)
         for one in self._of_each_teacher():
             view, rows = one.inputs.teacher, one.inputs.train.rows
-            if view is None or not (view.spec.settings.has_weights or view.spec.settings.server):
+            server = None if view is None else view.spec.settings.server
+            if view is None or not (view.spec.settings.has_weights or server):
                 continue
-            served, asked = view.spec.settings.server is not None, self.whole.asked
-            if served and inputs.method.reads_signals and not self.cached:
-                steps = recipe.training.steps * recipe.training.batch_size
-                asked[f"signals of {view.spec.name}"] = min(steps / len(rows), 1.0) * _token_counts(rows)[0], 0.0
+            asked = self.whole.asked
+            if server is not None and inputs.method.reads_signals and not self.cached:
+                share = min(recipe.training.steps * recipe.training.batch_size / len(rows), 1.0)
+                asked[f"signals of {view.spec.name}"] = Asked.of(server, share * _token_counts(rows)[0])
             if inputs.method.answers == "teacher":
                 settings, name = recipe.teacher_answers, f"answers of {view.spec.name}"
                 prompts = len(rows) * settings.answers_per_prompt
-                if served:
+                if server is not None:
                     read = settings.answers_per_prompt * sum(row.prompt_length for row in rows)
-                    asked[name] = float(read), float(prompts * settings.max_new_tokens)
+                    asked[name] = Asked.of(server, read, prompts * settings.max_new_tokens)
                 else:
                     seconds = self._generation(one.teacher, prompts, settings.max_new_tokens, settings.batch_size)
                     shared[name] = max(shared.get(name, 0.0), seconds)
             if self.whole.runs[-1].runs > 1:
                 name, prompts = f"evaluation of {view.spec.name}", recipe.evaluation.generate_rows
-                if served:
+                if server is not None:
                     prompted = inputs.held_out.first(prompts).prompt_ids
                     read = _token_counts(inputs.eval_rows)[0] + sum(map(len, prompted))
-                    asked[name] = float(read), float(len(prompted) * recipe.evaluation.max_new_tokens)
+                    asked[name] = Asked.of(server, read, len(prompted) * recipe.evaluation.max_new_tokens)
                 else:
                     shared[name] = self._evaluation(one.teacher, prompts)
 
@@ -282,8 +303,9 @@ def _add_caches(found: Estimate, study: Study) -> None:
             found.cache_bytes += bytes_before_loading(job)
             reader = ArmCost(found, inputs, arm.name, 0, cached=True)
             name = f"signals of {job.teacher.spec.name}"
-            if not reader.has_weights:
-                found.asked[name] = found.asked.get(name, (0.0, 0.0))[0] + _token_counts(job.rows)[0], 0.0
+            if (server := job.teacher.spec.settings.server) is not None:
+                before = found.asked[name].read if name in found.asked else 0
+                found.asked[name] = Asked.of(server, before + _token_counts(job.rows)[0])
                 continue
             seconds = reader._seconds(reader.teacher.forward(*_token_counts(job.rows)))
             found.shared[name] = found.shared.get(name, 0.0) + seconds
