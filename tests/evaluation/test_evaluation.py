@@ -18,7 +18,7 @@ from distillab.data.encoding import EncodedRow
 from distillab.data.reading import Reader, load_reader
 from distillab.data.splits import load_examples
 from distillab.divergences import total_variation
-from distillab.evaluation.likelihood import SharedTeacher, score_rows
+from distillab.evaluation.likelihood import SharedTeacher, score_rows, score_teacher
 from distillab.evaluation.references import reference_lines
 from distillab.evaluation.summary import summarise
 from distillab.evaluation.text_match import judge
@@ -72,6 +72,20 @@ def test_figures_equal_a_naive_loop(materials: Path, reader: Reader, rows: list[
         assert float(scores.acceptance[index]) == pytest.approx(accepted, rel=1e-4)
         variation = total_variation(student_logp=q[at], teacher_logp=p[at])
         assert float(scores.acceptance[index]) == pytest.approx(len(at) - float(variation.sum()), rel=1e-4)
+
+
+def test_figures_from_a_source_are_those_of_its_weights(
+    materials: Path, reader: Reader, rows: list[EncodedRow]
+) -> None:
+    model = _model(materials, "stories260K-tok512")
+    wanted = score_rows(model, rows, collator=reader.collator(), batch_size=3, stop_ids=STOPS)
+    source = LocalTeacher(model, PROVENANCE)
+    found = score_teacher(source, rows, width=512, collator=reader.collator(), batch_size=3, stop_ids=STOPS)
+    for name in ("nats", "eos_nats", "eos_tokens", "tokens", "correct"):
+        torch.testing.assert_close(getattr(found, name), getattr(wanted, name), atol=1e-4, rtol=1e-6)
+    assert found.calibration.confidence == pytest.approx(wanted.calibration.confidence, abs=1e-6)
+    assert found.calibration.expected_error == pytest.approx(wanted.calibration.expected_error, abs=1e-6)
+    assert found.keys == wanted.keys and found.kl is None
 
 
 class _Largest(TorchDispatchMode):
