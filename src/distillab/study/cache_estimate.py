@@ -62,7 +62,7 @@ def estimate(build: CacheBuild) -> list[PartEstimate]:
         TeacherError: the teacher cannot be loaded.
         ConfigError: a layer or block that it does not have.
     """
-    teacher = RunTeacher(build.inputs).source()
+    teacher = RunTeacher(build.inputs, served_in=build.served_in).source()
     return [_estimate(build, job, teacher) for job in build.jobs]
 
 
