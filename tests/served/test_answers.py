@@ -72,7 +72,7 @@ def test_training_on_tokens_of_a_server_is_training_on_those_of_the_weights(
     code, out, err = call("train", served)
     assert code == 0, err
     assert call("train", recipe("local"))[0] == 0
-    # the server's attention is in float16, which can decide a near tie in another way; measured: 1 answer of 7
+    # the server's attention is in float16, which can decide a near tie in another way; measured: 1 answer of 32
     pairs = list(zip(texts(tmp_path / "served"), texts(tmp_path / "local"), strict=True))
     assert sum(one == other for one, other in pairs) >= len(pairs) - 2
     assert losses(tmp_path / "served") == pytest.approx(losses(tmp_path / "local"), rel=5e-3)

@@ -77,6 +77,17 @@ def test_what_is_no_answer_is_refused(content: bytes, error: type[Exception]) ->
         CHAT.read(content)
 
 
+def test_fields_are_added_and_left_out() -> None:
+    chat = OpenAiChat("o", {"max_tokens": None, "max_completion_tokens": 12, "temperature": None})
+    body = chat.answer_call(PROMPT, Sampling(Decoding(12), (2,), seed=1)).call.body
+    assert body == {
+        "model": "o",
+        "messages": [{"role": "user", "content": "Tell me a story of a dog."}],
+        "top_p": 1.0,
+        "max_completion_tokens": 12,
+    }
+
+
 def test_a_row_that_is_no_conversation_is_refused() -> None:
     with pytest.raises(ConfigError, match="answers conversations"):
         CHAT.answer_call(Prompt("1", (1, 2)), Sampling(Decoding(12), (2,), seed=1))

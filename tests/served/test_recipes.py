@@ -109,6 +109,12 @@ SERVER = {"url": "http://127.0.0.1:9", "dialect": "llama_cpp"}
         ({"path": "m", "server": SERVER, "dtype": "float32", "device": "cpu"}, "dtype and device: no effect"),
         ({"server": SERVER | {"dialect": "openai_chat"}}, "needs server.model"),
         ({"path": "m", "server": SERVER | {"max_cost": 1}}, "needs prices"),
+        ({"path": "m", "server": SERVER | {"fields": {"user": "me"}}}, "fields have no effect"),
+        (
+            {"path": "m", "server": SERVER | {"dialect": "auto", "fields": {"model": "x", "seed": 1}}},
+            "cannot be set",
+        ),
+        ({"path": "m", "server": SERVER | {"dialect": "auto", "fields": {"user": "${MY_API_KEY}"}}}, "secret"),
         ({"path": "m", "server": SERVER | {"url": "127.0.0.1:9"}}, "no http"),
         ({"path": "m", "server": SERVER | {"url": "http://me:word@host"}}, "api_key_env"),
         ({"path": "m", "server": SERVER | {"url": "http://host/?key=1"}}, "no ?"),

@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from distillab.config.base import Settings
-from distillab.redaction import has_password, is_secret
+from distillab.redaction import has_password, is_secret, secrets_in
 
 Dialect = Literal["auto", "llama_cpp", "vllm", "sglang", "openai_chat"]
+_FIXED = frozenset({"messages", "model", "n", "seed", "stream"})
 _SECRET_NAMES = "TOKEN, KEY, SECRET or PASSWORD"
 
 
@@ -55,6 +56,11 @@ class ServerConfig(Settings):
     concurrency: int = Field(default=4, ge=1, le=256, description="most requests at once")
     timeout_s: float = Field(default=300.0, gt=0, description="longest time of one request, to its last byte")
     tries: int = Field(default=6, ge=1, description="of one request, the first one included")
+    fields: dict[str, str | int | float | bool | None] = Field(
+        default={},
+        description="further fields of openai_chat's requests for answers, as {reasoning_effort: low}; null leaves one "
+        "out, as {max_tokens: null, max_completion_tokens: 256}",
+    )
     prices: PricesConfig | None = Field(default=None, description="of a million tokens; none are built in")
     max_cost: float | None = Field(
         default=None, gt=0, description="stop before more is spent, over all starts; what was answered is kept"
@@ -78,13 +84,25 @@ class ServerConfig(Settings):
             raise ValueError(f'the value of "{name}" would not be redacted: use a name with {_SECRET_NAMES}')
         return name
 
+    @field_validator("fields")
+    @classmethod
+    def _only_settings_of_answers(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        if fixed := sorted(_FIXED & fields.keys()):
+            raise ValueError(f"{', '.join(fixed)}: cannot be set, the client sets it")
+        if any(isinstance(value, str) and secrets_in(value) for value in fields.values()):
+            raise ValueError("the value of a secret would be written to files")
+        return fields
+
     @model_validator(mode="after")
-    def _a_limit_needs_prices(self) -> ServerConfig:
+    def _settings_have_an_effect(self) -> ServerConfig:
+        if self.fields and self.dialect not in ("auto", "openai_chat"):
+            raise ValueError(f"fields have no effect in server.dialect {self.dialect}")
         if self.max_cost is not None and self.prices is None:
             raise ValueError("max_cost needs prices: {prompt: …, completion: …} of a million tokens")
         return self
 
     @property
     def identity_sha256(self) -> str:
-        """Stands for the hash of the weights, which cannot be read: over the address and the model's name."""
-        return hashlib.sha256(json.dumps(["served", self.url, self.model]).encode()).hexdigest()
+        """Stands for the hash of the weights, which cannot be read: over the address, the model's name and `fields`."""
+        facts = ["served", self.url, self.model, *([self.fields] if self.fields else [])]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -155,7 +155,7 @@ class RunTeacher:
             tokens = None if view.spec.text_only else own.reader.loaded
             found = probed_once(server, self._served_in, tokens, fingerprint=own.fingerprint, width=own.width)
             scores = tokens is not None and scoring_dialect(found.dialect, server.model, tokens) is not None
-            writes = answering_dialect(found.dialect, server.model, own.reader.loaded) is not None
+            writes = answering_dialect(found.dialect, server, own.reader.loaded) is not None
             return AbsentWeights(
                 self._asked(own) if scores else "its server gives text alone",
                 self.generator(self._served_in) if writes else None,
@@ -296,6 +296,8 @@ class RunTeacher:
             if self._inputs.method.reads_signals and not self.trains_from_cache:
                 self.source()  # a server that does not give them is refused before its answers are paid for
             make_answers(self._inputs, self.generator(answers_folder), answers_folder)
+        if (account := self._account_of(self._inputs.require_teacher().spec.settings)) is not None:
+            account.include(answers_folder / FOLDER)
         answers = read_answers(self._inputs, self.cached_answers or str(answers_folder))
         self.provenance = answers.teacher
         self.notes += answers.notes

@@ -81,7 +81,7 @@ def open_writer(
     journal, width = AnswerJournal(folder), len(tokens.tokenizer)
     known = None if settings.path is None else tokens  # else they are the student's, and no server is asked by them
     found = probed_once(server, folder, known, fingerprint=fingerprint, width=width)
-    dialect = answering_dialect(found.dialect, server.model, tokens)
+    dialect = answering_dialect(found.dialect, server, tokens)
     if dialect is None:
         raise ServerError(
             "Answers are not asked for in this form of API.",

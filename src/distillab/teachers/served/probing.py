@@ -47,15 +47,15 @@ def scoring_dialect(name: str, model: str | None, tokens: LoadedTokenizer) -> Sc
             return None
 
 
-def answering_dialect(name: str, model: str | None, tokens: LoadedTokenizer) -> AnsweringDialect | None:
-    """Return how answers are asked for in a dialect; None: it is not known. The arguments as of `scoring_dialect`."""
+def answering_dialect(name: str, server: ServerConfig, tokens: LoadedTokenizer) -> AnsweringDialect | None:
+    """Return how answers are asked for in a dialect; None: it is not known. `tokens` as of `scoring_dialect`."""
     match name:
         case "llama_cpp":
-            return LlamaCpp(tokens.meanings, model)
+            return LlamaCpp(tokens.meanings, server.model)
         case "vllm":
-            return Vllm(model)
-        case "openai_chat" if model is not None:
-            return OpenAiChat(model)
+            return Vllm(server.model)
+        case "openai_chat" if server.model is not None:
+            return OpenAiChat(server.model, server.fields)
         case _:
             return None
 
@@ -105,7 +105,7 @@ def _chat(server: ServerConfig, account: Account | None) -> ServerCheck:
     if server.model is None:
         return ServerCheck(name=name, passed=False, found="not asked: it needs the name of a model")
     say = Prompt("probe", (), (("user", "Say yes."),))
-    chat = OpenAiChat(server.model)
+    chat = OpenAiChat(server.model, server.fields)
     asked = chat.answer_call(say, Sampling(Decoding(4), (), seed=0))
     try:
         with closing(_client(server, account)) as client:

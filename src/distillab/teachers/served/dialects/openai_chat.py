@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import msgspec
@@ -58,9 +58,11 @@ class OpenAiChat:
 
     Attributes:
         model: the name under which the server has it.
+        fields: further ones of the requests; None leaves one out.
     """
 
     model: str
+    fields: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
 
     def answer_call(self, prompt: Prompt, sampling: Sampling) -> AnswerCall:
         """Return the request of one answer to the prompt's turns. Greedy: temperature 0, and no seed.
@@ -84,6 +86,7 @@ class OpenAiChat:
         }
         if decoding.sample:
             body["seed"] = sampling.seed
+        body = {name: value for name, value in (body | dict(self.fields)).items() if value is not None}
         return AnswerCall(Call("/v1/chat/completions", body), self.read)
 
     def read(self, content: bytes) -> Reading[GeneratedText]:
