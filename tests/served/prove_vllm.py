@@ -182,7 +182,7 @@ def test_a_cache_built_from_it_is_the_local_one(client: Client, small_mistral: S
             equal.append((values == due).ravel())
             step = np.spacing(np.abs(due).astype(np.float16)).astype(np.float64)  # of float16, in which both are stored
             largest = max(largest, float((np.abs(values - due) - step).max()))
-        np.testing.assert_allclose(np.exp(got.tail_logmass), np.exp(wanted.tail_logmass), atol=1e-4)
+        np.testing.assert_allclose(np.exp(got.tail_logmass), np.exp(wanted.tail_logmass), rtol=4e-3, atol=1e-4)
     share = np.concatenate(equal).mean()
     print(
         f"caches of {len(encoded)} rows: equal ids, {share:.1%} of the values equal, beyond float16 {largest:.1e} nats"
@@ -198,7 +198,8 @@ def test_training_on_it_and_on_its_cache_is_training_on_the_weights(
 ) -> None:
     model = str(materials / "models" / "smallmistral-stories")
     served = recipe("served", teacher={"path": model, "server": {"url": vllm}})
-    assert call("cache", "build", served)[0] == 0
+    code, _, err = call("cache", "build", served)
+    assert code == 0, err
     cached = recipe("cached", teacher={"cache": str(tmp_path / "served" / "cache")})
     for path in (served, cached, recipe("local", teacher={"path": model, "dtype": "float32"})):
         code, _, err = call("train", path)

@@ -100,6 +100,18 @@ class _Drifting:
                 entry["logprob"] -= 0.3
 
 
+class _Rounded:
+    """bfloat16: at every second request the largest logit of a position is rounded to another step."""
+
+    asked = 0
+
+    def __call__(self, answer: dict[str, Any]) -> None:
+        self.asked += 1
+        for entry in _entries(answer):
+            if entry["rank"] == 1 and self.asked % 2 == 0 and answer["request"]["prompt_logprobs"] < W:
+                entry["logprob"] -= 0.125
+
+
 def test_what_a_server_does_is_found(server: FaultyServer) -> None:
     server.always = _only_when("temperature", 2.0, _halved)
     assert refused(server) == ["raw at temperature 2"]
@@ -113,6 +125,8 @@ def test_what_a_server_does_is_found(server: FaultyServer) -> None:
     assert "positions are aligned" in refused(server, k=W)
     server.always = _Drifting()
     assert refused(server)
+    server.always = _Rounded()
+    assert refused(server) == []
     server.always = lambda answer: answer["choices"][0].pop("prompt_logprobs")
     found = probed(server)
     assert [check.passed for check in found.values()] == [False] and "prompt_logprobs" in found[

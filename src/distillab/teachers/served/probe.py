@@ -20,10 +20,11 @@ from distillab.teachers.served.errors import RowFailed
 from distillab.teachers.served.exchange import Call
 from distillab.teachers.served.positions import joined
 
-# Two answers to one request, at another temperature or after another request, differ by rounding alone.
-_ROUNDING_NATS = 2e-2
-# The served weights and the local ones can have another number format; other weights differ by much more.
-_SAME_MODEL_NATS = 0.1
+# Two answers to one request, after another one or in another batch, differ by rounding alone. In bfloat16 a logit of 16
+# has steps of 0.125: with a cached prefix, a small model's differed by 0.008 on average and 0.065 at most.
+_MEAN_NATS, _LARGEST_NATS = 0.05, 0.5
+# The served weights and the local ones can have another number format, in every layer.
+_SAME_MODEL_TIMES = 2
 Floats = npt.NDArray[np.float64]
 LogProbabilities = Callable[[Sequence[int]], Floats]
 """Ids -> (L, W) log-probabilities of the token after each."""
@@ -110,11 +111,13 @@ def _aligned(client: Client, dialect: ScoringDialect, wanted: Wanted, first: Top
     other = next(id_ for id_ in map(int, first.ids[at]) if id_ != int(wanted.ids[place]))
     second = _scored(client, dialect, _exchanged(wanted, place, other))
     entry = float(first.logp[at][first.ids[at] == other][0])
-    before = float(np.abs(second.actual_logp[:at] - first.actual_logp[:at]).max(initial=0.0))
+    before_N = np.abs(second.actual_logp[:at] - first.actual_logp[:at])
     own = abs(float(second.actual_logp[at]) - entry)
     after = float(np.abs(second.logp[at + 1] - first.logp[at + 1]).max())
-    good = before <= _ROUNDING_NATS and own <= _ROUNDING_NATS and after > before
-    return good, f"token {place} exchanged: before it {before:.1e}, its own {own:.1e}, behind it {after:.1e} nats"
+    good = _rounding(before_N) and own <= _LARGEST_NATS and after > before_N.max()
+    return bool(
+        good
+    ), f"token {place} exchanged: before it {before_N.max():.1e}, its own {own:.1e}, behind it {after:.1e} nats"
 
 
 def _exchanged(wanted: Wanted, place: int, id_: int) -> Wanted:
@@ -128,9 +131,9 @@ def _more(client: Client, dialect: ScoringDialect, wanted: Wanted, first: TopK) 
         more = _scored(client, dialect, replace(wanted, k=k))
     except RowFailed as error:
         return [_check(name, None, f"{wanted.k} entries; {k} are refused: {_why(error)}") for name in names]
-    difference = float(np.abs(more.logp[:, : wanted.k] - first.logp).max())
-    found = f"{wanted.k} and {k} entries; the first {wanted.k} differ by {difference:.1e}"
-    checks = [_check(names[0], difference <= _ROUNDING_NATS, found)]
+    difference = np.abs(more.logp[:, : wanted.k] - first.logp)
+    found = f"{wanted.k} and {k} entries; the first {wanted.k} differ by at most {difference.max():.1e}"
+    checks = [_check(names[0], _rounding(difference), found)]
     if k > wanted.k:
         checks.append(_tried(names[1], lambda: _outside(client, dialect, wanted, more)))
     return checks
@@ -142,16 +145,18 @@ def _outside(client: Client, dialect: ScoringDialect, wanted: Wanted, more: TopK
     value = _scored(client, dialect, _exchanged(wanted, place, int(more.ids[at, wanted.k]))).actual_logp[at]
     difference = abs(float(value) - float(more.logp[at, wanted.k]))
     return (
-        difference <= _ROUNDING_NATS,
+        difference <= _LARGEST_NATS,
         f"the {wanted.k + 1}th, exchanged for token {place}: differs by {difference:.1e}",
     )
 
 
 def _same(first: TopK, second: TopK) -> tuple[bool, str]:
-    difference = float(
-        max(np.abs(second.logp - first.logp).max(), np.abs(second.actual_logp - first.actual_logp).max())
-    )
-    return difference <= _ROUNDING_NATS, f"differs by at most {difference:.1e} nats"
+    difference = np.abs(np.column_stack([second.logp - first.logp, second.actual_logp - first.actual_logp]))
+    return _rounding(difference), f"differs by at most {difference.max():.1e} nats"
+
+
+def _rounding(difference: npt.NDArray[np.floating[Any]], times: float = 1) -> bool:
+    return bool(difference.mean() <= times * _MEAN_NATS and difference.max() <= times * _LARGEST_NATS)
 
 
 def _after_beginning(client: Client, dialect: ScoringDialect, wanted: Wanted, first: TopK) -> tuple[bool, str]:
@@ -178,7 +183,7 @@ def _same_model(
         differences.append(np.abs(local_NK - served.logp).ravel())
     all_ = np.concatenate(differences)
     found = f"differs by at most {all_.max():.1e}, on average {all_.mean():.1e} nats, over {len(differences)} rows"
-    return bool(all_.max() <= _SAME_MODEL_NATS), found
+    return _rounding(all_, _SAME_MODEL_TIMES), found
 
 
 def _why(error: RowFailed) -> str:
