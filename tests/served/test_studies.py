@@ -65,8 +65,8 @@ def test_a_served_arm_gives_the_figures_of_the_weights(beside: tuple[StudyResult
     write_report(results, output)
     arms = {arm.name: arm for arm in results.arms}
     for here, served in zip(arms["here"].evaluations, arms["served"].evaluations, strict=True):
-        # the largest difference that was measured is 2e-5
-        assert served.nats_per_token == pytest.approx(here.nats_per_token, abs=2e-4)
+        # the largest difference that was measured is 1.1e-4
+        assert served.nats_per_token == pytest.approx(here.nats_per_token, abs=1e-3)
         kl = served.metric("kl_from_teacher")
         assert here.value("kl_from_teacher") is not None
         assert kl is not None and kl.missing is not None and "behind a server" in kl.missing
@@ -74,8 +74,8 @@ def test_a_served_arm_gives_the_figures_of_the_weights(beside: tuple[StudyResult
         assert own is not None and own.missing == kl.missing
     here_point, served_point = point(results, "teacher"), point(results, "teacher-served")
     for name in ("nats_per_token", "bits_per_byte", "token_accuracy", "confidence", "eos_nats", "rouge_l"):
-        # llama.cpp keeps keys and values in float16; measured: 6e-4
-        assert served_point.evaluation.value(name) == pytest.approx(here_point.evaluation.value(name), abs=5e-3)
+        # llama.cpp keeps keys and values in float16; the largest difference that was measured is 5e-6
+        assert served_point.evaluation.value(name) == pytest.approx(here_point.evaluation.value(name), abs=1e-3)
     assert arms["served"].against("likelihood") is not None
     costs = [cost for arm in results.arms if (cost := arm.teacher_cost) is not None and cost.served is not None]
     assert len(costs) == 2 and all(cost.served and cost.served.requests >= 60 for cost in costs)
