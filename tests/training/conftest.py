@@ -13,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from distillab.config.methods import METHODS
 from distillab.config.models import TrainingConfig
+from distillab.config.on_policy import StudentAnswersConfig
 from distillab.config.terms import TermConfig
 from distillab.data.collation import Collator, TokenDataset
 from distillab.data.encoding import EncodedRow, EncodedSplit
@@ -22,10 +23,12 @@ from distillab.objectives import build_objective
 from distillab.records import EncodingCounts, TeacherProvenance
 from distillab.teachers import LocalTeacher, SignalSource
 from distillab.training.arguments import training_arguments
+from distillab.training.rollout import Rollout
 from distillab.training.trainer import DistillationTrainer, StepReport
 
 VOCABULARY = 48
 PACKED_TOKENS = 64
+STOP = 2
 
 
 def tiny_llama(seed: int, layers: int = 2) -> LlamaForCausalLM:
@@ -86,6 +89,7 @@ def train(tmp_path: Path) -> Train:
         stop_after: int | None = None,
         terms: Sequence[TermConfig] | None = None,
         source: SignalSource | None = None,
+        own: StudentAnswersConfig | None = None,
         **settings: Any,
     ) -> tuple[LlamaForCausalLM, list[StepReport]]:
         config = TrainingConfig(**{"steps": 1, "batch_size": 8, "learning_rate": 1e-2, "device": "cpu", **settings})
@@ -99,11 +103,12 @@ def train(tmp_path: Path) -> Train:
             if stop_after is not None and report.step == stop_after:
                 raise KeyboardInterrupt
 
+        collator = Collator(0, config.padding_side, PACKED_TOKENS if config.packing else None)
         trainer = DistillationTrainer(
             model=student,
             args=training_arguments(config, folder=folder or tmp_path / "checkpoints", seed=0),
             rows=TokenDataset(split),
-            collator=Collator(0, config.padding_side, PACKED_TOKENS if config.packing else None),
+            collator=collator,
             objective=build_objective(
                 terms or METHODS[method].terms,
                 shared_width=VOCABULARY,
@@ -117,6 +122,9 @@ def train(tmp_path: Path) -> Train:
             gradient_shares_every=config.gradient_shares_every,
             checkpoint_minutes=config.checkpoint_minutes,
             lengths=[len(row) for row in split.rows] if config.group_by_length else None,
+            rollout=None
+            if own is None
+            else Rollout(own, split.rows, collator, (STOP,), VOCABULARY, config.steps, config.batch_size, seed=0),
         )
         trainer.train(resume_from_checkpoint=resume)
         return student, reports

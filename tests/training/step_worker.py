@@ -7,29 +7,36 @@ import sys
 from pathlib import Path
 
 from distillab.config.models import TrainingConfig
+from distillab.config.on_policy import StudentAnswersConfig
 from distillab.config.terms import (
     AttentionRelationsConfig,
     CrossEntropyConfig,
     HiddenStatesConfig,
+    TermConfig,
     TokenDivergenceConfig,
 )
 from distillab.data.collation import Collator, TokenDataset
 from distillab.models.structure import model_shape
 from distillab.objectives import build_objective
 from distillab.training.arguments import training_arguments
+from distillab.training.rollout import Rollout
 from distillab.training.trainer import DistillationTrainer, StepReport
-from tests.training.conftest import VOCABULARY, ragged_split, teacher, tiny_llama
+from tests.training.conftest import STOP, VOCABULARY, ragged_split, teacher, tiny_llama
 from tests.training.two_processes import leave
 
+OWN = StudentAnswersConfig(fraction=0.75, max_new_tokens=10)
 
-def main(folder: Path, microbatch: int) -> None:
+
+def main(folder: Path, microbatch: int, writes: bool) -> None:
     # every kind of term, with a projector that learns and a weight that is measured
-    terms = (
+    terms: tuple[TermConfig, ...] = (
         CrossEntropyConfig(weight=0.5),
         TokenDivergenceConfig(weight=0.5),
         HiddenStatesConfig(projector="linear"),
         AttentionRelationsConfig(weight="balanced"),
     )
+    if writes:
+        terms = (TokenDivergenceConfig(divergence="reverse_kl"),)
     settings = TrainingConfig(steps=2, batch_size=8, microbatch_size=microbatch, learning_rate=1e-2, device="cpu")
     split = ragged_split(12)
     reports: list[StepReport] = []
@@ -46,6 +53,7 @@ def main(folder: Path, microbatch: int) -> None:
         row_names=[example.origin for example in split.examples],
         batch_size=8,
         on_step=reports.append,
+        rollout=Rollout(OWN, split.rows, Collator(0), (STOP,), VOCABULARY, 2, 8, seed=0) if writes else None,
     )
     trainer.train()
     result = {
@@ -57,4 +65,4 @@ def main(folder: Path, microbatch: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:] == ["writes"])

@@ -6,8 +6,8 @@ A new method is one file in `objectives/`, one class in `config/terms.py` and on
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
+from distillab.config.on_policy import StoredAnswers, StudentAnswersConfig, require_teaching
 from distillab.config.student import Init
 from distillab.config.terms import (
     AttentionMapsConfig,
@@ -28,27 +28,28 @@ from distillab.config.terms import (
 )
 from distillab.records import ACCESS_ORDER, AccessLevel
 
-Answers = Literal["dataset", "teacher"]
-
 
 @dataclass(frozen=True)
 class Method:
     """A named pair of choices.
 
     Attributes:
-        answers: whose answers the student learns.
+        answers: whose stored answers the student learns.
         terms: of the loss, with their weights.
         summary: in a line.
         pretrained: the terms with other weights, for a student that starts from pretrained weights; None: the same.
+        own: how the student writes a share of the answers itself; None: it writes none.
 
     Raises:
-        ValueError: one term needs shared ids, another one two tokenisations.
+        ValueError: one term needs shared ids, another one two tokenisations; or a term has no signal on text that the
+            student wrote.
     """
 
-    answers: Answers
+    answers: StoredAnswers
     terms: tuple[TermConfig, ...]
     summary: str
     pretrained: tuple[TermConfig, ...] | None = None
+    own: StudentAnswersConfig | None = None
 
     def __post_init__(self) -> None:
         shared, aligned = ([term.kind for term in self.terms if term.tokens == need] for need in ("shared", "aligned"))
@@ -57,6 +58,8 @@ class Method:
                 f"{shared[0]} is for one tokenisation that both models read, {aligned[0]} for two, and a batch holds "
                 "one or the other: leave out one of the terms, or replace it by one of the other kind (docs/methods)"
             )
+        if self.own is not None:
+            require_teaching(self.terms)
 
     def terms_for(self, init: Init) -> tuple[TermConfig, ...]:
         """Return the terms for a student that starts so."""
@@ -87,8 +90,11 @@ class Method:
 
     @property
     def can_be_cached(self) -> bool:
-        """Whether all that the terms read can be stored. Attention maps cannot: they grow with the square of a row."""
-        return not any(isinstance(term, AttentionMapsConfig) for term in self.terms)
+        """Whether all that the terms read can be stored.
+
+        Attention maps cannot: they grow with the square of a row. Nor can signals on answers yet to be written.
+        """
+        return self.own is None and not any(isinstance(term, AttentionMapsConfig) for term in self.terms)
 
     @property
     def trains_from_cache(self) -> bool:
@@ -116,6 +122,9 @@ _TENTH_FADING = LinearWeight(start=0.1, end=0.0, balanced=True)
 _FADING = LinearWeight(start=10.0, end=0.0)
 _HINTS = HiddenStatesConfig(weight=_FADING)
 _SMALL_HINTS = HiddenStatesConfig(weight=_TENTH_FADING)
+
+
+_REVERSE_KL = TokenDivergenceConfig(divergence="reverse_kl")
 
 
 def _relations(start: float) -> AttentionRelationsConfig:
@@ -193,5 +202,24 @@ METHODS: dict[str, Method] = {
         (CrossEntropyConfig(), SpanHiddenStatesConfig(weight=_FADING)),
         "cross-entropy and, fading out, the teacher's hidden states of common spans",
         pretrained=(CrossEntropyConfig(), SpanHiddenStatesConfig(weight=_TENTH_FADING)),
+    ),
+    # On text that the student writes: no cross-entropy, which has no signal there.
+    "on_policy": Method(
+        "dataset",
+        (_REVERSE_KL,),
+        "reverse KL on answers of which the student writes three quarters itself",
+        own=StudentAnswersConfig(),
+    ),
+    "on_policy_pure": Method(
+        "dataset",
+        (_REVERSE_KL,),
+        "reverse KL on answers that the student writes, all of them",
+        own=StudentAnswersConfig(fraction=1.0, repetition_guard=False),
+    ),
+    "gkd": Method(
+        "dataset",
+        (TokenDivergenceConfig(divergence="jensen_shannon", teacher_weight=0.5),),
+        "Jensen-Shannon divergence on answers of which the student writes half (GKD)",
+        own=StudentAnswersConfig(fraction=0.5),
     ),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import regex
@@ -10,7 +11,8 @@ from pydantic import Field, field_validator, model_validator
 from distillab.config.base import FolderText, Settings
 from distillab.config.cache import CacheConfig
 from distillab.config.data import DataConfig
-from distillab.config.methods import METHODS, Answers, Method
+from distillab.config.methods import METHODS, Method
+from distillab.config.on_policy import AnswersSetting, StudentAnswersConfig, require_writable
 from distillab.config.pruning import with_source
 from distillab.config.reasoning import REASONING_MARKERS, ReasoningSettings
 from distillab.config.several_teachers import Teachers, require_teachers, require_teachers_fit
@@ -107,7 +109,11 @@ class _MethodSettings(Settings):
     """Base of the settings of a run and of an arm: a method by name, with replacements for its answers and terms."""
 
     method: str
-    answers: Answers | None = Field(default=None, description="replaces the method's choice")
+    answers: AnswersSetting | None = Field(
+        default=None,
+        description="replaces the method's choice: dataset, teacher, or {from: student, …}, whose settings replace the "
+        "method's",
+    )
     terms: tuple[AnyTermConfig, ...] | None = Field(
         default=None, min_length=1, description="replaces the method's terms"
     )
@@ -138,15 +144,32 @@ class _MethodSettings(Settings):
             ValueError: the terms cannot be combined.
         """
         preset = METHODS[self.method]
-        return Method(self.answers or preset.answers, self.terms or preset.terms, preset.summary)
+        own = self.written
+        if own is not None:
+            answers = own.otherwise
+        else:
+            answers = self.answers if isinstance(self.answers, str) else preset.answers
+        return Method(answers, self.terms or preset.terms, preset.summary, own=own)
+
+    @property
+    def written(self) -> StudentAnswersConfig | None:
+        """How the student writes answers itself, with what the method sets; None: it writes none."""
+        own = METHODS[self.method].own
+        if isinstance(self.answers, StudentAnswersConfig):
+            return self.answers if own is None else own.replaced(self.answers)
+        return own if self.answers is None else None
 
     def terms_for(self, init: Init) -> tuple[AnyTermConfig, ...]:
         """Return the terms that are given, or those of the method's preset for a student that starts so."""
         return self.terms or METHODS[self.method].terms_for(init)
 
 
-def _require_training_fits(method: Method, training: TrainingConfig, whose: str) -> None:
+def _require_training_fits(
+    method: Method, training: TrainingConfig, teachers: Sequence[TeacherConfig], whose: str
+) -> None:
     """Check that a method can be trained with these settings; `whose` is the prefix of the message."""
+    if method.own is not None:
+        require_writable(method.own, training, teachers, whose=whose)
     aligned = [term.kind for term in method.terms if term.tokens == "aligned"]
     if aligned and training.packing:
         raise ValueError(f"{whose}{aligned[0]} uses two tokenisations, and packing supports one: set packing: false")
@@ -215,6 +238,7 @@ class RunRecipe(_MethodSettings):
     def _terms_are_written_out(self) -> RunRecipe:
         """Replace a preset by its terms, so that the record and the identity hold the weights."""
         object.__setattr__(self, "terms", self.terms_for(self.student.init))
+        object.__setattr__(self, "answers", self.written or self.answers)
         return self
 
     @model_validator(mode="after")
@@ -226,7 +250,7 @@ class RunRecipe(_MethodSettings):
 
     @model_validator(mode="after")
     def _training_fits(self) -> RunRecipe:
-        _require_training_fits(self.resolved(), self.training, "")
+        _require_training_fits(self.resolved(), self.training, list(self.each_teacher.values()), "")
         require_teachers_fit(
             self.resolved(),
             list(self.each_teacher.values()),
@@ -282,7 +306,10 @@ class StudyRecipe(Settings):
     @model_validator(mode="after")
     def _terms_are_written_out(self) -> StudyRecipe:
         """Replace presets by their terms, so that the records and the identity hold the weights."""
-        arms = (arm.model_copy(update={"terms": arm.terms_for(self.student.init)}) for arm in self.arms)
+        arms = (
+            arm.model_copy(update={"terms": arm.terms_for(self.student.init), "answers": arm.written or arm.answers})
+            for arm in self.arms
+        )
         object.__setattr__(self, "arms", tuple(arms))
         return self
 
@@ -311,7 +338,9 @@ class StudyRecipe(Settings):
         if self.teacher is None and self.teachers is None:
             raise ValueError("a study needs teacher: {path: …}, or teachers: {name: {path: …}, …}")
         for arm in self.arms:
-            _require_training_fits(arm.resolved(), self.training, f"arm {arm.name}: ")
+            _require_training_fits(
+                arm.resolved(), self.training, list(self.teachers_of(arm).values()), f"arm {arm.name}: "
+            )
             require_teachers_fit(
                 arm.resolved(),
                 list(self.teachers_of(arm).values()),

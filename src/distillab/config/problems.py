@@ -11,6 +11,10 @@ from pydantic import BaseModel, ValidationError
 from distillab.config.other_trainers import advice_for
 from distillab.errors import ConfigError, near_names
 
+_FORMS = {
+    *(("answers", form) for form in ("stored", "student")),
+    *(("max_new_tokens", form) for form in ("number", "horizon")),
+}
 _DEEPEST = 3  # of a key that exists at another place: a.b.c
 
 
@@ -75,7 +79,9 @@ def _direct_models(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _is_tag(path: tuple[int | str, ...], place: int) -> bool:
-    """Return whether a part of an error's path is the `kind` of an item, which pydantic adds after its index."""
+    """Return whether a part of an error's path is one that pydantic adds: the `kind` of an item, a form of answers."""
+    if place >= 1 and (path[place - 1], path[place]) in _FORMS:
+        return True
     return place >= 2 and path[place - 2] in ("terms", "kinds") and isinstance(path[place - 1], int)
 
 

@@ -197,12 +197,21 @@ class ArmCost:
                 student_tokens=tokens,
                 scored_tokens=scored,
                 teacher_tokens=sum(counts[0] for counts in read),
-                training=self._seconds(self.student.forward(tokens, scored) * self.passes + of_teachers),
+                training=self._seconds(self.student.forward(tokens, scored) * self.passes + of_teachers)
+                + self._written(),
                 evaluation=self._evaluation(self.student, inputs.recipe.evaluation.generate_rows),
                 weights=weights_of(inputs, teacher=False),
             )
         )
         self._add_shared()
+
+    def _written(self) -> float:
+        """Return the seconds of the answers that the student writes in training, if all have their largest length."""
+        own, training = self.inputs.method.own, self.inputs.recipe.training
+        if own is None:
+            return 0.0
+        rows = own.rows_of(training.batch_size)
+        return training.steps * self._generation(self.student, rows, own.longest, rows)
 
     def _add_shared(self) -> None:
         inputs, shared = self.inputs, self.whole.shared

@@ -124,12 +124,12 @@ def _one_batch(
             input_ids=input_ids.to(model.device),
             attention_mask=attention_mask.to(model.device),
             generation_config=config,
-            **_no_router_logits(model),
+            **no_router_logits(model),
         )
     return [_until_stop(ids, stops) for ids in output[:, width:].tolist()]
 
 
-def _no_router_logits(model: PreTrainedModel) -> dict[str, bool]:
+def no_router_logits(model: PreTrainedModel) -> dict[str, bool]:
     """Keep a mixture of experts from its balancing loss, which transformers computes over prompt and cache wrongly."""
     return {"output_router_logits": False} if getattr(model.config, "output_router_logits", False) else {}
 

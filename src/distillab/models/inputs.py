@@ -46,12 +46,12 @@ def model_inputs(
         "use_cache": False,
     }
     positions_BL = batch["position_ids"].to(device)
-    if _takes(parameters, "position_ids"):
+    if takes(parameters, "position_ids"):
         inputs["position_ids"] = positions_BL
     if not is_packed(batch):
         return inputs
     borders = _flash_borders(positions_BL) if is_flash_attention_requested(bare.config.get_text_config()) else {}
-    missing = [name for name in ("position_ids", *borders) if not _takes(parameters, name)]
+    missing = [name for name in ("position_ids", *borders) if not takes(parameters, name)]
     if missing:
         raise ConfigError(
             "Samples were packed into one sequence, and the model takes no argument that states where each begins.",
@@ -70,5 +70,6 @@ def _flash_borders(positions_BL: Tensor) -> dict[str, Tensor | int]:
     return {"cu_seq_lens_q": borders, "cu_seq_lens_k": borders, "max_length_q": longest, "max_length_k": longest}
 
 
-def _takes(parameters: Mapping[str, inspect.Parameter], name: str) -> bool:
+def takes(parameters: Mapping[str, inspect.Parameter], name: str) -> bool:
+    """Return whether a function of these parameters can be called with an argument of this name."""
     return name in parameters or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())

@@ -52,6 +52,7 @@ class RunCost(Record):
     steps: int
     supervised_tokens: int
     student_tokens: int = Field(description="read in training, prompts included")
+    written_tokens: int = Field(default=0, description="that the student wrote in training, to learn from them")
     teacher_tokens: int = Field(
         description="read in training, or read and generated for its answers; 0 if training read a cache"
     )

@@ -1,7 +1,8 @@
 """Write and read the measurements of a run (`metrics.jsonl`), and show its progress.
 
 A step line: step, terms (each in its unit, nats for most), counts, weights, gradient_shares (at the steps where they
-are measured), loss, grad_norm, learning_rate, supervised_tokens, tokens, tokens_per_s.
+are measured), loss, grad_norm, learning_rate, supervised_tokens, tokens, tokens_per_s; rollout, where the student
+writes answers itself: the figures of `training.rollout_log`.
 A held-out line: step, and each held-out metric by its name: held_out_nats_per_token, held_out_bits_per_byte, …
 """
 
@@ -21,6 +22,9 @@ from distillab.records import CurvePoint, EvaluationRecord, ReferenceLines
 from distillab.training.checkpoints import Checkpoint, Prefix
 from distillab.training.numerics import LOWER_RATE
 from distillab.training.trainer import StepReport
+
+_FAR = 0.5  # of the 16 most likely tokens
+_MOSTLY = 0.5  # of the answers
 
 
 class Journal:
@@ -80,12 +84,14 @@ class Journal:
                 "tokens": report.tokens,
                 "teacher_tokens": report.teacher_tokens,
                 "tokens_per_s": report.tokens / elapsed,
+                **({"rollout": report.rollout} if report.rollout is not None else {}),
             }
         )
         shown = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
         share = report.supervised_tokens / report.tokens if report.tokens else 0.0
         self._progress.advance(
             note=f"{shown}{self._shown} nats; {report.tokens / elapsed:.0f} tokens/s, {share:.0%} supervised"
+            + _written(report.rollout)
         )
         if report.step % self._every == 0 or report.step == self._steps:
             self._held_out(report.step)
@@ -116,6 +122,41 @@ class Journal:
         if self._path is not None:
             with disk_errors(self._path), self._path.open("a", encoding="utf-8") as stream:
                 stream.write(json_line(line))
+
+
+def _written(rollout: dict[str, float] | None) -> str:
+    """Return the progress line's part on what the student wrote; "" where it wrote nothing."""
+    if rollout is None:
+        return ""
+    return (
+        f"; wrote {rollout['length_mean']:.0f} tokens an answer, {rollout['truncated']:.0%} cut, "
+        f"{rollout['repetitive']:.0%} repetitive"
+    )
+
+
+def rollout_notes(lines: list[dict[str, Any]]) -> tuple[str, ...]:
+    """Return what a reader of the run must know of the answers that the student wrote; () where it wrote none."""
+    steps = [line["rollout"] for line in lines if "rollout" in line]
+    if not steps:
+        return ()
+    notes = []
+    overlap = steps[0].get("top16_overlap")
+    if overlap is not None and overlap < _FAR:
+        notes.append(
+            f"at step 1 student and teacher shared {overlap:.0%} of their 16 most likely tokens on the student's own "
+            "answers, and on-policy training needs about half: train the student with seqkd first, and start from it"
+        )
+    cut = sum(step["truncated"] for step in steps) / len(steps)
+    if cut > _MOSTLY:
+        notes.append(f"{cut:.0%} of the student's answers were cut at answers.max_new_tokens: raise it")
+    most = max(step["fraction"] for step in steps)
+    guarded = sum(step["fraction"] < most for step in steps)
+    if guarded:
+        notes.append(
+            f"at {guarded} of {len(steps)} steps the student wrote fewer answers than answers.fraction, because more "
+            "than a fifth of the last ones repeated themselves"
+        )
+    return tuple(notes)
 
 
 def read_curve(lines: list[dict[str, Any]]) -> tuple[CurvePoint, ...]:

@@ -61,7 +61,7 @@ from distillab.runs.folder import (
     write_held_out,
 )
 from distillab.runs.inputs import RunInputs, load_inputs
-from distillab.runs.journal import read_curve, read_journal, read_totals
+from distillab.runs.journal import read_curve, read_journal, read_totals, rollout_notes
 from distillab.runs.lock import held
 from distillab.runs.pruned import keep_student
 from distillab.runs.several import open_teacher
@@ -207,6 +207,7 @@ class _Claimed:
                 *inputs.splits.notes,
                 *teacher.notes,
                 *trained.notes,
+                *rollout_notes(lines),
                 *_quantised(recipe, teacher.provenance),
                 *([f"the student is {made.line}"] if made else []),
             ),
@@ -294,6 +295,7 @@ def _cost(
         steps=steps,
         supervised_tokens=supervised,
         student_tokens=tokens,
+        written_tokens=sum(int(line["rollout"]["tokens"]) for line in lines if "rollout" in line),
         teacher_tokens=written + (by_teacher if online else 0),
         wall_s=wall_s,
         answers_s=answers_s,

@@ -70,7 +70,8 @@ def stored_signals(inputs: RunInputs) -> StoredSignals:
         return NOTHING_STORED
     location, parts, method = inputs.teacher.spec.settings.cache, inputs.teacher.spec.parts, inputs.method
     part: Part = "answers" if method.answers == "teacher" else "train"
-    if method.reads_signals and part not in parts:
+    reads = method.reads_signals and method.own is None  # no cache holds what the student is yet to write
+    if reads and part not in parts:
         raise CacheMismatch(
             "The method needs the teacher's signals on its training rows, and the cache holds none.",
             where=part_of(location, part),
@@ -81,7 +82,7 @@ def stored_signals(inputs: RunInputs) -> StoredSignals:
             fix="run `distillab cache build` with this recipe, or leave teacher.cache out",
         )
     return StoredSignals(
-        train=part_of(location, part) if method.reads_signals else None,
+        train=part_of(location, part) if reads else None,
         held_out=_held_out_part(location, parts, inputs.teacher_eval_rows),
         text=part_of(location, "text") if "text" in parts else None,
     )

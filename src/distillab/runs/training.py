@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.utils.data import Dataset
@@ -23,10 +23,11 @@ from distillab.interruption import Interrupted, defer_interrupt, interrupt_reque
 from distillab.models.adapters import add_adapter
 from distillab.models.attention import require_maps
 from distillab.models.batch import TokenBatch
-from distillab.models.loading import load_model, random_model, recompute_activations
+from distillab.models.loading import context_length, load_model, random_model, recompute_activations
 from distillab.models.packable import require_packable
 from distillab.models.padding import require_no_left_padding_read
 from distillab.models.projections import require_projections
+from distillab.models.rollout import require_samples
 from distillab.models.structure import is_adapted, model_shape
 from distillab.objectives.build import build_objective
 from distillab.objectives.term import Objective
@@ -39,6 +40,7 @@ from distillab.teachers.protocol import SignalSource
 from distillab.training.arguments import evaluation_interval, training_arguments
 from distillab.training.checkpoints import Prefix, newest_checkpoint, require_finite_weights
 from distillab.training.projectors import detach
+from distillab.training.rollout import Rollout
 from distillab.training.trainer import DistillationTrainer, StepReport
 
 MakeCollator = Callable[[int], Collator]  # takes the padding id
@@ -183,7 +185,38 @@ def trainer_for(
         checkpoint_minutes=settings.checkpoint_minutes,
         run=identity,
         measurements=measurements,
+        rollout=rollout_for(inputs, student, data),
     )
+
+
+def rollout_for(inputs: RunInputs, student: PreTrainedModel, data: TrainingData) -> Rollout | None:
+    """Return how the student writes answers during training; None if it writes none.
+
+    Raises:
+        ConfigError: an answer does not fit into a context, the student cannot write any, or none could end.
+        DataError: a row has no prompt.
+    """
+    own, settings = inputs.method.own, inputs.recipe.training
+    if own is None:
+        return None
+    rows, view = cast(TokenDataset, data.rows).split.rows, inputs.require_teacher()
+    stop_ids, width = inputs.student.encoder.stop_ids, view.compared_width
+    longest = max(row.prompt_length for row in rows)
+    contexts = [known for known in (context_length(student.config), view.context) if known is not None]
+    if contexts and longest + own.longest > min(contexts):
+        raise ConfigError(
+            "The longest prompt and the student's longest answer do not fit into the context of both models.",
+            facts=[f"longest prompt {longest} tokens", f"max_new_tokens {own.longest}", f"context {min(contexts)}"],
+            fix="lower answers.max_new_tokens or data.max_tokens",
+        )
+    if all(token >= width for token in stop_ids):
+        raise ConfigError(
+            "No token that ends an answer is among those that student and teacher share, so no answer would end.",
+            facts=[f"ids that end an answer: {', '.join(map(str, stop_ids))}", f"shared: the first {width} ids"],
+            fix="use answers: dataset or teacher",
+        )
+    require_samples(student)
+    return Rollout(own, rows, data.collator, stop_ids, width, settings.steps, settings.batch_size, inputs.recipe.seed)
 
 
 def train_student(

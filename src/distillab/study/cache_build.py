@@ -95,6 +95,8 @@ def _of_run(recipe: RunRecipe) -> CacheBuild:
     if settings.kinds is None:
         kinds: tuple[KindConfig, ...] | None = None
         text = on_answers
+        if method.own is not None:
+            raise _nothing("The teacher reads what the student is yet to write, which no cache can hold.", recipe)
         if method.reads_signals and not method.can_be_cached:
             raise _nothing("Attention maps cannot be stored: they grow with the square of a row.", recipe)
         if not (method.reads_signals or text):

@@ -43,11 +43,13 @@ from distillab.training.numerics import nonfinite_loss, require_finite_gradients
 from distillab.training.pauses import Pauses
 from distillab.training.projector_init import initialise
 from distillab.training.projectors import attach, give_own_learning_rates
+from distillab.training.rollout import Rollout
 from distillab.training.sampling import StepSampler
 from distillab.training.weighting import Weighting, gradient_at, gradient_cosines, shared_parameters
 
 StepCounts = dict[str, int]
 WEIGHTS_FILE = "weights.json"  # balanced weights, beside a checkpoint's other files
+ROLLOUT_FILE = "rollout.json"  # the guard against repetition, of a student that writes answers itself
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class StepReport:
         supervised_tokens: tokens that are predicted and scored.
         tokens: tokens that the student reads, prompts included.
         teacher_tokens: tokens of the same text as the teacher reads it.
+        rollout: figures of what the student wrote (`training.rollout_log`); None if it writes nothing.
     """
 
     step: int
@@ -79,6 +82,7 @@ class StepReport:
     supervised_tokens: int
     tokens: int
     teacher_tokens: int
+    rollout: dict[str, float] | None = None
 
 
 class DistillationTrainer(Trainer):
@@ -99,6 +103,7 @@ class DistillationTrainer(Trainer):
         checkpoint_minutes: after which a checkpoint is saved, in addition to those of `args`.
         run: identity of the run, for the seal of its checkpoints.
         measurements: returns the measurements so far, synced to disk; None: they are not kept.
+        rollout: lets the student answer a share of the rows of every step; None: every row has the answer it came with.
         eval_rows, processing_class, callbacks, optimizers: as of `transformers.Trainer`, for `dl.Trainer`.
     """
 
@@ -119,6 +124,7 @@ class DistillationTrainer(Trainer):
         checkpoint_minutes: float = math.inf,
         run: str = "",
         measurements: Callable[[], Prefix] | None = None,
+        rollout: Rollout | None = None,
         eval_rows: Any = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         callbacks: list[TrainerCallback] | None = None,
@@ -160,6 +166,7 @@ class DistillationTrainer(Trainer):
         self._weights: dict[str, float] = {}
         self._shares: dict[str, float] | None = None
         self._run, self._measurements = run, measurements
+        self._rollout = rollout
         self._writing: Path | None = None
         first = args.process_index == 0
         self.add_callback(Pauses(minutes=checkpoint_minutes, over_processes=self._flags, first=first))
@@ -191,6 +198,17 @@ class DistillationTrainer(Trainer):
     ) -> tuple[list[Any], Any]:
         """Return the microbatches of one optimizer step, and each term's count over them and all processes."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self._rollout is not None:
+            with self.compute_loss_context_manager():
+                batches = self._rollout.rewritten(
+                    self.accelerator.unwrap_model(self.model_wrapped),
+                    batches,
+                    step=self.state.global_step + 1,
+                    process=(self.args.process_index, self.args.world_size),
+                    device=device,
+                    over_processes=self._over_processes,
+                    joined=self._joined,
+                )
         names = self.objective.names
         local = [sum(weighted.term.count(batch) for batch in batches) for weighted in self.objective.terms]
         supervised = sum(scored_count(batch) for batch in batches)
@@ -239,6 +257,8 @@ class DistillationTrainer(Trainer):
             raise problem
         for name, total in measured.sums.items():
             self._sums[name] += total
+        if self._rollout is not None:
+            self._rollout.observe(batch, measured)
         return torch.stack(list(measured.losses.values())).sum() * self.args.world_size
 
     def _term_gradients(self, batches: Sequence[TokenBatch]) -> dict[str, Tensor]:
@@ -297,6 +317,9 @@ class DistillationTrainer(Trainer):
                 supervised_tokens=self._supervised_tokens,
                 tokens=self._step_tokens,
                 teacher_tokens=self._teacher_tokens,
+                rollout=None
+                if self._rollout is None
+                else self._rollout.log.figures(self._over_processes, self.args.device),
             )
         )
 
@@ -341,6 +364,8 @@ class DistillationTrainer(Trainer):
         if self.args.should_save:
             if self.weighting.balanced:
                 write_json(checkpoint_folder(writing_folder(checkpoints), step) / WEIGHTS_FILE, self.weighting.balanced)
+            if self._rollout is not None:
+                write_json(checkpoint_folder(writing_folder(checkpoints), step) / ROLLOUT_FILE, self._rollout.state())
             measured = self._measurements() if self._measurements is not None else None
             seal(checkpoints, step, run=self._run, measurements=measured)
         self.accelerator.wait_for_everyone()
@@ -362,6 +387,8 @@ class DistillationTrainer(Trainer):
         path = Path(resume_from_checkpoint) / WEIGHTS_FILE
         if path.exists():
             self.weighting.balanced = read_json(path)
+        if self._rollout is not None:
+            self._rollout.restore(read_json(Path(resume_from_checkpoint) / ROLLOUT_FILE))
 
     def _flags(self, flags: tuple[int, int]) -> tuple[int, int]:
         one, other = self._over_processes(torch.tensor(flags, device=self.args.device)).tolist()

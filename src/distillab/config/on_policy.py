@@ -1,0 +1,175 @@
+"""Settings of answers that the student writes itself during training, and what they can be combined with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
+
+from distillab.config.base import Settings
+from distillab.config.teacher import TeacherConfig
+from distillab.config.terms import BaseTermConfig, TopKDivergenceConfig
+
+if TYPE_CHECKING:
+    from distillab.config.models import TrainingConfig
+
+StoredAnswers = Literal["dataset", "teacher"]
+STUDENT = "answers: {from: student}"
+
+
+class HorizonConfig(Settings):
+    """A number of new tokens that grows linearly from `start` to `end`."""
+
+    start: int = Field(ge=1, description="at the first step")
+    end: int = Field(ge=1, description="after the share `over` of the steps, and from then on")
+    over: float = Field(default=0.5, gt=0, le=1, description="share of the run's optimizer steps")
+
+    @model_validator(mode="after")
+    def _grows(self) -> HorizonConfig:
+        if self.end <= self.start:
+            raise ValueError(f"end {self.end} is not above start {self.start}; for a constant write one number")
+        return self
+
+
+def _is_horizon(value: Any) -> str:
+    return "horizon" if isinstance(value, dict | HorizonConfig) else "number"
+
+
+_NewTokens = Annotated[
+    Annotated[int, Field(ge=1), Tag("number")] | Annotated[HorizonConfig, Tag("horizon")], Discriminator(_is_horizon)
+]
+
+
+class StudentSamplingConfig(Settings):
+    """How the student's next token is drawn: from its whole distribution, at a temperature."""
+
+    temperature: float = Field(
+        default=1.0, ge=0, description="of sampling alone, a term has its own; 0: the most likely token"
+    )
+
+
+class StudentAnswersConfig(Settings):
+    """Answers that the student writes at every step, to the prompts of the training rows."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+    from_: Literal["student"] = Field(default="student", alias="from")
+    fraction: float = Field(
+        default=0.75, gt=0, le=1, description="share of the rows of every step; the others keep the answer `otherwise`"
+    )
+    otherwise: StoredAnswers = Field(default="dataset", description="whose answers the other rows have")
+    max_new_tokens: _NewTokens = Field(
+        default=128, description="most tokens of an answer: a number, or {start, end, over}, which grows"
+    )
+    sampling: StudentSamplingConfig = StudentSamplingConfig()
+    repetition_guard: bool = Field(
+        default=True,
+        description="write at most a quarter of the rows while more than a fifth of the answers of the last 16 steps "
+        "repeat themselves",
+    )
+
+    @model_validator(mode="after")
+    def _otherwise_is_read(self) -> StudentAnswersConfig:
+        if self.fraction == 1 and self.otherwise == "teacher":
+            raise ValueError("otherwise: teacher has no effect with fraction: 1, where the student writes every answer")
+        return self
+
+    @property
+    def longest(self) -> int:
+        """The most tokens of an answer at any step."""
+        return self.max_new_tokens if isinstance(self.max_new_tokens, int) else self.max_new_tokens.end
+
+    def horizon(self, step: int, steps: int) -> int:
+        """Return the most new tokens of an answer at a step, from 1, of so many."""
+        if isinstance(self.max_new_tokens, int):
+            return self.max_new_tokens
+        grows = self.max_new_tokens
+        done = min(1.0, (step - 1) / (grows.over * steps))
+        return grows.start + int((grows.end - grows.start) * done)
+
+    def rows_of(self, batch_size: int) -> int:
+        """Return how many rows of a step the student answers."""
+        return round(self.fraction * batch_size)
+
+    def replaced(self, given: StudentAnswersConfig) -> StudentAnswersConfig:
+        """Return these settings with those that `given` sets."""
+        return StudentAnswersConfig.model_validate(self.model_dump() | given.model_dump(exclude_unset=True))
+
+
+def _kind_of(value: Any) -> str:
+    return "stored" if isinstance(value, str) else "student"
+
+
+AnswersSetting = Annotated[
+    Annotated[StoredAnswers, Tag("stored")] | Annotated[StudentAnswersConfig, Tag("student")],
+    Discriminator(_kind_of),
+]
+"""Whose answers the student learns: by name where they are stored, with settings where it writes them itself."""
+
+
+def require_teaching(terms: Sequence[BaseTermConfig]) -> None:
+    """Check that every term has a signal on text that the student wrote.
+
+    Raises:
+        ValueError: one has none, a wrong one, or needs an alignment.
+    """
+    for term in terms:
+        kind = getattr(term, "kind", "")
+        if kind == "cross_entropy":
+            raise ValueError(
+                f"cross_entropy has no signal with {STUDENT}: it would train the student towards what it does "
+                "already. Leave it out, and use terms that read the teacher, such as token_divergence"
+            )
+        if term.tokens == "aligned":
+            raise ValueError(
+                f"{kind} reads two tokenisations, and the student's own answers are not aligned with a teacher's "
+                "tokens yet: use a teacher with the student's tokens, or answers: teacher"
+            )
+        if isinstance(term, TopKDivergenceConfig) and (term.divergence, term.tail) != ("forward_kl", "cell"):
+            raise ValueError(
+                f"top_k_divergence with divergence: {term.divergence} and tail: {term.tail} can be lowered with "
+                f"{STUDENT} by writing what the teacher's top k does not hold: use forward_kl and cell"
+            )
+    if all(term.access == "none" for term in terms):
+        raise ValueError(f"no term reads the teacher, so {STUDENT} has no one to learn from: add token_divergence")
+
+
+def require_writable(
+    answers: StudentAnswersConfig, training: TrainingConfig, teachers: Sequence[TeacherConfig], *, whose: str
+) -> None:
+    """Check that the student can write answers with these settings; `whose` is the prefix of the message.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if training.packing:
+        raise ValueError(
+            f"{whose}packing is planned before the lengths of the student's answers are known: set packing: false"
+        )
+    if training.group_by_length:
+        raise ValueError(
+            f"{whose}group_by_length reads the lengths of stored answers; the student's are sorted by length within "
+            "each step anyway: set group_by_length: false"
+        )
+    if answers.rows_of(training.batch_size) == 0:
+        raise ValueError(
+            f"{whose}fraction {answers.fraction:g} of batch_size {training.batch_size} is no row: raise one of the two"
+        )
+    if len(teachers) > 1:
+        raise ValueError(f"{whose}{STUDENT} reads one teacher so far: name one as teacher")
+    for teacher in teachers:
+        if teacher.server is not None:
+            raise ValueError(
+                f"{whose}{STUDENT} reads a teacher in this process so far, not one behind a server: "
+                "leave teacher.server out"
+            )
+        if teacher.path is None:
+            raise ValueError(
+                f"{whose}no cache holds the teacher's signals on answers that the student is yet to write: add "
+                "teacher.path"
+            )
+        if teacher.prompt_column is not None:
+            raise ValueError(
+                f"{whose}teacher.prompt_column gives the teacher other prompts for stored rows, and the student's own "
+                "answers are not among them yet: leave it out"
+            )

@@ -1,0 +1,210 @@
+"""Let the student answer a share of the rows of every optimizer step itself, before the step is trained.
+
+All answers of a step are written at once, sorted by length into the step's microbatches, and forgotten after it. The
+rows and the random numbers of a step follow from the seed and its number alone: a resumed run writes the same answers,
+and so do other numbers of processes and other microbatches, except for rounding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distillab.config.on_policy import StudentAnswersConfig
+from distillab.data.collation import IndexedRow
+from distillab.data.encoding import EncodedRow
+from distillab.errors import DataError
+from distillab.models.batch import TokenBatch
+from distillab.models.rollout import Sampled, sample_answers
+from distillab.objectives.step import Measured
+from distillab.training.rollout_log import RolloutLog
+
+_GUARDED_STEPS = 16
+_GUARD_ABOVE = 0.2
+_GUARDED_FRACTION = 0.25
+_LAST_TOKENS, _GROUP, _REPEATED = 64, 4, 0.5
+
+
+@dataclass
+class Rollout:
+    """What the student writes during a run.
+
+    Args:
+        settings: of the recipe.
+        rows: the training rows, by the index that a batch names.
+        collator: rows -> batch.
+        stop_ids: ids that end an answer.
+        width: ids that the student may write; those that mean the same to the teacher.
+        steps, batch_size, seed: of the run.
+        repeating: (repetitive, all) answers of each of the last steps, for the guard; a checkpoint keeps it.
+    """
+
+    settings: StudentAnswersConfig
+    rows: Sequence[EncodedRow]
+    collator: Callable[[Sequence[IndexedRow]], TokenBatch]
+    stop_ids: tuple[int, ...]
+    width: int
+    steps: int
+    batch_size: int
+    seed: int
+    repeating: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=_GUARDED_STEPS))
+    log: RolloutLog = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.log = RolloutLog(self.width)
+        bare = next((row for row in self.rows if row.prompt_length == 0), None)
+        if bare is not None:
+            raise DataError(
+                "A row has no token before its answer, so the student has nothing to continue.",
+                where=f"row with key {bare.key}",
+                fix="use rows with prompts, or a tokenizer that adds a begin token",
+            )
+
+    @property
+    def guarded(self) -> bool:
+        """Whether too many of the last answers repeat themselves, so that fewer are written."""
+        repetitive, written = (
+            (sum(column) for column in zip(*self.repeating, strict=True)) if self.repeating else (0, 0)
+        )
+        return self.settings.repetition_guard and repetitive > _GUARD_ABOVE * written
+
+    def places(self, step: int) -> set[int]:
+        """Return which of the rows of a step, counted over all processes, the student answers."""
+        wanted = self.settings.rows_of(self.batch_size)
+        if self.guarded:
+            wanted = min(wanted, max(1, round(_GUARDED_FRACTION * self.batch_size)))
+        return set(torch.randperm(self.batch_size, generator=self._generator(step, "rows"))[:wanted].tolist())
+
+    def rewritten(
+        self,
+        model: torch.nn.Module,
+        batches: Sequence[TokenBatch],
+        *,
+        step: int,
+        process: tuple[int, int],
+        device: torch.device,
+        over_processes: Callable[[Tensor], Tensor],
+        joined: Callable[[Tensor], Tensor],
+    ) -> list[TokenBatch]:
+        """Return the microbatches of a step with the student's answers, as many as before, longest rows first.
+
+        Args:
+            model: the student, not wrapped.
+            step: from 1.
+            process: number of this process, and how many there are; microbatches are dealt out in turn.
+            device: of the returned batches.
+            over_processes, joined: sum a tensor over all processes; concatenate one.
+        """
+        since = time.perf_counter()
+        size, chosen, longest = len(batches[0]["rows"]), self.places(step), self.settings.horizon(step, self.steps)
+        number, processes = process
+        local = [
+            ((turn * processes + number) * size + place, index)
+            for turn, batch in enumerate(batches)
+            for place, index in enumerate(batch["rows"].amax(dim=1).tolist())
+        ]
+        writing = [(place, index) for place, index in local if place in chosen]
+        # one number for each token of each row of the step, whichever process has the row
+        uniform = torch.rand(self.batch_size, longest, generator=self._generator(step, "tokens"), dtype=torch.float64)
+        prompts = [self.rows[index].input_ids[: self.rows[index].prompt_length].tolist() for _, index in writing]
+        answers = self._answers(model, prompts, uniform[[place for place, _ in writing]])
+        written = dict(zip([place for place, _ in writing], zip(prompts, answers, strict=True), strict=True))
+        items = [
+            (
+                IndexedRow(index, _row(self.rows[index], *written[place]) if place in written else self.rows[index]),
+                place,
+            )
+            for place, index in local
+        ]
+        items.sort(key=lambda item: -len(item[0].row))
+        lengths = torch.tensor([len(one.answer.scored_ids) for one in answers], device=device)
+        self.log.begin(
+            longest=longest,
+            lengths=joined(lengths).tolist(),
+            counts=over_processes(torch.tensor(_counts(answers), device=device)).tolist(),
+            generate_s=time.perf_counter() - since,
+            share=len(chosen) / self.batch_size,
+            microbatches=len(batches),
+        )
+        self.repeating.append((self.log.repetitive, self.log.rows))
+        parts = [items[start : start + size] for start in range(0, len(items), size)]
+        return [self._batch(part, set(written), device) for part in parts]
+
+    def observe(self, batch: TokenBatch, measured: Measured) -> None:
+        """Take the figures of a microbatch, after its forward pass."""
+        self.log.add(batch, measured)
+
+    def state(self) -> list[list[int]]:
+        """Return what a checkpoint keeps: all else follows from the seed and the step."""
+        return [list(one) for one in self.repeating]
+
+    def restore(self, state: Sequence[Sequence[int]]) -> None:
+        """Take over the state of a checkpoint."""
+        self.repeating.clear()
+        self.repeating.extend((one[0], one[1]) for one in state)
+
+    def _answers(self, model: torch.nn.Module, prompts: list[list[int]], uniform_BT: Tensor) -> list[Sampled]:
+        if not prompts:
+            return []
+        return sample_answers(
+            model,
+            prompts,
+            stop_ids=self.stop_ids,
+            width=self.width,
+            temperature=self.settings.sampling.temperature,
+            uniform_BT=uniform_BT,
+        )
+
+    def _batch(self, items: Sequence[tuple[IndexedRow, int]], written: set[int], device: torch.device) -> TokenBatch:
+        batch = self.collator([item for item, _ in items])
+        own_B = torch.tensor([place in written for _, place in items])
+        batch["written"] = batch["answer_mask"] & own_B[:, None]
+        return cast(TokenBatch, {name: value.to(device) for name, value in cast(dict[str, Any], batch).items()})
+
+    def _generator(self, step: int, use: str) -> torch.Generator:
+        digest = hashlib.sha256(f"{self.seed} {step} {use}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def _row(row: EncodedRow, prompt: Sequence[int], sampled: Sampled) -> EncodedRow:
+    """Return a row with the student's answer: scored wherever the student wrote, with EOS where it wrote one."""
+    ids = [*prompt, *sampled.answer.scored_ids]
+    return EncodedRow(
+        key=row.key,
+        input_ids=np.array(ids, dtype=np.int32),
+        answer_mask=np.arange(len(ids)) >= len(prompt),
+        prompt_length=len(prompt),
+        truncated=not sampled.answer.stopped,
+    )
+
+
+def _counts(answers: Sequence[Sampled]) -> list[int]:
+    """Return how many answers there are, were cut, repeat themselves, and are empty."""
+    written = [one.answer for one in answers]
+    return [
+        len(written),
+        sum(not one.stopped for one in written),
+        sum(repeated_share(one.ids) > _REPEATED for one in written),
+        sum(not one.ids for one in written),
+    ]
+
+
+def repeated_share(ids: Sequence[int]) -> float:
+    """Return the share of groups of four tokens, among the last 64 tokens, that occur there before; 0 below eight.
+
+    >>> repeated_share([5, 6] * 32) > 0.9, repeated_share(range(64))
+    (True, 0.0)
+    """
+    last = list(ids)[-_LAST_TOKENS:]
+    if len(last) < 2 * _GROUP:
+        return 0.0
+    groups = [tuple(last[at : at + _GROUP]) for at in range(len(last) - _GROUP + 1)]
+    return 1 - len(set(groups)) / len(groups)

@@ -1,0 +1,136 @@
+"""Figures of what the student writes during training, of one optimizer step over all processes.
+
+`nats` is the first term that compares next tokens, where the student wrote (`nats_stored` where it did not), and by
+the place of the token in its answer. The figures of whole distributions are means over at most 64 written positions a
+step and process, evenly spaced, because they cost a further product with both heads.
+
+Shapes: N scored positions, P inspected ones, V shared vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from distillab.divergences import total_variation
+from distillab.models.batch import TokenBatch
+from distillab.models.scoring import scored_positions
+from distillab.objectives.step import Measured
+from distillab.teachers.aligned import AlignedTokens
+
+_BORDERS = (0, 32, 128)
+_BUCKETS = ("0_32", "32_128", "128_on")
+_INSPECTED = 64
+_TOP = 16
+_OF_DISTRIBUTIONS = (
+    "student_entropy",
+    "teacher_entropy",
+    "accept",
+    "top16_overlap",
+    "top16_mass_student",
+    "top16_mass_teacher",
+)
+
+
+class RolloutLog:
+    """Figures of one step; `begin` after the answers are written, `add` for every microbatch, then `figures`.
+
+    Args:
+        width: ids that both models share.
+    """
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+        self._facts: dict[str, float] = {}
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, Tensor] = {}
+        self._share_of_positions = _INSPECTED
+        self.rows = self.repetitive = 0
+
+    def begin(
+        self,
+        *,
+        longest: int,
+        lengths: Sequence[int],
+        counts: Sequence[int],
+        generate_s: float,
+        share: float,
+        microbatches: int,
+    ) -> None:
+        """Begin a step.
+
+        Args:
+            longest: most new tokens.
+            lengths: tokens of each answer, of all processes.
+            counts: answers, cut ones, repetitive ones, empty ones, of all processes.
+            generate_s: seconds that they took.
+            share: of the step's rows.
+            microbatches: of this process.
+        """
+        self.rows, cut, self.repetitive, empty = counts
+        ordered = torch.tensor(lengths or [0], dtype=torch.float64)
+        self._facts = {
+            "fraction": share,
+            "max_new_tokens": longest,
+            "tokens": sum(lengths),
+            "tokens_per_s": sum(lengths) / max(generate_s, 1e-9),
+            "length_mean": float(ordered.mean()),
+            "length_p10": float(ordered.quantile(0.1)),
+            "length_p90": float(ordered.quantile(0.9)),
+            "truncated": cut / max(1, self.rows),
+            "repetitive": self.repetitive / max(1, self.rows),
+            "empty": empty / max(1, self.rows),
+            "generate_s": generate_s,
+        }
+        names = ("nats", "nats_stored", *(f"nats_{name}" for name in _BUCKETS), *_OF_DISTRIBUTIONS)
+        self._sums = {name: torch.zeros((), dtype=torch.float64) for name in names}
+        self._counts = {name: torch.zeros((), dtype=torch.float64) for name in names}
+        self._share_of_positions = max(1, _INSPECTED // microbatches)
+
+    @torch.no_grad()
+    def add(self, batch: TokenBatch, measured: Measured) -> None:
+        """Add a microbatch, after its forward pass."""
+        own_BL = batch["written"]
+        own_N = own_BL[:, 1:][scored_positions(batch)].cpu()
+        place_N = (own_BL.long().cumsum(dim=1) - 1)[:, 1:][scored_positions(batch)].cpu()
+        if measured.values:
+            nats_N = next(iter(measured.values.values())).double().cpu()
+            self._take("nats", nats_N[own_N])
+            self._take("nats_stored", nats_N[~own_N])
+            bucket_N = torch.bucketize(place_N, torch.tensor(_BORDERS), right=True) - 1
+            for number, name in enumerate(_BUCKETS):
+                self._take(f"nats_{name}", nats_N[own_N & (bucket_N == number)])
+        written = own_N.nonzero()[:, 0]
+        if measured.teacher is not None and len(written):
+            every = -(-len(written) // self._share_of_positions)
+            self._compare(measured, batch, written[::every])
+
+    def figures(self, over_processes: Callable[[Tensor], Tensor], device: torch.device) -> dict[str, float]:
+        """Return the figures of the step, over all processes; those of nothing are left out."""
+        both = torch.stack([torch.stack([self._sums[name], self._counts[name]]) for name in self._sums])
+        totals = dict(zip(self._sums, over_processes(both.to(device)).tolist(), strict=True))
+        return self._facts | {name: total / count for name, (total, count) in totals.items() if count}
+
+    def _compare(self, measured: Measured, batch: TokenBatch, here_P: Tensor) -> None:
+        student, teacher = measured.scores(here_P.to(measured.hidden_ND.device), batch)
+        assert teacher is not None
+        assert not isinstance(teacher, AlignedTokens)  # there is one tokenisation
+        q_PV, p_PV = student.logp(self._width, 1.0), teacher.logp(self._width, 1.0)
+        k = min(_TOP, self._width)
+        top_q, top_p = q_PV.topk(k, dim=1).indices, p_PV.topk(k, dim=1).indices
+        found = {
+            "student_entropy": -(q_PV.exp() * q_PV.clamp(min=-1e4)).sum(dim=1),
+            "teacher_entropy": -(p_PV.exp() * p_PV.clamp(min=-1e4)).sum(dim=1),
+            "accept": 1.0 - total_variation(student_logp=q_PV, teacher_logp=p_PV),
+            "top16_overlap": (top_q[:, :, None] == top_p[:, None, :]).any(dim=2).double().mean(dim=1),
+            "top16_mass_student": q_PV.gather(1, top_p).exp().sum(dim=1),
+            "top16_mass_teacher": p_PV.gather(1, top_p).exp().sum(dim=1),
+        }
+        for name, values in found.items():
+            self._take(name, values)
+
+    def _take(self, name: str, values: Tensor) -> None:
+        self._sums[name] += values.double().sum().cpu()
+        self._counts[name] += values.numel()

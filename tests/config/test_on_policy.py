@@ -1,0 +1,75 @@
+"""Settings of answers that the student writes itself: what is taken over, and what is refused with a reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from distillab.config import METHODS, RunRecipe, StudyRecipe
+from distillab.config.loader import build_recipe
+from distillab.config.on_policy import HorizonConfig, StudentAnswersConfig
+from distillab.errors import ConfigError
+
+BASE: dict[str, Any] = {"student": {"path": "s"}, "teacher": {"path": "t"}, "data": {"train": {"path": "rows"}}}
+STUDENT = {"from": "student"}
+
+
+def run(**settings: Any) -> RunRecipe:
+    return build_recipe(RunRecipe, {**BASE, **settings}, (), where="the test")
+
+
+def test_what_a_recipe_sets_replaces_the_method_s_and_the_rest_stays() -> None:
+    recipe = run(method="gkd", answers={**STUDENT, "max_new_tokens": 7})
+    assert recipe.answers == StudentAnswersConfig(fraction=0.5, max_new_tokens=7) == recipe.resolved().own
+    assert run(method="on_policy").answers == METHODS["on_policy"].own
+    assert run(method="logits", terms=[{"kind": "token_divergence"}], answers=STUDENT).resolved().own is not None
+    assert run(method="on_policy", answers="dataset").resolved().own is None
+    assert run(method="on_policy", answers={**STUDENT, "otherwise": "teacher"}).resolved().answers == "teacher"
+    assert RunRecipe.model_validate(recipe.model_dump(mode="json")) == recipe
+
+
+def test_an_arm_of_a_study_is_the_run_alone() -> None:
+    arm = {"name": "own", "method": "gkd", "answers": {**STUDENT, "max_new_tokens": 7}}
+    study = StudyRecipe.model_validate({**BASE, "arms": ["sft", arm]})
+    made = study.run_recipe(study.arms[1], 0, "elsewhere")
+    assert made.answers == run(method="gkd", answers=arm["answers"]).answers
+
+
+def test_the_horizon_grows_to_its_end_over_a_share_of_the_steps() -> None:
+    answers = StudentAnswersConfig(max_new_tokens=HorizonConfig(start=10, end=20, over=0.5))
+    assert [answers.horizon(step, 10) for step in (1, 2, 4, 6, 10)] == [10, 12, 16, 20, 20]
+    assert StudentAnswersConfig(max_new_tokens=9).horizon(3, 10) == 9
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"answers": {**STUDENT, "fraction": 1.0, "otherwise": "teacher"}}, "otherwise: teacher has no effect"),
+        ({"answers": {**STUDENT, "fraktion": 1.0}}, "answers.fraktion: no such key; did you mean"),
+        ({"answers": {**STUDENT, "fraction": 0.01}}, "is no row"),
+        ({"answers": {**STUDENT, "max_new_tokens": {"start": 9, "end": 9}}}, "for a constant write one number"),
+        ({"answers": "students"}, "answers: Input should be 'dataset' or 'teacher'"),
+        ({"terms": [{"kind": "cross_entropy"}]}, "cross_entropy has no signal"),
+        ({"terms": [{"kind": "vocabulary_projection"}]}, "not aligned with a teacher's tokens yet"),
+        ({"terms": [{"kind": "top_k_divergence", "divergence": "reverse_kl"}]}, "use forward_kl and cell"),
+        ({"terms": [{"kind": "top_k_divergence", "tail": "drop_tail"}]}, "use forward_kl and cell"),
+        ({"training": {"packing": True}}, "set packing: false"),
+        ({"training": {"group_by_length": True}}, "set group_by_length: false"),
+        ({"teacher": {"cache": "c"}}, "no cache holds"),
+        ({"teacher": {"path": "t", "prompt_column": "p"}}, "prompt_column gives the teacher other prompts"),
+        ({"teacher": {"path": "t", "server": {"url": "http://localhost:1", "model": "m"}}}, "leave teacher.server out"),
+        ({"teacher": None, "teachers": {n: {"path": n, "weight": 0.5} for n in "ab"}}, "reads one teacher so far"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_with_its_reason(settings: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        run(method="on_policy", **settings)
+    assert reason in str(error.value)
+    assert len(error.value.facts) == 1
+
+
+def test_a_study_names_the_arm() -> None:
+    arms = ["sft", {"name": "own", "method": "on_policy", "answers": {**STUDENT, "fraction": 0.01}}]
+    with pytest.raises(ValueError, match="arm own: fraction 0.01 of batch_size 32 is no row"):
+        StudyRecipe.model_validate({**BASE, "arms": arms})
