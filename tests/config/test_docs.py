@@ -9,7 +9,7 @@ from typing import get_args
 
 import pytest
 
-from distillab.config import METHODS, RunRecipe, load_recipe
+from distillab.config import METHODS, Method, RunRecipe, load_recipe
 from distillab.config.terms import TermConfig, weight_text
 
 PAGES = sorted((Path(__file__).resolve().parents[2] / "docs" / "methods").glob("*.md"))
@@ -28,7 +28,13 @@ def test_the_recipes_of_a_page_are_valid(page: Path, tmp_path: Path) -> None:
         path = tmp_path / f"{number}.yaml"
         path.write_text(text, encoding="utf-8")
         kinds |= {term.kind for term in load_recipe(RunRecipe, path).resolved().terms}
-    assert page.stem in kinds | {"weights"}
+    assert page.stem in kinds | {"weights", "on_policy"}
+
+
+def _written_by(method: Method) -> str:
+    if method.own is not None:
+        return "student"
+    return "data set" if method.answers == "dataset" else "teacher"
 
 
 def test_every_page_is_linked_and_every_method_is_listed() -> None:
@@ -36,8 +42,8 @@ def test_every_page_is_linked_and_every_method_is_listed() -> None:
     linked = set(re.findall(r"\]\((\w+)\.md\)", text))
     assert linked == {page.stem for page in PAGES} - {"README"}
     (table,) = re.findall(r"\| method \| answers \| terms, .* \|\n\|---\|---\|---\|---\|\n((?:\|.*\n)+)", text)
-    rows = [re.findall(r"^\| `(\w+)` \| (data set|teacher) \|", row)[0] for row in table.splitlines()]
-    assert rows == [(name, "data set" if m.answers == "dataset" else "teacher") for name, m in METHODS.items()]
+    rows = [re.findall(r"^\| `(\w+)` \| (data set|teacher|student) \|", row)[0] for row in table.splitlines()]
+    assert rows == [(name, _written_by(method)) for name, method in METHODS.items()]
     for row, method in zip(table.splitlines(), METHODS.values(), strict=True):
         _, _, pretrained, random = row.strip("| ").split(" | ")
         assert (random == "the same") == (method.pretrained is None)
@@ -65,4 +71,4 @@ def test_the_table_of_verdicts_is_what_the_code_admits(tmp_path: Path) -> None:
 
 def test_every_term_has_a_page() -> None:
     kinds = {settings.model_fields["kind"].default for settings in get_args(get_args(TermConfig)[0])}
-    assert kinds | {"weights", "README"} == {page.stem for page in PAGES}
+    assert kinds | {"weights", "on_policy", "README"} == {page.stem for page in PAGES}

@@ -71,5 +71,5 @@ def test_what_cannot_be_done_is_refused_with_its_reason(settings: dict[str, Any]
 
 def test_a_study_names_the_arm() -> None:
     arms = ["sft", {"name": "own", "method": "on_policy", "answers": {**STUDENT, "fraction": 0.01}}]
-    with pytest.raises(ValueError, match="arm own: fraction 0.01 of batch_size 32 is no row"):
+    with pytest.raises(ValueError, match=r"arm own: fraction 0\.01 of batch_size 32 is no row"):
         StudyRecipe.model_validate({**BASE, "arms": arms})

@@ -86,6 +86,15 @@ def test_the_rows_that_share_a_batch_do_not_matter() -> None:
     assert [one.answer for one in alone] == [one.answer for one in _sample(model)]
 
 
+def test_a_token_without_probability_is_never_drawn() -> None:
+    model = tiny_llama(0)
+    with torch.no_grad():
+        model.lm_head.weight *= 2000  # float32 gives most tokens no probability
+    zeros = torch.zeros(len(PROMPTS), 4, dtype=torch.float64)  # the lowest number that can be drawn
+    found = sample_answers(model, PROMPTS, stop_ids=(2,), width=VOCABULARY, temperature=1.0, uniform_BT=zeros)
+    assert min(logp for one in found for logp in one.logp) > -104  # exp(-104) is 0 in float32
+
+
 def test_ids_beyond_the_shared_ones_are_never_written() -> None:
     model = tiny_llama(0)
     found = sample_answers(

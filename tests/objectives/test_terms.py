@@ -196,4 +196,7 @@ def test_needs_of_a_method_come_from_its_terms_and_answers() -> None:
         ("dual_space", "internals", "aligned"),
         ("contrastive", "internals", "aligned"),
         ("span_hidden_states", "internals", "aligned"),
+        ("on_policy", "logits", "shared"),
+        ("on_policy_pure", "logits", "shared"),
+        ("gkd", "logits", "shared"),
     ]

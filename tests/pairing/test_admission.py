@@ -37,7 +37,8 @@ def test_only_a_loss_that_needs_the_same_tokens_is_refused_on_a_different_pair(
 ) -> None:
     contract = investigated.model_copy(update={"verdict": verdict})
     admission = admit(contract, name, METHODS[name])
-    by_id_or_position = name in ("logits", "hidden_states", "attention", "white_box")
+    same_tokens = ("logits", "hidden_states", "attention", "white_box", "on_policy", "on_policy_pure", "gkd")
+    by_id_or_position = name in same_tokens
     assert admission.admitted == (not by_id_or_position or verdict != "different")
     assert admission.access == METHODS[name].access
     assert admission.reason

@@ -10,6 +10,7 @@ import pytest
 from distillab.config.models import RunRecipe, StudyRecipe
 from distillab.errors import ConfigError
 from distillab.files import read_json_lines
+from distillab.records import RunRecord, read_record
 from distillab.runs.run import execute
 from distillab.study.study import Study
 
@@ -58,8 +59,10 @@ def test_in_a_study_the_arm_reads_the_teacher_itself(tiny_world: dict[str, Any],
         {"name": "fixed", "method": "on_policy", "answers": "dataset"},
     ]
     recipe = StudyRecipe(**{**tiny_world, "seeds": [0]}, arms=arms, output=str(tmp_path))
-    results = Study(recipe, reproduce="").run()
-    runs = {run.arm: run for run in results.runs}
+    Study(recipe, reproduce="").run()
+    runs = {
+        arm.name: read_record(RunRecord, tmp_path / "runs" / arm.name / "seed0" / "run.json") for arm in recipe.arms
+    }
     assert (runs["own"].teacher_signals, runs["fixed"].teacher_signals) == ("online", "cached")
     assert runs["own"].answers is not None
     assert runs["own"].cost.written_tokens > 0 == runs["fixed"].cost.written_tokens

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from distillab.config.on_policy import HorizonConfig, StudentAnswersConfig
+from distillab.config.on_policy import HorizonConfig, StudentAnswersConfig, StudentSamplingConfig
 from distillab.config.terms import TokenDivergenceConfig
 from distillab.data.collation import Collator, IndexedRow
 from distillab.data.encoding import EncodedRow, EncodedSplit
@@ -176,6 +176,53 @@ def test_a_killed_run_resumes_with_the_same_samples_bit_for_bit(train: Train, tm
     assert [r.loss for r in rest] == [r.loss for r in reports[4:]]
     horizons = [r.rollout["max_new_tokens"] for r in reports if r.rollout is not None]
     assert horizons == [4, 6, 8, 10, 12, 12, 12, 12]
+
+
+def test_the_guard_goes_on_after_a_resume(train: Train, tmp_path: Path) -> None:
+    # a student that writes one token again and again
+    loops = tiny_llama(0)
+    with torch.no_grad():
+        loops.lm_head.weight *= 0
+        loops.lm_head.weight[7] += 1
+        loops.lm_head.weight[8] -= 1
+    own = StudentAnswersConfig(fraction=0.75, max_new_tokens=12, sampling=StudentSamplingConfig(temperature=0))
+    settings: dict[str, Any] = {"steps": 4, "checkpoint_every": 2, "learning_rate": 1e-6, "terms": REVERSE, "own": own}
+    state = loops.state_dict()
+
+    def student() -> LlamaForCausalLM:
+        model = tiny_llama(0)
+        model.load_state_dict(state)
+        return model
+
+    with pytest.raises(KeyboardInterrupt):
+        train(student=student(), folder=tmp_path, stop_after=3, **settings)
+    _, rest = train(student=student(), folder=tmp_path, resume=str(tmp_path / "checkpoint-2"), **settings)
+    assert [report.rollout["fraction"] for report in rest if report.rollout is not None] == [0.25, 0.25]
+
+
+def test_every_process_has_its_own_rows_of_a_step() -> None:
+    split, model = ragged_split(8), tiny_llama(0)
+    own = StudentAnswersConfig(fraction=0.5, max_new_tokens=10)
+    (whole,) = _rewritten(_rollout(own, split), split, model)
+    expected = {_ids(whole, place) for place in range(8)}
+    found = set()
+    for process in (0, 1):
+        batches = [_batch(split, range(at, at + 2), Collator(0)) for at in (2 * process, 4 + 2 * process)]
+        parts = _rollout(own, split).rewritten(
+            model,
+            batches,
+            step=1,
+            process=(process, 2),
+            device=torch.device("cpu"),
+            over_processes=lambda values: values,
+            joined=lambda values: values,
+        )
+        found |= {_ids(part, place) for part in parts for place in range(2)}
+    assert found == expected
+
+
+def _ids(batch: Any, place: int) -> tuple[int, ...]:
+    return tuple(batch["input_ids"][place][batch["attention_mask"][place].bool()].tolist())
 
 
 def test_repetition_above_a_fifth_leaves_a_quarter_until_it_ends() -> None:
