@@ -119,7 +119,7 @@ class Rollout:
         written = dict(zip([place for place, _ in writing], zip(prompts, answers, strict=True), strict=True))
         items = [
             (
-                IndexedRow(index, _row(self.rows[index], *written[place]) if place in written else self.rows[index]),
+                IndexedRow(index, _own_row(self.rows[index], *written[place]) if place in written else self.rows[index]),
                 place,
             )
             for place, index in local
@@ -174,7 +174,7 @@ class Rollout:
         return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-def _row(row: EncodedRow, prompt: Sequence[int], sampled: Sampled) -> EncodedRow:
+def _own_row(row: EncodedRow, prompt: Sequence[int], sampled: Sampled) -> EncodedRow:
     """Return a row with the student's answer: scored wherever the student wrote, with EOS where it wrote one."""
     ids = [*prompt, *sampled.answer.scored_ids]
     return EncodedRow(

@@ -97,11 +97,11 @@ class RolloutLog:
         place_N = (own_BL.long().cumsum(dim=1) - 1)[:, 1:][scored_positions(batch)].cpu()
         if measured.values:
             nats_N = next(iter(measured.values.values())).double().cpu()
-            self._take("nats", nats_N[own_N])
-            self._take("nats_stored", nats_N[~own_N])
+            self._add_up("nats", nats_N[own_N])
+            self._add_up("nats_stored", nats_N[~own_N])
             bucket_N = torch.bucketize(place_N, torch.tensor(_BORDERS), right=True) - 1
             for number, name in enumerate(_BUCKETS):
-                self._take(f"nats_{name}", nats_N[own_N & (bucket_N == number)])
+                self._add_up(f"nats_{name}", nats_N[own_N & (bucket_N == number)])
         written = own_N.nonzero()[:, 0]
         if measured.teacher is not None and len(written):
             every = -(-len(written) // self._share_of_positions)
@@ -129,8 +129,8 @@ class RolloutLog:
             "top16_mass_teacher": p_PV.gather(1, top_p).exp().sum(dim=1),
         }
         for name, values in found.items():
-            self._take(name, values)
+            self._add_up(name, values)
 
-    def _take(self, name: str, values: Tensor) -> None:
+    def _add_up(self, name: str, values: Tensor) -> None:
         self._sums[name] += values.double().sum().cpu()
         self._counts[name] += values.numel()
