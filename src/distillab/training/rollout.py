@@ -119,7 +119,9 @@ class Rollout:
         written = dict(zip([place for place, _ in writing], zip(prompts, answers, strict=True), strict=True))
         items = [
             (
-                IndexedRow(index, _own_row(self.rows[index], *written[place]) if place in written else self.rows[index]),
+                IndexedRow(
+                    index, _own_row(self.rows[index], *written[place]) if place in written else self.rows[index]
+                ),
                 place,
             )
             for place, index in local
