@@ -11,7 +11,7 @@ _EPOCHS = "write training.steps = epochs × training rows / training.batch_size"
 _PRECISION = (
     "write training.precision: bfloat16 (autocast over float32 weights); the weights' own type is student.dtype"
 )
-_ON_POLICY = "on-policy training is not supported; answers: dataset or teacher chooses the answers that are trained on"
+_ON_POLICY = "write method: on_policy or gkd; its share of own answers: answers: {from: student, fraction: 0.75}"
 _DIVERGENCE = "write a term: terms: [{kind: token_divergence, divergence: forward_kl, reverse_kl or jensen_shannon, …}]"
 _TEMPERATURE = (
     "for a loss: terms: [{kind: token_divergence, temperature: 2}]; for sampled teacher answers: "
