@@ -79,11 +79,14 @@ def test_frequencies_are_the_model_s_probabilities(temperature: float) -> None:
 
 def test_the_rows_that_share_a_batch_do_not_matter() -> None:
     model, uniform = tiny_llama(0), _uniform(len(PROMPTS))
+    stops = (2, _middle(_sample(model)))
     alone = [
-        sample_answers(model, [p], stop_ids=(2,), width=VOCABULARY, temperature=1.0, uniform_BT=uniform[n : n + 1])[0]
+        sample_answers(model, [p], stop_ids=stops, width=VOCABULARY, temperature=1.0, uniform_BT=uniform[n : n + 1])[0]
         for n, p in enumerate(PROMPTS)
     ]
-    assert [one.answer for one in alone] == [one.answer for one in _sample(model)]
+    together = [one.answer for one in _sample(model, stop_ids=stops)]
+    assert [one.answer for one in alone] == together
+    assert len({len(one.ids) for one in together}) > 1
 
 
 def test_a_token_without_probability_is_never_drawn() -> None:

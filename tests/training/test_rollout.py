@@ -275,8 +275,8 @@ def test_the_figures_are_those_of_whole_distributions(train: Train) -> None:
             found["top16_mass_student"].append(float(q_V[p_V.argsort(descending=True)[:16]].sum()))
             found["nats"].append(float((q_V * (q_V.log() - p_V.log())).sum()))
     assert report.rollout is not None
-    # at most 64 positions are inspected, evenly spaced
-    every = -(-len(found["accept"]) // 64)
+    # at most 32 positions are inspected, evenly spaced
+    every = -(-len(found["accept"]) // 32)
     for name in ("accept", "student_entropy", "top16_mass_student"):
         assert report.rollout[name] == pytest.approx(np.mean(found[name][::every]), rel=1e-4)
     assert report.rollout["nats"] == pytest.approx(np.mean(found["nats"]), rel=1e-4)

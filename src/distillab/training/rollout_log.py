@@ -1,7 +1,7 @@
 """Figures of what the student writes during training, of one optimizer step over all processes.
 
 `nats` is the first term that compares next tokens, where the student wrote (`nats_stored` where it did not), and by
-the place of the token in its answer. The figures of whole distributions are means over at most 64 written positions a
+the place of the token in its answer. The figures of whole distributions are means over at most 32 written positions a
 step and process, evenly spaced, because they cost a further product with both heads.
 
 Shapes: N scored positions, P inspected ones, V shared vocabulary.
@@ -22,7 +22,7 @@ from distillab.teachers.aligned import AlignedTokens
 
 _BORDERS = (0, 32, 128)
 _BUCKETS = ("0_32", "32_128", "128_on")
-_INSPECTED = 64
+_INSPECTED = 32
 _TOP = 16
 _OF_DISTRIBUTIONS = (
     "student_entropy",
