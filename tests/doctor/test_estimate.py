@@ -128,15 +128,15 @@ def test_devices_by_name() -> None:
 
 
 def test_answers_that_the_student_writes_take_time(tiny_world: dict[str, Any], tmp_path: Path) -> None:
-    def hours(tokens: int) -> float:
+    def seconds(tokens: int) -> float:
         answers = {"from": "student", "max_new_tokens": tokens}
         recipe = _run(tiny_world, tmp_path / "run", method="on_policy", answers=answers)
         return estimate(recipe, DEVICES["l4"]).runs[0].training
 
     stored = _run(tiny_world, tmp_path / "run", method="on_policy", answers="dataset")
     fixed = estimate(stored, DEVICES["l4"]).runs[0].training
-    assert hours(20) - fixed == pytest.approx(2 * (hours(10) - fixed), rel=1e-6)
-    assert hours(10) > fixed
+    assert seconds(20) - fixed == pytest.approx(2 * (seconds(10) - fixed), rel=1e-6)
+    assert seconds(10) > fixed
 
 
 def test_the_command_prints_and_refuses(
