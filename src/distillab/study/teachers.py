@@ -49,7 +49,8 @@ def arm_of_each_teacher(recipe: StudyRecipe) -> list[ArmConfig]:
     first: dict[tuple[object, ...], ArmConfig] = {}
     for arm in one_teacher_each(recipe, recipe.arms, every_row=True):
         teacher = only_teacher(recipe, arm)
-        key = (teacher.source, teacher.server, teacher.adapter, teacher.quantization, teacher.prompt_column)
+        server = None if teacher.server is None else teacher.server.model_dump_json()  # it has a dict, without a hash
+        key = (teacher.source, server, teacher.adapter, teacher.quantization, teacher.prompt_column)
         first.setdefault(key, arm)
     return list(first.values())
 
