@@ -15,7 +15,7 @@ from distillab.config.served import ServerConfig
 from distillab.data.collation import Collator, IndexedRow
 from distillab.data.encoding import EncodedRow
 from distillab.errors import ConfigError, TeacherError
-from distillab.teachers.served import client as client_module
+from distillab.teachers.served import sending
 from distillab.teachers.served.client import Client
 from distillab.teachers.served.dialects.dialect import Wanted
 from distillab.teachers.served.dialects.vllm import Vllm
@@ -144,7 +144,7 @@ def test_none_is_trained_on_and_no_row_is_lost_uncounted(
 ) -> None:
     """The third row of a batch meets the misbehaviour; what training reads is right, or there is none."""
     fault, outcome = MISBEHAVIOURS[name]
-    monkeypatch.setattr(client_module, "_LARGEST_BYTES", 2**19)
+    monkeypatch.setattr(sending, "_LARGEST_BYTES", 2**19)
     batch = Collator(0)([IndexedRow(n, row) for n, row in enumerate([other_row(1), other_row(2), encoded(ROW.ids)])])
     request = SignalRequest(frozenset({Top(K, W)}))
     asked.script = [None, None, fault]
@@ -183,7 +183,7 @@ def teacher(client: Client) -> ServedTeacher:
 def test_the_reason_is_said_and_nothing_more_is_asked(
     name: str, reason: str, connect: Connect, asked: FaultyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "_LARGEST_BYTES", 2**19)
+    monkeypatch.setattr(sending, "_LARGEST_BYTES", 2**19)
     client = connect()
     score_row(client, Vllm("table"), ROW)
     asked.always = MISBEHAVIOURS[name][0]
@@ -227,7 +227,7 @@ def test_as_many_requests_at_once_as_set_and_fewer_after_a_refusal(connect: Conn
 def test_connections_are_kept_open(connect: Connect, asked: FaultyServer) -> None:
     client = connect(concurrency=1)
     list(score_rows(client, Vllm("table"), rows(10)))
-    pool = client._http._transport._pool  # type: ignore[attr-defined]
+    pool = client._sender._http._transport._pool  # type: ignore[attr-defined]
     assert len(asked.asked) == 10 and len(pool.connections) == 1
 
 

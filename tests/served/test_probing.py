@@ -167,7 +167,7 @@ def test_connections_are_closed_whatever_it_does(
     for dialect in ("auto", "vllm"):
         with pytest.raises(ServerError):
             once(dialect=dialect)
-    assert len(opened) == 5 and all(client._http.is_closed for client in opened)
+    assert len(opened) == 5 and all(client._sender._http.is_closed for client in opened)
 
 
 def test_a_busy_server_is_not_judged(once: Once, server: FaultyServer) -> None:
