@@ -74,9 +74,9 @@ def test_training_on_a_server_and_on_its_cache_is_training_on_the_weights(
     assert call("train", recipe("local", teacher={"path": model, "dtype": "float32"}))[0] == 0
     wanted = losses(tmp_path / "local")
     assert len(wanted) == 3
-    # against bfloat16 weights 3e-4 of the loss was measured, for both
-    assert losses(tmp_path / "served") == pytest.approx(wanted, rel=2e-3)
-    assert losses(tmp_path / "cached") == pytest.approx(wanted, rel=2e-3)
+    # the largest difference that was measured is 3.2e-5 of the loss, for both
+    assert losses(tmp_path / "served") == pytest.approx(wanted, rel=3e-4)
+    assert losses(tmp_path / "cached") == pytest.approx(wanted, rel=3e-4)
     text = (tmp_path / "served" / "run.json").read_text()
     assert "smallmistral-stories-served" in text and "teacher is behind a server" in text
     (found,) = json.loads(text)["servers"]
