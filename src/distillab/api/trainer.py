@@ -29,8 +29,10 @@ from distillab.errors import ConfigError, TeacherError
 from distillab.files import write_json
 from distillab.objectives.term import Objective
 from distillab.runs.inputs import load_inputs
-from distillab.runs.teacher import RunTeacher, stored_signals
+from distillab.runs.stored_signals import stored_signals
+from distillab.runs.teacher import RunTeacher
 from distillab.runs.training import objective_for, training_data
+from distillab.teachers.served.journal import file_of
 from distillab.training.pauses import Pauses
 from distillab.training.projectors import attach, detach
 from distillab.training.trainer import WEIGHTS_FILE, DistillationTrainer
@@ -111,7 +113,8 @@ class Trainer(DistillationTrainer):
         with builder.held(), quiet():
             inputs = load_inputs(recipe)
             inputs.admit()
-            source = RunTeacher(inputs, stored_signals(inputs)).for_terms(inputs.train)
+            file = file_of(args.process_index, args.world_size)
+            source = RunTeacher(inputs, stored_signals(inputs), file=file).for_terms(inputs.train)
         self.inputs = inputs
         data = training_data(inputs, inputs.train)
         objective = objective_for(inputs, cast(Any, model), source)

@@ -26,7 +26,7 @@ from distillab.models.pruning import student_config
 from distillab.runs.correction import correction_recipe
 from distillab.runs.inputs import RunInputs, load_inputs
 from distillab.runs.signals import bytes_before_loading
-from distillab.runs.teacher import stored_signals
+from distillab.runs.stored_signals import stored_signals
 from distillab.study.study import Study
 from distillab.teachers.stored.location import Part
 from distillab.training.arguments import curve_points

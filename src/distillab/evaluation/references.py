@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections import Counter
 from collections.abc import Sequence
 
@@ -29,6 +30,16 @@ def reference_lines(train: Sequence[EncodedRow], held_out: Sequence[EncodedRow],
             nats -= math.log((counts[token] + 1) / total)
             tokens += 1
     return ReferenceLines(uniform_nats=math.log(vocabulary), unigram_nats=nats / tokens)
+
+
+def standard_error(differences: Sequence[float], tokens: int) -> float:
+    """Return the standard error of a mean over tokens, rows being independent.
+
+    Args:
+        differences: of each row, summed over its tokens.
+        tokens: of all rows.
+    """
+    return statistics.stdev(differences) * math.sqrt(len(differences)) / tokens
 
 
 def _answer_ids(row: EncodedRow) -> list[int]:

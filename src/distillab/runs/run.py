@@ -66,8 +66,10 @@ from distillab.runs.lock import held
 from distillab.runs.pruned import keep_student
 from distillab.runs.several import open_teacher
 from distillab.runs.signals import require_given
-from distillab.runs.teacher import RunTeacher, StoredSignals, stored_signals
+from distillab.runs.stored_signals import StoredSignals, stored_signals
+from distillab.runs.teacher import RunTeacher
 from distillab.runs.training import MakeCollator, load_student, train_student, training_data
+from distillab.teachers.served.journal import file_of
 
 
 def execute(
@@ -166,9 +168,11 @@ class _Claimed:
     def execute(self, stored: StoredSignals, *, collator: MakeCollator | None) -> RunRecord:
         """Train, evaluate, save."""
         start = time.perf_counter()
-        inputs, teacher = self.inputs, open_teacher(self.inputs, stored)
+        inputs, processes = self.inputs, PartialState()
+        file = file_of(processes.process_index, processes.num_processes)
+        teacher = open_teacher(inputs, stored, file=file)
         recipe = inputs.recipe
-        with PartialState().main_process_first():
+        with processes.main_process_first():
             made = keep_student(inputs)
             split, answers = teacher.training_rows(self.answers_folder)
         trained = self._train(teacher, split, collator=collator)

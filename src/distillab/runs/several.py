@@ -9,28 +9,32 @@ from transformers import PreTrainedModel
 from distillab.data.encoding import EncodedSplit
 from distillab.errors import ConfigError, TeacherError
 from distillab.evaluation.likelihood import SharedTeacher
-from distillab.records import AnswerStoreCounts, ServedCost, total_cost
+from distillab.records import AnswerStoreCounts, ServedCost, ServerProbe, total_cost
 from distillab.runs.inputs import RunInputs
-from distillab.runs.teacher import NOTHING_STORED, RunTeacher, StoredSignals
+from distillab.runs.stored_signals import NOTHING_STORED, StoredSignals
+from distillab.runs.teacher import RunTeacher
 from distillab.teachers.composed import composed_provenance
 from distillab.teachers.mixed import MixedTeacher
 from distillab.teachers.protocol import NO_LAYERS, Generates, SignalSource
 from distillab.teachers.routed import RoutedTeacher
 from distillab.teachers.routes import Routes
+from distillab.teachers.served.journal import ANSWERS
 
 
-def open_teacher(inputs: RunInputs, stored: StoredSignals = NOTHING_STORED) -> RunTeacher:
-    """Return the teacher of a run, or its teachers together; nothing is loaded yet."""
-    return SeveralTeachers(inputs, stored) if inputs.parts else RunTeacher(inputs, stored)
+def open_teacher(inputs: RunInputs, stored: StoredSignals = NOTHING_STORED, *, file: str = ANSWERS) -> RunTeacher:
+    """Return the teacher of a run, or its teachers together; nothing is loaded yet. The arguments: see `RunTeacher`."""
+    return SeveralTeachers(inputs, stored, file=file) if inputs.parts else RunTeacher(inputs, stored, file=file)
 
 
 class SeveralTeachers(RunTeacher):
     """The teachers of one run, routed by a column of the rows or mixed by weights."""
 
-    def __init__(self, inputs: RunInputs, stored: StoredSignals = NOTHING_STORED) -> None:
-        super().__init__(inputs, stored)
+    def __init__(self, inputs: RunInputs, stored: StoredSignals = NOTHING_STORED, *, file: str = ANSWERS) -> None:
+        super().__init__(inputs, stored, file=file)
         self._parts = {
-            name: RunTeacher(part, stored.parts.get(name, NOTHING_STORED), served_in=self._served_in / name)
+            name: RunTeacher(
+                part, stored.parts.get(name, NOTHING_STORED), served_in=self._server.folder / name, file=file
+            )
             for name, part in inputs.parts.items()
         }
 
@@ -46,6 +50,11 @@ class SeveralTeachers(RunTeacher):
     def generator(self, answers_folder: Path) -> Generates:
         """Raise: each teacher writes the answers to its own rows, see `training_rows`."""
         raise self._no_model()
+
+    @property
+    def probes(self) -> list[ServerProbe]:
+        """What was found of the servers of all teachers."""
+        return [probe for part in self._parts.values() for probe in part.probes]
 
     @property
     def served_cost(self) -> ServedCost | None:
@@ -141,7 +150,6 @@ class SeveralTeachers(RunTeacher):
         """Take over what the parts have recorded for the run's record."""
         parts = self._parts
         self.uses = [use for part in parts.values() for use in part.uses]
-        self.probes = [probe for part in parts.values() for probe in part.probes]
         self.notes = list(dict.fromkeys(f"{name}: {note}" for name, part in parts.items() for note in part.notes))
         known = {name: part.provenance for name, part in parts.items() if part.provenance is not None}
         if len(known) == len(parts):

@@ -31,6 +31,7 @@ from distillab.models.pruning import student_config
 from distillab.models.structure import ModelShape, config_shape
 from distillab.objectives.build import build_objective
 from distillab.records import CacheUse, read_record, write_record
+from distillab.runs.first_rows import FirstRows
 from distillab.runs.inputs import RunInputs
 from distillab.runs.teacher_view import TeacherView, TokenView
 from distillab.teachers.protocol import SignalSource, TeacherIdentity
@@ -234,6 +235,9 @@ def write_part(
     require_space(folder, missing, what=f"the teacher's signals on {job.source}", otherwise=otherwise)
     spec = job.teacher.spec
     keep_tokenizer(job.location, job.teacher.reader.tokenizer, load_config(spec.config, revision=spec.revision))
+    if isinstance(teacher, ServedTeacher):
+        vocabulary = len(job.view.reader.tokenizer)
+        teacher.on_scored = FirstRows(job.rows, vocabulary=vocabulary, where=teacher.identity.engine["server"])
     done = write_cache(teacher, job.rows, collator=job.view.reader.collator(), identity=identity, writer=writer)
     made = CacheReader(folder)
     if not made.complete:

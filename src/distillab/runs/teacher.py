@@ -2,104 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from distillab.cache.identity import CacheIdentity
-from distillab.cache.reader import CacheReader
-from distillab.cache.rows import row_digest
-from distillab.config.teacher import TeacherConfig
 from distillab.data.encoding import EncodedRow, EncodedSplit
 from distillab.errors import CacheMismatch, TeacherError
 from distillab.evaluation.likelihood import SharedTeacher
 from distillab.evaluation.protocol import AbsentWeights
 from distillab.evaluation.summary import NO_SHARED_TEACHER
-from distillab.records import AnswerStoreCounts, CacheUse, ServedCost, ServerProbe, TeacherProvenance, total_cost
+from distillab.records import AnswerStoreCounts, CacheUse, ServedCost, ServerProbe, TeacherProvenance
 from distillab.runs.answers import make_answers, read_answers, seconds_of
 from distillab.runs.inputs import RunInputs
+from distillab.runs.stored_signals import NOTHING_STORED, StoredSignals
+from distillab.runs.teacher_server import TeacherServer
 from distillab.runs.teacher_view import TokenView
 from distillab.teachers.local import LocalTeacher, load_local
 from distillab.teachers.prompted import PromptedTeacher
-from distillab.teachers.protocol import Generates, SignalSource, announce
+from distillab.teachers.protocol import Generates, SignalSource
 from distillab.teachers.routes import Routes
-from distillab.teachers.served.cost import Account, served_cost
-from distillab.teachers.served.journal import FOLDER, paid_in
-from distillab.teachers.served.opening import open_served, open_writer
-from distillab.teachers.served.probing import answering_dialect, probed_once, scoring_dialect
+from distillab.teachers.served.journal import ANSWERS, FOLDER
 from distillab.teachers.served.teacher import ServedTeacher
 from distillab.teachers.signals import SignalRequest, Top
 from distillab.teachers.stored.answers import store_is_complete
 from distillab.teachers.stored.location import Part, part_of
 from distillab.teachers.stored.teacher import CachedTeacher, load_cached
-
-
-@dataclass(frozen=True)
-class StoredSignals:
-    """Where a run finds cached signals of its teacher.
-
-    Attributes:
-        train: of the training rows; None: the terms read the teacher itself.
-        held_out: of the held-out rows; None: the evaluation reads the teacher itself, if it has its weights.
-        text: the teacher's answers; None: in the folder of the run or of its study.
-        parts: the same for each of several teachers, by name.
-        answers: where the answers of each of several teachers are; default: a folder of its name in that of the run.
-    """
-
-    train: str | None = None
-    held_out: str | None = None
-    text: str | None = None
-    parts: Mapping[str, StoredSignals] = field(default_factory=dict)
-    answers: Mapping[str, Path] = field(default_factory=dict)
-
-
-NOTHING_STORED = StoredSignals()
-
-
-def stored_signals(inputs: RunInputs) -> StoredSignals:
-    """Return what the run can read from the recipe's cache; nothing if the recipe names none.
-
-    Raises:
-        CacheMismatch: the terms read signals, and the cache holds none of the training rows.
-    """
-    if inputs.parts:
-        return StoredSignals(parts={name: stored_signals(part) for name, part in inputs.parts.items()})
-    if inputs.teacher is None or inputs.teacher.spec.settings.cache is None:
-        return NOTHING_STORED
-    location, parts, method = inputs.teacher.spec.settings.cache, inputs.teacher.spec.parts, inputs.method
-    part: Part = "answers" if method.answers == "teacher" else "train"
-    reads = method.reads_signals and method.own is None  # no cache holds what the student is yet to write
-    if reads and part not in parts:
-        raise CacheMismatch(
-            "The method needs the teacher's signals on its training rows, and the cache holds none.",
-            where=part_of(location, part),
-            facts=[
-                f"method {inputs.recipe.method}, whose rows have the answers of the {method.answers}",
-                f"the cache holds: {', '.join(sorted(parts))}",
-            ],
-            fix="run `distillab cache build` with this recipe, or leave teacher.cache out",
-        )
-    return StoredSignals(
-        train=part_of(location, part) if reads else None,
-        held_out=_held_out_part(location, parts, inputs.teacher_eval_rows),
-        text=part_of(location, "text") if "text" in parts else None,
-    )
-
-
-def _held_out_part(location: str, parts: Mapping[Part, CacheIdentity], rows: Sequence[EncodedRow]) -> str | None:
-    """Return the part that holds whole distributions at all held-out rows of the evaluation."""
-    candidates: tuple[Part, ...] = ("held_out", "train")
-    for part in candidates:
-        identity = parts.get(part)
-        if identity is None or not identity.stores_head:
-            continue
-        reader = CacheReader(part_of(location, part))
-        if None not in reader.find_many([row_digest(row.input_ids, row.answer_mask) for row in rows]):
-            return part_of(location, part)
-    return None
-
 
 TRAINING = "the training rows"  # their names in a run's record
 
@@ -111,6 +39,7 @@ class RunTeacher:
         inputs: of the run.
         stored: where cached signals are; default: none.
         served_in: where the answers of its server are kept; default: in the run's folder.
+        file: in there, into which this process writes, where several ask for one teacher.
 
     Attributes:
         provenance: of the teacher that was read; None before.
@@ -119,16 +48,18 @@ class RunTeacher:
     """
 
     def __init__(
-        self, inputs: RunInputs, stored: StoredSignals = NOTHING_STORED, *, served_in: Path | None = None
+        self,
+        inputs: RunInputs,
+        stored: StoredSignals = NOTHING_STORED,
+        *,
+        served_in: Path | None = None,
+        file: str = ANSWERS,
     ) -> None:
         self._inputs, self._stored = inputs, stored
-        self._served_in = served_in or Path(inputs.recipe.output) / FOLDER
+        self._server = TeacherServer(inputs, served_in or Path(inputs.recipe.output) / FOLDER, file)
         self._local: LocalTeacher | None = None
-        self._served: ServedTeacher | None = None
-        self._account: Account | None = None
         self._opened: dict[str, CachedTeacher] = {}
         self.provenance: TeacherProvenance | None = None
-        self.probes: list[ServerProbe] = []
         self.uses: list[CacheUse] = []
         self.notes: list[str] = []
         self.unshared = NO_SHARED_TEACHER
@@ -142,6 +73,11 @@ class RunTeacher:
         view = self._inputs.require_teacher()
         return self._loaded() if view.spec.settings.server is None else self._asked(view.train_view)
 
+    def _asked(self, read: TokenView) -> ServedTeacher:
+        source = self._server.scoring(read)
+        self.provenance = source.identity.provenance
+        return source
+
     def absent(self, rows: Sequence[EncodedRow]) -> AbsentWeights:
         """Return what can be read of a teacher whose weights are not here, from its server or its cache.
 
@@ -152,14 +88,11 @@ class RunTeacher:
         """
         view = self._inputs.require_teacher()
         own, why = view.own_view, "the cache does not hold the held-out rows"
-        if (server := view.spec.settings.server) is not None:
-            tokens = None if view.spec.text_only else own.reader.loaded
-            found = probed_once(server, self._served_in, tokens, fingerprint=own.fingerprint, width=own.width)
-            scores = tokens is not None and scoring_dialect(found.dialect, server.model, tokens) is not None
-            writes = answering_dialect(found.dialect, server, own.reader.loaded) is not None
+        if view.spec.settings.server is not None:
+            scores, writes = self._server.gives(own)
             return AbsentWeights(
                 self._asked(own) if scores else "its server gives text alone",
-                self.generator(self._served_in) if writes else None,
+                self.generator(self._server.folder) if writes else None,
                 own.width,
             )
         parts: tuple[Part, ...] = ("held_out", "train")
@@ -181,58 +114,29 @@ class RunTeacher:
                 return AbsentWeights(cached, None, width)
         return AbsentWeights(why, None, own.width)
 
-    def _asked(self, read: TokenView) -> ServedTeacher:
-        """Return the server of the teacher, opened once."""
-        view = self._inputs.require_teacher()
-        if self._served is None:
-            self._served = open_served(
-                view.spec.settings,
-                self._served_in,
-                tokens=read.reader.loaded,
-                fingerprint=read.fingerprint,
-                width=read.width,
-                template_sha256=view.reader.encoder.template.sha256,
-                device=self._inputs.device,
-                account=self._account_of(view.spec.settings),
-            )
-            self.provenance = self._served.identity.provenance
-            self.probes += [self._served.probe] if self._served.probe is not None else []
-        return self._served
-
     def generator(self, answers_folder: Path) -> Generates:
         """Return the teacher as a source of answers; those of a server are stored in the folder. Raises as `source`."""
         view = self._inputs.require_teacher()
         if view.spec.settings.server is None:
             return self._loaded()
-        writer = open_writer(
-            view.spec.settings,
-            answers_folder / FOLDER,
-            tokens=view.reader.loaded,
-            fingerprint=view.contract.teacher.fingerprint,
-            template_sha256=view.reader.encoder.template.sha256,
-            account=self._account_of(view.spec.settings),
-        )
+        writer = self._server.writer(answers_folder / FOLDER)
         self.provenance = writer.identity.provenance
-        self.probes += [writer.probe] if writer.probe is not None else []
         return writer
 
-    def _account_of(self, settings: TeacherConfig) -> Account | None:
-        if self._account is None and settings.server is not None:
-            self._account = Account(settings.server)
-        return self._account
+    @property
+    def probes(self) -> list[ServerProbe]:
+        """What was found of its server."""
+        return self._server.probes
 
     @property
     def served_cost(self) -> ServedCost | None:
         """What signals took that training read from a server, over all starts; None if it read none."""
-        return None if self._served is None else self._served.cost
+        return self._server.scoring_cost
 
     @property
     def paid(self) -> ServedCost | None:
         """What all took that a server was asked for into the folder of this teacher; None if it was not asked."""
-        server = self._inputs.require_teacher().spec.settings.server
-        prices = None if server is None else server.prices
-        folders = (self._served_in, self._served_in / FOLDER)
-        return total_cost(served_cost(paid_in(folder), prices) for folder in folders)
+        return self._server.paid
 
     def model(self) -> PreTrainedModel:
         """Return the teacher's weights. Raises as `source`."""
@@ -297,8 +201,7 @@ class RunTeacher:
             if self._inputs.method.reads_signals and not self.trains_from_cache:
                 self.source()  # a server that does not give them is refused before its answers are paid for
             make_answers(self._inputs, self.generator(answers_folder), answers_folder)
-        if (account := self._account_of(self._inputs.require_teacher().spec.settings)) is not None:
-            account.include(answers_folder / FOLDER)
+        self._server.include(answers_folder / FOLDER)
         answers = read_answers(self._inputs, self.cached_answers or str(answers_folder))
         self.provenance = answers.teacher
         self.notes += answers.notes
@@ -315,8 +218,8 @@ class RunTeacher:
         view = self._inputs.require_teacher()
         if self._stored.train is None:
             source, training = self.live(split), self._inputs.recipe.training
-            read = view.rows(split)[: training.steps * training.batch_size]
-            announce(self._served, [(len(row), int(row.answer_mask.sum())) for row in read])
+            drawn = training.steps * training.batch_size
+            self._server.expect(view.rows(split), drawn=drawn, note=self.notes.append)
             return source
         source = self._cached(self._stored.train, view.rows(split), view=view.train_view, source=TRAINING)
         return source if view.prompt_column is None else self._prompted(source, split.rows, view.rows(split))

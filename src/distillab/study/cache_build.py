@@ -23,6 +23,7 @@ from distillab.runs.teacher_view import TeacherView
 from distillab.study.study import Study
 from distillab.study.teachers import one_teacher_each, only_teacher
 from distillab.teachers.served.journal import FOLDER as SERVED
+from distillab.teachers.served.journal import file_of
 from distillab.teachers.stored.answers import store_is_complete
 from distillab.teachers.stored.location import Part, keep_tokenizer, part_of
 
@@ -193,7 +194,7 @@ def run_build(item: CacheBuild, *, worker: int, workers: int) -> None:
     with ExitStack() as holds:
         for folder in item.folders:
             holds.enter_context(held(folder, worker_lock(worker, workers)))
-        teacher = RunTeacher(item.inputs, served_in=item.served_in)
+        teacher = RunTeacher(item.inputs, served_in=item.served_in, file=file_of(worker, workers))
         for job in item.jobs:
             write_part(job, teacher=teacher.source(), settings=item.settings, worker=worker, workers=workers)
         if item.text:

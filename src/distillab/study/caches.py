@@ -17,7 +17,7 @@ from distillab.files import require_space
 from distillab.records import CacheUse, RunRecord, read_record
 from distillab.runs.inputs import RunInputs
 from distillab.runs.signals import CacheJob, arms_kinds, bytes_before_loading, held_out_kinds
-from distillab.runs.teacher import NOTHING_STORED, StoredSignals, stored_signals
+from distillab.runs.stored_signals import NOTHING_STORED, StoredSignals, stored_signals
 from distillab.study.teachers import PartArm, one_teacher_each, only_teacher
 from distillab.teachers.spec import teacher_name
 from distillab.teachers.stored.location import Part, part_of

@@ -37,7 +37,8 @@ from distillab.runs.pruned import keep_student
 from distillab.runs.run import execute
 from distillab.runs.several import open_teacher
 from distillab.runs.signals import require_given, write_part
-from distillab.runs.teacher import NOTHING_STORED, RunTeacher, StoredSignals
+from distillab.runs.stored_signals import NOTHING_STORED, StoredSignals
+from distillab.runs.teacher import RunTeacher
 from distillab.runs.training import MakeCollator
 from distillab.study.baselines import UNDISTILLED, Baselines, teacher_stem
 from distillab.study.caches import OTHERWISE, StudyCaches

@@ -14,7 +14,7 @@ from distillab.doctor.page import from_page
 from distillab.doctor.pair.queries import ReadRows, affordable_tokens, evaluating, read_rows
 from distillab.doctor.pair.subject import PairSubject
 from distillab.evaluation.likelihood import RowScores, score_rows
-from distillab.evaluation.references import reference_lines
+from distillab.evaluation.references import reference_lines, standard_error
 from distillab.records import CheckResult, Finding, ReferenceLines
 
 CHECK_ID = "teacher's knowledge"
@@ -45,7 +45,8 @@ def check_quality(subject: PairSubject) -> CheckResult:
         why = "the teacher's logits are not finite: see the check of its number format"
         return CheckResult(check=CHECK_ID, scope=what, skipped=why)
     if lines is not None and lines.unigram_nats is not None:
-        margin = _ERRORS * _error(scores.nats - lines.unigram_nats * scores.tokens, scores)
+        above = scores.nats - lines.unigram_nats * scores.tokens
+        margin = _ERRORS * standard_error(above.tolist(), int(scores.tokens.sum()))
         if own > lines.unigram_nats + margin:
             findings.append(_below_unigram(own, lines.uniform_nats, lines.unigram_nats, scores))
     shown = f"{what}: {own:.2f} nats per token over {int(scores.tokens.sum()):,} tokens of {len(read.rows)} rows"
@@ -69,11 +70,6 @@ def _lines(subject: PairSubject, read: ReadRows) -> ReferenceLines | None:
     if not counted:
         return None
     return reference_lines(counted, read.rows, vocabulary=len(subject.input_reader.tokenizer))
-
-
-def _error(differences: torch.Tensor, scores: RowScores) -> float:
-    """Return the standard error of a mean over tokens, rows being independent."""
-    return float(differences.std() * math.sqrt(len(differences)) / scores.tokens.sum())
 
 
 def _against_student(

@@ -28,7 +28,7 @@ from distillab.models.structure import config_shape, decoder_body, model_shape
 from distillab.objectives.build import build_objective
 from distillab.runs.environment import peak_rss_bytes
 from distillab.runs.inputs import RunInputs, load_inputs
-from distillab.runs.teacher import stored_signals
+from distillab.runs.stored_signals import stored_signals
 from distillab.training.arguments import microbatch_size
 
 _MIB = 1 << 20

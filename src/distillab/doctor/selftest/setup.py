@@ -22,7 +22,8 @@ from distillab.models.batch import TokenBatch
 from distillab.objectives.term import Objective
 from distillab.runs.inputs import RunInputs
 from distillab.runs.several import open_teacher
-from distillab.runs.teacher import RunTeacher, stored_signals
+from distillab.runs.stored_signals import stored_signals
+from distillab.runs.teacher import RunTeacher
 from distillab.runs.training import TrainingData, objective_for, training_data
 from distillab.teachers.protocol import SignalSource
 from distillab.teachers.signals import TeacherSignal

@@ -25,7 +25,8 @@ from distillab.errors import TeacherError
 from distillab.objectives.step import measure
 from distillab.records import CheckResult, Finding
 from distillab.runs.signals import CacheJob, arms_kinds, write_part
-from distillab.runs.teacher import RunTeacher, StoredSignals
+from distillab.runs.stored_signals import StoredSignals
+from distillab.runs.teacher import RunTeacher
 from distillab.teachers.protocol import SignalSource
 from distillab.teachers.stored.kinds import STORED
 

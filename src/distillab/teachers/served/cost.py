@@ -105,18 +105,18 @@ class Projection:
     Args:
         of: name of the requests, as "answers".
         sizes: tokens that each reads, and generates at most.
+        stored: what was answered before, for the same purpose; None: nothing.
     """
 
-    def __init__(self, account: Account, of: str, sizes: Sequence[tuple[int, int]]) -> None:
+    def __init__(self, account: Account, of: str, sizes: Sequence[tuple[int, int]], stored: ServedCost | None) -> None:
         self._account, self._of = account, of
         self._rows, self._prompt = len(sizes), sum(prompt for prompt, _ in sizes)
         self._measured = False
         most = Usage(self._prompt, 0, sum(answer for _, answer in sizes))
         tokens = f"about {most.prompt:,} tokens read, at most {most.completion:,} generated"
         self._print(f"{self._rows:,} {of}, {tokens}", most)
-        stored = account.paid.requests
-        if stored:
-            echo(f"  of these, what was answered before is not asked again: {stored:,} requests", error=True)
+        if stored is not None:
+            echo(f"  of these, what was answered before is not asked again: {stored.requests:,} requests", error=True)
 
     def measured(self, rows: int, prompt: int, since: Paid, now: Paid) -> None:
         """Print, once, what all will take by what the first ones took.

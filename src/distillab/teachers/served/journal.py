@@ -2,7 +2,8 @@
 
 A file of records: magic (4 bytes), key (16), what it took (20: requests; tokens of prompt, cache and completion;
 seconds), xxh3-64 of this and of the stored bytes (8), their length (4), the answer (zlib). A record that a killed
-process left unfinished is cut off when the file is opened again.
+process left unfinished is cut off when the file is opened again. Each writer of a folder has a file of its own, and
+reads those of the others.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ FOLDER = "served"
 """Name of the folder, in that of a run."""
 
 ANSWERS = "served.answers"
-_LOCK = "served.lock"
 _HEAD = struct.Struct("<4s16s20sQI")
 _PAID = struct.Struct("<IIIIf")
 _MAGIC = b"dsa2"
@@ -45,37 +45,46 @@ def answer_key(*, server: str, model: str | None, tokenizer: str, path: str, bod
     return xxh3_128_digest(text.encode())
 
 
-class AnswerJournal:
-    """The answers in a folder. One process writes at a time; its threads may share the object.
+def file_of(worker: int, workers: int) -> str:
+    """Return the name of the file into which one of several workers writes; of a worker alone: `ANSWERS`."""
+    return ANSWERS if workers == 1 else f"served-{worker}-of-{workers}.answers"
 
+
+class AnswerJournal:
+    """The answers in a folder. One process writes a file at a time; its threads may share the object.
+
+    Args:
+        file: into which answers are written. Those in the folder's other files are read, later ones too.
     Raises:
         CacheMismatch: another process writes here.
-        CacheCorrupt: the file is damaged.
+        CacheCorrupt: a file is damaged.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, file: str = ANSWERS) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / ANSWERS
+        self.path = folder / file
         self._lock = threading.Lock()
-        self._held = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._held = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(self._held)
             raise CacheMismatch(
                 "Another process writes answers of a server into this folder.",
-                where=str(folder),
+                where=str(self.path),
                 fix="wait for its end, or use another folder",
             ) from error
         self._release = weakref.finalize(self, os.close, self._held)
+        self._places: dict[bytes, _Place] = {}
+        self._ends = {self.path: 0}
         try:
-            self._places = dict(_places(self.path))
+            self._read(self.path)
+            self._read_others()
         except CacheCorrupt:
             self.close()
             raise
-        self._end = max((place.end for place in self._places.values()), default=0)
-        if self.path.exists() and self._end < self.path.stat().st_size:
-            os.truncate(self.path, self._end)
+        if self.path.exists() and self._ends[self.path] < self.path.stat().st_size:
+            os.truncate(self.path, self._ends[self.path])
 
     def __len__(self) -> int:
         return len(self._places)
@@ -90,14 +99,17 @@ class AnswerJournal:
         Raises:
             CacheCorrupt: its bytes are damaged.
         """
+        if key not in self._places:
+            with self._lock:
+                self._read_others()
         place = self._places.get(key)
         if place is None:
             return None
-        with self.path.open("rb") as stream:
+        with place.path.open("rb") as stream:
             stream.seek(place.start + _HEAD.size)
             stored = stream.read(place.length)
         if xxh3_64_intdigest(_packed(place.paid) + stored) != place.checksum:
-            raise _damaged(self.path, place.start)
+            raise _damaged(place.path, place.start)
         return zlib.decompress(stored)
 
     def store_answer(self, key: bytes, content: bytes, paid: Paid) -> None:
@@ -112,23 +124,39 @@ class AnswerJournal:
             if key in self._places:
                 return
             append(self.path, _HEAD.pack(_MAGIC, key, took, checksum, len(stored)) + stored)
-            self._places[key] = place = _Place(self._end, len(stored), checksum, paid)
-            self._end = place.end
+            self._places[key] = place = _Place(self.path, self._ends[self.path], len(stored), checksum, paid)
+            self._ends[self.path] = place.end
+
+    def _read_others(self) -> None:
+        """Read what other writers have stored since."""
+        for path in _files(self.path.parent):
+            if path != self.path and path.stat().st_size > self._ends.get(path, 0):
+                self._read(path)
+
+    def _read(self, path: Path) -> None:
+        for key, place in _places(path, self._ends.get(path, 0)):
+            self._places.setdefault(key, place)
+            self._ends[path] = place.end
 
 
 def paid_in(folder: Path) -> Paid:
-    """Return what all answers of a journal took, those of earlier starts too; nothing if there is none.
+    """Return what all answers of a journal took, of all writers and starts; nothing if there is none.
 
     Raises:
-        CacheCorrupt: the file is damaged.
+        CacheCorrupt: a file is damaged.
     """
-    return sum((place.paid for _, place in _places(folder / ANSWERS)), Paid())
+    return sum((place.paid for path in _files(folder) for _, place in _places(path)), Paid())
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("served*.answers"))
 
 
 @dataclass(frozen=True)
 class _Place:
-    """A record: where it starts, how long its answer is."""
+    """A record: where it starts in its file, how long its answer is."""
 
+    path: Path
     start: int
     length: int
     checksum: int
@@ -139,18 +167,19 @@ class _Place:
         return self.start + _HEAD.size + self.length
 
 
-def _places(path: Path) -> Iterator[tuple[bytes, _Place]]:
-    """Yield key and place of each whole record."""
+def _places(path: Path, start: int = 0) -> Iterator[tuple[bytes, _Place]]:
+    """Yield key and place of each whole record from a byte on."""
     if not path.exists():
         return
-    size, start = path.stat().st_size, 0
+    size = path.stat().st_size
     with path.open("rb") as stream:
+        stream.seek(start)
         while len(head := stream.read(_HEAD.size)) == _HEAD.size:
             magic, key, took, checksum, length = _HEAD.unpack(head)
             if magic != _MAGIC:
                 raise _damaged(path, start)
             requests, prompt, cached, completion, seconds = _PAID.unpack(took)
-            place = _Place(start, length, checksum, Paid(Usage(prompt, cached, completion), requests, seconds))
+            place = _Place(path, start, length, checksum, Paid(Usage(prompt, cached, completion), requests, seconds))
             if place.end > size:
                 return
             yield key, place

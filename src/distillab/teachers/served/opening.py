@@ -14,7 +14,7 @@ from distillab.teachers.served.client import Client
 from distillab.teachers.served.cost import Account
 from distillab.teachers.served.dialects.openai_chat import OpenAiChat
 from distillab.teachers.served.errors import ServerError
-from distillab.teachers.served.journal import AnswerJournal
+from distillab.teachers.served.journal import ANSWERS, AnswerJournal
 from distillab.teachers.served.probing import answering_dialect, probed_once, scoring_dialect
 from distillab.teachers.served.teacher import ServedTeacher, served_identity
 from distillab.teachers.served.writing import ServedWriter
@@ -31,6 +31,7 @@ def open_served(
     template_sha256: str,
     device: torch.device,
     account: Account | None = None,
+    file: str = ANSWERS,
 ) -> ServedTeacher:
     """Return the teacher; its server is probed, unless the folder holds the result of an earlier start.
 
@@ -40,13 +41,14 @@ def open_served(
         width: ids of its distributions. template_sha256: of the template by which it reads rows.
         device: of its signal.
         account: of all that is asked of the teacher; default: of this alone.
+        file: in the folder, into which its answers are written.
     Raises:
         ConfigError: its key is not in the environment.
         ServerError: it scores no text, or does not give what it seems to.
-        CacheMismatch: another process asks it for answers into the same folder.
+        CacheMismatch: another process asks it for answers into the same file.
     """
     server = _server(settings)
-    journal = AnswerJournal(folder)
+    journal = AnswerJournal(folder, file)
     found = probed_once(server, folder, tokens, fingerprint=fingerprint, width=width)
     dialect = scoring_dialect(found.dialect, server.model, tokens)
     if dialect is None:
@@ -75,10 +77,11 @@ def open_writer(
     fingerprint: str,
     template_sha256: str,
     account: Account | None = None,
+    file: str = ANSWERS,
 ) -> ServedWriter:
     """Return the teacher as a source of answers; the arguments and errors as of `open_served`."""
     server = _server(settings)
-    journal, width = AnswerJournal(folder), len(tokens.tokenizer)
+    journal, width = AnswerJournal(folder, file), len(tokens.tokenizer)
     known = None if settings.path is None else tokens  # else they are the student's, and no server is asked by them
     found = probed_once(server, folder, known, fingerprint=fingerprint, width=width)
     dialect = answering_dialect(found.dialect, server, tokens)

@@ -178,6 +178,13 @@ def probed_once(
     return found
 
 
+def folders_of(server: ServerConfig, output: Path) -> list[Path]:
+    """Return the folders below that of a run or a study in which answers of a server are stored."""
+    found = sorted(path for kept in ("served", "answers", "cache") for path in (output / kept).rglob(FILE))
+    asked = [(path.parent, read_record(ServerProbe, path)) for path in found]
+    return [folder for folder, probe in asked if (probe.url, probe.model) == (server.url, server.model)]
+
+
 def _client(server: ServerConfig, account: Account | None) -> Client:
     """Return a client whose every request is sent; a server that is not there is not waited for."""
     return Client(server.model_copy(update={"tries": min(server.tries, _TRIES)}), None, tokenizer="", account=account)

@@ -5,12 +5,13 @@ Shape letters: B sequences, L positions, N flattened scored positions, K kept en
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
 import torch
 
+from distillab.cache.next_tokens import TopK
 from distillab.config.served import ServerConfig
 from distillab.errors import TeacherError
 from distillab.models.batch import TokenBatch
@@ -122,6 +123,9 @@ class ServedTeacher:
         name: in records. template_sha256: of the template by which it reads rows.
         device: of the signal.
         probe: what was measured of the server; None: nothing was.
+
+    Attributes:
+        on_scored: called with the rows of each signal and what the server gave for them.
     """
 
     def __init__(
@@ -139,6 +143,7 @@ class ServedTeacher:
         server = client.server
         self._gives = ServedCapabilities(server.url, server.k, width)
         self._projection: Projection | None = None
+        self.on_scored: Callable[[Sequence[Wanted], Sequence[TopK]], None] | None = None
         self.identity = served_identity(
             server,
             "logits" if server.k >= width else "top_k",
@@ -150,7 +155,7 @@ class ServedTeacher:
 
     def announce(self, sizes: Sequence[tuple[int, int]]) -> None:
         """Print what scoring rows will cost; after the first batch, what it will cost by it."""
-        self._projection = Projection(self._client.account, "rows", sizes)
+        self._projection = Projection(self._client.account, "rows", sizes, self._client.cost)
 
     @property
     def cost(self) -> ServedCost | None:
@@ -179,6 +184,8 @@ class ServedTeacher:
         if self._projection is not None:
             read = sum(len(row.ids) for row in rows)
             self._projection.measured(len(rows), read, before, self._client.account.paid)
+        if self.on_scored is not None:
+            self.on_scored(rows, parts)
         top = joined(parts)
         ids_NK, logp_NK, tail_N, actual_N = (
             torch.from_numpy(array).to(self._device) for array in (top.ids, top.logp, top.tail_logmass, top.actual_logp)

@@ -34,7 +34,7 @@ class ServedWriter:
 
     def announce(self, sizes: Sequence[tuple[int, int]]) -> None:
         """Print what answers will cost; after the first batch, what they will cost by it."""
-        self._projection = Projection(self._client.account, "answers", sizes)
+        self._projection = Projection(self._client.account, "answers", sizes, self._client.cost)
 
     def answers(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Generated | GeneratedText]:
         """Yield one answer a prompt, in their order; several are asked for at once. Stored ones are not asked for.
