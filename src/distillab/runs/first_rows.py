@@ -45,10 +45,12 @@ class FirstRows:
     def __call__(self, wanted: Sequence[Wanted], found: Sequence[TopK]) -> None:
         """Count rows that were scored; with the eighth, compare."""
         with self._lock:
+            if self._judged:
+                return
             for one, got in zip(wanted, found, strict=True):
                 if (key := _key(one.ids)) in self._known:  # a student that writes rows has others
                     self._nats[key] = -float(got.actual_logp.sum(dtype="float64"))
-            if self._judged or len(self._nats) < ROWS:
+            if len(self._nats) < ROWS:
                 return
             self._judged = True
             self._compare()
