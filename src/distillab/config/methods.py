@@ -116,7 +116,7 @@ def _reads_prompt(term: TermConfig) -> bool:
 #
 # For a pretrained student. It is near the optimum of its task, and the gradients of the other terms are orthogonal to
 # that of the cross-entropy: what they take of a step is lost to the task. So each has a small share of the gradient,
-# and every term that reads the teacher fades out.
+# that of the relations the smallest, and every term that reads the teacher fades out.
 _ONCE_FADING = LinearWeight(start=1.0, end=0.0)
 _TENTH_FADING = LinearWeight(start=0.1, end=0.0, balanced=True)
 _FADING = LinearWeight(start=10.0, end=0.0)
@@ -150,7 +150,7 @@ METHODS: dict[str, Method] = {
         "dataset",
         (CrossEntropyConfig(), _relations(1.0)),
         "cross-entropy and the relations between the teacher's queries, keys and values",
-        pretrained=(CrossEntropyConfig(), _relations(0.1)),
+        pretrained=(CrossEntropyConfig(), _relations(0.03)),
     ),
     "white_box": Method(
         "dataset",
@@ -160,7 +160,7 @@ METHODS: dict[str, Method] = {
             CrossEntropyConfig(),
             TokenDivergenceConfig(weight=_ONCE_FADING),
             _SMALL_HINTS,
-            _relations(0.1),
+            _relations(0.03),
         ),
     ),
     # Made for two tokenizers; weights as found on the demo (docs/experiments.md). Vocabulary projection takes from the
