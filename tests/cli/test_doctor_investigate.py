@@ -74,7 +74,7 @@ def two_paths(found: Investigation) -> None:
     chosen = phases["Choose a valid path"]
     assert "path A: a teacher with the student's tokenizer" in chosen
     assert "path B: sequence-level KD (method: seqkd)" in chosen
-    assert "white box: logits, hidden_states, attention, white_box only after the tokens are made the same" in chosen
+    assert "white box: logits, hidden_states, attention, white_box, on_policy, on_policy_pure, gkd only after" in chosen
     assert "Black box: seqkd as it is" in chosen
     titles = list(phases)
     assert titles[0] == "Fix the errors first" and titles[-1] == "Verify"

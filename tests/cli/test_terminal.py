@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,6 +36,23 @@ def test_there_is_one_way_to_the_terminal() -> None:
             if plain or of_a_library or (imported and {name.name for name in node.names} & {"echo", "secho"}):
                 elsewhere.add(file.relative_to(root).as_posix())
     assert elsewhere == {"terminal.py"}
+
+
+def test_a_closed_pipe_ends_it_quietly_and_a_closed_connection_does_not() -> None:
+    # `distillab … | head`; by the signal's default a server that hangs up would end a run without a word
+    code = """
+import signal
+from distillab.cli.main import app, main
+app.command("handler")(lambda: print(repr(signal.getsignal(signal.SIGPIPE)), flush=True))
+main()
+"""
+    run = [sys.executable, "-c", code, "handler"]
+    assert "SIG_IGN" in subprocess.run(run, capture_output=True, text=True, check=True).stdout
+    read, write = os.pipe()
+    os.close(read)
+    ended = subprocess.run(run, stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (1, b"")
 
 
 def test_codes_are_shown_as_signs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import shlex
-import signal
 import sys
 import traceback
 
@@ -68,9 +67,6 @@ app.command("demo")(demo_command)
 
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 a finding or a failed run, 2 wrong usage, 130 or 143 interrupted."""
-    # A closed pipe (`distillab … | head`) ends the program quietly, like other Unix tools.
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for terminals that are not UTF-8
     try:
