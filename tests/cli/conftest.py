@@ -36,14 +36,18 @@ def run() -> Run:
     return call
 
 
+def dumped(values: dict[str, Any], path: Path) -> str:
+    """Write the settings of a recipe as YAML, and return the file's path."""
+    with path.open("w") as stream:
+        YAML(typ="safe", pure=True).dump(values, stream)
+    return str(path)
+
+
 def write_recipe(folder: Path, tiny_world: dict[str, Any], **changes: Any) -> str:
     """Write a recipe of the tiny world with changes, and return its path."""
     values = {key: value for key, value in tiny_world.items() if key != "seeds"}
     values |= {"method": "sft", "output": str(folder / "run"), **changes}
-    path = folder / "recipe.yaml"
-    with path.open("w") as stream:
-        YAML(typ="safe", pure=True).dump(values, stream)
-    return str(path)
+    return dumped(values, folder / "recipe.yaml")
 
 
 @pytest.fixture

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ruamel.yaml import YAML
 
 from distillab.cache.reader import CacheReader
 from distillab.cache.text import Text
-from tests.cli.conftest import call
+from tests.cli.conftest import call, dumped
 from tests.served.faulty_server import Fault, FaultyServer, Status, serving
 
 NAMES = ("Tim", "Lily", "Ben", "Mom", "the dog", "a cat", "the big bird", "his friend")
@@ -40,10 +39,7 @@ def recipe(materials: Path, tmp_path: Path) -> Recipe:
             "output": str(tmp_path / name),
             **changes,
         }
-        path = tmp_path / f"{name}.yaml"
-        with path.open("w") as stream:
-            YAML(typ="safe", pure=True).dump(values, stream)
-        return str(path)
+        return dumped(values, tmp_path / f"{name}.yaml")
 
     return write
 

@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from ruamel.yaml import YAML
 
 from distillab.config.teacher import TeacherConfig
-from tests.cli.conftest import call
+from tests.cli.conftest import call, dumped
 
 TEXTS = (
     ("Once upon a time there was", " a little dog. The dog said: hello! He was happy."),
@@ -41,10 +40,7 @@ def recipe(materials: Path, tmp_path: Path) -> Recipe:
             "output": str(tmp_path / name),
             **changes,
         }
-        path = tmp_path / f"{name}.yaml"
-        with path.open("w") as stream:
-            YAML(typ="safe", pure=True).dump(values, stream)
-        return str(path)
+        return dumped(values, tmp_path / f"{name}.yaml")
 
     return write
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ruamel.yaml import YAML
 
 from distillab.cache.verify import verify
 from distillab.config.models import RunRecipe
@@ -20,7 +19,7 @@ from distillab.teachers.served.errors import ServerError
 from distillab.teachers.served.exchange import Paid, Usage
 from distillab.teachers.served.journal import ANSWERS, AnswerJournal, file_of, paid_in
 from distillab.teachers.stored.location import Part, part_of
-from tests.cli.conftest import call
+from tests.cli.conftest import call, dumped
 from tests.processes import Forked, ended, start_distillab, together
 from tests.served.conftest import llama_cpp
 from tests.served.faulty_server import FaultyServer, serving
@@ -46,12 +45,6 @@ def values(tiny_world: dict[str, Any], url: str, tmp_path: Path) -> dict[str, An
     return named | {"teacher": teacher, "method": "logits", "terms": TOP_K, "output": str(tmp_path / "run")}
 
 
-def written(values: dict[str, Any], path: Path) -> str:
-    with path.open("w") as stream:
-        YAML(typ="safe", pure=True).dump(values, stream)
-    return str(path)
-
-
 def files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("*.answers"))
 
@@ -74,7 +67,7 @@ def test_a_writer_reads_what_others_have_written_before_and_since(tmp_path: Path
 
 def test_two_workers_build_a_cache_at_once_and_nothing_is_asked_twice(values: dict[str, Any], tmp_path: Path) -> None:
     cache = {"kinds": [{"kind": "top_k", "k": 16}, {"kind": "text"}], "rows_per_shard": 8}
-    recipe = written(values | {"cache": cache}, tmp_path / "recipe.yaml")
+    recipe = dumped(values | {"cache": cache}, tmp_path / "recipe.yaml")
     succeeded([start_distillab("cache", "build", recipe, "--worker", f"{worker}/2") for worker in (0, 1)])
     location = tmp_path / "run" / "cache"
     signals, answers = tmp_path / "run" / "served", location / "text" / "served"
@@ -97,7 +90,7 @@ def test_training_in_two_processes_is_training_in_one(values: dict[str, Any], tm
     losses = {}
     for name in ("one", "two"):
         training = {**values["training"], "batch_size": 8, "steps": 4}
-        recipe = written(values | {"training": training, "output": str(tmp_path / name)}, tmp_path / f"{name}.yaml")
+        recipe = dumped(values | {"training": training, "output": str(tmp_path / name)}, tmp_path / f"{name}.yaml")
         words = ("train", recipe)
         started = [start_distillab(*words)] if name == "one" else together("distillab.cli.main", *words)
         succeeded(started)

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from ruamel.yaml import YAML
 
 from distillab.config import StudyRecipe
 from distillab.config.models import RunRecipe
@@ -18,7 +17,7 @@ from distillab.report.build import write_report
 from distillab.runs.run import execute
 from distillab.study.study import Study
 from distillab.teachers.served.journal import ANSWERS
-from tests.cli.conftest import call
+from tests.cli.conftest import call, dumped
 from tests.served.conftest import llama_cpp
 from tests.served.faulty_server import FaultyServer, serving
 from tests.tiny_world import VOCABULARY
@@ -100,10 +99,8 @@ def test_a_study_can_have_a_served_teacher_alone_or_a_cache_of_it(
     values = tiny_world | {"arms": arms, "seeds": [0]}
     alone = Study(study(values | {"teacher": server}, tmp_path / "alone"), reproduce="x").run()
     run = {name: value for name, value in tiny_world.items() if name != "seeds"} | {"teacher": server, "terms": TOP_K}
-    file = tmp_path / "run.yaml"
-    with file.open("w") as stream:
-        YAML(typ="safe", pure=True).dump(run | {"method": "logits", "output": str(tmp_path / "run")}, stream)
-    code, _, err = call("cache", "build", str(file))
+    file = dumped(run | {"method": "logits", "output": str(tmp_path / "run")}, tmp_path / "run.yaml")
+    code, _, err = call("cache", "build", file)
     assert code == 0, err
     teacher = {"cache": str(tmp_path / "run" / "cache")}
     cached = Study(study(values | {"teacher": teacher}, tmp_path / "cached"), reproduce="x").run()
@@ -181,14 +178,12 @@ def test_the_other_commands_read_a_recipe_with_a_server(tiny_world: dict[str, An
     of_run = {name: value for name, value in of_study.items() if name not in ("seeds", "arms")}
     recipes = {"study": of_study, "run": of_run | {"method": "logits", "terms": TOP_K}}
     for name, values in recipes.items():
-        file = tmp_path / f"{name}.yaml"
-        with file.open("w") as stream:
-            YAML(typ="safe", pure=True).dump(values | {"output": str(tmp_path / name)}, stream)
-        code, out, err = call("doctor", "selftest", str(file))
+        file = dumped(values | {"output": str(tmp_path / name)}, tmp_path / f"{name}.yaml")
+        code, out, err = call("doctor", "selftest", file)
         assert code == 0, err
         assert "behind a server" in out
-        code, out, err = call("estimate", str(file), "teacher.server.prices={prompt: 2, completion: 8}")
+        code, out, err = call("estimate", file, "teacher.server.prices={prompt: 2, completion: 8}")
         assert code == 0, err
         assert "asked of a server" in out and "by teacher.server.prices" in out
-        assert call("data", str(file))[0] == 0
+        assert call("data", file)[0] == 0
         assert not (tmp_path / name).exists()

@@ -46,20 +46,23 @@ class _Timings(msgspec.Struct):
     cache_n: int = 0
 
 
-class _Answer(msgspec.Struct):
+class _Counted(msgspec.Struct, kw_only=True):
     tokens: list[int]
+    tokens_evaluated: int
+    timings: _Timings | None = None
+    model: str | None = None
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(self.tokens_evaluated, self.timings.cache_n if self.timings else 0, len(self.tokens))
+
+
+class _Answer(_Counted, kw_only=True):
     completion_probabilities: list[_Step]
-    tokens_evaluated: int
-    timings: _Timings | None = None
-    model: str | None = None
 
 
-class _Written(msgspec.Struct):
-    tokens: list[int]
-    tokens_evaluated: int
+class _Written(_Counted, kw_only=True):
     stop_type: Literal["eos", "limit", "word"]
-    timings: _Timings | None = None
-    model: str | None = None
 
 
 @dataclass(frozen=True)
@@ -127,8 +130,7 @@ class LlamaCpp:
             ended = answer.stop_type != "limit"
             # the model's own end token is the last one
             stop = answer.tokens[-1] if ended and answer.tokens and answer.tokens[-1] in self._special else None
-            usage = Usage(answer.tokens_evaluated, answer.timings.cache_n if answer.timings else 0, len(answer.tokens))
-            return Reading(until_stop(answer.tokens, sampling, ended=ended, stop_id=stop), usage, answer.model)
+            return Reading(until_stop(answer.tokens, sampling, ended=ended, stop_id=stop), answer.usage, answer.model)
 
         return AnswerCall(Call("/completion", body), read)
 
@@ -189,9 +191,8 @@ class LlamaCpp:
                     best = sorted(entries, key=lambda id_: -entries[id_])[: wanted.k]
                     entries = {id_: entries[id_] for id_ in best}
                 positions.append(Position(list(entries), list(entries.values()), actual, value))
-            usage = Usage(answer.tokens_evaluated, answer.timings.cache_n if answer.timings else 0, len(answer.tokens))
             scored = top_k(positions, k=wanted.k, width=wanted.width, where=wanted.where)
-            return Reading(scored, usage, answer.model)
+            return Reading(scored, answer.usage, answer.model)
 
         return read
 
