@@ -71,6 +71,15 @@ class Progress:
         if now - self._last >= (_PLAIN_EVERY_S if self._shown else _QUIET_S):
             self._line(now, note)
 
+    def say(self, text: str) -> None:
+        """Print a line that stays, whatever is shown of the progress."""
+        if not self._silent:
+            line = f"{self.label}: {text}"
+            if self._bar is None:
+                echo(line, error=True)
+            else:
+                self._bar.write(visible(redacted(line)), file=sys.stderr)
+
     def _line(self, now: float, note: str) -> None:
         if self._silent:
             return

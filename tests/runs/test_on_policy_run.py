@@ -37,12 +37,42 @@ def test_a_run_records_what_its_student_wrote(
         assert line["rollout"]["max_new_tokens"] == 8
         assert 0 < line["rollout"]["tokens"] <= 6 * 8
         assert 0 < line["rollout"]["accept"] < 1
+        shares = [line["rollout"][f"share_{part}"] for part in ("generate", "teacher", "student")]
+        assert sum(shares) == pytest.approx(1.0) and min(shares) > 0
     assert record.cost.written_tokens == sum(line["rollout"]["tokens"] for line in steps)
+    assert record.rollout is not None and record.rollout.steps == 1
+    assert record.rollout.first == steps[0]["rollout"] and record.rollout.last == steps[-1]["rollout"]
     assert record.access == "logits"
     assert record.teacher_signals == "online"
     # two models with random weights have little in common
     assert any("start from it" in note for note in record.notes)
     assert any("raise it" in note for note in record.notes)
+
+
+def test_the_same_prompts_are_answered_before_and_after_training(tiny_world: dict[str, Any], tmp_path: Path) -> None:
+    def written(name: str, rate: float) -> list[tuple[str, str, str]]:
+        training = {**tiny_world["training"], "learning_rate": rate}
+        record = execute(_recipe(tiny_world, tmp_path / name, training=training))
+        assert record.rollout is not None
+        return [(one.prompt, one.first, one.last) for one in record.rollout.samples]
+
+    still = written("still", 1e-12)
+    assert len({prompt for prompt, *_ in still}) == 3
+    assert [first for _, first, _ in still] == [last for *_, last in still]
+    moved = written("moved", 3e-2)
+    assert [one[:2] for one in moved] == [one[:2] for one in still]
+    assert [one[2] for one in moved] != [one[2] for one in still]
+
+
+def test_what_needs_a_change_is_printed_when_it_arises(
+    tiny_world: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    execute(_recipe(tiny_world, tmp_path, training={**tiny_world["training"], "steps": 17}))
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("training run: ")]
+    assert [("start from it" in line, "of the last 16 steps" in line) for line in lines if "student" in line] == [
+        (True, False),
+        (False, True),
+    ]
 
 
 def test_answers_that_do_not_fit_into_the_context_are_refused(tiny_world: dict[str, Any], tmp_path: Path) -> None:

@@ -281,3 +281,15 @@ def test_the_figures_are_those_of_whole_distributions(train: Train) -> None:
         assert report.rollout[name] == pytest.approx(np.mean(found[name][::every]), rel=1e-4)
     assert report.rollout["nats"] == pytest.approx(np.mean(found["nats"]), rel=1e-4)
     assert report.rollout["nats_0_32"] == report.rollout["nats"] and "nats_stored" not in report.rollout
+    assert report.rollout["student_entropy_0_32"] == report.rollout["student_entropy"]
+    assert report.rollout["teacher_s"] > 0
+
+
+def test_entropies_are_told_apart_by_place(train: Train) -> None:
+    _, (report,) = train(
+        terms=REVERSE, own=StudentAnswersConfig(fraction=0.25, max_new_tokens=34), split=ragged_split(8)
+    )
+    assert report.rollout is not None
+    for name in ("student_entropy", "teacher_entropy"):
+        early, late, whole = (report.rollout[name + place] for place in ("_0_32", "_32_128", ""))
+        assert early != late and min(early, late) < whole < max(early, late)

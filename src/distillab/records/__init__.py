@@ -24,6 +24,8 @@ from distillab.records.runs import (
     CurvePoint,
     EvaluatedModel,
     ReferenceLines,
+    RolloutRecord,
+    RolloutSample,
     RunCost,
     RunRecord,
 )
@@ -91,6 +93,8 @@ __all__ = [
     "Record",
     "Recovered",
     "ReferenceLines",
+    "RolloutRecord",
+    "RolloutSample",
     "RunCost",
     "RunRecord",
     "ServedCost",

@@ -46,6 +46,23 @@ class ReferenceLines(Record):
     unigram_nats: float = Field(description="token frequencies of the training answers alone")
 
 
+class RolloutSample(Record):
+    """A training prompt, and what the student answered, with the same random numbers, before and after training."""
+
+    prompt: str
+    first: str
+    last: str
+
+
+class RolloutRecord(Record):
+    """What the student wrote in training, to learn from it."""
+
+    steps: int = Field(description="over which `first` and `last` are means: a tenth of all")
+    first: dict[str, float] = Field(description="figures of the first steps, as in metrics.jsonl")
+    last: dict[str, float] = Field(description="the same of the last ones")
+    samples: tuple[RolloutSample, ...]
+
+
 class RunCost(Record):
     """The cost of a run: tokens, time, memory."""
 
@@ -102,6 +119,7 @@ class RunRecord(Record):
     references: ReferenceLines
     evaluation: EvaluationRecord
     curve: tuple[CurvePoint, ...]
+    rollout: RolloutRecord | None = Field(default=None, description="None: the student wrote nothing in training")
     cost: RunCost
     environment: dict[str, str]
 

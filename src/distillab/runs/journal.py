@@ -2,8 +2,9 @@
 
 A step line: step, terms (each in its unit, nats for most), counts, weights, gradient_shares (at the steps where they
 are measured), loss, grad_norm, learning_rate, supervised_tokens, tokens, tokens_per_s; rollout, where the student
-writes answers itself: the figures of `training.rollout_log`.
-A held-out line: step, and each held-out metric by its name: held_out_nats_per_token, held_out_bits_per_byte, …
+writes answers itself: the figures of `training.rollout_log`, and the shares of the step's time.
+A held-out line: step, and each held-out metric by its name: held_out_nats_per_token, held_out_bits_per_byte, …;
+written, at the first and the last, where the student writes answers itself: a few prompts with its answers.
 """
 
 from __future__ import annotations
@@ -19,12 +20,10 @@ from distillab.errors import DataError, NumericsError
 from distillab.files import disk_errors, json_line, read_json_lines, sync, write_bytes
 from distillab.progress import Progress
 from distillab.records import CurvePoint, EvaluationRecord, ReferenceLines
+from distillab.runs.rollouts import RolloutWatch, summary, with_shares_of_time
 from distillab.training.checkpoints import Checkpoint, Prefix
 from distillab.training.numerics import LOWER_RATE
 from distillab.training.trainer import StepReport
-
-_FAR = 0.5  # of the 16 most likely tokens
-_MOSTLY = 0.5  # of the answers
 
 
 class Journal:
@@ -39,6 +38,7 @@ class Journal:
         measure: returns held-out figures of the student at a step.
         references: shown beside the held-out loss.
         progress: shows the run.
+        watch: looks at what the student writes; None: it writes nothing.
     Raises:
         DataError: the measurements up to the checkpoint have changed since.
     """
@@ -53,7 +53,9 @@ class Journal:
         measure: Callable[[int], EvaluationRecord],
         references: ReferenceLines,
         progress: Progress,
+        watch: RolloutWatch | None = None,
     ) -> None:
+        self._watch = watch
         self._path, self._steps, self._every = path, steps, evaluate_every
         self._measure, self._progress = measure, progress
         self._lines = f"unigram {references.unigram_nats:.2f}, log V {references.uniform_nats:.2f}"
@@ -68,6 +70,7 @@ class Journal:
         """Record one optimizer step, and measure the held-out rows where a point is due."""
         now = time.perf_counter()
         elapsed, self._last = now - self._last, now
+        rollout = None if report.rollout is None else with_shares_of_time(report.rollout, elapsed)
         means = {name: total / count if count else 0.0 for name, (total, count) in report.terms.items()}
         self._write(
             {
@@ -84,15 +87,17 @@ class Journal:
                 "tokens": report.tokens,
                 "teacher_tokens": report.teacher_tokens,
                 "tokens_per_s": report.tokens / elapsed,
-                **({"rollout": report.rollout} if report.rollout is not None else {}),
+                **({"rollout": rollout} if rollout is not None else {}),
             }
         )
         shown = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
         share = report.supervised_tokens / report.tokens if report.tokens else 0.0
         self._progress.advance(
             note=f"{shown}{self._shown} nats; {report.tokens / elapsed:.0f} tokens/s, {share:.0%} supervised"
-            + _written(report.rollout)
+            + summary(rollout)
         )
+        for text in self._watch.news(report.step, rollout) if self._watch is not None and rollout is not None else ():
+            self._progress.say(text)
         if report.step % self._every == 0 or report.step == self._steps:
             self._held_out(report.step)
 
@@ -100,7 +105,9 @@ class Journal:
         measured = self._measure(step)
         self._shown = f", held-out {measured.nats_per_token:.3f} ({self._lines})"
         found = {f"held_out_{metric.name}": metric.value for metric in measured.metrics if metric.value is not None}
-        self._write({"step": step, **found})
+        at_end = step in (0, self._steps)
+        written = {"written": self._watch.examples()} if self._watch is not None and at_end else {}
+        self._write({"step": step, **found, **written})
         self._last = time.perf_counter()
 
     def kept(self) -> Prefix:
@@ -122,41 +129,6 @@ class Journal:
         if self._path is not None:
             with disk_errors(self._path), self._path.open("a", encoding="utf-8") as stream:
                 stream.write(json_line(line))
-
-
-def _written(rollout: dict[str, float] | None) -> str:
-    """Return the progress line's part on what the student wrote; "" where it wrote nothing."""
-    if rollout is None:
-        return ""
-    return (
-        f"; wrote {rollout['length_mean']:.0f} tokens an answer, {rollout['truncated']:.0%} cut, "
-        f"{rollout['repetitive']:.0%} repetitive"
-    )
-
-
-def rollout_notes(lines: list[dict[str, Any]]) -> tuple[str, ...]:
-    """Return what a reader of the run must know of the answers that the student wrote; () where it wrote none."""
-    steps = [line["rollout"] for line in lines if "rollout" in line]
-    if not steps:
-        return ()
-    notes = []
-    overlap = steps[0].get("top16_overlap")
-    if overlap is not None and overlap < _FAR:
-        notes.append(
-            f"at step 1 student and teacher shared {overlap:.0%} of their 16 most likely tokens on the student's own "
-            "answers, and on-policy training needs about half: train the student with seqkd first, and start from it"
-        )
-    cut = sum(step["truncated"] for step in steps) / len(steps)
-    if cut > _MOSTLY:
-        notes.append(f"{cut:.0%} of the student's answers were cut at answers.max_new_tokens: raise it")
-    most = max(step["fraction"] for step in steps)
-    guarded = sum(step["fraction"] < most for step in steps)
-    if guarded:
-        notes.append(
-            f"at {guarded} of {len(steps)} steps the student wrote fewer answers than answers.fraction, because more "
-            "than a fifth of the last ones repeated themselves"
-        )
-    return tuple(notes)
 
 
 def read_curve(lines: list[dict[str, Any]]) -> tuple[CurvePoint, ...]:

@@ -61,9 +61,10 @@ from distillab.runs.folder import (
     write_held_out,
 )
 from distillab.runs.inputs import RunInputs, load_inputs
-from distillab.runs.journal import read_curve, read_journal, read_totals, rollout_notes
+from distillab.runs.journal import read_curve, read_journal, read_totals
 from distillab.runs.lock import held
 from distillab.runs.pruned import keep_student
+from distillab.runs.rollouts import rollout_notes, rollout_record
 from distillab.runs.several import open_teacher
 from distillab.runs.signals import require_given
 from distillab.runs.stored_signals import StoredSignals, stored_signals
@@ -221,6 +222,7 @@ class _Claimed:
             references=trained.references,
             evaluation=result.record,
             curve=read_curve(lines),
+            rollout=rollout_record(lines),
             cost=_cost(
                 lines,
                 answers,

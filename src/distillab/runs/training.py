@@ -36,6 +36,7 @@ from distillab.records import EvaluationRecord, ReferenceLines, SpanCounts
 from distillab.runs.inputs import RunInputs
 from distillab.runs.journal import Journal
 from distillab.runs.pruned import made_student
+from distillab.runs.rollouts import RolloutWatch
 from distillab.teachers.protocol import SignalSource
 from distillab.training.arguments import evaluation_interval, training_arguments
 from distillab.training.checkpoints import Prefix, newest_checkpoint, require_finite_weights
@@ -157,6 +158,7 @@ def trainer_for(
     on_step: Callable[[StepReport], None],
     identity: str = "",
     measurements: Callable[[], Prefix] | None = None,
+    rollout: Rollout | None = None,
 ) -> DistillationTrainer:
     """Build the trainer of a run from the recipe's training settings.
 
@@ -165,7 +167,7 @@ def trainer_for(
         checkpoints: folder of its checkpoints.
         on_step: called after every optimizer step.
         identity: of the run, for the seal of its checkpoints.
-        measurements: see `DistillationTrainer`.
+        measurements, rollout: see `DistillationTrainer`.
     """
     settings = inputs.recipe.training
     if settings.gradient_checkpointing:
@@ -185,7 +187,7 @@ def trainer_for(
         checkpoint_minutes=settings.checkpoint_minutes,
         run=identity,
         measurements=measurements,
-        rollout=rollout_for(inputs, student, data),
+        rollout=rollout,
     )
 
 
@@ -244,6 +246,7 @@ def train_student(
     """
     recipe, settings = inputs.recipe, inputs.recipe.training
     objective = objective_for(inputs, student, teacher)
+    rollout = rollout_for(inputs, student, data)
     folder = Path(recipe.output)
     checkpoints = folder / "checkpoints"
     last = newest_checkpoint(checkpoints, run=identity)
@@ -268,6 +271,7 @@ def train_student(
             measure=measure,
             references=references,
             progress=progress,
+            watch=RolloutWatch.of(inputs, student, rollout),
         )
         trainer = trainer_for(
             inputs,
@@ -279,6 +283,7 @@ def train_student(
             on_step=journal.step,
             identity=identity,
             measurements=journal.kept,
+            rollout=rollout,
         )
         trainer.train(resume_from_checkpoint=str(last.folder) if last else None)
         step = trainer.state.global_step

@@ -30,6 +30,7 @@ from distillab.training.rollout_log import RolloutLog
 _GUARDED_STEPS = 16
 _GUARD_ABOVE = 0.2
 _GUARDED_FRACTION = 0.25
+_EXAMPLES = 3
 _LAST_TOKENS, _GROUP, _REPEATED = 64, 4, 0.5
 
 
@@ -139,6 +140,14 @@ class Rollout:
         self.repeating.append((self.log.repetitive, self.log.rows))
         parts = [items[start : start + size] for start in range(0, len(items), size)]
         return [self._batch(part, set(written), device) for part in parts]
+
+    def examples(self, model: torch.nn.Module) -> list[tuple[list[int], Sampled]]:
+        """Return the prompts of the first three rows with the student's answers, drawn with the same numbers always."""
+        prompts = [row.input_ids[: row.prompt_length].tolist() for row in self.rows[:_EXAMPLES]]
+        numbers = torch.rand(
+            len(prompts), self.settings.longest, generator=self._generator(0, "examples"), dtype=torch.float64
+        )
+        return list(zip(prompts, self._answers(model, prompts, numbers), strict=True))
 
     def observe(self, batch: TokenBatch, measured: Measured) -> None:
         """Take the figures of a microbatch, after its forward pass."""

@@ -24,6 +24,7 @@ _BORDERS = (0, 32, 128)
 _BUCKETS = ("0_32", "32_128", "128_on")
 _INSPECTED = 32
 _TOP = 16
+_BY_PLACE = ("nats", "student_entropy", "teacher_entropy")
 _OF_DISTRIBUTIONS = (
     "student_entropy",
     "teacher_entropy",
@@ -83,11 +84,17 @@ class RolloutLog:
             "repetitive": self.repetitive / max(1, self.rows),
             "empty": empty / max(1, self.rows),
             "generate_s": generate_s,
+            "teacher_s": 0.0,
         }
-        names = ("nats", "nats_stored", *(f"nats_{name}" for name in _BUCKETS), *_OF_DISTRIBUTIONS)
+        by_place = (f"{name}_{bucket}" for name in _BY_PLACE for bucket in _BUCKETS)
+        names = ("nats", "nats_stored", *by_place, *_OF_DISTRIBUTIONS)
         self._sums = {name: torch.zeros((), dtype=torch.float64) for name in names}
         self._counts = {name: torch.zeros((), dtype=torch.float64) for name in names}
         self._share_of_positions = max(1, _INSPECTED // microbatches)
+
+    def add_teacher(self, seconds: float) -> None:
+        """Add the time of a forward pass of the teacher; its head is applied later, together with the student's."""
+        self._facts["teacher_s"] += seconds
 
     @torch.no_grad()
     def add(self, batch: TokenBatch, measured: Measured) -> None:
@@ -95,17 +102,15 @@ class RolloutLog:
         own_BL = batch["written"]
         own_N = own_BL[:, 1:][scored_positions(batch)].cpu()
         place_N = (own_BL.long().cumsum(dim=1) - 1)[:, 1:][scored_positions(batch)].cpu()
+        bucket_N = torch.bucketize(place_N, torch.tensor(_BORDERS), right=True) - 1
         if measured.values:
             nats_N = next(iter(measured.values.values())).double().cpu()
-            self._add_up("nats", nats_N[own_N])
+            self._add_up("nats", nats_N[own_N], bucket_N[own_N])
             self._add_up("nats_stored", nats_N[~own_N])
-            bucket_N = torch.bucketize(place_N, torch.tensor(_BORDERS), right=True) - 1
-            for number, name in enumerate(_BUCKETS):
-                self._add_up(f"nats_{name}", nats_N[own_N & (bucket_N == number)])
         written = own_N.nonzero()[:, 0]
         if measured.teacher is not None and len(written):
             every = -(-len(written) // self._share_of_positions)
-            self._compare(measured, batch, written[::every])
+            self._compare(measured, batch, written[::every], bucket_N)
 
     def figures(self, over_processes: Callable[[Tensor], Tensor], device: torch.device) -> dict[str, float]:
         """Return the figures of the step, over all processes; those of nothing are left out."""
@@ -113,7 +118,7 @@ class RolloutLog:
         totals = dict(zip(self._sums, over_processes(both.to(device)).tolist(), strict=True))
         return self._facts | {name: total / count for name, (total, count) in totals.items() if count}
 
-    def _compare(self, measured: Measured, batch: TokenBatch, here_P: Tensor) -> None:
+    def _compare(self, measured: Measured, batch: TokenBatch, here_P: Tensor, bucket_N: Tensor) -> None:
         student, teacher = measured.scores(here_P.to(measured.hidden_ND.device), batch)
         assert teacher is not None
         assert not isinstance(teacher, AlignedTokens)  # there is one tokenisation
@@ -129,8 +134,11 @@ class RolloutLog:
             "top16_mass_teacher": p_PV.gather(1, top_p).exp().sum(dim=1),
         }
         for name, values in found.items():
-            self._add_up(name, values)
+            self._add_up(name, values.cpu(), bucket_N[here_P] if name in _BY_PLACE else None)
 
-    def _add_up(self, name: str, values: Tensor) -> None:
-        self._sums[name] += values.double().sum().cpu()
+    def _add_up(self, name: str, values: Tensor, bucket: Tensor | None = None) -> None:
+        self._sums[name] += values.double().sum()
         self._counts[name] += values.numel()
+        if bucket is not None:
+            for number, place in enumerate(_BUCKETS):
+                self._add_up(f"{name}_{place}", values[bucket == number])

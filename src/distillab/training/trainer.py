@@ -8,6 +8,7 @@ accumulation cannot change the result.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -289,7 +290,20 @@ class DistillationTrainer(Trainer):
 
     def _signal(self, batch: TokenBatch) -> TeacherSignal:
         teacher, request = self._teacher[0], self.objective.request
-        return teacher.signal(teacher_batch(batch), request) if teacher is not None and request else TeacherSignal()
+        if teacher is None or not request:
+            return TeacherSignal()
+        if self._rollout is None:
+            return teacher.signal(teacher_batch(batch), request)
+        since = self._time()
+        signal = teacher.signal(teacher_batch(batch), request)
+        self._rollout.log.add_teacher(self._time() - since)
+        return signal
+
+    def _time(self) -> float:
+        """Return the time when all that the device was given is done."""
+        if self.args.device.type == "cuda":
+            torch.cuda.synchronize(self.args.device)
+        return time.perf_counter()
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Run one microbatch; after the last of a step, check its gradients before anything uses them."""

@@ -13,7 +13,7 @@ from transformers.trainer_utils import SaveStrategy
 
 from distillab.config.models import TrainingConfig
 from distillab.doctor.selftest.setup import Setup
-from distillab.runs.training import TrainingData, trainer_for
+from distillab.runs.training import TrainingData, rollout_for, trainer_for
 from distillab.training.projectors import detach
 from distillab.training.trainer import StepReport
 
@@ -105,6 +105,7 @@ def step(
         objective=objective,
         checkpoints=setup.scratch / "steps",
         on_step=reports.append,
+        rollout=rollout_for(inputs, student, data or setup.data),
     )
     trainer.args.save_strategy = SaveStrategy.NO
     watch = _Watch(student, gradients)
