@@ -16,14 +16,14 @@ from distillab.demo.world import VALUE_PATTERN, write_world
 VOCABULARY = 400
 
 
-def save_tiny(folder: Path, seed: int, tokenizer: Path, *, layers: int = 1) -> Path:
+def save_tiny(folder: Path, seed: int, tokenizer: Path, *, layers: int = 1, vocabulary: int = VOCABULARY) -> Path:
     """A tiny Llama with weights and a tokenizer in one folder."""
     import torch
     from transformers import PreTrainedTokenizerFast
 
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary,
         hidden_size=32,
         intermediate_size=48,
         num_hidden_layers=layers,

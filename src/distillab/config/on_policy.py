@@ -9,7 +9,12 @@ from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
 from distillab.config.base import Settings
 from distillab.config.teacher import TeacherConfig
-from distillab.config.terms import BaseTermConfig, TopKDivergenceConfig
+from distillab.config.terms import (
+    BaseTermConfig,
+    DualSpaceConfig,
+    TopKDivergenceConfig,
+    VocabularyProjectionConfig,
+)
 
 if TYPE_CHECKING:
     from distillab.config.models import TrainingConfig
@@ -111,7 +116,7 @@ def require_teaching(terms: Sequence[BaseTermConfig]) -> None:
     """Check that every term has a signal on text that the student wrote.
 
     Raises:
-        ValueError: one has none, a wrong one, or needs an alignment.
+        ValueError: one has none, or a wrong one.
     """
     for term in terms:
         kind = getattr(term, "kind", "")
@@ -120,10 +125,15 @@ def require_teaching(terms: Sequence[BaseTermConfig]) -> None:
                 f"cross_entropy has no signal with {STUDENT}: it would train the student towards what it does "
                 "already. Leave it out, and use terms that read the teacher, such as token_divergence"
             )
-        if term.tokens == "aligned":
+        if isinstance(term, VocabularyProjectionConfig) and term.rest == "text":
             raise ValueError(
-                f"{kind} reads two tokenisations, and the student's own answers are not aligned with a teacher's "
-                "tokens yet: use a teacher with the student's tokens, or answers: teacher"
+                f"vocabulary_projection with rest: text is in part cross-entropy, which has no signal with {STUDENT}: "
+                "set rest: none"
+            )
+        if isinstance(term, DualSpaceConfig):
+            raise ValueError(
+                f"dual_space trains its projectors to predict the text, and with {STUDENT} that is the student's own: "
+                "use another term for two tokenizers, or answers: teacher"
             )
         if isinstance(term, TopKDivergenceConfig) and (term.divergence, term.tail) != ("forward_kl", "cell"):
             raise ValueError(

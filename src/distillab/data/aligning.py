@@ -52,6 +52,19 @@ def pair_rows(
             "No row was read by both tokenizers.",
             facts=[f"student: {len(student)} rows", f"teacher: {len(teacher)} rows"],
         )
+    found, totals = paired(pairs, aligner=aligner)
+    counted = dict(zip(_COUNTED, totals.tolist(), strict=True))
+    return found, SpanCounts(source=source, rows=len(student), teacher_lacks=len(student) - len(pairs), **counted)
+
+
+def paired(
+    pairs: Sequence[tuple[int, EncodedRow, EncodedRow]], *, aligner: SpanAligner
+) -> tuple[list[PairedRow], npt.NDArray[np.int64]]:
+    """Return rows with their common spans, and their counts in the order of `_COUNTED`.
+
+    Args:
+        pairs: index in the split, the student's row, the teacher's.
+    """
     found: list[PairedRow] = []
     totals = np.zeros(len(_COUNTED), dtype=np.int64)
     for start in range(0, len(pairs), _ROWS_AT_ONCE):
@@ -73,8 +86,7 @@ def pair_rows(
             )
             found.append(row)
             totals += _counted(row, plan)
-    counted = dict(zip(_COUNTED, totals.tolist(), strict=True))
-    return found, SpanCounts(source=source, rows=len(student), teacher_lacks=len(student) - len(pairs), **counted)
+    return found, totals
 
 
 def _numbers(ranges: npt.NDArray[np.int32], tokens: int) -> npt.NDArray[np.int64]:

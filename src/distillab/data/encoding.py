@@ -154,24 +154,12 @@ class Encoder:
         answers = [segment.supervised_text for segment in segments if segment.ends_answer]
         if any(answer.removed and not answer.text.strip() for answer in answers):
             return Dropped(example.key, "empty_answer")
-        ids: list[int] = []
-        mask: list[bool] = []
-        starts: list[int] = []
-        for piece, segment in zip(self._pieces(segments), segments, strict=True):
-            if segment.ends_answer:
-                starts.append(len(ids))
-            piece = self._closed(piece, segment)
-            ids.extend(piece)
-            mask.extend([segment.supervised] * len(piece))
-        whole = self._begun(ids)
-        begin = len(whole) - len(ids)
-        mask = [False] * begin + mask
-        mask[0] = False
+        whole, mask, starts = self._sequence(segments)
         kept_mask = np.asarray(mask[: self.max_tokens], dtype=np.bool_)
         if not kept_mask.any():
             return Dropped(example.key, "no_room")
         room = len(kept_mask)
-        begun = [begin + start for start in starts if begin + start < room]
+        begun = [start for start in starts if start < room]
         return EncodedRow(
             key=example.key,
             input_ids=np.asarray(whole[:room], dtype=np.int32),
@@ -182,6 +170,31 @@ class Encoder:
             removed=sum(answer.removed for answer in answers),
             added=sum(answer.added for answer in answers),
             lost=sum(self._lost.characters(text) for text in example.texts),
+        )
+
+    def continued(self, example: Example, text: str, *, tokens: int, by: Encoder, ended: bool) -> EncodedRow:
+        """Encode an example up to one of its answers, with a text in place of that answer, which alone is supervised.
+
+        Args:
+            text: read as a continuation; special tokens in it are plain text.
+            tokens: `prompt_length` of the example's row by another encoder: where the answer begins there.
+            by: that encoder.
+            ended: the token that ends an answer follows the text.
+        """
+        segments = self.template.render(example)
+        answers = [place for place, segment in enumerate(segments) if segment.ends_answer]
+        # of a conversation that was cut, the last answer that was begun
+        number = by._sequence(by.template.render(example))[2].index(tokens) if len(answers) > 1 else 0
+        end = (self.template.end_of_turn or "") if ended else ""
+        written = RenderedSegment(text + end, supervised=True, ends_answer=True, literal=((0, len(text)),))
+        ids, _, starts = self._sequence([*segments[: answers[number]], written], ended=ended)
+        room = min(len(ids), self.max_tokens)
+        return EncodedRow(
+            key=example.key,
+            input_ids=np.asarray(ids[:room], dtype=np.int32),
+            answer_mask=np.arange(room) >= max(1, starts[-1]),
+            prompt_length=min(starts[-1], room),
+            truncated=len(ids) > room,
         )
 
     def supervised_texts(self, example: Example) -> tuple[SupervisedText, ...]:
@@ -261,6 +274,30 @@ class Encoder:
         if not rows:
             raise _nothing_left(counts, self.max_tokens)
         return EncodedSplit(rows, kept, counts)
+
+    def _sequence(
+        self, segments: Sequence[RenderedSegment], *, ended: bool = True
+    ) -> tuple[list[int], list[bool], list[int]]:
+        """Return the ids of segments with begin tokens, which of them are supervised, and where each answer begins.
+
+        Args:
+            ended: False: the last segment is an answer without an end.
+        """
+        ids: list[int] = []
+        mask: list[bool] = []
+        starts: list[int] = []
+        for number, (piece, segment) in enumerate(zip(self._pieces(segments), segments, strict=True), start=1):
+            if segment.ends_answer:
+                starts.append(len(ids))
+            if ended or number < len(segments):
+                piece = self._closed(piece, segment)
+            ids.extend(piece)
+            mask.extend([segment.supervised] * len(piece))
+        whole = self._begun(ids)
+        begin = len(whole) - len(ids)
+        mask = [False] * begin + mask
+        mask[:1] = [False] * len(mask[:1])
+        return whole, mask, [begin + start for start in starts]
 
     def _pieces(self, segments: Sequence[RenderedSegment]) -> list[list[int]]:
         return self._borders.encode([Piece(segment.text, segment.literal) for segment in segments])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch.utils.data import Dataset
@@ -16,6 +16,7 @@ from distillab.data.aligning import pair_rows, span_aligner
 from distillab.data.collation import Collator, TokenDataset
 from distillab.data.encoding import EncodedSplit
 from distillab.data.paired import PairedCollator, PairedDataset
+from distillab.data.written import WrittenPairs
 from distillab.errors import ConfigError
 from distillab.evaluation.likelihood import score_rows
 from distillab.evaluation.summary import summarise
@@ -37,6 +38,7 @@ from distillab.runs.inputs import RunInputs
 from distillab.runs.journal import Journal
 from distillab.runs.pruned import made_student
 from distillab.runs.rollouts import RolloutWatch
+from distillab.runs.teacher_view import vocab_size
 from distillab.teachers.protocol import SignalSource
 from distillab.training.arguments import evaluation_interval, training_arguments
 from distillab.training.checkpoints import Prefix, newest_checkpoint, require_finite_weights
@@ -52,18 +54,22 @@ class TrainingData:
     """The rows of a run as its trainer takes them.
 
     Attributes:
+        split: the rows in the student's tokens.
         rows: as `collator` takes them.
         collator: makes the training batches.
         row_names: the origin of each row of the split, for messages.
         lengths: the student's tokens of each of `rows`.
         spans: counts of the alignment of two tokenisations; None if there is one.
+        pairs: aligns answers that the student writes; None if there is one tokenisation.
     """
 
+    split: EncodedSplit
     rows: Dataset[Any]
     collator: Callable[[Sequence[Any]], TokenBatch]
     row_names: Sequence[str]
     lengths: Sequence[int]
     spans: SpanCounts | None = None
+    pairs: WrittenPairs | None = None
 
 
 def training_data(inputs: RunInputs, split: EncodedSplit, *, collator: MakeCollator | None = None) -> TrainingData:
@@ -80,12 +86,14 @@ def training_data(inputs: RunInputs, split: EncodedSplit, *, collator: MakeColla
     if teacher is None or not teacher.own_tokens:
         lengths = [len(row) for row in split.rows]
         made = collator(reader.encoder.pad_id) if collator else usual
-        return TrainingData(TokenDataset(split), made, names, lengths)
+        return TrainingData(split, TokenDataset(split), made, names, lengths)
     source = f"{split.counts.source}, and {teacher.spec.name}"
     aligner = span_aligner(reader, teacher.reader)
     rows, counts = pair_rows(split.rows, teacher.rows(split), aligner=aligner, source=source)
     paired = PairedCollator(usual, teacher.reader.collator(settings.padding_side))
-    return TrainingData(PairedDataset(rows), paired, names, [len(row.student) for row in rows], counts)
+    whole = replace(teacher.reader, encoder=teacher.reader.encoder.with_max_tokens(teacher.context))
+    pairs = WrittenPairs(split, rows, reader, whole, aligner)
+    return TrainingData(split, PairedDataset(rows), paired, names, [len(row.student) for row in rows], counts, pairs)
 
 
 def load_student(inputs: RunInputs) -> PreTrainedModel:
@@ -201,10 +209,13 @@ def rollout_for(inputs: RunInputs, student: PreTrainedModel, data: TrainingData)
     own, settings = inputs.method.own, inputs.recipe.training
     if own is None:
         return None
-    rows, view = cast(TokenDataset, data.rows).split.rows, inputs.require_teacher()
-    stop_ids, width = inputs.student.encoder.stop_ids, view.compared_width
+    rows, view = data.split.rows, inputs.require_teacher()
+    stop_ids = inputs.student.encoder.stop_ids
+    width = vocab_size(view.contract.student) if view.own_tokens else view.compared_width
     longest = max(row.prompt_length for row in rows)
-    contexts = [known for known in (context_length(student.config), view.context) if known is not None]
+    # a teacher with other tokens reads what fits into its context
+    read = [context_length(student.config), None if view.own_tokens else view.context]
+    contexts = [known for known in read if known is not None]
     if contexts and longest + own.longest > min(contexts):
         raise ConfigError(
             "The longest prompt and the student's longest answer do not fit into the context of both models.",
@@ -218,7 +229,8 @@ def rollout_for(inputs: RunInputs, student: PreTrainedModel, data: TrainingData)
             fix="use answers: dataset or teacher",
         )
     require_samples(student)
-    return Rollout(own, rows, data.collator, stop_ids, width, settings.steps, settings.batch_size, inputs.recipe.seed)
+    steps, size, seed = settings.steps, settings.batch_size, inputs.recipe.seed
+    return Rollout(own, rows, data.collator, stop_ids, width, steps, size, seed, data.pairs)
 
 
 def train_student(

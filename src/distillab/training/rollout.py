@@ -12,15 +12,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor
 
 from distillab.config.on_policy import StudentAnswersConfig
 from distillab.data.collation import IndexedRow
 from distillab.data.encoding import EncodedRow
+from distillab.data.paired import PairedRow
+from distillab.data.written import WrittenPairs
 from distillab.errors import DataError
 from distillab.models.batch import TokenBatch
 from distillab.models.rollout import Sampled, sample_answers
@@ -45,17 +48,19 @@ class Rollout:
         stop_ids: ids that end an answer.
         width: ids that the student may write; those that mean the same to the teacher.
         steps, batch_size, seed: of the run.
+        pairs: aligns the answers with the teacher's tokens, where these are others.
         repeating: (repetitive, all) answers of each of the last steps, for the guard; a checkpoint keeps it.
     """
 
     settings: StudentAnswersConfig
     rows: Sequence[EncodedRow]
-    collator: Callable[[Sequence[IndexedRow]], TokenBatch]
+    collator: Callable[[Sequence[Any]], TokenBatch]
     stop_ids: tuple[int, ...]
     width: int
     steps: int
     batch_size: int
     seed: int
+    pairs: WrittenPairs | None = None
     repeating: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=_GUARDED_STEPS))
     log: RolloutLog = field(init=False)
 
@@ -128,18 +133,21 @@ class Rollout:
             for place, index in local
         ]
         items.sort(key=lambda item: -len(item[0].row))
+        generate_s = time.perf_counter() - since
+        parts = [items[start : start + size] for start in range(0, len(items), size)]
+        read = [self._read([item for item, _ in part], [place in written for _, place in part]) for part in parts]
         lengths = torch.tensor([len(one.answer.scored_ids) for one in answers], device=device)
+        counts = torch.tensor([*_counts(answers), sum(partial for _, _, partial in read)], device=device)
         self.log.begin(
             longest=longest,
             lengths=joined(lengths).tolist(),
-            counts=over_processes(torch.tensor(_counts(answers), device=device)).tolist(),
-            generate_s=time.perf_counter() - since,
+            counts=over_processes(counts).tolist(),
+            generate_s=generate_s,
             share=len(chosen) / self.batch_size,
             microbatches=len(batches),
         )
         self.repeating.append((self.log.repetitive, self.log.rows))
-        parts = [items[start : start + size] for start in range(0, len(items), size)]
-        return [self._batch(part, set(written), device) for part in parts]
+        return [self._batch(rows, own, device) for rows, own, _ in read]
 
     def examples(self, model: torch.nn.Module) -> list[tuple[list[int], Sampled]]:
         """Return the prompts of the first three rows with the student's answers, drawn with the same numbers always."""
@@ -174,11 +182,20 @@ class Rollout:
             uniform_BT=uniform_BT,
         )
 
-    def _batch(self, items: Sequence[tuple[IndexedRow, int]], written: set[int], device: torch.device) -> TokenBatch:
-        batch = self.collator([item for item, _ in items])
-        own_B = torch.tensor([place in written for _, place in items])
-        batch["written"] = batch["answer_mask"] & own_B[:, None]
-        return cast(TokenBatch, {name: value.to(device) for name, value in cast(dict[str, Any], batch).items()})
+    def _read(
+        self, rows: list[IndexedRow], own: list[bool]
+    ) -> tuple[Sequence[IndexedRow | PairedRow], list[bool], int]:
+        """Return rows as the collator takes them, which the student wrote, and how many end within a character."""
+        if self.pairs is None:
+            return rows, own, 0
+        found, partial = self.pairs.of(rows, own)
+        return found, own, partial
+
+    def _batch(self, rows: Sequence[IndexedRow | PairedRow], own: list[bool], device: torch.device) -> TokenBatch:
+        batch = self.collator(rows)
+        batch["written"] = batch["answer_mask"] & torch.tensor(own)[:, None]
+        moved: TokenBatch = send_to_device(batch, device)
+        return moved
 
     def _generator(self, step: int, use: str) -> torch.Generator:
         digest = hashlib.sha256(f"{self.seed} {step} {use}".encode()).digest()

@@ -65,12 +65,13 @@ class RolloutLog:
         Args:
             longest: most new tokens.
             lengths: tokens of each answer, of all processes.
-            counts: answers, cut ones, repetitive ones, empty ones, of all processes.
+            counts: answers, cut ones, repetitive ones, empty ones, those that end within a character; of all
+                processes.
             generate_s: seconds that they took.
             share: of the step's rows.
             microbatches: of this process.
         """
-        self.rows, cut, self.repetitive, empty = counts
+        self.rows, cut, self.repetitive, empty, partial = counts
         ordered = torch.tensor(lengths or [0], dtype=torch.float64)
         self._facts = {
             "fraction": share,
@@ -83,11 +84,12 @@ class RolloutLog:
             "truncated": cut / max(1, self.rows),
             "repetitive": self.repetitive / max(1, self.rows),
             "empty": empty / max(1, self.rows),
+            "partial": partial / max(1, self.rows),
             "generate_s": generate_s,
             "teacher_s": 0.0,
         }
         by_place = (f"{name}_{bucket}" for name in _BY_PLACE for bucket in _BUCKETS)
-        names = ("nats", "nats_stored", *by_place, *_OF_DISTRIBUTIONS)
+        names = ("nats", "nats_stored", "in_spans", *by_place, *_OF_DISTRIBUTIONS)
         self._sums = {name: torch.zeros((), dtype=torch.float64) for name in names}
         self._counts = {name: torch.zeros((), dtype=torch.float64) for name in names}
         self._share_of_positions = max(1, _INSPECTED // microbatches)
@@ -107,6 +109,9 @@ class RolloutLog:
             nats_N = next(iter(measured.values.values())).double().cpu()
             self._add_up("nats", nats_N[own_N], bucket_N[own_N])
             self._add_up("nats_stored", nats_N[~own_N])
+        if "alignment" in batch:
+            alignment = batch["alignment"]
+            self._add_up("in_spans", alignment.student.inside(alignment.shared_S).cpu()[own_N])
         written = own_N.nonzero()[:, 0]
         if measured.teacher is not None and len(written):
             every = -(-len(written) // self._share_of_positions)
@@ -121,20 +126,24 @@ class RolloutLog:
     def _compare(self, measured: Measured, batch: TokenBatch, here_P: Tensor, bucket_N: Tensor) -> None:
         student, teacher = measured.scores(here_P.to(measured.hidden_ND.device), batch)
         assert teacher is not None
-        assert not isinstance(teacher, AlignedTokens)  # there is one tokenisation
-        q_PV, p_PV = student.logp(self._width, 1.0), teacher.logp(self._width, 1.0)
+        q_PV = student.logp(self._width, 1.0)
+        found = {"student_entropy": _entropy(q_PV)}
+        if not isinstance(teacher, AlignedTokens):  # else the teacher's distribution is over other tokens
+            found |= self._both(q_PV, teacher.logp(self._width, 1.0))
+        for name, values in found.items():
+            self._add_up(name, values.cpu(), bucket_N[here_P] if name in _BY_PLACE else None)
+
+    def _both(self, q_PV: Tensor, p_PV: Tensor) -> dict[str, Tensor]:
+        """Return figures of the student's and the teacher's log-probabilities, of each position."""
         k = min(_TOP, self._width)
         top_q, top_p = q_PV.topk(k, dim=1).indices, p_PV.topk(k, dim=1).indices
-        found = {
-            "student_entropy": -(q_PV.exp() * q_PV.clamp(min=-1e4)).sum(dim=1),
-            "teacher_entropy": -(p_PV.exp() * p_PV.clamp(min=-1e4)).sum(dim=1),
+        return {
+            "teacher_entropy": _entropy(p_PV),
             "accept": 1.0 - total_variation(student_logp=q_PV, teacher_logp=p_PV),
             "top16_overlap": (top_q[:, :, None] == top_p[:, None, :]).any(dim=2).double().mean(dim=1),
             "top16_mass_student": q_PV.gather(1, top_p).exp().sum(dim=1),
             "top16_mass_teacher": p_PV.gather(1, top_p).exp().sum(dim=1),
         }
-        for name, values in found.items():
-            self._add_up(name, values.cpu(), bucket_N[here_P] if name in _BY_PLACE else None)
 
     def _add_up(self, name: str, values: Tensor, bucket: Tensor | None = None) -> None:
         self._sums[name] += values.double().sum()
@@ -142,3 +151,7 @@ class RolloutLog:
         if bucket is not None:
             for number, place in enumerate(_BUCKETS):
                 self._add_up(f"{name}_{place}", values[bucket == number])
+
+
+def _entropy(logp_PV: Tensor) -> Tensor:
+    return -(logp_PV.exp() * logp_PV.clamp(min=-1e4)).sum(dim=1)
