@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
@@ -40,6 +44,19 @@ def project(tmp_path: Path) -> Path:
 def test_the_documentation_has_no_dead_link() -> None:
     done = check(ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_name_that_a_python_block_imports_exists() -> None:
+    missing = []
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
+        for block in re.findall(r"^ *```python\n(.*?)^ *```", page.read_text(encoding="utf-8"), re.M | re.S):
+            imports = [node for node in ast.walk(ast.parse(dedent(block))) if isinstance(node, ast.ImportFrom)]
+            for node in imports:
+                module = importlib.import_module(node.module or "")
+                missing += [
+                    f"{page.name}: {node.module}.{one.name}" for one in node.names if not hasattr(module, one.name)
+                ]
+    assert missing == []
 
 
 def test_a_sound_project_passes(project: Path) -> None:
