@@ -74,3 +74,29 @@ def test_a_study_names_the_arm() -> None:
     arms = ["sft", {"name": "own", "method": "on_policy", "answers": {**STUDENT, "fraction": 0.01}}]
     with pytest.raises(ValueError, match=r"arm own: fraction 0\.01 of batch_size 32 is no row"):
         StudyRecipe.model_validate({**BASE, "arms": arms})
+
+
+def _names(arms: list[Any], **settings: Any) -> list[str]:
+    return [arm.name for arm in build_recipe(StudyRecipe, {**BASE, "arms": arms, **settings}, (), where="").arms]
+
+
+def test_a_study_has_the_same_loss_on_stored_answers() -> None:
+    assert _names(["sft", "on_policy", "logits"]) == ["sft", "on_policy", "on_policy_fixed", "logits"]
+    assert _names(["sft", "on_policy"], fixed_data_twin=False) == ["sft", "on_policy"]
+    # one serves two arms with one loss; another loss, or answers of someone else, has one of its own
+    assert _names(["sft", "on_policy", "on_policy_pure", "gkd"])[2:] == [
+        "on_policy_fixed",
+        "on_policy_pure",
+        "gkd",
+        "gkd_fixed",
+    ]
+    given = {"name": "mine", "method": "on_policy", "answers": "dataset"}
+    assert _names(["sft", given, "on_policy"]) == ["sft", "mine", "on_policy"]
+    of_teacher = {"name": "own", "method": "on_policy", "answers": {**STUDENT, "otherwise": "teacher"}}
+    assert _names(["sft", given, of_teacher])[-1] == "own_fixed"
+    study = StudyRecipe.model_validate({**BASE, "arms": ["sft", of_teacher]})
+    assert study.arms[2].resolved().answers == "teacher" and study.arms[2].terms == study.arms[1].terms
+    assert study.twin_of(study.arms[1]) == study.arms[2] and study.twin_of(study.arms[0]) is None
+    assert StudyRecipe.model_validate(study.model_dump(mode="json")) == study
+    failure = {"name": "bad", "method": "on_policy", "shown_failure": "why"}
+    assert _names(["sft", failure]) == ["sft", "bad"]

@@ -43,7 +43,9 @@ def test_the_figures_are_those_of_a_direct_computation(materials: Path) -> None:
 
     shared = SharedTeacher(LocalTeacher(teacher, PROVENANCE), 512)
     settings = EvaluationConfig(batch_size=2)
-    found = own_text_metrics(student, prompts, written, settings, reader=reader, shared=shared)
+    found, rows = own_text_metrics(student, prompts, written, settings, reader=reader, shared=shared)
+    assert sum(row["own_kl"] for row in rows) == pytest.approx(float(sums[1]), rel=1e-4)
+    assert [row["own_tokens"] for row in rows] == [len(ids) for ids in written]
     assert [metric.name for metric in found] == list(NAMES)
     assert [metric.value for metric in found] == pytest.approx((sums[1:] / sums[0]).tolist(), rel=1e-4)
     assert {(metric.n, metric.sample, metric.family) for metric in found} == {(3, "generations", "fidelity")}
@@ -52,9 +54,10 @@ def test_the_figures_are_those_of_a_direct_computation(materials: Path) -> None:
         (None, NO_SHARED_TEACHER),
         (SharedTeacher(shared.teacher, 512, reads_any_text=False), CACHE_LACKS_IT),
     ):
-        found = own_text_metrics(student, prompts, written, settings, reader=reader, shared=teacherless)
+        found, rows = own_text_metrics(student, prompts, written, settings, reader=reader, shared=teacherless)
+        assert rows == ()
         assert [(metric.value, metric.missing) for metric in found] == [(None, reason)] * 3
-    assert own_text_metrics(student, [], [], settings, reader=reader, shared=shared) == ()
+    assert own_text_metrics(student, [], [], settings, reader=reader, shared=shared) == ((), ())
 
 
 def test_an_answer_ends_before_what_the_teacher_cannot_read() -> None:

@@ -89,10 +89,20 @@ def test_in_a_study_the_arm_reads_the_teacher_itself(tiny_world: dict[str, Any],
         {"name": "fixed", "method": "on_policy", "answers": "dataset"},
     ]
     recipe = StudyRecipe(**{**tiny_world, "seeds": [0]}, arms=arms, output=str(tmp_path))
-    Study(recipe, reproduce="").run()
+    assert [arm.name for arm in recipe.arms] == ["sft", "own", "own_fixed", "fixed"]
+    results = Study(recipe, reproduce="").run()
     runs = {
         arm.name: read_record(RunRecord, tmp_path / "runs" / arm.name / "seed0" / "run.json") for arm in recipe.arms
     }
     assert (runs["own"].teacher_signals, runs["fixed"].teacher_signals) == ("online", "cached")
     assert runs["own"].answers is not None
     assert runs["own"].cost.written_tokens > 0 == runs["fixed"].cost.written_tokens
+    # the teacher's signals on these rows are in a cache, so the answers of its student were scored afterwards
+    (own,) = [arm for arm in results.arms if arm.on_policy]
+    fixed = next(arm for arm in results.arms if arm.name == "own_fixed")
+    assert own.twin == "own_fixed" and own.rollouts == (runs["own"].rollout,)
+    kl = own.against_twin[0]
+    values = [arm.evaluations[0].value("own_kl_from_teacher") for arm in (own, fixed)]
+    assert kl.metric == "own_kl_from_teacher" and None not in values
+    assert kl.difference.mean == pytest.approx(values[0] - values[1], rel=1e-9)  # type: ignore[operator]
+    assert "own against own_fixed, the same loss on stored answers: KL from teacher, own text" in results.verdict

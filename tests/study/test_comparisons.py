@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from distillab.records import ArmResult, TeacherProvenance
-from distillab.study.comparisons import Judged, comparisons
-from tests.figures import figures
+from distillab.study.comparisons import Judged, against_fixed_data, comparisons
+from tests.figures import figures, with_value
 
 ROWS = 12
 TEACHER = TeacherProvenance(name="t", weights_sha256="1", parameters=1, dtype="float32", template_sha256="0")
@@ -88,3 +88,39 @@ def test_an_arm_knows_its_comparison_by_likelihood() -> None:
     )
     assert arm.against_sft == compared[0].difference
     assert arm.against("fidelity") is None
+
+
+def _with_own(kl: list[float], tokens: list[int]) -> Judged:
+    one = judged(2.0, kl=0.5)
+    lines = [
+        line | {"ids": [1], "own_kl": each, "own_tokens": of}
+        for line, each, of in zip(one.lines[0], kl, tokens, strict=False)
+    ]
+    ratio = sum(kl) / sum(tokens)
+    return Judged([with_value(one.evaluations[0], "own_kl_from_teacher", ratio)], [lines], one.judged_by)
+
+
+def test_own_text_is_compared_by_the_ratio_of_sums_whatever_the_lengths() -> None:
+    kl, tokens = [float(row) for row in range(ROWS)], [row % 5 for row in range(ROWS)]
+    other = [0.5 * row for row in range(ROWS)], [1 + row % 3 for row in range(ROWS)]
+    own, *families = against_fixed_data(_with_own(kl, tokens), _with_own(*other))
+    assert own.difference.mean == pytest.approx(sum(kl) / sum(tokens) - sum(other[0]) / sum(other[1]))
+    assert [one.family for one in families] == ["likelihood", "fidelity", "task"]
+
+    # the standard error of a difference of two ratios, linearised
+    def errors(one: list[float], of: list[int]) -> list[float]:
+        ratio = sum(one) / sum(of)
+        return [(k - ratio * n) * ROWS / sum(of) for k, n in zip(one, of, strict=True)]
+
+    residuals = [a - b for a, b in zip(errors(kl, tokens), errors(*other), strict=True)]
+    half = 2.200985 * math.sqrt(sum(e**2 for e in residuals) / (ROWS - 1) / ROWS)  # t of 11 degrees of freedom
+    assert own.difference.low == pytest.approx(own.difference.mean - half, rel=1e-4)
+
+
+def test_runs_without_their_own_text_row_by_row_are_compared_by_the_rest() -> None:
+    one = _with_own([1.0] * ROWS, [4] * ROWS)
+    assert [each.metric for each in against_fixed_data(one, judged(2.0, kl=0.1))] == [
+        "nats_per_token",
+        "kl_from_teacher",
+        "value_match",
+    ]

@@ -37,3 +37,7 @@ def show_losses(recipe: RunRecipe | StudyRecipe) -> None:
     for name, method in methods.items():
         terms = " + ".join(f"{weight_text(term.weight)} {term.kind}" for term in method.resolved().terms)
         echo(f"  {name:<{max(map(len, methods))}}  {terms}")
+    twins = [] if isinstance(recipe, RunRecipe) else [(arm, recipe.twin_of(arm)) for arm in recipe.arms]
+    for arm, twin in twins:
+        if twin is not None:
+            echo(f"{arm.name} is compared with {twin.name}, the same loss on stored answers (fixed_data_twin: true)")

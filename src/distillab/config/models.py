@@ -277,6 +277,11 @@ class StudyRecipe(Settings):
     )
     data: DataConfig
     arms: tuple[ArmConfig, ...] = Field(default=("sft", "seqkd", "logits"), validate_default=True)
+    fixed_data_twin: bool = Field(
+        default=True,
+        description="beside every arm whose student writes answers itself: the same terms on stored answers, as the "
+        "arm NAME_fixed, unless the study has one",
+    )
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
     teacher_answers: TeacherAnswersConfig = TeacherAnswersConfig()
     training: TrainingConfig = TrainingConfig()
@@ -312,6 +317,28 @@ class StudyRecipe(Settings):
         )
         object.__setattr__(self, "arms", tuple(arms))
         return self
+
+    @model_validator(mode="after")
+    def _twins_are_there(self) -> StudyRecipe:
+        for arm in self.arms if self.fixed_data_twin else ():
+            own = arm.resolved().own
+            if own is not None and not arm.shown_failure and self.twin_of(arm) is None:
+                twin = arm.model_copy(update={"name": f"{arm.name}_fixed", "answers": own.otherwise})
+                place = self.arms.index(arm) + 1
+                object.__setattr__(self, "arms", (*self.arms[:place], twin, *self.arms[place:]))
+        return self
+
+    def twin_of(self, arm: ArmConfig) -> ArmConfig | None:
+        """Return the arm with the same terms on stored answers, of one whose student writes answers itself."""
+        own = arm.resolved().own
+        if own is None:
+            return None
+
+        def compared(one: ArmConfig) -> list[Any]:
+            return [one.terms, one.teacher, one.teacher_correction, one.teacher_answers, one.shown_failure]
+
+        stored = (one for one in self.arms if one.resolved().own is None and one.resolved().answers == own.otherwise)
+        return next((one for one in stored if compared(one) == compared(arm)), None)
 
     @model_validator(mode="after")
     def _arms_are_complete(self) -> StudyRecipe:

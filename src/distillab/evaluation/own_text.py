@@ -48,10 +48,13 @@ def own_text_metrics(
     reader: Reader,
     shared: SharedTeacher | None,
     unshared: str = NO_SHARED_TEACHER,
-) -> tuple[Metric, ...]:
+) -> tuple[tuple[Metric, ...], tuple[dict[str, float], ...]]:
     """Return the student's fidelity on its own answers; without values where no teacher can read them.
 
     Where it wrote none there are no metrics.
+
+    Returns:
+        The metrics; of each answer own_kl, a sum, and own_tokens, of how many: 0 where the teacher cannot read it.
 
     Args:
         prompts, written: see `own_rows`.
@@ -59,13 +62,13 @@ def own_text_metrics(
         unshared: why there is none.
     """
     if not written:
-        return ()
+        return (), ()
     if shared is None or not shared.reads_any_text:
         missing = unshared if shared is None else CACHE_LACKS_IT
-        return fidelity(None, missing=missing, own_text=True, n=len(written))
+        return fidelity(None, missing=missing, own_text=True, n=len(written)), ()
     rows = own_rows(prompts, written, teacher_ids=shared.teacher.identity.input_ids)
     if not rows:
-        return fidelity(None, missing=_NOTHING_READABLE, own_text=True, n=len(written))
+        return fidelity(None, missing=_NOTHING_READABLE, own_text=True, n=len(written)), ()
     scores = score_rows(
         model,
         rows,
@@ -74,4 +77,8 @@ def own_text_metrics(
         stop_ids=reader.encoder.stop_ids,
         shared=shared,
     )
-    return fidelity(scores, missing=NO_SHARED_TEACHER, own_text=True)
+    assert scores.kl is not None  # there is a shared teacher
+    read = dict(zip(scores.keys, zip(scores.kl.tolist(), scores.tokens.tolist(), strict=True), strict=True))
+    each = (read.get(str(number), (0.0, 0.0)) for number in range(len(written)))
+    found = tuple({"own_kl": kl, "own_tokens": tokens} for kl, tokens in each)
+    return fidelity(scores, missing=NO_SHARED_TEACHER, own_text=True), found

@@ -87,12 +87,13 @@ class Written:
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """An evaluation with its scores and generated answers, row by row."""
+    """An evaluation with its scores and generated answers, row by row; `own` is that of `own_text_metrics`."""
 
     record: EvaluationRecord
     scores: RowScores
     scored_bytes: tuple[int, ...]
     written: Written
+    own: tuple[dict[str, float], ...] = ()
 
     @property
     def answers(self) -> tuple[str, ...]:
@@ -132,11 +133,11 @@ def evaluate(
         )
         written = _generate(model, prompted, settings, reader, progress)
     record = summarise(scores, scored_bytes=sum(scored.scored_bytes), unshared=unshared)
-    own = own_text_metrics(
+    metrics, own = own_text_metrics(
         model, prompted.prompt_ids, written.ids, settings, reader=reader, shared=shared, unshared=unshared
     )
-    record = record.model_copy(update={"metrics": (*record.metrics, *own, *written.judged.metrics)})
-    return EvaluationResult(record, scores, scored.scored_bytes, written)
+    record = record.model_copy(update={"metrics": (*record.metrics, *metrics, *written.judged.metrics)})
+    return EvaluationResult(record, scores, scored.scored_bytes, written, own)
 
 
 @dataclass(frozen=True)

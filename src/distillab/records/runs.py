@@ -28,6 +28,9 @@ class EvaluatedModel(Record):
     identity: str = Field(description="sha256 of the settings and files that decide its figures")
     files: dict[str, str] = Field(description="sha256 of its held-out figures")
     evaluation: EvaluationRecord
+    own: tuple[dict[str, float], ...] = Field(
+        default=(), description="where it alone was measured now: own_kl and own_tokens of each generated answer"
+    )
 
 
 class CurvePoint(Record):

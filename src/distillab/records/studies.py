@@ -11,7 +11,7 @@ from distillab.records.base import SCHEMA_VERSION, Record
 from distillab.records.findings import Investigation
 from distillab.records.metrics import EvaluationRecord, Family
 from distillab.records.pairing import TokenizerContract
-from distillab.records.runs import CurvePoint, ReferenceLines, RunCost
+from distillab.records.runs import CurvePoint, ReferenceLines, RolloutRecord, RunCost
 from distillab.records.sources import AnswerStoreCounts, CacheUse, EncodingCounts, ServedCost, SpanCounts
 
 _ERROR = 0.05
@@ -69,13 +69,13 @@ class Recovered(Record):
 
 
 class Comparison(Record):
-    """The headline of one family, of a model against SFT."""
+    """One metric of a model against another: the headline of a family against SFT, or an arm against its twin."""
 
     family: Family
-    metric: str = Field(description="the headline")
+    metric: str
     label: str
     unit: str
-    difference: Interval = Field(description="the model's minus SFT's, paired over seeds and rows")
+    difference: Interval = Field(description="the model's minus the other's, paired over seeds and rows")
     recovered: Recovered | None = None
     undefined: str | None = Field(default=None, description="why there is no share of a gap; None for a teacher")
 
@@ -124,6 +124,16 @@ class ArmResult(Record):
     costs: tuple[RunCost, ...]
     comparisons: tuple[Comparison, ...] = Field(default=(), description="with SFT, one a family; none for SFT itself")
     teacher_cost: TeacherCost | None = None
+    rollouts: tuple[RolloutRecord, ...] = Field(
+        default=(), description="what the student wrote in training, one entry a seed; empty: it wrote nothing"
+    )
+    twin: str | None = Field(default=None, description="the arm with the same loss on stored answers")
+    against_twin: tuple[Comparison, ...] = Field(default=(), description="the KL on own text first, where measured")
+
+    @property
+    def on_policy(self) -> bool:
+        """Whether the student wrote answers itself."""
+        return bool(self.rollouts)
 
     def against(self, family: Family) -> Comparison | None:
         """Return the comparison with SFT by that family's headline."""

@@ -37,6 +37,7 @@ ACCESS_MEANING: dict[AccessLevel, str] = {
     "logits": "the teacher’s full next-token distribution",
     "internals": "the teacher’s hidden states or attention",
 }
+ON_POLICY = "on text that the student writes in training"
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class Entry:
     """One model or arm of the study.
 
     `comparable` is False if nats per token cannot be compared with the student's, because the model splits the held-out
-    text into other tokens; `across_tokenizers` is True if an arm's teacher does.
+    text into other tokens; `across_tokenizers` is True if an arm's teacher does. `on_policy` is True if the student
+    writes answers in training, and learns from them.
     `colour` and `marker` are how figures draw it; there are 15 markers and 16 colours.
     """
 
@@ -62,6 +64,7 @@ class Entry:
     costs: tuple[RunCost, ...]
     against_sft: Interval | None
     comparisons: tuple[Comparison, ...]
+    on_policy: bool
     teacher_cost: TeacherCost | None
     served: ServedCost | None
     comparable: bool
@@ -105,7 +108,7 @@ def entries(results: StudyResults) -> tuple[Entry, ...]:
         raise DataError("Every baseline and arm of a study needs a different name.", facts=[f"twice: {twice}"])
     other_tokens = _models_with_other_tokens(results)
     found = [_of_baseline(point, point.name not in other_tokens) for point in results.baselines]
-    arms = sorted(results.arms, key=lambda arm: (arm.across_tokenizers, ACCESS_ORDER.index(arm.access)))
+    arms = sorted(results.arms, key=lambda arm: (arm.across_tokenizers, ACCESS_ORDER.index(arm.access), arm.on_policy))
     trained = [arm for arm in arms if arm.shown_failure is None]
     shown = [arm for arm in arms if arm.shown_failure is not None]
     found += [_of_arm(arm, f"c{i % COLOURS}", MARKERS[i % len(MARKERS)]) for i, arm in enumerate(trained)]
@@ -156,6 +159,7 @@ def _of_baseline(point: Baseline, comparable: bool) -> Entry:
         costs=() if point.correction is None else (point.correction,),
         against_sft=None,
         comparisons=point.comparisons,
+        on_policy=False,
         teacher_cost=None,
         served=point.served,
         comparable=comparable or not is_teacher,
@@ -180,6 +184,7 @@ def _of_arm(arm: ArmResult, colour: str, marker: str) -> Entry:
         costs=arm.costs,
         against_sft=arm.against_sft,
         comparisons=arm.comparisons,
+        on_policy=arm.on_policy,
         teacher_cost=arm.teacher_cost,
         served=None,
         comparable=True,

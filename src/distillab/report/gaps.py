@@ -44,6 +44,15 @@ def _by(entry: Entry, family: Family) -> Comparison | None:
 def _cells(one: Comparison | None) -> tuple[str, str]:
     if one is None:
         return MISSING, MISSING
+    share = one.recovered
+    if share is None:
+        return difference(one), MISSING
+    low, high = (signed(end * 100, 0) for end in (share.low, share.high))
+    return difference(one), f"{signed(share.share * 100, 0)} % [{low}, {high}]"
+
+
+def difference(one: Comparison) -> str:
+    """Return `KL from teacher −0.120 nats/token [−0.150, −0.090], better`."""
     unit, scale, decimals = PRINTED.get(one.unit, (one.unit, 1.0, 3))
     gap = one.difference
     text = f"{signed(gap.mean * scale, decimals)} {unit}"
@@ -52,11 +61,7 @@ def _cells(one: Comparison | None) -> tuple[str, str]:
     else:
         ends = f"{signed(gap.low * scale, decimals)}, {signed(gap.high * scale, decimals)}"
         text += f" [{ends}], {_WORD[interval_tone(gap)]}"
-    share = one.recovered
-    if share is None:
-        return f"{one.label} {text}", MISSING
-    low, high = (signed(end * 100, 0) for end in (share.low, share.high))
-    return f"{one.label} {text}", f"{signed(share.share * 100, 0)} % [{low}, {high}]"
+    return f"{one.label} {text}"
 
 
 def teacher_costs(found: Sequence[Entry]) -> Grid | None:

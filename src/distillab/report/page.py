@@ -18,6 +18,7 @@ from distillab.report.figure_curves import Panel, closer_panel, held_out_panel, 
 from distillab.report.gaps import gaps, teacher_costs
 from distillab.report.investigation_page import Doctor, doctor_of
 from distillab.report.numbers import MISSING, count, count_range, duration, fixed
+from distillab.report.on_policy import OnPolicy, on_policy
 from distillab.report.table import Table, main_table
 
 
@@ -52,6 +53,7 @@ class Page:
     curves_not_drawn: tuple[str, ...]
     legend: tuple[Legend, ...]
     curve_table: sections.Grid | None
+    on_policy: OnPolicy | None
     samples: tuple[sections.Sample, ...]
     samples_in_all: int
     contracts: tuple[sections.Contract, ...]
@@ -98,6 +100,7 @@ def page_of(results: StudyResults) -> Page:
         curves_not_drawn=_curves_not_drawn(found),
         legend=tuple(Legend(e.name, legend_marker(e.marker, e.colour), e.is_failure) for e in trained),
         curve_table=_curve_table(found),
+        on_policy=on_policy(results),
         samples=sections.samples(results, found),
         samples_in_all=len(results.samples),
         contracts=tuple(sections.contract(record) for record in results.contracts),

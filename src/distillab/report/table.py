@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, product
 from typing import Literal
 
 from distillab.records import ACCESS_ORDER, FAMILIES, AccessLevel, Interval
 from distillab.report.columns import Column
-from distillab.report.entries import ACCESS_MEANING, Entry, of_kind
+from distillab.report.entries import ACCESS_MEANING, ON_POLICY, Entry, of_kind
 from distillab.report.numbers import BROKEN, MISSING, Spread, count_range, fixed, signed
 
 Tone = Literal["", "best", "missing", "broken", "good", "bad", "even"]
@@ -85,10 +85,10 @@ def main_table(found: Sequence[Entry], columns: Sequence[Column]) -> Table:
         return tuple(Row(entry, tuple(_cell(key, entry, columns, best) for key in keys)) for entry in chosen)
 
     groups = [Group("Not trained here", "the student as it was given", rows(of_kind(found, "undistilled")))]
-    for across in (False, True):
-        for access in ACCESS_ORDER:
-            arms = [e for e in of_kind(found, "arm") if e.access == access and e.across_tokenizers is across]
-            groups.append(_access_group(access, rows(arms), across=across))
+    for across, access, own in product((False, True), ACCESS_ORDER, (False, True)):
+        level = (access, across, own)
+        arms = [e for e in of_kind(found, "arm") if (e.access, e.across_tokenizers, e.on_policy) == level]
+        groups.append(_access_group(access, rows(arms), across=across, on_policy=own))
     groups.append(Group("Teachers", "the models that were learnt from", rows(of_kind(found, "teacher"))))
     shown = rows(of_kind(found, "failure"))
     groups.append(Group("Shown failures", "not results: made to fail on purpose", shown, failures=True))
@@ -103,10 +103,13 @@ def _families(headings: Sequence[Heading], columns: Sequence[Column]) -> tuple[t
     return tuple((name, len(list(group))) for name, group in groupby(names))
 
 
-def _access_group(access: AccessLevel, rows: tuple[Row, ...], *, across: bool) -> Group:
+def _access_group(access: AccessLevel, rows: tuple[Row, ...], *, across: bool, on_policy: bool) -> Group:
+    title, meaning = f"Access: {access}", ACCESS_MEANING[access]
     if across:
-        return Group(f"Across tokenizers, access: {access}", f"{ACCESS_MEANING[access]}, in other tokens", rows)
-    return Group(f"Access: {access}", ACCESS_MEANING[access], rows)
+        title, meaning = f"Across tokenizers, access: {access}", f"{meaning}, in other tokens"
+    if on_policy:
+        title, meaning = f"{title}, on-policy", f"{meaning}, {ON_POLICY}"
+    return Group(title, meaning, rows)
 
 
 def _best_text(column: Column, arms: Sequence[Entry]) -> str | None:

@@ -137,7 +137,7 @@ def write_held_out(path: Path, result: EvaluationResult) -> None:
     lines += [{} for _ in written.answers[len(lines) :]]
     for row, (line, answer, ids) in enumerate(zip(lines, written.answers, written.ids, strict=False)):
         judged = {name: of_rows[row] for name, of_rows in written.judged.scores.items()}
-        line |= {"answer": answer, "ids": list(ids), "scores": judged}
+        line |= {"answer": answer, "ids": list(ids), "scores": judged, **(result.own[row] if result.own else {})}
     write_json_lines(path, lines)
 
 

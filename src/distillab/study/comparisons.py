@@ -69,6 +69,21 @@ def comparisons(model: Judged, sft: Judged, teacher: Judged | str | None = None)
     return tuple(found)
 
 
+def against_fixed_data(model: Judged, fixed: Judged) -> tuple[Comparison, ...]:
+    """Return an arm whose student writes answers itself against the same loss on stored answers.
+
+    The KL on the text that each student generates comes first, then the headline of each family.
+    """
+    metric = _shared(("own_kl_from_teacher",), (model, fixed))
+    known = all(any("own_kl" in line for line in lines) for one in (model, fixed) for lines in one.lines)
+    found = comparisons(model, fixed)
+    if metric is None or not known or not _same(model.judged_by, fixed.judged_by):
+        return found
+    difference = _difference(metric, model, fixed)
+    own = Comparison(family="fidelity", metric=metric.name, label=metric.label, unit=metric.unit, difference=difference)
+    return (own, *found)
+
+
 def with_adjusted(arms: Sequence[ArmResult]) -> tuple[ArmResult, ...]:
     """Return the arms with p-values for all comparisons of a family together; a shown failure is no comparison."""
     found = {arm.name: arm for arm in arms}
@@ -87,6 +102,11 @@ def _headline(family: Family, models: Sequence[Judged]) -> Metric | None:
     names = HEADLINES[family]
     if family == "likelihood" and len({tuple(_column(one.lines[0], "tokens")) for one in models}) > 1:
         names = ("bits_per_byte",)
+    return _shared(names, models)
+
+
+def _shared(names: Sequence[str], models: Sequence[Judged]) -> Metric | None:
+    """Return the first of some metrics that all have."""
     shared = (name for name in names if all(e.value(name) is not None for one in models for e in one.evaluations))
     name = next(shared, None)
     return None if name is None else models[0].evaluations[0].metric(name)
@@ -132,10 +152,22 @@ def _rows(metric: str, lines: Sequence[dict[str, Any]]) -> Rows:
     if metric in HEADLINES["task"]:
         scores = [line["scores"][metric] for line in lines if "scores" in line]
         return np.array(scores), np.ones(len(scores))
+    if metric == "own_kl_from_teacher":
+        return _of_own_text([line for line in lines if "ids" in line])
     tokens = _column(lines, "tokens")
     if metric == "bits_per_byte":
         return (_column(lines, "nats") - _column(lines, "eos_nats")) / _LN2, _column(lines, "bytes")
     return _column(lines, {"nats_per_token": "nats", "kl_from_teacher": "kl"}[metric]), tokens
+
+
+def _of_own_text(written: Sequence[dict[str, Any]]) -> Rows:
+    """Return values whose mean is Σ KL / Σ tokens, and whose spread is that of the ratio, linearised.
+
+    Two models write answers of different lengths, so there is no common weight of a prompt.
+    """
+    kl, tokens = (np.array([line.get(name, 0.0) for line in written]) for name in ("own_kl", "own_tokens"))
+    ratio = kl.sum() / tokens.sum()
+    return ratio + (kl - ratio * tokens) / tokens.mean(), np.ones(len(written))
 
 
 def _column(lines: Sequence[dict[str, Any]], name: str) -> Floats:

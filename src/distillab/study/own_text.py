@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from distillab.evaluation.likelihood import SharedTeacher
 from distillab.evaluation.own_text import CACHE_LACKS_IT, own_text_metrics
@@ -17,6 +18,8 @@ from distillab.records import EvaluatedModel, RunRecord, read_record, write_reco
 from distillab.runs.folder import HELD_OUT, STUDENT, read_held_out
 from distillab.runs.inputs import RunInputs
 from distillab.runs.several import open_teacher
+
+OWN_TEXT = "own_text"  # folder in a study's
 
 
 def with_own_text(folder: Path, runs: Sequence[tuple[RunInputs, RunRecord]]) -> list[RunRecord]:
@@ -40,13 +43,30 @@ def with_own_text(folder: Path, runs: Sequence[tuple[RunInputs, RunRecord]]) -> 
     return [_with_measured(folder, record) for _, record in runs]
 
 
-def _with_measured(folder: Path, record: RunRecord) -> RunRecord:
+def with_own_rows(folder: Path, record: RunRecord, lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the held-out lines of a run with what was measured of its own answers afterwards.
+
+    Args:
+        folder: as of `with_own_text`.
+    """
+    known = _measured(folder, record)
+    own = () if known is None else known.own
+    return [line | (own[row] if row < len(own) else {}) for row, line in enumerate(lines)]
+
+
+def _measured(folder: Path, record: RunRecord) -> EvaluatedModel | None:
     path = _path(folder, record)
     if not path.exists():
-        return record
+        return None
     known = read_record(EvaluatedModel, path, fix=f"delete {path.name}, and the same command measures it again")
-    if (known.identity, known.files) != (record.identity, _files(record)):
-        return record  # the run was made again, with other answers
+    # otherwise the run was made again, with other answers
+    return known if (known.identity, known.files) == (record.identity, _files(record)) else None
+
+
+def _with_measured(folder: Path, record: RunRecord) -> RunRecord:
+    known = _measured(folder, record)
+    if known is None:
+        return record
     measured = {metric.name: metric for metric in known.evaluation.metrics}
     metrics = tuple(measured.get(metric.name, metric) for metric in record.evaluation.metrics)
     return record.model_copy(update={"evaluation": record.evaluation.model_copy(update={"metrics": metrics})})
@@ -60,7 +80,7 @@ def _measure(folder: Path, inputs: RunInputs, record: RunRecord, shared: SharedT
     run = Path(inputs.recipe.output)
     dtype, device = inputs.recipe.student.dtype, inputs.device
     written = [line["ids"] for line in read_held_out(run / HELD_OUT) if "ids" in line]
-    metrics = own_text_metrics(
+    metrics, own = own_text_metrics(
         load_model(str(run / STUDENT), dtype=dtype, device=device, revision=None, role="student"),
         inputs.held_out.prompt_ids[: len(written)],
         written,
@@ -72,7 +92,8 @@ def _measure(folder: Path, inputs: RunInputs, record: RunRecord, shared: SharedT
     path = _path(folder, record)
     require_finite_figures(evaluation, where=str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    found = EvaluatedModel(name=record.name, identity=record.identity, files=_files(record), evaluation=evaluation)
+    files = _files(record)
+    found = EvaluatedModel(name=record.name, identity=record.identity, files=files, evaluation=evaluation, own=own)
     write_record(found, path)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from distillab.config.models import ArmConfig, StudyRecipe
 from distillab.evaluation.references import reference_lines
@@ -29,7 +29,8 @@ from distillab.runs.folder import read_held_out
 from distillab.runs.inputs import RunInputs
 from distillab.runs.teacher import TRAINING
 from distillab.study.baselines import UNDISTILLED, teacher_stem
-from distillab.study.comparisons import Judged, comparisons, with_adjusted
+from distillab.study.comparisons import Judged, against_fixed_data, comparisons, with_adjusted
+from distillab.study.own_text import OWN_TEXT, with_own_rows
 from distillab.study.verdict import headline, verdict
 from distillab.teachers.spec import teacher_name
 from distillab.terminal import plural
@@ -65,7 +66,15 @@ def assemble(
         goal = teachers[names[0]] if len(names) == 1 else "the arm has several teachers"
         return () if arm.name == "sft" else comparisons(judged[arm.name], judged["sft"], goal)
 
-    arms = with_adjusted([_arm(by_arm[arm.name], made, compared(arm)) for arm in recipe.arms])
+    def twin(arm: ArmConfig) -> dict[str, object]:
+        other = recipe.twin_of(arm)
+        if other is None:
+            return {}
+        return {"twin": other.name, "against_twin": against_fixed_data(judged[arm.name], judged[other.name])}
+
+    arms = with_adjusted(
+        [_arm(by_arm[arm.name], made, compared(arm)).model_copy(update=twin(arm)) for arm in recipe.arms]
+    )
     vocabulary = len(inputs.student.tokenizer)
     return StudyResults(
         title=recipe.title,
@@ -141,7 +150,7 @@ def _teacher_cost(runs: Sequence[RunRecord], made: Mapping[str, CacheUse]) -> Te
 
 
 def _judged(folder: Path, runs: Sequence[RunRecord]) -> Judged:
-    lines = [_held_out_lines(folder, run.arm, run.seed) for run in runs]
+    lines = [with_own_rows(folder / OWN_TEXT, run, _held_out_lines(folder, run.arm, run.seed)) for run in runs]
     return Judged([run.evaluation for run in runs], lines, judged_by=runs[0].teacher)
 
 
@@ -164,6 +173,7 @@ def _arm(runs: Sequence[RunRecord], made: Mapping[str, CacheUse], compared: tupl
         costs=tuple(run.cost for run in runs),
         comparisons=compared,
         teacher_cost=_teacher_cost(runs, made),
+        rollouts=tuple(run.rollout for run in runs if run.rollout is not None),
     )
 
 
@@ -171,7 +181,7 @@ def _across(run: RunRecord) -> bool:
     return run.access != "none" and run.contract is not None and run.contract.verdict == "different"
 
 
-def _held_out_lines(folder: Path, arm: str, seed: int) -> list[dict[str, object]]:
+def _held_out_lines(folder: Path, arm: str, seed: int) -> list[dict[str, Any]]:
     return read_held_out(folder / "runs" / arm / f"seed{seed}" / "held_out.jsonl")
 
 

@@ -43,7 +43,7 @@ from distillab.runs.training import MakeCollator
 from distillab.study.baselines import UNDISTILLED, Baselines, teacher_stem
 from distillab.study.caches import OTHERWISE, StudyCaches
 from distillab.study.corrections import correct_teachers
-from distillab.study.own_text import with_own_text
+from distillab.study.own_text import OWN_TEXT, with_own_text
 from distillab.study.results import assemble
 from distillab.study.teachers import (
     PartArm,
@@ -145,7 +145,7 @@ class Study:
             runs = [partial(Study.execute, arm=arm, seed=seed) for arm, seed in self._unfinished()]
             self._do(workers, [*undistilled, *runs])
         finished = [(self.inputs(*run), self.execute(*run)) for run in self._runs()]
-        records = with_own_text(Path(self.recipe.output) / "own_text", finished)
+        records = with_own_text(Path(self.recipe.output) / OWN_TEXT, finished)
         results = assemble(
             self.recipe,
             self.inputs(self.recipe.arms[0]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 from distillab.records import ACCESS_ORDER, AccessLevel, ArmResult, Comparison, Interval
 
@@ -19,8 +20,8 @@ _ACCESS: dict[AccessLevel, str] = {
 def headline(arms: Sequence[ArmResult]) -> str:
     """Return what each level of access buys, in one sentence: of each level the arm that does best on the answers."""
     real = [arm for arm in arms if arm.shown_failure is None and arm.against_sft is not None]
-    levels = [(across, access) for across in (False, True) for access in ACCESS_ORDER]
-    best = [_best([arm for arm in real if (arm.across_tokenizers, arm.access) == level]) for level in levels]
+    levels = product((False, True), ACCESS_ORDER, (False, True))
+    best = [_best([a for a in real if (a.across_tokenizers, a.access, a.on_policy) == level]) for level in levels]
     parts = [_bought(*found) for found in best if found is not None]
     if not parts:
         return "No arm of this study has access to a teacher, so it does not show what access buys."
@@ -36,6 +37,7 @@ def _best(arms: Sequence[ArmResult]) -> tuple[ArmResult, Comparison, int] | None
 def _bought(arm: ArmResult, answers: Comparison, of: int) -> str:
     """Return `the teacher's logits (NAME) buy 0.085 nats per token, 19 % of the gap, and bring the student …`."""
     where = ", from a teacher with other tokens," if arm.across_tokenizers else ""
+    where += " on the student's own answers" if arm.on_policy else ""
     nearness = arm.against("fidelity")
     size, closed = f"{abs(answers.difference.mean):.3f} nats per token", answers.recovered
     words = {
@@ -68,7 +70,22 @@ def verdict(arms: Sequence[ArmResult]) -> str:
     shown = [arm.name for arm in arms if arm.shown_failure is not None]
     if shown:
         text += f" Shown as failures, not as results: {', '.join(shown)}."
-    return text
+    return text + "".join(_against_twin(arm) for arm in real if arm.against_twin)
+
+
+def _against_twin(arm: ArmResult) -> str:
+    """Return which of the two won: ` On its own text NAME is better than NAME_fixed, …`."""
+    parts = []
+    for one in arm.against_twin:
+        found, unit = one.difference, one.unit.replace("nats/token", "nats per token")
+        if found.low is None:
+            words = "not told apart on so few rows"
+        else:
+            ends = f"95 % interval {found.low:+.3f} to {found.high:+.3f}"
+            claim = {"better": "better", "worse": "worse", "open": "not significantly other"}[found.outcome]
+            words = f"{claim}, {found.mean:+.3f} {unit} ({ends})"
+        parts.append(f"{one.label} {words}")
+    return f" {arm.name} against {arm.twin}, the same loss on stored answers: {'; '.join(parts)}."
 
 
 def _measured(arms: Sequence[ArmResult]) -> str:
