@@ -24,6 +24,7 @@ from distillab.records import EncodingCounts, TeacherProvenance
 from distillab.teachers import LocalTeacher, SignalSource
 from distillab.training.arguments import training_arguments
 from distillab.training.rollout import Rollout
+from distillab.training.samplers import Sampler
 from distillab.training.trainer import DistillationTrainer, StepReport
 
 VOCABULARY = 48
@@ -90,6 +91,7 @@ def train(tmp_path: Path) -> Train:
         terms: Sequence[TermConfig] | None = None,
         source: SignalSource | None = None,
         own: StudentAnswersConfig | None = None,
+        sampler: Sampler | None = None,
         **settings: Any,
     ) -> tuple[LlamaForCausalLM, list[StepReport]]:
         config = TrainingConfig(**{"steps": 1, "batch_size": 8, "learning_rate": 1e-2, "device": "cpu", **settings})
@@ -124,7 +126,9 @@ def train(tmp_path: Path) -> Train:
             lengths=[len(row) for row in split.rows] if config.group_by_length else None,
             rollout=None
             if own is None
-            else Rollout(own, split.rows, collator, (STOP,), VOCABULARY, config.steps, config.batch_size, seed=0),
+            else Rollout(
+                own, split.rows, collator, (STOP,), VOCABULARY, config.steps, config.batch_size, 0, sampler=sampler
+            ),
         )
         trainer.train(resume_from_checkpoint=resume)
         return student, reports

@@ -74,6 +74,7 @@ class TokenBatch(TypedDict):
     answer_mask: (B, L) bool, True where labels are not -100; never at the first token of a sample.
     rows: (B, L) int64, the row's index in its split; -1 at padding.
     written: (B, L) bool, where the student writes answers during training: True at the tokens that it wrote.
+    drawn_logp: (B, L) float32, there too: the natural-log probability of each token that it wrote; NaN elsewhere.
     spans: (B, L) int64, where the same samples were also read by another tokenizer: the number, in the batch, of the
         span of bytes that the token lies in and that both tokenisations share the borders of; -1 where there is none.
     teacher: the same samples as the teacher's tokenizer reads them, with the same span numbers.
@@ -87,6 +88,7 @@ class TokenBatch(TypedDict):
     answer_mask: Tensor
     rows: Tensor
     written: NotRequired[Tensor]
+    drawn_logp: NotRequired[Tensor]
     spans: NotRequired[Tensor]
     teacher: NotRequired[TokenBatch]
     alignment: NotRequired[Alignment]

@@ -23,7 +23,7 @@ from transformers import DynamicCache
 from distillab.errors import ConfigError
 from distillab.models.generation import Generated, all_stop_ids, no_router_logits
 from distillab.models.inputs import takes
-from distillab.models.probing import coarsest, embedding_rows, random_rows
+from distillab.models.probing import coarsest, embedding_rows, logits_of, random_rows
 from distillab.models.structure import bare_model
 
 _PROBE_LENGTHS = (3, 6)
@@ -176,6 +176,17 @@ def require_samples(model: torch.nn.Module) -> None:
     limit = _GAPS.get(coarsest(model, bare.device), _GAP_LOW_PRECISION)
     if not gap <= limit:
         raise _refused(bare, f"with a cache its log-probabilities differ by {gap:.2g} nats, allowed are {limit:g}")
+
+
+@torch.no_grad()
+def trains_with_dropout(model: torch.nn.Module) -> bool:
+    """Return whether the student gives other logits in training mode than in eval mode."""
+    rows, was_training = [[row] for row in random_rows(model, _PROBE_LENGTHS)], model.training
+    device = bare_model(model).device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        by_mode = [logits_of(model.train(mode), rows) for mode in (True, False)]
+    model.train(was_training)
+    return not torch.equal(*by_mode)
 
 
 def _drops_rows(layer: object) -> bool:

@@ -23,12 +23,17 @@ def predicting_positions(batch: TokenBatch) -> Tensor:
 
 def scored_targets(batch: TokenBatch) -> Tensor:
     """Return (N,) the tokens that the scored logits predict, row by row."""
-    return batch["labels"][:, 1:][scored_positions(batch)]
+    return at_scored_tokens(batch["labels"], batch)
 
 
 def scored_rows(batch: TokenBatch) -> Tensor:
     """Return (N,) the row index, in its split, of each scored position."""
-    return batch["rows"][:, 1:][scored_positions(batch)]
+    return at_scored_tokens(batch["rows"], batch)
+
+
+def at_scored_tokens(values_BL: Tensor, batch: TokenBatch) -> Tensor:
+    """Return (N,) the values that belong to the tokens that the scored logits predict."""
+    return values_BL[:, 1:][scored_positions(batch)]
 
 
 def scored_count(batch: TokenBatch) -> int:

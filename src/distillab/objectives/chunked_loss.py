@@ -21,6 +21,7 @@ from torch import Tensor
 
 from distillab.models.chunking import chunks, sub_chunks
 from distillab.models.heads import OutputHead
+from distillab.objectives.drawn import Drawn
 from distillab.objectives.term import SpanTerm, StudentScores, TeacherScores, TokenTerm
 from distillab.teachers.aligned import AlignedScores
 from distillab.teachers.signals import ChunkedScores
@@ -39,6 +40,7 @@ class ChunkedLoss:
         values: name -> (N,) nats of every position; filled by the pass.
         reduce_spans: name of a `SpanTerm` -> its values from the (N, C) numbers of `score`.
         scored_at: name of a `SpanTerm` -> (N,) bool, the positions whose numbers it reads, if not all.
+        drawn: the tokens that the student drew itself, filled by the pass; None: there are none.
     """
 
     head: OutputHead
@@ -49,6 +51,7 @@ class ChunkedLoss:
     values: dict[str, Tensor] = field(default_factory=dict)
     reduce_spans: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
     scored_at: Mapping[str, Tensor] = field(default_factory=dict)
+    drawn: Drawn | None = None
 
     def loss(self, hidden_ND: Tensor) -> Tensor:
         """Return Σ factor · nats over all terms and positions, a scalar with gradients."""
@@ -62,6 +65,7 @@ class ChunkedLoss:
         teacher: TeacherScores | None,
         values: Mapping[str, Tensor],
         slopes: Mapping[str, Tensor],
+        drawn: Drawn | None,
     ) -> Tensor:
         """Apply the terms to some rows of a chunk; return their weighted sum, a scalar.
 
@@ -71,6 +75,8 @@ class ChunkedLoss:
         leaf = product_nV.detach().requires_grad_()
         with torch.enable_grad():
             student = StudentScores(head.finish(leaf), targets_n)
+            if drawn is not None:
+                drawn.fill(student)
             total = torch.zeros((), device=leaf.device)
             for name, term in self.terms.items():
                 if isinstance(term, SpanTerm):
@@ -177,7 +183,9 @@ class _Pass(torch.autograd.Function):
                     scores = None if teacher is None else teacher.rows(part)
                     values = {name: nats_N[here][part] for name, nats_N in work.values.items()}
                     slope = {name: slope_NC[here][part] for name, slope_NC in slopes.items()}
-                    loss += work.apply_terms(head, chunk[part], work.targets_N[here][part], scores, values, slope)
+                    drawn = None if work.drawn is None else work.drawn.at(here).at(part)
+                    targets = work.targets_N[here][part]
+                    loss += work.apply_terms(head, chunk[part], targets, scores, values, slope, drawn)
                 # the chunk holds the gradient of its logits now
                 if hidden_grad is not None:
                     hidden_grad[here] = chunk @ weight

@@ -18,6 +18,7 @@ from distillab.models.batch import TokenBatch
 from distillab.models.heads import OutputHead, with_lm_head
 from distillab.models.scoring import at_scored, scored_targets
 from distillab.objectives.chunked_loss import ChunkedLoss
+from distillab.objectives.drawn import Drawn
 from distillab.objectives.term import ModelOutputs, Objective, SpanTerm, StudentScores, TeacherScores
 from distillab.teachers.aligned import AlignedScores, align
 from distillab.teachers.signals import ChunkedScores, HeadInputs, TeacherSignal
@@ -35,6 +36,7 @@ class Measured:
         hidden_ND: the student's last hidden states at the scored positions, without gradients.
         head: the student's.
         teacher: its scores, as the terms read them.
+        drawn: the tokens that the student drew itself, with their probabilities now; None if none were given.
     """
 
     losses: dict[str, Tensor]
@@ -43,6 +45,7 @@ class Measured:
     hidden_ND: Tensor
     head: OutputHead
     teacher: ChunkedScores | AlignedScores | None
+    drawn: Drawn | None = None
 
     def scores(self, here: Tensor, batch: TokenBatch) -> tuple[StudentScores, TeacherScores | None]:
         """Compute the logits of student and teacher at some scored positions again, to inspect them."""
@@ -61,6 +64,7 @@ def measure(
     factors: Mapping[str, float],
     device: torch.device,
     per_term_backward: bool = False,
+    drawn: Drawn | None = None,
 ) -> Measured:
     """Run the student on a microbatch and apply every term.
 
@@ -71,6 +75,7 @@ def measure(
         device: the student's.
         per_term_backward: give each term a separate loss (the head is applied once for each term that reads logits),
             so that their gradients can be measured one by one.
+        drawn: which of the tokens the student drew itself.
     """
     targets_N = scored_targets(batch).to(device)
     teacher = _read_by_student(signal, batch, objective, device)
@@ -102,6 +107,7 @@ def measure(
                     if name in span_terms
                 },
                 scored_at={name: scored_at[name] for name in group if name in scored_at},
+                drawn=drawn,
             )
             loss = work.loss(hidden_ND)
             losses["+".join(group)] = loss
@@ -122,7 +128,7 @@ def measure(
         total = term.total(activations, signal.activations or Activations(), batch)
         sums[name] = total.detach()
         losses[name] = factors[name] * total
-    return Measured(losses, sums, values, *kept[0], teacher)
+    return Measured(losses, sums, values, *kept[0], teacher, drawn)
 
 
 def teacher_outputs(signal: TeacherSignal) -> ModelOutputs:

@@ -26,9 +26,12 @@ from distillab.data.paired import PairedRow
 from distillab.data.written import WrittenPairs
 from distillab.errors import DataError
 from distillab.models.batch import TokenBatch
-from distillab.models.rollout import Sampled, sample_answers
+from distillab.models.rollout import Sampled
+from distillab.models.scoring import at_scored_tokens
+from distillab.objectives.drawn import Drawn
 from distillab.objectives.step import Measured
 from distillab.training.rollout_log import RolloutLog
+from distillab.training.samplers import LocalSampler, Sampler, require_small_gap
 
 _GUARDED_STEPS = 16
 _GUARD_ABOVE = 0.2
@@ -49,6 +52,9 @@ class Rollout:
         width: ids that the student may write; those that mean the same to the teacher.
         steps, batch_size, seed: of the run.
         pairs: aligns the answers with the teacher's tokens, where these are others.
+        sampler: who writes; None: this process.
+        checks_sampler: whether the run stops if the sampler's probabilities are not the student's. They are not
+            where the student has dropout, or is rounded to bfloat16.
         repeating: (repetitive, all) answers of each of the last steps, for the guard; a checkpoint keeps it.
     """
 
@@ -61,11 +67,14 @@ class Rollout:
     batch_size: int
     seed: int
     pairs: WrittenPairs | None = None
+    sampler: Sampler | None = None
+    checks_sampler: bool = True
     repeating: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=_GUARDED_STEPS))
     log: RolloutLog = field(init=False)
 
     def __post_init__(self) -> None:
         self.log = RolloutLog(self.width)
+        self._sampler = self.sampler or LocalSampler(self.stop_ids, self.width, self.settings.sampling.temperature)
         bare = next((row for row in self.rows if row.prompt_length == 0), None)
         if bare is not None:
             raise DataError(
@@ -121,7 +130,8 @@ class Rollout:
         # one number for each token of each row of the step, whichever process has the row
         uniform = torch.rand(self.batch_size, longest, generator=self._generator(step, "tokens"), dtype=torch.float64)
         prompts = [self.rows[index].input_ids[: self.rows[index].prompt_length].tolist() for _, index in writing]
-        answers = self._answers(model, prompts, uniform[[place for place, _ in writing]])
+        numbers = uniform[[place for place, _ in writing]]
+        answers = self._answers(model, prompts, numbers)
         written = dict(zip([place for place, _ in writing], zip(prompts, answers, strict=True), strict=True))
         items = [
             (
@@ -137,7 +147,7 @@ class Rollout:
         parts = [items[start : start + size] for start in range(0, len(items), size)]
         read = [self._read([item for item, _ in part], [place in written for _, place in part]) for part in parts]
         lengths = torch.tensor([len(one.answer.scored_ids) for one in answers], device=device)
-        counts = torch.tensor([*_counts(answers), sum(partial for _, _, partial in read)], device=device)
+        counts = torch.tensor([*_counts(answers), sum(partial for _, partial in read)], device=device)
         self.log.begin(
             longest=longest,
             lengths=joined(lengths).tolist(),
@@ -147,7 +157,12 @@ class Rollout:
             microbatches=len(batches),
         )
         self.repeating.append((self.log.repetitive, self.log.rows))
-        return [self._batch(rows, own, device) for rows, own, _ in read]
+        kept = [[written.get(place) for _, place in part] for part in parts]
+        return [self._batch(rows, drawn, device) for (rows, _), drawn in zip(read, kept, strict=True)]
+
+    def drawn(self, batch: TokenBatch) -> Drawn:
+        """Return which of a microbatch's tokens the student wrote."""
+        return Drawn.of(at_scored_tokens(batch["drawn_logp"], batch), self._sampler.width)
 
     def examples(self, model: torch.nn.Module) -> list[tuple[list[int], Sampled]]:
         """Return the prompts of the first three rows with the student's answers, drawn with the same numbers always."""
@@ -161,6 +176,17 @@ class Rollout:
         """Take the figures of a microbatch, after its forward pass."""
         self.log.add(batch, measured)
 
+    def finished(self, step: int, over_processes: Callable[[Tensor], Tensor], device: torch.device) -> dict[str, float]:
+        """Return the figures of a step over all processes, before the optimizer uses its gradients.
+
+        Raises:
+            NumericsError: the sampler's probabilities are not the student's.
+        """
+        figures = self.log.figures(over_processes, device)
+        if self.checks_sampler and "sampler_gap" in figures:
+            require_small_gap(figures["sampler_gap"], self._sampler, step=step)
+        return figures
+
     def state(self) -> list[list[int]]:
         """Return what a checkpoint keeps: all else follows from the seed and the step."""
         return [list(one) for one in self.repeating]
@@ -171,29 +197,26 @@ class Rollout:
         self.repeating.extend((one[0], one[1]) for one in state)
 
     def _answers(self, model: torch.nn.Module, prompts: list[list[int]], uniform_BT: Tensor) -> list[Sampled]:
-        if not prompts:
-            return []
-        return sample_answers(
-            model,
-            prompts,
-            stop_ids=self.stop_ids,
-            width=self.width,
-            temperature=self.settings.sampling.temperature,
-            uniform_BT=uniform_BT,
-        )
+        return self._sampler.sample(model, prompts, uniform_BT) if prompts else []
 
-    def _read(
-        self, rows: list[IndexedRow], own: list[bool]
-    ) -> tuple[Sequence[IndexedRow | PairedRow], list[bool], int]:
-        """Return rows as the collator takes them, which the student wrote, and how many end within a character."""
-        if self.pairs is None:
-            return rows, own, 0
-        found, partial = self.pairs.of(rows, own)
-        return found, own, partial
+    def _read(self, rows: list[IndexedRow], own: list[bool]) -> tuple[Sequence[IndexedRow | PairedRow], int]:
+        """Return rows as the collator takes them, and how many end within a character."""
+        return (rows, 0) if self.pairs is None else self.pairs.of(rows, own)
 
-    def _batch(self, rows: Sequence[IndexedRow | PairedRow], own: list[bool], device: torch.device) -> TokenBatch:
+    def _batch(
+        self,
+        rows: Sequence[IndexedRow | PairedRow],
+        written: Sequence[tuple[list[int], Sampled] | None],
+        device: torch.device,
+    ) -> TokenBatch:
         batch = self.collator(rows)
-        batch["written"] = batch["answer_mask"] & torch.tensor(own)[:, None]
+        batch["drawn_logp"] = drawn_BL = torch.full(batch["input_ids"].shape, torch.nan)
+        for row, own in enumerate(written):
+            if own is not None:
+                prompt, sampled = own
+                answer = batch["attention_mask"][row].nonzero()[len(prompt) :, 0]
+                drawn_BL[row, answer] = torch.tensor(sampled.logp[: len(answer)])
+        batch["written"] = batch["answer_mask"] & ~drawn_BL.isnan()
         moved: TokenBatch = send_to_device(batch, device)
         return moved
 

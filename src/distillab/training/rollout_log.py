@@ -16,7 +16,7 @@ from torch import Tensor
 
 from distillab.divergences import total_variation
 from distillab.models.batch import TokenBatch
-from distillab.models.scoring import scored_positions
+from distillab.models.scoring import at_scored_tokens
 from distillab.objectives.step import Measured
 from distillab.teachers.aligned import AlignedTokens
 
@@ -89,7 +89,7 @@ class RolloutLog:
             "teacher_s": 0.0,
         }
         by_place = (f"{name}_{bucket}" for name in _BY_PLACE for bucket in _BUCKETS)
-        names = ("nats", "nats_stored", "in_spans", *by_place, *_OF_DISTRIBUTIONS)
+        names = ("nats", "nats_stored", "in_spans", "sampler_gap", *by_place, *_OF_DISTRIBUTIONS)
         self._sums = {name: torch.zeros((), dtype=torch.float64) for name in names}
         self._counts = {name: torch.zeros((), dtype=torch.float64) for name in names}
         self._share_of_positions = max(1, _INSPECTED // microbatches)
@@ -102,9 +102,12 @@ class RolloutLog:
     def add(self, batch: TokenBatch, measured: Measured) -> None:
         """Add a microbatch, after its forward pass."""
         own_BL = batch["written"]
-        own_N = own_BL[:, 1:][scored_positions(batch)].cpu()
-        place_N = (own_BL.long().cumsum(dim=1) - 1)[:, 1:][scored_positions(batch)].cpu()
+        own_N = at_scored_tokens(own_BL, batch).cpu()
+        place_N = at_scored_tokens(own_BL.long().cumsum(dim=1) - 1, batch).cpu()
         bucket_N = torch.bucketize(place_N, torch.tensor(_BORDERS), right=True) - 1
+        if measured.drawn is not None:
+            gap_N = (measured.drawn.now_N - measured.drawn.then_N).abs()
+            self._add_up("sampler_gap", gap_N[~gap_N.isnan()])
         if measured.values:
             nats_N = next(iter(measured.values.values())).double().cpu()
             self._add_up("nats", nats_N[own_N], bucket_N[own_N])

@@ -168,6 +168,7 @@ class DistillationTrainer(Trainer):
         self._shares: dict[str, float] | None = None
         self._run, self._measurements = run, measurements
         self._rollout = rollout
+        self._figures: dict[str, float] | None = None
         self._writing: Path | None = None
         first = args.process_index == 0
         self.add_callback(Pauses(minutes=checkpoint_minutes, over_processes=self._flags, first=first))
@@ -252,6 +253,7 @@ class DistillationTrainer(Trainer):
             # a step can have no scored token: its sum is zero, and so is its loss
             factors={name: self._weights[name] / max(1, count) for name, count in counts.items()},
             device=self.args.device,
+            drawn=None if self._rollout is None else self._rollout.drawn(batch),
         )
         problem = nonfinite_loss(measured, batch, step=self.state.global_step + 1, row_names=self.row_names)
         if problem is not None:
@@ -309,7 +311,10 @@ class DistillationTrainer(Trainer):
         """Run one microbatch; after the last of a step, check its gradients before anything uses them."""
         loss = super().training_step(model, inputs, num_items_in_batch=num_items_in_batch)
         if self.accelerator.sync_gradients:
-            require_finite_gradients(model, step=self.state.global_step + 1)
+            step = self.state.global_step + 1
+            require_finite_gradients(model, step=step)
+            if self._rollout is not None:
+                self._figures = self._rollout.finished(step, self._over_processes, self.args.device)
             for term in self.objective.remembering_terms:
                 term.end_step(self._joined)
         return loss
@@ -331,9 +336,7 @@ class DistillationTrainer(Trainer):
                 supervised_tokens=self._supervised_tokens,
                 tokens=self._step_tokens,
                 teacher_tokens=self._teacher_tokens,
-                rollout=None
-                if self._rollout is None
-                else self._rollout.log.figures(self._over_processes, self.args.device),
+                rollout=self._figures,
             )
         )
 

@@ -1,0 +1,43 @@
+"""Tokens that the student drew itself: how likely each was when it was drawn, and is now.
+
+Shape letters: N scored positions of the microbatch, n of some of them, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from distillab.objectives.term import StudentScores
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The drawn tokens among those that are predicted.
+
+    Attributes:
+        then_N: natural-log probability of each when it was drawn; NaN where the student did not draw it.
+        width: it is the probability among the first so many ids, at temperature 1.
+        now_N: the same by the forward pass that trains; filled by the pass.
+    """
+
+    then_N: Tensor
+    width: int
+    now_N: Tensor
+
+    @staticmethod
+    def of(then_N: Tensor, width: int) -> Drawn:
+        """Return them before the pass."""
+        return Drawn(then_N, width, torch.full_like(then_N, torch.nan))
+
+    def at(self, here: slice) -> Drawn:
+        """Return those of some positions; what is filled in there is filled in here."""
+        return replace(self, then_N=self.then_N[here], now_N=self.now_N[here])
+
+    def fill(self, student: StudentScores) -> None:
+        """Take what the student gives its drawn tokens now."""
+        targets_n = student.targets_N.clamp(max=self.width - 1)  # of others nothing is read
+        now_n = student.logp(self.width, 1.0).detach().gather(1, targets_n[:, None])[:, 0]
+        self.now_N.copy_(torch.where(self.then_N.isnan(), self.then_N, now_n))
