@@ -35,6 +35,7 @@ from distillab.records import EncodingCounts, TeacherProvenance
 from distillab.teachers import LocalTeacher
 from distillab.teachers.protocol import SignalSource
 from distillab.training.arguments import training_arguments
+from distillab.training.rollout import Rollout
 from distillab.training.trainer import DistillationTrainer, StepReport
 
 # Steps between two measurements of the terms' gradients: beyond all that we time, after the first one. What a
@@ -99,13 +100,20 @@ def take_steps(
     teacher: SignalSource | None,
     terms: Sequence[TermConfig],
     reading: Reading | None = None,
+    rollout: Callable[[TrainingConfig], Rollout] | None = None,
 ) -> None:
-    """Train until the probe has seen enough, whoever the teacher is; on the rows of `pair.py`, or on those given."""
+    """Train until the probe has seen enough, whoever the teacher is; on the rows of `pair.py`, or on those given.
+
+    Args:
+        rollout: makes what lets the student write the answers.
+    """
     # one step for a profile and one in reserve: the probe ends the loop before the trainer would save
     settings = training_config(run, steps=run.warmup + run.steps + 2)
     read = reading or _random_rows(run.shape, settings)
 
     def on_step(report: StepReport) -> None:
+        if report.rollout is not None:
+            probe.facts["tokens"] = report.rollout["tokens"]
         probe.tick(report.loss)
 
     with tempfile.TemporaryDirectory() as folder:
@@ -127,6 +135,7 @@ def take_steps(
             row_names=read.names,
             batch_size=settings.batch_size,
             on_step=on_step,
+            rollout=None if rollout is None else rollout(settings),
             gradient_shares_every=1 if run.case == _MEASURES_GRADIENTS else _NEVER_AGAIN,
         )
         probe.start()

@@ -22,7 +22,7 @@ def teacher_of(size: Size, device: str = "cpu") -> LlamaForCausalLM:
 
 def student_of(size: Size, device: str = "cpu") -> LlamaForCausalLM:
     """The student, in float32 and in train mode."""
-    return _llama(size.student, size, seed=SEED + 2, device=device).train()
+    return _llama(size.student, size, seed=SEED + 2, device=device, tied=size.tied).train()
 
 
 def token_ids(size: Size) -> Tensor:
@@ -47,7 +47,7 @@ def digest(model: LlamaForCausalLM, ids: Tensor) -> str:
     return state.hexdigest()[:16]
 
 
-def _llama(side: Side, size: Size, *, seed: int, device: str) -> LlamaForCausalLM:
+def _llama(side: Side, size: Size, *, seed: int, device: str, tied: bool = False) -> LlamaForCausalLM:
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=size.vocabulary,
@@ -58,7 +58,7 @@ def _llama(side: Side, size: Size, *, seed: int, device: str) -> LlamaForCausalL
         num_key_value_heads=side.key_value_heads or side.heads,
         max_position_embeddings=size.length,
         initializer_range=WEIGHTS_STD,
-        tie_word_embeddings=False,
+        tie_word_embeddings=tied,
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=0,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bench.processes import Failed, measure_apart
-from bench.settings import Run
+from bench.settings import SAME_STEPS, Run
 
 # Relative; the largest that is accepted in any of the first steps.
 TOLERANCE = 1e-3
@@ -13,13 +13,16 @@ _STEPS = 3
 
 
 def require_equal_loss() -> str:
-    """Same weights, same ids, and then the same loss in each of the first steps: a sentence that says how equal.
+    """Same weights, same ids, and then the same loss in each of the first steps: a line a pair that says how equal.
 
     Raises:
         Failed: a step could not be made; or see `compare`.
     """
-    ours, theirs = (measure_apart(Run(case, warmup=0, steps=_STEPS)) for case in ("forward_kl", "trl_gkd"))
-    return compare(ours, theirs)
+    lines = []
+    for *cases, size in SAME_STEPS:
+        ours, theirs = (measure_apart(Run(case, size=size, warmup=0, steps=_STEPS)) for case in cases)
+        lines.append(f"{' and '.join(cases)}: {compare(ours, theirs)}")
+    return "\n".join(lines)
 
 
 def compare(ours: dict[str, Any], theirs: dict[str, Any]) -> str:

@@ -40,6 +40,7 @@ class Size:
     """A pair of models and what they read in an optimizer step.
 
     The second half of every row is its answer. `packed`: rows of this many tokens stand in sequences of `length`.
+    `tied`: the student's head is its embedding.
     """
 
     teacher: Side
@@ -48,6 +49,7 @@ class Size:
     batch: int = 8
     length: int = 256
     packed: int | None = None
+    tied: bool = False
 
     @property
     def tokens(self) -> int:
@@ -76,6 +78,8 @@ SIZES: dict[str, Size] = {
     "tokens2": replace(_SMALL, batch=16),
     "vocabulary2": replace(_SMALL, vocabulary=64_000),
     "both2": replace(_SMALL, batch=16, vocabulary=64_000),
+    # 8 answers of 48 tokens, by a student of 4.9 million parameters
+    "answers": replace(_SMALL, length=96, tied=True),
     # TinyLlama-1.1B learns from Llama-2-7B; for a GPU
     "llama": Size(
         teacher=Side(4096, 32, 32, 11_008),
@@ -143,6 +147,9 @@ ACROSS = (
     "span_hidden_states",
 )
 
+# The student writes the answers (bench/own_answers.py): a step on them, and its parts alone.
+WRITING = ("generate", "own_sampler", "reverse_kl", "on_policy")
+
 # What can be measured: case -> where its function is. Imported only in the process that measures it, because the
 # environment of the peers has no distillab, and ours has no TRL.
 CASES: dict[str, str] = {
@@ -165,10 +172,15 @@ CASES: dict[str, str] = {
     **dict.fromkeys(OFFLINE, "bench.cache_steps:train_offline"),
     **dict.fromkeys(ACROSS, "bench.across_steps:train_across"),
     "loss_memory": "bench.loss_memory:loss_memory",
+    **{name: f"bench.own_answers:{name}" for name in WRITING if name != "reverse_kl"},
     "trl_gkd": "bench.trl_gkd:trl_gkd",
+    "trl_on_policy": "bench.trl_on_policy:trl_on_policy",
+    "trl_given_answers": "bench.trl_on_policy:trl_given_answers",
 }
 # The environment that a case is measured in, where it is not the one that runs the benchmarks.
-PEER_CASES = frozenset({"trl_gkd"})
+PEER_CASES = frozenset({"trl_gkd", "trl_on_policy", "trl_given_answers"})
+# Before TRL is timed: our case, TRL's, and the size; the losses of their first steps must be equal.
+SAME_STEPS = (("forward_kl", "trl_gkd", "small"), ("reverse_kl", "trl_given_answers", "answers"))
 # Cases that have no teacher; their floor has none either.
 WITHOUT_TEACHER = frozenset({"floor_sft", "sft"})
 
@@ -233,13 +245,23 @@ SUITE: tuple[Block, ...] = (
 )
 
 # `make bench-peers`: the same step through another trainer.
-PEERS: tuple[Block, ...] = tuple(
-    Block(
-        f"Against TRL's GKDTrainer, 1 thread, malloc {allocator}",
-        tuple(Run(case, allocator=allocator) for case in ("floor", "hand_kl", "forward_kl", "trl_gkd")),
-        rounds=3,
-    )
-    for allocator in ALLOCATORS
+PEERS: tuple[Block, ...] = (
+    *(
+        Block(
+            f"Against TRL's GKDTrainer, 1 thread, malloc {allocator}",
+            tuple(Run(case, allocator=allocator) for case in ("floor", "hand_kl", "forward_kl", "trl_gkd")),
+            rounds=3,
+        )
+        for allocator in ALLOCATORS
+    ),
+    *(
+        Block(
+            f"On-policy, against TRL's DistillationTrainer, 1 thread, malloc {allocator}",
+            tuple(Run(case, size="answers", allocator=allocator) for case in (*WRITING, "trl_on_policy")),
+            rounds=3,
+        )
+        for allocator in ALLOCATORS
+    ),
 )
 
 # `python -m bench gpu`: with packing, in bfloat16.
@@ -257,13 +279,16 @@ GPU: tuple[Block, ...] = (
 
 @dataclass(frozen=True)
 class Target:
-    """`case` over `base` shall be at most `limit`; `field`: cpu (seconds a step) or memory (of training)."""
+    """`case` over `base` shall be at most `limit`; `field`: cpu (seconds a step), memory (of training), or token (cpu a
+    token that is written). A base of "a + b" is the sum of two cases.
+    """
 
     case: str
     base: str
     field: str
     limit: float
     allocator: str = "default"
+    size: str = "small"
 
 
 TARGETS = (
@@ -276,4 +301,9 @@ TARGETS = (
     Target("forward_kl", "trl_gkd", "cpu", 0.40),
     Target("forward_kl", "trl_gkd", "cpu", 0.65, allocator="raised"),
     Target("forward_kl", "trl_gkd", "memory", 0.25),
+    Target("own_sampler", "generate", "token", 0.80, size="answers"),
+    Target("on_policy", "own_sampler + reverse_kl", "cpu", 1.05, size="answers"),
+    Target("on_policy", "trl_on_policy", "token", 0.67, size="answers"),
+    Target("on_policy", "trl_on_policy", "token", 0.67, size="answers", allocator="raised"),
+    Target("on_policy", "trl_on_policy", "memory", 0.50, size="answers"),
 )

@@ -49,12 +49,12 @@ def cpu_s(record: Record) -> list[float]:
 
 
 def ratio(records: Sequence[Record], case: str, base: str, value: Callable[[Record], float]) -> float | None:
-    """Median over the rounds of value(case) / value(base); None where no round has both."""
-    found = []
+    """Median over the rounds of value(case) / value(base), or over the sum for a base of "a + b"; None: never both."""
+    found, bases = [], base.split(" + ")
     for number in {record["round"] for record in records}:
         sides = {record["case"]: value(record) for record in records if record["round"] == number}
-        if case in sides and base in sides and sides[base] > 0:
-            found.append(sides[case] / sides[base])
+        if {case, *bases} <= set(sides) and all(sides[name] > 0 for name in bases):
+            found.append(sides[case] / sum(sides[name] for name in bases))
     return percentile(found, 0.5) if found else None
 
 
@@ -85,6 +85,10 @@ def _median_cpu(record: Record) -> float:
     return percentile(cpu_s(record), 0.5)
 
 
+def _cpu_a_token(record: Record) -> float:
+    return _median_cpu(record) / float(record["tokens"])
+
+
 def _memory(record: Record) -> float:
     return float(record["training_bytes"])
 
@@ -93,9 +97,9 @@ def _judge(records: Sequence[Record], target: Target) -> float | None:
     fitting = [
         record
         for record in records
-        if record["size"] == "small" and record["threads"] == 1 and record["allocator"] == target.allocator
+        if record["size"] == target.size and record["threads"] == 1 and record["allocator"] == target.allocator
     ]
-    value = _median_cpu if target.field == "cpu" else _memory
+    value = {"cpu": _median_cpu, "token": _cpu_a_token, "memory": _memory}[target.field]
     # a pair is compared within its own block: another block ran at another time
     for title in dict.fromkeys(record["block"] for record in fitting):
         block = [record for record in fitting if record["block"] == title]

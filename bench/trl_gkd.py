@@ -15,6 +15,7 @@ import torch
 from datasets import Dataset
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast, TrainerCallback
 from trl.experimental.gkd import GKDConfig, GKDTrainer  # type: ignore[import-not-found]
 
@@ -56,8 +57,8 @@ def trl_gkd(run: Run, probe: Probe) -> None:
             data_collator=Rows(size),
             # the batch again and again: every step reads the same rows in the same order
             train_dataset=Dataset.from_dict({"row": list(range(size.rows)) * steps}),
-            processing_class=_tokenizer(size),
-            callbacks=[_Ticks(probe)],
+            processing_class=tokenizer_of(size),
+            callbacks=[Ticks(probe)],
         )
         probe.facts["optimizer"] = str(arguments.optim)
         probe.start()
@@ -88,7 +89,7 @@ class Rows:
         }
 
 
-class _Ticks(TrainerCallback):
+class Ticks(TrainerCallback):
     """Tells the probe of every step when its loss is logged, as our trainer does."""
 
     def __init__(self, probe: Probe) -> None:
@@ -100,11 +101,13 @@ class _Ticks(TrainerCallback):
             self.probe.tick(float(kwargs["logs"]["loss"]))
 
 
-def _tokenizer(size: Size) -> PreTrainedTokenizerFast:
-    """GKDTrainer wants one; nothing is ever tokenised."""
+def tokenizer_of(size: Size) -> PreTrainedTokenizerFast:
+    """The id n of "wn"."""
     words = {"<unk>": 0, "<s>": 1, "</s>": 2} | {f"w{index}": index for index in range(3, size.vocabulary)}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()  # type: ignore[assignment]
     return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(WordLevel(words, unk_token="<unk>")),
+        tokenizer_object=tokenizer,
         unk_token="<unk>",
         bos_token="<s>",
         eos_token="</s>",
