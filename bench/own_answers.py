@@ -66,7 +66,7 @@ def generate(run: Run, probe: Probe) -> None:
 
     def step() -> None:
         with torch.no_grad():
-            ids = student.generate(  # type: ignore[operator]
+            ids = student.generate(
                 prompts,
                 attention_mask=torch.ones_like(prompts),
                 max_new_tokens=size.row_length // 2,

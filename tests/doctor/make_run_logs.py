@@ -1,7 +1,7 @@
 """Makes the logs in tests/doctor/run_logs with real trainers: a tiny Llama on a text with known entropy. Seconds each.
 
     python -m tests.doctor.make_run_logs transformers     trainer_state.json files, by transformers' Trainer (and peft)
-    python -m tests.doctor.make_run_logs trl               printed logs, by TRL; runs in the environment of the peers
+    python -m tests.doctor.make_run_logs trl               logs by TRL; runs in the environment of the peers
 
 The text: 40 tokens, each followed by one of four, of unequal probability; a row is 24 tokens.
 """
@@ -169,12 +169,15 @@ def printed(name: str, trainer: Any) -> None:
 def make_trl() -> None:
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import WhitespaceSplit
     from transformers import PreTrainedTokenizerFast
-    from trl import SFTConfig, SFTTrainer
+    from trl import DistillationConfig, DistillationTrainer, SFTConfig, SFTTrainer
 
     words = {"<pad>": 0, "<s>": 1, "</s>": 2} | {f"w{n}": n for n in range(3, VOCABULARY)}
+    split = Tokenizer(WordLevel(words, unk_token="<pad>"))
+    split.pre_tokenizer = WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(WordLevel(words, unk_token="<pad>")),
+        tokenizer_object=split,
         pad_token="<pad>",
         bos_token="<s>",
         eos_token="</s>",
@@ -189,6 +192,18 @@ def make_trl() -> None:
             ids = {"processing_class": tokenizer, "eval_dataset": data(64, 2).remove_columns(["attention_mask"])}
             train = data(2000, 1).remove_columns(["attention_mask"])
             printed(name, SFTTrainer(model=student(), args=config, train_dataset=train, **ids))
+        config = DistillationConfig(
+            **arguments(folder, max_steps=60, logging_steps=1, eval_strategy="no", eval_on_start=False, bf16=False),
+            gradient_checkpointing=False,
+            max_completion_length=48,
+        )
+        prompts = [" ".join(f"w{token}" for token in row[1:9]) for row in rows(480, 1)]
+        models = {"model": student(), "teacher_model": student(1)}
+        on_policy = DistillationTrainer(
+            **models, args=config, train_dataset=Dataset.from_dict({"prompt": prompts}), processing_class=tokenizer
+        )
+        on_policy.train()
+        on_policy.state.save_to_json(str(HERE / "good_trl_on_policy.json"))
 
 
 def main() -> None:

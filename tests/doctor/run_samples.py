@@ -88,6 +88,7 @@ class OurRun:
     shares: dict[str, float] | None = None
     cosines: dict[str, float] | None = None
     counts: dict[str, int] = field(default_factory=dict)
+    rollout: dict[str, Sequence[float]] = field(default_factory=dict)
     scale: float = 1.0
     init: str = "random"
     rows: int = 1000
@@ -112,6 +113,7 @@ class OurRun:
                     "weights": weights,
                     **({"gradient_shares": self.shares} if self.shares and at % 30 == 0 else {}),
                     **({"gradient_cosines": self.cosines} if self.cosines and at % 30 == 0 else {}),
+                    **({"rollout": {key: of[at] for key, of in self.rollout.items()}} if self.rollout else {}),
                     "loss": self.scale * sum(weights[name] * value for name, value in terms.items()),
                     "grad_norm": norms[at],
                     "learning_rate": rates[at],

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.doctor.run_columns import FAULTS_OF_COLUMNS, GOOD_COLUMNS
 from tests.doctor.run_faults import FAULTS as FAULTS_OF_CURVES
 from tests.doctor.run_faults import GOOD as GOOD_CURVES
+from tests.doctor.run_rollouts import FAULTS_OF_ROLLOUTS, GOOD_ROLLOUTS
 from tests.doctor.run_samples import REAL, UNIFORM, Case, OurRun, curve, printed_run, theirs, write_lines
 from tests.report.fixture import study
 from typer.testing import CliRunner
@@ -26,8 +27,8 @@ from distillab.errors import ConfigError, DataError
 from distillab.records import Investigation
 
 ROOT = Path(__file__).resolve().parents[2]
-FAULTS = [*FAULTS_OF_CURVES, *FAULTS_OF_COLUMNS]
-GOOD = [*GOOD_CURVES, *GOOD_COLUMNS]
+FAULTS = [*FAULTS_OF_CURVES, *FAULTS_OF_COLUMNS, *FAULTS_OF_ROLLOUTS]
+GOOD = [*GOOD_CURVES, *GOOD_COLUMNS, *GOOD_ROLLOUTS]
 
 
 def ids(investigation: Investigation) -> set[tuple[str, str]]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bench import distillab_steps, floor, hand, pair, peers, table
+from bench import distillab_steps, floor, hand, own_answers, pair, peers, table
 from bench.broken.case import Case, nothing
 from bench.broken.command import CASES, Answer
 from bench.cache_signals import Way, angle_degrees, gradients, recovered
@@ -101,6 +101,13 @@ def test_our_trainer_and_the_hand_written_loop_take_the_same_steps() -> None:
     assert losses["forward_kl"] == pytest.approx(losses["hand_kl"], rel=1e-5)
 
 
+def test_every_way_to_write_the_answers_writes_whole_ones() -> None:
+    for function in (own_answers.own_sampler, own_answers.generate, own_answers.on_policy):
+        probe = Probe(warmup=0, steps=1)
+        function(Run("", size="answers"), probe)
+        assert probe.facts["tokens"] == 8 * 48
+
+
 def test_gradients_and_what_a_cache_gives_back_are_those_of_loops_over_rows() -> None:
     for degrees in (0.0, 1e-4, 60.0, 180.0):
         x, y = (torch.tensor([math.cos(a), math.sin(a)], dtype=torch.float64) for a in (0.0, math.radians(degrees)))
@@ -138,7 +145,14 @@ def test_the_report_says_figures_ratios_and_targets() -> None:
     # the second round stood in a busy minute: twice the time for everyone
     records = [_record(case, n, s * n) for n in (1, 2) for case, s in (("floor", 1.0), ("forward_kl", 1.5))]
     records.append(_record("floor", 3, 40.0))  # its partner failed
-    assert table.ratio(records, "forward_kl", "floor", lambda record: table.cpu_s(record)[0]) == pytest.approx(1.5)
+
+    def first(record: dict[str, Any]) -> float:
+        return table.cpu_s(record)[0]
+
+    assert table.ratio(records, "forward_kl", "floor", first) == pytest.approx(1.5)
+    parts = [_record(case, 1, s) for case, s in (("on_policy", 3.3), ("own_sampler", 1.0), ("reverse_kl", 2.0))]
+    assert table.ratio(parts, "on_policy", "own_sampler + reverse_kl", first) == pytest.approx(1.1)
+    assert table.ratio(parts, "on_policy", "own_sampler + sft", first) is None
     seconds = {"floor": 1.0, "logits": 2.0, "logits+hidden_states": 2.1, "forward_kl": 1.2}
     text = table.report([_record(case, 1, s) for case, s in seconds.items()])
     assert "| logits+hidden_states | 2.100 (2.100, 2.100) | 0.525 | 4.200 | 488 | 2.10 | logits +5 % | 100 |" in text

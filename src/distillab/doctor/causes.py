@@ -66,6 +66,7 @@ BRINGS: Mapping[str, frozenset[str]] = {
     "held-out-never-below-unigram": frozenset(("over-confident", "overfitting", "same-answer")),
     "held-out-worse-than-untrained": frozenset(("over-confident", "overfitting")),
     "overfitting": frozenset(("over-confident",)),
+    "rollouts-grow": frozenset(("rollouts-repeat",)),
     "steps-out-of-order": frozenset(("schedule-restarts",)),
     "term-never-changes": frozenset(("term-without-effect", "terms-fight")),
 }

@@ -22,6 +22,7 @@ from distillab.doctor.run.order import check_order
 from distillab.doctor.run.outlook import check_teachers, run_outlooks, worse_than_start
 from distillab.doctor.run.reference import check_references
 from distillab.doctor.run.rescaled import check_rescaling
+from distillab.doctor.run.rollouts import check_rollouts
 from distillab.doctor.run.schedule import check_schedule
 from distillab.doctor.run.series import RunFacts
 from distillab.doctor.run.terms import check_terms
@@ -40,6 +41,7 @@ _CHECKS = (
     check_figures,
     check_confidence,
     check_budget,
+    check_rollouts,
 )
 _RUNS_SHOWN = 6
 _FACTS_A_RUN = 3

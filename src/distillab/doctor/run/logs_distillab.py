@@ -62,6 +62,7 @@ def of_metrics_file(
                     counts={key: int(value) for key, value in _numbers(values, "counts", row.where).items()},
                     shares=_numbers(values, "gradient_shares", row.where),
                     cosines=_numbers(values, "gradient_cosines", row.where),
+                    written=_numbers(values, "rollout", row.where),
                 )
             )
         else:

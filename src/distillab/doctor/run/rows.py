@@ -14,16 +14,35 @@ from distillab.errors import DataError, near_names
 
 # distillab's name -> other trainers' names, after "/", "-" and " " became "_", in small letters; the first counts
 _TRAINING: dict[str, tuple[str, ...]] = {
-    "loss": ("loss", "train_loss", "training_loss", "loss_train", "total_loss", "train_total_loss"),
-    "grad_norm": ("grad_norm", "train_grad_norm", "gradient_norm", "global_grad_norm"),
-    "learning_rate": ("learning_rate", "lr", "train_learning_rate", "train_lr"),
+    "loss": (
+        "loss",
+        "train_loss",
+        "training_loss",
+        "loss_train",
+        "total_loss",
+        "train_total_loss",
+        "actor_distillation_loss",
+    ),
+    "grad_norm": ("grad_norm", "train_grad_norm", "gradient_norm", "global_grad_norm", "actor_grad_norm"),
+    "learning_rate": ("learning_rate", "lr", "train_learning_rate", "train_lr", "actor_lr"),
+}
+# of the answers that a student writes in training: TRL's names, then verl's
+_WRITTEN: dict[str, tuple[str, ...]] = {
+    "length_mean": ("completions_mean_length", "response_length_mean"),
+    "truncated": ("completions_clipped_ratio", "response_length_clip_ratio"),
+    "student_entropy": ("entropy", "actor_entropy"),
+    "teacher_entropy": ("teacher_entropy",),
+    "top16_mass_student": ("actor_distillation_student_mass",),
+    "top16_mass_teacher": ("actor_distillation_teacher_mass",),
+    "sampler_gap": ("sampling_sampling_logp_difference_mean",),
+    "sampler_gap_probability": ("training_rollout_probs_diff_mean",),
 }
 _HELD_OUT: dict[str, tuple[str, ...]] = {
     "loss": ("eval_loss", "val_loss", "valid_loss", "validation_loss", "held_out_loss", "held_out_nats_per_token"),
     "accuracy": ("eval_mean_token_accuracy", "eval_token_accuracy", "held_out_token_accuracy", "val_token_accuracy"),
     "calibration_error": ("eval_ece", "eval_expected_calibration_error", "expected_calibration_error", "ece"),
 }
-_STEP = ("step", "global_step", "train_global_step", "_step", "iteration", "iter")
+_STEP = ("step", "global_step", "train_global_step", "_step", "iteration", "iter", "training_global_step")
 _EPOCH = ("epoch", "train_epoch")
 _COSINE = re.compile(r"(?:grad|gradient)_cos(?:ine)?_(.+)")
 _MEANT = frozenset(name for names in _TRAINING.values() for name in names)
@@ -58,7 +77,9 @@ def series_of_rows(
     counted = 0
     has_steps = False
     for row in rows:
-        named = {_plain(name): value for name, value in row.values.items() if value is not None and value != ""}
+        inner = row.values.get("data")  # of verl's file of JSON lines
+        values = {**row.values, **(inner if isinstance(inner, dict) else {})}
+        named = {_plain(name): value for name, value in values.items() if value is not None and value != ""}
         seen.update(dict.fromkeys(named))
         if any(name in named for name in _SUMMARY):
             continue
@@ -82,6 +103,7 @@ def series_of_rows(
                 parts=parts,
                 weights=weights,
                 cosines=_cosines(named, row.where),
+                written=_chosen(named, _WRITTEN, row.where),
             )
             steps.append(point)
         if measured:

@@ -24,6 +24,7 @@ class StepPoint:
         terms, weights, counts, shares: of each term of the loss; `shares` of the gradient's norm, where measured.
         parts: of another trainer's loss, by the names of their columns; `weights` of these too, where logged.
         cosines: "a/b" -> cosine between two terms' gradients, where logged.
+        written: figures of the answers that the student wrote for this step, by the names of `training.rollout_log`.
     """
 
     step: int
@@ -38,6 +39,7 @@ class StepPoint:
     shares: dict[str, float] = field(default_factory=dict)
     parts: dict[str, float] = field(default_factory=dict)
     cosines: dict[str, float] = field(default_factory=dict)
+    written: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

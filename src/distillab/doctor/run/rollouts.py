@@ -1,0 +1,144 @@
+"""What the student wrote during training: does it grow, collapse or loop, is it stale, and can the teacher correct it?
+
+The names of the figures are those of `training.rollout_log`; `rows` names the columns of TRL and verl that mean the
+same. Where the longest answer grows by a schedule, the steps before its end are not judged.
+"""
+
+from __future__ import annotations
+
+import math
+
+from distillab.doctor.page import from_page
+from distillab.doctor.run.series import RunSeries
+from distillab.doctor.run.trends import Trend, trend
+from distillab.records import CheckResult, Finding
+
+_FEWEST = 20
+_LONGER = 0.5
+_MORE_CUT = 0.2
+_MASS_LOST = 0.1
+_SURER = 0.9
+_TEACHER_UNSURE = 4.0
+_LOSS_LEFT = 0.5
+_REPETITIVE = 0.2
+_ALL_CUT = 0.95
+# figure -> above this it is another model that samples; above this and twice its first value, one that falls behind
+_GAPS = {"sampler_gap": (0.1, 0.03), "sampler_gap_probability": (0.05, 0.02)}
+_UNITS = {"sampler_gap": "nats", "sampler_gap_probability": "of probability"}
+_LESS_CORRECTION = 0.5
+_LESS_SURE = 1.25
+_PLACES = ("128_on", "32_128")
+_FIRST = "0_32"
+
+
+def check_rollouts(series: RunSeries) -> CheckResult:
+    """Check for answers that grow until they are cut, a collapse, loops, stale samples and a teacher lost at the end.
+
+    Args:
+        series: in order.
+    """
+    written = [point for point in series.steps if {"length_mean", "truncated"} & set(point.written)]
+    horizon = written[-1].written.get("max_new_tokens") if written else None
+    settled = [point for point in written if point.written.get("max_new_tokens") == horizon]
+    scope = f"figures of what the student wrote at {len(settled):,} steps with the same longest answer"
+    if len(settled) < _FEWEST:
+        why = f"fewer than {_FEWEST} steps log what the student wrote"
+        return CheckResult(check="run-rollouts", scope=scope, skipped=why)
+    names = dict.fromkeys(name for point in settled for name in point.written)
+    columns = {name: [point.written[name] for point in settled if name in point.written] for name in names}
+    columns["loss"] = [point.loss for point in settled if point.loss is not None]
+    ends = {
+        name: trend(values)
+        for name, values in columns.items()
+        if len(values) >= _FEWEST and all(map(math.isfinite, values))
+    }
+    found = [
+        _grow(ends) or _truncated(ends),
+        _collapse(ends),
+        _repeat(ends),
+        *(_stale(ends, name) for name in _GAPS),
+        _late(ends),
+    ]
+    return CheckResult(check="run-rollouts", scope=scope, findings=tuple(one for one in found if one is not None))
+
+
+def _grow(ends: dict[str, Trend]) -> Finding | None:
+    length, cut = ends.get("length_mean"), ends.get("truncated")
+    if length is None or cut is None or not length.rose(_LONGER) or cut.tail - cut.head < _MORE_CUT or not cut.rose():
+        return None
+    return from_page(
+        "rollouts-grow",
+        evidence=(
+            f"tokens of an answer: {length.head:.0f} at first, {length.tail:.0f} at the end",
+            f"answers that are cut: {cut.head:.0%} at first, {cut.tail:.0%} at the end",
+        ),
+    )
+
+
+def _truncated(ends: dict[str, Trend]) -> Finding | None:
+    cut = ends.get("truncated")
+    if cut is None or min(cut.head, cut.tail) < _ALL_CUT:
+        return None
+    return from_page("rollouts-truncated", evidence=(f"cut: {cut.head:.0%} at first, {cut.tail:.0%} at the end",))
+
+
+def _collapse(ends: dict[str, Trend]) -> Finding | None:
+    mass, given = ends.get("top16_mass_student"), ends.get("top16_mass_teacher")
+    if mass is not None and mass.fell(_MASS_LOST) and not (given is not None and given.fell(_MASS_LOST)):
+        return from_page(
+            "rollouts-collapse",
+            evidence=(
+                f"the student's probability of the teacher's likeliest tokens: {mass.head:.3f} at first, "
+                f"{mass.tail:.3f} at the end",
+            ),
+        )
+    own, teacher, loss = ends.get("student_entropy"), ends.get("teacher_entropy"), ends.get("loss")
+    if own is None or not own.fell(_SURER):
+        return None
+    if teacher is not None:
+        unlike, other = teacher.tail > _TEACHER_UNSURE * own.tail, f"the teacher's at the end: {teacher.tail:.3g}"
+    elif loss is not None:
+        unlike, other = loss.tail > _LOSS_LEFT * loss.head, f"loss: {loss.head:.3g} at first, {loss.tail:.3g}"
+    else:
+        return None
+    evidence = f"the student's entropy in nats: {own.head:.3g} at first, {own.tail:.3g} at the end"
+    return from_page("rollouts-collapse", evidence=(evidence, other)) if unlike else None
+
+
+def _repeat(ends: dict[str, Trend]) -> Finding | None:
+    share = ends.get("repetitive")
+    if share is None or share.tail <= _REPETITIVE:
+        return None
+    return from_page(
+        "rollouts-repeat", evidence=(f"answers with loops: {share.head:.0%} at first, {share.tail:.0%} at the end",)
+    )
+
+
+def _stale(ends: dict[str, Trend], name: str) -> Finding | None:
+    gap, (wrong, behind) = ends.get(name), _GAPS[name]
+    if gap is None or not (gap.tail > wrong or (gap.tail > behind and gap.rose(1.0))):
+        return None
+    return from_page(
+        "rollouts-stale",
+        evidence=(
+            f"mean difference between sampler and student at the written tokens: {gap.head:.3g} {_UNITS[name]} at "
+            f"first, {gap.tail:.3g} at the end",
+        ),
+    )
+
+
+def _late(ends: dict[str, Trend]) -> Finding | None:
+    place = next((one for one in _PLACES if f"nats_{one}" in ends and f"teacher_entropy_{one}" in ends), None)
+    if place is None or not {f"nats_{_FIRST}", f"teacher_entropy_{_FIRST}"} <= set(ends):
+        return None
+    early, late = ends[f"nats_{_FIRST}"].tail, ends[f"nats_{place}"].tail
+    sure, unsure = ends[f"teacher_entropy_{_FIRST}"].tail, ends[f"teacher_entropy_{place}"].tail
+    if late > _LESS_CORRECTION * early or unsure < _LESS_SURE * sure:
+        return None
+    return from_page(
+        "rollouts-late",
+        evidence=(
+            f"divergence in nats: {early:.3g} at the first 32 tokens, {late:.3g} at tokens {place}",
+            f"the teacher's entropy in nats: {sure:.3g} and {unsure:.3g}",
+        ),
+    )
