@@ -50,6 +50,8 @@ def test_the_horizon_grows_to_its_end_over_a_share_of_the_steps() -> None:
         ({"answers": {**STUDENT, "fraction": 0.01}}, "is no row"),
         ({"answers": {**STUDENT, "max_new_tokens": {"start": 9, "end": 9}}}, "for a constant write one number"),
         ({"answers": "students"}, "answers: Input should be 'dataset' or 'teacher'"),
+        ({"answers": {**STUDENT, "reuse": 2}, "terms": [{"kind": "hidden_states"}]}, "no value at each token"),
+        ({"answers": {**STUDENT, "reuse": 2}, "training": {"steps": 1, "warmup_steps": 0}}, "more than training.steps"),
         ({"terms": [{"kind": "cross_entropy"}]}, "cross_entropy has no signal"),
         ({"terms": [{"kind": "vocabulary_projection"}]}, "set rest: none"),
         ({"terms": [{"kind": "dual_space"}]}, "that is the student's own"),

@@ -12,6 +12,8 @@ from distillab.config.teacher import TeacherConfig
 from distillab.config.terms import (
     BaseTermConfig,
     DualSpaceConfig,
+    MergedSpansConfig,
+    SpanLikelihoodConfig,
     TopKDivergenceConfig,
     VocabularyProjectionConfig,
 )
@@ -67,6 +69,12 @@ class StudentAnswersConfig(Settings):
         default=128, description="most tokens of an answer: a number, or {start, end, over}, which grows"
     )
     sampling: StudentSamplingConfig = StudentSamplingConfig()
+    reuse: int = Field(
+        default=1,
+        ge=1,
+        description="optimizer steps that have the same rows and answers; above 1 a later step weighs each token's "
+        "divergence by how much more likely it is now than when it was written, at most twofold",
+    )
     repetition_guard: bool = Field(
         default=True,
         description="write at most a quarter of the rows while more than a fifth of the answers of the last 16 steps "
@@ -112,14 +120,19 @@ AnswersSetting = Annotated[
 """Whose answers the student learns: by name where they are stored, with settings where it writes them itself."""
 
 
-def require_teaching(terms: Sequence[BaseTermConfig]) -> None:
-    """Check that every term has a signal on text that the student wrote.
+def require_teaching(terms: Sequence[BaseTermConfig], *, reuse: int) -> None:
+    """Check that every term has a signal on text that the student wrote, also where it is used for several steps.
 
     Raises:
         ValueError: one has none, or a wrong one.
     """
     for term in terms:
         kind = getattr(term, "kind", "")
+        if reuse > 1 and (term.access == "internals" or isinstance(term, MergedSpansConfig | SpanLikelihoodConfig)):
+            raise ValueError(
+                f"{kind} has no value at each token, and with answers.reuse above 1 each is weighed: set reuse: 1, or "
+                "use terms such as token_divergence"
+            )
         if kind == "cross_entropy":
             raise ValueError(
                 f"cross_entropy has no signal with {STUDENT}: it would train the student towards what it does "
@@ -161,6 +174,8 @@ def require_writable(
             f"{whose}group_by_length reads the lengths of stored answers; the student's are sorted by length within "
             "each step anyway: set group_by_length: false"
         )
+    if answers.reuse > training.steps:
+        raise ValueError(f"{whose}answers.reuse {answers.reuse} is more than training.steps {training.steps}")
     if answers.rows_of(training.batch_size) == 0:
         raise ValueError(
             f"{whose}fraction {answers.fraction:g} of batch_size {training.batch_size} is no row: raise one of the two"

@@ -211,7 +211,7 @@ class ArmCost:
         if own is None:
             return 0.0
         rows = own.rows_of(training.batch_size)
-        return training.steps * self._generation(self.student, rows, own.longest, rows)
+        return math.ceil(training.steps / own.reuse) * self._generation(self.student, rows, own.longest, rows)
 
     def _add_shared(self) -> None:
         inputs, shared = self.inputs, self.whole.shared

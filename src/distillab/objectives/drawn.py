@@ -12,6 +12,8 @@ from torch import Tensor
 
 from distillab.objectives.term import StudentScores
 
+_LARGEST_WEIGHT = 2.0
+
 
 @dataclass(frozen=True)
 class Drawn:
@@ -20,17 +22,24 @@ class Drawn:
     Attributes:
         then_N: natural-log probability of each when it was drawn; NaN where the student did not draw it.
         width: it is the probability among the first so many ids, at temperature 1.
-        now_N: the same by the forward pass that trains; filled by the pass.
+        weighs: multiply each term's value at a drawn token by its weight.
+        now_N: the same probability by the forward pass that trains; filled by the pass.
     """
 
     then_N: Tensor
     width: int
+    weighs: bool
     now_N: Tensor
 
     @staticmethod
-    def of(then_N: Tensor, width: int) -> Drawn:
+    def of(then_N: Tensor, width: int, *, weighs: bool) -> Drawn:
         """Return them before the pass."""
-        return Drawn(then_N, width, torch.full_like(then_N, torch.nan))
+        return Drawn(then_N, width, weighs, torch.full_like(then_N, torch.nan))
+
+    @property
+    def weight_N(self) -> Tensor:
+        """Truncated importance weights, min(probability now / then, 2); 1 where the student did not draw the token."""
+        return (self.now_N - self.then_N).exp().clamp(max=_LARGEST_WEIGHT).nan_to_num(1.0)
 
     def at(self, here: slice) -> Drawn:
         """Return those of some positions; what is filled in there is filled in here."""

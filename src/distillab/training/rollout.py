@@ -1,6 +1,7 @@
 """Let the student answer a share of the rows of every optimizer step itself, before the step is trained.
 
-All answers of a step are written at once, sorted by length into the step's microbatches, and forgotten after it. The
+All answers of a step are written at once and sorted by length into the step's microbatches. They are forgotten after
+it or, with `reuse`, after the steps that have the same rows; a checkpoint is saved only where nothing is kept. The
 rows and the random numbers of a step follow from the seed and its number alone: a resumed run writes the same answers,
 and so do other numbers of processes and other microbatches, except for rounding.
 """
@@ -37,6 +38,7 @@ _GUARDED_STEPS = 16
 _GUARD_ABOVE = 0.2
 _GUARDED_FRACTION = 0.25
 _EXAMPLES = 3
+_Written = dict[int, tuple[list[int], Sampled]]  # place in the step -> prompt and answer
 _LAST_TOKENS, _GROUP, _REPEATED = 64, 4, 0.5
 
 
@@ -74,6 +76,8 @@ class Rollout:
 
     def __post_init__(self) -> None:
         self.log = RolloutLog(self.width)
+        self._age, self._share = 0, 0.0
+        self._kept: tuple[int, _Written] = (0, {})
         self._sampler = self.sampler or LocalSampler(self.stop_ids, self.width, self.settings.sampling.temperature)
         bare = next((row for row in self.rows if row.prompt_length == 0), None)
         if bare is not None:
@@ -111,6 +115,8 @@ class Rollout:
     ) -> list[TokenBatch]:
         """Return the microbatches of a step with the student's answers, as many as before, longest rows first.
 
+        With `reuse` n, the answers of n steps are those of the first of them, which has the same rows.
+
         Args:
             model: the student, not wrapped.
             step: from 1.
@@ -119,20 +125,17 @@ class Rollout:
             over_processes, joined: sum a tensor over all processes; concatenate one.
         """
         since = time.perf_counter()
-        size, chosen, longest = len(batches[0]["rows"]), self.places(step), self.settings.horizon(step, self.steps)
-        number, processes = process
+        size, (number, processes) = len(batches[0]["rows"]), process
+        self._age = (step - 1) % self.settings.reuse
         local = [
             ((turn * processes + number) * size + place, index)
             for turn, batch in enumerate(batches)
             for place, index in enumerate(batch["rows"].amax(dim=1).tolist())
         ]
-        writing = [(place, index) for place, index in local if place in chosen]
-        # one number for each token of each row of the step, whichever process has the row
-        uniform = torch.rand(self.batch_size, longest, generator=self._generator(step, "tokens"), dtype=torch.float64)
-        prompts = [self.rows[index].input_ids[: self.rows[index].prompt_length].tolist() for _, index in writing]
-        numbers = uniform[[place for place, _ in writing]]
-        answers = self._answers(model, prompts, numbers)
-        written = dict(zip([place for place, _ in writing], zip(prompts, answers, strict=True), strict=True))
+        if self._age == 0:
+            self._kept = self._write(model, local, step)
+        longest, written = self._kept
+        answers = [sampled for _, sampled in written.values()]
         items = [
             (
                 IndexedRow(
@@ -153,16 +156,19 @@ class Rollout:
             lengths=joined(lengths).tolist(),
             counts=over_processes(counts).tolist(),
             generate_s=generate_s,
-            share=len(chosen) / self.batch_size,
+            age=self._age if self.settings.reuse > 1 else None,
+            share=self._share,
             microbatches=len(batches),
         )
-        self.repeating.append((self.log.repetitive, self.log.rows))
+        if self._age == 0:
+            self.repeating.append((self.log.repetitive, self.log.rows))
         kept = [[written.get(place) for _, place in part] for part in parts]
         return [self._batch(rows, drawn, device) for (rows, _), drawn in zip(read, kept, strict=True)]
 
     def drawn(self, batch: TokenBatch) -> Drawn:
         """Return which of a microbatch's tokens the student wrote."""
-        return Drawn.of(at_scored_tokens(batch["drawn_logp"], batch), self._sampler.width)
+        then_N = at_scored_tokens(batch["drawn_logp"], batch)
+        return Drawn.of(then_N, self._sampler.width, weighs=self._age > 0)
 
     def examples(self, model: torch.nn.Module) -> list[tuple[list[int], Sampled]]:
         """Return the prompts of the first three rows with the student's answers, drawn with the same numbers always."""
@@ -195,6 +201,23 @@ class Rollout:
         """Take over the state of a checkpoint."""
         self.repeating.clear()
         self.repeating.extend((one[0], one[1]) for one in state)
+
+    def _write(self, model: torch.nn.Module, local: Sequence[tuple[int, int]], step: int) -> tuple[int, _Written]:
+        """Return the most new tokens of an answer, and place -> (prompt, answer) of the rows that are written.
+
+        Args:
+            local: place and index of each row of this process.
+        """
+        chosen, longest = self.places(step), self.settings.horizon(step, self.steps)
+        self._share = len(chosen) / self.batch_size
+        writing = [(place, index) for place, index in local if place in chosen]
+        # one number for each token of each row of the step, whichever process has the row
+        uniform = torch.rand(self.batch_size, longest, generator=self._generator(step, "tokens"), dtype=torch.float64)
+        prompts = [self.rows[index].input_ids[: self.rows[index].prompt_length].tolist() for _, index in writing]
+        answers = self._answers(model, prompts, uniform[[place for place, _ in writing]])
+        return longest, {
+            place: (prompt, answer) for (place, _), prompt, answer in zip(writing, prompts, answers, strict=True)
+        }
 
     def _answers(self, model: torch.nn.Module, prompts: list[list[int]], uniform_BT: Tensor) -> list[Sampled]:
         return self._sampler.sample(model, prompts, uniform_BT) if prompts else []

@@ -25,6 +25,7 @@ _BUCKETS = ("0_32", "32_128", "128_on")
 _INSPECTED = 32
 _TOP = 16
 _BY_PLACE = ("nats", "student_entropy", "teacher_entropy")
+_WEIGHTS = ("stale_weight", "stale_weight_squared")
 _OF_DISTRIBUTIONS = (
     "student_entropy",
     "teacher_entropy",
@@ -57,6 +58,7 @@ class RolloutLog:
         lengths: Sequence[int],
         counts: Sequence[int],
         generate_s: float,
+        age: int | None,
         share: float,
         microbatches: int,
     ) -> None:
@@ -68,16 +70,18 @@ class RolloutLog:
             counts: answers, cut ones, repetitive ones, empty ones, those that end within a character; of all
                 processes.
             generate_s: seconds that they took.
+            age: optimizer steps since they were written; None where none is used twice.
             share: of the step's rows.
             microbatches: of this process.
         """
         self.rows, cut, self.repetitive, empty, partial = counts
+        new = 0 if age else sum(lengths)
         ordered = torch.tensor(lengths or [0], dtype=torch.float64)
         self._facts = {
             "fraction": share,
             "max_new_tokens": longest,
-            "tokens": sum(lengths),
-            "tokens_per_s": sum(lengths) / max(generate_s, 1e-9),
+            "tokens": new,
+            "tokens_per_s": new / max(generate_s, 1e-9),
             "length_mean": float(ordered.mean()),
             "length_p10": float(ordered.quantile(0.1)),
             "length_p90": float(ordered.quantile(0.9)),
@@ -88,8 +92,10 @@ class RolloutLog:
             "generate_s": generate_s,
             "teacher_s": 0.0,
         }
+        if age is not None:
+            self._facts["stale_max_age"] = age
         by_place = (f"{name}_{bucket}" for name in _BY_PLACE for bucket in _BUCKETS)
-        names = ("nats", "nats_stored", "in_spans", "sampler_gap", *by_place, *_OF_DISTRIBUTIONS)
+        names = ("nats", "nats_stored", "in_spans", "sampler_gap", *_WEIGHTS, *by_place, *_OF_DISTRIBUTIONS)
         self._sums = {name: torch.zeros((), dtype=torch.float64) for name in names}
         self._counts = {name: torch.zeros((), dtype=torch.float64) for name in names}
         self._share_of_positions = max(1, _INSPECTED // microbatches)
@@ -106,8 +112,14 @@ class RolloutLog:
         place_N = at_scored_tokens(own_BL.long().cumsum(dim=1) - 1, batch).cpu()
         bucket_N = torch.bucketize(place_N, torch.tensor(_BORDERS), right=True) - 1
         if measured.drawn is not None:
-            gap_N = (measured.drawn.now_N - measured.drawn.then_N).abs()
-            self._add_up("sampler_gap", gap_N[~gap_N.isnan()])
+            gap_N = measured.drawn.now_N - measured.drawn.then_N
+            known_N = ~gap_N.isnan()
+            if measured.drawn.weighs:
+                weight_N = measured.drawn.weight_N[known_N]
+                self._add_up("stale_weight", weight_N)
+                self._add_up("stale_weight_squared", weight_N**2)
+            else:
+                self._add_up("sampler_gap", gap_N[known_N].abs())
         if measured.values:
             nats_N = next(iter(measured.values.values())).double().cpu()
             self._add_up("nats", nats_N[own_N], bucket_N[own_N])
@@ -124,7 +136,9 @@ class RolloutLog:
         """Return the figures of the step, over all processes; those of nothing are left out."""
         both = torch.stack([torch.stack([self._sums[name], self._counts[name]]) for name in self._sums])
         totals = dict(zip(self._sums, over_processes(both.to(device)).tolist(), strict=True))
-        return self._facts | {name: total / count for name, (total, count) in totals.items() if count}
+        means = {name: total / count for name, (total, count) in totals.items() if count}
+        weight, squared = (means.pop(name, 0.0) for name in _WEIGHTS)
+        return self._facts | means | ({"stale_ess": weight**2 / squared} if squared else {})
 
     def _compare(self, measured: Measured, batch: TokenBatch, here_P: Tensor, bucket_N: Tensor) -> None:
         student, teacher = measured.scores(here_P.to(measured.hidden_ND.device), batch)

@@ -28,10 +28,18 @@ class StepSampler(Sampler[int]):
         seed: decides everything.
         batch_size: indices an optimizer step, over all processes.
         lengths: tokens of each row, to group by; None: no grouping.
+        repeats: steps in a row that have the same rows; without `lengths`.
     """
 
     def __init__(
-        self, *, rows: int, draws: int, seed: int, batch_size: int, lengths: Sequence[int] | None = None
+        self,
+        *,
+        rows: int,
+        draws: int,
+        seed: int,
+        batch_size: int,
+        lengths: Sequence[int] | None = None,
+        repeats: int = 1,
     ) -> None:
         if draws % batch_size:
             raise ValueError(f"draws {draws} is no multiple of batch_size {batch_size}")
@@ -39,14 +47,19 @@ class StepSampler(Sampler[int]):
             raise ValueError(f"{len(lengths)} lengths for {rows} rows")
         self.rows, self.draws, self.seed = rows, draws, seed
         self.batch_size = batch_size
-        self.lengths = lengths
+        self.lengths, self.repeats = lengths, repeats
 
     def __len__(self) -> int:
         return self.draws
 
     def __iter__(self) -> Iterator[int]:
         if self.lengths is None:
-            yield from self._drawn()
+            drawn = self._drawn()
+            same: list[int] = []
+            for step in range(self.draws // self.batch_size):
+                if step % self.repeats == 0:
+                    same = [next(drawn) for _ in range(self.batch_size)]
+                yield from same
         else:
             for step in self._grouped(self.lengths):
                 yield from step

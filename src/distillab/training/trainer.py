@@ -26,6 +26,7 @@ from distillab.models.batch import TokenBatch
 from distillab.models.heads import require_separable_head
 from distillab.models.scoring import scored_count
 from distillab.models.structure import is_adapted
+from distillab.objectives.drawn import Drawn
 from distillab.objectives.step import measure
 from distillab.objectives.term import Objective
 from distillab.teachers.protocol import SignalSource, tokens_read
@@ -171,7 +172,10 @@ class DistillationTrainer(Trainer):
         self._figures: dict[str, float] | None = None
         self._writing: Path | None = None
         first = args.process_index == 0
-        self.add_callback(Pauses(minutes=checkpoint_minutes, over_processes=self._flags, first=first))
+        self._reuse = 1 if rollout is None else rollout.settings.reuse
+        self.add_callback(
+            Pauses(minutes=checkpoint_minutes, every=self._reuse, over_processes=self._flags, first=first)
+        )
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         if teacher is not None and objective.state_terms:
@@ -193,6 +197,7 @@ class DistillationTrainer(Trainer):
             seed=self.args.seed,
             batch_size=self._batch_size,
             lengths=self._lengths,
+            repeats=self._reuse,
         )
 
     def get_batch_samples(
@@ -253,7 +258,7 @@ class DistillationTrainer(Trainer):
             # a step can have no scored token: its sum is zero, and so is its loss
             factors={name: self._weights[name] / max(1, count) for name, count in counts.items()},
             device=self.args.device,
-            drawn=None if self._rollout is None else self._rollout.drawn(batch),
+            drawn=self._drawn(batch),
         )
         problem = nonfinite_loss(measured, batch, step=self.state.global_step + 1, row_names=self.row_names)
         if problem is not None:
@@ -284,11 +289,15 @@ class DistillationTrainer(Trainer):
                     factors={name: 1.0 / max(1, count) for name, count in self._counts.items()},
                     device=self.args.device,
                     per_term_backward=True,
+                    drawn=self._drawn(batch),
                 )
             for name, loss in measured.losses.items():
                 part = gradient_at(parameters, loss)
                 total[name] = total[name] + part if name in total else part
         return {name: self._over_processes(part) for name, part in total.items()}
+
+    def _drawn(self, batch: TokenBatch) -> Drawn | None:
+        return None if self._rollout is None else self._rollout.drawn(batch)
 
     def _signal(self, batch: TokenBatch) -> TeacherSignal:
         teacher, request = self._teacher[0], self.objective.request
