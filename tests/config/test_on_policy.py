@@ -60,9 +60,6 @@ def test_the_horizon_grows_to_its_end_over_a_share_of_the_steps() -> None:
         ({"training": {"packing": True}}, "set packing: false"),
         ({"training": {"group_by_length": True}}, "set group_by_length: false"),
         ({"teacher": {"cache": "c"}}, "no cache holds"),
-        ({"teacher": {"path": "t", "prompt_column": "p"}}, "prompt_column gives the teacher other prompts"),
-        ({"teacher": {"path": "t", "server": {"url": "http://localhost:1", "model": "m"}}}, "leave teacher.server out"),
-        ({"teacher": None, "teachers": {n: {"path": n, "weight": 0.5} for n in "ab"}}, "reads one teacher so far"),
     ],
 )
 def test_what_cannot_be_done_is_refused_with_its_reason(settings: dict[str, Any], reason: str) -> None:

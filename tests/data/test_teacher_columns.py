@@ -64,6 +64,9 @@ def test_a_cut_answer_is_cut_at_the_same_token(chat_tokenizer: PreTrainedTokeniz
     length = max(len(whole) - cut, first + 1)
     student, teacher, _ = encoded(chat_tokenizer, row, max_tokens=length)
     assert student.truncated and len(student) == length
+    # a new answer to the row is to the same turn
+    assert teacher.answer_mask[teacher.prompt_length :].all() and not teacher.answer_mask[teacher.prompt_length - 1]
+    assert len(teacher) - teacher.prompt_length == student.answer_mask[student.prompt_length :].sum()
     assert scored(teacher) == scored(student) and teacher.answer_mask[-1]
 
 

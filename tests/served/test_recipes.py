@@ -11,6 +11,8 @@ import pytest
 from pydantic import ValidationError
 
 from distillab.config.teacher import TeacherConfig
+from distillab.files import read_json_lines
+from distillab.teachers.served.journal import AnswerJournal
 from tests.cli.conftest import call, dumped
 
 TEXTS = (
@@ -79,6 +81,30 @@ def test_training_on_a_server_and_on_its_cache_is_training_on_the_weights(
     assert found["dialect"] == "llama_cpp" and all(check["passed"] is not False for check in found["checks"])
     engine = json.loads(next((tmp_path / "served" / "cache").rglob("identity.json")).read_text())["engine"]
     assert engine["dialect"] == "llama_cpp" and "positions are aligned; " in engine["probed"]
+
+
+OWN = {"method": "on_policy", "answers": {"from": "student", "fraction": 0.5, "max_new_tokens": 8}}
+
+
+def test_what_a_student_writes_is_scored_as_by_the_weights(
+    recipe: Recipe, llama_server: str, materials: Path, tmp_path: Path
+) -> None:
+    model = str(materials / "models" / "smallmistral-stories")
+    prices = {"prompt": 1, "completion": 1}
+    served = recipe("served", teacher={"path": model, "server": {"url": llama_server, "prices": prices}}, **OWN)
+    assert call("train", served)[0] == 0
+    assert call("train", recipe("local", teacher={"path": model, "dtype": "float32"}, **OWN))[0] == 0
+    wanted, found = losses(tmp_path / "local"), losses(tmp_path / "served")
+    gaps = [abs(one / other - 1) for one, other in zip(found, wanted, strict=True)]
+    print(f"three steps: the loss differs by {max(gaps):.1e} of it")
+    assert len(wanted) == 3 and max(gaps) < 3e-4
+    record = json.loads((tmp_path / "served" / "run.json").read_text())
+    # one request a row at least: all are counted, what the student wrote is not kept
+    assert record["cost"]["served"]["requests"] >= 3 * 4 and record["cost"]["served"]["money"] > 0
+    kept = AnswerJournal(tmp_path / "served" / "served")
+    assert 1 <= len(kept) - 1 <= record["cost"]["served"]["requests"] - 3 * 2  # one key is that of all others
+    figures = [line["rollout"] for line in read_json_lines(tmp_path / "served" / "metrics.jsonl") if "rollout" in line]
+    assert all("top16_overlap" in line and "teacher_entropy" not in line for line in figures)
 
 
 def test_what_a_server_does_not_give_is_refused(recipe: Recipe, llama_server: str, materials: Path) -> None:

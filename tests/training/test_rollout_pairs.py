@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import string
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,14 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from distillab.config.models import RunRecipe
-from distillab.data.paired import PairedDataset, PairedRow
+from distillab.data.paired import PairedDataset
 from distillab.files import read_json_lines
-from distillab.runs.inputs import RunInputs, load_inputs
 from distillab.runs.run import execute
-from distillab.runs.several import open_teacher
-from distillab.runs.training import TrainingData, load_student, objective_for, rollout_for, trainer_for, training_data
+from distillab.runs.training import training_data
 from distillab.training.sampling import StepSampler
-from distillab.training.trainer import StepReport
 from tests.tiny_world import save_tiny
+from tests.training.rollout_steps import OWN, inputs_of, one_step
 
-OWN = {"from": "student", "max_new_tokens": 12}
 MERGED = [{"kind": "merged_spans", "divergence": "reverse_kl"}]
 FREE = [
     MERGED,
@@ -36,54 +34,22 @@ FREE = [
 ]
 
 
-def _inputs(tiny_world: dict[str, Any], output: Path, **changes: Any) -> RunInputs:
-    values = {key: value for key, value in tiny_world.items() if key != "seeds"}
-    settings = {"method": "on_policy", "answers": OWN, "terms": MERGED, **changes}
-    training = {**values["training"], "steps": 1, **settings.pop("training", {})}
-    return load_inputs(RunRecipe(**{**values, **settings, "training": training, "output": str(output)}))
-
-
-def _step(
-    inputs: RunInputs, folder: Path, *, data: TrainingData | None = None
-) -> tuple[torch.Tensor, StepReport, list[PairedRow]]:
-    """The parameters after one step, its report, and the rows that it read, in their order."""
-    data = data or training_data(inputs, inputs.train)
-    student, reports, read = load_student(inputs), [], []
-    source = open_teacher(inputs).for_terms(inputs.train)
-
-    def collated(rows: Any) -> Any:
-        read.extend(rows)
-        return data.collator(rows)
-
-    recorded = replace(data, collator=collated)
-    trainer = trainer_for(
-        inputs,
-        student,
-        source,
-        recorded,
-        rollout=rollout_for(inputs, student, recorded),
-        objective=objective_for(inputs, student, source),
-        checkpoints=folder,
-        on_step=reports.append,
-    )
-    trainer.train()
-    flat = torch.cat([p.detach().flatten() for p in student.parameters()])
-    return flat, reports[0], read[-inputs.recipe.training.batch_size :]
+across = partial(inputs_of, terms=MERGED)
 
 
 def test_the_update_is_that_of_a_step_on_the_same_ids_bit_for_bit(
     tiny_world: dict[str, Any], stranger: str, tmp_path: Path
 ) -> None:
-    inputs = _inputs(tiny_world, tmp_path / "own", teacher={"path": stranger})
-    own, a, rows = _step(inputs, tmp_path / "a")
+    inputs = across(tiny_world, tmp_path / "own", teacher={"path": stranger})
+    own, a, rows = one_step(inputs, tmp_path / "a")
     assert a.rollout is not None and 0 < a.rollout["in_spans"] < 1 and a.rollout["student_entropy"] > 0
     assert "teacher_entropy" not in a.rollout
-    fixed = _inputs(tiny_world, tmp_path / "fixed", teacher={"path": stranger}, answers="dataset")
+    fixed = across(tiny_world, tmp_path / "fixed", teacher={"path": stranger}, answers="dataset")
     data = training_data(fixed, fixed.train)
     # one row of each, and the sampler draws every row once
     order = _order(len(rows))
     placed = [rows[order.index(place)] for place in range(len(rows))]
-    stored, b, _ = _step(fixed, tmp_path / "b", data=replace(data, rows=PairedDataset(placed)))
+    stored, b, _ = one_step(fixed, tmp_path / "b", data=replace(data, rows=PairedDataset(placed)))
     assert (a.terms, a.loss, a.grad_norm, a.teacher_tokens) == (b.terms, b.loss, b.grad_norm, b.teacher_tokens)
     assert torch.equal(own, stored)
 
@@ -94,8 +60,8 @@ def _order(rows: int) -> list[int]:
 
 def test_microbatches_do_not_change_the_step(tiny_world: dict[str, Any], stranger: str, tmp_path: Path) -> None:
     reports = [
-        _step(
-            _inputs(tiny_world, tmp_path, teacher={"path": stranger}, training={"microbatch_size": size}),
+        one_step(
+            across(tiny_world, tmp_path, teacher={"path": stranger}, training={"microbatch_size": size}),
             tmp_path / str(size),
         )[1]
         for size in (8, 2)
@@ -108,8 +74,8 @@ def test_microbatches_do_not_change_the_step(tiny_world: dict[str, Any], strange
 def test_every_term_trains_on_text_that_was_written(
     tiny_world: dict[str, Any], stranger: str, tmp_path: Path, terms: list[dict[str, Any]]
 ) -> None:
-    inputs = _inputs(tiny_world, tmp_path, teacher={"path": stranger}, terms=terms, training={"batch_size": 4})
-    _, report, _ = _step(inputs, tmp_path / "a")
+    inputs = across(tiny_world, tmp_path, teacher={"path": stranger}, terms=terms, training={"batch_size": 4})
+    _, report, _ = one_step(inputs, tmp_path / "a")
     assert report.loss > 0 and report.grad_norm > 0
 
 
@@ -134,8 +100,8 @@ def test_one_tokenizer_read_as_two_gives_the_step_of_shared_ids(tmp_path: Path) 
         "evaluation": {"rows": 1, "curve_rows": 1, "generate_rows": 0},
     }
     shared = [{"kind": "token_divergence", "divergence": "reverse_kl"}]
-    own, a, _ = _step(_inputs(world, tmp_path / "a"), tmp_path / "a")
-    same, b, _ = _step(_inputs(world, tmp_path / "b", terms=shared), tmp_path / "b")
+    own, a, _ = one_step(across(world, tmp_path / "a"), tmp_path / "a")
+    same, b, _ = one_step(across(world, tmp_path / "b", terms=shared), tmp_path / "b")
     assert a.rollout is not None and b.rollout is not None
     assert a.rollout["tokens"] == b.rollout["tokens"] and a.rollout["in_spans"] == 1
     assert a.loss == pytest.approx(b.loss, rel=1e-5) and a.teacher_tokens == b.teacher_tokens

@@ -180,21 +180,9 @@ def require_writable(
         raise ValueError(
             f"{whose}fraction {answers.fraction:g} of batch_size {training.batch_size} is no row: raise one of the two"
         )
-    if len(teachers) > 1:
-        raise ValueError(f"{whose}{STUDENT} reads one teacher so far: name one as teacher")
     for teacher in teachers:
-        if teacher.server is not None:
-            raise ValueError(
-                f"{whose}{STUDENT} reads a teacher in this process so far, not one behind a server: "
-                "leave teacher.server out"
-            )
-        if teacher.path is None:
+        if teacher.path is None and teacher.server is None:
             raise ValueError(
                 f"{whose}no cache holds the teacher's signals on answers that the student is yet to write: add "
                 "teacher.path"
-            )
-        if teacher.prompt_column is not None:
-            raise ValueError(
-                f"{whose}teacher.prompt_column gives the teacher other prompts for stored rows, and the student's own "
-                "answers are not among them yet: leave it out"
             )

@@ -109,7 +109,10 @@ def teacher_rows(
         end = int(scored[-1]) + 1
         if context is not None and end > context:
             long.append(f"{example.origin}: {end} tokens")
-        made.append(EncodedRow(row.key, read.input_ids[:end], read.answer_mask[:end], min(read.prompt_length, end)))
+        mask, prompt = read.answer_mask[:end], read.prompt_length
+        if prompt >= end:  # cut before the last answer: the last one that was begun
+            prompt = end - int(np.flatnonzero(~mask[::-1])[0])
+        made.append(EncodedRow(row.key, read.input_ids[:end], mask, prompt))
     for bad, rule, fix in (
         (other, "have another answer, in tokens, after the teacher's prompt", "use a template that keeps the answer"),
         (long, f"do not fit into the teacher's context of {context} tokens", "shorten the prompts of the teacher"),

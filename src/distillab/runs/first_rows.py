@@ -42,14 +42,18 @@ class FirstRows:
         self._nats: dict[int, float] = {}
         self._lock, self._judged = threading.Lock(), False
 
+    def has(self, ids: Sequence[int]) -> bool:
+        """Return whether a row is among those that were given; what a student writes is not."""
+        return _key(ids) in self._known
+
     def __call__(self, wanted: Sequence[Wanted], found: Sequence[TopK]) -> None:
         """Count rows that were scored; with the eighth, compare."""
         with self._lock:
             if self._judged:
                 return
             for one, got in zip(wanted, found, strict=True):
-                if (key := _key(one.ids)) in self._known:  # a student that writes rows has others
-                    self._nats[key] = -float(got.actual_logp.sum(dtype="float64"))
+                if self.has(one.ids):
+                    self._nats[_key(one.ids)] = -float(got.actual_logp.sum(dtype="float64"))
             if len(self._nats) < ROWS:
                 return
             self._judged = True

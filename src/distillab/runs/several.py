@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from transformers import PreTrainedModel
@@ -143,8 +144,14 @@ class SeveralTeachers(RunTeacher):
             return MixedTeacher(sources, weights)
         column = str(self._inputs.recipe.data.teacher_column)
         routes: Routes[str] = Routes()
-        routes.add(split.rows, [example.beside[column] for example in split.examples])
-        return RoutedTeacher(sources, routes, self._inputs.student.collator())
+        names = [example.beside[column] for example in split.examples]
+        routes.add(split.rows, names)
+        seen: Counter[str] = Counter()
+        places = {}
+        for index, name in enumerate(names):
+            places[index] = seen[name]
+            seen[name] += 1
+        return RoutedTeacher(sources, routes, self._inputs.student.collator(), places)
 
     def _collect(self) -> None:
         """Take over what the parts have recorded for the run's record."""

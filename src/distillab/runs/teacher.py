@@ -217,9 +217,8 @@ class RunTeacher:
             return None
         view = self._inputs.require_teacher()
         if self._stored.train is None:
-            source, training = self.live(split), self._inputs.recipe.training
-            drawn = training.steps * training.batch_size
-            self._server.expect(view.rows(split), drawn=drawn, note=self.notes.append)
+            source = self.live(split)
+            self._server.expect(view.rows(split), note=self.notes.append)
             return source
         source = self._cached(self._stored.train, view.rows(split), view=view.train_view, source=TRAINING)
         return source if view.prompt_column is None else self._prompted(source, split.rows, view.rows(split))

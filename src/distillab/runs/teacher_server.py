@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -107,19 +108,30 @@ class TeacherServer:
         if self._inputs.require_teacher().spec.settings.server is not None:
             self._account.include(folder)
 
-    def expect(self, rows: Sequence[EncodedRow], *, drawn: int, note: Callable[[str], object]) -> None:
-        """Print what scoring rows will take, and judge the first of them; nothing, if it is not opened for signals.
+    def expect(self, rows: Sequence[EncodedRow], *, note: Callable[[str], object]) -> None:
+        """Print what the signals of training will take, and judge the first rows; nothing, if it gives no signals.
 
         Args:
-            drawn: how many of them, in any order, will be scored.
+            rows: that it reads, of which the student writes a share anew in every step, if it writes any.
             note: called with what the run's record should have.
         """
         if self._scoring is None:
             return
+        training, own = self._inputs.recipe.training, self._inputs.method.own
+        drawn = training.steps * training.batch_size
         vocabulary = len(self._inputs.require_teacher().train_view.reader.tokenizer)
         where = self._scoring.identity.engine["server"]
-        self._scoring.on_scored = FirstRows(rows, vocabulary=vocabulary, where=where, note=note)
-        announce(self._scoring, [(len(row), int(row.answer_mask.sum())) for row in rows[:drawn]])
+        self._scoring.on_scored = first = FirstRows(rows, vocabulary=vocabulary, where=where, note=note)
+        sizes = [(len(row), int(row.answer_mask.sum())) for row in rows[:drawn]]
+        if own is not None:
+            self._scoring.keeps = first.has
+            written = own.rows_of(training.batch_size)
+            prompts = itertools.cycle([row.prompt_length for row in rows])
+            sizes = [] if written == training.batch_size else sizes
+            for step in range(1, training.steps + 1):
+                longest = own.horizon(step, training.steps)
+                sizes += [(next(prompts) + longest, longest) for _ in range(written)]
+        announce(self._scoring, sizes)
 
     @property
     def scoring_cost(self) -> ServedCost | None:

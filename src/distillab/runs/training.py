@@ -213,16 +213,24 @@ def rollout_for(inputs: RunInputs, student: PreTrainedModel, data: TrainingData)
     rows, view = data.split.rows, inputs.require_teacher()
     stop_ids = inputs.student.encoder.stop_ids
     width = vocab_size(view.contract.student) if view.own_tokens else view.compared_width
-    longest = max(row.prompt_length for row in rows)
     # a teacher with other tokens reads what fits into its context
-    read = [context_length(student.config), None if view.own_tokens else view.context]
-    contexts = [known for known in read if known is not None]
-    if contexts and longest + own.longest > min(contexts):
-        raise ConfigError(
-            "The longest prompt and the student's longest answer do not fit into the context of both models.",
-            facts=[f"longest prompt {longest} tokens", f"max_new_tokens {own.longest}", f"context {min(contexts)}"],
-            fix="lower answers.max_new_tokens or data.max_tokens",
-        )
+    teachers = {} if view.own_tokens else inputs.views or {"": view}
+    read_by = [
+        (f"teacher {name}".strip(), part.context, part.rows(inputs.of(name, data.split)))
+        for name, part in teachers.items()
+    ]
+    for who, context, read in [("student", context_length(student.config), rows), *read_by]:
+        longest = max((row.prompt_length for row in read), default=0)
+        if context is not None and longest + own.longest > context:
+            raise ConfigError(
+                "The longest prompt and the student's longest answer do not fit into the context of both models.",
+                facts=[
+                    f"{who}: longest prompt {longest} tokens",
+                    f"max_new_tokens {own.longest}",
+                    f"context {context}",
+                ],
+                fix="lower answers.max_new_tokens or data.max_tokens",
+            )
     if all(token >= width for token in stop_ids):
         raise ConfigError(
             "No token that ends an answer is among those that student and teacher share, so no answer would end.",

@@ -6,7 +6,7 @@ Shape letters: B sequences, L positions, N scored positions of the batch, n some
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -129,11 +129,14 @@ class RoutedTeacher:
         parts: name -> source, each for its rows.
         routes: the name of each row's teacher.
         collator: pads the rows of one teacher.
+        places: index of a row -> its index among its teacher's rows, by which a part tells rows with equal tokens
+            apart.
     """
 
     parts: Mapping[str, SignalSource]
     routes: Routes[str]
     collator: Collator
+    places: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def identity(self) -> TeacherIdentity:
@@ -191,7 +194,8 @@ class RoutedTeacher:
     def _batch(self, own: Sequence[Sample]) -> TokenBatch:
         """Return samples as a batch, one a sequence."""
         rows = [EncodedRow(str(s.row), s.input_ids.astype(np.int32), s.answer_mask, last_answer(s)) for s in own]
-        return self.collator([IndexedRow(s.row, row) for s, row in zip(own, rows, strict=True)])
+        places = [self.places.get(s.row, s.row) for s in own]
+        return self.collator([IndexedRow(place, row) for place, row in zip(places, rows, strict=True)])
 
 
 def _routed_scores(scores: Sequence[ChunkedScores], owners: Sequence[int], scored: Sequence[int]) -> RoutedScores:

@@ -18,19 +18,19 @@ T = TypeVar("T")
 class Routes(Generic[T]):
     """A value for each row: found by the row's tokens, and for a new answer to its prompt by the prompt.
 
-    Batches can come in any order, padded or packed. Of two rows with equal tokens the one whose index in its split is
-    the sample's is meant.
+    Batches can come in any order, padded or packed. Of two rows with equal tokens, or with equal prompts, the one whose
+    index in its split is the sample's is meant.
     """
 
     def __init__(self) -> None:
         self._rows: dict[bytes, dict[int, T]] = {}
-        self._prompts: dict[bytes, T] = {}
+        self._prompts: dict[bytes, dict[int, T]] = {}
 
     def add(self, rows: Sequence[EncodedRow], values: Sequence[T]) -> None:
         """Add the rows of a split, in its order, with the value of each."""
         for index, (row, value) in enumerate(zip(rows, values, strict=True)):
             self._rows.setdefault(row_digest(row.input_ids, row.answer_mask), {}).setdefault(index, value)
-            self._prompts.setdefault(row.input_ids[: row.prompt_length].tobytes(), value)
+            self._prompts.setdefault(row.input_ids[: row.prompt_length].tobytes(), {})[index] = value
 
     def of_row(self, sample: Sample) -> T | None:
         """Return the value of the row with the sample's tokens and answer mask; None: there is none."""
@@ -38,7 +38,7 @@ class Routes(Generic[T]):
         return None if found is None else found.get(sample.row, next(iter(found.values())))
 
     def of_prompt(self, sample: Sample) -> T:
-        """Return the value of the first row with the sample's prompt.
+        """Return the value of a row with the sample's prompt.
 
         Raises:
             TeacherError: no row has it.
@@ -50,7 +50,7 @@ class Routes(Generic[T]):
                 facts=[f"row {sample.row}, it begins with the ids {sample.input_ids[:8].tolist()}"],
                 fix="give the rows that the run was loaded with",
             )
-        return found
+        return found.get(sample.row, next(iter(found.values())))
 
 
 def last_answer(sample: Sample) -> int:

@@ -10,15 +10,18 @@ Shapes: N scored positions, P inspected ones, V shared vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor
 
 from distillab.divergences import total_variation
+from distillab.errors import TeacherError
 from distillab.models.batch import TokenBatch
 from distillab.models.scoring import at_scored_tokens
 from distillab.objectives.step import Measured
 from distillab.teachers.aligned import AlignedTokens
+from distillab.teachers.signals import NextTokens
 
 _BORDERS = (0, 32, 128)
 _BUCKETS = ("0_32", "32_128", "128_on")
@@ -146,21 +149,24 @@ class RolloutLog:
         q_PV = student.logp(self._width, 1.0)
         found = {"student_entropy": _entropy(q_PV)}
         if not isinstance(teacher, AlignedTokens):  # else the teacher's distribution is over other tokens
-            found |= self._both(q_PV, teacher.logp(self._width, 1.0))
+            found |= self._compared(q_PV, teacher)
         for name, values in found.items():
             self._add_up(name, values.cpu(), bucket_N[here_P] if name in _BY_PLACE else None)
 
-    def _both(self, q_PV: Tensor, p_PV: Tensor) -> dict[str, Tensor]:
-        """Return figures of the student's and the teacher's log-probabilities, of each position."""
-        k = min(_TOP, self._width)
-        top_q, top_p = q_PV.topk(k, dim=1).indices, p_PV.topk(k, dim=1).indices
-        return {
-            "teacher_entropy": _entropy(p_PV),
-            "accept": 1.0 - total_variation(student_logp=q_PV, teacher_logp=p_PV),
-            "top16_overlap": (top_q[:, :, None] == top_p[:, None, :]).any(dim=2).double().mean(dim=1),
-            "top16_mass_student": q_PV.gather(1, top_p).exp().sum(dim=1),
-            "top16_mass_teacher": p_PV.gather(1, top_p).exp().sum(dim=1),
-        }
+    def _compared(self, q_PV: Tensor, teacher: NextTokens) -> dict[str, Tensor]:
+        """Return figures of each position; not those that need more than the teacher gives (`NextTokens`)."""
+        found = {}
+        with suppress(TeacherError):
+            k = min(_TOP, self._width)
+            top_q, top_p = q_PV.topk(k, dim=1).indices, teacher.top(k, self._width, 1.0)
+            found["top16_overlap"] = (top_q[:, :, None] == top_p.ids[:, None, :]).any(dim=2).double().mean(dim=1)
+            found["top16_mass_student"] = q_PV.gather(1, top_p.ids).exp().sum(dim=1)
+            found["top16_mass_teacher"] = top_p.logp.exp().sum(dim=1)
+        with suppress(TeacherError):
+            p_PV = teacher.logp(self._width, 1.0)
+            found["teacher_entropy"] = _entropy(p_PV)
+            found["accept"] = 1.0 - total_variation(student_logp=q_PV, teacher_logp=p_PV)
+        return found
 
     def _add_up(self, name: str, values: Tensor, bucket: Tensor | None = None) -> None:
         self._sums[name] += values.double().sum()

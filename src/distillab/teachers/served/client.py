@@ -16,7 +16,7 @@ from distillab.records import ServedCost
 from distillab.teachers.served.cost import Account, served_cost
 from distillab.teachers.served.errors import RowFailed, ServerError
 from distillab.teachers.served.exchange import Call, Paid, Read, Reading, Usage
-from distillab.teachers.served.journal import AnswerJournal, answer_key, paid_in
+from distillab.teachers.served.journal import NOT_KEPT, AnswerJournal, answer_key, paid_in
 from distillab.teachers.served.sending import Sender
 
 T = TypeVar("T")
@@ -91,9 +91,11 @@ class Client:
         """Close the connections."""
         self._sender.close()
 
-    def ask(self, call: Call, read: Read[T]) -> T:
+    def ask(self, call: Call, read: Read[T], *, keep: bool = True) -> T:
         """Return the checked value of an answer, from the journal if it is there.
 
+        Args:
+            keep: False: the request is new, and its answer of no later use; what it took is kept alone.
         Raises:
             RowFailed: the answer is wrong, the server refuses this request, or no try succeeded.
             ServerError: the server cannot be used.
@@ -102,8 +104,8 @@ class Client:
         key = answer_key(
             server=server.url, model=server.model, tokenizer=self._tokenizer, path=call.path, body=call.body
         )
-        if self._journal is None:
-            return self._bought(key, call, read)
+        if self._journal is None or not keep:
+            return self._bought(key, call, read, keep=keep)
         with self._alone(key):
             stored = self._journal.get(key)
             if stored is None:
@@ -112,7 +114,7 @@ class Client:
                 self._stored += 1
             return self._same_backend(read(stored))
 
-    def _bought(self, key: bytes, call: Call, read: Read[T]) -> T:
+    def _bought(self, key: bytes, call: Call, read: Read[T], *, keep: bool = True) -> T:
         """Ask, store the answer and count what it took."""
         start = time.monotonic()
         with self.account.one_more():
@@ -120,7 +122,7 @@ class Client:
             value = self._counted(reading)
             paid = Paid(reading.usage, tries, self._seconds_since(start))
             if self._journal is not None:
-                self._journal.store_answer(key, content, paid)
+                self._journal.store_answer(key if keep else NOT_KEPT, content if keep else b"", paid)
             self.account.add(paid)
         return value
 

@@ -30,6 +30,9 @@ FOLDER = "served"
 """Name of the folder, in that of a run."""
 
 ANSWERS = "served.answers"
+NOT_KEPT = b"\0" * 16
+"""The key of answers that are not kept; the record of each has what it took."""
+
 _HEAD = struct.Struct("<4s16s20sQI")
 _PAID = struct.Struct("<IIIIf")
 _MAGIC = b"dsa2"
@@ -115,13 +118,15 @@ class AnswerJournal:
     def store_answer(self, key: bytes, content: bytes, paid: Paid) -> None:
         """Store an answer and what it took; when this returns, it survives a power cut.
 
+        An answer with a key that is there is not stored again, but for `NOT_KEPT`.
+
         Raises:
             StorageError: the disk is full.
         """
         stored, took = zlib.compress(content, 1), _packed(paid)
         checksum = xxh3_64_intdigest(took + stored)
         with self._lock:
-            if key in self._places:
+            if key in self._places and key != NOT_KEPT:
                 return
             append(self.path, _HEAD.pack(_MAGIC, key, took, checksum, len(stored)) + stored)
             self._places[key] = place = _Place(self.path, self._ends[self.path], len(stored), checksum, paid)

@@ -28,7 +28,7 @@ def score_row(client: Client, dialect: ScoringDialect, wanted: Wanted) -> TopK:
             where=wanted.where,
             facts=[f"places {wanted.scored[0]} to {wanted.scored[-1]} of {len(wanted.ids)} tokens; 0 has no prefix"],
         )
-    return joined([client.ask(part.call, part.read) for part in dialect.calls(wanted)])
+    return joined([client.ask(part.call, part.read, keep=wanted.kept) for part in dialect.calls(wanted)])
 
 
 def score_rows(

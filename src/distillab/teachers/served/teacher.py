@@ -126,6 +126,7 @@ class ServedTeacher:
 
     Attributes:
         on_scored: called with the rows of each signal and what the server gave for them.
+        keeps: whether what the server gives for a row, by its ids, is kept for another time.
     """
 
     def __init__(
@@ -144,6 +145,7 @@ class ServedTeacher:
         self._gives = ServedCapabilities(server.url, server.k, width)
         self._projection: Projection | None = None
         self.on_scored: Callable[[Sequence[Wanted], Sequence[TopK]], None] | None = None
+        self.keeps: Callable[[Sequence[int]], bool] = lambda _: True
         self.identity = served_identity(
             server,
             "logits" if server.k >= width else "top_k",
@@ -203,5 +205,6 @@ class ServedTeacher:
             scored = (scored_L.nonzero()[:, 0] + 1 - first).tolist()
             if scored:
                 ids = ids_L[mask_L.bool()].tolist()
-                found.append(Wanted(ids, scored, self._gives.k, self._gives.width, f"row {place + 1} of the batch"))
+                where = f"row {place + 1} of the batch"
+                found.append(Wanted(ids, scored, self._gives.k, self._gives.width, where, self.keeps(ids)))
         return found

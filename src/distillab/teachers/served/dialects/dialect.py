@@ -22,6 +22,7 @@ class Wanted:
         k: entries a position.
         width: W, ids of the teacher.
         where: the row, for messages.
+        kept: what the server gives is kept, for the row can be asked again.
     """
 
     ids: Sequence[int]
@@ -29,6 +30,7 @@ class Wanted:
     k: int
     width: int
     where: str
+    kept: bool = True
 
 
 @dataclass(frozen=True)
