@@ -56,8 +56,8 @@ class StepSampler(Sampler[int]):
         if self.lengths is None:
             drawn = self._drawn()
             same: list[int] = []
-            for step in range(self.draws // self.batch_size):
-                if step % self.repeats == 0:
+            for number in range(self.draws // self.batch_size):
+                if number % self.repeats == 0:
                     same = [next(drawn) for _ in range(self.batch_size)]
                 yield from same
         else:
