@@ -60,6 +60,8 @@ def test_the_horizon_grows_to_its_end_over_a_share_of_the_steps() -> None:
         ({"training": {"packing": True}}, "set packing: false"),
         ({"training": {"group_by_length": True}}, "set group_by_length: false"),
         ({"teacher": {"cache": "c"}}, "no cache holds"),
+        ({"answers": {**STUDENT, "weight_by": "sequence"}, "terms": [{"kind": "hidden_states"}]}, "each is weighed"),
+        ({"answers": {**STUDENT, "truncated": "drop"}, "terms": [{"kind": "hidden_states"}]}, "each is weighed"),
     ],
 )
 def test_what_cannot_be_done_is_refused_with_its_reason(settings: dict[str, Any], reason: str) -> None:

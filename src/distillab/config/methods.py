@@ -59,7 +59,7 @@ class Method:
                 "one or the other: leave out one of the terms, or replace it by one of the other kind (docs/methods)"
             )
         if self.own is not None:
-            require_teaching(self.terms, reuse=self.own.reuse)
+            require_teaching(self.terms, self.own)
 
     def terms_for(self, init: Init) -> tuple[TermConfig, ...]:
         """Return the terms for a student that starts so."""

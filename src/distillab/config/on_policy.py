@@ -81,11 +81,24 @@ class StudentAnswersConfig(Settings):
         "repeat themselves",
     )
 
+    weight_by: Literal["token", "sequence"] = Field(
+        default="token", description="what has the same weight in the loss of a step: each token, or each answer"
+    )
+    truncated: Literal["train", "drop"] = Field(
+        default="train",
+        description="drop: an answer that is cut at max_new_tokens is not in the loss, which favours short ones",
+    )
+
     @model_validator(mode="after")
     def _otherwise_is_read(self) -> StudentAnswersConfig:
         if self.fraction == 1 and self.otherwise == "teacher":
             raise ValueError("otherwise: teacher has no effect with fraction: 1, where the student writes every answer")
         return self
+
+    @property
+    def shares(self) -> bool:
+        """Whether the tokens of a step have different weights in its loss."""
+        return self.weight_by == "sequence" or self.truncated == "drop"
 
     @property
     def longest(self) -> int:
@@ -120,18 +133,19 @@ AnswersSetting = Annotated[
 """Whose answers the student learns: by name where they are stored, with settings where it writes them itself."""
 
 
-def require_teaching(terms: Sequence[BaseTermConfig], *, reuse: int) -> None:
-    """Check that every term has a signal on text that the student wrote, also where it is used for several steps.
+def require_teaching(terms: Sequence[BaseTermConfig], own: StudentAnswersConfig) -> None:
+    """Check that every term has a signal on text that the student wrote, also where its tokens are weighed.
 
     Raises:
         ValueError: one has none, or a wrong one.
     """
     for term in terms:
         kind = getattr(term, "kind", "")
-        if reuse > 1 and (term.access == "internals" or isinstance(term, MergedSpansConfig | SpanLikelihoodConfig)):
+        spans = term.access == "internals" or isinstance(term, MergedSpansConfig | SpanLikelihoodConfig)
+        if spans and (own.reuse > 1 or own.shares):
             raise ValueError(
-                f"{kind} has no value at each token, and with answers.reuse above 1 each is weighed: set reuse: 1, or "
-                "use terms such as token_divergence"
+                f"{kind} has no value at each token, and with answers.reuse above 1, weight_by: sequence or truncated: "
+                "drop each is weighed: leave these settings out, or use terms such as token_divergence"
             )
         if kind == "cross_entropy":
             raise ValueError(

@@ -75,6 +75,8 @@ class TokenBatch(TypedDict):
     rows: (B, L) int64, the row's index in its split; -1 at padding.
     written: (B, L) bool, where the student writes answers during training: True at the tokens that it wrote.
     drawn_logp: (B, L) float32, there too: the natural-log probability of each token that it wrote; NaN elsewhere.
+    share: (B, L) float32, there too, where tokens count differently in the loss: the factor of each; its mean over the
+        scored tokens of the step is 1.
     spans: (B, L) int64, where the same samples were also read by another tokenizer: the number, in the batch, of the
         span of bytes that the token lies in and that both tokenisations share the borders of; -1 where there is none.
     teacher: the same samples as the teacher's tokenizer reads them, with the same span numbers.
@@ -89,6 +91,7 @@ class TokenBatch(TypedDict):
     rows: Tensor
     written: NotRequired[Tensor]
     drawn_logp: NotRequired[Tensor]
+    share: NotRequired[Tensor]
     spans: NotRequired[Tensor]
     teacher: NotRequired[TokenBatch]
     alignment: NotRequired[Alignment]

@@ -88,8 +88,8 @@ class ChunkedLoss:
                         total = total + self.factors[name] * own.sum()
                     continue
                 nats = term.per_position(student, teacher)
-                if drawn is not None and drawn.weighs:
-                    nats = drawn.weight_N * nats
+                if drawn is not None and (factor_n := drawn.factor_N) is not None:
+                    nats = factor_n * nats
                 values[name].copy_(nats.detach())
                 total = total + self.factors[name] * nats.sum()
             # nothing if all terms are span terms on other positions

@@ -24,17 +24,26 @@ class Drawn:
         width: it is the probability among the first so many ids, at temperature 1.
         weighs: multiply each term's value at a drawn token by its weight.
         now_N: the same probability by the forward pass that trains; filled by the pass.
+        share_N: what each term's value is multiplied by besides, at every scored position; None: 1.
     """
 
     then_N: Tensor
     width: int
     weighs: bool
     now_N: Tensor
+    share_N: Tensor | None = None
 
     @staticmethod
-    def of(then_N: Tensor, width: int, *, weighs: bool) -> Drawn:
+    def of(then_N: Tensor, width: int, *, weighs: bool, share_N: Tensor | None = None) -> Drawn:
         """Return them before the pass."""
-        return Drawn(then_N, width, weighs, torch.full_like(then_N, torch.nan))
+        return Drawn(then_N, width, weighs, torch.full_like(then_N, torch.nan), share_N)
+
+    @property
+    def factor_N(self) -> Tensor | None:
+        """What each term's value is multiplied by; None: 1 everywhere."""
+        if not self.weighs or self.share_N is None:
+            return self.weight_N if self.weighs else self.share_N
+        return self.weight_N * self.share_N
 
     @property
     def weight_N(self) -> Tensor:
@@ -43,7 +52,8 @@ class Drawn:
 
     def at(self, here: slice) -> Drawn:
         """Return those of some positions; what is filled in there is filled in here."""
-        return replace(self, then_N=self.then_N[here], now_N=self.now_N[here])
+        share_n = None if self.share_N is None else self.share_N[here]
+        return replace(self, then_N=self.then_N[here], now_N=self.now_N[here], share_N=share_n)
 
     def fill(self, student: StudentScores) -> None:
         """Take what the student gives its drawn tokens now."""

@@ -163,12 +163,16 @@ class Rollout:
         if self._age == 0:
             self.repeating.append((self.log.repetitive, self.log.rows))
         kept = [[written.get(place) for _, place in part] for part in parts]
-        return [self._batch(rows, drawn, device) for (rows, _), drawn in zip(read, kept, strict=True)]
+        made = [self._batch(rows, drawn, device) for (rows, _), drawn in zip(read, kept, strict=True)]
+        if self.settings.shares:
+            self._share_out(made, kept, over_processes)
+        return made
 
     def drawn(self, batch: TokenBatch) -> Drawn:
         """Return which of a microbatch's tokens the student wrote."""
         then_N = at_scored_tokens(batch["drawn_logp"], batch)
-        return Drawn.of(then_N, self._sampler.width, weighs=self._age > 0)
+        share_N = at_scored_tokens(batch["share"], batch) if "share" in batch else None
+        return Drawn.of(then_N, self._sampler.width, weighs=self._age > 0, share_N=share_N)
 
     def examples(self, model: torch.nn.Module) -> list[tuple[list[int], Sampled]]:
         """Return the prompts of the first three rows with the student's answers, drawn with the same numbers always."""
@@ -242,6 +246,29 @@ class Rollout:
         batch["written"] = batch["answer_mask"] & ~drawn_BL.isnan()
         moved: TokenBatch = send_to_device(batch, device)
         return moved
+
+    def _share_out(
+        self,
+        batches: Sequence[TokenBatch],
+        written: Sequence[Sequence[tuple[list[int], Sampled] | None]],
+        over_processes: Callable[[Tensor], Tensor],
+    ) -> None:
+        """Give each token of a step its factor in the loss, so that it is divided by the count of all as before."""
+        shares = []
+        for batch, drawn in zip(batches, written, strict=True):
+            tokens_B = batch["answer_mask"].sum(dim=1)
+            cut_B = torch.tensor([own is not None and not own[1].answer.stopped for own in drawn]).to(tokens_B.device)
+            share_B = torch.ones_like(tokens_B, dtype=torch.float64)
+            if self.settings.weight_by == "sequence":
+                share_B /= tokens_B.clamp(min=1)
+            if self.settings.truncated == "drop":
+                share_B[cut_B] = 0.0
+            shares.append((share_B, tokens_B))
+        sums = [torch.stack([tokens_B.sum(), (share_B * tokens_B).sum()]) for share_B, tokens_B in shares]
+        tokens, shared = over_processes(torch.stack(sums).sum(dim=0)).tolist()
+        for batch, (share_B, _) in zip(batches, shares, strict=True):
+            factor_B = share_B * tokens / shared if shared else share_B
+            batch["share"] = factor_B.float()[:, None].expand_as(batch["input_ids"])
 
     def _generator(self, step: int, use: str) -> torch.Generator:
         digest = hashlib.sha256(f"{self.seed} {step} {use}".encode()).digest()

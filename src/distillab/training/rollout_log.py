@@ -125,8 +125,12 @@ class RolloutLog:
                 self._add_up("sampler_gap", gap_N[known_N].abs())
         if measured.values:
             nats_N = next(iter(measured.values.values())).double().cpu()
-            self._add_up("nats", nats_N[own_N], bucket_N[own_N])
-            self._add_up("nats_stored", nats_N[~own_N])
+            counted_N = torch.ones_like(own_N)
+            if measured.drawn is not None and measured.drawn.share_N is not None:
+                share_N = measured.drawn.share_N.cpu()
+                counted_N, nats_N = share_N > 0, nats_N / share_N
+            self._add_up("nats", nats_N[own_N & counted_N], bucket_N[own_N & counted_N])
+            self._add_up("nats_stored", nats_N[~own_N & counted_N])
         if "alignment" in batch:
             alignment = batch["alignment"]
             self._add_up("in_spans", alignment.student.inside(alignment.shared_S).cpu()[own_N])
