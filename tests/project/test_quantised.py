@@ -15,6 +15,7 @@ FILES = [
     "tests/models/test_adapters.py",
     "tests/runs/test_adapted_run.py",
     "tests/teachers/test_quantised_and_adapted.py",
+    "tests/training/test_rollout_teachers.py",
 ]
 
 

@@ -40,7 +40,7 @@ from tests.cli.conftest import call
 from tests.processes import ROOT
 from tests.served.conftest import SmallMistral
 from tests.served.test_llama_cpp import TEXTS
-from tests.served.test_recipes import Recipe, losses, recipe  # noqa: F401
+from tests.served.test_recipes import OWN, Recipe, losses, recipe  # noqa: F401
 from tests.served.test_teacher import CPU, recorded
 
 PYTHON = ROOT / ".venv" / "served" / "bin" / "python"
@@ -210,6 +210,22 @@ def test_training_on_it_and_on_its_cache_is_training_on_the_weights(
     assert len(wanted) == 3 and differences[0] < 1e-5 and differences[1] < 1e-3  # the cache holds float16
     found = json.loads((tmp_path / "served" / "run.json").read_text())["servers"]
     assert [one["dialect"] for one in found] == ["vllm"] and found[0]["backend"].startswith("stories/vllm")
+
+
+def test_what_a_student_writes_is_scored_as_by_the_weights(
+    recipe: Recipe,  # noqa: F811
+    vllm: str,
+    materials: Path,
+    tmp_path: Path,
+) -> None:
+    model = str(materials / "models" / "smallmistral-stories")
+    for name, teacher in (("served", {"server": {"url": vllm}}), ("local", {"dtype": "float32"})):
+        code, _, err = call("train", recipe(name, teacher={"path": model, **teacher}, **OWN))
+        assert code == 0, err
+    found, wanted = (np.array(losses(tmp_path / name)) for name in ("served", "local"))
+    difference = float(np.abs(found / wanted - 1).max())
+    print(f"three steps of which the student writes a half: the loss differs by {difference:.1e} of it")
+    assert len(wanted) == 3 and difference < 1e-5
 
 
 @torch.no_grad()

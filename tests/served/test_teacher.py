@@ -12,6 +12,7 @@ import torch
 from distillab.cache.reader import CacheReader
 from distillab.cache.writer import CacheWriter
 from distillab.config.cache import CacheConfig, FullKind, HiddenStatesKind, KindConfig, SampledKind, TopKKind
+from distillab.config.on_policy import StudentAnswersConfig
 from distillab.config.served import ServerConfig
 from distillab.config.terms import TopKDivergenceConfig
 from distillab.data.collation import Collator, IndexedRow
@@ -24,7 +25,7 @@ from distillab.teachers.protocol import SignalSource
 from distillab.teachers.served.client import Client
 from distillab.teachers.served.dialects.llama_cpp import LlamaCpp
 from distillab.teachers.served.dialects.vllm import Vllm
-from distillab.teachers.served.journal import AnswerJournal
+from distillab.teachers.served.journal import AnswerJournal, paid_in
 from distillab.teachers.served.teacher import ServedTeacher
 from distillab.teachers.signals import SignalRequest, Top
 from distillab.teachers.stored.writing import identity_of, write_cache
@@ -85,6 +86,27 @@ def test_training_on_it_is_training_on_the_same_teacher_in_memory(
     assert [report.loss for report in got] == pytest.approx([report.loss for report in wanted], rel=1e-5)
     # twelve steps read the rows several times; each was asked for once
     assert len(server.asked) == len(SPLIT.rows)
+
+
+def test_what_a_student_writes_is_asked_once_and_not_stored(
+    served: ServedTeacher,
+    server: FaultyServer,
+    train: Train,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    own = StudentAnswersConfig(fraction=0.5, max_new_tokens=6, reuse=2)
+    settings = {"terms": (TopKDivergenceConfig(k=5),), "split": SPLIT, "steps": 4, "own": own}
+    known = {tuple(row.input_ids.tolist()) for row in SPLIT.rows}
+    served.keeps, served.remembered = lambda ids: tuple(ids) in known, 4
+    local = TableTeacher(torch.from_numpy(table()).float())
+    _, wanted = train(source=local, folder=tmp_path / "local", **settings)
+    _, got = train(source=served, folder=tmp_path / "served", **settings)
+    assert [report.loss for report in got] == pytest.approx([report.loss for report in wanted], rel=1e-5)
+    asked = [tuple(request["prompt"]) for request in server.asked]
+    assert len(asked) == len(set(asked)) and sum(ids not in known for ids in asked) == 2 * 4
+    # what each took is there, those of the student's rows under one key
+    assert paid_in(tmp_path / "answers").requests == len(asked)
+    assert len(AnswerJournal(tmp_path / "answers", "another")) == len(set(asked) & known) + 1
 
 
 def test_a_cache_of_a_real_server_is_the_local_one(

@@ -88,3 +88,15 @@ def test_the_teacher_s_prompt_has_to_fit_into_its_context_too(values: dict[str, 
     with pytest.raises(ConfigError, match="do not fit into the context of both models") as error:
         one_step(inputs_of(values, tmp_path / "run", answers=longest), tmp_path / "a")
     assert "teacher a: longest prompt" in str(error.value)
+
+
+@pytest.mark.quantised
+def test_a_quantised_teacher_is_near_its_weights(tiny_world: dict[str, Any], tmp_path: Path) -> None:
+    teacher = tiny_world["teacher"]
+    _, whole, _ = one_step(inputs_of(tiny_world, tmp_path / "whole"), tmp_path / "a")
+    _, found, _ = one_step(
+        inputs_of(tiny_world, tmp_path / "int8", teacher={**teacher, "quantization": "int8"}), tmp_path / "b"
+    )
+    assert whole.rollout is not None and found.rollout is not None
+    assert found.rollout["tokens"] == whole.rollout["tokens"]  # the first step's answers do not depend on the teacher
+    assert 0 < abs(found.loss - whole.loss) < 0.05 * whole.loss

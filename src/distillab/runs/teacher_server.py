@@ -124,11 +124,11 @@ class TeacherServer:
         self._scoring.on_scored = first = FirstRows(rows, vocabulary=vocabulary, where=where, note=note)
         sizes = [(len(row), int(row.answer_mask.sum())) for row in rows[:drawn]]
         if own is not None:
-            self._scoring.keeps = first.has
             written = own.rows_of(training.batch_size)
+            self._scoring.keeps, self._scoring.remembered = first.has, written
             prompts = itertools.cycle([row.prompt_length for row in rows])
             sizes = [] if written == training.batch_size else sizes
-            for step in range(1, training.steps + 1):
+            for step in range(1, training.steps + 1, own.reuse):
                 longest = own.horizon(step, training.steps)
                 sizes += [(next(prompts) + longest, longest) for _ in range(written)]
         announce(self._scoring, sizes)

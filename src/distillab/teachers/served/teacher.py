@@ -126,7 +126,8 @@ class ServedTeacher:
 
     Attributes:
         on_scored: called with the rows of each signal and what the server gave for them.
-        keeps: whether what the server gives for a row, by its ids, is kept for another time.
+        keeps: whether what the server gives for a row, by its ids, is stored.
+        remembered: of how many rows that are not stored the last is remembered, which a step can read again.
     """
 
     def __init__(
@@ -146,6 +147,8 @@ class ServedTeacher:
         self._projection: Projection | None = None
         self.on_scored: Callable[[Sequence[Wanted], Sequence[TopK]], None] | None = None
         self.keeps: Callable[[Sequence[int]], bool] = lambda _: True
+        self.remembered = 0
+        self._last: dict[tuple[int, ...], TopK] = {}
         self.identity = served_identity(
             server,
             "logits" if server.k >= width else "top_k",
@@ -181,8 +184,13 @@ class ServedTeacher:
         if not request.scores:
             return TeacherSignal()
         rows, before = self._wanted(batch), self._client.account.paid
-        scored = score_rows(self._client, self._dialect, rows)
-        parts = [each for _, each in scored if not isinstance(each, RowFailed)]  # one that failed has raised an error
+        scored = score_rows(self._client, self._dialect, [row for row in rows if _key(row) not in self._last])
+        # one that failed has raised an error
+        found = self._last | {_key(row): each for row, each in scored if not isinstance(each, RowFailed)}
+        parts = [found[_key(row)] for row in rows]
+        if self.remembered:
+            self._last |= {_key(row): part for row, part in zip(rows, parts, strict=True) if not row.kept}
+            self._last = dict(list(self._last.items())[-self.remembered :])
         if self._projection is not None:
             read = sum(len(row.ids) for row in rows)
             self._projection.measured(len(rows), read, before, self._client.account.paid)
@@ -208,3 +216,7 @@ class ServedTeacher:
                 where = f"row {place + 1} of the batch"
                 found.append(Wanted(ids, scored, self._gives.k, self._gives.width, where, self.keeps(ids)))
         return found
+
+
+def _key(row: Wanted) -> tuple[int, ...]:
+    return (*row.scored, -1, *row.ids)
