@@ -110,7 +110,7 @@ def test_what_was_made_once_is_counted_where_it_is_used(study: StudyResults, tmp
     markdown, html = pages(study.model_copy(update={"arms": arms, "shared_s": 3700.0}), tmp_path)
     lines = markdown[markdown.index("| arm | runs") :].split("\n\n")[0].splitlines()[2:]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
-    cells = {row[0]: row[7:9] for row in rows}
+    cells = {row[0]: row[8:10] for row in rows}
     assert cells["seqkd"] == ["1 h 00 min", "1 h 01 min"]
     assert cells["sft"][0] == "0.0 s" and cells["seqkd\\_other\\_teacher"] == ["–", "–"]
     assert "<dt>time in all</dt><dd>1 h 09 min</dd>" in html  # 497.3 s of runs, 3,700 s shared

@@ -39,7 +39,6 @@ def _report(step: int, loss: float = 1.0) -> StepReport:
 def _journal(path: Path, resumed: Checkpoint | None = None, measured: EvaluationRecord = METRICS) -> Journal:
     return Journal(
         path,
-        steps=6,
         resumed=resumed,
         evaluate_every=2,
         measure=lambda step: measured,

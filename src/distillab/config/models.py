@@ -22,11 +22,24 @@ from distillab.config.terms import AnyTermConfig, is_balanced
 from distillab.errors import near_names
 
 
+class BudgetConfig(Settings):
+    """A budget that is no number of steps: what a student reads in plain fine-tuning."""
+
+    unit: Literal["tokens", "flops"]
+    read_tokens: int = Field(ge=1)
+    scored_tokens: int = Field(ge=1)
+
+
 class TrainingConfig(Settings):
     """The budget and the optimizer (AdamW)."""
 
     no_effect_on_results: ClassVar[frozenset[str]] = frozenset({"checkpoint_every", "checkpoint_minutes"})
     steps: int = Field(default=300, ge=1, description="optimizer steps")
+    budget: BudgetConfig | None = Field(
+        default=None,
+        description="a study sets it (its setting budget): the run ends when it has used as much as plain fine-tuning "
+        "on so many tokens, and schedules follow the share that is used; default: it ends after `steps`",
+    )
     batch_size: int = Field(default=32, ge=1, description="sequences per optimizer step, over all processes")
     microbatch_size: int | None = Field(
         default=None, ge=1, description="sequences per forward pass and process; default: batch_size / processes"
@@ -283,6 +296,11 @@ class StudyRecipe(Settings):
         "arm NAME_fixed, unless the study has one",
     )
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    budget: Literal["steps", "tokens", "flops"] = Field(
+        default="steps",
+        description="what is equal for all arms: optimizer steps; or what SFT uses in training.steps of them, in "
+        "tokens that student and teacher read and write, or in floating-point operations",
+    )
     teacher_answers: TeacherAnswersConfig = TeacherAnswersConfig()
     training: TrainingConfig = TrainingConfig()
     teacher_correction: TeacherCorrectionConfig | None = Field(default=None, description="of every arm's teacher")
@@ -379,6 +397,18 @@ class StudyRecipe(Settings):
                 correction.require_fits(arm.teacher or self.teacher, self.training, whose=f"arm {arm.name}: ")
             if arm.teacher_correction is not None and arm.resolved().access == "none":
                 raise ValueError(f"arm {arm.name}: teacher_correction has no effect, it reads nothing of a teacher")
+        return self
+
+    @model_validator(mode="after")
+    def _budget_is_known(self) -> StudyRecipe:
+        if self.training.budget is not None:
+            raise ValueError("training.budget is set by the study: set budget: tokens or flops")
+        served = [one for arm in self.arms for one in self.teachers_of(arm).values() if one.server is not None]
+        if self.budget == "flops" and (served or self.teachers is not None):
+            raise ValueError(
+                "budget: flops needs one teacher whose configuration is here, not several or one behind a server: set "
+                "budget: tokens"
+            )
         return self
 
     @model_validator(mode="after")

@@ -105,7 +105,7 @@ class StudentAnswersConfig(Settings):
         """The most tokens of an answer at any step."""
         return self.max_new_tokens if isinstance(self.max_new_tokens, int) else self.max_new_tokens.end
 
-    def horizon(self, step: int, steps: int) -> int:
+    def horizon(self, step: float, steps: int) -> int:
         """Return the most new tokens of an answer at a step, from 1, of so many."""
         if isinstance(self.max_new_tokens, int):
             return self.max_new_tokens

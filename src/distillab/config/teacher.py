@@ -144,7 +144,8 @@ class TeacherCorrectionConfig(Settings):
         Raises:
             ValueError: they do not go together.
         """
-        return type(training)(**training.model_dump() | self.model_dump(include={"steps", "learning_rate"}))
+        own = self.model_dump(include={"steps", "learning_rate"}) | {"budget": None}
+        return type(training)(**training.model_dump() | own)
 
     def require_fits(self, teacher: TeacherConfig | None, training: Settings, *, whose: str) -> None:
         """Check that a teacher can be corrected; `whose` is the prefix of the message.

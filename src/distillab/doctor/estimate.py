@@ -22,7 +22,9 @@ from distillab.doctor.devices import Device
 from distillab.doctor.selftest.machine import Parameters, Weights, parameters, weights_of, width_of
 from distillab.doctor.selftest.memory import RunMemory, resident_bytes, unloaded_memory
 from distillab.models.loading import load_config
+from distillab.models.operations import forward_operations
 from distillab.models.pruning import student_config
+from distillab.runs.budget import passes
 from distillab.runs.correction import correction_recipe
 from distillab.runs.inputs import RunInputs, load_inputs
 from distillab.runs.signals import bytes_before_loading
@@ -41,26 +43,16 @@ class Model:
 
     Attributes:
         count: of its parameters.
-        lookup: those of its input embeddings, whose rows are read and not multiplied.
-        head: those of its head.
         bytes: of its weights.
     """
 
+    config: PreTrainedConfig
     count: Parameters
-    lookup: int
-    head: int
     bytes: int
 
     def forward(self, tokens: float, scored: float) -> float:
-        """Return the operations of a forward pass: blocks at all tokens, head at the scored ones."""
-        return 2 * ((self.count.all - self.lookup - self.head) * tokens + self.head * scored)
-
-
-def model_of_config(config: PreTrainedConfig, count: Parameters, bytes_: int) -> Model:
-    """Return a model by its configuration; tied embeddings are the head's."""
-    text = config.get_text_config()
-    table = int(text.vocab_size) * int(text.hidden_size)
-    return Model(count, 0 if text.tie_word_embeddings else table, table, bytes_)
+        """Return the operations of a forward pass."""
+        return forward_operations(self.config, self.count.all, tokens=tokens, scored=scored)
 
 
 @dataclass(frozen=True)
@@ -197,7 +189,7 @@ class ArmCost:
                 student_tokens=tokens,
                 scored_tokens=scored,
                 teacher_tokens=sum(counts[0] for counts in read),
-                training=self._seconds(self.student.forward(tokens, scored) * self.passes + of_teachers)
+                training=self._seconds(self.student.forward(tokens, scored) * passes(inputs.recipe) + of_teachers)
                 + self._written(),
                 evaluation=self._evaluation(self.student, inputs.recipe.evaluation.generate_rows),
                 weights=weights_of(inputs, teacher=False),
@@ -258,20 +250,13 @@ class ArmCost:
         """Whether its teacher runs on this device."""
         return self.inputs.require_teacher().spec.settings.has_weights
 
-    @property
-    def passes(self) -> float:
-        """Forward passes that a step costs: a backward pass is two, one of them for the weights."""
-        recipe = self.inputs.recipe
-        backward = 2.0 if recipe.student.adapter is None else 1.0
-        return 1.0 + backward + recipe.training.gradient_checkpointing
-
     @cached_property
     def student(self) -> Model:
         """The student."""
         settings = self.inputs.recipe.student
         config = student_config(settings)
         count = parameters(config, settings.adapter)
-        return model_of_config(config, count, weights_of(self.inputs, teacher=False).student)
+        return Model(config, count, weights_of(self.inputs, teacher=False).student)
 
     @cached_property
     def teacher(self) -> Model:
@@ -280,7 +265,7 @@ class ArmCost:
         config = load_config(spec.config, revision=spec.revision)
         count = parameters(config)
         width = width_of(spec.settings.dtype, config)
-        return model_of_config(config, count, count.bytes(width, spec.settings.quantization))
+        return Model(config, count, count.bytes(width, spec.settings.quantization))
 
     def _seconds(self, operations: float) -> float:
         device, kind = self.whole.device, self.inputs.recipe.training.precision

@@ -70,6 +70,9 @@ class RunCost(Record):
     """The cost of a run: tokens, time, memory."""
 
     steps: int
+    budget_spent: float | None = Field(
+        default=None, description="share of training.budget, above 1 by the last step; None: the budget is steps"
+    )
     supervised_tokens: int
     student_tokens: int = Field(description="read in training, prompts included")
     written_tokens: int = Field(default=0, description="that the student wrote in training, to learn from them")

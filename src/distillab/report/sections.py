@@ -306,6 +306,7 @@ def costs(found: Sequence[Entry]) -> Grid:
                 _mean([cost.steps for cost in entry.costs]),
                 _mean([cost.supervised_tokens for cost in entry.costs]),
                 _mean([cost.student_tokens for cost in entry.costs]),
+                _mean([cost.written_tokens for cost in entry.costs]),
                 _mean([cost.teacher_tokens for cost in entry.costs]),
                 duration(wall.mean),
                 MISSING if entry.shared_s is None else duration(entry.shared_s),
@@ -319,6 +320,7 @@ def costs(found: Sequence[Entry]) -> Grid:
         "steps",
         "supervised tokens",
         "student tokens",
+        "written by the student",
         "teacher tokens",
         "wall time",
         "teacher, once for all",
@@ -326,11 +328,20 @@ def costs(found: Sequence[Entry]) -> Grid:
         "peak RSS",
     )
     footnote = (
-        "Mean of one run over the seeds; peak memory: the highest of them. Teacher, once for all: the time to write "
-        "the answers and to store the signals that the arm’s runs train on; arms that share them have it each. "
-        "Arm in all: that and all its runs."
+        f"{_budgets(found)}Mean of one run over the seeds; peak memory: the highest of them. Teacher, once for all: "
+        "the time to write the answers and to store the signals that the arm’s runs train on; arms that share them "
+        "have it each. Arm in all: that and all its runs."
     )
     return Grid("What one run used", headings, tuple(rows), footnote)
+
+
+def _budgets(found: Sequence[Entry]) -> str:
+    """Return what share of its budget each arm has used; "" where the budget is a number of steps."""
+    shares = {
+        entry.name: [cost.budget_spent for cost in entry.costs if cost.budget_spent is not None] for entry in found
+    }
+    known = [f"{name} {percent(sum(each) / len(each))}" for name, each in shares.items() if each]
+    return f"Used of the budget, up to the step that reached it: {', '.join(known)}. " if known else ""
 
 
 def _mean(values: Sequence[int]) -> str:

@@ -31,7 +31,6 @@ class Journal:
 
     Args:
         path: the file; None on all processes but the first.
-        steps: optimizer steps of the whole run.
         resumed: the checkpoint that training starts from, None at step 0; measurements after it belong to steps that
             will be repeated, and are removed.
         evaluate_every: steps between two points of the learning curve; step 0 and the last always are.
@@ -47,7 +46,6 @@ class Journal:
         self,
         path: Path | None,
         *,
-        steps: int,
         resumed: Checkpoint | None,
         evaluate_every: int,
         measure: Callable[[int], EvaluationRecord],
@@ -56,7 +54,7 @@ class Journal:
         watch: RolloutWatch | None = None,
     ) -> None:
         self._watch = watch
-        self._path, self._steps, self._every = path, steps, evaluate_every
+        self._path, self._every = path, evaluate_every
         self._measure, self._progress = measure, progress
         self._lines = f"unigram {references.unigram_nats:.2f}, log V {references.uniform_nats:.2f}"
         self._shown = ""
@@ -64,7 +62,7 @@ class Journal:
         if path is not None:
             _cut_to(path, resumed)
         if resumed is None:
-            self._held_out(0)
+            self._held_out(0, at_end=True)
 
     def step(self, report: StepReport) -> None:
         """Record one optimizer step, and measure the held-out rows where a point is due."""
@@ -87,25 +85,27 @@ class Journal:
                 "tokens": report.tokens,
                 "teacher_tokens": report.teacher_tokens,
                 "tokens_per_s": report.tokens / elapsed,
+                **({"budget_spent": report.spent} if report.spent is not None else {}),
                 **({"rollout": rollout} if rollout is not None else {}),
             }
         )
         shown = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
         share = report.supervised_tokens / report.tokens if report.tokens else 0.0
+        done = report.step if report.spent is None else int(100 * report.spent)
         self._progress.advance(
+            done - self._progress.done,
             note=f"{shown}{self._shown} nats; {report.tokens / elapsed:.0f} tokens/s, {share:.0%} supervised"
-            + summary(rollout)
+            + summary(rollout),
         )
         for text in self._watch.news(report.step, rollout) if self._watch is not None and rollout is not None else ():
             self._progress.say(text)
-        if report.step % self._every == 0 or report.step == self._steps:
-            self._held_out(report.step)
+        if report.step % self._every == 0 or report.last:
+            self._held_out(report.step, at_end=report.last)
 
-    def _held_out(self, step: int) -> None:
+    def _held_out(self, step: int, *, at_end: bool) -> None:
         measured = self._measure(step)
         self._shown = f", held-out {measured.nats_per_token:.3f} ({self._lines})"
         found = {f"held_out_{metric.name}": metric.value for metric in measured.metrics if metric.value is not None}
-        at_end = step in (0, self._steps)
         written = {"written": self._watch.examples()} if self._watch is not None and at_end else {}
         self._write({"step": step, **found, **written})
         self._last = time.perf_counter()

@@ -48,6 +48,7 @@ from distillab.records import (
     TeacherProvenance,
     write_record,
 )
+from distillab.runs.budget import spending_for
 from distillab.runs.correction import corrected_recipe, correction_recipe, cost_of_correction
 from distillab.runs.environment import environment, peak_rss_bytes
 from distillab.runs.folder import (
@@ -140,6 +141,8 @@ class _Trained:
     signals: Literal["none", "online", "cached"]
     spans: SpanCounts | None
     notes: tuple[str, ...]
+    steps: int
+    spent: float | None
 
 
 @dataclass(frozen=True)
@@ -176,7 +179,7 @@ class _Claimed:
         with processes.main_process_first():
             made = keep_student(inputs)
             split, answers = teacher.training_rows(self.answers_folder)
-        trained = self._train(teacher, split, collator=collator)
+        trained = self._train(teacher, split, answers, collator=collator)
         source = load_config(recipe.student.path, revision=recipe.student.revision)
         dtype = saved_dtype(recipe.student.save_dtype, source, trained.student)
         round_weights(trained.student, dtype)  # evaluate what is saved
@@ -190,8 +193,8 @@ class _Claimed:
             label=recipe.name,
             unshared=teacher.unshared,
         )
-        require_finite_figures(result.record, where=f"after step {recipe.training.steps}")
-        lines = read_journal(self.folder / "metrics.jsonl", steps=recipe.training.steps) if self.writes else []
+        require_finite_figures(result.record, where=f"after step {trained.steps}")
+        lines = read_journal(self.folder / "metrics.jsonl", steps=trained.steps) if self.writes else []
         record = RunRecord(
             name=recipe.name,
             arm=self.arm,
@@ -226,7 +229,8 @@ class _Claimed:
             cost=_cost(
                 lines,
                 answers,
-                steps=recipe.training.steps,
+                steps=trained.steps,
+                budget_spent=trained.spent,
                 online=trained.signals == "online",
                 wall_s=time.perf_counter() - start,
                 answers_s=teacher.answers_seconds(self.answers_folder) if answers else None,
@@ -236,20 +240,38 @@ class _Claimed:
         )
         return self._save(trained.student, result, record, dtype=dtype) if self.writes else record
 
-    def _train(self, teacher: RunTeacher, split: EncodedSplit, *, collator: MakeCollator | None) -> _Trained:
+    def _train(
+        self,
+        teacher: RunTeacher,
+        split: EncodedSplit,
+        answers: AnswerStoreCounts | None,
+        *,
+        collator: MakeCollator | None,
+    ) -> _Trained:
         """Train the student for its budget."""
         inputs = self.inputs
         signals = teacher.for_terms(split)
         student = load_student(inputs)
         data = training_data(inputs, split, collator=collator)
         references = reference_lines(split.rows, inputs.eval_rows, vocabulary=len(inputs.student.tokenizer))
-        train_student(inputs, student, signals, data, references=references, identity=self.identity, writes=self.writes)
+        spending = spending_for(inputs, student, teacher=teacher.provenance, answers=answers)
+        steps = train_student(
+            inputs,
+            student,
+            signals,
+            data,
+            references=references,
+            identity=self.identity,
+            writes=self.writes,
+            spending=spending,
+        )
+        spent = None if spending is None else spending.used
         notes = (f"The student has {learning(student)}.",) if is_adapted(student) else ()
         student = merged(student) if inputs.recipe.student.save_as == "merged" else student
         if signals is None:
-            return _Trained(student, references, "none", data.spans, notes)
+            return _Trained(student, references, "none", data.spans, notes, steps, spent)
         kind: Literal["cached", "online"] = "cached" if teacher.trains_from_cache else "online"
-        return _Trained(student, references, kind, data.spans, notes)
+        return _Trained(student, references, kind, data.spans, notes, steps, spent)
 
     def _save(
         self, student: PreTrainedModel, result: EvaluationResult, record: RunRecord, *, dtype: torch.dtype
@@ -289,6 +311,7 @@ def _cost(
     answers: AnswerStoreCounts | None,
     *,
     steps: int,
+    budget_spent: float | None,
     online: bool,
     wall_s: float,
     answers_s: float | None,
@@ -299,6 +322,7 @@ def _cost(
     written = answers.teacher_tokens if answers is not None else 0
     return RunCost(
         steps=steps,
+        budget_spent=budget_spent,
         supervised_tokens=supervised,
         student_tokens=tokens,
         written_tokens=sum(int(line["rollout"]["tokens"]) for line in lines if "rollout" in line),

@@ -20,6 +20,7 @@ from distillab.data.written import WrittenPairs
 from distillab.errors import ConfigError
 from distillab.evaluation.likelihood import score_rows
 from distillab.evaluation.summary import summarise
+from distillab.files import read_json
 from distillab.interruption import Interrupted, defer_interrupt, interrupt_requested
 from distillab.models.adapters import add_adapter
 from distillab.models.attention import require_maps
@@ -45,7 +46,8 @@ from distillab.training.arguments import evaluation_interval, training_arguments
 from distillab.training.checkpoints import Prefix, newest_checkpoint, require_finite_weights
 from distillab.training.projectors import detach
 from distillab.training.rollout import Rollout
-from distillab.training.trainer import DistillationTrainer, StepReport
+from distillab.training.spending import Spending
+from distillab.training.trainer import SPENT_FILE, DistillationTrainer, StepReport
 
 MakeCollator = Callable[[int], Collator]  # takes the padding id
 
@@ -168,6 +170,7 @@ def trainer_for(
     identity: str = "",
     measurements: Callable[[], Prefix] | None = None,
     rollout: Rollout | None = None,
+    spending: Spending | None = None,
 ) -> DistillationTrainer:
     """Build the trainer of a run from the recipe's training settings.
 
@@ -176,7 +179,7 @@ def trainer_for(
         checkpoints: folder of its checkpoints.
         on_step: called after every optimizer step.
         identity: of the run, for the seal of its checkpoints.
-        measurements, rollout: see `DistillationTrainer`.
+        measurements, rollout, spending: see `DistillationTrainer`.
     """
     settings = inputs.recipe.training
     if settings.gradient_checkpointing:
@@ -197,6 +200,7 @@ def trainer_for(
         run=identity,
         measurements=measurements,
         rollout=rollout,
+        spending=spending,
     )
 
 
@@ -263,7 +267,8 @@ def train_student(
     references: ReferenceLines,
     identity: str,
     writes: bool,
-) -> None:
+    spending: Spending | None = None,
+) -> int:
     """Train in place; checkpoints and measurements go to the run's folder.
 
     Args:
@@ -271,6 +276,9 @@ def train_student(
         references: shown beside the learning curve.
         identity: of the run; it resumes only from its own checkpoint.
         writes: False on all processes but the first.
+        spending: the budget, where it is no number of steps.
+    Returns:
+        The optimizer steps of the run.
     Raises:
         ConfigError: see `objective_for`.
         Interrupted: a signal came; a checkpoint of the last step is kept.
@@ -291,14 +299,17 @@ def train_student(
         scores = score_rows(student, held_out.rows, collator=collator, batch_size=size, stop_ids=held_out.stop_ids)
         return summarise(scores, scored_bytes=sum(held_out.scored_bytes))
 
-    done = last.step if last else 0
+    done, total, unit = last.step if last else 0, settings.steps, "steps"
+    if spending is not None:
+        if last:
+            spending.resume(read_json(last.folder / SPENT_FILE), step=last.step)
+        done, total, unit = int(100 * spending.used), 100, "% of the budget"
     with (
         defer_interrupt(),
-        Progress(f"training {recipe.name}", total=settings.steps, unit="steps", done=done) as progress,
+        Progress(f"training {recipe.name}", total=total, unit=unit, done=done) as progress,
     ):
         journal = Journal(
             folder / "metrics.jsonl" if writes else None,
-            steps=settings.steps,
             resumed=last,
             evaluate_every=evaluation_interval(settings),
             measure=measure,
@@ -317,12 +328,14 @@ def train_student(
             identity=identity,
             measurements=journal.kept,
             rollout=rollout,
+            spending=spending,
         )
         trainer.train(resume_from_checkpoint=str(last.folder) if last else None)
         step = trainer.state.global_step
-        if step < settings.steps or interrupt_requested() is not None:
+        if step < trainer.state.max_steps or interrupt_requested() is not None:
             # another process of this run can have received the signal
             number = interrupt_requested() or signal.SIGTERM
-            raise Interrupted(number, f"{recipe.name}: step {step} of {settings.steps} is kept ({checkpoints})")
-        require_finite_weights(student, step=settings.steps)
+            raise Interrupted(number, f"{recipe.name}: step {step} is kept ({checkpoints})")
+        require_finite_weights(student, step=step)
         detach(student, folder=folder if writes else None)
+    return step

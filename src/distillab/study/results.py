@@ -212,10 +212,14 @@ def _answers(lines: Sequence[dict[str, object]]) -> list[str]:
 
 def _budget(recipe: StudyRecipe) -> str:
     training = recipe.training
-    return (
-        f"{plural(training.steps, 'optimizer step')} of {plural(training.batch_size, 'sequence')}, learning rate "
-        f"{training.learning_rate:g} ({training.schedule}), the same for every arm; {plural(len(recipe.seeds), 'seed')}"
-    )
+    steps = f"{plural(training.steps, 'optimizer step')} of {plural(training.batch_size, 'sequence')}"
+    what = {
+        "steps": steps,
+        "tokens": f"as many tokens, of student and teacher, as SFT reads in {steps}",
+        "flops": f"as many floating-point operations, of student and teacher, as SFT takes in {steps}",
+    }[recipe.budget]
+    rate = f"learning rate {training.learning_rate:g} ({training.schedule})"
+    return f"{what}, {rate}, the same for every arm; {plural(len(recipe.seeds), 'seed')}"
 
 
 def _distinct(records: Sequence[_Counts]) -> tuple[_Counts, ...]:

@@ -24,11 +24,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 
-from distillab.config.models import ArmConfig, RunRecipe, StudyRecipe
+from distillab.config.models import ArmConfig, BudgetConfig, RunRecipe, StudyRecipe
 from distillab.config.teacher import TeacherConfig
 from distillab.data.encoding import EncodedSplit
 from distillab.errors import ConfigError
 from distillab.records import Baseline, Investigation, RunCost, RunRecord, StudyResults, TokenizerContract, write_record
+from distillab.runs.budget import budget_of_sft
 from distillab.runs.dates import dated
 from distillab.runs.folder import RECORD, claim, require_claimable
 from distillab.runs.inputs import RunInputs, load_inputs
@@ -78,6 +79,7 @@ class Study:
     investigation: Investigation | None = None
     needs_weights: bool = True
     _loaded: dict[str, RunInputs] = field(default_factory=dict)
+    _budgets: dict[int, BudgetConfig] = field(default_factory=dict)  # seed -> what its run of SFT uses
     _corrected: dict[str, RunCost] = field(default_factory=dict)  # path of a teacher -> what its correction took
 
     def __post_init__(self) -> None:
@@ -180,7 +182,20 @@ class Study:
             several = self.inputs(whole, seed)
             found = several.alone(arm.part) if arm.every_row else several.parts[arm.part]
             return found.with_recipe(found.recipe.model_copy(update={"teacher": arm.teacher}))
-        return self._loaded[self._teacher_key(arm)].with_recipe(self._run_recipe(arm, seed))
+        recipe = self._run_recipe(arm, seed)
+        if self.recipe.budget != "steps":
+            training = recipe.training.model_copy(update={"budget": self._budget(seed)})
+            recipe = recipe.model_copy(update={"training": training})
+        return self._loaded[self._teacher_key(arm)].with_recipe(recipe)
+
+    def _budget(self, seed: int) -> BudgetConfig:
+        """Return what a run of SFT uses."""
+        if seed not in self._budgets:
+            assert self.recipe.budget != "steps"
+            (sft,) = (arm for arm in self.recipe.arms if arm.name == "sft")
+            rows = self._loaded[self._teacher_key(sft)].train.rows
+            self._budgets[seed] = budget_of_sft(rows, self.recipe.training, unit=self.recipe.budget, seed=seed)
+        return self._budgets[seed]
 
     def execute(self, arm: ArmConfig, seed: int) -> RunRecord:
         """Make one run, or return its record where it is finished."""

@@ -108,6 +108,7 @@ class Rollout:
         batches: Sequence[TokenBatch],
         *,
         step: int,
+        position: float,
         process: tuple[int, int],
         device: torch.device,
         over_processes: Callable[[Tensor], Tensor],
@@ -120,6 +121,7 @@ class Rollout:
         Args:
             model: the student, not wrapped.
             step: from 1.
+            position: of the step in the run's schedules, from 1 to `steps`.
             process: number of this process, and how many there are; microbatches are dealt out in turn.
             device: of the returned batches.
             over_processes, joined: sum a tensor over all processes; concatenate one.
@@ -133,7 +135,7 @@ class Rollout:
             for place, index in enumerate(batch["rows"].amax(dim=1).tolist())
         ]
         if self._age == 0:
-            self._kept = self._write(model, local, step)
+            self._kept = self._write(model, local, step, position)
         longest, written = self._kept
         answers = [sampled for _, sampled in written.values()]
         items = [
@@ -150,7 +152,8 @@ class Rollout:
         parts = [items[start : start + size] for start in range(0, len(items), size)]
         read = [self._read([item for item, _ in part], [place in written for _, place in part]) for part in parts]
         lengths = torch.tensor([len(one.answer.scored_ids) for one in answers], device=device)
-        counts = torch.tensor([*_counts(answers), sum(partial for _, partial in read)], device=device)
+        prompts = 0 if self._age else sum(len(prompt) for prompt, _ in written.values())
+        counts = torch.tensor([*_counts(answers), sum(partial for _, partial in read), prompts], device=device)
         self.log.begin(
             longest=longest,
             lengths=joined(lengths).tolist(),
@@ -206,13 +209,15 @@ class Rollout:
         self.repeating.clear()
         self.repeating.extend((one[0], one[1]) for one in state)
 
-    def _write(self, model: torch.nn.Module, local: Sequence[tuple[int, int]], step: int) -> tuple[int, _Written]:
+    def _write(
+        self, model: torch.nn.Module, local: Sequence[tuple[int, int]], step: int, position: float
+    ) -> tuple[int, _Written]:
         """Return the most new tokens of an answer, and place -> (prompt, answer) of the rows that are written.
 
         Args:
             local: place and index of each row of this process.
         """
-        chosen, longest = self.places(step), self.settings.horizon(step, self.steps)
+        chosen, longest = self.places(step), self.settings.horizon(position, self.steps)
         self._share = len(chosen) / self.batch_size
         writing = [(place, index) for place, index in local if place in chosen]
         # one number for each token of each row of the step, whichever process has the row

@@ -53,6 +53,7 @@ class RolloutLog:
         self._counts: dict[str, Tensor] = {}
         self._share_of_positions = _INSPECTED
         self.rows = self.repetitive = 0
+        self.generated = (0, 0)  # tokens read and written to write the answers; of these, written
 
     def begin(
         self,
@@ -70,20 +71,22 @@ class RolloutLog:
         Args:
             longest: most new tokens.
             lengths: tokens of each answer, of all processes.
-            counts: answers, cut ones, repetitive ones, empty ones, those that end within a character; of all
-                processes.
+            counts: answers, cut ones, repetitive ones, empty ones, those that end within a character, tokens of
+                their prompts; of all processes.
             generate_s: seconds that they took.
             age: optimizer steps since they were written; None where none is used twice.
             share: of the step's rows.
             microbatches: of this process.
         """
-        self.rows, cut, self.repetitive, empty, partial = counts
+        self.rows, cut, self.repetitive, empty, partial, prompts = counts
         new = 0 if age else sum(lengths)
+        self.generated = (prompts + new, new)
         ordered = torch.tensor(lengths or [0], dtype=torch.float64)
         self._facts = {
             "fraction": share,
             "max_new_tokens": longest,
             "tokens": new,
+            "prompt_tokens": prompts,
             "tokens_per_s": new / max(generate_s, 1e-9),
             "length_mean": float(ordered.mean()),
             "length_p10": float(ordered.quantile(0.1)),

@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -47,10 +48,12 @@ from distillab.training.projector_init import initialise
 from distillab.training.projectors import attach, give_own_learning_rates
 from distillab.training.rollout import Rollout
 from distillab.training.sampling import StepSampler
+from distillab.training.spending import Spending, Used
 from distillab.training.weighting import Weighting, gradient_at, gradient_cosines, shared_parameters
 
 StepCounts = dict[str, int]
 WEIGHTS_FILE = "weights.json"  # balanced weights, beside a checkpoint's other files
+SPENT_FILE = "spent.json"  # of a budget that is no number of steps
 ROLLOUT_FILE = "rollout.json"  # the guard against repetition, of a student that writes answers itself
 
 
@@ -71,6 +74,8 @@ class StepReport:
         tokens: tokens that the student reads, prompts included.
         teacher_tokens: tokens of the same text as the teacher reads it.
         rollout: figures of what the student wrote (`training.rollout_log`); None if it writes nothing.
+        spent: share of the budget that is used after it, above 1 by the last step; None: the budget is steps.
+        last: no other follows.
     """
 
     step: int
@@ -85,6 +90,8 @@ class StepReport:
     tokens: int
     teacher_tokens: int
     rollout: dict[str, float] | None = None
+    spent: float | None = None
+    last: bool = False
 
 
 class DistillationTrainer(Trainer):
@@ -106,6 +113,7 @@ class DistillationTrainer(Trainer):
         run: identity of the run, for the seal of its checkpoints.
         measurements: returns the measurements so far, synced to disk; None: they are not kept.
         rollout: lets the student answer a share of the rows of every step; None: every row has the answer it came with.
+        spending: the budget, where it is no number of steps.
         eval_rows, processing_class, callbacks, optimizers: as of `transformers.Trainer`, for `dl.Trainer`.
     """
 
@@ -127,12 +135,16 @@ class DistillationTrainer(Trainer):
         run: str = "",
         measurements: Callable[[], Prefix] | None = None,
         rollout: Rollout | None = None,
+        spending: Spending | None = None,
         eval_rows: Any = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
     ) -> None:
         objective.require(teacher)
+        self._spending, planned = spending, args.max_steps
+        if spending is not None:
+            planned, args.max_steps = spending.planned, spending.most_steps
         require_separable_head(model, role="student")
         attach(objective, model)
         own_cache = getattr(model.config, "use_cache", None)
@@ -158,7 +170,7 @@ class DistillationTrainer(Trainer):
         self.objective: Objective = objective
         self.row_names = row_names
         self._teacher = [teacher]  # in a list: never a submodule of anything
-        self.weighting = Weighting(objective, steps=args.max_steps, every=gradient_shares_every)
+        self.weighting = Weighting(objective, steps=planned, every=gradient_shares_every)
         self._batch_size = batch_size
         self._lengths = lengths
         self._on_step = on_step
@@ -189,6 +201,21 @@ class DistillationTrainer(Trainer):
         give_own_learning_rates(optimizer, self.objective, cast(torch.nn.Module, self.model))
         return optimizer
 
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """Create the schedule of the learning rate: over the planned steps, by the share of the budget that is used."""
+        spending = self._spending
+        if spending is None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        found = cast(LambdaLR, super().create_scheduler(spending.planned, optimizer))
+
+        def by_share(factor: Callable[[float], float]) -> Callable[[int], float]:
+            return lambda step: factor(spending.steps)
+
+        found.lr_lambdas = [by_share(cast(Any, factor)) for factor in found.lr_lambdas]
+        return found
+
     def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> Sampler[int]:
         rows = cast(Any, train_dataset if train_dataset is not None else self.train_dataset)
         return StepSampler(
@@ -205,12 +232,15 @@ class DistillationTrainer(Trainer):
     ) -> tuple[list[Any], Any]:
         """Return the microbatches of one optimizer step, and each term's count over them and all processes."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        step = self.state.global_step + 1
+        position = step if self._spending is None else min(self._spending.planned, 1 + self._spending.steps)
         if self._rollout is not None:
             with self.compute_loss_context_manager():
                 batches = self._rollout.rewritten(
                     self.accelerator.unwrap_model(self.model_wrapped),
                     batches,
-                    step=self.state.global_step + 1,
+                    step=step,
+                    position=position,
                     process=(self.args.process_index, self.args.world_size),
                     device=device,
                     over_processes=self._over_processes,
@@ -226,7 +256,6 @@ class DistillationTrainer(Trainer):
         *counts, self._supervised_tokens, self._step_tokens, self._teacher_tokens = totals.tolist()
         self._counts = dict(zip(names, counts, strict=True))
         self._sums = {name: torch.zeros((), device=device) for name in names}
-        step = self.state.global_step + 1
         self._shares = self._cosines = None
         if self.weighting.due(step):
             # with draws of its own: a resumed step measures before the state of the generator is restored
@@ -234,9 +263,21 @@ class DistillationTrainer(Trainer):
                 torch.manual_seed(self.args.seed + step)
                 gradients = self._term_gradients(batches)
             self._cosines = gradient_cosines(gradients)
-            self._shares = self.weighting.balance(gradients, step=step)
-        self._weights = self.weighting.weights(step)
+            self._shares = self.weighting.balance(gradients, step=position)
+        self._weights = self.weighting.weights(position)
+        self._spend()
         return batches, self._counts
+
+    def _spend(self) -> None:
+        """Count what the step uses of the budget; the step that reaches it is the last."""
+        if self._spending is None:
+            return
+        generated, written = (0, 0) if self._rollout is None else self._rollout.log.generated
+        teacher_tokens = self._teacher_tokens if self._teacher[0] is not None and self.objective.request else 0
+        used = Used(self._step_tokens, self._supervised_tokens, teacher_tokens, generated, written)
+        self._spending.spent += self._spending.of(used)
+        if self._spending.ended:
+            self.state.max_steps = self.state.global_step + 1
 
     def compute_loss(
         self,
@@ -346,6 +387,8 @@ class DistillationTrainer(Trainer):
                 tokens=self._step_tokens,
                 teacher_tokens=self._teacher_tokens,
                 rollout=self._figures,
+                spent=None if self._spending is None else self._spending.used,
+                last=self.state.global_step >= self.state.max_steps,
             )
         )
 
@@ -392,6 +435,8 @@ class DistillationTrainer(Trainer):
                 write_json(checkpoint_folder(writing_folder(checkpoints), step) / WEIGHTS_FILE, self.weighting.balanced)
             if self._rollout is not None:
                 write_json(checkpoint_folder(writing_folder(checkpoints), step) / ROLLOUT_FILE, self._rollout.state())
+            if self._spending is not None:
+                write_json(checkpoint_folder(writing_folder(checkpoints), step) / SPENT_FILE, self._spending.spent)
             measured = self._measurements() if self._measurements is not None else None
             seal(checkpoints, step, run=self._run, measurements=measured)
         self.accelerator.wait_for_everyone()

@@ -45,7 +45,7 @@ class Weighting:
         every = self.every or min(DEFAULT_EVERY, max(1, self.steps // 10))
         return (step - 1) % every == 0
 
-    def weights(self, step: int) -> dict[str, float]:
+    def weights(self, step: float) -> dict[str, float]:
         """Name -> weight at this step."""
         done = (step - 1) / max(1, self.steps - 1)
         found = {}
@@ -60,7 +60,7 @@ class Weighting:
             found[item.name] = factor * (self.balanced.get(item.name, 1.0) if is_balanced(item.weight) else 1.0)
         return found
 
-    def balance(self, gradients: Mapping[str, Tensor], *, step: int) -> dict[str, float]:
+    def balance(self, gradients: Mapping[str, Tensor], *, step: float) -> dict[str, float]:
         """Set the balanced weights, and return each term's share of the gradient at its weight.
 
         Args:

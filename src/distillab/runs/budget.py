@@ -1,0 +1,99 @@
+"""The budget of a run in tokens or operations: what plain fine-tuning uses in the recipe's steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from distillab.config.models import BudgetConfig, RunRecipe, TrainingConfig
+from distillab.data.encoding import EncodedRow
+from distillab.errors import ConfigError
+from distillab.models.loading import load_config
+from distillab.models.operations import forward_operations
+from distillab.records import AnswerStoreCounts, TeacherProvenance
+from distillab.runs.inputs import RunInputs
+from distillab.training.sampling import StepSampler
+from distillab.training.spending import Spending, Used
+
+
+@dataclass(frozen=True)
+class _Operations:
+    """Of a model's forward pass, by tokens and scored ones."""
+
+    config: PreTrainedConfig
+    parameters: int
+
+    def __call__(self, tokens: float, scored: float) -> float:
+        return forward_operations(self.config, self.parameters, tokens=tokens, scored=scored)
+
+
+def _tokens(used: Used) -> float:
+    return used.student + used.generated + used.teacher
+
+
+def budget_of_sft(
+    rows: Sequence[EncodedRow], training: TrainingConfig, *, unit: Literal["tokens", "flops"], seed: int
+) -> BudgetConfig:
+    """Return what the student reads in plain fine-tuning, counted on the rows that its steps draw."""
+    draws = training.steps * training.batch_size
+    drawn = [rows[row] for row in StepSampler(rows=len(rows), draws=draws, seed=seed, batch_size=training.batch_size)]
+    scored = sum(int(row.answer_mask[1:].sum()) for row in drawn)
+    return BudgetConfig(unit=unit, read_tokens=sum(map(len, drawn)), scored_tokens=scored)
+
+
+def passes(recipe: RunRecipe) -> float:
+    """Return the forward passes that a training step costs: a backward pass is two, one of them for the weights."""
+    backward = 2.0 if recipe.student.adapter is None else 1.0
+    return 1.0 + backward + recipe.training.gradient_checkpointing
+
+
+def spending_for(
+    inputs: RunInputs,
+    student: PreTrainedModel,
+    *,
+    teacher: TeacherProvenance | None,
+    answers: AnswerStoreCounts | None,
+) -> Spending | None:
+    """Return the budget of a run; None where it is a number of steps.
+
+    The teacher's answers are used before the first step, in every run that reads them.
+
+    Args:
+        teacher: that was read. answers: the counts of its answers, if the run trains on them.
+    Raises:
+        ConfigError: the teacher's answers alone are more than the budget.
+    """
+    budget, recipe = inputs.recipe.training.budget, inputs.recipe
+    if budget is None:
+        return None
+    read, generated = (0, 0) if answers is None else (answers.teacher_tokens, answers.generated_tokens)
+    if budget.unit == "tokens":
+        amount, before, of = float(budget.read_tokens), float(read), _tokens
+    else:
+        by_student = _Operations(student.config, student.num_parameters())
+        by_teacher: _Operations | None = None
+        if teacher is not None and recipe.resolved().access != "none":
+            spec = inputs.require_teacher().spec
+            by_teacher = _Operations(load_config(spec.config, revision=spec.revision), teacher.parameters)
+        amount = passes(recipe) * by_student(budget.read_tokens, budget.scored_tokens)
+        before = by_teacher(read, generated) if by_teacher is not None else 0.0
+
+        def of(used: Used) -> float:
+            taught = by_teacher(used.teacher, used.scored) if by_teacher is not None and used.teacher else 0.0
+            return (
+                passes(recipe) * by_student(used.student, used.scored)
+                + by_student(used.generated, used.written)
+                + taught
+            )
+
+    if before >= amount:
+        raise ConfigError(
+            "The teacher's answers alone take the whole budget of the run, so no step is left.",
+            where=recipe.name,
+            facts=[f"budget: {amount:,.4g} {budget.unit}", f"the answers: {before:,.4g}"],
+            fix="raise training.steps, which is the budget of sft, or set budget: steps",
+        )
+    return Spending(amount, of, recipe.training.steps, before)
