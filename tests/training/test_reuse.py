@@ -40,6 +40,7 @@ def test_the_second_step_weighs_each_written_token_by_the_clipped_ratio(train: T
         tiny_llama(0),
         [Collator(0)([IndexedRow(index, split.rows[index]) for index in order])],
         step=1,
+        position=1,
         process=(0, 1),
         device=torch.device("cpu"),
         over_processes=lambda values: values,

@@ -61,8 +61,8 @@ class StepSampler(Sampler[int]):
                     same = [next(drawn) for _ in range(self.batch_size)]
                 yield from same
         else:
-            for step in self._grouped(self.lengths):
-                yield from step
+            for grouped in self._grouped(self.lengths):
+                yield from grouped
 
     def _drawn(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed)
