@@ -203,17 +203,20 @@ METHODS: dict[str, Method] = {
         "cross-entropy and, fading out, the teacher's hidden states of common spans",
         pretrained=(CrossEntropyConfig(), SpanHiddenStatesConfig(weight=_TENTH_FADING)),
     ),
-    # On text that the student writes: no cross-entropy, which has no signal there.
+    # On text that the student writes: no cross-entropy, which has no signal there. Reverse KL collapses from random
+    # weights, where student and teacher have no likely token in common; forward KL does not.
     "on_policy": Method(
         "dataset",
-        (_REVERSE_KL,),
-        "reverse KL on answers of which the student writes three quarters itself",
+        (TokenDivergenceConfig(),),
+        "the teacher's next-token distribution on answers of which the student writes three quarters itself",
+        pretrained=(_REVERSE_KL,),
         own=StudentAnswersConfig(),
     ),
     "on_policy_pure": Method(
         "dataset",
-        (_REVERSE_KL,),
-        "reverse KL on answers that the student writes, all of them",
+        (TokenDivergenceConfig(),),
+        "the teacher's next-token distribution on answers that the student writes, all of them",
+        pretrained=(_REVERSE_KL,),
         own=StudentAnswersConfig(fraction=1.0, repetition_guard=False),
     ),
     "gkd": Method(

@@ -11,6 +11,7 @@ from typing import Literal
 
 from distillab.config.data import DataConfig, HeldOutConfig, SourceConfig
 from distillab.config.models import ArmConfig, EvaluationConfig, RunRecipe, StudyRecipe, TrainingConfig
+from distillab.config.on_policy import StudentAnswersConfig
 from distillab.config.student import StudentConfig
 from distillab.config.teacher import TeacherAnswersConfig, TeacherConfig
 from distillab.config.terms import TokenDivergenceConfig
@@ -43,6 +44,8 @@ _EVALUATION = EvaluationConfig(
     value_pattern=VALUE_PATTERN,
 )
 _ANSWERS = TeacherAnswersConfig(answers_per_prompt=4, sample=True, max_new_tokens=32, batch_size=100)
+
+_OWN_ANSWERS = StudentAnswersConfig(fraction=0.5, max_new_tokens=16)  # the teacher's have 8 tokens on average
 
 # The divergence alone, for both teachers: then the tokens are all that differs between the two arms.
 _KL_ALONE = (TokenDivergenceConfig(),)
@@ -158,6 +161,7 @@ def _study(output: Path, world: WorldFiles) -> StudyRecipe:
             ArmConfig(name="seqkd", method="seqkd"),
             ArmConfig(name="seqkd-other-tokens", method="seqkd", teacher=other),
             ArmConfig(name="logits", method="logits", terms=_KL_ALONE),
+            ArmConfig(name="on_policy", method="on_policy", answers=_OWN_ANSWERS),
             ArmConfig(name="hidden_states", method="hidden_states"),
             ArmConfig(name="attention", method="attention"),
             ArmConfig(name="white_box", method="white_box"),
