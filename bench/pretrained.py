@@ -68,7 +68,7 @@ PAIRS = {
     # ternary weights: at 3e-5 the correction destroys this teacher
     "bitllama-llama2xs": Pair("bitllama-3M-tok512", "llama2xs-tok512", 1e-3, 6e-6),
     "bitllama-stories260k": Pair("bitllama-3M-tok512", "stories260K-tok512", 5e-4, 6e-6),
-    "on-policy": Pair("bitllama-3M-tok512", "llama2xs-tok512", 3e-4, arms=ON_POLICY, generate_rows=100),
+    "on-policy": Pair("bitllama-3M-tok512", "llama2xs-tok512", 1e-3, arms=ON_POLICY, generate_rows=100),
     "smollm2-24": Pair("smollm2", 24, 1e-4, steps=30, precision="bfloat16"),
     "smollm2-20": Pair("smollm2", 20, 1e-4, steps=30, precision="bfloat16"),
     "smollm2-15": Pair("smollm2", 15, 1e-4, steps=30, precision="bfloat16"),

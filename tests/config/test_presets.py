@@ -19,11 +19,12 @@ def run(init: str, **settings: Any) -> RunRecipe:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_preset_for_pretrained_students_changes_weights_alone(method: str) -> None:
+def test_a_preset_for_pretrained_students_changes_weights_alone_or_the_divergence_on_own_answers(method: str) -> None:
     preset = METHODS[method]
+    other = {"weight", "divergence"} if preset.own is not None else {"weight"}
 
     def without_weights(init: Any) -> list[dict[str, Any]]:
-        return [term.model_dump(exclude={"weight"}) for term in preset.terms_for(init)]
+        return [term.model_dump(exclude=other) for term in preset.terms_for(init)]
 
     assert without_weights("pretrained") == without_weights("random")
 

@@ -37,7 +37,8 @@ class Method:
         answers: whose stored answers the student learns.
         terms: of the loss, with their weights.
         summary: in a line.
-        pretrained: the terms with other weights, for a student that starts from pretrained weights; None: the same.
+        pretrained: the terms with other weights, or another divergence, for a student that starts from pretrained
+            weights; None: the same.
         own: how the student writes a share of the answers itself; None: it writes none.
 
     Raises:

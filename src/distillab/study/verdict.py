@@ -7,6 +7,7 @@ from itertools import product
 
 from distillab.records import ACCESS_ORDER, AccessLevel, ArmResult, Comparison, Interval
 
+_TOO_FEW = " (too few rows for an interval)"
 _NAMED = 3
 _ACCESS: dict[AccessLevel, str] = {
     "none": "other arms without a teacher",
@@ -74,17 +75,19 @@ def verdict(arms: Sequence[ArmResult]) -> str:
 
 
 def _against_twin(arm: ArmResult) -> str:
-    """Return which of the two won: ` On its own text NAME is better than NAME_fixed, …`."""
-    parts = []
+    """Return which of the two won, and in what: ` NAME against TWIN, the same loss on stored answers: better in …`."""
+    parts, unclear, few = [], [], False
     for one in arm.against_twin:
-        found, unit = one.difference, one.unit.replace("nats/token", "nats per token")
-        if found.low is None:
-            words = "not told apart on so few rows"
-        else:
-            ends = f"95 % interval {found.low:+.3f} to {found.high:+.3f}"
-            claim = {"better": "better", "worse": "worse", "open": "not significantly other"}[found.outcome]
-            words = f"{claim}, {found.mean:+.3f} {unit} ({ends})"
-        parts.append(f"{one.label} {words}")
+        found, label = one.difference, one.label.replace(", own text", " on own text")
+        if found.outcome == "open":
+            unclear.append(label)
+            few = few or found.low is None
+            continue
+        unit = one.unit.replace("nats/token", "nats per token")
+        interval = f"95 % interval {found.low:+.3f} to {found.high:+.3f}"
+        parts.append(f"{found.outcome} in {label} by {abs(found.mean):.3f} {unit} ({interval})")
+    if unclear:
+        parts.append(f"no significant difference in {', '.join(unclear)}{_TOO_FEW if few else ''}")
     return f" {arm.name} against {arm.twin}, the same loss on stored answers: {'; '.join(parts)}."
 
 
@@ -107,8 +110,7 @@ def _grouped(arms: Sequence[ArmResult]) -> str:
     )
     parts = [_claim(word, found) for word, found in (("better", better), ("worse", worse[::-1])) if found]
     if unclear:
-        few = any(difference.low is None for difference, _ in unclear)
-        why = " (too few rows for an interval)" if few else ""
+        why = _TOO_FEW if any(difference.low is None for difference, _ in unclear) else ""
         parts.append(f"no significant difference from SFT: {_names([name for _, name in unclear])}{why}")
     return "; ".join(parts)
 
