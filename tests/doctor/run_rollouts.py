@@ -104,6 +104,16 @@ FAULTS_OF_ROLLOUTS = [
         "rollouts-grow",
         "warning",
     ),
+    Case(
+        "stored answers by heart, a few written",
+        ours(
+            terms={"token_divergence": _LOSS},
+            rollout=_SOUND | {"fraction": [0.25] * _STEPS},
+            held_out=((0, 6.5), (60, 4.9), (120, 4.95), (200, 5.1)),
+        ),
+        "overfitting",
+        "warning",
+    ),
     Case("all cut", _ours(truncated=[1.0] * _STEPS), "rollouts-truncated", "note"),
     Case("all cut, TRL", _trl(cut=[1.0] * _STEPS), "rollouts-truncated", "note"),
     Case("mass falls", _ours(top16_mass_student=_line(0.8, 0.3, noise=0.02)), "rollouts-collapse", "warning"),
@@ -162,6 +172,15 @@ GOOD_ROLLOUTS = [
     Case(
         "the teacher leaves its tokens too",
         _ours(top16_mass_student=_line(0.8, 0.6, noise=0.02), top16_mass_teacher=_line(0.95, 0.7, noise=0.02)),
+        severity="warning",
+    ),
+    Case(
+        "no text is read twice",
+        ours(
+            terms={"token_divergence": _LOSS},
+            rollout=_SOUND | {"fraction": [0.75] * _STEPS},
+            held_out=((0, 6.5), (60, 4.9), (120, 4.95), (200, 5.1)),
+        ),
         severity="warning",
     ),
     Case("bfloat16 engine", _trl(gap=_line(0.02, 0.027)), severity="warning"),

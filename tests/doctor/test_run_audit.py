@@ -239,6 +239,9 @@ ROWS = st.lists(
             "learning_rate": NUMBER,
             "epoch": NUMBER,
             "eval_ece": NUMBER,
+            "completions/mean_length": NUMBER,
+            "completions/clipped_ratio": NUMBER,
+            "entropy": NUMBER,
         },
     ),
     min_size=1,
@@ -252,7 +255,7 @@ ROWS = st.lists(
 @example(rows=[{"step": 0, "loss": math.inf}, {"step": 0, "loss": 0.0, "grad_norm": math.inf}])  # one brings the other
 def test_no_numbers_break_the_doctor(rows: list[dict[str, float]], tmp_path: Path) -> None:
     found = audit_run(write_lines(tmp_path, rows), vocabulary=64, random_student=True, unigram_nats=3.0)
-    assert len(found.checks) == 13
+    assert len(found.checks) == 14
     if not all(math.isfinite(row["loss"]) for row in rows):
         cause = "nan-shown-as-zero" if ("nan-shown-as-zero", "error") in ids(found) else "loss-not-finite"
         assert (cause, "error") in ids(found) and "loss-not-finite" in {id_ for id_, _ in ids(found)}
@@ -286,7 +289,7 @@ def test_every_id_is_planted() -> None:
         for path in sources
         for name in re.findall(r'from_page\(\s*"([a-z0-9-]+)"', path.read_text(encoding="utf-8"))
     }
-    assert len(found) == 45
+    assert len(found) == 51
     planted = {case.finds for case in FAULTS}
     assert found - planted == {"difference-below-interval", "teacher-not-better", "worse-than-start"}
 

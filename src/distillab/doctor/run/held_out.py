@@ -132,6 +132,8 @@ def _above_start(series: RunSeries, held_out: _Curve) -> Finding | None:
 def _overfitting(series: RunSeries, held_out: _Curve) -> Finding | None:
     best_step, best = min(held_out, key=lambda pair: pair[1])
     step, last = held_out[-1]
+    if series.on_own_text:
+        return None
     if len(held_out) < 3 or best_step == step or last <= best * (1 + _OVERFIT) or not _fell(series):
         return None
     # at the first measurement it may never have been better than before training; unless it is far below log V

@@ -37,7 +37,7 @@ def check_rollouts(series: RunSeries) -> CheckResult:
     Args:
         series: in order.
     """
-    written = [point for point in series.steps if {"length_mean", "truncated"} & set(point.written)]
+    written = [point for point in series.steps if point.written_share]
     horizon = written[-1].written.get("max_new_tokens") if written else None
     settled = [point for point in written if point.written.get("max_new_tokens") == horizon]
     scope = f"figures of what the student wrote at {len(settled):,} steps with the same longest answer"

@@ -41,6 +41,12 @@ class StepPoint:
     cosines: dict[str, float] = field(default_factory=dict)
     written: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def written_share(self) -> float:
+        """The share of the step's answers that the student wrote; all where other trainers log what was written."""
+        known = {"length_mean", "truncated"} & set(self.written)
+        return self.written.get("fraction", 1.0) if known else 0.0
+
 
 @dataclass(frozen=True)
 class HeldOutPoint:
@@ -114,6 +120,12 @@ class RunSeries:
     def term_names(self) -> tuple[str, ...]:
         """Terms of the loss, in the order of the log."""
         return tuple(dict.fromkeys(name for point in self.steps for name in point.terms))
+
+    @property
+    def on_own_text(self) -> bool:
+        """Whether the student wrote at least half of its answers in training, so that it learns none by heart."""
+        shares = [point.written_share for point in self.steps]
+        return bool(shares) and sum(shares) >= len(shares) / 2
 
     @property
     def last_step(self) -> int:
