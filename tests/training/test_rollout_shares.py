@@ -34,6 +34,7 @@ def _step(own: StudentAnswersConfig) -> Any:
         _ending(),
         [Collator(0)([IndexedRow(index, split.rows[index]) for index in order])],
         step=1,
+        position=1,
         process=(0, 1),
         device=torch.device("cpu"),
         over_processes=lambda values: values,
