@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from distillab.alignment.tables import UNUSED
 from distillab.data.aligning import pair_rows, span_aligner
 from distillab.data.collation import IndexedRow
 from distillab.data.encoding import EncodedRow
@@ -172,6 +173,16 @@ def test_a_special_token_that_the_student_writes_is_no_text(sides: tuple[str, st
     # spelled in the text it is text
     told, _ = one(pairs, 0, [*single_bytes(pairs, "</s> no"), pairs.student.encoder.eos_id])
     assert told.teacher.input_ids.tolist().count(pairs.teacher.encoder.eos_id) == 1
+
+
+def test_an_answer_ends_before_an_id_that_no_token_has(sides: tuple[str, str]) -> None:
+    pairs = written(sides, PAIRS)
+    told = single_bytes(pairs, "no way")
+    hole = pairs.student.encoder.eos_id - 1
+    pairs.aligner.student.kinds[hole] = UNUSED
+    found, _ = one(pairs, 0, [*told, hole, *told, pairs.student.encoder.eos_id])
+    assert found.student.input_ids[found.student.prompt_length :].tolist() == told and found.student.truncated
+    assert text_of(pairs, found).endswith("no way") and found.teacher.input_ids[-1] != pairs.teacher.encoder.eos_id
 
 
 def test_of_a_conversation_that_was_cut_both_continue_the_same_turn(sides: tuple[str, str]) -> None:
