@@ -15,6 +15,10 @@ BASE: dict[str, Any] = {"student": {"path": "s"}, "teacher": {"path": "t"}, "dat
 STUDENT = {"from": "student"}
 
 
+def served(**server: Any) -> dict[str, Any]:
+    return {"server": {"url": "http://localhost:1", **server}, "folder": "weights"}
+
+
 def run(**settings: Any) -> RunRecipe:
     return build_recipe(RunRecipe, {**BASE, **settings}, (), where="the test")
 
@@ -52,6 +56,17 @@ def test_the_horizon_grows_to_its_end_over_a_share_of_the_steps() -> None:
         ({"answers": "students"}, "answers: Input should be 'dataset' or 'teacher'"),
         ({"answers": {**STUDENT, "reuse": 2}, "terms": [{"kind": "hidden_states"}]}, "no value at each token"),
         ({"answers": {**STUDENT, "reuse": 2}, "training": {"steps": 1, "warmup_steps": 0}}, "more than training.steps"),
+        ({"answers": {**STUDENT, "sampler": "vllm"}}, "answers.sampler: Input should be 'local'"),
+        (
+            {"answers": {**STUDENT, "sampler": "continuous_batching", "sampling": {"temperature": 0.5}}},
+            "use temperature 1 or 0",
+        ),
+        (
+            {"answers": {**STUDENT, "sampler": served(dialect="llama_cpp")}},
+            "a sampler behind llama_cpp is not supported",
+        ),
+        ({"answers": {**STUDENT, "sampler": served(k=3)}}, "k: no effect on a sampler"),
+        ({"answers": {**STUDENT, "sampler": served()}, "terms": [{"kind": "hidden_states"}]}, "no term reads"),
         ({"terms": [{"kind": "cross_entropy"}]}, "cross_entropy has no signal"),
         ({"terms": [{"kind": "vocabulary_projection"}]}, "set rest: none"),
         ({"terms": [{"kind": "dual_space"}]}, "that is the student's own"),

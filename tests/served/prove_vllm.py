@@ -6,6 +6,7 @@ log-softmax; so they are compared with transformers' logits under the same one. 
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from distillab.cache.next_tokens import TopK
 from distillab.config.cache import TopKKind
@@ -57,18 +59,31 @@ SETTINGS = {
     "VLLM_NO_USAGE_STATS": "1",
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",
+    "VLLM_SERVER_DEV_MODE": "1",  # so that it takes weights
 }
 
 
 @pytest.fixture(scope="session")
-def vllm(materials: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def untied(small_mistral: SmallMistral, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model with a head of its own: on a CPU vLLM does not reload one that is tied to the embeddings."""
+    folder = tmp_path_factory.mktemp("untied")
+    model = copy.deepcopy(small_mistral.model)
+    model.config.tie_word_embeddings = False
+    model.lm_head.weight = torch.nn.Parameter(model.get_input_embeddings().weight.detach().clone())
+    model.save_pretrained(folder)
+    small_mistral.tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def vllm(untied: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of the server."""
     folder = tmp_path_factory.mktemp("vllm")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = int(free.getsockname()[1])
     words = {
-        "--model": str(materials / "models" / "smallmistral-stories"),
+        "--model": str(untied),
         "--served-model-name": "stories",
         "--dtype": "float32",
         "--max-model-len": "512",
@@ -248,3 +263,54 @@ def test_answers_are_those_of_transformers(client: Client, small_mistral: SmallM
         for number, ids in enumerate(prompts):
             asked = Vllm().answer_call(Prompt(str(number), tuple(ids)), sampling)
             assert client.ask(asked.call, asked.read) == greedy(small_mistral, ids, tokens=32, stop_ids=stop_ids)
+
+
+# ---------------------------------------------------------------- the last ones: they change the server's weights
+
+
+def on_policy(recipe: Recipe, name: str, student: str, url: str, tmp_path: Path) -> str:  # noqa: F811
+    sampler = {"server": {"url": url}, "folder": str(tmp_path / "weights")}
+    answers = {"from": "student", "max_new_tokens": 16, "sampler": sampler}
+    training = {"steps": 4, "batch_size": 4, "learning_rate": 1e-3, "warmup_steps": 0, "device": "cpu"}
+    return recipe(
+        name,
+        student={"path": student, "dtype": "float32"},
+        answers=answers,
+        terms=[{"kind": "token_divergence", "divergence": "reverse_kl"}],
+        training=training,
+    )
+
+
+def test_it_writes_the_student_s_answers_with_the_weights_of_each_step(
+    recipe: Recipe,  # noqa: F811
+    vllm: str,
+    untied: Path,
+    tmp_path: Path,
+) -> None:
+    student = AutoModelForCausalLM.from_pretrained(untied)
+    torch.manual_seed(0)
+    for parameter in student.parameters():
+        parameter.data += 0.05 * parameter.std() * torch.randn_like(parameter)  # so that the teacher is another
+    student.save_pretrained(tmp_path / "student")
+    AutoTokenizer.from_pretrained(untied).save_pretrained(tmp_path / "student")
+    code, _, err = call("train", on_policy(recipe, "sampled", str(tmp_path / "student"), vllm, tmp_path))
+    assert code == 0, err
+    lines = [json.loads(line) for line in (tmp_path / "sampled" / "metrics.jsonl").read_text().splitlines()]
+    figures = [line["rollout"] for line in lines if "rollout" in line]
+    gaps = [one["sampler_gap"] for one in figures]
+    print(f"sampler_gap of four steps: {', '.join(f'{gap:.1e}' for gap in gaps)} nats")
+    assert len(gaps) == 4 and max(gaps) < TOLERANCE_NATS
+    assert all(0 < one["tokens"] <= 3 * 16 for one in figures)
+    assert "a repeated run can draw others" in (tmp_path / "sampled" / "run.json").read_text()
+
+
+def test_a_server_that_keeps_an_old_head_is_caught(
+    recipe: Recipe,  # noqa: F811
+    vllm: str,
+    materials: Path,
+    tmp_path: Path,
+) -> None:
+    tied = str(materials / "models" / "smallmistral-stories")
+    code, _, err = call("train", on_policy(recipe, "half", tied, vllm, tmp_path))
+    print(err)
+    assert code == 1 and "does not have the student's weights" in err

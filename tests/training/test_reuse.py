@@ -74,6 +74,7 @@ def test_every_second_step_writes_and_the_one_between_has_the_same_rows(train: T
     figures = _figures(reports)
     assert [one["stale_max_age"] for one in figures] == [0, 1, 0, 1]
     assert [one["tokens"] > 0 for one in figures] == [True, False, True, False]
+    assert [one["prompt_tokens"] > 0 for one in figures] == [True, False, True, False]
     assert [("sampler_gap" in one, "stale_ess" in one) for one in figures] == [(True, False), (False, True)] * 2
     tokens = [report.tokens for report in reports]
     assert tokens[0] == tokens[1] and tokens[2] == tokens[3] and tokens[0] != tokens[2]

@@ -15,8 +15,8 @@ from distillab.config.on_policy import StudentAnswersConfig
 from distillab.config.terms import TokenDivergenceConfig
 from distillab.errors import NumericsError
 from distillab.models.rollout import Sampled, trains_with_dropout
-from distillab.training.samplers import LocalSampler
-from tests.training.conftest import STOP, VOCABULARY, Train, tiny_llama
+from distillab.training.samplers import ContinuousBatching, LocalSampler
+from tests.training.conftest import STOP, VOCABULARY, Train, ragged_split, tiny_llama
 
 REVERSE = (TokenDivergenceConfig(divergence="reverse_kl"),)
 OWN = StudentAnswersConfig(fraction=0.75, max_new_tokens=10)
@@ -82,3 +82,17 @@ def test_with_dropout_the_two_passes_differ_and_nothing_is_concluded(train: Trai
         layer.self_attn.attention_dropout = 0.5
     student.train()
     assert trains_with_dropout(student) and student.training and torch.equal(torch.get_rng_state(), state)
+
+
+def test_continuous_batching_writes_what_the_own_loop_writes(train: Train) -> None:
+    model = tiny_llama(0).train()
+    prompts = [row.input_ids[: row.prompt_length].tolist() for row in ragged_split(6).rows]
+    numbers = torch.zeros(len(prompts), 12, dtype=torch.float64)
+    expected = LocalSampler((STOP, 40), VOCABULARY, 0).sample(model, prompts, numbers)
+    found = ContinuousBatching((STOP, 40), VOCABULARY, greedy=True).sample(model, prompts, numbers)
+    assert [one.answer for one in found] == [one.answer for one in expected] and model.training
+    assert {one.answer.stopped for one in found} == {True, False}
+    for one, other in zip(found, expected, strict=True):
+        assert one.logp == pytest.approx(other.logp, abs=1e-5)
+    _, (report,) = train(terms=REVERSE, own=OWN, sampler=ContinuousBatching((STOP,), VOCABULARY, greedy=False))
+    assert report.rollout is not None and 0 < report.rollout["sampler_gap"] < 1e-5

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
-from distillab.config.base import Settings
+from distillab.config.base import FolderText, Settings
+from distillab.config.served import ServerConfig
 from distillab.config.teacher import TeacherConfig
 from distillab.config.terms import (
     BaseTermConfig,
@@ -56,6 +57,33 @@ class StudentSamplingConfig(Settings):
     )
 
 
+class ServedSamplerConfig(Settings):
+    """A vLLM server that writes the answers, with the student's weights from a folder that both can read."""
+
+    server: ServerConfig = Field(
+        description="of vLLM, started with VLLM_SERVER_DEV_MODE=1 on a model with the student's configuration"
+    )
+    folder: FolderText = Field(description="the weights are written there, in student/, before each rollout")
+
+    @field_validator("server")
+    @classmethod
+    def _writes_alone(cls, server: ServerConfig) -> ServerConfig:
+        if server.dialect not in ("auto", "vllm"):
+            raise ValueError(
+                f"a sampler behind {server.dialect} is not supported: of vLLM alone it is known that it takes new "
+                "weights while it runs. Use vLLM, or sampler: local"
+            )
+        if unread := sorted(server.model_fields_set & {"k", "fields", "prices", "max_cost"}):
+            raise ValueError(f"{', '.join(unread)}: no effect on a sampler")
+        return server
+
+
+_Sampler = Annotated[
+    Annotated[Literal["local", "continuous_batching"], Tag("named")] | Annotated[ServedSamplerConfig, Tag("served")],
+    Discriminator(lambda value: "named" if isinstance(value, str) else "served"),
+]
+
+
 class StudentAnswersConfig(Settings):
     """Answers that the student writes at every step, to the prompts of the training rows."""
 
@@ -69,6 +97,11 @@ class StudentAnswersConfig(Settings):
         default=128, description="most tokens of an answer: a number, or {start, end, over}, which grows"
     )
     sampling: StudentSamplingConfig = StudentSamplingConfig()
+    sampler: _Sampler = Field(
+        default="local",
+        description="who writes: the loop of this process, transformers' continuous_batching, or {server: {url: …}, "
+        "folder: …}",
+    )
     reuse: int = Field(
         default=1,
         ge=1,
@@ -88,6 +121,15 @@ class StudentAnswersConfig(Settings):
         default="train",
         description="drop: an answer that is cut at max_new_tokens is not in the loss, which favours short ones",
     )
+
+    @model_validator(mode="after")
+    def _draws_as_it_is(self) -> StudentAnswersConfig:
+        if self.sampler == "continuous_batching" and self.sampling.temperature not in (0, 1):
+            raise ValueError(
+                "continuous_batching gives log-probabilities at the temperature of sampling alone: use temperature 1 "
+                "or 0, or sampler: local"
+            )
+        return self
 
     @model_validator(mode="after")
     def _otherwise_is_read(self) -> StudentAnswersConfig:
@@ -134,7 +176,7 @@ AnswersSetting = Annotated[
 
 
 def require_teaching(terms: Sequence[BaseTermConfig], own: StudentAnswersConfig) -> None:
-    """Check that every term has a signal on text that the student wrote, also where its tokens are weighed.
+    """Check that every term has a signal on text that the student wrote, and what `own` needs of the terms.
 
     Raises:
         ValueError: one has none, or a wrong one.
@@ -167,6 +209,8 @@ def require_teaching(terms: Sequence[BaseTermConfig], own: StudentAnswersConfig)
                 f"top_k_divergence with divergence: {term.divergence} and tail: {term.tail} can be lowered with "
                 f"{STUDENT} by writing what the teacher's top k does not hold: use forward_kl and cell"
             )
+    if own.sampler != "local" and all(term.access == "internals" for term in terms):
+        raise ValueError("no term reads the student's logits, by which a sampler is checked: set sampler: local")
     if all(term.access == "none" for term in terms):
         raise ValueError(f"no term reads the teacher, so {STUDENT} has no one to learn from: add token_divergence")
 

@@ -13,6 +13,7 @@ from distillab.errors import ConfigError, near_names
 
 _FORMS = {
     *(("answers", form) for form in ("stored", "student")),
+    *(("sampler", form) for form in ("named", "served")),
     *(("max_new_tokens", form) for form in ("number", "horizon")),
 }
 _DEEPEST = 3  # of a key that exists at another place: a.b.c

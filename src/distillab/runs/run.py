@@ -266,7 +266,7 @@ class _Claimed:
             spending=spending,
         )
         spent = None if spending is None else spending.used
-        notes = (f"The student has {learning(student)}.",) if is_adapted(student) else ()
+        notes = (f"The student has {learning(student)}.",) if is_adapted(student) else _drawn_elsewhere(inputs)
         student = merged(student) if inputs.recipe.student.save_as == "merged" else student
         if signals is None:
             return _Trained(student, references, "none", data.spans, notes, steps, spent)
@@ -296,6 +296,13 @@ class _Claimed:
         write_record(record, self.folder / RECORD)
         shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
         return record
+
+
+def _drawn_elsewhere(inputs: RunInputs) -> tuple[str, ...]:
+    own = inputs.method.own
+    if own is None or own.sampler == "local":
+        return ()
+    return ("The student's answers were not drawn by the loop of this process: a repeated run can draw others.",)
 
 
 def _quantised(recipe: RunRecipe, teacher: TeacherProvenance | None) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
+from distillab.config.on_policy import StudentAnswersConfig
 from distillab.data.aligning import pair_rows, span_aligner
 from distillab.data.collation import Collator, TokenDataset
 from distillab.data.encoding import EncodedSplit
@@ -28,7 +30,7 @@ from distillab.models.batch import TokenBatch
 from distillab.models.loading import context_length, load_model, random_model, recompute_activations
 from distillab.models.packable import require_packable
 from distillab.models.padding import require_no_left_padding_read
-from distillab.models.probing import coarsest
+from distillab.models.probing import coarsest, embedding_rows
 from distillab.models.projections import require_projections
 from distillab.models.rollout import require_samples, trains_with_dropout
 from distillab.models.structure import is_adapted, model_shape
@@ -46,6 +48,8 @@ from distillab.training.arguments import evaluation_interval, training_arguments
 from distillab.training.checkpoints import Prefix, newest_checkpoint, require_finite_weights
 from distillab.training.projectors import detach
 from distillab.training.rollout import Rollout
+from distillab.training.samplers import ContinuousBatching, Sampler
+from distillab.training.served_sampler import ServedSampler
 from distillab.training.spending import Spending
 from distillab.training.trainer import SPENT_FILE, DistillationTrainer, StepReport
 
@@ -242,6 +246,8 @@ def rollout_for(inputs: RunInputs, student: PreTrainedModel, data: TrainingData)
             fix="use answers: dataset or teacher",
         )
     require_samples(student)
+    dropout = trains_with_dropout(student)
+    sampler = _other_sampler(inputs, own, student, stop_ids, width, dropout)
     # of the local one; in bfloat16 its mean gap is up to 0.017 nats for small students without any error
     exact = settings.precision == "float32" and torch.finfo(coarsest(student, student.device)).bits >= 32
     return Rollout(
@@ -254,8 +260,47 @@ def rollout_for(inputs: RunInputs, student: PreTrainedModel, data: TrainingData)
         settings.batch_size,
         inputs.recipe.seed,
         data.pairs,
-        checks_sampler=exact and not trains_with_dropout(student),
+        sampler=sampler,
+        checks_sampler=sampler is not None or (exact and not dropout),
     )
+
+
+def _other_sampler(
+    inputs: RunInputs,
+    own: StudentAnswersConfig,
+    student: PreTrainedModel,
+    stop_ids: tuple[int, ...],
+    width: int,
+    dropout: bool,
+) -> Sampler | None:
+    """Return who writes the answers in place of the loop of this process; a server is first asked at step 1.
+
+    Raises:
+        ConfigError: its answers could not be checked, or it cannot write this student's.
+    """
+    if own.sampler == "local":
+        return None
+    processes, rows = int(os.environ.get("WORLD_SIZE", "1")), embedding_rows(student)
+    batched = own.sampler == "continuous_batching"
+    facts = {
+        "it has adapters, and a server reads whole weights": is_adapted(student) and not batched,
+        "it is trained with dropout, so its probabilities are not those of the sampler": dropout,
+        f"{processes} processes train it, and such a sampler is for one": processes > 1,
+        f"it has {rows} ids, and may write the first {width}": batched and rows != width,
+        "training.precision is bfloat16, which continuous batching does not take over": batched
+        and inputs.recipe.training.precision == "bfloat16",
+    }
+    if any(facts.values()):
+        raise ConfigError(
+            "This student's answers can be written by this process alone.",
+            where="answers.sampler",
+            facts=[fact for fact, found in facts.items() if found],
+            fix="use sampler: local",
+        )
+    temperature = own.sampling.temperature
+    if isinstance(own.sampler, str):
+        return ContinuousBatching(stop_ids, rows, temperature == 0)
+    return ServedSampler(own.sampler, stop_ids, width, rows, temperature)
 
 
 def train_student(

@@ -79,7 +79,7 @@ class RolloutLog:
             microbatches: of this process.
         """
         self.rows, cut, self.repetitive, empty, partial, prompts = counts
-        new = 0 if age else sum(lengths)
+        new, prompts = (0, 0) if age else (sum(lengths), prompts)
         self.generated = (prompts + new, new)
         ordered = torch.tensor(lengths or [0], dtype=torch.float64)
         self._facts = {

@@ -7,18 +7,19 @@ are raw log-probabilities, whatever the temperature. k above the server's --max-
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal, TypeVar
 
 import msgspec
 
 from distillab.cache.next_tokens import TopK
 from distillab.models.generation import Generated
+from distillab.models.rollout import Sampled
 from distillab.teachers.protocol import Prompt, Sampling
 from distillab.teachers.served.dialects.dialect import AnswerCall, ScoringCall, Wanted
 from distillab.teachers.served.dialects.tokens import require_counts, until_stop
 from distillab.teachers.served.errors import WrongAnswer
-from distillab.teachers.served.exchange import Call, Reading, Usage, decoded
+from distillab.teachers.served.exchange import Call, Read, Reading, Usage, decoded
 from distillab.teachers.served.positions import Position, top_k
 
 T = TypeVar("T")
@@ -32,6 +33,18 @@ class _Entry(msgspec.Struct):
 class _Choice(msgspec.Struct):
     prompt_logprobs: list[dict[int, _Entry] | None]
     prompt_token_ids: list[int] | None = None
+
+
+class _Drawn(msgspec.Struct):
+    token_logprobs: list[float]
+
+
+class _DrawnChoice(msgspec.Struct):
+    logprobs: _Drawn
+
+
+class _DrawnAnswer(msgspec.Struct):
+    choices: list[_DrawnChoice]
 
 
 class _Written(msgspec.Struct):
@@ -112,6 +125,17 @@ class Vllm:
             Call("/v1/completions", body), lambda content: _read_answer(content, prompt, sampling, where=where)
         )
 
+    def drawn_call(self, prompt: Prompt, sampling: Sampling, *, barred: Iterable[int]) -> tuple[Call, Read[Sampled]]:
+        """Return the request of one answer with its log-probabilities, which are raw, and how it is read.
+
+        Args:
+            barred: ids that are not written.
+        """
+        asked = self.answer_call(prompt, sampling)
+        body = {**asked.call.body, "logprobs": 0, "logit_bias": {str(id_): -100 for id_ in barred}}
+        where = f"answer to prompt {prompt.key}"
+        return Call(asked.call.path, body), lambda content: _read_drawn(content, prompt, sampling, where=where)
+
 
 def _read(content: bytes, wanted: Wanted) -> Reading[TopK]:
     answer = decoded(content, _Answer, where=wanted.where)
@@ -148,6 +172,13 @@ def _read_answer(content: bytes, prompt: Prompt, sampling: Sampling, *, where: s
     stop, ended = written.stop_reason, written.finish_reason == "stop"
     stop_id = stop if isinstance(stop, int) else None
     return _reading(answer, until_stop(written.token_ids, sampling, ended=ended, stop_id=stop_id))
+
+
+def _read_drawn(content: bytes, prompt: Prompt, sampling: Sampling, *, where: str) -> Reading[Sampled]:
+    reading = _read_answer(content, prompt, sampling, where=where)
+    logp = decoded(content, _DrawnAnswer, where=where).choices[0].logprobs.token_logprobs
+    require_counts({"log-probabilities": (len(logp), len(reading.value.scored_ids))}, where=where)
+    return Reading(Sampled(reading.value, tuple(logp)), reading.usage, reading.backend)
 
 
 def _reading(answer: _About, value: T) -> Reading[T]:
