@@ -100,7 +100,7 @@ def test_the_teachers_answers_are_used_before_the_first_step(tiny_world: dict[st
     used = [record.answers.teacher_tokens + sum(map(_tokens, steps[:at])) for at in range(len(steps) + 1)]
     assert used[-2] < budget <= used[-1]
     short = _recipe(tiny_world, tmp_path / "short", training={**longer, "steps": 1}, **changes)
-    with pytest.raises(ConfigError, match="answers alone take the whole budget"):
+    with pytest.raises(ConfigError, match="alone takes the whole budget"):
         Study(short, reproduce="").run()
 
 

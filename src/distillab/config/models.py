@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import regex
 from pydantic import Field, field_validator, model_validator
@@ -28,6 +28,11 @@ class BudgetConfig(Settings):
     unit: Literal["tokens", "flops"]
     read_tokens: int = Field(ge=1)
     scored_tokens: int = Field(ge=1)
+
+    def part(self, share: float) -> BudgetConfig:
+        """Return a share of it."""
+        read, scored = (max(1, round(share * tokens)) for tokens in (self.read_tokens, self.scored_tokens))
+        return BudgetConfig(unit=self.unit, read_tokens=read, scored_tokens=scored)
 
 
 class TrainingConfig(Settings):
@@ -118,10 +123,34 @@ class EvaluationConfig(ReasoningSettings):
         return value
 
 
+class WarmStartConfig(Settings):
+    """A first stage, whose student the run starts from. It has the settings of the run but for these."""
+
+    method: str
+    share: float = Field(default=0.5, gt=0, lt=1, description="of the run's optimizer steps, or of its budget")
+    learning_rate: float | None = Field(default=None, gt=0, description="default: the run's")
+
+    @field_validator("method")
+    @classmethod
+    def _method_exists(cls, value: str) -> str:
+        return _known_method(value)
+
+
+def _known_method(value: str) -> str:
+    if value not in METHODS:
+        raise ValueError(f'no such method: "{value}"; {near_names(value, METHODS)}')
+    return value
+
+
 class _MethodSettings(Settings):
     """Base of the settings of a run and of an arm: a method by name, with replacements for its answers and terms."""
 
     method: str
+    warm_start: WarmStartConfig | None = Field(
+        default=None,
+        description="train the student by another method first; stages: [seqkd, on_policy] is short for method: "
+        "on_policy with warm_start: {method: seqkd}",
+    )
     answers: AnswersSetting | None = Field(
         default=None,
         description="replaces the method's choice: dataset, teacher, or {from: student, …}, whose settings replace the "
@@ -140,9 +169,26 @@ class _MethodSettings(Settings):
     @field_validator("method")
     @classmethod
     def _method_exists(cls, value: str) -> str:
-        if value not in METHODS:
-            raise ValueError(f'no such method: "{value}"; {near_names(value, METHODS)}')
-        return value
+        return _known_method(value)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _stages(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or "stages" not in values:
+            return values
+        stages, rest = values["stages"], {key: value for key, value in values.items() if key != "stages"}
+        if not isinstance(stages, list | tuple) or len(stages) != 2 or {"method", "warm_start"} & set(rest):
+            raise ValueError("stages are two, [seqkd, on_policy], in place of method and warm_start")
+        first, second = ({"method": one} if isinstance(one, str) else one for one in stages)
+        return rest | {"warm_start": first} | second
+
+    def first_stage(self, init: Init) -> Self | None:
+        """Return the same with the method of the first stage; None: there is one stage."""
+        if self.warm_start is None:
+            return None
+        method = METHODS[self.warm_start.method]
+        first = {"method": self.warm_start.method, "answers": method.own or method.answers, "warm_start": None}
+        return self.model_copy(update={**first, "terms": method.terms_for(init)})
 
     @model_validator(mode="after")
     def _terms_go_together(self) -> _MethodSettings:
@@ -175,6 +221,16 @@ class _MethodSettings(Settings):
     def terms_for(self, init: Init) -> tuple[AnyTermConfig, ...]:
         """Return the terms that are given, or those of the method's preset for a student that starts so."""
         return self.terms or METHODS[self.method].terms_for(init)
+
+
+def _require_stages_fit(arm: _MethodSettings, recipe: RunRecipe | StudyRecipe, *, teachers: int, whose: str) -> None:
+    """Check that there can be two stages, if there are; `whose` is the prefix of the message."""
+    saved_whole = recipe.student.save_as == "merged"
+    if arm.warm_start is not None and (recipe.training.steps < 2 or not saved_whole or teachers > 1):
+        raise ValueError(
+            f"{whose}two stages need training.steps of 2 or more, a student that is saved whole (save_as: merged), and "
+            "one teacher"
+        )
 
 
 def _require_training_fits(
@@ -252,6 +308,31 @@ class RunRecipe(_MethodSettings):
         """Replace a preset by its terms, so that the record and the identity hold the weights."""
         object.__setattr__(self, "terms", self.terms_for(self.student.init))
         object.__setattr__(self, "answers", self.written or self.answers)
+        return self
+
+    @property
+    def staged(self) -> tuple[RunRecipe, RunRecipe] | None:
+        """The recipes of the two stages, whose steps or budgets together are the run's; None: there is one stage."""
+        first = self.first_stage(self.student.init)
+        if first is None or self.warm_start is None:
+            return None
+        share, whole, rate = self.warm_start.share, self.training, self.warm_start.learning_rate
+        steps = min(max(1, round(share * whole.steps)), whole.steps - 1)
+
+        def training(steps: int, **changes: Any) -> TrainingConfig:
+            return whole.model_copy(update={"steps": steps, "warmup_steps": min(steps, whole.warmup_steps), **changes})
+
+        budget = None if whole.budget is None else whole.budget.part(share)
+        begins = training(steps, budget=budget, learning_rate=rate or whole.learning_rate)
+        output = f"{self.output}/warm_start"
+        return (
+            first.model_copy(update={"training": begins, "name": f"{self.name}, warm start", "output": output}),
+            self.model_copy(update={"training": training(whole.steps - steps), "warm_start": None}),
+        )
+
+    @model_validator(mode="after")
+    def _stages_fit(self) -> RunRecipe:
+        _require_stages_fit(self, self, teachers=len(self.each_teacher), whose="")
         return self
 
     @model_validator(mode="after")
@@ -353,7 +434,8 @@ class StudyRecipe(Settings):
             return None
 
         def compared(one: ArmConfig) -> list[Any]:
-            return [one.terms, one.teacher, one.teacher_correction, one.teacher_answers, one.shown_failure]
+            settings = (one.teacher, one.teacher_correction, one.teacher_answers, one.shown_failure)
+            return [one.terms, one.warm_start, *settings]
 
         stored = (one for one in self.arms if one.resolved().own is None and one.resolved().answers == own.otherwise)
         return next((one for one in stored if compared(one) == compared(arm)), None)
@@ -383,6 +465,7 @@ class StudyRecipe(Settings):
         if self.teacher is None and self.teachers is None:
             raise ValueError("a study needs teacher: {path: …}, or teachers: {name: {path: …}, …}")
         for arm in self.arms:
+            _require_stages_fit(arm, self, teachers=len(self.teachers_of(arm)), whose=f"arm {arm.name}: ")
             _require_training_fits(
                 arm.resolved(), self.training, list(self.teachers_of(arm).values()), f"arm {arm.name}: "
             )
@@ -446,6 +529,7 @@ class StudyRecipe(Settings):
             answers=arm.answers,
             terms=arm.terms,
             shown_failure=arm.shown_failure,
+            warm_start=arm.warm_start,
             teacher_answers=arm.teacher_answers or self.teacher_answers,
             training=self.training,
             evaluation=self.evaluation,

@@ -127,6 +127,7 @@ class RunRecord(Record):
     curve: tuple[CurvePoint, ...]
     rollout: RolloutRecord | None = Field(default=None, description="None: the student wrote nothing in training")
     cost: RunCost
+    warm_start: RunCost | None = Field(default=None, description="of this, the first of two stages")
     environment: dict[str, str]
 
     @property

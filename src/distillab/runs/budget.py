@@ -13,7 +13,7 @@ from distillab.data.encoding import EncodedRow
 from distillab.errors import ConfigError
 from distillab.models.loading import load_config
 from distillab.models.operations import forward_operations
-from distillab.records import AnswerStoreCounts, TeacherProvenance
+from distillab.records import AnswerStoreCounts, RunRecord, TeacherProvenance
 from distillab.runs.inputs import RunInputs
 from distillab.training.sampling import StepSampler
 from distillab.training.spending import Spending, Used
@@ -56,6 +56,7 @@ def spending_for(
     *,
     teacher: TeacherProvenance | None,
     answers: AnswerStoreCounts | None,
+    first: RunRecord | None,
 ) -> Spending | None:
     """Return the budget of a run; None where it is a number of steps.
 
@@ -63,13 +64,15 @@ def spending_for(
 
     Args:
         teacher: that was read. answers: the counts of its answers, if the run trains on them.
+        first: the first of two stages, which have one budget.
     Raises:
         ConfigError: the teacher's answers alone are more than the budget.
     """
     budget, recipe = inputs.recipe.training.budget, inputs.recipe
     if budget is None:
         return None
-    read, generated = (0, 0) if answers is None else (answers.teacher_tokens, answers.generated_tokens)
+    known = first is not None and first.answers is not None
+    read, generated = (0, 0) if answers is None or known else (answers.teacher_tokens, answers.generated_tokens)
     if budget.unit == "tokens":
         amount, before, of = float(budget.read_tokens), float(read), _tokens
     else:
@@ -89,11 +92,14 @@ def spending_for(
                 + taught
             )
 
+    if first is not None and first.cost.budget_spent is not None:
+        part = BudgetConfig.model_validate(first.config["training"]["budget"])
+        before += first.cost.budget_spent * amount * part.read_tokens / budget.read_tokens
     if before >= amount:
         raise ConfigError(
-            "The teacher's answers alone take the whole budget of the run, so no step is left.",
+            "What comes before training, such as the teacher's answers, alone takes the whole budget of the run.",
             where=recipe.name,
-            facts=[f"budget: {amount:,.4g} {budget.unit}", f"the answers: {before:,.4g}"],
+            facts=[f"budget: {amount:,.4g} {budget.unit}", f"before the first step: {before:,.4g}"],
             fix="raise training.steps, which is the budget of sft, or set budget: steps",
         )
     return Spending(amount, of, recipe.training.steps, before)

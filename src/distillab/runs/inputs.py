@@ -48,6 +48,7 @@ class RunInputs:
         teacher: how it reads rows; None if the recipe names none.
         train: the training rows with the data set's answers.
         held_out, held_out_examples, held_out_counts: the held-out rows on which every model of the pair is evaluated.
+        starts_from: folder of the student that a first stage has left; None: the recipe's student.
         made_in: where a student that is made from its teacher is kept, if a study shares it.
         views: how each of several teachers reads rows, by name; `teacher` then stands for all of them.
         mixed: its teacher is part of a mixture.
@@ -62,6 +63,7 @@ class RunInputs:
     held_out_examples: tuple[Example, ...]
     held_out_counts: EncodingCounts
     made_in: Path | None = None
+    starts_from: Path | None = None
     views: Mapping[str, TeacherView] = field(default_factory=dict)
     mixed: bool = False
 

@@ -129,7 +129,8 @@ def _far(first: Figures) -> str | None:
         return None
     return (
         f"at step 1 student and teacher shared {overlap:.0%} of their 16 most likely tokens on the student's own "
-        "answers, and on-policy training needs about half: train the student with seqkd first, and start from it"
+        "answers, and on-policy training needs about half: train the student with seqkd first, and start from it "
+        "(stages: [seqkd, on_policy])"
     )
 
 

@@ -4,6 +4,7 @@ folder/
   recipe.json      the resolved recipe
   metrics.jsonl    every step, and the learning curve
   checkpoints/     for resuming; removed when the run is finished
+  warm_start/      the first of two stages: a run of its own
   made/            the student before training, where it is made from its teacher, unless a study shares it
   corrected_teachers/  the teacher after its correction, where the recipe has one: a run of its own
   answers/         the teacher's answers (sequence-level KD), unless a study shares them
@@ -68,6 +69,7 @@ from distillab.runs.pruned import keep_student
 from distillab.runs.rollouts import rollout_notes, rollout_record
 from distillab.runs.several import open_teacher
 from distillab.runs.signals import require_given
+from distillab.runs.stages import staged_note, with_first_stage
 from distillab.runs.stored_signals import StoredSignals, stored_signals
 from distillab.runs.teacher import RunTeacher
 from distillab.runs.training import MakeCollator, load_student, train_student, training_data
@@ -124,7 +126,12 @@ def execute(
             correction = cost_of_correction(execute(first))
             inputs = replace(load_inputs(corrected_recipe(recipe, first)), made_in=inputs.made_in)
         answers = answers_folder or folder / "answers"
-        claimed = _Claimed(inputs, recipe, folder, arm, identity, files, answers, correction)
+        stage = None
+        if inputs.recipe.staged is not None:
+            begins, goes_on = inputs.recipe.staged
+            stage = execute(inputs.with_recipe(begins), answers_folder=answers, arm=arm)
+            inputs = replace(inputs.with_recipe(goes_on), starts_from=Path(begins.output) / STUDENT)
+        claimed = _Claimed(inputs, recipe, folder, arm, identity, files, answers, correction, stage)
         try:
             return claimed.execute(stored or stored_signals(inputs), collator=collator)
         except NumericsError as error:  # the message has the step; in a study the run is needed too
@@ -153,6 +160,7 @@ class _Claimed:
         inputs: with the teacher that the student learns from.
         recipe: with the teacher as the user names it.
         correction: what it took to correct the teacher.
+        first: the first of two stages; None: there is one.
     """
 
     inputs: RunInputs
@@ -163,6 +171,7 @@ class _Claimed:
     fingerprints: dict[str, str]
     answers_folder: Path
     correction: RunCost | None
+    first: RunRecord | None
 
     @property
     def writes(self) -> bool:
@@ -195,6 +204,16 @@ class _Claimed:
         )
         require_finite_figures(result.record, where=f"after step {trained.steps}")
         lines = read_journal(self.folder / "metrics.jsonl", steps=trained.steps) if self.writes else []
+        cost = _cost(
+            lines,
+            answers,
+            steps=trained.steps,
+            budget_spent=trained.spent,
+            online=trained.signals == "online",
+            wall_s=time.perf_counter() - start,
+            answers_s=teacher.answers_seconds(self.answers_folder) if answers else None,
+            served=teacher.served_cost,
+        )
         record = RunRecord(
             name=recipe.name,
             arm=self.arm,
@@ -218,6 +237,7 @@ class _Claimed:
                 *rollout_notes(lines),
                 *_quantised(recipe, teacher.provenance),
                 *([f"the student is {made.line}"] if made else []),
+                *([] if self.first is None else [staged_note(self.first, recipe.method, trained.steps)]),
             ),
             train_counts=split.counts,
             spans=trained.spans,
@@ -226,18 +246,10 @@ class _Claimed:
             evaluation=result.record,
             curve=read_curve(lines),
             rollout=rollout_record(lines),
-            cost=_cost(
-                lines,
-                answers,
-                steps=trained.steps,
-                budget_spent=trained.spent,
-                online=trained.signals == "online",
-                wall_s=time.perf_counter() - start,
-                answers_s=teacher.answers_seconds(self.answers_folder) if answers else None,
-                served=teacher.served_cost,
-            ),
+            cost=cost,
             environment=environment(),
         )
+        record = record if self.first is None else with_first_stage(record, self.first)
         return self._save(trained.student, result, record, dtype=dtype) if self.writes else record
 
     def _train(
@@ -254,7 +266,7 @@ class _Claimed:
         student = load_student(inputs)
         data = training_data(inputs, split, collator=collator)
         references = reference_lines(split.rows, inputs.eval_rows, vocabulary=len(inputs.student.tokenizer))
-        spending = spending_for(inputs, student, teacher=teacher.provenance, answers=answers)
+        spending = spending_for(inputs, student, teacher=teacher.provenance, answers=answers, first=self.first)
         steps = train_student(
             inputs,
             student,

@@ -114,9 +114,11 @@ def load_student(inputs: RunInputs) -> PreTrainedModel:
     settings, seed = inputs.recipe.student, inputs.recipe.seed
     dtype, device, revision = settings.dtype, inputs.device, settings.revision
     torch.manual_seed(seed)
-    if settings.init == "random":
+    if inputs.starts_from is not None:
+        model = load_model(str(inputs.starts_from), dtype=dtype, device=device, revision=None, role="student")
+    elif settings.init == "random":
         return random_model(settings.path, seed=seed, dtype=dtype, device=device, revision=revision)
-    if settings.from_teacher is not None:
+    elif settings.from_teacher is not None:
         model = made_student(inputs)
     else:
         quantization = settings.quantization

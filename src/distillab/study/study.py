@@ -289,7 +289,8 @@ class Study:
         second: list[tuple[ArmConfig, Part]] = [(arm, "answers") for arm in self.caches.missing("answers", arms)]
         self.caches.require_space([*first, *second])
         teachers = [partial(Study.teacher, arm=arm) for arm in self._arms_of_missing_teachers()]
-        writing = self._arms_of_answers(one_teacher_each(self.recipe, arms))
+        stages = [one for arm in arms if (one := arm.first_stage(self.recipe.student.init)) is not None]
+        writing = self._arms_of_answers(one_teacher_each(self.recipe, [*arms, *stages]))
         answers = [partial(Study.answers, arm=arm) for arm in writing]
         self._do(workers, [*teachers, *answers, *(partial(Study.build, arm=arm, part=part) for arm, part in first)])
         # their rows have the answers that were just generated
@@ -346,6 +347,8 @@ class Study:
     def _require_admitted(self) -> None:
         for arm in self.recipe.arms:
             self.inputs(arm).admit()
+            if (first := arm.first_stage(self.recipe.student.init)) is not None:
+                self.inputs(first).admit()
             require_given(self.inputs(arm))
         require_distinct([self._teacher_of(arm) for arm in self._arm_of_each_teacher()])
 
