@@ -30,7 +30,7 @@ class _Operations:
         return forward_operations(self.config, self.parameters, tokens=tokens, scored=scored)
 
 
-def _tokens(used: Used) -> float:
+def _in_tokens(used: Used) -> float:
     return used.student + used.generated + used.teacher
 
 
@@ -74,7 +74,7 @@ def spending_for(
     known = first is not None and first.answers is not None
     read, generated = (0, 0) if answers is None or known else (answers.teacher_tokens, answers.generated_tokens)
     if budget.unit == "tokens":
-        amount, before, of = float(budget.read_tokens), float(read), _tokens
+        amount, before, of = float(budget.read_tokens), float(read), _in_tokens
     else:
         by_student = _Operations(student.config, student.num_parameters())
         by_teacher: _Operations | None = None
