@@ -107,3 +107,26 @@ def test_in_a_study_the_arm_reads_the_teacher_itself(tiny_world: dict[str, Any],
     assert kl.difference.mean == pytest.approx(values[0] - values[1], rel=1e-9)  # type: ignore[operator]
     assert "own against own_fixed, the same loss on stored answers: " in results.verdict
     assert "KL from teacher on own text" in results.verdict
+
+
+def test_continuous_batching_writes_every_second_step_s_answers(tiny_world: dict[str, Any], tmp_path: Path) -> None:
+    record = execute(_recipe(tiny_world, tmp_path, answers={**OWN, "sampler": "continuous_batching", "reuse": 2}))
+    steps = [line["rollout"] for line in read_json_lines(tmp_path / "metrics.jsonl") if "rollout" in line]
+    assert [step["stale_max_age"] for step in steps] == [0, 1, 0, 1]
+    assert max(step["sampler_gap"] for step in steps[::2]) < 1e-5
+    assert any("a repeated run can draw others" in note for note in record.notes)
+
+
+def test_a_student_that_a_server_cannot_be_given_is_refused(tiny_world: dict[str, Any], tmp_path: Path) -> None:
+    adapter = {"rank": 2, "alpha": 8, "targets": ["q_proj"]}
+    sampler = {"server": {"url": "http://127.0.0.1:1"}, "folder": str(tmp_path / "weights")}
+    recipe = _recipe(
+        tiny_world,
+        tmp_path / "run",
+        student={**tiny_world["student"], "adapter": adapter},
+        answers={**OWN, "sampler": sampler},
+    )
+    with pytest.raises(ConfigError, match="by this process alone") as error:
+        execute(recipe)
+    assert "it has adapters, and a server reads whole weights" in str(error.value)
+    assert not (tmp_path / "weights").exists()
