@@ -15,7 +15,7 @@ from distillab.runs.inputs import RunInputs
 from distillab.training.rollout import Rollout
 
 Figures = dict[str, float]  # of one step, see `training.rollout_log`
-_FAR = 0.5  # of the 16 most likely tokens
+_FAR = 0.5  # of the 16 most likely tokens, and of the tokens that the teacher would accept
 _MOSTLY = 0.5  # of the answers
 _WINDOW = 16  # steps
 _PART = 10  # the first and the last tenth of the steps are recorded
@@ -124,12 +124,14 @@ def _means(steps: Sequence[Figures]) -> Figures:
 
 
 def _far(first: Figures) -> str | None:
-    overlap = first.get("top16_overlap")
-    if overlap is None or overlap >= _FAR:
+    overlap, accept = first.get("top16_overlap"), first.get("accept")
+    # of a sure teacher most of the 16 are rounding: a student whose tokens it would write too is near enough
+    if overlap is None or overlap >= _FAR or (accept is not None and accept >= _FAR):
         return None
+    accepted = "" if accept is None else f", and the teacher would accept {accept:.0%} of the student's tokens"
     return (
         f"at step 1 student and teacher shared {overlap:.0%} of their 16 most likely tokens on the student's own "
-        "answers, and on-policy training needs about half: train the student with seqkd first, and start from it "
+        f"answers{accepted}; on-policy training needs about half: train the student with seqkd first, and start from it "
         "(stages: [seqkd, on_policy])"
     )
 
