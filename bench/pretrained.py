@@ -124,6 +124,8 @@ def study_settings(pair: Pair, materials: Path, folder: Path, part: str, options
         },
         "arms": [*(arm for arm in pair.arms if not options.arms or _name(arm) in options.arms), *corrected],
         "seeds": SEEDS[part],
+        # the teachers of stories seldom end one
+        "teacher_answers": {"sample": True, "max_new_tokens": 96, "keep_cut_off": True},
         "training": {
             "steps": steps,
             "batch_size": 8,
