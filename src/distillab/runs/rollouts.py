@@ -131,8 +131,8 @@ def _far(first: Figures) -> str | None:
     accepted = "" if accept is None else f", and the teacher would accept {accept:.0%} of the student's tokens"
     return (
         f"at step 1 student and teacher shared {overlap:.0%} of their 16 most likely tokens on the student's own "
-        f"answers{accepted}; on-policy training needs about half: train the student with seqkd first, and start from it "
-        "(stages: [seqkd, on_policy])"
+        f"answers{accepted}; on-policy training needs about half: train the student with seqkd first, and start from "
+        "it (stages: [seqkd, on_policy])"
     )
 
 
