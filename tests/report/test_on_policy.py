@@ -40,8 +40,8 @@ def test_the_section_shows_twin_figures_and_examples(study: StudyResults, tmp_pa
     assert "| own | logits | own text −0.250 nats/token [−0.300, −0.200], better |" in markdown
     assert "held-out +0.250 nats/token [+0.200, +0.300], worse" in markdown
     figures = next(line for line in markdown.splitlines() if line.startswith("| own | 20.0"))
-    assert figures.startswith("| own | 20.0 → 30.0 | 25.0 → 0.0 | – | 0.600 → 0.300 | – |")
-    assert "| own | 1.200 → 0.600 | – |" in markdown
+    assert figures.startswith("| own | 20.0 → 30.0 | 25.0 → 0.0 | 0.600 → 0.300 |")
+    assert "| own | 1.200 → 0.600 | \n" in markdown and "33–128" not in markdown
     assert "qu the the" in markdown.split("before training:")[1]
     assert "&lt;b&gt;four&lt;/b&gt;&lt;/s&gt;" in html and "What the students wrote in training" in html
     assert html.index("Access: logits</strong>") < html.index("Access: logits, on-policy</strong>")

@@ -62,14 +62,14 @@ def on_policy(results: StudyResults) -> OnPolicy | None:
     when = f"the first and the last {steps} steps" if steps > 1 else "the first and the last step"
     return OnPolicy(
         _against_twins([arm for arm in arms if arm.against_twin]),
-        Grid(
+        _without_empty(
             f"What the students wrote in training: {when}, mean over seeds",
             ("arm", *(heading for _, heading, *_ in _FIGURES)),
             tuple((arm.name, *(_change(arm.rollouts, *figure) for figure in _FIGURES)) for arm in arms),
             "Nats: the arm’s divergence. Acceptance: the chance that the teacher would accept a token of the student. "
             "Overlap: of the 16 most likely tokens. Entropies in nats a token. A cut answer reached max_new_tokens.",
         ),
-        Grid(
+        _without_empty(
             "The same by place in the answer",
             ("arm", *(f"{text}, {place}" for _, text in _BY_PLACE for _, place in _PLACES)),
             tuple(
@@ -84,6 +84,13 @@ def on_policy(results: StudyResults) -> OnPolicy | None:
             for one in arm.rollouts[0].samples
         ),
     )
+
+
+def _without_empty(caption: str, headings: tuple[str, ...], rows: tuple[tuple[str, ...], ...], footnote: str) -> Grid:
+    """Return a table without the columns that no row has a value in."""
+    kept = [place for place in range(len(headings)) if any(row[place] != MISSING for row in rows)]
+    of_rows = tuple(tuple(row[place] for place in kept) for row in rows)
+    return Grid(caption, tuple(headings[place] for place in kept), of_rows, footnote)
 
 
 def _against_twins(arms: Sequence[ArmResult]) -> Grid | None:
