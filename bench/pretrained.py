@@ -88,9 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     quiet_libraries()
     part = "tune" if options.tune else "report"
-    folder = options.output / f"{options.pair}-{part}"
+    folder = options.output / "-".join((options.pair, part, *((options.budget,) if options.budget != "steps" else ())))
     recipe = StudyRecipe.model_validate(study_settings(PAIRS[options.pair], options.materials, folder, part, options))
-    results = Study(recipe, reproduce=f"python -m bench.pretrained {options.pair}").run()
+    results = Study(recipe, reproduce=f"python -m bench.pretrained {options.pair} --budget {options.budget}").run()
     show_study(results, folder / "study")
 
 
@@ -140,6 +140,7 @@ def study_settings(pair: Pair, materials: Path, folder: Path, part: str, options
             "generate_rows": pair.generate_rows,
             "max_new_tokens": 64,
         },
+        "budget": options.budget,
         "workers": options.workers,
         "output": str(folder / "study"),
     }
@@ -173,6 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tune", action="store_true", help="other held-out rows and seeds than the reported ones")
     parser.add_argument("--arms", nargs="+", help="their names; default: all of the pair")
     parser.add_argument("--steps", type=int, help="default: those of the pair")
+    parser.add_argument("--budget", choices=("steps", "tokens", "flops"), default="steps", help="what all arms have")
     parser.add_argument("--rows", type=int, default=150, help="held-out rows")
     parser.add_argument("--workers", type=int, default=2)
     materials = Path(os.environ.get("DISTILLAB_MATERIALS", "../shared/data"))
