@@ -24,6 +24,26 @@ from bench.pair import answer_mask, digest, student_of, teacher_of, token_ids
 from bench.settings import LEARNING_RATE, Run, Size
 
 
+def same_as_here(run: Run, folder: str, *, steps: int) -> dict[str, Any]:
+    """Return the settings of a trainer of TRL that make its step the one that is measured here."""
+    return {
+        "output_dir": folder,
+        "max_steps": steps,
+        "per_device_train_batch_size": run.shape.rows,
+        "learning_rate": LEARNING_RATE,
+        "lr_scheduler_type": "constant",
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "use_cpu": run.device == "cpu",
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+
+
 def trl_gkd(run: Run, probe: Probe) -> None:
     """Steps of GKDTrainer, from log line to log line."""
     size = run.shape
@@ -32,23 +52,10 @@ def trl_gkd(run: Run, probe: Probe) -> None:
     steps = run.warmup + run.steps + 1
     with tempfile.TemporaryDirectory() as folder:
         arguments = GKDConfig(
-            output_dir=folder,
             lmbda=0.0,
             beta=0.0,
-            max_steps=steps,
-            per_device_train_batch_size=size.rows,
-            learning_rate=LEARNING_RATE,
-            lr_scheduler_type="constant",
-            weight_decay=0.0,
-            max_grad_norm=1.0,
-            bf16=False,
-            gradient_checkpointing=False,
-            use_cpu=run.device == "cpu",
             train_sampling_strategy="sequential",
-            logging_steps=1,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
+            **same_as_here(run, folder, steps=steps),
         )
         trainer = GKDTrainer(
             model=student,

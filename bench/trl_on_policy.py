@@ -14,8 +14,8 @@ from trl import DistillationConfig, DistillationTrainer  # type: ignore[import-n
 
 from bench.measure import Finished, Probe
 from bench.pair import digest, student_of, teacher_of, token_ids
-from bench.settings import LEARNING_RATE, Run
-from bench.trl_gkd import Ticks, tokenizer_of
+from bench.settings import Run
+from bench.trl_gkd import Ticks, same_as_here, tokenizer_of
 
 
 class _GivenAnswers(DistillationTrainer):  # type: ignore[misc]
@@ -55,23 +55,10 @@ def _steps(run: Run, probe: Probe, kind: type[Any]) -> None:
     prompts = [" ".join(f"w{token}" for token in row[:prompt_length]) for row in ids.tolist()]
     with tempfile.TemporaryDirectory() as folder:
         arguments = DistillationConfig(
-            output_dir=folder,
             beta=1.0,
             max_completion_length=size.row_length - prompt_length,
-            max_steps=steps,
-            per_device_train_batch_size=size.rows,
-            learning_rate=LEARNING_RATE,
-            lr_scheduler_type="constant",
-            weight_decay=0.0,
-            max_grad_norm=1.0,
-            bf16=False,
-            gradient_checkpointing=False,
-            use_cpu=run.device == "cpu",
             shuffle_dataset=False,
-            logging_steps=1,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
+            **same_as_here(run, folder, steps=steps),
         )
         trainer = kind(
             model=student,

@@ -15,9 +15,10 @@ from distillab.config.methods import METHODS
 from distillab.config.models import TrainingConfig
 from distillab.config.on_policy import StudentAnswersConfig
 from distillab.config.terms import TermConfig
-from distillab.data.collation import Collator, TokenDataset
+from distillab.data.collation import Collator, IndexedRow, TokenDataset
 from distillab.data.encoding import EncodedRow, EncodedSplit
 from distillab.data.examples import Example
+from distillab.models.batch import TokenBatch
 from distillab.models.structure import model_shape
 from distillab.objectives import build_objective
 from distillab.records import EncodingCounts, TeacherProvenance
@@ -25,6 +26,7 @@ from distillab.teachers import LocalTeacher, SignalSource
 from distillab.training.arguments import training_arguments
 from distillab.training.rollout import Rollout
 from distillab.training.samplers import Sampler
+from distillab.training.sampling import StepSampler
 from distillab.training.trainer import DistillationTrainer, StepReport
 
 VOCABULARY = 48
@@ -134,3 +136,33 @@ def train(tmp_path: Path) -> Train:
         return student, reports
 
     return run
+
+
+def rollout(own: StudentAnswersConfig, split: EncodedSplit, steps: int = 1) -> Rollout:
+    """The answers of a student in steps of eight rows."""
+    return Rollout(own, split.rows, Collator(0), (STOP,), VOCABULARY, steps, 8, seed=0)
+
+
+def first_rows() -> list[int]:
+    """The rows of the first step, as the sampler draws them."""
+    return list(StepSampler(rows=8, draws=8, seed=0, batch_size=8))
+
+
+def rewritten(
+    writing: Rollout, rows: Sequence[int], model: Any, *, microbatch: int = 8, step: int = 1
+) -> list[TokenBatch]:
+    """The microbatches of a step with the answers of a student, in one process."""
+    batches = [
+        Collator(0)([IndexedRow(index, writing.rows[index]) for index in rows[at : at + microbatch]])
+        for at in range(0, len(rows), microbatch)
+    ]
+    return writing.rewritten(
+        model,
+        batches,
+        step=step,
+        position=step,
+        process=(0, 1),
+        device=torch.device("cpu"),
+        over_processes=lambda values: values,
+        joined=lambda values: values,
+    )

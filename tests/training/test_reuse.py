@@ -11,11 +11,16 @@ from transformers import LlamaForCausalLM
 
 from distillab.config.on_policy import StudentAnswersConfig
 from distillab.config.terms import TokenDivergenceConfig
-from distillab.data.collation import Collator, IndexedRow
-from distillab.training.rollout import Rollout
-from distillab.training.sampling import StepSampler
 from distillab.training.trainer import StepReport
-from tests.training.conftest import STOP, VOCABULARY, Train, ragged_split, teacher, tiny_llama
+from tests.training.conftest import (
+    Train,
+    first_rows,
+    ragged_split,
+    rewritten,
+    rollout,
+    teacher,
+    tiny_llama,
+)
 
 REVERSE = (TokenDivergenceConfig(divergence="reverse_kl"),)
 TWICE = StudentAnswersConfig(fraction=0.75, max_new_tokens=10, reuse=2)
@@ -35,17 +40,7 @@ def test_the_second_step_weighs_each_written_token_by_the_clipped_ratio(train: T
     settings: dict[str, Any] = {"terms": REVERSE, "schedule": "constant", "learning_rate": 0.1, "split": split}
     after_one, _ = train(steps=1, own=TWICE, **settings)
     _, (_, second) = train(steps=2, own=TWICE, microbatch_size=microbatch, **settings)
-    order = list(StepSampler(rows=8, draws=8, seed=0, batch_size=8))
-    (batch,) = Rollout(TWICE, split.rows, Collator(0), (STOP,), VOCABULARY, 2, 8, 0).rewritten(
-        tiny_llama(0),
-        [Collator(0)([IndexedRow(index, split.rows[index]) for index in order])],
-        step=1,
-        position=1,
-        process=(0, 1),
-        device=torch.device("cpu"),
-        over_processes=lambda values: values,
-        joined=lambda values: values,
-    )
+    (batch,) = rewritten(rollout(TWICE, split, 2), first_rows(), tiny_llama(0))
     total, count, weights = 0.0, 0, []
     for place in range(8):
         here = batch["attention_mask"][place].bool()

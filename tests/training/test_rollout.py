@@ -15,9 +15,17 @@ from distillab.config.terms import TokenDivergenceConfig
 from distillab.data.collation import Collator, IndexedRow
 from distillab.data.encoding import EncodedRow, EncodedSplit
 from distillab.errors import DataError
-from distillab.training.rollout import Rollout, repeated_share
-from distillab.training.sampling import StepSampler
-from tests.training.conftest import STOP, VOCABULARY, Train, ragged_split, teacher, tiny_llama
+from distillab.training.rollout import repeated_share
+from tests.training.conftest import (
+    STOP,
+    Train,
+    first_rows,
+    ragged_split,
+    rewritten,
+    rollout,
+    teacher,
+    tiny_llama,
+)
 
 REVERSE = (TokenDivergenceConfig(divergence="reverse_kl"),)
 OWN = StudentAnswersConfig(fraction=0.75, max_new_tokens=10)
@@ -26,33 +34,6 @@ ALL = StudentAnswersConfig(fraction=1.0, max_new_tokens=10)
 
 def _parameters(model: LlamaForCausalLM) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters()])
-
-
-def _batch(split: EncodedSplit, rows: range, collator: Collator) -> Any:
-    return collator([IndexedRow(index, split.rows[index]) for index in rows])
-
-
-def _rewritten(rollout: Rollout, split: EncodedSplit, model: Any, *, microbatch: int = 8, step: int = 1) -> list[Any]:
-    batches = [_batch(split, range(at, at + microbatch), Collator(0)) for at in range(0, 8, microbatch)]
-    return rollout.rewritten(
-        model,
-        batches,
-        step=step,
-        position=step,
-        process=(0, 1),
-        device=torch.device("cpu"),
-        over_processes=lambda values: values,
-        joined=lambda values: values,
-    )
-
-
-def _order() -> list[int]:
-    """The rows of the first step, as the sampler draws them."""
-    return list(StepSampler(rows=8, draws=8, seed=0, batch_size=8))
-
-
-def _rollout(own: StudentAnswersConfig, split: EncodedSplit, steps: int = 1) -> Rollout:
-    return Rollout(own, split.rows, Collator(0), (STOP,), VOCABULARY, steps, 8, seed=0)
 
 
 def test_a_teacher_equal_to_the_student_gives_no_loss_and_no_gradient(train: Train) -> None:
@@ -67,7 +48,7 @@ def test_a_teacher_equal_to_the_student_gives_no_loss_and_no_gradient(train: Tra
 def test_the_update_is_that_of_a_step_on_the_same_ids_bit_for_bit(train: Train, tmp_path: Path) -> None:
     split = ragged_split(8)
     on_policy, (a,) = train(terms=REVERSE, own=OWN, split=split, folder=tmp_path / "own")
-    written, order = _capture(split, OWN), _order()
+    written, order = _capture(split, OWN), first_rows()
     # so that the step reads them in the same order
     fixed = EncodedSplit([written[order.index(n)] for n in range(8)], split.examples, split.counts)
     stored, (b,) = train(terms=REVERSE, split=fixed, folder=tmp_path / "fixed")
@@ -78,18 +59,7 @@ def test_the_update_is_that_of_a_step_on_the_same_ids_bit_for_bit(train: Train, 
 
 def _capture(split: EncodedSplit, own: StudentAnswersConfig) -> list[EncodedRow]:
     """The rows that the first step trains on, in its order."""
-    rollout = _rollout(own, split)
-    batch = Collator(0)([IndexedRow(index, split.rows[index]) for index in _order()])
-    (found,) = rollout.rewritten(
-        tiny_llama(0),
-        [batch],
-        step=1,
-        position=1,
-        process=(0, 1),
-        device=torch.device("cpu"),
-        over_processes=lambda values: values,
-        joined=lambda values: values,
-    )
+    (found,) = rewritten(rollout(own, split), first_rows(), tiny_llama(0))
     rows = []
     for place in range(8):
         here = found["attention_mask"][place].bool()
@@ -132,7 +102,7 @@ def test_the_loss_is_the_naive_sum_over_all_scored_tokens_of_the_step(train: Tra
 def test_exactly_the_share_of_rows_is_written_and_the_others_keep_their_answers() -> None:
     split = ragged_split(8)
     for step in (1, 2):
-        (batch,) = _rewritten(_rollout(OWN, split), split, tiny_llama(0), step=step)
+        (batch,) = rewritten(rollout(OWN, split), range(8), tiny_llama(0), step=step)
         own = batch["written"].any(dim=1)
         assert int(own.sum()) == 6
         for place in range(8):
@@ -140,8 +110,8 @@ def test_exactly_the_share_of_rows_is_written_and_the_others_keep_their_answers(
             ids = batch["input_ids"][place][batch["attention_mask"][place].bool()]
             assert ids[: row.prompt_length].tolist() == row.input_ids[: row.prompt_length].tolist()
             assert (ids.tolist() == row.input_ids.tolist()) == (not own[place])
-    rollout = _rollout(OWN, split)
-    assert rollout.places(1) != rollout.places(2) and rollout.places(1) == _rollout(OWN, split).places(1)
+    writing = rollout(OWN, split)
+    assert writing.places(1) != writing.places(2) and writing.places(1) == rollout(OWN, split).places(1)
 
 
 def test_an_answer_is_scored_with_its_end_token_and_a_cut_one_gets_none() -> None:
@@ -149,8 +119,8 @@ def test_an_answer_is_scored_with_its_end_token_and_a_cut_one_gets_none() -> Non
     model = tiny_llama(0)
     with torch.no_grad():
         model.lm_head.weight[STOP] *= 3  # so that some answers end
-    rollout = _rollout(ALL, split)
-    (batch,) = _rewritten(rollout, split, model)
+    writing = rollout(ALL, split)
+    (batch,) = rewritten(writing, range(8), model)
     ended = cut = 0
     for place in range(8):
         mask = batch["answer_mask"][place]
@@ -162,7 +132,7 @@ def test_an_answer_is_scored_with_its_end_token_and_a_cut_one_gets_none() -> Non
             cut += 1
             assert len(ids) == ALL.longest
     assert ended and cut
-    figures = rollout.log.figures(lambda values: values, torch.device("cpu"))
+    figures = writing.log.figures(lambda values: values, torch.device("cpu"))
     assert figures["truncated"] == cut / 8 and figures["tokens"] == int(batch["answer_mask"].sum())
 
 
@@ -205,12 +175,15 @@ def test_the_guard_goes_on_after_a_resume(train: Train, tmp_path: Path) -> None:
 def test_every_process_has_its_own_rows_of_a_step() -> None:
     split, model = ragged_split(8), tiny_llama(0)
     own = StudentAnswersConfig(fraction=0.5, max_new_tokens=10)
-    (whole,) = _rewritten(_rollout(own, split), split, model)
+    (whole,) = rewritten(rollout(own, split), range(8), model)
     expected = {_ids(whole, place) for place in range(8)}
     found = set()
     for process in (0, 1):
-        batches = [_batch(split, range(at, at + 2), Collator(0)) for at in (2 * process, 4 + 2 * process)]
-        parts = _rollout(own, split).rewritten(
+        batches = [
+            Collator(0)([IndexedRow(index, split.rows[index]) for index in (at, at + 1)])
+            for at in (2 * process, 4 + 2 * process)
+        ]
+        parts = rollout(own, split).rewritten(
             model,
             batches,
             step=1,
@@ -230,15 +203,15 @@ def _ids(batch: Any, place: int) -> tuple[int, ...]:
 
 def test_repetition_above_a_fifth_leaves_a_quarter_until_it_ends() -> None:
     split = ragged_split(8)
-    rollout = _rollout(OWN, split)
-    rollout.repeating.extend([(0, 6)] * 4 + [(4, 6)] * 2)
-    assert rollout.guarded and len(rollout.places(1)) == 2
-    again = _rollout(OWN, split)
-    again.restore(rollout.state())
+    writing = rollout(OWN, split)
+    writing.repeating.extend([(0, 6)] * 4 + [(4, 6)] * 2)
+    assert writing.guarded and len(writing.places(1)) == 2
+    again = rollout(OWN, split)
+    again.restore(writing.state())
     assert again.guarded
-    rollout.repeating.extend([(0, 6)] * 4)
-    assert not rollout.guarded and len(rollout.places(1)) == 6
-    free = _rollout(OWN.model_copy(update={"repetition_guard": False}), split)
+    writing.repeating.extend([(0, 6)] * 4)
+    assert not writing.guarded and len(writing.places(1)) == 6
+    free = rollout(OWN.model_copy(update={"repetition_guard": False}), split)
     free.repeating.append((6, 6))
     assert len(free.places(1)) == 6
     assert repeated_share([1, 2, 3] * 30) > 0.5 > repeated_share([*range(60), 1, 2, 3, 4])
@@ -249,15 +222,15 @@ def test_a_row_without_a_prompt_is_refused() -> None:
     row = split.rows[3]
     split.rows[3] = EncodedRow(row.key, row.input_ids, row.answer_mask, 0)
     with pytest.raises(DataError, match="nothing to continue"):
-        _rollout(OWN, split)
+        rollout(OWN, split)
 
 
 def test_dropout_is_off_while_the_student_writes_and_on_again_afterwards() -> None:
     split, model = ragged_split(8), tiny_llama(0).train()
     for layer in model.model.layers:
         layer.self_attn.attention_dropout = 0.9
-    (with_dropout,) = _rewritten(_rollout(ALL, split), split, model)
-    (without,) = _rewritten(_rollout(ALL, split), split, tiny_llama(0).eval())
+    (with_dropout,) = rewritten(rollout(ALL, split), range(8), model)
+    (without,) = rewritten(rollout(ALL, split), range(8), tiny_llama(0).eval())
     assert torch.equal(with_dropout["input_ids"], without["input_ids"]) and model.training
 
 

@@ -11,10 +11,16 @@ from transformers import LlamaForCausalLM
 
 from distillab.config.on_policy import StudentAnswersConfig
 from distillab.config.terms import TokenDivergenceConfig
-from distillab.data.collation import Collator, IndexedRow
-from distillab.training.rollout import Rollout
-from distillab.training.sampling import StepSampler
-from tests.training.conftest import STOP, VOCABULARY, Train, ragged_split, teacher, tiny_llama
+from tests.training.conftest import (
+    STOP,
+    Train,
+    first_rows,
+    ragged_split,
+    rewritten,
+    rollout,
+    teacher,
+    tiny_llama,
+)
 
 REVERSE = (TokenDivergenceConfig(divergence="reverse_kl"),)
 
@@ -29,17 +35,7 @@ def _ending() -> LlamaForCausalLM:
 
 def _step(own: StudentAnswersConfig) -> Any:
     split = ragged_split(8)
-    order = list(StepSampler(rows=8, draws=8, seed=0, batch_size=8))
-    (batch,) = Rollout(own, split.rows, Collator(0), (STOP,), VOCABULARY, 1, 8, 0).rewritten(
-        _ending(),
-        [Collator(0)([IndexedRow(index, split.rows[index]) for index in order])],
-        step=1,
-        position=1,
-        process=(0, 1),
-        device=torch.device("cpu"),
-        over_processes=lambda values: values,
-        joined=lambda values: values,
-    )
+    (batch,) = rewritten(rollout(own, split, 1), first_rows(), _ending())
     return batch
 
 
