@@ -19,8 +19,10 @@ from transformers import LlamaConfig
 
 from bench.commands import OUTPUT
 from distillab.config.data import ColumnsConfig, DataConfig, HeldOutConfig, SourceConfig
-from distillab.config.models import ArmConfig, EvaluationConfig, RunRecipe, StudyRecipe, TrainingConfig
+from distillab.config.evaluation import EvaluationConfig
+from distillab.config.run import RunRecipe
 from distillab.config.student import StudentConfig
+from distillab.config.study import ArmConfig, StudyRecipe
 from distillab.config.teacher import TeacherAnswersConfig, TeacherConfig
 from distillab.config.terms import (
     LinearWeight,
@@ -28,6 +30,7 @@ from distillab.config.terms import (
     TokenDivergenceConfig,
     VocabularyProjectionConfig,
 )
+from distillab.config.training import TrainingConfig
 from distillab.report.build import write_report
 from distillab.runs.run import execute
 from distillab.study.study import Study

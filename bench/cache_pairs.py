@@ -16,8 +16,8 @@ import torch
 from transformers import LlamaConfig, PreTrainedModel
 
 from distillab.config.data import DataConfig, HeldOutConfig, SourceConfig
-from distillab.config.models import TrainingConfig
 from distillab.config.teacher import TeacherConfig
+from distillab.config.training import TrainingConfig
 from distillab.data.collation import Collator
 from distillab.data.encoding import EncodedRow, EncodedSplit
 from distillab.data.reading import Reader, load_reader

@@ -12,8 +12,9 @@ from typing import Any
 
 from bench.cache_pairs import demo
 from bench.machine import ROOT
-from distillab.config.models import ArmConfig, EvaluationConfig, StudyRecipe
+from distillab.config.evaluation import EvaluationConfig
 from distillab.config.student import StudentConfig
+from distillab.config.study import ArmConfig, StudyRecipe
 from distillab.config.teacher import TeacherConfig
 from distillab.config.terms import TokenDivergenceConfig
 

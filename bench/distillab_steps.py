@@ -16,7 +16,6 @@ from transformers import PreTrainedModel
 from bench.measure import Finished, Probe
 from bench.pair import answer_mask, digest, student_of, teacher_of, token_ids
 from bench.settings import LEARNING_RATE, SEED, WITHOUT_TEACHER, Run, Size
-from distillab.config.models import TrainingConfig
 from distillab.config.terms import (
     AttentionRelationsConfig,
     CrossEntropyConfig,
@@ -24,6 +23,7 @@ from distillab.config.terms import (
     TermConfig,
     TokenDivergenceConfig,
 )
+from distillab.config.training import TrainingConfig
 from distillab.data.collation import Collator, TokenDataset
 from distillab.data.encoding import EncodedRow, EncodedSplit
 from distillab.data.examples import Example

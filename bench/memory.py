@@ -28,7 +28,7 @@ _CHILD = """
 import json, sys
 from pathlib import Path
 from distillab.config.loader import load_recipe
-from distillab.config.models import RunRecipe
+from distillab.config.run import RunRecipe
 from distillab.cli.console import quiet_libraries
 quiet_libraries()
 recipe = load_recipe(RunRecipe, Path(sys.argv[2]))

@@ -12,8 +12,8 @@ from bench.distillab_steps import TERMS, provenance, split_of, take_steps
 from bench.measure import Probe, repeat
 from bench.pair import student_of, teacher_of, token_ids
 from bench.settings import SEED, Run
-from distillab.config.models import TrainingConfig
 from distillab.config.on_policy import StudentAnswersConfig
+from distillab.config.training import TrainingConfig
 from distillab.data.collation import Collator
 from distillab.models.rollout import sample_answers
 from distillab.teachers import LocalTeacher

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from distillab.config.models import StudyRecipe
+from distillab.config.study import StudyRecipe
 from distillab.demo.tokenizers import train_tokenizers
 from distillab.demo.world import VALUE_PATTERN, write_world
 

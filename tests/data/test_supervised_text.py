@@ -10,7 +10,7 @@ import pytest
 from tests.models.chat_students import chat_reader, sums, trained
 
 from distillab.config.data import DataConfig
-from distillab.config.models import EvaluationConfig
+from distillab.config.evaluation import EvaluationConfig
 from distillab.data.encoding import Dropped, EncodedRow
 from distillab.data.examples import Example, Message, conversation_example, pair_example
 from distillab.data.reading import Reader, load_reader

@@ -9,10 +9,12 @@ from pathlib import Path
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from distillab.config.data import DataConfig, HeldOutConfig, SourceConfig
-from distillab.config.models import EvaluationConfig, RunRecipe, TrainingConfig
+from distillab.config.evaluation import EvaluationConfig
+from distillab.config.run import RunRecipe
 from distillab.config.student import StudentConfig
 from distillab.config.teacher import TeacherConfig
 from distillab.config.terms import TokenDivergenceConfig
+from distillab.config.training import TrainingConfig
 from distillab.demo.broken_batch import save_batch
 from distillab.demo.failures import PromptPositions
 from distillab.demo.world import write_world

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from distillab.config.cache import CacheConfig
-from distillab.config.models import RunRecipe
+from distillab.config.run import RunRecipe
 from distillab.doctor.selftest.setup import Arm, Setup, setups_of
 from distillab.runs.inputs import RunInputs, load_inputs
 from distillab.runs.teacher import RunTeacher

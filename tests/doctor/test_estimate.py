@@ -15,7 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 from distillab.cli.main import app
-from distillab.config.models import RunRecipe, StudyRecipe
+from distillab.config.run import RunRecipe
+from distillab.config.study import StudyRecipe
 from distillab.doctor.devices import DEVICES, device_named
 from distillab.doctor.estimate import ArmCost, Estimate, estimate
 from distillab.doctor.selftest.machine import weights_of

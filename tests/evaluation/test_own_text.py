@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from distillab.config.models import EvaluationConfig
+from distillab.config.evaluation import EvaluationConfig
 from distillab.data.reading import load_reader
 from distillab.evaluation.likelihood import SharedTeacher
 from distillab.evaluation.own_text import CACHE_LACKS_IT, own_rows, own_text_metrics

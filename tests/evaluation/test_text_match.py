@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 from rouge_score.rouge_scorer import RougeScorer
 
-from distillab.config.models import EvaluationConfig
+from distillab.config.evaluation import EvaluationConfig
 from distillab.data.segments import words
 from distillab.errors import ConfigError
 from distillab.evaluation.rouge import UnicodeWords

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
-from distillab.config.models import RunRecipe
+from distillab.config.run import RunRecipe
 from distillab.errors import NumericsError
 from distillab.models.saving import round_weights, save_student, saved_dtype
 from distillab.records import RunRecord

@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-from distillab.config.models import RunRecipe
+from distillab.config.run import RunRecipe
 from distillab.errors import ConfigError, DistillabError
 from distillab.gguf_header import read_header
 from distillab.models.gguf import quantization_of

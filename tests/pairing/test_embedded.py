@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tests.models.chat_students import CHATML, chat_reader
 
-from distillab.config.models import RunRecipe
+from distillab.config.run import RunRecipe
 from distillab.errors import DataError
 from distillab.pairing.embedded import require_embedded
 from distillab.pairing.loading import LoadedTokenizer, load_tokenizer

@@ -12,7 +12,7 @@ from tests.gguf_files import Q, byte_level, tiny_llama, write_gguf
 from tests.project.test_make import make
 
 from distillab.cli.recipes import load_any
-from distillab.config.models import StudyRecipe
+from distillab.config.study import StudyRecipe
 from distillab.errors import ConfigError
 from distillab.report.build import write_report
 from distillab.study.study import Study

@@ -11,7 +11,7 @@ from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from distillab.config.models import RunRecipe
+from distillab.config.run import RunRecipe
 from distillab.evaluation.likelihood import score_rows
 from distillab.files import file_sha256
 from distillab.runs.inputs import load_inputs

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from distillab.cache.reader import CacheReader
 from distillab.cache.text import Text
-from distillab.config.models import RunRecipe
+from distillab.config.run import RunRecipe
 from distillab.runs.folder import read_held_out
 from distillab.runs.run import execute
 from tests.models.chat_students import CHATML, chat_reader, fitted, sums, trained

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from distillab.config.models import RunRecipe, StudyRecipe
+from distillab.config.run import RunRecipe
+from distillab.config.study import StudyRecipe
 from distillab.errors import ConfigError, DataError
 from distillab.records import RunRecord, StudyResults, read_record
 from distillab.runs.folder import claim, sha256_of

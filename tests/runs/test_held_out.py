@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from distillab.cli.doctor_selftest import checked_first
-from distillab.config.models import RunRecipe, StudyRecipe
+from distillab.config.run import RunRecipe
+from distillab.config.study import StudyRecipe
 from distillab.records import EncodingCounts
 from distillab.runs.held_out import held_out_line
 from distillab.runs.inputs import load_inputs

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from distillab.config.models import RunRecipe, StudyRecipe
+from distillab.config.run import RunRecipe
+from distillab.config.study import StudyRecipe
 from distillab.errors import TeacherError
 from distillab.runs.inputs import RunInputs, load_inputs
 from distillab.study.study import Study

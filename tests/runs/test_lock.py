@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from distillab.config.models import RunRecipe, StudyRecipe
+from distillab.config.run import RunRecipe
+from distillab.config.study import StudyRecipe
 from distillab.errors import ConfigError
 from distillab.runs import lock
 from distillab.runs.lock import held, require_free

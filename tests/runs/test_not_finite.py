@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from distillab.config.models import RunRecipe, StudyRecipe
+from distillab.config.run import RunRecipe
+from distillab.config.study import StudyRecipe
 from distillab.errors import NumericsError
 from distillab.evaluation.protocol import require_finite_figures
 from distillab.records import EvaluationRecord, RunRecord, read_record, write_record

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from distillab.config.models import RunRecipe, StudyRecipe
+from distillab.config.run import RunRecipe
+from distillab.config.study import StudyRecipe
 from distillab.errors import ConfigError
 from distillab.files import read_json_lines
 from distillab.records import RunRecord, read_record

@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM
 
 import distillab as dl
 from distillab.config.loader import build_recipe
-from distillab.config.models import RunRecipe, StudyRecipe
+from distillab.config.run import RunRecipe
+from distillab.config.study import StudyRecipe
 from distillab.doctor.recipe import audit_recipe
 from distillab.errors import ConfigError, DataError
 from distillab.models.loading import load_model

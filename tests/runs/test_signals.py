@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 
 from distillab.config.cache import AttentionInputsKind, FullKind, HiddenStatesKind, TopKKind
 from distillab.config.methods import METHODS
-from distillab.config.models import RunRecipe
+from distillab.config.run import RunRecipe
 from distillab.config.terms import TermConfig
 from distillab.errors import ConfigError
 from distillab.models.structure import ModelShape

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from distillab.cache.verify import verify
-from distillab.config.models import RunRecipe
+from distillab.config.run import RunRecipe
 from distillab.models.generation import Decoding
 from distillab.runs.inputs import load_inputs
 from distillab.runs.run import execute

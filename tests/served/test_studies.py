@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from distillab.config import StudyRecipe
-from distillab.config.models import RunRecipe
+from distillab.config.run import RunRecipe
 from distillab.errors import TeacherError
 from distillab.records import Baseline, StudyResults
 from distillab.report.build import write_report

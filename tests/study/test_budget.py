@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from distillab.config.models import StudyRecipe
+from distillab.config.study import StudyRecipe
 from distillab.errors import ConfigError
 from distillab.records import RunRecord
 from distillab.study.study import Study

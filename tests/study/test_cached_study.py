@@ -11,7 +11,8 @@ from typing import Any
 import fsspec
 import pytest
 
-from distillab.config.models import RunRecipe, StudyRecipe
+from distillab.config.run import RunRecipe
+from distillab.config.study import StudyRecipe
 from distillab.demo.failures import PromptPositions
 from distillab.errors import CacheCorrupt, CacheMismatch, StorageError, TeacherError
 from distillab.records import RunRecord, StudyResults, read_record

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from distillab.config.models import RunRecipe, StudyRecipe
+from distillab.config.run import RunRecipe
+from distillab.config.study import StudyRecipe
 from distillab.errors import ConfigError
 from distillab.records import RunRecord, StudyResults, read_record
 from distillab.report.entries import entries

@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import distillab as dl
 from distillab.cache.folder import read_identity
 from distillab.cache.sources import open_source
-from distillab.config.models import RunRecipe, StudyRecipe
+from distillab.config.run import RunRecipe
+from distillab.config.study import StudyRecipe
 from distillab.doctor.devices import DEVICES
 from distillab.doctor.estimate import estimate
 from distillab.doctor.recipe import audit_recipe

@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from distillab.config.models import RunRecipe, StudyRecipe
+from distillab.config.run import RunRecipe
+from distillab.config.study import StudyRecipe
 from distillab.demo.failures import PromptPositions
 from distillab.doctor.run.logs import read_runs
 from distillab.errors import CacheMismatch, ConfigError, NumericsError, TeacherError, TokenizerMismatch

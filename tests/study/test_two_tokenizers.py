@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from distillab.cache.reader import CacheReader
-from distillab.config.models import RunRecipe, StudyRecipe
+from distillab.config.run import RunRecipe
+from distillab.config.study import StudyRecipe
 from distillab.records import RunRecord, StudyResults, read_record
 from distillab.runs.run import execute
 from distillab.study.cache_build import cache_builds, run_build

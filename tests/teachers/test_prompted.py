@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import distillab as dl
-from distillab.config.models import RunRecipe, StudyRecipe
+from distillab.config.run import RunRecipe
+from distillab.config.study import StudyRecipe
 from distillab.doctor.recipe import audit_recipe
 from distillab.errors import DataError, TeacherError
 from distillab.files import read_json_lines

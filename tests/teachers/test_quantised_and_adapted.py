@@ -11,8 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from distillab.config.models import RunRecipe, StudyRecipe
+from distillab.config.run import RunRecipe
 from distillab.config.student import AdapterConfig
+from distillab.config.study import StudyRecipe
 from distillab.config.teacher import TeacherConfig
 from distillab.errors import CacheMismatch, DistillabError, TeacherError
 from distillab.models.adapters import add_adapter, merged, save_adapter

@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from distillab.config.models import EvaluationConfig
+from distillab.config.evaluation import EvaluationConfig
 from distillab.config.reasoning import REASONING_MARKERS
 from distillab.config.teacher import TeacherAnswersConfig
 from distillab.data.reading import Reader

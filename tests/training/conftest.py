@@ -12,9 +12,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from distillab.config.methods import METHODS
-from distillab.config.models import TrainingConfig
 from distillab.config.on_policy import StudentAnswersConfig
 from distillab.config.terms import TermConfig
+from distillab.config.training import TrainingConfig
 from distillab.data.collation import Collator, IndexedRow, TokenDataset
 from distillab.data.encoding import EncodedRow, EncodedSplit
 from distillab.data.examples import Example

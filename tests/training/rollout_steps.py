@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from distillab.config.models import RunRecipe
+from distillab.config.run import RunRecipe
 from distillab.runs.inputs import RunInputs, load_inputs
 from distillab.runs.several import open_teacher
 from distillab.runs.training import (

@@ -6,7 +6,6 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from distillab.config.models import TrainingConfig
 from distillab.config.on_policy import StudentAnswersConfig
 from distillab.config.terms import (
     AttentionRelationsConfig,
@@ -15,6 +14,7 @@ from distillab.config.terms import (
     TermConfig,
     TokenDivergenceConfig,
 )
+from distillab.config.training import TrainingConfig
 from distillab.data.collation import Collator, TokenDataset
 from distillab.models.structure import model_shape
 from distillab.objectives import build_objective

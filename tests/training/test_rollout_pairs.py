@@ -14,7 +14,7 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from distillab.config.models import RunRecipe
+from distillab.config.run import RunRecipe
 from distillab.data.paired import PairedDataset
 from distillab.files import read_json_lines
 from distillab.runs.run import execute

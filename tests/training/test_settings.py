@@ -9,8 +9,9 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from distillab.config.models import RunRecipe, TrainingConfig
+from distillab.config.run import RunRecipe
 from distillab.config.terms import CrossEntropyConfig, TokenDivergenceConfig
+from distillab.config.training import TrainingConfig
 from distillab.runs.run import execute
 from tests.training.conftest import Train, ragged_split
 

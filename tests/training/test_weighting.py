@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from distillab.config.models import RunRecipe
+from distillab.config.run import RunRecipe
 from distillab.config.terms import (
     AttentionRelationsConfig,
     CrossEntropyConfig,

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from distillab.api.given import Model, Rows, Teacher
 from distillab.api.recipe import RecipeBuilder, Settings, quiet, terms_of
 from distillab.cli.console import show_run
-from distillab.config.models import RunRecipe
+from distillab.config.run import RunRecipe
 from distillab.config.terms import BaseTermConfig
 from distillab.errors import ConfigError
 from distillab.files import read_json_lines

@@ -9,7 +9,7 @@ from typing import Any
 
 from distillab.api.given import Model, Rows
 from distillab.api.recipe import RecipeBuilder, Settings, quiet
-from distillab.config.models import RunRecipe
+from distillab.config.run import RunRecipe
 from distillab.runs.inputs import load_inputs
 from distillab.runs.pruned import keep_student
 

@@ -11,7 +11,8 @@ from transformers.utils import logging
 
 from distillab.api.given import Model, Rows, Teacher, given, tokenizer_of
 from distillab.config.loader import build_recipe
-from distillab.config.models import RunRecipe, StudyRecipe
+from distillab.config.run import RunRecipe
+from distillab.config.study import StudyRecipe
 from distillab.config.terms import BaseTermConfig
 from distillab.data.sources import given_rows
 from distillab.errors import ConfigError

@@ -12,7 +12,7 @@ import typer
 from distillab.api.given import Model, Rows, Teacher
 from distillab.api.recipe import RecipeBuilder, Settings, quiet
 from distillab.cli.doctor_selftest import checked_first
-from distillab.config.models import ArmConfig, StudyRecipe
+from distillab.config.study import ArmConfig, StudyRecipe
 from distillab.errors import ConfigError, DataError
 from distillab.records import EvaluationRecord, StudyResults
 from distillab.report.build import read_results, write_report

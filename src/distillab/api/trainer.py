@@ -23,7 +23,7 @@ from transformers.trainer_utils import EvalLoopOutput, HubStrategy, IntervalStra
 from distillab.api.evaluation import EvalRows, eval_rows, eval_values
 from distillab.api.given import Model, Rows
 from distillab.api.recipe import RecipeBuilder, quiet, terms_of
-from distillab.config.models import RunRecipe
+from distillab.config.run import RunRecipe
 from distillab.config.terms import BaseTermConfig
 from distillab.errors import ConfigError, TeacherError
 from distillab.files import write_json

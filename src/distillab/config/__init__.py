@@ -2,7 +2,8 @@
 
 from distillab.config.loader import apply_overrides, load_recipe
 from distillab.config.methods import METHODS, Method
-from distillab.config.models import RunRecipe, StudyRecipe
+from distillab.config.run import RunRecipe
+from distillab.config.study import StudyRecipe
 from distillab.config.terms import TermConfig
 
 __all__ = ["METHODS", "Method", "RunRecipe", "StudyRecipe", "TermConfig", "apply_overrides", "load_recipe"]

@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from distillab.config.base import Settings, is_path
-from distillab.config.models import RunRecipe, StudyRecipe
+from distillab.config.run import RunRecipe
+from distillab.config.study import StudyRecipe
 
 
 def identity_settings(recipe: RunRecipe | StudyRecipe) -> dict[str, Any]:

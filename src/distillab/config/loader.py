@@ -12,8 +12,9 @@ from pydantic import ValidationError
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from distillab.config.models import RunRecipe, StudyRecipe
 from distillab.config.problems import readable
+from distillab.config.run import RunRecipe
+from distillab.config.study import StudyRecipe
 from distillab.config.yaml_text import parse, read_text
 from distillab.errors import ConfigError
 from distillab.paths import require_no_password

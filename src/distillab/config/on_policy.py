@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
@@ -18,9 +18,7 @@ from distillab.config.terms import (
     TopKDivergenceConfig,
     VocabularyProjectionConfig,
 )
-
-if TYPE_CHECKING:
-    from distillab.config.models import TrainingConfig
+from distillab.config.training import TrainingConfig
 
 StoredAnswers = Literal["dataset", "teacher"]
 STUDENT = "answers: {from: student}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, TypeVar
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -10,8 +10,7 @@ from distillab.config.base import PathText, Settings
 from distillab.config.reasoning import ReasoningSettings
 from distillab.config.served import ServerConfig
 from distillab.config.student import AdapterConfig, Dtype, Quantization
-
-_Training = TypeVar("_Training", bound=Settings)
+from distillab.config.training import TrainingConfig
 
 
 class TeacherConfig(Settings):
@@ -138,16 +137,16 @@ class TeacherCorrectionConfig(Settings):
     )
     seed: int = Field(default=0, description="of the order of the rows")
 
-    def training(self, training: _Training) -> _Training:
+    def training(self, training: TrainingConfig) -> TrainingConfig:
         """Return the training settings of a recipe, with these steps and this learning rate.
 
         Raises:
             ValueError: they do not go together.
         """
         own = self.model_dump(include={"steps", "learning_rate"}) | {"budget": None}
-        return type(training)(**training.model_dump() | own)
+        return TrainingConfig(**training.model_dump() | own)
 
-    def require_fits(self, teacher: TeacherConfig | None, training: Settings, *, whose: str) -> None:
+    def require_fits(self, teacher: TeacherConfig | None, training: TrainingConfig, *, whose: str) -> None:
         """Check that a teacher can be corrected; `whose` is the prefix of the message.
 
         Raises:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from safetensors.torch import save
 
-from distillab.config.models import RunRecipe
+from distillab.config.run import RunRecipe
 from distillab.data.collation import Collator, TokenDataset
 from distillab.files import write_bytes
 from distillab.runs.inputs import load_inputs

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Literal
 
 from distillab.config.data import DataConfig, HeldOutConfig, SourceConfig
-from distillab.config.models import ArmConfig, EvaluationConfig, RunRecipe, StudyRecipe, TrainingConfig
+from distillab.config.evaluation import EvaluationConfig
 from distillab.config.on_policy import StudentAnswersConfig
+from distillab.config.run import RunRecipe
 from distillab.config.student import StudentConfig
+from distillab.config.study import ArmConfig, StudyRecipe
 from distillab.config.teacher import TeacherAnswersConfig, TeacherConfig
 from distillab.config.terms import TokenDivergenceConfig
+from distillab.config.training import TrainingConfig
 from distillab.demo.broken_batch import save_batch
 from distillab.demo.failures import PromptPositions
 from distillab.demo.models import MAX_POSITIONS, build_model

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from transformers import PreTrainedConfig
 
-from distillab.config.models import RunRecipe, StudyRecipe
+from distillab.config.run import RunRecipe
 from distillab.config.served import ServerConfig
+from distillab.config.study import StudyRecipe
 from distillab.data.encoding import EncodedRow
 from distillab.doctor.devices import Device
 from distillab.doctor.selftest.machine import Parameters, Weights, parameters, weights_of, width_of

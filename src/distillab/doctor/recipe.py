@@ -9,7 +9,8 @@ from itertools import islice
 from transformers import PreTrainedModel
 
 from distillab.config.cache import CacheConfig
-from distillab.config.models import RunRecipe, StudyRecipe
+from distillab.config.run import RunRecipe
+from distillab.config.study import StudyRecipe
 from distillab.doctor.clock import LIMIT_S, Clock
 from distillab.doctor.data.audit import run_data_checks
 from distillab.doctor.data.subject import DataSubject

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from transformers import PreTrainedModel
 
-from distillab.config.models import EvaluationConfig
+from distillab.config.evaluation import EvaluationConfig
 from distillab.data.encoding import EncodedRow
 from distillab.data.reading import Reader
 from distillab.evaluation.likelihood import SharedTeacher, score_rows

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from transformers import PreTrainedModel
 
-from distillab.config.models import EvaluationConfig
+from distillab.config.evaluation import EvaluationConfig
 from distillab.data.encoding import EncodedRow
 from distillab.data.examples import Example
 from distillab.data.reading import Reader

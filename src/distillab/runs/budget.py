@@ -8,7 +8,8 @@ from typing import Literal
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from distillab.config.models import BudgetConfig, RunRecipe, TrainingConfig
+from distillab.config.run import RunRecipe
+from distillab.config.training import BudgetConfig, TrainingConfig
 from distillab.data.encoding import EncodedRow
 from distillab.errors import ConfigError
 from distillab.models.loading import load_config

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from distillab.config.models import RunRecipe
+from distillab.config.run import RunRecipe
 from distillab.config.student import StudentConfig
 from distillab.config.teacher import TeacherConfig, TeacherCorrectionConfig
 from distillab.errors import ConfigError

@@ -13,7 +13,8 @@ from typing import TypeVar, cast
 
 from distillab.cache.folder import read_identity
 from distillab.cache.sources import open_source
-from distillab.config.models import RunRecipe, StudyRecipe
+from distillab.config.run import RunRecipe
+from distillab.config.study import StudyRecipe
 from distillab.errors import DataError
 from distillab.files import read_json
 from distillab.teachers.stored.location import PARTS, has_part, part_of

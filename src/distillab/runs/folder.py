@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from distillab.config.identity import identity_settings
-from distillab.config.models import RunRecipe, StudyRecipe
+from distillab.config.run import RunRecipe
+from distillab.config.study import StudyRecipe
 from distillab.errors import ConfigError, DataError
 from distillab.evaluation.protocol import EvaluationResult
 from distillab.files import file_sha256, read_json, read_json_lines, sync, write_json, write_json_lines

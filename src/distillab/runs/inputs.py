@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from distillab.config.methods import Method
-from distillab.config.models import RunRecipe
+from distillab.config.run import RunRecipe
 from distillab.data.encoding import EncodedRow, EncodedSplit
 from distillab.data.examples import Example
 from distillab.data.reading import Reader

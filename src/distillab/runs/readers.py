@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from distillab.config.models import RunRecipe
+from distillab.config.run import RunRecipe
 from distillab.data.reading import Reader, load_reader
 from distillab.data.splits import Splits
 from distillab.errors import ConfigError

@@ -27,7 +27,7 @@ import torch
 from accelerate import PartialState
 from transformers import PreTrainedModel
 
-from distillab.config.models import RunRecipe
+from distillab.config.run import RunRecipe
 from distillab.data.encoding import EncodedSplit
 from distillab.errors import NumericsError
 from distillab.evaluation.protocol import EvaluationResult, evaluate, require_finite_figures

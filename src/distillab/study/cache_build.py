@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distillab.config.cache import CacheConfig, KindConfig
-from distillab.config.models import RunRecipe, StudyRecipe
+from distillab.config.run import RunRecipe
+from distillab.config.study import StudyRecipe
 from distillab.config.teacher import TeacherConfig
 from distillab.errors import ConfigError, TokenizerMismatch
 from distillab.files import require_space

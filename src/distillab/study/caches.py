@@ -10,7 +10,7 @@ from typing import Literal
 
 from distillab.cache.rows import row_digest
 from distillab.config.cache import KindConfig
-from distillab.config.models import ArmConfig, StudyRecipe
+from distillab.config.study import ArmConfig, StudyRecipe
 from distillab.config.teacher import TeacherConfig
 from distillab.data.encoding import EncodedRow
 from distillab.files import require_space

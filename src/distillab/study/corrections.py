@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from distillab.config.models import ArmConfig, RunRecipe, StudyRecipe
+from distillab.config.run import RunRecipe
+from distillab.config.study import ArmConfig, StudyRecipe
 from distillab.records import RunCost
 from distillab.runs.correction import corrected, correction_recipe, cost_of_correction
 from distillab.runs.inputs import RunInputs

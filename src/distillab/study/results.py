@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from distillab.config.models import ArmConfig, StudyRecipe
+from distillab.config.study import ArmConfig, StudyRecipe
 from distillab.evaluation.references import reference_lines
 from distillab.records import (
     AnswerStoreCounts,

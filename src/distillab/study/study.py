@@ -24,8 +24,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 
-from distillab.config.models import ArmConfig, BudgetConfig, RunRecipe, StudyRecipe
+from distillab.config.run import RunRecipe
+from distillab.config.study import ArmConfig, StudyRecipe
 from distillab.config.teacher import TeacherConfig
+from distillab.config.training import BudgetConfig
 from distillab.data.encoding import EncodedSplit
 from distillab.errors import ConfigError
 from distillab.records import Baseline, Investigation, RunCost, RunRecord, StudyResults, TokenizerContract, write_record

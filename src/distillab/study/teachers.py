@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from distillab.config.models import ArmConfig, StudyRecipe
+from distillab.config.study import ArmConfig, StudyRecipe
 from distillab.config.teacher import TeacherConfig
 from distillab.errors import ConfigError
 from distillab.teachers.spec import teacher_name

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from transformers import TrainingArguments
 
-from distillab.config.models import TrainingConfig
+from distillab.config.training import TrainingConfig
 from distillab.errors import ConfigError
 
 _SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from distillab.config.models import RunRecipe
+from distillab.config.run import RunRecipe
 from distillab.config.student import AdapterConfig, Quantization
 from distillab.files import free_bytes
 from distillab.models.adapters import add_adapter

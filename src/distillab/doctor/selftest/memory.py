@@ -14,7 +14,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from distillab.config.models import RunRecipe
+from distillab.config.run import RunRecipe
 from distillab.data.collation import IndexedRow
 from distillab.doctor.selftest.machine import Weights, size, unloaded_model, weights_of, width_of
 from distillab.errors import ConfigError

@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from distillab.config.cache import CacheConfig
-from distillab.config.models import RunRecipe
+from distillab.config.run import RunRecipe
 from distillab.config.terms import CrossEntropyConfig, SampledDivergenceConfig, TermConfig
 from distillab.data.encoding import EncodedSplit
 from distillab.doctor.clock import Clock

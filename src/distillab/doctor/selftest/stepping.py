@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_utils import SaveStrategy
 
-from distillab.config.models import TrainingConfig
+from distillab.config.training import TrainingConfig
 from distillab.doctor.selftest.setup import Setup
 from distillab.runs.training import TrainingData, rollout_for, trainer_for
 from distillab.training.projectors import detach

@@ -1,0 +1,48 @@
+"""The evaluation settings of a run and of a study."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import regex
+from pydantic import Field, field_validator, model_validator
+
+from distillab.config.reasoning import REASONING_MARKERS, ReasoningSettings
+
+
+class EvaluationConfig(ReasoningSettings):
+    """The evaluation of every model of a study."""
+
+    rows: int = Field(default=200, ge=1, description="held-out rows for the loss")
+    curve_rows: int = Field(default=64, ge=1, description="held-out rows at each point of the learning curve")
+    generate_rows: int = Field(default=100, ge=0, description="held-out prompts answered greedily; 0: none")
+    max_new_tokens: int = Field(default=128, ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    value_pattern: str | None = Field(
+        default=None,
+        description="regular expression with one group that captures the value of an answer, e.g. '#### (.+)'",
+    )
+
+    value_kind: Literal["number", "text"] = Field(
+        default="number",
+        description="how captured values are compared; number: 65,960 = 65960 = $65960.00, other values as text; text: "
+        "without punctuation at the ends",
+    )
+
+    @model_validator(mode="after")
+    def _markers_are_read(self) -> EvaluationConfig:
+        if self.reasoning == "keep" and self.reasoning_markers != REASONING_MARKERS:
+            raise ValueError("reasoning_markers have no effect without reasoning: strip")
+        return self
+
+    @field_validator("value_pattern")
+    @classmethod
+    def _pattern_has_one_group(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                groups = regex.compile(value).groups
+            except regex.error as error:
+                raise ValueError(f"not a regular expression: {error}") from error
+            if groups != 1:
+                raise ValueError(f"needs exactly one group, has {groups}")
+        return value

@@ -1,0 +1,119 @@
+"""The recipe of a run."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import Field, model_validator
+
+from distillab.config.base import FolderText
+from distillab.config.cache import CacheConfig
+from distillab.config.data import DataConfig
+from distillab.config.evaluation import EvaluationConfig
+from distillab.config.method_settings import MethodSettings, require_method_fits, require_stages_fit
+from distillab.config.pruning import with_source
+from distillab.config.several_teachers import Teachers, require_teachers
+from distillab.config.student import StudentConfig
+from distillab.config.teacher import TeacherAnswersConfig, TeacherConfig, TeacherCorrectionConfig
+from distillab.config.training import TrainingConfig
+
+
+class RunRecipe(MethodSettings):
+    """`distillab train`: one student, one method, one seed."""
+
+    # `cache` is for `cache build`; training reads teacher.cache, whose content is compared
+    no_effect_on_results: ClassVar[frozenset[str]] = frozenset({"output", "cache"})
+    name: str = "run"
+    student: StudentConfig
+    teacher: TeacherConfig | None = None
+    teachers: Teachers | None = Field(
+        default=None, min_length=1, description="several teachers by their names, in place of teacher"
+    )
+    data: DataConfig
+    method: str = "sft"
+    teacher_answers: TeacherAnswersConfig = TeacherAnswersConfig()
+    training: TrainingConfig = TrainingConfig()
+    teacher_correction: TeacherCorrectionConfig | None = Field(
+        default=None, description="train the teacher on the training rows first; the student learns from that one"
+    )
+    evaluation: EvaluationConfig = EvaluationConfig()
+    cache: CacheConfig | None = Field(
+        default=None, description="for `distillab cache build`; training reads teacher.cache"
+    )
+    seed: int = 0
+    output: FolderText = "runs/run"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _student_of_the_teacher(cls, values: Any) -> Any:
+        return with_source(values)
+
+    @property
+    def each_teacher(self) -> dict[str, TeacherConfig]:
+        """The teachers by their names; a single one has the name ""."""
+        if self.teachers is not None:
+            return {name: one.alone for name, one in self.teachers.items()}
+        return {} if self.teacher is None else {"": self.teacher}
+
+    @property
+    def teacher_weights(self) -> dict[str, float]:
+        """The weights of a mixture; empty where there is none."""
+        return {name: one.weight for name, one in (self.teachers or {}).items() if one.weight is not None}
+
+    def of_teacher(self, name: str) -> RunRecipe:
+        """Return the recipe with one of its several teachers alone."""
+        data = self.data.model_copy(update={"teacher_column": None})
+        return self.model_copy(update={"teacher": self.each_teacher[name], "teachers": None, "data": data})
+
+    @model_validator(mode="after")
+    def _terms_are_written_out(self) -> RunRecipe:
+        """Replace a preset by its terms, so that the record and the identity hold the weights."""
+        object.__setattr__(self, "terms", self.terms_for(self.student.init))
+        object.__setattr__(self, "answers", self.written or self.answers)
+        return self
+
+    @property
+    def staged(self) -> tuple[RunRecipe, RunRecipe] | None:
+        """The recipes of the two stages, whose steps or budgets together are the run's; None: there is one stage."""
+        first = self.first_stage(self.student.init)
+        if first is None or self.warm_start is None:
+            return None
+        share, whole, rate = self.warm_start.share, self.training, self.warm_start.learning_rate
+        steps = min(max(1, round(share * whole.steps)), whole.steps - 1)
+
+        def training(steps: int, **changes: Any) -> TrainingConfig:
+            return whole.model_copy(update={"steps": steps, "warmup_steps": min(steps, whole.warmup_steps), **changes})
+
+        budget = None if whole.budget is None else whole.budget.part(share)
+        begins = training(steps, budget=budget, learning_rate=rate or whole.learning_rate)
+        output = f"{self.output}/warm_start"
+        return (
+            first.model_copy(update={"training": begins, "name": f"{self.name}, warm start", "output": output}),
+            self.model_copy(update={"training": training(whole.steps - steps), "warm_start": None}),
+        )
+
+    @model_validator(mode="after")
+    def _stages_fit(self) -> RunRecipe:
+        require_stages_fit(self, self.student, self.training, teachers=len(self.each_teacher), whose="")
+        return self
+
+    @model_validator(mode="after")
+    def _teacher_is_there(self) -> RunRecipe:
+        require_teachers(self.teacher, self.teachers, self.data.teacher_column)
+        if self.resolved().access != "none" and not self.each_teacher:
+            raise ValueError(f"method {self.method} needs a teacher: add teacher: {{path: …}} or {{cache: …}}")
+        return self
+
+    @model_validator(mode="after")
+    def _training_fits(self) -> RunRecipe:
+        require_method_fits(
+            self.resolved(),
+            self.training,
+            self.each_teacher,
+            mixed=bool(self.teacher_weights),
+            correction=self.teacher_correction,
+            whose="",
+        )
+        if self.teacher_correction is not None and self.resolved().access == "none":
+            raise ValueError(f"teacher_correction has no effect: method {self.method} reads nothing of a teacher")
+        return self

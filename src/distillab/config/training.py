@@ -1,0 +1,72 @@
+"""The training settings of a run: the budget and the optimizer."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from distillab.config.base import Settings
+
+
+class BudgetConfig(Settings):
+    """A budget that is no number of steps: what a student reads in plain fine-tuning."""
+
+    unit: Literal["tokens", "flops"]
+    read_tokens: int = Field(ge=1)
+    scored_tokens: int = Field(ge=1)
+
+    def part(self, share: float) -> BudgetConfig:
+        """Return a share of it."""
+        read, scored = (max(1, round(share * tokens)) for tokens in (self.read_tokens, self.scored_tokens))
+        return BudgetConfig(unit=self.unit, read_tokens=read, scored_tokens=scored)
+
+
+class TrainingConfig(Settings):
+    """The budget and the optimizer (AdamW)."""
+
+    no_effect_on_results: ClassVar[frozenset[str]] = frozenset({"checkpoint_every", "checkpoint_minutes"})
+    steps: int = Field(default=300, ge=1, description="optimizer steps")
+    budget: BudgetConfig | None = Field(
+        default=None,
+        description="a study sets it (its setting budget): the run ends when it has used as much as plain fine-tuning "
+        "on so many tokens, and schedules follow the share that is used; default: it ends after `steps`",
+    )
+    batch_size: int = Field(default=32, ge=1, description="sequences per optimizer step, over all processes")
+    microbatch_size: int | None = Field(
+        default=None, ge=1, description="sequences per forward pass and process; default: batch_size / processes"
+    )
+    learning_rate: float = Field(default=5e-4, gt=0)
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup_steps: int = Field(default=0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    adam_beta2: float = Field(default=0.999, gt=0, lt=1)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    precision: Literal["float32", "bfloat16"] = Field(default="float32", description="bfloat16: autocast")
+    gradient_checkpointing: bool = False
+    padding_side: Literal["right", "left"] = "right"
+    packing: bool = Field(
+        default=False,
+        description="pack the rows of a microbatch into few sequences of at most data.max_tokens; samples do not "
+        "attend to each other, and the loss is the same",
+    )
+    group_by_length: bool = Field(
+        default=False,
+        description="group rows of similar length in a step: the same seeded rows in every 32 steps, in another order",
+    )
+    evaluate_every: int | None = Field(default=None, ge=1, description="steps; default: a tenth of the budget")
+    checkpoint_every: int | None = Field(default=None, ge=1, description="steps; default: a quarter of the budget")
+    checkpoint_minutes: float = Field(default=10.0, gt=0, description="also make a checkpoint after this many minutes")
+    gradient_shares_every: int | None = Field(
+        default=None,
+        ge=0,
+        description="steps between measurements of each term's share of the gradient, which set balanced weights; "
+        "measured from the first step if there are several terms; default: a tenth of the steps, at most 50; 0: never",
+    )
+    device: Literal["auto", "cpu"] = "auto"
+
+    @model_validator(mode="after")
+    def _warmup_fits(self) -> TrainingConfig:
+        if self.warmup_steps > self.steps:
+            raise ValueError(f"warmup_steps {self.warmup_steps} is larger than steps {self.steps}")
+        return self
