@@ -36,7 +36,8 @@ from distillab.teachers import LocalTeacher
 from distillab.teachers.protocol import SignalSource
 from distillab.training.arguments import training_arguments
 from distillab.training.rollout import Rollout
-from distillab.training.trainer import DistillationTrainer, StepReport
+from distillab.training.step_report import StepReport
+from distillab.training.trainer import DistillationTrainer
 
 # Steps between two measurements of the terms' gradients: beyond all that we time, after the first one. What a
 # measuring step costs is a case of its own.

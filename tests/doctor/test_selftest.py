@@ -32,7 +32,7 @@ from distillab.doctor.selftest.stored import StoredTerm, cache_findings, check_c
 from distillab.doctor.selftest.terms import check_terms, own_layers, teacher_as_student
 from distillab.records import CheckResult
 from distillab.teachers.local import LocalTeacher
-from distillab.training.trainer import StepReport
+from distillab.training.step_report import StepReport
 
 KL = {"kind": "token_divergence"}
 CE = {"kind": "cross_entropy"}

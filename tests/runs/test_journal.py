@@ -14,7 +14,7 @@ from distillab.progress import Progress
 from distillab.records import EvaluationRecord, ReferenceLines
 from distillab.runs.journal import Journal, read_curve, read_journal, read_totals
 from distillab.training.checkpoints import Checkpoint
-from distillab.training.trainer import StepReport
+from distillab.training.step_report import StepReport
 from tests.figures import figures, with_value
 
 METRICS = figures(rows=1, tokens=10, nats_per_token=2.0, bits_per_byte=1.0, token_accuracy=0.5)

@@ -27,7 +27,8 @@ from distillab.training.arguments import training_arguments
 from distillab.training.rollout import Rollout
 from distillab.training.samplers import Sampler
 from distillab.training.sampling import StepSampler
-from distillab.training.trainer import DistillationTrainer, StepReport
+from distillab.training.step_report import StepReport
+from distillab.training.trainer import DistillationTrainer
 
 VOCABULARY = 48
 PACKED_TOKENS = 64

@@ -19,7 +19,7 @@ from distillab.runs.training import (
     trainer_for,
     training_data,
 )
-from distillab.training.trainer import StepReport
+from distillab.training.step_report import StepReport
 
 OWN = {"from": "student", "max_new_tokens": 12}
 

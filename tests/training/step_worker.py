@@ -20,7 +20,8 @@ from distillab.models.structure import model_shape
 from distillab.objectives import build_objective
 from distillab.training.arguments import training_arguments
 from distillab.training.rollout import Rollout
-from distillab.training.trainer import DistillationTrainer, StepReport
+from distillab.training.step_report import StepReport
+from distillab.training.trainer import DistillationTrainer
 from tests.training.conftest import STOP, VOCABULARY, ragged_split, teacher, tiny_llama
 from tests.training.two_processes import leave
 

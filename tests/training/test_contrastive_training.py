@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from distillab.config.terms import ContrastiveConfig
 from distillab.training.checkpoints import checkpoint_bytes
 from distillab.training.projectors import FILE, detach
-from distillab.training.trainer import DistillationTrainer, StepReport
+from distillab.training.step_report import StepReport
+from distillab.training.trainer import DistillationTrainer
 from tests.training.span_runs import span_trainer
 from tests.training.two_processes import in_processes
 

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 from distillab.config.terms import DualSpaceConfig
 from distillab.training.projectors import FILE, attached, detach
-from distillab.training.trainer import DistillationTrainer, StepReport
+from distillab.training.step_report import StepReport
+from distillab.training.trainer import DistillationTrainer
 from distillab.training.weighting import shared_parameters
 from tests.training.span_runs import span_trainer
 from tests.training.two_processes import in_processes

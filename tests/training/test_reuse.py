@@ -11,7 +11,7 @@ from transformers import LlamaForCausalLM
 
 from distillab.config.on_policy import StudentAnswersConfig
 from distillab.config.terms import TokenDivergenceConfig
-from distillab.training.trainer import StepReport
+from distillab.training.step_report import StepReport
 from tests.training.conftest import (
     Train,
     first_rows,

@@ -26,16 +26,16 @@ from distillab.api.recipe import RecipeBuilder, quiet, terms_of
 from distillab.config.run import RunRecipe
 from distillab.config.terms import BaseTermConfig
 from distillab.errors import ConfigError, TeacherError
-from distillab.files import write_json
 from distillab.objectives.term import Objective
 from distillab.runs.inputs import load_inputs
 from distillab.runs.stored_signals import stored_signals
 from distillab.runs.teacher import RunTeacher
 from distillab.runs.training import objective_for, training_data
 from distillab.teachers.served.journal import file_of
+from distillab.training.checkpoints import checkpoint_folder
 from distillab.training.pauses import Pauses
 from distillab.training.projectors import attach, detach
-from distillab.training.trainer import WEIGHTS_FILE, DistillationTrainer
+from distillab.training.trainer import DistillationTrainer
 
 # Allowed values of arguments that otherwise have no effect on a loss of terms, or silently change its batches.
 _ALLOWED = {
@@ -219,9 +219,8 @@ class Trainer(DistillationTrainer):
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         transformers.Trainer._save_checkpoint(self, model, trial)
-        if self.args.should_save and self.weighting.balanced:
-            folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
-            write_json(folder / WEIGHTS_FILE, self.weighting.balanced)
+        if self.args.should_save:
+            self._write_state(checkpoint_folder(Path(self._get_output_dir(trial)), self.state.global_step))
 
 
 class _Passes(TrainerCallback):

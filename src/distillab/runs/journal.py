@@ -23,7 +23,7 @@ from distillab.records import CurvePoint, EvaluationRecord, ReferenceLines
 from distillab.runs.rollouts import RolloutWatch, summary, with_shares_of_time
 from distillab.training.checkpoints import Checkpoint, Prefix
 from distillab.training.numerics import LOWER_RATE
-from distillab.training.trainer import StepReport
+from distillab.training.step_report import StepReport
 
 
 class Journal:

@@ -51,7 +51,8 @@ from distillab.training.rollout import Rollout
 from distillab.training.samplers import ContinuousBatching, Sampler
 from distillab.training.served_sampler import ServedSampler
 from distillab.training.spending import Spending
-from distillab.training.trainer import SPENT_FILE, DistillationTrainer, StepReport
+from distillab.training.step_report import StepReport
+from distillab.training.trainer import SPENT_FILE, DistillationTrainer
 
 MakeCollator = Callable[[int], Collator]  # takes the padding id
 

@@ -9,8 +9,9 @@ Shapes: N scored positions, P inspected ones, V shared vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import Tensor
@@ -106,9 +107,12 @@ class RolloutLog:
         self._counts = {name: torch.zeros((), dtype=torch.float64) for name in names}
         self._share_of_positions = max(1, _INSPECTED // microbatches)
 
-    def add_teacher(self, seconds: float) -> None:
+    @contextmanager
+    def teacher_time(self, device: torch.device) -> Iterator[None]:
         """Add the time of a forward pass of the teacher; its head is applied later, together with the student's."""
-        self._facts["teacher_s"] += seconds
+        since = _time(device)
+        yield
+        self._facts["teacher_s"] += _time(device) - since
 
     @torch.no_grad()
     def add(self, batch: TokenBatch, measured: Measured) -> None:
@@ -181,6 +185,13 @@ class RolloutLog:
         if bucket is not None:
             for number, place in enumerate(_BUCKETS):
                 self._add_up(f"{name}_{place}", values[bucket == number])
+
+
+def _time(device: torch.device) -> float:
+    """Return the time when all that the device was given is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def _entropy(logp_PV: Tensor) -> Tensor:

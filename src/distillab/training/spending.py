@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, cast
+
+from torch.optim.lr_scheduler import LambdaLR
 
 _ROUNDING = 1e-9
 _MOST = 10  # times the planned steps, for a run whose steps cost next to nothing
@@ -71,6 +74,15 @@ class Spending:
     def most_steps(self) -> int:
         """After how many optimizer steps the run ends in any case."""
         return self._ended_at or _MOST * self.planned
+
+    def follow(self, schedule: LambdaLR) -> LambdaLR:
+        """Return the schedule, which then reads the share of the budget in place of the number of steps."""
+
+        def by_share(factor: Callable[[float], float]) -> Callable[[int], float]:
+            return lambda step: factor(self.steps)
+
+        schedule.lr_lambdas = [by_share(cast(Any, factor)) for factor in schedule.lr_lambdas]
+        return schedule
 
     def resume(self, spent: float, *, step: int) -> None:
         """Take over what a checkpoint after `step` had used."""

@@ -8,9 +8,9 @@ accumulation cannot change the result.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,83 +18,34 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset, Sampler
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 
-from distillab.files import read_json, require_space, write_json
+from distillab.files import read_json
 from distillab.models.aligned_positions import teacher_batch
 from distillab.models.batch import TokenBatch
 from distillab.models.heads import require_separable_head
-from distillab.models.scoring import scored_count
-from distillab.models.structure import is_adapted
-from distillab.objectives.drawn import Drawn
-from distillab.objectives.step import measure
+from distillab.objectives.step import Measured, measure
 from distillab.objectives.term import Objective
-from distillab.teachers.protocol import SignalSource, tokens_read
+from distillab.teachers.protocol import SignalSource
 from distillab.teachers.signals import TeacherSignal
-from distillab.training import projectors
-from distillab.training.checkpoints import (
-    Prefix,
-    begin,
-    checkpoint_bytes,
-    checkpoint_folder,
-    require_finite_weights,
-    seal,
-    writing_folder,
-)
+from distillab.training.checkpoints import Prefix
 from distillab.training.numerics import nonfinite_loss, require_finite_gradients
-from distillab.training.pauses import Pauses
 from distillab.training.projector_init import initialise
 from distillab.training.projectors import attach, give_own_learning_rates
 from distillab.training.rollout import Rollout
 from distillab.training.sampling import StepSampler
+from distillab.training.sealed_trainer import SealedTrainer
 from distillab.training.spending import Spending, Used
-from distillab.training.weighting import Weighting, gradient_at, gradient_cosines, shared_parameters
+from distillab.training.step_report import StepReport
+from distillab.training.step_totals import StepTotals
+from distillab.training.weighting import Weighting, gradient_cosines, term_gradients
 
-StepCounts = dict[str, int]
 WEIGHTS_FILE = "weights.json"  # balanced weights, beside a checkpoint's other files
 SPENT_FILE = "spent.json"  # of a budget that is no number of steps
 ROLLOUT_FILE = "rollout.json"  # the guard against repetition, of a student that writes answers itself
 
 
-@dataclass(frozen=True)
-class StepReport:
-    """Measurements of one optimizer step, over all processes.
-
-    Attributes:
-        step: number of the step, from 1.
-        terms: term -> (sum in its unit, count).
-        weights: term -> its factor at this step.
-        gradient_shares: term -> its share of the gradient norm; None at steps without measurement.
-        gradient_cosines: "term ~ term" -> cosine between the two gradients; None if the shares are.
-        loss: the weighted objective.
-        grad_norm: before clipping.
-        learning_rate: that the step used.
-        supervised_tokens: tokens that are predicted and scored.
-        tokens: tokens that the student reads, prompts included.
-        teacher_tokens: tokens of the same text as the teacher reads it.
-        rollout: figures of what the student wrote (`training.rollout_log`); None if it writes nothing.
-        spent: share of the budget that is used after it, above 1 by the last step; None: the budget is steps.
-        last: no other follows.
-    """
-
-    step: int
-    terms: dict[str, tuple[float, int]]
-    weights: dict[str, float]
-    gradient_shares: dict[str, float] | None
-    gradient_cosines: dict[str, float] | None
-    loss: float
-    grad_norm: float
-    learning_rate: float
-    supervised_tokens: int
-    tokens: int
-    teacher_tokens: int
-    rollout: dict[str, float] | None = None
-    spent: float | None = None
-    last: bool = False
-
-
-class DistillationTrainer(Trainer):
+class DistillationTrainer(SealedTrainer):
     """Trainer of one student on one objective.
 
     Args:
@@ -147,23 +98,21 @@ class DistillationTrainer(Trainer):
             planned, args.max_steps = spending.planned, spending.most_steps
         require_separable_head(model, role="student")
         attach(objective, model)
-        own_cache = getattr(model.config, "use_cache", None)
+        self._reuse = 1 if rollout is None else rollout.settings.reuse
         super().__init__(
             model=model,
             args=args,
-            train_dataset=rows,
-            eval_dataset=eval_rows,
-            data_collator=cast(Any, collator),
+            rows=rows,
+            collator=collator,
+            checkpoint_minutes=checkpoint_minutes,
+            checkpoint_steps=self._reuse,
+            run=run,
+            measurements=measurements,
+            eval_rows=eval_rows,
             processing_class=processing_class,
             callbacks=callbacks,
             optimizers=optimizers,
         )
-        # transformers disables the cache in the config, which is saved with the student; `model_inputs` disables it
-        # for every forward pass
-        if own_cache is None:
-            vars(model.config).pop("use_cache", None)
-        else:
-            model.config.use_cache = own_cache
         # Our loss is divided by the count over the whole step; the Trainer must not divide again.
         self.loss_is_scaled_for_ga = True
         self.model_accepts_loss_kwargs = True
@@ -174,22 +123,11 @@ class DistillationTrainer(Trainer):
         self._batch_size = batch_size
         self._lengths = lengths
         self._on_step = on_step
-        self._sums: dict[str, Tensor] = {}
-        self._counts: StepCounts = {}
-        self._supervised_tokens = self._step_tokens = self._teacher_tokens = 0
+        self._totals: StepTotals  # of the step that runs
         self._weights: dict[str, float] = {}
         self._shares: dict[str, float] | None = None
-        self._run, self._measurements = run, measurements
         self._rollout = rollout
         self._figures: dict[str, float] | None = None
-        self._writing: Path | None = None
-        first = args.process_index == 0
-        self._reuse = 1 if rollout is None else rollout.settings.reuse
-        self.add_callback(
-            Pauses(minutes=checkpoint_minutes, every=self._reuse, over_processes=self._flags, first=first)
-        )
-        self.remove_callback(PrinterCallback)
-        self.remove_callback(ProgressCallback)
         if teacher is not None and objective.state_terms:
             size = min(batch_size, len(cast(Any, rows)))
             batch = collator([rows[index] for index in range(size)])
@@ -208,13 +146,7 @@ class DistillationTrainer(Trainer):
         spending = self._spending
         if spending is None:
             return super().create_scheduler(num_training_steps, optimizer)
-        found = cast(LambdaLR, super().create_scheduler(spending.planned, optimizer))
-
-        def by_share(factor: Callable[[float], float]) -> Callable[[int], float]:
-            return lambda step: factor(spending.steps)
-
-        found.lr_lambdas = [by_share(cast(Any, factor)) for factor in found.lr_lambdas]
-        return found
+        return spending.follow(cast(LambdaLR, super().create_scheduler(spending.planned, optimizer)))
 
     def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> Sampler[int]:
         rows = cast(Any, train_dataset if train_dataset is not None else self.train_dataset)
@@ -241,40 +173,35 @@ class DistillationTrainer(Trainer):
                     batches,
                     step=step,
                     position=position,
-                    process=(self.args.process_index, self.args.world_size),
+                    process=(self._processes.number, self._processes.count),
                     device=device,
-                    over_processes=self._over_processes,
-                    joined=self._joined,
+                    over_processes=self._processes.sum,
+                    joined=self._processes.joined,
                 )
-        names = self.objective.names
-        local = [sum(weighted.term.count(batch) for batch in batches) for weighted in self.objective.terms]
-        supervised = sum(scored_count(batch) for batch in batches)
-        tokens = sum(int(batch["attention_mask"].sum()) for batch in batches)
-        teacher_tokens = sum(tokens_read(self._teacher[0], teacher_batch(batch)) for batch in batches)
-        local += [supervised, tokens, teacher_tokens]
-        totals = self._over_processes(torch.tensor(local, dtype=torch.long, device=device))
-        *counts, self._supervised_tokens, self._step_tokens, self._teacher_tokens = totals.tolist()
-        self._counts = dict(zip(names, counts, strict=True))
-        self._sums = {name: torch.zeros((), device=device) for name in names}
+        self._totals = StepTotals.counted(batches, self.objective, self._teacher[0], self._processes, device)
         self._shares = self._cosines = None
         if self.weighting.due(step):
             # with draws of its own: a resumed step measures before the state of the generator is restored
             with torch.random.fork_rng([device] if device.type == "cuda" else []):
                 torch.manual_seed(self.args.seed + step)
-                gradients = self._term_gradients(batches)
+                student = self.accelerator.unwrap_model(self.model_wrapped).train()
+                losses = [partial(self._unweighted, student, batch) for batch in batches]
+                parts = term_gradients(self.objective, student, losses)
+                gradients = {name: self._processes.sum(part) for name, part in parts.items()}
             self._cosines = gradient_cosines(gradients)
             self._shares = self.weighting.balance(gradients, step=position)
         self._weights = self.weighting.weights(position)
         self._spend()
-        return batches, self._counts
+        return batches, self._totals.counts
 
     def _spend(self) -> None:
         """Count what the step uses of the budget; the step that reaches it is the last."""
         if self._spending is None:
             return
         generated, written = (0, 0) if self._rollout is None else self._rollout.log.generated
-        teacher_tokens = self._teacher_tokens if self._teacher[0] is not None and self.objective.request else 0
-        used = Used(self._step_tokens, self._supervised_tokens, teacher_tokens, generated, written)
+        totals = self._totals
+        teacher_tokens = totals.teacher_tokens if self._teacher[0] is not None and self.objective.request else 0
+        used = Used(totals.tokens, totals.supervised_tokens, teacher_tokens, generated, written)
         self._spending.spent += self._spending.of(used)
         if self._spending.ended:
             self.state.max_steps = self.state.global_step + 1
@@ -287,75 +214,47 @@ class DistillationTrainer(Trainer):
         num_items_in_batch: Any = None,
     ) -> Tensor:
         """Return Σ weight · sum / count, times the number of processes (which average their gradients)."""
-        counts: StepCounts | None = num_items_in_batch  # from get_batch_samples
+        counts: dict[str, int] | None = num_items_in_batch  # from get_batch_samples
         if counts is None:
             raise ValueError("compute_loss needs the counts of the step; evaluate with distillab.evaluation instead")
         batch = cast(TokenBatch, inputs)
-        measured = measure(
-            model,
-            batch,
-            self.objective,
-            self._signal(batch),
-            # a step can have no scored token: its sum is zero, and so is its loss
-            factors={name: self._weights[name] / max(1, count) for name, count in counts.items()},
-            device=self.args.device,
-            drawn=self._drawn(batch),
-        )
+        # a step can have no scored token: its sum is zero, and so is its loss
+        factors = {name: self._weights[name] / max(1, count) for name, count in counts.items()}
+        measured = self._measured(model, batch, factors)
         problem = nonfinite_loss(measured, batch, step=self.state.global_step + 1, row_names=self.row_names)
         if problem is not None:
             raise problem
-        for name, total in measured.sums.items():
-            self._sums[name] += total
+        self._totals.add(measured.sums)
         if self._rollout is not None:
             self._rollout.observe(batch, measured)
         return torch.stack(list(measured.losses.values())).sum() * self.args.world_size
 
-    def _term_gradients(self, batches: Sequence[TokenBatch]) -> dict[str, Tensor]:
-        """Return the gradient of each term's unweighted loss over a step, at the parameters that all terms reach; flat.
+    def _measured(
+        self, student: torch.nn.Module, batch: TokenBatch, factors: dict[str, float], *, per_term_backward: bool = False
+    ) -> Measured:
+        return measure(
+            student,
+            batch,
+            self.objective,
+            self._signal(batch),
+            factors=factors,
+            device=self.args.device,
+            per_term_backward=per_term_backward,
+            drawn=None if self._rollout is None else self._rollout.drawn(batch),
+        )
 
-        A separate pass, so that the weights of the step are known before its first microbatch, and do not depend on how
-        the step is split.
-        """
-        student = self.accelerator.unwrap_model(self.model_wrapped)
-        student.train()
-        parameters = shared_parameters(self.objective, student)
-        total: dict[str, Tensor] = {}
-        for batch in batches:
-            with self.compute_loss_context_manager():
-                measured = measure(
-                    student,
-                    batch,
-                    self.objective,
-                    self._signal(batch),
-                    factors={name: 1.0 / max(1, count) for name, count in self._counts.items()},
-                    device=self.args.device,
-                    per_term_backward=True,
-                    drawn=self._drawn(batch),
-                )
-            for name, loss in measured.losses.items():
-                part = gradient_at(parameters, loss)
-                total[name] = total[name] + part if name in total else part
-        return {name: self._over_processes(part) for name, part in total.items()}
-
-    def _drawn(self, batch: TokenBatch) -> Drawn | None:
-        return None if self._rollout is None else self._rollout.drawn(batch)
+    def _unweighted(self, student: torch.nn.Module, batch: TokenBatch) -> dict[str, Tensor]:
+        """Return each term's part of its loss of the step, with a graph of its own."""
+        factors = {name: 1.0 / max(1, count) for name, count in self._totals.counts.items()}
+        with self.compute_loss_context_manager():
+            return self._measured(student, batch, factors, per_term_backward=True).losses
 
     def _signal(self, batch: TokenBatch) -> TeacherSignal:
         teacher, request = self._teacher[0], self.objective.request
         if teacher is None or not request:
             return TeacherSignal()
-        if self._rollout is None:
+        with nullcontext() if self._rollout is None else self._rollout.log.teacher_time(self.args.device):
             return teacher.signal(teacher_batch(batch), request)
-        since = self._time()
-        signal = teacher.signal(teacher_batch(batch), request)
-        self._rollout.log.add_teacher(self._time() - since)
-        return signal
-
-    def _time(self) -> float:
-        """Return the time when all that the device was given is done."""
-        if self.args.device.type == "cuda":
-            torch.cuda.synchronize(self.args.device)
-        return time.perf_counter()
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Run one microbatch; after the last of a step, check its gradients before anything uses them."""
@@ -364,9 +263,9 @@ class DistillationTrainer(Trainer):
             step = self.state.global_step + 1
             require_finite_gradients(model, step=step)
             if self._rollout is not None:
-                self._figures = self._rollout.finished(step, self._over_processes, self.args.device)
+                self._figures = self._rollout.finished(step, self._processes.sum, self.args.device)
             for term in self.objective.remembering_terms:
-                term.end_step(self._joined)
+                term.end_step(self._processes.joined)
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -383,9 +282,9 @@ class DistillationTrainer(Trainer):
                 loss=logs["loss"],
                 grad_norm=logs["grad_norm"],
                 learning_rate=logs["learning_rate"],
-                supervised_tokens=self._supervised_tokens,
-                tokens=self._step_tokens,
-                teacher_tokens=self._teacher_tokens,
+                supervised_tokens=self._totals.supervised_tokens,
+                tokens=self._totals.tokens,
+                teacher_tokens=self._totals.teacher_tokens,
                 rollout=self._figures,
                 spent=None if self._spending is None else self._spending.used,
                 last=self.state.global_step >= self.state.max_steps,
@@ -394,9 +293,7 @@ class DistillationTrainer(Trainer):
 
     def step_terms(self) -> dict[str, tuple[float, int]]:
         """Return term -> (sum in its unit, count) of the last optimizer step, over all processes."""
-        names = list(self._sums)
-        sums = self._over_processes(torch.stack([self._sums[name] for name in names]))
-        return {name: (float(value), self._counts[name]) for name, value in zip(names, sums, strict=True)}
+        return self._totals.terms(self._processes)
 
     @torch.no_grad()
     def over_batches(
@@ -413,70 +310,24 @@ class DistillationTrainer(Trainer):
                     )
                 sums += torch.stack([measured.sums[name].to(device) for name in names])
                 counts += torch.tensor([item.term.count(batch) for item in objective.terms], device=device)
-        totals = zip(self._over_processes(sums).tolist(), self._over_processes(counts).tolist(), strict=True)
+        totals = zip(self._processes.sum(sums).tolist(), self._processes.sum(counts).tolist(), strict=True)
         return dict(zip(names, totals, strict=True))
 
-    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        checkpoints, step = Path(str(self.args.output_dir)), self.state.global_step
-        require_finite_weights(model, step=step)
-        # torch reports a full disk by an unclear error, and leaves half a checkpoint
-        require_space(checkpoints, checkpoint_bytes(model), what="the next checkpoint")
-        if self.args.should_save:
-            begin(checkpoints)
-        self.accelerator.wait_for_everyone()
-        self._writing = writing_folder(checkpoints)
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self._writing = None
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            if self.weighting.balanced:
-                write_json(checkpoint_folder(writing_folder(checkpoints), step) / WEIGHTS_FILE, self.weighting.balanced)
-            if self._rollout is not None:
-                write_json(checkpoint_folder(writing_folder(checkpoints), step) / ROLLOUT_FILE, self._rollout.state())
-            if self._spending is not None:
-                write_json(checkpoint_folder(writing_folder(checkpoints), step) / SPENT_FILE, self._spending.spent)
-            measured = self._measurements() if self._measurements is not None else None
-            seal(checkpoints, step, run=self._run, measurements=measured)
-        self.accelerator.wait_for_everyone()
+    def _state_files(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps beside the files of transformers' Trainer: file name -> content."""
+        found: dict[str, Any] = {}
+        if self.weighting.balanced:
+            found[WEIGHTS_FILE] = self.weighting.balanced
+        if self._rollout is not None:
+            found[ROLLOUT_FILE] = self._rollout.state()
+        if self._spending is not None:
+            found[SPENT_FILE] = self._spending.spent
+        return found
 
-    def _get_output_dir(self, trial: Any) -> str:
-        return str(self._writing or super()._get_output_dir(trial))
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        super()._save(output_dir, state_dict)
-        student = cast(torch.nn.Module, self.model)
-        if is_adapted(student):  # peft saves the adapters alone
-            projectors.write(student, Path(output_dir or str(self.args.output_dir)))
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        student = cast(torch.nn.Module, self.model)
-        if is_adapted(student):
-            projectors.read(student, Path(resume_from_checkpoint))
-        path = Path(resume_from_checkpoint) / WEIGHTS_FILE
+    def _restore(self, folder: Path) -> None:
+        """Take over the state of a checkpoint; what was spent is known before (`Spending.resume`)."""
+        path = folder / WEIGHTS_FILE
         if path.exists():
             self.weighting.balanced = read_json(path)
         if self._rollout is not None:
-            self._rollout.restore(read_json(Path(resume_from_checkpoint) / ROLLOUT_FILE))
-
-    def _flags(self, flags: tuple[int, int]) -> tuple[int, int]:
-        one, other = self._over_processes(torch.tensor(flags, device=self.args.device)).tolist()
-        return one, other
-
-    def _over_processes(self, values: Tensor) -> Tensor:
-        if self.args.world_size == 1:
-            return values
-        gathered = cast(Tensor, self.accelerator.gather(values[None]))
-        return gathered.sum(dim=0)
-
-    def _joined(self, values: Tensor) -> Tensor:
-        """Concatenate (n, …) of all processes, in the order of the processes; n may differ."""
-        if self.args.world_size == 1:
-            return values
-        sizes = cast(Tensor, self.accelerator.gather(torch.tensor([values.shape[0]], device=values.device))).tolist()
-        padded = values.new_zeros(max(sizes), *values.shape[1:])
-        padded[: values.shape[0]] = values
-        gathered = cast(Tensor, self.accelerator.gather(padded))
-        return torch.cat([part[:size] for part, size in zip(gathered.split(max(1, max(sizes))), sizes, strict=False)])
+            self._rollout.restore(read_json(folder / ROLLOUT_FILE))

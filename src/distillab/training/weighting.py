@@ -6,7 +6,7 @@ gradient of each term reaches (the embeddings, if a term compares only those).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
@@ -122,7 +122,29 @@ def _reach(term: Term, blocks: int) -> int:
     return max(needed.hidden | needed.projections | needed.maps)
 
 
-def gradient_at(parameters: Sequence[torch.nn.Parameter], loss: Tensor) -> Tensor:
+def term_gradients(
+    objective: Objective, model: torch.nn.Module, microbatches: Sequence[Callable[[], Mapping[str, Tensor]]]
+) -> dict[str, Tensor]:
+    """Return the gradient of each term's unweighted loss over a step, at the parameters that all terms reach; flat.
+
+    A separate pass, so that the weights of the step are known before its first microbatch, and do not depend on how
+    the step is split.
+
+    Args:
+        microbatches: each computes name -> the term's loss on a microbatch of this process.
+    Raises:
+        ConfigError: see `shared_parameters`.
+    """
+    parameters = shared_parameters(objective, model)
+    total: dict[str, Tensor] = {}
+    for losses in microbatches:
+        for name, loss in losses().items():
+            part = _gradient_at(parameters, loss)
+            total[name] = total[name] + part if name in total else part
+    return total
+
+
+def _gradient_at(parameters: Sequence[torch.nn.Parameter], loss: Tensor) -> Tensor:
     """Compute the loss's gradient at these parameters, flat and float32; the graph is kept, `.grad` not changed."""
     found = torch.autograd.grad(loss, list(parameters), retain_graph=True, allow_unused=True)
     return torch.cat(

@@ -15,7 +15,7 @@ from distillab.config.training import TrainingConfig
 from distillab.doctor.selftest.setup import Setup
 from distillab.runs.training import TrainingData, rollout_for, trainer_for
 from distillab.training.projectors import detach
-from distillab.training.trainer import StepReport
+from distillab.training.step_report import StepReport
 
 _NEVER_CLIPPED = 1e30
 

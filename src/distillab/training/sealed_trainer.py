@@ -1,0 +1,135 @@
+"""transformers.Trainer with the checkpoints of a run: sealed, and also made by the clock and when a signal ends it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch.utils.data import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from distillab.files import require_space, write_json
+from distillab.models.batch import TokenBatch
+from distillab.models.structure import is_adapted
+from distillab.training import projectors
+from distillab.training.checkpoints import (
+    Prefix,
+    begin,
+    checkpoint_bytes,
+    checkpoint_folder,
+    require_finite_weights,
+    seal,
+    writing_folder,
+)
+from distillab.training.pauses import Pauses
+from distillab.training.processes import Processes
+
+
+class SealedTrainer(Trainer):
+    """Base of `DistillationTrainer`: what it saves, and when. It prints nothing.
+
+    Args:
+        model, args, rows, collator, checkpoint_minutes, run, measurements: see `DistillationTrainer`.
+        checkpoint_steps: a checkpoint is made only after a step that is a multiple of it, or the last.
+        eval_rows, processing_class, callbacks, optimizers: as of `transformers.Trainer`.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: PreTrainedModel,
+        args: TrainingArguments,
+        rows: Dataset[Any],
+        collator: Callable[[Sequence[Any]], TokenBatch],
+        checkpoint_minutes: float,
+        checkpoint_steps: int,
+        run: str,
+        measurements: Callable[[], Prefix] | None,
+        eval_rows: Any,
+        processing_class: PreTrainedTokenizerBase | None,
+        callbacks: list[TrainerCallback] | None,
+        optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None],
+    ) -> None:
+        own_cache = getattr(model.config, "use_cache", None)
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=rows,
+            eval_dataset=eval_rows,
+            data_collator=cast(Any, collator),
+            processing_class=processing_class,
+            callbacks=callbacks,
+            optimizers=optimizers,
+        )
+        # transformers disables the cache in the config, which is saved with the student; `model_inputs` disables it
+        # for every forward pass
+        if own_cache is None:
+            vars(model.config).pop("use_cache", None)
+        else:
+            model.config.use_cache = own_cache
+        self._processes = Processes(self.accelerator, args.process_index, args.world_size)
+        self._run, self._measurements = run, measurements
+        self._writing: Path | None = None
+        first = args.process_index == 0
+        self.add_callback(
+            Pauses(minutes=checkpoint_minutes, every=checkpoint_steps, over_processes=self._flags, first=first)
+        )
+        self.remove_callback(PrinterCallback)
+        self.remove_callback(ProgressCallback)
+
+    @abstractmethod
+    def _state_files(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps beside the files of transformers' Trainer: file name -> content."""
+
+    @abstractmethod
+    def _restore(self, folder: Path) -> None:
+        """Take over the state of a checkpoint."""
+
+    def _write_state(self, folder: Path) -> None:
+        """Write the state files into a checkpoint."""
+        for name, content in self._state_files().items():
+            write_json(folder / name, content)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        checkpoints, step = Path(str(self.args.output_dir)), self.state.global_step
+        require_finite_weights(model, step=step)
+        # torch reports a full disk by an unclear error, and leaves half a checkpoint
+        require_space(checkpoints, checkpoint_bytes(model), what="the next checkpoint")
+        if self.args.should_save:
+            begin(checkpoints)
+        self.accelerator.wait_for_everyone()
+        self._writing = writing_folder(checkpoints)
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._writing = None
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            self._write_state(checkpoint_folder(writing_folder(checkpoints), step))
+            measured = self._measurements() if self._measurements is not None else None
+            seal(checkpoints, step, run=self._run, measurements=measured)
+        self.accelerator.wait_for_everyone()
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._writing or super()._get_output_dir(trial))
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, state_dict)
+        student = cast(torch.nn.Module, self.model)
+        if is_adapted(student):  # peft saves the adapters alone
+            projectors.write(student, Path(output_dir or str(self.args.output_dir)))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        student = cast(torch.nn.Module, self.model)
+        if is_adapted(student):
+            projectors.read(student, Path(resume_from_checkpoint))
+        self._restore(Path(resume_from_checkpoint))
+
+    def _flags(self, flags: tuple[int, int]) -> tuple[int, int]:
+        one, other = self._processes.sum(torch.tensor(flags, device=self.args.device)).tolist()
+        return one, other
