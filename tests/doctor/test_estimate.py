@@ -24,7 +24,7 @@ from distillab.doctor.selftest.memory import run_memory, unloaded_memory
 from distillab.errors import ConfigError, DistillabError
 from distillab.runs.budget import passes
 from distillab.runs.inputs import load_inputs
-from distillab.runs.training import load_student
+from distillab.runs.student import load_student
 
 # PEFT reads it
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

@@ -21,7 +21,7 @@ from distillab.models.activations import ActivationSpec
 from distillab.runs.inputs import load_inputs
 from distillab.runs.run import execute
 from distillab.runs.teacher import RunTeacher
-from distillab.runs.training import training_data
+from distillab.runs.training_data import training_data
 from distillab.study.study import Study
 from distillab.teachers.signals import Distribution, SignalRequest
 

@@ -11,14 +11,10 @@ import torch
 from distillab.config.run import RunRecipe
 from distillab.runs.inputs import RunInputs, load_inputs
 from distillab.runs.several import open_teacher
-from distillab.runs.training import (
-    TrainingData,
-    load_student,
-    objective_for,
-    rollout_for,
-    trainer_for,
-    training_data,
-)
+from distillab.runs.student import load_student
+from distillab.runs.student_answers import rollout_for
+from distillab.runs.training import objective_for, trainer_for
+from distillab.runs.training_data import TrainingData, training_data
 from distillab.training.step_report import StepReport
 
 OWN = {"from": "student", "max_new_tokens": 12}

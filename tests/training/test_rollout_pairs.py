@@ -18,7 +18,7 @@ from distillab.config.run import RunRecipe
 from distillab.data.paired import PairedDataset
 from distillab.files import read_json_lines
 from distillab.runs.run import execute
-from distillab.runs.training import training_data
+from distillab.runs.training_data import training_data
 from distillab.training.sampling import StepSampler
 from tests.tiny_world import save_tiny
 from tests.training.rollout_steps import OWN, inputs_of, one_step

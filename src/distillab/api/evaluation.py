@@ -15,7 +15,7 @@ from distillab.evaluation.likelihood import score_rows
 from distillab.evaluation.summary import summarise
 from distillab.objectives.term import Objective, RemembersSteps
 from distillab.runs.inputs import RunInputs
-from distillab.runs.training import TrainingData, training_data
+from distillab.runs.training_data import TrainingData, training_data
 
 if TYPE_CHECKING:
     from distillab.api.trainer import Trainer

@@ -30,7 +30,8 @@ from distillab.objectives.term import Objective
 from distillab.runs.inputs import load_inputs
 from distillab.runs.stored_signals import stored_signals
 from distillab.runs.teacher import RunTeacher
-from distillab.runs.training import objective_for, training_data
+from distillab.runs.training import objective_for
+from distillab.runs.training_data import training_data
 from distillab.teachers.served.journal import file_of
 from distillab.training.checkpoints import checkpoint_folder
 from distillab.training.pauses import Pauses

@@ -31,8 +31,8 @@ from distillab.records import CheckResult, Investigation
 from distillab.runs.inputs import load_inputs
 from distillab.runs.several import open_teacher
 from distillab.runs.signals import bytes_before_loading
+from distillab.runs.student import load_student
 from distillab.runs.teacher import RunTeacher
-from distillab.runs.training import load_student
 from distillab.study.study import Study
 from distillab.teachers.stored.location import Part
 from distillab.terminal import plural

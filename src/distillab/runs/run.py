@@ -71,8 +71,10 @@ from distillab.runs.several import open_teacher
 from distillab.runs.signals import require_given
 from distillab.runs.stages import staged_note, with_first_stage
 from distillab.runs.stored_signals import StoredSignals, stored_signals
+from distillab.runs.student import load_student
 from distillab.runs.teacher import RunTeacher
-from distillab.runs.training import MakeCollator, load_student, train_student, training_data
+from distillab.runs.training import train_student
+from distillab.runs.training_data import MakeCollator, training_data
 from distillab.teachers.served.journal import file_of
 
 

@@ -17,8 +17,8 @@ from distillab.runs.folder import identity_of, read_held_out, require_unchanged,
 from distillab.runs.held_out import held_out_for
 from distillab.runs.inputs import RunInputs
 from distillab.runs.pruned import keep_student
+from distillab.runs.student import load_student
 from distillab.runs.teacher import RunTeacher
-from distillab.runs.training import load_student
 
 UNDISTILLED = "undistilled"
 

@@ -42,7 +42,7 @@ from distillab.runs.several import open_teacher
 from distillab.runs.signals import require_given, write_part
 from distillab.runs.stored_signals import NOTHING_STORED, StoredSignals
 from distillab.runs.teacher import RunTeacher
-from distillab.runs.training import MakeCollator
+from distillab.runs.training_data import MakeCollator
 from distillab.study.baselines import UNDISTILLED, Baselines, teacher_stem
 from distillab.study.caches import OTHERWISE, StudyCaches
 from distillab.study.corrections import correct_teachers

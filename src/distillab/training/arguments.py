@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
@@ -10,6 +9,7 @@ from transformers import TrainingArguments
 
 from distillab.config.training import TrainingConfig
 from distillab.errors import ConfigError
+from distillab.training.processes import world_size
 
 _SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 
@@ -21,7 +21,7 @@ def training_arguments(settings: TrainingConfig, *, folder: Path, seed: int) -> 
         ConfigError: batch_size is no multiple of microbatch_size × processes, or one process would see
             several GPUs (transformers would then split batches by DataParallel and lose our counts).
     """
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    processes = world_size()
     if settings.device == "auto" and processes == 1 and torch.cuda.device_count() > 1:
         raise ConfigError(
             "One process sees several GPUs.",

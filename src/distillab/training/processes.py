@@ -1,13 +1,19 @@
-"""Sums and concatenations over the processes that train one student."""
+"""The processes that train one student: how many, and sums and concatenations over them."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+
+
+def world_size() -> int:
+    """Return how many processes the launcher has started (torchrun's WORLD_SIZE); 1 without one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from distillab.runs.inputs import RunInputs
 from distillab.runs.several import open_teacher
 from distillab.runs.stored_signals import stored_signals
 from distillab.runs.teacher import RunTeacher
-from distillab.runs.training import TrainingData, objective_for, training_data
+from distillab.runs.training import objective_for
+from distillab.runs.training_data import TrainingData, training_data
 from distillab.teachers.protocol import SignalSource
 from distillab.teachers.signals import TeacherSignal
 

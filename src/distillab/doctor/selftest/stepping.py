@@ -13,7 +13,9 @@ from transformers.trainer_utils import SaveStrategy
 
 from distillab.config.training import TrainingConfig
 from distillab.doctor.selftest.setup import Setup
-from distillab.runs.training import TrainingData, rollout_for, trainer_for
+from distillab.runs.student_answers import rollout_for
+from distillab.runs.training import trainer_for
+from distillab.runs.training_data import TrainingData
 from distillab.training.projectors import detach
 from distillab.training.step_report import StepReport
 

@@ -24,7 +24,7 @@ from distillab.objectives.build import build_objective
 from distillab.objectives.step import measure
 from distillab.records import CheckResult, Finding
 from distillab.runs.teacher_view import TeacherView, TokenizerPair
-from distillab.runs.training import training_data
+from distillab.runs.training_data import training_data
 from distillab.teachers.protocol import SignalSource
 from distillab.teachers.signals import HeadInputs, TeacherSignal
 from distillab.terminal import plural

@@ -16,7 +16,7 @@ from distillab.doctor.selftest.setup import Setup
 from distillab.doctor.selftest.stepping import step
 from distillab.models.aligned_positions import teacher_batch
 from distillab.models.generation import Decoding, generate_batches
-from distillab.runs.training import training_data
+from distillab.runs.training_data import training_data
 from distillab.training.arguments import microbatch_size
 
 _STEPS = 3  # the first one is slower, and is not counted
