@@ -45,8 +45,6 @@ def test_a_run_records_what_its_student_wrote(
     assert record.rollout.first == steps[0]["rollout"] and record.rollout.last == steps[-1]["rollout"]
     assert record.access == "logits"
     assert record.teacher_signals == "online"
-    # two models with random weights have little in common
-    assert any("start from it" in note for note in record.notes)
     assert any("raise it" in note for note in record.notes)
 
 
@@ -70,10 +68,7 @@ def test_what_needs_a_change_is_printed_when_it_arises(
 ) -> None:
     execute(_recipe(tiny_world, tmp_path, training={**tiny_world["training"], "steps": 17}))
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("training run: ")]
-    assert [("start from it" in line, "of the last 16 steps" in line) for line in lines if "student" in line] == [
-        (True, False),
-        (False, True),
-    ]
+    assert ["of the last 16 steps" in line for line in lines if "student" in line] == [True]
 
 
 def test_answers_that_do_not_fit_into_the_context_are_refused(tiny_world: dict[str, Any], tmp_path: Path) -> None:
