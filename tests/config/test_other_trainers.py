@@ -73,7 +73,7 @@ def test_a_key_of_another_trainer_is_answered_with_what_exists(tmp_path: Path, k
 @pytest.mark.parametrize(
     ("key", "expected"),
     [
-        ("learning_rate: 1e-4", "training.learning_rate or teacher_correction.learning_rate"),
+        ("learning_rate: 1e-4", "write training.learning_rate or warm_start.learning_rate or "),
         ("batch_size: 4", "training.batch_size"),
         ("training: {max_tokens: 64}", "write data.max_tokens"),
         ("training: {template: chat}", "write data.template"),

@@ -59,7 +59,8 @@ def _instead(name: str, above: list[int | str], kind: type[BaseModel]) -> str:
     advice = advice_for(name)
     if advice is not None:
         return advice
-    places = list(_places(kind, name))
+    # first the sections that every recipe has
+    places = sorted(_places(kind, name), key=lambda place: kind.model_fields[place.partition(".")[0]].default is None)
     return f"write {' or '.join(places)}" if places else near_names(name, _fields_at(kind, above))
 
 
