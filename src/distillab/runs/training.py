@@ -188,7 +188,9 @@ def train_student(
         if step < trainer.state.max_steps or interrupt_requested() is not None:
             # another process of this run can have received the signal
             number = interrupt_requested() or signal.SIGTERM
-            raise Interrupted(number, f"{recipe.name}: step {step} is kept ({checkpoints})")
+            # how many a budget of tokens or operations allows is not known before
+            of = f" of {settings.steps}" if spending is None else ""
+            raise Interrupted(number, f"{recipe.name}: step {step}{of} is kept ({checkpoints})")
         require_finite_weights(student, step=step)
         detach(student, folder=folder if writes else None)
     return step
