@@ -97,10 +97,11 @@ def _against_twins(arms: Sequence[ArmResult]) -> Grid | None:
     if not arms:
         return None
     rows = tuple((arm.name, arm.twin or MISSING, *map(difference, arm.against_twin)) for arm in arms)
-    width = max(map(len, rows))
+    headings = max(([one.label for one in arm.against_twin] for arm in arms), key=len)
+    width = 2 + len(headings)
     return Grid(
         "On-policy against the same loss on stored answers",
-        ("arm", "compared with", *[""] * (width - 2)),
+        ("arm", "compared with", *headings),
         tuple((*row, *[MISSING] * (width - len(row))) for row in rows),
         "Paired over seeds and rows, with a 95 % interval of each comparison alone. The first is what on-policy "
         "training aims at; the likelihood of the data set’s answers may get worse meanwhile.",
