@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,19 @@ def test_a_row_with_equal_tokens_is_routed_by_its_place_and_a_new_answer_by_its_
     sample.input_ids[0] += 1
     with pytest.raises(TeacherError, match="none of the run's rows"):
         source._shares([sample])
+
+
+def test_a_row_that_has_moved_is_routed_by_its_tokens_before_its_prompt() -> None:
+    row = SPLIT.rows[0]
+    ids = row.input_ids.copy()
+    ids[int(np.flatnonzero(row.answer_mask)[0])] += 1
+    other = replace(row, input_ids=ids)
+    routes: Routes[str] = Routes()
+    routes.add([row, other], ["math", "chat"])
+    split = EncodedSplit([row, other], SPLIT.examples[:2], SPLIT.counts)
+    (_, sample) = _samples(Collator(0)([TokenDataset(split)[index] for index in (0, 1)]))
+    moved = replace(sample, row=7)
+    assert list(RoutedTeacher(teachers(), routes, Collator(0))._shares([moved])) == ["chat"]
 
 
 def _samples(batch: Any) -> list[Any]:
