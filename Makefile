@@ -89,7 +89,7 @@ $(SERVED)/.setup-done: constraints/served.txt | $(STAMP)
 	@$(SERVED)/bin/python -m pip -qq --disable-pip-version-check --no-input install --no-deps -r constraints/served.txt
 	@touch $@
 
-prove-served: $(SERVED)/.setup-done ## a teacher and a sampler behind vLLM itself, in an environment of its own (about 7 minutes)
+prove-served: $(SERVED)/.setup-done ## a teacher and a sampler behind vLLM itself, in an environment of its own (about 5 minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 -q -s tests/served/prove_vllm.py $(ARGS)
 
 bench: $(STAMP) ## what a training step costs, beside its floor (about 25 minutes; ARGS="--block WORD" for a part)
