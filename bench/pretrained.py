@@ -88,7 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     quiet_libraries()
     part = "tune" if options.tune else "report"
-    folder = options.output / "-".join((options.pair, part, *((options.budget,) if options.budget != "steps" else ())))
+    budget = "" if options.budget == "steps" else f"-{options.budget}"
+    folder = options.output / f"{options.pair}-{part}{budget}"
     recipe = StudyRecipe.model_validate(study_settings(PAIRS[options.pair], options.materials, folder, part, options))
     results = Study(recipe, reproduce=f"python -m bench.pretrained {options.pair} --budget {options.budget}").run()
     show_study(results, folder / "study")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -44,6 +45,14 @@ def same_as_here(run: Run, folder: str, *, steps: int) -> dict[str, Any]:
     }
 
 
+def run_steps(trainer: Any, probe: Probe) -> None:
+    """Train until the probe has its steps."""
+    probe.facts["optimizer"] = str(trainer.args.optim)
+    probe.start()
+    with suppress(Finished):
+        trainer.train()
+
+
 def trl_gkd(run: Run, probe: Probe) -> None:
     """Steps of GKDTrainer, from log line to log line."""
     size = run.shape
@@ -67,12 +76,7 @@ def trl_gkd(run: Run, probe: Probe) -> None:
             processing_class=tokenizer_of(size),
             callbacks=[Ticks(probe)],
         )
-        probe.facts["optimizer"] = str(arguments.optim)
-        probe.start()
-        try:
-            trainer.train()
-        except Finished:
-            return
+        run_steps(trainer, probe)
 
 
 class Rows:

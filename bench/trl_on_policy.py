@@ -12,10 +12,10 @@ from typing import Any
 from datasets import Dataset
 from trl import DistillationConfig, DistillationTrainer  # type: ignore[import-not-found]
 
-from bench.measure import Finished, Probe
+from bench.measure import Probe
 from bench.pair import digest, student_of, teacher_of, token_ids
 from bench.settings import Run
-from bench.trl_gkd import Ticks, same_as_here, tokenizer_of
+from bench.trl_gkd import Ticks, run_steps, same_as_here, tokenizer_of
 
 
 class _GivenAnswers(DistillationTrainer):  # type: ignore[misc]
@@ -71,9 +71,4 @@ def _steps(run: Run, probe: Probe, kind: type[Any]) -> None:
         )
         if kind is _GivenAnswers:
             trainer.answers = ids[:, prompt_length:].tolist()
-        probe.facts["optimizer"] = str(arguments.optim)
-        probe.start()
-        try:
-            trainer.train()
-        except Finished:
-            return
+        run_steps(trainer, probe)

@@ -205,6 +205,19 @@ def test_a_cache_built_from_it_is_the_local_one(client: Client, small_mistral: S
     assert largest < CACHE_NATS and share > 0.8
 
 
+def train(*recipes: str) -> None:
+    for path in recipes:
+        code, _, err = call("train", path)
+        assert code == 0, err
+
+
+def from_local(run: Path) -> float:
+    """The largest difference of a run's three losses from those of the run `local` beside it, as a share of them."""
+    found, wanted = (np.array(losses(folder)) for folder in (run, run.parent / "local"))
+    assert len(found) == len(wanted) == 3
+    return float(np.abs(found / wanted - 1).max())
+
+
 def test_training_on_it_and_on_its_cache_is_training_on_the_weights(
     recipe: Recipe,  # noqa: F811
     vllm: str,
@@ -216,13 +229,10 @@ def test_training_on_it_and_on_its_cache_is_training_on_the_weights(
     code, _, err = call("cache", "build", served)
     assert code == 0, err
     cached = recipe("cached", teacher={"cache": str(tmp_path / "served" / "cache")})
-    for path in (served, cached, recipe("local", teacher={"path": model, "dtype": "float32"})):
-        code, _, err = call("train", path)
-        assert code == 0, err
-    wanted, *others = (np.array(losses(tmp_path / name)) for name in ("local", "served", "cached"))
-    differences = [float(np.abs(other / wanted - 1).max()) for other in others]
+    train(served, cached, recipe("local", teacher={"path": model, "dtype": "float32"}))
+    differences = [from_local(tmp_path / name) for name in ("served", "cached")]
     print(f"three steps: the loss differs by {differences[0]:.1e} of it; from its cache by {differences[1]:.1e}")
-    assert len(wanted) == 3 and differences[0] < 1e-5 and differences[1] < 1e-3  # the cache holds float16
+    assert differences[0] < 1e-5 and differences[1] < 1e-3  # the cache holds float16
     found = json.loads((tmp_path / "served" / "run.json").read_text())["servers"]
     assert [one["dialect"] for one in found] == ["vllm"] and found[0]["backend"].startswith("stories/vllm")
 
@@ -234,13 +244,11 @@ def test_what_a_student_writes_is_scored_as_by_the_weights(
     tmp_path: Path,
 ) -> None:
     model = str(materials / "models" / "smallmistral-stories")
-    for name, teacher in (("served", {"server": {"url": vllm}}), ("local", {"dtype": "float32"})):
-        code, _, err = call("train", recipe(name, teacher={"path": model, **teacher}, **OWN))
-        assert code == 0, err
-    found, wanted = (np.array(losses(tmp_path / name)) for name in ("served", "local"))
-    difference = float(np.abs(found / wanted - 1).max())
+    teachers = {"served": {"server": {"url": vllm}}, "local": {"dtype": "float32"}}
+    train(*(recipe(name, teacher={"path": model, **one}, **OWN) for name, one in teachers.items()))
+    difference = from_local(tmp_path / "served")
     print(f"three steps of which the student writes a half: the loss differs by {difference:.1e} of it")
-    assert len(wanted) == 3 and difference < 1e-5
+    assert difference < 1e-5
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from distillab.config.methods import METHODS
 from distillab.config.on_policy import StudentAnswersConfig
-from distillab.config.terms import TermConfig
+from distillab.config.terms import TermConfig, TokenDivergenceConfig
 from distillab.config.training import TrainingConfig
 from distillab.data.collation import Collator, IndexedRow, TokenDataset
 from distillab.data.encoding import EncodedRow, EncodedSplit
@@ -31,6 +31,7 @@ from distillab.training.step_report import StepReport
 from distillab.training.trainer import DistillationTrainer
 
 VOCABULARY = 48
+REVERSE = (TokenDivergenceConfig(divergence="reverse_kl"),)
 PACKED_TOKENS = 64
 STOP = 2
 
@@ -50,6 +51,11 @@ def tiny_llama(seed: int, layers: int = 2) -> LlamaForCausalLM:
             eos_token_id=2,
         )
     )
+
+
+def flat_parameters(model: torch.nn.Module) -> torch.Tensor:
+    """A copy of all weights, in one row."""
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
 def ragged_split(rows: int, seed: int = 0) -> EncodedSplit:

@@ -6,13 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM
 
-from tests.training.conftest import Train, ragged_split
-
-
-def _parameters(model: LlamaForCausalLM) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for p in model.parameters()])
+from tests.training.conftest import Train, flat_parameters, ragged_split
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
@@ -24,7 +19,7 @@ def test_packing_does_not_change_the_update(train: Train, method: str, side: str
         assert report.loss == pytest.approx(before.loss, abs=1e-5)
         assert report.grad_norm == pytest.approx(before.grad_norm, rel=1e-4)
         assert (report.tokens, report.terms.keys()) == (before.tokens, before.terms.keys())
-        torch.testing.assert_close(_parameters(packed), _parameters(plain), atol=1e-5, rtol=0)
+        torch.testing.assert_close(flat_parameters(packed), flat_parameters(plain), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("setting", ["packing", "group_by_length"])
@@ -35,7 +30,7 @@ def test_a_killed_run_resumes_bit_exactly(train: Train, tmp_path: Path, setting:
         train(folder=tmp_path / "killed", stop_after=5, method="sft", **settings)
     last = str(tmp_path / "killed" / "checkpoint-4")
     resumed, _ = train(folder=tmp_path / "killed", resume=last, method="sft", **settings)
-    assert torch.equal(_parameters(resumed), _parameters(straight))
+    assert torch.equal(flat_parameters(resumed), flat_parameters(straight))
 
 
 def test_grouping_trains_on_the_same_rows(train: Train) -> None:
@@ -43,4 +38,4 @@ def test_grouping_trains_on_the_same_rows(train: Train) -> None:
     plain, (before,) = train(method="sft")
     grouped, (report,) = train(method="sft", group_by_length=True, microbatch_size=2)
     assert report.loss == pytest.approx(before.loss, abs=1e-5)
-    torch.testing.assert_close(_parameters(grouped), _parameters(plain), atol=1e-5, rtol=0)
+    torch.testing.assert_close(flat_parameters(grouped), flat_parameters(plain), atol=1e-5, rtol=0)

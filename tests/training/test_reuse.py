@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM
 
 from distillab.config.on_policy import StudentAnswersConfig
-from distillab.config.terms import TokenDivergenceConfig
 from distillab.training.step_report import StepReport
 from tests.training.conftest import (
+    REVERSE,
     Train,
     first_rows,
+    flat_parameters,
     ragged_split,
     rewritten,
     rollout,
@@ -22,12 +22,7 @@ from tests.training.conftest import (
     tiny_llama,
 )
 
-REVERSE = (TokenDivergenceConfig(divergence="reverse_kl"),)
 TWICE = StudentAnswersConfig(fraction=0.75, max_new_tokens=10, reuse=2)
-
-
-def _parameters(model: LlamaForCausalLM) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
 def _figures(reports: list[StepReport]) -> list[dict[str, float]]:
@@ -86,5 +81,5 @@ def test_a_checkpoint_waits_for_the_next_rollout_and_the_resumed_run_is_the_same
         train(folder=tmp_path / "killed", stop_after=5, **settings)
     assert [path.name for path in (tmp_path / "killed").glob("checkpoint-*")] == ["checkpoint-3"]
     resumed, rest = train(folder=tmp_path / "killed", resume=str(tmp_path / "killed" / "checkpoint-3"), **settings)
-    assert torch.equal(_parameters(resumed), _parameters(straight))
+    assert torch.equal(flat_parameters(resumed), flat_parameters(straight))
     assert [report.loss for report in rest] == [report.loss for report in reports[3:]]

@@ -11,15 +11,16 @@ import torch
 from transformers import LlamaForCausalLM
 
 from distillab.config.on_policy import HorizonConfig, StudentAnswersConfig, StudentSamplingConfig
-from distillab.config.terms import TokenDivergenceConfig
 from distillab.data.collation import Collator, IndexedRow
 from distillab.data.encoding import EncodedRow, EncodedSplit
 from distillab.errors import DataError
 from distillab.training.rollout import repeated_share
 from tests.training.conftest import (
+    REVERSE,
     STOP,
     Train,
     first_rows,
+    flat_parameters,
     ragged_split,
     rewritten,
     rollout,
@@ -27,13 +28,8 @@ from tests.training.conftest import (
     tiny_llama,
 )
 
-REVERSE = (TokenDivergenceConfig(divergence="reverse_kl"),)
 OWN = StudentAnswersConfig(fraction=0.75, max_new_tokens=10)
 ALL = StudentAnswersConfig(fraction=1.0, max_new_tokens=10)
-
-
-def _parameters(model: LlamaForCausalLM) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
 def test_a_teacher_equal_to_the_student_gives_no_loss_and_no_gradient(train: Train) -> None:
@@ -53,7 +49,7 @@ def test_the_update_is_that_of_a_step_on_the_same_ids_bit_for_bit(train: Train, 
     fixed = EncodedSplit([written[order.index(n)] for n in range(8)], split.examples, split.counts)
     stored, (b,) = train(terms=REVERSE, split=fixed, folder=tmp_path / "fixed")
     assert a.terms == b.terms and a.loss == b.loss and a.grad_norm == b.grad_norm
-    assert torch.equal(_parameters(on_policy), _parameters(stored))
+    assert torch.equal(flat_parameters(on_policy), flat_parameters(stored))
     assert a.supervised_tokens == sum(int(row.answer_mask.sum()) for row in written)
 
 
@@ -71,11 +67,11 @@ def _capture(split: EncodedSplit, own: StudentAnswersConfig) -> list[EncodedRow]
 
 @pytest.mark.parametrize("setting", [{"microbatch_size": 4}, {"microbatch_size": 1}, {"padding_side": "left"}])
 def test_neither_microbatches_nor_padding_change_the_step(train: Train, setting: dict[str, Any]) -> None:
-    start = _parameters(tiny_llama(0))
+    start = flat_parameters(tiny_llama(0))
     whole, (a,) = train(terms=REVERSE, own=OWN)
     split, (b,) = train(terms=REVERSE, own=OWN, **setting)
-    moved = _parameters(whole) - start
-    assert (_parameters(split) - start - moved).norm() < 1e-4 * moved.norm()
+    moved = flat_parameters(whole) - start
+    assert (flat_parameters(split) - start - moved).norm() < 1e-4 * moved.norm()
     assert b.loss == pytest.approx(a.loss, rel=1e-5) and b.supervised_tokens == a.supervised_tokens
     assert a.rollout is not None and b.rollout is not None
     for name in ("tokens", "truncated", "length_p90", "nats", "nats_stored"):
@@ -144,7 +140,7 @@ def test_a_killed_run_resumes_with_the_same_samples_bit_for_bit(train: Train, tm
     with pytest.raises(KeyboardInterrupt):
         train(folder=tmp_path / "killed", stop_after=5, **settings)
     resumed, rest = train(folder=tmp_path / "killed", resume=str(tmp_path / "killed" / "checkpoint-4"), **settings)
-    assert torch.equal(_parameters(resumed), _parameters(straight))
+    assert torch.equal(flat_parameters(resumed), flat_parameters(straight))
     assert [r.loss for r in rest] == [r.loss for r in reports[4:]]
     horizons = [r.rollout["max_new_tokens"] for r in reports if r.rollout is not None]
     assert horizons == [4, 6, 8, 10, 12, 12, 12, 12]

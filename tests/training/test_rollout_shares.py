@@ -10,8 +10,8 @@ import torch
 from transformers import LlamaForCausalLM
 
 from distillab.config.on_policy import StudentAnswersConfig
-from distillab.config.terms import TokenDivergenceConfig
 from tests.training.conftest import (
+    REVERSE,
     STOP,
     Train,
     first_rows,
@@ -21,8 +21,6 @@ from tests.training.conftest import (
     teacher,
     tiny_llama,
 )
-
-REVERSE = (TokenDivergenceConfig(divergence="reverse_kl"),)
 
 
 def _ending() -> LlamaForCausalLM:

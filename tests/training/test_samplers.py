@@ -12,13 +12,11 @@ import torch
 from transformers import LlamaForCausalLM
 
 from distillab.config.on_policy import StudentAnswersConfig
-from distillab.config.terms import TokenDivergenceConfig
 from distillab.errors import NumericsError
 from distillab.models.rollout import Sampled, trains_with_dropout
 from distillab.training.samplers import ContinuousBatching, LocalSampler
-from tests.training.conftest import STOP, VOCABULARY, Train, ragged_split, tiny_llama
+from tests.training.conftest import REVERSE, STOP, VOCABULARY, Train, ragged_split, tiny_llama
 
-REVERSE = (TokenDivergenceConfig(divergence="reverse_kl"),)
 OWN = StudentAnswersConfig(fraction=0.75, max_new_tokens=10)
 LOCAL = LocalSampler((STOP,), VOCABULARY, 1.0)
 

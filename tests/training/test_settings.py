@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from transformers import LlamaForCausalLM
 
 from distillab.config.run import RunRecipe
 from distillab.config.terms import CrossEntropyConfig, TokenDivergenceConfig
 from distillab.config.training import TrainingConfig
 from distillab.runs.run import execute
-from tests.training.conftest import Train, ragged_split
+from tests.training.conftest import Train, flat_parameters, ragged_split
 
 # settings that only say where, how often or how much at once
 _COST_ONLY = {
@@ -49,10 +47,6 @@ _BASES: dict[str, dict[str, Any]] = {
 }
 
 
-def _parameters(model: LlamaForCausalLM) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for p in model.parameters()])
-
-
 def test_no_setting_is_missing_here() -> None:
     of_a_study = {"budget"}  # tests/study/test_budget.py
     assert set(TrainingConfig.model_fields) == _COST_ONLY | set(_CHANGES) | of_a_study
@@ -63,7 +57,7 @@ def test_the_setting_changes_the_student(train: Train, name: str, tmp_path: Path
     base = {"method": "sft", "steps": 3, "split": ragged_split(8), **_BASES.get(name, {})}
     plain, _ = train(**base, folder=tmp_path / "plain")
     changed, _ = train(**(base | {name: _CHANGES[name]}), folder=tmp_path / "changed")
-    difference = float((_parameters(plain) - _parameters(changed)).abs().max())
+    difference = float((flat_parameters(plain) - flat_parameters(changed)).abs().max())
     assert difference > 1e-5
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM
 
 from distillab.config.methods import METHODS
 from distillab.config.terms import TokenDivergenceConfig
@@ -17,24 +16,20 @@ from distillab.models.scoring import at_scored, scored_targets
 from distillab.objectives import build_objective
 from distillab.teachers.signals import Distribution, SignalRequest
 from distillab.training.sampling import StepSampler
-from tests.training.conftest import VOCABULARY, Train, ragged_split, teacher, tiny_llama
-
-
-def _parameters(model: LlamaForCausalLM) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for p in model.parameters()])
+from tests.training.conftest import VOCABULARY, Train, flat_parameters, ragged_split, teacher, tiny_llama
 
 
 @pytest.mark.parametrize(
     "method", sorted(name for name, method in METHODS.items() if name != "seqkd" and method.tokens != "aligned")
 )
 def test_batch_split_does_not_change_the_update(train: Train, method: str) -> None:
-    start = _parameters(tiny_llama(0))
+    start = flat_parameters(tiny_llama(0))
     whole, (report,) = train(method=method, microbatch_size=8)
-    moved = _parameters(whole) - start
+    moved = flat_parameters(whole) - start
     for microbatch in (4, 2, 1):
         model, (other,) = train(method=method, microbatch_size=microbatch)
         # of the whole update: where a gradient is next to nothing, Adam makes a full step of its rounding
-        assert (_parameters(model) - start - moved).norm() < 1e-4 * moved.norm()
+        assert (flat_parameters(model) - start - moved).norm() < 1e-4 * moved.norm()
         assert other.loss == pytest.approx(report.loss, rel=1e-5)
         assert other.grad_norm == pytest.approx(report.grad_norm, rel=1e-4)
         assert other.weights == pytest.approx(report.weights, rel=1e-4)
@@ -43,7 +38,7 @@ def test_batch_split_does_not_change_the_update(train: Train, method: str) -> No
 def test_padding_side_does_not_change_the_update(train: Train) -> None:
     right, (a,) = train(padding_side="right", microbatch_size=4)
     left, (b,) = train(padding_side="left", microbatch_size=4)
-    torch.testing.assert_close(_parameters(left), _parameters(right), atol=1e-5, rtol=0)
+    torch.testing.assert_close(flat_parameters(left), flat_parameters(right), atol=1e-5, rtol=0)
     assert a.loss == pytest.approx(b.loss, abs=1e-5)
 
 
@@ -106,7 +101,7 @@ def test_a_killed_run_resumes_bit_exactly(train: Train, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(folder=tmp_path / "killed", stop_after=5, **settings)
     resumed, rest = train(folder=tmp_path / "killed", resume=str(tmp_path / "killed" / "checkpoint-4"), **settings)
-    assert torch.equal(_parameters(resumed), _parameters(straight))
+    assert torch.equal(flat_parameters(resumed), flat_parameters(straight))
     assert [r.step for r in rest] == [5, 6, 7, 8]
     assert [r.loss for r in rest] == [r.loss for r in reports[4:]]
 
@@ -120,10 +115,10 @@ def test_the_row_order_depends_on_the_seed_alone() -> None:
 
 
 def test_the_teacher_is_untouched_and_outside_of_the_student(train: Train) -> None:
-    before = _parameters(teacher().model)
+    before = flat_parameters(teacher().model)
     student, _ = train(steps=2)
     source = teacher()
-    assert torch.equal(_parameters(source.model), before)
+    assert torch.equal(flat_parameters(source.model), before)
     assert not any(p.requires_grad for p in source.model.parameters())
     assert not source.model.training
     assert len(list(student.parameters())) == len(list(tiny_llama(0).parameters()))
@@ -169,12 +164,12 @@ def test_a_nan_loss_stops_the_run_and_names_step_rows_and_tensor(train: Train) -
 
 def test_a_nan_gradient_stops_the_run_before_the_optimizer_uses_it(train: Train) -> None:
     student = tiny_llama(0)
-    before = _parameters(student)
+    before = flat_parameters(student)
     norm = student.model.norm.weight
     norm.register_hook(lambda gradient: gradient * torch.nan)
     with pytest.raises(NumericsError, match=r"gradient of model\.norm\.weight"):
         train(student=student, method="sft")
-    assert torch.equal(_parameters(student), before)
+    assert torch.equal(flat_parameters(student), before)
 
 
 def test_a_diverging_run_stops_instead_of_reporting_zero(train: Train) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from distillab.config.run import RunRecipe
 from distillab.config.training import BudgetConfig, TrainingConfig
@@ -18,17 +18,6 @@ from distillab.records import AnswerStoreCounts, RunRecord, TeacherProvenance
 from distillab.runs.inputs import RunInputs
 from distillab.training.sampling import StepSampler
 from distillab.training.spending import Spending, Used
-
-
-@dataclass(frozen=True)
-class _Operations:
-    """Of a model's forward pass, by tokens and scored ones."""
-
-    config: PreTrainedConfig
-    parameters: int
-
-    def __call__(self, tokens: float, scored: float) -> float:
-        return forward_operations(self.config, self.parameters, tokens=tokens, scored=scored)
 
 
 def _in_tokens(used: Used) -> float:
@@ -77,19 +66,22 @@ def spending_for(
     if budget.unit == "tokens":
         amount, before, of = float(budget.read_tokens), float(read), _in_tokens
     else:
-        by_student = _Operations(student.config, student.num_parameters())
-        by_teacher: _Operations | None = None
+        by_student = partial(forward_operations, student.config, student.num_parameters())
+        by_teacher: partial[float] | None = None
         if teacher is not None and recipe.resolved().access != "none":
             spec = inputs.require_teacher().spec
-            by_teacher = _Operations(load_config(spec.config, revision=spec.revision), teacher.parameters)
-        amount = passes(recipe) * by_student(budget.read_tokens, budget.scored_tokens)
-        before = by_teacher(read, generated) if by_teacher is not None else 0.0
+            config = load_config(spec.config, revision=spec.revision)
+            by_teacher = partial(forward_operations, config, teacher.parameters)
+        amount = passes(recipe) * by_student(tokens=budget.read_tokens, scored=budget.scored_tokens)
+        before = by_teacher(tokens=read, scored=generated) if by_teacher is not None else 0.0
 
         def of(used: Used) -> float:
-            taught = by_teacher(used.teacher, used.scored) if by_teacher is not None and used.teacher else 0.0
+            taught = (
+                by_teacher(tokens=used.teacher, scored=used.scored) if by_teacher is not None and used.teacher else 0.0
+            )
             return (
-                passes(recipe) * by_student(used.student, used.scored)
-                + by_student(used.generated, used.written)
+                passes(recipe) * by_student(tokens=used.student, scored=used.scored)
+                + by_student(tokens=used.generated, scored=used.written)
                 + taught
             )
 
