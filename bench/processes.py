@@ -57,4 +57,5 @@ def environment(run: Run) -> dict[str, str]:
     rest = {name: value for name, value in os.environ.items() if name not in decided}
     threads = {name: str(run.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TRL_EXPERIMENTAL_SILENCE": "1"}
-    return {**rest, **threads, **quiet, **ALLOCATORS[run.allocator]}
+    package = {"PYTHONPATH": str(ROOT / "src")}  # the environment of TRL does not have it
+    return {**rest, **threads, **quiet, **package, **ALLOCATORS[run.allocator]}
