@@ -132,6 +132,8 @@ def study_settings(pair: Pair, materials: Path, folder: Path, part: str, options
             "batch_size": 8,
             "learning_rate": pair.learning_rate,
             "warmup_steps": steps // 20,
+            "evaluate_every": max(1, steps // 3),
+            "checkpoint_every": steps,  # one of SmolLM2 has 1.6 GB
             "precision": pair.precision,
             "device": "cpu",
         },
