@@ -24,6 +24,12 @@ def materials() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _store(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep read and encoded rows in a folder of this test run; programs that tests start get it too."""
+    os.environ["DISTILLAB_CACHE"] = str(tmp_path_factory.mktemp("store"))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs torchao and bitsandbytes where they are not importable; `tests/quantised.py` has the reason."""
     if not all(find_spec(name) for name in ("torchao", "bitsandbytes")):
