@@ -49,7 +49,7 @@ class Pair:
         student: the same; a number: so many of the teacher's blocks.
         learning_rate, correction_rate: of the students, and of a teacher that is corrected.
         arms: methods, or arms with their settings.
-        steps: of 8 rows. rows: for training, of the stories. precision: of all arithmetic.
+        steps: of 8 rows. rows: for training, of the stories.
         generate_rows: held-out prompts that each student answers.
     """
 
@@ -60,7 +60,6 @@ class Pair:
     arms: tuple[str | dict[str, Any], ...] = SAME_TOKENS
     steps: int = 200
     rows: int = 1200
-    precision: str = "float32"
     generate_rows: int = 0
 
 
@@ -69,9 +68,9 @@ PAIRS = {
     "bitllama-llama2xs": Pair("bitllama-3M-tok512", "llama2xs-tok512", 1e-3, 6e-6),
     "bitllama-stories260k": Pair("bitllama-3M-tok512", "stories260K-tok512", 5e-4, 6e-6),
     "on-policy": Pair("bitllama-3M-tok512", "llama2xs-tok512", 1e-3, arms=ON_POLICY, generate_rows=100),
-    "smollm2-24": Pair("smollm2", 24, 1e-4, steps=30, precision="bfloat16"),
-    "smollm2-20": Pair("smollm2", 20, 1e-4, steps=30, precision="bfloat16"),
-    "smollm2-15": Pair("smollm2", 15, 1e-4, steps=30, precision="bfloat16"),
+    "smollm2-24": Pair("smollm2", 24, 1e-4, steps=30),
+    "smollm2-20": Pair("smollm2", 20, 1e-4, steps=30),
+    "smollm2-15": Pair("smollm2", 15, 1e-4, steps=30),
     "mistral-llama2xs": Pair("smallmistral-stories", "llama2xs-tok512", 1e-3, arms=OTHER_TOKENS),
     "smollm2-stories260k": Pair("smollm2", "stories260K-tok512", 5e-4, arms=OTHER_TOKENS_OF_SMOLLM2, rows=400),
     "smollm2-bitllama": Pair("smollm2", "bitllama-3M-tok512", 6e-6, arms=OTHER_TOKENS_OF_SMOLLM2, rows=400),
@@ -134,7 +133,7 @@ def study_settings(pair: Pair, materials: Path, folder: Path, part: str, options
             "warmup_steps": steps // 20,
             "evaluate_every": max(1, steps // 3),
             "checkpoint_every": steps,  # one of SmolLM2 has 1.6 GB
-            "precision": pair.precision,
+            "precision": "float32",
             "device": "cpu",
         },
         "evaluation": {
