@@ -36,11 +36,13 @@ _FORKS.set_forkserver_preload(["tests.imported"])
 class Forked:
     """A module that runs as `python -m` would run it, in a forked process; its output is kept."""
 
-    def __init__(self, module: str, *words: str, environment: Mapping[str, str] = ONE_THREAD) -> None:
+    def __init__(
+        self, module: str, *words: str, environment: Mapping[str, str] = ONE_THREAD, folder: Path = ROOT
+    ) -> None:
         self._output = tempfile.mkdtemp()
         weakref.finalize(self, shutil.rmtree, self._output)
         self._command = [module, *words]
-        arguments = (module, words, {**os.environ, **environment}, self._output)
+        arguments = (module, words, {**os.environ, **environment}, self._output, folder)
         self._process = _FORKS.Process(target=_become, args=arguments)
         self._process.start()
         self.store: TCPStore | None = None  # it lives as long as the processes that need it
@@ -78,14 +80,14 @@ class Forked:
 Started = Forked | subprocess.Popen[str]
 
 
-def _become(module: str, words: tuple[str, ...], environment: dict[str, str], output: str) -> None:
+def _become(module: str, words: tuple[str, ...], environment: dict[str, str], output: str, folder: Path) -> None:
     """Run a module as the program of this process."""
     for number, name in ((1, "stdout"), (2, "stderr")):
         with Path(output, name).open("wb") as stream:
             os.dup2(stream.fileno(), number)
     os.environ.clear()
     os.environ.update(environment)
-    os.chdir(ROOT)
+    os.chdir(folder)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(
@@ -114,7 +116,7 @@ def start_distillab(*words: str) -> Forked:
     return Forked("distillab.cli.main", *words)
 
 
-def together(module: str, *words: str, processes: int = 2) -> list[Forked]:
+def together(module: str, *words: str, processes: int = 2, folder: Path = ROOT) -> list[Forked]:
     """A module in processes that find each other by torch.distributed, as torchrun starts them."""
     # torchrun too holds the store, by which they find each other, in a process of its own
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
@@ -127,7 +129,8 @@ def together(module: str, *words: str, processes: int = 2) -> list[Forked]:
     }
     started = []
     for rank in map(str, range(processes)):
-        started.append(Forked(module, *words, environment=ONE_THREAD | shared | {"RANK": rank, "LOCAL_RANK": rank}))
+        own = ONE_THREAD | shared | {"RANK": rank, "LOCAL_RANK": rank}
+        started.append(Forked(module, *words, environment=own, folder=folder))
         started[-1].store = store
     return started
 

@@ -10,7 +10,8 @@
     │   ├── CacheCorrupt     the bytes are damaged or missing
     │   └── CacheMismatch    the bytes are sound, but belong to something else
     ├── StorageError         the disk is full
-    └── NumericsError        a loss or a gradient is not finite
+    ├── NumericsError        a loss or a gradient is not finite
+    └── ProcessLost          another process of the run has ended
 
 A message has up to four parts: the rule that is broken, where it happened, what was found, and how to fix it. They are
 printed as `where:`, `found:` and `fix:`, as in the doctor's findings, without a traceback.
@@ -92,6 +93,10 @@ class StorageError(DistillabError):
 
 class NumericsError(DistillabError):
     """A loss or a gradient is not finite."""
+
+
+class ProcessLost(DistillabError):
+    """Another process of the run has ended."""
 
 
 def near_names(name: str, known: Iterable[str]) -> str:

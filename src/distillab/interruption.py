@@ -1,8 +1,9 @@
-"""Handle SIGTERM and Ctrl-C: finish the step, save, and exit with the signal's exit code.
+"""Handle SIGTERM, SIGUSR1 and Ctrl-C: finish the step, save, and exit with the signal's exit code.
 
-SIGTERM is what a cluster sends before it takes a machine away; SIGINT is Ctrl-C. Work that can only be saved at certain
-points (training: after a step) runs inside `defer_interrupt`, checks `interrupt_requested` there, and raises
-`Interrupted` after saving. Everywhere else a signal raises `Interrupted` at once. A second Ctrl-C always does.
+SIGTERM is what a cluster sends before it takes a machine away, SIGUSR1 what Slurm sends with `--signal=USR1@120`, and
+SIGINT is Ctrl-C. Work that can only be saved at certain points (training: after a step) runs inside `defer_interrupt`,
+checks `interrupt_requested` there, and raises `Interrupted` after saving. Everywhere else a signal raises `Interrupted`
+at once. A second Ctrl-C always does.
 
 Handlers are installed by the command line and by the worker processes of a study, never by importing the package.
 """
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 class Interrupted(BaseException):
@@ -33,7 +34,7 @@ class Interrupted(BaseException):
 
     @property
     def exit_code(self) -> int:
-        """Return the exit code of a program that this signal ended: 143 or 130."""
+        """Return the exit code of a program that this signal ended: 143, 138 or 130."""
         return 128 + self.signal
 
 
@@ -47,7 +48,7 @@ class _State:
 
 @contextmanager
 def handle_signals(*, quiet: bool = False) -> Iterator[None]:
-    """Handle SIGTERM and SIGINT inside the block, and restore the old handlers after it.
+    """Handle the signals inside the block, and restore the old handlers after it.
 
     Does nothing outside the main thread, where Python allows no handlers. An ignored signal (SIGINT under nohup) stays
     ignored.

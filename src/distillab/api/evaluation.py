@@ -14,6 +14,7 @@ from distillab.errors import DataError
 from distillab.evaluation.likelihood import score_rows
 from distillab.evaluation.summary import summarise
 from distillab.objectives.term import Objective, RemembersSteps
+from distillab.processes import Processes
 from distillab.runs.inputs import RunInputs
 from distillab.runs.training_data import TrainingData, training_data
 
@@ -93,6 +94,7 @@ def eval_values(trainer: Trainer, rows: EvalRows, batches: DataLoader[Any]) -> d
         collator=reader.collator(),
         batch_size=trainer.args.eval_batch_size,
         stop_ids=reader.encoder.stop_ids,
+        processes=Processes.current(),
     )
     model.train(was_training)
     figures = summarise(scores, scored_bytes=rows.scored_bytes)

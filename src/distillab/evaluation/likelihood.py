@@ -22,6 +22,7 @@ from distillab.models.heads import OutputHead, with_lm_head
 from distillab.models.scoring import at_scored, scored_rows, scored_targets
 from distillab.objectives.cross_entropy import CrossEntropy
 from distillab.objectives.term import StudentScores
+from distillab.processes import ONE_PROCESS, Processes
 from distillab.teachers.protocol import SignalSource
 from distillab.teachers.signals import Distribution, NextTokens, SignalRequest, TeacherSignal, Top
 
@@ -77,12 +78,14 @@ def score_rows(
     stop_ids: Sequence[int],
     shared: SharedTeacher | None = None,
     after_batch: Callable[[int], None] | None = None,
+    processes: Processes = ONE_PROCESS,
 ) -> RowScores:
     """Return sums over the scored tokens of each row, in float64.
 
     Args:
         stop_ids: ids that end an answer.
-        after_batch: called with the number of rows of each finished batch, for progress.
+        after_batch: called with the number of rows that have been finished since, for progress.
+        processes: that all make this call; each scores a part of the batches, and has the scores of all.
     """
     was_training = model.training
     model.eval()
@@ -90,7 +93,16 @@ def score_rows(
     def values(batch: TokenBatch) -> dict[str, Tensor]:
         return _batch_values(model, batch, shared)
 
-    found = _sums(values, rows, collator, batch_size, stop_ids, shared=shared is not None, after_batch=after_batch)
+    found = _sums(
+        values,
+        rows,
+        collator,
+        batch_size,
+        stop_ids,
+        shared=shared is not None,
+        after_batch=after_batch,
+        processes=processes,
+    )
     model.train(was_training)
     return found
 
@@ -129,7 +141,9 @@ def score_teacher(
             )
         return {name: torch.cat([part[name] for part in parts]) for name in _OF_STUDENT}
 
-    return _sums(values, rows, collator, batch_size, stop_ids, shared=False, after_batch=after_batch)
+    return _sums(
+        values, rows, collator, batch_size, stop_ids, shared=False, after_batch=after_batch, processes=ONE_PROCESS
+    )
 
 
 def _sums(
@@ -141,25 +155,34 @@ def _sums(
     *,
     shared: bool,
     after_batch: Callable[[int], None] | None,
+    processes: Processes,
 ) -> RowScores:
     """Return the sums over each row's tokens of the values at all positions; rows of similar length share a batch."""
     columns = {name: torch.zeros(len(rows), dtype=torch.float64) for name in _COLUMNS}
     ends = torch.tensor(sorted(stop_ids))
     # results are put back by row index
     order = sorted(range(len(rows)), key=lambda index: len(rows[index].input_ids))
-    confidence, right = [], []
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    # of each token: the batch that it is in, the confidence, and whether it was right
+    tokens = [_NONE.new_zeros(0, 3)]
+    for number, counts in processes.dealt(len(batches)):
+        chosen = batches[number]
         batch = collator([IndexedRow(index, rows[index]) for index in chosen])
         found = {name: column.double().cpu() for name, column in values(batch).items()}
+        if not counts:
+            continue
         found["eos_tokens"] = torch.isin(scored_targets(batch), ends).double()
         found["eos_nats"] = found["nats"] * found["eos_tokens"]
-        confidence.append(found.pop("confidence"))
-        right.append(found["correct"])
+        confidence = found.pop("confidence")
+        tokens.append(torch.stack([torch.full_like(confidence, number), confidence, found["correct"]], dim=1))
         for name, column in found.items():
             columns[name].index_add_(0, scored_rows(batch), column)
         if after_batch is not None:
-            after_batch(len(chosen))
+            after_batch(sum(map(len, batches[number : number + processes.count])))
+    # a row is scored by one process, and is 0 in the others
+    columns = {name: processes.sum(column) for name, column in columns.items()}
+    joined = processes.joined(torch.cat(tokens))
+    _, confidence_N, right_N = joined[joined[:, 0].argsort(stable=True)].unbind(dim=1)
     return RowScores(
         keys=tuple(row.key for row in rows),
         nats=columns["nats"],
@@ -168,7 +191,7 @@ def _sums(
         tokens=columns["tokens"],
         correct=columns["correct"],
         **{name: columns[name] if shared else None for name in _OF_TEACHER},
-        calibration=calibration(torch.cat(confidence), torch.cat(right)),
+        calibration=calibration(confidence_N, right_N),
     )
 
 

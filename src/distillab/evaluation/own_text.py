@@ -12,6 +12,7 @@ from distillab.data.encoding import EncodedRow
 from distillab.data.reading import Reader
 from distillab.evaluation.likelihood import SharedTeacher, score_rows
 from distillab.evaluation.summary import NO_SHARED_TEACHER, fidelity
+from distillab.processes import ONE_PROCESS, Processes
 from distillab.records import Metric
 
 CACHE_LACKS_IT = "the teacher is read from a cache, which does not contain the student's own answers"
@@ -48,6 +49,7 @@ def own_text_metrics(
     reader: Reader,
     shared: SharedTeacher | None,
     unshared: str = NO_SHARED_TEACHER,
+    processes: Processes = ONE_PROCESS,
 ) -> tuple[tuple[Metric, ...], tuple[dict[str, float], ...]]:
     """Return the student's fidelity on its own answers; without values where no teacher can read them.
 
@@ -60,6 +62,7 @@ def own_text_metrics(
         prompts, written: see `own_rows`.
         shared: the teacher, where it has the student's tokens.
         unshared: why there is none.
+        processes: as of `score_rows`.
     """
     if not written:
         return (), ()
@@ -76,6 +79,7 @@ def own_text_metrics(
         batch_size=settings.batch_size,
         stop_ids=reader.encoder.stop_ids,
         shared=shared,
+        processes=processes,
     )
     assert scores.kl is not None  # there is a shared teacher
     read = dict(zip(scores.keys, zip(scores.kl.tolist(), scores.tokens.tolist(), strict=True), strict=True))

@@ -26,6 +26,7 @@ from distillab.models.generation import (
     generate_batches,
     require_room,
 )
+from distillab.processes import ONE_PROCESS, Processes
 from distillab.progress import Progress
 from distillab.records import EvaluationRecord
 from distillab.teachers.protocol import Generates, Prompt, Sampling, SignalSource
@@ -110,6 +111,7 @@ def evaluate(
     shared: SharedTeacher | None,
     label: str,
     unshared: str = NO_SHARED_TEACHER,
+    processes: Processes = ONE_PROCESS,
 ) -> EvaluationResult:
     """Score `settings.rows` rows, and answer the prompts of `settings.generate_rows` rows greedily.
 
@@ -117,6 +119,7 @@ def evaluate(
         shared: the teacher to compare distributions with, if the tokenizer contract allows it.
         label: whose evaluation this is, for the progress line.
         unshared: why there is no such teacher, if there is none.
+        processes: that all make this call; each does a part of the work, and has the result of all.
     """
     scored = held_out.first(settings.rows)
     prompted = held_out.first(settings.generate_rows)
@@ -130,11 +133,19 @@ def evaluate(
             stop_ids=scored.stop_ids,
             shared=shared,
             after_batch=progress.advance,
+            processes=processes,
         )
-        written = _generate(model, prompted, settings, reader, progress)
+        written = _generate(model, prompted, settings, reader, progress, processes)
     record = summarise(scores, scored_bytes=sum(scored.scored_bytes), unshared=unshared)
     metrics, own = own_text_metrics(
-        model, prompted.prompt_ids, written.ids, settings, reader=reader, shared=shared, unshared=unshared
+        model,
+        prompted.prompt_ids,
+        written.ids,
+        settings,
+        reader=reader,
+        shared=shared,
+        unshared=unshared,
+        processes=processes,
     )
     record = record.model_copy(update={"metrics": (*record.metrics, *metrics, *written.judged.metrics)})
     return EvaluationResult(record, scores, scored.scored_bytes, written, own)
@@ -223,17 +234,19 @@ def _generate(
     settings: EvaluationConfig,
     reader: Reader,
     progress: Progress,
+    processes: Processes,
 ) -> Written:
     if not prompted.rows:
         return Written()
     require_room(model, prompted.prompt_ids, settings.max_new_tokens, setting="evaluation.max_new_tokens")
-    outputs: list[Generated | GeneratedText] = []
+    outputs: list[Generated] = []
     for batch in generate_batches(
         model,
         prompted.prompt_ids,
         decoding=Decoding(settings.max_new_tokens),
         stop_ids=reader.encoder.stop_ids,
         batch_size=settings.batch_size,
+        processes=processes,
     ):
         outputs.extend(batch)
         progress.advance(len(batch))

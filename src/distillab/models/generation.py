@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
 import torch
@@ -13,6 +14,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from distillab.errors import ConfigError
 from distillab.models.loading import context_length
 from distillab.models.padding import reads_left_padding
+from distillab.processes import ONE_PROCESS, Processes
 
 
 @dataclass(frozen=True)
@@ -73,12 +75,16 @@ def generate_batches(
     decoding: Decoding,
     stop_ids: Sequence[int],
     batch_size: int,
+    processes: Processes = ONE_PROCESS,
 ) -> Iterator[list[Generated]]:
     """Continue each prompt, batch by batch, in the order given (left-padded, eval mode, no gradients).
 
     Every setting is in `decoding`: only the stop ids of the model's generation config are used, so a repetition
     penalty or a sampling default that comes with a model cannot change what is measured. A model
     that reads padding gives the same answers for any batch size too.
+
+    Args:
+        processes: that all make this call; each answers a part of the batches, and has the answers of all.
     """
     was_training = model.training
     model.eval()
@@ -97,15 +103,35 @@ def generate_batches(
     # such a model gets one prompt at a time
     together = 1 if len(prompts) > 1 and reads_left_padding(model) else batch_size
     try:
-        for start in range(0, len(prompts), batch_size):
-            batch = prompts[start : start + batch_size]
-            yield [
+        for number, counts in processes.dealt(-(-len(prompts) // batch_size)):
+            batch = prompts[number * batch_size : (number + 1) * batch_size]
+            answers = [
                 answer
                 for first in range(0, len(batch), together)
                 for answer in _one_batch(model, batch[first : first + together], config, stops[0], set(stops))
             ]
+            yield _joined(answers if counts else [], processes)
     finally:
         model.train(was_training)
+
+
+def _joined(answers: list[Generated], processes: Processes) -> list[Generated]:
+    """Return the answers of all processes, in their order."""
+    if processes.count == 1:
+        return answers
+    # each as its length, its stop token or -1, and its ids
+    none = -1
+    flat = [
+        value
+        for answer in answers
+        for value in (len(answer.ids), none if answer.stop_id is None else answer.stop_id, *answer.ids)
+    ]
+    values = iter(processes.joined(torch.tensor(flat, dtype=torch.long)).tolist())
+    found = []
+    for length in values:
+        stop_id = next(values)
+        found.append(Generated(tuple(islice(values, length)), None if stop_id == none else stop_id))
+    return found
 
 
 @torch.no_grad()

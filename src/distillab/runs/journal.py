@@ -20,6 +20,7 @@ from distillab.errors import DataError, NumericsError
 from distillab.files import disk_errors, json_line, read_json_lines, sync, write_bytes
 from distillab.progress import Progress
 from distillab.records import CurvePoint, EvaluationRecord, ReferenceLines
+from distillab.runs.peers import note_step
 from distillab.runs.rollouts import RolloutWatch, summary, with_shares_of_time
 from distillab.training.checkpoints import Checkpoint, Prefix
 from distillab.training.numerics import LOWER_RATE
@@ -66,6 +67,7 @@ class Journal:
 
     def step(self, report: StepReport) -> None:
         """Record one optimizer step, and measure the held-out rows where a point is due."""
+        note_step(report.step)
         now = time.perf_counter()
         elapsed, self._last = now - self._last, now
         rollout = None if report.rollout is None else with_shares_of_time(report.rollout, elapsed)

@@ -39,6 +39,7 @@ from distillab.models.loading import load_config
 from distillab.models.saving import round_weights, save_student, saved_dtype
 from distillab.models.structure import is_adapted
 from distillab.paths import is_local
+from distillab.processes import Processes, join_processes
 from distillab.records import (
     AnswerStoreCounts,
     ReferenceLines,
@@ -65,6 +66,7 @@ from distillab.runs.folder import (
 from distillab.runs.inputs import RunInputs, load_inputs
 from distillab.runs.journal import read_curve, read_journal, read_totals
 from distillab.runs.lock import held
+from distillab.runs.peers import watched_processes
 from distillab.runs.pruned import keep_student
 from distillab.runs.rollouts import rollout_notes, rollout_record
 from distillab.runs.several import open_teacher
@@ -106,39 +108,40 @@ def execute(
         Interrupted: a signal came; finished work is kept.
     """
     recipe = run if isinstance(run, RunRecipe) else run.recipe
-    processes = PartialState(cpu=recipe.training.device == "cpu")
-    inputs = load_inputs(run) if isinstance(run, RunRecipe) else run
-    recipe = inputs.recipe
-    folder, arm = Path(recipe.output), arm or recipe.method
-    inputs.admit()
-    require_given(inputs)
-    with processes.main_process_first():
-        files = inputs.fingerprints()
-    if processes.is_main_process:
-        require_claimable(folder, recipe, fingerprints=files)
-    # only the first process of a run locks the folder
-    with held(folder) if processes.is_main_process else nullcontext():
+    processes = join_processes(cpu=recipe.training.device == "cpu")
+    with watched_processes():
+        inputs = load_inputs(run) if isinstance(run, RunRecipe) else run
+        recipe = inputs.recipe
+        folder, arm = Path(recipe.output), arm or recipe.method
+        inputs.admit()
+        require_given(inputs)
         with processes.main_process_first():
-            identity = claim(folder, recipe, fingerprints=files)
-            finished = read_finished(folder, arm=arm, seed=recipe.seed, identity=identity)
-        if finished is not None:
-            return finished
-        if recipe.teacher_correction is not None:
-            first = correction_recipe(inputs, recipe.teacher_correction, folder / "corrected_teachers")
-            correction = cost_of_correction(execute(first))
-            inputs = replace(load_inputs(corrected_recipe(recipe, first)), made_in=inputs.made_in)
-        answers = answers_folder or folder / "answers"
-        stage = None
-        if inputs.recipe.staged is not None:
-            begins, goes_on = inputs.recipe.staged
-            stage = execute(inputs.with_recipe(begins), answers_folder=answers, arm=arm)
-            inputs = replace(inputs.with_recipe(goes_on), starts_from=Path(begins.output) / STUDENT)
-        claimed = _Claimed(inputs, recipe, folder, arm, identity, files, answers, correction, stage)
-        try:
-            return claimed.execute(stored or stored_signals(inputs), collator=collator)
-        except NumericsError as error:  # the message has the step; in a study the run is needed too
-            facts = [f"run {recipe.name} in {folder}", *error.facts]
-            raise NumericsError(error.rule, where=error.where, facts=facts, fix=error.fix) from error
+            files = inputs.fingerprints()
+        if processes.is_main_process:
+            require_claimable(folder, recipe, fingerprints=files)
+        # only the first process of a run locks the folder
+        with held(folder) if processes.is_main_process else nullcontext():
+            with processes.main_process_first():
+                identity = claim(folder, recipe, fingerprints=files)
+                finished = read_finished(folder, arm=arm, seed=recipe.seed, identity=identity)
+            if finished is not None:
+                return finished
+            if recipe.teacher_correction is not None:
+                first = correction_recipe(inputs, recipe.teacher_correction, folder / "corrected_teachers")
+                correction = cost_of_correction(execute(first))
+                inputs = replace(load_inputs(corrected_recipe(recipe, first)), made_in=inputs.made_in)
+            answers = answers_folder or folder / "answers"
+            stage = None
+            if inputs.recipe.staged is not None:
+                begins, goes_on = inputs.recipe.staged
+                stage = execute(inputs.with_recipe(begins), answers_folder=answers, arm=arm)
+                inputs = replace(inputs.with_recipe(goes_on), starts_from=Path(begins.output) / STUDENT)
+            claimed = _Claimed(inputs, recipe, folder, arm, identity, files, answers, correction, stage)
+            try:
+                return claimed.execute(stored or stored_signals(inputs), collator=collator)
+            except NumericsError as error:  # the message has the step; in a study the run is needed too
+                facts = [f"run {recipe.name} in {folder}", *error.facts]
+                raise NumericsError(error.rule, where=error.where, facts=facts, fix=error.fix) from error
 
 
 @dataclass(frozen=True)
@@ -189,7 +192,7 @@ class _Claimed:
         recipe = inputs.recipe
         with processes.main_process_first():
             made = keep_student(inputs)
-            split, answers = teacher.training_rows(self.answers_folder)
+        split, answers = teacher.training_rows(self.answers_folder)
         trained = self._train(teacher, split, answers, collator=collator)
         source = load_config(recipe.student.path, revision=recipe.student.revision)
         dtype = saved_dtype(recipe.student.save_dtype, source, trained.student)
@@ -203,6 +206,7 @@ class _Claimed:
             shared=shared,
             label=recipe.name,
             unshared=teacher.unshared,
+            processes=Processes.current(),
         )
         require_finite_figures(result.record, where=f"after step {trained.steps}")
         lines = read_journal(self.folder / "metrics.jsonl", steps=trained.steps) if self.writes else []

@@ -12,10 +12,10 @@ from distillab.models.loading import context_length
 from distillab.models.probing import coarsest, embedding_rows
 from distillab.models.rollout import require_samples, trains_with_dropout
 from distillab.models.structure import is_adapted
+from distillab.processes import world_size
 from distillab.runs.inputs import RunInputs
 from distillab.runs.teacher_view import vocab_size
 from distillab.runs.training_data import TrainingData
-from distillab.training.processes import world_size
 from distillab.training.rollout import Rollout
 from distillab.training.samplers import ContinuousBatching, Sampler
 from distillab.training.served_sampler import ServedSampler

@@ -12,6 +12,7 @@ from distillab.errors import CacheMismatch, TeacherError
 from distillab.evaluation.likelihood import SharedTeacher
 from distillab.evaluation.protocol import AbsentWeights
 from distillab.evaluation.summary import NO_SHARED_TEACHER
+from distillab.processes import Processes
 from distillab.records import AnswerStoreCounts, CacheUse, ServedCost, ServerProbe, TeacherProvenance
 from distillab.runs.answers import make_answers, read_answers, seconds_of
 from distillab.runs.inputs import RunInputs
@@ -197,15 +198,28 @@ class RunTeacher:
         """
         if self._inputs.method.answers == "dataset":
             return self._inputs.train, None
-        if self.cached_answers is None and not store_is_complete(answers_folder):
-            if self._inputs.method.reads_signals and not self.trains_from_cache:
-                self.source()  # a server that does not give them is refused before its answers are paid for
-            make_answers(self._inputs, self.generator(answers_folder), answers_folder)
+        if self.cached_answers is None:
+            self._make_answers(answers_folder)
         self._server.include(answers_folder / FOLDER)
         answers = read_answers(self._inputs, self.cached_answers or str(answers_folder))
         self.provenance = answers.teacher
         self.notes += answers.notes
         return answers.split, answers.counts
+
+    def _make_answers(self, folder: Path) -> None:
+        """Generate what is missing. Every process of the run makes a part; of a server the first process asks for all,
+        because its limits (requests at once, costs) are counted in one process.
+        """
+        processes = Processes.current()
+        served = self._inputs.require_teacher().spec.settings.server is not None
+        complete = store_is_complete(folder)
+        processes.wait()  # before the first writes
+        if not complete and not (served and processes.number):
+            if self._inputs.method.reads_signals and not self.trains_from_cache:
+                self.source()  # a server that does not give them is refused before its answers are paid for
+            worker, workers = (0, 1) if served else (processes.number, processes.count)
+            make_answers(self._inputs, self.generator(folder), folder, worker=worker, workers=workers)
+        processes.wait()
 
     def for_terms(self, split: EncodedSplit) -> SignalSource | None:
         """Return the source of the terms' signals at the training rows; None if they read none.

@@ -20,6 +20,7 @@ from distillab.models.projections import require_projections
 from distillab.models.structure import model_shape
 from distillab.objectives.build import build_objective
 from distillab.objectives.term import Objective
+from distillab.processes import Processes
 from distillab.progress import Progress
 from distillab.records import EvaluationRecord, ReferenceLines
 from distillab.runs.inputs import RunInputs
@@ -149,7 +150,14 @@ def train_student(
         require_finite_weights(student, step=step)
         held_out, size = inputs.held_out.first(recipe.evaluation.curve_rows), recipe.evaluation.batch_size
         collator = inputs.student.collator(settings.padding_side)
-        scores = score_rows(student, held_out.rows, collator=collator, batch_size=size, stop_ids=held_out.stop_ids)
+        scores = score_rows(
+            student,
+            held_out.rows,
+            collator=collator,
+            batch_size=size,
+            stop_ids=held_out.stop_ids,
+            processes=Processes.current(),
+        )
         return summarise(scores, scored_bytes=sum(held_out.scored_bytes))
 
     done, total, unit = last.step if last else 0, settings.steps, "steps"

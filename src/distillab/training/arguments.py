@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 
 from distillab.config.training import TrainingConfig
 from distillab.errors import ConfigError
-from distillab.training.processes import world_size
+from distillab.processes import world_size
 
 _SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 

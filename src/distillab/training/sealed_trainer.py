@@ -15,6 +15,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from distillab.files import require_space, write_json
 from distillab.models.batch import TokenBatch
 from distillab.models.structure import is_adapted
+from distillab.processes import Processes
 from distillab.training import projectors
 from distillab.training.checkpoints import (
     Prefix,
@@ -26,7 +27,6 @@ from distillab.training.checkpoints import (
     writing_folder,
 )
 from distillab.training.pauses import Pauses
-from distillab.training.processes import Processes
 
 
 class SealedTrainer(Trainer):
@@ -71,7 +71,7 @@ class SealedTrainer(Trainer):
             vars(model.config).pop("use_cache", None)
         else:
             model.config.use_cache = own_cache
-        self._processes = Processes(self.accelerator, args.process_index, args.world_size)
+        self._processes = Processes(args.process_index, args.world_size)
         self._run, self._measurements = run, measurements
         self._writing: Path | None = None
         first = args.process_index == 0

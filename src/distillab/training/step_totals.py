@@ -12,8 +12,8 @@ from distillab.models.aligned_positions import teacher_batch
 from distillab.models.batch import TokenBatch
 from distillab.models.scoring import scored_count
 from distillab.objectives.term import Objective
+from distillab.processes import Processes
 from distillab.teachers.protocol import SignalSource, tokens_read
-from distillab.training.processes import Processes
 
 
 @dataclass
