@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
@@ -37,6 +37,16 @@ class Piece(NamedTuple):
 
     text: str
     literal: tuple[Range, ...] = ()
+
+
+class _Part(NamedTuple):
+    """A text without added tokens, and the tokenizer that encodes it."""
+
+    tokenizer: Tokenizer
+    text: str
+
+
+_Encode = Callable[[Tokenizer, list[str]], list[list[int]]]
 
 
 class BorderEncoder:
@@ -63,34 +73,53 @@ class BorderEncoder:
         layout.update(truncation=None, padding=None, post_processor=None)
         splitter = layout["pre_tokenizer"]
         never = _edited(splitter, {"always": "never", "first": "never"}, prefix_space=False)
-        inner = _edited(splitter, {"first": "never"}, prefix_space=None)
+        after_token = _edited(splitter, {"first": "never"}, prefix_space=None)
         built: dict[str, Tokenizer] = {}
         self._start = _build(layout, built)
         # After an added token the text continues: "first" puts ▁ at the very beginning only.
-        self._after_token = _build(layout | {"pre_tokenizer": inner}, built)
-        self._continued = _build(layout | {"pre_tokenizer": never, "normalizer": None}, built)
+        self._after_token = _build(layout | {"pre_tokenizer": after_token}, built)
         self._words = _build(layout | {"normalizer": None}, built) if _DROP_SPACES & _kinds(splitter) else None
         self._normalizer = backend.normalizer
-        self._inner_normalizer = _without_prepend(layout)
+        inner = _without_prepend(layout)
+        self._inner_normalizer = None if inner is None else _normalizer(inner)
+        # Where every character is normalised by itself, a part needs no look at the text before it.
+        self._by_character = self._words is None and all(map(_is_by_character, _parts(layout["normalizer"])))
+        normalizer = inner if self._by_character else None
+        self._continued = _build(layout | {"pre_tokenizer": never, "normalizer": normalizer}, built)
 
     def encode(self, pieces: Sequence[Piece]) -> list[list[int]]:
         """Return the ids of each part, without begin and end tokens.
 
         The ids of a part depend on the parts before it, never on later ones.
         """
-        result = []
+        return self._encoded([pieces], lambda tokenizer, texts: [_encode(tokenizer, text) for text in texts])[0]
+
+    def encode_batch(self, texts: Sequence[Sequence[Piece]]) -> list[list[list[int]]]:
+        """Return `encode` of many texts, through the threads of the tokenizers library."""
+        return self._encoded(texts, _encode_batch)
+
+    def _encoded(self, texts: Sequence[Sequence[Piece]], encode: _Encode) -> list[list[list[int]]]:
+        """Return the ids of each part of each text; what one tokenizer encodes is encoded in one call."""
+        found = [[list(parts) for parts in self._parts(pieces)] for pieces in texts]
+        wanted = [part for pieces in found for parts in pieces for part in parts if isinstance(part, _Part)]
+        ids: dict[int, Iterator[list[int]]] = {}
+        for tokenizer in {id(part.tokenizer): part.tokenizer for part in wanted}.values():
+            ids[id(tokenizer)] = iter(encode(tokenizer, [part.text for part in wanted if part.tokenizer is tokenizer]))
+        return [[_joined([*_ids(parts, ids)]) for parts in pieces] for pieces in found]
+
+    def _parts(self, pieces: Sequence[Piece]) -> Iterator[list[int | _Part]]:
+        """Yield what each piece consists of: ids of added tokens, and text with the tokenizer that encodes it."""
         text_before, at_start = "", True
         for piece in pieces:
-            ids: list[int] = []
+            parts: list[int | _Part] = []
             for part in self._cut(piece):
                 if isinstance(part, int):
-                    ids.append(part)
+                    parts.append(part)
                     text_before, at_start = "", False
                 else:
-                    ids.extend(self._text_ids(part, before=text_before, at_start=at_start))
+                    parts.extend(self._text_parts(part, before=text_before, at_start=at_start))
                     text_before += part
-            result.append(ids)
-        return result
+            yield parts
 
     def _cut(self, piece: Piece) -> Iterator[str | int]:
         place = 0
@@ -102,17 +131,21 @@ class BorderEncoder:
         if place < len(piece.text):
             yield piece.text[place:]
 
-    def _text_ids(self, text: str, *, before: str, at_start: bool) -> list[int]:
+    def _text_parts(self, text: str, *, before: str, at_start: bool) -> Iterator[_Part]:
         if not before:
-            return _ids(self._start if at_start else self._after_token, text)
+            yield _Part(self._start if at_start else self._after_token, text)
+            return
         rest = self._normalised_rest(text, before)
-        if self._words is None:
-            return _ids(self._continued, rest)
-        end = next((place for place, character in enumerate(rest) if character.isspace()), len(rest))
-        return _ids(self._continued, rest[:end]) + _ids(self._words, rest[end:])
+        end = len(rest)
+        if self._words is not None:
+            end = next((place for place, character in enumerate(rest) if character.isspace()), len(rest))
+        if rest[:end]:
+            yield _Part(self._continued, rest[:end])
+        if rest[end:] and self._words is not None:
+            yield _Part(self._words, rest[end:])
 
     def _normalised_rest(self, text: str, before: str) -> str:
-        if self._normalizer is None:
+        if self._normalizer is None or self._by_character:
             return text
         whole = self._normalizer.normalize_str(before + text)
         head = self._normalizer.normalize_str(before)
@@ -121,8 +154,22 @@ class BorderEncoder:
         return text if self._inner_normalizer is None else self._inner_normalizer.normalize_str(text)
 
 
-def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
-    return tokenizer.encode(text, add_special_tokens=False).ids if text else []
+def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
+    return tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def _encode_batch(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
+    # without offsets, which nothing here reads
+    return [found.ids for found in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def _ids(parts: Sequence[int | _Part], encoded: dict[int, Iterator[list[int]]]) -> Iterator[list[int]]:
+    for part in parts:
+        yield next(encoded[id(part.tokenizer)]) if isinstance(part, _Part) else [part]
+
+
+def _joined(parts: list[list[int]]) -> list[int]:
+    return parts[0] if len(parts) == 1 else [number for part in parts for number in part]
 
 
 def _build(layout: dict[str, Any], built: dict[str, Tokenizer]) -> Tokenizer:
@@ -158,11 +205,19 @@ def _parts(node: Any) -> list[dict[str, Any]]:
     return [node]
 
 
-def _without_prepend(layout: dict[str, Any]) -> Normalizer | None:
-    """Return the normaliser without its Prepend, for a part that is normalised alone."""
+def _is_by_character(normalizer: dict[str, Any]) -> bool:
+    """Return whether a part of a normaliser's JSON changes each character by itself, save at the very beginning."""
+    kind = normalizer["type"]
+    return kind == "Prepend" or (kind == "Replace" and len(normalizer["pattern"].get("String", "")) == 1)
+
+
+def _without_prepend(layout: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the JSON of the normaliser without its Prepend, for a part that is normalised alone."""
     kept = [part for part in _parts(layout["normalizer"]) if part["type"] != "Prepend"]
-    if not kept:
-        return None
+    return {"type": "Sequence", "normalizers": kept} if kept else None
+
+
+def _normalizer(layout: dict[str, Any]) -> Normalizer | None:
     model = {"type": "WordLevel", "vocab": {"?": 0}, "unk_token": "?"}
-    bare = {"version": layout["version"], "normalizer": {"type": "Sequence", "normalizers": kept}, "model": model}
-    return Tokenizer.from_str(json.dumps(bare | {"added_tokens": []})).normalizer
+    bare = {"version": "1.0", "normalizer": layout, "model": model, "added_tokens": []}
+    return Tokenizer.from_str(json.dumps(bare)).normalizer

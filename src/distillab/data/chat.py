@@ -61,6 +61,11 @@ class Chat(Template):
         self._requires_generation_prompt = requires_generation_prompt
         self._opening, self.end_of_turn = self._find_ends()
 
+    @property
+    def identity(self) -> tuple[str | bool, ...]:
+        """Return all that decides how an example is rendered, besides the tokenizer."""
+        return (self.sha256, self._requires_generation_prompt)
+
     def render(self, example: Example) -> tuple[RenderedSegment, ...]:
         """Return a prompt segment and a trained segment for every answer that is trained on.
 

@@ -12,9 +12,21 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from distillab.data.template_limits import LONGEST_SOURCE, LimitedEnvironment, TooMuchWork
+from distillab.data.template_slots import OPEN, Inspected, OpaqueText, Slot, Slots, captures_output
 from distillab.errors import DataError
 
 _CLOCK = "strftime_now"  # how transformers calls the clock of a template
+_FAILURES = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+_LONGEST_FILLED = 1 << 20  # characters; a longer conversation is rendered within the limits
+_MOST_STRUCTURES = 10_000
 _LIMIT_FIX = "use template: turns, or repair the tokenizer's chat_template"
 
 
@@ -38,8 +50,10 @@ class ChatTemplate:
         self._environment = LimitedEnvironment(_compile_jinja_template("").environment)
         midnight = datetime.datetime.combine(date, datetime.time())
         try:
-            names = self._environment.parse(self.source).find_all(nodes.Name)
-            self.reads_date = any(node.name == _CLOCK for node in names)
+            tree = self._environment.parse(self.source)
+            self.reads_date = any(node.name == _CLOCK for node in tree.find_all(nodes.Name))
+            self._fills = not captures_output(tree) and OPEN not in self.source
+            self._slots: dict[tuple[object, ...], Slots] = {}
             self._template = self._environment.from_string(self.source, globals={_CLOCK: midnight.strftime})
         except (TemplateError, RecursionError) as error:
             raise self._error("The chat template cannot be compiled.", str(error), _LIMIT_FIX) from error
@@ -62,16 +76,56 @@ class ChatTemplate:
         Raises:
             DataError: the template refuses the conversation, fails on it, or exceeds a limit.
         """
+        texts = [turn["content"] for turn in turns]
+        plain = not tools and all(len(turn) == 2 for turn in turns) and sum(map(len, texts)) < _LONGEST_FILLED
+        structure = (*((turn["role"], bool(turn["content"])) for turn in turns), add_generation_prompt)
+        if plain and (slots := self._slots.get(structure)) is not None:
+            return slots.filled(texts)
+        text = self._rendered(turns, add_generation_prompt=add_generation_prompt, origin=origin, tools=tools)
+        if plain and self._fills and len(self._slots) < _MOST_STRUCTURES:
+            self._learn(structure, turns, text)
+        return text
+
+    def _learn(self, structure: tuple[object, ...], turns: Sequence[Mapping[str, Any]], text: str) -> None:
+        """Keep what the template writes around the texts, if it does not look into them."""
+        filled = [bool(turn["content"]) for turn in turns]
+        opaque = [
+            {"role": turn["role"], "content": OpaqueText([Slot(place, trimmed=False)], filled)}
+            for place, turn in enumerate(turns)
+        ]
+        self._environment.begin()
+        try:
+            slots = Slots(self._template.render(self._variables(opaque, structure[-1], tools=None)))
+        except (Inspected, TemplateError, *_FAILURES):
+            self._fills = False
+            return
+        self._fills = slots.filled([turn["content"] for turn in turns]) == text
+        if self._fills:
+            self._slots[structure] = slots
+
+    def _variables(
+        self, turns: Sequence[Mapping[str, Any]], add_generation_prompt: object, *, tools: Sequence[Any] | None
+    ) -> dict[str, Any]:
+        return {
+            "messages": [dict(turn) for turn in turns],
+            "tools": tools,
+            "documents": None,
+            "add_generation_prompt": add_generation_prompt,
+            **self._special_tokens,
+        }
+
+    def _rendered(
+        self,
+        turns: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool,
+        origin: str,
+        tools: Sequence[Any] | None,
+    ) -> str:
         roles = f"roles: {', '.join(turn['role'] for turn in turns)}"
         self._environment.begin()
         try:
-            return self._template.render(
-                messages=[dict(turn) for turn in turns],
-                tools=tools,
-                documents=None,
-                add_generation_prompt=add_generation_prompt,
-                **self._special_tokens,
-            )
+            return self._template.render(self._variables(turns, add_generation_prompt, tools=tools))
         except TooMuchWork as error:
             rule = "The chat template does more work than any conversation needs, and was stopped."
             raise self._error(rule, str(error), _LIMIT_FIX) from error
@@ -82,15 +136,7 @@ class ChatTemplate:
                 facts=[str(error), roles],
                 fix="change the row, or use data.template: turns",
             ) from error
-        except (
-            ArithmeticError,
-            AttributeError,
-            LookupError,
-            MemoryError,
-            RecursionError,
-            TypeError,
-            ValueError,
-        ) as error:
+        except _FAILURES as error:
             raise DataError(
                 "The chat template fails on the conversation.",
                 where=origin,

@@ -7,57 +7,36 @@ at t + 1 if that is marked. The first token of a sequence has no context and is 
 from __future__ import annotations
 
 import copy
+import hashlib
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from importlib.metadata import version
+from itertools import accumulate, chain, islice
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from transformers import PreTrainedTokenizerFast
 
 from distillab.data.border import BorderEncoder, Piece
+from distillab.data.encoded_rows import KEYS, PLACES, TOKENS, EncodedRow, EncodedSplit, RowWriter
 from distillab.data.examples import Example
 from distillab.data.lost_text import LostText
 from distillab.data.rendering import RenderedSegment, Template
+from distillab.data.store import fingerprint_of
 from distillab.data.supervised_text import SupervisedText
 from distillab.errors import DataError
 from distillab.pairing.token_bytes import TokenMeaning, token_meanings
-from distillab.progress import track
+from distillab.progress import Progress
 from distillab.records import EncodingCounts
 
+__all__ = ["Dropped", "EncodedRow", "EncodedSplit", "Encoder", "begin_ids"]
+
 DropReason = Literal["empty_answer", "no_room"]
-
-
-@dataclass(frozen=True, eq=False)
-class EncodedRow:
-    """One sequence.
-
-    Attributes:
-        key: `Example.key`.
-        input_ids: (L,) int32.
-        answer_mask: (L,) bool, True where the token is supervised; never at 0.
-        prompt_length: tokens before the last answer that has any token left.
-        truncated: the sequence was cut at max_tokens.
-        special_in_text: a special token is spelled in the row's text (and encoded as text).
-        removed: characters of the data's answers that the template drops.
-        added: characters that the template adds to answers, without special tokens.
-        lost: characters of the row's text for which the tokenizer has no token.
-    """
-
-    key: str
-    input_ids: npt.NDArray[np.int32]
-    answer_mask: npt.NDArray[np.bool_]
-    prompt_length: int
-    truncated: bool = False
-    special_in_text: bool = False
-    removed: int = 0
-    added: int = 0
-    lost: int = 0
-
-    def __len__(self) -> int:
-        return len(self.input_ids)
+_VERSION = 1  # of the encoder: another number where the rows of the same data differ
+_BATCH = 1_024
 
 
 @dataclass(frozen=True)
@@ -68,16 +47,20 @@ class Dropped:
     reason: DropReason
 
 
-@dataclass(frozen=True, eq=False)
-class EncodedSplit:
-    """The kept rows, the example of each (same order), and the counts of all rows."""
+class _Rendered(NamedTuple):
+    """An example that has answers, as text, with its place in the batch."""
 
-    rows: list[EncodedRow]
-    examples: list[Example]
-    counts: EncodingCounts
+    place: int
+    example: Example
+    segments: Sequence[RenderedSegment]
 
-    def __len__(self) -> int:
-        return len(self.rows)
+
+class _Joined(NamedTuple):
+    """The ids of a sequence in parts, whether each is supervised, and before which token each answer begins."""
+
+    parts: list[list[int]]
+    supervised: list[bool]
+    starts: list[int]
 
 
 class Encoder:
@@ -134,13 +117,8 @@ class Encoder:
 
         A teacher's generation prompt can also open the answer (`<think>`).
         """
-        segments = self.template.prompt_segments(example)
-        ids = [
-            part
-            for piece, segment in zip(self._pieces(segments), segments, strict=True)
-            for part in self._closed(piece, segment)
-        ]
-        return self._begun(ids)
+        joined = self._sequence(self.template.prompt_segments(example))
+        return [*chain.from_iterable(joined.parts)]
 
     def encode(self, example: Example) -> EncodedRow | Dropped:
         """Encode one example, or return why it is dropped.
@@ -148,29 +126,61 @@ class Encoder:
         Raises:
             DataError: the chat template refuses the conversation.
         """
+        rendered = self._rendered(0, example)
+        if isinstance(rendered, Dropped):
+            return rendered
+        with RowWriter() as writer:
+            kept = self._append(writer, [rendered], [self._pieces(rendered.segments)])
+        return writer.rows()[0] if kept else Dropped(example.key, "no_room")
+
+    def _rendered(self, place: int, example: Example) -> _Rendered | Dropped:
         if not all(answer.strip() for answer in example.answers):
             return Dropped(example.key, "empty_answer")
         segments = self.template.render(example)
-        answers = [segment.supervised_text for segment in segments if segment.ends_answer]
+        answers = [segment.rewritten for segment in segments if segment.rewritten is not None]
         if any(answer.removed and not answer.text.strip() for answer in answers):
             return Dropped(example.key, "empty_answer")
-        whole, mask, starts = self._sequence(segments)
-        kept_mask = np.asarray(mask[: self.max_tokens], dtype=np.bool_)
-        if not kept_mask.any():
-            return Dropped(example.key, "no_room")
-        room = len(kept_mask)
-        begun = [start for start in starts if start < room]
-        return EncodedRow(
-            key=example.key,
-            input_ids=np.asarray(whole[:room], dtype=np.int32),
-            answer_mask=kept_mask,
-            prompt_length=begun[-1] if begun else room,
-            truncated=len(whole) > room,
-            special_in_text=any(self._borders.added.special_strings(text) for text in example.texts),
-            removed=sum(answer.removed for answer in answers),
-            added=sum(answer.added for answer in answers),
-            lost=sum(self._lost.characters(text) for text in example.texts),
-        )
+        return _Rendered(place, example, segments)
+
+    def _append(self, writer: RowWriter, rows: Sequence[_Rendered], pieces: Sequence[list[list[int]]]) -> list[int]:
+        """Cut rows at `max_tokens` and append those that have a supervised token; return their places in `rows`.
+
+        Args:
+            pieces: the ids of each segment of each row.
+        """
+        joined = [self._joined(row.segments, ids) for row, ids in zip(rows, pieces, strict=True)]
+        parts = [part for row in joined for part in row.parts]
+        lengths = np.array([len(part) for part in parts], dtype=np.int64)
+        row_of_part = np.repeat(np.arange(len(rows)), [len(row.parts) for row in joined])
+        tokens = np.bincount(row_of_part, lengths, minlength=len(rows)).astype(np.int64)
+        ids = np.fromiter(chain.from_iterable(parts), dtype=np.int32, count=int(tokens.sum()))
+        mask = np.repeat([supervised for row in joined for supervised in row.supervised], lengths)
+        first = np.cumsum(tokens) - tokens
+        mask[first[tokens > 0]] = False  # nothing predicts it
+        room = np.minimum(tokens, self.max_tokens)
+        fits = np.arange(len(ids)) - np.repeat(first, tokens) < self.max_tokens
+        scored = np.bincount(np.repeat(np.arange(len(rows)), tokens)[fits & mask], minlength=len(rows)) > 0
+        kept: list[int] = np.flatnonzero(scored).tolist()
+        fits &= np.repeat(scored, tokens)
+        keys = [rows[at].example.key.encode() for at in kept]
+        answers = [[part.rewritten for part in rows[at].segments if part.rewritten is not None] for at in kept]
+        columns: dict[str, Any] = {
+            TOKENS: ids[fits],
+            KEYS: np.frombuffer(b"".join(keys), dtype=np.uint8),
+            "tokens": room[kept],
+            "key_bytes": [len(key) for key in keys],
+            "prompt_length": [max((n for n in joined[at].starts if n < room[at]), default=room[at]) for at in kept],
+            "truncated": tokens[kept] > room[kept],
+            "special_in_text": [
+                any(self._borders.added.special_strings(text) for text in rows[at].example.texts) for at in kept
+            ],
+            "removed": [sum(answer.removed for answer in each) for each in answers],
+            "added": [sum(answer.added for answer in each) for each in answers],
+            "lost": self._lost.of_rows([rows[at].example.texts for at in kept]),
+            PLACES: [rows[at].place for at in kept],
+        }
+        writer.append(columns, mask[fits])
+        return kept
 
     def continued(self, example: Example, text: str, *, tokens: int, by: Encoder, ended: bool) -> EncodedRow:
         """Encode an example up to one of its answers, with a text in place of that answer, which alone is supervised.
@@ -184,10 +194,11 @@ class Encoder:
         segments = self.template.render(example)
         answers = [place for place, segment in enumerate(segments) if segment.ends_answer]
         # of a conversation that was cut, the last answer that was begun
-        number = by._sequence(by.template.render(example))[2].index(tokens) if len(answers) > 1 else 0
+        number = by._sequence(by.template.render(example)).starts.index(tokens) if len(answers) > 1 else 0
         end = (self.template.end_of_turn or "") if ended else ""
         written = RenderedSegment(text + end, supervised=True, ends_answer=True, literal=((0, len(text)),))
-        ids, _, starts = self._sequence([*segments[: answers[number]], written], ended=ended)
+        parts, _, starts = self._sequence([*segments[: answers[number]], written], ended=ended)
+        ids = [*chain.from_iterable(parts)]
         room = min(len(ids), self.max_tokens)
         return EncodedRow(
             key=example.key,
@@ -234,6 +245,18 @@ class Encoder:
     def _meanings(self) -> list[TokenMeaning]:
         return token_meanings(self._tokenizer)
 
+    @property
+    def fingerprint(self) -> str:
+        """Return a fingerprint of all that decides how an example is encoded."""
+        return fingerprint_of(_VERSION, self._tokenizer_sha256, *self.template.identity, self.max_tokens)
+
+    @cached_property
+    def _tokenizer_sha256(self) -> str:
+        tokenizer = self._tokenizer
+        facts = [version("tokenizers"), tokenizer.special_tokens_map, self.eos_id, self._begin]
+        text = tokenizer.backend_tokenizer.to_str() + repr(facts) + repr(tokenizer.added_tokens_decoder)
+        return hashlib.sha256(text.encode()).hexdigest()
+
     def encode_all(self, examples: Sequence[Example], *, source: str) -> EncodedSplit:
         """Encode a split and count kept, dropped and truncated rows.
 
@@ -243,61 +266,50 @@ class Encoder:
         Raises:
             DataError: no row is left.
         """
-        rows: list[EncodedRow] = []
-        kept: list[Example] = []
-        dropped: dict[DropReason, int] = {"empty_answer": 0, "no_room": 0}
-        for example in track(examples, f"encoding {source}", total=len(examples), unit="rows"):
-            encoded = self.encode(example)
-            if isinstance(encoded, Dropped):
-                dropped[encoded.reason] += 1
-            else:
-                rows.append(encoded)
-                kept.append(example)
-        counts = EncodingCounts(
-            source=source,
-            rows=len(examples),
-            kept=len(rows),
-            dropped_empty_answer=dropped["empty_answer"],
-            dropped_no_room=dropped["no_room"],
-            truncated=sum(row.truncated for row in rows),
-            special_in_text=sum(row.special_in_text for row in rows),
-            rows_cut_by_template=sum(row.removed > 0 for row in rows),
-            characters_cut_by_template=sum(row.removed for row in rows),
-            rows_added_to_by_template=sum(row.added > 0 for row in rows),
-            characters_added_by_template=sum(row.added for row in rows),
-            prompts=len({example.prompt_hash for example in kept}),
-            rows_with_lost_text=sum(row.lost > 0 for row in rows),
-            characters_lost=sum(row.lost for row in rows),
-            tokens=sum(len(row) for row in rows),
-            supervised_tokens=sum(int(row.answer_mask.sum()) for row in rows),
-        )
-        if not rows:
+        with RowWriter() as writer:
+            dropped = self._encode_into(writer, examples, source)
+        rows = writer.rows()
+        kept = [examples[place] for place in rows.columns[PLACES]]
+        counts = rows.counts(source, dropped, prompts=len({example.prompt_hash for example in kept}))
+        if not len(rows):
             raise _nothing_left(counts, self.max_tokens)
         return EncodedSplit(rows, kept, counts)
 
-    def _sequence(
-        self, segments: Sequence[RenderedSegment], *, ended: bool = True
-    ) -> tuple[list[int], list[bool], list[int]]:
-        """Return the ids of segments with begin tokens, which of them are supervised, and where each answer begins.
+    def _encode_into(self, writer: RowWriter, examples: Sequence[Example], source: str) -> Counter[str]:
+        """Append the rows that are kept; return how many are not."""
+        dropped: Counter[str] = Counter()
+        with Progress(f"encoding {source}", total=len(examples), unit="rows") as progress:
+            for start in range(0, len(examples), _BATCH):
+                found = [
+                    self._rendered(place, example)
+                    for place, example in enumerate(examples[start : start + _BATCH], start=start)
+                ]
+                rows = [row for row in found if isinstance(row, _Rendered)]
+                texts = [[Piece(part.text, part.literal) for part in row.segments] for row in rows]
+                kept = self._append(writer, rows, self._borders.encode_batch(texts)) if rows else []
+                dropped["empty_answer"] += len(found) - len(rows)
+                dropped["no_room"] += len(rows) - len(kept)
+                progress.advance(len(found))
+        return dropped
+
+    def _sequence(self, segments: Sequence[RenderedSegment], *, ended: bool = True) -> _Joined:
+        """Return the ids of segments with begin and end tokens.
 
         Args:
             ended: False: the last segment is an answer without an end.
         """
-        ids: list[int] = []
-        mask: list[bool] = []
-        starts: list[int] = []
-        for number, (piece, segment) in enumerate(zip(self._pieces(segments), segments, strict=True), start=1):
-            if segment.ends_answer:
-                starts.append(len(ids))
-            if ended or number < len(segments):
-                piece = self._closed(piece, segment)
-            ids.extend(piece)
-            mask.extend([segment.supervised] * len(piece))
-        whole = self._begun(ids)
-        begin = len(whole) - len(ids)
-        mask = [False] * begin + mask
-        mask[:1] = [False] * len(mask[:1])
-        return whole, mask, [begin + start for start in starts]
+        return self._joined(segments, self._pieces(segments), ended=ended)
+
+    def _joined(
+        self, segments: Sequence[RenderedSegment], pieces: Sequence[list[int]], *, ended: bool = True
+    ) -> _Joined:
+        parts = [self._closed(piece, segment) for piece, segment in zip(pieces, segments, strict=True)]
+        if not ended:
+            parts[-1] = pieces[-1]
+        parts = [self._missing_begin(parts), *parts]
+        ends = list(accumulate(map(len, parts)))
+        starts = [start for start, segment in zip(ends, segments, strict=False) if segment.ends_answer]
+        return _Joined(parts, [False, *(segment.supervised for segment in segments)], starts)
 
     def _pieces(self, segments: Sequence[RenderedSegment]) -> list[list[int]]:
         return self._borders.encode([Piece(segment.text, segment.literal) for segment in segments])
@@ -307,8 +319,9 @@ class Encoder:
         # Text of the data never encodes to these ids, so the template wrote a last id among them.
         return ids if not segment.ends_answer or (ids and ids[-1] in closes) else [*ids, self.eos_id]
 
-    def _begun(self, ids: list[int]) -> list[int]:
-        return ids if ids[: len(self._begin)] == self._begin else self._begin + ids
+    def _missing_begin(self, parts: Sequence[list[int]]) -> list[int]:
+        """Return the begin tokens, or nothing where the text has them."""
+        return [] if [*islice(chain.from_iterable(parts), len(self._begin))] == self._begin else self._begin
 
 
 def _id_of(tokenizer: PreTrainedTokenizerFast, token: str) -> int:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerFast
 
@@ -42,12 +43,16 @@ class LostText:
             self._unknown = tokenizer.backend_tokenizer.token_to_id(model["unk_token"])
         self._tokenizer = Tokenizer.from_str(json.dumps(layout | {"truncation": None, "padding": None}))
 
-    def characters(self, text: str) -> int:
-        """Return the number of lost characters of a text."""
-        if self._tokenizer is None or not text:
-            return 0
+    def of_rows(self, rows: Sequence[Sequence[str]]) -> list[int]:
+        """Return the number of lost characters of each row's texts."""
+        if self._tokenizer is None:
+            return [0] * len(rows)
         # A prefix space has the offset of the first character, and would hide that this is lost.
-        encoding = self._tokenizer.encode(_BEFORE + text, add_special_tokens=False)
+        texts = [_BEFORE + text for row in rows for text in row]
+        found = iter(self._tokenizer.encode_batch(texts, add_special_tokens=False))
+        return [sum(self._lost(text, next(found)) for text in row) for row in rows]
+
+    def _lost(self, text: str, encoding: Encoding) -> int:
         kept, unknown = set[int](), set[int]()
         for id_, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
             (unknown if id_ == self._unknown else kept).update(range(start, end))

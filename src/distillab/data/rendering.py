@@ -73,6 +73,11 @@ class Template(ABC):
         self.name = name
         self.sha256 = hashlib.sha256(f"{name}\n{source}".encode()).hexdigest()
 
+    @property
+    def identity(self) -> tuple[str | bool, ...]:
+        """Return all that decides how an example is rendered, besides the tokenizer."""
+        return (self.sha256,)
+
     @abstractmethod
     def render(self, example: Example) -> tuple[RenderedSegment, ...]:
         """Return the whole text in segments; the last one ends the final answer.

@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
-from functools import wraps
+from functools import reduce, wraps
+from operator import add
 from types import BuiltinMethodType
 from typing import Any
 
@@ -20,10 +21,13 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
+from distillab.data.template_slots import TESTS, Inspected, OpaqueText
+
 LONGEST = 1 << 24  # characters of one text, items of one list
 MOST_WORK = 1 << 26  # characters made by one rendering; a turn of a loop and an item written out count as more
 LONGEST_S = 20.0  # of processor time
 LONGEST_SOURCE = 1 << 20
+_BETWEEN_LOOKS = 1 << 13  # of the work, between two looks at the clock
 _TURN = 512
 _ITEM = 32
 _MOST_BITS = 1 << 16  # of a whole number
@@ -57,13 +61,15 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         self.globals.update(like.globals)
         del self.globals["lipsum"]  # filler text of any length
         self.filters = {name: self._counted(name, function) for name, function in like.filters.items()}
+        tests: dict[str, Any] = dict(like.tests)
+        self.tests = {name: _answered(name, test) for name, test in tests.items()}
         self.concat = self._together  # type: ignore[method-assign]
         self.begin()
 
     def begin(self) -> None:
         """Give the next rendering a new budget."""
-        self._left = MOST_WORK
-        self._deadline = time.thread_time() + LONGEST_S
+        self._left = self._look_at = MOST_WORK
+        self._deadline: float | None = None
 
     def spend(self, work: int) -> None:
         """Count work.
@@ -74,15 +80,20 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         self._left -= work
         if self._left < 0:
             raise TooMuchWork(f"more than {MOST_WORK:,} characters made, or {MOST_WORK // _TURN:,} turns of loops")
-        if time.thread_time() > self._deadline:
-            raise TooMuchWork(f"more than {LONGEST_S:.0f} seconds")
+        if self._left < self._look_at - _BETWEEN_LOOKS:  # reading the clock takes longer than most operations
+            self._look_at, now = self._left, time.thread_time()
+            self._deadline = self._deadline or now + LONGEST_S
+            if now > self._deadline:
+                raise TooMuchWork(f"more than {LONGEST_S:.0f} seconds")
 
     def turn(self) -> None:
         """Count one turn of a loop, or one call of a macro."""
         self.spend(_TURN)
 
-    def joined(self, parts: list[Any]) -> str:
+    def joined(self, parts: list[Any]) -> str | OpaqueText:
         """Return `a ~ b`."""
+        if any(isinstance(part, OpaqueText) for part in parts):
+            return reduce(add, (part if isinstance(part, OpaqueText) else str(self._printed(part)) for part in parts))
         return self._together(str(self._printed(part)) for part in parts)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
@@ -133,6 +144,8 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
             before, value, others = args[:place], args[place : place + 1], args[place + 1 :]
             if value and not isinstance(value[0], str | Mapping | list | tuple) and name in ("join", "list"):
                 value = (list(value[0]) if isinstance(value[0], Iterable) else value[0],)
+            if any(isinstance(each, OpaqueText) for each in (*value, *others, *kwargs.values())):
+                return _trimmed(name, *value, *others, *kwargs.values())
             if name not in _READ_ONLY:
                 self.spend(self._weight([*value, *others, *kwargs.values()]))
             if name == "join" and value:
@@ -150,6 +163,8 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
 
     def _printed(self, value: Any) -> Any:
         """Count a value that a template writes, before it becomes text."""
+        if isinstance(value, OpaqueText):
+            return value.written()
         if not isinstance(value, str):
             self.spend(self._weight(value))
         return value
@@ -232,6 +247,24 @@ class _Counting(NodeTransformer):
         self.generic_visit(node)
         node.body.insert(0, nodes.ExprStmt(_call("turn", [], node.lineno), lineno=node.lineno))
         return node
+
+
+def _answered(name: str, test: Callable[..., Any]) -> Callable[..., bool]:
+    @wraps(test)  # keeps the mark by which jinja passes its environment first
+    def answered(*args: Any) -> bool:
+        if not any(isinstance(value, OpaqueText) for value in args):
+            return bool(test(*args))
+        if len(args) > 1 or name not in TESTS:
+            raise Inspected
+        return TESTS[name]
+
+    return answered
+
+
+def _trimmed(name: str, value: Any, *others: Any) -> OpaqueText:
+    if name != "trim" or others or not isinstance(value, OpaqueText):
+        raise Inspected
+    return value.strip()
 
 
 def _call(name: str, args: list[nodes.Expr], line: int) -> nodes.Call:

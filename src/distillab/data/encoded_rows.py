@@ -1,0 +1,211 @@
+"""Encoded rows as flat arrays, in memory or mapped from files, and one of them as an `EncodedRow`.
+
+Columns are files of raw numbers in the order of the rows: for each token its id (int32) and whether it is supervised
+(one bit); for each row its number of tokens and what `EncodedRow` holds of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from distillab.data.examples import Example
+from distillab.records import EncodingCounts
+
+Columns = Mapping[str, npt.NDArray[Any]]
+
+TOKENS, MASK, KEYS, PLACES = "input_ids", "answer_bits", "keys", "places"
+_DTYPES: dict[str, type[np.generic]] = {
+    TOKENS: np.int32,
+    MASK: np.uint8,
+    KEYS: np.uint8,
+    "tokens": np.int32,
+    "key_bytes": np.int32,
+    "prompt_length": np.int32,
+    "truncated": np.bool_,
+    "special_in_text": np.bool_,
+    "removed": np.int32,
+    "added": np.int32,
+    "lost": np.int32,
+    PLACES: np.int64,
+}
+_ONES = np.unpackbits(np.arange(256, dtype=np.uint8)).reshape(256, 8).sum(axis=1)  # in each byte
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedRow:
+    """One sequence.
+
+    Attributes:
+        key: `Example.key`.
+        input_ids: (L,) int32.
+        answer_mask: (L,) bool, True where the token is supervised; never at 0.
+        prompt_length: tokens before the last answer that has any token left.
+        truncated: the sequence was cut at max_tokens.
+        special_in_text: a special token is spelled in the row's text (and encoded as text).
+        removed: characters of the data's answers that the template drops.
+        added: characters that the template adds to answers, without special tokens.
+        lost: characters of the row's text for which the tokenizer has no token.
+    """
+
+    key: str
+    input_ids: npt.NDArray[np.int32]
+    answer_mask: npt.NDArray[np.bool_]
+    prompt_length: int
+    truncated: bool = False
+    special_in_text: bool = False
+    removed: int = 0
+    added: int = 0
+    lost: int = 0
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+class EncodedRows(Sequence[EncodedRow]):
+    """Rows over flat arrays; a row is made when it is asked for.
+
+    Attributes:
+        columns: the arrays, see `_DTYPES`; `answer_bits` holds eight tokens a byte.
+        lengths: (N,) int64, tokens of each row.
+    """
+
+    def __init__(self, columns: Columns) -> None:
+        self.columns = columns
+        self.lengths = columns["tokens"].astype(np.int64)
+        self._ends, self._key_ends = (np.cumsum(columns[name], dtype=np.int64) for name in ("tokens", "key_bytes"))
+
+    @classmethod
+    def opened(cls, folder: Path) -> EncodedRows:
+        """Map the files that a `RowWriter` has written."""
+        return cls({name: _mapped(folder / name, dtype) for name, dtype in _DTYPES.items()})
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @overload
+    def __getitem__(self, at: int) -> EncodedRow: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> list[EncodedRow]: ...
+
+    def __getitem__(self, at: int | slice) -> EncodedRow | list[EncodedRow]:
+        if isinstance(at, slice):
+            return [self[place] for place in range(*at.indices(len(self)))]
+        place = range(len(self))[at]
+        end, key_end = int(self._ends[place]), int(self._key_ends[place])
+        start, key_start = end - int(self.lengths[place]), key_end - int(self.columns["key_bytes"][place])
+        bits = np.unpackbits(self.columns[MASK][start // 8 : -(-end // 8)])
+        found = {name: self.columns[name][place].item() for name in _OF_A_ROW}
+        return EncodedRow(
+            key=self.columns[KEYS][key_start:key_end].tobytes().decode(),
+            input_ids=self.columns[TOKENS][start:end].copy(),  # torch warns of arrays that cannot be written
+            answer_mask=bits[start % 8 : start % 8 + end - start].view(np.bool_),
+            **found,
+        )
+
+    def __iter__(self) -> Iterator[EncodedRow]:
+        return (self[place] for place in range(len(self)))
+
+    def counts(self, source: str, dropped: Mapping[str, int], *, prompts: int) -> EncodingCounts:
+        """Return the counts of these rows and of the dropped ones, by reason.
+
+        Args:
+            prompts: different prompts of these rows.
+        """
+        columns = self.columns
+        return EncodingCounts(
+            source=source,
+            rows=len(self) + sum(dropped.values()),
+            kept=len(self),
+            dropped_empty_answer=dropped["empty_answer"],
+            dropped_no_room=dropped["no_room"],
+            truncated=columns["truncated"].sum(),
+            special_in_text=columns["special_in_text"].sum(),
+            rows_cut_by_template=(columns["removed"] > 0).sum(),
+            characters_cut_by_template=columns["removed"].sum(),
+            rows_added_to_by_template=(columns["added"] > 0).sum(),
+            characters_added_by_template=columns["added"].sum(),
+            prompts=prompts,
+            rows_with_lost_text=(columns["lost"] > 0).sum(),
+            characters_lost=columns["lost"].sum(),
+            tokens=self.lengths.sum(),
+            supervised_tokens=np.bincount(columns[MASK], minlength=256) @ _ONES,
+        )
+
+
+_OF_A_ROW = ("prompt_length", "truncated", "special_in_text", "removed", "added", "lost")
+
+
+class RowWriter:
+    """Append rows to the columns, in memory or in the files of a folder.
+
+    Args:
+        folder: gets one file for each column; None: in memory.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._open = ExitStack()
+        self._sinks: dict[str, BinaryIO] = {
+            name: BytesIO() if folder is None else self._open.enter_context((folder / name).open("xb"))
+            for name in _DTYPES
+        }
+        self._bits = np.empty(0, dtype=np.bool_)  # fewer than eight, which fill no byte yet
+
+    def __enter__(self) -> Self:
+        return self
+
+    def append(self, columns: Columns, answer_mask: npt.NDArray[np.bool_]) -> None:
+        """Append rows: all columns but `answer_bits`, and the mask of their tokens."""
+        for name, values in columns.items():
+            self._sinks[name].write(np.ascontiguousarray(values, dtype=_DTYPES[name]).data)
+        bits = np.concatenate([self._bits, answer_mask])
+        whole = len(bits) // 8 * 8
+        self._sinks[MASK].write(np.packbits(bits[:whole]).data)
+        self._bits = bits[whole:]
+
+    def close(self) -> None:
+        """Write the last bits, and close the files."""
+        self._sinks[MASK].write(np.packbits(self._bits).data)
+        self._bits = self._bits[:0]
+        self._open.close()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def rows(self) -> EncodedRows:
+        """Return the rows that were written in memory; after `close`."""
+        buffers = {name: sink.getbuffer() for name, sink in self._sinks.items() if isinstance(sink, BytesIO)}
+        return EncodedRows({name: np.frombuffer(buffers[name], dtype) for name, dtype in _DTYPES.items()})
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedSplit:
+    """The kept rows, the example of each (same order), and the counts of all rows."""
+
+    rows: Sequence[EncodedRow]
+    examples: Sequence[Example]
+    counts: EncodingCounts
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def row_lengths(rows: Sequence[EncodedRow]) -> npt.NDArray[np.int64]:
+    """Return (N,) the tokens of each row."""
+    return rows.lengths if isinstance(rows, EncodedRows) else np.array([len(row) for row in rows], dtype=np.int64)
+
+
+def _mapped(file: Path, dtype: type[np.generic]) -> npt.NDArray[Any]:
+    # a plain array: slices of `memmap` objects are slow
+    return np.memmap(file, dtype=dtype, mode="r").view(np.ndarray)
