@@ -76,7 +76,7 @@ def in_memory(path: str) -> Any:
     Raises:
         ConfigError: the object is not held in this process.
     """
-    if not path.startswith(_PREFIX):
+    if not path.startswith(_PREFIX) or path.startswith(f"{_PREFIX}//"):  # memory:// is a store of fsspec
         return None
     if path not in _objects.get():
         raise ConfigError(

@@ -8,7 +8,7 @@ import pytest
 
 from distillab.config.data import ColumnsConfig, SourceConfig
 from distillab.data.row_examples import to_examples
-from distillab.data.shapes import recognise
+from distillab.data.shapes import columns_of, recognise
 from distillab.data.sources import Row, read_rows
 from distillab.errors import DataError
 
@@ -53,7 +53,7 @@ def chat(*turns):
     ],
 )
 def test_recognised_shapes_in_their_order(row, shown, prompt, answer):
-    assert str(recognise(rows(row), None)) == shown
+    assert str(recognise(columns_of(rows(row)), None)) == shown
     [example] = examples(row)
     assert (example.prompt, example.answer) == (prompt, answer)
 
@@ -194,7 +194,7 @@ def test_real_files_are_recognised(materials):
         ("tinystories/stories_dev.jsonl", "text (text)"),
     ]:
         found = read_rows(SourceConfig(path=str(materials / "text" / file), limit=200))
-        assert str(recognise(found, None)) == shown
+        assert str(recognise(columns_of(found), None)) == shown
         first = json.loads((materials / "text" / file).read_text(encoding="utf-8").partition("\n")[0])
         example = to_examples(found, columns=None, prompt_share=0.25)[0]
         assert example.answer in (first.get("answer"), first.get("output")) or example.kind == "text"

@@ -8,14 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fsspec
 import pyarrow
 import pyarrow.parquet
 import pytest
 from datasets import Dataset, DatasetDict
 
 from distillab.config.data import SourceConfig
-from distillab.data.sources import read_rows
-from distillab.errors import DataError
+from distillab.data.sources import find_source, read_rows
+from distillab.errors import ConfigError, DataError
 
 ROWS = [{"prompt": "a", "answer": "1"}, {"prompt": "b", "answer": "2"}, {"prompt": "c", "answer": "3"}]
 
@@ -147,7 +148,7 @@ def test_many_broken_lines_are_counted_and_five_shown(tmp_path):
 
 def test_a_folder_that_is_no_saved_data_set(tmp_path):
     write(tmp_path / "x.jsonl", "{}")
-    with pytest.raises(DataError, match=r"not written by datasets\.save_to_disk(.|\n)*x\.jsonl"):
+    with pytest.raises(DataError, match=r"not written by datasets\.save_to_disk, and holds no Parquet(.|\n)*x\.jsonl"):
         read_rows(source(tmp_path))
 
 
@@ -188,11 +189,67 @@ def test_what_a_download_left_is_named(tmp_path: Path, ending: str, content: str
     assert said in str(caught.value) and fix in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["https://example.org/rows.jsonl", "s3://bucket/rows.parquet", "hf://datasets/a/b"])
-def test_a_url_is_no_file(url: str) -> None:
-    with pytest.raises(DataError, match="not from a URL") as caught:
-        read_rows(SourceConfig(path=url))
-    assert caught.value.where == url
+def test_a_web_page_is_no_file() -> None:
+    with pytest.raises(DataError, match="not read from a web page") as caught:
+        read_rows(SourceConfig(path="https://example.org/rows.jsonl"))
+    assert caught.value.where == "https://example.org/rows.jsonl"
+
+
+@pytest.fixture
+def in_a_store(every_form):
+    """The files of `every_form`, and parts of a Parquet file, in fsspec's store in memory."""
+    store = fsspec.filesystem("memory")
+    for name in ("rows.jsonl", "list.json", "rows.csv", "rows.parquet"):
+        store.pipe(f"/bucket/{name}", (every_form / name).read_bytes())
+    for number, row in enumerate(ROWS):
+        with store.open(f"/bucket/parts/{number}.parquet", "wb") as file:
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), file)
+    yield store
+    store.rm("/bucket", recursive=True)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "list.json", "rows.csv", "rows.parquet", "parts", "parts/*.parquet"])
+def test_a_url_of_a_store_gives_the_same_rows(in_a_store, name):
+    rows = read_rows(source(f"memory://bucket/{name}"))
+    assert [row.values for row in rows] == ROWS
+    assert rows[0].origin.startswith("memory://")
+
+
+def test_a_url_that_is_not_there(in_a_store):
+    with pytest.raises(DataError, match="no such file"):
+        read_rows(source("memory://bucket/row.jsonl"))
+    with pytest.raises(ConfigError, match="password"):
+        read_rows(source("memory://user:word@bucket/row.jsonl"))
+
+
+def test_facts_of_a_file_change_with_its_content(in_a_store, every_form):
+    for place, change in (
+        (every_form / "rows.jsonl", lambda: write(every_form / "rows.jsonl", lines(ROWS[::-1]))),
+        ("memory://bucket/rows.jsonl", lambda: in_a_store.pipe("/bucket/rows.jsonl", lines(ROWS[::-1]).encode())),
+    ):
+        before = find_source(source(place)).facts
+        assert find_source(source(place)).facts == before
+        change()
+        assert find_source(source(place)).facts != before
+
+
+def test_a_pattern_takes_its_files_in_the_order_of_their_names(every_form):
+    for number in (2, 0, 1):
+        write(every_form / f"part-{number}.jsonl", lines([ROWS[number]]))
+    rows = read_rows(source(every_form / "part-*.jsonl"))
+    assert [row.values for row in rows] == ROWS
+    assert [Path(row.origin).name for row in rows] == [f"part-{n}.jsonl:1" for n in range(3)]
+    assert [row.values for row in read_rows(source(every_form / "part-*.jsonl", limit=2))] == ROWS[:2]
+    with pytest.raises(DataError, match="No file matches"):
+        read_rows(source(every_form / "part-*.csv"))
+
+
+def test_a_folder_of_parquet_parts(every_form):
+    folder = every_form / "folder"
+    folder.mkdir()
+    for number, row in enumerate(ROWS):
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), folder / f"{number}.parquet")
+    assert [row.values for row in read_rows(source(folder))] == ROWS
 
 
 @pytest.mark.parametrize("mark", [";", "\t", "|"])

@@ -109,7 +109,7 @@ def test_prompts_with_one_answer_are_split_as_by_prompt_and_answer(tmp_path):
     """The rows of the lowest hashes of seed and content, which is how earlier versions chose them."""
     path = write(tmp_path / "a.jsonl", numbered(40))
     splits = load(path, {"fraction": 0.1}, seed=3)
-    every = splits.train + splits.held_out
+    every = [*splits.train, *splits.held_out]
     lowest = sorted(every, key=lambda one: hashlib.sha256(f"3 {one.content}".encode()).digest())[:4]
     assert set(prompts(splits.held_out)) == set(prompts(lowest))
 

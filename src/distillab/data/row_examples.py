@@ -5,13 +5,13 @@ from __future__ import annotations
 import datetime
 import decimal
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from distillab.config.data import ColumnsConfig
 from distillab.data.examples import Example, Message, conversation_example, pair_example, text_example
-from distillab.data.shapes import COLUMNS_FIX, Shape, recognise, source_of
+from distillab.data.shapes import COLUMNS_FIX, Shape, columns_of, recognise, source_of
 from distillab.data.sources import Row
 from distillab.data.textfiles import first_of
 from distillab.data.turns import (
@@ -73,24 +73,45 @@ def examples_of(
         DataError: unknown shape; no row can be read; or, for `on_bad_row` "error": missing columns, nulls, values that
             are not text, empty prompts, malformed conversations: all counted, the first five named.
     """
-    shape = recognise(rows, columns)
-    shape = replace(shape, ignored=tuple(name for name in shape.ignored if name not in beside))
-    examples: list[Example] = []
+    shape = without(recognise(columns_of(rows), columns), beside)
     problems: list[str] = []
+    examples = list(made_examples(rows, shape, prompt_share=prompt_share, beside=beside, problems=problems))
+    if problems and (on_bad_row == "error" or not examples):
+        raise unreadable(problems, len(rows), shape, where=source_of(rows[0].origin))
+    return ReadRows(examples, shape, (*skipped, *problems))
+
+
+def without(shape: Shape, beside: Sequence[str]) -> Shape:
+    """Return the shape, with the columns that are kept beside not among the ignored ones."""
+    return replace(shape, ignored=tuple(name for name in shape.ignored if name not in beside))
+
+
+def made_examples(
+    rows: Iterable[Row], shape: Shape, *, prompt_share: float, beside: Sequence[str], problems: list[str]
+) -> Iterator[Example]:
+    """Turn rows into examples one after the other; see `examples_of`.
+
+    Args:
+        problems: list to which rows that cannot be read are added, each with its place and the reason.
+    """
     for row in rows:
         try:
             kept = {name: _value(row, name) for name in beside}
-            examples.extend(replace(made, beside=kept) for made in _examples(row, shape, prompt_share))
+            made = _examples(row, shape, prompt_share)
         except Unusable as problem:
             problems.append(f"{row.origin}: {problem}")
-    if problems and (on_bad_row == "error" or not examples):
-        raise DataError(
-            f"{len(problems)} of {len(rows)} rows cannot be read as {shape}.",
-            where=source_of(rows),
-            facts=first_of(problems),
-            fix=f"write data.on_bad_row: skip to skip and count them; or name other columns: {COLUMNS_FIX}",
-        )
-    return ReadRows(examples, shape, (*skipped, *problems))
+        else:
+            yield from (replace(example, beside=kept) for example in made) if kept else made
+
+
+def unreadable(problems: Sequence[str], rows: int, shape: Shape, *, where: str) -> DataError:
+    """Return the error of rows that cannot be read."""
+    return DataError(
+        f"{len(problems)} of {rows} rows cannot be read as {shape}.",
+        where=where,
+        facts=first_of(problems),
+        fix=f"write data.on_bad_row: skip to skip and count them; or name other columns: {COLUMNS_FIX}",
+    )
 
 
 def written(value: Any, name: str) -> str:
@@ -156,7 +177,10 @@ def _answers(row: Row, column: str, context: str) -> list[tuple[str, Any]]:
     if not value:
         return [(context, "")]
     if all(isinstance(item, dict) and {"input", "output"} <= item.keys() for item in value):
-        return [("" if is_blank(item["input"]) else item["input"], item["output"]) for item in value]
+        name = f'"{column}", input'
+        return [
+            ("" if is_blank(item["input"]) else checked_text(item["input"], name), item["output"]) for item in value
+        ]
     texts = [written(item, f'"{column}", item {number}') for number, item in enumerate(value, start=1)]
     return [(context, text) for text in dict.fromkeys(texts)]
 

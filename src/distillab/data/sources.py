@@ -1,20 +1,21 @@
-"""Read rows from a file, a folder saved by `datasets`, or a hub id. Every row gets a stable key."""
+"""Find rows and read them: files, folders, globs, URLs, hub ids, rows in memory. Every row gets a stable key."""
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distillab.config.data import SourceConfig
-from distillab.data.textfiles import read_csv, read_json, read_json_lines
-from distillab.downloads import START_BYTES, not_downloaded
+from distillab.data.files import ENDINGS, RowFile, local_file, read_files, remote_files
+from distillab.data.textfiles import Placed
 from distillab.errors import DataError, near_names
 from distillab.in_memory import in_memory
 from distillab.library_errors import library_errors
@@ -25,9 +26,13 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 _BATCH = 4096
-_Origins = list[tuple[str, dict[str, Any]]]
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_PLACE = re.compile(r"(.*?)(\d+)", re.DOTALL)
 _KEY_CHARACTERS = 16
+# as json.dumps would, which makes an encoder at every call; default: Parquet holds dates and bytes
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=repr).encode
+
+Reader = Callable[[list[str] | None], Iterator[Placed]]
 
 
 @dataclass(frozen=True)
@@ -43,35 +48,76 @@ class Row:
     origin: str
 
 
-def read_rows(source: SourceConfig, *, skipped: list[str] | None = None) -> list[Row]:
-    """Read all rows of a source, or its first `limit`.
+@dataclass(frozen=True)
+class Source:
+    """What a recipe's source names: found, not read.
 
-    An existing path is read by its ending (.jsonl, .ndjson, .json, .parquet, .csv) or as a folder
-    written by `datasets.save_to_disk`. A missing path that looks like a file name is an error;
-    anything else is taken as a hub id.
+    Attributes:
+        name: for messages.
+        facts: paths, sizes and times of its files, as JSON values; equal facts mean equal rows. None: rows in memory.
+        size_bytes: of its files.
+        reader: of its rows; its argument is a list for skipped broken lines, or None: they are an error.
+    """
+
+    name: str
+    facts: list[Any] | None
+    size_bytes: int
+    reader: Reader
+
+    def rows(self, skipped: list[str] | None = None) -> Iterator[Placed]:
+        """Read the rows one after the other.
+
+        Raises:
+            DataError: an unreadable, broken or empty source.
+        """
+        row = None
+        for row in self.reader(skipped):
+            yield row
+        if row is None:
+            raise DataError(
+                "The source holds no rows.", where=self.name, fix="check the path and how the file was made"
+            )
+
+
+def find_source(source: SourceConfig) -> Source:
+    """Find the files or the data set of a source.
+
+    An existing path is read by its ending (.jsonl, .ndjson, .json, .parquet, .csv), or as a folder written by
+    `datasets.save_to_disk` or with parts in Parquet. A pattern with * stands for all files that match, in the order of
+    their names. A URL is opened by fsspec. A missing path that looks like a file name is an error; anything else is
+    taken as a hub id.
+
+    Raises:
+        DataError: a missing source; unknown ending; a split of a file; a hub id that cannot be reached.
+    """
+    if (held := in_memory(source.path)) is not None:
+        return Source(source.path, None, 0, lambda _: (_placed(row) for row in held[: source.limit]))
+    if is_url(source.path):
+        return _of_files(remote_files(source.path), source)
+    path = local_path(source.path)
+    if path.is_dir():
+        return _folder(path, source)
+    if path.exists():
+        return _of_files([local_file(path)], source)
+    if glob.has_magic(str(path)):
+        found = sorted(name for name in Path(path.anchor).glob(str(path.relative_to(path.anchor))) if name.is_file())
+        if not found:
+            raise DataError("No file matches the pattern.", where=source.path)
+        return _of_files([local_file(name) for name in found], source)
+    if path.suffix.lower() in ENDINGS or not _HUB_ID.fullmatch(source.path):
+        raise _missing(path)
+    return _hub(source)
+
+
+def read_rows(source: SourceConfig, *, skipped: list[str] | None = None) -> list[Row]:
+    """Read all rows of a source, or its first `limit`, into memory.
 
     Args:
         skipped: list to which skipped broken lines are added; None: a broken line is an error.
     Raises:
-        DataError: missing, empty, unreadable or broken source; unknown ending; unknown split; a split
-            of a file; a hub id that cannot be reached.
+        DataError: as `find_source`; empty, unreadable or broken source.
     """
-    if (held := in_memory(source.path)) is not None:
-        rows: list[Row] = held
-        return rows[: source.limit]
-    path = local_path(source.path)
-    if path.is_dir():
-        found = _saved_folder(path, source)
-    elif path.exists():
-        found = _file(path, source, skipped)
-    elif _looks_local(source.path):
-        raise _missing(path, source.path)
-    else:
-        found = _hub(source)
-    if not found:
-        raise DataError("The source holds no rows.", where=source.path, fix="check the path and how the file was made")
-    written, shown = str(path), redacted(str(path))
-    return _with_keys(found if shown == written else [(at.replace(written, shown), values) for at, values in found])
+    return _with_keys(find_source(source).rows(skipped))
 
 
 def given_rows(data: object, *, name: str) -> list[Row]:
@@ -87,9 +133,9 @@ def given_rows(data: object, *, name: str) -> list[Row]:
     if (frame := sys.modules.get("pandas")) is not None and isinstance(data, frame.DataFrame):
         data = Dataset.from_pandas(data, preserve_index=False)
     if isinstance(data, Dataset):
-        found = _from_dataset(data, name, None)
+        found = _of_dataset(data, name, None)
     elif isinstance(data, Sequence) and all(isinstance(row, Mapping) for row in data):
-        found = [(f"{name}, row {number}", dict(row)) for number, row in enumerate(data, start=1)]
+        found = ((f"{name}, row ", number, dict(row)) for number, row in enumerate(data, start=1))
     else:
         kind = type(data)
         raise DataError(
@@ -99,29 +145,34 @@ def given_rows(data: object, *, name: str) -> list[Row]:
             fix="give a path, a datasets.Dataset (one split of a DatasetDict), a pandas.DataFrame or a list of dicts; "
             "of a stream take rows first: list(stream.take(1000))",
         )
-    if not found:
+    rows = _with_keys(found)
+    if not rows:
         raise DataError("There are no rows.", where=name)
-    return _with_keys(found)
+    return rows
 
 
 def content_hash(value: Any) -> str:
     """Return sixteen hexadecimal characters of the sha256 of a value's canonical JSON."""
-    # default: Parquet holds dates and bytes, which JSON cannot write
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=repr)
-    return hashlib.sha256(text.encode("ascii")).hexdigest()[:_KEY_CHARACTERS]
+    return hashlib.sha256(_CANONICAL(value).encode("ascii")).hexdigest()[:_KEY_CHARACTERS]
 
 
-def _with_keys(found: _Origins) -> list[Row]:
+def _with_keys(found: Iterable[Placed]) -> list[Row]:
     seen: Counter[str] = Counter()
     rows = []
-    for origin, values in found:
+    for place, number, values in found:
         digest = content_hash(values)
-        rows.append(Row(f"{digest}-{seen[digest]}", values, origin))
+        rows.append(Row(f"{digest}-{seen[digest]}", values, f"{place}{number}"))
         seen[digest] += 1
     return rows
 
 
-def _file(path: Path, source: SourceConfig, skipped: list[str] | None) -> _Origins:
+def _placed(row: Row) -> Placed:
+    match = _PLACE.fullmatch(row.origin)
+    assert match is not None  # `_with_keys` made it
+    return match[1], int(match[2]), row.values
+
+
+def _of_files(files: Sequence[RowFile], source: SourceConfig) -> Source:
     if source.split is not None:
         raise DataError(
             "A file has no splits.",
@@ -129,63 +180,15 @@ def _file(path: Path, source: SourceConfig, skipped: list[str] | None) -> _Origi
             facts=[f'split: "{source.split}"'],
             fix="remove split, or select held-out rows by held_out: {column: …, value: …}",
         )
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        raise DataError(
-            f'Files ending in "{path.suffix}" cannot be read.' if path.suffix else "The file's name has no ending.",
-            where=str(path),
-            fix=f"use one of {', '.join(_READERS)}",
-        )
-    try:
-        if path.stat().st_size == 0:
-            raise DataError("The file is empty.", where=str(path), facts=["0 bytes"])
-        with path.open("rb") as stream:
-            left = not_downloaded(stream.read(START_BYTES))
-        if left is not None:
-            raise DataError("The file holds no rows.", where=str(path), facts=[left[0]], fix=left[1])
-        return reader(path, source.limit, skipped)
-    except OSError as error:
-        raise DataError(f"The file cannot be read: {error.strerror or error}.", where=str(path)) from error
+    return Source(
+        redacted(source.path),
+        [file.facts for file in files],
+        sum(file.size_bytes for file in files),
+        lambda skipped: read_files(files, source.limit, skipped),
+    )
 
 
-def _read_parquet(path: Path, limit: int | None, skipped: list[str] | None) -> _Origins:
-    import pyarrow.parquet
-
-    from distillab.data.arrow_values import label_names, table_rows
-
-    with (
-        library_errors(DataError, "The file is not readable Parquet.", where=str(path)),
-        pyarrow.parquet.ParquetFile(path) as file,
-    ):
-        values: list[dict[str, Any]] = []
-        labels = label_names(file.schema_arrow)
-        for batch in file.iter_batches(batch_size=_BATCH):
-            values.extend(table_rows(batch, labels))
-            if limit is not None and len(values) >= limit:
-                break
-    return [(f"{path}, row {n}", value) for n, value in enumerate(values[:limit], start=1)]
-
-
-_READERS: dict[str, Callable[[Path, int | None, list[str] | None], _Origins]] = {
-    ".jsonl": read_json_lines,
-    ".ndjson": read_json_lines,
-    ".json": read_json,
-    ".parquet": _read_parquet,
-    ".csv": read_csv,
-}
-
-
-def _looks_local(path: str) -> bool:
-    return Path(path).suffix.lower() in _READERS or not _HUB_ID.fullmatch(path)
-
-
-def _missing(path: Path, written: str) -> DataError:
-    if is_url(written):
-        return DataError(
-            "Rows are read from a file, a saved folder or a hub's data set, not from a URL.",
-            where=written,
-            fix="download the file and give its path, or for the hub give organisation/name",
-        )
+def _missing(path: Path) -> DataError:
     parent = path.parent
     if not parent.is_dir():
         return DataError("There is no such file.", where=str(path), facts=[f"nor is there a folder {parent}"])
@@ -194,52 +197,70 @@ def _missing(path: Path, written: str) -> DataError:
     return DataError("There is no such file.", where=str(path), fix=fix)
 
 
-def _saved_folder(path: Path, source: SourceConfig) -> _Origins:
+def _folder(path: Path, source: SourceConfig) -> Source:
+    if any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
+        files = [local_file(name) for name in sorted(path.rglob("*")) if name.is_file()]
+        return Source(
+            redacted(source.path),
+            [source.split, *(file.facts for file in files)],
+            sum(file.size_bytes for file in files),
+            lambda _: _saved_rows(path, source),
+        )
+    if parts := sorted(path.glob("*.parquet")):
+        return _of_files([local_file(part) for part in parts], source)
+    names = sorted(entry.name for entry in path.iterdir())[:5]
+    raise DataError(
+        "The folder was not written by datasets.save_to_disk, and holds no Parquet file.",
+        where=str(path),
+        facts=[f"holds: {', '.join(names) or 'nothing'}"],
+        fix="name a file in it, or several by a pattern, such as folder/*.jsonl; "
+        "or a folder that has state.json or dataset_dict.json",
+    )
+
+
+def _saved_rows(path: Path, source: SourceConfig) -> Iterator[Placed]:
     from datasets import DatasetDict, load_from_disk
 
-    if not any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
-        names = sorted(entry.name for entry in path.iterdir())[:5]
-        raise DataError(
-            "The folder was not written by datasets.save_to_disk.",
-            where=str(path),
-            facts=[f"holds: {', '.join(names) or 'nothing'}"],
-            fix="name a file in it, or a folder that has state.json or dataset_dict.json",
-        )
     with library_errors(DataError, "The saved data set is damaged.", where=str(path)):
         loaded = load_from_disk(str(path))
-    if isinstance(loaded, DatasetDict):
-        splits = [str(name) for name in loaded]
-        wanted = source.split or ("train" if "train" in splits else None)
-        if wanted not in splits:
-            raise DataError(
-                f'The data set has no split "{wanted}".' if wanted else "The data set has several splits.",
-                where=str(path),
-                facts=[f"splits: {', '.join(splits)}"],
-                fix="write split: …",
-            )
-        return _from_dataset(loaded[wanted], f"{path}, {wanted}", source.limit)
-    if source.split is not None:
-        raise DataError("The saved data set has no splits.", where=str(path), fix=f'remove split: "{source.split}"')
-    return _from_dataset(loaded, str(path), source.limit)
+    if not isinstance(loaded, DatasetDict):
+        if source.split is not None:
+            raise DataError("The saved data set has no splits.", where=str(path), fix=f'remove split: "{source.split}"')
+        return _of_dataset(loaded, redacted(str(path)), source.limit)
+    splits = [str(name) for name in loaded]
+    wanted = source.split or ("train" if "train" in splits else None)
+    if wanted not in splits:
+        raise DataError(
+            f'The data set has no split "{wanted}".' if wanted else "The data set has several splits.",
+            where=str(path),
+            facts=[f"splits: {', '.join(splits)}"],
+            fix="write split: …",
+        )
+    return _of_dataset(loaded[wanted], f"{redacted(str(path))}, {wanted}", source.limit)
 
 
-def _hub(source: SourceConfig) -> _Origins:
+def _hub(source: SourceConfig) -> Source:
     from distillab.hub import reach_hub
     from distillab.pretrained import hub_rows
 
     reach_hub()
     split = source.split or "train"
+    name = f"{source.path}, {split}"
     with library_errors(
         DataError,
         "There is no such file or folder, and the data set cannot be fetched from the hub.",
-        where=f"{source.path}, split {split}",
+        where=name,
         fix="for a file, check the path; for a hub id, check the name, the split and the network",
     ):
         loaded = hub_rows(revealed(source.path), split=split)
-    return _from_dataset(loaded, f"{source.path}, {split}", source.limit)
+    files = [local_file(Path(cached["filename"])) for cached in loaded.cache_files]
+    facts = [source.path, split, *(file.facts for file in files)]
+    return Source(
+        name, facts, sum(file.size_bytes for file in files), lambda _: _of_dataset(loaded, name, source.limit)
+    )
 
 
-def _from_dataset(data: Dataset, name: str, limit: int | None) -> _Origins:
+def _of_dataset(data: Dataset, name: str, limit: int | None) -> Iterator[Placed]:
     from datasets import ClassLabel
 
     from distillab.data.arrow_values import table_rows
@@ -247,9 +268,6 @@ def _from_dataset(data: Dataset, name: str, limit: int | None) -> _Origins:
     count = len(data) if limit is None else min(limit, len(data))
     labels = {column: feature.names for column, feature in data.features.items() if isinstance(feature, ClassLabel)}
     tables = data.with_format("arrow")
-    found = [
-        row
-        for start in range(0, count, _BATCH)
-        for row in table_rows(tables[start : min(start + _BATCH, count)], labels)
-    ]
-    return [(f"{name}, row {number}", row) for number, row in enumerate(found, start=1)]
+    for start in range(0, count, _BATCH):
+        rows = table_rows(tables[start : min(start + _BATCH, count)], labels)
+        yield from ((f"{name}, row ", number, row) for number, row in enumerate(rows, start=start + 1))

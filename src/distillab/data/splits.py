@@ -6,11 +6,13 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from distillab.config.data import DataConfig, SourceConfig
-from distillab.data.examples import Example
-from distillab.data.row_examples import ReadRows, examples_of
+from distillab.data.example_table import ExampleTable, Hashes
+from distillab.data.row_table import Reading, TableRows, read_table
 from distillab.data.shapes import Shape
-from distillab.data.sources import Row, read_rows
 from distillab.data.textfiles import first_of
 from distillab.errors import ConfigError, DataError
 
@@ -29,8 +31,8 @@ class Splits:
         skipped: rows of both parts that could not be read, each with its place and the reason.
     """
 
-    train: list[Example]
-    held_out: list[Example]
+    train: ExampleTable
+    held_out: ExampleTable
     shape: Shape
     held_out_shape: Shape
     sources: tuple[str, str]
@@ -63,14 +65,14 @@ def load_examples(config: DataConfig, *, beside: Sequence[str] = ()) -> Splits:
     """
     held = config.held_out
     name = config.train.path if config.train.split is None else f"{config.train.path}, {config.train.split}"
-    rows, broken = _rows(config, config.train)
-    read = _read(config, config.train, rows, broken, beside)
-    if held.column is not None and held.value is not None:
-        chosen = _by_column(rows, held.column, held.value)
-        train = [example for example in read.examples if example.origin not in chosen]
-        held_out = [example for example in read.examples if example.origin in chosen][: held.limit]
+    named = None if held.column is None or held.value is None else (held.column, held.value)
+    read = load_source(config, config.train, beside=beside, held_out=named)
+    if named is not None:
+        chosen = read.held_out
         names = (f"{name}, {held.column} ≠ {held.value}", f"{name}, {held.column} = {held.value}")
-        return _checked(config, train, held_out, (read, read), names)
+        return _checked(
+            config, read.examples.take(~chosen), read.examples.take(chosen)[: held.limit], (read, read), names
+        )
     if held.path is not None:
         source = SourceConfig(path=held.path, split=held.split, columns=held.columns, limit=held.limit)
         other = load_source(config, source, beside=beside)
@@ -84,64 +86,50 @@ def load_examples(config: DataConfig, *, beside: Sequence[str] = ()) -> Splits:
         return _checked(config, read.examples, other.examples, (read, other), names)
     if held.fraction is None:
         raise ConfigError("held_out does not name its rows.", fix="give path, fraction, or column with value")
-    taken = _by_fraction(read.examples, held.fraction, held.limit, config.seed, name)
-    train = [example for example in read.examples if example.prompt_hash not in taken]
-    held_out = [example for example in read.examples if example.prompt_hash in taken]
-    return _checked(config, train, held_out, (read, read), (f"{name}, training part", f"{name}, held-out part"))
+    taken = by_fraction(
+        read.examples.contents, read.examples.prompt_hashes, held.fraction, held.limit, seed=config.seed, name=name
+    )
+    names = (f"{name}, training part", f"{name}, held-out part")
+    return _checked(config, read.examples.take(~taken), read.examples.take(taken), (read, read), names)
 
 
-def load_source(config: DataConfig, source: SourceConfig, *, beside: Sequence[str] = ()) -> ReadRows:
+def load_source(
+    config: DataConfig, source: SourceConfig, *, beside: Sequence[str] = (), held_out: tuple[str, str] | None = None
+) -> TableRows:
     """Read one source with the settings of a recipe.
 
+    Args:
+        held_out: a column and its value for held-out rows.
     Raises:
         DataError: unreadable source or rows.
     """
-    return _read(config, source, *_rows(config, source), beside)
-
-
-def _rows(config: DataConfig, source: SourceConfig) -> tuple[list[Row], list[str]]:
-    broken: list[str] = []
-    return read_rows(source, skipped=broken if config.on_bad_row == "skip" else None), broken
-
-
-def _read(
-    config: DataConfig, source: SourceConfig, rows: Sequence[Row], broken: Sequence[str], beside: Sequence[str]
-) -> ReadRows:
-    return examples_of(
-        rows,
-        columns=source.columns,
-        prompt_share=config.prompt_share,
-        on_bad_row=config.on_bad_row,
-        skipped=broken,
-        beside=beside,
-    )
+    return read_table(source, Reading(config.prompt_share, config.on_bad_row, tuple(beside), held_out, source.columns))
 
 
 def _checked(
     config: DataConfig,
-    train: list[Example],
-    held_out: list[Example],
-    read: tuple[ReadRows, ReadRows],
+    train: ExampleTable,
+    held_out: ExampleTable,
+    read: tuple[TableRows, TableRows],
     names: tuple[str, str],
 ) -> Splits:
     for part, part_name in zip((train, held_out), names, strict=True):
-        if not part:
+        if not len(part):
             raise DataError("One part of the data has no rows.", where=part_name)
     train, held_out = (with_supervised_answers(part, read[0].shape, config) for part in (train, held_out))
-    known, prompts = {example.content for example in train}, {example.prompt_hash for example in train}
     return Splits(
         train=train,
         held_out=held_out,
         shape=read[0].shape,
         held_out_shape=read[1].shape,
         sources=names,
-        overlap=sum(example.content in known for example in held_out),
-        prompts_in_both=len({example.prompt_hash for example in held_out} & prompts),
+        overlap=int(np.isin(held_out.contents, train.contents).sum()),
+        prompts_in_both=len(np.intersect1d(held_out.prompt_hashes, train.prompt_hashes)),
         skipped=tuple(dict.fromkeys((*read[0].skipped, *read[1].skipped))),
     )
 
 
-def with_supervised_answers(examples: list[Example], shape: Shape, config: DataConfig) -> list[Example]:
+def with_supervised_answers(examples: ExampleTable, shape: Shape, config: DataConfig) -> ExampleTable:
     """Apply `data.supervised_answers` to the examples.
 
     Raises:
@@ -156,58 +144,45 @@ def with_supervised_answers(examples: list[Example], shape: Shape, config: DataC
             facts=[f"rows: {shape}"],
             fix="remove supervised_answers",
         )
-    return [example.with_last_answer_alone() for example in examples]
+    return examples.with_last_answer_alone()
 
 
-def _by_column(rows: Sequence[Row], column: str, value: str) -> set[str]:
-    """Return the origins of the held-out rows."""
-    lacking = [row.origin for row in rows if column not in row.values]
-    if lacking:
-        raise DataError(
-            f'{len(lacking)} of {len(rows)} rows have no column "{column}", which names the split.',
-            facts=lacking[:5],
-            where=rows[0].origin,
-        )
-    chosen = {row.origin for row in rows if str(row.values[column]) == value}
-    if not chosen:
-        values = sorted({str(row.values[column]) for row in rows})
-        raise DataError(
-            f'No row has {column} = "{value}".',
-            where=rows[0].origin,
-            facts=[f"values: {', '.join(values[:10])}" + (" …" if len(values) > 10 else "")],
-        )
-    return chosen
+def by_fraction(
+    contents: Hashes, prompts: Hashes, fraction: float, limit: int | None, *, seed: int, name: str
+) -> npt.NDArray[np.bool_]:
+    """Return which examples are held out: those of the prompts with the lowest ranks, up to the wanted number of rows.
 
+    A prompt is ranked by a seeded hash of the lowest content hash of its rows.
 
-def _by_fraction(examples: Sequence[Example], fraction: float, limit: int | None, seed: int, name: str) -> set[str]:
-    """Return the prompt hashes of the held-out examples: the lowest ranks, up to the wanted number of rows.
-
-    A prompt is ranked by the lowest content hash of its rows.
+    Args:
+        contents, prompts: (N,) `Example.content` and `Example.prompt_hash` of each.
+        name: of the rows, for messages.
+    Raises:
+        DataError: there are not two different prompts.
     """
-    groups: dict[str, list[str]] = {}
-    for example in examples:
-        groups.setdefault(example.prompt_hash, []).append(example.content)
-    if len(groups) < 2:
+    different, group, sizes = np.unique(prompts, return_inverse=True, return_counts=True)
+    if len(different) < 2:
         raise DataError(
             "A held-out fraction needs two different prompts.",
             where=name,
-            facts=[f"rows: {len(examples)}"],
+            facts=[f"rows: {len(contents)}"],
             fix="all answers to one prompt stay in one part; give separate held-out rows by data.held_out.path",
         )
-    wanted = max(1, round(len(examples) * fraction))
+    wanted = max(1, round(len(contents) * fraction))
     if limit is not None:
         wanted = min(wanted, limit)
-
-    def rank(prompt: str) -> bytes:
-        return hashlib.sha256(f"{seed} {min(groups[prompt])}".encode()).digest()
-
-    taken: set[str] = set()
+    lowest = np.full(len(different), np.iinfo(np.uint64).max)
+    np.minimum.at(lowest, group, contents)
+    ranks = b"".join(hashlib.sha256(f"{seed} {content:016x}".encode()).digest() for content in lowest.tolist())
+    # lexsort takes the most significant key last
+    order = np.lexsort(np.frombuffer(ranks, ">u8").reshape(-1, 4).T[::-1])
+    taken = np.zeros(len(different), np.bool_)
     rows = 0
-    for prompt in sorted(groups, key=rank)[:-1]:
+    for prompt in order[:-1].tolist():
         if rows >= wanted:
             break
-        if taken and rows + len(groups[prompt]) > wanted:
+        if rows and rows + sizes[prompt] > wanted:
             continue
-        taken.add(prompt)
-        rows += len(groups[prompt])
-    return taken
+        taken[prompt] = True
+        rows += int(sizes[prompt])
+    return np.asarray(taken[group])

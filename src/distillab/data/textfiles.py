@@ -5,107 +5,113 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO
 
 from distillab.errors import DataError
+
+Placed = tuple[str, int, dict[str, Any]]
+"""A row with its place: the text before its number (`file:`), the number, the values by column."""
 
 _SHOWN = 5
 _SKIP = "write data.on_bad_row: skip to skip and count them"
 _LONGEST_CSV_FIELD = 2**31 - 1
+_BOM = b"\xef\xbb\xbf"
 
 
-def read_json_lines(
-    path: Path, limit: int | None, skipped: list[str] | None = None
-) -> list[tuple[str, dict[str, Any]]]:
+def read_json_lines(stream: BinaryIO, name: str, limit: int | None, skipped: list[str] | None) -> Iterator[Placed]:
     """Read one JSON object per line; blank lines are skipped.
 
     Args:
-        path: the file, UTF-8 (with or without BOM).
+        stream: of the file, UTF-8 (with or without BOM).
+        name: of the file, for messages.
         limit: read only this many objects; the rest of the file is not checked.
         skipped: list to which broken lines are added, each with its place; None: they are an error.
-    Returns:
-        (origin, object) pairs; origin is `file:line`.
     Raises:
-        DataError: broken lines, all of them counted and the first five shown.
+        DataError: at the end of the file: broken lines, all of them counted and the first five shown.
     """
-    rows: list[tuple[str, dict[str, Any]]] = []
     problems: list[str] = []
-    start = 0
-    with path.open("rb") as handle:
-        for number, raw in enumerate(handle, start=1):
-            if limit is not None and len(rows) >= limit:
-                break
-            line = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
-            try:
-                text = line.decode("utf-8").strip()
-                if text:
-                    rows.append((f"{path}:{number}", _json_object(text)))
-            except UnicodeDecodeError as error:
-                byte = start + len(raw) - len(line) + error.start
-                problems.append(f"line {number}: not UTF-8 (byte {byte} of the file is 0x{line[error.start]:02x})")
-            except json.JSONDecodeError as error:
-                problems.append(f"line {number}: not JSON ({error.msg}, column {error.colno}): {_start_of(text)}")
-            except ValueError as error:
-                problems.append(f"line {number}: {error}")
-            start += len(raw)
-    _settle(path, problems, skipped, f"repair these lines or remove them, or {_SKIP}")
-    return rows
+    start = count = 0
+    for number, raw in enumerate(stream, start=1):
+        if limit is not None and count >= limit:
+            break
+        line = raw.removeprefix(_BOM) if number == 1 else raw
+        try:
+            text = line.decode("utf-8").strip()
+            if text:
+                values = _json_object(text)
+                count += 1
+                yield f"{name}:", number, values
+        except UnicodeDecodeError as error:
+            byte = start + len(raw) - len(line) + error.start
+            problems.append(f"line {number}: not UTF-8 (byte {byte} of the file is 0x{line[error.start]:02x})")
+        except json.JSONDecodeError as error:
+            problems.append(f"line {number}: not JSON ({error.msg}, column {error.colno}): {_start_of(text)}")
+        except ValueError as error:
+            problems.append(f"line {number}: {error}")
+        start += len(raw)
+    _settle(name, problems, skipped, f"repair these lines or remove them, or {_SKIP}")
 
 
-def read_json(path: Path, limit: int | None, skipped: list[str] | None = None) -> list[tuple[str, dict[str, Any]]]:
+def read_json(stream: BinaryIO, name: str, limit: int | None, skipped: list[str] | None) -> Iterator[Placed]:
     """Read a JSON list of objects, or JSON lines under the name .json (both are common).
 
     Raises:
         DataError: not UTF-8, not JSON, or not a list of objects.
     """
-    with path.open("rb") as handle:
-        first = handle.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+    first = stream.read(4096).removeprefix(_BOM).lstrip()[:1]
+    stream.seek(0)
     if first != b"[":
-        return read_json_lines(path, limit, skipped)
-    text = _decode(path)
+        yield from read_json_lines(stream, name, limit, skipped)
+        return
     try:
-        items = parse_json(text)
+        items = parse_json(stream.read().decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise _not_utf8(stream, name) from error
     except json.JSONDecodeError as error:
-        where = f"{path}:{error.lineno}"
+        where = f"{name}:{error.lineno}"
         raise DataError("The file is not JSON.", where=where, facts=[f"{error.msg}, column {error.colno}"]) from error
     except ValueError as error:
-        raise DataError("The file cannot be read as JSON.", where=str(path), facts=[str(error)]) from error
+        raise DataError("The file cannot be read as JSON.", where=name, facts=[str(error)]) from error
     items = items if limit is None else items[:limit]
     problems = [f"item {n}: {_no_object(item)}" for n, item in enumerate(items, 1) if not isinstance(item, dict)]
-    _settle(path, problems, skipped, f"write a list of objects: [{{…}}, {{…}}], or {_SKIP}")
-    return [(f"{path}, item {number}", item) for number, item in enumerate(items, start=1) if isinstance(item, dict)]
+    _settle(name, problems, skipped, f"write a list of objects: [{{…}}, {{…}}], or {_SKIP}")
+    yield from ((f"{name}, item ", n, item) for n, item in enumerate(items, start=1) if isinstance(item, dict))
 
 
-def read_csv(path: Path, limit: int | None, skipped: list[str] | None = None) -> list[tuple[str, dict[str, Any]]]:
+def read_csv(stream: BinaryIO, name: str, limit: int | None, skipped: list[str] | None) -> Iterator[Placed]:
     """Read comma-separated values with a header; every value is text.
 
     Raises:
         DataError: not UTF-8, a column named twice or not at all, rows with too many or too few fields.
     """
     csv.field_size_limit(_LONGEST_CSV_FIELD)
-    reader = csv.reader(io.StringIO(_decode(path), newline=""), strict=True)
-    rows: list[tuple[str, dict[str, Any]]] = []
+    text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+    reader = csv.reader(text, strict=True)
     problems: list[str] = []
     header: list[str] | None = None
+    count = 0
     try:
         for fields in reader:
-            if limit is not None and len(rows) >= limit:
+            if limit is not None and count >= limit:
                 break
             if not fields:
                 continue
             if header is None:
                 header = fields
-                _check_header(path, header)
+                _check_header(name, header)
             elif len(fields) != len(header):
                 problems.append(f"line {reader.line_num}: {len(fields)} fields, the header has {len(header)}")
             else:
-                rows.append((f"{path}:{reader.line_num}", dict(zip(header, fields, strict=True))))
+                count += 1
+                yield f"{name}:", reader.line_num, dict(zip(header, fields, strict=True))
+    except UnicodeDecodeError as error:
+        raise _not_utf8(stream, name) from error
     except csv.Error as error:
         problems.append(f"line {reader.line_num}: {error}")
-    _settle(path, problems, skipped, f'write fields that hold commas, quotes or line ends in "…"; or {_SKIP}')
-    return rows
+    finally:
+        text.detach()
+    _settle(name, problems, skipped, f'write fields that hold commas, quotes or line ends in "…"; or {_SKIP}')
 
 
 def parse_json(text: str) -> Any:
@@ -149,47 +155,49 @@ def _start_of(text: str) -> str:
     return text if len(text) <= 60 else text[:57] + "…"
 
 
-def _decode(path: Path) -> str:
-    data = path.read_bytes()
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        # error.start does not count the BOM
-        at = error.start + (3 if data.startswith(b"\xef\xbb\xbf") else 0)
-        line = data.count(b"\n", 0, at) + 1
-        raise DataError(
-            "The file is not UTF-8.",
-            where=f"{path}:{line}",
-            facts=[f"byte {at} of the file is 0x{data[at]:02x}"],
-            fix="convert it, for example: iconv -f LATIN1 -t UTF-8 IN > OUT",
-        ) from error
+def _not_utf8(stream: BinaryIO, name: str) -> DataError:
+    """Return the error of a file that is not UTF-8, with the first line and byte."""
+    stream.seek(0)
+    start = 0
+    for number, line in enumerate(stream, start=1):
+        try:
+            line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            return DataError(
+                "The file is not UTF-8.",
+                where=f"{name}:{number}",
+                facts=[f"byte {start + error.start} of the file is 0x{line[error.start]:02x}"],
+                fix="convert it, for example: iconv -f LATIN1 -t UTF-8 IN > OUT",
+            )
+        start += len(line)
+    return DataError("The file changed while it was read.", where=name, fix="start again when it is complete")
 
 
-def _check_header(path: Path, header: list[str]) -> None:
-    if any(not name.strip() for name in header):
-        raise DataError("A column of the header has no name.", where=f"{path}:1", facts=[f"header: {header}"])
+def _check_header(name: str, header: list[str]) -> None:
+    if any(not column.strip() for column in header):
+        raise DataError("A column of the header has no name.", where=f"{name}:1", facts=[f"header: {header}"])
     other = next((mark for mark in (";", "\t", "|") if len(header) == 1 and mark in header[0]), None)
     if other is not None:
         raise DataError(
             "The columns of the file are not separated by commas.",
-            where=f"{path}:1",
+            where=f"{name}:1",
             facts=[f"the header is one column with {other!r} in it: {header[0]!r:.100}"],
             fix=f"convert it once: pandas.read_csv(path, sep={other!r}).to_json(new, orient='records', lines=True)",
         )
-    twice = sorted({name for name in header if header.count(name) > 1})
+    twice = sorted({column for column in header if header.count(column) > 1})
     if twice:
-        raise DataError("A column is in the header twice.", where=f"{path}:1", facts=[f"twice: {twice}"])
+        raise DataError("A column is in the header twice.", where=f"{name}:1", facts=[f"twice: {twice}"])
 
 
-def _settle(path: Path, problems: list[str], skipped: list[str] | None, fix: str) -> None:
+def _settle(name: str, problems: list[str], skipped: list[str] | None, fix: str) -> None:
     """Raise an error for broken lines, or add them to `skipped`."""
     if not problems:
         return
     if skipped is not None:
-        skipped.extend(f"{path}, {problem}" for problem in problems)
+        skipped.extend(f"{name}, {problem}" for problem in problems)
         return
     rule = f"{len(problems)} line{'s' if len(problems) > 1 else ''} of the file cannot be read."
-    raise DataError(rule, where=str(path), facts=first_of(problems), fix=fix)
+    raise DataError(rule, where=name, facts=first_of(problems), fix=fix)
 
 
 def first_of(problems: Sequence[str]) -> list[str]:

@@ -15,6 +15,7 @@ import torch
 from distillab.config.methods import Method
 from distillab.config.run import RunRecipe
 from distillab.data.encoding import EncodedRow, EncodedSplit
+from distillab.data.example_table import content_sha256
 from distillab.data.examples import Example
 from distillab.data.reading import Reader
 from distillab.data.splits import Splits, load_examples
@@ -223,8 +224,8 @@ class RunInputs:
     def fingerprints(self) -> dict[str, str]:
         """Hash what the recipe's paths name: rows, weight files, cache; and the day of its templates."""
         found = {
-            "train_rows": _content_sha256(self.splits.train),
-            "held_out_rows": _content_sha256(self.splits.held_out),
+            "train_rows": content_sha256(self.splits.train),
+            "held_out_rows": content_sha256(self.splits.held_out),
             "student": weights_sha256(self.recipe.student.path),
         }
         if _beside(self.recipe):
@@ -334,7 +335,3 @@ def _loaded_from(recipe: RunRecipe) -> tuple[object, ...]:
         for name, one in recipe.each_teacher.items()
     ]
     return recipe.student, recipe.data, found, _beside(recipe)
-
-
-def _content_sha256(examples: Sequence[Example]) -> str:
-    return hashlib.sha256("\n".join(example.content for example in examples).encode()).hexdigest()
