@@ -148,7 +148,7 @@ def _build(source: Source, reading: Reading, file: BinaryIO) -> tuple[_Facts, np
         assert table is not None  # a source without rows is an error
         found = without(recognise(columns, reading.columns), reading.beside)
         if shape is not None and replace(found, ignored=()) == replace(shape, ignored=()):
-            index, places = table.finish(found, columns.source)
+            index, places = table.close(found, columns.source)
             return _Facts(found, tuple(places), (*skipped, *table.problems)), index
         shape = found
 
@@ -206,7 +206,7 @@ class _Writer:
             self._write(self._waiting[:BATCH_ROWS])
             del self._waiting[:BATCH_ROWS]
 
-    def finish(self, shape: Shape, source: str) -> tuple[npt.NDArray[Any], list[str]]:
+    def close(self, shape: Shape, source: str) -> tuple[npt.NDArray[Any], list[str]]:
         """Write the rest; return the index, and the texts before the numbers of origins.
 
         Raises:

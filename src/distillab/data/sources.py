@@ -91,7 +91,7 @@ def find_source(source: SourceConfig) -> Source:
         DataError: a missing source; unknown ending; a split of a file; a hub id that cannot be reached.
     """
     if (held := in_memory(source.path)) is not None:
-        return Source(source.path, None, 0, lambda _: (_placed(row) for row in held[: source.limit]))
+        return Source(source.path, None, 0, lambda _: (_place_of(row) for row in held[: source.limit]))
     if is_url(source.path):
         return _of_files(remote_files(source.path), source)
     path = local_path(source.path)
@@ -166,7 +166,7 @@ def _with_keys(found: Iterable[Placed]) -> list[Row]:
     return rows
 
 
-def _placed(row: Row) -> Placed:
+def _place_of(row: Row) -> Placed:
     match = _PLACE.fullmatch(row.origin)
     assert match is not None  # `_with_keys` made it
     return match[1], int(match[2]), row.values
