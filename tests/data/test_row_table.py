@@ -62,7 +62,7 @@ def parts(example):
 
 
 @pytest.mark.parametrize("stored", [True, False])
-@pytest.mark.parametrize("rows", [pairs(17), chats(8), texts(3)], ids=["pairs", "chats", "texts"])
+@pytest.mark.parametrize("rows", [[*pairs(9), *pairs(9)[::-1]], chats(8), texts(3)], ids=["pairs", "chats", "texts"])
 def test_a_table_holds_the_examples_that_are_made_one_by_one(tmp_path, store, monkeypatch, rows, stored):
     if not stored:
         monkeypatch.setattr(row_table, "_SMALLEST_STORED_BYTES", 1 << 20)
