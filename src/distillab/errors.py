@@ -10,6 +10,7 @@
     │   ├── CacheCorrupt     the bytes are damaged or missing
     │   └── CacheMismatch    the bytes are sound, but belong to something else
     ├── StorageError         the disk is full
+    ├── ClusterError         the nodes of a cluster cannot do the work
     ├── NumericsError        a loss or a gradient is not finite
     └── ProcessLost          another process of the run has ended
 
@@ -89,6 +90,10 @@ class CacheMismatch(CacheError):
 
 class StorageError(DistillabError):
     """The disk is full."""
+
+
+class ClusterError(DistillabError):
+    """The nodes of a cluster cannot do the work: none is there, they share no folder, or a job was lost too often."""
 
 
 class NumericsError(DistillabError):

@@ -56,17 +56,27 @@ def handle_signals(*, quiet: bool = False) -> Iterator[None]:
     Args:
         quiet: do not print that the signal was received; another process does.
     """
-    before = {}
     _State.received, _State.quiet = None, quiet
+    with restored_handlers():
+        if threading.current_thread() is threading.main_thread():
+            for one in _SIGNALS:
+                if signal.getsignal(one) is not signal.SIG_IGN:
+                    signal.signal(one, _on_signal)
+        try:
+            yield
+        finally:
+            _State.received = None
+
+
+@contextmanager
+def restored_handlers() -> Iterator[None]:
+    """Restore the handlers of SIGTERM and SIGINT after the block, in the main thread."""
+    before = {}
     if threading.current_thread() is threading.main_thread():
         before = {one: signal.getsignal(one) for one in _SIGNALS}
-        for one, handler in before.items():
-            if handler is not signal.SIG_IGN:
-                signal.signal(one, _on_signal)
     try:
         yield
     finally:
-        _State.received = None
         for one, handler in before.items():
             # None: it was not set from Python and cannot be restored from here
             if handler is not None:

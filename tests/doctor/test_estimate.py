@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from distillab.cli.main import app
 from distillab.config.run import RunRecipe
 from distillab.config.study import StudyRecipe
 from distillab.doctor.devices import DEVICES, device_named
-from distillab.doctor.estimate import ArmCost, Estimate, estimate
+from distillab.doctor.estimate import ArmCost, Estimate, estimate, longest_first
 from distillab.doctor.selftest.machine import weights_of
 from distillab.doctor.selftest.memory import run_memory, unloaded_memory
 from distillab.errors import ConfigError, DistillabError
@@ -114,6 +115,29 @@ def test_a_study_is_estimated_from_configurations_alone(tiny_world: dict[str, An
     (extra,) = [run for run in corrected.runs if run.name not in of]
     assert extra.runs == 1 and extra.student_tokens == pytest.approx(of["sft"].student_tokens / 2)
     assert corrected.seconds > cached.seconds
+
+
+def test_on_several_devices_runs_go_side_by_side_and_caches_are_divided(
+    tiny_world: dict[str, Any], tmp_path: Path
+) -> None:
+    assert longest_first([5, 4, 3, 3, 3], 2) == 10  # 5 + 3 and 4 + 3 + 3
+    one, four = (
+        estimate(_study(tiny_world, tmp_path / "study", workers=6), DEVICES["l4"], devices=devices)
+        for devices in (1, 4)
+    )
+    assert one.side_by_side == pytest.approx(one.seconds) == pytest.approx(four.seconds)
+    assert one.seconds / 4 < four.side_by_side < one.seconds / 2
+    assert (one.together, four.together) == (6, 2)
+    (signals,) = four.signals.values()
+    rows = load_inputs(_run(tiny_world, tmp_path / "run")).train.rows
+    assert signals.tokens == sum(map(len, rows))
+    hidden = json.loads((Path(tiny_world["teacher"]["path"]) / "config.json").read_text())["hidden_size"]
+    assert signals.once == 400 * (hidden + 1) * 4  # its head and biases in float32
+    assert signals.seconds["h200"] / signals.seconds["l4"] == pytest.approx(
+        DEVICES["l4"].float32 / DEVICES["h200"].float32
+    )
+    logits = next(run for run in four.runs if run.name == "logits")
+    assert signals.reading == pytest.approx(signals.bytes / signals.tokens * logits.student_tokens / logits.training)
 
 
 def test_two_tokenizers(tiny_world: dict[str, Any], tmp_path: Path, stranger: str) -> None:

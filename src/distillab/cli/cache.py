@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from distillab.cli.compare import Engine
 from distillab.errors import ConfigError
 from distillab.terminal import echo
 
@@ -39,18 +40,18 @@ def build_command(
             "and WORLD_SIZE, else 0/1.",
         ),
     ] = None,
+    engine: Engine = "local",
 ) -> None:
     """Store the teacher signals that the recipe's methods need. After an interruption, the same command resumes."""
     number, workers = _share(worker)
+    if engine == "ray" and worker is not None:
+        raise ConfigError("Ray gives each task its share.", where="--worker", fix="leave out --worker, or --engine ray")
     loaded = _load(recipe, overrides)
     from distillab.cli.cache_console import show_built
     from distillab.config import StudyRecipe
-    from distillab.study.cache_build import cache_builds, require_room, run_build
+    from distillab.study.cache_build import build_on_cluster, build_share
 
-    builds = cache_builds(loaded)
-    require_room(builds)
-    for item in builds:
-        run_build(item, worker=number, workers=workers)
+    builds = build_on_cluster(loaded) if engine == "ray" else build_share(loaded, worker=number, workers=workers)
     # under torchrun only the first process prints
     if worker is not None or number == 0:
         show_built(builds, study=isinstance(loaded, StudyRecipe))

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
 from distillab.cli.doctor_selftest import NO_DOCTOR, NoDoctor, checked_first
+
+Engine = Annotated[
+    Literal["local", "ray"],
+    typer.Option(
+        "--engine", help="local: on this machine; ray: on the cluster of RAY_ADDRESS, or Ray on this machine."
+    ),
+]
 
 
 def compare_command(
@@ -19,6 +27,7 @@ def compare_command(
         help="Allow arms that compare unrelated tokens by index, to show the failure; every record is marked.",
     ),
     no_doctor: NoDoctor = False,
+    engine: Engine = "local",
 ) -> None:
     """Compare methods on one pair, and write a report. After an interruption, the same command resumes.
 
@@ -34,10 +43,12 @@ def compare_command(
         words.append("--demonstrate-mismatch")
     if no_doctor:
         words.append(NO_DOCTOR)
+    if engine != "local":
+        words += ["--engine", engine]
     quiet_libraries()
     from distillab.study.study import Study
 
-    study = Study(loaded, reproduce=redacted(shlex.join(words)))
+    study = Study(loaded, reproduce=redacted(shlex.join(words)), engine=engine)
     if demonstrate_mismatch:
         study = study.showing_mismatches()
     show_study(checked_first(study, no_doctor=no_doctor).run(), Path(loaded.output))

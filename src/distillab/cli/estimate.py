@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from distillab.errors import ConfigError
 from distillab.terminal import echo, plural
 
 if TYPE_CHECKING:
@@ -19,6 +21,15 @@ def estimate_command(
     device: Annotated[
         str, typer.Option("--device", help="cpu (this machine), h200, h100-80g, a100-80g, l40s, rtx-4090, …")
     ] = "cpu",
+    devices: Annotated[
+        int, typer.Option("--gpus", min=1, help="Devices of this kind, each with its own runs and shares of caches.")
+    ] = 1,
+    tokens: Annotated[
+        float | None,
+        typer.Option(
+            "--tokens", min=1, help="Also for a cache of so many tokens in rows like those of the recipe: 1e9."
+        ),
+    ] = None,
 ) -> None:
     """Estimate memory, disk, tokens and hours of a recipe on a device. Weights are not read, and need not be there.
 
@@ -35,7 +46,17 @@ def estimate_command(
     from distillab.doctor.selftest.machine import this_memory
 
     chosen = device_named(device, memory_bytes=this_memory())
-    if not _show(estimate(loaded, chosen), loaded.name if isinstance(loaded, RunRecipe) else loaded.title):
+    found = estimate(loaded, chosen, devices=devices)
+    if tokens is not None and not found.signals:
+        raise ConfigError(
+            "The recipe stores no teacher's signals on its training rows, so --tokens has no effect.",
+            where="--tokens",
+            fix="give a study with an arm such as logits and teacher_signals: cached",
+        )
+    fits = _show(found, loaded.name if isinstance(loaded, RunRecipe) else loaded.title)
+    if tokens is not None:
+        _show_cache(found, tokens)
+    if not fits:
         raise typer.Exit(1)
 
 
@@ -70,10 +91,34 @@ def _show(found: Estimate, title: str) -> bool:
     for name, asked in found.asked.items():
         money = "" if asked.money is None else f"   {asked.money:.4g} by teacher.server.prices"
         echo(f"  {name:<35} {asked.read:>14,} {asked.written:>14,}{money}")
+    if found.devices > 1:
+        echo(
+            f"on {found.devices} devices, caches and answers divided, one run a device: "
+            f"{_hours(found.side_by_side).strip()} hours"
+        )
     echo(
         f"in all {_hours(found.seconds).strip()} hours, one run after another; answers counted at their largest length"
     )
     return fits
+
+
+def _show_cache(found: Estimate, tokens: float) -> None:
+    """Print what is stored of so many tokens, and how fast runs read it."""
+    from distillab.doctor.selftest.machine import size
+
+    echo(f"a cache of {tokens:,.0f} tokens in rows like these")
+    for name, one in found.signals.items():
+        more = tokens / one.tokens
+        echo(f"  {name}")
+        echo(f"    {(one.once + more * one.bytes) / 1e12:,.3g} TB, {one.bytes / one.tokens:,.1f} bytes a token")
+        least = math.ceil(one.weights / found.device.memory_bytes)
+        echo(f"    the teacher's weights: {size(one.weights)}, on {plural(least, 'device')} at least")
+        for kind, seconds in one.seconds.items():
+            hours = more * seconds / 3600
+            echo(
+                f"    {kind:<10} {hours:>12,.4g} hours of one, {hours / found.devices:>10,.4g} hours on {found.devices}"
+            )
+        echo(f"    a run on one device reads {one.reading / 1e6:,.3g} MB/s of it at most")
 
 
 def _hours(seconds: float) -> str:

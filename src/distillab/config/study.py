@@ -31,7 +31,7 @@ class ArmConfig(MethodSettings):
 class StudyRecipe(Settings):
     """`distillab compare`: arms × seeds under one budget."""
 
-    no_effect_on_results: ClassVar[frozenset[str]] = frozenset({"output", "workers", "title"})
+    no_effect_on_results: ClassVar[frozenset[str]] = frozenset({"output", "workers", "gpus_per_run", "title"})
     title: str = "What does each level of access to the teacher buy?"
     student: StudentConfig
     teacher: TeacherConfig | None = None
@@ -62,6 +62,12 @@ class StudyRecipe(Settings):
     )
     cache: CacheConfig = Field(default=CacheConfig(), description="how teacher signals are stored")
     workers: int = Field(default=1, ge=1, description="runs at the same time, each in its own process")
+    gpus_per_run: float | None = Field(
+        default=None,
+        ge=0,
+        description="with --engine ray: GPUs that a run, a teacher or a share of a cache is given, 0.5 for two on one; "
+        "default: one if the cluster has any",
+    )
     output: FolderText = "runs/study"
 
     @model_validator(mode="before")

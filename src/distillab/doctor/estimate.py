@@ -19,7 +19,7 @@ from distillab.config.run import RunRecipe
 from distillab.config.served import ServerConfig
 from distillab.config.study import StudyRecipe
 from distillab.data.encoding import EncodedRow
-from distillab.doctor.devices import Device
+from distillab.doctor.devices import DEVICES, Device
 from distillab.doctor.selftest.machine import Parameters, Weights, parameters, weights_of, width_of
 from distillab.doctor.selftest.memory import RunMemory, resident_bytes, unloaded_memory
 from distillab.models.loading import load_config
@@ -28,12 +28,13 @@ from distillab.models.pruning import student_config
 from distillab.runs.budget import passes
 from distillab.runs.correction import correction_recipe
 from distillab.runs.inputs import RunInputs, load_inputs
-from distillab.runs.signals import bytes_before_loading
+from distillab.runs.signals import CacheJob, bytes_before_loading
 from distillab.runs.stored_signals import stored_signals
 from distillab.study.study import Study
 from distillab.teachers.stored.location import Part
 from distillab.training.arguments import curve_points
 
+EVALUATION = "evaluation of "
 UTILISATION = 0.4
 """The share of a device's peak that training reaches."""
 
@@ -96,23 +97,47 @@ class Asked:
         return cls(read, written, money)
 
 
-@dataclass
-class Estimate:
-    """A recipe on a device.
+@dataclass(frozen=True)
+class Signals:
+    """What is stored of a teacher on training rows.
 
     Attributes:
+        tokens, bytes: of the rows, and of what is stored of them.
+        once: bytes that are stored once, the teacher's head.
+        seconds: of the teacher, on one device of each kind.
+        weights: bytes of the teacher.
+        reading: bytes a second that a run on one device reads, at most.
+    """
+
+    tokens: int
+    bytes: int
+    once: int
+    seconds: dict[str, float]
+    weights: int
+    reading: float
+
+
+@dataclass
+class Estimate:
+    """A recipe on one or several devices of a kind.
+
+    Attributes:
+        devices: how many; each has its own runs, and its share of the teachers' signals and answers.
         runs: the arms, and the corrections of teachers.
-        together: how many runs go on at the same time.
+        together: how many runs go on at the same time on a device.
         shared: what is made once -> seconds.
         cache_bytes: of the teachers' signals.
+        signals: of the teachers on training rows.
         asked: what servers are asked for, each once.
     """
 
     device: Device
+    devices: int = 1
     together: int = 1
     runs: list[RunEstimate] = field(default_factory=list)
     shared: dict[str, float] = field(default_factory=dict)
     cache_bytes: int = 0
+    signals: dict[str, Signals] = field(default_factory=dict)
     asked: dict[str, Asked] = field(default_factory=dict)
 
     @property
@@ -132,23 +157,48 @@ class Estimate:
     @property
     def seconds(self) -> float:
         """All together, one after another."""
-        return sum(run.runs * (run.training + run.evaluation) for run in self.runs) + sum(self.shared.values())
+        return sum(self._of_runs) + sum(self.shared.values())
+
+    @property
+    def side_by_side(self) -> float:
+        """Seconds on all devices: first what is shared, of which evaluations are not divided, then a run a device."""
+        whole = [seconds for name, seconds in self.shared.items() if name.startswith(EVALUATION)]
+        divided = (sum(self.shared.values()) - sum(whole)) / self.devices
+        return longest_first([*[divided] * self.devices, *whole], self.devices) + longest_first(
+            self._of_runs, self.devices
+        )
+
+    @property
+    def _of_runs(self) -> list[float]:
+        return [run.training + run.evaluation for run in self.runs for _ in range(run.runs)]
 
 
-def estimate(recipe: RunRecipe | StudyRecipe, device: Device) -> Estimate:
-    """Return what a recipe takes of a device.
+def longest_first(jobs: Sequence[float], devices: int) -> float:
+    """Return the time of jobs that are started longest first, each on the device that is free first.
+
+    >>> longest_first([3, 2, 2, 1], 2)
+    4
+    """
+    ends = [0.0] * devices
+    for job in sorted(jobs, reverse=True):
+        ends[ends.index(min(ends))] += job
+    return max(ends)
+
+
+def estimate(recipe: RunRecipe | StudyRecipe, device: Device, *, devices: int = 1) -> Estimate:
+    """Return what a recipe takes of a device, or of several of its kind.
 
     Raises:
         DistillabError: a configuration, a tokenizer or rows cannot be read.
     """
-    found = Estimate(device)
+    found = Estimate(device, devices)
     if isinstance(recipe, RunRecipe):
         inputs = load_inputs(recipe, weights=False)
         process, cached = resident_bytes(), stored_signals(inputs).train is not None
         ArmCost(found, inputs, recipe.method, process, cached).add(runs=1)
         return found
     study = Study(recipe, reproduce="", needs_weights=False)
-    found.together = min(recipe.workers, len(recipe.arms) * len(recipe.seeds))
+    found.together = math.ceil(min(recipe.workers, len(recipe.arms) * len(recipe.seeds)) / devices)
     study.inputs(recipe.arms[0])
     process, stored = resident_bytes(), recipe.teacher_signals == "cached"
     for arm in recipe.arms:
@@ -234,7 +284,7 @@ class ArmCost:
                     seconds = self._generation(one.teacher, prompts, settings.max_new_tokens, settings.batch_size)
                     shared[name] = max(shared.get(name, 0.0), seconds)
             if self.whole.runs[-1].runs > 1:
-                name, prompts = f"evaluation of {view.spec.name}", recipe.evaluation.generate_rows
+                name, prompts = f"{EVALUATION}{view.spec.name}", recipe.evaluation.generate_rows
                 if server is not None:
                     prompted = inputs.held_out.first(prompts).prompt_ids
                     read = _token_counts(inputs.eval_rows)[0] + sum(map(len, prompted))
@@ -302,8 +352,29 @@ def _add_caches(found: Estimate, study: Study) -> None:
                 before = found.asked[name].read if name in found.asked else 0
                 found.asked[name] = Asked.of(server, before + _token_counts(job.rows)[0])
                 continue
-            seconds = reader._seconds(reader.teacher.forward(*_token_counts(job.rows)))
-            found.shared[name] = found.shared.get(name, 0.0) + seconds
+            operations = reader.teacher.forward(*_token_counts(job.rows))
+            found.shared[name] = found.shared.get(name, 0.0) + reader._seconds(operations)
+            if part == "train":
+                kinds = {one.name: one for one in (found.device, *DEVICES.values())}
+                found.signals[f"{name} ({job.location.name})"] = _signals(
+                    found,
+                    study,
+                    job,
+                    weights=reader.teacher.bytes,
+                    seconds={
+                        kind: replace(reader, whole=Estimate(device))._seconds(operations)
+                        for kind, device in kinds.items()
+                    },
+                )
+
+
+def _signals(found: Estimate, study: Study, job: CacheJob, *, weights: int, seconds: dict[str, float]) -> Signals:
+    """Return what a job stores on training rows, and how fast the arms that read it do so."""
+    tokens, once = _token_counts(job.rows)[0], bytes_before_loading(replace(job, rows=()))
+    stored = bytes_before_loading(job) - once
+    readers = [arm.name for arm in study.recipe.arms if study.caches.stored(arm).train == str(job.folder)]
+    rates = [run.student_tokens / run.training for run in found.runs if run.name in readers]
+    return Signals(tokens, stored, once, seconds, weights, reading=stored / tokens * max(rates))
 
 
 def _token_counts(rows: Sequence[EncodedRow]) -> tuple[int, int]:

@@ -24,6 +24,7 @@ from distillab.files import json_object, write_all
 from distillab.redaction import redacted
 
 LOCK = ".lock"
+IN_USE = "Another process writes into this folder."
 _NO_FLOCK = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _held: set[int] = set()
@@ -161,7 +162,7 @@ def _in_use(path: Path) -> ConfigError:
     holder = _holder(path)
     facts = [f"{name}: {holder[name]}" for name in ("command", "pid", "host", "since") if name in holder]
     return ConfigError(
-        "Another process writes into this folder.",
+        IN_USE,
         where=str(path.parent),
         facts=facts or ["it has not yet written its process id"],
         fix="wait until it has ended, end it, or set another output"

@@ -198,18 +198,26 @@ class RunTeacher:
         """
         if self._inputs.method.answers == "dataset":
             return self._inputs.train, None
-        if self.cached_answers is None:
-            self._make_answers(answers_folder)
+        self.write_answers(answers_folder)
         self._server.include(answers_folder / FOLDER)
         answers = read_answers(self._inputs, self.cached_answers or str(answers_folder))
         self.provenance = answers.teacher
         self.notes += answers.notes
         return answers.split, answers.counts
 
-    def _make_answers(self, folder: Path) -> None:
-        """Generate what is missing. Every process of the run makes a part; of a server the first process asks for all,
-        because its limits (requests at once, costs) are counted in one process.
+    def write_answers(self, folder: Path, *, worker: int = 0, workers: int = 1) -> None:
+        """Generate the missing answers of the teacher, or a share of them, unless the recipe's own cache holds them.
+
+        Every process of the run makes a part; of a server the first process asks for all, because its limits (requests
+        at once, costs) are counted in one process.
+
+        Args:
+            worker, workers: the processes of this run make one of so many shares.
+        Raises:
+            As `make_answers`.
         """
+        if self.cached_answers is not None:
+            return
         processes = Processes.current()
         served = self._inputs.require_teacher().spec.settings.server is not None
         complete = store_is_complete(folder)
@@ -217,7 +225,8 @@ class RunTeacher:
         if not complete and not (served and processes.number):
             if self._inputs.method.reads_signals and not self.trains_from_cache:
                 self.source()  # a server that does not give them is refused before its answers are paid for
-            worker, workers = (0, 1) if served else (processes.number, processes.count)
+            if not served:
+                worker, workers = worker * processes.count + processes.number, workers * processes.count
             make_answers(self._inputs, self.generator(folder), folder, worker=worker, workers=workers)
         processes.wait()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from distillab.config.cache import CacheConfig, KindConfig
@@ -21,6 +22,7 @@ from distillab.runs.lock import held, worker_lock
 from distillab.runs.signals import CacheJob, arms_kinds, bytes_before_loading, held_out_kinds, require_given, write_part
 from distillab.runs.teacher import RunTeacher
 from distillab.runs.teacher_view import TeacherView
+from distillab.study.ray_workers import RayWorkers
 from distillab.study.study import Study
 from distillab.study.teachers import one_teacher_each, only_teacher
 from distillab.teachers.served.journal import FOLDER as SERVED
@@ -180,6 +182,32 @@ def require_room(builds: Sequence[CacheBuild]) -> None:
                 what="the cache",
                 otherwise="store less: a smaller kind, fewer layers, store: int8 (see `distillab cache estimate`)",
             )
+
+
+def build_share(recipe: RunRecipe | StudyRecipe, *, worker: int, workers: int) -> list[CacheBuild]:
+    """Build the missing parts of all locations of a recipe, and return these; as `cache_builds` and `run_build`."""
+    builds = cache_builds(recipe)
+    require_room(builds)
+    for item in builds:
+        run_build(item, worker=worker, workers=workers)
+    return builds
+
+
+def build_on_cluster(recipe: RunRecipe | StudyRecipe) -> list[CacheBuild]:
+    """Build the missing parts of all locations of a recipe on a cluster, a share on each worker, and return these.
+
+    Raises:
+        As `build_share`, `RayWorkers` and `RayWorkers.run`.
+    """
+    recipe = dated(recipe, builds=True)  # a build over midnight has one date
+    builds = cache_builds(recipe)
+    number, gpus = (recipe.workers, recipe.gpus_per_run) if isinstance(recipe, StudyRecipe) else (None, None)
+    with RayWorkers(builds[0].location, number=number, gpus=gpus) as workers:
+        share = partial(build_share, recipe, workers=workers.number)
+        # signals on the teacher's answers are made when all workers have finished the answers
+        for _ in range(2 if any(item.answers for item in builds) else 1):
+            workers.run([partial(share, worker=worker) for worker in range(workers.number)])
+    return builds
 
 
 def run_build(item: CacheBuild, *, worker: int, workers: int) -> None:

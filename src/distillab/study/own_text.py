@@ -22,32 +22,48 @@ from distillab.runs.several import open_teacher
 OWN_TEXT = "own_text"  # folder in a study's
 
 
-def with_own_text(folder: Path, runs: Sequence[tuple[RunInputs, RunRecord]]) -> list[RunRecord]:
-    """Return the records of finished runs with their fidelity on own answers, which is measured now if it is missing.
-
-    A teacher is loaded only if something is missing.
+def measure_own_text(folder: Path, runs: Sequence[tuple[RunInputs, RunRecord]]) -> None:
+    """Measure the fidelity on own answers of finished runs, where it is missing.
 
     Args:
         folder: of these measurements, a file a run.
     """
     left: dict[str, list[tuple[RunInputs, RunRecord]]] = {}
-    for inputs, record in runs:
+    for inputs, record in lacking_own_text(folder, runs):
         each = inputs.recipe.each_teacher
-        if all(teacher.has_weights for teacher in each.values()) and _lacks(_with_measured(folder, record)):
-            key = repr([(name, teacher, inputs.recipe.teacher_weights) for name, teacher in each.items()])
-            left.setdefault(key, []).append((inputs, record))
+        key = repr([(name, teacher, inputs.recipe.teacher_weights) for name, teacher in each.items()])
+        left.setdefault(key, []).append((inputs, record))
     for same in left.values():
         shared = open_teacher(same[0][0]).for_evaluation()
         for inputs, record in track(same, "scoring own answers", total=len(same), unit="runs"):
             _measure(folder, inputs, record, shared)
-    return [_with_measured(folder, record) for _, record in runs]
+
+
+def lacking_own_text(folder: Path, runs: Sequence[tuple[RunInputs, RunRecord]]) -> list[tuple[RunInputs, RunRecord]]:
+    """Return the runs for which `measure_own_text` has something to measure."""
+    return [
+        (inputs, record)
+        for inputs, record in runs
+        if all(teacher.has_weights for teacher in inputs.recipe.each_teacher.values())
+        and _lacks(with_own_text(folder, record))
+    ]
+
+
+def with_own_text(folder: Path, record: RunRecord) -> RunRecord:
+    """Return the record of a run with its fidelity on own answers, where that was measured afterwards."""
+    known = _measured(folder, record)
+    if known is None:
+        return record
+    measured = {metric.name: metric for metric in known.evaluation.metrics}
+    metrics = tuple(measured.get(metric.name, metric) for metric in record.evaluation.metrics)
+    return record.model_copy(update={"evaluation": record.evaluation.model_copy(update={"metrics": metrics})})
 
 
 def with_own_rows(folder: Path, record: RunRecord, lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the held-out lines of a run with what was measured of its own answers afterwards.
 
     Args:
-        folder: as of `with_own_text`.
+        folder: as of `measure_own_text`.
     """
     known = _measured(folder, record)
     own = () if known is None else known.own
@@ -61,15 +77,6 @@ def _measured(folder: Path, record: RunRecord) -> EvaluatedModel | None:
     known = read_record(EvaluatedModel, path, fix=f"delete {path.name}, and the same command measures it again")
     # otherwise the run was made again, with other answers
     return known if (known.identity, known.files) == (record.identity, _files(record)) else None
-
-
-def _with_measured(folder: Path, record: RunRecord) -> RunRecord:
-    known = _measured(folder, record)
-    if known is None:
-        return record
-    measured = {metric.name: metric for metric in known.evaluation.metrics}
-    metrics = tuple(measured.get(metric.name, metric) for metric in record.evaluation.metrics)
-    return record.model_copy(update={"evaluation": record.evaluation.model_copy(update={"metrics": metrics})})
 
 
 def _lacks(record: RunRecord) -> bool:

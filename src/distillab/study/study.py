@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Literal
 
 from distillab.config.run import RunRecipe
 from distillab.config.study import ArmConfig, StudyRecipe
@@ -46,7 +47,8 @@ from distillab.runs.training_data import MakeCollator
 from distillab.study.baselines import UNDISTILLED, Baselines, teacher_stem
 from distillab.study.caches import OTHERWISE, StudyCaches
 from distillab.study.corrections import correct_teachers
-from distillab.study.own_text import OWN_TEXT, with_own_text
+from distillab.study.own_text import OWN_TEXT, lacking_own_text, measure_own_text, with_own_text
+from distillab.study.ray_workers import RayWorkers, wait_until_seen
 from distillab.study.results import assemble
 from distillab.study.teachers import (
     PartArm,
@@ -73,6 +75,7 @@ class Study:
         collators: arm name -> its collator, instead of the usual one; such an arm is a shown failure.
         needs_weights: False: it is estimated, and not run.
         investigation: what the doctor found; kept in the folder and in the results.
+        engine: local: its jobs run here, side by side in `workers` processes; ray: on the nodes of a cluster.
     """
 
     recipe: StudyRecipe
@@ -80,6 +83,7 @@ class Study:
     collators: dict[str, MakeCollator] = field(default_factory=dict)
     investigation: Investigation | None = None
     needs_weights: bool = True
+    engine: Literal["local", "ray"] = "local"
     _loaded: dict[str, RunInputs] = field(default_factory=dict)
     _budgets: dict[int, BudgetConfig] = field(default_factory=dict)  # seed -> what its run of SFT uses
     _corrected: dict[str, RunCost] = field(default_factory=dict)  # path of a teacher -> what its correction took
@@ -110,8 +114,15 @@ class Study:
 
         Raises:
             TokenizerMismatch: an arm's method is not admitted.
-            ConfigError: the folder holds another study, another process writes into it, or two teachers have one name.
+            ConfigError: the folder holds another study, another process writes into it, or two teachers have one name;
+                or gpus_per_run would have no effect.
         """
+        if self.engine == "local" and self.recipe.gpus_per_run is not None:
+            raise ConfigError(
+                "Only Ray gives GPUs to runs, and this study runs on this machine.",
+                where="gpus_per_run",
+                fix="add --engine ray, or remove gpus_per_run",
+            )
         self._require_admitted()
         folder = Path(self.recipe.output)
         require_claimable(folder, self.recipe, fingerprints=self._fingerprints())
@@ -135,21 +146,26 @@ class Study:
         claim(Path(self.recipe.output), self.recipe, fingerprints=self._fingerprints())
         if self.investigation is not None:
             write_record(self.investigation, self.doctor_record)
-        with Workers(self.recipe.workers) as workers:
+        with self._workers() as workers:
             recipe, costs = correct_teachers(self.recipe, self.inputs, partial(self._do, workers))
+            learned_from = {one.source for arm in recipe.arms for one in recipe.teachers_of(arm).values()}
+            others = [arm for arm in self._arm_of_each_teacher() if self._teacher_of(arm).source not in learned_from]
+            missing = [arm for arm in self._arms_of_missing_teachers() if arm in others]
+            self._do(workers, [partial(Study.teacher, arm=arm) for arm in missing])
         study = replace(self, recipe=recipe, _loaded={}, _corrected=costs) if costs else self
-        learned_from = {one.source for arm in recipe.arms for one in recipe.teachers_of(arm).values()}
-        others = [arm for arm in self._arm_of_each_teacher() if self._teacher_of(arm).source not in learned_from]
         return study._run_all([self.teacher(arm) for arm in others])
 
     def _run_all(self, other_teachers: Sequence[Baseline]) -> StudyResults:
-        with Workers(self.recipe.workers) as workers:
+        with self._workers() as workers:
             self._make_what_is_shared(workers)
             undistilled = [] if self._baselines.has(UNDISTILLED) else [Study.undistilled]
             runs = [partial(Study.execute, arm=arm, seed=seed) for arm, seed in self._unfinished()]
             self._do(workers, [*undistilled, *runs])
-        finished = [(self.inputs(*run), self.execute(*run)) for run in self._runs()]
-        records = with_own_text(Path(self.recipe.output) / OWN_TEXT, finished)
+            if self.engine == "ray":
+                wait_until_seen(self._has_all, Path(self.recipe.output))
+            if lacking_own_text(self._own_text, self._finished()):
+                self._do(workers, [Study.measure_own_text])
+        records = [with_own_text(self._own_text, record) for _, record in self._finished()]
         results = assemble(
             self.recipe,
             self.inputs(self.recipe.arms[0]),
@@ -262,15 +278,32 @@ class Study:
         sources = [teacher.source for teacher in self.recipe.teachers_of(arm).values()]
         return self._corrected.get(sources[0]) if len(sources) == 1 else None
 
-    def build(self, arm: ArmConfig, part: Part) -> None:
-        """Record the signals of the arm's teacher on some rows, for all runs that read them."""
+    def measure_own_text(self) -> None:
+        """Measure the teacher's figures on the generated answers of the runs that read a cache."""
+        measure_own_text(self._own_text, self._finished())
+
+    def write_answers(self, arm: ArmConfig, worker: int, workers: int) -> None:
+        """Generate one share of the answers of the arm's teacher, for all runs that train on them."""
+        store = self._answers_folder(arm)
+        teacher = self._open(self.inputs(arm, self.recipe.seeds[0]), f"answers-{store.name}")
+        teacher.write_answers(store, worker=worker, workers=workers)
+
+    def build(self, arm: ArmConfig, part: Part, worker: int = 0, workers: int = 1) -> None:
+        """Record the signals of the arm's teacher on some rows, or one share of them, for all runs that read them."""
         inputs = self.inputs(arm)
         rows = inputs.require_teacher().rows(self.answers(arm)) if part == "answers" else ()
         job = self.caches.job(arm, part, rows)
         # several studies can keep their caches in one folder
-        with held(job.folder, worker_lock(0, 1)):
+        with held(job.folder, worker_lock(worker, workers)):
             teacher = self._open(inputs, job.location.name).source()
-            write_part(job, teacher=teacher, settings=self.recipe.cache, otherwise=OTHERWISE)
+            write_part(
+                job,
+                teacher=teacher,
+                settings=self.recipe.cache,
+                worker=worker,
+                workers=workers,
+                otherwise=OTHERWISE,
+            )
 
     @cached_property
     def caches(self) -> StudyCaches:
@@ -281,7 +314,7 @@ class Study:
     def _baselines(self) -> Baselines:
         return Baselines(Path(self.recipe.output) / "baselines")
 
-    def _make_what_is_shared(self, workers: Workers) -> None:
+    def _make_what_is_shared(self, workers: Workers | RayWorkers) -> None:
         """Make the student, baselines, answers and caches, so that no two runs make the same thing."""
         keep_student(self.inputs(self.recipe.arms[0]))
         arms = [arm for arm in self.recipe.arms if any(arm == other for other, _ in self._unfinished())]
@@ -293,10 +326,39 @@ class Study:
         teachers = [partial(Study.teacher, arm=arm) for arm in self._arms_of_missing_teachers()]
         stages = [one for arm in arms if (one := arm.first_stage(self.recipe.student.init)) is not None]
         writing = self._arms_of_answers(one_teacher_each(self.recipe, [*arms, *stages]))
-        answers = [partial(Study.answers, arm=arm) for arm in writing]
-        self._do(workers, [*teachers, *answers, *(partial(Study.build, arm=arm, part=part) for arm, part in first)])
+        answers = [job for arm in writing for job in self._shares(Study.write_answers, arm)]
+        builds = [job for arm, part in first for job in self._shares(partial(Study.build, part=part), arm)]
+        self._do(workers, [*teachers, *answers, *builds])
         # their rows have the answers that were just generated
-        self._do(workers, [partial(Study.build, arm=arm, part=part) for arm, part in second])
+        self._do(workers, [job for arm, part in second for job in self._shares(partial(Study.build, part=part), arm)])
+
+    def _shares(self, make: Callable[..., None], arm: ArmConfig) -> list[Callable[[Study], object]]:
+        """Return the jobs that make something of a teacher; on a cluster each worker makes a share of it.
+
+        On one machine they would load the same weights several times; and a server is one place anyway.
+        """
+        on_cluster = self.engine == "ray" and self._teacher_of(arm).server is None
+        shards = -(-len(self.inputs(arm).train.rows) // self.recipe.cache.rows_per_shard)
+        workers = max(1, min(self.recipe.workers, shards)) if on_cluster else 1
+        return [partial(make, arm=arm, worker=worker, workers=workers) for worker in range(workers)]
+
+    def _workers(self) -> Workers | RayWorkers:
+        recipe = self.recipe
+        if self.engine == "local":
+            return Workers(recipe.workers)
+        return RayWorkers(Path(recipe.output), number=recipe.workers, gpus=recipe.gpus_per_run)
+
+    def _finished(self) -> list[tuple[RunInputs, RunRecord]]:
+        """Return all runs with their records; those that are not finished are made now."""
+        return [(self.inputs(*run), self.execute(*run)) for run in self._runs()]
+
+    def _has_all(self) -> bool:
+        """Return whether all that the results are made of is seen in the folder."""
+        return not self._unfinished() and self._baselines.has(UNDISTILLED) and not self._arms_of_missing_teachers()
+
+    @property
+    def _own_text(self) -> Path:
+        return Path(self.recipe.output) / OWN_TEXT
 
     def _runs(self) -> list[tuple[ArmConfig, int]]:
         """Return all runs, seed by seed, so that an interrupted study has whole comparisons to look at."""
@@ -305,9 +367,9 @@ class Study:
     def _unfinished(self) -> list[tuple[ArmConfig, int]]:
         return [(arm, seed) for arm, seed in self._runs() if not (self._folder(arm, seed) / RECORD).exists()]
 
-    def _do(self, workers: Workers, work: Sequence[Callable[[Study], object]]) -> None:
+    def _do(self, workers: Workers | RayWorkers, work: Sequence[Callable[[Study], object]]) -> None:
         """Run several jobs of the study, whose results are on disk afterwards."""
-        if self.recipe.workers == 1 or len(work) < 2:
+        if self.engine == "local" and (self.recipe.workers == 1 or len(work) < 2):
             for job in work:
                 job(self)
             return

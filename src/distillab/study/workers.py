@@ -24,7 +24,7 @@ import torch
 from distillab.interruption import Interrupted, allow_interrupt, defer_interrupt, handle_signals, interrupt_requested
 from distillab.progress import plain_lines
 
-Job = Callable[[], None]
+Job = Callable[[], object]
 _LOOK_EVERY_S = 0.2
 _handlers = ExitStack()
 _Owner = TypeVar("_Owner")
@@ -85,6 +85,13 @@ def run_jobs(jobs: Sequence[Job], *, workers: int) -> None:
             fresh.run(jobs)
 
 
+def prepare_process(threads: int) -> None:
+    """Prepare a process that does jobs of a study beside others; it forgets what an earlier study has loaded in it."""
+    _owners.clear()
+    torch.set_num_threads(threads)
+    plain_lines()  # several bars on one terminal would overwrite each other
+
+
 def do_in_worker(owner: _Owner, job: Callable[[_Owner], object]) -> None:
     """Run a job of an owner in a worker process, which keeps the owner of its first job with everything loaded."""
     if not _owners:
@@ -138,8 +145,7 @@ def _context() -> BaseContext:
 def _start(threads: int) -> None:
     if sys.platform == "linux":
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # see `_context`
-    torch.set_num_threads(threads)
-    plain_lines()  # several bars on one terminal would overwrite each other
+    prepare_process(threads)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # until this process ends; it waits between two jobs, and a signal must not end it with a traceback
     _handlers.enter_context(handle_signals(quiet=True))
