@@ -86,9 +86,9 @@ def _show(recipe: RunRecipe | StudyRecipe, show: int, *, whole_file: bool, every
         config = _sampled(config)
     splits = None if whole_file else load_examples(config)
     if splits is None:
-        read = load_source(config, config.train)
+        read = load_source(config, config.sources[0])
         shape, skipped = read.shape, read.skipped
-        parts = [(config.train.path, with_supervised_answers(read.examples, read.shape, config))]
+        parts = [(config.train_name, with_supervised_answers(read.examples, read.shape, config))]
     else:
         shape, skipped = splits.shape, splits.skipped
         parts = list(zip(splits.sources, (splits.train, splits.held_out), strict=True))
@@ -128,6 +128,8 @@ def _show(recipe: RunRecipe | StudyRecipe, show: int, *, whole_file: bool, every
     for split in encoded:
         console.print(_counts(split.counts))
     if splits is not None:
+        for line in splits.drawn:
+            console.print(f"source: {line}")
         console.print(f"held-out rows whose prompt and answer are also in the training part: {splits.overlap}")
         console.print(f"held-out prompts that are also in the training part: {splits.prompts_in_both}")
         show_losses(recipe)
@@ -147,7 +149,8 @@ def _sampled(config: DataConfig) -> DataConfig:
     held_out = config.held_out
     if held_out.path is not None:
         held_out = held_out.model_copy(update={"limit": first(held_out.limit)})
-    train = config.train.model_copy(update={"limit": first(config.train.limit)})
+    sources = tuple(one.model_copy(update={"limit": first(one.limit)}) for one in config.sources)
+    train = sources if isinstance(config.train, tuple) else sources[0]
     return config.model_copy(update={"train": train, "held_out": held_out})
 
 

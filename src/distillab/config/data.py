@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import datetime
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from distillab.config.base import PathText, Settings
 from distillab.errors import near_names
@@ -36,12 +36,23 @@ class ColumnsConfig(Settings):
 
 
 class SourceConfig(Settings):
-    """One file, saved dataset folder or hub id."""
+    """Rows of files, of a saved dataset's folder or of a hub id."""
 
-    path: PathText
+    path: PathText = Field(description="a file, a pattern such as parts/*.jsonl, a folder, a URL or a hub id")
     split: str | None = Field(default=None, description="split of a saved dataset or of a hub id")
     columns: ColumnsConfig | None = None
     limit: int | None = Field(default=None, ge=1, description="read only this many rows")
+
+
+class MixedSourceConfig(SourceConfig):
+    """One of several sources."""
+
+    weight: float | None = Field(
+        default=None,
+        gt=0,
+        description="share of the rows, relative to the other weights; the mixture is the largest one without a row "
+        "used twice. Default, for all sources: every row",
+    )
 
 
 class HeldOutConfig(Settings):
@@ -72,7 +83,10 @@ class DataConfig(Settings):
 
     # for a template that writes the date, the date is among the fingerprints; for others it has no effect
     no_effect_on_results: ClassVar[frozenset[str]] = frozenset({"date"})
-    train: SourceConfig
+    train: Annotated[
+        Annotated[SourceConfig, Tag("source")] | Annotated[tuple[MixedSourceConfig, ...], Tag("sources")],
+        Discriminator(lambda value: "sources" if isinstance(value, list | tuple) else "source"),
+    ] = Field(description="a source, or a list of sources")
     held_out: HeldOutConfig = HeldOutConfig(fraction=0.1)
     teacher_column: str | None = Field(
         default=None, min_length=1, description="column with the name of each row's teacher, one of teachers"
@@ -90,7 +104,7 @@ class DataConfig(Settings):
         default=0.25, gt=0, lt=1, description="plain text only: the share that is the prompt for generation"
     )
     max_tokens: int = Field(default=512, ge=4, description="longest sequence; longer answers are truncated")
-    seed: int = Field(default=0, description="for the held-out fraction")
+    seed: int = Field(default=0, description="for the held-out fraction and for weights of sources")
     date: datetime.date | None = Field(
         default=None,
         description="the date for chat templates that write today's date; default: the day on which the run, or the "
@@ -99,6 +113,28 @@ class DataConfig(Settings):
     on_bad_row: Literal["error", "skip"] = Field(
         default="error", description="rows that cannot be read: stop, or skip and count them"
     )
+
+    @property
+    def sources(self) -> tuple[SourceConfig, ...]:
+        """The sources of the training rows."""
+        return self.train if isinstance(self.train, tuple) else (self.train,)
+
+    @property
+    def train_name(self) -> str:
+        """Names of the sources, for messages."""
+        return " + ".join(one.path if one.split is None else f"{one.path}, {one.split}" for one in self.sources)
+
+    @field_validator("train")
+    @classmethod
+    def _weights_for_all(
+        cls, value: SourceConfig | tuple[MixedSourceConfig, ...]
+    ) -> SourceConfig | tuple[MixedSourceConfig, ...]:
+        if isinstance(value, tuple):
+            if not value:
+                raise ValueError("name at least one source")
+            if len({one.weight is None for one in value}) > 1:
+                raise ValueError("give every source a weight, or none of them")
+        return value
 
     @field_validator("template")
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -15,6 +15,7 @@ _FORMS = {
     *(("answers", form) for form in ("stored", "student")),
     *(("sampler", form) for form in ("named", "served")),
     *(("max_new_tokens", form) for form in ("number", "horizon")),
+    *(("train", form) for form in ("source", "sources")),
 }
 _DEEPEST = 3  # of a key that exists at another place: a.b.c
 
@@ -77,6 +78,7 @@ def _places(kind: type[BaseModel], name: str, above: str = "", depth: int = 0) -
 def _direct_models(annotation: Any) -> list[type[BaseModel]]:
     """Return the models of `A` or `A | None`, not those of lists."""
     parts = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    parts = tuple(get_args(part)[0] if get_origin(part) is Annotated else part for part in parts)
     return [part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)]
 
 

@@ -71,11 +71,13 @@ class TableRows:
         examples: in the order of the rows; a row with several answers gives one for each.
         shape: how the rows were read.
         skipped: rows that could not be read, each with its place and the reason.
+        drawn: of several sources: how many rows of each are in, one line each.
     """
 
     examples: ExampleTable
     shape: Shape
     skipped: tuple[str, ...]
+    drawn: tuple[str, ...] = ()
 
     @property
     def held_out(self) -> npt.NDArray[np.bool_]:

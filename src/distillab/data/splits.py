@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from distillab.config.data import DataConfig, SourceConfig
+from distillab.config.data import DataConfig, MixedSourceConfig, SourceConfig
 from distillab.data.example_table import ExampleTable, Hashes
+from distillab.data.mixture import mixed, seeded_order
 from distillab.data.row_table import Reading, TableRows, read_table
 from distillab.data.shapes import Shape
 from distillab.data.textfiles import first_of
@@ -29,6 +29,7 @@ class Splits:
         overlap: held-out examples whose prompt and answer are in the training part too.
         prompts_in_both: held-out prompts that are in the training part too.
         skipped: rows of both parts that could not be read, each with its place and the reason.
+        drawn: of several sources of the training rows: how many rows of each are used, one line each.
     """
 
     train: ExampleTable
@@ -39,11 +40,12 @@ class Splits:
     overlap: int
     prompts_in_both: int
     skipped: tuple[str, ...]
+    drawn: tuple[str, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Return notes on skipped rows and repeated prompts, one line each."""
-        notes = []
+        """Return notes on sources, skipped rows and repeated prompts, one line each."""
+        notes = [f"sources of the training rows: {', '.join(self.drawn)}"] if self.drawn else []
         if self.skipped:
             some = "; ".join(first_of(self.skipped))
             notes.append(f"{len(self.skipped)} rows cannot be read and are skipped (data.on_bad_row: skip): {some}")
@@ -64,9 +66,11 @@ def load_examples(config: DataConfig, *, beside: Sequence[str] = ()) -> Splits:
         DataError: unreadable source or rows; an empty part; parts of different kinds.
     """
     held = config.held_out
-    name = config.train.path if config.train.split is None else f"{config.train.path}, {config.train.split}"
+    name = config.train_name
     named = None if held.column is None or held.value is None else (held.column, held.value)
-    read = load_source(config, config.train, beside=beside, held_out=named)
+    every = [load_source(config, source, beside=beside, held_out=named) for source in config.sources]
+    weights = [source.weight for source in config.sources if isinstance(source, MixedSourceConfig)]
+    read = mixed(config.sources, every, [weight for weight in weights if weight], seed=config.seed)
     if named is not None:
         chosen = read.held_out
         names = (f"{name}, {held.column} ≠ {held.value}", f"{name}, {held.column} = {held.value}")
@@ -126,6 +130,7 @@ def _checked(
         overlap=int(_are_in(held_out.contents, train.contents).sum()),
         prompts_in_both=int(_are_in(np.unique(held_out.prompt_hashes), train.prompt_hashes).sum()),
         skipped=tuple(dict.fromkeys((*read[0].skipped, *read[1].skipped))),
+        drawn=read[0].drawn,
     )
 
 
@@ -146,7 +151,7 @@ def with_supervised_answers(examples: ExampleTable, shape: Shape, config: DataCo
     if shape.kind != "messages":
         raise ConfigError(
             "data.supervised_answers: last is for conversations only; other rows have one answer.",
-            where=config.train.path,
+            where=config.train_name,
             facts=[f"rows: {shape}"],
             fix="remove supervised_answers",
         )
@@ -179,9 +184,7 @@ def by_fraction(
         wanted = min(wanted, limit)
     lowest = np.full(len(different), np.iinfo(np.uint64).max)
     np.minimum.at(lowest, group, contents)
-    ranks = b"".join([hashlib.sha256(b"%d %016x" % (seed, content)).digest() for content in lowest.tolist()])
-    # lexsort takes the most significant key last
-    order = np.lexsort(np.frombuffer(ranks, ">u8").reshape(-1, 4).T[::-1])
+    order = seeded_order(lowest, seed)
     taken = np.zeros(len(different), np.bool_)
     rows = 0
     for prompt in order[:-1].tolist():
