@@ -25,7 +25,7 @@ class BudgetConfig(Settings):
 class TrainingConfig(Settings):
     """The budget and the optimizer (AdamW)."""
 
-    no_effect_on_results: ClassVar[frozenset[str]] = frozenset({"checkpoint_every", "checkpoint_minutes"})
+    no_effect_on_results: ClassVar[frozenset[str]] = frozenset({"checkpoint_every", "checkpoint_minutes", "deepspeed"})
     steps: int = Field(default=300, ge=1, description="optimizer steps")
     budget: BudgetConfig | None = Field(
         default=None,
@@ -64,6 +64,11 @@ class TrainingConfig(Settings):
         "measured from the first step if there are several terms; default: a tenth of the steps, at most 50; 0: never",
     )
     device: Literal["auto", "cpu"] = "auto"
+    deepspeed: Literal[2, 3] | None = Field(
+        default=None,
+        description="DeepSpeed ZeRO over the processes: 2 divides the optimizer's state and the gradients, 3 the "
+        "weights too; the result is the same, except for rounding",
+    )
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> TrainingConfig:

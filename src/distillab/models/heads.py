@@ -91,11 +91,15 @@ def with_lm_head(
     results: list[Tensor] = []
 
     def forward(hidden_BLD: Tensor) -> Tensor:
-        results.append(call(hidden_BLD, output_head(model)))
-        return results[-1]
+        return call(hidden_BLD, output_head(model))
 
-    with _forward_replaced(head, forward):
-        model(**model_inputs(batch, device, model=bare_model(model)))
+    # after all other hooks: ZeRO-3 puts a node into the graph there, which gathers the weights in the backward pass
+    keep = head.register_forward_hook(lambda module, args, output: results.append(output))
+    try:
+        with _forward_replaced(head, forward):
+            model(**model_inputs(batch, device, model=bare_model(model)))
+    finally:
+        keep.remove()
     return results[0]
 
 

@@ -93,7 +93,6 @@ def measure(
     def read(hidden_BLD: Tensor, head: OutputHead) -> Tensor:
         hidden_ND = at_scored(hidden_BLD, batch)
         kept.append((hidden_ND.detach(), head))
-        total = torch.zeros((), device=device)
         for group in groups:
             work = ChunkedLoss(
                 head=head,
@@ -109,20 +108,19 @@ def measure(
                 scored_at={name: scored_at[name] for name in group if name in scored_at},
                 drawn=drawn,
             )
-            loss = work.loss(hidden_ND)
-            losses["+".join(group)] = loss
+            losses["+".join(group)] = work.loss(hidden_ND)
             values.update(work.values)
-            total = total + loss
         for name, term in objective.head_terms.items():
             own = term.total(ModelOutputs(hidden_ND, head, activations), teacher_outputs(signal), batch)
             by_head_terms[name] = own.detach()
             losses[name] = factors[name] * own
-            total = total + losses[name]
         # without a term that reads logits the model's output still has to lead back to its hidden states
-        return total if losses else hidden_ND
+        return torch.stack(list(losses.values())) if losses else hidden_ND
 
     with record_activations(model, objective.student_activations) as activations:
-        with_lm_head(model, batch, read, device=device)
+        output = with_lm_head(model, batch, read, device=device)
+    # as the head's module gives them: what a wrapper has added to its output is part of the backward pass
+    losses.update(zip(list(losses), output.unbind(), strict=True) if losses else ())
     sums = {name: per_position.sum() for name, per_position in values.items()} | by_head_terms
     for name, term in objective.activation_terms.items():
         total = term.total(activations, signal.activations or Activations(), batch)

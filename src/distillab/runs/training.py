@@ -36,6 +36,7 @@ from distillab.training.rollout import Rollout
 from distillab.training.spending import Spending
 from distillab.training.step_report import StepReport
 from distillab.training.trainer import SPENT_FILE, DistillationTrainer
+from distillab.training.zero import put_together, require_resumable, require_zero
 
 
 def objective_for(inputs: RunInputs, student: PreTrainedModel, teacher: SignalSource | None) -> Objective:
@@ -142,6 +143,7 @@ def train_student(
     recipe, settings = inputs.recipe, inputs.recipe.training
     objective = objective_for(inputs, student, teacher)
     rollout = rollout_for(inputs, student, data)
+    require_zero(settings, student, objective, writes=rollout is not None)
     folder = Path(recipe.output)
     checkpoints = folder / "checkpoints"
     last = newest_checkpoint(checkpoints, run=identity)
@@ -160,6 +162,8 @@ def train_student(
         )
         return summarise(scores, scored_bytes=sum(held_out.scored_bytes))
 
+    if last:
+        require_resumable(last.folder, settings)
     done, total, unit = last.step if last else 0, settings.steps, "steps"
     if spending is not None:
         if last:
@@ -199,6 +203,8 @@ def train_student(
             # how many a budget of tokens or operations allows is not known before
             of = f" of {settings.steps}" if spending is None else ""
             raise Interrupted(number, f"{recipe.name}: step {step}{of} is kept ({checkpoints})")
+        if settings.deepspeed == 3:
+            put_together(trainer)
         require_finite_weights(student, step=step)
         detach(student, folder=folder if writes else None)
     return step

@@ -10,6 +10,7 @@ from transformers import TrainingArguments
 from distillab.config.training import TrainingConfig
 from distillab.errors import ConfigError
 from distillab.processes import world_size
+from distillab.training.zero import zero_settings
 
 _SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 
@@ -58,6 +59,7 @@ def training_arguments(settings: TrainingConfig, *, folder: Path, seed: int) -> 
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available() and settings.device == "auto",
         ddp_find_unused_parameters=False,
+        deepspeed=zero_settings(settings.deepspeed),
     )
 
 

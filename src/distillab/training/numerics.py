@@ -74,6 +74,15 @@ def require_finite_gradients(model: torch.nn.Module, *, step: int) -> None:
     )
 
 
+def nonfinite_gradient(step: int) -> NumericsError:
+    """Return the error where only the norm of all gradients is known, after the optimizer has used them."""
+    return NumericsError(
+        "A gradient is not finite, so training stopped; these weights are not saved.",
+        where=f"step {step}",
+        fix=LOWER_RATE,
+    )
+
+
 def _kinds(values: Tensor) -> str:
     kinds = []
     if bool(torch.isnan(values).any()):

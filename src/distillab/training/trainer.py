@@ -29,7 +29,7 @@ from distillab.objectives.term import Objective
 from distillab.teachers.protocol import SignalSource
 from distillab.teachers.signals import TeacherSignal
 from distillab.training.checkpoints import Prefix
-from distillab.training.numerics import nonfinite_loss, require_finite_gradients
+from distillab.training.numerics import nonfinite_gradient, nonfinite_loss, require_finite_gradients
 from distillab.training.projector_init import initialise
 from distillab.training.projectors import attach, give_own_learning_rates
 from distillab.training.rollout import Rollout
@@ -272,6 +272,8 @@ class DistillationTrainer(SealedTrainer):
         """Turn the Trainer's log into a `StepReport`; called once a step (logging_steps is 1)."""
         if "grad_norm" not in logs:
             return  # the Trainer's closing summary
+        if self.is_deepspeed_enabled and not math.isfinite(logs["grad_norm"]):
+            raise nonfinite_gradient(self.state.global_step)  # it holds the gradients until it has used them
         self._on_step(
             StepReport(
                 step=self.state.global_step,
