@@ -96,7 +96,8 @@ def step(
         NumericsError: a loss or a gradient is not finite.
         ConfigError: a term does not fit the models.
     """
-    inputs = setup.inputs.with_recipe(setup.recipe.model_copy(update={"training": training}))
+    alone = training.model_copy(update={"deepspeed": None})  # in this process
+    inputs = setup.inputs.with_recipe(setup.recipe.model_copy(update={"training": alone}))
     reports: list[StepReport] = []
     objective = setup.objective(student)
     trainer = trainer_for(
