@@ -24,11 +24,12 @@ ANSWERS = [["one", "two"], "one", ["one", "two"], "", ["two"]]
 
 @pytest.fixture
 def store(tmp_path, monkeypatch) -> Path:
-    """An empty store that keeps the smallest sources too, in record batches of three examples."""
+    """An empty store that keeps the smallest sources too, in record batches of three examples, and gives pages back."""
     monkeypatch.setenv("DISTILLAB_CACHE", str(tmp_path / "store"))
     monkeypatch.setattr(row_table, "_SMALLEST_STORED_BYTES", 0)
     monkeypatch.setattr("distillab.data.row_table.BATCH_ROWS", 3)
     monkeypatch.setattr("distillab.data.example_table.BATCH_ROWS", 3)
+    monkeypatch.setattr("distillab.data.example_table._KEPT_BYTES", 100)
     return tmp_path / "store"
 
 

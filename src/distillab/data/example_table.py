@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
@@ -33,6 +35,8 @@ ENTRY = np.dtype(
     ]
 )
 """What is known of an example without its text. Hashes are the numbers that their hexadecimal digits write."""
+
+_KEPT_BYTES = 1 << 26
 
 Indexes = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint64]
@@ -71,12 +75,38 @@ def text_batch(examples: Sequence[Example], schema: pa.Schema) -> pa.RecordBatch
     )
 
 
-class Texts:
-    """Record batches of one or more Arrow files, numbered as one; all of them full except the last of each file."""
+class TextFile:
+    """An Arrow file with the text of examples; all record batches are full except the last.
 
-    def __init__(self, files: Sequence[tuple[pa.RecordBatchFileReader, int]]) -> None:
+    Pages of a mapped file that were read are given back to the system from time to time, so that reading all rows does
+    not make the process as large as the file.
+    """
+
+    def __init__(self, content: Path | bytes, rows: int) -> None:
+        self.rows = rows
+        self._mapped: mmap.mmap | None = None
+        if isinstance(content, Path):
+            with content.open("rb") as file:
+                self._mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._reader = pa.ipc.open_file(pa.py_buffer(content if self._mapped is None else self._mapped))
+        self._read_bytes = 0
+
+    def batch(self, number: int) -> pa.RecordBatch:
+        """Return a record batch."""
+        batch = self._reader.get_batch(number)
+        self._read_bytes += batch.nbytes
+        if self._mapped is not None and self._read_bytes > _KEPT_BYTES and hasattr(mmap, "MADV_DONTNEED"):
+            self._mapped.madvise(mmap.MADV_DONTNEED)
+            self._read_bytes = 0
+        return batch
+
+
+class Texts:
+    """The record batches of one or more files, numbered as one."""
+
+    def __init__(self, files: Sequence[TextFile]) -> None:
         self.files = tuple(files)
-        self._starts = np.cumsum([0, *(rows for _, rows in files)])
+        self._starts = np.cumsum([0, *(file.rows for file in files)])
         self._last: tuple[int, int, pa.RecordBatch] | None = None
 
     def read(self, places: Indexes) -> Iterator[list[tuple[Any, ...]]]:
@@ -92,9 +122,10 @@ class Texts:
                 yield list(zip(*(column.to_pylist() for column in taken.columns), strict=True))
 
     def _batch(self, file: int, number: int) -> pa.RecordBatch:
-        if self._last is None or self._last[:2] != (file, number):
-            self._last = (file, number, self.files[file][0].get_batch(number))
-        return self._last[2]
+        last = self._last
+        if last is None or last[:2] != (file, number):
+            last = self._last = (file, number, self.files[file].batch(number))
+        return last[2]
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ from distillab.data.store import fingerprint_of
 from distillab.errors import DataError
 from distillab.terminal import plural
 
+_BLOCK = 1 << 16
+
 
 def mixed(
     sources: Sequence[SourceConfig], read: Sequence[TableRows], weights: Sequence[float], *, seed: int
@@ -67,9 +69,13 @@ def shares(sizes: Sequence[int], weights: Sequence[float]) -> list[int]:
 
 def seeded_order(hashes: Hashes, seed: int) -> Indexes:
     """Return the places of hashes in the order of their SHA-256 with a seed."""
-    ranks = b"".join([hashlib.sha256(b"%d %016x" % (seed, number)).digest() for number in hashes.tolist()])
+    ranks = np.empty((len(hashes), 4), ">u8")
+    for start in range(0, len(hashes), _BLOCK):
+        part = hashes[start : start + _BLOCK].tolist()
+        digests = b"".join([hashlib.sha256(b"%d %016x" % (seed, number)).digest() for number in part])
+        ranks[start : start + _BLOCK] = np.frombuffer(digests, ">u8").reshape(-1, 4)
     # lexsort takes the most significant key last
-    return np.lexsort(np.frombuffer(ranks, ">u8").reshape(-1, 4).T[::-1])
+    return np.lexsort(ranks.T[::-1])
 
 
 def _joined(tables: Sequence[ExampleTable]) -> ExampleTable:

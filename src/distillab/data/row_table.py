@@ -21,6 +21,7 @@ from distillab.data.example_table import (
     ENTRY,
     ExampleTable,
     TableFacts,
+    TextFile,
     Texts,
     schema_of,
     text_batch,
@@ -108,17 +109,17 @@ def read_table(config: SourceConfig, reading: Reading) -> TableRows:
     if source.facts is None or small or (config.limit is not None and config.limit < _SMALLEST_STORED_ROWS):
         memory = io.BytesIO()
         facts, index = _build(source, reading, memory)
-        return _table(pa.py_buffer(memory.getbuffer()), index, facts, reading)
+        return _table(memory.getvalue(), index, facts, reading)
     settings = [source.facts, config.limit, reading.on_bad_row, reading.held_out, reading.settings()]
     folder = stored("rows", fingerprint_of(settings), lambda folder: _fill(folder, source, config, reading))
     facts = msgspec.json.decode((folder / _FACTS).read_bytes(), type=_Facts)
-    return _table(pa.memory_map(str(folder / _TEXTS)), np.load(folder / _INDEX, mmap_mode="r"), facts, reading)
+    return _table(folder / _TEXTS, np.load(folder / _INDEX, mmap_mode="r"), facts, reading)
 
 
-def _table(texts: pa.Buffer | pa.NativeFile, index: npt.NDArray[Any], facts: _Facts, reading: Reading) -> TableRows:
+def _table(texts: Path | bytes, index: npt.NDArray[Any], facts: _Facts, reading: Reading) -> TableRows:
     settings = fingerprint_of(reading.settings(), str(replace(facts.shape, ignored=())))
     table = TableFacts(facts.shape.kind, settings, facts.places)
-    examples = ExampleTable(Texts([(pa.ipc.open_file(texts), len(index))]), index, table)
+    examples = ExampleTable(Texts([TextFile(texts, len(index))]), index, table)
     return TableRows(examples, facts.shape, facts.skipped)
 
 
