@@ -68,6 +68,7 @@ def remote_files(url: str) -> list[RowFile]:
         )
     with library_errors(DataError, "The address of the rows cannot be opened.", where=shown):
         fs, root = fsspec.core.url_to_fs(revealed(url))
+        fs.invalidate_cache()
         if glob.has_magic(root):
             paths = sorted(fs.glob(root))
         elif fs.isdir(root):
