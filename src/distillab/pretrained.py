@@ -74,6 +74,7 @@ def model_from(
     device_map: str | dict[str, torch.device] | None,
     use_safetensors: bool | None,
     quantization_config: Any = None,
+    distributed_config: Any = None,
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """Load a causal language model, with transformers' loading info (missing keys, …).
 
@@ -81,11 +82,14 @@ def model_from(
 
     Args:
         quantization_config: by which weights are quantised; not for a GGUF file.
+        distributed_config: by which they are divided over processes.
     Raises: what transformers raises; call it inside `library_errors`.
     """
     settings = _gguf_settings(source) if is_gguf(source) else {}
     if quantization_config is not None:  # None would pass over what config.json states
         settings["quantization_config"] = quantization_config
+    if distributed_config is not None:
+        settings["distributed_config"] = distributed_config
     with _located(source) as place:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             **place,

@@ -124,7 +124,8 @@ def test_a_trainers_checkpoint_is_sealed_whole(tmp_path: Path, train: Train) -> 
     found = newest_checkpoint(tmp_path, run="")
     assert found is not None and found.step == 2
     files = set(json.loads((found.folder / "seal.json").read_text())["files"])
-    assert files >= {"model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"}
+    tensors = "state/shard-00001-model-00001-of-00001.safetensors"
+    assert files >= {tensors, "state.json", "rng_state.pth", "trainer_state.json"}
 
 
 def test_balanced_weights_belong_to_what_is_sealed(tmp_path: Path, train: Train) -> None:

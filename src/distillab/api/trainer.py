@@ -218,6 +218,11 @@ class Trainer(DistillationTrainer):
             return {key: eval_rows(self.inputs, rows, name=f"{name}[{key}]") for key, rows in data.items()}
         return eval_rows(self.inputs, data, name=name)
 
+    @property
+    def _keeps_state(self) -> bool:
+        # transformers' checkpoints can be loaded as models and pushed; of a divided model it makes none
+        return self._sharded
+
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         transformers.Trainer._save_checkpoint(self, model, trial)
         if self.args.should_save:

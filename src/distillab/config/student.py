@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from distillab.config.base import PathText, Settings
+from distillab.config.parallel import ParallelConfig
 from distillab.config.pruning import PruningConfig
 from distillab.paths import is_gguf
 
@@ -38,6 +39,8 @@ class AdapterConfig(Settings):
 class StudentConfig(Settings):
     """The small model that is trained."""
 
+    # every process computes a part of the same sums
+    no_effect_on_results: ClassVar[frozenset[str]] = frozenset({"parallel"})
     path: PathText = Field(
         description="folder or hub id of the model, or a GGUF file; default with from_teacher: the teacher's"
     )
@@ -68,6 +71,22 @@ class StudentConfig(Settings):
         description="dtype of the saved weights; source: that of the model's config.json. Weights are rounded to it "
         "before the evaluation, so the evaluated model is the saved one",
     )
+    parallel: ParallelConfig | None = Field(
+        default=None, description="divide its weights, gradients and optimizer over processes; default: each has all"
+    )
+
+    @model_validator(mode="after")
+    def _divided(self) -> StudentConfig:
+        if self.parallel is None:
+            return self
+        if self.parallel.tensor > 1:
+            raise ValueError(
+                f"parallel.tensor {self.parallel.tensor}: tensor parallelism is for teachers, whose processes read the "
+                f"same rows; write parallel: {{fsdp: {self.parallel.processes}}}"
+            )
+        if self.quantization is not None:
+            raise ValueError("parallel does not divide quantised weights: remove one of parallel and quantization")
+        return self
 
     @model_validator(mode="after")
     def _made_or_random(self) -> StudentConfig:

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from distillab.config.base import PathText, Settings
+from distillab.config.parallel import ParallelConfig
 from distillab.config.reasoning import ReasoningSettings
 from distillab.config.served import ServerConfig
 from distillab.config.student import AdapterConfig, Dtype, Quantization
@@ -16,8 +17,8 @@ from distillab.config.training import TrainingConfig
 class TeacherConfig(Settings):
     """The large model that the student learns from."""
 
-    # it adds a baseline to a study; no run reads it
-    no_effect_on_results: ClassVar[frozenset[str]] = frozenset({"measure_full_precision"})
+    # the first adds a baseline to a study, and no run reads it; the other divides the same sums
+    no_effect_on_results: ClassVar[frozenset[str]] = frozenset({"measure_full_precision", "parallel"})
     path: PathText | None = Field(default=None, description="folder or hub id of the model, or a GGUF file")
     cache: PathText | None = Field(
         default=None,
@@ -51,13 +52,25 @@ class TeacherConfig(Settings):
     device_map: Literal["auto", "balanced", "sequential"] | None = Field(
         default=None, description="spread a large teacher over several devices (accelerate's device_map)"
     )
+    parallel: ParallelConfig | None = Field(
+        default=None, description="divide its weights over the processes of the run; default: each has all"
+    )
 
     @model_validator(mode="after")
     def _something_to_read(self) -> TeacherConfig:
         if self.path is None and self.cache is None and self.server is None:
             raise ValueError("a teacher needs path (its weights), cache (its stored signals), or both; or a server")
         if self.path is None:
-            about_weights = ("tokenizer", "revision", "adapter", "dtype", "quantization", "device", "device_map")
+            about_weights = (
+                "tokenizer",
+                "revision",
+                "adapter",
+                "dtype",
+                "quantization",
+                "device",
+                "device_map",
+                "parallel",
+            )
             idle = [name for name in about_weights if getattr(self, name) != type(self).model_fields[name].default]
             if idle:
                 raise ValueError(f"{' and '.join(idle)}: no effect without path; add path, or remove the setting")
@@ -69,7 +82,7 @@ class TeacherConfig(Settings):
             return self
         if self.path is None and self.server.dialect not in ("auto", "openai_chat"):
             raise ValueError("a server needs path beside it: the folder or hub id of its configuration and tokenizer")
-        about_weights = ("cache", "adapter", "dtype", "quantization", "device", "device_map")
+        about_weights = ("cache", "adapter", "dtype", "quantization", "device", "device_map", "parallel")
         idle = [name for name in about_weights if getattr(self, name) != type(self).model_fields[name].default]
         if idle:
             raise ValueError(f"{' and '.join(idle)}: no effect on a teacher behind a server; remove the setting")
@@ -99,6 +112,14 @@ class TeacherConfig(Settings):
     def _device_or_map(self) -> TeacherConfig:
         if self.device_map is not None and self.device != "auto":
             raise ValueError(f"device_map {self.device_map} chooses the devices; device {self.device} has no effect")
+        return self
+
+    @model_validator(mode="after")
+    def _divided_as_it_is(self) -> TeacherConfig:
+        if self.parallel is not None and (self.device != "auto" or self.device_map or self.quantization):
+            raise ValueError(
+                "parallel chooses the devices and divides plain weights: remove device, device_map and quantization"
+            )
         return self
 
 

@@ -34,6 +34,11 @@ class ActivationSpec:
     def __or__(self, other: ActivationSpec) -> ActivationSpec:
         return ActivationSpec(self.hidden | other.hidden, self.projections | other.projections, self.maps | other.maps)
 
+    @property
+    def inside(self) -> frozenset[int]:
+        """The blocks of which something is recorded that is not their output."""
+        return self.projections | self.maps
+
     def __bool__(self) -> bool:
         return bool(self.hidden or self.projections or self.maps)
 

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.tensor.experimental import implicit_replication
 from transformers import PreTrainedModel
 
 from distillab.config.student import AdapterConfig
 from distillab.errors import ConfigError, DistillabError
 from distillab.library_errors import library_errors
 from distillab.models.quantised import dequantise, quantisation
+from distillab.models.sharded import reshard
 from distillab.models.structure import bare_model, head_module, is_adapted
 from distillab.models.weights import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE_SHA256
 
@@ -89,7 +91,9 @@ def merged(model: PreTrainedModel) -> PreTrainedModel:
         return model
     adapted = cast("PeftModel", model)
     if quantisation(bare_model(adapted).config) is None:
-        return cast(PreTrainedModel, cast(Any, adapted).merge_and_unload())
+        reshard(model)
+        with implicit_replication():  # every process has whole adapters, and adds them to its part of the weights
+            return cast(PreTrainedModel, cast(Any, adapted).merge_and_unload())
     peft, config, tensors = _peft(), _config(adapted), adapter_tensors(adapted)
     dtype = next(tensor.dtype for tensor in tensors.values())
     whole = dequantise(cast(PreTrainedModel, cast(Any, adapted).unload()), dtype=dtype)

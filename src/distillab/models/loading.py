@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
+from distillab.config.parallel import ParallelConfig
 from distillab.config.student import Quantization
 from distillab.errors import ConfigError
 from distillab.hub import reach_hub
@@ -26,6 +27,7 @@ from distillab.models.quantised import (
     require_loaded_as_stored,
     require_supported,
 )
+from distillab.models.sharded import distributed_config, divided, reshard
 from distillab.models.structure import is_adapted
 from distillab.models.weights import adapter_error, error_of, require_weights, weight_files
 from distillab.paths import is_gguf, is_local, local_path, require_folder
@@ -45,6 +47,7 @@ def load_model(
     role: str,
     device_map: str | None = None,
     quantization: Quantization | None = None,
+    parallel: ParallelConfig | None = None,
 ) -> PreTrainedModel:
     """Load a causal language model with its pretrained weights, in eval mode.
 
@@ -52,6 +55,7 @@ def load_model(
         dtype: "auto" (as config.json states), or float32, bfloat16, float16.
         device: where the model goes, unless `device_map` spreads it.
         quantization: quantise the weights of its linear layers while loading.
+        parallel: divide it over the processes while loading; all of them load it at the same time.
         role: "teacher" or "student", for messages.
     Raises:
         TeacherError or ConfigError: the weights are missing or do not fit the configuration, or the model reads ahead.
@@ -59,12 +63,14 @@ def load_model(
     if (held := in_memory(path)) is not None:
         if quantization is not None:
             raise error_of(role)(f"The {role} is in memory, and {role}.quantization is for weights that are loaded.")
-        return _ready(held, dtype=dtype, device=device, role=role)
+        ready = _ready(held, dtype=dtype, device=device, role=role)
+        return ready if parallel is None else divided(ready, distributed_config(parallel, device, role=role))
     require_weights(path, role=role)
     config = load_config(path, revision=revision, role=role)
     require_supported(config, path=path, role=role)
     wanted = dtype if dtype == "auto" else getattr(torch, dtype)
     quantised_by = quantising(quantization, config, dtype=dtype, path=path, role=role) if quantization else None
+    over = None if parallel is None else distributed_config(parallel, device, role=role)
     with library_errors(error_of(role), f"The {role} cannot be loaded.", where=path):
         model, info = model_from(
             _source(path),
@@ -73,14 +79,16 @@ def load_model(
             device_map=device_map if quantised_by is None or device_map else {"": device},
             use_safetensors=_safetensors(path),
             quantization_config=quantised_by,
+            distributed_config=over,
         )
     if getattr(model, "_hf_peft_config_loaded", False):
         raise adapter_error(path, role=role, base=None)
     _require_fitting(model, info, path=path, role=role)
     require_loaded_as_stored(model, quantisation(config), path=path, role=role)
     keep_differentiable(model)
-    ready = (model if device_map or quantised_by else _moved(model, device)).eval()
+    ready = (model if device_map or quantised_by or over else _moved(model, device)).eval()
     require_causal(ready, role=role, where=path)
+    reshard(ready)
     return ready
 
 
@@ -160,9 +168,19 @@ def _safetensors(path: str) -> bool | None:
     return True if weight_files(local_path(path))[0].suffix == ".safetensors" else None
 
 
-def random_model(path: str, *, seed: int, dtype: str, device: torch.device, revision: str | None) -> PreTrainedModel:
+def random_model(
+    path: str,
+    *,
+    seed: int,
+    dtype: str,
+    device: torch.device,
+    revision: str | None,
+    parallel: ParallelConfig | None = None,
+) -> PreTrainedModel:
     """Make a causal language model of the shape that config.json describes, with weights drawn from `seed`.
 
+    Args:
+        parallel: as for `load_model`; every process draws the whole model, and keeps its part.
     Raises:
         ConfigError: the configuration is of no causal language model, or of one that reads ahead.
     """
@@ -172,7 +190,10 @@ def random_model(path: str, *, seed: int, dtype: str, device: torch.device, revi
     wanted = torch.float32 if dtype == "auto" else getattr(torch, dtype)
     with library_errors(ConfigError, "The config.json is not one of a causal language model.", where=path):
         model = _moved(model_of(config, dtype=wanted), device).eval()
+    if parallel is not None:
+        model = divided(model, distributed_config(parallel, device, role="student"))
     require_causal(model, role="student", where=path)
+    reshard(model)
     return model
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from distillab.errors import NumericsError
 from distillab.files import new_folder
 from distillab.models.adapters import save_adapter
 from distillab.models.generation import all_stop_ids
+from distillab.models.sharded import described_as_whole, local, reshard
 from distillab.models.structure import bare_model, is_adapted
 
 
@@ -34,11 +35,15 @@ def saved_dtype(wanted: str, source: PreTrainedConfig, model: PreTrainedModel) -
 def round_weights(model: PreTrainedModel, dtype: torch.dtype) -> None:
     """Round every weight to what `dtype` can hold, in place; the weights keep their own type.
 
+    Of a divided model each process rounds its part.
+
     Raises:
         NumericsError: a finite weight is beyond the type's range.
     """
-    for name, parameter in model.named_parameters():
-        kept = is_adapted(model) and not parameter.requires_grad  # the adapters alone are saved
+    reshard(model)
+    for name, whole in model.named_parameters():
+        kept = is_adapted(model) and not whole.requires_grad  # the adapters alone are saved
+        parameter = local(whole)
         if kept or not parameter.is_floating_point() or parameter.dtype == dtype:
             continue
         rounded = parameter.to(dtype).to(parameter.dtype)
@@ -61,6 +66,7 @@ def save_student(
     pad_id: int,
     dtype: torch.dtype | None = None,
     base_sha256: str | None = None,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write weights, tokenizer with its chat template, and a generation config of what the evaluation used.
 
@@ -74,6 +80,7 @@ def save_student(
         pad_id: of the batches.
         dtype: of the saved weights; default: the model's. See `round_weights`.
         base_sha256: of the weights that adapters were trained on.
+        weights: the whole ones of a divided model (`full_tensors`); default: the model's.
     """
     bare = bare_model(model)
     own, stops = bare.generation_config, all_stop_ids(model, stop_ids)
@@ -82,13 +89,14 @@ def save_student(
         eos_token_id=stops if len(stops) > 1 else stops[0],
         pad_token_id=pad_id,
     )
-    with new_folder(folder, replace=True) as made:
+    with new_folder(folder, replace=True) as made, described_as_whole(model):
         try:
             if is_adapted(model):
                 save_adapter(made, model, dtype=dtype or bare.dtype, base_sha256=base_sha256)
                 bare.generation_config.save_pretrained(made)
             else:
-                model.save_pretrained(made, state_dict=None if dtype is None else _cast(model, dtype))
+                tensors = weights if dtype is None else _cast(weights or model.state_dict(), dtype)
+                model.save_pretrained(made, state_dict=None if tensors is None else dict(tensors))
         finally:
             bare.generation_config = own
         if dtype is not None and not is_adapted(model):
@@ -98,11 +106,11 @@ def save_student(
         tokenizer.save_pretrained(made)
 
 
-def _cast(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Return the model's tensors in another dtype; those that share memory still share it."""
+def _cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return the tensors in another dtype; those that share memory still share it."""
     made: dict[tuple[int, tuple[int, ...]], Tensor] = {}
     found = {}
-    for name, tensor in model.state_dict().items():
+    for name, tensor in tensors.items():
         place = (tensor.data_ptr(), tuple(tensor.shape))
         if place not in made:
             made[place] = tensor.to(dtype) if tensor.is_floating_point() else tensor

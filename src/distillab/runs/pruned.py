@@ -47,7 +47,14 @@ def made_student(inputs: RunInputs) -> PreTrainedModel:
     if read_made(inputs) is None:
         return make_student(inputs)[0]
     settings = inputs.recipe.student
-    return load_model(str(inputs.made), dtype=settings.dtype, device=inputs.device, revision=None, role="student")
+    return load_model(
+        str(inputs.made),
+        dtype=settings.dtype,
+        device=inputs.device,
+        revision=None,
+        role="student",
+        parallel=settings.parallel,
+    )
 
 
 def keep_student(inputs: RunInputs) -> PruningRecord | None:

@@ -37,6 +37,7 @@ from distillab.models.adapters import learning, merged
 from distillab.models.gguf import quantization_of
 from distillab.models.loading import load_config
 from distillab.models.saving import round_weights, save_student, saved_dtype
+from distillab.models.sharded import full_tensors, is_sharded
 from distillab.models.structure import is_adapted
 from distillab.paths import is_local
 from distillab.processes import Processes, join_processes
@@ -66,6 +67,7 @@ from distillab.runs.folder import (
 from distillab.runs.inputs import RunInputs, load_inputs
 from distillab.runs.journal import read_curve, read_journal, read_totals
 from distillab.runs.lock import held
+from distillab.runs.parallel import parallel_notes, require_processes
 from distillab.runs.peers import watched_processes
 from distillab.runs.pruned import keep_student
 from distillab.runs.rollouts import rollout_notes, rollout_record
@@ -101,13 +103,14 @@ def execute(
     Raises:
         TokenizerMismatch: the pair does not allow the method; raised before any weight is loaded.
         ConfigError: the folder holds a run of another recipe, or of files that have changed since; or another process
-            writes into it.
+            writes into it; or the recipe divides a model over another number of processes.
         DataError: files of this run in the folder are damaged.
         CacheMismatch, CacheCorrupt: the cache is of another teacher or other rows, or is damaged.
         NumericsError: a loss, a gradient, a weight or a held-out figure is not finite.
         Interrupted: a signal came; finished work is kept.
     """
     recipe = run if isinstance(run, RunRecipe) else run.recipe
+    require_processes(recipe)
     processes = join_processes(cpu=recipe.training.device == "cpu")
     with watched_processes():
         inputs = load_inputs(run) if isinstance(run, RunRecipe) else run
@@ -241,6 +244,7 @@ class _Claimed:
                 *teacher.notes,
                 *trained.notes,
                 *rollout_notes(lines),
+                *parallel_notes(recipe),
                 *_quantised(recipe, teacher.provenance),
                 *([f"the student is {made.line}"] if made else []),
                 *([] if self.first is None else [staged_note(self.first, recipe.method, trained.steps)]),
@@ -256,7 +260,7 @@ class _Claimed:
             environment=environment(),
         )
         record = record if self.first is None else with_first_stage(record, self.first)
-        return self._save(trained.student, result, record, dtype=dtype) if self.writes else record
+        return self._save(trained.student, result, record, dtype=dtype)
 
     def _train(
         self,
@@ -294,10 +298,17 @@ class _Claimed:
     def _save(
         self, student: PreTrainedModel, result: EvaluationResult, record: RunRecord, *, dtype: torch.dtype
     ) -> RunRecord:
-        """Write the files of the run, its record last; return the record with the hashes of the others."""
+        """Write the files of the run, its record last; return the record with the hashes of the others.
+
+        Only the first process writes, and all give it their parts of the weights.
+        """
+        divided = is_sharded(student) and not is_adapted(student)
+        weights = full_tensors(student) if divided else None
+        if not self.writes:
+            return record
         saved = [p for p in student.parameters() if p.requires_grad or not is_adapted(student)]
-        weights = sum(p.numel() * dtype.itemsize for p in saved)
-        require_space(self.folder, weights + (1 << 22), what="the trained student")
+        size = sum(p.numel() * dtype.itemsize for p in saved)
+        require_space(self.folder, size + (1 << 22), what="the trained student")
         reader = self.inputs.student
         stop_ids, pad_id = reader.encoder.stop_ids, reader.encoder.pad_id
         save_student(
@@ -307,6 +318,7 @@ class _Claimed:
             stop_ids=stop_ids,
             pad_id=pad_id,
             dtype=dtype,
+            weights=weights,
             base_sha256=self.fingerprints["student"] if is_local(self.inputs.recipe.student.path) else None,
         )
         write_held_out(self.folder / HELD_OUT, result)

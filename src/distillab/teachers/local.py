@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from distillab.config.teacher import TeacherConfig
-from distillab.errors import TeacherError
+from distillab.errors import ConfigError, TeacherError
 from distillab.models.activations import record_activations
 from distillab.models.adapters import load_adapter
 from distillab.models.attention import require_maps
@@ -24,9 +24,11 @@ from distillab.models.loading import load_model, pick_device, weights_sha256
 from distillab.models.packable import require_packable
 from distillab.models.projections import require_projections
 from distillab.models.scoring import at_scored
+from distillab.models.sharded import is_sharded, lockstep_group
 from distillab.models.structure import head_module, model_shape
 from distillab.paths import local_path
 from distillab.records import TeacherProvenance
+from distillab.teachers.lockstep import batches_of_all
 from distillab.teachers.protocol import HeadSize, Prompt, Sampling, TeacherIdentity
 from distillab.teachers.signals import HeadInputs, SignalRequest, TeacherSignal
 from distillab.teachers.spec import teacher_name
@@ -84,6 +86,13 @@ class LocalTeacher:
         Raises:
             ConfigError: it does not.
         """
+        inside = request.activations.inside
+        if inside and lockstep_group(self.model) is not None:
+            raise ConfigError(
+                "A tensor-parallel teacher has a part of the attention heads in each process.",
+                facts=[f"attention of the blocks {sorted(inside)} is read"],
+                fix="divide it by fsdp: teacher: {parallel: {fsdp: …}}",
+            )
         require_maps(self.model, request.activations.maps)
         require_projections(self.model, request.activations.projections)
         if packing:
@@ -96,6 +105,16 @@ class LocalTeacher:
         Raises:
             TeacherError: the batch holds ids that the teacher has no embedding for.
         """
+        group = lockstep_group(self.model)
+        if group is None:
+            return self._signal(batch, request)
+        own = TeacherSignal()
+        for mine, one in batches_of_all(batch, group, self.model.device):
+            signal = self._signal(one, request)
+            own = signal if mine else own
+        return own
+
+    def _signal(self, batch: TokenBatch, request: SignalRequest) -> TeacherSignal:
         model = self.model
         if model.training:
             model.eval()  # a wrapper can have enabled dropout
@@ -120,7 +139,17 @@ class LocalTeacher:
         )
 
     def answers(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Generated]:
-        """Generate one answer a prompt, all in one batch."""
+        """Generate one answer a prompt, all in one batch.
+
+        Raises:
+            TeacherError: the teacher is divided over processes, each of which would need the same prompts.
+        """
+        if is_sharded(self.model):
+            raise TeacherError(
+                "A teacher that is divided over processes gives signals, and writes no answers.",
+                facts=[f"{self._provenance.name}: teacher.parallel"],
+                fix="let a server write them (teacher: {server: …}), or leave out teacher.parallel for them",
+            )
         torch.manual_seed(sampling.seed)
         ids = [prompt.ids for prompt in prompts]
         for batch in generate_batches(
@@ -153,6 +182,7 @@ def load_local(settings: TeacherConfig, *, student_device: torch.device, templat
         revision=settings.revision,
         role="teacher",
         quantization=settings.quantization,
+        parallel=settings.parallel,
     )
     if settings.adapter is not None:
         model = load_adapter(model, local_path(settings.adapter), error=TeacherError).eval()

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.tensor import DTensor
 
 from distillab.errors import DataError, DistillabError, NumericsError
 from distillab.files import file_sha256, read_json, sync, write_json
+from distillab.models.sharded import local
 from distillab.models.structure import is_adapted
 from distillab.training.numerics import LOWER_RATE
 
@@ -166,7 +166,7 @@ def require_finite_weights(model: torch.nn.Module, *, step: int) -> None:
 
 
 def _is_finite(values: torch.Tensor) -> bool:
-    here = values.to_local() if isinstance(values, DTensor) else values
+    here = local(values)
     if not here.is_floating_point() or here.numel() == 0:
         return True
     # NaN passes through both; thirty times faster than a test of each value, and without a copy

@@ -13,6 +13,7 @@ from torch import Tensor
 from distillab.errors import NumericsError
 from distillab.models.batch import TokenBatch
 from distillab.models.scoring import scored_rows
+from distillab.models.sharded import local
 from distillab.objectives.step import Measured
 
 LOWER_RATE = "lower training.learning_rate, or use float32, with another output: the same command would stop here again"
@@ -59,11 +60,14 @@ def require_finite_gradients(model: torch.nn.Module, *, step: int) -> None:
     Raises:
         NumericsError: a gradient is NaN or infinite; the optimizer has not used it yet.
     """
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    # of a divided model each process checks its part
+    gradients = [local(p.grad) for p in model.parameters() if p.grad is not None]
     if not gradients or bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients))):
         return
     names = [
-        name for name, p in model.named_parameters() if p.grad is not None and not bool(torch.isfinite(p.grad).all())
+        name
+        for name, p in model.named_parameters()
+        if p.grad is not None and not bool(torch.isfinite(local(p.grad)).all())
     ]
     raise NumericsError(
         "A gradient is not finite, so training stopped before the optimizer used it.",

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from distillab.files import require_space, write_json
 from distillab.models.batch import TokenBatch
+from distillab.models.sharded import is_sharded
 from distillab.models.structure import is_adapted
 from distillab.processes import Processes
 from distillab.training import projectors
@@ -27,6 +29,7 @@ from distillab.training.checkpoints import (
     writing_folder,
 )
 from distillab.training.pauses import Pauses
+from distillab.training.training_state import read_optimizer, read_weights, write_state
 
 
 class SealedTrainer(Trainer):
@@ -55,6 +58,9 @@ class SealedTrainer(Trainer):
         optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None],
     ) -> None:
         own_cache = getattr(model.config, "use_cache", None)
+        self._sharded = is_sharded(model)
+        # transformers refuses checkpoints of a divided model, which `training_state` can write
+        weights_alone, args.save_only_model = args.save_only_model, args.save_only_model or self._sharded
         super().__init__(
             model=model,
             args=args,
@@ -65,6 +71,7 @@ class SealedTrainer(Trainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
+        args.save_only_model = weights_alone
         # transformers disables the cache in the config, which is saved with the student; `model_inputs` disables it
         # for every forward pass
         if own_cache is None:
@@ -117,18 +124,49 @@ class SealedTrainer(Trainer):
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._writing or super()._get_output_dir(trial))
 
+    @property
+    def _keeps_state(self) -> bool:
+        """Whether checkpoints are written and read by `training_state`, in place of transformers or DeepSpeed."""
+        return not self.is_deepspeed_enabled
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the student as transformers does; in a checkpoint its weights are part of the state."""
+        if not (_internal_call and self._keeps_state):
+            super().save_model(output_dir, _internal_call)
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, state_dict)
         student = cast(torch.nn.Module, self.model)
-        if is_adapted(student):  # peft saves the adapters alone
+        if is_adapted(student) and self.args.should_save:  # peft saves the adapters alone
             projectors.write(student, Path(output_dir or str(self.args.output_dir)))
 
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self._keeps_state:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        first = self.args.process_index == 0
+        write_state(Path(output_dir), *self._state_of(), first=first)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
         student = cast(torch.nn.Module, self.model)
-        if is_adapted(student):
-            projectors.read(student, Path(resume_from_checkpoint))
+        if self._keeps_state:
+            read_weights(Path(resume_from_checkpoint), student)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            if is_adapted(student):
+                projectors.read(student, Path(resume_from_checkpoint))
         self._restore(Path(resume_from_checkpoint))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or not self._keeps_state:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        read_optimizer(Path(checkpoint), *self._state_of())
+
+    def _state_of(self) -> tuple[torch.nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+        optimizer = cast(Any, self.optimizer)
+        wrapped = optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
+        return cast(torch.nn.Module, self.model), wrapped, cast(Any, self.lr_scheduler)
 
     def _flags(self, flags: tuple[int, int]) -> tuple[int, int]:
         one, other = self._processes.sum(torch.tensor(flags, device=self.args.device)).tolist()

@@ -24,6 +24,8 @@ from distillab.files import read_json
 from distillab.models.aligned_positions import teacher_batch
 from distillab.models.batch import TokenBatch
 from distillab.models.heads import require_separable_head
+from distillab.models.sharded import keep_gathered, reshard
+from distillab.models.structure import decoder_blocks
 from distillab.objectives.step import Measured, measure
 from distillab.objectives.term import Objective
 from distillab.teachers.protocol import SignalSource
@@ -98,6 +100,8 @@ class DistillationTrainer(SealedTrainer):
             planned, args.max_steps = spending.planned, spending.most_steps
         require_separable_head(model, role="student")
         attach(objective, model)
+        if inside := objective.student_activations.inside:
+            keep_gathered(decoder_blocks(model)[number - 1] for number in inside)
         self._reuse = 1 if rollout is None else rollout.settings.reuse
         super().__init__(
             model=model,
@@ -135,6 +139,7 @@ class DistillationTrainer(SealedTrainer):
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """Create AdamW; a projector with a learning rate gets a separate parameter group."""
+        reshard(cast(torch.nn.Module, self.model))  # an optimizer changes the parts
         optimizer = super().create_optimizer(model)
         give_own_learning_rates(optimizer, self.objective, cast(torch.nn.Module, self.model))
         return optimizer

@@ -12,10 +12,10 @@ from itertools import combinations
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from distillab.config.terms import LinearWeight, is_balanced
 from distillab.errors import ConfigError
+from distillab.models.sharded import gathered, is_sharded, several_backward_passes
 from distillab.models.structure import bare_model, decoder_blocks, model_shape
 from distillab.objectives.term import ActivationTerm, Objective, Term
 
@@ -99,16 +99,17 @@ def shared_parameters(objective: Objective, model: torch.nn.Module) -> list[torc
     """Return the learning parameters of the highest block that every term's gradient reaches.
 
     Raises:
-        ConfigError: none of them learns, or they are sharded, so that a gradient cannot be taken for each term alone.
+        ConfigError: none of them learns.
     """
     blocks = model_shape(model).blocks
     lowest = min(_reach(item.term, blocks) for item in objective.terms)
     part = decoder_blocks(model)[lowest - 1] if lowest else bare_model(model).get_input_embeddings()
-    found = [p for p in part.parameters() if p.requires_grad]
-    if not found or any(isinstance(p, DTensor) for p in found):
+    with gathered(part):  # of a divided model, those that the forward pass computes with
+        found = [p for p in part.parameters() if p.requires_grad]
+    if not found:
         raise ConfigError(
             "The terms' shares of the gradient cannot be measured on this student.",
-            facts=[f"block {lowest}: " + ("its parameters are sharded" if found else "none of its parameters learns")],
+            facts=[f"block {lowest}: none of its parameters learns"],
             fix="set training.gradient_shares_every: 0, with a number or {start, end} as the weight of every term",
         )
     return found
@@ -137,11 +138,21 @@ def term_gradients(
     """
     parameters = shared_parameters(objective, model)
     total: dict[str, Tensor] = {}
-    for losses in microbatches:
-        for name, loss in losses().items():
-            part = _gradient_at(parameters, loss)
-            total[name] = total[name] + part if name in total else part
+    with several_backward_passes(model, _reached(objective, model)):
+        for losses in microbatches:
+            for name, loss in losses().items():
+                part = _gradient_at(parameters, loss)
+                total[name] = total[name] + part if name in total else part
     return total
+
+
+def _reached(objective: Objective, model: torch.nn.Module) -> list[torch.nn.Module]:
+    """Return the blocks of a divided model that the gradients pass, but those that are kept gathered anyway."""
+    if not is_sharded(model):
+        return []
+    blocks, tapped = decoder_blocks(model), objective.student_activations.inside
+    lowest = min(_reach(item.term, len(blocks)) for item in objective.terms)
+    return [block for number, block in enumerate(blocks, start=1) if number >= lowest and number not in tapped]
 
 
 def _gradient_at(parameters: Sequence[torch.nn.Parameter], loss: Tensor) -> Tensor:
