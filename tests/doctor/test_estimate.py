@@ -6,12 +6,13 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from bench.memory import ALLOWED, SETUPS, measured
 from tests.quantised import NF4
+from tests.tiny_world import save_tiny
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
@@ -21,7 +22,7 @@ from distillab.config.study import StudyRecipe
 from distillab.doctor.devices import DEVICES, device_named
 from distillab.doctor.estimate import ArmCost, Estimate, estimate, longest_first
 from distillab.doctor.selftest.machine import weights_of
-from distillab.doctor.selftest.memory import run_memory, unloaded_memory
+from distillab.doctor.selftest.memory import RunMemory, run_memory, unloaded_memory
 from distillab.errors import ConfigError, DistillabError
 from distillab.runs.budget import passes
 from distillab.runs.inputs import load_inputs
@@ -138,6 +139,27 @@ def test_on_several_devices_runs_go_side_by_side_and_caches_are_divided(
     )
     logits = next(run for run in four.runs if run.name == "logits")
     assert signals.reading == pytest.approx(signals.bytes / signals.tokens * logits.student_tokens / logits.training)
+
+
+def test_a_divided_run_is_estimated_for_one_of_its_processes(tiny_world: dict[str, Any], tmp_path: Path) -> None:
+    path = str(save_tiny(tmp_path / "model", 0, Path(tiny_world["student"]["path"]), layers=4))
+    training = {**tiny_world["training"], "microbatch_size": 2}
+
+    def memory(of_student: Any, of_teacher: Any) -> RunMemory:
+        student, teacher = {"path": path, **of_student}, {"path": path, **of_teacher}
+        recipe = _run(tiny_world, tmp_path, method="logits", student=student, teacher=teacher, training=training)
+        return unloaded_memory(load_inputs(recipe, weights=False), process=7, device=CPU, cached=False)
+
+    whole, parts = memory({}, {}), memory({"parallel": {"fsdp": 4}}, {"parallel": {"tensor": 4}})
+    for name in ("student", "gradients", "optimizer"):
+        assert getattr(parts, name) == getattr(whole, name) / 4
+    model = load_student(load_inputs(_run(tiny_world, tmp_path, method="sft", student={"path": path})))
+    head, block = (
+        sum(4 * p.numel() for p in part.parameters()) for part in (model.lm_head, cast(Any, model).model.layers[0])
+    )
+    assert parts.gathered == pytest.approx(head + 3 * block, rel=0.01)
+    assert parts.teacher == pytest.approx(whole.teacher / 4 + head, rel=0.01)
+    assert (parts.activations, parts.logits, whole.gathered) == (whole.activations, whole.logits, 0)
 
 
 def test_two_tokenizers(tiny_world: dict[str, Any], tmp_path: Path, stranger: str) -> None:

@@ -28,6 +28,7 @@ from distillab.models.pruning import student_config
 from distillab.runs.budget import passes
 from distillab.runs.correction import correction_recipe
 from distillab.runs.inputs import RunInputs, load_inputs
+from distillab.runs.parallel import processes_of
 from distillab.runs.signals import CacheJob, bytes_before_loading
 from distillab.runs.stored_signals import stored_signals
 from distillab.study.study import Study
@@ -64,7 +65,7 @@ class RunEstimate:
     Attributes:
         student_tokens, scored_tokens: that the student reads in training, and that are scored.
         teacher_tokens: that the teacher reads while the student is trained.
-        training, evaluation: seconds.
+        training, evaluation: seconds; training on all processes over which the recipe divides its models.
     """
 
     name: str
@@ -241,6 +242,7 @@ class ArmCost:
                 scored_tokens=scored,
                 teacher_tokens=sum(counts[0] for counts in read),
                 training=self._seconds(self.student.forward(tokens, scored) * passes(inputs.recipe) + of_teachers)
+                / processes_of(inputs.recipe)
                 + self._written(),
                 evaluation=self._evaluation(self.student, inputs.recipe.evaluation.generate_rows),
                 weights=weights_of(inputs, teacher=False),

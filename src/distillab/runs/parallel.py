@@ -34,6 +34,11 @@ def parallel_notes(recipe: RunRecipe) -> list[str]:
     return [f"The {role} is divided over processes: {mesh.mesh}." for role, mesh in divided_models(recipe).items()]
 
 
+def processes_of(recipe: RunRecipe) -> int:
+    """Return the processes over which a recipe divides its models; 1 where it divides none."""
+    return max((settings.processes for settings in divided_models(recipe).values()), default=1)
+
+
 def divided_models(recipe: RunRecipe) -> dict[str, ParallelConfig]:
     """Return the models that are divided: "student", "teacher", or "teachers.NAME" of several."""
     models = {"student": recipe.student.parallel} | {

@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from distillab.config.parallel import ParallelConfig
 from distillab.config.run import RunRecipe
 from distillab.config.student import AdapterConfig, Quantization
 from distillab.files import free_bytes
 from distillab.models.adapters import add_adapter
 from distillab.models.loading import load_config, pick_device
 from distillab.models.pruning import student_config
-from distillab.models.structure import head_module
+from distillab.models.structure import config_shape, head_module
 from distillab.pretrained import model_of
 from distillab.runs.inputs import RunInputs
 
@@ -49,7 +50,7 @@ class Weights:
     Attributes:
         student: of its weights, with adapters.
         trained: of those that learn.
-        teacher: of its weights; 0 where none are loaded.
+        teacher: of its weights in one process; 0 where none are loaded.
     """
 
     student: int
@@ -109,11 +110,39 @@ def weights_of(inputs: RunInputs, *, teacher: bool) -> Weights:
     student, of_teacher = inputs.recipe.student, 0
     for spec in (view.spec for view in inputs.each_view if teacher and view.spec.settings.has_weights):
         config = load_config(spec.config, revision=spec.revision)
-        of_teacher += parameters(config).bytes(width_of(spec.settings.dtype, config), spec.settings.quantization)
+        count, width = parameters(config), width_of(spec.settings.dtype, config)
+        whole = count.bytes(width, spec.settings.quantization)
+        of_teacher += in_one_process(whole, spec.settings.parallel) + gathered_bytes(
+            config, whole, spec.settings.parallel, blocks=2
+        )
     config = student_config(student)
     count, width = parameters(config, student.adapter), width_of(student.dtype, config)
     whole = count.bytes(width, student.quantization)
     return Weights(whole, whole if student.adapter is None else 4 * count.adapters, of_teacher)
+
+
+def in_one_process(whole: int, parallel: ParallelConfig | None) -> int:
+    """Return the bytes of a model's weights that one process holds; none on a GPU that they are offloaded from."""
+    if parallel is None:
+        return whole
+    return 0 if parallel.offload else -(-whole // parallel.shards)
+
+
+def gathered_bytes(config: PreTrainedConfig, whole: int, parallel: ParallelConfig | None, *, blocks: int) -> int:
+    """Return the bytes that a divided model has whole at once: its head, and under FSDP2 some of its blocks.
+
+    Args:
+        whole: bytes of its weights.
+        blocks: one computes while the next is gathered; in the backward pass there are the gradients of one.
+    """
+    if parallel is None:
+        return 0
+    text = config.get_text_config()
+    head = int(text.vocab_size) * int(text.hidden_size)
+    ends = head if text.tie_word_embeddings else 2 * head
+    count = parameters(config).all
+    of_blocks = (count - ends) * blocks / config_shape(config).blocks if parallel.fsdp > 1 else 0
+    return round(whole * (head + of_blocks) / count)
 
 
 def size(count: float) -> str:

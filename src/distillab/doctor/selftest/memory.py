@@ -16,7 +16,15 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from distillab.config.run import RunRecipe
 from distillab.data.collation import IndexedRow
-from distillab.doctor.selftest.machine import Weights, size, unloaded_model, weights_of, width_of
+from distillab.doctor.selftest.machine import (
+    Weights,
+    gathered_bytes,
+    in_one_process,
+    size,
+    unloaded_model,
+    weights_of,
+    width_of,
+)
 from distillab.errors import ConfigError
 from distillab.library_errors import library_errors
 from distillab.models.chunking import SUB_CHUNK_BYTES, chunks
@@ -28,6 +36,7 @@ from distillab.models.structure import config_shape, decoder_body, model_shape
 from distillab.objectives.build import build_objective
 from distillab.runs.environment import peak_rss_bytes
 from distillab.runs.inputs import RunInputs, load_inputs
+from distillab.runs.parallel import processes_of
 from distillab.runs.stored_signals import stored_signals
 from distillab.training.arguments import microbatch_size
 
@@ -40,11 +49,13 @@ _OF_A_PIECE = 12
 
 @dataclass(frozen=True)
 class RunMemory:
-    """Bytes of one run.
+    """Bytes of one run, in one of its processes.
 
     Attributes:
         process: interpreter, libraries, tokenizers and rows; 0 on a GPU.
-        student, gradients, optimizer: the student's weights, the gradients of those that learn, AdamW's moments.
+        student, gradients, optimizer: the student's weights, the gradients of those that learn, AdamW's moments; of a
+            student that is divided over processes, the part of one.
+        gathered: what a divided student has whole at once.
         activations: what the student keeps of the largest microbatch until its gradients are made.
         logits: chunks of both models' logits, and the sum of the head's gradients over them.
         teacher: its weights, where they are loaded.
@@ -59,6 +70,7 @@ class RunMemory:
     logits: int
     teacher: int
     teacher_activations: int
+    gathered: int = 0
 
     def __str__(self) -> str:
         return ", ".join(f"{size(part)} {name}" for name, part in self.named if part)
@@ -75,6 +87,7 @@ class RunMemory:
             ("logits", self.logits),
             ("the teacher's weights", self.teacher),
             ("the teacher's activations", self.teacher_activations),
+            ("gathered weights", self.gathered),
         )
 
     @property
@@ -112,7 +125,8 @@ def run_memory(
         cached: the teacher's signals are read from a cache.
     """
     training, view = inputs.recipe.training, inputs.teacher
-    rows = microbatch_size(training, 1)
+    parallel = inputs.recipe.student.parallel
+    rows = microbatch_size(training, processes_of(inputs.recipe))
     kept, scored = kept_by_student(inputs, student, rows)
     head = output_head(student).weight_VD
     vocabularies, of_teacher = [head.shape[0]], 0
@@ -125,9 +139,10 @@ def run_memory(
         of_teacher = width * held + (0 if cached else max(0, width * passing - kept))
     return RunMemory(
         process=0 if device.type == "cuda" else process + _FIRST_USE_BYTES,
-        student=weights.student,
-        gradients=weights.trained,
-        optimizer=weights.optimizer,
+        student=in_one_process(weights.student, parallel),
+        gradients=in_one_process(weights.trained, parallel),
+        optimizer=in_one_process(weights.optimizer, parallel),
+        gathered=gathered_bytes(student_config(inputs.recipe.student), weights.student, parallel, blocks=3),
         activations=kept,
         logits=sum(_chunk_bytes(scored, each, device) for each in vocabularies) + 4 * head.numel() * head.requires_grad,
         teacher=0 if cached else weights.teacher,
