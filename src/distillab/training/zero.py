@@ -14,6 +14,7 @@ from transformers import Trainer
 
 from distillab.config.training import TrainingConfig
 from distillab.errors import ConfigError
+from distillab.models.sharded import is_sharded
 from distillab.models.structure import is_adapted
 from distillab.objectives.term import Objective
 from distillab.processes import world_size
@@ -55,6 +56,7 @@ def require_zero(settings: TrainingConfig, student: torch.nn.Module, objective: 
     whole = {
         "training.precision is bfloat16": settings.precision == "bfloat16",
         "the student has adapters": is_adapted(student),
+        "student.parallel divides the student already": is_sharded(student),
         "the student writes answers during training": writes and stage == 3,
         "a term has parameters that learn": bool(objective.state_terms) and stage == 3,
         "the terms' shares of the gradient are measured": len(objective.terms) > 1
