@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from distillab.config.data import ColumnsConfig
+from distillab.config.data import ColumnsConfig, SourceConfig
 from distillab.data.row_examples import examples_of
+from distillab.data.row_table import Reading, read_table
 from distillab.data.sources import Row
 from distillab.errors import DataError
 
@@ -118,13 +119,15 @@ def test_a_tool_call_is_read_in_the_form_that_templates_read(asked):
     assert all(example.answers)
 
 
-def test_one_bad_conversation_does_not_refuse_the_file():
+def test_one_bad_conversation_does_not_refuse_the_file(tmp_path):
     good, bad = {"messages": OPENAI}, {"messages": OPENAI[:2]}
     with pytest.raises(DataError, match=r"1 of 3 rows(.|\n)*file.jsonl:2: ends with a user(.|\n)*on_bad_row: skip"):
         read(good, bad, good)
-    found = read(good, bad, good, on_bad_row="skip")
+    path = tmp_path / "file.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in (good, bad, good)))
+    found = read_table(SourceConfig(path=str(path)), Reading(0.25, on_bad_row="skip"))
     assert len(found.examples) == 2
-    assert found.skipped == ("file.jsonl:2: ends with a user turn; the last turn must be the assistant's",)
+    assert found.skipped == (f"{path}:2: ends with a user turn; the last turn must be the assistant's",)
 
 
 @pytest.mark.parametrize("answer", [["x", "y", "x"], {"text": ["x", "y"], "answer_start": [0, 3]}])

@@ -7,7 +7,7 @@ import decimal
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from distillab.config.data import ColumnsConfig
 from distillab.data.examples import Example, Message, conversation_example, pair_example, text_example
@@ -29,17 +29,15 @@ from distillab.errors import DataError
 
 @dataclass(frozen=True)
 class ReadRows:
-    """The examples of a source.
+    """The examples of rows in memory.
 
     Attributes:
         examples: in the order of the rows; a row with several answers gives one for each.
         shape: how the rows were read.
-        skipped: rows that could not be read, each with its place and the reason.
     """
 
     examples: list[Example]
     shape: Shape
-    skipped: tuple[str, ...] = ()
 
 
 def to_examples(rows: Sequence[Row], *, columns: ColumnsConfig | None, prompt_share: float) -> list[Example]:
@@ -52,8 +50,6 @@ def examples_of(
     *,
     columns: ColumnsConfig | None,
     prompt_share: float,
-    on_bad_row: Literal["error", "skip"] = "error",
-    skipped: Sequence[str] = (),
     beside: Sequence[str] = (),
 ) -> ReadRows:
     """Turn rows into examples, by the shape that `recognise` finds.
@@ -66,19 +62,17 @@ def examples_of(
         columns: explicit columns, or None to recognise the shape.
         prompt_share: plain text only: share of the words (of the characters in a script without spaces) that is the
             prompt, 0 < share < 1.
-        on_bad_row: raise an error for rows that cannot be read, or skip them.
-        skipped: rows that reading the file has skipped already; they are added to the result's.
         beside: further columns, kept as `Example.beside`; None where a row lacks one.
     Raises:
-        DataError: unknown shape; no row can be read; or, for `on_bad_row` "error": missing columns, nulls, values that
-            are not text, empty prompts, malformed conversations: all counted, the first five named.
+        DataError: unknown shape; missing columns, nulls, values that are not text, empty prompts, malformed
+            conversations: all counted, the first five named.
     """
     shape = without(recognise(columns_of(rows), columns), beside)
     problems: list[str] = []
     examples = list(made_examples(rows, shape, prompt_share=prompt_share, beside=beside, problems=problems))
-    if problems and (on_bad_row == "error" or not examples):
+    if problems:
         raise unreadable(problems, len(rows), shape, where=source_of(rows[0].origin))
-    return ReadRows(examples, shape, (*skipped, *problems))
+    return ReadRows(examples, shape)
 
 
 def without(shape: Shape, beside: Sequence[str]) -> Shape:

@@ -48,7 +48,8 @@ class Reading:
     """How rows become examples.
 
     Attributes:
-        prompt_share, on_bad_row, beside, columns: as of `examples_of`.
+        prompt_share, beside, columns: as of `examples_of`.
+        on_bad_row: raise an error for rows that cannot be read, or skip them.
         held_out: a column and its value for held-out rows.
     """
 

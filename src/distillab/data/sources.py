@@ -109,15 +109,13 @@ def find_source(source: SourceConfig) -> Source:
     return _hub(source)
 
 
-def read_rows(source: SourceConfig, *, skipped: list[str] | None = None) -> list[Row]:
+def read_rows(source: SourceConfig) -> list[Row]:
     """Read all rows of a source, or its first `limit`, into memory.
 
-    Args:
-        skipped: list to which skipped broken lines are added; None: a broken line is an error.
     Raises:
         DataError: as `find_source`; empty, unreadable or broken source.
     """
-    return _with_keys(find_source(source).rows(skipped))
+    return _with_keys(find_source(source).rows())
 
 
 def given_rows(data: object, *, name: str) -> list[Row]:
