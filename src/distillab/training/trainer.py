@@ -309,12 +309,14 @@ class DistillationTrainer(SealedTrainer):
         """Return term -> (sum in its unit, count) over batches that every process is given; each does its share."""
         names, device = objective.names, self.args.device
         sums, counts = torch.zeros(len(names), device=device), torch.zeros(len(names), dtype=torch.long, device=device)
-        for number, batch in enumerate(batches):
-            if number % self.args.world_size == self.args.process_index:
-                with self.compute_loss_context_manager():
-                    measured = measure(
-                        model, batch, objective, self._signal(batch), factors=dict.fromkeys(names, 1.0), device=device
-                    )
+        each = list(batches)
+        for number, is_own in self._processes.dealt(len(each)):
+            batch = each[number]
+            with self.compute_loss_context_manager():
+                measured = measure(
+                    model, batch, objective, self._signal(batch), factors=dict.fromkeys(names, 1.0), device=device
+                )
+            if is_own:
                 sums += torch.stack([measured.sums[name].to(device) for name in names])
                 counts += torch.tensor([item.term.count(batch) for item in objective.terms], device=device)
         totals = zip(self._processes.sum(sums).tolist(), self._processes.sum(counts).tolist(), strict=True)
