@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from ruamel.yaml import YAML
 
 from distillab import __version__
 from distillab.config.study import StudyRecipe
-from distillab.errors import ConfigError
+from distillab.errors import ClusterError, ConfigError
 from distillab.records import RunRecord, StudyResults, read_record
 from distillab.runs.lock import held
 from distillab.study.ray_workers import Node, RayWorkers, _fault, cpus_each, wait_until_seen
@@ -60,6 +61,13 @@ def test_results_that_come_into_sight_later_are_waited_for(tmp_path: Path) -> No
 def test_without_ray_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"(?s)needs the package ray.*distillab\[ray\]"):
+        RayWorkers(tmp_path, number=1, gpus=None)
+
+
+def test_an_address_without_a_cluster_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray", reason=RAY_MISSING)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    with pytest.raises(ClusterError, match=r"(?s)no cluster of Ray.*RAY_ADDRESS=127.0.0.1:9.*ray start"):
         RayWorkers(tmp_path, number=1, gpus=None)
 
 
@@ -107,6 +115,29 @@ def test_a_cache_is_built_by_two_nodes_as_by_one_process(tiny_world: dict[str, A
         for engine, folder in folders.items()
     }
     assert len(files["local"]) > 4 and files["local"] == files["ray"]
+
+
+@pytest.mark.usefixtures("joined")
+def test_a_terminated_study_ends_its_tasks_and_they_keep_their_steps(
+    tiny_world: dict[str, Any], tmp_path: Path
+) -> None:
+    training = {**tiny_world["training"], "steps": 2000, "checkpoint_every": 2000, "evaluate_every": 2000}
+    recipe = _write(
+        {**tiny_world, "arms": ["sft"], "training": training, "workers": 2},
+        tmp_path / "study.yaml",
+        output=str(tmp_path / "study"),
+    )
+    study = start_distillab("compare", recipe, "--no-doctor", "--engine", "ray")
+    runs = [tmp_path / "study" / "runs" / "sft" / f"seed{seed}" for seed in (0, 1)]
+    wait_for(study, lambda: all(steps_done(run) >= 3 for run in runs))
+    study.send_signal(signal.SIGTERM)
+    code, err = ended(study)
+    assert code == 143 and "Traceback" not in err, err
+    for run in runs:
+        (kept,) = (run / "checkpoints").iterdir()
+        step = int(kept.name.removeprefix("checkpoint-"))
+        assert step == steps_done(run) and f"sft-{run.name}: step {step} of 2000 is kept" in err
+        assert not (run / ".lock").exists()
 
 
 @pytest.mark.usefixtures("joined")

@@ -237,8 +237,9 @@ def _connected() -> Any:
                     address="local", object_store_memory=_STORE_BYTES, include_dashboard=False, log_to_driver=False
                 )
             else:
+                _require_answer(address)
                 ray.init(address=address, log_to_driver=False)
-    except (ConnectionError, RuntimeError) as error:
+    except (OSError, RuntimeError) as error:
         raise ClusterError(
             "There is no cluster of Ray at this address.",
             where=f"RAY_ADDRESS={address}",
@@ -247,6 +248,13 @@ def _connected() -> Any:
             "and this machine is the cluster",
         ) from error
     return ray
+
+
+def _require_answer(address: str) -> None:
+    """Raise an OSError if nothing answers at HOST:PORT; Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10.0).close()
 
 
 def _do(job: Job, directory: str, cpus: int) -> tuple[str, ...]:
