@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -10,12 +11,18 @@ import numpy.typing as npt
 from distillab.alignment.spans import SpanAligner, SpanPlan
 from distillab.alignment.tables import TokenTable
 from distillab.data.collation import NO_SPAN
-from distillab.data.encoding import EncodedRow
-from distillab.data.paired import PairedRow
+from distillab.data.columns import ColumnWriter, mapped_columns
+from distillab.data.encoded_rows import EncodedRow, EncodedRows, row_keys
+from distillab.data.paired import SPAN_DTYPES, PairedRow, PairedRows
 from distillab.data.reading import Reader
+from distillab.data.store import fingerprint_of, stored
 from distillab.errors import DataError
+from distillab.files import read_json, write_json
+from distillab.progress import Progress
 from distillab.records import SpanCounts
 
+_VERSION = 1  # of the alignment: another number where the spans of the same tokens differ
+_TOTALS = "totals.json"
 _ROWS_AT_ONCE = 512
 _COUNTED = (
     "student_tokens",
@@ -36,25 +43,63 @@ def span_aligner(student: Reader, teacher: Reader) -> SpanAligner:
 
 def pair_rows(
     student: Sequence[EncodedRow], teacher: Sequence[EncodedRow], *, aligner: SpanAligner, source: str = ""
-) -> tuple[list[PairedRow], SpanCounts]:
+) -> tuple[PairedRows, SpanCounts]:
     """Pair every student row with the teacher row of the same key.
+
+    The spans of rows that are in the store are stored too, and found again.
 
     Args:
         student, teacher: rows of the same examples, in any order.
+        aligner: `span_aligner` of their tokenizers.
         source: name of the rows, for the counts.
     Raises:
         DataError: no row is left.
     """
-    by_key = {row.key: row for row in teacher}
-    pairs = [(index, row, by_key[row.key]) for index, row in enumerate(student) if row.key in by_key]
-    if not pairs:
+    names = [rows.fingerprint if isinstance(rows, EncodedRows) else None for rows in (student, teacher)]
+    if None in names:
+        with ColumnWriter(SPAN_DTYPES, None) as writer:
+            totals = _align_into(writer, student, teacher, aligner)
+        columns = writer.in_memory()
+    else:
+
+        def fill(folder: Path) -> None:
+            with ColumnWriter(SPAN_DTYPES, folder) as writer:
+                write_json(folder / _TOTALS, _align_into(writer, student, teacher, aligner))
+
+        folder = stored("spans", fingerprint_of(_VERSION, *names), fill)
+        columns, totals = mapped_columns(folder, SPAN_DTYPES), read_json(folder / _TOTALS)
+    rows = PairedRows(student, teacher, columns)
+    if not len(rows):
         raise DataError(
             "No row was read by both tokenizers.",
             facts=[f"student: {len(student)} rows", f"teacher: {len(teacher)} rows"],
         )
-    found, totals = paired(pairs, aligner=aligner)
-    counted = dict(zip(_COUNTED, totals.tolist(), strict=True))
-    return found, SpanCounts(source=source, rows=len(student), teacher_lacks=len(student) - len(pairs), **counted)
+    counted = dict(zip(_COUNTED, totals, strict=True))
+    return rows, SpanCounts(source=source, rows=len(student), teacher_lacks=len(student) - len(rows), **counted)
+
+
+def _align_into(
+    writer: ColumnWriter, student: Sequence[EncodedRow], teacher: Sequence[EncodedRow], aligner: SpanAligner
+) -> list[int]:
+    """Append the spans of all pairs; return their counts in the order of `_COUNTED`."""
+    by_key = {key: place for place, key in enumerate(row_keys(teacher))}
+    places = [(place, by_key[key]) for place, key in enumerate(row_keys(student)) if key in by_key]
+    totals = np.zeros(len(_COUNTED), dtype=np.int64)
+    with Progress("aligning two tokenisations", total=len(places), unit="rows") as progress:
+        for start in range(0, len(places), _ROWS_AT_ONCE):
+            some = places[start : start + _ROWS_AT_ONCE]
+            rows, counts = paired([(own, student[own], teacher[other]) for own, other in some], aligner=aligner)
+            totals += counts
+            writer.append(
+                {
+                    "student_places": [own for own, _ in some],
+                    "teacher_places": [other for _, other in some],
+                    "student_spans": np.concatenate([row.student_spans for row in rows]),
+                    "teacher_spans": np.concatenate([row.teacher_spans for row in rows]),
+                }
+            )
+            progress.advance(len(some))
+    return totals.tolist()
 
 
 def paired(

@@ -7,20 +7,16 @@ Columns are files of raw numbers in the order of the rows: for each token its id
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, Self, overload
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
+from distillab.data.columns import Columns, ColumnWriter, mapped_columns
 from distillab.data.examples import Example
 from distillab.records import EncodingCounts
-
-Columns = Mapping[str, npt.NDArray[Any]]
 
 TOKENS, MASK, KEYS, PLACES = "input_ids", "answer_bits", "keys", "places"
 _DTYPES: dict[str, type[np.generic]] = {
@@ -37,6 +33,7 @@ _DTYPES: dict[str, type[np.generic]] = {
     "lost": np.int32,
     PLACES: np.int64,
 }
+_AT_ONCE = 1 << 22  # tokens
 _ONES = np.unpackbits(np.arange(256, dtype=np.uint8)).reshape(256, 8).sum(axis=1)  # in each byte
 
 
@@ -76,17 +73,18 @@ class EncodedRows(Sequence[EncodedRow]):
     Attributes:
         columns: the arrays, see `_DTYPES`; `answer_bits` holds eight tokens a byte.
         lengths: (N,) int64, tokens of each row.
+        fingerprint: their name in the store; None: they are not stored.
     """
 
-    def __init__(self, columns: Columns) -> None:
-        self.columns = columns
+    def __init__(self, columns: Columns, *, fingerprint: str | None = None) -> None:
+        self.columns, self.fingerprint = columns, fingerprint
         self.lengths = columns["tokens"].astype(np.int64)
         self._ends, self._key_ends = (np.cumsum(columns[name], dtype=np.int64) for name in ("tokens", "key_bytes"))
 
     @classmethod
     def opened(cls, folder: Path) -> EncodedRows:
         """Map the files that a `RowWriter` has written."""
-        return cls({name: _mapped(folder / name, dtype) for name, dtype in _DTYPES.items()})
+        return cls(mapped_columns(folder, _DTYPES), fingerprint=folder.name)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -114,6 +112,12 @@ class EncodedRows(Sequence[EncodedRow]):
 
     def __iter__(self) -> Iterator[EncodedRow]:
         return (self[place] for place in range(len(self)))
+
+    def keys(self) -> list[str]:
+        """Return the key of each row."""
+        text = self.columns[KEYS].tobytes()
+        starts = self._key_ends - self.columns["key_bytes"]
+        return [text[start:end].decode() for start, end in zip(starts.tolist(), self._key_ends.tolist(), strict=True)]
 
     def counts(self, source: str, dropped: Mapping[str, int], *, prompts: int) -> EncodingCounts:
         """Return the counts of these rows and of the dropped ones, by reason.
@@ -145,48 +149,29 @@ class EncodedRows(Sequence[EncodedRow]):
 _OF_A_ROW = ("prompt_length", "truncated", "special_in_text", "removed", "added", "lost")
 
 
-class RowWriter:
-    """Append rows to the columns, in memory or in the files of a folder.
-
-    Args:
-        folder: gets one file for each column; None: in memory.
-    """
+class RowWriter(ColumnWriter):
+    """Append rows, in memory or to the files of a folder."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._open = ExitStack()
-        self._sinks: dict[str, BinaryIO] = {
-            name: BytesIO() if folder is None else self._open.enter_context((folder / name).open("xb"))
-            for name in _DTYPES
-        }
+        super().__init__(_DTYPES, folder)
         self._bits = np.empty(0, dtype=np.bool_)  # fewer than eight, which fill no byte yet
 
-    def __enter__(self) -> Self:
-        return self
-
-    def append(self, columns: Columns, answer_mask: npt.NDArray[np.bool_]) -> None:
+    def append_rows(self, columns: Mapping[str, Any], answer_mask: npt.NDArray[np.bool_]) -> None:
         """Append rows: all columns but `answer_bits`, and the mask of their tokens."""
-        for name, values in columns.items():
-            self._sinks[name].write(np.ascontiguousarray(values, dtype=_DTYPES[name]).data)
         bits = np.concatenate([self._bits, answer_mask])
         whole = len(bits) // 8 * 8
-        self._sinks[MASK].write(np.packbits(bits[:whole]).data)
+        self.append({**columns, MASK: np.packbits(bits[:whole])})
         self._bits = bits[whole:]
 
     def close(self) -> None:
         """Write the last bits, and close the files."""
-        self._sinks[MASK].write(np.packbits(self._bits).data)
+        self.append({MASK: np.packbits(self._bits)})
         self._bits = self._bits[:0]
-        self._open.close()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+        super().close()
 
     def rows(self) -> EncodedRows:
         """Return the rows that were written in memory; after `close`."""
-        buffers = {name: sink.getbuffer() for name, sink in self._sinks.items() if isinstance(sink, BytesIO)}
-        return EncodedRows({name: np.frombuffer(buffers[name], dtype) for name, dtype in _DTYPES.items()})
+        return EncodedRows(self.in_memory())
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,6 +191,29 @@ def row_lengths(rows: Sequence[EncodedRow]) -> npt.NDArray[np.int64]:
     return rows.lengths if isinstance(rows, EncodedRows) else np.array([len(row) for row in rows], dtype=np.int64)
 
 
-def _mapped(file: Path, dtype: type[np.generic]) -> npt.NDArray[Any]:
-    # a plain array: slices of `memmap` objects are slow
-    return np.memmap(file, dtype=dtype, mode="r").view(np.ndarray)
+def row_keys(rows: Sequence[EncodedRow]) -> list[str]:
+    """Return the key of each row."""
+    return rows.keys() if isinstance(rows, EncodedRows) else [row.key for row in rows]
+
+
+def answer_id_counts(rows: Sequence[EncodedRow], *, vocabulary: int) -> npt.NDArray[np.int64]:
+    """Return how often each id is supervised, (at least `vocabulary`,)."""
+    counts = np.zeros(vocabulary, dtype=np.int64)
+    for ids, mask in _token_parts(rows):
+        found = np.bincount(ids[mask], minlength=len(counts))
+        found[: len(counts)] += counts
+        counts = found
+    return counts
+
+
+def _token_parts(
+    rows: Sequence[EncodedRow],
+) -> Iterator[tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]]:
+    """Yield ids and mask of all tokens, in parts."""
+    if not isinstance(rows, EncodedRows):
+        yield from ((row.input_ids, row.answer_mask) for row in rows)
+        return
+    ids, bits = rows.columns[TOKENS], rows.columns[MASK]
+    for start in range(0, len(ids), _AT_ONCE):
+        part = ids[start : start + _AT_ONCE]
+        yield part, np.unpackbits(bits[start // 8 : (start + _AT_ONCE) // 8], count=len(part)).view(np.bool_)

@@ -10,24 +10,28 @@ import copy
 import hashlib
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from itertools import accumulate, chain, islice
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from distillab.data.border import BorderEncoder, Piece
-from distillab.data.encoded_rows import KEYS, PLACES, TOKENS, EncodedRow, EncodedSplit, RowWriter
+from distillab.data.encoded_rows import KEYS, PLACES, TOKENS, EncodedRow, EncodedRows, EncodedSplit, RowWriter
+from distillab.data.example_table import ExampleTable
 from distillab.data.examples import Example
 from distillab.data.lost_text import LostText
 from distillab.data.rendering import RenderedSegment, Template
-from distillab.data.store import fingerprint_of
+from distillab.data.sequences import Joined, flat_rows
+from distillab.data.store import fingerprint_of, stored
 from distillab.data.supervised_text import SupervisedText
 from distillab.errors import DataError
+from distillab.files import read_json, write_json
 from distillab.pairing.token_bytes import TokenMeaning, token_meanings
 from distillab.progress import Progress
 from distillab.records import EncodingCounts
@@ -37,6 +41,8 @@ __all__ = ["Dropped", "EncodedRow", "EncodedSplit", "Encoder", "begin_ids"]
 DropReason = Literal["empty_answer", "no_room"]
 _VERSION = 1  # of the encoder: another number where the rows of the same data differ
 _BATCH = 1_024
+_STORED_FROM = 512  # rows; fewer are encoded in less time than they are found
+_DROPPED = "dropped.json"
 
 
 @dataclass(frozen=True)
@@ -53,14 +59,6 @@ class _Rendered(NamedTuple):
     place: int
     example: Example
     segments: Sequence[RenderedSegment]
-
-
-class _Joined(NamedTuple):
-    """The ids of a sequence in parts, whether each is supervised, and before which token each answer begins."""
-
-    parts: list[list[int]]
-    supervised: list[bool]
-    starts: list[int]
 
 
 class Encoder:
@@ -142,45 +140,33 @@ class Encoder:
             return Dropped(example.key, "empty_answer")
         return _Rendered(place, example, segments)
 
-    def _append(self, writer: RowWriter, rows: Sequence[_Rendered], pieces: Sequence[list[list[int]]]) -> list[int]:
-        """Cut rows at `max_tokens` and append those that have a supervised token; return their places in `rows`.
+    def _append(self, writer: RowWriter, rows: Sequence[_Rendered], pieces: Sequence[list[list[int]]]) -> int:
+        """Cut rows at `max_tokens` and append those that have a supervised token; return how many have.
 
         Args:
             pieces: the ids of each segment of each row.
         """
         joined = [self._joined(row.segments, ids) for row, ids in zip(rows, pieces, strict=True)]
-        parts = [part for row in joined for part in row.parts]
-        lengths = np.array([len(part) for part in parts], dtype=np.int64)
-        row_of_part = np.repeat(np.arange(len(rows)), [len(row.parts) for row in joined])
-        tokens = np.bincount(row_of_part, lengths, minlength=len(rows)).astype(np.int64)
-        ids = np.fromiter(chain.from_iterable(parts), dtype=np.int32, count=int(tokens.sum()))
-        mask = np.repeat([supervised for row in joined for supervised in row.supervised], lengths)
-        first = np.cumsum(tokens) - tokens
-        mask[first[tokens > 0]] = False  # nothing predicts it
-        room = np.minimum(tokens, self.max_tokens)
-        fits = np.arange(len(ids)) - np.repeat(first, tokens) < self.max_tokens
-        scored = np.bincount(np.repeat(np.arange(len(rows)), tokens)[fits & mask], minlength=len(rows)) > 0
-        kept: list[int] = np.flatnonzero(scored).tolist()
-        fits &= np.repeat(scored, tokens)
-        keys = [rows[at].example.key.encode() for at in kept]
-        answers = [[part.rewritten for part in rows[at].segments if part.rewritten is not None] for at in kept]
+        found = flat_rows(joined, self.max_tokens)
+        kept = [rows[at] for at in found.kept]
+        keys = [row.example.key.encode() for row in kept]
+        answers = [[part.rewritten for part in row.segments if part.rewritten is not None] for row in kept]
+        spelled = self._borders.added.special_strings
         columns: dict[str, Any] = {
-            TOKENS: ids[fits],
+            TOKENS: found.input_ids,
             KEYS: np.frombuffer(b"".join(keys), dtype=np.uint8),
-            "tokens": room[kept],
+            PLACES: [row.place for row in kept],
+            "tokens": found.tokens,
             "key_bytes": [len(key) for key in keys],
-            "prompt_length": [max((n for n in joined[at].starts if n < room[at]), default=room[at]) for at in kept],
-            "truncated": tokens[kept] > room[kept],
-            "special_in_text": [
-                any(self._borders.added.special_strings(text) for text in rows[at].example.texts) for at in kept
-            ],
+            "prompt_length": found.prompt_length,
+            "truncated": found.truncated,
+            "special_in_text": [any(spelled(text) for text in row.example.texts) for row in kept],
             "removed": [sum(answer.removed for answer in each) for each in answers],
             "added": [sum(answer.added for answer in each) for each in answers],
-            "lost": self._lost.of_rows([rows[at].example.texts for at in kept]),
-            PLACES: [rows[at].place for at in kept],
+            "lost": self._lost.of_rows([row.example.texts for row in kept]),
         }
-        writer.append(columns, mask[fits])
-        return kept
+        writer.append_rows(columns, found.answer_mask)
+        return len(kept)
 
     def continued(self, example: Example, text: str, *, tokens: int, by: Encoder, ended: bool) -> EncodedRow:
         """Encode an example up to one of its answers, with a text in place of that answer, which alone is supervised.
@@ -260,17 +246,35 @@ class Encoder:
     def encode_all(self, examples: Sequence[Example], *, source: str) -> EncodedSplit:
         """Encode a split and count kept, dropped and truncated rows.
 
+        A table's rows are stored, and found again by the same encoder; a list's are encoded anew.
+
         Args:
             examples: at least one.
             source: name of the split, for the counts and messages.
         Raises:
             DataError: no row is left.
         """
-        with RowWriter() as writer:
-            dropped = self._encode_into(writer, examples, source)
-        rows = writer.rows()
-        kept = [examples[place] for place in rows.columns[PLACES]]
-        counts = rows.counts(source, dropped, prompts=len({example.prompt_hash for example in kept}))
+        if not isinstance(examples, ExampleTable) or len(examples) < _STORED_FROM:
+            with RowWriter() as writer:
+                dropped = self._encode_into(writer, examples, source)
+            return self._split(writer.rows(), dropped, examples, source)
+
+        def fill(folder: Path) -> None:
+            with RowWriter(folder) as writer:
+                write_json(folder / _DROPPED, self._encode_into(writer, examples, source))
+
+        folder = stored("tokens", fingerprint_of(self.fingerprint, examples.rows_fingerprint), fill)
+        return self._split(EncodedRows.opened(folder), read_json(folder / _DROPPED), examples, source)
+
+    def _split(
+        self, rows: EncodedRows, dropped: Mapping[str, int], examples: Sequence[Example], source: str
+    ) -> EncodedSplit:
+        places = rows.columns[PLACES]
+        if isinstance(examples, ExampleTable):
+            kept: Sequence[Example] = examples if len(rows) == len(examples) else examples.take(places)
+        else:
+            kept = [examples[place] for place in places]
+        counts = rows.counts(source, dropped, prompts=_prompts(kept))
         if not len(rows):
             raise _nothing_left(counts, self.max_tokens)
         return EncodedSplit(rows, kept, counts)
@@ -286,13 +290,13 @@ class Encoder:
                 ]
                 rows = [row for row in found if isinstance(row, _Rendered)]
                 texts = [[Piece(part.text, part.literal) for part in row.segments] for row in rows]
-                kept = self._append(writer, rows, self._borders.encode_batch(texts)) if rows else []
+                kept = self._append(writer, rows, self._borders.encode_batch(texts)) if rows else 0
                 dropped["empty_answer"] += len(found) - len(rows)
-                dropped["no_room"] += len(rows) - len(kept)
+                dropped["no_room"] += len(rows) - kept
                 progress.advance(len(found))
         return dropped
 
-    def _sequence(self, segments: Sequence[RenderedSegment], *, ended: bool = True) -> _Joined:
+    def _sequence(self, segments: Sequence[RenderedSegment], *, ended: bool = True) -> Joined:
         """Return the ids of segments with begin and end tokens.
 
         Args:
@@ -302,14 +306,14 @@ class Encoder:
 
     def _joined(
         self, segments: Sequence[RenderedSegment], pieces: Sequence[list[int]], *, ended: bool = True
-    ) -> _Joined:
+    ) -> Joined:
         parts = [self._closed(piece, segment) for piece, segment in zip(pieces, segments, strict=True)]
         if not ended:
             parts[-1] = pieces[-1]
         parts = [self._missing_begin(parts), *parts]
         ends = list(accumulate(map(len, parts)))
         starts = [start for start, segment in zip(ends, segments, strict=False) if segment.ends_answer]
-        return _Joined(parts, [False, *(segment.supervised for segment in segments)], starts)
+        return Joined(parts, [False, *(segment.supervised for segment in segments)], starts)
 
     def _pieces(self, segments: Sequence[RenderedSegment]) -> list[list[int]]:
         return self._borders.encode([Piece(segment.text, segment.literal) for segment in segments])
@@ -343,6 +347,12 @@ def begin_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
         where=str(tokenizer.name_or_path),
         facts=[f"without: {bare}", f"with:    {full}"],
     )
+
+
+def _prompts(examples: Sequence[Example]) -> int:
+    if isinstance(examples, ExampleTable):
+        return len(np.unique(examples.prompt_hashes))
+    return len({example.prompt_hash for example in examples})
 
 
 def _nothing_left(counts: EncodingCounts, max_tokens: int) -> DataError:

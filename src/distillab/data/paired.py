@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Dataset
 
 from distillab.data.collation import NO_SPAN, Collator, IndexedRow
-from distillab.data.encoding import EncodedRow
+from distillab.data.columns import Columns, Dtypes
+from distillab.data.encoded_rows import EncodedRow, row_lengths
 from distillab.errors import ShapeError
 from distillab.models.aligned_positions import align_batch
 from distillab.models.batch import TokenBatch
@@ -37,6 +39,54 @@ class PairedRow:
     teacher: EncodedRow
     student_spans: Spans
     teacher_spans: Spans
+
+
+SPAN_DTYPES: Dtypes = {
+    "student_places": np.int64,
+    "teacher_places": np.int64,
+    "student_spans": np.int32,
+    "teacher_spans": np.int32,
+}
+
+
+class PairedRows(Sequence[PairedRow]):
+    """Rows in both tokenisations over flat arrays; a row is made when it is asked for.
+
+    Args:
+        student, teacher: all rows of each.
+        columns: see `SPAN_DTYPES`: the place of each pair among both, and the span of each token of its rows.
+
+    Attributes:
+        indexes: (N,) `PairedRow.index` of each.
+        lengths: (N,) int64, the student's tokens of each.
+    """
+
+    def __init__(self, student: Sequence[EncodedRow], teacher: Sequence[EncodedRow], columns: Columns) -> None:
+        self._student, self._teacher, self._columns = student, teacher, columns
+        self.indexes = columns["student_places"]
+        self.lengths = row_lengths(student)[self.indexes]
+        self._ends = np.cumsum(self.lengths), np.cumsum(row_lengths(teacher)[columns["teacher_places"]])
+
+    def __len__(self) -> int:
+        return len(self.indexes)
+
+    @overload
+    def __getitem__(self, at: int) -> PairedRow: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> list[PairedRow]: ...
+
+    def __getitem__(self, at: int | slice) -> PairedRow | list[PairedRow]:
+        if isinstance(at, slice):
+            return [self[place] for place in range(*at.indices(len(self)))]
+        place = range(len(self))[at]
+        index, of_teacher = int(self.indexes[place]), int(self._columns["teacher_places"][place])
+        rows = self._student[index], self._teacher[of_teacher]
+        spans = [
+            self._columns[name][ends[place] - len(row) : ends[place]].astype(np.int64)
+            for name, ends, row in zip(("student_spans", "teacher_spans"), self._ends, rows, strict=True)
+        ]
+        return PairedRow(index, *rows, *spans)
 
 
 class PairedDataset(Dataset[PairedRow]):

@@ -13,7 +13,7 @@ from distillab.alignment.tables import TEXT, UNUSED
 from distillab.data.aligning import paired
 from distillab.data.collation import IndexedRow
 from distillab.data.encoding import EncodedRow, EncodedSplit
-from distillab.data.paired import PairedRow
+from distillab.data.paired import PairedRow, PairedRows
 from distillab.data.reading import Reader
 from distillab.models.generation import continuation_text
 
@@ -33,13 +33,13 @@ class WrittenPairs:
     """
 
     split: EncodedSplit
-    stored: Sequence[PairedRow]
+    stored: PairedRows
     student: Reader
     teacher: Reader
     aligner: SpanAligner
 
     def __post_init__(self) -> None:
-        self._by_index = {row.index: row for row in self.stored}
+        self._places = {index: place for place, index in enumerate(self.stored.indexes.tolist())}
 
     def of(self, rows: Sequence[IndexedRow], written: Sequence[bool]) -> tuple[list[PairedRow], int]:
         """Return rows of a step in both tokenisations, in their order; and how many answers end within a character.
@@ -52,7 +52,10 @@ class WrittenPairs:
         read = [self.read(item) for item in own]
         pairs = [(item.index, item.row, row) for item, (row, _) in zip(own, read, strict=True)]
         made = iter(paired(pairs, aligner=self.aligner)[0])
-        found = [next(made) if new else self._by_index[item.index] for item, new in zip(rows, written, strict=True)]
+        found = [
+            next(made) if new else self.stored[self._places[item.index]]
+            for item, new in zip(rows, written, strict=True)
+        ]
         return found, sum(partial for _, partial in read)
 
     def read(self, item: IndexedRow) -> tuple[EncodedRow, bool]:

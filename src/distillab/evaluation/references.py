@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections import Counter
 from collections.abc import Sequence
 
-from distillab.data.encoding import EncodedRow
+from distillab.data.encoded_rows import EncodedRow, answer_id_counts
 from distillab.records import ReferenceLines
 
 
@@ -20,14 +19,12 @@ def reference_lines(train: Sequence[EncodedRow], held_out: Sequence[EncodedRow],
     Args:
         vocabulary: number of ids of the tokenizer.
     """
-    counts: Counter[int] = Counter()
-    for row in train:
-        counts.update(_answer_ids(row))
-    total = sum(counts.values()) + vocabulary
+    counts = answer_id_counts(train, vocabulary=vocabulary)
+    total = int(counts.sum()) + vocabulary
     nats = tokens = 0.0
     for row in held_out:
         for token in _answer_ids(row):
-            nats -= math.log((counts[token] + 1) / total)
+            nats -= math.log(((int(counts[token]) if token < len(counts) else 0) + 1) / total)
             tokens += 1
     return ReferenceLines(uniform_nats=math.log(vocabulary), unigram_nats=nats / tokens)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, overload
 
 from torch.utils.data import Dataset
 
 from distillab.data.aligning import pair_rows, span_aligner
 from distillab.data.collation import Collator, TokenDataset
-from distillab.data.encoding import EncodedSplit
+from distillab.data.encoded_rows import EncodedSplit, row_lengths
+from distillab.data.examples import Example
 from distillab.data.paired import PairedCollator, PairedDataset
 from distillab.data.written import WrittenPairs
 from distillab.models.batch import TokenBatch
@@ -43,6 +44,28 @@ class TrainingData:
     pairs: WrittenPairs | None = None
 
 
+class _RowNames(Sequence[str]):
+    """Origin and key of examples."""
+
+    def __init__(self, examples: Sequence[Example]) -> None:
+        self._examples = examples
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    @overload
+    def __getitem__(self, at: int) -> str: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[str]: ...
+
+    def __getitem__(self, at: int | slice) -> str | Sequence[str]:
+        if isinstance(at, slice):
+            return _RowNames(self._examples[at])
+        example = self._examples[at]
+        return f"{example.origin} (key {example.key})"
+
+
 def training_data(inputs: RunInputs, split: EncodedSplit, *, collator: MakeCollator | None = None) -> TrainingData:
     """Return the rows of a split, in both tokenisations if the terms read both.
 
@@ -52,10 +75,10 @@ def training_data(inputs: RunInputs, split: EncodedSplit, *, collator: MakeColla
         DataError: no row was read by both tokenizers.
     """
     settings, reader, teacher = inputs.recipe.training, inputs.student, inputs.teacher
-    names = [f"{example.origin} (key {example.key})" for example in split.examples]
+    names = _RowNames(split.examples)
     usual = reader.collator(settings.padding_side, packing=settings.packing)
     if teacher is None or not teacher.own_tokens:
-        lengths = [len(row) for row in split.rows]
+        lengths = row_lengths(split.rows).tolist()
         made = collator(reader.encoder.pad_id) if collator else usual
         return TrainingData(split, TokenDataset(split), made, names, lengths)
     source = f"{split.counts.source}, and {teacher.spec.name}"
@@ -64,4 +87,4 @@ def training_data(inputs: RunInputs, split: EncodedSplit, *, collator: MakeColla
     paired = PairedCollator(usual, teacher.reader.collator(settings.padding_side))
     whole = replace(teacher.reader, encoder=teacher.reader.encoder.with_max_tokens(teacher.context))
     pairs = WrittenPairs(split, rows, reader, whole, aligner)
-    return TrainingData(split, PairedDataset(rows), paired, names, [len(row.student) for row in rows], counts, pairs)
+    return TrainingData(split, PairedDataset(rows), paired, names, rows.lengths.tolist(), counts, pairs)
