@@ -36,7 +36,9 @@ def reader(materials, name: str, *, template: str = "plain", most: int = 120) ->
 
 
 def facts(rows):
-    return [(row.key, row.input_ids.tolist(), row.answer_mask.tolist(), row.prompt_length, row.truncated) for row in rows]
+    return [
+        (row.key, row.input_ids.tolist(), row.answer_mask.tolist(), row.prompt_length, row.truncated) for row in rows
+    ]
 
 
 def never(*_):

@@ -12,7 +12,7 @@ import pytest
 from distillab.errors import DataError, NumericsError, StorageError
 from distillab.progress import Progress
 from distillab.records import EvaluationRecord, ReferenceLines
-from distillab.runs.journal import Journal, read_curve, read_journal, read_totals
+from distillab.runs.journal import Journal, read_journal
 from distillab.training.checkpoints import Checkpoint
 from distillab.training.step_report import StepReport
 from tests.figures import figures, with_value
@@ -90,9 +90,9 @@ def test_what_came_after_the_checkpoint_is_cut_off_and_done_again(
     for step in range(4, 7):
         journal.step(_report(step))
     assert _steps(path) == WHOLE
-    lines = read_journal(path, steps=6)
-    assert read_totals(lines) == (210, 420, 630)
-    assert [point.supervised_tokens for point in read_curve(lines)] == [0, 30, 100, 210]
+    found = read_journal(path, steps=6)
+    assert (found.supervised_tokens, found.tokens, found.teacher_tokens) == (210, 420, 630)
+    assert [point.supervised_tokens for point in found.curve] == [0, 30, 100, 210]
 
 
 def _without_line(content: bytes, number: int) -> bytes:
@@ -142,6 +142,24 @@ def test_figures_of_fewer_steps_than_were_done_are_refused(stopped: tuple[Path, 
     path.write_bytes(_without_line(path.read_bytes(), lost))
     with pytest.raises(DataError, match=r"(?s)do not cover all its steps.*lines of steps: 4, steps: 5"):
         read_journal(path, steps=5)
+
+
+@pytest.mark.parametrize(
+    ("line", "fact"),
+    [
+        (b'{"step": 6, "te\n', "damaged.*line 9"),
+        (b'{"step": 6, "terms": {}', "cut off.*line 9"),
+        (b'{"step": 6}\n', "line 9.*neither a step"),
+        (b'{"step": 6, "terms": {"x": "1"}}\n', "line 9.*float"),
+        (b"[]\n", "line 9.*object"),
+    ],
+)
+def test_a_damaged_line_is_refused(stopped: tuple[Path, Checkpoint], line: bytes, fact: str) -> None:
+    path, _ = stopped
+    with path.open("ab") as stream:
+        stream.write(line)
+    with pytest.raises(DataError, match=f"(?s){fact}"):
+        read_journal(path, steps=6)
 
 
 def test_a_figure_that_is_not_finite_stops_the_run_and_is_never_written(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from distillab.runs.rollouts import RolloutWatch, rollout_notes
+from distillab.runs.rollouts import RolloutSteps, RolloutWatch, rollout_notes
 
 WELL = {"max_new_tokens": 32, "fraction": 0.75, "truncated": 0.0, "top16_overlap": 0.9, "accept": 0.9}
 
@@ -15,7 +15,11 @@ def shown(steps: list[dict[str, Any]]) -> list[tuple[int, str]]:
     """Return the step and the text of all that is shown; the notes at the end have the same causes."""
     watch = RolloutWatch(longest=32, examples=list)
     found = [(number, text) for number, one in enumerate(steps, start=1) for text in watch.news(number, one)]
-    notes = rollout_notes([{"rollout": one} for one in steps])
+    kept = RolloutSteps()
+    for one in steps:
+        kept.append(one)
+    assert list(kept) == list(steps)
+    notes = rollout_notes(kept)
     assert len(notes) == len(found)
     return found
 

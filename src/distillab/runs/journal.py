@@ -12,16 +12,20 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from distillab.errors import DataError, NumericsError
-from distillab.files import disk_errors, json_line, read_json_lines, sync, write_bytes
+from distillab.files import disk_errors, json_line, sync, write_bytes
 from distillab.progress import Progress
 from distillab.records import CurvePoint, EvaluationRecord, ReferenceLines
 from distillab.runs.peers import note_step
-from distillab.runs.rollouts import RolloutWatch, summary, with_shares_of_time
+from distillab.runs.rollouts import RolloutSteps, RolloutWatch, Samples, summary, with_shares_of_time
 from distillab.training.checkpoints import Checkpoint, Prefix
 from distillab.training.numerics import LOWER_RATE
 from distillab.training.step_report import StepReport
@@ -133,59 +137,105 @@ class Journal:
                 stream.write(json_line(line))
 
 
-def read_curve(lines: list[dict[str, Any]]) -> tuple[CurvePoint, ...]:
-    """Return the learning curve of a run: each held-out point with the mean of every term since the point before."""
-    points: list[CurvePoint] = []
-    sums: dict[str, float] = {}
-    counts: dict[str, int] = {}
-    supervised = 0
-    for line in lines:
-        if "terms" in line:
-            for name, mean in line["terms"].items():
-                count = line["counts"][name]
-                sums[name] = sums.get(name, 0.0) + mean * count
-                counts[name] = counts.get(name, 0) + count
-            supervised += line["supervised_tokens"]
-        else:
-            points.append(
-                CurvePoint(
-                    step=line["step"],
-                    train_nats={name: sums[name] / counts[name] for name in sums if counts[name]},
-                    held_out_nats_per_token=line["held_out_nats_per_token"],
-                    supervised_tokens=supervised,
-                )
-            )
-            sums, counts = {}, {}
-    return tuple(points)
+class _Line(msgspec.Struct):
+    """What the record of a run needs of a line of its measurements."""
+
+    step: int
+    terms: dict[str, float] | None = None
+    counts: dict[str, float] = {}
+    supervised_tokens: int = 0
+    tokens: int = 0
+    teacher_tokens: int = 0
+    held_out_nats_per_token: float | None = None
+    rollout: dict[str, float] | None = None
+    written: Samples | None = None
 
 
-def read_totals(lines: list[dict[str, Any]]) -> tuple[int, int, int]:
-    """Return (supervised tokens, the student's tokens, the teacher's tokens of the same text) over all steps."""
-    steps = [line for line in lines if "terms" in line]
-    totals = [sum(line[name] for line in steps) for name in ("supervised_tokens", "tokens", "teacher_tokens")]
-    return totals[0], totals[1], totals[2]
+@dataclass
+class Measurements:
+    """The measurements of a run that has ended.
+
+    Attributes:
+        curve: each held-out point with the mean of every term since the point before.
+        supervised_tokens, tokens, teacher_tokens: over all steps: supervised ones, the student's, and the teacher's of
+            the same text.
+        rollouts: the figures of the steps in which the student wrote answers.
+        samples: a few prompts with its answers, before and after training.
+    """
+
+    curve: list[CurvePoint] = field(default_factory=list)
+    supervised_tokens: int = 0
+    tokens: int = 0
+    teacher_tokens: int = 0
+    rollouts: RolloutSteps = field(default_factory=RolloutSteps)
+    samples: list[Samples] = field(default_factory=list)
 
 
-def read_journal(path: Path, *, steps: int) -> list[dict[str, Any]]:
-    """Read the lines of a run that has ended.
+def read_journal(path: Path, *, steps: int) -> Measurements:
+    """Read the lines of a run that has ended, one at a time.
 
     Raises:
         DataError: a line is damaged, or the steps are not each one from the first to the last, once.
     """
-    lines = read_json_lines(path)
-    there = [line.get("step") for line in lines if "terms" in line]
-    if there != list(range(1, steps + 1)):
-        at = next((n for n, step in enumerate(there, start=1) if step != n), len(there) + 1)
+    found = Measurements()
+    sums: dict[str, float] = defaultdict(float)
+    counts: dict[str, float] = defaultdict(float)
+    lines, wrong = 0, None
+    for line in _lines(path):
+        if line.held_out_nats_per_token is not None:
+            means = {name: sums[name] / counts[name] for name in sums if counts[name]}
+            found.curve.append(
+                CurvePoint(
+                    step=line.step,
+                    train_nats=means,
+                    held_out_nats_per_token=line.held_out_nats_per_token,
+                    supervised_tokens=found.supervised_tokens,
+                )
+            )
+            sums.clear()
+            counts.clear()
+            found.samples += [line.written] if line.written is not None else []
+            continue
+        lines += 1
+        wrong = lines if wrong is None and line.step != lines else wrong
+        for name, mean in (line.terms or {}).items():
+            sums[name] += mean * line.counts[name]
+            counts[name] += line.counts[name]
+        found.supervised_tokens += line.supervised_tokens
+        found.tokens += line.tokens
+        found.teacher_tokens += line.teacher_tokens
+        if line.rollout is not None:
+            found.rollouts.append(line.rollout)
+    if wrong is not None or lines != steps:
         raise DataError(
             "The run's measurements do not cover all its steps, so its figures would be wrong.",
             where=str(path),
             facts=[
-                f"lines of steps: {len(there)}, steps: {steps}",
-                f"first missing or out of order: step {at}",
+                f"lines of steps: {lines}, steps: {steps}",
+                f"first missing or out of order: step {wrong or lines + 1}",
             ],
             fix=_ANEW,
         )
-    return lines
+    return found
+
+
+def _lines(path: Path) -> Iterator[_Line]:
+    decoder = msgspec.json.Decoder(_Line)
+    try:
+        with path.open("rb") as stream:
+            for number, text in enumerate(stream, start=1):
+                where = f"{path}, line {number}"
+                if not text.endswith(b"\n"):
+                    raise DataError("The last line of the file is incomplete: it was cut off.", where=where)
+                try:
+                    line = decoder.decode(text)
+                    if (line.terms is None) is (line.held_out_nats_per_token is None):
+                        raise msgspec.ValidationError("neither a step nor a held-out measurement")
+                    yield line
+                except msgspec.MsgspecError as error:
+                    raise DataError("A line of the file is damaged.", where=where, facts=[str(error)[:200]]) from error
+    except OSError as error:
+        raise DataError(f"The file cannot be read: {error.strerror}.", where=str(path)) from error
 
 
 _ANEW = (

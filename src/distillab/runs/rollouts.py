@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import statistics
+from array import array
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, overload
 
 from distillab.models.generation import continuation_text
 from distillab.models.structure import bare_model
@@ -15,6 +17,7 @@ from distillab.runs.inputs import RunInputs
 from distillab.training.rollout import Rollout
 
 Figures = dict[str, float]  # of one step, see `training.rollout_log`
+Samples = list[dict[str, str]]  # prompt, answer
 _FAR = 0.5  # of the 16 most likely tokens, and of the tokens that the teacher would accept
 _MOSTLY = 0.5  # of the answers
 _WINDOW = 16  # steps
@@ -85,24 +88,56 @@ def with_shares_of_time(figures: Figures, elapsed: float) -> Figures:
     return figures | {"share_generate": write, "share_teacher": teach, "share_student": max(0.0, 1.0 - write - teach)}
 
 
-def rollout_notes(lines: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+class RolloutSteps(Sequence[Figures]):
+    """The figures of the steps in which a student wrote answers, one array for each figure."""
+
+    def __init__(self) -> None:
+        self._columns: dict[str, array[float]] = {}
+        self._steps = 0
+
+    def append(self, figures: Figures) -> None:
+        """Append the figures of a step."""
+        for name in figures.keys() - self._columns.keys():
+            self._columns[name] = array("d", [math.nan]) * self._steps
+        for name, column in self._columns.items():
+            column.append(figures.get(name, math.nan))  # figures are finite: this one is missing
+        self._steps += 1
+
+    def __len__(self) -> int:
+        return self._steps
+
+    @overload
+    def __getitem__(self, at: int) -> Figures: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> list[Figures]: ...
+
+    def __getitem__(self, at: int | slice) -> Figures | list[Figures]:
+        if isinstance(at, slice):
+            return [self[place] for place in range(*at.indices(self._steps))]
+        return {name: column[at] for name, column in self._columns.items() if not math.isnan(column[at])}
+
+
+def rollout_notes(steps: Sequence[Figures]) -> tuple[str, ...]:
     """Return what a reader of the run must know of the answers that the student wrote; () where it wrote none."""
-    steps = _steps(lines)
     if not steps:
         return ()
     longest = max(step["max_new_tokens"] for step in steps)
     # while the horizon grows, cut answers are the normal state
-    notes = [_far(steps[0]), _cut([step for step in steps if step["max_new_tokens"] == longest]), _guarded(steps)]
+    notes = [_far(steps[0]), _cut(step for step in steps if step["max_new_tokens"] == longest), _guarded(steps)]
     return tuple(note for note in notes if note is not None)
 
 
-def rollout_record(lines: Sequence[dict[str, Any]]) -> RolloutRecord | None:
-    """Return the figures at the start and the end of training with the example answers; None where it wrote none."""
-    steps = _steps(lines)
+def rollout_record(steps: Sequence[Figures], samples: Sequence[Samples]) -> RolloutRecord | None:
+    """Return the figures at the start and the end of training with the example answers; None where it wrote none.
+
+    Args:
+        samples: prompts with the student's answers, before and after training.
+    """
     if not steps:
         return None
     part = max(1, len(steps) // _PART)
-    before, after = (each["written"] for each in lines if "written" in each)
+    before, after = samples
     return RolloutRecord(
         steps=part,
         first=_means(steps[:part]),
@@ -112,10 +147,6 @@ def rollout_record(lines: Sequence[dict[str, Any]]) -> RolloutRecord | None:
             for one, other in zip(before, after, strict=True)
         ),
     )
-
-
-def _steps(lines: Sequence[dict[str, Any]]) -> list[Figures]:
-    return [line["rollout"] for line in lines if "rollout" in line]
 
 
 def _means(steps: Sequence[Figures]) -> Figures:
@@ -136,7 +167,7 @@ def _far(first: Figures) -> str | None:
     )
 
 
-def _cut(steps: Sequence[Figures], which: str = "") -> str | None:
+def _cut(steps: Iterable[Figures], which: str = "") -> str | None:
     cut = statistics.fmean(step["truncated"] for step in steps)
     return (
         f"{cut:.0%} of the student's answers{which} were cut at answers.max_new_tokens: raise it"

@@ -21,7 +21,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from accelerate import PartialState
@@ -65,7 +65,7 @@ from distillab.runs.folder import (
     write_held_out,
 )
 from distillab.runs.inputs import RunInputs, load_inputs
-from distillab.runs.journal import read_curve, read_journal, read_totals
+from distillab.runs.journal import Measurements, read_journal
 from distillab.runs.lock import held
 from distillab.runs.parallel import parallel_notes, require_processes
 from distillab.runs.peers import watched_processes
@@ -212,9 +212,9 @@ class _Claimed:
             processes=Processes.current(),
         )
         require_finite_figures(result.record, where=f"after step {trained.steps}")
-        lines = read_journal(self.folder / "metrics.jsonl", steps=trained.steps) if self.writes else []
+        measured = read_journal(self.folder / "metrics.jsonl", steps=trained.steps) if self.writes else Measurements()
         cost = _cost(
-            lines,
+            measured,
             answers,
             steps=trained.steps,
             budget_spent=trained.spent,
@@ -243,7 +243,7 @@ class _Claimed:
                 *inputs.splits.notes,
                 *teacher.notes,
                 *trained.notes,
-                *rollout_notes(lines),
+                *rollout_notes(measured.rollouts),
                 *parallel_notes(recipe),
                 *_quantised(recipe, teacher.provenance),
                 *([f"the student is {made.line}"] if made else []),
@@ -254,8 +254,8 @@ class _Claimed:
             held_out_counts=inputs.held_out_counts,
             references=trained.references,
             evaluation=result.record,
-            curve=read_curve(lines),
-            rollout=rollout_record(lines),
+            curve=tuple(measured.curve),
+            rollout=rollout_record(measured.rollouts, measured.samples),
             cost=cost,
             environment=environment(),
         )
@@ -344,7 +344,7 @@ def _quantised(recipe: RunRecipe, teacher: TeacherProvenance | None) -> list[str
 
 
 def _cost(
-    lines: list[dict[str, Any]],
+    measured: Measurements,
     answers: AnswerStoreCounts | None,
     *,
     steps: int,
@@ -355,15 +355,14 @@ def _cost(
     served: ServedCost | None,
 ) -> RunCost:
     """Return what the run used; tokens are counted from its metrics, so they are right for a resumed run too."""
-    supervised, tokens, by_teacher = read_totals(lines)
     written = answers.teacher_tokens if answers is not None else 0
     return RunCost(
         steps=steps,
         budget_spent=budget_spent,
-        supervised_tokens=supervised,
-        student_tokens=tokens,
-        written_tokens=sum(int(line["rollout"]["tokens"]) for line in lines if "rollout" in line),
-        teacher_tokens=written + (by_teacher if online else 0),
+        supervised_tokens=measured.supervised_tokens,
+        student_tokens=measured.tokens,
+        written_tokens=sum(int(step["tokens"]) for step in measured.rollouts),
+        teacher_tokens=written + (measured.teacher_tokens if online else 0),
         wall_s=wall_s,
         answers_s=answers_s,
         served=served,
