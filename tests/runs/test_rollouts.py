@@ -18,7 +18,7 @@ def shown(steps: list[dict[str, Any]]) -> list[tuple[int, str]]:
     kept = RolloutSteps()
     for one in steps:
         kept.append(one)
-    assert list(kept) == list(steps)
+    assert (list(RolloutSteps()), list(kept)) == ([], list(steps))
     notes = rollout_notes(kept)
     assert len(notes) == len(found)
     return found

@@ -115,7 +115,8 @@ class RolloutSteps(Sequence[Figures]):
     def __getitem__(self, at: int | slice) -> Figures | list[Figures]:
         if isinstance(at, slice):
             return [self[place] for place in range(*at.indices(self._steps))]
-        return {name: column[at] for name, column in self._columns.items() if not math.isnan(column[at])}
+        place = range(self._steps)[at]
+        return {name: column[place] for name, column in self._columns.items() if not math.isnan(column[place])}
 
 
 def rollout_notes(steps: Sequence[Figures]) -> tuple[str, ...]:

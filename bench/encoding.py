@@ -1,0 +1,168 @@
+"""`python -m bench.encoding`: how fast rows are encoded, and what a start costs by number of rows.
+
+speed: tokens a CPU second of the tokenizers library alone (`encode_batch` of the rendered texts, and the ids as lists)
+and of `Encoder.encode_all`, medians of five interleaved rounds. rows: reading, encoding and the first batch, each in a
+new process, the first time and from the store. metrics: reading the measurements of 200,000 steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bench.machine import ROOT
+from bench.rows import write_rows
+
+MATERIALS = Path(os.environ.get("DISTILLAB_MATERIALS", ROOT.parent / "shared" / "data"))
+NUMBERS = (10_000, 250_000, 500_000, 1_000_000)
+TOKENIZERS = ("gpt2", "tinyllama-1.1b", "mistral-7b-v0.1", "tok512")
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+# it looks into the answers, so that every conversation is rendered anew
+THINKING = CHATML.replace("m['content'] +", "m['content'].split('</think>')[-1] +")
+CASES = [("dolly/dev.jsonl", "plain"), ("gsm8k/train.jsonl", "plain"), ("tinystories/stories_dev.jsonl", "plain")]
+CASES += [("dolly/dev.jsonl", CHATML), ("gsm8k/train.jsonl", CHATML), ("gsm8k/train.jsonl", THINKING)]
+_ROUNDS = 5
+_STEPS = 200_000
+
+
+def speed() -> None:
+    """Print a table of tokenizers and texts."""
+    from distillab.config.data import DataConfig
+    from distillab.data.encoding import Encoder
+    from distillab.data.splits import load_examples
+    from distillab.data.templates import resolve_template
+    from distillab.pairing.loading import load_tokenizer
+
+    print("| tokenizer | text | template | tokens a row | library, tokens a CPU s | ours | ours / library |")
+    print("|---|---|---|---|---|---|---|")
+    for file, template in CASES:
+        path = str(MATERIALS / "text" / file)
+        splits = load_examples(DataConfig.model_validate({"train": {"path": path}}))
+        examples = list(splits.train)[:1_000]
+        for name in TOKENIZERS:
+            tokenizer = load_tokenizer(str(MATERIALS / "tokenizers" / name)).tokenizer
+            tokenizer.eos_token = tokenizer.eos_token or "<|endoftext|>"
+            tokenizer.chat_template = None if template == "plain" else template
+            form = resolve_template("plain" if template == "plain" else "chat", tokenizer, splits.shape.kind)
+            encoder = Encoder(tokenizer, form, sys.maxsize)
+            texts = ["".join(segment.text for segment in form.render(example)) for example in examples]
+            backend = tokenizer.backend_tokenizer
+
+            def library(texts: list[str] = texts, backend: Any = backend) -> int:
+                return sum(len(found.ids) for found in backend.encode_batch(texts, add_special_tokens=False))
+
+            def ours(encoder: Encoder = encoder, examples: Any = examples) -> int:
+                return encoder.encode_all(examples, source="rows").counts.tokens
+
+            rounds = [(_rate(library), _rate(ours)) for _ in range(_ROUNDS)]
+            alone, own = (statistics.median(column) for column in zip(*rounds, strict=True))
+            ratio = statistics.median(mine / theirs for theirs, mine in rounds)
+            shown = {CHATML: "chat", THINKING: "chat that looks into answers"}.get(template, template)
+            print(
+                f"| {name} | {file.partition('/')[0]} | {shown} | {library() / len(texts):.0f} | {alone:,.0f} "
+                f"| {own:,.0f} | {ratio:.2f} |",
+                flush=True,
+            )
+
+
+def _rate(work: Callable[[], int]) -> float:
+    began = time.process_time()
+    return work() / (time.process_time() - began)
+
+
+def start_here(path: str) -> dict[str, float]:
+    """Read and encode the rows of a file in this process, and make the first batch."""
+    from distillab.config.data import DataConfig
+    from distillab.data.collation import TokenDataset
+    from distillab.data.reading import load_reader
+    from distillab.data.splits import load_examples
+
+    data = DataConfig.model_validate({"train": {"path": path}})
+    imported = time.process_time()
+    splits = load_examples(data)
+    read, began = time.process_time(), time.monotonic()
+    reader = load_reader(
+        str(MATERIALS / "tokenizers" / "gpt2"), revision=None, template="plain", kind="pair", max_tokens=256
+    )
+    split = reader.encoder.encode_all(splits.train, source="rows")
+    rows = TokenDataset(split)
+    reader.collator()([rows[place] for place in range(0, len(rows), len(rows) // 8)])
+    return {
+        "imports": imported,
+        "read": read - imported,
+        "encode": time.process_time() - read,
+        "wall": time.monotonic() - began,
+        "tokens": split.counts.tokens,
+        "MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def rows(numbers: list[int]) -> None:
+    """Print a table of first and second starts."""
+    print(
+        "| rows | tokens | start | imports, CPU s | reading, CPU s | encoding, CPU s | encoding, wall s | peak, MiB |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    for number in numbers:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "rows.jsonl")
+            write_rows(path, number)
+            for start in ("first", "second"):
+                command = [sys.executable, "-m", "bench.encoding", "start", "--file", str(path)]
+                environment = os.environ | {"DISTILLAB_CACHE": folder}
+                done = subprocess.run(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+                found = json.loads(done.stdout)
+                print(
+                    f"| {number:,} | {found['tokens']:,} | {start} | {found['imports']:.1f} | {found['read']:.1f} "
+                    f"| {found['encode']:.1f} | {found['wall']:.1f} | {found['MiB']:.0f} |",
+                    flush=True,
+                )
+
+
+def metrics() -> None:
+    """Print what it costs to read the measurements of a long run."""
+    from distillab.runs.journal import read_journal
+
+    line = {"terms": {"forward_kl": 1.2345678901234}, "counts": {"forward_kl": 812}, "weights": {"forward_kl": 1.0}}
+    line |= {"loss": 1.2345678901234, "grad_norm": 0.98765432101, "learning_rate": 1e-4, "tokens_per_s": 12345.678}
+    line |= {"supervised_tokens": 812, "tokens": 2048, "teacher_tokens": 2048}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "metrics.jsonl")
+        with path.open("w") as file:
+            file.writelines(json.dumps({"step": step} | line) + "\n" for step in range(1, _STEPS + 1))
+        before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+        read_journal(path, steps=_STEPS)
+        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+        print(f"{_STEPS:,} steps: {time.process_time() - began:.1f} CPU s, {grown:.0f} MiB")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("speed", "rows", "metrics", "start"))
+    parser.add_argument("--rows", type=int, nargs="+", default=NUMBERS)
+    parser.add_argument("--file", help="of `start`, which `rows` runs in new processes")
+    options = parser.parse_args()
+    if options.what == "start":
+        print(json.dumps(start_here(options.file)))
+    elif options.what == "rows":
+        rows(options.rows)
+    else:
+        {"speed": speed, "metrics": metrics}[options.what]()
+
+
+if __name__ == "__main__":
+    main()
