@@ -57,19 +57,17 @@ def require_zero(settings: TrainingConfig, student: torch.nn.Module, objective: 
         "training.precision is bfloat16": settings.precision == "bfloat16",
         "the student has adapters": is_adapted(student),
         "student.parallel divides the student already": is_sharded(student),
-        "the student writes answers during training": writes and stage == 3,
+        "the student writes answers during training": writes,
         "a term has parameters that learn": bool(objective.state_terms) and stage == 3,
         "the terms' shares of the gradient are measured": len(objective.terms) > 1
-        and settings.gradient_shares_every != 0
-        and stage == 3,
+        and settings.gradient_shares_every != 0,
     }
     if any(whole.values()):
         raise ConfigError(
             "This training is not possible with DeepSpeed here.",
             where=where,
             facts=[fact for fact, found in whole.items() if found],
-            fix="divide the student by student.parallel: {fsdp: N} instead"
-            + ("; or set deepspeed: 2, or gradient_shares_every: 0 for the shares" if stage == 3 else ""),
+            fix="set student.parallel: {fsdp: N} instead; for the shares, gradient_shares_every: 0",
         )
 
 
