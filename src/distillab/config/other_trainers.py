@@ -26,7 +26,10 @@ _MICROBATCH = "write training.batch_size, over all processes, and training.micro
 _SCHEDULE = "write training.schedule: linear, cosine or constant"
 _OPTIMIZER = "the optimizer is AdamW: training.weight_decay, training.adam_beta2, training.max_grad_norm"
 _ATTENTION = "transformers chooses the attention implementation that suits the model and the device"
-_PARALLEL = "start it by torchrun --nproc_per_node N -m distillab.cli.main train …; a large teacher: teacher.device_map"
+_PARALLEL = (
+    "start it by torchrun --nproc_per_node N -m distillab.cli.main train …; large models: student.parallel and "
+    "teacher.parallel: {fsdp: N}; training.deepspeed: 2 or 3"
+)
 _RESUME = "the same command resumes from the last checkpoint"
 _HELD_OUT = "write data.held_out: {path: …}, or {fraction: 0.1}"
 _EVALUATE = "write training.evaluate_every, in steps"
