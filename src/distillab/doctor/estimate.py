@@ -178,7 +178,7 @@ def longest_first(jobs: Sequence[float], devices: int) -> float:
     """Return the time of jobs that are started longest first, each on the device that is free first.
 
     >>> longest_first([3, 2, 2, 1], 2)
-    4
+    4.0
     """
     ends = [0.0] * devices
     for job in sorted(jobs, reverse=True):
