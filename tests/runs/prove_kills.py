@@ -1,6 +1,6 @@
 """Twenty deaths of a run on two processes: it ends with the weights of a run that nothing interrupted.
 
-    python -m pytest tests/runs/prove_kills.py -s
+    make prove-parallel ARGS="-k kills"
 
 Not among the tests that every change runs: it takes minutes.
 """

@@ -1,12 +1,9 @@
 """DeepSpeed ZeRO-2 and ZeRO-3 on two CPU processes against plain training: figures, weights, interruption and resuming.
 
-    python -m pytest tests/training/prove_zero.py -s
+    make prove-parallel ARGS="-k zero"
 
-DeepSpeed is not in the environment itself: accelerate imports it wherever it is installed, which makes every process
-slower, and it prints. It is expected beside it:
-
-    DS_BUILD_OPS=0 pip install --no-build-isolation --no-deps --target .venv/zero \
-        deepspeed hjson py-cpuinfo einops ninja
+DeepSpeed is not in the environment itself but beside it: accelerate imports it wherever it is installed, which makes
+every process slower, and it prints.
 """
 
 from __future__ import annotations
@@ -27,7 +24,7 @@ from tests.conftest import ROOT
 from tests.processes import ONE_THREAD, steps_done
 from tests.runs.test_processes import on_two, weights, write_recipe
 
-PACKAGES = Path(sys.prefix) / "zero"
+PACKAGES = Path(sys.prefix) / "parallel" / "deepspeed"
 TRAINING = {"steps": 12, "evaluate_every": 6, "gradient_shares_every": 0}
 pytestmark = pytest.mark.skipif(not PACKAGES.is_dir(), reason=f"DeepSpeed is not in {PACKAGES}")
 
