@@ -32,6 +32,7 @@ from distillab.runs.parallel import processes_of
 from distillab.runs.signals import CacheJob, bytes_before_loading
 from distillab.runs.stored_signals import stored_signals
 from distillab.study.study import Study
+from distillab.study.teachers import one_teacher_each
 from distillab.teachers.stored.location import Part
 from distillab.training.arguments import curve_points
 
@@ -374,7 +375,8 @@ def _signals(found: Estimate, study: Study, job: CacheJob, *, weights: int, seco
     """Return what a job stores on training rows, and how fast the arms that read it do so."""
     tokens, once = _token_counts(job.rows)[0], bytes_before_loading(replace(job, rows=()))
     stored = bytes_before_loading(job) - once
-    readers = [arm.name for arm in study.recipe.arms if study.caches.stored(arm).train == str(job.folder)]
+    arms = one_teacher_each(study.recipe, study.recipe.arms)
+    readers = [arm.name for arm in arms if study.caches.stored(arm).train == str(job.folder)]
     rates = [run.student_tokens / run.training for run in found.runs if run.name in readers]
     return Signals(tokens, stored, once, seconds, weights, reading=stored / tokens * max(rates))
 
