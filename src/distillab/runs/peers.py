@@ -60,17 +60,18 @@ def watched_processes() -> Iterator[None]:
         return
     watch = _Watch(processes)
     watch.start()
-    left = ""
+    left, code = "", 1
     try:
         yield
     except BaseException as error:
         left = _described(error)
         lost = watch.reason(error)
         if lost is None:
+            code = error.exit_code if isinstance(error, Interrupted) else 1
             raise
         raise lost from error
     finally:
-        watch.leave(left)
+        watch.leave(left, code)
 
 
 class _Watch(threading.Thread):
@@ -82,6 +83,7 @@ class _Watch(threading.Thread):
         self._name, self._processes = f"distillab/{next(_launches)}", processes
         self._found, self._left = threading.Event(), threading.Event()
         self._lost: ProcessLost | None = None
+        self._code = 1
         self._peers: dict[int, tuple[int, int]] = {}  # descriptor of a process -> its number and id
         here = {"host": socket.gethostname(), "space": _process_space(), "pid": os.getpid()}
         self._set(f"at/{processes.number}", json.dumps(here))
@@ -110,7 +112,7 @@ class _Watch(threading.Thread):
             echo(f"{type(self._lost).__name__}: {self._lost}", error=True)
         else:
             time.sleep(_GRACE_S)  # torch can hang when it takes leave of the dead one
-        os._exit(1)
+        os._exit(self._code)
 
     def reason(self, error: BaseException) -> ProcessLost | None:
         """Return which process was lost, if that is why this one has an error."""
@@ -121,12 +123,14 @@ class _Watch(threading.Thread):
         by_launcher = isinstance(error, Interrupted) and self._found.wait(_SHORT_S) and self._lost is not None
         return self._lost if by_launcher and _INTERRUPTED not in str(self._lost) else None
 
-    def leave(self, error: str) -> None:
+    def leave(self, error: str, code: int) -> None:
         """End the watch.
 
         Args:
             error: by which this process ends; "": it goes on regularly.
+            code: the exit code of the process then.
         """
+        self._code = code
         with suppress(RuntimeError):  # the store can be gone
             self._set(f"ended/{self._processes.number}", error)
         self._left.set()
