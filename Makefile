@@ -101,7 +101,7 @@ $(PARALLEL)/.setup-done: constraints/parallel.txt | $(STAMP)
 	@$(PIP) install --no-deps --upgrade --target $(PARALLEL)/ray $$(sed '/^deepspeed/,$$d; /^#/d' constraints/parallel.txt)
 	@touch $@
 
-prove-parallel: $(PARALLEL)/.setup-done ## two nodes of Ray, 20 deaths of two processes, DeepSpeed (about MINUTES minutes)
+prove-parallel: $(PARALLEL)/.setup-done ## two nodes of Ray, 20 deaths of two processes, DeepSpeed (about 5 minutes)
 	@OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/$(PARALLEL)/ray $(BIN)/python -m pytest -n 0 -q -s --timeout 1500 \
 		tests/study/test_ray.py tests/runs/prove_kills.py tests/training/prove_zero.py $(ARGS)
 

@@ -18,12 +18,12 @@ import torch
 from tests.processes import ended, steps_done, together, wait_for
 from tests.runs.test_processes import on_two, weights, write_recipe
 
-KILLS, STEPS = 20, 66
+KILLS, STEPS = 20, 132
 
 
 def test_twenty_deaths_change_nothing(tiny_world: dict[str, Any], tmp_path: Path) -> None:
     """All are killed, one is killed, all get SIGTERM, one gets SIGUSR1: by turns, at moments that a seed decides."""
-    training = {"steps": STEPS, "evaluate_every": 22, "checkpoint_every": 2}
+    training = {"steps": STEPS, "evaluate_every": 44, "checkpoint_every": 2}
     whole, broken = (write_recipe(tiny_world, tmp_path, name, training=training) for name in ("whole", "broken"))
     on_two(whole)
     draw, slowest = random.Random(0), 0.0
