@@ -61,7 +61,7 @@ ROW_CASES = (
     Case("rows", "unknown columns", file(ROWS, '{"foo": "a", "bar": "b"}\n' * 5), TRAIN, ("foo",)),
     Case("rows", "empty answers", _no_words, TRAIN, ("No supervised token",)),
     Case("rows", "an unknown ending", file("rows.xlsx", b"PK"), _with("rows.xlsx"), (".xlsx",)),
-    Case("rows", "a URL", nothing, _with("https://example.org/rows.jsonl"), ("URL",)),
+    Case("rows", "a URL", nothing, _with("https://example.org/rows.jsonl"), ("web page",)),
     Case(
         "rows",
         "CSV with semicolons",
