@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Self, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 
+T = TypeVar("T")
 Columns = Mapping[str, npt.NDArray[Any]]
 Dtypes = Mapping[str, type[np.generic]]
+
+
+class MadeWhenRead(Sequence[T]):
+    """A sequence over columns that makes an item when it is read."""
+
+    def _item(self, place: int) -> T:
+        """Return the item at a place, counted from 0."""
+        raise NotImplementedError
+
+    @overload
+    def __getitem__(self, at: int) -> T: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> list[T]: ...
+
+    def __getitem__(self, at: int | slice) -> T | list[T]:
+        if isinstance(at, slice):
+            return [self._item(place) for place in range(*at.indices(len(self)))]
+        return self._item(range(len(self))[at])
+
+    def __iter__(self) -> Iterator[T]:
+        return map(self._item, range(len(self)))
 
 
 class ColumnWriter:

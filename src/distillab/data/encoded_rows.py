@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from distillab.data.columns import Columns, ColumnWriter, mapped_columns
+from distillab.data.columns import Columns, ColumnWriter, MadeWhenRead, mapped_columns
 from distillab.data.examples import Example
 from distillab.records import EncodingCounts
 
@@ -67,7 +67,7 @@ class EncodedRow:
         return len(self.input_ids)
 
 
-class EncodedRows(Sequence[EncodedRow]):
+class EncodedRows(MadeWhenRead[EncodedRow]):
     """Rows over flat arrays; a row is made when it is asked for.
 
     Attributes:
@@ -89,16 +89,7 @@ class EncodedRows(Sequence[EncodedRow]):
     def __len__(self) -> int:
         return len(self.lengths)
 
-    @overload
-    def __getitem__(self, at: int) -> EncodedRow: ...
-
-    @overload
-    def __getitem__(self, at: slice) -> list[EncodedRow]: ...
-
-    def __getitem__(self, at: int | slice) -> EncodedRow | list[EncodedRow]:
-        if isinstance(at, slice):
-            return [self[place] for place in range(*at.indices(len(self)))]
-        place = range(len(self))[at]
+    def _item(self, place: int) -> EncodedRow:
         end, key_end = int(self._ends[place]), int(self._key_ends[place])
         start, key_start = end - int(self.lengths[place]), key_end - int(self.columns["key_bytes"][place])
         bits = np.unpackbits(self.columns[MASK][start // 8 : -(-end // 8)])
@@ -109,9 +100,6 @@ class EncodedRows(Sequence[EncodedRow]):
             answer_mask=bits[start % 8 : start % 8 + end - start].view(np.bool_),
             **found,
         )
-
-    def __iter__(self) -> Iterator[EncodedRow]:
-        return (self[place] for place in range(len(self)))
 
     def keys(self) -> list[str]:
         """Return the key of each row."""

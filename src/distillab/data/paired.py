@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import overload
 
 import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Dataset
 
 from distillab.data.collation import NO_SPAN, Collator, IndexedRow
-from distillab.data.columns import Columns, Dtypes
+from distillab.data.columns import Columns, Dtypes, MadeWhenRead
 from distillab.data.encoded_rows import EncodedRow, row_lengths
 from distillab.errors import ShapeError
 from distillab.models.aligned_positions import align_batch
@@ -49,7 +48,7 @@ SPAN_DTYPES: Dtypes = {
 }
 
 
-class PairedRows(Sequence[PairedRow]):
+class PairedRows(MadeWhenRead[PairedRow]):
     """Rows in both tokenisations over flat arrays; a row is made when it is asked for.
 
     Args:
@@ -70,16 +69,7 @@ class PairedRows(Sequence[PairedRow]):
     def __len__(self) -> int:
         return len(self.indexes)
 
-    @overload
-    def __getitem__(self, at: int) -> PairedRow: ...
-
-    @overload
-    def __getitem__(self, at: slice) -> list[PairedRow]: ...
-
-    def __getitem__(self, at: int | slice) -> PairedRow | list[PairedRow]:
-        if isinstance(at, slice):
-            return [self[place] for place in range(*at.indices(len(self)))]
-        place = range(len(self))[at]
+    def _item(self, place: int) -> PairedRow:
         index, of_teacher = int(self.indexes[place]), int(self._columns["teacher_places"][place])
         rows = self._student[index], self._teacher[of_teacher]
         spans = [

@@ -8,8 +8,9 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, overload
+from typing import Any
 
+from distillab.data.columns import MadeWhenRead
 from distillab.models.generation import continuation_text
 from distillab.models.structure import bare_model
 from distillab.records import RolloutRecord, RolloutSample
@@ -88,7 +89,7 @@ def with_shares_of_time(figures: Figures, elapsed: float) -> Figures:
     return figures | {"share_generate": write, "share_teacher": teach, "share_student": max(0.0, 1.0 - write - teach)}
 
 
-class RolloutSteps(Sequence[Figures]):
+class RolloutSteps(MadeWhenRead[Figures]):
     """The figures of the steps in which a student wrote answers, one array for each figure."""
 
     def __init__(self) -> None:
@@ -106,16 +107,7 @@ class RolloutSteps(Sequence[Figures]):
     def __len__(self) -> int:
         return self._steps
 
-    @overload
-    def __getitem__(self, at: int) -> Figures: ...
-
-    @overload
-    def __getitem__(self, at: slice) -> list[Figures]: ...
-
-    def __getitem__(self, at: int | slice) -> Figures | list[Figures]:
-        if isinstance(at, slice):
-            return [self[place] for place in range(*at.indices(self._steps))]
-        place = range(self._steps)[at]
+    def _item(self, place: int) -> Figures:
         return {name: column[place] for name, column in self._columns.items() if not math.isnan(column[place])}
 
 
