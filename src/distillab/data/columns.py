@@ -20,7 +20,7 @@ Dtypes = Mapping[str, type[np.generic]]
 class MadeWhenRead(Sequence[T]):
     """A sequence over columns that makes an item when it is read."""
 
-    def _item(self, place: int) -> T:
+    def _at_place(self, place: int) -> T:
         """Return the item at a place, counted from 0."""
         raise NotImplementedError
 
@@ -32,11 +32,11 @@ class MadeWhenRead(Sequence[T]):
 
     def __getitem__(self, at: int | slice) -> T | list[T]:
         if isinstance(at, slice):
-            return [self._item(place) for place in range(*at.indices(len(self)))]
-        return self._item(range(len(self))[at])
+            return [self._at_place(place) for place in range(*at.indices(len(self)))]
+        return self._at_place(range(len(self))[at])
 
     def __iter__(self) -> Iterator[T]:
-        return map(self._item, range(len(self)))
+        return map(self._at_place, range(len(self)))
 
 
 class ColumnWriter:

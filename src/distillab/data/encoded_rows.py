@@ -89,7 +89,7 @@ class EncodedRows(MadeWhenRead[EncodedRow]):
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def _item(self, place: int) -> EncodedRow:
+    def _at_place(self, place: int) -> EncodedRow:
         end, key_end = int(self._ends[place]), int(self._key_ends[place])
         start, key_start = end - int(self.lengths[place]), key_end - int(self.columns["key_bytes"][place])
         bits = np.unpackbits(self.columns[MASK][start // 8 : -(-end // 8)])

@@ -69,7 +69,7 @@ class PairedRows(MadeWhenRead[PairedRow]):
     def __len__(self) -> int:
         return len(self.indexes)
 
-    def _item(self, place: int) -> PairedRow:
+    def _at_place(self, place: int) -> PairedRow:
         index, of_teacher = int(self.indexes[place]), int(self._columns["teacher_places"][place])
         rows = self._student[index], self._teacher[of_teacher]
         spans = [

@@ -107,7 +107,7 @@ class RolloutSteps(MadeWhenRead[Figures]):
     def __len__(self) -> int:
         return self._steps
 
-    def _item(self, place: int) -> Figures:
+    def _at_place(self, place: int) -> Figures:
         return {name: column[place] for name, column in self._columns.items() if not math.isnan(column[place])}
 
 
