@@ -28,10 +28,10 @@ import os, sys, time
 from pathlib import Path
 from distillab.runs.lock import held
 with held(Path(sys.argv[1])):
-    if "fork" in sys.argv and os.fork() == 0:
+    if os.fork() == 0:  # the child prints: by then it has closed the lock that it was born with
+        print("held", flush=True)
         time.sleep(60)
         os._exit(0)
-    print("held", flush=True)
     time.sleep(60)
 """
 
@@ -40,7 +40,7 @@ with held(Path(sys.argv[1])):
 def other(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """Another process that holds the folder, and has a forked child."""
     process = subprocess.Popen(
-        [sys.executable, "-c", _HOLD, str(tmp_path / "run"), "fork"],
+        [sys.executable, "-c", _HOLD, str(tmp_path / "run")],
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
