@@ -44,10 +44,11 @@ class _State:
     depth = 0
     received: int | None = None
     quiet = False
+    once = False
 
 
 @contextmanager
-def handle_signals(*, quiet: bool = False) -> Iterator[None]:
+def handle_signals(*, quiet: bool = False, once: bool = False) -> Iterator[None]:
     """Handle the signals inside the block, and restore the old handlers after it.
 
     Does nothing outside the main thread, where Python allows no handlers. An ignored signal (SIGINT under nohup) stays
@@ -55,8 +56,9 @@ def handle_signals(*, quiet: bool = False) -> Iterator[None]:
 
     Args:
         quiet: do not print that the signal was received; another process does.
+        once: a further signal changes nothing, not even a second SIGINT: what sends it can send it twice.
     """
-    _State.received, _State.quiet = None, quiet
+    _State.received, _State.quiet, _State.once = None, quiet, once
     with restored_handlers():
         if threading.current_thread() is threading.main_thread():
             for one in _SIGNALS:
@@ -122,7 +124,11 @@ def interrupt_requested() -> int | None:
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
     again = _State.received is not None
+    if again and _State.once:
+        return
     if _State.depth == 0 or (again and number == signal.SIGINT):
+        if _State.once:
+            _State.received = number
         raise Interrupted(number)
     if not again:
         _State.received = number

@@ -212,6 +212,25 @@ def test_handlers_are_the_command_lines_alone_and_leave_nothing_behind() -> None
     assert seen == [before[1]]
 
 
+def test_a_second_sigint_ends_a_program_at_once_and_changes_nothing_in_a_task_of_a_cluster() -> None:
+    def work(*, once: bool) -> None:
+        with handle_signals(quiet=True, once=once), defer_interrupt():
+            os.kill(os.getpid(), signal.SIGINT)
+            done.append("first")
+            os.kill(os.getpid(), signal.SIGINT)
+            done.append("saved")
+
+    for once, expected in ((False, ["first"]), (True, ["first", "saved"])):
+        done: list[str] = []
+        with pytest.raises(Interrupted):
+            work(once=once)
+        assert done == expected
+    with handle_signals(quiet=True, once=True):
+        with pytest.raises(Interrupted):
+            os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)  # while it cleans up
+
+
 def test_a_signal_that_is_ignored_stays_ignored() -> None:
     """As under nohup."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)

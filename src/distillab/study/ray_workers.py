@@ -266,7 +266,7 @@ def _do(job: Job, directory: str, cpus: int) -> tuple[str, ...]:
     os.chdir(directory)
     prepare_process(cpus)
     try:
-        with handle_signals(quiet=True):
+        with handle_signals(quiet=True, once=True):  # Ray repeats a SIGINT whose answer it did not get in time
             _do_when_free(job)
     except Interrupted as stop:
         if stop.signal != signal.SIGINT:  # which `RayWorkers` sends
