@@ -9,7 +9,7 @@
     ├── CacheError           stored teacher outputs
     │   ├── CacheCorrupt     the bytes are damaged or missing
     │   └── CacheMismatch    the bytes are sound, but belong to something else
-    ├── StorageError         the disk is full
+    ├── StorageError         the disk is full, or a store cannot be used
     ├── ClusterError         the nodes of a cluster cannot do the work
     ├── NumericsError        a loss or a gradient is not finite
     └── ProcessLost          another process of the run has ended
@@ -89,7 +89,7 @@ class CacheMismatch(CacheError):
 
 
 class StorageError(DistillabError):
-    """The disk is full."""
+    """The disk is full, or a store cannot be read or written."""
 
 
 class ClusterError(DistillabError):

@@ -12,12 +12,10 @@ import re
 import shutil
 import sys
 import threading
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pytest
 
 from distillab.cache.journals import Manifest
@@ -27,6 +25,7 @@ from distillab.cache.rows import row_digest
 from distillab.cache.verify import verify
 from distillab.errors import CacheCorrupt, CacheError, ConfigError
 from tests.cache.cache_samples import ALL, build, numbers, sample_identity, sample_rows, tree
+from tests.object_store import SECRET, object_store
 
 ROWS = sample_rows(7)
 Store = Callable[[Path], str]
@@ -88,28 +87,14 @@ def web(tmp_path: Path) -> Iterator[Store]:
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    pytest.importorskip("s3fs")
-    moto_server = pytest.importorskip("moto.server")
-    server = moto_server.ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    _, port = server.get_host_and_port()
-    # its buckets are the process's and not the server's
-    urllib.request.urlopen(f"http://127.0.0.1:{port}/moto-api/reset", data=b"").close()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test-only")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
-    store = fsspec.filesystem("s3")
-    store.mkdir("bucket")
+    with object_store(monkeypatch) as store:
 
-    def put(folder: Path) -> str:
-        for name, content in tree(folder).items():
-            store.pipe_file(f"bucket/{folder.name}/{name}", content)
-        return f"s3://bucket/{folder.name}"
+        def put(folder: Path) -> str:
+            for name, content in tree(folder).items():
+                store.pipe_file(f"bucket/{folder.name}/{name}", content)
+            return f"s3://bucket/{folder.name}"
 
-    yield put
-    server.stop()
+        yield put
 
 
 @pytest.fixture(params=["web", "bucket"])
@@ -245,7 +230,7 @@ def test_a_manifest_leads_to_no_other_host(web: Store, tmp_path: Path) -> None:
 
 def test_credentials_stand_in_no_file(bucket: Store, cache: Path) -> None:
     CacheReader(bucket(cache))
-    assert not any(b"test-only" in content for content in tree(cache).values())
+    assert not any(SECRET.encode() in content for content in tree(cache).values())
 
 
 def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ _COST_ONLY = {
     "evaluate_every",
     "checkpoint_every",
     "checkpoint_minutes",
+    "checkpoint_copy",  # tests/runs/test_checkpoint_copies.py
     "deepspeed",  # tests/training/prove_zero.py
     "device",
 }

@@ -85,6 +85,29 @@ def open_source(location: str | Path) -> Source:
     return RemoteSource(text) if "://" in text else LocalSource(local_path(text))
 
 
+def open_store(url: str, *, makes_folders: bool = False) -> tuple[Any, str]:
+    """Return the file system of a URL, and the URL's path in it.
+
+    Args:
+        makes_folders: files are written, and their folders made where the store has folders.
+    Raises:
+        ConfigError: a package that this kind of URL needs is not installed, or the kind is unknown.
+    """
+    protocol = url.partition("://")[0]
+    here = makes_folders and protocol in ("file", url)
+    try:
+        return fsspec.core.url_to_fs(revealed(url), **({"auto_mkdir": True} if here else {}))
+    except ImportError as error:
+        raise ConfigError(
+            f"The package that reads {protocol}:// is not installed.",
+            where=url,
+            facts=[str(error)],
+            fix=_EXTRA_OF.get(protocol, "install the package that fsspec names"),
+        ) from error
+    except ValueError as error:
+        raise ConfigError(f'The protocol "{protocol}" is not supported.', where=url, facts=[str(error)]) from error
+
+
 class _OpenFile:
     """A regular file, open for reading as long as this object exists."""
 
@@ -261,21 +284,7 @@ class RemoteSource:
     def _fs(self) -> tuple[Any, str]:
         # a forked process must not use its parent's connections
         if self._opened is None or self._opened[0] != os.getpid():
-            protocol = self.url.partition("://")[0]
-            try:
-                fs, root = fsspec.core.url_to_fs(revealed(self.url))
-            except ImportError as error:
-                raise ConfigError(
-                    f"The package that reads {protocol}:// is not installed.",
-                    where=self.url,
-                    facts=[str(error)],
-                    fix=_EXTRA_OF.get(protocol, "install the package that fsspec names"),
-                ) from error
-            except ValueError as error:
-                raise ConfigError(
-                    f'The protocol "{protocol}" is not supported.', where=self.url, facts=[str(error)]
-                ) from error
-            self._opened = (os.getpid(), fs, root)
+            self._opened = (os.getpid(), *open_store(self.url))
         return self._opened[1], self._opened[2]
 
     def _without_ranges(self, file: str, fact: str) -> CacheError:

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from distillab.config.base import Settings
+from distillab.config.base import PathText, Settings
 
 
 class BudgetConfig(Settings):
@@ -25,7 +25,9 @@ class BudgetConfig(Settings):
 class TrainingConfig(Settings):
     """The budget and the optimizer (AdamW)."""
 
-    no_effect_on_results: ClassVar[frozenset[str]] = frozenset({"checkpoint_every", "checkpoint_minutes", "deepspeed"})
+    no_effect_on_results: ClassVar[frozenset[str]] = frozenset(
+        {"checkpoint_every", "checkpoint_minutes", "checkpoint_copy", "deepspeed"}
+    )
     steps: int = Field(default=300, ge=1, description="optimizer steps")
     budget: BudgetConfig | None = Field(
         default=None,
@@ -57,6 +59,11 @@ class TrainingConfig(Settings):
     evaluate_every: int | None = Field(default=None, ge=1, description="steps; default: a tenth of the budget")
     checkpoint_every: int | None = Field(default=None, ge=1, description="steps; default: a quarter of the budget")
     checkpoint_minutes: float = Field(default=10.0, gt=0, description="also make a checkpoint after this many minutes")
+    checkpoint_copy: PathText | None = Field(
+        default=None,
+        description="s3://bucket/folder or another address that fsspec writes to: each checkpoint is copied there, and "
+        "a run whose folder is lost resumes from the copy",
+    )
     gradient_shares_every: int | None = Field(
         default=None,
         ge=0,

@@ -9,7 +9,6 @@ written, at the first and the last, where the student writes answers itself: a f
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections import defaultdict
@@ -26,7 +25,7 @@ from distillab.progress import Progress
 from distillab.records import CurvePoint, EvaluationRecord, ReferenceLines
 from distillab.runs.peers import note_step
 from distillab.runs.rollouts import RolloutSteps, RolloutWatch, Samples, summary, with_shares_of_time
-from distillab.training.checkpoints import Checkpoint, Prefix
+from distillab.training.checkpoints import Checkpoint, Prefix, prefix_of
 from distillab.training.numerics import LOWER_RATE
 from distillab.training.step_report import StepReport
 
@@ -120,8 +119,7 @@ class Journal:
         """Sync the measurements so far to disk; return their length and hash."""
         assert self._path is not None  # only the writing process makes checkpoints
         sync(self._path)
-        content = self._path.read_bytes()
-        return Prefix(len(content), hashlib.sha256(content).hexdigest())
+        return prefix_of(self._path.read_bytes())
 
     def _write(self, line: dict[str, Any]) -> None:
         bad = [f"{name}: {value}" for name, value in _numbers(line) if not math.isfinite(value)]
@@ -259,7 +257,7 @@ def _cut_to(path: Path, resumed: Checkpoint | None) -> None:
     sealed = resumed.measurements
     content = path.read_bytes() if path.exists() else b""
     kept = content[: sealed.bytes]
-    if hashlib.sha256(kept).hexdigest() != sealed.sha256:
+    if prefix_of(kept) != sealed:
         raise DataError(
             "The run's measurements do not match its checkpoint, so its figures would be wrong.",
             where=str(path),

@@ -30,6 +30,7 @@ from distillab.runs.student_answers import rollout_for
 from distillab.runs.training_data import TrainingData
 from distillab.teachers.protocol import SignalSource
 from distillab.training.arguments import evaluation_interval, training_arguments
+from distillab.training.checkpoint_copies import CheckpointCopies
 from distillab.training.checkpoints import Prefix, newest_checkpoint, require_finite_weights
 from distillab.training.projectors import detach
 from distillab.training.rollout import Rollout
@@ -78,6 +79,7 @@ def trainer_for(
     on_step: Callable[[StepReport], None],
     identity: str = "",
     measurements: Callable[[], Prefix] | None = None,
+    on_sealed: Callable[[Path], None] | None = None,
     rollout: Rollout | None = None,
     spending: Spending | None = None,
 ) -> DistillationTrainer:
@@ -88,7 +90,7 @@ def trainer_for(
         checkpoints: folder of its checkpoints.
         on_step: called after every optimizer step.
         identity: of the run, for the seal of its checkpoints.
-        measurements, rollout, spending: see `DistillationTrainer`.
+        measurements, on_sealed, rollout, spending: see `DistillationTrainer`.
     """
     settings = inputs.recipe.training
     if settings.gradient_checkpointing:
@@ -108,6 +110,7 @@ def trainer_for(
         checkpoint_minutes=settings.checkpoint_minutes,
         run=identity,
         measurements=measurements,
+        on_sealed=on_sealed,
         rollout=rollout,
         spending=spending,
     )
@@ -138,14 +141,20 @@ def train_student(
         ConfigError: see `objective_for`.
         Interrupted: a signal came; a checkpoint of the last step is kept.
         NumericsError: a loss, a gradient, a weight or a held-out figure is not finite.
-        DataError: the checkpoint, or the measurements before it, are damaged.
+        DataError: the checkpoint or its copy, or the measurements before it, are damaged.
+        StorageError: checkpoints cannot be copied to, or from, the recipe's address.
     """
     recipe, settings = inputs.recipe, inputs.recipe.training
     objective = objective_for(inputs, student, teacher)
     rollout = rollout_for(inputs, student, data)
     require_zero(settings, student, objective, writes=rollout is not None)
     folder = Path(recipe.output)
-    checkpoints = folder / "checkpoints"
+    checkpoints, measurements = folder / "checkpoints", folder / "metrics.jsonl"
+    address = settings.checkpoint_copy
+    copies = None if address is None else CheckpointCopies(address, identity, measurements)
+    if copies is not None and writes:
+        copies.fetch(checkpoints)
+    Processes.current().wait()
     last = newest_checkpoint(checkpoints, run=identity)
 
     def measure(step: int) -> EvaluationRecord:
@@ -174,7 +183,7 @@ def train_student(
         Progress(f"training {recipe.name}", total=total, unit=unit, done=done) as progress,
     ):
         journal = Journal(
-            folder / "metrics.jsonl" if writes else None,
+            measurements if writes else None,
             resumed=last,
             evaluate_every=evaluation_interval(settings),
             measure=measure,
@@ -192,6 +201,7 @@ def train_student(
             on_step=journal.step,
             identity=identity,
             measurements=journal.kept,
+            on_sealed=None if copies is None else copies.keep,
             rollout=rollout,
             spending=spending,
         )

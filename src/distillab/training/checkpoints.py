@@ -11,6 +11,7 @@ resumes, not afterwards in its figures.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 from collections.abc import Mapping
@@ -39,6 +40,11 @@ class Prefix:
     sha256: str
 
 
+def prefix_of(content: bytes) -> Prefix:
+    """Return the length and hash of all these bytes."""
+    return Prefix(len(content), hashlib.sha256(content).hexdigest())
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint whose bytes are those that were sealed.
@@ -62,6 +68,18 @@ def checkpoint_folder(checkpoints: Path, step: int) -> Path:
 def writing_folder(checkpoints: Path) -> Path:
     """Return the folder in which the next checkpoint is written, until it is sealed."""
     return checkpoints / ".writing"
+
+
+def step_of(name: str) -> int | None:
+    """Return the step of a checkpoint folder's name; None for another name."""
+    match = _NAME.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def checkpoints_in(folder: Path) -> dict[int, Path]:
+    """Return the checkpoints in a folder by their steps, whatever is in them."""
+    paths = [(step_of(path.name), path) for path in folder.glob("checkpoint-*")]
+    return {step: path for step, path in paths if step is not None}
 
 
 def begin(checkpoints: Path) -> None:
@@ -94,14 +112,19 @@ def seal(checkpoints: Path, step: int, *, run: str, measurements: Prefix | None)
             },
         },
     )
+    put_in_place(checkpoints, step)
+
+
+def put_in_place(checkpoints: Path, step: int) -> None:
+    """Move a whole checkpoint from the folder in which it was written to its place, and remove all others."""
     place = checkpoint_folder(checkpoints, step)
     if place.exists():
         shutil.rmtree(place)  # of the same step, which was repeated
-    written.rename(place)
+    checkpoint_folder(writing_folder(checkpoints), step).rename(place)
     sync(checkpoints)
     shutil.rmtree(writing_folder(checkpoints))
     # by step: after a clock change the newest one could look like the oldest
-    for other, path in _found(checkpoints).items():
+    for other, path in checkpoints_in(checkpoints).items():
         if other != step:
             shutil.rmtree(path)
 
@@ -115,14 +138,31 @@ def newest_checkpoint(checkpoints: Path, *, run: str) -> Checkpoint | None:
         DataError: it is not as it was sealed, or of another run. No older one is used instead: that would silently
             repeat work.
     """
-    found = _found(checkpoints)
+    found = checkpoints_in(checkpoints)
     if not found:
         return None
-    step = max(found)
-    folder = found[step]
+    fix = "restore it from a copy; or delete this folder, and the same command starts the run again"
+    return sealed_checkpoint(found[max(found)], run=run, where=str(found[max(found)]), fix=fix)
+
+
+def sealed_checkpoint(folder: Path, *, run: str, where: str, fix: str) -> Checkpoint:
+    """Return the checkpoint in a folder, every byte of it checked.
+
+    Args:
+        folder: its name has the step.
+        run: the identity of the run that resumes.
+        where, fix: of the error.
+    Raises:
+        DataError: it is not as it was sealed, or of another run or step.
+    """
     path = folder / SEAL
+
+    def refused(*facts: str) -> DataError:
+        rule = "The checkpoint is not as it was sealed, so the run does not resume from it."
+        return DataError(rule, where=where, facts=facts, fix=fix)
+
     if not path.is_file():
-        raise _refused(folder, f"{path.name} is not there: it was never finished, or an earlier version made it")
+        raise refused(f"{path.name} is not there: it was never finished, or an earlier version made it")
     try:
         content = read_json(path)
         sealed: Mapping[str, Mapping[str, Any]] = content["files"]
@@ -130,14 +170,14 @@ def newest_checkpoint(checkpoints: Path, *, run: str) -> Checkpoint | None:
         measurements = None if measured is None else Prefix(int(measured["bytes"]), str(measured["sha256"]))
         wrong = _differences(folder, {name: (int(one["bytes"]), str(one["sha256"])) for name, one in sealed.items()})
     except (DistillabError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise _refused(folder, f"{path.name} is damaged") from error
-    if at != step:
-        wrong.insert(0, f"its folder's name states step {step}, its seal step {at}")
+        raise refused(f"{path.name} is damaged") from error
+    if at != step_of(folder.name):
+        wrong.insert(0, f"its folder's name states step {step_of(folder.name)}, its seal step {at}")
     if of != run:
         wrong.insert(0, "it is of another run: another seed, recipe, or files that have changed since")
     if wrong:
-        raise _refused(folder, *wrong[:8])
-    return Checkpoint(folder, step, measurements)
+        raise refused(*wrong[:8])
+    return Checkpoint(folder, at, measurements)
 
 
 def checkpoint_bytes(model: torch.nn.Module) -> int:
@@ -173,11 +213,6 @@ def _is_finite(values: torch.Tensor) -> bool:
     return bool(torch.isfinite(torch.stack(torch.aminmax(here))).all())
 
 
-def _found(checkpoints: Path) -> dict[int, Path]:
-    paths = [(path, _NAME.fullmatch(path.name)) for path in checkpoints.glob("checkpoint-*")]
-    return {int(match[1]): path for path, match in paths if match}
-
-
 def _files(folder: Path) -> dict[str, Path]:
     found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     return {name: path for name, path in found.items() if name != SEAL}
@@ -196,12 +231,3 @@ def _differences(folder: Path, sealed: Mapping[str, tuple[int, str]]) -> list[st
         elif file_sha256(path) != digest:
             wrong.append(f"{name} has other bytes than those that were sealed")
     return wrong
-
-
-def _refused(folder: Path, *facts: str) -> DataError:
-    return DataError(
-        "The checkpoint is not as it was sealed, so the run does not resume from it.",
-        where=str(folder),
-        facts=facts,
-        fix="restore it from a copy; or delete this folder, and the same command starts the run again",
-    )

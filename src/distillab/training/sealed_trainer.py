@@ -36,7 +36,7 @@ class SealedTrainer(Trainer):
     """Base of `DistillationTrainer`: what it saves, and when. It prints nothing.
 
     Args:
-        model, args, rows, collator, checkpoint_minutes, run, measurements: see `DistillationTrainer`.
+        model, args, rows, collator, checkpoint_minutes, run, measurements, on_sealed: see `DistillationTrainer`.
         checkpoint_steps: a checkpoint is made only after a step that is a multiple of it, or the last.
         eval_rows, processing_class, callbacks, optimizers: as of `transformers.Trainer`.
     """
@@ -52,6 +52,7 @@ class SealedTrainer(Trainer):
         checkpoint_steps: int,
         run: str,
         measurements: Callable[[], Prefix] | None,
+        on_sealed: Callable[[Path], None] | None,
         eval_rows: Any,
         processing_class: PreTrainedTokenizerBase | None,
         callbacks: list[TrainerCallback] | None,
@@ -79,7 +80,7 @@ class SealedTrainer(Trainer):
         else:
             model.config.use_cache = own_cache
         self._processes = Processes(args.process_index, args.world_size)
-        self._run, self._measurements = run, measurements
+        self._run, self._measurements, self._on_sealed = run, measurements, on_sealed
         self._writing: Path | None = None
         first = args.process_index == 0
         self.add_callback(
@@ -119,6 +120,8 @@ class SealedTrainer(Trainer):
             self._write_state(checkpoint_folder(writing_folder(checkpoints), step))
             measured = self._measurements() if self._measurements is not None else None
             seal(checkpoints, step, run=self._run, measurements=measured)
+            if self._on_sealed is not None:
+                self._on_sealed(checkpoint_folder(checkpoints, step))
         self.accelerator.wait_for_everyone()
 
     def _get_output_dir(self, trial: Any) -> str:

@@ -65,6 +65,7 @@ class DistillationTrainer(SealedTrainer):
         checkpoint_minutes: after which a checkpoint is saved, in addition to those of `args`.
         run: identity of the run, for the seal of its checkpoints.
         measurements: returns the measurements so far, synced to disk; None: they are not kept.
+        on_sealed: called by the first process with the folder of each sealed checkpoint.
         rollout: lets the student answer a share of the rows of every step; None: every row has the answer it came with.
         spending: the budget, where it is no number of steps.
         eval_rows, processing_class, callbacks, optimizers: as of `transformers.Trainer`, for `dl.Trainer`.
@@ -87,6 +88,7 @@ class DistillationTrainer(SealedTrainer):
         checkpoint_minutes: float = math.inf,
         run: str = "",
         measurements: Callable[[], Prefix] | None = None,
+        on_sealed: Callable[[Path], None] | None = None,
         rollout: Rollout | None = None,
         spending: Spending | None = None,
         eval_rows: Any = None,
@@ -112,6 +114,7 @@ class DistillationTrainer(SealedTrainer):
             checkpoint_steps=self._reuse,
             run=run,
             measurements=measurements,
+            on_sealed=on_sealed,
             eval_rows=eval_rows,
             processing_class=processing_class,
             callbacks=callbacks,
