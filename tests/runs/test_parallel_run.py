@@ -10,9 +10,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from distillab.config.parallel import ParallelConfig
 from distillab.config.run import RunRecipe
+from distillab.doctor.recipe import audit_recipe
 from distillab.errors import ConfigError
+from distillab.models.sharded import distributed_config
+from distillab.runs.inputs import load_inputs
 from distillab.runs.run import execute
+from distillab.runs.student import load_student
 from tests.processes import ended, start_distillab
 from tests.runs.test_processes import on_two, weights, write_recipe
 
@@ -59,6 +64,14 @@ def test_a_divided_run_leaves_what_one_process_leaves(
 def test_fewer_processes_than_the_recipe_divides_over_are_refused(tiny_world: dict[str, Any], tmp_path: Path) -> None:
     values = {key: value for key, value in tiny_world.items() if key != "seeds"}
     recipe = RunRecipe(**{**values, "student": {**values["student"], **FSDP}, "output": str(tmp_path / "run")})
-    with pytest.raises(ConfigError, match="torchrun --standalone --nproc_per_node 2"):
-        execute(recipe)
+    said = r"(?s)student is divided.*where: student.parallel: fsdp 2.*torchrun --standalone --nproc_per_node 2.*=null"
+    for begins in (execute, audit_recipe, lambda recipe: load_student(load_inputs(recipe))):
+        with pytest.raises(ConfigError, match=said):
+            begins(recipe)
     assert not (tmp_path / "run").exists()
+
+
+def test_parts_in_the_cpus_memory_are_not_moved_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"(?s)in the CPU's memory already.*teacher.parallel.offload.*remove offload"):
+        distributed_config(ParallelConfig(fsdp=2, offload=True), torch.device("cpu"), role="teacher")

@@ -48,6 +48,7 @@ CASES: dict[str, tuple[ParallelConfig | None, ParallelConfig | None, bool]] = {
     "student and teacher": (FSDP, FSDP, False),
     "tensor-parallel teacher": (None, TENSOR, False),
     "student and tensor-parallel teacher": (FSDP, TENSOR, False),
+    "teacher by FSDP2 and tensor": (None, ParallelConfig(fsdp=2, tensor=2), False),
     "plain with adapters": (None, None, True),
     "adapters on a divided student": (FSDP, FSDP, True),
 }
@@ -56,7 +57,7 @@ CASES: dict[str, tuple[ParallelConfig | None, ParallelConfig | None, bool]] = {
 def terms_of(case: str) -> tuple[TermConfig, ...]:
     """Every kind of term, with a projector that learns and a weight that is measured."""
     # a tensor-parallel teacher does not give attention
-    relations = () if "tensor-parallel" in case else (AttentionRelationsConfig(weight="balanced"),)
+    relations = () if "tensor" in case else (AttentionRelationsConfig(weight="balanced"),)
     return (
         CrossEntropyConfig(weight=0.5),
         TokenDivergenceConfig(weight=0.5),

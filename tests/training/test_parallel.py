@@ -57,26 +57,29 @@ def on_one_process(runs: Path, unbroken: dict[str, Run], case: str) -> Run:
     if "adapters" in case:
         case = "plain with adapters"
     else:
-        case = "plain, terms of a tensor-parallel teacher" if "tensor-parallel" in case else "plain"
+        case = "plain, terms of a tensor-parallel teacher" if "tensor" in case else "plain"
     if case not in unbroken:
         unbroken[case] = Run(runs, case, 1)
     return unbroken[case]
 
 
 @pytest.mark.parametrize(
-    ("case", "parts"),
+    ("case", "parts", "processes"),
     [
-        ("plain", 0),
-        ("replicated groups", WEIGHTS),
-        ("student and teacher", WEIGHTS),
-        ("tensor-parallel teacher", 0),
-        ("student and tensor-parallel teacher", WEIGHTS),
-        ("adapters on a divided student", WEIGHTS),
+        ("plain", 0, 2),
+        ("replicated groups", WEIGHTS, 2),
+        ("student and teacher", WEIGHTS, 2),
+        ("tensor-parallel teacher", 0, 2),
+        ("student and tensor-parallel teacher", WEIGHTS, 2),
+        ("adapters on a divided student", WEIGHTS, 2),
+        ("teacher by FSDP2 and tensor", 0, 4),
     ],
 )
-def test_two_processes_equal_one(runs: Path, unbroken: dict[str, Run], case: str, parts: int) -> None:
-    one, two = on_one_process(runs, unbroken, case), Run(runs, case, 2)
-    assert (one.result["world"], two.result["world"]) == (1, 2)
+def test_several_processes_equal_one(
+    runs: Path, unbroken: dict[str, Run], case: str, parts: int, processes: int
+) -> None:
+    one, two = on_one_process(runs, unbroken, case), Run(runs, case, processes)
+    assert (one.result["world"], two.result["world"]) == (1, processes)
     assert (one.result["parts"], two.result["parts"]) == (0, parts)
     assert two.losses == pytest.approx(one.losses, rel=LIMIT)
     assert distance(one.gradients, two.gradients) < LIMIT

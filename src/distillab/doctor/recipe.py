@@ -29,6 +29,7 @@ from distillab.pairing.admission import pair_check
 from distillab.progress import Progress
 from distillab.records import CheckResult, Investigation
 from distillab.runs.inputs import load_inputs
+from distillab.runs.parallel import require_processes
 from distillab.runs.several import open_teacher
 from distillab.runs.signals import bytes_before_loading
 from distillab.runs.student import load_student
@@ -122,6 +123,8 @@ def _sorted_out(title: str, arms: tuple[Arm, ...], budget: Budget) -> _Recipe:
 
 def _check(recipe: _Recipe, clock: Clock) -> Investigation:
     """Run first the checks without a model, then the self-test, then those with the weights of the pair."""
+    for arm in recipe.every:
+        require_processes(arm.recipe)
     first = recipe.every[0]
     teachers = _of_each_teacher(recipe.every)
     total = 1 + SELFTEST_CHECKS + sum(PAIR_CHECKS for _ in teachers)

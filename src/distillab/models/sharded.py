@@ -20,9 +20,26 @@ from transformers import PreTrainedModel
 from distillab.config.parallel import ParallelConfig
 from distillab.errors import ConfigError
 from distillab.models.structure import bare_model
+from distillab.processes import world_size
 
 if TYPE_CHECKING:
     from transformers.distributed import DistributedConfig
+
+
+def require_mesh(settings: ParallelConfig, *, role: str) -> None:
+    """Check that the launcher has started as many processes as a model is divided over.
+
+    Raises:
+        ConfigError: it has started another number.
+    """
+    if settings.processes != world_size():
+        raise ConfigError(
+            f"The {role} is divided over another number of processes than there are.",
+            where=f"{role}.parallel: {settings.mesh}",
+            facts=[f"needed: {settings.processes} processes", f"started: {world_size()} (WORLD_SIZE)"],
+            fix=f"torchrun --standalone --nproc_per_node {settings.processes} -m distillab.cli.main train …; or for "
+            f"the whole {role} in each process, where it fits: {role}.parallel=null behind the command",
+        )
 
 
 def distributed_config(settings: ParallelConfig, device: torch.device, *, role: str) -> DistributedConfig:
@@ -31,8 +48,10 @@ def distributed_config(settings: ParallelConfig, device: torch.device, *, role: 
     Args:
         device: of the run; transformers takes the GPU where there is one.
     Raises:
-        ConfigError: this version of transformers cannot, or the run is on another device than transformers would take.
+        ConfigError: this version of transformers cannot, the run is on another device than transformers would take, or
+            there is another number of processes.
     """
+    require_mesh(settings, role=role)
     if not hasattr(PreTrainedModel, "is_distributed_loading_by_transformers"):
         raise ConfigError(
             f"This version of transformers does not divide a {role} while it is loaded.",

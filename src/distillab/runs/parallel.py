@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from distillab.config.parallel import ParallelConfig
 from distillab.config.run import RunRecipe
-from distillab.errors import ConfigError
-from distillab.processes import world_size
+from distillab.models.sharded import require_mesh
 from distillab.terminal import echo
 
 
@@ -15,16 +14,8 @@ def require_processes(recipe: RunRecipe) -> None:
     Raises:
         ConfigError: the launcher has started another number of processes.
     """
-    meshes = divided_models(recipe)
-    for role, settings in meshes.items():
-        if settings.processes != world_size():
-            raise ConfigError(
-                f"The {role} is divided over another number of processes than there are.",
-                where=f"{role}.parallel: {settings.mesh}",
-                facts=[f"needed: {settings.processes} processes", f"started: {world_size()} (WORLD_SIZE)"],
-                fix=f"torchrun --standalone --nproc_per_node {settings.processes} -m distillab.cli.main train …; or "
-                f"change {role}.parallel",
-            )
+    for role, settings in divided_models(recipe).items():
+        require_mesh(settings, role=role)
     for line in parallel_notes(recipe):
         echo(line, error=True)
 
