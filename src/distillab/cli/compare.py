@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from distillab.cli.doctor_selftest import NO_DOCTOR, NoDoctor, checked_first
+from distillab.cli.doctor_selftest import NO_DOCTOR, NoDoctor, checked_first, show_plan
+from distillab.cli.recipes import NOTHING_DONE, DryRun
+from distillab.terminal import echo
 
 Engine = Annotated[
     Literal["local", "ray"],
@@ -28,6 +30,7 @@ def compare_command(
     ),
     no_doctor: NoDoctor = False,
     engine: Engine = "local",
+    dry_run: DryRun = False,
 ) -> None:
     """Compare methods on one pair, and write a report. After an interruption, the same command resumes.
 
@@ -51,4 +54,9 @@ def compare_command(
     study = Study(loaded, reproduce=redacted(shlex.join(words)), engine=engine)
     if demonstrate_mismatch:
         study = study.showing_mismatches()
+    if dry_run:
+        show_plan(study)
+        echo(study.plan_line())
+        echo(NOTHING_DONE)
+        return
     show_study(checked_first(study, no_doctor=no_doctor).run(), Path(loaded.output))

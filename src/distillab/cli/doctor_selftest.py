@@ -58,6 +58,17 @@ def selftest_command(
     report_investigation(plain_console(), investigation, as_json=as_json, report=report)
 
 
+def show_plan(study: Study) -> None:
+    """Check what can be checked before a weight is loaded, and print on what the arms learn, and by which losses.
+
+    Raises:
+        TokenizerMismatch, ConfigError: the study cannot run.
+    """
+    study.require_runnable()
+    echo(study.held_out_line())
+    show_losses(study.recipe)
+
+
 def checked_first(study: Study, *, no_doctor: bool) -> Study:
     """Return the study with what the doctor found before its first run.
 
@@ -73,9 +84,7 @@ def checked_first(study: Study, *, no_doctor: bool) -> Study:
 
     from distillab.records import Investigation, read_record
 
-    study.require_runnable()
-    echo(study.held_out_line())
-    show_losses(study.recipe)
+    show_plan(study)
     kept = study.doctor_record
     known = read_record(Investigation, kept) if kept.exists() else None
     if known is not None and (no_doctor or known.skipped is None):

@@ -19,6 +19,7 @@ from distillab.cli.demo import demo_command
 from distillab.cli.doctor import doctor_app
 from distillab.cli.estimate import estimate_command
 from distillab.cli.prune import prune_command
+from distillab.cli.recipes import schema_command, show_command
 from distillab.cli.report import report_command
 from distillab.cli.teacher import teacher_app
 from distillab.cli.train import train_command
@@ -31,21 +32,46 @@ app = typer.Typer(
     name="distillab",
     help="Distil large language models into small ones, and know why it works or does not.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
 
+_EXTRAS = ("peft", "bitsandbytes", "torchao", "gguf", "s3fs", "zstandard", "ray", "deepspeed")
+
+
+def _versions() -> str:
+    """Return the versions of what results depend on, the device, and which extras are installed."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    import torch
+
+    def found(name: str) -> str:
+        try:
+            return f"{name} {version(name)}"
+        except PackageNotFoundError:
+            return f"{name} –"
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    lines = [
+        f"distillab {__version__}",
+        ", ".join((f"Python {platform.python_version()}", f"torch {torch.__version__}", found("transformers"))),
+        f"device: {device}",
+        f"extras: {', '.join(map(found, _EXTRAS))}",
+    ]
+    return "\n".join(lines)
+
+
 def _show_version(value: bool) -> None:
     if value:
-        echo(f"distillab {__version__}")
+        echo(_versions())
         raise typer.Exit()
 
 
 @app.callback()
 def _root(
-    version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Print the version."),
+    version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Print the versions."),
     debug: bool = typer.Option(False, "--debug", help="Show the traceback of every error."),
 ) -> None:
     if debug:
@@ -58,6 +84,8 @@ app.command("prune")(prune_command)
 app.command("train")(train_command)
 app.command("compare")(compare_command)
 app.command("estimate")(estimate_command)
+app.command("show")(show_command)
+app.command("schema")(schema_command)
 app.add_typer(cache_app)
 app.add_typer(teacher_app)
 app.add_typer(doctor_app)

@@ -1,16 +1,54 @@
-"""Load a recipe file of either kind: a run's or a study's."""
+"""`distillab schema` and `distillab show`; and recipe files of either kind: a run's or a study's."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
 
 from distillab.terminal import echo
 
 if TYPE_CHECKING:
     from distillab.config import RunRecipe, StudyRecipe
+
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Check pair, rows, recipe and output, print the plan, and do nothing more.")
+]
+NOTHING_DONE = "Dry run: no weight was loaded, and nothing was written."
+
+
+def schema_command(
+    kind: Annotated[Literal["run", "study"], typer.Argument(help="run: of train; study: of compare.")] = "study",
+) -> None:
+    """Print the JSON Schema of recipes, for editors: every setting with its type, default and meaning.
+
+    An editor with the YAML language server reads it by a recipe's first line: # yaml-language-server: $schema=FILE
+    """
+    from distillab.config import RunRecipe, StudyRecipe
+
+    chosen: type[RunRecipe | StudyRecipe] = RunRecipe if kind == "run" else StudyRecipe
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema"} | chosen.model_json_schema()
+    echo(json.dumps(schema, indent=1, ensure_ascii=False))
+
+
+def show_command(
+    recipe: Annotated[Path, typer.Argument(help="Recipe of a run or of a study (YAML).")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Changes to the recipe: key.sub=value …")] = None,
+) -> None:
+    """Print every setting of a recipe: its value, where the value comes from, and the default.
+
+    What is printed is a recipe itself. Sources: recipe, command line, default; derived: set by the method or by another
+    setting.
+    """
+    from distillab.config.loader import read_values
+    from distillab.config.shown import settings_text
+
+    loaded = load_any(recipe, overrides or [])
+    echo(settings_text(loaded, read_values(recipe), overrides or []).rstrip())
 
 
 def load_any(path: Path, overrides: Sequence[str]) -> RunRecipe | StudyRecipe:

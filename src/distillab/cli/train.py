@@ -7,7 +7,8 @@ from pathlib import Path
 
 import typer
 
-from distillab.terminal import echo
+from distillab.cli.recipes import NOTHING_DONE, DryRun
+from distillab.terminal import echo, plural
 
 
 def train_command(
@@ -18,6 +19,7 @@ def train_command(
         "--demonstrate-mismatch",
         help="Allow a loss that compares unrelated tokens by index, to show the failure; every record is marked.",
     ),
+    dry_run: DryRun = False,
 ) -> None:
     """Train one student from a recipe. After an interruption, the same command resumes."""
     from distillab.cli.console import quiet_libraries, show_run
@@ -27,13 +29,22 @@ def train_command(
     loaded = load_recipe(RunRecipe, recipe, overrides or [])
     quiet_libraries()
     from distillab.runs.inputs import load_inputs
-    from distillab.runs.run import execute
+    from distillab.runs.run import execute, require_runnable
 
     is_first = os.environ.get("RANK", "0") == "0"
     inputs = load_inputs(loaded)
+    if demonstrate_mismatch:
+        inputs = inputs.showing_mismatch()
     if is_first:
         echo(inputs.held_out_line)
         show_losses(loaded)
-    record = execute(inputs.showing_mismatch() if demonstrate_mismatch else inputs)
+    if dry_run:
+        require_runnable(inputs)
+        training = loaded.training
+        rows = plural(len(inputs.train.rows), "row")
+        echo(f"{plural(training.steps, 'step')} of {training.batch_size} sequences, of {rows}")
+        echo(NOTHING_DONE)
+        return
+    record = execute(inputs)
     if is_first:
         show_run(record)

@@ -55,7 +55,9 @@ class HiddenStatesKind(Settings):
     """Hidden states of chosen teacher layers: 0 is the embeddings, n the n-th block, the last after the final norm."""
 
     kind: Literal["hidden_states"] = "hidden_states"
-    layers: Annotated[tuple[int, ...], Field(min_length=1), AfterValidator(partial(_each_once, least=0))]
+    layers: Annotated[tuple[int, ...], Field(min_length=1), AfterValidator(partial(_each_once, least=0))] = Field(
+        description="their numbers"
+    )
     positions: Positions = Field(default="answer", description="answer: positions that predict the answer; or all")
     store: StateStore = Field(
         default="bfloat16", description="exact: in the teacher's own dtype; int8: with one scale a row"
@@ -66,7 +68,9 @@ class AttentionInputsKind(Settings):
     """Queries, keys and values of chosen teacher blocks (from 1) at every token, for attention relations."""
 
     kind: Literal["attention_inputs"] = "attention_inputs"
-    blocks: Annotated[tuple[int, ...], Field(min_length=1), AfterValidator(partial(_each_once, least=1))]
+    blocks: Annotated[tuple[int, ...], Field(min_length=1), AfterValidator(partial(_each_once, least=1))] = Field(
+        description="their numbers"
+    )
     store: StateStore = Field(default="bfloat16", description="as for hidden_states")
 
 

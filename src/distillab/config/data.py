@@ -40,7 +40,9 @@ class SourceConfig(Settings):
 
     path: PathText = Field(description="a file, a pattern such as parts/*.jsonl, a folder, a URL or a hub id")
     split: str | None = Field(default=None, description="split of a saved dataset or of a hub id")
-    columns: ColumnsConfig | None = None
+    columns: ColumnsConfig | None = Field(
+        default=None, description="which columns are read; default: recognised by their names"
+    )
     limit: int | None = Field(default=None, ge=1, description="read only this many rows")
 
 
@@ -58,13 +60,13 @@ class MixedSourceConfig(SourceConfig):
 class HeldOutConfig(Settings):
     """Source of the held-out rows: a file, a fraction of the training rows, or a column."""
 
-    path: PathText | None = None
-    split: str | None = None
-    columns: ColumnsConfig | None = None
+    path: PathText | None = Field(default=None, description="a file, a folder, a URL or a hub id, as data.train")
+    split: str | None = Field(default=None, description="split of a saved dataset or of a hub id")
+    columns: ColumnsConfig | None = Field(default=None, description="as of data.train")
     fraction: float | None = Field(default=None, gt=0, lt=1, description="seeded share of the training rows")
     column: str | None = Field(default=None, description="column of the training file that names the split")
     value: str | None = Field(default=None, description="its value for held-out rows")
-    limit: int | None = Field(default=None, ge=1)
+    limit: int | None = Field(default=None, ge=1, description="read only this many held-out rows")
 
     @model_validator(mode="after")
     def _exactly_one_way(self) -> HeldOutConfig:
@@ -87,7 +89,10 @@ class DataConfig(Settings):
         Annotated[SourceConfig, Tag("source")] | Annotated[tuple[MixedSourceConfig, ...], Tag("sources")],
         Discriminator(lambda value: "sources" if isinstance(value, list | tuple) else "source"),
     ] = Field(description="a source, or a list of sources")
-    held_out: HeldOutConfig = HeldOutConfig(fraction=0.1)
+    held_out: HeldOutConfig = Field(
+        default=HeldOutConfig(fraction=0.1),
+        description="the rows that no student is trained on; default: a tenth of the training rows",
+    )
     teacher_column: str | None = Field(
         default=None, min_length=1, description="column with the name of each row's teacher, one of teachers"
     )

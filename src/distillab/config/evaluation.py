@@ -16,8 +16,8 @@ class EvaluationConfig(ReasoningSettings):
     rows: int = Field(default=200, ge=1, description="held-out rows for the loss")
     curve_rows: int = Field(default=64, ge=1, description="held-out rows at each point of the learning curve")
     generate_rows: int = Field(default=100, ge=0, description="held-out prompts answered greedily; 0: none")
-    max_new_tokens: int = Field(default=128, ge=1)
-    batch_size: int = Field(default=32, ge=1)
+    max_new_tokens: int = Field(default=128, ge=1, description="longest generated answer")
+    batch_size: int = Field(default=32, ge=1, description="rows evaluated at once")
     value_pattern: str | None = Field(
         default=None,
         description="regular expression with one group that captures the value of an answer, e.g. '#### (.+)'",

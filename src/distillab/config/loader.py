@@ -35,7 +35,7 @@ def load_recipe(kind: type[_Recipe], path: Path, overrides: Sequence[str] = ()) 
         ConfigError: unreadable file, broken YAML, duplicate key, unknown key (with its path and near
             names), wrong value, unset variable, user:password@ in an address, a secret where it would be written.
     """
-    return build_recipe(kind, _read_yaml(path), overrides, where=str(path))
+    return build_recipe(kind, read_values(path), overrides, where=str(path))
 
 
 def build_recipe(kind: type[_Recipe], values: Mapping[str, Any], overrides: Sequence[str], *, where: str) -> _Recipe:
@@ -129,7 +129,12 @@ def _yaml_value(text: str, override: str) -> Any:
         raise ConfigError("The value of an override is not YAML.", facts=[f"got: {override}"]) from error
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_values(path: Path) -> dict[str, Any]:
+    """Return the keys and values of a recipe's file, as they are written.
+
+    Raises:
+        ConfigError: unreadable file, broken YAML, duplicate key.
+    """
     text = read_text(path)
     try:
         values = parse(text, where=str(path))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, GetJsonSchemaHandler, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from distillab.config.base import Settings
 from distillab.config.methods import METHODS, Method
@@ -18,29 +20,28 @@ from distillab.config.training import TrainingConfig
 from distillab.errors import near_names
 
 
-class WarmStartConfig(Settings):
-    """A first stage, whose student the run starts from. It has the settings of the run but for these."""
-
-    method: str
-    share: float = Field(default=0.5, gt=0, lt=1, description="of the run's optimizer steps, or of its budget")
-    learning_rate: float | None = Field(default=None, gt=0, description="default: the run's")
-
-    @field_validator("method")
-    @classmethod
-    def _method_exists(cls, value: str) -> str:
-        return _known_method(value)
-
-
 def _known_method(value: str) -> str:
     if value not in METHODS:
         raise ValueError(f'no such method: "{value}"; {near_names(value, METHODS)}')
     return value
 
 
+MethodName = Annotated[str, AfterValidator(_known_method), Field(json_schema_extra={"enum": list(METHODS)})]
+"""The name of a method."""
+
+
+class WarmStartConfig(Settings):
+    """A first stage, whose student the run starts from. It has the settings of the run but for these."""
+
+    method: MethodName = Field(description="of the first stage")
+    share: float = Field(default=0.5, gt=0, lt=1, description="of the run's optimizer steps, or of its budget")
+    learning_rate: float | None = Field(default=None, gt=0, description="default: the run's")
+
+
 class MethodSettings(Settings):
     """Base of the settings of a run and of an arm: a method by name, with replacements for its answers and terms."""
 
-    method: str
+    method: MethodName = Field(description="docs/methods has a page for each")
     warm_start: WarmStartConfig | None = Field(
         default=None,
         description="train the student by another method first; stages: [seqkd, on_policy] is short for method: "
@@ -61,11 +62,6 @@ class MethodSettings(Settings):
         "where the pair does not allow the method",
     )
 
-    @field_validator("method")
-    @classmethod
-    def _method_exists(cls, value: str) -> str:
-        return _known_method(value)
-
     @model_validator(mode="before")
     @classmethod
     def _stages(cls, values: Any) -> Any:
@@ -76,6 +72,22 @@ class MethodSettings(Settings):
             raise ValueError("stages are two, [seqkd, on_policy], in place of method and warm_start")
         first, second = ({"method": one} if isinstance(one, str) else one for one in stages)
         return rest | {"warm_start": first} | second
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Describe `stages`, too, which `_stages` replaces."""
+        schema = handler.resolve_ref_schema(handler(core))
+        stage = {"anyOf": [{"enum": list(METHODS)}, {"type": "object"}]}
+        schema["properties"]["stages"] = {
+            "type": "array",
+            "items": stage,
+            "minItems": 2,
+            "maxItems": 2,
+            "description": "two methods, one after the other, in place of method and warm_start",
+        }
+        if "method" in schema.get("required", ()):
+            schema["required"].remove("method")
+        return schema
 
     def first_stage(self, init: Init) -> Self | None:
         """Return the same with the method of the first stage; None: there is one stage."""

@@ -86,7 +86,7 @@ class StudentAnswersConfig(Settings):
     """Answers that the student writes at every step, to the prompts of the training rows."""
 
     model_config = ConfigDict(serialize_by_alias=True)
-    from_: Literal["student"] = Field(default="student", alias="from")
+    from_: Literal["student"] = Field(default="student", alias="from", description="the student")
     fraction: float = Field(
         default=0.75, gt=0, le=1, description="share of the rows of every step; the others keep the answer `otherwise`"
     )
@@ -94,7 +94,7 @@ class StudentAnswersConfig(Settings):
     max_new_tokens: _NewTokens = Field(
         default=128, description="most tokens of an answer: a number, or {start, end, over}, which grows"
     )
-    sampling: StudentSamplingConfig = StudentSamplingConfig()
+    sampling: StudentSamplingConfig = Field(default=StudentSamplingConfig(), description="how it samples its answers")
     sampler: _Sampler = Field(
         default="local",
         description="who writes: the loop of this process, transformers' continuous_batching, or {server: {url: …}, "

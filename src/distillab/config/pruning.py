@@ -19,7 +19,7 @@ Choice = Literal["influence", "contiguous", "uniform"]
 class KeptLayers(Settings):
     """How many decoder blocks are kept, and by what they are chosen."""
 
-    count: int = Field(ge=1)
+    count: int = Field(ge=1, description="of decoder blocks")
     by: Choice = Field(
         default="influence",
         description="influence: those that change their input most; contiguous: all but the run of blocks over which "
@@ -39,7 +39,8 @@ def _count_alone(value: Any) -> Any:
     return {"count": value} if type(value) is int else value
 
 
-KeepLayers = Annotated[KeptLayers | tuple[int, ...], BeforeValidator(_count_alone)]
+_Written = Annotated[int, Field(ge=1)] | KeptLayers | tuple[int, ...]
+KeepLayers = Annotated[KeptLayers | tuple[int, ...], BeforeValidator(_count_alone, json_schema_input_type=_Written)]
 """A number of blocks (by influence), {count, by}, or the list of the blocks, counted from 0."""
 
 

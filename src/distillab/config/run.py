@@ -10,7 +10,7 @@ from distillab.config.base import FolderText
 from distillab.config.cache import CacheConfig
 from distillab.config.data import DataConfig
 from distillab.config.evaluation import EvaluationConfig
-from distillab.config.method_settings import MethodSettings, require_method_fits, require_stages_fit
+from distillab.config.method_settings import MethodName, MethodSettings, require_method_fits, require_stages_fit
 from distillab.config.pruning import with_source
 from distillab.config.several_teachers import Teachers, require_teachers
 from distillab.config.student import StudentConfig
@@ -23,25 +23,29 @@ class RunRecipe(MethodSettings):
 
     # `cache` is for `cache build`; training reads teacher.cache, whose content is compared
     no_effect_on_results: ClassVar[frozenset[str]] = frozenset({"output", "cache"})
-    name: str = "run"
-    student: StudentConfig
-    teacher: TeacherConfig | None = None
+    name: str = Field(default="run", description="for messages and the record")
+    student: StudentConfig = Field(description="the small model that is trained")
+    teacher: TeacherConfig | None = Field(
+        default=None, description="the model that it learns from; none for plain fine-tuning"
+    )
     teachers: Teachers | None = Field(
         default=None, min_length=1, description="several teachers by their names, in place of teacher"
     )
-    data: DataConfig
-    method: str = "sft"
-    teacher_answers: TeacherAnswersConfig = TeacherAnswersConfig()
-    training: TrainingConfig = TrainingConfig()
+    data: DataConfig = Field(description="rows, template and length")
+    method: MethodName = Field(default="sft", description="docs/methods has a page for each")
+    teacher_answers: TeacherAnswersConfig = Field(
+        default=TeacherAnswersConfig(), description="how the teacher writes answers for sequence-level KD"
+    )
+    training: TrainingConfig = Field(default=TrainingConfig(), description="budget and optimizer")
     teacher_correction: TeacherCorrectionConfig | None = Field(
         default=None, description="train the teacher on the training rows first; the student learns from that one"
     )
-    evaluation: EvaluationConfig = EvaluationConfig()
+    evaluation: EvaluationConfig = Field(default=EvaluationConfig(), description="how the student is measured")
     cache: CacheConfig | None = Field(
         default=None, description="for `distillab cache build`; training reads teacher.cache"
     )
-    seed: int = 0
-    output: FolderText = "runs/run"
+    seed: int = Field(default=0, description="of the order of the rows and of new weights")
+    output: FolderText = Field(default="runs/run", description="folder of the run")
 
     @model_validator(mode="before")
     @classmethod

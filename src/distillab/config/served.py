@@ -20,11 +20,11 @@ _SECRET_NAMES = "TOKEN, KEY, SECRET or PASSWORD"
 class PricesConfig(Settings):
     """Prices of a million tokens, as the server counts them, in any one currency."""
 
-    prompt: float = Field(ge=0)
+    prompt: float = Field(ge=0, description="of prompt tokens")
     cached: float | None = Field(
         default=None, ge=0, description="of prompt tokens that the server kept; default: prompt"
     )
-    completion: float = Field(ge=0)
+    completion: float = Field(ge=0, description="of generated tokens")
 
     def of(self, *, prompt: int, cached: int, completion: int) -> float:
         """Return the price of tokens; `cached` are among `prompt`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from distillab.config.base import PathText, Settings
 from distillab.config.parallel import ParallelConfig
@@ -14,6 +14,7 @@ from distillab.paths import is_gguf
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Init = Literal["pretrained", "random"]
 Quantization = Literal["int8", "nf4"]
+_SOURCES = ("path", "from_teacher")
 TargetName = Annotated[str, Field(pattern=r"^\w+(\.\w+)*$")]
 
 
@@ -21,7 +22,7 @@ class AdapterConfig(Settings):
     """Low-rank adapters on frozen weights: W + alpha / rank · B A (LoRA, Hu et al. 2021)."""
 
     kind: Literal["lora"] = "lora"
-    rank: int = Field(default=16, ge=1)
+    rank: int = Field(default=16, ge=1, description="of the two low-rank matrices")
     alpha: float = Field(default=32.0, gt=0, description="the adapter's product is multiplied by alpha / rank")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="of the adapter's input")
     targets: Literal["all-linear"] | tuple[TargetName, ...] = Field(
@@ -39,6 +40,8 @@ class AdapterConfig(Settings):
 class StudentConfig(Settings):
     """The small model that is trained."""
 
+    # without a path it is made from the teacher (`pruning.with_source`)
+    model_config = ConfigDict(json_schema_extra={"required": [], "anyOf": [{"required": [one]} for one in _SOURCES]})
     # every process computes a part of the same sums
     no_effect_on_results: ClassVar[frozenset[str]] = frozenset({"parallel"})
     path: PathText = Field(
@@ -48,13 +51,13 @@ class StudentConfig(Settings):
         default=None, description="the student is what is kept of the model at `path`, and learns from there"
     )
     tokenizer: PathText | None = Field(default=None, description="folder or hub id; default: the model's")
-    revision: str | None = None
+    revision: str | None = Field(default=None, description="branch, tag or commit of a hub id")
     init: Init = Field(
         default="pretrained",
         description="random: only config.json is used, weights are drawn from the run's seed. A method's preset has "
         "other weights for its terms then",
     )
-    dtype: Dtype = "float32"
+    dtype: Dtype = Field(default="float32", description="of the weights in training; auto: as in the files")
     adapter: AdapterConfig | None = Field(
         default=None, description="train adapters alone, on frozen weights; default: every weight is trained"
     )

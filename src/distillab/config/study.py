@@ -10,7 +10,7 @@ from distillab.config.base import FolderText, Settings
 from distillab.config.cache import CacheConfig
 from distillab.config.data import DataConfig
 from distillab.config.evaluation import EvaluationConfig
-from distillab.config.method_settings import MethodSettings, require_method_fits, require_stages_fit
+from distillab.config.method_settings import MethodName, MethodSettings, require_method_fits, require_stages_fit
 from distillab.config.pruning import with_source
 from distillab.config.run import RunRecipe
 from distillab.config.several_teachers import Teachers, require_teachers
@@ -32,29 +32,39 @@ class StudyRecipe(Settings):
     """`distillab compare`: arms × seeds under one budget."""
 
     no_effect_on_results: ClassVar[frozenset[str]] = frozenset({"output", "workers", "gpus_per_run", "title"})
-    title: str = "What does each level of access to the teacher buy?"
-    student: StudentConfig
-    teacher: TeacherConfig | None = None
+    title: str = Field(default="What does each level of access to the teacher buy?", description="of the report")
+    student: StudentConfig = Field(description="the small model that is trained")
+    teacher: TeacherConfig | None = Field(default=None, description="the model that it learns from")
     teachers: Teachers | None = Field(
         default=None, min_length=1, description="several teachers by their names, in place of teacher"
     )
-    data: DataConfig
-    arms: tuple[ArmConfig, ...] = Field(default=("sft", "seqkd", "logits"), validate_default=True)
+    data: DataConfig = Field(description="rows, template and length")
+    arms: tuple[ArmConfig, ...] = Field(
+        default=("sft", "seqkd", "logits"),
+        validate_default=True,
+        description="what is compared: methods, or methods with their own settings",
+    )
     fixed_data_twin: bool = Field(
         default=True,
         description="beside every arm whose student writes answers itself: the same terms on stored answers, as the "
         "arm NAME_fixed, unless the study has one",
     )
-    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    seeds: tuple[int, ...] = Field(
+        default=(0, 1, 2), min_length=1, description="each arm is trained once with each; intervals need several"
+    )
     budget: Literal["steps", "tokens", "flops"] = Field(
         default="steps",
         description="what is equal for all arms: optimizer steps; or what SFT uses in training.steps of them, in "
         "tokens that student and teacher read and write, or in floating-point operations",
     )
-    teacher_answers: TeacherAnswersConfig = TeacherAnswersConfig()
-    training: TrainingConfig = TrainingConfig()
+    teacher_answers: TeacherAnswersConfig = Field(
+        default=TeacherAnswersConfig(), description="how the teacher writes answers for sequence-level KD"
+    )
+    training: TrainingConfig = Field(
+        default=TrainingConfig(), description="budget and optimizer, the same for every arm"
+    )
     teacher_correction: TeacherCorrectionConfig | None = Field(default=None, description="of every arm's teacher")
-    evaluation: EvaluationConfig = EvaluationConfig()
+    evaluation: EvaluationConfig = Field(default=EvaluationConfig(), description="how every model is measured")
     teacher_signals: Literal["cached", "online"] = Field(
         default="cached",
         description="cached: each teacher runs over the rows once, and all runs read its cache; online: every run "
@@ -68,14 +78,14 @@ class StudyRecipe(Settings):
         description="with --engine ray: GPUs that a run, a teacher or a share of a cache is given, 0.5 for two on one; "
         "default: one if the cluster has any",
     )
-    output: FolderText = "runs/study"
+    output: FolderText = Field(default="runs/study", description="folder of the study and its report")
 
     @model_validator(mode="before")
     @classmethod
     def _student_of_the_teacher(cls, values: Any) -> Any:
         return with_source(values)
 
-    @field_validator("arms", mode="before")
+    @field_validator("arms", mode="before", json_schema_input_type=tuple[MethodName | ArmConfig, ...])
     @classmethod
     def _bare_method_names(cls, value: Any) -> Any:
         if isinstance(value, list | tuple):

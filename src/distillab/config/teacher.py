@@ -31,7 +31,7 @@ class TeacherConfig(Settings):
         "folder or hub id of its configuration and tokenizer, and no weights are read; a chat server needs none",
     )
     tokenizer: PathText | None = Field(default=None, description="folder or hub id; default: the model's")
-    revision: str | None = None
+    revision: str | None = Field(default=None, description="branch, tag or commit of a hub id")
     adapter: PathText | None = Field(default=None, description="folder of LoRA adapters (peft) on the model at path")
     prompt_column: str | None = Field(
         default=None,
@@ -39,7 +39,7 @@ class TeacherConfig(Settings):
         description="column with the prompt that the teacher reads in place of the data's: a hint, or the answer, "
         "which the student does not see",
     )
-    dtype: Dtype = "auto"
+    dtype: Dtype = Field(default="auto", description="of the weights; auto: as in the files")
     quantization: Quantization | None = Field(
         default=None, description="quantise the weights of its linear layers, but not of the head, while loading"
     )
@@ -126,13 +126,15 @@ class TeacherConfig(Settings):
 class TeacherAnswersConfig(ReasoningSettings):
     """How the teacher generates answers for sequence-level KD."""
 
-    answers_per_prompt: int = Field(default=1, ge=1)
+    answers_per_prompt: int = Field(default=1, ge=1, description="how many different answers are sampled")
     sample: bool = Field(default=False, description="false: greedy")
-    temperature: float = Field(default=1.0, gt=0)
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    max_new_tokens: int = Field(default=128, ge=1)
-    batch_size: int = Field(default=32, ge=1)
-    seed: int = 0
+    temperature: float = Field(default=1.0, gt=0, description="of sampling: the logits are divided by it")
+    top_p: float = Field(
+        default=1.0, gt=0, le=1, description="of sampling: only the most likely tokens with this probability together"
+    )
+    max_new_tokens: int = Field(default=128, ge=1, description="longest answer")
+    batch_size: int = Field(default=32, ge=1, description="prompts generated at once")
+    seed: int = Field(default=0, description="of sampling")
     keep_cut_off: bool = Field(default=False, description="keep answers that do not end before max_new_tokens")
 
     @model_validator(mode="after")
@@ -152,7 +154,7 @@ class TeacherCorrectionConfig(Settings):
     """
 
     steps: int = Field(ge=1, description="optimizer steps of the teacher")
-    learning_rate: float = Field(default=1e-5, gt=0)
+    learning_rate: float = Field(default=1e-5, gt=0, description="of the teacher")
     adapter: AdapterConfig | None = Field(
         default=None, description="train adapters alone and merge them; default: every weight of the teacher is trained"
     )

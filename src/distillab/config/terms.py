@@ -48,8 +48,8 @@ _PARAMETERS: dict[str, tuple[str, ...]] = {
 class LinearWeight(Settings):
     """A factor that changes linearly from `start` to `end` over the run's optimizer steps."""
 
-    start: float = Field(ge=0)
-    end: float = Field(ge=0)
+    start: float = Field(ge=0, description="at the first step")
+    end: float = Field(ge=0, description="at the last step")
     balanced: bool = Field(
         default=False, description="multiply the balanced weight by the factor, instead of using it as the weight"
     )
@@ -106,7 +106,7 @@ class CrossEntropyConfig(BaseTermConfig):
 class _DivergenceTermConfig(BaseTermConfig):
     """Base of the settings of terms that compare two next-token distributions by a divergence."""
 
-    divergence: Divergence = "forward_kl"
+    divergence: Divergence = Field(default="forward_kl", description="between the two next-token distributions")
     teacher_weight: float | None = Field(
         default=None, gt=0, lt=1, description="w of jensen_shannon, M = w·teacher + (1-w)·student"
     )
@@ -336,11 +336,16 @@ class HiddenStatesConfig(_ActivationTermConfig):
         default="last",
         description="last, uniform, embeddings, or pairs [student, teacher]; 0 is the embeddings, n the n-th block",
     )
-    loss: Literal["mse", "cosine", "cka"] = "mse"
+    loss: Literal["mse", "cosine", "cka"] = Field(
+        default="mse",
+        description="mse: mean squared error; cosine: 1 − cosine; cka: 1 − linear CKA over the positions of a batch",
+    )
     projector: Literal["auto", "linear", "none"] = Field(
         default="auto", description="student width -> teacher width; auto: linear where the widths differ"
     )
-    projector_init: Literal["least_squares", "orthogonal"] = "least_squares"
+    projector_init: Literal["least_squares", "orthogonal"] = Field(
+        default="least_squares", description="least_squares: fitted on the first batch; orthogonal: random"
+    )
     projector_learning_rate: float | None = Field(
         default=None, gt=0, description="default: training.learning_rate; it follows the same schedule"
     )
@@ -360,10 +365,12 @@ class SpanHiddenStatesConfig(BaseTermConfig):
     tokens: ClassVar[TokenRequirement] = "aligned"
     kind: Literal["span_hidden_states"] = "span_hidden_states"
     layers: LayerMap = Field(default="last", description="as for hidden_states")
-    loss: Literal["mse", "cosine"] = "mse"
+    loss: Literal["mse", "cosine"] = Field(default="mse", description="mse: mean squared error; cosine: 1 − cosine")
     pooling: Literal["mean", "last"] = Field(default="mean", description="of a span's tokens; last: its last one")
     projector: Literal["auto", "linear", "none"] = Field(default="auto", description="as for hidden_states")
-    projector_init: Literal["least_squares", "orthogonal"] = "least_squares"
+    projector_init: Literal["least_squares", "orthogonal"] = Field(
+        default="least_squares", description="least_squares: fitted on the first batch; orthogonal: random"
+    )
     projector_learning_rate: float | None = Field(
         default=None, gt=0, description="default: training.learning_rate; it follows the same schedule"
     )
@@ -375,7 +382,9 @@ class AttentionRelationsConfig(_ActivationTermConfig):
     target: ClassVar[str] = "distillab.objectives.attention_relations:AttentionRelations"
     kind: Literal["attention_relations"] = "attention_relations"
     layers: LayerMap = Field(default="last", description="last, uniform, or pairs [student, teacher] of blocks from 1")
-    relations: tuple[Relation, ...] = Field(default=("query", "key", "value"), min_length=1)
+    relations: tuple[Relation, ...] = Field(
+        default=("query", "key", "value"), min_length=1, description="which projections of a block are compared"
+    )
     heads: int | None = Field(
         default=None, ge=1, description="relation heads; default: the most that divide all compared widths, at most 16"
     )

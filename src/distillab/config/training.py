@@ -12,9 +12,11 @@ from distillab.config.base import PathText, Settings
 class BudgetConfig(Settings):
     """A budget that is no number of steps: what a student reads in plain fine-tuning."""
 
-    unit: Literal["tokens", "flops"]
-    read_tokens: int = Field(ge=1)
-    scored_tokens: int = Field(ge=1)
+    unit: Literal["tokens", "flops"] = Field(
+        description="tokens that models read and write, or floating-point operations"
+    )
+    read_tokens: int = Field(ge=1, description="tokens that the student reads in it")
+    scored_tokens: int = Field(ge=1, description="tokens that are scored in it")
 
     def part(self, share: float) -> BudgetConfig:
         """Return a share of it."""
@@ -38,15 +40,21 @@ class TrainingConfig(Settings):
     microbatch_size: int | None = Field(
         default=None, ge=1, description="sequences per forward pass and process; default: batch_size / processes"
     )
-    learning_rate: float = Field(default=5e-4, gt=0)
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    warmup_steps: int = Field(default=0, ge=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-    adam_beta2: float = Field(default=0.999, gt=0, lt=1)
-    max_grad_norm: float = Field(default=1.0, gt=0)
+    learning_rate: float = Field(default=5e-4, gt=0, description="of the student at the end of the warm-up")
+    schedule: Literal["linear", "cosine", "constant"] = Field(
+        default="linear", description="of the learning rate after the warm-up"
+    )
+    warmup_steps: int = Field(default=0, ge=0, description="steps in which the learning rate rises from 0")
+    weight_decay: float = Field(default=0.0, ge=0, description="of AdamW")
+    adam_beta2: float = Field(default=0.999, gt=0, lt=1, description="of AdamW; its beta1 is 0.9")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="the gradient is scaled down to this norm")
     precision: Literal["float32", "bfloat16"] = Field(default="float32", description="bfloat16: autocast")
-    gradient_checkpointing: bool = False
-    padding_side: Literal["right", "left"] = "right"
+    gradient_checkpointing: bool = Field(
+        default=False, description="compute activations again in the backward pass: less memory, a third more time"
+    )
+    padding_side: Literal["right", "left"] = Field(
+        default="right", description="of the rows of a microbatch; the loss is the same"
+    )
     packing: bool = Field(
         default=False,
         description="pack the rows of a microbatch into few sequences of at most data.max_tokens; samples do not "
@@ -70,7 +78,7 @@ class TrainingConfig(Settings):
         description="steps between measurements of each term's share of the gradient, which set balanced weights; "
         "measured from the first step if there are several terms; default: a tenth of the steps, at most 50; 0: never",
     )
-    device: Literal["auto", "cpu"] = "auto"
+    device: Literal["auto", "cpu"] = Field(default="auto", description="auto: a GPU if there is one")
     deepspeed: Literal[2, 3] | None = Field(
         default=None,
         description="DeepSpeed ZeRO over the processes: 2 divides the optimizer's state and the gradients, 3 the "

@@ -66,7 +66,7 @@ from distillab.runs.folder import (
 )
 from distillab.runs.inputs import RunInputs, load_inputs
 from distillab.runs.journal import Measurements, read_journal
-from distillab.runs.lock import held
+from distillab.runs.lock import held, require_free
 from distillab.runs.parallel import parallel_notes, require_processes
 from distillab.runs.peers import watched_processes
 from distillab.runs.pruned import keep_student
@@ -145,6 +145,19 @@ def execute(
             except NumericsError as error:  # the message has the step; in a study the run is needed too
                 facts = [f"run {recipe.name} in {folder}", *error.facts]
                 raise NumericsError(error.rule, where=error.where, facts=facts, fix=error.fix) from error
+
+
+def require_runnable(inputs: RunInputs) -> None:
+    """Check all that can be checked of a run before a weight is loaded. Nothing is written.
+
+    Raises:
+        TokenizerMismatch, ConfigError, CacheMismatch: see `execute`.
+    """
+    inputs.admit()
+    require_given(inputs)
+    folder = Path(inputs.recipe.output)
+    require_claimable(folder, inputs.recipe, fingerprints=inputs.fingerprints())
+    require_free(folder)
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,7 @@ from distillab.study.workers import Workers, do_in_worker
 from distillab.teachers.served.journal import FOLDER as SERVED
 from distillab.teachers.spec import teacher_name
 from distillab.teachers.stored.location import Part
+from distillab.terminal import plural
 
 
 @dataclass
@@ -131,6 +132,15 @@ class Study:
     def held_out_line(self) -> str:
         """Return one line: on how many held-out rows every model can be evaluated, and why not more."""
         return self.inputs(self.recipe.arms[0]).held_out_line
+
+    def plan_line(self) -> str:
+        """Return one line: how many runs there are, and how many of them are finished."""
+        runs, left = self._runs(), len(self._unfinished())
+        arms, seeds, training = len(self.recipe.arms), len(self.recipe.seeds), self.recipe.training
+        return (
+            f"{plural(len(runs), 'run')} ({plural(arms, 'arm')}, {plural(seeds, 'seed')}) of "
+            f"{plural(training.steps, 'step')} of {training.batch_size} sequences; {len(runs) - left} finished"
+        )
 
     def run(self) -> StudyResults:
         """Run all unfinished runs, and assemble the results.
