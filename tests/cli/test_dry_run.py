@@ -1,4 +1,4 @@
-"""`--dry-run` says what would happen, refuses what would fail, and writes nothing; `--version` lists versions."""
+"""`--dry-run` says what would happen, refuses what would fail, and writes nothing; words are completed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from distillab import __version__
 from tests.cli.conftest import Run, dumped
 
 PLANS = {
@@ -50,14 +48,6 @@ def test_what_would_fail_is_refused(command: str, run: Run, tiny_world: dict[str
     (tmp_path / "output" / "notes.txt").touch()
     code, _, err = run(command, _recipe(command, tiny_world, tmp_path), "--dry-run")
     assert code == 2 and str(tmp_path / "output") in err
-
-
-def test_the_version_names_what_results_depend_on(run: Run) -> None:
-    code, out, _ = run("--version")
-    first, second, device, extras = out.splitlines()
-    assert (code, first) == (0, f"distillab {__version__}")
-    assert f"torch {torch.__version__}" in second and "transformers " in second
-    assert device.startswith("device: ") and "peft " in extras and "ray" in extras
 
 
 def test_words_are_completed() -> None:

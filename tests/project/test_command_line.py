@@ -11,11 +11,26 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from distillab import errors
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ("check", "data", "prune", "train", "compare", "estimate", "cache", "teacher", "doctor", "report", "demo")
+COMMANDS = (
+    "check",
+    "data",
+    "prune",
+    "train",
+    "compare",
+    "estimate",
+    "cache",
+    "teacher",
+    "doctor",
+    "report",
+    "schema",
+    "show",
+    "demo",
+)
 HEAVY = ("torch", "transformers", "datasets", "tokenizers", "numpy", "scipy", "pandas", "pyarrow", "matplotlib")
 CALLS = [[], *([name] for name in COMMANDS)]
 
@@ -83,11 +98,14 @@ def test_every_command_is_listed_with_a_sentence() -> None:
     assert sorted(listed) == sorted(COMMANDS)
 
 
-def test_version_is_the_package_version() -> None:
+def test_the_version_names_what_results_depend_on() -> None:
     import distillab
 
     done, _ = run_program(["--version"])
-    assert done.stdout.strip() == f"distillab {distillab.__version__}"
+    first, second, device, extras = done.stdout.splitlines()
+    assert first == f"distillab {distillab.__version__}"
+    assert f"torch {torch.__version__}" in second and "transformers " in second
+    assert device.startswith("device: ") and "peft " in extras and "ray" in extras
 
 
 def test_unknown_command_is_wrong_usage() -> None:

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, GetJsonSchemaHandler, model_validator
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
 
 from distillab.config.base import Settings
 from distillab.config.methods import METHODS, Method
@@ -74,7 +73,7 @@ class MethodSettings(Settings):
         return rest | {"warm_start": first} | second
 
     @classmethod
-    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+    def __get_pydantic_json_schema__(cls, core: Any, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         """Describe `stages`, too, which `_stages` replaces."""
         schema = handler.resolve_ref_schema(handler(core))
         stage = {"anyOf": [{"enum": list(METHODS)}, {"type": "object"}]}
