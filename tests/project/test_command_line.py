@@ -17,6 +17,7 @@ from distillab import errors
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = (
+    "init",
     "check",
     "data",
     "prune",

@@ -42,14 +42,9 @@ def check_command(
     Exit code 0: checked; 1: the method of --require is refused, or a tokenizer does not match its model.
     """
     from distillab.cli.check_tokens import show_tokens
-    from distillab.config.data import SourceConfig
     from distillab.config.methods import METHODS
-    from distillab.data.sources import read_rows
     from distillab.errors import ConfigError, near_names
-    from distillab.pairing.admission import pair_check
-    from distillab.pairing.contract import compare_tokenizers
-    from distillab.pairing.embedded import require_embedded
-    from distillab.pairing.loading import load_tokenizer, logits_width
+    from distillab.pairing.loading import load_tokenizer
 
     if tokens is not None:
         if data is not None or as_json or require is not None:
@@ -61,28 +56,41 @@ def check_command(
         return
     if require is not None and require not in METHODS:
         raise ConfigError(f'No such method: "{require}".', where="--require", fix=near_names(require, METHODS))
-    texts, source = texts_of(read_rows(SourceConfig(path=str(data))), data.name) if data is not None else ([], "")
-    loaded, widths = (
-        [load_tokenizer(path) for path in (teacher, student)],
-        [logits_width(teacher), logits_width(student)],
-    )
-    for role, tokenizer, width in zip(("teacher", "student"), loaded, widths, strict=True):
-        require_embedded(tokenizer, width=width, role=role)
-    contract = compare_tokenizers(
-        loaded[0],
-        loaded[1],
-        teacher_width=widths[0],
-        student_width=widths[1],
-        texts=texts,
-        source=source,
-    )
-    pair = pair_check(contract)
+    pair = checked_pair(teacher, student, data=data)
     if as_json:
         echo(json.dumps(pair.model_dump(mode="json"), indent=2))
     else:
         show_pair(pair, plain_console())
     if any(not method.admitted and method.method == require for method in pair.methods):
         raise typer.Exit(1)
+
+
+def checked_pair(teacher: str, student: str, *, data: Path | str | None) -> PairCheck:
+    """Compare the tokenizers of two models.
+
+    Args:
+        data: rows on whose text the overlap is measured; None: on the sample that ships with distillab.
+    Raises:
+        TokenizerMismatch: a tokenizer does not match its model.
+        DataError: the rows cannot be read.
+    """
+    from distillab.config.data import SourceConfig
+    from distillab.data.sources import read_rows
+    from distillab.pairing.admission import pair_check
+    from distillab.pairing.contract import compare_tokenizers
+    from distillab.pairing.embedded import require_embedded
+    from distillab.pairing.loading import load_tokenizer, logits_width
+
+    rows = read_rows(SourceConfig(path=str(data))) if data is not None else None
+    texts, source = texts_of(rows, Path(str(data)).name) if rows is not None else ([], "")
+    loaded = [load_tokenizer(path) for path in (teacher, student)]
+    widths = [logits_width(path) for path in (teacher, student)]
+    for role, tokenizer, width in zip(("teacher", "student"), loaded, widths, strict=True):
+        require_embedded(tokenizer, width=width, role=role)
+    contract = compare_tokenizers(
+        loaded[0], loaded[1], teacher_width=widths[0], student_width=widths[1], texts=texts, source=source
+    )
+    return pair_check(contract)
 
 
 def texts_of(rows: Sequence[Row], name: str) -> tuple[list[str], str]:

@@ -18,6 +18,7 @@ from distillab.cli.data import data_command
 from distillab.cli.demo import demo_command
 from distillab.cli.doctor import doctor_app
 from distillab.cli.estimate import estimate_command
+from distillab.cli.init import init_command
 from distillab.cli.prune import prune_command
 from distillab.cli.recipes import schema_command, show_command
 from distillab.cli.report import report_command
@@ -78,6 +79,7 @@ def _root(
         os.environ["DISTILLAB_DEBUG"] = "1"
 
 
+app.command("init")(init_command)
 app.command("check")(check_command)
 app.command("data")(data_command)
 app.command("prune")(prune_command)

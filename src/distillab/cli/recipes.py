@@ -28,11 +28,16 @@ def schema_command(
 
     An editor with the YAML language server reads it by a recipe's first line: # yaml-language-server: $schema=FILE
     """
+    echo(schema_text(kind).rstrip())
+
+
+def schema_text(kind: Literal["run", "study"]) -> str:
+    """Return the JSON Schema of recipes of a kind."""
     from distillab.config import RunRecipe, StudyRecipe
 
     chosen: type[RunRecipe | StudyRecipe] = RunRecipe if kind == "run" else StudyRecipe
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema"} | chosen.model_json_schema()
-    echo(json.dumps(schema, indent=1, ensure_ascii=False))
+    return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
 
 
 def show_command(
