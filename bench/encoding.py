@@ -1,8 +1,9 @@
 """`python -m bench.encoding`: how fast rows are encoded, and what a start costs by number of rows.
 
 speed: tokens a CPU second of the tokenizers library alone (`encode_batch` of the rendered texts, and the ids as lists)
-and of `Encoder.encode_all`, medians of five interleaved rounds. rows: reading, encoding and the first batch, each in a
-new process, the first time and from the store. metrics: reading the measurements of 200,000 steps.
+and of `Encoder.encode_all`, medians of five interleaved rounds. rows: from the file to the first batch of a run with a
+teacher and a tenth of the rows held out, each in a new process, the first time and from the store. metrics: reading
+the measurements of 200,000 steps.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import json
 import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -18,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from bench.machine import ROOT
 from bench.rows import write_rows
@@ -83,51 +85,48 @@ def _rate(work: Callable[[], int]) -> float:
     return work() / (time.process_time() - began)
 
 
-def start_here(path: str) -> dict[str, float]:
-    """Read and encode the rows of a file in this process, and make the first batch."""
-    from distillab.config.data import DataConfig
-    from distillab.data.collation import TokenDataset
-    from distillab.data.reading import load_reader
-    from distillab.data.splits import load_examples
+def start_here(path: str, model: str) -> dict[str, float]:
+    """Load the inputs of a run in this process, and make the first batch."""
+    from distillab.config.run import RunRecipe
+    from distillab.runs.inputs import load_inputs
+    from distillab.runs.training_data import training_data
 
-    data = DataConfig.model_validate({"train": {"path": path}})
-    imported = time.process_time()
-    splits = load_examples(data)
-    read, began = time.process_time(), time.monotonic()
-    reader = load_reader(
-        str(MATERIALS / "tokenizers" / "gpt2"), revision=None, template="plain", kind="pair", max_tokens=256
-    )
-    split = reader.encoder.encode_all(splits.train, source="rows")
-    rows = TokenDataset(split)
-    reader.collator()([rows[place] for place in range(0, len(rows), len(rows) // 8)])
+    values = {"student": {"path": model}, "teacher": {"path": model}, "data": {"train": {"path": path}}}
+    recipe = RunRecipe.model_validate(values | {"training": {"device": "cpu"}})
+    imported, began = time.process_time(), time.monotonic()
+    inputs = load_inputs(recipe, weights=False)
+    data = training_data(inputs, inputs.train)
+    data.collator([cast(Any, data.rows)[place] for place in range(8)])
     return {
         "imports": imported,
-        "read": read - imported,
-        "encode": time.process_time() - read,
+        "start": time.process_time() - imported,
         "wall": time.monotonic() - began,
-        "tokens": split.counts.tokens,
+        "tokens": inputs.train.counts.tokens,
+        "held_out": inputs.held_out_counts.kept,
         "MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
 
 
 def rows(numbers: list[int]) -> None:
-    """Print a table of first and second starts."""
-    print(
-        "| rows | tokens | start | imports, CPU s | reading, CPU s | encoding, CPU s | encoding, wall s | peak, MiB |"
-    )
+    """Print a table of first and second starts; student and teacher have gpt2's tokenizer."""
+    from transformers import GPT2Config
+
+    print("| rows | training tokens | held-out rows | start | imports, CPU s | start, CPU s | wall s | peak, MiB |")
     print("|---|---|---|---|---|---|---|---|")
     for number in numbers:
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "rows.jsonl")
+            path, model = Path(folder, "rows.jsonl"), Path(folder, "model")
             write_rows(path, number)
+            shutil.copytree(MATERIALS / "tokenizers" / "gpt2", model)
+            GPT2Config().save_pretrained(model)
             for start in ("first", "second"):
-                command = [sys.executable, "-m", "bench.encoding", "start", "--file", str(path)]
+                command = [sys.executable, "-m", "bench.encoding", "start", "--file", str(path), "--model", str(model)]
                 environment = os.environ | {"DISTILLAB_CACHE": folder}
                 done = subprocess.run(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
                 found = json.loads(done.stdout)
                 print(
-                    f"| {number:,} | {found['tokens']:,} | {start} | {found['imports']:.1f} | {found['read']:.1f} "
-                    f"| {found['encode']:.1f} | {found['wall']:.1f} | {found['MiB']:.0f} |",
+                    f"| {number:,} | {found['tokens']:,} | {found['held_out']:,} | {start} | {found['imports']:.1f} "
+                    f"| {found['start']:.1f} | {found['wall']:.1f} | {found['MiB']:.0f} |",
                     flush=True,
                 )
 
@@ -155,9 +154,10 @@ def main() -> None:
     parser.add_argument("what", choices=("speed", "rows", "metrics", "start"))
     parser.add_argument("--rows", type=int, nargs="+", default=NUMBERS)
     parser.add_argument("--file", help="of `start`, which `rows` runs in new processes")
+    parser.add_argument("--model", help="of `start`: folder of student and teacher")
     options = parser.parse_args()
     if options.what == "start":
-        print(json.dumps(start_here(options.file)))
+        print(json.dumps(start_here(options.file, options.model)))
     elif options.what == "rows":
         rows(options.rows)
     else:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
+from dataclasses import replace
 
 import pytest
 from pydantic import ValidationError
+from tokenizers.processors import TemplateProcessing
 
 from distillab.config.data import DataConfig
+from distillab.data.encoding import Encoder
 from distillab.data.splits import load_examples
+from distillab.data.templates import resolve_template, resolve_templates
 from distillab.errors import DataError
 
 
@@ -92,3 +97,43 @@ def test_a_column_names_the_held_out_rows_of_every_source(tmp_path):
     assert len(splits.train) == 6
     with pytest.raises(DataError, match='No row has part = "dev"'):
         load({"path": a}, {"path": write(tmp_path / "c.jsonl", parts[1:])}, held_out={"column": "part", "value": "dev"})
+
+
+def test_each_source_is_read_by_its_own_template(tmp_path, chat_tokenizer, held_out):
+    chat_tokenizer = copy.deepcopy(chat_tokenizer)
+    chat_tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|end|> $A", special_tokens=[("<|end|>", chat_tokenizer.convert_tokens_to_ids("<|end|>"))]
+    )
+    a, b, c = (write(tmp_path / f"{name}.jsonl", numbered(name, 6)) for name in "abc")
+    own = "Q: {prompt}\nA: "
+    config = DataConfig.model_validate(
+        {
+            "train": [{"path": a, "template": own}, {"path": b, "template": "chat"}, {"path": c}],
+            "template": "plain",
+            "held_out": held_out,
+        }
+    )
+    splits = load_examples(config)
+    form = resolve_templates(config.templates, chat_tokenizer, "pair")
+    split = Encoder(chat_tokenizer, form, 200).encode_all(splits.train, source="rows")
+    for part, name in ((slice(6), own), (slice(6, 12), "chat"), (slice(12, 18), "plain")):
+        alone = Encoder(chat_tokenizer, resolve_template(name, chat_tokenizer, "pair"), 200)
+        expected = alone.encode_all([replace(one, template="") for one in splits.train[part]], source="rows")
+        assert [row.input_ids.tolist() for row in split.rows[part]] == [row.input_ids.tolist() for row in expected.rows]
+        assert [row.answer_mask.tolist() for row in split.rows[part]] == [
+            row.answer_mask.tolist() for row in expected.rows
+        ]
+    assert {example.template for example in splits.held_out} == {""}
+    assert splits.train[0].with_prompt("x").template == splits.train[0].with_answer("x").template == own
+    other = config.model_copy(
+        update={"train": tuple(one.model_copy(update={"template": None}) for one in config.train)}
+    )
+    assert load_examples(other).train.rows_fingerprint != splits.train.rows_fingerprint
+
+
+def test_templates_that_do_nothing_or_do_not_exist_are_refused(tmp_path):
+    a = write(tmp_path / "a.jsonl", numbered("a", 9))
+    with pytest.raises(ValidationError, match=r"data\.template has no effect"):
+        load({"path": a, "template": "alpaca"}, template="plain")
+    with pytest.raises(ValidationError, match='no such template: "alpacca"'):
+        load({"path": a, "template": "alpacca"})

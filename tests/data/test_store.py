@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 import pytest
 
 from distillab.data.store import damage, fingerprint_of, store_root, stored
-from distillab.errors import StorageError
+from distillab.errors import ConfigError, StorageError
 
 
 @pytest.fixture(autouse=True)
@@ -85,6 +86,53 @@ def test_two_processes_fill_a_folder_once(tmp_path):
     both = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     printed = [process.communicate(timeout=120)[0].split() for process in both]
     assert sorted(printed) == [["filled", "x"], ["x"]]
+
+
+def test_contents_are_hashed_only_where_size_or_time_differ():
+    calls = []
+    file = stored("part", "f", writer(calls)) / "file"
+    sealed = file.with_name("sealed.json").read_text()
+    status = file.stat()
+    file.write_text("Content")
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert damage(file.parent) is None  # what is read nowhere cannot be seen
+    file.write_text("content")
+    os.utime(file, ns=(1, 1))  # a copy
+    assert stored("part", "f", writer(calls)) == file.parent and len(calls) == 1
+    assert file.with_name("sealed.json").read_text() != sealed
+    file.write_text("Content")
+    os.utime(file, ns=(1, 1))
+    assert damage(file.parent) is None
+    os.utime(file, ns=(2, 2))
+    assert "hash" in str(damage(file.parent))
+
+
+def test_the_longest_unused_entries_go_and_those_in_use_stay(monkeypatch):
+    calls, mib = [], "x" * 2**20
+    program = (
+        "from distillab.data.store import stored\n"
+        "for name in ('late', 'used', 'early'):\n"
+        "    stored('part', name, lambda folder: (folder / 'file').write_text('x' * 2**20))"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+    part = store_root() / "part"
+    for age, name in enumerate(("used", "early", "late"), start=1):
+        os.utime(part / name, ns=(age, age))
+    stored("part", "used", writer(calls))
+    os.utime(part / "used", ns=(0, 0))
+    monkeypatch.setenv("DISTILLAB_CACHE_GIB", str(3.5 / 1024))
+    stored("other", "new", writer(calls, mib))
+
+    def left():
+        return {entry.name for entry in store_root().glob("*/*") if entry.is_dir()}
+
+    assert left() == {"late", "used", "new"}
+    monkeypatch.setenv("DISTILLAB_CACHE_GIB", "0")
+    stored("part", "newer", writer(calls, mib))
+    assert left() == {"used", "new", "newer"} and len(calls) == 2
+    monkeypatch.setenv("DISTILLAB_CACHE_GIB", "much")
+    with pytest.raises(ConfigError, match="DISTILLAB_CACHE_GIB"):
+        stored("part", "newest", writer(calls))
 
 
 def test_a_store_that_cannot_be_written_is_refused(tmp_path, monkeypatch):

@@ -45,6 +45,8 @@ def data_command(
             fix="add --tokenizer FOLDER, or give a recipe",
         )
     recipe = _recipe(source, overrides or [], tokenizer, whole_file)
+    if every_row and recipe.data.streaming is not None:
+        raise ConfigError("Streamed rows are not all read before a run.", where="data.streaming", fix="leave out --all")
     quiet_libraries()
     _show(recipe, show, whole_file=whole_file, every_row=every_row)
 
@@ -67,7 +69,7 @@ def _show(recipe: RunRecipe | StudyRecipe, show: int, *, whole_file: bool, every
     from distillab.cli.recipes import show_losses
     from distillab.data.encoding import Encoder
     from distillab.data.splits import load_examples, load_source, with_supervised_answers
-    from distillab.data.templates import resolve_template
+    from distillab.data.templates import resolve_templates
     from distillab.data.textfiles import first_of
     from distillab.data.view import coloured, marked
     from distillab.pairing.embedded import require_embedded
@@ -94,7 +96,7 @@ def _show(recipe: RunRecipe | StudyRecipe, show: int, *, whole_file: bool, every
         parts = list(zip(splits.sources, (splits.train, splits.held_out), strict=True))
     counted = parts if every_row else [(name, examples[:_SAMPLE]) for name, examples in parts]
     sampled = not every_row and sum(len(examples) for _, examples in parts) + len(skipped) >= _SAMPLE
-    template = resolve_template(config.template, loaded.tokenizer, shape.kind, dated(recipe).data.date)
+    template = resolve_templates(config.templates, loaded.tokenizer, shape.kind, dated(recipe).data.date)
     encoder = Encoder(loaded.tokenizer, template, config.max_tokens)
     encoded = [encoder.encode_all(examples, source=name) for name, examples in counted]
 
@@ -144,7 +146,8 @@ def _sampled(config: DataConfig) -> DataConfig:
         return config
 
     def first(limit: int | None) -> int:
-        return _SAMPLE if limit is None else min(limit, _SAMPLE)
+        most = _SAMPLE + (config.held_out.first or 0)
+        return most if limit is None else min(limit, most)
 
     held_out = config.held_out
     if held_out.path is not None:

@@ -5,10 +5,20 @@ from __future__ import annotations
 import datetime
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from distillab.config.base import PathText, Settings
 from distillab.errors import near_names
+
+
+def _known_template(value: str) -> str:
+    names = ("auto", "plain", "chat", "alpaca", "turns")
+    if value in names or "{prompt}" in value:
+        return value
+    raise ValueError(f'no such template: "{value}"; {near_names(value, names)}, or a text with {{prompt}}')
+
+
+TemplateName = Annotated[str, AfterValidator(_known_template)]
 
 
 class ColumnsConfig(Settings):
@@ -55,6 +65,7 @@ class MixedSourceConfig(SourceConfig):
         description="share of the rows, relative to the other weights; the mixture is the largest one without a row "
         "used twice. Default, for all sources: every row",
     )
+    template: TemplateName | None = Field(default=None, description="for its rows; default: data.template")
 
 
 class HeldOutConfig(Settings):
@@ -66,18 +77,27 @@ class HeldOutConfig(Settings):
     fraction: float | None = Field(default=None, gt=0, lt=1, description="seeded share of the training rows")
     column: str | None = Field(default=None, description="column of the training file that names the split")
     value: str | None = Field(default=None, description="its value for held-out rows")
+    first: int | None = Field(default=None, ge=1, description="the first rows of the training source, so many")
     limit: int | None = Field(default=None, ge=1, description="read only this many held-out rows")
 
     @model_validator(mode="after")
     def _exactly_one_way(self) -> HeldOutConfig:
-        ways = [self.path is not None, self.fraction is not None, self.column is not None]
+        ways = [self.path is not None, self.fraction is not None, self.column is not None, self.first is not None]
         if sum(ways) != 1:
-            raise ValueError("give exactly one of path, fraction, column (with value)")
+            raise ValueError("give exactly one of path, fraction, column (with value), first")
+        if self.first is not None and self.limit is not None:
+            raise ValueError("first is a number of rows already: remove limit")
         if (self.column is None) != (self.value is None):
             raise ValueError("column needs value, and value needs column")
         if self.path is None and (self.split is not None or self.columns is not None):
             raise ValueError("split and columns need path")
         return self
+
+
+class StreamingConfig(Settings):
+    """Training rows that are read while the run trains, and kept nowhere."""
+
+    buffer: int = Field(default=10_000, ge=1, description="rows that are shuffled together, in memory")
 
 
 class DataConfig(Settings):
@@ -89,6 +109,10 @@ class DataConfig(Settings):
         Annotated[SourceConfig, Tag("source")] | Annotated[tuple[MixedSourceConfig, ...], Tag("sources")],
         Discriminator(lambda value: "sources" if isinstance(value, list | tuple) else "source"),
     ] = Field(description="a source, or a list of sources")
+    streaming: StreamingConfig | None = Field(
+        default=None,
+        description="true, or {buffer: …}: read the training rows from their source as training asks for them",
+    )
     held_out: HeldOutConfig = Field(
         default=HeldOutConfig(fraction=0.1),
         description="the rows that no student is trained on; default: a tenth of the training rows",
@@ -96,7 +120,7 @@ class DataConfig(Settings):
     teacher_column: str | None = Field(
         default=None, min_length=1, description="column with the name of each row's teacher, one of teachers"
     )
-    template: str = Field(
+    template: TemplateName = Field(
         default="auto",
         description="auto, plain, chat, alpaca, turns, or your own text with {prompt}",
     )
@@ -125,6 +149,12 @@ class DataConfig(Settings):
         return self.train if isinstance(self.train, tuple) else (self.train,)
 
     @property
+    def templates(self) -> dict[str, str]:
+        """The templates in use, by `Example.template`."""
+        own = [(one.template if isinstance(one, MixedSourceConfig) else None) or "" for one in self.sources]
+        return {name: name or self.template for name in (own if self.held_out.path is None else [*own, ""])}
+
+    @property
     def train_name(self) -> str:
         """Names of the sources, for messages."""
         return " + ".join(one.path if one.split is None else f"{one.path}, {one.split}" for one in self.sources)
@@ -141,10 +171,29 @@ class DataConfig(Settings):
                 raise ValueError("give every source a weight, or none of them")
         return value
 
-    @field_validator("template")
+    @field_validator("streaming", mode="before")
     @classmethod
-    def _known_template(cls, value: str) -> str:
-        names = ("auto", "plain", "chat", "alpaca", "turns")
-        if value in names or "{prompt}" in value:
-            return value
-        raise ValueError(f'no such template: "{value}"; {near_names(value, names)}, or a text with {{prompt}}')
+    def _on_or_off(cls, value: object) -> object:
+        return ({} if value else None) if isinstance(value, bool) else value
+
+    @model_validator(mode="after")
+    def _known_before(self) -> DataConfig:
+        several = isinstance(self.train, tuple)
+        if self.held_out.first is not None and several:
+            raise ValueError("held_out.first counts the rows of one source, and train is a list")
+        if self.streaming is not None:
+            if several:
+                raise ValueError("streaming reads one source; a pattern can name many files")
+            if self.held_out.path is None and self.held_out.first is None:
+                raise ValueError(
+                    "with streaming, give held_out: {path: …} or {first: N}: other rows are not known before"
+                )
+            if self.teacher_column is not None:
+                raise ValueError("streaming is for one teacher: remove teacher_column")
+        return self
+
+    @model_validator(mode="after")
+    def _template_in_use(self) -> DataConfig:
+        if "template" in self.model_fields_set and "" not in self.templates:
+            raise ValueError("every source has a template, so data.template has no effect: leave it out")
+        return self

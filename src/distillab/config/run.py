@@ -109,6 +109,28 @@ class RunRecipe(MethodSettings):
         return self
 
     @model_validator(mode="after")
+    def _stream_is_read_once(self) -> RunRecipe:
+        if self.data.streaming is None:
+            return self
+        facts = {
+            f"method {self.method} (answers: {self.resolved().answers})": self.resolved().answers != "dataset",
+            "several teachers": self.teachers is not None,
+            "teacher.cache": self.teacher is not None and self.teacher.cache is not None,
+            "teacher.prompt_column": self.teacher is not None and self.teacher.prompt_column is not None,
+            "teacher_correction": self.teacher_correction is not None,
+            "training.group_by_length": self.training.group_by_length,
+            "training.budget": self.training.budget is not None,
+        }
+        if refused := [name for name, given in facts.items() if given]:
+            raise ValueError(
+                f"this needs all training rows before the first step, which data.streaming does not have: "
+                f"{', '.join(refused)}"
+            )
+        if "steps" not in self.training.model_fields_set:
+            raise ValueError("with data.streaming, give training.steps: how many rows there are is not known")
+        return self
+
+    @model_validator(mode="after")
     def _training_fits(self) -> RunRecipe:
         require_method_fits(
             self.resolved(),

@@ -103,6 +103,12 @@ class StudyRecipe(Settings):
         return self
 
     @model_validator(mode="after")
+    def _rows_are_known(self) -> StudyRecipe:
+        if self.data.streaming is not None:
+            raise ValueError("data.streaming is for one run: a study's arms share rows, answers and caches")
+        return self
+
+    @model_validator(mode="after")
     def _twins_are_there(self) -> StudyRecipe:
         for arm in self.arms if self.fixed_data_twin else ():
             own = arm.resolved().own

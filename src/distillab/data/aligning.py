@@ -12,7 +12,7 @@ from distillab.alignment.spans import SpanAligner, SpanPlan
 from distillab.alignment.tables import TokenTable
 from distillab.data.collation import NO_SPAN
 from distillab.data.columns import ColumnWriter, mapped_columns
-from distillab.data.encoded_rows import EncodedRow, EncodedRows, row_keys
+from distillab.data.encoded_rows import PLACES, EncodedRow, EncodedRows, row_keys
 from distillab.data.paired import SPAN_DTYPES, PairedRow, PairedRows
 from distillab.data.reading import Reader
 from distillab.data.store import fingerprint_of, stored
@@ -76,6 +76,21 @@ def pair_rows(
         )
     counted = dict(zip(_COUNTED, totals, strict=True))
     return rows, SpanCounts(source=source, rows=len(student), teacher_lacks=len(student) - len(rows), **counted)
+
+
+def pair_block(
+    student: Sequence[EncodedRow], teacher: Sequence[EncodedRow], *, aligner: SpanAligner, source: str
+) -> tuple[list[PairedRow], SpanCounts]:
+    """Return `pair_rows` of a few rows, of which none need be left; nothing is shown or stored.
+
+    Args:
+        teacher: rows of the student's examples, by `encode_block`: their places are those of the student's rows.
+    """
+    assert isinstance(teacher, EncodedRows)
+    places = teacher.columns[PLACES].tolist()
+    found, totals = paired([(n, student[n], row) for n, row in zip(places, teacher, strict=True)], aligner=aligner)
+    counted = dict(zip(_COUNTED, totals.tolist(), strict=True))
+    return found, SpanCounts(source=source, rows=len(student), teacher_lacks=len(student) - len(found), **counted)
 
 
 def _align_into(

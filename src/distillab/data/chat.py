@@ -49,7 +49,7 @@ class Chat(Template):
         DataError: the tokenizer's chat template is invalid, or exceeds a limit.
     """
 
-    complete = True
+    complete, keeps_text = True, False
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerFast, date: datetime.date, *, requires_generation_prompt: bool = True

@@ -39,6 +39,19 @@ class MadeWhenRead(Sequence[T]):
         return map(self._at_place, range(len(self)))
 
 
+class Chosen(MadeWhenRead[T]):
+    """The items of a sequence at some places."""
+
+    def __init__(self, items: Sequence[T], places: Sequence[int]) -> None:
+        self._items, self._places = items, places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def _at_place(self, place: int) -> T:
+        return self._items[self._places[place]]
+
+
 class ColumnWriter:
     """Append numbers to columns.
 

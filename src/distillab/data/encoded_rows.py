@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from distillab.data.columns import Columns, ColumnWriter, MadeWhenRead, mapped_columns
+from distillab.data.columns import Chosen, Columns, ColumnWriter, MadeWhenRead, mapped_columns
 from distillab.data.examples import Example
 from distillab.records import EncodingCounts
 
@@ -138,11 +138,16 @@ _OF_A_ROW = ("prompt_length", "truncated", "special_in_text", "removed", "added"
 
 
 class RowWriter(ColumnWriter):
-    """Append rows, in memory or to the files of a folder."""
+    """Append rows, in memory or to the files of a folder.
+
+    Attributes:
+        count: rows that were appended.
+    """
 
     def __init__(self, folder: Path | None = None) -> None:
         super().__init__(_DTYPES, folder)
         self._bits = np.empty(0, dtype=np.bool_)  # fewer than eight, which fill no byte yet
+        self.count = 0
 
     def append_rows(self, columns: Mapping[str, Any], answer_mask: npt.NDArray[np.bool_]) -> None:
         """Append rows: all columns but `answer_bits`, and the mask of their tokens."""
@@ -150,6 +155,20 @@ class RowWriter(ColumnWriter):
         whole = len(bits) // 8 * 8
         self.append({**columns, MASK: np.packbits(bits[:whole])})
         self._bits = bits[whole:]
+        self.count += len(columns["tokens"])
+
+    def append_made(self, rows: Sequence[EncodedRow], *, start: int) -> None:
+        """Append rows that were made, whose places follow each other from `start`."""
+        keys = [row.key.encode() for row in rows]
+        columns: dict[str, Any] = {name: [getattr(row, name) for row in rows] for name in _OF_A_ROW}
+        columns |= {
+            TOKENS: np.concatenate([row.input_ids for row in rows]),
+            KEYS: np.frombuffer(b"".join(keys), dtype=np.uint8),
+            PLACES: np.arange(start, start + len(rows)),
+            "tokens": [len(row) for row in rows],
+            "key_bytes": [len(key) for key in keys],
+        }
+        self.append_rows(columns, np.concatenate([row.answer_mask for row in rows]))
 
     def close(self) -> None:
         """Write the last bits, and close the files."""
@@ -172,6 +191,10 @@ class EncodedSplit:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def at(self, places: Sequence[int]) -> EncodedSplit:
+        """Return the rows at some places, with the counts of all."""
+        return EncodedSplit(Chosen(self.rows, places), Chosen(self.examples, places), self.counts)
 
 
 def row_lengths(rows: Sequence[EncodedRow]) -> npt.NDArray[np.int64]:

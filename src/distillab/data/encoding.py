@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from transformers import PreTrainedTokenizerFast
 
 from distillab.data.border import BorderEncoder, Piece
@@ -88,9 +89,7 @@ class Encoder:
         self._tokenizer = tokenizer
         self._borders = BorderEncoder(tokenizer)
         self._lost = LostText(tokenizer)
-        self._begin = [] if template.complete else begin_ids(tokenizer)
-        end = template.end_of_turn
-        self._end_of_turn_id = None if end is None else _id_of(tokenizer, end)
+        self._ends = {self.eos_id, *(_id_of(tokenizer, end) for end in template.ends)}
         self._pad_id = tokenizer.pad_token_id
 
     def with_max_tokens(self, max_tokens: int | None) -> Encoder:
@@ -107,16 +106,32 @@ class Encoder:
     @property
     def stop_ids(self) -> tuple[int, ...]:
         """Return the ids that end a generated answer: EOS and the template's end-of-turn token."""
-        ends = {self.eos_id} if self._end_of_turn_id is None else {self.eos_id, self._end_of_turn_id}
-        return tuple(sorted(ends))
+        return tuple(sorted(self._ends))
 
     def encode_prompt(self, example: Example) -> list[int]:
         """Return the ids that generation starts from: those before the final answer in `encode`.
 
         A teacher's generation prompt can also open the answer (`<think>`).
         """
-        joined = self._sequence(self.template.prompt_segments(example))
-        return [*chain.from_iterable(joined.parts)]
+        return self.encode_prompts([example])[0]
+
+    def encode_prompts(self, examples: Sequence[Example]) -> list[list[int]]:
+        """Return `encode_prompt` of each example."""
+        segments = [self.template.prompt_segments(example) for example in examples]
+        found = zip(examples, segments, self._pieces(segments), strict=True)
+        return [[*chain.from_iterable(self._joined(*one).parts)] for one in found]
+
+    def prompt_lengths(self, rows: EncodedRows, examples: Sequence[Example]) -> npt.NDArray[np.int64]:
+        """Return (N,) the tokens of each prompt: of `encode_prompt`.
+
+        Args:
+            rows: encoded by this encoder; of a truncated one it is not more than the row has.
+            examples: of each.
+        """
+        if self.template.keeps_text:
+            return rows.columns["prompt_length"].astype(np.int64)
+        batches = (examples[start : start + _BATCH] for start in range(0, len(examples), _BATCH))
+        return np.array([len(ids) for batch in batches for ids in self.encode_prompts(batch)], dtype=np.int64)
 
     def encode(self, example: Example) -> EncodedRow | Dropped:
         """Encode one example, or return why it is dropped.
@@ -124,12 +139,26 @@ class Encoder:
         Raises:
             DataError: the chat template refuses the conversation.
         """
-        rendered = self._rendered(0, example)
-        if isinstance(rendered, Dropped):
-            return rendered
+        return self.encode_some([example])[0]
+
+    def encode_some(self, examples: Sequence[Example]) -> list[EncodedRow | Dropped]:
+        """Return `encode` of each example."""
         with RowWriter() as writer:
-            kept = self._append(writer, [rendered], [self._pieces(rendered.segments)])
-        return writer.rows()[0] if kept else Dropped(example.key, "no_room")
+            found = self._write(writer, examples, 0)
+        rows = writer.rows()
+        kept = dict(zip(rows.columns[PLACES].tolist(), rows, strict=True))
+        return [
+            one if isinstance(one, Dropped) else kept.get(place, Dropped(one.example.key, "no_room"))
+            for place, one in enumerate(found)
+        ]
+
+    def _write(self, writer: RowWriter, examples: Sequence[Example], start: int) -> list[_Rendered | Dropped]:
+        """Append the rows that are kept of examples, the first of which has the place `start`; return how all look."""
+        found = [self._rendered(place, example) for place, example in enumerate(examples, start=start)]
+        rows = [row for row in found if isinstance(row, _Rendered)]
+        if rows:
+            self._append(writer, rows, self._pieces([row.segments for row in rows]))
+        return found
 
     def _rendered(self, place: int, example: Example) -> _Rendered | Dropped:
         if not all(answer.strip() for answer in example.answers):
@@ -140,13 +169,13 @@ class Encoder:
             return Dropped(example.key, "empty_answer")
         return _Rendered(place, example, segments)
 
-    def _append(self, writer: RowWriter, rows: Sequence[_Rendered], pieces: Sequence[list[list[int]]]) -> int:
-        """Cut rows at `max_tokens` and append those that have a supervised token; return how many have.
+    def _append(self, writer: RowWriter, rows: Sequence[_Rendered], pieces: Sequence[list[list[int]]]) -> None:
+        """Cut rows at `max_tokens` and append those that have a supervised token.
 
         Args:
             pieces: the ids of each segment of each row.
         """
-        joined = [self._joined(row.segments, ids) for row, ids in zip(rows, pieces, strict=True)]
+        joined = [self._joined(row.example, row.segments, ids) for row, ids in zip(rows, pieces, strict=True)]
         found = flat_rows(joined, self.max_tokens)
         kept = [rows[at] for at in found.kept]
         keys = [row.example.key.encode() for row in kept]
@@ -166,7 +195,6 @@ class Encoder:
             "lost": self._lost.of_rows([row.example.texts for row in kept]),
         }
         writer.append_rows(columns, found.answer_mask)
-        return len(kept)
 
     def continued(self, example: Example, text: str, *, tokens: int, by: Encoder, ended: bool) -> EncodedRow:
         """Encode an example up to one of its answers, with a text in place of that answer, which alone is supervised.
@@ -180,10 +208,10 @@ class Encoder:
         segments = self.template.render(example)
         answers = [place for place, segment in enumerate(segments) if segment.ends_answer]
         # of a conversation that was cut, the last answer that was begun
-        number = by._sequence(by.template.render(example)).starts.index(tokens) if len(answers) > 1 else 0
-        end = (self.template.end_of_turn or "") if ended else ""
+        number = by._sequence(example, by.template.render(example)).starts.index(tokens) if len(answers) > 1 else 0
+        end = (self.template.of(example).end_of_turn or "") if ended else ""
         written = RenderedSegment(text + end, supervised=True, ends_answer=True, literal=((0, len(text)),))
-        parts, _, starts = self._sequence([*segments[: answers[number]], written], ended=ended)
+        parts, _, starts = self._sequence(example, [*segments[: answers[number]], written], ended=ended)
         ids = [*chain.from_iterable(parts)]
         room = min(len(ids), self.max_tokens)
         return EncodedRow(
@@ -210,7 +238,7 @@ class Encoder:
         """
         segments = self.template.render(example)
         text_bytes = sum(len(self._open_text(segment).encode()) for segment in segments if segment.supervised)
-        nothing_before = not self._begin and segments[0].supervised
+        nothing_before = not self._begin_of(example) and segments[0].supervised
         return text_bytes - (self._first_token_bytes(segments[0].text) if nothing_before else 0)
 
     def _open_text(self, segment: RenderedSegment) -> str:
@@ -239,7 +267,12 @@ class Encoder:
     @cached_property
     def _tokenizer_sha256(self) -> str:
         tokenizer = self._tokenizer
-        facts = [version("tokenizers"), tokenizer.special_tokens_map, self.eos_id, self._begin]
+        facts = [
+            version("tokenizers"),
+            tokenizer.special_tokens_map,
+            self.eos_id,
+            [] if self.template.complete else self._begin,
+        ]
         text = tokenizer.backend_tokenizer.to_str() + repr(facts) + repr(tokenizer.added_tokens_decoder)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -266,6 +299,16 @@ class Encoder:
         folder = stored("tokens", fingerprint_of(self.fingerprint, examples.rows_fingerprint), fill)
         return self._split(EncodedRows.opened(folder), read_json(folder / _DROPPED), examples, source)
 
+    def encode_block(self, examples: Sequence[Example], *, source: str) -> EncodedSplit:
+        """Encode some examples as `encode_all` does, of which none need be left; nothing is shown or stored."""
+        with RowWriter() as writer:
+            found = self._write(writer, examples, 0)
+        empty = sum(isinstance(one, Dropped) for one in found)
+        dropped = {"empty_answer": empty, "no_room": len(found) - empty - writer.count}
+        rows = writer.rows()
+        kept = [examples[place] for place in rows.columns[PLACES]]
+        return EncodedSplit(rows, kept, rows.counts(source, dropped, prompts=_prompts(kept)))
+
     def _split(
         self, rows: EncodedRows, dropped: Mapping[str, int], examples: Sequence[Example], source: str
     ) -> EncodedSplit:
@@ -284,48 +327,52 @@ class Encoder:
         dropped: Counter[str] = Counter()
         with Progress(f"encoding {source}", total=len(examples), unit="rows") as progress:
             for start in range(0, len(examples), _BATCH):
-                found = [
-                    self._rendered(place, example)
-                    for place, example in enumerate(examples[start : start + _BATCH], start=start)
-                ]
-                rows = [row for row in found if isinstance(row, _Rendered)]
-                texts = [[Piece(part.text, part.literal) for part in row.segments] for row in rows]
-                kept = self._append(writer, rows, self._borders.encode_batch(texts)) if rows else 0
-                dropped["empty_answer"] += len(found) - len(rows)
-                dropped["no_room"] += len(rows) - kept
+                found = self._write(writer, examples[start : start + _BATCH], start)
+                dropped["empty_answer"] += sum(isinstance(one, Dropped) for one in found)
                 progress.advance(len(found))
+        dropped["no_room"] = len(examples) - dropped["empty_answer"] - writer.count
         return dropped
 
-    def _sequence(self, segments: Sequence[RenderedSegment], *, ended: bool = True) -> Joined:
+    def _sequence(self, example: Example, segments: Sequence[RenderedSegment], *, ended: bool = True) -> Joined:
         """Return the ids of segments with begin and end tokens.
 
         Args:
             ended: False: the last segment is an answer without an end.
         """
-        return self._joined(segments, self._pieces(segments), ended=ended)
+        return self._joined(example, segments, self._pieces([segments])[0], ended=ended)
 
     def _joined(
-        self, segments: Sequence[RenderedSegment], pieces: Sequence[list[int]], *, ended: bool = True
+        self,
+        example: Example,
+        segments: Sequence[RenderedSegment],
+        pieces: Sequence[list[int]],
+        *,
+        ended: bool = True,
     ) -> Joined:
         parts = [self._closed(piece, segment) for piece, segment in zip(pieces, segments, strict=True)]
         if not ended:
             parts[-1] = pieces[-1]
-        parts = [self._missing_begin(parts), *parts]
+        begin = self._begin_of(example)
+        # nothing where the text has it
+        parts = [[] if [*islice(chain.from_iterable(parts), len(begin))] == begin else begin, *parts]
         ends = list(accumulate(map(len, parts)))
         starts = [start for start, segment in zip(ends, segments, strict=False) if segment.ends_answer]
         return Joined(parts, [False, *(segment.supervised for segment in segments)], starts)
 
-    def _pieces(self, segments: Sequence[RenderedSegment]) -> list[list[int]]:
-        return self._borders.encode([Piece(segment.text, segment.literal) for segment in segments])
+    def _pieces(self, rows: Sequence[Sequence[RenderedSegment]]) -> list[list[list[int]]]:
+        """Return the ids of each segment of each row."""
+        return self._borders.encode_batch([[Piece(part.text, part.literal) for part in row] for row in rows])
 
     def _closed(self, ids: list[int], segment: RenderedSegment) -> list[int]:
-        closes = (self.eos_id, self._end_of_turn_id)
         # Text of the data never encodes to these ids, so the template wrote a last id among them.
-        return ids if not segment.ends_answer or (ids and ids[-1] in closes) else [*ids, self.eos_id]
+        return ids if not segment.ends_answer or (ids and ids[-1] in self._ends) else [*ids, self.eos_id]
 
-    def _missing_begin(self, parts: Sequence[list[int]]) -> list[int]:
-        """Return the begin tokens, or nothing where the text has them."""
-        return [] if [*islice(chain.from_iterable(parts), len(self._begin))] == self._begin else self._begin
+    @cached_property
+    def _begin(self) -> list[int]:
+        return begin_ids(self._tokenizer)
+
+    def _begin_of(self, example: Example) -> list[int]:
+        return [] if self.template.of(example).complete else self._begin
 
 
 def _id_of(tokenizer: PreTrainedTokenizerFast, token: str) -> int:

@@ -137,12 +137,14 @@ class TableFacts:
         settings: a fingerprint of the settings by which rows became examples.
         places: texts before the number in an example's origin.
         last_answer_alone: only the last answer of a conversation is trained on.
+        templates: `Example.template` of the examples of each place; empty: none has one.
     """
 
     kind: Kind
     settings: str
     places: tuple[str, ...]
     last_answer_alone: bool = False
+    templates: tuple[str, ...] = ()
 
 
 class ExampleTable(Sequence[Example]):
@@ -185,7 +187,11 @@ class ExampleTable(Sequence[Example]):
 
     def with_last_answer_alone(self) -> ExampleTable:
         """Return the conversations with only their last answers trained on."""
-        return ExampleTable(self.texts, self.entries, replace(self.facts, last_answer_alone=True), self.chosen)
+        return self._with(last_answer_alone=True)
+
+    def with_template(self, template: str) -> ExampleTable:
+        """Return the examples with a template of their own."""
+        return self._with(templates=(template,) * len(self.facts.places))
 
     @property
     def contents(self) -> Hashes:
@@ -203,10 +209,15 @@ class ExampleTable(Sequence[Example]):
         digest = hashlib.sha256(f"{self.facts.settings} {self.facts.last_answer_alone}".encode())
         for name in ("row", "occurrence", "answer"):
             digest.update(self._column(name).tobytes())
+        if any(self.facts.templates):
+            digest.update(repr(self.facts.templates).encode() + self._column("place").tobytes())
         return digest.hexdigest()[:32]
 
     def _column(self, name: str) -> npt.NDArray[Any]:
         return np.ascontiguousarray(self.entries[name][self.chosen])
+
+    def _with(self, **changes: Any) -> ExampleTable:
+        return ExampleTable(self.texts, self.entries, replace(self.facts, **changes), self.chosen)
 
     def _at(self, chosen: Indexes) -> ExampleTable:
         return ExampleTable(self.texts, self.entries, self.facts, chosen)
@@ -217,7 +228,9 @@ class ExampleTable(Sequence[Example]):
             for fields in part:
                 row, occurrence, answer, before, number, *_ = next(known)
                 key = f"{row:016x}-{occurrence}" + (f".{answer}" if answer >= 0 else "")
-                yield self._example(key, f"{self.facts.places[before]}{number}", fields)
+                made = self._example(key, f"{self.facts.places[before]}{number}", fields)
+                own = self.facts.templates
+                yield replace(made, template=own[before]) if own and own[before] else made
 
     def _example(self, key: str, origin: str, fields: tuple[Any, ...]) -> Example:
         known = dict(zip(_FIELDS[self.facts.kind], fields, strict=False))

@@ -66,6 +66,7 @@ class Example:
         context: the `input` of an instruction row, or empty.
         messages: all turns of a conversation; empty for other kinds.
         tools: for a conversation: JSON list of its tools, or empty.
+        template: the template of its source, if that has one of its own; or empty.
         beside: further columns of the row by their names, which concern the teacher alone.
     """
 
@@ -78,6 +79,7 @@ class Example:
     context: str = ""
     messages: tuple[Message, ...] = ()
     tools: str = ""
+    template: str = ""
     beside: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
@@ -140,7 +142,7 @@ class Example:
             asked = replace(self.messages[last], content=text)
             return replace(self, prompt=text, messages=(*self.messages[:last], asked, *self.messages[last + 1 :]))
         made = pair_example(self.key, self.origin, instruction=text, context=self.context, answer=self.answer)
-        return replace(made, beside=self.beside)
+        return replace(made, template=self.template, beside=self.beside)
 
     def with_answer(self, text: str) -> Example:
         """Return the row with another final answer; key, prompt and earlier turns stay.

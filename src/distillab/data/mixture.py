@@ -86,5 +86,6 @@ def _joined(tables: Sequence[ExampleTable]) -> ExampleTable:
     entries["occurrence"] = occurrences(entries["row"], entries["answer"])
     settings = [fact for table in tables for fact in (table.facts.settings, len(table))]
     places = tuple(place for table in tables for place in table.facts.places)
-    facts = replace(tables[0].facts, settings=fingerprint_of(settings), places=places)
+    templates = tuple(one for table in tables for one in table.facts.templates or ("",) * len(table.facts.places))
+    facts = replace(tables[0].facts, settings=fingerprint_of(settings), places=places, templates=templates)
     return ExampleTable(Texts([file for table in tables for file in table.texts.files]), entries, facts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerFast
@@ -10,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from distillab.data.collation import Collator, PaddingSide
 from distillab.data.encoding import Encoder
 from distillab.data.examples import Kind
-from distillab.data.templates import resolve_template
+from distillab.data.templates import resolve_templates
 from distillab.pairing.loading import LoadedTokenizer, load_tokenizer
 
 
@@ -39,7 +40,7 @@ def load_reader(
     path: str,
     *,
     revision: str | None,
-    template: str,
+    template: str | Mapping[str, str],
     kind: Kind,
     max_tokens: int,
     date: datetime.date | None = None,
@@ -48,13 +49,13 @@ def load_reader(
     """Load the reader of the model at `path` for examples of one kind.
 
     Args:
+        template: its name; or `DataConfig.templates`.
         date: the day that a chat template which writes the date gets; default: today.
         requires_generation_prompt: as for `Chat`; True for a model that is trained.
     Raises:
         TokenizerMismatch, DataError, ConfigError: see `load_tokenizer`, `Encoder`, `resolve_template`.
     """
     loaded = load_tokenizer(path, revision=revision)
-    form = resolve_template(
-        template, loaded.tokenizer, kind, date, requires_generation_prompt=requires_generation_prompt
-    )
+    names = {"": template} if isinstance(template, str) else template
+    form = resolve_templates(names, loaded.tokenizer, kind, date, requires_generation_prompt=requires_generation_prompt)
     return Reader(loaded, Encoder(loaded.tokenizer, form, max_tokens))

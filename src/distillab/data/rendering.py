@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from distillab.data.examples import Example, Message
@@ -63,20 +64,32 @@ class Template(ABC):
         complete: the rendering holds all special tokens, so no begin token is added.
         end_of_turn: special token that ends a rendered answer; None: EOS is appended.
         date: the date that the template writes; None if it writes none.
+        keeps_text: prompts and answers are written as they are, and nothing is written between the two that only
+            generation starts from.
     """
 
     complete = False
     end_of_turn: str | None = None
     date: datetime.date | None = None
+    keeps_text = True
 
     def __init__(self, name: str, source: str) -> None:
         self.name = name
         self.sha256 = hashlib.sha256(f"{name}\n{source}".encode()).hexdigest()
 
     @property
+    def ends(self) -> tuple[str, ...]:
+        """Return the special tokens that can end a rendered answer."""
+        return () if self.end_of_turn is None else (self.end_of_turn,)
+
+    @property
     def identity(self) -> tuple[str | bool, ...]:
         """Return all that decides how an example is rendered, besides the tokenizer."""
         return (self.sha256,)
+
+    def of(self, example: Example) -> Template:
+        """Return the template that renders an example."""
+        return self
 
     @abstractmethod
     def render(self, example: Example) -> tuple[RenderedSegment, ...]:
@@ -175,6 +188,40 @@ class Custom(Template):
             literal.append((len(text), len(text) + len(example.prompt)))
             text += example.prompt + behind
         return (RenderedSegment(text, supervised=False, literal=tuple(literal)), _answer(example.answer))
+
+
+class BySource(Template):
+    """A template for each source of the rows.
+
+    Args:
+        templates: by `Example.template`.
+    """
+
+    def __init__(self, templates: Mapping[str, Template]) -> None:
+        names = " + ".join(dict.fromkeys(template.name for template in templates.values()))
+        super().__init__(names, "\n".join(f"{name!r} {one.sha256}" for name, one in templates.items()))
+        self._templates = templates
+        self.complete = all(one.complete for one in templates.values())
+        self.keeps_text = all(one.keeps_text for one in templates.values())
+        self.date = next((one.date for one in templates.values() if one.date is not None), None)
+
+    @property
+    def identity(self) -> tuple[str | bool, ...]:
+        """Return those of all."""
+        return (self.sha256, *(fact for one in self._templates.values() for fact in one.identity))
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """Return those of all."""
+        return tuple(dict.fromkeys(end for one in self._templates.values() for end in one.ends))
+
+    def of(self, example: Example) -> Template:
+        """Return the template of the example's source."""
+        return self._templates[example.template]
+
+    def render(self, example: Example) -> tuple[RenderedSegment, ...]:
+        """Render by the template of the example's source."""
+        return self.of(example).render(example)
 
 
 def _data(text: str, *, supervised: bool = False) -> RenderedSegment:

@@ -96,18 +96,25 @@ class _Facts:
     skipped: tuple[str, ...]
 
 
-def read_table(config: SourceConfig, reading: Reading) -> TableRows:
+def read_table(config: SourceConfig, reading: Reading, *, stores: bool = True) -> TableRows:
     """Read the examples of a source: from the store, or from the source, and keep them in the store.
 
     The store finds them by the facts of the source's files (path, size, times), the settings of the source and those
     of `reading`. Small sources, and the rows of a Python session, are read anew each time.
 
+    Args:
+        stores: False: nothing is looked for or kept in the store.
     Raises:
         DataError: as `find_source` and `examples_of`.
     """
     source = find_source(config)
     small = source.size_bytes < _SMALLEST_STORED_BYTES
-    if source.facts is None or small or (config.limit is not None and config.limit < _SMALLEST_STORED_ROWS):
+    if (
+        not stores
+        or source.facts is None
+        or small
+        or (config.limit is not None and config.limit < _SMALLEST_STORED_ROWS)
+    ):
         memory = io.BytesIO()
         facts, index = _build(source, reading, memory)
         return _table(memory.getvalue(), index, facts, reading)

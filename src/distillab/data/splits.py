@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -55,7 +55,7 @@ class Splits:
 
 
 def load_examples(config: DataConfig, *, beside: Sequence[str] = ()) -> Splits:
-    """Read the rows that a recipe names and split them.
+    """Read the rows that a recipe names and split them; of a stream the held-out rows and the first block.
 
     A fraction is taken by a seeded hash: the same rows in any order of the file, and all answers to one prompt in the
     same part.
@@ -68,7 +68,14 @@ def load_examples(config: DataConfig, *, beside: Sequence[str] = ()) -> Splits:
     held = config.held_out
     name = config.train_name
     named = None if held.column is None or held.value is None else (held.column, held.value)
-    every = [load_source(config, source, beside=beside, held_out=named) for source in config.sources]
+    sources = config.sources
+    if config.streaming is not None:
+        most = (held.first or 0) + config.streaming.buffer
+        sources = (sources[0].model_copy(update={"limit": min(most, sources[0].limit or most)}),)
+    every = [load_source(config, source, beside=beside, held_out=named) for source in sources]
+    for number, source in enumerate(config.sources):
+        if isinstance(source, MixedSourceConfig) and source.template is not None:
+            every[number] = replace(every[number], examples=every[number].examples.with_template(source.template))
     weights = [source.weight for source in config.sources if isinstance(source, MixedSourceConfig)]
     read = mixed(config.sources, every, [weight for weight in weights if weight], seed=config.seed)
     if named is not None:
@@ -88,8 +95,20 @@ def load_examples(config: DataConfig, *, beside: Sequence[str] = ()) -> Splits:
             )
         names = (name, held.path if held.split is None else f"{held.path}, {held.split}")
         return _checked(config, read.examples, other.examples, (read, other), names)
+    if held.first is not None:
+        first = load_source(config, sources[0].model_copy(update={"limit": held.first}), beside=beside)
+        if replace(first.shape, ignored=()) != replace(read.shape, ignored=()):
+            raise DataError(
+                "The first rows have other columns than the rest, and are held out.",
+                where=name,
+                facts=[f"first {held.first} rows: {first.shape}", f"all: {read.shape}"],
+                fix="name the columns: data.train.columns: {…}",
+            )
+        number = len(first.examples)
+        names = (f"{name}, the rest", f"{name}, first {held.first} rows")
+        return _checked(config, read.examples[number:], read.examples[:number], (read, read), names)
     if held.fraction is None:
-        raise ConfigError("held_out does not name its rows.", fix="give path, fraction, or column with value")
+        raise ConfigError("held_out does not name its rows.", fix="give path, fraction, first, or column with value")
     taken = by_fraction(
         read.examples.contents, read.examples.prompt_hashes, held.fraction, held.limit, seed=config.seed, name=name
     )
@@ -107,7 +126,8 @@ def load_source(
     Raises:
         DataError: unreadable source or rows.
     """
-    return read_table(source, Reading(config.prompt_share, config.on_bad_row, tuple(beside), held_out, source.columns))
+    reading = Reading(config.prompt_share, config.on_bad_row, tuple(beside), held_out, source.columns)
+    return read_table(source, reading, stores=config.streaming is None)
 
 
 def _checked(

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 
+from distillab.data.columns import MadeWhenRead
+from distillab.data.encoded_rows import EncodedRows, RowWriter
 from distillab.data.encoding import Dropped, EncodedRow, Encoder
+from distillab.data.example_table import BATCH_ROWS
 from distillab.data.examples import Example
 from distillab.data.textfiles import first_of
 from distillab.errors import DataError
@@ -57,7 +61,24 @@ def require_every_teacher(examples: Sequence[Example], column: str, names: Seque
         )
 
 
-def with_teacher_prompts(examples: Sequence[Example], column: str, *, where: str) -> list[Example]:
+class _WithPrompts(MadeWhenRead[Example]):
+    """Examples with the prompts of a column; each is made when it is read."""
+
+    def __init__(self, examples: Sequence[Example], column: str) -> None:
+        self._examples, self._column = examples, column
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __iter__(self) -> Iterator[Example]:
+        return (example.with_prompt(example.beside[self._column]) for example in self._examples)
+
+    def _at_place(self, place: int) -> Example:
+        example = self._examples[place]
+        return example.with_prompt(example.beside[self._column])
+
+
+def with_teacher_prompts(examples: Sequence[Example], column: str, *, where: str) -> Sequence[Example]:
     """Return the examples with the prompts of a column.
 
     Args:
@@ -80,12 +101,12 @@ def with_teacher_prompts(examples: Sequence[Example], column: str, *, where: str
             facts=first_of(bad),
             fix=f'give every row, held-out rows too, a text in "{column}" (the usual prompt where there is no hint)',
         )
-    return [example.with_prompt(example.beside[column]) for example in examples]
+    return _WithPrompts(examples, column)
 
 
 def teacher_rows(
     encoder: Encoder, examples: Sequence[Example], student: Sequence[EncodedRow], *, context: int | None, where: str
-) -> list[EncodedRow]:
+) -> EncodedRows:
     """Encode rows with the teacher's prompts, each cut after as many scored tokens as the student's row has.
 
     Args:
@@ -97,10 +118,32 @@ def teacher_rows(
     Raises:
         DataError: rows whose answers have other tokens after the teacher's prompt, or that are too long; counted.
     """
-    whole, made = encoder.with_max_tokens(None), []
-    other, long = [], []
-    for example, row in zip(examples, student, strict=True):
-        read = whole.encode(example)
+    whole, other, long = encoder.with_max_tokens(None), list[str](), list[str]()
+    pairs = zip(examples, student, strict=True)
+    with RowWriter() as writer:
+        while some := list(islice(pairs, BATCH_ROWS)):
+            made = list(_cut(whole, some, context=context, other=other, long=long))
+            if made:
+                writer.append_made(made, start=writer.count)
+    for bad, rule, fix in (
+        (other, "have another answer, in tokens, after the teacher's prompt", "use a template that keeps the answer"),
+        (long, f"do not fit into the teacher's context of {context} tokens", "shorten the prompts of the teacher"),
+    ):
+        if bad:
+            raise DataError(f"{len(bad)} of {len(student)} rows {rule}.", where=where, facts=first_of(bad), fix=fix)
+    return writer.rows()
+
+
+def _cut(
+    whole: Encoder,
+    pairs: Sequence[tuple[Example, EncodedRow]],
+    *,
+    context: int | None,
+    other: list[str],
+    long: list[str],
+) -> Iterator[EncodedRow]:
+    """Yield the rows of `teacher_rows`; those that cannot be read are added to the lists."""
+    for (example, row), read in zip(pairs, whole.encode_some([example for example, _ in pairs]), strict=True):
         wanted = row.input_ids[row.answer_mask]
         scored = np.flatnonzero([] if isinstance(read, Dropped) else read.answer_mask)[: len(wanted)]
         if isinstance(read, Dropped) or not np.array_equal(read.input_ids[scored], wanted):
@@ -112,14 +155,7 @@ def teacher_rows(
         mask, prompt = read.answer_mask[:end], read.prompt_length
         if prompt >= end:  # cut before the last answer: the last one that was begun
             prompt = end - int(np.flatnonzero(~mask[::-1])[0])
-        made.append(EncodedRow(row.key, read.input_ids[:end], mask, prompt))
-    for bad, rule, fix in (
-        (other, "have another answer, in tokens, after the teacher's prompt", "use a template that keeps the answer"),
-        (long, f"do not fit into the teacher's context of {context} tokens", "shorten the prompts of the teacher"),
-    ):
-        if bad:
-            raise DataError(f"{len(bad)} of {len(student)} rows {rule}.", where=where, facts=first_of(bad), fix=fix)
-    return made
+        yield EncodedRow(row.key, read.input_ids[:end], mask, prompt)
 
 
 def _problem(example: Example, column: str) -> str | None:

@@ -3,17 +3,40 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping
 
 from transformers import PreTrainedTokenizerFast
 
 from distillab.data.chat import Chat
 from distillab.data.examples import Kind
-from distillab.data.rendering import Alpaca, Custom, PlainPair, PlainText, RenderedSegment, Template, Turns
+from distillab.data.rendering import Alpaca, BySource, Custom, PlainPair, PlainText, RenderedSegment, Template, Turns
 from distillab.errors import ConfigError, near_names
 
-__all__ = ["TEMPLATE_NAMES", "RenderedSegment", "Template", "resolve_template"]
+__all__ = ["TEMPLATE_NAMES", "RenderedSegment", "Template", "resolve_template", "resolve_templates"]
 
 TEMPLATE_NAMES = ("auto", "plain", "chat", "alpaca", "turns")
+
+
+def resolve_templates(
+    names: Mapping[str, str],
+    tokenizer: PreTrainedTokenizerFast,
+    kind: Kind,
+    date: datetime.date | None = None,
+    *,
+    requires_generation_prompt: bool = True,
+) -> Template:
+    """Return the template of rows whose sources can have templates of their own.
+
+    Args:
+        names: `DataConfig.templates`.
+    Raises:
+        DataError, ConfigError: see `resolve_template`, which has the other arguments.
+    """
+    found = {
+        name: resolve_template(template, tokenizer, kind, date, requires_generation_prompt=requires_generation_prompt)
+        for name, template in names.items()
+    }
+    return BySource(found) if len(found) > 1 else next(iter(found.values()))
 
 
 def resolve_template(

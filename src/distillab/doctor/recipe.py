@@ -179,7 +179,7 @@ def _rows(arm: Arm, clock: Clock) -> tuple[CheckResult, ...]:
     refusal = clock.refuses_s(sum(map(len, texts)) / _CHARACTERS_A_SECOND)
     if refusal is not None:
         return (CheckResult(check="rows", scope=plural(len(splits.train), "row"), skipped=refusal),)
-    return run_data_checks(DataSubject(tuple(splits.train), tuple(splits.held_out), arm.inputs.student))
+    return run_data_checks(DataSubject(splits.train, splits.held_out, arm.inputs.student))
 
 
 def _pair(
@@ -198,7 +198,7 @@ def _pair(
         teacher_model=arm.source.model() if with_weights else None,
         student_model=original,
         student_is_random=arm.recipe.student.init == "random",
-        examples=tuple(inputs.train.examples),
+        examples=inputs.train.examples,
         compares_by_index=any(other.inputs.method.tokens == "shared" for other in shared),
     )
     several = len(_of_each_teacher(recipe.every)) > 1

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from transformers import PreTrainedModel
 
 from distillab.config.evaluation import EvaluationConfig
-from distillab.data.encoding import EncodedRow
+from distillab.data.columns import Chosen
+from distillab.data.encoding import EncodedRow, Encoder
 from distillab.data.examples import Example
 from distillab.data.reading import Reader
 from distillab.data.supervised_text import SupervisedText
@@ -33,22 +35,45 @@ from distillab.teachers.protocol import Generates, Prompt, Sampling, SignalSourc
 from distillab.teachers.reasoning import AnswerText, without_reasoning
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class HeldOut:
-    """Held-out rows as one tokenizer and its template read them. One entry a row in every field but `stop_ids`.
+    """Held-out rows as one tokenizer and its template read them; what is asked of them is made once.
 
     Attributes:
-        answers: the supervised text of the final answers, with the template's additions.
-        scored_bytes: `Encoder.scored_bytes`.
-        stop_ids: the ids that end an answer.
+        rows: encoded.
+        examples: of each row.
+        encoder: of the rows.
     """
 
-    rows: tuple[EncodedRow, ...]
-    prompt_ids: tuple[tuple[int, ...], ...]
-    prompts: tuple[str, ...]
-    answers: tuple[SupervisedText, ...]
-    scored_bytes: tuple[int, ...]
-    stop_ids: tuple[int, ...]
+    rows: Sequence[EncodedRow]
+    examples: Sequence[Example]
+    encoder: Encoder
+    _first: dict[int, HeldOut] = field(default_factory=dict, repr=False)
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """The ids that end an answer."""
+        return self.encoder.stop_ids
+
+    @cached_property
+    def prompt_ids(self) -> tuple[tuple[int, ...], ...]:
+        """What generation starts from, of each row."""
+        return tuple(map(tuple, self.encoder.encode_prompts(self.examples)))
+
+    @cached_property
+    def prompts(self) -> tuple[str, ...]:
+        """The text of each prompt."""
+        return tuple(example.prompt for example in self.examples)
+
+    @cached_property
+    def answers(self) -> tuple[SupervisedText, ...]:
+        """The supervised text of the final answers, with the template's additions."""
+        return tuple(self.encoder.supervised_texts(example)[-1] for example in self.examples)
+
+    @cached_property
+    def scored_bytes(self) -> tuple[int, ...]:
+        """`Encoder.scored_bytes` of each row."""
+        return tuple(map(self.encoder.scored_bytes, self.examples))
 
     @property
     def references(self) -> tuple[str, ...]:
@@ -57,18 +82,13 @@ class HeldOut:
 
     def first(self, n: int) -> HeldOut:
         """Return the first n rows."""
-        return self.at(range(min(n, len(self.rows))))
+        if n not in self._first:
+            self._first[n] = self.at(range(min(n, len(self.rows))))
+        return self._first[n]
 
     def at(self, places: Sequence[int]) -> HeldOut:
-        """Return the rows at some places."""
-        return HeldOut(
-            tuple(self.rows[n] for n in places),
-            tuple(self.prompt_ids[n] for n in places),
-            tuple(self.prompts[n] for n in places),
-            tuple(self.answers[n] for n in places),
-            tuple(self.scored_bytes[n] for n in places),
-            self.stop_ids,
-        )
+        """Return the rows at some places, in memory."""
+        return HeldOut(tuple(Chosen(self.rows, places)), tuple(Chosen(self.examples, places)), self.encoder)
 
 
 @dataclass(frozen=True)

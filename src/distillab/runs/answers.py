@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 from distillab.data.encoding import EncodedSplit
+from distillab.data.example_table import BATCH_ROWS
 from distillab.interruption import Interrupted
 from distillab.paths import is_url, local_path
 from distillab.records import AnswersMade, AnswerStoreCounts, TeacherProvenance, read_record, write_record
@@ -158,8 +160,10 @@ def prompts_of(inputs: RunInputs) -> list[Prompt]:
     view = inputs.require_teacher()
     read = view.as_read(inputs.train.examples, where=inputs.splits.sources[0])
     served = view.spec.settings.server is not None
-    prompts = [
-        Prompt(example.key, tuple(view.reader.encoder.encode_prompt(example)), example.asked if served else ())
-        for example in read
-    ]
+    prompts, examples = list[Prompt](), iter(read)
+    while some := list(islice(examples, BATCH_ROWS)):
+        prompts += [
+            Prompt(example.key, tuple(ids), example.asked if served else ())
+            for example, ids in zip(some, view.reader.encoder.encode_prompts(some), strict=True)
+        ]
     return answerable(prompts, context=view.context, max_new_tokens=inputs.recipe.teacher_answers.max_new_tokens)

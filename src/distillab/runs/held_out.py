@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from distillab.data.encoding import Dropped, EncodedRow
+import numpy as np
+
+from distillab.data.encoded_rows import PLACES, EncodedRows
+from distillab.data.encoding import Dropped
+from distillab.data.example_table import ExampleTable
 from distillab.data.examples import Example
 from distillab.data.reading import Reader
 from distillab.data.splits import Splits
@@ -45,7 +49,7 @@ def held_out_line(counts: EncodingCounts, *, wanted: int, max_tokens: int, max_n
 
 def fitting_rows(
     splits: Splits, readers: list[Reader], longest_prompts: list[int | None]
-) -> tuple[tuple[Example, ...], Counter[NotJudged]]:
+) -> tuple[ExampleTable, Counter[NotJudged]]:
     """Select the held-out rows that every tokenizer of the pair reads whole, with room for an answer in the context.
 
     So all models are evaluated on the same text. A prompt needs a token that generation continues.
@@ -53,47 +57,54 @@ def fitting_rows(
     Returns:
         The rows; and how many are left out for each reason, the first one that applies.
     """
-    left = list(splits.held_out)
+    left = np.arange(len(splits.held_out))
     reasons: Counter[NotJudged] = Counter()
     for reader, longest in zip(readers, longest_prompts, strict=True):
-        split = reader.encoder.encode_all(splits.held_out, source=splits.sources[1])
-        rows = {row.key: row for row in split.rows}
-        found = [_unfit(reader, example, rows.get(example.key), longest) for example in left]
-        reasons.update(reason for reason in found if reason is not None)
-        left = [example for example, reason in zip(left, found, strict=True) if reason is None]
-    return tuple(left), reasons
+        unfit = _unfit(reader, splits, longest)
+        reasons.update(unfit[place] for place in left.tolist() if place in unfit)
+        left = left[~np.isin(left, list(unfit))]
+    return splits.held_out.take(left), reasons
 
 
-def _unfit(reader: Reader, example: Example, row: EncodedRow | None, longest: int | None) -> NotJudged | None:
-    if row is None:
-        dropped = reader.encoder.encode(example)
-        assert isinstance(dropped, Dropped)  # not among the kept rows
-        return "empty answer" if dropped.reason == "empty_answer" else "too long"
-    if row.truncated:
-        return "too long"
-    prompt = reader.encoder.encode_prompt(example)
-    if not prompt:
-        return "no prompt"
-    return None if longest is None or len(prompt) <= longest else "no room for an answer"
+def _unfit(reader: Reader, splits: Splits, longest: int | None) -> dict[int, NotJudged]:
+    """Return why held-out rows cannot be evaluated, by their places."""
+    encoder, examples = reader.encoder, splits.held_out
+    rows = encoder.encode_all(examples, source=splits.sources[1]).rows
+    assert isinstance(rows, EncodedRows)  # which `encode_all` returns
+    places, cut = rows.columns[PLACES], rows.columns["truncated"]
+    found: dict[int, NotJudged] = dict.fromkeys(places[cut].tolist(), "too long")
+    lost = np.setdiff1d(np.arange(len(examples)), places).tolist()
+    for place, dropped in zip(lost, encoder.encode_some(examples.take(lost)), strict=True):
+        empty = isinstance(dropped, Dropped) and dropped.reason == "empty_answer"
+        found[place] = "empty answer" if empty else "too long"
+    whole = places[~cut]
+    prompts = encoder.prompt_lengths(rows, examples.take(places))[~cut]
+    if longest is not None:
+        found |= dict.fromkeys(whole[prompts > longest].tolist(), "no room for an answer")
+    return found | dict.fromkeys(whole[prompts == 0].tolist(), "no prompt")
 
 
-def same_answers(examples: tuple[Example, ...], readers: list[Reader], *, source: str) -> tuple[Example, ...]:
+def same_answers(examples: ExampleTable, readers: list[Reader], *, source: str) -> ExampleTable:
     """Select the examples for which every template keeps the same text of the answer, spaces aside.
 
     Raises:
         DataError: there were examples, and none is left.
     """
-    texts = [[_learned_text(reader, example) for reader in readers] for example in examples]
-    kept = tuple(example for example, each in zip(examples, texts, strict=True) if each.count(each[0]) == len(each))
-    if examples and not kept:
+    templates = [reader.encoder.template for reader in readers]
+    if all(one.keeps_text and one.sha256 == templates[0].sha256 for one in templates):
+        return examples
+    texts = ([_learned_text(reader, example) for reader in readers] for example in examples)
+    kept = [place for place, each in enumerate(texts) if each.count(each[0]) == len(each)]
+    if len(examples) and not kept:
+        each = [_learned_text(reader, examples[0]) for reader in readers]
         raise DataError(
             "The templates of student and teacher keep different text of every held-out answer, so the two cannot be "
             "evaluated on the same text.",
             where=source,
-            facts=[f"{reader.loaded.name}: {text[-1][:80]!r}" for reader, text in zip(readers, texts[0], strict=True)],
+            facts=[f"{reader.loaded.name}: {text[-1][:80]!r}" for reader, text in zip(readers, each, strict=True)],
             fix="remove from the rows what one template drops (reasoning, usually), or use one template for both",
         )
-    return kept
+    return examples.take(kept)
 
 
 def _learned_text(reader: Reader, example: Example) -> list[str]:
@@ -101,11 +112,11 @@ def _learned_text(reader: Reader, example: Example) -> list[str]:
 
 
 def encode_eval_rows(
-    student: Reader, splits: Splits, examples: tuple[Example, ...], reasons: Mapping[NotJudged, int]
+    student: Reader, splits: Splits, examples: ExampleTable, reasons: Mapping[NotJudged, int]
 ) -> tuple[HeldOut, EncodingCounts]:
     """Encode the held-out rows of the evaluation; return them with counts of all, of those left out, and why."""
     why = {reason: number for reason, number in reasons.items() if number}
-    if not examples:
+    if not len(examples):
         raise DataError(
             "No held-out row fits whole into data.max_tokens, has a prompt, and leaves room for "
             "evaluation.max_new_tokens.",
@@ -122,12 +133,4 @@ def encode_eval_rows(
 
 def _read(reader: Reader, examples: Sequence[Example], *, source: str) -> tuple[HeldOut, EncodingCounts]:
     encoded = reader.encoder.encode_all(examples, source=source)
-    held_out = HeldOut(
-        rows=tuple(encoded.rows),
-        prompt_ids=tuple(tuple(reader.encoder.encode_prompt(example)) for example in examples),
-        prompts=tuple(example.prompt for example in examples),
-        answers=tuple(reader.encoder.supervised_texts(example)[-1] for example in examples),
-        scored_bytes=tuple(reader.encoder.scored_bytes(example) for example in examples),
-        stop_ids=reader.encoder.stop_ids,
-    )
-    return held_out, encoded.counts
+    return HeldOut(encoded.rows, encoded.examples, reader.encoder), encoded.counts

@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -15,10 +16,11 @@ import torch
 from distillab.config.methods import Method
 from distillab.config.run import RunRecipe
 from distillab.data.encoding import EncodedRow, EncodedSplit
-from distillab.data.example_table import content_sha256
-from distillab.data.examples import Example
+from distillab.data.example_table import ExampleTable, content_sha256
 from distillab.data.reading import Reader
+from distillab.data.sources import find_source
 from distillab.data.splits import Splits, load_examples
+from distillab.data.store import fingerprint_of
 from distillab.errors import ConfigError, TeacherError, TokenizerMismatch
 from distillab.evaluation.protocol import HeldOut
 from distillab.evaluation.values import captured
@@ -61,7 +63,7 @@ class RunInputs:
     teacher: TeacherView | None
     train: EncodedSplit
     held_out: HeldOut
-    held_out_examples: tuple[Example, ...]
+    held_out_examples: ExampleTable
     held_out_counts: EncodingCounts
     made_in: Path | None = None
     starts_from: Path | None = None
@@ -88,8 +90,7 @@ class RunInputs:
         column = self.recipe.data.teacher_column
         if column is None:
             return split
-        own = [place for place, example in enumerate(split.examples) if example.beside[column] == name]
-        return EncodedSplit([split.rows[n] for n in own], [split.examples[n] for n in own], split.counts)
+        return split.at([place for place, example in enumerate(split.examples) if example.beside[column] == name])
 
     def _part(self, name: str) -> RunInputs:
         part, column = self.alone(name), self.recipe.data.teacher_column
@@ -103,7 +104,7 @@ class RunInputs:
             recipe=part.recipe.model_copy(update={"evaluation": evaluation}),
             train=self.of(name, self.train),
             held_out=self.held_out.at(own),
-            held_out_examples=tuple(self.held_out_examples[n] for n in own),
+            held_out_examples=self.held_out_examples.take(own),
         )
 
     @cached_property
@@ -155,7 +156,7 @@ class RunInputs:
     @cached_property
     def held_out_split(self) -> EncodedSplit:
         """All held-out rows on which models can be evaluated; the first are `eval_rows`, others may have a prompt."""
-        return EncodedSplit(list(self.held_out.rows), list(self.held_out_examples), self.held_out_counts)
+        return EncodedSplit(self.held_out.rows, self.held_out_examples, self.held_out_counts)
 
     @cached_property
     def teacher_held_out(self) -> Sequence[EncodedRow]:
@@ -228,9 +229,15 @@ class RunInputs:
             "held_out_rows": content_sha256(self.splits.held_out),
             "student": weights_sha256(self.recipe.student.path),
         }
+        if self.recipe.data.streaming is not None:
+            found["train_source"] = fingerprint_of(find_source(self.recipe.data.sources[0]).facts)
         if _beside(self.recipe):
-            every = [sorted(example.beside.items()) for example in (*self.splits.train, *self.splits.held_out)]
-            found["teacher_columns"] = hashlib.sha256(json.dumps(every).encode()).hexdigest()
+            digest, between = hashlib.sha256(), "["
+            for example in chain(self.splits.train, self.splits.held_out):
+                digest.update(f"{between}{json.dumps(sorted(example.beside.items()))}".encode())
+                between = ", "
+            digest.update(b"]")
+            found["teacher_columns"] = digest.hexdigest()
         if (day := self.template_date) is not None:
             found[FINGERPRINT] = str(day)
         for name, view in self.views.items():
@@ -259,7 +266,8 @@ class RunInputs:
         """
         if keys == self.held_out_keys:
             return self
-        examples = tuple(example for example in self.held_out_examples if example.key in keys)
+        left = [place for place, example in enumerate(self.held_out_examples) if example.key in keys]
+        examples = self.held_out_examples.take(left)
         fewer = len(self.held_out_examples) - len(examples)
         reasons = {**self.held_out_counts.left_out_for, "not for all teachers": fewer}
         held_out, counts = encode_eval_rows(self.student, self.splits, examples, reasons)
@@ -293,7 +301,9 @@ def load_inputs(recipe: RunRecipe, *, weights: bool = True) -> RunInputs:
     require_embedded(student.loaded, width=width, role="student")
     views = {name: teacher_view(spec, recipe, student, splits, student_width=width) for name, spec in specs.items()}
     require_columns(views, splits, recipe.data.teacher_column)
-    train = student.encoder.encode_all(splits.train, source=splits.sources[0])
+    # a list is not stored
+    rows = splits.train if recipe.data.streaming is None else list(splits.train)
+    train = student.encoder.encode_all(rows, source=splits.sources[0])
     train = replace(train, counts=train.counts.model_copy(update={"skipped": len(splits.skipped)}))
     readers = [student, *(view.reader for view in views.values())]
     answer = recipe.evaluation.max_new_tokens if recipe.evaluation.generate_rows else 0
@@ -302,7 +312,7 @@ def load_inputs(recipe: RunRecipe, *, weights: bool = True) -> RunInputs:
     reasons["template changes answer"] = len(fitting) - len(examples)
     held_out, counts = encode_eval_rows(student, splits, examples, reasons)
     if recipe.evaluation.value_pattern is not None:
-        for reference in held_out.references[: recipe.evaluation.generate_rows]:
+        for reference in held_out.first(recipe.evaluation.generate_rows).references:
             captured(reference, recipe.evaluation.value_pattern)  # refuse slow patterns before training
     return RunInputs(
         recipe=recipe,

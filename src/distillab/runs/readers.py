@@ -26,7 +26,7 @@ def reader_of(
     return load_reader(
         path,
         revision=revision,
-        template=data.template,
+        template=data.templates,
         kind=splits.shape.kind,
         max_tokens=data.max_tokens,
         requires_generation_prompt=requires_generation_prompt,

@@ -43,6 +43,7 @@ from distillab.paths import is_local
 from distillab.processes import Processes, join_processes
 from distillab.records import (
     AnswerStoreCounts,
+    EncodingCounts,
     ReferenceLines,
     RunCost,
     RunRecord,
@@ -78,7 +79,7 @@ from distillab.runs.stored_signals import StoredSignals, stored_signals
 from distillab.runs.student import load_student
 from distillab.runs.teacher import RunTeacher
 from distillab.runs.training import train_student
-from distillab.runs.training_data import MakeCollator, training_data
+from distillab.runs.training_data import MakeCollator, streamed_data, training_data
 from distillab.teachers.served.journal import file_of
 
 
@@ -167,6 +168,7 @@ class _Trained:
     student: PreTrainedModel
     references: ReferenceLines
     signals: Literal["none", "online", "cached"]
+    counts: EncodingCounts
     spans: SpanCounts | None
     notes: tuple[str, ...]
     steps: int
@@ -262,7 +264,7 @@ class _Claimed:
                 *([f"the student is {made.line}"] if made else []),
                 *([] if self.first is None else [staged_note(self.first, recipe.method, trained.steps)]),
             ),
-            train_counts=split.counts,
+            train_counts=trained.counts,
             spans=trained.spans,
             held_out_counts=inputs.held_out_counts,
             references=trained.references,
@@ -287,7 +289,8 @@ class _Claimed:
         inputs = self.inputs
         signals = teacher.for_terms(split)
         student = load_student(inputs)
-        data = training_data(inputs, split, collator=collator)
+        streams = inputs.recipe.data.streaming is not None
+        data = streamed_data(inputs) if streams else training_data(inputs, split, collator=collator)
         references = reference_lines(split.rows, inputs.eval_rows, vocabulary=len(inputs.student.tokenizer))
         spending = spending_for(inputs, student, teacher=teacher.provenance, answers=answers, first=self.first)
         steps = train_student(
@@ -302,11 +305,14 @@ class _Claimed:
         )
         spent = None if spending is None else spending.used
         notes = (f"The student has {learning(student)}.",) if is_adapted(student) else _drawn_elsewhere(inputs)
+        counts, spans = split.counts, data.spans
+        if data.stream is not None:
+            counts, spans, notes = data.stream.counts, data.stream.spans, (*notes, data.stream.note)
         student = merged(student) if inputs.recipe.student.save_as == "merged" else student
         if signals is None:
-            return _Trained(student, references, "none", data.spans, notes, steps, spent)
+            return _Trained(student, references, "none", counts, spans, notes, steps, spent)
         kind: Literal["cached", "online"] = "cached" if teacher.trains_from_cache else "online"
-        return _Trained(student, references, kind, data.spans, notes, steps, spent)
+        return _Trained(student, references, kind, counts, spans, notes, steps, spent)
 
     def _save(
         self, student: PreTrainedModel, result: EvaluationResult, record: RunRecord, *, dtype: torch.dtype

@@ -229,8 +229,11 @@ def require_columns(views: Mapping[str, TeacherView], splits: Splits, column: st
         if column is not None:
             require_names(part, column, list(views), where=source)
         for name, view in views.items():
+            if view.prompt_column is None:
+                continue
             # a study evaluates every teacher on all held-out rows
             every = column is None or part is splits.held_out
-            view.as_read([one for one in part if every or one.beside[str(column)] == name], where=source)
+            own = part if every else part.take([n for n, one in enumerate(part) if one.beside[str(column)] == name])
+            view.as_read(own, where=source)
     if column is not None:
         require_every_teacher(splits.train, column, list(views), where=splits.sources[0])

@@ -78,6 +78,12 @@ def cache_builds(recipe: RunRecipe | StudyRecipe) -> list[CacheBuild]:
             fix="leave cache build out: a study caches the corrected teacher's signals itself; or name the teacher in "
             "OUTPUT/corrected_teachers as teacher.path",
         )
+    if recipe.data.streaming is not None:
+        raise ConfigError(
+            "A cache is of rows that are known before.",
+            where="data.streaming",
+            fix="remove streaming; or train without a cache, from the teacher itself",
+        )
     recipe = dated(recipe, builds=True)
     if isinstance(recipe, StudyRecipe):
         return _of_study(recipe)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import Sampler
 
@@ -38,7 +40,7 @@ class StepSampler(Sampler[int]):
         draws: int,
         seed: int,
         batch_size: int,
-        lengths: Sequence[int] | None = None,
+        lengths: Sequence[int] | npt.NDArray[np.int64] | None = None,
         repeats: int = 1,
     ) -> None:
         if draws % batch_size:
@@ -71,7 +73,7 @@ class StepSampler(Sampler[int]):
             yield from torch.randperm(self.rows, generator=generator)[:left].tolist()
             left -= self.rows
 
-    def _grouped(self, lengths: Sequence[int]) -> Iterator[list[int]]:
+    def _grouped(self, lengths: Sequence[int] | npt.NDArray[np.int64]) -> Iterator[list[int]]:
         generator = torch.Generator().manual_seed(self.seed + _STEP_ORDER_SEED)
         drawn = self._drawn()
         done = 0

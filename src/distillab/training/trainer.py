@@ -14,12 +14,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, Sampler, SequentialSampler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 
+from distillab.data.streaming import RowStream
 from distillab.files import read_json
 from distillab.models.aligned_positions import teacher_batch
 from distillab.models.batch import TokenBatch
@@ -44,6 +47,7 @@ from distillab.training.weighting import Weighting, gradient_cosines, term_gradi
 
 WEIGHTS_FILE = "weights.json"  # balanced weights, beside a checkpoint's other files
 SPENT_FILE = "spent.json"  # of a budget that is no number of steps
+STREAM_FILE = "stream.json"  # how far the source of streamed rows was read
 ROLLOUT_FILE = "rollout.json"  # the guard against repetition, of a student that writes answers itself
 
 
@@ -83,7 +87,7 @@ class DistillationTrainer(SealedTrainer):
         row_names: Sequence[str],
         batch_size: int,
         on_step: Callable[[StepReport], None],
-        lengths: Sequence[int] | None = None,
+        lengths: Sequence[int] | npt.NDArray[np.int64] | None = None,
         gradient_shares_every: int | None = None,
         checkpoint_minutes: float = math.inf,
         run: str = "",
@@ -158,6 +162,8 @@ class DistillationTrainer(SealedTrainer):
 
     def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> Sampler[int]:
         rows = cast(Any, train_dataset if train_dataset is not None else self.train_dataset)
+        if isinstance(rows, RowStream):
+            return SequentialSampler(rows)
         return StepSampler(
             rows=len(rows),
             draws=self.args.max_steps * self._batch_size,
@@ -334,6 +340,8 @@ class DistillationTrainer(SealedTrainer):
             found[ROLLOUT_FILE] = self._rollout.state()
         if self._spending is not None:
             found[SPENT_FILE] = self._spending.spent
+        if isinstance(self.train_dataset, RowStream):
+            found[STREAM_FILE] = self.train_dataset.state(self.state.global_step * self._batch_size)
         return found
 
     def _restore(self, folder: Path) -> None:
@@ -341,5 +349,7 @@ class DistillationTrainer(SealedTrainer):
         path = folder / WEIGHTS_FILE
         if path.exists():
             self.weighting.balanced = read_json(path)
+        if isinstance(self.train_dataset, RowStream):
+            self.train_dataset.restore(read_json(folder / STREAM_FILE))
         if self._rollout is not None:
             self._rollout.restore(read_json(folder / ROLLOUT_FILE))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 from distillab.config.data import ColumnsConfig
@@ -115,7 +116,7 @@ def read_subject(
     judged = _examples(held_out, columns)
     if not rows:
         raise DataError("There are no rows to examine.", fix="give training rows")
-    kinds = sorted({example.kind for example in (*rows, *judged)})
+    kinds = sorted({example.kind for example in chain(rows, judged)})
     if len(kinds) > 1:
         raise DataError(
             "The rows are of different kinds.",
@@ -127,7 +128,7 @@ def read_subject(
             str(tokenizer), revision=None, template=template, kind=rows[0].kind, max_tokens=max_tokens
         )
     texts = read_teacher_texts(str(answers), rows) if isinstance(answers, (str, Path)) else answers
-    return DataSubject(tuple(rows), tuple(judged), tokenizer, tuple(texts))
+    return DataSubject(rows, judged, tokenizer, tuple(texts))
 
 
 def _examples(given: str | Path | Sequence[Example], columns: ColumnsConfig | None) -> Sequence[Example]:

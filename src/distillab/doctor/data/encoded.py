@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -59,8 +60,7 @@ def encode_part(reader: Reader, examples: Sequence[Example]) -> EncodedPart:
     chosen = _chosen(examples)
     rows: list[EncodedRow] = []
     kept: list[Example] = []
-    for example in chosen:
-        row = encoder.encode(example)
+    for example, row in zip(chosen, encoder.encode_some(chosen), strict=True):
         if not isinstance(row, Dropped):
             rows.append(row)
             kept.append(example)
@@ -68,7 +68,11 @@ def encode_part(reader: Reader, examples: Sequence[Example]) -> EncodedPart:
 
 
 def _chosen(examples: Sequence[Example]) -> Sequence[Example]:
-    ranked = sorted(examples, key=lambda example: hashlib.blake2b(example.prompt.encode(), digest_size=8).digest())
+    ranked = heapq.nsmallest(
+        MOST_ROWS + 1,
+        examples,
+        key=lambda example: hashlib.blake2b(example.prompt.encode(), digest_size=8).digest(),
+    )
     characters = 0
     for place, example in enumerate(ranked):
         characters += sum(map(len, example.texts))

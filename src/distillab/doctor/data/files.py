@@ -9,7 +9,8 @@ from distillab.cache.reader import CacheReader
 from distillab.cache.text import Text
 from distillab.config.data import ColumnsConfig, SourceConfig
 from distillab.data.examples import Example
-from distillab.data.row_examples import examples_of, to_examples
+from distillab.data.row_examples import examples_of
+from distillab.data.row_table import Reading, read_table
 from distillab.data.sources import Row, read_rows
 from distillab.doctor.data.subject import TeacherText
 from distillab.errors import DataError
@@ -20,7 +21,7 @@ _BLOCK = 1024
 _STOPPED, _CUT = ("stop", "eos", "end_turn", "stop_sequence", "eos_token"), ("length", "max_tokens")
 
 
-def read_examples(path: str, *, columns: ColumnsConfig | None) -> list[Example]:
+def read_examples(path: str, *, columns: ColumnsConfig | None) -> Sequence[Example]:
     """Rows of a file, a saved data set or a hub id.
 
     Args:
@@ -28,7 +29,7 @@ def read_examples(path: str, *, columns: ColumnsConfig | None) -> list[Example]:
     Raises:
         DataError: it cannot be read, or its columns are not those of a known shape.
     """
-    return to_examples(read_rows(SourceConfig(path=path)), columns=columns, prompt_share=_PROMPT_SHARE)
+    return read_table(SourceConfig(path=path), Reading(_PROMPT_SHARE, columns=columns)).examples
 
 
 def read_teacher_texts(path: str, train: Sequence[Example]) -> list[TeacherText]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from distillab.data.examples import Example
@@ -34,7 +35,7 @@ class DataSubject:
         teacher_texts: answers of a teacher, in any order.
     """
 
-    train: tuple[Example, ...]
-    held_out: tuple[Example, ...]
+    train: Sequence[Example]
+    held_out: Sequence[Example]
     student: Reader
     teacher_texts: tuple[TeacherText, ...] = ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import islice
 
 import torch
 from transformers import PreTrainedModel
@@ -64,8 +65,8 @@ def _scores(model: PreTrainedModel, reader: Reader, rows: Sequence[EncodedRow]) 
 
 def _lines(subject: PairSubject, read: ReadRows) -> ReferenceLines | None:
     judged = {example.key for example in read.examples}
-    rest = [example for example in subject.examples if example.key not in judged][:_MOST_COUNTED]
-    encoded = [subject.input_reader.encoder.encode(example) for example in rest]
+    rest = list(islice((one for one in subject.examples if one.key not in judged), _MOST_COUNTED))
+    encoded = subject.input_reader.encoder.encode_some(rest)
     counted = [row for row in encoded if not isinstance(row, Dropped)]
     if not counted:
         return None

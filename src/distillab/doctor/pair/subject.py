@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedModel
@@ -32,7 +33,7 @@ class PairSubject:
     teacher_model: PreTrainedModel | None
     student_model: PreTrainedModel | None
     student_is_random: bool
-    examples: tuple[Example, ...]
+    examples: Sequence[Example]
     compares_by_index: bool
 
     @property
