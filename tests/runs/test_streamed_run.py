@@ -24,7 +24,7 @@ def _recipe(
 ) -> Path:
     path = rows or Path(tiny_world["data"]["train"]["path"])
     data = {"train": {"path": str(path)}, "streaming": {"buffer": 16}, "held_out": {"first": 10}, "max_tokens": 96}
-    training = {**tiny_world["training"], "steps": steps, "checkpoint_every": 3, "evaluate_every": 8}
+    training = {"steps": steps, "checkpoint_every": 3, "evaluate_every": 8, "learning_rate": 1e-4}
     return write_recipe(tiny_world, folder, name, data=data, training=training, **changes)
 
 

@@ -69,7 +69,7 @@ class MixedSourceConfig(SourceConfig):
 
 
 class HeldOutConfig(Settings):
-    """Source of the held-out rows: a file, a fraction of the training rows, or a column."""
+    """Source of the held-out rows: a file, a fraction of the training rows, a column, or the first rows."""
 
     path: PathText | None = Field(default=None, description="a file, a folder, a URL or a hub id, as data.train")
     split: str | None = Field(default=None, description="split of a saved dataset or of a hub id")
@@ -171,7 +171,7 @@ class DataConfig(Settings):
                 raise ValueError("give every source a weight, or none of them")
         return value
 
-    @field_validator("streaming", mode="before")
+    @field_validator("streaming", mode="before", json_schema_input_type=StreamingConfig | bool | None)
     @classmethod
     def _on_or_off(cls, value: object) -> object:
         return ({} if value else None) if isinstance(value, bool) else value
@@ -194,6 +194,6 @@ class DataConfig(Settings):
 
     @model_validator(mode="after")
     def _template_in_use(self) -> DataConfig:
-        if "template" in self.model_fields_set and "" not in self.templates:
+        if self.template != "auto" and "" not in self.templates:
             raise ValueError("every source has a template, so data.template has no effect: leave it out")
         return self

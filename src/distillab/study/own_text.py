@@ -89,7 +89,7 @@ def _measure(folder: Path, inputs: RunInputs, record: RunRecord, shared: SharedT
     written = [line["ids"] for line in read_held_out(run / HELD_OUT) if "ids" in line]
     metrics, own = own_text_metrics(
         load_model(str(run / STUDENT), dtype=dtype, device=device, revision=None, role="student"),
-        inputs.held_out.prompt_ids[: len(written)],
+        inputs.held_out.first(len(written)).prompt_ids,
         written,
         inputs.recipe.evaluation,
         reader=inputs.student,

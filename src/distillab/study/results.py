@@ -195,14 +195,14 @@ def _samples(
         answers[point.name] = _answers(read_held_out(folder / "baselines" / f"{stem}.jsonl"))
     for arm in recipe.arms:
         answers[arm.name] = _answers(_held_out_lines(folder, arm.name, recipe.seeds[0]))
-    n = min(_SAMPLES, recipe.evaluation.generate_rows, len(inputs.held_out.rows))
+    held_out = inputs.held_out.first(min(_SAMPLES, recipe.evaluation.generate_rows))
     return tuple(
         GenerationSample(
-            prompt=inputs.held_out.prompts[index],
-            reference=inputs.held_out.references[index],
+            prompt=prompt,
+            reference=reference,
             answers={name: given[index] for name, given in answers.items() if given},
         )
-        for index in range(n)
+        for index, (prompt, reference) in enumerate(zip(held_out.prompts, held_out.references, strict=True))
     )
 
 
