@@ -29,8 +29,8 @@ _DEFAULT_SIGNALS = (
     "import os, signal, sys; [signal.signal(one, signal.SIG_DFL) for one in (signal.SIGINT, signal.SIGTERM)]; "
     "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
 )
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["tests.imported"])
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["tests.imported"])
 
 
 class Forked:
@@ -43,7 +43,7 @@ class Forked:
         weakref.finalize(self, shutil.rmtree, self._output)
         self._command = [module, *words]
         arguments = (module, words, {**os.environ, **environment}, self._output, folder)
-        self._process = _FORKS.Process(target=_become, args=arguments)
+        self._process = FORKS.Process(target=_become, args=arguments)
         self._process.start()
         self.store: TCPStore | None = None  # it lives as long as the processes that need it
         assert self._process.pid is not None
@@ -114,6 +114,11 @@ def start_python(*arguments: str) -> subprocess.Popen[str]:
 def start_distillab(*words: str) -> Forked:
     """The command line in a process of its own."""
     return Forked("distillab.cli.main", *words)
+
+
+def start_code(code: str, *words: str) -> Forked:
+    """Code in a process of its own, as `python -c`."""
+    return Forked("tests.given_code", code, *words)
 
 
 def together(module: str, *words: str, processes: int = 2, folder: Path = ROOT) -> list[Forked]:

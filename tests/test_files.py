@@ -6,8 +6,6 @@ import errno
 import json
 import os
 import stat
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -20,6 +18,7 @@ from tokenizers import Tokenizer, models
 
 from distillab import files
 from distillab.errors import DataError, StorageError
+from tests.processes import ended, start_code
 
 OLD, NEW = b"what was there before", b"what takes its place"
 
@@ -103,8 +102,7 @@ def test_a_crash_before_the_rename_leaves_what_was_there(path: Path) -> None:
         "os.replace = Path.replace = lambda *_: os.kill(os.getpid(), 9)\n"
         f"files.write_bytes(Path(sys.argv[1]), {NEW!r})"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(path)], check=False)
-    assert done.returncode == -9
+    assert ended(start_code(code, str(path)))[0] == -9
     assert path.read_bytes() == OLD
     (left,) = files.leftovers(path)
     assert left.read_bytes() == NEW
@@ -274,11 +272,10 @@ except StorageError as error:
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_limit_of_file_sizes_is_a_full_disk(tmp_path: Path, name: str) -> None:
     path = tmp_path / "run.json"
-    command = [sys.executable, "-c", LIMITED, str(path), name]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert "The disk is full" in done.stdout, done.stderr
-    assert str(path) in done.stdout
-    assert "the same command again" in done.stdout
+    out, err = start_code(LIMITED, str(path), name).communicate()
+    assert "The disk is full" in out, err
+    assert str(path) in out
+    assert "the same command again" in out
     assert (path.read_bytes() == b"first") if name == "append" else not path.exists()
     assert [entry for entry in tmp_path.iterdir() if entry != path] == []
 
@@ -325,15 +322,9 @@ except Exception as error:
 @pytest.mark.parametrize("library", ["of_torch", "of_safetensors", "of_tokenizers"])
 def test_what_libraries_say_of_a_full_disk_is_understood(tmp_path: Path, library: str) -> None:
     """Each has an error of its own, and none of them is an OSError."""
-    done = subprocess.run(
-        [sys.executable, "-c", LIBRARY, str(tmp_path / "file"), library],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).parents[1],
-    )
-    assert done.stdout.endswith(" True\n"), done.stdout + done.stderr
-    assert not done.stdout.startswith("OSError")
+    out, err = start_code(LIBRARY, str(tmp_path / "file"), library).communicate()
+    assert out.endswith(" True\n"), out + err
+    assert not out.startswith("OSError")
 
 
 def test_another_error_is_no_full_disk(path: Path) -> None:

@@ -228,10 +228,10 @@ def quickly(folder: Path, rule: str) -> None:
         lambda: merge(folder.parent / "m", [folder]),
     ]
     for call in calls:
-        since = time.monotonic()
+        since = time.process_time()
         with pytest.raises((CacheCorrupt, CacheMismatch), match=rule):
             call()
-        assert time.monotonic() - since < 2
+        assert time.process_time() - since < 2
 
 
 HUGE: dict[str, dict[str, Any]] = {
@@ -304,11 +304,11 @@ def entry_of_first(folder: Path) -> ShardEntry:
 
 
 def quickly_read(folder: Path) -> None:
-    since = time.monotonic()
+    since = time.process_time()
     with pytest.raises(CacheCorrupt, match=r"it has .* bytes; 1,000,000,000,000,000 were written"):
         CacheReader(folder)
     assert list(verify(folder).damaged) == [0]
-    assert time.monotonic() - since < 2
+    assert time.process_time() - since < 2
 
 
 HEADERS = {

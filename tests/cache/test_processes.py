@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +14,7 @@ from distillab.cache.writer import CacheWriter
 from distillab.errors import CacheMismatch
 from tests.cache.cache_samples import build, tree
 from tests.cache.writer_process import IDENTITY, ROWS
-
-LIMIT_S = 60
+from tests.processes import Forked, ended, wait_for
 
 
 @pytest.fixture
@@ -27,30 +23,17 @@ def whole(tmp_path: Path) -> dict[str, bytes]:
     return tree(tmp_path / "whole")
 
 
-def start(tmp_path: Path, name: str, *, limit: int = 0) -> subprocess.Popen[str]:
-    arguments = [tmp_path / "c", tmp_path / f"{name}.ready", tmp_path / "go", limit]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.cache.writer_process", *map(str, arguments)],
-        cwd=Path(__file__).parents[2],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    until = time.monotonic() + LIMIT_S
-    while not (tmp_path / f"{name}.ready").exists():
-        assert process.poll() is None and time.monotonic() < until
-        time.sleep(0.01)
+def start(tmp_path: Path, name: str, *, limit: int = 0) -> Forked:
+    ready = tmp_path / f"{name}.ready"
+    process = Forked("tests.cache.writer_process", *map(str, (tmp_path / "c", ready, tmp_path / "go", limit)))
+    wait_for(process, ready.exists)
     return process
-
-
-def finished(process: subprocess.Popen[str]) -> tuple[int, str]:
-    _, err = process.communicate(timeout=LIMIT_S)
-    return process.returncode, err
 
 
 def test_two_writers_of_one_name(tmp_path: Path, whole: dict[str, bytes]) -> None:
     both = [start(tmp_path, name) for name in ("first", "second")]
     (tmp_path / "go").touch()
-    ends = [finished(process) for process in both]
+    ends = [ended(process) for process in both]
     assert sorted(code for code, _ in ends) == [0, 4], ends
     (message,) = [err for code, err in ends if code == 4]
     assert "under the same worker's name" in message
@@ -84,7 +67,7 @@ def test_a_rival_that_starts_in_between(tmp_path: Path, whole: dict[str, bytes],
 def test_a_full_disk(tmp_path: Path, whole: dict[str, bytes], limit: int, met_by: str) -> None:
     process = start(tmp_path, "limited", limit=limit)
     (tmp_path / "go").touch()
-    code, err = finished(process)
+    code, err = ended(process)
     assert code == 3, err
     assert "The disk is full" in err
     assert f"{tmp_path / 'c' / met_by}" in err

@@ -23,6 +23,7 @@ from distillab.cache.text import Text
 from distillab.cache.writer import CacheWriter
 from distillab.errors import CacheCorrupt, CacheMismatch, ConfigError, ShapeError
 from tests.cache.cache_samples import ALL, build, numbers, sample_head, sample_identity, sample_rows
+from tests.processes import FORKS, LIMIT_S
 
 EXACT = ("sampled", "full", "attention_inputs", "text")
 
@@ -154,17 +155,16 @@ def _read_in_child(reader: CacheReader, row: int, queue: Any) -> None:
     queue.put(reader.read([row], ["text"])[0].key)
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize("context", [multiprocessing.get_context("fork"), FORKS], ids=["forked", "pickled"])
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_another_process_reads_with_the_same_reader(cache: Path, rows: list[CachedRow], start: str) -> None:
+def test_another_process_reads_with_the_same_reader(cache: Path, rows: list[CachedRow], context: Any) -> None:
     reader = CacheReader(cache)
     reader.read([0], ["text"])
-    context = multiprocessing.get_context(start)
     queue = context.Queue()
     process = context.Process(target=_read_in_child, args=(reader, 6, queue))
     process.start()
-    assert queue.get(timeout=60) == rows[6].key
-    process.join(timeout=60)
+    assert queue.get(timeout=LIMIT_S) == rows[6].key
+    process.join(timeout=LIMIT_S)
 
 
 def test_a_pickled_reader_has_no_open_files(cache: Path, rows: list[CachedRow]) -> None:

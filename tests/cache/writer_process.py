@@ -28,10 +28,11 @@ def main(folder: Path, ready: Path, go: Path, limit: int) -> int:
         while not go.exists():
             time.sleep(0.002)
         if limit:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
         for number in writer.todo():
             writer.write(number, ROWS[2 * number : 2 * number + 2])
     except (StorageError, CacheMismatch) as error:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)  # standard error may be a file
         sys.stderr.write(f"{error}\n")
         return EXITS[type(error)]
     return 0

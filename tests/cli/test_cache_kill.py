@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 
 from distillab.cache.verify import verify
 from tests.cli.conftest import Run
-from tests.processes import ONE_THREAD, Forked, start_distillab, wait_for
+from tests.processes import ONE_THREAD, Forked, ended, start_distillab, wait_for
 
 CHAINS, KILLS = 5, 4  # caches, and how often the build of each is killed: 20 instants
 KINDS = [
@@ -117,8 +117,8 @@ def test_ctrl_c_says_that_the_same_command_goes_on_and_it_does(
 ) -> None:
     path, process = started
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and "the same command resumes" in err and "Traceback" not in err, err
+    code, err = ended(process)
+    assert code == 130 and "the same command resumes" in err and "Traceback" not in err, err
     before = shards(tmp_path / "run" / "cache")
     assert 0 < len(before) < 40
     code, _, err = run("cache", "build", path)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.processes import start_code
 
 from distillab.config.data import ColumnsConfig, SourceConfig
 from distillab.data import row_table
@@ -174,7 +173,7 @@ def test_two_processes_that_start_together_keep_one_folder(tmp_path, store):
         f"read = row_table.read_table(SourceConfig(path={config.path!r}), row_table.Reading(0.5))\n"
         "print(len(read.examples), read.examples.rows_fingerprint, list(read.examples)[-1].key)\n"
     )
-    started = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    started = [start_code(code) for _ in range(2)]
     one, other = (process.communicate()[0] for process in started)
     assert one == other != ""
     assert len(list(store.glob("rows/*/facts.json"))) == 1

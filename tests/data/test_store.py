@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from tests.processes import start_code
 
 from distillab.data.store import damage, fingerprint_of, store_root, stored
 from distillab.errors import ConfigError, StorageError
@@ -83,8 +84,8 @@ def test_two_processes_fill_a_folder_once(tmp_path):
         "def fill(folder):\n    print('filled'); time.sleep(1); (folder / 'file').write_text('x')\n"
         "print((stored('part', 'f', fill) / 'file').read_text())"
     )
-    both = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    printed = [process.communicate(timeout=120)[0].split() for process in both]
+    both = [start_code(program) for _ in range(2)]
+    printed = [process.communicate()[0].split() for process in both]
     assert sorted(printed) == [["filled", "x"], ["x"]]
 
 

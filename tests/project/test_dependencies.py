@@ -6,6 +6,7 @@ import ast
 import re
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -16,11 +17,18 @@ PACKAGE_OF = {"rouge_score": "rouge-score", "ruamel": "ruamel.yaml", "huggingfac
 NOT_IMPORTED_BY_US = {"accelerate"}
 
 
+@cache
+def parsed() -> dict[Path, ast.Module]:
+    """Every file of the package."""
+    return {path: ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "src").rglob("*.py")}
+
+
+@cache
 def imported() -> dict[str, Path]:
     """Top-level module -> one file that imports it, also inside functions."""
     found: dict[str, Path] = {}
-    for path in (ROOT / "src").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for path, module in parsed().items():
+        for node in ast.walk(module):
             names = []
             if isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
@@ -47,8 +55,8 @@ def extras() -> dict[str, str]:
 def imported_with_the_module() -> set[str]:
     """Names of the imports that stand outside functions: without those packages the module cannot be imported."""
     found: set[str] = set()
-    for path in (ROOT / "src").rglob("*.py"):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    for module in parsed().values():
+        for node in module.body:
             if isinstance(node, ast.Import):
                 found |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from tests.conftest import ROOT
-from tests.processes import ONE_THREAD
+from tests.processes import ONE_THREAD, Forked, ended
 from tests.runs.test_processes import write_recipe
 
 TRAIN = ("-m", "distillab.cli.main", "train")
@@ -37,24 +37,17 @@ def recipe(tiny_world: dict[str, Any], tmp_path: Path) -> Path:
     return write_recipe(tiny_world, tmp_path, "run", method="sft", training=training)
 
 
-def _output(commands: list[list[str]], **changes: str) -> str:
-    environment = os.environ | ONE_THREAD | changes
-    started = [
-        subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for words in commands
-    ]
-    found = [process.communicate(timeout=240)[0] for process in started]
-    assert all(process.returncode == 0 for process in started), "\n".join(found)[-4000:]
-    return "\n".join(found)
-
-
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_of_the_page_starts_two_processes(recipe: Path, tmp_path: Path, name: str) -> None:
     port = str(20000 + os.getpid() % 10000)
-    commands = [
-        [sys.executable, "-m", *(word.format(port=port) for word in words), str(recipe)] for words in COMMANDS[name]
+    environment = ONE_THREAD | {"ACCELERATE_USE_CPU": "true"}
+    started = [
+        Forked(*(word.format(port=port) for word in words), str(recipe), environment=environment)
+        for words in COMMANDS[name]
     ]
-    out = _output(commands, ACCELERATE_USE_CPU="true")
+    codes, outputs = zip(*map(ended, started), strict=True)
+    out = "\n".join(outputs)
+    assert set(codes) == {0}, out[-4000:]
     assert "process 0 of 2" in out and "process 1 of 2" in out, out
     assert (tmp_path / "run" / "run.json").exists()
 
@@ -68,7 +61,12 @@ def test_the_slurm_file_starts_a_task_for_each_process(recipe: Path, tmp_path: P
         (programs / name).chmod(0o755)
     slurm = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_NTASKS": "2"}
     path = f"{programs}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | ONE_THREAD | slurm | {"PATH": path, "SLURM_NTASKS_PER_NODE": "2"}
     script = ["bash", str(ROOT / "examples" / "slurm.sbatch"), str(recipe)]
-    out = _output([script], PATH=path, SLURM_NTASKS_PER_NODE="2", **slurm)
+    done = subprocess.run(
+        script, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    out = done.stdout
+    assert done.returncode == 0, out[-4000:]
     assert "process 0 of 2" in out and "process 1 of 2" in out, out
     assert (tmp_path / "run" / "run.json").exists() and not log.exists()

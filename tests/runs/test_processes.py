@@ -80,12 +80,13 @@ def _second_process(launcher: Forked) -> int:
 
 def test_when_one_process_is_killed_the_other_ends_with_the_reason(tiny_world: dict[str, Any], tmp_path: Path) -> None:
     recipe = write_recipe(tiny_world, tmp_path, "run", training={"steps": 4000, "evaluate_every": 4000})
+    begun = time.monotonic()
     launcher = Forked(*LAUNCH, str(recipe))
     wait_for(launcher, lambda: steps_done(tmp_path / "run") >= 3)
-    os.kill(_second_process(launcher), signal.SIGKILL)
     since = time.monotonic()
+    os.kill(_second_process(launcher), signal.SIGKILL)
     code, err = ended(launcher)
-    assert time.monotonic() - since < 10
+    assert time.monotonic() - since < 3 * (since - begun)
     assert code != 0
     reason = err.partition("ProcessLost: ")[2]
     assert "process 0 of 2" in reason and "process 1 (id" in reason and "after step" in reason, err
@@ -95,17 +96,17 @@ def test_when_one_process_is_killed_the_other_ends_with_the_reason(tiny_world: d
 
 
 def test_an_error_in_one_process_ends_the_other_with_its_words(tiny_world: dict[str, Any], tmp_path: Path) -> None:
-    recipe = write_recipe(tiny_world, tmp_path, "run", training={"steps": 4000, "evaluate_every": 4000})
+    # long steps, so that the second Ctrl-C, which ends at once, comes before the end of one
+    training = {"steps": 4000, "evaluate_every": 4000, "batch_size": 160, "microbatch_size": 8}
+    recipe = write_recipe(tiny_world, tmp_path, "run", training=training)
     one, other = together("distillab.cli.main", "train", str(recipe))
-    wait_for(one, lambda: steps_done(tmp_path / "run") >= 3)
-    for _ in range(2):  # a second Ctrl-C ends at once
-        other.send_signal(signal.SIGINT)
-        time.sleep(0.05)
-    since = time.monotonic()
+    wait_for(one, lambda: steps_done(tmp_path / "run") >= 1)
+    other.send_signal(signal.SIGINT)
+    wait_for(other, lambda: "Press Ctrl-C again to stop at once" in other.written("stderr"))
+    other.send_signal(signal.SIGINT)
     code, err = ended(other)
     assert code == 130, err
     code, err = ended(one)
-    assert time.monotonic() - since < 10
     assert code == 1 and "interrupted by SIGINT" in err.partition("ProcessLost: ")[2], err
 
 

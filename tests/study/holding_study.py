@@ -32,6 +32,7 @@ def main(folder: Path) -> int:
 
 
 if __name__ == "__main__":
+    os.setsid()  # a test sends signals to this process and its workers, and to no other
     # by its name: a worker has another main module
     from tests.study import holding_study
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -14,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from distillab.study.workers import run_jobs
-from tests.processes import ROOT, Forked, ended, wait_for
+from tests.processes import LIMIT_S, Forked, ended, wait_for
 
 
 def fail() -> None:
@@ -38,8 +36,7 @@ def test_a_worker_ends_with_a_killed_study(tmp_path: Path) -> None:
 
 def test_a_signal_to_all_processes_of_a_study_ends_it_as_one_to_the_first(tmp_path: Path) -> None:
     """As a cluster sends it."""
-    command = [sys.executable, "-m", "tests.study.holding_study", str(tmp_path)]
-    study = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    study = Forked("tests.study.holding_study", str(tmp_path))
     wait_for(study, (tmp_path / "pid").exists)
     os.killpg(study.pid, signal.SIGTERM)
     code, err = ended(study)
@@ -58,7 +55,7 @@ def _runs(pid: int) -> bool:
         return False
 
 
-def _until(condition: Callable[[], bool], seconds: float = 90.0) -> None:
+def _until(condition: Callable[[], bool], seconds: float = LIMIT_S) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +25,7 @@ from distillab.teachers.stored.answers import (
     read_store,
     store_is_complete,
 )
-from tests.processes import Forked
+from tests.processes import Forked, wait_for
 from tests.teachers.answers_worker import SETTINGS, TEACHER, WORDS, answers, fill, prompts
 
 # what this process searches first: a wrong copy of the package, where one is on trial
@@ -104,9 +103,7 @@ def test_a_killed_store_resumes_to_what_an_uninterrupted_one_holds(
 ) -> None:
     folder = tmp_path / "killed"
     process = Forked("tests.teachers.answers_worker", str(folder), str(model_path))
-    deadline = time.monotonic() + 120
-    while len(_lines(folder)) < 2 and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.002)
+    wait_for(process, lambda: len(_lines(folder)) >= 2)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL, "the process had finished before it was killed"
