@@ -69,8 +69,10 @@ real: $(SMOLLM2) ## the same on a pretrained pair and real instructions (within 
 	@SMOLLM2=$(SMOLLM2) REAL_ROWS=$(REAL_ROWS) $(BIN)/distillab compare recipes/real-smollm2.yaml \
 		$(REAL_$(REAL_MATERIALS)) $(REAL_$(REAL_BUDGET)) output=$(REAL_OUTPUT) $(ARGS)
 
+# Python keeps what it compiles, also where the environment says otherwise: most programs that tests start import it all
+# again. A process with nothing left to do takes tests from the other.
 test: $(STAMP) ## all tests, in two processes of one thread (ARGS="-k name" for some, ARGS="-n 0" for one process)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
+	@PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 check: $(STAMP) ## ruff, types, import layers, doctests, links in the docs
 	@$(BIN)/ruff check .
@@ -80,8 +82,9 @@ check: $(STAMP) ## ruff, types, import layers, doctests, links in the docs
 	@$(BIN)/python -m pytest --doctest-modules src --quiet
 	@$(BIN)/python scripts/check_links.py
 
-prove: $(STAMP) ## wrong versions of the code, each of which a named test must catch (about 4 minutes on 2 cores)
+prove: $(STAMP) ## wrong versions of the code, each of which a named test must catch; whole notebooks (about 5 minutes)
 	@$(BIN)/python scripts/mutants.py
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 -q tests/api/prove_notebooks.py
 
 # It pins other versions than distillab's own environment.
 $(SERVED)/.setup-done: constraints/served.txt | $(STAMP)

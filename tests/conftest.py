@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import typer.main
+
+# The tree of commands is made once, not again with every call of the command line in this process.
+typer.main.get_command = cache(typer.main.get_command)
+# torch.distributed writes 88 such records with every checkpoint; pytest would make each of them and keep it.
+logging.disable(logging.DEBUG)
 
 # every test may use the tiny world
 pytest_plugins = ["tests.tiny_world"]

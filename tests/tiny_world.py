@@ -51,7 +51,14 @@ def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "student": {"path": str(save_tiny(folder / "student", 3, same))},
         "teacher": {"path": str(teacher)},
         "data": {"train": {"path": str(files.train)}, "held_out": {"path": str(files.held_out)}, "max_tokens": 96},
-        "training": {"steps": 4, "batch_size": 8, "learning_rate": 1e-3, "device": "cpu", "evaluate_every": 2},
+        "training": {
+            "steps": 4,
+            "batch_size": 8,
+            "learning_rate": 1e-3,
+            "device": "cpu",
+            "evaluate_every": 2,
+            "checkpoint_every": 4,  # the default is a quarter of the steps; a checkpoint takes longer than a step
+        },
         "teacher_answers": {"sample": True, "max_new_tokens": 8, "keep_cut_off": True},
         "evaluation": {
             "rows": 20,

@@ -31,6 +31,9 @@ exit $((a > b ? a : b))
 SCONTROL = '#!/bin/bash\n[ "$1" = show ] && echo 127.0.0.1 || echo "$@" >> {log}\n'
 
 
+pytestmark = pytest.mark.timeout(1200)
+
+
 @pytest.fixture
 def recipe(tiny_world: dict[str, Any], tmp_path: Path) -> Path:
     training = {"steps": 2, "evaluate_every": 2}

@@ -103,7 +103,8 @@ def train(tmp_path: Path) -> Train:
         sampler: Sampler | None = None,
         **settings: Any,
     ) -> tuple[LlamaForCausalLM, list[StepReport]]:
-        config = TrainingConfig(**{"steps": 1, "batch_size": 8, "learning_rate": 1e-2, "device": "cpu", **settings})
+        usual = {"batch_size": 8, "learning_rate": 1e-2, "device": "cpu", "checkpoint_every": settings.get("steps", 1)}
+        config = TrainingConfig(**{"steps": 1, **usual, **settings})
         split = split or ragged_split(8)
         student = student or tiny_llama(0)
         source = source or teacher()
