@@ -20,12 +20,13 @@ from distillab.pairing.loading import load_tokenizer
 @pytest.fixture(scope="module")
 def examples(materials):
     train = load_examples(DataConfig(train=SourceConfig(path=str(materials / "text/gsm8k/train.jsonl")))).train
-    return train[:600]
+    return train[:80]
 
 
 @pytest.fixture(autouse=True)
 def own_store(tmp_path, monkeypatch):
     monkeypatch.setenv("DISTILLAB_CACHE", str(tmp_path))
+    monkeypatch.setattr(encoding, "_STORED_FROM", 70)
 
 
 def reader(materials, name: str, *, template: str = "plain", most: int = 120) -> Reader:
@@ -75,8 +76,8 @@ def test_other_rows_lengths_templates_and_tokenizers_are_encoded_apart(materials
     different.loaded.tokenizer.add_special_tokens({"additional_special_tokens": ["Natalia"]})
     others = [
         (usual, examples),
-        (usual, examples[:599]),
-        (usual, examples.take(np.arange(600)[::-1])),
+        (usual, examples[:79]),
+        (usual, examples.take(np.arange(80)[::-1])),
         (reader(materials, "gpt2", most=119), examples),
         (reader(materials, "gpt2", template="turns"), examples),
         (reader(materials, "tok512"), examples),
