@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 
@@ -29,8 +31,11 @@ def own_store(tmp_path, monkeypatch):
     monkeypatch.setattr(encoding, "_STORED_FROM", 70)
 
 
-def reader(materials, name: str, *, template: str = "plain", most: int = 120) -> Reader:
-    loaded = load_tokenizer(str(materials / "tokenizers" / name))
+load = cache(load_tokenizer)
+
+
+def reader(materials, name: str, *, template: str = "plain", most: int = 120, load=load) -> Reader:
+    loaded = load(str(materials / "tokenizers" / name))
     if loaded.tokenizer.eos_token is None:
         loaded.tokenizer.eos_token = "<|endoftext|>"
     return Reader(loaded, Encoder(loaded.tokenizer, resolve_template(template, loaded.tokenizer, "pair"), most))
@@ -72,7 +77,7 @@ def test_stored_rows_are_those_of_a_list(materials, examples):
 
 def test_other_rows_lengths_templates_and_tokenizers_are_encoded_apart(materials, examples):
     usual = reader(materials, "gpt2")
-    different = reader(materials, "gpt2")
+    different = reader(materials, "gpt2", load=load_tokenizer)
     different.loaded.tokenizer.add_special_tokens({"additional_special_tokens": ["Natalia"]})
     others = [
         (usual, examples),
