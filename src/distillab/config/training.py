@@ -28,7 +28,7 @@ class TrainingConfig(Settings):
     """The budget and the optimizer (AdamW)."""
 
     no_effect_on_results: ClassVar[frozenset[str]] = frozenset(
-        {"checkpoint_every", "checkpoint_minutes", "checkpoint_copy", "deepspeed"}
+        {"checkpoint_every", "checkpoint_minutes", "checkpoint_copy", "deepspeed", "report_to"}
     )
     steps: int = Field(default=300, ge=1, description="optimizer steps")
     budget: BudgetConfig | None = Field(
@@ -83,6 +83,12 @@ class TrainingConfig(Settings):
         default=None,
         description="DeepSpeed ZeRO over the processes: 2 divides the optimizer's state and the gradients, 3 the "
         "weights too; the result is the same, except for rounding",
+    )
+
+    report_to: tuple[Literal["tensorboard", "trackio", "wandb", "mlflow"], ...] = Field(
+        default=(),
+        description="send the figures of every step and every evaluation to these trackers, too, by transformers' "
+        "integrations; metrics.jsonl has them all",
     )
 
     @model_validator(mode="after")

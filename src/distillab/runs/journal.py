@@ -42,6 +42,7 @@ class Journal:
         references: shown beside the held-out loss.
         progress: shows the run.
         watch: looks at what the student writes; None: it writes nothing.
+        tell: called with each line, too; None: nobody is told.
     Raises:
         DataError: the measurements up to the checkpoint have changed since.
     """
@@ -56,8 +57,9 @@ class Journal:
         references: ReferenceLines,
         progress: Progress,
         watch: RolloutWatch | None = None,
+        tell: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
-        self._watch = watch
+        self._watch, self._tell = watch, tell
         self._path, self._every = path, evaluate_every
         self._measure, self._progress = measure, progress
         self._lines = f"unigram {references.unigram_nats:.2f}, log V {references.uniform_nats:.2f}"
@@ -133,6 +135,8 @@ class Journal:
         if self._path is not None:
             with disk_errors(self._path), self._path.open("a", encoding="utf-8") as stream:
                 stream.write(json_line(line))
+        if self._tell is not None:
+            self._tell(line)
 
 
 class _Line(msgspec.Struct):

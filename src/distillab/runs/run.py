@@ -81,6 +81,7 @@ from distillab.runs.teacher import RunTeacher
 from distillab.runs.training import train_student
 from distillab.runs.training_data import MakeCollator, streamed_data, training_data
 from distillab.teachers.served.journal import file_of
+from distillab.training.trackers import require_trackers
 
 
 def execute(
@@ -112,6 +113,7 @@ def execute(
     """
     recipe = run if isinstance(run, RunRecipe) else run.recipe
     require_processes(recipe)
+    require_trackers(recipe.training.report_to)
     processes = join_processes(cpu=recipe.training.device == "cpu")
     with watched_processes():
         inputs = load_inputs(run) if isinstance(run, RunRecipe) else run
@@ -154,6 +156,7 @@ def require_runnable(inputs: RunInputs) -> None:
     Raises:
         TokenizerMismatch, ConfigError, CacheMismatch: see `execute`.
     """
+    require_trackers(inputs.recipe.training.report_to)
     inputs.admit()
     require_given(inputs)
     folder = Path(inputs.recipe.output)

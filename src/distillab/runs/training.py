@@ -36,6 +36,7 @@ from distillab.training.projectors import detach
 from distillab.training.rollout import Rollout
 from distillab.training.spending import Spending
 from distillab.training.step_report import StepReport
+from distillab.training.trackers import Trackers
 from distillab.training.trainer import SPENT_FILE, DistillationTrainer
 from distillab.training.zero import put_together, require_resumable, require_zero
 
@@ -97,7 +98,7 @@ def trainer_for(
         recompute_activations(student)
     return DistillationTrainer(
         model=student,
-        args=training_arguments(settings, folder=checkpoints, seed=inputs.recipe.seed),
+        args=training_arguments(settings, folder=checkpoints, seed=inputs.recipe.seed, name=inputs.recipe.name),
         rows=data.rows,
         collator=data.collator,
         objective=objective,
@@ -182,6 +183,9 @@ def train_student(
         defer_interrupt(),
         Progress(f"training {recipe.name}", total=total, unit=unit, done=done) as progress,
     ):
+        lines = {"unigram_nats_per_token": references.unigram_nats, "uniform_nats_per_token": references.uniform_nats}
+        sends = writes and bool(settings.report_to)
+        trackers = Trackers(settings.report_to, folder=folder, references=lines) if sends else None
         journal = Journal(
             measurements if writes else None,
             resumed=last,
@@ -190,6 +194,7 @@ def train_student(
             references=references,
             progress=progress,
             watch=RolloutWatch.of(inputs, student, rollout),
+            tell=None if trackers is None else trackers.tell,
         )
         trainer = trainer_for(
             inputs,
@@ -205,6 +210,8 @@ def train_student(
             rollout=rollout,
             spending=spending,
         )
+        if trackers is not None:
+            trackers.attach(trainer)
         trainer.train(resume_from_checkpoint=str(last.folder) if last else None)
         step = trainer.state.global_step
         if step < trainer.state.max_steps or interrupt_requested() is not None:

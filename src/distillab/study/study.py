@@ -64,6 +64,7 @@ from distillab.teachers.served.journal import FOLDER as SERVED
 from distillab.teachers.spec import teacher_name
 from distillab.teachers.stored.location import Part
 from distillab.terminal import plural
+from distillab.training.trackers import require_trackers
 
 
 @dataclass
@@ -124,6 +125,7 @@ class Study:
                 where="gpus_per_run",
                 fix="add --engine ray, or remove gpus_per_run",
             )
+        require_trackers(self.recipe.training.report_to)
         self._require_admitted()
         folder = Path(self.recipe.output)
         require_claimable(folder, self.recipe, fingerprints=self._fingerprints())

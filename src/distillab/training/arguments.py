@@ -15,9 +15,13 @@ from distillab.training.zero import zero_settings
 _SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 
 
-def training_arguments(settings: TrainingConfig, *, folder: Path, seed: int) -> TrainingArguments:
+def training_arguments(
+    settings: TrainingConfig, *, folder: Path, seed: int, name: str | None = None
+) -> TrainingArguments:
     """Build the arguments of one run.
 
+    Args:
+        name: of the run in trackers; default: transformers' own.
     Raises:
         ConfigError: batch_size is no multiple of microbatch_size × processes, or one process would see
             several GPUs (transformers would then split batches by DataParallel and lose our counts).
@@ -54,7 +58,9 @@ def training_arguments(settings: TrainingConfig, *, folder: Path, seed: int) -> 
         save_steps=checkpoint_every,
         save_total_limit=None,  # `checkpoints.seal` removes older ones: transformers sorts by file times
         eval_strategy="no",
-        report_to="none",
+        report_to="none",  # `trackers` sends our figures
+        run_name=name,
+        project="distillab",
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available() and settings.device == "auto",
