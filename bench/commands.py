@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench.machine import ROOT
 from bench.processes import Failed, measure_apart
-from bench.settings import ALLOCATORS, CASES, GPU, PEERS, SIZES, SUITE, Block, Run
+from bench.settings import ALLOCATORS, CASES, GPU, GPU_TINY, PEERS, SIZES, SUITE, Block, Run
 from distillab.files import read_json_lines
 
 OUTPUT = ROOT / "bench" / "output"
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
         except Failed as error:
             print(error, file=sys.stderr)
             return 1
-    suite = {"run": SUITE, "peers": PEERS, "gpu": GPU}[options.command]
+    suite = {"run": SUITE, "peers": PEERS, "gpu": GPU_TINY if options.tiny else GPU}[options.command]
     return measure(_chosen(suite, options), options.output or OUTPUT / f"{options.command}.jsonl")
 
 
@@ -108,6 +108,8 @@ def _parser() -> argparse.ArgumentParser:
         suite.add_argument("--only", nargs="+", choices=sorted(CASES), metavar="CASE", help="only these cases")
         suite.add_argument("--rounds", type=_positive, help="instead of the block's own number")
         suite.add_argument("--output", type=Path, help="file of JSON lines, overwritten")
+        suite.set_defaults(tiny=False)
+    suite.add_argument("--tiny", action="store_true", help="the same cases at a tiny size on the CPU: that they run")
     case = commands.add_parser("case", help="single cases, each beside the others: " + ", ".join(CASES))
     case.add_argument("cases", nargs="+", choices=sorted(CASES), metavar="CASE")
     default = Run("")

@@ -9,7 +9,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from bench.measure import percentile
-from bench.settings import WITHOUT_TEACHER, Run, Side, Size
+from bench.settings import OFFLINE, WITHOUT_TEACHER, Run, Side, Size
 
 # Dense bfloat16 FLOP/s of the vendors' data sheets, without sparsity, by a word of the device's name.
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "4090": 165e12}
@@ -31,16 +31,20 @@ def step_flops(size: Size, *, with_teacher: bool) -> float:
 
 
 def figures(run: Run, wall_s: Sequence[float]) -> dict[str, Any]:
-    """Tokens a second, utilisation, peak memory of the device."""
-    name = torch.cuda.get_device_name(0)
+    """Tokens a second, utilisation, peak memory of the device.
+
+    Where the student writes answers, utilisation counts the operations of learning from them, and the time of both.
+    """
+    on_gpu = run.device == "cuda"
+    name = torch.cuda.get_device_name(0) if on_gpu else run.device
     seconds = percentile(wall_s, 0.5)
     peak = next((flops for word, flops in PEAK_FLOPS.items() if word in name), None)
-    flops = step_flops(run.shape, with_teacher=run.case not in WITHOUT_TEACHER)
+    flops = step_flops(run.shape, with_teacher=run.case not in (*WITHOUT_TEACHER, *OFFLINE))
     return {
         "gpu": name,
         "tokens_per_s": run.shape.tokens / seconds,
         "utilisation": None if peak is None else flops / seconds / peak,
-        "gpu_peak_bytes": torch.cuda.max_memory_allocated(),
+        "gpu_peak_bytes": torch.cuda.max_memory_allocated() if on_gpu else 0,
     }
 
 

@@ -88,6 +88,7 @@ SIZES: dict[str, Size] = {
         length=1024,
         packed=256,
     ),
+    "llama_tiny": Size(Side(32, 2, 2, 48), Side(16, 1, 2, 24, key_value_heads=1), 96, batch=2, length=32, packed=8),
 }
 
 
@@ -264,14 +265,20 @@ PEERS: tuple[Block, ...] = (
     ),
 )
 
-# `python -m bench gpu`: with packing, in bfloat16.
+# `python -m bench gpu`: bfloat16, packed; about five minutes, which was not measured.
+_ON_GPU = ("sft", "logits", "white_box", "offline_top_k", "on_policy")
 GPU: tuple[Block, ...] = (
     Block(
-        "TinyLlama-1.1B from Llama-2-7B, bfloat16, packed",
-        tuple(
-            Run(case, size="llama", device="cuda", warmup=3, steps=10, profile=True)
-            for case in ("sft", "forward_kl", "logits+hidden_states", "logits+attention_relations")
-        ),
+        "TinyLlama-1.1B from Llama-2-7B, bfloat16",
+        tuple(Run(case, size="llama", device="cuda", warmup=3, steps=10, profile=True) for case in _ON_GPU),
+        rounds=1,
+    ),
+)
+# `python -m bench gpu --tiny`: that all of it runs, without a GPU.
+GPU_TINY: tuple[Block, ...] = (
+    Block(
+        "Tiny Llamas, float32, CPU",
+        tuple(Run(case, size="llama_tiny", warmup=1, steps=1, profile=True) for case in _ON_GPU),
         rounds=1,
     ),
 )

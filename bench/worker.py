@@ -46,7 +46,7 @@ def measure(run: Run) -> dict[str, Any]:
         "commit": commit(),
         **probe.facts,
     }
-    if on_gpu:
+    if run.size.startswith("llama"):
         record.update(gpu.figures(run, [step.wall_s for step in probe.measured]))
     if run.profile:
         record["top_ten"] = gpu.top_ten(probe.profiler, run.device)

@@ -18,7 +18,8 @@ from bench.broken.command import CASES, Answer
 from bench.cache_signals import Way, angle_degrees, gradients, recovered
 from bench.measure import MIB, Probe, percentile, repeat
 from bench.processes import Failed
-from bench.settings import SIZES, Run
+from bench.settings import GPU, GPU_TINY, SIZES, Run
+from bench.worker import measure
 
 from distillab.config.cache import TopKKind
 from distillab.config.terms import TokenDivergenceConfig, TopKDivergenceConfig
@@ -132,6 +133,14 @@ def test_gradients_and_what_a_cache_gives_back_are_those_of_loops_over_rows() ->
     way = Way("r", TopKKind(k=4), TopKDivergenceConfig(k=4, tail="renormalise"))
     back = recovered(teacher, teacher, way, rows, batch_size=4, **settings)
     assert (back.from_true, back.to_true) == (math.inf, pytest.approx(-np.mean(lost), rel=1e-4))
+
+
+@pytest.mark.parametrize("run", GPU_TINY[0].runs, ids=lambda run: run.case)
+def test_what_is_measured_on_a_gpu_runs(run: Run) -> None:
+    record = measure(run) | {"block": "B", "round": 1}
+    assert [one.case for one in GPU[0].runs] == [one.case for one in GPU_TINY[0].runs]
+    assert record["tokens_per_s"] > 0 and len(record["top_ten"]) == 10 and all(map(math.isfinite, record["losses"]))
+    assert f"| {run.case} |" in table.report([record])
 
 
 def _record(case: str, number: int, seconds: float) -> dict[str, Any]:
