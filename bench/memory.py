@@ -9,11 +9,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,15 @@ recipe = load_recipe(RunRecipe, Path(sys.argv[2]))
 if sys.argv[1] == "estimate":
     from distillab.doctor.selftest.memory import estimated
     from dataclasses import asdict
-    print(json.dumps(asdict(estimated(recipe))))
+    print(json.dumps(asdict(estimated(recipe, processes=int(sys.argv[3])))))
 else:
     from distillab.runs.run import execute
     from distillab.runs.environment import peak_rss_bytes
     execute(recipe)
     print(json.dumps({"peak": peak_rss_bytes()}))
 """
+# DeepSpeed stands beside the environment, and msgpack, which it imports, with Ray
+_BESIDE = [Path(sys.prefix) / "parallel" / name for name in ("deepspeed", "ray")]
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,9 @@ class SetUp:
         cached: the teacher is read from a cache.
         adapter: of the student, whose own weights are frozen.
         steps: of the run; the second has all that later ones have.
+        processes: over which the run is divided.
+        parallel: how it divides student and teacher; None: not, or by DeepSpeed.
+        of_equals: the teacher has the student's shape.
     """
 
     name: str
@@ -66,10 +72,30 @@ class SetUp:
     cached: bool = False
     adapter: Mapping[str, Any] | None = None
     steps: int = 4
+    processes: int = 1
+    parallel: Mapping[str, int] | None = None
+    of_equals: bool = False
+
+    @property
+    def deepspeed(self) -> bool:
+        """Whether DeepSpeed divides it."""
+        return "deepspeed" in self.changes
 
 
 _LOGITS = {"method": "logits", "terms": [{"kind": "token_divergence"}]}
 _LONG = {"batch_size": 8, "max_tokens": 384}
+_FEW = {"batch_size": 4, "max_tokens": 384}
+_EQUALS = SetUp(
+    "the same, fsdp 2 on two processes",
+    "smallmistral-stories",
+    "smallmistral-stories",
+    {**_LOGITS, **_FEW},
+    wide=(8, 512),
+    steps=2,
+    processes=2,
+    parallel={"fsdp": 2},
+    of_equals=True,
+)
 SETUPS: Sequence[SetUp] = (
     SetUp("3.3 M teaches 0.26 M", "stories260K-tok512", "bitllama-3M-tok512", {**_LOGITS, **_LONG}),
     SetUp("the same, white box", "stories260K-tok512", "bitllama-3M-tok512", {"method": "white_box", **_LONG}),
@@ -93,6 +119,20 @@ SETUPS: Sequence[SetUp] = (
         wide=(8, 512),
         adapter={"rank": 16},
     ),
+    replace(_EQUALS, name="58 M teaches 58 M", processes=1, parallel=None),
+    _EQUALS,
+    *(
+        SetUp(
+            f"58 M, ZeRO-{stage} on two processes",
+            "smallmistral-stories",
+            "smallmistral-stories",
+            {**_LOGITS, **_FEW, "deepspeed": stage},
+            wide=(8, 512),
+            steps=2,
+            processes=2,
+        )
+        for stage in (2, 3)
+    ),
 )
 
 
@@ -102,7 +142,7 @@ class Measured:
 
     Attributes:
         parts: what the estimate is made of.
-        peak: what the run took.
+        peak: what the run took, in the largest of its processes.
     """
 
     name: str
@@ -131,7 +171,9 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     found = []
     for setup in SETUPS:
-        if chosen.only is None or chosen.only in setup.name:
+        if setup.deepspeed and not _BESIDE[0].is_dir():
+            print(f"{setup.name}: left out, DeepSpeed is not in {_BESIDE[0]}", file=sys.stderr)
+        elif chosen.only is None or chosen.only in setup.name:
             found.append(measured(setup, materials))
             print(_line(found[-1]), flush=True)
     return int(any(abs(one.off) > ALLOWED for one in found))
@@ -148,11 +190,14 @@ def measured(setup: SetUp, materials: Path) -> Measured:
             _call(["distillab", "cache", "build", str(recipe)])
             values["teacher"] = {"cache": str(folder / "cache")}
         recipe.write_text(json.dumps(values), encoding="utf-8")
-        parts, peak = (
-            json.loads(_call([sys.executable, "-c", _CHILD, word, str(recipe)]).splitlines()[-1])
-            for word in ("estimate", "run")
-        )
-    return Measured(setup.name, parts, peak["peak"])
+        child = folder / "child.py"
+        child.write_text(_CHILD, encoding="utf-8")
+        launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={setup.processes}"]
+        last = [str(child), "run", str(recipe)]
+        ran = _call([sys.executable, *(launch if setup.processes > 1 else []), *last], deepspeed=setup.deepspeed)
+        parts = _call([sys.executable, str(child), "estimate", str(recipe), str(setup.processes)]).splitlines()[-1]
+    peaks = [int(found) for found in re.findall(r'\{"peak": (\d+)\}', ran)]
+    return Measured(setup.name, json.loads(parts), max(peaks))
 
 
 def _recipe(setup: SetUp, materials: Path, folder: Path) -> dict[str, Any]:
@@ -163,9 +208,11 @@ def _recipe(setup: SetUp, materials: Path, folder: Path) -> dict[str, Any]:
     changes = dict(setup.changes)
     training = {
         "steps": setup.steps,
+        "checkpoint_every": setup.steps,
         "device": "cpu",
         "batch_size": changes.pop("batch_size"),
         "microbatch_size": changes.pop("microbatch_size", None),
+        "deepspeed": changes.pop("deepspeed", None),
     }
     models = materials / "models"
     student: dict[str, Any] = {"path": str(models / setup.student)}
@@ -190,6 +237,13 @@ def _recipe(setup: SetUp, materials: Path, folder: Path) -> dict[str, Any]:
     }
     if setup.teacher is not None:
         values["teacher"] = {"path": str(models / setup.teacher)}
+    if setup.of_equals:
+        config = AutoConfig.from_pretrained(student["path"])
+        AutoModelForCausalLM.from_config(config).save_pretrained(student["path"])
+        values["teacher"] = {"path": student["path"]}
+    if setup.parallel is not None:
+        values["student"] = {**student, "parallel": setup.parallel}
+        values["teacher"]["parallel"] = setup.parallel
     return values
 
 
@@ -212,10 +266,14 @@ def _wide(source: Path, shape: tuple[int, int], folder: Path) -> Path:
     return folder
 
 
-def _call(words: Sequence[str]) -> str:
-    done = subprocess.run(list(words), capture_output=True, text=True, check=False, cwd=ROOT)
+def _call(words: Sequence[str], *, deepspeed: bool = False) -> str:
+    environment = dict(os.environ)
+    if deepspeed:
+        paths = [*map(str, _BESIDE), environment.get("PYTHONPATH", str(ROOT / "src"))]
+        environment |= {"PYTHONPATH": os.pathsep.join(paths), "DS_ACCELERATOR": "cpu"}
+    done = subprocess.run(list(words), capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
     if done.returncode:
-        raise RuntimeError(done.stderr[-2000:])
+        raise RuntimeError(done.stderr[-8000:])
     return done.stdout
 
 

@@ -62,6 +62,27 @@ def test_the_memory_of_a_run_is_within_fifteen_percent(materials: Path) -> None:
     assert abs(measured(setup, materials).off) < ALLOWED
 
 
+@pytest.mark.parametrize("stage", [2, 3])
+def test_deepspeed_is_counted_in_one_of_its_processes(tiny_world: dict[str, Any], tmp_path: Path, stage: int) -> None:
+    """With 4 processes; `python -m bench.memory --only ZeRO` measures two."""
+    plain = _run(tiny_world, tmp_path, method="sft")
+    training = {**tiny_world["training"], "deepspeed": stage, "microbatch_size": 1}
+    divided = _run(tiny_world, tmp_path, method="sft", training=training)
+    (one,), (four,) = (estimate(recipe, DEVICES["l4"], devices=n).runs for recipe, n in ((plain, 1), (divided, 4)))
+    whole, part = one.memory.student, -(-one.memory.student // 4)
+    held = (four.memory.student, four.memory.gradients, four.memory.optimizer, four.memory.gathered)
+    assert held == ((whole, whole + part, 3 * part, 0) if stage == 2 else (part, whole + part, 2 * part, whole))
+    assert (one.processes, four.processes) == (1, 4) and four.training == pytest.approx(one.training / 4)
+    with pytest.raises(ConfigError, match=r"(?s)there is one.*--gpus N"):
+        estimate(divided, DEVICES["l4"])
+    with pytest.raises(ConfigError, match=r"(?s)each run of a study has one process"):
+        estimate(
+            _study(tiny_world, tmp_path, training={**tiny_world["training"], "deepspeed": stage}),
+            DEVICES["l4"],
+            devices=4,
+        )
+
+
 @pytest.mark.parametrize("quantization", [None, NF4])
 def test_the_weights_of_an_adapted_student(tiny_world: dict[str, Any], tmp_path: Path, quantization: Any) -> None:
     student = {**tiny_world["student"], "adapter": LORA, "quantization": quantization}

@@ -22,7 +22,12 @@ def estimate_command(
         str, typer.Option("--device", help="cpu (this machine), h200, h100-80g, a100-80g, l40s, rtx-4090, …")
     ] = "cpu",
     devices: Annotated[
-        int, typer.Option("--gpus", min=1, help="Devices of this kind, each with its own runs and shares of caches.")
+        int,
+        typer.Option(
+            "--gpus",
+            min=1,
+            help="Devices of this kind, each with its own runs and shares of caches; with deepspeed, of the one run.",
+        ),
     ] = 1,
     tokens: Annotated[
         float | None,
@@ -73,7 +78,8 @@ def _show(found: Estimate, title: str) -> bool:
     )
     echo("memory of one run")
     for run in found.runs:
-        echo(f"  {run.name:<20} {size(run.memory.total):>11}: {run.memory}")
+        one_of = "" if run.processes == 1 else f", in each of {run.processes} processes"
+        echo(f"  {run.name:<20} {size(run.memory.total):>11}: {run.memory}{one_of}")
     fits = found.memory_bytes <= device.memory_bytes
     at_once = f"{plural(found.together, 'run')} at once: about {size(found.memory_bytes)}"
     echo(f"  {at_once}: {'fits' if fits else 'DOES NOT FIT'}")

@@ -22,6 +22,7 @@ from distillab.data.encoding import EncodedRow
 from distillab.doctor.devices import DEVICES, Device
 from distillab.doctor.selftest.machine import Parameters, Weights, parameters, weights_of, width_of
 from distillab.doctor.selftest.memory import RunMemory, resident_bytes, unloaded_memory
+from distillab.errors import ConfigError
 from distillab.models.loading import load_config
 from distillab.models.operations import forward_operations
 from distillab.models.pruning import student_config
@@ -66,11 +67,13 @@ class RunEstimate:
     Attributes:
         student_tokens, scored_tokens: that the student reads in training, and that are scored.
         teacher_tokens: that the teacher reads while the student is trained.
-        training, evaluation: seconds; training on all processes over which the recipe divides its models.
+        training, evaluation: seconds; training on all processes over which it is divided.
+        processes: over which it is divided; the memory is that of one.
     """
 
     name: str
     runs: int
+    processes: int
     memory: RunMemory
     student_tokens: float
     scored_tokens: float
@@ -127,6 +130,7 @@ class Estimate:
         devices: how many; each has its own runs, and its share of the teachers' signals and answers.
         runs: the arms, and the corrections of teachers.
         together: how many runs go on at the same time on a device.
+        zero: the processes over which DeepSpeed divides a run.
         shared: what is made once -> seconds.
         cache_bytes: of the teachers' signals.
         signals: of the teachers on training rows.
@@ -136,6 +140,7 @@ class Estimate:
     device: Device
     devices: int = 1
     together: int = 1
+    zero: int = 1
     runs: list[RunEstimate] = field(default_factory=list)
     shared: dict[str, float] = field(default_factory=dict)
     cache_bytes: int = 0
@@ -190,10 +195,22 @@ def longest_first(jobs: Sequence[float], devices: int) -> float:
 def estimate(recipe: RunRecipe | StudyRecipe, device: Device, *, devices: int = 1) -> Estimate:
     """Return what a recipe takes of a device, or of several of its kind.
 
+    Args:
+        devices: see `Estimate`; of a run with `training.deepspeed`, those over which it is divided.
     Raises:
+        ConfigError: DeepSpeed has nothing to divide.
         DistillabError: a configuration, a tokenizer or rows cannot be read.
     """
-    found = Estimate(device, devices)
+    stage, is_run = recipe.training.deepspeed, isinstance(recipe, RunRecipe)
+    if stage is not None and (devices == 1 or not is_run):
+        raise ConfigError(
+            "DeepSpeed ZeRO divides a run over processes, and there is one.",
+            where=f"training.deepspeed: {stage}",
+            fix="add --gpus N, the processes of the run"
+            if is_run
+            else "leave deepspeed out: each run of a study has one process",
+        )
+    found = Estimate(device, devices) if stage is None else Estimate(device, zero=devices)
     if isinstance(recipe, RunRecipe):
         inputs = load_inputs(recipe, weights=False)
         process, cached = resident_bytes(), stored_signals(inputs).train is not None
@@ -233,17 +250,22 @@ class ArmCost:
         each_teacher = [one for one in self._of_each_teacher() if live and one.has_weights]
         read = [tuple(each * count for count in _token_counts(one.inputs.train.rows)) for one in each_teacher]
         of_teachers = sum(one.teacher.forward(*counts) for one, counts in zip(each_teacher, read, strict=True))
-        memory = unloaded_memory(inputs, process=self.process, device=self.whole.device.kind, cached=self.cached)
+        zero = self.whole.zero
+        processes = max(zero, processes_of(inputs.recipe))
+        memory = unloaded_memory(
+            inputs, process=self.process, device=self.whole.device.kind, cached=self.cached, processes=zero
+        )
         self.whole.runs.append(
             RunEstimate(
                 name=self.name,
                 runs=runs,
+                processes=processes,
                 memory=memory,
                 student_tokens=tokens,
                 scored_tokens=scored,
                 teacher_tokens=sum(counts[0] for counts in read),
                 training=self._seconds(self.student.forward(tokens, scored) * passes(inputs.recipe) + of_teachers)
-                / processes_of(inputs.recipe)
+                / processes
                 + self._written(),
                 evaluation=self._evaluation(self.student, inputs.recipe.evaluation.generate_rows),
                 weights=weights_of(inputs, teacher=False),

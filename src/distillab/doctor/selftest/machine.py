@@ -29,6 +29,9 @@ _WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
 # bytes of a quantised weight: 4 bits and a float32 scale for 64 weights; 8 bits, with a scale for a whole row
 _QUANTISED = {"nf4": 0.5 + 4 / 64, "int8": 1.0}
 
+# DeepSpeed's reduce_bucket_size and stage3_max_live_parameters, in float32
+_BUCKET_BYTES, _LIVE_BYTES = 4 * 500_000_000, 4 * 1_000_000_000
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -126,6 +129,37 @@ def in_one_process(whole: int, parallel: ParallelConfig | None) -> int:
     if parallel is None:
         return whole
     return 0 if parallel.offload else -(-whole // parallel.shards)
+
+
+class Parts(NamedTuple):
+    """Bytes of a student in one process: of weights, gradients and AdamW's moments, and what it has whole at once."""
+
+    student: int
+    gradients: int
+    optimizer: int
+    gathered: int
+
+
+def parts_of(
+    weights: Weights, config: PreTrainedConfig, parallel: ParallelConfig | None, zero: tuple[int, int] | None
+) -> Parts:
+    """Return what one process holds of a student.
+
+    Args:
+        config: of the student.
+        zero: the stage of DeepSpeed, and the number of processes. Gradients pass through a bucket of at most 5e8
+            numbers, and with stage 3 weights of at most 1e9 stay gathered; with stage 2, AdamW changes a copy of its
+            part of the weights.
+    """
+    if zero is None:
+        every = (weights.student, weights.trained, weights.optimizer)
+        student, trained, moments = (in_one_process(part, parallel) for part in every)
+        return Parts(student, trained, moments, gathered_bytes(config, weights.student, parallel, blocks=3))
+    stage, processes = zero
+    part, bucket = -(-weights.student // processes), min(weights.student, _BUCKET_BYTES)
+    if stage == 2:
+        return Parts(weights.student, bucket + part, 3 * part, 0)
+    return Parts(part, bucket + part, 2 * part, min(weights.student, _LIVE_BYTES))
 
 
 def gathered_bytes(config: PreTrainedConfig, whole: int, parallel: ParallelConfig | None, *, blocks: int) -> int:

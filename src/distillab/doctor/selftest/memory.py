@@ -18,8 +18,7 @@ from distillab.config.run import RunRecipe
 from distillab.data.collation import IndexedRow
 from distillab.doctor.selftest.machine import (
     Weights,
-    gathered_bytes,
-    in_one_process,
+    parts_of,
     size,
     unloaded_model,
     weights_of,
@@ -114,6 +113,7 @@ def run_memory(
     process: int,
     device: torch.device,
     cached: bool = False,
+    processes: int = 1,
 ) -> RunMemory:
     """Return the memory of a run.
 
@@ -123,10 +123,11 @@ def run_memory(
         process: of this process with its rows, before a model was loaded.
         device: of the run.
         cached: the teacher's signals are read from a cache.
+        processes: over which DeepSpeed divides it, if the recipe has it.
     """
-    training, view = inputs.recipe.training, inputs.teacher
-    parallel = inputs.recipe.student.parallel
-    rows = microbatch_size(training, processes_of(inputs.recipe))
+    training, view, settings = inputs.recipe.training, inputs.teacher, inputs.recipe.student
+    rows = microbatch_size(training, max(processes, processes_of(inputs.recipe)))
+    zero = (training.deepspeed, processes) if training.deepspeed is not None and processes > 1 else None
     kept, scored = kept_by_student(inputs, student, rows)
     head = output_head(student).weight_VD
     vocabularies, of_teacher = [head.shape[0]], 0
@@ -139,10 +140,7 @@ def run_memory(
         of_teacher = width * held + (0 if cached else max(0, width * passing - kept))
     return RunMemory(
         process=0 if device.type == "cuda" else process + _FIRST_USE_BYTES,
-        student=in_one_process(weights.student, parallel),
-        gradients=in_one_process(weights.trained, parallel),
-        optimizer=in_one_process(weights.optimizer, parallel),
-        gathered=gathered_bytes(student_config(inputs.recipe.student), weights.student, parallel, blocks=3),
+        **parts_of(weights, student_config(settings), settings.parallel, zero)._asdict(),
         activations=kept,
         logits=sum(_chunk_bytes(scored, each, device) for each in vocabularies) + 4 * head.numel() * head.requires_grad,
         teacher=0 if cached else weights.teacher,
@@ -232,7 +230,7 @@ def _chunk_bytes(scored: int, vocabulary: int, device: torch.device) -> int:
     return 4 * rows * vocabulary + _OF_A_PIECE * piece
 
 
-def estimated(recipe: RunRecipe) -> RunMemory:
+def estimated(recipe: RunRecipe, *, processes: int = 1) -> RunMemory:
     """Estimate the memory of a recipe's run, from a process that has not loaded a model before. No weights are read.
 
     Raises:
@@ -240,10 +238,12 @@ def estimated(recipe: RunRecipe) -> RunMemory:
     """
     inputs = load_inputs(recipe, weights=False)
     cached = stored_signals(inputs).train is not None
-    return unloaded_memory(inputs, process=resident_bytes(), device=inputs.device, cached=cached)
+    return unloaded_memory(inputs, process=resident_bytes(), device=inputs.device, cached=cached, processes=processes)
 
 
-def unloaded_memory(inputs: RunInputs, *, process: int, device: torch.device, cached: bool) -> RunMemory:
+def unloaded_memory(
+    inputs: RunInputs, *, process: int, device: torch.device, cached: bool, processes: int = 1
+) -> RunMemory:
     """Return the memory of a run from the configurations of its models; the arguments as in `run_memory`.
 
     Raises:
@@ -259,5 +259,5 @@ def unloaded_memory(inputs: RunInputs, *, process: int, device: torch.device, ca
         FakeTensorMode(allow_non_fake_inputs=True),
     ):
         _on_cpu(student)
-        whole = run_memory(inputs, student, weights, process=process, device=device, cached=cached)
+        whole = run_memory(inputs, student, weights, process=process, device=device, cached=cached, processes=processes)
     return whole if needed else replace(whole, teacher=0)
