@@ -71,7 +71,7 @@ def test_deepspeed_is_counted_in_one_of_its_processes(tiny_world: dict[str, Any]
     (one,), (four,) = (estimate(recipe, DEVICES["l4"], devices=n).runs for recipe, n in ((plain, 1), (divided, 4)))
     whole, part = one.memory.student, -(-one.memory.student // 4)
     held = (four.memory.student, four.memory.gradients, four.memory.optimizer, four.memory.gathered)
-    assert held == ((whole, whole + part, 3 * part, 0) if stage == 2 else (part, whole + part, 2 * part, whole))
+    assert held == ((whole, whole + part, 3 * part, 0) if stage == 2 else (part, 2 * whole + part, 2 * part, whole))
     assert (one.processes, four.processes) == (1, 4) and four.training == pytest.approx(one.training / 4)
     with pytest.raises(ConfigError, match=r"(?s)there is one.*--gpus N"):
         estimate(divided, DEVICES["l4"])

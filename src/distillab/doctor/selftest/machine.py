@@ -141,15 +141,21 @@ class Parts(NamedTuple):
 
 
 def parts_of(
-    weights: Weights, config: PreTrainedConfig, parallel: ParallelConfig | None, zero: tuple[int, int] | None
+    weights: Weights,
+    config: PreTrainedConfig,
+    parallel: ParallelConfig | None,
+    zero: tuple[int, int] | None,
+    *,
+    on_cpu: bool,
 ) -> Parts:
     """Return what one process holds of a student.
 
     Args:
         config: of the student.
         zero: the stage of DeepSpeed, and the number of processes. Gradients pass through a bucket of at most 5e8
-            numbers, and with stage 3 weights of at most 1e9 stay gathered; with stage 2, AdamW changes a copy of its
-            part of the weights.
+            numbers, of which stage 3 makes a copy. With stage 3 weights of at most 1e9 stay gathered; with stage 2,
+            AdamW changes a copy of its part of the weights.
+        on_cpu: the device is the CPU, in whose memory the first process puts a student of stage 3 together for a file.
     """
     if zero is None:
         every = (weights.student, weights.trained, weights.optimizer)
@@ -159,7 +165,8 @@ def parts_of(
     part, bucket = -(-weights.student // processes), min(weights.student, _BUCKET_BYTES)
     if stage == 2:
         return Parts(weights.student, bucket + part, 3 * part, 0)
-    return Parts(part, bucket + part, 2 * part, min(weights.student, _LIVE_BYTES))
+    gathered = min(weights.student, _LIVE_BYTES) + on_cpu * weights.student
+    return Parts(part, 2 * bucket + part, 2 * part, gathered)
 
 
 def gathered_bytes(config: PreTrainedConfig, whole: int, parallel: ParallelConfig | None, *, blocks: int) -> int:

@@ -140,7 +140,7 @@ def run_memory(
         of_teacher = width * held + (0 if cached else max(0, width * passing - kept))
     return RunMemory(
         process=0 if device.type == "cuda" else process + _FIRST_USE_BYTES,
-        **parts_of(weights, student_config(settings), settings.parallel, zero)._asdict(),
+        **parts_of(weights, student_config(settings), settings.parallel, zero, on_cpu=device.type == "cpu")._asdict(),
         activations=kept,
         logits=sum(_chunk_bytes(scored, each, device) for each in vocabularies) + 4 * head.numel() * head.requires_grad,
         teacher=0 if cached else weights.teacher,
