@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from distillab.divergences.fused import evaluate
+from distillab.divergences.fused import Evaluated, Probabilities, evaluate
 from distillab.divergences.kl import kl_terms
 
 # The head is searched among this many of the most likely tokens first, then among `_TIMES` as many.
@@ -43,22 +43,23 @@ def adaptive_kl(*, student_logp: Tensor, teacher_logp: Tensor, head_mass: float)
     >>> round(adaptive_kl(student_logp=q, teacher_logp=p, head_mass=0.4).item(), 4)  # all is head: forward KL
     0.1438
     """
+    return evaluate(partial(adaptive_formula, head_mass=head_mass), student_logp, teacher_logp)
+
+
+def adaptive_formula(student: Probabilities, teacher: Probabilities, *, head_mass: float) -> Evaluated:
+    """Both KLs' slopes, by the same weights."""
     if not 0.0 < head_mass < 1.0:
         raise ValueError(f"head_mass must lie strictly between 0 and 1, got {head_mass}")
-    return evaluate(partial(_adaptive, head_mass=head_mass), student_logp, teacher_logp)
-
-
-def _adaptive(student: Tensor, teacher: Tensor, *, head_mass: float) -> tuple[Tensor, Tensor]:
-    p, forward = kl_terms(teacher, student)
-    q, reverse = kl_terms(student, teacher)
+    p, q = teacher.prob, student.prob
+    (forward, _), (reverse, terms) = kl_terms(teacher, student), kl_terms(student, teacher)
     gap = torch.sub(p, q).abs_()
-    head = _head_gap(teacher, gap, head_mass)
+    head = _head_gap(teacher.logp, gap, head_mass)
     everything = gap.sum(dim=-1)
     # equal distributions: both KLs and their gradients are zero, and any weight will do
     share = torch.where(everything > 0, head / everything, 0.5).clamp(max=1.0)  # rounding may give 1 + 1e-7
-    value = _weighed(share, forward.sum(dim=-1)) + _weighed(1.0 - share, reverse.sum(dim=-1))
+    value = _weighed(share, forward) + _weighed(1.0 - share, reverse)
     weight = share.unsqueeze(-1)
-    return value, reverse.add_(q).mul_(1.0 - weight).sub_(p.mul_(weight))
+    return Evaluated(value, terms.add_(q).mul_(1.0 - weight).sub_(p * weight))
 
 
 def _weighed(weight: Tensor, value: Tensor) -> Tensor:

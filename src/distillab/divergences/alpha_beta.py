@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from distillab.divergences.fused import evaluate, nothing_from_no_mass_
+from distillab.divergences.fused import Evaluated, Probabilities, evaluate, nothing_from_no_mass_
 
 # Below this both powers are so close to 1 that float32 keeps too little of their differences.
 _SMALL = 0.05
@@ -54,11 +54,17 @@ def alpha_beta(*, student_logp: Tensor, teacher_logp: Tensor, alpha: float, beta
     >>> round(alpha_beta(student_logp=q, teacher_logp=p, alpha=1.0, beta=0.0).item(), 4)  # forward KL
     0.1438
     """
+    return evaluate(partial(alpha_beta_formula, alpha=alpha, beta=beta), student_logp, teacher_logp)
+
+
+def alpha_beta_formula(student: Probabilities, teacher: Probabilities, *, alpha: float, beta: float) -> Evaluated:
+    """∂D/∂s = A."""
     if not (abs(alpha) < float("inf") and abs(beta) < float("inf")):
         raise ValueError(f"alpha and beta must be finite numbers, got {alpha} and {beta}")
     if 0 < max(abs(alpha), abs(beta)) < _LEAST:
         raise ValueError(f"alpha and beta must be 0 or one of them at least {_LEAST}, got {alpha} and {beta}")
-    return evaluate(partial(_alpha_beta, alpha=alpha, beta=beta), student_logp, teacher_logp)
+    value, slope = _alpha_beta(student.logp, teacher.logp, alpha=alpha, beta=beta)
+    return Evaluated(value, slope)
 
 
 def _alpha_beta(student: Tensor, teacher: Tensor, *, alpha: float, beta: float) -> tuple[Tensor, Tensor]:

@@ -8,11 +8,19 @@ from functools import partial
 
 from torch import Tensor
 
-from distillab.divergences.adaptive import adaptive_kl
-from distillab.divergences.alpha_beta import alpha_beta
-from distillab.divergences.kl import forward_kl, reverse_kl
-from distillab.divergences.mixture import jensen_shannon, skewed_forward_kl, skewed_reverse_kl
-from distillab.divergences.variation import total_variation
+from distillab.divergences.adaptive import adaptive_formula, adaptive_kl
+from distillab.divergences.alpha_beta import alpha_beta, alpha_beta_formula
+from distillab.divergences.fused import Evaluated, Formula
+from distillab.divergences.kl import forward_formula, forward_kl, reverse_formula, reverse_kl
+from distillab.divergences.mixture import (
+    jensen_shannon,
+    jensen_shannon_formula,
+    skewed_forward_formula,
+    skewed_forward_kl,
+    skewed_reverse_formula,
+    skewed_reverse_kl,
+)
+from distillab.divergences.variation import total_variation, total_variation_formula
 from distillab.errors import ConfigError, near_names
 
 BY_NAME: dict[str, Callable[..., Tensor]] = {
@@ -26,8 +34,25 @@ BY_NAME: dict[str, Callable[..., Tensor]] = {
     "alpha_beta": alpha_beta,
 }
 
+# What these evaluate, with the same parameters.
+FORMULAS: dict[str, Callable[..., Evaluated]] = {
+    "forward_kl": forward_formula,
+    "reverse_kl": reverse_formula,
+    "jensen_shannon": jensen_shannon_formula,
+    "skewed_forward_kl": skewed_forward_formula,
+    "skewed_reverse_kl": skewed_reverse_formula,
+    "adaptive_kl": adaptive_formula,
+    "total_variation": total_variation_formula,
+    "alpha_beta": alpha_beta_formula,
+}
 
-def divergence(name: str, parameters: Mapping[str, float]) -> Callable[..., Tensor]:
+
+def formula(name: str, parameters: Mapping[str, float]) -> Formula:
+    """Return the formula of that divergence with its parameters filled in; arguments and errors as for `divergence`."""
+    return partial(FORMULAS[name], **divergence(name, parameters).keywords)
+
+
+def divergence(name: str, parameters: Mapping[str, float]) -> partial[Tensor]:
     """Return the divergence of that name with its parameters filled in.
 
     Args:

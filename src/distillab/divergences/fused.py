@@ -1,8 +1,8 @@
 """Compute value and gradient of a divergence in the same pass over the vocabulary.
 
 Every divergence here is a sum over the vocabulary, so its derivative with respect to a log-probability is a formula
-of the same few numbers as its value. Written out, both take two or three passes over a (N, V) chunk; autograd, which
-keeps every intermediate result, takes three to five times as long.
+of the same few numbers as its value. A formula reads the probabilities of both models, which are made from logits with
+one exponential each, and log-ratios as differences of logits: no log-probability is made that is not read.
 
 Shape letters: N scored positions, V shared vocabulary.
 """
@@ -10,7 +10,9 @@ Shape letters: N scored positions, V shared vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -18,15 +20,70 @@ from torch.autograd.function import once_differentiable
 
 from distillab.errors import ShapeError
 
-# (student_logp, teacher_logp) in one float type, at least float32 -> the values (N,) and ∂value/∂student_logp (N, V)
-Formula = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+@dataclass(frozen=True, eq=False)
+class Probabilities:
+    """The distribution of one model at some positions; each form of it is made when it is first read.
+
+    Attributes:
+        logits: (N, V) float32 or float64, log-probabilities up to a number a row.
+        normalised: that number is 0, and each row is taken as it is.
+    """
+
+    logits: Tensor
+    normalised: bool = False
+
+    @cached_property
+    def prob(self) -> Tensor:
+        """(N, V) probabilities; NaN in the whole row of logits that are no distribution."""
+        return self.logits.exp() if self.normalised else self.logits.softmax(dim=-1)
+
+    @cached_property
+    def log_total(self) -> Tensor:
+        """(N, 1) what the logits exceed the log-probabilities by."""
+        if self.normalised:
+            return self.zero_or_nan[:, None]
+        # by the largest of each row: no second exponential, and the smallest error
+        return self.logits.amax(dim=-1, keepdim=True) - self.prob.amax(dim=-1, keepdim=True).log()
+
+    @cached_property
+    def logp(self) -> Tensor:
+        """(N, V) log-probabilities."""
+        return self.logits if self.normalised else self.logits - self.log_total
+
+    def logp_at(self, ids_NK: Tensor) -> Tensor:
+        """Return (N, K) log-probabilities of some ids."""
+        return self.logits.gather(1, ids_NK) - self.log_total
+
+    @cached_property
+    def zero_or_nan(self) -> Tensor:
+        """(N,) 0 for a row of numbers, NaN for one that has NaN or has no finite largest member."""
+        largest = self.logits.amax(dim=-1) if self.normalised else self.prob[:, 0]
+        return largest - largest
+
+
+class Evaluated(NamedTuple):
+    """Value (N,) of a divergence; ∂value/∂(student log-probability) is factor · slope + of_q · q, slope (N, V).
+
+    From logits the slope may lack a multiple of q a row: it vanishes in the gradient with respect to the logits. The
+    slope can be the teacher's probabilities themselves.
+    """
+
+    value: Tensor
+    slope: Tensor
+    factor: float = 1.0
+    of_q: float = 0.0
+
+
+# (student, teacher) in one float type; changes neither
+Formula = Callable[[Probabilities, Probabilities], Evaluated]
 
 
 def evaluate(formula: Formula, student_logp: Tensor, teacher_logp: Tensor) -> Tensor:
     """Evaluate a divergence by its formula, differentiable (once) with respect to the student.
 
     Args:
-        formula: gets both tensors in at least float32 and must not change them. NaN inputs are handled here.
+        formula: gets both in at least float32. NaN inputs are handled here.
         student_logp: (N, V) natural-log probabilities, any float dtype.
         teacher_logp: (N, V) a constant.
     Returns:
@@ -48,27 +105,39 @@ def evaluate(formula: Formula, student_logp: Tensor, teacher_logp: Tensor) -> Te
     return _evaluation(student_logp.to(dtype), teacher_logp.to(dtype), formula)
 
 
+def evaluated(formula: Formula, student: Probabilities, teacher: Probabilities) -> Evaluated:
+    """Return value and slope; NaN for a row with NaN in either input, which sums can have lost."""
+    found = formula(student, teacher)
+    return found._replace(value=found.value + student.zero_or_nan + teacher.zero_or_nan)
+
+
+def summed_(terms: Tensor) -> Tensor:
+    """Return (N,) sums of (N, V) products of a probability; products of an outcome without mass become 0 in place.
+
+    A finite sum has none of them; so a device is synchronised with once, but the terms are seldom written again.
+    """
+    total = terms.sum(dim=-1)
+    return nothing_from_no_mass_(terms).sum(dim=-1) if bool(total.isnan().any()) else total
+
+
 def nothing_from_no_mass_(terms: Tensor) -> Tensor:
     """Replace NaN by 0 in place; infinities stay.
 
-    In a sum of p·log-ratio, NaN comes only from 0·∞, an outcome without mass, which contributes nothing. One pass
-    without a mask, a branch or a device synchronisation; NaN of the inputs is restored by `evaluate`.
+    In a sum of p·log-ratio, NaN comes only from 0·∞, an outcome without mass, which contributes nothing; NaN of the
+    inputs is restored by `evaluated`.
     """
     return terms.nan_to_num_(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
-
-
-def zero_or_nan(logp: Tensor) -> Tensor:
-    """Return (N,) from (N, V) log-probabilities: 0 for a row of numbers (its largest is finite), NaN if it has NaN."""
-    largest = logp.amax(dim=-1)
-    return largest - largest
 
 
 class _Evaluation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, formula: Formula) -> Tensor:
-        value, slope = formula(student, teacher)
-        ctx.save_for_backward(slope)
-        return value + zero_or_nan(student) + zero_or_nan(teacher)
+        ours = Probabilities(student, normalised=True)
+        value, slope, factor, of_q = evaluated(formula, ours, Probabilities(teacher, normalised=True))
+        if ctx.needs_input_grad[0]:
+            slope = slope.mul_(factor) if factor != 1.0 else slope
+            ctx.save_for_backward(slope.add_(ours.prob, alpha=of_q) if of_q else slope)
+        return value
 
     @staticmethod
     @once_differentiable

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from distillab.divergences.fused import evaluate, nothing_from_no_mass_
+from distillab.divergences.fused import Evaluated, Probabilities, evaluate, summed_
 
 
 def forward_kl(*, student_logp: Tensor, teacher_logp: Tensor) -> Tensor:
@@ -28,7 +28,7 @@ def forward_kl(*, student_logp: Tensor, teacher_logp: Tensor) -> Tensor:
     >>> round(forward_kl(student_logp=q, teacher_logp=p).item(), 4)
     0.1438
     """
-    return evaluate(_forward, student_logp, teacher_logp)
+    return evaluate(forward_formula, student_logp, teacher_logp)
 
 
 def reverse_kl(*, student_logp: Tensor, teacher_logp: Tensor) -> Tensor:
@@ -52,20 +52,25 @@ def reverse_kl(*, student_logp: Tensor, teacher_logp: Tensor) -> Tensor:
     >>> round(reverse_kl(student_logp=q, teacher_logp=p).item(), 4)
     0.1308
     """
-    return evaluate(_reverse, student_logp, teacher_logp)
+    return evaluate(reverse_formula, student_logp, teacher_logp)
 
 
-def kl_terms(p_logp: Tensor, q_logp: Tensor) -> tuple[Tensor, Tensor]:
-    """Return p and p (log p − log q), both new (N, V) tensors: the summands of KL(p ‖ q), 0 where p is 0."""
-    p = p_logp.exp()
-    return p, nothing_from_no_mass_(torch.sub(p_logp, q_logp).mul_(p))
+def kl_terms(first: Probabilities, second: Probabilities) -> tuple[Tensor, Tensor]:
+    """Return (N,) KL(first ‖ second), and new (N, V) summands p·log-ratio, 0 where p is 0.
+
+    The summands lack p · (difference of both `log_total`), which the value has.
+    """
+    terms = torch.sub(first.logits, second.logits).mul_(first.prob)
+    return summed_(terms) + (second.log_total - first.log_total)[:, 0], terms
 
 
-def _forward(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    p, terms = kl_terms(teacher, student)
-    return terms.sum(dim=-1), p.neg_()
+def forward_formula(student: Probabilities, teacher: Probabilities) -> Evaluated:
+    """∂D/∂s = −p."""
+    value, _ = kl_terms(teacher, student)
+    return Evaluated(value, teacher.prob, factor=-1.0)
 
 
-def _reverse(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    q, terms = kl_terms(student, teacher)
-    return terms.sum(dim=-1), terms.add_(q)
+def reverse_formula(student: Probabilities, teacher: Probabilities) -> Evaluated:
+    """∂D/∂s = q (log(q/p) + 1)."""
+    value, terms = kl_terms(student, teacher)
+    return Evaluated(value, terms, of_q=1.0)

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from distillab.divergences.fused import evaluate, nothing_from_no_mass_
+from distillab.divergences.fused import Evaluated, Probabilities, evaluate, summed_
 
 
 def jensen_shannon(*, student_logp: Tensor, teacher_logp: Tensor, teacher_weight: float) -> Tensor:
@@ -34,9 +34,7 @@ def jensen_shannon(*, student_logp: Tensor, teacher_logp: Tensor, teacher_weight
     >>> round(jensen_shannon(student_logp=q, teacher_logp=p, teacher_weight=0.5).item(), 4)
     0.6931
     """
-    if not 0.0 < teacher_weight < 1.0:
-        raise ValueError(f"teacher_weight must lie strictly between 0 and 1, got {teacher_weight}")
-    return evaluate(partial(_jensen_shannon, w=teacher_weight), student_logp, teacher_logp)
+    return evaluate(partial(jensen_shannon_formula, teacher_weight=teacher_weight), student_logp, teacher_logp)
 
 
 def skewed_forward_kl(*, student_logp: Tensor, teacher_logp: Tensor, skew: float) -> Tensor:
@@ -61,8 +59,7 @@ def skewed_forward_kl(*, student_logp: Tensor, teacher_logp: Tensor, skew: float
     >>> round(skewed_forward_kl(student_logp=q, teacher_logp=p, skew=0.5).item(), 4)
     0.6931
     """
-    _require_inside(skew)
-    return evaluate(partial(_skewed_forward, skew=skew), student_logp, teacher_logp)
+    return evaluate(partial(skewed_forward_formula, skew=skew), student_logp, teacher_logp)
 
 
 def skewed_reverse_kl(*, student_logp: Tensor, teacher_logp: Tensor, skew: float) -> Tensor:
@@ -86,51 +83,49 @@ def skewed_reverse_kl(*, student_logp: Tensor, teacher_logp: Tensor, skew: float
     >>> round(skewed_reverse_kl(student_logp=q, teacher_logp=p, skew=0.5).item(), 4)
     0.6931
     """
-    _require_inside(skew)
-    return evaluate(partial(_skewed_reverse, skew=skew), student_logp, teacher_logp)
+    return evaluate(partial(skewed_reverse_formula, skew=skew), student_logp, teacher_logp)
 
 
-def _jensen_shannon(student: Tensor, teacher: Tensor, *, w: float) -> tuple[Tensor, Tensor]:
-    p, q = teacher.exp(), student.exp()
-    mixture_logp = torch.lerp(q, p, w).log_()
-    # p and its mixture underflow together; what is lost then has no mass in this precision
-    from_teacher = nothing_from_no_mass_(p.mul_(teacher - mixture_logp)).sum(dim=-1)
-    # ∂D/∂s = (1−w)·q·(s − log M): the shares of both KLs that come from M itself cancel
-    terms = nothing_from_no_mass_(torch.sub(student, mixture_logp, out=mixture_logp).mul_(q))
-    value = w * from_teacher + (1.0 - w) * terms.sum(dim=-1)
-    return value, terms.mul_(1.0 - w)
+def jensen_shannon_formula(student: Probabilities, teacher: Probabilities, *, teacher_weight: float) -> Evaluated:
+    """∂D/∂s = (1−w) q log(q/M): the shares of both KLs that come from M itself cancel."""
+    _require_inside(teacher_weight, "teacher_weight")
+    p, q, w = teacher.prob, student.prob, teacher_weight
+    mixture = torch.lerp(q, p, w)
+    from_teacher = summed_(_share(p, mixture).log_().mul_(p))
+    terms = _share(q, mixture).log_().mul_(q)
+    return Evaluated(w * from_teacher + (1.0 - w) * summed_(terms), terms, factor=1.0 - w)
 
 
-def _skewed_forward(student: Tensor, teacher: Tensor, *, skew: float) -> tuple[Tensor, Tensor]:
-    p, q = teacher.exp(), student.exp()
+def skewed_forward_formula(student: Probabilities, teacher: Probabilities, *, skew: float) -> Evaluated:
+    """∂D/∂s = (α−1) q p/M."""
+    _require_inside(skew, "skew")
+    p, q = teacher.prob, student.prob
     ratio = _share(p, torch.lerp(q, p, skew))
-    slope = q.mul_(ratio).mul_(skew - 1.0)
-    return _summed(p, ratio), slope
+    slope = q * ratio
+    return Evaluated(summed_(ratio.log_().mul_(p)), slope, factor=skew - 1.0)
 
 
-def _skewed_reverse(student: Tensor, teacher: Tensor, *, skew: float) -> tuple[Tensor, Tensor]:
-    p, q = teacher.exp(), student.exp()
+def skewed_reverse_formula(student: Probabilities, teacher: Probabilities, *, skew: float) -> Evaluated:
+    """∂D/∂s = q (log(q/M) + 1 − α q/M), as ∂M/∂s = α q."""
+    _require_inside(skew, "skew")
+    p, q = teacher.prob, student.prob
     ratio = _share(q, torch.lerp(p, q, skew))
-    # ∂/∂s of q·log(q/M) with ∂M/∂s = α·q
-    slope = torch.mul(ratio, -skew).add_(1.0).mul_(q)
-    terms = nothing_from_no_mass_(ratio.log_().mul_(q))
-    return terms.sum(dim=-1), slope.add_(terms)
+    from_mixture = q * ratio
+    terms = ratio.log_().mul_(q)
+    value = summed_(terms)
+    return Evaluated(value, terms.sub_(from_mixture, alpha=skew), of_q=1.0)
 
 
 def _share(first: Tensor, mixture: Tensor) -> Tensor:
-    """Return first / mixture, written over the mixture.
+    """Return first / mixture as a new tensor.
 
     It lies between 0 and 1/α; 0/0 means no mass. If the mixture underflows before `first` does, the ratio is set to 1,
     whose logarithm contributes nothing; that of 0 would be infinite.
     """
-    return torch.div(first, mixture, out=mixture).nan_to_num_(nan=0.0, posinf=1.0)
+    ratio = first / mixture
+    return ratio if bool((mixture.amin(dim=-1) > 0).all()) else ratio.nan_to_num_(nan=0.0, posinf=1.0)
 
 
-def _summed(first: Tensor, ratio: Tensor) -> Tensor:
-    """Return Σ_v first · log ratio; both are overwritten."""
-    return nothing_from_no_mass_(ratio.log_().mul_(first)).sum(dim=-1)
-
-
-def _require_inside(skew: float) -> None:
-    if not 0.0 < skew < 1.0:
-        raise ValueError(f"skew must lie strictly between 0 and 1, got {skew}")
+def _require_inside(weight: float, name: str) -> None:
+    if not 0.0 < weight < 1.0:
+        raise ValueError(f"{name} must lie strictly between 0 and 1, got {weight}")

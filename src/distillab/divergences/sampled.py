@@ -33,4 +33,9 @@ def sampled_cross_entropy(*, student_logp: Tensor, drawn_ids: Tensor) -> Tensor:
             "Sampled teacher ids are (N, K), K ≥ 1, for student log-probabilities (N, V).",
             facts=[f"student_logp {tuple(student_logp.shape)}", f"drawn_ids {tuple(drawn_ids.shape)}"],
         )
-    return -student_logp.gather(1, drawn_ids).mean(dim=-1)
+    return mean_nats(student_logp.gather(1, drawn_ids))
+
+
+def mean_nats(drawn_logp: Tensor) -> Tensor:
+    """Return the same from the (N, K) log-probabilities of the draws themselves."""
+    return -drawn_logp.mean(dim=-1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from distillab.divergences.fused import evaluate
+from distillab.divergences.fused import Evaluated, Probabilities, evaluate
 
 
 def total_variation(*, student_logp: Tensor, teacher_logp: Tensor) -> Tensor:
@@ -31,11 +31,10 @@ def total_variation(*, student_logp: Tensor, teacher_logp: Tensor) -> Tensor:
     >>> round(total_variation(student_logp=q, teacher_logp=p).item(), 4)
     0.25
     """
-    return evaluate(_total_variation, student_logp, teacher_logp)
+    return evaluate(total_variation_formula, student_logp, teacher_logp)
 
 
-def _total_variation(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    q = student.exp()
-    excess = teacher.exp().sub_(q)
-    value = 0.5 * excess.abs().sum(dim=-1)
-    return value, excess.sign_().mul_(q).mul_(-0.5)
+def total_variation_formula(student: Probabilities, teacher: Probabilities) -> Evaluated:
+    """∂D/∂s = −½ q sign(p − q)."""
+    excess = teacher.prob - student.prob
+    return Evaluated(0.5 * excess.abs().sum(dim=-1), excess.sign_().mul_(student.prob), factor=-0.5)

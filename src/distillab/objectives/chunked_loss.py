@@ -3,7 +3,7 @@
 For each chunk of rows the logits are computed, every term is applied to them, and the gradient of the weighted sum with
 respect to them is multiplied into the gradients of the hidden states and of the head. Then the chunk is freed. So no
 tensor of size tokens × vocabulary is ever in memory, and the backward pass through the head is a multiplication by one
-number. The terms' formulas are used as they are: torch differentiates them within the chunk.
+number. The terms' formulas are used as they are (`TileScores`).
 
 Shape letters: N scored positions of the microbatch, D student width, V student vocabulary.
 Source: the gradient is computed in the forward pass as in Liger-Kernel's fused linear losses (Hsu et al. 2024,
@@ -23,6 +23,7 @@ from distillab.models.chunking import chunks, sub_chunks
 from distillab.models.heads import OutputHead
 from distillab.objectives.drawn import Drawn
 from distillab.objectives.term import SpanTerm, StudentScores, TeacherScores, TokenTerm
+from distillab.objectives.tile_scores import TileScores
 from distillab.teachers.aligned import AlignedScores
 from distillab.teachers.signals import ChunkedScores
 
@@ -66,15 +67,16 @@ class ChunkedLoss:
         values: Mapping[str, Tensor],
         slopes: Mapping[str, Tensor],
         drawn: Drawn | None,
-    ) -> Tensor:
-        """Apply the terms to some rows of a chunk; return their weighted sum, a scalar.
+    ) -> tuple[Tensor, Tensor | None]:
+        """Apply the terms to some rows of a chunk; return their weighted sum, a scalar, and each row's factor.
 
-        The rows' product with the head is overwritten by the gradient of that sum with respect to it, and `values` by
-        each term's nats; those of a `SpanTerm` are there already, and its gradient follows from its slopes.
+        The rows' product with the head is overwritten by the gradient of that sum with respect to it, but for the
+        factors (n, 1), if there are any; and `values` by each term's nats. Those of a `SpanTerm` are there already,
+        and its gradient follows from its slopes.
         """
         leaf = product_nV.detach().requires_grad_()
         with torch.enable_grad():
-            student = StudentScores(head.finish(leaf), targets_n)
+            student = TileScores(head.finish(leaf), targets_n)
             if drawn is not None:
                 drawn.fill(student)
             total = torch.zeros((), device=leaf.device)
@@ -92,10 +94,8 @@ class ChunkedLoss:
                     nats = factor_n * nats
                 values[name].copy_(nats.detach())
                 total = total + self.factors[name] * nats.sum()
-            # nothing if all terms are span terms on other positions
-            gradient = torch.autograd.grad(total, leaf)[0] if total.requires_grad else torch.zeros_like(leaf)
-        product_nV.copy_(gradient)
-        return torch.stack([self.factors[name] * nats.sum() for name, nats in values.items()]).sum()
+        factor_n1 = student.write_gradient(total, leaf, product_nV)
+        return torch.stack([self.factors[name] * nats.sum() for name, nats in values.items()]).sum(), factor_n1
 
     def score_spans(
         self, head: OutputHead, hidden_ND: Tensor, memory: Tensor
@@ -181,20 +181,28 @@ class _Pass(torch.autograd.Function):
                 if here != held:
                     head.product(hidden_TD, out=chunk)
                 teacher = work.teacher.chunk(here, device) if work.teacher is not None and read_here else None
+                factor_T1 = None
                 for part in sub_chunks(chunk.shape[0], weight.shape[0], device):
                     scores = None if teacher is None else teacher.rows(part)
                     values = {name: nats_N[here][part] for name, nats_N in work.values.items()}
                     slope = {name: slope_NC[here][part] for name, slope_NC in slopes.items()}
                     drawn = None if work.drawn is None else work.drawn.at(here).at(part)
                     targets = work.targets_N[here][part]
-                    loss += work.apply_terms(head, chunk[part], targets, scores, values, slope, drawn)
-                # the chunk holds the gradient of its logits now
+                    nats, factor_n1 = work.apply_terms(head, chunk[part], targets, scores, values, slope, drawn)
+                    loss += nats
+                    if factor_n1 is not None:
+                        factor_T1 = factor_n1.new_ones(chunk.shape[0], 1) if factor_T1 is None else factor_T1
+                        factor_T1[part] = factor_n1
+                # the chunk holds the gradient of its logits now, but for a factor a row: on the narrower matrix it
+                # costs nothing
                 if hidden_grad is not None:
-                    hidden_grad[here] = chunk @ weight
+                    gradient_TD = chunk @ weight
+                    hidden_grad[here] = gradient_TD if factor_T1 is None else gradient_TD * factor_T1
                 if weight_grad is not None:
-                    _add_product(weight_grad, chunk, hidden_TD)
+                    _add_product(weight_grad, chunk, hidden_TD if factor_T1 is None else hidden_TD * factor_T1)
                 if bias_grad is not None:
-                    bias_grad += chunk.sum(dim=0, dtype=torch.float32)
+                    scaled = chunk if factor_T1 is None else chunk * factor_T1
+                    bias_grad += scaled.sum(dim=0, dtype=torch.float32)
         ctx.gradients = (
             hidden_grad,
             None if weight_grad is None else weight_grad.to(weight_VD.dtype),

@@ -21,6 +21,4 @@ class CrossEntropy(TokenTerm, config=CrossEntropyConfig):
 
     def per_position(self, student: StudentScores, signal: TeacherScores | None) -> Tensor:
         """Return (N,) nats over the student's whole vocabulary; the teacher is not read."""
-        # the log-probabilities are those that a divergence reads too: each logit is read once
-        logp_NV = student.logp(student.logits_NV.shape[1], 1.0)
-        return -logp_NV.gather(1, student.targets_N[:, None])[:, 0]
+        return -student.logp_at(student.targets_N[:, None], student.logits_NV.shape[1], 1.0)[:, 0]

@@ -58,5 +58,5 @@ class Drawn:
     def fill(self, student: StudentScores) -> None:
         """Take what the student gives its drawn tokens now."""
         targets_n = student.targets_N.clamp(max=self.width - 1)  # of others nothing is read
-        now_n = student.logp(self.width, 1.0).detach().gather(1, targets_n[:, None])[:, 0]
+        now_n = student.logp_at(targets_n[:, None], self.width, 1.0).detach()[:, 0]
         self.now_N.copy_(torch.where(self.then_N.isnan(), self.then_N, now_n))

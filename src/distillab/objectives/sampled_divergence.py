@@ -10,7 +10,7 @@ from typing import Self
 from torch import Tensor
 
 from distillab.config.terms import SampledDivergenceConfig
-from distillab.divergences.sampled import sampled_cross_entropy
+from distillab.divergences.sampled import mean_nats
 from distillab.objectives.build import TermContext
 from distillab.objectives.shared_ids import require_fitting
 from distillab.objectives.term import StudentScores, TeacherScores, TokenTerm
@@ -55,5 +55,4 @@ class SampledDivergence(TokenTerm, config=SampledDivergenceConfig):
         """
         teacher = require_fitting(student, signal, width=self.shared_width, term=self.name)
         drawn = teacher.drawn(self.samples, self.shared_width, self.temperature)
-        student_logp = student.logp(self.shared_width, self.temperature)
-        return sampled_cross_entropy(student_logp=student_logp, drawn_ids=drawn.ids) - drawn.entropy_estimate
+        return mean_nats(student.logp_at(drawn.ids, self.shared_width, self.temperature)) - drawn.entropy_estimate

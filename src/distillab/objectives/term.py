@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from distillab.config.terms import BaseTermConfig, Positions, TokenRequirement, Weight
+from distillab.divergences.fused import Formula, Probabilities, evaluate
 from distillab.errors import TeacherError
 from distillab.models.activations import Activations, ActivationSpec
 from distillab.models.batch import TokenBatch
@@ -34,7 +35,10 @@ TeacherScores = NextTokens | AlignedTokens
 
 @dataclass(frozen=True)
 class StudentScores:
-    """The student's logits at some scored positions, and the tokens that they predict."""
+    """The student's logits at some scored positions, and the tokens that they predict.
+
+    What is read of them has a gradient to the logits.
+    """
 
     logits_NV: Tensor
     targets_N: Tensor
@@ -46,6 +50,14 @@ class StudentScores:
         if key not in self._logp:
             self._logp[key] = log_probabilities(self.logits_NV, width, temperature)
         return self._logp[key]
+
+    def logp_at(self, ids_NK: Tensor, width: int, temperature: float) -> Tensor:
+        """Return (N, K) of these log-probabilities, those of some ids."""
+        return self.logp(width, temperature).gather(1, ids_NK)
+
+    def distance(self, formula: Formula, teacher: Probabilities, temperature: float) -> Tensor:
+        """Return (N,) values of a divergence from the teacher's distribution, over as many ids as that has."""
+        return evaluate(formula, self.logp(teacher.logits.shape[1], temperature), teacher.logp)
 
 
 class Term:

@@ -10,11 +10,11 @@ from typing import Self
 from torch import Tensor
 
 from distillab.config.terms import TokenDivergenceConfig, TopKDivergenceConfig
-from distillab.divergences.by_name import divergence
+from distillab.divergences.by_name import formula
 from distillab.objectives.build import TermContext
 from distillab.objectives.shared_ids import require_fitting
 from distillab.objectives.term import StudentScores, TeacherScores, TokenTerm
-from distillab.teachers.signals import Distribution, NextTokens, ScoreRequest
+from distillab.teachers.signals import Distribution, NextTokens, ScoreRequest, probabilities
 
 
 class TokenDivergence(TokenTerm, config=TokenDivergenceConfig):
@@ -32,7 +32,7 @@ class TokenDivergence(TokenTerm, config=TokenDivergenceConfig):
     def __init__(self, settings: TokenDivergenceConfig | TopKDivergenceConfig, *, shared_width: int) -> None:
         self.settings = settings
         self.shared_width = shared_width
-        self._divergence = divergence(settings.divergence, settings.parameters)
+        self._formula = formula(settings.divergence, settings.parameters)
         self.score_request: ScoreRequest = Distribution(shared_width, settings.temperature)
 
     @classmethod
@@ -48,11 +48,10 @@ class TokenDivergence(TokenTerm, config=TokenDivergenceConfig):
             ShapeError: the signal has another number of positions, or fewer ids than are shared.
         """
         teacher = require_fitting(student, signal, width=self.shared_width, term=self.name)
-        student_logp, teacher_logp = self.outcomes(student, teacher)
-        value = self._divergence(student_logp=student_logp, teacher_logp=teacher_logp)
+        value = self.distance(student, teacher)
         return value * self.settings.temperature**2 if self.settings.rescale_by_temperature_squared else value
 
-    def outcomes(self, student: StudentScores, teacher: NextTokens) -> tuple[Tensor, Tensor]:
-        """Return the log-probabilities of teacher and student that are compared: here all (N, shared ids)."""
-        width, temperature = self.shared_width, self.settings.temperature
-        return student.logp(width, temperature), teacher.logp(width, temperature)
+    def distance(self, student: StudentScores, teacher: NextTokens) -> Tensor:
+        """Return (N,) the divergence of the outcomes that are compared: here all shared ids."""
+        temperature = self.settings.temperature
+        return student.distance(self._formula, probabilities(teacher, self.shared_width, temperature), temperature)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from distillab.config.terms import TopKDivergenceConfig
+from distillab.divergences.fused import evaluate
 from distillab.divergences.truncated import drop_tail, renormalised, with_tail_cell
 from distillab.errors import ConfigError
 from distillab.objectives.term import StudentScores
@@ -49,8 +50,11 @@ class TopKDivergence(TokenDivergence, config=TopKDivergenceConfig):
         self._k, self._tail = settings.k, settings.tail
         self.score_request = Top(settings.k, shared_width, settings.temperature)
 
-    def outcomes(self, student: StudentScores, teacher: NextTokens) -> tuple[Tensor, Tensor]:
-        """Return teacher and student over the compared outcomes: the kept tokens, with `cell` also the rest as one."""
+    def distance(self, student: StudentScores, teacher: NextTokens) -> Tensor:
+        """Return (N,) the divergence over the kept tokens, with `cell` also over the rest as one outcome."""
+        return evaluate(self._formula, *self._outcomes(student, teacher))
+
+    def _outcomes(self, student: StudentScores, teacher: NextTokens) -> tuple[Tensor, Tensor]:
         width, temperature = self.shared_width, self.settings.temperature
         top = teacher.top(self._k, width, temperature)
         match self._tail:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from distillab.config.terms import Positions
+from distillab.divergences.fused import Probabilities
 from distillab.divergences.sampled import sampled_cross_entropy
 from distillab.divergences.truncated import logmass_outside
 from distillab.models.activations import Activations, ActivationSpec
@@ -240,6 +241,13 @@ class TeacherSignal:
 
     scores: ChunkedScores | None = None
     activations: Activations | None = None
+
+
+def probabilities(tokens: NextTokens, width: int, temperature: float) -> Probabilities:
+    """Return a teacher's whole distribution over the first `width` ids; nothing of it is computed yet if it has logits."""
+    if isinstance(tokens, FullLogits):
+        return Probabilities(scaled_logits(tokens.logits_NW, width, temperature))
+    return Probabilities(tokens.logp(width, temperature), normalised=True)
 
 
 def log_probabilities(logits_NV: Tensor, width: int, temperature: float) -> Tensor:

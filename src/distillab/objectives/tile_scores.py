@@ -1,0 +1,127 @@
+"""Compute the gradient of terms with respect to a tile of logits, from a few numbers that they read of it.
+
+Terms read log-probabilities of some tokens, or divergences from the teacher's distribution. Torch differentiates the
+terms with respect to these numbers; from there to the logits the gradient is written by the formulas' own slopes,
+through the softmax once for all of them.
+
+Shape letters: N positions of the tile, V student vocabulary, W ids of a distribution, K ids read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from distillab.divergences.fused import Evaluated, Formula, Probabilities, evaluated
+from distillab.objectives.term import StudentScores
+from distillab.teachers.signals import scaled_logits
+
+
+@dataclass(eq=False)
+class _Reads:
+    """What is read of one distribution: numbers that require a gradient, each with what leads from it to the logits."""
+
+    student: Probabilities
+    temperature: float
+    some: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    distances: list[tuple[Tensor, Evaluated]] = field(default_factory=list)
+
+    def scaled(self, given: Mapping[Tensor, Tensor]) -> list[tuple[Evaluated, Tensor]]:
+        """Return the divergences that count, each with the factor (N, 1) of its slope."""
+        return [
+            (found, given[end][:, None] * (found.factor / self.temperature))
+            for end, found in self.distances
+            if end in given
+        ]
+
+    def gradient(self, given: Mapping[Tensor, Tensor], out: Tensor | None) -> Tensor:
+        """Return (N, W) the gradient with respect to the logits.
+
+        Args:
+            given: the gradient with respect to each number that counts.
+            out: memory for it.
+        """
+        slope: Tensor | None = None
+        for found, factor in self.scaled(given):
+            slope = found.slope * factor if slope is None else slope.addcmul_(found.slope, factor)
+        some = [(ids, given[end] / self.temperature) for end, ids in self.some if end in given]
+        total = torch.stack([of.sum(dim=-1, keepdim=True) for of in (slope, *(at for _, at in some)) if of is not None])
+        of_q = total.sum(dim=0).neg_()
+        q = self.student.prob
+        gradient = torch.mul(q, of_q, out=out) if slope is None else torch.addcmul(slope, q, of_q, out=out)
+        for ids, at in some:
+            gradient.scatter_add_(1, ids, at)
+        return gradient
+
+
+@dataclass(frozen=True)
+class TileScores(StudentScores):
+    """The student's scores in a tile. Other reads than these two are differentiated by torch."""
+
+    _reads: dict[tuple[int, float], _Reads] = field(default_factory=dict, repr=False, compare=False)
+
+    def logp_at(self, ids_NK: Tensor, width: int, temperature: float) -> Tensor:
+        """Return (N, K) log-probabilities of some ids."""
+        reads = self._of(width, temperature)
+        logp_NK = reads.student.logp_at(ids_NK).requires_grad_()
+        reads.some.append((logp_NK, ids_NK))
+        return logp_NK
+
+    def distance(self, formula: Formula, teacher: Probabilities, temperature: float) -> Tensor:
+        """Return (N,) values of a divergence from the teacher's distribution, over as many ids as that has."""
+        reads = self._of(teacher.logits.shape[1], temperature)
+        found = evaluated(formula, reads.student, teacher)
+        reads.distances.append((found.value.requires_grad_(), found))
+        return found.value
+
+    def _of(self, width: int, temperature: float) -> _Reads:
+        key = (width, temperature)
+        if key not in self._reads:
+            logits_NW = scaled_logits(self.logits_NV.detach(), width, temperature)
+            self._reads[key] = _Reads(Probabilities(logits_NW), temperature)
+        return self._reads[key]
+
+    @torch.no_grad()
+    def write_gradient(self, total: Tensor, leaf: Tensor, out: Tensor) -> Tensor | None:
+        """Write the gradient of `total` with respect to `leaf` over `out`, but for a factor a row.
+
+        Args:
+            total: a scalar that was computed from what was read here.
+            leaf: the product with the head, which the logits are computed from; `out` may be its own memory.
+        Returns:
+            (N, 1) the factors, or None: the gradient is complete.
+        """
+        if not total.requires_grad:  # all terms are span terms on other positions
+            out.zero_()
+            return None
+        ends = [end for reads in self._reads.values() for end, _ in (*reads.some, *reads.distances)]
+        *found, of_logits = torch.autograd.grad(total, [*ends, self.logits_NV], allow_unused=True)
+        given = {end: gradient for end, gradient in zip(ends, found, strict=True) if gradient is not None}
+        counting = [
+            reads for reads in self._reads.values() if any(end in given for end, _ in (*reads.some, *reads.distances))
+        ]
+        if of_logits is None and self.logits_NV is leaf and out.dtype == torch.float32 and len(counting) == 1:
+            (reads,) = counting
+            if reads.student.prob.shape == out.shape:
+                return self._write_alone(reads, given, out)
+        kind = torch.promote_types(self.logits_NV.dtype, torch.float32)
+        gradient = torch.zeros_like(out, dtype=kind) if of_logits is None else of_logits.to(kind)
+        for reads in counting:
+            part = reads.gradient(given, None)
+            gradient[:, : part.shape[1]] += part
+        if self.logits_NV is not leaf:
+            (gradient,) = torch.autograd.grad(self.logits_NV, leaf, gradient.to(self.logits_NV.dtype))
+        out.copy_(gradient)
+        return None
+
+    def _write_alone(self, reads: _Reads, given: Mapping[Tensor, Tensor], out: Tensor) -> Tensor | None:
+        if not reads.some and len(reads.distances) == 1:
+            # one pass less: the caller can multiply rows of a narrower matrix
+            ((found, factor),) = reads.scaled(given)
+            torch.addcmul(found.slope, reads.student.prob, found.slope.sum(dim=-1, keepdim=True), value=-1.0, out=out)
+            return factor
+        reads.gradient(given, out)
+        return None
