@@ -51,7 +51,7 @@ def _teacher_logits(batch: TokenBatch, width: int = VOCABULARY) -> Tensor:
     return torch.randn(int(scored_positions(batch).sum()), width, generator=torch.Generator().manual_seed(7))
 
 
-def _dense(model: torch.nn.Module, batch: TokenBatch, teacher: Tensor) -> Tensor:
+def _dense(model: torch.nn.Module, batch: TokenBatch, teacher: Tensor, of_cross_entropy: float = 0.3) -> Tensor:
     """0.3 · cross-entropy + 0.7 · forward KL, each summed, from the model's own full logits."""
     logits = model(
         input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], position_ids=batch["position_ids"]
@@ -63,12 +63,14 @@ def _dense(model: torch.nn.Module, batch: TokenBatch, teacher: Tensor) -> Tensor
     kl = functional.kl_div(
         logits[:, :width].log_softmax(-1), teacher[:, :width].softmax(-1), reduction="sum", log_target=False
     )
-    return 0.3 * ce + 0.7 * kl
+    return of_cross_entropy * ce + 0.7 * kl
 
 
-def _ours(model: torch.nn.Module, batch: TokenBatch, teacher: Tensor, **options: Any) -> Tensor:
-    objective = build_objective(BOTH, shared_width=min(VOCABULARY, teacher.shape[1]))
-    factors = {"cross_entropy": 0.3, "token_divergence": 0.7}
+def _ours(
+    model: torch.nn.Module, batch: TokenBatch, teacher: Tensor, terms: tuple[TermConfig, ...] = BOTH, **options: Any
+) -> Tensor:
+    objective = build_objective(terms, shared_width=min(VOCABULARY, teacher.shape[1]))
+    factors = {name: {"cross_entropy": 0.3, "token_divergence": 0.7}[name] for name in objective.names}
     signal = TeacherSignal(scores=FullLogits(teacher))
     measured = measure(model, batch, objective, signal, factors=factors, device=CPU, **options)
     return torch.stack(list(measured.losses.values())).sum()
@@ -81,7 +83,7 @@ def _gradients(model: torch.nn.Module, loss: Tensor) -> dict[str, Tensor]:
 
 
 def _compare(model: torch.nn.Module, batch: TokenBatch, teacher: Tensor, **options: Any) -> None:
-    expected = _dense(model, batch, teacher)
+    expected = _dense(model, batch, teacher, 0.3 if options.get("terms", BOTH) == BOTH else 0.0)
     dense = _gradients(model, expected)
     loss = _ours(model, batch, teacher, **options)
     ours = _gradients(model, loss)
@@ -101,6 +103,12 @@ def test_loss_and_every_gradient_equal_the_dense_ones(kind: str, chunk: int) -> 
 def test_each_term_in_a_pass_of_its_own_gives_the_same(kind: str) -> None:
     batch = _batch()
     _compare(tiny_model(kind), batch, _teacher_logits(batch), per_term_backward=True)
+
+
+def test_one_divergence_alone_equals_the_dense_one(chunk: int) -> None:
+    batch, model = _batch(), tiny_model("head bias")
+    teacher = _teacher_logits(batch)
+    _compare(model, batch, teacher, terms=BOTH[1:])
 
 
 def test_a_padded_vocabulary_is_compared_on_the_shared_ids_alone(chunk: int) -> None:

@@ -51,15 +51,15 @@ def adaptive_formula(student: Probabilities, teacher: Probabilities, *, head_mas
     if not 0.0 < head_mass < 1.0:
         raise ValueError(f"head_mass must lie strictly between 0 and 1, got {head_mass}")
     p, q = teacher.prob, student.prob
-    (forward, _), (reverse, terms) = kl_terms(teacher, student), kl_terms(student, teacher)
+    forward, reverse = kl_terms(teacher, student)[0], kl_terms(student, teacher)
     gap = torch.sub(p, q).abs_()
     head = _head_gap(teacher.logp, gap, head_mass)
     everything = gap.sum(dim=-1)
     # equal distributions: both KLs and their gradients are zero, and any weight will do
     share = torch.where(everything > 0, head / everything, 0.5).clamp(max=1.0)  # rounding may give 1 + 1e-7
-    value = _weighed(share, forward) + _weighed(1.0 - share, reverse)
+    value = _weighed(share, forward) + _weighed(1.0 - share, reverse[0])
     weight = share.unsqueeze(-1)
-    return Evaluated(value, terms.add_(q).mul_(1.0 - weight).sub_(p * weight))
+    return Evaluated(value, reverse[1].add_(q).mul_(1.0 - weight).sub_(p * weight))
 
 
 def _weighed(weight: Tensor, value: Tensor) -> Tensor:

@@ -20,6 +20,9 @@ from torch.autograd.function import once_differentiable
 
 from distillab.errors import ShapeError
 
+# Ids among which a likely one is looked for, and the least probability that has all its digits, with a margin.
+_LOOKED_AT, _LEAST = 64, 1e-30
+
 
 @dataclass(frozen=True, eq=False)
 class Probabilities:
@@ -43,8 +46,12 @@ class Probabilities:
         """(N, 1) what the logits exceed the log-probabilities by."""
         if self.normalised:
             return self.zero_or_nan[:, None]
-        # by the largest of each row: no second exponential, and the smallest error
-        return self.logits.amax(dim=-1, keepdim=True) - self.prob.amax(dim=-1, keepdim=True).log()
+        # by one likely member of each row, and so without a pass over all of them
+        at = self.logits[:, :_LOOKED_AT].argmax(dim=-1, keepdim=True)
+        logit, prob = self.logits.gather(1, at), self.prob.gather(1, at)
+        if not bool((prob > _LEAST).all()):  # some have lost their digits: by the largest
+            logit, prob = (of.amax(dim=-1, keepdim=True) for of in (self.logits, self.prob))
+        return logit - prob.log()
 
     @cached_property
     def logp(self) -> Tensor:
@@ -66,13 +73,18 @@ class Evaluated(NamedTuple):
     """Value (N,) of a divergence; ∂value/∂(student log-probability) is factor · slope + of_q · q, slope (N, V).
 
     From logits the slope may lack a multiple of q a row: it vanishes in the gradient with respect to the logits. The
-    slope can be the teacher's probabilities themselves.
+    slope can be the teacher's probabilities themselves. `total` (N, 1) is Σ slope, where it is known.
     """
 
     value: Tensor
     slope: Tensor
     factor: float = 1.0
     of_q: float = 0.0
+    total: Tensor | None = None
+
+    def sums(self) -> Tensor:
+        """Return (N, 1) Σ slope."""
+        return self.slope.sum(dim=-1, keepdim=True) if self.total is None else self.total
 
 
 # (student, teacher) in one float type; changes neither
@@ -133,7 +145,7 @@ class _Evaluation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, formula: Formula) -> Tensor:
         ours = Probabilities(student, normalised=True)
-        value, slope, factor, of_q = evaluated(formula, ours, Probabilities(teacher, normalised=True))
+        value, slope, factor, of_q, _ = evaluated(formula, ours, Probabilities(teacher, normalised=True))
         if ctx.needs_input_grad[0]:
             slope = slope.mul_(factor) if factor != 1.0 else slope
             ctx.save_for_backward(slope.add_(ours.prob, alpha=of_q) if of_q else slope)

@@ -55,22 +55,23 @@ def reverse_kl(*, student_logp: Tensor, teacher_logp: Tensor) -> Tensor:
     return evaluate(reverse_formula, student_logp, teacher_logp)
 
 
-def kl_terms(first: Probabilities, second: Probabilities) -> tuple[Tensor, Tensor]:
-    """Return (N,) KL(first ‖ second), and new (N, V) summands p·log-ratio, 0 where p is 0.
+def kl_terms(first: Probabilities, second: Probabilities) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (N,) KL(first ‖ second), new (N, V) summands p·log-ratio, 0 where p is 0, and their sums (N, 1).
 
     The summands lack p · (difference of both `log_total`), which the value has.
     """
     terms = torch.sub(first.logits, second.logits).mul_(first.prob)
-    return summed_(terms) + (second.log_total - first.log_total)[:, 0], terms
+    sums = summed_(terms)[:, None]
+    return (sums + (second.log_total - first.log_total))[:, 0], terms, sums
 
 
 def forward_formula(student: Probabilities, teacher: Probabilities) -> Evaluated:
     """∂D/∂s = −p."""
-    value, _ = kl_terms(teacher, student)
-    return Evaluated(value, teacher.prob, factor=-1.0)
+    value, _, sums = kl_terms(teacher, student)
+    return Evaluated(value, teacher.prob, factor=-1.0, total=torch.ones_like(sums))
 
 
 def reverse_formula(student: Probabilities, teacher: Probabilities) -> Evaluated:
     """∂D/∂s = q (log(q/p) + 1)."""
-    value, terms = kl_terms(student, teacher)
-    return Evaluated(value, terms, of_q=1.0)
+    value, terms, sums = kl_terms(student, teacher)
+    return Evaluated(value, terms, of_q=1.0, total=sums)

@@ -93,7 +93,9 @@ def jensen_shannon_formula(student: Probabilities, teacher: Probabilities, *, te
     mixture = torch.lerp(q, p, w)
     from_teacher = summed_(_share(p, mixture).log_().mul_(p))
     terms = _share(q, mixture).log_().mul_(q)
-    return Evaluated(w * from_teacher + (1.0 - w) * summed_(terms), terms, factor=1.0 - w)
+    from_student = summed_(terms)
+    value = w * from_teacher + (1.0 - w) * from_student
+    return Evaluated(value, terms, factor=1.0 - w, total=from_student[:, None])
 
 
 def skewed_forward_formula(student: Probabilities, teacher: Probabilities, *, skew: float) -> Evaluated:

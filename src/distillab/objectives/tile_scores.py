@@ -9,7 +9,7 @@ Shape letters: N positions of the tile, V student vocabulary, W ids of a distrib
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -45,12 +45,14 @@ class _Reads:
             out: memory for it.
         """
         slope: Tensor | None = None
+        q = self.student.prob
+        of_q = q.new_zeros(q.shape[0], 1)
         for found, factor in self.scaled(given):
             slope = found.slope * factor if slope is None else slope.addcmul_(found.slope, factor)
+            of_q -= found.sums() * factor
         some = [(ids, given[end] / self.temperature) for end, ids in self.some if end in given]
-        total = torch.stack([of.sum(dim=-1, keepdim=True) for of in (slope, *(at for _, at in some)) if of is not None])
-        of_q = total.sum(dim=0).neg_()
-        q = self.student.prob
+        for _, at in some:
+            of_q -= at.sum(dim=-1, keepdim=True)
         gradient = torch.mul(q, of_q, out=out) if slope is None else torch.addcmul(slope, q, of_q, out=out)
         for ids, at in some:
             gradient.scatter_add_(1, ids, at)
@@ -65,19 +67,19 @@ class TileScores(StudentScores):
 
     def logp_at(self, ids_NK: Tensor, width: int, temperature: float) -> Tensor:
         """Return (N, K) log-probabilities of some ids."""
-        reads = self._of(width, temperature)
+        reads = self._reads_of(width, temperature)
         logp_NK = reads.student.logp_at(ids_NK).requires_grad_()
         reads.some.append((logp_NK, ids_NK))
         return logp_NK
 
     def distance(self, formula: Formula, teacher: Probabilities, temperature: float) -> Tensor:
         """Return (N,) values of a divergence from the teacher's distribution, over as many ids as that has."""
-        reads = self._of(teacher.logits.shape[1], temperature)
+        reads = self._reads_of(teacher.logits.shape[1], temperature)
         found = evaluated(formula, reads.student, teacher)
         reads.distances.append((found.value.requires_grad_(), found))
         return found.value
 
-    def _of(self, width: int, temperature: float) -> _Reads:
+    def _reads_of(self, width: int, temperature: float) -> _Reads:
         key = (width, temperature)
         if key not in self._reads:
             logits_NW = scaled_logits(self.logits_NV.detach(), width, temperature)
@@ -98,8 +100,9 @@ class TileScores(StudentScores):
             out.zero_()
             return None
         ends = [end for reads in self._reads.values() for end, _ in (*reads.some, *reads.distances)]
-        *found, of_logits = torch.autograd.grad(total, [*ends, self.logits_NV], allow_unused=True)
-        given = {end: gradient for end, gradient in zip(ends, found, strict=True) if gradient is not None}
+        found: Sequence[Tensor | None] = torch.autograd.grad(total, [*ends, self.logits_NV], allow_unused=True)
+        given = {end: gradient for end, gradient in zip(ends, found[:-1], strict=True) if gradient is not None}
+        of_logits = found[-1]
         counting = [
             reads for reads in self._reads.values() if any(end in given for end, _ in (*reads.some, *reads.distances))
         ]
@@ -121,7 +124,7 @@ class TileScores(StudentScores):
         if not reads.some and len(reads.distances) == 1:
             # one pass less: the caller can multiply rows of a narrower matrix
             ((found, factor),) = reads.scaled(given)
-            torch.addcmul(found.slope, reads.student.prob, found.slope.sum(dim=-1, keepdim=True), value=-1.0, out=out)
+            torch.addcmul(found.slope, reads.student.prob, found.sums(), value=-1.0, out=out)
             return factor
         reads.gradient(given, out)
         return None

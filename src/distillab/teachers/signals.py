@@ -244,7 +244,7 @@ class TeacherSignal:
 
 
 def probabilities(tokens: NextTokens, width: int, temperature: float) -> Probabilities:
-    """Return a teacher's whole distribution over the first `width` ids; nothing of it is computed yet if it has logits."""
+    """Return a teacher's whole distribution over the first `width` ids; from logits, nothing is computed yet."""
     if isinstance(tokens, FullLogits):
         return Probabilities(scaled_logits(tokens.logits_NW, width, temperature))
     return Probabilities(tokens.logp(width, temperature), normalised=True)
