@@ -48,16 +48,18 @@ def _measured(settings: BaseTermConfig, width: int = VOCABULARY) -> tuple[Measur
 
 @pytest.mark.parametrize("rows", [128, 3])
 @pytest.mark.parametrize("width", [VOCABULARY, VOCABULARY - 5])
-def test_forward_kl_of_ones_own_is_token_divergence_to_the_last_digit(
+def test_forward_kl_of_ones_own_is_token_divergence_but_for_rounding(
     rows: int, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chunking, "LEAST_ROWS", rows)
     monkeypatch.setitem(chunking.CHUNK_BYTES, "cpu", rows * 4 * VOCABULARY)
     mine, gradients = _measured(CustomDivergenceConfig(loss=_forward_kl, name="mine"), width)
     theirs, expected = _measured(TokenDivergenceConfig(), width)
-    assert torch.equal(mine.values["mine"], theirs.values["token_divergence"])
+    # nats of about 0.01 between logits of about 1
+    torch.testing.assert_close(mine.values["mine"], theirs.values["token_divergence"], rtol=1e-5, atol=2e-7)
     assert len(gradients) == len(expected) > 0
-    assert all(torch.equal(one, other) for one, other in zip(gradients, expected, strict=True))
+    for one, other in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6 * float(other.abs().max()))
 
 
 def test_cross_entropy_of_torch_is_cross_entropy() -> None:

@@ -28,14 +28,14 @@ from distillab.objectives.drawn import Drawn
 from distillab.teachers.signals import FullLogits
 from tests.divergences.members import Member, each_member
 
-V, W, SHARED = 13, 12, 11
+V, W, SHARED = 13, 12, 11  # or the student has the shared ids alone
 Logits = tuple[Tensor, Tensor, Tensor]
 
 
-def _logits(n: int = 7, seed: int = 0) -> Logits:
+def _logits(n: int = 7, seed: int = 0, student_width: int = V) -> Logits:
     """(n, V) of the student, (n, W) of the teacher, and (n,) tokens that follow."""
     generator = torch.Generator().manual_seed(seed)
-    student, teacher = (3 * torch.randn(n, width, generator=generator) for width in (V, W))
+    student, teacher = (3 * torch.randn(n, width, generator=generator) for width in (student_width, W))
     return student, teacher, torch.randint(0, SHARED, (n,), generator=generator)
 
 
@@ -51,7 +51,7 @@ def _ours(
     leaf = of[0].clone().requires_grad_()
     objective = build_objective(terms, shared_width=SHARED)
     by_name = dict(zip(objective.names, factors, strict=True))
-    head = OutputHead(torch.eye(V), bias_V, **finish)
+    head = OutputHead(torch.eye(of[0].shape[1]), bias_V, **finish)
     work = ChunkedLoss(head, of[2], FullLogits(of[1]), objective.token_terms, by_name, drawn=drawn)
     loss = work.loss(leaf)
     (gradient,) = torch.autograd.grad(loss, leaf)
@@ -103,11 +103,12 @@ def _term(member: Member, temperature: float = 1.0, rescale: bool = False) -> To
     temperature=st.sampled_from([1.0, 0.7, 4.0]),
     factors=st.lists(st.floats(0.01, 1.0), min_size=3, max_size=3),
     count=st.integers(1, 3),
+    width=st.sampled_from([V, SHARED]),
 )
 def test_any_sum_of_terms(
-    member: Member, seed: int, n: int, temperature: float, factors: list[float], count: int
+    member: Member, seed: int, n: int, temperature: float, factors: list[float], count: int, width: int
 ) -> None:
-    of = _logits(n, seed)
+    of = _logits(n, seed, width)
     terms = [_term(member, temperature, rescale=True), CrossEntropyConfig(), _term(member)][:count]
     # a negative power multiplies the rounding of the logits by their distance
     within = 2e-5 if min(member.parameters.values(), default=0.0) < 0 else 1e-6
@@ -119,12 +120,13 @@ def test_any_sum_of_terms(
 def test_what_follows_the_product_is_differentiated(finish: dict[str, float], alone: bool) -> None:
     terms: list[TermConfig] = [TokenDivergenceConfig(), CrossEntropyConfig()][: 1 if alone else 2]
     factors = [0.7, 0.4][: len(terms)]
-    _compare(_ours(_logits(), terms, factors, **finish), _expected(_logits(), terms, factors, **finish))
+    of = _logits(student_width=SHARED)
+    _compare(_ours(of, terms, factors, **finish), _expected(of, terms, factors, **finish))
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_every_position_has_its_own_factor(count: int) -> None:
-    of, share = _logits(), torch.rand(7, generator=torch.Generator().manual_seed(1))
+    of, share = _logits(student_width=SHARED), torch.rand(7, generator=torch.Generator().manual_seed(1))
     terms, factors = [TokenDivergenceConfig(temperature=2.0), CrossEntropyConfig()][:count], [0.5, 0.25][:count]
     drawn = Drawn.of(torch.full((7,), math.nan), SHARED, weighs=False, share_N=share)
     _compare(_ours(of, terms, factors, drawn), _expected(of, terms, factors, share))
@@ -158,11 +160,11 @@ def test_terms_that_torch_differentiates_join_those_that_it_does_not() -> None:
 
 
 def test_draws_have_the_gradient_of_their_cross_entropy() -> None:
-    of, terms = _logits(), [SampledDivergenceConfig(samples=3)]
+    of, terms = _logits(), [SampledDivergenceConfig(samples=3, temperature=2.0)]
     torch.manual_seed(0)
-    drawn = FullLogits(of[1]).drawn(3, SHARED, 1.0)
+    drawn = FullLogits(of[1]).drawn(3, SHARED, 2.0)
     leaf = of[0].double().requires_grad_()
-    value = -leaf[:, :SHARED].log_softmax(-1).gather(1, drawn.ids).mean(-1).sum()
+    value = -(leaf[:, :SHARED] / 2.0).log_softmax(-1).gather(1, drawn.ids).mean(-1).sum()
     (gradient,) = torch.autograd.grad(value, leaf)
     torch.manual_seed(0)
     found = _ours(of, terms, [1.0])

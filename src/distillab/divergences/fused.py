@@ -47,8 +47,7 @@ class Probabilities:
         if self.normalised:
             return self.zero_or_nan[:, None]
         # by one likely member of each row, and so without a pass over all of them
-        at = self.logits[:, :_LOOKED_AT].argmax(dim=-1, keepdim=True)
-        logit, prob = self.logits.gather(1, at), self.prob.gather(1, at)
+        logit, prob = self._at(self._likely)
         if not bool((prob > _LEAST).all()):  # some have lost their digits: by the largest
             logit, prob = (of.amax(dim=-1, keepdim=True) for of in (self.logits, self.prob))
         return logit - prob.log()
@@ -61,6 +60,21 @@ class Probabilities:
     def logp_at(self, ids_NK: Tensor) -> Tensor:
         """Return (N, K) log-probabilities of some ids."""
         return self.logits.gather(1, ids_NK) - self.log_total
+
+    def log_total_less(self, other: Probabilities) -> Tensor:
+        """Return (N, 1) the difference of both `log_total`, by the same member: exact where both are close."""
+        (logit, prob), (its_logit, its_prob) = (side._at(self._likely) for side in (self, other))
+        if self.normalised or other.normalised or not bool((torch.minimum(prob, its_prob) > _LEAST).all()):
+            return self.log_total - other.log_total
+        return (logit - its_logit) - (prob / its_prob).log()
+
+    @cached_property
+    def _likely(self) -> Tensor:
+        """(N, 1) the most likely of the first ids."""
+        return self.logits[:, :_LOOKED_AT].argmax(dim=-1, keepdim=True)
+
+    def _at(self, ids_NK: Tensor) -> tuple[Tensor, Tensor]:
+        return self.logits.gather(1, ids_NK), self.prob.gather(1, ids_NK)
 
     @cached_property
     def zero_or_nan(self) -> Tensor:

@@ -62,7 +62,7 @@ def kl_terms(first: Probabilities, second: Probabilities) -> tuple[Tensor, Tenso
     """
     terms = torch.sub(first.logits, second.logits).mul_(first.prob)
     sums = summed_(terms)[:, None]
-    return (sums + (second.log_total - first.log_total))[:, 0], terms, sums
+    return (sums - first.log_total_less(second))[:, 0], terms, sums
 
 
 def forward_formula(student: Probabilities, teacher: Probabilities) -> Evaluated:
