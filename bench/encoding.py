@@ -1,7 +1,7 @@
 """`python -m bench.encoding`: how fast rows are encoded, and what a start costs by number of rows.
 
-speed: tokens a CPU second of the tokenizers library alone (`encode_batch` of the rendered texts, and the ids as lists)
-and of `Encoder.encode_all`, medians of five interleaved rounds. rows: from the file to the first batch of a run with a
+speed: tokens a CPU second of the tokenizers library alone (`encode_batch_fast` of the rendered texts, ids as lists) and
+of `Encoder.encode_all`, medians of five interleaved rounds. rows: from the file to the first batch of a run with a
 teacher and a tenth of the rows held out, each in a new process, the first time and from the store. metrics: reading
 the measurements of 200,000 steps.
 """
@@ -40,7 +40,7 @@ _ROUNDS = 5
 _STEPS = 200_000
 
 
-def speed() -> None:
+def speed(tokenizers: list[str]) -> None:
     """Print a table of tokenizers and texts."""
     from distillab.config.data import DataConfig
     from distillab.data.encoding import Encoder
@@ -54,7 +54,7 @@ def speed() -> None:
         path = str(MATERIALS / "text" / file)
         splits = load_examples(DataConfig.model_validate({"train": {"path": path}}))
         examples = list(splits.train)[:1_000]
-        for name in TOKENIZERS:
+        for name in tokenizers:
             tokenizer = load_tokenizer(str(MATERIALS / "tokenizers" / name)).tokenizer
             tokenizer.eos_token = tokenizer.eos_token or "<|endoftext|>"
             tokenizer.chat_template = None if template == "plain" else template
@@ -64,7 +64,7 @@ def speed() -> None:
             backend = tokenizer.backend_tokenizer
 
             def library(texts: list[str] = texts, backend: Any = backend) -> int:
-                return sum(len(found.ids) for found in backend.encode_batch(texts, add_special_tokens=False))
+                return sum(len(found.ids) for found in backend.encode_batch_fast(texts, add_special_tokens=False))
 
             def ours(encoder: Encoder = encoder, examples: Any = examples) -> int:
                 return encoder.encode_all(examples, source="rows").counts.tokens
@@ -153,6 +153,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("speed", "rows", "metrics", "start"))
     parser.add_argument("--rows", type=int, nargs="+", default=NUMBERS)
+    parser.add_argument("--tokenizers", nargs="+", default=TOKENIZERS)
     parser.add_argument("--file", help="of `start`, which `rows` runs in new processes")
     parser.add_argument("--model", help="of `start`: folder of student and teacher")
     options = parser.parse_args()
@@ -160,8 +161,10 @@ def main() -> None:
         print(json.dumps(start_here(options.file, options.model)))
     elif options.what == "rows":
         rows(options.rows)
+    elif options.what == "speed":
+        speed(options.tokenizers)
     else:
-        {"speed": speed, "metrics": metrics}[options.what]()
+        metrics()
 
 
 if __name__ == "__main__":

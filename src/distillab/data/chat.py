@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
@@ -92,7 +91,8 @@ class Chat(Template):
             if not whole.startswith(prompt):
                 raise _other_generation_prompt(prompt, whole, example.origin)
             answer = self._up_to_end(whole[len(prompt) :])
-            segments.append(replace(_segment(prompt[len(done) :], mark), opening=opening))
+            text, literal = _unmarked(prompt[len(done) :], mark)
+            segments.append(RenderedSegment(text, supervised=False, literal=literal, opening=opening))
             segments.append(self._learned_segment(answer, turn, mark))
             done = prompt + answer
         if tools or any(turn.tool_calls for turn in turns):
@@ -116,7 +116,8 @@ class Chat(Template):
         rendered = rendered if mark is None else rendered.replace(mark, "")
         # The template decides how a call is written, so nothing of it counts as removed or added.
         found = SupervisedText(rendered) if turn.tool_calls else supervised_text(turn.content, rendered)
-        return replace(_segment(text, mark), supervised=True, ends_answer=True, rewritten=found)
+        text, literal = _unmarked(text, mark)
+        return RenderedSegment(text, supervised=True, ends_answer=True, literal=literal, rewritten=found)
 
     def _up_to_end(self, text: str) -> str:
         # Most templates write a newline after the end-of-turn token, which is not trained on.
@@ -178,7 +179,8 @@ def _around(text: str, at: int) -> str:
     return repr(text[max(0, at - 30) : at + 30])
 
 
-def _segment(text: str, mark: str | None) -> RenderedSegment:
+def _unmarked(text: str, mark: str | None) -> tuple[str, tuple[Range, ...]]:
+    """Return a text without marks, and the ranges in which special tokens are spelled by the data."""
     literal: list[Range] = []
     if mark is not None:
         first, *others = text.split(mark)
@@ -186,4 +188,4 @@ def _segment(text: str, mark: str | None) -> RenderedSegment:
         for part in others:
             literal.append((len(text) - 1, len(text) + 1))
             text += part
-    return RenderedSegment(text, supervised=False, literal=tuple(literal))
+    return text, tuple(literal)
