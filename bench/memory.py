@@ -43,8 +43,7 @@ else:
     execute(recipe)
     print(json.dumps({"peak": peak_rss_bytes()}))
 """
-# DeepSpeed stands beside the environment, and msgpack, which it imports, with Ray
-_BESIDE = [Path(sys.prefix) / "parallel" / name for name in ("deepspeed", "ray")]
+_DEEPSPEED = Path(sys.prefix) / "parallel" / "deepspeed"  # beside the environment
 
 
 @dataclass(frozen=True)
@@ -171,8 +170,8 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     found = []
     for setup in SETUPS:
-        if setup.deepspeed and not _BESIDE[0].is_dir():
-            print(f"{setup.name}: left out, DeepSpeed is not in {_BESIDE[0]}", file=sys.stderr)
+        if setup.deepspeed and not _DEEPSPEED.is_dir():
+            print(f"{setup.name}: left out, DeepSpeed is not in {_DEEPSPEED}", file=sys.stderr)
         elif chosen.only is None or chosen.only in setup.name:
             found.append(measured(setup, materials))
             print(_line(found[-1]), flush=True)
@@ -269,7 +268,7 @@ def _wide(source: Path, shape: tuple[int, int], folder: Path) -> Path:
 def _call(words: Sequence[str], *, deepspeed: bool = False) -> str:
     environment = dict(os.environ)
     if deepspeed:
-        paths = [*map(str, _BESIDE), environment.get("PYTHONPATH", str(ROOT / "src"))]
+        paths = [str(_DEEPSPEED), environment.get("PYTHONPATH", str(ROOT / "src"))]
         environment |= {"PYTHONPATH": os.pathsep.join(paths), "DS_ACCELERATOR": "cpu"}
     done = subprocess.run(list(words), capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
     if done.returncode:

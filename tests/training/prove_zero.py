@@ -30,8 +30,7 @@ pytestmark = pytest.mark.skipif(not PACKAGES.is_dir(), reason=f"DeepSpeed is not
 
 
 def _start(recipe: Path) -> subprocess.Popen[str]:
-    # msgpack, which DeepSpeed imports, stands with Ray
-    paths = [str(PACKAGES), str(PACKAGES.parent / "ray"), str(ROOT / "src"), str(ROOT)]
+    paths = [str(PACKAGES), str(ROOT / "src"), str(ROOT)]
     launch = ["torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "distillab.cli.main", "train"]
     return subprocess.Popen(
         [sys.executable, "-m", *launch, str(recipe)],
