@@ -24,6 +24,7 @@ _COST_ONLY = {
     "checkpoint_minutes",
     "checkpoint_copy",  # tests/runs/test_checkpoint_copies.py
     "deepspeed",  # tests/training/prove_zero.py
+    "report_to",  # tests/training/prove_trackers.py
     "device",
 }
 _CHANGES: dict[str, Any] = {

@@ -121,9 +121,10 @@ class TileScores(StudentScores):
         return None
 
     def _write_alone(self, reads: _Reads, given: Mapping[Tensor, Tensor], out: Tensor) -> Tensor | None:
-        if not reads.some and len(reads.distances) == 1:
+        distances = reads.scaled(given)
+        if len(distances) == 1 and not any(end in given for end, _ in reads.some):
             # one pass less: the caller can multiply rows of a narrower matrix
-            ((found, factor),) = reads.scaled(given)
+            ((found, factor),) = distances
             torch.addcmul(found.slope, reads.student.prob, found.sums(), value=-1.0, out=out)
             return factor
         reads.gradient(given, out)
