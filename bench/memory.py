@@ -193,8 +193,9 @@ def measured(setup: SetUp, materials: Path) -> Measured:
         child.write_text(_CHILD, encoding="utf-8")
         launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={setup.processes}"]
         last = [str(child), "run", str(recipe)]
-        ran = _call([sys.executable, *(launch if setup.processes > 1 else []), *last], deepspeed=setup.deepspeed)
+        # first the estimate, which encodes the rows and stores them: the run has no peak from that
         parts = _call([sys.executable, str(child), "estimate", str(recipe), str(setup.processes)]).splitlines()[-1]
+        ran = _call([sys.executable, *(launch if setup.processes > 1 else []), *last], deepspeed=setup.deepspeed)
     peaks = [int(found) for found in re.findall(r'\{"peak": (\d+)\}', ran)]
     return Measured(setup.name, json.loads(parts), max(peaks))
 
