@@ -30,6 +30,7 @@ COMMANDS = (
     "report",
     "schema",
     "show",
+    "recipes",
     "demo",
 )
 HEAVY = ("torch", "transformers", "datasets", "tokenizers", "numpy", "scipy", "pandas", "pyarrow", "matplotlib")

@@ -21,7 +21,7 @@ Engine = Annotated[
 
 
 def compare_command(
-    recipe: Path = typer.Argument(help="Study file (YAML); see recipes/."),
+    recipe: Path = typer.Argument(help="Study file (YAML); distillab recipes lists some."),
     overrides: list[str] = typer.Argument(None, help="Changes to the recipe: key.sub=value …"),
     demonstrate_mismatch: bool = typer.Option(
         False,

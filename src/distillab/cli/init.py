@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from distillab.cli.check import checked_pair
-from distillab.cli.recipes import schema_text
+from distillab.cli.recipes import require_free, write_recipe
 from distillab.errors import ConfigError
 from distillab.terminal import echo
 
@@ -54,10 +54,7 @@ def init_command(
     The pair is checked, the rows are read, and the settings are chosen so that a run fits the device. Weights are not
     read, and need not be there. Nothing is written if anything is wrong.
     """
-    schema = output.with_name("study.schema.json")
-    for path in (output, schema):
-        if path.exists() and (path == output or path.read_text(encoding="utf-8") != schema_text("study")):
-            raise ConfigError("The file is there already.", where=str(path), fix="give another name, or remove it")
+    require_free(output, "study")
     given = {"teacher": teacher, "student": student, "data": data, "device": device}
     answers = {name: value if value is not None else _asked(name) for name, value in given.items()}
     from distillab.cli.console import quiet_libraries
@@ -71,9 +68,7 @@ def init_command(
     method = pair.recommended.method
     echo(f"verdict: {pair.contract.verdict}; recommended: {method}")
     text, fits = _fitting_text(answers, pair, chosen, output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(text, encoding="utf-8")
-    schema.write_text(schema_text("study"), encoding="utf-8")
+    write_recipe(output, text, "study")
     file = shlex.quote(str(output))
     echo(f"{output} is written{'' if fits else f', but a run does NOT fit {chosen.name}'}. Next:")
     echo(f"  distillab estimate {file} --device {chosen.name}")

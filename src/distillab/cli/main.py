@@ -20,6 +20,7 @@ from distillab.cli.doctor import doctor_app
 from distillab.cli.estimate import estimate_command
 from distillab.cli.init import init_command
 from distillab.cli.prune import prune_command
+from distillab.cli.recipe_list import recipes_app
 from distillab.cli.recipes import schema_command, show_command
 from distillab.cli.report import report_command
 from distillab.cli.teacher import teacher_app
@@ -86,6 +87,7 @@ app.command("prune")(prune_command)
 app.command("train")(train_command)
 app.command("compare")(compare_command)
 app.command("estimate")(estimate_command)
+app.add_typer(recipes_app)
 app.command("show")(show_command)
 app.command("schema")(schema_command)
 app.add_typer(cache_app)

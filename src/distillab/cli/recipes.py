@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from distillab.errors import ConfigError
+from distillab.files import write_text
 from distillab.terminal import echo
 
 if TYPE_CHECKING:
@@ -38,6 +40,28 @@ def schema_text(kind: Literal["run", "study"]) -> str:
     chosen: type[RunRecipe | StudyRecipe] = RunRecipe if kind == "run" else StudyRecipe
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema"} | chosen.model_json_schema()
     return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
+
+
+def require_free(output: Path, kind: Literal["run", "study"]) -> None:
+    """Check that a recipe and its schema can be written without replacing anything.
+
+    Raises:
+        ConfigError: the recipe's file exists, or the schema's with another text.
+    """
+    schema = _schema_beside(output, kind)
+    for path in (output, schema):
+        if path.exists() and (path == output or path.read_text(encoding="utf-8") != schema_text(kind)):
+            raise ConfigError("The file is there already.", where=str(path), fix="give another name, or remove it")
+
+
+def write_recipe(output: Path, text: str, kind: Literal["run", "study"]) -> None:
+    """Write the text of a recipe, and beside it the schema that its second line names."""
+    write_text(output, text)
+    write_text(_schema_beside(output, kind), schema_text(kind))
+
+
+def _schema_beside(output: Path, kind: str) -> Path:
+    return output.with_name(f"{kind}.schema.json")
 
 
 def show_command(

@@ -12,7 +12,7 @@ from distillab.terminal import echo, plural
 
 
 def train_command(
-    recipe: Path = typer.Argument(help="Recipe file (YAML); see recipes/."),
+    recipe: Path = typer.Argument(help="Recipe file (YAML); distillab recipes lists some."),
     overrides: list[str] = typer.Argument(None, help="Changes to the recipe: key.sub=value …"),
     demonstrate_mismatch: bool = typer.Option(
         False,
