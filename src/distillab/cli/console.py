@@ -28,8 +28,8 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")  # transformers shows one for GGUF files, terminal or not
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # PEFT reads it
-    # transformers imports them where they are installed
-    for name in ("torchao", "torch.utils._pytree", "bitsandbytes"):
+    # transformers imports three of them where they are installed; lm_eval warns of the model that it is given
+    for name in ("torchao", "torch.utils._pytree", "bitsandbytes", "lm_eval"):
         logging.getLogger(name).setLevel(logging.ERROR)
     from transformers.utils.logging import disable_progress_bar
 
@@ -191,5 +191,6 @@ def _figures(evaluation: EvaluationRecord) -> list[str]:
             labels = ", ".join(metric.label for metric in found if metric.missing == reason)
             parts.append(f"{labels}: not measured, {reason}")
         if found:
-            lines.append(f"{name}: {'; '.join(parts)} (n={found[0].n})")
+            sizes = "/".join(map(str, dict.fromkeys(metric.n for metric in found)))
+            lines.append(f"{name}: {'; '.join(parts)} (n={sizes})")
     return lines

@@ -7,7 +7,32 @@ from typing import Literal
 import regex
 from pydantic import Field, field_validator, model_validator
 
+from distillab.config.base import PathText, Settings
 from distillab.config.reasoning import REASONING_MARKERS, ReasoningSettings
+
+
+class EvaluationTask(Settings):
+    """A task of EleutherAI's lm-evaluation-harness, by its name or in a file."""
+
+    task: str | None = Field(
+        default=None, min_length=1, description="name of a task, a group or a tag of lm-evaluation-harness"
+    )
+    path: PathText | None = Field(default=None, description="YAML file of one task in the harness's format")
+    limit: int | None = Field(default=None, ge=2, description="the first documents of each task; default: all")
+    num_fewshot: int | None = Field(
+        default=None, ge=0, description="solved examples before each question; default: as the task has it, else 0"
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> EvaluationTask:
+        if (self.task is None) is (self.path is None):
+            raise ValueError("give the name of a task (task: gsm8k), or a file (path: my_task.yaml)")
+        return self
+
+    @property
+    def source(self) -> str:
+        """Its name or its file."""
+        return self.task or self.path or ""
 
 
 class EvaluationConfig(ReasoningSettings):
@@ -28,6 +53,17 @@ class EvaluationConfig(ReasoningSettings):
         description="how captured values are compared; number: 65,960 = 65960 = $65960.00, other values as text; text: "
         "without punctuation at the ends",
     )
+
+    tasks: tuple[EvaluationTask, ...] = Field(
+        default=(), description="tasks of lm-evaluation-harness for every model; docs/tasks.md"
+    )
+
+    @model_validator(mode="after")
+    def _tasks_differ(self) -> EvaluationConfig:
+        sources = [one.source for one in self.tasks]
+        if twice := sorted({source for source in sources if sources.count(source) > 1}):
+            raise ValueError(f"evaluation.tasks has {', '.join(twice)} twice")
+        return self
 
     @model_validator(mode="after")
     def _markers_are_read(self) -> EvaluationConfig:

@@ -56,7 +56,7 @@ def parse(text: str, *, where: str) -> Any:
         YAMLError: it is not YAML.
         ConfigError: it is nested too deep, its aliases expand to too many values, or a number or date is invalid.
     """
-    _require_bounded(text, where)
+    require_bounded(text, where)
     try:
         return _yaml().load(text)
     except ValueError as error:  # an integer of thousands of digits, the 30th of February
@@ -69,7 +69,7 @@ def _yaml() -> YAML:
     return yaml
 
 
-def _require_bounded(text: str, where: str) -> None:
+def require_bounded(text: str, where: str) -> None:
     """Count the values with every alias expanded, in one pass over the parser's events."""
     anchors: dict[str, int] = {}
     open_anchors: list[str | None] = []

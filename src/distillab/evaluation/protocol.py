@@ -19,6 +19,7 @@ from distillab.errors import NumericsError
 from distillab.evaluation.likelihood import NO_ROWS, RowScores, SharedTeacher, score_rows, score_teacher
 from distillab.evaluation.own_text import own_text_metrics
 from distillab.evaluation.summary import NO_SHARED_TEACHER, summarise
+from distillab.evaluation.tasks import evaluate_tasks
 from distillab.evaluation.text_match import Judged, judge
 from distillab.models.generation import (
     Decoding,
@@ -167,7 +168,11 @@ def evaluate(
         unshared=unshared,
         processes=processes,
     )
-    record = record.model_copy(update={"metrics": (*record.metrics, *metrics, *written.judged.metrics)})
+    # the harness works alone; only the record of the first process is kept
+    tasks = settings.tasks if processes.number == 0 else ()
+    scored_on, done = evaluate_tasks(model, reader.tokenizer, tasks, batch_size=settings.batch_size)
+    figures = (*record.metrics, *metrics, *written.judged.metrics, *scored_on)
+    record = record.model_copy(update={"metrics": figures, "tasks": done})
     return EvaluationResult(record, scores, scored.scored_bytes, written, own)
 
 

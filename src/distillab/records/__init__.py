@@ -7,7 +7,7 @@ Units are in the names: `_nats`, `_s`, `_bytes`, `_tokens`; shares are fractions
 from distillab.records.access import ACCESS_ORDER, AccessLevel
 from distillab.records.base import SCHEMA_VERSION, Record, read_record, write_record
 from distillab.records.findings import SEVERITY_ORDER, CheckResult, Conclusions, Finding, Investigation, Phase, Severity
-from distillab.records.metrics import FAMILIES, HEADLINES, PRIMARY, EvaluationRecord, Family, Metric
+from distillab.records.metrics import FAMILIES, HEADLINES, PRIMARY, EvaluationRecord, Family, Metric, TaskRecord
 from distillab.records.outlook import begins_above_uniform, outlook, run_outlook, study_outlook, teachers_not_better
 from distillab.records.pairing import (
     DataOverlap,
@@ -104,6 +104,7 @@ __all__ = [
     "SideBySide",
     "SpanCounts",
     "StudyResults",
+    "TaskRecord",
     "TeacherCost",
     "TeacherProvenance",
     "TokenizerContract",

@@ -11,19 +11,23 @@ from distillab.records.base import Record
 PRIMARY = "nats_per_token"
 """The metric that arms are compared by: held-out cross-entropy, in nats per token."""
 
-Family = Literal["likelihood", "fidelity", "task"]
+Family = Literal["likelihood", "fidelity", "task", "benchmark"]
+Sample = Literal["held-out rows", "generations", "task documents"]
 
 FAMILIES: dict[Family, str] = {
     "likelihood": "likelihood of the data set’s answers",
     "fidelity": "fidelity to the teacher",
     "task": "task scores of generated answers",
+    "benchmark": "tasks of lm-evaluation-harness",
 }
-"""What a metric is about: what SFT trains, how near the student is to its teacher, how good its own answers are."""
+"""What a metric is about: what SFT trains, how near the student is to its teacher, how good its own answers are, and
+what it scores elsewhere."""
 
 HEADLINES: dict[Family, tuple[str, ...]] = {
     "likelihood": (PRIMARY,),
     "fidelity": ("kl_from_teacher",),
     "task": ("value_match", "rouge_l"),
+    "benchmark": (),
 }
 """The metric that stands for a family: the first of these that has a value."""
 
@@ -39,7 +43,7 @@ class Metric(Record):
     value: float | None
     missing: str | None = Field(default=None, description="why there is no value")
     n: int = Field(description="over how many of `sample`")
-    sample: Literal["held-out rows", "generations"]
+    sample: Sample
     level: Literal["summary", "table", "record"] = Field(
         default="table", description="summary: in the terminal's table and in the report's; table: in the report's"
     )
@@ -52,12 +56,24 @@ class Metric(Record):
         return self
 
 
+class TaskRecord(Record):
+    """A task of lm-evaluation-harness that a model was evaluated on."""
+
+    name: str
+    version: str = Field(description="of the task, as its file states it")
+    documents: int = Field(description="evaluated")
+    num_fewshot: int = Field(description="solved examples before each question")
+    sha256: str = Field(description="the harness's task hash: of documents, prompts and targets")
+    harness: str = Field(description="version of lm_eval")
+
+
 class EvaluationRecord(Record):
     """One model under the shared protocol."""
 
     tokens: int = Field(description="scored tokens of the held-out rows, in the model's tokenizer")
     scored_bytes: int = Field(description="UTF-8 bytes of the text that is scored, without EOS")
     metrics: tuple[Metric, ...]
+    tasks: tuple[TaskRecord, ...] = Field(default=(), description="of evaluation.tasks")
 
     def metric(self, name: str) -> Metric | None:
         """Return the metric of that name; None where it was not measured."""
@@ -80,6 +96,6 @@ class EvaluationRecord(Record):
             raise KeyError(PRIMARY)
         return value
 
-    def n(self, sample: Literal["held-out rows", "generations"]) -> int:
+    def n(self, sample: Sample) -> int:
         """Return how many held-out rows were scored, or answers generated; 0 where none was."""
         return max((metric.n for metric in self.metrics if metric.sample == sample), default=0)

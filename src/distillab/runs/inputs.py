@@ -23,6 +23,8 @@ from distillab.data.splits import Splits, load_examples
 from distillab.data.store import fingerprint_of
 from distillab.errors import ConfigError, TeacherError, TokenizerMismatch
 from distillab.evaluation.protocol import HeldOut
+from distillab.evaluation.task_files import task_fingerprints
+from distillab.evaluation.tasks import require_tasks
 from distillab.evaluation.values import captured
 from distillab.models.loading import pick_device, weights_sha256
 from distillab.models.weights import require_weights
@@ -228,6 +230,7 @@ class RunInputs:
             "train_rows": content_sha256(self.splits.train),
             "held_out_rows": content_sha256(self.splits.held_out),
             "student": weights_sha256(self.recipe.student.path),
+            **task_fingerprints(self.recipe.evaluation.tasks),
         }
         if self.recipe.data.streaming is not None:
             found["train_source"] = fingerprint_of(find_source(self.recipe.data.sources[0]).facts)
@@ -295,6 +298,7 @@ def load_inputs(recipe: RunRecipe, *, weights: bool = True) -> RunInputs:
         for name, teacher in recipe.each_teacher.items()
     }
     contexts = contexts_of(recipe, list(specs.values()))
+    require_tasks(recipe, context=contexts[0])
     splits = load_examples(recipe.data, beside=_beside(recipe))
     student = reader_of(recipe.student.tokenizer or recipe.student.path, recipe.student.revision, recipe, splits)
     width = logits_width(recipe.student.path, revision=recipe.student.revision)

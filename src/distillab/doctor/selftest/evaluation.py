@@ -51,6 +51,7 @@ def judged(setup: Setup, student: PreTrainedModel, *, answers: bool = True) -> E
     settings = own.model_copy(
         update={
             "rows": _ROWS,
+            "tasks": (),
             "generate_rows": min(own.generate_rows, _ANSWERS) if answers else 0,
             "max_new_tokens": min(own.max_new_tokens, _TOKENS),
         }
