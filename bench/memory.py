@@ -1,7 +1,8 @@
 """`python -m bench.memory`: what `distillab estimate` says that a run will take of the memory, beside what it took.
 
 Every set-up is estimated in one fresh process and trained in another, whose largest resident memory is what the system
-counted. The runs are short: what they take at once does not depend on how many steps there are.
+counted. The runs are short: what they take at once does not depend on how many steps there are. glibc's malloc gives
+freed memory back at once there: by default it keeps some, how much is another in each run and on each machine.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from bench.machine import ROOT
+from bench.settings import EXACT
 
 # of what was measured
 ALLOWED = 0.15
@@ -267,7 +269,7 @@ def _wide(source: Path, shape: tuple[int, int], folder: Path) -> Path:
 
 
 def _call(words: Sequence[str], *, deepspeed: bool = False) -> str:
-    environment = dict(os.environ)
+    environment = {**os.environ, **EXACT}
     if deepspeed:
         paths = [str(_DEEPSPEED), environment.get("PYTHONPATH", str(ROOT / "src"))]
         environment |= {"PYTHONPATH": os.pathsep.join(paths), "DS_ACCELERATOR": "cpu"}
