@@ -36,7 +36,7 @@ from distillab.cli.console import quiet_libraries
 quiet_libraries()
 recipe = load_recipe(RunRecipe, Path(sys.argv[2]))
 if sys.argv[1] == "estimate":
-    from distillab.doctor.selftest.memory import estimated
+    from distillab.preflight.memory import estimated
     from dataclasses import asdict
     print(json.dumps(asdict(estimated(recipe, processes=int(sys.argv[3])))))
 else:

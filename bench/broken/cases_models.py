@@ -235,7 +235,11 @@ TOKENIZER_CASES = (
     Case("tokenizer", "[PAD] beyond the embeddings, check", _PAD, CHECK, ("'[PAD]' has id",)),
     Case("tokenizer", "[PAD] beyond the embeddings, train", _PAD, TRAIN, ("'[PAD]' has id",)),
     Case(
-        "tokenizer", "[PAD] beyond the embeddings, selftest", _PAD, ("doctor", "selftest", "recipe.yaml"), ("'[PAD]'",)
+        "tokenizer",
+        "[PAD] beyond the embeddings, preflight",
+        _PAD,
+        ("doctor", "preflight", "recipe.yaml"),
+        ("'[PAD]'",),
     ),
     Case(
         "tokenizer",

@@ -51,7 +51,7 @@ def test_no_file_and_no_line_holds_it(run: Run, secret_world: dict[str, Any], tm
     command("cache", "info", location)
     command("cache", "verify", location)
     command("data", one)
-    command("doctor", "selftest", one, "--json", str(written / "doctor.json"))
+    command("doctor", "preflight", one, "--json", str(written / "doctor.json"))
     (tmp_path / "study").mkdir()
     study = write_recipe(tmp_path / "study", secret_world, output=str(written / "study"), title="of ${MY_HUB_TOKEN}")
     text = Path(study).read_text().replace("method: sft\n", "arms: [sft, seqkd, logits]\nseeds: [0]\n")

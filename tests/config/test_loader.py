@@ -70,6 +70,7 @@ def test_a_key_that_stands_twice_is_refused_with_its_line(recipe: Path) -> None:
         (RUN + "evaluation: {value_pattern: '('}\n", "not a regular expression"),
         (STUDY + "method: logits\nterms: [{kind: token_divergence, teacher_weight: 0.5}]\n", "jensen_shannon"),
         (STUDY + "method: logits\nterms: [{kind: token_divergence, divergence: jensen_shannon}]\n", "teacher_weight"),
+        (STUDY + "method: logits\nterms: [{kind: top_k_divergence, k: 1, tail: renormalise}]\n", "set k to 2 or more"),
         ("student: {path: s}\ndata: {train: {path: d}, held_out: {fraction: 0.1, path: x}}\n", "exactly one"),
         ("student: {path: s}\ndata: {train: {path: d}, template: chatt}\n", 'did you mean "chat"'),
         (RUN + "teacher: {tokenizer: t}\n", "path (its weights), cache (its stored signals), or both"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from distillab.cli.doctor_selftest import checked_first
+from distillab.cli.preflight import checked_first
 from distillab.config.run import RunRecipe
 from distillab.config.study import StudyRecipe
 from distillab.records import EncodingCounts

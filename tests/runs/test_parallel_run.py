@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM
 
 from distillab.config.parallel import ParallelConfig
 from distillab.config.run import RunRecipe
-from distillab.doctor.recipe import audit_recipe
 from distillab.errors import ConfigError
 from distillab.models.sharded import distributed_config
+from distillab.preflight.recipe import audit_recipe
 from distillab.runs.inputs import load_inputs
 from distillab.runs.run import execute
 from distillab.runs.student import load_student

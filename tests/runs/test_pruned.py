@@ -14,9 +14,9 @@ import distillab as dl
 from distillab.config.loader import build_recipe
 from distillab.config.run import RunRecipe
 from distillab.config.study import StudyRecipe
-from distillab.doctor.recipe import audit_recipe
 from distillab.errors import ConfigError, DataError
 from distillab.models.loading import load_model
+from distillab.preflight.recipe import audit_recipe
 from distillab.records import PruningRecord, read_record
 from distillab.runs.inputs import RunInputs, load_inputs
 from distillab.runs.pruned import calibration_rows, keep_student, made_student

@@ -179,7 +179,7 @@ def test_the_other_commands_read_a_recipe_with_a_server(tiny_world: dict[str, An
     recipes = {"study": of_study, "run": of_run | {"method": "logits", "terms": TOP_K}}
     for name, values in recipes.items():
         file = dumped(values | {"output": str(tmp_path / name)}, tmp_path / f"{name}.yaml")
-        code, out, err = call("doctor", "selftest", file)
+        code, out, err = call("doctor", "preflight", file)
         assert code == 0, err
         assert "behind a server" in out
         code, out, err = call("estimate", file, "teacher.server.prices={prompt: 2, completion: 8}")

@@ -16,11 +16,11 @@ from distillab.cache.folder import read_identity
 from distillab.cache.sources import open_source
 from distillab.config.run import RunRecipe
 from distillab.config.study import StudyRecipe
-from distillab.doctor.devices import DEVICES
-from distillab.doctor.estimate import estimate
-from distillab.doctor.recipe import audit_recipe
 from distillab.errors import ConfigError, DataError, TokenizerMismatch
 from distillab.files import read_json_lines
+from distillab.preflight.devices import DEVICES
+from distillab.preflight.estimate import estimate
+from distillab.preflight.recipe import audit_recipe
 from distillab.records import RunRecord, read_record
 from distillab.runs.inputs import load_inputs
 from distillab.runs.run import execute

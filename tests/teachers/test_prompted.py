@@ -14,10 +14,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import distillab as dl
 from distillab.config.run import RunRecipe
 from distillab.config.study import StudyRecipe
-from distillab.doctor.recipe import audit_recipe
 from distillab.errors import DataError, TeacherError
 from distillab.files import read_json_lines
 from distillab.models.activations import ActivationSpec
+from distillab.preflight.recipe import audit_recipe
 from distillab.runs.inputs import load_inputs
 from distillab.runs.run import execute
 from distillab.runs.teacher import RunTeacher

@@ -11,7 +11,7 @@ import typer
 
 from distillab.api.given import Model, Rows, Teacher
 from distillab.api.recipe import RecipeBuilder, Settings, quiet
-from distillab.cli.doctor_selftest import checked_first
+from distillab.cli.preflight import checked_first
 from distillab.config.study import ArmConfig, StudyRecipe
 from distillab.errors import ConfigError, DataError
 from distillab.records import EvaluationRecord, StudyResults

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from distillab.cli.doctor_selftest import NO_DOCTOR, NoDoctor, checked_first, show_plan
+from distillab.cli.preflight import NO_DOCTOR, NoDoctor, checked_first, show_plan
 from distillab.cli.recipes import NOTHING_DONE, DryRun
 from distillab.terminal import echo
 

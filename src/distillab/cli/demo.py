@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from distillab.cli.doctor_selftest import NO_DOCTOR, NoDoctor, checked_first
+from distillab.cli.preflight import NO_DOCTOR, NoDoctor, checked_first
 
 
 def demo_command(

@@ -11,7 +11,7 @@ from distillab.cli.doctor_data import data_command
 from distillab.cli.doctor_investigate import investigate_command
 from distillab.cli.doctor_pair import pair_command
 from distillab.cli.doctor_run import run_command
-from distillab.cli.doctor_selftest import selftest_command
+from distillab.cli.preflight import preflight_command
 from distillab.terminal import echo
 
 doctor_app = typer.Typer(
@@ -42,4 +42,4 @@ doctor_app.command("batch")(batch_command)
 doctor_app.command("data")(data_command)
 doctor_app.command("pair")(pair_command)
 doctor_app.command("run")(run_command)
-doctor_app.command("selftest")(selftest_command)
+doctor_app.command("preflight")(preflight_command)

@@ -12,7 +12,7 @@ from distillab.errors import ConfigError
 from distillab.terminal import echo, plural
 
 if TYPE_CHECKING:
-    from distillab.doctor.estimate import Estimate
+    from distillab.preflight.estimate import Estimate
 
 
 def estimate_command(
@@ -46,9 +46,9 @@ def estimate_command(
     loaded = load_any(recipe, overrides or [])
     quiet_libraries()
     from distillab.config import RunRecipe
-    from distillab.doctor.devices import device_named
-    from distillab.doctor.estimate import estimate
-    from distillab.doctor.selftest.machine import this_memory
+    from distillab.preflight.devices import device_named
+    from distillab.preflight.estimate import estimate
+    from distillab.preflight.machine import this_memory
 
     chosen = device_named(device, memory_bytes=this_memory())
     found = estimate(loaded, chosen, devices=devices)
@@ -67,8 +67,8 @@ def estimate_command(
 
 def _show(found: Estimate, title: str) -> bool:
     """Print an estimate; return whether the device has the memory."""
-    from distillab.doctor.estimate import UTILISATION
-    from distillab.doctor.selftest.machine import size
+    from distillab.preflight.estimate import UTILISATION
+    from distillab.preflight.machine import size
 
     device = found.device
     echo(f"{title}, estimated from configurations and rows for {device.name}")
@@ -110,7 +110,7 @@ def _show(found: Estimate, title: str) -> bool:
 
 def _show_cache(found: Estimate, tokens: float) -> None:
     """Print what is stored of so many tokens, and how fast runs read it."""
-    from distillab.doctor.selftest.machine import size
+    from distillab.preflight.machine import size
 
     echo(f"a cache of {tokens:,.0f} tokens in rows like these")
     for name, one in found.signals.items():

@@ -17,7 +17,7 @@ from distillab.errors import ConfigError
 from distillab.terminal import echo
 
 if TYPE_CHECKING:
-    from distillab.doctor.devices import Device
+    from distillab.preflight.devices import Device
     from distillab.records import PairCheck
 
 _BATCH, _EPOCHS, _STEPS = 32, 3, (50, 1000)  # steps: at least, at most
@@ -60,8 +60,8 @@ def init_command(
     from distillab.cli.console import quiet_libraries
 
     quiet_libraries()
-    from distillab.doctor.devices import device_named
-    from distillab.doctor.selftest.machine import this_memory
+    from distillab.preflight.devices import device_named
+    from distillab.preflight.machine import this_memory
 
     chosen = device_named(answers["device"], memory_bytes=this_memory())
     pair = checked_pair(answers["teacher"], answers["student"], data=answers["data"])
@@ -85,7 +85,7 @@ def _fitting_text(answers: dict[str, str], pair: PairCheck, device: Device, outp
     """Return the text of the first recipe of which a run fits the device, or of the last one; and whether it fits."""
     from distillab.config import StudyRecipe
     from distillab.config.loader import apply_overrides, build_recipe
-    from distillab.doctor.estimate import estimate
+    from distillab.preflight.estimate import estimate
     from distillab.study.study import Study
 
     values = _values(answers, pair, device, output)

@@ -165,6 +165,14 @@ class TopKDivergenceConfig(_DivergenceTermConfig):
         "chance, the second makes the student over-confident)",
     )
 
+    @model_validator(mode="after")
+    def _one_token_has_no_distribution(self) -> TopKDivergenceConfig:
+        if self.k == 1 and self.tail == "renormalise":
+            raise ValueError(
+                "with k 1, renormalise gives every model the probability 1 for its token: set k to 2 or more"
+            )
+        return self
+
 
 class SampledDivergenceConfig(BaseTermConfig):
     """Forward KL estimated without bias from tokens that are drawn from the teacher's distribution."""

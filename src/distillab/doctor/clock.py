@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from distillab.progress import Progress
 
-LIMIT_S = 60.0
+LIMIT_S = 20.0
 # of two CPU cores, and of a GPU; used until a step is measured
 _OPERATIONS_A_SECOND = {"cpu": 2e10, "cuda": 4e12}
 
@@ -68,7 +68,7 @@ class Clock:
         enough = 10 * math.ceil((self.limit_s + self._refused_s) / 10)
         return (
             f"it needs about {seconds:,.0f} s, and {max(0.0, self.left_s):,.0f} s of {self.limit_s:,.0f} are left "
-            f"(distillab doctor selftest --seconds {enough})"
+            f"(distillab doctor preflight --seconds {enough})"
         )
 
 

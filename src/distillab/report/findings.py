@@ -20,7 +20,7 @@ from distillab.records import (
 # A sentence ends before a capital; "e.g." and "0.5" do not end one.
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 
-_SELFTEST = "selftest-"  # prefix of its checks; if they were done, it is not recommended again
+_PREFLIGHT = "arms"  # one of its checks; if it was done, it is not recommended again
 _CHOOSE = "Choose a valid path"
 _STOP = f"stop comparing ids; what is valid instead is listed under “{_CHOOSE}”"
 # severity, title of the phase, whether every fix of a finding belongs there
@@ -180,8 +180,8 @@ def _verifying(investigation: Investigation) -> Phase:
     for reason in reasons:
         checks = [one.check for one in investigation.checks if one.skipped == reason]
         steps.append(f"not checked yet: {', '.join(dict.fromkeys(checks))} ({reason})")
-    if not any(one.check.startswith(_SELFTEST) for one in investigation.checks):
-        steps.append("before a long run: distillab doctor selftest RECIPE")
+    if not any(one.check == _PREFLIGHT for one in investigation.checks):
+        steps.append("before a long run: distillab doctor preflight RECIPE")
     steps += [
         "then a short study with plain fine-tuning (sft) as baseline: distillab compare RECIPE; the held-out loss must "
         "come below the unigram line, and a method is worth its cost if it is below sft",

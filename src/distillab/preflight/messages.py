@@ -1,10 +1,10 @@
-"""Sentences that several checks of the self-test share."""
+"""Sentences that several checks share."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from distillab.doctor.selftest.setup import Setup
+from distillab.preflight.setup import Setup
 from distillab.terminal import plural
 
 

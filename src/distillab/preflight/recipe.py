@@ -1,4 +1,4 @@
-"""Check a recipe before it runs: its pair, its data, and the self-test of its runs."""
+"""Check a recipe before it runs: its pair, its data, and its runs on a few rows."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from distillab.doctor.data.subject import DataSubject
 from distillab.doctor.pair.audit import CHECKS as PAIR_CHECKS
 from distillab.doctor.pair.audit import run_pair_checks
 from distillab.doctor.pair.subject import PairSubject
-from distillab.doctor.selftest.audit import CHECKS as SELFTEST_CHECKS
-from distillab.doctor.selftest.audit import run_arm_checks
-from distillab.doctor.selftest.costs import Budget, memory_finding
-from distillab.doctor.selftest.machine import Weights, size, this_machine, weights_of
-from distillab.doctor.selftest.memory import resident_bytes
-from distillab.doctor.selftest.messages import left_out
-from distillab.doctor.selftest.setup import Arm
 from distillab.models.loading import model_name
 from distillab.pairing.admission import pair_check
+from distillab.preflight.arms import CHECKS as ARM_CHECKS
+from distillab.preflight.arms import run_arm_checks
+from distillab.preflight.costs import Budget, memory_finding
+from distillab.preflight.machine import Weights, size, this_machine, weights_of
+from distillab.preflight.memory import resident_bytes
+from distillab.preflight.messages import left_out
+from distillab.preflight.setup import Arm
 from distillab.progress import Progress
 from distillab.records import CheckResult, Investigation
 from distillab.runs.inputs import load_inputs
@@ -38,7 +38,7 @@ from distillab.study.study import Study
 from distillab.teachers.stored.location import Part
 from distillab.terminal import plural
 
-CHECK_ID = "selftest-arms"
+CHECK_ID = "arms"
 # speed of the checks of texts, a careful guess; the most rows that are encoded
 _CHARACTERS_A_SECOND, _MOST_ROWS = 3e5, 10_000
 _BYTES_A_SECOND = 200e6  # speed of loading weights, a careful guess
@@ -51,7 +51,7 @@ class _Recipe:
     """The common part of a run recipe and a study recipe."""
 
     subject: str
-    arms: tuple[Arm, ...]  # arms of the self-test
+    arms: tuple[Arm, ...]  # that are tried
     every: tuple[Arm, ...]  # all arms
     missed: tuple[tuple[str, str], ...]
     budget: Budget
@@ -122,12 +122,12 @@ def _sorted_out(title: str, arms: tuple[Arm, ...], budget: Budget) -> _Recipe:
 
 
 def _check(recipe: _Recipe, clock: Clock) -> Investigation:
-    """Run first the checks without a model, then the self-test, then those with the weights of the pair."""
+    """Run first the checks without a model, then those of the arms, then those with the weights of the pair."""
     for arm in recipe.every:
         require_processes(arm.recipe)
     first = recipe.every[0]
     teachers = _of_each_teacher(recipe.every)
-    total = 1 + SELFTEST_CHECKS + sum(PAIR_CHECKS for _ in teachers)
+    total = 1 + ARM_CHECKS + sum(PAIR_CHECKS for _ in teachers)
     with Progress("checking the recipe", total=total, unit="checks") as clock.progress:
         chosen, load = _chosen(recipe, clock)
         checks = [chosen, *_rows(first, clock)]

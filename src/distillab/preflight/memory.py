@@ -16,14 +16,6 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from distillab.config.run import RunRecipe
 from distillab.data.collation import IndexedRow
-from distillab.doctor.selftest.machine import (
-    Weights,
-    parts_of,
-    size,
-    unloaded_model,
-    weights_of,
-    width_of,
-)
 from distillab.errors import ConfigError
 from distillab.library_errors import library_errors
 from distillab.models.chunking import SUB_CHUNK_BYTES, chunks
@@ -33,6 +25,14 @@ from distillab.models.loading import load_config
 from distillab.models.pruning import student_config
 from distillab.models.structure import config_shape, decoder_body, model_shape
 from distillab.objectives.build import build_objective
+from distillab.preflight.machine import (
+    Weights,
+    parts_of,
+    size,
+    unloaded_model,
+    weights_of,
+    width_of,
+)
 from distillab.runs.environment import peak_rss_bytes
 from distillab.runs.inputs import RunInputs, load_inputs
 from distillab.runs.parallel import processes_of
@@ -255,7 +255,7 @@ def unloaded_memory(
     config, rule = student_config(settings), "The student's activations cannot be counted without its weights."
     student = unloaded_model(config, settings.adapter, dtype=settings.dtype)
     with (
-        library_errors(ConfigError, rule, where=settings.path, fix="run `distillab doctor selftest` on the recipe"),
+        library_errors(ConfigError, rule, where=settings.path, fix="run `distillab doctor preflight` on the recipe"),
         FakeTensorMode(allow_non_fake_inputs=True),
     ):
         _on_cpu(student)

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from distillab.config.cache import CacheConfig
 from distillab.config.run import RunRecipe
-from distillab.doctor.selftest.setup import Arm, Setup, setups_of
+from distillab.preflight.setup import Arm, Setup, setups_of
 from distillab.runs.inputs import RunInputs, load_inputs
 from distillab.runs.student import load_student
 from distillab.runs.teacher import RunTeacher

@@ -18,11 +18,10 @@ from distillab.config.cache import KindConfig, SampledKind, TextKind
 from distillab.config.terms import AttentionMapsConfig
 from distillab.doctor.clock import Clock
 from distillab.doctor.page import from_page
-from distillab.doctor.selftest.messages import left_out, number, scope
-from distillab.doctor.selftest.rounding import teacher_format
-from distillab.doctor.selftest.setup import Setup, answerable, by_tokens
 from distillab.errors import TeacherError
 from distillab.objectives.step import measure
+from distillab.preflight.messages import left_out, number, scope
+from distillab.preflight.setup import Setup, answerable, by_tokens
 from distillab.records import CheckResult, Finding
 from distillab.runs.signals import CacheJob, arms_kinds, write_part
 from distillab.runs.stored_signals import StoredSignals
@@ -30,7 +29,7 @@ from distillab.runs.teacher import RunTeacher
 from distillab.teachers.protocol import SignalSource
 from distillab.teachers.stored.kinds import STORED
 
-CHECK_ID = "selftest-cache"
+CHECK_ID = "cache"
 _UNITS = 4.0
 _LEAST = 1e-5  # of a unit of a term: rounding
 # relative differences of a term's value that a way of storing may make
@@ -110,7 +109,7 @@ def stored_terms(
     """
     location = setup.scratch / name
     view = setup.inputs.require_teacher()
-    rows, source = view.rows(setup.split), "the few rows of the self-test"
+    rows, source = view.rows(setup.split), "the few rows of the preflight"
     job = CacheJob(location, "train", kinds, rows, source, view, view.train_view)
     settings = setup.settings.model_copy(update={"compression": "none"})
     write_part(job, teacher=teacher, settings=settings)
@@ -137,7 +136,7 @@ def stored_terms(
 
 def cache_findings(name: str, found: StoredTerm, kinds: Sequence[KindConfig], setup: Setup) -> list[Finding]:
     """Return what is wrong with a cache that gives a term this mean."""
-    format_ = teacher_format(setup)
+    format_ = setup.teacher_format
     promised = max(promised_difference(kinds), _OF_TEACHER.get(format_, 0.0))
     allowed = _LEAST + promised * abs(found.live) + _ERRORS * found.error
     if abs(found.cached - found.live) <= allowed:

@@ -1,4 +1,4 @@
-"""Seconds of what a run repeats, measured on the recipe's device: steps, judged rows, written tokens."""
+"""Seconds of what a run repeats, measured on the recipe's device: steps, evaluated rows, written tokens."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from transformers import PreTrainedModel
 from distillab.data.encoding import EncodedSplit
 from distillab.data.reading import Reader
 from distillab.doctor.clock import Clock
-from distillab.doctor.selftest.setup import Setup
-from distillab.doctor.selftest.stepping import step
+from distillab.evaluation.protocol import evaluate
 from distillab.models.aligned_positions import teacher_batch
 from distillab.models.generation import Decoding, generate_batches
+from distillab.preflight.setup import Setup
+from distillab.preflight.stepping import step
 from distillab.runs.training_data import training_data
 from distillab.training.arguments import microbatch_size
 
 _STEPS = 3  # the first one is slower, and is not counted
 _TOKENS = 8
+_ROWS = 8
 _SEED = 0
 
 
@@ -83,6 +85,20 @@ def written_s(model: PreTrainedModel, reader: Reader, prompts: Sequence[Sequence
     ):
         pass
     return (time.perf_counter() - since) / _TOKENS
+
+
+def row_s(setup: Setup, student: PreTrainedModel) -> float:
+    """Return the seconds of one held-out row, by the recipe's protocol, without an answer."""
+    since = time.perf_counter()
+    found = evaluate(
+        student,
+        setup.inputs.held_out.first(_ROWS),
+        setup.recipe.evaluation.model_copy(update={"rows": _ROWS, "generate_rows": 0}),
+        reader=setup.inputs.student,
+        shared=None,
+        label="the preflight",
+    )
+    return (time.perf_counter() - since) / found.record.n("held-out rows")
 
 
 def _drawn(setup: Setup, count: int) -> EncodedSplit:

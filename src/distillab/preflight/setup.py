@@ -148,6 +148,14 @@ class Setup:
         live = settings is not None and settings.has_weights and self.inputs.method.reads_signals
         return self.source.model() if live and self.source is not None else None
 
+    @property
+    def teacher_format(self) -> str:
+        """The number format of a live teacher, of several the coarsest; float32 without one."""
+        if self.inputs.views and self.teacher is not None:
+            formats = self.teacher.identity.provenance.dtype.split(", ")
+            return max(formats, key=lambda name: torch.finfo(getattr(torch, name)).eps)
+        return "float32" if self.teacher_model is None else str(self.teacher_model.dtype).removeprefix("torch.")
+
     @cached_property
     def data(self) -> TrainingData:
         """The few rows as the trainer takes them."""

@@ -19,11 +19,11 @@ from typer.testing import CliRunner
 from distillab.cli.main import app
 from distillab.config.run import RunRecipe
 from distillab.config.study import StudyRecipe
-from distillab.doctor.devices import DEVICES, device_named
-from distillab.doctor.estimate import ArmCost, Estimate, estimate, longest_first
-from distillab.doctor.selftest.machine import weights_of
-from distillab.doctor.selftest.memory import RunMemory, run_memory, unloaded_memory
 from distillab.errors import ConfigError, DistillabError
+from distillab.preflight.devices import DEVICES, device_named
+from distillab.preflight.estimate import ArmCost, Estimate, estimate, longest_first
+from distillab.preflight.machine import weights_of
+from distillab.preflight.memory import RunMemory, run_memory, unloaded_memory
 from distillab.runs.budget import passes
 from distillab.runs.inputs import load_inputs
 from distillab.runs.student import load_student

@@ -1,4 +1,4 @@
-"""`distillab doctor selftest`, and the same checks before a study's first run."""
+"""`distillab doctor preflight`, and the same checks before a study's first run."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from distillab.cli.doctor_console import (
     AsJson,
     ReportFolder,
     report_investigation,
-    show_checks,
     show_finding,
 )
 from distillab.cli.recipes import show_losses
-from distillab.terminal import echo, plain_console
+from distillab.terminal import echo, plain_console, plural
 
 if TYPE_CHECKING:
     from distillab.records import Investigation
@@ -28,7 +27,7 @@ NoDoctor = Annotated[
 ]
 
 
-def selftest_command(
+def preflight_command(
     recipe: Annotated[Path, typer.Argument(help="Recipe of a run or of a study (YAML).")],
     overrides: Annotated[list[str] | None, typer.Argument(help="Changes to the recipe: key.sub=value …")] = None,
     demonstrate_mismatch: Annotated[
@@ -37,12 +36,12 @@ def selftest_command(
     ] = False,
     seconds: Annotated[
         float | None,
-        typer.Option("--seconds", min=1, help="Time limit; default 60. Checks beyond it are skipped, and named."),
+        typer.Option("--seconds", min=1, help="Time limit; default 20. Checks beyond it are skipped, and named."),
     ] = None,
     as_json: AsJson = None,
     report: ReportFolder = None,
 ) -> None:
-    """Test a recipe on a few rows before the full run: its pair, its data, and what its runs rely on.
+    """Check a recipe before the full run: its pair, its data, and its first steps, cache and memory on a few rows.
 
     Nothing is kept and nothing is written. Exit code 1: an error was found.
     """
@@ -52,7 +51,7 @@ def selftest_command(
     loaded = load_any(recipe, overrides or [])
     quiet_libraries()
     from distillab.doctor.clock import LIMIT_S
-    from distillab.doctor.recipe import audit_recipe
+    from distillab.preflight.recipe import audit_recipe
 
     investigation = audit_recipe(loaded, demonstrate_mismatch=demonstrate_mismatch, limit_s=seconds or LIMIT_S)
     report_investigation(plain_console(), investigation, as_json=as_json, report=report)
@@ -92,7 +91,7 @@ def checked_first(study: Study, *, no_doctor: bool) -> Study:
     if no_doctor:
         skipped = Investigation(subject=study.recipe.title, checks=(), skipped=NO_DOCTOR)
         return replace(study, investigation=skipped)
-    from distillab.doctor.recipe import audit_study
+    from distillab.preflight.recipe import audit_study
 
     found = audit_study(study)
     _show_short(found)
@@ -103,17 +102,20 @@ def checked_first(study: Study, *, no_doctor: bool) -> Study:
 
 
 def _show_short(investigation: Investigation) -> None:
-    """Print a line a check, and in full what is more than a note; the report has the rest."""
+    """Print one line, and in full what is more than a note; the report has the rest."""
     from distillab.report.findings import counted
 
     console = plain_console()
-    console.print("Before the first run: pair, data and recipe", style="bold")
-    show_checks(console, investigation)
     notes = [finding.id for finding in investigation.findings if finding.severity == "note"]
+    skipped = sum(one.skipped is not None for one in investigation.checks)
+    told = [
+        f"Before the first run: {plural(len(investigation.checks), 'check')} of pair, data and recipe",
+        counted(investigation.findings) + (f" ({', '.join(notes)})" if notes else ""),
+        f"{skipped} left out or not complete" if skipped else "",
+    ]
+    console.print("; ".join(filter(None, told)) + (" (see the report)" if notes or skipped else ""))
     for finding in investigation.findings:
         if finding.severity != "note":
             console.print()
             show_finding(console, finding)
-    console.print()
-    console.print(counted(investigation.findings) + (f" ({', '.join(notes)}: in the report)" if notes else ""))
     console.print()

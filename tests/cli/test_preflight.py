@@ -1,4 +1,4 @@
-"""`distillab doctor selftest`, and the examination that `distillab compare` makes before its first run."""
+"""`distillab doctor preflight`, and the examination that `distillab compare` makes before its first run."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from ruamel.yaml import YAML
 
 from distillab import progress
 from distillab.config import RunRecipe, StudyRecipe
-from distillab.doctor.recipe import audit_recipe, audit_study
+from distillab.preflight.recipe import audit_recipe, audit_study
 from distillab.records import Investigation, StudyResults, read_record
 from distillab.report.findings import concluded
 from distillab.study.study import Study
 from tests.cli.conftest import Run
 
 Recipe = Callable[..., str]
-BLIND = [{"kind": "top_k_divergence", "k": 1, "tail": "renormalise"}]
 FIRST = "Before the first run"
+# in a loss that no parameter has a part in, each with its error
+BLIND = [{"kind": "token_divergence", "temperature": 1e30}]
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def test_compare_examines_first_and_keeps_what_it_found(run: Run, study_file: Re
     assert results.investigation == kept and kept.skipped is None
     assert kept.pairing is not None and kept.pairing.contract.verdict == "identical"
     checks = {one.check for one in kept.checks}
-    assert {"tokenizers", "answer lengths", "selftest-terms", "selftest-costs"} <= checks
+    assert {"tokenizers", "answer lengths", "first steps", "costs"} <= checks
     assert "--no-doctor" not in results.reproduce
     # the same command does not examine again, whether the study is finished or not
     (folder / "results.json").unlink()
@@ -66,7 +67,7 @@ def test_an_error_ends_the_study_before_anything_is_written(run: Run, study_file
     arms = ["sft", {"name": "logits", "method": "logits", "terms": BLIND}]
     path, folder = study_file(arms=arms), tmp_path / "study"
     code, out, err = run("compare", path)
-    assert code == 1 and "error: term-blind-to-teacher" in out and "--no-doctor" in out, err
+    assert code == 1 and "error: parameters-without-gradient" in out and "--no-doctor" in out, err
     assert not folder.exists()
     code, out, err = run("compare", path, "--no-doctor")
     assert code == 0 and FIRST not in out, out + err
@@ -75,7 +76,7 @@ def test_an_error_ends_the_study_before_anything_is_written(run: Run, study_file
     assert results.reproduce.endswith("--no-doctor")
     # what was left out can be made up for; and here it still has an error
     code, out, err = run("compare", path)
-    assert code == 1 and "term-blind-to-teacher" in out, err
+    assert code == 1 and "parameters-without-gradient" in out, err
 
 
 def test_a_folder_of_another_study_is_refused_before_the_examination(
@@ -89,11 +90,11 @@ def test_a_folder_of_another_study_is_refused_before_the_examination(
 
 
 def test_the_command_of_a_run_writes_what_it_found(run: Run, recipe: Recipe, tmp_path: Path) -> None:
-    path = recipe(method="logits", terms=[{"kind": "cross_entropy"}, *BLIND])
-    code, _, err = run("doctor", "selftest", path, "--json", str(tmp_path / "found.json"))
+    path = recipe(method="logits", terms=BLIND)
+    code, _, err = run("doctor", "preflight", path, "--json", str(tmp_path / "found.json"))
     assert code == 1, err
     found = read_record(Investigation, tmp_path / "found.json")
-    assert [finding.id for finding in found.findings if finding.severity == "error"] == ["term-blind-to-teacher"]
+    assert [finding.id for finding in found.findings if finding.severity == "error"] == ["parameters-without-gradient"]
     assert not (tmp_path / "run").exists()
     assert json.loads((tmp_path / "found.json").read_text())["pairing"]["contract"]["verdict"] == "identical"
 
@@ -101,10 +102,10 @@ def test_the_command_of_a_run_writes_what_it_found(run: Run, recipe: Recipe, tmp
 def test_models_that_take_too_long_to_load_are_not_loaded(tiny_world: dict[str, Any], tmp_path: Path) -> None:
     values = {key: value for key, value in tiny_world.items() if key != "seeds"}
     found = audit_recipe(RunRecipe(**values, method="logits", output=str(tmp_path / "run")), limit_s=1e-6)
-    [arms] = [one for one in found.checks if one.check == "selftest-arms"]
+    [arms] = [one for one in found.checks if one.check == "arms"]
     assert "--seconds" in str(arms.skipped)
     assert not [finding for finding in found.findings if finding.severity == "error"]
-    assert not [one for one in found.checks if one.check == "selftest-terms"]
+    assert not [one for one in found.checks if one.check == "first steps"]
 
 
 def test_the_limit_covers_rows_and_pair_too_and_nobody_is_sent_to_the_same_command(
@@ -118,13 +119,13 @@ def test_the_limit_covers_rows_and_pair_too_and_nobody_is_sent_to_the_same_comma
     # the tokenizers are compared all the same: that is cheap, and refuses most of what cannot be
     assert late.pairing is not None and "tokenizers" in {one.check for one in late.checks}
     names = [one.check for one in whole.checks]
-    telling = ["selftest-arms", "answer lengths", "tokenizers", "selftest-split", "selftest-terms", "selftest-head"]
-    dear = ["selftest-first-steps", "selftest-costs", "teacher's mode", "BOS token", "teacher's knowledge"]
+    telling = ["arms", "answer lengths", "tokenizers", "cache", "first steps", "gradient"]
+    dear = ["costs", "teacher's mode", "BOS token", "teacher's knowledge"]
     assert [name for name in names if name in {*telling, *dear}] == [*telling, *dear]
     for found in (late, whole):
         conclusions = concluded(found).conclusions
         assert conclusions is not None
-        assert not [step for phase in conclusions.phases for step in phase.steps if "selftest RECIPE" in step]
+        assert not [step for phase in conclusions.phases for step in phase.steps if "preflight RECIPE" in step]
 
 
 def test_a_long_examination_shows_which_probe_is_at_work(
@@ -135,9 +136,9 @@ def test_a_long_examination_shows_which_probe_is_at_work(
     values = {key: value for key, value in tiny_world.items() if key != "seeds"}
     audit_recipe(RunRecipe(**values, method="sft", output=str(tmp_path / "run")), limit_s=600.0)
     shown = capsys.readouterr().err
-    for check in ("rows", "tokenizers", "selftest-split", "selftest-first-steps", "teacher's knowledge"):
+    for check in ("rows", "tokenizers", "cache", "first steps", "teacher's knowledge"):
         assert f"now: {check}" in shown
-    assert "15/16 checks" in shown
+    assert "11/12 checks" in shown
 
 
 def test_failures_on_purpose_are_no_findings(values: dict[str, Any], stranger: str, tmp_path: Path) -> None:
@@ -147,7 +148,7 @@ def test_failures_on_purpose_are_no_findings(values: dict[str, Any], stranger: s
     study = Study(recipe, reproduce="", collators={"planted": lambda pad_id: pytest.fail("no batch is made")})
     found = audit_study(study.showing_mismatches())
     assert not [finding.id for finding in found.findings if finding.severity == "error"]
-    [arms] = [one for one in found.checks if one.check == "selftest-arms"]
+    [arms] = [one for one in found.checks if one.check == "arms"]
     assert "wrong" in str(arms.skipped) and "predicts something else" in str(arms.skipped)
 
 

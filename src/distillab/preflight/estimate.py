@@ -19,13 +19,13 @@ from distillab.config.run import RunRecipe
 from distillab.config.served import ServerConfig
 from distillab.config.study import StudyRecipe
 from distillab.data.encoding import EncodedRow
-from distillab.doctor.devices import DEVICES, Device
-from distillab.doctor.selftest.machine import Parameters, Weights, parameters, weights_of, width_of
-from distillab.doctor.selftest.memory import RunMemory, resident_bytes, unloaded_memory
 from distillab.errors import ConfigError
 from distillab.models.loading import load_config
 from distillab.models.operations import forward_operations
 from distillab.models.pruning import student_config
+from distillab.preflight.devices import DEVICES, Device
+from distillab.preflight.machine import Parameters, Weights, parameters, weights_of, width_of
+from distillab.preflight.memory import RunMemory, resident_bytes, unloaded_memory
 from distillab.runs.budget import passes
 from distillab.runs.correction import correction_recipe
 from distillab.runs.inputs import RunInputs, load_inputs

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,17 +10,16 @@ import torch
 
 from distillab.doctor.clock import Clock
 from distillab.doctor.page import from_page
-from distillab.doctor.selftest.evaluation import judged
-from distillab.doctor.selftest.machine import Machine, Weights, size, this_machine
-from distillab.doctor.selftest.memory import RunMemory, run_memory
-from distillab.doctor.selftest.setup import Arm, Setup
-from distillab.doctor.selftest.timing import StepTime, step_time, written_s
+from distillab.preflight.machine import Machine, Weights, size, this_machine
+from distillab.preflight.memory import RunMemory, run_memory
+from distillab.preflight.setup import Arm, Setup
+from distillab.preflight.timing import StepTime, row_s, step_time, written_s
 from distillab.records import CheckResult, Finding
 from distillab.runs.answers import prompts_of
 from distillab.terminal import plural
 from distillab.training.arguments import curve_points
 
-CHECK_ID = "selftest-costs"
+CHECK_ID = "costs"
 _UNITS = 6.0
 
 
@@ -148,11 +146,10 @@ def _judging_s(setup: Setup) -> float:
     """Return the seconds of a run's learning curve and of its evaluation at the end."""
     own = setup.recipe.evaluation
     student = setup.student()
-    since = time.perf_counter()
-    rows = judged(setup, student, answers=False).record.n("held-out rows")
-    row_s = (time.perf_counter() - since) / rows
     held_out, points = setup.inputs.held_out, curve_points(setup.recipe.training)
-    seconds = row_s * (points * min(own.curve_rows, len(held_out.rows)) + min(own.rows, len(held_out.rows)))
+    seconds = row_s(setup, student) * (
+        points * min(own.curve_rows, len(held_out.rows)) + min(own.rows, len(held_out.rows))
+    )
     prompts = held_out.first(own.generate_rows).prompt_ids
     if prompts:
         each = written_s(student, setup.inputs.student, prompts, batch_size=own.batch_size)

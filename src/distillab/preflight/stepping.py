@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_utils import SaveStrategy
 
 from distillab.config.training import TrainingConfig
-from distillab.doctor.selftest.setup import Setup
+from distillab.preflight.setup import Setup
 from distillab.runs.student_answers import rollout_for
 from distillab.runs.training import trainer_for
 from distillab.runs.training_data import TrainingData
