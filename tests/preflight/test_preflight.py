@@ -266,7 +266,7 @@ def test_no_model_is_asked_for_what_takes_too_long(world: World) -> None:
     teacher.model.register_forward_hook(lambda *_: pytest.fail("it is asked"))
     subject = PairSubject(
         contract=setup.inputs.contract,
-        teacher=setup.inputs.teacher,
+        teacher=setup.inputs.teacher.reader,
         student=setup.inputs.student,
         teacher_model=teacher.model,
         student_model=setup.original,
