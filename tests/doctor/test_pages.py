@@ -26,7 +26,9 @@ def _texts(node: ast.expr) -> Iterator[str]:
 
 def _calls() -> Iterator[tuple[str, str, frozenset[str], bool]]:
     """Id, case, words and whether a severity is given, of every call in the source."""
-    for path in sorted((ROOT / "src/distillab/doctor").rglob("*.py")):
+    for path in sorted(
+        file for room in ("doctor", "preflight") for file in (ROOT / "src/distillab" / room).rglob("*.py")
+    ):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "from_page":
                 given = {keyword.arg: keyword.value for keyword in node.keywords}
