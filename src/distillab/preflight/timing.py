@@ -93,7 +93,7 @@ def row_s(setup: Setup, student: PreTrainedModel) -> float:
     found = evaluate(
         student,
         setup.inputs.held_out.first(_ROWS),
-        setup.recipe.evaluation.model_copy(update={"rows": _ROWS, "generate_rows": 0}),
+        setup.recipe.evaluation.model_copy(update={"rows": _ROWS, "generate_rows": 0, "tasks": ()}),
         reader=setup.inputs.student,
         shared=None,
         label="the preflight",
