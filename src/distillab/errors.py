@@ -100,6 +100,10 @@ class NumericsError(DistillabError):
     """A loss or a gradient is not finite."""
 
 
+class FaultFound(DistillabError):
+    """The doctor found an error in a training that it watches."""
+
+
 class ProcessLost(DistillabError):
     """Another process of the run has ended."""
 

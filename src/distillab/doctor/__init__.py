@@ -6,5 +6,15 @@ from distillab.doctor.loss.audit import audit_loss
 from distillab.doctor.pair.audit import audit_pair
 from distillab.doctor.pair.signal import audit_signal
 from distillab.doctor.run.audit import audit_run
+from distillab.doctor.watch import Watch, watch
 
-__all__ = ["audit_batch", "audit_data", "audit_loss", "audit_pair", "audit_run", "audit_signal"]
+__all__ = [
+    "Watch",
+    "audit_batch",
+    "audit_data",
+    "audit_loss",
+    "audit_pair",
+    "audit_run",
+    "audit_signal",
+    "watch",
+]

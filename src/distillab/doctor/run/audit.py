@@ -83,7 +83,7 @@ def audit_run(
             run,
             series=replace(
                 run.series,
-                facts=_with(
+                facts=with_facts(
                     run.series.facts,
                     vocabulary=vocabulary,
                     divergence=loss == "divergence",
@@ -96,7 +96,7 @@ def audit_run(
         )
         for run in found.runs
     ]
-    by_run = [_check(run) for run in runs]
+    by_run = [run_log_checks(run) for run in runs]
     checks = by_run[0] if len(runs) == 1 else _joined([run.series.name for run in runs], by_run)
     if found.results is not None:
         checks = [*checks, check_differences(found.results)]
@@ -123,15 +123,15 @@ def _require(vocabulary: int | None, unigram: float | None, entropy: float | Non
         raise ConfigError("An argument is out of range.", facts=wrong)
 
 
-def _with(
+def with_facts(
     facts: RunFacts,
     *,
     vocabulary: int | None,
-    divergence: bool,
-    unigram_nats: float | None,
-    entropy_nats: float | None,
-    random_student: bool | None,
-    accumulation: int | None,
+    divergence: bool = False,
+    unigram_nats: float | None = None,
+    entropy_nats: float | None = None,
+    random_student: bool | None = None,
+    accumulation: int | None = None,
 ) -> RunFacts:
     """Return the facts with the caller's values, which go before those of the records."""
     known = facts.held_out_is_cross_entropy
@@ -148,7 +148,8 @@ def _with(
     )
 
 
-def _check(run: Run) -> list[CheckResult]:
+def run_log_checks(run: Run) -> list[CheckResult]:
+    """Check the log of one run."""
     series = run.series
     order = check_order(series)
     kind = f"{series.source}: {order.scope}"

@@ -77,7 +77,7 @@ def read_json_lines(path: Path) -> tuple[list[LogRow], list[str]]:
     return rows, []
 
 
-def of_trainer_state(value: dict[str, Any], path: Path) -> RunSeries:
+def of_trainer_state(value: dict[str, Any], path: Path | str) -> RunSeries:
     """Read transformers' `trainer_state.json`.
 
     Raises:

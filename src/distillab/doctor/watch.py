@@ -1,0 +1,191 @@
+"""Watch a live training: its first batches before they train, its log as it grows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerFast, Trainer, TrainerCallback
+
+from distillab.doctor.batch.audit import IGNORED, Learns, Shifts, audit_batch
+from distillab.doctor.run.audit import run_log_checks, with_facts
+from distillab.doctor.run.logs import Run
+from distillab.doctor.run.logs_other import of_trainer_state
+from distillab.errors import ConfigError, DataError, FaultFound
+from distillab.records import CheckResult, Finding, Investigation
+from distillab.terminal import echo
+
+BATCHES = 8
+EVERY = 10
+_LIVE = "the live log"
+
+
+class Watch:
+    """The examination of one training. `watch` makes one for a Trainer; a loop of your own calls `batch` and `log`.
+
+    Args:
+        tokenizer: with which the batches are made.
+        stop: raise at the first error, before the batch trains. False: print it, and go on.
+        batches: microbatches that are examined together, the first ones. While the first is examined alone, it has not
+            trained yet.
+        every: logged losses between two examinations of the log.
+        vocabulary: ids of the student's tokenizer; the logged losses are then nats per token, see `audit_run`.
+        shifts, learns, ignore_index: see `audit_batch`.
+    Raises:
+        ConfigError: a number below 1.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        *,
+        stop: bool = True,
+        batches: int = BATCHES,
+        every: int = EVERY,
+        vocabulary: int | None = None,
+        shifts: Shifts | None = None,
+        learns: Learns | None = None,
+        ignore_index: int = IGNORED,
+    ) -> None:
+        if batches < 1 or every < 1:
+            raise ConfigError("A watch examines something.", facts=[f"batches: {batches}; every: {every}; at least 1"])
+        self._tokenizer = tokenizer
+        self._stop, self._most, self._every, self._vocabulary = stop, batches, every, vocabulary
+        self._settings: dict[str, Any] = {"shifts": shifts, "learns": learns, "ignore_index": ignore_index}
+        self._batches: list[dict[str, Any]] = []
+        self._history: list[dict[str, Any]] = []
+        self._of_batches: tuple[CheckResult, ...] = ()
+        self._of_log: tuple[CheckResult, ...] = ()
+        self._shown: set[str] = set()
+        self._losses = 0
+
+    @property
+    def investigation(self) -> Investigation:
+        """What was found until now; `distillab.report.investigation.write_investigation` makes a page of it."""
+        return Investigation(subject="a live training", checks=(*self._of_batches, *self._of_log))
+
+    def batch(self, batch: Mapping[str, Any]) -> None:
+        """Examine a microbatch that is about to train: the first at once, the next ones together.
+
+        Raises:
+            FaultFound: it has an error, and `stop` is set.
+            DataError, ShapeError: see `audit_batch`.
+        """
+        if len(self._batches) == self._most:
+            return
+        self._batches.append({name: _copied(value) for name, value in batch.items()})
+        if len(self._batches) in (1, self._most):
+            self._of_batches = audit_batch(self._batches, self._tokenizer, **self._settings)
+            self._tell(self._of_batches)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Add a line of the training's log: `loss`, `eval_loss`, `grad_norm`, `learning_rate`, `epoch`, or other names.
+
+        Raises:
+            FaultFound: the log has an error now, and `stop` is set.
+        """
+        self._history.append({**values, "step": step})
+        self._losses += "loss" in values or "eval_loss" in values
+        if self._losses and self._losses % self._every == 0:
+            self.examine_log()
+
+    def examine_log(self, *, planned_steps: int | None = None) -> None:
+        """Examine the log so far.
+
+        Args:
+            planned_steps: of the whole training, where known.
+        Raises:
+            FaultFound: it has an error, and `stop` is set.
+        """
+        try:
+            series = of_trainer_state({"log_history": self._history, "max_steps": planned_steps}, _LIVE)
+        except DataError:
+            return  # nothing that counts was logged yet
+        facts = with_facts(series.facts, vocabulary=self._vocabulary)
+        self._of_log = tuple(run_log_checks(Run(replace(series, source=_LIVE, facts=facts))))
+        self._tell(self._of_log)
+
+    def _tell(self, checks: Sequence[CheckResult]) -> None:
+        """Print what is new and more than a note, and end at an error."""
+        found = [finding for one in checks for finding in one.findings if finding.severity != "note"]
+        new = [finding for finding in found if finding.id not in self._shown]
+        self._shown |= {finding.id for finding in new}
+        errors = [finding for finding in new if finding.severity == "error"]
+        if errors and self._stop:
+            first = errors[0]
+            raise FaultFound(
+                f"{first.title} ({', '.join(finding.id for finding in errors)})",
+                facts=[fact for finding in errors for fact in finding.evidence],
+                fix="; ".join((*first.fix[:1], f"distillab doctor explain {first.id}", "stop=False only prints it")),
+            )
+        for finding in new:
+            echo(f"doctor, {finding.severity}: {finding.title} ({finding.id})")
+            for line in (*finding.evidence, *finding.fix):
+                echo(f"  {line}")
+
+
+class _Callback(TrainerCallback):
+    """Hands the Trainer's log to the watch."""
+
+    def __init__(self, watching: Watch) -> None:
+        self._watching = watching
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if state.is_world_process_zero and logs:
+            self._watching.log(state.global_step, logs)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            self._watching.examine_log(planned_steps=state.max_steps)
+
+
+def watch(
+    trainer: Trainer,
+    *,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    stop: bool = True,
+    batches: int = BATCHES,
+    every: int = EVERY,
+    vocabulary: int | None = None,
+    shifts: Shifts | None = "model",
+    learns: Learns | None = None,
+) -> Watch:
+    """Examine the first batches, the losses and the log of a Trainer of transformers, or of TRL, while it trains.
+
+    Nothing that it computes is changed: batches are read as `training_step` gets them.
+
+    Args:
+        trainer: before `train()`.
+        tokenizer: None: the Trainer's `processing_class`.
+        stop, batches, every, vocabulary, shifts, learns: see `Watch`. Models of transformers shift the labels.
+    Returns:
+        The watch, with its findings.
+    Raises:
+        ConfigError: the Trainer has no fast tokenizer, and none is given.
+    """
+    found = tokenizer or trainer.processing_class
+    if not isinstance(found, PreTrainedTokenizerFast):
+        raise ConfigError(
+            "The Trainer has no fast tokenizer, with which its batches could be read.",
+            facts=[f"processing_class: {type(found).__name__}"],
+            fix="watch(trainer, tokenizer=AutoTokenizer.from_pretrained(…))",
+        )
+    watching = Watch(
+        found, stop=stop, batches=batches, every=every, vocabulary=vocabulary, shifts=shifts, learns=learns
+    )
+    step = trainer.training_step
+
+    def watched(model: Any, inputs: Any, *arguments: Any, **named: Any) -> Any:
+        if trainer.is_world_process_zero():
+            watching.batch(inputs)
+        return step(model, inputs, *arguments, **named)
+
+    trainer.training_step = watched  # type: ignore[method-assign]
+    trainer.add_callback(_Callback(watching))
+    return watching
+
+
+def _copied(value: Any) -> Any:
+    return value.detach().cpu().clone() if isinstance(value, torch.Tensor) else value
