@@ -14,7 +14,7 @@ from distillab.doctor.run.audit import run_log_checks, with_facts
 from distillab.doctor.run.logs import Run
 from distillab.doctor.run.logs_other import of_trainer_state
 from distillab.errors import ConfigError, DataError, FaultFound
-from distillab.records import CheckResult, Finding, Investigation
+from distillab.records import CheckResult, Investigation
 from distillab.terminal import echo
 
 BATCHES = 8
