@@ -11,7 +11,7 @@ import typer
 
 from distillab.cli.compare import Engine
 from distillab.errors import ConfigError
-from distillab.terminal import echo
+from distillab.terminal import echo, plural
 
 if TYPE_CHECKING:
     from distillab.config import RunRecipe, StudyRecipe
@@ -55,6 +55,57 @@ def build_command(
     # under torchrun only the first process prints
     if worker is not None or number == 0:
         show_built(builds, study=isinstance(loaded, StudyRecipe))
+
+
+@cache_app.command("import")
+def import_command(
+    recipe: Annotated[Path, typer.Argument(help="Recipe of a run (YAML): the rows, the student, cache.folder.")],
+    overrides: Annotated[list[str] | None, _OVERRIDES] = None,
+    files: Annotated[
+        list[Path] | None, typer.Option("--from", help="Parquet file, or folder of them; can be given several times.")
+    ] = None,
+    tool: Annotated[
+        Literal["distillkit", "axolotl", "trl"] | None, typer.Option("--format", help="Whose columns they have.")
+    ] = None,
+    teacher_tokenizer: Annotated[
+        str | None,
+        typer.Option("--teacher-tokenizer", help="Folder or hub id with the teacher's tokenizer and config.json."),
+    ] = None,
+    predicts: Annotated[
+        Literal["same", "next"] | None,
+        typer.Option("--predicts", help="axolotl: an entry is of the token at its place (same), or of the next one."),
+    ] = None,
+    temperature: Annotated[
+        float, typer.Option("--temperature", min=1e-3, help="At which the log-probabilities were computed.")
+    ] = 1.0,
+) -> None:
+    """Make a cache of the recipe's training rows from log-probabilities that another tool has stored."""
+    if not files or tool is None or teacher_tokenizer is None:
+        raise ConfigError(
+            "The files, their format and the teacher's tokenizer are needed; no file says which tokenizer it has.",
+            fix="add --from FILE --format distillkit (or axolotl, trl) --teacher-tokenizer FOLDER",
+        )
+    if predicts is not None and tool != "axolotl":
+        raise ConfigError("Only axolotl's versions differ in their order.", where="--predicts", fix="remove it")
+    from distillab.cli.console import quiet_libraries
+    from distillab.config import RunRecipe, load_recipe
+
+    loaded = load_recipe(RunRecipe, recipe, overrides or [])
+    quiet_libraries()
+    from distillab.study.cache_import import import_cache
+
+    done = import_cache(
+        loaded, files, tool=tool, tokenizer=teacher_tokenizer, predicts=predicts, temperature=temperature
+    )
+    unused = f"; {plural(done.unused, 'row')} of the files not used" if done.unused else ""
+    echo(f"{done.location}: {plural(done.rows, 'row')}, {done.k} ids a position{unused}")
+    if done.whole:
+        echo(
+            f"at {done.whole} of {done.scored} scored positions the kept probabilities sum to one: renormalised by the "
+            "tool, or all there are"
+        )
+    echo("the line for the recipe:")
+    echo(f"teacher: {{cache: {done.location}}}")
 
 
 @cache_app.command("estimate")

@@ -20,7 +20,7 @@ from distillab.teachers.signals import ChunkedScores, Distribution, SignalReques
 from distillab.teachers.stored.activations import CachedActivations, read_head, read_head_inputs
 from distillab.teachers.stored.kinds import STORED, teacher_shape
 from distillab.teachers.stored.rows import require_stored, samples
-from distillab.teachers.stored.tokens import CachedCapabilities
+from distillab.teachers.stored.tokens import ACTUAL_LOGP, CachedCapabilities
 
 
 class CachedTeacher:
@@ -39,7 +39,12 @@ class CachedTeacher:
     def __init__(self, reader: CacheReader, *, device: torch.device) -> None:
         self._reader, self._device = reader, device
         identity = reader.identity
-        self._scores = CachedCapabilities.of(identity.layouts, width=identity.width, where=reader.location)
+        self._scores = CachedCapabilities.of(
+            identity.layouts,
+            width=identity.width,
+            where=reader.location,
+            has_actual=ACTUAL_LOGP not in identity.engine,
+        )
         self._activations = CachedActivations(reader, device)
         self._head: OutputHead | None = None
         self._checked: set[SignalRequest] = set()

@@ -38,6 +38,9 @@ from distillab.teachers.signals import (
 from distillab.teachers.stored.arrays import as_tensor
 from distillab.teachers.stored.kind import RecordedBatch, Sizes, StoredKind
 
+ACTUAL_LOGP = "actual log-probabilities"
+"""In a cache's engine: "not known" where another tool stored only the kept tokens'."""
+
 _HALF, _BYTE = 2e-2, 0.15  # relative errors of a term's value
 
 
@@ -194,20 +197,21 @@ class CachedCapabilities:
     """The forms of the next-token distribution that a cache holds, apart from the whole one.
 
     where: the cache, for messages. width: ids of its distribution. top, draws: what is stored; None if it is not
-        stored.
+        stored. has_actual: whether the log-probability of each actual token is known.
     """
 
     where: str
     width: int
     top: TopKLayout | None
     draws: SampledLayout | None
+    has_actual: bool = True
 
     @classmethod
-    def of(cls, layouts: Sequence[Layout], *, width: int, where: str) -> CachedCapabilities:
+    def of(cls, layouts: Sequence[Layout], *, width: int, where: str, has_actual: bool = True) -> CachedCapabilities:
         """Return the forms among a cache's layouts."""
         top = next((layout for layout in layouts if isinstance(layout, TopKLayout)), None)
         draws = next((layout for layout in layouts if isinstance(layout, SampledLayout)), None)
-        return cls(where, width, top, draws)
+        return cls(where, width, top, draws, has_actual)
 
     def supports(self, need: ScoreRequest) -> bool:
         """Return whether `need` is stored, or follows without loss from a stored form."""
@@ -234,6 +238,7 @@ class CachedCapabilities:
             tensors = (as_tensor(array, device) for array in (top.ids, top.logp, top.tail_logmass, top.actual_logp))
             ids_NK, logp_NK, tail_N, actual_N = tensors
             kept = TopTokens(ids_NK.long(), logp_NK, tail_N)
+            actual_N = actual_N if self.has_actual else None
         if any(isinstance(need, Draws) for need in request.scores):
             drawn = reader.read_flat(rows, "sampled")
             assert isinstance(drawn, Sampled)
