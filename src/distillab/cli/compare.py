@@ -36,7 +36,7 @@ def compare_command(
 
     Before the first run, the doctor checks pair, data and recipe. Exit code 1: it found an error.
     """
-    from distillab.cli.console import quiet_libraries, show_study
+    from distillab.cli.console import quiet_libraries, report_so_far, show_study
     from distillab.config import StudyRecipe, load_recipe
     from distillab.redaction import redacted
 
@@ -51,7 +51,9 @@ def compare_command(
     quiet_libraries()
     from distillab.study.study import Study
 
-    study = Study(loaded, reproduce=redacted(shlex.join(words)), engine=engine)
+    folder = Path(loaded.output)
+    reproduce = redacted(shlex.join(words))
+    study = Study(loaded, reproduce=reproduce, engine=engine, on_results=report_so_far(folder))
     if demonstrate_mismatch:
         study = study.showing_mismatches()
     if dry_run:
@@ -59,4 +61,4 @@ def compare_command(
         echo(study.plan_line())
         echo(NOTHING_DONE)
         return
-    show_study(checked_first(study, no_doctor=no_doctor).run(), Path(loaded.output))
+    show_study(checked_first(study, no_doctor=no_doctor).run(), folder)

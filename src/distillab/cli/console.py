@@ -7,7 +7,7 @@ import os
 import statistics
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -99,6 +99,23 @@ def show_run(record: RunRecord) -> None:
         echo(f"  {note}")
     output = record.config["output"]
     echo(f"  student: {output}/student   record: {output}/run.json")
+
+
+def report_so_far(folder: Path) -> Callable[[StudyResults], None]:
+    """Return what writes the report of a study while it runs, and prints once where it is."""
+    shown = False
+
+    def write(results: StudyResults) -> None:
+        from distillab.report.build import write_report
+        from distillab.report.page import pending_line
+
+        nonlocal shown
+        _, html = write_report(results, folder)
+        if not shown and results.pending:
+            echo(f"The first comparison is in {html}, which is written again as runs finish. {pending_line(results)}")
+        shown = True
+
+    return write
 
 
 def show_study(results: StudyResults, folder: Path) -> None:

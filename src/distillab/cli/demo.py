@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import typer
@@ -15,7 +16,7 @@ def demo_command(
     no_doctor: NoDoctor = False,
 ) -> None:
     """Train teachers and students on a toy world, compare all methods, and show the two classic errors."""
-    from distillab.cli.console import quiet_libraries, show_study
+    from distillab.cli.console import quiet_libraries, report_so_far, show_study
 
     words = ["distillab", "demo", "--output", str(output)]
     if no_doctor:
@@ -23,5 +24,6 @@ def demo_command(
     quiet_libraries()
     from distillab.demo.replay import prepare_replay
 
-    study = prepare_replay(output, reproduce=shlex.join(words))
-    show_study(checked_first(study, no_doctor=no_doctor).run(), output / "study")
+    folder = output / "study"
+    study = replace(prepare_replay(output, reproduce=shlex.join(words)), on_results=report_so_far(folder))
+    show_study(checked_first(study, no_doctor=no_doctor).run(), folder)

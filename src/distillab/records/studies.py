@@ -176,6 +176,9 @@ class StudyResults(Record):
     investigation: Investigation | None = Field(default=None, description="what the doctor found before the first run")
     reproduce: str
     environment: dict[str, str]
+    pending: dict[str, tuple[int, ...]] = Field(
+        default={}, description="seeds of each arm that are not finished; empty: the study is"
+    )
     wall_s: float = Field(description="sum over the runs, some of which can have run side by side")
     shared_s: float | None = Field(
         default=None,

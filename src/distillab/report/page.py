@@ -36,6 +36,7 @@ class Page:
     """Everything that a report shows, in its order."""
 
     title: str
+    pending: str
     outlook: tuple[str, ...]
     question: str
     headline: str
@@ -83,6 +84,7 @@ def page_of(results: StudyResults) -> Page:
     panels = (held_out_panel(found, results.references), training_panel(found), closer_panel(found))
     return Page(
         title=results.title,
+        pending=pending_line(results),
         outlook=study_outlook(results),
         question=results.question,
         headline=results.headline,
@@ -117,6 +119,20 @@ def page_of(results: StudyResults) -> Page:
         times=_times(results),
         glossary=glossary(shown),
     )
+
+
+def pending_line(results: StudyResults) -> str:
+    """Return how many runs are finished, and which are still to come; "" where all are."""
+    if not results.pending:
+        return ""
+    done = sum(len(arm.seeds) for arm in results.arms)
+    left = [f"{name} ({_seeds(seeds)})" for name, seeds in results.pending.items()]
+    runs = done + sum(map(len, results.pending.values()))
+    return f"Not finished: {done} of {count(runs)} runs are done. Still to come: {', '.join(left)}."
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds))}"
 
 
 def _facts(results: StudyResults, found: Sequence[Entry]) -> tuple[tuple[str, str], ...]:

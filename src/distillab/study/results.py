@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 from distillab.config.study import ArmConfig, StudyRecipe
-from distillab.evaluation.references import reference_lines
 from distillab.records import (
     AnswerStoreCounts,
     ArmResult,
@@ -17,6 +17,7 @@ from distillab.records import (
     EncodingCounts,
     GenerationSample,
     Investigation,
+    ReferenceLines,
     RunRecord,
     SpanCounts,
     StudyResults,
@@ -47,50 +48,65 @@ def assemble(
     records: Sequence[RunRecord],
     contracts: Sequence[TokenizerContract],
     caches: Sequence[CacheUse],
+    references: ReferenceLines,
     reproduce: str,
     investigation: Investigation | None = None,
 ) -> StudyResults:
-    """Assemble the results of a study from its finished runs.
+    """Assemble the results of a study from its finished runs; those of the recipe that are not there are pending.
+
+    Two arms are compared over the seeds that both have.
 
     Args:
         investigation: what the doctor found before the first run; None: it was skipped.
     """
     folder = Path(recipe.output)
     by_arm = {arm.name: [record for record in records if record.arm == arm.name] for arm in recipe.arms}
+    pending = {name: missing for name, runs in by_arm.items() if (missing := _missing_seeds(recipe, runs))}
+    recipe = recipe.model_copy(update={"arms": tuple(arm for arm in recipe.arms if by_arm[arm.name])})
     made = {use.path: use for use in caches}
-    judged = {name: _judged(folder, runs) for name, runs in by_arm.items()}
     teachers = {point.name: _teacher(folder, point) for point in baselines if point.role == "teacher"}
+    of_sft = frozenset(run.seed for run in by_arm["sft"])
+
+    @cache
+    def judged(name: str, seeds: frozenset[int]) -> Judged:
+        return _judged(folder, [run for run in by_arm[name] if run.seed in seeds])
+
+    def both(name: str, other: str) -> tuple[Judged, Judged] | None:
+        """Return two arms by the seeds that both have; None where there is none."""
+        seeds = frozenset.intersection(*(frozenset(run.seed for run in by_arm[one]) for one in (name, other)))
+        return (judged(name, seeds), judged(other, seeds)) if seeds else None
 
     def compared(arm: ArmConfig) -> tuple[Comparison, ...]:
         names = [teacher_name(teacher) for teacher in recipe.teachers_of(arm).values()]
         goal = teachers[names[0]] if len(names) == 1 else "the arm has several teachers"
-        return () if arm.name == "sft" else comparisons(judged[arm.name], judged["sft"], goal)
+        pair = None if arm.name == "sft" else both(arm.name, "sft")
+        return () if pair is None else comparisons(*pair, goal)
 
     def twin(arm: ArmConfig) -> dict[str, object]:
         other = recipe.twin_of(arm)
-        if other is None:
+        pair = None if other is None else both(arm.name, other.name)
+        if other is None or pair is None:
             return {}
-        return {"twin": other.name, "against_twin": against_fixed_data(judged[arm.name], judged[other.name])}
+        return {"twin": other.name, "against_twin": against_fixed_data(*pair)}
 
     arms = with_adjusted(
         [_arm(by_arm[arm.name], made, compared(arm)).model_copy(update=twin(arm)) for arm in recipe.arms]
     )
-    vocabulary = len(inputs.student.tokenizer)
     return StudyResults(
         title=recipe.title,
         question="Given this teacher and this student, what does each level of access to the teacher buy?",
         headline=headline(arms),
         verdict=verdict(arms),
         budget=_budget(recipe),
-        references=reference_lines(inputs.train.rows, inputs.eval_rows, vocabulary=vocabulary),
+        references=references,
         baselines=tuple(
-            point.model_copy(update={"comparisons": comparisons(teachers[point.name], judged["sft"])})
+            point.model_copy(update={"comparisons": comparisons(teachers[point.name], judged("sft", of_sft))})
             if point.role == "teacher"
             else point
             for point in baselines
         ),
         arms=arms,
-        samples=_samples(folder, recipe, inputs, baselines),
+        samples=_samples(folder, recipe, inputs, baselines, by_arm),
         contracts=tuple(contracts),
         train_counts=_distinct([record.train_counts for record in records]),
         held_out_counts=inputs.held_out_counts,
@@ -100,9 +116,14 @@ def assemble(
         investigation=investigation,
         reproduce=reproduce,
         environment=environment(),
+        pending=pending,
         wall_s=sum(record.cost.wall_s for record in records),
         shared_s=_shared_s(records, made),
     )
+
+
+def _missing_seeds(recipe: StudyRecipe, runs: Sequence[RunRecord]) -> tuple[int, ...]:
+    return tuple(seed for seed in recipe.seeds if seed not in [run.seed for run in runs])
 
 
 def _shared_s(records: Sequence[RunRecord], made: Mapping[str, CacheUse], *, training: bool = False) -> float | None:
@@ -186,15 +207,19 @@ def _held_out_lines(folder: Path, arm: str, seed: int) -> list[dict[str, Any]]:
 
 
 def _samples(
-    folder: Path, recipe: StudyRecipe, inputs: RunInputs, baselines: Sequence[Baseline]
+    folder: Path,
+    recipe: StudyRecipe,
+    inputs: RunInputs,
+    baselines: Sequence[Baseline],
+    by_arm: Mapping[str, Sequence[RunRecord]],
 ) -> tuple[GenerationSample, ...]:
-    """Return the first ten generated answers of every model; arms with their first seed."""
+    """Return the first ten generated answers of every model; arms with their first finished seed."""
     answers: dict[str, list[str]] = {}
     for point in baselines:
         stem = UNDISTILLED if point.role == "undistilled student" else teacher_stem(point.name)
         answers[point.name] = _answers(read_held_out(folder / "baselines" / f"{stem}.jsonl"))
     for arm in recipe.arms:
-        answers[arm.name] = _answers(_held_out_lines(folder, arm.name, recipe.seeds[0]))
+        answers[arm.name] = _answers(_held_out_lines(folder, arm.name, by_arm[arm.name][0].seed))
     held_out = inputs.held_out.first(min(_SAMPLES, recipe.evaluation.generate_rows))
     return tuple(
         GenerationSample(

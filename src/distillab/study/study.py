@@ -12,7 +12,7 @@ folder/
   own_text/        the teachers' figures on the students' generated answers
   doctor.json      what the doctor found before the first run, unless it was skipped
   results.json     the records of all, from which the report is made
-  report.md, report.html
+  report.md, report.html  written while the study runs, and at its end
 """
 
 from __future__ import annotations
@@ -31,7 +31,18 @@ from distillab.config.teacher import TeacherConfig
 from distillab.config.training import BudgetConfig
 from distillab.data.encoding import EncodedSplit
 from distillab.errors import ConfigError
-from distillab.records import Baseline, Investigation, RunCost, RunRecord, StudyResults, TokenizerContract, write_record
+from distillab.evaluation.references import reference_lines
+from distillab.records import (
+    Baseline,
+    Investigation,
+    ReferenceLines,
+    RunCost,
+    RunRecord,
+    StudyResults,
+    TokenizerContract,
+    read_record,
+    write_record,
+)
 from distillab.runs.budget import budget_of_sft
 from distillab.runs.dates import dated
 from distillab.runs.folder import RECORD, claim, require_claimable
@@ -47,9 +58,11 @@ from distillab.runs.training_data import MakeCollator
 from distillab.study.baselines import UNDISTILLED, Baselines, teacher_stem
 from distillab.study.caches import OTHERWISE, StudyCaches
 from distillab.study.corrections import correct_teachers
+from distillab.study.order import OneRun, first_comparison, in_stages
 from distillab.study.own_text import OWN_TEXT, lacking_own_text, measure_own_text, with_own_text
 from distillab.study.ray_workers import RayWorkers, wait_until_seen
 from distillab.study.results import assemble
+from distillab.study.so_far import ResultsSoFar
 from distillab.study.teachers import (
     PartArm,
     arm_of_each_evaluated,
@@ -78,6 +91,7 @@ class Study:
         needs_weights: False: it is estimated, and not run.
         investigation: what the doctor found; kept in the folder and in the results.
         engine: local: its jobs run here, side by side in `workers` processes; ray: on the nodes of a cluster.
+        on_results: gets the results of the finished runs while the study runs, from the first comparison on.
     """
 
     recipe: StudyRecipe
@@ -86,6 +100,7 @@ class Study:
     investigation: Investigation | None = None
     needs_weights: bool = True
     engine: Literal["local", "ray"] = "local"
+    on_results: Callable[[StudyResults], None] | None = None
     _loaded: dict[str, RunInputs] = field(default_factory=dict)
     _budgets: dict[int, BudgetConfig] = field(default_factory=dict)  # seed -> what its run of SFT uses
     _corrected: dict[str, RunCost] = field(default_factory=dict)  # path of a teacher -> what its correction took
@@ -169,27 +184,57 @@ class Study:
 
     def _run_all(self, other_teachers: Sequence[Baseline]) -> StudyResults:
         with self._workers() as workers:
-            self._make_what_is_shared(workers)
-            undistilled = [] if self._baselines.has(UNDISTILLED) else [Study.undistilled]
-            runs = [partial(Study.execute, arm=arm, seed=seed) for arm, seed in self._unfinished()]
-            self._do(workers, [*undistilled, *runs])
+            number = workers.number if isinstance(workers, RayWorkers) else self.recipe.workers
+            for stage in in_stages(self._runs(), self._unfinished(), workers=number) or [[]]:
+                self._make_what_is_shared(workers, stage)
+                undistilled = [] if self._baselines.has(UNDISTILLED) else [Study.undistilled]
+                runs = [partial(Study.execute, arm=arm, seed=seed) for arm, seed in stage]
+                self._do(workers, [*runs, *undistilled])
             if self.engine == "ray":
                 wait_until_seen(self._has_all, Path(self.recipe.output))
             if lacking_own_text(self._own_text, self._finished()):
                 self._do(workers, [Study.measure_own_text])
-        records = [with_own_text(self._own_text, record) for _, record in self._finished()]
-        results = assemble(
+        baselines = [self.undistilled(), *other_teachers, *self._teachers()]
+        results = self._assemble([record for _, record in self._finished()], baselines)
+        write_record(results, Path(self.recipe.output) / "results.json")
+        return results
+
+    def _assemble(self, records: Sequence[RunRecord], baselines: Sequence[Baseline]) -> StudyResults:
+        records = [with_own_text(self._own_text, record) for record in records]
+        return assemble(
             self.recipe,
             self.inputs(self.recipe.arms[0]),
-            baselines=[self.undistilled(), *other_teachers, *self._teachers()],
+            baselines=baselines,
             records=records,
             caches=self.caches.used(records),
             contracts=self._contracts(),
+            references=self._references,
             reproduce=self.reproduce,
             investigation=self.investigation,
         )
-        write_record(results, Path(self.recipe.output) / "results.json")
-        return results
+
+    @cached_property
+    def _references(self) -> ReferenceLines:
+        inputs = self.inputs(self.recipe.arms[0])
+        return reference_lines(inputs.train.rows, inputs.eval_rows, vocabulary=len(inputs.student.tokenizer))
+
+    @cached_property
+    def _so_far(self) -> ResultsSoFar | None:
+        if self.on_results is None or self.engine == "ray":  # nodes see each other's files late
+            return None
+        return ResultsSoFar(
+            lambda: len(self._runs()) - len(self._unfinished()), self._results_so_far, show=self.on_results
+        )
+
+    def _results_so_far(self) -> StudyResults | None:
+        """Return the results of the finished runs; None while the first comparison, or all runs, are not finished."""
+        left = self._unfinished()
+        if not left or any(run in left for run in first_comparison(self._runs())):
+            return None
+        records = [read_record(RunRecord, self._folder(*run) / RECORD) for run in self._runs() if run not in left]
+        untrained = [self.undistilled()] if self._baselines.has(UNDISTILLED) else []
+        missing = self._arms_of_missing_teachers()
+        return self._assemble(records, [*untrained, *self._teachers(without=missing)])
 
     def inputs(self, arm: ArmConfig, seed: int = 0) -> RunInputs:
         """Return the inputs of one run; rows and tokenizers are loaded once for all arms with the same teacher.
@@ -253,13 +298,14 @@ class Study:
         stem = teacher_stem(teacher_name(self._teacher_of(arm)))
         return self._baselines.teacher(inputs, self._open(inputs, stem), self._correction_of(arm))
 
-    def _teachers(self) -> list[Baseline]:
+    def _teachers(self, without: Sequence[ArmConfig] = ()) -> list[Baseline]:
         """Evaluate every teacher; of a quantised one, compare it with its weights in full precision."""
-        found = {teacher_name(self._teacher_of(arm)): self.teacher(arm) for arm in arm_of_each_evaluated(self.recipe)}
+        evaluated = [arm for arm in arm_of_each_evaluated(self.recipe) if arm not in without]
+        found = {teacher_name(self._teacher_of(arm)): self.teacher(arm) for arm in evaluated}
         for arm in self._arm_of_each_teacher():
             teacher = self._teacher_of(arm)
             name, full = teacher_name(teacher), teacher_name(in_full_precision(teacher))
-            if name != full and full in found:
+            if name != full and name in found and full in found:
                 found[name] = self._baselines.compared(found[name], found[full])
         return list(found.values())
 
@@ -326,10 +372,10 @@ class Study:
     def _baselines(self) -> Baselines:
         return Baselines(Path(self.recipe.output) / "baselines")
 
-    def _make_what_is_shared(self, workers: Workers | RayWorkers) -> None:
-        """Make the student, baselines, answers and caches, so that no two runs make the same thing."""
+    def _make_what_is_shared(self, workers: Workers | RayWorkers, runs: Sequence[OneRun]) -> None:
+        """Make the student, baselines, answers and caches, so that no two of these runs make the same thing."""
         keep_student(self.inputs(self.recipe.arms[0]))
-        arms = [arm for arm in self.recipe.arms if any(arm == other for other, _ in self._unfinished())]
+        arms = [arm for arm in self.recipe.arms if any(arm == other for other, _ in runs)]
         evaluated = arms if arms or self._baselines.has(UNDISTILLED) else [self.recipe.arms[0]]
         first: list[tuple[ArmConfig, Part]] = [(arm, "train") for arm in self.caches.missing("train", arms)]
         first += [(arm, "held_out") for arm in self.caches.missing("held_out", evaluated)]
@@ -372,11 +418,11 @@ class Study:
     def _own_text(self) -> Path:
         return Path(self.recipe.output) / OWN_TEXT
 
-    def _runs(self) -> list[tuple[ArmConfig, int]]:
+    def _runs(self) -> list[OneRun]:
         """Return all runs, seed by seed, so that an interrupted study has whole comparisons to look at."""
         return [(arm, seed) for seed in self.recipe.seeds for arm in self.recipe.arms]
 
-    def _unfinished(self) -> list[tuple[ArmConfig, int]]:
+    def _unfinished(self) -> list[OneRun]:
         return [(arm, seed) for arm, seed in self._runs() if not (self._folder(arm, seed) / RECORD).exists()]
 
     def _do(self, workers: Workers | RayWorkers, work: Sequence[Callable[[Study], object]]) -> None:
@@ -384,9 +430,19 @@ class Study:
         if self.engine == "local" and (self.recipe.workers == 1 or len(work) < 2):
             for job in work:
                 job(self)
+                self._show_so_far()
             return
-        bare = replace(self, _loaded={})  # loaded objects are not pickled
-        workers.run([partial(do_in_worker, bare, job) for job in work])
+        # loaded objects are not pickled, and this process alone shows results
+        bare = replace(self, _loaded={}, on_results=None)
+        jobs = [partial(do_in_worker, bare, job) for job in work]
+        if isinstance(workers, Workers):
+            workers.run(jobs, meanwhile=self._show_so_far)
+        else:
+            workers.run(jobs)
+
+    def _show_so_far(self) -> None:
+        if self._so_far is not None:
+            self._so_far.update()
 
     def _folder(self, arm: ArmConfig, seed: int) -> Path:
         return Path(self.recipe.output) / "runs" / arm.name / f"seed{seed}"

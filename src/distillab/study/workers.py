@@ -49,11 +49,12 @@ class Workers:
         if self._started is not None:
             self._started.shutdown(wait=True, cancel_futures=True)
 
-    def run(self, jobs: Sequence[Job]) -> None:
+    def run(self, jobs: Sequence[Job], meanwhile: Callable[[], None] = lambda: None) -> None:
         """Run all jobs.
 
         Args:
             jobs: picklable (a `functools.partial` of a module's function).
+            meanwhile: called here again and again while they run, and once when all are done.
         Raises:
             The first error of any job; no further job is started.
             Interrupted: a signal came; every worker has saved its work, and has ended.
@@ -62,7 +63,7 @@ class Workers:
         futures = [pool.submit(_do, job) for job in jobs]
         try:
             with defer_interrupt():
-                done = _wait(futures)
+                done = _wait(futures, meanwhile)
         except (KeyboardInterrupt, Interrupted):  # a second signal, or no handler of distillab
             for child in multiprocessing.active_children():
                 child.kill()
@@ -72,6 +73,7 @@ class Workers:
             pool.shutdown(wait=True, cancel_futures=True)
         for future in done:
             future.result()
+        meanwhile()
 
     def _pool(self) -> ProcessPoolExecutor:
         threads = max(1, (os.cpu_count() or 1) // self._number)
@@ -99,7 +101,7 @@ def do_in_worker(owner: _Owner, job: Callable[[_Owner], object]) -> None:
     job(_owners[0])
 
 
-def _wait(futures: Sequence[Future[None]]) -> list[Future[None]]:
+def _wait(futures: Sequence[Future[None]], meanwhile: Callable[[], None]) -> list[Future[None]]:
     """Return the futures that are done when all are, or when one has failed.
 
     Raises:
@@ -110,6 +112,7 @@ def _wait(futures: Sequence[Future[None]]) -> list[Future[None]]:
         done, pending = wait(pending, timeout=_LOOK_EVERY_S, return_when=FIRST_EXCEPTION)
         if any(future.exception() is not None for future in done):
             break
+        meanwhile()
     number = interrupt_requested()
     if number is not None:
         for future in futures:
