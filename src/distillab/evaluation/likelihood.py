@@ -49,7 +49,7 @@ class RowScores:
     """One entry a row, in the order of the rows; calibration over all tokens.
 
     `eos_nats` are the nats of the tokens that end an answer; `nats` includes them. KL, agreement and acceptance are
-    None without a shared teacher.
+    None without a shared teacher. `first_row_nats` are those of each scored token of the first row.
     """
 
     keys: tuple[str, ...]
@@ -62,6 +62,7 @@ class RowScores:
     agree: Tensor | None
     acceptance: Tensor | None
     calibration: Calibration
+    first_row_nats: Tensor | None = None
 
 
 _NONE = torch.zeros(0, dtype=torch.float64)
@@ -163,8 +164,8 @@ def _sums(
     # results are put back by row index
     order = sorted(range(len(rows)), key=lambda index: len(rows[index].input_ids))
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    # of each token: the batch that it is in, the confidence, and whether it was right
-    tokens = [_NONE.new_zeros(0, 3)]
+    # of each token: the batch that it is in, the confidence, whether it was right, its nats if it is of the first row
+    tokens = [_NONE.new_zeros(0, 4)]
     for number, counts in processes.dealt(len(batches)):
         chosen = batches[number]
         batch = collator([IndexedRow(index, rows[index]) for index in chosen])
@@ -174,7 +175,8 @@ def _sums(
         found["eos_tokens"] = torch.isin(scored_targets(batch), ends).double()
         found["eos_nats"] = found["nats"] * found["eos_tokens"]
         confidence = found.pop("confidence")
-        tokens.append(torch.stack([torch.full_like(confidence, number), confidence, found["correct"]], dim=1))
+        of_first = torch.where(scored_rows(batch) == 0, found["nats"], torch.nan)
+        tokens.append(torch.stack([torch.full_like(confidence, number), confidence, found["correct"], of_first], dim=1))
         for name, column in found.items():
             columns[name].index_add_(0, scored_rows(batch), column)
         if after_batch is not None:
@@ -182,7 +184,7 @@ def _sums(
     # a row is scored by one process, and is 0 in the others
     columns = {name: processes.sum(column) for name, column in columns.items()}
     joined = processes.joined(torch.cat(tokens))
-    _, confidence_N, right_N = joined[joined[:, 0].argsort(stable=True)].unbind(dim=1)
+    _, confidence_N, right_N, of_first_N = joined[joined[:, 0].argsort(stable=True)].unbind(dim=1)
     return RowScores(
         keys=tuple(row.key for row in rows),
         nats=columns["nats"],
@@ -192,6 +194,7 @@ def _sums(
         correct=columns["correct"],
         **{name: columns[name] if shared else None for name in _OF_TEACHER},
         calibration=calibration(confidence_N, right_N),
+        first_row_nats=of_first_N[~of_first_N.isnan()],
     )
 
 

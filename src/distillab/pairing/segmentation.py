@@ -20,14 +20,31 @@ _RULE_PROBES = 200
 
 def side_by_side(teacher: PreTrainedTokenizerFast, student: PreTrainedTokenizerFast, text: str) -> SideBySide:
     """Tokenise one text with both tokenizers, with the special tokens that each adds."""
-    teacher_ids, student_ids = teacher(text)["input_ids"], student(text)["input_ids"]
+    read = [tokenizer(text, return_offsets_mapping=True) for tokenizer in (teacher, student)]
+    teacher_ids, student_ids = (one["input_ids"] for one in read)
+    cuts = [_cuts(one["offset_mapping"]) for one in read]
     return SideBySide(
         text=text,
         teacher_ids=tuple(teacher_ids),
         student_ids=tuple(student_ids),
         teacher_tokens=tuple(teacher.convert_ids_to_tokens(teacher_ids)),
         student_tokens=tuple(student.convert_ids_to_tokens(student_ids)),
+        spans=tuple((cuts[0][end], cuts[1][end]) for end in sorted(cuts[0].keys() & cuts[1].keys())),
     )
+
+
+def _cuts(offsets: Sequence[tuple[int, int]]) -> dict[int, int]:
+    """Return the places in the text where tokens end, and how many tokens there are up to each.
+
+    Beginnings say less: some tokenizers count a space before a word to it, and some do not. A special token is nowhere
+    in the text (0, 0), and is where the token before it ends.
+    """
+    found: dict[int, int] = {}
+    last = 0
+    for number, (_, end) in enumerate(offsets, start=1):
+        last = max(last, end)
+        found[last] = number
+    return found
 
 
 def compare_segmentation(

@@ -52,6 +52,7 @@ from distillab.records.studies import (
     Recovered,
     StudyResults,
     TeacherCost,
+    TokenView,
 )
 
 __all__ = [
@@ -107,6 +108,7 @@ __all__ = [
     "TaskRecord",
     "TeacherCost",
     "TeacherProvenance",
+    "TokenView",
     "TokenizerContract",
     "TokenizerInfo",
     "Verdict",

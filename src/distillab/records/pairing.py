@@ -33,6 +33,9 @@ class SideBySide(Record):
     student_ids: tuple[int, ...]
     teacher_tokens: tuple[str, ...]
     student_tokens: tuple[str, ...]
+    spans: tuple[tuple[int, int], ...] = Field(
+        default=(), description="tokens of teacher and of student up to each place in the text where both cut"
+    )
 
 
 class DataOverlap(Record):

@@ -154,6 +154,16 @@ class GenerationSample(Record):
     answers: dict[str, str]
 
 
+class TokenView(Record):
+    """One held-out answer, token by token: how probable each model found each token after those before it."""
+
+    prompt: str
+    tokens: tuple[str, ...] = Field(description="the scored ones, EOS too")
+    probs: dict[str, tuple[float, ...]] = Field(
+        description="of each model with the student's tokens; an arm by its first finished seed"
+    )
+
+
 class StudyResults(Record):
     """The whole of a study: `results.json`. The report is made from this file alone."""
 
@@ -167,6 +177,7 @@ class StudyResults(Record):
     baselines: tuple[Baseline, ...]
     arms: tuple[ArmResult, ...]
     samples: tuple[GenerationSample, ...]
+    token_view: TokenView | None = Field(default=None, description="of the first held-out row")
     contracts: tuple[TokenizerContract, ...]
     train_counts: tuple[EncodingCounts, ...]
     held_out_counts: EncodingCounts

@@ -14,12 +14,17 @@ from distillab.report.columns import columns, glossary
 from distillab.report.drawing import legend_marker
 from distillab.report.entries import ACCESS_MEANING, Entry, entries, of_kind
 from distillab.report.figure_arms import figure_arms
+from distillab.report.figure_cost import figure_cost
 from distillab.report.figure_curves import Panel, closer_panel, held_out_panel, held_out_series, training_panel
+from distillab.report.figure_gap import GapFigure, figure_gap
 from distillab.report.gaps import gaps, teacher_costs
 from distillab.report.investigation_page import Doctor, doctor_of
 from distillab.report.numbers import MISSING, count, count_range, duration, fixed
 from distillab.report.on_policy import OnPolicy, on_policy
 from distillab.report.table import Table, main_table
+from distillab.report.token_probs import TokenProbs, token_probs
+
+_SUMMARY_COLUMNS = 6  # with the model and the difference from SFT, eight
 
 
 @dataclass(frozen=True)
@@ -40,10 +45,13 @@ class Page:
     outlook: tuple[str, ...]
     question: str
     headline: str
+    details: str
+    gap_figure: GapFigure | None
     weak_teachers: tuple[str, ...]
     verdict: str
     facts: tuple[tuple[str, str], ...]
     failures: tuple[Entry, ...]
+    summary_table: Table
     table: Table
     gaps: sections.Grid | None
     references: tuple[tuple[str, str, str], ...]
@@ -54,6 +62,8 @@ class Page:
     curves_not_drawn: tuple[str, ...]
     legend: tuple[Legend, ...]
     curve_table: sections.Grid | None
+    cost_figure: tuple[Markup, ...]
+    token_probs: TokenProbs | None
     on_policy: OnPolicy | None
     samples: tuple[sections.Sample, ...]
     samples_in_all: int
@@ -80,18 +90,22 @@ def page_of(results: StudyResults) -> Page:
     """
     found = entries(results)
     trained = of_kind(found, "arm", "failure")
-    shown = columns(evaluation for entry in found for evaluation in entry.evaluations)
+    evaluations = [evaluation for entry in found for evaluation in entry.evaluations]
+    shown = columns(evaluations)
     panels = (held_out_panel(found, results.references), training_panel(found), closer_panel(found))
     return Page(
         title=results.title,
         pending=pending_line(results),
         outlook=study_outlook(results),
         question=results.question,
-        headline=results.headline,
+        headline=plain_headline(found),
+        details=results.headline,
+        gap_figure=figure_gap(found),
         weak_teachers=teachers_not_better(results),
         verdict=results.verdict,
         facts=_facts(results, found),
         failures=of_kind(found, "failure"),
+        summary_table=main_table(found, columns(evaluations, summary=True)[:_SUMMARY_COLUMNS], counts=False),
         table=main_table(found, shown),
         gaps=gaps(found),
         references=_references(results, found),
@@ -102,6 +116,8 @@ def page_of(results: StudyResults) -> Page:
         curves_not_drawn=_curves_not_drawn(found),
         legend=tuple(Legend(e.name, legend_marker(e.marker, e.colour), e.is_failure) for e in trained),
         curve_table=_curve_table(found),
+        cost_figure=figure_cost(found),
+        token_probs=token_probs(results, found),
         on_policy=on_policy(results),
         samples=sections.samples(results, found),
         samples_in_all=len(results.samples),
@@ -119,6 +135,29 @@ def page_of(results: StudyResults) -> Page:
         times=_times(results),
         glossary=glossary(shown),
     )
+
+
+def plain_headline(found: Sequence[Entry]) -> str:
+    """Return what the study shows in one sentence, without a term that the page has not explained."""
+    arms = [arm for arm in of_kind(found, "arm") if arm.against_sft is not None]
+    if not arms:
+        return "Nothing is compared with plain fine-tuning (SFT) here."
+    known = [arm for arm in arms if arm.against_sft is not None and arm.against_sft.outcome == "better"]
+    if not known:
+        who = "The arm that learns" if len(arms) == 1 else f"None of the {len(arms)} arms that learn"
+        words = "is not measurably better" if len(arms) == 1 else "is measurably better"
+        return f"{who} from a teacher {words} than plain fine-tuning on the data set’s answers (SFT)."
+    best = min(known, key=lambda arm: arm.against_sft.mean if arm.against_sft is not None else 0.0)
+    share = next((one.recovered for one in best.comparisons if one.family == "likelihood"), None)
+    source = {"none": "other data", "text": "the teacher’s answers", "top_k": "the teacher’s likeliest tokens"} | {
+        "logits": "the teacher’s probabilities",
+        "internals": "the teacher’s inner activations",
+    }
+    gain = "is measurably better than plain fine-tuning (SFT)"
+    if share is not None:
+        gain = f"closes {fixed(100 * share.share, 0)} % of the gap between plain fine-tuning (SFT) and the teacher"
+    others = f"; of {len(arms)} arms {len(known)} are better than SFT" if len(arms) > 1 else ""
+    return f"Learning from {source[best.access or 'none']} ({best.name}) {gain}{others}."
 
 
 def pending_line(results: StudyResults) -> str:

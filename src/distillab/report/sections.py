@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
 
 from distillab.records import (
     AnswerStoreCounts,
@@ -19,6 +19,7 @@ from distillab.records import (
     TokenizerInfo,
     Verdict,
 )
+from distillab.report.differences import Piece, marked
 from distillab.report.entries import Entry
 from distillab.report.numbers import MISSING, count, duration, percent, size, spread
 from distillab.report.safety import shortened, without_blank_runs
@@ -50,6 +51,7 @@ class Answer:
     name: str
     text: str
     entry: Entry | None
+    pieces: tuple[Piece, ...]
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,25 @@ class TokenLine:
 
 
 @dataclass(frozen=True)
+class Span:
+    """A piece of a text that both tokenizers cut out, with its tokens of teacher and of student."""
+
+    teacher: tuple[tuple[str, str], ...]
+    student: tuple[tuple[str, str], ...]
+
+    @property
+    def is_same(self) -> bool:
+        """Whether both have one token for it."""
+        return len(self.teacher) == len(self.student) == 1
+
+
+@dataclass(frozen=True)
 class Example:
-    """One text in both tokenizers."""
+    """One text in both tokenizers; `spans` is empty where the record has none, or no place is cut by both."""
 
     text: str
     lines: tuple[TokenLine, TokenLine]
+    spans: tuple[Span, ...]
 
 
 @dataclass(frozen=True)
@@ -102,8 +118,10 @@ def _sample(sample: GenerationSample, found: Sequence[Entry]) -> Sample:
     by_name = {entry.name: entry for entry in found}
     ordered = [name for name in by_name if name in sample.answers]
     ordered += [name for name in sample.answers if name not in by_name]
-    answers = tuple(Answer(name, _shown(sample.answers[name]), by_name.get(name)) for name in ordered)
-    return Sample(_shown(sample.prompt), _shown(sample.reference), answers)
+    reference = _shown(sample.reference)
+    shown = {name: _shown(sample.answers[name]) for name in ordered}
+    answers = tuple(Answer(name, text, by_name.get(name), marked(text, reference)) for name, text in shown.items())
+    return Sample(_shown(sample.prompt), reference, answers)
 
 
 def _shown(text: str) -> str:
@@ -181,13 +199,13 @@ def _example(record: SideBySide, pair: TokenizerContract) -> Example:
     def line(side: str, name: str, tokens: Sequence[str], ids: Sequence[int]) -> TokenLine:
         return TokenLine(side, name, tuple(zip_longest(tokens, map(str, ids), fillvalue=MISSING)))
 
-    return Example(
-        shortened(record.text),
-        (
-            line("teacher", pair.teacher.name, record.teacher_tokens, record.teacher_ids),
-            line("student", pair.student.name, record.student_tokens, record.student_ids),
-        ),
-    )
+    teacher = line("teacher", pair.teacher.name, record.teacher_tokens, record.teacher_ids)
+    student = line("student", pair.student.name, record.student_tokens, record.student_ids)
+    ends = record.spans
+    whole = (len(teacher.tokens), len(student.tokens))
+    starts = ((0, 0), *ends, *([whole] if ends and ends[-1] != whole else []))
+    spans = [Span(teacher.tokens[a:c], student.tokens[b:d]) for (a, b), (c, d) in pairwise(starts)]
+    return Example(shortened(record.text), (teacher, student), tuple(spans))
 
 
 def data_counts(train: Sequence[EncodingCounts], held_out: EncodingCounts) -> Grid:

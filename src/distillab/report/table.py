@@ -64,19 +64,24 @@ class Table:
     notes: tuple[str, ...]
 
 
-def main_table(found: Sequence[Entry], columns: Sequence[Column]) -> Table:
-    """Return the table of all entries; beside the primary metric its difference from SFT."""
+def main_table(found: Sequence[Entry], columns: Sequence[Column], *, counts: bool = True) -> Table:
+    """Return the table of all entries; beside the primary metric its difference from SFT.
+
+    Args:
+        counts: with the numbers of rows, generations and seeds.
+    """
     best = {column.metric.name: _best_text(column, of_kind(found, "arm")) for column in columns}
     headings: list[Heading] = []
     for column in columns:
         headings.append(Heading(column.metric.name, column.metric.label, column.unit, column.arrow, column.better))
         if column.is_primary:
             headings.append(Heading("delta", "Δ to SFT", f"{column.unit} [95 %]", column.arrow, column.better))
-    headings += [
-        Heading("n", "rows scored", "n"),
-        Heading("generations", "generations", "n"),
-        Heading("seeds", "seeds", "n"),
-    ]
+    if counts:
+        headings += [
+            Heading("n", "rows scored", "n"),
+            Heading("generations", "generations", "n"),
+            Heading("seeds", "seeds", "n"),
+        ]
     if not any(e.n("generations") for entry in found for e in entry.evaluations):
         headings = [heading for heading in headings if heading.key != "generations"]
     keys = [heading.key for heading in headings]

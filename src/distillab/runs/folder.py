@@ -127,7 +127,10 @@ def _differences(stored: Any, current: Any, key: str = "") -> list[str]:
 
 
 def write_held_out(path: Path, result: EvaluationResult) -> None:
-    """Write one line a held-out row: its sums, and the written answer where there is one, with its ids and scores."""
+    """Write one line a held-out row: its sums, and the written answer where there is one, with its ids and scores.
+
+    The first has the nats of each of its scored tokens too.
+    """
     scores, written = result.scores, result.written
     columns = {"nats": scores.nats, "eos_nats": scores.eos_nats, "tokens": scores.tokens, "kl": scores.kl}
     known = {name: column.tolist() for name, column in columns.items() if column is not None}
@@ -135,6 +138,8 @@ def write_held_out(path: Path, result: EvaluationResult) -> None:
     lines: list[dict[str, Any]] = [
         {"key": key, **{name: column[row] for name, column in known.items()}} for row, key in enumerate(scores.keys)
     ]
+    if lines and scores.first_row_nats is not None:
+        lines[0]["token_nats"] = scores.first_row_nats.tolist()
     lines += [{} for _ in written.answers[len(lines) :]]
     for row, (line, answer, ids) in enumerate(zip(lines, written.answers, written.ids, strict=False)):
         judged = {name: of_rows[row] for name, of_rows in written.judged.scores.items()}

@@ -32,6 +32,7 @@ from distillab.runs.teacher import TRAINING
 from distillab.study.baselines import UNDISTILLED, teacher_stem
 from distillab.study.comparisons import Judged, against_fixed_data, comparisons, with_adjusted
 from distillab.study.own_text import OWN_TEXT, with_own_rows
+from distillab.study.token_view import token_view
 from distillab.study.verdict import headline, verdict
 from distillab.teachers.spec import teacher_name
 from distillab.terminal import plural
@@ -65,6 +66,8 @@ def assemble(
     recipe = recipe.model_copy(update={"arms": tuple(arm for arm in recipe.arms if by_arm[arm.name])})
     made = {use.path: use for use in caches}
     teachers = {point.name: _teacher(folder, point) for point in baselines if point.role == "teacher"}
+    lines = _first_lines(folder, baselines, by_arm)
+    other_tokens = {contract.teacher.name for contract in contracts if contract.verdict == "different"}
     of_sft = frozenset(run.seed for run in by_arm["sft"])
 
     @cache
@@ -106,7 +109,8 @@ def assemble(
             for point in baselines
         ),
         arms=arms,
-        samples=_samples(folder, recipe, inputs, baselines, by_arm),
+        samples=_samples(recipe, inputs, lines),
+        token_view=token_view(inputs, {name: each for name, each in lines.items() if name not in other_tokens}),
         contracts=tuple(contracts),
         train_counts=_distinct([record.train_counts for record in records]),
         held_out_counts=inputs.held_out_counts,
@@ -206,20 +210,23 @@ def _held_out_lines(folder: Path, arm: str, seed: int) -> list[dict[str, Any]]:
     return read_held_out(folder / "runs" / arm / f"seed{seed}" / "held_out.jsonl")
 
 
+def _first_lines(
+    folder: Path, baselines: Sequence[Baseline], by_arm: Mapping[str, Sequence[RunRecord]]
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the held-out lines of every model; of an arm those of its first finished seed."""
+    stems = {
+        point.name: UNDISTILLED if point.role == "undistilled student" else teacher_stem(point.name)
+        for point in baselines
+    }
+    lines = {name: read_held_out(folder / "baselines" / f"{stem}.jsonl") for name, stem in stems.items()}
+    return lines | {name: _held_out_lines(folder, name, runs[0].seed) for name, runs in by_arm.items() if runs}
+
+
 def _samples(
-    folder: Path,
-    recipe: StudyRecipe,
-    inputs: RunInputs,
-    baselines: Sequence[Baseline],
-    by_arm: Mapping[str, Sequence[RunRecord]],
+    recipe: StudyRecipe, inputs: RunInputs, lines: Mapping[str, Sequence[dict[str, Any]]]
 ) -> tuple[GenerationSample, ...]:
-    """Return the first ten generated answers of every model; arms with their first finished seed."""
-    answers: dict[str, list[str]] = {}
-    for point in baselines:
-        stem = UNDISTILLED if point.role == "undistilled student" else teacher_stem(point.name)
-        answers[point.name] = _answers(read_held_out(folder / "baselines" / f"{stem}.jsonl"))
-    for arm in recipe.arms:
-        answers[arm.name] = _answers(_held_out_lines(folder, arm.name, by_arm[arm.name][0].seed))
+    """Return the first ten generated answers of every model."""
+    answers = {name: _answers(each) for name, each in lines.items()}
     held_out = inputs.held_out.first(min(_SAMPLES, recipe.evaluation.generate_rows))
     return tuple(
         GenerationSample(
