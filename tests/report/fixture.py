@@ -29,6 +29,7 @@ from distillab.records import (
     TeacherCost,
     TokenizerContract,
     TokenizerInfo,
+    TokenView,
 )
 
 LOG_V = math.log(512)
@@ -194,7 +195,12 @@ def contracts() -> tuple[TokenizerContract, ...]:
         data=_overlap(9120, boundaries=(1.0, 1.0), tokens=(1.0, 1.0), ids=1.0),
     )
     example = SideBySide(
-        text=text, teacher_ids=other_ids, student_ids=own_ids, teacher_tokens=other, student_tokens=own
+        text=text,
+        teacher_ids=other_ids,
+        student_ids=own_ids,
+        teacher_tokens=other,
+        student_tokens=own,
+        spans=((1, 1), (3, 2), (5, 4), (6, 5), (7, 7), (8, 8), (9, 10), (10, 11)),
     )
     different = TokenizerContract(
         verdict="different",
@@ -303,6 +309,15 @@ def study() -> StudyResults:
             ),
         ),
         samples=samples(),
+        token_view=TokenView(
+            prompt="How many apples are 3 and 4?",
+            tokens=("There", " are", " 7", " ap", "ples", ".", "</s>"),
+            probs={
+                TEACHER: (0.4, 0.99, 0.97, 0.9, 1.0, 0.9, 1.0),
+                "logits": (0.35, 0.9, 0.6, 0.8, 1.0, 0.95, 1.0),
+                "sft": (0.2, 0.9, 0.104, 0.8, 1.0, 0.9, 1.0),
+            },
+        ),
         contracts=contracts(),
         train_counts=(
             EncodingCounts(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from distillab.config.study import StudyRecipe
 from distillab.records import StudyResults
 from distillab.report import write_report
+from distillab.runs.folder import read_held_out
 from distillab.study.order import first_comparison, in_stages
 from distillab.study.so_far import ResultsSoFar
 from distillab.study.study import Study
@@ -54,6 +56,14 @@ def test_the_first_comparison_is_shown_first_and_the_end_says_nothing_is_left(
                 assert arm.against_sft.seeds == len(set(seeds[arm.name]) & set(seeds["sft"]))
     assert [sum(map(len, seeds.values())) for seeds in done] == list(range(2, 8))
     assert not results.pending and [arm.name for arm in results.arms] == ["broken", "sft", "seqkd", "logits"]
+    view = results.token_view
+    assert view is not None and set(view.probs) == {"undistilled", "teacher", *(arm.name for arm in results.arms)}
+    for place, name in ((tmp_path / "study/runs/logits/seed0", "logits"), (tmp_path / "study/baselines", "teacher")):
+        (first, *_) = read_held_out(place / ("held_out.jsonl" if name == "logits" else "teacher-teacher.jsonl"))
+        nats = [-math.log(prob) for prob in view.probs[name]]
+        assert len(nats) == first["tokens"] == len(view.tokens)
+        assert sum(nats) == pytest.approx(first["nats"], rel=1e-2)  # the probabilities have six decimals
+    assert "".join(view.tokens).startswith(results.samples[0].reference)
     assert not (tmp_path / "study" / "report.html").exists()  # who gets the results writes it
 
     page = write_report(first, tmp_path)[1].read_text(encoding="utf-8")

@@ -13,7 +13,7 @@ from distillab.report.entries import Entry, of_kind
 from distillab.report.numbers import duration, fixed
 from distillab.report.scales import plain_axis, tick_text
 
-_LEFT, _TOP, _BOTTOM, _LINE = 56.0, 14.0, 300.0, 14.0
+_LEFT, _TOP, _BOTTOM, _LINE = 56.0, 34.0, 310.0, 14.0
 _LETTERS = 30
 
 
@@ -30,9 +30,10 @@ def figure_cost(found: Sequence[Entry]) -> tuple[Markup, ...]:
 
 def _point(arm: Entry) -> tuple[float, float] | None:
     """Return (seconds a run, held-out nats per token), means over the seeds; None where one is not known."""
-    if not arm.costs or arm.shared_s is None or not arm.held_out_nats:
+    shared = 0.0 if arm.access == "none" else arm.shared_s
+    if not arm.costs or shared is None or not arm.held_out_nats:
         return None
-    seconds = statistics.fmean(cost.wall_s for cost in arm.costs) + arm.shared_s / len(arm.costs)
+    seconds = statistics.fmean(cost.wall_s for cost in arm.costs) + shared / len(arm.costs)
     nats = statistics.fmean(arm.held_out_nats)
     return (seconds, nats) if math.isfinite(seconds) and math.isfinite(nats) and seconds > 0 else None
 
@@ -52,6 +53,7 @@ def _draw(
         picture.line((x.place(tick), bottom), (x.place(tick), bottom + 4), "axis")
         picture.text((x.place(tick), bottom + 18), duration(tick), "small muted", anchor="middle")
     picture.line((_LEFT, bottom), (right, bottom), "axis")
+    picture.text((8, 16), "held-out nats/token", "small")
     note = ", logarithmic scale" if x.parts[0].log else ""
     picture.text(((_LEFT + right) / 2, bottom + 38), f"time of one run{note}", "small", anchor="middle")
     last = -math.inf
@@ -61,6 +63,6 @@ def _draw(
         if named:
             last = max(at[1], last + _LINE)
             picture.line((at[0] + 7, at[1]), (right + 8, last), "leader")
-            label = f"{fitted(arm.name, _LETTERS)}"
-            picture.text((right + 12, last + 4), label, f"small {arm.colour}-text", whole=arm.name)
+            name = fitted(arm.name, _LETTERS)
+            picture.text((right + 12, last + 4), name, f"small {arm.colour}-text", whole=arm.name)
     return picture.svg()

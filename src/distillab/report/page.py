@@ -98,7 +98,7 @@ def page_of(results: StudyResults) -> Page:
         pending=pending_line(results),
         outlook=study_outlook(results),
         question=results.question,
-        headline=plain_headline(found),
+        headline=("So far: " if results.pending else "") + plain_headline(found),
         details=results.headline,
         gap_figure=figure_gap(found),
         weak_teachers=teachers_not_better(results),

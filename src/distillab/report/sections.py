@@ -22,7 +22,7 @@ from distillab.records import (
 from distillab.report.differences import Piece, marked
 from distillab.report.entries import Entry
 from distillab.report.numbers import MISSING, count, duration, percent, size, spread
-from distillab.report.safety import shortened, without_blank_runs
+from distillab.report.safety import LONGEST_SHOWN, shortened, without_blank_runs
 
 SAMPLES_SHOWN = 10
 
@@ -120,7 +120,11 @@ def _sample(sample: GenerationSample, found: Sequence[Entry]) -> Sample:
     ordered += [name for name in sample.answers if name not in by_name]
     reference = _shown(sample.reference)
     shown = {name: _shown(sample.answers[name]) for name in ordered}
-    answers = tuple(Answer(name, text, by_name.get(name), marked(text, reference)) for name, text in shown.items())
+    is_whole = {name: len(sample.answers[name]) <= LONGEST_SHOWN for name in ordered}
+    answers = tuple(
+        Answer(name, text, by_name.get(name), marked(text, reference) if is_whole[name] else (Piece(text),))
+        for name, text in shown.items()
+    )
     return Sample(_shown(sample.prompt), reference, answers)
 
 
@@ -175,7 +179,7 @@ def _sides(teacher: TokenizerInfo, student: TokenizerInfo) -> Grid:
 
     labels = ("name", "family", "tokens", "logits width", "special ids", "fingerprint", "chat template")
     rows = tuple(zip(labels, column(teacher), column(student), strict=True))
-    return Grid("The two tokenizers", ("", "teacher", "student"), rows)
+    return Grid(f"The tokenizers of {teacher.name} and {student.name}", ("", "teacher", "student"), rows)
 
 
 def _overlap_facts(data: DataOverlap) -> list[tuple[str, str]]:
