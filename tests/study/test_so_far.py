@@ -59,10 +59,10 @@ def test_the_first_comparison_is_shown_first_and_the_end_says_nothing_is_left(
     view = results.token_view
     assert view is not None and set(view.probs) == {"undistilled", "teacher", *(arm.name for arm in results.arms)}
     for place, name in ((tmp_path / "study/runs/logits/seed0", "logits"), (tmp_path / "study/baselines", "teacher")):
-        (first, *_) = read_held_out(place / ("held_out.jsonl" if name == "logits" else "teacher-teacher.jsonl"))
+        line, *_ = read_held_out(place / ("held_out.jsonl" if name == "logits" else "teacher-teacher.jsonl"))
         nats = [-math.log(prob) for prob in view.probs[name]]
-        assert len(nats) == first["tokens"] == len(view.tokens)
-        assert sum(nats) == pytest.approx(first["nats"], rel=1e-2)  # the probabilities have six decimals
+        assert len(nats) == line["tokens"] == len(view.tokens)
+        assert sum(nats) == pytest.approx(line["nats"], rel=1e-2)  # the probabilities have six decimals
     assert "".join(view.tokens).startswith(results.samples[0].reference)
     assert not (tmp_path / "study" / "report.html").exists()  # who gets the results writes it
 
@@ -92,7 +92,8 @@ def test_the_order_of_runs(tiny_world: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_results_are_shown_when_runs_have_finished(monkeypatch: pytest.MonkeyPatch) -> None:
-    now, numbers, shown = [0.0], [0], []
+    now, numbers = [0.0], [0]
+    shown: list[StudyResults] = []
     monkeypatch.setattr("distillab.study.so_far.time.monotonic", lambda: now[0])
 
     def assemble() -> StudyResults | None:

@@ -59,7 +59,9 @@ def figure_gap(found: Sequence[Entry]) -> GapFigure | None:
     """
     arms = of_kind(found, "arm")
     for family in FAMILIES:
-        known = [(arm, one, one.recovered) for arm in arms if (one := _of(arm, family)) and one.recovered is not None]
+        known = [
+            (arm, one, one.recovered) for arm in arms if (one := _compared(arm, family)) and one.recovered is not None
+        ]
         drawn = [(arm, one, share) for arm, one, share in known if math.isfinite(share.share)]
         if drawn:
             names = {arm.name for arm, *_ in drawn}
@@ -69,7 +71,7 @@ def figure_gap(found: Sequence[Entry]) -> GapFigure | None:
     return None
 
 
-def _of(arm: Entry, family: Family) -> Comparison | None:
+def _compared(arm: Entry, family: Family) -> Comparison | None:
     return next((one for one in arm.comparisons if one.family == family), None)
 
 

@@ -32,7 +32,7 @@ from distillab.runs.teacher import TRAINING
 from distillab.study.baselines import UNDISTILLED, teacher_stem
 from distillab.study.comparisons import Judged, against_fixed_data, comparisons, with_adjusted
 from distillab.study.own_text import OWN_TEXT, with_own_rows
-from distillab.study.token_view import token_view
+from distillab.study.token_view import first_answer_view
 from distillab.study.verdict import headline, verdict
 from distillab.teachers.spec import teacher_name
 from distillab.terminal import plural
@@ -110,7 +110,7 @@ def assemble(
         ),
         arms=arms,
         samples=_samples(recipe, inputs, lines),
-        token_view=token_view(inputs, {name: each for name, each in lines.items() if name not in other_tokens}),
+        token_view=first_answer_view(inputs, {name: each for name, each in lines.items() if name not in other_tokens}),
         contracts=tuple(contracts),
         train_counts=_distinct([record.train_counts for record in records]),
         held_out_counts=inputs.held_out_counts,

@@ -12,7 +12,7 @@ from distillab.records import TokenView
 from distillab.runs.inputs import RunInputs
 
 
-def token_view(inputs: RunInputs, lines: Mapping[str, Sequence[dict[str, Any]]]) -> TokenView | None:
+def first_answer_view(inputs: RunInputs, lines: Mapping[str, Sequence[dict[str, Any]]]) -> TokenView | None:
     """Return the first held-out answer with the models whose tokens are the student's; None where there is none.
 
     Args:
@@ -35,7 +35,7 @@ def _prob(nats: float) -> float:
     return round(math.exp(-nats), 6)
 
 
-def _pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
+def _pieces(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[str]:
     """Return what each id adds to the text; of a part of a character, the tokenizer's own name."""
     pieces, before = [], ""
     for place, token in enumerate(ids):
