@@ -1,4 +1,4 @@
-"""`distillab report`: write the report of a finished study again."""
+"""`distillab report`: write the report of a finished study again, or compare two."""
 
 from __future__ import annotations
 
@@ -15,14 +15,32 @@ _FIX = "give the output folder of a study, with results.json in it"
 
 def report_command(
     folder: Annotated[Path, typer.Argument(help="Output folder of a study, with results.json in it.")],
+    other: Annotated[
+        Path | None, typer.Argument(help="Another study: compare its arms with those of the first.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Where the files go; default: FOLDER, and for two studies the folder here.")
+    ] = None,
 ) -> None:
-    """Write report.md and report.html again from FOLDER/results.json; nothing is trained or evaluated."""
-    from distillab.report import read_results, write_report
+    """Write report.md and report.html again from FOLDER/results.json; nothing is trained or evaluated.
 
-    path = folder / "results.json"
-    if not folder.is_dir():
-        raise DataError("There is no such folder to report on.", where=str(folder), fix=_FIX)
-    if not path.is_file():
-        raise DataError("The folder holds no results.json.", where=str(folder), fix=_FIX)
-    for written in write_report(read_results(path), folder):
+    With two studies: comparison.md and comparison.html, the same arms side by side, and what differs besides.
+    """
+    for study in (folder, *([] if other is None else [other])):
+        if not study.is_dir():
+            raise DataError("There is no such folder to report on.", where=str(study), fix=_FIX)
+        if not (study / "results.json").is_file():
+            raise DataError("The folder holds no results.json.", where=str(study), fix=_FIX)
+    if other is None:
+        from distillab.report import read_results, write_report
+
+        paths = write_report(read_results(folder / "results.json"), output or folder)
+    else:
+        from distillab.report.between import summary, write_comparison
+        from distillab.study.between import compare_studies
+
+        found = compare_studies(folder, other)
+        echo(summary(found))
+        paths = write_comparison(found, output or Path())
+    for written in paths:
         echo(str(written))

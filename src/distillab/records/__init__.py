@@ -6,6 +6,7 @@ Units are in the names: `_nats`, `_s`, `_bytes`, `_tokens`; shares are fractions
 
 from distillab.records.access import ACCESS_ORDER, AccessLevel
 from distillab.records.base import SCHEMA_VERSION, Record, read_record, write_record
+from distillab.records.between import ComparedArm, ComparedFigure, StudyComparison
 from distillab.records.findings import SEVERITY_ORDER, CheckResult, Conclusions, Finding, Investigation, Phase, Severity
 from distillab.records.metrics import FAMILIES, HEADLINES, PRIMARY, EvaluationRecord, Family, Metric, TaskRecord
 from distillab.records.outlook import begins_above_uniform, outlook, run_outlook, study_outlook, teachers_not_better
@@ -71,6 +72,8 @@ __all__ = [
     "CacheUse",
     "CalibrationRows",
     "CheckResult",
+    "ComparedArm",
+    "ComparedFigure",
     "Comparison",
     "Conclusions",
     "CurvePoint",
@@ -104,6 +107,7 @@ __all__ = [
     "Severity",
     "SideBySide",
     "SpanCounts",
+    "StudyComparison",
     "StudyResults",
     "TaskRecord",
     "TeacherCost",
