@@ -24,6 +24,7 @@ COMMANDS = (
     "train",
     "compare",
     "estimate",
+    "export",
     "cache",
     "teacher",
     "doctor",

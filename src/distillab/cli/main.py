@@ -18,6 +18,7 @@ from distillab.cli.data import data_command
 from distillab.cli.demo import demo_command
 from distillab.cli.doctor import doctor_app
 from distillab.cli.estimate import estimate_command
+from distillab.cli.export import export_command
 from distillab.cli.init import init_command
 from distillab.cli.prune import prune_command
 from distillab.cli.recipe_list import recipes_app
@@ -87,6 +88,7 @@ app.command("prune")(prune_command)
 app.command("train")(train_command)
 app.command("compare")(compare_command)
 app.command("estimate")(estimate_command)
+app.command("export")(export_command)
 app.add_typer(recipes_app)
 app.command("show")(show_command)
 app.command("schema")(schema_command)

@@ -132,7 +132,12 @@ def save_adapter(folder: Path, model: torch.nn.Module, *, dtype: torch.dtype, ba
 
 
 def load_adapter(model: PreTrainedModel, folder: Path, *, error: type[DistillabError]) -> PreTrainedModel:
-    """Return the model, in place, with the adapters of a peft folder.
+    """Return the transformers model, in place, with the adapters of a peft folder: see `with_adapter`."""
+    return bare_model(with_adapter(model, folder, error=error))
+
+
+def with_adapter(model: PreTrainedModel, folder: Path, *, error: type[DistillabError]) -> PreTrainedModel:
+    """Return peft's model: the model, in place, with the adapters of a peft folder.
 
     Only JSON and safetensors are read, and every tensor must have its place and shape in the model.
 
@@ -165,7 +170,7 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, error: type[DistillabE
             fix="give the model that the adapter was trained on",
         )
     peft.set_peft_model_state_dict(adapted, tensors)
-    return bare_model(adapted)
+    return cast(PreTrainedModel, adapted)
 
 
 def _require_plain_lora(config: Any, tensors: Mapping[str, Tensor], *, where: str, error: type[DistillabError]) -> None:
