@@ -3,23 +3,22 @@
     python scripts/serve.py demo-output/teacher/student             a folder: written as GGUF (float32) first
     python scripts/serve.py model.gguf --port 8080 --slots 2        a file
 
-Needs the packages xllamacpp and gguf. A folder has a Llama with a byte-level tokenizer whose first three tokens are
-padding, BOS and EOS, as the demo's teacher.
+Needs the packages xllamacpp and gguf. What a folder can have: docs/export.md, GGUF.
 """
 
 from __future__ import annotations
 
 import argparse
 import socket
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import xllamacpp
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
-ROOT = Path(__file__).resolve().parents[1]
+from distillab.export.gguf_file import write_gguf
+from distillab.pairing.loading import load_tokenizer
 
 
 def free_port() -> int:
@@ -31,13 +30,12 @@ def free_port() -> int:
 
 def exported(folder: Path, file: Path) -> Path:
     """Write the model in a folder as a GGUF file, and return the file."""
-    sys.path.insert(0, str(ROOT))
-    from tests.gguf_files import Q, write_gguf
-
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    special = tokenizer.convert_ids_to_tokens([0, 1, 2])
-    return write_gguf(file, model, tokenizer.backend_tokenizer, kind=Q.F32, pre="gpt-2", special=special)
+    tokenizer = load_tokenizer(str(folder)).tokenizer
+    begins = tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
+    stop = int(tokenizer.eos_token_id)
+    write_gguf(file, model, tokenizer, dtype="f32", stop_ids=[stop], adds_bos=begins, name=folder.name)
+    return file
 
 
 def main() -> None:

@@ -37,6 +37,7 @@ TEXTS = (
     "The quick brown fox jumps over the lazy dog.",
     "Lily and Ben: größe 🐶 𓀀 1,234!\n\nThey're 10 years old",
     "a = b<s>c</s> It's 2nd\tof\r\n\nthree",
+    "1. one\n\n2. two   22\n\n10. ten  and 4,567",
 )
 SPACES = ("  two  and   three ", "\n\n  x\n   ", " ")
 NOTE_OF_SPACES = "removes some spaces"
