@@ -108,7 +108,7 @@ def _card(run: FinishedRun, use: str, licence: str | None, notes: tuple[str, ...
         pair=_pair(run),
         data=_data(run),
         method=run.method.summary if run.method is not None else "terms of the recipe's own",
-        terms=_terms(record.config["terms"]),
+        terms=_loss_terms(record.config["terms"]),
         training=_training(run),
         reproduce=_reproduce(run),
         limits=(*_limits(run, licence), *notes, *record.notes),
@@ -252,7 +252,7 @@ def _counts(counts: EncodingCounts) -> str:
     return "; ".join((text, *(f"{count(number)} {what}" for what, number in more.items() if number)))
 
 
-def _terms(terms: list[dict[str, Any]]) -> Grid:
+def _loss_terms(terms: list[dict[str, Any]]) -> Grid:
     rows = tuple((str(one["kind"]), weight_of(one), formula_of(one)) for one in terms)
     return Grid("", ("term", "weight", "formula"), rows, "")
 
