@@ -11,7 +11,7 @@ from accelerate import PartialState
 from transformers import AutoModelForCausalLM
 
 from distillab.config.data import DataConfig, HeldOutConfig, SourceConfig
-from distillab.config.evaluation import EvaluationConfig
+from distillab.config.evaluation import EvaluationConfig, EvaluationTask
 from distillab.data.reading import load_reader
 from distillab.data.splits import load_examples
 from distillab.evaluation.likelihood import SharedTeacher
@@ -20,12 +20,13 @@ from distillab.processes import Processes
 from distillab.records import TeacherProvenance
 from distillab.runs.held_out import held_out_for
 from distillab.teachers import LocalTeacher
+from tests.evaluation.test_tasks import PACKAGES
 from tests.training.two_processes import leave
 
 PROVENANCE = TeacherProvenance(name="t", weights_sha256="0", parameters=1, dtype="float32", template_sha256="0")
 
 
-def main(folder: Path, materials: Path, rows: int) -> None:
+def main(folder: Path, materials: Path, rows: int, tasks: tuple[EvaluationTask, ...]) -> None:
     PartialState(cpu=True)
     models = materials / "models"
     student, teacher = (
@@ -40,7 +41,7 @@ def main(folder: Path, materials: Path, rows: int) -> None:
     result = evaluate(
         student,
         held_out_for(reader, splits.train[:rows]),
-        EvaluationConfig(rows=rows, generate_rows=rows, max_new_tokens=8, batch_size=2),
+        EvaluationConfig(rows=rows, generate_rows=rows, max_new_tokens=8, batch_size=2, tasks=tasks),
         reader=reader,
         shared=SharedTeacher(LocalTeacher(teacher, PROVENANCE), 512),
         label="it",
@@ -62,4 +63,6 @@ def main(folder: Path, materials: Path, rows: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
+    sys.path.append(str(PACKAGES))
+    paths = tuple(EvaluationTask(path=path) for path in sys.argv[4:])
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), paths)

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from distillab.processes import Processes
+from tests.conftest import ROOT
+from tests.evaluation.test_tasks import PACKAGES
 from tests.training.two_processes import in_processes
 
 WORKER = "tests.evaluation.divided_worker"
@@ -22,6 +24,20 @@ def test_two_processes_share_an_evaluation(tmp_path: Path, materials: Path, rows
     if rows > 1:  # as many in each process, and fewer than in one
         assert shared[0] < 0.8 * alone
     assert len(shared) == 2
+
+
+@pytest.mark.skipif(not PACKAGES.is_dir(), reason="make setup installs lm_eval beside the environment")
+def test_the_first_of_two_processes_evaluates_tasks_alone(
+    tmp_path: Path, materials: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    task = "recipes/tasks/endings.yaml"
+    one = in_processes(WORKER, tmp_path / "one", str(materials), "1", task, processes=1)
+    two = in_processes(WORKER, tmp_path / "two", str(materials), "1", task)
+    (alone,), shared = one.pop("passes"), two.pop("passes")
+    assert two == one
+    assert one["record"]["tasks"][0]["documents"] == 8
+    assert shared[0] == alone > shared[1]
 
 
 @pytest.mark.parametrize("items", [0, 1, 4, 5])
