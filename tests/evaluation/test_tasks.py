@@ -89,10 +89,13 @@ def test_figures_are_those_of_the_harness_called_alone(materials: Path, write: W
     path = materials / "models" / "stories260K-tok512"
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }} {% endfor %}"
     padding = tokenizer.pad_token
     # without the outcome of generation being 0 everywhere, it would not be compared
     chosen = {**GENERATES, "doc_to_text": "{{q}}", "doc_to_target": "{{endings[0]}}"}
     tasks = [write(limit=3), write(**{**chosen, "doc_to_choice": None}, without="doc_to_choice")]
+    talk = write(task="talk", fewshot_split="test", num_fewshot=1)
+    tasks.append(talk.model_copy(update={"chat_template": True}))
     random.seed(5)
     np.random.seed(5)
     torch.manual_seed(5)
@@ -108,9 +111,10 @@ def test_figures_are_those_of_the_harness_called_alone(materials: Path, write: W
     ours = {metric.name: metric for metric in metrics}
     for task, record in zip(tasks, records, strict=True):
         alone = lm_eval.simple_evaluate(
-            HFLM(pretrained=str(path), dtype="float32", device="cpu", batch_size=2),
+            HFLM(pretrained=str(path), tokenizer=tokenizer, dtype="float32", device="cpu", batch_size=2),
             tasks=[str(task.path)],
             limit=task.limit,
+            apply_chat_template=task.chat_template,
             task_manager=TaskManager(include_defaults=False),
         )
         expected = {key: v for key, v in alone["results"][record.name].items() if "," in key and v != "N/A"}
@@ -119,7 +123,11 @@ def test_figures_are_those_of_the_harness_called_alone(materials: Path, write: W
             assert ours.pop(f"{record.name}/{key}").value == value
         hashes = "".join(s["doc_hash"] + s["prompt_hash"] + s["target_hash"] for s in alone["samples"][record.name])
         assert record.sha256 == lm_eval.utils.hash_string(hashes)
-        assert (record.version, record.harness, record.num_fewshot) == ("2.5", lm_eval.__version__, 0)
+        assert (record.version, record.harness, record.num_fewshot) == (
+            "2.5",
+            lm_eval.__version__,
+            int(task is tasks[2]),
+        )
         assert record.documents == (task.limit or 4)
     assert not ours
     by_name = {metric.name: metric for metric in metrics}
@@ -234,6 +242,8 @@ def test_missing_rows_and_answers_that_do_not_fit(tiny_world: dict[str, Any], tm
         inputs(write(test_split="validation"))
     with pytest.raises(ConfigError, match="no solved examples by its definition"):
         inputs(write(num_fewshot=0).model_copy(update={"num_fewshot": 2}))
+    with pytest.raises(ConfigError, match="no chat template"):
+        inputs(write().model_copy(update={"chat_template": True}))
     with pytest.raises(ConfigError, match="a part of the weights alone"):
         inputs(write(), student={**tiny_world["student"], "parallel": {"fsdp": 2}})
 

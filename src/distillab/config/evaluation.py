@@ -22,6 +22,9 @@ class EvaluationTask(Settings):
     num_fewshot: int | None = Field(
         default=None, ge=0, description="solved examples before each question; default: as the task has it, else 0"
     )
+    chat_template: bool = Field(
+        default=False, description="prompts in each model's chat template, solved examples as turns"
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> EvaluationTask:

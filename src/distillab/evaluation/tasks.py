@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distillab.config.evaluation import EvaluationTask
 from distillab.config.run import RunRecipe
+from distillab.data.reading import Reader
 from distillab.errors import ConfigError, DataError, near_names
 from distillab.evaluation.task_files import read_task, require_known_metrics, sandboxed
 from distillab.library_errors import library_errors
@@ -26,11 +27,12 @@ _SEED = 1234  # of the solved examples; that of the harness's command line
 _ROOM = 256  # tokens of an answer, where a task names no max_gen_toks
 
 
-def require_tasks(recipe: RunRecipe, *, context: int | None) -> None:
+def require_tasks(recipe: RunRecipe, *, context: int | None, readers: Sequence[Reader]) -> None:
     """Check that every task of a recipe can be made, with its rows, before anything is trained.
 
     Args:
         context: of the student, in tokens.
+        readers: of all models.
     Raises:
         ConfigError: lm_eval is not installed; an unknown task, or one that needs code or more than one process.
         DataError: the rows of a task cannot be read.
@@ -51,6 +53,14 @@ def require_tasks(recipe: RunRecipe, *, context: int | None) -> None:
             fix="remove evaluation.tasks, and evaluate the saved student with lm_eval",
         )
     for one in tasks:
+        without = [reader.loaded.name for reader in readers if not reader.tokenizer.chat_template]
+        if one.chat_template and without:
+            raise ConfigError(
+                "A tokenizer has no chat template.",
+                where=f"evaluation.tasks: {one.source}",
+                facts=without,
+                fix="remove chat_template: true",
+            )
         longest = _longest_answer(one)
         if context is not None and longest >= context:
             raise ConfigError(
@@ -105,7 +115,13 @@ def _results(
         # it sets a padding token, which is not to reach the saved student
         harness = HFLM(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size)
         with sandboxed() if task.path is not None else nullcontext():
-            found: dict[str, Any] = lm_eval.evaluate(harness, made, limit=task.limit)
+            found: dict[str, Any] = lm_eval.evaluate(
+                harness,
+                made,
+                limit=task.limit,
+                apply_chat_template=task.chat_template,
+                fewshot_as_multiturn=task.chat_template,
+            )
             return found
 
 

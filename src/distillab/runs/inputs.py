@@ -298,7 +298,6 @@ def load_inputs(recipe: RunRecipe, *, weights: bool = True) -> RunInputs:
         for name, teacher in recipe.each_teacher.items()
     }
     contexts = contexts_of(recipe, list(specs.values()))
-    require_tasks(recipe, context=contexts[0])
     splits = load_examples(recipe.data, beside=_beside(recipe))
     student = reader_of(recipe.student.tokenizer or recipe.student.path, recipe.student.revision, recipe, splits)
     width = logits_width(recipe.student.path, revision=recipe.student.revision)
@@ -310,6 +309,7 @@ def load_inputs(recipe: RunRecipe, *, weights: bool = True) -> RunInputs:
     train = student.encoder.encode_all(rows, source=splits.sources[0])
     train = replace(train, counts=train.counts.model_copy(update={"skipped": len(splits.skipped)}))
     readers = [student, *(view.reader for view in views.values())]
+    require_tasks(recipe, context=contexts[0], readers=readers)
     answer = recipe.evaluation.max_new_tokens if recipe.evaluation.generate_rows else 0
     fitting, reasons = fitting_rows(splits, readers, [None if c is None else c - answer for c in contexts])
     examples = same_answers(fitting, readers, source=splits.sources[1])
