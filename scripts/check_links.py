@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
-_FENCE = re.compile(r"^\s*(```|~~~)")
+FENCE = re.compile(r"^\s*(`{3,}|~{3,})")
 _HEADING = re.compile(r"^(#{1,6})\s+(.+?)\s*#*$")
-_LINK = re.compile(r"!?\[[^\]]*\]\(\s*<?([^)>\s]+)>?(?:\s+\"[^\"]*\")?\s*\)")
+LINK = re.compile(r"!?\[[^\]]*\]\(\s*<?([^)>\s]+)>?(?:\s+\"[^\"]*\")?\s*\)")
 _CODE = re.compile(r"`([^`]+)`")
 _ELSEWHERE = re.compile(r"^[a-z][a-z0-9+.-]*:")
 # A word in code marks is a path of this repository if it begins with one of its folders (not with `../`) …
@@ -38,10 +38,19 @@ def prose_lines(text: str) -> Iterator[tuple[int, str]]:
     """Line number and text of every line outside of fenced code."""
     fenced = False
     for number, line in enumerate(text.splitlines(), start=1):
-        if _FENCE.match(line):
+        if FENCE.match(line):
             fenced = not fenced
         elif not fenced:
             yield number, line
+
+
+def slug(words: str) -> str:
+    """The anchor of a heading, by the rule of common code hosts.
+
+    >>> slug("2026-11-22: weights, and `more`")
+    '2026-11-22-weights-and-more'
+    """
+    return re.sub(r"[^\w\- ]", "", words.lower()).replace(" ", "-")
 
 
 def anchors(text: str) -> set[str]:
@@ -55,10 +64,9 @@ def anchors(text: str) -> set[str]:
     for _, line in prose_lines(text):
         heading = _HEADING.match(line)
         if heading:
-            words = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading[2]).lower()
-            slug = re.sub(r"[^\w\- ]", "", words).replace(" ", "-")
-            found.add(f"{slug}-{seen[slug]}" if seen[slug] else slug)
-            seen[slug] += 1
+            anchor = slug(re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading[2]))
+            found.add(f"{anchor}-{seen[anchor]}" if seen[anchor] else anchor)
+            seen[anchor] += 1
     return found
 
 
@@ -74,7 +82,7 @@ def problems(page: Path, root: Path) -> Iterator[str]:
     """One line for every dead link of a page."""
     name = page.relative_to(root)
     for number, line in prose_lines(page.read_text(encoding="utf-8")):
-        for target in _LINK.findall(_CODE.sub("", line)):
+        for target in LINK.findall(_CODE.sub("", line)):
             problem = _link_problem(target, page, root)
             if problem:
                 yield f"{name}:{number}: {problem}"
