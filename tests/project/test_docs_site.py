@@ -21,7 +21,8 @@ def test_every_page_is_in_the_navigation_and_every_entry_is_a_page() -> None:
     named = re.findall(r"(\S+\.md)$", nav, re.MULTILINE)
     pages = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
     copied = {name for name in named if name.startswith("repository/")}
-    assert len(named) == len(set(named)) and set(named) - copied == pages
+    assert len(named) == len(set(named))
+    assert set(named) - copied == pages, "write the new page into the nav of mkdocs.yml"
     assert copied <= {docs_site.site_path(path) for path in docs_site.copied_pages(ROOT)}
 
 

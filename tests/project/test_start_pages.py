@@ -1,4 +1,4 @@
-"""Every command of the pages in docs/tasks runs as it is written, on tiny real models: only paths and sizes differ."""
+"""Every command of the pages in docs/start runs as it is written, on tiny real models: only paths and sizes differ."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from distillab.config.run import RunRecipe
 from distillab.demo.broken_batch import save_batch
 from distillab.demo.failures import PromptPositions
 
-PAGES = Path(__file__).resolve().parents[2] / "docs" / "tasks"
+PAGES = Path(__file__).resolve().parents[2] / "docs" / "start"
 # what a study takes in a test; the page's own words come first, and of two equal settings the later counts
 SMALL = """training.steps=2 training.batch_size=8 training.warmup_steps=0 training.device=cpu training.precision=float32
     seeds=[0] data.train.limit=16 evaluation.rows=4 evaluation.generate_rows=2 evaluation.max_new_tokens=4
