@@ -12,7 +12,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 # Where the name of the module is not the name of the package.
-PACKAGE_OF = {"rouge_score": "rouge-score", "ruamel": "ruamel.yaml", "huggingface_hub": "huggingface-hub"}
+PACKAGE_OF = {
+    "yaml": "PyYAML",
+    "rouge_score": "rouge-score",
+    "ruamel": "ruamel.yaml",
+    "huggingface_hub": "huggingface-hub",
+}
 # Needed by transformers.Trainer, which imports it for us.
 NOT_IMPORTED_BY_US = {"accelerate"}
 
