@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import pytest
 from tests.browser import chromium, violations
+from tests.report.test_investigation import finding, pairing
 
-from distillab.records import StudyResults
+from distillab.records import (
+    CheckResult,
+    ComparedArm,
+    ComparedFigure,
+    Interval,
+    Investigation,
+    StudyComparison,
+    StudyResults,
+)
 from distillab.report import write_report
+from distillab.report.between import write_comparison
+from distillab.report.investigation import write_investigation
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -35,9 +47,16 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def report(study: StudyResults, tmp_path_factory: pytest.TempPathFactory) -> str:
-    pending = study.model_copy(update={"pending": {"white_box": (0, 1, 2)}})
-    return write_report(pending, tmp_path_factory.mktemp("report"))[1].as_uri()
+def found(study: StudyResults) -> Investigation:
+    errors = CheckResult(check="labels", scope="16 rows", findings=(finding("one", "error"), finding("small", "note")))
+    skipped = CheckResult(check="ends", scope="0 rows", skipped="no row could be read")
+    return Investigation(subject="a batch", checks=(errors, skipped), pairing=pairing(study.contracts[1]))
+
+
+@pytest.fixture(scope="module")
+def report(study: StudyResults, found: Investigation, tmp_path_factory: pytest.TempPathFactory) -> str:
+    changes = {"pending": {"white_box": (0, 1, 2)}, "investigation": found}
+    return write_report(study.model_copy(update=changes), tmp_path_factory.mktemp("report"))[1].as_uri()
 
 
 def _opened(browser: Browser, url: str, width: int, scheme: Literal["light", "dark"]) -> Page:
@@ -68,6 +87,32 @@ def test_nothing_is_cut_and_axe_finds_nothing(
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert paper == ("rgb(253, 253, 251)" if scheme == "light" else "rgb(20, 23, 26)")
     page.close()
+
+
+def test_the_other_pages_are_as_good(browser: Browser, found: Investigation, tmp_path: Path) -> None:
+    figure = ComparedFigure(
+        family="likelihood",
+        label="held-out",
+        unit="nats/token",
+        first=1.0,
+        second=0.9,
+        difference=Interval(mean=-0.1, low=-0.2, high=0.05),
+    )
+    between = StudyComparison(
+        first="runs/a_folder_with_a_very_long_name_that_goes_on_and_on_and_on",
+        second="runs/b",
+        titles=("The first", "The second"),
+        differs=(("budget", "600 steps", "900 steps"),),
+        arms=(ComparedArm(name="sft", figures=(figure,)),),
+        only_first=(),
+        only_second=("logits",),
+    )
+    for path in (write_comparison(between, tmp_path)[1], write_investigation(found, tmp_path)[0]):
+        page = _opened(browser, path.as_uri(), 400, "dark")
+        assert page.evaluate("document.documentElement.scrollWidth") == 400
+        assert page.evaluate(_OUTSIDE) == []
+        assert violations(page) == []
+        page.close()
 
 
 def test_the_main_table_has_at_most_eight_columns_and_all_are_behind_a_toggle(browser: Browser, report: str) -> None:

@@ -67,7 +67,7 @@ def doctor_of(investigation: Investigation) -> Doctor:
         )
         for one in investigation.checks
     )
-    grid = sections.Grid("What was checked", ("check", "scope", "result"), rows)
+    grid = sections.Grid("Every check and its result", ("check", "scope", "result"), rows)
     return Doctor(counted(investigation.findings), investigation.findings, grid, investigation.skipped)
 
 
