@@ -38,9 +38,9 @@ help: ## list the targets (the default)
 setup: $(STAMP) ## create .venv and install the pinned packages; nothing is done twice
 	@echo "Ready: $(BIN)/distillab --help"
 
-# Packages for quantised weights lie beside the others: tests/quantised.py has the reason.
+# Packages for quantised weights lie beside the others: tests/quantised.py has the reason. lm_eval's do, too: it brings many.
 # torch goes first: were it last, another package could pull a build that the pins do not mean.
-$(STAMP): pyproject.toml $(PINS)
+$(STAMP): pyproject.toml $(PINS) constraints/lm-eval.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 		echo "distillab needs Python 3.11 or newer, and \"$(PYTHON)\" is" \
 			"$$($(PYTHON) --version 2>&1 || echo missing)." >&2; \
@@ -55,6 +55,7 @@ $(STAMP): pyproject.toml $(PINS)
 	@echo "Installing distillab and what it needs (a few minutes the first time)"
 	@$(PIP) install -c $(PINS) -e ".[dev]"
 	@$(PIP) install -c $(PINS) --no-deps --upgrade --target $(VENV)/quantization torchao bitsandbytes
+	@$(PIP) install --no-deps --upgrade --target $(VENV)/lm_eval -r constraints/lm-eval.txt
 	@touch $@
 
 demo: $(STAMP) ## the main job on a toy world: train, compare, write the report (about 7 minutes on 2 cores)
