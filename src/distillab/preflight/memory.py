@@ -42,8 +42,9 @@ from distillab.training.arguments import microbatch_size
 _MIB = 1 << 20
 # kernels, thread pools and the trainer's modules, which are loaded when a model is first trained
 _FIRST_USE_BYTES = 60 * _MIB
-# tensors of a piece of a chunk that the terms hold at once
-_OF_A_PIECE = 12
+# tensors of a piece of a chunk that a divergence holds at once for each model: four of both, by the peaks of runs with
+# pieces of 8 and of 32 MiB
+_OF_A_PIECE = 2
 
 
 @dataclass(frozen=True)
