@@ -42,6 +42,19 @@ def test_no_two_of_eleven_arms_look_alike(eleven: StudyResults) -> None:
     assert len(shapes) == len(MARKERS) == 15
 
 
+def test_the_gap_is_drawn_for_arms_of_every_marker_without_a_difference(study: StudyResults, tmp_path: Path) -> None:
+    model = next(arm for arm in study.arms if arm.name == "logits")
+    same = tuple(
+        one.model_copy(
+            update={"difference": one.difference.model_copy(update={"low": -1.0, "high": 1.0, "adjusted_p": 1.0})}
+        )
+        for one in model.comparisons
+    )
+    more = [model.model_copy(update={"name": f"n{n}", "comparisons": same}) for n in range(len(MARKERS))]
+    _, html = pages(study.model_copy(update={"arms": (*study.arms, *more)}), tmp_path)
+    assert html.count("mark-open") >= len(MARKERS)
+
+
 @pytest.mark.parametrize(
     ("which", "paper"), [(0, "#fdfdfb"), (1, "#14171a"), (2, "#ffffff")], ids=["light", "dark", "print"]
 )

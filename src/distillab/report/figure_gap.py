@@ -116,8 +116,8 @@ def _draw_row(
     for end, shape in ((share.low, "left"), (share.high, "right")):
         if not low <= end <= high:  # it goes on
             picture.marker((axis.place(end), y), shape, arm.colour, 3.6)
-    marker = arm.marker if one.difference.outcome != "open" else f"open {arm.marker}"
-    picture.marker((axis.place(share.share), y), marker if marker != "open circle" else "ring", arm.colour, 5.4)
+    shape = "ring" if one.difference.outcome == "open" else "circle"  # filled: a difference; each row has its name
+    picture.marker((axis.place(share.share), y), shape, arm.colour, 5.4)
 
 
 def _access(arm: Entry) -> str:
