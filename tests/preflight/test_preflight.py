@@ -298,7 +298,8 @@ def test_the_memory_of_a_run_has_parts_that_follow_from_its_settings(world: Worl
     whole, half, one = of(), of(training={"microbatch_size": 4}), of(training={"microbatch_size": 1})
     assert whole.process > 1 << 30 and whole.teacher > 0
     assert [whole.student, whole.gradients, whole.optimizer] == [whole.teacher, whole.teacher, 2 * whole.teacher]
-    assert whole.activations == 2 * half.activations > 8 * one.activations > 0, "one row is not padded"
+    # in a step of one microbatch the gradients come while the activations go
+    assert whole.activations + whole.gradients == 2 * half.activations > 8 * one.activations > 0, "one row is not padded"
     assert whole.logits > one.logits > 0
     assert of(cached=True).teacher == 0
     assert of(training={"gradient_checkpointing": True}).activations < whole.activations

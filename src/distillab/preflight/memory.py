@@ -56,7 +56,7 @@ class RunMemory:
         student, gradients, optimizer: the student's weights, the gradients of those that learn, AdamW's moments; of a
             student that is divided over processes, the part of one.
         gathered: what a divided student has whole at once.
-        activations: what the student keeps of the largest microbatch until its gradients are made.
+        activations: what the student keeps of the largest microbatch until its gradients are made, beside the gradients.
         logits: chunks of both models' logits, and the sum of the head's gradients over them.
         teacher: its weights, where they are loaded.
         teacher_activations: what the terms read of it, and what it needs for a forward pass above the student's.
@@ -139,10 +139,13 @@ def run_memory(
         with unset_fake_temporarily():  # terms on two tokenisations read values
             held, passing = _teacher_floats(inputs, student, config, rows)
         of_teacher = width * held + (0 if cached else max(0, width * passing - kept))
+    parts = parts_of(weights, student_config(settings), settings.parallel, zero, on_cpu=device.type == "cpu")
+    several = rows * max(processes, processes_of(inputs.recipe)) < training.batch_size
     return RunMemory(
         process=0 if device.type == "cuda" else process + _FIRST_USE_BYTES,
-        **parts_of(weights, student_config(settings), settings.parallel, zero, on_cpu=device.type == "cpu")._asdict(),
-        activations=kept,
+        **parts._asdict(),
+        # where a step has one microbatch, the gradients come while the activations go
+        activations=kept if several or zero is not None else max(0, kept - parts.gradients),
         logits=sum(_chunk_bytes(scored, each, device) for each in vocabularies) + 4 * head.numel() * head.requires_grad,
         teacher=0 if cached else weights.teacher,
         teacher_activations=of_teacher,

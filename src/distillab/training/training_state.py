@@ -32,7 +32,7 @@ from distillab.models.structure import is_adapted
 
 STATE = "state"
 OTHERS = "state.json"
-_FILE_BYTES = 4 << 30  # a file is put together in memory
+_FILE_BYTES = 128 << 20  # of each file torch holds two copies while it writes it
 _OF_A_SCHEDULE = ("last_epoch", "_step_count")
 
 
