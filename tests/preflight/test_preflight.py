@@ -299,7 +299,9 @@ def test_the_memory_of_a_run_has_parts_that_follow_from_its_settings(world: Worl
     assert whole.process > 1 << 30 and whole.teacher > 0
     assert [whole.student, whole.gradients, whole.optimizer] == [whole.teacher, whole.teacher, 2 * whole.teacher]
     # in a step of one microbatch the gradients come while the activations go
-    assert whole.activations + whole.gradients == 2 * half.activations > 8 * one.activations > 0, "one row is not padded"
+    assert whole.activations + whole.gradients == 2 * half.activations > 8 * one.activations > 0, (
+        "one row is not padded"
+    )
     assert whole.logits > one.logits > 0
     assert of(cached=True).teacher == 0
     assert of(training={"gradient_checkpointing": True}).activations < whole.activations

@@ -70,6 +70,8 @@ def test_without_a_share_there_is_no_picture_and_the_headline_has_none(study: St
     nothing = _with(study, None, even)
     nothing = nothing.model_copy(update={"arms": tuple(a for a in nothing.arms if a.name in ("sft", "logits"))})
     assert page_of(nothing).headline.startswith("The arm that learns from a teacher is not measurably better than")
+    alone = _with(nothing, None, Interval(mean=-0.1, low=-0.2, high=-0.01, adjusted_p=0.2))
+    assert page_of(alone).headline.startswith("logits is better than plain fine-tuning (SFT) by its own interval; the")
 
 
 def test_cost_is_the_time_of_a_run_with_its_share_of_what_was_made_once(study: StudyResults) -> None:

@@ -56,7 +56,8 @@ class RunMemory:
         student, gradients, optimizer: the student's weights, the gradients of those that learn, AdamW's moments; of a
             student that is divided over processes, the part of one.
         gathered: what a divided student has whole at once.
-        activations: what the student keeps of the largest microbatch until its gradients are made, beside the gradients.
+        activations: what the student keeps of the largest microbatch until its gradients are made, without what is
+            free again when they are.
         logits: chunks of both models' logits, and the sum of the head's gradients over them.
         teacher: its weights, where they are loaded.
         teacher_activations: what the terms read of it, and what it needs for a forward pass above the student's.

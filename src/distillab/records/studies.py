@@ -44,6 +44,11 @@ class Interval(Record):
         return "better" if (self.mean < 0) == (self.direction == "lower") else "worse"
 
     @property
+    def better_alone(self) -> bool:
+        """Whether this comparison alone, not adjusted for others, shows a better value."""
+        return self.excludes_zero and (self.mean < 0) == (self.direction == "lower")
+
+    @property
     def excludes_zero(self) -> bool:
         """Whether the interval of this comparison alone excludes no difference."""
         return self.low is not None and self.high is not None and not self.low <= 0 <= self.high

@@ -143,6 +143,14 @@ def plain_headline(found: Sequence[Entry]) -> str:
     if not arms:
         return "Nothing is compared with plain fine-tuning (SFT) here."
     known = [arm for arm in arms if arm.against_sft is not None and arm.against_sft.outcome == "better"]
+    alone = [arm for arm in arms if arm.against_sft is not None and arm.against_sft.better_alone]
+    if not known and alone:
+        most = min(alone, key=lambda arm: arm.against_sft.mean if arm.against_sft is not None else 0.0).name
+        who = f"{most} is" if len(alone) == 1 else f"{len(alone)} of {len(arms)} arms, {most} the most, are"
+        by = "by its own interval" if len(alone) == 1 else "by their own intervals"
+        return (
+            f"{who} better than plain fine-tuning (SFT) {by}; the test of all arms together needs more seeds or rows."
+        )
     if not known:
         who = "The arm that learns" if len(arms) == 1 else f"None of the {len(arms)} arms that learn"
         words = "is not measurably better" if len(arms) == 1 else "is measurably better"
@@ -156,7 +164,11 @@ def plain_headline(found: Sequence[Entry]) -> str:
     gain = "is measurably better than plain fine-tuning (SFT)"
     if share is not None:
         gain = f"closes {fixed(100 * share.share, 0)} % of the gap between plain fine-tuning (SFT) and the teacher"
-    others = f"; of {len(arms)} arms {len(known)} are better than SFT" if len(arms) > 1 else ""
+    others = (
+        f"; of {len(arms)} arms {len(known)} {'is' if len(known) == 1 else 'are'} better than SFT"
+        if len(arms) > 1
+        else ""
+    )
     return f"Learning from {source[best.access or 'none']} ({best.name}) {gain}{others}."
 
 
