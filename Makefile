@@ -93,9 +93,10 @@ check: $(STAMP) ## ruff, types, import layers, doctests, links in the docs
 	@$(BIN)/python -m pytest --doctest-modules src --quiet
 	@$(BIN)/python scripts/check_links.py
 
-prove: $(STAMP) ## wrong versions of the code, each of which a named test must catch; whole notebooks (about 5 minutes)
+prove: $(STAMP) ## wrong versions of the code, each of which a named test must catch; whole notebooks, the pages of commands (about 6 minutes)
 	@$(BIN)/python scripts/mutants.py
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 -q tests/api/prove_notebooks.py
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 -q tests/api/prove_notebooks.py \
+		tests/project/prove_start_pages.py
 
 # It pins other versions than distillab's own environment.
 $(SERVED)/.setup-done: constraints/served.txt | $(STAMP)

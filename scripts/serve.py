@@ -34,7 +34,7 @@ def exported(folder: Path, file: Path) -> Path:
     tokenizer = load_tokenizer(str(folder)).tokenizer
     begins = tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
     stop = int(tokenizer.eos_token_id)
-    write_gguf(file, model, tokenizer, dtype="f32", stop_ids=[stop], adds_bos=begins, name=folder.name)
+    write_gguf(file, model, tokenizer, dtype="f32", stop_ids=[stop], adds_bos=begins, name=folder.name, ids_alone=True)
     return file
 
 

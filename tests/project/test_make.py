@@ -31,7 +31,7 @@ def test_help_lists_every_target_and_the_documents_name_no_other() -> None:
 
 def test_a_python_that_is_too_old_is_named_before_anything_is_built(tmp_path: Path) -> None:
     shutil.copy(ROOT / "Makefile", tmp_path)
-    for name in ("pyproject.toml", "constraints/setup.txt"):
+    for name in ("pyproject.toml", "constraints/setup.txt", "constraints/lm-eval.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     python = tmp_path / "oldpython"

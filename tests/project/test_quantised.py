@@ -11,7 +11,7 @@ from tests.conftest import ROOT
 from tests.quantised import PACKAGES
 
 FILES = [
-    "tests/doctor/test_estimate.py",
+    "tests/preflight/test_estimate.py",
     "tests/models/test_adapters.py",
     "tests/runs/test_adapted_run.py",
     "tests/teachers/test_quantised_and_adapted.py",

@@ -98,4 +98,4 @@ def test_the_recipe_runs_on_the_shipped_rows(tmp_path: Path, monkeypatch: pytest
     markdown, _ = write_report(results, tmp_path)
     report = markdown.read_text(encoding="utf-8")
     assert r"tiny.Q4\_0.gguf: loaded from quantised weights: GGUF Q4\_0, 4.6 bits a weight" in report
-    assert report.splitlines()[4].startswith("**Beyond SFT")
+    assert "Beyond SFT" in report

@@ -62,6 +62,7 @@ def write_gguf(
     stop_ids: list[int],
     adds_bos: bool,
     name: str,
+    ids_alone: bool = False,
 ) -> tuple[str, ...]:
     """Write one GGUF file; return notes on what llama.cpp does differently.
 
@@ -69,6 +70,7 @@ def write_gguf(
         dtype: of the matrices; vectors are float32. A matrix whose rows are no multiple of 32 wide is f16 in q8_0.
         stop_ids: that end an answer.
         adds_bos: whether the begin token is put before a text.
+        ids_alone: the program that reads it is given ids, and never splits a text.
     Raises:
         ConfigError: see `write_gguf_folder`; or the package gguf is not installed.
     """
@@ -77,7 +79,14 @@ def write_gguf(
     _require_convertible(config)
     writer = gguf.GGUFWriter(file, ARCHITECTURES[config.model_type])
     _add_sizes(writer, config, name)
-    notes = add_tokenizer(writer, tokenizer, width=int(config.vocab_size), stop_ids=stop_ids, adds_bos=adds_bos)
+    notes = add_tokenizer(
+        writer,
+        tokenizer,
+        width=int(config.vocab_size),
+        stop_ids=stop_ids,
+        adds_bos=adds_bos,
+        ids_alone=ids_alone,
+    )
     kinds = {"f32": gguf.GGMLQuantizationType.F32, "f16": gguf.GGMLQuantizationType.F16}
     kinds["q8_0"] = gguf.GGMLQuantizationType.Q8_0
     file_types = {"f32": gguf.LlamaFileType.ALL_F32, "f16": gguf.LlamaFileType.MOSTLY_F16}

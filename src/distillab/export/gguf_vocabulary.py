@@ -30,7 +30,13 @@ _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 def add_tokenizer(
-    writer: GGUFWriter, tokenizer: PreTrainedTokenizerFast, *, width: int, stop_ids: list[int], adds_bos: bool
+    writer: GGUFWriter,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    width: int,
+    stop_ids: list[int],
+    adds_bos: bool,
+    ids_alone: bool = False,
 ) -> tuple[str, ...]:
     """Add the vocabulary, its kind and the special ids; return what llama.cpp does differently.
 
@@ -38,6 +44,7 @@ def add_tokenizer(
         width: rows of the embeddings; ids without a token get one that is never used.
         stop_ids: that end an answer; a file can name two.
         adds_bos: whether the begin token is put before a text.
+        ids_alone: llama.cpp is given ids, and how it would split a text is not checked.
     Raises:
         ConfigError: llama.cpp would give other ids than the tokenizer.
     """
@@ -46,7 +53,7 @@ def add_tokenizer(
         raise _unlike("the model", stated["model"]["type"], "BPE")
     pieces = _pieces(tokenizer, width)
     if stated["model"].get("byte_fallback"):
-        notes = _add_sentencepiece(writer, stated, pieces)
+        notes = _add_sentencepiece(writer, stated, pieces, ids_alone=ids_alone)
     else:
         notes = _add_byte_level(writer, stated)
     writer.add_token_list(pieces)
@@ -95,10 +102,12 @@ def _types(tokenizer: PreTrainedTokenizerFast, stated: Mapping[str, Any], pieces
     return [int(kind(id_, piece)) for id_, piece in enumerate(pieces)]
 
 
-def _add_sentencepiece(writer: GGUFWriter, stated: Mapping[str, Any], pieces: list[str]) -> tuple[str, ...]:
+def _add_sentencepiece(
+    writer: GGUFWriter, stated: Mapping[str, Any], pieces: list[str], *, ids_alone: bool
+) -> tuple[str, ...]:
     """Add what llama.cpp needs to split as SentencePiece BPE: it merges the pair whose piece has the highest score."""
-    prefix, notes = _spaces(stated)
-    scores = _scores(stated["model"])
+    prefix, notes = (True, ("it splits text otherwise: give it ids",)) if ids_alone else _spaces(stated)
+    scores = {} if ids_alone else _scores(stated["model"])
     missing = [f"<0x{byte:02X}>" for byte in range(256) if f"<0x{byte:02X}>" not in stated["model"]["vocab"]]
     if missing:
         raise _unlike("the vocabulary", f"no piece for {len(missing)} bytes", "a piece for each of 256 bytes")

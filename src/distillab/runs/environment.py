@@ -7,6 +7,7 @@ import platform
 import resource
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 
@@ -29,5 +30,10 @@ def environment() -> dict[str, str]:
 
 def peak_rss_bytes() -> int:
     """Return the largest resident memory of this process so far."""
+    status = Path("/proc/self/status")  # getrusage counts what the parent had when it started this process, too
+    if status.is_file():
+        lines = dict(line.split(":", 1) for line in status.read_text(encoding="utf-8").splitlines())
+        if "VmHWM" in lines:
+            return int(lines["VmHWM"].split()[0]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
