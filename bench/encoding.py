@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -88,6 +87,7 @@ def _rate(work: Callable[[], int]) -> float:
 def start_here(path: str, model: str) -> dict[str, float]:
     """Load the inputs of a run in this process, and make the first batch."""
     from distillab.config.run import RunRecipe
+    from distillab.runs.environment import peak_rss_bytes
     from distillab.runs.inputs import load_inputs
     from distillab.runs.training_data import training_data
 
@@ -103,7 +103,7 @@ def start_here(path: str, model: str) -> dict[str, float]:
         "wall": time.monotonic() - began,
         "tokens": inputs.train.counts.tokens,
         "held_out": inputs.held_out_counts.kept,
-        "MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "MiB": peak_rss_bytes() / 2**20,
     }
 
 
@@ -133,6 +133,7 @@ def rows(numbers: list[int]) -> None:
 
 def metrics() -> None:
     """Print what it costs to read the measurements of a long run."""
+    from distillab.runs.environment import peak_rss_bytes
     from distillab.runs.journal import read_journal
 
     line = {"terms": {"forward_kl": 1.2345678901234}, "counts": {"forward_kl": 812}, "weights": {"forward_kl": 1.0}}
@@ -142,9 +143,9 @@ def metrics() -> None:
         path = Path(folder, "metrics.jsonl")
         with path.open("w") as file:
             file.writelines(json.dumps({"step": step} | line) + "\n" for step in range(1, _STEPS + 1))
-        before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+        before, began = peak_rss_bytes(), time.process_time()
         read_journal(path, steps=_STEPS)
-        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+        grown = (peak_rss_bytes() - before) / 2**20
         print(f"{_STEPS:,} steps: {time.process_time() - began:.1f} CPU s, {grown:.0f} MiB")
 
 

@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -38,6 +37,7 @@ def measure_here(path: str) -> dict[str, float]:
     """Read the rows of a file in this process, a tenth of them held out."""
     from distillab.config.data import DataConfig
     from distillab.data.splits import load_examples
+    from distillab.runs.environment import peak_rss_bytes
 
     data = DataConfig.model_validate({"train": {"path": path}})
     imported, began = time.process_time(), time.monotonic()
@@ -50,7 +50,7 @@ def measure_here(path: str) -> dict[str, float]:
         "wall": ended - began,
         "text": time.process_time() - loaded,
         "characters": characters,
-        "MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "MiB": peak_rss_bytes() / 2**20,
     }
 
 

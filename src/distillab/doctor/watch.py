@@ -13,7 +13,7 @@ from distillab.doctor.batch.audit import IGNORED, Learns, Shifts, audit_batch
 from distillab.doctor.run.audit import run_log_checks, with_facts
 from distillab.doctor.run.logs import Run
 from distillab.doctor.run.logs_other import of_trainer_state
-from distillab.errors import ConfigError, DataError, FaultFound
+from distillab.errors import ConfigError, FaultFound
 from distillab.records import CheckResult, Investigation
 from distillab.terminal import echo
 
@@ -99,10 +99,9 @@ class Watch:
         Raises:
             FaultFound: it has an error, and `stop` is set.
         """
-        try:
-            series = of_trainer_state({"log_history": self._history, "max_steps": planned_steps}, _LIVE)
-        except DataError:
-            return  # nothing that counts was logged yet
+        if not self._losses:
+            return
+        series = of_trainer_state({"log_history": self._history, "max_steps": planned_steps}, _LIVE)
         facts = with_facts(series.facts, vocabulary=self._vocabulary)
         self._of_log = tuple(run_log_checks(Run(replace(series, source=_LIVE, facts=facts))))
         self._tell(self._of_log)
