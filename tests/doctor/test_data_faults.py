@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -119,6 +120,20 @@ def test_what_cannot_be_examined_is_said(data: Data) -> None:
     assert checks["train and held-out rows"].skipped is not None
     few = {one.check: one for one in run_data_checks(data.subject(data.rows[:3]))}
     assert few["languages"].skipped is not None and few["answers and their prompts"].skipped is not None
+
+
+def test_without_the_packages_what_they_judge_is_named(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module that is None in sys.modules is one that is not installed."""
+    wrong = data.taught()
+    wrong = replace(wrong, train=pairs([(p, f"Das café ist zu: {a}".encode().decode("cp1252")) for p, a in data.rows]))
+    assert "text-damaged" in found(wrong)
+    for name in ("ftfy", "py3langid"):
+        monkeypatch.setitem(sys.modules, name, None)
+    checks = {one.check: one for one in run_data_checks(wrong)}
+    assert checks["languages"].skipped == "not checked: language (pip install 'distillab[text]')"
+    assert checks["texts"].scope.endswith("not checked: text read in a wrong encoding (pip install 'distillab[text]')")
+    assert checks["teacher's answers and the data"].scope.endswith(checks["languages"].skipped)
+    assert not any(finding.id == "text-damaged" for finding in checks["texts"].findings)
 
 
 def test_arguments_that_cannot_be(data: Data, materials: Path) -> None:

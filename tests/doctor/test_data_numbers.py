@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.doctor.data_refusals import ANSWERED, REFUSED
 from tests.doctor.data_samples import Data, pairs
 
 from distillab.data.encoding import EncodedRow
@@ -127,8 +128,8 @@ def test_words_of_a_template_are_no_near_copies():
 def test_utf8_read_wrongly_is_seen(text):
     assert misread(f"a {text} b") is None
     wrong = f"a {text} b".encode().decode("latin-1")
-    assert misread(wrong) is not None
-    assert misread(wrong)[0] in wrong
+    encoding, piece = misread(wrong)
+    assert encoding == "latin-1" and piece in wrong
 
 
 @pytest.mark.parametrize(
@@ -143,19 +144,25 @@ def test_text_in_no_language_is_damaged():
 
 
 LANGUAGES = {
-    "English": "The answer is that all of the trains leave at the same time and then they meet in the middle.",
-    "German": "Die Antwort ist, dass die Züge zur gleichen Zeit abfahren und sich nicht in der Mitte treffen.",
-    "French": "La réponse est que les trains partent à la même heure et se croisent dans le milieu du parcours.",
-    "Spanish": "La respuesta es que los trenes salen a la misma hora y se encuentran en el medio del camino.",
-    "Italian": "La risposta è che i treni non partono alla stessa ora e si incontrano nel mezzo della strada.",
-    "Portuguese": "A resposta é que os trens não saem na mesma hora e se encontram no meio do caminho para o porto.",
-    "Dutch": "Het antwoord is dat de treinen niet op dezelfde tijd vertrekken en zij zijn er ook bij het station.",
-    "Cyrillic": "Ответ в том, что поезда отправляются одновременно",
-    "Greek": "Η απάντηση είναι ότι τα τρένα φεύγουν μαζί",
-    "Arabic": "الجواب هو أن القطارات تغادر في نفس الوقت",
-    "Chinese": "答案是两列火车同时出发",
-    "Japanese": "答えは、二つの列車が同時に出発することです",
-    "Korean": "답은 두 기차가 동시에 출발한다는 것이다",
+    "en": "The answer is that all of the trains leave at the same time and then they meet in the middle.",
+    "de": "Die Antwort ist, dass die Züge zur gleichen Zeit abfahren und sich nicht in der Mitte treffen.",
+    "fr": "La réponse est que les trains partent à la même heure et se croisent dans le milieu du parcours.",
+    "es": "La respuesta es que los trenes salen a la misma hora y se encuentran en el medio del camino.",
+    "it": "La risposta è che i treni non partono alla stessa ora e si incontrano nel mezzo della strada.",
+    "pt": "A resposta é que os trens não saem na mesma hora e se encontram no meio do caminho para o porto.",
+    "nl": "Het antwoord is dat de treinen niet op dezelfde tijd vertrekken en zij zijn er ook bij het station.",
+    "pl": "Odpowiedź brzmi, że pociągi wyjeżdżają o tej samej porze i spotykają się w połowie drogi.",
+    "tr": "Cevap şu ki trenler aynı saatte kalkıyor ve yolun tam ortasında birbirleriyle karşılaşıyorlar.",
+    "vi": "Câu trả lời là các đoàn tàu khởi hành cùng một lúc và gặp nhau ở giữa quãng đường.",
+    "ru": "Ответ в том, что поезда отправляются одновременно и встречаются на середине пути",
+    "uk": "Відповідь полягає в тому, що потяги вирушають одночасно і зустрічаються на середині шляху",
+    "el": "Η απάντηση είναι ότι τα τρένα φεύγουν μαζί και συναντιούνται στη μέση",
+    "ar": "الجواب هو أن القطارات تغادر في نفس الوقت وتلتقي في منتصف الطريق",
+    "fa": "پاسخ این است که قطارها در یک زمان حرکت می‌کنند و در میانه راه به هم می‌رسند",
+    "hi": "उत्तर यह है कि रेलगाड़ियाँ एक ही समय पर चलती हैं और बीच रास्ते में मिलती हैं",
+    "zh": "答案是两列火车同时出发",
+    "ja": "答えは、二つの列車が同時に出発することです",
+    "ko": "답은 두 기차가 동시에 출발한다는 것이다",
 }
 
 
@@ -167,6 +174,12 @@ def test_languages(name):
     assert not differ(language_of(LANGUAGES[name]), language_of(LANGUAGES[name]))
 
 
+def test_of_a_short_text_the_script_is_known():
+    assert str(language_of("Это текст")) == "Cyrillic script"
+    assert differ(language_of("Это текст"), language_of("Some text"))
+    assert not differ(language_of("Это текст"), language_of(LANGUAGES["uk"]))
+
+
 @pytest.mark.parametrize(
     "text", ["42", "#### 72", "x = 3 * y", "ok", "", "20 per 3 per 4 per 5 per 6 per week per day"]
 )
@@ -175,22 +188,15 @@ def test_what_has_no_language(text):
     assert language is None or language.language is None
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("I'm sorry, but I can't assist with that request.", True),
-        ("Sorry, I can't help you.", True),
-        ("As an AI language model, I have no opinion.", True),
-        ("I cannot provide medical advice.", True),
-        ("I apologize, but I am not able to do this.", True),
-        ("I'm sorry to hear that! Try turning it off and on again.", False),
-        ("I cannot stress this enough: back up your data.", False),
-        ("The pilot said: I cannot help.", False),
-        ("Sorry is a Canadian word.", False),
-    ],
-)
-def test_refusals(text, said):
-    assert refuses(text) == said
+@pytest.mark.parametrize(("language", "text"), [(name, text) for name, texts in REFUSED.items() for text in texts])
+def test_refusals(language, text):
+    assert refuses(text)
+    assert not refuses(f"{ANSWERED[language][0]} {text}"), "a quotation inside of an answer"
+
+
+@pytest.mark.parametrize("text", [text for texts in ANSWERED.values() for text in texts])
+def test_what_begins_like_a_refusal_and_is_none(text):
+    assert not refuses(text)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from distillab.doctor.data.damage import check_damage
 from distillab.doctor.data.encoded import EncodedPart
 from distillab.doctor.data.escapes import check_escapes
 from distillab.doctor.data.markers import family_of, marker_in, rendered_by
+from distillab.doctor.data.packages import ENCODINGS, not_checked
 from distillab.doctor.data.truncation import check_cut_texts
 from distillab.doctor.data.words import share, shown
 from distillab.doctor.page import from_page
@@ -46,9 +47,10 @@ def check_content(
         _rendered(examples, template),
         _inside(examples),
     ]
+    left_out = not_checked("text read in a wrong encoding", ENCODINGS)
     return CheckResult(
         check=CHECK_ID,
-        scope=f"{len(examples):,} rows, {characters:,} characters",
+        scope="; ".join(filter(None, (f"{len(examples):,} rows, {characters:,} characters", left_out))),
         findings=tuple(one for one in found if one is not None),
     )
 

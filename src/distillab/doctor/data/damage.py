@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from distillab.data.examples import Example
+from distillab.doctor.data.packages import ENCODINGS, not_checked
 from distillab.doctor.data.words import share
 from distillab.doctor.page import from_page
 from distillab.records import Finding
@@ -14,56 +15,50 @@ from distillab.records import Finding
 _MANY = 0.001
 _FEWEST_LOST, _MANY_LOST = 3, 0.02
 
-_BYTES = {chr(byte): byte for byte in range(0x80, 0x100)}
-for _byte in range(0x80, 0x100):
-    try:
-        _BYTES[bytes([_byte]).decode("cp1252")] = _byte
-    except UnicodeDecodeError:  # cp1252 leaves five bytes without a character
-        continue
-_NEXT = "[" + re.escape("".join(character for character, byte in _BYTES.items() if byte < 0xC0)) + "]"
-_MIS_READ = re.compile(f"[\u00c2-\u00df]{_NEXT}|[\u00e0-\u00ef]{_NEXT}{{2}}|[\u00f0-\u00f4]{_NEXT}{{3}}")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-# Latin, Greek, Cyrillic; punctuation to symbols; CJK and Hangul; emoji
-_PLAUSIBLE = ((0xA0, 0x24F), (0x370, 0x45F), (0x2010, 0x27BF), (0x3000, 0xD7A3), (0x1F300, 0x1FAFF))
 _LOST = "question marks where letters were"
-# The first two bytes of a quotation mark or dash, and of a letter inside of a word, as Mac Roman shows them.
-_MAC = re.compile("\u201a\u00c4.|(?<=[a-z])\u221a[^\\s\\d\\w\u03c0(]|\u221a[^\\s\\d\\w\u03c0(](?=[a-z])")
-# Cyrillic in UTF-8 is twice as many letters in Windows-1251, every second of which is one of two
-_CYRILLIC = re.compile("(?:[\u0420\u0421][^\\s\\x00-\\x7f]){4,}")
 _LOST_LETTER = re.compile(r"(?<![\w/=&%.+~-])[A-Za-z]{2,}\?(?:t|s|re|ll|ve|d|m)\b(?![=&/])|\b[a-z]+\?[a-z]+\?[a-z]+\b")
 
 
-def misread(text: str) -> str | None:
-    """The first characters that are UTF-8 read as Windows-1252 or Latin-1 ("Ã©" for "é"); None: there are none.
+def misread(text: str) -> tuple[str, str] | None:
+    """(encoding, first characters) of a text that was read in another encoding than its own; None: there are none.
+
+    ftfy judges each line; it must be installed.
 
     >>> misread("The cafÃ© isnâ€™t open."), misread("Le café n’est pas ouvert.")
-    ('Ã©', None)
+    (('windows-1252', 'fÃ©'), None)
     """
+    from ftfy import fix_encoding_and_explain
+    from ftfy.badness import BADNESS_RE
+
     if text.isascii():
         return None
-    for match in _MIS_READ.finditer(text):
-        try:
-            meant = bytes(_BYTES[character] for character in match[0]).decode("utf-8")
-        except UnicodeDecodeError:
-            continue
-        # a letter before a hard space or a French quotation mark is ordinary text
-        french = len(match[0]) > 2 and any(character in "\u00a0«»" for character in match[0])
-        if not french and any(first <= ord(meant) <= last for first, last in _PLAUSIBLE):
-            return match[0]
+    for line in text.splitlines():
+        bad = None if line.isascii() else BADNESS_RE.search(line)
+        plan = fix_encoding_and_explain(line).explanation if bad is not None else None
+        if bad is not None and plan:
+            return _encoding(plan[0].action, plan[0].parameter), bad[0]
     return None
 
 
-def damage_in(text: str) -> list[tuple[str, str]]:
+def _encoding(action: str, parameter: str) -> str:
+    """Return the wrong encoding by ftfy's first step: of the whole line, of pieces, or of single characters."""
+    return {"encode": parameter.removeprefix("sloppy-"), "apply": "windows-1252"}.get(action, "latin-1")
+
+
+def damage_in(text: str, *, encodings: bool = True) -> list[tuple[str, str]]:
     """(kind, what was found first) of every kind of damage in a text.
 
-    >>> damage_in("The cafÃ© isn‚Äôt open."), damage_in("Le café n’est pas ouvert.")
-    ([('UTF-8 that was read as Windows-1252', 'Ã©'), ('UTF-8 that was read as Mac Roman', '‚Äô')], [])
+    Args:
+        encodings: look for text that was read in another encoding, too, by ftfy.
+
+    >>> damage_in("The cafÃ© isnâ€™t open."), damage_in("Le café n’est pas ouvert.")
+    ([('text that was read as windows-1252', 'fÃ©')], [])
     """
     control, lost = _CONTROL.search(text), _LOST_LETTER.search(text)
+    wrong = misread(text) if encodings else None
     found = {
-        "UTF-8 that was read as Windows-1252": misread(text),
-        "UTF-8 that was read as Mac Roman": _read_as("mac_roman", _MAC, text),
-        "UTF-8 that was read as Windows-1251": _read_as("cp1251", _CYRILLIC, text),
+        "" if wrong is None else f"text that was read as {wrong[0]}": None if wrong is None else wrong[1],
         "the replacement character U+FFFD": "\ufffd" if "\ufffd" in text else "锟斤拷" if "锟斤拷" in text else None,
         "control characters": control[0] if control else None,
         "byte-order marks inside": "\ufeff" if "\ufeff" in text else None,
@@ -72,27 +67,14 @@ def damage_in(text: str) -> list[tuple[str, str]]:
     return [(kind, piece) for kind, piece in found.items() if piece is not None]
 
 
-def _read_as(codec: str, pattern: re.Pattern[str], text: str) -> str | None:
-    if text.isascii():
-        return None
-    for match in pattern.finditer(text):
-        for piece in (match[0], match[0][:-1]):  # a run may end within a letter
-            try:
-                meant = piece.encode(codec).decode("utf-8")
-            except (UnicodeEncodeError, UnicodeDecodeError):
-                continue
-            if meant and any(first <= ord(meant[0]) <= last for first, last in _PLAUSIBLE):
-                return piece
-    return None
-
-
 def check_damage(examples: Sequence[Example]) -> Finding | None:
     """Count rows with each kind of damage."""
     kinds: Counter[str] = Counter()
     first: dict[str, str] = {}
     rows: list[set[str]] = []
+    encodings = not_checked("", ENCODINGS) is None
     for example in examples:
-        here = [(text, kind, piece) for text in example.texts for kind, piece in damage_in(text)]
+        here = [(text, *found) for text in example.texts for found in damage_in(text, encodings=encodings)]
         for text, kind, piece in here:
             first.setdefault(kind, _around(example, text, piece))
         rows += [{kind for _, kind, _ in here}] if here else []

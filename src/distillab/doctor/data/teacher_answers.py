@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+import tomllib
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
 
 from distillab.doctor.data.subject import TeacherText
 from distillab.doctor.data.words import plain_form, share, shown
@@ -21,20 +25,7 @@ _MANY_REFUSALS = 0.01
 _MANY_EMPTY = 0.01
 _SAME_SHARE = 0.5
 
-# at the beginning of an answer; typographic apostrophes are made plain before
-_REFUSES = re.compile(
-    r"\W*(?:"
-    r"(?:i'm|i am) (?:very |really |so )?sorry,? (?:but )?(?:i |as an? )"
-    r"|sorry,? (?:but )?i (?:can|am|'m|don)"
-    r"|as an? (?:ai|large|artificial)\b"
-    r"|i'?m (?:just |only )?an? (?:ai|large language model|artificial)"
-    r"|i (?:can't|cannot|can not|am unable to|am not able to|'m unable to|'m not able to|won't|will not) "
-    r"(?:help|assist|provide|answer|fulfil|comply|create|generate|do that|discuss|engage|write|complete|continue)"
-    r"|i do(?:n't| not) (?:feel comfortable|have access|have enough information)"
-    r"|i apologi[sz]e,? but i"
-    r")",
-    re.IGNORECASE,
-)
+_PHRASES = Path(__file__).parent / "refusals.toml"
 
 
 def check_teacher_ends(
@@ -63,12 +54,19 @@ def check_teacher_ends(
 
 
 def refuses(text: str) -> bool:
-    """Whether a text begins as refusals do (English ones).
+    """Whether a text begins as refusals do, in the languages of `refusals.toml`.
 
     >>> refuses("I’m sorry, but I can't help with that."), refuses("I cannot stress enough how good it is.")
     (True, False)
     """
-    return _REFUSES.match(text[:200].replace("’", "'")) is not None
+    return _begins().match(unicodedata.normalize("NFC", text[:200]).replace("’", "'")) is not None
+
+
+@cache
+def _begins() -> re.Pattern[str]:
+    phrases = tomllib.loads(_PHRASES.read_text(encoding="utf-8"))
+    every = "|".join(line for lines in phrases.values() for line in lines.split("\n") if line)
+    return re.compile(rf"\W*(?:{every})", re.IGNORECASE)
 
 
 def loops(text: str) -> bool:

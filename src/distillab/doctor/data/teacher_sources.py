@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from distillab.doctor.data.languages import Language, differ, language_of
 from distillab.doctor.data.markers import family_of, marker_in
+from distillab.doctor.data.packages import LANGUAGES, not_checked
 from distillab.doctor.data.subject import TeacherText
 from distillab.doctor.data.words import plain_form, share, shown
 from distillab.doctor.page import from_page
@@ -29,11 +30,13 @@ def check_teacher_sources(texts: Sequence[TeacherText], references: Mapping[str,
     if not texts:
         return CheckResult(check=CHECK_ID, scope="0 answers", skipped="there are no answers of a teacher (--answers)")
     known = sum(text.prompt in references for text in texts)
-    found = [_echoes(texts, references), _markers(texts, references), _languages(texts, references)]
-    found.append(_copies(texts, references))
+    left_out = not_checked("language", LANGUAGES)
+    found = [_echoes(texts, references), _markers(texts, references), _copies(texts, references)]
+    if left_out is None:
+        found.append(_languages(texts, references))
     return CheckResult(
         check=CHECK_ID,
-        scope=f"{len(texts):,} answers, {known:,} to prompts of the training rows",
+        scope="; ".join(filter(None, (f"{len(texts):,} answers, {known:,} to prompts of the training rows", left_out))),
         findings=tuple(one for one in found if one is not None),
     )
 
