@@ -6,6 +6,7 @@ from distillab.doctor.loss.audit import audit_loss
 from distillab.doctor.pair.audit import audit_pair
 from distillab.doctor.pair.signal import audit_signal
 from distillab.doctor.run.audit import audit_run
+from distillab.doctor.trainer.audit import audit_trainer
 from distillab.doctor.watch import Watch, watch
 
 __all__ = [
@@ -16,5 +17,6 @@ __all__ = [
     "audit_pair",
     "audit_run",
     "audit_signal",
+    "audit_trainer",
     "watch",
 ]

@@ -6,15 +6,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from distillab.data.encoding import Encoder
 from distillab.data.examples import Example
 from distillab.data.reading import Reader
-from distillab.data.templates import resolve_template
 from distillab.doctor.batch.audit import IGNORED, Learns, Shifts, audit_batch
 from distillab.doctor.batch.files import load_batches
 from distillab.doctor.correlate import CheckedLog, check_together, compared_by_id, explained
 from distillab.doctor.data.audit import run_data_checks
-from distillab.doctor.data.encoded import encode_part
+from distillab.doctor.data.encoded import encode_part, reader_for
 from distillab.doctor.data.files import read_examples
 from distillab.doctor.data.subject import DataSubject
 from distillab.doctor.pair.subject import PairSubject
@@ -32,8 +30,6 @@ __all__ = ["Compares", "investigate"]
 
 # rows for the pair and for the unigram loss, which needs at least the second number
 _MOST_ROWS, _FEWEST_ROWS = 2000, 20
-# maximum length of a row: no truncation
-_UNCUT = 1 << 30
 
 
 def investigate(
@@ -91,7 +87,7 @@ def investigate(
     examples, judged_by = (
         () if place is None else tuple(read_examples(str(place), columns=None)) for place in (data, held_out)
     )
-    reader = None if loaded is None else _reader(loaded, examples)
+    reader = None if loaded is None else reader_for(loaded, examples)
     given_logs = tuple(zip(_names(logs), logs, (read_runs(place) for place in logs), strict=True))
     of_batch: tuple[CheckResult, ...] = ()
     if batch is not None and loaded is not None:
@@ -156,13 +152,6 @@ def _require(
             raise ConfigError(f"--{name} needs --{needed}, which is missing.", fix=f"--{needed} …")
 
 
-def _reader(loaded: LoadedTokenizer, examples: Sequence[Example]) -> Reader:
-    kind = examples[0].kind if examples else "pair"
-    bare = kind == "messages" and loaded.tokenizer.chat_template is None
-    template = resolve_template("turns" if bare else "auto", loaded.tokenizer, kind)
-    return Reader(loaded, Encoder(loaded.tokenizer, template, _UNCUT))
-
-
 def _pair(teacher: LoadedTokenizer, student: Reader, examples: tuple[Example, ...], data: Path | None) -> PairSubject:
     """Return the pair of two tokenizers, without models."""
     contract = compare_tokenizers(
@@ -175,7 +164,7 @@ def _pair(teacher: LoadedTokenizer, student: Reader, examples: tuple[Example, ..
     )
     return PairSubject(
         contract=contract,
-        teacher=_reader(teacher, examples),
+        teacher=reader_for(teacher, examples),
         student=student,
         teacher_model=None,
         student_model=None,

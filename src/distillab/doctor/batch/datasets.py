@@ -49,6 +49,22 @@ def load_dataset(folder: Path) -> GivenBatches:
     return GivenBatches(given.rows, given.batches, given.boundaries, (*given.notes, note))
 
 
+def count_rows(folder: Path) -> int:
+    """Return how many rows a saved data set has, by the sizes of its record batches.
+
+    Raises:
+        DataError: as `load_dataset`.
+    """
+    rows = 0
+    for file in _files(folder):
+        try:
+            with pa.memory_map(str(file)) as source, pa.ipc.open_stream(source) as stream:
+                rows += sum(batch.num_rows for batch in stream)
+        except (OSError, pa.ArrowException) as error:
+            raise DataError("The saved data set is damaged.", where=str(file), facts=[first_line(error)]) from error
+    return rows
+
+
 def texts_of_dataset(folder: Path) -> Iterator[tuple[Ints, Ints | None]]:
     """Ids and attention mask of every row.
 

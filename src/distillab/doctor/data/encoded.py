@@ -10,11 +10,14 @@ from dataclasses import dataclass, replace
 from distillab.data.encoding import Dropped, EncodedRow, Encoder
 from distillab.data.examples import Example
 from distillab.data.reading import Reader
+from distillab.data.templates import resolve_template
+from distillab.pairing.loading import LoadedTokenizer
 
 # 10,000 rows of 200 tokens take about 5 s of one core
 MOST_ROWS = 10_000
 MOST_CHARACTERS = 6_000_000
-_UNCUT = 1 << 30
+# maximum length of a row: no truncation
+UNCUT = 1 << 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +59,7 @@ def encode_part(reader: Reader, examples: Sequence[Example]) -> EncodedPart:
     Raises:
         DataError: the chat template refuses a conversation.
     """
-    encoder = Encoder(reader.tokenizer, reader.encoder.template, _UNCUT)
+    encoder = Encoder(reader.tokenizer, reader.encoder.template, UNCUT)
     chosen = _chosen(examples)
     rows: list[EncodedRow] = []
     kept: list[Example] = []
@@ -65,6 +68,18 @@ def encode_part(reader: Reader, examples: Sequence[Example]) -> EncodedPart:
             rows.append(row)
             kept.append(example)
     return EncodedPart(len(examples), len(chosen), tuple(rows), tuple(kept), reader.encoder.max_tokens)
+
+
+def reader_for(loaded: LoadedTokenizer, examples: Sequence[Example], max_tokens: int = UNCUT) -> Reader:
+    """Return the reader of examples for which no recipe names a template: conversations without one are turns in words.
+
+    Raises:
+        ConfigError, DataError: the tokenizer's template cannot be used.
+    """
+    kind = examples[0].kind if examples else "pair"
+    bare = kind == "messages" and loaded.tokenizer.chat_template is None
+    template = resolve_template("turns" if bare else "auto", loaded.tokenizer, kind)
+    return Reader(loaded, Encoder(loaded.tokenizer, template, max_tokens))
 
 
 def _chosen(examples: Sequence[Example]) -> Sequence[Example]:
