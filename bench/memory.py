@@ -63,6 +63,7 @@ class SetUp:
         processes: over which the run is divided.
         parallel: how it divides student and teacher; None: not, or by DeepSpeed.
         of_equals: the teacher has the student's shape.
+        joined: stories that make one row.
     """
 
     name: str
@@ -76,6 +77,7 @@ class SetUp:
     processes: int = 1
     parallel: Mapping[str, int] | None = None
     of_equals: bool = False
+    joined: int = 1
 
     @property
     def deepspeed(self) -> bool:
@@ -133,6 +135,19 @@ SETUPS: Sequence[SetUp] = (
             processes=2,
         )
         for stage in (2, 3)
+    ),
+    *(
+        SetUp(
+            f"one row of {tokens:,} tokens, 9 M teaches 9 M",
+            "smallmistral-stories",
+            "smallmistral-stories",
+            {**_LOGITS, "batch_size": 1, "max_tokens": tokens, "gradient_checkpointing": True},
+            wide=(4, 128),
+            steps=2,
+            of_equals=True,
+            joined=tokens // 128,
+        )
+        for tokens in (2_048, 4_096, 8_192)
     ),
 )
 
@@ -203,10 +218,13 @@ def measured(setup: SetUp, materials: Path) -> Measured:
 
 
 def _recipe(setup: SetUp, materials: Path, folder: Path) -> dict[str, Any]:
-    rows = (materials / "text" / "tinystories" / "stories_dev.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (materials / "text" / "tinystories" / "stories_dev.jsonl").read_text(encoding="utf-8").splitlines()
+    texts = [json.loads(line)["text"] for line in lines]
+    held, texts = texts[-40:], texts[:-40]
+    learned = [" ".join(texts[at : at + setup.joined]) for at in range(0, len(texts), setup.joined)]
     train, held_out = folder / "train.jsonl", folder / "held_out.jsonl"
-    train.write_text("\n".join(rows[:_ROWS]), encoding="utf-8")
-    held_out.write_text("\n".join(rows[_ROWS : _ROWS + 40]), encoding="utf-8")
+    for path, written in ((train, learned[:_ROWS]), (held_out, held)):
+        path.write_text("\n".join(json.dumps({"text": text}) for text in written), encoding="utf-8")
     changes = dict(setup.changes)
     training = {
         "steps": setup.steps,
@@ -215,6 +233,7 @@ def _recipe(setup: SetUp, materials: Path, folder: Path) -> dict[str, Any]:
         "batch_size": changes.pop("batch_size"),
         "microbatch_size": changes.pop("microbatch_size", None),
         "deepspeed": changes.pop("deepspeed", None),
+        "gradient_checkpointing": changes.pop("gradient_checkpointing", None),
     }
     models = materials / "models"
     student: dict[str, Any] = {"path": str(models / setup.student)}
@@ -263,6 +282,7 @@ def _wide(source: Path, shape: tuple[int, int], folder: Path) -> Path:
         "intermediate_size": 3 * width,
         "head_dim": width // config["num_attention_heads"],
         "tie_word_embeddings": False,
+        "max_position_embeddings": 8_192,
     }
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return folder

@@ -132,12 +132,16 @@ def in_one_process(whole: int, parallel: ParallelConfig | None) -> int:
 
 
 class Parts(NamedTuple):
-    """Bytes of a student in one process: of weights, gradients and AdamW's moments, and what it has whole at once."""
+    """Bytes of a student in one process: of weights, gradients and AdamW's moments, and what it has whole at once.
+
+    `for_file` is there while a file is written, when activations and logits are not.
+    """
 
     student: int
     gradients: int
     optimizer: int
     gathered: int
+    for_file: int = 0
 
 
 def parts_of(
@@ -165,8 +169,8 @@ def parts_of(
     part, bucket = -(-weights.student // processes), min(weights.student, _BUCKET_BYTES)
     if stage == 2:
         return Parts(weights.student, bucket + part, 3 * part, 0)
-    gathered = min(weights.student, _LIVE_BYTES) + on_cpu * weights.student
-    return Parts(part, 2 * bucket + part, 2 * part, gathered)
+    gathered = min(weights.student, _LIVE_BYTES)
+    return Parts(part, 2 * bucket + part, 2 * part, gathered, for_file=on_cpu * weights.student)
 
 
 def gathered_bytes(config: PreTrainedConfig, whole: int, parallel: ParallelConfig | None, *, blocks: int) -> int:

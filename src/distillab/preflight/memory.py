@@ -24,6 +24,7 @@ from distillab.models.inputs import model_inputs
 from distillab.models.loading import load_config
 from distillab.models.pruning import student_config
 from distillab.models.structure import config_shape, decoder_body, model_shape
+from distillab.models.visibility import is_packed
 from distillab.objectives.build import build_objective
 from distillab.preflight.machine import (
     Weights,
@@ -142,12 +143,17 @@ def run_memory(
         of_teacher = width * held + (0 if cached else max(0, width * passing - kept))
     parts = parts_of(weights, student_config(settings), settings.parallel, zero, on_cpu=device.type == "cpu")
     several = rows * max(processes, processes_of(inputs.recipe)) < training.batch_size
+    # where a step has one microbatch, the gradients come while the activations go
+    activations = kept if several or zero is not None else max(0, kept - parts.gradients)
+    logits = sum(_chunk_bytes(scored, each, device) for each in vocabularies) + 4 * head.numel() * head.requires_grad
     return RunMemory(
         process=0 if device.type == "cuda" else process + _FIRST_USE_BYTES,
-        **parts._asdict(),
-        # where a step has one microbatch, the gradients come while the activations go
-        activations=kept if several or zero is not None else max(0, kept - parts.gradients),
-        logits=sum(_chunk_bytes(scored, each, device) for each in vocabularies) + 4 * head.numel() * head.requires_grad,
+        student=parts.student,
+        gradients=parts.gradients,
+        optimizer=parts.optimizer,
+        gathered=parts.gathered + max(0, parts.for_file - activations - logits),
+        activations=activations,
+        logits=logits,
         teacher=0 if cached else weights.teacher,
         teacher_activations=of_teacher,
     )
@@ -163,6 +169,8 @@ def kept_by_student(inputs: RunInputs, student: PreTrainedModel, rows: int) -> t
     longest = max(inputs.train.rows, key=len)
     with unset_fake_temporarily():  # a batch has values, also where the model has none
         batch = inputs.student.collator(training.padding_side)([IndexedRow(0, longest)])
+        # transformers makes a mask of all pairs of positions from tensors without values, but none for one row by itself
+        no_mask = (1, 1, len(longest), len(longest)) if rows == 1 and not is_packed(batch) else None
         if rows > 1:
             batch["attention_mask"][:, -1] = 0  # shorter rows are padded, and then there is a mask
         arguments = model_inputs(batch, next(student.parameters()).device, model=student)
@@ -173,7 +181,7 @@ def kept_by_student(inputs: RunInputs, student: PreTrainedModel, rows: int) -> t
 
     def keep(tensor: Tensor) -> Tensor:
         place = tensor.untyped_storage()
-        if place._cdata not in own:
+        if place._cdata not in own and tensor.shape != no_mask:
             found[tensor.dim() == 2 and tensor.shape in shapes][place._cdata] = place.nbytes()
         return tensor
 
