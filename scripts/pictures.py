@@ -1,4 +1,4 @@
-"""Draw the pictures of README.md: of a study's report in Chromium, and of a terminal. `python scripts/pictures.py REPORT`."""
+"""Draw the pictures of README.md, a report in Chromium and a terminal: `python scripts/pictures.py REPORT`."""
 
 from __future__ import annotations
 

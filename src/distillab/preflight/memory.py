@@ -169,7 +169,7 @@ def kept_by_student(inputs: RunInputs, student: PreTrainedModel, rows: int) -> t
     longest = max(inputs.train.rows, key=len)
     with unset_fake_temporarily():  # a batch has values, also where the model has none
         batch = inputs.student.collator(training.padding_side)([IndexedRow(0, longest)])
-        # transformers makes a mask of all pairs of positions from tensors without values, but none for one row by itself
+        # from tensors without values transformers makes a mask of all pairs of positions, from one row itself none
         no_mask = (1, 1, len(longest), len(longest)) if rows == 1 and not is_packed(batch) else None
         if rows > 1:
             batch["attention_mask"][:, -1] = 0  # shorter rows are padded, and then there is a mask
