@@ -26,6 +26,7 @@ from bench.doctor import (
     cases_unseen_runs,
 )
 from bench.doctor.case import Case, Place
+from bench.doctor.drawn import by_kind, draw_cases
 from bench.doctor.score import can_run, line, materials, passed, run_cases, summary
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,12 +62,15 @@ def main(arguments: list[str]) -> int:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--unseen", action="store_true", help="the cases alone that no check was tuned on")
     which.add_argument("--quick", action="store_true", help="batches and losses of plain loops alone")
+    which.add_argument("--drawn", type=int, metavar="SEED", help="faults and good set-ups that a seed draws")
     parser.add_argument("--only", help="cases whose name holds this")
     given = parser.parse_args(arguments)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     folder = materials()
     cases = [case for part in (QUICK if given.quick else UNSEEN if given.unseen else EVERY) for case in part]
+    if given.drawn is not None:
+        cases = draw_cases(given.drawn)
     cases = [case for case in cases if given.only is None or given.only in case.name]
     needs = {case.needs for case in cases}
     if folder is None and needs & {"materials", "trl"}:
@@ -86,7 +90,7 @@ def main(arguments: list[str]) -> int:
     if not judged:
         print("No case has such a name.")
         return 2
-    print(f"\n{summary(judged)}")
+    print(f"\n{summary(judged)}" if given.drawn is None else f"\n{by_kind(judged)}")
     if left_out:
         print(f"\nNot run: {len(left_out)} cases ({', '.join(left_out[:4])}, …)")
     return 0 if passed(judged) else 1

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from distillab.doctor.batch.frames import shared_frames
 from distillab.doctor.batch.label_offset import PlacedRow
 from distillab.doctor.batch.markers import ANSWER, PROMPT, ReadRow
 from distillab.doctor.batch.prompt_end import scored_prompt_ends
@@ -44,8 +45,9 @@ def check_scored(rows: Sequence[ReadRow], facts: TokenFacts, *, learns: Learns |
     if inverted is None:
         prompts = _prompts(rows, facts, learns)
         whole = learns in ("text", "prompts") or prompts is not None
-        found += [prompts, _late(rows, facts) or _in_words(rows, facts)]
-        found += [] if whole else [scored_prompt_ends(rows, facts)]
+        late, early = _late(rows, facts) or _in_words(rows, facts), None if whole else scored_prompt_ends(rows, facts)
+        found += [prompts, late, early]
+        found += [] if whole or late or early else [shared_frames(rows, facts)]
     found.append(inverted)
     return CheckResult(check=CHECK_ID, scope=scope, findings=tuple(item for item in found if item is not None))
 

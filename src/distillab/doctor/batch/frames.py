@@ -1,0 +1,85 @@
+"""What all rows share around the place where scoring begins: the wording of prompts that no known template has."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from distillab.doctor.batch.markers import ReadRow
+from distillab.doctor.batch.show import row_line, token_names
+from distillab.doctor.batch.tokens import TokenFacts
+from distillab.doctor.page import from_page
+from distillab.records import Finding
+
+_FEWEST, _ALL = 8, 0.9
+_FAR = 8
+# the frame of a prompt closes with one of these
+_CLOSES = (":", "]", ">", "\n", "=")
+
+
+def shared_frames(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
+    """Compare where scoring begins with the tokens that nearly all rows have there.
+
+    `Answer:` before the first scored token in all rows is the end of their prompts. Some tokens further away, always as
+    many, it shows a mask that is too long; among the first scored tokens one that is too short.
+    """
+    judged = [row for row in rows if row.family is None and _begins(row) is not None]
+    if len(judged) < _FEWEST:
+        return None
+    return _too_long(judged, facts) or _too_short(judged, facts)
+
+
+def _begins(row: ReadRow) -> int | None:
+    """Where scoring begins, with _FAR tokens of text to either side; None: not so."""
+    places = row.placed.scored_places
+    inside = len(places) and row.placed.start + _FAR < places[0] and places[0] + _FAR < row.placed.stop
+    return int(places[0]) if inside else None
+
+
+def _common(rows: Sequence[ReadRow], distance: int) -> int | None:
+    """The token that nearly all rows have at this distance from the first scored one; None: they differ."""
+    tokens = [int(row.placed.ids[begin + distance]) for row in rows if (begin := _begins(row)) is not None]
+    token, count = Counter(tokens).most_common(1)[0]
+    return token if count >= _ALL * len(tokens) else None
+
+
+def _says(tokens: Sequence[int], facts: TokenFacts) -> str:
+    return facts.text(np.array(tokens, dtype=np.int64))
+
+
+def _too_long(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
+    before = [_common(rows, -distance) for distance in range(1, _FAR + 1)]
+    missing = next((number for number, token in enumerate(before) if token is not None), 0)
+    frame = [token for token in before[missing : missing + 3] if token is not None][::-1]
+    text = _says(frame, facts)
+    if not missing or len(frame) < 2 or not text.rstrip(" ").endswith(_CLOSES):
+        return None
+    return from_page(
+        "answer-start-not-scored",
+        "tokens",
+        evidence=(
+            f"all prompts of {len(rows):,} rows without a template end with {text!r}; then come {missing} unscored tokens",
+        ),
+        example=(f"{rows[0].placed.row.origin}: {row_line(rows[0].placed, facts)}",),
+    )
+
+
+def _too_short(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
+    scored = [_common(rows, distance) for distance in range(_FAR)]
+    count = next((number for number, token in enumerate(scored) if token is None), _FAR)
+    frame = [token for token in scored[:count] if token is not None]
+    if not frame or not _says(frame, facts).rstrip(" ").endswith(_CLOSES):
+        return None
+    framed = _common(rows, -1) is not None
+    row = rows[0].placed
+    return from_page(
+        "prompt-end-scored",
+        severity="warning" if framed and count < _FAR else "note",
+        evidence=(
+            f"the first {count} scored tokens are the same in {len(rows):,} rows",
+            "the token before them is too: it is one frame" if framed else "the answers may begin so: then it is right",
+        ),
+        example=(f"{row.row.origin}: scored first: {'·'.join(token_names(np.array(frame, dtype=np.int64), facts))}",),
+    )
