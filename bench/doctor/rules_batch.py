@@ -443,9 +443,9 @@ def ids_moved(made: Batches, draw: Random) -> Batches:
     return _rows(made, change)
 
 
-@RULES.rule("tokenizer", "ids-of-another-tokenizer", fits=lambda made: not made.chat)
+@RULES.rule("tokenizer", "ids-of-another-tokenizer", fits=lambda made: not made.chat and not made.has_bos)
 def words_tokenised_one_by_one(made: Batches, draw: Random) -> Batches:
-    """is_split_into_words: the spaces between words are lost, or each word begins a text."""
+    """is_split_into_words: a byte-level tokenizer loses the spaces between words."""
 
     def change(rows: list[Row], tokenizer: PreTrainedTokenizerFast, _: Random) -> None:
         for row in rows:
@@ -499,7 +499,7 @@ def letters_that_the_vocabulary_lacks(made: Batches, draw: Random) -> Batches:
     "ids-outside-vocabulary",
     "ids-of-another-tokenizer",
     fits=lambda made: made.tokenizer != "tok512",
-    beside=["labels-not-inputs", "unknown-tokens"],
+    beside=["labels-not-inputs", "unknown-tokens", "eos-missing"],
 )
 def ids_stored_in_too_few_bits(made: Batches, draw: Random) -> Batches:
     """numpy.int16 for 50,257 ids, or uint8 "to save room"."""

@@ -68,8 +68,8 @@ def _same(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
 class Loss:
     """Each step is a function. soft_weight and hard_weight: of the divergence, and of the labels' cross-entropy.
 
-    power: T to this power multiplies the divergence. prepare: of both models' logits as they are given. keep: (B, L - 1)
-    from the labels. logp: of logits; for the teacher teacher_logp. expects: what the doctor is told.
+    power: T to this power multiplies the divergence. prepare: of both models' logits as they are given. keep: from the
+    labels, (B, L - 1). logp: of logits; for the teacher teacher_logp. expects: what the doctor is told.
     """
 
     trainer: str

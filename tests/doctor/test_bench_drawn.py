@@ -17,6 +17,8 @@ from bench.doctor.score import run_cases
 from bench.doctor.world_batch import make_batches
 from bench.doctor.world_loss import LOSSES
 
+from distillab.doctor.page import FOLDER
+
 RULES = [(world, rule) for world in WORLDS for rule in world.mutations]
 
 
@@ -32,8 +34,9 @@ def test_a_seed_gives_one_draw_and_another_seed_another() -> None:
     assert {kind: sum(name.startswith(kind) for name in names[0]) for kind in KINDS} == dict.fromkeys(KINDS, 10)
 
 
-def test_every_right_id_has_a_page_and_every_name_is_its_own(finding_pages: frozenset[str]) -> None:
-    assert {name for _, rule in RULES for name in rule.expected | rule.beside} - finding_pages == set()
+def test_every_right_id_has_a_page_and_every_name_is_its_own() -> None:
+    pages = {page.stem for page in FOLDER.glob("*.md")}
+    assert {name for _, rule in RULES for name in rule.expected | rule.beside} - pages == set()
     names = [f"{world.audit} {rule.name}" for world, rule in RULES]
     assert len(set(names)) == len(names)
     assert {rule.kind for _, rule in RULES} == set(KINDS)

@@ -46,6 +46,10 @@ BRINGS: Mapping[str, frozenset[str]] = {
     "answer-at-prompt-positions": _OF_LABELS,
     "labels-of-other-rows": _OF_LABELS,
     "labels-misaligned": _OF_LABELS,
+    # the last label has no place
+    "labels-not-shifted": _OF_LABELS,
+    "labels-shifted-twice": _OF_LABELS,
+    "labels-shifted-wrong-way": _OF_LABELS,
     "mask-inverted": frozenset(("answers-truncated", "eos-missing", "eos-not-scored", "prompt-in-loss")),
     "prompt-in-loss": frozenset(("answer-header-scored", "prompt-end-scored")),
     "attention-mask-inverted": frozenset(("attention-mask-looks-ahead", "padding-attended", "tokens-hidden")),

@@ -33,7 +33,7 @@ def check_attention(
         _padding_attended(rows, facts),
         _hidden(rows, facts),
         _padding_side(rows, facts, absolute_positions),
-        _positions(rows, facts) or _run_through(rows) or _begin_at_one(rows, absolute_positions),
+        _positions(rows, facts) or _run_through(rows) or _begin_late(rows, absolute_positions),
     ]
     return CheckResult(check=CHECK_ID, scope=scope, findings=tuple(item for item in found if item is not None))
 
@@ -193,18 +193,20 @@ def _run_through(rows: Sequence[PlacedRow]) -> Finding | None:
     )
 
 
-def _begin_at_one(rows: Sequence[PlacedRow], absolute: bool | None) -> Finding | None:
-    """Every row counts from 1: the mask was summed, without the - 1. Later parts of texts begin further on."""
+def _begin_late(rows: Sequence[PlacedRow], absolute: bool | None) -> Finding | None:
+    """Every row counts from one number above 0: the mask was summed, without the - 1. Later parts of texts vary."""
     texts = [row for row in rows if row.row.positions is not None and row.stop - row.read_from >= 2]
     first = [int(row.row.positions[row.read_from]) for row in texts if row.row.positions is not None]
     # a single row may go on behind one that came before it, and one token of padding before a row is padding-side's
-    if not absolute or len(first) < 2 or set(first) != {1} or all(row.start == 1 for row in texts):
+    if not absolute or len(first) < 2 or len(set(first)) > 1 or first[0] == 0:
+        return None
+    if all(row.start == first[0] for row in texts):
         return None
     row = texts[0]
     shown = [] if row.row.positions is None else row.row.positions[row.read_from : row.read_from + 8].tolist()
     return from_page(
         "positions-wrong",
-        "from 1",
-        evidence=(f"{len(texts):,} of {len(rows):,} rows; no text begins at position 0",),
+        "late",
+        evidence=(f"{len(texts):,} of {len(rows):,} rows; every text begins at position {first[0]}",),
         example=(f"{row.row.origin}, from its first token on: {shown}",),
     )

@@ -13,7 +13,7 @@ from distillab.doctor.batch.label_offset import PlacedRow, Shifts, place, placem
 from distillab.doctor.batch.labels import check_labels
 from distillab.doctor.batch.markers import read_row
 from distillab.doctor.batch.mask_kinds import read_kinds
-from distillab.doctor.batch.packing import check_packing
+from distillab.doctor.batch.packing import check_packing, samples_of
 from distillab.doctor.batch.rows import GivenBatches, read_batches
 from distillab.doctor.batch.scored import Learns, check_scored
 from distillab.doctor.batch.sequences import check_sequences
@@ -122,6 +122,8 @@ def run_batch_checks(
         place(row, replace(placement, offset=0), facts, ignore_index=ignore_index)
         for row, placement in zip(given.rows, found, strict=True)
     )
+    samples = [sample for row in placed for sample in samples_of(row)]
+    every_sample = [read_row(sample, facts) for row in every for sample in samples_of(row)]
     every_text = [read_row(row, facts) for row in every]
     attention = check_attention(every, facts, given, absolute_positions=absolute_positions)
     attention = attention.model_copy(update={"findings": (*of_masks, *attention.findings)})
@@ -129,10 +131,10 @@ def run_batch_checks(
         (
             labels,
             check_scored(texts, facts, learns=learns),
-            check_ends(placed, facts, learns=learns),
+            check_ends(samples, facts, learns=learns),
             attention,
             check_packing(texts, facts, given),
-            check_sequences(every_text, placed, facts),
+            check_sequences(every_sample, samples, facts),
             check_template(every_text, facts),
             check_ids(given.rows, placed, facts, ignore_index=ignore_index, vocabulary=vocabulary),
         )

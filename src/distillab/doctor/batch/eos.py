@@ -51,12 +51,14 @@ def _end(row: PlacedRow, facts: TokenFacts) -> End:
     # a template may put a blank between the answer and its end
     for behind in range(last + 1, min(last + 3, len(row.ids))):
         if int(row.ids[behind]) in facts.ends:
+            if int(row.ids[behind]) == facts.pad != facts.eos:
+                break
             hidden = row.attention is not None and int(row.attention[behind]) == 0
             alone = behind < row.stop and not hidden and (row.attention is not None or not _is_padding_id(row, behind))
             return "hidden" if alone else "padded"
         if facts.meaning(int(row.ids[behind])).data.strip():
             break
-    return "cut" if row.row.fills and last == len(row.ids) - 1 else "open"
+    return "cut" if row.row.fills and row.start == 0 and last == len(row.ids) - 1 else "open"
 
 
 def _spells_end(row: PlacedRow, last: int, facts: TokenFacts) -> bool:
@@ -93,7 +95,9 @@ def _never_learned(ends: Sequence[tuple[PlacedRow, End]], facts: TokenFacts, lea
     masked = sum(int(row.scored_places[0]) > row.start + 1 for row in rows) > len(rows) / 2
     # answers that nothing ever ends are learned so wherever the end went; a classifier's of a token or two need none
     answers = learns != "text" and (masked or learns == "answers") and mean >= _ANSWER_TOKENS
-    if hidden or padded:
+    # what fills a batch has no padding behind it: if it ends without EOS, so do the others
+    longest = {len(row.ids) for row, end in ends if end == "cut"}
+    if hidden or (padded and len(longest) < 2):
         hit = [*hidden, *padded]
         severity: Severity = "error" if answers and len(hit) >= 2 else "warning"
         token = next(int(t) for t in hit[0].ids[hit[0].scored_places[-1] + 1 :] if int(t) in facts.ends)
@@ -110,6 +114,7 @@ def _never_learned(ends: Sequence[tuple[PlacedRow, End]], facts: TokenFacts, lea
             evidence=tuple(facts_seen),
             example=(f"{hit[0].row.origin}: {row_line(hit[0], facts)}",),
         )
+    opened = opened or padded
     if not opened or (len(opened) < 2 and len(rows) > 1):
         return None
     return from_page(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import takewhile
 
 import numpy as np
 
@@ -16,6 +18,9 @@ from distillab.records import Finding
 _FEWEST, _ALL = 8, 0.9
 _FAR = 8
 # the frame of a prompt closes with one of these
+_FRAME = re.compile(rb"\n[^\n]{1,40}[:\]>]")
+_LABEL = re.compile(r"\W*\w+( \w+)?\W*[:\]>=]\s*")
+_MIXED = 0.2
 _CLOSES = (":", "]", ">", "\n", "=")
 
 
@@ -28,7 +33,7 @@ def shared_frames(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
     judged = [row for row in rows if row.family is None and _begins(row) is not None]
     if len(judged) < _FEWEST:
         return None
-    return _too_long(judged, facts) or _too_short(judged, facts)
+    return _too_long(judged, facts) or _too_short(judged, facts) or _at_odds(judged, facts)
 
 
 def _begins(row: ReadRow) -> int | None:
@@ -59,20 +64,48 @@ def _too_long(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
     return from_page(
         "answer-start-not-scored",
         "tokens",
-        evidence=(
-            f"all prompts of {len(rows):,} rows without a template end with {text!r}; then come {missing} unscored tokens",
-        ),
+        evidence=(f"the prompts of {len(rows):,} rows end with {text!r}; then come {missing} unscored tokens",),
         example=(f"{rows[0].placed.row.origin}: {row_line(rows[0].placed, facts)}",),
     )
+
+
+def _at_odds(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
+    """A wording that ends a line of every row once, and scoring begins before it in some rows, and behind in others."""
+    texts = [row.text for row in rows]
+    for frame in sorted(set(_FRAME.findall(texts[0])), key=texts[0].find):
+        if sum(text.count(frame) == 1 for text in texts) < _ALL * len(texts):
+            continue
+        early = late = 0
+        for row in rows:
+            end = row.text.find(frame) + len(frame)
+            begin = _begins(row)
+            if begin is None or end < len(frame):
+                continue
+            first = int(row.ends[begin - row.placed.start - 1])
+            late, early = late + (first > end + 1), early + (first < end - 1)
+        if min(early, late) >= _MIXED * len(rows):
+            return from_page(
+                "answer-start-not-scored",
+                "tokens",
+                evidence=(
+                    f"{len(rows):,} rows contain {frame.decode('utf-8', 'replace')!r}: scoring begins before it in "
+                    f"{early:,}, and behind it in {late:,}; the lengths may be those of other prompts",
+                ),
+                example=(f"{rows[0].placed.row.origin}: {row_line(rows[0].placed, facts)}",),
+            )
+    return None
 
 
 def _too_short(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
     scored = [_common(rows, distance) for distance in range(_FAR)]
     count = next((number for number, token in enumerate(scored) if token is None), _FAR)
     frame = [token for token in scored[:count] if token is not None]
-    if not frame or not _says(frame, facts).rstrip(" ").endswith(_CLOSES):
+    before = list(takewhile(lambda token: token is not None, (_common(rows, -distance) for distance in range(1, _FAR))))
+    line = _says([token for token in (*before[::-1], *frame) if token is not None], facts).rsplit("\n", 1)[-1]
+    # a label of a word or two; answers may begin alike, in a sentence
+    if not frame or not _LABEL.fullmatch(line):
         return None
-    framed = _common(rows, -1) is not None
+    framed = bool(before)
     row = rows[0].placed
     return from_page(
         "prompt-end-scored",

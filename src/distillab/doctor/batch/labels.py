@@ -46,6 +46,7 @@ def check_labels(
     groups: dict[str, list[int]] = {}
     for number, placement in enumerate(placed):
         groups.setdefault(_group(placement, expected), []).append(number)
+    _join_moved(groups)
     unplaced = _explained_by_moved(groups)
     findings = []
     for group, numbers in groups.items():
@@ -75,6 +76,13 @@ def _group(placement: Placement, expected: int) -> str:
     if placement.offset == -1:
         return "behind"
     return "far"
+
+
+def _join_moved(groups: dict[str, list[int]]) -> None:
+    """Where most moved rows are moved by other numbers, one that is moved by a common number is so by accident."""
+    near = [group for group in ("ahead", "in_place", "behind") if group in groups]
+    if len(groups.get("far", ())) > sum(len(groups[group]) for group in near):
+        groups["far"] = sorted([*groups["far"], *(number for group in near for number in groups.pop(group))])
 
 
 def _explained_by_moved(groups: dict[str, list[int]]) -> frozenset[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -41,8 +43,8 @@ def _starts(row: ReadRow, facts: TokenFacts) -> Ints:
     placed = row.placed
     text = placed.ids[placed.start : placed.stop]
     begins = facts.bos is not None and facts.bos not in facts.ends and facts.bos in facts.begins
-    if row.family is not None and row.family.converses and (row.family.markers or not begins):
-        return np.array([], dtype=np.int64)
+    if row.family is not None and row.family.converses and (not begins or b"[INST]" in row.family.markers):
+        return _systems(row)  # Llama 2 puts the begin token before every turn
     if begins:
         at = np.flatnonzero(text[1:] == facts.bos) + 1
         at = at[text[at - 1] != facts.bos]  # a doubled begin token is another matter, and so is one before an answer
@@ -53,6 +55,46 @@ def _starts(row: ReadRow, facts: TokenFacts) -> Ints:
         # in the families that have none, an end token before the first text begins it
         at = at[at > 1]
     return at + placed.start
+
+
+def _systems(row: ReadRow) -> Ints:
+    """Where a further conversation begins: with a system turn, of which a conversation has one."""
+    turns = [tokens for marker, tokens in row.asking_turns if marker.endswith("system")]
+    return np.array([int(tokens[0]) for tokens in turns[1:] if len(tokens)], dtype=np.int64)
+
+
+def samples_of(row: PlacedRow) -> list[PlacedRow]:
+    """The samples of a row, by position ids that begin again or a mask that numbers them; else the row itself."""
+    at = _restarts(row)
+    if not len(at) and row.attention is not None and _numbered(row):
+        at = np.flatnonzero(np.diff(row.attention) != 0) + 1
+    borders = [0, *at.tolist(), len(row.ids)]
+    if len(borders) == 2:
+        return [row]
+    made = []
+    for begin, end in pairwise(borders):
+        given = row.row
+        part = replace(
+            given,
+            ids=given.ids[begin:end],
+            labels=given.labels[begin:end],
+            attention=None,
+            positions=None,
+            fills=False,
+            table=None,
+        )
+        made.append(
+            PlacedRow(
+                part,
+                row.ids[begin:end],
+                row.scored[begin:end],
+                row.targets[begin:end],
+                None,
+                min(max(row.start - begin, 0), end - begin),
+                min(max(row.stop - begin, 0), end - begin),
+            )
+        )
+    return made
 
 
 def _restarts(placed: PlacedRow) -> Ints:

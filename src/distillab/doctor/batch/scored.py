@@ -45,7 +45,8 @@ def check_scored(rows: Sequence[ReadRow], facts: TokenFacts, *, learns: Learns |
     if inverted is None:
         prompts = _prompts(rows, facts, learns)
         whole = learns in ("text", "prompts") or prompts is not None
-        late, early = _late(rows, facts) or _in_words(rows, facts), None if whole else scored_prompt_ends(rows, facts)
+        late = _ends_alone(rows, facts) or _late(rows, facts) or _in_words(rows, facts)
+        early = None if whole else scored_prompt_ends(rows, facts)
         found += [prompts, late, early]
         found += [] if whole or late or early else [shared_frames(rows, facts)]
     found.append(inverted)
@@ -174,6 +175,20 @@ def _scored_turn(row: ReadRow) -> str | None:
         if len(tokens) >= _FEWEST_OF_A_TURN and row.placed.scored[tokens].mean() >= _WHOLE_TURN:
             return marker
     return None
+
+
+def _ends_alone(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
+    """Rows in which nothing but EOS is scored."""
+    judged = [row.placed for row in rows if row.placed.scored.any()]
+    hit = [placed for placed in judged if set(placed.targets[placed.scored].tolist()) <= facts.ends]
+    if len(hit) < max(2, 0.9 * len(judged)):
+        return None
+    return from_page(
+        "answer-start-not-scored",
+        "tokens",
+        evidence=(f"in {len(hit):,} of {len(judged):,} rows EOS is the only scored token",),
+        example=(f"{hit[0].row.origin}: {row_line(hit[0], facts)}",),
+    )
 
 
 def _late(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:

@@ -76,8 +76,8 @@ def _missing(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
     cut = _beginnings_cut(texts, facts)
     if cut is not None:
         return cut
-    # a chat template decides by itself, and chunks of plain text begin anywhere
-    if not facts.begins or not texts or any(row.family is not None for row in rows) or all(row.full for row in texts):
+    # chunks of plain text begin anywhere
+    if not facts.begins or not texts or all(row.full for row in texts):
         return None
     if any(int(row.ids[row.start]) == facts.begins[0] for row in texts):
         return None

@@ -16,7 +16,7 @@ from torch import Tensor
 from distillab.doctor.pair.permutation import Tested, permutation_test, relabelling_test
 from distillab.doctor.pair.signal_rows import SignalRow
 
-OFFSETS = (-2, -1, 1, 2)
+OFFSETS = (-8, -7, -6, -5, -4, -3, -2, -1, 1, 2, 3, 4, 5, 6, 7, 8)
 _MIN_OVERLAP = 8
 
 
