@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerFast, Trainer, TrainerCallback
 
 from distillab.doctor.batch.audit import IGNORED, Learns, Shifts, audit_batch
+from distillab.doctor.model_tokenizer import check_model_tokenizer, logits_rows
 from distillab.doctor.run.audit import run_log_checks, with_facts
 from distillab.doctor.run.logs import Run
 from distillab.doctor.run.logs_other import of_trainer_state
@@ -19,6 +21,9 @@ from distillab.terminal import echo
 
 BATCHES = 8
 EVERY = 10
+# the whole log is examined after a quarter more losses: all examinations together take five times as long as the last
+_GROWTH = 1.25
+_MEASURED = ("loss", "eval_loss", "grad_norm")
 _LIVE = "the live log"
 
 
@@ -30,8 +35,10 @@ class Watch:
         stop: raise at the first error, before the batch trains. False: print it, and go on.
         batches: microbatches that are examined together, the first ones. While the first is examined alone, it has not
             trained yet.
-        every: logged losses between two examinations of the log.
+        every: logged losses before the first examination of the log, and at least between two. Later ones come after a
+            quarter more losses, and at once at the first value that is NaN or infinite.
         vocabulary: ids of the student's tokenizer; the logged losses are then nats per token, see `audit_run`.
+        width: rows of the model's output layer, where they are known.
         shifts, learns, ignore_index: see `audit_batch`.
     Raises:
         ConfigError: a number below 1.
@@ -45,6 +52,7 @@ class Watch:
         batches: int = BATCHES,
         every: int = EVERY,
         vocabulary: int | None = None,
+        width: int | None = None,
         shifts: Shifts | None = None,
         learns: Learns | None = None,
         ignore_index: int = IGNORED,
@@ -53,18 +61,33 @@ class Watch:
             raise ConfigError("A watch examines something.", facts=[f"batches: {batches}; every: {every}; at least 1"])
         self._tokenizer = tokenizer
         self._stop, self._most, self._every, self._vocabulary = stop, batches, every, vocabulary
-        self._settings: dict[str, Any] = {"shifts": shifts, "learns": learns, "ignore_index": ignore_index}
+        self._settings: dict[str, Any] = {
+            "shifts": shifts,
+            "learns": learns,
+            "ignore_index": ignore_index,
+            "vocabulary": width,
+        }
         self._batches: list[dict[str, Any]] = []
         self._history: list[dict[str, Any]] = []
+        self._of_model: tuple[CheckResult, ...] = ()
         self._of_batches: tuple[CheckResult, ...] = ()
         self._of_log: tuple[CheckResult, ...] = ()
         self._shown: set[str] = set()
-        self._losses = 0
+        self._losses, self._next, self._broken = 0, every, False
 
     @property
     def investigation(self) -> Investigation:
         """What was found until now; `distillab.report.investigation.write_investigation` makes a page of it."""
-        return Investigation(subject="a live training", checks=(*self._of_batches, *self._of_log))
+        return Investigation(subject="a live training", checks=(*self._of_model, *self._of_batches, *self._of_log))
+
+    def model(self, model: Any) -> None:
+        """Compare the tokenizer with the one that the model was loaded with.
+
+        Raises:
+            FaultFound: it is another one, and `stop` is set.
+        """
+        self._of_model = (check_model_tokenizer(model, self._tokenizer),)
+        self._tell(self._of_model)
 
     def batch(self, batch: Mapping[str, Any]) -> None:
         """Examine a microbatch that is about to train: the first at once, the next ones together.
@@ -88,7 +111,9 @@ class Watch:
         """
         self._history.append({**values, "step": step})
         self._losses += "loss" in values or "eval_loss" in values
-        if self._losses and self._losses % self._every == 0:
+        breaks = not self._broken and not all(math.isfinite(values.get(name, 0.0)) for name in _MEASURED)
+        self._broken = self._broken or breaks
+        if breaks or self._losses >= self._next:
             self.examine_log()
 
     def examine_log(self, *, planned_steps: int | None = None) -> None:
@@ -101,6 +126,7 @@ class Watch:
         """
         if not self._losses:
             return
+        self._next = max(self._losses + self._every, math.ceil(_GROWTH * self._losses))
         series = of_trainer_state({"log_history": self._history, "max_steps": planned_steps}, _LIVE)
         facts = with_facts(series.facts, vocabulary=self._vocabulary)
         self._of_log = tuple(run_log_checks(Run(replace(series, source=_LIVE, facts=facts))))
@@ -151,9 +177,10 @@ def watch(
     shifts: Shifts | None = "model",
     learns: Learns | None = None,
 ) -> Watch:
-    """Examine the first batches, the losses and the log of a Trainer of transformers, or of TRL, while it trains.
+    """Examine the tokenizer, the first batches and the log of a Trainer of transformers, or of TRL, while it trains.
 
-    Nothing that it computes is changed: batches are read as `training_step` gets them.
+    Nothing that it computes is changed: batches are read as `training_step` gets them. The tokenizer is compared with
+    the one in the folder that the model was loaded from, if there is one.
 
     Args:
         trainer: before `train()`.
@@ -163,6 +190,7 @@ def watch(
         The watch, with its findings.
     Raises:
         ConfigError: the Trainer has no fast tokenizer, and none is given.
+        FaultFound: the model was loaded with another tokenizer, and `stop` is set.
     """
     found = tokenizer or trainer.processing_class
     if not isinstance(found, PreTrainedTokenizerFast):
@@ -172,8 +200,16 @@ def watch(
             fix="watch(trainer, tokenizer=AutoTokenizer.from_pretrained(…))",
         )
     watching = Watch(
-        found, stop=stop, batches=batches, every=every, vocabulary=vocabulary, shifts=shifts, learns=learns
+        found,
+        stop=stop,
+        batches=batches,
+        every=every,
+        vocabulary=vocabulary,
+        width=logits_rows(trainer.model),
+        shifts=shifts,
+        learns=learns,
     )
+    watching.model(trainer.model)
     step = trainer.training_step
 
     def watched(model: Any, inputs: Any, *arguments: Any, **named: Any) -> Any:

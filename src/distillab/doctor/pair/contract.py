@@ -40,13 +40,13 @@ def _unrelated(contract: TokenizerContract, *, compared: bool) -> Finding:
     )
     if not compared:
         return from_page(
-            "pair-ids-unrelated", "not compared", evidence=evidence, example=_side_by_side(contract.example)
+            "pair-ids-unrelated", "not compared", evidence=evidence, example=side_by_side_lines(contract.example)
         )
     return from_page(
         "pair-ids-unrelated",
         "compared",
         evidence=evidence,
-        example=(*_side_by_side(contract.example), *(f"would train: {line}" for line in contract.would_train)),
+        example=(*side_by_side_lines(contract.example), *(f"would train: {line}" for line in contract.would_train)),
         fix=pair_check(contract).ways_out,
     )
 
@@ -72,15 +72,16 @@ def _reads_otherwise(contract: TokenizerContract, notes: list[str]) -> Finding:
     return from_page(
         "pair-reads-otherwise",
         evidence=tuple(notes),
-        example=_side_by_side(contract.probes_differ[0]) if contract.probes_differ else (),
+        example=side_by_side_lines(contract.probes_differ[0]) if contract.probes_differ else (),
     )
 
 
-def _side_by_side(example: SideBySide) -> tuple[str, ...]:
+def side_by_side_lines(example: SideBySide, names: tuple[str, str] = ("teacher", "student")) -> tuple[str, ...]:
+    """Return a text, and its ids and tokens by both tokenizers, a line each."""
     return (
         repr(example.text),
-        f"teacher  {ids_line(example.teacher_ids)}  {tokens_line(example.teacher_tokens)}",
-        f"student  {ids_line(example.student_ids)}  {tokens_line(example.student_tokens)}",
+        f"{names[0]}  {ids_line(example.teacher_ids)}  {tokens_line(example.teacher_tokens)}",
+        f"{names[1]}  {ids_line(example.student_ids)}  {tokens_line(example.student_tokens)}",
     )
 
 
