@@ -37,6 +37,9 @@ _SOUND: dict[str, Sequence[float]] = {
     "teacher_entropy_0_32": _line(1.2, 1.2),
     "teacher_entropy_128_on": _line(1.3, 1.2),
     "sampler_gap": _line(1e-6, 1e-6),
+    "nats": _line(0.5, 0.2, seed=2),
+    "distinct": [1.0] * _STEPS,
+    "distinct_stored": _share(1.0, 1.0),
 }
 
 
@@ -89,6 +92,12 @@ FAULTS_OF_ROLLOUTS = [
     Case("answers grow", _ours(length_mean=_LONGER, truncated=_CUT), "rollouts-grow", "warning"),
     Case("answers grow, TRL", _trl(length=_line(200, 480), cut=_CUT), "rollouts-grow", "warning"),
     Case(
+        "answers grow and are no better",
+        _ours(length_mean=_line(40, 90), nats=_line(0.3, 0.34, seed=2)),
+        "rollouts-grow",
+        "warning",
+    ),
+    Case(
         "answers grow, verl",
         _verl(response_length__mean=_line(900, 3900), response_length__clip_ratio=_CUT),
         "rollouts-grow",
@@ -130,6 +139,8 @@ FAULTS_OF_ROLLOUTS = [
         "rollouts-collapse",
         "warning",
     ),
+    Case("one answer to all", _ours(distinct=_line(0.98, 0.2, noise=0.02)), "rollouts-same", "warning"),
+    Case("answers reused too long", _ours(stale_ess=_line(0.95, 0.2)), "rollouts-stale", "warning"),
     Case("loops", _ours(repetitive=_share(0.05, 0.6)), "rollouts-repeat", "warning"),
     Case("half-updated sampler", _ours(sampler_gap=_line(0.3, 0.3)), "rollouts-stale", "warning"),
     Case("sampler falls behind, TRL", _trl(gap=_line(0.015, 0.08)), "rollouts-stale", "warning"),
@@ -152,6 +163,13 @@ GOOD_ROLLOUTS = [
     Case("sound rollouts, TRL", _trl(), severity="warning"),
     Case("a real DistillationTrainer of TRL", real("good_trl_on_policy.json"), severity="warning"),
     Case("sound rollouts, verl", _verl(), severity="warning"),
+    Case("longer and nearer", _ours(length_mean=_line(40, 90)), severity="warning"),
+    Case(
+        "answers of few classes",
+        _ours(distinct=_line(0.9, 0.17, noise=0.02), distinct_stored=[0.17] * _STEPS),
+        severity="warning",
+    ),
+    Case("answers reused", _ours(stale_ess=_line(0.97, 0.85)), severity="warning"),
     Case("longer and whole", _trl(length=_line(200, 900)), severity="warning"),
     Case(
         "a horizon that grows",

@@ -289,7 +289,7 @@ def test_every_id_is_planted() -> None:
         for path in sources
         for name in re.findall(r'from_page\(\s*"([a-z0-9-]+)"', path.read_text(encoding="utf-8"))
     }
-    assert len(found) == 51
+    assert len(found) == 52
     planted = {case.finds for case in FAULTS}
     assert found - planted == {"difference-below-interval", "teacher-not-better", "worse-than-start"}
 

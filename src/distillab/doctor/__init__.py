@@ -4,6 +4,7 @@ from distillab.doctor.batch.audit import audit_batch
 from distillab.doctor.data.audit import audit_data
 from distillab.doctor.loss.audit import audit_loss
 from distillab.doctor.pair.audit import audit_pair
+from distillab.doctor.pair.scores import audit_scores
 from distillab.doctor.pair.signal import audit_signal
 from distillab.doctor.run.audit import audit_run
 from distillab.doctor.trainer.audit import audit_trainer
@@ -16,6 +17,7 @@ __all__ = [
     "audit_loss",
     "audit_pair",
     "audit_run",
+    "audit_scores",
     "audit_signal",
     "audit_trainer",
     "watch",

@@ -153,7 +153,9 @@ class Rollout:
         read = [self._read([item for item, _ in part], [place in written for _, place in part]) for part in parts]
         lengths = torch.tensor([len(one.answer.scored_ids) for one in answers], device=device)
         prompts = 0 if self._age else sum(len(prompt) for prompt, _ in written.values())
-        counts = torch.tensor([*_counts(answers), sum(partial for _, partial in read), prompts], device=device)
+        kept_rows = [self.rows[index] for place, index in local if place in written]
+        partial = sum(each for _, each in read)
+        counts = torch.tensor([*_counts(answers), partial, prompts, *_distinct(answers, kept_rows)], device=device)
         self.log.begin(
             longest=longest,
             lengths=joined(lengths).tolist(),
@@ -301,6 +303,12 @@ def _counts(answers: Sequence[Sampled]) -> list[int]:
         sum(repeated_share(one.ids) > _REPEATED for one in written),
         sum(not one.ids for one in written),
     ]
+
+
+def _distinct(answers: Sequence[Sampled], rows: Sequence[EncodedRow]) -> list[int]:
+    """Return how many different answers there are, and how many of the data set's answers to the same prompts."""
+    stored = {row.input_ids[row.prompt_length :].tobytes() for row in rows}
+    return [len({tuple(one.answer.scored_ids) for one in answers}), len(stored)]
 
 
 def repeated_share(ids: Sequence[int]) -> float:

@@ -73,13 +73,13 @@ class RolloutLog:
             longest: most new tokens.
             lengths: tokens of each answer, of all processes.
             counts: answers, cut ones, repetitive ones, empty ones, those that end within a character, tokens of
-                their prompts; of all processes.
+                their prompts, different ones on each process, different ones of the data set; of all processes.
             generate_s: seconds that they took.
             age: optimizer steps since they were written; None where none is used twice.
             share: of the step's rows.
             microbatches: of this process.
         """
-        self.rows, cut, self.repetitive, empty, partial, prompts = counts
+        self.rows, cut, self.repetitive, empty, partial, prompts, distinct, distinct_stored = counts
         new, prompts = (0, 0) if age else (sum(lengths), prompts)
         self.generated = (prompts + new, new)
         ordered = torch.tensor(lengths or [0], dtype=torch.float64)
@@ -96,6 +96,8 @@ class RolloutLog:
             "repetitive": self.repetitive / max(1, self.rows),
             "empty": empty / max(1, self.rows),
             "partial": partial / max(1, self.rows),
+            "distinct": distinct / max(1, self.rows),
+            "distinct_stored": distinct_stored / max(1, self.rows),
             "generate_s": generate_s,
             "teacher_s": 0.0,
         }

@@ -1,4 +1,4 @@
-"""What the student wrote during training: does it grow, collapse or loop, is it stale, and can the teacher correct it?
+"""What the student wrote during training: does it grow, collapse, loop, is it stale, and can the teacher correct it?
 
 The names of the figures are those of `training.rollout_log`; `rows` names the columns of TRL and verl that mean the
 same. Where the longest answer grows by a schedule, the steps before its end are not judged.
@@ -15,6 +15,8 @@ from distillab.records import CheckResult, Finding
 
 _FEWEST = 20
 _LONGER = 0.5
+_DISTINCT = 0.5
+_FEW_EFFECTIVE = 0.5
 _MORE_CUT = 0.2
 _MASS_LOST = 0.1
 _SURER = 0.9
@@ -32,7 +34,7 @@ _FIRST = "0_32"
 
 
 def check_rollouts(series: RunSeries) -> CheckResult:
-    """Check for answers that grow until they are cut, a collapse, loops, stale samples and a teacher lost at the end.
+    """Check for answers that grow, a collapse, one answer to all, loops, stale samples and a teacher lost at the end.
 
     Args:
         series: in order.
@@ -53,10 +55,12 @@ def check_rollouts(series: RunSeries) -> CheckResult:
         if len(values) >= _FEWEST and all(map(math.isfinite, values))
     }
     found = [
-        _grow(ends) or _truncated(ends),
+        _grow(ends) or _no_nearer(ends) or _truncated(ends),
         _collapse(ends),
+        _same(ends),
         _repeat(ends),
         *(_stale(ends, name) for name in _GAPS),
+        _reused(ends),
         _late(ends),
     ]
     return CheckResult(check="run-rollouts", scope=scope, findings=tuple(one for one in found if one is not None))
@@ -68,9 +72,24 @@ def _grow(ends: dict[str, Trend]) -> Finding | None:
         return None
     return from_page(
         "rollouts-grow",
+        "cut",
         evidence=(
             f"tokens of an answer: {length.head:.0f} at first, {length.tail:.0f} at the end",
             f"answers that are cut: {cut.head:.0%} at first, {cut.tail:.0%} at the end",
+        ),
+    )
+
+
+def _no_nearer(ends: dict[str, Trend]) -> Finding | None:
+    length, apart = ends.get("length_mean"), ends.get("nats")
+    if length is None or apart is None or not length.rose(_LONGER) or apart.tail < apart.head:
+        return None
+    return from_page(
+        "rollouts-grow",
+        "no nearer",
+        evidence=(
+            f"tokens of an answer: {length.head:.0f} at first, {length.tail:.0f} at the end",
+            f"nats from the teacher, a written token: {apart.head:.3g} at first, {apart.tail:.3g} at the end",
         ),
     )
 
@@ -105,6 +124,19 @@ def _collapse(ends: dict[str, Trend]) -> Finding | None:
     return from_page("rollouts-collapse", evidence=(evidence, other)) if unlike else None
 
 
+def _same(ends: dict[str, Trend]) -> Finding | None:
+    own, stored = ends.get("distinct"), ends.get("distinct_stored")
+    if own is None or stored is None or own.tail >= _DISTINCT * stored.tail:
+        return None
+    return from_page(
+        "rollouts-same",
+        evidence=(
+            f"different answers of a step: {own.head:.0%} at first, {own.tail:.0%} at the end",
+            f"of the data set's answers to the same prompts: {stored.tail:.0%}",
+        ),
+    )
+
+
 def _repeat(ends: dict[str, Trend]) -> Finding | None:
     share = ends.get("repetitive")
     if share is None or share.tail <= _REPETITIVE:
@@ -120,9 +152,24 @@ def _stale(ends: dict[str, Trend], name: str) -> Finding | None:
         return None
     return from_page(
         "rollouts-stale",
+        "other weights",
         evidence=(
             f"mean difference between sampler and student at the written tokens: {gap.head:.3g} {_UNITS[name]} at "
             f"first, {gap.tail:.3g} at the end",
+        ),
+    )
+
+
+def _reused(ends: dict[str, Trend]) -> Finding | None:
+    effective = ends.get("stale_ess")
+    if effective is None or effective.tail >= _FEW_EFFECTIVE:
+        return None
+    return from_page(
+        "rollouts-stale",
+        "reused",
+        evidence=(
+            f"effective sample size of the importance weights, of the tokens: {effective.head:.0%} at first, "
+            f"{effective.tail:.0%} at the end",
         ),
     )
 
