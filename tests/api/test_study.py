@@ -13,7 +13,9 @@ import distillab as dl
 from distillab.errors import ConfigError, DataError
 
 
-def test_objects_are_compared_as_paths_are(tiny_world: dict[str, Any], tmp_path: Path) -> None:
+def test_objects_are_compared_as_paths_are(
+    tiny_world: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     parts = ("training", "evaluation")
     settings = {f"{part}.{key}": value for part in parts for key, value in tiny_world[part].items()}
     common = {
@@ -30,6 +32,8 @@ def test_objects_are_compared_as_paths_are(tiny_world: dict[str, Any], tmp_path:
     with pytest.raises(DataError, match="no results yet"):
         study.table()
     assert study.run(check=False) is study
+    assert "The first comparison is in" in capsys.readouterr().out
+    assert "Not finished" not in (tmp_path / "rows" / "report.html").read_text(encoding="utf-8")
     table = study.table()
     expected = dl.Study(**common, train=file, output=tmp_path / "file").run(check=False).table()
     assert table.equals(expected)

@@ -158,6 +158,9 @@ def test_a_study_outlives_a_node_with_the_records_of_one_machine(
     cluster.remove_node(cluster.worker_nodes.copy().pop(), allow_graceful=False)
     code, err = ended(study)
     assert code == 0, err
+    assert "The first comparison is in" in study.written("stdout")  # it is shown while runs are left
+    page = (tmp_path / "ray" / "report.html").read_text(encoding="utf-8")
+    assert "Not finished" not in page
 
     assert sorted(len(pids) for pids in starts.stop().values()) == [1, 1, 1, 2]  # one run was on the lost node
     for run in runs:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from distillab.cli.console import report_so_far
 from distillab.config.study import StudyRecipe
 from distillab.records import StudyResults
 from distillab.report import write_report
@@ -72,6 +73,19 @@ def test_the_first_comparison_is_shown_first_and_the_end_says_nothing_is_left(
 
     again = _recipe(tiny_world, tmp_path / "again", arms=[ARMS[3], ARMS[1], ARMS[2], ARMS[0]])
     assert _figures(Study(again, reproduce="").run()) == _figures(results)
+
+
+def test_a_report_that_cannot_be_written_ends_no_study(
+    tiny_world: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("distillab.study.so_far._LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr("distillab.study.so_far._PAUSE", 0)
+    (tmp_path / "report").write_text("a file in the place of the report's folder")
+    recipe = _recipe(tiny_world, tmp_path / "study", arms=["sft", "logits"])
+    results = Study(recipe, reproduce="", on_results=report_so_far(tmp_path / "report")).run()
+    assert [arm.seeds for arm in results.arms] == [recipe.seeds, recipe.seeds]
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert len(told) == 2 and all("NotADirectoryError" in line and "The study goes on" in line for line in told), told
 
 
 def test_the_order_of_runs(tiny_world: dict[str, Any], tmp_path: Path) -> None:

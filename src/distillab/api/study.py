@@ -11,6 +11,7 @@ import typer
 
 from distillab.api.given import Model, Rows, Teacher
 from distillab.api.recipe import RecipeBuilder, Settings, quiet
+from distillab.cli.console import report_so_far
 from distillab.cli.preflight import checked_first
 from distillab.config.study import ArmConfig, StudyRecipe
 from distillab.errors import ConfigError, DataError
@@ -76,7 +77,7 @@ class Study:
             )
 
     def run(self, *, check: bool = True) -> Study:
-        """Run all unfinished runs.
+        """Run all unfinished runs. The report in the study's folder is written again as runs finish.
 
         Args:
             check: check pair, data and recipe first with the doctor, as `distillab compare` does.
@@ -88,7 +89,9 @@ class Study:
         """
         with self._builder.held(), quiet():
             runner = Runner(
-                self.recipe, reproduce=f"dl.Study(…).run(), with the settings of {self.recipe.output}/study.json"
+                self.recipe,
+                reproduce=f"dl.Study(…).run(), with the settings of {self.recipe.output}/study.json",
+                on_results=report_so_far(Path(self.recipe.output)),
             )
             try:
                 runner = checked_first(runner, no_doctor=not check)
@@ -98,7 +101,7 @@ class Study:
                     where=self.recipe.output,
                     fix="see the fixes above; .run(check=False) runs without these checks",
                 ) from found
-            runner.run()
+            write_report(runner.run(), Path(self.recipe.output))
         return self
 
     @property
@@ -136,7 +139,9 @@ class Study:
                     "against_sft_high": difference.high,
                 }
             row |= {
-                f"{one.family}_gap_closed": one.recovered.share for one in arm.comparisons if one.recovered is not None
+                f"{one.metric if one.family == 'benchmark' else one.family}_gap_closed": one.recovered.share
+                for one in arm.comparisons
+                if one.recovered is not None
             }
             rows.append(row)
         return pandas.DataFrame(rows).set_index("name")

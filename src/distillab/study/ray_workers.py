@@ -88,11 +88,13 @@ class RayWorkers:
     def __exit__(self, *error: object) -> None:
         """Do nothing: a process of Ray ends with its task, and the connection with this program."""
 
-    def run(self, jobs: Sequence[Job]) -> None:
+    def run(self, jobs: Sequence[Job], meanwhile: Callable[[], None] = lambda: None) -> None:
         """Run all jobs on the cluster.
 
         Args:
             jobs: picklable (a `functools.partial` of a module's function).
+            meanwhile: called here whenever one has ended. Not more often: a client of a file server can take a file
+                that it has looked for as missing for a while.
         Raises:
             The first error of any job; no further job is started.
             ClusterError: a node does not see the folder, or a job was lost with its node too often.
@@ -114,6 +116,8 @@ class RayWorkers:
                 for task in done:
                     failed = failed or self._error(task)
                     progress.advance()
+                if done:
+                    meanwhile()
                 if (number := interrupt_requested()) is not None:
                     raise Interrupted(number, *self._ended(running))
         if failed is not None:

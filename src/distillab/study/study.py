@@ -220,7 +220,7 @@ class Study:
 
     @cached_property
     def _so_far(self) -> ResultsSoFar | None:
-        if self.on_results is None or self.engine == "ray":  # nodes see each other's files late
+        if self.on_results is None:
             return None
         return ResultsSoFar(
             lambda: len(self._runs()) - len(self._unfinished()), self._results_so_far, show=self.on_results
@@ -435,10 +435,7 @@ class Study:
         # loaded objects are not pickled, and this process alone shows results
         bare = replace(self, _loaded={}, on_results=None)
         jobs = [partial(do_in_worker, bare, job) for job in work]
-        if isinstance(workers, Workers):
-            workers.run(jobs, meanwhile=self._show_so_far)
-        else:
-            workers.run(jobs)
+        workers.run(jobs, meanwhile=self._show_so_far)
 
     def _show_so_far(self) -> None:
         if self._so_far is not None:
