@@ -100,7 +100,7 @@ def test_figures_are_those_of_the_harness_called_alone(materials: Path, write: W
     np.random.seed(5)
     torch.manual_seed(5)
     states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
-    metrics, records = evaluate_tasks(model, tokenizer, tasks, batch_size=2)
+    metrics, records, scores = evaluate_tasks(model, tokenizer, tasks, batch_size=2)
     assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == states
     assert tokenizer.pad_token == padding
 
@@ -129,6 +129,12 @@ def test_figures_are_those_of_the_harness_called_alone(materials: Path, write: W
             int(task is tasks[2]),
         )
         assert record.documents == (task.limit or 4)
+        kept = {name: values for name, values in scores.items() if name.startswith(f"{record.name}/")}
+        assert kept and not any("stderr" in name for name in kept)
+        for name, values in kept.items():
+            measure, taken = name.partition("/")[2].split(",")
+            samples = [one for one in alone["samples"][record.name] if one["filter"] == taken]
+            assert list(values) == [one[measure] for one in samples] and len(values) == record.documents
     assert not ours
     by_name = {metric.name: metric for metric in metrics}
     acc = by_name["endings/acc,none"]
@@ -158,6 +164,31 @@ def test_every_model_of_a_study_is_evaluated_and_the_report_has_the_figures(
     for page in write_report(results, tmp_path):
         text = page.read_text(encoding="utf-8").replace("\\_", "_")
         assert "endings acc_norm" in text and "standard error" in text and "version 2.5" in text
+
+
+def test_arms_are_compared_document_by_document(tiny_world: dict[str, Any], tmp_path: Path, write: Write) -> None:
+    task = write()
+    rows = [{"q": f"{letter} {n}", "endings": [" a", f" {n}"], "right": n % 2} for letter in "abc" for n in range(4)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    values = {**tiny_world, "seeds": [0, 1]}
+    values["evaluation"] = {**values["evaluation"], "tasks": [task.model_dump()], "generate_rows": 0}
+    folder = tmp_path / "study"
+    results = Study(StudyRecipe(**values, output=str(folder), arms=["sft", "logits"]), reproduce="x").run()
+    found = {one.metric: one.difference for one in results.arms[1].comparisons if one.family == "benchmark"}
+    assert set(found) == {"endings/acc,none", "endings/acc_norm,none"}
+
+    def documents(arm: str, seed: int, metric: str) -> Any:
+        line, *_ = (folder / "runs" / arm / f"seed{seed}" / "held_out.jsonl").read_text().splitlines()
+        return np.array(json.loads(line)["task_scores"][metric])
+
+    for metric, difference in found.items():
+        each = [[documents(arm, seed, metric) for seed in (0, 1)] for arm in ("logits", "sft")]
+        assert all(len(one) == 12 for arm in each for one in arm)
+        assert difference.mean == pytest.approx(float(np.mean(each[0]) - np.mean(each[1])))
+        assert (difference.rows, difference.seeds, difference.direction) == (12, 2, "higher")
+        assert difference.low is not None and difference.low <= difference.mean
+    page = write_report(results, tmp_path)[0].read_text(encoding="utf-8")
+    assert "endings acc: Δ to SFT" in page.replace("\\_", "_")
 
 
 def test_a_changed_task_is_another_run(tiny_world: dict[str, Any], tmp_path: Path, write: Write) -> None:

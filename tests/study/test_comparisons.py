@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from distillab.records import ArmResult, TeacherProvenance
+from distillab.records import ArmResult, Metric, TaskRecord, TeacherProvenance
 from distillab.study.comparisons import Judged, against_fixed_data, comparisons
 from tests.figures import figures, with_value
 
@@ -124,3 +124,41 @@ def test_runs_without_their_own_text_row_by_row_are_compared_by_the_rest() -> No
         "kl_from_teacher",
         "value_match",
     ]
+
+
+def benchmarked(right: int, *, sha256: str = "1", kept: bool = True) -> Judged:
+    """A model that is right on the first documents of twelve."""
+    base = judged(2.0)
+    scores = [float(number < right) for number in range(ROWS)]
+    metric = Metric(
+        name="quiz/acc,none",
+        label="quiz acc",
+        family="benchmark",
+        unit="share",
+        direction="higher",
+        value=right / ROWS,
+        n=ROWS,
+        sample="task documents",
+        level="summary",
+        meaning="of a test",
+    )
+    task = TaskRecord(name="quiz", version="1", documents=ROWS, num_fewshot=0, sha256=sha256, harness="0")
+    record = base.evaluations[0].model_copy(
+        update={"metrics": (*base.evaluations[0].metrics, metric), "tasks": (task,)}
+    )
+    lines = [dict(line) for line in base.lines[0]]
+    if kept:
+        lines[0]["task_scores"] = {"quiz/acc,none": scores}
+    return Judged([record], [lines], judged_by=base.judged_by)
+
+
+def test_a_benchmark_is_compared_on_the_same_documents_alone() -> None:
+    sft, teacher = benchmarked(3), benchmarked(11)
+    (found,) = [one for one in comparisons(benchmarked(7), sft, teacher) if one.family == "benchmark"]
+    assert (found.metric, found.topic, found.difference.rows) == ("quiz/acc,none", "quiz acc", ROWS)
+    assert found.difference.mean == pytest.approx(4 / 12)
+    assert found.recovered is not None and found.recovered.share == pytest.approx(0.5)
+    for other in (benchmarked(7, sha256="2"), benchmarked(7, kept=False)):
+        assert "benchmark" not in {one.family for one in comparisons(other, sft, teacher)}
+    gap = [one for one in comparisons(benchmarked(7), sft, benchmarked(11, kept=False)) if one.family == "benchmark"]
+    assert gap[0].recovered is None and gap[0].undefined == "the teacher has no tasks of lm-evaluation-harness"

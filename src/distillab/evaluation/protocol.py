@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -109,13 +109,19 @@ class Written:
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """An evaluation with its scores and generated answers, row by row; `own` is that of `own_text_metrics`."""
+    """An evaluation with its scores and generated answers, row by row.
+
+    Attributes:
+        own: of `own_text_metrics`.
+        task_scores: metric of a task -> its value at each document, where it is their mean.
+    """
 
     record: EvaluationRecord
     scores: RowScores
     scored_bytes: tuple[int, ...]
     written: Written
     own: tuple[dict[str, float], ...] = ()
+    task_scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     @property
     def answers(self) -> tuple[str, ...]:
@@ -170,10 +176,10 @@ def evaluate(
     )
     # the harness works alone; only the record of the first process is kept
     tasks = settings.tasks if processes.number == 0 else ()
-    scored_on, done = evaluate_tasks(model, reader.tokenizer, tasks, batch_size=settings.batch_size)
+    scored_on, done, task_scores = evaluate_tasks(model, reader.tokenizer, tasks, batch_size=settings.batch_size)
     figures = (*record.metrics, *metrics, *written.judged.metrics, *scored_on)
     record = record.model_copy(update={"metrics": figures, "tasks": done})
-    return EvaluationResult(record, scores, scored.scored_bytes, written, own)
+    return EvaluationResult(record, scores, scored.scored_bytes, written, own, task_scores)
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from importlib.util import find_spec
+from numbers import Real
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -81,14 +84,17 @@ def _longest_answer(task: EvaluationTask) -> int:
 
 def evaluate_tasks(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tasks: Sequence[EvaluationTask], *, batch_size: int
-) -> tuple[tuple[Metric, ...], tuple[TaskRecord, ...]]:
+) -> tuple[tuple[Metric, ...], tuple[TaskRecord, ...], dict[str, tuple[float, ...]]]:
     """Return the figures of a model on the tasks, and what was evaluated; as `lm_eval.simple_evaluate` gives them.
+
+    The third: metric -> its values at the documents of the task, where it is their mean.
 
     Raises:
         ConfigError, DataError: as `require_tasks`; or the harness fails.
     """
     metrics: list[Metric] = []
     records: list[TaskRecord] = []
+    scores: dict[str, tuple[float, ...]] = {}
     for task in tasks:
         with _own_random_numbers():
             made = _made(task)
@@ -96,8 +102,21 @@ def evaluate_tasks(
         found = {one.name: one for one in _records(results)}
         records += found.values()
         shown = {task.task, *made.get("groups", {})} if task.task in made.get("groups", {}) else set(made["tasks"])
-        metrics += _metrics(results, found, shown=shown)
-    return tuple(metrics), tuple(records)
+        figures = _metrics(results, found, shown=shown)
+        scores |= {one.name: of for one in figures if (of := _documents(results, one)) is not None}
+        metrics += figures
+    return tuple(metrics), tuple(records), scores
+
+
+def _documents(results: Mapping[str, Any], metric: Metric) -> tuple[float, ...] | None:
+    """Return the metric's value at each document; None if it is not their mean, as of F1 over all or a perplexity."""
+    name, _, key = metric.name.partition("/")
+    measure, _, taken = key.partition(",")
+    found = [one.get(measure) for one in results["samples"].get(name, ()) if one["filter"] == taken]
+    values = tuple(float(one) for one in found if isinstance(one, Real))
+    if not values or len(values) != len(found) or metric.value is None:
+        return None
+    return values if math.isclose(fmean(values), metric.value, rel_tol=1e-9, abs_tol=1e-9) else None
 
 
 def _results(

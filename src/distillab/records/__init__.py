@@ -8,7 +8,16 @@ from distillab.records.access import ACCESS_ORDER, AccessLevel
 from distillab.records.base import SCHEMA_VERSION, Record, read_record, write_record
 from distillab.records.between import ComparedArm, ComparedFigure, StudyComparison
 from distillab.records.findings import SEVERITY_ORDER, CheckResult, Conclusions, Finding, Investigation, Phase, Severity
-from distillab.records.metrics import FAMILIES, HEADLINES, PRIMARY, EvaluationRecord, Family, Metric, TaskRecord
+from distillab.records.metrics import (
+    FAMILIES,
+    HEADLINES,
+    PRIMARY,
+    TASK_SCORES,
+    EvaluationRecord,
+    Family,
+    Metric,
+    TaskRecord,
+)
 from distillab.records.outlook import begins_above_uniform, outlook, run_outlook, study_outlook, teachers_not_better
 from distillab.records.pairing import (
     DataOverlap,
@@ -64,6 +73,7 @@ __all__ = [
     "PRIMARY",
     "SCHEMA_VERSION",
     "SEVERITY_ORDER",
+    "TASK_SCORES",
     "AccessLevel",
     "AnswerStoreCounts",
     "AnswersMade",

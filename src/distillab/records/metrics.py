@@ -11,6 +11,9 @@ from distillab.records.base import Record
 PRIMARY = "nats_per_token"
 """The metric that arms are compared by: held-out cross-entropy, in nats per token."""
 
+TASK_SCORES = "task_scores"
+"""Of the first held-out line of a model: metric -> its value at each document of the task."""
+
 Family = Literal["likelihood", "fidelity", "task", "benchmark"]
 Sample = Literal["held-out rows", "generations", "task documents"]
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from distillab.records.access import AccessLevel
 from distillab.records.base import SCHEMA_VERSION, Record
 from distillab.records.findings import Investigation
-from distillab.records.metrics import EvaluationRecord, Family
+from distillab.records.metrics import FAMILIES, EvaluationRecord, Family
 from distillab.records.pairing import TokenizerContract
 from distillab.records.runs import CurvePoint, ReferenceLines, RolloutRecord, RunCost
 from distillab.records.sources import AnswerStoreCounts, CacheUse, EncodingCounts, ServedCost, SpanCounts
@@ -84,6 +84,11 @@ class Comparison(Record):
     recovered: Recovered | None = None
     undefined: str | None = Field(default=None, description="why there is no share of a gap; None for a teacher")
 
+    @property
+    def topic(self) -> str:
+        """What is compared, in words: a family by its headline; of benchmarks each task has figures of its own."""
+        return self.label if self.family == "benchmark" else FAMILIES[self.family]
+
 
 class TeacherCost(Record):
     """What an arm took from its teacher for training, over all its runs; what they share is counted once."""
@@ -127,7 +132,9 @@ class ArmResult(Record):
     evaluations: tuple[EvaluationRecord, ...]
     curves: tuple[tuple[CurvePoint, ...], ...]
     costs: tuple[RunCost, ...]
-    comparisons: tuple[Comparison, ...] = Field(default=(), description="with SFT, one a family; none for SFT itself")
+    comparisons: tuple[Comparison, ...] = Field(
+        default=(), description="with SFT, one a family and one a benchmark's figure; none for SFT itself"
+    )
     teacher_cost: TeacherCost | None = None
     rollouts: tuple[RolloutRecord, ...] = Field(
         default=(), description="what the student wrote in training, one entry a seed; empty: it wrote nothing"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from distillab.records import FAMILIES, Comparison, Family, ServedCost
+from distillab.records import FAMILIES, Comparison, ServedCost
 from distillab.report.columns import PRINTED
 from distillab.report.entries import Entry
 from distillab.report.numbers import MISSING, count, duration, signed, size
@@ -19,14 +19,15 @@ def gaps(found: Sequence[Entry]) -> Grid | None:
     arms = [entry for entry in found if entry.kind == "arm" and entry.comparisons]
     if not arms:
         return None
-    families = [family for family in FAMILIES if any(_by(entry, family) for entry in arms)]
-    headings = [text for family in families for text in (f"{FAMILIES[family]}: Δ to SFT", "of the gap closed")]
-    rows = tuple((entry.name, *(cell for family in families for cell in _cells(_by(entry, family)))) for entry in arms)
+    every = [one for entry in arms for one in entry.comparisons]
+    topics = list(dict.fromkeys(one.topic for one in sorted(every, key=lambda one: list(FAMILIES).index(one.family))))
+    headings = [text for topic in topics for text in (f"{topic}: Δ to SFT", "of the gap closed")]
+    rows = tuple((entry.name, *(cell for topic in topics for cell in _cells(_by(entry, topic)))) for entry in arms)
     reasons: dict[str, list[str]] = {}
     for entry in arms:
         for one in entry.comparisons:
             if one.undefined is not None:
-                reasons.setdefault(f"{FAMILIES[one.family]}: {one.undefined}", []).append(entry.name)
+                reasons.setdefault(f"{one.topic}: {one.undefined}", []).append(entry.name)
     missing = "".join(f" {', '.join(names)}, {reason}." for reason, names in reasons.items())
     return Grid(
         "From SFT to the teacher: differences and shares of the gap, with their 95 % intervals",
@@ -37,8 +38,8 @@ def gaps(found: Sequence[Entry]) -> Grid | None:
     )
 
 
-def _by(entry: Entry, family: Family) -> Comparison | None:
-    return next((one for one in entry.comparisons if one.family == family), None)
+def _by(entry: Entry, topic: str) -> Comparison | None:
+    return next((one for one in entry.comparisons if one.topic == topic), None)
 
 
 def _cells(one: Comparison | None) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from distillab.config.study import StudyRecipe
 from distillab.errors import ConfigError, DataError
 from distillab.evaluation.protocol import EvaluationResult
 from distillab.files import file_sha256, read_json, read_json_lines, sync, write_json, write_json_lines
-from distillab.records import RunRecord, read_record
+from distillab.records import TASK_SCORES, RunRecord, read_record
 from distillab.runs.lock import LOCK
 from distillab.teachers.served.journal import FOLDER as SERVED
 from distillab.training.projectors import FILE as PROJECTORS
@@ -129,7 +129,7 @@ def _differences(stored: Any, current: Any, key: str = "") -> list[str]:
 def write_held_out(path: Path, result: EvaluationResult) -> None:
     """Write one line a held-out row: its sums, and the written answer where there is one, with its ids and scores.
 
-    The first has the nats of each of its scored tokens too.
+    The first has the nats of each of its scored tokens too, and of each task the scores of its documents.
     """
     scores, written = result.scores, result.written
     columns = {"nats": scores.nats, "eos_nats": scores.eos_nats, "tokens": scores.tokens, "kl": scores.kl}
@@ -140,6 +140,8 @@ def write_held_out(path: Path, result: EvaluationResult) -> None:
     ]
     if lines and scores.first_row_nats is not None:
         lines[0]["token_nats"] = scores.first_row_nats.tolist()
+    if result.task_scores:
+        lines[0][TASK_SCORES] = dict(result.task_scores)
     lines += [{} for _ in written.answers[len(lines) :]]
     for row, (line, answer, ids) in enumerate(zip(lines, written.answers, written.ids, strict=False)):
         judged = {name: of_rows[row] for name, of_rows in written.judged.scores.items()}

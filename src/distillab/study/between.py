@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ from distillab.records import (
     ArmResult,
     ComparedArm,
     ComparedFigure,
+    Comparison,
     EncodingCounts,
+    Family,
     Metric,
     RunRecord,
     StudyComparison,
@@ -98,10 +100,9 @@ def _arm(first: tuple[Path, ArmResult], second: tuple[Path, ArmResult]) -> Compa
     judged = [_judged(folder, arm) for folder, arm in (first, second)]
     if why is None and _keys(judged[0]) != _keys(judged[1]):
         why = "other held-out rows"
-    known = {} if why else {one.family: one for one in comparisons(judged[1], judged[0])}
+    every = () if why else comparisons(judged[1], judged[0])
     figures = []
-    for family in FAMILIES:
-        compared = known.get(family)
+    for family, compared in _each_topic(every):
         metric = _metric(arms, HEADLINES[family] if compared is None else (compared.metric,))
         if metric is not None:
             means = [_mean(arm, metric.name) for arm in arms]
@@ -117,6 +118,13 @@ def _arm(first: tuple[Path, ArmResult], second: tuple[Path, ArmResult]) -> Compa
                 )
             )
     return ComparedArm(name=arms[0].name, figures=tuple(figures), no_interval=why)
+
+
+def _each_topic(every: Sequence[Comparison]) -> Iterator[tuple[Family, Comparison | None]]:
+    """Yield each family with its comparisons, or with None where it has none."""
+    for family in FAMILIES:
+        for one in [one for one in every if one.family == family] or [None]:
+            yield family, one
 
 
 def _judged(folder: Path, arm: ArmResult) -> Judged:

@@ -13,6 +13,7 @@ from distillab.evaluation.intervals import Floats, adjusted, paired_interval, re
 from distillab.records import (
     FAMILIES,
     HEADLINES,
+    TASK_SCORES,
     ArmResult,
     Comparison,
     EvaluationRecord,
@@ -51,10 +52,9 @@ def comparisons(model: Judged, sft: Judged, teacher: Judged | str | None = None)
     found = []
     for family in FAMILIES:
         same_teacher = family != "fidelity" or _same(model.judged_by, sft.judged_by)
-        metric = _headline(family, (model, sft))
-        if metric is not None and same_teacher:
+        for metric in _headlines(family, (model, sft)) if same_teacher else ():
             difference = _difference(metric, model, sft)
-            recovered, undefined = (None, None) if teacher is None else _gap(family, model, sft, teacher)
+            recovered, undefined = (None, None) if teacher is None else _gap(metric, model, sft, teacher)
             found.append(
                 Comparison(
                     family=family,
@@ -85,24 +85,43 @@ def against_fixed_data(model: Judged, fixed: Judged) -> tuple[Comparison, ...]:
 
 
 def with_adjusted(arms: Sequence[ArmResult]) -> tuple[ArmResult, ...]:
-    """Return the arms with p-values for all comparisons of a family together; a shown failure is no comparison."""
+    """Return the arms with p-values for all comparisons of a topic together; a shown failure is no comparison."""
     found = {arm.name: arm for arm in arms}
-    for family in FAMILIES:
-        compared = {arm.name: one for arm in arms if arm.shown_failure is None and (one := arm.against(family))}
+    every = [(arm.name, one) for arm in arms if arm.shown_failure is None for one in arm.comparisons]
+    for topic in dict.fromkeys(one.topic for _, one in every):
+        compared = {name: one for name, one in every if one.topic == topic}
         intervals = adjusted([one.difference for one in compared.values()])
         for (name, old), interval in zip(compared.items(), intervals, strict=True):
             new = old.model_copy(update={"difference": interval})
-            changed = tuple(new if one.family == family else one for one in found[name].comparisons)
+            changed = tuple(new if one.topic == topic else one for one in found[name].comparisons)
             found[name] = found[name].model_copy(update={"comparisons": changed})
     return tuple(found.values())
 
 
-def _headline(family: Family, models: Sequence[Judged]) -> Metric | None:
-    """Return the first headline of a family that all have; bits per byte if their tokens differ."""
+def _headlines(family: Family, models: Sequence[Judged]) -> tuple[Metric, ...]:
+    """Return the first headline of a family that all have, bits per byte if their tokens differ.
+
+    Of benchmarks: each figure of which all have the scores of the same documents.
+    """
+    if family == "benchmark":
+        figures = models[0].evaluations[0].metrics
+        shown = [one for one in figures if one.family == family and one.level == "summary" and one.direction]
+        return tuple(one for one in shown if _same_documents(one.name, models))
     names = HEADLINES[family]
     if family == "likelihood" and len({tuple(_column(one.lines[0], "tokens")) for one in models}) > 1:
         names = ("bits_per_byte",)
-    return _shared(names, models)
+    found = _shared(names, models)
+    return () if found is None else (found,)
+
+
+def _same_documents(metric: str, models: Sequence[Judged]) -> bool:
+    """Return whether the scores of each document are kept of all, and are of the same documents and prompts."""
+    task = metric.partition("/")[0]
+    hashes = {
+        next((one.sha256 for one in e.tasks if one.name == task), None) for model in models for e in model.evaluations
+    }
+    kept = all(lines and metric in lines[0].get(TASK_SCORES, {}) for model in models for lines in model.lines)
+    return kept and len(hashes) == 1 and None not in hashes
 
 
 def _shared(names: Sequence[str], models: Sequence[Judged]) -> Metric | None:
@@ -119,13 +138,15 @@ def _difference(metric: Metric, model: Judged, sft: Judged) -> Interval:
     return paired_interval(values, base, weights).model_copy(update={"direction": metric.direction})
 
 
-def _gap(family: Family, model: Judged, sft: Judged, teacher: Judged | str) -> tuple[Recovered | None, str | None]:
+def _gap(compared: Metric, model: Judged, sft: Judged, teacher: Judged | str) -> tuple[Recovered | None, str | None]:
     """Return the share of the way to the teacher; or None, and why there is none."""
+    family = compared.family
     if isinstance(teacher, str) and family != "fidelity":
         return None, teacher
     # a teacher has no distance from itself
     goals = [] if family == "fidelity" or isinstance(teacher, str) else [teacher]
-    metric = _headline(family, (model, sft, *goals))
+    headlines = _headlines(family, (model, sft, *goals))
+    metric = next((one for one in headlines if family != "benchmark" or one.name == compared.name), None)
     if metric is None:
         return None, f"the teacher has no {FAMILIES[family]}"
     base, weights = _of_seeds(metric, sft)
@@ -149,6 +170,9 @@ Rows = tuple[Floats, Floats]  # (R,) sums and their weights
 
 def _rows(metric: str, lines: Sequence[dict[str, Any]]) -> Rows:
     """Return what a metric is the mean of: the sums of each row, and what they are divided by."""
+    if metric in lines[0].get(TASK_SCORES, {}):
+        documents = np.array(lines[0][TASK_SCORES][metric], dtype=np.float64)
+        return documents, np.ones(len(documents))
     if metric in HEADLINES["task"]:
         scores = [line["scores"][metric] for line in lines if "scores" in line]
         return np.array(scores), np.ones(len(scores))
