@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -12,10 +13,18 @@ from typing import Any
 import pytest
 from tests.cli.conftest import call, dumped
 from tests.served.conftest import llama_cpp
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DataCollatorForLanguageModeling,
+    Trainer,
+    TrainingArguments,
+)
 
 from distillab.config.run import RunRecipe
 from distillab.demo.broken_batch import save_batch
 from distillab.demo.failures import PromptPositions
+from distillab.errors import FaultFound
 
 PAGES = Path(__file__).resolve().parents[2] / "docs" / "start"
 # what a study takes in a test; the page's own words come first, and of two equal settings the later counts
@@ -56,6 +65,7 @@ def test_every_page_is_walked() -> None:
         "another-tokenizer.md",
         "only-an-api.md",
         "low-values.md",
+        "trl-nonsense.md",
         "one-24gb-gpu.md",
     }
     assert all(len(page.read_text(encoding="utf-8").splitlines()) <= 75 for page in PAGES.glob("*.md"))
@@ -112,6 +122,45 @@ def test_low_values(given: dict[str, str], tiny_world: dict[str, Any], tmp_path:
             assert "answer-at-prompt-positions" in out
     assert codes == {"run": 0, "data": 0, "investigate": 1, "explain": 0}
     assert Path("doctor").is_dir()
+
+
+def test_trl_and_nonsense(given: dict[str, str], tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(given["STUDENT"])
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    rows = [json.loads(line) for line in Path(given["ROWS"]).read_text(encoding="utf-8").splitlines()[:16]]
+    texts = [f"{row['prompt']}{row['answer']}{tokenizer.eos_token}" for row in rows]
+    settings = TrainingArguments(
+        str(tmp_path / "output"),
+        max_steps=3,
+        per_device_train_batch_size=4,
+        logging_steps=1,
+        save_steps=3,
+        use_cpu=True,
+        report_to=[],
+    )
+    snippet, watched = blocks("trl-nonsense.md", "python")
+
+    def trainer() -> Trainer:
+        return Trainer(
+            AutoModelForCausalLM.from_pretrained(given["STUDENT"]),
+            settings,
+            train_dataset=[{"input_ids": ids} for ids in tokenizer(texts).input_ids],
+            data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
+            processing_class=tokenizer,
+        )
+
+    first = trainer()
+    exec(snippet, {"trainer": first})
+    first.train()
+    given |= {"LOG": str(tmp_path / "output" / "checkpoint-3" / "trainer_state.json")}
+    found = {words[1]: (code, out) for words, code, out, _ in walk("trl-nonsense.md", given)}
+    assert {name: code for name, (code, _) in found.items()} == {"run": 0, "batch": 1, "explain": 0}
+    (shown, mend) = blocks("trl-nonsense.md", "text")
+    assert shown.splitlines()[:2] == ["error: prompt-in-loss", "Prompts are scored too."]
+    assert all(line in found["batch"][1] for line in [*shown.splitlines()[:2], "every token of these rows is scored"])
+    assert mend.strip()[len("SFTConfig(") : -1] in found["explain"][1]
+    with pytest.raises(FaultFound, match="prompt-in-loss"):
+        exec(watched, {"trainer": trainer()})
 
 
 def test_one_24_gb_gpu(given: dict[str, str]) -> None:
