@@ -123,8 +123,10 @@ def _arm(first: tuple[Path, ArmResult], second: tuple[Path, ArmResult]) -> Compa
 def _each_topic(every: Sequence[Comparison]) -> Iterator[tuple[Family, Comparison | None]]:
     """Yield each family with its comparisons, or with None where it has none."""
     for family in FAMILIES:
-        for one in [one for one in every if one.family == family] or [None]:
-            yield family, one
+        compared = [one for one in every if one.family == family]
+        yield from ((family, one) for one in compared)
+        if not compared:
+            yield family, None
 
 
 def _judged(folder: Path, arm: ArmResult) -> Judged:
