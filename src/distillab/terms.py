@@ -12,6 +12,7 @@ from distillab.config.terms import CustomLossConfig as CustomLoss
 from distillab.config.terms import DualSpaceConfig as DualSpace
 from distillab.config.terms import HiddenStatesConfig as HiddenStates
 from distillab.config.terms import LinearWeight
+from distillab.config.terms import MeasuredTransportConfig as MeasuredTransport
 from distillab.config.terms import MergedSpansConfig as MergedSpans
 from distillab.config.terms import SampledDivergenceConfig as SampledDivergence
 from distillab.config.terms import SortedProbabilitiesConfig as SortedProbabilities
@@ -19,6 +20,7 @@ from distillab.config.terms import SpanHiddenStatesConfig as SpanHiddenStates
 from distillab.config.terms import SpanLikelihoodConfig as SpanLikelihood
 from distillab.config.terms import TokenDivergenceConfig as TokenDivergence
 from distillab.config.terms import TopKDivergenceConfig as TopKDivergence
+from distillab.config.terms import TopKTransportConfig as TopKTransport
 from distillab.config.terms import VocabularyProjectionConfig as VocabularyProjection
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "DualSpace",
     "HiddenStates",
     "LinearWeight",
+    "MeasuredTransport",
     "MergedSpans",
     "SampledDivergence",
     "SortedProbabilities",
@@ -38,5 +41,6 @@ __all__ = [
     "SpanLikelihood",
     "TokenDivergence",
     "TopKDivergence",
+    "TopKTransport",
     "VocabularyProjection",
 ]

@@ -13,7 +13,7 @@ from distillab.data.paired import PairedRow
 from tests.objectives.toy_pair import TOY, Naive, Toy
 
 
-def _naive_divergence(p: Tensor, q: Tensor, values: dict[str, Any]) -> Tensor:
+def naive_divergence(p: Tensor, q: Tensor, values: dict[str, Any]) -> Tensor:
     def kl(a: Tensor, b: Tensor) -> Tensor:
         return sum((x * (x / y).log() for x, y in zip(a, b, strict=True) if float(x.detach()) > 0), torch.zeros(()))
 
@@ -94,7 +94,7 @@ def naive_projection(values: dict[str, Any], toy: Toy = TOY) -> Naive:
             outcomes.append((its + (given if label == labels[target] else 0.0), sum(mine)))
         p_all = torch.tensor([float(a) for a, _ in outcomes], dtype=torch.float64)
         q_all = torch.stack([b for _, b in outcomes])  # type: ignore[arg-type]
-        value = factor * p_all.sum() * _naive_divergence(p_all / p_all.sum(), q_all / q_all.sum(), values)
+        value = factor * p_all.sum() * naive_divergence(p_all / p_all.sum(), q_all / q_all.sum(), values)
         return value + within(cold, target, inside if alone else group, labels, their_labels) if rest else value
 
     def within(

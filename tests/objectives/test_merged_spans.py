@@ -67,7 +67,14 @@ def run(term: MergedSpans, batch: TokenBatch, ours: Tensor, theirs: Tensor, *, f
     work = ChunkedLoss(
         head=OutputHead(torch.eye(V), None, 1.0, None),
         targets_N=scored_targets(batch),
-        teacher=align(FullLogits(theirs), batch, width=term.teacher_width, ordinal=False, device=torch.device("cpu")),
+        teacher=align(
+            FullLogits(theirs),
+            batch,
+            width=term.teacher_width,
+            ordinal=False,
+            continues=False,
+            device=torch.device("cpu"),
+        ),
         terms={"merged_spans": term},
         factors={"merged_spans": factor},
         reduce_spans={"merged_spans": lambda observed: term.reduce_spans(observed, batch, signal)},

@@ -18,6 +18,7 @@ from distillab.config.terms import (
     CrossEntropyConfig,
     DualSpaceConfig,
     HiddenStatesConfig,
+    MeasuredTransportConfig,
     MergedSpansConfig,
     SampledDivergenceConfig,
     SortedProbabilitiesConfig,
@@ -26,6 +27,7 @@ from distillab.config.terms import (
     TermConfig,
     TokenDivergenceConfig,
     TopKDivergenceConfig,
+    TopKTransportConfig,
     VocabularyProjectionConfig,
 )
 from distillab.errors import ShapeError, TeacherError
@@ -50,6 +52,8 @@ ON_ACTIVATIONS = {HiddenStatesConfig, AttentionRelationsConfig, AttentionMapsCon
 # these read two tokenisations, and have suites of their own: test_span_terms.py and one a term
 ALIGNED = {
     VocabularyProjectionConfig,
+    MeasuredTransportConfig,
+    TopKTransportConfig,
     SpanLikelihoodConfig,
     SortedProbabilitiesConfig,
     MergedSpansConfig,
@@ -190,6 +194,7 @@ def test_needs_of_a_method_come_from_its_terms_and_answers() -> None:
         ("attention", "internals", "shared"),
         ("white_box", "internals", "shared"),
         ("vocabulary_projection", "logits", "aligned"),
+        ("measured_transport", "logits", "aligned"),
         ("span_likelihood", "logits", "aligned"),
         ("sorted_probabilities", "logits", "aligned"),
         ("merged_spans", "logits", "aligned"),

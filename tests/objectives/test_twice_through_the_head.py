@@ -75,7 +75,14 @@ def _passed(
     work = ChunkedLoss(
         head=OutputHead(weight_VD),
         targets_N=scored_targets(batch),
-        teacher=align(scores, batch, width=len(TEACHER), ordinal=False, device=torch.device("cpu")),
+        teacher=align(
+            scores,
+            batch,
+            width=len(TEACHER),
+            ordinal=False,
+            continues=any(term.continues for term in terms.values()),
+            device=torch.device("cpu"),
+        ),
         terms=terms,
         factors=dict.fromkeys(terms, 0.5),
         reduce_spans=reduce_spans,

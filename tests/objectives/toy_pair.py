@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distillab.alignment.vocabulary import project_vocabulary
+from distillab.alignment.tables import TokenTable
+from distillab.alignment.transport import TransportCounter, TransportCounts
+from distillab.alignment.vocabulary import longest_prefixes, project_vocabulary
 from distillab.data.collation import Collator, PaddingSide
 from distillab.data.encoding import EncodedRow
 from distillab.data.paired import PairedCollator, PairedRow
@@ -67,7 +69,7 @@ class Toy:
     student: Tokenizer
     teacher: Tokenizer
 
-    def vocabularies(self) -> Vocabularies:
+    def vocabularies(self, counted: Sequence[PairedRow] = ()) -> Vocabularies:
         ours, theirs = self.student.meanings(), self.teacher.meanings()
         projection = project_vocabulary(
             teacher=theirs,
@@ -78,7 +80,25 @@ class Toy:
         )
         starts = [torch.tensor([t[0] == " " or t == EOS for t in side.tokens]) for side in (self.student, self.teacher)]
         paths = tuple(tuple(self.path(token)) for token in self.student.tokens)
-        return Vocabularies(projection, starts[0], starts[1], paths)
+        prefixes = longest_prefixes(projection, teacher=theirs, student=ours)
+        counts = self.counts(counted) if counted else None
+        return Vocabularies(projection, starts[0], starts[1], paths, prefixes, counts)
+
+    def counts(self, rows: Sequence[PairedRow]) -> TransportCounts:
+        sides = [TokenTable.of(side.meanings()) for side in (self.student, self.teacher)]
+        counter = TransportCounter(
+            *sides,
+            teacher_width=len(self.teacher.tokens),
+            student_width=len(self.student.tokens),
+            teacher_fingerprint="t",
+            student_fingerprint="s",
+        )
+        for row in rows:
+            counter.add(
+                (row.student.input_ids.astype(np.int64), row.student_spans),
+                (row.teacher.input_ids.astype(np.int64), row.teacher_spans),
+            )
+        return counter.counts()
 
     def path(self, token: str) -> list[int]:
         """The teacher's spelling of a student token."""
@@ -206,6 +226,7 @@ def ours(
                 batch,
                 width=term.score_request.width,
                 ordinal=term.ordinal,
+                continues=term.continues,
                 device=torch.device("cpu"),
             ),
             terms={"t": term},

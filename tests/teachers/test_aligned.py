@@ -23,7 +23,7 @@ LOGITS = HIDDEN @ HEAD.T
 
 
 def _aligned(scores: ChunkedScores | None = None, *, ordinal: bool = True) -> AlignedScores:
-    return align(scores or FullLogits(LOGITS), BATCH, width=W, ordinal=ordinal, device=CPU)
+    return align(scores or FullLogits(LOGITS), BATCH, width=W, ordinal=ordinal, continues=True, device=CPU)
 
 
 def _naive_logp() -> list[list[float]]:

@@ -46,7 +46,7 @@ def one_step(
         source,
         recorded,
         rollout=rollout_for(inputs, student, recorded),
-        objective=objective_for(inputs, student, source),
+        objective=objective_for(inputs, student, source, data.transport),
         checkpoints=folder,
         on_step=reports.append,
     )

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from distillab.alignment.projection import HOWS, How, VocabularyProjection
 from distillab.alignment.tables import Meaning
@@ -79,13 +80,50 @@ def project_vocabulary(
         rule, target = found
         how[id_] = HOWS.index(rule if target is not None else "unmapped")
         targets[id_] = -1 if target is None else target
+    return _one_to_each(targets, how, widths[1], teacher_fingerprint, student_fingerprint)
+
+
+def longest_prefixes(
+    first: VocabularyProjection, *, teacher: Sequence[Meaning], student: Sequence[Meaning]
+) -> VocabularyProjection:
+    """Return the projection whose pieces are the student's longest token with whose bytes a teacher's token begins.
+
+    That is how byte-prefix marginalisation puts the teacher's tokens together (BPM, arXiv:2607.22334): by the bytes
+    alone, whatever the student's tokenizer would write.
+
+    Args:
+        first: `project_vocabulary` of the same pair. Tokens that both have, and special tokens, go where it says.
+    """
+    by_bytes = {meaning.data: id_ for id_, meaning in reversed(list(enumerate(student))) if meaning.kind == "byte"}
+    by_bytes |= {meaning.data: id_ for id_, meaning in reversed(list(enumerate(student))) if meaning.kind == "text"}
+    longest = max(map(len, by_bytes), default=0)
+    targets, how = np.full(first.teacher_width, -1, dtype=np.int64), first.how.copy()
+    mapped = np.diff(first.row_ends) > 0
+    targets[mapped] = first.student_ids[first.row_ends[:-1][mapped]]
+    for id_, meaning in enumerate(teacher):
+        if meaning.kind not in ("text", "byte") or how[id_] == HOWS.index("exact"):
+            continue
+        data = meaning.data
+        found = next((by_bytes[data[:n]] for n in range(min(len(data), longest), 0, -1) if data[:n] in by_bytes), -1)
+        targets[id_], how[id_] = found, HOWS.index("pieces" if found >= 0 else "unmapped")
+    return _one_to_each(targets, how, first.student_width, first.teacher_fingerprint, first.student_fingerprint)
+
+
+def _one_to_each(
+    targets: NDArray[np.int64],
+    how: NDArray[np.uint8],
+    student_width: int,
+    teacher_fingerprint: str,
+    student_fingerprint: str,
+) -> VocabularyProjection:
+    """Return the projection to one student id for each teacher id; -1: none."""
     mapped = targets >= 0
     return VocabularyProjection(
         row_ends=np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(mapped)]),
         student_ids=targets[mapped],
         weights=np.ones(int(mapped.sum()), dtype=np.float32),
         how=how,
-        student_width=widths[1],
+        student_width=student_width,
         teacher_fingerprint=teacher_fingerprint,
         student_fingerprint=student_fingerprint,
     )

@@ -118,7 +118,7 @@ class Trainer(DistillationTrainer):
             source = RunTeacher(inputs, stored_signals(inputs), file=file).for_terms(inputs.train)
         self.inputs = inputs
         data = training_data(inputs, inputs.train)
-        objective = objective_for(inputs, cast(Any, model), source)
+        objective = objective_for(inputs, cast(Any, model), source, data.transport)
         _require_pushable(args, objective)
         passes = args.num_train_epochs * len(data.lengths) / batch_size
         own = copy.copy(args)

@@ -17,6 +17,7 @@ from distillab.config.terms import (
     DualSpaceConfig,
     HiddenStatesConfig,
     LinearWeight,
+    MeasuredTransportConfig,
     MergedSpansConfig,
     SortedProbabilitiesConfig,
     SpanHiddenStatesConfig,
@@ -24,6 +25,7 @@ from distillab.config.terms import (
     TermConfig,
     TokenDivergenceConfig,
     TokenRequirement,
+    TransportConfig,
     VocabularyProjectionConfig,
 )
 from distillab.records import ACCESS_ORDER, AccessLevel
@@ -88,6 +90,11 @@ class Method:
     def reads_signals(self) -> bool:
         """Whether any term reads the teacher."""
         return any(term.access != "none" for term in self.terms)
+
+    @property
+    def counts_rows(self) -> bool:
+        """Whether a term reads counts of the training rows in both tokenisations."""
+        return any(isinstance(term, TransportConfig) and term.form == "measured" for term in self.terms)
 
     @property
     def can_be_cached(self) -> bool:
@@ -171,6 +178,12 @@ METHODS: dict[str, Method] = {
         "dataset",
         (VocabularyProjectionConfig(),),
         "the teacher's next-token distribution, projected to the student's tokens; the rest is learned from the text",
+    ),
+    "measured_transport": Method(
+        "dataset",
+        (MeasuredTransportConfig(),),
+        "the teacher's next-token distribution, carried to the student's tokens as the rows show it; the rest is "
+        "learned from the text",
     ),
     "span_likelihood": Method(
         "dataset",

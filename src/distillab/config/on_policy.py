@@ -16,7 +16,6 @@ from distillab.config.terms import (
     MergedSpansConfig,
     SpanLikelihoodConfig,
     TopKDivergenceConfig,
-    VocabularyProjectionConfig,
 )
 from distillab.config.training import TrainingConfig
 
@@ -192,10 +191,9 @@ def require_teaching(terms: Sequence[BaseTermConfig], own: StudentAnswersConfig)
                 f"cross_entropy has no signal with {STUDENT}: it would train the student towards what it does "
                 "already. Leave it out, and use terms that read the teacher, such as token_divergence"
             )
-        if isinstance(term, VocabularyProjectionConfig) and term.rest == "text":
+        if getattr(term, "rest", "none") == "text":
             raise ValueError(
-                f"vocabulary_projection with rest: text is in part cross-entropy, which has no signal with {STUDENT}: "
-                "set rest: none"
+                f"{kind} with rest: text is in part cross-entropy, which has no signal with {STUDENT}: set rest: none"
             )
         if isinstance(term, DualSpaceConfig):
             raise ValueError(

@@ -82,13 +82,15 @@ class BaseTermConfig(Settings):
         tokens: shared, if token ids of the two models must mean the same; aligned, if the term reads two tokenisations
             of the same text.
         matches: for a term that matches the tokens of two vocabularies: the kind of the term that it equals if both
-            vocabularies are the same. Such a term needs common tokens.
+            vocabularies are the same.
+        needs_common_tokens: whether such a term compares nothing but tokens of both vocabularies.
     """
 
     target: ClassVar[str]
     access: ClassVar[AccessLevel] = "none"
     tokens: ClassVar[TokenRequirement] = "any"
     matches: ClassVar[str | None] = None
+    needs_common_tokens: ClassVar[bool] = True
     weight: Weight = Field(
         default=1.0,
         description="factor of this term in the sum: a number, {start, end}, or balanced (its gradient is kept as "
@@ -193,16 +195,79 @@ class VocabularyProjectionConfig(_DivergenceTermConfig):
     tokens: ClassVar[TokenRequirement] = "aligned"
     matches: ClassVar[str | None] = "token_divergence"
     kind: Literal["vocabulary_projection"] = "vocabulary_projection"
-    form: Literal["projected", "common"] = Field(
+    form: Literal["projected", "common", "strict"] = Field(
         default="projected",
         description="projected: tokens are compared in groups, each with the first token of its text in the other "
-        "vocabulary; common: only the tokens of both vocabularies, renormalised over them",
+        "vocabulary; common: only the tokens of both vocabularies, renormalised over them; strict: the same, and only "
+        "where one token of either follows (arXiv:2610.08448)",
     )
     rest: Literal["text", "none"] = Field(
         default="text",
         description="text: what the teacher does not predict (which token of a group, and tokens at positions that are "
         "not aligned) is learned from the text; none: it does not count",
     )
+
+    @model_validator(mode="after")
+    def _strict_leaves_the_rest_to_the_text(self) -> VocabularyProjectionConfig:
+        if self.form == "strict" and self.rest == "none":
+            raise ValueError("form: strict compares few positions, and the text teaches the others: set rest: text")
+        return self
+
+
+class TransportConfig(_DivergenceTermConfig):
+    """Base of the settings of terms that carry the teacher's distribution over to the student's tokens."""
+
+    tokens: ClassVar[TokenRequirement] = "aligned"
+    needs_common_tokens: ClassVar[bool] = False
+    form: Literal["measured", "longest_prefix"] = Field(
+        default="measured",
+        description="measured: where a token of the teacher begins, the student's tokens as often as the training rows "
+        "show them; longest_prefix: the student's longest token with whose bytes the teacher's begins (BPM, "
+        "arXiv:2607.22334)",
+    )
+    prior: float | None = Field(
+        default=None,
+        gt=0,
+        description="of measured: counts that are added to the first token of the student's own encoding; default 2",
+    )
+    rest: Literal["text", "none"] = Field(
+        default="text",
+        description="text: tokens at positions that are not aligned are learned from the text; none: they do not count",
+    )
+
+    @model_validator(mode="after")
+    def _only_counts_have_a_prior(self) -> TransportConfig:
+        if self.form == "longest_prefix" and self.prior is not None:
+            raise ValueError("prior belongs to form: measured; longest_prefix counts nothing")
+        return self
+
+
+class MeasuredTransportConfig(TransportConfig):
+    """Divergence from the teacher's distribution, carried over to the student's tokens as the training rows show it."""
+
+    target: ClassVar[str] = "distillab.objectives.measured_transport:MeasuredTransport"
+    access: ClassVar[AccessLevel] = "logits"
+    matches: ClassVar[str | None] = "token_divergence"
+    kind: Literal["measured_transport"] = "measured_transport"
+    samples: int | None = Field(
+        default=None, ge=1, description="draws a position instead of the whole distribution; forward_kl alone"
+    )
+
+    @model_validator(mode="after")
+    def _draws_estimate_forward_kl(self) -> MeasuredTransportConfig:
+        if self.samples is not None and self.divergence != "forward_kl":
+            raise ValueError(f"draws estimate forward_kl, not {self.divergence}: leave out samples")
+        return self
+
+
+class TopKTransportConfig(TransportConfig):
+    """The same from the teacher's top-k log-probabilities, as APIs and small caches provide them."""
+
+    target: ClassVar[str] = "distillab.objectives.measured_transport:TopKTransport"
+    access: ClassVar[AccessLevel] = "top_k"
+    matches: ClassVar[str | None] = "top_k_divergence"
+    kind: Literal["top_k_transport"] = "top_k_transport"
+    k: int = Field(default=16, ge=1, description="teacher tokens per position; all others are one further outcome")
 
 
 class SpanLikelihoodConfig(BaseTermConfig):
@@ -435,6 +500,8 @@ TermConfig = Annotated[
     | AttentionRelationsConfig
     | AttentionMapsConfig
     | VocabularyProjectionConfig
+    | MeasuredTransportConfig
+    | TopKTransportConfig
     | SpanLikelihoodConfig
     | SortedProbabilitiesConfig
     | MergedSpansConfig

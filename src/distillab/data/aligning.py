@@ -55,6 +55,7 @@ def pair_rows(
     Raises:
         DataError: no row is left.
     """
+    stored_as: str | None = None
     names = [rows.fingerprint if isinstance(rows, EncodedRows) else None for rows in (student, teacher)]
     if None in names:
         with ColumnWriter(SPAN_DTYPES, None) as writer:
@@ -67,8 +68,8 @@ def pair_rows(
                 write_json(folder / _TOTALS, _align_into(writer, student, teacher, aligner))
 
         folder = stored("spans", fingerprint_of(_VERSION, *names), fill)
-        columns, totals = mapped_columns(folder, SPAN_DTYPES), read_json(folder / _TOTALS)
-    rows = PairedRows(student, teacher, columns)
+        columns, totals, stored_as = mapped_columns(folder, SPAN_DTYPES), read_json(folder / _TOTALS), folder.name
+    rows = PairedRows(student, teacher, columns, fingerprint=stored_as)
     if not len(rows):
         raise DataError(
             "No row was read by both tokenizers.",

@@ -54,13 +54,22 @@ class PairedRows(MadeWhenRead[PairedRow]):
     Args:
         student, teacher: all rows of each.
         columns: see `SPAN_DTYPES`: the place of each pair among both, and the span of each token of its rows.
+        fingerprint: their name in the store; None: they are not stored.
 
     Attributes:
         indexes: (N,) `PairedRow.index` of each.
         lengths: (N,) int64, the student's tokens of each.
     """
 
-    def __init__(self, student: Sequence[EncodedRow], teacher: Sequence[EncodedRow], columns: Columns) -> None:
+    def __init__(
+        self,
+        student: Sequence[EncodedRow],
+        teacher: Sequence[EncodedRow],
+        columns: Columns,
+        *,
+        fingerprint: str | None = None,
+    ) -> None:
+        self.fingerprint = fingerprint
         self._student, self._teacher, self._columns = student, teacher, columns
         self.indexes = columns["student_places"]
         self.lengths = row_lengths(student)[self.indexes]

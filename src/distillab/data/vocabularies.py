@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from distillab.alignment.projection import HOWS, VocabularyProjection
-from distillab.alignment.vocabulary import project_vocabulary
+from distillab.alignment.transport import TransportCounts
+from distillab.alignment.vocabulary import longest_prefixes, project_vocabulary
 from distillab.data.pieces import canonical_pieces
 from distillab.data.reading import Reader
 from distillab.data.token_groups import TokenGroups, common_groups, groups_by_beginning
@@ -28,12 +29,16 @@ class Vocabularies:
         student_starts: (V,) bool, whether a token begins a word, or ends the text.
         teacher_starts: (W,) bool, the same.
         student_paths: (V) teacher tokens that spell each student token, empty if it cannot; None if not computed.
+        prefixes: from the teacher's to the student's, by the longest beginning; None if not computed.
+        counts: of a text in both tokenisations; None if nothing was counted.
     """
 
     projection: VocabularyProjection
     student_starts: Tensor
     teacher_starts: Tensor
     student_paths: tuple[tuple[int, ...], ...] | None = None
+    prefixes: VocabularyProjection | None = None
+    counts: TransportCounts | None = None
 
     @property
     def student_width(self) -> int:
@@ -44,6 +49,16 @@ class Vocabularies:
     def teacher_width(self) -> int:
         """W."""
         return self.projection.teacher_width
+
+    def kernel(self, prior: float | None) -> VocabularyProjection | None:
+        """Return the map that the counts make, see `TransportCounts.kernel`; None if nothing was counted.
+
+        Args:
+            prior: None for 2.
+        """
+        return (
+            None if self.counts is None else self.counts.kernel(self.projection, prior=2.0 if prior is None else prior)
+        )
 
     @cached_property
     def first_ids(self) -> Tensor:
@@ -102,6 +117,7 @@ def vocabularies(student: Reader, teacher: Reader, *, student_width: int, teache
         _starts(student_meanings, student_width),
         _starts(teacher_meanings, teacher_width),
         _paths(student, teacher, student_width=student_width, teacher_width=teacher_width),
+        longest_prefixes(projection, teacher=teacher_meanings, student=student_meanings),
     )
 
 

@@ -162,5 +162,6 @@ def _read_by_student(
         batch,
         width=max(need.width for need in needs),
         ordinal=any(term.ordinal for term in objective.token_terms.values()),
+        continues=any(term.continues for term in objective.token_terms.values()),
         device=device,
     )

@@ -86,6 +86,7 @@ class TokenTerm(Term):
 
     score_request: ScoreRequest | None = None  # what it reads of the teacher
     ordinal: bool = False  # whether it reads the teacher's n-th token of an answer at the student's n-th
+    continues: bool = False  # whether it reads the teacher's probability of the further tokens of a span
 
     def count(self, batch: TokenBatch) -> int:
         """Count the scored tokens of the microbatch."""

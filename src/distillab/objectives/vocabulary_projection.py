@@ -38,6 +38,7 @@ class VocabularyProjection(TokenTerm, config=VocabularyProjectionConfig):
         projected   every token is grouped with the one by which the other tokenizer begins its text: the student's `1`,
                     `12`, `13` with a teacher's `1`; the teacher's `London` with a student's `Lon`
         common      each token that both vocabularies have by itself; all others are not compared
+        strict      the same, and only where one and the same token follows for both; elsewhere the text is the target
 
     If tokens are in no group, both distributions are normalised over the others, and the value is multiplied by the
     mass
@@ -79,6 +80,8 @@ class VocabularyProjection(TokenTerm, config=VocabularyProjectionConfig):
         is that of GOLD (Patiño et al. 2025) on distributions that sum to one; GOLD's do not, so that every other token
         is pushed down at every position.
     """
+
+    continues = True
 
     def __init__(self, settings: VocabularyProjectionConfig, *, vocabularies: Vocabularies) -> None:
         if settings.form == "projected" and vocabularies.by_beginning is None:
@@ -128,9 +131,12 @@ class VocabularyProjection(TokenTerm, config=VocabularyProjectionConfig):
             # sums over groups take as long as a softmax: those of temperature 1 are already computed
             seen = grouped_student if temperature == 1.0 else self._grouped(cold, None if every else aligned.has)
             value = value + self._within(seen, targets, aligned)
-            if every:
+            strict = self.settings.form == "strict"
+            if every and not strict:
                 return value
             missed = -cold.gather(1, student.targets_N[:, None])[:, 0]
+            if strict:
+                value = torch.where(self._one_to_one(targets, aligned), value, missed[aligned.has])
             return missed.masked_scatter(aligned.has, value)
         return value if every else value.new_zeros(aligned.has.shape).masked_scatter(aligned.has, value)
 
@@ -161,6 +167,12 @@ class VocabularyProjection(TokenTerm, config=VocabularyProjectionConfig):
         """Return (k,) bool: the student's token is a separate outcome, apart from its group."""
         spelled = self._groups(targets.device).spelled
         return torch.zeros_like(aligned.whole) if spelled is None else aligned.whole & spelled.separable[targets]
+
+    def _one_to_one(self, targets: Tensor, aligned: AlignedTokens) -> Tensor:
+        """Return (k,) bool: the student's token and the teacher's are the same one."""
+        groups = self._groups(targets.device)
+        same = groups.student.of[targets] == groups.teacher.of[aligned.teacher_ids]
+        return aligned.whole & same & (groups.student.of[targets] >= 0)
 
     def _values(self, student: _StudentLogp, teacher_kW: Tensor, targets: Tensor, aligned: AlignedTokens) -> Tensor:
         """Return (k,) of the student's and (k, W) the teacher's log-probabilities."""

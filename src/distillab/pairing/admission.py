@@ -130,6 +130,8 @@ def _of_both(method: Method) -> str:
     """Return what is compared across two tokenisations."""
     if any(term.tokens == "aligned" and term.access == "internals" for term in method.terms):
         return "inner states"
+    if any(term.matches is not None and not term.needs_common_tokens for term in method.terms):
+        return "next-token distributions at aligned positions, the teacher's carried to the student's tokens"
     if any(term.matches is not None for term in method.terms):
         return "next-token distributions at aligned positions, over common tokens"
     return "probabilities, whatever the tokens"

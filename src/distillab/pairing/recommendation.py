@@ -19,6 +19,7 @@ ORDER_ACROSS_TOKENIZERS: tuple[str, ...] = (
     "merged_spans",
     "seqkd",
     "span_likelihood",
+    "measured_transport",
     "dual_space",
     "sft",
     "sorted_probabilities",
@@ -81,7 +82,7 @@ def _because(contract: TokenizerContract, name: str, passed: Mapping[str, Sequen
 
 
 def _matches_tokens(method: Method) -> bool:
-    return any(term.matches is not None for term in method.terms)
+    return any(term.matches is not None and term.needs_common_tokens for term in method.terms)
 
 
 def _common(contract: TokenizerContract, method: Method) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from distillab.config.cache import CacheConfig
 from distillab.config.run import RunRecipe
-from distillab.config.terms import CrossEntropyConfig, SampledDivergenceConfig, TermConfig
+from distillab.config.terms import CrossEntropyConfig, TermConfig
 from distillab.data.encoding import EncodedSplit
 from distillab.doctor.clock import Clock
 from distillab.models.aligned_positions import teacher_batch
@@ -124,7 +124,7 @@ class Setup:
         """Whether a term samples from a live teacher."""
         each = self.recipe.each_teacher.values()
         stored = bool(each) and not any(teacher.has_weights for teacher in each)
-        return not stored and any(isinstance(term, SampledDivergenceConfig) for term in self.terms)
+        return not stored and any(getattr(term, "samples", None) is not None for term in self.terms)
 
     @cached_property
     def teacher(self) -> SignalSource | None:
@@ -186,7 +186,7 @@ class Setup:
         Raises:
             ConfigError: see `objective_for`.
         """
-        return objective_for(self.inputs, student, self.teacher)
+        return objective_for(self.inputs, student, self.teacher, self.data.transport)
 
     def signal(self, objective: Objective, teacher: SignalSource | None = None) -> TeacherSignal:
         """Return the signal of the teacher, or of another one, on the few rows."""

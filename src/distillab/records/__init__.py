@@ -50,6 +50,7 @@ from distillab.records.sources import (
     ServerProbe,
     SpanCounts,
     TeacherProvenance,
+    TransportRecord,
     total_cost,
 )
 from distillab.records.studies import (
@@ -125,6 +126,7 @@ __all__ = [
     "TokenView",
     "TokenizerContract",
     "TokenizerInfo",
+    "TransportRecord",
     "Verdict",
     "begins_above_uniform",
     "outlook",

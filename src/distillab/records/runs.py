@@ -18,6 +18,7 @@ from distillab.records.sources import (
     ServerProbe,
     SpanCounts,
     TeacherProvenance,
+    TransportRecord,
 )
 
 
@@ -120,6 +121,9 @@ class RunRecord(Record):
     train_counts: EncodingCounts
     spans: SpanCounts | None = Field(
         default=None, description="how two tokenisations align, for methods that read both"
+    )
+    transport: TransportRecord | None = Field(
+        default=None, description="what the map between both vocabularies was counted on, for terms with such a map"
     )
     held_out_counts: EncodingCounts
     references: ReferenceLines

@@ -77,6 +77,14 @@ class SpanCounts(Record):
     straddling: int = Field(description="spans with scored tokens and others, which no loss uses")
 
 
+class TransportRecord(Record):
+    """What was counted of the training rows in both tokenisations."""
+
+    fingerprint: str = Field(description="of the counts and both tokenizers")
+    tokens: int = Field(description="of the student, in prompts and answers, that were counted")
+    entries: int = Field(description="different triples of teacher token, bytes of it, student token")
+
+
 class TeacherProvenance(Record):
     """Where the teacher's signal came from."""
 

@@ -21,7 +21,7 @@ from distillab.teachers.served.journal import FOLDER as SERVED
 from distillab.training.projectors import FILE as PROJECTORS
 
 RECIPE, STUDY = "recipe.json", "study.json"
-RECORD, HELD_OUT, STUDENT = "run.json", "held_out.jsonl", "student"
+RECORD, HELD_OUT, STUDENT, TRANSPORT = "run.json", "held_out.jsonl", "student", "transport.safetensors"
 _AGAIN = "restore the folder from a copy; or delete its run.json, and the same command repeats the run"
 Fingerprints = dict[str, str] | dict[str, dict[str, str]]
 
@@ -160,7 +160,7 @@ def read_held_out(path: Path) -> list[dict[str, Any]]:
 
 def files_left(folder: Path) -> dict[str, str]:
     """Name -> sha256 of every file that a run's record names, safe on disk."""
-    single = [path for path in (folder / HELD_OUT, folder / PROJECTORS) if path.is_file()]
+    single = [path for path in (folder / HELD_OUT, folder / PROJECTORS, folder / TRANSPORT) if path.is_file()]
     paths = [*single, *sorted(path for path in (folder / STUDENT).rglob("*") if path.is_file())]
     for path in (*paths, folder / STUDENT, folder):
         sync(path)

@@ -8,6 +8,7 @@ folder/
   made/            the student before training, where it is made from its teacher, unless a study shares it
   corrected_teachers/  the teacher after its correction, where the recipe has one: a run of its own
   answers/         the teacher's answers (sequence-level KD), unless a study shares them
+  transport.safetensors    what was counted of the training rows in both tokenisations, if a term reads it
   projectors.safetensors  the projectors of terms on activations, if there are any
   student/         the trained model and its tokenizer
   held_out.jsonl   nats of every held-out row, and the generated answers
@@ -50,6 +51,7 @@ from distillab.records import (
     ServedCost,
     SpanCounts,
     TeacherProvenance,
+    TransportRecord,
     write_record,
 )
 from distillab.runs.budget import spending_for
@@ -59,6 +61,7 @@ from distillab.runs.folder import (
     HELD_OUT,
     RECORD,
     STUDENT,
+    TRANSPORT,
     claim,
     files_left,
     read_finished,
@@ -79,7 +82,7 @@ from distillab.runs.stored_signals import StoredSignals, stored_signals
 from distillab.runs.student import load_student
 from distillab.runs.teacher import RunTeacher
 from distillab.runs.training import train_student
-from distillab.runs.training_data import MakeCollator, streamed_data, training_data
+from distillab.runs.training_data import MakeCollator, streamed_data, training_data, transport_record
 from distillab.teachers.served.journal import file_of
 from distillab.training.trackers import require_trackers
 
@@ -173,6 +176,7 @@ class _Trained:
     signals: Literal["none", "online", "cached"]
     counts: EncodingCounts
     spans: SpanCounts | None
+    transport: TransportRecord | None
     notes: tuple[str, ...]
     steps: int
     spent: float | None
@@ -269,6 +273,7 @@ class _Claimed:
             ),
             train_counts=trained.counts,
             spans=trained.spans,
+            transport=trained.transport,
             held_out_counts=inputs.held_out_counts,
             references=trained.references,
             evaluation=result.record,
@@ -311,11 +316,14 @@ class _Claimed:
         counts, spans = split.counts, data.spans
         if data.stream is not None:
             counts, spans, notes = data.stream.counts, data.stream.spans, (*notes, data.stream.note)
+        transport = transport_record(data.transport)
+        if self.writes and data.transport is not None:
+            data.transport.save(self.folder / TRANSPORT)
         student = merged(student) if inputs.recipe.student.save_as == "merged" else student
         if signals is None:
-            return _Trained(student, references, "none", counts, spans, notes, steps, spent)
+            return _Trained(student, references, "none", counts, spans, transport, notes, steps, spent)
         kind: Literal["cached", "online"] = "cached" if teacher.trains_from_cache else "online"
-        return _Trained(student, references, kind, counts, spans, notes, steps, spent)
+        return _Trained(student, references, kind, counts, spans, transport, notes, steps, spent)
 
     def _save(
         self, student: PreTrainedModel, result: EvaluationResult, record: RunRecord, *, dtype: torch.dtype

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from transformers import PreTrainedModel
 
+from distillab.alignment.transport import TransportCounts
 from distillab.evaluation.likelihood import score_rows
 from distillab.evaluation.summary import summarise
 from distillab.files import read_json
@@ -41,22 +43,29 @@ from distillab.training.trainer import SPENT_FILE, DistillationTrainer
 from distillab.training.zero import put_together, require_resumable, require_zero
 
 
-def objective_for(inputs: RunInputs, student: PreTrainedModel, teacher: SignalSource | None) -> Objective:
+def objective_for(
+    inputs: RunInputs,
+    student: PreTrainedModel,
+    teacher: SignalSource | None,
+    transport: TransportCounts | None,
+) -> Objective:
     """Build the objective of a run, and prepare both models for it.
 
     Args:
         teacher: source of the terms' signals.
+        transport: `TrainingData.transport`.
     Raises:
         ConfigError: a term does not fit the two models, or the models cannot give what it reads; packed samples
             would read each other.
     """
     settings, view = inputs.recipe.training, inputs.teacher
+    vocabularies = None if view is None else view.vocabularies
     objective = build_objective(
         inputs.method.terms,
         shared_width=0 if view is None else view.compared_width,
         student=model_shape(student),
         teacher=None if teacher is None else teacher.identity.shape,
-        vocabularies=None if view is None else view.vocabularies,
+        vocabularies=None if vocabularies is None else replace(vocabularies, counts=transport),
     )
     require_maps(student, objective.student_activations.maps)
     require_projections(student, objective.student_activations.projections)
@@ -146,7 +155,7 @@ def train_student(
         StorageError: checkpoints cannot be copied to, or from, the recipe's address.
     """
     recipe, settings = inputs.recipe, inputs.recipe.training
-    objective = objective_for(inputs, student, teacher)
+    objective = objective_for(inputs, student, teacher, data.transport)
     rollout = rollout_for(inputs, student, data)
     require_zero(settings, student, objective, writes=rollout is not None)
     folder = Path(recipe.output)

@@ -10,15 +10,18 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Dataset
 
+from distillab.alignment.transport import TransportCounts
 from distillab.data.aligning import pair_block, pair_rows, span_aligner
 from distillab.data.collation import Collator, IndexedRow, TokenDataset
 from distillab.data.encoded_rows import EncodedSplit, row_lengths
 from distillab.data.examples import Example
 from distillab.data.paired import PairedCollator, PairedDataset
 from distillab.data.streaming import ExampleStream, Items, RowStream
+from distillab.data.transport import count_transport
 from distillab.data.written import WrittenPairs
+from distillab.errors import ConfigError
 from distillab.models.batch import TokenBatch
-from distillab.records import SpanCounts
+from distillab.records import SpanCounts, TransportRecord
 from distillab.runs.inputs import RunInputs
 
 MakeCollator = Callable[[int], Collator]  # takes the padding id
@@ -36,6 +39,7 @@ class TrainingData:
         lengths: the student's tokens of each of `rows`.
         spans: counts of the alignment of two tokenisations; None if there is one.
         pairs: aligns answers that the student writes; None if there is one tokenisation.
+        transport: counts of the rows in both tokenisations; None if no term reads them.
         stream: `rows`, where they are streamed; `split` then holds the first block, and `lengths` is empty.
     """
 
@@ -46,6 +50,7 @@ class TrainingData:
     lengths: npt.NDArray[np.int64]
     spans: SpanCounts | None = None
     pairs: WrittenPairs | None = None
+    transport: TransportCounts | None = None
     stream: RowStream | None = None
 
 
@@ -92,11 +97,24 @@ def training_data(inputs: RunInputs, split: EncodedSplit, *, collator: MakeColla
     paired = PairedCollator(usual, teacher.reader.collator(settings.padding_side))
     whole = replace(teacher.reader, encoder=teacher.reader.encoder.with_max_tokens(teacher.context))
     pairs = WrittenPairs(split, rows, reader, whole, aligner)
-    return TrainingData(split, PairedDataset(rows), paired, names, rows.lengths, counts, pairs)
+    vocabularies, transport = teacher.vocabularies, None
+    if vocabularies is not None and inputs.method.counts_rows:
+        transport = count_transport(rows, student=reader, teacher=teacher.reader, vocabularies=vocabularies)
+    return TrainingData(split, PairedDataset(rows), paired, names, rows.lengths, counts, pairs, transport)
 
 
 def streamed_data(inputs: RunInputs) -> TrainingData:
-    """Return the rows of a run whose training rows are streamed, in both tokenisations if the terms read both."""
+    """Return the rows of a run whose training rows are streamed, in both tokenisations if the terms read both.
+
+    Raises:
+        ConfigError: a term counts the rows before training.
+    """
+    if inputs.method.counts_rows:
+        raise ConfigError(
+            "The rows are counted in both tokenisations before the first step, and streamed rows are not read before.",
+            where="data: streaming",
+            fix="leave out data.streaming, or set form: longest_prefix, which counts nothing",
+        )
     settings, reader, teacher, data = inputs.recipe.training, inputs.student, inputs.teacher, inputs.recipe.data
     paired = None if teacher is None or not teacher.own_tokens else teacher.reader
     aligner = None if paired is None else span_aligner(reader, paired)
@@ -121,3 +139,10 @@ def streamed_data(inputs: RunInputs) -> TrainingData:
         collator = PairedCollator(cast(Collator, collator), paired.collator(settings.padding_side))
     names, lengths = _RowNames(rows.examples), np.empty(0, dtype=np.int64)
     return TrainingData(inputs.train, rows, collator, names, lengths, stream=rows)
+
+
+def transport_record(counts: TransportCounts | None) -> TransportRecord | None:
+    """Return the record of what was counted, if anything was."""
+    if counts is None:
+        return None
+    return TransportRecord(fingerprint=counts.fingerprint, tokens=int(counts.counts.sum()), entries=len(counts.keys))

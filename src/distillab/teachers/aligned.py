@@ -117,7 +117,7 @@ class AlignedScores:
 
 @torch.no_grad()
 def align(
-    scores: ChunkedScores, batch: TokenBatch, *, width: int, ordinal: bool, device: torch.device
+    scores: ChunkedScores, batch: TokenBatch, *, width: int, ordinal: bool, continues: bool, device: torch.device
 ) -> AlignedScores:
     """Return the scores of `batch["teacher"]`, to be read from the student's positions.
 
@@ -125,17 +125,16 @@ def align(
         device: where the two are compared: the student's, whatever the batch's device.
         width: ids that the teacher's tokenizer has; further rows of its logits get no probability.
         ordinal: also find partners by their number in the answer.
+        continues: compute `AlignedTokens.continuation_logp`; without it it is 0, and no whole distribution is read.
     """
     alignment = require_alignment(batch)
     shared, partner_N, teacher = alignment.shared_S, alignment.partner_N, alignment.teacher
     target_M = scored_targets(batch["teacher"])
     further_M = teacher.inside(shared) & ~teacher.starts_N
     continuation_S = torch.zeros(shared.shape, dtype=torch.float32, device=shared.device)
-    continuation_S.index_add_(
-        0,
-        teacher.spans_N[further_M],
-        actual_logp(scores, further_M.nonzero()[:, 0], target_M, width=width, device=device).to(shared.device),
-    )
+    if continues:
+        further = actual_logp(scores, further_M.nonzero()[:, 0], target_M, width=width, device=device)
+        continuation_S.index_add_(0, teacher.spans_N[further_M], further.to(shared.device))
     spans_N = alignment.student.spans_N
     tokens_S = torch.bincount(spans_N[spans_N >= 0], minlength=shared.shape[0])
     span_N = spans_N.clamp(min=0)

@@ -1,0 +1,351 @@
+"""The teacher carried over to the student's tokens, against a naive computation by strings; and what it equals."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from distillab.alignment.projection import VocabularyProjection
+from distillab.config.terms import (
+    MeasuredTransportConfig,
+    SampledDivergenceConfig,
+    TokenDivergenceConfig,
+    TopKDivergenceConfig,
+    TopKTransportConfig,
+    TransportConfig,
+)
+from distillab.data.paired import PairedRow
+from distillab.data.vocabularies import Vocabularies
+from distillab.divergences.fused import Probabilities
+from distillab.errors import ConfigError, TeacherError
+from distillab.models import chunking
+from distillab.objectives.build import build_objective
+from distillab.objectives.carried import Carrier
+from distillab.objectives.term import StudentScores, TokenTerm
+from distillab.objectives.tile_scores import TileScores
+from distillab.teachers.aligned import AlignedTokens
+from distillab.teachers.signals import FullLogits
+from tests.objectives.naive_projection import naive_divergence
+from tests.objectives.toy_pair import (
+    EOS,
+    ROWS,
+    STUDENT,
+    TEACHER,
+    TOY,
+    D,
+    Naive,
+    Tokenizer,
+    Toy,
+    assert_same,
+    collate,
+    numbers_for,
+    ours,
+    reference,
+)
+
+V, W = len(STUDENT), len(TEACHER)
+COUNTED = [*ROWS, TOY.row(4, "cab", "abc ab1 32"), TOY.row(5, " a", "bc abc")]
+DIVERGENCES: list[dict[str, Any]] = [
+    {"divergence": "forward_kl"},
+    {"divergence": "jensen_shannon", "teacher_weight": 0.3, "temperature": 0.7},
+    {"divergence": "total_variation", "temperature": 2.0, "rescale_by_temperature_squared": True},
+]
+SAME = Toy(Tokenizer(TEACHER), Tokenizer(TEACHER))
+
+
+def term_of(settings: TransportConfig, vocabularies: Vocabularies) -> TokenTerm:
+    term = build_objective([settings], shared_width=0, vocabularies=vocabularies).terms[0].term
+    assert isinstance(term, TokenTerm)
+    return term
+
+
+# ---------------------------------------------------------------- by strings
+
+
+def naive_kernel(form: str, prior: float) -> dict[str, dict[str, float]]:
+    """Teacher token -> student token -> share, found by strings."""
+
+    def text(token: str) -> str:
+        return "a" if token == "<a>" else token
+
+    counts: Counter[tuple[str, str]] = Counter()
+    for row in COUNTED:
+        for span in range(int(row.student_spans.max()) + 1):
+            first = list(row.student_spans).index(span), list(row.teacher_spans).index(span)
+            counts[TEACHER[row.teacher.input_ids[first[1]]], STUDENT[row.student.input_ids[first[0]]]] += 1
+    kernel: dict[str, dict[str, float]] = {}
+    for token in TEACHER:
+        special = token[0] == "<" and token != "<a>"
+        if form == "longest_prefix":
+            found = [own for own in STUDENT if own[0] != "<" and text(token).startswith(own)]
+            own = (token if token in STUDENT else None) if special else max(found, key=len, default=None)
+            kernel[token] = {} if own is None else {own: 1.0}
+            continue
+        fallback = (token if token in STUDENT else None) if special else STUDENT[TOY.student.cut(text(token))[0]]
+        weights = {own: float(n) for (theirs, own), n in counts.items() if theirs == token}
+        if fallback is not None:
+            weights[fallback] = weights.get(fallback, 0.0) + prior
+        kernel[token] = {own: weight / sum(weights.values()) for own, weight in weights.items()}
+    return kernel
+
+
+def naive_transport(values: dict[str, Any], *, rest: bool, form: str, prior: float, k: int | None) -> Naive:
+    temperature = values.get("temperature", 1.0)
+    factor = temperature**2 if values.get("rescale_by_temperature_squared") else 1.0
+    kernel = naive_kernel(form, prior)
+
+    def position(q: Tensor, p: Tensor, miss: Tensor) -> Tensor:
+        kept = set(sorted(range(W), key=lambda w: -float(p[w]))[: k or W])
+        carried = [0.0] * V
+        for w in kept:
+            for own, share in kernel[TEACHER[w]].items():
+                carried[STUDENT.index(own)] += float(p[w]) * share
+        tail = sum(float(p[w]) for w in range(W) if w not in kept)
+        if k is None:
+            p_all, q_all = torch.tensor(carried), q
+        else:
+            reached = [u for u in range(V) if carried[u] > 0]
+            assert len(reached) < V
+            p_all = torch.tensor([*(carried[u] for u in reached), tail])
+            q_all = torch.cat([q[reached], q.sum()[None] - q[reached].sum()])
+        p_all = p_all.double()
+        mass = p_all.sum()
+        value = mass * factor * naive_divergence(p_all / mass, q_all, values)
+        return value + (1 - mass) * miss if rest else value
+
+    def naive(rows: Sequence[PairedRow], student: dict[int, Tensor], teacher: dict[int, Tensor]) -> tuple[Tensor, int]:
+        found = []
+        for row in rows:
+            begun = set()
+            for span in range(int(row.student_spans.max()) + 1):
+                mine = [i for i, c in enumerate(row.student_spans) if c == span]
+                its = [j for j, c in enumerate(row.teacher_spans) if c == span]
+                if not (row.student.answer_mask[mine].all() and row.teacher.answer_mask[its].all()):
+                    continue
+                logits = student[row.index][mine[0] - 1, :V]
+                miss = -logits.softmax(-1)[int(row.student.input_ids[mine[0]])].log()
+                p = (teacher[row.index][its[0] - 1, :W] / temperature).softmax(-1)
+                found.append(position((logits / temperature).softmax(-1), p, miss))
+                begun.add(mine[0])
+            for place in range(1, len(row.student)):
+                if rest and row.student.answer_mask[place] and place not in begun:
+                    logp = student[row.index][place - 1, :V].log_softmax(-1)
+                    found.append(-logp[int(row.student.input_ids[place])])
+        return torch.stack(found).sum(), len(found)
+
+    return naive
+
+
+CASES: list[tuple[TransportConfig, dict[str, Any]]] = [
+    (MeasuredTransportConfig(**values, rest=rest, form=form, prior=prior), values)
+    for values in DIVERGENCES
+    for rest, form, prior in (("text", "measured", None), ("none", "measured", 0.5), ("text", "longest_prefix", None))
+] + [(TopKTransportConfig(**values, k=3, rest=rest), values) for values in DIVERGENCES for rest in ("text", "none")]
+
+
+def case_name(case: tuple[TransportConfig, dict[str, Any]]) -> str:
+    settings, _ = case
+    return f"{settings.kind}-{settings.form}-{settings.rest}-{settings.divergence}"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("case", CASES, ids=case_name)
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+def test_equals_a_naive_computation_by_strings(
+    case: tuple[TransportConfig, dict[str, Any]], chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunking, "LEAST_ROWS", chunk)
+    monkeypatch.setitem(chunking.CHUNK_BYTES, "cpu", 0)
+    monkeypatch.setitem(chunking.SUB_CHUNK_BYTES, "cpu", max(1, chunk // 2) * 4 * (V + 3))
+    settings, values = case
+    hidden = numbers_for(ROWS, seed=0, teacher=False, width=D)
+    head = torch.randn(V + 3, D, generator=torch.Generator().manual_seed(0))
+    teacher = numbers_for(ROWS, seed=1, teacher=True, width=W + 3)
+    naive = naive_transport(
+        values,
+        rest=settings.rest == "text",
+        form=settings.form,
+        prior=settings.prior or 2.0,
+        k=getattr(settings, "k", None),
+    )
+    term = term_of(settings, TOY.vocabularies(COUNTED))
+    batches = [collate(ROWS[:2], "left"), collate(ROWS[2:], theirs="left")]
+    found = ours(term, batches, hidden, head, teacher)
+    # the student has more columns than ids: these get no probability
+    assert_same(found, reference(naive, ROWS, hidden, head, teacher))
+
+
+# ---------------------------------------------------------------- one tokenizer on both sides
+
+
+def _both(settings: Any, own: Any, scale: float, students: Callable[..., StudentScores]) -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (scale * torch.randn(9, W, generator=generator) for _ in range(2))
+    targets = torch.randint(0, W, (9,), generator=generator)
+    found = []
+    vocabularies = SAME.vocabularies([SAME.row(0, "a ", "abc 12 ab1")])
+    for made in (settings, own):
+        torch.manual_seed(0)  # of the draws
+        leaf = student.clone().requires_grad_()
+        has = torch.ones(9, dtype=torch.bool)
+        aligned = AlignedTokens(has, FullLogits(teacher), targets, torch.zeros(9), has)
+        if isinstance(made, TransportConfig):
+            value = term_of(made, vocabularies).per_position(students(leaf, targets), aligned)
+        else:
+            term = build_objective([made], shared_width=W).terms[0].term
+            assert isinstance(term, TokenTerm)
+            value = term.per_position(students(leaf, targets), FullLogits(teacher))
+        value.sum().backward()
+        assert leaf.grad is not None
+        found.append((value.detach(), leaf.grad))
+    return found
+
+
+@pytest.mark.parametrize("scale", [1.0, 60.0])
+@pytest.mark.parametrize("rest", ["text", "none"])
+@pytest.mark.parametrize(
+    "values",
+    [*DIVERGENCES, {"divergence": "reverse_kl"}, {"divergence": "adaptive_kl", "head_mass": 0.5}],
+    ids=lambda v: v["divergence"],
+)
+def test_with_one_tokenizer_it_is_token_divergence_bit_by_bit(values: dict[str, Any], rest: str, scale: float) -> None:
+    found = _both(MeasuredTransportConfig(**values, rest=rest), TokenDivergenceConfig(**values), scale, StudentScores)
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("values", DIVERGENCES, ids=lambda v: v["divergence"])
+def test_with_one_tokenizer_top_k_is_top_k(values: dict[str, Any]) -> None:
+    found = _both(TopKTransportConfig(**values, k=5), TopKDivergenceConfig(**values, k=5), 1.0, StudentScores)
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-6)
+
+
+def test_with_one_tokenizer_draws_are_draws() -> None:
+    found = _both(MeasuredTransportConfig(samples=7), SampledDivergenceConfig(samples=7), 1.0, StudentScores)
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-6)
+
+
+def test_draws_have_the_gradient_of_the_whole_distribution_in_expectation() -> None:
+    vocabularies = TOY.vocabularies(COUNTED)
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(1, V, generator=generator), torch.randn(1, W, generator=generator)
+    has = torch.ones(1, dtype=torch.bool)
+    aligned = AlignedTokens(has, FullLogits(teacher), torch.zeros(1, dtype=torch.int64), torch.zeros(1), has)
+    torch.manual_seed(0)
+    gradients = []
+    for settings in (MeasuredTransportConfig(rest="none"), MeasuredTransportConfig(rest="none", samples=40_000)):
+        leaf = student.clone().requires_grad_()
+        scores = StudentScores(leaf, torch.zeros(1, dtype=torch.int64))
+        term_of(settings, vocabularies).per_position(scores, aligned).sum().backward()
+        assert leaf.grad is not None
+        gradients.append(leaf.grad)
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=0.0, atol=0.01)
+
+
+# ---------------------------------------------------------------- the map
+
+
+def _kernel(entries: Sequence[tuple[int, int, float]], *, teacher: int, student: int) -> VocabularyProjection:
+    sizes = np.bincount([v for v, _, _ in entries], minlength=teacher)
+    return VocabularyProjection(
+        row_ends=np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)]),
+        student_ids=np.array([u for _, u, _ in entries], np.int64),
+        weights=np.array([weight for _, _, weight in entries], np.float32),
+        how=np.zeros(teacher, np.uint8),
+        student_width=student,
+        teacher_fingerprint="t",
+        student_fingerprint="s",
+    )
+
+
+def test_mass_is_kept_where_thousands_of_tokens_come_together() -> None:
+    """In float32, within a few roundings of the sum in float64; also where probabilities are too small for it."""
+    width = 20_000
+    entries = [(v, v % 3, 0.75) if part == 0 else (v, 3, 0.25) for v in range(width) for part in (0, 1)]
+    carrier = Carrier(_kernel(entries, teacher=width, student=4), torch.device("cpu"))
+    logits = torch.randn(3, width, generator=torch.Generator().manual_seed(0))
+    logits[1, ::3] -= 200.0
+    logp, mass = carrier.logp(Probabilities(logits))
+    p = logits.double().softmax(-1)
+    expected = torch.stack([0.75 * p[:, r::3].sum(-1) for r in range(3)] + [0.25 * p.sum(-1)], dim=-1)
+    assert mass is None
+    torch.testing.assert_close(logp.double(), expected.log(), rtol=1e-5, atol=1e-5)
+
+
+def test_a_token_that_cannot_be_carried_takes_no_part() -> None:
+    carrier = Carrier(_kernel([(0, 1, 1.0), (2, 0, 1.0)], teacher=3, student=3), torch.device("cpu"))
+    logp, mass = carrier.logp(Probabilities(torch.tensor([[0.5, 0.25, 0.25]]).log(), normalised=True))
+    assert mass is not None and float(mass) == pytest.approx(0.75)
+    assert logp.exp()[0].tolist() == pytest.approx([1 / 3, 2 / 3, 0.0], abs=1e-7)
+    assert carrier.reached.tolist() == [True, True, False]
+
+
+def test_the_end_of_the_text_is_the_end_of_the_text() -> None:
+    kernel = TOY.vocabularies(COUNTED).kernel(None)
+    assert kernel is not None
+    ((student_id, weight, _),) = kernel.describe(TEACHER.index(EOS))
+    assert (STUDENT[student_id], weight) == (EOS, 1.0)
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+def test_a_divergence_that_would_be_infinite_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"infinite(.|\n)*no token of the teacher"):
+        term_of(MeasuredTransportConfig(divergence="reverse_kl"), TOY.vocabularies(COUNTED))
+    term_of(MeasuredTransportConfig(divergence="skewed_reverse_kl", skew=0.1), TOY.vocabularies(COUNTED))
+
+
+def test_without_counts_it_says_so_when_it_is_asked_for_values() -> None:
+    term = term_of(MeasuredTransportConfig(), TOY.vocabularies())
+    assert term.score_request is not None and term.score_request.width == W
+    hidden, head = numbers_for(ROWS, seed=0, teacher=False, width=D), torch.randn(V, D)
+    with pytest.raises(TeacherError, match="counts"):
+        ours(term, [collate(ROWS)], hidden, head, numbers_for(ROWS, seed=1, teacher=True, width=W))
+
+
+def test_k_beyond_the_vocabulary_is_refused() -> None:
+    with pytest.raises(ConfigError, match="k is larger"):
+        term_of(TopKTransportConfig(k=W + 1), TOY.vocabularies(COUNTED))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"form": "longest_prefix", "prior": 1.0}, "counts nothing"),
+        ({"samples": 3, "divergence": "jensen_shannon", "teacher_weight": 0.5}, "leave out samples"),
+        ({"prior": 0.0}, "greater than 0"),
+    ],
+)
+def test_settings_without_effect_are_refused(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        MeasuredTransportConfig(**values)
+
+
+def test_tiles_and_whole_scores_agree() -> None:
+    """The gradient that a tile writes by itself is torch's."""
+    vocabularies = TOY.vocabularies(COUNTED)
+    generator = torch.Generator().manual_seed(2)
+    student, teacher = torch.randn(5, V, generator=generator), torch.randn(3, W, generator=generator)
+    targets = torch.randint(0, V, (5,), generator=generator)
+    has = torch.tensor([True, False, True, True, False])
+    aligned = AlignedTokens(has, FullLogits(teacher), targets[:3], torch.zeros(3), has[:3])
+    for settings in (
+        MeasuredTransportConfig(),
+        TopKTransportConfig(k=4),
+        MeasuredTransportConfig(form="longest_prefix"),
+    ):
+        term = term_of(settings, vocabularies)
+        leaf = student.clone().requires_grad_()
+        term.per_position(StudentScores(leaf, targets), aligned).sum().backward()
+        tile, out = student.clone().requires_grad_(), torch.empty_like(student)
+        scores = TileScores(tile, targets)
+        factor = scores.write_gradient(term.per_position(scores, aligned).sum(), tile, out)
+        assert leaf.grad is not None
+        torch.testing.assert_close(out if factor is None else out * factor, leaf.grad, rtol=1e-5, atol=1e-6)
+    assert math.isfinite(float(leaf.grad.sum()))
