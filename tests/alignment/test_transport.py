@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
+from distillab.alignment.plan import span_numbers
 from distillab.alignment.projection import VocabularyProjection
 from distillab.alignment.spans import SpanAligner
 from distillab.alignment.tables import TEXT
@@ -33,21 +34,12 @@ def counted(teacher: Side, student: Side, texts: Sequence[str], *, shards: int =
         some = texts[shard::shards]
         ours, theirs = student.all_ids(some), teacher.all_ids(some)
         aligner = SpanAligner(student=student.table, teacher=teacher.table, differing="leave_out")
-        sides: list[list[np.ndarray]] = [[], []]
-        before = 0
-        for plan, own, other in zip(aligner.rows(ours, theirs), ours, theirs, strict=True):
-            for side, ranges, ids in ((0, plan.student, own), (1, plan.teacher, other)):
-                numbers = np.full(len(ids), -1, dtype=np.int64)
-                for span, (first, last) in enumerate(ranges.tolist()):
-                    numbers[first:last] = before + span
-                sides[side].append(numbers)
-            before += len(plan)
         counter = TransportCounter(student.table, teacher.table, **facts(teacher, student))
-        joined = [
-            (np.concatenate(ids).astype(np.int64), np.concatenate(numbers))
-            for ids, numbers in ((ours, sides[0]), (theirs, sides[1]))
-        ]
-        counter.add(joined[0], joined[1])
+        for plan, own, other in zip(aligner.rows(ours, theirs), ours, theirs, strict=True):
+            counter.add(
+                (own.astype(np.int64), span_numbers(plan.student, len(own))),
+                (other.astype(np.int64), span_numbers(plan.teacher, len(other))),
+            )
         parts.append(counter.counts())
     return parts[0].merged(parts[1:])
 

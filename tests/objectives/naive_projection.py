@@ -52,7 +52,8 @@ def _begins(toy: Toy, token: str, path: list[int]) -> bool:
 
 
 def naive_projection(values: dict[str, Any], toy: Toy = TOY) -> Naive:
-    form, temperature = values["form"], values.get("temperature", 1.0)
+    strict, temperature = values["form"] == "strict", values.get("temperature", 1.0)
+    form = "common" if strict else values["form"]
     ours, theirs = toy.student.tokens, toy.teacher.tokens
     factor = temperature**2 if values.get("rescale_by_temperature_squared") else 1.0
 
@@ -116,6 +117,9 @@ def naive_projection(values: dict[str, Any], toy: Toy = TOY) -> Naive:
                 if not all(row.student.answer_mask[i] for i in mine) or not all(
                     row.teacher.answer_mask[j] for j in its
                 ):
+                    continue
+                begin = _text(ours[row.student.input_ids[mine[0]]]), _text(theirs[row.teacher.input_ids[its[0]]])
+                if strict and not (len(mine) == len(its) == 1 and begin[0] == begin[1]):
                     continue
                 q = (student[row.index][mine[0] - 1, : len(ours)] / temperature).softmax(-1)
                 p = (teacher[row.index][its[0] - 1, : len(theirs)] / temperature).softmax(-1)

@@ -247,6 +247,19 @@ def test_draws_have_the_gradient_of_the_whole_distribution_in_expectation() -> N
     torch.testing.assert_close(gradients[1], gradients[0], rtol=0.0, atol=0.01)
 
 
+def test_top_k_that_reach_every_token_of_the_student_are_all_there_is() -> None:
+    toy = Toy(Tokenizer(["a", "b"]), Tokenizer(["aa", "ab", "ba", "bb", "a", "b"]))
+    term = term_of(TopKTransportConfig(k=4, rest="none"), toy.vocabularies([toy.row(0, "a", "abba", end=False)]))
+    p, q = torch.tensor([[0.3, 0.2, 0.25, 0.1, 0.09, 0.06]]), torch.tensor([[0.4, 0.6]])
+    one = torch.ones(1, dtype=torch.bool)
+    ids = torch.zeros(1, dtype=torch.int64)
+    value = term.per_position(
+        StudentScores(q.log(), ids), AlignedTokens(one, FullLogits(p.log()), ids, torch.zeros(1), one)
+    )
+    carried = torch.tensor([0.5, 0.35]) / 0.85
+    assert float(value) == pytest.approx(float((carried * (carried / q[0]).log()).sum()), abs=1e-6)
+
+
 # ---------------------------------------------------------------- the map
 
 

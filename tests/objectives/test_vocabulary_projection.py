@@ -84,6 +84,16 @@ def test_equals_a_naive_computation_by_strings(
     assert_same(found, expected)
 
 
+@pytest.mark.parametrize("values", DIVERGENCES, ids=lambda v: v["divergence"])
+def test_the_strict_form_learns_from_the_text_where_not_one_and_the_same_token_follows(values: dict[str, Any]) -> None:
+    hidden, head, teacher = _case()
+    values = {"form": "strict", "rest": "text", **values}
+    expected = reference(naive_projection(values), ROWS, hidden, head, teacher)
+    assert_same(ours(_term(**values), [collate(ROWS)], hidden, head, teacher), expected)
+    with pytest.raises(ValueError, match="set rest: text"):
+        VocabularyProjectionConfig(form="strict", rest="none")
+
+
 @pytest.mark.parametrize("rest", ["text", "none"])
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("split", [[[0, 1, 2, 3]], [[3, 1], [2, 0]], [[0], [1], [2], [3]]])

@@ -64,6 +64,16 @@ def test_two_processes_take_the_rows_of_one(tiny_world: dict[str, Any], stranger
     assert one["spans"]["spans"] > 0 and one["train_counts"]["source"] == two["train_counts"]["source"]
 
 
+def test_a_term_that_counts_the_rows_before_is_refused(
+    tiny_world: dict[str, Any], stranger: str, tmp_path: Path
+) -> None:
+    values = {key: value for key, value in tiny_world.items() if key != "seeds"} | {"teacher": {"path": stranger}}
+    made = values | {"data": {**values["data"], "streaming": True}, "output": str(tmp_path)}
+    with pytest.raises(ValueError, match="form: measured, which counts them"):
+        RunRecipe(**made, method="measured_transport")
+    RunRecipe(**made, method="measured_transport", terms=[{"kind": "measured_transport", "form": "longest_prefix"}])
+
+
 def test_a_cache_is_refused(tiny_world: dict[str, Any], tmp_path: Path) -> None:
     values = {key: value for key, value in tiny_world.items() if key != "seeds"}
     data = {**values["data"], "streaming": True}

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from distillab.alignment.transport import TransportCounts
 from distillab.cache.reader import CacheReader
 from distillab.config.run import RunRecipe
 from distillab.config.study import StudyRecipe
@@ -17,6 +18,8 @@ from distillab.study.study import Study
 
 TERMS = {
     "projection": [{"kind": "vocabulary_projection"}],
+    "transport": [{"kind": "measured_transport"}],
+    "transport-top-k": [{"kind": "top_k_transport", "k": 8}],
     "likelihood": [{"kind": "cross_entropy"}, {"kind": "span_likelihood"}],
     "merged": [{"kind": "merged_spans"}],
     "sorted": [{"kind": "cross_entropy"}, {"kind": "sorted_probabilities"}],
@@ -73,6 +76,15 @@ def test_the_record_says_how_the_tokenisations_meet(cached: Path) -> None:
     assert _record(cached, "sft").spans is None
 
 
+def test_the_counts_of_the_rows_are_kept_and_are_the_same_for_all_runs_on_them(cached: Path) -> None:
+    one, other = (_record(cached, name) for name in ("transport", "transport-top-k"))
+    assert one.transport is not None and one.transport == other.transport
+    assert one.transport.tokens > one.train_counts.supervised_tokens  # prompts are counted, too
+    kept = TransportCounts.load(cached / "runs" / "transport" / "seed0" / "transport.safetensors")
+    assert kept.fingerprint == one.transport.fingerprint and "transport.safetensors" in one.files
+    assert _record(cached, "projection").transport is None
+
+
 def test_the_teacher_is_asked_about_its_own_tokens_once(cached: Path) -> None:
     uses = {arm["name"]: _record(cached, arm["name"]).caches for arm in ARMS[1:]}
     paths = {name: {use.path for use in found} for name, found in uses.items()}
@@ -117,13 +129,15 @@ def test_with_equal_tokens_both_kinds_of_methods_share_the_yardstick(
     tiny_world: dict[str, Any], tmp_path: Path
 ) -> None:
     own = {"name": "projection", "method": "sft", "terms": TERMS["projection"]}
+    carried = {"name": "transport", "method": "sft", "terms": TERMS["transport"]}
     by_id = {"name": "by-id", "method": "sft", "terms": [{"kind": "token_divergence"}]}
     evaluation = {**tiny_world["evaluation"], "generate_rows": 0}
-    changes = {"evaluation": evaluation, "arms": ["sft", own, by_id], "seeds": [0], "workers": 2}
+    changes = {"evaluation": evaluation, "arms": ["sft", own, carried, by_id], "seeds": [0], "workers": 2}
     results = Study(StudyRecipe(**{**tiny_world, **changes}, output=str(tmp_path / "study")), reproduce="x").run()
     found = {arm.name: arm.evaluations[0] for arm in results.arms}
     # with one tokenisation the projection is the identity, so both students are the same
     assert found["projection"].nats_per_token == pytest.approx(found["by-id"].nats_per_token, abs=1e-5)
+    assert found["transport"].nats_per_token == pytest.approx(found["by-id"].nats_per_token, abs=1e-6)
     assert found["projection"].value("kl_from_teacher") == pytest.approx(
         found["by-id"].value("kl_from_teacher"), abs=1e-5
     )

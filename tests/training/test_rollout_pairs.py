@@ -27,6 +27,7 @@ MERGED = [{"kind": "merged_spans", "divergence": "reverse_kl"}]
 FREE = [
     MERGED,
     [{"kind": "vocabulary_projection", "rest": "none"}],
+    [{"kind": "measured_transport", "rest": "none"}],
     [{"kind": "span_likelihood"}],
     [{"kind": "sorted_probabilities"}],
     [{"kind": "span_hidden_states"}],

@@ -55,6 +55,20 @@ class SpanPlan:
         return SpanPlan(self.teacher, self.student, self.n_bytes, self.teacher_left_out, self.student_left_out)
 
 
+def span_numbers(ranges: NDArray[np.int32], tokens: int) -> NDArray[np.int64]:
+    """Return (tokens,) the index of the span of each token of a row; -1: none.
+
+    Args:
+        ranges: `SpanPlan.student` or `SpanPlan.teacher`.
+    """
+    numbers = np.full(tokens, -1, dtype=np.int64)
+    lengths = ranges[:, 1] - ranges[:, 0]
+    spans = np.repeat(np.arange(len(ranges)), lengths)
+    places = np.arange(len(spans)) - np.repeat(np.cumsum(lengths) - lengths, lengths) + np.repeat(ranges[:, 0], lengths)
+    numbers[places] = spans
+    return numbers
+
+
 class AnswerSpans(NamedTuple):
     """The spans of a plan that a loss can use.
 

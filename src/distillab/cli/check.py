@@ -32,6 +32,13 @@ def check_command(
             "--tokens", help="A text: only show its tokens in both tokenizers, and what each teacher token maps to."
         ),
     ] = None,
+    transport: Annotated[
+        str | None,
+        typer.Option(
+            "--transport",
+            help="A token of the teacher: only show which tokens the student writes in its place, counted on the text.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")] = False,
     require: Annotated[
         str | None, typer.Option("--require", help="A method: exit code 1 if it is not valid for the pair.")
@@ -42,17 +49,25 @@ def check_command(
     Exit code 0: checked; 1: the method of --require is refused, or a tokenizer does not match its model.
     """
     from distillab.cli.check_tokens import show_tokens
+    from distillab.cli.check_transport import show_transport
     from distillab.config.methods import METHODS
     from distillab.errors import ConfigError, near_names
     from distillab.pairing.loading import load_tokenizer
 
     if tokens is not None:
-        if data is not None or as_json or require is not None:
+        if data is not None or transport is not None or as_json or require is not None:
             raise ConfigError(
                 "--tokens cannot be combined with other options.",
-                fix="remove --data, --json and --require, or --tokens",
+                fix="remove --data, --transport, --json and --require, or --tokens",
             )
         show_tokens(load_tokenizer(teacher), load_tokenizer(student), tokens)
+        return
+    if transport is not None:
+        if as_json or require is not None:
+            raise ConfigError(
+                "--transport can be combined with --data alone.", fix="remove --json and --require, or --transport"
+            )
+        show_transport(load_tokenizer(teacher), load_tokenizer(student), transport, data=data)
         return
     if require is not None and require not in METHODS:
         raise ConfigError(f'No such method: "{require}".', where="--require", fix=near_names(require, METHODS))
@@ -74,15 +89,12 @@ def checked_pair(teacher: str, student: str, *, data: Path | str | None) -> Pair
         TokenizerMismatch: a tokenizer does not match its model.
         DataError: the rows cannot be read.
     """
-    from distillab.config.data import SourceConfig
-    from distillab.data.sources import read_rows
     from distillab.pairing.admission import pair_check
     from distillab.pairing.contract import compare_tokenizers
     from distillab.pairing.embedded import require_embedded
     from distillab.pairing.loading import load_tokenizer, logits_width
 
-    rows = read_rows(SourceConfig(path=str(data))) if data is not None else None
-    texts, source = texts_of(rows, Path(str(data)).name) if rows is not None else ([], "")
+    texts, source = texts_in(data) if data is not None else ([], "")
     loaded = [load_tokenizer(path) for path in (teacher, student)]
     widths = [logits_width(path) for path in (teacher, student)]
     for role, tokenizer, width in zip(("teacher", "student"), loaded, widths, strict=True):
@@ -91,6 +103,14 @@ def checked_pair(teacher: str, student: str, *, data: Path | str | None) -> Pair
         loaded[0], loaded[1], teacher_width=widths[0], student_width=widths[1], texts=texts, source=source
     )
     return pair_check(contract)
+
+
+def texts_in(data: Path | str) -> tuple[list[str], str]:
+    """Return the texts of a file of rows, and their name; see `texts_of`."""
+    from distillab.config.data import SourceConfig
+    from distillab.data.sources import read_rows
+
+    return texts_of(read_rows(SourceConfig(path=str(data))), Path(str(data)).name)
 
 
 def texts_of(rows: Sequence[Row], name: str) -> tuple[list[str], str]:

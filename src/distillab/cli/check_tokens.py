@@ -65,7 +65,7 @@ def _show_spans(
     text: str,
 ) -> None:
     spans = [
-        [[_shown(meanings[id_]) for id_ in ids[start:end]] for start, end in ranges.tolist()]
+        [[shown(meanings[id_]) for id_ in ids[start:end]] for start, end in ranges.tolist()]
         for ranges, (ids, meanings) in ((plan.teacher, teacher), (plan.student, student))
     ]
     left, right = ([" | ".join(span) for span in one] for one in spans)
@@ -90,12 +90,12 @@ def _show_mapping(
     rows = []
     for id_ in dict.fromkeys(teacher_ids):
         mapped = ", ".join(
-            f"{to.student_id} {_shown(student_meanings[to.student_id])}"
+            f"{to.student_id} {shown(student_meanings[to.student_id])}"
             + (f" x {to.weight:.3g}" if to.weight != 1 else "")
             for to in projection.describe(id_)
         )
         how = next((to.how for to in projection.describe(id_)), "unmapped")
-        rows.append((f"{id_} {_shown(teacher_meanings[id_])}", mapped or "nothing", how))
+        rows.append((f"{id_} {shown(teacher_meanings[id_])}", mapped or "nothing", how))
     first, second = (max(len(row[column]) for row in rows) if rows else 0 for column in (0, 1))
     console.print()
     console.print("Student tokens that get the probability of each teacher token, at aligned positions", style="bold")
@@ -105,7 +105,7 @@ def _show_mapping(
     console.print(f"  of the teacher's vocabulary: {shares}")
 
 
-def _shown(meaning: TokenMeaning) -> str:
+def shown(meaning: TokenMeaning) -> str:
     """Return text in quotes, other bytes escaped, special tokens bare."""
     shown = meaning.data.decode("utf-8", "backslashreplace")
     return shown if meaning.kind == "special" else repr(shown).replace("\\\\x", "\\x")

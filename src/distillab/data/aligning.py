@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from distillab.alignment.plan import span_numbers
 from distillab.alignment.spans import SpanAligner, SpanPlan
 from distillab.alignment.tables import TokenTable
-from distillab.data.collation import NO_SPAN
 from distillab.data.columns import ColumnWriter, mapped_columns
 from distillab.data.encoded_rows import PLACES, EncodedRow, EncodedRows, row_keys
 from distillab.data.paired import SPAN_DTYPES, PairedRow, PairedRows
@@ -142,22 +142,12 @@ def paired(
                 index,
                 student_row,
                 teacher_row,
-                _numbers(plan.student, len(student_row)),
-                _numbers(plan.teacher, len(teacher_row)),
+                span_numbers(plan.student, len(student_row)),
+                span_numbers(plan.teacher, len(teacher_row)),
             )
             found.append(row)
             totals += _counted(row, plan)
     return found, totals
-
-
-def _numbers(ranges: npt.NDArray[np.int32], tokens: int) -> npt.NDArray[np.int64]:
-    """Return (tokens,) the index of the span of each token."""
-    numbers = np.full(tokens, NO_SPAN, dtype=np.int64)
-    lengths = ranges[:, 1] - ranges[:, 0]
-    spans = np.repeat(np.arange(len(ranges)), lengths)
-    places = np.arange(len(spans)) - np.repeat(np.cumsum(lengths) - lengths, lengths) + np.repeat(ranges[:, 0], lengths)
-    numbers[places] = spans
-    return numbers
 
 
 def _counted(row: PairedRow, plan: SpanPlan) -> npt.NDArray[np.int64]:

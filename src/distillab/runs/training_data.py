@@ -19,7 +19,6 @@ from distillab.data.paired import PairedCollator, PairedDataset
 from distillab.data.streaming import ExampleStream, Items, RowStream
 from distillab.data.transport import count_transport
 from distillab.data.written import WrittenPairs
-from distillab.errors import ConfigError
 from distillab.models.batch import TokenBatch
 from distillab.records import SpanCounts, TransportRecord
 from distillab.runs.inputs import RunInputs
@@ -104,17 +103,7 @@ def training_data(inputs: RunInputs, split: EncodedSplit, *, collator: MakeColla
 
 
 def streamed_data(inputs: RunInputs) -> TrainingData:
-    """Return the rows of a run whose training rows are streamed, in both tokenisations if the terms read both.
-
-    Raises:
-        ConfigError: a term counts the rows before training.
-    """
-    if inputs.method.counts_rows:
-        raise ConfigError(
-            "The rows are counted in both tokenisations before the first step, and streamed rows are not read before.",
-            where="data: streaming",
-            fix="leave out data.streaming, or set form: longest_prefix, which counts nothing",
-        )
+    """Return the rows of a run whose training rows are streamed, in both tokenisations if the terms read both."""
     settings, reader, teacher, data = inputs.recipe.training, inputs.student, inputs.teacher, inputs.recipe.data
     paired = None if teacher is None or not teacher.own_tokens else teacher.reader
     aligner = None if paired is None else span_aligner(reader, paired)
