@@ -29,16 +29,16 @@ def run(app: typer.Typer, *arguments: object):
 
 def test_the_tokens_that_the_student_writes_in_place_of_one(app: typer.Typer, materials: Path, tmp_path: Path) -> None:
     data = tmp_path / "rows.jsonl"
-    data.write_text('{"text": "He is there, and there it is."}\n' * 3, encoding="utf-8")
+    data.write_text('{"text": "In the garden, a garden."}\n' * 3, encoding="utf-8")
     pair = (materials / "tokenizers" / "gpt2", materials / "tokenizers" / "tok512")
-    result = run(app, *pair, "--transport", " there", "--data", data)
+    result = run(app, *pair, "--transport", " garden", "--data", data)
     assert result.exit_code == 0
     # 6 times counted, and 2 from its own encoding of the token
-    assert "at its start: ' the' 100.0% (6)" in result.output
-    assert "after ' the': 're' 100.0% (6)" in result.output
-    assert isinstance(run(app, *pair, "--transport", " therefrom").exception, ConfigError)
-    assert isinstance(run(app, *pair, "--transport", " there", "--json").exception, ConfigError)
-    sample = run(app, *pair, "--transport", " there")
+    assert "at its start: ' g' 100.0% (6)" in result.output
+    assert "after ' gar': 'd' 100.0% (6)" in result.output
+    assert isinstance(run(app, *pair, "--transport", " gardenish").exception, ConfigError)
+    assert isinstance(run(app, *pair, "--transport", " garden", "--json").exception, ConfigError)
+    sample = run(app, *pair, "--transport", " garden")
     assert "the sample that ships with distillab" in sample.output
 
 
