@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,10 @@ def test_a_copy_names_itself_and_a_schema_that_is_there(
     assert f"distillab {command} 'my recipes/mine.yaml'" in first and "recipes/" + name not in "\n".join(rest)
     schema = Path("my recipes") / second.partition("$schema=")[2]
     assert ("arms" in json.loads(schema.read_text())["properties"]) == (command == "compare")
+    # what it reads beside the models and rows is copied, too
+    for path in re.findall(r"path: ([\w ./-]+\.ya?ml)", "\n".join(rest)):
+        rows = re.findall(r"test: ([\w ./-]+)", Path(path).read_text())
+        assert path.startswith("my recipes/") and rows and all(Path(row).is_file() for row in rows)
     assert rest[-1:] == (RECIPES / f"{name}.yaml").read_text().splitlines()[-1:]
 
 
@@ -43,6 +48,10 @@ def test_nothing_is_replaced_without_force(run: Run, tmp_path: Path, monkeypatch
     code, _, err = run("recipes", "copy", "minimal")
     assert code == 2 and "there already" in err and Path("minimal.yaml").read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["minimal.yaml"]
+    Path("tasks").mkdir()
+    Path("tasks/endings.jsonl").write_text("mine")
+    code, _, err = run("recipes", "copy", "with-tasks")
+    assert code == 2 and "endings.jsonl" in err and not Path("with-tasks.yaml").exists()
     Path("run.schema.json").write_text("{}")
     code, _, err = run("recipes", "copy", "minimal", "--to", "other.yaml")
     assert code == 2 and "run.schema.json" in err and not Path("other.yaml").exists()

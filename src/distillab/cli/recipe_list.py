@@ -12,11 +12,13 @@ import typer
 
 from distillab.cli.recipes import require_free, write_recipe
 from distillab.errors import ConfigError, near_names
+from distillab.files import write_text
 from distillab.terminal import echo
 
 recipes_app = typer.Typer(name="recipes", invoke_without_command=True, rich_markup_mode=None)
 _KIND = re.compile(r"^# yaml-language-server: \$schema=(run|study)\.schema\.json$", re.MULTILINE)
 _TITLE = re.compile(r"^title: (.+)$", re.MULTILINE)
+_FILE = re.compile(r"\brecipes/([\w-]+/[\w.-]+)")
 _SENTENCE = re.compile(r"^#\n# (.+?\.)\s", re.MULTILINE | re.DOTALL)
 
 
@@ -55,6 +57,18 @@ def _folder() -> Path:
     return installed if installed.is_dir() else package.parents[1] / "recipes"
 
 
+def _files_of(text: str) -> dict[str, str]:
+    """Return the files of `recipes/` that a recipe names, and that these name, each with its text."""
+    found: dict[str, str] = {}
+    waiting = _FILE.findall(text)
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found[name] = (_folder() / name).read_text(encoding="utf-8")
+            waiting += _FILE.findall(found[name])
+    return found
+
+
 @recipes_app.callback()
 def _recipes(context: typer.Context) -> None:
     """List the recipes that come with distillab; `recipes copy` copies one.
@@ -75,7 +89,7 @@ def _copy(
     to: Annotated[Path | None, typer.Option("--to", help="File or folder to copy it to. Default: NAME.yaml.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
 ) -> None:
-    """Copy a recipe, and beside it the schema for editors.
+    """Copy a recipe, and beside it the schema for editors and the files that it reads.
 
     The schema is the file that the second line of the recipe names.
     """
@@ -91,9 +105,16 @@ def _copy(
     output = to or Path()
     if output.is_dir():
         output = output / f"{name}.yaml"
+
+    def placed(text: str) -> str:
+        return _FILE.sub(lambda found: (output.parent / found[1]).as_posix(), text)
+
+    beside = {output.parent / path: placed(text) for path, text in _files_of(recipe.text).items()}
     if not force:
-        require_free(output, recipe.kind)
+        require_free(output, recipe.kind, beside=beside)
+    for path, text in beside.items():
+        write_text(path, text)
     file = shlex.quote(str(output))
-    write_recipe(output, recipe.text.replace(f"recipes/{name}.yaml", file), recipe.kind)
-    echo(f"{output} is written. Next:")
+    write_recipe(output, placed(recipe.text.replace(f"recipes/{name}.yaml", file)), recipe.kind)
+    echo(f"{output} is written{''.join(f', with {path}' for path in beside)}. Next:")
     echo(f"  distillab {recipe.command} {file} --dry-run")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -42,15 +43,17 @@ def schema_text(kind: Literal["run", "study"]) -> str:
     return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
 
 
-def require_free(output: Path, kind: Literal["run", "study"]) -> None:
-    """Check that a recipe and its schema can be written without replacing anything.
+def require_free(
+    output: Path, kind: Literal["run", "study"], *, beside: Mapping[Path, str] = MappingProxyType({})
+) -> None:
+    """Check that a recipe, its schema, and files beside it can be written without replacing anything.
 
     Raises:
-        ConfigError: the recipe's file exists, or the schema's with another text.
+        ConfigError: the recipe's file exists, or one of the others with another text.
     """
-    schema = _schema_beside(output, kind)
-    for path in (output, schema):
-        if path.exists() and (path == output or path.read_text(encoding="utf-8") != schema_text(kind)):
+    texts = {output: None, _schema_beside(output, kind): schema_text(kind), **beside}
+    for path, text in texts.items():
+        if path.exists() and (text is None or path.read_text(encoding="utf-8", errors="replace") != text):
             raise ConfigError("The file is there already.", where=str(path), fix="give another name, or remove it")
 
 
