@@ -16,7 +16,7 @@ from rich.text import Text
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "pictures"
 MATERIALS = Path(os.environ.get("DISTILLAB_MATERIALS", "../shared/data"))
-_COLUMNS, _LINES = 100, 30
+_COLUMNS = 118
 
 
 def report(page: Path) -> None:
@@ -36,10 +36,12 @@ def terminal() -> None:
     words = ["distillab", "check", *(str(MATERIALS / "tokenizers" / name) for name in pair)]
     environment = os.environ | {"COLUMNS": str(_COLUMNS), "FORCE_COLOR": "1"}
     done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
-    lines = done.stdout.splitlines()
+    shown_part, methods, _ = done.stdout.partition("Methods")
+    if not methods:
+        raise SystemExit(f"distillab check printed no methods: {done.stderr}")
     shown = Console(record=True, width=_COLUMNS, file=StringIO(), force_terminal=True)
     shown.print(Text("$ distillab check mistralai/Mistral-7B-v0.1 TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T"))
-    shown.print(Text.from_ansi("\n".join(lines[:_LINES])))
+    shown.print(Text.from_ansi(re.sub(r"\s*(\x1b\[[0-9;]*m)*\s*$", "\x1b[0m", shown_part)))
     drawn = shown.export_svg(title="distillab check", unique_id="check")
     # fonts would be fetched from elsewhere; a monospaced one is on every machine
     drawn = re.sub(r"@font-face \{.*?\}\s*", "", drawn, flags=re.DOTALL).replace("Fira Code", "monospace")
