@@ -96,7 +96,8 @@ def copied_pages(root: Path) -> dict[str, str]:
             found[page] = texts[page]
         # a list of a folder links from beside the folder
         for _, path in targets(texts[page], page):
-            if (root / path).exists() and path not in texts and path not in waiting and path != DOCS:
+            picture = path.startswith(f"{DOCS}/") and not path.endswith(".md")  # MkDocs has it already
+            if (root / path).exists() and not picture and path not in [*texts, *waiting, DOCS]:
                 waiting.append(path)
     return found
 

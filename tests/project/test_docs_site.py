@@ -34,7 +34,8 @@ def test_every_link_of_a_page_is_a_page_of_the_site() -> None:
         folder = Path(docs_site.site_path(page)).parent
         for written, _ in docs_site.targets(docs_site.for_site(text, page), str(Path("site") / folder / "x.md")):
             reached = Path("/site", folder, written.partition("#")[0]).resolve().relative_to("/site")
-            assert str(reached) in {docs_site.site_path(path) for path in own | copied}, (page, written)
+            pages = {docs_site.site_path(path) for path in own | copied}
+            assert str(reached) in pages or (ROOT / "docs" / reached).is_file(), (page, written)
 
 
 @pytest.mark.parametrize(
