@@ -116,5 +116,5 @@ def _copy(
         write_text(path, text)
     file = shlex.quote(str(output))
     write_recipe(output, placed(recipe.text.replace(f"recipes/{name}.yaml", file)), recipe.kind)
-    echo(f"{output} is written{''.join(f', with {path}' for path in beside)}. Next:")
+    echo(" and ".join(map(str, [output, *beside])) + (" are" if beside else " is") + " written. Next:")
     echo(f"  distillab {recipe.command} {file} --dry-run")
