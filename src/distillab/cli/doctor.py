@@ -11,6 +11,7 @@ from distillab.cli.doctor_data import data_command
 from distillab.cli.doctor_investigate import investigate_command
 from distillab.cli.doctor_pair import pair_command
 from distillab.cli.doctor_run import run_command
+from distillab.cli.doctor_tasks import tasks_command
 from distillab.cli.doctor_trainer import trainer_command
 from distillab.cli.preflight import preflight_command
 from distillab.terminal import echo
@@ -43,5 +44,6 @@ doctor_app.command("batch")(batch_command)
 doctor_app.command("data")(data_command)
 doctor_app.command("pair")(pair_command)
 doctor_app.command("run")(run_command)
+doctor_app.command("tasks")(tasks_command)
 doctor_app.command("trainer")(trainer_command)
 doctor_app.command("preflight")(preflight_command)

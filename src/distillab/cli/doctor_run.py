@@ -15,7 +15,8 @@ def run_command(
     place: Annotated[
         Path,
         typer.Argument(
-            help="Run or study folder; folder with trainer_state.json; .json, .jsonl, .csv, or a printed log."
+            help="Run or study folder; folder with trainer_state.json, event files of TensorBoard, or what Trackio or "
+            "Weights & Biases stored; .json, .jsonl, .csv, or a printed log."
         ),
     ],
     vocabulary: Annotated[

@@ -7,6 +7,7 @@ from distillab.doctor.pair.audit import audit_pair
 from distillab.doctor.pair.scores import audit_scores
 from distillab.doctor.pair.signal import audit_signal
 from distillab.doctor.run.audit import audit_run
+from distillab.doctor.tasks.audit import audit_tasks
 from distillab.doctor.trainer.audit import audit_trainer
 from distillab.doctor.watch import Watch, watch
 
@@ -19,6 +20,7 @@ __all__ = [
     "audit_run",
     "audit_scores",
     "audit_signal",
+    "audit_tasks",
     "audit_trainer",
     "watch",
 ]

@@ -40,7 +40,7 @@ def check_answers(record: RunRecord, folder: Path) -> CheckResult:
     repeats = _repeats(answers)
     found = [
         _never_stops(record, expected, answers) if repeats is None else repeats,
-        _same(answers),
+        same_answer(answers),
         _nearly_empty(record, expected, answers),
     ]
     return CheckResult(check="run-answers", scope=scope, findings=tuple(one for one in found if one is not None))
@@ -93,7 +93,8 @@ def repeated_share(answer: str) -> float:
     return 1 - len(set(groups)) / len(groups)
 
 
-def _same(answers: Sequence[str]) -> Finding | None:
+def same_answer(answers: Sequence[str]) -> Finding | None:
+    """Return the finding of one text that is half of all answers, or more."""
     if len(answers) < _FEWEST:
         return None
     answer, times = Counter(text.strip() for text in answers).most_common(1)[0]

@@ -61,7 +61,8 @@ def audit_run(
 
     Args:
         place: a run or study folder of distillab; a folder with transformers' trainer_state.json (or checkpoints with
-            one); a file: trainer_state.json, metrics.jsonl, JSON lines, a JSON list, CSV, or what a trainer printed.
+            one); a file: trainer_state.json, metrics.jsonl, JSON lines, a JSON list, CSV, what a trainer printed, what
+            TensorBoard, Trackio or Weights & Biases stored.
         vocabulary: ids of the student's tokenizer, so that log V is known. The records have it; other trainers' logs
             do not. It also means that the logged losses are nats per token.
         loss: what another trainer logs. Where it is a divergence, it is not compared with the lines of cross-entropy.

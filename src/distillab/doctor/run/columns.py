@@ -32,7 +32,7 @@ def parts_of(named: Mapping[str, Any], known: frozenset[str]) -> tuple[dict[str,
         for name, value in numbers.items()
         if words[name] & _LOSS and not words[name] & (_HELD_OUT | _OTHER) and not name.startswith("held_out")
     }
-    settings = [name for name in numbers if words[name] & _WEIGHT and not words[name] & _HELD_OUT]
+    settings = [name for name in numbers if names_weight(name)]
     weights = {
         name: numbers[setting]
         for name in parts
@@ -40,6 +40,12 @@ def parts_of(named: Mapping[str, Any], known: frozenset[str]) -> tuple[dict[str,
         if (stem := words[name] - _SAYS_NOTHING) and stem <= words[setting]
     }
     return parts, weights
+
+
+def names_weight(name: str) -> bool:
+    """Whether a plain column is the weight of a part of the training loss."""
+    words = frozenset(name.split("_"))
+    return bool(words & _WEIGHT) and not words & _HELD_OUT
 
 
 def significant_digits(value: float) -> int:

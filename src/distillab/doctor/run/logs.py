@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from distillab.doctor.run.logs_distillab import METRICS, of_metrics_file, of_run_folder
@@ -11,10 +13,12 @@ from distillab.doctor.run.logs_other import (
     of_printed,
     of_rows_file,
     of_trainer_state,
+    read_csv,
     read_json,
     read_json_lines,
     read_text,
 )
+from distillab.doctor.run.logs_trackers import EVENTS, exported_runs, of_events, of_trackio, of_wandb
 from distillab.doctor.run.series import RunFacts, RunSeries
 from distillab.errors import DataError
 from distillab.records import RunRecord, StudyResults, read_record
@@ -22,7 +26,11 @@ from distillab.records import RunRecord, StudyResults, read_record
 _STATE = "trainer_state.json"
 _CHECKPOINT = re.compile(r"checkpoint-(\d{1,12})")
 _TABLES = (".csv", ".jsonl", ".ndjson")
-_READ = f"a run or study folder of distillab, a folder with {_STATE}, a .json, .jsonl, .csv or printed log"
+_MOST_FILES = 1_000
+_READ = (
+    f"a run or study folder of distillab, a folder with {_STATE}, event files of TensorBoard, a database of Trackio "
+    "or a run of Weights & Biases; a .json, .jsonl, .csv or printed log"
+)
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,7 @@ def read_runs(place: Path) -> Runs:
         return _folder(place)
     if not place.exists():
         raise DataError("There is no such file or folder.", where=str(place), fix=f"give {_READ}")
-    return Runs((Run(_file(place)),))
+    return Runs(tuple(map(Run, _runs_of(place))))
 
 
 def _folder(folder: Path) -> Runs:
@@ -70,12 +78,49 @@ def _folder(folder: Path) -> Runs:
     state = _newest_state(folder)
     if state is not None:
         return Runs((Run(_file(state)),))
+    if tracked := _tracked(folder):
+        return Runs(tuple(map(Run, tracked)))
     raise DataError(
         "The folder contains no known log.",
         where=str(folder),
-        facts=[f"looked for {METRICS}, runs/ARM/SEED/{METRICS}, {_STATE}, checkpoint-N/{_STATE}"],
+        facts=[
+            f"looked for {METRICS}, runs/ARM/SEED/{METRICS}, {_STATE}, checkpoint-N/{_STATE}, {EVENTS}*, *.wandb, *.db"
+        ],
         fix=f"give {_READ}",
     )
+
+
+def _tracked(folder: Path) -> list[RunSeries]:
+    """Read what trackers left in a folder and the folders in it: the first kind that is there."""
+    found = list(islice((path for path in folder.rglob("*") if _is_tracked(path)), _MOST_FILES))
+    runs = sorted(path for path in found if path.suffix == ".wandb")
+    if runs:
+        return [of_wandb(path, name=path.parent.name if len(runs) > 1 else "") for path in runs]
+    events: defaultdict[Path, list[Path]] = defaultdict(list)
+    for path in sorted(path for path in found if EVENTS in path.name):
+        events[path.parent].append(path)
+    if events:
+        several = len(events) > 1
+        named = [(str(place.relative_to(folder)) if several else "", files) for place, files in events.items()]
+        return [of_events(files, name=name) for name, files in named]
+    return [series for path in sorted(found) for series in of_trackio(path)]
+
+
+def _is_tracked(path: Path) -> bool:
+    # links are not followed: W&B's latest-run is one, and another may lead anywhere
+    known = path.suffix in (".wandb", ".db") or path.name.startswith(EVENTS)
+    return known and path.is_file() and not path.is_symlink()
+
+
+def _runs_of(path: Path) -> list[RunSeries]:
+    if path.suffix == ".wandb":
+        return [of_wandb(path, name="")]
+    if path.name.startswith(EVENTS):
+        return [of_events([path], name="")]
+    if path.suffix in (".db", ".sqlite"):
+        return of_trackio(path)
+    exported = exported_runs(read_csv(path), path) if path.suffix.lower() == ".csv" else None
+    return [_file(path)] if exported is None else exported
 
 
 def _newest_state(folder: Path) -> Path | None:

@@ -13,7 +13,7 @@ from distillab.doctor.run.rows import LogRow, series_of_rows
 from distillab.doctor.run.series import RunFacts, RunSeries
 from distillab.errors import DataError
 
-_LARGEST_BYTES = 512 * 2**20
+LARGEST_BYTES = 512 * 2**20
 _DICT = re.compile(r"\{[^{}]*\}")
 _PAIR = re.compile(r"""['"]([^'"]{1,80})['"]\s*:\s*(?:['"]([^'"]{0,80})['"]|([-+.\w]{1,80}))""")
 _PRINTED = re.compile(r"['\"](?:train_|eval_)?loss['\"]\s*:")
@@ -28,10 +28,10 @@ def read_text(path: Path) -> str:
     """
     try:
         size = path.stat().st_size
-        data = path.read_bytes() if size <= _LARGEST_BYTES else b""
+        data = path.read_bytes() if size <= LARGEST_BYTES else b""
     except OSError as error:
         raise DataError(f"The log cannot be read: {error.strerror}.", where=str(path)) from error
-    if size > _LARGEST_BYTES:
+    if size > LARGEST_BYTES:
         raise DataError("The file is too large for a log.", where=str(path), facts=[f"{size / 2**20:.0f} MiB"])
     try:
         return data.decode("utf-8-sig")
@@ -103,7 +103,7 @@ def of_rows_file(path: Path) -> RunSeries:
     kind = path.suffix.lower()
     notes: list[str] = []
     if kind == ".csv":
-        rows, source = _csv(path), "CSV"
+        rows, source = read_csv(path), "CSV"
     elif kind == ".json":
         value = read_json(read_text(path), where=str(path))
         if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
@@ -118,7 +118,12 @@ def of_rows_file(path: Path) -> RunSeries:
     return series_of_rows(rows, source=source, place=str(path), facts=RunFacts(), notes=notes)
 
 
-def _csv(path: Path) -> list[LogRow]:
+def read_csv(path: Path) -> list[LogRow]:
+    """Return the lines of a CSV file below its header.
+
+    Raises:
+        DataError: it is none, or a line has more or fewer fields than the header.
+    """
     reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     rows: list[LogRow] = []
     header: list[str] = []

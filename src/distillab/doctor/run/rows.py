@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from distillab.doctor.run.columns import parts_of
+from distillab.doctor.run.columns import names_weight, parts_of
 from distillab.doctor.run.series import HeldOutPoint, RunFacts, RunSeries, StepPoint
 from distillab.errors import DataError, near_names
 
@@ -49,6 +49,12 @@ _MEANT = frozenset(name for names in _TRAINING.values() for name in names)
 # the line that transformers writes last: a mean over the run, no step of it
 _SUMMARY = ("train_runtime", "train_samples_per_second")
 _LARGEST_STEP = 10**12
+_SHOWN = 8
+_KNOWN = frozenset(
+    name
+    for names in (*_TRAINING.values(), *_WRITTEN.values(), *_HELD_OUT.values(), _STEP, _EPOCH, _SUMMARY)
+    for name in names
+)
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,7 @@ def series_of_rows(
     steps: list[StepPoint] = []
     held_out: list[HeldOutPoint] = []
     seen: dict[str, None] = {}
+    others: dict[str, None] = {}
     counted = 0
     has_steps = False
     for row in rows:
@@ -86,6 +93,8 @@ def series_of_rows(
         training = _chosen(named, _TRAINING, row.where)
         measured = _chosen(named, _HELD_OUT, row.where)
         parts, weights = parts_of(named, _MEANT)
+        cosines = _cosines(named, row.where)
+        others.update(dict.fromkeys(name for name in named if name not in parts and not _is_known(name)))
         trained = "loss" in training or "grad_norm" in training or bool(parts)
         if not trained and not measured:
             continue
@@ -102,7 +111,7 @@ def series_of_rows(
                 epoch=epoch,
                 parts=parts,
                 weights=weights,
-                cosines=_cosines(named, row.where),
+                cosines=cosines,
                 written=_chosen(named, _WRITTEN, row.where),
             )
             steps.append(point)
@@ -125,7 +134,14 @@ def series_of_rows(
             fix=f"name the columns loss, eval_loss, grad_norm, learning_rate, step (also read: {', '.join(_others())})",
         )
     note = [] if has_steps else ["the log has no step numbers: its training entries are counted"]
+    if others:
+        shown = ", ".join(list(others)[:_SHOWN]) + (", …" if len(others) > _SHOWN else "")
+        note.append(f"columns that are not read: {shown}")
     return RunSeries("", source, tuple(steps), tuple(held_out), facts, (*notes, *note))
+
+
+def _is_known(name: str) -> bool:
+    return name in _KNOWN or names_weight(name) or _COSINE.fullmatch(name) is not None
 
 
 def _plain(name: str) -> str:

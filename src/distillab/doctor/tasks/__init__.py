@@ -1,0 +1,1 @@
+"""Results that lm-evaluation-harness has written: figures of tasks, and the samples behind them."""
