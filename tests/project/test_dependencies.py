@@ -17,6 +17,7 @@ PACKAGE_OF = {
     "rouge_score": "rouge-score",
     "ruamel": "ruamel.yaml",
     "huggingface_hub": "huggingface-hub",
+    "google": "protobuf",
 }
 # Needed by transformers.Trainer, which imports it for us.
 NOT_IMPORTED_BY_US = {"accelerate"}

@@ -174,5 +174,5 @@ def _needs(what: str, package: str, path: Path) -> DataError:
     return DataError(
         f"{what} need the package {package}, and it is not installed.",
         where=str(path),
-        fix=f"pip install {package}; or export the run as CSV or JSON lines",
+        fix="pip install 'distillab[trackers]'; or export the run as CSV or JSON lines",
     )
