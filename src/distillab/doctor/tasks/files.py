@@ -131,9 +131,9 @@ def _task(name: str, figures: Mapping[str, Any], value: Mapping[str, Any], file:
     lines = tuple(row.values for row in read_json_lines(file)[0]) if file is not None else ()
     if not values and not lines:
         raise DataError("A task has no figure.", where=where, facts=[f"keys: {', '.join(map(str, figures))[:200]}"])
-    return Task(name, values, errors, _of(value, "n-shot", name), _of(value, "versions", name), lines)
+    return Task(name, values, errors, _stated(value, "n-shot", name), _stated(value, "versions", name), lines)
 
 
-def _of(value: Mapping[str, Any], part: str, name: str) -> object:
+def _stated(value: Mapping[str, Any], part: str, name: str) -> object:
     inside = value.get(part)
     return inside.get(name) if isinstance(inside, dict) else None
