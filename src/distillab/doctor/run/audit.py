@@ -158,8 +158,9 @@ def run_log_checks(run: Run) -> list[CheckResult]:
         kind += "; " + "; ".join(series.notes)
     ordered = series.in_order()
     found = [order.model_copy(update={"scope": kind}), check_finite(series)]
-    found += [check(ordered) for check in _CHECKS]
-    if run.record is not None and run.folder is not None:
+    writes = any(point.written_share for point in ordered.steps)
+    found += [check(ordered) for check in _CHECKS if writes or check is not check_rollouts]
+    if run.record is not None and run.folder is not None and run.record.evaluation.n("generations"):
         found.append(check_answers(run.record, run.folder))
     return list(with_causes(found))
 
