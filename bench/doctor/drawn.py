@@ -14,10 +14,11 @@ from scipy.stats import binomtest
 
 from bench.doctor.case import Case, Place, ScoredCase
 from bench.doctor.grammar import KINDS, Kind, Mutation, World
-from bench.doctor.rules_batch import BATCHES
-from bench.doctor.world_loss import LOSSES
-from bench.doctor.world_rows import DATA, SIGNALS
-from bench.doctor.world_run import RUNS
+from bench.doctor.rules_loss import LOSSES
+from bench.doctor.rules_run import RUNS
+from bench.doctor.rules_texts import BATCHES
+from bench.doctor.world_rows import DATA
+from bench.doctor.world_signal import SIGNALS
 from distillab.records import CheckResult
 
 # The checks were improved on seeds below 100. This one was named before anybody had drawn from it, and is reported.

@@ -20,7 +20,8 @@ def earlier(rows: list[Row], by: int, world: World) -> Batch:
     made = []
     for ids, labels in rows:
         first = next(n for n, label in enumerate(labels) if label != -100)
-        made.append((ids, labels[: first - by] + ids[first - by : first] + labels[first:]))
+        masked = first - by
+        made.append((ids, [-100] * masked + ids[masked:]))
     return world.batch(made)
 
 
@@ -92,6 +93,40 @@ def colon_of_the_prompt_scored(world):
 @fault("prompt-end-scored", "warning")
 def question_mark_scored(world):
     return earlier(unspaced(world, "{}"), 1, world)
+
+
+@fault("answer-start-not-scored", "warning")
+def two_tokens_behind_a_wording_of_the_users_own(world):
+    rows = unspaced(world, "Question: {}\nAnswer:")
+    return earlier(rows, -2, world)
+
+
+@fault("answer-start-not-scored", "warning")
+def masks_as_long_as_other_prompts(world):
+    rows = unspaced(world, "Question: {}\nAnswer:")
+    lengths = [labels.count(-100) + (6 if number % 2 else -9) for number, (_, labels) in enumerate(rows)]
+    return world.batch([(ids, [-100] * by + ids[by:]) for (ids, _), by in zip(rows, lengths, strict=True)])
+
+
+@fault("answer-start-not-scored", "warning")
+def the_end_alone_scored(world):
+    return world.batch([(ids, [-100] * (len(ids) - 1) + ids[-1:]) for ids, _ in world.rows()])
+
+
+@fault("eos-missing", "error")
+def packed_samples_without_an_end(world):
+    rows = world.rows(end=False)
+    given = [
+        [token for ids, _ in rows for token in ids],
+        [token for _, labels in rows for token in labels],
+        [place for ids, _ in rows for place in range(len(ids))],
+    ]
+    return dict(zip(("input_ids", "labels", "position_ids"), (torch.tensor([row]) for row in given), strict=True))
+
+
+@fault("eos-missing", "error")
+def no_end_and_padded_left(world):
+    return world.batch(world.rows(end=False), side="left")
 
 
 @fault("prompt-end-scored", "note")

@@ -12,10 +12,10 @@ import torch
 from bench.doctor.case import Place
 from bench.doctor.drawn import REPORTED, WORLDS, by_kind, draw_cases, interval
 from bench.doctor.grammar import KINDS, Mutation, World
-from bench.doctor.rules_batch import BATCHES
+from bench.doctor.rules_loss import LOSSES
+from bench.doctor.rules_texts import BATCHES
 from bench.doctor.score import run_cases
 from bench.doctor.world_batch import make_batches
-from bench.doctor.world_loss import LOSSES
 
 from distillab.doctor.page import FOLDER
 

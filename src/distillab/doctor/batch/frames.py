@@ -15,10 +15,10 @@ from distillab.doctor.batch.tokens import TokenFacts
 from distillab.doctor.page import from_page
 from distillab.records import Finding
 
-_FEWEST, _ALL = 8, 0.9
+_FEWEST, _ALL = 6, 0.9
 _FAR = 8
 # the frame of a prompt closes with one of these
-_FRAME = re.compile(rb"\n[^\n]{1,40}[:\]>]")
+_FRAME = re.compile(rb"\n[^\n]{1,40}?[:\]>]")
 _LABEL = re.compile(r"\W*\w+( \w+)?\W*[:\]>=]\s*")
 _MIXED = 0.2
 _CLOSES = (":", "]", ">", "\n", "=")
