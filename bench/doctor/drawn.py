@@ -64,6 +64,13 @@ def interval(hits: int, of: int) -> tuple[float, float]:
     return float(found.low), float(found.high)
 
 
+def reached(judged: Sequence[ScoredCase]) -> bool:
+    """At least 90 % of the faults with a right id, and errors on at most 1 % of the good set-ups."""
+    faults = [one.verdict == "found" for one in judged if one.case.expected]
+    alarms = [one.verdict == "false alarm" for one in judged if not one.case.expected]
+    return sum(faults) >= 0.9 * len(faults) and sum(alarms) <= 0.01 * len(alarms)
+
+
 def by_kind(judged: Sequence[ScoredCase]) -> str:
     """The table of docs/doctor/how-good.md."""
     lines = [

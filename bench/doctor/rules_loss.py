@@ -48,14 +48,11 @@ def arguments_exchanged(made: Loss, draw: Random) -> Loss:
 )
 def one_side_is_no_log_probability(made: Loss, draw: Random) -> Loss:
     """Probabilities where kl_div wants their logarithms, or raw logits with log_target=True."""
-    student, wrong = draw.random() < 0.5, draw.random() < 0.5
-    if made.family == "forward_kl" and student:
-        return replace(made, logp=lambda x: x.softmax(-1))
-    if made.family == "forward_kl" and wrong:
+    if draw.random() < 0.5:
+        return replace(made, logp=lambda x: x.softmax(-1), family="forward_kl", divergence=forward_kl)
+    if made.family == "forward_kl":
         return replace(made, teacher_logp=lambda x: x)
-    if made.family == "reverse_kl" and student:
-        return replace(made, logp=lambda x: x)
-    return replace(made, logp=lambda x: x.softmax(-1), family="forward_kl", divergence=forward_kl)
+    return replace(made, logp=lambda x: x)
 
 
 @RULES.rule("loss", "loss-softmax-over-wrong-dimension", beside=["loss-not-minimal-at-teacher", "loss-mixes-positions"])
@@ -99,16 +96,10 @@ def temperature_never_reaches_the_logits(made: Loss, draw: Random) -> Loss:
 
 
 @RULES.rule("loss", "loss-reads-teacher-elsewhere", beside=_ELSEWHERE)
-def teacher_some_positions_away(made: Loss, draw: Random) -> Loss:
-    """A server's echo, or an offset of the prompt."""
-    return replace(made, ahead=draw.choice((-2, -1, 1, 2)))
-
-
-@RULES.rule("loss", "loss-reads-teacher-elsewhere", beside=_ELSEWHERE)
-def teacher_of_other_rows(made: Loss, draw: Random) -> Loss:
-    """Its rows come back in another order."""
-    by = draw.choice((1, 2, 3))
-    return replace(made, prepare=lambda s, t: (s, t.roll(by, 0)))
+def teacher_read_elsewhere(made: Loss, draw: Random) -> Loss:
+    """A server's echo, an offset of the prompt, or rows that come back in another order."""
+    by = draw.choice((-2, -1, 1, 2, 3))
+    return replace(made, ahead=by) if by < 3 else replace(made, prepare=lambda s, t: (s, t.roll(1, 0)))
 
 
 @RULES.rule("loss", "loss-labels-not-shifted", fits=_both, beside=_MINIMUM)

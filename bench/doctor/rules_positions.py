@@ -26,7 +26,7 @@ def positions_do_not_begin_at_zero(made: Batches, draw: Random) -> Batches:
     return to_batches(replace(made, told=True), change)
 
 
-@RULES.rule("shift", "positions-wrong", fits=_absolute)
+@RULES.rule("shift", "positions-wrong", fits=_absolute, beside=["padding-side"])
 def positions_run_on(made: Batches, draw: Random) -> Batches:
     """torch.arange(B * L).view(B, L)."""
 

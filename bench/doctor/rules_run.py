@@ -132,8 +132,8 @@ def a_copy_is_optimised(made: LoggedRun, draw: Random) -> LoggedRun:
 @RULES.rule("schedule", "budget-too-small", fits=_labels)
 def stopped_while_it_falls(made: LoggedRun, draw: Random) -> LoggedRun:
     """A few steps of warm-up and a few more."""
-    steps = draw.choice((30, 40))
-    return replace(_loop(made, steps=steps, evaluate_every=4, schedule=warm_then_flat), every=1)
+    steps = draw.choice((16, 20, 24))
+    return replace(_loop(made, steps=steps, evaluate_every=2, schedule=warm_then_flat), every=1)
 
 
 # ---------------------------------------------------------------- precision

@@ -104,7 +104,8 @@ def _log(made: LoggedRun, place: Place) -> Log:
     rows = []
     for start in range(0, len(log), made.every):
         part = log[start : start + made.every]
-        row = {**part[-1], "loss": made.joined([one["loss"] for one in part])}
+        losses = [name for name in part[-1] if "loss" in name and name != "eval_loss"]
+        row = {**part[-1], **{name: made.joined([one[name] for one in part]) for name in losses}}
         if not made.gradients:
             row.pop("grad_norm", None)
         rows.append(row)

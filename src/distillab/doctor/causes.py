@@ -59,8 +59,12 @@ BRINGS: Mapping[str, frozenset[str]] = {
     "answers-equal": frozenset(("answers-one-token", "lowest-loss", "prompts-with-several-answers")),
     "answers-empty": frozenset(("answers-equal", "answers-one-token", "lowest-loss")),
     "prompts-fill-rows": frozenset(("answers-cut-off",)),
-    "nan-shown-as-zero": frozenset(("gradient-not-finite", "loss-exactly-zero", "loss-not-finite")),
-    "loss-not-finite": frozenset(("gradient-not-finite", "held-out-worse-than-untrained", "loss-diverges")),
+    "nan-shown-as-zero": frozenset(
+        ("evaluation-never-changes", "gradient-not-finite", "loss-exactly-zero", "loss-not-finite")
+    ),
+    "loss-not-finite": frozenset(
+        ("evaluation-never-changes", "gradient-not-finite", "held-out-worse-than-untrained", "loss-diverges")
+    ),
     "learning-rate-zero": _NOTHING_MOVES,
     "gradient-zero": _NOTHING_MOVES,
     "loss-negative": _CURVES,

@@ -14,7 +14,7 @@ from distillab.doctor.page import from_page
 from distillab.records import CheckResult, Finding
 
 CHECK_ID = "chat template"
-_MOST_ROWS = 0.8
+_MOST_ROWS, _SOME_ROWS = 0.8, 0.2
 
 
 def check_template(rows: Sequence[ReadRow], facts: TokenFacts) -> CheckResult:
@@ -30,6 +30,11 @@ def _markers(rows: Sequence[ReadRow], facts: TokenFacts, own: bytes | None) -> F
     # a row or two may be about templates
     if not rows or len(used) < _MOST_ROWS * len(rows):
         return None
+    if own is not None:
+        # one of several sources was rendered for another model
+        foreign = [row for row in used if row.family and not any(marker in own for marker in row.family.markers)]
+        if _SOME_ROWS * len(rows) <= len(foreign) < _MOST_ROWS * len(rows) and foreign[0].family is not None:
+            return _foreign(foreign, foreign[0].family, own)
     family = max((f for f in FAMILIES if f.markers), key=lambda f: sum(row.family is f for row in used))
     used = [row for row in used if row.family is family]
     single = {meaning.data for meaning in facts.meanings if meaning.data in family.markers}
