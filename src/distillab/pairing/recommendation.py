@@ -10,8 +10,8 @@ from distillab.records import DataOverlap, Recommendation, TokenizerContract
 
 # Best first, by mean rank on two pairs with different tokenizers (section named below), with one exception: hidden
 # states and contrastive were better than the projection, for randomly initialised students. They come after it for the
-# reason given below for pairs with the same tokens. Methods after sft were worse than no teacher and are never
-# recommended.
+# reason given below for pairs with the same tokens. Methods after sft are never recommended: they were worse than no
+# teacher, or, as measured_transport, have trained no student yet.
 ORDER_ACROSS_TOKENIZERS: tuple[str, ...] = (
     "vocabulary_projection",
     "span_hidden_states",
@@ -19,9 +19,9 @@ ORDER_ACROSS_TOKENIZERS: tuple[str, ...] = (
     "merged_spans",
     "seqkd",
     "span_likelihood",
-    "measured_transport",
     "dual_space",
     "sft",
+    "measured_transport",
     "sorted_probabilities",
 )
 ACROSS_TOKENIZERS_MEASURED_IN = "docs/experiments.md#across-tokenizers"
