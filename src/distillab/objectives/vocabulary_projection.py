@@ -169,10 +169,10 @@ class VocabularyProjection(TokenTerm, config=VocabularyProjectionConfig):
         return torch.zeros_like(aligned.whole) if spelled is None else aligned.whole & spelled.separable[targets]
 
     def _one_to_one(self, targets: Tensor, aligned: AlignedTokens) -> Tensor:
-        """Return (k,) bool: the student's token and the teacher's are the same one."""
+        """Return (k,) bool: the student's token and the teacher's are the same one, and so a whole span for both."""
         groups = self._groups(targets.device)
-        same = groups.student.of[targets] == groups.teacher.of[aligned.teacher_ids]
-        return aligned.whole & same & (groups.student.of[targets] >= 0)
+        group_v = groups.student.of[targets]
+        return (group_v >= 0) & (group_v == groups.teacher.of[aligned.teacher_ids])
 
     def _values(self, student: _StudentLogp, teacher_kW: Tensor, targets: Tensor, aligned: AlignedTokens) -> Tensor:
         """Return (k,) of the student's and (k, W) the teacher's log-probabilities."""
