@@ -133,7 +133,7 @@ def test_utf8_read_wrongly_is_seen(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["né\u00a0»", "«\u00a0à\u00a0»", "»Spaß«", "Ñ", "ÁÉÍ", "São Paulo", "NÃO", "à la carte…"]
+    "text", ["né\u00a0»", "«\u00a0à\u00a0»", "»Spaß«", "Ñ", "ÁÉÍ", "São Paulo", "NÃO", "à la carte…", "Œ !"]
 )
 def test_what_looks_like_damage_and_is_not(text):
     assert misread(text) is None

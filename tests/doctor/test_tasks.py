@@ -195,6 +195,13 @@ def test_a_fault_is_found(fault: Callable[[Results], None], tmp_path: Path) -> N
     assert named(found).pop(FAULTS[fault]) == "warning" and set(named(found)) - {FAULTS[fault]} <= {"same-answer"}
 
 
+def test_a_sample_with_two_filters_is_one_sample(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    writes_nothing(results)
+    (finding,) = audit_tasks(results.write()).findings
+    assert "10 of 40 (25.0%)" in finding.evidence[0]
+
+
 def test_above_chance_by_more_than_two_errors_is_above_chance(tmp_path: Path) -> None:
     """Four choices: 0.25; two standard errors below 0.41 is 0.256."""
     results = Results(tmp_path)

@@ -111,9 +111,10 @@ def test_a_fault_is_found(fault: Callable[[Place], None], place: Place) -> None:
 
 
 def test_a_warm_up_is_compared_with_the_steps_of_the_prepared_rows(place: Place) -> None:
-    place.config |= {"warmup_steps": 3 * ROWS, "sample_packing": False, "micro_batch_size": 1}
+    place.config |= {"sample_packing": False, "micro_batch_size": 2, "per_device_train_batch_size": 2}
+    place.config["warmup_steps"] = 3 * ROWS // 2
     assert graver(place.check()) == {"schedule-only-warms-up": "warning"}
-    place.config |= {"warmup_steps": 3 * ROWS - 1}
+    place.config |= {"warmup_steps": 3 * ROWS // 2 - 1}
     assert graver(audit_trainer(place.written())) == {}
 
 
