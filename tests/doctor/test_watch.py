@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ from tests.doctor.batch_samples import Batch, World, WorldOf
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments, default_data_collator
 
 from distillab.doctor import Watch, watch
+from distillab.doctor.model_tokenizer import check_model_tokenizer
 from distillab.errors import ConfigError, FaultFound
+from distillab.pairing.loading import load_tokenizer
 
 STEPS = 6
+PAIR = ("tinyllama-1.1b", "mistral-7b-v0.1")
 
 
 @pytest.fixture
@@ -97,6 +101,43 @@ def test_a_loop_of_ones_own_calls_it(world: World) -> None:
     watching.log(2, {"loss": 6.2, "learning_rate": 0.0})
     with pytest.raises(FaultFound, match="learning-rate-zero"):
         watching.log(3, {"loss": 6.2, "learning_rate": 0.0})
+
+
+def test_a_long_log_is_examined_at_growing_intervals_and_at_the_first_nan(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watching = Watch(world.tokenizer, stop=False)
+    examined: list[int] = []
+    examine = Watch.examine_log
+
+    def counted(self: Watch, **settings: Any) -> None:
+        examined.append(step)
+        examine(self, **settings)
+
+    monkeypatch.setattr(Watch, "examine_log", counted)
+    for step in range(1, 201):
+        watching.log(step, {"loss": 3.0 - step / 100, "grad_norm": 1.0 + step % 3})
+    assert examined == [10, 20, 30, 40, 50, 63, 79, 99, 124, 155, 194]
+    for step in (201, 202):
+        watching.log(step, {"loss": math.nan})
+    assert examined[-1] == 201 and "loss-not-finite" in {one.id for one in watching.investigation.findings}
+
+
+def test_the_tokenizer_is_compared_with_that_of_the_models_folder(materials: Path, tmp_path: Path) -> None:
+    """32,000 ids on both sides: the investigation's pair."""
+    own, other = (load_tokenizer(str(materials / "tokenizers" / name)).tokenizer for name in PAIR)
+    shape = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(own), **shape)).save_pretrained(tmp_path)
+    model = LlamaForCausalLM.from_pretrained(tmp_path)
+    assert "no tokenizer can be loaded" in str(check_model_tokenizer(model, other).skipped)
+    own.save_pretrained(tmp_path)
+    (finding,) = check_model_tokenizer(model, other).findings
+    assert (finding.id, finding.severity) == ("ids-of-another-tokenizer", "error") and "270" in finding.evidence[0]
+    with pytest.raises(FaultFound, match="ids-of-another-tokenizer"):
+        Watch(other).model(model)
+    own.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"], "pad_token": "<unk>"})
+    found = check_model_tokenizer(model, own)
+    assert found.skipped is None and not found.findings
 
 
 def test_what_it_needs(world: World, tmp_path: Path) -> None:
