@@ -18,7 +18,7 @@ from distillab.doctor import audit_run, audit_scores
 from distillab.records import CheckResult
 
 CASES = Cases()
-_STEPS, _ROWS, _PROMPT, _LONGEST = 40, 8, 8, 16
+_STEPS, _ROWS, _PROMPT, _LONGEST = 40, 8, 8, 32
 
 
 @dataclass(frozen=True)
@@ -121,10 +121,10 @@ def _run(place: Place, loop: Writing) -> Sequence[CheckResult]:
 @CASES.fault("torch", "run", "rollouts-grow")
 def teacher_without_an_end(place: Place) -> Sequence[CheckResult]:
     """The teacher is asked with ignore_eos: it gives the end no probability."""
-    return _run(place, Writing(teacher_never_ends=True, rate=1e-4))
+    return _run(place, Writing(teacher_never_ends=True, rate=2e-5))
 
 
-@CASES.fault("torch", "run", "rollouts-collapse", beside=["rollouts-grow", "rollouts-same"])
+@CASES.fault("torch", "run", "rollouts-collapse", "rollouts-same", beside=["rollouts-grow"])
 def likelihood_of_its_own_cool_samples(place: Place) -> Sequence[CheckResult]:
     """Cross-entropy on what it wrote itself at temperature 0.3."""
     return _run(place, Writing(temperature=0.3, learns_itself=True, rate=1e-3))
