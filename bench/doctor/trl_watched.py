@@ -92,7 +92,7 @@ WATCHED: dict[str, tuple[Callable[[World], Any], Learns | None]] = {
     "sft run": (sft_short_run, "text"),
     "gkd": (trl_distilling.gkd_chats, "answers"),
     "gkd on-policy": (gkd_on_policy, "answers"),
-    "gkd run": (gkd_short_run, "answers"),
+    "gkd run": (gkd_short_run, "text"),
     "sft mask not read": (trl_runs.completion_mask_ignored, "answers"),
     "sft mask of the prompts": (mask_of_the_prompts, "answers"),
     "sft no completion": (trl_runs.nothing_scored, "text"),
