@@ -132,14 +132,9 @@ def _padding_side(rows: Sequence[PlacedRow], facts: TokenFacts, absolute: bool |
 def _restarts_elsewhere(row: PlacedRow, positions: Ints, facts: TokenFacts) -> Ints:
     """Where positions begin again inside of samples: rows begin with the begin token, and these places do not."""
     ids = row.ids[row.read_from : row.read_from + len(positions)]
+    if facts.bos is None or facts.bos in facts.ends or int(ids[0]) != facts.bos:
+        return np.array([], dtype=np.int64)
     again = np.flatnonzero(positions[1:] == 0) + 1
-    if facts.bos is None or facts.bos in facts.ends:
-        # a sample begins behind an end token, perhaps with a line end between
-        ended = np.isin(ids, list(facts.ends))
-        near = ended[again - 1] | ended[np.maximum(again - 2, 0)]
-        return again[~near] - 1 if ended[:-1].any() and not near.any() else again[:0]
-    if int(ids[0]) != facts.bos:
-        return again[:0]
     inside = again[ids[again] != facts.bos]
     passed = (ids[1:] == facts.bos) & (positions[1:] != 0)
     return inside - 1 if len(inside) >= max(1, 0.5 * len(again)) and passed.any() else inside[:0]

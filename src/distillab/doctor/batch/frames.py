@@ -103,7 +103,7 @@ def _too_short(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
     before = list(takewhile(lambda token: token is not None, (_common(rows, -distance) for distance in range(1, _FAR))))
     line = _says([token for token in (*before[::-1], *frame) if token is not None], facts).rsplit("\n", 1)[-1]
     # a label of a word or two; answers may begin alike, in a sentence
-    if not frame or not _LABEL.fullmatch(line):
+    if not _says(frame, facts).strip() or not _LABEL.fullmatch(line):
         return None
     framed = bool(before)
     row = rows[0].placed
