@@ -14,6 +14,8 @@ from distillab.doctor.page import from_page
 from distillab.records import CheckResult, Finding
 
 CHECK_ID = "attention and positions"
+# further on, a row is a later part of a text
+_MOST_LATE = 8
 
 
 def check_attention(
@@ -198,7 +200,7 @@ def _begin_late(rows: Sequence[PlacedRow], absolute: bool | None) -> Finding | N
     texts = [row for row in rows if row.row.positions is not None and row.stop - row.read_from >= 2]
     first = [int(row.row.positions[row.read_from]) for row in texts if row.row.positions is not None]
     # a single row may go on behind one that came before it, and one token of padding before a row is padding-side's
-    if not absolute or len(first) < 2 or len(set(first)) > 1 or first[0] == 0:
+    if not absolute or len(first) < 2 or len(set(first)) > 1 or not 0 < first[0] <= _MOST_LATE:
         return None
     if all(row.start == first[0] for row in texts):
         return None
