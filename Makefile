@@ -145,6 +145,7 @@ bench-peers: $(PEERS)/.setup-done ## the same steps through TRL, in an environme
 
 bench-doctor: $(PEERS)/.setup-done ## faults planted into trainers: what share does the doctor find? (about 13 minutes)
 	@$(BIN)/python -m bench.doctor $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 -q tests/doctor/prove_watch_trl.py
 
 format: $(STAMP) ## let ruff format the code and mend what it can
 	@$(BIN)/ruff check --fix .

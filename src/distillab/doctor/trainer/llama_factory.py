@@ -42,7 +42,6 @@ class LlamaFactoryConfig(TrainerConfig):
     tokenized_path: str | None = None
     cutoff_len: int = Field(default=2048, ge=1)
     train_on_prompt: bool = False
-    mask_history: bool = False
     packing: bool | None = None
     neat_packing: bool = False
     finetuning_type: str = "lora"
