@@ -23,7 +23,7 @@ from distillab.files import read_json
 # beside those that are read here; near enough to one of them to be taken for it
 _ALSO = (
     "eval_dataset lr_scheduler_type media_dir per_device_eval_batch_size adapter_folder logging_steps eval_steps "
-    "save_steps max_new_tokens"
+    "save_steps max_new_tokens mask_history"
 )
 _TAGS = {"role_tag": "from", "content_tag": "value"}
 
