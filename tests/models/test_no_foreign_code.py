@@ -110,9 +110,9 @@ def test_there_is_one_place_that_loads() -> None:
         wanted = file.relative_to(root).as_posix() == "pretrained.py"
         if any(name.startswith(LOADERS) for name in names) and not wanted:
             elsewhere.append(file)
-    # peft reads the JSON file of an adapter's settings; the others call functions of distillab with such names: one
-    # reads stored batches, one reads a finished student's adapters, one builds a term from its settings
-    assert [file.name for file in elsewhere] == ["doctor_batch.py", "weights.py", "adapters.py", "build.py"]
+    # peft reads the JSON file of an adapter's settings; the others call functions of distillab with such names: two
+    # read stored batches, one reads a finished student's adapters, one builds a term from its settings
+    assert [file.name for file in elsewhere] == ["doctor_batch.py", "audit.py", "weights.py", "adapters.py", "build.py"]
 
 
 def test_what_loads_says_that_no_code_is_run() -> None:
