@@ -126,7 +126,7 @@ $(TRACKERS)/.setup-done: constraints/trackers.txt | $(STAMP)
 	@touch $@
 
 prove-trackers: $(TRACKERS)/.setup-done ## what four trackers get of a run, read by their own readers (about 2 minutes)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 -q tests/training/prove_trackers.py $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 -q tests/training/prove_trackers.py tests/doctor/test_run_trackers.py $(ARGS)
 
 bench: $(STAMP) ## what a training step costs, beside its floor (about 25 minutes; ARGS="--block WORD" for a part)
 	@$(BIN)/python -m bench run $(ARGS)
