@@ -116,6 +116,9 @@ def test_each_source_is_read_by_its_own_template(tmp_path, chat_tokenizer, held_
     splits = load_examples(config)
     form = resolve_templates(config.templates, chat_tokenizer, "pair")
     split = Encoder(chat_tokenizer, form, 200).encode_all(splits.train, source="rows")
+    # the tokenizer's begin token stands before texts, and a chat template is the whole text
+    begin = chat_tokenizer.convert_tokens_to_ids("<|end|>")
+    assert [split.rows[place].input_ids[0] == begin for place in (0, 6, 12)] == [True, False, True]
     for part, name in ((slice(6), own), (slice(6, 12), "chat"), (slice(12, 18), "plain")):
         alone = Encoder(chat_tokenizer, resolve_template(name, chat_tokenizer, "pair"), 200)
         expected = alone.encode_all([replace(one, template="") for one in splits.train[part]], source="rows")
