@@ -27,6 +27,8 @@ from distillab.errors import DataError, ShapeError, TokenizerMismatch
 from distillab.files import write_bytes
 
 FORMAT = "distillab transport 1"
+PRIOR = 2.0
+"""λ where none is set."""
 _ID_BITS, _OFFSET_BITS = 22, 16  # of a key: teacher id, offset, student id, and a bit to spare
 _FACTS = ("teacher_width", "student_width", "teacher_fingerprint", "student_fingerprint")
 Ids = NDArray[np.int64]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from distillab.alignment.transport import TransportCounts
     from distillab.pairing.loading import LoadedTokenizer
 
-_PRIOR, _MOST = 2.0, 8
+_MOST = 8
 
 
 def show_transport(teacher: LoadedTokenizer, student: LoadedTokenizer, token: str, *, data: Path | None) -> None:
@@ -25,6 +25,7 @@ def show_transport(teacher: LoadedTokenizer, student: LoadedTokenizer, token: st
     Raises:
         ConfigError: the teacher has no such token.
     """
+    from distillab.alignment.transport import PRIOR
     from distillab.cli.check import texts_in
     from distillab.cli.check_tokens import shown
     from distillab.data.pieces import canonical_pieces
@@ -48,7 +49,7 @@ def show_transport(teacher: LoadedTokenizer, student: LoadedTokenizer, token: st
     console.print(f"The student's next token where the teacher writes {token!r}, counted on {source}", style="bold")
     for offset in range(len(written)):
         found = pieces_of([written[offset:]])[0]
-        row = counts.row(ids[0], offset, fallback=found[0] if found else None, prior=_PRIOR)
+        row = counts.row(ids[0], offset, fallback=found[0] if found else None, prior=PRIOR)
         if not row or (offset and not any(one.times for one in row)):
             continue
         place = "at its start" if not offset else f"after {written[:offset].decode('utf-8', 'backslashreplace')!r}"

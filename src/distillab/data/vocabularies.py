@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from distillab.alignment.projection import HOWS, VocabularyProjection
-from distillab.alignment.transport import TransportCounts
+from distillab.alignment.transport import PRIOR, TransportCounts
 from distillab.alignment.vocabulary import longest_prefixes, project_vocabulary
 from distillab.data.pieces import canonical_pieces
 from distillab.data.reading import Reader
@@ -54,11 +54,11 @@ class Vocabularies:
         """Return the map that the counts make, see `TransportCounts.kernel`; None if nothing was counted.
 
         Args:
-            prior: None for 2.
+            prior: None for `PRIOR`.
         """
-        return (
-            None if self.counts is None else self.counts.kernel(self.projection, prior=2.0 if prior is None else prior)
-        )
+        if self.counts is None:
+            return None
+        return self.counts.kernel(self.projection, prior=PRIOR if prior is None else prior)
 
     @cached_property
     def first_ids(self) -> Tensor:
