@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from distillab.data.paired import PairedRow
-from tests.objectives.toy_pair import TOY, Naive, Toy
+from tests.objectives.toy_pair import TOY, Naive, Toy, scored_spans, text_losses
 
 
 def naive_divergence(p: Tensor, q: Tensor, values: dict[str, Any]) -> Tensor:
@@ -111,13 +111,7 @@ def naive_projection(values: dict[str, Any], toy: Toy = TOY) -> Naive:
         found = []
         for row in rows:
             begun = set()
-            for span in range(int(row.student_spans.max()) + 1):
-                mine = [i for i, c in enumerate(row.student_spans) if c == span]
-                its = [j for j, c in enumerate(row.teacher_spans) if c == span]
-                if not all(row.student.answer_mask[i] for i in mine) or not all(
-                    row.teacher.answer_mask[j] for j in its
-                ):
-                    continue
+            for mine, its in scored_spans(row):
                 begin = _text(ours[row.student.input_ids[mine[0]]]), _text(theirs[row.teacher.input_ids[its[0]]])
                 if strict and not (len(mine) == len(its) == 1 and begin[0] == begin[1]):
                     continue
@@ -131,10 +125,8 @@ def naive_projection(values: dict[str, Any], toy: Toy = TOY) -> Naive:
                 cold = student[row.index][mine[0] - 1, : len(ours)].softmax(-1)
                 found.append(position(q, p, int(row.student.input_ids[mine[0]]), ids, further, len(mine) == 1, cold))
                 begun.add(mine[0])
-            for place in range(1, len(row.student)):
-                if rest and row.student.answer_mask[place] and place not in begun:
-                    cold = student[row.index][place - 1, : len(ours)].softmax(-1)
-                    found.append(-cold[int(row.student.input_ids[place])].log())
+            if rest:
+                found += text_losses(row, student[row.index][:, : len(ours)], begun)
         return torch.stack(found).sum(), len(found)
 
     return naive

@@ -48,6 +48,8 @@ from tests.objectives.toy_pair import (
     numbers_for,
     ours,
     reference,
+    scored_spans,
+    text_losses,
 )
 
 V, W = len(STUDENT), len(TEACHER)
@@ -124,20 +126,15 @@ def naive_transport(values: dict[str, Any], *, rest: bool, form: str, prior: flo
         found = []
         for row in rows:
             begun = set()
-            for span in range(int(row.student_spans.max()) + 1):
-                mine = [i for i, c in enumerate(row.student_spans) if c == span]
-                its = [j for j, c in enumerate(row.teacher_spans) if c == span]
-                if not (row.student.answer_mask[mine].all() and row.teacher.answer_mask[its].all()):
-                    continue
-                logits = student[row.index][mine[0] - 1, :V]
+            logits_LV = student[row.index][:, :V]
+            for mine, its in scored_spans(row):
+                logits = logits_LV[mine[0] - 1]
                 miss = -logits.softmax(-1)[int(row.student.input_ids[mine[0]])].log()
                 p = (teacher[row.index][its[0] - 1, :W] / temperature).softmax(-1)
                 found.append(position((logits / temperature).softmax(-1), p, miss))
                 begun.add(mine[0])
-            for place in range(1, len(row.student)):
-                if rest and row.student.answer_mask[place] and place not in begun:
-                    logp = student[row.index][place - 1, :V].log_softmax(-1)
-                    found.append(-logp[int(row.student.input_ids[place])])
+            if rest:
+                found += text_losses(row, logits_LV, begun)
         return torch.stack(found).sum(), len(found)
 
     return naive

@@ -31,6 +31,7 @@ from tests.objectives.toy_pair import (
     numbers_for,
     ours,
     reference,
+    scored_spans,
 )
 
 V, W = len(STUDENT), len(TEACHER)
@@ -46,16 +47,10 @@ def _term(student_width: int = V, teacher_width: int = W, **values: Any) -> Sort
 def naive_distance(values: dict[str, Any]) -> Naive:
     def pairs(row: PairedRow) -> list[tuple[int, int]]:
         """Token by token: indices of the two tokens that are predicted."""
-        answers = [[i for i, m in enumerate(side.answer_mask) if m] for side in (row.student, row.teacher)]
         if values["positions"] == "ordinal":
+            answers = [[i for i, m in enumerate(side.answer_mask) if m] for side in (row.student, row.teacher)]
             return list(zip(*answers, strict=False))
-        found = []
-        for span in range(int(row.student_spans.max()) + 1):
-            mine = [i for i, c in enumerate(row.student_spans) if c == span]
-            its = [j for j, c in enumerate(row.teacher_spans) if c == span]
-            if set(mine) <= set(answers[0]) and set(its) <= set(answers[1]):
-                found.append((mine[0], its[0]))
-        return found
+        return [(mine[0], its[0]) for mine, its in scored_spans(row)]
 
     def naive(rows: Sequence[PairedRow], s: dict[int, Tensor], t: dict[int, Tensor]) -> tuple[Tensor, int]:
         total, count = torch.zeros((), dtype=torch.float64), 0

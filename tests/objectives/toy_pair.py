@@ -5,7 +5,7 @@ Letters: V student ids, W teacher ids, D width of the hidden states.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -164,6 +164,24 @@ ROWS = [
     TOY.row(2, "bb", "13 abbc", end=False),
     TOY.row(3, "1", "abb12"),
 ]
+
+
+def scored_spans(row: PairedRow) -> Iterator[tuple[list[int], list[int]]]:
+    """The places of the student's and of the teacher's tokens of each span whose tokens are all scored."""
+    for span in range(int(row.student_spans.max()) + 1):
+        mine = [i for i, c in enumerate(row.student_spans) if c == span]
+        its = [j for j, c in enumerate(row.teacher_spans) if c == span]
+        if row.student.answer_mask[mine].all() and row.teacher.answer_mask[its].all():
+            yield mine, its
+
+
+def text_losses(row: PairedRow, logits_LV: Tensor, without: set[int]) -> list[Tensor]:
+    """The negative log-likelihood of each scored token but those at some places."""
+    return [
+        -logits_LV[place - 1].softmax(-1)[int(row.student.input_ids[place])].log()
+        for place in range(1, len(row.student))
+        if row.student.answer_mask[place] and place not in without
+    ]
 
 
 def collate(rows: Sequence[PairedRow], ours: PaddingSide = "right", theirs: PaddingSide = "right") -> TokenBatch:
