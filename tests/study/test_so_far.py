@@ -39,7 +39,6 @@ def _figures(results: StudyResults) -> dict[str, object]:
 def test_the_first_comparison_is_shown_first_and_the_end_says_nothing_is_left(
     tiny_world: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("distillab.study.so_far._LOOK_EVERY_S", 0.0)
     monkeypatch.setattr("distillab.study.so_far._PAUSE", 0)
     shown: list[StudyResults] = []
     recipe = _recipe(tiny_world, tmp_path / "study")
@@ -78,7 +77,6 @@ def test_the_first_comparison_is_shown_first_and_the_end_says_nothing_is_left(
 def test_a_report_that_cannot_be_written_ends_no_study(
     tiny_world: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("distillab.study.so_far._LOOK_EVERY_S", 0.0)
     monkeypatch.setattr("distillab.study.so_far._PAUSE", 0)
     (tmp_path / "report").write_text("a file in the place of the report's folder")
     recipe = _recipe(tiny_world, tmp_path / "study", arms=["sft", "logits"])

@@ -10,8 +10,7 @@ from distillab.library_errors import library_errors
 from distillab.records import StudyResults
 from distillab.terminal import echo
 
-_LOOK_EVERY_S = 1.0
-_PAUSE = 20  # times as long as the last results took to make: less than a twentieth of the time
+_PAUSE = 20  # times as long as the last look took, results included: less than a twentieth of the time
 
 
 class ResultsSoFar:
@@ -42,7 +41,7 @@ class ResultsSoFar:
         if number > self._seen and self._shown():
             self._seen = number
         took = time.monotonic() - start
-        self._next = start + took + max(_LOOK_EVERY_S, _PAUSE * took)
+        self._next = start + took + _PAUSE * took
 
     def _shown(self) -> bool:
         """Show the results, or say why not; return False where there is nothing to compare yet."""
