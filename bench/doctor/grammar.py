@@ -5,23 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeVar, get_args
 
 from bench.doctor.case import Audit, Place
 from distillab.records import CheckResult
 
 Kind = Literal["mask", "shift", "template", "tokenizer", "loss", "schedule", "precision", "reduction", "data"]
-KINDS: tuple[Kind, ...] = (
-    "mask",
-    "shift",
-    "template",
-    "tokenizer",
-    "loss",
-    "schedule",
-    "precision",
-    "reduction",
-    "data",
-)
+KINDS: tuple[Kind, ...] = get_args(Kind)
 Random = random.Random
 SetUp = TypeVar("SetUp")
 
@@ -56,22 +46,37 @@ class World(Generic[SetUp]):
     mutations: Sequence[Mutation[SetUp]]
 
 
-class Mutations(list[Mutation[SetUp]]):
-    """The rules of one audit; a decorated function is the `change` of its rule, and gives it its name."""
+def _any(made: object) -> bool:
+    return True
 
-    def rule(
+
+class Mutations(list[Mutation[SetUp]]):
+    """The rules of one audit, a row each: kind, name, the right ids and how the fault is made.
+
+    right, beside: ids with a blank between them.
+    """
+
+    def add(
         self,
         kind: Kind,
-        *expected: str,
-        fits: Callable[[SetUp], bool] = lambda _: True,
-        beside: Sequence[str] = (),
+        name: str,
+        right: str,
+        change: Callable[[SetUp, Random], SetUp],
+        fits: Callable[[SetUp], bool] = _any,
+        *,
+        beside: str = "",
+    ) -> None:
+        """A fault of this kind, which each of the right ids names rightly."""
+        assert right, "a fault has a right id"
+        self.append(Mutation(kind, name, frozenset(right.split()), frozenset(beside.split()), fits, change))
+
+    def rule(
+        self, kind: Kind, right: str, fits: Callable[[SetUp], bool] = _any, *, beside: str = ""
     ) -> Callable[[Callable[[SetUp, Random], SetUp]], Callable[[SetUp, Random], SetUp]]:
-        """A fault of this kind, which each of the ids names rightly."""
-        assert expected, "a fault has a right id"
+        """The same where `change` has several lines: a decorated function, which gives the rule its name."""
 
         def keep(change: Callable[[SetUp, Random], SetUp]) -> Callable[[SetUp, Random], SetUp]:
-            name = change.__name__.replace("_", "-")
-            self.append(Mutation(kind, name, frozenset(expected), frozenset(beside), fits, change))
+            self.add(kind, change.__name__.replace("_", "-"), right, change, fits, beside=beside)
             return change
 
         return keep

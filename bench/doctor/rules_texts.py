@@ -2,195 +2,94 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from bench.doctor.grammar import Random, World
 from bench.doctor.rows import IGNORED
-from bench.doctor.rules_labels import of_answers, to_rows
+from bench.doctor.rules_labels import of_answers, one_turn, padded, to_rows
 from bench.doctor.rules_positions import RULES
 from bench.doctor.trainers import draw_batches
 from bench.doctor.world_batch import Batches, Row, examine_batches
 
-# ---------------------------------------------------------------- template
+add = RULES.add
+OfRows = Callable[[list[Row], PreTrainedTokenizerFast, Random], None]
+_OTHERS = ("tinyllama-1.1b", "mistral-7b-v0.1", "gpt2")
+# of families that the tokenizer does not have, by whether rows begin with a BOS
+_ENDS = {True: ("<|endoftext|>", "<|im_end|>", "<|eot_id|>"), False: ("</s>", "<|eot_id|>", "<end_of_turn>")}
 
 
-@RULES.rule("template", "markers-in-pieces", fits=lambda made: made.chat)
-def markers_that_are_no_tokens(made: Batches, draw: Random) -> Batches:
-    """ChatML's template on a base tokenizer."""
-    return replace(made, markers=False)
+def _chat(made: Batches) -> bool:
+    return made.chat
 
 
-@RULES.rule(
-    "template",
-    "template-of-another-family",
-    "markers-in-pieces",
-    fits=lambda made: made.chat and made.source == "sums",
-)
-def rows_of_another_family(made: Batches, draw: Random) -> Batches:
-    """All rows, or those of one source, were rendered for another model."""
-    other = draw.choice(("inst", "alpaca", "gemma", "llama3"))
-    return replace(made, written=other, written_share=draw.choice((0.5, 1.0)), system=False, turns=1)
+def _no_chat(made: Batches) -> bool:
+    return not made.chat
 
 
-@RULES.rule("template", "double-bos", fits=lambda made: made.has_bos)
-def begin_token_of_template_and_tokenizer(made: Batches, draw: Random) -> Batches:
-    """The template writes <s>, and the tokenizer adds its own."""
-    return replace(made, begins=2)
+def _bos(made: Batches) -> bool:
+    return made.has_bos
 
 
-@RULES.rule("template", "double-bos", fits=lambda made: made.has_bos and of_answers(made))
-def answers_begin_with_a_begin_token(made: Batches, draw: Random) -> Batches:
-    """tokenizer(prompt) + tokenizer(answer)."""
-    return replace(made, answer_begins=True)
+def _each_id(row: Row, ids: list[int]) -> None:
+    """Other ids for a row, in its labels too."""
+    row.ids = ids
+    row.labels = [label if label == IGNORED else new for label, new in zip(row.labels, ids, strict=True)]
 
 
-@RULES.rule("template", "bos-missing", fits=lambda made: made.has_bos)
-def no_begin_token(made: Batches, draw: Random) -> Batches:
-    """add_special_tokens=False."""
-    return replace(made, begins=0)
-
-
-@RULES.rule("template", "eos-missing", fits=of_answers)
-def no_end_token(made: Batches, draw: Random) -> Batches:
-    """Nobody appends it."""
-    return replace(made, end="none")
-
-
-@RULES.rule("template", "eos-missing", "markers-in-pieces", fits=lambda made: of_answers(made) and not made.chat)
-def end_token_of_another_family_as_text(made: Batches, draw: Random) -> Batches:
-    """Its letters, in pieces."""
-    texts = ("<|endoftext|>", "<|im_end|>", "<|eot_id|>") if made.has_bos else ("</s>", "<|eot_id|>", "<end_of_turn>")
-    return replace(made, end="text", end_text=draw.choice(texts))
-
-
-# ---------------------------------------------------------------- tokenizer
-
-
-@RULES.rule(
-    "tokenizer",
-    "ids-of-another-tokenizer",
-    "ids-outside-vocabulary",
-    fits=lambda made: not made.chat,
-    beside=["unknown-tokens"],
-)
-def rows_of_another_tokenizer(made: Batches, draw: Random) -> Batches:
-    """All rows, or those of one source, were tokenised for the teacher."""
-    others = [name for name in ("tinyllama-1.1b", "mistral-7b-v0.1", "gpt2") if name != made.tokenizer]
-    return replace(
-        made, encoder=draw.choice(others), encoder_share=draw.choice((0.5, 1.0)), vocabulary="right", form="tensors"
-    )
-
-
-@RULES.rule("tokenizer", "ids-of-another-tokenizer", beside=["ids-outside-vocabulary", "unknown-tokens"])
-def ids_moved(made: Batches, draw: Random) -> Batches:
-    """Special tokens were put before the others, as fairseq does: every id of a text is off by a constant."""
-    by = draw.choice((1, 3, 4, 100))
-
+def _ids_moved(by: int) -> OfRows:
     def change(rows: list[Row], tokenizer: PreTrainedTokenizerFast, _: Random) -> None:
         special = set(tokenizer.all_special_ids)
         for row in rows:
-            was = row.ids
-            row.ids = [token if token in special else (token + by) % len(tokenizer) for token in was]
-            row.labels = [label if label == IGNORED else new for label, new in zip(row.labels, row.ids, strict=True)]
+            _each_id(row, [token if token in special else (token + by) % len(tokenizer) for token in row.ids])
 
-    return to_rows(made, change)
+    return change
 
 
-@RULES.rule("tokenizer", "ids-of-another-tokenizer", fits=lambda made: not made.chat and not made.has_bos)
-def words_tokenised_one_by_one(made: Batches, draw: Random) -> Batches:
-    """is_split_into_words: a byte-level tokenizer loses the spaces between words."""
-
-    def change(rows: list[Row], tokenizer: PreTrainedTokenizerFast, _: Random) -> None:
-        for row in rows:
-            ids, labels, parts = [], [], []
-            for part in dict.fromkeys(row.parts):
-                places = row.places(part)
-                own = [row.ids[place] for place in places]
-                learned = row.labels[places[-1]] != IGNORED
-                if part in ("prompt", "answer"):
-                    words = tokenizer.decode(own).split()
-                    own = [token for word in words for token in tokenizer(word, add_special_tokens=False).input_ids]
-                ids += own
-                labels += own if learned else [IGNORED] * len(own)
-                parts += [part] * len(own)
-            row.ids, row.labels, row.parts = ids, labels, parts
-
-    return to_rows(replace(made, turns=1), change)
+def _words_alone(rows: list[Row], tokenizer: PreTrainedTokenizerFast, _: Random) -> None:
+    for row in rows:
+        ids, labels, parts = [], [], []
+        for part in dict.fromkeys(row.parts):
+            places = row.places(part)
+            own = [row.ids[place] for place in places]
+            learned = row.labels[places[-1]] != IGNORED
+            if part in ("prompt", "answer"):
+                words = tokenizer.decode(own).split()
+                own = [token for word in words for token in tokenizer(word, add_special_tokens=False).input_ids]
+            ids += own
+            labels += own if learned else [IGNORED] * len(own)
+            parts += [part] * len(own)
+        row.ids, row.labels, row.parts = ids, labels, parts
 
 
-@RULES.rule("tokenizer", "ids-outside-vocabulary", fits=lambda made: made.padded)
-def padding_token_without_a_row(made: Batches, draw: Random) -> Batches:
-    """Added to the tokenizer; the embeddings are not made longer."""
-    return replace(
-        made,
-        pad="[PAD]",
-        template="words" if made.chat else made.template,
-        turns=1,
-        system=False,
-        vocabulary="without padding",
-    )
+def _in_letters_from(first: int) -> Callable[[str], str]:
+    def letter(sign: str) -> str:
+        return chr(first + ord(sign.lower()) - 97) if sign.isascii() and sign.isalpha() else sign
+
+    return lambda text: "".join(map(letter, text))
 
 
-@RULES.rule("tokenizer", "unknown-tokens", fits=lambda made: not made.chat and made.tokenizer == "tok512")
-def letters_that_the_vocabulary_lacks(made: Batches, draw: Random) -> Batches:
-    """A vocabulary of 105 characters for text in another script."""
-    first = draw.choice((0x3B1, 0x430, 0x5D0))
-
-    def written(text: str) -> str:
-        return "".join(
-            chr(first + ord(sign.lower()) - 97) if sign.isascii() and sign.isalpha() else sign for sign in text
-        )
-
-    return replace(made, tokenizer="tok105", pad="</s>", words=written)
-
-
-# ---------------------------------------------------------------- precision and data
-
-
-@RULES.rule(
-    "precision",
-    "ids-outside-vocabulary",
-    "ids-of-another-tokenizer",
-    fits=lambda made: made.tokenizer != "tok512",
-    beside=["labels-not-inputs", "unknown-tokens", "eos-missing"],
-)
-def ids_stored_in_too_few_bits(made: Batches, draw: Random) -> Batches:
-    """numpy.int16 for 50,257 ids, or uint8 "to save room"."""
-    kind = np.uint8 if made.has_bos else draw.choice((np.uint8, np.int16))
-
+def _stored(kind: type[np.integer[Any]]) -> OfRows:
     def change(rows: list[Row], _: PreTrainedTokenizerFast, __: Random) -> None:
         for row in rows:
-            row.ids = np.array(row.ids).astype(kind).tolist()
-            row.labels = [label if label == IGNORED else new for label, new in zip(row.labels, row.ids, strict=True)]
+            _each_id(row, np.array(row.ids).astype(kind).tolist())
 
-    return to_rows(replace(made, vocabulary="right"), change)
+    return change
 
 
-@RULES.rule("data", "duplicated-rows")
-def rows_drawn_with_replacement(made: Batches, draw: Random) -> Batches:
-    """A sampler with replacement, from too few rows."""
-    kept = draw.choice((3, 4))
-
-    def change(rows: list[Row], _: PreTrainedTokenizerFast, inner: Random) -> None:
+def _drawn_from_few(kept: int) -> OfRows:
+    def change(rows: list[Row], _: PreTrainedTokenizerFast, draw: Random) -> None:
         few = rows[: len(rows) // kept]
-        rows[:] = [few[inner.randrange(len(few))] for _ in rows]
+        rows[:] = [few[draw.randrange(len(few))] for _ in rows]
 
-    return to_rows(replace(made, count=32), change)
+    return change
 
 
-@RULES.rule(
-    "data",
-    "answers-truncated",
-    fits=lambda made: of_answers(made) and made.turns == 1,
-    beside=["all-masked-rows", "eos-missing"],
-)
-def rows_cut_at_a_length(made: Batches, draw: Random) -> Batches:
-    """The longer ones lose their end."""
-    part, ended = draw.choice((0.3, 0.5, 0.7)), draw.random() < 0.3
-
+def _cut(part: float, ended: bool) -> OfRows:
     def change(rows: list[Row], _: PreTrainedTokenizerFast, __: Random) -> None:
         length = sorted(len(row.ids) for row in rows)[round(part * len(rows))]
         for row in rows:
@@ -200,22 +99,89 @@ def rows_cut_at_a_length(made: Batches, draw: Random) -> Batches:
                 if ended:
                     row.ids[-1], row.parts[-1], row.labels[-1] = end
 
-    return to_rows(replace(made, count=32), change)
+    return change
 
 
-@RULES.rule("data", "labels-not-inputs")
-def noise_in_the_ids(made: Batches, draw: Random) -> Batches:
-    """A share of the ids is replaced "as augmentation"; the labels keep the true ones."""
-    share = draw.choice((0.05, 0.15, 0.3))
-
-    def change(rows: list[Row], tokenizer: PreTrainedTokenizerFast, inner: Random) -> None:
+def _noisy(share: float) -> OfRows:
+    def change(rows: list[Row], _: PreTrainedTokenizerFast, draw: Random) -> None:
         for row in rows:
             row.ids = [
-                inner.randrange(300, 500) if part in ("prompt", "answer") and inner.random() < share else token
+                draw.randrange(300, 500) if part in ("prompt", "answer") and draw.random() < share else token
                 for token, part in zip(row.ids, row.parts, strict=True)
             ]
 
-    return to_rows(made, change)
+    return change
 
+
+# fmt: off
+
+# ---------------------------------------------------------------- template
+
+# ChatML's template on a base tokenizer.
+add("template", "markers-that-are-no-tokens", "markers-in-pieces",
+    lambda made, draw: replace(made, markers=False), _chat)
+# All rows, or those of one source, were rendered for another model.
+add("template", "rows-of-another-family", "template-of-another-family markers-in-pieces",
+    lambda made, draw: replace(made, written=draw.choice(("inst", "alpaca", "gemma", "llama3")),
+                               written_share=draw.choice((0.5, 1.0)), system=False, turns=1),
+    lambda made: made.chat and made.source == "sums")
+# The template writes <s>, and the tokenizer adds its own.
+add("template", "begin-token-of-template-and-tokenizer", "double-bos",
+    lambda made, draw: replace(made, begins=2), _bos)
+# tokenizer(prompt) + tokenizer(answer).
+add("template", "answers-begin-with-a-begin-token", "double-bos",
+    lambda made, draw: replace(made, answer_begins=True), lambda made: made.has_bos and of_answers(made))
+# add_special_tokens=False.
+add("template", "no-begin-token", "bos-missing", lambda made, draw: replace(made, begins=0), _bos)
+# Nobody appends it.
+add("template", "no-end-token", "eos-missing", lambda made, draw: replace(made, end="none"), of_answers)
+# Its letters, in pieces.
+add("template", "end-token-of-another-family-as-text", "eos-missing markers-in-pieces",
+    lambda made, draw: replace(made, end="text", end_text=draw.choice(_ENDS[made.has_bos])),
+    lambda made: of_answers(made) and not made.chat)
+
+# ---------------------------------------------------------------- tokenizer
+
+# All rows, or those of one source, were tokenised for the teacher.
+add("tokenizer", "rows-of-another-tokenizer", "ids-of-another-tokenizer ids-outside-vocabulary",
+    lambda made, draw: replace(made, encoder=draw.choice([name for name in _OTHERS if name != made.tokenizer]),
+                               encoder_share=draw.choice((0.5, 1.0)), vocabulary="right", form="tensors"),
+    _no_chat, beside="unknown-tokens")
+# Special tokens were put before the others, as fairseq does: every id of a text is off by a constant.
+add("tokenizer", "ids-moved", "ids-of-another-tokenizer",
+    lambda made, draw: to_rows(made, _ids_moved(draw.choice((1, 3, 4, 100)))),
+    beside="ids-outside-vocabulary unknown-tokens")
+# is_split_into_words: a byte-level tokenizer loses the spaces between words.
+add("tokenizer", "words-tokenised-one-by-one", "ids-of-another-tokenizer",
+    lambda made, draw: to_rows(replace(made, turns=1), _words_alone),
+    lambda made: not made.chat and not made.has_bos)
+# Added to the tokenizer; the embeddings are not made longer.
+add("tokenizer", "padding-token-without-a-row", "ids-outside-vocabulary",
+    lambda made, draw: replace(made, pad="[PAD]", template="words" if made.chat else made.template, turns=1,
+                               system=False, vocabulary="without padding"), padded)
+# A vocabulary of 105 characters for text in another script.
+add("tokenizer", "letters-that-the-vocabulary-lacks", "unknown-tokens",
+    lambda made, draw: replace(made, tokenizer="tok105", pad="</s>",
+                               words=_in_letters_from(draw.choice((0x3B1, 0x430, 0x5D0)))),
+    lambda made: not made.chat and made.tokenizer == "tok512")
+
+# ---------------------------------------------------------------- precision and data
+
+# numpy.int16 for 50,257 ids, or uint8 "to save room".
+add("precision", "ids-stored-in-too-few-bits", "ids-outside-vocabulary ids-of-another-tokenizer",
+    lambda made, draw: to_rows(replace(made, vocabulary="right"),
+                               _stored(np.uint8 if made.has_bos else draw.choice((np.uint8, np.int16)))),
+    lambda made: made.tokenizer != "tok512", beside="labels-not-inputs unknown-tokens eos-missing")
+# A sampler with replacement, from too few rows.
+add("data", "rows-drawn-with-replacement", "duplicated-rows",
+    lambda made, draw: to_rows(replace(made, count=32), _drawn_from_few(draw.choice((3, 4)))))
+# The longer ones lose their end.
+add("data", "rows-cut-at-a-length", "answers-truncated",
+    lambda made, draw: to_rows(replace(made, count=32), _cut(draw.choice((0.3, 0.5, 0.7)), draw.random() < 0.3)),
+    one_turn, beside="all-masked-rows eos-missing")
+# A share of the ids is replaced "as augmentation"; the labels keep the true ones.
+add("data", "noise-in-the-ids", "labels-not-inputs",
+    lambda made, draw: to_rows(made, _noisy(draw.choice((0.05, 0.15, 0.3)))))
+# fmt: on
 
 BATCHES = World("batch", draw_batches, lambda made: made.trainer, examine_batches, RULES)

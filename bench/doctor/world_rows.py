@@ -132,7 +132,7 @@ def held_out_rows_in_train(made: DataFile, draw: Random) -> DataFile:
     return replace(made, of_held_out=(change,))
 
 
-@RULES.rule("data", "held-out-prompts-in-train", "train-held-out-overlap", fits=lambda made: made.judged > 0)
+@RULES.rule("data", "held-out-prompts-in-train train-held-out-overlap", fits=lambda made: made.judged > 0)
 def held_out_prompts_in_train(made: DataFile, draw: Random) -> DataFile:
     """Several answers a prompt, split by row."""
 
@@ -201,7 +201,7 @@ def a_default_for_many_answers(made: DataFile, draw: Random) -> DataFile:
     return _train(made, lambda rows: [(p, a if n % 4 == 0 else text) for n, (p, a) in enumerate(rows)])
 
 
-@RULES.rule("template", "prompts-already-rendered", "markers-in-text")
+@RULES.rule("template", "prompts-already-rendered markers-in-text")
 def prompts_rendered_before(made: DataFile, draw: Random) -> DataFile:
     """A template will be put around another."""
     before, between, _ = TEMPLATES[draw.choice(("chatml", "inst", "gemma", "llama3", "alpaca"))]

@@ -69,7 +69,7 @@ def signal_some_positions_away(made: Signal, draw: Random) -> Signal:
     return _changed(made, lambda logits: logits.roll(by, 1))
 
 
-@RULES.rule("shift", "teacher-signal-of-other-rows", "teacher-signal-unrelated")
+@RULES.rule("shift", "teacher-signal-of-other-rows teacher-signal-unrelated")
 def signal_of_other_rows(made: Signal, draw: Random) -> Signal:
     """A cache in another order."""
     by = draw.choice((1, 2, 7))
