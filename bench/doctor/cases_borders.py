@@ -1,23 +1,35 @@
-"""Masks that end before the prompt, masks of other kinds, escapes in texts, constant columns; and near misses."""
+"""Masks, escapes, constants and losses that a written case shows best; near misses that are no fault."""
 
 from __future__ import annotations
 
-import csv
 import html
-import json
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
+from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
 from bench.doctor.case import Cases, Place
-from bench.doctor.cases_rows import CHATML
-from bench.doctor.loops import VOCABULARY, Loop, run
-from bench.doctor.rows import IGNORED, Rows, batches, padded, samples, scored, sums, tokenizer_of
-from distillab.doctor import audit_batch, audit_data, audit_run
+from bench.doctor.loops import Loop, audit_log, run
+from bench.doctor.rows import (
+    IGNORED,
+    Rows,
+    audit_pairs,
+    batches,
+    chatml_tokenizer,
+    padded,
+    samples,
+    scored,
+    scored_logits,
+    sums,
+    tokenizer_of,
+)
+from distillab.doctor import audit_batch, audit_loss
 from distillab.records import CheckResult
 
 CASES = Cases()
+CHATML = "<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
 HEADER = "<|im_start|>assistant\n"
 TEMPLATE = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}"
 OPENING = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
@@ -25,8 +37,7 @@ OPENING = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endi
 
 def _chat(place: Place, template: str) -> tuple[PreTrainedTokenizerFast, Rows]:
     """ChatML with tokens of its own; the header of the answers is scored."""
-    tokenizer = tokenizer_of(place, "tinyllama-1.1b", pad="<unk>")
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer = chatml_tokenizer(place)
     tokenizer.chat_template = template
     rows: Rows = []
     for prompt, answer in sums(place, 12):
@@ -100,23 +111,17 @@ def sixty_rows_and_short_answers_padded_on_two_sides(place: Place) -> Sequence[C
     return audit_batch(left | {"labels": right["labels"]}, tokenizer)
 
 
-def _audit(place: Place, rows: list[tuple[str, str]]) -> Sequence[CheckResult]:
-    path = place.scratch / "borders.jsonl"
-    path.write_text("\n".join(json.dumps({"prompt": p, "answer": a}) for p, a in rows), encoding="utf-8")
-    return audit_data(path, str(place.material("tokenizers", "tinyllama-1.1b"))).checks
-
-
 @CASES.fault("torch", "data", "text-escaped")
 def answers_taken_from_web_pages(place: Place) -> Sequence[CheckResult]:
     """Entities were never turned back."""
     rows = [(p, html.escape(f'It\'s "{a.strip()}" & done').replace("\n", "&lt;br&gt;")) for p, a in sums(place, 150)]
-    return _audit(place, rows)
+    return audit_pairs(place, rows)
 
 
 @CASES.fault("torch", "data", "text-escaped")
 def line_ends_of_json_in_a_table(place: Place) -> Sequence[CheckResult]:
     """A line end is a backslash and an n."""
-    return _audit(place, [(p.replace("\n", "\\n"), a.strip().replace("\n", "\\n")) for p, a in sums(place, 150)])
+    return audit_pairs(place, [(p.replace("\n", "\\n"), a.strip().replace("\n", "\\n")) for p, a in sums(place, 150)])
 
 
 @CASES.good("torch", "data")
@@ -124,18 +129,43 @@ def answers_about_web_pages(place: Place) -> Sequence[CheckResult]:
     """A tenth of the rows are code or speak of it."""
     web = ("How is an ampersand written in a web page?", "As `&amp;`:\n```html\n<p>Tom &amp; Jerry</p>\n```")
     sound = [(p, f"{a.strip()} ({n})") for n, (p, a) in enumerate(sums(place, 150))]
-    return _audit(place, [web if n % 10 == 0 else row for n, row in enumerate(sound)])
+    return audit_pairs(place, [web if n % 10 == 0 else row for n, row in enumerate(sound)])
+
+
+@CASES.fault("torch", "batch", "labels-shifted-wrong-way")
+def rolled_to_the_right(place: Place) -> Sequence[CheckResult]:
+    """torch.roll(labels, 1): every position is asked for the token before it."""
+    tokenizer = tokenizer_of(place, "mistral-7b-v0.1", pad="<unk>")
+    batch = padded(scored(samples(tokenizer, sums(place, 8))), 0)
+    return audit_batch(batch | {"labels": batch["labels"].roll(1, 1)}, tokenizer, shifts="batch")
+
+
+@CASES.fault(
+    "torch", "loss", "loss-mixes-logs-and-probabilities", needs="nothing", beside=["loss-not-minimal-at-teacher"]
+)
+def raw_logits_as_target(place: Place) -> Sequence[CheckResult]:
+    """log_target=True, and the teacher's logits were never normalised."""
+
+    def loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
+        s, t, _ = scored_logits(student_logits, teacher_logits, labels)
+        return functional.kl_div(s.log_softmax(-1), t, reduction="batchmean", log_target=True)
+
+    return (audit_loss(loss, given="sequences"),)
+
+
+@CASES.fault("torch", "loss", "loss-temperature-misplaced", needs="nothing", beside=["loss-not-minimal-at-teacher"])
+def temperature_after_the_softmax(place: Place) -> Sequence[CheckResult]:
+    """log_softmax(s) / T is no log-probability."""
+
+    def loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float = 2.0) -> Tensor:
+        s, t, _ = scored_logits(student_logits, teacher_logits, labels)
+        return functional.kl_div(s.log_softmax(-1) / temperature, t.softmax(-1) / temperature, reduction="batchmean")
+
+    return (audit_loss(loss, given="sequences"),)
 
 
 def _table(place: Place, **columns: float) -> Sequence[CheckResult]:
-    log = [row | columns for row in run(place, Loop(steps=60))]
-    names = list(dict.fromkeys(name for row in log for name in row))
-    path = place.scratch / "borders.csv"
-    with path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, names)
-        table.writeheader()
-        table.writerows(log)
-    return audit_run(path, vocabulary=VOCABULARY, random_student=True).checks
+    return audit_log(place, [row | columns for row in run(place, Loop(steps=60))], table=True)
 
 
 @CASES.fault("torch", "run", "term-never-changes")

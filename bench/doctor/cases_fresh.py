@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Callable, Sequence
 
 import torch
@@ -12,20 +10,27 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
 from bench.doctor.case import Cases, Place
-from bench.doctor.loops import VOCABULARY, Loop, run
-from bench.doctor.rows import IGNORED, Rows, batches, padded, samples, scored, sums, tasks, tokenizer_of
-from distillab.doctor import audit_batch, audit_data, audit_loss, audit_run
+from bench.doctor.loops import Loop, audit_log, run
+from bench.doctor.rows import (
+    IGNORED,
+    Rows,
+    audit_pairs,
+    batches,
+    chatml_tokenizer,
+    padded,
+    samples,
+    scored,
+    scored_logits,
+    sums,
+    tasks,
+    tokenizer_of,
+)
+from distillab.doctor import audit_batch, audit_loss
 from distillab.records import CheckResult
 
 CASES = Cases()
 Part = tuple[str, bool]
 Row = dict[str, float]
-
-
-def _chat_tokenizer(place: Place) -> PreTrainedTokenizerFast:
-    tokenizer = tokenizer_of(place, "tinyllama-1.1b", pad="<unk>")
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
-    return tokenizer
 
 
 def _row(tokenizer: PreTrainedTokenizerFast, parts: Sequence[Part]) -> tuple[list[int], list[int]]:
@@ -47,7 +52,7 @@ def _turn(role: str, text: str) -> str:
 @CASES.fault("torch", "batch", "prompt-in-loss")
 def the_system_turn_is_scored(place: Place) -> Sequence[CheckResult]:
     """The mask begins at the first user turn; what the system says is learned in every row."""
-    tokenizer = _chat_tokenizer(place)
+    tokenizer = chatml_tokenizer(place)
     system = _turn("system", "You are a patient teacher. Work step by step, and give the result behind four signs.")
     rows = [
         _row(
@@ -62,7 +67,7 @@ def the_system_turn_is_scored(place: Place) -> Sequence[CheckResult]:
 @CASES.fault("torch", "batch", "prompt-in-loss")
 def what_the_tool_returned_is_scored(place: Place) -> Sequence[CheckResult]:
     """Everything behind the first answer is learned, the results of the calculator too."""
-    tokenizer = _chat_tokenizer(place)
+    tokenizer = chatml_tokenizer(place)
     rows = []
     for number, (p, a) in enumerate(sums(place, 16)):
         tool = _turn("tool", f"result = {number * 37}; unit = apples; source = calculator, checked twice by hand")
@@ -115,13 +120,7 @@ def the_end_token_alone_is_scored(place: Place) -> Sequence[CheckResult]:
 def _log(place: Place, change: Callable[[int, Row], Row]) -> Sequence[CheckResult]:
     """A sound run as CSV, each row changed."""
     rows = [change(n, dict(row)) for n, row in enumerate(run(place, Loop(steps=80)))]
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    path = place.scratch / "fresh.csv"
-    with path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, names)
-        table.writeheader()
-        table.writerows(rows)
-    return audit_run(path, vocabulary=VOCABULARY, random_student=True).checks
+    return audit_log(place, rows, table=True)
 
 
 @CASES.fault("torch", "run", "loss-not-finite")
@@ -153,17 +152,12 @@ def the_training_batch_is_evaluated(place: Place) -> Sequence[CheckResult]:
 # ---------------------------------------------------------------- losses
 
 
-def _shifted(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    keep = labels[:, 1:] != IGNORED
-    return student_logits[:, :-1][keep], teacher_logits[:, :-1][keep], labels[:, 1:][keep]
-
-
 @CASES.fault("torch", "loss", "loss-without-gradient", "loss-not-minimal-at-teacher", needs="nothing")
 def large_errors_are_cut_off(place: Place) -> Sequence[CheckResult]:
     """clamp(max=0.05) on each position against spikes: what is worse than that has no gradient."""
 
     def loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
-        s, t, _ = _shifted(student_logits, teacher_logits, labels)
+        s, t, _ = scored_logits(student_logits, teacher_logits, labels)
         each = functional.kl_div(s.log_softmax(-1), t.softmax(-1), reduction="none").sum(-1)
         return each.clamp(max=0.05).mean()
 
@@ -175,7 +169,7 @@ def the_teachers_likeliest_token_is_the_label(place: Place) -> Sequence[CheckRes
     """cross_entropy(student, teacher.argmax): called distillation, and reads one token of the teacher."""
 
     def loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
-        s, t, _ = _shifted(student_logits, teacher_logits, labels)
+        s, t, _ = scored_logits(student_logits, teacher_logits, labels)
         return functional.cross_entropy(s, t.argmax(-1))
 
     return (audit_loss(loss, given="sequences"),)
@@ -189,7 +183,7 @@ def the_temperature_falls_with_every_call(place: Place) -> Sequence[CheckResult]
     def loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
         calls[0] += 1
         temperature = 1 + 4 * 0.97 ** calls[0]
-        s, t, _ = _shifted(student_logits / temperature, teacher_logits / temperature, labels)
+        s, t, _ = scored_logits(student_logits / temperature, teacher_logits / temperature, labels)
         return functional.kl_div(s.log_softmax(-1), t.softmax(-1), reduction="batchmean")
 
     return (audit_loss(loss, given="sequences"),)
@@ -198,16 +192,10 @@ def the_temperature_falls_with_every_call(place: Place) -> Sequence[CheckResult]
 # ---------------------------------------------------------------- rows
 
 
-def _audit(place: Place, rows: list[tuple[str, str]]) -> Sequence[CheckResult]:
-    path = place.scratch / "fresh.jsonl"
-    path.write_text("\n".join(json.dumps({"prompt": p, "answer": a}) for p, a in rows), encoding="utf-8")
-    return audit_data(path, str(place.material("tokenizers", "tinyllama-1.1b"))).checks
-
-
 @CASES.fault("torch", "data", "texts-cut-at-length")
 def answers_cut_at_a_number_of_characters(place: Place) -> Sequence[CheckResult]:
     """A column of 200 characters: the answers end where it ends."""
-    return _audit(place, [(p, a.strip()[:200]) for p, a in sums(place, 200)])
+    return audit_pairs(place, [(p, a.strip()[:200]) for p, a in sums(place, 200)])
 
 
 @CASES.fault("torch", "data", "markers-in-text")
@@ -219,11 +207,11 @@ def the_next_turn_in_words(place: Place) -> Sequence[CheckResult]:
         (question, f"{a.strip()}\n\nUser: {questions[n - 1]}\n\nAssistant: {pairs[n - 1][1].strip()}")
         for n, (question, (_, a)) in enumerate(zip(questions, pairs, strict=True))
     ]
-    return _audit(place, rows)
+    return audit_pairs(place, rows)
 
 
 @CASES.fault("torch", "data", "answers-of-other-prompts")
 def every_answer_one_row_late(place: Place) -> Sequence[CheckResult]:
     """Two files were read side by side, and one of them has a heading."""
     pairs = sums(place, 200)
-    return _audit(place, [(p, pairs[n - 1][1].strip()) for n, (p, _) in enumerate(pairs)])
+    return audit_pairs(place, [(p, pairs[n - 1][1].strip()) for n, (p, _) in enumerate(pairs)])

@@ -16,7 +16,19 @@ from torch import Tensor
 from transformers import DataCollatorForLanguageModeling, DataCollatorWithFlattening, PreTrainedTokenizerFast
 
 from bench.doctor.case import Cases, Place
-from bench.doctor.rows import IGNORED, Rows, batches, padded, samples, scored, stories, sums, tasks, tokenizer_of
+from bench.doctor.rows import (
+    IGNORED,
+    Rows,
+    batches,
+    chatml_tokenizer,
+    padded,
+    samples,
+    scored,
+    stories,
+    sums,
+    tasks,
+    tokenizer_of,
+)
 from distillab.doctor import audit_batch
 from distillab.files import read_json_lines
 from distillab.records import CheckResult
@@ -80,8 +92,7 @@ def marker_of_the_answer_is_other_tokens_in_its_text(place: Place) -> Sequence[C
 @CASES.fault("torch", "batch", "eos-not-scored")
 def end_of_every_turn_left_out_of_the_mask(place: Place) -> Sequence[CheckResult]:
     """In a chat the text of each answer is scored, and the marker that ends it belongs to the frame."""
-    tokenizer = tokenizer_of(place, "tinyllama-1.1b", pad="<unk>")
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer = chatml_tokenizer(place)
     tokenizer.eos_token = "<|im_end|>"
     rows: Rows = []
     for start in range(0, 24, 2):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -13,9 +12,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from bench.doctor.case import Cases, Place
 from bench.doctor.cases_unseen import requests
-from bench.doctor.loops import VOCABULARY, Loop, as_csv, as_json_lines, run
-from bench.doctor.rows import IGNORED, stories, sums, tasks, tokenizer_of
-from distillab.doctor import audit_data, audit_loss, audit_pair, audit_run, audit_signal
+from bench.doctor.loops import VOCABULARY, Loop, audit_log, run
+from bench.doctor.rows import IGNORED, Pairs, audit_pairs, stories, sums, tasks, tokenizer_of
+from distillab.doctor import audit_loss, audit_pair, audit_run, audit_signal
 from distillab.records import CheckResult
 
 CASES = Cases()
@@ -179,11 +178,6 @@ def _looped(place: Place, mistake: Literal["a batch without a label", "gradients
     return log
 
 
-def _audit(place: Place, log: Log) -> Sequence[CheckResult]:
-    path = as_json_lines(log, place.scratch / "log.jsonl")
-    return audit_run(path, vocabulary=VOCABULARY, random_student=True).checks
-
-
 def _every_tenth(log: Log, tell: Callable[[list[float]], float]) -> Log:
     """A line for ten steps; its loss is told from theirs."""
     return [{**log[i], "loss": tell([row["loss"] for row in log[i - 9 : i + 1]])} for i in range(9, len(log), 10)]
@@ -193,26 +187,25 @@ def _every_tenth(log: Log, tell: Callable[[list[float]], float]) -> Log:
 @CASES.fault("torch", "run", "learning-rate-too-low", "loss-flat-near-uniform", "schedule-decays-too-early")
 def decay_of_an_epoch_taken_at_every_step(place: Place) -> Sequence[CheckResult]:
     """ExponentialLR(gamma=0.9).step() stands inside of the inner loop: after 40 steps the rate is gone."""
-    return _audit(place, run(place, Loop(schedule=lambda step: 0.9**step)))
+    return audit_log(place, run(place, Loop(schedule=lambda step: 0.9**step)))
 
 
 @CASES.fault("torch", "run", "accumulation-rescales", "initial-loss-far-from-uniform")
 def ten_steps_summed_and_never_divided(place: Place) -> Sequence[CheckResult]:
     """running += loss.item(), told and cleared every ten steps."""
-    return _audit(place, _every_tenth(run(place, Loop(steps=200)), sum))
+    return audit_log(place, _every_tenth(run(place, Loop(steps=200)), sum))
 
 
 @CASES.fault("torch", "run", "loss-not-finite", "gradient-not-finite")
 def a_batch_with_nothing_to_score(place: Place) -> Sequence[CheckResult]:
     """The mean over no label is NaN; so are the weights from then on."""
-    path = as_csv(_looped(place, "a batch without a label"), place.scratch / "log.csv")
-    return audit_run(path, vocabulary=VOCABULARY, random_student=True).checks
+    return audit_log(place, _looped(place, "a batch without a label"), table=True)
 
 
 @CASES.fault("torch", "run", "gradient-explodes", "loss-diverges")
 def gradients_are_never_cleared(place: Place) -> Sequence[CheckResult]:
     """optimizer.zero_grad() is missing, and nothing is clipped."""
-    return _audit(place, _looped(place, "gradients are never cleared"))
+    return audit_log(place, _looped(place, "gradients are never cleared"))
 
 
 @CASES.fault(
@@ -221,7 +214,7 @@ def gradients_are_never_cleared(place: Place) -> Sequence[CheckResult]:
 def held_out_batches_summed_and_never_divided(place: Place) -> Sequence[CheckResult]:
     """Four held-out batches; their losses are added up."""
     log = run(place, Loop())
-    return _audit(place, [{**row, "eval_loss": 4 * row["eval_loss"]} if "eval_loss" in row else row for row in log])
+    return audit_log(place, [{**row, "eval_loss": 4 * row["eval_loss"]} if "eval_loss" in row else row for row in log])
 
 
 @CASES.good("torch", "run")
@@ -280,15 +273,8 @@ def teacher_and_student_exchanged(place: Place) -> Sequence[CheckResult]:
     return audit_pair(str(models / "llama2xs-tok512"), str(models / "bitllama-3M-tok512"), data).checks
 
 
-def _checked(
-    place: Place, tokenizer: str, train: list[tuple[str, str]], held_out: list[tuple[str, str]]
-) -> Sequence[CheckResult]:
-    files = []
-    for name, pairs in (("train.jsonl", train), ("held_out.jsonl", held_out)):
-        rows = [json.dumps({"prompt": prompt, "answer": answer.strip()}) for prompt, answer in pairs]
-        files.append(place.scratch / name)
-        files[-1].write_text("\n".join(rows), encoding="utf-8")
-    return audit_data(files[0], str(place.material("tokenizers", tokenizer)), held_out=files[1]).checks
+def _stripped(pairs: Pairs) -> Pairs:
+    return [(prompt, answer.strip()) for prompt, answer in pairs]
 
 
 @CASES.fault("torch", "data", "answers-of-other-prompts")
@@ -296,10 +282,10 @@ def answers_joined_one_line_off(place: Place) -> Sequence[CheckResult]:
     """One of the two files that were joined by their line had a header."""
     pairs = sums(place, 300)
     train = [(prompt, answer) for (prompt, _), (_, answer) in zip(pairs[1:], pairs, strict=False)]
-    return _checked(place, "tinyllama-1.1b", train, sums(place, 60, start=320))
+    return audit_pairs(place, _stripped(train), _stripped(sums(place, 60, start=320)))
 
 
 @CASES.good("torch", "data")
 def instructions_judged_by_another_source(place: Place) -> Sequence[CheckResult]:
     """Dolly to learn from, Self-Instruct's seeds to judge by; many answers are a word or two."""
-    return _checked(place, "mistral-7b-v0.1", tasks(place, 300), requests(place, 120))
+    return audit_pairs(place, _stripped(tasks(place, 300)), _stripped(requests(place, 120)), "mistral-7b-v0.1")

@@ -16,12 +16,8 @@ from bench.doctor import (
     cases_distillab,
     cases_fresh,
     cases_good_batches,
-    cases_labels,
-    cases_loss,
     cases_pair,
     cases_rollouts,
-    cases_rows,
-    cases_run,
     cases_trl,
     cases_unseen,
     cases_unseen_runs,
@@ -32,18 +28,10 @@ from bench.doctor.score import can_run, line, materials, passed, run_cases, summ
 
 ROOT = Path(__file__).resolve().parents[2]
 PEERS = ROOT / "bench" / ".venv-peers" / "bin" / "python"
-# The parts that need no other environment and train nothing.
-QUICK: tuple[Sequence[Case], ...] = (
-    cases_labels.CASES,
-    cases_rows.CASES,
-    cases_good_batches.CASES,
-    cases_loss.CASES,
-)
 # Their figures at the first run, before any check was changed for one of them, stand in docs/doctor/how-good.md.
 UNSEEN: tuple[Sequence[Case], ...] = (cases_unseen.CASES, cases_unseen_runs.CASES)
 EVERY: tuple[Sequence[Case], ...] = (
-    *QUICK,
-    cases_run.CASES,
+    cases_good_batches.CASES,
     cases_distillab.CASES,
     cases_pair.CASES,
     cases_rollouts.CASES,
@@ -51,6 +39,10 @@ EVERY: tuple[Sequence[Case], ...] = (
     *UNSEEN,
     cases_borders.CASES,
     cases_fresh.CASES,
+)
+# Those that need no other environment and train nothing.
+QUICK: tuple[Sequence[Case], ...] = tuple(
+    [case for case in part if case.audit in ("batch", "loss") and case.needs != "trl"] for part in EVERY
 )
 
 
@@ -63,7 +55,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--without-trl", action="store_true", help="leave the trainers of TRL out")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--unseen", action="store_true", help="the cases alone that no check was tuned on")
-    which.add_argument("--quick", action="store_true", help="batches and losses of plain loops alone")
+    which.add_argument("--quick", action="store_true", help="batches and losses alone, without TRL's trainers")
     which.add_argument("--drawn", type=int, metavar="SEED", help="faults and good set-ups that a seed draws")
     parser.add_argument("--only", help="cases whose name holds this")
     given = parser.parse_args(arguments)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import csv
-import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,7 +16,9 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from bench.doctor.case import Place
-from bench.doctor.rows import stories, tokenizer_of
+from bench.doctor.rows import as_csv, as_json_lines, stories, tokenizer_of
+from distillab.doctor import audit_run
+from distillab.records import CheckResult
 
 VOCABULARY = 512
 LENGTH = 64
@@ -89,20 +89,10 @@ def run(place: Place, loop: Loop) -> list[dict[str, float]]:
     return log
 
 
-def as_json_lines(log: list[dict[str, float]], path: Path) -> Path:
-    """A line a step."""
-    path.write_text("".join(json.dumps(row) + "\n" for row in log), encoding="utf-8")
-    return path
-
-
-def as_csv(log: list[dict[str, float]], path: Path) -> Path:
-    """A table; what was not measured at a step is empty."""
-    names = ["step", "loss", "grad_norm", "learning_rate", "eval_loss"]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, names)
-        table.writeheader()
-        table.writerows(log)
-    return path
+def audit_log(place: Place, log: list[dict[str, float]], *, table: bool = False) -> Sequence[CheckResult]:
+    """What the doctor says of the log of a student that began with random weights."""
+    path = as_csv(log, place.scratch / "log.csv") if table else as_json_lines(log, place.scratch / "log.jsonl")
+    return audit_run(path, vocabulary=VOCABULARY, random_student=True).checks
 
 
 def cosine(steps: int) -> Callable[[int], float]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -12,11 +14,14 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from bench.doctor.case import Place
+from distillab.doctor import audit_data
 from distillab.files import read_json_lines
 from distillab.pairing.loading import load_tokenizer
+from distillab.records import CheckResult
 
 IGNORED = -100
 Rows = list[tuple[list[int], list[int]]]
+Pairs = Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,41 @@ def _lines(path: Path) -> tuple[dict[str, str], ...]:
     return tuple(read_json_lines(path)[:400])
 
 
+def chatml_tokenizer(place: Place, name: str = "tinyllama-1.1b") -> PreTrainedTokenizerFast:
+    """A real tokenizer with the markers of ChatML as tokens."""
+    tokenizer = tokenizer_of(place, name, pad="<unk>")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    return tokenizer
+
+
+def as_json_lines(rows: Sequence[Mapping[str, object]], path: Path) -> Path:
+    """A row a line."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def as_csv(rows: Sequence[Mapping[str, object]], path: Path) -> Path:
+    """A table; what a row lacks is empty."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
+        table.writeheader()
+        table.writerows(rows)
+    return path
+
+
+def audit_pairs(
+    place: Place, train: Pairs, held_out: Pairs = (), name: str = "tinyllama-1.1b"
+) -> Sequence[CheckResult]:
+    """What the doctor says of such prompts and answers."""
+
+    def written(pairs: Pairs, file: str) -> Path:
+        return as_json_lines([{"prompt": p, "answer": a} for p, a in pairs], place.scratch / file)
+
+    judged = written(held_out, "held_out.jsonl") if held_out else ()
+    tokenizer = str(place.material("tokenizers", name))
+    return audit_data(written(train, "train.jsonl"), tokenizer, held_out=judged).checks
+
+
 def sums(place: Place, count: int, *, start: int = 0) -> list[tuple[str, str]]:
     """Questions and worked answers of GSM8K."""
     rows = _lines(place.material("text", "gsm8k", "train.jsonl"))[start : start + count]
@@ -91,6 +131,12 @@ def samples(
 def scored(made: Sequence[Sample]) -> Rows:
     """ids and labels of each sample."""
     return [(one.ids, one.labels) for one in made]
+
+
+def scored_logits(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits (N, V) of both at the positions that predict a scored label, and these labels (N,)."""
+    keep = labels[:, 1:] != IGNORED
+    return student_logits[:, :-1][keep], teacher_logits[:, :-1][keep], labels[:, 1:][keep]
 
 
 def padded(rows: Rows, pad_id: int, *, side: str = "right", length: int | None = None) -> dict[str, Tensor]:

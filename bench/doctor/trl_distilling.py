@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from torch import Tensor
+from torch import Tensor, nn
+from transformers.modeling_outputs import CausalLMOutput
 from trl.experimental.gkd import GKDConfig, GKDTrainer  # type: ignore[import-not-found]
 from trl.experimental.gold import GOLDConfig, GOLDTrainer  # type: ignore[import-not-found]
 from trl.experimental.gold.gold_trainer import ULDLoss  # type: ignore[import-not-found]
 
-from bench.doctor.losses import FakeModel
 from bench.doctor.trl_settings import plain
 from bench.doctor.trl_worlds import LLAMA, PLAIN, World, tiny
 from distillab.doctor import audit_loss
@@ -195,10 +195,22 @@ def _as_function(trainer: Any) -> Callable[..., Tensor]:
     ) -> Tensor:
         if temperature is not None:
             trainer.temperature = trainer.args.temperature = temperature
-        trainer.teacher_model = FakeModel(teacher)
-        model = FakeModel(student)
+        trainer.teacher_model = _GivenLogits(teacher)
+        model = _GivenLogits(student)
         inputs = {"input_ids": labels.clamp(min=0), "attention_mask": attention_mask, "labels": labels}
         loss: Tensor = trainer.compute_loss(model, inputs)
         return loss
 
     return function
+
+
+class _GivenLogits(nn.Module):
+    """A model whose logits are given: `compute_loss` of a trainer becomes a function of them."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.logits, self.config = logits, None  # trainers ask for it
+
+    def forward(self, **inputs: object) -> CausalLMOutput:
+        """The logits that were given."""
+        return CausalLMOutput(logits=self.logits)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import html
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -12,7 +10,7 @@ from pathlib import Path
 
 from bench.doctor.case import Place
 from bench.doctor.grammar import Mutations, Random, World
-from bench.doctor.rows import sums
+from bench.doctor.rows import as_csv, as_json_lines, sums
 from bench.doctor.world_batch import TEMPLATES
 from distillab.data.reading import Reader, load_reader
 from distillab.doctor import audit_data
@@ -83,15 +81,7 @@ def _written(made: DataFile, pairs: Pairs, path: Path) -> Path:
     else:
         names = _COLUMNS[made.trainer]
         rows = [dict(zip(names, pair, strict=True)) for pair in pairs]
-    if made.form == "csv":
-        path = path.with_suffix(".csv")
-        with path.open("w", newline="", encoding="utf-8") as file:
-            table = csv.DictWriter(file, list(rows[0]))
-            table.writeheader()
-            table.writerows(rows)
-        return path
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
+    return as_csv(rows, path.with_suffix(".csv")) if made.form == "csv" else as_json_lines(rows, path)
 
 
 def examine_data(made: DataFile, place: Place) -> Sequence[CheckResult]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from pathlib import Path
 from bench.doctor.case import Place
 from bench.doctor.grammar import Random
 from bench.doctor.loops import VOCABULARY, Loop, cosine, run
+from bench.doctor.rows import as_csv, as_json_lines
 from distillab.doctor import audit_run
 from distillab.records import CheckResult
 
@@ -129,14 +129,9 @@ def _written(made: LoggedRun, rows: Log, folder: Path) -> Path:
         told = [{k: round(v, 4) if "loss" in k else v for k, v in row.items()} for row in trained]
         path.write_text("\n".join(str(row) for row in told), encoding="utf-8")
     elif made.form == "csv":
-        path = folder / "log.csv"
-        with path.open("w", newline="", encoding="utf-8") as file:
-            table = csv.DictWriter(file, list(dict.fromkeys(name for row in trained for name in row)))
-            table.writeheader()
-            table.writerows(trained)
+        path = as_csv(trained, folder / "log.csv")
     else:
-        path = folder / "log.jsonl"
-        path.write_text("".join(json.dumps(row) + "\n" for row in trained), encoding="utf-8")
+        path = as_json_lines(trained, folder / "log.jsonl")
     return path
 
 

@@ -1,19 +1,16 @@
-"""The quick part of the bench of planted faults: batches and losses of plain loops."""
+"""How the bench of planted faults judges and counts."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-from bench.doctor.case import Case, Place, ScoredCase, judge
-from bench.doctor.command import EVERY, QUICK
-from bench.doctor.score import passed, run_cases, summary
+from bench.doctor.case import Case, ScoredCase, judge
+from bench.doctor.command import EVERY
+from bench.doctor.score import passed, summary
 
 from distillab.records import CheckResult, Finding
 
 PAGES = Path(__file__).resolve().parents[2] / "src" / "distillab" / "doctor" / "findings"
-# one of several like it, and those with the largest tokenizers, are left to `make bench-doctor`
-_HELD = 8
 
 
 def _finding(name: str, severity: str) -> Finding:
@@ -65,17 +62,3 @@ def test_there_are_enough_cases_with_names_of_their_own_and_pages_for_their_ids(
     assert sum(not case.expected for case in cases) >= 20
     assert {name for case in cases for name in case.expected if not (PAGES / f"{name}.md").exists()} == set()
     assert {case.set_up for case in cases} == {"ours", "torch", "transformers", "trl-sft", "trl-gkd", "trl-gold"}
-
-
-def test_the_losses_of_plain_loops(tmp_path: Path) -> None:
-    cases = [case for case in QUICK[-1] if case.needs == "nothing"][::4]
-    assert len(cases) > 8
-    judged = run_cases(cases, Place(None, tmp_path))
-    assert [one.case.name for one in judged if one.verdict not in ("found", "good") or one.false_errors] == []
-
-
-@pytest.mark.parametrize("part", range(3))
-def test_the_batches_of_plain_loops(materials: Path, tmp_path: Path, part: int) -> None:
-    judged = run_cases(QUICK[part][::_HELD], Place(materials, tmp_path))
-    assert judged
-    assert [one.case.name for one in judged if one.verdict not in ("found", "good") or one.false_errors] == []

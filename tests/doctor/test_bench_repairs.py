@@ -6,40 +6,10 @@ import json
 import math
 from pathlib import Path
 
-import pytest
-from bench.doctor import cases_good_batches, cases_labels, cases_loss, cases_rows
-from bench.doctor.case import Place
-from bench.doctor.score import run_cases
-
 from distillab.doctor import audit_batch, audit_run
 from distillab.pairing.loading import load_tokenizer
 
-CASES = {
-    case.name: case
-    for part in (cases_labels.CASES, cases_rows.CASES, cases_loss.CASES, cases_good_batches.CASES)
-    for case in part
-}
 LOG_V = math.log(512)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "rolled-to-the-right",
-        "a-prefix-in-the-ids-alone",
-        "prompt-length-in-characters",
-        "mask-of-the-prompt-with-its-end-token",
-        "tokenised-with-the-teachers-tokenizer",
-        "positions-of-rows-that-were-cut",
-        "in-half-precision",
-        "text-in-another-language",
-        "packed-with-positions",
-    ],
-)
-def test_what_was_missed_is_found(name: str, materials: Path, tmp_path: Path) -> None:
-    (one,) = run_cases([CASES[name]], Place(materials, tmp_path))
-    assert one.verdict in ("found", "good"), one.found
-    assert one.false_errors == ()
 
 
 def test_rows_that_lost_their_beginning(materials: Path) -> None:

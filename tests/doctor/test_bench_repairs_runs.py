@@ -9,31 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from bench.doctor import cases_unseen_runs
-from bench.doctor.case import Place
-from bench.doctor.score import run_cases
 from torch import Tensor
 
 from distillab.doctor import audit_loss, audit_run
 from distillab.records import Finding
 
-CASES = {case.name: case for case in cases_unseen_runs.CASES}
 LOG_V = math.log(512)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "teachers-rows-come-back-in-another-order",
-        "gradients-are-never-cleared",
-        "decay-of-an-epoch-taken-at-every-step",
-        "sure-positions-weigh-more",
-    ],
-)
-def test_the_cases(name: str, materials: Path, tmp_path: Path) -> None:
-    (one,) = run_cases([CASES[name]], Place(materials, tmp_path))
-    assert one.verdict in ("found", "good"), one.found
-    assert one.false_errors == ()
 
 
 # ---------------------------------------------------------------- losses: the teacher of another row

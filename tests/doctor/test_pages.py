@@ -77,6 +77,12 @@ def test_a_page_has_its_id_the_facts_for_a_reader_and_a_line_in_the_table(name: 
     assert f"| [`{name}`](../../src/distillab/doctor/findings/{name}.md) | {listed} |" in table
 
 
+def test_every_finding_is_named_by_another_test() -> None:
+    tests = (path for path in (ROOT / "tests").rglob("*.py") if path.name != Path(__file__).name)
+    named = {name for path in tests for name in re.findall(r'"([a-z0-9-]+)"', path.read_text(encoding="utf-8"))}
+    assert set(IDS) - named == set()
+
+
 def test_the_words_are_filled_in_and_a_computed_fix_comes_first() -> None:
     finding = from_page("overfitting", evidence=("fact",), words={"best_step": "1,200", "steps": 1200}, fix=("first",))
     assert finding.fix[:2] == ("first", "stop near step 1,200: training.steps=1200")

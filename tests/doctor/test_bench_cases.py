@@ -1,16 +1,15 @@
-"""The bench's batches of masks' borders and kinds, and those of the fifteen cases that no check had seen."""
+"""The bench's written cases of batches and losses. Those of logs train, those of rows are slow: `make bench-doctor`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from bench.doctor import cases_borders, cases_fresh
 from bench.doctor.case import Case, Place
+from bench.doctor.command import QUICK
 from bench.doctor.score import run_cases
 
-# those of logs train and those of rows are slow: left to `make bench-doctor`, and planted in the tests of their checks
-CASES = [case for case in (*cases_borders.CASES, *cases_fresh.CASES) if case.audit in ("batch", "loss")]
+CASES = [case for part in QUICK for case in part if case.set_up != "ours"]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
