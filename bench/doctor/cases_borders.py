@@ -111,6 +111,19 @@ def sixty_rows_and_short_answers_padded_on_two_sides(place: Place) -> Sequence[C
     return audit_batch(left | {"labels": right["labels"]}, tokenizer)
 
 
+@CASES.fault("torch", "data", "duplicated-rows")
+def one_shard_read_twice(place: Place) -> Sequence[CheckResult]:
+    """A glob that matches a file and its copy."""
+    return audit_pairs(place, sums(place, 120) * 2, sums(place, 40, start=200))
+
+
+@CASES.fault("torch", "data", "answers-empty")
+def answers_that_are_empty(place: Place) -> Sequence[CheckResult]:
+    """A third of the answers were lost on the way."""
+    rows = [(p, "" if n % 3 == 0 else a) for n, (p, a) in enumerate(sums(place, 150))]
+    return audit_pairs(place, rows, sums(place, 40, start=200))
+
+
 @CASES.fault("torch", "data", "text-escaped")
 def answers_taken_from_web_pages(place: Place) -> Sequence[CheckResult]:
     """Entities were never turned back."""

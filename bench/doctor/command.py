@@ -18,6 +18,7 @@ from bench.doctor import (
     cases_good_batches,
     cases_pair,
     cases_rollouts,
+    cases_run,
     cases_trl,
     cases_unseen,
     cases_unseen_runs,
@@ -32,6 +33,7 @@ PEERS = ROOT / "bench" / ".venv-peers" / "bin" / "python"
 UNSEEN: tuple[Sequence[Case], ...] = (cases_unseen.CASES, cases_unseen_runs.CASES)
 EVERY: tuple[Sequence[Case], ...] = (
     cases_good_batches.CASES,
+    cases_run.CASES,
     cases_distillab.CASES,
     cases_pair.CASES,
     cases_rollouts.CASES,
