@@ -83,6 +83,23 @@ def test_training_on_a_server_and_on_its_cache_is_training_on_the_weights(
     assert engine["dialect"] == "llama_cpp" and "positions are aligned; " in engine["probed"]
 
 
+def test_the_most_likely_tokens_of_a_server_are_carried_over_as_those_of_the_weights(
+    recipe: Recipe, llama_server: str, materials: Path, tmp_path: Path
+) -> None:
+    models = materials / "models"
+    teacher = str(models / "smallmistral-stories")
+    across = {
+        "student": {"path": str(models / "stories260K-tok512"), "init": "random"},
+        "terms": [{"kind": "top_k_transport", "k": 16}],
+    }
+    served = recipe("served", teacher={"path": teacher, "server": {"url": llama_server}}, **across)
+    assert call("train", served)[0] == 0
+    assert call("train", recipe("local", teacher={"path": teacher, "dtype": "float32"}, **across))[0] == 0
+    wanted = losses(tmp_path / "local")
+    assert len(wanted) == 3
+    assert losses(tmp_path / "served") == pytest.approx(wanted, rel=3e-4)
+
+
 OWN = {"method": "on_policy", "answers": {"from": "student", "fraction": 0.5, "max_new_tokens": 8}}
 
 
