@@ -6,7 +6,8 @@ carries the teacher's distribution over, and the table shows KL(truth ‖ carrie
 corrected for the number of draws (Miller and Madow), so that a perfect map has 0; differences between maps do not
 depend on it. All carried distributions are mixed with 0.1 % of the uniform one, because a map can leave a token without
 any mass. The counts are made on other stories. `counting` in place of a pair prints how many tokens a CPU second
-counts. Needs the materials (DISTILLAB_MATERIALS).
+counts, and `partners` the shares of places at which one tokenizer's token does not say which the other writes. Needs
+the materials (DISTILLAB_MATERIALS).
 """
 
 from __future__ import annotations
@@ -77,6 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.pair == "counting":
         _print_rate(options.materials)
         return
+    if options.pair == "partners":
+        _print_partners(options.materials)
+        return
     torch.manual_seed(options.seed)
     teacher_name, student_name, further = PAIRS[options.pair]
     folder = options.materials / "models" / teacher_name
@@ -87,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     both = vocabularies(
         student, teacher, student_width=len(student.tokenizer), teacher_width=int(model.config.vocab_size)
     )
-    stories = (options.materials / "text/tinystories/stories_dev.jsonl").read_text(encoding="utf-8").splitlines()
+    stories = _stories(options.materials)
     counted = _paired(student, teacher, stories[COUNTED])
     both = replace(both, counts=count_transport(counted, student=student, teacher=teacher, vocabularies=both))
     chosen = _places(_paired(student, teacher, stories[TUNED if options.tune else HELD_OUT]), teacher, options)
@@ -121,6 +125,37 @@ def _print_rate(materials: Path) -> None:
         f"{tokens:,} tokens of the student, CPU seconds: encoding {encoding:.2f}, aligning {aligning:.2f}, counting "
         f"{counting:.2f}: {tokens / counting:,.0f} a second, with the aligning {tokens / (aligning + counting):,.0f}"
     )
+
+
+def _print_partners(materials: Path) -> None:
+    """Print how often, where both begin a token, one of them is not the most frequent partner of the other."""
+    print("| pair | student's, given the teacher's | teacher's, given the student's |\n|---|---|---|")
+    for pair, (teacher_name, student_name, _) in PAIRS.items():
+        student, teacher = (
+            _reader(materials / "tokenizers" / student_name),
+            _reader(materials / "models" / teacher_name),
+        )
+        widths = [len(reader.tokenizer) for reader in (student, teacher)]
+        both = vocabularies(student, teacher, student_width=widths[0], teacher_width=widths[1])
+        rows = _paired(student, teacher, _stories(materials)[COUNTED])
+        counts = count_transport(rows, student=student, teacher=teacher, vocabularies=both)
+        begins = counts.offsets == 0
+        shares = [
+            _others(ids[begins], counts.counts[begins], width)
+            for ids, width in ((counts.teacher_ids, widths[1]), (counts.student_ids, widths[0]))
+        ]
+        print(f"| {pair} | {shares[0]:.1%} | {shares[1]:.1%} |")
+
+
+def _others(ids: NDArray[np.int64], counts: NDArray[np.int64], width: int) -> float:
+    """Return the share of the counts that are not the largest of their id."""
+    largest = np.zeros(width, dtype=np.int64)
+    np.maximum.at(largest, ids, counts)
+    return float(1.0 - largest.sum() / counts.sum())
+
+
+def _stories(materials: Path) -> list[str]:
+    return (materials / "text/tinystories/stories_dev.jsonl").read_text(encoding="utf-8").splitlines()
 
 
 def _reader(folder: Path) -> Reader:
@@ -257,7 +292,7 @@ def _interval(values: NDArray[np.float64], sign: str = "") -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.transport", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("pair", choices=[*PAIRS, "counting"])
+    parser.add_argument("pair", choices=[*PAIRS, "counting", "partners"])
     parser.add_argument("--positions", type=int, default=200)
     parser.add_argument("--continuations", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
