@@ -138,6 +138,9 @@ def all_arms(output: Path) -> list[ArmConfig]:
         *(ArmConfig(name=name, method=name) for name in METHODS),
         ArmConfig(name="strict", method=METHODS[0], terms=(VocabularyProjectionConfig(form="strict"),)),
         ArmConfig(name="longest-prefix", method=METHODS[1], terms=(MeasuredTransportConfig(form="longest_prefix"),)),
+        ArmConfig(
+            name="transport-to-the-student", method=METHODS[1], terms=(MeasuredTransportConfig(form="measured"),)
+        ),
         ArmConfig(name="transport-top-16", method=METHODS[1], terms=(TopKTransportConfig(k=16),)),
         ArmConfig(name="white-box-across", method=METHODS[0], terms=(VocabularyProjectionConfig(), _SPAN_STATES)),
         ArmConfig(name="transport-and-states", method=METHODS[1], terms=(MeasuredTransportConfig(), _SPAN_STATES)),

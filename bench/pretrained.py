@@ -46,6 +46,11 @@ OTHER_TOKENS = (
         "method": "measured_transport",
         "terms": [{"kind": "measured_transport", "form": "longest_prefix"}],
     },
+    {
+        "name": "transport-to-the-student",
+        "method": "measured_transport",
+        "terms": [{"kind": "measured_transport", "form": "measured"}],
+    },
     {"name": "transport-top-16", "method": "measured_transport", "terms": [{"kind": "top_k_transport", "k": 16}]},
 )
 _OWN = {"from": "student", "max_new_tokens": 48}

@@ -163,6 +163,21 @@ def test_the_kernel_is_the_formula(entries: dict[tuple[int, int, int], int], pri
     )
 
 
+@settings(max_examples=50, deadline=None)
+@given(entries=_ENTRIES, prior=st.floats(0.01, 10))
+def test_the_map_back_is_the_formula(entries: dict[tuple[int, int, int], int], prior: float) -> None:
+    """The teacher writes 0 where the student writes 0 or 1; of the rest nothing is known but that 2 begins with 4."""
+    back = np.array([0, 0, -1, -1, -1])
+    found = made(entries).outcomes(np.array([0, -1, 4, -1]), back, prior=prior)
+    counted = {v for (v, k, _) in entries if k == 0}
+    for u in range(5):
+        weights = {v: float(entries.get((v, 0, u), 0)) for v in range(4)}
+        weights[0] += prior * (back[u] == 0)
+        weights[2] += prior * (u == 4 and 2 not in counted)
+        expected = {v: weight / sum(weights.values()) for v, weight in weights.items() if weight}
+        assert {mapped.student_id: mapped.weight for mapped in found.describe(u)} == pytest.approx(expected, rel=1e-6)
+
+
 @pytest.mark.parametrize("name", ["gpt2", "tok512", "tinyllama-1.1b"])
 def test_with_one_tokenizer_the_kernel_is_the_identity(name: str, real: Real, built: Built) -> None:
     kernel = counted(real(name), real(name), TEXTS).kernel(built(name, name), prior=2.0)

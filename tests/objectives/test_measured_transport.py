@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,18 +21,18 @@ from distillab.config.terms import (
     TopKTransportConfig,
     TransportConfig,
 )
-from distillab.data.paired import PairedRow
 from distillab.data.vocabularies import Vocabularies
 from distillab.divergences.fused import Probabilities
 from distillab.errors import ConfigError, TeacherError
 from distillab.models import chunking
 from distillab.objectives.build import build_objective
-from distillab.objectives.carried import Carrier
+from distillab.objectives.carried import NO_MASS, Carrier
+from distillab.objectives.outcomes import Outcomes
 from distillab.objectives.term import StudentScores, TokenTerm
 from distillab.objectives.tile_scores import TileScores
 from distillab.teachers.aligned import AlignedTokens
 from distillab.teachers.signals import FullLogits
-from tests.objectives.naive_projection import naive_divergence
+from tests.objectives.naive_transport import COUNTED, V, W, naive_transport
 from tests.objectives.toy_pair import (
     EOS,
     ROWS,
@@ -40,7 +40,6 @@ from tests.objectives.toy_pair import (
     TEACHER,
     TOY,
     D,
-    Naive,
     Tokenizer,
     Toy,
     assert_same,
@@ -48,12 +47,8 @@ from tests.objectives.toy_pair import (
     numbers_for,
     ours,
     reference,
-    scored_spans,
-    text_losses,
 )
 
-V, W = len(STUDENT), len(TEACHER)
-COUNTED = [*ROWS, TOY.row(4, "cab", "abc ab1 32"), TOY.row(5, " a", "bc abc")]
 DIVERGENCES: list[dict[str, Any]] = [
     {"divergence": "forward_kl"},
     {"divergence": "jensen_shannon", "teacher_weight": 0.3, "temperature": 0.7},
@@ -71,80 +66,22 @@ def term_of(settings: TransportConfig, vocabularies: Vocabularies) -> TokenTerm:
 # ---------------------------------------------------------------- by strings
 
 
-def naive_kernel(form: str, prior: float) -> dict[str, dict[str, float]]:
-    """Teacher token -> student token -> share, found by strings."""
-
-    def text(token: str) -> str:
-        return "a" if token == "<a>" else token
-
-    counts: Counter[tuple[str, str]] = Counter()
-    for row in COUNTED:
-        for span in range(int(row.student_spans.max()) + 1):
-            first = list(row.student_spans).index(span), list(row.teacher_spans).index(span)
-            counts[TEACHER[row.teacher.input_ids[first[1]]], STUDENT[row.student.input_ids[first[0]]]] += 1
-    kernel: dict[str, dict[str, float]] = {}
-    for token in TEACHER:
-        special = token[0] == "<" and token != "<a>"
-        if form == "longest_prefix":
-            found = [own for own in STUDENT if own[0] != "<" and text(token).startswith(own)]
-            own = (token if token in STUDENT else None) if special else max(found, key=len, default=None)
-            kernel[token] = {} if own is None else {own: 1.0}
-            continue
-        fallback = (token if token in STUDENT else None) if special else STUDENT[TOY.student.cut(text(token))[0]]
-        weights = {own: float(n) for (theirs, own), n in counts.items() if theirs == token}
-        if fallback is not None:
-            weights[fallback] = weights.get(fallback, 0.0) + prior
-        kernel[token] = {own: weight / sum(weights.values()) for own, weight in weights.items()}
-    return kernel
-
-
-def naive_transport(values: dict[str, Any], *, rest: bool, form: str, prior: float, k: int | None) -> Naive:
-    temperature = values.get("temperature", 1.0)
-    factor = temperature**2 if values.get("rescale_by_temperature_squared") else 1.0
-    kernel = naive_kernel(form, prior)
-
-    def position(q: Tensor, p: Tensor, miss: Tensor) -> Tensor:
-        kept = set(sorted(range(W), key=lambda w: -float(p[w]))[: k or W])
-        carried = [0.0] * V
-        for w in kept:
-            for own, share in kernel[TEACHER[w]].items():
-                carried[STUDENT.index(own)] += float(p[w]) * share
-        tail = sum(float(p[w]) for w in range(W) if w not in kept)
-        if k is None:
-            p_all, q_all = torch.tensor(carried), q
-        else:
-            reached = [u for u in range(V) if carried[u] > 0]
-            assert len(reached) < V
-            p_all = torch.tensor([*(carried[u] for u in reached), tail])
-            q_all = torch.cat([q[reached], q.sum()[None] - q[reached].sum()])
-        p_all = p_all.double()
-        mass = p_all.sum()
-        value = mass * factor * naive_divergence(p_all / mass, q_all, values)
-        return value + (1 - mass) * miss if rest else value
-
-    def naive(rows: Sequence[PairedRow], student: dict[int, Tensor], teacher: dict[int, Tensor]) -> tuple[Tensor, int]:
-        found = []
-        for row in rows:
-            begun = set()
-            logits_LV = student[row.index][:, :V]
-            for mine, its in scored_spans(row):
-                logits = logits_LV[mine[0] - 1]
-                miss = -logits.softmax(-1)[int(row.student.input_ids[mine[0]])].log()
-                p = (teacher[row.index][its[0] - 1, :W] / temperature).softmax(-1)
-                found.append(position((logits / temperature).softmax(-1), p, miss))
-                begun.add(mine[0])
-            if rest:
-                found += text_losses(row, logits_LV, begun)
-        return torch.stack(found).sum(), len(found)
-
-    return naive
-
-
 CASES: list[tuple[TransportConfig, dict[str, Any]]] = [
     (MeasuredTransportConfig(**values, rest=rest, form=form, prior=prior), values)
     for values in DIVERGENCES
-    for rest, form, prior in (("text", "measured", None), ("none", "measured", 0.5), ("text", "longest_prefix", None))
-] + [(TopKTransportConfig(**values, k=3, rest=rest), values) for values in DIVERGENCES for rest in ("text", "none")]
+    for rest, form, prior in (
+        ("text", "outcomes", None),
+        ("none", "outcomes", 0.5),
+        ("text", "measured", None),
+        ("none", "measured", 0.5),
+        ("text", "longest_prefix", None),
+    )
+] + [
+    (TopKTransportConfig(**values, k=3, rest=rest, form=form), values)
+    for values in DIVERGENCES
+    for rest in ("text", "none")
+    for form in ("outcomes", "measured")
+]
 
 
 def case_name(case: tuple[TransportConfig, dict[str, Any]]) -> str:
@@ -227,7 +164,8 @@ def test_with_one_tokenizer_draws_are_draws() -> None:
     torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-6)
 
 
-def test_draws_have_the_gradient_of_the_whole_distribution_in_expectation() -> None:
+@pytest.mark.parametrize("form", ["outcomes", "measured"])
+def test_draws_have_the_gradient_of_the_whole_distribution_in_expectation(form: Any) -> None:
     vocabularies = TOY.vocabularies(COUNTED)
     generator = torch.Generator().manual_seed(0)
     student, teacher = torch.randn(1, V, generator=generator), torch.randn(1, W, generator=generator)
@@ -235,7 +173,10 @@ def test_draws_have_the_gradient_of_the_whole_distribution_in_expectation() -> N
     aligned = AlignedTokens(has, FullLogits(teacher), torch.zeros(1, dtype=torch.int64), torch.zeros(1), has)
     torch.manual_seed(0)
     gradients = []
-    for settings in (MeasuredTransportConfig(rest="none"), MeasuredTransportConfig(rest="none", samples=40_000)):
+    for settings in (
+        MeasuredTransportConfig(form=form, rest="none"),
+        MeasuredTransportConfig(form=form, rest="none", samples=40_000),
+    ):
         leaf = student.clone().requires_grad_()
         scores = StudentScores(leaf, torch.zeros(1, dtype=torch.int64))
         term_of(settings, vocabularies).per_position(scores, aligned).sum().backward()
@@ -246,7 +187,8 @@ def test_draws_have_the_gradient_of_the_whole_distribution_in_expectation() -> N
 
 def test_top_k_that_reach_every_token_of_the_student_are_all_there_is() -> None:
     toy = Toy(Tokenizer(["a", "b"]), Tokenizer(["aa", "ab", "ba", "bb", "a", "b"]))
-    term = term_of(TopKTransportConfig(k=4, rest="none"), toy.vocabularies([toy.row(0, "a", "abba", end=False)]))
+    settings = TopKTransportConfig(form="measured", k=4, rest="none")
+    term = term_of(settings, toy.vocabularies([toy.row(0, "a", "abba", end=False)]))
     p, q = torch.tensor([[0.3, 0.2, 0.25, 0.1, 0.09, 0.06]]), torch.tensor([[0.4, 0.6]])
     one = torch.ones(1, dtype=torch.bool)
     ids = torch.zeros(1, dtype=torch.int64)
@@ -295,6 +237,26 @@ def test_a_token_that_cannot_be_carried_takes_no_part() -> None:
     assert carrier.reached.tolist() == [True, True, False]
 
 
+@pytest.mark.parametrize("low", [0.0, -200.0])
+def test_the_student_is_carried_over_where_probabilities_vanish(low: float) -> None:
+    """With its gradient, as in float64; the last token of the teacher is never reached."""
+    shares = torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.25, 0.75, 0.0, 0.0], [0.0, 0.5, 0.5, 0.0]])
+    entries = [(u, v, float(shares[u, v])) for u in range(3) for v in range(4) if shares[u, v]]
+    outcomes = Outcomes(_kernel(entries, teacher=3, student=4), torch.device("cpu"))
+    logits = torch.tensor([[1.0, low, low - 1.0], [low, 0.3, 0.1]])
+    found, expected = logits.clone().requires_grad_(), logits.double().requires_grad_()
+    p = torch.tensor([0.5, 0.3, 0.2, 0.0])
+    logp = outcomes.logp(found.log_softmax(-1))
+    naive = expected.log_softmax(-1)[:, :, None] + shares.double().log()
+    naive_logp = torch.stack([of_v.logsumexp(-1) for of_v in naive.unbind(-1)[:3]], dim=-1)
+    torch.testing.assert_close(logp[:, :3].double(), naive_logp, rtol=1e-5, atol=1e-5)
+    assert (logp[:, 3] == NO_MASS).all()
+    (logp * p).sum().backward()
+    (naive_logp * p[:3].double()).sum().backward()
+    assert found.grad is not None and expected.grad is not None
+    torch.testing.assert_close(found.grad.double(), expected.grad, rtol=1e-4, atol=1e-6)
+
+
 def test_the_end_of_the_text_is_the_end_of_the_text() -> None:
     kernel = TOY.vocabularies(COUNTED).kernel(None)
     assert kernel is not None
@@ -307,8 +269,10 @@ def test_the_end_of_the_text_is_the_end_of_the_text() -> None:
 
 def test_a_divergence_that_would_be_infinite_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"infinite(.|\n)*no token of the teacher"):
-        term_of(MeasuredTransportConfig(divergence="reverse_kl"), TOY.vocabularies(COUNTED))
-    term_of(MeasuredTransportConfig(divergence="skewed_reverse_kl", skew=0.1), TOY.vocabularies(COUNTED))
+        term_of(MeasuredTransportConfig(form="measured", divergence="reverse_kl"), TOY.vocabularies(COUNTED))
+    term_of(MeasuredTransportConfig(divergence="reverse_kl"), TOY.vocabularies(COUNTED))
+    skewed = MeasuredTransportConfig(form="measured", divergence="skewed_reverse_kl", skew=0.1)
+    term_of(skewed, TOY.vocabularies(COUNTED))
 
 
 def test_without_counts_it_says_so_when_it_is_asked_for_values() -> None:
@@ -317,6 +281,13 @@ def test_without_counts_it_says_so_when_it_is_asked_for_values() -> None:
     hidden, head = numbers_for(ROWS, seed=0, teacher=False, width=D), torch.randn(V, D)
     with pytest.raises(TeacherError, match="counts"):
         ours(term, [collate(ROWS)], hidden, head, numbers_for(ROWS, seed=1, teacher=True, width=W))
+
+
+def test_without_the_teacher_s_spelling_the_student_cannot_be_carried() -> None:
+    vocabularies = replace(TOY.vocabularies(COUNTED), student_paths=None)
+    with pytest.raises(TeacherError, match="spelling"):
+        term_of(MeasuredTransportConfig(), vocabularies)
+    term_of(MeasuredTransportConfig(form="measured"), vocabularies)
 
 
 def test_k_beyond_the_vocabulary_is_refused() -> None:
@@ -344,9 +315,10 @@ def test_tiles_and_whole_scores_agree() -> None:
     student, teacher = torch.randn(5, V, generator=generator), torch.randn(3, W, generator=generator)
     targets = torch.randint(0, V, (5,), generator=generator)
     has = torch.tensor([True, False, True, True, False])
-    aligned = AlignedTokens(has, FullLogits(teacher), targets[:3], torch.zeros(3), has[:3])
+    aligned = AlignedTokens(has, FullLogits(teacher), targets[:3] % W, torch.zeros(3), has[:3])
     for settings in (
         MeasuredTransportConfig(),
+        MeasuredTransportConfig(form="measured"),
         TopKTransportConfig(k=4),
         MeasuredTransportConfig(form="longest_prefix"),
     ):

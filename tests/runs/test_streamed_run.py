@@ -69,7 +69,7 @@ def test_a_term_that_counts_the_rows_before_is_refused(
 ) -> None:
     values = {key: value for key, value in tiny_world.items() if key != "seeds"} | {"teacher": {"path": stranger}}
     made = values | {"data": {**values["data"], "streaming": True}, "output": str(tmp_path)}
-    with pytest.raises(ValueError, match="form: measured, which counts them"):
+    with pytest.raises(ValueError, match="form: outcomes or measured, which counts them"):
         RunRecipe(**made, method="measured_transport")
     RunRecipe(**made, method="measured_transport", terms=[{"kind": "measured_transport", "form": "longest_prefix"}])
 

@@ -10,11 +10,11 @@ Letters: T tokens, S spans, E entries, W teacher ids, V student ids.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -165,25 +165,41 @@ class TransportCounts:
                 )
         begins = self.offsets == 0
         rows = np.repeat(np.arange(first.teacher_width), np.diff(first.row_ends))
-        pairs, places = np.unique(
-            np.concatenate(
-                [self.teacher_ids[begins] << _ID_BITS | self.student_ids[begins], rows << _ID_BITS | first.student_ids]
-            ),
-            return_inverse=True,
+        entries = (self.teacher_ids[begins], self.student_ids[begins], self.counts[begins])
+        fallback = (rows, first.student_ids, prior * first.weights.astype(np.float64))
+        return _shares(
+            [entries, fallback],
+            how=first.how,
+            width=self.student_width,
+            fingerprints=(self.teacher_fingerprint, self.student_fingerprint),
         )
-        weights = np.bincount(places, np.concatenate([self.counts[begins], prior * first.weights.astype(np.float64)]))
-        teacher_ids = pairs >> _ID_BITS
-        totals = np.bincount(teacher_ids, weights, minlength=self.teacher_width)
-        sizes = np.bincount(teacher_ids, minlength=self.teacher_width)
-        how = np.where((sizes > 0) & (first.how >= HOWS.index("unmapped")), HOWS.index("pieces"), first.how)
-        return VocabularyProjection(
-            row_ends=np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(sizes)]),
-            student_ids=pairs & ((1 << _ID_BITS) - 1),
-            weights=(weights / totals[teacher_ids]).astype(np.float32),
-            how=how.astype(np.uint8),
-            student_width=self.student_width,
-            teacher_fingerprint=self.teacher_fingerprint,
-            student_fingerprint=self.student_fingerprint,
+
+    def outcomes(self, first_ids: Ids, back_ids: Ids, *, prior: float) -> VocabularyProjection:
+        """Return L(v | u), the teacher's next token where both begin a token, for the student's u; a map to its tokens.
+
+            L(v | u) = (N(v, 0, u) + prior · 1[v = h(u)]) / (N(·, 0, u) + prior)
+
+        A token v that is in no row so is in that of g(v), with the count `prior`.
+
+        Args:
+            first_ids: (W,) g, the first student token of the text of each teacher token; -1: none.
+            back_ids: (V,) h, the first teacher token of that of each student token; -1: none.
+            prior: λ > 0.
+        """
+        begins = self.offsets == 0
+        entries = (self.student_ids[begins], self.teacher_ids[begins], self.counts[begins])
+        students = np.flatnonzero(back_ids >= 0)
+        found = np.concatenate([entries[1], back_ids[students]])
+        teachers = np.setdiff1d(np.flatnonzero(first_ids >= 0), found)
+        return _shares(
+            [
+                entries,
+                (students, back_ids[students], np.full(len(students), prior)),
+                (first_ids[teachers], teachers, np.full(len(teachers), prior)),
+            ],
+            how=np.full(self.student_width, HOWS.index("unmapped"), dtype=np.uint8),
+            width=self.teacher_width,
+            fingerprints=(self.student_fingerprint, self.teacher_fingerprint),
         )
 
     def save(self, path: str | Path) -> None:
@@ -284,6 +300,37 @@ class TransportCounter:
     def counts(self) -> TransportCounts:
         """Return what was counted."""
         return self._parts[0].merged(self._parts[1:])
+
+
+def _shares(
+    parts: Sequence[tuple[Ids, Ids, NDArray[Any]]],
+    *,
+    how: NDArray[np.uint8],
+    width: int,
+    fingerprints: tuple[str, str],
+) -> VocabularyProjection:
+    """Return the map with these entries (row, column, count), added up and divided by the sum of their row.
+
+    Args:
+        how: of each row; one with entries that is unmapped is a map to pieces.
+        width: columns. fingerprints: of the rows' tokenizer and of the columns'.
+    """
+    rows, columns, counts = (np.concatenate(part) for part in zip(*parts, strict=True))
+    pairs, places = np.unique(rows << _ID_BITS | columns, return_inverse=True)
+    summed = np.bincount(places, counts)
+    rows = pairs >> _ID_BITS
+    totals = np.bincount(rows, summed, minlength=len(how))
+    sizes = np.bincount(rows, minlength=len(how))
+    mapped = np.where((sizes > 0) & (how >= HOWS.index("unmapped")), HOWS.index("pieces"), how)
+    return VocabularyProjection(
+        row_ends=np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(sizes)]),
+        student_ids=pairs & ((1 << _ID_BITS) - 1),
+        weights=(summed / totals[rows]).astype(np.float32),
+        how=mapped.astype(np.uint8),
+        student_width=width,
+        teacher_fingerprint=fingerprints[0],
+        student_fingerprint=fingerprints[1],
+    )
 
 
 def _keys(student: TokensOfSpans, teacher: TokensOfSpans) -> Iterable[Ids]:

@@ -94,7 +94,7 @@ class Method:
     @property
     def counts_rows(self) -> bool:
         """Whether a term reads counts of the training rows in both tokenisations."""
-        return any(isinstance(term, TransportConfig) and term.form == "measured" for term in self.terms)
+        return any(isinstance(term, TransportConfig) and term.form != "longest_prefix" for term in self.terms)
 
     @property
     def can_be_cached(self) -> bool:

@@ -114,7 +114,7 @@ class RunRecipe(MethodSettings):
             return self
         facts = {
             f"method {self.method} (answers: {self.resolved().answers})": self.resolved().answers != "dataset",
-            "a term with form: measured, which counts them": self.resolved().counts_rows,
+            "a term with form: outcomes or measured, which counts them": self.resolved().counts_rows,
             "several teachers": self.teachers is not None,
             "teacher.cache": self.teacher is not None and self.teacher.cache is not None,
             "teacher.prompt_column": self.teacher is not None and self.teacher.prompt_column is not None,

@@ -219,16 +219,17 @@ class TransportConfig(_DivergenceTermConfig):
 
     tokens: ClassVar[TokenRequirement] = "aligned"
     needs_common_tokens: ClassVar[bool] = False
-    form: Literal["measured", "longest_prefix"] = Field(
-        default="measured",
-        description="measured: where a token of the teacher begins, the student's tokens as often as the training rows "
-        "show them; longest_prefix: the student's longest token with whose bytes the teacher's begins (BPM, "
-        "arXiv:2607.22334)",
+    form: Literal["outcomes", "measured", "longest_prefix"] = Field(
+        default="outcomes",
+        description="outcomes: the student is carried to the teacher's tokens, each of its tokens to those that the "
+        "training rows show in its place, and the text decides among tokens of the student that mean the same to the "
+        "teacher; measured: the teacher is carried to the student's tokens, by the shares of the rows; longest_prefix: "
+        "to the student's longest token with whose bytes the teacher's begins (BPM, arXiv:2607.22334)",
     )
     prior: float | None = Field(
         default=None,
         gt=0,
-        description="of measured: counts that are added to the first token of the student's own encoding; default 2",
+        description="of outcomes and measured: counts that are added to the first token of the own encoding; default 2",
     )
     rest: Literal["text", "none"] = Field(
         default="text",
@@ -238,12 +239,12 @@ class TransportConfig(_DivergenceTermConfig):
     @model_validator(mode="after")
     def _only_counts_have_a_prior(self) -> TransportConfig:
         if self.form == "longest_prefix" and self.prior is not None:
-            raise ValueError("prior belongs to form: measured; longest_prefix counts nothing")
+            raise ValueError("prior belongs to the forms outcomes and measured; longest_prefix counts nothing")
         return self
 
 
 class MeasuredTransportConfig(TransportConfig):
-    """Divergence from the teacher's distribution, carried over to the student's tokens as the training rows show it."""
+    """Divergence of two next-token distributions, one carried to the other's tokens as the training rows show them."""
 
     target: ClassVar[str] = "distillab.objectives.measured_transport:MeasuredTransport"
     access: ClassVar[AccessLevel] = "logits"

@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from distillab.alignment.projection import HOWS, VocabularyProjection
@@ -16,6 +17,7 @@ from distillab.alignment.vocabulary import longest_prefixes, project_vocabulary
 from distillab.data.pieces import canonical_pieces
 from distillab.data.reading import Reader
 from distillab.data.token_groups import TokenGroups, common_groups, groups_by_beginning
+from distillab.errors import TeacherError
 from distillab.pairing.contract import fingerprint
 from distillab.pairing.token_bytes import TokenMeaning
 
@@ -59,6 +61,24 @@ class Vocabularies:
         if self.counts is None:
             return None
         return self.counts.kernel(self.projection, prior=PRIOR if prior is None else prior)
+
+    def outcomes(self, prior: float | None) -> VocabularyProjection | None:
+        """Return the map from the student's tokens to the teacher's, see `TransportCounts.outcomes`; None as above.
+
+        Args:
+            prior: None for `PRIOR`.
+        Raises:
+            TeacherError: `student_paths` were not computed.
+        """
+        if self.counts is None:
+            return None
+        if self.student_paths is None:
+            raise TeacherError(
+                "The student's tokens cannot be carried over without the teacher's spelling of them.",
+                fix="make the map with `vocabularies`, or give Vocabularies the paths",
+            )
+        prior = PRIOR if prior is None else prior
+        return self.counts.outcomes(self.first_ids.numpy(), _firsts(self.student_paths), prior=prior)
 
     @cached_property
     def first_ids(self) -> Tensor:
@@ -148,6 +168,11 @@ def _paths(student: Reader, teacher: Reader, *, student_width: int, teacher_widt
         # for bytes that end inside a character only the first piece is known
         paths.append(pieces if pieces[:1] == first else first)
     return tuple(paths)
+
+
+def _firsts(paths: Sequence[Sequence[int]]) -> NDArray[np.int64]:
+    """Return the first of each path; -1: it is empty."""
+    return np.array([path[0] if path else -1 for path in paths], dtype=np.int64)
 
 
 def _starts(meanings: list[TokenMeaning], width: int) -> Tensor:

@@ -26,8 +26,8 @@ TERMS = {
     "top_k_divergence": "{divergence}, over the teacher's {k} most likely tokens (tail: {tail})",
     "sampled_divergence": "mean of log p(x) − log q(x) over {samples} tokens x drawn from p",
     "vocabulary_projection": "{divergence}, over groups of tokens of the two vocabularies (form: {form})",
-    "measured_transport": "{divergence}, p carried over to the student's tokens (form: {form})",
-    "top_k_transport": "{divergence}, the {k} most likely tokens of p carried over to the student's (form: {form})",
+    "measured_transport": "{divergence}, one of both carried over to the other's tokens (form: {form})",
+    "top_k_transport": "{divergence} at the {k} most likely tokens of p, one side carried over (form: {form})",
     "span_likelihood": "KL between Bernoulli(P^(1/τ)) and Bernoulli(Q^(1/τ)), P and Q the probabilities of a common "
     "span of text, τ = {temperature}",
     "sorted_probabilities": "Σ |sort↓(q) − sort↓(p)|",

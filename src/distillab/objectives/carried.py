@@ -12,8 +12,8 @@ from torch import Tensor
 from distillab.alignment.projection import VocabularyProjection
 from distillab.divergences.fused import Probabilities
 
-# Sums below it have lost digits in float32, or vanished, and are computed again in log space.
-_LEAST_SUM = 1e-35
+LEAST_SUM = 1e-35
+"""Sums below it have lost digits in float32, or vanished, and are computed again in log space."""
 NO_MASS = -1e4
 """A log-probability whose exp is 0 in float32; finite, because 0 · −∞ is NaN in a sum of p · log p."""
 
@@ -61,7 +61,7 @@ class Carrier:
     def logp(self, teacher: Probabilities) -> tuple[Tensor, Tensor | None]:
         """Return (N, V) log-probabilities that sum to one, and (N,) the mass before; None: 1."""
         found = self.prob(teacher.prob)
-        lost = ((found < _LEAST_SUM) & self.reached).any(dim=-1).nonzero()[:, 0]
+        lost = ((found < LEAST_SUM) & self.reached).any(dim=-1).nonzero()[:, 0]
         result = found.log()
         if lost.numel():
             result[lost] = self.kernel.project(teacher.logp[lost]).logp

@@ -1,4 +1,4 @@
-"""Divergence from the teacher's distribution, carried over to the student's tokens as the rows show it.
+"""Divergence of two next-token distributions, one carried over to the other's tokens as the rows show them.
 
 Shape letters: n student positions, k those with a partner, V student vocabulary, W teacher vocabulary.
 """
@@ -14,11 +14,13 @@ from distillab.config.terms import MeasuredTransportConfig, TopKTransportConfig
 from distillab.data.vocabularies import Vocabularies
 from distillab.divergences.by_name import divergence, formula
 from distillab.divergences.fused import Probabilities, evaluate
+from distillab.divergences.truncated import with_tail_cell
 from distillab.errors import ConfigError, TeacherError
 from distillab.models.aligned_positions import require_alignment
 from distillab.models.batch import TokenBatch
 from distillab.objectives.build import TermContext
 from distillab.objectives.carried import Carrier
+from distillab.objectives.outcomes import Outcomes
 from distillab.objectives.term import StudentScores, TeacherScores, TokenTerm
 from distillab.objectives.vocabulary_projection import require_aligned
 from distillab.teachers.aligned import AlignedTokens
@@ -26,7 +28,10 @@ from distillab.teachers.signals import Distribution, Draws, ScoreRequest, Top, p
 
 
 class _Transport(TokenTerm):
-    """Base of the terms that carry a teacher over; they differ in what they read of it."""
+    """Base of the terms that carry one model over to the other's tokens; they differ in what they read of the teacher.
+
+    `outcomes` carries the student, and the other forms the teacher.
+    """
 
     def __init__(self, settings: MeasuredTransportConfig | TopKTransportConfig, *, vocabularies: Vocabularies) -> None:
         self.settings = settings
@@ -36,8 +41,10 @@ class _Transport(TokenTerm):
         self._kernel = (
             vocabularies.prefixes if settings.form == "longest_prefix" else vocabularies.kernel(settings.prior)
         )
+        self._back = vocabularies.outcomes(settings.prior) if settings.form == "outcomes" else None
         self._on: dict[torch.device, Carrier] = {}
-        if self._kernel is not None:
+        self._outcomes_on: dict[torch.device, Outcomes] = {}
+        if self._kernel is not None and self._back is None:
             self._require_finite(self._carrier(torch.device("cpu")))
 
     @classmethod
@@ -59,9 +66,11 @@ class _Transport(TokenTerm):
                 counted.
         """
         aligned = require_aligned(signal, term=self.name)
+        factor = self.settings.temperature**2 if self.settings.rescale_by_temperature_squared else 1.0
+        if self._back is not None and not self._carrier(aligned.has.device).identity:
+            return self._by_outcomes(student, aligned, factor)
         value, mass = self._carried(student, aligned)
-        if self.settings.rescale_by_temperature_squared:
-            value = value * self.settings.temperature**2
+        value = value * factor
         if mass is not None:
             value = value * mass
         if self.settings.rest == "none":
@@ -70,6 +79,26 @@ class _Transport(TokenTerm):
         if mass is not None:
             value = value + (1.0 - mass) * missed
         return value if bool(aligned.has.all()) else torch.where(aligned.has, value, missed)
+
+    def _by_outcomes(self, student: StudentScores, aligned: AlignedTokens, factor: float) -> Tensor:
+        """Return (n,) m · D(p, Q), and with `rest` also −log q(u) + m · log Q(v), m the mass of p that Q has."""
+        has, temperature = aligned.has, self.settings.temperature
+        outcomes = self._outcomes(has.device)
+        logp_kW = outcomes.logp(student.logp(self.student_width, temperature)[has])
+        value, mass = self._compared(logp_kW, aligned, outcomes.reached)
+        value = factor * mass * value
+        if self.settings.rest == "none":
+            return _spread(value, has, 0.0)
+        cold = student.logp(self.student_width, 1.0)
+        seen = logp_kW if temperature == 1.0 else outcomes.logp(cold[has])
+        follows = seen.gather(1, aligned.teacher_ids[:, None])[:, 0]
+        linked = outcomes.linked(student.targets_N[has], aligned.teacher_ids)
+        missed = -cold.gather(1, student.targets_N[:, None])[:, 0]
+        return missed + _spread(value + mass * torch.where(linked, follows, 0.0), has, 0.0)
+
+    def _compared(self, logp_kW: Tensor, aligned: AlignedTokens, reached: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (k,) the divergence of the teacher from log Q, and (k,) the teacher's mass that is `reached`."""
+        raise NotImplementedError
 
     def _carried(self, student: StudentScores, aligned: AlignedTokens) -> tuple[Tensor, Tensor | None]:
         """Return (n,) the divergence and (n,) the mass that is carried, None for 1; without a partner any numbers."""
@@ -85,6 +114,12 @@ class _Transport(TokenTerm):
             self._on[device] = Carrier(self._kernel, device)
         return self._on[device]
 
+    def _outcomes(self, device: torch.device) -> Outcomes:
+        assert self._back is not None
+        if device not in self._outcomes_on:
+            self._outcomes_on[device] = Outcomes(self._back, device)
+        return self._outcomes_on[device]
+
     def _require_finite(self, carrier: Carrier) -> None:
         missing = int((~carrier.reached).sum())
         settings = self.settings
@@ -95,31 +130,42 @@ class _Transport(TokenTerm):
                 f"The divergence {settings.divergence} is infinite where the teacher gives a token no probability.",
                 where=f"{self.name}: divergence",
                 facts=[f"tokens of the student that no token of the teacher is carried to: {missing:,}"],
-                fix="forward_kl, jensen_shannon or skewed_reverse_kl",
+                fix="form: outcomes, or forward_kl, jensen_shannon or skewed_reverse_kl",
             )
 
 
 class MeasuredTransport(_Transport, config=MeasuredTransportConfig):
-    """D(p̃, q) over all tokens of the student, where both tokenisations begin a token; p̃ is the teacher's, carried over.
-
-        p̃(u) = Σ_v p(v) K(u | v),      K(u | v) = (N(v, u) + λ · 1[u = g(v)]) / (N(v, ·) + λ)
+    """Divergence of two next-token distributions where both tokenisations begin a token; one model is carried over.
 
     N(v, u) is how often the student's tokenizer begins with u where the teacher's begins with v, counted on the rows of
-    the run; g(v) is the first token of the student's own encoding of v, and special tokens go by their role. A token v
-    that was never counted and that the student cannot write is not carried: p̃ is normalised over the others, and the
-    value multiplied by their mass.
+    the run. The form `outcomes` carries the student's distribution q to the teacher's tokens:
+
+        Q(v) = Σ_u q(u) L(v | u),      L(v | u) = (N(v, u) + λ · 1[v = h(u)]) / (N(·, u) + λ)
+        value = D(p, Q), with `rest: text` + log Q(v) − log q(u) of the tokens v and u that follow in the text
+
+    h(u) is the first token of the teacher's own encoding of u. That is cross-entropy in which the teacher decides which
+    of its tokens follows, and the text which token of the student in its place: with a teacher that is sure of the text
+    it is cross-entropy. The form `measured` carries the teacher's distribution p to the student's tokens:
+
+        value = D(p̃, q),  p̃(u) = Σ_v p(v) K(u | v),      K(u | v) = (N(v, u) + λ · 1[u = g(v)]) / (N(v, ·) + λ)
+
+    g(v) is the first token of the student's own encoding of v. Special tokens go by their role. A token v of the
+    teacher that the student is not carried to, or that is not carried itself, takes no part: p is normalised over the
+    others, and the value multiplied by their mass.
 
     With `rest: text` the text decides the rest: −log q(u) of the token u that follows, where no token of the teacher
-    begins, and for the mass that is not carried. With equal tokenizers K is the identity, and this is token divergence.
+    begins, and for the mass without a part. With equal tokenizers L and K are the identity, and this is token
+    divergence.
 
     With `samples` p is the share of each token among draws; the value is then forward KL without bias in its gradient,
-    but for a constant: the entropy that is subtracted is the teacher's own.
+    but for a constant in the form `measured`: the entropy that is subtracted is the teacher's own.
 
     Args:
         settings: form, λ (`prior`), divergence, temperature, rescaling, samples.
         vocabularies: of both tokenizers; with counts for the measured form.
     Raises:
         ConfigError: the divergence is infinite where p̃ is 0, and there are tokens that nothing is carried to.
+        TeacherError: outcomes, and the map lacks the teacher's spelling of the student's tokens.
     """
 
     def __init__(self, settings: MeasuredTransportConfig, *, vocabularies: Vocabularies) -> None:
@@ -146,6 +192,19 @@ class MeasuredTransport(_Transport, config=MeasuredTransportConfig):
             mass = None if mass is None else _spread(mass, aligned.has, 1.0)
         return student.distance(self._formula, teacher, temperature), mass
 
+    def _compared(self, logp_kW: Tensor, aligned: AlignedTokens, reached: Tensor) -> tuple[Tensor, Tensor]:
+        temperature = self.settings.temperature
+        if self.samples is not None:
+            drawn = aligned.teacher.drawn(self.samples, self.teacher_width, temperature)
+            inside = reached[drawn.ids]
+            value = -logp_kW.gather(1, drawn.ids).masked_fill(~inside, 0.0).sum(dim=-1) / inside.sum(dim=-1).clamp(
+                min=1
+            )
+            return value - drawn.entropy_estimate, inside.float().mean(dim=-1)
+        logp = aligned.teacher.logp(self.teacher_width, temperature).masked_fill(~reached, -torch.inf)
+        mass = logp.logsumexp(dim=-1, keepdim=True)
+        return evaluate(self._formula, logp_kW, logp - mass), mass[:, 0].exp()
+
     def _of_draws(
         self, student: StudentScores, aligned: AlignedTokens, carrier: Carrier, samples: int
     ) -> tuple[Tensor, Tensor | None]:
@@ -162,9 +221,10 @@ class MeasuredTransport(_Transport, config=MeasuredTransportConfig):
 class TopKTransport(_Transport, config=TopKTransportConfig):
     """The same with a teacher of which only the k most likely tokens are known.
 
-    These are carried over. All other tokens of the teacher are one outcome, and all tokens of the student that nothing
-    is carried to: D is between distributions over the tokens that are reached, and that one. If all are reached, the
-    teacher's others are left out.
+    In the form `outcomes` all its other tokens are one outcome, and Q has the same. In the others these k are carried
+    over. All other tokens of the teacher are one outcome, and all tokens of the student that nothing is carried to: D
+    is between distributions over the tokens that are reached, and that one. If all are reached, the teacher's others
+    are left out.
 
     Args:
         settings: k, and as for `MeasuredTransport`.
@@ -184,6 +244,17 @@ class TopKTransport(_Transport, config=TopKTransportConfig):
             )
         self._k = settings.k
         self.score_request = Top(settings.k, self.teacher_width, settings.temperature)
+
+    def _compared(self, logp_kW: Tensor, aligned: AlignedTokens, reached: Tensor) -> tuple[Tensor, Tensor]:
+        top = aligned.teacher.top(self._k, self.teacher_width, self.settings.temperature)
+        ours, theirs = with_tail_cell(
+            student_logp=logp_kW,
+            kept_ids=top.ids,
+            kept_logp=top.logp.masked_fill(~reached[top.ids], -torch.inf),
+            tail_logmass=top.tail_logmass,
+        )
+        mass = theirs.logsumexp(dim=-1, keepdim=True)
+        return evaluate(self._formula, ours, theirs - mass), mass[:, 0].exp()
 
     def _carried(self, student: StudentScores, aligned: AlignedTokens) -> tuple[Tensor, Tensor | None]:
         carrier, temperature = self._carrier(aligned.has.device), self.settings.temperature
